@@ -1,0 +1,84 @@
+//! Readers of the kernel's file systems, one file each.
+
+pub mod task;
+
+use std::path::{Path, PathBuf};
+
+/// Where a host's `/proc` and `/sys` are: the real ones, or a tree of fixtures.
+#[derive(Clone, Debug)]
+pub struct HostRoot {
+    proc: PathBuf,
+    sys: PathBuf,
+}
+
+/// A kernel file that could not be read or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The read failed.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The content is not what the kernel documents.
+    #[error("{} holds {text:?}, which is not {expected}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The offending part.
+        text: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+}
+
+impl HostError {
+    /// Whether the task or file is simply not there (any more): ENOENT or ESRCH.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Read { source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32))
+    }
+
+    pub(crate) fn parse(path: &Path, text: &str, expected: &'static str) -> Self {
+        Self::Parse { path: path.to_owned(), text: text.to_owned(), expected }
+    }
+}
+
+impl HostRoot {
+    /// The host this program runs on.
+    pub fn real() -> Self {
+        Self { proc: "/proc".into(), sys: "/sys".into() }
+    }
+
+    /// A tree with `proc` and `sys` in it.
+    pub fn at(root: &Path) -> Self {
+        Self { proc: root.join("proc"), sys: root.join("sys") }
+    }
+
+    /// A path below `/proc`.
+    pub fn proc(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.proc.join(path)
+    }
+
+    /// A path below `/sys`.
+    pub fn sys(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.sys.join(path)
+    }
+}
+
+/// Reads a whole text file; bytes that are not UTF-8 (thread names may hold any) are replaced.
+pub fn read_text(path: &Path) -> Result<String, HostError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(source) => Err(HostError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// Reads a file that holds one number.
+pub fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, HostError> {
+    let text = read_text(path)?;
+    text.trim().parse().map_err(|_| HostError::parse(path, text.trim(), "a number"))
+}

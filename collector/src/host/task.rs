@@ -1,0 +1,118 @@
+//! `/proc/PID/stat` and `/proc/PID/task/TID/stat`: identity, name and last CPU of a task.
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::vm::TaskId;
+
+use super::{HostError, HostRoot, read_text};
+
+/// What one `stat` file says (proc(5), Linux 6.18).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStat {
+    /// Id and start time.
+    pub id: TaskId,
+    /// Field 2, `comm`.
+    pub name: String,
+    /// Field 3; `Z` and `X` are dead.
+    pub state: char,
+    /// Fields 14 and 15 together: user and system time in clock ticks.
+    pub cpu_ticks: u64,
+    /// Field 39, the CPU it last ran on.
+    pub last_cpu: u32,
+}
+
+impl TaskStat {
+    /// Whether the task has ended and only its entry is left.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// Reads the process `pid`.
+pub fn process(root: &HostRoot, pid: i32) -> Result<TaskStat, HostError> {
+    read(&root.proc(format!("{pid}/stat")))
+}
+
+/// Reads the thread `tid` of the process `pid`.
+pub fn thread(root: &HostRoot, pid: i32, tid: i32) -> Result<TaskStat, HostError> {
+    read(&root.proc(format!("{pid}/task/{tid}/stat")))
+}
+
+/// Whether `task` still runs: the id is taken by the very same task and it is not dead.
+pub fn is_alive(root: &HostRoot, task: TaskId) -> Result<bool, HostError> {
+    match process(root, task.id) {
+        Ok(stat) => Ok(stat.id == task && !stat.is_dead()),
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The thread ids of a process, in ascending order.
+pub fn thread_ids(root: &HostRoot, pid: i32) -> Result<Vec<i32>, HostError> {
+    let path: PathBuf = root.proc(format!("{pid}/task"));
+    let read = |source| HostError::Read { path: path.clone(), source };
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        ids.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+fn read(path: &Path) -> Result<TaskStat, HostError> {
+    let text = read_text(path)?;
+    parse(&text).ok_or_else(|| HostError::parse(path, text.trim(), "a stat line of proc(5)"))
+}
+
+fn parse(text: &str) -> Option<TaskStat> {
+    // The name is in parentheses and may hold spaces and parentheses itself: the last `)` ends it.
+    let (id, rest) = text.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // proc(5) counts from 1 and the name is field 2, so field n is at n - 3.
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(TaskStat {
+        id: TaskId { id: id.parse().ok()?, start_ticks: number(22)? },
+        name: name.to_owned(),
+        state: fields.first()?.chars().next()?,
+        cpu_ticks: number(14)? + number(15)?,
+        last_cpu: u32::try_from(number(39)?).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "4711 (CPU 0/KVM) x) S 1 4711 4711 0 -1 4194560 1 0 0 0 12 30 0 0 20 0 4 0 98765 0 0 \
+        18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 3 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+
+    #[test]
+    fn names_with_parentheses_are_read() {
+        let stat = parse(LINE).unwrap();
+        assert_eq!(stat.id, TaskId { id: 4711, start_ticks: 98765 });
+        assert_eq!(stat.name, "CPU 0/KVM) x");
+        assert_eq!((stat.state, stat.cpu_ticks, stat.last_cpu), ('S', 42, 3));
+    }
+
+    #[test]
+    fn this_process_is_alive_and_another_start_is_another_task() {
+        let root = HostRoot::real();
+        let own = process(&root, std::process::id() as i32).unwrap().id;
+        assert!(is_alive(&root, own).unwrap());
+        assert!(!is_alive(&root, TaskId { start_ticks: own.start_ticks + 1, ..own }).unwrap());
+        assert!(thread_ids(&root, own.id).unwrap().contains(&own.id));
+    }
+
+    #[test]
+    fn damage_and_absence_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        assert!(process(&root, 1).unwrap_err().is_gone());
+        std::fs::create_dir_all(root.proc("1")).unwrap();
+        std::fs::write(root.proc("1/stat"), "1 (x) S 1\n").unwrap();
+        let error = process(&root, 1).unwrap_err().to_string();
+        assert!(error.contains("proc/1/stat") && error.contains("1 (x) S 1"), "{error}");
+    }
+}

@@ -1,0 +1,41 @@
+//! The state of KSM as the kernel tells it.
+
+use serde::{Deserialize, Serialize};
+
+/// `/sys/kernel/mm/ksm` at one moment (Documentation/admin-guide/mm/ksm.rst, Linux 6.18). Files that
+/// a kernel does not have are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KsmState {
+    /// 0 stopped (merged pages stay merged), 1 running, 2 stopped and everything unmerged.
+    pub run: u64,
+    /// Complete passes over all mergeable memory.
+    pub full_scans: u64,
+    /// Merged frames.
+    pub pages_shared: u64,
+    /// Pages beyond the first on those frames: what is saved.
+    pub pages_sharing: u64,
+    /// Pages that were looked at and are unique.
+    pub pages_unshared: u64,
+    /// Pages that change too fast to be looked at.
+    pub pages_volatile: u64,
+    /// Pages that `smart_scan` passed over.
+    pub pages_skipped: Option<u64>,
+    /// Pages put on the kernel's zero page by `use_zero_pages`.
+    pub ksm_zero_pages: Option<i64>,
+    /// Memory saved less its bookkeeping, in bytes.
+    pub general_profit_bytes: Option<i64>,
+    /// Pages ksmd looks at before it sleeps.
+    pub pages_to_scan: u64,
+    /// How long it sleeps, in milliseconds.
+    pub sleep_millisecs: u64,
+    /// 1 when pages that did not merge before are looked at less often.
+    pub smart_scan: Option<u64>,
+    /// Most pages on one merged frame.
+    pub max_page_sharing: Option<u64>,
+    /// 0 when pages of different NUMA nodes are never merged.
+    pub merge_across_nodes: Option<u64>,
+    /// 1 when zero-filled pages are put on the kernel's zero page.
+    pub use_zero_pages: Option<u64>,
+    /// `none` or `scan-time`.
+    pub advisor_mode: Option<String>,
+}

@@ -1,0 +1,18 @@
+//! Plain data and pure logic of huddle: ids, topology, the sharing matrix, plans, snapshots and the
+//! schema of recordings.
+//!
+//! Nothing here does I/O, reads a clock or uses unsafe code, so every decision huddle takes can be
+//! replayed from plain values. The way of the data is
+//! discover -> measure sharing -> plan -> pin -> observe -> compare -> record -> show; every arrow is
+//! a type of this crate.
+#![forbid(unsafe_code)]
+
+pub mod availability;
+pub mod cpuset;
+pub mod ksm;
+pub mod matrix;
+pub mod plan;
+pub mod schema;
+pub mod snapshot;
+pub mod topology;
+pub mod vm;

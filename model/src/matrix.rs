@@ -1,0 +1,168 @@
+//! The sharing matrix: what each pair of VMs shares, how it was measured, and its file formats.
+//!
+//! Definitions (also in the README):
+//! - `frames_used(i)`: distinct physical frames that VM i's guest memory maps and that are not
+//!   zero-filled.
+//! - `shared_frames(i, j)`: distinct non-zero-filled frames mapped by both; symmetric, diagonal 0.
+//! - `rate(i, j) = shared_frames(i, j) / frames_used(i)`: not symmetric, diagonal 0. A VM that uses
+//!   no frame shares none: its row is 0.
+//!
+//! Source: Ito and Kono, section 3.2 (rate = shared pages / pages in use), with frames for pages,
+//! because KSM's `max_page_sharing` spreads one content over many frames.
+
+mod file;
+
+use serde::{Deserialize, Serialize};
+
+pub use file::MatrixFileError;
+
+/// How a matrix was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Frames that both VMs map, from the page tables: what is shared now.
+    Merged,
+    /// Rates from a file that does not say how they were measured.
+    File,
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Merged => "merged",
+            Self::File => "file",
+        })
+    }
+}
+
+/// What the guest memory of one VM consists of, in 4 KiB pages and frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Pages of guest memory that are in physical memory.
+    pub pages_resident: u64,
+    /// Resident pages on frames that are not zero-filled; more than `frames_used` where the VM
+    /// repeats itself.
+    pub pages_used: u64,
+    /// Distinct frames that are not zero-filled.
+    pub frames_used: u64,
+    /// Resident pages on the kernel's zero page or on a merged frame whose content is zero.
+    /// Zero-filled pages that nobody merged are not looked for.
+    pub pages_zero: u64,
+    /// Pages on a non-zero-filled frame that another page of the same VM maps too.
+    pub self_shared_pages: u64,
+    /// Resident pages that are part of a huge page, which KSM does not merge until it is split;
+    /// `None` where it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages_huge: Option<u64>,
+}
+
+/// One VM of a matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MatrixVm {
+    /// Unique within the matrix.
+    pub name: String,
+    /// Its process; `None` when a file did not say.
+    pub pid: Option<i32>,
+    /// How many vCPUs it has; 1 when a file did not say.
+    pub vcpus: u32,
+    /// Its memory; `None` when a file gave rates only.
+    #[serde(flatten)]
+    pub memory: Option<MemoryUse>,
+}
+
+/// What every pair of VMs shares. Always square, finite, rates within 0 to 1, diagonals 0, names unique.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharingMatrix {
+    method: Method,
+    vms: Vec<MatrixVm>,
+    shared_frames: Option<Vec<Vec<u64>>>,
+    rate: Vec<Vec<f64>>,
+    duration_ms: Option<f64>,
+    coverage: Option<f64>,
+}
+
+impl SharingMatrix {
+    /// A measured matrix.
+    ///
+    /// `shared_frames` is indexed by position in `vms`; only the part above the diagonal is read.
+    /// `coverage` is the share (0 to 1) of the resident pages that was looked at.
+    ///
+    /// # Panics
+    /// If a VM has no [`MemoryUse`] or `shared_frames` is not as large as `vms`: the caller measured both.
+    pub fn measured(
+        method: Method,
+        vms: Vec<MatrixVm>,
+        shared_frames: &[Vec<u64>],
+        duration_ms: f64,
+        coverage: f64,
+    ) -> Self {
+        let n = vms.len();
+        let symmetric: Vec<Vec<u64>> = (0..n)
+            .map(|i| (0..n).map(|j| if i == j { 0 } else { shared_frames[i.min(j)][i.max(j)] }).collect())
+            .collect();
+        let rate = (0..n)
+            .map(|i| {
+                let used = vms[i].memory.expect("a measured VM has its memory use").frames_used;
+                symmetric[i].iter().map(|shared| ratio(*shared, used)).collect()
+            })
+            .collect();
+        Self {
+            method,
+            vms,
+            shared_frames: Some(symmetric),
+            rate,
+            duration_ms: Some(duration_ms),
+            coverage: Some(coverage),
+        }
+    }
+
+    /// How it was measured.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    /// The VMs, in the order of rows and columns.
+    pub fn vms(&self) -> &[MatrixVm] {
+        &self.vms
+    }
+
+    /// How many VMs there are.
+    pub fn len(&self) -> usize {
+        self.vms.len()
+    }
+
+    /// Whether there is no VM.
+    pub fn is_empty(&self) -> bool {
+        self.vms.is_empty()
+    }
+
+    /// Distinct frames that VMs `i` and `j` share; `None` when a file gave rates only.
+    pub fn shared_frames(&self, i: usize, j: usize) -> Option<u64> {
+        self.shared_frames.as_ref().map(|frames| frames[i][j])
+    }
+
+    /// Share (0 to 1) of VM `i`'s used frames that VM `j` maps too.
+    pub fn rate(&self, i: usize, j: usize) -> f64 {
+        self.rate[i][j]
+    }
+
+    /// How long the measurement took, in milliseconds.
+    pub fn duration_ms(&self) -> Option<f64> {
+        self.duration_ms
+    }
+
+    /// Share (0 to 1) of the resident pages that was looked at.
+    pub fn coverage(&self) -> Option<f64> {
+        self.coverage
+    }
+
+    /// The pairs `(i, j)` with `i < j`, in the order of the matrix.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let n = self.len();
+        (0..n).flat_map(move |i| (i + 1..n).map(move |j| (i, j)))
+    }
+}
+
+fn ratio(shared: u64, used: u64) -> f64 {
+    if used == 0 { 0.0 } else { shared as f64 / used as f64 }
+}

@@ -1,0 +1,407 @@
+//! Reading and writing matrices: the JSON `huddle/matrix/1` and CSV in percent.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{MatrixVm, MemoryUse, Method, SharingMatrix};
+
+/// The schema name in the JSON.
+const SCHEMA: &str = "huddle/matrix/1";
+
+/// A matrix file that cannot be used; each message names the place and the offending text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MatrixFileError {
+    /// Neither JSON nor CSV that could be read.
+    #[error("not a matrix: {0}")]
+    Syntax(String),
+    /// The JSON of something else.
+    #[error("the schema is {0:?}, expected \"huddle/matrix/1\"")]
+    Schema(String),
+    /// No VM in it.
+    #[error("the matrix names no VM")]
+    Empty,
+    /// A VM named twice.
+    #[error("two VMs of the matrix are named {0:?}; names must differ")]
+    DuplicateName(String),
+    /// A VM without a name.
+    #[error("VM {0} of the matrix has no name")]
+    NoName(usize),
+    /// A VM without vCPUs.
+    #[error("VM {0:?} of the matrix has 0 vCPUs; give it at least 1")]
+    NoVcpus(String),
+    /// Rows and columns differ in number.
+    #[error("the matrix is not square: {what} has {found} cells for {expected} VMs")]
+    NotSquare {
+        /// Which row or table.
+        what: String,
+        /// Cells there.
+        found: usize,
+        /// VMs named.
+        expected: usize,
+    },
+    /// The first column does not repeat the header.
+    #[error("row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have one order")]
+    RowName {
+        /// Row number from 1.
+        row: usize,
+        /// Name in the first column.
+        found: String,
+        /// Name in the header.
+        expected: String,
+    },
+    /// A cell that is no rate.
+    #[error("the cell of {row:?} and {column:?} is {text:?}; expected {expected}")]
+    Cell {
+        /// VM of the row.
+        row: String,
+        /// VM of the column.
+        column: String,
+        /// What stands there.
+        text: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// Part of what a measured VM has is missing.
+    #[error("VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages")]
+    PartialMemory(String),
+}
+
+#[derive(Deserialize)]
+struct FileVm {
+    name: String,
+    pid: Option<i32>,
+    vcpus: Option<u32>,
+    pages_resident: Option<u64>,
+    pages_used: Option<u64>,
+    frames_used: Option<u64>,
+    pages_zero: Option<u64>,
+    self_shared_pages: Option<u64>,
+    pages_huge: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    schema: String,
+    method: Option<Method>,
+    vms: Vec<FileVm>,
+    shared_frames: Option<Vec<Vec<u64>>>,
+    rate: Vec<Vec<f64>>,
+    duration_ms: Option<f64>,
+    coverage: Option<f64>,
+}
+
+impl FileVm {
+    fn into_vm(self) -> Result<MatrixVm, MatrixFileError> {
+        let figures =
+            [self.pages_resident, self.pages_used, self.frames_used, self.pages_zero, self.self_shared_pages];
+        let memory = match figures {
+            [Some(pages_resident), Some(pages_used), Some(frames_used), Some(pages_zero), Some(self_shared_pages)] => {
+                Some(MemoryUse {
+                    pages_resident,
+                    pages_used,
+                    frames_used,
+                    pages_zero,
+                    self_shared_pages,
+                    pages_huge: self.pages_huge,
+                })
+            }
+            _ if figures.iter().all(Option::is_none) => None,
+            _ => return Err(MatrixFileError::PartialMemory(self.name)),
+        };
+        Ok(MatrixVm { name: self.name, pid: self.pid, vcpus: self.vcpus.unwrap_or(1), memory })
+    }
+}
+
+impl Serialize for SharingMatrix {
+    /// The JSON `huddle/matrix/1`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Out<'a> {
+            schema: &'static str,
+            method: Method,
+            vms: &'a [MatrixVm],
+            shared_frames: &'a Option<Vec<Vec<u64>>>,
+            rate: &'a [Vec<f64>],
+            duration_ms: Option<f64>,
+            coverage: Option<f64>,
+        }
+        Out {
+            schema: SCHEMA,
+            method: self.method,
+            vms: &self.vms,
+            shared_frames: &self.shared_frames,
+            rate: &self.rate,
+            duration_ms: self.duration_ms,
+            coverage: self.coverage,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl SharingMatrix {
+    /// Reads the file of `--matrix FILE`: the JSON `huddle/matrix/1` when its first character is `{`,
+    /// else CSV with a header of VM names, a first column of VM names and cells in percent.
+    pub fn from_file_text(text: &str) -> Result<Self, MatrixFileError> {
+        if text.trim_start().starts_with('{') { Self::from_json(text) } else { Self::from_csv(text) }
+    }
+
+    fn from_json(text: &str) -> Result<Self, MatrixFileError> {
+        let file: File =
+            serde_json::from_str(text).map_err(|error| MatrixFileError::Syntax(error.to_string()))?;
+        if file.schema != SCHEMA {
+            return Err(MatrixFileError::Schema(file.schema));
+        }
+        let vms = file.vms.into_iter().map(FileVm::into_vm).collect::<Result<Vec<_>, _>>()?;
+        check_vms(&vms)?;
+        check_square("rate", &file.rate, vms.len())?;
+        for (i, row) in file.rate.iter().enumerate() {
+            for (j, rate) in row.iter().enumerate() {
+                let expected = if i == j { "0 on the diagonal" } else { "a rate from 0 to 1" };
+                let bad = if i == j { *rate != 0.0 } else { !(0.0..=1.0).contains(rate) };
+                if bad {
+                    return Err(cell(&vms, i, j, rate.to_string(), expected));
+                }
+            }
+        }
+        if let Some(frames) = &file.shared_frames {
+            check_square("shared_frames", frames, vms.len())?;
+            for (i, row) in frames.iter().enumerate() {
+                for (j, shared) in row.iter().enumerate() {
+                    if i == j && *shared != 0 {
+                        return Err(cell(&vms, i, j, shared.to_string(), "0 on the diagonal"));
+                    }
+                    if *shared != frames[j][i] {
+                        return Err(cell(
+                            &vms,
+                            i,
+                            j,
+                            shared.to_string(),
+                            "the same number of shared frames both ways",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            method: file.method.unwrap_or(Method::File),
+            vms,
+            shared_frames: file.shared_frames,
+            rate: file.rate,
+            duration_ms: file.duration_ms,
+            coverage: file.coverage,
+        })
+    }
+
+    fn from_csv(text: &str) -> Result<Self, MatrixFileError> {
+        let mut reader =
+            csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+        let syntax = |error: csv::Error| MatrixFileError::Syntax(error.to_string());
+        let header = reader.headers().map_err(syntax)?.clone();
+        let vms: Vec<MatrixVm> = header
+            .iter()
+            .skip(1)
+            .map(|name| MatrixVm { name: name.to_owned(), pid: None, vcpus: 1, memory: None })
+            .collect();
+        check_vms(&vms)?;
+        let mut rate: Vec<Vec<f64>> = Vec::new();
+        for record in reader.records() {
+            let record = record.map_err(syntax)?;
+            let i = rate.len();
+            let name = record.get(0).unwrap_or_default();
+            match vms.get(i) {
+                Some(vm) if vm.name == name => {}
+                Some(vm) => {
+                    return Err(MatrixFileError::RowName {
+                        row: i + 1,
+                        found: name.to_owned(),
+                        expected: vm.name.clone(),
+                    });
+                }
+                None => {
+                    return Err(MatrixFileError::NotSquare {
+                        what: "the file, with a row for".to_owned() + &format!(" {name:?},"),
+                        found: i + 1,
+                        expected: vms.len(),
+                    });
+                }
+            }
+            if record.len() != vms.len() + 1 {
+                return Err(MatrixFileError::NotSquare {
+                    what: format!("the row of {name:?}"),
+                    found: record.len() - 1,
+                    expected: vms.len(),
+                });
+            }
+            let row = record.iter().skip(1).enumerate().map(|(j, text)| parse_cell(&vms, i, j, text));
+            rate.push(row.collect::<Result<_, _>>()?);
+        }
+        if rate.len() != vms.len() {
+            return Err(MatrixFileError::NotSquare {
+                what: "the first column".into(),
+                found: rate.len(),
+                expected: vms.len(),
+            });
+        }
+        Ok(Self { method: Method::File, vms, shared_frames: None, rate, duration_ms: None, coverage: None })
+    }
+}
+
+fn parse_cell(vms: &[MatrixVm], i: usize, j: usize, text: &str) -> Result<f64, MatrixFileError> {
+    if i == j {
+        return if text.is_empty() || text == "-" {
+            Ok(0.0)
+        } else {
+            Err(cell(vms, i, j, text.to_owned(), "- or nothing on the diagonal"))
+        };
+    }
+    let percent = text.strip_suffix('%').unwrap_or(text).trim_end();
+    percent
+        .parse::<f64>()
+        .ok()
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| cell(vms, i, j, text.to_owned(), "a percentage from 0 to 100"))
+}
+
+fn cell(vms: &[MatrixVm], i: usize, j: usize, text: String, expected: &'static str) -> MatrixFileError {
+    MatrixFileError::Cell { row: vms[i].name.clone(), column: vms[j].name.clone(), text, expected }
+}
+
+fn check_vms(vms: &[MatrixVm]) -> Result<(), MatrixFileError> {
+    if vms.is_empty() {
+        return Err(MatrixFileError::Empty);
+    }
+    let mut names = HashSet::new();
+    for (position, vm) in vms.iter().enumerate() {
+        if vm.name.is_empty() {
+            return Err(MatrixFileError::NoName(position + 1));
+        }
+        if !names.insert(vm.name.as_str()) {
+            return Err(MatrixFileError::DuplicateName(vm.name.clone()));
+        }
+        if vm.vcpus == 0 {
+            return Err(MatrixFileError::NoVcpus(vm.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_square<T>(what: &str, rows: &[Vec<T>], expected: usize) -> Result<(), MatrixFileError> {
+    let not_square = |what: String, found| Err(MatrixFileError::NotSquare { what, found, expected });
+    if rows.len() != expected {
+        return not_square(what.to_owned(), rows.len());
+    }
+    match rows.iter().position(|row| row.len() != expected) {
+        Some(i) => not_square(format!("row {} of {what}", i + 1), rows[i].len()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Table 1 of the paper.
+    const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\n\
+        VM1,-,71.17,0.07,0.05\n\
+        VM2,71.43 %,,0.06,0.05\n\
+        VM3,0.06,0.05,-,52.18\n\
+        VM4,0.04,0.05,52.38,-\n";
+
+    #[test]
+    fn the_papers_table_is_read() {
+        let matrix = SharingMatrix::from_file_text(TABLE_1).unwrap();
+        assert_eq!(matrix.len(), 4);
+        assert!((matrix.rate(1, 0) - 0.7143).abs() < 1e-12);
+        assert_eq!(matrix.rate(1, 1), 0.0);
+        assert_eq!(matrix.shared_frames(0, 1), None);
+    }
+
+    #[test]
+    fn bad_csv_is_refused_with_its_place() {
+        for (text, word) in [
+            ("", "names no VM"),
+            ("vm,a,b\na,-,1\n", "first column"),
+            ("vm,a,b\na,-,1\nb,1\n", "row of \"b\""),
+            ("vm,a,b\na,-,1\nb,1,-\nc,1,1\n", "not square"),
+            ("vm,a,b\na,-,NaN\nb,1,-\n", "NaN"),
+            ("vm,a,b\na,-,inf\nb,1,-\n", "inf"),
+            ("vm,a,b\na,-,-3\nb,1,-\n", "-3"),
+            ("vm,a,b\na,-,100.5\nb,1,-\n", "100.5"),
+            ("vm,a,b\na,5,1\nb,1,-\n", "diagonal"),
+            ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
+            ("vm,a,\na,-,1\n,1,-\n", "no name"),
+            ("vm,a,b\nb,-,1\na,1,-\n", "one order"),
+        ] {
+            let error = SharingMatrix::from_file_text(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_json_is_refused_with_its_place() {
+        let with = |vms: &str, frames: &str, rate: &str| {
+            format!(r#"{{"schema":"huddle/matrix/1","vms":{vms},"shared_frames":{frames},"rate":{rate}}}"#)
+        };
+        let ab = r#"[{"name":"a"},{"name":"b"}]"#;
+        for (text, word) in [
+            (r#"{"schema":"huddle/plan/1","vms":[],"rate":[]}"#.to_owned(), "huddle/plan/1"),
+            ("{".to_owned(), "not a matrix"),
+            (with("[]", "null", "[]"), "names no VM"),
+            (with(ab, "null", "[[0,1]]"), "rate has 1"),
+            (with(ab, "null", "[[0,1],[1]]"), "row 2 of rate"),
+            (with(ab, "null", "[[0,1.5],[1,0]]"), "1.5"),
+            (with(ab, "null", "[[0,-0.5],[1,0]]"), "-0.5"),
+            (with(ab, "null", "[[0,NaN],[1,0]]"), "not a matrix"),
+            (with(ab, "null", "[[0.5,1],[1,0]]"), "diagonal"),
+            (with(ab, "[[0,1],[2,0]]", "[[0,1],[1,0]]"), "both ways"),
+            (with(r#"[{"name":"a","vcpus":0}]"#, "null", "[[0]]"), "0 vCPUs"),
+            (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
+        ] {
+            let error = SharingMatrix::from_file_text(&text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+
+    fn measured() -> impl Strategy<Value = SharingMatrix> {
+        (1usize..7).prop_flat_map(|n| {
+            let frames = proptest::collection::vec(proptest::collection::vec(0u64..1000, n), n);
+            let used = proptest::collection::vec(1000u64..5000, n);
+            (frames, used).prop_map(|(frames, used)| {
+                let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
+                    name: format!("vm{i}"),
+                    pid: Some(i as i32 + 1),
+                    vcpus: 1,
+                    memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
+                });
+                SharingMatrix::measured(Method::Merged, vms.collect(), &frames, 1.5, 1.0)
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn writing_and_reading_agree(matrix in measured()) {
+            let text = serde_json::to_string(&matrix).unwrap();
+            prop_assert_eq!(SharingMatrix::from_file_text(&text).unwrap(), matrix);
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(text in ".{0,200}") {
+            let _ = SharingMatrix::from_file_text(&text);
+        }
+
+        #[test]
+        fn no_table_of_cells_makes_the_reader_panic(text in "[a-c,0-9.\n%-]{0,120}") {
+            if let Ok(matrix) = SharingMatrix::from_file_text(&text) {
+                for (i, j) in matrix.pairs() {
+                    prop_assert!((0.0..=1.0).contains(&matrix.rate(i, j)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The state of a plan in the making: which vCPU is where, and how full each domain is.
+
+use std::cmp::Reverse;
+
+use super::{PlanInput, VcpuPlacement};
+use crate::topology::DomainId;
+
+/// Positions of domains index the vectors; positions of VMs are those of the matrix.
+pub(super) struct Board<'a> {
+    input: PlanInput<'a>,
+    /// Share of each domain without the vCPUs left over by rounding.
+    base: Vec<u32>,
+    /// Whether the domain may take one of those.
+    fractional: Vec<bool>,
+    /// How many of those are not yet placed.
+    extra: u32,
+    load: Vec<u32>,
+    /// Domain of each vCPU of each VM; empty while the VM is not placed.
+    placed: Vec<Vec<usize>>,
+    reasons: Vec<String>,
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(input: &PlanInput<'a>) -> Self {
+        let domains = input.topology.domains();
+        let mut sizes: Vec<u32> = input.matrix.vms().iter().map(|vm| vm.vcpus).collect();
+        let vcpus: u64 = sizes.iter().map(|size| u64::from(*size)).sum();
+        let cpus: u64 = domains.iter().map(|domain| domain.cpus.len() as u64).sum();
+        sizes.sort_unstable_by_key(|size| Reverse(*size));
+        let largest_pair: u64 = sizes.iter().take(2).map(|size| u64::from(*size)).sum();
+        let base: Vec<u32> = domains
+            .iter()
+            .map(|domain| {
+                let own = domain.cpus.len() as u64;
+                let share = (vcpus * own / cpus).max(own.min(largest_pair));
+                u32::try_from(share).unwrap_or(u32::MAX)
+            })
+            .collect();
+        let fractional = domains
+            .iter()
+            .zip(&base)
+            .map(|(domain, base)| (vcpus * domain.cpus.len() as u64).div_ceil(cpus) > u64::from(*base))
+            .collect();
+        let extra = vcpus.saturating_sub(base.iter().map(|base| u64::from(*base)).sum());
+        Self {
+            input: *input,
+            fractional,
+            extra: u32::try_from(extra).unwrap_or(u32::MAX),
+            load: vec![0; base.len()],
+            base,
+            placed: vec![Vec::new(); input.matrix.len()],
+            reasons: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_placed(&self, vm: usize) -> bool {
+        !self.placed[vm].is_empty()
+    }
+
+    /// The domain of a VM that is whole in one.
+    pub(super) fn whole_in(&self, vm: usize) -> Option<usize> {
+        let first = *self.placed[vm].first()?;
+        self.placed[vm].iter().all(|domain| *domain == first).then_some(first)
+    }
+
+    pub(super) fn domain_id(&self, domain: usize) -> DomainId {
+        self.input.topology.domains()[domain].id
+    }
+
+    pub(super) fn domains(&self) -> std::ops::Range<usize> {
+        0..self.base.len()
+    }
+
+    pub(super) fn because(&mut self, reason: String) {
+        self.reasons.push(reason);
+    }
+
+    /// vCPUs that still fit into the domain's share.
+    pub(super) fn room(&self, domain: usize) -> u32 {
+        let extra = u32::from(self.fractional[domain] && self.extra > 0 && self.load[domain] <= self.base[domain]);
+        (self.base[domain] + extra).saturating_sub(self.load[domain])
+    }
+
+    /// Whether all of `vms` may run in the domain and fit into its share together.
+    pub(super) fn fits(&self, vms: &[usize], domain: usize) -> bool {
+        let need: u32 = vms.iter().map(|vm| self.input.vcpus(*vm)).sum();
+        need <= self.room(domain)
+            && vms.iter().all(|vm| self.input.is_allowed(*vm, self.domain_id(domain)))
+    }
+
+    /// The domain for `vms` together: most room, then most of their vCPUs there already, then lowest id.
+    pub(super) fn roomiest(&self, vms: &[usize]) -> Option<usize> {
+        self.domains().filter(|domain| self.fits(vms, *domain)).max_by_key(|domain| {
+            let here = vms.iter().map(|vm| self.input.current_vcpus(*vm, self.domain_id(*domain)));
+            (self.room(*domain), here.sum::<usize>(), Reverse(*domain))
+        })
+    }
+
+    /// Places the whole VM.
+    pub(super) fn put(&mut self, vm: usize, domain: usize) {
+        for _ in 0..self.input.vcpus(vm) {
+            self.put_vcpu(vm, domain);
+        }
+    }
+
+    fn put_vcpu(&mut self, vm: usize, domain: usize) {
+        self.load[domain] += 1;
+        if self.load[domain] == self.base[domain] + 1 && self.fractional[domain] {
+            self.extra = self.extra.saturating_sub(1);
+        }
+        self.placed[vm].push(domain);
+    }
+
+    /// Takes the whole VM back.
+    pub(super) fn lift(&mut self, vm: usize) {
+        for domain in std::mem::take(&mut self.placed[vm]) {
+            if self.load[domain] == self.base[domain] + 1 && self.fractional[domain] {
+                self.extra += 1;
+            }
+            self.load[domain] -= 1;
+        }
+    }
+
+    /// Places a VM that has no partner to join: whole where a share has room, else over as few domains
+    /// as possible, else over a share with a word.
+    pub(super) fn put_anywhere(&mut self, vm: usize) {
+        if let Some(domain) = self.roomiest(&[vm]) {
+            self.put(vm, domain);
+            return;
+        }
+        let allowed: Vec<usize> =
+            self.domains().filter(|domain| self.input.is_allowed(vm, self.domain_id(*domain))).collect();
+        let name = self.input.name(vm);
+        if allowed.is_empty() {
+            self.because(format!("{name} may run on no CPU of any cache domain: left to the kernel"));
+            return;
+        }
+        let mut over_share = false;
+        for _ in 0..self.input.vcpus(vm) {
+            let last = self.placed[vm].last().copied();
+            let with_room = |domain: &usize| self.room(*domain) > 0;
+            // Stay where the last vCPU went while there is room, so that few domains are touched.
+            let domain = last.filter(with_room).or_else(|| {
+                allowed.iter().copied().filter(with_room).max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
+            });
+            let domain = domain.unwrap_or_else(|| {
+                over_share = true;
+                self.least_loaded(&allowed)
+            });
+            self.put_vcpu(vm, domain);
+        }
+        let mut domains = self.placed[vm].clone();
+        domains.sort_unstable();
+        domains.dedup();
+        let ids = domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
+        if domains.len() > 1 {
+            self.because(format!("{name} fits whole into no domain's share: its vCPUs are spread over domains {ids}"));
+        }
+        if over_share {
+            self.because(format!("{name} may run nowhere else: domains {ids} hold more vCPUs than their share"));
+        }
+    }
+
+    /// The domain with the fewest vCPUs a CPU.
+    fn least_loaded(&self, domains: &[usize]) -> usize {
+        let cpus = |domain: usize| self.input.topology.domains()[domain].cpus.len() as u64;
+        // a/b < c/d as a*d < c*b, which is exact.
+        let better = |a: usize, b: usize| {
+            u64::from(self.load[b]) * cpus(a) < u64::from(self.load[a]) * cpus(b)
+        };
+        domains[1..].iter().fold(domains[0], |best, domain| if better(best, *domain) { *domain } else { best })
+    }
+
+    /// Share (0 to 1) of the pairs of vCPUs of two VMs that are in one domain.
+    pub(super) fn meeting_fraction(&self, i: usize, j: usize) -> f64 {
+        let pairs = self.placed[i].len() * self.placed[j].len();
+        if pairs == 0 {
+            return 0.0;
+        }
+        let meeting: usize =
+            self.placed[i].iter().map(|a| self.placed[j].iter().filter(|b| a == *b).count()).sum();
+        meeting as f64 / pairs as f64
+    }
+
+    pub(super) fn placement(&self) -> Vec<VcpuPlacement> {
+        let mut placement = Vec::new();
+        for (vm, domains) in self.placed.iter().enumerate() {
+            for (vcpu, domain) in (0u32..).zip(domains) {
+                placement.push(VcpuPlacement {
+                    vm: self.input.name(vm).to_owned(),
+                    vcpu,
+                    domain: self.domain_id(*domain),
+                });
+            }
+        }
+        placement
+    }
+
+    pub(super) fn into_reasons(self) -> Vec<String> {
+        self.reasons
+    }
+}

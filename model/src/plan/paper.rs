@@ -1,0 +1,61 @@
+//! Policy `paper`: the greedy of Ito and Kono, section 3.2, "decide the processor to assign in
+//! descending order of the pairs' sharing rate".
+//!
+//! Approach: pairs with a rate above 0 in descending [`PlanInput::pair_rate`]; pairs of equal rate in
+//! the order of the matrix (lowest first VM, then lowest second). For each pair
+//! - neither placed: both go to the domain with the most room in its share that holds both (ties:
+//!   where more of their vCPUs are now, then the lowest id); where none holds both they wait for a
+//!   later pair;
+//! - one placed: the other joins it if its share has room, else it waits for a later pair;
+//! - both placed: nothing to decide.
+//!
+//! VMs left over (an odd one out, one that shares nothing, one that found no room) then go where there
+//! is most room, larger VMs first.
+//!
+//! Cost: O(n^2 log n + n^2 d) for n VMs and d domains.
+
+use std::cmp::Reverse;
+
+use super::{Board, PlanInput};
+
+pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
+    let mut board = Board::new(input);
+    let mut pairs: Vec<(usize, usize)> =
+        input.matrix.pairs().filter(|(i, j)| input.pair_rate(*i, *j) > 0.0).collect();
+    // A stable sort keeps the order of the matrix among equals.
+    pairs.sort_by(|a, b| input.pair_rate(b.0, b.1).total_cmp(&input.pair_rate(a.0, a.1)));
+
+    for (i, j) in pairs {
+        let joined = match (board.whole_in(i), board.whole_in(j)) {
+            (None, None) => board.roomiest(&[i, j]).map(|domain| (vec![i, j], domain)),
+            (Some(domain), None) if board.fits(&[j], domain) => Some((vec![j], domain)),
+            (None, Some(domain)) if board.fits(&[i], domain) => Some((vec![i], domain)),
+            _ => None,
+        };
+        if let Some((vms, domain)) = joined {
+            for vm in vms {
+                board.put(vm, domain);
+            }
+            board.because(format!(
+                "{} and {} share {:.2} %: together in domain {}",
+                input.name(i),
+                input.name(j),
+                input.pair_rate(i, j) * 100.0,
+                board.domain_id(domain),
+            ));
+        }
+    }
+    let mut left: Vec<usize> = (0..input.matrix.len()).filter(|vm| !board.is_placed(*vm)).collect();
+    left.sort_by_key(|vm| Reverse(input.vcpus(*vm)));
+    for vm in left {
+        board.put_anywhere(vm);
+        if let Some(domain) = board.whole_in(vm) {
+            board.because(format!(
+                "{} found no partner with room: domain {} has most room",
+                input.name(vm),
+                board.domain_id(domain)
+            ));
+        }
+    }
+    board
+}

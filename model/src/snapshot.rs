@@ -1,0 +1,91 @@
+//! What the loop knows at one moment: the one thing that the terminal, the attach socket and the
+//! headless log read.
+
+use crate::availability::Availability;
+use crate::ksm::KsmState;
+use crate::matrix::SharingMatrix;
+use crate::plan::Plan;
+use crate::topology::Topology;
+use crate::vm::Vm;
+
+/// Something that happened, for the log, the terminal and the recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, in microseconds since the Unix epoch.
+    pub at_unix_us: u64,
+    /// What sort of thing.
+    pub kind: EventKind,
+    /// The VM it concerns.
+    pub vm: Option<String>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Sorts of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A VM was seen for the first time.
+    VmAppeared,
+    /// A VM is gone.
+    VmVanished,
+    /// A stage could not do its work; the loop goes on.
+    StageFailed,
+    /// Affinities were changed.
+    Pinned,
+    /// A thread was passed over instead of pinned.
+    PinSkipped,
+    /// The loop was started or is ending.
+    Lifecycle,
+}
+
+impl EventKind {
+    /// Its name in recordings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VmAppeared => "vm_appeared",
+            Self::VmVanished => "vm_vanished",
+            Self::StageFailed => "stage_failed",
+            Self::Pinned => "pinned",
+            Self::PinSkipped => "pin_skipped",
+            Self::Lifecycle => "lifecycle",
+        }
+    }
+}
+
+/// The loop's view after one round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Rounds since the start, from 1; 0 before the first.
+    pub round: u64,
+    /// When the round began and ended, in microseconds since the Unix epoch.
+    pub begin_unix_us: u64,
+    /// See `begin_unix_us`.
+    pub end_unix_us: u64,
+    /// KSM's counters and settings.
+    pub ksm: Availability<KsmState>,
+    /// Cache domains.
+    pub topology: Availability<Topology>,
+    /// The VMs found.
+    pub vms: Vec<Vm>,
+    /// What they share.
+    pub matrix: Availability<SharingMatrix>,
+    /// What the policy makes of it.
+    pub plan: Availability<Plan>,
+    /// Whether affinities are set as planned, with what was changed in this round.
+    pub pinned: Availability<PinOutcome>,
+    /// What happened in this round.
+    pub events: Vec<Event>,
+    /// CPU time this process has used so far, in microseconds.
+    pub own_cpu_us: Availability<u64>,
+}
+
+/// What pinning did in one round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PinOutcome {
+    /// Threads whose affinity was changed.
+    pub changed: u32,
+    /// Threads that were already where they should be.
+    pub unchanged: u32,
+    /// Threads passed over: gone, or of a process that is another one now.
+    pub skipped: u32,
+}

@@ -1,0 +1,316 @@
+//! Cache domains: the sets of CPUs under one cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cpuset::CpuSet;
+
+/// Number of a cache domain within one [`Topology`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DomainId(pub u32);
+
+impl std::fmt::Display for DomainId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The usable CPUs under one cache at the chosen level.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheDomain {
+    /// Unique within the topology.
+    pub id: DomainId,
+    /// Usable CPUs (online, allowed, not isolated), never empty.
+    pub cpus: CpuSet,
+    /// Size of the cache in bytes, where known.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
+    /// NUMA node of its CPUs, where known.
+    #[serde(default)]
+    pub node: Option<u32>,
+}
+
+/// The cache domains of a host at one cache level: non-empty, disjoint, ids unique.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Topology {
+    /// Cache level the domains are drawn at; `None` when a file gave the domains.
+    level: Option<u8>,
+    domains: Vec<CacheDomain>,
+}
+
+/// A topology that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// No domain at all.
+    #[error("the topology has no domain; give at least one, as {{\"domains\":[{{\"id\":0,\"cpus\":[0,1]}}]}}")]
+    NoDomain,
+    /// A domain without CPUs.
+    #[error("domain {0} of the topology has no CPU; give it one or leave it out")]
+    EmptyDomain(DomainId),
+    /// A CPU in two domains.
+    #[error("CPU {cpu} is in domain {first} and in domain {second} of the topology; a CPU has one cache at a level")]
+    Overlap {
+        /// The CPU named twice.
+        cpu: u32,
+        /// The first domain that names it.
+        first: DomainId,
+        /// The second domain that names it.
+        second: DomainId,
+    },
+    /// Two domains with one id.
+    #[error("two domains of the topology have the id {0}; ids must differ")]
+    DuplicateId(DomainId),
+    /// Not the JSON of a topology.
+    #[error("not a topology: {0}; expected {{\"domains\":[{{\"id\":0,\"cpus\":[0,1],\"size_bytes\":20971520,\"node\":0}}]}}")]
+    Json(String),
+}
+
+/// One cache as sysfs shows it, restricted by nothing yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheInfo {
+    /// Level, 1 being nearest to the core.
+    pub level: u8,
+    /// Whether it holds instructions only (such caches form no domains).
+    pub instruction_only: bool,
+    /// CPUs that share it.
+    pub shared_cpus: CpuSet,
+    /// Size in bytes, where sysfs tells it.
+    pub size_bytes: Option<u64>,
+}
+
+impl Topology {
+    /// Checks and keeps `domains`, in ascending order of id.
+    pub fn new(level: Option<u8>, mut domains: Vec<CacheDomain>) -> Result<Self, TopologyError> {
+        if domains.is_empty() {
+            return Err(TopologyError::NoDomain);
+        }
+        domains.sort_by_key(|domain| domain.id);
+        let mut owner = BTreeMap::new();
+        let mut ids = BTreeSet::new();
+        for domain in &domains {
+            if domain.cpus.is_empty() {
+                return Err(TopologyError::EmptyDomain(domain.id));
+            }
+            if !ids.insert(domain.id) {
+                return Err(TopologyError::DuplicateId(domain.id));
+            }
+            for cpu in domain.cpus.iter() {
+                if let Some(first) = owner.insert(cpu, domain.id) {
+                    return Err(TopologyError::Overlap { cpu, first, second: domain.id });
+                }
+            }
+        }
+        Ok(Self { level, domains })
+    }
+
+    /// Reads the JSON of `--topology FILE`.
+    pub fn from_json(text: &str) -> Result<Self, TopologyError> {
+        #[derive(Deserialize)]
+        struct File {
+            #[serde(default)]
+            level: Option<u8>,
+            domains: Vec<CacheDomain>,
+        }
+        let file: File = serde_json::from_str(text).map_err(|error| TopologyError::Json(error.to_string()))?;
+        Self::new(file.level, file.domains)
+    }
+
+    /// Draws the domains of a host: `caches` restricted to the `usable` CPUs.
+    ///
+    /// With `level` given, the domains of that level; else those of the highest level at which the
+    /// usable CPUs form more than one domain, and the highest level there is where no level does
+    /// (then [`Topology::single_domain_note`] speaks). A usable CPU without a cache at the level (an
+    /// offline description, or a core without it) gets a domain of its own, without a size.
+    /// Domains are numbered from 0 in ascending order of their first CPU. `node_of` gives the NUMA
+    /// node of a CPU.
+    pub fn from_caches(
+        caches: &[CacheInfo],
+        usable: &CpuSet,
+        level: Option<u8>,
+        node_of: impl Fn(u32) -> Option<u32>,
+    ) -> Result<Self, TopologyError> {
+        let mut levels: Vec<u8> =
+            caches.iter().filter(|cache| !cache.instruction_only).map(|cache| cache.level).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        let at = |level: u8| domains_at(caches, usable, level, &node_of);
+        let (level, domains) = match level {
+            Some(level) => (Some(level), at(level)),
+            None => match levels.iter().rev().map(|level| (*level, at(*level))).find(|(_, d)| d.len() > 1) {
+                Some((level, domains)) => (Some(level), domains),
+                None => match levels.last() {
+                    Some(level) => (Some(*level), at(*level)),
+                    None => (None, domains_at(&[], usable, 0, &node_of)),
+                },
+            },
+        };
+        Self::new(level, domains)
+    }
+
+    /// The cache level the domains are drawn at; `None` when a file gave them.
+    pub fn level(&self) -> Option<u8> {
+        self.level
+    }
+
+    /// The domains in ascending order of id.
+    pub fn domains(&self) -> &[CacheDomain] {
+        &self.domains
+    }
+
+    /// The domain with this id.
+    pub fn domain(&self, id: DomainId) -> Option<&CacheDomain> {
+        self.domains.iter().find(|domain| domain.id == id)
+    }
+
+    /// The domain that holds `cpu`.
+    pub fn domain_of(&self, cpu: u32) -> Option<DomainId> {
+        self.domains.iter().find(|domain| domain.cpus.contains(cpu)).map(|domain| domain.id)
+    }
+
+    /// All CPUs of all domains.
+    pub fn cpus(&self) -> CpuSet {
+        self.domains.iter().flat_map(|domain| domain.cpus.iter()).collect()
+    }
+
+    /// The sentence for the user where there is only one domain, so that no placement can matter.
+    pub fn single_domain_note(&self) -> Option<String> {
+        let [only] = self.domains.as_slice() else { return None };
+        let level = self.level.map_or_else(String::new, |level| format!(" at level {level}"));
+        Some(format!(
+            "all usable CPUs ({}) share one cache{level}: every placement is the same; \
+             choose a lower --cache-level, or a host with more caches",
+            only.cpus
+        ))
+    }
+}
+
+fn domains_at(
+    caches: &[CacheInfo],
+    usable: &CpuSet,
+    level: u8,
+    node_of: &impl Fn(u32) -> Option<u32>,
+) -> Vec<CacheDomain> {
+    let mut left = usable.clone();
+    let mut found: Vec<(CpuSet, Option<u64>)> = Vec::new();
+    for cache in caches.iter().filter(|cache| cache.level == level && !cache.instruction_only) {
+        let cpus = cache.shared_cpus.intersection(&left);
+        if !cpus.is_empty() {
+            left = left.difference(&cpus);
+            found.push((cpus, cache.size_bytes));
+        }
+    }
+    found.extend(left.iter().map(|cpu| ([cpu].into_iter().collect(), None)));
+    found.sort_by_key(|(cpus, _)| cpus.first());
+    found
+        .into_iter()
+        .zip(0u32..)
+        .map(|((cpus, size_bytes), id)| {
+            let node = cpus.first().and_then(node_of);
+            CacheDomain { id: DomainId(id), cpus, size_bytes, node }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cache(level: u8, cpus: &str, kib: u64) -> CacheInfo {
+        CacheInfo {
+            level,
+            instruction_only: false,
+            shared_cpus: cpus.parse().unwrap(),
+            size_bytes: Some(kib * 1024),
+        }
+    }
+
+    /// Two sockets of two cores with two threads: private L2, one L3 a socket.
+    fn two_sockets() -> Vec<CacheInfo> {
+        let mut caches = vec![cache(3, "0-3", 20480), cache(3, "4-7", 20480)];
+        for core in 0..4u32 {
+            caches.push(cache(2, &format!("{}-{}", core * 2, core * 2 + 1), 256));
+        }
+        caches
+    }
+
+    fn cpus(topology: &Topology) -> Vec<String> {
+        topology.domains().iter().map(|domain| domain.cpus.to_string()).collect()
+    }
+
+    #[test]
+    fn the_default_level_is_the_highest_that_parts_the_usable_cpus() {
+        let all = "0-7".parse().unwrap();
+        let topology = Topology::from_caches(&two_sockets(), &all, None, |cpu| Some(cpu / 4)).unwrap();
+        assert_eq!((topology.level(), cpus(&topology)), (Some(3), vec!["0-3".into(), "4-7".into()]));
+        assert_eq!(topology.domains()[1].node, Some(1));
+
+        let one_socket = "0-3".parse().unwrap();
+        let topology = Topology::from_caches(&two_sockets(), &one_socket, None, |_| None).unwrap();
+        assert_eq!((topology.level(), cpus(&topology)), (Some(2), vec!["0-1".into(), "2-3".into()]));
+        assert_eq!(topology.single_domain_note(), None);
+    }
+
+    #[test]
+    fn one_domain_is_said_in_a_sentence() {
+        let topology =
+            Topology::from_caches(&two_sockets(), &"0-1".parse().unwrap(), None, |_| None).unwrap();
+        assert_eq!(topology.level(), Some(3));
+        assert!(topology.single_domain_note().unwrap().contains("(0-1) share one cache at level 3"));
+    }
+
+    #[test]
+    fn a_wanted_level_is_taken_and_cpus_without_a_cache_stand_alone() {
+        let topology =
+            Topology::from_caches(&[cache(2, "0-1", 256)], &"0-2".parse().unwrap(), Some(2), |_| None)
+                .unwrap();
+        assert_eq!(cpus(&topology), ["0-1", "2"]);
+        assert_eq!(topology.domains()[1].size_bytes, None);
+    }
+
+    #[test]
+    fn files_that_cannot_be_are_refused() {
+        for (json, word) in [
+            (r#"{"domains":[]}"#, "no domain"),
+            (r#"{"domains":[{"id":0,"cpus":[]}]}"#, "no CPU"),
+            (r#"{"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[1]}]}"#, "CPU 1 is in domain 0"),
+            (r#"{"domains":[{"id":0,"cpus":[0]},{"id":0,"cpus":[1]}]}"#, "id 0"),
+            (r#"{"domains":[{"id":0,"cpus":[-1]}]}"#, "not a topology"),
+            (r#"{"domains":[{"id":0,"cpus":[0],"size":1}]}"#, "size"),
+            ("", "not a topology"),
+        ] {
+            let error = Topology::from_json(json).unwrap_err().to_string();
+            assert!(error.contains(word), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_documented_json_is_read() {
+        let json = r#"{"domains":[{"id":0,"cpus":[0,1],"size_bytes":20971520,"node":0}]}"#;
+        let topology = Topology::from_json(json).unwrap();
+        assert_eq!(topology.domain_of(1), Some(DomainId(0)));
+        assert_eq!(topology.domain_of(2), None);
+    }
+
+    proptest! {
+        #[test]
+        fn domains_partition_the_usable_cpus(
+            caches in proptest::collection::vec((1u8..4, proptest::collection::btree_set(0u32..16, 1..6)), 0..12),
+            usable in proptest::collection::btree_set(0u32..16, 1..16),
+            level in proptest::option::of(1u8..4),
+        ) {
+            let caches: Vec<_> = caches.into_iter().map(|(level, cpus)| CacheInfo {
+                level, instruction_only: false, shared_cpus: cpus.into_iter().collect(), size_bytes: None,
+            }).collect();
+            let usable: CpuSet = usable.into_iter().collect();
+            let topology = Topology::from_caches(&caches, &usable, level, |_| None).unwrap();
+            prop_assert_eq!(topology.cpus(), usable.clone());
+            let total: usize = topology.domains().iter().map(|domain| domain.cpus.len()).sum();
+            prop_assert_eq!(total, usable.len());
+        }
+    }
+}

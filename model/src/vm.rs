@@ -1,0 +1,148 @@
+//! VMs, their vCPUs and their guest memory, as found on a host.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cpuset::CpuSet;
+
+/// A task (process or thread) that cannot be confused with a later one of the same number: its id and
+/// its start time in clock ticks after boot (field 22 of `/proc/PID/stat`, proc(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    /// Process or thread id in the host's pid namespace.
+    pub id: i32,
+    /// Start time in clock ticks after boot.
+    pub start_ticks: u64,
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.id)
+    }
+}
+
+/// What runs the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmmKind {
+    /// QEMU with KVM.
+    QemuKvm,
+    /// QEMU translating code (TCG).
+    QemuTcg,
+    /// Firecracker.
+    Firecracker,
+    /// cloud-hypervisor.
+    CloudHypervisor,
+    /// crosvm.
+    Crosvm,
+    /// Some other program that holds a KVM VM.
+    OtherKvm,
+    /// A plain process the user told huddle to treat as a VM.
+    Process,
+    /// A cgroup (a container) the user told huddle to treat as a VM.
+    Cgroup,
+}
+
+impl fmt::Display for VmmKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QemuKvm => "qemu-kvm",
+            Self::QemuTcg => "qemu-tcg",
+            Self::Firecracker => "firecracker",
+            Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Crosvm => "crosvm",
+            Self::OtherKvm => "kvm",
+            Self::Process => "process",
+            Self::Cgroup => "cgroup",
+        })
+    }
+}
+
+/// One virtual CPU and the host thread that runs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vcpu {
+    /// Number within the VM, from 0.
+    pub index: u32,
+    /// The host thread.
+    pub thread: TaskId,
+    /// The process the thread belongs to (differs between vCPUs only for a cgroup).
+    pub process: TaskId,
+    /// The thread's name (`/proc/PID/task/TID/comm`).
+    pub thread_name: String,
+    /// CPUs the thread may run on now.
+    pub affinity: CpuSet,
+    /// CPU the thread last ran on.
+    pub last_cpu: Option<u32>,
+}
+
+/// What backs a range of guest memory, which decides whether KSM can merge it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryKind {
+    /// Private anonymous memory marked mergeable (madvise or prctl): the only kind KSM looks at.
+    Mergeable,
+    /// Private anonymous memory that nobody marked mergeable.
+    Anonymous,
+    /// Shared memory of a memfd, `/dev/shm` or System V: KSM never merges it.
+    SharedMemory,
+    /// hugetlbfs pages: KSM never merges them.
+    HugeTlb,
+}
+
+impl fmt::Display for MemoryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mergeable => "mergeable",
+            Self::Anonymous => "anonymous",
+            Self::SharedMemory => "shared memory",
+            Self::HugeTlb => "hugetlb",
+        })
+    }
+}
+
+/// A range of a process's address space that holds guest memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRegion {
+    /// The process whose address space it is.
+    pub process: TaskId,
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// What backs it.
+    pub kind: MemoryKind,
+}
+
+impl GuestRegion {
+    /// Length in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// A virtual machine, or what the user told huddle to treat as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Unique among the VMs of one scan.
+    pub name: String,
+    /// The process that holds the VM; for a cgroup its first process.
+    pub process: TaskId,
+    /// What runs it.
+    pub vmm: VmmKind,
+    /// Its vCPUs in ascending index.
+    pub vcpus: Vec<Vcpu>,
+    /// Its guest memory in ascending (process, start).
+    pub memory: Vec<GuestRegion>,
+    /// CPUs that its cgroup allows; affinities can only be set within.
+    pub allowed_cpus: CpuSet,
+    /// Why (part of) its memory cannot be merged, one sentence each; empty when all of it can.
+    pub cannot_merge: Vec<String>,
+}
+
+impl Vm {
+    /// Bytes of guest memory of one kind.
+    pub fn memory_bytes(&self, kind: MemoryKind) -> u64 {
+        self.memory.iter().filter(|region| region.kind == kind).map(GuestRegion::len_bytes).sum()
+    }
+}
