@@ -70,6 +70,11 @@ impl CpuSet {
         self.0.difference(&other.0).copied().collect()
     }
 
+    /// Whether the sets have no CPU in common.
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        self.0.is_disjoint(&other.0)
+    }
+
     /// Whether every CPU of this set is in `other`.
     pub fn is_subset(&self, other: &Self) -> bool {
         self.0.is_subset(&other.0)
@@ -114,7 +119,8 @@ impl FromStr for CpuSet {
         let mut cpus = BTreeSet::new();
         for part in text.trim().split(',').filter(|_| !text.trim().is_empty()) {
             let error = || ParseCpuSetError { text: text.trim().to_owned(), part: part.to_owned() };
-            let number = |digits: &str| digits.parse::<u32>().ok().filter(|n| *n <= MAX_CPU).ok_or_else(error);
+            let number =
+                |digits: &str| digits.parse::<u32>().ok().filter(|n| *n <= MAX_CPU).ok_or_else(error);
             let (start, end) = match part.split_once('-') {
                 Some((start, end)) => (number(start)?, number(end)?),
                 None => (number(part)?, number(part)?),

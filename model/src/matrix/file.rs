@@ -27,9 +27,6 @@ pub enum MatrixFileError {
     /// A VM without a name.
     #[error("VM {0} of the matrix has no name")]
     NoName(usize),
-    /// A VM without vCPUs.
-    #[error("VM {0:?} of the matrix has 0 vCPUs; give it at least 1")]
-    NoVcpus(String),
     /// Rows and columns differ in number.
     #[error("the matrix is not square: {what} has {found} cells for {expected} VMs")]
     NotSquare {
@@ -41,7 +38,9 @@ pub enum MatrixFileError {
         expected: usize,
     },
     /// The first column does not repeat the header.
-    #[error("row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have one order")]
+    #[error(
+        "row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have one order"
+    )]
     RowName {
         /// Row number from 1.
         row: usize,
@@ -63,7 +62,9 @@ pub enum MatrixFileError {
         expected: &'static str,
     },
     /// Part of what a measured VM has is missing.
-    #[error("VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages")]
+    #[error(
+        "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
+    )]
     PartialMemory(String),
 }
 
@@ -96,16 +97,20 @@ impl FileVm {
         let figures =
             [self.pages_resident, self.pages_used, self.frames_used, self.pages_zero, self.self_shared_pages];
         let memory = match figures {
-            [Some(pages_resident), Some(pages_used), Some(frames_used), Some(pages_zero), Some(self_shared_pages)] => {
-                Some(MemoryUse {
-                    pages_resident,
-                    pages_used,
-                    frames_used,
-                    pages_zero,
-                    self_shared_pages,
-                    pages_huge: self.pages_huge,
-                })
-            }
+            [
+                Some(pages_resident),
+                Some(pages_used),
+                Some(frames_used),
+                Some(pages_zero),
+                Some(self_shared_pages),
+            ] => Some(MemoryUse {
+                pages_resident,
+                pages_used,
+                frames_used,
+                pages_zero,
+                self_shared_pages,
+                pages_huge: self.pages_huge,
+            }),
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };
@@ -280,9 +285,6 @@ fn check_vms(vms: &[MatrixVm]) -> Result<(), MatrixFileError> {
         if !names.insert(vm.name.as_str()) {
             return Err(MatrixFileError::DuplicateName(vm.name.clone()));
         }
-        if vm.vcpus == 0 {
-            return Err(MatrixFileError::NoVcpus(vm.name.clone()));
-        }
     }
     Ok(())
 }
@@ -359,7 +361,6 @@ mod tests {
             (with(ab, "null", "[[0,NaN],[1,0]]"), "not a matrix"),
             (with(ab, "null", "[[0.5,1],[1,0]]"), "diagonal"),
             (with(ab, "[[0,1],[2,0]]", "[[0,1],[1,0]]"), "both ways"),
-            (with(r#"[{"name":"a","vcpus":0}]"#, "null", "[[0]]"), "0 vCPUs"),
             (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
         ] {
             let error = SharingMatrix::from_file_text(&text).unwrap_err().to_string();

@@ -42,19 +42,23 @@ impl<'a> Board<'a> {
             .map(|(domain, base)| (vcpus * domain.cpus.len() as u64).div_ceil(cpus) > u64::from(*base))
             .collect();
         let extra = vcpus.saturating_sub(base.iter().map(|base| u64::from(*base)).sum());
+        let unknown = input.matrix.vms().iter().filter(|vm| vm.vcpus == 0);
+        let reasons =
+            unknown.map(|vm| format!("{}: no vCPU thread is known, so it cannot be placed", vm.name));
         Self {
             input: *input,
+            reasons: reasons.collect(),
             fractional,
             extra: u32::try_from(extra).unwrap_or(u32::MAX),
             load: vec![0; base.len()],
             base,
             placed: vec![Vec::new(); input.matrix.len()],
-            reasons: Vec::new(),
         }
     }
 
-    pub(super) fn is_placed(&self, vm: usize) -> bool {
-        !self.placed[vm].is_empty()
+    /// VMs that still have to be placed, in the order of the matrix.
+    pub(super) fn unplaced(&self) -> Vec<usize> {
+        (0..self.placed.len()).filter(|vm| self.placed[*vm].is_empty() && self.input.vcpus(*vm) > 0).collect()
     }
 
     /// The domain of a VM that is whole in one.
@@ -77,15 +81,15 @@ impl<'a> Board<'a> {
 
     /// vCPUs that still fit into the domain's share.
     pub(super) fn room(&self, domain: usize) -> u32 {
-        let extra = u32::from(self.fractional[domain] && self.extra > 0 && self.load[domain] <= self.base[domain]);
+        let extra =
+            u32::from(self.fractional[domain] && self.extra > 0 && self.load[domain] <= self.base[domain]);
         (self.base[domain] + extra).saturating_sub(self.load[domain])
     }
 
     /// Whether all of `vms` may run in the domain and fit into its share together.
     pub(super) fn fits(&self, vms: &[usize], domain: usize) -> bool {
         let need: u32 = vms.iter().map(|vm| self.input.vcpus(*vm)).sum();
-        need <= self.room(domain)
-            && vms.iter().all(|vm| self.input.is_allowed(*vm, self.domain_id(domain)))
+        need <= self.room(domain) && vms.iter().all(|vm| self.input.is_allowed(*vm, self.domain_id(domain)))
     }
 
     /// The domain for `vms` together: most room, then most of their vCPUs there already, then lowest id.
@@ -141,7 +145,11 @@ impl<'a> Board<'a> {
             let with_room = |domain: &usize| self.room(*domain) > 0;
             // Stay where the last vCPU went while there is room, so that few domains are touched.
             let domain = last.filter(with_room).or_else(|| {
-                allowed.iter().copied().filter(with_room).max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
+                allowed
+                    .iter()
+                    .copied()
+                    .filter(with_room)
+                    .max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
             });
             let domain = domain.unwrap_or_else(|| {
                 over_share = true;
@@ -152,12 +160,17 @@ impl<'a> Board<'a> {
         let mut domains = self.placed[vm].clone();
         domains.sort_unstable();
         domains.dedup();
-        let ids = domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
+        let ids =
+            domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
         if domains.len() > 1 {
-            self.because(format!("{name} fits whole into no domain's share: its vCPUs are spread over domains {ids}"));
+            self.because(format!(
+                "{name} fits whole into no domain's share: its vCPUs are spread over domains {ids}"
+            ));
         }
         if over_share {
-            self.because(format!("{name} may run nowhere else: domains {ids} hold more vCPUs than their share"));
+            self.because(format!(
+                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share"
+            ));
         }
     }
 
@@ -165,10 +178,11 @@ impl<'a> Board<'a> {
     fn least_loaded(&self, domains: &[usize]) -> usize {
         let cpus = |domain: usize| self.input.topology.domains()[domain].cpus.len() as u64;
         // a/b < c/d as a*d < c*b, which is exact.
-        let better = |a: usize, b: usize| {
-            u64::from(self.load[b]) * cpus(a) < u64::from(self.load[a]) * cpus(b)
-        };
-        domains[1..].iter().fold(domains[0], |best, domain| if better(best, *domain) { *domain } else { best })
+        let better =
+            |a: usize, b: usize| u64::from(self.load[b]) * cpus(a) < u64::from(self.load[a]) * cpus(b);
+        domains[1..]
+            .iter()
+            .fold(domains[0], |best, domain| if better(best, *domain) { *domain } else { best })
     }
 
     /// Share (0 to 1) of the pairs of vCPUs of two VMs that are in one domain.

@@ -14,7 +14,8 @@
 //!
 //! # VMs with several vCPUs
 //! A VM shares all its memory with itself, so its vCPUs stay in one domain where a share has room for
-//! all of them, and are spread over as few domains as possible where none has.
+//! all of them, and are spread over as few domains as possible where none has. A VM whose vCPU
+//! threads are not known cannot be placed; a reason says so.
 
 mod board;
 mod opposed;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
 use crate::topology::{CacheDomain, DomainId, Topology};
+use crate::vm::Vm;
 use board::Board;
 
 /// What a policy may know of one VM, beside the matrix.
@@ -36,6 +38,20 @@ pub struct PlanVm {
     /// Domain each vCPU is placed in now, in order of vCPU; empty or shorter when unknown. Only breaks
     /// ties, so that equally good placements do not move VMs to and fro.
     pub current: Vec<Option<DomainId>>,
+}
+
+impl PlanVm {
+    /// What a VM found on a host may and does: it may run in the domains that its cgroup allows some
+    /// CPU of, and a vCPU is placed in a domain when its affinity lies within.
+    pub fn of(vm: &Vm, topology: &Topology) -> Self {
+        let allowed = topology.domains().iter().filter(|domain| !domain.cpus.is_disjoint(&vm.allowed_cpus));
+        let current = vm.vcpus.iter().map(|vcpu| {
+            let within =
+                |domain: &&CacheDomain| !vcpu.affinity.is_empty() && vcpu.affinity.is_subset(&domain.cpus);
+            topology.domains().iter().find(within).map(|domain| domain.id)
+        });
+        Self { allowed: Some(allowed.map(|domain| domain.id).collect()), current: current.collect() }
+    }
 }
 
 /// Everything a plan depends on.
@@ -235,9 +251,8 @@ impl Serialize for Plan {
 }
 
 fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
-    let within = |(i, j)| {
-        input.matrix.shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j))
-    };
+    let within =
+        |(i, j)| input.matrix.shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
     input.matrix.pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
 }
 

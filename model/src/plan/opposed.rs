@@ -22,14 +22,18 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
     let strongest = |vm: usize| {
         (0..n).filter(|other| *other != vm).map(|other| input.pair_rate(vm, other)).fold(0.0, f64::max)
     };
-    let mut order: Vec<usize> = (0..n).collect();
+    let mut order = board.unplaced();
     order.sort_by(|a, b| {
         Reverse(input.vcpus(*a)).cmp(&Reverse(input.vcpus(*b))).then(strongest(*b).total_cmp(&strongest(*a)))
     });
     for vm in order {
         let best = board.domains().filter(|domain| board.fits(&[vm], *domain)).min_by(|a, b| {
             let key = |domain: usize| {
-                (Reverse(board.room(domain)), Reverse(input.current_vcpus(vm, board.domain_id(domain))), domain)
+                (
+                    Reverse(board.room(domain)),
+                    Reverse(input.current_vcpus(vm, board.domain_id(domain))),
+                    domain,
+                )
             };
             shared_in(input, &board, vm, *a)
                 .total_cmp(&shared_in(input, &board, vm, *b))
@@ -66,8 +70,8 @@ fn exchange(input: &PlanInput<'_>, board: &mut Board<'_>) -> bool {
         }
         let now = shared_in(input, board, i, from) + shared_in(input, board, j, to);
         // Each leaves the other's domain, so the pair itself counts on neither side.
-        let then = shared_in(input, board, i, to) + shared_in(input, board, j, from)
-            - 2.0 * input.pair_rate(i, j);
+        let then =
+            shared_in(input, board, i, to) + shared_in(input, board, j, from) - 2.0 * input.pair_rate(i, j);
         if now - then > LEAST_GAIN {
             board.lift(i);
             board.lift(j);

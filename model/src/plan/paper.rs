@@ -20,8 +20,12 @@ use super::{Board, PlanInput};
 
 pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
     let mut board = Board::new(input);
-    let mut pairs: Vec<(usize, usize)> =
-        input.matrix.pairs().filter(|(i, j)| input.pair_rate(*i, *j) > 0.0).collect();
+    let can_be_placed = |vm: usize| input.vcpus(vm) > 0;
+    let mut pairs: Vec<(usize, usize)> = input
+        .matrix
+        .pairs()
+        .filter(|(i, j)| input.pair_rate(*i, *j) > 0.0 && can_be_placed(*i) && can_be_placed(*j))
+        .collect();
     // A stable sort keeps the order of the matrix among equals.
     pairs.sort_by(|a, b| input.pair_rate(b.0, b.1).total_cmp(&input.pair_rate(a.0, a.1)));
 
@@ -45,7 +49,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
             ));
         }
     }
-    let mut left: Vec<usize> = (0..input.matrix.len()).filter(|vm| !board.is_placed(*vm)).collect();
+    let mut left = board.unplaced();
     left.sort_by_key(|vm| Reverse(input.vcpus(*vm)));
     for vm in left {
         board.put_anywhere(vm);

@@ -113,7 +113,10 @@ fn over_the_share_only_when_there_is_no_other_way_and_said() {
     let topology = host(&[1, 1]);
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &limits));
     assert_eq!(drawn(&plan), "abcd|");
-    assert_eq!(plan.reasons.iter().filter(|reason| reason.contains("more vCPUs than their share")).count(), 2);
+    assert_eq!(
+        plan.reasons.iter().filter(|reason| reason.contains("more vCPUs than their share")).count(),
+        2
+    );
 }
 
 #[test]
@@ -124,6 +127,41 @@ fn a_vm_that_may_run_nowhere_is_left_to_the_kernel() {
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &limits));
     assert_eq!(drawn(&plan), "b|");
     assert!(plan.reasons.iter().any(|reason| reason.contains("a may run on no CPU")));
+}
+
+#[test]
+fn a_vm_without_known_vcpus_is_said_not_placed() {
+    let matrix = vms(&[0, 1, 1], &[(0, 1, 900), (1, 2, 100)]);
+    for policy in [Policy::Paper, Policy::Opposed] {
+        let plan = plan(policy, &matrix, &host(&[2, 2]));
+        assert_eq!(plan.placement.len(), 2);
+        assert!(plan.reasons[0].contains("a: no vCPU thread is known"), "{:?}", plan.reasons);
+    }
+}
+
+#[test]
+fn what_a_found_vm_may_and_does_is_taken_from_its_cpus() {
+    let task = crate::vm::TaskId { id: 7, start_ticks: 9 };
+    let vcpu = |index, cpus: &str| crate::vm::Vcpu {
+        index,
+        thread: task,
+        process: task,
+        thread_name: "CPU 0/KVM".into(),
+        affinity: cpus.parse().unwrap(),
+        last_cpu: None,
+    };
+    let vm = Vm {
+        name: "a".into(),
+        process: task,
+        vmm: crate::vm::VmmKind::QemuKvm,
+        vcpus: vec![vcpu(0, "2-3"), vcpu(1, "0-3"), vcpu(2, "5")],
+        memory: Vec::new(),
+        allowed_cpus: "2-5".parse().unwrap(),
+        cannot_merge: Vec::new(),
+    };
+    let found = PlanVm::of(&vm, &host(&[2, 2, 2]));
+    assert_eq!(found.allowed, Some([DomainId(1), DomainId(2)].into()));
+    assert_eq!(found.current, [Some(DomainId(1)), None, Some(DomainId(2))]);
 }
 
 #[test]
@@ -164,12 +202,10 @@ fn cases() -> impl Strategy<Value = (SharingMatrix, Topology, Vec<PlanVm>)> {
         let cpus = proptest::collection::vec(1u32..9, d);
         let current = proptest::collection::vec(proptest::option::of(0..d as u32), n);
         (vcpus, frames, cpus, current).prop_map(|(vcpus, frames, cpus, current)| {
-            let shared: Vec<_> =
-                frames.into_iter().filter(|(i, j, _)| i < j).collect();
-            let limits = current.into_iter().map(|domain| PlanVm {
-                allowed: None,
-                current: vec![domain.map(DomainId)],
-            });
+            let shared: Vec<_> = frames.into_iter().filter(|(i, j, _)| i < j).collect();
+            let limits = current
+                .into_iter()
+                .map(|domain| PlanVm { allowed: None, current: vec![domain.map(DomainId)] });
             (vms(&vcpus, &shared), host(&cpus), limits.collect())
         })
     })
