@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 pub mod availability;
+pub mod counters;
 pub mod cpuset;
 pub mod ksm;
 pub mod matrix;
 pub mod plan;
+pub mod rates;
 pub mod schema;
 pub mod snapshot;
 pub mod topology;

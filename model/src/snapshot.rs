@@ -34,6 +34,8 @@ pub enum EventKind {
     Pinned,
     /// A thread was passed over instead of pinned.
     PinSkipped,
+    /// Something a stage wants the user to know.
+    Note,
     /// The loop was started or is ending.
     Lifecycle,
 }
@@ -47,6 +49,7 @@ impl EventKind {
             Self::StageFailed => "stage_failed",
             Self::Pinned => "pinned",
             Self::PinSkipped => "pin_skipped",
+            Self::Note => "note",
             Self::Lifecycle => "lifecycle",
         }
     }

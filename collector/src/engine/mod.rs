@@ -1,1 +1,188 @@
-//! (being written)
+//! The loop: discover, measure, plan, pin, and tell about it, after every complete pass of KSM.
+//!
+//! [`Engine`] knows the stages as the traits of [`stages`], so a test runs the whole loop on fakes and
+//! a second hypervisor is a second set of implementations. One [`Engine::round`] is synchronous and
+//! blocking; [`run`] drives rounds off the async threads and publishes each [`Snapshot`] on a watch
+//! channel. A stage that fails makes its part of the snapshot unavailable, with the reason, and the
+//! loop goes on; only a failed undo is an error of its own.
+
+mod drive;
+mod host_stages;
+mod passes;
+pub mod stages;
+
+use std::collections::BTreeSet;
+
+use huddle_model::availability::Availability;
+use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
+use huddle_model::vm::{TaskId, Vm};
+
+pub use drive::{RunEnd, RunOptions, run};
+pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
+pub use passes::FullScans;
+use stages::{Clock, HostSource, Pinner, SharingSource, VmSource};
+
+use crate::pin::UndoReport;
+
+/// Why nothing is pinned in a dry run.
+pub const DRY_RUN: &str = "dry run: affinities are left as they are";
+
+/// The stages and what the loop remembers between rounds.
+pub struct Engine {
+    /// Finds the VMs.
+    pub vms: Box<dyn VmSource + Send>,
+    /// Measures what they share.
+    pub sharing: Box<dyn SharingSource + Send>,
+    /// Tells about the host.
+    pub host: Box<dyn HostSource + Send>,
+    /// Sets affinities; may be `None` when `apply` is false.
+    pub pinner: Option<Box<dyn Pinner + Send>>,
+    /// False for a dry run: everything but the pinning.
+    pub apply: bool,
+    /// Tells the time.
+    pub clock: Box<dyn Clock + Send>,
+    /// How VMs are placed.
+    pub policy: Policy,
+    /// What earlier rounds saw.
+    pub memory: Memory,
+}
+
+/// What the loop remembers between rounds.
+#[derive(Debug, Default)]
+pub struct Memory {
+    round: u64,
+    known: BTreeSet<(String, TaskId)>,
+}
+
+impl Engine {
+    /// One time through all stages.
+    pub fn round(&mut self) -> Snapshot {
+        self.memory.round += 1;
+        let begin_unix_us = self.clock.now_unix_us();
+        let mut events = Vec::new();
+
+        let topology: Availability<_> = self.host.topology().into();
+        let (mut vms, vms_reason) = match self.vms.discover() {
+            Ok(found) => {
+                events.extend(found.notes.into_iter().map(|note| (EventKind::VmVanished, None, note)));
+                (found.vms, None)
+            }
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let matrix = match &vms_reason {
+            Some(reason) => Availability::Unavailable(format!("no VMs are known: {reason}")),
+            None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
+            None => match self.sharing.measure(&vms) {
+                Ok(measured) => {
+                    for vanished in measured.vanished {
+                        vms.retain(|vm| vm.name != vanished.vm);
+                        events.push((EventKind::VmVanished, Some(vanished.vm), vanished.reason));
+                    }
+                    events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
+                    Availability::Available(measured.matrix)
+                }
+                Err(error) => Availability::Unavailable(error.to_string()),
+            },
+        };
+        self.note_comings_and_goings(&vms, &mut events);
+
+        let plan = match (&matrix, &topology) {
+            (Availability::Available(matrix), Availability::Available(topology)) => {
+                let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+                Availability::Available(self.policy.plan(&PlanInput::new(matrix, topology, &limits)))
+            }
+            (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
+                Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
+            }
+        };
+        let pinned = self.pin(&vms, &plan, &mut events);
+
+        for (stage, reason) in [
+            ("topology", topology.reason()),
+            ("discovery", vms_reason.as_deref()),
+            ("sharing", matrix.reason()),
+            ("pinning", pinned.reason().filter(|reason| *reason != DRY_RUN)),
+        ] {
+            let message = reason.map(|reason| format!("{stage} is unavailable: {reason}"));
+            events.extend(message.map(|message| (EventKind::StageFailed, None, message)));
+        }
+        let end_unix_us = self.clock.now_unix_us();
+        Snapshot {
+            round: self.memory.round,
+            begin_unix_us,
+            end_unix_us,
+            ksm: self.host.ksm().into(),
+            topology,
+            vms,
+            matrix,
+            plan,
+            pinned,
+            events: events
+                .into_iter()
+                .map(|(kind, vm, message)| Event { at_unix_us: end_unix_us, kind, vm, message })
+                .collect(),
+            own_cpu_us: self.host.own_cpu_us().into(),
+        }
+    }
+
+    /// Takes back every change; `None` when nothing could change.
+    pub fn undo(&mut self) -> Option<UndoReport> {
+        self.pinner.as_mut().map(|pinner| pinner.undo())
+    }
+
+    fn note_comings_and_goings(&mut self, vms: &[Vm], events: &mut Events) {
+        let now: BTreeSet<_> = vms.iter().map(|vm| (vm.name.clone(), vm.process)).collect();
+        for (name, process) in now.difference(&self.memory.known) {
+            events.push((
+                EventKind::VmAppeared,
+                Some(name.clone()),
+                format!("{name} (process {process}) was found"),
+            ));
+        }
+        for (name, process) in self.memory.known.difference(&now) {
+            events.push((
+                EventKind::VmVanished,
+                Some(name.clone()),
+                format!("{name} (process {process}) is gone"),
+            ));
+        }
+        self.memory.known = now;
+    }
+
+    fn pin(
+        &mut self,
+        vms: &[Vm],
+        plan: &Availability<Plan>,
+        events: &mut Events,
+    ) -> Availability<PinOutcome> {
+        let Some(pinner) = self.pinner.as_mut().filter(|_| self.apply) else {
+            return Availability::Unavailable(DRY_RUN.into());
+        };
+        let plan = match plan {
+            Availability::Available(plan) => plan,
+            Availability::Unavailable(reason) => return Availability::Unavailable(reason.clone()),
+        };
+        match pinner.apply(vms, plan) {
+            Ok(report) => {
+                let outcome = report.outcome;
+                events.extend(report.notes.into_iter().map(|note| (EventKind::PinSkipped, None, note)));
+                if outcome.changed > 0 {
+                    let message = format!(
+                        "policy {}: {} vCPU threads moved, {} already in place",
+                        plan.policy, outcome.changed, outcome.unchanged
+                    );
+                    events.push((EventKind::Pinned, None, message));
+                }
+                Availability::Available(outcome)
+            }
+            Err(error) => Availability::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Events of a round that have no time yet.
+type Events = Vec<(EventKind, Option<String>, String)>;
+
+#[cfg(test)]
+mod tests;

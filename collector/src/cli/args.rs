@@ -1,0 +1,185 @@
+//! Commands and flags.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use huddle_model::plan::Policy;
+
+/// Finds the VMs of this host, measures which share memory, and runs those that share most on the
+/// same cache.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the host cannot do it (with the reason).
+#[derive(Debug, Parser)]
+#[command(name = "huddle", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Common {
+    /// How to answer: a readable table, or one JSON object on stdout and nothing else there
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Treat this process as a VM; repeatable; discovery is then off
+    #[arg(long = "vm", global = true, value_name = "NAME=PID")]
+    pub(crate) vms: Vec<NamePid>,
+    /// Settings, and processes or cgroups to treat as VMs (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Cache level that makes the cache domains [default: the highest that has more than one]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub(crate) cache_level: Option<u8>,
+    /// How VMs are placed: paper, opposed or none [default: paper]
+    #[arg(long, global = true)]
+    pub(crate) policy: Option<Policy>,
+    /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What this host lets us measure, each gap with its reason and remedy
+    Doctor,
+    /// VMs, vCPUs, where they run, memory kinds
+    Vms,
+    /// What every pair of VMs shares now
+    Matrix(MatrixArgs),
+    /// What would be pinned and why; changes nothing
+    Plan(PlanArgs),
+    /// Plan and apply once; undone by `huddle restore`
+    Pin(PinArgs),
+    /// The loop: after every complete KSM pass measure, plan and pin; everything is undone at the end
+    Run(RunArgs),
+    /// The loop in the terminal
+    Top(TopArgs),
+    /// Undo everything that the journal holds
+    Restore,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MatrixArgs {
+    /// How to measure
+    #[arg(long, value_enum, default_value_t = MethodArg::Merged)]
+    pub(crate) method: MethodArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MethodArg {
+    /// Frames that both VMs map: what is shared now
+    Merged,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// Plan from this matrix (JSON of `huddle matrix`, or CSV in percent) instead of measuring
+    #[arg(long, value_name = "FILE")]
+    pub(crate) matrix: Option<PathBuf>,
+    /// Plan for these cache domains (JSON) instead of this host's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) topology: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PinArgs {
+    /// Show what would be pinned and leave everything as it is
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LoopArgs {
+    /// Do everything but the pinning
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Start KSM for the time of the loop (for experiments)
+    #[arg(long)]
+    pub(crate) ksm_run: bool,
+    /// Least time between two rounds, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
+    pub(crate) min_interval: f64,
+    /// Record into this directory, which must be new or empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) record: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) looping: LoopArgs,
+    /// Stop after this many rounds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rounds: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) looping: LoopArgs,
+    /// Draw with ASCII characters only
+    #[arg(long)]
+    pub(crate) ascii: bool,
+}
+
+/// `NAME=PID` of `--vm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamePid {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+}
+
+impl FromStr for NamePid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A name may hold `=` itself: the last one parts it from the pid.
+        let (name, pid) = text.rsplit_once('=').ok_or("expected NAME=PID, as web=4711")?;
+        if name.is_empty() {
+            return Err("the name before = is empty; expected NAME=PID, as web=4711".into());
+        }
+        match pid.parse() {
+            Ok(pid) if pid > 0 => Ok(Self { name: name.to_owned(), pid }),
+            _ => Err(format!("{pid:?} is not a process id; expected NAME=PID, as web=4711")),
+        }
+    }
+}
+
+/// A day is longer than anybody waits between rounds, and far from overflowing a clock.
+const MAX_SECONDS: f64 = 86_400.0;
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("expected seconds from 0 to {MAX_SECONDS}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn name_and_pid_are_parted_at_the_last_sign() {
+        assert_eq!("a=b=7".parse(), Ok(NamePid { name: "a=b".into(), pid: 7 }));
+        for text in ["a", "=7", "a=", "a=-1", "a=0", "a=x", "a=99999999999"] {
+            assert!(text.parse::<NamePid>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! `huddle doctor`.
+
+use huddle_collector::doctor::{Finding, State, examine};
+use serde::Serialize;
+
+use crate::cli::args::{Common, Format};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::table::{print, print_json};
+
+pub(crate) fn run(common: &Common) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let findings = examine(&context.root);
+    match common.format {
+        Format::Json => {
+            #[derive(Serialize)]
+            struct Out<'a> {
+                schema: &'static str,
+                findings: &'a [Finding],
+            }
+            print_json(&Out { schema: "huddle/doctor/1", findings: &findings })
+        }
+        Format::Table => {
+            let mut area = "";
+            for finding in &findings {
+                if finding.area != area {
+                    area = finding.area;
+                    print(format!("{area}"))?;
+                }
+                let mark = match finding.state {
+                    State::Good => "ok     ",
+                    State::Degraded => "limited",
+                    State::Missing => "missing",
+                };
+                print(format!("  {mark} {}: {}", finding.item, finding.value))?;
+                if finding.state != State::Good {
+                    print(format!("          {}", finding.meaning))?;
+                    for remedy in &finding.remedy {
+                        print(format!("          -> {remedy}"))?;
+                    }
+                }
+            }
+            let gaps = findings.iter().filter(|finding| finding.state != State::Good).count();
+            print(format!("\n{} looked at, {gaps} limit what can be measured", findings.len()))
+        }
+    }
+}

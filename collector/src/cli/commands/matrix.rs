@@ -1,0 +1,65 @@
+//! `huddle matrix`.
+
+use huddle_model::matrix::SharingMatrix;
+
+use crate::cli::args::{Common, Format, MatrixArgs, MethodArg};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::table::{print, print_json, print_table, right, table};
+
+pub(crate) fn run(common: &Common, args: &MatrixArgs) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let (vms, matrix) = match args.method {
+        MethodArg::Merged => context.measure()?,
+    };
+    match common.format {
+        Format::Json => print_json(&matrix),
+        Format::Table => {
+            print_matrix(&matrix)?;
+            for vm in &vms {
+                for reason in &vm.cannot_merge {
+                    print(format!("{}: {reason}", vm.name))?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The rates as the paper prints them, then what each VM's memory consists of.
+pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
+    let names: Vec<&str> = matrix.vms().iter().map(|vm| vm.name.as_str()).collect();
+    let mut rates = table(&[&["shares with"], names.as_slice()].concat());
+    right(&mut rates, 1..=names.len());
+    for (i, name) in names.iter().enumerate() {
+        let cells = (0..names.len())
+            .map(|j| if i == j { "-".into() } else { format!("{:.2} %", matrix.rate(i, j) * 100.0) });
+        rates.add_row(std::iter::once((*name).to_owned()).chain(cells));
+    }
+    print_table(&rates)?;
+
+    let mut memory =
+        table(&["VM", "vCPUs", "resident pages", "used pages", "used frames", "zero pages", "self-shared pages"]);
+    right(&mut memory, 1..=6);
+    for vm in matrix.vms() {
+        let figures = vm.memory.map(|memory| {
+            [
+                memory.pages_resident,
+                memory.pages_used,
+                memory.frames_used,
+                memory.pages_zero,
+                memory.self_shared_pages,
+            ]
+        });
+        let cells: Vec<String> = match figures {
+            Some(figures) => figures.iter().map(u64::to_string).collect(),
+            None => vec!["?".into(); 5],
+        };
+        memory.add_row([vec![vm.name.clone(), vm.vcpus.to_string()], cells].concat());
+    }
+    print("")?;
+    print_table(&memory)?;
+    let duration = matrix.duration_ms().map_or_else(String::new, |ms| format!(", measured in {ms:.1} ms"));
+    let coverage = matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % looked at", part * 100.0));
+    print(format!("\nmethod {}{coverage}{duration}; a row is the share of that VM's used frames", matrix.method()))
+}

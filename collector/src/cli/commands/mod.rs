@@ -1,0 +1,10 @@
+//! One file a command.
+
+pub(crate) mod doctor;
+pub(crate) mod matrix;
+pub(crate) mod pin;
+pub(crate) mod plan;
+pub(crate) mod restore;
+pub(crate) mod run;
+pub(crate) mod top;
+pub(crate) mod vms;

@@ -1,0 +1,62 @@
+//! `huddle pin`.
+
+use huddle_model::plan::Plan;
+use huddle_model::snapshot::PinOutcome;
+use serde::Serialize;
+
+use super::plan::print_plan;
+use crate::cli::args::{Common, Format, PinArgs};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::table::{print, print_json};
+
+#[derive(Serialize)]
+struct Out<'a> {
+    schema: &'static str,
+    plan: &'a Plan,
+    /// `None` in a dry run.
+    changed: Option<u32>,
+    unchanged: Option<u32>,
+    skipped: Option<u32>,
+    notes: &'a [String],
+}
+
+pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let pinner = if args.dry_run { None } else { Some(context.pinner(false)?) };
+    let topology = context.topology()?;
+    let (vms, matrix) = context.measure()?;
+    let plan = context.plan(&vms, &matrix, &topology);
+    let (outcome, notes): (Option<PinOutcome>, Vec<String>) = match pinner {
+        None => (None, Vec::new()),
+        Some(mut pinner) => {
+            // An error drops the pinner, which takes back what it had changed.
+            let report = pinner.apply(&vms, &plan).map_err(Failure::failed)?;
+            pinner.keep();
+            (Some(report.outcome), report.notes)
+        }
+    };
+    match common.format {
+        Format::Json => print_json(&Out {
+            schema: "huddle/pin/1",
+            plan: &plan,
+            changed: outcome.map(|outcome| outcome.changed),
+            unchanged: outcome.map(|outcome| outcome.unchanged),
+            skipped: outcome.map(|outcome| outcome.skipped),
+            notes: &notes,
+        }),
+        Format::Table => {
+            print_plan(&plan)?;
+            for note in &notes {
+                print(format!("- {note}"))?;
+            }
+            match outcome {
+                None => print("\ndry run: affinities were left as they are"),
+                Some(PinOutcome { changed, unchanged, skipped }) => print(format!(
+                    "\n{changed} vCPU threads pinned, {unchanged} already in place, {skipped} skipped; \
+                     `huddle restore` undoes it"
+                )),
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `huddle restore`.
+
+use huddle_collector::pin::restore;
+use serde::Serialize;
+
+use crate::cli::args::{Common, Format};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::table::{print, print_json};
+
+#[derive(Serialize)]
+struct Out<'a> {
+    schema: &'static str,
+    restored: u32,
+    notes: &'a [String],
+    failures: &'a [String],
+}
+
+pub(crate) fn run(common: &Common) -> Result<(), Failure> {
+    let context = Context::new(common)?;
+    let lock = context.state()?.lock().map_err(Failure::failed)?;
+    let report = restore(&context.root, lock).map_err(Failure::failed)?;
+    match common.format {
+        Format::Json => print_json(&Out {
+            schema: "huddle/restore/1",
+            restored: report.restored,
+            notes: &report.notes,
+            failures: &report.failures,
+        })?,
+        Format::Table => {
+            for note in &report.notes {
+                print(format!("- {note}"))?;
+            }
+            match report.restored {
+                0 if report.failures.is_empty() => print("nothing to undo")?,
+                restored => print(format!("{restored} changes undone"))?,
+            }
+        }
+    }
+    if report.failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::failed(anyhow::anyhow!("not everything could be undone: {}", report.failures.join("; "))))
+    }
+}

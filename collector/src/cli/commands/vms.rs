@@ -1,0 +1,77 @@
+//! `huddle vms`.
+
+use huddle_model::vm::{MemoryKind, Vm};
+use serde::Serialize;
+
+use crate::cli::args::{Common, Format};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::table::{bytes, print, print_json, print_table, right, table};
+
+pub(crate) fn run(common: &Common) -> Result<(), Failure> {
+    let vms = Context::new(common)?.vms()?;
+    match common.format {
+        Format::Json => {
+            #[derive(Serialize)]
+            struct Out<'a> {
+                schema: &'static str,
+                vms: &'a [Vm],
+            }
+            print_json(&Out { schema: "huddle/vms/1", vms: &vms })
+        }
+        Format::Table if vms.is_empty() => {
+            print("no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE")
+        }
+        Format::Table => print_vms(&vms),
+    }
+}
+
+fn print_vms(vms: &[Vm]) -> Result<(), Failure> {
+    let mut overview = table(&["VM", "PID", "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
+    right(&mut overview, [1, 3]);
+    for vm in vms {
+        overview.add_row([
+            vm.name.clone(),
+            vm.process.to_string(),
+            vm.vmm.to_string(),
+            vm.vcpus.len().to_string(),
+            memory(vm),
+            vm.allowed_cpus.to_string(),
+        ]);
+    }
+    print_table(&overview)?;
+
+    let mut threads = table(&["VM", "vCPU", "thread", "name", "affinity", "last CPU"]);
+    right(&mut threads, [1, 2, 5]);
+    for (vm, vcpu) in vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu))) {
+        threads.add_row([
+            vm.name.clone(),
+            vcpu.index.to_string(),
+            vcpu.thread.to_string(),
+            vcpu.thread_name.clone(),
+            vcpu.affinity.to_string(),
+            vcpu.last_cpu.map_or_else(|| "?".into(), |cpu| cpu.to_string()),
+        ]);
+    }
+    print("")?;
+    print_table(&threads)?;
+    for vm in vms {
+        for reason in &vm.cannot_merge {
+            print(format!("\n{}: {reason}", vm.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Each kind of guest memory that the VM has, with its size.
+fn memory(vm: &Vm) -> String {
+    let kinds =
+        [MemoryKind::Mergeable, MemoryKind::Anonymous, MemoryKind::SharedMemory, MemoryKind::HugeTlb];
+    let parts: Vec<String> = kinds
+        .into_iter()
+        .map(|kind| (kind, vm.memory_bytes(kind)))
+        .filter(|(_, size)| *size > 0)
+        .map(|(kind, size)| format!("{} {kind}", bytes(size)))
+        .collect();
+    if parts.is_empty() { "none found".into() } else { parts.join(", ") }
+}

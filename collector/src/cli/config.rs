@@ -1,0 +1,144 @@
+//! The file of `--config`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use huddle_model::plan::Policy;
+use serde::Deserialize;
+
+use super::failure::Failure;
+
+/// Settings in TOML; a flag on the command line wins over its setting here.
+///
+/// ```toml
+/// cache_level = 2
+/// policy = "paper"
+/// state_dir = "/run/huddle"
+///
+/// [[vm]]                # each names exactly one of pid, cgroup and process
+/// name = "web"
+/// cgroup = "system.slice/web.service"
+///
+/// [[vm]]
+/// name = "database"
+/// process = "postgres"  # the name (comm) of one running process
+///
+/// [record]
+/// segment_max_mib = 64
+/// segment_max_age_s = 300
+/// total_max_mib = 4096
+/// max_age_s = 604800
+/// ```
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) cache_level: Option<u8>,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) vm: Vec<VmEntry>,
+    pub(crate) record: RecordSettings,
+}
+
+/// A VM that the file names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VmEntry {
+    pub(crate) name: String,
+    pid: Option<i32>,
+    cgroup: Option<PathBuf>,
+    process: Option<String>,
+}
+
+/// What a [`VmEntry`] names.
+pub(crate) enum VmTarget<'a> {
+    Pid(i32),
+    Cgroup(&'a Path),
+    Process(&'a str),
+}
+
+/// Limits of recordings; what is not given has the recorder's default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RecordSettings {
+    pub(crate) segment_max_mib: Option<u64>,
+    pub(crate) segment_max_age_s: Option<u64>,
+    pub(crate) total_max_mib: Option<u64>,
+    pub(crate) max_age_s: Option<u64>,
+}
+
+impl VmEntry {
+    pub(crate) fn target(&self) -> Result<VmTarget<'_>, String> {
+        match (self.pid, &self.cgroup, &self.process) {
+            (Some(pid), None, None) => Ok(VmTarget::Pid(pid)),
+            (None, Some(path), None) => Ok(VmTarget::Cgroup(path)),
+            (None, None, Some(name)) => Ok(VmTarget::Process(name)),
+            _ => Err(format!("[[vm]] {:?} must name exactly one of pid, cgroup and process", self.name)),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the config {}", path.display()))
+            .map_err(Failure::Usage)?;
+        Self::parse(&text).with_context(|| format!("config {}", path.display())).map_err(Failure::Usage)
+    }
+
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+            let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+            anyhow::anyhow!("{place}{}", error.message())
+        })?;
+        for vm in &config.vm {
+            anyhow::ensure!(!vm.name.is_empty(), "a [[vm]] has an empty name");
+            vm.target().map_err(anyhow::Error::msg)?;
+        }
+        if let Some(level) = config.cache_level {
+            anyhow::ensure!((1..=4).contains(&level), "cache_level is {level}, expected 1 to 4");
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_is_read() {
+        let text = r#"
+            cache_level = 2
+            policy = "opposed"
+            [[vm]]
+            name = "web"
+            cgroup = "system.slice/web.service"
+            [[vm]]
+            name = "database"
+            process = "postgres"
+            [record]
+            segment_max_mib = 64
+        "#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
+        assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
+        assert_eq!(config.record.segment_max_mib, Some(64));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        for (text, word) in [
+            ("\npolicy = \"papre\"\n", "line 2"),
+            ("cache_levle = 2\n", "cache_levle"),
+            ("cache_level = 9\n", "expected 1 to 4"),
+            ("[[vm]]\nname = \"a\"\n", "exactly one of"),
+            ("[[vm]]\nname = \"a\"\npid = 1\ncgroup = \"x\"\n", "exactly one of"),
+            ("[[vm]]\nname = \"\"\npid = 1\n", "empty name"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
+            assert!(error.contains(word), "{text:?}: {error}");
+            assert!(!error.trim_end().contains('\n'), "one line: {error:?}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What flags and config together mean: the stages a command works with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use huddle_collector::discover::{
+    DiscoverError, DiscoverOptions, Discoverer, Discovery, NamedCgroup, NamedComm, NamedProcess,
+};
+use huddle_collector::host::{HostRoot, topology};
+use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
+use huddle_collector::sharing::{Measurement, MergedScan, SharingError};
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+use super::args::Common;
+use super::config::{Config, VmTarget};
+use super::failure::Failure;
+
+/// Flags and config, resolved.
+pub(crate) struct Context {
+    pub(crate) root: HostRoot,
+    pub(crate) config: Config,
+    pub(crate) cache_level: Option<u8>,
+    pub(crate) policy: Policy,
+    state_dir: Option<PathBuf>,
+    discover: DiscoverOptions,
+}
+
+impl Context {
+    pub(crate) fn new(common: &Common) -> Result<Self, Failure> {
+        let config = common.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let mut discover = DiscoverOptions { scan_host: common.vms.is_empty(), ..DiscoverOptions::default() };
+        for vm in &common.vms {
+            discover.processes.push(NamedProcess { name: vm.name.clone(), pid: vm.pid });
+        }
+        for vm in &config.vm {
+            let name = vm.name.clone();
+            match vm.target().map_err(|error| Failure::usage(anyhow::anyhow!(error)))? {
+                VmTarget::Pid(pid) => discover.processes.push(NamedProcess { name, pid }),
+                VmTarget::Cgroup(path) => discover.cgroups.push(NamedCgroup { name, path: path.to_owned() }),
+                VmTarget::Process(comm) => discover.comms.push(NamedComm { name, comm: comm.to_owned() }),
+            }
+        }
+        Ok(Self {
+            root: HostRoot::real(),
+            cache_level: common.cache_level.or(config.cache_level),
+            policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
+            state_dir: common.state_dir.clone().or_else(|| config.state_dir.clone()),
+            config,
+            discover,
+        })
+    }
+
+    pub(crate) fn discoverer(&self) -> Discoverer {
+        Discoverer::new(self.root.clone(), self.discover.clone())
+    }
+
+    /// The VMs there are; notes go to the log.
+    pub(crate) fn vms(&self) -> Result<Vec<Vm>, Failure> {
+        let Discovery { vms, notes } = self.discoverer().discover().map_err(discover_failure)?;
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        Ok(vms)
+    }
+
+    pub(crate) fn topology(&self) -> Result<Topology, Failure> {
+        topology::read(&self.root, self.cache_level).map_err(Failure::host)
+    }
+
+    /// Finds the VMs and measures what they share; VMs that ended meanwhile are left out with a word.
+    pub(crate) fn measure(&self) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
+        let mut vms = self.vms()?;
+        if vms.is_empty() {
+            return Err(Failure::host(anyhow::anyhow!(
+                "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE"
+            )));
+        }
+        let Measurement { matrix, vanished, notes } =
+            MergedScan::new(self.root.clone()).measure(&vms).map_err(sharing_failure)?;
+        for vanished in &vanished {
+            tracing::warn!("{}: {}", vanished.vm, vanished.reason);
+        }
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        vms.retain(|vm| vanished.iter().all(|vanished| vanished.vm != vm.name));
+        Ok((vms, matrix))
+    }
+
+    pub(crate) fn plan(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
+        let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        self.policy.plan(&PlanInput::new(matrix, topology, &limits))
+    }
+
+    /// The state directory, made if it is not there.
+    pub(crate) fn state(&self) -> Result<StateDir, Failure> {
+        StateDir::open(self.state_dir.as_deref()).map_err(state_failure)
+    }
+
+    /// The one pinner of this host. What an earlier run that was killed left behind is undone first
+    /// when `undo_leftovers` is set.
+    pub(crate) fn pinner(&self, undo_leftovers: bool) -> Result<HostPinner, Failure> {
+        let lock = self.state()?.lock().map_err(state_failure)?;
+        let mut journal = Journal::open(lock).map_err(Failure::failed)?;
+        if undo_leftovers && !journal.entries().is_empty() {
+            let report = recover(&self.root, &mut journal).map_err(Failure::failed)?;
+            tracing::warn!("an earlier run was cut off: {} of its changes were undone", report.restored);
+            for line in report.notes.iter().chain(&report.failures) {
+                tracing::warn!("{line}");
+            }
+        }
+        Ok(HostPinner::new(self.root.clone(), journal))
+    }
+}
+
+/// `--min-interval` and the like; the range was checked by the parser.
+pub(crate) fn seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+fn discover_failure(error: DiscoverError) -> Failure {
+    Failure::failed(error)
+}
+
+fn sharing_failure(error: SharingError) -> Failure {
+    match error {
+        SharingError::FramesHidden { .. } => Failure::host(error),
+        _ => Failure::failed(error),
+    }
+}
+
+fn state_failure(error: StateError) -> Failure {
+    Failure::failed(error)
+}

@@ -1,0 +1,39 @@
+//! How a command fails: one sentence and an exit code.
+
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// It failed; exit code 1.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+    /// What the user gave cannot be used; exit code 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
+    /// This host cannot do it; exit code 3.
+    #[error("{0:#}")]
+    Host(anyhow::Error),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::from(1),
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Host(_) => ExitCode::from(3),
+        }
+    }
+
+    pub(crate) fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Self::Failed(error.into())
+    }
+
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::Usage(error.into())
+    }
+
+    pub(crate) fn host(error: impl Into<anyhow::Error>) -> Self {
+        Self::Host(error.into())
+    }
+}

@@ -1,0 +1,151 @@
+//! What `huddle run` and `huddle top` have in common: the engine with its recorder, signals, the end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use huddle_collector::engine::{
+    Engine, FullScans, HostClock, HostFacts, HostSharing, HostVms, Memory, RunEnd, RunOptions, run,
+};
+use huddle_collector::host::ksm;
+use huddle_collector::record::{ManifestInput, RecorderHandle, RecordingLimits, manifest};
+use huddle_collector::sharing::{MergedScan, frames_visible};
+use huddle_model::snapshot::Snapshot;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::args::LoopArgs;
+use super::context::Context;
+use super::failure::Failure;
+
+/// How often `full_scans` is looked at: far more often than a pass completes, and cheap.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The loop, ready to run.
+pub(crate) struct Loop {
+    engine: Engine,
+    passes: FullScans,
+    recorder: Option<RecorderHandle>,
+}
+
+impl Loop {
+    /// Checks the host and the flags, and only then changes what `args` asks for.
+    pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<Self, Failure> {
+        frames_visible(&context.root).map_err(Failure::host)?;
+        // Bad names on the command line are an error now, not an event in every round.
+        let mut discoverer = context.discoverer();
+        discoverer.discover().map_err(Failure::failed)?;
+        context.topology()?;
+        let state = ksm::state(&context.root)
+            .context("this kernel tells nothing of KSM, so no pass will ever complete")
+            .map_err(Failure::Host)?;
+        let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
+        let recorder = args.record.as_deref().map(|dir| start_recorder(context, dir)).transpose()?;
+        let pinner = match pinner {
+            Some(mut pinner) => {
+                if args.ksm_run {
+                    pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
+                }
+                Some(pinner)
+            }
+            None => None,
+        };
+        if state.run != 1 && !args.ksm_run {
+            tracing::warn!(
+                "KSM is not running, so there is one round and then no pass to follow; \
+                 start it with --ksm-run or `echo 1 > /sys/kernel/mm/ksm/run`"
+            );
+        }
+        let engine = Engine {
+            vms: Box::new(HostVms(discoverer)),
+            sharing: Box::new(HostSharing(MergedScan::new(context.root.clone()))),
+            host: Box::new(HostFacts { root: context.root.clone(), cache_level: context.cache_level }),
+            pinner: pinner.map(|pinner| Box::new(pinner) as _),
+            apply: !args.dry_run,
+            clock: Box::new(HostClock),
+            policy: context.policy,
+            memory: Memory::default(),
+        };
+        let passes = FullScans::new(context.root.clone(), LOOK_INTERVAL);
+        Ok(Self { engine, passes, recorder })
+    }
+
+    /// Runs until `stop`, recording if asked to; the recording is closed before this returns.
+    pub(crate) async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        publish: &watch::Sender<Option<Arc<Snapshot>>>,
+        options: RunOptions,
+    ) -> Result<RunEnd, Failure> {
+        let recorder = self.recorder;
+        let keep = |snapshot: &Arc<Snapshot>| {
+            if let Some(recorder) = &recorder {
+                recorder.send(Arc::clone(snapshot));
+            }
+        };
+        let end = run(self.engine, self.passes, stop, keep, publish, options).await;
+        // The recording is closed even when the loop failed.
+        let recorded = recorder.map(RecorderHandle::finish).transpose();
+        let end = end.context("the loop broke off; its changes were taken back").map_err(Failure::Failed)?;
+        if let Some(summary) = recorded.map_err(Failure::failed)? {
+            tracing::info!("{summary}");
+        }
+        Ok(end)
+    }
+}
+
+fn start_recorder(context: &Context, dir: &Path) -> Result<RecorderHandle, Failure> {
+    let settings = &context.config.record;
+    let mut limits = RecordingLimits::default();
+    if let Some(mib) = settings.segment_max_mib {
+        limits.segment_max_bytes = mib << 20;
+    }
+    if let Some(s) = settings.segment_max_age_s {
+        limits.segment_max_age = Duration::from_secs(s);
+    }
+    limits.total_max_bytes = settings.total_max_mib.map(|mib| mib << 20).or(limits.total_max_bytes);
+    limits.max_age = settings.max_age_s.map(Duration::from_secs).or(limits.max_age);
+    let manifest = manifest(&context.root, ManifestInput::from_process(context.topology().ok()));
+    RecorderHandle::start(dir, manifest, limits).map_err(Failure::failed)
+}
+
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .map_err(Failure::Failed)
+}
+
+/// Ready at the first SIGINT, SIGTERM or SIGHUP. Listening starts at once, not at the first poll.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).context("cannot listen for signals").map_err(Failure::Failed);
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+/// Tells what was taken back; a failed undo is the one thing the loop may not go over.
+pub(crate) fn say_undone(end: &RunEnd) -> Result<(), Failure> {
+    let Some(report) = &end.undo else { return Ok(()) };
+    for note in &report.notes {
+        tracing::info!("{note}");
+    }
+    tracing::info!("{} rounds; {} changes undone", end.rounds, report.restored);
+    if report.failures.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(anyhow::anyhow!(
+        "NOT EVERYTHING WAS UNDONE, run `huddle restore` when the cause is gone: {}",
+        report.failures.join("; ")
+    )))
+}

@@ -1,0 +1,56 @@
+//! The stages of the loop as the engine knows them.
+
+use huddle_model::ksm::KsmState;
+use huddle_model::plan::Plan;
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+use crate::discover::Discovery;
+use crate::pin::{PinReport, UndoReport};
+use crate::sharing::Measurement;
+
+/// Why a stage could not do its work: one sentence for the user.
+pub type StageError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Finds the VMs of a host.
+pub trait VmSource {
+    /// All VMs there are now.
+    fn discover(&mut self) -> Result<Discovery, StageError>;
+}
+
+/// Measures what VMs share.
+pub trait SharingSource {
+    /// The matrix of `vms`; those that end meanwhile are left out and named.
+    fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError>;
+}
+
+/// Tells about the host itself.
+pub trait HostSource {
+    /// Cache domains of the usable CPUs.
+    fn topology(&mut self) -> Result<Topology, StageError>;
+    /// KSM's counters and settings.
+    fn ksm(&mut self) -> Result<KsmState, StageError>;
+    /// CPU time this process has used so far, in microseconds.
+    fn own_cpu_us(&mut self) -> Result<u64, StageError>;
+}
+
+/// Puts vCPU threads where a plan wants them, and back.
+pub trait Pinner {
+    /// Sets affinities as planned; vCPUs that the plan does not name get back what they had.
+    fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError>;
+    /// Takes back every change.
+    fn undo(&mut self) -> UndoReport;
+}
+
+/// Tells the time.
+pub trait Clock {
+    /// Microseconds since the Unix epoch.
+    fn now_unix_us(&self) -> u64;
+}
+
+/// Tells when KSM has completed a pass over all mergeable memory.
+pub trait PassTrigger {
+    /// Waits for the next completed pass that the caller has not been told of; several passes since
+    /// the last call count as one.
+    fn next_pass(&mut self) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,231 @@
+//! The whole loop on fakes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use huddle_model::ksm::KsmState;
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::vm::{Vcpu, VmmKind};
+use tokio::sync::watch;
+
+use super::stages::{PassTrigger, StageError};
+use super::*;
+use crate::discover::Discovery;
+use crate::pin::PinReport;
+use crate::sharing::{Measurement, Vanished};
+
+fn vm(name: &str, pid: i32) -> Vm {
+    let task = TaskId { id: pid, start_ticks: 1 };
+    Vm {
+        name: name.into(),
+        process: task,
+        vmm: VmmKind::Process,
+        vcpus: vec![Vcpu {
+            index: 0,
+            thread: task,
+            process: task,
+            thread_name: "CPU 0/KVM".into(),
+            affinity: "0-1".parse().unwrap(),
+            last_cpu: None,
+        }],
+        memory: Vec::new(),
+        allowed_cpus: "0-1".parse().unwrap(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+/// Gives these VMs in turn, the last for ever.
+struct FakeVms(VecDeque<Result<Vec<Vm>, &'static str>>);
+
+impl VmSource for FakeVms {
+    fn discover(&mut self) -> Result<Discovery, StageError> {
+        let now = if self.0.len() > 1 { self.0.pop_front().unwrap() } else { self.0[0].clone() };
+        Ok(Discovery { vms: now?, notes: Vec::new() })
+    }
+}
+
+/// Every VM shares 10 frames with the next; `ends` ends during the scan.
+struct FakeSharing {
+    ends: Option<&'static str>,
+}
+
+impl SharingSource for FakeSharing {
+    fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
+        let left: Vec<&Vm> = vms.iter().filter(|vm| Some(vm.name.as_str()) != self.ends).collect();
+        let rows = left.iter().map(|vm| MatrixVm {
+            name: vm.name.clone(),
+            pid: Some(vm.process.id),
+            vcpus: 1,
+            memory: Some(MemoryUse { frames_used: 100, ..MemoryUse::default() }),
+        });
+        let frames = vec![vec![10; left.len()]; left.len()];
+        let vanished = vms.iter().filter(|vm| Some(vm.name.as_str()) == self.ends);
+        Ok(Measurement {
+            matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
+            vanished: vanished.map(|vm| Vanished { vm: vm.name.clone(), reason: "ended".into() }).collect(),
+            notes: Vec::new(),
+        })
+    }
+}
+
+struct FakeHost;
+
+impl HostSource for FakeHost {
+    fn topology(&mut self) -> Result<Topology, StageError> {
+        let domain = |id: u32| CacheDomain {
+            id: DomainId(id),
+            cpus: [id].into_iter().collect(),
+            size_bytes: None,
+            node: None,
+        };
+        Ok(Topology::new(Some(2), vec![domain(0), domain(1)])?)
+    }
+
+    fn ksm(&mut self) -> Result<KsmState, StageError> {
+        Err("no KSM here".into())
+    }
+
+    fn own_cpu_us(&mut self) -> Result<u64, StageError> {
+        Ok(7)
+    }
+}
+
+/// Writes down what it is asked to do.
+#[derive(Clone, Default)]
+struct FakePinner(Arc<Mutex<Vec<String>>>);
+
+impl Pinner for FakePinner {
+    fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError> {
+        self.0.lock().unwrap().push(format!("apply {} of {}", plan.placement.len(), vms.len()));
+        Ok(PinReport { outcome: PinOutcome { changed: 1, unchanged: 0, skipped: 0 }, notes: Vec::new() })
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        self.0.lock().unwrap().push("undo".into());
+        UndoReport { restored: 1, notes: Vec::new(), failures: Vec::new() }
+    }
+}
+
+struct FakeClock;
+
+impl Clock for FakeClock {
+    fn now_unix_us(&self) -> u64 {
+        1_000
+    }
+}
+
+/// A pass every virtual second.
+struct EverySecond;
+
+impl PassTrigger for EverySecond {
+    async fn next_pass(&mut self) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engine {
+    Engine {
+        vms: Box::new(FakeVms(vms.into())),
+        sharing: Box::new(FakeSharing { ends: None }),
+        host: Box::new(FakeHost),
+        pinner: Some(Box::new(pinner.clone())),
+        apply: true,
+        clock: Box::new(FakeClock),
+        policy: Policy::Paper,
+        memory: Memory::default(),
+    }
+}
+
+fn kinds(snapshot: &Snapshot) -> Vec<(EventKind, Option<&str>)> {
+    snapshot.events.iter().map(|event| (event.kind, event.vm.as_deref())).collect()
+}
+
+#[test]
+fn a_round_goes_through_all_stages() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)]), Ok(vec![vm("b", 2)])], &pinner);
+    let snapshot = engine.round();
+    assert_eq!(snapshot.plan.value().unwrap().shared_within, Some(0), "one vCPU a CPU: the pair is parted");
+    assert_eq!(*pinner.0.lock().unwrap(), ["apply 2 of 2"]);
+    assert_eq!(
+        kinds(&snapshot),
+        [(EventKind::VmAppeared, Some("a")), (EventKind::VmAppeared, Some("b")), (EventKind::Pinned, None)]
+    );
+    assert_eq!(snapshot.ksm.reason(), Some("no KSM here"));
+    assert!(kinds(&engine.round()).contains(&(EventKind::VmVanished, Some("a"))));
+}
+
+#[test]
+fn a_vm_that_ends_during_the_scan_is_said_once_and_not_pinned() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    engine.sharing = Box::new(FakeSharing { ends: Some("a") });
+    let snapshot = engine.round();
+    assert_eq!(snapshot.vms.len(), 1);
+    assert_eq!(kinds(&snapshot)[0], (EventKind::VmVanished, Some("a")));
+    assert_eq!(*pinner.0.lock().unwrap(), ["apply 1 of 1"]);
+}
+
+#[test]
+fn a_stage_that_fails_makes_its_part_unavailable_and_the_loop_goes_on() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Err("proc is not mounted"), Ok(vec![vm("a", 1)]), Ok(Vec::new())], &pinner);
+    let failed = engine.round();
+    assert!(failed.matrix.reason().unwrap().contains("proc is not mounted"));
+    assert!(failed.plan.reason().unwrap().contains("proc is not mounted"));
+    assert!(kinds(&failed).contains(&(EventKind::StageFailed, None)));
+    assert!(pinner.0.lock().unwrap().is_empty(), "nothing is pinned without a plan");
+    assert!(engine.round().plan.value().is_some());
+    assert_eq!(engine.round().matrix.reason(), Some("no VM runs on this host"));
+}
+
+#[test]
+fn a_dry_run_pins_nothing_and_is_no_failure() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    engine.apply = false;
+    let snapshot = engine.round();
+    assert_eq!(snapshot.pinned.reason(), Some(DRY_RUN));
+    assert!(!kinds(&snapshot).contains(&(EventKind::StageFailed, None)));
+    assert!(pinner.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, seen) = watch::channel(None);
+    let kept = Mutex::new(0);
+    let stop = tokio::time::sleep(Duration::from_millis(3_500));
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None };
+    let end =
+        run(engine, EverySecond, stop, |_| *kept.lock().unwrap() += 1, &publish, options).await.unwrap();
+    assert_eq!(end.rounds, 4, "one at once and one a second");
+    assert_eq!(*kept.lock().unwrap(), 4);
+    assert_eq!(seen.borrow().as_ref().map(|snapshot| snapshot.round), Some(4));
+    assert_eq!(pinner.0.lock().unwrap().last().map(String::as_str), Some("undo"));
+    assert_eq!(end.undo.unwrap().restored, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn passes_that_come_faster_than_the_interval_make_one_round() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, _seen) = watch::channel(None);
+    let stop = tokio::time::sleep(Duration::from_secs(25));
+    let options = RunOptions { min_interval: Duration::from_secs(10), rounds: None };
+    let end = run(engine, EverySecond, stop, |_| {}, &publish, options).await.unwrap();
+    assert_eq!(end.rounds, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wanted_number_of_rounds_ends_the_loop() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, _seen) = watch::channel(None);
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: Some(2) };
+    let end = run(engine, EverySecond, std::future::pending(), |_| {}, &publish, options).await.unwrap();
+    assert_eq!(end.rounds, 2);
+}

@@ -1,0 +1,422 @@
+//! The real `huddle` on real processes: what it answers, what it refuses, and what it leaves behind.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// A `huddle` with a state directory of its own.
+struct Huddle {
+    dir: tempfile::TempDir,
+}
+
+impl Huddle {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
+        command.args(args).env("HUDDLE_STATE_DIR", self.state_dir()).env_remove("HUDDLE_LOG");
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.output(&[args, &["--format", "json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs it, expects this exit code, nothing on stdout and one line on stderr, and gives that line.
+    fn refusal(&self, code: i32, args: &[&str]) -> String {
+        let output = self.output(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert_eq!(output.stdout, b"", "{args:?}");
+        assert_eq!(stderr.trim_end().lines().count(), 1, "{args:?}: {stderr}");
+        stderr
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// A process to treat as a VM; ended with the test.
+struct Process(Child);
+
+impl Process {
+    fn start() -> Self {
+        Self(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id() as i32)
+    }
+
+    fn cpus(&self) -> Vec<usize> {
+        cpus(&sched_getaffinity(self.pid()).unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn cpus(set: &CpuSet) -> Vec<usize> {
+    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Says why a test is skipped; in CI nothing may be.
+fn skipped_without_root() -> bool {
+    if is_root() {
+        return false;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
+    eprintln!("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
+    true
+}
+
+const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\nVM1,-,71.17,0.07,0.05\nVM2,71.43,-,0.06,0.05\n\
+    VM3,0.06,0.05,-,52.18\nVM4,0.04,0.05,52.38,-\n";
+const TWO_SOCKETS: &str = r#"{"domains":[{"id":0,"cpus":[0,1,2,3,4,5,6,7],"size_bytes":20971520,"node":0},
+    {"id":1,"cpus":[8,9,10,11,12,13,14,15],"size_bytes":20971520,"node":1}]}"#;
+
+#[test]
+fn the_papers_example_is_planned_offline() {
+    let huddle = Huddle::new();
+    let (matrix, topology) = (huddle.file("m.csv", TABLE_1), huddle.file("t.json", TWO_SOCKETS));
+    let plan = huddle.json(&["plan", "--matrix", &matrix, "--topology", &topology]);
+    assert_eq!(plan["schema"], "huddle/plan/1");
+    let domains: Vec<_> = plan["placement"].as_array().unwrap().iter().map(|vcpu| &vcpu["domain"]).collect();
+    assert_eq!(domains, [0, 0, 1, 1]);
+    assert!(!huddle.state_dir().exists(), "planning touches no state");
+
+    let table = huddle.output(&["plan", "--matrix", &matrix, "--topology", &topology, "--policy", "opposed"]);
+    let text = String::from_utf8(table.stdout).unwrap();
+    assert!(text.contains("policy opposed") && text.contains("20 MiB"), "{text}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_in_one_line() {
+    let huddle = Huddle::new();
+    let good = (huddle.file("m.csv", TABLE_1), huddle.file("t.json", TWO_SOCKETS));
+    for (text, word) in [
+        ("vm,a,b\na,-,1\n", "not square"),
+        ("vm,a,b\na,-,NaN\nb,1,-\n", "NaN"),
+        ("vm,a,b\na,-,-1\nb,1,-\n", "-1"),
+        ("vm,a,b\na,-,101\nb,1,-\n", "101"),
+        ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
+        ("{\"schema\":\"x\"}", "not a matrix"),
+    ] {
+        let file = huddle.file("bad.csv", text);
+        let line = huddle.refusal(1, &["plan", "--matrix", &file, "--topology", &good.1]);
+        assert!(line.contains(word) && line.contains("bad.csv"), "{line}");
+    }
+    for (text, word) in [
+        (r#"{"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[1]}]}"#, "CPU 1"),
+        (r#"{"domains":[{"id":0,"cpus":[]}]}"#, "no CPU"),
+        ("[]", "not a topology"),
+    ] {
+        let file = huddle.file("bad.json", text);
+        let line = huddle.refusal(1, &["plan", "--matrix", &good.0, "--topology", &file]);
+        assert!(line.contains(word) && line.contains("bad.json"), "{line}");
+    }
+    let line = huddle.refusal(1, &["plan", "--matrix", "/nowhere/m.csv", "--topology", &good.1]);
+    assert!(line.contains("/nowhere/m.csv"), "{line}");
+    let line = huddle.refusal(2, &["vms", "--config", "/nowhere/c.toml"]);
+    assert!(line.contains("/nowhere/c.toml"), "{line}");
+}
+
+#[test]
+fn processes_that_are_no_vm_are_refused() {
+    let huddle = Huddle::new();
+    let line = huddle.refusal(1, &["vms", "--vm", "a=4194303"]);
+    assert!(line.contains("4194303") && line.contains('a'), "{line}");
+    let line = huddle.refusal(1, &["vms", "--vm", "a=2"]);
+    assert!(line.contains("kernel thread"), "{line}");
+    let process = Process::start();
+    let (first, second) = (format!("a={}", process.pid()), format!("b={}", process.pid()));
+    let line = huddle.refusal(1, &["vms", "--vm", &first, "--vm", &second]);
+    assert!(line.contains(&process.pid().to_string()), "{line}");
+    let line = huddle.refusal(1, &["vms", "--vm", &first, "--vm", "a=1"]);
+    assert!(line.contains("\"a\"") || line.contains(" a "), "{line}");
+    for usage in
+        [&["vms", "--vm", "a"][..], &["plan", "--policy", "papre"], &["matrix", "--method", "x"], &["bogus"]]
+    {
+        assert_eq!(huddle.output(usage).status.code(), Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn a_process_named_as_a_vm_is_shown() {
+    let huddle = Huddle::new();
+    let process = Process::start();
+    let vms = huddle.json(&["vms", "--vm", &format!("web={}", process.pid())]);
+    let vm = &vms["vms"][0];
+    assert_eq!(
+        (vm["name"].as_str(), vm["process"]["id"].as_i64()),
+        (Some("web"), Some(process.0.id().into()))
+    );
+    assert_eq!(vm["vcpus"].as_array().unwrap().len(), 1);
+    assert!(vm["cannot_merge"][0].as_str().is_some(), "sleep marks nothing mergeable, and is told so: {vm}");
+
+    let config = huddle.file("c.toml", &format!("[[vm]]\nname = \"db\"\npid = {}\n", process.pid()));
+    let vms = huddle.json(&["vms", "--config", &config]);
+    assert!(vms["vms"].as_array().unwrap().iter().any(|vm| vm["name"] == "db"), "{vms}");
+}
+
+#[test]
+fn without_the_privilege_frames_are_not_computed_with() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    // Nobody may read the files of a process that nobody owns, but sees no frame numbers in them.
+    let mut sleep = Command::new("sleep");
+    let process = Process(sleep.arg("600").uid(65534).gid(65534).spawn().unwrap());
+    // The binary may lie below a directory that nobody may enter.
+    let copy =
+        tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
+    let copy = copy.unwrap();
+    let binary = copy.path().join("huddle");
+    std::fs::copy(env!("CARGO_BIN_EXE_huddle"), &binary).unwrap();
+    for command in ["matrix", "plan"] {
+        let output = Command::new(&binary)
+            .args([command, "--vm", &format!("a={}", process.pid())])
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains("CAP_SYS_ADMIN"), "{stderr}");
+        assert_eq!(output.stdout, b"");
+    }
+    drop(huddle);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_refused_and_nothing_is_pinned() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let process = Process::start();
+    let before = process.cpus();
+    let file = huddle.file("state-file", "");
+    let line = huddle.refusal(1, &["pin", "--vm", &format!("a={}", process.pid()), "--state-dir", &file]);
+    assert!(line.contains(&file), "{line}");
+    assert_eq!(process.cpus(), before);
+}
+
+/// Two CPUs under caches of their own at some level; `None` (with a word) on a host without.
+fn level_with_two_domains(huddle: &Huddle) -> Option<String> {
+    for level in ["3", "2", "1"] {
+        let csv = huddle.file("two.csv", "vm,a,b\na,-,0\nb,0,-\n");
+        let output = huddle.output(&["plan", "--matrix", &csv, "--cache-level", level, "--format", "json"]);
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if plan["domains"].as_array().is_some_and(|domains| domains.len() > 1) {
+            return Some(level.to_owned());
+        }
+    }
+    eprintln!("skipped: this host has one cache domain at every level");
+    None
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "waited 30 s until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_pin_does_restore_undoes() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let Some(level) = level_with_two_domains(&huddle) else { return };
+    let processes = [Process::start(), Process::start()];
+    let before: Vec<_> = processes.iter().map(Process::cpus).collect();
+    let names: Vec<String> =
+        processes.iter().zip(["a", "b"]).map(|(p, n)| format!("{n}={}", p.pid())).collect();
+    let args = ["--vm", &names[0], "--vm", &names[1], "--cache-level", &level];
+
+    let dry = huddle.json(&[&["pin", "--dry-run"], &args[..]].concat());
+    assert_eq!(dry["changed"], Value::Null);
+    assert!(!huddle.state_dir().exists(), "a dry run leaves no trace");
+
+    let pinned = huddle.json(&[&["pin"], &args[..]].concat());
+    assert_eq!(pinned["changed"], 2, "{pinned}");
+    for (process, before) in processes.iter().zip(&before) {
+        assert!(process.cpus().len() < before.len());
+    }
+    let again = huddle.json(&[&["pin"], &args[..]].concat());
+    assert_eq!((&again["changed"], &again["unchanged"]), (&0.into(), &2.into()));
+
+    let restored = huddle.json(&["restore"]);
+    assert_eq!(restored["restored"], 2, "{restored}");
+    assert_eq!(processes.iter().map(Process::cpus).collect::<Vec<_>>(), before);
+    assert_eq!(huddle.json(&["restore"])["restored"], 0);
+}
+
+/// Starts the loop on two processes and waits until they are pinned.
+fn start_loop(huddle: &Huddle, processes: &[Process; 2], level: &str, more: &[&str]) -> Child {
+    let names = [format!("a={}", processes[0].pid()), format!("b={}", processes[1].pid())];
+    let args = [&["run", "--vm", &names[0], "--vm", &names[1], "--cache-level", level], more].concat();
+    let child = huddle.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let all = processes[0].cpus().len();
+    wait_until("both are pinned", || processes.iter().all(|process| process.cpus().len() < all));
+    child
+}
+
+#[test]
+fn every_end_of_the_loop_leaves_the_host_as_it_was() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let Some(level) = level_with_two_domains(&huddle) else { return };
+    let processes = [Process::start(), Process::start()];
+    let before = processes[0].cpus();
+    let cpus_now = || processes.iter().map(Process::cpus).collect::<Vec<_>>();
+
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let mut child = start_loop(&huddle, &processes, &level, &[]);
+        let second = huddle.refusal(1, &["pin", "--vm", &format!("a={}", processes[0].pid())]);
+        assert!(second.contains(&child.id().to_string()), "the lock names its holder: {second}");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{signal}: {status}");
+        assert_eq!(cpus_now(), [before.clone(), before.clone()], "after {signal}");
+    }
+
+    let mut child = start_loop(&huddle, &processes, &level, &[]);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(processes[0].cpus().len() < before.len(), "kill -9 undoes nothing by itself");
+    assert_eq!(huddle.json(&["restore"])["restored"], 2);
+    assert_eq!(cpus_now(), [before.clone(), before.clone()]);
+
+    // A run after a kill undoes what is left over before it starts.
+    let mut child = start_loop(&huddle, &processes, &level, &[]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let names = [format!("a={}", processes[0].pid())];
+    let output = huddle.output(&["run", "--rounds", "1", "--vm", &names[0], "--cache-level", &level]);
+    assert!(output.status.success());
+    assert_eq!(cpus_now(), [before.clone(), before.clone()]);
+}
+
+#[test]
+fn what_somebody_else_set_meanwhile_is_left() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let Some(level) = level_with_two_domains(&huddle) else { return };
+    let processes = [Process::start(), Process::start()];
+    let before = processes[0].cpus();
+    let mut child = start_loop(&huddle, &processes, &level, &[]);
+    let pinned = processes[0].cpus();
+    let mut theirs = CpuSet::new();
+    let other = before.iter().find(|cpu| !pinned.contains(cpu)).unwrap();
+    theirs.set(*other).unwrap();
+    sched_setaffinity(processes[0].pid(), &theirs).unwrap();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(processes[0].cpus(), [*other]);
+    assert_eq!(processes[1].cpus(), before);
+}
+
+#[test]
+fn rounds_are_lines_of_json_and_a_recording() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let process = Process::start();
+    let run_dir = huddle.dir.path().join("run");
+    let name = format!("a={}", process.pid());
+    let output = huddle.output(&[
+        "run",
+        "--rounds",
+        "1",
+        "--vm",
+        &name,
+        "--dry-run",
+        "--format",
+        "json",
+        "--record",
+        run_dir.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<Value> = BufReader::new(&output.stdout[..])
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["schema"], "huddle/round/1");
+    assert_eq!(lines[0]["matrix"]["vms"][0]["name"], "a");
+    assert_eq!(lines[0]["changed"], Value::Null, "a dry run changes nothing, which is not 0 changes");
+    assert!(!huddle.state_dir().exists());
+
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(run_dir.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["schema_version"], 1);
+    for table in ["sharing", "vms", "placements", "decisions", "ksm", "events"] {
+        // One VM shares with nobody: `sharing` has no row, and so no segment.
+        if table != "sharing" {
+            assert_eq!(segments(&run_dir.join(table)), 1, "{table}");
+        }
+    }
+    let line = huddle.refusal(1, &["run", "--vm", &name, "--dry-run", "--record", run_dir.to_str().unwrap()]);
+    assert!(line.contains("run"), "{line}");
+}
+
+fn segments(dir: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".parquet"))
+        .count()
+}
+
+#[test]
+fn doctor_answers_without_any_privilege() {
+    let huddle = Huddle::new();
+    let doctor = huddle.json(&["doctor"]);
+    assert_eq!(doctor["schema"], "huddle/doctor/1");
+    let items: Vec<&str> = doctor["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["item"].as_str().unwrap())
+        .collect();
+    assert!(items.contains(&"ksm.run"), "{items:?}");
+}

@@ -1,0 +1,365 @@
+//! Rates from counter readings: MPKI, miss ratio, misses per second, instructions per cycle.
+//!
+//! Definitions, with `d` a difference between two readings of one group:
+//! - MPKI = 1000 * d(LLC misses) / d(instructions)
+//! - miss ratio = d(LLC misses) / d(LLC references)
+//! - IPC = d(instructions) / d(cycles)
+//! - misses per second = d(LLC misses) scaled / wall time between the middles of the two readings
+//!
+//! The members of a group run on the PMU at the same times, so their ratios are true without scaling.
+//! What stands for the whole interval (sums over vCPUs, misses per second) is scaled by
+//! `time_enabled / time_running`, which assumes that the unseen part was like the seen one
+//! (perf_event_open(2)); the sample is then flagged as multiplexed.
+//!
+//! What cannot be known is unavailable with its reason: an event that is not there, a group that was
+//! never on the PMU, a counter that was reset, a denominator of 0. None of these is a rate of 0.
+
+use crate::availability::Availability;
+use crate::counters::{CounterRole, GroupReading};
+
+/// Differences between two readings of one group, scaled to the whole interval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CounterDelta {
+    /// Wall time between the middles of the two readings, in seconds.
+    pub interval_s: f64,
+    /// How long the group was enabled while its thread ran.
+    pub time_enabled_ns: u64,
+    /// How long of that it was on the PMU.
+    pub time_running_ns: u64,
+    cycles: Availability<f64>,
+    instructions: Availability<f64>,
+    llc_references: Availability<f64>,
+    llc_misses: Availability<f64>,
+}
+
+impl CounterDelta {
+    /// What happened between two readings of the same group of the same thread.
+    pub fn between(earlier: &GroupReading, later: &GroupReading) -> Self {
+        let times = elapsed(earlier, later);
+        let of = |role: CounterRole| {
+            let times = times.as_ref().map_err(Clone::clone)?;
+            let (Some(before), Some(after)) = (earlier.counts.get(role), later.counts.get(role)) else {
+                return Err(format!("{} are not counted", role.name()));
+            };
+            let counted =
+                grown(before, after).ok_or_else(|| format!("the counter of {} was reset", role.name()))?;
+            Ok::<f64, String>(counted as f64 * times.scale())
+        };
+        let (interval_s, time_enabled_ns, time_running_ns) = match &times {
+            Ok(times) => (times.interval_s, times.enabled_ns, times.running_ns),
+            Err(_) => (middle_s(later) - middle_s(earlier), 0, 0),
+        };
+        Self {
+            interval_s,
+            time_enabled_ns,
+            time_running_ns,
+            cycles: of(CounterRole::Cycles).into(),
+            instructions: of(CounterRole::Instructions).into(),
+            llc_references: of(CounterRole::LlcReferences).into(),
+            llc_misses: of(CounterRole::LlcMisses).into(),
+        }
+    }
+
+    /// A vCPU of which there is nothing to compare: its thread ended, its events did not open.
+    pub fn unavailable(reason: &str) -> Self {
+        let none = || Availability::Unavailable(reason.to_owned());
+        Self {
+            interval_s: 0.0,
+            time_enabled_ns: 0,
+            time_running_ns: 0,
+            cycles: none(),
+            instructions: none(),
+            llc_references: none(),
+            llc_misses: none(),
+        }
+    }
+
+    /// The scaled count of one role in the interval.
+    pub fn count(&self, role: CounterRole) -> &Availability<f64> {
+        match role {
+            CounterRole::Cycles => &self.cycles,
+            CounterRole::Instructions => &self.instructions,
+            CounterRole::LlcReferences => &self.llc_references,
+            CounterRole::LlcMisses => &self.llc_misses,
+        }
+    }
+
+    /// Whether the group had to share the PMU, so that counts are estimates.
+    pub fn is_multiplexed(&self) -> bool {
+        self.time_running_ns < self.time_enabled_ns
+    }
+
+    /// The rates of this one vCPU.
+    pub fn rates(&self) -> Rates {
+        Rates::of(std::slice::from_ref(self))
+    }
+}
+
+/// Rates of a vCPU, a VM or a cache domain over one interval.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rates {
+    /// LLC misses per 1000 instructions.
+    pub mpki: Availability<f64>,
+    /// LLC misses per LLC reference.
+    pub miss_ratio: Availability<f64>,
+    /// LLC misses per second of wall time.
+    pub misses_per_s: Availability<f64>,
+    /// Instructions per cycle.
+    pub ipc: Availability<f64>,
+    /// vCPUs that were looked at.
+    pub vcpus: usize,
+    /// vCPUs that some rate above had to leave out.
+    pub vcpus_missing: usize,
+    /// vCPUs whose counts are scaled estimates.
+    pub vcpus_multiplexed: usize,
+}
+
+impl Rates {
+    /// The rates of several vCPUs together: sums over sums, each over the vCPUs that have both counts,
+    /// so that no vCPU is in a numerator without being in its denominator.
+    pub fn of(deltas: &[CounterDelta]) -> Self {
+        use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
+        let per_second = deltas.iter().map(|delta| {
+            let misses = delta.llc_misses.clone();
+            if delta.interval_s > 0.0 {
+                misses.map(|misses| misses / delta.interval_s)
+            } else {
+                Availability::Unavailable(
+                    misses.reason().unwrap_or("no time passed between the readings").to_owned(),
+                )
+            }
+        });
+        Self {
+            mpki: ratio(deltas, LlcMisses, Instructions).map(|ratio| ratio * 1000.0),
+            miss_ratio: ratio(deltas, LlcMisses, LlcReferences),
+            misses_per_s: sum(per_second),
+            ipc: ratio(deltas, Instructions, Cycles),
+            vcpus: deltas.len(),
+            vcpus_missing: deltas
+                .iter()
+                .filter(|delta| CounterRole::ALL.iter().any(|role| delta.count(*role).value().is_none()))
+                .count(),
+            vcpus_multiplexed: deltas.iter().filter(|delta| delta.is_multiplexed()).count(),
+        }
+    }
+}
+
+struct Times {
+    interval_s: f64,
+    enabled_ns: u64,
+    running_ns: u64,
+}
+
+impl Times {
+    fn scale(&self) -> f64 {
+        self.enabled_ns as f64 / self.running_ns as f64
+    }
+}
+
+fn elapsed(earlier: &GroupReading, later: &GroupReading) -> Result<Times, String> {
+    let grown = |before: u64, after: u64| after.checked_sub(before).ok_or("the counters were opened anew");
+    let enabled_ns = grown(earlier.time_enabled_ns, later.time_enabled_ns)?;
+    let running_ns = grown(earlier.time_running_ns, later.time_running_ns)?;
+    if later.begin_ns < earlier.end_ns {
+        return Err("the later reading began before the earlier one had ended".into());
+    }
+    if enabled_ns == 0 {
+        return Err("the thread did not run".into());
+    }
+    if running_ns == 0 {
+        return Err("the counters were never on the PMU: too many events share it".into());
+    }
+    Ok(Times { interval_s: middle_s(later) - middle_s(earlier), enabled_ns, running_ns })
+}
+
+fn middle_s(reading: &GroupReading) -> f64 {
+    (reading.begin_ns as f64 + reading.end_ns as f64) / 2.0 / 1e9
+}
+
+/// How much a counter has grown; `None` when it was reset. A 64-bit counter that passes its end drops
+/// from the upper half of its range to the lower one; any other drop is a reset.
+fn grown(before: u64, after: u64) -> Option<u64> {
+    const HALF: u64 = 1 << 63;
+    if after >= before {
+        Some(after - before)
+    } else if before >= HALF && after < HALF {
+        Some(after.wrapping_sub(before))
+    } else {
+        None
+    }
+}
+
+fn ratio(deltas: &[CounterDelta], above: CounterRole, below: CounterRole) -> Availability<f64> {
+    let mut sums: Option<(f64, f64)> = None;
+    let mut reason = None;
+    for delta in deltas {
+        match (delta.count(above), delta.count(below)) {
+            (Availability::Available(a), Availability::Available(b)) => {
+                let (above, below) = sums.unwrap_or_default();
+                sums = Some((above + a, below + b));
+            }
+            (Availability::Unavailable(why), _) | (_, Availability::Unavailable(why)) => {
+                reason.get_or_insert_with(|| why.clone());
+            }
+        }
+    }
+    match sums {
+        Some((above, below)) if below > 0.0 => Availability::Available(above / below),
+        Some(_) => Availability::Unavailable(format!("no {} in the interval", below.name())),
+        None => Availability::Unavailable(reason.unwrap_or_else(|| "no vCPU to count".into())),
+    }
+}
+
+fn sum(values: impl Iterator<Item = Availability<f64>>) -> Availability<f64> {
+    let mut total = None;
+    let mut reason = None;
+    for value in values {
+        match value {
+            Availability::Available(value) => *total.get_or_insert(0.0) += value,
+            Availability::Unavailable(why) => {
+                reason.get_or_insert(why);
+            }
+        }
+    }
+    match total {
+        Some(total) => Availability::Available(total),
+        None => Availability::Unavailable(reason.unwrap_or_else(|| "no vCPU to count".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::counters::Counts;
+
+    fn counts(cycles: u64, instructions: u64, llc_references: u64, llc_misses: u64) -> Counts {
+        Counts {
+            cycles: Some(cycles),
+            instructions: Some(instructions),
+            llc_references: Some(llc_references),
+            llc_misses: Some(llc_misses),
+        }
+    }
+
+    fn reading(at_s: u64, enabled_ns: u64, running_ns: u64, counts: Counts) -> GroupReading {
+        let at_ns = at_s * 1_000_000_000;
+        GroupReading {
+            begin_ns: at_ns,
+            end_ns: at_ns + 1000,
+            time_enabled_ns: enabled_ns,
+            time_running_ns: running_ns,
+            counts,
+        }
+    }
+
+    #[test]
+    fn known_counts_give_known_rates() {
+        let delta = CounterDelta::between(
+            &reading(1, 100, 100, counts(1_000, 2_000, 10, 5)),
+            &reading(3, 200, 200, counts(5_000, 10_000, 50, 25)),
+        );
+        let rates = delta.rates();
+        assert_eq!(rates.mpki, Availability::Available(2.5));
+        assert_eq!(rates.miss_ratio, Availability::Available(0.5));
+        assert_eq!(rates.misses_per_s, Availability::Available(10.0));
+        assert_eq!(rates.ipc, Availability::Available(2.0));
+        assert_eq!((rates.vcpus_missing, rates.vcpus_multiplexed), (0, 0));
+    }
+
+    #[test]
+    fn a_shared_pmu_scales_counts_and_flags_them_but_leaves_ratios() {
+        let delta = CounterDelta::between(
+            &reading(1, 0, 0, counts(0, 0, 0, 0)),
+            &reading(2, 400, 100, counts(1_000, 2_000, 10, 5)),
+        );
+        assert_eq!(delta.count(CounterRole::LlcMisses), &Availability::Available(20.0));
+        let rates = delta.rates();
+        assert_eq!((rates.mpki, rates.vcpus_multiplexed), (Availability::Available(2.5), 1));
+    }
+
+    #[test]
+    fn what_cannot_be_known_has_its_reason() {
+        let first = reading(1, 100, 100, counts(1_000, 2_000, 10, 5));
+        let why = |later: GroupReading| {
+            let delta = CounterDelta::between(&first, &later);
+            delta.rates().mpki.reason().unwrap_or("known").to_owned()
+        };
+        assert_eq!(why(reading(2, 100, 100, first.counts)), "the thread did not run");
+        assert!(why(reading(2, 200, 100, first.counts)).contains("never on the PMU"));
+        assert!(why(reading(2, 50, 50, first.counts)).contains("opened anew"));
+        assert!(why(reading(0, 200, 200, first.counts)).contains("began before"));
+        assert!(why(reading(2, 200, 200, counts(2_000, 3_000, 20, 4))).contains("LLC misses was reset"));
+        assert_eq!(why(reading(2, 200, 200, first.counts)), "no instructions in the interval");
+        let no_llc = Counts { llc_misses: None, ..first.counts };
+        assert_eq!(why(reading(2, 200, 200, no_llc)), "LLC misses are not counted");
+        assert_eq!(
+            CounterDelta::unavailable("the thread ended").rates().ipc.reason(),
+            Some("the thread ended")
+        );
+        assert_eq!(Rates::of(&[]).mpki.reason(), Some("no vCPU to count"));
+    }
+
+    #[test]
+    fn a_counter_that_passes_its_end_is_no_reset() {
+        let delta = CounterDelta::between(
+            &reading(1, 1, 1, counts(u64::MAX - 9, 0, 0, 0)),
+            &reading(2, 2, 2, counts(10, 40, 0, 0)),
+        );
+        assert_eq!(delta.rates().ipc, Availability::Available(2.0));
+    }
+
+    #[test]
+    fn a_vcpu_without_counts_is_left_out_of_sums_and_said() {
+        let good = CounterDelta::between(
+            &reading(1, 0, 0, counts(0, 0, 0, 0)),
+            &reading(2, 1, 1, counts(1_000, 1_000, 10, 5)),
+        );
+        let rates = Rates::of(&[good, CounterDelta::unavailable("the thread ended")]);
+        assert_eq!(rates.mpki, Availability::Available(5.0));
+        assert_eq!((rates.vcpus, rates.vcpus_missing), (2, 1));
+    }
+
+    fn any_reading() -> impl Strategy<Value = GroupReading> {
+        let count = || proptest::option::of(any::<u64>());
+        (any::<[u32; 4]>(), count(), count(), count(), count()).prop_map(
+            |([begin, length, enabled, running], cycles, instructions, llc_references, llc_misses)| {
+                GroupReading {
+                    begin_ns: begin.into(),
+                    end_ns: u64::from(begin) + u64::from(length),
+                    time_enabled_ns: enabled.into(),
+                    time_running_ns: running.into(),
+                    counts: Counts { cycles, instructions, llc_references, llc_misses },
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn rates_are_finite_and_not_negative_or_unavailable(earlier in any_reading(), later in any_reading()) {
+            let rates = CounterDelta::between(&earlier, &later).rates();
+            for rate in [rates.mpki, rates.miss_ratio, rates.misses_per_s, rates.ipc] {
+                if let Availability::Available(rate) = rate {
+                    prop_assert!(rate.is_finite() && rate >= 0.0, "{rate}");
+                }
+            }
+        }
+
+        #[test]
+        fn the_rates_of_equal_vcpus_are_those_of_one(
+            n in 1usize..5, cycles in 1u64..1_000_000, instructions in 1u64..1_000_000, misses in 0u64..1000,
+        ) {
+            let delta = CounterDelta::between(
+                &reading(1, 0, 0, counts(0, 0, 0, 0)),
+                &reading(2, 10, 10, counts(cycles, instructions, 1000, misses)),
+            );
+            let (one, many) = (delta.rates(), Rates::of(&vec![delta.clone(); n]));
+            for (one, many) in [(one.mpki, many.mpki), (one.ipc, many.ipc), (one.miss_ratio, many.miss_ratio)] {
+                let (one, many) = (*one.value().unwrap(), *many.value().unwrap());
+                prop_assert!((one - many).abs() <= one.abs() * 1e-12);
+            }
+        }
+    }
+}
