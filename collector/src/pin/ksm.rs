@@ -23,18 +23,25 @@ pub const SETTINGS: [&str; 13] = [
     "advisor_max_pages_to_scan",
 ];
 
-/// Reads a setting: trimmed, and of a list of choices (`[none] scan-time`) the chosen one.
+/// Reads a setting: its line, trimmed, and of a list of choices (`[none] scan-time`) the chosen one.
 pub(super) fn read(root: &HostRoot, file: &str) -> Result<String, HostError> {
     let text = read_text(&root.sys("kernel/mm/ksm").join(file))?;
-    let chosen = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(chosen, _)| chosen);
-    Ok(chosen.unwrap_or(text.trim()).to_owned())
+    let line = text.lines().next().unwrap_or_default().trim();
+    let chosen = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(chosen, _)| chosen);
+    Ok(chosen.unwrap_or(line).to_owned())
 }
 
 /// Writes a setting that exists.
 pub(super) fn write(root: &HostRoot, file: &str, value: &str) -> io::Result<()> {
     let path = root.sys("kernel/mm/ksm").join(file);
-    // One write call: sysfs takes each as a whole value.
-    OpenOptions::new().write(true).truncate(true).open(path)?.write_all(value.as_bytes())
+    // One write call, since sysfs takes each as a whole value, and no truncation before it: there must
+    // be no moment at which a kill leaves the file without a value, in a tree of fixtures either.
+    let line = format!("{value}\n");
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(line.as_bytes())?;
+    // Only a fixture has an old tail to cut; on sysfs the value is set whatever this says.
+    let _ = file.set_len(line.len() as u64);
+    Ok(())
 }
 
 /// What the user can do about a refused write.

@@ -222,6 +222,9 @@ impl Drop for Held {
         // The name of a process that no longer holds the lock would only mislead; that it may stay
         // after a failure here is harmless, since the lock itself is the kernel's.
         let _ = self.file.set_len(0);
+        // Not left to closing: a child that another thread forked has the file open until its exec, and
+        // would hold the lock as long.
+        let _ = self.file.unlock();
     }
 }
 
@@ -248,6 +251,17 @@ mod tests {
         let error = StateDir::open(Some(&path)).unwrap().lock().unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(clone);
+        state.lock().unwrap();
+    }
+
+    #[test]
+    fn it_is_free_once_dropped_although_a_forked_child_still_has_the_file_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(Some(dir.path())).unwrap();
+        let lock = state.lock().unwrap();
+        // The same open file, as a child has it between fork and exec.
+        let _childs = lock.0.file.try_clone().unwrap();
+        drop(lock);
         state.lock().unwrap();
     }
 

@@ -333,7 +333,7 @@ fn settings_are_written_in_order_and_put_back() {
     pinner.set_ksm(&settings).unwrap();
     pinner.set_ksm(&[("run", "0".to_owned()), ("smart_scan", "0".to_owned())]).unwrap();
     pinner.set_ksm(&[("run", "1".to_owned())]).unwrap();
-    assert_eq!((world.setting("run"), world.setting("pages_to_scan")), ("1".into(), "5000".into()));
+    assert_eq!((world.setting("run"), world.setting("pages_to_scan")), ("1\n".into(), "5000\n".into()));
     let report = pinner.undo();
     assert_eq!(report, UndoReport { restored: 3, ..UndoReport::default() });
     for (file, value) in &before[..3] {
