@@ -7,7 +7,9 @@
     reason = "a test ends at the first surprise and says what it skips; clippy.toml allows it in #[test] only"
 )]
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -19,7 +21,10 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::TaskId;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::sched_getaffinity;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, setresgid, setresuid};
+
+/// The user and group nobody.
+const NOBODY: u32 = 65_534;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -40,11 +45,24 @@ fn main() -> ExitCode {
         tests.push(Trial::test("a_panic_undoes", panics));
         tests.push(Trial::test("returning_undoes", returns));
     }
+    if Uid::effective().is_root() {
+        tests.push(Trial::test("an_unusable_state_directory_is_refused_to_a_user", refused_to_a_user));
+    } else {
+        println!("skipped: needs root to become another user");
+    }
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
 /// The run: pins the process `pid` to one CPU, says so on stdout, and goes on as `how` says.
 fn run_badly(how: &str, place: &Path, pid: i32) {
+    if how == "open-as-nobody" {
+        setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into()).unwrap();
+        setresuid(NOBODY.into(), NOBODY.into(), NOBODY.into()).unwrap();
+        for dir in ["unreadable", "unwritable", "others"] {
+            println!("{}", StateDir::open(Some(&place.join(dir))).unwrap_err());
+        }
+        return;
+    }
     let root = HostRoot::at(place);
     let state = StateDir::open(Some(&place.join("state"))).unwrap().lock().unwrap();
     let mut journal = Journal::open(&root, &state).unwrap();
@@ -264,5 +282,31 @@ fn returns() -> Result<(), Failed> {
     assert!(scene.start("return").wait()?.success());
     assert_eq!(scene.now(), scene.original());
     assert!(!scene.journal().exists());
+    Ok(())
+}
+
+fn refused_to_a_user() -> Result<(), Failed> {
+    let mut scene = Scene::new();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode));
+    mode(scene.dir.path(), 0o755)?;
+    for (dir, owner, bits) in
+        [("unreadable", NOBODY, 0o000), ("unwritable", NOBODY, 0o500), ("others", 0, 0o755)]
+    {
+        let path = scene.dir.path().join(dir);
+        std::fs::create_dir(&path)?;
+        std::os::unix::fs::chown(&path, Some(owner), None)?;
+        mode(&path, bits)?;
+    }
+    let mut said = String::new();
+    scene.start("open-as-nobody").stdout.take().ok_or("no stdout")?.read_to_string(&mut said)?;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "one sentence each: {said}");
+    for (line, words) in lines.iter().zip([
+        "cannot read the state directory",
+        "cannot write to the state directory",
+        "belongs to user 0, not to user 65534",
+    ]) {
+        assert!(line.contains(words), "{words}: {line}");
+    }
     Ok(())
 }
