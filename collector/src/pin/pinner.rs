@@ -1,0 +1,439 @@
+//! Carrying out a plan: affinities of vCPU threads, and the settings of KSM that experiments need.
+
+use std::collections::HashSet;
+
+use huddle_model::cpuset::CpuSet;
+use huddle_model::plan::Plan;
+use huddle_model::snapshot::PinOutcome;
+use huddle_model::vm::{TaskId, Vm};
+use nix::errno::Errno;
+
+use super::affinity::{Affinities, Kernel, Presence, describe, presence};
+use super::journal::{Change, Journal, JournalError, Key};
+use super::ksm;
+use super::undo::{UndoReport, Undone, undo_all, undo_key};
+use crate::host::{HostError, HostRoot};
+
+/// One thread and the CPUs it shall run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadPin {
+    /// Name of the VM, for messages.
+    pub vm: String,
+    /// Number of the vCPU, for messages.
+    pub vcpu: u32,
+    /// The process of the thread.
+    pub process: TaskId,
+    /// The thread.
+    pub thread: TaskId,
+    /// Where it shall run.
+    pub cpus: CpuSet,
+}
+
+/// What pinning did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinReport {
+    /// The counts. A thread that got back what it had before huddle counts as changed.
+    pub outcome: PinOutcome,
+    /// What was passed over or turned out otherwise than asked, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A change that could not be made. What was changed before it is in the journal and is undone with it.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// No journal, no change.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A reading of the host failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The kernel does not let this process change the thread.
+    #[error(
+        "cannot {what} the affinity of {who}: {errno}; run as root, with CAP_SYS_NICE, or as the user of the VM"
+    )]
+    Affinity {
+        /// `read` or `set`.
+        what: &'static str,
+        /// The vCPU.
+        who: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Not a setting of KSM.
+    #[error("KSM has no setting {file:?}; huddle knows {}", ksm::SETTINGS.join(", "))]
+    UnknownSetting {
+        /// What was asked for.
+        file: String,
+    },
+    /// The kernel refused the value.
+    #[error("cannot set KSM's {file} to {value:?}: {source}; {}", ksm::advice(source))]
+    Setting {
+        /// The setting.
+        file: String,
+        /// What was asked for.
+        value: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The kernel took the value for another.
+    #[error("KSM's {file} was set to {value:?}, but the kernel says {got:?}")]
+    SettingNotTaken {
+        /// The setting.
+        file: String,
+        /// What was asked for.
+        value: String,
+        /// What it is now.
+        got: String,
+    },
+}
+
+/// The one that changes the host. Dropping it undoes everything the journal holds, also what an earlier
+/// `huddle pin` left there, unless it is [kept](HostPinner::keep).
+pub struct HostPinner {
+    root: HostRoot,
+    journal: Journal,
+    affinities: Box<dyn Affinities>,
+    kept: bool,
+}
+
+/// Which threads a round of pinning settled.
+#[derive(Default)]
+struct Round {
+    report: PinReport,
+    /// Where they shall be, by huddle's doing or anyway.
+    placed: HashSet<Key>,
+    /// Passed over, with a note.
+    skipped: HashSet<Key>,
+}
+
+impl Round {
+    fn skip(&mut self, key: Key, note: String) {
+        self.report.outcome.skipped += 1;
+        self.report.notes.push(note);
+        self.skipped.insert(key);
+    }
+}
+
+impl HostPinner {
+    /// A pinner that writes to `journal`. What is in the journal already keeps its original values; a
+    /// new run calls [`recover`](super::recover) first.
+    pub fn new(root: HostRoot, journal: Journal) -> Self {
+        Self { root, journal, affinities: Box::new(Kernel), kept: false }
+    }
+
+    /// The journal, for its entries and notes.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Sets the affinity of each placed vCPU thread to the CPUs of its domain that its VM may use
+    /// (`allowed_cpus`). vCPUs that the plan does not name, and VMs that are no longer in `vms`, get
+    /// back what they had before huddle touched them.
+    ///
+    /// Threads that are gone or replaced by others are passed over with a note, and so are placements
+    /// of VMs that are not in `vms`.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or the kernel does not permit a change; vCPUs before that one
+    /// may be pinned, and are in the journal.
+    pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
+        let mut round = Round::default();
+        let mut pins = Vec::new();
+        for vm in vms {
+            for vcpu in &vm.vcpus {
+                let Some(domain) = plan.domain_of(&vm.name, vcpu.index) else { continue };
+                let cpus = domain.cpus.intersection(&vm.allowed_cpus);
+                if cpus.is_empty() {
+                    let who = describe(&vm.name, vcpu.index, vcpu.thread);
+                    let note = format!(
+                        "{who} is not pinned: domain {} has CPUs {} and the VM may use only {}",
+                        domain.id, domain.cpus, vm.allowed_cpus
+                    );
+                    round.skip(Key::Thread(vcpu.thread), note);
+                    continue;
+                }
+                pins.push(ThreadPin {
+                    vm: vm.name.clone(),
+                    vcpu: vcpu.index,
+                    process: vcpu.process,
+                    thread: vcpu.thread,
+                    cpus,
+                });
+            }
+        }
+        for placed in &plan.placement {
+            let is_found = vms
+                .iter()
+                .any(|vm| vm.name == placed.vm && vm.vcpus.iter().any(|vcpu| vcpu.index == placed.vcpu));
+            if !is_found {
+                round.report.outcome.skipped += 1;
+                round.report.notes.push(format!(
+                    "vCPU {} of VM {} is placed, but was not found on this host",
+                    placed.vcpu, placed.vm
+                ));
+            }
+        }
+        self.pin(&pins, &mut round)?;
+        self.release_others(&mut round)?;
+        Ok(round.report)
+    }
+
+    /// Sets affinities to explicit sets and leaves all other threads alone.
+    ///
+    /// # Errors
+    /// As [`HostPinner::apply`].
+    pub fn set_affinities(&mut self, pins: &[ThreadPin]) -> Result<PinReport, PinError> {
+        let mut round = Round::default();
+        self.pin(pins, &mut round)?;
+        Ok(round.report)
+    }
+
+    fn pin(&mut self, pins: &[ThreadPin], round: &mut Round) -> Result<(), PinError> {
+        let mut todo: Vec<(&ThreadPin, CpuSet)> = Vec::new();
+        let mut seen = HashSet::new();
+        for pin in pins {
+            let key = Key::Thread(pin.thread);
+            let who = describe(&pin.vm, pin.vcpu, pin.thread);
+            if !seen.insert(key.clone()) {
+                round.report.outcome.skipped += 1;
+                round
+                    .report
+                    .notes
+                    .push(format!("{who} is passed over: the thread is another vCPU's as well"));
+                continue;
+            }
+            match presence(&self.root, pin.process, pin.thread)? {
+                Presence::Here => {}
+                other => {
+                    round.skip(key, format!("{who} {}: passed over", other.reason()));
+                    continue;
+                }
+            }
+            let current = match self.affinities.get(pin.thread.id) {
+                Ok(current) => current,
+                Err(Errno::ESRCH) => {
+                    round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+                    continue;
+                }
+                Err(errno) => return Err(PinError::Affinity { what: "read", who, errno }),
+            };
+            if current == pin.cpus {
+                round.report.outcome.unchanged += 1;
+                round.placed.insert(key);
+            } else {
+                if self.is_foreign(&key, &current) {
+                    round.report.notes.push(format!(
+                        "somebody else set the affinity of {who} to {current}; huddle will return it to that"
+                    ));
+                    self.journal.forget(&[key])?;
+                }
+                todo.push((pin, current));
+            }
+        }
+        let changes: Vec<Change> = todo.iter().map(|(pin, current)| pin.change(current, &pin.cpus)).collect();
+        self.journal.record(&changes)?;
+        for (pin, current) in todo {
+            self.pin_one(pin, &current, round)?;
+        }
+        Ok(())
+    }
+
+    /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
+    fn is_foreign(&self, key: &Key, current: &CpuSet) -> bool {
+        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        known.peek().is_some()
+            && !known.any(|change| {
+                matches!(change, Change::Affinity { before, after, .. }
+                    if current == before || current.is_subset(after))
+            })
+    }
+
+    /// Sets one affinity that is in the journal. Where nothing comes of it the entry stays: undoing it
+    /// is harmless.
+    fn pin_one(&mut self, pin: &ThreadPin, current: &CpuSet, round: &mut Round) -> Result<(), PinError> {
+        let key = Key::Thread(pin.thread);
+        let who = describe(&pin.vm, pin.vcpu, pin.thread);
+        let tid = pin.thread.id;
+        let result = self.affinities.set(tid, &pin.cpus).and_then(|()| self.affinities.get(tid));
+        // Between the first look and the system call the number may have come to another task, which
+        // then gets back what was read before the call.
+        let after = presence(&self.root, pin.process, pin.thread)?;
+        if after != Presence::Here {
+            if after == Presence::Reused && result.is_ok() {
+                let undone = self.affinities.set(tid, current);
+                round.report.notes.push(match undone {
+                    Ok(()) => format!("thread {tid} was taken by another task while it was pinned; its affinity is {current} again"),
+                    Err(errno) => format!("thread {tid} was taken by another task while it was pinned to {}, and cannot be set to {current} again: {errno}", pin.cpus),
+                });
+            }
+            round.skip(key, format!("{who} {}: passed over", after.reason()));
+            return Ok(());
+        }
+        match result {
+            Ok(got) => {
+                round.report.outcome.changed += 1;
+                round.placed.insert(key);
+                if got != pin.cpus {
+                    round.report.notes.push(format!(
+                        "{who} shall run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
+                        pin.cpus
+                    ));
+                    self.journal.record(&[pin.change(current, &got)])?;
+                }
+            }
+            Err(Errno::EINVAL) => {
+                let cpus = &pin.cpus;
+                round.skip(
+                    key,
+                    format!("{who} cannot run on {cpus}: none of them is online and in its cpuset"),
+                );
+            }
+            Err(Errno::ESRCH) => {
+                round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+            }
+            Err(errno) => return Err(PinError::Affinity { what: "set", who, errno }),
+        }
+        Ok(())
+    }
+
+    /// Puts back every journaled thread that this round did not place.
+    fn release_others(&mut self, round: &mut Round) -> Result<(), PinError> {
+        let mut others: Vec<Key> = Vec::new();
+        for change in self.journal.entries() {
+            let key = change.key();
+            if matches!(key, Key::Thread(_)) && !round.placed.contains(&key) && !others.contains(&key) {
+                others.push(key);
+            }
+        }
+        let mut settled = Vec::new();
+        for key in others {
+            match undo_key(&self.root, &*self.affinities, &self.journal, &key) {
+                Undone::Restored(note) => {
+                    round.report.outcome.changed += 1;
+                    round.report.notes.extend(note);
+                    settled.push(key);
+                }
+                Undone::Settled(note) => {
+                    if !round.skipped.contains(&key) {
+                        round.report.notes.push(note);
+                    }
+                    settled.push(key);
+                }
+                Undone::Failed(failure) => {
+                    round.report.outcome.skipped += 1;
+                    round.report.notes.push(failure);
+                }
+            }
+        }
+        Ok(self.journal.forget(&settled)?)
+    }
+
+    /// Writes settings of KSM in the given order; those that have the value already are not touched.
+    /// They are undone in the opposite order of their first change.
+    ///
+    /// # Errors
+    /// When a setting does not exist or the kernel refuses it; those before it are set, and in the
+    /// journal.
+    pub fn set_ksm(&mut self, settings: &[(&str, String)]) -> Result<(), PinError> {
+        if let Some((file, _)) = settings.iter().find(|(file, _)| !ksm::SETTINGS.contains(file)) {
+            return Err(PinError::UnknownSetting { file: (*file).to_owned() });
+        }
+        for (file, value) in settings {
+            self.set_one_setting(file, value.trim())?;
+        }
+        Ok(())
+    }
+
+    fn set_one_setting(&mut self, file: &str, value: &str) -> Result<(), PinError> {
+        let key = Key::KsmSetting(file.to_owned());
+        let refused = |source| PinError::Setting { file: file.to_owned(), value: value.to_owned(), source };
+        let current = match ksm::read(&self.root, file) {
+            Err(HostError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(refused(source));
+            }
+            result => result?,
+        };
+        if current == value {
+            return Ok(());
+        }
+        let change = |file: &str, before: &str, after: &str| Change::KsmSetting {
+            file: file.to_owned(),
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        let mut changes = Vec::new();
+        if file == "advisor_mode" && current == "none" {
+            // Both turning an advisor on and off overwrites pages_to_scan (mm/ksm.c, Linux 6.18). Its
+            // entry is the older one, so that it is put back after the advisor is off.
+            let pages = ksm::read(&self.root, "pages_to_scan")?;
+            changes.push(change("pages_to_scan", &pages, &pages));
+        }
+        if self.is_foreign_setting(&key, &current) {
+            tracing::warn!("somebody else set KSM's {file} to {current}; huddle will return it to that");
+            self.journal.forget(&[key])?;
+        }
+        changes.push(change(file, &current, value));
+        self.journal.record(&changes)?;
+        ksm::write(&self.root, file, value).map_err(refused)?;
+        let got = ksm::read(&self.root, file)?;
+        if got != value {
+            self.journal.record(&[change(file, &current, &got)])?;
+            return Err(PinError::SettingNotTaken { file: file.to_owned(), value: value.to_owned(), got });
+        }
+        Ok(())
+    }
+
+    fn is_foreign_setting(&self, key: &Key, current: &str) -> bool {
+        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        known.peek().is_some()
+            && *key != Key::KsmSetting("pages_to_scan".to_owned())
+            && !known.any(|change| {
+                matches!(change, Change::KsmSetting { before, after, .. }
+                    if current == before || current == after)
+            })
+    }
+
+    /// Undoes everything in the journal, the newest first; see [the module](super) for what is left
+    /// alone. The journal keeps what could not be undone.
+    pub fn undo(&mut self) -> UndoReport {
+        let mut report = UndoReport::default();
+        undo_all(&self.root, &*self.affinities, &mut self.journal, &mut report);
+        report
+    }
+
+    /// Ends without undoing: changes and journal stay, for `huddle restore`.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for HostPinner {
+    fn drop(&mut self) {
+        if self.kept || self.journal.entries().is_empty() {
+            return;
+        }
+        let report = self.undo();
+        for note in report.notes {
+            tracing::info!("{note}");
+        }
+        for failure in report.failures {
+            tracing::error!("not undone: {failure}; try `huddle restore`");
+        }
+    }
+}
+
+impl ThreadPin {
+    fn change(&self, before: &CpuSet, after: &CpuSet) -> Change {
+        Change::Affinity {
+            vm: self.vm.clone(),
+            vcpu: self.vcpu,
+            process: self.process,
+            thread: self.thread,
+            before: before.clone(),
+            after: after.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
