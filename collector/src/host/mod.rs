@@ -1,8 +1,15 @@
 //! Readers of the kernel's file systems, one file each.
 
+pub mod cgroup;
+pub mod ksm;
+pub mod maps;
+pub mod status;
 pub mod task;
+pub mod topology;
 
 use std::path::{Path, PathBuf};
+
+use huddle_model::cpuset::CpuSet;
 
 /// Where a host's `/proc` and `/sys` are: the real ones, or a tree of fixtures.
 #[derive(Clone, Debug)]
@@ -40,6 +47,11 @@ impl HostError {
         matches!(self, Self::Read { source, .. }
             if source.kind() == std::io::ErrorKind::NotFound
                 || source.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32))
+    }
+
+    /// Whether this program may not read the file: EACCES or EPERM.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
     pub(crate) fn parse(path: &Path, text: &str, expected: &'static str) -> Self {
@@ -81,4 +93,19 @@ pub fn read_text(path: &Path) -> Result<String, HostError> {
 pub fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, HostError> {
     let text = read_text(path)?;
     text.trim().parse().map_err(|_| HostError::parse(path, text.trim(), "a number"))
+}
+
+/// `None` where the file is not there, which is how the kernel says that it lacks a feature.
+pub(crate) fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a file that holds a list of CPUs.
+pub(crate) fn read_cpus(path: &Path) -> Result<CpuSet, HostError> {
+    let text = read_text(path)?;
+    text.parse().map_err(|_| HostError::parse(path, text.trim(), "a list of CPUs like 0-3,8"))
 }

@@ -15,6 +15,11 @@ pub struct TaskStat {
     pub name: String,
     /// Field 3; `Z` and `X` are dead.
     pub state: char,
+    /// Field 4, the parent process.
+    pub parent: i32,
+    /// Whether it is a thread of the kernel, which has no memory of its own: `PF_KTHREAD`
+    /// (include/linux/sched.h, Linux 6.18) in field 9.
+    pub is_kernel_thread: bool,
     /// Fields 14 and 15 together: user and system time in clock ticks.
     pub cpu_ticks: u64,
     /// Field 39, the CPU it last ran on.
@@ -65,6 +70,8 @@ fn read(path: &Path) -> Result<TaskStat, HostError> {
     parse(&text).ok_or_else(|| HostError::parse(path, text.trim(), "a stat line of proc(5)"))
 }
 
+const PF_KTHREAD: u64 = 0x0020_0000;
+
 fn parse(text: &str) -> Option<TaskStat> {
     // The name is in parentheses and may hold spaces and parentheses itself: the last `)` ends it.
     let (id, rest) = text.split_once(" (")?;
@@ -76,6 +83,8 @@ fn parse(text: &str) -> Option<TaskStat> {
         id: TaskId { id: id.parse().ok()?, start_ticks: number(22)? },
         name: name.to_owned(),
         state: fields.first()?.chars().next()?,
+        parent: i32::try_from(number(4)?).ok()?,
+        is_kernel_thread: number(9)? & PF_KTHREAD != 0,
         cpu_ticks: number(14)? + number(15)?,
         last_cpu: u32::try_from(number(39)?).ok()?,
     })
@@ -94,6 +103,9 @@ mod tests {
         assert_eq!(stat.id, TaskId { id: 4711, start_ticks: 98765 });
         assert_eq!(stat.name, "CPU 0/KVM) x");
         assert_eq!((stat.state, stat.cpu_ticks, stat.last_cpu), ('S', 42, 3));
+        assert_eq!((stat.parent, stat.is_kernel_thread), (1, false));
+        let kernel = parse(&LINE.replace("4194560", "2129984")).unwrap();
+        assert!(kernel.is_kernel_thread);
     }
 
     #[test]

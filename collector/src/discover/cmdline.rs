@@ -1,0 +1,146 @@
+//! What a VMM's command line says: the name of its VM and its QMP sockets. Pure.
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::vm::VmmKind;
+
+/// The name that the command line gives to the VM; `None` where it gives none.
+///
+/// QEMU: `-name guest=NAME,..` or `-name NAME,..` (qemu(1)); Firecracker: `--id`; cloud-hypervisor:
+/// the file name of `--api-socket`; crosvm: `--name`. Characters that could upset a terminal become
+/// `?`.
+pub(crate) fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
+    let name = match kind {
+        VmmKind::QemuKvm | VmmKind::QemuTcg => {
+            let value = values(args, "-name").last()?;
+            Some(option(value, "guest", true)?)
+        }
+        VmmKind::Firecracker => values(args, "--id").last().map(str::to_owned),
+        VmmKind::CloudHypervisor => {
+            let value = values(args, "--api-socket").last()?;
+            let path = option(value, "path", true)?;
+            Some(Path::new(&path).file_stem()?.to_str()?.to_owned())
+        }
+        VmmKind::Crosvm => values(args, "--name").last().map(str::to_owned),
+        VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup => None,
+    }?;
+    let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    (!name.trim().is_empty()).then_some(name)
+}
+
+/// The unix sockets on which QEMU speaks QMP, as paths in its own view: `-qmp unix:PATH,..`, and
+/// `-chardev socket,id=ID,path=PATH,..` that a `-mon ..,mode=control` names.
+pub(crate) fn qmp_sockets(args: &[String]) -> Vec<PathBuf> {
+    let mut sockets = Vec::new();
+    for value in values(args, "-qmp").chain(values(args, "-qmp-pretty")) {
+        if let Some(path) = value.strip_prefix("unix:") {
+            sockets.extend(option(path, "path", true));
+        }
+    }
+    for monitor in values(args, "-mon") {
+        if option(monitor, "mode", false).as_deref() != Some("control") {
+            continue;
+        }
+        let Some(id) = option(monitor, "chardev", true) else { continue };
+        let chardev = values(args, "-chardev").find(|chardev| {
+            option(chardev, "backend", true).as_deref() == Some("socket")
+                && option(chardev, "id", false).as_deref() == Some(id.as_str())
+        });
+        sockets.extend(chardev.and_then(|chardev| option(chardev, "path", false)));
+    }
+    sockets.into_iter().map(PathBuf::from).collect()
+}
+
+/// The values of an option, given as `-x VALUE` or `-x=VALUE`, with one dash or two.
+fn values<'a>(args: &'a [String], option: &'a str) -> impl Iterator<Item = &'a str> {
+    let wanted = option.trim_start_matches('-');
+    args.iter().enumerate().filter_map(move |(at, arg)| {
+        let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?;
+        match name.strip_prefix(wanted)? {
+            "" => args.get(at + 1).map(String::as_str),
+            rest => rest.strip_prefix('='),
+        }
+    })
+}
+
+/// The value of `key` in QEMU's `a,b=c,..`, where `,,` stands for a comma; with `implied`, a first
+/// part without a key is the value.
+fn option(text: &str, key: &str, implied: bool) -> Option<String> {
+    // No argument can hold a NUL, so it can stand for the doubled comma.
+    let text = text.replace(",,", "\0");
+    let mut parts = text.split(',');
+    let value = |part: &str| {
+        let (name, value) = part.split_once('=')?;
+        (name == key).then(|| value.replace('\0', ","))
+    };
+    if implied
+        && let Some(first) = text.split(',').next()
+        && !first.contains('=')
+        && !first.is_empty()
+    {
+        return Some(first.replace('\0', ","));
+    }
+    parts.find_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn args(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn names_are_read_as_each_vmm_gives_them() {
+        for (kind, line, name) in [
+            (VmmKind::QemuKvm, "qemu -name guest=web,debug-threads=on -m 1", Some("web")),
+            (VmmKind::QemuTcg, "qemu -m 1 -name web,debug-threads=on", Some("web")),
+            (VmmKind::QemuTcg, "qemu -name debug-threads=on,guest=a,,b", Some("a,b")),
+            (VmmKind::QemuTcg, "qemu --name web", Some("web")),
+            (VmmKind::QemuTcg, "qemu -name", None),
+            (VmmKind::QemuTcg, "qemu -name guest=", None),
+            (VmmKind::QemuTcg, "qemu -named x", None),
+            (VmmKind::QemuTcg, "qemu -name a\x1b[2J", Some("a?[2J")),
+            (VmmKind::Firecracker, "firecracker --id web --api-sock /x", Some("web")),
+            (VmmKind::Firecracker, "firecracker --id=web", Some("web")),
+            (VmmKind::Firecracker, "firecracker --api-sock /x", None),
+            (VmmKind::CloudHypervisor, "cloud-hypervisor --api-socket path=/run/web.sock", Some("web")),
+            (VmmKind::CloudHypervisor, "cloud-hypervisor --api-socket /run/web.sock", Some("web")),
+            (VmmKind::CloudHypervisor, "cloud-hypervisor --api-socket fd=3", None),
+            (VmmKind::Crosvm, "crosvm run --name web bzImage", Some("web")),
+            (VmmKind::OtherKvm, "lkvm run --name web", None),
+        ] {
+            assert_eq!(vm_name(kind, &args(line)).as_deref(), name, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn qmp_sockets_are_found_and_other_monitors_are_not() {
+        for (line, paths) in [
+            ("qemu -qmp unix:/run/q.sock,server=on,wait=off", &["/run/q.sock"][..]),
+            ("qemu -qmp unix:path=q,,1.sock,server", &["q,1.sock"]),
+            ("qemu -qmp tcp:localhost:4444,server", &[]),
+            ("qemu -qmp stdio", &[]),
+            ("qemu -chardev socket,id=m,path=/q,server=on -mon chardev=m,id=x,mode=control", &["/q"]),
+            ("qemu -chardev socket,id=m,path=/q -mon chardev=m,mode=readline", &[]),
+            ("qemu -chardev socket,id=m,path=/q -mon m,mode=control", &["/q"]),
+            ("qemu -chardev socket,id=m,fd=3 -mon chardev=m,mode=control", &[]),
+            ("qemu -chardev stdio,id=m -mon chardev=m,mode=control", &[]),
+        ] {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            assert_eq!(qmp_sockets(&args(line)), paths, "{line:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_survives_qemus_escaping(name in "[^\\x00-\\x20,=\u{7f}-\u{a0}][^\\x00-\\x1f\u{7f}-\u{9f}]{0,30}[a-z]") {
+            let value = format!("guest={},debug-threads=on", name.replace(',', ",,"));
+            let args = ["qemu".to_owned(), "-name".into(), value];
+            prop_assert_eq!(vm_name(VmmKind::QemuTcg, &args), Some(name));
+        }
+    }
+}

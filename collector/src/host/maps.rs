@@ -1,0 +1,181 @@
+//! `/proc/PID/maps` and `/proc/PID/smaps` (Documentation/filesystems/proc.rst, Linux 6.18).
+//!
+//! The parser is our own: of the twenty lines that smaps has for every mapping only the first and
+//! the flags are wanted, and paths may hold bytes that are not UTF-8.
+
+use std::path::Path;
+
+use super::{HostError, HostRoot, read_text};
+
+/// One mapping of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// `r` in its permissions.
+    pub readable: bool,
+    /// `w` in its permissions.
+    pub writable: bool,
+    /// `x` in its permissions.
+    pub executable: bool,
+    /// `s` in its permissions: writes are seen by others.
+    pub shared: bool,
+    /// The path or the name in brackets; empty for plain anonymous memory.
+    pub name: String,
+    /// What `VmFlags` says; `None` in `maps`, which does not tell.
+    pub flags: Option<MappingFlags>,
+}
+
+/// The flags of `VmFlags` that huddle asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingFlags {
+    /// `mg`: KSM looks at it, after madvise(MADV_MERGEABLE) or prctl(PR_SET_MEMORY_MERGE).
+    pub mergeable: bool,
+    /// `ht`: made of hugetlbfs pages.
+    pub huge_tlb: bool,
+}
+
+impl Mapping {
+    /// Length in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// The text of `/proc/PID/maps`: cheap, and different whenever mappings come, go, split or join.
+pub fn maps_text(root: &HostRoot, pid: i32) -> Result<String, HostError> {
+    read_text(&root.proc(format!("{pid}/maps")))
+}
+
+/// Parses the text of `/proc/PID/maps`; the flags of all mappings are `None`.
+pub fn parse_maps(root: &HostRoot, pid: i32, text: &str) -> Result<Vec<Mapping>, HostError> {
+    parse(&root.proc(format!("{pid}/maps")), text)
+}
+
+/// Reads `/proc/PID/smaps`. The kernel walks the page tables of the whole process for it, which
+/// costs as much as reading its pagemap.
+pub fn smaps(root: &HostRoot, pid: i32) -> Result<Vec<Mapping>, HostError> {
+    let path = root.proc(format!("{pid}/smaps"));
+    parse(&path, &read_text(&path)?)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Mapping>, HostError> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in text.lines() {
+        // Fields of smaps begin with a capital letter, mappings with a hexadecimal digit in lower case.
+        if line.starts_with(|first: char| first.is_ascii_uppercase()) {
+            if let (Some(flags), Some(mapping)) = (line.strip_prefix("VmFlags:"), mappings.last_mut()) {
+                let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
+                mapping.flags = Some(MappingFlags { mergeable: has("mg"), huge_tlb: has("ht") });
+            }
+        } else {
+            mappings.push(
+                parse_line(line).ok_or_else(|| HostError::parse(path, line, "a line of /proc/PID/maps"))?,
+            );
+        }
+    }
+    Ok(mappings)
+}
+
+/// `START-END PERMS OFFSET DEV INODE   NAME`, where the name may be missing and may hold spaces.
+fn parse_line(line: &str) -> Option<Mapping> {
+    let mut rest = line;
+    let mut field = || {
+        rest = rest.trim_start_matches(' ');
+        let (field, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        rest = after;
+        (!field.is_empty()).then_some(field)
+    };
+    let (start, end) = field()?.split_once('-')?;
+    let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+    let permissions = field()?.as_bytes();
+    let [read, write, execute, share] = permissions else { return None };
+    let (_offset, _device, _inode) = (field()?, field()?, field()?);
+    (start < end).then(|| Mapping {
+        start,
+        end,
+        readable: *read == b'r',
+        writable: *write == b'w',
+        executable: *execute == b'x',
+        shared: *share == b's',
+        name: rest.trim_start_matches(' ').to_owned(),
+        flags: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SMAPS: &str = "\
+7f0000000000-7f0004000000 rw-p 00000000 00:00 0 
+Size:              65536 kB
+KernelPageSize:        4 kB
+THPeligible:           1
+VmFlags: rd wr mr mw me ac sd mg 
+7f0010000000-7f0020000000 rw-s 00000000 00:01 2056                       /memfd:my ram (deleted)
+VmFlags: rd wr sh mr mw me ms de ht sd 
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+";
+
+    #[test]
+    fn smaps_is_read_with_its_flags() {
+        let mappings = parse(Path::new("smaps"), SMAPS).unwrap();
+        assert_eq!(mappings.len(), 3);
+        assert_eq!(mappings[0].len_bytes(), 64 << 20);
+        assert_eq!(mappings[0].flags, Some(MappingFlags { mergeable: true, huge_tlb: false }));
+        assert!(!mappings[0].shared && mappings[0].writable && mappings[0].name.is_empty());
+        assert_eq!(mappings[1].name, "/memfd:my ram (deleted)");
+        assert!(mappings[1].shared && mappings[1].flags.unwrap().huge_tlb);
+        assert_eq!((mappings[2].executable, mappings[2].readable, mappings[2].flags), (true, false, None));
+    }
+
+    #[test]
+    fn damage_is_named_with_its_line() {
+        for line in ["7f-6f rw-p 0 0:0 0", "7f-8f rw-p 0", "xx-8f rw-p 0 0:0 0", "7f-8f rw 0 0:0 0", ""] {
+            let error = parse(Path::new("/proc/9/maps"), &format!("{line}\n")).unwrap_err().to_string();
+            assert!(error.contains("/proc/9/maps") && error.contains(line), "{error}");
+        }
+    }
+
+    #[test]
+    fn this_process_has_a_stack_and_smaps_agrees_with_maps() {
+        let (root, pid) = (HostRoot::real(), std::process::id() as i32);
+        let maps = parse_maps(&root, pid, &maps_text(&root, pid).unwrap()).unwrap();
+        let smaps = smaps(&root, pid).unwrap();
+        for mappings in [&maps, &smaps] {
+            assert!(mappings.iter().any(|mapping| mapping.name == "[stack]" && mapping.writable));
+        }
+        assert!(smaps.iter().all(|mapping| mapping.flags.is_some()));
+    }
+
+    proptest! {
+        #[test]
+        fn lines_as_the_kernel_prints_them_are_read_back(
+            start in 0u64..u64::MAX - 1, len in 1u64..1 << 40,
+            bits in any::<[bool; 4]>(), name in "(|\\[heap\\]|/[a-zA-Z:() /.-]{0,20}[a-z)])",
+        ) {
+            let end = start.saturating_add(len);
+            let mark = |on: bool, letter: char| if on { letter } else { '-' };
+            let permissions: String = [
+                mark(bits[0], 'r'), mark(bits[1], 'w'), mark(bits[2], 'x'), if bits[3] { 's' } else { 'p' },
+            ].into_iter().collect();
+            // seq_put_hex_ll with width 8, then padding to column 73 before a name (fs/proc/task_mmu.c).
+            let head = format!("{start:08x}-{end:08x} {permissions} 00000000 00:01 2056 ");
+            let line = if name.is_empty() { head } else { format!("{head:<73}{name}") };
+            let mapping = parse_line(&line).unwrap();
+            prop_assert_eq!((mapping.start, mapping.end, mapping.name), (start, end, name));
+            prop_assert_eq!(
+                [mapping.readable, mapping.writable, mapping.executable, mapping.shared], bits);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+            let _ = parse(Path::new("x"), &text);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `/proc/PID/status` and `/proc/PID/task/TID/status` (proc(5), Linux 6.18).
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::cpuset::CpuSet;
+
+use super::{HostError, HostRoot, read_text};
+
+/// What one `status` file says, as far as huddle asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// `Cpus_allowed_list`: CPUs the task may run on now.
+    pub cpus_allowed: CpuSet,
+    /// The last number of `NSpid`: the task's id in its own pid namespace, which is how it calls
+    /// itself; `None` on kernels before 4.1.
+    pub own_id: Option<i32>,
+    /// `CapEff`: effective capabilities, one bit each (capabilities(7)).
+    pub capabilities: u64,
+}
+
+/// A capability by its number (include/uapi/linux/capability.h, Linux 6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Capability {
+    /// To look into the memory and descriptors of other users' processes.
+    SysPtrace = 19,
+    /// To see page frame numbers.
+    SysAdmin = 21,
+    /// To set the affinity of other users' threads.
+    SysNice = 23,
+}
+
+impl TaskStatus {
+    /// Whether the task has this capability in effect.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities >> (capability as u8) & 1 == 1
+    }
+}
+
+/// Reads the status of the process that asks.
+pub fn own(root: &HostRoot) -> Result<TaskStatus, HostError> {
+    read(&root.proc("self/status"))
+}
+
+/// Reads the status of one thread.
+pub fn thread(root: &HostRoot, pid: i32, tid: i32) -> Result<TaskStatus, HostError> {
+    read(&thread_path(root, pid, tid))
+}
+
+fn thread_path(root: &HostRoot, pid: i32, tid: i32) -> PathBuf {
+    root.proc(format!("{pid}/task/{tid}/status"))
+}
+
+fn read(path: &Path) -> Result<TaskStatus, HostError> {
+    let text = read_text(path)?;
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let needed = |name: &'static str, expected| {
+        field(name).ok_or_else(|| HostError::parse(path, text.lines().next().unwrap_or(""), expected))
+    };
+    let cpus = needed("Cpus_allowed_list", "a status with Cpus_allowed_list")?;
+    let capabilities = needed("CapEff", "a status with CapEff")?;
+    Ok(TaskStatus {
+        cpus_allowed: cpus.parse().map_err(|_| HostError::parse(path, cpus, "a list of CPUs like 0-3,8"))?,
+        own_id: field("NSpid").and_then(|ids| ids.split_ascii_whitespace().last()?.parse().ok()),
+        capabilities: u64::from_str_radix(capabilities, 16)
+            .map_err(|_| HostError::parse(path, capabilities, "capabilities in hexadecimal"))?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("7/task/8")).unwrap();
+        let file = root.proc("7/task/8/status");
+        let text = "Name:\tCPU 0/KVM\nNSpid:\t8\t3\nCapEff:\t000001fffeffffff\nCpus_allowed_list:\t0-1,4\n";
+        std::fs::write(&file, text).unwrap();
+        let status = thread(&root, 7, 8).unwrap();
+        assert_eq!((status.cpus_allowed.to_string(), status.own_id), ("0-1,4".into(), Some(3)));
+        assert!(status.has(Capability::SysAdmin) && status.has(Capability::SysPtrace));
+        std::fs::write(&file, text.replace("fffeffffff", "0000000000")).unwrap();
+        assert!(!thread(&root, 7, 8).unwrap().has(Capability::SysNice));
+
+        std::fs::write(&file, text.replace("0-1,4", "0-,4")).unwrap();
+        let error = thread(&root, 7, 8).unwrap_err().to_string();
+        assert!(error.contains("0-,4") && error.contains("7/task/8/status"), "{error}");
+        std::fs::write(&file, "Name:\tx\n").unwrap();
+        assert!(thread(&root, 7, 8).unwrap_err().to_string().contains("Cpus_allowed_list"));
+    }
+
+    #[test]
+    fn this_process_may_run_somewhere() {
+        let status = own(&HostRoot::real()).unwrap();
+        assert!(!status.cpus_allowed.is_empty());
+        assert!(status.own_id.is_some());
+    }
+}
