@@ -1,1 +1,301 @@
-//! (being written)
+//! The sharing scan, method `merged`: which physical frames each VM's guest memory is on, and so which
+//! frames VMs share.
+//!
+//! Definitions are those of [`huddle_model::matrix`]. What is read is `/proc/PID/pagemap`, once, and
+//! nothing is changed. The scan runs in two halves, each on all threads:
+//! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one
+//!    page, one frame. A page on the kernel's zero page too. Every other page goes, as 8 bytes, into
+//!    the bucket of its frame.
+//! 2. [`count`] takes the buckets one by one: which VMs map each frame, which frames are zero-filled
+//!    ([`zero`]), and from that the frames of each VM and of each pair ([`pairs`]).
+//!
+//! Memory grows with the pages that share their frame (8 to 16 bytes each, not with guest memory), plus
+//! about 1 MiB per thread for every 64 VMs, plus one bit for each frame of the stretches of physical
+//! memory where merged frames were found.
+//!
+//! VMs run on while they are measured. Each page table entry is read at one moment, entries of two VMs
+//! at different ones, so a frame that was merged, split or reused in between may be counted for one VM
+//! and not for the other, or as shared though it was handed from one to the other. Nothing else is
+//! inexact: a host that holds still is measured exactly.
+
+mod count;
+mod gather;
+mod pagemap;
+mod pairs;
+mod processes;
+#[cfg(test)]
+mod tests;
+mod zero;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::vm::Vm;
+
+use self::count::{Counted, Counting};
+use self::gather::{Gathered, MAX_PROCESSES, Units};
+use self::processes::Processes;
+use self::zero::{Remembered, ZeroFinder};
+use crate::host::{HostError, HostRoot};
+
+/// Why what VMs share could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum SharingError {
+    /// The kernel shows no frame numbers to this process.
+    #[error(
+        "{} shows no frame numbers, so sharing cannot be measured: run as root or with CAP_SYS_ADMIN",
+        path.display()
+    )]
+    FramesHidden {
+        /// The pagemap of our own that was looked at.
+        path: PathBuf,
+    },
+    /// A kernel file could not be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Two VMs were said to have the same memory, or one VM twice.
+    #[error(
+        "VMs {first:?} and {second:?} both claim the memory of process {pid} at {start:#x}: \
+         name each process once"
+    )]
+    SameMemory {
+        /// One VM.
+        first: String,
+        /// The other; the same name where one VM has it twice.
+        second: String,
+        /// The process.
+        pid: i32,
+        /// First address that is claimed twice.
+        start: u64,
+    },
+    /// More than the scan can number.
+    #[error("VM {vm:?} is too large to be measured: {what}")]
+    TooLarge {
+        /// The VM.
+        vm: String,
+        /// What there is too much of.
+        what: String,
+    },
+    /// A frame number that no processor can have.
+    #[error(
+        "/proc/{pid}/pagemap names frame {frame:#x}, beyond the 52 bits of any physical address: \
+         the kernel's format is not the one that is documented, nothing was computed with it"
+    )]
+    BadFrame {
+        /// The process.
+        pid: i32,
+        /// The frame.
+        frame: u64,
+    },
+}
+
+/// A VM that ended while it was measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vanished {
+    /// Its name.
+    pub vm: String,
+    /// What was seen, as the end of a sentence about the VM.
+    pub reason: String,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// The VMs that stayed, in the order they were given.
+    pub matrix: SharingMatrix,
+    /// The VMs that ended meanwhile.
+    pub vanished: Vec<Vanished>,
+    /// What limits the measurement, one sentence each; empty when nothing does.
+    pub notes: Vec<String>,
+}
+
+/// Measures what VMs share by the frames they map.
+///
+/// Keep one for repeated scans: which merged frames are not zero-filled is remembered for as long as
+/// ksmd rests. Clones share that memory.
+#[derive(Clone, Debug)]
+pub struct MergedScan {
+    root: HostRoot,
+    threads: NonZeroUsize,
+    remembered: Arc<Mutex<Remembered>>,
+}
+
+impl MergedScan {
+    /// A scan on all CPUs that this process may use.
+    pub fn new(root: HostRoot) -> Self {
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self { root, threads, remembered: Arc::default() }
+    }
+
+    /// The same on a fixed number of threads.
+    pub fn with_threads(self, threads: NonZeroUsize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// Measures exactly the regions in [`Vm::memory`].
+    ///
+    /// A VM that ends meanwhile is in [`Measurement::vanished`]; memory that is unmapped meanwhile reads
+    /// as not resident.
+    ///
+    /// # Errors
+    /// [`SharingError::FramesHidden`] without CAP_SYS_ADMIN; a kernel file that cannot be read though
+    /// its process is there; VMs that claim the same memory.
+    pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
+        frames_visible(&self.root)?;
+        self.measure_with(vms, pagemap::zero_page_frame(&self.root)?)
+    }
+
+    fn measure_with(&self, vms: &[Vm], zero_page_frame: u64) -> Result<Measurement, SharingError> {
+        let began = Instant::now();
+        let page_bytes = pagemap::page_bytes();
+        let mut processes = Processes::open(&self.root, vms, page_bytes)?;
+        if processes.all.len() > MAX_PROCESSES {
+            return Err(SharingError::TooLarge {
+                vm: vms[processes.all[MAX_PROCESSES].vm].name.clone(),
+                what: format!("all VMs together have more than {MAX_PROCESSES} processes"),
+            });
+        }
+        let units = Units::new(&processes.all, zero_page_frame);
+        let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
+        let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
+        let ended = processes.check_again(&self.root, vms)?;
+
+        let mut counts = vec![MemoryUse::default(); vms.len()];
+        let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        for Gathered { counts: pages, buckets: found } in gathered {
+            for (process, pages) in processes.all.iter().zip(pages) {
+                if !process.is_gone() {
+                    let vm = &mut counts[process.vm];
+                    vm.pages_resident += pages.resident;
+                    vm.pages_zero += pages.zero_page;
+                    vm.frames_used += pages.exclusive;
+                }
+            }
+            for (bucket, candidates) in found.lists {
+                buckets.entry(bucket).or_default().push(candidates);
+            }
+        }
+
+        let counting = Counting {
+            vm_of: processes
+                .all
+                .iter()
+                .map(|process| (!process.is_gone()).then_some(process.vm as u32))
+                .collect(),
+            vms: vms.len(),
+            zero: ZeroFinder::new(&self.root, &processes.all, page_bytes, &self.remembered),
+            buckets: Mutex::new(buckets.into_iter().collect()),
+        };
+        let bucket_count = counting.buckets.lock().map(|buckets| buckets.len()).unwrap_or(1);
+        let counted = in_threads(self.threads.get().min(bucket_count), || counting.work());
+        let mut shared = vec![vec![0; vms.len()]; vms.len()];
+        for Counted { pages, frames } in counted {
+            for (vm, pages) in counts.iter_mut().zip(pages) {
+                vm.pages_zero += pages.zero;
+                vm.self_shared_pages += pages.self_shared;
+            }
+            for (sums, row) in shared.iter_mut().zip(frames) {
+                sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
+            }
+        }
+        for (position, vm) in counts.iter_mut().enumerate() {
+            vm.frames_used += shared[position][position];
+            vm.pages_used = vm.pages_resident - vm.pages_zero;
+        }
+        let notes = self.notes(vms, &processes, &ended, counting.zero.flags_readable());
+        Ok(assemble(vms, &counts, &shared, ended, notes, began))
+    }
+
+    fn notes(
+        &self,
+        vms: &[Vm],
+        processes: &Processes,
+        ended: &[(usize, String)],
+        flags_readable: bool,
+    ) -> Vec<String> {
+        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        let mut notes = Vec::new();
+        for (vm, process) in processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
+            notes.push(format!(
+                "process {process} of {:?} ended while it was measured; its memory is left out",
+                vms[*vm].name
+            ));
+        }
+        for process in processes.all.iter().filter(|process| !process.memory_opened() && !process.is_gone()) {
+            notes.push(format!(
+                "{} cannot be read, so zero-filled merged pages of {:?} that no other VM maps count as used",
+                self.root.proc(format!("{}/mem", process.id)).display(),
+                vms[process.vm].name
+            ));
+        }
+        if !flags_readable {
+            notes.push(format!(
+                "{} cannot be read, so pages on the kernel's huge zero page count as used",
+                self.root.proc("kpageflags").display()
+            ));
+        }
+        notes
+    }
+}
+
+/// The result without the VMs that ended.
+fn assemble(
+    vms: &[Vm],
+    counts: &[MemoryUse],
+    shared: &[Vec<u64>],
+    ended: Vec<(usize, String)>,
+    notes: Vec<String>,
+    began: Instant,
+) -> Measurement {
+    let stayed: Vec<usize> =
+        (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
+    let rows = stayed
+        .iter()
+        .map(|position| MatrixVm {
+            name: vms[*position].name.clone(),
+            pid: Some(vms[*position].process.id),
+            // A process without threads named as vCPUs is still one thing to place.
+            vcpus: (vms[*position].vcpus.len() as u32).max(1),
+            memory: Some(counts[*position]),
+        })
+        .collect();
+    let frames: Vec<Vec<u64>> =
+        stayed.iter().map(|i| stayed.iter().map(|j| shared[*i][*j]).collect()).collect();
+    let duration_ms = began.elapsed().as_secs_f64() * 1e3;
+    Measurement {
+        // Every page that was found resident was looked at: what cannot be read is an error or vanished.
+        matrix: SharingMatrix::measured(Method::Merged, rows, &frames, duration_ms, 1.0),
+        vanished: ended
+            .into_iter()
+            .map(|(position, reason)| Vanished { vm: vms[position].name.clone(), reason })
+            .collect(),
+        notes,
+    }
+}
+
+/// Checks that the kernel shows frame numbers to this process, which takes CAP_SYS_ADMIN.
+///
+/// # Errors
+/// [`SharingError::FramesHidden`] where it does not; [`SharingError::Host`] where there is no pagemap.
+pub fn frames_visible(root: &HostRoot) -> Result<(), SharingError> {
+    pagemap::frames_visible(root)
+}
+
+/// Runs `work` on `threads` threads, one of them this one, and returns all results.
+fn in_threads<T: Send>(threads: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let mut results = vec![work()];
+        for other in others {
+            match other.join() {
+                Ok(result) => results.push(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        results
+    })
+}

@@ -1,0 +1,300 @@
+//! The scan on trees of fixtures: sparse files in the place of `/proc/PID/pagemap` and `/proc/PID/mem`.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use huddle_model::cpuset::CpuSet;
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, VmmKind};
+
+use super::pagemap::page_bytes;
+use super::*;
+
+const PRESENT: u64 = 1 << 63;
+const FILE: u64 = 1 << 61;
+const EXCLUSIVE: u64 = 1 << 56;
+const ZERO_FRAME: u64 = 7;
+
+struct Tree {
+    dir: tempfile::TempDir,
+}
+
+impl Tree {
+    fn new() -> Self {
+        let tree = Self { dir: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(tree.root().sys("kernel/mm/ksm")).unwrap();
+        tree.pages_scanned(1);
+        File::create(tree.root().proc("kpageflags")).unwrap();
+        tree
+    }
+
+    fn root(&self) -> HostRoot {
+        let root = HostRoot::at(self.dir.path());
+        fs::create_dir_all(root.proc("")).unwrap();
+        root
+    }
+
+    fn pages_scanned(&self, count: u64) {
+        fs::write(self.root().sys("kernel/mm/ksm/pages_scanned"), format!("{count}\n")).unwrap();
+    }
+
+    /// A process whose page number `page` has the given entry.
+    fn process(&self, pid: i32, entries: &[(u64, u64)]) {
+        let root = self.root();
+        fs::create_dir_all(root.proc(pid.to_string())).unwrap();
+        fs::write(
+            root.proc(format!("{pid}/stat")),
+            format!("{pid} (x) S 1 1 1 0 -1 0 0 0 0 0 1 1 0 0 20 0 1 0 50 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0\n"),
+        )
+        .unwrap();
+        let pagemap = File::create(root.proc(format!("{pid}/pagemap"))).unwrap();
+        pagemap.set_len(8 << 20).unwrap();
+        for (page, entry) in entries {
+            pagemap.write_all_at(&entry.to_ne_bytes(), page * 8).unwrap();
+        }
+        File::create(root.proc(format!("{pid}/mem"))).unwrap().set_len(4 << 30).unwrap();
+    }
+
+    fn content(&self, pid: i32, page: u64, byte_at: u64) {
+        let mem = File::options().write(true).open(self.root().proc(format!("{pid}/mem"))).unwrap();
+        mem.write_all_at(&[1], page * page_bytes() + byte_at).unwrap();
+    }
+
+    fn flags(&self, frame: u64, flags: u64) {
+        let file = File::options().write(true).open(self.root().proc("kpageflags")).unwrap();
+        file.write_all_at(&flags.to_ne_bytes(), frame * 8).unwrap();
+    }
+
+    fn scan(&self) -> MergedScan {
+        MergedScan::new(self.root())
+    }
+}
+
+fn task(pid: i32) -> TaskId {
+    TaskId { id: pid, start_ticks: 50 }
+}
+
+fn region(pid: i32, first_page: u64, pages: u64, kind: MemoryKind) -> GuestRegion {
+    let bytes = page_bytes();
+    GuestRegion { process: task(pid), start: first_page * bytes, end: (first_page + pages) * bytes, kind }
+}
+
+fn vm(name: &str, pid: i32, memory: Vec<GuestRegion>) -> Vm {
+    Vm {
+        name: name.to_owned(),
+        process: task(pid),
+        vmm: VmmKind::Process,
+        vcpus: Vec::new(),
+        memory,
+        allowed_cpus: CpuSet::default(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+fn memory(measurement: &Measurement, vm: usize) -> MemoryUse {
+    measurement.matrix.vms()[vm].memory.unwrap()
+}
+
+#[test]
+fn frames_pages_and_repeats_are_told_apart() {
+    let tree = Tree::new();
+    let a: &[(u64, u64)] = &[
+        (100, PRESENT | EXCLUSIVE | 1000),
+        (101, PRESENT | 0xffff),
+        (102, PRESENT | 0x1_0000),
+        (103, PRESENT | 0x1_0000),
+        (104, PRESENT | ZERO_FRAME),
+        (105, 1 << 62 | 99),
+        (106, PRESENT | FILE | 5000),
+        (200, PRESENT | EXCLUSIVE | 1001),
+    ];
+    tree.process(1, a);
+    tree.process(2, &[(300, PRESENT | 0xffff), (301, PRESENT | 0x1_0000), (302, PRESENT | FILE | 5000)]);
+    let vms = [
+        vm("a", 1, vec![region(1, 100, 10, MemoryKind::Anonymous)]),
+        vm("b", 2, vec![region(2, 299, 10, MemoryKind::SharedMemory)]),
+    ];
+    for threads in [1, 3] {
+        let scan = tree.scan().with_threads(NonZeroUsize::new(threads).unwrap());
+        let found = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+        assert_eq!(
+            memory(&found, 0),
+            MemoryUse {
+                pages_resident: 6,
+                pages_used: 5,
+                frames_used: 4,
+                pages_zero: 1,
+                self_shared_pages: 2,
+                pages_huge: None
+            }
+        );
+        assert_eq!(memory(&found, 1).frames_used, 3);
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(3));
+        assert_eq!(found.matrix.shared_frames(1, 0), Some(3));
+        assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+    }
+}
+
+#[test]
+fn merged_frames_are_judged_by_content_and_the_verdict_lasts_while_ksmd_rests() {
+    const KSM: u64 = 1 << 21;
+    let tree = Tree::new();
+    let entries = [(100, PRESENT | 40), (101, PRESENT | 41), (102, PRESENT | 42), (103, PRESENT | 43)];
+    tree.process(1, &entries);
+    tree.process(2, &entries);
+    // 40 is zero; 41 differs in its last byte only; 42 is zero but not merged; 43 begins differently.
+    tree.flags(40, KSM);
+    tree.flags(41, KSM);
+    tree.flags(43, KSM);
+    for pid in [1, 2] {
+        tree.content(pid, 101, page_bytes() - 1);
+        tree.content(pid, 103, 0);
+    }
+    let vms =
+        [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 4, MemoryKind::Mergeable)]));
+    let scan = tree.scan();
+    let first = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!((memory(&first, 0).pages_zero, memory(&first, 0).frames_used), (1, 3));
+    assert_eq!(first.matrix.shared_frames(0, 1), Some(3));
+
+    // Content that could not change on a real host shows what is remembered: not looked at again ...
+    for pid in [1, 2] {
+        File::create(tree.root().proc(format!("{pid}/mem"))).unwrap().set_len(4 << 30).unwrap();
+    }
+    let again = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(again.matrix.shared_frames(0, 1), Some(3));
+    // ... until ksmd has looked at a page.
+    tree.pages_scanned(2);
+    let later = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(later.matrix.shared_frames(0, 1), Some(1));
+    assert_eq!(memory(&later, 1).pages_zero, 3);
+}
+
+#[test]
+fn what_was_never_merged_is_not_looked_into() {
+    let tree = Tree::new();
+    for pid in [1, 2] {
+        tree.process(pid, &[(100, PRESENT | 40)]);
+        fs::write(tree.root().proc(format!("{pid}/ksm_merging_pages")), "0\n").unwrap();
+        fs::remove_file(tree.root().proc(format!("{pid}/mem"))).unwrap();
+    }
+    let vms =
+        [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 1, MemoryKind::Mergeable)]));
+    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
+    assert!(found.notes.is_empty(), "{:?}", found.notes);
+    // Where it may have been, and its content cannot be read, that is said.
+    fs::write(tree.root().proc("1/ksm_merging_pages"), "1\n").unwrap();
+    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
+    assert!(found.notes[0].contains("proc/1/mem"), "{:?}", found.notes);
+}
+
+#[test]
+fn the_huge_zero_page_is_zero() {
+    let tree = Tree::new();
+    let base = 0x3_0000 + 512;
+    let entries: Vec<_> = (0..512).map(|page| (512 + page, PRESENT | (base + page))).collect();
+    tree.process(1, &entries);
+    tree.process(2, &entries);
+    let vms =
+        [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 512, 512, MemoryKind::Anonymous)]));
+    let not_zero = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(not_zero.matrix.shared_frames(0, 1), Some(512));
+    tree.flags(base, 1 << 24);
+    let zero = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(zero.matrix.shared_frames(0, 1), Some(0));
+    assert_eq!((memory(&zero, 0).pages_zero, memory(&zero, 0).frames_used), (512, 0));
+}
+
+#[test]
+fn a_vm_that_ended_or_lost_its_memory_is_named_and_left_out() {
+    let tree = Tree::new();
+    for pid in [1, 2, 3] {
+        tree.process(pid, &[(100, PRESENT | 40)]);
+    }
+    let mut vms = [1, 2, 3, 4]
+        .map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 1, MemoryKind::Anonymous)]));
+    // Another process took the number; another program took the memory; nobody there.
+    vms[0].process.start_ticks = 49;
+    fs::write(tree.root().proc("2/pagemap"), b"").unwrap();
+    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    let names: Vec<_> = found.vanished.iter().map(|gone| gone.vm.as_str()).collect();
+    assert_eq!(names, ["vm1", "vm4", "vm2"]);
+    assert_eq!(found.matrix.len(), 1);
+    assert_eq!(found.matrix.vms()[0].name, "vm3");
+    assert_eq!(memory(&found, 0).frames_used, 1);
+}
+
+#[test]
+fn a_cgroup_goes_on_without_one_of_its_processes() {
+    let tree = Tree::new();
+    tree.process(1, &[(100, PRESENT | 40)]);
+    tree.process(2, &[(100, PRESENT | 40)]);
+    let mut group = vm(
+        "group",
+        1,
+        vec![region(1, 100, 1, MemoryKind::Anonymous), region(9, 100, 1, MemoryKind::Anonymous)],
+    );
+    group.vmm = VmmKind::Cgroup;
+    let vms = [group, vm("other", 2, vec![region(2, 100, 1, MemoryKind::Anonymous)])];
+    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
+    assert!(found.notes[0].contains("process 9 of \"group\""), "{:?}", found.notes);
+}
+
+#[test]
+fn memory_claimed_twice_and_impossible_frames_are_refused() {
+    let tree = Tree::new();
+    tree.process(1, &[(100, PRESENT | 1 << 50)]);
+    let one = |name: &str| vm(name, 1, vec![region(1, 100, 4, MemoryKind::Anonymous)]);
+    let error = tree.scan().measure_with(&[one("a"), one("b")], ZERO_FRAME).unwrap_err().to_string();
+    assert!(error.contains("\"a\"") && error.contains("\"b\"") && error.contains("process 1"), "{error}");
+    let error = tree.scan().measure_with(&[one("a")], ZERO_FRAME).unwrap_err().to_string();
+    assert!(error.contains("/proc/1/pagemap") && error.contains("0x4000000000000"), "{error}");
+}
+
+#[test]
+fn no_vm_is_an_empty_matrix() {
+    let found = Tree::new().scan().measure_with(&[], ZERO_FRAME).unwrap();
+    assert!(found.matrix.is_empty());
+}
+
+#[test]
+fn many_vms_on_random_frames_agree_with_plain_sets() {
+    use std::collections::{BTreeMap, BTreeSet};
+    let tree = Tree::new();
+    let mut state = 88172645463325252u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    // Frames around two borders of buckets, 130 VMs: three words of bits.
+    let count = 130;
+    let mut frames: Vec<BTreeMap<u64, u64>> = Vec::new();
+    for vm in 0..count {
+        let mut pages = Vec::new();
+        let mut mapped = BTreeMap::new();
+        for page in 0..40 {
+            let frame = 0xffe0 + random() % 64 + 0x1_0000 * (random() % 2);
+            pages.push((page, PRESENT | frame));
+            *mapped.entry(frame).or_insert(0) += 1;
+        }
+        tree.process(vm + 1, &pages);
+        frames.push(mapped);
+    }
+    let vms: Vec<_> = (0..count)
+        .map(|at| vm(&format!("vm{at}"), at + 1, vec![region(at + 1, 0, 40, MemoryKind::Anonymous)]))
+        .collect();
+    let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
+    for (i, left) in frames.iter().enumerate() {
+        assert_eq!(memory(&found, i).frames_used, left.len() as u64);
+        assert_eq!(memory(&found, i).self_shared_pages, left.values().filter(|n| **n > 1).sum::<u64>());
+        let left: BTreeSet<_> = left.keys().collect();
+        for (j, right) in frames.iter().enumerate().filter(|(j, _)| *j != i) {
+            let both = right.keys().filter(|frame| left.contains(frame)).count() as u64;
+            assert_eq!(found.matrix.shared_frames(i, j), Some(both), "{i} {j}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! KSM's settings, changed for one test and put back after it, by one test of the machine at a time.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+
+const LOCK: &str = "/run/lock/huddle-ksm-test.lock";
+const DIR: &str = "/sys/kernel/mm/ksm";
+/// `run` comes last, so that a host that had it running goes on with its own settings.
+const SAVED: [&str; 6] =
+    ["advisor_mode", "use_zero_pages", "smart_scan", "sleep_millisecs", "pages_to_scan", "run"];
+
+/// KSM in the hands of this process; the host's own settings come back when it is dropped.
+pub struct Ksm {
+    saved: Vec<(&'static str, String)>,
+    _lock: Flock<File>,
+}
+
+/// Why KSM cannot be used here, if it cannot.
+pub fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("not root".to_owned());
+    }
+    (!Path::new(DIR).join("run").exists()).then(|| format!("this kernel has no KSM ({DIR}/run is missing)"))
+}
+
+impl Ksm {
+    /// Waits for other users, then sets KSM to merge everything mergeable as fast as it can.
+    pub fn start() -> Self {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(LOCK).unwrap();
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
+        let saved = SAVED
+            .into_iter()
+            .filter_map(|name| Some((name, chosen(&fs::read_to_string(Path::new(DIR).join(name)).ok()?))))
+            .collect();
+        let ksm = Self { saved, _lock: lock };
+        if ksm.saved.iter().any(|(name, _)| *name == "advisor_mode") {
+            ksm.set("advisor_mode", "none");
+        }
+        ksm.set("pages_to_scan", "20000");
+        ksm.set("sleep_millisecs", "10");
+        if ksm.saved.iter().any(|(name, _)| *name == "smart_scan") {
+            ksm.set("smart_scan", "0");
+        }
+        ksm.set("run", "1");
+        ksm
+    }
+
+    /// Changes one setting until this is dropped.
+    pub fn set(&self, name: &str, value: &str) {
+        fs::write(Path::new(DIR).join(name), value).unwrap_or_else(|error| panic!("{name}={value}: {error}"));
+    }
+
+    /// One number of KSM's.
+    pub fn number(&self, name: &str) -> u64 {
+        fs::read_to_string(Path::new(DIR).join(name)).unwrap().trim().parse().unwrap()
+    }
+
+    /// Waits until KSM has nothing left to do: at least three passes, and the counts of all `pids` and
+    /// of the host the same over two further ones. Then stops it, which leaves merged what is merged.
+    pub fn merge(&self, pids: &[i32]) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let first = self.number("full_scans");
+        let (mut before, mut since) = (Vec::new(), 0);
+        loop {
+            let passes = self.number("full_scans");
+            let mut now: Vec<u64> = pids.iter().flat_map(|pid| merged(*pid)).collect();
+            now.extend(["pages_shared", "pages_sharing"].map(|name| self.number(name)));
+            if now != before {
+                (before, since) = (now, passes);
+            } else if passes >= first + 4 && passes >= since + 3 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "KSM did not come to rest in 120 s: {before:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.set("run", "0");
+    }
+}
+
+impl Drop for Ksm {
+    fn drop(&mut self) {
+        for (name, value) in &self.saved {
+            if let Err(error) = fs::write(Path::new(DIR).join(name), value) {
+                eprintln!("{DIR}/{name} could not be set back to {value}: {error}");
+            }
+        }
+    }
+}
+
+/// The value of a setting; where the kernel lists all values, the one in brackets.
+fn chosen(text: &str) -> String {
+    let text = text.trim();
+    text.split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or(text, |(value, _)| value)
+        .to_owned()
+}
+
+/// What `/proc/PID/ksm_stat` says was merged.
+fn merged(pid: i32) -> Vec<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/ksm_stat")).unwrap_or_default();
+    text.lines()
+        .filter(|line| line.starts_with("ksm_merging_pages") || line.starts_with("ksm_zero_pages"))
+        .filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse().ok())
+        .collect()
+}

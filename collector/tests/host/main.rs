@@ -1,0 +1,42 @@
+//! Tests on the real host: real processes, real frames, real KSM. They need root and KSM. Where those
+//! are missing each test says so and counts as ignored, except in CI (`CI=true`), where it fails.
+//!
+//! They run one after the other, since KSM's settings are the host's. The program is also its own
+//! tenants: `host tenant SPEC` (see [`tenant`]).
+#![allow(missing_docs, unreachable_pub, dead_code)]
+
+mod ksm;
+mod sharing;
+mod tenant;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    let mut own = std::env::args().skip(1);
+    match own.next().as_deref() {
+        Some("tenant") => tenant::run(&own.next().unwrap_or_default()),
+        Some("hidden") => sharing::run_hidden(),
+        Some("hidden-root") => sharing::run_hidden_root(),
+        _ => {}
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = [sharing::trials()].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit()
+}
+
+/// A test that needs root and KSM.
+pub fn trial(name: &str, test: fn()) -> Trial {
+    let run = move || std::panic::catch_unwind(test).map_err(|panic| Failed::from(text_of(&*panic)));
+    let Some(reason) = ksm::missing() else { return Trial::test(name, run) };
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        return Trial::test(name, move || Err(Failed::from(format!("CI must not skip this: {reason}"))));
+    }
+    eprintln!("{name}: skipped: {reason}");
+    Trial::test(name, run).with_ignored_flag(true)
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}

@@ -1,0 +1,336 @@
+//! The sharing scan against known truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::Duration;
+
+use huddle_collector::host::HostRoot;
+use huddle_collector::sharing::{Measurement, MergedScan, frames_visible};
+use huddle_model::matrix::MemoryUse;
+use huddle_model::vm::Vm;
+use libtest_mimic::Trial;
+
+use crate::ksm::Ksm;
+use crate::tenant::Tenant;
+use crate::trial;
+
+const PAGE: u64 = 4096;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("sharing_two_three_and_four_ways", two_three_and_four_ways),
+        trial("sharing_repeats_inside_one_tenant", repeats_inside_one_tenant),
+        trial("sharing_zero_pages_of_both_kinds", zero_pages_of_both_kinds),
+        trial("sharing_with_use_zero_pages", with_use_zero_pages),
+        trial("sharing_beyond_max_page_sharing", beyond_max_page_sharing),
+        trial("sharing_measuring_changes_nothing", measuring_changes_nothing),
+        trial("sharing_after_pages_were_written", after_pages_were_unmerged),
+        trial("sharing_tenant_ends_before_the_scan", tenant_ends_before_the_scan),
+        trial("sharing_tenant_ends_during_the_scan", tenant_ends_during_the_scan),
+        trial("sharing_frames_hidden", frames_hidden),
+    ]
+}
+
+fn merged(ksm: &Ksm, tenants: &[(&str, String)]) -> (Vec<Tenant>, Vec<Vm>) {
+    let tenants: Vec<Tenant> = tenants.iter().map(|(name, spec)| Tenant::start(name, spec)).collect();
+    ksm.merge(&tenants.iter().map(Tenant::pid).collect::<Vec<_>>());
+    let vms = tenants.iter().map(Tenant::vm).collect();
+    (tenants, vms)
+}
+
+fn scan() -> MergedScan {
+    MergedScan::new(HostRoot::real())
+}
+
+fn measure(vms: &[Vm]) -> Measurement {
+    let found = scan().measure(vms).unwrap();
+    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?} {:?}", found.vanished, found.notes);
+    found
+}
+
+fn memory(found: &Measurement, vm: usize) -> MemoryUse {
+    found.matrix.vms()[vm].memory.unwrap()
+}
+
+/// The same figures by the plainest way there is: page by page, every content read, plain sets.
+struct Reference {
+    memory: Vec<MemoryUse>,
+    frames: Vec<BTreeSet<u64>>,
+}
+
+fn reference(vms: &[Vm]) -> Reference {
+    let kpageflags = File::open("/proc/kpageflags").unwrap();
+    let word = |file: &File, at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at * 8).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    let mut reference = Reference { memory: Vec::new(), frames: Vec::new() };
+    for vm in vms {
+        let mut pages_on: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut memory = MemoryUse::default();
+        for region in &vm.memory {
+            let pagemap = File::open(format!("/proc/{}/pagemap", region.process)).unwrap();
+            let mem = File::open(format!("/proc/{}/mem", region.process)).unwrap();
+            for page in region.start / PAGE..region.end / PAGE {
+                let entry = word(&pagemap, page);
+                if entry >> 63 == 0 {
+                    continue;
+                }
+                memory.pages_resident += 1;
+                let frame = entry & ((1 << 55) - 1);
+                let flags = word(&kpageflags, frame);
+                let mut content = [0; PAGE as usize];
+                mem.read_exact_at(&mut content, page * PAGE).unwrap();
+                let alone = entry >> 56 & 1 == 1;
+                let merged_zero = flags >> 21 & 1 == 1 && !alone && content.iter().all(|byte| *byte == 0);
+                if flags >> 24 & 1 == 1 || merged_zero {
+                    memory.pages_zero += 1;
+                } else {
+                    memory.pages_used += 1;
+                    *pages_on.entry(frame).or_default() += 1;
+                }
+            }
+        }
+        memory.frames_used = pages_on.len() as u64;
+        memory.self_shared_pages = pages_on.values().filter(|pages| **pages > 1).sum();
+        reference.memory.push(memory);
+        reference.frames.push(pages_on.into_keys().collect());
+    }
+    reference
+}
+
+fn assert_is_reference(found: &Measurement, vms: &[Vm]) {
+    let reference = reference(vms);
+    for i in 0..vms.len() {
+        assert_eq!(memory(found, i), reference.memory[i], "{}", vms[i].name);
+        for j in (0..vms.len()).filter(|j| *j != i) {
+            let both = reference.frames[i].intersection(&reference.frames[j]).count() as u64;
+            assert_eq!(found.matrix.shared_frames(i, j), Some(both), "{} {}", vms[i].name, vms[j].name);
+        }
+    }
+}
+
+fn two_three_and_four_ways() {
+    let ksm = Ksm::start();
+    // Set 1 in all four, 2 in a b c, 3 in a b, 4 in c d; 10 to 13 in one each.
+    let (_tenants, vms) = merged(
+        &ksm,
+        &[
+            ("a", "set:1:400,set:2:300,set:3:200,set:10:150".into()),
+            ("b", "set:3:200,hole:0:9,set:1:400,set:2:300,set:11:77".into()),
+            ("c", "set:4:123,set:12:1000,set:2:300,set:1:400".into()),
+            ("d", "set:1:400,set:4:123,set:13:1".into()),
+        ],
+    );
+    let found = measure(&vms);
+    let shared = |i, j| found.matrix.shared_frames(i, j).unwrap();
+    assert_eq!([shared(0, 1), shared(0, 2), shared(0, 3)], [900, 700, 400]);
+    assert_eq!([shared(1, 2), shared(1, 3), shared(2, 3)], [700, 400, 523]);
+    let used = [1050, 977, 1823, 524];
+    for (vm, used) in used.into_iter().enumerate() {
+        let expected =
+            MemoryUse { pages_resident: used, pages_used: used, frames_used: used, ..MemoryUse::default() };
+        assert_eq!(memory(&found, vm), expected);
+    }
+    assert_eq!(found.matrix.rate(3, 2), 523.0 / 524.0);
+    assert_eq!(found.matrix.coverage(), Some(1.0));
+    assert_is_reference(&found, &vms);
+}
+
+fn repeats_inside_one_tenant() {
+    let ksm = Ksm::start();
+    let (_tenants, vms) = merged(
+        &ksm,
+        &[
+            // Content 5 on one frame with 20 + 10 pages; content 6 repeats in a alone; 7 once in each.
+            ("a", "copies:5:20,copies:6:15,copies:7:1,set:1:10".into()),
+            ("b", "copies:5:10,copies:7:1,set:2:10".into()),
+        ],
+    );
+    let found = measure(&vms);
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(2));
+    let expected = |pages, frames, repeated| MemoryUse {
+        pages_resident: pages,
+        pages_used: pages,
+        frames_used: frames,
+        self_shared_pages: repeated,
+        ..MemoryUse::default()
+    };
+    assert_eq!(memory(&found, 0), expected(46, 13, 35));
+    assert_eq!(memory(&found, 1), expected(21, 12, 10));
+    assert_is_reference(&found, &vms);
+}
+
+fn zero_pages_of_both_kinds() {
+    let ksm = Ksm::start();
+    let (_tenants, vms) = merged(
+        &ksm,
+        &[
+            ("a", "zeros:0:100,set:1:50,read:0:30,hole:0:20".into()),
+            ("b", "read:0:5,zeros:0:700,set:1:50".into()),
+        ],
+    );
+    let found = measure(&vms);
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(50));
+    for (vm, zero) in [(0, 130), (1, 705)] {
+        let expected = MemoryUse {
+            pages_resident: zero + 50,
+            pages_used: 50,
+            frames_used: 50,
+            pages_zero: zero,
+            ..MemoryUse::default()
+        };
+        assert_eq!(memory(&found, vm), expected);
+    }
+    assert_is_reference(&found, &vms);
+}
+
+fn with_use_zero_pages() {
+    let ksm = Ksm::start();
+    ksm.set("use_zero_pages", "1");
+    let (_tenants, vms) = merged(
+        &ksm,
+        &[("a", "zeros:0:100,set:1:50,read:0:30".into()), ("b", "zeros:0:600,set:1:50,copies:3:4".into())],
+    );
+    let found = measure(&vms);
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(50));
+    assert_eq!((memory(&found, 0).pages_zero, memory(&found, 1).pages_zero), (130, 600));
+    assert_eq!((memory(&found, 1).frames_used, memory(&found, 1).self_shared_pages), (51, 4));
+    assert_is_reference(&found, &vms);
+}
+
+fn beyond_max_page_sharing() {
+    let ksm = Ksm::start();
+    let limit = ksm.number("max_page_sharing");
+    assert_eq!(limit, 256, "the sizes below are made for the kernel's default");
+    let (_tenants, vms) = merged(
+        &ksm,
+        &[
+            ("a", "copies:1:600,set:1:20".into()),
+            ("b", "copies:1:500,set:1:20".into()),
+            ("c", "copies:1:3,zeros:0:900".into()),
+        ],
+    );
+    let found = measure(&vms);
+    // 1,103 pages of one content need at least 5 frames of 256; how KSM spreads them is its own affair,
+    // so the rest is told by the reference.
+    let frames: u64 = reference(&vms).frames.iter().flatten().collect::<BTreeSet<_>>().len() as u64;
+    assert!(frames >= 20 + 5, "{frames}");
+    assert!(memory(&found, 0).frames_used >= 20 + 3, "{:?}", memory(&found, 0));
+    assert_eq!(memory(&found, 0).pages_used, 620);
+    assert_eq!(memory(&found, 2).pages_zero, 900);
+    assert_is_reference(&found, &vms);
+}
+
+/// Looking into a merged page must not split it (`process_vm_readv` would).
+fn measuring_changes_nothing() {
+    let ksm = Ksm::start();
+    let (_tenants, vms) =
+        merged(&ksm, &[("a", "set:1:500,zeros:0:50".into()), ("b", "set:1:500,zeros:0:50".into())]);
+    let before = reference(&vms).frames;
+    let scan = scan();
+    let first = scan.measure(&vms).unwrap();
+    let second = scan.measure(&vms).unwrap();
+    assert_eq!(reference(&vms).frames, before);
+    assert_eq!(first.matrix.shared_frames(0, 1), Some(500));
+    assert_eq!(second.matrix.shared_frames(0, 1), Some(500));
+    assert_eq!(memory(&first, 0), memory(&second, 0));
+}
+
+/// What a kept scan remembers must not outlive what it is about.
+fn after_pages_were_unmerged() {
+    let ksm = Ksm::start();
+    let (tenants, vms) = merged(&ksm, &[("a", "set:1:300".into()), ("b", "set:1:300".into())]);
+    let scan = scan();
+    assert_eq!(scan.measure(&vms).unwrap().matrix.shared_frames(0, 1), Some(300));
+    // Everything unmerged: the old frames are free, and may become merged frames of other content.
+    ksm.set("run", "2");
+    assert_eq!(scan.measure(&vms).unwrap().matrix.shared_frames(0, 1), Some(0));
+    drop(tenants);
+    ksm.set("run", "1");
+    let (_tenants, vms) = merged(&ksm, &[("c", "zeros:0:300".into()), ("d", "zeros:0:300".into())]);
+    let found = scan.measure(&vms).unwrap();
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(0));
+    assert_eq!(memory(&found, 0).pages_zero, 300);
+    assert_is_reference(&found, &vms);
+}
+
+fn tenant_ends_before_the_scan() {
+    let ksm = Ksm::start();
+    let spec = || "set:1:100".to_owned();
+    let (mut tenants, vms) = merged(&ksm, &[("a", spec()), ("b", spec()), ("c", spec())]);
+    tenants[1].end();
+    let found = scan().measure(&vms).unwrap();
+    assert_eq!(found.vanished.len(), 1);
+    assert_eq!(found.vanished[0].vm, "b");
+    assert_eq!(found.matrix.len(), 2);
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
+}
+
+/// Whenever it ends, it is either measured or named, and the others are right.
+fn tenant_ends_during_the_scan() {
+    let ksm = Ksm::start();
+    let spec = || "set:1:100".to_owned();
+    let (_tenants, vms) = merged(&ksm, &[("a", spec()), ("b", spec())]);
+    let mut vanished = 0;
+    for round in 0..40 {
+        let mut short = Tenant::start("short", "set:2:60000,read:0:60000");
+        let all = [vms.clone(), vec![short.vm()]].concat();
+        short.let_go();
+        std::thread::sleep(Duration::from_micros(round * 50));
+        let found = scan().measure(&all).unwrap();
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
+        if found.vanished.is_empty() {
+            let memory = memory(&found, 2);
+            assert_eq!((memory.pages_resident, memory.pages_zero), (120_000, 60_000));
+        } else {
+            assert_eq!((found.vanished[0].vm.as_str(), found.matrix.len()), ("short", 2));
+            vanished += 1;
+        }
+    }
+    assert!(vanished > 0, "it never ended in time");
+}
+
+fn frames_hidden() {
+    for mode in ["hidden", "hidden-root"] {
+        let out = Command::new("/proc/self/exe").arg(mode).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success(), "{mode}: {text} {}", String::from_utf8_lossy(&out.stderr));
+        assert!(text.contains("FramesHidden") && text.contains("CAP_SYS_ADMIN"), "{mode}: {text}");
+    }
+    frames_visible(&HostRoot::real()).unwrap();
+}
+
+/// Tries to measure as another user, who has no capabilities.
+pub fn run_hidden() -> ! {
+    if nix::unistd::geteuid().is_root() {
+        nix::unistd::setgid(65534.into()).unwrap();
+        nix::unistd::setuid(65534.into()).unwrap();
+    }
+    report_hidden()
+}
+
+/// Tries to measure as root without CAP_SYS_ADMIN: the kernel opens the pagemap and shows frame 0.
+pub fn run_hidden_root() -> ! {
+    const CAP_SYS_ADMIN: nix::libc::c_ulong = 21;
+    if std::env::args().nth(2).is_some() {
+        report_hidden();
+    }
+    // SAFETY: takes a capability out of this process's bounding set; no memory is involved.
+    let dropped = unsafe { nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0) };
+    assert_eq!(dropped, 0, "{}", std::io::Error::last_os_error());
+    // It takes effect with the next program.
+    let status = Command::new("/proc/self/exe").args(["hidden-root", "dropped"]).status().unwrap();
+    std::process::exit(status.code().unwrap_or(1))
+}
+
+fn report_hidden() -> ! {
+    match scan().measure(&[]) {
+        Ok(_) => println!("measured without CAP_SYS_ADMIN"),
+        Err(error) => println!("{error:?}: {error}"),
+    }
+    std::process::exit(0)
+}

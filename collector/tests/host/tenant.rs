@@ -1,0 +1,127 @@
+//! Tenants: this program again, as processes whose memory holds known contents.
+//!
+//! A specification is a list of `KIND:NUMBER:COUNT`, separated by commas; pages follow one another in
+//! its order:
+//! - `set:N:COUNT`: COUNT different pages, the same in every tenant that names set N;
+//! - `copies:N:COUNT`: COUNT equal pages, of content N;
+//! - `zeros:0:COUNT`: pages written with zeros;
+//! - `read:0:COUNT`: pages never written, only read;
+//! - `hole:0:COUNT`: pages never touched.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::num::NonZeroUsize;
+use std::process::{Child, Command, Stdio};
+
+use huddle_collector::host::{HostRoot, task};
+use huddle_model::cpuset::CpuSet;
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+
+const PAGE: usize = 4096;
+
+/// A process with the memory of a specification; it ends with this value.
+pub struct Tenant {
+    pub name: String,
+    pub start: u64,
+    pub pages: u64,
+    child: Child,
+}
+
+impl Tenant {
+    /// Starts one and waits until its memory is as specified.
+    pub fn start(name: &str, spec: &str) -> Self {
+        let mut child = Command::new("/proc/self/exe")
+            .args(["tenant", spec])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (start, pages) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{spec}: {line:?}"));
+        Self { name: name.to_owned(), start: start.parse().unwrap(), pages: pages.parse().unwrap(), child }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// It as discovery would describe it.
+    pub fn vm(&self) -> Vm {
+        let process = task::process(&HostRoot::real(), self.pid()).unwrap().id;
+        let (start, end) = (self.start, self.start + self.pages * PAGE as u64);
+        Vm {
+            name: self.name.clone(),
+            process,
+            vmm: VmmKind::Process,
+            vcpus: Vec::new(),
+            memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Mergeable }],
+            allowed_cpus: CpuSet::default(),
+            cannot_merge: Vec::new(),
+        }
+    }
+
+    /// Ends it now.
+    pub fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Lets it end by itself, without waiting until it has.
+    pub fn let_go(&mut self) {
+        drop(self.child.stdin.take());
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn parts(spec: &str) -> Vec<(&str, u64, usize)> {
+    spec.split(',')
+        .map(|part| {
+            let fields: Vec<&str> = part.split(':').collect();
+            let [kind, number, count] = fields[..] else { panic!("{part:?} is not KIND:NUMBER:COUNT") };
+            (kind, number.parse().unwrap(), count.parse().unwrap())
+        })
+        .collect()
+}
+
+/// The tenant itself.
+pub fn run(spec: &str) -> ! {
+    let parts = parts(spec);
+    let pages: usize = parts.iter().map(|(_, _, count)| count).sum();
+    let length = NonZeroUsize::new(pages * PAGE).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
+    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
+    for advice in [MmapAdvise::MADV_NOHUGEPAGE, MmapAdvise::MADV_MERGEABLE] {
+        // SAFETY: the range is the mapping made above; neither advice changes its content.
+        unsafe { madvise(map, length.get(), advice) }.unwrap();
+    }
+    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this.
+    let words = unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) };
+    let mut rest = words.chunks_exact_mut(PAGE / 8);
+    for (kind, number, count) in parts {
+        for (index, page) in rest.by_ref().take(count).enumerate() {
+            match kind {
+                // Zeros first: nothing may tell such a page from a zero-filled one by its beginning.
+                "set" => page[PAGE / 8 - 1 - index % 7] = number << 32 | (index as u64 + 1),
+                "copies" => page[PAGE / 8 - 1] = number << 32,
+                "zeros" => page.iter_mut().for_each(|word| {
+                    // SAFETY: a write to a reference; volatile, so that it is not left out as needless.
+                    unsafe { std::ptr::from_mut(word).write_volatile(0) }
+                }),
+                "read" => _ = std::hint::black_box(page[0]),
+                "hole" => {}
+                _ => panic!("{kind:?} is no kind of page"),
+            }
+        }
+    }
+    println!("{} {pages}", map.as_ptr() as u64);
+    std::io::stdout().flush().unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+    std::process::exit(0)
+}
