@@ -114,7 +114,8 @@ impl FromStr for CpuSet {
         let mut cpus = BTreeSet::new();
         for part in text.trim().split(',').filter(|_| !text.trim().is_empty()) {
             let error = || ParseCpuSetError { text: text.trim().to_owned(), part: part.to_owned() };
-            let number = |digits: &str| digits.parse::<u32>().ok().filter(|n| *n <= MAX_CPU).ok_or_else(error);
+            let number =
+                |digits: &str| digits.parse::<u32>().ok().filter(|n| *n <= MAX_CPU).ok_or_else(error);
             let (start, end) = match part.split_once('-') {
                 Some((start, end)) => (number(start)?, number(end)?),
                 None => (number(part)?, number(part)?),

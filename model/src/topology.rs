@@ -45,13 +45,17 @@ pub struct Topology {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
     /// No domain at all.
-    #[error("the topology has no domain; give at least one, as {{\"domains\":[{{\"id\":0,\"cpus\":[0,1]}}]}}")]
+    #[error(
+        "the topology has no domain; give at least one, as {{\"domains\":[{{\"id\":0,\"cpus\":[0,1]}}]}}"
+    )]
     NoDomain,
     /// A domain without CPUs.
     #[error("domain {0} of the topology has no CPU; give it one or leave it out")]
     EmptyDomain(DomainId),
     /// A CPU in two domains.
-    #[error("CPU {cpu} is in domain {first} and in domain {second} of the topology; a CPU has one cache at a level")]
+    #[error(
+        "CPU {cpu} is in domain {first} and in domain {second} of the topology; a CPU has one cache at a level"
+    )]
     Overlap {
         /// The CPU named twice.
         cpu: u32,
@@ -64,7 +68,9 @@ pub enum TopologyError {
     #[error("two domains of the topology have the id {0}; ids must differ")]
     DuplicateId(DomainId),
     /// Not the JSON of a topology.
-    #[error("not a topology: {0}; expected {{\"domains\":[{{\"id\":0,\"cpus\":[0,1],\"size_bytes\":20971520,\"node\":0}}]}}")]
+    #[error(
+        "not a topology: {0}; expected {{\"domains\":[{{\"id\":0,\"cpus\":[0,1],\"size_bytes\":20971520,\"node\":0}}]}}"
+    )]
     Json(String),
 }
 
@@ -114,7 +120,8 @@ impl Topology {
             level: Option<u8>,
             domains: Vec<CacheDomain>,
         }
-        let file: File = serde_json::from_str(text).map_err(|error| TopologyError::Json(error.to_string()))?;
+        let file: File =
+            serde_json::from_str(text).map_err(|error| TopologyError::Json(error.to_string()))?;
         Self::new(file.level, file.domains)
     }
 

@@ -41,7 +41,9 @@ pub enum MatrixFileError {
         expected: usize,
     },
     /// The first column does not repeat the header.
-    #[error("row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have one order")]
+    #[error(
+        "row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have one order"
+    )]
     RowName {
         /// Row number from 1.
         row: usize,
@@ -63,7 +65,9 @@ pub enum MatrixFileError {
         expected: &'static str,
     },
     /// Part of what a measured VM has is missing.
-    #[error("VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages")]
+    #[error(
+        "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
+    )]
     PartialMemory(String),
 }
 
@@ -96,16 +100,20 @@ impl FileVm {
         let figures =
             [self.pages_resident, self.pages_used, self.frames_used, self.pages_zero, self.self_shared_pages];
         let memory = match figures {
-            [Some(pages_resident), Some(pages_used), Some(frames_used), Some(pages_zero), Some(self_shared_pages)] => {
-                Some(MemoryUse {
-                    pages_resident,
-                    pages_used,
-                    frames_used,
-                    pages_zero,
-                    self_shared_pages,
-                    pages_huge: self.pages_huge,
-                })
-            }
+            [
+                Some(pages_resident),
+                Some(pages_used),
+                Some(frames_used),
+                Some(pages_zero),
+                Some(self_shared_pages),
+            ] => Some(MemoryUse {
+                pages_resident,
+                pages_used,
+                frames_used,
+                pages_zero,
+                self_shared_pages,
+                pages_huge: self.pages_huge,
+            }),
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };

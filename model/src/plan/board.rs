@@ -77,15 +77,15 @@ impl<'a> Board<'a> {
 
     /// vCPUs that still fit into the domain's share.
     pub(super) fn room(&self, domain: usize) -> u32 {
-        let extra = u32::from(self.fractional[domain] && self.extra > 0 && self.load[domain] <= self.base[domain]);
+        let extra =
+            u32::from(self.fractional[domain] && self.extra > 0 && self.load[domain] <= self.base[domain]);
         (self.base[domain] + extra).saturating_sub(self.load[domain])
     }
 
     /// Whether all of `vms` may run in the domain and fit into its share together.
     pub(super) fn fits(&self, vms: &[usize], domain: usize) -> bool {
         let need: u32 = vms.iter().map(|vm| self.input.vcpus(*vm)).sum();
-        need <= self.room(domain)
-            && vms.iter().all(|vm| self.input.is_allowed(*vm, self.domain_id(domain)))
+        need <= self.room(domain) && vms.iter().all(|vm| self.input.is_allowed(*vm, self.domain_id(domain)))
     }
 
     /// The domain for `vms` together: most room, then most of their vCPUs there already, then lowest id.
@@ -141,7 +141,11 @@ impl<'a> Board<'a> {
             let with_room = |domain: &usize| self.room(*domain) > 0;
             // Stay where the last vCPU went while there is room, so that few domains are touched.
             let domain = last.filter(with_room).or_else(|| {
-                allowed.iter().copied().filter(with_room).max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
+                allowed
+                    .iter()
+                    .copied()
+                    .filter(with_room)
+                    .max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
             });
             let domain = domain.unwrap_or_else(|| {
                 over_share = true;
@@ -152,12 +156,17 @@ impl<'a> Board<'a> {
         let mut domains = self.placed[vm].clone();
         domains.sort_unstable();
         domains.dedup();
-        let ids = domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
+        let ids =
+            domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
         if domains.len() > 1 {
-            self.because(format!("{name} fits whole into no domain's share: its vCPUs are spread over domains {ids}"));
+            self.because(format!(
+                "{name} fits whole into no domain's share: its vCPUs are spread over domains {ids}"
+            ));
         }
         if over_share {
-            self.because(format!("{name} may run nowhere else: domains {ids} hold more vCPUs than their share"));
+            self.because(format!(
+                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share"
+            ));
         }
     }
 
@@ -165,10 +174,11 @@ impl<'a> Board<'a> {
     fn least_loaded(&self, domains: &[usize]) -> usize {
         let cpus = |domain: usize| self.input.topology.domains()[domain].cpus.len() as u64;
         // a/b < c/d as a*d < c*b, which is exact.
-        let better = |a: usize, b: usize| {
-            u64::from(self.load[b]) * cpus(a) < u64::from(self.load[a]) * cpus(b)
-        };
-        domains[1..].iter().fold(domains[0], |best, domain| if better(best, *domain) { *domain } else { best })
+        let better =
+            |a: usize, b: usize| u64::from(self.load[b]) * cpus(a) < u64::from(self.load[a]) * cpus(b);
+        domains[1..]
+            .iter()
+            .fold(domains[0], |best, domain| if better(best, *domain) { *domain } else { best })
     }
 
     /// Share (0 to 1) of the pairs of vCPUs of two VMs that are in one domain.

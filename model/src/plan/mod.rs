@@ -235,9 +235,8 @@ impl Serialize for Plan {
 }
 
 fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
-    let within = |(i, j)| {
-        input.matrix.shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j))
-    };
+    let within =
+        |(i, j)| input.matrix.shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
     input.matrix.pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
 }
 

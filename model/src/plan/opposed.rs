@@ -29,7 +29,11 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
     for vm in order {
         let best = board.domains().filter(|domain| board.fits(&[vm], *domain)).min_by(|a, b| {
             let key = |domain: usize| {
-                (Reverse(board.room(domain)), Reverse(input.current_vcpus(vm, board.domain_id(domain))), domain)
+                (
+                    Reverse(board.room(domain)),
+                    Reverse(input.current_vcpus(vm, board.domain_id(domain))),
+                    domain,
+                )
             };
             shared_in(input, &board, vm, *a)
                 .total_cmp(&shared_in(input, &board, vm, *b))
@@ -66,8 +70,8 @@ fn exchange(input: &PlanInput<'_>, board: &mut Board<'_>) -> bool {
         }
         let now = shared_in(input, board, i, from) + shared_in(input, board, j, to);
         // Each leaves the other's domain, so the pair itself counts on neither side.
-        let then = shared_in(input, board, i, to) + shared_in(input, board, j, from)
-            - 2.0 * input.pair_rate(i, j);
+        let then =
+            shared_in(input, board, i, to) + shared_in(input, board, j, from) - 2.0 * input.pair_rate(i, j);
         if now - then > LEAST_GAIN {
             board.lift(i);
             board.lift(j);

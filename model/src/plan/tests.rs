@@ -113,7 +113,10 @@ fn over_the_share_only_when_there_is_no_other_way_and_said() {
     let topology = host(&[1, 1]);
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &limits));
     assert_eq!(drawn(&plan), "abcd|");
-    assert_eq!(plan.reasons.iter().filter(|reason| reason.contains("more vCPUs than their share")).count(), 2);
+    assert_eq!(
+        plan.reasons.iter().filter(|reason| reason.contains("more vCPUs than their share")).count(),
+        2
+    );
 }
 
 #[test]
@@ -164,12 +167,10 @@ fn cases() -> impl Strategy<Value = (SharingMatrix, Topology, Vec<PlanVm>)> {
         let cpus = proptest::collection::vec(1u32..9, d);
         let current = proptest::collection::vec(proptest::option::of(0..d as u32), n);
         (vcpus, frames, cpus, current).prop_map(|(vcpus, frames, cpus, current)| {
-            let shared: Vec<_> =
-                frames.into_iter().filter(|(i, j, _)| i < j).collect();
-            let limits = current.into_iter().map(|domain| PlanVm {
-                allowed: None,
-                current: vec![domain.map(DomainId)],
-            });
+            let shared: Vec<_> = frames.into_iter().filter(|(i, j, _)| i < j).collect();
+            let limits = current
+                .into_iter()
+                .map(|domain| PlanVm { allowed: None, current: vec![domain.map(DomainId)] });
             (vms(&vcpus, &shared), host(&cpus), limits.collect())
         })
     })
