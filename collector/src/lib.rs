@@ -8,6 +8,7 @@ pub mod discover;
 pub mod doctor;
 pub mod engine;
 pub mod host;
+pub mod observe;
 pub mod pin;
 pub mod record;
 pub mod sharing;

@@ -1,0 +1,12 @@
+//! The BPF object, built by `cargo xtask ebpf` and kept in the repository.
+
+/// Aligned as an ELF reader needs it; `include_bytes` alone promises no alignment.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../ebpf/huddle.bpf.o"));
+
+/// The bytes of the object.
+pub(super) fn bytes() -> &'static [u8] {
+    &OBJECT.0
+}

@@ -1,0 +1,238 @@
+//! Complete passes of ksmd: the trigger of the loop, from the tracepoints or from `full_scans`.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, RingBuf};
+use aya::programs::tp_btf::BtfTracePointLink;
+use huddle_abi::{PASS_START, PASS_STOP, PassEvent};
+use huddle_model::availability::Availability;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::attach::Attacher;
+use super::program::Program;
+use super::{ProbeError, take_map};
+use crate::host::{HostError, HostRoot, read_number};
+
+/// A complete pass of ksmd over all mergeable memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// Complete passes since boot, this one included: what `full_scans` says now.
+    pub full_scans: u64,
+    /// When it began, on `CLOCK_MONOTONIC` in nanoseconds; `None` where that is not seen.
+    pub began_ns: Option<u64>,
+    /// When it was complete, on `CLOCK_MONOTONIC` in nanoseconds; `None` where that is not seen.
+    pub ended_ns: Option<u64>,
+    /// Pages that ksmd keeps book of; `None` where that is not seen.
+    pub rmap_items: Option<u64>,
+    /// Passes that were completed since the one told before, and are not told apart.
+    pub passed_over: u64,
+}
+
+/// Why waiting for a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TriggerError {
+    /// `full_scans` cannot be read.
+    #[error("complete passes of KSM cannot be seen: {0}; use a kernel with CONFIG_KSM")]
+    FullScans(#[from] HostError),
+    /// The ring buffer cannot be waited for.
+    #[error("the ring buffer of the BPF programs cannot be waited for: {0}")]
+    Poll(Errno),
+}
+
+/// Tells when ksmd has completed a pass.
+pub trait PassTrigger: Send {
+    /// Its name, for the log and the recording.
+    fn name(&self) -> &'static str;
+
+    /// Blocks until at least one pass was completed since the last call (or since the trigger was made),
+    /// and gives the newest; `None` when `timeout` is over first.
+    ///
+    /// # Errors
+    /// The kernel no longer tells.
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError>;
+}
+
+/// Told by the tracepoints `ksm_start_scan` and `ksm_stop_scan` (Linux 6.4), at once and with times.
+pub struct ProbeTrigger {
+    ring: RingBuf<MapData>,
+    /// The last pass that is complete, as `full_scans` counts.
+    full_scans: u64,
+    /// Number and beginning of the pass that runs.
+    began: Option<(u32, u64)>,
+    /// Dropping the links detaches the programs. Without `ksm_start_scan` passes have no beginning.
+    _links: (Option<BtfTracePointLink>, BtfTracePointLink),
+}
+
+impl ProbeTrigger {
+    pub(super) fn attach(root: &HostRoot, attacher: &mut Attacher<'_>) -> Availability<Self> {
+        let start = match attacher.tracepoint(Program::KsmStartScan) {
+            Availability::Available(link) => Some(link),
+            Availability::Unavailable(_) => None,
+        };
+        let stop = match attacher.tracepoint(Program::KsmStopScan) {
+            Availability::Available(link) => link,
+            Availability::Unavailable(reason) => return Availability::Unavailable(reason),
+        };
+        let failed = |source| ProbeError::Map { map: "PASSES", source };
+        let ring = take_map(attacher.ebpf, "PASSES").and_then(|map| RingBuf::try_from(map).map_err(failed));
+        let ring = match ring {
+            Ok(ring) => ring,
+            Err(error) => return Availability::Unavailable(error.to_string()),
+        };
+        // Read after attaching: a pass that ends in between is in the ring and not newer than this.
+        match read_full_scans(root) {
+            Ok(full_scans) => {
+                Availability::Available(Self { ring, full_scans, began: None, _links: (start, stop) })
+            }
+            Err(error) => Availability::Unavailable(error.to_string()),
+        }
+    }
+
+    /// Takes in all that the ring holds; the newest pass that is complete.
+    fn drain(&mut self) -> Option<Pass> {
+        let before = self.full_scans;
+        let mut newest = None;
+        while let Some(item) = self.ring.next() {
+            let Some(event) = parse(&item) else { continue };
+            match event.kind {
+                PASS_START => self.began = Some((event.sequence, event.at_ns)),
+                PASS_STOP => {
+                    let began = self.began.take().filter(|(sequence, _)| *sequence == event.sequence);
+                    let full_scans = widen(self.full_scans, event.sequence.wrapping_add(1));
+                    if full_scans <= self.full_scans {
+                        continue;
+                    }
+                    self.full_scans = full_scans;
+                    newest = Some(Pass {
+                        full_scans,
+                        began_ns: began.map(|(_, at_ns)| at_ns),
+                        ended_ns: Some(event.at_ns),
+                        rmap_items: Some(event.rmap_items.into()),
+                        passed_over: full_scans - before - 1,
+                    });
+                }
+                _ => {}
+            }
+        }
+        newest
+    }
+}
+
+impl PassTrigger for ProbeTrigger {
+    fn name(&self) -> &'static str {
+        "probes"
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(pass) = self.drain() {
+                return Ok(Some(pass));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            // Rounded up: a poll of 0 ms would spin until the deadline.
+            let left_ms = u32::try_from(left.as_millis() + 1).unwrap_or(u32::MAX);
+            let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(TriggerError::Poll(errno)),
+            }
+        }
+    }
+}
+
+/// Told by `/sys/kernel/mm/ksm/full_scans`, looked at now and then: the fallback.
+#[derive(Debug)]
+pub struct FullScansTrigger {
+    root: HostRoot,
+    full_scans: u64,
+    interval: Duration,
+}
+
+impl FullScansTrigger {
+    /// Looks every `interval`.
+    ///
+    /// # Errors
+    /// This kernel has no KSM.
+    pub fn new(root: HostRoot, interval: Duration) -> Result<Self, TriggerError> {
+        let full_scans = read_full_scans(&root)?;
+        Ok(Self { root, full_scans, interval })
+    }
+}
+
+impl PassTrigger for FullScansTrigger {
+    fn name(&self) -> &'static str {
+        "full_scans"
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let full_scans = read_full_scans(&self.root)?;
+            if full_scans > self.full_scans {
+                let passed_over = full_scans - self.full_scans - 1;
+                self.full_scans = full_scans;
+                let pass = Pass { full_scans, began_ns: None, ended_ns: None, rmap_items: None, passed_over };
+                return Ok(Some(pass));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(left.min(self.interval));
+        }
+    }
+}
+
+fn read_full_scans(root: &HostRoot) -> Result<u64, HostError> {
+    read_number(&root.sys("kernel/mm/ksm/full_scans"))
+}
+
+fn parse(bytes: &[u8]) -> Option<PassEvent> {
+    let word =
+        |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?)) };
+    let at_ns = u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?);
+    Some(PassEvent { at_ns, kind: word(8)?, sequence: word(12)?, rmap_items: word(16)?, reserved: word(20)? })
+}
+
+/// The number nearest to `known` whose lower half is `low`: the tracepoint has 32 bits of the kernel's
+/// count.
+fn widen(known: u64, low: u32) -> u64 {
+    let distance = low.wrapping_sub(known as u32) as i32;
+    known.saturating_add_signed(i64::from(distance))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_widened_across_the_wrap_in_both_directions() {
+        assert_eq!(widen(10, 11), 11);
+        assert_eq!(widen(10, 9), 9);
+        assert_eq!(widen(0xffff_ffff, 0), 0x1_0000_0000);
+        assert_eq!(widen(0x1_0000_0000, 0xffff_ffff), 0xffff_ffff);
+    }
+
+    #[test]
+    fn the_fallback_tells_each_advance_once_and_how_many_it_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        let path = root.sys("kernel/mm/ksm/full_scans");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "7\n").unwrap();
+        let mut trigger = FullScansTrigger::new(root, Duration::from_millis(1)).unwrap();
+        assert_eq!(trigger.wait(Duration::ZERO).unwrap(), None);
+        std::fs::write(&path, "10\n").unwrap();
+        let pass = trigger.wait(Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!((pass.full_scans, pass.passed_over, pass.ended_ns), (10, 2, None));
+        assert_eq!(trigger.wait(Duration::from_millis(3)).unwrap(), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(trigger.wait(Duration::ZERO).unwrap_err().to_string().contains("full_scans"));
+    }
+}

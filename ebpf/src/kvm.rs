@@ -1,0 +1,72 @@
+//! Entries into guest mode and exits from it.
+//!
+//! Classic tracepoints: only their record holds the exit reason (KVM computes it for the record), at
+//! offsets that user space reads from the tracepoint's `format`.
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_ktime_get_ns},
+    macros::{map, tracepoint},
+    maps::HashMap,
+    programs::TracePointContext,
+};
+use huddle_abi::{ExitKey, Loss, VcpuThread};
+
+use crate::watch::{slot, slot_of};
+
+/// Exits per watched thread and reason.
+#[map]
+static KVM_EXITS: HashMap<ExitKey, u64> = HashMap::with_max_entries(16 * 1024, 0);
+
+/// Every thread that entered guest mode, watched or not: how vCPU threads are found for any VMM.
+#[map]
+static VCPU_THREADS: HashMap<u32, VcpuThread> = HashMap::with_max_entries(8 * 1024, 0);
+
+#[unsafe(no_mangle)]
+static KVM_ENTRY_VCPU_ID: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static KVM_EXIT_REASON: Global<u32> = Global::new(0);
+
+#[tracepoint]
+pub fn kvm_entry(ctx: TracePointContext) -> u32 {
+    let id = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((id >> 32) as u32, id as u32);
+    // SAFETY: the helper reads the record within the offset that its format gives.
+    let Ok(vcpu_id) = (unsafe { ctx.read_at::<u32>(KVM_ENTRY_VCPU_ID.load() as usize) }) else { return 0 };
+    let thread = VcpuThread { tgid, vcpu_id };
+    // SAFETY: the value is only compared; a torn one would be written again.
+    if unsafe { VCPU_THREADS.get(tid) } != Some(&thread) && VCPU_THREADS.insert(tid, thread, 0).is_err() {
+        crate::loss::count(Loss::VcpuThreads);
+    }
+    if let Some(slot) = slot_of(tid).and_then(slot) {
+        // SAFETY: only the thread itself enters guest mode.
+        unsafe {
+            (*slot).kvm_entries += 1;
+            (*slot).guest_since_ns = bpf_ktime_get_ns();
+        }
+    }
+    0
+}
+
+#[tracepoint]
+pub fn kvm_exit(ctx: TracePointContext) -> u32 {
+    let Some(index) = slot_of(bpf_get_current_pid_tgid() as u32) else { return 0 };
+    let Some(slot) = slot(index) else { return 0 };
+    // SAFETY: only the thread itself leaves guest mode.
+    unsafe {
+        if (*slot).guest_since_ns != 0 {
+            (*slot).guest_ns += bpf_ktime_get_ns() - (*slot).guest_since_ns;
+            (*slot).guest_since_ns = 0;
+        }
+    }
+    // SAFETY: as in `kvm_entry`.
+    let Ok(reason) = (unsafe { ctx.read_at::<u32>(KVM_EXIT_REASON.load() as usize) }) else { return 0 };
+    let key = ExitKey { slot: index, reason };
+    match KVM_EXITS.get_ptr_mut(key) {
+        // SAFETY: the key holds the thread, and a thread leaves guest mode on one CPU at a time.
+        Some(exits) => unsafe { *exits += 1 },
+        None if KVM_EXITS.insert(key, 1, 0).is_err() => crate::loss::count(Loss::ExitReasons),
+        None => {}
+    }
+    0
+}
