@@ -17,15 +17,12 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
     let mut active: Vec<usize> = (0..n).collect();
     let mut chain: Vec<usize> = Vec::with_capacity(n);
     while active.len() > 1 {
-        let tip = match chain.last() {
-            Some(tip) => *tip,
-            None => {
-                chain.push(active[0]);
-                active[0]
-            }
-        };
+        if chain.is_empty() {
+            chain.push(active[0]);
+        }
+        let tip = chain[chain.len() - 1];
         let before = chain.len().checked_sub(2).map(|index| chain[index]);
-        let nearest = similarity.nearest(tip, before, &active);
+        let nearest = similarity.nearest(tip, before);
         if Some(nearest) != before {
             chain.push(nearest);
             continue;
@@ -39,6 +36,7 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
             similarity.set(keep, other, mean);
         }
         active.retain(|cluster| *cluster != gone);
+        similarity.remove(gone);
         // Clusters carry the number of their lowest leaf, so `keep` is the one that stands first.
         let moved = std::mem::take(&mut leaves[gone]);
         leaves[keep].extend(moved);
@@ -46,15 +44,20 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
     active.first().map(|root| std::mem::take(&mut leaves[*root])).unwrap_or_default()
 }
 
+/// Similarities of clusters, in rows; [`NEVER`] on the diagonal and for clusters that are gone, so that
+/// a row can be searched without asking which clusters there are.
 struct Similarity {
     n: usize,
     cells: Vec<f32>,
 }
 
+/// Less than any rate.
+const NEVER: f32 = -1.0;
+
 impl Similarity {
     fn of(matrix: &SharingMatrix) -> Self {
         let n = matrix.len();
-        let mut similarity = Self { n, cells: vec![0.0; n * n] };
+        let mut similarity = Self { n, cells: vec![NEVER; n * n] };
         for (i, j) in matrix.pairs() {
             similarity.set(i, j, matrix.rate(i, j).max(matrix.rate(j, i)) as f32);
         }
@@ -70,17 +73,29 @@ impl Similarity {
         self.cells[b * self.n + a] = value;
     }
 
-    /// The active cluster most similar to `tip`: `before` among equals, so that chains end, then the
-    /// lowest. There must be another active cluster than `tip`.
-    fn nearest(&self, tip: usize, before: Option<usize>, active: &[usize]) -> usize {
+    fn remove(&mut self, gone: usize) {
+        for other in 0..self.n {
+            self.set(gone, other, NEVER);
+        }
+    }
+
+    /// The cluster most similar to `tip`: `before` among equals, so that chains end, then the lowest.
+    /// There must be another cluster than `tip`.
+    fn nearest(&self, tip: usize, before: Option<usize>) -> usize {
         let row = &self.cells[tip * self.n..(tip + 1) * self.n];
-        let mut best = before;
-        for other in active.iter().copied().filter(|other| *other != tip) {
-            if best.is_none_or(|best| row[other] > row[best]) {
-                best = Some(other);
+        // Eight maxima side by side, which the compiler keeps in one register.
+        let mut lanes = [NEVER; 8];
+        let mut chunks = row.chunks_exact(8);
+        for chunk in &mut chunks {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane = if *value > *lane { *value } else { *lane };
             }
         }
-        best.unwrap_or(tip)
+        let highest = lanes.into_iter().chain(chunks.remainder().iter().copied()).fold(NEVER, f32::max);
+        match before.filter(|before| row[*before] >= highest) {
+            Some(before) => before,
+            None => row.iter().position(|value| *value >= highest).unwrap_or(tip),
+        }
     }
 }
 

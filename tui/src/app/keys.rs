@@ -62,7 +62,7 @@ impl Command {
             Self::Quit => "quit",
             Self::Help => "this help, and back",
             Self::Pause => "hold the picture, and follow again",
-            Self::Step => "while paused: take over the newest round",
+            Self::Step => "while paused: show the newest round",
             Self::NextView => "next view",
             Self::PreviousView => "view before",
             Self::Show(View::Overview) => "overview: where VMs run, and why",

@@ -11,6 +11,7 @@ mod overview;
 pub(crate) mod scale;
 mod sharing;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,8 +280,13 @@ impl App {
 
     /// Logs a change and those of its reasons that the plan before did not give too.
     fn log_reasons(&mut self, change: &Change) {
-        let known: Vec<String> = self.last_plan().map(|plan| plan.reasons.clone()).unwrap_or_default();
-        for reason in change.reasons.iter().filter(|reason| !known.contains(reason)) {
+        let before = self.last_plan.clone();
+        let known: HashSet<&str> = before
+            .as_ref()
+            .and_then(|snapshot| snapshot.plan.value())
+            .map(|plan| plan.reasons.iter().map(String::as_str).collect())
+            .unwrap_or_default();
+        for reason in change.reasons.iter().filter(|reason| !known.contains(reason.as_str())) {
             self.log.push(change.at_unix_us, "reason", None, reason.clone());
         }
     }

@@ -14,8 +14,8 @@ use super::scale::Scale;
 pub(crate) struct MatrixFigures {
     /// Positions in the matrix, groups together.
     pub(crate) clustered: Arc<[usize]>,
-    /// The highest rate; 0 where nothing is shared.
-    pub(crate) highest: f64,
+    /// Row and column of the highest rate; `None` where nothing is shared.
+    pub(crate) highest: Option<(usize, usize)>,
 }
 
 impl MatrixFigures {
@@ -24,8 +24,14 @@ impl MatrixFigures {
         if let Some((_, figures)) = before.filter(|(old, _)| same_rates(old, matrix)) {
             return figures.clone();
         }
-        let rates = matrix.pairs().map(|(i, j)| matrix.rate(i, j).max(matrix.rate(j, i)));
-        Self { highest: rates.fold(0.0, f64::max), clustered: cluster::order(matrix).into() }
+        let mut highest = None;
+        let mut top = 0.0;
+        for (i, j) in matrix.pairs().flat_map(|(i, j)| [(i, j), (j, i)]) {
+            if matrix.rate(i, j) > top {
+                (top, highest) = (matrix.rate(i, j), Some((i, j)));
+            }
+        }
+        Self { highest, clustered: cluster::order(matrix).into() }
     }
 }
 

@@ -10,9 +10,11 @@ use super::format;
 use crate::app::{App, Picture};
 
 /// Columns of a name.
-const NAME: u16 = 18;
-/// Columns of names and values; from twice that on the settings stand beside.
-const COLUMN: u16 = 52;
+const NAME: u16 = 20;
+/// Columns of the state, where the settings stand beside it.
+const COLUMN: u16 = 66;
+/// From this width on they do.
+const WIDE: u16 = 112;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
@@ -33,7 +35,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     };
     let state = state_rows(ksm);
     let settings = setting_rows(ksm);
-    let beside = body.width >= 2 * COLUMN;
+    let beside = body.width >= WIDE;
     let left_width = if beside { COLUMN } else { body.width };
     let left = Rect { width: left_width, ..body };
     let mut y = rows(canvas, left, " state ", &state);
@@ -139,6 +141,9 @@ fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let width = usize::from(area.width.saturating_sub(2));
     let points: Vec<_> = app.history.before(picture.history_end, width).collect();
     let known: Vec<_> = points.iter().flatten().collect();
+    if known.is_empty() {
+        return;
+    }
     let span = match (known.first(), known.last()) {
         (Some(first), Some(last)) if known.len() > 1 => {
             let passed = last.at_unix_us.saturating_sub(first.at_unix_us) / 1_000_000;
@@ -147,7 +152,7 @@ fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
         }
         _ => String::new(),
     };
-    let title = format!(" history: {} rounds{span} ('{}' = n/a) ", points.len(), theme.gap());
+    let title = format!(" history of {} rounds{span} ('{}' = n/a) ", points.len(), theme.gap());
     let inner = canvas.rule(area, &title);
     type Figure = fn(&crate::app::KsmPoint) -> u64;
     let figures: [(&str, Figure); 2] =

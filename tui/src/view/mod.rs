@@ -116,15 +116,17 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         (Command::NextView, "view"),
     ];
     let mut x = x;
+    // What hides part of the picture comes before any hint.
+    if let Some(filter) = app.filter().filter(|filter| !filter.is_empty()) {
+        let text = format!("filter: {filter}");
+        let room = Rect { width: area.width / 2, ..area };
+        x = canvas.text(room, x, area.y, &text, theme.warning()) + 2;
+    }
     for (command, what) in always.iter().chain(hints) {
         if let Some(key) = app.keys.key_of(app.view, *command) {
             let pieces = [(key.as_str(), theme.strong()), (" ", theme.plain()), (what, theme.faint())];
             x = canvas.pieces(area, x, area.y, &pieces) + 2;
         }
-    }
-    if let Some(filter) = app.filter().filter(|filter| !filter.is_empty()) {
-        let text = format!("filter: {filter}");
-        canvas.text(area, x, area.y, &text, theme.warning());
     }
 }
 

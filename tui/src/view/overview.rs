@@ -48,25 +48,31 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let (policy, known) = or_reason(&snapshot.plan, |plan| plan.policy.to_string());
     let style = if known { theme.strong() } else { theme.warning() };
     let vms = format!("{} VMs, {vcpus} vCPUs  policy ", snapshot.vms.len());
-    canvas.pieces(area, area.x + 1, area.y, &[(&vms, theme.plain()), (&policy, style)]);
+    let x = canvas.pieces(area, area.x + 1, area.y, &[(&vms, theme.plain()), (&policy, style)]);
+    if let Some((matrix, (i, j))) =
+        picture.matrix().and_then(|(matrix, figures)| Some((matrix, figures.highest?)))
+    {
+        let name = |vm: usize| matrix.vms()[vm].name.as_str();
+        let most = format!("{} and {}, {}", name(i), name(j), format::percent(matrix.rate(i, j)));
+        canvas.pieces(area, x + 2, area.y, &[("share most: ", theme.faint()), (&most, theme.strong())]);
+    }
 
     let y = area.y + 1;
-    let frames =
-        |frames: &u64| format!("{} frames ({})", format::count(*frames), format::frames_bytes(*frames));
     match (&overview.within_frames, &overview.total_frames) {
         (Availability::Available(within), Availability::Available(total)) => {
-            let part = if *total == 0 {
-                String::new()
-            } else {
-                format!(", {} of all", format::percent(*within as f64 / *total as f64))
+            let part = match total {
+                0 => String::new(),
+                _ => format!(", {}", format::percent(*within as f64 / *total as f64)),
             };
+            let inside =
+                format!("{} frames ({}{part})", format::count(*within), format::frames_bytes(*within));
             let across = total.saturating_sub(*within);
-            let inside = format!("{}{part}", frames(within));
+            let across = format!("{} ({})", format::count(across), format::frames_bytes(across));
             let pieces = [
                 ("shared within domains ", theme.faint()),
                 (&inside, theme.strong()),
                 ("  across ", theme.faint()),
-                (&frames(&across), theme.plain()),
+                (&across, theme.plain()),
             ];
             canvas.pieces(area, area.x + 1, y, &pieces);
         }
@@ -135,18 +141,19 @@ fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
     }
     let (mut x, mut y) = (area.x, area.y);
     let right = usize::from(area.right());
-    let mut members = load.members.iter().enumerate().peekable();
-    while let Some((at, member)) = members.next() {
-        let left = load.members.len() - at;
-        if x > area.x && usize::from(x) + member.width > right {
+    for (at, member) in load.members.iter().enumerate() {
+        let left = &load.members[at..];
+        let rest = format!("+{} more", left.len());
+        let fits = x == area.x || usize::from(x) + member.width <= right;
+        if !fits && y + 1 < area.bottom() {
             (x, y) = (area.x, y + 1);
         }
-        let is_last_line = y + 1 == area.bottom();
-        let rest = format!("+{left} more");
-        let next = members.peek().map_or(0, |(_, next)| next.width.min(rest.len()) + 2);
-        let is_cut = is_last_line && left > 1 && usize::from(x) + member.width + next > right;
-        if y >= area.bottom() || is_cut {
-            canvas.text(area, x, y.min(area.bottom() - 1), &rest, theme.warning());
+        // On the last line a name may take the room of `rest` only if no name is left out after it.
+        let all = left.iter().map(|member| member.width + 2).sum::<usize>() - 2;
+        let with_rest = member.width + 2 + rest.len();
+        if y + 1 == area.bottom() && usize::from(x) + all.min(with_rest) > right && (left.len() > 1 || !fits)
+        {
+            canvas.text(area, x, y, &rest, theme.warning());
             return;
         }
         x = canvas.text(area, x, y, &member.label, theme.strong()).saturating_add(2);

@@ -34,7 +34,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
         canvas.paragraph(inner, "no VM's name passes the filter; Esc drops it", theme.plain());
         return;
     }
-    let ramp = Ramp::new(sharing.scale, figures.highest);
+    let ramp = Ramp::new(sharing.scale, figures.highest.map_or(0.0, |(i, j)| matrix.rate(i, j)));
     let top = sharing.top(&layout);
     row_labels(canvas, &layout, matrix, sharing, top.0);
     column_labels(canvas, &layout, matrix, sharing, top.1);
@@ -45,14 +45,13 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
 
 fn info(canvas: &mut Canvas<'_>, area: Rect, matrix: &SharingMatrix, sharing: &Sharing) {
     let theme = canvas.theme;
-    let order = if sharing.is_clustered { "groups together" } else { "order of the matrix" };
+    let order = if sharing.is_clustered { "groups together" } else { "matrix order" };
     let count = if sharing.order.len() == matrix.len() {
         format!("{} VMs", matrix.len())
     } else {
         format!("{} of {} VMs", sharing.order.len(), matrix.len())
     };
-    let text =
-        format!("{count}, {order}; a cell: what the row's VM shares with the column's, in % of its frames");
+    let text = format!("{count}, {order}; % of the row's frames that the column maps too");
     canvas.text(area, area.x + 1, area.y, &text, theme.faint());
 }
 
