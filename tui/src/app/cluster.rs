@@ -48,6 +48,9 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
 /// a row can be searched without asking which clusters there are.
 struct Similarity {
     n: usize,
+    /// Cells from one row to the next: more than `n`, and no power of two, so that a column is spread
+    /// over the processor's cache.
+    stride: usize,
     cells: Vec<f32>,
 }
 
@@ -57,20 +60,30 @@ const NEVER: f32 = -1.0;
 impl Similarity {
     fn of(matrix: &SharingMatrix) -> Self {
         let n = matrix.len();
-        let mut similarity = Self { n, cells: vec![NEVER; n * n] };
-        for (i, j) in matrix.pairs() {
-            similarity.set(i, j, matrix.rate(i, j).max(matrix.rate(j, i)) as f32);
+        let stride = n.next_multiple_of(16) + 8;
+        let mut cells = vec![NEVER; n * stride];
+        // Row by row, because the matrix is too large to be read by columns.
+        for i in 0..n {
+            for j in (0..n).filter(|j| *j != i) {
+                cells[i * stride + j] = matrix.rate(i, j) as f32;
+            }
+        }
+        let mut similarity = Self { n, stride, cells };
+        for i in 0..n {
+            for j in i + 1..n {
+                similarity.set(i, j, similarity.get(i, j).max(similarity.get(j, i)));
+            }
         }
         similarity
     }
 
     fn get(&self, a: usize, b: usize) -> f32 {
-        self.cells[a * self.n + b]
+        self.cells[a * self.stride + b]
     }
 
     fn set(&mut self, a: usize, b: usize, value: f32) {
-        self.cells[a * self.n + b] = value;
-        self.cells[b * self.n + a] = value;
+        self.cells[a * self.stride + b] = value;
+        self.cells[b * self.stride + a] = value;
     }
 
     fn remove(&mut self, gone: usize) {
@@ -82,7 +95,7 @@ impl Similarity {
     /// The cluster most similar to `tip`: `before` among equals, so that chains end, then the lowest.
     /// There must be another cluster than `tip`.
     fn nearest(&self, tip: usize, before: Option<usize>) -> usize {
-        let row = &self.cells[tip * self.n..(tip + 1) * self.n];
+        let row = &self.cells[tip * self.stride..][..self.n];
         // Eight maxima side by side, which the compiler keeps in one register.
         let mut lanes = [NEVER; 8];
         let mut chunks = row.chunks_exact(8);

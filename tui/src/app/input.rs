@@ -126,6 +126,10 @@ impl App {
                 let matrix = self.shown.as_ref().and_then(Picture::matrix);
                 if let Some((row, column)) = matrix.and_then(|(matrix, _)| self.sharing.highest(matrix)) {
                     self.put_cursor(row, column);
+                    if let Some(screen) = Screen::new(self.area) {
+                        let layout = self.sharing.layout(screen.body);
+                        self.sharing.centre(&layout);
+                    }
                 }
             }
             Command::Up

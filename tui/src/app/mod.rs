@@ -23,6 +23,7 @@ use ratatui::layout::Rect;
 use crate::colour::{Charset, ColourMode};
 pub(crate) use change::{Change, Move};
 pub(crate) use history::{History, KsmPoint};
+pub(crate) use input::LOG_FRAME;
 use keys::{KeyMap, Mode};
 pub(crate) use log::Log;
 pub(crate) use overview::{Basis, DomainLoad, Overview, RATES_ONLY};

@@ -42,8 +42,7 @@ impl Ramp {
 
     /// 0 to [`TOP_LEVEL`].
     pub(crate) fn level(&self, rate: f64) -> u8 {
-        // Written so that a NaN would be level 0.
-        if !(rate > 0.0) {
+        if rate.is_nan() || rate <= 0.0 {
             return 0;
         }
         let top = f64::from(TOP_LEVEL);
@@ -67,7 +66,7 @@ impl Ramp {
 
 /// The next of 1, 2, 5, 10, ... per cent (or their tenths and so on), at most 1.
 fn round_up(rate: f64) -> f64 {
-    if !(rate > 0.0) {
+    if rate.is_nan() || rate <= 0.0 {
         return 1.0;
     }
     let decade = 10f64.powf(rate.log10().floor());

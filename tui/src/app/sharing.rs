@@ -26,9 +26,11 @@ impl MatrixFigures {
         }
         let mut highest = None;
         let mut top = 0.0;
-        for (i, j) in matrix.pairs().flat_map(|(i, j)| [(i, j), (j, i)]) {
-            if matrix.rate(i, j) > top {
-                (top, highest) = (matrix.rate(i, j), Some((i, j)));
+        for i in 0..matrix.len() {
+            for j in (0..matrix.len()).filter(|j| *j != i) {
+                if matrix.rate(i, j) > top {
+                    (top, highest) = (matrix.rate(i, j), Some((i, j)));
+                }
             }
         }
         Self { highest, clustered: cluster::order(matrix).into() }
@@ -37,8 +39,8 @@ impl MatrixFigures {
 
 fn same_rates(a: &SharingMatrix, b: &SharingMatrix) -> bool {
     let same_names = || a.vms().iter().zip(b.vms()).all(|(a, b)| a.name == b.name);
-    let same_rate = |(i, j)| a.rate(i, j) == b.rate(i, j) && a.rate(j, i) == b.rate(j, i);
-    a.len() == b.len() && same_names() && a.pairs().all(same_rate)
+    let same_row = |i| (0..a.len()).all(|j| a.rate(i, j) == b.rate(i, j));
+    a.len() == b.len() && same_names() && (0..a.len()).all(same_row)
 }
 
 /// Which VMs stand where, and where the cursor is.
@@ -128,6 +130,14 @@ impl Sharing {
         self.top = self.top(layout);
         let name = |at: usize| self.order.get(at).map(|vm| matrix.vms()[*vm].name.clone());
         self.cursor_names = name(self.cursor.0).zip(name(self.cursor.1));
+    }
+
+    /// Scrolls so that the cursor stands in the middle, as far as there is something to show around it.
+    pub(crate) fn centre(&mut self, layout: &HeatLayout) {
+        let start = |at: usize, visible: usize| at.saturating_sub(visible / 2);
+        self.top =
+            (start(self.cursor.0, layout.visible_rows()), start(self.cursor.1, layout.visible_columns()));
+        self.top = self.top(layout);
     }
 
     /// The cell with the highest rate among those shown.

@@ -4,10 +4,10 @@ use ratatui::layout::Rect;
 
 use super::canvas::Canvas;
 use super::format;
-use crate::app::App;
+use crate::app::{App, LOG_FRAME};
 
 /// Lines of the selected entry, with its rule.
-const DETAIL: u16 = 4;
+const DETAIL: u16 = LOG_FRAME - 1;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
     let theme = canvas.theme;

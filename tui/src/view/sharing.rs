@@ -103,7 +103,7 @@ fn column_labels(
         let x = x + layout.cell_width - 1;
         let is_marked = at == sharing.cursor.1 || column == 0;
         for (nth, digit) in number.chars().rev().enumerate() {
-            let changes = (at + 1) % 10usize.pow(nth as u32) == 0;
+            let changes = (at + 1).is_multiple_of(10usize.pow(nth as u32));
             if let Some(y) =
                 (area.y..area.bottom()).rev().nth(nth).filter(|_| nth == 0 || changes || is_marked)
             {
@@ -191,7 +191,7 @@ fn legend(canvas: &mut Canvas<'_>, area: Rect, ramp: Ramp) {
     x = canvas.text(area, x, area.y, "  0 '", theme.faint());
     x = canvas.text(area, x, area.y, &swatch(0).to_string(), theme.plain());
     x = canvas.text(area, x, area.y, "'  up to ", theme.faint());
-    let wide = area.width >= 96;
+    let wide = area.width >= 110;
     for level in 1..=TOP_LEVEL {
         // Where there is room every step has its upper end, else the first and the last.
         let is_told = wide || level == 1 || level == TOP_LEVEL;
