@@ -1,1 +1,41 @@
-//! (being written)
+//! The terminal of huddle: where VMs run, what they share, what KSM does, and why.
+//!
+//! [`App`] is pure state: it is given snapshots, terminal events and ticks, and answers with
+//! [`Action`]s. [`draw`] renders it and changes nothing. Neither does I/O; [`terminal`] alone touches
+//! the real terminal. The event loop is the caller's:
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use huddle_tui::{terminal::TerminalGuard, Action, App, Charset, ColourMode, Options};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut guard = TerminalGuard::enter()?;
+//! let size = guard.size()?;
+//! let tick = Duration::from_secs(1);
+//! let mut app =
+//!     App::new(Options { colour: ColourMode::Ansi16, charset: Charset::Ascii, size, tick });
+//! loop {
+//!     if app.take_dirty() {
+//!         guard.terminal().draw(|frame| huddle_tui::draw(frame, &app))?;
+//!     }
+//!     if crossterm::event::poll(tick)? {
+//!         if app.on_event(crossterm::event::read()?).contains(&Action::Quit) {
+//!             return Ok(());
+//!         }
+//!     } else {
+//!         app.on_tick();
+//!     }
+//! }
+//! # }
+//! ```
+
+mod app;
+mod colour;
+pub mod terminal;
+mod view;
+
+pub use app::geometry::MINIMUM_SIZE;
+pub use app::keys::{Binding, Command, Key, KeyMap, Scope};
+pub use app::scale::Scale;
+pub use app::{Action, App, Options, View};
+pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv};
+pub use view::draw;

@@ -1,0 +1,124 @@
+//! What the last change of the placement was, and why.
+
+use std::collections::HashMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::plan::{Plan, Policy};
+use huddle_model::snapshot::{PinOutcome, Snapshot};
+use huddle_model::topology::DomainId;
+
+/// A VM's vCPUs that went from one domain to another together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) vm: String,
+    pub(crate) vcpus: Vec<u32>,
+    /// `None`: it was left to the kernel.
+    pub(crate) from: Option<DomainId>,
+    /// `None`: it is left to the kernel, or gone.
+    pub(crate) to: Option<DomainId>,
+}
+
+/// One change of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) round: u64,
+    pub(crate) at_unix_us: u64,
+    pub(crate) policy: Policy,
+    /// The policy before, where it was another one.
+    pub(crate) policy_before: Option<Policy>,
+    pub(crate) moves: Vec<Move>,
+    pub(crate) pinned: Availability<PinOutcome>,
+    pub(crate) reasons: Vec<String>,
+}
+
+/// What `snapshot` changes against the plan last seen; `None` when nothing moves.
+pub(crate) fn change(before: Option<&Plan>, snapshot: &Snapshot) -> Option<Change> {
+    let plan = snapshot.plan.value()?;
+    let moves = moves(before, plan);
+    let policy_before = before.map(|before| before.policy).filter(|policy| *policy != plan.policy);
+    if moves.is_empty() && policy_before.is_none() && before.is_some() {
+        return None;
+    }
+    Some(Change {
+        round: snapshot.round,
+        at_unix_us: snapshot.end_unix_us,
+        policy: plan.policy,
+        policy_before,
+        moves,
+        pinned: snapshot.pinned.clone(),
+        reasons: plan.reasons.clone(),
+    })
+}
+
+fn moves(before: Option<&Plan>, after: &Plan) -> Vec<Move> {
+    let mut old: HashMap<(&str, u32), DomainId> = HashMap::new();
+    for placed in before.iter().flat_map(|plan| &plan.placement) {
+        old.insert((&placed.vm, placed.vcpu), placed.domain);
+    }
+    let mut moves: Vec<Move> = Vec::new();
+    let mut note = |vm: &str, vcpu, from, to| {
+        if from == to {
+            return;
+        }
+        // vCPUs of one VM stand together in a placement, so only the last moves can be of this VM.
+        let own = moves.iter_mut().rev().take_while(|last| last.vm == vm);
+        match own.into_iter().find(|last| last.from == from && last.to == to) {
+            Some(last) => last.vcpus.push(vcpu),
+            None => moves.push(Move { vm: vm.to_owned(), vcpus: vec![vcpu], from, to }),
+        }
+    };
+    for placed in &after.placement {
+        let from = old.remove(&(placed.vm.as_str(), placed.vcpu));
+        note(&placed.vm, placed.vcpu, from, Some(placed.domain));
+    }
+    let mut gone: Vec<_> = old.into_iter().collect();
+    gone.sort_unstable();
+    for ((vm, vcpu), from) in gone {
+        note(vm, vcpu, Some(from), None);
+    }
+    moves
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::plan::VcpuPlacement;
+
+    use super::*;
+
+    fn plan(places: &[(&str, u32, u32)]) -> Plan {
+        let place = |(vm, vcpu, domain): &(&str, u32, u32)| VcpuPlacement {
+            vm: (*vm).to_owned(),
+            vcpu: *vcpu,
+            domain: DomainId(*domain),
+        };
+        Plan {
+            policy: Policy::Paper,
+            domains: Vec::new(),
+            placement: places.iter().map(place).collect(),
+            shared_within: None,
+            shared_total: None,
+            reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn vcpus_that_go_together_are_one_move() {
+        let before = plan(&[("a", 0, 0), ("a", 1, 0), ("b", 0, 1), ("c", 0, 1)]);
+        let after = plan(&[("a", 0, 1), ("a", 1, 1), ("b", 0, 1), ("d", 0, 0)]);
+        let moved = |vm: &str, vcpus: &[u32], from: Option<u32>, to: Option<u32>| Move {
+            vm: vm.to_owned(),
+            vcpus: vcpus.to_vec(),
+            from: from.map(DomainId),
+            to: to.map(DomainId),
+        };
+        assert_eq!(
+            moves(Some(&before), &after),
+            [
+                moved("a", &[0, 1], Some(0), Some(1)),
+                moved("d", &[0], None, Some(0)),
+                moved("c", &[0], Some(1), None)
+            ]
+        );
+        assert!(moves(Some(&after), &after).is_empty());
+    }
+}

@@ -1,0 +1,163 @@
+//! The order in which VMs that share most stand together.
+//!
+//! Units: rates from 0 to 1. Problem: order the rows of the matrix so that groups show as blocks on
+//! the diagonal. Approach: agglomerative clustering with average linkage (UPGMA) over the pair rate
+//! (the higher of the two directions, as policies rank pairs), found by nearest-neighbour chains in
+//! time quadratic in the number of VMs (Murtagh, The Computer Journal 26(4), 1983); the order is that
+//! of the leaves of the tree, where of two groups the one with the lowest row of the matrix stands
+//! first, so that small changes of the rates move little.
+
+use huddle_model::matrix::SharingMatrix;
+
+/// Positions in the matrix, in the order of display.
+pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
+    let n = matrix.len();
+    let mut similarity = Similarity::of(matrix);
+    let mut leaves: Vec<Vec<usize>> = (0..n).map(|vm| vec![vm]).collect();
+    let mut active: Vec<usize> = (0..n).collect();
+    let mut chain: Vec<usize> = Vec::with_capacity(n);
+    while active.len() > 1 {
+        if chain.is_empty() {
+            chain.push(active[0]);
+        }
+        let tip = chain[chain.len() - 1];
+        let before = chain.len().checked_sub(2).map(|index| chain[index]);
+        let nearest = similarity.nearest(tip, before);
+        if Some(nearest) != before {
+            chain.push(nearest);
+            continue;
+        }
+        chain.truncate(chain.len() - 2);
+        let (keep, gone) = (tip.min(nearest), tip.max(nearest));
+        let (keep_size, gone_size) = (leaves[keep].len() as f32, leaves[gone].len() as f32);
+        for other in active.iter().copied().filter(|other| *other != keep && *other != gone) {
+            let mean = (keep_size * similarity.get(keep, other) + gone_size * similarity.get(gone, other))
+                / (keep_size + gone_size);
+            similarity.set(keep, other, mean);
+        }
+        active.retain(|cluster| *cluster != gone);
+        similarity.remove(gone);
+        // Clusters carry the number of their lowest leaf, so `keep` is the one that stands first.
+        let moved = std::mem::take(&mut leaves[gone]);
+        leaves[keep].extend(moved);
+    }
+    active.first().map(|root| std::mem::take(&mut leaves[*root])).unwrap_or_default()
+}
+
+/// Similarities of clusters, in rows; [`NEVER`] on the diagonal and for clusters that are gone, so that
+/// a row can be searched without asking which clusters there are.
+struct Similarity {
+    n: usize,
+    /// Cells from one row to the next: more than `n`, and no power of two, so that a column is spread
+    /// over the processor's cache.
+    stride: usize,
+    cells: Vec<f32>,
+}
+
+/// Less than any rate.
+const NEVER: f32 = -1.0;
+
+impl Similarity {
+    fn of(matrix: &SharingMatrix) -> Self {
+        let n = matrix.len();
+        let stride = n.next_multiple_of(16) + 8;
+        let mut cells = vec![NEVER; n * stride];
+        // Row by row, because the matrix is too large to be read by columns.
+        for i in 0..n {
+            for j in (0..n).filter(|j| *j != i) {
+                cells[i * stride + j] = matrix.rate(i, j) as f32;
+            }
+        }
+        let mut similarity = Self { n, stride, cells };
+        for i in 0..n {
+            for j in i + 1..n {
+                similarity.set(i, j, similarity.get(i, j).max(similarity.get(j, i)));
+            }
+        }
+        similarity
+    }
+
+    fn get(&self, a: usize, b: usize) -> f32 {
+        self.cells[a * self.stride + b]
+    }
+
+    fn set(&mut self, a: usize, b: usize, value: f32) {
+        self.cells[a * self.stride + b] = value;
+        self.cells[b * self.stride + a] = value;
+    }
+
+    fn remove(&mut self, gone: usize) {
+        for other in 0..self.n {
+            self.set(gone, other, NEVER);
+        }
+    }
+
+    /// The cluster most similar to `tip`: `before` among equals, so that chains end, then the lowest.
+    /// There must be another cluster than `tip`.
+    fn nearest(&self, tip: usize, before: Option<usize>) -> usize {
+        let row = &self.cells[tip * self.stride..][..self.n];
+        // Eight maxima side by side, which the compiler keeps in one register.
+        let mut lanes = [NEVER; 8];
+        let mut chunks = row.chunks_exact(8);
+        for chunk in &mut chunks {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane = if *value > *lane { *value } else { *lane };
+            }
+        }
+        let highest = lanes.into_iter().chain(chunks.remainder().iter().copied()).fold(NEVER, f32::max);
+        match before.filter(|before| row[*before] >= highest) {
+            Some(before) => before,
+            None => row.iter().position(|value| *value >= highest).unwrap_or(tip),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(rates: &[&[u32]]) -> SharingMatrix {
+        let names: Vec<String> = (0..rates.len()).map(|vm| format!("v{vm}")).collect();
+        let mut csv = format!(",{}\n", names.join(","));
+        for (i, (name, row)) in names.iter().zip(rates).enumerate() {
+            let cell = |(j, rate): (usize, &u32)| if i == j { "-".to_owned() } else { rate.to_string() };
+            let row: Vec<String> = row.iter().enumerate().map(cell).collect();
+            csv += &format!("{name},{}\n", row.join(","));
+        }
+        SharingMatrix::from_file_text(&csv).unwrap()
+    }
+
+    #[test]
+    fn groups_stand_together() {
+        // 0, 2 and 4 share much, 1 and 3 too, across little.
+        let rates: [&[u32]; 5] = [
+            &[0, 1, 60, 2, 50],
+            &[1, 0, 1, 40, 2],
+            &[60, 1, 0, 1, 55],
+            &[2, 40, 1, 0, 1],
+            &[50, 2, 55, 1, 0],
+        ];
+        assert_eq!(order(&matrix(&rates)), [0, 2, 4, 1, 3]);
+    }
+
+    #[test]
+    fn vms_that_share_nothing_keep_the_order_of_the_matrix() {
+        let zero: [&[u32]; 4] = [&[0; 4]; 4];
+        assert_eq!(order(&matrix(&zero)), [0, 1, 2, 3]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_vm_stands_in_the_order_once(
+            n in 1usize..30,
+            cells in proptest::collection::vec(0u32..=100, 900),
+        ) {
+            let rows: Vec<Vec<u32>> =
+                (0..n).map(|i| (0..n).map(|j| if i == j { 0 } else { cells[i * 30 + j] }).collect()).collect();
+            let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+            let mut order = order(&matrix(&rows));
+            order.sort_unstable();
+            proptest::prop_assert_eq!(order, (0..n).collect::<Vec<_>>());
+        }
+    }
+}

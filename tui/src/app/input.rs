@@ -1,0 +1,374 @@
+//! Keys, mouse and sizes.
+
+use crossterm::event::{Event, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::layout::Rect;
+
+use super::geometry::{OverviewLayout, Screen, window_top};
+use super::keys::{Command, Key};
+use super::scale::Scale;
+use super::{Action, App, Picture, View};
+
+/// Entries or cells that one notch of the wheel moves.
+const WHEEL: isize = 3;
+/// Rows of the log view that are not entries: its heading, and the selected entry in full.
+pub(crate) const LOG_FRAME: u16 = 5;
+
+impl App {
+    /// Handles what the terminal reports; the answer is what the caller must do.
+    pub fn on_event(&mut self, event: Event) -> Vec<Action> {
+        match event {
+            Event::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key.into()),
+            Event::Mouse(mouse) => {
+                self.on_mouse(mouse);
+                Vec::new()
+            }
+            Event::Resize(width, height) => {
+                self.area = Rect::new(0, 0, width, height);
+                self.is_dirty = true;
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn on_key(&mut self, key: Key) -> Vec<Action> {
+        let mode = self.mode();
+        let Some(command) = self.keys.command(mode, self.view, key) else {
+            if let (Some(_), Some(typed)) = (&self.typing, key.typed()) {
+                let filter = format!("{}{typed}", self.filter().unwrap_or_default());
+                self.set_filter(filter);
+            }
+            return Vec::new();
+        };
+        self.is_dirty = true;
+        if command == Command::Quit {
+            return vec![Action::Quit];
+        }
+        match self.help {
+            Some(top) if self.typing.is_none() => self.on_help_command(command, top),
+            _ => self.on_command(command),
+        }
+        Vec::new()
+    }
+
+    fn on_help_command(&mut self, command: Command, top: usize) {
+        let page = usize::from(self.area.height.saturating_sub(5)).max(1);
+        let most = self.help_lines().len().saturating_sub(page);
+        let to = match command {
+            Command::Up => top.saturating_sub(1),
+            Command::Down => top + 1,
+            Command::PageUp => top.saturating_sub(page),
+            Command::PageDown => top + page,
+            Command::First => 0,
+            Command::Last => most,
+            Command::Help => {
+                self.help = None;
+                return;
+            }
+            // Whatever else a key does is done in the open, so that one sees what it did.
+            other => {
+                self.help = None;
+                self.on_command(other);
+                return;
+            }
+        };
+        self.help = Some(to.min(most));
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Quit => {}
+            Command::Help => self.help = Some(0),
+            Command::Pause => {
+                self.is_paused = !self.is_paused;
+                if !self.is_paused {
+                    self.show_latest();
+                }
+            }
+            Command::Step if self.is_paused => self.show_latest(),
+            Command::Step => {}
+            Command::NextView => self.step_view(1),
+            Command::PreviousView => self.step_view(View::ALL.len() - 1),
+            Command::Show(view) => self.view = view,
+            Command::Filter => self.typing = Some(self.filter().unwrap_or_default().to_owned()),
+            Command::AcceptFilter => self.typing = None,
+            Command::CancelFilter => {
+                if let Some(before) = self.typing.take() {
+                    self.set_filter(before);
+                }
+            }
+            Command::Erase => {
+                let mut filter = self.filter().unwrap_or_default().to_owned();
+                filter.pop();
+                self.set_filter(filter);
+            }
+            Command::Clear => {
+                self.set_filter(String::new());
+                if self.view == View::Log {
+                    self.log.follow();
+                }
+            }
+            Command::Order => match self.view {
+                View::Sharing => {
+                    self.sharing.is_clustered = !self.sharing.is_clustered;
+                    self.arrange();
+                }
+                View::Log => self.log.turn(),
+                View::Overview | View::Ksm => {}
+            },
+            Command::Scale => {
+                self.sharing.scale = match self.sharing.scale {
+                    Scale::Linear => Scale::Logarithmic,
+                    Scale::Logarithmic => Scale::Linear,
+                };
+            }
+            Command::Highest => {
+                let matrix = self.shown.as_ref().and_then(Picture::matrix);
+                if let Some((row, column)) = matrix.and_then(|(matrix, _)| self.sharing.highest(matrix)) {
+                    self.put_cursor(row, column);
+                    if let Some(screen) = Screen::new(self.area) {
+                        let layout = self.sharing.layout(screen.body);
+                        self.sharing.centre(&layout);
+                    }
+                }
+            }
+            Command::Up
+            | Command::Down
+            | Command::Left
+            | Command::Right
+            | Command::PageUp
+            | Command::PageDown
+            | Command::First
+            | Command::Last => self.on_movement(command),
+        }
+    }
+
+    fn step_view(&mut self, by: usize) {
+        let at = View::ALL.iter().position(|view| *view == self.view).unwrap_or(0);
+        self.view = View::ALL[(at + by) % View::ALL.len()];
+    }
+
+    fn set_filter(&mut self, filter: String) {
+        self.is_dirty = true;
+        match self.view {
+            View::Sharing => {
+                self.sharing.filter = filter;
+                self.arrange();
+            }
+            View::Log => self.log.set_filter(filter),
+            View::Overview | View::Ksm => {}
+        }
+    }
+
+    fn on_movement(&mut self, command: Command) {
+        let Some(screen) = Screen::new(self.area) else { return };
+        match self.view {
+            View::Overview => {
+                let layout = self.overview_layout(screen.body);
+                let across = layout.boxes_across as isize;
+                let page = across * layout.visible_rows().max(1) as isize;
+                match command {
+                    Command::Up => self.move_domain(-across),
+                    Command::Down => self.move_domain(across),
+                    Command::Left => self.move_domain(-1),
+                    Command::Right => self.move_domain(1),
+                    Command::PageUp => self.move_domain(-page),
+                    Command::PageDown => self.move_domain(page),
+                    Command::First => self.select_domain(0),
+                    _ => self.select_domain(usize::MAX),
+                }
+            }
+            View::Sharing => {
+                let (row, column) = self.sharing.cursor;
+                let page = self.sharing.layout(screen.body).visible_rows().max(1);
+                let (row, column) = match command {
+                    Command::Up => (row.saturating_sub(1), column),
+                    Command::Down => (row + 1, column),
+                    Command::Left => (row, column.saturating_sub(1)),
+                    Command::Right => (row, column + 1),
+                    Command::PageUp => (row.saturating_sub(page), column),
+                    Command::PageDown => (row + page, column),
+                    Command::First => (0, 0),
+                    _ => (usize::MAX, usize::MAX),
+                };
+                self.put_cursor(row, column);
+            }
+            View::Ksm => {}
+            View::Log => {
+                let page = usize::from(screen.body.height.saturating_sub(LOG_FRAME)).max(1) as isize;
+                match command {
+                    Command::Up => self.move_log(-1),
+                    Command::Down => self.move_log(1),
+                    Command::PageUp => self.move_log(-page),
+                    Command::PageDown => self.move_log(page),
+                    Command::First => self.move_log(isize::MIN),
+                    Command::Last => self.move_log(isize::MAX),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn put_cursor(&mut self, row: usize, column: usize) {
+        let Some(screen) = Screen::new(self.area) else { return };
+        if let Some((matrix, _)) = self.shown.as_ref().and_then(Picture::matrix) {
+            let layout = self.sharing.layout(screen.body);
+            self.sharing.put_cursor(row, column, matrix, &layout);
+        }
+    }
+
+    fn move_log(&mut self, by: isize) {
+        let Some(screen) = Screen::new(self.area) else { return };
+        let end = self.log_end();
+        let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
+        let position = self.log.position(end).saturating_add_signed(by);
+        self.log.select(position, end, visible);
+    }
+
+    /// Where the log ends for the picture shown.
+    pub(crate) fn log_end(&self) -> u64 {
+        self.shown.as_ref().map_or(0, |picture| picture.log_end)
+    }
+
+    fn move_domain(&mut self, by: isize) {
+        let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
+        // A step that leaves the grid stays, so that the cursor keeps its column.
+        if let Some(to) = self.domain.checked_add_signed(by).filter(|to| *to < count) {
+            self.select_domain(to);
+        } else if by.unsigned_abs() > 1 && by < 0 {
+            self.select_domain(self.domain_column());
+        }
+    }
+
+    fn domain_column(&self) -> usize {
+        let Some(screen) = Screen::new(self.area) else { return 0 };
+        self.domain % self.overview_layout(screen.body).boxes_across
+    }
+
+    fn select_domain(&mut self, domain: usize) {
+        let Some(screen) = Screen::new(self.area) else { return };
+        let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
+        self.domain = domain.min(count.saturating_sub(1));
+        self.domain_row = self.domain_top(&self.overview_layout(screen.body));
+    }
+
+    /// The first visible row of boxes.
+    pub(crate) fn domain_top(&self, layout: &OverviewLayout) -> usize {
+        let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
+        let rows = count.div_ceil(layout.boxes_across);
+        window_top(self.domain_row, self.domain / layout.boxes_across, layout.visible_rows(), rows)
+    }
+
+    pub(crate) fn overview_layout(&self, body: Rect) -> OverviewLayout {
+        let domains = self.shown.as_ref().and_then(|picture| picture.overview.domains.value());
+        let lines = |width| {
+            let lines = domains.into_iter().flatten().map(|domain| domain.lines(usize::from(width)));
+            lines.max().unwrap_or(0)
+        };
+        OverviewLayout::new(body, domains.map_or(0, Vec::len), lines)
+    }
+
+    fn on_mouse(&mut self, mouse: MouseEvent) {
+        let Some(screen) = Screen::new(self.area) else { return };
+        let is_click = mouse.kind == MouseEventKind::Down(MouseButton::Left);
+        let wheel = match mouse.kind {
+            MouseEventKind::ScrollUp | MouseEventKind::ScrollLeft => -1,
+            MouseEventKind::ScrollDown | MouseEventKind::ScrollRight => 1,
+            _ => 0,
+        };
+        if !is_click && wheel == 0 {
+            return;
+        }
+        self.is_dirty = true;
+        if self.help.is_some() {
+            match wheel {
+                0 => self.help = None,
+                -1 => self.on_command_in_help(Command::Up),
+                _ => self.on_command_in_help(Command::Down),
+            }
+            return;
+        }
+        if is_click {
+            self.on_click(&screen, mouse.column, mouse.row);
+            return;
+        }
+        let is_sideways = matches!(mouse.kind, MouseEventKind::ScrollLeft | MouseEventKind::ScrollRight)
+            || mouse.modifiers.contains(crossterm::event::KeyModifiers::SHIFT);
+        match self.view {
+            View::Overview => self.on_movement(if wheel < 0 { Command::Up } else { Command::Down }),
+            View::Sharing => {
+                let (row, column) = self.sharing.cursor;
+                if is_sideways {
+                    self.put_cursor(row, column.saturating_add_signed(WHEEL * wheel));
+                } else {
+                    self.put_cursor(row.saturating_add_signed(WHEEL * wheel), column);
+                }
+            }
+            View::Ksm => {}
+            View::Log => self.move_log(WHEEL * wheel),
+        }
+    }
+
+    fn on_command_in_help(&mut self, command: Command) {
+        if let Some(top) = self.help {
+            self.on_help_command(command, top);
+        }
+    }
+
+    fn on_click(&mut self, screen: &Screen, x: u16, y: u16) {
+        let tab = screen.tabs().find(|(_, _, tab)| tab.contains((x, y).into()));
+        if let Some((view, ..)) = tab {
+            // A filter typed so far belongs to the view that is left, and stays there.
+            self.typing = None;
+            self.view = view;
+            return;
+        }
+        match self.view {
+            View::Overview => {
+                let layout = self.overview_layout(screen.body);
+                let top = self.domain_top(&layout);
+                let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
+                let under = |index: &usize| {
+                    layout.box_at(*index, top).is_some_and(|area| area.contains((x, y).into()))
+                };
+                if let Some(domain) = (0..count).find(under) {
+                    self.select_domain(domain);
+                }
+            }
+            View::Sharing => {
+                let layout = self.sharing.layout(screen.body);
+                let top = self.sharing.top(&layout);
+                if let Some((row, column)) = layout.cell_at(x, y) {
+                    self.put_cursor(top.0 + row, top.1 + column);
+                }
+            }
+            View::Ksm => {}
+            View::Log => {
+                let end = self.log_end();
+                let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
+                let row = y.checked_sub(screen.body.y + 1).map(usize::from);
+                if let Some(row) = row.filter(|row| *row < visible) {
+                    self.log.select(self.log.top(end, visible) + row, end, visible);
+                }
+            }
+        }
+    }
+
+    /// The help, made from the table of keys: keys and what they do, or a heading and nothing.
+    pub(crate) fn help_lines(&self) -> Vec<(String, &'static str)> {
+        use super::keys::Scope;
+        let mut lines = Vec::new();
+        let own = Scope::In(self.view);
+        let groups: [&[Scope]; 4] =
+            [&[own], &[Scope::Everywhere, Scope::Always], &[Scope::Typing], &[Scope::InHelp]];
+        for scopes in groups {
+            let keys = self.keys.help(scopes);
+            if keys.is_empty() {
+                continue;
+            }
+            lines.push((scopes[0].heading(), ""));
+            lines.extend(keys);
+        }
+        lines
+    }
+}

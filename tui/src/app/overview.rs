@@ -1,0 +1,255 @@
+//! What stands in each cache domain, drawn from a snapshot once, not at every frame.
+//!
+//! Units: distinct frames of 4 KiB. What a pair shares within a domain is its shared frames times the
+//! part of its pairs of vCPUs that meet there, as a plan counts it (`Plan::shared_within`).
+
+use std::collections::HashMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::snapshot::Snapshot;
+use huddle_model::topology::{CacheDomain, DomainId};
+use ratatui::text::Span;
+
+/// Where the vCPUs shown in the boxes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// The plan, applied.
+    Pinned,
+    /// The plan, which is not applied, because of this.
+    PlannedOnly(String),
+    /// There is no plan that places anything: the CPUs that the vCPUs last ran on; why there is none.
+    LastRan(String),
+}
+
+/// A VM in a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Its name with its vCPUs there: `web x2` when all are, else `web[0,2]`.
+    pub(crate) label: String,
+    /// Columns of the label.
+    pub(crate) width: usize,
+}
+
+/// A domain with what is in it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DomainLoad {
+    pub(crate) domain: CacheDomain,
+    pub(crate) members: Vec<Member>,
+    pub(crate) vcpus: usize,
+    /// Frames that pairs share in here.
+    pub(crate) within_frames: Availability<u64>,
+}
+
+impl DomainLoad {
+    /// Lines that the members take when they flow through `width` columns.
+    pub(crate) fn lines(&self, width: usize) -> usize {
+        let mut lines = 0;
+        let mut left = 0;
+        for member in &self.members {
+            if lines == 0 || member.width + 2 > left {
+                lines += 1;
+                left = width;
+            }
+            left = left.saturating_sub(member.width + 2);
+        }
+        lines
+    }
+}
+
+/// The overview's figures.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Overview {
+    pub(crate) domains: Availability<Vec<DomainLoad>>,
+    pub(crate) basis: Basis,
+    /// vCPUs in no box: left to the kernel, or not known where.
+    pub(crate) elsewhere: usize,
+    pub(crate) within_frames: Availability<u64>,
+    pub(crate) total_frames: Availability<u64>,
+}
+
+impl Overview {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        let plan = snapshot.plan.value();
+        let (basis, places) = match &snapshot.plan {
+            Availability::Available(plan) if !plan.placement.is_empty() => {
+                let basis = match &snapshot.pinned {
+                    Availability::Available(_) => Basis::Pinned,
+                    Availability::Unavailable(reason) => Basis::PlannedOnly(reason.clone()),
+                };
+                (basis, planned_places(snapshot))
+            }
+            Availability::Available(plan) => {
+                let reason = format!("policy {} places nothing", plan.policy);
+                (Basis::LastRan(reason), last_places(snapshot))
+            }
+            Availability::Unavailable(reason) => (Basis::LastRan(reason.clone()), last_places(snapshot)),
+        };
+        let domains = match (&snapshot.topology, plan) {
+            (Availability::Available(topology), _) => Ok(topology.domains()),
+            (Availability::Unavailable(_), Some(plan)) if !plan.domains.is_empty() => Ok(&plan.domains[..]),
+            (Availability::Unavailable(reason), _) => Err(reason.clone()),
+        };
+        let total_frames = total_frames(&snapshot.matrix);
+        let loads = domains.map(|domains| loads(domains, &places, &snapshot.matrix));
+        let placed: usize = loads.iter().flatten().map(|load| load.vcpus).sum();
+        let all: usize = places.iter().map(|place| place.vcpus.len()).sum();
+        let within_frames = match &loads {
+            Err(reason) => Availability::Unavailable(reason.clone()),
+            Ok(loads) => loads
+                .iter()
+                .try_fold(0u64, |sum, load| match &load.within_frames {
+                    Availability::Available(frames) => Ok(sum + frames),
+                    Availability::Unavailable(reason) => Err(reason.clone()),
+                })
+                .into(),
+        };
+        Self { domains: loads.into(), basis, elsewhere: all - placed, within_frames, total_frames }
+    }
+
+    pub(crate) fn domain_count(&self) -> usize {
+        self.domains.value().map_or(0, Vec::len)
+    }
+}
+
+/// A VM with the domain of each vCPU.
+struct Place<'a> {
+    vm: &'a str,
+    vcpus: Vec<(u32, Option<DomainId>)>,
+}
+
+fn planned_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
+    let Some(plan) = snapshot.plan.value() else { return Vec::new() };
+    let mut places: Vec<Place<'_>> = Vec::new();
+    let mut position: HashMap<&str, usize> = HashMap::new();
+    for placed in &plan.placement {
+        let at = *position.entry(&placed.vm).or_insert_with(|| {
+            places.push(Place { vm: &placed.vm, vcpus: Vec::new() });
+            places.len() - 1
+        });
+        places[at].vcpus.push((placed.vcpu, Some(placed.domain)));
+    }
+    for vm in &snapshot.vms {
+        let at = *position.entry(&vm.name).or_insert_with(|| {
+            places.push(Place { vm: &vm.name, vcpus: Vec::new() });
+            places.len() - 1
+        });
+        let vcpus = &mut places[at].vcpus;
+        for vcpu in &vm.vcpus {
+            if !vcpus.iter().any(|(index, _)| *index == vcpu.index) {
+                vcpus.push((vcpu.index, None));
+            }
+        }
+    }
+    places
+}
+
+fn last_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
+    let mut domain_of: HashMap<u32, DomainId> = HashMap::new();
+    if let Some(topology) = snapshot.topology.value() {
+        for domain in topology.domains() {
+            domain_of.extend(domain.cpus.iter().map(|cpu| (cpu, domain.id)));
+        }
+    }
+    let place = |vcpu: &huddle_model::vm::Vcpu| {
+        (vcpu.index, vcpu.last_cpu.and_then(|cpu| domain_of.get(&cpu).copied()))
+    };
+    let vms = snapshot.vms.iter();
+    vms.map(|vm| Place { vm: &vm.name, vcpus: vm.vcpus.iter().map(place).collect() }).collect()
+}
+
+fn loads(
+    domains: &[CacheDomain],
+    places: &[Place<'_>],
+    matrix: &Availability<SharingMatrix>,
+) -> Vec<DomainLoad> {
+    let position: HashMap<&str, usize> = match matrix {
+        Availability::Available(matrix) => {
+            matrix.vms().iter().enumerate().map(|(index, vm)| (vm.name.as_str(), index)).collect()
+        }
+        Availability::Unavailable(_) => HashMap::new(),
+    };
+    let index: HashMap<DomainId, usize> =
+        domains.iter().enumerate().map(|(at, domain)| (domain.id, at)).collect();
+    // For each domain: position in the matrix, share of the VM's vCPUs that is here.
+    let mut shares: Vec<Vec<(usize, f64)>> = vec![Vec::new(); domains.len()];
+    let mut members: Vec<Vec<Member>> = vec![Vec::new(); domains.len()];
+    let mut vcpus = vec![0; domains.len()];
+    for place in places {
+        let mut here: Vec<(usize, Vec<u32>)> = Vec::new();
+        for (vcpu, domain) in &place.vcpus {
+            let Some(at) = domain.and_then(|domain| index.get(&domain)).copied() else { continue };
+            match here.iter_mut().find(|(domain, _)| *domain == at) {
+                Some((_, list)) => list.push(*vcpu),
+                None => here.push((at, vec![*vcpu])),
+            }
+        }
+        for (at, list) in here {
+            vcpus[at] += list.len();
+            members[at].push(member(place, &list));
+            if let Some(row) = position.get(place.vm) {
+                shares[at].push((*row, list.len() as f64 / place.vcpus.len() as f64));
+            }
+        }
+    }
+    let figures = domains.iter().zip(members).zip(vcpus).zip(shares);
+    figures
+        .map(|(((domain, members), vcpus), shares)| DomainLoad {
+            domain: domain.clone(),
+            members,
+            vcpus,
+            within_frames: within(matrix, &shares),
+        })
+        .collect()
+}
+
+fn member(place: &Place<'_>, here: &[u32]) -> Member {
+    let label = if here.len() == place.vcpus.len() {
+        format!("{} x{}", place.vm, here.len())
+    } else {
+        let list: Vec<String> = here.iter().map(u32::to_string).collect();
+        format!("{}[{}]", place.vm, list.join(","))
+    };
+    let width = Span::raw(&label).width();
+    Member { label, width }
+}
+
+fn within(matrix: &Availability<SharingMatrix>, shares: &[(usize, f64)]) -> Availability<u64> {
+    let matrix = match matrix {
+        Availability::Available(matrix) => matrix,
+        Availability::Unavailable(reason) => return Availability::Unavailable(reason.clone()),
+    };
+    let mut sum = 0.0;
+    for (nth, (i, here)) in shares.iter().enumerate() {
+        for (j, there) in &shares[nth + 1..] {
+            match matrix.shared_frames(*i, *j) {
+                Some(frames) => sum += frames as f64 * here * there,
+                None => return Availability::Unavailable(RATES_ONLY.into()),
+            }
+        }
+    }
+    // A file of rates has no frames, and one VM alone would hide that.
+    match frames_known(matrix) {
+        true => Availability::Available(sum.round() as u64),
+        false => Availability::Unavailable(RATES_ONLY.into()),
+    }
+}
+
+/// Why there are no frames in a matrix that was read from rates.
+pub(crate) const RATES_ONLY: &str = "the matrix holds rates only";
+
+fn frames_known(matrix: &SharingMatrix) -> bool {
+    matrix.is_empty() || matrix.shared_frames(0, 0).is_some()
+}
+
+fn total_frames(matrix: &Availability<SharingMatrix>) -> Availability<u64> {
+    match matrix {
+        Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
+        Availability::Available(matrix) => {
+            match matrix.pairs().map(|(i, j)| matrix.shared_frames(i, j)).sum::<Option<u64>>() {
+                Some(frames) if frames_known(matrix) => Availability::Available(frames),
+                _ => Availability::Unavailable(RATES_ONLY.into()),
+            }
+        }
+    }
+}

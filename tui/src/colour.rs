@@ -1,0 +1,113 @@
+//! What the terminal can show, judged from plain values the caller read from its environment.
+
+/// How many colours may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColourMode {
+    /// 24-bit colours.
+    TrueColour,
+    /// The 256 colours of xterm.
+    Indexed256,
+    /// The 16 colours of ANSI terminals.
+    Ansi16,
+    /// None: values are ranked by glyphs alone.
+    NoColour,
+}
+
+/// The environment variables that speak of colours; `None` for one that is not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColourEnv<'a> {
+    /// `NO_COLOR` (<https://no-color.org>): no colours when set to anything but the empty string.
+    pub no_color: Option<&'a str>,
+    /// `COLORTERM`: `truecolor` or `24bit` where the terminal has 24-bit colours.
+    pub colorterm: Option<&'a str>,
+    /// `TERM`: the terminal's name in terminfo.
+    pub term: Option<&'a str>,
+}
+
+impl ColourMode {
+    /// The richest mode that the environment vouches for.
+    pub fn detect(env: ColourEnv<'_>) -> Self {
+        if env.no_color.is_some_and(|value| !value.is_empty()) {
+            return Self::NoColour;
+        }
+        let term = env.term.unwrap_or("");
+        let no_colours = ["", "dumb", "vt100", "vt102", "vt220", "unknown"];
+        if no_colours.contains(&term) || term.ends_with("-mono") || term.ends_with("-m") {
+            return Self::NoColour;
+        }
+        let colorterm = env.colorterm.unwrap_or("").to_ascii_lowercase();
+        if colorterm == "truecolor" || colorterm == "24bit" || term.ends_with("-direct") {
+            Self::TrueColour
+        } else if term.contains("256color") {
+            Self::Indexed256
+        } else {
+            Self::Ansi16
+        }
+    }
+}
+
+/// Which characters may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Charset {
+    /// Box drawing, block elements, and names as they are.
+    Unicode,
+    /// 7-bit ASCII; other characters of names show as `?`.
+    Ascii,
+}
+
+/// The environment variables that name the character set, in the order in which the C library
+/// heeds them (locale(7)); `None` for one that is not set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocaleEnv<'a> {
+    /// `LC_ALL`.
+    pub lc_all: Option<&'a str>,
+    /// `LC_CTYPE`.
+    pub lc_ctype: Option<&'a str>,
+    /// `LANG`.
+    pub lang: Option<&'a str>,
+}
+
+impl Charset {
+    /// [`Charset::Unicode`] where the locale that applies says UTF-8, else [`Charset::Ascii`].
+    pub fn detect(env: LocaleEnv<'_>) -> Self {
+        let locale =
+            [env.lc_all, env.lc_ctype, env.lang].into_iter().flatten().find(|value| !value.is_empty());
+        let locale = locale.unwrap_or("C").to_ascii_lowercase();
+        if locale.contains("utf-8") || locale.contains("utf8") { Self::Unicode } else { Self::Ascii }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(no_color: Option<&str>, colorterm: Option<&str>, term: Option<&str>) -> ColourMode {
+        ColourMode::detect(ColourEnv { no_color, colorterm, term })
+    }
+
+    #[test]
+    fn the_environment_decides_the_colours() {
+        assert_eq!(mode(None, Some("truecolor"), Some("xterm-256color")), ColourMode::TrueColour);
+        assert_eq!(mode(None, None, Some("xterm-direct")), ColourMode::TrueColour);
+        assert_eq!(mode(None, None, Some("tmux-256color")), ColourMode::Indexed256);
+        assert_eq!(mode(None, None, Some("linux")), ColourMode::Ansi16);
+        for term in [None, Some(""), Some("dumb"), Some("vt100"), Some("xterm-mono")] {
+            assert_eq!(mode(None, None, term), ColourMode::NoColour, "{term:?}");
+        }
+    }
+
+    #[test]
+    fn no_color_counts_only_when_not_empty() {
+        assert_eq!(mode(Some("1"), Some("truecolor"), Some("xterm-256color")), ColourMode::NoColour);
+        assert_eq!(mode(Some(""), Some("24bit"), Some("xterm")), ColourMode::TrueColour);
+    }
+
+    #[test]
+    fn the_first_locale_variable_that_is_set_decides_the_characters() {
+        let detect = |lc_all, lc_ctype, lang| Charset::detect(LocaleEnv { lc_all, lc_ctype, lang });
+        assert_eq!(detect(None, None, Some("en_GB.UTF-8")), Charset::Unicode);
+        assert_eq!(detect(Some("C"), None, Some("en_GB.UTF-8")), Charset::Ascii);
+        assert_eq!(detect(Some(""), Some("C.utf8"), None), Charset::Unicode);
+        assert_eq!(detect(None, None, None), Charset::Ascii);
+    }
+}

@@ -1,0 +1,90 @@
+//! The real terminal: raw mode, alternate screen and mouse, and the way back on any end that lets
+//! code run (return, error, panic). For SIGTERM the caller's loop must return; after `kill -9` the
+//! shell's `reset` is the remedy.
+
+use std::io::{self, IsTerminal, Stdout, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
+use crossterm::{cursor, execute};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+/// Holds the terminal as the program needs it; dropping it, or a panic of any thread, brings back
+/// what was before.
+pub struct TerminalGuard {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Whether the terminal is ours; shared with the panic hook, so that it is given back once.
+    is_entered: Arc<AtomicBool>,
+}
+
+impl TerminalGuard {
+    /// Enters raw mode and the alternate screen and asks for the mouse.
+    ///
+    /// # Errors
+    /// When standard input or output is no terminal, with what to do instead, or when the terminal
+    /// refuses; what was changed by then is undone.
+    pub fn enter() -> io::Result<Self> {
+        if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "standard input and output are not both a terminal, so there is nothing to draw on; \
+                 use `huddle run` to run without one",
+            ));
+        }
+        let is_entered = Arc::new(AtomicBool::new(true));
+        let restore_on_panic = Arc::clone(&is_entered);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // The message must go to the screen that stays.
+            restore(&restore_on_panic);
+            before(info);
+        }));
+        let set_up = || -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+            enable_raw_mode()?;
+            execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture, cursor::Hide)?;
+            Terminal::new(CrosstermBackend::new(io::stdout()))
+        };
+        match set_up() {
+            Ok(terminal) => Ok(Self { terminal, is_entered }),
+            Err(error) => {
+                restore(&is_entered);
+                Err(error)
+            }
+        }
+    }
+
+    /// What to draw on.
+    pub fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Stdout>> {
+        &mut self.terminal
+    }
+
+    /// Columns and rows now.
+    ///
+    /// # Errors
+    /// When the terminal does not tell.
+    pub fn size(&self) -> io::Result<(u16, u16)> {
+        crossterm::terminal::size()
+    }
+}
+
+impl Drop for TerminalGuard {
+    fn drop(&mut self) {
+        restore(&self.is_entered);
+    }
+}
+
+/// Gives the terminal back unless that was done. Errors are passed over: there is no screen left to
+/// say them on, and every step is tried all the same.
+fn restore(is_entered: &AtomicBool) {
+    if !is_entered.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    let mut out = io::stdout();
+    let _ = execute!(out, DisableMouseCapture);
+    let _ = execute!(out, LeaveAlternateScreen, cursor::Show);
+    let _ = disable_raw_mode();
+    let _ = out.flush();
+}

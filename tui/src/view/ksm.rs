@@ -1,0 +1,202 @@
+//! The KSM view: what the kernel merges, how it is set, and the way it went.
+
+use huddle_model::availability::Availability;
+use huddle_model::ksm::KsmState;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+
+use super::canvas::Canvas;
+use super::format;
+use crate::app::{App, Picture};
+
+/// Columns of a name.
+const NAME: u16 = 20;
+/// Columns of the state, where the settings stand beside it.
+const COLUMN: u16 = 66;
+/// From this width on they do.
+const WIDE: u16 = 112;
+
+pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
+    let theme = canvas.theme;
+    let ksm = match &picture.snapshot.ksm {
+        Availability::Available(ksm) => ksm,
+        Availability::Unavailable(reason) => {
+            let area = Rect::new(
+                body.x + 1,
+                body.y + 1,
+                body.width.saturating_sub(2),
+                body.height.saturating_sub(1),
+            );
+            let lines = canvas.paragraph(area, &format!("KSM: n/a: {reason}"), theme.warning());
+            let below = Rect { y: area.y + lines, height: area.height.saturating_sub(lines), ..area };
+            history(canvas, below, app, picture);
+            return;
+        }
+    };
+    let state = state_rows(ksm);
+    let settings = setting_rows(ksm);
+    let beside = body.width >= WIDE;
+    let left_width = if beside { COLUMN } else { body.width };
+    let left = Rect { width: left_width, ..body };
+    let mut y = rows(canvas, left, " state ", &state);
+    let right = if beside {
+        Rect { x: body.x + COLUMN, width: body.width - COLUMN, ..body }
+    } else {
+        Rect { y, height: body.bottom().saturating_sub(y), ..body }
+    };
+    let settings_end =
+        if beside { rows(canvas, right, " settings ", &settings) } else { compact(canvas, right, &settings) };
+    y = y.max(settings_end);
+    let below = Rect { y, height: body.bottom().saturating_sub(y), ..body };
+    history(canvas, below, app, picture);
+}
+
+/// A value; `None` where this kernel does not have the file.
+type Row = (&'static str, Option<String>);
+
+fn state_rows(ksm: &KsmState) -> Vec<Row> {
+    let run = match ksm.run {
+        0 => "0: stopped, merged pages stay merged".into(),
+        1 => "1: running".into(),
+        2 => "2: stopped, everything unmerged".into(),
+        other => format!("{other}: not a known state"),
+    };
+    let pages = |pages: u64| format!("{} pages ({})", format::count(pages), format::frames_bytes(pages));
+    let before_costs = format::frames_bytes(ksm.pages_sharing);
+    let saved = match ksm.general_profit_bytes {
+        Some(profit) => format!("{} net; {before_costs} before bookkeeping", format::signed_bytes(profit)),
+        None => format!("{before_costs} before bookkeeping"),
+    };
+    vec![
+        ("run", Some(run)),
+        ("saved", Some(saved)),
+        ("shared frames", Some(pages(ksm.pages_shared))),
+        ("sharing pages", Some(pages(ksm.pages_sharing))),
+        ("unshared", Some(pages(ksm.pages_unshared))),
+        ("volatile", Some(pages(ksm.pages_volatile))),
+        ("skipped", ksm.pages_skipped.map(|skipped| format!("{} pages", format::count(skipped)))),
+        ("zero pages", ksm.ksm_zero_pages.map(|zero| zero.to_string())),
+        ("full scans", Some(format::count(ksm.full_scans))),
+    ]
+}
+
+fn setting_rows(ksm: &KsmState) -> Vec<Row> {
+    let text = |value: Option<u64>| value.map(|value| value.to_string());
+    vec![
+        ("pages_to_scan", Some(format::count(ksm.pages_to_scan))),
+        ("sleep_millisecs", Some(format::count(ksm.sleep_millisecs))),
+        ("smart_scan", text(ksm.smart_scan)),
+        ("max_page_sharing", text(ksm.max_page_sharing)),
+        ("merge_across_nodes", text(ksm.merge_across_nodes)),
+        ("use_zero_pages", text(ksm.use_zero_pages)),
+        ("advisor_mode", ksm.advisor_mode.clone()),
+    ]
+}
+
+const NOT_THERE: &str = "n/a: not in this kernel";
+
+/// One row a value under a rule; returns the row after.
+fn rows(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) -> u16 {
+    let theme = canvas.theme;
+    let inner = canvas.rule(area, title);
+    let mut y = inner.y;
+    for (name, value) in rows {
+        canvas.text(inner, inner.x + 1, y, name, theme.faint());
+        let (value, style) = shown(value, theme.plain(), theme.warning());
+        canvas.text(inner, inner.x + 1 + NAME.max(name.len() as u16 + 1), y, value, style);
+        y += 1;
+    }
+    y
+}
+
+/// The same flowing over lines, for small screens; returns the row after.
+fn compact(canvas: &mut Canvas<'_>, area: Rect, rows: &[Row]) -> u16 {
+    let theme = canvas.theme;
+    let inner = canvas.rule(area, " settings ");
+    let (mut x, mut y) = (inner.x + 1, inner.y);
+    for (name, value) in rows {
+        let (value, style) = shown(value, theme.plain(), theme.warning());
+        let width = (name.len() + value.len() + 3) as u16;
+        if x > inner.x + 1 && x + width > inner.right() {
+            (x, y) = (inner.x + 1, y + 1);
+        }
+        x = canvas.pieces(inner, x, y, &[(name, theme.faint()), (" ", theme.plain()), (value, style)]) + 2;
+    }
+    y + 1
+}
+
+fn shown(value: &Option<String>, plain: Style, warning: Style) -> (&str, Style) {
+    match value {
+        Some(value) => (value, plain),
+        None => (NOT_THERE, warning),
+    }
+}
+
+/// Pages that are saved, and shared frames, over the rounds that fit.
+fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
+    let theme = canvas.theme;
+    if area.height < 3 {
+        return;
+    }
+    let width = usize::from(area.width.saturating_sub(2));
+    let points: Vec<_> = app.history.before(picture.history_end, width).collect();
+    let known: Vec<_> = points.iter().flatten().collect();
+    if known.is_empty() {
+        return;
+    }
+    let span = match (known.first(), known.last()) {
+        (Some(first), Some(last)) if known.len() > 1 => {
+            let passed = last.at_unix_us.saturating_sub(first.at_unix_us) / 1_000_000;
+            let scans = last.full_scans.saturating_sub(first.full_scans);
+            format!(", {}, {} full scans", format::seconds(passed), format::count(scans))
+        }
+        _ => String::new(),
+    };
+    let title = format!(" history of {} rounds{span} ('{}' = n/a) ", points.len(), theme.gap());
+    let inner = canvas.rule(area, &title);
+    type Figure = fn(&crate::app::KsmPoint) -> u64;
+    let figures: [(&str, Figure); 2] =
+        [("sharing pages", |point| point.pages_sharing), ("shared frames", |point| point.pages_shared)];
+    let height = (inner.height / 2).clamp(1, 8);
+    for ((name, figure), at) in figures.into_iter().zip(0..) {
+        let chart = Rect { y: inner.y + at * height, height, ..inner }.intersection(inner);
+        if chart.height < 1 {
+            return;
+        }
+        let top = known.iter().map(|point| figure(point)).max().unwrap_or(0);
+        let now = points.last().and_then(|point| point.as_ref()).map(figure);
+        let now = now.map_or_else(|| "n/a".into(), format::count);
+        let label = format!("{name}: now {now}, highest {}", format::count(top));
+        let label_row = Rect { height: 1, ..chart };
+        // On a chart of one row the label would hide the bars: they stand beside it.
+        let bars = if chart.height == 1 {
+            let end = canvas.text(label_row, chart.x + 1, chart.y, &label, theme.plain()) + 1;
+            Rect { x: end, width: chart.right().saturating_sub(end + 1), ..chart }
+        } else {
+            canvas.text(label_row, chart.x + 1, chart.y, &label, theme.plain());
+            let below = chart.height - 1;
+            Rect { x: chart.x + 1, y: chart.y + 1, width: chart.width.saturating_sub(2), height: below }
+        };
+        let fitting = points.len().saturating_sub(usize::from(bars.width));
+        for (point, x) in points[fitting..].iter().zip(bars.x..bars.right()) {
+            column(canvas, bars, x, point.as_ref().map(figure), top);
+        }
+    }
+}
+
+/// One bar from the bottom of `area`, its height in proportion to `top`.
+fn column(canvas: &mut Canvas<'_>, area: Rect, x: u16, value: Option<u64>, top: u64) {
+    let theme = canvas.theme;
+    let Some(value) = value else {
+        canvas.put(x, area.bottom() - 1, theme.gap(), theme.warning());
+        return;
+    };
+    let part = if top == 0 { 0.0 } else { value as f64 / top as f64 };
+    let filled = part * f64::from(area.height);
+    for row in 0..area.height {
+        let here = (filled - f64::from(row)).clamp(0.0, 1.0);
+        if here > 0.0 || row == 0 {
+            canvas.put(x, area.bottom() - 1 - row, theme.bar(here), theme.accent());
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Rendering: a picture of the state, which it does not change.
+
+mod canvas;
+mod format;
+mod help;
+mod ksm;
+mod log;
+mod overview;
+mod sharing;
+mod theme;
+
+use huddle_model::availability::Availability;
+use ratatui::Frame;
+use ratatui::layout::Rect;
+
+use crate::app::geometry::{MINIMUM_SIZE, Screen};
+use crate::app::keys::Command;
+use crate::app::{App, View};
+use canvas::Canvas;
+use theme::Theme;
+
+/// Draws the state into the whole frame.
+pub fn draw(frame: &mut Frame<'_>, app: &App) {
+    let area = frame.area();
+    let theme = Theme::new(app.options.colour, app.options.charset);
+    let mut canvas = Canvas { buffer: frame.buffer_mut(), theme };
+    let Some(screen) = Screen::new(area) else {
+        too_small(&mut canvas, area);
+        return;
+    };
+    header(&mut canvas, &screen, app);
+    match (&app.shown, app.view) {
+        (None, View::Overview | View::Sharing | View::Ksm) => waiting(&mut canvas, screen.body),
+        (Some(picture), View::Overview) => overview::draw(&mut canvas, screen.body, app, picture),
+        (Some(picture), View::Sharing) => sharing::draw(&mut canvas, screen.body, app, picture),
+        (Some(picture), View::Ksm) => ksm::draw(&mut canvas, screen.body, app, picture),
+        (_, View::Log) => log::draw(&mut canvas, screen.body, app),
+    }
+    footer(&mut canvas, screen.footer, app);
+    if let Some(top) = app.help {
+        help::draw(&mut canvas, area, app, top);
+    }
+}
+
+fn too_small(canvas: &mut Canvas<'_>, area: Rect) {
+    let (width, height) = MINIMUM_SIZE;
+    let text = format!("terminal too small: needs {width}x{height}, has {}x{}", area.width, area.height);
+    canvas.paragraph(area, &text, canvas.theme.warning());
+}
+
+fn waiting(canvas: &mut Canvas<'_>, body: Rect) {
+    let style = canvas.theme.plain();
+    canvas.text(body, body.x + 1, body.y + 1, "waiting for the first round of measurements", style);
+}
+
+fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
+    let theme = canvas.theme;
+    let area = screen.header;
+    canvas.text(area, area.x + 1, area.y, "huddle", theme.strong());
+    let mut tabs_end = area.x;
+    for (view, label, tab) in screen.tabs() {
+        let is_shown = view == app.view;
+        let style = if is_shown { theme.selected() } else { theme.plain() };
+        canvas.text(tab, tab.x, tab.y, &label, style);
+        if is_shown {
+            // The one mark that a screen without colours and attributes keeps.
+            canvas.put(tab.x, tab.y, '[', style);
+            canvas.put(tab.right() - 1, tab.y, ']', style);
+        }
+        tabs_end = tab.right();
+    }
+    let (state, style) = state(app, theme);
+    let room = area.right().saturating_sub(tabs_end + 1);
+    let start = area.right() - room.min(canvas::width(&state) as u16 + 1);
+    let right = Rect::new(start, area.y, area.right() - start, 1);
+    canvas.text(right, start, area.y, &state, style);
+}
+
+/// The round shown, whether it is held, and how old it is.
+fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
+    let Some(picture) = &app.shown else { return ("no round yet".into(), theme.plain()) };
+    let round = picture.snapshot.round;
+    if app.is_paused {
+        return (format!("PAUSED {round}, {} newer", app.rounds_held()), theme.warning());
+    }
+    match app.age().as_secs() {
+        0..5 => (format!("round {round}"), theme.plain()),
+        age => (format!("round {round}, {} ago", format::seconds(age)), theme.warning()),
+    }
+}
+
+fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
+    let theme = canvas.theme;
+    let x = area.x + 1;
+    if app.typing.is_some() {
+        let filter = app.filter().unwrap_or_default();
+        let end = canvas.pieces(area, x, area.y, &[("filter: ", theme.strong()), (filter, theme.plain())]);
+        let end = canvas.text(area, end, area.y, " ", theme.selected());
+        canvas.text(area, end + 2, area.y, "Enter keeps it, Esc gives it up", theme.faint());
+        return;
+    }
+    let hints: &[(Command, &str)] = match app.view {
+        View::Overview | View::Ksm => &[],
+        View::Sharing => &[
+            (Command::Filter, "filter"),
+            (Command::Order, "order"),
+            (Command::Scale, "scale"),
+            (Command::Highest, "highest"),
+        ],
+        View::Log => &[(Command::Filter, "filter"), (Command::Order, "order")],
+    };
+    let always = [
+        (Command::Help, "help"),
+        (Command::Quit, "quit"),
+        (Command::Pause, if app.is_paused { "follow" } else { "pause" }),
+        (Command::NextView, "view"),
+    ];
+    let mut x = x;
+    // What hides part of the picture comes before any hint.
+    if let Some(filter) = app.filter().filter(|filter| !filter.is_empty()) {
+        let text = format!("filter: {filter}");
+        let room = Rect { width: area.width / 2, ..area };
+        x = canvas.text(room, x, area.y, &text, theme.warning()) + 2;
+    }
+    for (command, what) in always.iter().chain(hints) {
+        if let Some(key) = app.keys.key_of(app.view, *command) {
+            let pieces = [(key.as_str(), theme.strong()), (" ", theme.plain()), (what, theme.faint())];
+            x = canvas.pieces(area, x, area.y, &pieces) + 2;
+        }
+    }
+}
+
+/// A value as text, or `n/a` with its reason; the flag says which.
+fn or_reason<T>(value: &Availability<T>, show: impl FnOnce(&T) -> String) -> (String, bool) {
+    match value {
+        Availability::Available(value) => (show(value), true),
+        Availability::Unavailable(reason) => (format!("n/a: {reason}"), false),
+    }
+}

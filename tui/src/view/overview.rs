@@ -1,0 +1,239 @@
+//! The overview: cache domains as boxes, and the last change with its reasons.
+
+use huddle_model::availability::Availability;
+use huddle_model::topology::DomainId;
+use ratatui::layout::Rect;
+
+use super::canvas::{self, Canvas};
+use super::{format, or_reason};
+use crate::app::{App, Basis, Change, DomainLoad, Move, Picture};
+
+pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
+    let layout = app.overview_layout(body);
+    summary(canvas, layout.summary, picture);
+    match &picture.overview.domains {
+        Availability::Unavailable(reason) => {
+            let text = format!("cache domains: n/a: {reason}");
+            let area = Rect { x: body.x + 1, width: body.width.saturating_sub(2), ..layout.grid };
+            canvas.paragraph(area, &text, canvas.theme.warning());
+        }
+        Availability::Available(domains) => {
+            let top = app.domain_top(&layout);
+            let level = picture.snapshot.topology.value().and_then(|topology| topology.level());
+            for (index, domain) in domains.iter().enumerate() {
+                if let Some(area) = layout.box_at(index, top) {
+                    domain_box(canvas, area, domain, level, index == app.domain);
+                }
+            }
+            let first = top * layout.boxes_across;
+            let shown = layout.visible_rows() * layout.boxes_across;
+            if shown < domains.len() {
+                let last = (first + shown).min(domains.len());
+                let text =
+                    format!("domains {} to {last} of {}, Down and Up for others", first + 1, domains.len());
+                let row = Rect { y: layout.summary.y + 2, height: 1, ..layout.summary };
+                let x = row.right().saturating_sub(text.len() as u16 + 1);
+                canvas.text(row, x, row.y, &text, canvas.theme.warning());
+            }
+        }
+    }
+    change(canvas, layout.change, picture);
+}
+
+fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
+    let theme = canvas.theme;
+    let overview = &picture.overview;
+    let snapshot = &picture.snapshot;
+    let vcpus: usize = snapshot.vms.iter().map(|vm| vm.vcpus.len()).sum();
+    let (policy, known) = or_reason(&snapshot.plan, |plan| plan.policy.to_string());
+    let style = if known { theme.strong() } else { theme.warning() };
+    let vms = format!("{} VMs, {vcpus} vCPUs  policy ", snapshot.vms.len());
+    let x = canvas.pieces(area, area.x + 1, area.y, &[(&vms, theme.plain()), (&policy, style)]);
+    if let Some((matrix, (i, j))) =
+        picture.matrix().and_then(|(matrix, figures)| Some((matrix, figures.highest?)))
+    {
+        let name = |vm: usize| matrix.vms()[vm].name.as_str();
+        let most = format!("{} and {}, {}", name(i), name(j), format::percent(matrix.rate(i, j)));
+        canvas.pieces(area, x + 2, area.y, &[("share most: ", theme.faint()), (&most, theme.strong())]);
+    }
+
+    let y = area.y + 1;
+    match (&overview.within_frames, &overview.total_frames) {
+        (Availability::Available(within), Availability::Available(total)) => {
+            let part = match total {
+                0 => String::new(),
+                _ => format!(", {}", format::percent(*within as f64 / *total as f64)),
+            };
+            let inside =
+                format!("{} frames ({}{part})", format::count(*within), format::frames_bytes(*within));
+            let across = total.saturating_sub(*within);
+            let across = format!("{} ({})", format::count(across), format::frames_bytes(across));
+            let pieces = [
+                ("shared within domains ", theme.faint()),
+                (&inside, theme.strong()),
+                ("  across ", theme.faint()),
+                (&across, theme.plain()),
+            ];
+            canvas.pieces(area, area.x + 1, y, &pieces);
+        }
+        (within, total) => {
+            let reason = total.reason().or(within.reason()).unwrap_or_default();
+            let text = format!("n/a: {reason}");
+            let pieces = [("shared frames ", theme.faint()), (text.as_str(), theme.warning())];
+            canvas.pieces(area, area.x + 1, y, &pieces);
+        }
+    }
+
+    let y = area.y + 2;
+    let (basis, style) = match &overview.basis {
+        Basis::Pinned => ("placed as pinned".into(), theme.plain()),
+        Basis::PlannedOnly(reason) => (format!("as planned, not pinned: {reason}"), theme.warning()),
+        Basis::LastRan(reason) => (format!("where vCPUs last ran; no placement: {reason}"), theme.warning()),
+    };
+    let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
+    let elsewhere = match overview.basis {
+        Basis::LastRan(_) => format!("; {} vCPUs not known where", overview.elsewhere),
+        _ => format!("; {} vCPUs left to the kernel", overview.elsewhere),
+    };
+    if overview.elsewhere > 0 {
+        pieces.push((&elsewhere, theme.plain()));
+    }
+    canvas.pieces(area, area.x + 1, y, &pieces);
+}
+
+fn domain_box(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad, level: Option<u8>, is_selected: bool) {
+    let theme = canvas.theme;
+    let domain = &load.domain;
+    let node = domain.node.map_or_else(String::new, |node| format!(", node {node}"));
+    let mark = if is_selected { ">" } else { " " };
+    let title = format!("{mark}domain {}{node} ", domain.id);
+    let style = if is_selected { theme.accent() } else { theme.faint() };
+    let title_style = if is_selected { theme.accent() } else { theme.strong() };
+    let inner = canvas.frame(area, &title, style, title_style);
+    let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
+    let level = level.map_or_else(|| "cache".to_owned(), |level| format!("L{level}"));
+    let size = domain.size_bytes.map_or_else(|| "size n/a".to_owned(), format::bytes);
+    let cache = format!("{level} {size}  CPUs {}", domain.cpus);
+    canvas.text(inner, inner.x, inner.y, &cache, theme.plain());
+    let load_text = format!("{} vCPUs on {} CPUs", load.vcpus, domain.cpus.len());
+    let is_full = load.vcpus > domain.cpus.len();
+    let load_style = if is_full { theme.strong() } else { theme.plain() };
+    canvas.text(inner, inner.x, inner.y + 1, &load_text, load_style);
+    let (within, known) = match &load.within_frames {
+        Availability::Available(frames) => (format!("{} frames shared", format::count(*frames)), true),
+        // The reason stands in the summary.
+        Availability::Unavailable(_) => ("shared n/a".to_owned(), false),
+    };
+    canvas.text(inner, inner.x, inner.y + 2, &within, if known { theme.plain() } else { theme.warning() });
+    let members = Rect { y: inner.y + 3, height: inner.height.saturating_sub(3), ..inner };
+    flow_members(canvas, members, load);
+}
+
+/// The VMs of a box, over as many lines as there are; says how many do not fit.
+fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
+    let theme = canvas.theme;
+    if area.is_empty() {
+        return;
+    }
+    if load.members.is_empty() {
+        canvas.text(area, area.x, area.y, "no VM", theme.faint());
+        return;
+    }
+    let (mut x, mut y) = (area.x, area.y);
+    let right = usize::from(area.right());
+    for (at, member) in load.members.iter().enumerate() {
+        let left = &load.members[at..];
+        let rest = format!("+{} more", left.len());
+        let fits = x == area.x || usize::from(x) + member.width <= right;
+        if !fits && y + 1 < area.bottom() {
+            (x, y) = (area.x, y + 1);
+        }
+        // On the last line a name may take the room of `rest` only if no name is left out after it.
+        let all = left.iter().map(|member| member.width + 2).sum::<usize>() - 2;
+        let with_rest = member.width + 2 + rest.len();
+        if y + 1 == area.bottom() && usize::from(x) + all.min(with_rest) > right && (left.len() > 1 || !fits)
+        {
+            canvas.text(area, x, y, &rest, theme.warning());
+            return;
+        }
+        x = canvas.text(area, x, y, &member.label, theme.strong()).saturating_add(2);
+    }
+}
+
+fn change(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
+    let theme = canvas.theme;
+    let Some(change) = &picture.change else {
+        let inner = canvas.rule(area, " last change ");
+        let text = match &picture.snapshot.plan {
+            Availability::Available(_) => "none seen".to_owned(),
+            Availability::Unavailable(reason) => format!("none seen; plan n/a: {reason}"),
+        };
+        let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
+        canvas.paragraph(inner, &text, theme.plain());
+        return;
+    };
+    let time = format::time_of_day(change.at_unix_us);
+    let title = format!(" last change: round {} at {time} UTC, policy {} ", change.round, change.policy);
+    let inner = canvas.rule(area, &title);
+    let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
+    let mut below = inner;
+    let mut line = |canvas: &mut Canvas<'_>, text: &str, style, most: u16| {
+        let room = Rect { height: below.height.min(most), ..below };
+        let used = canvas.paragraph(room, text, style);
+        below = Rect { y: below.y + used, height: below.height - used, ..below };
+        below.height
+    };
+    line(canvas, &what(change, usize::from(inner.width), theme.arrow()), theme.strong(), 1);
+    let mut left = line(canvas, &pinned(change), theme.plain(), 1);
+    for (at, reason) in change.reasons.iter().enumerate() {
+        let remaining = change.reasons.len() - at;
+        if left == 0 {
+            break;
+        }
+        if left == 1 && remaining > 1 {
+            line(canvas, &format!("... and {remaining} more reasons: see the log"), theme.faint(), 1);
+            break;
+        }
+        // A long reason may take a second line only where the others keep theirs.
+        let spare = usize::from(left).saturating_sub(remaining).clamp(0, 2) as u16;
+        left = line(canvas, &format!("because {reason}"), theme.plain(), 1 + spare);
+    }
+}
+
+/// The moves, as many as fit on a line.
+fn what(change: &Change, room: usize, arrow: &str) -> String {
+    let mut text = change
+        .policy_before
+        .map_or_else(String::new, |before| format!("policy {before} {arrow} {}; ", change.policy));
+    if change.moves.is_empty() {
+        return text + "no vCPU is placed elsewhere than before";
+    }
+    for (at, moved) in change.moves.iter().enumerate() {
+        let next = one_move(moved, arrow);
+        let rest = format!("+{} more", change.moves.len() - at);
+        if at > 0 && canvas::width(&text) + canvas::width(&next) + rest.len() + 2 > room {
+            return text + &rest;
+        }
+        text += &next;
+        if at + 1 < change.moves.len() {
+            text += ", ";
+        }
+    }
+    text
+}
+
+fn one_move(moved: &Move, arrow: &str) -> String {
+    let place = |domain: Option<DomainId>| domain.map_or_else(|| "kernel".to_owned(), |id| id.to_string());
+    let list: Vec<String> = moved.vcpus.iter().map(u32::to_string).collect();
+    format!("{}[{}] {} {arrow} {}", moved.vm, list.join(","), place(moved.from), place(moved.to))
+}
+
+fn pinned(change: &Change) -> String {
+    match &change.pinned {
+        Availability::Available(outcome) => format!(
+            "pinned: {} threads changed, {} already there, {} passed over",
+            outcome.changed, outcome.unchanged, outcome.skipped
+        ),
+        Availability::Unavailable(reason) => format!("not pinned: {reason}"),
+    }
+}

@@ -1,0 +1,170 @@
+//! No size, snapshot, key or mouse event brings the program down.
+
+#[path = "../fixtures/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod fixtures;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::plan::Policy;
+use huddle_model::snapshot::Snapshot;
+use huddle_tui::{App, Charset, ColourMode, Options, draw};
+use proptest::prelude::*;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Event(Event),
+    Snapshot(Arc<Snapshot>),
+    Tick,
+    /// Draws at the size the state knows, or at another one that it was not yet told of.
+    Draw(Option<(u16, u16)>),
+}
+
+fn key() -> impl Strategy<Value = Event> {
+    use KeyCode::{
+        BackTab, Backspace, Char, Down, End, Enter, Esc, Home, Left, PageDown, PageUp, Right, Tab, Up,
+    };
+    let named =
+        [Backspace, BackTab, Down, End, Enter, Esc, Home, Left, PageDown, PageUp, Right, Tab, Up].to_vec();
+    let bound: Vec<KeyCode> = "?hq1234 tkjl/sLmé漢".chars().map(Char).collect();
+    let code =
+        prop_oneof![prop::sample::select(named), prop::sample::select(bound), any::<char>().prop_map(Char)];
+    let modifiers =
+        prop::sample::select(vec![KeyModifiers::NONE, KeyModifiers::SHIFT, KeyModifiers::CONTROL]);
+    (code, modifiers).prop_map(|(code, modifiers)| Event::Key(KeyEvent::new(code, modifiers)))
+}
+
+fn mouse() -> impl Strategy<Value = Event> {
+    let kind = prop::sample::select(vec![
+        MouseEventKind::Down(MouseButton::Left),
+        MouseEventKind::Down(MouseButton::Right),
+        MouseEventKind::Moved,
+        MouseEventKind::ScrollUp,
+        MouseEventKind::ScrollDown,
+        MouseEventKind::ScrollLeft,
+        MouseEventKind::ScrollRight,
+    ]);
+    (kind, 0u16..310, 0u16..110).prop_map(|(kind, column, row)| {
+        Event::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE })
+    })
+}
+
+fn size() -> impl Strategy<Value = (u16, u16)> {
+    (0u16..300, 0u16..100)
+}
+
+/// Sound ones, ones with parts missing, ones that contradict themselves.
+fn a_snapshot() -> impl Strategy<Value = Arc<Snapshot>> {
+    let policy = prop::sample::select(Policy::ALL.to_vec());
+    let scene =
+        (0usize..40, 0u32..5, 1u32..12, 1u32..5, policy).prop_map(|(vms, vcpus, domains, cpus, policy)| {
+            fixtures::Scene { vms, vcpus, domains, cpus, policy }
+        });
+    (scene, scene_of_names(), 0u64..50, any::<u64>(), prop::array::uniform6(0u8..3)).prop_map(
+        |(scene, rates, round, at, parts)| {
+            // The planner wants every VM to have a vCPU; here one may have lost them since.
+            let planned = fixtures::Scene { vcpus: scene.vcpus.max(1), ..scene };
+            let mut snapshot = (*fixtures::snapshot(planned, round)).clone();
+            let nothing = fixtures::unavailable(round);
+            if scene.vcpus == 0 {
+                snapshot.vms.iter_mut().for_each(|vm| vm.vcpus.clear());
+            }
+            match parts[0] {
+                0 => snapshot.matrix = nothing.matrix.clone(),
+                1 => snapshot.matrix = Availability::Available(rates),
+                _ => {}
+            }
+            if parts[1] == 0 {
+                snapshot.topology = nothing.topology.clone();
+            }
+            if parts[2] == 0 {
+                snapshot.plan = nothing.plan.clone();
+            }
+            if parts[3] == 0 {
+                snapshot.ksm = nothing.ksm.clone();
+            } else if let (1, Availability::Available(ksm)) = (parts[3], &mut snapshot.ksm) {
+                (ksm.pages_sharing, ksm.full_scans) = (at, at);
+                ksm.general_profit_bytes = Some(i64::MIN);
+                ksm.smart_scan = None;
+            }
+            if parts[4] == 0 {
+                snapshot.pinned = nothing.pinned.clone();
+            }
+            if parts[5] == 0 {
+                snapshot.vms.clear();
+                (snapshot.begin_unix_us, snapshot.end_unix_us) = (at, at);
+            }
+            Arc::new(snapshot)
+        },
+    )
+}
+
+/// A matrix of rates only, with names of any script.
+fn scene_of_names() -> impl Strategy<Value = SharingMatrix> {
+    prop::collection::btree_set("[a-z漢é]{1,40}", 1..6).prop_map(|names| {
+        let names: Vec<String> = names.into_iter().collect();
+        let mut csv = format!(",{}\n", names.join(","));
+        for name in &names {
+            let cells: Vec<&str> =
+                names.iter().map(|other| if other == name { "-" } else { "12.5" }).collect();
+            csv += &format!("{name},{}\n", cells.join(","));
+        }
+        SharingMatrix::from_file_text(&csv).expect("a made-up matrix is square")
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => key().prop_map(Step::Event),
+        2 => mouse().prop_map(Step::Event),
+        1 => size().prop_map(|(width, height)| Step::Event(Event::Resize(width, height))),
+        2 => a_snapshot().prop_map(Step::Snapshot),
+        1 => Just(Step::Tick),
+        3 => prop::option::of(size()).prop_map(Step::Draw),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 160, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_panics(
+        start in size(),
+        steps in prop::collection::vec(step(), 1..40),
+        colour in prop::sample::select(vec![
+            ColourMode::TrueColour, ColourMode::Indexed256, ColourMode::Ansi16, ColourMode::NoColour,
+        ]),
+        is_ascii: bool,
+    ) {
+        let charset = if is_ascii { Charset::Ascii } else { Charset::Unicode };
+        let mut app = App::new(Options { colour, charset, size: start, tick: Duration::from_secs(1) });
+        let mut known = start;
+        for step in steps {
+            match step {
+                Step::Event(event) => {
+                    if let Event::Resize(width, height) = event {
+                        known = (width, height);
+                    }
+                    app.on_event(event);
+                }
+                Step::Snapshot(snapshot) => app.on_snapshot(snapshot),
+                Step::Tick => app.on_tick(),
+                Step::Draw(size) => {
+                    let (width, height) = size.unwrap_or(known);
+                    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+                    terminal.draw(|frame| draw(frame, &app)).unwrap();
+                    if is_ascii {
+                        let cells = terminal.backend().buffer().content();
+                        prop_assert!(cells.iter().all(|cell| cell.symbol().is_ascii()));
+                    }
+                }
+            }
+        }
+    }
+}
