@@ -104,9 +104,12 @@ impl Context {
     /// when `undo_leftovers` is set.
     pub(crate) fn pinner(&self, undo_leftovers: bool) -> Result<HostPinner, Failure> {
         let lock = self.state()?.lock().map_err(state_failure)?;
-        let mut journal = Journal::open(lock).map_err(Failure::failed)?;
+        let mut journal = Journal::open(&self.root, &lock).map_err(Failure::failed)?;
+        for note in journal.notes() {
+            tracing::warn!("{note}");
+        }
         if undo_leftovers && !journal.entries().is_empty() {
-            let report = recover(&self.root, &mut journal).map_err(Failure::failed)?;
+            let report = recover(&self.root, &mut journal);
             tracing::warn!("an earlier run was cut off: {} of its changes were undone", report.restored);
             for line in report.notes.iter().chain(&report.failures) {
                 tracing::warn!("{line}");

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use huddle_collector::engine::{
-    Engine, FullScans, HostClock, HostFacts, HostSharing, HostVms, Memory, RunEnd, RunOptions, run,
+    Engine, HostClock, HostFacts, HostSharing, HostVms, Memory, RunEnd, RunOptions, run,
 };
 use huddle_collector::host::ksm;
+use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
 use huddle_collector::record::{ManifestInput, RecorderHandle, RecordingLimits, manifest};
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::snapshot::Snapshot;
@@ -26,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// The loop, ready to run.
 pub(crate) struct Loop {
     engine: Engine,
-    passes: FullScans,
+    passes: Box<dyn PassTrigger>,
     recorder: Option<RecorderHandle>,
 }
 
@@ -68,8 +69,8 @@ impl Loop {
             policy: context.policy,
             memory: Memory::default(),
         };
-        let passes = FullScans::new(context.root.clone(), LOOK_INTERVAL);
-        Ok(Self { engine, passes, recorder })
+        let passes = FullScansTrigger::new(context.root.clone(), LOOK_INTERVAL).map_err(Failure::host)?;
+        Ok(Self { engine, passes: Box::new(passes), recorder })
     }
 
     /// Runs until `stop`, recording if asked to; the recording is closed before this returns.

@@ -9,7 +9,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::Engine;
-use super::stages::PassTrigger;
+use crate::observe::probes::pass::{Pass, PassTrigger, TriggerError};
 use crate::pin::UndoReport;
 
 /// When rounds happen.
@@ -30,6 +30,9 @@ pub struct RunEnd {
     pub undo: Option<UndoReport>,
 }
 
+/// How long the trigger blocks at a time: what the end of the loop may have to wait for.
+const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// Does a round at once and then after every completed pass, until `stop` is ready or the wanted
 /// number is done; then takes everything back. `keep` is given every snapshot (for the recorder) and
 /// must not block; each is then published on `publish`, where readers that are slow see the latest.
@@ -40,7 +43,7 @@ pub struct RunEnd {
 /// If a round panicked; the engine was dropped by it, and so took its changes back.
 pub async fn run(
     mut engine: Engine,
-    mut passes: impl PassTrigger,
+    mut passes: Box<dyn PassTrigger>,
     stop: impl Future<Output = ()>,
     keep: impl Fn(&Arc<Snapshot>),
     publish: &watch::Sender<Option<Arc<Snapshot>>>,
@@ -66,16 +69,41 @@ pub async fn run(
             break;
         }
         let next = async {
-            passes.next_pass().await;
+            let next = next_pass(passes).await;
             tokio::time::sleep_until(began + options.min_interval).await;
+            next
         };
         tokio::select! {
             // The order makes a stop that is ready win over a pass that is, too.
             biased;
             () = &mut stop => break,
-            () = next => {}
+            next = next => match next? {
+                (trigger, Ok(_)) => passes = trigger,
+                (_, Err(error)) => {
+                    tracing::error!("{error}; no further round will follow");
+                    stop.await;
+                    break;
+                }
+            }
         }
     }
     let undo = tokio::task::spawn_blocking(move || engine.undo()).await?;
     Ok(RunEnd { rounds, undo })
+}
+
+/// Waits for the next complete pass; the trigger blocks, so it is asked off the async threads.
+async fn next_pass(
+    mut trigger: Box<dyn PassTrigger>,
+) -> Result<(Box<dyn PassTrigger>, Result<Pass, TriggerError>), JoinError> {
+    loop {
+        let waited = tokio::task::spawn_blocking(move || {
+            let pass = trigger.wait(TRIGGER_TIMEOUT);
+            (trigger, pass)
+        });
+        let (back, pass) = waited.await?;
+        trigger = back;
+        if let Some(pass) = pass.transpose() {
+            return Ok((trigger, pass));
+        }
+    }
 }

@@ -8,7 +8,6 @@
 
 mod drive;
 mod host_stages;
-mod passes;
 pub mod stages;
 
 use std::collections::BTreeSet;
@@ -20,7 +19,6 @@ use huddle_model::vm::{TaskId, Vm};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
-pub use passes::FullScans;
 use stages::{Clock, HostSource, Pinner, SharingSource, VmSource};
 
 use crate::pin::UndoReport;

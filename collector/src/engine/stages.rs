@@ -47,10 +47,3 @@ pub trait Clock {
     /// Microseconds since the Unix epoch.
     fn now_unix_us(&self) -> u64;
 }
-
-/// Tells when KSM has completed a pass over all mergeable memory.
-pub trait PassTrigger {
-    /// Waits for the next completed pass that the caller has not been told of; several passes since
-    /// the last call count as one.
-    fn next_pass(&mut self) -> impl Future<Output = ()> + Send;
-}

@@ -10,9 +10,10 @@ use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{Vcpu, VmmKind};
 use tokio::sync::watch;
 
-use super::stages::{PassTrigger, StageError};
+use super::stages::StageError;
 use super::*;
 use crate::discover::Discovery;
+use crate::observe::probes::pass::{Pass, PassTrigger, TriggerError};
 use crate::pin::PinReport;
 use crate::sharing::{Measurement, Vanished};
 
@@ -116,12 +117,30 @@ impl Clock for FakeClock {
     }
 }
 
-/// A pass every virtual second.
-struct EverySecond;
+/// A pass every few milliseconds.
+struct Often;
 
-impl PassTrigger for EverySecond {
-    async fn next_pass(&mut self) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+impl PassTrigger for Often {
+    fn name(&self) -> &'static str {
+        "often"
+    }
+
+    fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(Some(Pass { full_scans: 1, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 }))
+    }
+}
+
+/// Cannot tell of any pass.
+struct Broken;
+
+impl PassTrigger for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        Err(TriggerError::Poll(nix::errno::Errno::EBADF))
     }
 }
 
@@ -192,40 +211,44 @@ fn a_dry_run_pins_nothing_and_is_no_failure() {
     assert!(pinner.0.lock().unwrap().is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let (publish, seen) = watch::channel(None);
+    let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let kept = Mutex::new(0);
-    let stop = tokio::time::sleep(Duration::from_millis(3_500));
+    let stop = async move {
+        seen.wait_for(|snapshot| snapshot.as_ref().is_some_and(|snapshot| snapshot.round >= 4)).await.unwrap();
+    };
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None };
     let end =
-        run(engine, EverySecond, stop, |_| *kept.lock().unwrap() += 1, &publish, options).await.unwrap();
-    assert_eq!(end.rounds, 4, "one at once and one a second");
+        run(engine, Box::new(Often), stop, |_| *kept.lock().unwrap() += 1, &publish, options).await.unwrap();
+    assert_eq!(end.rounds, 4);
     assert_eq!(*kept.lock().unwrap(), 4);
-    assert_eq!(seen.borrow().as_ref().map(|snapshot| snapshot.round), Some(4));
-    assert_eq!(pinner.0.lock().unwrap().last().map(String::as_str), Some("undo"));
+    let said = pinner.0.lock().unwrap();
+    assert_eq!(said.iter().filter(|what| what.starts_with("apply")).count(), 4);
+    assert_eq!(said.last().map(String::as_str), Some("undo"));
     assert_eq!(end.undo.unwrap().restored, 1);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn passes_that_come_faster_than_the_interval_make_one_round() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let (publish, _seen) = watch::channel(None);
-    let stop = tokio::time::sleep(Duration::from_secs(25));
-    let options = RunOptions { min_interval: Duration::from_secs(10), rounds: None };
-    let end = run(engine, EverySecond, stop, |_| {}, &publish, options).await.unwrap();
-    assert_eq!(end.rounds, 3);
+    let begin = std::time::Instant::now();
+    let options = RunOptions { min_interval: Duration::from_millis(100), rounds: Some(4) };
+    run(engine, Box::new(Often), std::future::pending(), |_| {}, &publish, options).await.unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(300), "three intervals lie between four rounds");
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_wanted_number_of_rounds_ends_the_loop() {
+#[tokio::test]
+async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let (publish, _seen) = watch::channel(None);
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: Some(2) };
-    let end = run(engine, EverySecond, std::future::pending(), |_| {}, &publish, options).await.unwrap();
-    assert_eq!(end.rounds, 2);
+    let stop = tokio::time::sleep(Duration::from_millis(300));
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None };
+    let end = run(engine, Box::new(Broken), stop, |_| {}, &publish, options).await.unwrap();
+    assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
 }

@@ -19,7 +19,7 @@ struct Out<'a> {
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let lock = context.state()?.lock().map_err(Failure::failed)?;
-    let report = restore(&context.root, lock).map_err(Failure::failed)?;
+    let report = restore(&context.root, &lock).map_err(Failure::failed)?;
     match common.format {
         Format::Json => print_json(&Out {
             schema: "huddle/restore/1",
