@@ -14,11 +14,11 @@ struct Sleep(Child);
 
 impl Sleep {
     fn start() -> Self {
-        let sleep = Self(Command::new("sleep").arg("600").spawn().unwrap());
+        let sleep = Self(Command::new("sleep").arg("600").spawn().expect("sleep is on every host"));
         // Between fork and exec it still is a copy of this test.
         let comm = format!("/proc/{}/comm", sleep.pid());
         let begin = Instant::now();
-        while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
+        while std::fs::read_to_string(&comm).expect("it was just started") != "sleep\n" {
             assert!(begin.elapsed() < Duration::from_secs(10));
             std::thread::yield_now();
         }
@@ -26,7 +26,7 @@ impl Sleep {
     }
 
     fn pid(&self) -> i32 {
-        i32::try_from(self.0.id()).unwrap()
+        i32::try_from(self.0.id()).expect("pids are small")
     }
 }
 

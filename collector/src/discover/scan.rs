@@ -75,17 +75,18 @@ pub(crate) fn host(root: &HostRoot, skip: &BTreeSet<i32>) -> Result<Scanned, Hos
                 }
                 KvmDescriptors::default()
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                scanned.notes.push(format!("process {pid} is not looked at: {error}"));
+                continue;
+            }
         };
         let Some(kind) = kind(root, pid, &kvm) else { continue };
-        match task::process(root, pid) {
-            Ok(stat) if stat.is_dead() => {}
-            Ok(stat) => {
-                let args = args(root, pid)?;
-                scanned.vms.push(Inspected { stat, kind: Some(kind), args, kvm });
-            }
+        let stat_and_args = task::process(root, pid).and_then(|stat| Ok((stat, args(root, pid)?)));
+        match stat_and_args {
+            Ok((stat, _)) if stat.is_dead() => {}
+            Ok((stat, args)) => scanned.vms.push(Inspected { stat, kind: Some(kind), args, kvm }),
             Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error),
+            Err(error) => scanned.notes.push(format!("process {pid} is not looked at: {error}")),
         }
     }
     drop_heirs(root, &mut scanned);

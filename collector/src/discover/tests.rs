@@ -304,3 +304,19 @@ fn reasons_and_limits_come_with_the_vm() {
     host.remove("sys/kernel/mm/ksm");
     assert!(look().cannot_merge[1].contains("no KSM"));
 }
+
+#[test]
+fn one_damaged_process_does_not_hide_the_others() {
+    let host = Host::new();
+    let threads = |pid| [(pid, "own-vmm"), (pid + 1, "vcpu0")];
+    for pid in [100, 200, 300] {
+        let threads = threads(pid);
+        host.add(&Process { pid, program: "/own-vmm", fds: KVM, threads: &threads, ..Process::default() });
+    }
+    host.write("proc/100/stat", "100 (own-vmm)\n");
+    host.write("proc/200/smaps", "damage\n");
+    let Discovery { vms, notes } = found(&host);
+    assert_eq!(vms.iter().map(|vm| vm.process.id).collect::<Vec<_>>(), [300]);
+    assert!(notes.iter().any(|note| note.contains("100/stat")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("200/smaps")), "{notes:?}");
+}

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
 
-/// Where a host's `/proc` and `/sys` are: the real ones, or a tree of fixtures.
+/// Where a host's `/proc`, `/sys` and `/dev` are: the real ones, or a tree of fixtures.
 #[derive(Clone, Debug)]
 pub struct HostRoot {
     proc: PathBuf,
     sys: PathBuf,
+    dev: PathBuf,
 }
 
 /// A kernel file that could not be read or understood.
@@ -62,12 +63,12 @@ impl HostError {
 impl HostRoot {
     /// The host this program runs on.
     pub fn real() -> Self {
-        Self { proc: "/proc".into(), sys: "/sys".into() }
+        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into() }
     }
 
-    /// A tree with `proc` and `sys` in it.
+    /// A tree with `proc`, `sys` and `dev` in it.
     pub fn at(root: &Path) -> Self {
-        Self { proc: root.join("proc"), sys: root.join("sys") }
+        Self { proc: root.join("proc"), sys: root.join("sys"), dev: root.join("dev") }
     }
 
     /// A path below `/proc`.
@@ -78,6 +79,11 @@ impl HostRoot {
     /// A path below `/sys`.
     pub fn sys(&self, path: impl AsRef<Path>) -> PathBuf {
         self.sys.join(path)
+    }
+
+    /// A path below `/dev`.
+    pub fn dev(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.dev.join(path)
     }
 }
 

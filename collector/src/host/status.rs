@@ -28,6 +28,8 @@ pub enum Capability {
     SysAdmin = 21,
     /// To set the affinity of other users' threads.
     SysNice = 23,
+    /// To count events of other users' threads.
+    Perfmon = 38,
 }
 
 impl TaskStatus {

@@ -1,0 +1,271 @@
+//! What there is to observe VMs with: KVM, perf, BPF, tracepoints, resctrl.
+
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+
+use super::{Finding, Item};
+use crate::host::ksm::chosen;
+use crate::host::status::{self, Capability};
+use crate::host::{HostRoot, optional, read_number, read_text};
+
+const AREA: &str = "observing";
+
+pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
+    vec![
+        version(root),
+        kvm(root),
+        perf(root),
+        nmi_watchdog(root),
+        btf(root),
+        tracefs(root),
+        lockdown(root),
+        resctrl(root),
+    ]
+}
+
+fn version(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "kernel.version" };
+    let text = match read_text(&root.proc("sys/kernel/osrelease")) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) => return item.unknown(&error),
+    };
+    let mut numbers = text.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= (6, 4) => {
+            item.good(text, "has all of KSM that huddle reads")
+        }
+        (Some(_), Some(_)) => item.degraded(
+            text,
+            "older than 6.4: processes cannot be marked mergeable as a whole (PR_SET_MEMORY_MERGE)",
+            "use a kernel from 6.4 on, or VMMs that mark their memory themselves, as QEMU does",
+        ),
+        _ => item.missing(text, "not a version, so nothing is concluded from it", None),
+    }
+}
+
+fn kvm(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "kvm.device" };
+    const WITHOUT: &str = "guests run under translation (TCG) only, which hides effects of the cache";
+    let path = root.dev("kvm");
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(_) => item.good(
+            format!("{} opens; that guests run at native speed is not proven", path.display()),
+            "VMs can be made; in a nested host guest code may still be emulated, instruction by instruction",
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => item.missing(
+            format!("no {}", path.display()),
+            WITHOUT,
+            Some("load kvm_intel or kvm_amd; in a cloud VM choose a type with nested virtualisation"),
+        ),
+        Err(error) => item.missing(
+            format!("cannot open {}: {error}", path.display()),
+            WITHOUT,
+            Some("join the group kvm, or run as root"),
+        ),
+    }
+}
+
+/// Documentation/admin-guide/sysctl/kernel.rst, `perf_event_paranoid`, Linux 6.18.
+fn perf(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "perf.paranoid" };
+    let level = match optional(read_number::<i32>(&root.proc("sys/kernel/perf_event_paranoid"))) {
+        Ok(Some(level)) => level,
+        Ok(None) => {
+            return item.missing(
+                "no perf events in this kernel",
+                "nothing can be counted",
+                Some("boot a kernel with CONFIG_PERF_EVENTS=y"),
+            );
+        }
+        Err(error) => return item.unknown(&error),
+    };
+    let privileged =
+        status::own(root).is_ok_and(|own| own.has(Capability::Perfmon) || own.has(Capability::SysAdmin));
+    const REMEDY: &str = "run huddle as root, or with CAP_PERFMON";
+    match level {
+        _ if privileged => item.good(
+            format!("{level}, and huddle is above it (CAP_PERFMON or CAP_SYS_ADMIN)"),
+            "events of all threads may be counted, where the hardware has counters",
+        ),
+        ..=0 => item.good(level.to_string(), "events of all threads may be counted"),
+        1..=2 => item.degraded(level.to_string(), "only this user's threads may be counted", REMEDY),
+        _ => item.missing(level.to_string(), "nothing may be counted", Some(REMEDY)),
+    }
+}
+
+fn nmi_watchdog(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "nmi_watchdog" };
+    match optional(read_number::<u8>(&root.proc("sys/kernel/nmi_watchdog"))) {
+        Ok(None) => item.good("not in this kernel", "it takes no hardware counter"),
+        Ok(Some(0)) => item.good("0", "it takes no hardware counter"),
+        Ok(Some(_)) => item.degraded(
+            "1",
+            "it takes a hardware counter of each CPU, so groups of events multiplex sooner",
+            "sysctl kernel.nmi_watchdog=0, for measurements",
+        ),
+        Err(error) => item.unknown(&error),
+    }
+}
+
+fn btf(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "bpf.btf" };
+    let path = root.sys("kernel/btf/vmlinux");
+    match std::fs::metadata(&path) {
+        Ok(_) => item.good(path.display().to_string(), "BPF programs can follow this kernel's types"),
+        Err(error) => item.missing(
+            format!("no {} ({error})", path.display()),
+            "BPF programs cannot follow this kernel's types, so KSM events cannot be tied to processes",
+            Some("boot a kernel with CONFIG_DEBUG_INFO_BTF=y"),
+        ),
+    }
+}
+
+fn tracefs(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "tracefs" };
+    const MEANING: &str = "tracepoints (KSM merges, scheduling, KVM exits) cannot be attached";
+    let path = root.sys("kernel/tracing/events");
+    match std::fs::read_dir(&path) {
+        Ok(_) => item.good("mounted at /sys/kernel/tracing", "tracepoints can be attached"),
+        Err(error) if error.kind() == ErrorKind::NotFound => item.missing(
+            "not mounted",
+            MEANING,
+            Some("as root: mount -t tracefs tracefs /sys/kernel/tracing"),
+        ),
+        Err(error) => item.missing(
+            format!("cannot read {}: {error}", path.display()),
+            MEANING,
+            Some("run huddle as root"),
+        ),
+    }
+}
+
+/// kernel_lockdown(7).
+fn lockdown(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "kernel.lockdown" };
+    match optional(read_text(&root.sys("kernel/security/lockdown"))) {
+        Ok(None) => item.missing(
+            "not known: securityfs is not mounted, or the kernel has no lockdown",
+            "a kernel locked down to confidentiality lets BPF and perf read little",
+            Some("as root: mount -t securityfs securityfs /sys/kernel/security"),
+        ),
+        Ok(Some(text)) => match chosen(&text) {
+            "confidentiality" => item.degraded(
+                "confidentiality",
+                "BPF may not read kernel memory and tracefs may be closed: events cannot be tied to processes",
+                "boot with lockdown=integrity, or without",
+            ),
+            other => item.good(other, "BPF and perf may read what they need"),
+        },
+        Err(error) => item.unknown(&error),
+    }
+}
+
+/// Documentation/filesystems/resctrl.rst, Linux 6.18.
+fn resctrl(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "resctrl" };
+    const MEANING: &str = "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
+    let mounts = match read_text(&root.proc("self/mounts")) {
+        Ok(mounts) => mounts,
+        Err(error) => return item.unknown(&error),
+    };
+    if let Some(at) = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, kind) = (fields.next()?, fields.next()?);
+        (kind == "resctrl").then_some(at)
+    }) {
+        return item
+            .good(format!("mounted at {at}"), "cache occupancy can be measured, where the processor can");
+    }
+    match read_text(&root.proc("filesystems")) {
+        Ok(kinds) if kinds.lines().any(|line| line.split_ascii_whitespace().last() == Some("resctrl")) => {
+            item.degraded("not mounted", MEANING, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
+        }
+        Ok(_) => item.missing("not in this kernel, or not in this processor", MEANING, None),
+        Err(error) => item.unknown(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::super::fixture::{Tree, check, find};
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        check(
+            examine,
+            "kernel.version",
+            "proc/sys/kernel/osrelease",
+            &[
+                (Some("6.18.44-fc\n"), State::Good, "6.18.44-fc"),
+                (Some("6.4-rc1\n"), State::Good, "6.4"),
+                (Some("10.0\n"), State::Good, "10.0"),
+                (Some("6.1.0-38-amd64\n"), State::Degraded, "older than 6.4"),
+                (Some("new\n"), State::Missing, "not a version"),
+                (None, State::Missing, "osrelease"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_kvm_that_opens_is_not_said_to_be_fast() {
+        let cases = [(Some(""), State::Good, "not proven"), (None, State::Missing, "no ")];
+        check(examine, "kvm.device", "dev/kvm", &cases);
+        let tree = Tree::new(&[("dev/kvm/x", "")]);
+        let finding = find(examine(&tree.root), "kvm.device");
+        assert!(finding.state == State::Missing && finding.value.contains("cannot open"), "{finding:?}");
+    }
+
+    #[test]
+    fn the_paranoid_level_counts_for_the_unprivileged() {
+        let path = "proc/sys/kernel/perf_event_paranoid";
+        check(
+            examine,
+            "perf.paranoid",
+            path,
+            &[
+                (Some("-1\n"), State::Good, "-1"),
+                (Some("2\n"), State::Degraded, "this user's"),
+                (Some("4\n"), State::Missing, "CAP_PERFMON"),
+                (None, State::Missing, "CONFIG_PERF_EVENTS"),
+            ],
+        );
+        let status = "CapEff:\t0000004000000000\nCpus_allowed_list:\t0\n";
+        let tree = Tree::new(&[(path, "4\n"), ("proc/self/status", status)]);
+        assert_eq!(find(examine(&tree.root), "perf.paranoid").state, State::Good);
+    }
+
+    #[test]
+    fn watchdog_btf_tracefs_and_lockdown() {
+        let watchdog = [
+            (Some("0\n"), State::Good, "0"),
+            (Some("1\n"), State::Degraded, "multiplex"),
+            (None, State::Good, "not in this kernel"),
+        ];
+        check(examine, "nmi_watchdog", "proc/sys/kernel/nmi_watchdog", &watchdog);
+        let btf = [(Some("x"), State::Good, "vmlinux"), (None, State::Missing, "CONFIG_DEBUG_INFO_BTF")];
+        check(examine, "bpf.btf", "sys/kernel/btf/vmlinux", &btf);
+        let tracefs = [(Some("x"), State::Good, "mounted"), (None, State::Missing, "mount -t tracefs")];
+        check(examine, "tracefs", "sys/kernel/tracing/events/ksm", &tracefs);
+        let lockdown = [
+            (Some("[none] integrity confidentiality\n"), State::Good, "none"),
+            (Some("none [integrity] confidentiality\n"), State::Good, "integrity"),
+            (Some("none integrity [confidentiality]\n"), State::Degraded, "confidentiality"),
+            (None, State::Missing, "securityfs"),
+        ];
+        check(examine, "kernel.lockdown", "sys/kernel/security/lockdown", &lockdown);
+    }
+
+    #[test]
+    fn resctrl_is_mounted_or_mountable_or_not_there() {
+        let mounts = "sysfs /sys sysfs rw 0 0\n";
+        let tree = Tree::new(&[("proc/self/mounts", mounts), ("proc/filesystems", "nodev\tsysfs\n\text4\n")]);
+        let look = || find(examine(&tree.root), "resctrl");
+        assert_eq!(look().state, State::Missing);
+        tree.write("proc/filesystems", "nodev\tresctrl\n");
+        assert_eq!(look().state, State::Degraded);
+        tree.write("proc/self/mounts", format!("{mounts}resctrl /sys/fs/resctrl resctrl rw 0 0\n"));
+        assert!(look().state == State::Good && look().value.contains("/sys/fs/resctrl"));
+    }
+}

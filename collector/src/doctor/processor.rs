@@ -1,0 +1,356 @@
+//! CPUs, their caches, and what decides where threads run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use huddle_model::cpuset::CpuSet;
+
+use super::{Finding, Item};
+use crate::host::{HostError, HostRoot, cgroup, optional, read_number, read_text, status, topology};
+
+const AREA: &str = "processor";
+
+pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
+    let mut findings = vec![domains(root)];
+    findings.extend(levels(root));
+    findings.extend([isolated(root), allowed(root), smt(root), governor(root), cache_aware_scheduling(root)]);
+    findings
+}
+
+/// The level that placements use unless the user chooses another.
+fn domains(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "cache.domains" };
+    match topology::read(root, None) {
+        Ok(found) => {
+            let level = found.level().map_or_else(String::new, |level| format!("level {level}: "));
+            let sets: Vec<String> = found.domains().iter().map(|domain| domain.cpus.to_string()).collect();
+            let value = format!("{level}{} of usable CPUs {}", count(sets.len()), sets.join(" | "));
+            match found.single_domain_note() {
+                Some(note) => item.degraded(value, note, "use a host with more caches, or more of its CPUs"),
+                None => item.good(value, "placements can differ"),
+            }
+        }
+        Err(error) => {
+            let meaning = "vCPUs cannot be placed by cache";
+            item.missing(error.to_string(), meaning, Some("plan with --topology FILE"))
+        }
+    }
+}
+
+fn count(domains: usize) -> String {
+    if domains == 1 { "1 domain".into() } else { format!("{domains} domains") }
+}
+
+/// One finding for each level of cache there is.
+fn levels(root: &HostRoot) -> Vec<Finding> {
+    const ITEMS: [(u8, &str); 4] =
+        [(1, "cache.level1"), (2, "cache.level2"), (3, "cache.level3"), (4, "cache.level4")];
+    let caches = topology::usable_cpus(root).and_then(|usable| topology::caches(root, &usable));
+    // `cache.domains` has said what is wrong.
+    let present = caches.map_or_else(|_: HostError| Vec::new(), |caches| topology::data_levels(&caches));
+    let mut findings = Vec::new();
+    for (level, item) in ITEMS.into_iter().filter(|(level, _)| present.contains(level)) {
+        let Ok(found) = topology::read(root, Some(level)) else { continue };
+        let sizes = found.domains().iter().filter_map(|domain| domain.size_bytes);
+        let (smallest, largest) = (sizes.clone().min(), sizes.max());
+        let size = match (smallest, largest) {
+            (Some(smallest), Some(largest)) if smallest == largest => format!(" of {}", kibibytes(smallest)),
+            (Some(smallest), Some(largest)) => {
+                format!(" of {} to {}", kibibytes(smallest), kibibytes(largest))
+            }
+            _ => ", size not told".into(),
+        };
+        let value = format!("{}{size}", count(found.domains().len()));
+        let meaning = found.single_domain_note().unwrap_or_else(|| "can be chosen with --cache-level".into());
+        findings.push(Item { area: AREA, item }.good(value, meaning));
+    }
+    findings
+}
+
+fn kibibytes(bytes: u64) -> String {
+    if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{} KiB", bytes >> 10)
+    }
+}
+
+fn isolated(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "cpu.isolated" };
+    match optional(read_text(&root.sys("devices/system/cpu/isolated"))) {
+        Ok(None) => item.missing("not told", "isolated CPUs, if there are any, would be used", None),
+        Ok(Some(_)) => match topology::isolated_cpus(root) {
+            Ok(cpus) if cpus.is_empty() => item.good("none", "all CPUs are under the scheduler"),
+            Ok(cpus) => item.degraded(
+                cpus.to_string(),
+                "huddle places nothing there, since the scheduler balances nothing there",
+                "boot without isolcpus= to use them",
+            ),
+            Err(error) => item.unknown(&error),
+        },
+        Err(error) => item.unknown(&error),
+    }
+}
+
+/// What the affinity and the cpuset of this process leave of the online CPUs.
+fn allowed(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "cpu.allowed" };
+    let read = || -> Result<(CpuSet, CpuSet, Option<CpuSet>), HostError> {
+        let own = status::own(root)?.cpus_allowed;
+        let pid = std::process::id();
+        let group = match i32::try_from(pid) {
+            Ok(pid) => optional(cgroup::allowed_cpus(root, pid))?.flatten(),
+            Err(_) => None,
+        };
+        Ok((topology::online_cpus(root)?, own, group))
+    };
+    match read() {
+        Ok((online, own, group)) => {
+            let left = group.as_ref().map_or_else(|| own.clone(), |group| own.intersection(group));
+            let left = online.intersection(&left);
+            if left == online {
+                return item.good(format!("all online CPUs, {online}"), "huddle may use the whole host");
+            }
+            item.degraded(
+                format!("{left} of {online}"),
+                "the affinity (taskset) or cpuset huddle was started with leaves the other CPUs out of every plan",
+                "start huddle outside of that cpuset, without taskset",
+            )
+        }
+        Err(error) => item.unknown(&error),
+    }
+}
+
+fn smt(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "cpu.smt" };
+    match optional(read_number::<u8>(&root.sys("devices/system/cpu/smt/active"))) {
+        Ok(None) => item.good("not in this kernel", "each CPU is a core"),
+        Ok(Some(0)) => item.good("off", "each CPU is a core"),
+        Ok(Some(_)) => item.degraded(
+            "on",
+            "the threads of a core share its units besides its caches: two vCPUs on one core slow each other down, \
+             which is no effect of the cache",
+            "echo off > /sys/devices/system/cpu/smt/control, for measurements",
+        ),
+        Err(error) => item.unknown(&error),
+    }
+}
+
+fn governor(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "cpu.governor" };
+    let online = match topology::online_cpus(root) {
+        Ok(online) => online,
+        Err(error) => return item.unknown(&error),
+    };
+    let mut governors: BTreeMap<String, usize> = BTreeMap::new();
+    for cpu in online.iter() {
+        let path = root.sys(format!("devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"));
+        match optional(read_text(&path)) {
+            Ok(Some(governor)) => *governors.entry(governor.trim().to_owned()).or_default() += 1,
+            Ok(None) => {}
+            Err(error) => return item.unknown(&error),
+        }
+    }
+    let names: Vec<&str> = governors.keys().map(String::as_str).collect();
+    match names.as_slice() {
+        [] => item.missing(
+            "not told",
+            "the frequency is set elsewhere (a hypervisor, the firmware) and may change during a measurement",
+            None,
+        ),
+        ["performance"] => item.good("performance", "the frequency follows no load"),
+        several => item.degraded(
+            several.join(", "),
+            "the frequency follows the load, so arms of an experiment may run at different ones",
+            "cpupower frequency-set -g performance, for measurements",
+        ),
+    }
+}
+
+/// The kernel's own placement by cache (CONFIG_SCHED_CACHE), which pulls the threads of one process
+/// to one last-level cache. Its knobs are in debugfs.
+fn cache_aware_scheduling(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "sched.cache_aware" };
+    const OFF: &str = "the kernel does not place by cache itself";
+    const ON: &str =
+        "the kernel pulls the threads of one process to one last-level cache: part of any effect may be its";
+    let directory = root.sys("kernel/debug/sched");
+    match knobs(&directory) {
+        Ok(knobs) if knobs.is_empty() => item.good("not in this kernel", OFF),
+        Ok(knobs) if knobs.iter().all(|(_, value)| value == "0" || value == "N") => {
+            item.good(format!("off ({})", shown(&knobs)), OFF)
+        }
+        Ok(knobs) => {
+            item.degraded(shown(&knobs), ON, "switch it off in /sys/kernel/debug/sched, for measurements")
+        }
+        Err(error) => item.missing(
+            format!("not known: {} cannot be read ({error})", directory.display()),
+            ON.replace("the kernel pulls", "a kernel with CONFIG_SCHED_CACHE pulls"),
+            Some("as root: mount -t debugfs debugfs /sys/kernel/debug"),
+        ),
+    }
+}
+
+fn shown(knobs: &[(String, String)]) -> String {
+    let shown: Vec<String> = knobs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    shown.join(", ")
+}
+
+/// The switches of cache-aware scheduling: `llc_enabled`, `llc_balancing/enabled` and the scheduler
+/// feature `SCHED_CACHE`, whichever the version of the kernel has.
+fn knobs(directory: &Path) -> std::io::Result<Vec<(String, String)>> {
+    // An empty directory is a debugfs that is not mounted.
+    if std::fs::read_dir(directory)?.next().is_none() {
+        return Err(std::io::ErrorKind::NotFound.into());
+    }
+    let mut knobs = Vec::new();
+    for name in ["llc_enabled", "llc_balancing/enabled"] {
+        match std::fs::read_to_string(directory.join(name)) {
+            Ok(value) => knobs.push((name.to_owned(), value.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let features = match std::fs::read_to_string(directory.join("features")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other?,
+    };
+    for word in features.split_ascii_whitespace() {
+        match word {
+            "SCHED_CACHE" => knobs.push((word.to_owned(), "1".to_owned())),
+            "NO_SCHED_CACHE" => knobs.push(("SCHED_CACHE".to_owned(), "0".to_owned())),
+            _ => {}
+        }
+    }
+    Ok(knobs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::super::fixture::{Tree, check, find};
+    use super::*;
+
+    const CPU: &str = "sys/devices/system/cpu";
+
+    /// Two cores with private L2 and one L3.
+    fn two_cores() -> Tree {
+        let tree = Tree::new(&[
+            ("proc/self/status", "CapEff:\t0\nCpus_allowed_list:\t0-1\n"),
+            ("sys/devices/system/cpu/online", "0-1\n"),
+            ("sys/devices/system/cpu/isolated", "\n"),
+        ]);
+        for cpu in 0..2 {
+            for (index, level, size, shared) in [
+                (0, 1, "48K", format!("{cpu}")),
+                (1, 2, "2048K", format!("{cpu}")),
+                (2, 3, "30M", "0-1".into()),
+            ] {
+                let at = format!("{CPU}/cpu{cpu}/cache/index{index}");
+                tree.write(&format!("{at}/level"), format!("{level}\n"));
+                tree.write(&format!("{at}/type"), "Unified\n");
+                tree.write(&format!("{at}/size"), format!("{size}\n"));
+                tree.write(&format!("{at}/shared_cpu_list"), format!("{shared}\n"));
+            }
+        }
+        tree
+    }
+
+    #[test]
+    fn cache_levels_are_told_and_one_domain_has_its_sentence() {
+        let tree = two_cores();
+        let findings = examine(&tree.root);
+        let domains = find(findings.clone(), "cache.domains");
+        assert_eq!(
+            (domains.state, domains.value.as_str()),
+            (State::Good, "level 2: 2 domains of usable CPUs 0 | 1")
+        );
+        assert_eq!(find(findings.clone(), "cache.level2").value, "2 domains of 2 MiB");
+        assert_eq!(find(findings.clone(), "cache.level1").value, "2 domains of 48 KiB");
+        assert!(find(findings, "cache.level3").meaning.contains("share one cache at level 3"));
+
+        tree.write("proc/self/status", "CapEff:\t0\nCpus_allowed_list:\t1\n");
+        let findings = examine(&tree.root);
+        let domains = find(findings.clone(), "cache.domains");
+        assert!(
+            domains.state == State::Degraded && domains.meaning.contains("share one cache"),
+            "{domains:?}"
+        );
+        let allowed = find(findings, "cpu.allowed");
+        assert_eq!((allowed.state, allowed.value.as_str()), (State::Degraded, "1 of 0-1"));
+    }
+
+    #[test]
+    fn a_host_without_cache_files_is_said_to_be_one() {
+        let tree = two_cores();
+        for cpu in 0..2 {
+            std::fs::remove_dir_all(tree.path(&format!("{CPU}/cpu{cpu}/cache"))).unwrap();
+        }
+        let domains = find(examine(&tree.root), "cache.domains");
+        assert!(
+            domains.state == State::Missing && domains.value.contains("does not tell its caches"),
+            "{domains:?}"
+        );
+    }
+
+    #[test]
+    fn allowed_cpus_are_those_of_affinity_and_cpuset() {
+        let tree = two_cores();
+        assert_eq!(find(examine(&tree.root), "cpu.allowed").state, State::Good);
+        tree.write(&format!("proc/{}/cgroup", std::process::id()), "0::/a\n");
+        tree.write("sys/fs/cgroup/a/cpuset.cpus.effective", "0\n");
+        let allowed = find(examine(&tree.root), "cpu.allowed");
+        assert_eq!((allowed.state, allowed.value.as_str()), (State::Degraded, "0 of 0-1"));
+        let empty = Tree::new(&[]);
+        assert_eq!(find(examine(&empty.root), "cpu.allowed").state, State::Missing);
+    }
+
+    #[test]
+    fn isolation_and_smt_are_read() {
+        let isolated = [
+            (Some("\n"), State::Good, "none"),
+            (Some("2-3\n"), State::Degraded, "2-3"),
+            (Some("x\n"), State::Missing, "\"x\""),
+            (None, State::Missing, "not told"),
+        ];
+        check(examine, "cpu.isolated", "sys/devices/system/cpu/isolated", &isolated);
+        let smt = [
+            (Some("0\n"), State::Good, "off"),
+            (Some("1\n"), State::Degraded, "on"),
+            (Some("x\n"), State::Missing, "\"x\""),
+            (None, State::Good, "not in this kernel"),
+        ];
+        check(examine, "cpu.smt", "sys/devices/system/cpu/smt/active", &smt);
+    }
+
+    #[test]
+    fn all_governors_must_be_performance() {
+        let tree = two_cores();
+        assert_eq!(find(examine(&tree.root), "cpu.governor").state, State::Missing);
+        let governor = |cpu| format!("{CPU}/cpu{cpu}/cpufreq/scaling_governor");
+        tree.write(&governor(0), "performance\n");
+        tree.write(&governor(1), "performance\n");
+        assert_eq!(find(examine(&tree.root), "cpu.governor").state, State::Good);
+        tree.write(&governor(1), "schedutil\n");
+        let finding = find(examine(&tree.root), "cpu.governor");
+        assert_eq!((finding.state, finding.value.as_str()), (State::Degraded, "performance, schedutil"));
+    }
+
+    #[test]
+    fn cache_aware_scheduling_is_not_known_without_debugfs() {
+        let features = "sys/kernel/debug/sched/features";
+        check(
+            examine,
+            "sched.cache_aware",
+            features,
+            &[
+                (None, State::Missing, "mount -t debugfs"),
+                (Some("GENTLE_FAIR_SLEEPERS NO_HRTICK\n"), State::Good, "not in this kernel"),
+                (Some("PLACE_LAG SCHED_CACHE\n"), State::Degraded, "SCHED_CACHE=1"),
+                (Some("NO_SCHED_CACHE\n"), State::Good, "off"),
+            ],
+        );
+        let tree = Tree::new(&[(features, "X\n"), ("sys/kernel/debug/sched/llc_enabled", "1\n")]);
+        assert_eq!(find(examine(&tree.root), "sched.cache_aware").state, State::Degraded);
+    }
+}
