@@ -8,7 +8,7 @@
 //! raw: the same ranges by `pread`, 1 MiB at a time, one thread. Each ratio is scan over raw of the same
 //! round: `first` with a scan that knows nothing, `again` with one kept from before (ksmd rests, so its
 //! verdicts hold). Ratios are median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 #[path = "../tests/host/ksm.rs"]
 mod ksm;

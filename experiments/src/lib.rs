@@ -1,1 +1,18 @@
-//! (being written)
+//! Workloads, guests and designs that test the method on real hosts.
+//!
+//! An experiment starts guests, lets the host merge their pages, and measures them under placements
+//! that alternate in seeded, randomised blocks. Its statistics are pure functions of what was
+//! measured; everything that changes the host goes through the collector's journal.
+
+pub mod chase;
+pub mod clock;
+pub mod design;
+pub mod environment;
+pub mod guest;
+pub mod host;
+pub mod interrupt;
+pub mod microbench;
+pub mod report;
+pub mod rng;
+pub mod stats;
+pub mod summary;

@@ -1,24 +1,73 @@
-//! Tasks of the repository. `cargo xtask --help` lists them.
+//! Tasks of the repository: `cargo xtask --help`. Light on purpose, so that the first command a user
+//! types does something at once: it only checks, says what it does, and calls cargo.
 
+mod check;
 mod ebpf;
+mod experiment;
+mod host;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Tasks of the huddle repository.
 #[derive(Parser)]
-#[command(about = "Tasks of the huddle repository", bin_name = "cargo xtask")]
-struct Cli {
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
     #[command(subcommand)]
     task: Task,
 }
 
 #[derive(Subcommand)]
 enum Task {
-    /// Rebuild the BPF object with pinned tools
+    /// Says what this machine needs and lacks, and installs what a task needs
+    Setup,
+    /// Runs all tests, after saying which of them this machine makes skip themselves
+    Test {
+        /// Passed on to `cargo test`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Builds what an experiment needs and runs it; `--help` after its name tells its options
+    Experiment {
+        /// Which one, and its options
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            required = true,
+            value_name = "NAME [OPTIONS]"
+        )]
+        args: Vec<String>,
+    },
+    /// Format, lints and documentation, warnings being errors
+    Check,
+    /// Rebuilds the BPF objects that are in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    let result = match Args::parse().task {
+        Task::Setup => setup::run(),
+        Task::Test { args } => test::run(&args),
+        Task::Experiment { args } => experiment::run(&args),
+        Task::Check => check::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<shell::Ended>() {
+            // The command has spoken for itself; its exit code is passed on.
+            Some(ended) => {
+                eprintln!("xtask: {ended}");
+                ExitCode::from(ended.code)
+            }
+            None => {
+                eprintln!("xtask: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

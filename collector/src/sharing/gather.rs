@@ -183,8 +183,8 @@ impl<'a> Units<'a> {
             }
             let read = read / ENTRY_BYTES;
             let counts = &mut gathered.counts[position];
-            let mut index = region.first_index + done;
-            for bytes in wanted[..read * ENTRY_BYTES].chunks_exact(ENTRY_BYTES) {
+            let bytes = wanted[..read * ENTRY_BYTES].chunks_exact(ENTRY_BYTES);
+            for (index, bytes) in (region.first_index + done..).zip(bytes) {
                 let entry = Entry::from_bytes(bytes);
                 if entry.is_present() {
                     counts.resident += 1;
@@ -200,7 +200,6 @@ impl<'a> Units<'a> {
                         }
                     }
                 }
-                index += 1;
             }
             done += read as u64;
         }

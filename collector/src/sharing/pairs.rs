@@ -119,8 +119,8 @@ impl Pairs {
                     *bits = if frame < self.batched { self.batch[frame * self.words + word] } else { 0 };
                 }
                 transpose(&mut block);
-                for (bit, bits) in block.iter().enumerate() {
-                    turned[word * 64 + bit][group] = *bits;
+                for (vm, bits) in turned[word * 64..].iter_mut().zip(&block) {
+                    vm[group] = *bits;
                 }
             }
         }

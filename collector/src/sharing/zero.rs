@@ -9,7 +9,8 @@
 //! merged frame cannot be written while it is one, and only ksmd makes merged frames, by looking at
 //! pages, which it counts in `/sys/kernel/mm/ksm/pages_scanned` (Documentation/admin-guide/mm/ksm.rst,
 //! Linux 6.18). While that number stands still no frame has become a merged one. When it moves,
-//! everything is forgotten.
+//! everything is forgotten. (ksmd counts a page right after it has dealt with it: what is remembered
+//! could be wrong only if ksmd were held up between the two for the whole of the next scan.)
 
 use std::collections::HashMap;
 use std::fs::File;

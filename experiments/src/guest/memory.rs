@@ -1,0 +1,121 @@
+//! Memory as a VMM gives it to a guest: private, anonymous, marked mergeable.
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::chase::PAGE_BYTES;
+
+/// Zero-filled words in whole pages that KSM may merge (madvise(2), MADV_MERGEABLE) and that are never
+/// made huge (MADV_NOHUGEPAGE), since huge pages are merged only once they are split.
+#[derive(Debug)]
+pub struct MergeableMemory {
+    start: NonNull<u64>,
+    words: usize,
+}
+
+/// Memory that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Not a whole number of pages, or none.
+    #[error("{0} bytes are no whole number of pages of {PAGE_BYTES} bytes; ask for a multiple")]
+    Size(usize),
+    /// The kernel refused.
+    #[error("cannot {what} {bytes} bytes of guest memory: {errno}{hint}")]
+    Refused {
+        /// The step.
+        what: &'static str,
+        /// Size of the memory in bytes.
+        bytes: usize,
+        /// What the kernel said.
+        errno: Errno,
+        /// What it may mean.
+        hint: &'static str,
+    },
+}
+
+impl MergeableMemory {
+    /// Maps `bytes` bytes, a whole number of pages.
+    pub fn map(bytes: usize) -> Result<Self, MemoryError> {
+        let length = NonZeroUsize::new(bytes)
+            .filter(|bytes| bytes.get().is_multiple_of(PAGE_BYTES))
+            .ok_or(MemoryError::Size(bytes))?;
+        let refused = |what, hint| move |errno| MemoryError::Refused { what, bytes, errno, hint };
+        // SAFETY: a new mapping at an address the kernel chooses; no existing memory is touched.
+        let start = unsafe {
+            mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+        }
+        .map_err(refused("map", ""))?;
+        // From here on `Drop` unmaps it.
+        let memory = Self { start: start.cast(), words: bytes / size_of::<u64>() };
+        // SAFETY: the range is the mapping just made; this advice changes no content.
+        let huge = unsafe { madvise(start, bytes, MmapAdvise::MADV_NOHUGEPAGE) };
+        match huge {
+            // A kernel without transparent huge pages has nothing to be told.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(refused("refuse huge pages for", "")(errno)),
+        }
+        // SAFETY: as above.
+        unsafe { madvise(start, bytes, MmapAdvise::MADV_MERGEABLE) }
+            .map_err(refused("mark as mergeable", "; EINVAL means a kernel without CONFIG_KSM"))?;
+        Ok(memory)
+    }
+
+    /// The words.
+    pub fn words(&self) -> &[u64] {
+        // SAFETY: the mapping is readable, of this length, aligned to a page, zero-filled by the kernel
+        // (every pattern is a u64) and lives as long as `self`; `&self` keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+
+    /// The words, to be written.
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        // SAFETY: as in `words`, and `&mut self` makes it the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for MergeableMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, of this length, and no reference outlives `self`. It cannot fail
+        // for a range that was mapped, and there would be nothing to do about it.
+        let _ = unsafe { munmap(self.start.cast(), self.words * size_of::<u64>()) };
+    }
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and access goes through `&` and `&mut`.
+unsafe impl Send for MergeableMemory {}
+// SAFETY: as above; `&self` gives shared reads only.
+unsafe impl Sync for MergeableMemory {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zero_writable_and_mergeable() {
+        let mut memory = MergeableMemory::map(3 * PAGE_BYTES).unwrap();
+        assert_eq!(memory.words().len(), 3 * 512);
+        assert!(memory.words().iter().all(|word| *word == 0));
+        memory.words_mut()[1535] = 7;
+        assert_eq!(memory.words()[1535], 7);
+
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", memory.start.as_ptr() as usize);
+        let flags = smaps
+            .lines()
+            .skip_while(|line| !line.starts_with(&start))
+            .find(|line| line.starts_with("VmFlags:"))
+            .expect("the mapping is in smaps");
+        assert!(flags.split(' ').any(|flag| flag == "mg"), "mergeable: {flags}");
+    }
+
+    #[test]
+    fn odd_sizes_are_refused() {
+        for bytes in [0, 1, PAGE_BYTES + 8] {
+            assert!(MergeableMemory::map(bytes).unwrap_err().to_string().contains("whole number of pages"));
+        }
+    }
+}

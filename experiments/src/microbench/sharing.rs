@@ -1,0 +1,99 @@
+//! Whether the guests share what they should: the check that decides which measurements count.
+
+use huddle_model::matrix::SharingMatrix;
+
+use crate::chase::PAGE_BYTES;
+use crate::stats::median;
+
+/// Least part of the data's frames that a pair with the same data must share.
+const LEAST_WITHIN: f64 = 0.95;
+
+/// Most frames that a pair with different data may share, as part of the data's frames.
+const MOST_ACROSS: f64 = 0.05;
+
+/// Which pairs of guests hold the same data, and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    holds_a: Vec<bool>,
+    data_frames: u64,
+}
+
+/// A pair that does not share what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMerged {
+    /// Same data, but not merged.
+    #[error("{first} and {second} hold the same {data_frames} pages of data and share {shared} frames")]
+    Within {
+        /// A VM.
+        first: String,
+        /// Its partner.
+        second: String,
+        /// Pages of the data.
+        data_frames: u64,
+        /// What they share.
+        shared: u64,
+    },
+    /// Different data, but shared frames.
+    #[error("{first} and {second} hold different data and share {shared} frames")]
+    Across {
+        /// A VM.
+        first: String,
+        /// The other one.
+        second: String,
+        /// What they share.
+        shared: u64,
+    },
+    /// A VM has vanished from the matrix.
+    #[error("{found} of {wanted} VMs could be measured")]
+    Vanished {
+        /// VMs in the matrix.
+        found: usize,
+        /// VMs there should be.
+        wanted: usize,
+    },
+    /// The matrix has rates only.
+    #[error("the matrix does not tell shared frames")]
+    NoFrames,
+}
+
+impl Expected {
+    /// `holds_a`: for each VM, in the order of the matrix, whether it holds data A (else B);
+    /// `data_bytes`: the size of either.
+    pub fn new(holds_a: &[bool], data_bytes: usize) -> Self {
+        Self { holds_a: holds_a.to_vec(), data_frames: (data_bytes / PAGE_BYTES) as u64 }
+    }
+
+    /// Whether VMs `i` and `j` hold the same data.
+    pub fn same_data(&self, i: usize, j: usize) -> bool {
+        self.holds_a[i] == self.holds_a[j]
+    }
+
+    /// Checks that pairs with the same data share nearly all of its frames and other pairs nearly none.
+    pub fn verify(&self, matrix: &SharingMatrix) -> Result<(), NotMerged> {
+        if matrix.len() != self.holds_a.len() {
+            return Err(NotMerged::Vanished { found: matrix.len(), wanted: self.holds_a.len() });
+        }
+        for (i, j) in matrix.pairs() {
+            let shared = matrix.shared_frames(i, j).ok_or(NotMerged::NoFrames)?;
+            let part = shared as f64 / self.data_frames as f64;
+            let name = |vm: usize| matrix.vms()[vm].name.clone();
+            let (first, second) = (name(i), name(j));
+            if self.same_data(i, j) && part < LEAST_WITHIN {
+                return Err(NotMerged::Within { first, second, data_frames: self.data_frames, shared });
+            }
+            if !self.same_data(i, j) && part > MOST_ACROSS {
+                return Err(NotMerged::Across { first, second, shared });
+            }
+        }
+        Ok(())
+    }
+
+    /// The median rate (0 to 1) over ordered pairs with the same data, and over the others.
+    pub fn rates(&self, matrix: &SharingMatrix) -> (Option<f64>, Option<f64>) {
+        let rates = |same: bool| {
+            let pairs = matrix.pairs().filter(|(i, j)| self.same_data(*i, *j) == same);
+            median(&pairs.flat_map(|(i, j)| [matrix.rate(i, j), matrix.rate(j, i)]).collect::<Vec<_>>())
+        };
+        (rates(true), rates(false))
+    }
+}

@@ -1,0 +1,316 @@
+//! The whole run on a fake host and fake guests: what it changes, in which order, and how it ends.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use huddle_model::cpuset::CpuSet;
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
+use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::vm::{TaskId, VmmKind};
+
+use super::*;
+use crate::guest::Reading;
+use crate::stats::Estimate;
+
+/// What the fake host and its guests know of each other.
+#[derive(Default)]
+struct World {
+    log: Vec<String>,
+    domain_of: BTreeMap<String, DomainId>,
+    measurements: usize,
+    readings: usize,
+    living_guests: usize,
+}
+
+type Shared = Rc<RefCell<World>>;
+
+struct FakeHost {
+    world: Shared,
+    domains: u32,
+    /// From which measurement to which the data is merged.
+    merged: std::ops::Range<usize>,
+    undo_fails: bool,
+}
+
+impl Host for FakeHost {
+    fn topology(&self, _: Option<u8>) -> Result<Topology, HostFailure> {
+        let domain = |id| CacheDomain {
+            id: DomainId(id),
+            cpus: [id].into_iter().collect(),
+            size_bytes: Some(2 << 20),
+            node: None,
+        };
+        Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
+    }
+
+    fn find(&self, processes: &[(String, i32)]) -> Result<Vec<Vm>, HostFailure> {
+        let vm = |(name, pid): &(String, i32)| Vm {
+            name: name.clone(),
+            process: TaskId { id: *pid, start_ticks: 1 },
+            vmm: VmmKind::Process,
+            vcpus: Vec::new(),
+            memory: Vec::new(),
+            allowed_cpus: CpuSet::new(),
+            cannot_merge: Vec::new(),
+        };
+        Ok(processes.iter().map(vm).collect())
+    }
+
+    fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
+        let mut world = self.world.borrow_mut();
+        world.measurements += 1;
+        let merged = self.merged.contains(&world.measurements);
+        let memory = MemoryUse { frames_used: 448, ..MemoryUse::default() };
+        let rows = vms
+            .iter()
+            .map(|vm| MatrixVm { name: vm.name.clone(), pid: None, vcpus: 1, memory: Some(memory) })
+            .collect();
+        let shared = |i: usize, j: usize| if merged && i / 2 == j / 2 { 384 } else { 0 };
+        let frames: Vec<Vec<u64>> = (0..4).map(|i| (0..4).map(|j| shared(i, j)).collect()).collect();
+        Ok(SharingMatrix::measured(Method::Merged, rows, &frames, 1.0, 1.0))
+    }
+
+    fn place(&mut self, _: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
+        let mut world = self.world.borrow_mut();
+        world.log.push(format!("place {}", plan.policy));
+        world.domain_of = plan.placement.iter().map(|placed| (placed.vm.clone(), placed.domain)).collect();
+        Ok(())
+    }
+
+    fn merge(&mut self) -> Result<(), HostFailure> {
+        self.world.borrow_mut().log.push("merge".into());
+        Ok(())
+    }
+
+    fn pause_merging(&mut self) -> Result<(), HostFailure> {
+        self.world.borrow_mut().log.push("pause".into());
+        Ok(())
+    }
+
+    fn undo(&mut self) -> Result<(), HostFailure> {
+        let mut world = self.world.borrow_mut();
+        let living = world.living_guests;
+        world.log.push(format!("undo with {living} guests"));
+        if self.undo_fails { Err(HostFailure::Failed("the journal is gone".into())) } else { Ok(()) }
+    }
+}
+
+struct FakeGuest {
+    world: Shared,
+    name: String,
+    now: Reading,
+    dies_at_reading: Option<usize>,
+}
+
+impl Guest for FakeGuest {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn pid(&self) -> i32 {
+        100
+    }
+
+    fn start(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Reading, GuestError> {
+        let mut world = self.world.borrow_mut();
+        world.readings += 1;
+        if self.dies_at_reading.is_some_and(|at| world.readings >= at) {
+            return Err(GuestError::Ended {
+                name: self.name.clone(),
+                pid: 100,
+                asked: "read",
+                status: "killed".into(),
+            });
+        }
+        let partner = match self.name.as_str() {
+            "vm1" => "vm2",
+            "vm2" => "vm1",
+            "vm3" => "vm4",
+            _ => "vm3",
+        };
+        let together = world.domain_of.get(&self.name) == world.domain_of.get(partner);
+        self.now.elapsed_ns += 1_000_000_000;
+        self.now.busy_ns += 500_000_000;
+        self.now.reads += if together { 2_000 } else { 1_000 };
+        Ok(self.now)
+    }
+
+    fn stop(&mut self) -> Result<Reading, GuestError> {
+        Ok(self.now)
+    }
+}
+
+impl Drop for FakeGuest {
+    fn drop(&mut self) {
+        self.world.borrow_mut().living_guests -= 1;
+    }
+}
+
+struct Setup {
+    host: FakeHost,
+    config: Config,
+    interrupt: Interrupt,
+    dies_at_reading: Option<usize>,
+}
+
+fn setup() -> Setup {
+    Setup {
+        host: FakeHost { world: Shared::default(), domains: 2, merged: 2..usize::MAX, undo_fails: false },
+        config: Config {
+            window: Duration::from_nanos(1),
+            settle: Duration::ZERO,
+            repetitions: 6,
+            merge_limit: Duration::from_millis(30),
+            ..Config::default()
+        },
+        interrupt: Interrupt::default(),
+        dies_at_reading: None,
+    }
+}
+
+impl Setup {
+    fn run(&mut self) -> Result<Outcome, RunError> {
+        let world = Rc::clone(&self.host.world);
+        let dies_at_reading = self.dies_at_reading;
+        let mut start = |configs: &[(String, StandinConfig)]| {
+            assert_eq!(configs[0].1.data_seed, configs[1].1.data_seed);
+            assert_eq!(configs[2].1.data_seed, configs[3].1.data_seed);
+            assert_ne!(configs[0].1.data_seed, configs[2].1.data_seed);
+            world.borrow_mut().living_guests = configs.len();
+            Ok(configs
+                .iter()
+                .map(|(name, _)| {
+                    let (world, name) = (Rc::clone(&world), name.clone());
+                    Box::new(FakeGuest { world, name, now: Reading::default(), dies_at_reading })
+                        as Box<dyn Guest>
+                })
+                .collect())
+        };
+        let interrupt = self.interrupt.clone();
+        run(&self.config, &mut self.host, &mut start, &interrupt, &mut |_| {})
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.host.world.borrow().log.clone()
+    }
+
+    fn living_guests(&self) -> usize {
+        self.host.world.borrow().living_guests
+    }
+}
+
+#[test]
+fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
+    let mut setup = setup();
+    let outcome = setup.run().unwrap();
+    assert_eq!(outcome.data_bytes, 1536 * 1024);
+    assert_eq!(outcome.blocks.len(), 6);
+    let pairs: Vec<(f64, f64)> = outcome
+        .blocks
+        .iter()
+        .map(|block| {
+            assert_eq!(block.invalid, None);
+            let rate = |arm| block.sample(arm).unwrap().reads_per_s();
+            (rate(Arm::Recommended), rate(Arm::Opposed))
+        })
+        .collect();
+    assert_eq!(pairs[0], (8000.0, 4000.0));
+    assert_eq!(Estimate::of_paired_ratio(&pairs, 1).unwrap().median, 2.0);
+    let sample = outcome.blocks[0].sample(Arm::Opposed).unwrap();
+    assert_eq!((sample.cpu_share, sample.busy_ns_per_read()), (1.0, 500_000.0));
+
+    let log = setup.log();
+    assert_eq!(log[..2], ["merge", "pause"]);
+    assert_eq!(log.iter().filter(|entry| entry.starts_with("place")).count(), 14, "7 blocks of 2 arms");
+    assert_eq!(log.last().unwrap(), "undo with 4 guests", "affinities go back while the guests live");
+    assert_eq!(setup.living_guests(), 0);
+}
+
+#[test]
+fn a_block_in_which_merging_did_not_hold_is_invalid() {
+    let mut setup = setup();
+    // Measurement 1: not yet; 2: merged; 3: for the plans; 4: after the warm-up; 5, 6: blocks 1 and 2.
+    setup.host.merged = 2..7;
+    let outcome = setup.run().unwrap();
+    let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
+    assert_eq!(valid, [true, true, false, false, false, false]);
+    assert!(outcome.blocks[2].invalid.as_ref().unwrap().contains("vm1 and vm2 hold the same 384 pages"));
+}
+
+#[test]
+fn data_that_never_merges_is_an_error_that_names_the_pair() {
+    let mut setup = setup();
+    setup.host.merged = 0..0;
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::NotMerged { .. }), "{error}");
+    assert!(error.to_string().contains("vm1 and vm2 hold the same 384 pages of data and share 0 frames"));
+    assert_eq!(setup.log(), ["merge", "undo with 4 guests"]);
+    assert_eq!(setup.living_guests(), 0);
+}
+
+#[test]
+fn with_one_domain_nothing_is_started_or_changed() {
+    let mut setup = setup();
+    setup.host.domains = 1;
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::Host(HostFailure::Cannot(_))), "{error}");
+    assert!(error.to_string().contains("share one cache at level 2"), "{error}");
+    assert_eq!(setup.log(), ["undo with 0 guests"]);
+}
+
+#[test]
+fn of_many_domains_two_are_used() {
+    let mut setup = setup();
+    setup.host.domains = 8;
+    assert_eq!(setup.run().unwrap().topology.domains().len(), 2);
+}
+
+#[test]
+fn a_guest_that_dies_midway_ends_the_run_and_all_is_undone() {
+    let mut setup = setup();
+    setup.dies_at_reading = Some(20);
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
+    assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
+    assert_eq!(setup.living_guests(), 0);
+}
+
+#[test]
+fn an_interrupted_run_is_undone() {
+    let mut setup = setup();
+    setup.interrupt.raise();
+    assert!(matches!(setup.run().unwrap_err(), RunError::Interrupted(_)));
+    assert_eq!(setup.log(), ["undo with 4 guests"]);
+    assert_eq!(setup.living_guests(), 0);
+}
+
+#[test]
+fn a_failed_undo_is_loud_and_keeps_the_cause() {
+    let mut setup = setup();
+    setup.host.undo_fails = true;
+    setup.dies_at_reading = Some(1);
+    let text = setup.run().unwrap_err().to_string();
+    assert!(text.contains("NOT AS IT WAS") && text.contains("the journal is gone"), "{text}");
+    assert!(text.contains("huddle restore") && text.contains("the guest vm1"), "{text}");
+}
+
+#[test]
+fn settings_that_make_no_sense_change_nothing() {
+    for change in [
+        (|config: &mut Config| config.data_bytes = Some(1000)) as fn(&mut Config),
+        |config| config.private_bytes = 0,
+        |config| config.burst_reads = 0,
+        |config| config.repetitions = 0,
+    ] {
+        let mut setup = setup();
+        change(&mut setup.config);
+        let error = setup.run().unwrap_err();
+        assert!(matches!(&error, RunError::Settings(text) if text.contains("--")), "{error}");
+        assert_eq!(setup.log(), ["undo with 0 guests"]);
+    }
+}

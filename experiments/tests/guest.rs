@@ -1,0 +1,200 @@
+//! The stand-in VM as the runner meets it: the real program, spoken to over its pipes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use huddle_experiments::chase;
+use huddle_experiments::guest::process::{ProcessGuest, ProcessGuestSpec};
+use huddle_experiments::guest::standin::{StandinConfig, VCPU_THREAD_NAME};
+use huddle_experiments::guest::{Guest, GuestError, Patience};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const CONFIG: StandinConfig = StandinConfig {
+    data_bytes: 256 * 1024,
+    data_seed: 5,
+    private_bytes: 64 * 1024,
+    private_seed: 6,
+    burst_reads: 1000,
+};
+
+fn spec() -> ProcessGuestSpec {
+    ProcessGuestSpec {
+        name: "v1".into(),
+        program: PathBuf::from(env!("CARGO_BIN_EXE_huddle-standin")),
+        config: CONFIG,
+        extra_args: Vec::new(),
+        patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(20) },
+    }
+}
+
+fn ready(spec: &ProcessGuestSpec) -> ProcessGuest {
+    let mut guest = spec.start().unwrap();
+    guest.wait_ready().unwrap();
+    guest
+}
+
+fn runs(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Whether it is gone or only waits to be collected by its parent.
+fn has_ended(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < until, "{what} did not come true within 20 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_guest_reads_what_it_says_and_can_be_started_again() {
+    let mut guest = ready(&spec());
+    let mut data = vec![0; CONFIG.data_bytes / 8];
+    chase::fill(&mut data, CONFIG.data_seed);
+    for _ in 0..2 {
+        guest.start().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let midway = guest.read().unwrap();
+        let total = guest.stop().unwrap();
+        assert!(total.reads > 0 && total.reads.is_multiple_of(CONFIG.burst_reads));
+        assert!(total.since(&midway).is_some(), "{midway:?} then {total:?}");
+        assert!(total.busy_ns > 0 && total.elapsed_ns >= 50_000_000, "{total:?}");
+        // CPU time is counted at the scheduler's clock, which may run a little ahead of the other.
+        assert!(total.busy_ns as f64 <= total.elapsed_ns as f64 * 1.05, "{total:?}");
+        // The position follows from the data and the number of reads: they were made, and on the data
+        // that the seed gives.
+        assert_eq!(chase::walk(&data, 0, total.reads) as u64, total.position);
+    }
+}
+
+#[test]
+fn its_worker_is_named_like_a_vcpu_and_its_memory_is_mergeable() {
+    let guest = ready(&spec());
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", guest.pid())).unwrap();
+    let names: Vec<String> = tasks
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned())
+        .collect();
+    assert_eq!(names.iter().filter(|name| *name == VCPU_THREAD_NAME).count(), 1, "{names:?}");
+
+    let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", guest.pid())).unwrap();
+    let mut mergeable_kib = 0;
+    let mut size_kib = 0;
+    for line in smaps.lines() {
+        if let Some(size) = line.strip_prefix("Size:") {
+            size_kib = size.trim().trim_end_matches(" kB").trim().parse().unwrap();
+        } else if line.starts_with("VmFlags:") && line.split(' ').any(|flag| flag == "mg") {
+            mergeable_kib += size_kib;
+        }
+    }
+    assert_eq!(mergeable_kib, (CONFIG.data_bytes + CONFIG.private_bytes) / 1024);
+}
+
+#[test]
+fn orders_that_make_no_sense_are_answered_with_an_error() {
+    let mut guest = ready(&spec());
+    let error = guest.stop().unwrap_err();
+    assert!(
+        matches!(&error, GuestError::Unexpected { answer, .. } if answer.contains("does not read")),
+        "{error}"
+    );
+    guest.start().unwrap();
+    assert!(guest.start().unwrap_err().to_string().contains("reads already"));
+    guest.stop().unwrap();
+}
+
+#[test]
+fn a_guest_ends_when_its_input_ends_even_while_it_reads() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_huddle-standin"))
+        .args(["--data-kib", "64", "--data-seed", "1", "--private-kib", "4", "--private-seed", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"start\n").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(child.try_wait().unwrap().is_none(), "it reads until it is told otherwise");
+    drop(input);
+    let pid = child.id() as i32;
+    wait_until("the end of the guest", || has_ended(pid));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_guest_ends_with_its_parent() {
+    // A shell starts the guest, tells its pid and is killed. The guest's input is a FIFO that this test
+    // keeps open, so only the parent's death can end it.
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("input");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let script = format!(
+        "{} --data-kib 64 --data-seed 1 --private-kib 4 --private-seed 2 <{} >/dev/null & echo $!; wait",
+        env!("CARGO_BIN_EXE_huddle-standin"),
+        fifo.display()
+    );
+    let mut shell = Command::new("sh").arg("-c").arg(script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line)
+        .unwrap();
+    let pid: i32 = line.trim().parse().unwrap();
+    wait_until("the guest's worker", || {
+        std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() == 2)
+    });
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    wait_until("the end of the guest", || has_ended(pid));
+    drop(held);
+}
+
+#[test]
+fn a_guest_that_hangs_is_named_and_ended() {
+    let mut guest = ready(&ProcessGuestSpec {
+        patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_millis(300) },
+        ..spec()
+    });
+    let pid = guest.pid();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    let error = guest.start().unwrap_err();
+    assert!(matches!(error, GuestError::Silent { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("v1 (pid {pid})")), "{error}");
+    assert!(!runs(pid), "the hung guest is gone");
+}
+
+#[test]
+fn a_guest_that_died_is_told_from_one_that_hangs() {
+    let mut guest = ready(&spec());
+    let pid = guest.pid();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let error = guest.start().unwrap_err();
+    assert!(matches!(error, GuestError::Ended { .. }), "{error}");
+    drop(guest);
+    assert!(!runs(pid));
+}
+
+#[test]
+fn dropping_a_guest_ends_it() {
+    let mut guest = ready(&spec());
+    guest.start().unwrap();
+    let pid = guest.pid();
+    drop(guest);
+    assert!(!runs(pid));
+}
+
+#[test]
+fn a_program_that_is_not_there_and_a_guest_that_refuses_are_errors() {
+    let missing = ProcessGuestSpec { program: "/nonexistent/huddle-standin".into(), ..spec() };
+    let error = missing.start().unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/huddle-standin") && error.contains("cargo xtask"), "{error}");
+
+    let odd = ProcessGuestSpec { config: StandinConfig { data_bytes: 1024, ..CONFIG }, ..spec() };
+    let error = odd.start().unwrap().wait_ready().unwrap_err();
+    assert!(matches!(error, GuestError::Ended { .. }), "{error}");
+}

@@ -1,0 +1,59 @@
+//! What this machine lacks, and what that makes impossible.
+
+use std::path::Path;
+
+/// Something a task looks for.
+pub(crate) struct Need {
+    /// What.
+    pub(crate) name: &'static str,
+    /// Whether it is here.
+    pub(crate) is_met: bool,
+    /// What it is needed for.
+    pub(crate) purpose: &'static str,
+    /// How to get it.
+    pub(crate) remedy: &'static str,
+}
+
+/// What tests and experiments need of the host beyond a Rust toolchain.
+pub(crate) fn needs() -> [Need; 2] {
+    [
+        Need {
+            name: "root",
+            is_met: is_root(Path::new("/proc/self/status")),
+            purpose: "physical frames (CAP_SYS_ADMIN), KSM's settings",
+            remedy: "run as root, for example with `sudo -E`",
+        },
+        Need {
+            name: "KSM",
+            is_met: Path::new("/sys/kernel/mm/ksm/run").exists(),
+            purpose: "merging equal pages",
+            remedy: "use a kernel with CONFIG_KSM=y",
+        },
+    ]
+}
+
+fn is_root(status: &Path) -> bool {
+    let text = std::fs::read_to_string(status).unwrap_or_default();
+    // Real, effective, saved and file-system user id (proc(5)).
+    let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.and_then(|ids| ids.split_ascii_whitespace().nth(1)) == Some("0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_user_counts() {
+        let file = std::env::temp_dir().join(format!("xtask-status-{}", std::process::id()));
+        for (text, root) in [
+            ("Name:\tx\nUid:\t1000\t0\t0\t0\n", true),
+            ("Name:\tx\nUid:\t0\t1000\t0\t0\n", false),
+            ("", false),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(is_root(&file), root, "{text:?}");
+        }
+        std::fs::remove_file(file).unwrap();
+    }
+}

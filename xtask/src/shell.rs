@@ -1,0 +1,90 @@
+//! Running commands: printed before they run, their exit codes passed on.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use anyhow::Context;
+
+/// A command that ended with an error.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    command: String,
+    status: ExitStatus,
+    /// Its exit code; for a signal 128 and its number, as shells have it.
+    pub(crate) code: u8,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` ended with {}", self.command, self.status)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The cargo that runs this.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let text = announce(command);
+    let status = command.status().with_context(|| format!("cannot run `{text}`"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Err(Ended { command: text, status, code: u8::try_from(code).unwrap_or(1) }.into())
+}
+
+/// Becomes the command, so that signals and exit code are its own.
+pub(crate) fn become_command(command: &mut Command) -> anyhow::Result<()> {
+    let text = announce(command);
+    Err(anyhow::Error::new(command.exec()).context(format!("cannot run `{text}`")))
+}
+
+fn announce(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+    let words = std::iter::once(name).chain(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    let text = words.collect::<Vec<_>>().join(" ");
+    eprintln!("$ {text}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code_of(script: &str) -> u8 {
+        let error = run(Command::new("sh").args(["-c", script])).unwrap_err();
+        error.downcast_ref::<Ended>().unwrap().code
+    }
+
+    #[test]
+    fn exit_codes_are_passed_on() {
+        run(&mut Command::new("true")).unwrap();
+        assert_eq!(code_of("exit 3"), 3);
+        assert_eq!(code_of("kill -TERM $$"), 143);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = run(&mut Command::new("/nonexistent/tool")).unwrap_err();
+        assert!(format!("{error:#}").contains("cannot run `tool`"));
+    }
+
+    #[test]
+    fn the_root_is_the_workspace() {
+        assert!(std::fs::read_to_string(root().join("Cargo.toml")).unwrap().contains("[workspace]"));
+    }
+}

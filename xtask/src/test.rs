@@ -1,0 +1,14 @@
+//! `cargo xtask test`: all tests of the workspace.
+
+use crate::{host, shell};
+
+pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    for need in host::needs().iter().filter(|need| !need.is_met) {
+        eprintln!(
+            "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",
+            need.name, need.purpose, need.remedy
+        );
+    }
+    // The whole workspace, so that its crates are built with one set of features.
+    shell::run(shell::cargo().args(["test", "--workspace"]).args(args))
+}
