@@ -479,9 +479,10 @@ fn denied_note(root: &HostRoot, denied: &BTreeSet<i32>) -> Option<String> {
     } else {
         "because huddle lacks CAP_SYS_PTRACE: run it as root"
     };
+    let processes = if denied.len() == 1 { "process" } else { "processes" };
     let (count, pids) = (denied.len(), list(denied.iter().copied()));
     Some(format!(
-        "{count} processes could not be looked into ({pids}), {why}; VMs among them are not seen whole"
+        "{count} {processes} could not be looked into ({pids}), {why}; VMs among them are not seen whole"
     ))
 }
 
