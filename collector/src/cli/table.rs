@@ -8,7 +8,7 @@ use super::failure::Failure;
 /// A table without lines, left-aligned, for the terminal.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
     table
 }
 

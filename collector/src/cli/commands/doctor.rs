@@ -35,7 +35,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
                 print(format!("  {mark} {}: {}", finding.item, finding.value))?;
                 if finding.state != State::Good {
                     print(format!("          {}", finding.meaning))?;
-                    for remedy in &finding.remedy {
+                    if let Some(remedy) = &finding.remedy {
                         print(format!("          -> {remedy}"))?;
                     }
                 }

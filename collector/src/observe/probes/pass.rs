@@ -174,6 +174,8 @@ impl PassTrigger for FullScansTrigger {
         let deadline = Instant::now() + timeout;
         loop {
             let full_scans = read_full_scans(&self.root)?;
+            // The kernel counts from 0 again when KSM is told to unmerge everything: no pass was completed.
+            self.full_scans = self.full_scans.min(full_scans);
             if full_scans > self.full_scans {
                 let passed_over = full_scans - self.full_scans - 1;
                 self.full_scans = full_scans;
@@ -232,6 +234,10 @@ mod tests {
         let pass = trigger.wait(Duration::from_secs(5)).unwrap().unwrap();
         assert_eq!((pass.full_scans, pass.passed_over, pass.ended_ns), (10, 2, None));
         assert_eq!(trigger.wait(Duration::from_millis(3)).unwrap(), None);
+        std::fs::write(&path, "0\n").unwrap();
+        assert_eq!(trigger.wait(Duration::ZERO).unwrap(), None, "counting anew is no pass");
+        std::fs::write(&path, "1\n").unwrap();
+        assert_eq!(trigger.wait(Duration::ZERO).unwrap().map(|pass| pass.full_scans), Some(1));
         std::fs::remove_file(&path).unwrap();
         assert!(trigger.wait(Duration::ZERO).unwrap_err().to_string().contains("full_scans"));
     }

@@ -1,0 +1,122 @@
+//! `huddle top`.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use crossterm::event::EventStream;
+use futures::StreamExt;
+use huddle_collector::engine::RunOptions;
+use huddle_model::snapshot::Snapshot;
+use huddle_tui::terminal::TerminalGuard;
+use huddle_tui::{Action, App, Charset, ColourEnv, ColourMode, LocaleEnv, Options, draw};
+use tokio::sync::{oneshot, watch};
+
+use crate::cli::args::{Common, Format, TopArgs};
+use crate::cli::context::{Context, seconds};
+use crate::cli::failure::Failure;
+use crate::cli::looping::{self, Loop};
+
+/// How often the age of the picture is drawn anew.
+const TICK: Duration = Duration::from_secs(1);
+
+pub(crate) fn run(common: &Common, args: &TopArgs) -> Result<(), Failure> {
+    if common.format == Format::Json {
+        return Err(Failure::usage(anyhow!("huddle top draws on a terminal; for JSON use `huddle run --format json`")));
+    }
+    let context = Context::new(common)?;
+    let parts = Loop::prepare(&context, &args.looping)?;
+    let guard = TerminalGuard::enter().map_err(|error| match error.kind() {
+        ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
+        _ => Failure::failed(error),
+    })?;
+    let runtime = looping::runtime()?;
+    let options = RunOptions { min_interval: seconds(args.looping.min_interval), rounds: None };
+    let end = runtime.block_on(async {
+        let signalled = looping::stop_signal()?;
+        let (publish, seen) = watch::channel(None);
+        let (quit, quitted) = oneshot::channel::<()>();
+        let screen = tokio::spawn(show(guard, seen, args.ascii, quit));
+        let stop = async {
+            tokio::select! {
+                () = signalled => {}
+                // The screen has ended: by the user's wish, or because it cannot go on.
+                _ = quitted => {}
+            }
+        };
+        let end = parts.run(stop, &publish, options).await;
+        drop(publish);
+        let shown = screen.await.context("the terminal stopped early").map_err(Failure::Failed)?;
+        end.and_then(|end| shown.map(|()| end))
+    })?;
+    looping::say_undone(&end)
+}
+
+/// Shows snapshots and takes keys until the user quits or the loop has ended; the terminal is left as
+/// it was by the guard. Dropping `quit` stops the loop.
+async fn show(
+    mut guard: TerminalGuard,
+    mut seen: watch::Receiver<Option<Arc<Snapshot>>>,
+    ascii: bool,
+    quit: oneshot::Sender<()>,
+) -> Result<(), Failure> {
+    let mut app = App::new(Options {
+        colour: colour_mode(),
+        charset: if ascii { Charset::Ascii } else { charset() },
+        size: guard.size().map_err(Failure::failed)?,
+        tick: TICK,
+    });
+    let mut keys = EventStream::new();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        if app.take_dirty() {
+            guard.terminal().draw(|frame| draw(frame, &app)).map_err(Failure::failed)?;
+        }
+        tokio::select! {
+            event = keys.next() => match event {
+                Some(Ok(event)) => {
+                    if app.on_event(event).contains(&Action::Quit) {
+                        break;
+                    }
+                }
+                Some(Err(error)) => return Err(Failure::failed(error)),
+                None => break,
+            },
+            changed = seen.changed() => match changed {
+                Ok(()) => {
+                    if let Some(snapshot) = seen.borrow_and_update().clone() {
+                        app.on_snapshot(snapshot);
+                    }
+                }
+                Err(_) => break,
+            },
+            _ = tick.tick() => app.on_tick(),
+        }
+    }
+    drop(guard);
+    drop(quit);
+    Ok(())
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn colour_mode() -> ColourMode {
+    let (no_color, colorterm, term) = (variable("NO_COLOR"), variable("COLORTERM"), variable("TERM"));
+    ColourMode::detect(ColourEnv {
+        no_color: no_color.as_deref(),
+        colorterm: colorterm.as_deref(),
+        term: term.as_deref(),
+    })
+}
+
+fn charset() -> Charset {
+    let (lc_all, lc_ctype, lang) = (variable("LC_ALL"), variable("LC_CTYPE"), variable("LANG"));
+    Charset::detect(LocaleEnv {
+        lc_all: lc_all.as_deref(),
+        lc_ctype: lc_ctype.as_deref(),
+        lang: lang.as_deref(),
+    })
+}
