@@ -1,4 +1,5 @@
 //! The real `huddle` on real processes: what it answers, what it refuses, and what it leaves behind.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

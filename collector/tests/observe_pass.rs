@@ -38,7 +38,7 @@ fn main() {
 }
 
 fn probes(programs: &[Program]) -> Probes {
-    let config = ProbeConfig { programs: programs.to_vec(), ..ProbeConfig::default() };
+    let config = ProbeConfig { programs: programs.to_vec() };
     Probes::load(&HostRoot::real(), &config).unwrap()
 }
 

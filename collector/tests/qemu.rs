@@ -1,5 +1,6 @@
 //! Discovery of real QEMU processes, under KVM and TCG, with and without thread names, and of the
 //! kinds of guest memory. The guests have no disk: the firmware runs, which is all that is needed.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;

@@ -4,8 +4,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 
 use huddle_collector::discover::{DiscoverOptions, NamedProcess, discover};
-use huddle_collector::host::topology::{self, TopologyReadError};
 use huddle_collector::host::HostRoot;
+use huddle_collector::host::topology::{self, TopologyReadError};
 use huddle_collector::pin::{HostPinner, Journal, StateDir};
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::matrix::SharingMatrix;
@@ -63,8 +63,13 @@ impl HostFailure {
 /// KSM at full speed and over everything. With `smart_scan` a part of equal data is passed over
 /// (Documentation/admin-guide/mm/ksm.rst, Linux 6.18), and an advisor would set `pages_to_scan` itself.
 /// `run` comes last, so that the scan begins with all of it.
-const MERGE_FAST: [(&str, &str); 5] =
-    [("advisor_mode", "none"), ("smart_scan", "0"), ("pages_to_scan", "20000"), ("sleep_millisecs", "10"), ("run", "1")];
+const MERGE_FAST: [(&str, &str); 5] = [
+    ("advisor_mode", "none"),
+    ("smart_scan", "0"),
+    ("pages_to_scan", "20000"),
+    ("sleep_millisecs", "10"),
+    ("run", "1"),
+];
 
 /// This host, by way of the collector: every change goes through its journal.
 pub struct CollectorHost {
@@ -122,11 +127,8 @@ impl Host for CollectorHost {
 
     fn find(&self, processes: &[(String, i32)]) -> Result<Vec<Vm>, HostFailure> {
         let named = processes.iter().map(|(name, pid)| NamedProcess { name: name.clone(), pid: *pid });
-        let options = DiscoverOptions {
-            processes: named.collect(),
-            scan_host: false,
-            ..DiscoverOptions::default()
-        };
+        let options =
+            DiscoverOptions { processes: named.collect(), scan_host: false, ..DiscoverOptions::default() };
         let mut found = discover(&self.root, &options).map_err(HostFailure::failed)?.vms;
         let mut vms = Vec::new();
         for (name, pid) in processes {

@@ -37,8 +37,8 @@ pub fn text(summary: &Summary) -> String {
     section(
         &mut out,
         &format!(
-            "Reads of all four VMs, {} block(s) of {} s an arm",
-            config.repetitions, config.seconds_per_arm
+            "Reads of all four VMs, {} block(s) of {} s an arm, the CPU yielded every {} reads",
+            config.repetitions, config.seconds_per_arm, config.burst_reads
         ),
         &arm_table(summary),
     );
@@ -52,7 +52,7 @@ pub fn text(summary: &Summary) -> String {
     out.push_str("(the paper's Figure 4, on two sockets with 20 MB of cache each: 2.1)\n\n");
     line(&mut out, &format!("Result: {}.", summary.verdict));
     if summary.valid {
-        line(&mut out, "Merging held in every block.");
+        line(&mut out, "Every block is valid: merging held throughout.");
     }
     for why in &summary.invalid_blocks {
         line(&mut out, &format!("Left out, {why}."));

@@ -32,7 +32,7 @@ pub struct Summary {
     pub started_utc: String,
     /// How long it took in all, in seconds.
     pub duration_s: f64,
-    /// Whether merging held in every block.
+    /// Whether every block is valid: merging held, and every guest got to run.
     pub valid: bool,
     /// Why blocks were left out, one sentence each.
     pub invalid_blocks: Vec<String>,
@@ -165,7 +165,7 @@ impl Summary {
             config: ConfigFigures {
                 data_kib: outcome.data_bytes / 1024,
                 private_kib: config.private_bytes / 1024,
-                burst_reads: config.burst_reads,
+                burst_reads: outcome.burst_reads,
                 seconds_per_arm: config.window.as_secs_f64(),
                 settle_s: config.settle.as_secs_f64(),
                 repetitions: config.repetitions,
@@ -215,7 +215,7 @@ fn ratio(blocks: &[&Block], seed: u64, figure: impl Fn(&ArmSample) -> f64) -> Op
 /// What a ratio of times, opposed over recommended, says; no more than its interval allows.
 pub fn verdict(ratio: Option<Ratio>) -> String {
     let Some(ratio) = ratio else {
-        return "no result: merging did not hold in any block".into();
+        return "no result: no block is valid".into();
     };
     let Some([low, high]) = ratio.ci95 else {
         return format!(

@@ -1,4 +1,5 @@
 //! The stand-in VM as the runner meets it: the real program, spoken to over its pipes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

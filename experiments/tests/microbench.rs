@@ -1,11 +1,15 @@
 //! The microbenchmark on the real host: root, KSM and two cache domains are needed, and a test that
 //! misses one says that it is skipped. None of them looks at how large the effect is.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use huddle_collector::host::HostRoot;
+use huddle_collector::pin::{StateDir, restore};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -34,11 +38,14 @@ fn missing() -> Option<&'static str> {
     }
 }
 
+/// Says that a test is skipped, also where the test harness keeps what passing tests print.
+fn skip(reason: &str) {
+    // Not a macro of printing: the harness catches those.
+    std::io::stderr().write_all(format!("skipped: {reason}\n").as_bytes()).unwrap();
+}
+
 fn is_skipped() -> bool {
-    if let Some(reason) = missing() {
-        println!("skipped: {reason}");
-    }
-    missing().is_some()
+    missing().inspect(|reason| skip(reason)).is_some()
 }
 
 /// A short run: little data, few blocks.
@@ -56,7 +63,7 @@ fn command(dir: &Path) -> Command {
 /// Whether the host cannot run it at all; said, so that a skipped test is seen.
 fn cannot(code: Option<i32>, stderr: &str) -> bool {
     if code == Some(3) {
-        println!("skipped: {stderr}");
+        skip(stderr);
     }
     code == Some(3)
 }
@@ -184,6 +191,34 @@ fn an_interrupted_run_leaves_nothing_behind() {
 }
 
 #[test]
+fn after_a_kill_the_next_run_asks_for_a_restore_which_puts_everything_back() {
+    if is_skipped() {
+        return;
+    }
+    let _lock = ksm_lock();
+    let dir = tempfile::tempdir().unwrap();
+    let before = settings();
+    let Some(mut run) = started(dir.path()) else { return };
+    run.signal(Signal::SIGKILL);
+    run.code();
+    assert_ne!(settings(), before, "a killed run cannot put KSM back itself");
+    let gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !run.guests.iter().all(gone) {
+        assert!(Instant::now() < until, "its guests outlive it: {:?}", run.guests);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    let next = command(dir.path()).output().unwrap();
+    assert_eq!(next.status.code(), Some(1));
+    assert!(stderr(&next).contains("huddle restore"), "{}", stderr(&next));
+
+    let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+    let report = restore(&HostRoot::real(), &state).unwrap();
+    assert_eq!((settings(), report.failures), (before, Vec::new()));
+}
+
+#[test]
 fn of_two_runs_at_once_the_second_says_who_holds_the_lock() {
     if is_skipped() {
         return;
@@ -212,7 +247,7 @@ fn on_one_cpu_it_says_why_it_cannot_and_changes_nothing() {
     confined.args(["-c", "0"]).arg(command.get_program()).args(command.get_args());
     let output = match confined.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("skipped: taskset (util-linux) is missing");
+            skip("taskset (util-linux) is missing");
             return;
         }
         output => output.unwrap(),
@@ -234,7 +269,7 @@ fn without_root_it_says_so() {
     let program = Path::new(env!("CARGO_BIN_EXE_huddle-experiment"));
     let output = match command(dir.path()).uid(65_534).gid(65_534).output() {
         Err(error) => {
-            println!("skipped: another user cannot start {}: {error}", program.display());
+            skip(&format!("another user cannot start {}: {error}", program.display()));
             return;
         }
         Ok(output) => output,

@@ -19,8 +19,8 @@ const LINKER_VERSION: &str = "0.13.0";
 /// The feature of the linker that names the major version of LLVM in [`TOOLCHAIN`].
 const LINKER_LLVM: &str = "llvm-22";
 const TARGET: &str = "bpfel-unknown-none";
-/// The object, below the root of the repository.
-const OBJECT: &str = "ebpf/huddle.bpf.o";
+/// The objects, below the root of the repository, each with the binary that it is.
+const OBJECTS: [(&str, &str); 2] = [("ebpf/huddle.bpf.o", "huddle"), ("ebpf/content.bpf.o", "content")];
 /// Names a directory for the linker, so that several checkouts can use one.
 const TOOLS_VARIABLE: &str = "HUDDLE_EBPF_TOOLS";
 
@@ -41,24 +41,31 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let sysroot = toolchain().context("the pinned tools of the BPF object cannot be had here")?;
     let linker = linker(&root, &sysroot).context("the pinned tools of the BPF object cannot be had here")?;
     let built = build(&root, &sysroot, &linker)?;
-    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    let object = root.join(OBJECT);
+    for (object, binary) in OBJECTS {
+        keep_or_compare(arguments, &root.join(object), &built.join(binary))?;
+    }
+    Ok(())
+}
+
+fn keep_or_compare(arguments: &Arguments, object: &Path, built: &Path) -> Result<()> {
+    let bytes = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
     if !arguments.check {
-        fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
+        fs::write(object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
         eprintln!("xtask: wrote {} ({} bytes)", object.display(), bytes.len());
         return Ok(());
     }
-    let kept = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let kept = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     if let Some(at) = first_difference(&kept, &bytes) {
         bail!(
-            "{OBJECT} is not what its source makes: {} bytes in the repository, {} built ({}), first \
+            "{} is not what its source makes: {} bytes in the repository, {} built ({}), first \
              difference at byte {at}; run `cargo xtask ebpf` and commit the object",
+            object.display(),
             kept.len(),
             bytes.len(),
             built.display()
         );
     }
-    eprintln!("xtask: {OBJECT} is what its source makes ({} bytes)", bytes.len());
+    eprintln!("xtask: {} is what its source makes ({} bytes)", object.display(), bytes.len());
     Ok(())
 }
 
@@ -174,7 +181,7 @@ fn build(root: &Path, sysroot: &Path, linker: &Path) -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     let output = cargo.output().context("cannot run cargo")?;
     ensure!(output.status.success(), "the build failed: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(target.join(TARGET).join("release/huddle"))
+    Ok(target.join(TARGET).join("release"))
 }
 
 fn cargo_home() -> Result<PathBuf> {

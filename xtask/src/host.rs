@@ -1,6 +1,12 @@
 //! What this machine lacks, and what that makes impossible.
 
 use std::path::Path;
+use std::process::Command;
+
+use crate::shell;
+
+/// The emulator that the tests of discovery start.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// Something a task looks for.
 pub(crate) struct Need {
@@ -15,7 +21,7 @@ pub(crate) struct Need {
 }
 
 /// What tests and experiments need of the host beyond a Rust toolchain.
-pub(crate) fn needs() -> [Need; 2] {
+pub(crate) fn needs() -> [Need; 3] {
     [
         Need {
             name: "root",
@@ -28,6 +34,12 @@ pub(crate) fn needs() -> [Need; 2] {
             is_met: Path::new("/sys/kernel/mm/ksm/run").exists(),
             purpose: "merging equal pages",
             remedy: "use a kernel with CONFIG_KSM=y",
+        },
+        Need {
+            name: "QEMU",
+            is_met: shell::works(Command::new(QEMU).arg("--version")),
+            purpose: "finding real VMs in tests",
+            remedy: "install it (Debian: apt-get install qemu-system-x86)",
         },
     ]
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: what the tasks need, said before anything is installed.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::Context;
 
@@ -11,13 +11,14 @@ use crate::shell;
 const COMPONENTS: [(&str, &str); 2] = [("fmt", "rustfmt"), ("clippy", "clippy")];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    eprintln!("Tests and experiments need a Rust toolchain and a C compiler (`cc`), and nothing else:");
-    eprintln!("the stand-in VMs of the experiments are programs of this repository.");
+    eprintln!("Experiments need a Rust toolchain and a C compiler (`cc`), and nothing else: their stand-in");
+    eprintln!("VMs are programs of this repository. Tests also start QEMU, to find real VMs.");
     anyhow::ensure!(
-        works(Command::new("cc").arg("--version")),
+        shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"
     );
     components()?;
+    qemu()?;
     for need in host::needs() {
         if need.is_met {
             eprintln!("{}: here", need.name);
@@ -31,7 +32,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 /// Makes sure that format and lints can be checked.
 pub(crate) fn components() -> anyhow::Result<()> {
     for (subcommand, component) in COMPONENTS {
-        if works(shell::cargo().args([subcommand, "--version"])) {
+        if shell::works(shell::cargo().args([subcommand, "--version"])) {
             continue;
         }
         eprintln!("`cargo {subcommand}` is missing: installing the component {component} with rustup");
@@ -41,6 +42,24 @@ pub(crate) fn components() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn works(command: &mut Command) -> bool {
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+/// Installs QEMU where it is missing and this is root on Debian; elsewhere the tests that need it say
+/// that they are skipped.
+pub(crate) fn qemu() -> anyhow::Result<()> {
+    let is_met = |name: &str| host::needs().iter().any(|need| need.name == name && need.is_met);
+    if is_met("QEMU") || !is_met("root") || !shell::works(Command::new("apt-get").arg("--version")) {
+        return Ok(());
+    }
+    eprintln!(
+        "{} is missing: installing qemu-system-x86 with apt-get, for the tests that find real VMs",
+        host::QEMU
+    );
+    shell::run(Command::new("apt-get").args(["update", "-q"]))?;
+    // Its tools may be here in another version, which then has to give way.
+    let packages = ["qemu-system-x86", "qemu-utils"];
+    shell::run(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["install", "-qy", "--no-install-recommends", "--allow-downgrades"])
+            .args(packages),
+    )
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::Context;
 
@@ -50,6 +50,11 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 pub(crate) fn become_command(command: &mut Command) -> anyhow::Result<()> {
     let text = announce(command);
     Err(anyhow::Error::new(command.exec()).context(format!("cannot run `{text}`")))
+}
+
+/// Whether a command is there and ends well; what it prints is thrown away.
+pub(crate) fn works(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn announce(command: &Command) -> String {

@@ -1,8 +1,9 @@
 //! `cargo xtask test`: all tests of the workspace.
 
-use crate::{host, shell};
+use crate::{host, setup, shell};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    setup::qemu()?;
     for need in host::needs().iter().filter(|need| !need.is_met) {
         eprintln!(
             "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",

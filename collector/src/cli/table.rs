@@ -60,6 +60,9 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        assert_eq!([0, 1023, 1536, 20 << 20, 1 << 40].map(bytes), ["0 B", "1023 B", "1.5 KiB", "20 MiB", "1 TiB"]);
+        assert_eq!(
+            [0, 1023, 1536, 20 << 20, 1 << 40].map(bytes),
+            ["0 B", "1023 B", "1.5 KiB", "20 MiB", "1 TiB"]
+        );
     }
 }

@@ -218,7 +218,9 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
     let kept = Mutex::new(0);
     let stop = async move {
-        seen.wait_for(|snapshot| snapshot.as_ref().is_some_and(|snapshot| snapshot.round >= 4)).await.unwrap();
+        seen.wait_for(|snapshot| snapshot.as_ref().is_some_and(|snapshot| snapshot.round >= 4))
+            .await
+            .unwrap();
     };
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None };
     let end =

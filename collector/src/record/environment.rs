@@ -85,7 +85,8 @@ fn facts(root: &HostRoot) -> Vec<Fact> {
     let fields = [("cpu_model", "cpuinfo", "model name"), ("memory_total", "meminfo", "MemTotal")];
     for (name, file, key) in fields {
         let value = read_text(&root.proc(file)).map_err(|error| error.to_string()).and_then(|text| {
-            let found = text.lines().find_map(|line| line.split_once(':').filter(|(left, _)| left.trim() == key));
+            let found =
+                text.lines().find_map(|line| line.split_once(':').filter(|(left, _)| left.trim() == key));
             found.map(|(_, right)| right.trim().to_owned()).ok_or(format!("/proc/{file} has no {key:?}"))
         });
         facts.push(Fact { name: name.into(), value: value.into() });

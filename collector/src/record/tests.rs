@@ -37,8 +37,6 @@ fn start(dir: &Path, limits: RecordingLimits) -> RecorderHandle {
     RecorderHandle::start(dir, manifest(&HostRoot::at(tree.path()), input), limits).unwrap()
 }
 
-
-
 fn read_manifest(dir: &Path) -> Manifest {
     serde_json::from_slice(&fs::read(dir.join("manifest.json")).unwrap()).unwrap()
 }
@@ -51,7 +49,8 @@ fn segments(dir: &Path, table: Table) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> Vec<RecordBatch> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
     reader.map(Result::unwrap).collect()
 }
 
@@ -69,7 +68,8 @@ fn what_is_recorded_reads_back_with_nulls() {
     assert_eq!(paths, [run.join("sharing/segment-000001.parquet")]);
     let batches = read(&paths[0]);
     let column = |name: &str| {
-        let arrays: Vec<_> = batches.iter().map(|batch| batch.column_by_name(name).unwrap().clone()).collect();
+        let arrays: Vec<_> =
+            batches.iter().map(|batch| batch.column_by_name(name).unwrap().clone()).collect();
         assert_eq!(arrays.len(), 1, "one row group of a small file is one batch");
         arrays[0].clone()
     };

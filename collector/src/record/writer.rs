@@ -66,10 +66,7 @@ impl Writer {
     }
 
     /// Records until the senders are gone, then closes everything.
-    pub(super) fn run(
-        mut self,
-        receiver: &Receiver<Arc<Snapshot>>,
-    ) -> Result<RecordingSummary, RecordError> {
+    pub(super) fn run(mut self, receiver: &Receiver<Arc<Snapshot>>) -> Result<RecordingSummary, RecordError> {
         let recorded = self.record_all(receiver).and_then(|()| self.close_segments(|_| true));
         self.manifest.end_unix_us = Some(HostClock.now_unix_us());
         self.manifest.ended = match &recorded {
@@ -180,8 +177,7 @@ impl Writer {
 
     /// Replaces the manifest at once.
     fn write_manifest(&self) -> Result<(), RecordError> {
-        let manifest =
-            Manifest { rounds_lost: self.lost.load(Ordering::Relaxed), ..self.manifest.clone() };
+        let manifest = Manifest { rounds_lost: self.lost.load(Ordering::Relaxed), ..self.manifest.clone() };
         let (path, temporary) = (self.dir.join("manifest.json"), self.dir.join(".manifest.json.tmp"));
         let write = || {
             let mut file =

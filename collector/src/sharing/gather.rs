@@ -19,6 +19,10 @@ const MAX_BUCKETS: u64 = 1 << 24;
 /// Bytes of pagemap read at once: measured, 64 to 256 KiB are equal and 1 MiB (beyond the
 /// second-level cache of small machines, with what the kernel touches) is slightly slower.
 const READ_BYTES: usize = 128 << 10;
+/// Candidates for which a new bucket has room.
+const FIRST_CAPACITY: usize = 128;
+/// Entries that are looked at together first.
+const GROUP: usize = 8;
 /// Pages one thread takes at a time.
 const UNIT_PAGES: u64 = 128 << 10;
 
@@ -91,7 +95,9 @@ impl Buckets {
         if self.places.len() <= bucket as usize {
             self.places.resize(bucket as usize + 1, 0);
         }
-        self.lists.push((bucket, vec![candidate]));
+        let mut list = Vec::with_capacity(FIRST_CAPACITY);
+        list.push(candidate);
+        self.lists.push((bucket, list));
         self.places[bucket as usize] = self.lists.len() as u32;
         true
     }
@@ -182,26 +188,53 @@ impl<'a> Units<'a> {
                 break;
             }
             let read = read / ENTRY_BYTES;
-            let counts = &mut gathered.counts[position];
-            let bytes = wanted[..read * ENTRY_BYTES].chunks_exact(ENTRY_BYTES);
-            for (index, bytes) in (region.first_index + done..).zip(bytes) {
-                let entry = Entry::from_bytes(bytes);
-                if entry.is_present() {
-                    counts.resident += 1;
-                    if entry.is_exclusive() {
-                        counts.exclusive += 1;
-                    } else if entry.frame() == self.zero_page_frame {
-                        counts.zero_page += 1;
-                    } else {
-                        let merged = region.may_be_merged && !entry.is_file_or_shared();
-                        let candidate = Candidate::new(entry.frame(), position, merged, index);
-                        if !gathered.buckets.push(entry.frame(), candidate) {
-                            return Err(SharingError::BadFrame { pid: process.id.id, frame: entry.frame() });
-                        }
+            let mut index = region.first_index + done;
+            for group in wanted[..read * ENTRY_BYTES].chunks(GROUP * ENTRY_BYTES) {
+                let entries = || group.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
+                let (all, any) =
+                    entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
+                let counts = &mut gathered.counts[position];
+                // Most groups are all alike, and told at once.
+                if Entry(all).is_present() && Entry(all).is_exclusive() {
+                    counts.resident += entries().len() as u64;
+                    counts.exclusive += entries().len() as u64;
+                } else if Entry(any).is_present() {
+                    for (entry, index) in entries().zip(index..) {
+                        self.entry(position, region.may_be_merged, entry, index, gathered)?;
                     }
                 }
+                index += entries().len() as u64;
             }
             done += read as u64;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn entry(
+        &self,
+        position: usize,
+        may_be_merged: bool,
+        entry: Entry,
+        index: u64,
+        gathered: &mut Gathered,
+    ) -> Result<(), SharingError> {
+        if !entry.is_present() {
+            return Ok(());
+        }
+        let counts = &mut gathered.counts[position];
+        counts.resident += 1;
+        if entry.is_exclusive() {
+            counts.exclusive += 1;
+        } else if entry.frame() == self.zero_page_frame {
+            counts.zero_page += 1;
+        } else {
+            let merged = may_be_merged && !entry.is_file_or_shared();
+            let candidate = Candidate::new(entry.frame(), position, merged, index);
+            if !gathered.buckets.push(entry.frame(), candidate) {
+                let pid = self.processes[position].id.id;
+                return Err(SharingError::BadFrame { pid, frame: entry.frame() });
+            }
         }
         Ok(())
     }

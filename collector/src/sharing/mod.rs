@@ -22,6 +22,7 @@ mod count;
 mod gather;
 mod pagemap;
 mod pairs;
+mod peek;
 mod processes;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use huddle_model::vm::Vm;
 use self::count::{Counted, Counting};
 use self::gather::{Gathered, MAX_PROCESSES, Units};
 use self::processes::Processes;
-use self::zero::{Remembered, ZeroFinder};
+use self::zero::{Peeks, Remembered, ZeroFinder};
 use crate::host::{HostError, HostRoot};
 
 /// Why what VMs share could not be measured.
@@ -122,13 +123,14 @@ pub struct MergedScan {
     root: HostRoot,
     threads: NonZeroUsize,
     remembered: Arc<Mutex<Remembered>>,
+    peeks: Arc<Mutex<Peeks>>,
 }
 
 impl MergedScan {
     /// A scan on all CPUs that this process may use.
     pub fn new(root: HostRoot) -> Self {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { root, threads, remembered: Arc::default() }
+        Self { root, threads, remembered: Arc::default(), peeks: Arc::default() }
     }
 
     /// The same on a fixed number of threads.
@@ -187,7 +189,7 @@ impl MergedScan {
                 .map(|process| (!process.is_gone()).then_some(process.vm as u32))
                 .collect(),
             vms: vms.len(),
-            zero: ZeroFinder::new(&self.root, &processes.all, page_bytes, &self.remembered),
+            zero: ZeroFinder::new(&self.root, &processes.all, page_bytes, &self.remembered, &self.peeks),
             buckets: Mutex::new(buckets.into_iter().collect()),
         };
         let bucket_count = counting.buckets.lock().map(|buckets| buckets.len()).unwrap_or(1);
@@ -258,8 +260,7 @@ fn assemble(
         .map(|position| MatrixVm {
             name: vms[*position].name.clone(),
             pid: Some(vms[*position].process.id),
-            // A process without threads named as vCPUs is still one thing to place.
-            vcpus: (vms[*position].vcpus.len() as u32).max(1),
+            vcpus: vms[*position].vcpus.len() as u32,
             memory: Some(counts[*position]),
         })
         .collect();

@@ -14,10 +14,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES, Candidate};
 use super::pagemap::{self, read_entry};
+use super::peek::FramePeek;
 use super::processes::Process;
 use crate::host::{HostRoot, read_number};
 
@@ -70,6 +71,9 @@ pub(super) struct Remembered {
     not_zero: HashMap<u64, FrameSet>,
 }
 
+/// Loaded programs (or why they cannot be), one for each thread that needed one at the same time.
+pub(super) type Peeks = Vec<Result<FramePeek, String>>;
+
 /// Finds zero-filled frames during one scan.
 #[derive(Debug)]
 pub(super) struct ZeroFinder<'a> {
@@ -78,6 +82,7 @@ pub(super) struct ZeroFinder<'a> {
     page_bytes: u64,
     kpageflags: Option<File>,
     remembered: &'a Mutex<Remembered>,
+    peeks: &'a Mutex<Peeks>,
     pages_scanned: Option<u64>,
 }
 
@@ -88,16 +93,17 @@ impl<'a> ZeroFinder<'a> {
         processes: &'a [Process],
         page_bytes: u64,
         remembered: &'a Mutex<Remembered>,
+        peeks: &'a Mutex<Peeks>,
     ) -> Self {
         let pages_scanned = read_number::<u64>(&root.sys("kernel/mm/ksm/pages_scanned")).ok();
         {
-            let mut known = remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = lock(remembered);
             if known.pages_scanned != pages_scanned || pages_scanned.is_none() {
                 *known = Remembered { pages_scanned, not_zero: HashMap::new() };
             }
         }
         let kpageflags = pagemap::open(&root.proc("kpageflags")).ok();
-        Self { root, processes, page_bytes, kpageflags, remembered, pages_scanned }
+        Self { root, processes, page_bytes, kpageflags, remembered, peeks, pages_scanned }
     }
 
     /// Whether `/proc/kpageflags` can be read.
@@ -119,14 +125,17 @@ impl<'a> ZeroFinder<'a> {
         if !frames.iter().any(|candidate| candidate.may_be_merged()) {
             return found;
         }
-        let lock = || self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut not_zero = lock().not_zero.remove(&bucket).unwrap_or_default();
-        let mut page = vec![0; self.page_bytes as usize];
-        for candidate in frames.iter().filter(|candidate| candidate.may_be_merged()) {
+        let mut not_zero = lock(self.remembered).not_zero.remove(&bucket).unwrap_or_default();
+        let unknown = |candidate: &&Candidate, not_zero: &FrameSet| {
             let slot = candidate.slot();
-            if not_zero.contains(slot) || zero.contains(slot) {
-                continue;
-            }
+            candidate.may_be_merged() && !not_zero.contains(slot) && !zero.contains(slot)
+        };
+        let asked = frames.iter().filter(|candidate| unknown(candidate, &not_zero));
+        self.peek(bucket, &asked.collect::<Vec<_>>(), &mut not_zero);
+        let left: Vec<_> = frames.iter().filter(|candidate| unknown(candidate, &not_zero)).collect();
+        let mut page = vec![0; self.page_bytes as usize];
+        for candidate in left {
+            let slot = candidate.slot();
             let frame = bucket << BUCKET_BITS | slot as u64;
             let verdict = self.look(*candidate, frame, &mut page).or_else(|| {
                 let mut others = all.iter().flatten().filter(|other| other.slot() == slot);
@@ -144,12 +153,35 @@ impl<'a> ZeroFinder<'a> {
                 None => {}
             }
         }
-        let mut known = lock();
+        let mut known = lock(self.remembered);
         // Another scan may have found that ksmd moved on since.
         if self.pages_scanned.is_some() && known.pages_scanned == self.pages_scanned {
             known.not_zero.insert(bucket, not_zero);
         }
         found
+    }
+
+    /// Puts the frames whose first bytes are not zero into `not_zero`, many at a time, where this kernel
+    /// lets us; whoever is left has to be looked into by itself.
+    fn peek(&self, bucket: u64, asked: &[&Candidate], not_zero: &mut FrameSet) {
+        if asked.is_empty() {
+            return;
+        }
+        let kept = lock(self.peeks).pop();
+        let mut peek = kept.unwrap_or_else(|| FramePeek::load(self.root));
+        if let Ok(program) = &mut peek {
+            let frames: Vec<u64> =
+                asked.iter().map(|candidate| bucket << BUCKET_BITS | candidate.slot() as u64).collect();
+            match program.not_zero(&frames) {
+                Ok(found) => {
+                    for (candidate, _) in asked.iter().zip(found).filter(|(_, found)| *found) {
+                        not_zero.insert(candidate.slot());
+                    }
+                }
+                Err(reason) => peek = Err(reason),
+            }
+        }
+        lock(self.peeks).push(peek);
     }
 
     /// Whether the content of the frame is zero, seen through one page; `None` where that page cannot be
@@ -199,6 +231,11 @@ impl<'a> ZeroFinder<'a> {
     fn flags(&self, frame: u64) -> Option<u64> {
         read_entry(self.kpageflags.as_ref()?, frame).ok().flatten().map(|entry| entry.0)
     }
+}
+
+/// A panic of another thread ends the scan with a panic anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

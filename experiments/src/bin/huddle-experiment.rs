@@ -61,13 +61,13 @@ struct Microbench {
     /// Seed of data, order of arms and intervals
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Reads of a VM between two yields of its CPU
-    #[arg(long, default_value_t = 100_000)]
-    burst_reads: u64,
+    /// Reads of a VM between two yields of its CPU [default: a quarter more than the data has lines]
+    #[arg(long)]
+    burst_reads: Option<u64>,
     /// Most seconds KSM may take to merge
     #[arg(long, default_value_t = 60.0, value_parser = seconds)]
     merge_seconds: f64,
-    /// Directory for summary.json [default: runs/microbench-<UTC time>]
+    /// Directory for summary.json [default: runs/microbench-TIME, in UTC]
     #[arg(long)]
     out: Option<PathBuf>,
     /// What goes to standard output

@@ -6,7 +6,8 @@
 //! set that both its guests use; placed the opposite way it has to hold both.
 //!
 //! Merging is verified by the frames of the guests before the first window and after every block: a
-//! block at whose end it did not hold is invalid and enters no figure.
+//! block at whose end it did not hold is invalid and enters no figure, and so is one in which a guest was
+//! kept from running at all.
 
 mod measure;
 mod sharing;
@@ -46,8 +47,11 @@ pub struct Config {
     pub data_bytes: Option<usize>,
     /// Bytes of memory of each guest that no other holds, whole pages.
     pub private_bytes: usize,
-    /// Reads of a guest between two yields of its CPU.
-    pub burst_reads: u64,
+    /// Reads of a guest between two yields of its CPU; `None` for a quarter more than the data has lines,
+    /// so that each turn uses all of the data and pays for what the turn before it displaced. With
+    /// longer turns the guests alternate less and the effect is smaller: three times as long, about 1.5
+    /// where this gives 2.1.
+    pub burst_reads: Option<u64>,
     /// How long one arm is measured.
     pub window: Duration,
     /// How long the guests run in a new placement before they are measured.
@@ -69,7 +73,7 @@ impl Default for Config {
         Self {
             data_bytes: None,
             private_bytes: 256 * 1024,
-            burst_reads: 100_000,
+            burst_reads: None,
             window: Duration::from_millis(750),
             settle: Duration::from_millis(100),
             repetitions: 30,
@@ -88,6 +92,8 @@ pub struct Outcome {
     pub topology: Topology,
     /// Bytes of a data set.
     pub data_bytes: usize,
+    /// Reads of a guest between two yields of its CPU.
+    pub burst_reads: u64,
     /// Pairs of guests that hold the same data, as positions in the matrix.
     pub expected: Expected,
     /// What the guests shared before the first window.
@@ -188,15 +194,16 @@ fn measure_all(
         Some(bytes) => bytes,
         None => default_data_bytes(&topology)?,
     };
-    check_settings(config, data_bytes)?;
+    let burst_reads = config.burst_reads.unwrap_or_else(|| default_burst_reads(data_bytes));
+    check_settings(config, data_bytes, burst_reads)?;
 
     progress(&format!(
-        "starting {} stand-in VMs: {} KiB of data and {} KiB of their own each",
+        "starting {} stand-in VMs: {} KiB of data and {} KiB of their own each; {burst_reads} reads a turn",
         GUESTS.len(),
         data_bytes / 1024,
         config.private_bytes / 1024
     ));
-    *guests = start_guests(&guest_configs(config, data_bytes))?;
+    *guests = start_guests(&guest_configs(config, data_bytes, burst_reads))?;
     interrupt.check()?;
     let processes: Vec<(String, i32)> =
         guests.iter().map(|guest| (guest.name().to_owned(), guest.pid())).collect();
@@ -230,7 +237,7 @@ fn measure_all(
         }
     }
     bench.stop()?;
-    Ok(Outcome { topology, data_bytes, expected, matrix, merging_s, plans, blocks })
+    Ok(Outcome { topology, data_bytes, burst_reads, expected, matrix, merging_s, plans, blocks })
 }
 
 fn names(order: &[Arm]) -> String {
@@ -262,7 +269,11 @@ fn default_data_bytes(topology: &Topology) -> Result<usize, RunError> {
     Ok(pages.max(1) * crate::chase::PAGE_BYTES)
 }
 
-fn check_settings(config: &Config, data_bytes: usize) -> Result<(), RunError> {
+fn default_burst_reads(data_bytes: usize) -> u64 {
+    (data_bytes / (crate::chase::NODE_WORDS * size_of::<u64>())) as u64 * 5 / 4
+}
+
+fn check_settings(config: &Config, data_bytes: usize, burst_reads: u64) -> Result<(), RunError> {
     let refuse = |text: &str| Err(RunError::Settings(text.to_owned()));
     let page = crate::chase::PAGE_BYTES;
     if data_bytes == 0 || !data_bytes.is_multiple_of(page) {
@@ -271,13 +282,13 @@ fn check_settings(config: &Config, data_bytes: usize) -> Result<(), RunError> {
     if config.private_bytes == 0 || !config.private_bytes.is_multiple_of(page) {
         return refuse("--private-kib must be a multiple of 4 and not 0");
     }
-    if config.burst_reads == 0 || config.window.is_zero() || config.repetitions == 0 {
+    if burst_reads == 0 || config.window.is_zero() || config.repetitions == 0 {
         return refuse("--burst-reads, --seconds-per-arm and --repetitions must be more than 0");
     }
     Ok(())
 }
 
-fn guest_configs(config: &Config, data_bytes: usize) -> Vec<(String, StandinConfig)> {
+fn guest_configs(config: &Config, data_bytes: usize, burst_reads: u64) -> Vec<(String, StandinConfig)> {
     let seed = |part| Rng::of_part(config.seed, part).next_u64();
     GUESTS
         .iter()
@@ -288,7 +299,7 @@ fn guest_configs(config: &Config, data_bytes: usize) -> Vec<(String, StandinConf
                 data_seed: seed(if *holds_a { DATA_A } else { DATA_B }),
                 private_bytes: config.private_bytes,
                 private_seed: seed(private),
-                burst_reads: config.burst_reads,
+                burst_reads,
             };
             ((*name).to_owned(), config)
         })

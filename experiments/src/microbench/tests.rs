@@ -101,6 +101,7 @@ struct FakeGuest {
     name: String,
     now: Reading,
     dies_at_reading: Option<usize>,
+    starves_at_reading: Option<usize>,
 }
 
 impl Guest for FakeGuest {
@@ -126,6 +127,9 @@ impl Guest for FakeGuest {
                 asked: "read",
                 status: "killed".into(),
             });
+        }
+        if self.starves_at_reading == Some(world.readings) {
+            return Ok(self.now);
         }
         let partner = match self.name.as_str() {
             "vm1" => "vm2",
@@ -156,6 +160,7 @@ struct Setup {
     config: Config,
     interrupt: Interrupt,
     dies_at_reading: Option<usize>,
+    starves_at_reading: Option<usize>,
 }
 
 fn setup() -> Setup {
@@ -170,13 +175,14 @@ fn setup() -> Setup {
         },
         interrupt: Interrupt::default(),
         dies_at_reading: None,
+        starves_at_reading: None,
     }
 }
 
 impl Setup {
     fn run(&mut self) -> Result<Outcome, RunError> {
         let world = Rc::clone(&self.host.world);
-        let dies_at_reading = self.dies_at_reading;
+        let (dies_at_reading, starves_at_reading) = (self.dies_at_reading, self.starves_at_reading);
         let mut start = |configs: &[(String, StandinConfig)]| {
             assert_eq!(configs[0].1.data_seed, configs[1].1.data_seed);
             assert_eq!(configs[2].1.data_seed, configs[3].1.data_seed);
@@ -186,8 +192,13 @@ impl Setup {
                 .iter()
                 .map(|(name, _)| {
                     let (world, name) = (Rc::clone(&world), name.clone());
-                    Box::new(FakeGuest { world, name, now: Reading::default(), dies_at_reading })
-                        as Box<dyn Guest>
+                    Box::new(FakeGuest {
+                        world,
+                        name,
+                        now: Reading::default(),
+                        dies_at_reading,
+                        starves_at_reading,
+                    }) as Box<dyn Guest>
                 })
                 .collect())
         };
@@ -208,7 +219,7 @@ impl Setup {
 fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
     let mut setup = setup();
     let outcome = setup.run().unwrap();
-    assert_eq!(outcome.data_bytes, 1536 * 1024);
+    assert_eq!((outcome.data_bytes, outcome.burst_reads), (1536 * 1024, 30_720));
     assert_eq!(outcome.blocks.len(), 6);
     let pairs: Vec<(f64, f64)> = outcome
         .blocks
@@ -240,6 +251,19 @@ fn a_block_in_which_merging_did_not_hold_is_invalid() {
     let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
     assert_eq!(valid, [true, true, false, false, false, false]);
     assert!(outcome.blocks[2].invalid.as_ref().unwrap().contains("vm1 and vm2 hold the same 384 pages"));
+}
+
+#[test]
+fn a_block_in_which_a_guest_never_ran_is_invalid_and_the_run_goes_on() {
+    let mut setup = setup();
+    // A window is 8 readings, a block 16, and the first block is the warm-up: the end of block 1's
+    // first window.
+    setup.starves_at_reading = Some(16 + 5);
+    let outcome = setup.run().unwrap();
+    let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
+    assert_eq!(valid, [false, true, true, true, true, true]);
+    assert!(outcome.blocks[0].invalid.as_ref().unwrap().contains("vm1 finished no burst"));
+    assert_eq!(outcome.blocks[0].samples.len(), 1);
 }
 
 #[test]
@@ -304,7 +328,7 @@ fn settings_that_make_no_sense_change_nothing() {
     for change in [
         (|config: &mut Config| config.data_bytes = Some(1000)) as fn(&mut Config),
         |config| config.private_bytes = 0,
-        |config| config.burst_reads = 0,
+        |config| config.burst_reads = Some(0),
         |config| config.repetitions = 0,
     ] {
         let mut setup = setup();

@@ -193,7 +193,8 @@ fn placements(snapshot: &Snapshot) -> Vec<PlacementRow> {
         let vm = snapshot.vms.iter().find(|vm| vm.name == name)?;
         Some(i64::from(vm.vcpus.iter().find(|vcpu| vcpu.index == index)?.thread.id))
     };
-    let cpus = |domain| plan.domains.iter().find(|found| found.id == domain).map(|found| found.cpus.to_string());
+    let cpus =
+        |domain| plan.domains.iter().find(|found| found.id == domain).map(|found| found.cpus.to_string());
     let row = |placed: &crate::plan::VcpuPlacement| PlacementRow {
         at_us: snapshot.end_unix_us,
         round: snapshot.round,

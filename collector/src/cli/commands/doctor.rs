@@ -25,7 +25,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             for finding in &findings {
                 if finding.area != area {
                     area = finding.area;
-                    print(format!("{area}"))?;
+                    print(area)?;
                 }
                 let mark = match finding.state {
                     State::Good => "ok     ",

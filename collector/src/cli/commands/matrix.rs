@@ -38,8 +38,15 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     }
     print_table(&rates)?;
 
-    let mut memory =
-        table(&["VM", "vCPUs", "resident pages", "used pages", "used frames", "zero pages", "self-shared pages"]);
+    let mut memory = table(&[
+        "VM",
+        "vCPUs",
+        "resident pages",
+        "used pages",
+        "used frames",
+        "zero pages",
+        "self-shared pages",
+    ]);
     right(&mut memory, 1..=6);
     for vm in matrix.vms() {
         let figures = vm.memory.map(|memory| {
@@ -60,6 +67,10 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     print("")?;
     print_table(&memory)?;
     let duration = matrix.duration_ms().map_or_else(String::new, |ms| format!(", measured in {ms:.1} ms"));
-    let coverage = matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % looked at", part * 100.0));
-    print(format!("\nmethod {}{coverage}{duration}; a row is the share of that VM's used frames", matrix.method()))
+    let coverage =
+        matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % looked at", part * 100.0));
+    print(format!(
+        "\nmethod {}{coverage}{duration}; a row is the share of that VM's used frames",
+        matrix.method()
+    ))
 }

@@ -40,6 +40,9 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     if report.failures.is_empty() {
         Ok(())
     } else {
-        Err(Failure::failed(anyhow::anyhow!("not everything could be undone: {}", report.failures.join("; "))))
+        Err(Failure::failed(anyhow::anyhow!(
+            "not everything could be undone: {}",
+            report.failures.join("; ")
+        )))
     }
 }

@@ -23,7 +23,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(common: &Common, args: &TopArgs) -> Result<(), Failure> {
     if common.format == Format::Json {
-        return Err(Failure::usage(anyhow!("huddle top draws on a terminal; for JSON use `huddle run --format json`")));
+        return Err(Failure::usage(anyhow!(
+            "huddle top draws on a terminal; for JSON use `huddle run --format json`"
+        )));
     }
     let context = Context::new(common)?;
     let parts = Loop::prepare(&context, &args.looping)?;

@@ -19,9 +19,9 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             print_json(&Out { schema: "huddle/vms/1", vms: &vms })
         }
-        Format::Table if vms.is_empty() => {
-            print("no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE")
-        }
+        Format::Table if vms.is_empty() => print(
+            "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE",
+        ),
         Format::Table => print_vms(&vms),
     }
 }
@@ -65,8 +65,7 @@ fn print_vms(vms: &[Vm]) -> Result<(), Failure> {
 
 /// Each kind of guest memory that the VM has, with its size.
 fn memory(vm: &Vm) -> String {
-    let kinds =
-        [MemoryKind::Mergeable, MemoryKind::Anonymous, MemoryKind::SharedMemory, MemoryKind::HugeTlb];
+    let kinds = [MemoryKind::Mergeable, MemoryKind::Anonymous, MemoryKind::SharedMemory, MemoryKind::HugeTlb];
     let parts: Vec<String> = kinds
         .into_iter()
         .map(|kind| (kind, vm.memory_bytes(kind)))
