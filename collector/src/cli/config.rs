@@ -78,11 +78,13 @@ impl VmEntry {
 }
 
 impl Config {
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+    /// The settings of the file, and its text.
+    pub(crate) fn read(path: &Path) -> Result<(Self, String), Failure> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the config {}", path.display()))
             .map_err(Failure::Usage)?;
-        Self::parse(&text).with_context(|| format!("config {}", path.display())).map_err(Failure::Usage)
+        let config = Self::parse(&text).with_context(|| format!("config {}", path.display()));
+        Ok((config.map_err(Failure::Usage)?, text))
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {

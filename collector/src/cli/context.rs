@@ -22,6 +22,8 @@ use super::failure::Failure;
 pub(crate) struct Context {
     pub(crate) root: HostRoot,
     pub(crate) config: Config,
+    /// The config file as it is, for recordings.
+    pub(crate) config_text: Option<String>,
     pub(crate) cache_level: Option<u8>,
     pub(crate) policy: Policy,
     state_dir: Option<PathBuf>,
@@ -30,7 +32,10 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(common: &Common) -> Result<Self, Failure> {
-        let config = common.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let (config, config_text) = match common.config.as_deref().map(Config::read).transpose()? {
+            Some((config, text)) => (config, Some(text)),
+            None => (Config::default(), None),
+        };
         let mut discover = DiscoverOptions { scan_host: common.vms.is_empty(), ..DiscoverOptions::default() };
         for vm in &common.vms {
             discover.processes.push(NamedProcess { name: vm.name.clone(), pid: vm.pid });
@@ -49,6 +54,7 @@ impl Context {
             policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
             state_dir: common.state_dir.clone().or_else(|| config.state_dir.clone()),
             config,
+            config_text,
             discover,
         })
     }

@@ -5,13 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use huddle_collector::engine::stages::Clock;
 use huddle_collector::engine::{
     Engine, HostClock, HostFacts, HostSharing, HostVms, Memory, RunEnd, RunOptions, run,
 };
 use huddle_collector::host::ksm;
+use huddle_collector::host::topology::{self, usable_cpus};
 use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
-use huddle_collector::record::{ManifestInput, RecorderHandle, RecordingLimits, manifest};
+use huddle_collector::record::{
+    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
+    new_manifest,
+};
 use huddle_collector::sharing::{MergedScan, frames_visible};
+use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,7 +97,7 @@ impl Loop {
         let recorded = recorder.map(RecorderHandle::finish).transpose();
         let end = end.context("the loop broke off; its changes were taken back").map_err(Failure::Failed)?;
         if let Some(summary) = recorded.map_err(Failure::failed)? {
-            tracing::info!("{summary}");
+            say_recorded(&summary);
         }
         Ok(end)
     }
@@ -99,17 +105,39 @@ impl Loop {
 
 fn start_recorder(context: &Context, dir: &Path) -> Result<RecorderHandle, Failure> {
     let settings = &context.config.record;
-    let mut limits = RecordingLimits::default();
+    let mut limits = RecorderLimits::default();
     if let Some(mib) = settings.segment_max_mib {
-        limits.segment_max_bytes = mib << 20;
+        limits.segment.max_bytes = mib << 20;
     }
     if let Some(s) = settings.segment_max_age_s {
-        limits.segment_max_age = Duration::from_secs(s);
+        limits.segment.max_age = Duration::from_secs(s);
     }
-    limits.total_max_bytes = settings.total_max_mib.map(|mib| mib << 20).or(limits.total_max_bytes);
-    limits.max_age = settings.max_age_s.map(Duration::from_secs).or(limits.max_age);
-    let manifest = manifest(&context.root, ManifestInput::from_process(context.topology().ok()));
-    RecorderHandle::start(dir, manifest, limits).map_err(Failure::failed)
+    if let Some(mib) = settings.total_max_mib {
+        limits.recording.max_total_bytes = Some(mib << 20);
+    }
+    limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
+    let root = &context.root;
+    let begin_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
+    let about = RunAbout {
+        run: run_id(begin_us, std::process::id()),
+        host: host_name(root).map_err(Failure::failed)?,
+        begin_us,
+        huddle_version: env!("CARGO_PKG_VERSION").to_owned(),
+        git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
+        command_line: std::env::args().collect(),
+        config: context.config_text.clone(),
+        caches: usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into(),
+        topology: topology::read(root, context.cache_level).into(),
+    };
+    Recorder::start(dir, new_manifest(root, about), limits).map_err(Failure::failed)
+}
+
+fn say_recorded(summary: &RecordingSummary) {
+    let RecordingStatus { snapshots_recorded, snapshots_lost } = summary.snapshots;
+    tracing::info!("recorded {snapshots_recorded} rounds in {}", summary.dir.display());
+    if snapshots_lost > 0 {
+        tracing::warn!("{snapshots_lost} rounds were lost: the disk was too slow");
+    }
 }
 
 pub(crate) fn runtime() -> Result<Runtime, Failure> {

@@ -1,115 +1,239 @@
-//! What the manifest says of the host: facts, and what can disturb a measurement.
+//! Facts about the host that a reader of a recording must know, confounders among them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{EndState, Fact, Manifest, SCHEMA_VERSION};
-use huddle_model::topology::Topology;
+use huddle_model::schema::Environment;
 
-use crate::engine::HostClock;
-use crate::engine::stages::Clock;
-use crate::host::{HostRoot, ksm, read_text};
+use crate::host::{HostError, HostRoot, read_number, read_text};
 
-/// What the caller knows for the manifest.
-#[derive(Clone, Debug)]
-pub struct ManifestInput {
-    /// Name of the run.
-    pub run: String,
-    /// Name of the host.
-    pub host: String,
-    /// The command line.
-    pub command: Vec<String>,
-    /// The cache domains, where known.
-    pub topology: Option<Topology>,
-}
-
-impl ManifestInput {
-    /// Of this process on this host; the run is named after its begin and process.
-    pub fn from_process(topology: Option<Topology>) -> Self {
-        let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
-        Self {
-            run: format!("{}-{}", HostClock.now_unix_us() / 1_000_000, std::process::id()),
-            host: host.unwrap_or_else(|_| "unknown".into()),
-            command: std::env::args().collect(),
-            topology,
-        }
+/// Reads all of it; what cannot be read says why, so nothing here fails.
+///
+/// Files: proc(5); Documentation/ABI/testing/sysfs-devices-system-cpu,
+/// Documentation/admin-guide/mm/{ksm,transhuge}.rst, Documentation/admin-guide/pm/cpufreq.rst,
+/// Documentation/admin-guide/sysctl/kernel.rst (Linux 6.18).
+pub fn read_environment(root: &HostRoot) -> Environment {
+    let cpuinfo = read_text(&root.proc("cpuinfo"));
+    Environment {
+        kernel_release: line(&root.proc("sys/kernel/osrelease")).into(),
+        kernel_version: line(&root.proc("version")).into(),
+        kernel_command_line: line(&root.proc("cmdline")).into(),
+        cpu_model: cpu_model(root, &cpuinfo),
+        is_guest: cpu_flags(root, &cpuinfo)
+            .map(|flags| flags.split_ascii_whitespace().any(|flag| flag == "hypervisor")),
+        cpus_online: line(&root.sys("devices/system/cpu/online")).into(),
+        memory_bytes: memory_bytes(root).into(),
+        ksm: ksm(root).into(),
+        transparent_hugepage: line(&root.sys("kernel/mm/transparent_hugepage/enabled")).into(),
+        khugepaged_defrag: line(&root.sys("kernel/mm/transparent_hugepage/khugepaged/defrag")).into(),
+        governors: governors(root),
+        frequency_boost: frequency_boost(root),
+        numa_balancing: read_number::<u64>(&root.proc("sys/kernel/numa_balancing")).into(),
+        smt_active: read_number::<u64>(&root.sys("devices/system/cpu/smt/active")).map(|n| n != 0).into(),
+        nmi_watchdog: read_number::<u64>(&root.proc("sys/kernel/nmi_watchdog")).into(),
     }
 }
 
-/// The manifest of a recording that begins now.
-pub fn manifest(root: &HostRoot, input: ManifestInput) -> Manifest {
-    Manifest {
-        schema: "huddle/manifest/1".into(),
-        schema_version: SCHEMA_VERSION,
-        run: input.run,
-        host: input.host,
-        begin_unix_us: HostClock.now_unix_us(),
-        end_unix_us: None,
-        ended: EndState::Open,
-        huddle_version: env!("CARGO_PKG_VERSION").into(),
-        git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
-        command: input.command,
-        cache_level: input.topology.as_ref().and_then(Topology::level),
-        cache_domains: input.topology.map(|topology| topology.domains().to_vec()).unwrap_or_default(),
-        ksm: ksm::state(root).into(),
-        environment: facts(root),
-        tables: BTreeMap::new(),
-        rounds_lost: 0,
-    }
+fn line(path: &Path) -> Result<String, HostError> {
+    Ok(read_text(path)?.trim().to_owned())
 }
 
-/// Facts by name; what this host does not tell is unavailable with its reason.
-fn facts(root: &HostRoot) -> Vec<Fact> {
-    let files: [(&str, PathBuf); 12] = [
-        ("kernel", root.proc("sys/kernel/osrelease")),
-        ("kernel_command_line", root.proc("cmdline")),
-        ("transparent_hugepage", root.sys("kernel/mm/transparent_hugepage/enabled")),
-        ("khugepaged_defrag", root.sys("kernel/mm/transparent_hugepage/khugepaged/defrag")),
-        ("numa_balancing", root.proc("sys/kernel/numa_balancing")),
-        ("nmi_watchdog", root.proc("sys/kernel/nmi_watchdog")),
-        ("smt_active", root.sys("devices/system/cpu/smt/active")),
-        ("isolated_cpus", root.sys("devices/system/cpu/isolated")),
-        ("cpu_governor", root.sys("devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        ("swappiness", root.proc("sys/vm/swappiness")),
-        ("perf_event_paranoid", root.proc("sys/kernel/perf_event_paranoid")),
-        ("load_average", root.proc("loadavg")),
-    ];
-    let mut facts: Vec<Fact> = files
-        .into_iter()
-        .map(|(name, path)| {
-            let value: Availability<String> = read_text(&path).into();
-            Fact { name: name.into(), value: value.map(|text| text.trim().to_owned()) }
+/// `model name` of x86; other architectures say less.
+fn cpu_model(root: &HostRoot, cpuinfo: &Result<String, HostError>) -> Availability<String> {
+    cpuinfo_field(root, cpuinfo, &["model name", "cpu model", "cpu"])
+}
+
+/// `flags` of x86; other architectures have no flag for being a guest.
+fn cpu_flags(root: &HostRoot, cpuinfo: &Result<String, HostError>) -> Availability<String> {
+    cpuinfo_field(root, cpuinfo, &["flags"])
+}
+
+fn cpuinfo_field(
+    root: &HostRoot,
+    cpuinfo: &Result<String, HostError>,
+    names: &[&str],
+) -> Availability<String> {
+    let text = match cpuinfo {
+        Ok(text) => text,
+        Err(error) => return Availability::Unavailable(error.to_string()),
+    };
+    let value = names.iter().find_map(|wanted| {
+        text.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+            (name.trim() == *wanted && !value.trim().is_empty()).then(|| value.trim().to_owned())
         })
-        .collect();
-    let fields = [("cpu_model", "cpuinfo", "model name"), ("memory_total", "meminfo", "MemTotal")];
-    for (name, file, key) in fields {
-        let value = read_text(&root.proc(file)).map_err(|error| error.to_string()).and_then(|text| {
-            let found =
-                text.lines().find_map(|line| line.split_once(':').filter(|(left, _)| left.trim() == key));
-            found.map(|(_, right)| right.trim().to_owned()).ok_or(format!("/proc/{file} has no {key:?}"))
-        });
-        facts.push(Fact { name: name.into(), value: value.into() });
+    });
+    value.map_or_else(
+        || {
+            let path = root.proc("cpuinfo");
+            Availability::Unavailable(format!("{} has no {:?}", path.display(), names[0]))
+        },
+        Availability::Available,
+    )
+}
+
+fn memory_bytes(root: &HostRoot) -> Result<u64, HostError> {
+    let path = root.proc("meminfo");
+    let text = read_text(&path)?;
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB")?.trim().parse().ok());
+    let kib: u64 =
+        kib.ok_or_else(|| HostError::parse(&path, text.lines().next().unwrap_or(""), "MemTotal in kB"))?;
+    Ok(kib.saturating_mul(1024))
+}
+
+/// Every file of KSM as it is, so that settings of later kernels are kept too.
+fn ksm(root: &HostRoot) -> Result<BTreeMap<String, Availability<String>>, HostError> {
+    let dir = root.sys("kernel/mm/ksm");
+    let read = |source| HostError::Read { path: dir.clone(), source };
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(&dir).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), line(&entry.path()).into());
     }
-    facts
+    Ok(files)
+}
+
+/// How many CPUs have each governor. A policy speaks for its `affected_cpus`.
+fn governors(root: &HostRoot) -> Availability<BTreeMap<String, u32>> {
+    let dir = root.sys("devices/system/cpu/cpufreq");
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(source) => {
+            return Availability::Unavailable(HostError::Read { path: dir, source }.to_string());
+        }
+    };
+    let mut governors = BTreeMap::new();
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with("policy") {
+            continue;
+        }
+        let policy = entry.path();
+        // Offline CPUs' policies have no readable governor, and nothing runs on them.
+        let (Ok(governor), Ok(cpus)) =
+            (line(&policy.join("scaling_governor")), line(&policy.join("affected_cpus")))
+        else {
+            continue;
+        };
+        let cpus = u32::try_from(cpus.split_ascii_whitespace().count()).unwrap_or(u32::MAX);
+        *governors.entry(governor).or_insert(0) += cpus;
+    }
+    if governors.is_empty() {
+        Availability::Unavailable(format!(
+            "{} has no policy with a governor: the hypervisor or the firmware sets the frequency",
+            dir.display()
+        ))
+    } else {
+        Availability::Available(governors)
+    }
+}
+
+fn frequency_boost(root: &HostRoot) -> Availability<bool> {
+    let no_turbo = read_number::<u64>(&root.sys("devices/system/cpu/intel_pstate/no_turbo"));
+    match no_turbo {
+        Ok(off) => Availability::Available(off == 0),
+        Err(_) => read_number::<u64>(&root.sys("devices/system/cpu/cpufreq/boost")).map(|on| on != 0).into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_a_host_does_not_tell_is_unavailable_with_the_file() {
+    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, HostRoot) {
         let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
         let root = HostRoot::at(dir.path());
-        std::fs::create_dir_all(root.proc("sys/kernel")).unwrap();
-        std::fs::write(root.proc("sys/kernel/osrelease"), "6.18.0\n").unwrap();
-        std::fs::write(root.proc("cpuinfo"), "processor\t: 0\nmodel name\t: A CPU: fast\n").unwrap();
-        let facts = facts(&root);
-        let value = |name: &str| facts.iter().find(|fact| fact.name == name).unwrap().value.clone();
-        assert_eq!(value("kernel"), Availability::Available("6.18.0".into()));
-        assert_eq!(value("cpu_model"), Availability::Available("A CPU: fast".into()));
-        assert!(value("numa_balancing").reason().unwrap().contains("numa_balancing"));
-        assert!(value("memory_total").reason().is_some());
+        (dir, root)
+    }
+
+    fn some<T>(value: T) -> Availability<T> {
+        Availability::Available(value)
+    }
+
+    #[test]
+    fn a_whole_host_is_read() {
+        let (_dir, root) = tree(&[
+            ("proc/sys/kernel/osrelease", "6.18.44\n"),
+            ("proc/version", "Linux version 6.18.44 (gcc)\n"),
+            ("proc/cmdline", "quiet isolcpus=3\n"),
+            (
+                "proc/cpuinfo",
+                "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu hypervisor lm\n\nprocessor\t: 1\nmodel name\t: other\n",
+            ),
+            ("proc/meminfo", "MemTotal:       24684092 kB\nMemFree: 1 kB\n"),
+            ("proc/sys/kernel/numa_balancing", "1\n"),
+            ("proc/sys/kernel/nmi_watchdog", "0\n"),
+            ("sys/devices/system/cpu/online", "0-7\n"),
+            ("sys/devices/system/cpu/smt/active", "1\n"),
+            ("sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpufreq/policy0/affected_cpus", "0 1 2\n"),
+            ("sys/devices/system/cpu/cpufreq/policy3/scaling_governor", "schedutil\n"),
+            ("sys/devices/system/cpu/cpufreq/policy3/affected_cpus", "3\n"),
+            ("sys/devices/system/cpu/cpufreq/boost", "1\n"),
+            ("sys/kernel/mm/ksm/run", "1\n"),
+            ("sys/kernel/mm/ksm/advisor_mode", "[none] scan-time\n"),
+            ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+            ("sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "1\n"),
+        ]);
+        let ksm = BTreeMap::from([
+            ("run".to_owned(), some("1".to_owned())),
+            ("advisor_mode".to_owned(), some("[none] scan-time".to_owned())),
+        ]);
+        let governors = BTreeMap::from([("performance".to_owned(), 3), ("schedutil".to_owned(), 1)]);
+        assert_eq!(
+            read_environment(&root),
+            Environment {
+                kernel_release: some("6.18.44".into()),
+                kernel_version: some("Linux version 6.18.44 (gcc)".into()),
+                kernel_command_line: some("quiet isolcpus=3".into()),
+                cpu_model: some("Xeon: big".into()),
+                is_guest: some(true),
+                cpus_online: some("0-7".into()),
+                memory_bytes: some(24_684_092 * 1024),
+                ksm: some(ksm),
+                transparent_hugepage: some("always [madvise] never".into()),
+                khugepaged_defrag: some("1".into()),
+                governors: some(governors),
+                frequency_boost: some(true),
+                numa_balancing: some(1),
+                smt_active: some(true),
+                nmi_watchdog: some(0),
+            }
+        );
+    }
+
+    #[test]
+    fn an_empty_host_gives_reasons_and_never_values() {
+        let (_dir, root) = tree(&[
+            ("proc/cpuinfo", "processor : 0\n"),
+            ("proc/meminfo", "MemTotal: lots\n"),
+            ("proc/sys/kernel/nmi_watchdog", "\n"),
+            ("sys/devices/system/cpu/cpufreq/keep", ""),
+        ]);
+        let environment = serde_json::to_value(read_environment(&root)).unwrap();
+        for (name, value) in environment.as_object().unwrap() {
+            let reason = value["unavailable"].as_str().unwrap_or_else(|| panic!("{name}: {value}"));
+            assert!(reason.contains(root.proc("").to_str().unwrap().trim_end_matches("proc/")), "{reason}");
+        }
+        assert!(environment["nmi_watchdog"]["unavailable"].as_str().unwrap().contains("not a number"));
+        assert!(environment["cpu_model"]["unavailable"].as_str().unwrap().contains("model name"));
+    }
+
+    #[test]
+    fn no_turbo_is_the_opposite_of_boost() {
+        let (_dir, root) = tree(&[("sys/devices/system/cpu/intel_pstate/no_turbo", "1\n")]);
+        assert_eq!(frequency_boost(&root), some(false));
+    }
+
+    #[test]
+    fn this_host_is_read() {
+        let environment = read_environment(&HostRoot::real());
+        assert!(environment.kernel_release.value().is_some_and(|release| release.contains('.')));
+        assert!(environment.memory_bytes.value().is_some_and(|bytes| *bytes > 1 << 26));
     }
 }

@@ -1,132 +1,147 @@
-//! One segment: a Parquet file that has its name only when it is whole.
+//! One segment file, from its temporary name to its final one, and writing files that are whole or not there.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
-use arrow_schema::{DataType, Field, Schema};
-use huddle_model::schema::{Cell, Column, ColumnType, Row, SCHEMA_VERSION};
+use arrow_schema::SchemaRef;
+use huddle_model::schema::{Row, SCHEMA_VERSION, Table};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::RecordError;
+use super::batch::{arrow_schema, batch};
 
-/// An open segment.
-pub(super) struct Segment {
-    writer: ArrowWriter<File>,
-    schema: Arc<Schema>,
+/// A segment that is being written. Dropped without [`OpenSegment::close`], it removes its file, which
+/// nobody could read.
+pub(super) struct OpenSegment {
     temporary: PathBuf,
-    path: PathBuf,
-    rows: u64,
-    opened: Instant,
+    name: PathBuf,
+    schema: SchemaRef,
+    /// `None` once closing has begun.
+    writer: Option<ArrowWriter<File>>,
+    /// Rows in it.
+    pub(super) rows: u64,
+    /// When it was opened.
+    pub(super) opened: Instant,
 }
 
-/// A segment that is whole.
-pub(super) struct Closed {
+/// A segment that was closed.
+#[derive(Debug)]
+pub(super) struct ClosedSegment {
+    /// Its file.
     pub(super) path: PathBuf,
+    /// Rows in it.
     pub(super) rows: u64,
+    /// Size of its file.
     pub(super) bytes: u64,
 }
 
-impl Segment {
-    /// Opens segment `number` of the table whose directory is `dir`.
-    pub(super) fn open(dir: &Path, number: u64, columns: &[Column]) -> Result<Self, RecordError> {
-        let name = format!("segment-{number:06}.parquet");
-        let (path, temporary) = (dir.join(&name), dir.join(format!(".{name}.tmp")));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(RecordError::write(&temporary))?;
-        let schema = Arc::new(arrow_schema(columns));
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default()));
-        let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties.build()))
-            .map_err(parquet_error(&temporary))?;
-        Ok(Self { writer, schema, temporary, path, rows: 0, opened: Instant::now() })
+impl OpenSegment {
+    /// Opens segment `number` (from 1) of `table` in the run `dir`.
+    pub(super) fn open(dir: &Path, table: Table, number: u64, now: Instant) -> Result<Self, RecordError> {
+        let dir = dir.join(table.name());
+        make_private_dir(&dir)?;
+        let temporary = dir.join(format!(".segment-{number:06}.parquet.tmp"));
+        let name = dir.join(format!("segment-{number:06}.parquet"));
+        let file = create_private(&temporary)?;
+        let about = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            // Names repeat in every round, so dictionaries are most of the compression.
+            .set_dictionary_enabled(true)
+            .set_created_by(format!("huddle {}", env!("CARGO_PKG_VERSION")))
+            .set_key_value_metadata(Some(vec![
+                about("huddle.table", table.name().to_owned()),
+                about("huddle.schema_version", SCHEMA_VERSION.to_string()),
+            ]))
+            .build();
+        let schema = arrow_schema(table);
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+        let writer = writer.map_err(|source| {
+            // The first write failed: leave nothing behind. The error that matters is that one.
+            let _ = std::fs::remove_file(&temporary);
+            RecordError::parquet(&temporary)(source)
+        })?;
+        Ok(Self { temporary, name, schema, writer: Some(writer), rows: 0, opened: now })
     }
 
-    pub(super) fn write<R: Row>(&mut self, rows: &[R]) -> Result<(), RecordError> {
-        let columns = R::COLUMNS.iter().enumerate().map(|(at, column)| array(rows, at, column.column_type));
-        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect());
-        let batch = batch.map_err(|error| parquet_error(&self.temporary)(error.into()))?;
-        self.writer.write(&batch).map_err(parquet_error(&self.temporary))?;
+    /// Adds rows.
+    pub(super) fn append<R: Row>(&mut self, rows: &[R]) -> Result<(), RecordError> {
+        let Some(writer) = self.writer.as_mut() else { return Ok(()) };
+        batch(self.schema.clone(), rows)
+            .map_err(parquet::errors::ParquetError::from)
+            .and_then(|batch| writer.write(&batch))
+            .map_err(RecordError::parquet(&self.temporary))?;
         self.rows += rows.len() as u64;
         Ok(())
     }
 
-    pub(super) fn opened(&self) -> Instant {
-        self.opened
-    }
-
-    /// About how large it is: what is encoded, on disk or not yet.
+    /// About how many bytes its file will have.
     pub(super) fn bytes(&self) -> u64 {
-        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+        self.writer.as_ref().map_or(0, |writer| (writer.bytes_written() + writer.in_progress_size()) as u64)
     }
 
-    /// Closes, syncs and names it.
-    pub(super) fn close(self) -> Result<Closed, RecordError> {
-        let Self { writer, temporary, path, rows, .. } = self;
-        let file = writer.into_inner().map_err(parquet_error(&temporary))?;
-        file.sync_all().map_err(RecordError::write(&temporary))?;
-        let bytes = file.metadata().map_err(RecordError::write(&temporary))?.len();
-        std::fs::rename(&temporary, &path).map_err(RecordError::write(&path))?;
-        sync_parent(&path)?;
-        Ok(Closed { path, rows, bytes })
+    /// Writes what is left, syncs, and gives the file its final name: from then on a crash cannot
+    /// harm it.
+    pub(super) fn close(mut self) -> Result<ClosedSegment, RecordError> {
+        let Some(writer) = self.writer.take() else { return Err(RecordError::Panicked) };
+        let file = writer.into_inner().map_err(RecordError::parquet(&self.temporary))?;
+        file.sync_all().map_err(RecordError::file("sync", &self.temporary))?;
+        let bytes = file.metadata().map_err(RecordError::file("look at", &self.temporary))?.len();
+        std::fs::rename(&self.temporary, &self.name).map_err(RecordError::file("rename", &self.temporary))?;
+        sync_parent(&self.name)?;
+        Ok(ClosedSegment { path: self.name.clone(), rows: self.rows, bytes })
     }
 }
 
-/// Makes a rename or a removal in the file's directory last.
-pub(super) fn sync_parent(path: &Path) -> Result<(), RecordError> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(RecordError::write(parent))
-}
-
-fn parquet_error(path: &Path) -> impl FnOnce(ParquetError) -> RecordError + '_ {
-    |source| RecordError::Parquet { path: path.to_owned(), source }
-}
-
-fn arrow_schema(columns: &[Column]) -> Schema {
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|column| {
-            let data_type = match column.column_type {
-                ColumnType::U64 => DataType::UInt64,
-                ColumnType::I64 => DataType::Int64,
-                ColumnType::F64 => DataType::Float64,
-                ColumnType::Bool => DataType::Boolean,
-                ColumnType::Text => DataType::Utf8,
-            };
-            Field::new(column.name, data_type, column.nullable)
-        })
-        .collect();
-    let version = ("huddle.schema_version".to_owned(), SCHEMA_VERSION.to_string());
-    Schema::new(fields).with_metadata(HashMap::from([version]))
-}
-
-/// The values of one column.
-fn array<R: Row>(rows: &[R], column: usize, column_type: ColumnType) -> ArrayRef {
-    /// A cell is of its column's type by the definition of [`Row`].
-    macro_rules! values {
-        ($variant:ident, $array:ty) => {{
-            let cells = rows.iter().map(|row| match row.cell(column) {
-                Cell::$variant(value) => value,
-                _ => None,
-            });
-            Arc::new(cells.collect::<$array>())
-        }};
+impl Drop for OpenSegment {
+    fn drop(&mut self) {
+        // After `close` the temporary name is gone and this does nothing.
+        let _ = std::fs::remove_file(&self.temporary);
     }
-    match column_type {
-        ColumnType::U64 => values!(U64, UInt64Array),
-        ColumnType::I64 => values!(I64, Int64Array),
-        ColumnType::F64 => values!(F64, Float64Array),
-        ColumnType::Bool => values!(Bool, BooleanArray),
-        ColumnType::Text => values!(Text, StringArray),
+}
+
+/// Makes `dir` and its missing parents, for the owner alone.
+pub(super) fn make_private_dir(dir: &Path) -> Result<(), RecordError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(RecordError::file("make the directory", dir))
+}
+
+/// Replaces `path` by `content`: a reader sees the old file or the new one, never a part.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), RecordError> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    // Left by a failed attempt of this very recorder; the directory is its own.
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = create_private(&temporary)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if let Err(source) = written {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(RecordError::file("write", &temporary)(source));
     }
+    std::fs::rename(&temporary, path).map_err(RecordError::file("rename", &temporary))?;
+    sync_parent(path)
+}
+
+/// Makes a file that occupies `bytes` on disk.
+pub(super) fn reserve_space(path: &Path, bytes: i64) -> Result<(), RecordError> {
+    let file = create_private(path)?;
+    let reserved = nix::fcntl::posix_fallocate(&file, 0, bytes).map_err(std::io::Error::from);
+    reserved.map_err(RecordError::file("reserve space in", path))
+}
+
+fn create_private(path: &Path) -> Result<File, RecordError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(RecordError::file("create", path))
+}
+
+/// A rename is on disk only when the directory is.
+fn sync_parent(path: &Path) -> Result<(), RecordError> {
+    let Some(dir) = path.parent() else { return Ok(()) };
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(RecordError::file("sync", dir))
 }

@@ -1,178 +1,254 @@
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, UInt64Type};
-use arrow_array::{Array, RecordBatch};
-use huddle_model::availability::Availability;
-use huddle_model::matrix::SharingMatrix;
-use huddle_model::schema::{EndState, Table};
-use huddle_model::snapshot::{Event, EventKind};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Rows, Table, TableVisitor, rows_of};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, Encoding};
 
+use super::batch::{arrow_schema, batch};
+use super::sample::{manifest, snapshot};
+use super::writer::RunWriter;
 use super::*;
-use crate::host::HostRoot;
 
-fn snapshot(round: u64) -> Arc<Snapshot> {
-    let none = || "not in this test".to_owned();
-    Arc::new(Snapshot {
-        round,
-        begin_unix_us: round * 1000,
-        end_unix_us: round * 1000 + 500,
-        ksm: Availability::Unavailable(none()),
-        topology: Availability::Unavailable(none()),
-        vms: Vec::new(),
-        matrix: Availability::Available(SharingMatrix::from_file_text("vm,a,b\na,-,50\nb,25,-\n").unwrap()),
-        plan: Availability::Unavailable("nothing to plan with".into()),
-        pinned: Availability::Unavailable(none()),
-        events: vec![Event { at_unix_us: round, kind: EventKind::Note, vm: None, message: "hello".into() }],
-        own_cpu_us: Availability::Unavailable(none()),
-    })
+fn limits(max_bytes: u64, max_age: Duration) -> RecorderLimits {
+    RecorderLimits { segment: SegmentLimits { max_bytes, max_age }, ..Default::default() }
 }
 
-fn start(dir: &Path, limits: RecordingLimits) -> RecorderHandle {
-    let tree = tempfile::tempdir().unwrap();
-    let input =
-        ManifestInput { run: "r".into(), host: "h".into(), command: vec!["huddle".into()], topology: None };
-    RecorderHandle::start(dir, manifest(&HostRoot::at(tree.path()), input), limits).unwrap()
-}
+const HOUR: Duration = Duration::from_secs(3600);
 
-fn read_manifest(dir: &Path) -> Manifest {
-    serde_json::from_slice(&fs::read(dir.join("manifest.json")).unwrap()).unwrap()
-}
-
-fn segments(dir: &Path, table: Table) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir.join(table.name())).unwrap().map(|entry| entry.unwrap().path());
-    let mut found: Vec<PathBuf> = entries.collect();
-    found.sort();
-    found
+/// File names of a table, ascending.
+fn files(run: &Path, table: Table) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(run.join(table.name())) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn read(path: &Path) -> Vec<RecordBatch> {
-    let reader =
-        ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
-    reader.map(Result::unwrap).collect()
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    reader.build().unwrap().map(Result::unwrap).collect()
 }
 
-#[test]
-fn what_is_recorded_reads_back_with_nulls() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("host=h/run=1");
-    let recorder = start(&run, RecordingLimits::default());
-    recorder.send(snapshot(1));
-    recorder.send(snapshot(2));
-    let summary = recorder.finish().unwrap();
-    assert_eq!((summary.rows, summary.segments, summary.rounds_lost), (4 + 2 + 2, 3, 0));
+fn read_manifest(run: &Path) -> Manifest {
+    Manifest::from_json(&std::fs::read_to_string(run.join(MANIFEST_FILE)).unwrap()).unwrap()
+}
 
-    let paths = segments(&run, Table::Sharing);
-    assert_eq!(paths, [run.join("sharing/segment-000001.parquet")]);
-    let batches = read(&paths[0]);
-    let column = |name: &str| {
-        let arrays: Vec<_> =
-            batches.iter().map(|batch| batch.column_by_name(name).unwrap().clone()).collect();
-        assert_eq!(arrays.len(), 1, "one row group of a small file is one batch");
-        arrays[0].clone()
-    };
-    assert_eq!(column("round").as_primitive::<UInt64Type>().values(), &[1, 1, 2, 2]);
-    assert_eq!(column("rate").as_primitive::<Float64Type>().values(), &[0.5, 0.25, 0.5, 0.25]);
-    assert_eq!(column("shared_frames").null_count(), 4, "a file gave rates only: frames are not 0");
-    assert_eq!(column("other").as_string::<i32>().value(0), "b");
+/// What the rows should read back as, by table.
+struct Expected(BTreeMap<Table, RecordBatch>);
 
-    let manifest = read_manifest(&run);
-    assert_eq!(manifest.ended, EndState::Closed);
-    assert_eq!((manifest.tables["sharing"].rows, manifest.tables["ksm"].segments), (4, 0));
-    for path in [run.join("manifest.json"), paths[0].clone()] {
-        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+impl TableVisitor for Expected {
+    type Error = Infallible;
+    fn visit<R: Row>(&mut self, rows: &[R]) -> Result<(), Infallible> {
+        self.0.insert(R::TABLE, batch(arrow_schema(R::TABLE), rows).unwrap());
+        Ok(())
     }
-    assert_eq!(fs::metadata(&run).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[test]
-fn a_directory_that_holds_something_is_refused() {
+fn what_was_sent_is_read_back_with_its_nulls() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("x"), "").unwrap();
-    let tree = tempfile::tempdir().unwrap();
-    let input = ManifestInput { run: "r".into(), host: "h".into(), command: Vec::new(), topology: None };
-    let manifest = manifest(&HostRoot::at(tree.path()), input);
-    let error = RecorderHandle::start(dir.path(), manifest, RecordingLimits::default()).unwrap_err();
-    assert!(error.to_string().contains("not empty"), "{error}");
-}
-
-#[test]
-fn segments_are_closed_by_size_and_the_oldest_removed_and_counted() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    // Every round is larger than a segment may be, and two segments larger than all may be.
-    let limits = RecordingLimits { segment_max_bytes: 1, total_max_bytes: Some(9000), ..Default::default() };
-    let recorder = start(&run, limits);
-    for round in 1..=20 {
-        recorder.send(snapshot(round));
-    }
+    let run = dir.path().join("new/run");
+    let recorder = Recorder::start(&run, manifest(), RecorderLimits::default()).unwrap();
+    let sent = snapshot(1, 3);
+    recorder.send(Arc::new(sent.clone()));
     let summary = recorder.finish().unwrap();
-    let manifest = read_manifest(&run);
-    let removed: u64 = manifest.tables.values().map(|counts| counts.segments_removed).sum();
-    assert!(removed > 0);
-    assert_eq!(removed + summary.segments, 60, "three tables had a segment in each of 20 rounds");
-    let there: Vec<PathBuf> = Table::ALL.iter().flat_map(|table| segments(&run, *table)).collect();
-    assert_eq!(there.len() as u64, summary.segments);
-    assert!(there.iter().map(|path| fs::metadata(path).unwrap().len()).sum::<u64>() <= 9000 + 3 * 4000);
-    assert!(!run.join("sharing/segment-000001.parquet").exists(), "the oldest go first");
-    assert!(run.join("sharing/segment-000020.parquet").exists());
+    assert_eq!(summary.snapshots, RecordingStatus { snapshots_recorded: 1, snapshots_lost: 0 });
+
+    let rows = rows_of(&sent);
+    let mut expected = Expected(BTreeMap::new());
+    let Ok(()) = rows.visit(&mut expected);
+    for table in Table::ALL {
+        assert_eq!(files(&run, *table), ["segment-000001.parquet"], "{table}");
+        let path = run.join(table.name()).join("segment-000001.parquet");
+        let [found] = read(&path).try_into().unwrap();
+        assert_eq!(found.schema().fields(), expected.0[table].schema().fields(), "{table}");
+        assert_eq!(found.columns(), expected.0[table].columns(), "{table}");
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        let counts = summary.manifest.counts(*table);
+        assert_eq!((counts.rows_written, counts.rows_lost), (rows.count(*table), 0), "{table}");
+    }
+    // A few values by hand, past the encoder that both sides share.
+    let placements = &read(&run.join("placements/segment-000001.parquet"))[0];
+    assert!(placements["last_cpu"].is_null(0));
+    assert!(!placements["applied"].as_boolean().value(0) && placements["applied"].is_valid(0));
+    assert_eq!(placements["not_applied_reason"].as_string::<i32>().value(0), "dry run");
+    let ksm = &read(&run.join("ksm/segment-000001.parquet"))[0];
+    assert!(ksm["ksm_zero_pages"].is_null(0) && ksm["unavailable"].is_null(0));
+
+    let on_disk = read_manifest(&run);
+    assert_eq!(on_disk, summary.manifest);
+    assert!(on_disk.end_us.is_some() && on_disk.stopped.is_none());
+    assert_eq!(std::fs::metadata(&run).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(std::fs::metadata(summary.manifest_path()).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]
-fn a_segment_is_closed_by_age_while_the_recording_goes_on() {
+fn files_are_zstd_with_dictionaries_for_names() {
     let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    let limits = RecordingLimits { segment_max_age: Duration::from_millis(1), ..Default::default() };
-    let recorder = start(&run, limits);
-    recorder.send(snapshot(1));
-    let closed = run.join("sharing/segment-000001.parquet");
-    for _ in 0..500 {
-        if closed.exists() {
-            break;
+    let recorder = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap();
+    (1..20).for_each(|round| recorder.send(Arc::new(snapshot(round, 4))));
+    recorder.finish().unwrap();
+    let file = File::open(dir.path().join("sharing/segment-000001.parquet")).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let group = reader.metadata().row_group(0);
+    let vm = group.columns().iter().find(|column| column.column_path().string() == "vm").unwrap();
+    assert!(matches!(vm.compression(), Compression::ZSTD(_)));
+    assert!(vm.encodings().any(|encoding| encoding == Encoding::RLE_DICTIONARY));
+    let field = reader.schema().field_with_name("shared_frames").unwrap();
+    assert_eq!(field.metadata()["unit"], "frames");
+}
+
+#[test]
+fn an_open_segment_has_no_final_name_and_full_ones_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Instant::now();
+    let mut writer = RunWriter::create(dir.path(), manifest(), limits(u64::MAX, HOUR)).unwrap();
+    writer.write(&rows_of(&snapshot(1, 3)), now);
+    assert_eq!(files(dir.path(), Table::Sharing), [".segment-000001.parquet.tmp"]);
+    assert_eq!(read_manifest(dir.path()).counts(Table::Sharing).rows_written, 0);
+    assert_eq!(writer.next_deadline(), Some(now + HOUR));
+
+    // By age, rows or not.
+    writer.tick(now + HOUR - Duration::from_millis(1));
+    assert_eq!(files(dir.path(), Table::Sharing), [".segment-000001.parquet.tmp"]);
+    writer.tick(now + HOUR);
+    assert_eq!(files(dir.path(), Table::Sharing), ["segment-000001.parquet"]);
+    let manifest = read_manifest(dir.path());
+    assert_eq!((manifest.counts(Table::Sharing).rows_written, manifest.end_us), (6, None));
+    assert_eq!(writer.next_deadline(), None);
+
+    writer.write(&rows_of(&snapshot(2, 3)), now + HOUR);
+    writer.finish(now + HOUR, 77);
+    assert_eq!(files(dir.path(), Table::Sharing), ["segment-000001.parquet", "segment-000002.parquet"]);
+    assert_eq!(read_manifest(dir.path()).end_us, Some(77));
+}
+
+#[test]
+fn segments_are_closed_by_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Instant::now();
+    let mut writer = RunWriter::create(dir.path(), manifest(), limits(20_000, HOUR)).unwrap();
+    for round in 1..=60 {
+        writer.write(&rows_of(&snapshot(round, 20)), now);
+    }
+    writer.finish(now, 1);
+    let names = files(dir.path(), Table::Sharing);
+    assert!(names.len() > 2, "{names:?}");
+    let mut rows = 0;
+    for name in &names {
+        let path = dir.path().join("sharing").join(name);
+        assert!(std::fs::metadata(&path).unwrap().len() < 60_000);
+        rows += read(&path).iter().map(RecordBatch::num_rows).sum::<usize>();
+    }
+    assert_eq!(rows, 60 * 20 * 19);
+}
+
+#[test]
+fn the_oldest_closed_segments_go_when_the_recording_is_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = limits(u64::MAX, Duration::ZERO);
+    all.recording.max_total_bytes = Some(1 << 20);
+    let now = Instant::now();
+    let mut writer = RunWriter::create(dir.path(), manifest(), all).unwrap();
+    // Each round is a segment of every table.
+    for round in 1..=60 {
+        writer.write(&rows_of(&snapshot(round, 24)), now);
+    }
+    writer.finish(now, 1);
+    let manifest = read_manifest(dir.path());
+    let counts = manifest.counts(Table::Sharing);
+    assert_eq!((counts.segments_written, counts.rows_written), (60, 60 * 24 * 23));
+    assert!(counts.segments_removed > 0 && counts.segments_removed < 60, "{counts:?}");
+    assert_eq!(counts.rows_removed, counts.segments_removed * 24 * 23);
+    let mut bytes = 0;
+    for table in Table::ALL {
+        let counts = manifest.counts(*table);
+        let names = files(dir.path(), *table);
+        assert_eq!(names.len() as u64, counts.segments_written - counts.segments_removed, "{table}");
+        assert_eq!(names.last().unwrap(), "segment-000060.parquet");
+        for name in names {
+            bytes += std::fs::metadata(dir.path().join(table.name()).join(name)).unwrap().len();
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(read(&closed)[0].num_rows(), 2);
-    assert_eq!(read_manifest(&run).ended, EndState::Open);
+    assert!(bytes <= 1 << 20 && bytes > 900_000, "{bytes}");
+}
+
+#[test]
+fn old_segments_go_when_there_is_a_limit_of_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = limits(u64::MAX, Duration::ZERO);
+    all.recording.max_age = Some(HOUR);
+    let now = Instant::now();
+    let mut writer = RunWriter::create(dir.path(), manifest(), all).unwrap();
+    writer.write(&rows_of(&snapshot(1, 2)), now);
+    writer.write(&rows_of(&snapshot(2, 2)), now + HOUR / 2);
+    assert_eq!(writer.next_deadline(), Some(now + HOUR));
+    writer.tick(now + HOUR);
+    assert_eq!(files(dir.path(), Table::Ksm), ["segment-000002.parquet"]);
+    assert_eq!(read_manifest(dir.path()).counts(Table::Ksm).rows_removed, 1);
+}
+
+#[test]
+fn a_directory_that_holds_something_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("thesis.txt"), "x").unwrap();
+    let error = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap_err();
+    assert!(error.to_string().contains("is not empty"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+
+    let file = dir.path().join("thesis.txt/run");
+    let error = Recorder::start(&file, manifest(), RecorderLimits::default()).unwrap_err();
+    assert!(error.to_string().contains("thesis.txt/run"), "{error}");
+
+    let mut small = RecorderLimits::default();
+    small.recording.max_total_bytes = Some(1000);
+    let error = Recorder::start(&dir.path().join("new"), manifest(), small).unwrap_err();
+    assert!(error.to_string().contains("allow at least 1048576 bytes"), "{error}");
+    assert!(!dir.path().join("new").exists());
+}
+
+#[test]
+fn what_the_writer_cannot_follow_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = RecorderLimits { queue: QueueLimit(1), ..limits(1, Duration::ZERO) };
+    let recorder = Recorder::start(dir.path(), manifest(), all).unwrap();
+    let sent = 50;
+    // Each snapshot costs the writer six synced files, and the sender nothing.
+    let shared = Arc::new(snapshot(1, 8));
+    (0..sent).for_each(|_| recorder.send(Arc::clone(&shared)));
+    let summary = recorder.finish().unwrap();
+    let RecordingStatus { snapshots_recorded, snapshots_lost } = summary.snapshots;
+    assert_eq!(snapshots_recorded + snapshots_lost, sent);
+    assert!(snapshots_lost > 0);
+    let counts = read_manifest(dir.path()).counts(Table::Sharing);
+    assert_eq!((counts.rows_written, counts.rows_lost), (snapshots_recorded * 56, snapshots_lost * 56));
+}
+
+#[test]
+fn dropping_the_handle_closes_the_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap();
+    recorder.send(Arc::new(snapshot(1, 2)));
     drop(recorder);
-    assert_eq!(read_manifest(&run).ended, EndState::Closed, "a drop closes it, too");
+    assert!(read_manifest(dir.path()).end_us.is_some());
+    assert_eq!(files(dir.path(), Table::Vms), ["segment-000001.parquet"]);
 }
 
+/// Nothing to record is a recording too.
 #[test]
-fn a_write_that_fails_ends_the_recording_with_its_reason_and_keeps_what_was_closed() {
+fn a_run_without_a_snapshot_has_a_manifest_and_no_table() {
     let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    let limits = RecordingLimits { segment_max_bytes: 1, ..Default::default() };
-    let recorder = start(&run, limits);
-    recorder.send(snapshot(1));
-    let first = run.join("events/segment-000001.parquet");
-    while !first.exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // Root writes anywhere, so the table's directory goes away instead of becoming read-only.
-    fs::rename(run.join("sharing"), run.join("moved")).unwrap();
-    recorder.send(snapshot(2));
-    let error = recorder.finish().unwrap_err();
-    assert!(error.to_string().contains("sharing"), "{error}");
-    assert!(matches!(read_manifest(&run).ended, EndState::Failed(reason) if reason.contains("sharing")));
-    assert_eq!(read(&run.join("moved/segment-000001.parquet"))[0].num_rows(), 2);
-}
-
-#[test]
-fn rounds_that_find_the_recorder_gone_are_counted() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("run");
-    let recorder = start(&run, RecordingLimits { segment_max_bytes: 1, ..Default::default() });
-    fs::rename(run.join("sharing"), run.join("moved")).unwrap();
-    recorder.send(snapshot(1));
-    for round in 2.. {
-        recorder.send(snapshot(round));
-        if recorder.rounds_lost() > 0 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(recorder.finish().is_err());
+    let summary =
+        Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap().finish().unwrap();
+    assert_eq!(summary.manifest.tables.len(), Table::ALL.len());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(rows_of(&snapshot(1, 0)).sharing, Rows::default().sharing);
 }

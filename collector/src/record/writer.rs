@@ -1,193 +1,246 @@
-//! The recorder's thread: rows into segments, segments into the manifest.
+//! All segments of a run, its limits and its manifest; no thread and no clock of its own.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use huddle_model::schema::{EndState, Manifest, Row, Rows, Table};
-use huddle_model::snapshot::Snapshot;
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Rows, Table, TableVisitor};
 
-use super::segment::{Closed, Segment, sync_parent};
-use super::{RecordError, RecordingLimits, RecordingSummary};
-use crate::engine::HostClock;
-use crate::engine::stages::Clock;
+use super::segment::{ClosedSegment, OpenSegment, make_private_dir, replace_file, reserve_space};
+use super::{RecordError, RecorderLimits};
 
-/// How often the age of open segments is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Space kept so that a full disk can still be told in the last manifest.
+const RESERVE_FILE: &str = ".reserve";
+const RESERVE_BYTES: i64 = 64 << 10;
 
-/// A closed segment that may be removed later.
-struct Kept {
-    table: Table,
-    closed: Closed,
-    closed_at: Instant,
-}
-
-pub(super) struct Writer {
+/// Writes one run. After its first error it is [`RunWriter::failure`] and only counts what is lost.
+pub(super) struct RunWriter {
     dir: PathBuf,
     manifest: Manifest,
-    limits: RecordingLimits,
-    open: BTreeMap<Table, Segment>,
-    /// Number of the last segment of each table.
-    numbers: BTreeMap<Table, u64>,
-    /// Closed segments, oldest first.
-    kept: VecDeque<Kept>,
-    lost: Arc<AtomicU64>,
+    limits: RecorderLimits,
+    /// By position in [`Table::ALL`].
+    open: Vec<Option<OpenSegment>>,
+    /// Oldest first.
+    closed: VecDeque<(Table, ClosedSegment, Instant)>,
+    closed_bytes: u64,
+    failure: Option<RecordError>,
+    /// Whether the manifest on disk lacks a close or a removal.
+    manifest_is_old: bool,
 }
 
-impl Writer {
-    pub(super) fn start(
+impl RunWriter {
+    /// Makes the directory, which must be new or empty, and writes the first manifest.
+    pub(super) fn create(
         dir: &Path,
         mut manifest: Manifest,
-        limits: RecordingLimits,
-        lost: Arc<AtomicU64>,
+        limits: RecorderLimits,
     ) -> Result<Self, RecordError> {
-        for table in Table::ALL {
-            let table_dir = dir.join(table.name());
-            DirBuilder::new().mode(0o700).create(&table_dir).map_err(RecordError::write(&table_dir))?;
-            manifest.tables.insert(table.name().to_owned(), Default::default());
+        let limits = limits.checked()?;
+        make_private_dir(dir)?;
+        let mut entries = std::fs::read_dir(dir).map_err(RecordError::file("list", dir))?;
+        if entries.next().is_some() {
+            return Err(RecordError::NotEmpty(dir.to_owned()));
         }
-        let writer = Self {
+        manifest.tables = Table::ALL.iter().map(|table| (*table, Default::default())).collect();
+        let mut writer = Self {
             dir: dir.to_owned(),
             manifest,
             limits,
-            open: BTreeMap::new(),
-            numbers: BTreeMap::new(),
-            kept: VecDeque::new(),
-            lost,
+            open: Table::ALL.iter().map(|_| None).collect(),
+            closed: VecDeque::new(),
+            closed_bytes: 0,
+            failure: None,
+            manifest_is_old: true,
         };
         writer.write_manifest()?;
+        reserve_space(&dir.join(RESERVE_FILE), RESERVE_BYTES)?;
         Ok(writer)
     }
 
-    /// Records until the senders are gone, then closes everything.
-    pub(super) fn run(mut self, receiver: &Receiver<Arc<Snapshot>>) -> Result<RecordingSummary, RecordError> {
-        let recorded = self.record_all(receiver).and_then(|()| self.close_segments(|_| true));
-        self.manifest.end_unix_us = Some(HostClock.now_unix_us());
-        self.manifest.ended = match &recorded {
-            Ok(()) => EndState::Closed,
-            Err(error) => {
-                tracing::error!("the recording has ended, the loop goes on: {error}");
-                EndState::Failed(error.to_string())
-            }
-        };
-        // A full disk may refuse this, too; the error that came first is the one to tell.
-        let written = self.write_manifest();
-        recorded.and(written)?;
-        let counts = self.manifest.tables.values();
-        Ok(RecordingSummary {
-            dir: self.dir,
-            rows: counts.clone().map(|counts| counts.rows).sum(),
-            segments: counts.map(|counts| counts.segments).sum(),
-            rounds_lost: self.lost.load(Ordering::Relaxed),
-        })
+    /// Why nothing is written any more.
+    pub(super) fn failure(&self) -> Option<&RecordError> {
+        self.failure.as_ref()
     }
 
-    fn record_all(&mut self, receiver: &Receiver<Arc<Snapshot>>) -> Result<(), RecordError> {
-        loop {
-            match receiver.recv_timeout(LOOK_INTERVAL) {
-                Ok(snapshot) => self.record(&snapshot)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+    /// The manifest as it is now.
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Writes rows, closes the segments that are full or old, and removes what is beyond the limits.
+    pub(super) fn write(&mut self, rows: &Rows, now: Instant) {
+        let Ok(()) = rows.visit(&mut Appender { writer: self, now });
+        self.tick(now);
+    }
+
+    /// Counts rows that never came here as lost.
+    pub(super) fn count_lost(&mut self, table: Table, rows: u64) {
+        self.manifest.tables.entry(table).or_default().rows_lost += rows;
+    }
+
+    /// Applies the limits of age and size.
+    pub(super) fn tick(&mut self, now: Instant) {
+        for table in self.due(now) {
+            self.close(table, now);
+        }
+        self.remove_what_is_beyond(now);
+        self.after_change(now);
+    }
+
+    /// When [`RunWriter::tick`] has to be called next, rows or not.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.failure.is_some() {
+            return None;
+        }
+        let age = self.limits.segment.max_age;
+        let open = self.open.iter().flatten().filter_map(|segment| segment.opened.checked_add(age));
+        let oldest = self.closed.front().zip(self.limits.recording.max_age);
+        open.chain(oldest.and_then(|((_, _, closed), age)| closed.checked_add(age))).min()
+    }
+
+    /// Closes everything and writes the last manifest.
+    pub(super) fn finish(&mut self, now: Instant, end_us: i64) {
+        for table in Table::ALL {
+            self.close(*table, now);
+        }
+        self.remove_what_is_beyond(now);
+        self.free_reserve();
+        self.manifest.end_us = Some(end_us);
+        self.manifest_is_old = true;
+        self.after_change(now);
+    }
+
+    fn due(&self, now: Instant) -> Vec<Table> {
+        let limits = self.limits.segment;
+        let is_due = |segment: &OpenSegment| {
+            segment.bytes() >= limits.max_bytes
+                || now.saturating_duration_since(segment.opened) >= limits.max_age
+        };
+        let tables = Table::ALL.iter().zip(&self.open);
+        tables.filter(|(_, open)| open.as_ref().is_some_and(is_due)).map(|(table, _)| *table).collect()
+    }
+
+    fn append<R: Row>(&mut self, rows: &[R], now: Instant) -> Result<(), RecordError> {
+        let number = self.manifest.counts(R::TABLE).segments_written + 1;
+        let slot = &mut self.open[R::TABLE as usize];
+        let segment = match slot {
+            Some(segment) => segment,
+            None => slot.insert(OpenSegment::open(&self.dir, R::TABLE, number, now)?),
+        };
+        segment.append(rows)
+    }
+
+    fn close(&mut self, table: Table, now: Instant) {
+        let Some(segment) = self.open[table as usize].take() else { return };
+        let rows = segment.rows;
+        match segment.close() {
+            Ok(closed) => {
+                let counts = self.manifest.tables.entry(table).or_default();
+                counts.segments_written += 1;
+                counts.rows_written += closed.rows;
+                counts.bytes_written += closed.bytes;
+                self.closed_bytes += closed.bytes;
+                self.closed.push_back((table, closed, now));
+                self.manifest_is_old = true;
             }
-            let limits = self.limits;
-            self.close_segments(|segment| {
-                segment.bytes() >= limits.segment_max_bytes
-                    || segment.opened().elapsed() >= limits.segment_max_age
-            })?;
-            self.remove_old()?;
+            Err(error) => {
+                self.count_lost(table, rows);
+                self.fail(error);
+            }
         }
     }
 
-    fn record(&mut self, snapshot: &Snapshot) -> Result<(), RecordError> {
-        let rows = Rows::of(snapshot);
-        self.write(&rows.sharing)?;
-        self.write(&rows.vms)?;
-        self.write(&rows.placements)?;
-        self.write(&rows.decisions)?;
-        self.write(&rows.ksm)?;
-        self.write(&rows.events)
+    fn remove_what_is_beyond(&mut self, now: Instant) {
+        let limits = self.limits.recording;
+        loop {
+            let open_bytes: u64 = self.open.iter().flatten().map(OpenSegment::bytes).sum();
+            let Some((table, segment, closed)) = self.closed.front() else { return };
+            let too_much = limits.max_total_bytes.is_some_and(|max| self.closed_bytes + open_bytes > max);
+            let too_old = limits.max_age.is_some_and(|max| now.saturating_duration_since(*closed) >= max);
+            if !too_much && !too_old {
+                return;
+            }
+            let gone = match std::fs::remove_file(&segment.path) {
+                Ok(()) => Ok(()),
+                // Somebody else removed it; it no longer counts either way.
+                Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(source) => Err(RecordError::file("remove", &segment.path)(source)),
+            };
+            if let Err(error) = gone {
+                // A recording that cannot be kept within its limit must not go on.
+                return self.fail(error);
+            }
+            let counts = self.manifest.tables.entry(*table).or_default();
+            counts.segments_removed += 1;
+            counts.rows_removed += segment.rows;
+            self.closed_bytes -= segment.bytes;
+            self.manifest_is_old = true;
+            self.closed.pop_front();
+        }
     }
 
-    fn write<R: Row>(&mut self, rows: &[R]) -> Result<(), RecordError> {
+    /// Keeps the first error; later ones follow from it.
+    fn fail(&mut self, error: RecordError) {
+        if self.failure.is_none() {
+            self.manifest.stopped = Some(error.to_string());
+            self.manifest_is_old = true;
+            self.failure = Some(error);
+        }
+    }
+
+    fn after_change(&mut self, now: Instant) {
+        if self.failure.is_none()
+            && self.manifest_is_old
+            && let Err(error) = self.write_manifest()
+        {
+            self.fail(error);
+        }
+        if self.failure.is_some() {
+            // What the other tables hold may still fit: the failed segment's file is gone by now.
+            for table in Table::ALL {
+                self.close(*table, now);
+            }
+            self.free_reserve();
+            // The first error is the one to tell; without this the manifest is that of the last close.
+            if self.manifest_is_old {
+                let _ = self.write_manifest();
+            }
+        }
+    }
+
+    fn free_reserve(&self) {
+        // Absent after the first time, and of no consequence but 64 KiB where it cannot be removed.
+        let _ = std::fs::remove_file(self.dir.join(RESERVE_FILE));
+    }
+
+    fn write_manifest(&mut self) -> Result<(), RecordError> {
+        replace_file(&self.dir.join(MANIFEST_FILE), self.manifest.to_json()?.as_bytes())?;
+        self.manifest_is_old = false;
+        Ok(())
+    }
+}
+
+struct Appender<'a> {
+    writer: &'a mut RunWriter,
+    now: Instant,
+}
+
+impl TableVisitor for Appender<'_> {
+    type Error = Infallible;
+
+    fn visit<R: Row>(&mut self, rows: &[R]) -> Result<(), Infallible> {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut segment = match self.open.remove(&R::TABLE) {
-            Some(segment) => segment,
-            None => {
-                let number = self.numbers.entry(R::TABLE).or_default();
-                *number += 1;
-                Segment::open(&self.dir.join(R::TABLE.name()), *number, R::COLUMNS)?
-            }
-        };
-        segment.write(rows)?;
-        self.open.insert(R::TABLE, segment);
+        let mut lost = rows.len() as u64;
+        if self.writer.failure.is_none() {
+            let Err(error) = self.writer.append(rows, self.now) else { return Ok(()) };
+            // The encoder's state is unknown after an error, so its segment is given up.
+            lost += self.writer.open[R::TABLE as usize].take().map_or(0, |segment| segment.rows);
+            self.writer.fail(error);
+        }
+        self.writer.count_lost(R::TABLE, lost);
         Ok(())
-    }
-
-    fn close_segments(&mut self, is_due: impl Fn(&Segment) -> bool) -> Result<(), RecordError> {
-        let due: Vec<Table> =
-            self.open.iter().filter(|(_, segment)| is_due(segment)).map(|(table, _)| *table).collect();
-        for table in &due {
-            let Some(segment) = self.open.remove(table) else { continue };
-            let closed = segment.close()?;
-            let counts = self.manifest.tables.entry(table.name().to_owned()).or_default();
-            counts.segments += 1;
-            counts.rows += closed.rows;
-            self.kept.push_back(Kept { table: *table, closed, closed_at: Instant::now() });
-        }
-        if due.is_empty() { Ok(()) } else { self.write_manifest() }
-    }
-
-    /// Removes the oldest segments beyond the limits. The manifest is written first: a reader may find
-    /// a segment that the manifest no longer counts, but never miss one that it does.
-    fn remove_old(&mut self) -> Result<(), RecordError> {
-        let mut bytes: u64 = self.kept.iter().map(|kept| kept.closed.bytes).sum();
-        let mut old = Vec::new();
-        while let Some(first) = self.kept.front() {
-            let too_large = self.limits.total_max_bytes.is_some_and(|max| bytes > max);
-            let too_old = self.limits.max_age.is_some_and(|max| first.closed_at.elapsed() > max);
-            if !too_large && !too_old {
-                break;
-            }
-            bytes -= first.closed.bytes;
-            let counts = self.manifest.tables.entry(first.table.name().to_owned()).or_default();
-            counts.segments -= 1;
-            counts.rows -= first.closed.rows;
-            counts.segments_removed += 1;
-            counts.rows_removed += first.closed.rows;
-            old.extend(self.kept.pop_front());
-        }
-        if old.is_empty() {
-            return Ok(());
-        }
-        self.write_manifest()?;
-        for kept in old {
-            let path = &kept.closed.path;
-            fs::remove_file(path).map_err(RecordError::write(path))?;
-        }
-        Ok(())
-    }
-
-    /// Replaces the manifest at once.
-    fn write_manifest(&self) -> Result<(), RecordError> {
-        let manifest = Manifest { rounds_lost: self.lost.load(Ordering::Relaxed), ..self.manifest.clone() };
-        let (path, temporary) = (self.dir.join("manifest.json"), self.dir.join(".manifest.json.tmp"));
-        let write = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            serde_json::to_writer_pretty(&mut file, &manifest)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)
-        };
-        write().map_err(RecordError::write(&path))?;
-        sync_parent(&path)
     }
 }

@@ -39,8 +39,9 @@ use huddle_model::vm::Vm;
 
 use self::count::{Counted, Counting};
 use self::gather::{Gathered, MAX_PROCESSES, Units};
+use self::peek::Peeks;
 use self::processes::Processes;
-use self::zero::{Peeks, Remembered, ZeroFinder};
+use self::zero::{Remembered, ZeroFinder};
 use crate::host::{HostError, HostRoot};
 
 /// Why what VMs share could not be measured.

@@ -1,8 +1,9 @@
 //! Which frames are zero-filled: merged frames by their content, and the huge zero page by its flag.
 //!
 //! A frame that KSM merged is looked into once, through one page that maps it. That costs a system call
-//! (about 0.5 to 0.7 us on the machine of host-facts.md, fifty times a pagemap entry), so it is done
-//! only where KSM can have been at work: in regions marked mergeable, in processes of which the kernel
+//! (about 0.5 to 0.7 us, forty times a pagemap entry), so a BPF program first tells which of many
+//! frames are surely not zero-filled ([`super::peek`]), and only the others are read. It is done only
+//! where KSM can have been at work: in regions marked mergeable, in processes of which the kernel
 //! says that pages were merged (`/proc/PID/ksm_merging_pages`), on pages of anonymous memory.
 //!
 //! What was found not zero is remembered for the next scan, for exactly as long as that is certain. A
@@ -14,11 +15,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES, Candidate};
 use super::pagemap::{self, read_entry};
-use super::peek::FramePeek;
+use super::peek::{Peeks, lock};
 use super::processes::Process;
 use crate::host::{HostRoot, read_number};
 
@@ -70,9 +71,6 @@ pub(super) struct Remembered {
     /// Frames whose content is not zero, by bucket.
     not_zero: HashMap<u64, FrameSet>,
 }
-
-/// Loaded programs (or why they cannot be), one for each thread that needed one at the same time.
-pub(super) type Peeks = Vec<Result<FramePeek, String>>;
 
 /// Finds zero-filled frames during one scan.
 #[derive(Debug)]
@@ -167,21 +165,19 @@ impl<'a> ZeroFinder<'a> {
         if asked.is_empty() {
             return;
         }
-        let kept = lock(self.peeks).pop();
-        let mut peek = kept.unwrap_or_else(|| FramePeek::load(self.root));
-        if let Ok(program) = &mut peek {
-            let frames: Vec<u64> =
-                asked.iter().map(|candidate| bucket << BUCKET_BITS | candidate.slot() as u64).collect();
-            match program.not_zero(&frames) {
-                Ok(found) => {
-                    for (candidate, _) in asked.iter().zip(found).filter(|(_, found)| *found) {
-                        not_zero.insert(candidate.slot());
-                    }
+        let Some(mut peek) = Peeks::take(self.peeks, self.root, asked.len() as u64) else { return };
+        let frames: Vec<u64> =
+            asked.iter().map(|candidate| bucket << BUCKET_BITS | candidate.slot() as u64).collect();
+        let failed = match peek.not_zero(&frames) {
+            Ok(found) => {
+                for (candidate, _) in asked.iter().zip(found).filter(|(_, found)| *found) {
+                    not_zero.insert(candidate.slot());
                 }
-                Err(reason) => peek = Err(reason),
+                None
             }
-        }
-        lock(self.peeks).push(peek);
+            Err(reason) => Some(reason),
+        };
+        Peeks::give_back(self.peeks, peek, failed);
     }
 
     /// Whether the content of the frame is zero, seen through one page; `None` where that page cannot be
@@ -231,11 +227,6 @@ impl<'a> ZeroFinder<'a> {
     fn flags(&self, frame: u64) -> Option<u64> {
         read_entry(self.kpageflags.as_ref()?, frame).ok().flatten().map(|entry| entry.0)
     }
-}
-
-/// A panic of another thread ends the scan with a panic anyway.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -146,8 +146,10 @@ pub const LOSSES: u32 = 4;
 
 /// Frames in a [`FrameBatch`].
 pub const FRAME_BATCH: usize = 1024;
-/// 64-bit words looked at in each frame.
-pub const PEEK_WORDS: usize = 2;
+/// Frames of a batch that one run of the program looks at.
+pub const FRAMES_A_RUN: usize = 64;
+/// 64-bit words read of each frame.
+pub const HEAD_WORDS: usize = 2;
 
 /// Physical frames to look at, and what was found.
 #[repr(C)]
@@ -155,22 +157,11 @@ pub const PEEK_WORDS: usize = 2;
 pub struct FrameBatch {
     /// Kernel address at which the direct map of physical memory begins.
     pub direct_map: u64,
-    /// How many of `frames` to look at.
-    pub count: u64,
     /// Frame numbers.
     pub frames: [u64; FRAME_BATCH],
-    /// The first word of each frame, by which user space can make sure of `direct_map`.
-    pub first_words: [u64; FRAME_BATCH],
-    /// [`PEEK_NOT_ZERO`], [`PEEK_ALL_ZERO`] or [`PEEK_UNREADABLE`] for each frame.
-    pub verdicts: [u8; FRAME_BATCH],
+    /// The first words of each frame; zero where they could not be read.
+    pub heads: [[u64; HEAD_WORDS]; FRAME_BATCH],
 }
-
-/// The frame's first bytes could not be read.
-pub const PEEK_UNREADABLE: u8 = 0;
-/// The frame's first bytes are zero.
-pub const PEEK_ALL_ZERO: u8 = 1;
-/// The frame is not zero-filled.
-pub const PEEK_NOT_ZERO: u8 = 2;
 
 /// A kernel offset that this kernel's BTF does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
@@ -184,7 +175,8 @@ const _: () = {
     assert!(size_of::<Residency>() == 32);
     assert!(size_of::<ExitKey>() == 8);
     assert!(size_of::<VcpuThread>() == 8);
-    assert!(size_of::<FrameBatch>() == 16 + FRAME_BATCH * 17);
+    assert!(FRAME_BATCH.is_power_of_two() && FRAME_BATCH.is_multiple_of(FRAMES_A_RUN));
+    assert!(size_of::<FrameBatch>() == 8 + FRAME_BATCH * 24);
     assert!(align_of::<PassEvent>() == 8 && align_of::<Slot>() == 8 && align_of::<Residency>() == 8);
 };
 

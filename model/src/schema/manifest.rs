@@ -1,80 +1,270 @@
-//! `manifest.json`: who recorded what, when, where, and what could have disturbed it.
+//! `manifest.json` of a run: who recorded what, when, on which host in which state, and how much of it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{SCHEMA_VERSION, Table};
 use crate::availability::Availability;
-use crate::ksm::KsmState;
-use crate::topology::CacheDomain;
+use crate::cpuset::CpuSet;
+use crate::topology::{CacheDomain, CacheInfo, Topology};
 
-/// The manifest of one recording.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Name of the manifest within the directory of a run.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// What the manifest's `schema` says.
+pub const MANIFEST_SCHEMA: &str = "huddle/manifest/1";
+
+/// The manifest of a run. While the run goes on, the counts are those of the last segment closed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Always `huddle/manifest/1`.
+    /// [`MANIFEST_SCHEMA`].
     pub schema: String,
-    /// Version of the tables, [`super::SCHEMA_VERSION`] of the program that wrote it.
+    /// [`SCHEMA_VERSION`] of the tables.
     pub schema_version: u32,
-    /// Name of the run.
+    /// Id of the run, unique on its host.
     pub run: String,
     /// Name of the host.
     pub host: String,
-    /// When it began, in microseconds since the Unix epoch.
-    pub begin_unix_us: u64,
-    /// When it ended; `None` while it runs, or when it was cut off.
-    pub end_unix_us: Option<u64>,
-    /// How it ended.
-    pub ended: EndState,
+    /// When recording began, in microseconds since the Unix epoch.
+    pub begin_us: i64,
+    /// When recording ended; `None` while it runs, and for ever when it was killed.
+    pub end_us: Option<i64>,
+    /// Why recording stopped before the run did (a full disk, say); `None` when it did not.
+    pub stopped: Option<String>,
     /// Version of huddle.
     pub huddle_version: String,
-    /// Revision of its source, where the build knew it.
+    /// Git revision huddle was built from, where the build knew it.
     pub git_revision: Option<String>,
-    /// The command line.
-    pub command: Vec<String>,
-    /// Level of the caches that make the domains.
-    pub cache_level: Option<u8>,
-    /// The cache domains when it began.
-    pub cache_domains: Vec<CacheDomain>,
-    /// KSM when it began.
-    pub ksm: Availability<KsmState>,
-    /// Facts about the host, and what can disturb a measurement.
-    pub environment: Vec<Fact>,
-    /// What each table holds, by name.
-    pub tables: BTreeMap<String, TableCounts>,
-    /// Rounds that found the recorder busy and are in no table.
-    pub rounds_lost: u64,
+    /// The command line, program first.
+    pub command_line: Vec<String>,
+    /// Text of the configuration file, where one was given.
+    pub config: Option<String>,
+    /// State of the host at the start.
+    pub environment: Environment,
+    /// All caches of the host at the start.
+    pub caches: Availability<Vec<CacheFact>>,
+    /// The cache domains at the start.
+    pub topology: Availability<TopologyFact>,
+    /// What was recorded and lost of each table.
+    pub tables: BTreeMap<Table, TableCounts>,
 }
 
-/// How a recording ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndState {
-    /// It runs, or was cut off.
-    Open,
-    /// It was closed in order.
-    Closed,
-    /// Writing failed, with the reason; segments closed before are whole.
-    Failed(String),
-}
-
-/// One fact about the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fact {
-    /// What it is about.
-    pub name: String,
-    /// What the kernel says.
-    pub value: Availability<String>,
-}
-
-/// What one table of a recording holds.
+/// How much of a table was recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableCounts {
-    /// Closed segments that are there.
-    pub segments: u64,
-    /// Rows in them.
-    pub rows: u64,
-    /// Segments that were removed to keep within the limits.
+    /// Segments that were closed, those removed since included; they are numbered from 1.
+    pub segments_written: u64,
+    /// Rows of those segments.
+    pub rows_written: u64,
+    /// Bytes of those segments' files.
+    pub bytes_written: u64,
+    /// Rows that should have been recorded and were not: the channel was full or writing failed.
+    pub rows_lost: u64,
+    /// Closed segments removed since, oldest first, to keep within the limits of the recording.
     pub segments_removed: u64,
-    /// Rows in those.
+    /// Rows of the removed segments.
     pub rows_removed: u64,
+}
+
+/// One cache of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheFact {
+    /// Level, 1 being nearest to the core.
+    pub level: u8,
+    /// Whether it holds instructions only.
+    pub instruction_only: bool,
+    /// CPUs that share it.
+    pub cpus: CpuSet,
+    /// Size in bytes, where known.
+    pub size_bytes: Option<u64>,
+}
+
+/// The cache domains huddle worked with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyFact {
+    /// Cache level of the domains; `None` when a file gave them.
+    pub level: Option<u8>,
+    /// The domains in ascending order of id.
+    pub domains: Vec<CacheDomain>,
+}
+
+/// Facts about a host that a reader of its figures must know: each with the reason where it is not
+/// known. Texts are as the kernel writes them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// `/proc/sys/kernel/osrelease`.
+    pub kernel_release: Availability<String>,
+    /// `/proc/version`.
+    pub kernel_version: Availability<String>,
+    /// `/proc/cmdline`: isolated CPUs, mitigations and the like.
+    pub kernel_command_line: Availability<String>,
+    /// Model name of the first CPU.
+    pub cpu_model: Availability<String>,
+    /// Whether the host itself runs under a hypervisor (the CPU flag `hypervisor`).
+    pub is_guest: Availability<bool>,
+    /// CPUs online, as a cpulist.
+    pub cpus_online: Availability<String>,
+    /// Memory of the host in bytes.
+    pub memory_bytes: Availability<u64>,
+    /// All of `/sys/kernel/mm/ksm`, raw, by the name of the file.
+    pub ksm: Availability<BTreeMap<String, Availability<String>>>,
+    /// `/sys/kernel/mm/transparent_hugepage/enabled`; the choice is in brackets.
+    pub transparent_hugepage: Availability<String>,
+    /// `/sys/kernel/mm/transparent_hugepage/khugepaged/defrag`: whether khugepaged collapses pages.
+    pub khugepaged_defrag: Availability<String>,
+    /// The CPUs' frequency governors, each with how many CPUs have it.
+    pub governors: Availability<BTreeMap<String, u32>>,
+    /// Whether the CPUs may go beyond their base frequency.
+    pub frequency_boost: Availability<bool>,
+    /// `/proc/sys/kernel/numa_balancing`; not 0 means that the kernel moves pages and tasks.
+    pub numa_balancing: Availability<u64>,
+    /// `/sys/devices/system/cpu/smt/active`.
+    pub smt_active: Availability<bool>,
+    /// `/proc/sys/kernel/nmi_watchdog`; 1 means that it holds a hardware counter.
+    pub nmi_watchdog: Availability<u64>,
+}
+
+/// A manifest that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or not a manifest.
+    #[error("not a huddle manifest: {0}")]
+    Json(String),
+    /// A manifest of another kind.
+    #[error("its schema is {0:?}, and this version reads {MANIFEST_SCHEMA:?} only")]
+    Schema(String),
+    /// Tables of another version.
+    #[error("its tables have schema version {0}, and this version reads {SCHEMA_VERSION} only")]
+    Version(u64),
+}
+
+impl Manifest {
+    /// Reads a manifest, and refuses other versions by their name.
+    pub fn from_json(text: &str) -> Result<Self, ManifestError> {
+        #[derive(Deserialize)]
+        struct Head {
+            schema: String,
+            schema_version: u64,
+        }
+        let json = |error: serde_json::Error| ManifestError::Json(error.to_string());
+        // The version decides what the rest means, so it comes first.
+        let head: Head = serde_json::from_str(text).map_err(json)?;
+        if head.schema != MANIFEST_SCHEMA {
+            return Err(ManifestError::Schema(head.schema));
+        }
+        if head.schema_version != u64::from(SCHEMA_VERSION) {
+            return Err(ManifestError::Version(head.schema_version));
+        }
+        serde_json::from_str(text).map_err(json)
+    }
+
+    /// The manifest as it is written: indented JSON with a final newline.
+    pub fn to_json(&self) -> Result<String, ManifestError> {
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|error| ManifestError::Json(error.to_string()))?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// The counts of one table; zeros where nothing of it was recorded.
+    pub fn counts(&self, table: Table) -> TableCounts {
+        self.tables.get(&table).copied().unwrap_or_default()
+    }
+}
+
+impl TableCounts {
+    /// Rows in the segments that are still there.
+    pub fn rows_kept(&self) -> u64 {
+        self.rows_written.saturating_sub(self.rows_removed)
+    }
+}
+
+impl From<&CacheInfo> for CacheFact {
+    fn from(cache: &CacheInfo) -> Self {
+        Self {
+            level: cache.level,
+            instruction_only: cache.instruction_only,
+            cpus: cache.shared_cpus.clone(),
+            size_bytes: cache.size_bytes,
+        }
+    }
+}
+
+impl From<&Topology> for TopologyFact {
+    fn from(topology: &Topology) -> Self {
+        Self { level: topology.level(), domains: topology.domains().to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let no = |why: &str| Availability::Unavailable(why.to_owned());
+        Manifest {
+            schema: MANIFEST_SCHEMA.into(),
+            schema_version: SCHEMA_VERSION,
+            run: "r".into(),
+            host: "h".into(),
+            begin_us: 1,
+            end_us: None,
+            stopped: None,
+            huddle_version: "0.1.0".into(),
+            git_revision: None,
+            command_line: vec!["huddle".into(), "run".into()],
+            config: Some("policy = \"paper\"\n".into()),
+            environment: Environment {
+                kernel_release: Availability::Available("6.18".into()),
+                kernel_version: no("-"),
+                kernel_command_line: no("-"),
+                cpu_model: no("-"),
+                is_guest: Availability::Available(true),
+                cpus_online: no("-"),
+                memory_bytes: Availability::Available(1 << 34),
+                ksm: Availability::Available(BTreeMap::from([(
+                    "run".into(),
+                    Availability::Available("1".into()),
+                )])),
+                transparent_hugepage: no("-"),
+                khugepaged_defrag: no("-"),
+                governors: Availability::Unavailable("no cpufreq".into()),
+                frequency_boost: Availability::Unavailable("no cpufreq".into()),
+                numa_balancing: Availability::Available(0),
+                smt_active: Availability::Available(false),
+                nmi_watchdog: Availability::Available(1),
+            },
+            caches: Availability::Available(vec![CacheFact {
+                level: 2,
+                instruction_only: false,
+                cpus: "0-1".parse().unwrap(),
+                size_bytes: None,
+            }]),
+            topology: Availability::Unavailable("no caches".into()),
+            tables: BTreeMap::from([(Table::Vms, TableCounts { rows_written: 5, ..Default::default() })]),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let manifest = manifest();
+        let text = manifest.to_json().unwrap();
+        assert_eq!(Manifest::from_json(&text).unwrap(), manifest);
+        assert!(text.contains("\"vms\": {") && text.contains("\"end_us\": null"), "{text}");
+    }
+
+    #[test]
+    fn other_versions_are_refused_by_name_even_when_the_rest_differs() {
+        for (text, word) in [
+            (r#"{"schema":"huddle/manifest/1","schema_version":7,"new":1}"#, "schema version 7"),
+            (r#"{"schema":"huddle/manifest/2","schema_version":1}"#, "\"huddle/manifest/2\""),
+            (r#"{"schema":"huddle/manifest/1","schema_version":1}"#, "missing field"),
+            ("{}", "not a huddle manifest"),
+            ("", "not a huddle manifest"),
+        ] {
+            let error = Manifest::from_json(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
 }

@@ -1,17 +1,176 @@
-//! The schema of recordings: tables, columns with their types, units and meanings, and the rows that
-//! one round of the loop becomes.
+//! The schema of recordings: tables, their columns, and the manifest of a run.
 //!
-//! Each table is written down once, by the macro `table!`, from which come both the row type and the
-//! description of its columns: they cannot drift apart. Times are microseconds since the Unix epoch.
-//! What was unavailable is null, never 0.
+//! A run is a directory with `manifest.json` and one Parquet dataset per [`Table`]. Times are
+//! microseconds since the Unix epoch (UTC) as signed 64-bit integers, which is what the timestamp
+//! functions of the usual engines take. Unavailable is null, never zero.
+//!
+//! Columns and row types come from one macro ([`tables`]), so that they cannot drift apart. A change
+//! to a column's name, type, unit or meaning raises [`SCHEMA_VERSION`].
 
 mod manifest;
 mod rows;
-mod table;
+mod tables;
+mod time;
 
-pub use manifest::{EndState, Fact, Manifest, TableCounts};
-pub use rows::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmRow};
-pub use table::{Cell, Column, ColumnType, Row, Table};
+pub use manifest::{
+    CacheFact, Environment, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
+    TopologyFact,
+};
+pub use rows::rows_of;
+pub use tables::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, Table, TableVisitor, VmRow};
+pub use time::{run_id, utc_text};
 
-/// Version of the tables and their columns. A change that a reader could stumble over raises it.
+/// Version of tables and columns.
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// Type of a column's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColumnKind {
+    /// True or false.
+    Bool,
+    /// Signed 32-bit integer.
+    I32,
+    /// Unsigned 32-bit integer.
+    U32,
+    /// Signed 64-bit integer.
+    I64,
+    /// Unsigned 64-bit integer.
+    U64,
+    /// 64-bit floating point number, finite.
+    F64,
+    /// UTF-8 text; names repeat and are dictionary-encoded in the file.
+    Text,
+}
+
+/// One column of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Name in the file, its unit in it.
+    pub name: &'static str,
+    /// Type.
+    pub kind: ColumnKind,
+    /// Unit of the values; `none` for names, text and truth values.
+    pub unit: &'static str,
+    /// Whether a value may be missing, which means that it was not available.
+    pub nullable: bool,
+    /// What a value says, one sentence.
+    pub meaning: &'static str,
+}
+
+/// One value of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// Not available.
+    Null,
+    /// Of a [`ColumnKind::Bool`] column.
+    Bool(bool),
+    /// Of a [`ColumnKind::I32`] column.
+    I32(i32),
+    /// Of a [`ColumnKind::U32`] column.
+    U32(u32),
+    /// Of a [`ColumnKind::I64`] column.
+    I64(i64),
+    /// Of a [`ColumnKind::U64`] column.
+    U64(u64),
+    /// Of a [`ColumnKind::F64`] column.
+    F64(f64),
+    /// Of a [`ColumnKind::Text`] column.
+    Text(&'a str),
+}
+
+/// A Rust type that a column can have: what ties a row's field to its column.
+pub trait Cell {
+    /// Type of the column.
+    const KIND: ColumnKind;
+    /// Whether the column may hold nulls.
+    const NULLABLE: bool;
+    /// The value as the column holds it: null, or of [`Cell::KIND`].
+    fn value(&self) -> Value<'_>;
+}
+
+macro_rules! cells {
+    ($($type:ty => $kind:ident),+ $(,)?) => {$(
+        impl Cell for $type {
+            const KIND: ColumnKind = ColumnKind::$kind;
+            const NULLABLE: bool = false;
+            fn value(&self) -> Value<'_> {
+                Value::$kind(*self)
+            }
+        }
+    )+};
+}
+cells! { bool => Bool, i32 => I32, u32 => U32, i64 => I64, u64 => U64, f64 => F64 }
+
+impl Cell for String {
+    const KIND: ColumnKind = ColumnKind::Text;
+    const NULLABLE: bool = false;
+    fn value(&self) -> Value<'_> {
+        Value::Text(self)
+    }
+}
+
+impl<T: Cell> Cell for Option<T> {
+    const KIND: ColumnKind = T::KIND;
+    const NULLABLE: bool = true;
+    fn value(&self) -> Value<'_> {
+        self.as_ref().map_or(Value::Null, T::value)
+    }
+}
+
+/// A function that takes one column's value out of a row.
+pub type CellOf<R> = for<'a> fn(&'a R) -> Value<'a>;
+
+/// A row of a table.
+pub trait Row: Sized + 'static {
+    /// The table it is a row of.
+    const TABLE: Table;
+    /// The columns, in the order of the file.
+    const COLUMNS: &'static [Column];
+    /// One for each of [`Row::COLUMNS`], in their order.
+    const CELLS: &'static [CellOf<Self>];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_named_once_with_their_unit() {
+        for &table in Table::ALL {
+            let mut names = BTreeSet::new();
+            for column in table.columns() {
+                assert!(names.insert(column.name), "{table}: {} twice", column.name);
+                assert!(
+                    column.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                    "{table}: {}",
+                    column.name
+                );
+                assert!(!column.meaning.is_empty() && column.meaning.ends_with('.'), "{table}: {column:?}");
+                match column.unit {
+                    "us" | "bytes" | "ms" => {
+                        let suffix =
+                            if column.unit == "ms" { "_millisecs" } else { &format!("_{}", column.unit) };
+                        assert!(column.name.ends_with(suffix), "{table}: {column:?}");
+                    }
+                    "pages" | "frames" => {
+                        assert!(column.name.split('_').any(|word| word == column.unit), "{table}: {column:?}")
+                    }
+                    "none" | "count" | "fraction" | "number" | "ticks" => {}
+                    other => panic!("{table}: {} has the unit {other}, which no rule knows", column.name),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_table_has_a_round_and_a_time() {
+        for &table in Table::ALL {
+            let first = table.columns()[0].name;
+            assert!(first == "begin_us" || (table == Table::Events && first == "at_us"), "{table}: {first}");
+            assert!(table.columns().iter().any(|column| column.name == "round"), "{table}");
+            assert_eq!(table.name().parse::<Table>().unwrap(), table);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What can go wrong with a question.
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::schema::{ManifestError, Table};
+use polars::error::PolarsError;
+
+/// A question that cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AnalysisError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// There is no recording at this path.
+    #[error(
+        "{} holds no recording: neither a manifest.json nor host=NAME/run=ID directories that have one",
+        .0.display()
+    )]
+    NoRun(PathBuf),
+    /// The path is a file.
+    #[error("{} is a file; name the directory of a run, or a tree of host=NAME/run=ID directories", .0.display())]
+    NotADirectory(PathBuf),
+    /// The manifest cannot be used.
+    #[error("cannot use {}: {source}", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Why.
+        source: ManifestError,
+    },
+    /// A table cannot be queried.
+    #[error(
+        "cannot read the table {table} of {}: {message}; `huddle-analysis validate` says what can still be used",
+        run.display()
+    )]
+    Table {
+        /// The run.
+        run: PathBuf,
+        /// Which table.
+        table: Table,
+        /// What Polars said.
+        message: String,
+    },
+}
+
+impl AnalysisError {
+    pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Read { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn table(run: &Path, table: Table) -> impl Fn(PolarsError) -> Self {
+        move |error| Self::Table { run: run.to_owned(), table, message: first_line(&error.to_string()) }
+    }
+}
+
+/// Polars explains at length, with its query plan; the first line says what is wrong.
+pub(crate) fn first_line(text: &str) -> String {
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
+}

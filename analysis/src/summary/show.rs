@@ -1,0 +1,143 @@
+//! The summary as text.
+
+use std::fmt;
+
+use huddle_model::schema::utc_text;
+
+use super::RunSummary;
+use crate::text::{clean, duration, or_dash, percent, table};
+
+impl fmt::Display for RunSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        self.vms(f)?;
+        self.pairs(f)?;
+        self.placed(f)?;
+        self.written(f)
+    }
+}
+
+impl RunSummary {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "run       {} on {}, {}", clean(&self.run), clean(&self.host), self.path.display())?;
+        let end = match (self.end_us, self.rounds.last_end_us) {
+            (Some(end), _) => format!("to {}, {}", utc_text(end), duration(end - self.begin_us)),
+            (None, Some(last)) => format!(
+                "no end recorded (it still runs, or was killed); last round ended {} later",
+                duration(last - self.begin_us)
+            ),
+            (None, None) => "no end recorded (it still runs, or was killed)".to_owned(),
+        };
+        writeln!(f, "time      {} {end}", utc_text(self.begin_us))?;
+        if let Some(reason) = &self.stopped {
+            writeln!(f, "stopped   recording stopped before the run did: {}", clean(reason))?;
+        }
+        let rounds = &self.rounds;
+        writeln!(
+            f,
+            "rounds    {}; placement changed in {}, {} threads in all; huddle's own CPU time {}",
+            rounds.count,
+            rounds.changed,
+            rounds.threads_changed,
+            rounds.own_cpu_us.map_or_else(
+                || "not available".to_owned(),
+                |us| duration(i64::try_from(us).unwrap_or(i64::MAX))
+            ),
+        )?;
+        for (count, what, why) in [
+            (rounds.without_sharing, "no sharing was measured", &rounds.sharing_unavailable),
+            (rounds.without_pinning, "nothing was pinned", &rounds.pin_unavailable),
+        ] {
+            if count > 0 {
+                writeln!(
+                    f,
+                    "          in {count} of them {what}; last because: {}",
+                    clean(&or_dash(why.as_ref()))
+                )?;
+            }
+        }
+        if !self.events.is_empty() {
+            let kinds: Vec<String> =
+                self.events.iter().map(|(kind, count)| format!("{} {count}", clean(kind))).collect();
+            writeln!(f, "events    {}", kinds.join(", "))?;
+        }
+        Ok(())
+    }
+
+    fn vms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.vms.is_empty() {
+            return writeln!(f, "\nNo VM was recorded.");
+        }
+        let mut rows = table(&["VM", ">pid", "VMM", ">vCPUs", ">rounds", ">frames used"]);
+        for vm in &self.vms {
+            rows.add_row([
+                clean(&vm.vm),
+                vm.pid.to_string(),
+                clean(&vm.vmm),
+                vm.vcpus.to_string(),
+                vm.rounds.to_string(),
+                or_dash(vm.frames_used),
+            ]);
+        }
+        writeln!(f, "\nVMs\n{rows}")
+    }
+
+    fn pairs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pairs == 0 {
+            return writeln!(f, "\nNo sharing rate was recorded.");
+        }
+        let mut rows = table(&["VM", "shares with", ">mean rate", ">last rate", ">last frames", ">rounds"]);
+        for pair in &self.top_pairs {
+            rows.add_row([
+                clean(&pair.vm),
+                clean(&pair.other),
+                percent(pair.mean_rate),
+                percent(pair.last_rate),
+                or_dash(pair.last_shared_frames),
+                pair.rounds.to_string(),
+            ]);
+        }
+        let shown = self.top_pairs.len();
+        writeln!(f, "\nSharing, the {shown} highest of {} ordered pairs by mean rate\n{rows}", self.pairs)
+    }
+
+    fn placed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.placements.is_empty() {
+            return writeln!(f, "\nNo vCPU was recorded.");
+        }
+        let mut rows = table(&["VM", ">vCPU", ">domain", "CPUs", "in place"]);
+        for placed in &self.placements {
+            let applied = match (placed.applied, &placed.not_applied_reason) {
+                (Some(true), _) => "yes".to_owned(),
+                (applied, reason) => {
+                    let word = if applied == Some(false) { "no" } else { "-" };
+                    format!("{word}: {}", clean(&or_dash(reason.as_ref())))
+                }
+            };
+            rows.add_row([
+                clean(&placed.vm),
+                placed.vcpu.to_string(),
+                or_dash(placed.domain),
+                or_dash(placed.cpus.as_ref()),
+                applied,
+            ]);
+        }
+        writeln!(f, "\nPlacement in the last round\n{rows}")
+    }
+
+    fn written(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = table(&["table", ">segments", ">rows", ">bytes", ">rows lost", ">rows removed"]);
+        for (name, counts) in &self.tables {
+            rows.add_row([
+                name.to_string(),
+                counts.segments_written.to_string(),
+                counts.rows_written.to_string(),
+                counts.bytes_written.to_string(),
+                counts.rows_lost.to_string(),
+                counts.rows_removed.to_string(),
+            ]);
+        }
+        let lost: u64 = self.tables.values().map(|counts| counts.rows_lost).sum();
+        writeln!(f, "\nRecorded; {lost} rows lost\n{rows}")
+    }
+}

@@ -1,0 +1,67 @@
+//! Text for people: tables, rates, times, and names that cannot disturb a terminal.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+/// A table with these headings; columns whose heading begins with `>` are aligned to the right.
+pub(crate) fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
+    for (column, heading) in table.column_iter_mut().zip(headings) {
+        column.set_padding((0, 2));
+        if heading.starts_with('>') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// A name or sentence with control characters made visible: names come from guests' command lines.
+pub(crate) fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// A rate (0 to 1) in percent.
+pub(crate) fn percent(rate: f64) -> String {
+    format!("{:.1} %", rate * 100.0)
+}
+
+/// A value, or `-` where it was not available.
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A duration in microseconds, to the second from a minute on.
+pub(crate) fn duration(us: i64) -> String {
+    let seconds = us / 1_000_000;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, _) => format!("{:.3} s", us as f64 / 1e6),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, s) => format!("{h} h {m} min {s} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        assert_eq!(clean("a\u{1b}[2J\nb\u{e9}"), "a\\u{1b}[2J\\nb\u{e9}");
+    }
+
+    #[test]
+    fn durations_are_readable() {
+        assert_eq!(duration(1_500), "0.002 s");
+        assert_eq!(duration(61_999_999), "1 min 1 s");
+        assert_eq!(duration(3_600_000_000), "1 h 0 min 0 s");
+    }
+}

@@ -1,0 +1,224 @@
+//! Whether a recording is whole, and what of it can be used.
+
+mod segment;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use huddle_model::schema::{Manifest, Table, TableCounts};
+use serde::Serialize;
+
+use crate::AnalysisError;
+use crate::run::{RunDir, TableFiles};
+use crate::text::clean;
+use segment::Times;
+
+/// What was found in one run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Directory of the run.
+    pub path: PathBuf,
+    /// What is wrong, one sentence each; empty when the recording is whole.
+    pub problems: Vec<String>,
+    /// What a user should know though it is as it should be.
+    pub notes: Vec<String>,
+    /// What can be used, by table; empty when the run was refused as a whole.
+    pub usable: Vec<Usable>,
+}
+
+/// What can be used of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Usable {
+    /// The table.
+    pub table: Table,
+    /// Segments that are whole.
+    pub segments: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their first and last round; `None` without a row.
+    pub rounds: Option<(u64, u64)>,
+    /// Segments that are there and cannot be used.
+    pub damaged: u64,
+}
+
+impl Report {
+    /// Checks one run: reads all of it.
+    pub fn of(run: &RunDir) -> Self {
+        let mut report =
+            Self { path: run.path().to_owned(), problems: Vec::new(), notes: Vec::new(), usable: Vec::new() };
+        let manifest = match run.manifest() {
+            Ok(manifest) => Some(manifest),
+            Err(error @ AnalysisError::Read { .. }) => {
+                report.problems.push(format!("{error}; the tables are checked without it"));
+                None
+            }
+            Err(error) => {
+                // Another version's tables mean something else, and a guess could be wrong unseen.
+                report.problems.push(error.to_string());
+                return report;
+            }
+        };
+        if let Some(manifest) = &manifest {
+            report.check_end(manifest);
+        }
+        for table in Table::ALL {
+            match run.files(*table) {
+                Ok(files) => report.check_table(*table, &files, manifest.as_ref()),
+                Err(error) => report.problems.push(error.to_string()),
+            }
+        }
+        report
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn check_end(&mut self, manifest: &Manifest) {
+        if let Some(reason) = &manifest.stopped {
+            self.problems.push(format!("recording stopped before the run did: {reason}"));
+        }
+        match manifest.end_us {
+            None => self.problems.push(
+                "the manifest has no end: the recording still runs, or was killed with its last segments open"
+                    .to_owned(),
+            ),
+            Some(end) if end < manifest.begin_us => self.problems.push(format!(
+                "the run ends {} us before it begins: the clock was set back, so trust rounds, not times",
+                manifest.begin_us - end
+            )),
+            Some(_) => {}
+        }
+    }
+
+    fn check_table(&mut self, table: Table, files: &TableFiles, manifest: Option<&Manifest>) {
+        for open in &files.open {
+            self.problems.push(format!(
+                "{} is an open segment: unreadable, its rows are lost unless the recording still runs",
+                open.display()
+            ));
+        }
+        for strange in &files.strange {
+            self.notes.push(format!("{} is not of a recording and was passed over", strange.display()));
+        }
+        let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
+        let mut times = Times::default();
+        for (_, path) in &files.segments {
+            match segment::check(path, table, &mut times) {
+                Ok(found) => {
+                    self.problems.extend(found.problems);
+                    usable.segments += 1;
+                    usable.rows += found.rows;
+                    usable.rounds = match (usable.rounds, found.rounds) {
+                        (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+                        (one, other) => one.or(other),
+                    };
+                }
+                Err(problem) => {
+                    self.problems.push(problem);
+                    usable.damaged += 1;
+                }
+            }
+        }
+        self.check_numbers(table, files);
+        if let Some(manifest) = manifest {
+            self.check_counts(manifest, table, files, &usable);
+        }
+        self.usable.push(usable);
+    }
+
+    /// Segments are numbered one by one, and removed from the oldest on.
+    fn check_numbers(&mut self, table: Table, files: &TableFiles) {
+        for pair in files.segments.windows(2) {
+            let (before, after) = (pair[0].0, pair[1].0);
+            if after > before + 1 {
+                self.problems.push(format!(
+                    "{table} lacks the segments {} to {}: somebody removed them",
+                    before + 1,
+                    after - 1
+                ));
+            }
+        }
+    }
+
+    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &TableFiles, usable: &Usable) {
+        let TableCounts { segments_written, segments_removed, rows_lost, rows_removed, .. } =
+            manifest.counts(table);
+        if rows_lost > 0 {
+            self.notes.push(format!(
+                "{table} lost {rows_lost} rows while recording, because the writer could not follow or failed"
+            ));
+        }
+        if rows_removed > 0 {
+            self.notes.push(format!(
+                "the first {rows_removed} rows of {table} were removed to keep within the limits of the recording"
+            ));
+        }
+        // While a run goes on the manifest may lag behind by what was closed and removed last.
+        let is_final = manifest.end_us.is_some();
+        let (first, last) = (segments_removed + 1, segments_written);
+        let found = files.segments.first().zip(files.segments.last()).map(|(first, last)| (first.0, last.0));
+        match found {
+            None if last >= first => self
+                .problems
+                .push(format!("{table} lacks all of its segments {first} to {last}: somebody removed them")),
+            Some((found_first, _)) if is_final && found_first > first => self.problems.push(format!(
+                "{table} lacks its segments {first} to {}: somebody removed them",
+                found_first - 1
+            )),
+            Some((_, found_last)) if found_last < last => self.problems.push(format!(
+                "{table} lacks its segments {} to {last}: somebody removed them",
+                found_last + 1
+            )),
+            Some((found_first, found_last)) if is_final && (found_first < first || found_last > last) => {
+                self.problems.push(format!(
+                    "{table} has segments {found_first} to {found_last}, and the manifest knows of {first} to {last} only: \
+                     they may be of another run"
+                ));
+            }
+            _ if is_final && usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
+                self.problems.push(format!(
+                    "{table} has {} rows, and the manifest counts {}",
+                    usable.rows,
+                    manifest.counts(table).rows_kept()
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.path.display(), verdict(self.problems.len()))?;
+        for problem in &self.problems {
+            writeln!(f, "  wrong   {}", clean(problem))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note    {}", clean(note))?;
+        }
+        for Usable { table, segments, rows, rounds, damaged } in &self.usable {
+            write!(f, "  usable  {table}: {rows} rows in {segments} segments")?;
+            if let Some((first, last)) = rounds {
+                write!(f, ", rounds {first} to {last}")?;
+            }
+            if *damaged > 0 {
+                write!(f, "; {damaged} segments cannot be used")?;
+            }
+            writeln!(f)?;
+        }
+        if self.usable.is_empty() {
+            writeln!(f, "  usable  nothing")?;
+        }
+        Ok(())
+    }
+}
+
+fn verdict(problems: usize) -> String {
+    match problems {
+        0 => "whole".to_owned(),
+        1 => "1 thing is wrong".to_owned(),
+        n => format!("{n} things are wrong"),
+    }
+}

@@ -1,0 +1,302 @@
+//! The real program on recordings that the real recorder wrote.
+
+// Helpers of integration tests are not known as tests to Clippy.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use huddle_collector::host::HostRoot;
+use huddle_collector::record::{
+    QueueLimit, RecordTarget, Recorder, RecorderLimits, RunAbout, SegmentLimits, new_manifest,
+};
+use huddle_model::snapshot::Snapshot;
+use polars::prelude::{Column, DataFrame, ParquetWriter};
+use serde_json::Value;
+
+#[path = "../../collector/src/record/sample.rs"]
+mod sample;
+
+const VMS: usize = 3;
+
+/// Records these rounds, each as a segment of its own.
+fn record(run: &Path, rounds: impl Iterator<Item = Snapshot>) {
+    let limits = RecorderLimits {
+        segment: SegmentLimits { max_bytes: u64::MAX, max_age: Duration::ZERO },
+        queue: QueueLimit(1000),
+        ..Default::default()
+    };
+    let recorder = Recorder::start(run, sample::manifest(), limits).unwrap();
+    rounds.for_each(|snapshot| recorder.send(Arc::new(snapshot)));
+    recorder.finish().unwrap();
+}
+
+/// A run of four rounds; its directory's name holds what globs and partitions are made of.
+fn recording() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run [1]*=x");
+    record(&run, (1..=4).map(|round| sample::snapshot(round, VMS)));
+    (dir, run)
+}
+
+fn analysis(arguments: &[&str], path: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_huddle-analysis")).args(arguments).arg(path).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `validate` finds wrong, having checked that its exit code says so.
+fn wrong(run: &Path) -> String {
+    let output = analysis(&["validate", "--format", "json"], run);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), ""), "{}", text(&output.stdout));
+    let report = &json(&output)["runs"][0];
+    let problems: Vec<&str> =
+        report["problems"].as_array().unwrap().iter().map(|problem| problem.as_str().unwrap()).collect();
+    assert!(!problems.is_empty());
+    problems.join("\n")
+}
+
+fn usable_rows(run: &Path, table: &str) -> u64 {
+    let report = json(&analysis(&["validate", "--format", "json"], run));
+    let tables = report["runs"][0]["usable"].as_array().unwrap().clone();
+    tables.iter().find(|found| found["table"] == table).unwrap()["rows"].as_u64().unwrap()
+}
+
+#[test]
+fn a_summary_gives_the_numbers_of_the_rounds() {
+    let (_dir, run) = recording();
+    let output = analysis(&["summary", "--format", "json", "--top", "2"], &run);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let document = json(&output);
+    assert_eq!(document["schema"], "huddle/recording-summary/1");
+    let found = &document["runs"][0];
+
+    // Against the snapshots themselves.
+    let rates: Vec<f64> =
+        (1..=4).map(|round| sample::snapshot(round, VMS).matrix.value().unwrap().rate(0, 1)).collect();
+    assert!(rates[0] != rates[3]);
+    let pair = &found["top_pairs"][0];
+    assert_eq!((pair["vm"].as_str(), pair["other"].as_str()), (Some("vm0"), Some("vm1")));
+    assert!((pair["mean_rate"].as_f64().unwrap() - rates.iter().sum::<f64>() / 4.0).abs() < 1e-12);
+    assert_eq!(pair["last_rate"].as_f64(), Some(rates[3]));
+    assert_eq!((pair["rounds"].as_u64(), pair["last_shared_frames"].as_u64()), (Some(4), Some(204)));
+    assert_eq!((found["pairs"].as_u64(), found["top_pairs"].as_array().unwrap().len()), (Some(6), 2));
+
+    let rounds = &found["rounds"];
+    assert_eq!((rounds["count"].as_u64(), rounds["changed"].as_u64()), (Some(4), Some(2)));
+    assert_eq!((rounds["without_pinning"].as_u64(), rounds["without_sharing"].as_u64()), (Some(2), Some(0)));
+    assert_eq!(rounds["pin_unavailable"], "dry run");
+    assert_eq!(rounds["last_end_us"].as_u64(), Some(sample::snapshot(4, VMS).end_unix_us));
+    assert_eq!(rounds["own_cpu_us"].as_u64(), Some(40));
+    assert_eq!(found["events"]["lifecycle"].as_u64(), Some(4));
+
+    assert_eq!(found["vms"].as_array().unwrap().len(), VMS);
+    assert_eq!(found["vms"][2]["pid"].as_u64(), Some(102));
+    let placed = found["placements"].as_array().unwrap();
+    assert_eq!(placed.len(), VMS);
+    assert!(placed.iter().all(|placed| placed["applied"] == true && placed["domain"].is_u64()), "{placed:?}");
+    assert_eq!(found["tables"]["sharing"]["rows_written"].as_u64(), Some(4 * 6));
+    assert_eq!(found["tables"]["sharing"]["rows_lost"].as_u64(), Some(0));
+}
+
+#[test]
+fn a_summary_reads_well_and_keeps_the_terminal_safe() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut round = sample::snapshot(1, VMS);
+    round.vms[2].name = "evil\u{1b}[2J,\nname".into();
+    record(&run, std::iter::once(round));
+    let output = analysis(&["summary"], &run);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let shown = text(&output.stdout);
+    for words in [
+        "20261123T060233Z-1 on h",
+        "2023-11-14T22:13:20Z to ",
+        "placement changed in 0",
+        "in 1 of them nothing was pinned; last because: dry run",
+        "25.1 %",
+        "no: dry run",
+        "evil\\u{1b}[2J,\\nname",
+        "Recorded; 0 rows lost",
+    ] {
+        assert!(shown.contains(words), "{words:?} is missing from\n{shown}");
+    }
+    assert!(!shown.contains('\u{1b}'));
+}
+
+#[test]
+fn a_tree_of_hosts_is_read_run_by_run() {
+    let dir = tempfile::tempdir().unwrap();
+    for (host, run, rounds) in [("a", "r1", 1), ("a", "r2", 2), ("b", "r1", 3)] {
+        let target = RecordTarget::Fleet { root: dir.path().into(), host: host.into(), run: run.into() };
+        record(&target.dir(), (1..=rounds).map(|round| sample::snapshot(round, VMS)));
+    }
+    let document = json(&analysis(&["summary", "--format", "json"], dir.path()));
+    let counts: Vec<u64> = document["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| run["rounds"]["count"].as_u64().unwrap())
+        .collect();
+    assert_eq!(counts, [1, 2, 3]);
+    assert_eq!(analysis(&["validate"], dir.path()).status.code(), Some(0));
+    // One damaged run among them is enough.
+    fs::write(dir.path().join("host=b/run=r1/ksm/segment-000002.parquet"), "PAR1").unwrap();
+    assert_eq!(analysis(&["validate"], dir.path()).status.code(), Some(1));
+}
+
+#[test]
+fn a_run_without_a_round_is_summed_up_and_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), std::iter::empty());
+    let output = analysis(&["summary"], dir.path());
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("No VM was recorded."), "{}", text(&output.stdout));
+    assert_eq!(analysis(&["validate"], dir.path()).status.code(), Some(0));
+}
+
+#[test]
+fn a_whole_recording_is_called_whole() {
+    let (_dir, run) = recording();
+    let output = analysis(&["validate"], &run);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let shown = text(&output.stdout);
+    assert!(shown.contains(": whole\n"), "{shown}");
+    assert!(shown.contains("usable  sharing: 24 rows in 4 segments, rounds 1 to 4\n"), "{shown}");
+    assert_eq!(shown.matches("usable").count(), 6, "{shown}");
+}
+
+#[test]
+fn a_killed_recording_says_what_is_left() {
+    let (_dir, run) = recording();
+    let manifest = run.join("manifest.json");
+    let mut left: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    left["end_us"] = Value::Null;
+    fs::write(&manifest, left.to_string()).unwrap();
+    fs::write(run.join("sharing/.segment-000005.parquet.tmp"), "PAR1").unwrap();
+    let problems = wrong(&run);
+    assert!(problems.contains("has no end") && problems.contains("000005.parquet.tmp is an open segment"));
+    assert_eq!(usable_rows(&run, "sharing"), 24);
+    let output = analysis(&["summary"], &run);
+    assert!(text(&output.stdout).contains("no end recorded (it still runs, or was killed); last round"));
+}
+
+#[test]
+fn damaged_and_missing_segments_are_named_and_the_rest_is_usable() {
+    let (_dir, run) = recording();
+    let whole = fs::read(run.join("sharing/segment-000002.parquet")).unwrap();
+    let path = run.join("sharing/segment-000002.parquet");
+    for length in [0, 4, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let problems = wrong(&run);
+        assert!(
+            problems.contains("segment-000002.parquet cannot be read") && !problems.contains('\n'),
+            "{problems}"
+        );
+        assert_eq!(usable_rows(&run, "sharing"), 18);
+    }
+    // The summary cannot skip what it cannot read, and says so in one line.
+    let output = analysis(&["summary"], &run);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("table sharing") && said.contains("validate") && said.lines().count() == 1,
+        "{said}"
+    );
+
+    fs::remove_file(&path).unwrap();
+    assert!(wrong(&run).contains("sharing lacks the segments 2 to 2"));
+    fs::remove_file(run.join("vms/segment-000004.parquet")).unwrap();
+    assert!(wrong(&run).contains("vms lacks its segments 4 to 4"));
+    fs::remove_file(run.join("ksm/segment-000001.parquet")).unwrap();
+    assert!(wrong(&run).contains("ksm lacks its segments 1 to 1"));
+    fs::remove_dir_all(run.join("events")).unwrap();
+    assert!(wrong(&run).contains("events lacks all of its segments 1 to 4"));
+    fs::copy(run.join("decisions/segment-000004.parquet"), run.join("decisions/segment-000005.parquet"))
+        .unwrap();
+    assert!(wrong(&run).contains("decisions has segments 1 to 5"));
+}
+
+#[test]
+fn other_columns_are_named() {
+    let (_dir, run) = recording();
+    let path = run.join("decisions/segment-000003.parquet");
+    let mut frame = DataFrame::new(1, vec![Column::new("begin_us".into(), [1_i32])]).unwrap();
+    ParquetWriter::new(fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
+    let problems = wrong(&run);
+    assert!(problems.contains("begin_us is i32, not i64"), "{problems}");
+    // A segment of another table under this one's name.
+    fs::copy(run.join("ksm/segment-000003.parquet"), &path).unwrap();
+    let problems = wrong(&run);
+    assert!(problems.contains("columns of decisions in schema version 1: policy is missing"), "{problems}");
+    // A segment of another run, whose rows the manifest does not count.
+    let other = run.with_file_name("other");
+    record(&other, (1..=4).map(|round| sample::snapshot(round, VMS - 1)));
+    fs::copy(other.join("vms/segment-000002.parquet"), run.join("vms/segment-000002.parquet")).unwrap();
+    assert!(wrong(&run).contains("vms has 11 rows, and the manifest counts 12"));
+}
+
+#[test]
+fn time_that_runs_backwards_is_told_from_rows_out_of_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rounds: Vec<Snapshot> = (1..=3).map(|round| sample::snapshot(round, VMS)).collect();
+    rounds[2].begin_unix_us -= 5_000_000;
+    rounds[2].end_unix_us -= 5_000_000;
+    let run = dir.path().join("clock");
+    record(&run, rounds.into_iter());
+    let problems = wrong(&run);
+    assert!(problems.contains("begin_us goes back by 4000000 us at row 1"), "{problems}");
+    assert!(!problems.contains("round 3 follows"), "{problems}");
+    assert_eq!(usable_rows(&run, "vms"), 9);
+
+    let run = dir.path().join("order");
+    record(&run, [2, 1].into_iter().map(|round| sample::snapshot(round, VMS)));
+    assert!(wrong(&run).contains("round 1 follows round 2"));
+}
+
+#[test]
+fn manifests_that_cannot_be_used_are_refused_by_name() {
+    let (_dir, run) = recording();
+    let manifest = run.join("manifest.json");
+    let written = fs::read_to_string(&manifest).unwrap();
+    for (content, words) in [
+        (written.replace("\"schema_version\": 1", "\"schema_version\": 7"), "schema version 7"),
+        (written.replace("huddle/manifest/1", "huddle/manifest/2"), "\"huddle/manifest/2\""),
+        (written[..written.len() / 2].to_owned(), "not a huddle manifest"),
+    ] {
+        fs::write(&manifest, content).unwrap();
+        assert!(wrong(&run).contains(words));
+        let output = analysis(&["summary"], &run);
+        let said = text(&output.stderr);
+        assert!(said.contains(words) && said.lines().count() == 1, "{said}");
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""));
+    }
+    fs::remove_file(&manifest).unwrap();
+    assert!(wrong(&run).contains("the tables are checked without it"));
+    assert_eq!(usable_rows(&run, "sharing"), 24);
+}
+
+#[test]
+fn bad_input_is_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    for (path, words) in [("", "holds no recording"), ("file", "is a file"), ("none", "cannot read")] {
+        for command in ["summary", "validate"] {
+            let output = analysis(&[command], &dir.path().join(path));
+            let said = text(&output.stderr);
+            assert!(said.contains(words) && said.lines().count() == 1, "{said}");
+            assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""));
+        }
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_huddle-analysis")).arg("summary").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}

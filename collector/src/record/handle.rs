@@ -1,0 +1,203 @@
+//! The recorder's thread and the bounded channel to it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use huddle_model::availability::Availability;
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Table, rows_of};
+use huddle_model::snapshot::Snapshot;
+
+use super::writer::RunWriter;
+use super::{RecordError, RecorderLimits};
+
+/// Starts recordings.
+#[derive(Debug)]
+pub struct Recorder;
+
+/// A running recorder. Dropping it closes the recording as [`RecorderHandle::finish`] does, without
+/// its answer.
+#[derive(Debug)]
+pub struct RecorderHandle {
+    /// `None` once it is being finished.
+    sender: Option<SyncSender<Arc<Snapshot>>>,
+    thread: Option<JoinHandle<Result<RecordingSummary, RecordError>>>,
+    shared: Arc<Shared>,
+}
+
+/// How a recording goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordingStatus {
+    /// Snapshots handed to the encoder so far; those of the open segments are not yet safe.
+    pub snapshots_recorded: u64,
+    /// Snapshots dropped because the channel was full or recording had stopped.
+    pub snapshots_lost: u64,
+}
+
+/// A finished recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordingSummary {
+    /// Directory of the run.
+    pub dir: PathBuf,
+    /// Its last manifest, with the counts of every table.
+    pub manifest: Manifest,
+    /// Snapshots recorded and lost.
+    pub snapshots: RecordingStatus,
+}
+
+/// What handle and thread both see.
+#[derive(Debug, Default)]
+struct Shared {
+    recorded: AtomicU64,
+    lost: AtomicU64,
+    /// Rows of the lost snapshots by position in [`Table::ALL`], until the thread counts them.
+    rows_lost: Mutex<Vec<u64>>,
+    /// Why recording stopped.
+    stopped: Mutex<Option<String>>,
+}
+
+impl Recorder {
+    /// Makes `dir` (new or empty) and its first manifest, and starts the recorder's thread.
+    ///
+    /// # Errors
+    /// When the directory is not empty or cannot be written, or the limits allow nothing.
+    pub fn start(
+        dir: &Path,
+        manifest: Manifest,
+        limits: RecorderLimits,
+    ) -> Result<RecorderHandle, RecordError> {
+        let writer = RunWriter::create(dir, manifest, limits)?;
+        let (sender, receiver) = sync_channel(limits.queue.0);
+        let shared = Arc::new(Shared::default());
+        let of_thread = Arc::clone(&shared);
+        let dir_of_thread = dir.to_owned();
+        let thread = std::thread::Builder::new()
+            .name("huddle-record".to_owned())
+            .spawn(move || record(dir_of_thread, writer, &receiver, &of_thread))
+            .map_err(RecordError::file("start a thread to record to", dir))?;
+        Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared })
+    }
+}
+
+impl RecorderHandle {
+    /// Hands over a snapshot and never waits: where the writer cannot follow, the snapshot is counted
+    /// as lost, with its rows.
+    pub fn send(&self, snapshot: Arc<Snapshot>) {
+        let Some(sender) = &self.sender else { return };
+        if let Err(TrySendError::Full(snapshot) | TrySendError::Disconnected(snapshot)) =
+            sender.try_send(snapshot)
+        {
+            self.shared.lose(&snapshot);
+        }
+    }
+
+    /// How it goes, or why recording stopped.
+    pub fn status(&self) -> Availability<RecordingStatus> {
+        match lock(&self.shared.stopped).clone() {
+            Some(reason) => Availability::Unavailable(reason),
+            None => Availability::Available(self.shared.status()),
+        }
+    }
+
+    /// Writes what was sent, closes all segments and the manifest.
+    ///
+    /// # Errors
+    /// When recording stopped before, or the last writes fail; what was closed before is readable.
+    pub fn finish(mut self) -> Result<RecordingSummary, RecordError> {
+        self.close().unwrap_or(Err(RecordError::Panicked))
+    }
+
+    fn close(&mut self) -> Option<Result<RecordingSummary, RecordError>> {
+        // The thread ends when the channel has no sender and is empty.
+        drop(self.sender.take());
+        self.thread.take().map(|thread| thread.join().unwrap_or(Err(RecordError::Panicked)))
+    }
+}
+
+impl Drop for RecorderHandle {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.close() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+impl Shared {
+    fn status(&self) -> RecordingStatus {
+        RecordingStatus {
+            snapshots_recorded: self.recorded.load(Ordering::Relaxed),
+            snapshots_lost: self.lost.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lose(&self, snapshot: &Snapshot) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        let rows = rows_of(snapshot);
+        let mut lost = lock(&self.rows_lost);
+        lost.resize(Table::ALL.len(), 0);
+        for (sum, table) in lost.iter_mut().zip(Table::ALL) {
+            *sum += rows.count(*table);
+        }
+    }
+
+    /// Moves the rows lost on the way into the manifest.
+    fn settle(&self, writer: &mut RunWriter) {
+        let lost = std::mem::take(&mut *lock(&self.rows_lost));
+        for (rows, table) in lost.into_iter().zip(Table::ALL) {
+            writer.count_lost(*table, rows);
+        }
+    }
+}
+
+/// The thread: ends when all senders are gone.
+fn record(
+    dir: PathBuf,
+    mut writer: RunWriter,
+    receiver: &Receiver<Arc<Snapshot>>,
+    shared: &Shared,
+) -> Result<RecordingSummary, RecordError> {
+    loop {
+        let received = match writer.next_deadline() {
+            Some(deadline) => receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        shared.settle(&mut writer);
+        match received {
+            Ok(snapshot) => {
+                let counter = if writer.failure().is_none() { &shared.recorded } else { &shared.lost };
+                counter.fetch_add(1, Ordering::Relaxed);
+                writer.write(&rows_of(&snapshot), Instant::now());
+            }
+            Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some(error) = writer.failure() {
+            lock(&shared.stopped).get_or_insert_with(|| error.to_string());
+        }
+    }
+    writer.finish(Instant::now(), unix_us());
+    match writer.failure() {
+        Some(error) => Err(RecordError::Stopped(error.to_string())),
+        None => Ok(RecordingSummary { dir, manifest: writer.manifest().clone(), snapshots: shared.status() }),
+    }
+}
+
+fn unix_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// No holder of these locks can leave half a change behind, so a poisoned one is as good as any.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RecordingSummary {
+    /// The manifest's file.
+    pub fn manifest_path(&self) -> PathBuf {
+        self.dir.join(MANIFEST_FILE)
+    }
+}

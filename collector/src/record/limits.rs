@@ -1,0 +1,76 @@
+//! How large and how old segments and recordings may become.
+
+use std::time::Duration;
+
+use huddle_model::schema::Table;
+
+use super::RecordError;
+
+/// The least total size a recording can be limited to.
+pub(super) const LEAST_TOTAL_BYTES: u64 = 1 << 20;
+
+/// When a segment is closed. What is in the open segment is lost by a kill -9, so these bound the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentLimits {
+    /// Closed when it has about this many encoded bytes.
+    pub max_bytes: u64,
+    /// Closed when its first row came this long ago.
+    pub max_age: Duration,
+}
+
+/// What is kept of a recording. Where more was written, the oldest closed segments are removed, and
+/// the manifest counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordingLimits {
+    /// Bytes of all segments, the open ones included; `None` for no limit.
+    pub max_total_bytes: Option<u64>,
+    /// Time since a segment was closed; `None` for no limit.
+    pub max_age: Option<Duration>,
+}
+
+/// All limits of a recorder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecorderLimits {
+    /// When a segment is closed.
+    pub segment: SegmentLimits,
+    /// What is kept.
+    pub recording: RecordingLimits,
+    /// How many snapshots may wait for the writer.
+    pub queue: QueueLimit,
+}
+
+/// How many snapshots may wait for the writer before further ones are counted as lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimit(pub usize);
+
+impl Default for SegmentLimits {
+    fn default() -> Self {
+        Self { max_bytes: 8 << 20, max_age: Duration::from_secs(60) }
+    }
+}
+
+impl Default for RecordingLimits {
+    fn default() -> Self {
+        Self { max_total_bytes: Some(4 << 30), max_age: None }
+    }
+}
+
+impl Default for QueueLimit {
+    fn default() -> Self {
+        Self(64)
+    }
+}
+
+impl RecorderLimits {
+    /// The limits as they are applied: segments no larger than leaves room for one closed segment of
+    /// each table beside its open one.
+    pub(super) fn checked(mut self) -> Result<Self, RecordError> {
+        if let Some(total) = self.recording.max_total_bytes {
+            if total < LEAST_TOTAL_BYTES {
+                return Err(RecordError::TotalTooSmall(total));
+            }
+            self.segment.max_bytes = self.segment.max_bytes.min(total / (2 * Table::ALL.len() as u64));
+        }
+        Ok(self)
+    }
+}

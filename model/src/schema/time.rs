@@ -1,0 +1,59 @@
+//! Times as text, without a clock and without time zones: UTC of the proleptic Gregorian calendar.
+
+const US_A_SECOND: i64 = 1_000_000;
+
+/// `unix_us` (microseconds since the Unix epoch) as `2026-11-23T06:02:33Z`; fractions are cut off.
+pub fn utc_text(unix_us: i64) -> String {
+    let (date, [h, m, s]) = parts(unix_us);
+    format!("{date}T{h:02}:{m:02}:{s:02}Z")
+}
+
+/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time,
+/// holds nothing that a path or a shell minds.
+pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
+    let (date, [h, m, s]) = parts(begin_unix_us);
+    format!("{}T{h:02}{m:02}{s:02}Z-{pid}", date.replace('-', ""))
+}
+
+fn parts(unix_us: i64) -> (String, [i64; 3]) {
+    let seconds = unix_us.div_euclid(US_A_SECOND);
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (year, month, day) = civil(days);
+    (format!("{year:04}-{month:02}-{day:02}"), [of_day / 3600, of_day / 60 % 60, of_day % 60])
+}
+
+/// Year, month and day of a day counted from 1970-01-01, by Howard Hinnant's `civil_from_days`
+/// ("chrono-Compatible Low-Level Date Algorithms"): years begin in March, so the leap day comes last.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Expected texts from `date -u -d @SECONDS`.
+    #[test]
+    fn known_moments() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (1_795_413_753, "2026-11-23T06:02:33Z"),
+        ] {
+            assert_eq!(utc_text(seconds * US_A_SECOND + 999_999), text, "{seconds}");
+        }
+        assert_eq!(run_id(1_795_413_753 * US_A_SECOND, 4711), "20261123T060233Z-4711");
+    }
+}
