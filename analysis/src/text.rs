@@ -16,6 +16,11 @@ pub(crate) fn table(headings: &[&str]) -> Table {
     table
 }
 
+/// The table's lines without the spaces that fill its last column.
+pub(crate) fn lines(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
 /// A name or sentence with control characters made visible: names come from guests' command lines.
 pub(crate) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -5,7 +5,7 @@ use std::fmt;
 use huddle_model::schema::utc_text;
 
 use super::RunSummary;
-use crate::text::{clean, duration, or_dash, percent, table};
+use crate::text::{clean, duration, lines, or_dash, percent, table};
 
 impl fmt::Display for RunSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,7 +79,7 @@ impl RunSummary {
                 or_dash(vm.frames_used),
             ]);
         }
-        writeln!(f, "\nVMs\n{rows}")
+        writeln!(f, "\nVMs\n{}", lines(&rows))
     }
 
     fn pairs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,7 +98,12 @@ impl RunSummary {
             ]);
         }
         let shown = self.top_pairs.len();
-        writeln!(f, "\nSharing, the {shown} highest of {} ordered pairs by mean rate\n{rows}", self.pairs)
+        writeln!(
+            f,
+            "\nSharing, the {shown} highest of {} ordered pairs by mean rate\n{}",
+            self.pairs,
+            lines(&rows)
+        )
     }
 
     fn placed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,7 +127,7 @@ impl RunSummary {
                 applied,
             ]);
         }
-        writeln!(f, "\nPlacement in the last round\n{rows}")
+        writeln!(f, "\nPlacement in the last round\n{}", lines(&rows))
     }
 
     fn written(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,6 +143,6 @@ impl RunSummary {
             ]);
         }
         let lost: u64 = self.tables.values().map(|counts| counts.rows_lost).sum();
-        writeln!(f, "\nRecorded; {lost} rows lost\n{rows}")
+        writeln!(f, "\nRecorded; {lost} rows lost\n{}", lines(&rows))
     }
 }

@@ -18,7 +18,7 @@ pub fn read_environment(root: &HostRoot) -> Environment {
     Environment {
         kernel_release: line(&root.proc("sys/kernel/osrelease")).into(),
         kernel_version: line(&root.proc("version")).into(),
-        kernel_command_line: line(&root.proc("cmdline")).into(),
+        kernel_parameters: kernel_parameters(root).into(),
         cpu_model: cpu_model(root, &cpuinfo),
         is_guest: cpu_flags(root, &cpuinfo)
             .map(|flags| flags.split_ascii_whitespace().any(|flag| flag == "hypervisor")),
@@ -33,6 +33,45 @@ pub fn read_environment(root: &HostRoot) -> Environment {
         smt_active: read_number::<u64>(&root.sys("devices/system/cpu/smt/active")).map(|n| n != 0).into(),
         nmi_watchdog: read_number::<u64>(&root.proc("sys/kernel/nmi_watchdog")).into(),
     }
+}
+
+/// Names of kernel parameters that confound measurements
+/// (Documentation/admin-guide/kernel-parameters.txt, Linux 6.18). Not the whole command line: it may
+/// hold what nobody wants in a file that is passed on.
+const CONFOUNDING_PARAMETERS: [&str; 22] = [
+    "amd_pstate",
+    "cpuidle.governor",
+    "default_hugepagesz",
+    "hugepages",
+    "hugepagesz",
+    "idle",
+    "intel_idle.max_cstate",
+    "intel_pstate",
+    "isolcpus",
+    "kvm.halt_poll_ns",
+    "maxcpus",
+    "mem",
+    "mitigations",
+    "nmi_watchdog",
+    "nohz_full",
+    "nosmt",
+    "nr_cpus",
+    "numa",
+    "numa_balancing",
+    "preempt",
+    "processor.max_cstate",
+    "transparent_hugepage",
+];
+
+fn kernel_parameters(root: &HostRoot) -> Result<Vec<String>, HostError> {
+    let text = read_text(&root.proc("cmdline"))?;
+    // What follows `--` is for init.
+    let parameters = text.split_ascii_whitespace().take_while(|parameter| *parameter != "--");
+    let confounds = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        CONFOUNDING_PARAMETERS.contains(&name)
+    };
+    Ok(parameters.filter(confounds).map(str::to_owned).collect())
 }
 
 fn line(path: &Path) -> Result<String, HostError> {
@@ -160,7 +199,7 @@ mod tests {
         let (_dir, root) = tree(&[
             ("proc/sys/kernel/osrelease", "6.18.44\n"),
             ("proc/version", "Linux version 6.18.44 (gcc)\n"),
-            ("proc/cmdline", "quiet isolcpus=3\n"),
+            ("proc/cmdline", "root=UUID=1 isolcpus=3 secret=x nosmt -- mem=4\n"),
             (
                 "proc/cpuinfo",
                 "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu hypervisor lm\n\nprocessor\t: 1\nmodel name\t: other\n",
@@ -190,7 +229,7 @@ mod tests {
             Environment {
                 kernel_release: some("6.18.44".into()),
                 kernel_version: some("Linux version 6.18.44 (gcc)".into()),
-                kernel_command_line: some("quiet isolcpus=3".into()),
+                kernel_parameters: some(vec!["isolcpus=3".into(), "nosmt".into()]),
                 cpu_model: some("Xeon: big".into()),
                 is_guest: some(true),
                 cpus_online: some("0-7".into()),

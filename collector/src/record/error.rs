@@ -15,7 +15,7 @@ pub enum RecordError {
     )]
     NotEmpty(PathBuf),
     /// A file or directory could not be made, written, synced, renamed or removed.
-    #[error("cannot {action} {}: {source}; the segments closed before can be read, so free space or mend it and record to a new directory", path.display())]
+    #[error("cannot {action} {}: {source}", path.display())]
     File {
         /// What was tried.
         action: &'static str,
@@ -25,7 +25,7 @@ pub enum RecordError {
         source: std::io::Error,
     },
     /// Rows could not be encoded or written as Parquet.
-    #[error("cannot write {}: {source}; the segments closed before can be read, so free space or mend it and record to a new directory", path.display())]
+    #[error("cannot write {}: {source}", path.display())]
     Parquet {
         /// The segment.
         path: PathBuf,
@@ -39,10 +39,15 @@ pub enum RecordError {
     #[error("a recording of at most {0} bytes holds nothing useful; allow at least {min} bytes", min = super::limits::LEAST_TOTAL_BYTES)]
     TotalTooSmall(u64),
     /// Recording had stopped before the run ended; what was closed before is readable.
-    #[error("recording stopped early: {0}")]
+    #[error(
+        "recording stopped early: {0}; the segments closed before can be read: \
+         free space or mend what is said, and record to a new directory"
+    )]
     Stopped(String),
     /// The recorder's thread ended by a panic, which is a defect of huddle.
-    #[error("the recorder's thread panicked; the segments closed before can be read, please report this")]
+    #[error(
+        "the recorder's thread panicked, which is a defect of huddle; the segments closed before can be read"
+    )]
     Panicked,
 }
 

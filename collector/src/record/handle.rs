@@ -70,7 +70,7 @@ impl Recorder {
         limits: RecorderLimits,
     ) -> Result<RecorderHandle, RecordError> {
         let writer = RunWriter::create(dir, manifest, limits)?;
-        let (sender, receiver) = sync_channel(limits.queue.0);
+        let (sender, receiver) = sync_channel(limits.queue.0.max(1));
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
         let dir_of_thread = dir.to_owned();
@@ -98,6 +98,9 @@ impl RecorderHandle {
     pub fn status(&self) -> Availability<RecordingStatus> {
         match lock(&self.shared.stopped).clone() {
             Some(reason) => Availability::Unavailable(reason),
+            None if self.thread.as_ref().is_none_or(JoinHandle::is_finished) => {
+                Availability::Unavailable(RecordError::Panicked.to_string())
+            }
             None => Availability::Available(self.shared.status()),
         }
     }

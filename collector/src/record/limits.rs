@@ -39,7 +39,7 @@ pub struct RecorderLimits {
     pub queue: QueueLimit,
 }
 
-/// How many snapshots may wait for the writer before further ones are counted as lost.
+/// How many snapshots (at least 1) may wait for the writer before further ones are counted as lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimit(pub usize);
 

@@ -58,6 +58,16 @@ impl Ksm {
         fs::read_to_string(Path::new(DIR).join(name)).unwrap().trim().parse().unwrap()
     }
 
+    /// Lets ksmd look at some pages, and stops it again.
+    pub fn go_on(&self) {
+        let before = self.number("pages_scanned");
+        self.set("run", "1");
+        while self.number("pages_scanned") == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.set("run", "0");
+    }
+
     /// Waits until KSM has nothing left to do: at least three passes, and the counts of all `pids` and
     /// of the host the same over two further ones. Then stops it, which leaves merged what is merged.
     pub fn merge(&self, pids: &[i32]) {

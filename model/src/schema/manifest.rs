@@ -97,8 +97,9 @@ pub struct Environment {
     pub kernel_release: Availability<String>,
     /// `/proc/version`.
     pub kernel_version: Availability<String>,
-    /// `/proc/cmdline`: isolated CPUs, mitigations and the like.
-    pub kernel_command_line: Availability<String>,
+    /// Parameters of `/proc/cmdline` that change how CPUs and memory behave, such as `isolcpus=2-3`;
+    /// the others are none of a recording's business.
+    pub kernel_parameters: Availability<Vec<String>>,
     /// Model name of the first CPU.
     pub cpu_model: Availability<String>,
     /// Whether the host itself runs under a hypervisor (the CPU flag `hypervisor`).
@@ -218,7 +219,7 @@ mod tests {
             environment: Environment {
                 kernel_release: Availability::Available("6.18".into()),
                 kernel_version: no("-"),
-                kernel_command_line: no("-"),
+                kernel_parameters: Availability::Available(vec!["nosmt".into()]),
                 cpu_model: no("-"),
                 is_guest: Availability::Available(true),
                 cpus_online: no("-"),
