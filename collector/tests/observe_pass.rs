@@ -47,6 +47,8 @@ fn same_passes() -> Result<(), Failed> {
     let ksm = KsmLock::take();
     let _memory = MergeableMemory::new(64, |page| page % 4);
     let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
+    let wanted = probes.status().iter().filter(|status| status.attached.value().is_some());
+    assert_eq!(wanted.count(), 2, "{:?}", probes.status());
     let trigger = match &mut probes.passes {
         Availability::Available(trigger) => trigger,
         Availability::Unavailable(reason) => return Err(reason.as_str().into()),
