@@ -111,12 +111,23 @@ impl Worker {
         worker
     }
 
-    /// Waits until it waits: on a busy machine it may take a while to get there.
+    /// Waits until it waits. The state alone does not tell: a thread says that it sleeps before it has
+    /// left its CPU, and on a busy machine it may be kept from that for a while.
     fn blocked(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while task::thread(&HostRoot::real(), own_pid(), self.thread.id).unwrap().state != 'S' {
+        let look = || {
+            let stat = task::thread(&HostRoot::real(), own_pid(), self.thread.id).unwrap();
+            (stat.state, switches(self.thread))
+        };
+        let mut before = look();
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = look();
+            if now == before && now.0 == 'S' {
+                return;
+            }
             assert!(Instant::now() < deadline, "the worker does not come to rest");
-            std::thread::sleep(Duration::from_millis(5));
+            before = now;
         }
     }
 
@@ -238,6 +249,12 @@ fn kernel_count(file: &str, thread: TaskId, name: &str) -> u64 {
     line.rsplit([':', ' ', '\t']).next().unwrap().parse().unwrap()
 }
 
+/// Switches away from a thread, of its own will or not.
+fn switches(thread: TaskId) -> u64 {
+    let names = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
+    names.iter().map(|name| kernel_count("status", thread, name)).sum()
+}
+
 fn moves_and_switches() -> Result<(), Failed> {
     let cpus = usable_cpus();
     if cpus.len() < 2 {
@@ -258,17 +275,24 @@ fn moves_and_switches() -> Result<(), Failed> {
     });
     let domains: BTreeMap<u32, u32> = cpus.iter().map(|cpu| (*cpu as u32, *cpu as u32)).collect();
     probe.set_domains(&domains).unwrap();
-    let count = || {
-        let switches = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
-        let moves = kernel_count("sched", worker.thread, "se.nr_migrations");
-        (switches.map(|name| kernel_count("status", worker.thread, name)).iter().sum::<u64>(), moves)
+    let count = || (switches(worker.thread), kernel_count("sched", worker.thread, "se.nr_migrations"));
+    // The worker may be switched at any time; what lies between two equal counts is of one moment.
+    let before = loop {
+        let before = count();
+        probe.watch(&HostRoot::real(), own_pid(), worker.thread).unwrap();
+        if count() == before {
+            break before;
+        }
+        probe.unwatch(worker.thread).unwrap();
     };
-    let before = count();
-    probe.watch(&HostRoot::real(), own_pid(), worker.thread).unwrap();
     worker.start();
     worker.done.recv().unwrap();
-    worker.blocked();
-    let (after, reading) = (count(), reading_of(&probe, worker.thread));
+    let (after, reading) = loop {
+        let (after, reading) = (count(), reading_of(&probe, worker.thread));
+        if count() == after {
+            break (after, reading);
+        }
+    };
     let switches: u64 = reading.cpus.value().unwrap().iter().map(|cpu| cpu.switches.unwrap()).sum();
     assert_eq!((switches, reading.migrations.unwrap()), (after.0 - before.0, after.1 - before.1));
     assert!(reading.migrations.unwrap() >= 100, "{reading:?}");

@@ -80,6 +80,7 @@ fn leave(index: u32, task: Task, cpu: u32) {
         if now_ns > since_ns {
             (*residency).run_ns += now_ns - since_ns;
         }
+        (*residency).switches += 1;
         (*slot).cpu_time_since_ns = now_ns;
         (*slot).on_cpu_plus_one = 0;
         (*slot).seen = 1;
@@ -88,10 +89,9 @@ fn leave(index: u32, task: Task, cpu: u32) {
 
 #[inline(always)]
 fn enter(index: u32, task: Task, cpu: u32) {
-    let (Some(slot), Some(residency)) = (own(index, task), residency(index, cpu)) else { return };
+    let Some(slot) = own(index, task) else { return };
     // SAFETY: as in `leave`.
     unsafe {
-        (*residency).switches += 1;
         (*slot).cpu_time_since_ns = task.cpu_time_ns();
         (*slot).on_cpu_plus_one = cpu + 1;
         (*slot).seen = 1;

@@ -98,7 +98,7 @@ pub struct Slot {
 pub struct Residency {
     /// CPU time it used there, in nanoseconds, up to the last switch away.
     pub run_ns: u64,
-    /// Times it was switched to there.
+    /// Times it was switched away from there.
     pub switches: u64,
     /// Samples of the software clock that hit it there.
     pub clock_samples: u64,

@@ -39,7 +39,7 @@ pub struct CpuReading {
     pub cpu: u32,
     /// CPU time it used there in nanoseconds; up to the last tick where it runs now.
     pub run_ns: Option<u64>,
-    /// Times it was switched to there.
+    /// Times it was switched away from there, of its own will or not, as `/proc/PID/task/TID/status` counts.
     pub switches: Option<u64>,
     /// Samples of the software clock that hit it there.
     pub clock_samples: Option<u64>,
