@@ -4,4 +4,5 @@
 //! Everything here is optional. What a host cannot give is unavailable with a reason, and the rest
 //! goes on.
 
+pub mod perf;
 pub mod probes;

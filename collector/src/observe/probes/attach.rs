@@ -15,6 +15,7 @@ use super::btf::KernelTypes;
 use super::kvm::KvmFormat;
 use super::program::{Program, ProgramStatus};
 use super::{ProbeConfig, one_line};
+use crate::observe::perf::events::EventSpec;
 
 /// The globals of the object that hold offsets, the structure and the path of each.
 const FIELDS: [(&str, &str, &[&str]); 7] = [
@@ -69,6 +70,8 @@ pub(super) struct Kernel<'a> {
     pub(super) btf: &'a Btf,
     pub(super) offsets: &'a Offsets,
     pub(super) kvm: &'a KvmFormat,
+    /// What to count as a miss of the last-level cache.
+    pub(super) miss_event: &'a Availability<EventSpec>,
 }
 
 /// Attaches programs of one loaded object and keeps book of what became of each.
@@ -142,7 +145,7 @@ impl<'a> Attacher<'a> {
         let name = program.name();
         let (event, policy, remedy) = match program {
             Program::SampleMisses => (
-                PerfEventConfig::Hardware(HardwareEvent::CacheMisses),
+                self.miss_event()?,
                 SamplePolicy::Period(self.config.misses_per_sample),
                 "; this host has no hardware counters, or keeps them from us",
             ),
@@ -166,6 +169,16 @@ impl<'a> Attacher<'a> {
             links.push(sampler.take_link(link).map_err(failed)?);
         }
         Ok(links)
+    }
+
+    fn miss_event(&self) -> Result<PerfEventConfig, String> {
+        match self.kernel.miss_event {
+            Availability::Unavailable(reason) => Err(reason.clone()),
+            Availability::Available(event) if event.is_raw() => {
+                Ok(PerfEventConfig::Raw { event_id: event.config })
+            }
+            Availability::Available(_) => Ok(PerfEventConfig::Hardware(HardwareEvent::CacheMisses)),
+        }
     }
 
     pub(super) fn into_status(self) -> Vec<ProgramStatus> {

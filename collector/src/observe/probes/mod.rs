@@ -24,6 +24,7 @@ use aya::maps::{Map, MapError};
 use aya::{Ebpf, EbpfLoader};
 use huddle_model::availability::Availability;
 
+use super::perf::events::{CacheEvents, Processor};
 use crate::host::{HostError, HostRoot, read_number};
 use attach::Attacher;
 use cost::ProgramCost;
@@ -56,9 +57,9 @@ pub enum ProbeError {
         /// What is wrong.
         source: btf::BtfError,
     },
-    /// The size of the host is not known.
-    #[error("the BPF maps cannot be sized: {0}")]
-    Size(#[from] HostError),
+    /// The host's size or its processor is not known.
+    #[error("the probes cannot be fitted to this host: {0}")]
+    Host(#[from] HostError),
     /// The maps cannot be created.
     #[error("the BPF maps cannot be created: {reason}; run as root, or with CAP_BPF and CAP_PERFMON")]
     Load {
@@ -146,8 +147,10 @@ impl Probes {
         let mut ebpf =
             loader.load(object::bytes()).map_err(|error| ProbeError::Load { reason: one_line(&error) })?;
 
-        let mut attacher =
-            Attacher::new(&mut ebpf, attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm }, config);
+        let processor = Processor::read(root)?;
+        let miss_event = &CacheEvents::of(processor.as_ref()).llc_misses;
+        let kernel = attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm, miss_event };
+        let mut attacher = Attacher::new(&mut ebpf, kernel, config);
         let passes = ProbeTrigger::attach(root, &mut attacher);
         let ksm = KsmProbe::attach(&mut attacher, sizes.tick_ns);
         let threads = ThreadProbe::attach(&mut attacher, sizes);
