@@ -105,8 +105,8 @@ fn vm() -> (VmFd, VcpuFd) {
 
 fn guest() -> Result<(), Failed> {
     let root = HostRoot::real();
-    let programs = vec![Program::KvmEntry, Program::KvmExit];
-    let mut probes = Probes::load(&root, &ProbeConfig { programs, ..Default::default() }).unwrap();
+    let config = ProbeConfig::only(&[Program::KvmEntry, Program::KvmExit]);
+    let mut probes = Probes::load(&root, &config).unwrap();
     let Availability::Available(threads) = &mut probes.threads else {
         return Err(format!("{:?}", probes.status()).into());
     };

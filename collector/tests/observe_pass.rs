@@ -38,8 +38,7 @@ fn main() {
 }
 
 fn probes(programs: &[Program]) -> Probes {
-    let config = ProbeConfig { programs: programs.to_vec(), ..ProbeConfig::default() };
-    Probes::load(&HostRoot::real(), &config).unwrap()
+    Probes::load(&HostRoot::real(), &ProbeConfig::only(programs)).unwrap()
 }
 
 fn same_passes() -> Result<(), Failed> {

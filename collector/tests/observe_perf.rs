@@ -107,7 +107,7 @@ fn faults_and_switches() -> Result<(), Failed> {
     let (last, to) = at_one_moment(&mut group, worker.tid);
     let switches = last.counts[1].value().unwrap() - first.counts[1].value().unwrap();
     assert_eq!(switches, to - from);
-    assert!(switches >= 50, "it waits for each order: {switches} switches");
+    assert!(switches > 0, "now and then it has to wait for an order");
     Ok(())
 }
 

@@ -3,17 +3,16 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use nix::errno::Errno;
-use nix::time::{ClockId, clock_gettime};
 use perf_event_open_sys::bindings::{
     PERF_FLAG_FD_CLOEXEC, PERF_FORMAT_GROUP, PERF_FORMAT_TOTAL_TIME_ENABLED, PERF_FORMAT_TOTAL_TIME_RUNNING,
     perf_event_attr,
 };
 
 use super::events::EventSpec;
+use crate::observe::monotonic_ns;
 
 /// What of a thread is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,10 +172,4 @@ fn explain(event: &EventSpec, tid: i32, errno: Errno) -> String {
         _ => "the kernel refused",
     };
     format!("event {} of thread {tid} cannot be counted: {why} ({errno})", event.name)
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds.
-fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -101,6 +101,13 @@ impl Default for ProbeConfig {
     }
 }
 
+impl ProbeConfig {
+    /// These programs alone, with the usual limits.
+    pub fn only(programs: &[Program]) -> Self {
+        Self { programs: programs.to_vec(), ..Self::default() }
+    }
+}
+
 /// All that could be attached. Each part can be moved out and used (and dropped, which detaches it)
 /// on its own; what could not be attached tells why.
 pub struct Probes {

@@ -16,7 +16,6 @@ use aya::programs::tp_btf::BtfTracePointLink;
 use huddle_abi::{Residency, Slot, VcpuThread};
 use huddle_model::availability::Availability;
 use huddle_model::vm::TaskId;
-use nix::time::{ClockId, clock_gettime};
 
 use super::attach::Attacher;
 use super::kvm::KvmLinks;
@@ -24,6 +23,7 @@ use super::mapped::MappedArray;
 use super::program::Program;
 use super::{ProbeError, if_there, take_map};
 use crate::host::{HostError, HostRoot, read_text, task};
+use crate::observe::monotonic_ns;
 pub use reading::{CpuReading, GuestReading, ThreadReading};
 use slots::SlotTable;
 
@@ -307,11 +307,4 @@ fn cpu_time_ns(root: &HostRoot, pid: i32, thread: TaskId, tick_ns: u64) -> Resul
     let Ok(text) = text else { return Ok(Some(stat.cpu_ticks * tick_ns)) };
     let first = text.split_ascii_whitespace().next().unwrap_or_default();
     first.parse().map(Some).map_err(|_| HostError::parse(&path, first, "nanoseconds of CPU time"))
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of the programs (`bpf_ktime_get_ns`).
-fn monotonic_ns() -> u64 {
-    // The clock always exists; a failure would be a kernel without one.
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

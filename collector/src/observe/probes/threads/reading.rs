@@ -7,8 +7,9 @@ use huddle_model::availability::Availability;
 use huddle_model::vm::TaskId;
 
 use super::super::ProbeError;
-use super::{KVM_EXITS, RESIDENCY_WORDS, SLOT_WORDS, ThreadProbe, Watch, cpu_time_ns, failed, monotonic_ns};
+use super::{KVM_EXITS, RESIDENCY_WORDS, SLOT_WORDS, ThreadProbe, Watch, cpu_time_ns, failed};
 use crate::host::{HostRoot, task};
+use crate::observe::monotonic_ns;
 
 /// One watched thread since its watch began. `None` means that the program which counts it is not
 /// attached; its reason is in the status of the probes.
