@@ -33,6 +33,8 @@ fn main() {
     let trials = vec![
         Trial::test("merges_equal_ksm_merging_pages_and_breaks_what_was_rewritten", merges_and_breaks)
             .with_ignored_flag(reason.is_some()),
+        Trial::test("events_of_more_processes_than_fit_are_counted_as_lost", too_many)
+            .with_ignored_flag(reason.is_some()),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -111,23 +113,26 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The part that counts merges, taken out of the probes.
+fn probe(limits: ProbeConfig) -> Result<(KsmProbe, Probes), Failed> {
+    let programs = [
+        Program::KsmMergeOnePage,
+        Program::KsmMergeWithKsmPage,
+        Program::KsmRemoveRmapItem,
+        Program::KsmRemoveKsmPage,
+    ];
+    let config = ProbeConfig { programs: programs.to_vec(), ..limits };
+    let mut probes = Probes::load(&HostRoot::real(), &config).unwrap();
+    match std::mem::replace(&mut probes.ksm, Availability::Unavailable("taken".into())) {
+        Availability::Available(probe) => Ok((probe, probes)),
+        Availability::Unavailable(reason) => Err(reason.into()),
+    }
+}
+
 fn merges_and_breaks() -> Result<(), Failed> {
     let ksm = KsmLock::take();
     let mut tenants: Vec<Tenant> = [0, 0, 1, 1].map(Tenant::start).into();
-    let config = ProbeConfig {
-        programs: vec![
-            Program::KsmMergeOnePage,
-            Program::KsmMergeWithKsmPage,
-            Program::KsmRemoveRmapItem,
-            Program::KsmRemoveKsmPage,
-        ],
-        ..ProbeConfig::default()
-    };
-    let probes = Probes::load(&HostRoot::real(), &config).unwrap();
-    let mut probe = match probes.ksm {
-        Availability::Available(probe) => probe,
-        Availability::Unavailable(reason) => return Err(reason.into()),
-    };
+    let (mut probe, probes) = probe(ProbeConfig::default())?;
     let mut breaks: Vec<BreakCount> =
         tenants.iter().map(|tenant| BreakCount::new(0, tenant.merging_pages())).collect();
     ksm.set("smart_scan", 0);
@@ -172,5 +177,21 @@ fn merges_and_breaks() -> Result<(), Failed> {
     probe.forget(&gone).unwrap();
     assert!(!merges(&probe).contains_key(&gone.process));
     assert_eq!(probes.losses.value().unwrap().read().unwrap().total(), 0);
+    Ok(())
+}
+
+fn too_many() -> Result<(), Failed> {
+    let ksm = KsmLock::take();
+    let tenants = [0, 0, 1, 1].map(Tenant::start);
+    let (probe, probes) = probe(ProbeConfig { max_ksm_processes: 1, ..ProbeConfig::default() })?;
+    ksm.set("smart_scan", 0);
+    ksm.set("pages_to_scan", 10_000);
+    ksm.set("run", 1);
+    wait_until("all pages are merged", || tenants.iter().all(|t| t.merging_pages() >= PAGES as u64));
+    ksm.set("run", 0);
+    let kept: u64 = merges(&probe).values().map(|row| row.merged_pages + row.failed_merges).sum();
+    let lost = probes.losses.value().unwrap().read().unwrap().ksm_events;
+    assert!(kept > 0 && lost > 0, "{kept} kept, {lost} lost");
+    assert!(kept + lost >= 4 * PAGES as u64, "{kept} kept, {lost} lost: every merge is one or the other");
     Ok(())
 }

@@ -28,6 +28,8 @@ const FIELDS: [(&str, &str, &[&str]); 7] = [
     ("MM_OWNER", "mm_struct", &["owner"]),
 ];
 
+const FIELD_REMEDY: &str = "mm_struct.owner needs CONFIG_MEMCG, the others Linux 5.16 or later";
+
 /// The offsets that this kernel has, or why it has not.
 pub(super) struct Offsets(BTreeMap<&'static str, Result<u32, String>>);
 
@@ -111,11 +113,10 @@ impl<'a> Attacher<'a> {
         }
         match self.kernel.offsets.missing(needs(program)) {
             None => Ok(()),
-            // `mm->owner` is the one that a kernel may really be without.
-            Some(missing) => Err(format!(
-                "the BPF program {} cannot run: {missing}; use a kernel with CONFIG_MEMCG",
-                program.name()
-            )),
+            Some(missing) => {
+                let name = program.name();
+                Err(format!("the BPF program {name} cannot run: {missing}; {FIELD_REMEDY}"))
+            }
         }
     }
 

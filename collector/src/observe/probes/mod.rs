@@ -83,6 +83,9 @@ pub struct ProbeConfig {
     pub programs: Vec<Program>,
     /// How many threads can be watched at once; each takes 32 bytes per CPU in the kernel.
     pub max_threads: u32,
+    /// How many processes KSM's merges can be counted for; events of further ones are lost, and counted
+    /// as such.
+    pub max_ksm_processes: u32,
     /// Samples of the software clock per second and CPU.
     pub clock_samples_hz: u64,
     /// Last-level cache misses from one sample to the next.
@@ -95,6 +98,7 @@ impl Default for ProbeConfig {
         Self {
             programs: Program::ALL.to_vec(),
             max_threads: 1024,
+            max_ksm_processes: 4096,
             clock_samples_hz: 97,
             misses_per_sample: 10_007,
         }
@@ -146,6 +150,7 @@ impl Probes {
         loader
             .override_global("CPUS", &sizes.cpus, true)
             .override_global("TICK_NS", &sizes.tick_ns, true)
+            .map_max_entries("KSM_PROCESSES", config.max_ksm_processes.max(1))
             .map_max_entries("DOMAIN_OF", sizes.cpus)
             .map_max_entries("WATCH_BITS", sizes.pid_max.div_ceil(64))
             .map_max_entries("WATCHED", sizes.threads)

@@ -219,6 +219,7 @@ impl ThreadProbe {
         let slot = self.table.take(Instant::now()).ok_or(WatchError::Full { limit: self.sizes.threads })?;
         let base = (0..self.sizes.cpus).filter_map(|cpu| self.residency(slot, cpu)).collect();
         let watched_from_ns = monotonic_ns();
+        self.clear_exits(slot)?;
         let fresh = Slot { start_ticks: thread.start_ticks, cpu_time_from_ns, ..Slot::default() };
         self.watches.insert(thread, Watch { thread, pid, slot, watched_from_ns, base });
         self.slots.set(slot, fresh, 0).map_err(failed(SLOTS))?;
@@ -236,12 +237,6 @@ impl ThreadProbe {
         let tid = thread.id.cast_unsigned();
         self.set_bit(tid, false)?;
         if_there(self.watched.remove(&tid)).map_err(failed(WATCHED))?;
-        let reasons: Vec<_> =
-            self.exits.keys().filter_map(Result::ok).filter(|key| key.slot == watch.slot).collect();
-        for key in reasons {
-            // The thread may be adding to it; what stays is taken away when the slot is used again.
-            let _ = self.exits.remove(&key);
-        }
         self.table.give_back(watch.slot, Instant::now() + REST);
         Ok(())
     }
@@ -261,6 +256,18 @@ impl ThreadProbe {
             Ok(GuestThread { tid, pid, vcpu_id: thread.vcpu_id })
         });
         rows.collect::<Result<Vec<_>, _>>().map(Some)
+    }
+
+    /// Takes away what an earlier thread left in the map of exit reasons.
+    fn clear_exits(&mut self, slot: u32) -> Result<(), ProbeError> {
+        if !self.links.kvm.exits() {
+            return Ok(());
+        }
+        let keys: Vec<_> = self.exits.keys().collect::<Result<_, _>>().map_err(failed(KVM_EXITS))?;
+        for key in keys.iter().filter(|key| key.slot == slot) {
+            if_there(self.exits.remove(key)).map_err(failed(KVM_EXITS))?;
+        }
+        Ok(())
     }
 
     fn set_bit(&mut self, tid: u32, on: bool) -> Result<(), ProbeError> {
