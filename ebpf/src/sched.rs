@@ -74,8 +74,7 @@ fn leave(index: u32, task: Task, cpu: u32) {
     unsafe {
         // A thread that was on the CPU when the watch began has run since then: had it been switched
         // to in between, that switch would have been seen.
-        let since_ns =
-            if (*slot).seen == 0 { (*slot).cpu_time_from_ns } else { (*slot).cpu_time_since_ns };
+        let since_ns = if (*slot).seen == 0 { (*slot).cpu_time_from_ns } else { (*slot).cpu_time_since_ns };
         let now_ns = task.cpu_time_ns();
         if now_ns > since_ns {
             (*residency).run_ns += now_ns - since_ns;

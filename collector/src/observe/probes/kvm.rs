@@ -111,6 +111,8 @@ fn parse_field(format: &str, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FORMAT: &str = "name: kvm_exit\nID: 9\nformat:\n\tfield:unsigned short common_type;\toffset:0;\t\
@@ -137,5 +139,22 @@ mod tests {
         std::fs::write(events.join("kvm/kvm_exit/format"), FORMAT).unwrap();
         assert_eq!(field(&root, "kvm_exit", "exit_reason"), Ok(8));
         assert!(field(&root, "kvm_exit", "vcpu_id").unwrap_err().contains("no 32-bit field vcpu_id"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_field_of_any_record_is_found(
+            fields in proptest::collection::vec(("[a-z_]{1,12}", any::<u32>()), 1..8),
+            damage in "[ -~\t]{0,40}",
+        ) {
+            let line = |(name, at): &(String, u32)| {
+                format!("\tfield:unsigned int {name};\toffset:{at};\tsize:4;\tsigned:0;\n")
+            };
+            let text: String = fields.iter().map(line).collect();
+            let (name, _) = &fields[fields.len() - 1];
+            let first = fields.iter().find(|(other, _)| other == name).map(|(_, at)| *at);
+            prop_assert_eq!(parse_field(&text, name), first);
+            let _ = parse_field(&format!("field:{damage}\n{damage}"), name);
+        }
     }
 }
