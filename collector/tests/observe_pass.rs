@@ -33,13 +33,14 @@ fn main() {
     let trials = vec![
         trial("probes_and_full_scans_tell_the_same_passes", same_passes),
         trial("nothing_is_left_after_kill_9", nothing_left),
+        trial("what_the_ring_cannot_hold_is_counted_and_no_pass_is_forgotten", ring_full),
+        trial("what_a_host_lacks_leaves_the_rest_working", parts),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
 fn probes(programs: &[Program]) -> Probes {
-    let config = ProbeConfig { programs: programs.to_vec() };
-    Probes::load(&HostRoot::real(), &config).unwrap()
+    Probes::load(&HostRoot::real(), &ProbeConfig::only(programs)).unwrap()
 }
 
 fn same_passes() -> Result<(), Failed> {
@@ -47,6 +48,8 @@ fn same_passes() -> Result<(), Failed> {
     let ksm = KsmLock::take();
     let _memory = MergeableMemory::new(64, |page| page % 4);
     let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
+    let wanted = probes.status().iter().filter(|status| status.attached.value().is_some());
+    assert_eq!(wanted.count(), 2, "{:?}", probes.status());
     let trigger = match &mut probes.passes {
         Availability::Available(trigger) => trigger,
         Availability::Unavailable(reason) => return Err(reason.as_str().into()),
@@ -115,5 +118,70 @@ fn nothing_left() -> Result<(), Failed> {
         assert!(Instant::now() < deadline, "programs left: {:?}", left());
         std::thread::sleep(Duration::from_millis(50));
     }
+    Ok(())
+}
+
+fn ring_full() -> Result<(), Failed> {
+    let root = HostRoot::real();
+    let ksm = KsmLock::take();
+    let _memory = MergeableMemory::new(64, |page| page);
+    let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
+    let Availability::Available(trigger) = &mut probes.passes else {
+        return Err(format!("{:?}", probes.status()).into());
+    };
+    let losses = || probes.losses.value().unwrap().read().unwrap().pass_events;
+    let full_scans = || read_number::<u64>(&root.sys("kernel/mm/ksm/full_scans")).unwrap();
+    let first = full_scans();
+    ksm.set("pages_to_scan", 100_000);
+    ksm.set("sleep_millisecs", 0);
+    ksm.set("run", 1);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while losses() < 100 {
+        assert!(Instant::now() < deadline, "the ring is full within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The ring holds the oldest events; the newest pass of them is told first.
+    let mut told = trigger.wait(Duration::from_secs(1)).unwrap().expect("passes in the ring");
+    assert_eq!(told.full_scans - told.passed_over - 1, first);
+    ksm.set("sleep_millisecs", 20);
+    while let Some(pass) = trigger.wait(Duration::from_secs(5)).unwrap() {
+        // Lost or not: each pass is either told or counted as passed over.
+        assert_eq!(pass.full_scans - pass.passed_over - 1, told.full_scans);
+        told = pass;
+        if pass.passed_over == 0 {
+            break;
+        }
+    }
+    assert_eq!(told.passed_over, 0, "the ring works again");
+    Ok(())
+}
+
+fn parts() -> Result<(), Failed> {
+    // A host without KSM's sysfs and without tracefs.
+    let directory = tempfile::tempdir()?;
+    let root = HostRoot::at(directory.path());
+    for path in ["sys/kernel/btf", "proc/sys/kernel"] {
+        std::fs::create_dir_all(directory.path().join(path))?;
+    }
+    std::os::unix::fs::symlink("/sys/kernel/btf/vmlinux", root.sys("kernel/btf/vmlinux"))?;
+    std::fs::copy("/proc/sys/kernel/pid_max", root.proc("sys/kernel/pid_max"))?;
+    std::fs::copy("/proc/cpuinfo", root.proc("cpuinfo"))?;
+    let programs = [Program::KsmStopScan, Program::SchedSwitch, Program::KvmExit];
+    let probes = Probes::load(&root, &ProbeConfig::only(&programs)).unwrap();
+    assert!(probes.passes.reason().unwrap().contains("full_scans"), "{:?}", probes.passes.reason());
+    assert!(probes.threads.value().is_some());
+    let reason = |program| {
+        let status = probes.status().iter().find(|status| status.program == program).unwrap();
+        status.attached.reason().map(str::to_owned)
+    };
+    assert_eq!(reason(Program::SchedSwitch), None);
+    assert!(reason(Program::KvmExit).unwrap().contains("mount -t tracefs"));
+    assert!(reason(Program::KvmEntry).unwrap().contains("not asked for"));
+
+    std::fs::remove_file(root.sys("kernel/btf/vmlinux"))?;
+    let Err(error) = Probes::load(&root, &ProbeConfig::default()) else {
+        return Err("loaded without the kernel's types".into());
+    };
+    assert!(error.to_string().contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
     Ok(())
 }

@@ -11,6 +11,8 @@ pub static TASK_GROUP_LEADER: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TASK_START_BOOTTIME: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
+pub static TASK_CPU_TIME: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
 pub static TASK_CPU: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static MM_OWNER: Global<u32> = Global::new(0);
@@ -31,6 +33,10 @@ impl Task {
 
     pub fn cpu(self) -> u32 {
         self.read(TASK_CPU.load())
+    }
+
+    pub fn cpu_time_ns(self) -> u64 {
+        self.read(TASK_CPU_TIME.load())
     }
 
     pub fn start_boottime_ns(self) -> u64 {

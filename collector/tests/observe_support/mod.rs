@@ -88,6 +88,24 @@ impl MergeableMemory {
         memory
     }
 
+    /// Memory that nobody has touched yet, so that each first touch of a page is one page fault.
+    pub fn untouched(pages: usize) -> Self {
+        let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: as in `new`.
+        let start = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
+        // SAFETY: as in `new`.
+        unsafe { madvise(start, length.get(), MmapAdvise::MADV_NOHUGEPAGE) }.unwrap();
+        Self { start, pages }
+    }
+
+    /// Writes one byte of a page.
+    pub fn touch(&self, page: usize) {
+        assert!(page < self.pages);
+        // SAFETY: as in `write`.
+        unsafe { self.start.as_ptr().cast::<u8>().add(page * PAGE_BYTES).write_volatile(1) };
+    }
+
     /// Writes content number `content` to a page; pages of one number are equal, of two are not.
     pub fn write(&self, page: usize, content: usize) {
         assert!(page < self.pages);

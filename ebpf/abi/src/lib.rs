@@ -72,13 +72,12 @@ pub struct Slot {
     /// User space: start of the thread in clock ticks after boot, field 22 of `/proc/PID/task/TID/stat`.
     /// A thread of the same number that started at another time is not counted.
     pub start_ticks: u64,
-    /// User space: when the watch began, on `CLOCK_MONOTONIC` in nanoseconds.
-    pub watched_from_ns: u64,
-    /// Since when it is on a CPU, on `CLOCK_MONOTONIC` in nanoseconds; 0 when it is not, or when it
-    /// was not switched since the watch began.
-    pub running_since_ns: u64,
-    /// The CPU it was switched to last.
-    pub cpu: u32,
+    /// User space: CPU time of the thread when the watch began, in nanoseconds.
+    pub cpu_time_from_ns: u64,
+    /// CPU time of the thread when it was switched to last, in nanoseconds.
+    pub cpu_time_since_ns: u64,
+    /// The CPU it was switched to last, plus one; 0 while it is on none.
+    pub on_cpu_plus_one: u32,
     /// 1 once a switch was seen.
     pub seen: u32,
     /// Moves from one CPU's queue to another's.
@@ -97,9 +96,9 @@ pub struct Slot {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Residency {
-    /// Time it ran there, in nanoseconds, up to the last switch away.
+    /// CPU time it used there, in nanoseconds, up to the last switch away.
     pub run_ns: u64,
-    /// Times it was switched to there.
+    /// Times it was switched away from there.
     pub switches: u64,
     /// Samples of the software clock that hit it there.
     pub clock_samples: u64,

@@ -2,25 +2,33 @@
 
 use std::collections::BTreeMap;
 
+use aya::programs::perf_event::{
+    HardwareEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
+};
 use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::programs::{BtfTracePoint, PerfEvent, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use huddle_abi::NO_OFFSET;
 use huddle_model::availability::Availability;
 
 use super::btf::KernelTypes;
+use super::kvm::KvmFormat;
 use super::program::{Program, ProgramStatus};
 use super::{ProbeConfig, one_line};
+use crate::observe::perf::events::EventSpec;
 
 /// The globals of the object that hold offsets, the structure and the path of each.
-const FIELDS: [(&str, &str, &[&str]); 6] = [
+const FIELDS: [(&str, &str, &[&str]); 7] = [
     ("TASK_PID", "task_struct", &["pid"]),
     ("TASK_TGID", "task_struct", &["tgid"]),
     ("TASK_GROUP_LEADER", "task_struct", &["group_leader"]),
     ("TASK_START_BOOTTIME", "task_struct", &["start_boottime"]),
+    ("TASK_CPU_TIME", "task_struct", &["se", "sum_exec_runtime"]),
     ("TASK_CPU", "task_struct", &["thread_info", "cpu"]),
     ("MM_OWNER", "mm_struct", &["owner"]),
 ];
+
+const FIELD_REMEDY: &str = "mm_struct.owner needs CONFIG_MEMCG, the others Linux 5.16 or later";
 
 /// The offsets that this kernel has, or why it has not.
 pub(super) struct Offsets(BTreeMap<&'static str, Result<u32, String>>);
@@ -52,29 +60,33 @@ fn needs(program: Program) -> &'static [&'static str] {
         Program::KsmMergeOnePage | Program::KsmMergeWithKsmPage | Program::KsmRemoveRmapItem => {
             &["MM_OWNER", "TASK_GROUP_LEADER", "TASK_START_BOOTTIME", "TASK_TGID"]
         }
-        Program::SchedSwitch => &["TASK_PID", "TASK_START_BOOTTIME"],
+        Program::SchedSwitch => &["TASK_PID", "TASK_START_BOOTTIME", "TASK_CPU_TIME"],
         Program::SchedMigrateTask => &["TASK_PID", "TASK_START_BOOTTIME", "TASK_CPU"],
         _ => &[],
     }
 }
 
+/// What this kernel says about itself.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel<'a> {
+    pub(super) btf: &'a Btf,
+    pub(super) offsets: &'a Offsets,
+    pub(super) kvm: &'a KvmFormat,
+    /// What to count as a miss of the last-level cache.
+    pub(super) miss_event: &'a Availability<EventSpec>,
+}
+
 /// Attaches programs of one loaded object and keeps book of what became of each.
 pub(super) struct Attacher<'a> {
     pub(super) ebpf: &'a mut Ebpf,
-    btf: &'a Btf,
-    offsets: &'a Offsets,
+    pub(super) kernel: Kernel<'a>,
     config: &'a ProbeConfig,
     status: BTreeMap<Program, Availability<()>>,
 }
 
 impl<'a> Attacher<'a> {
-    pub(super) fn new(
-        ebpf: &'a mut Ebpf,
-        btf: &'a Btf,
-        offsets: &'a Offsets,
-        config: &'a ProbeConfig,
-    ) -> Self {
-        Self { ebpf, btf, offsets, config, status: BTreeMap::new() }
+    pub(super) fn new(ebpf: &'a mut Ebpf, kernel: Kernel<'a>, config: &'a ProbeConfig) -> Self {
+        Self { ebpf, kernel, config, status: BTreeMap::new() }
     }
 
     /// Attaches a program to the tracepoint of its name; the tracepoint is left when the link is dropped.
@@ -99,13 +111,12 @@ impl<'a> Attacher<'a> {
         if !self.config.programs.contains(&program) {
             return Err(format!("the BPF program {} was not asked for", program.name()));
         }
-        match self.offsets.missing(needs(program)) {
+        match self.kernel.offsets.missing(needs(program)) {
             None => Ok(()),
-            // `mm->owner` is the one that a kernel may really be without.
-            Some(missing) => Err(format!(
-                "the BPF program {} cannot run: {missing}; use a kernel with CONFIG_MEMCG",
-                program.name()
-            )),
+            Some(missing) => {
+                let name = program.name();
+                Err(format!("the BPF program {name} cannot run: {missing}; {FIELD_REMEDY}"))
+            }
         }
     }
 
@@ -120,9 +131,55 @@ impl<'a> Attacher<'a> {
         };
         let loaded = self.ebpf.program_mut(name).ok_or_else(|| format!("the BPF object has no {name}"))?;
         let tracepoint: &mut BtfTracePoint = loaded.try_into().map_err(failed)?;
-        tracepoint.load(name, self.btf).map_err(failed)?;
+        tracepoint.load(name, self.kernel.btf).map_err(failed)?;
         let link = tracepoint.attach().map_err(failed)?;
         tracepoint.take_link(link).map_err(failed)
+    }
+
+    /// Attaches a sampling program to a perf event on every CPU that is online.
+    pub(super) fn samples(&mut self, program: Program) -> Availability<Vec<PerfEventLink>> {
+        let links = self.wanted(program).and_then(|()| self.try_samples(program));
+        self.note(program, links)
+    }
+
+    fn try_samples(&mut self, program: Program) -> Result<Vec<PerfEventLink>, String> {
+        let name = program.name();
+        let (event, policy, remedy) = match program {
+            Program::SampleMisses => (
+                self.miss_event()?,
+                SamplePolicy::Period(self.config.misses_per_sample),
+                "; this host has no hardware counters, or keeps them from us",
+            ),
+            _ => (
+                PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                SamplePolicy::Frequency(self.config.clock_samples_hz),
+                "",
+            ),
+        };
+        let failed = |error: ProgramError| {
+            format!("the BPF program {name} cannot be attached: {}{remedy}", one_line(&error))
+        };
+        let cpus = aya::util::online_cpus().map_err(|(path, error)| format!("{path}: {error}"))?;
+        let loaded = self.ebpf.program_mut(name).ok_or_else(|| format!("the BPF object has no {name}"))?;
+        let sampler: &mut PerfEvent = loaded.try_into().map_err(failed)?;
+        sampler.load().map_err(failed)?;
+        let mut links = Vec::new();
+        for cpu in cpus {
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+            let link = sampler.attach(event, scope, policy, false).map_err(failed)?;
+            links.push(sampler.take_link(link).map_err(failed)?);
+        }
+        Ok(links)
+    }
+
+    fn miss_event(&self) -> Result<PerfEventConfig, String> {
+        match self.kernel.miss_event {
+            Availability::Unavailable(reason) => Err(reason.clone()),
+            Availability::Available(event) if event.is_raw() => {
+                Ok(PerfEventConfig::Raw { event_id: event.config })
+            }
+            Availability::Available(_) => Ok(PerfEventConfig::Hardware(HardwareEvent::CacheMisses)),
+        }
     }
 
     pub(super) fn into_status(self) -> Vec<ProgramStatus> {

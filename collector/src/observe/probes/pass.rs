@@ -14,6 +14,7 @@ use super::attach::Attacher;
 use super::program::Program;
 use super::{ProbeError, take_map};
 use crate::host::{HostError, HostRoot, read_number};
+use crate::observe::monotonic_ns;
 
 /// A complete pass of ksmd over all mergeable memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +58,7 @@ pub trait PassTrigger: Send {
 /// Told by the tracepoints `ksm_start_scan` and `ksm_stop_scan` (Linux 6.4), at once and with times.
 pub struct ProbeTrigger {
     ring: RingBuf<MapData>,
-    /// The last pass that is complete, as `full_scans` counts.
-    full_scans: u64,
-    /// Number and beginning of the pass that runs.
-    began: Option<(u32, u64)>,
+    tally: Tally,
     /// Dropping the links detaches the programs. Without `ksm_start_scan` passes have no beginning.
     _links: (Option<BtfTracePointLink>, BtfTracePointLink),
 }
@@ -81,42 +79,70 @@ impl ProbeTrigger {
             Ok(ring) => ring,
             Err(error) => return Availability::Unavailable(error.to_string()),
         };
-        // Read after attaching: a pass that ends in between is in the ring and not newer than this.
-        match read_full_scans(root) {
-            Ok(full_scans) => {
-                Availability::Available(Self { ring, full_scans, began: None, _links: (start, stop) })
-            }
-            Err(error) => Availability::Unavailable(error.to_string()),
-        }
+        // Read after attaching: a pass that ends in between is in the ring, and older than `from_ns`.
+        let tally = read_full_scans(root).map(|full_scans| Tally {
+            full_scans,
+            from_ns: monotonic_ns(),
+            began: None,
+        });
+        tally.map(|tally| Self { ring, tally, _links: (start, stop) }).into()
     }
 
     /// Takes in all that the ring holds; the newest pass that is complete.
     fn drain(&mut self) -> Option<Pass> {
-        let before = self.full_scans;
-        let mut newest = None;
+        let mut newest: Option<Pass> = None;
         while let Some(item) = self.ring.next() {
-            let Some(event) = parse(&item) else { continue };
-            match event.kind {
-                PASS_START => self.began = Some((event.sequence, event.at_ns)),
-                PASS_STOP => {
-                    let began = self.began.take().filter(|(sequence, _)| *sequence == event.sequence);
-                    let full_scans = widen(self.full_scans, event.sequence.wrapping_add(1));
-                    if full_scans <= self.full_scans {
-                        continue;
-                    }
-                    self.full_scans = full_scans;
-                    newest = Some(Pass {
-                        full_scans,
-                        began_ns: began.map(|(_, at_ns)| at_ns),
-                        ended_ns: Some(event.at_ns),
-                        rmap_items: Some(event.rmap_items.into()),
-                        passed_over: full_scans - before - 1,
-                    });
-                }
-                _ => {}
+            if let Some(mut pass) = parse(&item).and_then(|event| self.tally.take(&event)) {
+                pass.passed_over += newest.map_or(0, |earlier| earlier.passed_over + 1);
+                newest = Some(pass);
             }
         }
         newest
+    }
+}
+
+/// Makes passes of events.
+#[derive(Debug)]
+struct Tally {
+    /// The last pass that is complete, as `full_scans` counts.
+    full_scans: u64,
+    /// Events before this are counted in `full_scans` already; `CLOCK_MONOTONIC` in nanoseconds.
+    from_ns: u64,
+    /// Number and beginning of the pass that runs.
+    began: Option<(u32, u64)>,
+}
+
+impl Tally {
+    /// The pass that is complete with this event; `passed_over` counts those between it and the last.
+    fn take(&mut self, event: &PassEvent) -> Option<Pass> {
+        match event.kind {
+            PASS_START => {
+                self.began = Some((event.sequence, event.at_ns));
+                None
+            }
+            PASS_STOP => {
+                let began = self.began.take().filter(|(sequence, _)| *sequence == event.sequence);
+                if event.at_ns < self.from_ns {
+                    return None;
+                }
+                let mut full_scans = widen(self.full_scans, event.sequence.wrapping_add(1));
+                if full_scans <= self.full_scans {
+                    // The kernel counts from 0 again when KSM is told to unmerge everything.
+                    self.full_scans = 0;
+                    full_scans = u64::from(event.sequence) + 1;
+                }
+                let passed_over = full_scans - self.full_scans - 1;
+                self.full_scans = full_scans;
+                Some(Pass {
+                    full_scans,
+                    began_ns: began.map(|(_, at_ns)| at_ns),
+                    ended_ns: Some(event.at_ns),
+                    rmap_items: Some(event.rmap_items.into()),
+                    passed_over,
+                })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -219,6 +245,26 @@ mod tests {
         assert_eq!(widen(10, 9), 9);
         assert_eq!(widen(0xffff_ffff, 0), 0x1_0000_0000);
         assert_eq!(widen(0x1_0000_0000, 0xffff_ffff), 0xffff_ffff);
+    }
+
+    #[test]
+    fn passes_are_paired_counted_and_survive_a_new_count() {
+        let event = |at_ns, kind, sequence| PassEvent { at_ns, kind, sequence, rmap_items: 5, reserved: 0 };
+        let mut tally = Tally { full_scans: 7, from_ns: 100, began: None };
+        assert_eq!(tally.take(&event(90, PASS_STOP, 6)), None, "known from full_scans");
+        let pass = tally.take(&event(110, PASS_STOP, 7)).unwrap();
+        assert_eq!((pass.full_scans, pass.began_ns, pass.passed_over), (8, None, 0));
+        assert_eq!(tally.take(&event(120, PASS_START, 8)), None);
+        let pass = tally.take(&event(130, PASS_STOP, 8)).unwrap();
+        assert_eq!((pass.full_scans, pass.began_ns, pass.ended_ns), (9, Some(120), Some(130)));
+        assert_eq!(tally.take(&event(140, PASS_START, 9)), None);
+        let pass = tally.take(&event(150, PASS_STOP, 11)).unwrap();
+        assert_eq!((pass.began_ns, pass.passed_over), (None, 2), "two were lost, and this one's beginning");
+        // All was unmerged, and the kernel counts anew.
+        let pass = tally.take(&event(160, PASS_STOP, 1)).unwrap();
+        assert_eq!((pass.full_scans, pass.passed_over), (2, 1));
+        assert_eq!(tally.take(&event(170, PASS_STOP, 2)).unwrap().full_scans, 3);
+        assert_eq!(tally.take(&event(180, 9, 3)), None, "an event of another kind");
     }
 
     #[test]
