@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod context;
 mod failure;
+mod log;
 mod looping;
 mod table;
 
@@ -15,21 +16,23 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Args, Command};
 use failure::Failure;
+use log::Log;
 
 /// Reads the command line, does what it says, and tells how it went by the exit code: 0 done, 1
 /// failed, 2 wrong usage, 3 the host cannot do it.
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_env("HUDDLE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = Log::default();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log.clone())
         .with_target(false)
         .with_ansi(
             std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none(),
         )
         .init();
-    match dispatch(&args) {
+    match dispatch(&args, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("huddle: {failure}");
@@ -38,7 +41,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn dispatch(args: &Args) -> Result<(), Failure> {
+fn dispatch(args: &Args, log: &Log) -> Result<(), Failure> {
     let common = &args.common;
     match &args.command {
         Command::Doctor => commands::doctor::run(common),
@@ -47,7 +50,7 @@ fn dispatch(args: &Args) -> Result<(), Failure> {
         Command::Plan(plan) => commands::plan::run(common, plan),
         Command::Pin(pin) => commands::pin::run(common, pin),
         Command::Run(run) => commands::run::run(common, run),
-        Command::Top(top) => commands::top::run(common, top),
+        Command::Top(top) => commands::top::run(common, top, log),
         Command::Restore => commands::restore::run(common),
     }
 }

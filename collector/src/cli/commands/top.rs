@@ -16,12 +16,13 @@ use tokio::sync::{oneshot, watch};
 use crate::cli::args::{Common, Format, TopArgs};
 use crate::cli::context::{Context, seconds};
 use crate::cli::failure::Failure;
+use crate::cli::log::Log;
 use crate::cli::looping::{self, Loop};
 
 /// How often the age of the picture is drawn anew.
 const TICK: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(common: &Common, args: &TopArgs) -> Result<(), Failure> {
+pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     if common.format == Format::Json {
         return Err(Failure::usage(anyhow!(
             "huddle top draws on a terminal; for JSON use `huddle run --format json`"
@@ -33,6 +34,8 @@ pub(crate) fn run(common: &Common, args: &TopArgs) -> Result<(), Failure> {
         ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
         _ => Failure::failed(error),
     })?;
+    // Dropped after the screen is left, so that what was said meanwhile is read then.
+    let held = log.hold();
     let runtime = looping::runtime()?;
     let options = RunOptions { min_interval: seconds(args.looping.min_interval), rounds: None };
     let end = runtime.block_on(async {
@@ -51,7 +54,9 @@ pub(crate) fn run(common: &Common, args: &TopArgs) -> Result<(), Failure> {
         drop(publish);
         let shown = screen.await.context("the terminal stopped early").map_err(Failure::Failed)?;
         end.and_then(|end| shown.map(|()| end))
-    })?;
+    });
+    drop(held);
+    let end = end?;
     looping::say_undone(&end)
 }
 
