@@ -26,7 +26,7 @@ pub(super) fn arrow_schema(table: Table) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, about))
 }
 
-/// The rows as one batch of `schema`, which is [`arrow_schema`] of their table.
+/// The rows as one batch of `schema`, which is [`arrow_schema()`] of their table.
 pub(super) fn batch<R: Row>(schema: SchemaRef, rows: &[R]) -> Result<RecordBatch, ArrowError> {
     let columns = R::COLUMNS.iter().zip(R::CELLS);
     RecordBatch::try_new(schema, columns.map(|(column, cell)| array(column.kind, rows, *cell)).collect())
