@@ -80,8 +80,10 @@ impl Buckets {
     #[inline]
     fn push(&mut self, frame: u64, candidate: Candidate) -> bool {
         let bucket = frame >> BUCKET_BITS;
-        if let Some(place @ 1..) = self.places.get(bucket as usize) {
-            self.lists[*place as usize - 1].1.push(candidate);
+        let place = self.places.get(bucket as usize).copied().unwrap_or(0) as usize;
+        // Place 0 becomes a position that no list has.
+        if let Some((_, list)) = self.lists.get_mut(place.wrapping_sub(1)) {
+            list.push(candidate);
             return true;
         }
         self.push_new(bucket, candidate)
@@ -174,6 +176,8 @@ impl<'a> Units<'a> {
         gathered: &mut Gathered,
     ) -> Result<(), SharingError> {
         let process = &self.processes[position];
+        // Counted here and added once: the loop below is what a scan spends its time in.
+        let mut counts = PageCounts::default();
         let mut done = 0;
         while done < region.pages && !process.is_gone() {
             let entries = (buffer.len() / ENTRY_BYTES).min((region.pages - done) as usize);
@@ -193,49 +197,38 @@ impl<'a> Units<'a> {
                 let entries = || group.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
                 let (all, any) =
                     entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
-                let counts = &mut gathered.counts[position];
                 // Most groups are all alike, and told at once.
                 if Entry(all).is_present() && Entry(all).is_exclusive() {
                     counts.resident += entries().len() as u64;
                     counts.exclusive += entries().len() as u64;
                 } else if Entry(any).is_present() {
                     for (entry, index) in entries().zip(index..) {
-                        self.entry(position, region.may_be_merged, entry, index, gathered)?;
+                        if !entry.is_present() {
+                            continue;
+                        }
+                        counts.resident += 1;
+                        let frame = entry.frame();
+                        if entry.is_exclusive() {
+                            counts.exclusive += 1;
+                        } else if frame == self.zero_page_frame {
+                            counts.zero_page += 1;
+                        } else {
+                            let merged = region.may_be_merged && !entry.is_file_or_shared();
+                            let candidate = Candidate::new(frame, position, merged, index);
+                            if !gathered.buckets.push(frame, candidate) {
+                                return Err(SharingError::BadFrame { pid: process.id.id, frame });
+                            }
+                        }
                     }
                 }
                 index += entries().len() as u64;
             }
             done += read as u64;
         }
-        Ok(())
-    }
-
-    #[inline]
-    fn entry(
-        &self,
-        position: usize,
-        may_be_merged: bool,
-        entry: Entry,
-        index: u64,
-        gathered: &mut Gathered,
-    ) -> Result<(), SharingError> {
-        if !entry.is_present() {
-            return Ok(());
-        }
-        let counts = &mut gathered.counts[position];
-        counts.resident += 1;
-        if entry.is_exclusive() {
-            counts.exclusive += 1;
-        } else if entry.frame() == self.zero_page_frame {
-            counts.zero_page += 1;
-        } else {
-            let merged = may_be_merged && !entry.is_file_or_shared();
-            let candidate = Candidate::new(entry.frame(), position, merged, index);
-            if !gathered.buckets.push(entry.frame(), candidate) {
-                let pid = self.processes[position].id.id;
-                return Err(SharingError::BadFrame { pid, frame: entry.frame() });
-            }
-        }
+        let sum = &mut gathered.counts[position];
+        sum.resident += counts.resident;
+        sum.exclusive += counts.exclusive;
+        sum.zero_page += counts.zero_page;
         Ok(())
     }
 }
