@@ -1,5 +1,5 @@
 //! The real `huddle` on real processes: what it answers, what it refuses, and what it leaves behind.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -11,6 +11,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+mod support;
 
 /// A `huddle` with a state directory of its own.
 struct Huddle {
@@ -97,7 +99,7 @@ fn skipped_without_root() -> bool {
         return false;
     }
     assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
-    eprintln!("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
+    support::say("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
     true
 }
 
@@ -244,7 +246,7 @@ fn level_with_two_domains(huddle: &Huddle) -> Option<String> {
             return Some(level.to_owned());
         }
     }
-    eprintln!("skipped: this host has one cache domain at every level");
+    support::say("skipped: this host has one cache domain at every level");
     None
 }
 

@@ -192,7 +192,10 @@ mod tests {
             Err(reason) => {
                 // Without the privilege there is nothing to test; with it the reason is a fault.
                 assert!(!nix::unistd::geteuid().is_root(), "{reason}");
-                eprintln!("skipped: needs root: {reason}");
+                use std::io::Write;
+                // Not eprintln!, which libtest keeps back: a skip has to be seen.
+                let said = format!("skipped: needs root: {reason}\n");
+                std::io::stderr().write_all(said.as_bytes()).unwrap();
                 return;
             }
         };

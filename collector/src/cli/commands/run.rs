@@ -62,10 +62,10 @@ fn log_round(snapshot: &Snapshot) {
         Availability::Unavailable(reason) => format!("own CPU time unavailable: {reason}"),
     };
     tracing::info!(
-        "round {}: {} VMs, {shared}, {} changed, took {took_ms} ms, {cost}",
+        "round {}: {} VMs, {shared}, {} pinned anew, took {took_ms} ms, {cost}",
         snapshot.round,
         snapshot.vms.len(),
-        snapshot.pinned.value().map_or(0, |pinned| pinned.changed),
+        snapshot.pinned.value().map_or_else(|| "nothing".into(), |pinned| pinned.changed.to_string()),
     );
 }
 
