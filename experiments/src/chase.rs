@@ -7,7 +7,7 @@
 //! no prefetcher can guess the next. Positions are relative: equal seeds give equal bytes at any
 //! address, which is what lets KSM merge the data of two guests.
 
-use crate::rng::Rng;
+use huddle_model::rng::Rng;
 
 /// Words of eight bytes in a node; 64 bytes, the cache line of x86-64 and of most arm64 cores.
 pub const NODE_WORDS: usize = 8;

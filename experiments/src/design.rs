@@ -7,7 +7,7 @@
 use huddle_model::plan::Policy;
 use serde::Serialize;
 
-use crate::rng::Rng;
+use huddle_model::rng::Rng;
 
 /// The stream of chance that draws orders (see [`Rng::of_part`]).
 const ORDER: u64 = 1;

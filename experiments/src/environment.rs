@@ -119,7 +119,7 @@ pub fn disturbances(environment: &Environment, blocks: &[Block], stolen: Option<
         let shares: Vec<f64> =
             blocks.iter().filter_map(|block| block.sample(arm)).map(|sample| sample.cpu_share).collect();
         let lost = shares.iter().filter(|share| **share < QUIET_CPU_SHARE).count();
-        if let (true, Some(share)) = (lost > 0, crate::stats::median(&shares)) {
+        if let (true, Some(share)) = (lost > 0, huddle_model::stats::median(&shares)) {
             found.push(format!(
                 "other programs took CPU time: in arm {arm} the guests got {:.0} % of their CPUs (median), \
                  below {:.0} % in {lost} of {} blocks",

@@ -13,6 +13,4 @@ pub mod host;
 pub mod interrupt;
 pub mod microbench;
 pub mod report;
-pub mod rng;
-pub mod stats;
 pub mod summary;

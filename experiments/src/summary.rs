@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::design::Arm;
 use crate::environment::Environment;
 use crate::microbench::{ArmSample, Block, Config, Outcome};
-use crate::rng::Rng;
-use crate::stats::Estimate;
+use huddle_model::rng::Rng;
+use huddle_model::stats::Estimate;
 
 /// The stream of chance that draws intervals (see [`Rng::of_part`]).
 const INTERVALS: u64 = 30;
@@ -222,7 +222,7 @@ pub fn verdict(ratio: Option<Ratio>) -> String {
             "{} block(s) are too few to say: the ratio of {:.2} has no interval; at least {} are needed",
             ratio.n,
             ratio.value,
-            crate::stats::LEAST_VALUES
+            huddle_model::stats::LEAST_VALUES
         );
     };
     if low > 1.0 {

@@ -14,11 +14,13 @@
 //! What cannot be known is unavailable with its reason: an event that is not there, a group that was
 //! never on the PMU, a counter that was reset, a denominator of 0. None of these is a rate of 0.
 
+use serde::{Deserialize, Serialize};
+
 use crate::availability::Availability;
 use crate::counters::{CounterRole, GroupReading};
 
 /// Differences between two readings of one group, scaled to the whole interval.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CounterDelta {
     /// Wall time between the middles of the two readings, in seconds.
     pub interval_s: f64,
@@ -96,7 +98,7 @@ impl CounterDelta {
 }
 
 /// Rates of a vCPU, a VM or a cache domain over one interval.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// LLC misses per 1000 instructions.
     pub mpki: Availability<f64>,

@@ -4,8 +4,10 @@
 use crate::availability::Availability;
 use crate::ksm::KsmState;
 use crate::matrix::SharingMatrix;
+use crate::observation::Observation;
 use crate::plan::Plan;
 use crate::topology::Topology;
+use crate::trial::Comparison;
 use crate::vm::Vm;
 
 /// Something that happened, for the log, the terminal and the recording.
@@ -76,6 +78,10 @@ pub struct Snapshot {
     pub plan: Availability<Plan>,
     /// Whether affinities are set as planned, with what was changed in this round.
     pub pinned: Availability<PinOutcome>,
+    /// What counters and probes saw in the last window; it is renewed more often than the rest.
+    pub observation: Availability<Observation>,
+    /// The placements tried so far; unavailable where the loop does not try, with the reason.
+    pub comparison: Availability<Comparison>,
     /// What happened in this round.
     pub events: Vec<Event>,
     /// CPU time this process has used so far, in microseconds.

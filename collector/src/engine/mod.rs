@@ -116,6 +116,8 @@ impl Engine {
             matrix,
             plan,
             pinned,
+            observation: Availability::Unavailable("no probes and no counters are set up".into()),
+            comparison: Availability::Unavailable("placements are not tried against each other".into()),
             events: events
                 .into_iter()
                 .map(|(kind, vm, message)| Event { at_unix_us: end_unix_us, kind, vm, message })

@@ -42,6 +42,8 @@ pub(super) fn snapshot(round: u64, vms: usize) -> Snapshot {
         } else {
             Availability::Available(PinOutcome { changed: 1, unchanged: 1, skipped: 0 })
         },
+        observation: Availability::Unavailable("nothing is observed here".into()),
+        comparison: Availability::Unavailable("nothing is tried here".into()),
         events: vec![Event {
             at_unix_us: begin + 10,
             kind: EventKind::Lifecycle,

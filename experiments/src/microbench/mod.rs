@@ -26,7 +26,7 @@ use crate::guest::standin::StandinConfig;
 use crate::guest::{Guest, GuestError};
 use crate::host::{Host, HostFailure};
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::rng::Rng;
+use huddle_model::rng::Rng;
 
 pub use measure::{ArmSample, Block, GuestSample};
 pub use sharing::{Expected, NotMerged};

@@ -3,7 +3,7 @@
 use huddle_model::matrix::SharingMatrix;
 
 use crate::chase::PAGE_BYTES;
-use crate::stats::median;
+use huddle_model::stats::median;
 
 /// Least part of the data's frames that a pair with the same data must share.
 const LEAST_WITHIN: f64 = 0.95;

@@ -11,7 +11,7 @@ use huddle_model::vm::{TaskId, VmmKind};
 
 use super::*;
 use crate::guest::Reading;
-use crate::stats::Estimate;
+use huddle_model::stats::Estimate;
 
 /// What the fake host and its guests know of each other.
 #[derive(Default)]

@@ -260,7 +260,7 @@ mod tests {
         for (text, word) in [
             (r#"{"schema":"huddle/manifest/1","schema_version":7,"new":1}"#, "schema version 7"),
             (r#"{"schema":"huddle/manifest/2","schema_version":1}"#, "\"huddle/manifest/2\""),
-            (r#"{"schema":"huddle/manifest/1","schema_version":1}"#, "missing field"),
+            (r#"{"schema":"huddle/manifest/1","schema_version":2}"#, "missing field"),
             ("{}", "not a huddle manifest"),
             ("", "not a huddle manifest"),
         ] {

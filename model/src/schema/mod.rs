@@ -8,6 +8,7 @@
 //! to a column's name, type, unit or meaning raises [`SCHEMA_VERSION`].
 
 mod manifest;
+mod observation_rows;
 mod rows;
 mod tables;
 mod time;
@@ -16,12 +17,16 @@ pub use manifest::{
     CacheFact, Environment, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
     TopologyFact,
 };
+pub use observation_rows::{observation_rows, trial_rows};
 pub use rows::rows_of;
-pub use tables::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, Table, TableVisitor, VmRow};
+pub use tables::*;
 pub use time::{run_id, utc_text};
 
 /// Version of tables and columns.
-pub const SCHEMA_VERSION: u32 = 1;
+///
+/// 1: sharing, vms, placements, decisions, ksm, events. 2: adds counters, residency, exits, merging,
+/// occupancy, reported, programs, windows, trials; the tables of 1 are unchanged.
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Type of a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -149,7 +154,7 @@ mod tests {
                 );
                 assert!(!column.meaning.is_empty() && column.meaning.ends_with('.'), "{table}: {column:?}");
                 match column.unit {
-                    "us" | "bytes" | "ms" => {
+                    "us" | "ns" | "bytes" | "ms" => {
                         let suffix =
                             if column.unit == "ms" { "_millisecs" } else { &format!("_{}", column.unit) };
                         assert!(column.name.ends_with(suffix), "{table}: {column:?}");

@@ -38,6 +38,7 @@ pub fn rows_of(snapshot: &Snapshot) -> Rows {
                 message: event.message.clone(),
             })
             .collect(),
+        ..Rows::default()
     }
 }
 
@@ -50,7 +51,7 @@ struct Window {
 }
 
 /// Microseconds since the epoch overflow a signed integer in the year 294247 only.
-fn signed(unix_us: u64) -> i64 {
+pub(super) fn signed(unix_us: u64) -> i64 {
     i64::try_from(unix_us).unwrap_or(i64::MAX)
 }
 

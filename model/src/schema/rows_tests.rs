@@ -1,12 +1,19 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::availability::Availability;
+use crate::counters::{CounterRole, Counts, GroupReading};
 use crate::cpuset::CpuSet;
 use crate::ksm::KsmState;
 use crate::matrix::{MatrixVm, Method};
+use crate::observation::*;
 use crate::plan::{PlanInput, Policy};
-use crate::schema::{Row, Table, TableVisitor, Value};
+use crate::rates::CounterDelta;
+use crate::schema::{Row, Table, TableVisitor, Value, observation_rows, trial_rows};
 use crate::snapshot::{Event, EventKind, PinOutcome};
-use crate::topology::Topology;
+use crate::stats::Estimate;
+use crate::topology::{DomainId, Topology};
+use crate::trial::{Comparison, Decision, Objective, Outcome};
 use crate::vm::{GuestRegion, TaskId, VmmKind};
 
 fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
@@ -60,6 +67,8 @@ fn snapshot() -> Snapshot {
         matrix: Availability::Available(matrix),
         plan: Availability::Available(plan),
         pinned: Availability::Available(PinOutcome { changed: 2, unchanged: 0, skipped: 0 }),
+        observation: Availability::Unavailable("nothing is observed here".into()),
+        comparison: Availability::Unavailable("nothing is tried here".into()),
         events: vec![Event { at_unix_us: 1500, kind: EventKind::Pinned, vm: None, message: "moved".into() }],
         own_cpu_us: Availability::Unavailable("no /proc/self/stat".into()),
     }
@@ -113,6 +122,109 @@ fn a_placement_says_whether_it_holds_or_why_not() {
     assert!(placements[1].not_applied_reason.as_deref().unwrap().contains("passed over"));
 }
 
+/// A window in which one vCPU was counted and the other was not.
+fn observation() -> Observation {
+    let unavailable = || Availability::Unavailable("no PMU".to_owned());
+    let reading = |at: u64, counts: Counts| GroupReading {
+        begin_ns: at,
+        end_ns: at + 10,
+        time_enabled_ns: at,
+        time_running_ns: at,
+        counts,
+    };
+    let counts = |n: u64| Counts {
+        cycles: Some(200 * n),
+        instructions: Some(100 * n),
+        llc_references: Some(4 * n),
+        llc_misses: Some(n),
+    };
+    let task = |id| TaskId { id, start_ticks: 7 };
+    let counted = VcpuObservation {
+        vm: "a".into(),
+        vcpu: 0,
+        process: task(10),
+        thread: task(11),
+        counters: CounterDelta::between(&reading(1000, counts(0)), &reading(2000, counts(100))),
+        residency: Availability::Available(vec![
+            CpuResidency { cpu: 1, run_ns: Some(10), switches: Some(1), ..Default::default() },
+            CpuResidency { cpu: 2, run_ns: Some(90), clock_samples: Some(3), ..Default::default() },
+        ]),
+        migrations: Availability::Available(1),
+        domain_migrations: Availability::Available(1),
+        guest_entries: Availability::Available(5),
+        guest_ns: Availability::Available(50),
+        exits: Availability::Available(BTreeMap::from([(30, 4), (48, 1)])),
+    };
+    let uncounted = VcpuObservation {
+        vm: "b".into(),
+        process: task(20),
+        thread: task(21),
+        counters: CounterDelta::unavailable("no PMU"),
+        residency: unavailable().map(|_: u64| Vec::new()),
+        migrations: unavailable(),
+        domain_migrations: unavailable(),
+        guest_entries: unavailable(),
+        guest_ns: unavailable(),
+        exits: Availability::Unavailable("no KVM".into()),
+        ..counted.clone()
+    };
+    Observation {
+        window: 9,
+        trial: Some(TrialBlock { arm: "before".into(), block: 1 }),
+        begin_unix_us: 1000,
+        end_unix_us: 2000,
+        vcpus: vec![counted, uncounted],
+        merging: vec![MergeObservation {
+            vm: "a".into(),
+            process: task(10),
+            merged_now: Availability::Available(40),
+            merges: Availability::Available(3),
+            breaks: Availability::Available(2),
+            failed: unavailable(),
+        }],
+        occupancy: Availability::Available(vec![OccupancyObservation {
+            vm: "a".into(),
+            cache: 0,
+            domain: Some(DomainId(3)),
+            llc_bytes: Availability::Available(4096),
+            total_bytes: unavailable(),
+            local_bytes: unavailable(),
+        }]),
+        reported: vec![ReportObservation { vm: "a".into(), operations: 7, latency_us: Some(1.5) }],
+        events: vec![CountedEvent {
+            role: CounterRole::LlcMisses,
+            event: Availability::Available("x".into()),
+        }],
+        programs: vec![
+            ProgramObservation {
+                name: "sched_switch".into(),
+                cost: Availability::Available(ProgramCost { runs: 7, run_ns: 70 }),
+            },
+            ProgramObservation { name: "kvm_exit".into(), cost: Availability::Unavailable("refused".into()) },
+        ],
+        losses: Availability::Available(LossObservation::default()),
+        own_cpu_us: Availability::Available(30),
+        reading_cpu_us: Availability::Available(20),
+    }
+}
+
+fn comparison() -> Comparison {
+    Comparison {
+        objective: Objective::Mpki,
+        phase: "holding".into(),
+        arms: Vec::new(),
+        decisions: vec![Decision {
+            at_unix_us: 5,
+            round: 4,
+            proposal: "a and b together".into(),
+            expected_change: None,
+            observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.1, 0.3]) }),
+            outcome: Outcome::Kept,
+            reason: "it helped".into(),
+        }],
+    }
+}
+
 #[test]
 fn a_round_without_anything_still_is_a_round() {
     let no = || "not root".to_owned();
@@ -129,7 +241,11 @@ fn a_round_without_anything_still_is_a_round() {
     };
     let rows = rows_of(&empty);
     let counts: Vec<_> = Table::ALL.iter().map(|table| rows.count(*table)).collect();
-    assert_eq!(counts, [0, 0, 0, 1, 1, 0]);
+    assert_eq!(counts[..6], [0, 0, 0, 1, 1, 0]);
+    assert!(
+        counts[6..].iter().all(|count| *count == 0),
+        "what is observed is recorded by window: {counts:?}"
+    );
     let decision = &rows.decisions[0];
     assert_eq!((decision.changed, decision.policy.as_deref(), decision.own_cpu_us), (None, None, Some(3)));
     assert_eq!(decision.sharing_unavailable.as_deref(), Some("not root"));
@@ -166,6 +282,36 @@ fn values_are_of_the_type_of_their_column() {
         }
     }
     let mut check = Check(Vec::new());
-    rows_of(&snapshot()).visit(&mut check).unwrap();
+    let mut rows = rows_of(&snapshot());
+    let seen = observation();
+    let of_window = observation_rows(4, snapshot().topology.value(), &seen);
+    let (counters, residency) = (of_window.counters.clone(), of_window.residency.clone());
+    rows = Rows {
+        sharing: rows.sharing,
+        vms: rows.vms,
+        placements: rows.placements,
+        decisions: rows.decisions,
+        ksm: rows.ksm,
+        events: rows.events,
+        trials: trial_rows(&comparison(), &comparison().decisions).trials,
+        ..of_window
+    };
+    rows.visit(&mut check).unwrap();
     assert_eq!(check.0, Table::ALL);
+
+    assert_eq!((counters[0].llc_misses, counters[0].instructions), (Some(100.0), Some(10_000.0)));
+    assert_eq!((counters[0].domain, counters[0].pages_broken), (Some(3), Some(2)));
+    assert_eq!((counters[0].arm.as_deref(), counters[0].block), (Some("before"), Some(1)));
+    assert_eq!((counters[1].llc_misses, counters[1].domain), (None, None));
+    assert_eq!(counters[1].unavailable.as_deref(), Some("no PMU"));
+    assert_eq!(
+        residency.iter().map(|row| (row.cpu, row.domain)).collect::<Vec<_>>(),
+        [(1, Some(0)), (2, Some(3))]
+    );
+    assert_eq!(
+        (rows.windows[0].programs_ns, rows.windows[0].llc_misses_event.as_deref()),
+        (Some(70), Some("x"))
+    );
+    assert_eq!((rows.programs[1].runs, rows.programs[1].unavailable.as_deref()), (None, Some("refused")));
+    assert_eq!((rows.trials[0].observed_low, rows.trials[0].blocks), (Some(0.1), 8));
 }

@@ -285,6 +285,262 @@ tables! {
         /// One sentence.
         message: String, "none";
     }
+
+    /// The counters of one vCPU in one window: one row per vCPU and window, null where there is no counter.
+    CounterRow, Counters, counters {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Name of the VM.
+        vm: String, "none";
+        /// The process that holds the VM.
+        vm_pid: i32, "number";
+        /// Number of the vCPU within the VM, from 0.
+        vcpu: u32, "number";
+        /// Id of the host thread that runs it.
+        thread: i32, "number";
+        /// Start time of that thread after boot, which tells it from a later one of the same id.
+        thread_start_ticks: u64, "ticks";
+        /// Cache domain it ran in for most of the window; null when it did not run or nobody saw where.
+        domain: Option<u32>, "number";
+        /// The placement of a trial that was in force; null outside of trials.
+        arm: Option<String>, "none";
+        /// Number of the block of the trial, from 0; null outside of trials.
+        block: Option<u32>, "number";
+        /// Wall time between the middles of the two readings of the counters; null when there were not two.
+        interval_ns: Option<u64>, "ns";
+        /// How long the counters were enabled while the thread ran; null like `interval_ns`.
+        time_enabled_ns: Option<u64>, "ns";
+        /// How long of that they were on the PMU: less than enabled means that counts are scaled estimates.
+        time_running_ns: Option<u64>, "ns";
+        /// Processor cycles, scaled to the time enabled; null when not counted.
+        cycles: Option<f64>, "count";
+        /// Instructions retired, scaled to the time enabled; null when not counted.
+        instructions: Option<f64>, "count";
+        /// Look-ups of the last-level cache, scaled to the time enabled; null when not counted.
+        llc_references: Option<f64>, "count";
+        /// Look-ups of the last-level cache that missed, scaled to the time enabled; null when not counted.
+        llc_misses: Option<f64>, "count";
+        /// Why `llc_misses` is null; null when it is not.
+        unavailable: Option<String>, "none";
+        /// Moves of the thread between CPUs; null when not watched.
+        migrations: Option<u64>, "count";
+        /// Moves of the thread between cache domains; null when not watched.
+        domain_migrations: Option<u64>, "count";
+        /// Pages of the VM that left their merged frame in the window; null when not watched.
+        pages_broken: Option<u64>, "pages";
+        /// Entries into guest mode; null when not watched.
+        guest_entries: Option<u64>, "count";
+        /// Time in guest mode; null when not watched.
+        guest_ns: Option<u64>, "ns";
+        /// Exits from guest mode; null when not watched.
+        guest_exits: Option<u64>, "count";
+    }
+
+    /// Where one vCPU ran in one window: one row per vCPU, window and CPU that it used.
+    ResidencyRow, Residency, residency {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Name of the VM.
+        vm: String, "none";
+        /// Number of the vCPU within the VM, from 0.
+        vcpu: u32, "number";
+        /// Id of the host thread that runs it.
+        thread: i32, "number";
+        /// The CPU.
+        cpu: u32, "number";
+        /// Cache domain of that CPU; null when it is in none or there is no topology.
+        domain: Option<u32>, "number";
+        /// CPU time the thread used there; null when not watched.
+        run_ns: Option<u64>, "ns";
+        /// Times it was switched away from there; null when not watched.
+        switches: Option<u64>, "count";
+        /// Samples of the software clock that hit it there; null when there were none taken.
+        clock_samples: Option<u64>, "count";
+        /// Samples of last-level cache misses that hit it there; null when there were none taken.
+        miss_samples: Option<u64>, "count";
+    }
+
+    /// Exits of one vCPU from guest mode in one window: one row per vCPU, window and reason.
+    ExitRow, Exits, exits {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Name of the VM.
+        vm: String, "none";
+        /// Number of the vCPU within the VM, from 0.
+        vcpu: u32, "number";
+        /// The processor's exit reason, as its vendor numbers them.
+        reason: u32, "number";
+        /// How often.
+        exits: u64, "count";
+    }
+
+    /// What KSM did to one VM in one window.
+    MergingRow, Merging, merging {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Name of the VM.
+        vm: String, "none";
+        /// The process that holds the VM.
+        vm_pid: i32, "number";
+        /// Pages of it that are merged at the end of the window; null when the kernel did not say.
+        pages_merged_now: Option<u64>, "pages";
+        /// Pages put on a merged frame; null when not watched.
+        pages_merged: Option<u64>, "pages";
+        /// Pages that left a merged frame; null when not watched.
+        pages_broken: Option<u64>, "pages";
+        /// Merges that were tried and failed; null when not watched.
+        merges_failed: Option<u64>, "count";
+    }
+
+    /// What the processor's own monitoring (resctrl) says of one VM and one cache in one window.
+    OccupancyRow, Occupancy, occupancy {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Name of the VM.
+        vm: String, "none";
+        /// The cache, by the kernel's number.
+        cache: u32, "number";
+        /// The cache domain it is; null when domains are of another level.
+        domain: Option<u32>, "number";
+        /// Bytes of the cache that hold lines of the VM at the end of the window; null when not available.
+        llc_bytes: Option<u64>, "bytes";
+        /// Bytes moved between memory and any node in the window; null when not available.
+        memory_total_bytes: Option<u64>, "bytes";
+        /// Bytes moved between memory and the cache's own node in the window; null when not available.
+        memory_local_bytes: Option<u64>, "bytes";
+    }
+
+    /// What a workload said of itself in one window: one row per VM that reported.
+    ReportRow, Reported, reported {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Name of the VM.
+        vm: String, "none";
+        /// The placement of a trial that was in force; null outside of trials.
+        arm: Option<String>, "none";
+        /// Number of the block of the trial, from 0; null outside of trials.
+        block: Option<u32>, "number";
+        /// Operations done in the window.
+        operations: u64, "count";
+        /// Mean latency of an operation; null when it was not reported.
+        latency_us: Option<f64>, "us";
+    }
+
+    /// One BPF program in one window: one row per program, also for those that do not run.
+    ProgramRow, Programs, programs {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// Its name.
+        program: String, "none";
+        /// How often it ran; null when it is not attached or the kernel keeps no statistics.
+        runs: Option<u64>, "count";
+        /// How long that took in all; null like `runs`.
+        run_ns: Option<u64>, "ns";
+        /// Why `runs` is null; null when it is not.
+        unavailable: Option<String>, "none";
+    }
+
+    /// One window: what observing cost, what was lost, and which events were counted.
+    WindowRow, Windows, windows {
+        /// When the window began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the window ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Windows since the start of the run, from 1.
+        window: u64, "count";
+        /// The round whose placement was in force.
+        round: u64, "count";
+        /// CPU time of this process in the window; null where it was not available.
+        own_cpu_us: Option<u64>, "us";
+        /// CPU time of it that went into reading counters and probes; null where it was not available.
+        reading_cpu_us: Option<u64>, "us";
+        /// Time that all BPF programs ran in the window; null when the kernel keeps no statistics.
+        programs_ns: Option<u64>, "ns";
+        /// Beginnings and ends of KSM passes that were lost; null when no probes run.
+        lost_pass_events: Option<u64>, "count";
+        /// KSM events that were lost; null when no probes run.
+        lost_ksm_events: Option<u64>, "count";
+        /// Reasons of guest exits that were lost; null when no probes run.
+        lost_exit_reasons: Option<u64>, "count";
+        /// Threads that could not be watched; null when no probes run.
+        lost_vcpu_threads: Option<u64>, "count";
+        /// Event that stands for cycles; null when it is not counted.
+        cycles_event: Option<String>, "none";
+        /// Event that stands for instructions; null when it is not counted.
+        instructions_event: Option<String>, "none";
+        /// Event that stands for look-ups of the last-level cache; null when it is not counted.
+        llc_references_event: Option<String>, "none";
+        /// Event that stands for misses of the last-level cache; null when it is not counted.
+        llc_misses_event: Option<String>, "none";
+    }
+
+    /// What a trial of a placement came to: one row per decision.
+    TrialRow, Trials, trials {
+        /// When it was decided, since the Unix epoch.
+        begin_us: i64, "us";
+        /// The round whose plan was tried.
+        round: u64, "count";
+        /// What it was judged by: mpki, miss_ratio, ipc or reported.
+        objective: String, "none";
+        /// What was proposed.
+        proposal: String, "none";
+        /// Relative change that was expected, positive is better; null when not known.
+        expected_change: Option<f64>, "fraction";
+        /// Relative change that was seen, paired by block, positive is better; null when nothing was tried.
+        observed_change: Option<f64>, "fraction";
+        /// Lower end of its 95 % interval; null when there are too few blocks.
+        observed_low: Option<f64>, "fraction";
+        /// Upper end of its 95 % interval; null when there are too few blocks.
+        observed_high: Option<f64>, "fraction";
+        /// Pairs of blocks it is of.
+        blocks: u64, "count";
+        /// kept, taken_back, aborted or not_tried.
+        outcome: String, "none";
+        /// Why, one sentence.
+        reason: String, "none";
+    }
 }
 
 impl fmt::Display for Table {

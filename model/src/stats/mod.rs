@@ -5,7 +5,7 @@
 //! and the 97.5th percentile. Ratios are taken within a block, where both arms met the same
 //! disturbance, and the blocks are what is drawn.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
 
@@ -17,7 +17,7 @@ pub const RESAMPLES: usize = 4000;
 pub const LEAST_VALUES: usize = 6;
 
 /// A median with its interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// How many values it is of.
     pub n: usize,

@@ -1,5 +1,5 @@
-//! The one source of chance of every experiment: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), seeded,
-//! so that equal seeds give equal data, orders and intervals on every host.
+//! The one source of chance of experiments, policies and intervals: SplitMix64 (Steele, Lea, Flood,
+//! OOPSLA 2014), seeded, so that equal seeds give equal data, orders and intervals on every host.
 
 /// A stream of pseudo-random numbers.
 #[derive(Clone, Debug)]

@@ -1,0 +1,249 @@
+//! From an observation, and from the decisions of trials, to the rows that are recorded of them.
+
+use super::rows::signed;
+use super::{
+    CounterRow, ExitRow, MergingRow, OccupancyRow, ProgramRow, ReportRow, ResidencyRow, Rows, TrialRow,
+    WindowRow,
+};
+use crate::availability::Availability;
+use crate::counters::CounterRole;
+use crate::observation::{Observation, ProgramCost, VcpuObservation};
+use crate::topology::{DomainId, Topology};
+use crate::trial::{Comparison, Decision};
+
+/// The rows of one window in the placement of `round`; `topology` tells the domains of CPUs.
+pub fn observation_rows(round: u64, topology: Option<&Topology>, seen: &Observation) -> Rows {
+    let window = Window { seen, round, topology };
+    Rows {
+        counters: seen.vcpus.iter().map(|vcpu| window.counters(vcpu)).collect(),
+        residency: seen.vcpus.iter().flat_map(|vcpu| window.residency(vcpu)).collect(),
+        exits: seen.vcpus.iter().flat_map(|vcpu| window.exits(vcpu)).collect(),
+        merging: window.merging(),
+        occupancy: window.occupancy(),
+        reported: window.reported(),
+        programs: window.programs(),
+        windows: vec![window.itself()],
+        ..Rows::default()
+    }
+}
+
+/// The rows of decisions: hand over each decision once.
+pub fn trial_rows(comparison: &Comparison, decisions: &[Decision]) -> Rows {
+    let row = |decision: &Decision| {
+        let seen = decision.observed_change;
+        let ends = seen.and_then(|seen| seen.ci95);
+        TrialRow {
+            begin_us: signed(decision.at_unix_us),
+            round: decision.round,
+            objective: comparison.objective.name().to_owned(),
+            proposal: decision.proposal.clone(),
+            expected_change: decision.expected_change,
+            observed_change: seen.map(|seen| seen.median),
+            observed_low: ends.map(|[low, _]| low),
+            observed_high: ends.map(|[_, high]| high),
+            blocks: seen.map_or(0, |seen| seen.n as u64),
+            outcome: decision.outcome.name().to_owned(),
+            reason: decision.reason.clone(),
+        }
+    };
+    Rows { trials: decisions.iter().map(row).collect(), ..Rows::default() }
+}
+
+/// A window with what its rows have in common.
+#[derive(Clone, Copy)]
+struct Window<'a> {
+    seen: &'a Observation,
+    round: u64,
+    topology: Option<&'a Topology>,
+}
+
+impl Window<'_> {
+    fn begin_us(&self) -> i64 {
+        signed(self.seen.begin_unix_us)
+    }
+
+    fn end_us(&self) -> i64 {
+        signed(self.seen.end_unix_us)
+    }
+
+    fn arm(&self) -> Option<String> {
+        self.seen.trial.as_ref().map(|trial| trial.arm.clone())
+    }
+
+    fn block(&self) -> Option<u32> {
+        self.seen.trial.as_ref().map(|trial| trial.block)
+    }
+
+    fn counters(&self, vcpu: &VcpuObservation) -> CounterRow {
+        let counters = &vcpu.counters;
+        // Without two readings there is no interval; a thread that did not run has one, with no counts.
+        let read = (counters.interval_s > 0.0).then_some(counters);
+        let count = |role| counters.count(role).value().copied();
+        let broken = self.seen.merging.iter().find(|vm| vm.vm == vcpu.vm);
+        CounterRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            vm: vcpu.vm.clone(),
+            vm_pid: vcpu.process.id,
+            vcpu: vcpu.vcpu,
+            thread: vcpu.thread.id,
+            thread_start_ticks: vcpu.thread.start_ticks,
+            domain: self.topology.and_then(|topology| vcpu.domain(topology)).map(|DomainId(id)| id),
+            arm: self.arm(),
+            block: self.block(),
+            interval_ns: read.map(|read| (read.interval_s * 1e9).round() as u64),
+            time_enabled_ns: read.map(|read| read.time_enabled_ns),
+            time_running_ns: read.map(|read| read.time_running_ns),
+            cycles: count(CounterRole::Cycles),
+            instructions: count(CounterRole::Instructions),
+            llc_references: count(CounterRole::LlcReferences),
+            llc_misses: count(CounterRole::LlcMisses),
+            unavailable: counters.count(CounterRole::LlcMisses).reason().map(str::to_owned),
+            migrations: vcpu.migrations.value().copied(),
+            domain_migrations: vcpu.domain_migrations.value().copied(),
+            pages_broken: broken.and_then(|vm| vm.breaks.value().copied()),
+            guest_entries: vcpu.guest_entries.value().copied(),
+            guest_ns: vcpu.guest_ns.value().copied(),
+            guest_exits: vcpu.exits.value().map(|exits| exits.values().sum()),
+        }
+    }
+
+    fn residency(self, vcpu: &VcpuObservation) -> impl Iterator<Item = ResidencyRow> {
+        vcpu.residency.value().into_iter().flatten().map(move |cpu| ResidencyRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            vm: vcpu.vm.clone(),
+            vcpu: vcpu.vcpu,
+            thread: vcpu.thread.id,
+            cpu: cpu.cpu,
+            domain: self.topology.and_then(|topology| topology.domain_of(cpu.cpu)).map(|DomainId(id)| id),
+            run_ns: cpu.run_ns,
+            switches: cpu.switches,
+            clock_samples: cpu.clock_samples,
+            miss_samples: cpu.miss_samples,
+        })
+    }
+
+    fn exits(self, vcpu: &VcpuObservation) -> impl Iterator<Item = ExitRow> {
+        vcpu.exits.value().into_iter().flatten().map(move |(reason, exits)| ExitRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            vm: vcpu.vm.clone(),
+            vcpu: vcpu.vcpu,
+            reason: *reason,
+            exits: *exits,
+        })
+    }
+
+    fn merging(&self) -> Vec<MergingRow> {
+        let rows = self.seen.merging.iter().map(|vm| MergingRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            vm: vm.vm.clone(),
+            vm_pid: vm.process.id,
+            pages_merged_now: vm.merged_now.value().copied(),
+            pages_merged: vm.merges.value().copied(),
+            pages_broken: vm.breaks.value().copied(),
+            merges_failed: vm.failed.value().copied(),
+        });
+        rows.collect()
+    }
+
+    fn occupancy(&self) -> Vec<OccupancyRow> {
+        let rows = self.seen.occupancy.value().into_iter().flatten().map(|of| OccupancyRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            vm: of.vm.clone(),
+            cache: of.cache,
+            domain: of.domain.map(|DomainId(id)| id),
+            llc_bytes: of.llc_bytes.value().copied(),
+            memory_total_bytes: of.total_bytes.value().copied(),
+            memory_local_bytes: of.local_bytes.value().copied(),
+        });
+        rows.collect()
+    }
+
+    fn reported(&self) -> Vec<ReportRow> {
+        let rows = self.seen.reported.iter().map(|report| ReportRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            vm: report.vm.clone(),
+            arm: self.arm(),
+            block: self.block(),
+            operations: report.operations,
+            latency_us: report.latency_us,
+        });
+        rows.collect()
+    }
+
+    fn programs(&self) -> Vec<ProgramRow> {
+        let rows = self.seen.programs.iter().map(|program| ProgramRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: self.seen.window,
+            round: self.round,
+            program: program.name.clone(),
+            runs: program.cost.value().map(|cost| cost.runs),
+            run_ns: program.cost.value().map(|cost| cost.run_ns),
+            unavailable: program.cost.reason().map(str::to_owned),
+        });
+        rows.collect()
+    }
+
+    fn itself(&self) -> WindowRow {
+        let seen = self.seen;
+        let losses = seen.losses.value();
+        let event = |role| {
+            let found = seen.events.iter().find(|event| event.role == role);
+            found.and_then(|event| event.event.value().cloned())
+        };
+        WindowRow {
+            begin_us: self.begin_us(),
+            end_us: self.end_us(),
+            window: seen.window,
+            round: self.round,
+            own_cpu_us: seen.own_cpu_us.value().copied(),
+            reading_cpu_us: seen.reading_cpu_us.value().copied(),
+            programs_ns: seen.programs_cost().value().map(|cost| cost.run_ns),
+            lost_pass_events: losses.map(|losses| losses.pass_events),
+            lost_ksm_events: losses.map(|losses| losses.ksm_events),
+            lost_exit_reasons: losses.map(|losses| losses.exit_reasons),
+            lost_vcpu_threads: losses.map(|losses| losses.vcpu_threads),
+            cycles_event: event(CounterRole::Cycles),
+            instructions_event: event(CounterRole::Instructions),
+            llc_references_event: event(CounterRole::LlcReferences),
+            llc_misses_event: event(CounterRole::LlcMisses),
+        }
+    }
+}
+
+impl Observation {
+    /// What all BPF programs together cost in the window; unavailable when none of them tells.
+    pub fn programs_cost(&self) -> Availability<ProgramCost> {
+        let mut reason = "no BPF program runs".to_owned();
+        let mut total: Option<ProgramCost> = None;
+        for program in &self.programs {
+            match &program.cost {
+                Availability::Available(cost) => {
+                    let total = total.get_or_insert_default();
+                    total.runs += cost.runs;
+                    total.run_ns += cost.run_ns;
+                }
+                Availability::Unavailable(why) => reason.clone_from(why),
+            }
+        }
+        total.map_or(Availability::Unavailable(reason), Availability::Available)
+    }
+}

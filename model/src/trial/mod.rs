@@ -1,0 +1,107 @@
+//! Comparing placements: what was tried, how it went, and what was decided.
+
+use serde::{Deserialize, Serialize};
+
+use crate::availability::Availability;
+use crate::stats::Estimate;
+
+/// What a placement is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// LLC misses per 1000 instructions; less is better.
+    Mpki,
+    /// LLC misses per LLC reference; less is better.
+    MissRatio,
+    /// Instructions per cycle; more is better.
+    Ipc,
+    /// Operations per second that the workloads report themselves; more is better.
+    Reported,
+}
+
+impl Objective {
+    /// Its name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mpki => "mpki",
+            Self::MissRatio => "miss_ratio",
+            Self::Ipc => "ipc",
+            Self::Reported => "reported",
+        }
+    }
+
+    /// Whether a higher value is the better one.
+    pub fn more_is_better(self) -> bool {
+        matches!(self, Self::Ipc | Self::Reported)
+    }
+}
+
+/// The placements tried so far, for the screen and the recording.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// What they are judged by.
+    pub objective: Objective,
+    /// What the loop is doing now, as one short line: `observing`, `trial block 3 of 12`, `holding`.
+    pub phase: String,
+    /// The placements of the trial that runs, or of the last one.
+    pub arms: Vec<Arm>,
+    /// What was decided so far, the latest last.
+    pub decisions: Vec<Decision>,
+}
+
+/// One placement in a trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// What it is called: `before`, or the policy that proposed it.
+    pub name: String,
+    /// The objective in this arm over its blocks so far.
+    pub value: Availability<Estimate>,
+    /// The objective block by block, in order.
+    pub blocks: Vec<f64>,
+}
+
+/// How a proposal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was better by at least the configured effect, and stays.
+    Kept,
+    /// It was not, and was taken back.
+    TakenBack,
+    /// A guard was crossed, or a VM changed, in the middle of the trial; it was taken back.
+    Aborted,
+    /// It was not tried at all.
+    NotTried,
+}
+
+impl Outcome {
+    /// Its name in recordings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::TakenBack => "taken_back",
+            Self::Aborted => "aborted",
+            Self::NotTried => "not_tried",
+        }
+    }
+}
+
+/// One decision, with what it was made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// When, in microseconds since the Unix epoch.
+    pub at_unix_us: u64,
+    /// The round whose plan it was.
+    pub round: u64,
+    /// What was proposed, as one short line.
+    pub proposal: String,
+    /// The relative change of the objective that was expected (0.1: ten percent better), where known.
+    pub expected_change: Option<f64>,
+    /// The relative change of the objective that was seen, paired by block, with its interval; positive is
+    /// better.
+    pub observed_change: Option<Estimate>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why, as one sentence.
+    pub reason: String,
+}
