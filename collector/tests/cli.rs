@@ -1,6 +1,7 @@
 //! The real `huddle` on real processes: what it answers, what it refuses, and what it leaves behind.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
 use serde_json::Value;
 
 mod support;
@@ -392,7 +395,7 @@ fn rounds_are_lines_of_json_and_a_recording() {
 
     let manifest: Value =
         serde_json::from_slice(&std::fs::read(run_dir.join("manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["schema_version"], 1);
+    assert_eq!(manifest["schema_version"], 2);
     for table in ["sharing", "vms", "placements", "decisions", "ksm", "events"] {
         // One VM shares with nobody: `sharing` has no row, and so no segment.
         if table != "sharing" {
@@ -401,6 +404,72 @@ fn rounds_are_lines_of_json_and_a_recording() {
     }
     let line = huddle.refusal(1, &["run", "--vm", &name, "--dry-run", "--record", run_dir.to_str().unwrap()]);
     assert!(line.contains("run"), "{line}");
+}
+
+#[test]
+fn windows_between_rounds_are_recorded_with_what_they_cost() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let busy = Process(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+    let (name, run_dir) = (format!("busy={}", busy.pid()), huddle.dir.path().join("run"));
+    let args = ["run", "--vm", &name, "--dry-run", "--window", "0.2", "--record", run_dir.to_str().unwrap()];
+    let mut child = huddle.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("round 1")));
+    std::thread::sleep(Duration::from_secs(2));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = said.collect();
+    assert!(child.wait().unwrap().success());
+    assert!(rest.iter().any(|line| line.contains("own cost over")), "{rest:?}");
+
+    let windows = columns(&run_dir.join("windows"), ["begin_us", "end_us", "own_cpu_us", "lost_pass_events"]);
+    assert!(windows.len() >= 4, "{windows:?}");
+    for pair in windows.windows(2) {
+        let (end, next_begin) = (pair[0][1].unwrap(), pair[1][0].unwrap());
+        assert!((end..end + 50_000).contains(&next_begin), "windows follow each other: {windows:?}");
+    }
+    let long_us: i64 = windows.iter().map(|window| window[1].unwrap() - window[0].unwrap()).sum();
+    assert!(windows.iter().all(|window| window[2].unwrap() > 0), "our own time is told: {windows:?}");
+
+    let counters = columns(&run_dir.join("counters"), ["migrations", "thread"]);
+    assert_eq!(counters.len(), windows.len(), "one vCPU a window");
+    assert!(counters.iter().all(|row| row[0].is_some() && row[1] == Some(busy.pid().as_raw().into())));
+    let residency = columns(&run_dir.join("residency"), ["run_ns", "cpu"]);
+    let run_us: i64 = residency.iter().map(|row| row[0].unwrap() / 1000).sum();
+    // A busy thread runs, and on one CPU at a time; what it loses to others depends on them. 1 % of room
+    // for readings that are not of the very moment.
+    assert!(run_us > 0 && run_us <= long_us + long_us / 100 + 20_000, "{run_us} of {long_us}");
+    let programs = columns(&run_dir.join("programs"), ["runs"]);
+    assert!(programs.iter().any(|row| row[0].is_some_and(|runs| runs > 0)), "some program ran");
+}
+
+/// Integer columns of all segments of a table, row by row; null where unavailable.
+fn columns<const N: usize>(dir: &Path, names: [&str; N]) -> Vec<[Option<i64>; N]> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let mut rows = Vec::new();
+    for path in paths {
+        let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
+        for row in reader.get_row_iter(None).unwrap() {
+            let row = row.unwrap();
+            let value = |name: &str| {
+                let (_, field) = row.get_column_iter().find(|(column, _)| *column == name).unwrap();
+                match field {
+                    Field::Null => None,
+                    Field::Int(value) => Some(i64::from(*value)),
+                    Field::UInt(value) => Some(i64::from(*value)),
+                    Field::Long(value) => Some(*value),
+                    Field::ULong(value) => Some(i64::try_from(*value).unwrap()),
+                    other => panic!("{name} holds {other}"),
+                }
+            };
+            rows.push(names.map(value));
+        }
+    }
+    rows
 }
 
 fn segments(dir: &Path) -> usize {

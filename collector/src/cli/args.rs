@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use huddle_collector::engine::RunOptions;
 use huddle_model::plan::Policy;
+
+use super::context::seconds;
 
 /// Finds the VMs of this host, measures which share memory, and runs those that share most on the
 /// same cache.
@@ -108,9 +111,19 @@ pub(crate) struct LoopArgs {
     /// Least time between two rounds, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
     pub(crate) min_interval: f64,
+    /// Length of a window of observation, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
+    pub(crate) window: f64,
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
+}
+
+impl LoopArgs {
+    /// When rounds and windows happen; `rounds` as `--rounds` has it.
+    pub(crate) fn options(&self, rounds: Option<u64>) -> RunOptions {
+        RunOptions { min_interval: seconds(self.min_interval), rounds, window: seconds(self.window) }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@
 //! Everything here is optional. What a host cannot give is unavailable with a reason, and the rest
 //! goes on.
 
+pub mod observer;
 pub mod perf;
 pub mod probes;
 

@@ -18,7 +18,7 @@ pub use manifest::{
     TopologyFact,
 };
 pub use observation_rows::{observation_rows, trial_rows};
-pub use rows::rows_of;
+pub use rows::{event_rows, rows_of};
 pub use tables::*;
 pub use time::{run_id, utc_text};
 
