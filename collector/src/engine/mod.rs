@@ -76,6 +76,8 @@ impl Engine {
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
+        let completed = self.observer.as_mut().map(|observer| observer.complete(&mut vms));
+        events.extend(completed.into_iter().flatten().map(|note| (EventKind::Note, None, note)));
         let matrix = match &vms_reason {
             Some(reason) => Availability::Unavailable(format!("no VMs are known: {reason}")),
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),

@@ -38,6 +38,12 @@ pub trait HostSource {
 
 /// Watches VMs between the rounds: counters, residency, merges and breaks.
 pub trait Observer {
+    /// Fills in vCPUs that discovery could not tell, and says so, one sentence each.
+    fn complete(&mut self, vms: &mut [Vm]) -> Vec<String> {
+        let _ = vms;
+        Vec::new()
+    }
+
     /// Ends the window that began at the last call and gives it (its `round` and `trial` are filled in by
     /// the engine), and begins the next, in which `vms` are watched. The first call only begins.
     fn observe(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation>;

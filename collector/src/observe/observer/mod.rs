@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use huddle_model::availability::Availability;
 use huddle_model::observation::{Observation, VcpuObservation};
-use huddle_model::rates::CounterDelta;
 use huddle_model::topology::Topology;
-use huddle_model::vm::{Vcpu, Vm};
+use huddle_model::vm::Vm;
 
+use super::perf::{VcpuCounters, VcpuReading};
 use super::probes::Probes;
+use crate::discover::complete_vcpus_on_host;
 use crate::engine::HostClock;
 use crate::engine::stages::{Clock, Observer};
 use crate::host::HostRoot;
@@ -21,9 +22,18 @@ use cost::{CostWindow, OwnCost};
 use merging::MergeWindow;
 use residency::{ResidencyWindow, ThreadWindow};
 
+/// What there is to watch with; each part is optional and says why it is not there.
+pub struct Sources {
+    /// BPF programs.
+    pub probes: Result<Probes, String>,
+    /// Counters of the processor.
+    pub counters: VcpuCounters,
+}
+
 /// All that watches VMs on this host.
 pub struct HostObserver {
     root: HostRoot,
+    counters: VcpuCounters,
     threads: ResidencyWindow,
     merging: MergeWindow,
     cost: CostWindow,
@@ -40,8 +50,9 @@ struct Began {
 }
 
 impl HostObserver {
-    /// Watches with `probes`, or without where they cannot be had.
-    pub fn new(root: HostRoot, probes: Result<Probes, String>) -> Self {
+    /// Watches with what there is.
+    pub fn new(root: HostRoot, sources: Sources) -> Self {
+        let Sources { probes, counters } = sources;
         let (threads, merging, cost) = match probes {
             Ok(probes) => {
                 let Probes { ksm, threads, losses, programs, .. } = probes;
@@ -55,19 +66,20 @@ impl HostObserver {
         };
         let threads = ResidencyWindow::new(threads, cost.reasons());
         let merging = MergeWindow::new(merging);
-        Self { root, threads, merging, cost, window: 0, running: None }
+        Self { root, counters, threads, merging, cost, window: 0, running: None }
     }
 
     /// Reads what was watched, as the window that ends now.
     fn end(&mut self, began: &Began, vms: &[Vm]) -> Observation {
         self.window += 1;
         let mut threads = self.threads.read(&self.root);
-        let vcpus = vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu)));
-        let vcpus = vcpus
-            .map(|(vm, vcpu)| {
-                vcpu_observation(vm, vcpu, threads.of(vcpu.thread), CounterDelta::unavailable("not counted"))
-            })
-            .collect();
+        // In the order of the VMs, as they were given to `sync`.
+        let counted = self.counters.read().into_iter();
+        let vcpus = counted.map(|vcpu| {
+            let thread = threads.of(vcpu.thread);
+            vcpu_observation(vcpu, thread)
+        });
+        let vcpus = vcpus.collect();
         let merging = self.merging.read(&self.root, vms);
         let (programs, losses) = self.cost.read();
         let now = OwnCost::now();
@@ -82,7 +94,7 @@ impl HostObserver {
             merging,
             occupancy: Availability::Unavailable("resctrl is not read".into()),
             reported: Vec::new(),
-            events: Vec::new(),
+            events: self.counters.events().to_vec(),
             programs,
             losses,
             own_cpu_us: now.process_since(&began.own),
@@ -93,12 +105,20 @@ impl HostObserver {
 }
 
 impl Observer for HostObserver {
+    fn complete(&mut self, vms: &mut [Vm]) -> Vec<String> {
+        match self.threads.guest_threads() {
+            Ok(seen) => complete_vcpus_on_host(&self.root, vms, &seen),
+            Err(error) => vec![format!("which thread is which vCPU cannot be told: {error}")],
+        }
+    }
+
     fn observe(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation> {
         let asked = OwnCost::now();
         let ended = self.running.take().map(|(began, watched)| self.end(&began, &watched));
         let began = Began { unix_us: HostClock.now_unix_us(), at: Instant::now(), own: OwnCost::now() };
         self.threads.follow(&self.root, vms, topology);
         self.merging.follow(&self.root, vms);
+        self.counters.sync(vms);
         self.running = Some((began, vms.to_vec()));
         let reading_cpu_us = OwnCost::now().thread_since(&asked);
         match ended {
@@ -108,13 +128,13 @@ impl Observer for HostObserver {
     }
 }
 
-fn vcpu_observation(vm: &Vm, vcpu: &Vcpu, thread: ThreadWindow, counters: CounterDelta) -> VcpuObservation {
+fn vcpu_observation(counted: VcpuReading, thread: ThreadWindow) -> VcpuObservation {
     VcpuObservation {
-        vm: vm.name.clone(),
-        vcpu: vcpu.index,
-        process: vcpu.process,
-        thread: vcpu.thread,
-        counters,
+        vm: counted.vm,
+        vcpu: counted.vcpu,
+        process: counted.process,
+        thread: counted.thread,
+        counters: counted.delta,
         residency: thread.residency,
         migrations: thread.migrations,
         domain_migrations: thread.domain_migrations,

@@ -7,8 +7,9 @@ use huddle_model::observation::CpuResidency;
 use huddle_model::topology::{DomainId, Topology};
 use huddle_model::vm::{TaskId, Vm};
 
+use super::super::probes::ProbeError;
 use super::super::probes::program::Program;
-use super::super::probes::threads::{CpuReading, ThreadProbe, ThreadReading};
+use super::super::probes::threads::{CpuReading, GuestThread, ThreadProbe, ThreadReading};
 use crate::host::HostRoot;
 
 /// One thread in one window.
@@ -116,6 +117,14 @@ impl ResidencyWindow {
             if let Err(error) = probe.watch(root, pid, thread) {
                 self.unwatched.insert(thread, error.to_string());
             }
+        }
+    }
+
+    /// Every thread that was seen to enter guest mode; none where that is not traced.
+    pub(super) fn guest_threads(&self) -> Result<Vec<GuestThread>, ProbeError> {
+        match &self.probe {
+            Availability::Available(probe) => Ok(probe.vcpu_threads()?.unwrap_or_default()),
+            Availability::Unavailable(_) => Ok(Vec::new()),
         }
     }
 
