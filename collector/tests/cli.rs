@@ -1,7 +1,6 @@
 //! The real `huddle` on real processes: what it answers, what it refuses, and what it leaves behind.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -11,11 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
 use serde_json::Value;
 
+#[path = "support/recording.rs"]
+mod recording;
 mod support;
+
+use recording::columns;
 
 /// A `huddle` with a state directory of its own.
 struct Huddle {
@@ -443,33 +444,6 @@ fn windows_between_rounds_are_recorded_with_what_they_cost() {
     assert!(run_us > 0 && run_us <= long_us + long_us / 100 + 20_000, "{run_us} of {long_us}");
     let programs = columns(&run_dir.join("programs"), ["runs"]);
     assert!(programs.iter().any(|row| row[0].is_some_and(|runs| runs > 0)), "some program ran");
-}
-
-/// Integer columns of all segments of a table, row by row; null where unavailable.
-fn columns<const N: usize>(dir: &Path, names: [&str; N]) -> Vec<[Option<i64>; N]> {
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let mut rows = Vec::new();
-    for path in paths {
-        let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
-        for row in reader.get_row_iter(None).unwrap() {
-            let row = row.unwrap();
-            let value = |name: &str| {
-                let (_, field) = row.get_column_iter().find(|(column, _)| *column == name).unwrap();
-                match field {
-                    Field::Null => None,
-                    Field::Int(value) => Some(i64::from(*value)),
-                    Field::UInt(value) => Some(i64::from(*value)),
-                    Field::Long(value) => Some(*value),
-                    Field::ULong(value) => Some(i64::try_from(*value).unwrap()),
-                    other => panic!("{name} holds {other}"),
-                }
-            };
-            rows.push(names.map(value));
-        }
-    }
-    rows
 }
 
 fn segments(dir: &Path) -> usize {
