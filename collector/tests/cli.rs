@@ -415,7 +415,10 @@ fn windows_between_rounds_are_recorded_with_what_they_cost() {
     let huddle = Huddle::new();
     let busy = Process(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
     let (name, run_dir) = (format!("busy={}", busy.pid()), huddle.dir.path().join("run"));
+    // Software events take the same way as the processor's, on any host.
+    let events = ["--event", "instructions=task-clock", "--event", "llc_references=none"];
     let args = ["run", "--vm", &name, "--dry-run", "--window", "0.2", "--record", run_dir.to_str().unwrap()];
+    let args = [&args[..], &events[..]].concat();
     let mut child = huddle.command(&args).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.any(|line| line.contains("round 1")));
@@ -442,6 +445,11 @@ fn windows_between_rounds_are_recorded_with_what_they_cost() {
     // A busy thread runs, and on one CPU at a time; what it loses to others depends on them. 1 % of room
     // for readings that are not of the very moment.
     assert!(run_us > 0 && run_us <= long_us + long_us / 100 + 20_000, "{run_us} of {long_us}");
+    let counted = columns(&run_dir.join("counters"), ["instructions", "llc_references", "interval_ns"]);
+    let counted_us: i64 = counted.iter().map(|row| row[0].unwrap() / 1000).sum();
+    assert!(counted.iter().all(|row| row[1].is_none() && row[2].is_some()), "{counted:?}");
+    // Two clocks of the same thread, read one after the other.
+    assert!((counted_us - run_us).abs() <= run_us / 50 + 10_000, "task-clock {counted_us}, run {run_us}");
     let programs = columns(&run_dir.join("programs"), ["runs"]);
     assert!(programs.iter().any(|row| row[0].is_some_and(|runs| runs > 0)), "some program ran");
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use huddle_collector::engine::RunOptions;
+use huddle_collector::observe::perf::EventChoice;
 use huddle_model::plan::Policy;
 
 use super::context::seconds;
@@ -39,6 +40,13 @@ pub(crate) struct Common {
     /// How VMs are placed: paper, opposed or none [default: paper]
     #[arg(long, global = true)]
     pub(crate) policy: Option<Policy>,
+    /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
+    /// the processor's usual one: a name as in perf, a raw code such as r412e, or none; repeatable
+    #[arg(long = "event", global = true, value_name = "ROLE=EVENT")]
+    pub(crate) events: Vec<EventChoice>,
+    /// Count hardware events only while vCPUs run their guest (KVM)
+    #[arg(long, global = true)]
+    pub(crate) guest_only: bool,
     /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,

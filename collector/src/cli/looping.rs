@@ -12,9 +12,10 @@ use huddle_collector::engine::{
 use huddle_collector::host::ksm;
 use huddle_collector::host::topology::{self, usable_cpus};
 use huddle_collector::observe::observer::{HostObserver, Sources};
-use huddle_collector::observe::perf::{EventSet, VcpuCounters};
+use huddle_collector::observe::perf::VcpuCounters;
 use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
 use huddle_collector::observe::probes::{ProbeConfig, Probes};
+use huddle_collector::observe::resctrl::Resctrl;
 use huddle_collector::record::{
     Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
     new_manifest,
@@ -71,14 +72,17 @@ impl Loop {
         }
         let mut probes =
             Probes::load(&context.root, &ProbeConfig::default()).map_err(|error| error.to_string());
-        let events = EventSet::for_host(&context.root).map_err(Failure::host)?;
-        let counters = VcpuCounters::new(context.root.clone(), events);
+        let counters = VcpuCounters::new(context.root.clone(), context.event_set()?);
+        let resctrl = Resctrl::open(&context.root).into();
         let passes = pass_trigger(context, &mut probes)?;
         let engine = Engine {
             vms: Box::new(HostVms(discoverer)),
             sharing: Box::new(HostSharing(MergedScan::new(context.root.clone()))),
             host: Box::new(HostFacts { root: context.root.clone(), cache_level: context.cache_level }),
-            observer: Some(Box::new(HostObserver::new(context.root.clone(), Sources { probes, counters }))),
+            observer: Some(Box::new(HostObserver::new(
+                context.root.clone(),
+                Sources { probes, counters, resctrl },
+            ))),
             pinner: pinner.map(|pinner| Box::new(pinner) as _),
             apply: !args.dry_run,
             clock: Box::new(HostClock),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
-/// Integer columns of all segments of a table, row by row; null where unavailable.
+/// Columns of numbers, rounded to integers, of all segments of a table, row by row; null where unavailable.
 pub fn columns<const N: usize>(dir: &Path, names: [&str; N]) -> Vec<[Option<i64>; N]> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -23,6 +23,7 @@ pub fn columns<const N: usize>(dir: &Path, names: [&str; N]) -> Vec<[Option<i64>
                     Field::Int(value) => Some(i64::from(*value)),
                     Field::UInt(value) => Some(i64::from(*value)),
                     Field::Long(value) => Some(*value),
+                    Field::Double(value) => Some(value.round() as i64),
                     Field::ULong(value) => Some(i64::try_from(*value).unwrap()),
                     other => panic!("{name} holds {other}"),
                 }

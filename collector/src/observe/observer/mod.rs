@@ -14,6 +14,7 @@ use huddle_model::vm::Vm;
 
 use super::perf::{VcpuCounters, VcpuReading};
 use super::probes::Probes;
+use super::resctrl::Resctrl;
 use crate::discover::complete_vcpus_on_host;
 use crate::engine::HostClock;
 use crate::engine::stages::{Clock, Observer};
@@ -28,15 +29,20 @@ pub struct Sources {
     pub probes: Result<Probes, String>,
     /// Counters of the processor.
     pub counters: VcpuCounters,
+    /// Cache occupancy.
+    pub resctrl: Availability<Resctrl>,
 }
 
 /// All that watches VMs on this host.
 pub struct HostObserver {
     root: HostRoot,
     counters: VcpuCounters,
+    resctrl: Availability<Resctrl>,
     threads: ResidencyWindow,
     merging: MergeWindow,
     cost: CostWindow,
+    /// The topology that resctrl knows.
+    topology: Option<Topology>,
     window: u64,
     /// The window that runs: when it began, and the VMs that are watched in it.
     running: Option<(Began, Vec<Vm>)>,
@@ -52,7 +58,7 @@ struct Began {
 impl HostObserver {
     /// Watches with what there is.
     pub fn new(root: HostRoot, sources: Sources) -> Self {
-        let Sources { probes, counters } = sources;
+        let Sources { probes, counters, resctrl } = sources;
         let (threads, merging, cost) = match probes {
             Ok(probes) => {
                 let Probes { ksm, threads, losses, programs, .. } = probes;
@@ -66,7 +72,7 @@ impl HostObserver {
         };
         let threads = ResidencyWindow::new(threads, cost.reasons());
         let merging = MergeWindow::new(merging);
-        Self { root, counters, threads, merging, cost, window: 0, running: None }
+        Self { root, counters, resctrl, threads, merging, cost, topology: None, window: 0, running: None }
     }
 
     /// Reads what was watched, as the window that ends now.
@@ -81,6 +87,10 @@ impl HostObserver {
         });
         let vcpus = vcpus.collect();
         let merging = self.merging.read(&self.root, vms);
+        let occupancy = match &mut self.resctrl {
+            Availability::Available(resctrl) => Availability::Available(resctrl.read()),
+            Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
+        };
         let (programs, losses) = self.cost.read();
         let now = OwnCost::now();
         Observation {
@@ -92,7 +102,7 @@ impl HostObserver {
             end_unix_us: began.unix_us + micros(began.at.elapsed()),
             vcpus,
             merging,
-            occupancy: Availability::Unavailable("resctrl is not read".into()),
+            occupancy,
             reported: Vec::new(),
             events: self.counters.events().to_vec(),
             programs,
@@ -119,6 +129,13 @@ impl Observer for HostObserver {
         self.threads.follow(&self.root, vms, topology);
         self.merging.follow(&self.root, vms);
         self.counters.sync(vms);
+        if let Availability::Available(resctrl) = &mut self.resctrl {
+            if let Some(topology) = topology.filter(|topology| self.topology.as_ref() != Some(*topology)) {
+                resctrl.set_domains(topology);
+                self.topology = Some(topology.clone());
+            }
+            resctrl.sync(vms);
+        }
         self.running = Some((began, vms.to_vec()));
         let reading_cpu_us = OwnCost::now().thread_since(&asked);
         match ended {

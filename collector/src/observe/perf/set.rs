@@ -5,10 +5,9 @@ use std::str::FromStr;
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
-use nix::unistd::gettid;
 
 use super::events::{CacheEvents, EventSpec, Processor};
-use super::group::{PerfGroup, Scope};
+use super::group::{CALLING_THREAD, PerfGroup, Scope};
 use super::parse::EventError;
 use crate::host::{HostError, HostRoot};
 
@@ -130,7 +129,7 @@ impl EventSet {
     /// Tries the set on the calling thread: which events this host counts, and why it does not count
     /// the others.
     pub fn probe(&self) -> Vec<CountedEvent> {
-        let group = self.open(gettid().as_raw());
+        let group = self.open(CALLING_THREAD);
         let opened = group.outcome.into_iter();
         opened.map(|(role, event)| CountedEvent { role, event }).collect()
     }
