@@ -142,7 +142,7 @@ fn exact() -> Result<(), Failed> {
     let rows = counters.read();
     let faults = |row: &VcpuReading| row.delta.count(CounterRole::LlcMisses).value().copied();
     assert_eq!(faults(&rows[0]), Some(300.0));
-    // The other has waited: that is no count of 0.
+    // The other has waited: it did not run, or ran only to its wait.
     assert!(faults(&rows[1]).is_none_or(|faults| faults == 0.0), "{:?}", rows[1]);
     Ok(())
 }

@@ -8,18 +8,20 @@ use super::{Finding, Item};
 use crate::observe::perf::{EventSet, EventSpec, Scope};
 
 const AREA: &str = "counters";
+const PRIVILEGE: &str = "run huddle as root, or with CAP_PERFMON";
 
 /// Opens the events on the calling thread, and closes them again.
 pub(super) fn try_out(set: &EventSet) -> Vec<Finding> {
     let software = EventSet::only([(CounterRole::LlcMisses, EventSpec::page_faults())]).probe();
-    let mut findings: Vec<Finding> =
-        set.probe().iter().map(|counted| judge(counted, set.event(counted.role), set.scope())).collect();
+    let may_count = software.iter().any(|counted| counted.event.value().is_some());
+    let judge = |counted: &CountedEvent| judge(counted, set.event(counted.role), set.scope(), may_count);
+    let mut findings: Vec<Finding> = set.probe().iter().map(judge).collect();
     findings
         .extend(software.iter().filter(|counted| counted.role == CounterRole::LlcMisses).map(judge_software));
     findings
 }
 
-fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope) -> Finding {
+fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope, may_count: bool) -> Finding {
     let (name, with, without) = match counted.role {
         CounterRole::Cycles => ("pmu.cycles", "instructions per cycle can be told", "there is no IPC"),
         CounterRole::Instructions => {
@@ -52,6 +54,9 @@ fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope)
             without,
             Some("name an event: --event ROLE=EVENT, or [counters] in the config"),
         ),
+        (Availability::Unavailable(reason), Some(_)) if !may_count => {
+            item.missing(reason, without, Some(PRIVILEGE))
+        }
         (Availability::Unavailable(reason), Some(_)) => item.missing(
             reason,
             without,
@@ -68,9 +73,7 @@ fn judge_software(counted: &CountedEvent) -> Finding {
     match &counted.event {
         Availability::Available(event) => item
             .good(format!("{event} is counted"), "counters per vCPU work, as far as the hardware has them"),
-        Availability::Unavailable(reason) => {
-            item.missing(reason, "no counter works at all", Some("run huddle as root, or with CAP_PERFMON"))
-        }
+        Availability::Unavailable(reason) => item.missing(reason, "no counter works at all", Some(PRIVILEGE)),
     }
 }
 
@@ -86,7 +89,7 @@ mod tests {
     #[test]
     fn an_event_is_good_only_when_it_opened_and_is_the_hardwares() {
         let set = EventSet::of(None);
-        let judged = |role, event| judge(&counted(role, event), set.event(role), Scope::GuestOnly);
+        let judged = |role, event| judge(&counted(role, event), set.event(role), Scope::GuestOnly, true);
         let finding = judged(CounterRole::LlcMisses, Ok("cache-misses"));
         assert!(
             finding.state == State::Good && finding.value == "cache-misses, in the guest only",
@@ -98,17 +101,17 @@ mod tests {
 
         let set = EventSet::only([(CounterRole::LlcMisses, EventSpec::page_faults())]);
         let chosen = set.event(CounterRole::LlcMisses);
-        let finding = judge(&counted(CounterRole::LlcMisses, Ok("page-faults")), chosen, set.scope());
+        let finding = judge(&counted(CounterRole::LlcMisses, Ok("page-faults")), chosen, set.scope(), true);
         assert!(
             finding.state == State::Degraded && finding.meaning.contains("none of a cache"),
             "{finding:?}"
         );
-        let finding = judge(
-            &counted(CounterRole::Cycles, Err("not asked for")),
-            set.event(CounterRole::Cycles),
-            set.scope(),
-        );
+        let cycles = set.event(CounterRole::Cycles);
+        let finding = judge(&counted(CounterRole::Cycles, Err("not asked for")), cycles, set.scope(), true);
         assert!(finding.remedy.unwrap().contains("name an event"));
+        let denied = counted(CounterRole::LlcMisses, Err("not allowed (EACCES)"));
+        let finding = judge(&denied, chosen, set.scope(), false);
+        assert_eq!(finding.remedy.as_deref(), Some(PRIVILEGE), "another event would not help");
     }
 
     #[test]

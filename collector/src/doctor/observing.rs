@@ -159,10 +159,12 @@ fn btf(root: &HostRoot) -> Finding {
 
 fn tracefs(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "tracefs" };
-    const MEANING: &str = "tracepoints (KSM merges, scheduling, KVM exits) cannot be attached";
+    // The programs on KSM's and the scheduler's tracepoints are attached by type, without tracefs.
+    const MEANING: &str = "where the fields of KVM's tracepoints lie is not told: entries into guests, exits and \
+                           which thread is which vCPU are not seen";
     let path = root.sys("kernel/tracing/events");
     match std::fs::read_dir(&path) {
-        Ok(_) => item.good("mounted at /sys/kernel/tracing", "tracepoints can be attached"),
+        Ok(_) => item.good("mounted at /sys/kernel/tracing", "KVM's tracepoints can be attached"),
         Err(error) if error.kind() == ErrorKind::NotFound => item.missing(
             "not mounted",
             MEANING,
@@ -210,7 +212,11 @@ fn resctrl(root: &HostRoot) -> Finding {
         Ok(kinds) if kinds.lines().any(|line| line.split_ascii_whitespace().last() == Some("resctrl")) => {
             item.degraded("not mounted", MEANING, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
         }
-        Ok(_) => item.missing("not in this kernel, or not in this processor", MEANING, None),
+        Ok(_) => item.missing(
+            "not in this kernel, or not in this processor",
+            MEANING,
+            Some("use bare metal with RDT (Intel) or PQoS (AMD), and a kernel with CONFIG_X86_CPU_RESCTRL=y"),
+        ),
         Err(error) => item.unknown(&error),
     }
 }

@@ -5,7 +5,7 @@ use huddle_model::availability::Availability;
 use super::{Finding, Item};
 use crate::host::HostRoot;
 use crate::observe::probes::program::{Program, ProgramStatus};
-use crate::observe::probes::{ProbeConfig, Probes};
+use crate::observe::probes::{ProbeConfig, ProbeError, Probes};
 
 const AREA: &str = "BPF programs";
 
@@ -16,8 +16,19 @@ pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
         Err(error) => {
             let attached = Availability::Unavailable(error.to_string());
             let status = |program| ProgramStatus { program, attached: attached.clone() };
-            Program::ALL.map(status).iter().map(judge).collect()
+            let judge = |status| Finding { remedy: Some(whole(&error).into()), ..judge(&status) };
+            Program::ALL.map(status).map(judge).into()
         }
+    }
+}
+
+/// What to do where no program can even be tried.
+fn whole(error: &ProbeError) -> &'static str {
+    match error {
+        ProbeError::Types { .. } | ProbeError::Btf { .. } => {
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, and run huddle as root"
+        }
+        _ => "run huddle as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN",
     }
 }
 
