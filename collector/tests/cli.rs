@@ -498,5 +498,24 @@ fn doctor_answers_without_any_privilege() {
         .iter()
         .map(|finding| finding["item"].as_str().unwrap())
         .collect();
-    assert!(items.contains(&"ksm.run"), "{items:?}");
+    for item in ["ksm.run", "kvm.mediated_vpmu", "resctrl", "pmu.llc_misses", "sched_switch", "kvm_entry"] {
+        assert!(items.contains(&item), "{item} is not in {items:?}");
+    }
+    for finding in doctor["findings"].as_array().unwrap() {
+        assert!(!finding["meaning"].as_str().unwrap().is_empty(), "{finding}");
+        assert!(finding["state"] != "degraded" || finding["remedy"].is_string(), "{finding}");
+    }
+}
+
+#[test]
+fn an_event_that_is_none_is_wrong_usage() {
+    let huddle = Huddle::new();
+    for event in ["llc_misses=cache-mises", "misses=r1", "llc_misses"] {
+        let output = huddle.output(&["doctor", "--event", event]);
+        assert_eq!(output.status.code(), Some(2), "{event}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(event.rsplit('=').next().unwrap()),
+            "{event}"
+        );
+    }
 }
