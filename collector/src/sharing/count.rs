@@ -7,7 +7,7 @@ use super::pairs::Pairs;
 use super::zero::{FrameSet, ZeroFrames};
 
 /// A bucket's number and the candidates that all threads found for it, in chunks.
-pub(super) type Bucket = (u64, Vec<Vec<Candidate>>);
+pub(super) type Bucket<'a> = (u64, Vec<&'a [Candidate]>);
 
 /// Pages of one VM that only looking at whole frames can tell.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,15 +29,15 @@ pub(super) struct Counted {
 
 /// What all threads of the second half share.
 #[derive(Debug)]
-pub(super) struct Counting {
+pub(super) struct Counting<'a> {
     /// The VM of each process; `None` for a process that is gone.
     pub(super) vm_of: Vec<Option<u32>>,
     pub(super) vms: usize,
-    pub(super) buckets: Mutex<Vec<Bucket>>,
+    pub(super) buckets: Mutex<Vec<Bucket<'a>>>,
     pub(super) zero: ZeroFrames,
 }
 
-impl Counting {
+impl Counting<'_> {
     /// Works until no bucket is left.
     pub(super) fn work(&self) -> Counted {
         let mut table = Table::new(self.vms);
@@ -78,7 +78,7 @@ impl Table {
         }
     }
 
-    fn bucket(&mut self, counting: &Counting, bucket: u64, lists: &[Vec<Candidate>]) {
+    fn bucket(&mut self, counting: &Counting<'_>, bucket: u64, lists: &[&[Candidate]]) {
         let words = self.words;
         let repeats = match words {
             1 => self.map_in_words(counting, lists),
@@ -109,12 +109,12 @@ impl Table {
 
     /// Notes which VMs map each frame, and whether one does more than once, for up to 64 VMs: the word of a
     /// frame then tells by itself whether the frame is new.
-    fn map_in_words(&mut self, counting: &Counting, lists: &[Vec<Candidate>]) -> bool {
+    fn map_in_words(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) -> bool {
         let bits: Vec<u64> = counting.vm_of.iter().map(|vm| vm.map_or(0, |vm| 1 << vm)).collect();
         let mut repeats = false;
         // Plain loops: this is the innermost work of the half, and a flattened iterator is slower.
         for list in lists {
-            for candidate in list {
+            for candidate in *list {
                 let (slot, bit) = (usize::from(candidate.slot()), bits[candidate.process()]);
                 let row = self.mapped[slot];
                 if row == 0 && bit != 0 {
@@ -131,10 +131,10 @@ impl Table {
     }
 
     /// The same for any number of VMs, with a row of words for each frame.
-    fn map_in_rows(&mut self, counting: &Counting, lists: &[Vec<Candidate>]) -> bool {
+    fn map_in_rows(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) -> bool {
         let mut repeats = false;
         for list in lists {
-            for candidate in list {
+            for candidate in *list {
                 let Some(vm) = counting.vm_of[candidate.process()] else { continue };
                 let slot = usize::from(candidate.slot());
                 let (at, bit) = (slot * self.words + vm as usize / 64, 1 << (vm % 64));
@@ -151,9 +151,9 @@ impl Table {
         repeats
     }
 
-    fn count_pages(&mut self, counting: &Counting, lists: &[Vec<Candidate>]) {
+    fn count_pages(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) {
         for list in lists {
-            for candidate in list {
+            for candidate in *list {
                 let Some(vm) = counting.vm_of[candidate.process()] else { continue };
                 let (pages, slot) = (&mut self.pages[vm as usize], usize::from(candidate.slot()));
                 if self.zero.contains(slot) {

@@ -19,13 +19,13 @@ const MAX_BUCKETS: u64 = 1 << 24;
 /// Bytes of pagemap read at once: measured, 64 to 256 KiB are equal and 1 MiB (beyond the
 /// second-level cache of small machines, with what the kernel touches) is slightly slower.
 pub(super) const READ_BYTES: usize = 128 << 10;
-/// Candidates for which the first chunk of a bucket has room; each further one has twice as much.
-const FIRST_CHUNK: usize = 128;
-/// Most candidates of a chunk.
-const LARGEST_CHUNK: usize = 8 << 10;
+/// Candidates of one chunk: enough that chunks are seldom begun, few enough that what the last ones of
+/// all buckets leave empty does not matter.
+const CHUNK: usize = 256;
 /// Entries of pagemap read at once.
 const READ_ENTRIES: usize = READ_BYTES / ENTRY_BYTES;
-/// Entries that are looked at together first.
+/// Entries that are looked at together first, and if they are not all alike.
+const BLOCK: usize = 64;
 const GROUP: usize = 8;
 /// Pages one thread takes at a time.
 const UNIT_PAGES: u64 = 128 << 10;
@@ -61,20 +61,25 @@ impl Candidate {
 /// Most processes that can be told apart.
 pub(super) const MAX_PROCESSES: usize = 1 << 16;
 
-/// Candidates by bucket.
+/// Candidates by bucket: chunks of one bucket each, all in one piece of memory.
+///
+/// Frames come in any order (memory that has been in use for a while is handed out page by page), so each
+/// candidate costs one look at where its bucket goes on, and no more.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
-    /// Position in `lists` plus 1, by number of the bucket; 0 where there is none.
-    places: Vec<u32>,
-    pub(super) lists: Vec<BucketList>,
+    /// By number of the bucket.
+    heads: Vec<Head>,
+    /// Chunk after chunk.
+    candidates: Vec<Candidate>,
+    /// The bucket of each chunk.
+    owners: Vec<u32>,
 }
 
-/// The candidates of one bucket, in chunks, so that none is ever moved.
-#[derive(Debug)]
-pub(super) struct BucketList {
-    /// The number of the bucket.
-    pub(super) number: u64,
-    pub(super) chunks: Vec<Vec<Candidate>>,
+/// Where the next candidate of a bucket goes, and where its chunk ends; equal where there is no room.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    next: usize,
+    end: usize,
 }
 
 impl Buckets {
@@ -84,55 +89,51 @@ impl Buckets {
     /// A frame that no processor can have.
     #[inline]
     fn scatter(&mut self, frames: &[u64], process: u32) -> Result<(), u64> {
-        let mut rest = frames;
-        while let Some(first) = rest.first() {
-            // Neighbours are mostly of one bucket.
-            let bucket = first >> BUCKET_BITS;
-            let run = rest.iter().position(|frame| frame >> BUCKET_BITS != bucket).unwrap_or(rest.len());
-            let (of_bucket, others) = rest.split_at(run);
-            self.list(bucket).ok_or(*first)?.extend(of_bucket, process);
-            rest = others;
+        let mut rest = frames.iter();
+        loop {
+            // Borrowed here, so that the loop need not look for them again after each store.
+            let (heads, candidates) = (self.heads.as_mut_slice(), self.candidates.as_mut_slice());
+            let mut without_room = None;
+            for frame in rest.by_ref() {
+                let head = heads.get_mut((frame >> BUCKET_BITS) as usize);
+                let Some(head) = head.filter(|head| head.next != head.end) else {
+                    without_room = Some(*frame);
+                    break;
+                };
+                candidates[head.next] = Candidate::new(*frame, process);
+                head.next = head.next.wrapping_add(1);
+            }
+            let Some(frame) = without_room else { return Ok(()) };
+            let at = self.begin_chunk((frame >> BUCKET_BITS) as usize).ok_or(frame)?;
+            self.candidates[at] = Candidate::new(frame, process);
         }
-        Ok(())
     }
 
-    #[inline]
-    fn list(&mut self, bucket: u64) -> Option<&mut BucketList> {
-        // A place of 0 becomes a position that no list has.
-        let place = self.places.get(bucket as usize).copied().unwrap_or(0) as usize;
-        if place == 0 {
-            return self.new_list(bucket);
-        }
-        self.lists.get_mut(place - 1)
-    }
-
+    /// Begins a chunk and gives the place of its first candidate; `None` for a bucket that cannot be.
     #[cold]
-    fn new_list(&mut self, bucket: u64) -> Option<&mut BucketList> {
-        if bucket >= MAX_BUCKETS {
+    fn begin_chunk(&mut self, bucket: usize) -> Option<usize> {
+        if bucket as u64 >= MAX_BUCKETS {
             return None;
         }
-        if self.places.len() <= bucket as usize {
-            self.places.resize(bucket as usize + 1, 0);
+        if self.heads.len() <= bucket {
+            self.heads.resize(bucket + 1, Head::default());
         }
-        self.lists.push(BucketList { number: bucket, chunks: vec![Vec::with_capacity(FIRST_CHUNK)] });
-        self.places[bucket as usize] = self.lists.len() as u32;
-        self.lists.last_mut()
+        let next = self.candidates.len();
+        self.candidates.resize(next + CHUNK, Candidate(0));
+        self.owners.push(bucket as u32);
+        self.heads[bucket] = Head { next: next + 1, end: next + CHUNK };
+        Some(next)
     }
-}
 
-impl BucketList {
-    #[inline]
-    fn extend(&mut self, mut frames: &[u64], process: u32) {
-        while let Some(chunk) = self.chunks.last_mut() {
-            let (now, later) = frames.split_at(frames.len().min(chunk.capacity() - chunk.len()));
-            chunk.extend(now.iter().map(|frame| Candidate::new(*frame, process)));
-            if later.is_empty() {
-                return;
-            }
-            frames = later;
-            let larger = (2 * chunk.capacity()).min(LARGEST_CHUNK);
-            self.chunks.push(Vec::with_capacity(larger));
-        }
+    /// The candidates, a chunk at a time, with the number of their bucket.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = (u64, &[Candidate])> {
+        let chunks = self.owners.iter().zip(self.candidates.chunks_exact(CHUNK)).enumerate();
+        chunks.map(|(position, (bucket, chunk))| {
+            let (head, begin) = (self.heads[*bucket as usize], position * CHUNK);
+            let is_last = head.end == begin + CHUNK;
+            let filled = if is_last { head.next - begin } else { CHUNK };
+            (u64::from(*bucket), &chunk[..filled])
+        })
     }
 }
 
@@ -228,7 +229,7 @@ impl<'a> Units<'a> {
         Ok(())
     }
 
-    /// Counts what one entry tells by itself, and gives the frames of the others.
+    /// Counts what entries tell by themselves, and gives the frames of the others.
     #[inline]
     fn candidates<'f>(
         &self,
@@ -236,35 +237,84 @@ impl<'a> Units<'a> {
         counts: &mut PageCounts,
         frames: &'f mut [u64; READ_ENTRIES],
     ) -> &'f [u64] {
-        let mut kept = 0;
-        for group in entries.chunks(GROUP * ENTRY_BYTES) {
-            let entries = || group.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
-            let (all, any) =
-                entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
-            // Most groups are all alike, and told at once.
-            if Entry(all).is_present() && Entry(all).is_exclusive() {
-                counts.resident += entries().len() as u64;
-                counts.exclusive += entries().len() as u64;
-            } else if Entry(any).is_present() {
-                // Without branches: what is shared and what is not lies mixed.
-                for entry in entries() {
-                    let (present, exclusive) = (entry.is_present(), entry.is_exclusive());
-                    let zero_page = entry.frame() == self.zero_page_frame;
-                    counts.resident += u64::from(present);
-                    counts.exclusive += u64::from(present & exclusive);
-                    counts.zero_page += u64::from(present & !exclusive & zero_page);
-                    frames[kept % READ_ENTRIES] = entry.frame();
-                    kept += usize::from(present & !exclusive & !zero_page);
-                }
+        let mut sums = Sums { zero_page_frame: self.zero_page_frame, kept: 0, counts: PageCounts::default() };
+        let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
+        let (blocks, rest) = entries.as_chunks::<BLOCK>();
+        for block in blocks {
+            // Most memory is all alike, and told at once.
+            if sums.all_exclusive(block) {
+                continue;
             }
+            let (groups, _) = block.as_chunks::<GROUP>();
+            groups.iter().for_each(|group| sums.group(group, frames));
         }
-        &frames[..kept]
+        rest.chunks(GROUP).for_each(|group| sums.group(group, frames));
+        counts.resident += sums.counts.resident;
+        counts.exclusive += sums.counts.exclusive;
+        counts.zero_page += sums.counts.zero_page;
+        &frames[..sums.kept]
     }
 
     /// The first frame among `entries` that KSM may have merged.
     fn first_merged(&self, entries: &[u8]) -> Option<u64> {
         let mut entries = entries.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
         entries.find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
+    }
+}
+
+/// What was counted in one buffer: kept in registers, and added without the checks for an overflow that no
+/// buffer can cause.
+struct Sums {
+    zero_page_frame: u64,
+    /// Frames of pages that are not alone on them.
+    kept: usize,
+    counts: PageCounts,
+}
+
+impl Sums {
+    /// Counts the entries if each is of a page that is alone on its frame; else nothing.
+    #[inline(always)]
+    fn all_exclusive(&mut self, entries: &[[u8; ENTRY_BYTES]]) -> bool {
+        let all = Entry(entries.iter().fold(u64::MAX, |all, bytes| all & u64::from_ne_bytes(*bytes)));
+        let alike = all.is_present() && all.is_exclusive();
+        if alike {
+            self.counts.resident = self.counts.resident.wrapping_add(entries.len() as u64);
+            self.counts.exclusive = self.counts.exclusive.wrapping_add(entries.len() as u64);
+        }
+        alike
+    }
+
+    /// Counts what each entry tells by itself, and keeps the frames of the others.
+    #[inline(always)]
+    fn group(&mut self, group: &[[u8; ENTRY_BYTES]], frames: &mut [u64; READ_ENTRIES]) {
+        if self.all_exclusive(group) {
+            return;
+        }
+        let entries = || group.iter().map(|bytes| Entry(u64::from_ne_bytes(*bytes)));
+        let (all, any) = entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
+        if !Entry(any).is_present() {
+            return;
+        }
+        let counts = &mut self.counts;
+        let zero_pages = || entries().any(|entry| entry.frame() == self.zero_page_frame);
+        if Entry(all).is_present() && !Entry(any).is_exclusive() && !zero_pages() {
+            counts.resident = counts.resident.wrapping_add(group.len() as u64);
+            if let Some(room) = frames.get_mut(self.kept..self.kept.wrapping_add(group.len())) {
+                room.iter_mut().zip(entries()).for_each(|(to, entry)| *to = entry.frame());
+                self.kept = self.kept.wrapping_add(group.len());
+            }
+            return;
+        }
+        // Without branches: what is shared and what is not lies mixed.
+        for entry in entries() {
+            let (present, alone) = (entry.is_present(), entry.is_exclusive());
+            let zero_page = entry.frame() == self.zero_page_frame;
+            counts.resident = counts.resident.wrapping_add(present.into());
+            counts.exclusive = counts.exclusive.wrapping_add((present & alone).into());
+            counts.zero_page = counts.zero_page.wrapping_add((present & !alone & zero_page).into());
+            frames[self.kept % READ_ENTRIES] = entry.frame();
+            self.kept = self.kept.wrapping_add((present & !alone & !zero_page).into());
+        }
     }
 }
 
@@ -333,27 +383,27 @@ mod tests {
         let mut buckets = Buckets::default();
         buckets.scatter(&[0xffff, 0x1_0000, 0xfffe, 0x12_3456_7890], 3).unwrap();
         assert_eq!(buckets.scatter(&[7, 1 << 50], 3), Err(1 << 50));
-        let found: Vec<_> = buckets.lists.iter().map(|list| (list.number, slots(list))).collect();
-        assert_eq!(
-            found,
-            [(0, vec![0xffff, 0xfffe, 7]), (1, vec![0]), (0x12_3456, vec![0x7890])],
-            "in the order they came"
-        );
+        let found: Vec<_> = buckets.chunks().map(|(number, chunk)| (number, slots(chunk))).collect();
+        let expected = [(0, vec![0xffff, 0xfffe, 7]), (1, vec![0]), (0x12_3456, vec![0x7890])];
+        assert_eq!(found, expected, "in the order they came");
     }
 
     #[test]
     fn chunks_hold_all_that_came() {
-        let frames: Vec<u64> = (0..3 * LARGEST_CHUNK as u64).map(|frame| frame * 7 % 0x1_0000).collect();
+        let frames: Vec<u64> = (0..3 * CHUNK as u64 + 5).map(|n| n * 7 % 5000 + (n % 2 << 16)).collect();
         let mut buckets = Buckets::default();
-        for part in frames.chunks(1000) {
+        for part in frames.chunks(100) {
             buckets.scatter(part, 0).unwrap();
         }
-        let expected: Vec<u16> = frames.iter().map(|frame| *frame as u16).collect();
-        assert_eq!(slots(&buckets.lists[0]), expected);
-        assert!(buckets.lists[0].chunks.iter().all(|chunk| chunk.capacity() <= LARGEST_CHUNK));
+        for bucket in [0, 1] {
+            let expected = frames.iter().filter(|frame| **frame >> 16 == bucket).map(|frame| *frame as u16);
+            let found = buckets.chunks().filter(|(number, _)| *number == bucket);
+            let found: Vec<u16> = found.flat_map(|(_, chunk)| slots(chunk)).collect();
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
     }
 
-    fn slots(list: &BucketList) -> Vec<u16> {
-        list.chunks.iter().flatten().map(|candidate| candidate.slot()).collect()
+    fn slots(chunk: &[Candidate]) -> Vec<u16> {
+        chunk.iter().map(|candidate| candidate.slot()).collect()
     }
 }

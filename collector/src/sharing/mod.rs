@@ -185,7 +185,7 @@ impl MergedScan {
         let mut counts = vec![MemoryUse::default(); vms.len()];
         let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         let mut samples = Vec::new();
-        for Gathered { counts: pages, buckets: found, samples: of_thread } in gathered {
+        for Gathered { counts: pages, buckets: found, samples: of_thread } in &gathered {
             samples.extend(of_thread);
             for (process, pages) in processes.all.iter().zip(pages) {
                 if !process.is_gone() {
@@ -195,8 +195,8 @@ impl MergedScan {
                     vm.frames_used += pages.exclusive;
                 }
             }
-            for list in found.lists {
-                buckets.entry(list.number).or_default().extend(list.chunks);
+            for (bucket, chunk) in found.chunks() {
+                buckets.entry(bucket).or_default().push(chunk);
             }
         }
 
