@@ -19,6 +19,7 @@
 //! inexact: a host that holds still is measured exactly.
 
 mod count;
+pub mod events;
 mod gather;
 mod pagemap;
 mod pairs;
