@@ -194,6 +194,12 @@ impl GraphProbe {
         })
     }
 
+    /// The kernel's ids of the programs.
+    pub fn ids(&self) -> Vec<u32> {
+        let ids = self.object.programs().filter_map(|(_, program)| Some(program.info().ok()?.id()));
+        ids.collect()
+    }
+
     /// Events that could not be told, since the programs were attached.
     ///
     /// # Errors

@@ -269,6 +269,11 @@ impl EventsGraph {
         })
     }
 
+    /// The kernel's ids of the programs.
+    pub fn program_ids(&self) -> Vec<u32> {
+        self.probe.ids()
+    }
+
     /// What the programs cost since they were attached, while the kernel's BPF statistics were on.
     pub fn cost(&self) -> GraphCost {
         self.probe.cost()
