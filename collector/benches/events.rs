@@ -10,9 +10,10 @@
 //!
 //! Costs are processor time of this thread (nothing here sleeps), as a ratio to that of a full scan on one
 //! thread in the same round, and to that of merely reading all page tables, which no scan can undercut.
-//! `programs` is what the BPF programs took meanwhile, in the threads of tenants and of ksmd; the kernel's
-//! statistics say it and add their own clock readings. `not updated` is how far the matrix of before would
-//! be off: a drift that is not clearly below that shows nothing. `merged ranges`: reading again only the
+//! The programs run in the threads of tenants and of ksmd, and on every page fault of the host: their runs
+//! and time between two updates are the kernel's statistics, which add their own clock readings. `not
+//! updated` is how far the matrix of before would be off: a drift that is not clearly below that shows
+//! nothing. `merged ranges`: reading again only the
 //! page tables of what was merged, the way that needs no events.
 #![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
 
@@ -85,11 +86,12 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     assert_eq!(Drift::between(&found.measurement.matrix, &first).unwrap().frames, 0, "a wrong baseline");
     assert_eq!(first.shared_frames(0, 1), Some(shared as u64));
     let mut buffer = vec![1; 128 << 10];
-    let mut columns: [Vec<f64>; 10] = Default::default();
+    let mut columns: [Vec<f64>; 12] = Default::default();
     let (mut scans, mut baselines) = (Vec::new(), vec![baseline * 1e3]);
     for round in 0..rounds {
         let kept = graph.bring_up_to_date().unwrap().measurement.matrix;
         let programs_before = graph.cost();
+        let migrated_before = migrated();
         tenants.iter_mut().for_each(|tenant| tenant.rewrite(round));
         let (written, update) = timed(|| graph.bring_up_to_date().unwrap());
         assert_eq!(update.stale, None);
@@ -104,7 +106,8 @@ fn measure(gib: usize, count: usize, rounds: usize) {
         ksm.set("run", "1");
         ksm.merge(&pids);
         let (passed, update) = timed(|| graph.bring_up_to_date().unwrap());
-        let programs = (graph.cost().run_ns - programs_before.run_ns) as f64 / 1e9;
+        let (cost, runs) = (graph.cost(), graph.cost().runs - programs_before.runs);
+        let programs_ns = (cost.run_ns - programs_before.run_ns) as f64;
         assert_eq!(update.stale, None);
         assert!(update.changes.merges as usize >= count * shared / REWRITE_EVERY / 2, "{:?}", update.changes);
         let (full, fresh) = timed(|| scan.measure(&vms).unwrap().matrix);
@@ -116,13 +119,15 @@ fn measure(gib: usize, count: usize, rounds: usize) {
             written / full,
             passed / full,
             (written + passed) / full,
-            programs / full,
+            runs as f64,
+            programs_ns / runs.max(1) as f64,
             ranges / full,
             (written + passed) / bare,
             100.0 * written_drift.share,
             100.0 * drift.share,
             100.0 * not_updated.share,
             100.0 * update.sample.wrong_share().unwrap_or(f64::NAN),
+            (migrated() - migrated_before) as f64,
         ];
         columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
         scans.push(full * 1e3);
@@ -143,13 +148,15 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     line("brought up to date after writes / full scan", &columns[0], 3);
     line("brought up to date after KSM's pass / full scan", &columns[1], 3);
     line("both / full scan", &columns[2], 3);
-    line("programs / full scan", &columns[3], 3);
-    line("merged ranges / full scan", &columns[4], 3);
-    line("both / merely reading all page tables", &columns[5], 3);
-    line("drift after writes, % of frames", &columns[6], 3);
-    line("drift after KSM's pass, % of frames", &columns[7], 3);
-    line("not updated, % of frames", &columns[8], 3);
-    line("sampled drift, % of pages", &columns[9], 3);
+    line("runs of the programs (all page faults of the host)", &columns[3], 0);
+    line("ns a run", &columns[4], 0);
+    line("merged ranges / full scan", &columns[5], 3);
+    line("both / merely reading all page tables", &columns[6], 3);
+    line("drift after writes, % of frames", &columns[7], 3);
+    line("drift after KSM's pass, % of frames", &columns[8], 3);
+    line("not updated, % of frames", &columns[9], 3);
+    line("sampled drift, % of pages", &columns[10], 3);
+    line("pages that the kernel moved (compaction, told by nobody)", &columns[11], 0);
     println!(
         "| drift page by page after all rounds | {} of {} pages |",
         found.before.wrong, found.before.looked_at
@@ -159,9 +166,9 @@ fn measure(gib: usize, count: usize, rounds: usize) {
         "\ncost {:.3} of a full scan (limit {LIMIT_COST}): {}; drift {:.4} % (limit {} %): {}",
         median(&columns[2]),
         verdict(median(&columns[2]), LIMIT_COST),
-        median(&columns[7]),
+        median(&columns[8]),
         LIMIT_DRIFT * 100.0,
-        verdict(median(&columns[7]) / 100.0, LIMIT_DRIFT)
+        verdict(median(&columns[8]) / 100.0, LIMIT_DRIFT)
     );
 }
 
@@ -187,6 +194,13 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let before = processor();
     let result = work();
     (processor() - before, result)
+}
+
+/// Pages of the whole host that the kernel has moved to other frames.
+fn migrated() -> u64 {
+    let vmstat = std::fs::read_to_string("/proc/vmstat").unwrap();
+    let line = vmstat.lines().find_map(|line| line.strip_prefix("pgmigrate_success "));
+    line.map_or(0, |number| number.parse().unwrap())
 }
 
 fn resident_mib() -> f64 {

@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn rates_alone_cannot_be_compared() {
-        let rates = SharingMatrix::from_csv(",a,b\na,-,10\nb,10,-\n").unwrap();
+        let rates = SharingMatrix::from_file_text(",a,b\na,-,10\nb,10,-\n").unwrap();
         let fresh = matrix(&[("a", 10), ("b", 10)], &[vec![0, 0], vec![0, 0]]);
         assert!(Drift::between(&rates, &fresh).is_none());
     }

@@ -70,8 +70,8 @@ pub struct EventsConfig {
 
 impl Default for EventsConfig {
     fn default() -> Self {
-        // 1,024 pages find 1 % of wrong ones with a standard error of 0.3 %, for about half a millisecond.
-        Self { ring_bytes: 16 << 20, sample_pages: 1024, stale_share: 0.01, seed: 0 }
+        // 512 pages find 1 % of wrong ones with a standard error of 0.4 %, for half a millisecond.
+        Self { ring_bytes: 16 << 20, sample_pages: 512, stale_share: 0.01, seed: 0 }
     }
 }
 
@@ -230,8 +230,7 @@ impl EventsGraph {
         kept.look_into_new_frames();
         let mut sample = Sample::default();
         let mut wrong = Vec::new();
-        for _ in 0..self.config.sample_pages {
-            let Some((process, index)) = kept.draw(&mut self.rng) else { break };
+        for (process, index) in kept.draw(&mut self.rng, self.config.sample_pages) {
             if let Some(right) = kept.is_right(process, index) {
                 sample.looked_at += 1;
                 if !right {
@@ -280,17 +279,36 @@ impl EventsGraph {
     }
 }
 
+/// Events that are looked up together.
+const TOGETHER: usize = 32;
+
 /// Takes the events that wait and applies them in order; those that only say that something changed are
 /// noted to be read.
 fn apply_events(probe: &mut GraphProbe, kept: &mut Kept, first_number: u32) -> Changes {
     let mut changes = Changes::default();
+    let mut waiting = Vec::with_capacity(TOGETHER);
     probe.drain(|event: GraphEvent| {
-        let process = event.process.wrapping_sub(first_number) as usize;
+        waiting.push(event);
+        if waiting.len() == TOGETHER {
+            apply(&mut waiting, kept, first_number, &mut changes);
+        }
+    });
+    apply(&mut waiting, kept, first_number, &mut changes);
+    changes
+}
+
+fn apply(waiting: &mut Vec<GraphEvent>, kept: &mut Kept, first_number: u32, changes: &mut Changes) {
+    let process = |event: &GraphEvent| event.process.wrapping_sub(first_number) as usize;
+    // What is touched is spread over all memory that the graph takes. Looked up one after the other each
+    // would wait for it in turn; looked up first, together, they wait at the same time.
+    kept.warm_up(waiting.iter().map(|event| (process(event), event.address)));
+    for event in waiting.drain(..) {
+        let process = process(&event);
         if event.kind == GRAPH_RANGE {
             kept.read_range_again(process, event.address, event.frame);
-            return;
+            continue;
         }
-        let Some(index) = kept.index_of(process, event.address) else { return };
+        let Some(index) = kept.index_of(process, event.address) else { continue };
         match event.kind {
             GRAPH_MERGE => {
                 changes.merges += 1;
@@ -309,6 +327,5 @@ fn apply_events(probe: &mut GraphProbe, kept: &mut Kept, first_number: u32) -> C
             }
             _ => {}
         }
-    });
-    changes
+    }
 }
