@@ -71,7 +71,7 @@ fn main() {
     );
     let percent = reading_percent(&mut watcher);
     println!("reading {VCPUS} threads at 1 Hz: {percent:.3} % of one core (limit {LIMIT_PROCESS_PERCENT} %)");
-    for (program, cost) in probes.costs() {
+    for (program, cost) in probes.programs.costs() {
         println!("{:20} {:9} runs, {:12} ns", program.name(), cost.runs, cost.run_ns);
     }
     let losses = probes.losses.value().map(|losses| losses.read().unwrap());
@@ -93,7 +93,7 @@ fn identify(tid: i32) -> TaskId {
 }
 
 fn cost(probes: &Probes, program: Program) -> ProgramCost {
-    probes.costs().get(&program).copied().unwrap_or_default()
+    probes.programs.costs().get(&program).copied().unwrap_or_default()
 }
 
 /// Median over intervals of the mean cost of one run.

@@ -12,7 +12,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+#[path = "support/recording.rs"]
+mod recording;
 mod support;
+
+use recording::columns;
 
 /// A `huddle` with a state directory of its own.
 struct Huddle {
@@ -392,7 +396,7 @@ fn rounds_are_lines_of_json_and_a_recording() {
 
     let manifest: Value =
         serde_json::from_slice(&std::fs::read(run_dir.join("manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["schema_version"], 1);
+    assert_eq!(manifest["schema_version"], 2);
     for table in ["sharing", "vms", "placements", "decisions", "ksm", "events"] {
         // One VM shares with nobody: `sharing` has no row, and so no segment.
         if table != "sharing" {
@@ -403,11 +407,84 @@ fn rounds_are_lines_of_json_and_a_recording() {
     assert!(line.contains("run"), "{line}");
 }
 
+#[test]
+fn windows_between_rounds_are_recorded_with_what_they_cost() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let busy = Process(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+    let (name, run_dir) = (format!("busy={}", busy.pid()), huddle.dir.path().join("run"));
+    // Software events take the same way as the processor's, on any host.
+    let events = ["--event", "instructions=task-clock", "--event", "llc_references=none"];
+    let args = ["run", "--vm", &name, "--dry-run", "--window", "0.2", "--record", run_dir.to_str().unwrap()];
+    let args = [&args[..], &events[..]].concat();
+    let mut child = huddle.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("round 1")));
+    std::thread::sleep(Duration::from_secs(2));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = said.collect();
+    assert!(child.wait().unwrap().success());
+    assert!(rest.iter().any(|line| line.contains("own cost over")), "{rest:?}");
+
+    let windows = columns(&run_dir.join("windows"), ["begin_us", "end_us", "own_cpu_us", "lost_pass_events"]);
+    assert!(windows.len() >= 4, "{windows:?}");
+    for pair in windows.windows(2) {
+        let (end, next_begin) = (pair[0][1].unwrap(), pair[1][0].unwrap());
+        assert!((end..end + 50_000).contains(&next_begin), "windows follow each other: {windows:?}");
+    }
+    let long_us: i64 = windows.iter().map(|window| window[1].unwrap() - window[0].unwrap()).sum();
+    assert!(windows.iter().all(|window| window[2].unwrap() > 0), "our own time is told: {windows:?}");
+
+    let counters = columns(&run_dir.join("counters"), ["migrations", "thread"]);
+    assert_eq!(counters.len(), windows.len(), "one vCPU a window");
+    assert!(counters.iter().all(|row| row[0].is_some() && row[1] == Some(busy.pid().as_raw().into())));
+    let residency = columns(&run_dir.join("residency"), ["run_ns", "cpu"]);
+    let run_us: i64 = residency.iter().map(|row| row[0].unwrap() / 1000).sum();
+    // A busy thread runs, and on one CPU at a time; what it loses to others depends on them. 1 % of room
+    // for readings that are not of the very moment.
+    assert!(run_us > 0 && run_us <= long_us + long_us / 100 + 20_000, "{run_us} of {long_us}");
+    let counted = columns(&run_dir.join("counters"), ["instructions", "llc_references", "interval_ns"]);
+    let counted_us: i64 = counted.iter().map(|row| row[0].unwrap() / 1000).sum();
+    assert!(counted.iter().all(|row| row[1].is_none() && row[2].is_some()), "{counted:?}");
+    // Two clocks of the same thread, read one after the other.
+    assert!((counted_us - run_us).abs() <= run_us / 50 + 10_000, "task-clock {counted_us}, run {run_us}");
+    let programs = columns(&run_dir.join("programs"), ["runs"]);
+    assert!(programs.iter().any(|row| row[0].is_some_and(|runs| runs > 0)), "some program ran");
+}
+
 fn segments(dir: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".parquet"))
         .count()
+}
+
+#[test]
+fn what_root_may_and_huddle_does_not_need_is_given_up() {
+    if skipped_without_root() {
+        return;
+    }
+    let huddle = Huddle::new();
+    let process = Process::start();
+    let name = format!("a={}", process.pid());
+    let mut child =
+        huddle.command(&["run", "--vm", &name, "--dry-run"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("round 1")), "it works with what is left");
+    // capabilities(7): CHOWN is bit 0, SYS_MODULE 16, SYS_ADMIN 21, SYS_NICE 23.
+    for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+            let bits = u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap();
+            assert_eq!(bits & (1 | 1 << 16), 0, "{set} {bits:x}");
+            assert_eq!(bits & (1 << 21 | 1 << 23), 1 << 21 | 1 << 23, "{set} {bits:x}");
+        }
+    }
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
@@ -421,5 +498,24 @@ fn doctor_answers_without_any_privilege() {
         .iter()
         .map(|finding| finding["item"].as_str().unwrap())
         .collect();
-    assert!(items.contains(&"ksm.run"), "{items:?}");
+    for item in ["ksm.run", "kvm.mediated_vpmu", "resctrl", "pmu.llc_misses", "sched_switch", "kvm_entry"] {
+        assert!(items.contains(&item), "{item} is not in {items:?}");
+    }
+    for finding in doctor["findings"].as_array().unwrap() {
+        assert!(!finding["meaning"].as_str().unwrap().is_empty(), "{finding}");
+        assert!(finding["state"] != "degraded" || finding["remedy"].is_string(), "{finding}");
+    }
+}
+
+#[test]
+fn an_event_that_is_none_is_wrong_usage() {
+    let huddle = Huddle::new();
+    for event in ["llc_misses=cache-mises", "misses=r1", "llc_misses"] {
+        let output = huddle.output(&["doctor", "--event", event]);
+        assert_eq!(output.status.code(), Some(2), "{event}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(event.rsplit('=').next().unwrap()),
+            "{event}"
+        );
+    }
 }

@@ -108,7 +108,7 @@ fn guest() -> Result<(), Failed> {
     let config = ProbeConfig::only(&[Program::KvmEntry, Program::KvmExit]);
     let mut probes = Probes::load(&root, &config).unwrap();
     let Availability::Available(threads) = &mut probes.threads else {
-        return Err(format!("{:?}", probes.status()).into());
+        return Err(format!("{:?}", probes.programs.status()).into());
     };
     let (pid, tid) = (std::process::id().cast_signed(), gettid().as_raw());
     let (_vm, mut vcpu) = vm();

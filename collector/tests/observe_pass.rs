@@ -48,8 +48,8 @@ fn same_passes() -> Result<(), Failed> {
     let ksm = KsmLock::take();
     let _memory = MergeableMemory::new(64, |page| page % 4);
     let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
-    let wanted = probes.status().iter().filter(|status| status.attached.value().is_some());
-    assert_eq!(wanted.count(), 2, "{:?}", probes.status());
+    let wanted = probes.programs.status().iter().filter(|status| status.attached.value().is_some());
+    assert_eq!(wanted.count(), 2, "{:?}", probes.programs.status());
     let trigger = match &mut probes.passes {
         Availability::Available(trigger) => trigger,
         Availability::Unavailable(reason) => return Err(reason.as_str().into()),
@@ -86,10 +86,10 @@ fn same_passes() -> Result<(), Failed> {
 
 fn hold_probes() -> ! {
     let probes = probes(&Program::ALL);
-    for program in probes.status() {
+    for program in probes.programs.status() {
         eprintln!("{}: {:?}", program.program.name(), program.attached);
     }
-    let ids: Vec<String> = probes.ids().iter().map(u32::to_string).collect();
+    let ids: Vec<String> = probes.programs.ids().iter().map(u32::to_string).collect();
     println!("{}", ids.join(" "));
     std::io::stdout().flush().unwrap();
     loop {
@@ -127,7 +127,7 @@ fn ring_full() -> Result<(), Failed> {
     let _memory = MergeableMemory::new(64, |page| page);
     let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
     let Availability::Available(trigger) = &mut probes.passes else {
-        return Err(format!("{:?}", probes.status()).into());
+        return Err(format!("{:?}", probes.programs.status()).into());
     };
     let losses = || probes.losses.value().unwrap().read().unwrap().pass_events;
     let full_scans = || read_number::<u64>(&root.sys("kernel/mm/ksm/full_scans")).unwrap();
@@ -171,7 +171,7 @@ fn parts() -> Result<(), Failed> {
     assert!(probes.passes.reason().unwrap().contains("full_scans"), "{:?}", probes.passes.reason());
     assert!(probes.threads.value().is_some());
     let reason = |program| {
-        let status = probes.status().iter().find(|status| status.program == program).unwrap();
+        let status = probes.programs.status().iter().find(|status| status.program == program).unwrap();
         status.attached.reason().map(str::to_owned)
     };
     assert_eq!(reason(Program::SchedSwitch), None);

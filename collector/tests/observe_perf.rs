@@ -3,19 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
+#[path = "observe_support/worker.rs"]
+mod worker;
 
-use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::Ordering::SeqCst;
 
 use huddle_collector::host::HostRoot;
 use huddle_collector::observe::perf::events::{CacheEvents, EventSpec, Processor};
 use huddle_collector::observe::perf::group::{GroupReading, PerfGroup, Scope};
 use huddle_model::availability::Availability;
 use libtest_mimic::{Arguments, Failed, Trial};
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::gettid;
 use observe_support::MergeableMemory;
+use worker::{Worker, switches};
 
 fn main() {
     let allowed = nix::unistd::geteuid().is_root();
@@ -30,44 +30,6 @@ fn main() {
         trial("a_thread_that_is_gone_is_told", gone),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
-}
-
-/// A thread that works when it is told to through a pipe, and answers through another when it has.
-struct Worker {
-    tid: i32,
-    order: std::io::PipeWriter,
-    answer: std::io::PipeReader,
-    /// Page faults and switches of the thread by its own account, when it last answered.
-    usage: Arc<[AtomicU64; 2]>,
-}
-
-impl Worker {
-    fn new(work: impl Fn() + Send + 'static) -> Self {
-        let (mut orders, order) = std::io::pipe().unwrap();
-        let (answer, mut answers) = std::io::pipe().unwrap();
-        let (tell, tid) = mpsc::channel();
-        let usage = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-        let told = usage.clone();
-        std::thread::spawn(move || {
-            tell.send(gettid().as_raw()).unwrap();
-            let mut byte = [0];
-            while orders.read_exact(&mut byte).is_ok() {
-                work();
-                let own = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
-                let faults = own.minor_page_faults() + own.major_page_faults();
-                let switches = own.voluntary_context_switches() + own.involuntary_context_switches();
-                told[0].store(faults.cast_unsigned(), SeqCst);
-                told[1].store(switches.cast_unsigned(), SeqCst);
-                answers.write_all(&byte).unwrap();
-            }
-        });
-        Self { tid: tid.recv().unwrap(), order, answer, usage }
-    }
-
-    fn run(&mut self) {
-        self.order.write_all(&[0]).unwrap();
-        self.answer.read_exact(&mut [0]).unwrap();
-    }
 }
 
 fn faults_and_switches() -> Result<(), Failed> {
@@ -113,15 +75,10 @@ fn faults_and_switches() -> Result<(), Failed> {
 
 /// A reading and the thread's switches as the kernel counts them in `status`, of one moment.
 fn at_one_moment(group: &mut PerfGroup, tid: i32) -> (GroupReading, u64) {
-    let switches = || -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
-        let counts = text.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
-        counts.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).sum()
-    };
     loop {
-        let before = switches();
+        let before = switches(tid);
         let reading = group.read().unwrap();
-        if switches() == before {
+        if switches(tid) == before {
             return (reading, before);
         }
     }

@@ -47,7 +47,7 @@ fn probe(programs: &[Program], config: ProbeConfig) -> Result<(ThreadProbe, Prob
     let mut probes = Probes::load(&HostRoot::real(), &config).unwrap();
     match std::mem::replace(&mut probes.threads, Availability::Unavailable("taken".into())) {
         Availability::Available(threads) => Ok((threads, probes)),
-        Availability::Unavailable(reason) => Err(format!("{reason}: {:?}", probes.status()).into()),
+        Availability::Unavailable(reason) => Err(format!("{reason}: {:?}", probes.programs.status()).into()),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod counters;
 pub mod cpuset;
 pub mod ksm;
 pub mod matrix;
+pub mod news;
 pub mod observation;
 pub mod plan;
 pub mod rates;

@@ -17,6 +17,8 @@ use crate::vm::TaskId;
 pub struct Observation {
     /// Number of the window since the start, from 1.
     pub window: u64,
+    /// The round whose placement was in force.
+    pub round: u64,
     /// The placement of a trial that was in force; `None` outside of trials.
     pub trial: Option<TrialBlock>,
     /// When its first reading began, in microseconds since the Unix epoch.

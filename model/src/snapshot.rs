@@ -57,7 +57,7 @@ impl EventKind {
     }
 }
 
-/// The loop's view after one round.
+/// The loop's view after one round, or, with the same `round`, after a window of observation in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Rounds since the start, from 1; 0 before the first.
@@ -82,7 +82,7 @@ pub struct Snapshot {
     pub observation: Availability<Observation>,
     /// The placements tried so far; unavailable where the loop does not try, with the reason.
     pub comparison: Availability<Comparison>,
-    /// What happened in this round.
+    /// What happened since the round began; snapshots of windows in the same round only add to it.
     pub events: Vec<Event>,
     /// CPU time this process has used so far, in microseconds.
     pub own_cpu_us: Availability<u64>,

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use huddle_collector::engine::RunOptions;
+use huddle_collector::observe::perf::EventChoice;
 use huddle_model::plan::Policy;
+
+use super::context::seconds;
 
 /// Finds the VMs of this host, measures which share memory, and runs those that share most on the
 /// same cache.
@@ -36,6 +40,13 @@ pub(crate) struct Common {
     /// How VMs are placed: paper, opposed or none [default: paper]
     #[arg(long, global = true)]
     pub(crate) policy: Option<Policy>,
+    /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
+    /// the processor's usual one: a name as in perf, a raw code such as r412e, or none; repeatable
+    #[arg(long = "event", global = true, value_name = "ROLE=EVENT")]
+    pub(crate) events: Vec<EventChoice>,
+    /// Count hardware events only while vCPUs run their guest (KVM)
+    #[arg(long, global = true)]
+    pub(crate) guest_only: bool,
     /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
@@ -108,9 +119,19 @@ pub(crate) struct LoopArgs {
     /// Least time between two rounds, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
     pub(crate) min_interval: f64,
+    /// Length of a window of observation, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
+    pub(crate) window: f64,
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
+}
+
+impl LoopArgs {
+    /// When rounds and windows happen; `rounds` as `--rounds` has it.
+    pub(crate) fn options(&self, rounds: Option<u64>) -> RunOptions {
+        RunOptions { min_interval: seconds(self.min_interval), rounds, window: seconds(self.window) }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use huddle_collector::observe::perf::{EventChoice, EventError};
+use huddle_model::counters::CounterRole;
 use huddle_model::plan::Policy;
 use serde::Deserialize;
 
@@ -23,6 +25,10 @@ use super::failure::Failure;
 /// name = "database"
 /// process = "postgres"  # the name (comm) of one running process
 ///
+/// [counters]
+/// guest_only = true     # count hardware events only while vCPUs run their guest (KVM)
+/// llc_misses = "r412e"  # also cycles, instructions, llc_references; a name as in perf, a raw code, or none
+///
 /// [record]
 /// segment_max_mib = 64
 /// segment_max_age_s = 300
@@ -36,7 +42,33 @@ pub(crate) struct Config {
     pub(crate) policy: Option<Policy>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) vm: Vec<VmEntry>,
+    pub(crate) counters: CounterSettings,
     pub(crate) record: RecordSettings,
+}
+
+/// What to count; what is not given is the processor's usual event.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CounterSettings {
+    pub(crate) guest_only: bool,
+    cycles: Option<String>,
+    instructions: Option<String>,
+    llc_references: Option<String>,
+    llc_misses: Option<String>,
+}
+
+impl CounterSettings {
+    /// The events that are given.
+    pub(crate) fn choices(&self) -> Result<Vec<EventChoice>, EventError> {
+        let given = [
+            (CounterRole::Cycles, &self.cycles),
+            (CounterRole::Instructions, &self.instructions),
+            (CounterRole::LlcReferences, &self.llc_references),
+            (CounterRole::LlcMisses, &self.llc_misses),
+        ];
+        let given = given.into_iter().filter_map(|(role, text)| Some((role, text.as_ref()?)));
+        given.map(|(role, text)| EventChoice::of(role, text)).collect()
+    }
 }
 
 /// A VM that the file names.
@@ -89,7 +121,7 @@ impl Config {
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+            let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
             let place = line.map_or_else(String::new, |line| format!("line {line}: "));
             anyhow::anyhow!("{place}{}", error.message())
         })?;
@@ -97,6 +129,7 @@ impl Config {
             anyhow::ensure!(!vm.name.is_empty(), "a [[vm]] has an empty name");
             vm.target().map_err(anyhow::Error::msg)?;
         }
+        config.counters.choices().context("[counters]")?;
         if let Some(level) = config.cache_level {
             anyhow::ensure!((1..=4).contains(&level), "cache_level is {level}, expected 1 to 4");
         }
@@ -119,6 +152,10 @@ mod tests {
             [[vm]]
             name = "database"
             process = "postgres"
+            [counters]
+            guest_only = true
+            llc_misses = "event=0x2e,umask=0x41"
+            llc_references = "none"
             [record]
             segment_max_mib = 64
         "#;
@@ -126,6 +163,11 @@ mod tests {
         assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
+        assert!(config.counters.guest_only);
+        let choices = config.counters.choices().unwrap();
+        assert_eq!(choices.len(), 2);
+        assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
+        assert_eq!(choices[1].event.as_ref().unwrap().config, 0x412e);
     }
 
     #[test]
@@ -137,6 +179,8 @@ mod tests {
             ("[[vm]]\nname = \"a\"\n", "exactly one of"),
             ("[[vm]]\nname = \"a\"\npid = 1\ncgroup = \"x\"\n", "exactly one of"),
             ("[[vm]]\nname = \"\"\npid = 1\n", "empty name"),
+            ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
+            ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(word), "{text:?}: {error}");

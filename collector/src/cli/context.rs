@@ -7,6 +7,7 @@ use huddle_collector::discover::{
     DiscoverError, DiscoverOptions, Discoverer, Discovery, NamedCgroup, NamedComm, NamedProcess,
 };
 use huddle_collector::host::{HostRoot, topology};
+use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
 use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
 use huddle_collector::sharing::{Measurement, MergedScan, SharingError};
 use huddle_model::matrix::SharingMatrix;
@@ -26,6 +27,9 @@ pub(crate) struct Context {
     pub(crate) config_text: Option<String>,
     pub(crate) cache_level: Option<u8>,
     pub(crate) policy: Policy,
+    /// The events of flags and config, those of the flags last.
+    events: Vec<EventChoice>,
+    guest_only: bool,
     state_dir: Option<PathBuf>,
     discover: DiscoverOptions,
 }
@@ -48,8 +52,12 @@ impl Context {
                 VmTarget::Process(comm) => discover.comms.push(NamedComm { name, comm: comm.to_owned() }),
             }
         }
+        let mut events = config.counters.choices().map_err(Failure::usage)?;
+        events.extend(common.events.iter().cloned());
         Ok(Self {
             root: HostRoot::real(),
+            events,
+            guest_only: common.guest_only || config.counters.guest_only,
             cache_level: common.cache_level.or(config.cache_level),
             policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
             state_dir: common.state_dir.clone().or_else(|| config.state_dir.clone()),
@@ -61,6 +69,19 @@ impl Context {
 
     pub(crate) fn discoverer(&self) -> Discoverer {
         Discoverer::new(self.root.clone(), self.discover.clone())
+    }
+
+    /// What to count on each vCPU: the processor's usual events, and what the user chose instead.
+    pub(crate) fn event_set(&self) -> Result<EventSet, Failure> {
+        let mut set = EventSet::for_host(&self.root).map_err(Failure::failed)?;
+        for choice in &self.events {
+            set.choose(choice.clone());
+        }
+        set.set_scope(if self.guest_only { Scope::GuestOnly } else { Scope::HostAndGuest });
+        for note in set.notes() {
+            tracing::warn!("{note}");
+        }
+        Ok(set)
     }
 
     /// The VMs there are; notes go to the log.

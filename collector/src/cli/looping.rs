@@ -11,12 +11,17 @@ use huddle_collector::engine::{
 };
 use huddle_collector::host::ksm;
 use huddle_collector::host::topology::{self, usable_cpus};
+use huddle_collector::observe::observer::{HostObserver, Sources};
+use huddle_collector::observe::perf::VcpuCounters;
 use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
+use huddle_collector::observe::probes::{ProbeConfig, Probes};
+use huddle_collector::observe::resctrl::Resctrl;
 use huddle_collector::record::{
     Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
     new_manifest,
 };
 use huddle_collector::sharing::{MergedScan, frames_visible};
+use huddle_model::availability::Availability;
 use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
 use tokio::runtime::Runtime;
@@ -65,18 +70,26 @@ impl Loop {
                  start it with --ksm-run or `echo 1 > /sys/kernel/mm/ksm/run`"
             );
         }
+        let mut probes =
+            Probes::load(&context.root, &ProbeConfig::default()).map_err(|error| error.to_string());
+        let counters = VcpuCounters::new(context.root.clone(), context.event_set()?);
+        let resctrl = Resctrl::open(&context.root).into();
+        let passes = pass_trigger(context, &mut probes)?;
         let engine = Engine {
             vms: Box::new(HostVms(discoverer)),
             sharing: Box::new(HostSharing(MergedScan::new(context.root.clone()))),
             host: Box::new(HostFacts { root: context.root.clone(), cache_level: context.cache_level }),
+            observer: Some(Box::new(HostObserver::new(
+                context.root.clone(),
+                Sources { probes, counters, resctrl },
+            ))),
             pinner: pinner.map(|pinner| Box::new(pinner) as _),
             apply: !args.dry_run,
             clock: Box::new(HostClock),
             policy: context.policy,
             memory: Memory::default(),
         };
-        let passes = FullScansTrigger::new(context.root.clone(), LOOK_INTERVAL).map_err(Failure::host)?;
-        Ok(Self { engine, passes: Box::new(passes), recorder })
+        Ok(Self { engine, passes, recorder })
     }
 
     /// Runs until `stop`, recording if asked to; the recording is closed before this returns.
@@ -101,6 +114,26 @@ impl Loop {
         }
         Ok(end)
     }
+}
+
+/// Passes as the probes tell them, or, where they cannot, as `full_scans` does.
+fn pass_trigger(
+    context: &Context,
+    probes: &mut Result<Probes, String>,
+) -> Result<Box<dyn PassTrigger>, Failure> {
+    let told = match probes {
+        Ok(probes) => std::mem::replace(&mut probes.passes, Availability::Unavailable("taken".into())),
+        Err(reason) => Availability::Unavailable(reason.clone()),
+    };
+    let trigger: Box<dyn PassTrigger> = match told {
+        Availability::Available(trigger) => Box::new(trigger),
+        Availability::Unavailable(reason) => {
+            tracing::warn!("passes of KSM are seen by watching full_scans, without their times: {reason}");
+            Box::new(FullScansTrigger::new(context.root.clone(), LOOK_INTERVAL).map_err(Failure::host)?)
+        }
+    };
+    tracing::debug!("passes of KSM are told by {}", trigger.name());
+    Ok(trigger)
 }
 
 fn start_recorder(context: &Context, dir: &Path) -> Result<RecorderHandle, Failure> {
@@ -134,9 +167,9 @@ fn start_recorder(context: &Context, dir: &Path) -> Result<RecorderHandle, Failu
 
 fn say_recorded(summary: &RecordingSummary) {
     let RecordingStatus { snapshots_recorded, snapshots_lost } = summary.snapshots;
-    tracing::info!("recorded {snapshots_recorded} rounds in {}", summary.dir.display());
+    tracing::info!("recorded {snapshots_recorded} snapshots in {}", summary.dir.display());
     if snapshots_lost > 0 {
-        tracing::warn!("{snapshots_lost} rounds were lost: the disk was too slow");
+        tracing::warn!("{snapshots_lost} snapshots were lost: the disk was too slow");
     }
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod failure;
 mod log;
 mod looping;
+mod privileges;
 mod table;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ pub(crate) fn main() -> ExitCode {
             std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none(),
         )
         .init();
+    privileges::drop_unneeded();
     match dispatch(&args, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

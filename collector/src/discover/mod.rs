@@ -5,6 +5,7 @@
 
 mod build;
 mod cmdline;
+mod complete;
 #[cfg(test)]
 mod fixture;
 pub mod memory;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use huddle_model::vm::{TaskId, Vm};
 
 use self::build::QmpAnswer;
+pub use self::complete::{complete_vcpus, complete_vcpus_on_host};
 use self::memory::MemoryCache;
 use crate::host::{HostError, HostRoot};
 

@@ -2,8 +2,10 @@
 //!
 //! Nothing here changes the host or needs a privilege; what cannot be found out says so. Whether
 //! something *works* is only claimed where it was tried: `/dev/kvm` that opens is not a guest that
-//! runs at native speed.
+//! runs at native speed. [`try_out`] opens the events on its own thread, and attaches each BPF program
+//! for a moment; both are gone when it returns.
 
+mod counting;
 #[cfg(test)]
 mod fixture;
 mod memory;
@@ -11,10 +13,12 @@ mod merging;
 mod observing;
 mod privileges;
 mod processor;
+mod programs;
 
 use serde::Serialize;
 
 use crate::host::{HostError, HostRoot};
+use crate::observe::perf::EventSet;
 
 /// How good a finding is for the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +56,13 @@ pub fn examine(root: &HostRoot) -> Vec<Finding> {
     findings.extend(memory::examine(root));
     findings.extend(processor::examine(root));
     findings.extend(observing::examine(root));
+    findings
+}
+
+/// Tries what only a trial can tell: which events of the set open, and which BPF programs attach.
+pub fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
+    let mut findings = counting::try_out(set);
+    findings.extend(programs::try_out(root));
     findings
 }
 
@@ -93,6 +104,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::observe::probes::program::Program;
 
     fn sound(findings: &[Finding]) {
         let items: BTreeSet<&str> = findings.iter().map(|finding| finding.item).collect();
@@ -122,6 +134,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_tried_out_on_this_host_is_told_with_its_reason() {
+        let root = HostRoot::real();
+        let mut findings = examine(&root);
+        findings.extend(try_out(&root, &EventSet::for_host(&root).unwrap()));
+        sound(&findings);
+        for program in Program::ALL {
+            assert!(findings.iter().any(|finding| finding.item == program.name()), "{program:?}");
+        }
+    }
+
+    #[test]
     fn a_host_that_tells_nothing_has_nothing_good_made_up() {
         let dir = tempfile::tempdir().unwrap();
         let findings = examine(&HostRoot::at(dir.path()));
@@ -132,7 +155,17 @@ mod tests {
             .map(|finding| finding.item)
             .collect();
         // A kernel that lacks these features has no such file: absence is the good news.
-        assert_eq!(good, ["thp.enabled", "thp.khugepaged", "numa.balancing", "cpu.smt", "nmi_watchdog"]);
+        assert_eq!(
+            good,
+            [
+                "thp.enabled",
+                "thp.khugepaged",
+                "numa.balancing",
+                "cpu.smt",
+                "kvm.mediated_vpmu",
+                "nmi_watchdog"
+            ]
+        );
     }
 
     #[test]

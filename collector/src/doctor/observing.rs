@@ -2,11 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
+use std::path::Path;
 
 use super::{Finding, Item};
 use crate::host::ksm::chosen;
 use crate::host::status::{self, Capability};
 use crate::host::{HostRoot, optional, read_number, read_text};
+use crate::observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
 
@@ -15,6 +17,7 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
         version(root),
         kvm(root),
         perf(root),
+        mediated_vpmu(root),
         nmi_watchdog(root),
         btf(root),
         tracefs(root),
@@ -93,6 +96,40 @@ fn perf(root: &HostRoot) -> Finding {
     }
 }
 
+/// Whether KVM hands the counters of the processor to its guests (the parameter `enable_mediated_pmu` of
+/// kvm_intel and kvm_amd, since Linux 6.20; off by default).
+fn mediated_vpmu(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "kvm.mediated_vpmu" };
+    const OFF: &str = "KVM takes no counters away from the host";
+    for module in ["kvm_intel", "kvm_amd"] {
+        let path = root.sys(format!("module/{module}/parameters/enable_mediated_pmu"));
+        match optional(read_text(&path)).map(|text| text.map(|text| text.trim().to_owned())) {
+            Ok(None) => {}
+            Ok(Some(value)) if matches!(value.as_str(), "N" | "0") => {
+                return item.good(format!("off ({module})"), OFF);
+            }
+            Ok(Some(value)) if matches!(value.as_str(), "Y" | "1") => {
+                return item.degraded(
+                    format!("on ({module})"),
+                    "while a VM with a mediated vPMU runs, nothing that guests do can be counted from the host, and \
+                     while huddle counts, no such VM can start",
+                    "load the module with enable_mediated_pmu=0",
+                );
+            }
+            Ok(Some(value)) => {
+                let path = path.display();
+                return item.missing(
+                    format!("{path} holds {value:?}"),
+                    "not Y or N, so nothing is concluded",
+                    None,
+                );
+            }
+            Err(error) => return item.unknown(&error),
+        }
+    }
+    item.good("not in this kernel, or KVM is not loaded", OFF)
+}
+
 fn nmi_watchdog(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "nmi_watchdog" };
     match optional(read_number::<u8>(&root.proc("sys/kernel/nmi_watchdog"))) {
@@ -122,10 +159,12 @@ fn btf(root: &HostRoot) -> Finding {
 
 fn tracefs(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "tracefs" };
-    const MEANING: &str = "tracepoints (KSM merges, scheduling, KVM exits) cannot be attached";
+    // The programs on KSM's and the scheduler's tracepoints are attached by type, without tracefs.
+    const MEANING: &str = "where the fields of KVM's tracepoints lie is not told: entries into guests, exits and \
+                           which thread is which vCPU are not seen";
     let path = root.sys("kernel/tracing/events");
     match std::fs::read_dir(&path) {
-        Ok(_) => item.good("mounted at /sys/kernel/tracing", "tracepoints can be attached"),
+        Ok(_) => item.good("mounted at /sys/kernel/tracing", "KVM's tracepoints can be attached"),
         Err(error) if error.kind() == ErrorKind::NotFound => item.missing(
             "not mounted",
             MEANING,
@@ -164,24 +203,53 @@ fn lockdown(root: &HostRoot) -> Finding {
 fn resctrl(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "resctrl" };
     const MEANING: &str = "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
-    let mounts = match read_text(&root.proc("self/mounts")) {
-        Ok(mounts) => mounts,
+    match mount_point(root) {
+        Ok(Some(at)) => return monitoring(item, &at),
+        Ok(None) => {}
         Err(error) => return item.unknown(&error),
-    };
-    if let Some(at) = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (at, kind) = (fields.next()?, fields.next()?);
-        (kind == "resctrl").then_some(at)
-    }) {
-        return item
-            .good(format!("mounted at {at}"), "cache occupancy can be measured, where the processor can");
     }
     match read_text(&root.proc("filesystems")) {
         Ok(kinds) if kinds.lines().any(|line| line.split_ascii_whitespace().last() == Some("resctrl")) => {
             item.degraded("not mounted", MEANING, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
         }
-        Ok(_) => item.missing("not in this kernel, or not in this processor", MEANING, None),
+        Ok(_) => item.missing(
+            "not in this kernel, or not in this processor",
+            MEANING,
+            Some("use bare metal with RDT (Intel) or PQoS (AMD), and a kernel with CONFIG_X86_CPU_RESCTRL=y"),
+        ),
         Err(error) => item.unknown(&error),
+    }
+}
+
+/// What a resctrl that is mounted can tell.
+fn monitoring(item: Item, at: &Path) -> Finding {
+    let features = match features(at) {
+        Ok(features) => features,
+        Err(error) => {
+            const MEANING: &str =
+                "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
+            return item.missing(
+                error.to_string(),
+                MEANING,
+                Some("run huddle as root, on a processor with RDT or PQoS"),
+            );
+        }
+    };
+    let all = [
+        ("LLC occupancy", features.llc_occupancy),
+        ("total memory traffic", features.total_bytes),
+        ("local memory traffic", features.local_bytes),
+    ];
+    let (there, lacking): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, there)| *there);
+    let list =
+        |items: Vec<(&str, bool)>| items.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+    let groups = features.groups.map_or_else(String::new, |groups| format!(", up to {groups} groups"));
+    let value = format!("mounted at {}: {}{groups}", at.display(), list(there));
+    if lacking.is_empty() {
+        item.good(value, "how much of a cache each VM occupies and moves is measured")
+    } else {
+        let meaning = format!("the processor does not measure: {}", list(lacking));
+        item.degraded(value, meaning, "none but another processor; the rest is measured")
     }
 }
 
@@ -265,7 +333,31 @@ mod tests {
         assert_eq!(look().state, State::Missing);
         tree.write("proc/filesystems", "nodev\tresctrl\n");
         assert_eq!(look().state, State::Degraded);
-        tree.write("proc/self/mounts", format!("{mounts}resctrl /sys/fs/resctrl resctrl rw 0 0\n"));
-        assert!(look().state == State::Good && look().value.contains("/sys/fs/resctrl"));
+        let at = tree.path("sys/fs/resctrl");
+        tree.write("proc/self/mounts", format!("{mounts}resctrl {} resctrl rw 0 0\n", at.display()));
+        assert!(look().state == State::Missing && look().value.contains("monitors nothing"), "{:?}", look());
+        let features = "sys/fs/resctrl/info/L3_MON/mon_features";
+        tree.write(features, "llc_occupancy\n");
+        assert!(look().state == State::Degraded && look().meaning.contains("total memory traffic"));
+        tree.write(features, "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n");
+        assert!(
+            look().state == State::Good && look().value.contains("/sys/fs/resctrl: LLC occ"),
+            "{:?}",
+            look()
+        );
+    }
+
+    #[test]
+    fn a_mediated_vpmu_is_looked_for_in_either_module() {
+        for module in ["kvm_intel", "kvm_amd"] {
+            let path = format!("sys/module/{module}/parameters/enable_mediated_pmu");
+            let cases = [
+                (Some("Y\n"), State::Degraded, "no such VM can start"),
+                (Some("N\n"), State::Good, "off"),
+                (Some("?\n"), State::Missing, "\"?\""),
+                (None, State::Good, "not in this kernel"),
+            ];
+            check(examine, "kvm.mediated_vpmu", &path, &cases);
+        }
     }
 }

@@ -156,7 +156,7 @@ fn governor(root: &HostRoot) -> Finding {
         [] => item.missing(
             "not told",
             "the frequency is set elsewhere (a hypervisor, the firmware) and may change during a measurement",
-            None,
+            Some("set it there, or compare placements in turns within one run, as experiments do"),
         ),
         ["performance"] => item.good("performance", "the frequency follows no load"),
         several => item.degraded(

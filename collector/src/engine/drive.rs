@@ -6,7 +6,7 @@ use std::time::Duration;
 use huddle_model::snapshot::Snapshot;
 use tokio::sync::watch;
 use tokio::task::JoinError;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Engine;
 use crate::observe::probes::pass::{Pass, PassTrigger, TriggerError};
@@ -19,6 +19,8 @@ pub struct RunOptions {
     pub min_interval: Duration,
     /// Rounds to do; `None` to go on until stopped.
     pub rounds: Option<u64>,
+    /// Length of a window of observation.
+    pub window: Duration,
 }
 
 /// How the loop ended.
@@ -33,9 +35,13 @@ pub struct RunEnd {
 /// How long the trigger blocks at a time: what the end of the loop may have to wait for.
 const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Does a round at once and then after every completed pass, until `stop` is ready or the wanted
-/// number is done; then takes everything back. `keep` is given every snapshot (for the recorder) and
-/// must not block; each is then published on `publish`, where readers that are slow see the latest.
+/// Below this a window would mostly hold its own readings.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+
+/// Does a round at once and then after every completed pass, and ends a window of observation every
+/// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
+/// everything back. `keep` is given every snapshot (for the recorder) and must not block; each is then
+/// published on `publish`, where readers that are slow see the latest.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
 ///
@@ -50,45 +56,70 @@ pub async fn run(
     options: RunOptions,
 ) -> Result<RunEnd, JoinError> {
     tokio::pin!(stop);
+    let tell = |snapshot: Arc<Snapshot>| {
+        keep(&snapshot);
+        publish.send_replace(Some(snapshot));
+    };
+    let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
+    windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rounds = 0;
     loop {
         let began = Instant::now();
-        // A scan takes long and blocks. It is waited for even when `stop` is ready: a round that is cut
-        // off could not be undone in order.
-        let (back, snapshot) = tokio::task::spawn_blocking(move || {
-            let snapshot = engine.round();
-            (engine, snapshot)
-        })
-        .await?;
+        let (back, snapshot) = blocking(engine, Engine::round).await?;
         engine = back;
         rounds += 1;
-        let snapshot = Arc::new(snapshot);
-        keep(&snapshot);
-        publish.send_replace(Some(snapshot));
+        tell(snapshot);
         if options.rounds.is_some_and(|wanted| rounds >= wanted) {
             break;
         }
+        windows.reset();
         let next = async {
             let next = next_pass(passes).await;
             tokio::time::sleep_until(began + options.min_interval).await;
             next
         };
-        tokio::select! {
-            // The order makes a stop that is ready win over a pass that is, too.
-            biased;
-            () = &mut stop => break,
-            next = next => match next? {
-                (trigger, Ok(_)) => passes = trigger,
-                (_, Err(error)) => {
-                    tracing::error!("{error}; no further round will follow");
-                    stop.await;
-                    break;
+        tokio::pin!(next);
+        let mut failed = false;
+        let next = loop {
+            tokio::select! {
+                // The order makes a stop that is ready win over a pass that is, and a pass over a window.
+                biased;
+                () = &mut stop => break None,
+                next = &mut next, if !failed => match next? {
+                    (trigger, Ok(_)) => break Some(trigger),
+                    (_, Err(error)) => {
+                        tracing::error!("{error}; no further round will follow");
+                        failed = true;
+                    }
+                },
+                _ = windows.tick() => {
+                    let (back, snapshot) = blocking(engine, Engine::observe).await?;
+                    engine = back;
+                    snapshot.into_iter().for_each(&tell);
                 }
             }
-        }
+        };
+        let Some(trigger) = next else { break };
+        passes = trigger;
     }
-    let undo = tokio::task::spawn_blocking(move || engine.undo()).await?;
+    // What was seen since the last window is told before the end.
+    let (back, snapshot) = blocking(engine, Engine::observe).await?;
+    snapshot.into_iter().for_each(&tell);
+    let (_, undo) = blocking(back, Engine::undo).await?;
     Ok(RunEnd { rounds, undo })
+}
+
+/// Does a step of the engine off the async threads: it takes long and blocks. It is waited for even when
+/// the loop is to stop: a step that is cut off could not be undone in order.
+async fn blocking<T: Send + 'static>(
+    mut engine: Engine,
+    step: impl FnOnce(&mut Engine) -> T + Send + 'static,
+) -> Result<(Engine, T), JoinError> {
+    tokio::task::spawn_blocking(move || {
+        let outcome = step(&mut engine);
+        (engine, outcome)
+    })
+    .await
 }
 
 /// Waits for the next complete pass; the trigger blocks, so it is asked off the async threads.

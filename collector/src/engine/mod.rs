@@ -11,15 +11,18 @@ mod host_stages;
 pub mod stages;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use huddle_model::availability::Availability;
+use huddle_model::observation::Observation;
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
+use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
-use stages::{Clock, HostSource, Pinner, SharingSource, VmSource};
+use stages::{Clock, HostSource, Observer, Pinner, SharingSource, VmSource};
 
 use crate::pin::UndoReport;
 
@@ -34,6 +37,8 @@ pub struct Engine {
     pub sharing: Box<dyn SharingSource + Send>,
     /// Tells about the host.
     pub host: Box<dyn HostSource + Send>,
+    /// Watches the VMs between rounds; `None` where nothing is to be watched.
+    pub observer: Option<Box<dyn Observer + Send>>,
     /// Sets affinities; may be `None` when `apply` is false.
     pub pinner: Option<Box<dyn Pinner + Send>>,
     /// False for a dry run: everything but the pinning.
@@ -51,11 +56,14 @@ pub struct Engine {
 pub struct Memory {
     round: u64,
     known: BTreeSet<(String, TaskId)>,
+    /// What was published last: windows of observation are told with it.
+    last: Option<Arc<Snapshot>>,
 }
 
 impl Engine {
-    /// One time through all stages.
-    pub fn round(&mut self) -> Snapshot {
+    /// One time through all stages. The window of observation that ends just before pinning is told with
+    /// it, so that no window holds two placements.
+    pub fn round(&mut self) -> Arc<Snapshot> {
         self.memory.round += 1;
         let begin_unix_us = self.clock.now_unix_us();
         let mut events = Vec::new();
@@ -68,6 +76,8 @@ impl Engine {
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
+        let completed = self.observer.as_mut().map(|observer| observer.complete(&mut vms));
+        events.extend(completed.into_iter().flatten().map(|note| (EventKind::Note, None, note)));
         let matrix = match &vms_reason {
             Some(reason) => Availability::Unavailable(format!("no VMs are known: {reason}")),
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
@@ -94,6 +104,7 @@ impl Engine {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
             }
         };
+        let observation = self.window(&vms, topology.value());
         let pinned = self.pin(&vms, &plan, &mut events);
 
         for (stage, reason) in [
@@ -106,7 +117,7 @@ impl Engine {
             events.extend(message.map(|message| (EventKind::StageFailed, None, message)));
         }
         let end_unix_us = self.clock.now_unix_us();
-        Snapshot {
+        let snapshot = Arc::new(Snapshot {
             round: self.memory.round,
             begin_unix_us,
             end_unix_us,
@@ -116,14 +127,41 @@ impl Engine {
             matrix,
             plan,
             pinned,
-            observation: Availability::Unavailable("no probes and no counters are set up".into()),
+            observation,
             comparison: Availability::Unavailable("placements are not tried against each other".into()),
             events: events
                 .into_iter()
                 .map(|(kind, vm, message)| Event { at_unix_us: end_unix_us, kind, vm, message })
                 .collect(),
             own_cpu_us: self.host.own_cpu_us().into(),
-        }
+        });
+        self.memory.last = Some(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    /// Ends a window of observation: the last snapshot with what was seen since. `None` before the first
+    /// round, and where nothing is watched.
+    pub fn observe(&mut self) -> Option<Arc<Snapshot>> {
+        let last = self.memory.last.clone()?;
+        self.observer.as_ref()?;
+        let observation = self.window(&last.vms, last.topology.value());
+        let snapshot = Arc::new(Snapshot {
+            observation,
+            own_cpu_us: self.host.own_cpu_us().into(),
+            ..Snapshot::clone(&last)
+        });
+        self.memory.last = Some(Arc::clone(&snapshot));
+        Some(snapshot)
+    }
+
+    /// What was seen since the last call, in the placement that was in force; from now on `vms` are
+    /// watched.
+    fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation> {
+        let Some(observer) = &mut self.observer else {
+            return Availability::Unavailable("no probes and no counters are set up".into());
+        };
+        let placed_in = self.memory.last.as_ref().map_or(0, |last| last.round);
+        observer.observe(vms, topology).map(|seen| Observation { round: placed_in, ..seen })
     }
 
     /// Takes back every change; `None` when nothing could change.

@@ -1,6 +1,8 @@
 //! The stages of the loop as the engine knows them.
 
+use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
+use huddle_model::observation::Observation;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
@@ -32,6 +34,19 @@ pub trait HostSource {
     fn ksm(&mut self) -> Result<KsmState, StageError>;
     /// CPU time this process has used so far, in microseconds.
     fn own_cpu_us(&mut self) -> Result<u64, StageError>;
+}
+
+/// Watches VMs between the rounds: counters, residency, merges and breaks.
+pub trait Observer {
+    /// Fills in vCPUs that discovery could not tell, and says so, one sentence each.
+    fn complete(&mut self, vms: &mut [Vm]) -> Vec<String> {
+        let _ = vms;
+        Vec::new()
+    }
+
+    /// Ends the window that began at the last call and gives it (its `round` and `trial` are filled in by
+    /// the engine), and begins the next, in which `vms` are watched. The first call only begins.
+    fn observe(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation>;
 }
 
 /// Puts vCPU threads where a plan wants them, and back.

@@ -149,12 +149,91 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
         vms: Box::new(FakeVms(vms.into())),
         sharing: Box::new(FakeSharing { ends: None }),
         host: Box::new(FakeHost),
+        observer: None,
         pinner: Some(Box::new(pinner.clone())),
         apply: true,
         clock: Box::new(FakeClock),
         policy: Policy::Paper,
         memory: Memory::default(),
     }
+}
+
+/// Numbers its windows and writes into the pinner's book when they end.
+struct FakeObserver {
+    book: FakePinner,
+    windows: u64,
+}
+
+impl Observer for FakeObserver {
+    fn observe(&mut self, vms: &[Vm], _topology: Option<&Topology>) -> Availability<Observation> {
+        self.book.0.lock().unwrap().push(format!("observe {}", vms.len()));
+        self.windows += 1;
+        if self.windows == 1 {
+            return Availability::Unavailable("the first".into());
+        }
+        Availability::Available(Observation {
+            window: self.windows - 1,
+            round: 0,
+            trial: None,
+            begin_unix_us: 0,
+            end_unix_us: 1,
+            vcpus: Vec::new(),
+            merging: Vec::new(),
+            occupancy: Availability::Unavailable("none".into()),
+            reported: Vec::new(),
+            events: Vec::new(),
+            programs: Vec::new(),
+            losses: Availability::Unavailable("none".into()),
+            own_cpu_us: Availability::Available(1),
+            reading_cpu_us: Availability::Available(1),
+        })
+    }
+}
+
+fn watched(pinner: &FakePinner, vms: Vec<Vm>) -> Engine {
+    let observer = FakeObserver { book: pinner.clone(), windows: 0 };
+    Engine { observer: Some(Box::new(observer)), ..engine(vec![Ok(vms)], pinner) }
+}
+
+#[test]
+fn a_window_ends_before_the_placement_changes_and_belongs_to_the_old_one() {
+    let pinner = FakePinner::default();
+    let mut engine = watched(&pinner, vec![vm("a", 1), vm("b", 2)]);
+    assert!(engine.observe().is_none(), "before the first round there is nothing to watch");
+    assert_eq!(engine.round().observation.reason(), Some("the first"));
+    let between = engine.observe().unwrap();
+    let seen = between.observation.value().unwrap();
+    assert_eq!((between.round, seen.round, seen.window), (1, 1, 1));
+    assert!(between.plan.value().is_some(), "the rest of the round is told again");
+    let second = engine.round();
+    let seen = second.observation.value().unwrap();
+    assert_eq!((second.round, seen.round, seen.window), (2, 1, 2));
+    let book = ["observe 2", "apply 2 of 2", "observe 2", "observe 2", "apply 2 of 2"];
+    assert_eq!(*pinner.0.lock().unwrap(), book);
+}
+
+#[tokio::test]
+async fn windows_are_told_between_rounds_and_after_the_trigger_broke() {
+    let pinner = FakePinner::default();
+    let engine = watched(&pinner, vec![vm("a", 1)]);
+    let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
+    let told = Mutex::new(Vec::new());
+    let keep = |snapshot: &Arc<Snapshot>| {
+        told.lock().unwrap().push((snapshot.round, snapshot.observation.value().map(|seen| seen.window)));
+    };
+    let stop = async move {
+        let third = |seen: &Option<Arc<Snapshot>>| {
+            let observation = seen.as_ref().and_then(|seen| seen.observation.value());
+            observation.is_some_and(|seen| seen.window >= 3)
+        };
+        seen.wait_for(third).await.unwrap();
+    };
+    let options =
+        RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_millis(20) };
+    let end = run(engine, Box::new(Broken), stop, keep, &publish, options).await.unwrap();
+    assert_eq!(end.rounds, 1);
+    let last = vec![(1, None), (1, Some(1)), (1, Some(2)), (1, Some(3)), (1, Some(4))];
+    assert_eq!(*told.lock().unwrap(), last, "the window that the stop cut short is told too");
 }
 
 fn kinds(snapshot: &Snapshot) -> Vec<(EventKind, Option<&str>)> {
@@ -222,7 +301,7 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
             .await
             .unwrap();
     };
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: None };
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
     let end =
         run(engine, Box::new(Often), stop, |_| *kept.lock().unwrap() += 1, &publish, options).await.unwrap();
     assert_eq!(end.rounds, 4);
@@ -239,7 +318,11 @@ async fn passes_that_come_faster_than_the_interval_make_one_round() {
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let (publish, _seen) = watch::channel(None);
     let begin = std::time::Instant::now();
-    let options = RunOptions { min_interval: Duration::from_millis(100), rounds: Some(4) };
+    let options = RunOptions {
+        min_interval: Duration::from_millis(100),
+        rounds: Some(4),
+        window: Duration::from_secs(60),
+    };
     run(engine, Box::new(Often), std::future::pending(), |_| {}, &publish, options).await.unwrap();
     assert!(begin.elapsed() >= Duration::from_millis(300), "three intervals lie between four rounds");
 }
@@ -250,7 +333,7 @@ async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let (publish, _seen) = watch::channel(None);
     let stop = tokio::time::sleep(Duration::from_millis(300));
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: None };
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
     let end = run(engine, Box::new(Broken), stop, |_| {}, &publish, options).await.unwrap();
     assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
 }

@@ -4,8 +4,10 @@
 //! Everything here is optional. What a host cannot give is unavailable with a reason, and the rest
 //! goes on.
 
+pub mod observer;
 pub mod perf;
 pub mod probes;
+pub mod resctrl;
 
 use std::time::Duration;
 

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Table, rows_of};
+use huddle_model::news::{News, Taken};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
 use huddle_model::snapshot::Snapshot;
 
 use super::writer::RunWriter;
@@ -23,9 +24,11 @@ pub struct Recorder;
 #[derive(Debug)]
 pub struct RecorderHandle {
     /// `None` once it is being finished.
-    sender: Option<SyncSender<Arc<Snapshot>>>,
+    sender: Option<SyncSender<(Arc<Snapshot>, News)>>,
     thread: Option<JoinHandle<Result<RecordingSummary, RecordError>>>,
     shared: Arc<Shared>,
+    /// What was handed over so far, so that nothing is recorded twice.
+    taken: Mutex<Taken>,
 }
 
 /// How a recording goes.
@@ -78,19 +81,21 @@ impl Recorder {
             .name("huddle-record".to_owned())
             .spawn(move || record(dir_of_thread, writer, &receiver, &of_thread))
             .map_err(RecordError::file("start a thread to record to", dir))?;
-        Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared })
+        let taken = Mutex::default();
+        Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared, taken })
     }
 }
 
 impl RecorderHandle {
-    /// Hands over a snapshot and never waits: where the writer cannot follow, the snapshot is counted
-    /// as lost, with its rows.
+    /// Hands over what is new in a snapshot and never waits: where the writer cannot follow, the snapshot
+    /// is counted as lost, with its rows.
     pub fn send(&self, snapshot: Arc<Snapshot>) {
         let Some(sender) = &self.sender else { return };
-        if let Err(TrySendError::Full(snapshot) | TrySendError::Disconnected(snapshot)) =
-            sender.try_send(snapshot)
+        let news = lock(&self.taken).take(&snapshot);
+        if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) =
+            sender.try_send((snapshot, news))
         {
-            self.shared.lose(&snapshot);
+            self.shared.lose(&lost.0, news);
         }
     }
 
@@ -136,9 +141,9 @@ impl Shared {
         }
     }
 
-    fn lose(&self, snapshot: &Snapshot) {
+    fn lose(&self, snapshot: &Snapshot, news: News) {
         self.lost.fetch_add(1, Ordering::Relaxed);
-        let rows = rows_of(snapshot);
+        let rows = news.rows(snapshot);
         let mut lost = lock(&self.rows_lost);
         lost.resize(Table::ALL.len(), 0);
         for (sum, table) in lost.iter_mut().zip(Table::ALL) {
@@ -159,7 +164,7 @@ impl Shared {
 fn record(
     dir: PathBuf,
     mut writer: RunWriter,
-    receiver: &Receiver<Arc<Snapshot>>,
+    receiver: &Receiver<(Arc<Snapshot>, News)>,
     shared: &Shared,
 ) -> Result<RecordingSummary, RecordError> {
     loop {
@@ -169,10 +174,10 @@ fn record(
         };
         shared.settle(&mut writer);
         match received {
-            Ok(snapshot) => {
+            Ok((snapshot, news)) => {
                 let counter = if writer.failure().is_none() { &shared.recorded } else { &shared.lost };
                 counter.fetch_add(1, Ordering::Relaxed);
-                writer.write(&rows_of(&snapshot), Instant::now());
+                writer.write(&news.rows(&snapshot), Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => break,

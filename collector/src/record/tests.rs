@@ -66,6 +66,10 @@ fn what_was_sent_is_read_back_with_its_nulls() {
     let mut expected = Expected(BTreeMap::new());
     let Ok(()) = rows.visit(&mut expected);
     for table in Table::ALL {
+        if rows.count(*table) == 0 {
+            assert!(!run.join(table.name()).exists(), "{table} has no rows and no file");
+            continue;
+        }
         assert_eq!(files(&run, *table), ["segment-000001.parquet"], "{table}");
         let path = run.join(table.name()).join("segment-000001.parquet");
         let [found] = read(&path).try_into().unwrap();
@@ -169,7 +173,8 @@ fn the_oldest_closed_segments_go_when_the_recording_is_too_large() {
     assert!(counts.segments_removed > 0 && counts.segments_removed < 60, "{counts:?}");
     assert_eq!(counts.rows_removed, counts.segments_removed * 24 * 23);
     let mut bytes = 0;
-    for table in Table::ALL {
+    let of_rounds = rows_of(&snapshot(1, 24));
+    for table in Table::ALL.iter().filter(|table| of_rounds.count(**table) > 0) {
         let counts = manifest.counts(*table);
         let names = files(dir.path(), *table);
         assert_eq!(names.len() as u64, counts.segments_written - counts.segments_removed, "{table}");
@@ -222,8 +227,8 @@ fn what_the_writer_cannot_follow_is_counted() {
     let recorder = Recorder::start(dir.path(), manifest(), all).unwrap();
     let sent = 50;
     // Each snapshot costs the writer six synced files, and the sender nothing.
-    let shared = Arc::new(snapshot(1, 8));
-    (0..sent).for_each(|_| recorder.send(Arc::clone(&shared)));
+    let all: Vec<_> = (1..=sent).map(|round| Arc::new(snapshot(round, 8))).collect();
+    all.into_iter().for_each(|snapshot| recorder.send(snapshot));
     let summary = recorder.finish().unwrap();
     let RecordingStatus { snapshots_recorded, snapshots_lost } = summary.snapshots;
     assert_eq!(snapshots_recorded + snapshots_lost, sent);

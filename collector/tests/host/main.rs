@@ -6,6 +6,9 @@
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 mod ksm;
+#[path = "../support/recording.rs"]
+mod recording;
+mod run;
 mod sharing;
 mod tenant;
 
@@ -21,7 +24,7 @@ fn main() {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = [sharing::trials()].into_iter().flatten().collect();
+    let trials = [sharing::trials(), run::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit()
 }
 

@@ -11,9 +11,9 @@ use crate::observation::{Observation, ProgramCost, VcpuObservation};
 use crate::topology::{DomainId, Topology};
 use crate::trial::{Comparison, Decision};
 
-/// The rows of one window in the placement of `round`; `topology` tells the domains of CPUs.
-pub fn observation_rows(round: u64, topology: Option<&Topology>, seen: &Observation) -> Rows {
-    let window = Window { seen, round, topology };
+/// The rows of one window; `topology` tells the domains of CPUs.
+pub fn observation_rows(topology: Option<&Topology>, seen: &Observation) -> Rows {
+    let window = Window { seen, round: seen.round, topology };
     Rows {
         counters: seen.vcpus.iter().map(|vcpu| window.counters(vcpu)).collect(),
         residency: seen.vcpus.iter().flat_map(|vcpu| window.residency(vcpu)).collect(),

@@ -3,7 +3,7 @@
 use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmRow};
 use crate::matrix::{MemoryUse, SharingMatrix};
 use crate::plan::Plan;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Event, Snapshot};
 use crate::vm::{MemoryKind, Vcpu, Vm};
 
 /// The rows of `snapshot`: equal snapshots give equal rows.
@@ -27,19 +27,21 @@ pub fn rows_of(snapshot: &Snapshot) -> Rows {
             .collect(),
         decisions: vec![decision(time, snapshot)],
         ksm: vec![ksm(time, snapshot)],
-        events: snapshot
-            .events
-            .iter()
-            .map(|event| EventRow {
-                at_us: signed(event.at_unix_us),
-                round: time.round,
-                kind: event.kind.name().to_owned(),
-                vm: event.vm.clone(),
-                message: event.message.clone(),
-            })
-            .collect(),
+        events: event_rows(time.round, &snapshot.events),
         ..Rows::default()
     }
+}
+
+/// The rows of events that happened in `round`.
+pub fn event_rows(round: u64, events: &[Event]) -> Vec<EventRow> {
+    let row = |event: &Event| EventRow {
+        at_us: signed(event.at_unix_us),
+        round,
+        kind: event.kind.name().to_owned(),
+        vm: event.vm.clone(),
+        message: event.message.clone(),
+    };
+    events.iter().map(row).collect()
 }
 
 /// When a reading was taken, and in which round.

@@ -6,6 +6,7 @@ use crate::counters::{CounterRole, Counts, GroupReading};
 use crate::cpuset::CpuSet;
 use crate::ksm::KsmState;
 use crate::matrix::{MatrixVm, Method};
+use crate::news::Taken;
 use crate::observation::*;
 use crate::plan::{PlanInput, Policy};
 use crate::rates::CounterDelta;
@@ -169,6 +170,7 @@ fn observation() -> Observation {
         ..counted.clone()
     };
     Observation {
+        round: 4,
         window: 9,
         trial: Some(TrialBlock { arm: "before".into(), block: 1 }),
         begin_unix_us: 1000,
@@ -284,7 +286,7 @@ fn values_are_of_the_type_of_their_column() {
     let mut check = Check(Vec::new());
     let mut rows = rows_of(&snapshot());
     let seen = observation();
-    let of_window = observation_rows(4, snapshot().topology.value(), &seen);
+    let of_window = observation_rows(snapshot().topology.value(), &seen);
     let (counters, residency) = (of_window.counters.clone(), of_window.residency.clone());
     rows = Rows {
         sharing: rows.sharing,
@@ -314,4 +316,35 @@ fn values_are_of_the_type_of_their_column() {
     );
     assert_eq!((rows.programs[1].runs, rows.programs[1].unavailable.as_deref()), (None, Some("refused")));
     assert_eq!((rows.trials[0].observed_low, rows.trials[0].blocks), (Some(0.1), 8));
+}
+
+#[test]
+fn what_is_told_again_is_recorded_once() {
+    let mut taken = Taken::default();
+    let first = snapshot();
+    let news = taken.take(&first);
+    assert_eq!((news.round, news.window), (true, false));
+    assert_eq!(news.rows(&first), rows_of(&first));
+
+    let mut window = first.clone();
+    window.observation = Availability::Available(observation());
+    window.comparison = Availability::Available(comparison());
+    window.events.push(Event {
+        at_unix_us: 9,
+        kind: EventKind::Note,
+        vm: None,
+        message: "in the window".into(),
+    });
+    let rows = taken.take(&window).rows(&window);
+    let of_window = observation_rows(window.topology.value(), &observation());
+    assert_eq!((rows.sharing.len(), rows.ksm.len(), rows.counters), (0, 0, of_window.counters));
+    assert_eq!(rows.events.iter().map(|row| row.message.as_str()).collect::<Vec<_>>(), ["in the window"]);
+    assert_eq!(rows.trials.len(), comparison().decisions.len());
+
+    assert_eq!(taken.take(&window).rows(&window), Rows::default(), "the same again");
+
+    let mut next = window.clone();
+    next.round += 1;
+    let rows = taken.take(&next).rows(&next);
+    assert_eq!((rows.events.len(), rows.counters.len(), rows.trials.len()), (next.events.len(), 0, 0));
 }

@@ -1,6 +1,6 @@
 //! `huddle doctor`.
 
-use huddle_collector::doctor::{Finding, State, examine};
+use huddle_collector::doctor::{Finding, State, examine, try_out};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};
@@ -10,7 +10,8 @@ use crate::cli::table::{print, print_json};
 
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
-    let findings = examine(&context.root);
+    let mut findings = examine(&context.root);
+    findings.extend(try_out(&context.root, &context.event_set()?));
     match common.format {
         Format::Json => {
             #[derive(Serialize)]
@@ -33,11 +34,9 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
                     State::Missing => "missing",
                 };
                 print(format!("  {mark} {}: {}", finding.item, finding.value))?;
-                if finding.state != State::Good {
-                    print(format!("          {}", finding.meaning))?;
-                    if let Some(remedy) = &finding.remedy {
-                        print(format!("          -> {remedy}"))?;
-                    }
+                print(format!("          {}", finding.meaning))?;
+                if let Some(remedy) = &finding.remedy {
+                    print(format!("          -> {remedy}"))?;
                 }
             }
             let gaps = findings.iter().filter(|finding| finding.state != State::Good).count();

@@ -1,5 +1,6 @@
 //! `huddle restore`.
 
+use huddle_collector::observe::resctrl::remove_leftovers;
 use huddle_collector::pin::restore;
 use serde::Serialize;
 
@@ -19,7 +20,11 @@ struct Out<'a> {
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let lock = context.state()?.lock().map_err(Failure::failed)?;
-    let report = restore(&context.root, &lock).map_err(Failure::failed)?;
+    let mut report = restore(&context.root, &lock).map_err(Failure::failed)?;
+    let left = remove_leftovers(&context.root);
+    report.restored += left.removed;
+    report.notes.extend(left.notes);
+    report.failures.extend(left.failures);
     match common.format {
         Format::Json => print_json(&Out {
             schema: "huddle/restore/1",

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use huddle_collector::engine::RunOptions;
 use huddle_model::availability::Availability;
-use huddle_model::snapshot::{EventKind, Snapshot};
+use huddle_model::news::Taken;
+use huddle_model::observation::{LossObservation, Observation};
+use huddle_model::snapshot::{Event, EventKind, Snapshot};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cli::args::{Common, Format, RunArgs};
-use crate::cli::context::{Context, seconds};
+use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::looping::{self, Loop};
 use crate::cli::table::print_json;
@@ -19,7 +20,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let parts = Loop::prepare(&context, &args.looping)?;
     let runtime = looping::runtime()?;
-    let options = RunOptions { min_interval: seconds(args.looping.min_interval), rounds: args.rounds };
+    let options = args.looping.options(args.rounds);
     let end = runtime.block_on(async {
         let stop = looping::stop_signal()?;
         let (publish, seen) = watch::channel(None);
@@ -32,25 +33,42 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     looping::say_undone(&end)
 }
 
-/// Says each snapshot as it comes: a readable line on stderr, or a line of JSON on stdout.
+/// Says each round as it comes: a readable line on stderr, or a line of JSON on stdout. Windows of
+/// observation in between are summed up until then; what happened in them is said at once.
 async fn follow(mut seen: watch::Receiver<Option<Arc<Snapshot>>>, format: Format) -> Result<(), Failure> {
+    let mut taken = Taken::default();
+    let mut cost = CostSoFar::default();
     while seen.changed().await.is_ok() {
         let Some(snapshot) = seen.borrow_and_update().clone() else { continue };
-        log_round(&snapshot);
-        if format == Format::Json {
-            print_json(&Round::of(&snapshot))?;
+        let news = taken.take(&snapshot);
+        log_events(news.events(&snapshot));
+        if let Some(observation) = snapshot.observation.value().filter(|_| news.window) {
+            cost.add(observation);
         }
+        if !news.round {
+            continue;
+        }
+        log_round(&snapshot);
+        cost.log();
+        if format == Format::Json {
+            print_json(&Round::of(&snapshot, &cost))?;
+        }
+        cost = CostSoFar::default();
     }
+    cost.log();
     Ok(())
 }
 
-fn log_round(snapshot: &Snapshot) {
-    for event in &snapshot.events {
+fn log_events(events: &[Event]) {
+    for event in events {
         match event.kind {
             EventKind::StageFailed | EventKind::PinSkipped => tracing::warn!("{}", event.message),
             _ => tracing::info!("{}", event.message),
         }
     }
+}
+
+fn log_round(snapshot: &Snapshot) {
     let shared = match snapshot.plan.value().map(|plan| (plan.shared_within, plan.shared_total)) {
         Some((Some(within), Some(total))) => format!("{within} of {total} shared frames within domains"),
         Some((None, Some(total))) => format!("{total} shared frames"),
@@ -69,6 +87,72 @@ fn log_round(snapshot: &Snapshot) {
     );
 }
 
+/// What watching has cost since the last line was said. A sum is `None` as soon as a part of it is not
+/// known.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct CostSoFar {
+    /// Windows of observation.
+    windows: u64,
+    /// How long they were.
+    windows_us: u64,
+    /// CPU time of the whole process in them.
+    own_cpu_us: Option<u64>,
+    /// That part of it that went into reading counters and probes.
+    reading_cpu_us: Option<u64>,
+    /// Run time of the BPF programs.
+    programs_ns: Option<u64>,
+    /// Events that found a buffer or a map full.
+    lost_events: Option<u64>,
+}
+
+impl Default for CostSoFar {
+    fn default() -> Self {
+        Self {
+            windows: 0,
+            windows_us: 0,
+            own_cpu_us: Some(0),
+            reading_cpu_us: Some(0),
+            programs_ns: Some(0),
+            lost_events: Some(0),
+        }
+    }
+}
+
+impl CostSoFar {
+    fn add(&mut self, seen: &Observation) {
+        let sum = |so_far: Option<u64>, more: Option<u64>| Some(so_far? + more?);
+        self.windows += 1;
+        self.windows_us += seen.end_unix_us.saturating_sub(seen.begin_unix_us);
+        self.own_cpu_us = sum(self.own_cpu_us, seen.own_cpu_us.value().copied());
+        self.reading_cpu_us = sum(self.reading_cpu_us, seen.reading_cpu_us.value().copied());
+        self.programs_ns = sum(self.programs_ns, seen.programs_cost().value().map(|cost| cost.run_ns));
+        self.lost_events = sum(self.lost_events, seen.losses.value().map(LossObservation::total));
+    }
+
+    fn log(&self) {
+        if self.windows == 0 {
+            return;
+        }
+        let share = |part_us: Option<f64>| match part_us {
+            Some(part_us) => format!("{:.3} %", 100.0 * part_us / self.windows_us.max(1) as f64),
+            None => "unavailable".into(),
+        };
+        let us = |us: Option<u64>| share(us.map(|us| us as f64));
+        tracing::info!(
+            "own cost over {:.1} s, of one core: process {}, of that reading {}; BPF programs {}",
+            self.windows_us as f64 / 1e6,
+            us(self.own_cpu_us),
+            us(self.reading_cpu_us),
+            share(self.programs_ns.map(|ns| ns as f64 / 1e3)),
+        );
+        match self.lost_events {
+            Some(0) => {}
+            Some(lost) => tracing::warn!("{lost} events were lost: a buffer or a map was full"),
+            None => tracing::info!("whether events were lost is not known"),
+        }
+    }
+}
+
 /// The line of JSON of one round.
 #[derive(Serialize)]
 struct Round<'a> {
@@ -84,11 +168,12 @@ struct Round<'a> {
     changed: Option<u32>,
     pinning_unavailable: Option<&'a str>,
     own_cpu_us: Option<u64>,
+    cost: &'a CostSoFar,
     events: Vec<&'a str>,
 }
 
 impl<'a> Round<'a> {
-    fn of(snapshot: &'a Snapshot) -> Self {
+    fn of(snapshot: &'a Snapshot, cost: &'a CostSoFar) -> Self {
         Self {
             schema: "huddle/round/1",
             round: snapshot.round,
@@ -102,6 +187,7 @@ impl<'a> Round<'a> {
             changed: snapshot.pinned.value().map(|pinned| pinned.changed),
             pinning_unavailable: snapshot.pinned.reason(),
             own_cpu_us: snapshot.own_cpu_us.value().copied(),
+            cost,
             events: snapshot.events.iter().map(|event| event.message.as_str()).collect(),
         }
     }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use crossterm::event::EventStream;
 use futures::StreamExt;
-use huddle_collector::engine::RunOptions;
 use huddle_model::snapshot::Snapshot;
 use huddle_tui::terminal::TerminalGuard;
 use huddle_tui::{Action, App, Charset, ColourEnv, ColourMode, LocaleEnv, Options, draw};
 use tokio::sync::{oneshot, watch};
 
 use crate::cli::args::{Common, Format, TopArgs};
-use crate::cli::context::{Context, seconds};
+use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::log::Log;
 use crate::cli::looping::{self, Loop};
@@ -37,7 +36,7 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
     // Dropped after the screen is left, so that what was said meanwhile is read then.
     let held = log.hold();
     let runtime = looping::runtime()?;
-    let options = RunOptions { min_interval: seconds(args.looping.min_interval), rounds: None };
+    let options = args.looping.options(None);
     let end = runtime.block_on(async {
         let signalled = looping::stop_signal()?;
         let (publish, seen) = watch::channel(None);

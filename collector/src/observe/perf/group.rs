@@ -14,6 +14,9 @@ use perf_event_open_sys::bindings::{
 use super::events::EventSpec;
 use crate::observe::monotonic_ns;
 
+/// The thread id that means whoever calls (perf_event_open(2)).
+pub(super) const CALLING_THREAD: i32 = 0;
+
 /// What of a thread is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -157,8 +160,12 @@ fn open(tid: i32, event: &EventSpec, scope: Scope, leader: Option<&File>) -> Res
 /// What an error of perf_event_open(2) means here, and what to do.
 fn explain(event: &EventSpec, tid: i32, errno: Errno) -> String {
     let why = match errno {
-        Errno::ENOENT | Errno::ENODEV | Errno::EOPNOTSUPP => {
+        Errno::ENOENT | Errno::ENODEV => {
             "this host has no such counter (a VM without a virtual PMU has none)"
+        }
+        Errno::EOPNOTSUPP => {
+            "this host cannot count it so; while a VM with KVM's mediated vPMU runs, nothing that guests do \
+             can be counted"
         }
         Errno::EACCES | Errno::EPERM => {
             "not allowed; run as root, with CAP_PERFMON, or lower /proc/sys/kernel/perf_event_paranoid"
@@ -171,5 +178,6 @@ fn explain(event: &EventSpec, tid: i32, errno: Errno) -> String {
         Errno::EBUSY => "another user keeps the counters for itself",
         _ => "the kernel refused",
     };
-    format!("event {} of thread {tid} cannot be counted: {why} ({errno})", event.name)
+    let of = if tid == CALLING_THREAD { String::new() } else { format!(" of thread {tid}") };
+    format!("event {}{of} cannot be counted: {why} ({errno})", event.name)
 }

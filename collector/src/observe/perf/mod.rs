@@ -1,5 +1,17 @@
 //! Counters per vCPU thread through perf_event_open(2): one group per thread, so that all its events
 //! are on the processor together and their ratios are true.
+//!
+//! [`EventSet`] says which event stands for each role, [`VcpuCounters`] keeps the groups of all watched
+//! vCPUs and reads them in the vocabulary of `huddle_model`.
 
 pub mod events;
 pub mod group;
+mod parse;
+pub mod set;
+pub mod vcpus;
+
+pub use events::EventSpec;
+pub use group::Scope;
+pub use parse::EventError;
+pub use set::{EventChoice, EventSet};
+pub use vcpus::{VcpuCounters, VcpuReading};

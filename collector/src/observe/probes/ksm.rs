@@ -166,14 +166,20 @@ impl BreakCount {
         Self { merged_pages, merging_pages, broken_pages: 0 }
     }
 
+    /// Breaks since the start as one reading has them: it may be too high by a merge or two that ksmd has
+    /// traced and not yet counted (`try_to_merge_two_pages` before `stable_tree_append`, mm/ksm.c, Linux
+    /// 6.18), and too low by merges between the two readings.
+    pub fn apparent(&self, merged_pages: u64, merging_pages: u64) -> u64 {
+        let merged = merged_pages.saturating_sub(self.merged_pages);
+        (self.merging_pages + merged).saturating_sub(merging_pages)
+    }
+
     /// Breaks since the start, now that the probe says `merged_pages` and the kernel `merging_pages`.
     ///
     /// Never goes down: the two are read one after the other, and a merge in between looks like a break
     /// undone until the next reading.
     pub fn update(&mut self, merged_pages: u64, merging_pages: u64) -> u64 {
-        let merged = merged_pages.saturating_sub(self.merged_pages);
-        let broken = (self.merging_pages + merged).saturating_sub(merging_pages);
-        self.broken_pages = self.broken_pages.max(broken);
+        self.broken_pages = self.broken_pages.max(self.apparent(merged_pages, merging_pages));
         self.broken_pages
     }
 }

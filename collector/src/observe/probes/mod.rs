@@ -124,8 +124,13 @@ pub struct Probes {
     pub threads: Availability<ThreadProbe>,
     /// What was lost.
     pub losses: Availability<LossReader>,
+    /// The programs themselves: which run, and what they cost.
+    pub programs: Programs,
+}
+
+/// The programs that were loaded, or were to be; dropping it detaches nothing that is in use.
+pub struct Programs {
     status: Vec<ProgramStatus>,
-    /// Holds the programs, for their ids and costs.
     ebpf: Ebpf,
 }
 
@@ -169,9 +174,11 @@ impl Probes {
         let threads = ThreadProbe::attach(&mut attacher, sizes);
         let losses = LossReader::take(&mut attacher);
         let status = attacher.into_status();
-        Ok(Self { passes, ksm, threads, losses, status, ebpf })
+        Ok(Self { passes, ksm, threads, losses, programs: Programs { status, ebpf } })
     }
+}
 
+impl Programs {
     /// Each program and whether it runs.
     pub fn status(&self) -> &[ProgramStatus] {
         &self.status

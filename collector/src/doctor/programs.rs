@@ -1,0 +1,94 @@
+//! Which BPF programs this kernel lets huddle attach.
+
+use huddle_model::availability::Availability;
+
+use super::{Finding, Item};
+use crate::host::HostRoot;
+use crate::observe::probes::program::{Program, ProgramStatus};
+use crate::observe::probes::{ProbeConfig, ProbeError, Probes};
+
+const AREA: &str = "BPF programs";
+
+/// Attaches each program and takes it away again; they look at nothing meanwhile.
+pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
+    match Probes::load(root, &ProbeConfig::default()) {
+        Ok(probes) => probes.programs.status().iter().map(judge).collect(),
+        Err(error) => {
+            let attached = Availability::Unavailable(error.to_string());
+            let status = |program| ProgramStatus { program, attached: attached.clone() };
+            let judge = |status| Finding { remedy: Some(whole(&error).into()), ..judge(&status) };
+            Program::ALL.map(status).map(judge).into()
+        }
+    }
+}
+
+/// What to do where no program can even be tried.
+fn whole(error: &ProbeError) -> &'static str {
+    match error {
+        ProbeError::Types { .. } | ProbeError::Btf { .. } => {
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, and run huddle as root"
+        }
+        _ => "run huddle as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN",
+    }
+}
+
+fn judge(status: &ProgramStatus) -> Finding {
+    let ProgramStatus { program, attached } = status;
+    let item = Item { area: AREA, item: program.name() };
+    match attached {
+        Availability::Available(()) => item.good("attaches", format!("gives: {}", program.gives())),
+        Availability::Unavailable(reason) => {
+            item.missing(reason, format!("missing without it: {}", program.gives()), Some(remedy(*program)))
+        }
+    }
+}
+
+fn remedy(program: Program) -> &'static str {
+    match program {
+        Program::KsmStartScan
+        | Program::KsmStopScan
+        | Program::KsmMergeOnePage
+        | Program::KsmMergeWithKsmPage
+        | Program::KsmRemoveRmapItem
+        | Program::KsmRemoveKsmPage => {
+            "run huddle as root, on a kernel from 6.4 on with CONFIG_KSM, CONFIG_MEMCG and CONFIG_DEBUG_INFO_BTF"
+        }
+        Program::SchedSwitch | Program::SchedMigrateTask => {
+            "run huddle as root, on a kernel from 5.16 on with CONFIG_DEBUG_INFO_BTF"
+        }
+        Program::SampleClock => "run huddle as root, or with CAP_BPF and CAP_PERFMON",
+        Program::SampleMisses => "use a host with a PMU (bare metal, or a cloud VM of a type that has one)",
+        Program::KvmEntry | Program::KvmExit => {
+            "run huddle as root, with KVM loaded (modprobe kvm_intel or kvm_amd) and tracefs mounted"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn every_program_has_its_line_in_either_state() {
+        for program in Program::ALL {
+            let good = judge(&ProgramStatus { program, attached: Availability::Available(()) });
+            assert!(good.state == State::Good && good.item == program.name() && good.remedy.is_none());
+            let attached = Availability::Unavailable("the kernel said no".into());
+            let missing = judge(&ProgramStatus { program, attached });
+            assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel said no"));
+            assert!(missing.meaning.contains(program.gives()) && missing.remedy.is_some(), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn without_the_kernels_types_each_program_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let findings = try_out(&HostRoot::at(dir.path()));
+        assert_eq!(findings.len(), Program::ALL.len());
+        assert!(
+            findings.iter().all(|finding| finding.value.contains("CONFIG_DEBUG_INFO_BTF")),
+            "{findings:?}"
+        );
+    }
+}

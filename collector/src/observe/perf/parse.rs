@@ -1,0 +1,226 @@
+//! Events as users name them: by the kernel's names, as perf(1) does, or raw.
+
+use std::str::FromStr;
+
+use perf_event_open_sys::bindings;
+
+use super::events::EventSpec;
+
+/// An event that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// Not a name, nor a raw event.
+    #[error(
+        "{text:?} is no event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
+        names()
+    )]
+    Unknown {
+        /// What was given.
+        text: String,
+    },
+    /// A raw event whose code cannot be read.
+    #[error(
+        "the raw event {text:?} cannot be read: {why}; expected r and hexadecimal digits, as r412e, or \
+             event=0x2e,umask=0x41"
+    )]
+    Raw {
+        /// What was given.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Not `ROLE=EVENT`.
+    #[error(
+        "{text:?} does not say what to count; expected ROLE=EVENT with a role of {}, as llc_misses=r412e",
+        roles()
+    )]
+    Choice {
+        /// What was given.
+        text: String,
+    },
+}
+
+use bindings::{
+    PERF_COUNT_HW_BRANCH_INSTRUCTIONS, PERF_COUNT_HW_BRANCH_MISSES, PERF_COUNT_HW_CACHE_LL,
+    PERF_COUNT_HW_CACHE_MISSES, PERF_COUNT_HW_CACHE_OP_READ, PERF_COUNT_HW_CACHE_OP_WRITE,
+    PERF_COUNT_HW_CACHE_REFERENCES, PERF_COUNT_HW_CACHE_RESULT_ACCESS, PERF_COUNT_HW_CACHE_RESULT_MISS,
+    PERF_COUNT_HW_CPU_CYCLES, PERF_COUNT_HW_INSTRUCTIONS, PERF_COUNT_HW_REF_CPU_CYCLES,
+    PERF_COUNT_SW_CONTEXT_SWITCHES, PERF_COUNT_SW_CPU_CLOCK, PERF_COUNT_SW_CPU_MIGRATIONS,
+    PERF_COUNT_SW_PAGE_FAULTS, PERF_COUNT_SW_PAGE_FAULTS_MAJ, PERF_COUNT_SW_PAGE_FAULTS_MIN,
+    PERF_COUNT_SW_TASK_CLOCK, PERF_TYPE_HARDWARE, PERF_TYPE_HW_CACHE, PERF_TYPE_SOFTWARE,
+};
+
+/// `config` of the kernel's last-level cache events (perf_event_open(2), `PERF_TYPE_HW_CACHE`).
+const fn last_level(operation: u32, result: u32) -> u32 {
+    PERF_COUNT_HW_CACHE_LL | operation << 8 | result << 16
+}
+
+/// The names that perf(1) uses, too.
+const NAMES: [(&str, u32, u32); 18] = [
+    ("cycles", PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES),
+    ("ref-cycles", PERF_TYPE_HARDWARE, PERF_COUNT_HW_REF_CPU_CYCLES),
+    ("instructions", PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS),
+    ("cache-references", PERF_TYPE_HARDWARE, PERF_COUNT_HW_CACHE_REFERENCES),
+    ("cache-misses", PERF_TYPE_HARDWARE, PERF_COUNT_HW_CACHE_MISSES),
+    ("branches", PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_INSTRUCTIONS),
+    ("branch-misses", PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_MISSES),
+    (
+        "LLC-loads",
+        PERF_TYPE_HW_CACHE,
+        last_level(PERF_COUNT_HW_CACHE_OP_READ, PERF_COUNT_HW_CACHE_RESULT_ACCESS),
+    ),
+    (
+        "LLC-load-misses",
+        PERF_TYPE_HW_CACHE,
+        last_level(PERF_COUNT_HW_CACHE_OP_READ, PERF_COUNT_HW_CACHE_RESULT_MISS),
+    ),
+    (
+        "LLC-stores",
+        PERF_TYPE_HW_CACHE,
+        last_level(PERF_COUNT_HW_CACHE_OP_WRITE, PERF_COUNT_HW_CACHE_RESULT_ACCESS),
+    ),
+    (
+        "LLC-store-misses",
+        PERF_TYPE_HW_CACHE,
+        last_level(PERF_COUNT_HW_CACHE_OP_WRITE, PERF_COUNT_HW_CACHE_RESULT_MISS),
+    ),
+    ("task-clock", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_TASK_CLOCK),
+    ("cpu-clock", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK),
+    ("page-faults", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS),
+    ("minor-faults", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS_MIN),
+    ("major-faults", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS_MAJ),
+    ("context-switches", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CONTEXT_SWITCHES),
+    ("cpu-migrations", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_MIGRATIONS),
+];
+
+fn names() -> String {
+    NAMES.map(|(name, ..)| name).join(", ")
+}
+
+fn roles() -> String {
+    super::set::ROLES.map(|(key, _)| key).join(", ")
+}
+
+impl FromStr for EventSpec {
+    type Err = EventError;
+
+    /// A name of the table, `rHEX` (the `config` of `PERF_TYPE_RAW`), or `event=N,umask=N` in the layout
+    /// of x86 (Intel SDM volume 3, IA32_PERFEVTSELx; AMD's PERF_CTL has four more bits of the event at
+    /// 35:32), with `cpu/` and `/` around it if you like. The name that is kept is the text.
+    fn from_str(text: &str) -> Result<Self, EventError> {
+        let text = text.trim();
+        if let Some((name, kind, config)) = NAMES.iter().find(|(name, ..)| *name == text) {
+            return Ok(Self { name: (*name).to_owned(), kind: *kind, config: (*config).into() });
+        }
+        let raw = |why: String| EventError::Raw { text: text.to_owned(), why };
+        let terms = text.strip_prefix("cpu/").and_then(|rest| rest.strip_suffix('/')).unwrap_or(text);
+        if terms.contains('=') {
+            return Ok(Self::raw(text, fields(terms).map_err(raw)?));
+        }
+        match text.strip_prefix('r') {
+            Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                let config = u64::from_str_radix(digits, 16);
+                Ok(Self::raw(text, config.map_err(|_| raw("it has more than 64 bits".into()))?))
+            }
+            _ => Err(EventError::Unknown { text: text.to_owned() }),
+        }
+    }
+}
+
+fn fields(terms: &str) -> Result<u64, String> {
+    let mut config = 0;
+    let mut has_event = false;
+    let mut seen = Vec::new();
+    for term in terms.split(',') {
+        let (key, value) = term.split_once('=').ok_or_else(|| format!("{term:?} is not KEY=NUMBER"))?;
+        let number = match value.strip_prefix("0x") {
+            // `from_str_radix` would take a sign.
+            Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).ok(),
+            Some(_) => None,
+            None => value.parse().ok().filter(|_| !value.starts_with('+')),
+        };
+        let number = number.ok_or_else(|| format!("{value:?} of {key} is no number"))?;
+        let (bits, largest) = match key {
+            "event" => (number & 0xff | (number >> 8) << 32, 0xfff),
+            "umask" => (number << 8, 0xff),
+            "edge" => (number << 18, 1),
+            "inv" => (number << 23, 1),
+            "cmask" => (number << 24, 0xff),
+            _ => return Err(format!("{key:?} is not one of event, umask, edge, inv, cmask")),
+        };
+        if number > largest {
+            return Err(format!("{key} is {value}, beyond {largest:#x}"));
+        }
+        if seen.contains(&key) {
+            return Err(format!("{key} is there twice"));
+        }
+        seen.push(key);
+        has_event |= key == "event";
+        config |= bits;
+    }
+    if has_event { Ok(config) } else { Err("it names no event".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(text: &str) -> (u32, u64) {
+        let event: EventSpec = text.parse().unwrap();
+        assert_eq!(event.name, text.trim());
+        (event.kind, event.config)
+    }
+
+    #[test]
+    fn names_and_raw_events_are_read() {
+        assert_eq!(config("instructions"), (bindings::PERF_TYPE_HARDWARE, 1));
+        // The file `event` of /sys/bus/event_source has the same numbers; perf(1) opens 0x10002.
+        assert_eq!(config("LLC-load-misses"), (bindings::PERF_TYPE_HW_CACHE, 0x1_0002));
+        assert_eq!(config("LLC-stores"), (bindings::PERF_TYPE_HW_CACHE, 0x102));
+        assert_eq!(config(" page-faults\n"), (bindings::PERF_TYPE_SOFTWARE, 2));
+        assert_eq!(config("r412e"), (bindings::PERF_TYPE_RAW, 0x412e));
+        assert_eq!(config("event=0x2e,umask=0x41"), (bindings::PERF_TYPE_RAW, 0x412e));
+        assert_eq!(config("cpu/event=67,umask=0x5c/"), (bindings::PERF_TYPE_RAW, 0x5c43));
+        assert_eq!(config("event=0x1c7,cmask=1,inv=1,edge=1").1, 0x1_0184_00c7);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_what_would_do() {
+        for (text, word) in [
+            ("", "no event"),
+            ("cache-mises", "cache-misses"),
+            ("r", "no event"),
+            ("rxyz", "no event"),
+            ("r+1", "no event"),
+            ("r11111111111111111", "more than 64 bits"),
+            ("umask=1", "names no event"),
+            ("event=0x1000", "beyond 0xfff"),
+            ("event=1,umask=256", "beyond 0xff"),
+            ("event=+1", "no number"),
+            ("event=0x", "no number"),
+            ("event=1,event=2", "twice"),
+            ("event=1,period=3", "\"period\""),
+            ("event=1,", "not KEY=NUMBER"),
+        ] {
+            let error = text.parse::<EventSpec>().unwrap_err().to_string();
+            assert!(error.contains(word) && !error.contains('\n'), "{text:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_event_or_a_sentence(text in "(event=|umask=|cpu/|r)?[ -~]{0,20}") {
+            if let Err(error) = text.parse::<EventSpec>() {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+
+        #[test]
+        fn any_raw_code_is_taken_as_it_is(code in any::<u64>()) {
+            let event: EventSpec = format!("r{code:x}").parse().unwrap();
+            prop_assert_eq!((event.config, event.is_raw()), (code, true));
+        }
+    }
+}
