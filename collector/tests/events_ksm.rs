@@ -12,6 +12,8 @@ use std::num::NonZeroUsize;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_collector::engine::EventsSharing;
+use huddle_collector::engine::stages::SharingSource;
 use huddle_collector::host::{HostRoot, task};
 use huddle_collector::sharing::events::{Drift, EventsConfig, EventsGraph, Stale, Update};
 use huddle_collector::sharing::{Measurement, MergedScan};
@@ -59,6 +61,8 @@ fn main() {
         trial("events_memory_of_kvm_is_told_at_once", memory_of_kvm_is_told),
         trial("events_tenant_that_ends_is_named", tenant_that_ends),
         trial("events_new_baseline_of_other_vms", baseline_of_other_vms),
+        trial("events_in_the_loop_tell_their_drift", the_loop_tells_the_drift),
+        trial("events_in_the_loop_fall_back_to_the_scan", the_loop_falls_back),
         trial("events_programs_are_gone_after_kill", programs_are_gone_after_kill),
     ];
     let mut arguments = Arguments::from_args();
@@ -428,6 +432,40 @@ fn baseline_of_other_vms() {
     host.tenants[3].tell("write 0 20 5");
     let update = host.assert_current();
     assert!((20..100).contains(&update.changes.write_faults), "{:?}", update.changes);
+}
+
+fn the_loop_tells_the_drift() {
+    let mut host = Host::start(EventsConfig::default());
+    let mut sharing = EventsSharing::new(HostRoot::real(), MergedScan::new(HostRoot::real()), 3);
+    assert!(sharing.measure(&host.vms).unwrap().notes.is_empty());
+    for round in 1..=6 {
+        host.tenants[0].tell(&format!("write {} 20 {round}", 50 * round));
+        let found = sharing.measure(&host.vms).unwrap();
+        let shared = (PAGES - 20 * round) as u64;
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(shared), "round {round}");
+        let expected = if round % 3 == 0 { 1 } else { 0 };
+        assert_eq!(found.notes.len(), expected, "round {round}: {:?}", found.notes);
+        if let Some(note) = found.notes.first() {
+            assert!(note.contains("0 frames (0.000 %)") && note.contains("3 rounds"), "{note}");
+        }
+    }
+    // What nobody tells makes it read anew at once, and say so.
+    host.tenants[3].tell("unmerge 0 3000");
+    let found = sharing.measure(&host.vms).unwrap();
+    assert!(found.notes[0].contains("elsewhere than believed"), "{:?}", found.notes);
+    let drift = Drift::between(&found.matrix, &fresh(&host.vms).matrix).unwrap();
+    assert_eq!(drift.frames, 0);
+}
+
+fn the_loop_falls_back() {
+    let host = Host::start(EventsConfig::default());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let scan = MergedScan::new(HostRoot::real());
+    let mut sharing = EventsSharing::new(HostRoot::at(elsewhere.path()), scan, 3);
+    let found = sharing.measure(&host.vms).unwrap();
+    assert_eq!(found.matrix.method(), Method::Merged);
+    assert_eq!(found.matrix.shared_frames(0, 1), Some(PAGES as u64));
+    assert!(found.notes.iter().any(|note| note.contains("CONFIG_DEBUG_INFO_BTF")), "{:?}", found.notes);
 }
 
 fn holder() -> ! {
