@@ -86,7 +86,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     assert_eq!(Drift::between(&found.measurement.matrix, &first).unwrap().frames, 0, "a wrong baseline");
     assert_eq!(first.shared_frames(0, 1), Some(shared as u64));
     let mut buffer = vec![1; 128 << 10];
-    let mut columns: [Vec<f64>; 12] = Default::default();
+    let mut columns: [Vec<f64>; 13] = Default::default();
     let (mut scans, mut baselines) = (Vec::new(), vec![baseline * 1e3]);
     for round in 0..rounds {
         let kept = graph.bring_up_to_date().unwrap().measurement.matrix;
@@ -128,6 +128,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
             100.0 * not_updated.share,
             100.0 * update.sample.wrong_share().unwrap_or(f64::NAN),
             (migrated() - migrated_before) as f64,
+            (written + passed + programs_ns / 1e9) / full,
         ];
         columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
         scans.push(full * 1e3);
@@ -148,6 +149,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     line("brought up to date after writes / full scan", &columns[0], 3);
     line("brought up to date after KSM's pass / full scan", &columns[1], 3);
     line("both / full scan", &columns[2], 3);
+    line("both and the programs / full scan", &columns[12], 3);
     line("runs of the programs (all page faults of the host)", &columns[3], 0);
     line("ns a run", &columns[4], 0);
     line("merged ranges / full scan", &columns[5], 3);
