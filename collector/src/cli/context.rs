@@ -105,7 +105,7 @@ impl Context {
                 "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE"
             )));
         }
-        let Measurement { matrix, vanished, notes } =
+        let Measurement { matrix, vanished, notes, .. } =
             MergedScan::new(self.root.clone()).measure(&vms).map_err(sharing_failure)?;
         for vanished in &vanished {
             tracing::warn!("{}: {}", vanished.vm, vanished.reason);

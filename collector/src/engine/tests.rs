@@ -67,6 +67,7 @@ impl SharingSource for FakeSharing {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
             vanished: vanished.map(|vm| Vanished { vm: vm.name.clone(), reason: "ended".into() }).collect(),
             notes: Vec::new(),
+            zero_pages: None,
         })
     }
 }

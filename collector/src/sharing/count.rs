@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::gather::{BUCKET_FRAMES, Candidate};
 use super::pairs::Pairs;
-use super::zero::{FrameSet, ZeroFinder};
+use super::zero::{FrameSet, ZeroFrames};
 
-/// A bucket's number and the candidates that each thread found for it.
+/// A bucket's number and the candidates that all threads found for it, in chunks.
 pub(super) type Bucket = (u64, Vec<Vec<Candidate>>);
 
 /// Pages of one VM that only looking at whole frames can tell.
@@ -29,15 +29,15 @@ pub(super) struct Counted {
 
 /// What all threads of the second half share.
 #[derive(Debug)]
-pub(super) struct Counting<'a> {
+pub(super) struct Counting {
     /// The VM of each process; `None` for a process that is gone.
     pub(super) vm_of: Vec<Option<u32>>,
     pub(super) vms: usize,
     pub(super) buckets: Mutex<Vec<Bucket>>,
-    pub(super) zero: ZeroFinder<'a>,
+    pub(super) zero: ZeroFrames,
 }
 
-impl Counting<'_> {
+impl Counting {
     /// Works until no bucket is left.
     pub(super) fn work(&self) -> Counted {
         let mut table = Table::new(self.vms);
@@ -57,7 +57,8 @@ struct Table {
     mapped_again: Vec<u64>,
     seen: FrameSet,
     zero: FrameSet,
-    frames: Vec<Candidate>,
+    /// The frames that are mapped, by their slots.
+    frames: Vec<u16>,
     pages: Vec<FramePages>,
     pairs: Pairs,
 }
@@ -77,34 +78,16 @@ impl Table {
         }
     }
 
-    fn bucket(&mut self, counting: &Counting<'_>, bucket: u64, lists: &[Vec<Candidate>]) {
+    fn bucket(&mut self, counting: &Counting, bucket: u64, lists: &[Vec<Candidate>]) {
         let words = self.words;
-        let mut repeats = false;
-        // Plain loops: this is the innermost work of the half, and a flattened iterator is slower.
-        for list in lists {
-            for candidate in list {
-                let Some(vm) = counting.vm_of[candidate.process()] else { continue };
-                let at = candidate.slot() * words + vm as usize / 64;
-                let row = self.mapped[at];
-                // With one word for each frame the word tells by itself whether the frame is new.
-                if row == 0 && (words == 1 || self.seen.insert(candidate.slot())) {
-                    self.frames.push(*candidate);
-                }
-                let bit = 1 << (vm % 64);
-                if row & bit != 0 {
-                    self.mapped_again[at] |= bit;
-                    repeats = true;
-                }
-                self.mapped[at] = row | bit;
-            }
-        }
-        if words == 1 {
-            self.frames.iter().for_each(|candidate| _ = self.seen.insert(candidate.slot()));
-        }
-        let some_zero = counting.zero.find(bucket, &self.frames, &self.seen, lists, &mut self.zero);
-        for candidate in &self.frames {
-            let slot = candidate.slot();
-            if !self.zero.contains(slot) {
+        let repeats = match words {
+            1 => self.map_in_words(counting, lists),
+            _ => self.map_in_rows(counting, lists),
+        };
+        self.frames.iter().for_each(|slot| _ = self.seen.insert(usize::from(*slot)));
+        let some_zero = counting.zero.of_bucket(bucket, &self.seen, &mut self.zero);
+        for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
+            if !some_zero || !self.zero.contains(slot) {
                 self.pairs.add(&self.mapped[slot * words..(slot + 1) * words]);
             }
         }
@@ -112,8 +95,8 @@ impl Table {
             self.count_pages(counting, lists);
         }
         // Only what was used: a bucket of few candidates costs little.
-        for candidate in &self.frames {
-            let row = candidate.slot() * words..(candidate.slot() + 1) * words;
+        for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
+            let row = slot * words..(slot + 1) * words;
             self.mapped[row.clone()].fill(0);
             if repeats {
                 self.mapped_again[row].fill(0);
@@ -124,15 +107,59 @@ impl Table {
         self.zero.clear();
     }
 
-    fn count_pages(&mut self, counting: &Counting<'_>, lists: &[Vec<Candidate>]) {
+    /// Notes which VMs map each frame, and whether one does more than once, for up to 64 VMs: the word of a
+    /// frame then tells by itself whether the frame is new.
+    fn map_in_words(&mut self, counting: &Counting, lists: &[Vec<Candidate>]) -> bool {
+        let bits: Vec<u64> = counting.vm_of.iter().map(|vm| vm.map_or(0, |vm| 1 << vm)).collect();
+        let mut repeats = false;
+        // Plain loops: this is the innermost work of the half, and a flattened iterator is slower.
+        for list in lists {
+            for candidate in list {
+                let (slot, bit) = (usize::from(candidate.slot()), bits[candidate.process()]);
+                let row = self.mapped[slot];
+                if row == 0 && bit != 0 {
+                    self.frames.push(candidate.slot());
+                }
+                if row & bit != 0 {
+                    self.mapped_again[slot] |= bit;
+                    repeats = true;
+                }
+                self.mapped[slot] = row | bit;
+            }
+        }
+        repeats
+    }
+
+    /// The same for any number of VMs, with a row of words for each frame.
+    fn map_in_rows(&mut self, counting: &Counting, lists: &[Vec<Candidate>]) -> bool {
+        let mut repeats = false;
         for list in lists {
             for candidate in list {
                 let Some(vm) = counting.vm_of[candidate.process()] else { continue };
-                let pages = &mut self.pages[vm as usize];
-                if self.zero.contains(candidate.slot()) {
+                let slot = usize::from(candidate.slot());
+                let (at, bit) = (slot * self.words + vm as usize / 64, 1 << (vm % 64));
+                if self.mapped[at] == 0 && self.seen.insert(slot) {
+                    self.frames.push(candidate.slot());
+                }
+                if self.mapped[at] & bit != 0 {
+                    self.mapped_again[at] |= bit;
+                    repeats = true;
+                }
+                self.mapped[at] |= bit;
+            }
+        }
+        repeats
+    }
+
+    fn count_pages(&mut self, counting: &Counting, lists: &[Vec<Candidate>]) {
+        for list in lists {
+            for candidate in list {
+                let Some(vm) = counting.vm_of[candidate.process()] else { continue };
+                let (pages, slot) = (&mut self.pages[vm as usize], usize::from(candidate.slot()));
+                if self.zero.contains(slot) {
                     pages.zero += 1;
                 } else {
-                    let word = self.mapped_again[candidate.slot() * self.words + vm as usize / 64];
+                    let word = self.mapped_again[slot * self.words + vm as usize / 64];
                     pages.self_shared += word >> (vm % 64) & 1;
                 }
             }

@@ -18,90 +18,121 @@ pub(super) const BUCKET_FRAMES: usize = 1 << BUCKET_BITS;
 const MAX_BUCKETS: u64 = 1 << 24;
 /// Bytes of pagemap read at once: measured, 64 to 256 KiB are equal and 1 MiB (beyond the
 /// second-level cache of small machines, with what the kernel touches) is slightly slower.
-const READ_BYTES: usize = 128 << 10;
-/// Candidates for which a new bucket has room.
-const FIRST_CAPACITY: usize = 128;
+pub(super) const READ_BYTES: usize = 128 << 10;
+/// Candidates for which the first chunk of a bucket has room; each further one has twice as much.
+const FIRST_CHUNK: usize = 128;
+/// Most candidates of a chunk.
+const LARGEST_CHUNK: usize = 8 << 10;
+/// Entries of pagemap read at once.
+const READ_ENTRIES: usize = READ_BYTES / ENTRY_BYTES;
 /// Entries that are looked at together first.
 const GROUP: usize = 8;
 /// Pages one thread takes at a time.
 const UNIT_PAGES: u64 = 128 << 10;
+/// Of so many entries one is a sample of what KSM may have merged.
+const SAMPLE_ENTRIES: usize = 2048;
+/// Samples one thread takes at most.
+const MAX_SAMPLES: usize = 4096;
 
-/// A page that is not the only one on its frame, in 8 bytes: the frame within its bucket (16 bits), the
-/// space (16 bits: the process, twice, plus one where KSM may have merged the page), and the position
-/// of the page among the scanned pages of its process (32 bits).
+/// A page that is not the only one on its frame, in 4 bytes: the frame within its bucket, and the
+/// position of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Candidate(u64);
+pub(super) struct Candidate(u32);
 
 impl Candidate {
     #[inline]
-    fn new(frame: u64, process: usize, may_be_merged: bool, index: u64) -> Self {
-        let space = (process as u64) << 1 | u64::from(may_be_merged);
-        Self(frame & (BUCKET_FRAMES as u64 - 1) | space << 16 | index << 32)
+    fn new(frame: u64, process: u32) -> Self {
+        Self(frame as u32 & (BUCKET_FRAMES as u32 - 1) | process << BUCKET_BITS)
     }
 
     /// The frame within its bucket.
     #[inline]
-    pub(super) fn slot(self) -> usize {
-        (self.0 & 0xffff) as usize
+    pub(super) fn slot(self) -> u16 {
+        self.0 as u16
     }
 
     /// Position of the process.
     #[inline]
     pub(super) fn process(self) -> usize {
-        (self.0 >> 17 & 0x7fff) as usize
-    }
-
-    /// Whether KSM may have merged the page.
-    #[inline]
-    pub(super) fn may_be_merged(self) -> bool {
-        self.0 >> 16 & 1 != 0
-    }
-
-    /// Position of the page among the scanned pages of its process.
-    #[inline]
-    pub(super) fn index(self) -> u64 {
-        self.0 >> 32
+        (self.0 >> BUCKET_BITS) as usize
     }
 }
 
 /// Most processes that can be told apart.
-pub(super) const MAX_PROCESSES: usize = 1 << 15;
+pub(super) const MAX_PROCESSES: usize = 1 << 16;
 
 /// Candidates by bucket.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
     /// Position in `lists` plus 1, by number of the bucket; 0 where there is none.
     places: Vec<u32>,
-    /// The number of the bucket and its candidates.
-    pub(super) lists: Vec<(u64, Vec<Candidate>)>,
+    pub(super) lists: Vec<BucketList>,
+}
+
+/// The candidates of one bucket, in chunks, so that none is ever moved.
+#[derive(Debug)]
+pub(super) struct BucketList {
+    /// The number of the bucket.
+    pub(super) number: u64,
+    pub(super) chunks: Vec<Vec<Candidate>>,
 }
 
 impl Buckets {
+    /// Takes in the candidates of one process.
+    ///
+    /// # Errors
+    /// A frame that no processor can have.
     #[inline]
-    fn push(&mut self, frame: u64, candidate: Candidate) -> bool {
-        let bucket = frame >> BUCKET_BITS;
-        let place = self.places.get(bucket as usize).copied().unwrap_or(0) as usize;
-        // Place 0 becomes a position that no list has.
-        if let Some((_, list)) = self.lists.get_mut(place.wrapping_sub(1)) {
-            list.push(candidate);
-            return true;
+    fn scatter(&mut self, frames: &[u64], process: u32) -> Result<(), u64> {
+        let mut rest = frames;
+        while let Some(first) = rest.first() {
+            // Neighbours are mostly of one bucket.
+            let bucket = first >> BUCKET_BITS;
+            let run = rest.iter().position(|frame| frame >> BUCKET_BITS != bucket).unwrap_or(rest.len());
+            let (of_bucket, others) = rest.split_at(run);
+            self.list(bucket).ok_or(*first)?.extend(of_bucket, process);
+            rest = others;
         }
-        self.push_new(bucket, candidate)
+        Ok(())
+    }
+
+    #[inline]
+    fn list(&mut self, bucket: u64) -> Option<&mut BucketList> {
+        // A place of 0 becomes a position that no list has.
+        let place = self.places.get(bucket as usize).copied().unwrap_or(0) as usize;
+        if place == 0 {
+            return self.new_list(bucket);
+        }
+        self.lists.get_mut(place - 1)
     }
 
     #[cold]
-    fn push_new(&mut self, bucket: u64, candidate: Candidate) -> bool {
+    fn new_list(&mut self, bucket: u64) -> Option<&mut BucketList> {
         if bucket >= MAX_BUCKETS {
-            return false;
+            return None;
         }
         if self.places.len() <= bucket as usize {
             self.places.resize(bucket as usize + 1, 0);
         }
-        let mut list = Vec::with_capacity(FIRST_CAPACITY);
-        list.push(candidate);
-        self.lists.push((bucket, list));
+        self.lists.push(BucketList { number: bucket, chunks: vec![Vec::with_capacity(FIRST_CHUNK)] });
         self.places[bucket as usize] = self.lists.len() as u32;
-        true
+        self.lists.last_mut()
+    }
+}
+
+impl BucketList {
+    #[inline]
+    fn extend(&mut self, mut frames: &[u64], process: u32) {
+        while let Some(chunk) = self.chunks.last_mut() {
+            let (now, later) = frames.split_at(frames.len().min(chunk.capacity() - chunk.len()));
+            chunk.extend(now.iter().map(|frame| Candidate::new(*frame, process)));
+            if later.is_empty() {
+                return;
+            }
+            frames = later;
+            let larger = (2 * chunk.capacity()).min(LARGEST_CHUNK);
+            self.chunks.push(Vec::with_capacity(larger));
+        }
     }
 }
 
@@ -122,6 +153,8 @@ pub(super) struct Gathered {
     /// By process.
     pub(super) counts: Vec<PageCounts>,
     pub(super) buckets: Buckets,
+    /// Frames that KSM may have merged, a few of all: none only if there are none.
+    pub(super) samples: Vec<u64>,
 }
 
 /// The work of the first half, in pieces that threads take one after the other.
@@ -133,20 +166,15 @@ pub(super) struct Units<'a> {
     zero_page_frame: u64,
 }
 
+/// What one thread works with.
+struct Desk {
+    buffer: Vec<u8>,
+    frames: Box<[u64; READ_ENTRIES]>,
+}
+
 impl<'a> Units<'a> {
     pub(super) fn new(processes: &'a [Process], zero_page_frame: u64) -> Self {
-        let mut units = Vec::new();
-        for (process, scanned) in processes.iter().enumerate() {
-            for region in &scanned.regions {
-                let mut done = 0;
-                while done < region.pages {
-                    let pages = UNIT_PAGES.min(region.pages - done);
-                    let (first_page, first_index) = (region.first_page + done, region.first_index + done);
-                    units.push((process, Region { first_page, pages, first_index, ..*region }));
-                    done += pages;
-                }
-            }
-        }
+        let units = split(processes, |_| true);
         Self { processes, units, next: AtomicUsize::new(0), zero_page_frame }
     }
 
@@ -157,13 +185,14 @@ impl<'a> Units<'a> {
 
     /// Works until nothing is left.
     pub(super) fn work(&self) -> Result<Gathered, SharingError> {
-        let mut buffer = vec![0; READ_BYTES];
+        let mut desk = Desk { buffer: vec![0; READ_BYTES], frames: Box::new([0; READ_ENTRIES]) };
         let mut gathered = Gathered {
             counts: vec![PageCounts::default(); self.processes.len()],
             buckets: Buckets::default(),
+            samples: Vec::new(),
         };
         while let Some((process, region)) = self.units.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.unit(*process, region, &mut buffer, &mut gathered)?;
+            self.unit(*process, region, &mut desk, &mut gathered)?;
         }
         Ok(gathered)
     }
@@ -172,58 +201,25 @@ impl<'a> Units<'a> {
         &self,
         position: usize,
         region: &Region,
-        buffer: &mut [u8],
+        desk: &mut Desk,
         gathered: &mut Gathered,
     ) -> Result<(), SharingError> {
         let process = &self.processes[position];
-        // Counted here and added once: the loop below is what a scan spends its time in.
+        // Counted here and added once: this is what a scan spends its time in.
         let mut counts = PageCounts::default();
         let mut done = 0;
         while done < region.pages && !process.is_gone() {
-            let entries = (buffer.len() / ENTRY_BYTES).min((region.pages - done) as usize);
-            let wanted = &mut buffer[..entries * ENTRY_BYTES];
-            let read = read_some(&process.pagemap, wanted, (region.first_page + done) * ENTRY_BYTES as u64)
-                .map_err(|source| HostError::Read {
-                path: format!("/proc/{}/pagemap", process.id).into(),
-                source,
-            })?;
-            if read == 0 {
-                process.set_gone();
-                break;
+            let Some(entries) = read_entries(process, region, done, &mut desk.buffer)? else { break };
+            let frames = self.candidates(entries, &mut counts, &mut desk.frames);
+            gathered
+                .buckets
+                .scatter(frames, position as u32)
+                .map_err(|frame| SharingError::BadFrame { pid: process.id.id, frame })?;
+            if region.may_be_merged && !frames.is_empty() && gathered.samples.len() < MAX_SAMPLES {
+                let samples = entries.chunks(SAMPLE_ENTRIES * ENTRY_BYTES);
+                gathered.samples.extend(samples.filter_map(|entries| self.first_merged(entries)));
             }
-            let read = read / ENTRY_BYTES;
-            let mut index = region.first_index + done;
-            for group in wanted[..read * ENTRY_BYTES].chunks(GROUP * ENTRY_BYTES) {
-                let entries = || group.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
-                let (all, any) =
-                    entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
-                // Most groups are all alike, and told at once.
-                if Entry(all).is_present() && Entry(all).is_exclusive() {
-                    counts.resident += entries().len() as u64;
-                    counts.exclusive += entries().len() as u64;
-                } else if Entry(any).is_present() {
-                    for (entry, index) in entries().zip(index..) {
-                        if !entry.is_present() {
-                            continue;
-                        }
-                        counts.resident += 1;
-                        let frame = entry.frame();
-                        if entry.is_exclusive() {
-                            counts.exclusive += 1;
-                        } else if frame == self.zero_page_frame {
-                            counts.zero_page += 1;
-                        } else {
-                            let merged = region.may_be_merged && !entry.is_file_or_shared();
-                            let candidate = Candidate::new(frame, position, merged, index);
-                            if !gathered.buckets.push(frame, candidate) {
-                                return Err(SharingError::BadFrame { pid: process.id.id, frame });
-                            }
-                        }
-                    }
-                }
-                index += entries().len() as u64;
-            }
-            done += read as u64;
+            done += (entries.len() / ENTRY_BYTES) as u64;
         }
         let sum = &mut gathered.counts[position];
         sum.resident += counts.resident;
@@ -231,6 +227,81 @@ impl<'a> Units<'a> {
         sum.zero_page += counts.zero_page;
         Ok(())
     }
+
+    /// Counts what one entry tells by itself, and gives the frames of the others.
+    #[inline]
+    fn candidates<'f>(
+        &self,
+        entries: &[u8],
+        counts: &mut PageCounts,
+        frames: &'f mut [u64; READ_ENTRIES],
+    ) -> &'f [u64] {
+        let mut kept = 0;
+        for group in entries.chunks(GROUP * ENTRY_BYTES) {
+            let entries = || group.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
+            let (all, any) =
+                entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
+            // Most groups are all alike, and told at once.
+            if Entry(all).is_present() && Entry(all).is_exclusive() {
+                counts.resident += entries().len() as u64;
+                counts.exclusive += entries().len() as u64;
+            } else if Entry(any).is_present() {
+                // Without branches: what is shared and what is not lies mixed.
+                for entry in entries() {
+                    let (present, exclusive) = (entry.is_present(), entry.is_exclusive());
+                    let zero_page = entry.frame() == self.zero_page_frame;
+                    counts.resident += u64::from(present);
+                    counts.exclusive += u64::from(present & exclusive);
+                    counts.zero_page += u64::from(present & !exclusive & zero_page);
+                    frames[kept % READ_ENTRIES] = entry.frame();
+                    kept += usize::from(present & !exclusive & !zero_page);
+                }
+            }
+        }
+        &frames[..kept]
+    }
+
+    /// The first frame among `entries` that KSM may have merged.
+    fn first_merged(&self, entries: &[u8]) -> Option<u64> {
+        let mut entries = entries.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
+        entries.find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
+    }
+}
+
+/// The regions that are wanted, in pieces, with the position of their process.
+pub(super) fn split(processes: &[Process], wanted: impl Fn(&Region) -> bool) -> Vec<(usize, Region)> {
+    let mut units = Vec::new();
+    for (process, scanned) in processes.iter().enumerate() {
+        for region in scanned.regions.iter().filter(|region| wanted(region)) {
+            let mut done = 0;
+            while done < region.pages {
+                let pages = UNIT_PAGES.min(region.pages - done);
+                units.push((process, Region { first_page: region.first_page + done, pages, ..*region }));
+                done += pages;
+            }
+        }
+    }
+    units
+}
+
+/// Reads the entries of a region that come after the first `done`, as many as the buffer holds; `None`,
+/// and the process is gone, where there are none any more.
+pub(super) fn read_entries<'b>(
+    process: &Process,
+    region: &Region,
+    done: u64,
+    buffer: &'b mut [u8],
+) -> Result<Option<&'b [u8]>, SharingError> {
+    let entries = (buffer.len() / ENTRY_BYTES).min((region.pages - done) as usize);
+    let wanted = &mut buffer[..entries * ENTRY_BYTES];
+    let at = (region.first_page + done) * ENTRY_BYTES as u64;
+    let read = read_some(&process.pagemap, wanted, at)
+        .map_err(|source| HostError::Read { path: format!("/proc/{}/pagemap", process.id).into(), source })?;
+    if read == 0 {
+        process.set_gone();
+        return Ok(None);
+    }
+    Ok(Some(&buffer[..read]))
 }
 
 /// Reads until at least one whole entry is there; 0 where there is nothing (any more).
@@ -250,24 +321,39 @@ mod tests {
 
     #[test]
     fn a_candidate_keeps_its_parts() {
-        for (frame, process, merged, index) in
-            [(0x12_3456, MAX_PROCESSES - 1, true, u64::from(u32::MAX)), (0xffff, 0, false, 0)]
-        {
-            let candidate = Candidate::new(frame, process, merged, index);
-            assert_eq!(candidate.slot() as u64, frame & 0xffff);
-            assert_eq!((candidate.process(), candidate.may_be_merged()), (process, merged));
-            assert_eq!(candidate.index(), index);
+        for (frame, process) in [(0x12_3456, MAX_PROCESSES - 1), (0xffff, 0)] {
+            let candidate = Candidate::new(frame, process as u32);
+            assert_eq!(u64::from(candidate.slot()), frame & 0xffff);
+            assert_eq!(candidate.process(), process);
         }
     }
 
     #[test]
     fn buckets_are_kept_apart_and_impossible_frames_refused() {
         let mut buckets = Buckets::default();
-        for frame in [0xffff, 0x1_0000, 0xfffe, 0x12_3456_7890] {
-            assert!(buckets.push(frame, Candidate::new(frame, 0, false, frame & 0xff)));
+        buckets.scatter(&[0xffff, 0x1_0000, 0xfffe, 0x12_3456_7890], 3).unwrap();
+        assert_eq!(buckets.scatter(&[7, 1 << 50], 3), Err(1 << 50));
+        let found: Vec<_> = buckets.lists.iter().map(|list| (list.number, slots(list))).collect();
+        assert_eq!(
+            found,
+            [(0, vec![0xffff, 0xfffe, 7]), (1, vec![0]), (0x12_3456, vec![0x7890])],
+            "in the order they came"
+        );
+    }
+
+    #[test]
+    fn chunks_hold_all_that_came() {
+        let frames: Vec<u64> = (0..3 * LARGEST_CHUNK as u64).map(|frame| frame * 7 % 0x1_0000).collect();
+        let mut buckets = Buckets::default();
+        for part in frames.chunks(1000) {
+            buckets.scatter(part, 0).unwrap();
         }
-        assert!(!buckets.push(1 << 50, Candidate::new(0, 0, false, 0)));
-        let keys: Vec<_> = buckets.lists.iter().map(|(key, list)| (*key, list.len())).collect();
-        assert_eq!(keys, [(0, 2), (1, 1), (0x12_3456, 1)]);
+        let expected: Vec<u16> = frames.iter().map(|frame| *frame as u16).collect();
+        assert_eq!(slots(&buckets.lists[0]), expected);
+        assert!(buckets.lists[0].chunks.iter().all(|chunk| chunk.capacity() <= LARGEST_CHUNK));
+    }
+
+    fn slots(list: &BucketList) -> Vec<u16> {
+        list.chunks.iter().flatten().map(|candidate| candidate.slot()).collect()
     }
 }

@@ -4,27 +4,28 @@
 //! Definitions are those of [`huddle_model::matrix`]. What is read is `/proc/PID/pagemap`, once, and
 //! nothing is changed. The scan runs in two halves, each on all threads:
 //! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one
-//!    page, one frame. A page on the kernel's zero page too. Every other page goes, as 8 bytes, into
-//!    the bucket of its frame.
-//! 2. [`count`] takes the buckets one by one: which VMs map each frame, which frames are zero-filled
-//!    ([`zero`]), and from that the frames of each VM and of each pair ([`pairs`]).
+//!    page, one frame. A page on the kernel's zero page too. Every other page goes, as 4 bytes, into
+//!    the bucket of its frame. Then it is found out which merged frames are zero-filled ([`zero`]).
+//! 2. [`count`] takes the buckets one by one: which VMs map each frame, and from that the frames of each
+//!    VM and of each pair ([`pairs`]).
 //!
-//! Memory grows with the pages that share their frame (8 to 16 bytes each, not with guest memory), plus
-//! about 1 MiB per thread for every 64 VMs, plus one bit for each frame of the stretches of physical
-//! memory where merged frames were found.
+//! Memory grows with the pages that share their frame (4 to 8 bytes each, not with guest memory), plus
+//! about 1 MiB per thread for every 64 VMs.
 //!
 //! VMs run on while they are measured. Each page table entry is read at one moment, entries of two VMs
 //! at different ones, so a frame that was merged, split or reused in between may be counted for one VM
 //! and not for the other, or as shared though it was handed from one to the other. Nothing else is
 //! inexact: a host that holds still is measured exactly.
 
+mod contents;
 mod count;
 pub mod events;
 mod gather;
+mod kernel_memory;
 mod pagemap;
 mod pairs;
-mod peek;
 mod processes;
+mod stable_tree;
 #[cfg(test)]
 mod tests;
 mod zero;
@@ -32,17 +33,17 @@ mod zero;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::vm::Vm;
 
+use self::contents::Contents;
 use self::count::{Counted, Counting};
 use self::gather::{Gathered, MAX_PROCESSES, Units};
-use self::peek::Peeks;
 use self::processes::Processes;
-use self::zero::{Remembered, ZeroFinder};
+use self::zero::ZeroFrames;
 use crate::host::{HostError, HostRoot};
 
 /// Why what VMs share could not be measured.
@@ -114,30 +115,45 @@ pub struct Measurement {
     pub vanished: Vec<Vanished>,
     /// What limits the measurement, one sentence each; empty when nothing does.
     pub notes: Vec<String>,
+    /// How zero-filled frames were told from other merged ones; `None` where nothing can have been merged.
+    pub zero_pages: Option<ZeroPages>,
 }
 
 /// Measures what VMs share by the frames they map.
 ///
-/// Keep one for repeated scans: which merged frames are not zero-filled is remembered for as long as
-/// ksmd rests. Clones share that memory.
+/// Nothing is kept from one scan to the next.
 #[derive(Clone, Debug)]
 pub struct MergedScan {
     root: HostRoot,
     threads: NonZeroUsize,
-    remembered: Arc<Mutex<Remembered>>,
-    peeks: Arc<Mutex<Peeks>>,
+    zero_pages: ZeroPages,
+}
+
+/// How zero-filled frames are told from other merged ones. Both ways give the same answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroPages {
+    /// By KSM's own tree of merged frames, where the kernel lets it be read, else by content.
+    #[default]
+    ByBooks,
+    /// By looking into each merged frame.
+    ByContent,
 }
 
 impl MergedScan {
     /// A scan on all CPUs that this process may use.
     pub fn new(root: HostRoot) -> Self {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { root, threads, remembered: Arc::default(), peeks: Arc::default() }
+        Self { root, threads, zero_pages: ZeroPages::default() }
     }
 
     /// The same on a fixed number of threads.
     pub fn with_threads(self, threads: NonZeroUsize) -> Self {
         Self { threads, ..self }
+    }
+
+    /// The same with another way to tell zero-filled frames.
+    pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
+        Self { zero_pages, ..self }
     }
 
     /// Measures exactly the regions in [`Vm::memory`].
@@ -155,8 +171,7 @@ impl MergedScan {
 
     fn measure_with(&self, vms: &[Vm], zero_page_frame: u64) -> Result<Measurement, SharingError> {
         let began = Instant::now();
-        let page_bytes = pagemap::page_bytes();
-        let mut processes = Processes::open(&self.root, vms, page_bytes)?;
+        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
         if processes.all.len() > MAX_PROCESSES {
             return Err(SharingError::TooLarge {
                 vm: vms[processes.all[MAX_PROCESSES].vm].name.clone(),
@@ -170,7 +185,9 @@ impl MergedScan {
 
         let mut counts = vec![MemoryUse::default(); vms.len()];
         let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
-        for Gathered { counts: pages, buckets: found } in gathered {
+        let mut samples = Vec::new();
+        for Gathered { counts: pages, buckets: found, samples: of_thread } in gathered {
+            samples.extend(of_thread);
             for (process, pages) in processes.all.iter().zip(pages) {
                 if !process.is_gone() {
                     let vm = &mut counts[process.vm];
@@ -179,11 +196,13 @@ impl MergedScan {
                     vm.frames_used += pages.exclusive;
                 }
             }
-            for (bucket, candidates) in found.lists {
-                buckets.entry(bucket).or_default().push(candidates);
+            for list in found.lists {
+                buckets.entry(list.number).or_default().extend(list.chunks);
             }
         }
 
+        let contents =
+            Contents { root: &self.root, processes: &processes.all, zero_page_frame, threads: self.threads };
         let counting = Counting {
             vm_of: processes
                 .all
@@ -191,7 +210,7 @@ impl MergedScan {
                 .map(|process| (!process.is_gone()).then_some(process.vm as u32))
                 .collect(),
             vms: vms.len(),
-            zero: ZeroFinder::new(&self.root, &processes.all, page_bytes, &self.remembered, &self.peeks),
+            zero: ZeroFrames::find(&contents, &samples, self.zero_pages)?,
             buckets: Mutex::new(buckets.into_iter().collect()),
         };
         let bucket_count = counting.buckets.lock().map(|buckets| buckets.len()).unwrap_or(1);
@@ -211,7 +230,8 @@ impl MergedScan {
             vm.pages_used = vm.pages_resident - vm.pages_zero;
         }
         let notes = self.notes(vms, &processes, &ended, counting.zero.flags_readable());
-        Ok(assemble(vms, &counts, &shared, ended, notes, began))
+        let zero_pages = counting.zero.told();
+        Ok(Measurement { zero_pages, ..assemble(vms, &counts, &shared, ended, notes, began) })
     }
 
     fn notes(
@@ -277,6 +297,7 @@ fn assemble(
             .map(|(position, reason)| Vanished { vm: vms[position].name.clone(), reason })
             .collect(),
         notes,
+        zero_pages: None,
     }
 }
 

@@ -42,6 +42,15 @@ impl Entry {
         self.0 & FILE_OR_SHARED != 0
     }
 
+    /// Whether KSM may have merged the page: it is on a frame with others, and of anonymous memory.
+    #[inline]
+    pub(super) fn may_be_merged(self, zero_page_frame: u64) -> bool {
+        self.is_present()
+            && !self.is_exclusive()
+            && !self.is_file_or_shared()
+            && self.frame() != zero_page_frame
+    }
+
     /// Bits 0 to 54: the frame; 0 without CAP_SYS_ADMIN.
     #[inline]
     pub(super) fn frame(self) -> u64 {

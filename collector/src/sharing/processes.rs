@@ -23,8 +23,6 @@ pub(super) struct Region {
     pub(super) first_page: u64,
     /// How many pages.
     pub(super) pages: u64,
-    /// Position of the first page among all scanned pages of the process.
-    pub(super) first_index: u64,
     /// Whether KSM may have merged pages here.
     pub(super) may_be_merged: bool,
 }
@@ -51,13 +49,6 @@ impl Process {
     /// Remembers that its memory can no longer be read.
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
-    }
-
-    /// The page number of the page at a position among the scanned pages.
-    pub(super) fn page_at(&self, index: u64) -> u64 {
-        let at = self.regions.partition_point(|region| region.first_index <= index);
-        let region = &self.regions[at.saturating_sub(1)];
-        region.first_page + (index - region.first_index)
     }
 
     /// Reads memory of the process at an address; false where it cannot be read.
@@ -90,8 +81,7 @@ impl Processes {
     /// Opens what is needed of every process of `vms`.
     ///
     /// # Errors
-    /// Memory given to two VMs; more processes or pages than can be numbered; a kernel file that cannot
-    /// be opened although its process is there.
+    /// Memory given to two VMs; a kernel file that cannot be opened although its process is there.
     pub(super) fn open(root: &HostRoot, vms: &[Vm], page_bytes: u64) -> Result<Self, SharingError> {
         check_disjoint(vms)?;
         let mut processes = Self::default();
@@ -172,19 +162,11 @@ fn open_process(
     let never_merged =
         matches!(read_number::<u64>(&root.proc(format!("{}/ksm_merging_pages", id.id))), Ok(0));
     let mut regions = Vec::new();
-    let mut first_index = 0;
     for region in vm.memory.iter().filter(|region| region.process == id) {
         let first_page = region.start / page_bytes;
         let pages = (region.end / page_bytes).saturating_sub(first_page);
         let may_be_merged = region.kind == MemoryKind::Mergeable && !never_merged;
-        regions.push(Region { first_page, pages, first_index, may_be_merged });
-        first_index += pages;
-    }
-    if u32::try_from(first_index).is_err() {
-        return Err(SharingError::TooLarge {
-            vm: vm.name.clone(),
-            what: format!("process {id} has {first_index} pages of guest memory, more than 2^32"),
-        });
+        regions.push(Region { first_page, pages, may_be_merged });
     }
     Ok(Some(Process {
         id,
