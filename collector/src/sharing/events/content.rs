@@ -1,17 +1,19 @@
 //! Which frames are zero-filled, asked once for each frame that turns up.
 
 use std::fs::File;
-use std::sync::Mutex;
 
 use crate::host::HostRoot;
 use crate::sharing::pagemap::{self, read_entry};
-use crate::sharing::peek::Peeks;
 use crate::sharing::processes::Process;
+use crate::sharing::stable_tree;
 
 /// Bit 21 of `/proc/kpageflags`: a frame that KSM merged.
 const FLAG_KSM: u64 = 1 << 21;
 /// Bytes looked at before a whole page is read.
 const FIRST_BYTES: usize = 64;
+/// Frames from which on KSM's own books are asked: to open and walk them costs as much as looking into
+/// some hundreds.
+const BOOKS_FROM: usize = 1000;
 
 /// A frame and one page that is on it.
 #[derive(Clone, Copy, Debug)]
@@ -19,14 +21,13 @@ pub(super) struct Asked {
     pub(super) frame: u64,
     /// Position of the process.
     pub(super) process: usize,
-    /// Position of the page among the scanned pages of the process.
-    pub(super) index: u64,
+    /// Number of the page.
+    pub(super) page: u64,
 }
 
 /// Looks into frames.
 #[derive(Debug)]
 pub(super) struct Contents {
-    peeks: Mutex<Peeks>,
     kpageflags: Option<File>,
     page: Vec<u8>,
 }
@@ -34,7 +35,6 @@ pub(super) struct Contents {
 impl Contents {
     pub(super) fn new(root: &HostRoot) -> Self {
         Self {
-            peeks: Mutex::default(),
             kpageflags: pagemap::open(&root.proc("kpageflags")).ok(),
             page: vec![0; pagemap::page_bytes() as usize],
         }
@@ -42,32 +42,24 @@ impl Contents {
 
     /// The merged frames among `asked` that are zero-filled.
     pub(super) fn zero(&mut self, root: &HostRoot, processes: &[Process], asked: &[Asked]) -> Vec<u64> {
-        let surely_not = self.peek(root, asked);
-        let left = asked.iter().enumerate().filter(|(at, _)| !surely_not.get(*at).is_some_and(|not| *not));
-        let left: Vec<Asked> = left.map(|(_, asked)| *asked).collect();
-        left.iter()
-            .filter(|asked| self.is_zero(root, &processes[asked.process], **asked))
-            .map(|asked| asked.frame)
-            .collect()
-    }
-
-    /// Which are surely not zero-filled, where many can be asked about at once; else nothing.
-    fn peek(&self, root: &HostRoot, asked: &[Asked]) -> Vec<bool> {
-        if asked.is_empty() {
-            return Vec::new();
+        if asked.len() >= BOOKS_FROM {
+            let samples: Vec<u64> = asked.iter().map(|asked| asked.frame).collect();
+            match stable_tree::zero_filled(root, &samples) {
+                Ok(zero) => return samples.into_iter().filter(|frame| zero.contains(frame)).collect(),
+                Err(reason) => tracing::debug!("each merged frame is looked into: {reason}"),
+            }
         }
-        let Some(mut peek) = Peeks::take(&self.peeks, root, asked.len() as u64) else { return Vec::new() };
-        let frames: Vec<u64> = asked.iter().map(|asked| asked.frame).collect();
-        let (found, failed) = match peek.not_zero(&frames) {
-            Ok(found) => (found, None),
-            Err(reason) => (Vec::new(), Some(reason)),
-        };
-        Peeks::give_back(&self.peeks, peek, failed);
-        found
+        let mut zero = Vec::new();
+        for asked in asked {
+            if self.is_zero(root, &processes[asked.process], *asked) {
+                zero.push(asked.frame);
+            }
+        }
+        zero
     }
 
     fn is_zero(&mut self, root: &HostRoot, process: &Process, asked: Asked) -> bool {
-        let page = process.page_at(asked.index);
+        let page = asked.page;
         let address = page * self.page.len() as u64;
         let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
         if !process.read_memory(root, address, &mut self.page[..FIRST_BYTES])

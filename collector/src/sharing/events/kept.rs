@@ -14,7 +14,7 @@ use super::{EventsError, Sample, Stale};
 use crate::host::{HostRoot, read_text};
 use crate::observe::probes::graph::GraphProbe;
 use crate::sharing::pagemap::{self, ENTRY_BYTES, Entry};
-use crate::sharing::processes::{Process, Processes};
+use crate::sharing::processes::{Process, Processes, Region};
 use crate::sharing::{Measurement, SharingError, Vanished};
 
 /// Pages between two that are to be read again, up to which those between are read with them: a read
@@ -23,6 +23,13 @@ const GAP_PAGES: u64 = 16;
 /// Pages by which resident memory may be off on any host: the kernel counts it per CPU and in batches.
 const RESIDENT_SLACK_PAGES: u64 = 1024;
 
+/// A region with the position of its first page among all pages of its process.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    region: Region,
+    first_index: u64,
+}
+
 /// The pages of one process.
 #[derive(Debug)]
 struct Tracked {
@@ -30,6 +37,8 @@ struct Tracked {
     resident: u64,
     alone: u64,
     zero_page: u64,
+    /// Regions in the order of positions.
+    spans: Vec<Span>,
     /// Regions in the order of addresses: page number of the first page, pages, position of the first.
     by_address: Vec<(u64, u64, u64)>,
     /// Resident pages by the kernel's count less those known here, when all was read.
@@ -40,22 +49,32 @@ struct Tracked {
 
 impl Tracked {
     fn new(process: &Process) -> Self {
-        let mut by_address: Vec<_> = process
-            .regions
-            .iter()
-            .map(|region| (region.first_page, region.pages, region.first_index))
-            .collect();
+        let (mut spans, mut len) = (Vec::new(), 0);
+        for region in &process.regions {
+            spans.push(Span { region: *region, first_index: len });
+            len += region.pages;
+        }
+        let mut by_address: Vec<_> =
+            spans.iter().map(|span| (span.region.first_page, span.region.pages, span.first_index)).collect();
         by_address.sort_unstable();
-        let len = process.regions.iter().map(|region| region.pages).sum();
         Self {
             pages: Pages::new(len),
             resident: 0,
             alone: 0,
             zero_page: 0,
+            spans,
             by_address,
             other_resident: None,
             left: false,
         }
+    }
+
+    /// Number of a page by its position.
+    fn page_at(&self, index: u64) -> u64 {
+        let at = self.spans.partition_point(|span| span.first_index <= index);
+        self.spans
+            .get(at.wrapping_sub(1))
+            .map_or(0, |span| span.region.first_page + (index - span.first_index))
     }
 
     /// Position of a page by its number.
@@ -161,11 +180,11 @@ impl Kept {
                 (!old.left && old.by_address == self.tracked[at].by_address).then_some(&old.pages)
             });
             let (tracked, graph, new_frames) = (&mut self.tracked[at], &mut self.graph, &mut self.new_frames);
-            for region in &process.regions {
+            for Span { region, first_index } in tracked.spans.clone() {
                 self.reader.read(
                     process,
                     region.first_page,
-                    region.first_index,
+                    first_index,
                     region.pages,
                     |places, first, bytes| {
                         let entries = || bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
@@ -190,7 +209,8 @@ impl Kept {
                             if let Some(frame) = place.frame() {
                                 let merged = region.may_be_merged && !entry.is_file_or_shared();
                                 if graph.attach(frame, vm) && merged {
-                                    new_frames.push(Asked { frame, process: at, index });
+                                    let page = region.first_page + (index - first_index);
+                                    new_frames.push(Asked { frame, process: at, page });
                                 }
                             }
                             compare(&mut before, old, index, std::iter::once((place, entry)));
@@ -236,7 +256,8 @@ impl Kept {
             && self.graph.attach(frame, vm)
             && may_be_merged
         {
-            self.new_frames.push(Asked { frame, process, index });
+            let page = self.tracked[process].page_at(index);
+            self.new_frames.push(Asked { frame, process, page });
         }
     }
 
@@ -264,11 +285,10 @@ impl Kept {
         for (process, first, pages) in ranges {
             let mut found = Vec::new();
             let owner = &self.processes.all[process];
-            for region in &owner.regions {
-                let (from, to) =
-                    (first.max(region.first_index), (first + pages).min(region.first_index + region.pages));
+            for Span { region, first_index } in &self.tracked[process].spans {
+                let (from, to) = (first.max(*first_index), (first + pages).min(first_index + region.pages));
                 if from < to {
-                    let page = region.first_page + (from - region.first_index);
+                    let page = region.first_page + (from - first_index);
                     self.reader.read(owner, page, from, to - from, |places, first, bytes| {
                         for (entry, index) in
                             bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes).zip(first..)
@@ -350,7 +370,8 @@ impl Kept {
         if self.tracked[process].left {
             return None;
         }
-        let (place, entry) = self.reader.read_one(&self.processes.all[process], index)?;
+        let page = self.tracked[process].page_at(index);
+        let (place, entry) = self.reader.read_one(&self.processes.all[process], page, index)?;
         Some(agrees(self.tracked[process].pages.get(index), place, entry))
     }
 
@@ -417,6 +438,7 @@ impl Kept {
                 .map(|(vm, reason)| Vanished { vm: self.vms[*vm].name.clone(), reason: reason.clone() })
                 .collect(),
             notes: self.notes(probe),
+            zero_pages: None,
         })
     }
 

@@ -88,9 +88,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The entry of one page and where it says the page is; `None` where the address space is gone.
-    pub(super) fn read_one(&mut self, process: &Process, index: u64) -> Option<(Place, Entry)> {
-        let page = process.page_at(index);
+    /// The entry of page number `page`, at position `index`, and where it says the page is; `None` where the address space is gone.
+    pub(super) fn read_one(&mut self, process: &Process, page: u64, index: u64) -> Option<(Place, Entry)> {
         let entry = read_entry(&process.pagemap, page).ok().flatten()?;
         let mut places = Places {
             zero_page_frame: self.zero_page_frame,
