@@ -22,6 +22,8 @@ pub use file::MatrixFileError;
 pub enum Method {
     /// Frames that both VMs map, from the page tables: what is shared now.
     Merged,
+    /// The same, kept current by what the kernel tells of merges and writes since the page tables were read.
+    Events,
     /// Rates from a file that does not say how they were measured.
     File,
 }
@@ -30,6 +32,7 @@ impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Merged => "merged",
+            Self::Events => "events",
             Self::File => "file",
         })
     }

@@ -25,6 +25,10 @@ use super::failure::Failure;
 /// name = "database"
 /// process = "postgres"  # the name (comm) of one running process
 ///
+/// [sharing]
+/// method = "events"     # or "merged", the default: read all page tables in each round
+/// rescan_rounds = 10    # with "events": read them all at the latest after so many rounds
+///
 /// [counters]
 /// guest_only = true     # count hardware events only while vCPUs run their guest (KVM)
 /// llc_misses = "r412e"  # also cycles, instructions, llc_references; a name as in perf, a raw code, or none
@@ -42,8 +46,25 @@ pub(crate) struct Config {
     pub(crate) policy: Option<Policy>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) vm: Vec<VmEntry>,
+    pub(crate) sharing: SharingSettings,
     pub(crate) counters: CounterSettings,
     pub(crate) record: RecordSettings,
+}
+
+/// How the loop measures what VMs share.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SharingSettings {
+    pub(crate) method: LoopMethod,
+    pub(crate) rescan_rounds: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LoopMethod {
+    #[default]
+    Merged,
+    Events,
 }
 
 /// What to count; what is not given is the processor's usual event.
@@ -129,6 +150,10 @@ impl Config {
             anyhow::ensure!(!vm.name.is_empty(), "a [[vm]] has an empty name");
             vm.target().map_err(anyhow::Error::msg)?;
         }
+        anyhow::ensure!(
+            config.sharing.rescan_rounds != Some(0),
+            "[sharing] rescan_rounds is 0, expected 1 or more"
+        );
         config.counters.choices().context("[counters]")?;
         if let Some(level) = config.cache_level {
             anyhow::ensure!((1..=4).contains(&level), "cache_level is {level}, expected 1 to 4");
@@ -152,6 +177,9 @@ mod tests {
             [[vm]]
             name = "database"
             process = "postgres"
+            [sharing]
+            method = "events"
+            rescan_rounds = 3
             [counters]
             guest_only = true
             llc_misses = "event=0x2e,umask=0x41"
@@ -163,6 +191,7 @@ mod tests {
         assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
+        assert_eq!((config.sharing.method, config.sharing.rescan_rounds), (LoopMethod::Events, Some(3)));
         assert!(config.counters.guest_only);
         let choices = config.counters.choices().unwrap();
         assert_eq!(choices.len(), 2);
@@ -179,6 +208,8 @@ mod tests {
             ("[[vm]]\nname = \"a\"\n", "exactly one of"),
             ("[[vm]]\nname = \"a\"\npid = 1\ncgroup = \"x\"\n", "exactly one of"),
             ("[[vm]]\nname = \"\"\npid = 1\n", "empty name"),
+            ("[sharing]\nmethod = \"event\"\n", "line 2"),
+            ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
             ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
         ] {

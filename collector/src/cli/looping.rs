@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use huddle_collector::engine::stages::Clock;
+use huddle_collector::engine::stages::{Clock, SharingSource};
 use huddle_collector::engine::{
-    Engine, HostClock, HostFacts, HostSharing, HostVms, Memory, RunEnd, RunOptions, run,
+    Engine, EventsSharing, HostClock, HostFacts, HostSharing, HostVms, Memory, RESCAN_ROUNDS, RunEnd,
+    RunOptions, run,
 };
 use huddle_collector::host::ksm;
 use huddle_collector::host::topology::{self, usable_cpus};
@@ -29,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::LoopArgs;
+use super::config::LoopMethod;
 use super::context::Context;
 use super::failure::Failure;
 
@@ -77,7 +79,7 @@ impl Loop {
         let passes = pass_trigger(context, &mut probes)?;
         let engine = Engine {
             vms: Box::new(HostVms(discoverer)),
-            sharing: Box::new(HostSharing(MergedScan::new(context.root.clone()))),
+            sharing: sharing_source(context),
             host: Box::new(HostFacts { root: context.root.clone(), cache_level: context.cache_level }),
             observer: Some(Box::new(HostObserver::new(
                 context.root.clone(),
@@ -113,6 +115,19 @@ impl Loop {
             say_recorded(&summary);
         }
         Ok(end)
+    }
+}
+
+/// The scan, or what the configuration says.
+fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
+    let scan = MergedScan::new(context.root.clone());
+    let settings = &context.config.sharing;
+    match settings.method {
+        LoopMethod::Merged => Box::new(HostSharing(scan)),
+        LoopMethod::Events => {
+            let rounds = settings.rescan_rounds.unwrap_or(RESCAN_ROUNDS);
+            Box::new(EventsSharing::new(context.root.clone(), scan, rounds))
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! loop goes on; only a failed undo is an error of its own.
 
 mod drive;
+mod events_sharing;
 mod host_stages;
 pub mod stages;
 
@@ -21,6 +22,7 @@ use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
 pub use drive::{RunEnd, RunOptions, run};
+pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
 use stages::{Clock, HostSource, Observer, Pinner, SharingSource, VmSource};
 

@@ -19,6 +19,7 @@
 
 mod contents;
 mod count;
+pub mod events;
 mod gather;
 mod kernel_memory;
 mod pagemap;

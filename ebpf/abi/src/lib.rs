@@ -143,6 +143,39 @@ pub enum Loss {
 /// Number of [`Loss`] places.
 pub const LOSSES: u32 = 4;
 
+/// One change of where a page of a watched process is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GraphEvent {
+    /// Address in the process; of the first page of a range ([`GRAPH_RANGE`]).
+    pub address: u64,
+    /// The frame ([`GRAPH_MERGE`], [`GRAPH_ZERO_MERGE`], [`GRAPH_LEFT`]); the end of the range ([`GRAPH_RANGE`]); else 0.
+    pub frame: u64,
+    /// The number user space gave to the process.
+    pub process: u32,
+    /// [`GRAPH_MERGE`] and so on.
+    pub kind: u32,
+}
+
+/// [`GraphEvent::kind`]: the page is now on the merged frame.
+pub const GRAPH_MERGE: u32 = 1;
+/// [`GraphEvent::kind`]: the page is now on the kernel's zero page; the frame is the one it was on.
+pub const GRAPH_ZERO_MERGE: u32 = 2;
+/// [`GraphEvent::kind`]: a write to a write-protected page: a merged one gets a frame of its own.
+pub const GRAPH_WRITE_FAULT: u32 = 3;
+/// [`GraphEvent::kind`]: where pages of a range are is about to change.
+pub const GRAPH_RANGE: u32 = 4;
+/// [`GraphEvent::kind`]: the page left the merged frame, some time ago; where it is now is not told.
+pub const GRAPH_LEFT: u32 = 5;
+
+/// What could not be told since the programs were attached.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GraphLosses {
+    /// [`GraphEvent`]s that found the ring buffer full, or whose page could not be read.
+    pub events: u64,
+}
+
 /// Frames in a [`FrameBatch`].
 pub const FRAME_BATCH: usize = 1024;
 /// Frames of a batch that one run of the program looks at.
@@ -174,6 +207,8 @@ const _: () = {
     assert!(size_of::<Residency>() == 32);
     assert!(size_of::<ExitKey>() == 8);
     assert!(size_of::<VcpuThread>() == 8);
+    assert!(size_of::<GraphEvent>() == 24 && align_of::<GraphEvent>() == 8);
+    assert!(size_of::<GraphLosses>() == 8);
     assert!(FRAME_BATCH.is_power_of_two() && FRAME_BATCH.is_multiple_of(FRAMES_A_RUN));
     assert!(size_of::<FrameBatch>() == 8 + FRAME_BATCH * 24);
     assert!(align_of::<PassEvent>() == 8 && align_of::<Slot>() == 8 && align_of::<Residency>() == 8);
@@ -195,6 +230,8 @@ mod user {
     unsafe impl aya::Pod for super::ExitKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::VcpuThread {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::GraphLosses {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FrameBatch {}
 }
