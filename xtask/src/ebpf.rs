@@ -20,8 +20,7 @@ const LINKER_VERSION: &str = "0.13.0";
 const LINKER_LLVM: &str = "llvm-22";
 const TARGET: &str = "bpfel-unknown-none";
 /// The objects, below the root of the repository, each with the binary that it is.
-const OBJECTS: [(&str, &str); 3] =
-    [("ebpf/huddle.bpf.o", "huddle"), ("ebpf/content.bpf.o", "content"), ("ebpf/events.bpf.o", "events")];
+const OBJECTS: [(&str, &str); 2] = [("ebpf/huddle.bpf.o", "huddle"), ("ebpf/events.bpf.o", "events")];
 /// Names a directory for the linker, so that several checkouts can use one.
 const TOOLS_VARIABLE: &str = "HUDDLE_EBPF_TOOLS";
 

@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn chunks_hold_all_that_came() {
-        let frames: Vec<u64> = (0..3 * CHUNK as u64 + 5).map(|n| n * 7 % 5000 + (n % 2 << 16)).collect();
+        let frames: Vec<u64> = (0..3 * CHUNK as u64 + 5).map(|n| n * 7 % 5000 + ((n % 2) << 16)).collect();
         let mut buckets = Buckets::default();
         for part in frames.chunks(100) {
             buckets.scatter(part, 0).unwrap();

@@ -176,25 +176,6 @@ pub struct GraphLosses {
     pub events: u64,
 }
 
-/// Frames in a [`FrameBatch`].
-pub const FRAME_BATCH: usize = 1024;
-/// Frames of a batch that one run of the program looks at.
-pub const FRAMES_A_RUN: usize = 64;
-/// 64-bit words read of each frame.
-pub const HEAD_WORDS: usize = 2;
-
-/// Physical frames to look at, and what was found.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct FrameBatch {
-    /// Kernel address at which the direct map of physical memory begins.
-    pub direct_map: u64,
-    /// Frame numbers.
-    pub frames: [u64; FRAME_BATCH],
-    /// The first words of each frame; zero where they could not be read.
-    pub heads: [[u64; HEAD_WORDS]; FRAME_BATCH],
-}
-
 /// A kernel offset that this kernel's BTF does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
 
@@ -209,8 +190,6 @@ const _: () = {
     assert!(size_of::<VcpuThread>() == 8);
     assert!(size_of::<GraphEvent>() == 24 && align_of::<GraphEvent>() == 8);
     assert!(size_of::<GraphLosses>() == 8);
-    assert!(FRAME_BATCH.is_power_of_two() && FRAME_BATCH.is_multiple_of(FRAMES_A_RUN));
-    assert!(size_of::<FrameBatch>() == 8 + FRAME_BATCH * 24);
     assert!(align_of::<PassEvent>() == 8 && align_of::<Slot>() == 8 && align_of::<Residency>() == 8);
 };
 
@@ -232,6 +211,4 @@ mod user {
     unsafe impl aya::Pod for super::VcpuThread {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::GraphLosses {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::FrameBatch {}
 }

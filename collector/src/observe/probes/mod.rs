@@ -1,7 +1,7 @@
 //! The BPF programs: loaded, attached, and read.
 //!
 //! Each program is optional: one that this kernel refuses leaves the others working, and its reason is
-//! in [`Probes::status`]. Nothing is pinned in bpffs: programs, maps and links live as long as the file
+//! in [`Programs::status`]. Nothing is pinned in bpffs: programs, maps and links live as long as the file
 //! descriptors of this process, so they are gone after any exit, also after `kill -9`.
 
 pub mod btf;
