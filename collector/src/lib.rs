@@ -4,6 +4,7 @@
 //! Every reader of `/proc` or `/sys` takes a [`host::HostRoot`], so that tests give it a tree of
 //! fixtures. Everything that changes the host goes through [`pin::journal`].
 
+pub mod attach;
 pub mod discover;
 pub mod doctor;
 pub mod engine;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod availability;
+pub mod command;
 pub mod counters;
 pub mod cpuset;
 pub mod ksm;

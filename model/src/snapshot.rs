@@ -1,6 +1,8 @@
 //! What the loop knows at one moment: the one thing that the terminal, the attach socket and the
 //! headless log read.
 
+use serde::{Deserialize, Serialize};
+
 use crate::availability::Availability;
 use crate::ksm::KsmState;
 use crate::matrix::SharingMatrix;
@@ -11,7 +13,7 @@ use crate::trial::Comparison;
 use crate::vm::Vm;
 
 /// Something that happened, for the log, the terminal and the recording.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When, in microseconds since the Unix epoch.
     pub at_unix_us: u64,
@@ -24,7 +26,8 @@ pub struct Event {
 }
 
 /// Sorts of events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A VM was seen for the first time.
     VmAppeared,
@@ -58,7 +61,7 @@ impl EventKind {
 }
 
 /// The loop's view after one round, or, with the same `round`, after a window of observation in it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Rounds since the start, from 1; 0 before the first.
     pub round: u64,
@@ -89,7 +92,7 @@ pub struct Snapshot {
 }
 
 /// What pinning did in one round.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinOutcome {
     /// Threads whose affinity was changed.
     pub changed: u32,

@@ -33,8 +33,25 @@ pub struct CacheDomain {
     pub node: Option<u32>,
 }
 
+/// The JSON of a topology, before it is checked.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    level: Option<u8>,
+    domains: Vec<CacheDomain>,
+}
+
+impl TryFrom<File> for Topology {
+    type Error = TopologyError;
+
+    fn try_from(file: File) -> Result<Self, TopologyError> {
+        Self::new(file.level, file.domains)
+    }
+}
+
 /// The cache domains of a host at one cache level: non-empty, disjoint, ids unique.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "File")]
 pub struct Topology {
     /// Cache level the domains are drawn at; `None` when a file gave the domains.
     level: Option<u8>,
@@ -114,12 +131,6 @@ impl Topology {
 
     /// Reads the JSON of `--topology FILE`.
     pub fn from_json(text: &str) -> Result<Self, TopologyError> {
-        #[derive(Deserialize)]
-        struct File {
-            #[serde(default)]
-            level: Option<u8>,
-            domains: Vec<CacheDomain>,
-        }
         let file: File =
             serde_json::from_str(text).map_err(|error| TopologyError::Json(error.to_string()))?;
         Self::new(file.level, file.domains)

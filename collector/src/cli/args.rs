@@ -122,6 +122,10 @@ pub(crate) struct LoopArgs {
     /// Length of a window of observation, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
     pub(crate) window: f64,
+    /// Serve `huddle top --attach` at this socket [default: attach.sock in the state directory; a dry run
+    /// has none]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
@@ -150,6 +154,15 @@ pub(crate) struct TopArgs {
     /// Draw with ASCII characters only
     #[arg(long)]
     pub(crate) ascii: bool,
+    /// Show a loop that runs already instead of running one: the one at this socket
+    /// [default: attach.sock in the state directory]
+    #[arg(
+        long,
+        value_name = "SOCKET",
+        num_args = 0..=1,
+        conflicts_with_all = ["dry_run", "ksm_run", "min_interval", "window", "socket", "record"]
+    )]
+    pub(crate) attach: Option<Option<PathBuf>>,
 }
 
 /// `NAME=PID` of `--vm`.

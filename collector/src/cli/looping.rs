@@ -1,17 +1,19 @@
 //! What `huddle run` and `huddle top` have in common: the engine with its recorder, signals, the end.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server};
+use huddle_collector::engine::command::{Request, Requests};
 use huddle_collector::engine::stages::{Clock, SharingSource};
 use huddle_collector::engine::{
     Engine, EventsSharing, HostClock, HostFacts, HostSharing, HostVms, Memory, RESCAN_ROUNDS, RunEnd,
     RunOptions, run,
 };
-use huddle_collector::host::ksm;
 use huddle_collector::host::topology::{self, usable_cpus};
+use huddle_collector::host::{HostRoot, ksm};
 use huddle_collector::observe::observer::{HostObserver, Sources};
 use huddle_collector::observe::perf::VcpuCounters;
 use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
@@ -23,11 +25,12 @@ use huddle_collector::record::{
 };
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::availability::Availability;
+use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
 use super::config::LoopMethod;
@@ -42,6 +45,9 @@ pub(crate) struct Loop {
     engine: Engine,
     passes: Box<dyn PassTrigger>,
     recorder: Option<RecorderHandle>,
+    recordings: Recordings,
+    server: Option<Server>,
+    can_pin: bool,
 }
 
 impl Loop {
@@ -56,7 +62,9 @@ impl Loop {
             .context("this kernel tells nothing of KSM, so no pass will ever complete")
             .map_err(Failure::Host)?;
         let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
-        let recorder = args.record.as_deref().map(|dir| start_recorder(context, dir)).transpose()?;
+        let server = serve_at(context, args, pinner.is_some())?;
+        let recordings = Recordings::of(context);
+        let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
         let pinner = match pinner {
             Some(mut pinner) => {
                 if args.ksm_run {
@@ -91,31 +99,107 @@ impl Loop {
             policy: context.policy,
             memory: Memory::default(),
         };
-        Ok(Self { engine, passes, recorder })
+        let can_pin = engine.pinner.is_some();
+        Ok(Self { engine, passes, recorder, recordings, server, can_pin })
     }
 
-    /// Runs until `stop`, recording if asked to; the recording is closed before this returns.
+    /// Runs until `stop`, recording if asked to; the recording is closed before this returns. Viewers are
+    /// served at the socket, and `asks` is where a screen of this process sends its wishes.
     pub(crate) async fn run(
         self,
         stop: impl Future<Output = ()>,
         publish: &watch::Sender<Option<Arc<Snapshot>>>,
+        (asks, mut asked): (Requests, mpsc::Receiver<Request>),
         options: RunOptions,
     ) -> Result<RunEnd, Failure> {
-        let recorder = self.recorder;
+        let serving = self.server.map(|server| {
+            let hello = Hello {
+                protocol: PROTOCOL.to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                can_pin: self.can_pin,
+            };
+            tokio::spawn(server.serve(hello, publish.subscribe(), asks))
+        });
+        let recorder = Mutex::new(self.recorder);
         let keep = |snapshot: &Arc<Snapshot>| {
-            if let Some(recorder) = &recorder {
+            if let Some(recorder) = &*lock(&recorder) {
                 recorder.send(Arc::clone(snapshot));
             }
         };
-        let end = run(self.engine, self.passes, stop, keep, publish, options).await;
+        let (to_engine, requests) = mpsc::channel(1);
+        // Wishes that concern the recording are done here, the others are the engine's.
+        let route = async {
+            while let Some(Request { command, reply }) = asked.recv().await {
+                let said = match command {
+                    LoopCommand::StartRecording { dir } => {
+                        start(&recorder, &self.recordings, Path::new(&dir))
+                    }
+                    LoopCommand::StopRecording => finish(&recorder),
+                    command => {
+                        // The loop has ended when nobody takes it; the reply then says so by being dropped.
+                        let _ = to_engine.send(Request { command, reply }).await;
+                        continue;
+                    }
+                };
+                let _ = reply.send(said);
+            }
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            end = run(self.engine, self.passes, stop, keep, publish, requests, options) => end,
+            () = route => unreachable!("it waits for ever"),
+        };
+        if let Some(serving) = serving {
+            serving.abort();
+            // Cancelled, as asked; the socket's file is gone with it.
+            let _ = serving.await;
+        }
         // The recording is closed even when the loop failed.
-        let recorded = recorder.map(RecorderHandle::finish).transpose();
+        let recorded = lock(&recorder).take().map(RecorderHandle::finish).transpose();
         let end = end.context("the loop broke off; its changes were taken back").map_err(Failure::Failed)?;
         if let Some(summary) = recorded.map_err(Failure::failed)? {
             say_recorded(&summary);
         }
         Ok(end)
     }
+}
+
+/// Begins a recording, as a viewer wishes.
+fn start(
+    recorder: &Mutex<Option<RecorderHandle>>,
+    recordings: &Recordings,
+    dir: &Path,
+) -> Result<String, String> {
+    let mut recorder = lock(recorder);
+    if recorder.is_some() {
+        return Err("a recording is running; stop it first".into());
+    }
+    *recorder = Some(recordings.start(dir).map_err(|failure| failure.to_string())?);
+    Ok(format!("recording into {}", dir.display()))
+}
+
+/// Closes the recording, as a viewer wishes. It is a matter of a few files.
+fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
+    let running = lock(recorder).take().ok_or("no recording is running")?;
+    let summary = running.finish().map_err(|error| error.to_string())?;
+    say_recorded(&summary);
+    Ok(format!("recorded {} snapshots in {}", summary.snapshots.snapshots_recorded, summary.dir.display()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The socket for viewers: the one that is named, else one in the state directory. A dry run has no state
+/// directory, so it has a socket only where one is named.
+fn serve_at(context: &Context, args: &LoopArgs, has_state: bool) -> Result<Option<Server>, Failure> {
+    let path = match &args.socket {
+        Some(path) => path.clone(),
+        None if has_state => context.state()?.path().join(SOCKET_FILE),
+        None => return Ok(None),
+    };
+    Server::bind(&path).map(Some).map_err(Failure::failed)
 }
 
 /// The scan, or what the configuration says.
@@ -151,33 +235,52 @@ fn pass_trigger(
     Ok(trigger)
 }
 
-fn start_recorder(context: &Context, dir: &Path) -> Result<RecorderHandle, Failure> {
-    let settings = &context.config.record;
-    let mut limits = RecorderLimits::default();
-    if let Some(mib) = settings.segment_max_mib {
-        limits.segment.max_bytes = mib << 20;
+/// What every recording of this process has in common.
+struct Recordings {
+    root: HostRoot,
+    limits: RecorderLimits,
+    config_text: Option<String>,
+    cache_level: Option<u8>,
+}
+
+impl Recordings {
+    fn of(context: &Context) -> Self {
+        let settings = &context.config.record;
+        let mut limits = RecorderLimits::default();
+        if let Some(mib) = settings.segment_max_mib {
+            limits.segment.max_bytes = mib << 20;
+        }
+        if let Some(s) = settings.segment_max_age_s {
+            limits.segment.max_age = Duration::from_secs(s);
+        }
+        if let Some(mib) = settings.total_max_mib {
+            limits.recording.max_total_bytes = Some(mib << 20);
+        }
+        limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
+        Self {
+            root: context.root.clone(),
+            limits,
+            config_text: context.config_text.clone(),
+            cache_level: context.cache_level,
+        }
     }
-    if let Some(s) = settings.segment_max_age_s {
-        limits.segment.max_age = Duration::from_secs(s);
+
+    fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {
+        let root = &self.root;
+        let begin_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
+        let about = RunAbout {
+            run: run_id(begin_us, std::process::id()),
+            host: host_name(root).map_err(Failure::failed)?,
+            begin_us,
+            huddle_version: env!("CARGO_PKG_VERSION").to_owned(),
+            git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
+            command_line: std::env::args().collect(),
+            config: self.config_text.clone(),
+            caches: usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into(),
+            topology: topology::read(root, self.cache_level).into(),
+        };
+        Recorder::start(dir, new_manifest(root, about), self.limits).map_err(Failure::failed)
     }
-    if let Some(mib) = settings.total_max_mib {
-        limits.recording.max_total_bytes = Some(mib << 20);
-    }
-    limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
-    let root = &context.root;
-    let begin_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
-    let about = RunAbout {
-        run: run_id(begin_us, std::process::id()),
-        host: host_name(root).map_err(Failure::failed)?,
-        begin_us,
-        huddle_version: env!("CARGO_PKG_VERSION").to_owned(),
-        git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
-        command_line: std::env::args().collect(),
-        config: context.config_text.clone(),
-        caches: usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into(),
-        topology: topology::read(root, context.cache_level).into(),
-    };
-    Recorder::start(dir, new_manifest(root, about), limits).map_err(Failure::failed)
 }
 
 fn say_recorded(summary: &RecordingSummary) {

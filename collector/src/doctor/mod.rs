@@ -63,6 +63,7 @@ pub fn examine(root: &HostRoot) -> Vec<Finding> {
 pub fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     let mut findings = counting::try_out(set);
     findings.extend(programs::try_out(root));
+    findings.push(programs::try_out_events(root));
     findings
 }
 

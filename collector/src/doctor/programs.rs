@@ -6,6 +6,7 @@ use super::{Finding, Item};
 use crate::host::HostRoot;
 use crate::observe::probes::program::{Program, ProgramStatus};
 use crate::observe::probes::{ProbeConfig, ProbeError, Probes};
+use crate::sharing::events::{EventsConfig, EventsGraph};
 
 const AREA: &str = "BPF programs";
 
@@ -19,6 +20,19 @@ pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
             let judge = |status| Finding { remedy: Some(whole(&error).into()), ..judge(&status) };
             Program::ALL.map(status).map(judge).into()
         }
+    }
+}
+
+/// Whether the programs of sharing method `events` attach.
+pub(super) fn try_out_events(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "sharing_events" };
+    match EventsGraph::start(root.clone(), EventsConfig::default()) {
+        Ok(_) => item.good("attach", "sharing method `events` can keep the matrix current between scans"),
+        Err(error) => item.missing(
+            error.to_string(),
+            "what VMs share is scanned anew in every round, which costs more and misses nothing",
+            Some("run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF"),
+        ),
     }
 }
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::snapshot::Snapshot;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Engine;
+use super::command::Request;
 use crate::observe::probes::pass::{Pass, PassTrigger, TriggerError};
 use crate::pin::UndoReport;
 
@@ -40,7 +41,7 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
 /// Does a round at once and then after every completed pass, and ends a window of observation every
 /// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
-/// everything back. `keep` is given every snapshot (for the recorder) and must not block; each is then
+/// everything back. In between it does what viewers ask for through `requests`. `keep` is given every snapshot (for the recorder) and must not block; each is then
 /// published on `publish`, where readers that are slow see the latest.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
@@ -53,6 +54,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     keep: impl Fn(&Arc<Snapshot>),
     publish: &watch::Sender<Option<Arc<Snapshot>>>,
+    mut requests: mpsc::Receiver<Request>,
     options: RunOptions,
 ) -> Result<RunEnd, JoinError> {
     tokio::pin!(stop);
@@ -92,6 +94,16 @@ pub async fn run(
                         failed = true;
                     }
                 },
+                Some(Request { command, reply }) = requests.recv() => {
+                    let (back, outcome) = blocking(engine, move |engine| engine.command(&command)).await?;
+                    engine = back;
+                    let said = outcome.map(|(snapshot, said)| {
+                        tell(snapshot);
+                        said
+                    });
+                    // Who asked may have gone meanwhile.
+                    let _ = reply.send(said);
+                }
                 _ = windows.tick() => {
                     let (back, snapshot) = blocking(engine, Engine::observe).await?;
                     engine = back;

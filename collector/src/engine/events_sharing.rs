@@ -1,9 +1,11 @@
 //! What VMs share by method `events`: a full reading now and then, and in between what the kernel told.
 
+use huddle_model::observation::ProgramCost;
 use huddle_model::vm::Vm;
 
 use super::stages::{SharingSource, StageError};
 use crate::host::HostRoot;
+use crate::observe::probes::graph::GraphCost;
 use crate::sharing::events::{Drift, EventsConfig, EventsError, EventsGraph};
 use crate::sharing::{Measurement, MergedScan};
 
@@ -73,6 +75,16 @@ impl EventsSharing {
 }
 
 impl SharingSource for EventsSharing {
+    fn programs_cost(&self) -> Option<ProgramCost> {
+        match &self.graph {
+            Graph::Kept(graph) => {
+                let GraphCost { runs, run_ns } = graph.cost();
+                Some(ProgramCost { runs, run_ns })
+            }
+            Graph::NotStarted | Graph::Unavailable(_) => None,
+        }
+    }
+
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
         if matches!(self.graph, Graph::NotStarted) {
             self.graph = match EventsGraph::start(self.root.clone(), EventsConfig::default()) {

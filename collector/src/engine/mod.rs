@@ -6,6 +6,7 @@
 //! channel. A stage that fails makes its part of the snapshot unavailable, with the reason, and the
 //! loop goes on; only a failed undo is an error of its own.
 
+pub mod command;
 mod drive;
 mod events_sharing;
 mod host_stages;
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
-use huddle_model::observation::Observation;
+use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
@@ -30,6 +31,9 @@ use crate::pin::UndoReport;
 
 /// Why nothing is pinned in a dry run.
 pub const DRY_RUN: &str = "dry run: affinities are left as they are";
+
+/// What the BPF programs of the sharing stage are called together, in windows.
+const SHARING_PROGRAMS: &str = "sharing_events";
 
 /// The stages and what the loop remembers between rounds.
 pub struct Engine {
@@ -58,6 +62,8 @@ pub struct Engine {
 pub struct Memory {
     round: u64,
     known: BTreeSet<(String, TaskId)>,
+    /// What the BPF programs of the sharing stage had cost at the last window.
+    sharing_cost: ProgramCost,
     /// What was published last: windows of observation are told with it.
     last: Option<Arc<Snapshot>>,
 }
@@ -163,7 +169,18 @@ impl Engine {
             return Availability::Unavailable("no probes and no counters are set up".into());
         };
         let placed_in = self.memory.last.as_ref().map_or(0, |last| last.round);
-        observer.observe(vms, topology).map(|seen| Observation { round: placed_in, ..seen })
+        let sharing_cost = self.sharing.programs_cost();
+        let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
+        observer.observe(vms, topology).map(|mut seen| {
+            seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
+                name: SHARING_PROGRAMS.to_owned(),
+                cost: Availability::Available(ProgramCost {
+                    runs: now.runs.saturating_sub(before.runs),
+                    run_ns: now.run_ns.saturating_sub(before.run_ns),
+                }),
+            }));
+            Observation { round: placed_in, ..seen }
+        })
     }
 
     /// Takes back every change; `None` when nothing could change.

@@ -2,7 +2,7 @@
 
 use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
-use huddle_model::observation::Observation;
+use huddle_model::observation::{Observation, ProgramCost};
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
@@ -24,6 +24,11 @@ pub trait VmSource {
 pub trait SharingSource {
     /// The matrix of `vms`; those that end meanwhile are left out and named.
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError>;
+
+    /// What BPF programs of its own cost so far, all together; `None` where it has none.
+    fn programs_cost(&self) -> Option<ProgramCost> {
+        None
+    }
 }
 
 /// Tells about the host itself.

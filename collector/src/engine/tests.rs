@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{Vcpu, VmmKind};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::command::Request;
 use super::stages::StageError;
 use super::*;
 use crate::discover::Discovery;
@@ -159,6 +161,10 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
     }
 }
 
+fn nobody_asks() -> mpsc::Receiver<Request> {
+    mpsc::channel(1).1
+}
+
 /// Numbers its windows and writes into the pinner's book when they end.
 struct FakeObserver {
     book: FakePinner,
@@ -231,7 +237,7 @@ async fn windows_are_told_between_rounds_and_after_the_trigger_broke() {
     };
     let options =
         RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_millis(20) };
-    let end = run(engine, Box::new(Broken), stop, keep, &publish, options).await.unwrap();
+    let end = run(engine, Box::new(Broken), stop, keep, &publish, nobody_asks(), options).await.unwrap();
     assert_eq!(end.rounds, 1);
     let last = vec![(1, None), (1, Some(1)), (1, Some(2)), (1, Some(3)), (1, Some(4))];
     assert_eq!(*told.lock().unwrap(), last, "the window that the stop cut short is told too");
@@ -304,7 +310,9 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     };
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
     let end =
-        run(engine, Box::new(Often), stop, |_| *kept.lock().unwrap() += 1, &publish, options).await.unwrap();
+        run(engine, Box::new(Often), stop, |_| *kept.lock().unwrap() += 1, &publish, nobody_asks(), options)
+            .await
+            .unwrap();
     assert_eq!(end.rounds, 4);
     assert_eq!(*kept.lock().unwrap(), 4);
     let said = pinner.0.lock().unwrap();
@@ -324,7 +332,9 @@ async fn passes_that_come_faster_than_the_interval_make_one_round() {
         rounds: Some(4),
         window: Duration::from_secs(60),
     };
-    run(engine, Box::new(Often), std::future::pending(), |_| {}, &publish, options).await.unwrap();
+    run(engine, Box::new(Often), std::future::pending(), |_| {}, &publish, nobody_asks(), options)
+        .await
+        .unwrap();
     assert!(begin.elapsed() >= Duration::from_millis(300), "three intervals lie between four rounds");
 }
 
@@ -335,6 +345,39 @@ async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
     let (publish, _seen) = watch::channel(None);
     let stop = tokio::time::sleep(Duration::from_millis(300));
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-    let end = run(engine, Box::new(Broken), stop, |_| {}, &publish, options).await.unwrap();
+    let end = run(engine, Box::new(Broken), stop, |_| {}, &publish, nobody_asks(), options).await.unwrap();
     assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
+}
+
+#[test]
+fn wishes_are_rounds_of_their_own() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    assert!(engine.command(&LoopCommand::Apply).is_err(), "before the first round");
+    engine.round();
+    let (snapshot, said) = engine.command(&LoopCommand::SetPolicy(Policy::None)).unwrap();
+    assert!(said.contains("none") && snapshot.round == 2, "{said}");
+    assert_eq!(snapshot.plan.value().unwrap().policy, Policy::None);
+    let (snapshot, _) = engine.command(&LoopCommand::Restore).unwrap();
+    assert_eq!(snapshot.pinned.reason(), Some(DRY_RUN));
+    assert_eq!(engine.round().pinned.reason(), Some(DRY_RUN), "and it stays so");
+    let (snapshot, _) = engine.command(&LoopCommand::Apply).unwrap();
+    assert!(snapshot.pinned.value().is_some());
+    let book = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
+    assert_eq!(*pinner.0.lock().unwrap(), book);
+    engine.pinner = None;
+    assert!(engine.command(&LoopCommand::Restore).unwrap_err().contains("--dry-run"));
+}
+
+#[tokio::test]
+async fn a_viewer_is_answered_while_the_loop_waits() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, _seen) = watch::channel(None);
+    let (asks, requests) = mpsc::channel(1);
+    let (reply, answer) = oneshot::channel();
+    asks.send(Request { command: LoopCommand::DryRun, reply }).await.unwrap();
+    let stop = async { assert!(answer.await.unwrap().unwrap().contains("nothing is pinned")) };
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    run(engine, Box::new(Broken), stop, |_| {}, &publish, requests, options).await.unwrap();
 }

@@ -144,6 +144,13 @@ impl Serialize for SharingMatrix {
     }
 }
 
+impl<'de> Deserialize<'de> for SharingMatrix {
+    /// The same, with the checks of a file.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_parsed(File::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 impl SharingMatrix {
     /// Reads the file of `--matrix FILE`: the JSON `huddle/matrix/1` when its first character is `{`,
     /// else CSV with a header of VM names, a first column of VM names and cells in percent.
@@ -154,6 +161,10 @@ impl SharingMatrix {
     fn from_json(text: &str) -> Result<Self, MatrixFileError> {
         let file: File =
             serde_json::from_str(text).map_err(|error| MatrixFileError::Syntax(error.to_string()))?;
+        Self::from_parsed(file)
+    }
+
+    fn from_parsed(file: File) -> Result<Self, MatrixFileError> {
         if file.schema != SCHEMA {
             return Err(MatrixFileError::Schema(file.schema));
         }

@@ -197,7 +197,7 @@ pub struct VcpuPlacement {
 }
 
 /// A placement with its reasons.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,

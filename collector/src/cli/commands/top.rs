@@ -1,16 +1,18 @@
 //! `huddle top`.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use crossterm::event::EventStream;
 use futures::StreamExt;
+use huddle_collector::attach::{AttachError, SOCKET_FILE, Said, Viewer};
 use huddle_model::snapshot::Snapshot;
 use huddle_tui::terminal::TerminalGuard;
 use huddle_tui::{Action, App, Charset, ColourEnv, ColourMode, LocaleEnv, Options, draw};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cli::args::{Common, Format, TopArgs};
 use crate::cli::context::Context;
@@ -28,11 +30,16 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
         )));
     }
     let context = Context::new(common)?;
-    let parts = Loop::prepare(&context, &args.looping)?;
-    let guard = TerminalGuard::enter().map_err(|error| match error.kind() {
-        ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
-        _ => Failure::failed(error),
-    })?;
+    match &args.attach {
+        Some(socket) => attached(&context, socket.as_deref(), args.ascii, log),
+        None => live(&context, args, log),
+    }
+}
+
+/// Runs the loop and shows it.
+fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+    let parts = Loop::prepare(context, &args.looping)?;
+    let guard = enter()?;
     // Dropped after the screen is left, so that what was said meanwhile is read then.
     let held = log.hold();
     let runtime = looping::runtime()?;
@@ -41,6 +48,7 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
         let signalled = looping::stop_signal()?;
         let (publish, seen) = watch::channel(None);
         let (quit, quitted) = oneshot::channel::<()>();
+        let (asks, asked) = mpsc::channel(8);
         let screen = tokio::spawn(show(guard, seen, args.ascii, quit));
         let stop = async {
             tokio::select! {
@@ -49,7 +57,7 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
                 _ = quitted => {}
             }
         };
-        let end = parts.run(stop, &publish, options).await;
+        let end = parts.run(stop, &publish, (asks, asked), options).await;
         drop(publish);
         let shown = screen.await.context("the terminal stopped early").map_err(Failure::Failed)?;
         end.and_then(|end| shown.map(|()| end))
@@ -57,6 +65,58 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
     drop(held);
     let end = end?;
     looping::say_undone(&end)
+}
+
+/// Shows a loop that another process runs. Nothing of it changes when the screen is left.
+fn attached(context: &Context, socket: Option<&Path>, ascii: bool, log: &Log) -> Result<(), Failure> {
+    let socket = match socket {
+        Some(socket) => socket.to_owned(),
+        None => context.state()?.path().join(SOCKET_FILE),
+    };
+    let runtime = looping::runtime()?;
+    let mut viewer = runtime.block_on(Viewer::attach(&socket)).map_err(Failure::failed)?;
+    let guard = enter()?;
+    let held = log.hold();
+    let end = runtime.block_on(async {
+        let signalled = looping::stop_signal()?;
+        let (publish, seen) = watch::channel(None);
+        let (quit, quitted) = oneshot::channel::<()>();
+        let screen = tokio::spawn(show(guard, seen, ascii, quit));
+        let followed = tokio::select! {
+            followed = follow(&mut viewer, &publish) => followed,
+            () = signalled => Ok(false),
+            _ = quitted => Ok(false),
+        };
+        drop(publish);
+        let shown = screen.await.context("the terminal stopped early").map_err(Failure::Failed)?;
+        followed.map_err(Failure::failed).and_then(|ended| shown.map(|()| ended))
+    });
+    drop(held);
+    if end? {
+        tracing::info!("the loop of process {} has ended", viewer.hello.pid);
+    }
+    Ok(())
+}
+
+/// Publishes what the loop says, until it ends.
+async fn follow(
+    viewer: &mut Viewer,
+    publish: &watch::Sender<Option<Arc<Snapshot>>>,
+) -> Result<bool, AttachError> {
+    loop {
+        match viewer.next().await? {
+            Some(Said::Snapshot(snapshot)) => _ = publish.send_replace(Some(Arc::from(snapshot))),
+            Some(Said::Answer(_) | Said::Hello(_)) => {}
+            None => return Ok(true),
+        }
+    }
+}
+
+fn enter() -> Result<TerminalGuard, Failure> {
+    TerminalGuard::enter().map_err(|error| match error.kind() {
+        ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
+        _ => Failure::failed(error),
+    })
 }
 
 /// Shows snapshots and takes keys until the user quits or the loop has ended; the terminal is left as

@@ -1,0 +1,98 @@
+//! The viewer's side.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use huddle_model::command::LoopCommand;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::{Hello, MAX_LINE_BYTES, PROTOCOL, Said, line_of};
+
+/// Why a loop cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// Nobody serves there.
+    #[error("no huddle serves viewers at {}: {source}; start `huddle run`, or name its socket", path.display())]
+    Nobody {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another version, or no huddle at all.
+    #[error("what serves at {} does not speak {PROTOCOL}: {reason}", path.display())]
+    Language {
+        /// The socket.
+        path: PathBuf,
+        /// What was heard.
+        reason: String,
+    },
+    /// The connection broke.
+    #[error("the connection to the loop broke: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// A connection to a running loop.
+#[derive(Debug)]
+pub struct Viewer {
+    /// Who serves.
+    pub hello: Hello,
+    path: PathBuf,
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    /// What was read of the line that comes; kept here, so that waiting for it can be given up.
+    line: Vec<u8>,
+}
+
+impl Viewer {
+    /// Connects to the loop that serves at `path`.
+    ///
+    /// # Errors
+    /// Nobody serves there, or in another version.
+    pub async fn attach(path: &Path) -> Result<Self, AttachError> {
+        let nobody = |source| AttachError::Nobody { path: path.to_owned(), source };
+        let (read, write) = UnixStream::connect(path).await.map_err(nobody)?.into_split();
+        let unknown = Hello { protocol: String::new(), version: String::new(), pid: 0, can_pin: false };
+        let read = BufReader::new(read);
+        let mut viewer = Self { hello: unknown, path: path.to_owned(), read, write, line: Vec::new() };
+        match viewer.next().await? {
+            Some(Said::Hello(hello)) if hello.protocol == PROTOCOL => viewer.hello = hello,
+            Some(Said::Hello(hello)) => {
+                let reason = format!("it is huddle {} and speaks {}", hello.version, hello.protocol);
+                return Err(AttachError::Language { path: path.to_owned(), reason });
+            }
+            _ => {
+                let reason = "it did not say who it is".to_owned();
+                return Err(AttachError::Language { path: path.to_owned(), reason });
+            }
+        }
+        Ok(viewer)
+    }
+
+    /// The next thing that is said; `None` when the loop has ended. Can be given up and called again.
+    ///
+    /// # Errors
+    /// The connection broke, or what was said is not understood.
+    pub async fn next(&mut self) -> Result<Option<Said>, AttachError> {
+        let room = (MAX_LINE_BYTES - self.line.len()) as u64;
+        (&mut self.read).take(room).read_until(b'\n', &mut self.line).await?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        let line = std::mem::take(&mut self.line);
+        let said = serde_json::from_slice(&line)
+            .map_err(|error| AttachError::Language { path: self.path.clone(), reason: error.to_string() })?;
+        Ok(Some(said))
+    }
+
+    /// Says a wish; its answer comes among what is said next.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub async fn ask(&mut self, command: &LoopCommand) -> Result<(), AttachError> {
+        let line = line_of(command).map_err(io::Error::from)?;
+        Ok(self.write.write_all(&line).await?)
+    }
+}
