@@ -63,6 +63,18 @@ impl Report {
         }
         for table in Table::ALL {
             match run.files(*table) {
+                // A table gets its directory with its first row, so most runs lack some.
+                Ok(files) if files == TableFiles::default() && !is_expected(manifest.as_ref(), *table) => {}
+                Ok(files) if manifest.as_ref().is_some_and(|manifest| !manifest.knows(*table)) => {
+                    report.problems.push(format!(
+                        "{} has the table {table}, which came with schema version {}, and its manifest says {}: \
+                         {} files were passed over",
+                        run.path().display(),
+                        table.since(),
+                        manifest.as_ref().map_or(0, |manifest| manifest.schema_version),
+                        files.segments.len() + files.open.len() + files.strange.len(),
+                    ));
+                }
                 Ok(files) => report.check_table(*table, &files, manifest.as_ref()),
                 Err(error) => report.problems.push(error.to_string()),
             }
@@ -213,6 +225,13 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Whether the manifest says that segments of `table` are there.
+fn is_expected(manifest: Option<&Manifest>, table: Table) -> bool {
+    manifest.map(|manifest| manifest.counts(table)).is_some_and(|counts| {
+        counts.segments_written > counts.segments_removed || counts.rows_lost > 0 || counts.rows_removed > 0
+    })
 }
 
 fn verdict(problems: usize) -> String {

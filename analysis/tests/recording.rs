@@ -237,7 +237,7 @@ fn other_columns_are_named() {
     // A segment of another table under this one's name.
     fs::copy(run.join("ksm/segment-000003.parquet"), &path).unwrap();
     let problems = wrong(&run);
-    assert!(problems.contains("columns of decisions in schema version 1: policy is missing"), "{problems}");
+    assert!(problems.contains("columns of decisions in schema version 2: policy is missing"), "{problems}");
     // A segment of another run, whose rows the manifest does not count.
     let other = run.with_file_name("other");
     record(&other, (1..=4).map(|round| sample::snapshot(round, VMS - 1)));
@@ -269,7 +269,7 @@ fn manifests_that_cannot_be_used_are_refused_by_name() {
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
     for (content, words) in [
-        (written.replace("\"schema_version\": 1", "\"schema_version\": 7"), "schema version 7"),
+        (written.replace("\"schema_version\": 2", "\"schema_version\": 7"), "schema version 7"),
         (written.replace("huddle/manifest/1", "huddle/manifest/2"), "\"huddle/manifest/2\""),
         (written[..written.len() / 2].to_owned(), "not a huddle manifest"),
     ] {
@@ -283,6 +283,20 @@ fn manifests_that_cannot_be_used_are_refused_by_name() {
     fs::remove_file(&manifest).unwrap();
     assert!(wrong(&run).contains("the tables are checked without it"));
     assert_eq!(usable_rows(&run, "sharing"), 24);
+}
+
+#[test]
+fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
+    let (_dir, run) = recording();
+    let manifest = run.join("manifest.json");
+    let written = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, written.replace("\"schema_version\": 2", "\"schema_version\": 1")).unwrap();
+    assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
+    assert_eq!(analysis(&["summary"], &run).status.code(), Some(0));
+    assert_eq!(usable_rows(&run, "sharing"), 24);
+    fs::create_dir(run.join("windows")).unwrap();
+    fs::write(run.join("windows/segment-000001.parquet"), "PAR1").unwrap();
+    assert!(wrong(&run).contains("table windows, which came with schema version 2, and its manifest says 1"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SCHEMA_VERSION, Table};
+use super::{OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, Table};
 use crate::availability::Availability;
 use crate::cpuset::CpuSet;
 use crate::topology::{CacheDomain, CacheInfo, Topology};
@@ -20,7 +20,8 @@ pub const MANIFEST_SCHEMA: &str = "huddle/manifest/1";
 pub struct Manifest {
     /// [`MANIFEST_SCHEMA`].
     pub schema: String,
-    /// [`SCHEMA_VERSION`] of the tables.
+    /// Version of the tables, [`OLDEST_SCHEMA_VERSION`] to [`SCHEMA_VERSION`]: an older one lacks the
+    /// tables that came later ([`Table::since`]).
     pub schema_version: u32,
     /// Id of the run, unique on its host.
     pub run: String,
@@ -136,12 +137,14 @@ pub enum ManifestError {
     #[error("its schema is {0:?}, and this version reads {MANIFEST_SCHEMA:?} only")]
     Schema(String),
     /// Tables of another version.
-    #[error("its tables have schema version {0}, and this version reads {SCHEMA_VERSION} only")]
+    #[error(
+        "its tables have schema version {0}, and this version reads {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} only"
+    )]
     Version(u64),
 }
 
 impl Manifest {
-    /// Reads a manifest, and refuses other versions by their name.
+    /// Reads a manifest of this or an older version, and refuses others by their name.
     pub fn from_json(text: &str) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct Head {
@@ -154,7 +157,7 @@ impl Manifest {
         if head.schema != MANIFEST_SCHEMA {
             return Err(ManifestError::Schema(head.schema));
         }
-        if head.schema_version != u64::from(SCHEMA_VERSION) {
+        if !(u64::from(OLDEST_SCHEMA_VERSION)..=u64::from(SCHEMA_VERSION)).contains(&head.schema_version) {
             return Err(ManifestError::Version(head.schema_version));
         }
         serde_json::from_str(text).map_err(json)
@@ -166,6 +169,11 @@ impl Manifest {
             serde_json::to_string_pretty(self).map_err(|error| ManifestError::Json(error.to_string()))?;
         text.push('\n');
         Ok(text)
+    }
+
+    /// Whether recordings of this manifest's version can have `table`.
+    pub fn knows(&self, table: Table) -> bool {
+        table.since() <= self.schema_version
     }
 
     /// The counts of one table; zeros where nothing of it was recorded.
@@ -256,9 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn an_older_version_is_read_and_lacks_the_tables_that_came_later() {
+        let old = Manifest { schema_version: 1, ..manifest() };
+        let read = Manifest::from_json(&old.to_json().unwrap()).unwrap();
+        assert_eq!(read, old);
+        let known: Vec<&str> =
+            Table::ALL.iter().filter(|table| read.knows(**table)).map(|table| table.name()).collect();
+        assert_eq!(known, ["sharing", "vms", "placements", "decisions", "ksm", "events"]);
+        assert!(Table::ALL.iter().all(|table| manifest().knows(*table)));
+    }
+
+    #[test]
     fn other_versions_are_refused_by_name_even_when_the_rest_differs() {
         for (text, word) in [
             (r#"{"schema":"huddle/manifest/1","schema_version":7,"new":1}"#, "schema version 7"),
+            (r#"{"schema":"huddle/manifest/1","schema_version":0}"#, "schema version 0"),
             (r#"{"schema":"huddle/manifest/2","schema_version":1}"#, "\"huddle/manifest/2\""),
             (r#"{"schema":"huddle/manifest/1","schema_version":2}"#, "missing field"),
             ("{}", "not a huddle manifest"),

@@ -28,6 +28,27 @@ pub use time::{run_id, utc_text};
 /// occupancy, reported, programs, windows, trials; the tables of 1 are unchanged.
 pub const SCHEMA_VERSION: u32 = 2;
 
+/// The oldest version that is still read.
+pub const OLDEST_SCHEMA_VERSION: u32 = 1;
+
+impl Table {
+    /// The version of the schema that this table came with; recordings of an older one do not have it.
+    pub fn since(self) -> u32 {
+        match self {
+            Self::Sharing | Self::Vms | Self::Placements | Self::Decisions | Self::Ksm | Self::Events => 1,
+            Self::Counters
+            | Self::Residency
+            | Self::Exits
+            | Self::Merging
+            | Self::Occupancy
+            | Self::Reported
+            | Self::Programs
+            | Self::Windows
+            | Self::Trials => 2,
+        }
+    }
+}
+
 /// Type of a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ColumnKind {
