@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Table, rows_of};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
 use huddle_model::snapshot::Snapshot;
 
+use super::progress::{News, Progress};
 use super::writer::RunWriter;
 use super::{RecordError, RecorderLimits};
 
@@ -23,7 +24,7 @@ pub struct Recorder;
 #[derive(Debug)]
 pub struct RecorderHandle {
     /// `None` once it is being finished.
-    sender: Option<SyncSender<Arc<Snapshot>>>,
+    sender: Option<SyncSender<News>>,
     thread: Option<JoinHandle<Result<RecordingSummary, RecordError>>>,
     shared: Arc<Shared>,
 }
@@ -53,6 +54,8 @@ pub struct RecordingSummary {
 struct Shared {
     recorded: AtomicU64,
     lost: AtomicU64,
+    /// What was sent already, lost or not.
+    progress: Mutex<Progress>,
     /// Rows of the lost snapshots by position in [`Table::ALL`], until the thread counts them.
     rows_lost: Mutex<Vec<u64>>,
     /// Why recording stopped.
@@ -87,10 +90,9 @@ impl RecorderHandle {
     /// as lost, with its rows.
     pub fn send(&self, snapshot: Arc<Snapshot>) {
         let Some(sender) = &self.sender else { return };
-        if let Err(TrySendError::Full(snapshot) | TrySendError::Disconnected(snapshot)) =
-            sender.try_send(snapshot)
-        {
-            self.shared.lose(&snapshot);
+        let news = lock(&self.shared.progress).news(snapshot);
+        if let Err(TrySendError::Full(news) | TrySendError::Disconnected(news)) = sender.try_send(news) {
+            self.shared.lose(&news);
         }
     }
 
@@ -136,9 +138,9 @@ impl Shared {
         }
     }
 
-    fn lose(&self, snapshot: &Snapshot) {
+    fn lose(&self, news: &News) {
         self.lost.fetch_add(1, Ordering::Relaxed);
-        let rows = rows_of(snapshot);
+        let rows = news.rows();
         let mut lost = lock(&self.rows_lost);
         lost.resize(Table::ALL.len(), 0);
         for (sum, table) in lost.iter_mut().zip(Table::ALL) {
@@ -159,7 +161,7 @@ impl Shared {
 fn record(
     dir: PathBuf,
     mut writer: RunWriter,
-    receiver: &Receiver<Arc<Snapshot>>,
+    receiver: &Receiver<News>,
     shared: &Shared,
 ) -> Result<RecordingSummary, RecordError> {
     loop {
@@ -169,10 +171,10 @@ fn record(
         };
         shared.settle(&mut writer);
         match received {
-            Ok(snapshot) => {
+            Ok(news) => {
                 let counter = if writer.failure().is_none() { &shared.recorded } else { &shared.lost };
                 counter.fetch_add(1, Ordering::Relaxed);
-                writer.write(&rows_of(&snapshot), Instant::now());
+                writer.write(&news.rows(), Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => break,

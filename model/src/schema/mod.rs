@@ -14,7 +14,7 @@ mod tables;
 mod time;
 
 pub use manifest::{
-    CacheFact, Environment, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
+    CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
     TopologyFact,
 };
 pub use observation_rows::{observation_rows, trial_rows};
