@@ -76,7 +76,9 @@ impl BlockSums {
             Objective::Ipc => (self.ipc, 1.0, "no sample has both instructions and cycles"),
             Objective::Reported => (self.reported, 1.0, "no workload reported anything"),
         };
-        if part.below > 0.0 && part.above.is_finite() && part.below.is_finite() {
+        if !part.above.is_finite() || !part.below.is_finite() {
+            Availability::Unavailable("a sample is not a finite number".to_owned())
+        } else if part.below > 0.0 {
             Availability::Available(scale * part.above / part.below)
         } else {
             Availability::Unavailable(missing.to_owned())
