@@ -1,4 +1,4 @@
-//! Recordings as other programs like them: one file a table, all runs in it, with host and run.
+//! Recordings as other programs like them: one file a table, all runs in it, with host and run id.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,13 +70,13 @@ pub fn export(
     Ok(written)
 }
 
-/// A table of all runs, with the columns `host` and `run` before its own.
+/// A table of all runs, with the columns `host` and `run_id` before its own (`run` is a column of the table `ksm`).
 fn of_all(runs: &[RunDir], table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
     let mut frames = Vec::new();
     for run in runs {
         let Some(frame) = run.scan(table)? else { continue };
         let manifest = run.manifest()?;
-        let mut columns = vec![lit(manifest.host).alias("host"), lit(manifest.run).alias("run")];
+        let mut columns = vec![lit(manifest.host).alias("host"), lit(manifest.run).alias("run_id")];
         columns.extend(table.columns().iter().map(|column| col(column.name)));
         frames.push(frame.select(columns));
     }

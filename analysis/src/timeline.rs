@@ -92,7 +92,10 @@ impl Timeline {
             return Ok(());
         };
         self.windows_a_point = (last - first + 1).div_ceil(points as u64);
-        let number = ((col("window") - lit(first)).floor_div(lit(self.windows_a_point))).alias("point");
+        let number = ((col("window") - lit(first)).cast(DataType::Float64)
+            / lit(self.windows_a_point as f64))
+        .cast(DataType::UInt64)
+        .alias("point");
         let frame = frame.clone().with_columns([number]);
         let mut asked = counter_sums();
         asked.extend([col("begin_us").min(), col("end_us").max(), col("round").max(), col("arm").last()]);

@@ -19,9 +19,7 @@ pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
 }
 
 fn compared(page: &mut Page, comparison: &Comparison) {
-    for warning in &comparison.warnings {
-        page.gap(warning);
-    }
+    page.gaps(&comparison.warnings);
     let places = comparison.place_word();
     for measure in Measure::ALL {
         let drawn: Vec<Bar> = comparison
@@ -129,9 +127,7 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
         &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
         &rows,
     );
-    for note in notes {
-        page.gap(&note);
-    }
+    page.gaps(&notes);
 }
 
 fn latencies(page: &mut Page, runs: &[RunDir], comparison: &Comparison) {

@@ -11,7 +11,7 @@ body{margin:0 auto;padding:1.5rem;max-width:72rem;background:var(--paper);color:
 h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:2px solid var(--rule)}h3{margin-top:1.8rem}\
 a{color:inherit}nav ul{padding-left:1.2rem}.scroll{overflow-x:auto}figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.93rem}\
 table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}caption{text-align:left;font-weight:600;padding-bottom:.3rem}\
-th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top;overflow-wrap:anywhere}\
+th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}td{overflow-wrap:anywhere;min-width:4.5rem}td.n{min-width:0}ul.gap{padding-left:2rem}\
 thead th{background:var(--tint)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .gap{border-left:4px solid var(--warn);background:var(--tint);padding:.4rem .8rem}\
 .state-degraded,.state-missing{font-weight:600}.state-missing{color:var(--bad)}.state-degraded{color:var(--warn)}\
@@ -48,6 +48,15 @@ impl Page {
     /// Something that is missing, or that a reader must know.
     pub(super) fn gap(&mut self, text: &str) {
         self.raw(format_args!("<p class=\"gap\" role=\"note\">{}</p>", escape(text)));
+    }
+
+    /// Several of them as one list.
+    pub(super) fn gaps(&mut self, texts: &[String]) {
+        if texts.is_empty() {
+            return;
+        }
+        let items: String = texts.iter().map(|text| format!("<li>{}</li>", escape(text))).collect();
+        self.raw(format_args!("<div role=\"note\"><ul class=\"gap\">{items}</ul></div>"));
     }
 
     /// A figure with its caption.

@@ -125,7 +125,9 @@ fn delta(block: u64, arm: u64, number: u64) -> CounterDelta {
             llc_misses: Some((misses + misses * block / 100) / counted),
         },
     };
-    CounterDelta::between(&GroupReading::default(), &later)
+    let none =
+        Counts { cycles: Some(0), instructions: Some(0), llc_references: Some(0), llc_misses: Some(0) };
+    CounterDelta::between(&GroupReading { counts: none, ..Default::default() }, &later)
 }
 
 fn residency(cpu: u32, run_ns: u64) -> CpuResidency {

@@ -117,7 +117,7 @@ impl fmt::Display for Warning {
             ),
             Self::Drift { side, trend } => write!(
                 f,
-                "the values {} drift with time (Kendall's tau {:.2}, p {:.3}): warm up longer, fix the frequency, or look for other load; \
+                "the values {} drift with time (Kendall's tau {:.2}, p {:.1e}): warm up longer, fix the frequency, or look for other load; \
                  only the change within blocks can be trusted",
                 side.name(),
                 trend.tau,
