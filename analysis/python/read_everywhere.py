@@ -62,7 +62,7 @@ def main():
             counts = ", ".join(f'count(*) - count("{n}")' for n in columns)
             row = duckdb.execute(
                 f"select count(*), {counts} from read_parquet(?, hive_partitioning = false)", [texts]
-            ).fetchone()
+            ).fetchall()[0]
             assert row[0] == one.height and dict(zip(columns, row[1:])) == found, name
             read += one.height
     # One query over all hosts. `run` is a column of ksm and the key of a partition, so ksm is asked without.

