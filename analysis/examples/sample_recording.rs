@@ -2,6 +2,9 @@
 //! `cargo run --package huddle-analysis --example sample_recording -- DIR [ROUNDS]` makes
 //! `DIR/host=alpha/run=..`, and the same of the hosts `beta` and `gamma`.
 
+// The samples are the tests', which may unwrap what they wrote themselves.
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

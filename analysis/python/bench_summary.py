@@ -104,6 +104,15 @@ def timed(command):
     return time.perf_counter() - begin, used.ru_maxrss / 1024, output.decode()
 
 
+def make(run, options):
+    """Generates in a process of its own: the peak of a child counts what its parent held when it was forked."""
+    making = multiprocessing.get_context("spawn").Process(target=generate, args=(run, options.rows, options.manifest))
+    making.start()
+    making.join()
+    if making.exitcode:
+        sys.exit("the table could not be made")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
@@ -111,19 +120,19 @@ def main():
     parser.add_argument("--rows", type=int, default=100_000_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--dir", default=None, help="where the table is made, and removed again")
+    parser.add_argument("--keep", type=Path, help="a directory to make the table in, or to take it from, and to leave it in")
+    parser.add_argument("--only-make", action="store_true", help="make the table of --keep and stop")
     options = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="huddle-bench-", dir=options.dir))
+    scratch = options.keep or Path(tempfile.mkdtemp(prefix="huddle-bench-", dir=options.dir))
     try:
         run = scratch / "run"
         begin = time.perf_counter()
-        # In a process of its own: the peak of a child counts what its parent held when it was forked.
-        making = multiprocessing.get_context("spawn").Process(target=generate, args=(run, options.rows, options.manifest))
-        making.start()
-        making.join()
-        if making.exitcode:
-            sys.exit("the table could not be made")
+        if not run.exists():
+            make(run, options)
         size = sum(file.stat().st_size for file in (run / "counters").iterdir())
-        print(f"{options.rows} rows, {size / 2**30:.2f} GiB of zstd Parquet, made in {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"{options.rows} rows, {size / 2**30:.2f} GiB of zstd Parquet, there after {time.perf_counter() - begin:.0f} s", flush=True)
+        if options.only_make:
+            return
         ours, theirs, peaks, peaks_theirs = [], [], [], []
         for number in range(options.repeat + 1):
             seconds, peak, output = timed([options.program, "summary", "--format", "json", str(run)])
@@ -142,7 +151,8 @@ def main():
         print(json.dumps({"rows": options.rows, "summary_s": statistics.median(ours), "python_polars_s": statistics.median(theirs),
                           "ratio": round(ratio, 3), "peak_mib": round(max(peaks)), "peak_mib_python": round(max(peaks_theirs))}))
     finally:
-        shutil.rmtree(scratch)
+        if options.keep is None:
+            shutil.rmtree(scratch)
 
 
 if __name__ == "__main__":

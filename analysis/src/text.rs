@@ -50,7 +50,7 @@ pub(crate) fn figure(value: f64) -> String {
     match size {
         _ if !value.is_finite() => "-".to_owned(),
         _ if size == 0.0 => "0".to_owned(),
-        _ if size >= 1e7 || size < 1e-3 => format!("{value:.3e}"),
+        _ if !(1e-3..1e7).contains(&size) => format!("{value:.3e}"),
         _ => {
             let decimals = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
             format!("{value:.decimals$}")

@@ -272,22 +272,23 @@ fn what_is_missing_is_said_and_the_rest_is_reported() {
         seen.reported.iter_mut().for_each(|report| report.latency_us = Some(f64::NAN));
         snapshot
     };
-    let cases: [(&str, Box<dyn Iterator<Item = Snapshot>>, &str, &str); 6] = [
-        ("empty", Box::new(std::iter::empty()), "No VM was recorded.", "nothing to compare"),
+    let all = |rounds: u64, make: &dyn Fn(u64) -> Snapshot| (1..=rounds).map(make).collect::<Vec<_>>();
+    let cases = [
+        ("empty", Vec::new(), "No VM was recorded.", "nothing to compare"),
         (
             "plain",
-            Box::new((1..=4).map(|round| sample::snapshot(round, 2))),
+            all(4, &|round| sample::snapshot(round, 2)),
             "No counters were recorded",
             "nothing to compare",
         ),
-        ("uncounted", Box::new((1..=4).map(none)), "No MPKI", "have no LLC misses"),
-        ("one-arm", Box::new((1..=4).map(one_arm)), "Sharing in round", "one arm only"),
-        ("nan", Box::new((1..=4).map(nan)), "no distribution of response times", "values are too few"),
-        ("one-sample", Box::new((1..=1).map(|round| observed(round, 1))), "MPKI over time", "one arm only"),
+        ("uncounted", all(4, &none), "No MPKI", "have no LLC misses"),
+        ("one-arm", all(4, &one_arm), "Sharing in round", "one arm only"),
+        ("nan", all(4, &nan), "no distribution of response times", "values are too few"),
+        ("one-sample", all(1, &|round| observed(round, 1)), "MPKI over time", "one arm only"),
     ];
     for (name, rounds, in_report, in_comparison) in cases {
         let run = dir.path().join(name);
-        record(&run, sample::manifest(), rounds);
+        record(&run, sample::manifest(), rounds.into_iter());
         let page = dir.path().join(format!("{name}.html"));
         let (run, page) = (run.to_str().unwrap(), page.to_str().unwrap());
         for command in ["summary", "compare", "sharing", "timeline", "validate"] {

@@ -21,12 +21,15 @@ pub enum By {
     Arm,
     /// The policy whose placement was in force; a round is a value, and nothing is paired.
     Policy,
-    /// The recordings; a window is a value, and nothing is paired.
+    /// The recordings; a span of windows is a value, and nothing is paired.
     Run,
 }
 
 /// The quantiles of latency that are told.
 pub const LATENCY_QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999];
+
+/// Most values that a recording is cut into when recordings are compared.
+const MOST_SPANS: u64 = 200;
 
 /// Where a value stands: the number of the run, then of the block, round or window.
 pub(crate) type Place = (usize, u64);
@@ -114,6 +117,19 @@ fn policies_of(run: &RunDir) -> Result<Option<LazyFrame>, AnalysisError> {
     Ok(Some(frame.select([col("round"), label.alias("label")])))
 }
 
+/// How many windows make one value when recordings are compared: neighbouring windows are alike, so a
+/// day of them is no more than some hundred values.
+fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
+    let mut last = 0;
+    for table in [Table::Counters, Table::Reported] {
+        let Some(frame) = run.scan(table)? else { continue };
+        let found = Answer::of(frame.select([col("window").max()])).and_then(|answer| answer.u64s("window"));
+        let found = found.map_err(AnalysisError::table(run.path(), table))?;
+        last = last.max(found.into_iter().flatten().max().unwrap_or_default());
+    }
+    Ok(last.div_ceil(MOST_SPANS).max(1))
+}
+
 /// A table with the columns `label` and `place`; rows that belong to no arm are left out.
 pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<LazyFrame>, AnalysisError> {
     let Some(frame) = run.scan(table)? else { return Ok(None) };
@@ -122,7 +138,11 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
         By::Arm => Some(
             frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), place("block")]),
         ),
-        By::Run => Some(frame.with_columns([lit(run_name(run)?).alias("label"), place("window")])),
+        By::Run => {
+            let span = windows_a_span(run)?;
+            let place = (col("window").cast(DataType::Float64) / lit(span as f64)).cast(DataType::UInt64);
+            Some(frame.with_columns([lit(run_name(run)?).alias("label"), place.alias("place")]))
+        }
         By::Policy => policies_of(run)?.map(|policies| {
             // A round may be recorded twice only by a fault, and must then not double its windows.
             let policies = policies.group_by([col("round")]).agg([col("label").last()]);

@@ -248,24 +248,22 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
         )),
         _ => {}
     }
-    let flaws: [(fn(&SampleFlags) -> u64, &str); 4] = [
-        (|flags| flags.without_misses, "have no LLC misses: see `doctor` for why the counters are not there"),
-        (
-            |flags| flags.multiplexed,
-            "are scaled estimates because the counters shared the PMU: count fewer events, or stop other users of perf",
-        ),
-        (|flags| flags.migrated, "moved between caches within the window: pin, or use longer windows"),
-        (
-            |flags| flags.broken,
-            "had shared pages broken by writes within the window: their sharing is less than the matrix says",
-        ),
-    ];
     for arm in summaries {
-        for (count, words) in flaws {
-            let (count, all) = (count(&arm.samples), arm.samples.samples);
-            if count > 0 {
-                said.push(format!("{}: {count} of {all} samples {words}", arm.name));
-            }
+        let flags = arm.samples;
+        let flaws = [
+            (flags.without_misses, "have no LLC misses: see `doctor` for why the counters are not there"),
+            (
+                flags.multiplexed,
+                "are scaled estimates because the counters shared the PMU: count fewer events, or stop other users of perf",
+            ),
+            (flags.migrated, "moved between caches within the window: pin, or use longer windows"),
+            (
+                flags.broken,
+                "had shared pages broken by writes within the window: their sharing is less than the matrix says",
+            ),
+        ];
+        for (count, words) in flaws.into_iter().filter(|(count, _)| *count > 0) {
+            said.push(format!("{}: {count} of {} samples {words}", arm.name, flags.samples));
         }
     }
     if by == By::Arm && summaries.len() > 1 {

@@ -14,7 +14,7 @@ impl Comparison {
         match self.by {
             By::Arm => "blocks",
             By::Policy => "rounds",
-            By::Run => "windows",
+            By::Run => "spans of windows",
         }
     }
 }

@@ -49,7 +49,8 @@ pub(crate) fn series(id: &str, title: &str, unit: &str, lines: &[Line], marks: &
             last_label = x;
         }
     }
-    for (place, line) in lines.iter().enumerate() {
+    // The first line last, so that it lies above the others.
+    for (place, line) in lines.iter().enumerate().rev() {
         let mut path = String::new();
         let mut is_drawing = false;
         for (at, value) in &line.points {

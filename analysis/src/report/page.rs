@@ -14,7 +14,7 @@ table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}caption{text-alig
 th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}td{overflow-wrap:anywhere;min-width:4.5rem}td.n{min-width:0}ul.gap{padding-left:2rem}\
 thead th{background:var(--tint)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .gap{border-left:4px solid var(--warn);background:var(--tint);padding:.4rem .8rem}\
-.state-degraded,.state-missing{font-weight:600}.state-missing{color:var(--bad)}.state-degraded{color:var(--warn)}\
+.state-degraded,.state-missing{font-weight:600;white-space:nowrap}.state-missing{color:var(--bad)}.state-degraded{color:var(--warn)}\
 svg.figure{max-width:100%;height:auto}\
 @media print{body{max-width:none;padding:0;font-size:10pt}h2{break-before:auto}figure,tr,.gap{break-inside:avoid}nav{display:none}\
 .scroll{overflow:visible}a{text-decoration:none}}";

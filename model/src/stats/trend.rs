@@ -22,7 +22,7 @@ pub struct Trend {
 }
 
 /// The trend of `values` in their order; `None` for fewer than [`LEAST_FOR_TREND`], for values that are
-/// all equal, and when one is not finite.
+/// all equal, and when one is not finite. Takes time by the square of their number.
 pub fn trend(values: &[f64]) -> Option<Trend> {
     let n = values.len();
     if n < LEAST_FOR_TREND || values.iter().any(|value| !value.is_finite()) {
