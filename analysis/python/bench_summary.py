@@ -1,6 +1,6 @@
 """`huddle-analysis summary` against the same query in hand-written Python Polars, on one generated table.
 
-    bench_summary.py PROGRAM [--rows 100000000] [--repeat 3] [--dir DIR]
+    bench_summary.py PROGRAM MANIFEST [--rows 100000000] [--repeat 3] [--dir DIR]
 
 Prints the ratio of the times (the program's whole process against the query alone in Python, without the
 import) and the program's peak memory. PROGRAM must be built with optimised dependencies.
