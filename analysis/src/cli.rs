@@ -1,18 +1,26 @@
 //! The command line.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use huddle_model::schema::Table;
 use serde::Serialize;
 
+use crate::compare::{By, Comparison};
+use crate::export::{ExportFormat, export};
+use crate::report::Report;
 use crate::run::RunDir;
+use crate::sharing::Sharing;
+use crate::timeline::Timeline;
 use crate::{AnalysisError, summary, validate};
 
 /// Questions to recordings of huddle.
 ///
-/// RUN is the directory of a run (`huddle run --record DIR`), or a tree of host=NAME/run=ID directories.
+/// RUN is the directory of a run (`huddle run --record DIR`), a tree of host=NAME/run=ID directories, or a
+/// pattern of such paths in quotes.
 #[derive(Debug, Parser)]
 #[command(name = "huddle-analysis", version)]
 pub struct Cli {
@@ -30,6 +38,60 @@ enum Command {
         #[arg(long, default_value_t = 10, value_name = "N")]
         top: usize,
     },
+    /// Placements compared: misses, IPC, throughput and latency of each arm, and the change between them.
+    Compare {
+        #[command(flatten)]
+        runs: Runs,
+        /// What tells the arms; arms of trials where there are any, else policies, else recordings.
+        #[arg(long, value_enum)]
+        by: Option<By>,
+        /// The arm that the others are compared with; `before` where there is one.
+        #[arg(long, value_name = "ARM")]
+        baseline: Option<String>,
+    },
+    /// The sharing matrix of the last round, and its mean over all rounds.
+    Sharing {
+        #[command(flatten)]
+        runs: Runs,
+        /// This round instead of the last one.
+        #[arg(long, value_name = "N")]
+        round: Option<u64>,
+    },
+    /// Rates over time, with placement changes and decisions.
+    Timeline {
+        #[command(flatten)]
+        runs: Runs,
+        /// About how many points; each sums up as many windows as that needs.
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        points: usize,
+    },
+    /// All figures and tables in one HTML file that needs nothing else.
+    Report {
+        /// Recordings: directories of runs, trees of them, or patterns.
+        #[arg(required = true, value_name = "RUN")]
+        paths: Vec<PathBuf>,
+        /// Where to write it.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Also each figure as a file of its own, in this directory.
+        #[arg(long, value_name = "DIR")]
+        figures: Option<PathBuf>,
+    },
+    /// The tables as files for other programs, all runs in one file a table.
+    Export {
+        /// Recordings: directories of runs, trees of them, or patterns.
+        #[arg(required = true, value_name = "RUN")]
+        paths: Vec<PathBuf>,
+        /// What to write.
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+        /// A new or empty directory to write to.
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Only this table (repeatable).
+        #[arg(long = "table", value_name = "TABLE")]
+        tables: Vec<Table>,
+    },
     /// Whether a recording is whole, and what of it can be used; exit code 1 when something is wrong.
     Validate {
         #[command(flatten)]
@@ -39,7 +101,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Runs {
-    /// Recordings: directories of runs, or trees of them.
+    /// Recordings: directories of runs, trees of them, or patterns.
     #[arg(required = true, value_name = "RUN")]
     paths: Vec<PathBuf>,
     /// For people or for programs: json is one object on stdout.
@@ -68,20 +130,41 @@ impl Cli {
     pub fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Summary { runs, top } => {
-                let found = runs.find()?;
-                let summaries: Result<Vec<_>, _> =
-                    found.iter().map(|run| summary::RunSummary::of(run, top)).collect();
+                runs.answer(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
+            }
+            Command::Compare { runs, by, baseline } => {
+                let comparison = Comparison::of(&runs.find()?, by, baseline.as_deref())?;
                 match runs.format {
-                    Format::Json => json(out, "huddle/recording-summary/1", summaries?)?,
-                    Format::Table => {
-                        for (number, summary) in summaries?.iter().enumerate() {
-                            if number > 0 {
-                                writeln!(out)?;
-                            }
-                            write!(out, "{summary}")?;
-                        }
-                    }
+                    Format::Json => json_line(out, &comparison)?,
+                    Format::Table => write!(out, "{comparison}")?,
                 }
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Sharing { runs, round } => {
+                runs.answer(out, "huddle/recording-sharing/1", |run| Sharing::of(run, round))
+            }
+            Command::Timeline { runs, points } => {
+                runs.answer(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
+            }
+            Command::Report { paths, output, figures } => {
+                let report = Report::of(&find(&paths)?)?;
+                report.write(&output)?;
+                if let Some(dir) = figures {
+                    report.write_figures(&dir)?;
+                }
+                writeln!(out, "wrote {}", output.display())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Export { paths, format, output, tables } => {
+                let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
+                let written = export(&find(&paths)?, &tables, format, &output)?;
+                for file in &written {
+                    writeln!(out, "wrote {}", file.path.display())?;
+                }
+                anyhow::ensure!(
+                    !written.is_empty(),
+                    "none of these tables has a row, so nothing was written"
+                );
                 Ok(ExitCode::SUCCESS)
             }
             Command::Validate { runs } => {
@@ -99,13 +182,51 @@ impl Cli {
 
 impl Runs {
     fn find(&self) -> Result<Vec<RunDir>, AnalysisError> {
-        let found: Result<Vec<Vec<RunDir>>, _> = self.paths.iter().map(|path| RunDir::find(path)).collect();
-        found.map(|runs| runs.into_iter().flatten().collect())
+        find(&self.paths)
+    }
+
+    /// Answers a question to each run by itself.
+    fn answer<T: Serialize + Display>(
+        &self,
+        out: &mut impl Write,
+        schema: &'static str,
+        ask: impl Fn(&RunDir) -> Result<T, AnalysisError>,
+    ) -> anyhow::Result<ExitCode> {
+        let answers = self.find()?.iter().map(ask).collect::<Result<Vec<T>, _>>()?;
+        match self.format {
+            Format::Json => json(out, schema, answers)?,
+            Format::Table => {
+                for (number, answer) in answers.iter().enumerate() {
+                    if number > 0 {
+                        writeln!(out)?;
+                    }
+                    write!(out, "{answer}")?;
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
+/// All runs at these paths, each once.
+fn find(paths: &[PathBuf]) -> Result<Vec<RunDir>, AnalysisError> {
+    let mut found: Vec<RunDir> = Vec::new();
+    for path in paths {
+        for run in RunDir::find(path)? {
+            if !found.contains(&run) {
+                found.push(run);
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn json<T: Serialize>(out: &mut impl Write, schema: &'static str, runs: Vec<T>) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &Document { schema, runs })?;
+    json_line(out, &Document { schema, runs })
+}
+
+fn json_line(out: &mut impl Write, document: &impl Serialize) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, document)?;
     writeln!(out)?;
     Ok(())
 }

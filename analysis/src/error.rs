@@ -33,6 +33,33 @@ pub enum AnalysisError {
         /// Why.
         source: ManifestError,
     },
+    /// A pattern matches nothing, or is none.
+    #[error("{0}")]
+    Pattern(String),
+    /// The arm to compare with is not there.
+    #[error("there is no arm {name:?} to compare with; there is {}", list(known))]
+    NoBaseline {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// There is no such round.
+    #[error("{} has no sharing in round {round}", run.display())]
+    NoRound {
+        /// The run.
+        run: PathBuf,
+        /// The round.
+        round: u64,
+    },
+    /// Something cannot be written.
+    #[error("cannot write {}: {message}", path.display())]
+    Write {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
     /// A table cannot be queried.
     #[error(
         "cannot read the table {table} of {}: {message}; `huddle-analysis validate` says what can still be used",
@@ -55,6 +82,13 @@ impl AnalysisError {
 
     pub(crate) fn table(run: &Path, table: Table) -> impl Fn(PolarsError) -> Self {
         move |error| Self::Table { run: run.to_owned(), table, message: first_line(&error.to_string()) }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -1,13 +1,23 @@
 //! Questions to huddle's recordings, answered by Polars from their Parquet segments.
 //!
-//! A recording is found ([`run`]), then summed up ([`summary`]) or checked ([`validate`]). Segments
-//! are scanned lazily: a query reads the columns it asks for and nothing else.
+//! A recording is found ([`run`]), then summed up ([`summary`]), compared ([`compare`]), drawn
+//! ([`report`]), handed on ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
+//! streaming engine: a query reads the columns it asks for and nothing else, and a recording may be
+//! larger than memory.
 
 pub mod cli;
+pub mod compare;
 mod error;
+pub mod export;
+mod figure;
+mod frame;
+pub mod report;
 pub mod run;
+pub mod sharing;
 pub mod summary;
+mod sums;
 mod text;
+pub mod timeline;
 pub mod validate;
 
 pub use error::AnalysisError;

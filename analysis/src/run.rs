@@ -27,11 +27,41 @@ pub struct TableFiles {
 }
 
 impl RunDir {
-    /// The runs at `path`: the directory of one, or a tree that holds some, in ascending order.
+    /// The runs at `path`: the directory of one, a tree that holds some, or a pattern (`*`, `?`, `[..]`)
+    /// of such, in ascending order.
     ///
     /// # Errors
     /// When there is none.
     pub fn find(path: &Path) -> Result<Vec<Self>, AnalysisError> {
+        // A path that exists is meant as it is, whatever characters it has.
+        match path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
+            Some(pattern) => Self::matching(pattern),
+            None => Self::at(path),
+        }
+    }
+
+    /// The runs at all paths that match a pattern; what is no recording is passed over.
+    fn matching(pattern: &str) -> Result<Vec<Self>, AnalysisError> {
+        let bad = |error: &dyn std::fmt::Display| {
+            AnalysisError::Pattern(format!("{pattern:?} is not a pattern of paths: {error}"))
+        };
+        let mut found = Vec::new();
+        for path in glob::glob(pattern).map_err(|error| bad(&error))? {
+            match Self::at(&path.map_err(|error| bad(&error))?) {
+                Ok(runs) => found.extend(runs),
+                Err(AnalysisError::NoRun(_) | AnalysisError::NotADirectory(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort();
+        found.dedup();
+        if found.is_empty() {
+            return Err(AnalysisError::Pattern(format!("{pattern:?} matches no recording")));
+        }
+        Ok(found)
+    }
+
+    fn at(path: &Path) -> Result<Vec<Self>, AnalysisError> {
         let about = std::fs::metadata(path).map_err(AnalysisError::read(path))?;
         if !about.is_dir() {
             return Err(AnalysisError::NotADirectory(path.to_owned()));

@@ -39,6 +39,30 @@ pub(crate) fn percent(rate: f64) -> String {
     format!("{:.1} %", rate * 100.0)
 }
 
+/// A relative change in percent, always with its sign.
+pub(crate) fn signed_percent(change: f64) -> String {
+    format!("{:+.1} %", change * 100.0)
+}
+
+/// A figure with four digits that count.
+pub(crate) fn figure(value: f64) -> String {
+    let size = value.abs();
+    match size {
+        _ if !value.is_finite() => "-".to_owned(),
+        _ if size == 0.0 => "0".to_owned(),
+        _ if !(1e-3..1e7).contains(&size) => format!("{value:.3e}"),
+        _ => {
+            let decimals = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
+            format!("{value:.decimals$}")
+        }
+    }
+}
+
+/// A p value.
+pub(crate) fn p_value(p: f64) -> String {
+    if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
+}
+
 /// A value, or `-` where it was not available.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -61,6 +85,22 @@ mod tests {
     #[test]
     fn names_cannot_move_the_cursor() {
         assert_eq!(clean("a\u{1b}[2J\nb\u{e9}"), "a\\u{1b}[2J\\nb\u{e9}");
+    }
+
+    #[test]
+    fn figures_have_four_digits() {
+        for (value, text) in [
+            (0.0, "0"),
+            (12.3456, "12.35"),
+            (0.012344, "0.01234"),
+            (123_456.7, "123457"),
+            (1e9, "1.000e9"),
+            (-2.5e-5, "-2.500e-5"),
+            (f64::NAN, "-"),
+        ] {
+            assert_eq!(figure(value), text);
+        }
+        assert_eq!((signed_percent(0.25).as_str(), p_value(1e-9).as_str()), ("+25.0 %", "< 0.0001"));
     }
 
     #[test]

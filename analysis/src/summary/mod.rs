@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use huddle_model::schema::{Manifest, Table, TableCounts};
+use huddle_model::stats::SampleFlags;
 use serde::Serialize;
 
 use crate::AnalysisError;
@@ -37,6 +38,8 @@ pub struct RunSummary {
     pub top_pairs: Vec<PairSummary>,
     /// Where each vCPU was in the last round.
     pub placements: Vec<PlacementSummary>,
+    /// What was counted of each VM, in ascending order of name.
+    pub counted: Vec<Counted>,
     /// How often each sort of event happened.
     pub events: BTreeMap<String, u64>,
     /// What was written and lost, by table.
@@ -102,6 +105,23 @@ pub struct PairSummary {
     pub last_shared_frames: Option<u64>,
 }
 
+/// The counters of one VM over the whole run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Counted {
+    /// Its name.
+    pub vm: String,
+    /// The first and the last window with it.
+    pub windows: (u64, u64),
+    /// LLC misses per 1000 instructions; `None` where they were not counted.
+    pub mpki: Option<f64>,
+    /// LLC misses per LLC reference; `None` where they were not counted.
+    pub miss_ratio: Option<f64>,
+    /// Instructions per cycle; `None` where they were not counted.
+    pub ipc: Option<f64>,
+    /// Samples (one vCPU in one window), and how many of them have a flaw.
+    pub samples: SampleFlags,
+}
+
 /// Where one vCPU was in the last round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlacementSummary {
@@ -135,6 +155,7 @@ impl RunSummary {
             pairs,
             top_pairs,
             placements: ask(Table::Placements).placements()?,
+            counted: ask(Table::Counters).counted()?,
             events: ask(Table::Events).events()?,
             run: manifest.run,
             host: manifest.host,

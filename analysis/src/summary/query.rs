@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use huddle_model::schema::Table;
+use huddle_model::trial::Objective;
 use polars::prelude::*;
 
-use super::{PairSummary, PlacementSummary, Rounds, VmSummary};
+use super::{Counted, PairSummary, PlacementSummary, Rounds, VmSummary};
 use crate::AnalysisError;
+use crate::frame::{Answer, collect};
 use crate::run::RunDir;
+use crate::sums::{counter_sums, sums_of};
 
 /// Questions to one table of one run.
 pub(super) struct Query<'a> {
@@ -43,8 +46,8 @@ impl<'a> Query<'a> {
                 .sort_by_exprs(
                     [col("mean_rate"), col("vm"), col("other")],
                     SortMultipleOptions::new().with_order_descending_multi([true, false, false]),
-                )
-                .collect()?;
+                );
+            let pairs = collect(pairs)?;
             let count = pairs.height();
             let pairs = pairs.head(Some(top));
             let (vm, other) = (pairs.column("vm")?.str()?, pairs.column("other")?.str()?);
@@ -74,8 +77,8 @@ impl<'a> Query<'a> {
                     col("vcpus").last(),
                     col("frames_used").last(),
                 ])
-                .sort_by_exprs([col("vm"), col("start_ticks"), col("pid")], SortMultipleOptions::new())
-                .collect()?;
+                .sort_by_exprs([col("vm"), col("start_ticks"), col("pid")], SortMultipleOptions::new());
+            let vms = collect(vms)?;
             let (vm, vmm) = (vms.column("vm")?.str()?, vms.column("vmm")?.str()?);
             let (pid, vcpus) = (vms.column("pid")?.i32()?, vms.column("vcpus")?.u32()?);
             let (rounds, frames) = (vms.column("rounds")?.u64()?, vms.column("frames_used")?.u64()?);
@@ -94,12 +97,12 @@ impl<'a> Query<'a> {
     /// The placements of the last round.
     pub(super) fn placements(&self) -> Result<Vec<PlacementSummary>, AnalysisError> {
         self.answer(|frame| {
-            let last = frame.clone().select([col("round").max()]).collect()?;
+            let last = collect(frame.clone().select([col("round").max()]))?;
             let Some(last) = last.column("round")?.u64()?.get(0) else { return Ok(Vec::new()) };
             let placed = frame
                 .filter(col("round").eq(lit(last)))
-                .select(["vm", "vcpu", "domain", "cpus", "applied", "not_applied_reason"].map(col))
-                .collect()?;
+                .select(["vm", "vcpu", "domain", "cpus", "applied", "not_applied_reason"].map(col));
+            let placed = collect(placed)?;
             let (vm, cpus) = (placed.column("vm")?.str()?, placed.column("cpus")?.str()?);
             let (vcpu, domain) = (placed.column("vcpu")?.u32()?, placed.column("domain")?.u32()?);
             let applied = placed.column("applied")?.bool()?;
@@ -136,7 +139,7 @@ impl<'a> Query<'a> {
             ];
             asked.extend(missing("sharing_unavailable"));
             asked.extend(missing("pin_unavailable"));
-            let rounds = frame.select(asked).collect()?;
+            let rounds = collect(frame.select(asked))?;
             let number = |name: &str| Ok::<_, PolarsError>(rounds.column(name)?.u64()?.get(0));
             let time = |name: &str| Ok::<_, PolarsError>(rounds.column(name)?.i64()?.get(0));
             let why =
@@ -156,11 +159,35 @@ impl<'a> Query<'a> {
         })
     }
 
+    /// What was counted of each VM.
+    pub(super) fn counted(&self) -> Result<Vec<Counted>, AnalysisError> {
+        self.answer(|frame| {
+            let mut asked = counter_sums();
+            asked.extend([col("window").min().alias("first"), col("window").max().alias("last")]);
+            let answer = Answer::of(frame.group_by([col("vm")]).agg(asked))?;
+            let (vms, first, last) = (answer.texts("vm")?, answer.u64s("first")?, answer.u64s("last")?);
+            let rows = sums_of(&answer)?.into_iter().enumerate().map(|(row, sums)| {
+                let value = |objective| sums.value(objective).value().copied();
+                Counted {
+                    vm: vms[row].clone().unwrap_or_default(),
+                    windows: (first[row].unwrap_or_default(), last[row].unwrap_or_default()),
+                    mpki: value(Objective::Mpki),
+                    miss_ratio: value(Objective::MissRatio),
+                    ipc: value(Objective::Ipc),
+                    samples: sums.samples,
+                }
+            });
+            let mut rows: Vec<Counted> = rows.collect();
+            rows.sort_by(|a, b| a.vm.cmp(&b.vm));
+            Ok(rows)
+        })
+    }
+
     /// How many events there are of each sort.
     pub(super) fn events(&self) -> Result<BTreeMap<String, u64>, AnalysisError> {
         self.answer(|frame| {
-            let kinds =
-                frame.group_by([col("kind")]).agg([len().cast(DataType::UInt64).alias("count")]).collect()?;
+            let kinds = frame.group_by([col("kind")]).agg([len().cast(DataType::UInt64).alias("count")]);
+            let kinds = collect(kinds)?;
             let (kind, count) = (kinds.column("kind")?.str()?, kinds.column("count")?.u64()?);
             Ok((0..kinds.height()).map(|row| (text(kind, row), count.get(row).unwrap_or_default())).collect())
         })

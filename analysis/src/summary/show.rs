@@ -5,7 +5,7 @@ use std::fmt;
 use huddle_model::schema::utc_text;
 
 use super::RunSummary;
-use crate::text::{clean, duration, lines, or_dash, percent, table};
+use crate::text::{clean, duration, figure, lines, or_dash, percent, table};
 
 impl fmt::Display for RunSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -13,6 +13,7 @@ impl fmt::Display for RunSummary {
         self.vms(f)?;
         self.pairs(f)?;
         self.placed(f)?;
+        self.counted(f)?;
         self.written(f)
     }
 }
@@ -128,6 +129,40 @@ impl RunSummary {
             ]);
         }
         writeln!(f, "\nPlacement in the last round\n{}", lines(&rows))
+    }
+
+    fn counted(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.counted.is_empty() {
+            return Ok(());
+        }
+        let mut rows = table(&[
+            "VM",
+            ">windows",
+            ">MPKI",
+            ">miss ratio",
+            ">IPC",
+            ">samples",
+            ">without misses",
+            ">multiplexed",
+            ">moved caches",
+            ">sharing broken",
+        ]);
+        let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
+        for vm in &self.counted {
+            rows.add_row([
+                clean(&vm.vm),
+                format!("{} to {}", vm.windows.0, vm.windows.1),
+                shown(vm.mpki),
+                shown(vm.miss_ratio),
+                shown(vm.ipc),
+                vm.samples.samples.to_string(),
+                vm.samples.without_misses.to_string(),
+                vm.samples.multiplexed.to_string(),
+                vm.samples.migrated.to_string(),
+                vm.samples.broken.to_string(),
+            ]);
+        }
+        writeln!(f, "\nCounters\n{}", lines(&rows))
     }
 
     fn written(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

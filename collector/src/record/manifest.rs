@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
+use huddle_model::schema::{Finding, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
 use huddle_model::topology::{CacheInfo, Topology};
 
 use super::read_environment;
+use crate::doctor::{State, examine};
 use crate::host::{HostError, HostRoot, read_text};
 
 /// What the caller knows of a run.
@@ -49,7 +50,24 @@ pub fn new_manifest(root: &HostRoot, about: RunAbout) -> Manifest {
         environment: read_environment(root),
         caches: about.caches.map(|caches| caches.iter().map(Into::into).collect()),
         topology: about.topology.map(|topology| (&topology).into()),
+        findings: Some(examine(root).into_iter().map(finding).collect()),
         tables: BTreeMap::new(),
+    }
+}
+
+fn finding(found: crate::doctor::Finding) -> Finding {
+    let state = match found.state {
+        State::Good => "good",
+        State::Degraded => "degraded",
+        State::Missing => "missing",
+    };
+    Finding {
+        area: found.area.to_owned(),
+        item: found.item.to_owned(),
+        state: state.to_owned(),
+        value: found.value,
+        meaning: found.meaning,
+        remedy: found.remedy,
     }
 }
 

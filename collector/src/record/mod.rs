@@ -5,7 +5,7 @@
 //! RUN/sharing/segment-000001.parquet          closed: complete, synced, never touched again
 //! RUN/sharing/.segment-000002.parquet.tmp     open: what a kill -9 loses
 //! RUN/.reserve                                space for the last manifest when the disk is full
-//! RUN/vms/..  RUN/placements/..  RUN/decisions/..  RUN/ksm/..  RUN/events/..
+//! RUN/vms/..  RUN/placements/..  RUN/counters/..  and so on: a table has a directory from its first row on
 //! ```
 //! The loop hands snapshots to a bounded channel and never waits: what does not fit is counted as
 //! lost. One thread of its own encodes and writes. Directories are 0700 and files 0600, because what
@@ -25,6 +25,8 @@ mod writer;
 use crate::host::HostRoot;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod sample_observed;
 #[cfg(test)]
 mod tests;
 

@@ -47,6 +47,9 @@ pub struct Manifest {
     pub caches: Availability<Vec<CacheFact>>,
     /// The cache domains at the start.
     pub topology: Availability<TopologyFact>,
+    /// What `huddle doctor` found at the start; `None` in recordings made before it was kept.
+    #[serde(default)]
+    pub findings: Option<Vec<Finding>>,
     /// What was recorded and lost of each table.
     pub tables: BTreeMap<Table, TableCounts>,
 }
@@ -66,6 +69,23 @@ pub struct TableCounts {
     pub segments_removed: u64,
     /// Rows of the removed segments.
     pub rows_removed: u64,
+}
+
+/// One finding of `huddle doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it belongs to, as a heading.
+    pub area: String,
+    /// Stable name, like `ksm.run`.
+    pub item: String,
+    /// good, degraded or missing.
+    pub state: String,
+    /// What was read.
+    pub value: String,
+    /// What it means for a result.
+    pub meaning: String,
+    /// What to do about it, where something can be done.
+    pub remedy: Option<String>,
 }
 
 /// One cache of the host.
@@ -251,6 +271,7 @@ mod tests {
                 size_bytes: None,
             }]),
             topology: Availability::Unavailable("no caches".into()),
+            findings: None,
             tables: BTreeMap::from([(Table::Vms, TableCounts { rows_written: 5, ..Default::default() })]),
         }
     }

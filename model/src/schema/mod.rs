@@ -9,15 +9,17 @@
 
 mod manifest;
 mod observation_rows;
+mod page;
 mod rows;
 mod tables;
 mod time;
 
 pub use manifest::{
-    CacheFact, Environment, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
+    CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
     TopologyFact,
 };
 pub use observation_rows::{observation_rows, trial_rows};
+pub use page::{schema_json, schema_page};
 pub use rows::{event_rows, rows_of};
 pub use tables::*;
 pub use time::{run_id, utc_text};

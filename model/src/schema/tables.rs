@@ -37,6 +37,11 @@ macro_rules! tables {
                 match self { $( Self::$table => stringify!($name), )+ }
             }
 
+            /// What a row of it says, one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $( Self::$table => $row_doc.trim_ascii(), )+ }
+            }
+
             /// Its columns, in the order of the file.
             pub fn columns(self) -> &'static [Column] {
                 match self { $( Self::$table => <$row as Row>::COLUMNS, )+ }

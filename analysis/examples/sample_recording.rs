@@ -1,0 +1,43 @@
+//! Writes recordings with the real recorder, for notebooks and other readers to be tried on:
+//! `cargo run --package huddle-analysis --example sample_recording -- DIR [ROUNDS]` makes
+//! `DIR/host=alpha/run=..`, and the same of the hosts `beta` and `gamma`.
+
+// The samples are the tests', which may unwrap what they wrote themselves.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use huddle_collector::host::HostRoot;
+use huddle_collector::record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
+use huddle_model::schema::Manifest;
+
+#[path = "../../collector/src/record/sample.rs"]
+mod sample;
+#[path = "../../collector/src/record/sample_observed.rs"]
+mod sample_observed;
+
+const VMS: usize = 4;
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let root = PathBuf::from(arguments.next().context("name a directory to write to")?);
+    let rounds: u64 = match arguments.next() {
+        Some(text) => text.parse().with_context(|| format!("{text:?} is not a number of rounds"))?,
+        None => 24,
+    };
+    for host in ["alpha", "beta", "gamma"] {
+        let manifest = Manifest { host: host.to_owned(), ..sample::manifest() };
+        let target =
+            RecordTarget::Fleet { root: root.clone(), host: host.to_owned(), run: manifest.run.clone() };
+        let mut limits = RecorderLimits::default();
+        limits.queue.0 = usize::try_from(rounds)?;
+        let recorder = Recorder::start(&target.dir(), manifest, limits)?;
+        (1..=rounds).for_each(|round| recorder.send(Arc::new(sample_observed::observed(round, VMS))));
+        let summary = recorder.finish()?;
+        anyhow::ensure!(summary.snapshots.snapshots_lost == 0, "snapshots were lost");
+        eprintln!("{}: {rounds} rounds of {VMS} VMs", summary.dir.display());
+    }
+    Ok(())
+}

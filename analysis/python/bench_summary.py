@@ -1,0 +1,162 @@
+"""`huddle-analysis summary` against the same query in hand-written Python Polars, on one generated table.
+
+    bench_summary.py PROGRAM MANIFEST [--rows 100000000] [--repeat 3] [--dir DIR]
+
+Prints the ratio of the times (the program's whole process against the query alone in Python, without the
+import) and the program's peak memory. PROGRAM must be built with optimised dependencies.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = json.loads((Path(__file__).resolve().parents[1] / "schema.json").read_text())
+TYPES = {"bool": pa.bool_(), "int32": pa.int32(), "uint32": pa.uint32(), "int64": pa.int64(), "uint64": pa.uint64(),
+         "double": pa.float64(), "string": pa.string()}
+SEGMENT_ROWS = 1_000_000
+VMS = 64
+
+QUERY = '''
+import sys, time
+import polars as pl
+begin = time.perf_counter()
+c = pl.col
+both = lambda above, below: c(above).filter(c(below).is_not_null()).sum()
+count = lambda condition: condition.fill_null(False).cast(pl.UInt64).sum()
+answer = (
+    pl.scan_parquet(sys.argv[1] + "/counters/*.parquet", hive_partitioning=False)
+    .group_by("vm")
+    .agg(
+        a=both("llc_misses", "instructions"), b=both("instructions", "llc_misses"),
+        c=both("llc_misses", "llc_references"), d=both("llc_references", "llc_misses"),
+        e=both("instructions", "cycles"), f=both("cycles", "instructions"),
+        samples=pl.len(), without_misses=count(c("llc_misses").is_null()),
+        multiplexed=count(c("time_running_ns") < c("time_enabled_ns")),
+        migrated=count(c("domain_migrations").fill_null(c("migrations")) > 0),
+        broken=count(c("pages_broken") > 0), first=c("window").min(), last=c("window").max(),
+    )
+    .sort("vm")
+    .collect(engine="streaming")
+)
+print(time.perf_counter() - begin)
+print(answer["samples"].sum(), 1000 * answer["a"].sum() / answer["b"].sum())
+'''
+
+
+def segment(first, rows, draw):
+    """Rows of 64 VMs with one vCPU, a window a second; nulls as on a host that loses some counters."""
+    number = np.arange(first, first + rows)
+    window = number // VMS + 1
+    begin = 1_700_000_000_000_000 + window * 1_000_000
+    instructions = draw.integers(1_000_000, 4_000_000, rows).astype(float)
+    lost = draw.random(rows) < 0.02
+    values = {
+        "begin_us": begin, "end_us": begin + 1_000_000, "window": window, "round": window // 60 + 1,
+        "vm": pa.DictionaryArray.from_arrays(pa.array(number % VMS, pa.int32()), [f"vm{i:02}" for i in range(VMS)]).cast(pa.string()),
+        "vm_pid": 1000 + number % VMS, "vcpu": np.zeros(rows), "thread": 2000 + number % VMS,
+        "thread_start_ticks": np.full(rows, 7), "domain": number % 4, "interval_ns": np.full(rows, 1_000_000_000),
+        "time_enabled_ns": np.full(rows, 800_000_000), "time_running_ns": np.where(draw.random(rows) < 0.1, 400_000_000, 800_000_000),
+        "cycles": instructions * 2, "instructions": instructions, "llc_references": draw.integers(20_000, 80_000, rows).astype(float),
+        "llc_misses": pa.array(draw.integers(1_000, 20_000, rows).astype(float), mask=lost),
+        "migrations": draw.integers(0, 3, rows), "domain_migrations": draw.integers(0, 2, rows), "pages_broken": draw.integers(0, 2, rows),
+    }
+    arrays = []
+    for column in next(table for table in SCHEMA["tables"] if table["name"] == "counters")["columns"]:
+        kind, value = TYPES[column["arrow_type"]], values.get(column["name"])
+        arrays.append(pa.nulls(rows, kind) if value is None else pa.array(value).cast(kind))
+    names = [column["name"] for column in next(t for t in SCHEMA["tables"] if t["name"] == "counters")["columns"]]
+    return pa.table(arrays, names=names)
+
+
+def generate(run, rows, sample_manifest):
+    """One run with nothing but counters."""
+    draw = np.random.default_rng(1)
+    (run / "counters").mkdir(parents=True)
+    for number, first in enumerate(range(0, rows, SEGMENT_ROWS), 1):
+        table = segment(first, min(SEGMENT_ROWS, rows - first), draw)
+        pq.write_table(table, run / "counters" / f"segment-{number:06}.parquet", compression="zstd", row_group_size=131_072)
+    manifest = json.loads(Path(sample_manifest).read_text())
+    manifest["tables"] = {}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def timed(command):
+    """Seconds, CPU seconds, peak memory in MiB and output of a process."""
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        output = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{command[0]} failed with {process.returncode}")
+    return time.perf_counter() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, output.decode()
+
+
+def make(run, options):
+    """Generates in a process of its own: the peak of a child counts what its parent held when it was forked."""
+    making = multiprocessing.get_context("spawn").Process(target=generate, args=(run, options.rows, options.manifest))
+    making.start()
+    making.join()
+    if making.exitcode:
+        sys.exit("the table could not be made")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("manifest", help="manifest.json of any recording: the generated run takes its facts")
+    parser.add_argument("--rows", type=int, default=100_000_000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--dir", default=None, help="where the table is made, and removed again")
+    parser.add_argument("--keep", type=Path, help="a directory to make the table in, or to take it from, and to leave it in")
+    parser.add_argument("--only-make", action="store_true", help="make the table of --keep and stop")
+    options = parser.parse_args()
+    scratch = options.keep or Path(tempfile.mkdtemp(prefix="huddle-bench-", dir=options.dir))
+    try:
+        run = scratch / "run"
+        begin = time.perf_counter()
+        if not run.exists():
+            make(run, options)
+        size = sum(file.stat().st_size for file in (run / "counters").iterdir())
+        print(f"{options.rows} rows, {size / 2**30:.2f} GiB of zstd Parquet, there after {time.perf_counter() - begin:.0f} s", flush=True)
+        if options.only_make:
+            return
+        ours, theirs, peaks, peaks_theirs, cpus = [], [], [], [], []
+        for number in range(options.repeat + 1):
+            seconds, cpu, peak, output = timed([options.program, "summary", "--format", "json", str(run)])
+            counted = json.loads(output)["runs"][0]["counted"]
+            query_whole, cpu_theirs, peak_theirs, output_theirs = timed([sys.executable, "-c", QUERY, str(run)])
+            query, answer = output_theirs.splitlines()
+            assert int(answer.split()[0]) == sum(vm["samples"]["samples"] for vm in counted) == options.rows
+            if number == 0:
+                continue  # the first of each reads from the disk
+            print(f"  summary {seconds:.2f} s ({cpu:.1f} s of CPU), {peak:.0f} MiB; Python Polars {float(query):.2f} s "
+                  f"(process {query_whole:.2f} s, {cpu_theirs:.1f} s of CPU), {peak_theirs:.0f} MiB", flush=True)
+            cpus.append(cpu / cpu_theirs)
+            ours.append(seconds)
+            theirs.append(float(query))
+            peaks.append(peak)
+            peaks_theirs.append(peak_theirs)
+        # Pair by pair, since who else uses the machine changes from one pair to the next.
+        ratio = statistics.median(one / other for one, other in zip(ours, theirs))
+        print(json.dumps({"rows": options.rows, "summary_s": statistics.median(ours), "python_polars_s": statistics.median(theirs),
+                          "ratio": round(ratio, 3), "cpu_ratio": round(statistics.median(cpus), 3), "peak_mib": round(max(peaks)), "peak_mib_python": round(max(peaks_theirs))}))
+    finally:
+        if options.keep is None:
+            shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""huddle-analysis against hand-written Polars and SciPy on the same recording: same_numbers.py PROGRAM FLEET."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+QUANTILES = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999]
+
+
+def ask(program, *arguments):
+    """What the program answers as JSON."""
+    done = subprocess.run([program, *arguments, "--format", "json"], check=True, capture_output=True)
+    return json.loads(done.stdout)
+
+
+def main():
+    program, fleet = sys.argv[1], Path(sys.argv[2])
+    run = sorted(fleet.glob("host=*/run=*"))[0]
+    told = ask(program, "compare", str(run))
+    counters = pl.read_parquet(run / "counters/*.parquet", hive_partitioning=False)
+    reported = pl.read_parquet(run / "reported/*.parquet", hive_partitioning=False)
+    blocks = (
+        counters.filter(pl.col("arm").is_not_null())
+        .group_by("arm", "block")
+        .agg(
+            mpki=1000 * pl.col("llc_misses").sum() / pl.col("instructions").sum(),
+            miss_ratio=pl.col("llc_misses").sum() / pl.col("llc_references").sum(),
+            ipc=pl.col("instructions").sum() / pl.col("cycles").sum(),
+        )
+        .join(
+            reported.group_by("arm", "block", "window")
+            .agg(pl.col("operations").sum(), us=(pl.col("end_us") - pl.col("begin_us")).first())
+            .group_by("arm", "block")
+            .agg(throughput=1e6 * pl.col("operations").sum() / pl.col("us").sum()),
+            on=["arm", "block"],
+        )
+        .join(reported.group_by("arm", "block").agg(latency_us=pl.col("latency_us").median()), on=["arm", "block"])
+        .sort("block")
+    )
+    for arm in told["arms"]:
+        mine = blocks.filter(pl.col("arm") == arm["name"])
+        for measure, value in arm["values"].items():
+            np.testing.assert_allclose(value["available"]["median"], mine[measure].median(), rtol=1e-12)
+        latencies = reported.filter(pl.col("arm") == arm["name"])["latency_us"]
+        np.testing.assert_allclose(arm["latency_quantiles_us"], np.quantile(latencies, QUANTILES), rtol=1e-12)
+    before = blocks.filter(pl.col("arm") == told["baseline"])
+    checked = 0
+    for change in told["changes"]:
+        measure, compared = change["measure"], change["compared"]["available"]
+        after = blocks.filter(pl.col("arm") == change["arm"])
+        first, second = before[measure].to_numpy(), after[measure].to_numpy()
+        sign = 1 if measure in ("ipc", "throughput") else -1
+        np.testing.assert_allclose(compared["change"]["median"], np.median(sign * (second / first - 1)), atol=1e-12)
+        if compared["test"] is not None:
+            # All ways to give signs, ties included. Equal differences must be equal to the last digit.
+            differences = np.round(second - first, 9)
+            every = stats.PermutationMethod(n_resamples=np.inf)
+            expected = stats.wilcoxon(differences[differences != 0], method=every).pvalue
+            np.testing.assert_allclose(compared["test"]["p_value"], expected, rtol=1e-9)
+            checked += 1
+    assert checked >= 3, told
+    print(f"compare: {len(told['arms'])} arms, {len(told['changes'])} changes, as NumPy and SciPy have them")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+//! From recordings to arms: what ran under which placement, block by block.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use huddle_model::schema::Table;
+use huddle_model::stats::{BlockSums, Part, SampleFlags, median};
+use polars::prelude::*;
+use serde::Serialize;
+
+use crate::AnalysisError;
+use crate::frame::Answer;
+use crate::run::RunDir;
+use crate::sums::{counter_sums, sums_of};
+
+/// What tells the things that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The arms of trials; values are paired by block.
+    Arm,
+    /// The policy whose placement was in force; a round is a value, and nothing is paired.
+    Policy,
+    /// The recordings; a span of windows is a value, and nothing is paired.
+    Run,
+}
+
+/// The quantiles of latency that are told.
+pub const LATENCY_QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999];
+
+/// Most values that a recording is cut into when recordings are compared.
+const MOST_SPANS: u64 = 200;
+
+/// Where a value stands: the number of the run, then of the block, round or window.
+pub(crate) type Place = (usize, u64);
+
+/// One of the things that are compared.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ArmData {
+    /// What was counted, by place.
+    pub(crate) blocks: BTreeMap<Place, BlockSums>,
+    /// Median latency by place, in microseconds.
+    pub(crate) latencies_us: BTreeMap<Place, f64>,
+    /// [`LATENCY_QUANTILES`] over all windows of this arm, in microseconds: one set a run that has any.
+    pub(crate) quantiles_us: Vec<Vec<f64>>,
+    /// Windows with a latency.
+    pub(crate) latencies: u64,
+}
+
+impl ArmData {
+    pub(crate) fn flags(&self) -> SampleFlags {
+        let mut all = SampleFlags::default();
+        self.blocks.values().for_each(|block| all.merge(&block.samples));
+        all
+    }
+
+    /// The quantiles over all runs: of one run as they are, of several the median of each run's.
+    pub(crate) fn latency_quantiles_us(&self) -> Option<Vec<f64>> {
+        let of = |i: usize| median(&self.quantiles_us.iter().map(|run| run[i]).collect::<Vec<_>>());
+        (0..LATENCY_QUANTILES.len()).map(of).collect()
+    }
+}
+
+/// Names of what is compared, in order of name, with their data.
+pub(crate) type Arms = BTreeMap<String, ArmData>;
+
+/// What tells the arms of these runs, where the caller does not say: trials if there are any, policies
+/// if there are several, else the runs.
+pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
+    let mut policies = std::collections::BTreeSet::new();
+    for run in runs {
+        for table in [Table::Counters, Table::Reported] {
+            let Some(frame) = run.scan(table)? else { continue };
+            let arms = frame.select([col("arm").n_unique().alias("n"), col("arm").count().alias("set")]);
+            let found = Answer::of(arms).map_err(AnalysisError::table(run.path(), table))?;
+            if found.u64s("set").map_err(AnalysisError::table(run.path(), table))?.first() > Some(&Some(0)) {
+                return Ok(By::Arm);
+            }
+        }
+        if let Some(frame) = policies_of(run)? {
+            let error = AnalysisError::table(run.path(), Table::Decisions);
+            let found = Answer::of(frame.group_by([col("label")]).agg([len()])).map_err(&error)?;
+            policies.extend(found.texts("label").map_err(&error)?.into_iter().flatten());
+        }
+    }
+    Ok(if policies.len() > 1 || runs.len() < 2 { By::Policy } else { By::Run })
+}
+
+/// Reads the arms of `runs`.
+pub(crate) fn arms(runs: &[RunDir], by: By) -> Result<Arms, AnalysisError> {
+    let mut arms = Arms::new();
+    for (number, run) in runs.iter().enumerate() {
+        if let Some(frame) = labelled(run, Table::Counters, by)? {
+            add_counters(&mut arms, number, frame)
+                .map_err(AnalysisError::table(run.path(), Table::Counters))?;
+        }
+        if let Some(frame) = labelled(run, Table::Reported, by)? {
+            add_reports(&mut arms, number, frame)
+                .map_err(AnalysisError::table(run.path(), Table::Reported))?;
+        }
+    }
+    Ok(arms)
+}
+
+/// A name for the run that tells it from the others: its id, with the host.
+pub(crate) fn run_name(run: &RunDir) -> Result<String, AnalysisError> {
+    let manifest = run.manifest()?;
+    Ok(format!("{} on {}", manifest.run, manifest.host))
+}
+
+/// Rounds with the policy in force; rounds that pinned nothing have a label of their own.
+fn policies_of(run: &RunDir) -> Result<Option<LazyFrame>, AnalysisError> {
+    let Some(frame) = run.scan(Table::Decisions)? else { return Ok(None) };
+    let label = when(col("pin_unavailable").is_not_null())
+        .then(lit("not pinned"))
+        .otherwise(col("policy").fill_null(lit("no plan")));
+    Ok(Some(frame.select([col("round"), label.alias("label")])))
+}
+
+/// How many windows make one value when recordings are compared: neighbouring windows are alike, so a
+/// day of them is no more than some hundred values.
+fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
+    let mut last = 0;
+    for table in [Table::Counters, Table::Reported] {
+        let Some(frame) = run.scan(table)? else { continue };
+        let found = Answer::of(frame.select([col("window").max()])).and_then(|answer| answer.u64s("window"));
+        let found = found.map_err(AnalysisError::table(run.path(), table))?;
+        last = last.max(found.into_iter().flatten().max().unwrap_or_default());
+    }
+    Ok(last.div_ceil(MOST_SPANS).max(1))
+}
+
+/// A table with the columns `label` and `place`; rows that belong to no arm are left out.
+pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<LazyFrame>, AnalysisError> {
+    let Some(frame) = run.scan(table)? else { return Ok(None) };
+    let place = |column: &str| col(column).cast(DataType::UInt64).alias("place");
+    Ok(match by {
+        By::Arm => Some(
+            frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), place("block")]),
+        ),
+        By::Run => {
+            let span = windows_a_span(run)?;
+            let place = (col("window").cast(DataType::Float64) / lit(span as f64)).cast(DataType::UInt64);
+            Some(frame.with_columns([lit(run_name(run)?).alias("label"), place.alias("place")]))
+        }
+        By::Policy => policies_of(run)?.map(|policies| {
+            // A round may be recorded twice only by a fault, and must then not double its windows.
+            let policies = policies.group_by([col("round")]).agg([col("label").last()]);
+            frame
+                .join(policies, [col("round")], [col("round")], JoinArgs::new(JoinType::Inner))
+                .with_columns([place("round")])
+        }),
+    })
+}
+
+fn add_counters(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()> {
+    let answer = Answer::of(frame.group_by([col("label"), col("place")]).agg(counter_sums()))?;
+    let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
+    for ((label, place), sums) in labels.into_iter().zip(places).zip(sums_of(&answer)?) {
+        let (Some(label), Some(place)) = (label, place) else { continue };
+        let block = arms.entry(label).or_default().blocks.entry((run, place)).or_default();
+        *block = BlockSums { reported: block.reported, ..sums };
+    }
+    Ok(())
+}
+
+fn add_reports(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()> {
+    // The seconds of a window count once, however many VMs reported in it.
+    let windows = frame
+        .clone()
+        .group_by([col("label"), col("place"), col("window")])
+        .agg([col("operations").sum(), (col("end_us").first() - col("begin_us").first()).alias("window_us")])
+        .group_by([col("label"), col("place")])
+        .agg([col("operations").sum(), col("window_us").sum()]);
+    let answer = Answer::of(windows)?;
+    let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
+    let (operations, lengths) = (answer.f64s("operations")?, answer.f64s("window_us")?);
+    for (((label, place), operations), length) in labels.into_iter().zip(places).zip(operations).zip(lengths)
+    {
+        let (Some(label), Some(place)) = (label, place) else { continue };
+        arms.entry(label).or_default().blocks.entry((run, place)).or_default().reported =
+            Part { above: operations.unwrap_or_default(), below: length.unwrap_or_default() / 1e6 };
+    }
+
+    let told = frame.filter(col("latency_us").is_not_null().and(col("latency_us").is_finite()));
+    let medians = told.clone().group_by([col("label"), col("place")]).agg([col("latency_us").median()]);
+    let answer = Answer::of(medians)?;
+    let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
+    for ((label, place), middle) in labels.into_iter().zip(places).zip(answer.f64s("latency_us")?) {
+        let (Some(label), Some(place), Some(middle)) = (label, place, middle) else { continue };
+        arms.entry(label).or_default().latencies_us.insert((run, place), middle);
+    }
+
+    let mut asked: Vec<Expr> = LATENCY_QUANTILES
+        .iter()
+        .map(|q| col("latency_us").quantile(lit(*q), QuantileMethod::Linear).alias(format!("q{q}")))
+        .collect();
+    asked.push(len().cast(DataType::UInt64).alias("count"));
+    let answer = Answer::of(told.group_by([col("label")]).agg(asked))?;
+    let (labels, counts) = (answer.texts("label")?, answer.u64s("count")?);
+    let columns: Vec<Vec<Option<f64>>> =
+        LATENCY_QUANTILES.iter().map(|q| answer.f64s(&format!("q{q}"))).collect::<PolarsResult<_>>()?;
+    for (row, (label, count)) in labels.into_iter().zip(counts).enumerate() {
+        let (Some(label), Some(found)) = (label, columns.iter().map(|column| column[row]).collect()) else {
+            continue;
+        };
+        let arm = arms.entry(label).or_default();
+        arm.quantiles_us.push(found);
+        arm.latencies += count.unwrap_or_default();
+    }
+    Ok(())
+}

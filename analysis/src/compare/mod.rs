@@ -1,0 +1,282 @@
+//! Placements compared: rates, throughput and latency of each arm, and the change between arms.
+//!
+//! Block values are summed by [`crate::sums`] and compared by [`huddle_model::stats::compare_blocks`],
+//! which is what the loop decides with.
+
+mod arms;
+mod show;
+
+use std::collections::BTreeMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::stats::{Compared, Estimate, SampleFlags, compare_blocks, compare_samples};
+use huddle_model::trial::Objective;
+use serde::Serialize;
+
+use crate::AnalysisError;
+use crate::run::RunDir;
+pub(crate) use arms::labelled;
+use arms::{ArmData, Arms, Place};
+pub use arms::{By, LATENCY_QUANTILES};
+pub(crate) use show::{change as change_text, estimate as estimate_text};
+
+/// Seed of the bootstrap, so that equal recordings give equal intervals.
+const SEED: u64 = 1;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// LLC misses per 1000 instructions.
+    Mpki,
+    /// LLC misses per LLC reference.
+    MissRatio,
+    /// Instructions per cycle.
+    Ipc,
+    /// Operations per second that workloads report.
+    Throughput,
+    /// Median of the latencies that workloads report, in microseconds.
+    LatencyUs,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Mpki, Self::MissRatio, Self::Ipc, Self::Throughput, Self::LatencyUs];
+
+    /// Its name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Mpki => "MPKI",
+            Self::MissRatio => "LLC miss ratio",
+            Self::Ipc => "IPC",
+            Self::Throughput => "operations/s",
+            Self::LatencyUs => "median latency in us",
+        }
+    }
+
+    /// Its name in files.
+    pub(crate) fn id(self) -> &'static str {
+        match self {
+            Self::Mpki => "mpki",
+            Self::MissRatio => "miss-ratio",
+            Self::Ipc => "ipc",
+            Self::Throughput => "throughput",
+            Self::LatencyUs => "latency",
+        }
+    }
+
+    /// Whether a higher value is the better one.
+    pub fn more_is_better(self) -> bool {
+        self.objective().is_some_and(Objective::more_is_better)
+    }
+
+    /// What the loop calls it; it does not judge by latency.
+    fn objective(self) -> Option<Objective> {
+        match self {
+            Self::Mpki => Some(Objective::Mpki),
+            Self::MissRatio => Some(Objective::MissRatio),
+            Self::Ipc => Some(Objective::Ipc),
+            Self::Throughput => Some(Objective::Reported),
+            Self::LatencyUs => None,
+        }
+    }
+
+    fn values(self, arm: &ArmData) -> BTreeMap<Place, f64> {
+        match self.objective() {
+            None => arm.latencies_us.clone(),
+            Some(objective) => arm
+                .blocks
+                .iter()
+                .filter_map(|(place, block)| Some((*place, *block.value(objective).value()?)))
+                .collect(),
+        }
+    }
+
+    /// Why there is no value, for a sentence.
+    fn missing(self, arm: &ArmData) -> String {
+        let block = arm.blocks.values().next();
+        match (self.objective(), block) {
+            (None, _) => "no workload reported a latency".to_owned(),
+            (Some(_), None) => "nothing was recorded".to_owned(),
+            (Some(objective), Some(block)) => {
+                block.value(objective).reason().unwrap_or("no block has a value").to_owned()
+            }
+        }
+    }
+}
+
+/// One arm.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ArmSummary {
+    /// Its name.
+    pub name: String,
+    /// Blocks, rounds or windows with anything in them.
+    pub places: usize,
+    /// Each measure over them, or why there is none.
+    pub values: BTreeMap<Measure, Availability<Estimate>>,
+    /// Latency in microseconds at [`LATENCY_QUANTILES`], over all windows; `None` where none was reported.
+    pub latency_quantiles_us: Option<Vec<f64>>,
+    /// Windows with a latency.
+    pub latencies: u64,
+    /// How many samples (a vCPU in a window) there are, and how many have a flaw. All are counted in.
+    pub samples: SampleFlags,
+}
+
+/// One arm against the baseline, by one measure.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// The arm.
+    pub arm: String,
+    /// The measure.
+    pub measure: Measure,
+    /// What it came to, or why it cannot be told.
+    pub compared: Availability<Compared>,
+}
+
+/// Arms compared.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// `huddle/comparison/1`.
+    pub schema: &'static str,
+    /// What tells the arms.
+    pub by: By,
+    /// Which arm the others are compared with; `None` when there are fewer than two.
+    pub baseline: Option<String>,
+    /// The arms, the baseline first.
+    pub arms: Vec<ArmSummary>,
+    /// Each other arm against the baseline.
+    pub changes: Vec<Change>,
+    /// What a reader should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Comparison {
+    /// Compares what `runs` recorded, told apart by `by`, with `baseline` as the first arm.
+    ///
+    /// # Errors
+    /// When a recording cannot be read, or there is no such baseline.
+    pub fn of(runs: &[RunDir], by: Option<By>, baseline: Option<&str>) -> Result<Self, AnalysisError> {
+        let by = by.map_or_else(|| arms::choose(runs), Ok)?;
+        let found = arms::arms(runs, by)?;
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        let first = match baseline {
+            Some(name) if !found.contains_key(name) => {
+                return Err(AnalysisError::NoBaseline {
+                    name: name.to_owned(),
+                    known: names.iter().map(|name| (*name).to_owned()).collect(),
+                });
+            }
+            Some(name) => Some(name),
+            // The names of arms that are what there was before anything was changed.
+            None => ["before", "none", "not pinned"]
+                .into_iter()
+                .find(|name| found.contains_key(*name))
+                .or(names.first().copied()),
+        };
+        let order: Vec<&str> =
+            first.into_iter().chain(names.iter().copied().filter(|name| Some(*name) != first)).collect();
+        let summaries: Vec<ArmSummary> = order.iter().map(|name| summary(name, &found[*name])).collect();
+        let changes = match first {
+            Some(first) => order[1..]
+                .iter()
+                .flat_map(|name| {
+                    Measure::ALL.map(|measure| change(by, measure, &found[first], name, &found[*name]))
+                })
+                .collect(),
+            None => Vec::new(),
+        };
+        let warnings = warnings(&found, &summaries, by);
+        Ok(Self {
+            schema: "huddle/comparison/1",
+            by,
+            baseline: first.filter(|_| order.len() > 1).map(str::to_owned),
+            arms: summaries,
+            changes,
+            warnings,
+        })
+    }
+}
+
+fn summary(name: &str, arm: &ArmData) -> ArmSummary {
+    let estimate = |measure: Measure| {
+        let values: Vec<f64> = measure.values(arm).into_values().collect();
+        let estimate = Estimate::of_median(&values, SEED);
+        estimate.map_or_else(|| Availability::Unavailable(measure.missing(arm)), Availability::Available)
+    };
+    ArmSummary {
+        name: name.to_owned(),
+        places: arm.blocks.len(),
+        values: Measure::ALL.into_iter().map(|measure| (measure, estimate(measure))).collect(),
+        latency_quantiles_us: arm.latency_quantiles_us(),
+        latencies: arm.latencies,
+        samples: arm.flags(),
+    }
+}
+
+fn change(by: By, measure: Measure, before: &ArmData, name: &str, after: &ArmData) -> Change {
+    let (first, second) = (measure.values(before), measure.values(after));
+    let more = measure.more_is_better();
+    let compared = match (first.is_empty(), second.is_empty()) {
+        (true, _) => Availability::Unavailable(measure.missing(before)),
+        (_, true) => Availability::Unavailable(measure.missing(after)),
+        _ if by == By::Arm => {
+            let pairs: Vec<(f64, f64)> =
+                first.iter().filter_map(|(place, value)| Some((*value, *second.get(place)?))).collect();
+            compare_blocks(&pairs, more, SEED).into()
+        }
+        _ => {
+            let (first, second): (Vec<f64>, Vec<f64>) =
+                (first.into_values().collect(), second.into_values().collect());
+            compare_samples(&first, &second, more, SEED).into()
+        }
+    };
+    Change { arm: name.to_owned(), measure, compared }
+}
+
+fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
+    let mut said = Vec::new();
+    match summaries.len() {
+        0 => said.push(match by {
+            By::Arm => "no window belongs to an arm of a trial: record a run that tries placements, or compare by policy or run".to_owned(),
+            By::Policy | By::Run => {
+                "no counters and no reports were recorded: there is nothing to compare".to_owned()
+            }
+        }),
+        1 => said.push(format!(
+            "there is one arm only ({}), so nothing is compared: name a second recording, or record a trial",
+            summaries[0].name
+        )),
+        _ => {}
+    }
+    for arm in summaries {
+        let flags = arm.samples;
+        let flaws = [
+            (flags.without_misses, "have no LLC misses: see `doctor` for why the counters are not there"),
+            (
+                flags.multiplexed,
+                "are scaled estimates because the counters shared the PMU: count fewer events, or stop other users of perf",
+            ),
+            (flags.migrated, "moved between caches within the window: pin, or use longer windows"),
+            (
+                flags.broken,
+                "had shared pages broken by writes within the window: their sharing is less than the matrix says",
+            ),
+        ];
+        for (count, words) in flaws.into_iter().filter(|(count, _)| *count > 0) {
+            said.push(format!("{}: {count} of {} samples {words}", arm.name, flags.samples));
+        }
+    }
+    if by == By::Arm && summaries.len() > 1 {
+        let all: std::collections::BTreeSet<Place> =
+            arms.values().flat_map(|arm| arm.blocks.keys().copied()).collect();
+        let unpaired =
+            all.iter().filter(|place| arms.values().any(|arm| !arm.blocks.contains_key(place))).count();
+        if unpaired > 0 {
+            said.push(format!(
+                "{unpaired} of {} blocks lack one of the arms and are in no pair: the trial was cut short there",
+                all.len()
+            ));
+        }
+    }
+    said
+}

@@ -1,0 +1,88 @@
+//! Recordings as other programs like them: one file a table, all runs in it, with host and run id.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use huddle_model::schema::Table;
+use polars::prelude::*;
+
+use crate::AnalysisError;
+use crate::error::first_line;
+use crate::frame::collect;
+use crate::run::RunDir;
+
+/// File formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Comma-separated values with a heading; unavailable is empty.
+    Csv,
+    /// One Parquet file a table, compressed by zstd.
+    Parquet,
+    /// One JSON object a line; unavailable is null.
+    Json,
+}
+
+/// A file that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The table.
+    pub table: Table,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
+/// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory.
+///
+/// # Errors
+/// When a recording cannot be read, or `dir` holds something or cannot be written.
+pub fn export(
+    runs: &[RunDir],
+    tables: &[Table],
+    format: ExportFormat,
+    dir: &Path,
+) -> Result<Vec<Exported>, AnalysisError> {
+    let cannot = |message: String| AnalysisError::Write { path: dir.to_owned(), message };
+    fs::create_dir_all(dir).map_err(|error| cannot(error.to_string()))?;
+    if fs::read_dir(dir).map_err(|error| cannot(error.to_string()))?.next().is_some() {
+        return Err(cannot("it is not empty; name a new directory".to_owned()));
+    }
+    let mut written = Vec::new();
+    for table in tables {
+        let Some(frame) = of_all(runs, *table)? else { continue };
+        let (ending, kind) = match format {
+            ExportFormat::Csv => ("csv", FileWriteFormat::Csv(CsvWriterOptions::default())),
+            ExportFormat::Parquet => ("parquet", FileWriteFormat::Parquet(Arc::default())),
+            ExportFormat::Json => ("jsonl", FileWriteFormat::NDJson(NDJsonWriterOptions::default())),
+        };
+        let path = dir.join(format!("{table}.{ending}"));
+        let cannot = |error: PolarsError| AnalysisError::Write {
+            path: path.clone(),
+            message: first_line(&error.to_string()),
+        };
+        let target = SinkTarget::Path(PlRefPath::try_from_path(&path).map_err(cannot)?);
+        let sink =
+            frame.sink(SinkDestination::File { target }, kind, UnifiedSinkArgs::default()).map_err(cannot)?;
+        collect(sink).map_err(cannot)?;
+        written.push(Exported { table: *table, path });
+    }
+    Ok(written)
+}
+
+/// A table of all runs, with the columns `host` and `run_id` before its own (`run` is a column of the table `ksm`).
+fn of_all(runs: &[RunDir], table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
+    let mut frames = Vec::new();
+    for run in runs {
+        let Some(frame) = run.scan(table)? else { continue };
+        let manifest = run.manifest()?;
+        let mut columns = vec![lit(manifest.host).alias("host"), lit(manifest.run).alias("run_id")];
+        columns.extend(table.columns().iter().map(|column| col(column.name)));
+        frames.push(frame.select(columns));
+    }
+    if frames.is_empty() {
+        return Ok(None);
+    }
+    let all = concat(frames, UnionArgs::default());
+    all.map(Some).map_err(AnalysisError::table(runs[0].path(), table))
+}

@@ -1,0 +1,223 @@
+//! The chapter that compares arms.
+
+use huddle_model::availability::Availability;
+
+use super::page::Page;
+use super::{data, or_gap};
+use crate::compare::{Comparison, LATENCY_QUANTILES, Measure, change_text, estimate_text};
+use crate::figure::{Bar, Spot, bars, distribution, spots};
+use crate::run::RunDir;
+use crate::text::{figure, p_value, signed_percent};
+
+pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
+    page.chapter("comparison", "Placements compared");
+    if let Some(comparison) = or_gap(page, "Comparison", Comparison::of(runs, None, None)) {
+        compared(page, &comparison);
+        latencies(page, runs, &comparison);
+    }
+    predicted(page, runs);
+}
+
+fn compared(page: &mut Page, comparison: &Comparison) {
+    page.gaps(&comparison.warnings);
+    let places = comparison.place_word();
+    for measure in Measure::ALL {
+        let drawn: Vec<Bar> = comparison
+            .arms
+            .iter()
+            .filter_map(|arm| {
+                let estimate = arm.values[&measure].value()?;
+                Some(Bar {
+                    name: arm.name.clone(),
+                    value: estimate.median,
+                    ci95: estimate.ci95,
+                    n: estimate.n,
+                })
+            })
+            .collect();
+        if drawn.is_empty() {
+            continue;
+        }
+        let id = format!("arms-{}", measure.id());
+        let better = if measure.more_is_better() { "More is better." } else { "Less is better." };
+        page.figure(
+            bars(&id, &format!("{} by arm", measure.title()), measure.title(), &drawn),
+            &format!("Medians over {places} with 95 % bootstrap intervals. {better} The paper's Figure 4 is drawn so."),
+        );
+    }
+    if comparison.arms.is_empty() {
+        return;
+    }
+    let mut headings = vec!["arm".to_owned(), format!(">{places}")];
+    headings.extend(Measure::ALL.map(|measure| format!(">{}", measure.title())));
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    let rows: Vec<Vec<String>> = comparison
+        .arms
+        .iter()
+        .map(|arm| {
+            let values = Measure::ALL.iter().map(|measure| estimate_text(&arm.values[measure]));
+            [arm.name.clone(), arm.places.to_string()].into_iter().chain(values).collect()
+        })
+        .collect();
+    page.table("Arms: medians with 95 % intervals", &headings, &rows);
+    for (measure, reason) in comparison
+        .arms
+        .iter()
+        .flat_map(|arm| {
+            Measure::ALL.iter().filter_map(|measure| Some((measure, arm.values[measure].reason()?)))
+        })
+        .collect::<std::collections::BTreeSet<_>>()
+    {
+        page.gap(&format!("{}: {reason}.", measure.title()));
+    }
+    if let Some(baseline) = &comparison.baseline {
+        changes(page, comparison, baseline);
+    }
+    let rows: Vec<Vec<String>> = comparison
+        .arms
+        .iter()
+        .map(|arm| {
+            let flags = arm.samples;
+            let counts =
+                [flags.samples, flags.without_misses, flags.multiplexed, flags.migrated, flags.broken];
+            std::iter::once(arm.name.clone()).chain(counts.map(|count| count.to_string())).collect()
+        })
+        .collect();
+    page.table(
+        "Samples (one vCPU in one window); flawed ones are counted in",
+        &["arm", ">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"],
+        &rows,
+    );
+}
+
+fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
+    let mut notes = Vec::new();
+    let rows: Vec<Vec<String>> = comparison
+        .changes
+        .iter()
+        .map(|found| match &found.compared {
+            Availability::Unavailable(reason) => {
+                let mut row = vec![found.arm.clone(), found.measure.title().to_owned()];
+                row.extend(["0", "-", "-", "-"].map(str::to_owned));
+                row.push(reason.clone());
+                row
+            }
+            Availability::Available(compared) => {
+                let told = compared
+                    .warnings
+                    .iter()
+                    .map(|warning| format!("{}, {}: {warning}.", found.arm, found.measure.title()));
+                notes.extend(told);
+                let effect = compared.effect_size(found.measure.more_is_better());
+                vec![
+                    found.arm.clone(),
+                    found.measure.title().to_owned(),
+                    compared.change.n.to_string(),
+                    change_text(compared),
+                    compared.test.map_or_else(|| "-".to_owned(), |test| p_value(test.p_value)),
+                    effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
+                    if compared.paired { "signed rank, by block" } else { "Mann-Whitney, unpaired" }
+                        .to_owned(),
+                ]
+            }
+        })
+        .collect();
+    page.table(
+        &format!("Change against {baseline}; positive is better"),
+        &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
+        &rows,
+    );
+    page.gaps(&notes);
+}
+
+fn latencies(page: &mut Page, runs: &[RunDir], comparison: &Comparison) {
+    let rows: Vec<Vec<String>> = comparison
+        .arms
+        .iter()
+        .filter_map(|arm| {
+            let quantiles = arm.latency_quantiles_us.as_ref()?;
+            let head = [arm.name.clone(), arm.latencies.to_string()];
+            Some(head.into_iter().chain(quantiles.iter().map(|value| figure(*value))).collect())
+        })
+        .collect();
+    if rows.is_empty() {
+        page.gap("No workload reported a latency, so there is no distribution of response times.");
+        return;
+    }
+    if let Some(found) = or_gap(page, "Response times", data::histograms(runs, comparison.by)) {
+        page.figure(
+            distribution("latency", "Response times by arm", "mean latency of a window, in us", &found),
+            "Each outline is a part of its own arm; what lies beyond the 99.9th percentile is in the last bin. The paper's Figure 5 shows these.",
+        );
+    }
+    let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
+    let headings: Vec<&str> =
+        ["arm", ">windows"].into_iter().chain(titles.iter().map(String::as_str)).collect();
+    page.table("Response times in us, of the means that workloads report each window", &headings, &rows);
+}
+
+fn predicted(page: &mut Page, runs: &[RunDir]) {
+    page.section("Predicted against observed");
+    let mut drawn = Vec::new();
+    let mut rows = Vec::new();
+    for run in runs {
+        let Some(trials) = or_gap(page, "Trials", data::trials(run)) else { continue };
+        for trial in trials {
+            if let (Some(expected), Some(observed)) = (trial.expected, trial.observed) {
+                drawn.push(Spot {
+                    x: expected * 100.0,
+                    y: observed * 100.0,
+                    y_ci95: trial.ci95.map(|ends| ends.map(|end| end * 100.0)),
+                    what: trial.proposal.clone(),
+                });
+            }
+            let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), signed_percent);
+            let interval = trial.ci95.map_or_else(
+                || "-".to_owned(),
+                |[low, high]| format!("{} to {}", signed_percent(low), signed_percent(high)),
+            );
+            rows.push(vec![
+                trial.proposal,
+                trial.round.to_string(),
+                trial.objective,
+                percent(trial.expected),
+                percent(trial.observed),
+                interval,
+                trial.blocks.to_string(),
+                trial.outcome,
+                trial.reason,
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        page.gap("No trial was recorded, so there is no prediction to hold against what happened.");
+        return;
+    }
+    if !drawn.is_empty() {
+        page.figure(
+            spots(
+                "predicted",
+                "Predicted against observed change",
+                ("predicted change in %", "observed change in %"),
+                &drawn,
+                true,
+            ),
+            "On the line a prediction came true. Vertical strokes are 95 % intervals.",
+        );
+    }
+    page.table(
+        "Decisions of trials; positive change is better",
+        &[
+            "proposal",
+            ">round",
+            "objective",
+            ">expected",
+            ">observed",
+            ">95 % interval",
+            ">blocks",
+            "outcome",
+            "reason",
+        ],
+        &rows,
+    );
+}

@@ -1,0 +1,138 @@
+//! The section on the host: what it is, and what limits its figures.
+
+use std::fmt::Display;
+
+use huddle_model::availability::Availability;
+use huddle_model::schema::{Environment, Manifest, utc_text};
+
+use super::page::Page;
+
+fn known<T: Display>(fact: &Availability<T>) -> String {
+    match fact {
+        Availability::Available(value) => value.to_string().trim().to_owned(),
+        Availability::Unavailable(reason) => format!("- ({reason})"),
+    }
+}
+
+pub(super) fn write(page: &mut Page, manifest: &Manifest) {
+    caveats(page, manifest);
+    facts(page, manifest);
+}
+
+/// Everything that `doctor` found not to be good, at the start of the recording.
+fn caveats(page: &mut Page, manifest: &Manifest) {
+    page.section("What limits these figures");
+    let Some(findings) = &manifest.findings else {
+        page.gap("This recording was made before the findings of `huddle doctor` were kept in it, so its caveats are not known beyond the facts below.");
+        return;
+    };
+    let limits: Vec<Vec<String>> = findings
+        .iter()
+        .filter(|finding| finding.state != "good")
+        .map(|finding| {
+            vec![
+                finding.item.clone(),
+                finding.state.clone(),
+                finding.value.clone(),
+                finding.meaning.clone(),
+                finding.remedy.clone().unwrap_or_else(|| "-".to_owned()),
+            ]
+        })
+        .collect();
+    if limits.is_empty() {
+        page.paragraph(&format!("`huddle doctor` looked at {} things and found no limit.", findings.len()));
+        return;
+    }
+    page.table(
+        &format!(
+            "{} of {} findings of `huddle doctor` at the start limit what can be said",
+            limits.len(),
+            findings.len()
+        ),
+        &["finding", "state", "read", "what it means", "remedy"],
+        &limits,
+    );
+}
+
+fn facts(page: &mut Page, manifest: &Manifest) {
+    let Environment {
+        kernel_release,
+        kernel_version,
+        kernel_parameters,
+        cpu_model,
+        is_guest,
+        cpus_online,
+        memory_bytes,
+        ksm,
+        transparent_hugepage,
+        khugepaged_defrag,
+        governors,
+        frequency_boost,
+        numa_balancing,
+        smt_active,
+        nmi_watchdog,
+    } = &manifest.environment;
+    let joined = |list: &Availability<Vec<String>>| known(&list.clone().map(|list| list.join(" ")));
+    let governors = governors.clone().map(|found| {
+        found.iter().map(|(name, cpus)| format!("{name} on {cpus} CPUs")).collect::<Vec<_>>().join(", ")
+    });
+    let ksm = ksm.clone().map(|files| {
+        files.iter().map(|(name, value)| format!("{name}={}", known(value))).collect::<Vec<_>>().join(", ")
+    });
+    let caches = manifest.caches.clone().map(|caches| {
+        let told = caches.iter().filter(|cache| !cache.instruction_only).map(|cache| {
+            let size = cache
+                .size_bytes
+                .map_or_else(|| "size not known".to_owned(), |bytes| format!("{} KiB", bytes / 1024));
+            format!("L{} of CPUs {}: {size}", cache.level, cache.cpus)
+        });
+        told.collect::<Vec<_>>().join("; ")
+    });
+    let topology = manifest.topology.clone().map(|topology| {
+        topology
+            .domains
+            .iter()
+            .map(|domain| format!("{}: CPUs {}", domain.id.0, domain.cpus))
+            .collect::<Vec<_>>()
+            .join("; ")
+    });
+    let end =
+        manifest.end_us.map_or_else(|| "not recorded: it still runs, or was killed".to_owned(), utc_text);
+    let rows: Vec<Vec<String>> = [
+        ("host", manifest.host.clone()),
+        ("began", utc_text(manifest.begin_us)),
+        ("ended", end),
+        ("stopped early", manifest.stopped.clone().unwrap_or_else(|| "no".to_owned())),
+        (
+            "huddle",
+            format!(
+                "{} ({})",
+                manifest.huddle_version,
+                manifest.git_revision.as_deref().unwrap_or("revision not known")
+            ),
+        ),
+        ("command line", manifest.command_line.join(" ")),
+        ("kernel", known(kernel_release)),
+        ("kernel build", known(kernel_version)),
+        ("kernel parameters", joined(kernel_parameters)),
+        ("CPU", known(cpu_model)),
+        ("is itself a guest", known(is_guest)),
+        ("CPUs online", known(cpus_online)),
+        ("memory in bytes", known(memory_bytes)),
+        ("caches", known(&caches)),
+        ("cache domains", known(&topology)),
+        ("KSM at the start", known(&ksm)),
+        ("transparent huge pages", known(transparent_hugepage)),
+        ("khugepaged defrag", known(khugepaged_defrag)),
+        ("governors", known(&governors)),
+        ("frequency boost", known(frequency_boost)),
+        ("NUMA balancing", known(numa_balancing)),
+        ("SMT active", known(smt_active)),
+        ("NMI watchdog", known(nmi_watchdog)),
+        ("config", manifest.config.clone().unwrap_or_else(|| "none".to_owned())),
+    ]
+    .into_iter()
+    .map(|(name, value)| vec![name.to_owned(), value])
+    .collect();
+    page.table("The host and the recording", &["fact", "value"], &rows);
+}

@@ -1,0 +1,146 @@
+//! The sharing matrix of a run: in one round, and over all of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use huddle_model::schema::Table;
+use polars::prelude::*;
+use serde::Serialize;
+
+use crate::AnalysisError;
+use crate::frame::Answer;
+use crate::run::RunDir;
+use crate::text::{clean, lines, percent, table};
+
+/// What the VMs of one run share.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sharing {
+    /// Directory of the run.
+    pub path: PathBuf,
+    /// The round of the matrix; `None` when no sharing was recorded.
+    pub round: Option<u64>,
+    /// How it was measured.
+    pub method: Option<String>,
+    /// The VMs of that round, in order of name.
+    pub vms: Vec<String>,
+    /// `rates[i][j]`: the part (0 to 1) of the frames that VM i uses which it shares with VM j; `None` on
+    /// the diagonal and where there is no row.
+    pub rates: Vec<Vec<Option<f64>>>,
+    /// Shared frames likewise.
+    pub shared_frames: Vec<Vec<Option<u64>>>,
+    /// Mean rate over all rounds that have the pair.
+    pub mean_rates: Vec<Vec<Option<f64>>>,
+}
+
+impl Sharing {
+    /// The matrix of `round`, or of the last one.
+    ///
+    /// # Errors
+    /// When the recording cannot be read, or has no such round.
+    pub fn of(run: &RunDir, round: Option<u64>) -> Result<Self, AnalysisError> {
+        let empty = Self {
+            path: run.path().to_owned(),
+            round: None,
+            method: None,
+            vms: Vec::new(),
+            rates: Vec::new(),
+            shared_frames: Vec::new(),
+            mean_rates: Vec::new(),
+        };
+        let found = match run.scan(Table::Sharing)? {
+            None => Ok(None),
+            Some(frame) => {
+                matrix(&frame, round, &empty).map_err(AnalysisError::table(run.path(), Table::Sharing))
+            }
+        }?;
+        match (found, round) {
+            (Some(sharing), _) => Ok(sharing),
+            (None, Some(round)) => Err(AnalysisError::NoRound { run: run.path().to_owned(), round }),
+            (None, None) => Ok(empty),
+        }
+    }
+}
+
+fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResult<Option<Sharing>> {
+    let last = match round {
+        Some(round) => Some(round),
+        None => {
+            let last = Answer::of(frame.clone().select([col("round").max()]))?;
+            last.u64s("round")?.first().copied().flatten()
+        }
+    };
+    let Some(round) = last else { return Ok(None) };
+    let rows = Answer::of(
+        frame
+            .clone()
+            .filter(col("round").eq(lit(round)))
+            .select(["vm", "other", "rate", "shared_frames", "method"].map(col)),
+    )?;
+    if rows.rows() == 0 {
+        return Ok(None);
+    }
+    let (vm, other) = (rows.texts("vm")?, rows.texts("other")?);
+    let mut names: Vec<String> = vm.iter().chain(&other).flatten().cloned().collect();
+    names.sort();
+    names.dedup();
+    let at: BTreeMap<&str, usize> =
+        names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+    let n = names.len();
+    let (mut rates, mut frames, mut means) =
+        (vec![vec![None; n]; n], vec![vec![None; n]; n], vec![vec![None; n]; n]);
+    let place = |vm: &Option<String>, other: &Option<String>| {
+        Some((*at.get(vm.as_deref()?)?, *at.get(other.as_deref()?)?))
+    };
+    let (rate, shared) = (rows.f64s("rate")?, rows.u64s("shared_frames")?);
+    for row in 0..rows.rows() {
+        if let Some((i, j)) = place(&vm[row], &other[row]) {
+            rates[i][j] = rate[row].filter(|rate| rate.is_finite());
+            frames[i][j] = shared[row];
+        }
+    }
+    let mean = Answer::of(frame.clone().group_by([col("vm"), col("other")]).agg([col("rate").mean()]))?;
+    let (vm, other, rate) = (mean.texts("vm")?, mean.texts("other")?, mean.f64s("rate")?);
+    for row in 0..mean.rows() {
+        if let Some((i, j)) = place(&vm[row], &other[row]) {
+            means[i][j] = rate[row].filter(|rate| rate.is_finite());
+        }
+    }
+    let method = rows.texts("method")?.into_iter().flatten().next();
+    Ok(Some(Sharing {
+        round: Some(round),
+        method,
+        vms: names,
+        rates,
+        shared_frames: frames,
+        mean_rates: means,
+        ..empty.clone()
+    }))
+}
+
+impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(round) = self.round else {
+            return writeln!(f, "{}: no sharing was recorded", self.path.display());
+        };
+        let method = self.method.as_deref().unwrap_or("-");
+        writeln!(f, "{}, round {round}, measured by {}", self.path.display(), clean(method))?;
+        let names: Vec<String> = self.vms.iter().map(|name| clean(name)).collect();
+        for (title, rates) in [
+            ("In this round: of the frames a row's VM uses, shared with", &self.rates),
+            ("Mean over all rounds", &self.mean_rates),
+        ] {
+            let titles: Vec<String> = names.iter().map(|name| format!(">{name}")).collect();
+            let mut headings = vec!["VM"];
+            headings.extend(titles.iter().map(String::as_str));
+            let mut rows = table(&headings);
+            for (name, row) in names.iter().zip(rates) {
+                let mut cells = vec![name.clone()];
+                cells.extend(row.iter().map(|rate| rate.map_or_else(|| "-".to_owned(), percent)));
+                rows.add_row(cells);
+            }
+            writeln!(f, "\n{title}\n{}", lines(&rows))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Counters summed by Polars into the sums that the loop makes of its windows
+//! ([`huddle_model::stats::BlockSums`]), so that both come to the same rates.
+
+use huddle_model::stats::{BlockSums, Part, SampleFlags};
+use polars::prelude::*;
+
+use crate::frame::{Answer, count_where, sum_with};
+
+/// Numerators and denominators, in the order of [`BlockSums`].
+const PARTS: [(&str, &str, &str); 3] = [
+    ("mpki", "llc_misses", "instructions"),
+    ("miss_ratio", "llc_misses", "llc_references"),
+    ("ipc", "instructions", "cycles"),
+];
+
+/// What to aggregate over the rows of the table `counters`.
+pub(crate) fn counter_sums() -> Vec<Expr> {
+    let mut asked = Vec::new();
+    for (name, above, below) in PARTS {
+        asked.push(sum_with(above, below).alias(format!("{name}_above")));
+        asked.push(sum_with(below, above).alias(format!("{name}_below")));
+    }
+    // Moves within a domain leave the cache as it is; where domains are not known any move is one.
+    let moved = col("domain_migrations").fill_null(col("migrations")).gt(lit(0));
+    asked.extend([
+        len().cast(DataType::UInt64).alias("samples"),
+        count_where(col("llc_misses").is_null()).alias("without_misses"),
+        count_where(col("time_running_ns").lt(col("time_enabled_ns"))).alias("multiplexed"),
+        count_where(moved).alias("migrated"),
+        count_where(col("pages_broken").gt(lit(0))).alias("broken"),
+    ]);
+    asked
+}
+
+/// The sums of each row of an answer to [`counter_sums`].
+pub(crate) fn sums_of(answer: &Answer) -> PolarsResult<Vec<BlockSums>> {
+    let part = |name: &str| -> PolarsResult<Vec<Part>> {
+        let (above, below) = (answer.f64s(&format!("{name}_above"))?, answer.f64s(&format!("{name}_below"))?);
+        let parts = above.into_iter().zip(below);
+        Ok(parts
+            .map(|(above, below)| Part { above: above.unwrap_or_default(), below: below.unwrap_or_default() })
+            .collect())
+    };
+    let [mpki, miss_ratio, ipc] = [part("mpki")?, part("miss_ratio")?, part("ipc")?];
+    let flag = |name: &str| -> PolarsResult<Vec<u64>> {
+        Ok(answer.u64s(name)?.into_iter().map(Option::unwrap_or_default).collect())
+    };
+    let (samples, without, multiplexed) = (flag("samples")?, flag("without_misses")?, flag("multiplexed")?);
+    let (migrated, broken) = (flag("migrated")?, flag("broken")?);
+    let row = |i: usize| BlockSums {
+        mpki: mpki[i],
+        miss_ratio: miss_ratio[i],
+        ipc: ipc[i],
+        reported: Part::default(),
+        samples: SampleFlags {
+            samples: samples[i],
+            without_misses: without[i],
+            multiplexed: multiplexed[i],
+            migrated: migrated[i],
+            broken: broken[i],
+        },
+    };
+    Ok((0..answer.rows()).map(row).collect())
+}
