@@ -39,9 +39,7 @@ mod tests {
 
     #[test]
     fn images_are_made_when_vms_are_asked_for() {
-        let needs = |line: &str| {
-            needs_images(&line.split(' ').map(str::to_owned).collect::<Vec<_>>())
-        };
+        let needs = |line: &str| needs_images(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         assert!(needs("microbench --guest qemu") && needs("microbench --guest=qemu"));
         assert!(needs("microbench --preset paper"));
         assert!(!needs("microbench") && !needs("microbench --guest process --out qemu"));

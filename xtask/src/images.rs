@@ -41,7 +41,15 @@ pub(crate) fn make() -> anyhow::Result<()> {
     let images = images()?;
     // Only the program itself is linked statically; its dependencies are what everything else uses.
     shell::run(shell::cargo().args([
-        "rustc", "--package", "huddle-guest", "--bin", INIT, "--", "-C", "target-feature=+crt-static", "-C",
+        "rustc",
+        "--package",
+        "huddle-guest",
+        "--bin",
+        INIT,
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
         "strip=symbols",
     ]))?;
     let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
@@ -60,7 +68,8 @@ pub(crate) fn make() -> anyhow::Result<()> {
             files.push(("bin/sh", EXECUTABLE, busybox));
         }
         let initrd = directory.join("initrd");
-        fs::write(&initrd, initramfs(files)?).with_context(|| format!("cannot write {}", initrd.display()))?;
+        fs::write(&initrd, initramfs(files)?)
+            .with_context(|| format!("cannot write {}", initrd.display()))?;
     }
     Ok(())
 }
@@ -74,7 +83,8 @@ fn images() -> anyhow::Result<PathBuf> {
 /// Downloads the kernel's package and takes the kernel out of it.
 fn fetch_kernel(flavour: &Flavour, directory: &Path, kernel: &Path) -> anyhow::Result<()> {
     let depends = Command::new("apt-cache").args(["depends", flavour.package]).output();
-    let depends = depends.context("cannot run apt-cache; kernels for VMs are taken from Debian's packages")?;
+    let depends =
+        depends.context("cannot run apt-cache; kernels for VMs are taken from Debian's packages")?;
     let text = String::from_utf8_lossy(&depends.stdout).into_owned();
     let package = newest(&text).with_context(|| {
         format!("apt knows no kernel of {}; run `apt-get update` on a Debian host", flavour.package)
