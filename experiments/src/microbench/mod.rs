@@ -202,13 +202,28 @@ impl Run<'_> {
             }
         };
 
+        let base = match &boot {
+            None => None,
+            // Data overwrites free memory that VMs of one system have in common. So the base is what is
+            // still shared when each holds as much data that is nobody else's.
+            Some(_) => {
+                self.say("measuring what the VMs share while they hold different data");
+                for (number, guest) in guests.iter_mut().enumerate() {
+                    let data = guest_data(config, number, data_bytes);
+                    guest.load(GuestData { seed: !data.own_seed, ..data })?;
+                }
+                let vms = self.host.find(&processes)?;
+                Some(self.wait_for_base(&vms)?)
+            }
+        };
+
         self.say("loading the data, letting KSM merge it");
         for (number, guest) in guests.iter_mut().enumerate() {
             guest.load(guest_data(config, number, data_bytes))?;
         }
         // Only now: the memory of stand-ins was not there before.
         let vms = self.host.find(&processes)?;
-        let expected = Expected::new(&config.data, data_bytes, boot.clone());
+        let expected = Expected::new(&config.data, data_bytes, base);
         self.host.merge()?;
         self.wait_until_merged(&vms, &expected)?;
         let merging_s = begun.elapsed().as_secs_f64();
