@@ -5,7 +5,7 @@
 //! disturbance with a period from always hitting the same arm. Equal seeds give equal orders.
 
 use huddle_model::plan::Policy;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use huddle_model::rng::Rng;
 
@@ -13,33 +13,54 @@ use huddle_model::rng::Rng;
 const ORDER: u64 = 1;
 
 /// One way of placing the guests that is measured against the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
+    /// Not merged (the paper's A): each guest reads a copy of its own that equals no other's, placed as
+    /// recommended. The same sequence of reads, so that only the frames differ.
+    NotMerged,
     /// Merged, placed as the method recommends (the paper's B).
     Recommended,
     /// Merged, placed the opposite way (the paper's C).
     Opposed,
+    /// Merged, left to the kernel on the CPUs of the same domains (D).
+    Kernel,
+    /// Merged, placed by lot, anew in every block; as many guests on each domain.
+    Random,
+    /// As recommended once more: the ratio of the two tells what chance alone makes.
+    Control,
 }
 
 impl Arm {
     /// The arms, in the order of reports.
-    pub const ALL: [Self; 2] = [Self::Recommended, Self::Opposed];
+    pub const ALL: [Self; 6] =
+        [Self::NotMerged, Self::Recommended, Self::Opposed, Self::Kernel, Self::Random, Self::Control];
 
     /// Its name in files and reports.
     pub fn name(self) -> &'static str {
         match self {
+            Self::NotMerged => "not_merged",
             Self::Recommended => "recommended",
             Self::Opposed => "opposed",
+            Self::Kernel => "kernel",
+            Self::Random => "random",
+            Self::Control => "control",
         }
     }
 
-    /// The policy that places the guests in this arm.
-    pub fn policy(self) -> Policy {
+    /// The policy that places the guests in this arm; `None` where the lot does.
+    pub fn policy(self) -> Option<Policy> {
         match self {
-            Self::Recommended => Policy::Paper,
-            Self::Opposed => Policy::Opposed,
+            Self::NotMerged | Self::Recommended | Self::Control => Some(Policy::Paper),
+            Self::Opposed => Some(Policy::Opposed),
+            Self::Kernel => Some(Policy::None),
+            Self::Random => None,
         }
+    }
+
+    /// Whether the guests read their own copies instead of the common data.
+    pub fn reads_own(self) -> bool {
+        self == Self::NotMerged
     }
 }
 
@@ -83,7 +104,8 @@ mod tests {
 
     #[test]
     fn both_orders_occur() {
-        let first = orders(&Arm::ALL, 100, 1).iter().filter(|block| block[0] == Arm::Opposed).count();
+        let arms = [Arm::Recommended, Arm::Opposed];
+        let first = orders(&arms, 100, 1).iter().filter(|block| block[0] == Arm::Opposed).count();
         assert!((30..=70).contains(&first), "{first} of 100 blocks begin with opposed");
     }
 }

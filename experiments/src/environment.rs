@@ -198,9 +198,15 @@ mod tests {
     #[test]
     fn disturbances_are_told_and_a_quiet_host_has_none() {
         let (_dir, root) = tree();
-        let guest = GuestSample { vm: "vm1".into(), reads: 1, elapsed_ns: 1, busy_ns: 1 };
+        let guest =
+            GuestSample { vm: "vm1".into(), vcpu: 0, reads: 1, elapsed_ns: 1, busy_ns: 1, host: None };
         let block = |cpu_share| {
-            let samples = vec![ArmSample { arm: Arm::Opposed, guests: vec![guest.clone()], cpu_share }];
+            let samples = vec![ArmSample {
+                arm: Arm::Opposed,
+                guests: vec![guest.clone()],
+                placement: Vec::new(),
+                cpu_share,
+            }];
             Block { number: 1, samples, invalid: None }
         };
         let mut environment = Environment::read(&root);

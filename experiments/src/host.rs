@@ -6,13 +6,16 @@ use std::path::Path;
 use huddle_collector::discover::{DiscoverOptions, NamedProcess, discover};
 use huddle_collector::host::HostRoot;
 use huddle_collector::host::topology::{self, TopologyReadError};
-use huddle_collector::pin::{HostPinner, Journal, StateDir};
+use huddle_collector::pin::{HostPinner, Journal, StateDir, ThreadPin};
 use huddle_collector::sharing::{MergedScan, frames_visible};
+use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use nix::unistd::Uid;
+
+use crate::probes::{Probes, VcpuProbe};
 
 /// The host as an experiment needs it; tests put a fake in its place.
 pub trait Host {
@@ -27,6 +30,12 @@ pub trait Host {
 
     /// Sets the affinity of every vCPU to its domain, and makes sure that it holds.
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure>;
+
+    /// Begins to count what each vCPU does; ends the counting begun before.
+    fn open_probes(&mut self, vms: &[Vm]);
+
+    /// What was counted since then, for each vCPU in the order of the VMs.
+    fn read_probes(&mut self) -> Vec<VcpuProbe>;
 
     /// Makes KSM merge everything it may, fast.
     fn merge(&mut self) -> Result<(), HostFailure>;
@@ -76,6 +85,8 @@ pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,
     scan: MergedScan,
+    probes: Probes,
+    vcpus: u32,
 }
 
 impl CollectorHost {
@@ -85,7 +96,7 @@ impl CollectorHost {
     /// # Errors
     /// [`HostFailure::Cannot`] without root, frames or KSM; [`HostFailure::Failed`] when another huddle
     /// holds the lock, or the journal of an earlier one is not undone.
-    pub fn open(root: HostRoot, state_dir: Option<&Path>) -> Result<Self, HostFailure> {
+    pub fn open(root: HostRoot, state_dir: Option<&Path>, vcpus: u32) -> Result<Self, HostFailure> {
         if !Uid::effective().is_root() {
             return Err(HostFailure::cannot(
                 "experiments need root, to see physical frames (CAP_SYS_ADMIN) and to set KSM; run it with `sudo -E`",
@@ -109,7 +120,13 @@ impl CollectorHost {
                 journal.path().display()
             )));
         }
-        Ok(Self { pinner: HostPinner::new(root.clone(), journal), scan: MergedScan::new(root.clone()), root })
+        Ok(Self {
+            pinner: HostPinner::new(root.clone(), journal),
+            scan: MergedScan::new(root.clone()),
+            probes: Probes::new(&root),
+            vcpus,
+            root,
+        })
     }
 
     fn has_setting(&self, file: &str) -> bool {
@@ -136,9 +153,10 @@ impl Host for CollectorHost {
                 return Err(HostFailure::Failed(format!("the VM {name} (pid {pid}) was not found")));
             };
             let vm = found.swap_remove(at);
-            if vm.vcpus.len() != 1 {
+            if vm.vcpus.len() != self.vcpus as usize {
                 return Err(HostFailure::Failed(format!(
-                    "the VM {name} (pid {pid}) should have one vCPU thread and has {}",
+                    "the VM {name} (pid {pid}) should have {} vCPU thread(s) and has {}",
+                    self.vcpus,
                     vm.vcpus.len()
                 )));
             }
@@ -152,7 +170,22 @@ impl Host for CollectorHost {
     }
 
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
-        let report = self.pinner.apply(vms, plan).map_err(HostFailure::failed)?;
+        let report = if plan.placement.is_empty() {
+            // Left to the kernel, but on the CPUs that the other arms use: else it would have more.
+            let cpus: CpuSet = plan.domains.iter().flat_map(|domain| domain.cpus.iter()).collect();
+            let pins = vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu)));
+            let pins = pins.map(|(vm, vcpu)| ThreadPin {
+                vm: vm.name.clone(),
+                vcpu: vcpu.index,
+                process: vcpu.process,
+                thread: vcpu.thread,
+                cpus: cpus.clone(),
+            });
+            self.pinner.set_affinities(&pins.collect::<Vec<_>>())
+        } else {
+            self.pinner.apply(vms, plan)
+        };
+        let report = report.map_err(HostFailure::failed)?;
         // Notes are about vCPUs that are elsewhere than they were asked to be.
         if report.outcome.skipped > 0 || !report.notes.is_empty() {
             return Err(HostFailure::Failed(format!(
@@ -162,6 +195,14 @@ impl Host for CollectorHost {
             )));
         }
         Ok(())
+    }
+
+    fn open_probes(&mut self, vms: &[Vm]) {
+        self.probes.open(vms);
+    }
+
+    fn read_probes(&mut self) -> Vec<VcpuProbe> {
+        self.probes.read()
     }
 
     fn merge(&mut self) -> Result<(), HostFailure> {

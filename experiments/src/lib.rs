@@ -4,13 +4,19 @@
 //! that alternate in seeded, randomised blocks. Its statistics are pure functions of what was
 //! measured; everything that changes the host goes through the collector's journal.
 
-pub mod chase;
 pub mod clock;
 pub mod design;
+pub mod drift;
 pub mod environment;
 pub mod guest;
 pub mod host;
+pub mod images;
 pub mod interrupt;
 pub mod microbench;
+mod probes;
 pub mod report;
+mod report_paper;
+pub mod spec;
 pub mod summary;
+
+pub use probes::VcpuProbe;

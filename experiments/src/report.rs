@@ -1,14 +1,16 @@
 //! What a person reads of a run: tables in the form of the paper.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
+use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 
 use crate::design::Arm;
 use crate::microbench::Block;
-use crate::summary::{Ratio, Summary};
+use crate::summary::{ArmFigure, Ratio, Summary};
 
 /// The whole report of a run.
 pub fn text(summary: &Summary) -> String {
@@ -24,32 +26,42 @@ pub fn text(summary: &Summary) -> String {
             format!("CPUs {}{size}", domain.cpus)
         })
         .collect();
+    match &summary.boot {
+        Availability::Available(boot) => {
+            section(&mut out, "Sharing after boot (the paper's Table 1)", &sharing_table(&boot.matrix))
+        }
+        Availability::Unavailable(why) => {
+            line(&mut out, &format!("Sharing after boot: not available: {why}\n"))
+        }
+    }
+    let holds = summary.spec.data.iter().zip(1..).map(|(data, vm)| format!("vm{vm}: {data}"));
     section(
         &mut out,
-        &format!("Sharing, {} KiB of data A (vm1, vm2) and B (vm3, vm4)", config.data_kib),
+        &format!("Sharing with {} KiB of data ({})", config.data_kib, holds.collect::<Vec<_>>().join(", ")),
         &sharing_table(&summary.matrix),
     );
-    section(
-        &mut out,
-        &format!("Placement on two cache domains{level} ({})", domains.join("; ")),
-        &plan_table(summary),
-    );
-    section(
-        &mut out,
-        &format!(
-            "Reads of all four VMs, {} block(s) of {} s an arm, the CPU yielded every {} reads",
-            config.repetitions, config.seconds_per_arm, config.burst_reads
-        ),
-        &arm_table(summary),
-    );
-    section(&mut out, "Each block, in the order measured (reads/s)", &block_table(&summary.blocks));
-    ratio_line(&mut out, "opposed over recommended, time per read", summary.ratios.opposed_over_recommended);
-    ratio_line(
-        &mut out,
-        "opposed over recommended, CPU time per read",
-        summary.ratios.opposed_over_recommended_busy,
-    );
-    out.push_str("(the paper's Figure 4, on two sockets with 20 MB of cache each: 2.1)\n\n");
+    if summary.spec.is_timed() {
+        section(
+            &mut out,
+            &format!("Placement on two cache domains{level} ({})", domains.join("; ")),
+            &plan_table(summary),
+        );
+        section(
+            &mut out,
+            &format!(
+                "Reads of all VMs, {} block(s) of {} s an arm, a rest of {} us every {} reads",
+                config.repetitions, config.seconds_per_arm, config.idle_us, config.burst_reads
+            ),
+            &arm_table(summary),
+        );
+        section(&mut out, "Each block, in the order measured (reads/s)", &block_table(&summary.blocks));
+        ratios(&mut out, summary);
+    }
+    section(&mut out, "Beside the paper", &crate::report_paper::table(summary));
+    for difference in crate::report_paper::differences(summary) {
+        line(&mut out, &format!("The machines differ: {difference}."));
+    }
+    line(&mut out, "");
     line(&mut out, &format!("Result: {}.", summary.verdict));
     if summary.valid {
         line(&mut out, "Every block is valid: merging held throughout.");
@@ -64,6 +76,28 @@ pub fn text(summary: &Summary) -> String {
         line(&mut out, &format!("May have disturbed the run: {disturbance}."));
     }
     out
+}
+
+fn ratios(out: &mut String, summary: &Summary) {
+    let ratios = &summary.ratios;
+    for (what, ratio) in [
+        ("opposed over recommended, time per read", ratios.opposed_over_recommended),
+        ("  the same in CPU time, as guests count it", ratios.opposed_over_recommended_busy),
+        ("  the same in CPU time, as the host counts it", ratios.opposed_over_recommended_host_busy),
+        ("not merged over opposed", ratios.not_merged_over_opposed),
+        ("not merged over recommended", ratios.not_merged_over_recommended),
+        ("left to the kernel over recommended", ratios.kernel_over_recommended),
+        ("placed by lot over recommended", ratios.random_over_recommended),
+        ("recommended again over recommended", ratios.control_over_recommended),
+    ] {
+        if ratio.is_some() {
+            ratio_line(out, what, ratio);
+        }
+    }
+    if let Availability::Unavailable(why) = &summary.llc_misses {
+        line(out, &format!("LLC misses per read: not available: {why}"));
+    }
+    line(out, "");
 }
 
 fn line(out: &mut String, text: &str) {
@@ -83,10 +117,10 @@ fn ratio_line(out: &mut String, what: &str, ratio: Option<Ratio>) {
         Some(Ratio { value, ci95: None, .. }) => format!("{value:.2}  (too few blocks for an interval)"),
         None => "not available: no valid block".into(),
     };
-    line(out, &format!("{what:<44} {text}"));
+    line(out, &format!("{what:<46} {text}"));
 }
 
-fn table(header: Vec<String>) -> Table {
+pub(crate) fn table(header: Vec<String>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     let columns = header.len();
@@ -146,40 +180,57 @@ fn within(plan: &Plan) -> String {
 }
 
 fn arm_table(summary: &Summary) -> Table {
-    let header = ["arm", "reads/s, median", "95 % interval", "CPU ns/read, median", "95 % interval"];
+    let header = [
+        "arm",
+        "reads/s, median",
+        "95 % interval",
+        "s/Mreads",
+        "CPU ns/read",
+        "host CPU ns/read",
+        "LLC misses/read",
+    ];
     let mut table = table(header.map(str::to_owned).to_vec());
+    let none = BTreeMap::new();
+    let misses = summary.llc_misses.value().unwrap_or(&none);
     for arm in Arm::ALL {
-        let cells = |figures: &std::collections::BTreeMap<&str, crate::summary::ArmFigure>, digits: usize| {
-            let Some(figure) = figures.get(arm.name()) else { return [String::from("-"), "-".into()] };
-            let interval = figure.estimate.ci95.map_or_else(
-                || "too few blocks".into(),
-                |[low, high]| format!("{} to {}", number(low, digits), number(high, digits)),
-            );
-            [number(figure.estimate.median, digits), interval]
+        let Some(reads) = summary.arms.get(arm.name()) else { continue };
+        let interval = reads.estimate.ci95.map_or_else(
+            || "too few blocks".into(),
+            |[low, high]| format!("{} to {}", number(low, 0), number(high, 0)),
+        );
+        let cell = |figures: &BTreeMap<&str, ArmFigure>, digits: usize| {
+            figures
+                .get(arm.name())
+                .map_or_else(|| "-".into(), |figure| number(figure.estimate.median, digits))
         };
-        let mut row = vec![arm.name().to_owned()];
-        row.extend(cells(&summary.arms, 0));
-        row.extend(cells(&summary.arms_busy, 2));
-        table.add_row(row);
+        table.add_row([
+            arm.name().to_owned(),
+            number(reads.estimate.median, 0),
+            interval,
+            cell(&summary.arms_time, 4),
+            cell(&summary.arms_busy, 2),
+            cell(&summary.arms_host_busy, 2),
+            cell(misses, 4),
+        ]);
     }
     table
 }
 
 fn block_table(blocks: &[Block]) -> Table {
-    let header = ["block", "first", "recommended", "opposed", "ratio", "valid"];
-    let mut table = table(header.map(str::to_owned).to_vec());
+    let arms: Vec<Arm> =
+        Arm::ALL.into_iter().filter(|arm| blocks.iter().any(|block| block.sample(*arm).is_some())).collect();
+    let mut header = vec!["block".to_owned(), "first".to_owned()];
+    header.extend(arms.iter().map(|arm| arm.name().to_owned()));
+    header.push("valid".into());
+    let mut table = table(header);
     for block in blocks {
-        let rate = |arm| block.sample(arm).map(crate::microbench::ArmSample::reads_per_s);
-        let cell = |arm| rate(arm).map_or_else(|| "-".into(), |rate| number(rate, 0));
-        let ratio = rate(Arm::Recommended).zip(rate(Arm::Opposed)).map(|(best, worst)| best / worst);
-        table.add_row([
-            block.number.to_string(),
-            block.samples.first().map_or("-", |sample| sample.arm.name()).to_owned(),
-            cell(Arm::Recommended),
-            cell(Arm::Opposed),
-            ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}")),
-            if block.invalid.is_none() { "yes".into() } else { "NO".into() },
-        ]);
+        let first = block.samples.first().map_or("-", |sample| sample.arm.name());
+        let mut row = vec![block.number.to_string(), first.to_owned()];
+        row.extend(arms.iter().map(|arm| {
+            block.sample(*arm).map_or_else(|| "-".into(), |sample| number(sample.reads_per_s(), 0))
+        }));
+        row.push(if block.invalid.is_none() { "yes".into() } else { "NO".into() });
+        table.add_row(row);
     }
     table
 }

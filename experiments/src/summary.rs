@@ -11,13 +11,19 @@ use huddle_model::topology::Topology;
 use serde::Serialize;
 
 use crate::design::Arm;
+use crate::drift::relative_drift;
 use crate::environment::Environment;
-use crate::microbench::{ArmSample, Block, Config, Outcome};
+use crate::microbench::{ArmSample, Block, Outcome, rates_by};
+use crate::spec::{Config, GuestKind};
+use huddle_model::availability::Availability;
 use huddle_model::rng::Rng;
 use huddle_model::stats::Estimate;
 
 /// The stream of chance that draws intervals (see [`Rng::of_part`]).
 const INTERVALS: u64 = 30;
+
+/// A larger part than this is named as a disturbance.
+const MOST_DRIFT: f64 = 0.1;
 
 /// A run's result, as it is written.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +46,17 @@ pub struct Summary {
     pub arms: BTreeMap<&'static str, ArmFigure>,
     /// CPU time per read, which other programs on the host disturb less.
     pub arms_busy: BTreeMap<&'static str, ArmFigure>,
+    /// CPU time that the host gave the vCPUs per read: with VMs, a guest cannot tell when the host lets
+    /// another run.
+    pub arms_host_busy: BTreeMap<&'static str, ArmFigure>,
+    /// Time for a million reads of each guest, in seconds: the paper's figure is of a fixed number.
+    pub arms_time: BTreeMap<&'static str, ArmFigure>,
+    /// LLC misses per read, or why they cannot be told; each vCPU's counters stand in `blocks`.
+    pub llc_misses: Availability<BTreeMap<&'static str, ArmFigure>>,
+    /// How far the reads per second of the recommended arm moved over the run, as a part of their median.
+    pub drift: Option<f64>,
+    /// What ran the VMs' instructions; null for stand-ins.
+    pub accelerator: Option<String>,
     /// How the arms compare, paired by block.
     pub ratios: Ratios,
     /// What the ratio means, in one sentence.
@@ -48,7 +65,11 @@ pub struct Summary {
     pub sharing_rate: Option<f64>,
     /// Median rate (0 to 1) of the pairs that do not.
     pub sharing_rate_across: Option<f64>,
-    /// The settings.
+    /// The paper's Table 1: what VMs shared after boot; stand-ins have no operating system.
+    pub boot: Availability<BootFigures>,
+    /// The specification.
+    pub spec: Config,
+    /// The settings as they came out.
     pub config: ConfigFigures,
     /// The cache domains that were used.
     pub topology: Topology,
@@ -74,6 +95,17 @@ pub struct ArmFigure {
     pub unit: &'static str,
 }
 
+/// What VMs shared once they were up, before they held data.
+#[derive(Clone, Debug, Serialize)]
+pub struct BootFigures {
+    /// All of it.
+    pub matrix: SharingMatrix,
+    /// Median rate (0 to 1) of pairs of one flavour.
+    pub rate_within: Option<f64>,
+    /// Median rate (0 to 1) of the other pairs.
+    pub rate_across: Option<f64>,
+}
+
 /// The ratios of the arms.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ratios {
@@ -82,6 +114,18 @@ pub struct Ratios {
     pub opposed_over_recommended: Option<Ratio>,
     /// The same in CPU time per read.
     pub opposed_over_recommended_busy: Option<Ratio>,
+    /// The same in CPU time that the host gave per read.
+    pub opposed_over_recommended_host_busy: Option<Ratio>,
+    /// Time per read, not merged over opposed: about 1 where each cache has to hold two data sets in both.
+    pub not_merged_over_opposed: Option<Ratio>,
+    /// Time per read, not merged over recommended: the test against the unmerged control.
+    pub not_merged_over_recommended: Option<Ratio>,
+    /// Time per read, left to the kernel over recommended.
+    pub kernel_over_recommended: Option<Ratio>,
+    /// Time per read, placed by lot over recommended.
+    pub random_over_recommended: Option<Ratio>,
+    /// Time per read, recommended once more over recommended: what chance alone makes of it.
+    pub control_over_recommended: Option<Ratio>,
 }
 
 /// A median of paired ratios.
@@ -99,11 +143,13 @@ pub struct Ratio {
 #[derive(Clone, Debug, Serialize)]
 pub struct ConfigFigures {
     /// KiB of a data set.
-    pub data_kib: usize,
+    pub data_kib: u64,
     /// KiB of each guest's own memory.
-    pub private_kib: usize,
-    /// Reads between two yields.
+    pub private_kib: u64,
+    /// Reads between two rests.
     pub burst_reads: u64,
+    /// How long a rest is, in microseconds; 0 only lets others run.
+    pub idle_us: u64,
     /// Seconds an arm is measured.
     pub seconds_per_arm: f64,
     /// Seconds the guests run in a new placement first.
@@ -132,20 +178,56 @@ impl Summary {
         config: &Config,
         outcome: Outcome,
         environment: Environment,
-        disturbances: Vec<String>,
+        mut disturbances: Vec<String>,
+        accelerator: Option<String>,
         started_utc: String,
         duration_s: f64,
     ) -> Self {
         let valid: Vec<&Block> = outcome.blocks.iter().filter(|block| block.invalid.is_none()).collect();
+        let seed = config.seed;
+        let time = |sample: &ArmSample| Some(1.0 / sample.reads_per_s());
+        let times = |over, under| ratio(&valid, seed, over, under, time);
+        let busy = |figure: fn(&ArmSample) -> Option<f64>| {
+            ratio(&valid, seed, Arm::Opposed, Arm::Recommended, figure)
+        };
         let ratios = Ratios {
-            opposed_over_recommended: ratio(&valid, config.seed, |sample| 1.0 / sample.reads_per_s()),
-            opposed_over_recommended_busy: ratio(&valid, config.seed, ArmSample::busy_ns_per_read),
+            opposed_over_recommended: times(Arm::Opposed, Arm::Recommended),
+            opposed_over_recommended_busy: busy(|sample| Some(sample.busy_ns_per_read())),
+            opposed_over_recommended_host_busy: busy(ArmSample::host_ns_per_read),
+            not_merged_over_opposed: times(Arm::NotMerged, Arm::Opposed),
+            not_merged_over_recommended: times(Arm::NotMerged, Arm::Recommended),
+            kernel_over_recommended: times(Arm::Kernel, Arm::Recommended),
+            random_over_recommended: times(Arm::Random, Arm::Recommended),
+            control_over_recommended: times(Arm::Control, Arm::Recommended),
+        };
+        let recommended: Vec<f64> = valid
+            .iter()
+            .filter_map(|block| block.sample(Arm::Recommended))
+            .map(ArmSample::reads_per_s)
+            .collect();
+        let drift = relative_drift(&recommended);
+        if let Some(drift) = drift.filter(|drift| drift.abs() > MOST_DRIFT) {
+            disturbances.push(format!(
+                "the recommended arm's reads per second moved by {:+.0} % from the first block to the last",
+                drift * 100.0
+            ));
+        }
+        let boot = match (&outcome.boot, config.guest) {
+            (Some(matrix), _) => {
+                let alike = |i: usize, j: usize| config.flavours[i] == config.flavours[j];
+                let (rate_within, rate_across) = rates_by(matrix, alike);
+                Availability::Available(BootFigures { matrix: matrix.clone(), rate_within, rate_across })
+            }
+            (None, GuestKind::Qemu) => Availability::Unavailable("it was not measured".into()),
+            (None, GuestKind::Process) => Availability::Unavailable(
+                "stand-ins have no operating system to share; run with --guest qemu".into(),
+            ),
         };
         let (sharing_rate, sharing_rate_across) = outcome.expected.rates(&outcome.matrix);
         Self {
             schema: "huddle/summary/1",
             experiment: "microbench",
-            guest: "process",
+            guest: config.guest.name(),
             started_utc,
             duration_s,
             valid: valid.len() == outcome.blocks.len(),
@@ -156,18 +238,32 @@ impl Summary {
                     block.invalid.as_ref().map(|why| format!("block {}: {why}", block.number))
                 })
                 .collect(),
-            arms: figures(&valid, config.seed, "reads/s", ArmSample::reads_per_s),
-            arms_busy: figures(&valid, config.seed, "ns/read", ArmSample::busy_ns_per_read),
-            verdict: verdict(ratios.opposed_over_recommended),
+            arms: figures(&valid, seed, "reads/s", |sample| Some(sample.reads_per_s())),
+            arms_busy: figures(&valid, seed, "ns/read", |sample| Some(sample.busy_ns_per_read())),
+            arms_host_busy: figures(&valid, seed, "ns/read", ArmSample::host_ns_per_read),
+            arms_time: figures(&valid, seed, "s/Mreads", |sample| {
+                Some(1e6 * sample.guests.len() as f64 / sample.reads_per_s())
+            }),
+            llc_misses: llc_misses(&valid, seed),
+            drift,
+            accelerator,
+            verdict: if config.arms.contains(&Arm::Opposed) {
+                verdict(ratios.opposed_over_recommended)
+            } else {
+                "the arms to compare, recommended and opposed, were not both measured".into()
+            },
+            boot,
+            spec: config.clone(),
             ratios,
             sharing_rate,
             sharing_rate_across,
             config: ConfigFigures {
                 data_kib: outcome.data_bytes / 1024,
-                private_kib: config.private_bytes / 1024,
-                burst_reads: outcome.burst_reads,
-                seconds_per_arm: config.window.as_secs_f64(),
-                settle_s: config.settle.as_secs_f64(),
+                private_kib: config.private_kib,
+                burst_reads: outcome.pace.burst_reads,
+                idle_us: outcome.pace.idle_us,
+                seconds_per_arm: config.seconds_per_arm,
+                settle_s: config.settle_seconds,
                 repetitions: config.repetitions,
                 warm_up_blocks: config.warm_up_blocks,
                 cache_level: outcome.topology.level(),
@@ -192,22 +288,38 @@ fn figures(
     blocks: &[&Block],
     seed: u64,
     unit: &'static str,
-    figure: impl Fn(&ArmSample) -> f64,
+    figure: impl Fn(&ArmSample) -> Option<f64>,
 ) -> BTreeMap<&'static str, ArmFigure> {
     let of_arm = |arm: Arm| {
-        let values: Vec<f64> = blocks.iter().filter_map(|block| block.sample(arm)).map(&figure).collect();
+        let samples = blocks.iter().filter_map(|block| block.sample(arm));
+        // One block without the figure and it cannot be had.
+        let values = samples.map(&figure).collect::<Option<Vec<f64>>>()?;
         let estimate = Estimate::of_median(&values, interval_seed(seed))?;
         Some((arm.name(), ArmFigure { estimate, unit }))
     };
     Arm::ALL.into_iter().filter_map(of_arm).collect()
 }
 
-fn ratio(blocks: &[&Block], seed: u64, figure: impl Fn(&ArmSample) -> f64) -> Option<Ratio> {
+fn llc_misses(blocks: &[&Block], seed: u64) -> Availability<BTreeMap<&'static str, ArmFigure>> {
+    let figures = figures(blocks, seed, "misses/read", ArmSample::llc_misses_per_read);
+    if !figures.is_empty() {
+        return Availability::Available(figures);
+    }
+    let probes = blocks.iter().flat_map(|block| &block.samples).flat_map(|sample| &sample.guests);
+    let reason = probes.filter_map(|guest| guest.host.as_ref()?.llc_misses().reason()).next();
+    Availability::Unavailable(reason.unwrap_or("no valid block has them").to_owned())
+}
+
+fn ratio(
+    blocks: &[&Block],
+    seed: u64,
+    over: Arm,
+    under: Arm,
+    figure: impl Fn(&ArmSample) -> Option<f64>,
+) -> Option<Ratio> {
     let pairs: Vec<(f64, f64)> = blocks
         .iter()
-        .filter_map(|block| {
-            Some((figure(block.sample(Arm::Opposed)?), figure(block.sample(Arm::Recommended)?)))
-        })
+        .filter_map(|block| Some((figure(block.sample(over)?)?, figure(block.sample(under)?)?)))
         .collect();
     Estimate::of_paired_ratio(&pairs, interval_seed(seed)).map(Ratio::from)
 }
@@ -255,10 +367,13 @@ mod tests {
             arm,
             guests: vec![GuestSample {
                 vm: "vm1".into(),
+                vcpu: 0,
                 reads,
                 elapsed_ns: 1_000_000_000,
                 busy_ns: 1_000_000,
+                host: None,
             }],
+            placement: Vec::new(),
             cpu_share: 1.0,
         };
         Block {
@@ -272,11 +387,13 @@ mod tests {
     fn the_ratio_is_of_times_and_paired_by_block() {
         let blocks: Vec<Block> = (1..=8).map(|n| block(n, 300 * n as u64, 200 * n as u64, false)).collect();
         let all: Vec<&Block> = blocks.iter().collect();
-        let time = ratio(&all, 1, |sample| 1.0 / sample.reads_per_s()).unwrap();
+        let time = ratio(&all, 1, Arm::Opposed, Arm::Recommended, |sample| Some(1.0 / sample.reads_per_s()))
+            .unwrap();
         assert!((time.value - 1.5).abs() < 1e-12 && time.n == 8);
         let [low, high] = time.ci95.unwrap();
         assert!((low - 1.5).abs() < 1e-12 && (high - 1.5).abs() < 1e-12);
-        let figures = figures(&all, 1, "reads/s", ArmSample::reads_per_s);
+        let figures = figures(&all, 1, "reads/s", |sample| Some(sample.reads_per_s()));
+        assert!(matches!(llc_misses(&all, 1), Availability::Unavailable(_)), "never 0");
         assert_eq!((figures["recommended"].estimate.n, figures["recommended"].estimate.median), (8, 1350.0));
     }
 

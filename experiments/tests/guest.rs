@@ -1,38 +1,36 @@
 //! The stand-in VM as the runner meets it: the real program, spoken to over its pipes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use huddle_experiments::chase;
-use huddle_experiments::guest::process::{ProcessGuest, ProcessGuestSpec};
-use huddle_experiments::guest::standin::{StandinConfig, VCPU_THREAD_NAME};
-use huddle_experiments::guest::{Guest, GuestError, Patience};
+use huddle_experiments::guest::child::ChildGuest;
+use huddle_experiments::guest::process::ProcessGuestSpec;
+use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Patience};
+use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const CONFIG: StandinConfig = StandinConfig {
-    data_bytes: 256 * 1024,
-    data_seed: 5,
-    private_bytes: 64 * 1024,
-    private_seed: 6,
-    burst_reads: 1000,
-};
+const DATA: GuestData = GuestData { seed: 5, own_seed: 7, kib: 256 };
+const PRIVATE_KIB: u64 = 64;
+const PACE: Pace = Pace { burst_reads: 1000, idle_us: 0 };
 
-fn spec() -> ProcessGuestSpec {
+fn spec() -> ProcessGuestSpec<'static> {
     ProcessGuestSpec {
-        name: "v1".into(),
-        program: PathBuf::from(env!("CARGO_BIN_EXE_huddle-standin")),
-        config: CONFIG,
-        extra_args: Vec::new(),
+        name: "v1",
+        program: Path::new(env!("CARGO_BIN_EXE_huddle-standin")),
+        vcpus: 1,
+        private_kib: PRIVATE_KIB,
+        private_seed: 6,
         patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(20) },
     }
 }
 
-fn ready(spec: &ProcessGuestSpec) -> ProcessGuest {
+fn ready(spec: &ProcessGuestSpec<'_>) -> ChildGuest {
     let mut guest = spec.start().unwrap();
     guest.wait_ready().unwrap();
+    guest.load(DATA).unwrap();
     guest
 }
 
@@ -56,22 +54,26 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 fn a_guest_reads_what_it_says_and_can_be_started_again() {
-    let mut guest = ready(&spec());
-    let mut data = vec![0; CONFIG.data_bytes / 8];
-    chase::fill(&mut data, CONFIG.data_seed);
-    for _ in 0..2 {
-        guest.start().unwrap();
+    let mut guest = ready(&ProcessGuestSpec { vcpus: 2, ..spec() });
+    let mut data = vec![0; DATA.kib as usize * 128];
+    chase::fill(&mut data, DATA.seed);
+    for own in [false, true] {
+        guest.start(PACE, own).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let midway = guest.read().unwrap();
         let total = guest.stop().unwrap();
-        assert!(total.reads > 0 && total.reads.is_multiple_of(CONFIG.burst_reads));
-        assert!(total.since(&midway).is_some(), "{midway:?} then {total:?}");
-        assert!(total.busy_ns > 0 && total.elapsed_ns >= 50_000_000, "{total:?}");
-        // CPU time is counted at the scheduler's clock, which may run a little ahead of the other.
-        assert!(total.busy_ns as f64 <= total.elapsed_ns as f64 * 1.05, "{total:?}");
-        // The position follows from the data and the number of reads: they were made, and on the data
-        // that the seed gives.
-        assert_eq!(chase::walk(&data, 0, total.reads) as u64, total.position);
+        assert_eq!((midway.len(), total.len()), (2, 2), "one reading a vCPU");
+        for (vcpu, (total, midway)) in total.iter().zip(&midway).enumerate() {
+            assert!(total.reads > 0 && total.reads.is_multiple_of(PACE.burst_reads));
+            assert!(total.since(midway).is_some(), "{midway:?} then {total:?}");
+            assert!(total.busy_ns > 0 && total.elapsed_ns >= 50_000_000, "{total:?}");
+            // CPU time is counted at the scheduler's clock, which may run a little ahead of the other.
+            assert!(total.busy_ns as f64 <= total.elapsed_ns as f64 * 1.05, "{total:?}");
+            // The position follows from the data and the number of reads: they were made, and on the
+            // data that the seed gives. The guest's own copy is the same ring.
+            let begin = data.len() / 2 * vcpu;
+            assert_eq!(chase::walk(&data, begin, total.reads) as u64, total.position);
+        }
     }
 }
 
@@ -82,7 +84,7 @@ fn its_worker_is_named_like_a_vcpu_and_its_memory_is_mergeable() {
     let names: Vec<String> = tasks
         .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned())
         .collect();
-    assert_eq!(names.iter().filter(|name| *name == VCPU_THREAD_NAME).count(), 1, "{names:?}");
+    assert_eq!(names.iter().filter(|name| *name == "CPU 0/STANDIN").count(), 1, "{names:?}");
 
     let smaps = std::fs::read_to_string(format!("/proc/{}/smaps", guest.pid())).unwrap();
     let mut mergeable_kib = 0;
@@ -94,7 +96,7 @@ fn its_worker_is_named_like_a_vcpu_and_its_memory_is_mergeable() {
             mergeable_kib += size_kib;
         }
     }
-    assert_eq!(mergeable_kib, (CONFIG.data_bytes + CONFIG.private_bytes) / 1024);
+    assert_eq!(mergeable_kib, (2 * DATA.kib + PRIVATE_KIB) as usize);
 }
 
 #[test]
@@ -105,21 +107,21 @@ fn orders_that_make_no_sense_are_answered_with_an_error() {
         matches!(&error, GuestError::Unexpected { answer, .. } if answer.contains("does not read")),
         "{error}"
     );
-    guest.start().unwrap();
-    assert!(guest.start().unwrap_err().to_string().contains("reads already"));
+    guest.start(PACE, false).unwrap();
+    assert!(guest.start(PACE, false).unwrap_err().to_string().contains("reads already"));
     guest.stop().unwrap();
 }
 
 #[test]
 fn a_guest_ends_when_its_input_ends_even_while_it_reads() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_huddle-standin"))
-        .args(["--data-kib", "64", "--data-seed", "1", "--private-kib", "4", "--private-seed", "2"])
+        .args(["--private-kib", "4", "--private-seed", "2"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    std::io::Write::write_all(&mut input, b"start\n").unwrap();
+    std::io::Write::write_all(&mut input, b"load 1 2 64\nstart 1000 0 0\n").unwrap();
     std::thread::sleep(Duration::from_millis(50));
     assert!(child.try_wait().unwrap().is_none(), "it reads until it is told otherwise");
     drop(input);
@@ -137,7 +139,7 @@ fn a_guest_ends_with_its_parent() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
     let script = format!(
-        "{} --data-kib 64 --data-seed 1 --private-kib 4 --private-seed 2 <{} >/dev/null & echo $!; wait",
+        "{} --private-kib 4 --private-seed 2 <{} >/dev/null & echo $!; wait",
         env!("CARGO_BIN_EXE_huddle-standin"),
         fifo.display()
     );
@@ -163,7 +165,7 @@ fn a_guest_that_hangs_is_named_and_ended() {
     });
     let pid = guest.pid();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-    let error = guest.start().unwrap_err();
+    let error = guest.start(PACE, false).unwrap_err();
     assert!(matches!(error, GuestError::Silent { .. }), "{error}");
     assert!(error.to_string().contains(&format!("v1 (pid {pid})")), "{error}");
     assert!(!runs(pid), "the hung guest is gone");
@@ -174,7 +176,7 @@ fn a_guest_that_died_is_told_from_one_that_hangs() {
     let mut guest = ready(&spec());
     let pid = guest.pid();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    let error = guest.start().unwrap_err();
+    let error = guest.start(PACE, false).unwrap_err();
     assert!(matches!(error, GuestError::Ended { .. }), "{error}");
     drop(guest);
     assert!(!runs(pid));
@@ -183,7 +185,7 @@ fn a_guest_that_died_is_told_from_one_that_hangs() {
 #[test]
 fn dropping_a_guest_ends_it() {
     let mut guest = ready(&spec());
-    guest.start().unwrap();
+    guest.start(PACE, false).unwrap();
     let pid = guest.pid();
     drop(guest);
     assert!(!runs(pid));
@@ -191,11 +193,13 @@ fn dropping_a_guest_ends_it() {
 
 #[test]
 fn a_program_that_is_not_there_and_a_guest_that_refuses_are_errors() {
-    let missing = ProcessGuestSpec { program: "/nonexistent/huddle-standin".into(), ..spec() };
+    let missing = ProcessGuestSpec { program: Path::new("/nonexistent/huddle-standin"), ..spec() };
     let error = missing.start().unwrap_err().to_string();
     assert!(error.contains("/nonexistent/huddle-standin") && error.contains("cargo xtask"), "{error}");
 
-    let odd = ProcessGuestSpec { config: StandinConfig { data_bytes: 1024, ..CONFIG }, ..spec() };
-    let error = odd.start().unwrap().wait_ready().unwrap_err();
-    assert!(matches!(error, GuestError::Ended { .. }), "{error}");
+    let mut guest = ready(&spec());
+    let error = guest.load(GuestData { kib: 1, ..DATA }).unwrap_err();
+    assert!(error.to_string().contains("whole number of pages"), "{error}");
+    let error = guest.start(Pace { burst_reads: 0, idle_us: 0 }, false).unwrap_err();
+    assert!(matches!(error, GuestError::Unexpected { .. }), "{error}");
 }

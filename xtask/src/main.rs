@@ -5,6 +5,7 @@ mod check;
 mod ebpf;
 mod experiment;
 mod host;
+mod images;
 mod setup;
 mod shell;
 mod test;

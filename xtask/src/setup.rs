@@ -19,6 +19,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     );
     components()?;
     qemu()?;
+    busybox()?;
     for need in host::needs() {
         if need.is_met {
             eprintln!("{}: here", need.name);
@@ -62,4 +63,21 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
             .args(["install", "-qy", "--no-install-recommends", "--allow-downgrades"])
             .args(packages),
     )
+}
+
+/// Installs the userland of the second flavour of VMs, where it is missing and this is root on Debian.
+fn busybox() -> anyhow::Result<()> {
+    let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
+    let is_met = std::path::Path::new("/bin/busybox").exists();
+    if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
+        return Ok(());
+    }
+    eprintln!("busybox is missing: installing busybox-static with apt-get, for VMs of experiments");
+    shell::run(Command::new("apt-get").args(["update", "-q"]))?;
+    shell::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args([
+        "install",
+        "-qy",
+        "--no-install-recommends",
+        "busybox-static",
+    ]))
 }

@@ -8,15 +8,22 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use huddle_collector::host::HostRoot;
+use huddle_experiments::design::Arm;
 use huddle_experiments::environment::{CpuTicks, Environment, disturbances};
 use huddle_experiments::guest::process::ProcessGuestSpec;
-use huddle_experiments::guest::standin::StandinConfig;
-use huddle_experiments::guest::{Guest, GuestError, Patience};
+use huddle_experiments::guest::qemu::{Accelerator, QemuGuestSpec};
+use huddle_experiments::guest::{Guest, GuestError, Patience, kvm};
 use huddle_experiments::host::{CollectorHost, HostFailure};
 use huddle_experiments::interrupt::Interrupt;
-use huddle_experiments::microbench::{Config, RunError, run};
+use huddle_experiments::microbench::{RunError, Step, run};
+use huddle_experiments::spec::{Config, GuestKind, Preset, SpecError};
 use huddle_experiments::summary::Summary;
-use huddle_experiments::{clock, report};
+use huddle_experiments::{clock, images, report};
+use huddle_model::rng::Rng;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The stream of chance that draws what each stand-in holds for itself (see [`Rng::of_part`]).
+const PRIVATE: u64 = 20;
 
 /// Exit code where the host cannot do it.
 const CANNOT: u8 = 3;
@@ -33,40 +40,56 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Experiment {
-    /// The paper's Figure 4: four VMs, two on data A and two on data B, placed as recommended and the
-    /// opposite way in alternation. Needs root and KSM; takes about a minute
+    /// The paper's Figure 4 and Tables 1 to 3: VMs on data A and B, not merged, placed as recommended, the
+    /// opposite way, by the kernel and by lot, in alternation. Needs root and KSM; takes a few minutes
     Microbench(Microbench),
 }
 
 #[derive(clap::Args)]
 struct Microbench {
-    /// Seconds each arm is measured in each block
-    #[arg(long, default_value_t = 0.75, value_parser = seconds)]
-    seconds_per_arm: f64,
-    /// Seconds the VMs run in a new placement before they are measured
-    #[arg(long, default_value_t = 0.1, value_parser = seconds)]
-    settle_seconds: f64,
-    /// KiB of each data set [default: three quarters of the cache]
+    /// A specification that comes with the program
+    #[arg(long, value_enum, default_value_t = Preset::Quick, conflicts_with = "spec")]
+    preset: Preset,
+    /// A specification of your own, in TOML; the presets are in experiments/presets
     #[arg(long)]
-    data_kib: Option<usize>,
-    /// KiB of memory of each VM that no other holds
-    #[arg(long, default_value_t = 256)]
-    private_kib: usize,
+    spec: Option<PathBuf>,
+    /// What stands for the VMs
+    #[arg(long, value_enum)]
+    guest: Option<GuestKind>,
+    /// Only the recommended arm against itself: the interval of the ratio should contain 1
+    #[arg(long)]
+    only_control: bool,
+    /// Seconds each arm is measured in each block
+    #[arg(long, value_parser = seconds)]
+    seconds_per_arm: Option<f64>,
+    /// Seconds the VMs run in a new placement before they are measured
+    #[arg(long, value_parser = seconds)]
+    settle_seconds: Option<f64>,
+    /// KiB of each data set; several, with commas, are measured one after the other [default: a part of
+    /// the cache: three quarters, with VMs a half]
+    #[arg(long, value_delimiter = ',')]
+    data_kib: Vec<u64>,
+    /// KiB of memory of each stand-in that no other holds
+    #[arg(long)]
+    private_kib: Option<u64>,
     /// Blocks; every block measures every arm once
-    #[arg(long, default_value_t = 30)]
-    repetitions: usize,
+    #[arg(long)]
+    repetitions: Option<usize>,
     /// Cache level of the domains [default: the highest that parts the CPUs]
     #[arg(long)]
     cache_level: Option<u8>,
     /// Seed of data, order of arms and intervals
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Reads of a VM between two yields of its CPU [default: a quarter more than the data has lines]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Reads of a VM between two rests
     #[arg(long)]
     burst_reads: Option<u64>,
     /// Most seconds KSM may take to merge
-    #[arg(long, default_value_t = 60.0, value_parser = seconds)]
-    merge_seconds: f64,
+    #[arg(long, value_parser = seconds)]
+    merge_seconds: Option<f64>,
+    /// Where kernels and initramfs of VMs are [default: target/guests]
+    #[arg(long)]
+    images: Option<PathBuf>,
     /// Directory for summary.json [default: runs/microbench-TIME, in UTC]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -117,51 +140,98 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(RunError::Host(failure)) => Some(failure),
         Some(RunError::SamePlacement { .. }) => return CANNOT,
         Some(RunError::Settings(_)) => return 2,
+        None if error.is::<SpecError>() => return 2,
         _ => error.downcast_ref::<HostFailure>(),
     };
     if matches!(host, Some(HostFailure::Cannot(_))) { CANNOT } else { 1 }
 }
 
-fn microbench(args: &Microbench, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let config = Config {
-        data_bytes: args.data_kib.map(|kib| kib * 1024),
-        private_bytes: args.private_kib * 1024,
-        burst_reads: args.burst_reads,
-        window: Duration::from_secs_f64(args.seconds_per_arm),
-        settle: Duration::from_secs_f64(args.settle_seconds),
-        repetitions: args.repetitions,
-        cache_level: args.cache_level,
-        seed: args.seed,
-        merge_limit: Duration::from_secs_f64(args.merge_seconds),
-        ..Config::default()
+fn config(args: &Microbench) -> Result<Config, SpecError> {
+    let mut config = match &args.spec {
+        Some(path) => Config::read(path)?,
+        None => Config::preset(args.preset)?,
     };
+    let set = |to: &mut f64, from: Option<f64>| *to = from.unwrap_or(*to);
+    set(&mut config.seconds_per_arm, args.seconds_per_arm);
+    set(&mut config.settle_seconds, args.settle_seconds);
+    set(&mut config.merge_seconds, args.merge_seconds);
+    config.guest = args.guest.unwrap_or(config.guest);
+    config.private_kib = args.private_kib.unwrap_or(config.private_kib);
+    config.repetitions = args.repetitions.unwrap_or(config.repetitions);
+    config.cache_level = args.cache_level.or(config.cache_level);
+    config.seed = args.seed.unwrap_or(config.seed);
+    config.burst_reads = args.burst_reads.or(config.burst_reads);
+    if !args.data_kib.is_empty() {
+        config.data_kib.clone_from(&args.data_kib);
+    }
+    if args.only_control {
+        config.arms = vec![Arm::Recommended, Arm::Control];
+    }
+    config.check()?;
+    Ok(config)
+}
+
+fn microbench(args: &Microbench, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let config = config(args)?;
+    let directory = args.out.clone().unwrap_or_else(|| {
+        Path::new("runs").join(format!("microbench-{}", clock::utc_for_file_names(SystemTime::now())))
+    });
+    if config.data_kib.len() < 2 {
+        return one_size(args, &config, &directory, interrupt);
+    }
+    for kib in &config.data_kib {
+        let one = Config { data_kib: vec![*kib], ..config.clone() };
+        one_size(args, &one, &directory.join(format!("data-{kib}-kib")), interrupt)?;
+    }
+    Ok(())
+}
+
+fn one_size(
+    args: &Microbench,
+    config: &Config,
+    directory: &Path,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
     let root = HostRoot::real();
     let started = SystemTime::now();
     let begun = Instant::now();
-    let program = standin_program()?;
     let environment = Environment::read(&root);
-    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref())?;
-    let directory = args.out.clone().unwrap_or_else(|| {
-        Path::new("runs").join(format!("microbench-{}", clock::utc_for_file_names(started)))
-    });
+    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), config.vcpus)?;
+    let starter = Starter::new(args, config, directory)?;
 
-    let mut start = |configs: &[(String, StandinConfig)]| start_guests(&program, configs);
-    let mut progress = |line: &str| say(&format!("[{:>5.1} s] {line}", begun.elapsed().as_secs_f64()));
+    let bar = ProgressBar::new(0);
+    // Without a template that can be read there is only a plainer bar.
+    if let Ok(style) = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {msg} ({eta} left)") {
+        bar.set_style(style);
+    }
+    let mut progress = |step: Step<'_>| {
+        if bar.is_hidden() {
+            say(&format!("[{:>5.1} s] {}", begun.elapsed().as_secs_f64(), step.text));
+            return;
+        }
+        bar.set_length(step.of as u64);
+        bar.set_position(step.done as u64);
+        bar.set_message(step.text.to_owned());
+    };
+    let mut start = |config: &Config| starter.start(config);
     let ticks = CpuTicks::read(&root);
-    let outcome = run(&config, &mut host, &mut start, interrupt, &mut progress)?;
+    let outcome = run(config, &mut host, &mut start, interrupt, &mut progress);
+    bar.finish_and_clear();
+    let outcome = outcome?;
     let stolen = CpuTicks::read(&root).zip(ticks).and_then(|(late, early)| late.stolen_since(&early));
     drop(host);
 
     let disturbances = disturbances(&environment, &outcome.blocks, stolen);
     let summary = Summary::of_microbench(
-        &config,
+        config,
         outcome,
         environment,
         disturbances,
+        starter.accelerator.map(|accelerator| format!("{accelerator:?}").to_lowercase()),
         clock::utc(started),
         begun.elapsed().as_secs_f64(),
     );
-    let file = write(&directory, &summary)?;
+    let file = write(directory, &summary)?;
     let mut out = std::io::stdout().lock();
     match args.format {
         Format::Table => {
@@ -176,6 +246,71 @@ fn microbench(args: &Microbench, interrupt: &Interrupt) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts guests of either kind.
+struct Starter {
+    program: PathBuf,
+    /// For each VM; empty for stand-ins.
+    images: Vec<PathBuf>,
+    accelerator: Option<Accelerator>,
+    consoles: PathBuf,
+}
+
+impl Starter {
+    fn new(args: &Microbench, config: &Config, directory: &Path) -> anyhow::Result<Self> {
+        let program = standin_program()?;
+        let mut starter =
+            Self { program, images: Vec::new(), accelerator: None, consoles: directory.to_owned() };
+        if config.guest == GuestKind::Process {
+            return Ok(starter);
+        }
+        let beside = starter.program.ancestors().nth(2).map(|target| target.join("guests"));
+        let images = args.images.clone().or(beside).unwrap_or_default();
+        let found = config.flavours.iter().map(|flavour| images::find(&images, flavour));
+        starter.images = found.collect::<Result<_, _>>().map_err(HostFailure::Cannot)?;
+        starter.accelerator = Some(match kvm::runs_natively() {
+            Ok(_) => Accelerator::Kvm,
+            Err(why) => {
+                say(&format!("{why}; the VMs are translated (TCG)"));
+                Accelerator::Tcg
+            }
+        });
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}; name another place with --out", directory.display()))?;
+        Ok(starter)
+    }
+
+    fn start(&self, config: &Config) -> Result<Vec<Box<dyn Guest>>, GuestError> {
+        let mut started = Vec::new();
+        for number in 0..config.guests() {
+            let name = config.guest_name(number);
+            let guest = match self.accelerator {
+                None => ProcessGuestSpec {
+                    name: &name,
+                    program: &self.program,
+                    vcpus: config.vcpus,
+                    private_kib: config.private_kib,
+                    private_seed: Rng::of_part(config.seed, PRIVATE + number as u64).next_u64(),
+                    patience: Patience::default(),
+                }
+                .start(),
+                Some(accelerator) => QemuGuestSpec {
+                    name: &name,
+                    image: &self.images[number],
+                    accelerator,
+                    memory_mib: config.memory_mib,
+                    vcpus: config.vcpus,
+                    console: self.consoles.join(format!("console-{name}.log")),
+                    patience: Patience { ready: Duration::from_secs(180), answer: Duration::from_secs(30) },
+                }
+                .start(),
+            };
+            started.push(guest?);
+        }
+        started.iter_mut().try_for_each(|guest| guest.wait_ready())?;
+        Ok(started.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect())
+    }
+}
+
 /// The guest's program, which is built beside this one.
 fn standin_program() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
@@ -186,27 +321,6 @@ fn standin_program() -> anyhow::Result<PathBuf> {
         program.display()
     );
     Ok(program)
-}
-
-fn start_guests(
-    program: &Path,
-    configs: &[(String, StandinConfig)],
-) -> Result<Vec<Box<dyn Guest>>, GuestError> {
-    let mut started = configs
-        .iter()
-        .map(|(name, config)| {
-            let spec = ProcessGuestSpec {
-                name: name.clone(),
-                program: program.to_owned(),
-                config: *config,
-                extra_args: Vec::new(),
-                patience: Patience::default(),
-            };
-            spec.start()
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    started.iter_mut().try_for_each(|guest| guest.wait_ready())?;
-    Ok(started.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect())
 }
 
 fn write(directory: &Path, summary: &Summary) -> anyhow::Result<PathBuf> {

@@ -1,31 +1,26 @@
-//! A stand-in VM: see `huddle_experiments::guest::standin`. Started by `huddle-experiment`.
+//! A stand-in VM: a process with mergeable memory and threads named like vCPUs. Started by
+//! `huddle-experiment`.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use huddle_experiments::guest::standin::{StandinConfig, serve};
+use huddle_guest::{ServeOptions, serve};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 
-/// A process that stands for a VM: mergeable memory, and a thread named like a vCPU that reads it when
-/// told on standard input (`start`, `read`, `stop`). It ends when its input or its parent ends.
+/// A process that stands for a VM: mergeable memory, and threads named like vCPUs that read it when told
+/// on standard input (`load`, `start`, `read`, `stop`). It ends when its input or its parent ends.
 #[derive(Parser)]
 struct Args {
-    /// KiB of data that is read at random
-    #[arg(long)]
-    data_kib: usize,
-    /// Seed of that data; guests of one seed hold the same
-    #[arg(long)]
-    data_seed: u64,
+    /// vCPUs that read
+    #[arg(long, default_value_t = 1)]
+    vcpus: u32,
     /// KiB of memory that no other guest holds
     #[arg(long, default_value_t = 256)]
     private_kib: usize,
     /// Seed of that memory
     #[arg(long)]
     private_seed: u64,
-    /// Reads between two yields of the CPU
-    #[arg(long, default_value_t = 100_000)]
-    burst_reads: u64,
 }
 
 fn main() -> ExitCode {
@@ -45,12 +40,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // For the whole process, heap and stacks too: none of it is to be made huge by khugepaged.
     prctl::set_thp_disable(true)?;
-    let config = StandinConfig {
-        data_bytes: args.data_kib * 1024,
-        data_seed: args.data_seed,
+    let options = ServeOptions {
+        vcpus: args.vcpus as usize,
+        // The form QEMU gives a vCPU thread (`CPU 0/KVM`).
+        thread_name: |vcpu| format!("CPU {vcpu}/STANDIN"),
+        at_start: |_| Ok(()),
         private_bytes: args.private_kib * 1024,
         private_seed: args.private_seed,
-        burst_reads: args.burst_reads,
+        marks_mergeable: true,
     };
-    Ok(serve(config, std::io::stdin().lock(), std::io::stdout().lock())?)
+    Ok(serve(options, std::io::stdin().lock(), std::io::stdout().lock())?)
 }

@@ -1,17 +1,29 @@
 //! Guests: what stands for VMs in an experiment.
 //!
-//! A [`Guest`] holds its data and reads it when told. [`process::ProcessGuest`] is a stand-in VM: the
-//! program `huddle-standin`, a process of its own with mergeable memory and a thread named like a
-//! vCPU, so that discovery, the scan and the pinner meet what they meet in a VM.
+//! A [`Guest`] holds data and reads it when told. There are two kinds, and the runner does not know which
+//! it has: [`process`] (the program `huddle-standin`, a process of its own with mergeable memory and
+//! threads named like vCPUs) and [`qemu`] (a real VM whose only program is `huddle-guest-init`). Both
+//! speak the words of [`huddle_guest::protocol`] over a pair of pipes: see [`child::ChildGuest`].
 
-pub mod memory;
+pub mod child;
+pub mod kvm;
 pub mod process;
-pub mod protocol;
-pub mod standin;
+pub mod qemu;
 
 use std::time::Duration;
 
-pub use protocol::Reading;
+pub use huddle_guest::protocol::{Pace, Reading};
+
+/// What a guest shall hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestData {
+    /// Seed of the data: guests of one seed hold the same.
+    pub seed: u64,
+    /// Seed of the guest's own copy, which equals no other guest's.
+    pub own_seed: u64,
+    /// Size of either in KiB.
+    pub kib: u64,
+}
 
 /// A guest that reads its data when told. Dropping it ends it.
 pub trait Guest {
@@ -21,14 +33,17 @@ pub trait Guest {
     /// The process that holds the VM.
     fn pid(&self) -> i32;
 
-    /// Begins to read, with all counters at 0.
-    fn start(&mut self) -> Result<(), GuestError>;
+    /// Makes it hold `data` instead of what it held.
+    fn load(&mut self, data: GuestData) -> Result<(), GuestError>;
 
-    /// What it has done since it was started. It goes on.
-    fn read(&mut self) -> Result<Reading, GuestError>;
+    /// Begins to read, with all counters at 0: the common data, or its own copy, which cannot be merged.
+    fn start(&mut self, pace: Pace, own: bool) -> Result<(), GuestError>;
 
-    /// Stops reading and tells what it has done since it was started.
-    fn stop(&mut self) -> Result<Reading, GuestError>;
+    /// What each vCPU has done since it was started. They go on.
+    fn read(&mut self) -> Result<Vec<Reading>, GuestError>;
+
+    /// Stops reading and tells what each vCPU has done since it was started.
+    fn stop(&mut self) -> Result<Vec<Reading>, GuestError>;
 }
 
 /// A guest that did not do as told.
@@ -49,7 +64,7 @@ pub enum GuestError {
     /// It hangs.
     #[error(
         "the guest {name} (pid {pid}) did not answer {asked:?} within {seconds} s; it is ended. \
-         Is the host so loaded that it does not get to run?"
+         Is the host so loaded that it does not get to run?{console}"
     )]
     Silent {
         /// The guest.
@@ -60,10 +75,12 @@ pub enum GuestError {
         asked: &'static str,
         /// How long was waited, in seconds.
         seconds: f64,
+        /// The last lines of its console, if it has one.
+        console: String,
     },
     /// It has ended.
     #[error(
-        "the guest {name} (pid {pid}) ended before it answered {asked:?}: {status}; its own words are above, if it had any"
+        "the guest {name} (pid {pid}) ended before it answered {asked:?}: {status}; its own words are above, if it had any{console}"
     )]
     Ended {
         /// The guest.
@@ -74,6 +91,8 @@ pub enum GuestError {
         asked: &'static str,
         /// How it ended.
         status: String,
+        /// The last lines of its console, if it has one.
+        console: String,
     },
     /// It answered something else.
     #[error("the guest {name} (pid {pid}) answered {asked:?} with {answer:?}")]
@@ -92,7 +111,7 @@ pub enum GuestError {
 /// How long a guest may take to answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// To fill its memory after it was started.
+    /// To be up after it was started, and to fill its memory.
     pub ready: Duration,
     /// To answer anything else.
     pub answer: Duration,

@@ -1,27 +1,35 @@
 //! Measuring one block: place, settle, read all counters, wait, read them again.
 
-use huddle_model::plan::Plan;
+use huddle_model::plan::{Plan, Policy, VcpuPlacement};
+use huddle_model::rng::Rng;
+use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use serde::Serialize;
 
 use super::sharing::Expected;
-use super::{Config, RunError};
+use super::{LOTS, RunError};
 use crate::design::Arm;
-use crate::guest::{Guest, GuestError, Reading};
+use crate::guest::{Guest, GuestError, Pace, Reading};
 use crate::host::{Host, HostFailure};
 use crate::interrupt::Interrupt;
+use crate::probes::VcpuProbe;
+use crate::spec::Config;
 
-/// What one guest did in one window.
+/// What one vCPU of a guest did in one window.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GuestSample {
     /// Name of its VM.
     pub vm: String,
+    /// Number of the vCPU within it.
+    pub vcpu: u32,
     /// Dependent reads.
     pub reads: u64,
     /// From the end of the burst before the window to the end of the last burst in it, in nanoseconds.
     pub elapsed_ns: u64,
-    /// CPU time of its vCPU in that time, in nanoseconds.
+    /// CPU time of its reading thread in that time, in nanoseconds, as the guest counts it.
     pub busy_ns: u64,
+    /// What the host counted of the vCPU's thread in the window.
+    pub host: Option<VcpuProbe>,
 }
 
 impl GuestSample {
@@ -34,6 +42,16 @@ impl GuestSample {
     pub fn busy_ns_per_read(&self) -> f64 {
         self.busy_ns as f64 / self.reads as f64
     }
+
+    /// CPU time that the host gave the vCPU per read, in nanoseconds; `None` where it does not tell.
+    pub fn host_ns_per_read(&self) -> Option<f64> {
+        Some(*self.host.as_ref()?.cpu_time_ns.value()? as f64 / self.reads as f64)
+    }
+
+    /// LLC misses of the vCPU per read; `None` where there is no such counter.
+    pub fn llc_misses_per_read(&self) -> Option<f64> {
+        Some(*self.host.as_ref()?.llc_misses().value()? as f64 / self.reads as f64)
+    }
 }
 
 /// What all guests did in one window of one arm.
@@ -41,8 +59,11 @@ impl GuestSample {
 pub struct ArmSample {
     /// The arm.
     pub arm: Arm,
-    /// Each guest, in the order of the matrix.
+    /// Each vCPU of each guest, in the order of the matrix.
     pub guests: Vec<GuestSample>,
+    /// Where they were placed by lot; empty where the arm's plan tells.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<VcpuPlacement>,
     /// CPU time the guests got, as a part (0 to 1) of what the CPUs they were placed on could give to
     /// as many threads: what is missing went to other programs.
     pub cpu_share: f64,
@@ -59,6 +80,25 @@ impl ArmSample {
         let busy: u64 = self.guests.iter().map(|guest| guest.busy_ns).sum();
         let reads: u64 = self.guests.iter().map(|guest| guest.reads).sum();
         busy as f64 / reads as f64
+    }
+
+    /// The mean of `figure`, which is per read, over all guests, weighted by their reads; `None` where one
+    /// does not have it.
+    fn per_read(&self, figure: impl Fn(&GuestSample) -> Option<f64>) -> Option<f64> {
+        let reads: u64 = self.guests.iter().map(|guest| guest.reads).sum();
+        let total: f64 =
+            self.guests.iter().map(|guest| Some(figure(guest)? * guest.reads as f64)).sum::<Option<f64>>()?;
+        Some(total / reads as f64)
+    }
+
+    /// CPU time that the host gave per read, over all guests, in nanoseconds.
+    pub fn host_ns_per_read(&self) -> Option<f64> {
+        self.per_read(GuestSample::host_ns_per_read)
+    }
+
+    /// LLC misses per read, over all guests.
+    pub fn llc_misses_per_read(&self) -> Option<f64> {
+        self.per_read(GuestSample::llc_misses_per_read)
     }
 }
 
@@ -86,18 +126,12 @@ pub(super) struct Bench<'a> {
     pub(super) guests: &'a mut Vec<Box<dyn Guest>>,
     pub(super) vms: &'a [Vm],
     pub(super) plans: &'a [(Arm, Plan)],
+    pub(super) topology: &'a Topology,
+    pub(super) pace: Pace,
     pub(super) interrupt: &'a Interrupt,
 }
 
 impl Bench<'_> {
-    pub(super) fn start(&mut self) -> Result<(), GuestError> {
-        self.guests.iter_mut().try_for_each(|guest| guest.start())
-    }
-
-    pub(super) fn stop(&mut self) -> Result<(), GuestError> {
-        self.guests.iter_mut().try_for_each(|guest| guest.stop().map(drop))
-    }
-
     pub(super) fn block(
         &mut self,
         number: usize,
@@ -107,7 +141,7 @@ impl Bench<'_> {
         let mut samples = Vec::new();
         let mut invalid = None;
         for arm in order {
-            match self.sample(*arm)? {
+            match self.sample(*arm, number)? {
                 Ok(sample) => samples.push(sample),
                 Err(starved) => invalid = Some(starved),
             }
@@ -121,41 +155,89 @@ impl Bench<'_> {
 
     /// What the guests did in one window, or why it cannot be told: a guest that other programs kept
     /// from finishing one burst has no rate, and one such window must not end a long run.
-    fn sample(&mut self, arm: Arm) -> Result<Result<ArmSample, String>, RunError> {
-        let Some((_, plan)) = self.plans.iter().find(|(planned, _)| *planned == arm) else {
+    fn sample(&mut self, arm: Arm, block: usize) -> Result<Result<ArmSample, String>, RunError> {
+        let lot = match arm.policy() {
+            None => Some(drawn(self.vms, self.topology, self.config.seed, block)),
+            Some(_) => None,
+        };
+        let planned = || Some(&self.plans.iter().find(|(planned, _)| *planned == arm)?.1);
+        let Some(plan) = lot.as_ref().or_else(planned) else {
             return Err(HostFailure::Failed(format!("there is no plan for the arm {arm}")).into());
         };
         self.host.place(self.vms, plan)?;
-        self.interrupt.sleep(self.config.settle)?;
-        let before = self.readings()?;
-        self.interrupt.sleep(self.config.window)?;
-        let after = self.readings()?;
+        let pace = self.pace;
+        self.guests.iter_mut().try_for_each(|guest| guest.start(pace, arm.reads_own()))?;
+        self.interrupt.sleep(seconds(self.config.settle_seconds))?;
+        let (before, probes_before) = (self.readings()?, self.host.read_probes());
+        self.interrupt.sleep(seconds(self.config.seconds_per_arm))?;
+        let (after, probes_after) = (self.readings()?, self.host.read_probes());
+        self.guests.iter_mut().try_for_each(|guest| guest.stop().map(drop))?;
+
+        let mut probes = probes_after.iter().zip(&probes_before).map(|(after, before)| after.since(before));
         let mut guests = Vec::new();
         for ((guest, before), after) in self.guests.iter().zip(before).zip(after) {
-            let done = after.since(&before).filter(|done| done.reads > 0 && done.elapsed_ns > 0);
-            let Some(Reading { reads, elapsed_ns, busy_ns, .. }) = done else {
-                return Ok(Err(format!(
-                    "in arm {arm} the guest {} finished no burst within {} s, so little CPU time did other \
-                     programs leave it",
-                    guest.name(),
-                    self.config.window.as_secs_f64()
-                )));
-            };
-            guests.push(GuestSample { vm: guest.name().to_owned(), reads, elapsed_ns, busy_ns });
+            for (vcpu, (before, after)) in (0..).zip(before.into_iter().zip(after)) {
+                let host = probes.next();
+                let done = after.since(&before).filter(|done| done.reads > 0 && done.elapsed_ns > 0);
+                let Some(Reading { reads, elapsed_ns, busy_ns, .. }) = done else {
+                    return Ok(Err(format!(
+                        "in arm {arm} the guest {} finished no burst within {} s, so little CPU time did \
+                         other programs leave it",
+                        guest.name(),
+                        self.config.seconds_per_arm
+                    )));
+                };
+                let vm = guest.name().to_owned();
+                guests.push(GuestSample { vm, vcpu, reads, elapsed_ns, busy_ns, host });
+            }
         }
         let used: f64 = guests.iter().map(|guest| guest.busy_ns as f64 / guest.elapsed_ns as f64).sum();
-        Ok(Ok(ArmSample { arm, cpu_share: used / usable_cpus(plan), guests }))
+        let cpu_share = used / usable_cpus(plan, self.vms);
+        let placement = lot.map(|plan| plan.placement).unwrap_or_default();
+        Ok(Ok(ArmSample { arm, guests, placement, cpu_share }))
     }
 
-    fn readings(&mut self) -> Result<Vec<Reading>, GuestError> {
+    fn readings(&mut self) -> Result<Vec<Vec<Reading>>, GuestError> {
         self.guests.iter_mut().map(|guest| guest.read()).collect()
     }
 }
 
+fn seconds(seconds: f64) -> std::time::Duration {
+    std::time::Duration::from_secs_f64(seconds)
+}
+
+/// Guests placed by lot, as many on each domain, all vCPUs of one together. Equal seeds and blocks give
+/// equal lots.
+fn drawn(vms: &[Vm], topology: &Topology, seed: u64, block: usize) -> Plan {
+    let mut order: Vec<usize> = (0..vms.len()).collect();
+    Rng::of_part(seed, LOTS + block as u64).shuffle(&mut order);
+    let domains = topology.domains();
+    let mut placement: Vec<VcpuPlacement> = Vec::new();
+    for (number, vm) in vms.iter().enumerate() {
+        let drawn = order.iter().position(|at| *at == number).unwrap_or(0);
+        let domain = domains[drawn * domains.len() / vms.len()].id;
+        let vcpus = vm.vcpus.iter();
+        placement.extend(vcpus.map(|vcpu| VcpuPlacement { vm: vm.name.clone(), vcpu: vcpu.index, domain }));
+    }
+    Plan {
+        policy: Policy::None,
+        domains: domains.to_vec(),
+        placement,
+        shared_within: None,
+        shared_total: None,
+        reasons: vec![format!("placed by lot, for block {block} of seed {seed}")],
+    }
+}
+
 /// How many CPUs the placed vCPUs can use at once.
-fn usable_cpus(plan: &Plan) -> f64 {
+fn usable_cpus(plan: &Plan, vms: &[Vm]) -> f64 {
+    let cpus = |domain: &huddle_model::topology::CacheDomain| domain.cpus.len();
+    if plan.placement.is_empty() {
+        let vcpus: usize = vms.iter().map(|vm| vm.vcpus.len().max(1)).sum();
+        return vcpus.min(plan.domains.iter().map(cpus).sum()) as f64;
+    }
     let usable = plan.domains.iter().map(|domain| {
-        plan.placement.iter().filter(|placed| placed.domain == domain.id).count().min(domain.cpus.len())
+        plan.placement.iter().filter(|placed| placed.domain == domain.id).count().min(cpus(domain))
     });
     usable.sum::<usize>() as f64
 }

@@ -1,9 +1,10 @@
 //! The microbenchmark of the paper (Figure 4): does it pay to run the VMs that share most on one cache?
 //!
-//! Four guests of one vCPU each: two hold data A, two hold data B, and each has memory of its own. The
-//! host merges what is equal. Then the arms alternate in blocks: the guests are placed, a settling time
-//! passes, and all read at random for a window of time. Placed as recommended, a cache holds one data
-//! set that both its guests use; placed the opposite way it has to hold both.
+//! Guests hold data: two of them data A, two data B, as a rule. Each has memory of its own, and a copy of
+//! its data that equals no other guest's. The host merges what is equal. Then the arms alternate in
+//! blocks: the guests are placed, begin to read at random, a settling time passes, and what they read in
+//! a window of time is counted. Placed as recommended, a cache holds one data set that both its guests
+//! use; placed the opposite way, or reading what is not merged, it has to hold two.
 //!
 //! Merging is verified by the frames of the guests before the first window and after every block: a
 //! block at whose end it did not hold is invalid and enters no figure, and so is one in which a guest was
@@ -21,69 +22,28 @@ use huddle_model::plan::{Plan, PlanInput};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 
-use crate::design::{Arm, orders};
-use crate::guest::standin::StandinConfig;
-use crate::guest::{Guest, GuestError};
-use crate::host::{Host, HostFailure};
-use crate::interrupt::{Interrupt, Interrupted};
+use huddle_guest::chase::{NODE_WORDS, PAGE_BYTES};
 use huddle_model::rng::Rng;
 
+use crate::design::{Arm, orders};
+use crate::guest::{Guest, GuestData, GuestError, Pace};
+use crate::host::{Host, HostFailure};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::spec::{Config, GuestKind, SpecError};
+
 pub use measure::{ArmSample, Block, GuestSample};
-pub use sharing::{Expected, NotMerged};
+pub use sharing::{Expected, NotMerged, rates_by};
 
 /// The streams of chance of one run (see [`Rng::of_part`]).
-const DATA_A: u64 = 10;
-const DATA_B: u64 = 11;
-const PRIVATE: u64 = 20;
+const DATA: u64 = 1000;
+const OWN: u64 = 2000;
+const LOTS: u64 = 3000;
 
-/// The guests: their names and whether they hold data A (else B), as in the paper's Table 3.
-const GUESTS: [(&str, bool); 4] = [("vm1", true), ("vm2", true), ("vm3", false), ("vm4", false)];
+/// The base that VMs share counts as merged when it grew by less than this part of itself.
+const BASE_GROWTH: f64 = 0.02;
 
-/// What is run.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Bytes of a data set, whole pages; `None` for three quarters of the smaller of the two caches, the
-    /// paper's part (15 MB of 20 MB).
-    pub data_bytes: Option<usize>,
-    /// Bytes of memory of each guest that no other holds, whole pages.
-    pub private_bytes: usize,
-    /// Reads of a guest between two yields of its CPU; `None` for a quarter more than the data has lines,
-    /// so that each turn uses all of the data and pays for what the turn before it displaced. With
-    /// longer turns the guests alternate less and the effect is smaller: three times as long, about 1.5
-    /// where this gives 2.1.
-    pub burst_reads: Option<u64>,
-    /// How long one arm is measured.
-    pub window: Duration,
-    /// How long the guests run in a new placement before they are measured.
-    pub settle: Duration,
-    /// Blocks that are measured.
-    pub repetitions: usize,
-    /// Blocks before them that are not.
-    pub warm_up_blocks: usize,
-    /// Cache level of the domains; `None` for the highest that parts the CPUs.
-    pub cache_level: Option<u8>,
-    /// Seed of data, orders and intervals.
-    pub seed: u64,
-    /// How long merging may take.
-    pub merge_limit: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            data_bytes: None,
-            private_bytes: 256 * 1024,
-            burst_reads: None,
-            window: Duration::from_millis(750),
-            settle: Duration::from_millis(100),
-            repetitions: 30,
-            warm_up_blocks: 1,
-            cache_level: None,
-            seed: 1,
-            merge_limit: Duration::from_secs(60),
-        }
-    }
-}
+/// How long it must not have grown.
+const BASE_STILL: Duration = Duration::from_secs(3);
 
 /// What a run found.
 #[derive(Clone, Debug)]
@@ -91,16 +51,18 @@ pub struct Outcome {
     /// The two cache domains that were used.
     pub topology: Topology,
     /// Bytes of a data set.
-    pub data_bytes: usize,
-    /// Reads of a guest between two yields of its CPU.
-    pub burst_reads: u64,
+    pub data_bytes: u64,
+    /// How the guests read.
+    pub pace: Pace,
+    /// What VMs shared once they were up and merged, before they held data; stand-ins have no base.
+    pub boot: Option<SharingMatrix>,
     /// Pairs of guests that hold the same data, as positions in the matrix.
     pub expected: Expected,
     /// What the guests shared before the first window.
     pub matrix: SharingMatrix,
     /// How long merging took, in seconds.
     pub merging_s: f64,
-    /// Where each arm placed the guests, in the order of [`Arm::ALL`].
+    /// Where each arm placed the guests, in the order of the specification; not those placed by lot.
     pub plans: Vec<(Arm, Plan)>,
     /// The measured blocks, without the warm-up.
     pub blocks: Vec<Block>,
@@ -137,8 +99,8 @@ pub enum RunError {
         opposed: u64,
     },
     /// The settings make no sense.
-    #[error("{0}")]
-    Settings(String),
+    #[error(transparent)]
+    Settings(#[from] SpecError),
     /// Ctrl-C or SIGTERM.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -156,22 +118,33 @@ fn because(cause: &Option<Box<RunError>>) -> String {
     cause.as_ref().map(|cause| format!(" (the run had ended with: {cause})")).unwrap_or_default()
 }
 
-/// Starts the guests, by name and in their order; all of them ready.
-pub type StartGuests<'a> =
-    &'a mut dyn FnMut(&[(String, StandinConfig)]) -> Result<Vec<Box<dyn Guest>>, GuestError>;
+/// What is being done.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// In words.
+    pub text: &'a str,
+    /// Blocks done, those that warm up among them.
+    pub done: usize,
+    /// Blocks in all.
+    pub of: usize,
+}
 
-/// Runs the microbenchmark and leaves the host as it was.
+/// Starts the guests of a specification, in its order; all of them ready.
+pub type StartGuests<'a> = &'a mut dyn FnMut(&Config) -> Result<Vec<Box<dyn Guest>>, GuestError>;
+
+/// Runs the microbenchmark and leaves the host as it was. Of several data sizes the first is taken.
 ///
-/// `progress` is told what is being done, a line at a time.
+/// # Errors
+/// Nothing was measured; see [`RunError`].
 pub fn run(
     config: &Config,
     host: &mut dyn Host,
     start_guests: StartGuests<'_>,
     interrupt: &Interrupt,
-    progress: &mut dyn FnMut(&str),
+    progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Outcome, RunError> {
     let mut guests = Vec::new();
-    let result = measure_all(config, host, start_guests, interrupt, progress, &mut guests);
+    let result = Run { config, host: &mut *host, interrupt, progress }.measure_all(start_guests, &mut guests);
     // First the affinities and KSM's settings, while the guests still are there to be set back.
     let undone = host.undo();
     drop(guests);
@@ -181,63 +154,159 @@ pub fn run(
     }
 }
 
-fn measure_all(
-    config: &Config,
-    host: &mut dyn Host,
-    start_guests: StartGuests<'_>,
-    interrupt: &Interrupt,
-    progress: &mut dyn FnMut(&str),
-    guests: &mut Vec<Box<dyn Guest>>,
-) -> Result<Outcome, RunError> {
-    let topology = two_domains(&host.topology(config.cache_level)?)?;
-    let data_bytes = match config.data_bytes {
-        Some(bytes) => bytes,
-        None => default_data_bytes(&topology)?,
-    };
-    let burst_reads = config.burst_reads.unwrap_or_else(|| default_burst_reads(data_bytes));
-    check_settings(config, data_bytes, burst_reads)?;
+struct Run<'a> {
+    config: &'a Config,
+    host: &'a mut dyn Host,
+    interrupt: &'a Interrupt,
+    progress: &'a mut dyn FnMut(Step<'_>),
+}
 
-    progress(&format!(
-        "starting {} stand-in VMs: {} KiB of data and {} KiB of their own each; {burst_reads} reads a turn",
-        GUESTS.len(),
-        data_bytes / 1024,
-        config.private_bytes / 1024
-    ));
-    *guests = start_guests(&guest_configs(config, data_bytes, burst_reads))?;
-    interrupt.check()?;
-    let processes: Vec<(String, i32)> =
-        guests.iter().map(|guest| (guest.name().to_owned(), guest.pid())).collect();
-    let vms = host.find(&processes)?;
+impl Run<'_> {
+    fn say(&mut self, text: &str) {
+        (self.progress)(Step { text, done: 0, of: self.config.warm_up_blocks + self.config.repetitions });
+    }
 
-    progress("letting KSM merge what is equal");
-    let expected = Expected::new(&GUESTS.map(|(_, holds_a)| holds_a), data_bytes);
-    let begun = Instant::now();
-    host.merge()?;
-    wait_until_merged(config, host, &vms, &expected, interrupt)?;
-    let merging_s = begun.elapsed().as_secs_f64();
-    host.pause_merging()?;
-    // Once more with the scan paused: this is what the plans are made from.
-    let matrix = host.measure(&vms)?;
-    expected.verify(&matrix).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
-    let plans = plans(&matrix, &topology)?;
+    fn measure_all(
+        &mut self,
+        start_guests: StartGuests<'_>,
+        guests: &mut Vec<Box<dyn Guest>>,
+    ) -> Result<Outcome, RunError> {
+        let config = self.config;
+        config.check()?;
+        let topology = two_domains(&self.host.topology(config.cache_level)?)?;
+        let data_bytes = data_bytes(config, &topology)?;
+        let pace = pace(config, data_bytes);
 
-    let all = orders(&Arm::ALL, config.warm_up_blocks + config.repetitions, config.seed);
-    let mut bench = measure::Bench { config, host, guests, vms: &vms, plans: &plans, interrupt };
-    bench.start()?;
-    let mut blocks = Vec::new();
-    for (number, order) in all.iter().enumerate() {
-        let measured = number.checked_sub(config.warm_up_blocks).map(|number| number + 1);
-        match measured {
-            Some(number) => progress(&format!("block {number} of {}: {}", config.repetitions, names(order))),
-            None => progress("warming up"),
+        self.say(&format!(
+            "starting {} guests ({}): {} KiB of data each, {} reads a turn, {} us of rest",
+            config.guests(),
+            config.guest.name(),
+            data_bytes / 1024,
+            pace.burst_reads,
+            pace.idle_us
+        ));
+        *guests = start_guests(config)?;
+        self.interrupt.check()?;
+        let processes: Vec<(String, i32)> =
+            guests.iter().map(|guest| (guest.name().to_owned(), guest.pid())).collect();
+
+        let begun = Instant::now();
+        let boot = match config.guest {
+            // What they hold before their data is their own.
+            GuestKind::Process => None,
+            GuestKind::Qemu => {
+                self.say("letting KSM merge what the VMs share after boot");
+                let vms = self.host.find(&processes)?;
+                self.host.merge()?;
+                Some(self.wait_for_base(&vms)?)
+            }
+        };
+
+        let base = match &boot {
+            None => None,
+            // Data overwrites free memory that VMs of one system have in common. So the base is what is
+            // still shared when each holds as much data that is nobody else's.
+            Some(_) => {
+                self.say("measuring what the VMs share while they hold different data");
+                for (number, guest) in guests.iter_mut().enumerate() {
+                    let data = guest_data(config, number, data_bytes);
+                    guest.load(GuestData { seed: !data.own_seed, ..data })?;
+                }
+                let vms = self.host.find(&processes)?;
+                Some(self.wait_for_base(&vms)?)
+            }
+        };
+
+        self.say("loading the data, letting KSM merge it");
+        for (number, guest) in guests.iter_mut().enumerate() {
+            guest.load(guest_data(config, number, data_bytes))?;
         }
-        let block = bench.block(measured.unwrap_or(0), order, &expected)?;
+        // Only now: the memory of stand-ins was not there before.
+        let vms = self.host.find(&processes)?;
+        let expected = Expected::new(&config.data, data_bytes, base);
+        self.host.merge()?;
+        self.wait_until_merged(&vms, &expected)?;
+        let merging_s = begun.elapsed().as_secs_f64();
+        self.host.pause_merging()?;
+        // Once more with the scan paused: this is what the plans are made from.
+        let matrix = self.host.measure(&vms)?;
+        expected.verify(&matrix).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
+        let plans = plans(config, &matrix, &topology)?;
+
+        let blocks = if config.is_timed() {
+            let bench = measure::Bench {
+                config,
+                host: &mut *self.host,
+                guests,
+                vms: &vms,
+                plans: &plans,
+                topology: &topology,
+                pace,
+                interrupt: self.interrupt,
+            };
+            measure_blocks(bench, &expected, self.progress)?
+        } else {
+            Vec::new()
+        };
+        Ok(Outcome { topology, data_bytes, pace, boot, expected, matrix, merging_s, plans, blocks })
+    }
+
+    /// Waits until what the VMs share no longer grows, and tells it.
+    fn wait_for_base(&mut self, vms: &[Vm]) -> Result<SharingMatrix, RunError> {
+        let begun = Instant::now();
+        let total = |matrix: &SharingMatrix| -> u64 {
+            matrix.pairs().filter_map(|(i, j)| matrix.shared_frames(i, j)).sum()
+        };
+        let (mut still_since, mut largest) = (Instant::now(), 0);
+        loop {
+            let matrix = self.host.measure(vms)?;
+            let shared = total(&matrix);
+            if shared as f64 > largest as f64 * (1.0 + BASE_GROWTH) {
+                (still_since, largest) = (Instant::now(), shared);
+            }
+            let still = largest > 0 && still_since.elapsed() >= BASE_STILL;
+            if still || begun.elapsed().as_secs_f64() >= self.config.merge_seconds / 2.0 {
+                return Ok(matrix);
+            }
+            self.interrupt.sleep(Duration::from_millis(250))?;
+        }
+    }
+
+    fn wait_until_merged(&mut self, vms: &[Vm], expected: &Expected) -> Result<(), RunError> {
+        let begun = Instant::now();
+        let limit = Duration::from_secs_f64(self.config.merge_seconds);
+        loop {
+            let Err(why) = expected.verify(&self.host.measure(vms)?) else { return Ok(()) };
+            if begun.elapsed() >= limit {
+                return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
+            }
+            self.interrupt.sleep(Duration::from_millis(100).min(limit))?;
+        }
+    }
+}
+
+fn measure_blocks(
+    mut bench: measure::Bench<'_>,
+    expected: &Expected,
+    progress: &mut dyn FnMut(Step<'_>),
+) -> Result<Vec<Block>, RunError> {
+    let config = bench.config;
+    let all = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
+    bench.host.open_probes(bench.vms);
+    let mut blocks = Vec::new();
+    for (done, order) in all.iter().enumerate() {
+        let measured = done.checked_sub(config.warm_up_blocks).map(|number| number + 1);
+        let text = match measured {
+            Some(number) => format!("block {number} of {}: {}", config.repetitions, names(order)),
+            None => "warming up".to_owned(),
+        };
+        progress(Step { text: &text, done, of: all.len() });
+        let block = bench.block(measured.unwrap_or(0), order, expected)?;
         if measured.is_some() {
             blocks.push(block);
         }
     }
-    bench.stop()?;
-    Ok(Outcome { topology, data_bytes, burst_reads, expected, matrix, merging_s, plans, blocks })
+    Ok(blocks)
 }
 
 fn names(order: &[Arm]) -> String {
@@ -257,83 +326,59 @@ fn two_domains(topology: &Topology) -> Result<Topology, RunError> {
     .into())
 }
 
-fn default_data_bytes(topology: &Topology) -> Result<usize, RunError> {
+fn data_bytes(config: &Config, topology: &Topology) -> Result<u64, RunError> {
+    if let Some(kib) = config.data_kib.first() {
+        return Ok(kib * 1024);
+    }
     let smallest = topology.domains().iter().map(|domain| domain.size_bytes).min().flatten();
     let Some(bytes) = smallest else {
-        return Err(RunError::Settings(
-            "the host does not tell how large its caches are; give --data-kib, about three quarters of one"
-                .into(),
-        ));
+        let text =
+            "the host does not tell how large its caches are; give --data-kib, about three quarters of one";
+        return Err(SpecError::Settings(text.into()).into());
     };
-    let pages = bytes as usize / 4 * 3 / crate::chase::PAGE_BYTES;
-    Ok(pages.max(1) * crate::chase::PAGE_BYTES)
+    let part = config.data_cache_fraction.unwrap_or(match config.guest {
+        GuestKind::Process => 0.75,
+        GuestKind::Qemu => 0.5,
+    });
+    let pages = (bytes as f64 * part) as u64 / PAGE_BYTES as u64;
+    Ok(pages.max(1) * PAGE_BYTES as u64)
 }
 
-fn default_burst_reads(data_bytes: usize) -> u64 {
-    (data_bytes / (crate::chase::NODE_WORDS * size_of::<u64>())) as u64 * 5 / 4
-}
-
-fn check_settings(config: &Config, data_bytes: usize, burst_reads: u64) -> Result<(), RunError> {
-    let refuse = |text: &str| Err(RunError::Settings(text.to_owned()));
-    let page = crate::chase::PAGE_BYTES;
-    if data_bytes == 0 || !data_bytes.is_multiple_of(page) {
-        return refuse("--data-kib must be a multiple of 4 and not 0: KSM merges whole pages");
-    }
-    if config.private_bytes == 0 || !config.private_bytes.is_multiple_of(page) {
-        return refuse("--private-kib must be a multiple of 4 and not 0");
-    }
-    if burst_reads == 0 || config.window.is_zero() || config.repetitions == 0 {
-        return refuse("--burst-reads, --seconds-per-arm and --repetitions must be more than 0");
-    }
-    Ok(())
-}
-
-fn guest_configs(config: &Config, data_bytes: usize, burst_reads: u64) -> Vec<(String, StandinConfig)> {
-    let seed = |part| Rng::of_part(config.seed, part).next_u64();
-    GUESTS
-        .iter()
-        .zip(PRIVATE..)
-        .map(|((name, holds_a), private)| {
-            let config = StandinConfig {
-                data_bytes,
-                data_seed: seed(if *holds_a { DATA_A } else { DATA_B }),
-                private_bytes: config.private_bytes,
-                private_seed: seed(private),
-                burst_reads,
-            };
-            ((*name).to_owned(), config)
-        })
-        .collect()
-}
-
-fn wait_until_merged(
-    config: &Config,
-    host: &mut dyn Host,
-    vms: &[Vm],
-    expected: &Expected,
-    interrupt: &Interrupt,
-) -> Result<(), RunError> {
-    let begun = Instant::now();
-    loop {
-        let Err(why) = expected.verify(&host.measure(vms)?) else { return Ok(()) };
-        if begun.elapsed() >= config.merge_limit {
-            return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
-        }
-        interrupt.sleep(Duration::from_millis(100).min(config.merge_limit))?;
+fn pace(config: &Config, data_bytes: u64) -> Pace {
+    let lines = data_bytes / (NODE_WORDS * size_of::<u64>()) as u64;
+    let (burst_reads, idle_us) = match config.guest {
+        GuestKind::Process => (lines * 5 / 4, 0),
+        GuestKind::Qemu => (60_000, 1000),
+    };
+    Pace {
+        burst_reads: config.burst_reads.unwrap_or(burst_reads),
+        idle_us: config.idle_us.unwrap_or(idle_us),
     }
 }
 
-fn plans(matrix: &SharingMatrix, topology: &Topology) -> Result<Vec<(Arm, Plan)>, RunError> {
+fn guest_data(config: &Config, guest: usize, bytes: u64) -> GuestData {
+    // The first guest that holds the same gives the data its number.
+    let data = config.data.iter().position(|name| *name == config.data[guest]).unwrap_or(guest);
+    GuestData {
+        seed: Rng::of_part(config.seed, DATA + data as u64).next_u64(),
+        own_seed: Rng::of_part(config.seed, OWN + guest as u64).next_u64(),
+        kib: bytes / 1024,
+    }
+}
+
+fn plans(config: &Config, matrix: &SharingMatrix, topology: &Topology) -> Result<Vec<(Arm, Plan)>, RunError> {
     let input = PlanInput::new(matrix, topology, &[]);
-    let plans: Vec<(Arm, Plan)> = Arm::ALL.into_iter().map(|arm| (arm, arm.policy().plan(&input))).collect();
+    let plans: Vec<(Arm, Plan)> =
+        config.arms.iter().filter_map(|arm| Some((*arm, arm.policy()?.plan(&input)))).collect();
     let within = |wanted| {
-        let plan = plans.iter().find(|(arm, _)| *arm == wanted);
-        plan.and_then(|(_, plan)| plan.shared_within).unwrap_or(0)
+        let plan = plans.iter().find(|(arm, _)| *arm == wanted)?;
+        plan.1.shared_within
     };
-    let (recommended, opposed) = (within(Arm::Recommended), within(Arm::Opposed));
     // Half of what is shared is far from chance and far from what the two placements should give.
-    if recommended < opposed.saturating_mul(2).max(1) {
-        return Err(RunError::SamePlacement { recommended, opposed });
+    match (within(Arm::Recommended), within(Arm::Opposed)) {
+        (Some(recommended), Some(opposed)) if recommended < opposed.saturating_mul(2).max(1) => {
+            Err(RunError::SamePlacement { recommended, opposed })
+        }
+        _ => Ok(plans),
     }
-    Ok(plans)
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
 use huddle_model::topology::{CacheDomain, DomainId};
-use huddle_model::vm::{TaskId, VmmKind};
+use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::*;
 use crate::guest::Reading;
@@ -21,6 +21,7 @@ struct World {
     measurements: usize,
     readings: usize,
     living_guests: usize,
+    loaded: Vec<GuestData>,
 }
 
 type Shared = Rc<RefCell<World>>;
@@ -49,7 +50,14 @@ impl Host for FakeHost {
             name: name.clone(),
             process: TaskId { id: *pid, start_ticks: 1 },
             vmm: VmmKind::Process,
-            vcpus: Vec::new(),
+            vcpus: vec![Vcpu {
+                index: 0,
+                thread: TaskId { id: *pid, start_ticks: 1 },
+                process: TaskId { id: *pid, start_ticks: 1 },
+                thread_name: "CPU 0/FAKE".into(),
+                affinity: CpuSet::new(),
+                last_cpu: None,
+            }],
             memory: Vec::new(),
             allowed_cpus: CpuSet::new(),
             cannot_merge: Vec::new(),
@@ -78,6 +86,12 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn open_probes(&mut self, _: &[Vm]) {}
+
+    fn read_probes(&mut self) -> Vec<crate::VcpuProbe> {
+        Vec::new()
+    }
+
     fn merge(&mut self) -> Result<(), HostFailure> {
         self.world.borrow_mut().log.push("merge".into());
         Ok(())
@@ -99,6 +113,7 @@ impl Host for FakeHost {
 struct FakeGuest {
     world: Shared,
     name: String,
+    own: bool,
     now: Reading,
     dies_at_reading: Option<usize>,
     starves_at_reading: Option<usize>,
@@ -113,11 +128,17 @@ impl Guest for FakeGuest {
         100
     }
 
-    fn start(&mut self) -> Result<(), GuestError> {
+    fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
+        self.world.borrow_mut().loaded.push(data);
         Ok(())
     }
 
-    fn read(&mut self) -> Result<Reading, GuestError> {
+    fn start(&mut self, _: Pace, own: bool) -> Result<(), GuestError> {
+        self.own = own;
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
         let mut world = self.world.borrow_mut();
         world.readings += 1;
         if self.dies_at_reading.is_some_and(|at| world.readings >= at) {
@@ -126,10 +147,11 @@ impl Guest for FakeGuest {
                 pid: 100,
                 asked: "read",
                 status: "killed".into(),
+                console: String::new(),
             });
         }
         if self.starves_at_reading == Some(world.readings) {
-            return Ok(self.now);
+            return Ok(vec![self.now]);
         }
         let partner = match self.name.as_str() {
             "vm1" => "vm2",
@@ -140,12 +162,12 @@ impl Guest for FakeGuest {
         let together = world.domain_of.get(&self.name) == world.domain_of.get(partner);
         self.now.elapsed_ns += 1_000_000_000;
         self.now.busy_ns += 500_000_000;
-        self.now.reads += if together { 2_000 } else { 1_000 };
-        Ok(self.now)
+        self.now.reads += if together && !self.own { 2_000 } else { 1_000 };
+        Ok(vec![self.now])
     }
 
-    fn stop(&mut self) -> Result<Reading, GuestError> {
-        Ok(self.now)
+    fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
+        Ok(vec![self.now])
     }
 }
 
@@ -167,10 +189,10 @@ fn setup() -> Setup {
     Setup {
         host: FakeHost { world: Shared::default(), domains: 2, merged: 2..usize::MAX, undo_fails: false },
         config: Config {
-            window: Duration::from_nanos(1),
-            settle: Duration::ZERO,
+            seconds_per_arm: 1e-9,
+            settle_seconds: 0.0,
             repetitions: 6,
-            merge_limit: Duration::from_millis(30),
+            merge_seconds: 0.03,
             ..Config::default()
         },
         interrupt: Interrupt::default(),
@@ -183,18 +205,15 @@ impl Setup {
     fn run(&mut self) -> Result<Outcome, RunError> {
         let world = Rc::clone(&self.host.world);
         let (dies_at_reading, starves_at_reading) = (self.dies_at_reading, self.starves_at_reading);
-        let mut start = |configs: &[(String, StandinConfig)]| {
-            assert_eq!(configs[0].1.data_seed, configs[1].1.data_seed);
-            assert_eq!(configs[2].1.data_seed, configs[3].1.data_seed);
-            assert_ne!(configs[0].1.data_seed, configs[2].1.data_seed);
-            world.borrow_mut().living_guests = configs.len();
-            Ok(configs
-                .iter()
-                .map(|(name, _)| {
-                    let (world, name) = (Rc::clone(&world), name.clone());
+        let mut start = |config: &Config| {
+            world.borrow_mut().living_guests = config.guests();
+            Ok((0..config.guests())
+                .map(|number| {
+                    let (world, name) = (Rc::clone(&world), config.guest_name(number));
                     Box::new(FakeGuest {
                         world,
                         name,
+                        own: false,
                         now: Reading::default(),
                         dies_at_reading,
                         starves_at_reading,
@@ -219,7 +238,10 @@ impl Setup {
 fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
     let mut setup = setup();
     let outcome = setup.run().unwrap();
-    assert_eq!((outcome.data_bytes, outcome.burst_reads), (1536 * 1024, 30_720));
+    let pace = Pace { burst_reads: 30_720, idle_us: 0 };
+    assert_eq!((outcome.data_bytes, outcome.pace), (1536 * 1024, pace));
+    let seeds: Vec<u64> = setup.host.world.borrow().loaded.iter().map(|data| data.seed).collect();
+    assert!(seeds[0] == seeds[1] && seeds[2] == seeds[3] && seeds[0] != seeds[2], "{seeds:?}");
     assert_eq!(outcome.blocks.len(), 6);
     let pairs: Vec<(f64, f64)> = outcome
         .blocks
@@ -326,15 +348,40 @@ fn a_failed_undo_is_loud_and_keeps_the_cause() {
 #[test]
 fn settings_that_make_no_sense_change_nothing() {
     for change in [
-        (|config: &mut Config| config.data_bytes = Some(1000)) as fn(&mut Config),
-        |config| config.private_bytes = 0,
+        (|config: &mut Config| config.data_kib = vec![1]) as fn(&mut Config),
+        |config| config.private_kib = 0,
         |config| config.burst_reads = Some(0),
         |config| config.repetitions = 0,
     ] {
         let mut setup = setup();
         change(&mut setup.config);
         let error = setup.run().unwrap_err();
-        assert!(matches!(&error, RunError::Settings(text) if text.contains("--")), "{error}");
+        assert!(matches!(&error, RunError::Settings(_)) && error.to_string().contains("--"), "{error}");
         assert_eq!(setup.log(), ["undo with 0 guests"]);
     }
+}
+
+#[test]
+fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
+    let mut setup = setup();
+    setup.config.arms = Arm::ALL.to_vec();
+    let outcome = setup.run().unwrap();
+    let mut lots = std::collections::BTreeSet::new();
+    for block in &outcome.blocks {
+        let rate = |arm| block.sample(arm).unwrap().reads_per_s();
+        assert_eq!(
+            (rate(Arm::Recommended), rate(Arm::Control), rate(Arm::Opposed)),
+            (8000.0, 8000.0, 4000.0)
+        );
+        // Placed as recommended, but its guests have nothing in common to read.
+        assert_eq!(rate(Arm::NotMerged), 4000.0);
+        let sample = block.sample(Arm::Random).unwrap();
+        let domains: Vec<u32> = sample.placement.iter().map(|placed| placed.domain.0).collect();
+        assert_eq!(domains.iter().filter(|domain| **domain == 0).count(), 2, "as many on each");
+        lots.insert(domains);
+    }
+    assert!(lots.len() > 1, "each block has its own lot: {lots:?}");
+    let again = setup.run().unwrap();
+    let lot = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().placement.clone();
+    assert_eq!(lot(&again), lot(&outcome), "equal seeds give equal lots");
 }

@@ -1,4 +1,4 @@
-//! Memory as a VMM gives it to a guest: private, anonymous, marked mergeable.
+//! Memory as a VMM gives it to a guest: private, anonymous, and mergeable if it shall be.
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -8,8 +8,9 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 
 use crate::chase::PAGE_BYTES;
 
-/// Zero-filled words in whole pages that KSM may merge (madvise(2), MADV_MERGEABLE) and that are never
-/// made huge (MADV_NOHUGEPAGE), since huge pages are merged only once they are split.
+/// Words in whole pages, zero-filled at first, that KSM may merge when told so (madvise(2),
+/// MADV_MERGEABLE) and that are never made huge (MADV_NOHUGEPAGE), since huge pages are merged only once
+/// they are split.
 #[derive(Debug)]
 pub struct MergeableMemory {
     start: NonNull<u64>,
@@ -57,10 +58,31 @@ impl MergeableMemory {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => return Err(refused("refuse huge pages for", "")(errno)),
         }
-        // SAFETY: as above.
-        unsafe { madvise(start, bytes, MmapAdvise::MADV_MERGEABLE) }
-            .map_err(refused("mark as mergeable", "; EINVAL means a kernel without CONFIG_KSM"))?;
         Ok(memory)
+    }
+
+    /// Marks it as mergeable, or takes apart what is merged (MADV_UNMERGEABLE) and forbids it.
+    ///
+    /// # Errors
+    /// The kernel refuses: it has no KSM, or no memory for the copies.
+    pub fn allow_merging(&self, on: bool) -> Result<(), MemoryError> {
+        let bytes = self.words * size_of::<u64>();
+        let (advice, what, hint) = if on {
+            (MmapAdvise::MADV_MERGEABLE, "mark as mergeable", "; EINVAL means a kernel without CONFIG_KSM")
+        } else {
+            (MmapAdvise::MADV_UNMERGEABLE, "unmerge", "; ENOMEM means that memory for the copies is missing")
+        };
+        // SAFETY: the range is our mapping; the advice changes which frames hold it, never its content.
+        match unsafe { madvise(self.start.cast(), bytes, advice) } {
+            // Without KSM nothing is merged, which is what was asked for.
+            Err(Errno::EINVAL) if !on => Ok(()),
+            result => result.map_err(|errno| MemoryError::Refused { what, bytes, errno, hint }),
+        }
+    }
+
+    /// Its first byte's address.
+    pub fn address(&self) -> usize {
+        self.start.as_ptr() as usize
     }
 
     /// The words.
@@ -92,24 +114,33 @@ unsafe impl Sync for MergeableMemory {}
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     #[test]
     fn memory_is_zero_writable_and_mergeable() {
         let mut memory = MergeableMemory::map(3 * PAGE_BYTES).unwrap();
+        memory.allow_merging(true).unwrap();
         assert_eq!(memory.words().len(), 3 * 512);
         assert!(memory.words().iter().all(|word| *word == 0));
         memory.words_mut()[1535] = 7;
         assert_eq!(memory.words()[1535], 7);
 
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", memory.start.as_ptr() as usize);
-        let flags = smaps
-            .lines()
-            .skip_while(|line| !line.starts_with(&start))
-            .find(|line| line.starts_with("VmFlags:"))
-            .expect("the mapping is in smaps");
-        assert!(flags.split(' ').any(|flag| flag == "mg"), "mergeable: {flags}");
+        let is_mergeable = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let start = format!("{:x}-", memory.address());
+            let flags = smaps
+                .lines()
+                .skip_while(|line| !line.starts_with(&start))
+                .find(|line| line.starts_with("VmFlags:"))
+                .expect("the mapping is in smaps");
+            flags.split(' ').any(|flag| flag == "mg")
+        };
+        assert!(is_mergeable());
+        memory.allow_merging(false).unwrap();
+        assert!(!is_mergeable());
+        assert_eq!(memory.words()[1535], 7);
     }
 
     #[test]

@@ -33,6 +33,15 @@ pub fn fill(data: &mut [u64], seed: u64) {
     }
 }
 
+/// Changes the noise of a ring, by `seed`, and nothing of the ring itself: the same sequence of reads on
+/// pages that equal nobody else's.
+pub fn set_apart(data: &mut [u64], seed: u64) {
+    let mut rng = Rng::new(seed);
+    for node in data.chunks_exact_mut(NODE_WORDS) {
+        node[NODE_WORDS - 1] = rng.next_u64();
+    }
+}
+
 /// Fills `words` with the noise of `seed`: memory that nobody else holds.
 pub fn fill_noise(words: &mut [u64], seed: u64) {
     let mut rng = Rng::new(seed);
@@ -91,6 +100,17 @@ mod tests {
         };
         assert_eq!(pages(&a).len(), 16, "no page repeats within the data");
         assert!(pages(&a).is_disjoint(&pages(&b)));
+    }
+
+    #[test]
+    fn data_set_apart_is_read_alike_and_equals_no_page_of_the_first() {
+        let data = filled(4 * PAGE_WORDS, 9);
+        let mut own = data.clone();
+        set_apart(&mut own, 1);
+        for reads in [1, 5, 100] {
+            assert_eq!(walk(&data, 0, reads), walk(&own, 0, reads));
+        }
+        assert!(data.chunks(PAGE_WORDS).zip(own.chunks(PAGE_WORDS)).all(|(a, b)| a != b));
     }
 
     #[test]

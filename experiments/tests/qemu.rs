@@ -1,0 +1,61 @@
+//! A real VM as the runner meets it. QEMU and the images of `cargo xtask experiment microbench --guest
+//! qemu` are needed; a test that misses them says that it is skipped.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use huddle_experiments::guest::qemu::{Accelerator, PROGRAM, QemuGuestSpec};
+use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Patience};
+use huddle_guest::chase;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The images beside the test's own programs, in `target/guests`.
+fn image() -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_BIN_EXE_huddle-standin")).ancestors().nth(2).unwrap();
+    let missing = match huddle_experiments::images::find(&target.join("guests"), "cloud") {
+        Ok(image) if Command::new(PROGRAM).arg("--version").output().is_ok() => return Some(image),
+        Ok(_) => format!("{PROGRAM} is missing"),
+        Err(why) => why,
+    };
+    // Not a macro of printing: the harness catches those.
+    std::io::stderr().write_all(format!("skipped: {missing}\n").as_bytes()).unwrap();
+    None
+}
+
+#[test]
+fn a_vm_reads_what_it_says_and_shows_its_console_when_it_dies() {
+    let Some(image) = image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let spec = QemuGuestSpec {
+        name: "v1",
+        image: &image,
+        accelerator: Accelerator::Tcg,
+        memory_mib: 128,
+        vcpus: 1,
+        console: dir.path().join("console.log"),
+        patience: Patience { ready: Duration::from_secs(180), answer: Duration::from_secs(30) },
+    };
+    let mut guest = spec.start().unwrap();
+    guest.wait_ready().unwrap();
+    guest.load(GuestData { seed: 5, own_seed: 6, kib: 256 }).unwrap();
+    guest.start(Pace { burst_reads: 1000, idle_us: 100 }, false).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let total = guest.stop().unwrap()[0];
+    let mut data = vec![0; 256 * 128];
+    chase::fill(&mut data, 5);
+    assert!(total.reads > 0);
+    assert_eq!(chase::walk(&data, 0, total.reads) as u64, total.position);
+
+    std::fs::write(&spec.console, "the last words\n").unwrap();
+    let pid = guest.pid();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let error = guest.read().unwrap_err();
+    assert!(matches!(error, GuestError::Ended { .. }), "{error}");
+    assert!(error.to_string().contains("the last words"), "{error}");
+    drop(guest);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}

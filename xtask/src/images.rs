@@ -1,0 +1,156 @@
+//! What VMs of experiments boot: for each flavour a kernel of Debian's and an initramfs with one static
+//! program. Made in `target/guests`; nothing is installed.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use cpio::newc::Builder;
+
+use crate::shell;
+
+/// A kernel and a userland; two of them stand for the two operating systems of the paper.
+struct Flavour {
+    name: &'static str,
+    /// Debian's package that names the newest kernel of this kind.
+    package: &'static str,
+    /// Whether busybox is in its initramfs too.
+    busybox: bool,
+}
+
+const FLAVOURS: [Flavour; 2] = [
+    Flavour { name: "cloud", package: "linux-image-cloud-amd64", busybox: false },
+    Flavour { name: "generic", package: "linux-image-amd64", busybox: true },
+];
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// The program of the initramfs.
+const INIT: &str = "huddle-guest-init";
+
+/// Directories and devices are modes of stat(2).
+const DIRECTORY: u32 = 0o040_755;
+const EXECUTABLE: u32 = 0o100_755;
+const CHARACTER_DEVICE: u32 = 0o020_600;
+
+/// Makes what is missing, and the initramfs anew.
+pub(crate) fn make() -> anyhow::Result<()> {
+    ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
+    let images = images()?;
+    // Only the program itself is linked statically; its dependencies are what everything else uses.
+    shell::run(shell::cargo().args([
+        "rustc",
+        "--package",
+        "huddle-guest",
+        "--bin",
+        INIT,
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
+        "strip=symbols",
+    ]))?;
+    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    let init = fs::read(own.with_file_name(INIT)).with_context(|| format!("cannot read {INIT}"))?;
+    for flavour in &FLAVOURS {
+        let directory = images.join(flavour.name);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let kernel = directory.join("vmlinuz");
+        if !kernel.exists() {
+            fetch_kernel(flavour, &directory, &kernel)?;
+        }
+        let mut files = vec![("init", EXECUTABLE, init.clone())];
+        if flavour.busybox {
+            let busybox = fs::read(BUSYBOX)
+                .with_context(|| format!("{BUSYBOX} is missing; Debian: apt-get install busybox-static"))?;
+            files.push(("bin/sh", EXECUTABLE, busybox));
+        }
+        let initrd = directory.join("initrd");
+        fs::write(&initrd, initramfs(files)?)
+            .with_context(|| format!("cannot write {}", initrd.display()))?;
+    }
+    Ok(())
+}
+
+/// Where they are.
+fn images() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    Ok(own.ancestors().nth(2).context("this program is in no target directory")?.join("guests"))
+}
+
+/// Downloads the kernel's package and takes the kernel out of it.
+fn fetch_kernel(flavour: &Flavour, directory: &Path, kernel: &Path) -> anyhow::Result<()> {
+    let depends = Command::new("apt-cache").args(["depends", flavour.package]).output();
+    let depends =
+        depends.context("cannot run apt-cache; kernels for VMs are taken from Debian's packages")?;
+    let text = String::from_utf8_lossy(&depends.stdout).into_owned();
+    let package = newest(&text).with_context(|| {
+        format!("apt knows no kernel of {}; run `apt-get update` on a Debian host", flavour.package)
+    })?;
+    eprintln!("Fetching {package} for VMs; it is unpacked in {}, not installed.", directory.display());
+    let unpacked = directory.join("package");
+    let _ = fs::remove_dir_all(&unpacked);
+    fs::create_dir_all(&unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
+    shell::run(Command::new("apt-get").current_dir(&unpacked).args(["download", "-q", &package]))?;
+    let file = fs::read_dir(&unpacked)?.filter_map(Result::ok).map(|entry| entry.path());
+    let file = file.into_iter().next().context("apt-get downloaded nothing")?;
+    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&unpacked))?;
+    let image = package.trim_start_matches("linux-image-");
+    let found = unpacked.join("boot").join(format!("vmlinuz-{image}"));
+    fs::copy(&found, kernel).with_context(|| format!("cannot copy {}", found.display()))?;
+    // Its modules are many times larger than the kernel, and of no use here.
+    fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))
+}
+
+/// The package that a package of the newest kernel depends on, from `apt-cache depends`.
+fn newest(depends: &str) -> Option<String> {
+    let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    names.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
+}
+
+/// An archive (cpio, "newc") as the kernel unpacks it (Documentation/driver-api/early-userspace).
+fn initramfs(files: Vec<(&str, u32, Vec<u8>)>) -> anyhow::Result<Vec<u8>> {
+    let mut entries: Vec<(Builder, Cursor<Vec<u8>>)> = Vec::new();
+    for directory in ["dev", "proc", "bin"] {
+        entries.push((Builder::new(directory).mode(DIRECTORY), Cursor::default()));
+    }
+    // The kernel opens it for the standard streams of /init.
+    let console = Builder::new("dev/console").mode(CHARACTER_DEVICE).rdev_major(5).rdev_minor(1);
+    entries.push((console, Cursor::default()));
+    for (name, mode, content) in files {
+        entries.push((Builder::new(name).mode(mode), Cursor::new(content)));
+    }
+    let numbered = entries.into_iter().zip(1..).map(|((entry, content), inode)| (entry.ino(inode), content));
+    cpio::write_cpio(numbered, Vec::new()).context("cannot make an initramfs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_holds_the_program_and_the_console() {
+        let archive = initramfs(vec![("init", EXECUTABLE, b"program".to_vec())]).unwrap();
+        let mut names = Vec::new();
+        let mut rest = Cursor::new(archive);
+        loop {
+            let reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            names.push((reader.entry().name().to_owned(), reader.entry().mode()));
+            rest = reader.finish().unwrap();
+        }
+        assert!(names.contains(&("init".to_owned(), EXECUTABLE)), "{names:?}");
+        assert!(names.contains(&("dev/console".to_owned(), CHARACTER_DEVICE)), "{names:?}");
+    }
+
+    #[test]
+    fn the_newest_kernel_is_what_the_package_depends_on() {
+        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n";
+        assert_eq!(newest(text).as_deref(), Some("linux-image-6.1.0-56-amd64"));
+        assert_eq!(newest("N: Unable to locate package"), None);
+    }
+}
