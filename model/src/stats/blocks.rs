@@ -1,0 +1,215 @@
+//! From the samples of a trial to one value a block: what the loop decides on and what the offline tables
+//! show is summed here, in the same way.
+//!
+//! A sample is one vCPU in one window. A block's value is a ratio of sums over its samples (and not a
+//! mean of ratios, in which an idle window would weigh as much as a busy one), each sum over the samples
+//! that have both counts, as in [`crate::rates`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::availability::Availability;
+use crate::counters::CounterRole;
+use crate::observation::{Observation, VcpuObservation};
+use crate::trial::Objective;
+
+/// What was counted in one placement's part of one block, summed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlockSums {
+    /// LLC misses and instructions of the samples that have both.
+    pub mpki: Part,
+    /// LLC misses and LLC references of the samples that have both.
+    pub miss_ratio: Part,
+    /// Instructions and cycles of the samples that have both.
+    pub ipc: Part,
+    /// Operations that workloads reported, and the seconds of the windows they reported in.
+    pub reported: Part,
+    /// How good the samples are.
+    pub samples: SampleFlags,
+}
+
+/// A numerator and its denominator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The sum above.
+    pub above: f64,
+    /// The sum below.
+    pub below: f64,
+}
+
+/// How many samples there are, and how many of them have a flaw. A flawed sample counts like any other:
+/// the flags say how far to trust the sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleFlags {
+    /// All samples.
+    pub samples: u64,
+    /// Without LLC misses.
+    pub without_misses: u64,
+    /// Counts are estimates, because the counters had to share the PMU.
+    pub multiplexed: u64,
+    /// The thread moved between cache domains.
+    pub migrated: u64,
+    /// Pages of the VM left their merged frame.
+    pub broken: u64,
+}
+
+impl BlockSums {
+    /// Adds one window.
+    pub fn add(&mut self, seen: &Observation) {
+        use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
+        for vcpu in &seen.vcpus {
+            self.mpki.add(vcpu, LlcMisses, Instructions);
+            self.miss_ratio.add(vcpu, LlcMisses, LlcReferences);
+            self.ipc.add(vcpu, Instructions, Cycles);
+            self.samples.add(seen, vcpu);
+        }
+        if !seen.reported.is_empty() {
+            self.reported.above += seen.reported.iter().map(|report| report.operations as f64).sum::<f64>();
+            self.reported.below += seen.seconds();
+        }
+    }
+
+    /// The value of the block by `objective`; unavailable when nothing was counted for it.
+    pub fn value(&self, objective: Objective) -> Availability<f64> {
+        let (part, scale, missing) = match objective {
+            Objective::Mpki => (self.mpki, 1000.0, "no sample has both LLC misses and instructions"),
+            Objective::MissRatio => (self.miss_ratio, 1.0, "no sample has both LLC misses and references"),
+            Objective::Ipc => (self.ipc, 1.0, "no sample has both instructions and cycles"),
+            Objective::Reported => (self.reported, 1.0, "no workload reported anything"),
+        };
+        if part.below > 0.0 && part.above.is_finite() && part.below.is_finite() {
+            Availability::Available(scale * part.above / part.below)
+        } else {
+            Availability::Unavailable(missing.to_owned())
+        }
+    }
+}
+
+impl Part {
+    fn add(&mut self, vcpu: &VcpuObservation, above: CounterRole, below: CounterRole) {
+        let count = |role| vcpu.counters.count(role).value().copied();
+        if let (Some(above), Some(below)) = (count(above), count(below)) {
+            self.above += above;
+            self.below += below;
+        }
+    }
+}
+
+impl SampleFlags {
+    fn add(&mut self, seen: &Observation, vcpu: &VcpuObservation) {
+        let broken = seen.merging.iter().find(|vm| vm.vm == vcpu.vm).and_then(|vm| vm.breaks.value());
+        let moved = vcpu.domain_migrations.value().or(vcpu.migrations.value());
+        self.samples += 1;
+        self.without_misses += u64::from(vcpu.counters.count(CounterRole::LlcMisses).value().is_none());
+        self.multiplexed += u64::from(vcpu.counters.is_multiplexed());
+        self.migrated += u64::from(moved.is_some_and(|moves| *moves > 0));
+        self.broken += u64::from(broken.is_some_and(|pages| *pages > 0));
+    }
+
+    /// Adds the counts of others.
+    pub fn merge(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.without_misses += other.without_misses;
+        self.multiplexed += other.multiplexed;
+        self.migrated += other.migrated;
+        self.broken += other.broken;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::{Counts, GroupReading};
+    use crate::observation::{MergeObservation, ReportObservation};
+    use crate::rates::CounterDelta;
+    use crate::vm::TaskId;
+
+    fn delta(running: u64, cycles: u64, instructions: u64, misses: Option<u64>) -> CounterDelta {
+        let reading = |at: u64, factor: u64| GroupReading {
+            begin_ns: at,
+            end_ns: at,
+            time_enabled_ns: 1000 * factor,
+            time_running_ns: running * factor,
+            counts: Counts {
+                cycles: Some(cycles * factor),
+                instructions: Some(instructions * factor),
+                llc_references: Some(100 * factor),
+                llc_misses: misses.map(|misses| misses * factor),
+            },
+        };
+        CounterDelta::between(&reading(0, 0), &reading(1_000_000, 1))
+    }
+
+    fn window(deltas: Vec<CounterDelta>) -> Observation {
+        let none = || Availability::Unavailable("-".to_owned());
+        let task = TaskId { id: 1, start_ticks: 1 };
+        let vcpus = deltas.into_iter().enumerate().map(|(i, counters)| VcpuObservation {
+            vm: format!("vm{i}"),
+            vcpu: 0,
+            process: task,
+            thread: task,
+            counters,
+            residency: none().map(|()| Vec::new()),
+            migrations: Availability::Available(3),
+            domain_migrations: Availability::Available(i as u64),
+            guest_entries: Availability::Unavailable("-".into()),
+            guest_ns: Availability::Unavailable("-".into()),
+            exits: Availability::Unavailable("-".into()),
+        });
+        Observation {
+            window: 1,
+            trial: None,
+            begin_unix_us: 0,
+            end_unix_us: 2_000_000,
+            vcpus: vcpus.collect(),
+            merging: vec![MergeObservation {
+                vm: "vm0".into(),
+                process: task,
+                merged_now: Availability::Available(5),
+                merges: Availability::Available(5),
+                breaks: Availability::Available(2),
+                failed: Availability::Available(0),
+            }],
+            occupancy: Availability::Unavailable("-".into()),
+            reported: vec![
+                ReportObservation { vm: "vm0".into(), operations: 10, latency_us: None },
+                ReportObservation { vm: "vm1".into(), operations: 30, latency_us: None },
+            ],
+            events: Vec::new(),
+            programs: Vec::new(),
+            losses: Availability::Unavailable("-".into()),
+            own_cpu_us: Availability::Unavailable("-".into()),
+            reading_cpu_us: Availability::Unavailable("-".into()),
+        }
+    }
+
+    #[test]
+    fn a_block_is_sums_over_sums() {
+        let mut block = BlockSums::default();
+        block.add(&window(vec![delta(1000, 400, 1000, Some(10)), delta(500, 100, 150, None)]));
+        block.add(&window(vec![delta(1000, 600, 3000, Some(20))]));
+        // The sample without misses is in neither sum of MPKI: 30 misses in 4000 instructions.
+        assert_eq!(block.value(Objective::Mpki), Availability::Available(7.5));
+        assert_eq!(block.value(Objective::MissRatio), Availability::Available(0.15));
+        // The multiplexed sample is scaled by two: (1000 + 300 + 3000) / (400 + 200 + 600).
+        assert_eq!(block.value(Objective::Ipc), Availability::Available(4300.0 / 1200.0));
+        // 80 operations in two windows of two seconds.
+        assert_eq!(block.value(Objective::Reported), Availability::Available(20.0));
+        assert_eq!(
+            block.samples,
+            SampleFlags { samples: 3, without_misses: 1, multiplexed: 1, migrated: 1, broken: 2 }
+        );
+    }
+
+    #[test]
+    fn a_block_of_nothing_has_no_value() {
+        let mut block = BlockSums::default();
+        for objective in [Objective::Mpki, Objective::MissRatio, Objective::Ipc, Objective::Reported] {
+            assert_eq!(block.value(objective).value(), None);
+        }
+        block.add(&window(vec![delta(1000, 0, 0, Some(5))]));
+        assert_eq!(
+            block.value(Objective::Mpki).reason(),
+            Some("no sample has both LLC misses and instructions")
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! Whether values drift with time, and which of them stand apart.
+
+use serde::{Deserialize, Serialize};
+
+use super::median;
+use super::rank::{tie_sizes, two_sided_normal};
+
+/// Fewest values of which a trend is told: below it the normal approximation of the test is poor.
+pub const LEAST_FOR_TREND: usize = 8;
+
+/// Modified z score from which a value is an outlier (Iglewicz and Hoaglin 1993).
+pub const OUTLIER_SCORE: f64 = 3.5;
+
+/// Whether values rise or fall in their order: Kendall's tau against time, which is the Mann-Kendall
+/// test.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trend {
+    /// Kendall's tau-b, -1 (always falls) to 1 (always rises).
+    pub tau: f64,
+    /// Two-sided p value by the normal approximation with the correction for ties.
+    pub p_value: f64,
+}
+
+/// The trend of `values` in their order; `None` for fewer than [`LEAST_FOR_TREND`], for values that are
+/// all equal, and when one is not finite.
+pub fn trend(values: &[f64]) -> Option<Trend> {
+    let n = values.len();
+    if n < LEAST_FOR_TREND || values.iter().any(|value| !value.is_finite()) {
+        return None;
+    }
+    let mut score = 0.0;
+    for (i, earlier) in values.iter().enumerate() {
+        for later in &values[i + 1..] {
+            score += match later.total_cmp(earlier) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Less => -1.0,
+                std::cmp::Ordering::Equal => 0.0,
+            };
+        }
+    }
+    let count = n as f64;
+    let pairs = count * (count - 1.0) / 2.0;
+    let tied: f64 = tie_sizes(values).map(|t| t * (t - 1.0) / 2.0).sum();
+    if tied >= pairs {
+        return None;
+    }
+    let corrected: f64 = tie_sizes(values).map(|t| t * (t - 1.0) * (2.0 * t + 5.0)).sum();
+    let variance = (count * (count - 1.0) * (2.0 * count + 5.0) - corrected) / 18.0;
+    let tau = score / pairs.sqrt() / (pairs - tied).sqrt();
+    Some(Trend { tau, p_value: two_sided_normal(score / variance.sqrt()) })
+}
+
+/// Positions of the values whose modified z score, `0.6745 * |value - median| / MAD`, is above
+/// [`OUTLIER_SCORE`]. Where more than half of the values are equal the MAD is 0, and none is told.
+pub fn outliers(values: &[f64]) -> Vec<usize> {
+    let Some(middle) = median(values) else { return Vec::new() };
+    let distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
+    match median(&distances) {
+        Some(mad) if mad > 0.0 => distances
+            .iter()
+            .enumerate()
+            .filter(|(_, distance)| 0.6745 * **distance / mad > OUTLIER_SCORE)
+            .map(|(place, _)| place)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
