@@ -13,4 +13,5 @@ pub mod host;
 pub mod interrupt;
 pub mod microbench;
 pub mod report;
+pub mod simulation;
 pub mod summary;

@@ -157,6 +157,7 @@ mod tests {
         });
         Observation {
             window: 1,
+            round: 0,
             trial: None,
             begin_unix_us: 0,
             end_unix_us: 2_000_000,
