@@ -114,7 +114,8 @@ impl Trial {
                 None => self.alive.push(((*vm).to_owned(), 0)),
             }
         }
-        for (name, silent) in &mut self.alive {
+        // Where nobody gives a sign of life, it is the measuring that failed; see `add`.
+        for (name, silent) in self.alive.iter_mut().filter(|_| !awake.is_empty()) {
             if !awake.contains(name.as_str()) {
                 *silent += 1;
                 if *silent >= SILENT_WINDOWS {
