@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use huddle_collector::engine::RunOptions;
 use huddle_collector::observe::perf::EventChoice;
 use huddle_model::plan::Policy;
+use huddle_model::trial::Objective;
 
 use super::context::seconds;
 
@@ -122,6 +123,14 @@ pub(crate) struct LoopArgs {
     /// Length of a window of observation, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
     pub(crate) window: f64,
+    /// Try what the policy proposes in alternating blocks, and keep only what is better by this: mpki,
+    /// miss_ratio, ipc, or reported (what workloads say on the report socket)
+    #[arg(long, value_name = "OBJECTIVE")]
+    pub(crate) trial: Option<Objective>,
+    /// Listen here for lines `NAME OPERATIONS [LATENCY_US]` of workloads (Unix datagram socket) [default
+    /// with `--trial reported`: `reports` in the state directory]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report_socket: Option<PathBuf>,
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,

@@ -88,6 +88,10 @@ impl HostSource for FakeHost {
         Err("no KSM here".into())
     }
 
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
+        Ok(1.0)
+    }
+
     fn own_cpu_us(&mut self) -> Result<u64, StageError> {
         Ok(7)
     }
@@ -114,6 +118,10 @@ struct FakeClock;
 impl Clock for FakeClock {
     fn now_unix_us(&self) -> u64 {
         1_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
     }
 }
 
@@ -154,6 +162,7 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
         apply: true,
         clock: Box::new(FakeClock),
         policy: Policy::Paper,
+        trying: None,
         memory: Memory::default(),
     }
 }

@@ -34,6 +34,8 @@ pub struct TrialSettings {
     /// Time over which merged pages have to last to be worth a move, in seconds: the weight of a VM is the
     /// share of its merged pages that is expected to.
     pub lasting_s: f64,
+    /// Longest time between two rounds while nothing changes, in seconds.
+    pub longest_interval_s: u64,
     /// Where the chance of intervals and of the order of blocks comes from.
     pub seed: u64,
 }
@@ -53,6 +55,7 @@ impl Default for TrialSettings {
             hold_s: 30,
             moves_per_hour: 1000,
             lasting_s: 10.0,
+            longest_interval_s: 30,
             seed: 1,
         }
     }
