@@ -38,7 +38,7 @@ pub(crate) struct Common {
     /// Cache level that makes the cache domains [default: the highest that has more than one]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=4))]
     pub(crate) cache_level: Option<u8>,
-    /// How VMs are placed: paper, opposed or none [default: paper]
+    /// How VMs are placed: paper, sharing, exact, opposed, spread, random, load or none [default: paper]
     #[arg(long, global = true)]
     pub(crate) policy: Option<Policy>,
     /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
