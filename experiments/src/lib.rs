@@ -16,6 +16,7 @@ pub mod microbench;
 mod probes;
 pub mod report;
 mod report_paper;
+pub mod simulation;
 pub mod spec;
 pub mod summary;
 

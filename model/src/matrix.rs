@@ -119,6 +119,23 @@ impl SharingMatrix {
         }
     }
 
+    /// This one with the shared frames of each pair counted by a factor (0 to 1).
+    #[must_use]
+    pub fn weighted(&self, factor: impl Fn(usize, usize) -> f64) -> Self {
+        let mut weighted = self.clone();
+        for (i, row) in weighted.rate.iter_mut().enumerate() {
+            for (j, rate) in row.iter_mut().enumerate() {
+                *rate *= factor(i, j).clamp(0.0, 1.0);
+            }
+        }
+        for (i, row) in weighted.shared_frames.iter_mut().flatten().enumerate() {
+            for (j, frames) in row.iter_mut().enumerate() {
+                *frames = (*frames as f64 * factor(i, j).clamp(0.0, 1.0)).round() as u64;
+            }
+        }
+        weighted
+    }
+
     /// How it was measured.
     pub fn method(&self) -> Method {
         self.method

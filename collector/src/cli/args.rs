@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use huddle_collector::engine::RunOptions;
 use huddle_collector::observe::perf::EventChoice;
 use huddle_model::plan::Policy;
+use huddle_model::trial::Objective;
 
 use super::context::seconds;
 
@@ -37,7 +38,7 @@ pub(crate) struct Common {
     /// Cache level that makes the cache domains [default: the highest that has more than one]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(1..=4))]
     pub(crate) cache_level: Option<u8>,
-    /// How VMs are placed: paper, opposed or none [default: paper]
+    /// How VMs are placed: paper, sharing, exact, opposed, spread, random, load or none [default: paper]
     #[arg(long, global = true)]
     pub(crate) policy: Option<Policy>,
     /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
@@ -126,6 +127,14 @@ pub(crate) struct LoopArgs {
     /// has none]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// Try what the policy proposes in alternating blocks, and keep only what is better by this: mpki,
+    /// miss_ratio, ipc, or reported (what workloads say on the report socket)
+    #[arg(long, value_name = "OBJECTIVE")]
+    pub(crate) trial: Option<Objective>,
+    /// Listen here for lines `NAME OPERATIONS [LATENCY_US]` of workloads (Unix datagram socket) [default
+    /// with `--trial reported`: `reports` in the state directory]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report_socket: Option<PathBuf>,
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,

@@ -6,6 +6,7 @@ use anyhow::Context;
 use huddle_collector::observe::perf::{EventChoice, EventError};
 use huddle_model::counters::CounterRole;
 use huddle_model::plan::Policy;
+use huddle_model::trial::{Objective, TrialSettings};
 use serde::Deserialize;
 
 use super::failure::Failure;
@@ -16,6 +17,8 @@ use super::failure::Failure;
 /// cache_level = 2
 /// policy = "paper"
 /// state_dir = "/run/huddle"
+/// objective = "reported" # as --trial
+/// report_socket = "/run/huddle/reports"
 ///
 /// [[vm]]                # each names exactly one of pid, cgroup and process
 /// name = "web"
@@ -33,6 +36,10 @@ use super::failure::Failure;
 /// guest_only = true     # count hardware events only while vCPUs run their guest (KVM)
 /// llc_misses = "r412e"  # also cycles, instructions, llc_references; a name as in perf, a raw code, or none
 ///
+/// [trial]               # limits of trials, see `TrialSettings`
+/// least_effect = 0.03
+/// moves_per_hour = 1000
+///
 /// [record]
 /// segment_max_mib = 64
 /// segment_max_age_s = 300
@@ -45,9 +52,12 @@ pub(crate) struct Config {
     pub(crate) cache_level: Option<u8>,
     pub(crate) policy: Option<Policy>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) objective: Option<Objective>,
+    pub(crate) report_socket: Option<PathBuf>,
     pub(crate) vm: Vec<VmEntry>,
     pub(crate) sharing: SharingSettings,
     pub(crate) counters: CounterSettings,
+    pub(crate) trial: TrialSettings,
     pub(crate) record: RecordSettings,
 }
 
@@ -155,6 +165,7 @@ impl Config {
             "[sharing] rescan_rounds is 0, expected 1 or more"
         );
         config.counters.choices().context("[counters]")?;
+        config.trial.check().context("[trial]")?;
         if let Some(level) = config.cache_level {
             anyhow::ensure!((1..=4).contains(&level), "cache_level is {level}, expected 1 to 4");
         }
@@ -184,6 +195,8 @@ mod tests {
             guest_only = true
             llc_misses = "event=0x2e,umask=0x41"
             llc_references = "none"
+            [trial]
+            blocks = 12
             [record]
             segment_max_mib = 64
         "#;
@@ -211,6 +224,7 @@ mod tests {
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
+            ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
             ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());

@@ -10,7 +10,7 @@ use huddle_collector::engine::command::{Request, Requests};
 use huddle_collector::engine::stages::{Clock, SharingSource};
 use huddle_collector::engine::{
     Engine, EventsSharing, HostClock, HostFacts, HostSharing, HostVms, Memory, RESCAN_ROUNDS, RunEnd,
-    RunOptions, run,
+    RunOptions, Trying, run,
 };
 use huddle_collector::host::topology::{self, usable_cpus};
 use huddle_collector::host::{HostRoot, ksm};
@@ -18,6 +18,7 @@ use huddle_collector::observe::observer::{HostObserver, Sources};
 use huddle_collector::observe::perf::VcpuCounters;
 use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
 use huddle_collector::observe::probes::{ProbeConfig, Probes};
+use huddle_collector::observe::reported::ReportSocket;
 use huddle_collector::observe::resctrl::Resctrl;
 use huddle_collector::record::{
     Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
@@ -28,6 +29,7 @@ use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
+use huddle_model::trial::Objective;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -84,6 +86,12 @@ impl Loop {
             Probes::load(&context.root, &ProbeConfig::default()).map_err(|error| error.to_string());
         let counters = VcpuCounters::new(context.root.clone(), context.event_set()?);
         let resctrl = Resctrl::open(&context.root).into();
+        let objective = args.trial.or(context.config.objective);
+        let reports = report_socket(context, args, objective)?;
+        let trying = objective.map(|objective| {
+            let least = super::context::seconds(args.min_interval);
+            Trying::new(objective, context.config.trial.clone(), least)
+        });
         let passes = pass_trigger(context, &mut probes)?;
         let engine = Engine {
             vms: Box::new(HostVms(discoverer)),
@@ -91,12 +99,13 @@ impl Loop {
             host: Box::new(HostFacts { root: context.root.clone(), cache_level: context.cache_level }),
             observer: Some(Box::new(HostObserver::new(
                 context.root.clone(),
-                Sources { probes, counters, resctrl },
+                Sources { probes, counters, resctrl, reports },
             ))),
             pinner: pinner.map(|pinner| Box::new(pinner) as _),
             apply: !args.dry_run,
             clock: Box::new(HostClock),
             policy: context.policy,
+            trying,
             memory: Memory::default(),
         };
         let can_pin = engine.pinner.is_some();
@@ -213,6 +222,22 @@ fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
             Box::new(EventsSharing::new(context.root.clone(), scan, rounds))
         }
     }
+}
+
+/// The socket for reports: where it is asked for, or needed to judge by.
+fn report_socket(
+    context: &Context,
+    args: &LoopArgs,
+    objective: Option<Objective>,
+) -> Result<Option<ReportSocket>, Failure> {
+    let path = match args.report_socket.as_ref().or(context.config.report_socket.as_ref()) {
+        Some(path) => path.clone(),
+        None if objective == Some(Objective::Reported) => context.state()?.path().join("reports"),
+        None => return Ok(None),
+    };
+    let socket = ReportSocket::open(&path).map_err(Failure::failed)?;
+    tracing::info!("workloads may report to {}", path.display());
+    Ok(Some(socket))
 }
 
 /// Passes as the probes tell them, or, where they cannot, as `full_scans` does.

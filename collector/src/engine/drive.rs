@@ -75,9 +75,10 @@ pub async fn run(
             break;
         }
         windows.reset();
+        let interval = engine.interval(options.min_interval);
         let next = async {
             let next = next_pass(passes).await;
-            tokio::time::sleep_until(began + options.min_interval).await;
+            tokio::time::sleep_until(began + interval).await;
             next
         };
         tokio::pin!(next);

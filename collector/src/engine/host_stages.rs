@@ -1,6 +1,6 @@
 //! The stages on this host: `/proc`, `/sys` and the scan of page tables.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use huddle_model::ksm::KsmState;
 use huddle_model::plan::Plan;
@@ -9,7 +9,7 @@ use huddle_model::vm::Vm;
 
 use super::stages::{Clock, HostSource, Pinner, SharingSource, StageError, VmSource};
 use crate::discover::{Discoverer, Discovery};
-use crate::host::{HostRoot, ksm, topology};
+use crate::host::{HostRoot, ksm, read_text, topology};
 use crate::pin::{HostPinner, PinReport, UndoReport};
 use crate::sharing::{Measurement, MergedScan};
 
@@ -59,6 +59,17 @@ impl HostSource for HostFacts {
         Ok(ksm::state(&self.root)?)
     }
 
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
+        let path = self.root.proc("loadavg");
+        let text = read_text(&path)?;
+        // `0.20 0.18 0.12 1/80 11206`: running tasks are before the stroke (proc(5)).
+        let running = text.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/'));
+        let running: u32 = running
+            .and_then(|(running, _)| running.parse().ok())
+            .ok_or_else(|| format!("{}: no running tasks in {text:?}", path.display()))?;
+        Ok(f64::from(running) / topology::usable_cpus(&self.root)?.len().max(1) as f64)
+    }
+
     fn own_cpu_us(&mut self) -> Result<u64, StageError> {
         let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
         Ok(u64::try_from(std::time::Duration::from(used).as_micros())?)
@@ -73,5 +84,9 @@ impl Clock for HostClock {
     fn now_unix_us(&self) -> u64 {
         // A clock before 1970 is a broken clock; 0 then sorts first and `validate` sees it.
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(crate::observe::monotonic_ns())
     }
 }

@@ -11,20 +11,25 @@ mod drive;
 mod events_sharing;
 mod host_stages;
 pub mod stages;
+mod trying;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
+use huddle_model::trial::{Comparison, HostReading, Moment};
 use huddle_model::vm::{TaskId, Vm};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
+pub use trying::Trying;
+
 use stages::{Clock, HostSource, Observer, Pinner, SharingSource, VmSource};
 
 use crate::pin::UndoReport;
@@ -53,6 +58,8 @@ pub struct Engine {
     pub clock: Box<dyn Clock + Send>,
     /// How VMs are placed.
     pub policy: Policy,
+    /// Tries what the policy proposes; `None` to pin it at once.
+    pub trying: Option<Trying>,
     /// What earlier rounds saw.
     pub memory: Memory,
 }
@@ -106,14 +113,32 @@ impl Engine {
         let plan = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
                 let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
-                Availability::Available(self.policy.plan(&PlanInput::new(matrix, topology, &limits)))
+                let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
+                let counted = weighted.as_ref().unwrap_or(matrix);
+                Availability::Available(self.policy.plan(&PlanInput::new(counted, topology, &limits)))
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
             }
         };
         let observation = self.window(&vms, topology.value());
-        let pinned = self.pin(&vms, &plan, &mut events);
+        let at = self.moment();
+        let to_pin = match (&mut self.trying, &matrix, &topology, &plan) {
+            (
+                Some(trying),
+                Availability::Available(matrix),
+                Availability::Available(topology),
+                Availability::Available(plan),
+            ) if self.apply => {
+                trying.round(at, self.memory.round, &vms, matrix, topology, plan);
+                trying
+                    .next_to_pin(true)
+                    .map_or_else(|| Availability::Available(plan.clone()), Availability::Available)
+            }
+            _ => plan.clone(),
+        };
+        let pinned = self.pin(&vms, &to_pin, &mut events);
+        events.extend(self.decisions());
 
         for (stage, reason) in [
             ("topology", topology.reason()),
@@ -136,7 +161,7 @@ impl Engine {
             plan,
             pinned,
             observation,
-            comparison: Availability::Unavailable("placements are not tried against each other".into()),
+            comparison: self.comparison(),
             events: events
                 .into_iter()
                 .map(|(kind, vm, message)| Event { at_unix_us: end_unix_us, kind, vm, message })
@@ -153,8 +178,27 @@ impl Engine {
         let last = self.memory.last.clone()?;
         self.observer.as_ref()?;
         let observation = self.window(&last.vms, last.topology.value());
+        let to_pin = self.trying.as_mut().filter(|_| self.apply).and_then(|trying| trying.next_to_pin(false));
+        let mut news = Vec::new();
+        let pinned = match to_pin {
+            Some(plan) => self.pin(&last.vms, &Availability::Available(plan), &mut news),
+            None => last.pinned.clone(),
+        };
+        if let Some(reason) =
+            pinned.reason().filter(|reason| *reason != DRY_RUN && last.pinned.value().is_some())
+        {
+            news.push((EventKind::StageFailed, None, format!("pinning is unavailable: {reason}")));
+        }
+        // A switch within a trial is not told one by one: the decision at its end is.
+        news.retain(|(kind, ..)| *kind != EventKind::Pinned);
+        news.extend(self.decisions());
+        let at_unix_us = self.clock.now_unix_us();
+        let news = news.into_iter().map(|(kind, vm, message)| Event { at_unix_us, kind, vm, message });
         let snapshot = Arc::new(Snapshot {
             observation,
+            pinned,
+            comparison: self.comparison(),
+            events: last.events.iter().cloned().chain(news).collect(),
             own_cpu_us: self.host.own_cpu_us().into(),
             ..Snapshot::clone(&last)
         });
@@ -171,7 +215,7 @@ impl Engine {
         let placed_in = self.memory.last.as_ref().map_or(0, |last| last.round);
         let sharing_cost = self.sharing.programs_cost();
         let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
-        observer.observe(vms, topology).map(|mut seen| {
+        let seen = observer.observe(vms, topology).map(|mut seen| {
             seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
                 name: SHARING_PROGRAMS.to_owned(),
                 cost: Availability::Available(ProgramCost {
@@ -180,7 +224,37 @@ impl Engine {
                 }),
             }));
             Observation { round: placed_in, ..seen }
-        })
+        });
+        let at = self.moment();
+        let Some(trying) = &mut self.trying else { return seen };
+        let host = HostReading {
+            load_per_cpu: self.host.runnable_per_cpu().ok(),
+            ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
+        };
+        seen.map(|seen| trying.window(at, seen, host))
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.clock.monotonic(), unix_us: self.clock.now_unix_us() }
+    }
+
+    /// Least time between the begins of two rounds: `least`, or longer while sharing does not change.
+    pub fn interval(&self, least: Duration) -> Duration {
+        self.trying.as_ref().map_or(least, |trying| trying.interval().max(least))
+    }
+
+    fn comparison(&mut self) -> Availability<Comparison> {
+        match &mut self.trying {
+            Some(_) if !self.apply => Availability::Unavailable(format!("nothing is tried: {DRY_RUN}")),
+            Some(trying) => Availability::Available(trying.comparison()),
+            None => Availability::Unavailable("placements are not tried against each other (--trial)".into()),
+        }
+    }
+
+    /// Decisions that are to be told.
+    fn decisions(&mut self) -> Events {
+        let lines = self.trying.as_mut().map(Trying::news).unwrap_or_default();
+        lines.into_iter().map(|line| (EventKind::Note, None, line)).collect()
     }
 
     /// Takes back every change; `None` when nothing could change.

@@ -1,5 +1,7 @@
 //! The stages of the loop as the engine knows them.
 
+use std::time::Duration;
+
 use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
 use huddle_model::observation::{Observation, ProgramCost};
@@ -37,6 +39,8 @@ pub trait HostSource {
     fn topology(&mut self) -> Result<Topology, StageError>;
     /// KSM's counters and settings.
     fn ksm(&mut self) -> Result<KsmState, StageError>;
+    /// Runnable tasks a usable CPU at this moment.
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError>;
     /// CPU time this process has used so far, in microseconds.
     fn own_cpu_us(&mut self) -> Result<u64, StageError>;
 }
@@ -66,4 +70,6 @@ pub trait Pinner {
 pub trait Clock {
     /// Microseconds since the Unix epoch.
     fn now_unix_us(&self) -> u64;
+    /// Time since some fixed moment, on a clock that nobody sets.
+    fn monotonic(&self) -> Duration;
 }

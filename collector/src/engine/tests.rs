@@ -91,6 +91,10 @@ impl HostSource for FakeHost {
         Err("no KSM here".into())
     }
 
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
+        Ok(1.0)
+    }
+
     fn own_cpu_us(&mut self) -> Result<u64, StageError> {
         Ok(7)
     }
@@ -117,6 +121,10 @@ struct FakeClock;
 impl Clock for FakeClock {
     fn now_unix_us(&self) -> u64 {
         1_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
     }
 }
 
@@ -157,6 +165,7 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
         apply: true,
         clock: Box::new(FakeClock),
         policy: Policy::Paper,
+        trying: None,
         memory: Memory::default(),
     }
 }

@@ -7,6 +7,7 @@
 pub mod observer;
 pub mod perf;
 pub mod probes;
+pub mod reported;
 pub mod resctrl;
 
 use std::time::Duration;

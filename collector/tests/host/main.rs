@@ -6,11 +6,13 @@
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 mod ksm;
+mod reader;
 #[path = "../support/recording.rs"]
 mod recording;
 mod run;
 mod sharing;
 mod tenant;
+mod trying;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -18,13 +20,14 @@ fn main() {
     let mut own = std::env::args().skip(1);
     match own.next().as_deref() {
         Some("tenant") => tenant::run(&own.next().unwrap_or_default()),
+        Some("reader") => reader::run(own),
         Some("hidden") => sharing::run_hidden(),
         Some("hidden-root") => sharing::run_hidden_root(),
         _ => {}
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = [sharing::trials(), run::trials()].into_iter().flatten().collect();
+    let trials = [sharing::trials(), run::trials(), trying::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit()
 }
 

@@ -93,16 +93,7 @@ fn parts(spec: &str) -> Vec<(&str, u64, usize)> {
 pub fn run(spec: &str) -> ! {
     let parts = parts(spec);
     let pages: usize = parts.iter().map(|(_, _, count)| count).sum();
-    let length = NonZeroUsize::new(pages * PAGE).unwrap();
-    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
-    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
-    for advice in [MmapAdvise::MADV_NOHUGEPAGE, MmapAdvise::MADV_MERGEABLE] {
-        // SAFETY: the range is the mapping made above; neither advice changes its content.
-        unsafe { madvise(map, length.get(), advice) }.unwrap();
-    }
-    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this.
-    let words = unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) };
+    let words = mergeable(pages);
     let mut rest = words.chunks_exact_mut(PAGE / 8);
     for (kind, number, count) in parts {
         for (index, page) in rest.by_ref().take(count).enumerate() {
@@ -120,8 +111,22 @@ pub fn run(spec: &str) -> ! {
             }
         }
     }
-    println!("{} {pages}", map.as_ptr() as u64);
+    println!("{} {pages}", words.as_ptr() as u64);
     std::io::stdout().flush().unwrap();
     let _ = std::io::stdin().read(&mut [0]);
     std::process::exit(0)
+}
+
+/// Memory of this process that KSM may merge, of so many pages; it is never given back.
+pub fn mergeable(pages: usize) -> &'static mut [u64] {
+    let length = NonZeroUsize::new(pages * PAGE).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
+    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
+    for advice in [MmapAdvise::MADV_NOHUGEPAGE, MmapAdvise::MADV_MERGEABLE] {
+        // SAFETY: the range is the mapping made above; neither advice changes its content.
+        unsafe { madvise(map, length.get(), advice) }.unwrap();
+    }
+    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this.
+    unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) }
 }

@@ -79,6 +79,20 @@ impl<'a> Board<'a> {
         self.reasons.push(reason);
     }
 
+    /// The share of each domain, which may take one vCPU left over by rounding, and how many of those there
+    /// are.
+    pub(super) fn shares(&self) -> (Vec<u32>, Vec<bool>, u32) {
+        (self.base.clone(), self.fractional.clone(), self.extra)
+    }
+
+    /// Whether a VM that must not share a cache with this one is in the domain.
+    fn meets_enemy(&self, vm: usize, domain: usize) -> bool {
+        self.input.apart.iter().any(|(a, b)| {
+            let other = if *a == vm { *b } else { *a };
+            (*a == vm || *b == vm) && self.placed[other].contains(&domain)
+        })
+    }
+
     /// vCPUs that still fit into the domain's share.
     pub(super) fn room(&self, domain: usize) -> u32 {
         let extra =
@@ -89,7 +103,11 @@ impl<'a> Board<'a> {
     /// Whether all of `vms` may run in the domain and fit into its share together.
     pub(super) fn fits(&self, vms: &[usize], domain: usize) -> bool {
         let need: u32 = vms.iter().map(|vm| self.input.vcpus(*vm)).sum();
-        need <= self.room(domain) && vms.iter().all(|vm| self.input.is_allowed(*vm, self.domain_id(domain)))
+        need <= self.room(domain)
+            && vms.iter().all(|vm| {
+                self.input.is_allowed(*vm, self.domain_id(domain)) && !self.meets_enemy(*vm, domain)
+            })
+            && !self.input.apart.iter().any(|(a, b)| vms.contains(a) && vms.contains(b))
     }
 
     /// The domain for `vms` together: most room, then most of their vCPUs there already, then lowest id.
@@ -132,8 +150,18 @@ impl<'a> Board<'a> {
             self.put(vm, domain);
             return;
         }
-        let allowed: Vec<usize> =
+        let mut allowed: Vec<usize> =
             self.domains().filter(|domain| self.input.is_allowed(vm, self.domain_id(*domain))).collect();
+        let peaceful: Vec<usize> =
+            allowed.iter().copied().filter(|domain| !self.meets_enemy(vm, *domain)).collect();
+        if !allowed.is_empty() && peaceful.is_empty() {
+            let name = self.input.name(vm);
+            self.because(format!(
+                "{name} cannot be kept apart from all it should be: every domain it may run in holds one"
+            ));
+        } else {
+            allowed = peaceful;
+        }
         let name = self.input.name(vm);
         if allowed.is_empty() {
             self.because(format!("{name} may run on no CPU of any cache domain: left to the kernel"));

@@ -18,8 +18,13 @@
 //! threads are not known cannot be placed; a reason says so.
 
 mod board;
+mod exact;
+mod instance;
 mod opposed;
 mod paper;
+mod search;
+mod sharing;
+mod simple;
 
 use std::collections::BTreeSet;
 
@@ -29,6 +34,10 @@ use crate::matrix::SharingMatrix;
 use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
 use board::Board;
+
+pub use exact::{Exact, exact};
+pub use instance::{Bins, Instance};
+pub use search::search;
 
 /// What a policy may know of one VM, beside the matrix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,12 +69,20 @@ pub struct PlanInput<'a> {
     matrix: &'a SharingMatrix,
     topology: &'a Topology,
     vms: &'a [PlanVm],
+    apart: &'a [(usize, usize)],
 }
 
 impl<'a> PlanInput<'a> {
     /// `vms` is in the order of `matrix.vms()`; VMs beyond its end have no limits and no known place.
     pub fn new(matrix: &'a SharingMatrix, topology: &'a Topology, vms: &'a [PlanVm]) -> Self {
-        Self { matrix, topology, vms }
+        Self { matrix, topology, vms, apart: &[] }
+    }
+
+    /// Pairs of VMs (positions in the matrix) that must not share a cache: tenants that do not trust each
+    /// other.
+    #[must_use]
+    pub fn apart(self, pairs: &'a [(usize, usize)]) -> Self {
+        Self { apart: pairs, ..self }
     }
 
     /// Where the cache domains are.
@@ -110,19 +127,43 @@ pub enum Policy {
     Paper,
     /// Least sharing within domains: the causal control of `paper`.
     Opposed,
+    /// The most shared frames within domains, by search.
+    Sharing,
+    /// The same, the optimum: for small hosts, the yardstick of the others.
+    Exact,
+    /// VMs spread evenly, whatever they share.
+    Spread,
+    /// VMs anywhere, by a fixed seed.
+    Random,
+    /// VMs stay where they are as far as the load is even.
+    Load,
     /// Leave it to the kernel.
     None,
 }
 
 impl Policy {
     /// All policies, in the order of the documentation.
-    pub const ALL: [Self; 3] = [Self::Paper, Self::Opposed, Self::None];
+    pub const ALL: [Self; 8] = [
+        Self::Paper,
+        Self::Sharing,
+        Self::Exact,
+        Self::Opposed,
+        Self::Spread,
+        Self::Random,
+        Self::Load,
+        Self::None,
+    ];
 
     /// Its name on the command line and in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Paper => "paper",
             Self::Opposed => "opposed",
+            Self::Sharing => "sharing",
+            Self::Exact => "exact",
+            Self::Spread => "spread",
+            Self::Random => "random",
+            Self::Load => "load",
             Self::None => "none",
         }
     }
@@ -134,6 +175,11 @@ impl Policy {
         let placed = match self {
             Self::Paper => Some(paper::place(input)),
             Self::Opposed => Some(opposed::place(input)),
+            Self::Sharing => Some(sharing::place(input, false)),
+            Self::Exact => Some(sharing::place(input, true)),
+            Self::Spread => Some(simple::spread(input)),
+            Self::Random => Some(simple::random(input)),
+            Self::Load => Some(simple::load(input)),
             Self::None => None,
         };
         let (placement, shared_within) = match placed {
@@ -141,6 +187,7 @@ impl Policy {
                 let placement = board.placement();
                 let within = shared_within(input, &board);
                 reasons.extend(board.into_reasons());
+                reasons.extend(expected(input, &placement, within));
                 (placement, within)
             }
             None => {
@@ -171,7 +218,7 @@ impl std::fmt::Display for Policy {
 
 /// A policy name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no policy {0:?}; choose paper, opposed or none")]
+#[error("there is no policy {0:?}; choose paper, sharing, exact, opposed, spread, random, load or none")]
 pub struct UnknownPolicy(String);
 
 impl std::str::FromStr for Policy {
@@ -250,6 +297,27 @@ impl Serialize for Plan {
     }
 }
 
+/// What the plan comes to, as one sentence: frames within domains, what that saves of the caches, moves.
+fn expected(input: &PlanInput<'_>, placement: &[VcpuPlacement], within: Option<u64>) -> Option<String> {
+    let frames = within?;
+    let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
+    let mut at: (&str, Option<usize>) = ("", None);
+    let mut moves = 0;
+    for placed in placement {
+        if at.0 != placed.vm {
+            at = (&placed.vm, position(&placed.vm));
+        }
+        let current = at.1.and_then(|vm| input.vms.get(vm)).map(|vm| &vm.current);
+        let now = current.and_then(|current| current.get(placed.vcpu as usize).copied().flatten());
+        moves += usize::from(now != Some(placed.domain));
+    }
+    let kib = frames * 4;
+    Some(format!(
+        "expected: {frames} shared frames within domains ({kib} KiB of cache saved), {moves} of {} vCPUs moved",
+        placement.len()
+    ))
+}
+
 fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
     let within =
         |(i, j)| input.matrix.shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
@@ -258,3 +326,6 @@ fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod search_tests;

@@ -1,9 +1,27 @@
 //! Comparing placements: what was tried, how it went, and what was decided.
 
+mod assignment;
+mod budget;
+mod cadence;
+mod machine;
+mod running;
+mod settings;
+mod sharing;
+mod verdict;
+mod writers;
+
 use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
 use crate::stats::Estimate;
+
+pub use assignment::Assignment;
+pub use budget::MoveBudget;
+pub use cadence::{Cadence, CadenceLimits};
+pub use machine::{HostReading, Machine, Member, Moment, RoundReading};
+pub use settings::{BadSetting, TrialSettings};
+pub use sharing::{Gain, change};
+pub use writers::{Breaking, WRITER, Writers};
 
 /// What a placement is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,6 +47,9 @@ impl Objective {
             Self::Reported => "reported",
         }
     }
+
+    /// All objectives.
+    pub const ALL: [Self; 4] = [Self::Mpki, Self::MissRatio, Self::Ipc, Self::Reported];
 
     /// Whether a higher value is the better one.
     pub fn more_is_better(self) -> bool {
@@ -104,4 +125,36 @@ pub struct Decision {
     pub outcome: Outcome,
     /// Why, as one sentence.
     pub reason: String,
+}
+
+impl std::fmt::Display for Decision {
+    /// One readable line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.outcome.name().replace('_', " "), self.proposal)?;
+        if let Some(expected) = self.expected_change {
+            write!(f, "; expected {:+.1} %", expected * 100.0)?;
+        }
+        if let Some(seen) = &self.observed_change {
+            write!(f, ", saw {:+.1} %", seen.median * 100.0)?;
+            if let Some([low, high]) = seen.ci95 {
+                write!(f, " ({:+.1} to {:+.1} %", low * 100.0, high * 100.0)?;
+                write!(f, ", {} blocks)", seen.n)?;
+            }
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// An objective that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no objective {0:?}; choose mpki, miss_ratio, ipc or reported")]
+pub struct UnknownObjective(String);
+
+impl std::str::FromStr for Objective {
+    type Err = UnknownObjective;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|objective| objective.name() == name);
+        found.ok_or_else(|| UnknownObjective(name.to_owned()))
+    }
 }

@@ -8,12 +8,13 @@ mod residency;
 use std::time::{Duration, Instant};
 
 use huddle_model::availability::Availability;
-use huddle_model::observation::{Observation, VcpuObservation};
+use huddle_model::observation::{Observation, ReportObservation, VcpuObservation};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 
 use super::perf::{VcpuCounters, VcpuReading};
 use super::probes::Probes;
+use super::reported::ReportSocket;
 use super::resctrl::Resctrl;
 use crate::discover::complete_vcpus_on_host;
 use crate::engine::HostClock;
@@ -31,6 +32,8 @@ pub struct Sources {
     pub counters: VcpuCounters,
     /// Cache occupancy.
     pub resctrl: Availability<Resctrl>,
+    /// What workloads say of themselves.
+    pub reports: Option<ReportSocket>,
 }
 
 /// All that watches VMs on this host.
@@ -38,6 +41,9 @@ pub struct HostObserver {
     root: HostRoot,
     counters: VcpuCounters,
     resctrl: Availability<Resctrl>,
+    reports: Option<ReportSocket>,
+    /// Whether a report that is of no VM was told of.
+    warned_of_reports: bool,
     threads: ResidencyWindow,
     merging: MergeWindow,
     cost: CostWindow,
@@ -58,7 +64,7 @@ struct Began {
 impl HostObserver {
     /// Watches with what there is.
     pub fn new(root: HostRoot, sources: Sources) -> Self {
-        let Sources { probes, counters, resctrl } = sources;
+        let Sources { probes, counters, resctrl, reports } = sources;
         let (threads, merging, cost) = match probes {
             Ok(probes) => {
                 let Probes { ksm, threads, losses, programs, .. } = probes;
@@ -72,7 +78,32 @@ impl HostObserver {
         };
         let threads = ResidencyWindow::new(threads, cost.reasons());
         let merging = MergeWindow::new(merging);
-        Self { root, counters, resctrl, threads, merging, cost, topology: None, window: 0, running: None }
+        Self {
+            root,
+            counters,
+            resctrl,
+            reports,
+            warned_of_reports: false,
+            threads,
+            merging,
+            cost,
+            topology: None,
+            window: 0,
+            running: None,
+        }
+    }
+
+    fn reported(&mut self, vms: &[Vm]) -> Vec<ReportObservation> {
+        let Some(socket) = &self.reports else { return Vec::new() };
+        let (reports, others) = socket.take(vms.iter().map(|vm| vm.name.as_str()));
+        if others > 0 && !std::mem::replace(&mut self.warned_of_reports, true) {
+            tracing::warn!(
+                "{others} lines on {} are no report of a VM here; expected NAME OPERATIONS [LATENCY_US], \
+                 with the names of `huddle vms`",
+                socket.path().display()
+            );
+        }
+        reports
     }
 
     /// Reads what was watched, as the window that ends now.
@@ -103,7 +134,7 @@ impl HostObserver {
             vcpus,
             merging,
             occupancy,
-            reported: Vec::new(),
+            reported: self.reported(vms),
             events: self.counters.events().to_vec(),
             programs,
             losses,

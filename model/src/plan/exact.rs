@@ -1,0 +1,128 @@
+//! The best assignment of an [`Instance`], by branch and bound.
+//!
+//! Items in descending order of all they could gain go to each bin in turn. Bound: what is placed, and for
+//! each open item the most it can gain with placed ones in one bin that it may go to, and half of what it
+//! could gain with other open ones. Bins that are empty and alike are tried once. The search begins from
+//! what [`search`](super::search) found, so that it only has to prove or to improve.
+
+use super::instance::{Bins, Instance};
+use super::search::search;
+
+/// Steps after which the proof is given up.
+const MOST_STEPS: u64 = 3_000_000;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exact {
+    /// The best assignment that was found.
+    pub bins: Bins,
+    /// No assignment is worth more than this.
+    pub bound: f64,
+    /// Whether it is the best there is.
+    pub proven: bool,
+}
+
+/// The best assignment with every item placed, if there is one.
+pub fn exact(instance: &Instance, current: &Bins) -> Exact {
+    let n = instance.sizes.len();
+    let first = search(instance, current, 1);
+    let mut order: Vec<usize> = (0..n).collect();
+    let degree = |item: usize| instance.gains[item].iter().map(|(_, gain)| gain).sum::<f64>();
+    order.sort_by(|a, b| degree(*b).total_cmp(&degree(*a)));
+    let whole = first.iter().all(Option::is_some);
+    let mut solver = Solver {
+        instance,
+        order,
+        best_value: if whole { instance.value(&first) } else { f64::NEG_INFINITY },
+        best: first,
+        bins: vec![None; n],
+        load: vec![0; instance.room.len()],
+        steps: 0,
+    };
+    let all = solver.bound(0, 0.0);
+    solver.descend(0, 0.0);
+    let proven = solver.steps < MOST_STEPS;
+    let bound = if proven { instance.value(&solver.best) } else { all };
+    Exact { bins: solver.best, bound, proven }
+}
+
+struct Solver<'a> {
+    instance: &'a Instance,
+    order: Vec<usize>,
+    best: Bins,
+    best_value: f64,
+    bins: Bins,
+    load: Vec<u32>,
+    steps: u64,
+}
+
+impl Solver<'_> {
+    fn bound(&self, depth: usize, value: f64) -> f64 {
+        let d = self.load.len();
+        let mut bound = value;
+        let mut with_bins = vec![0.0; d];
+        for item in &self.order[depth..] {
+            with_bins.fill(0.0);
+            let mut open = 0.0;
+            for (other, gain) in &self.instance.gains[*item] {
+                match self.bins[*other] {
+                    Some(bin) => with_bins[bin] += gain,
+                    None => open += gain,
+                }
+            }
+            bound += with_bins.iter().copied().fold(0.0, f64::max) + open / 2.0;
+        }
+        bound
+    }
+
+    fn descend(&mut self, depth: usize, value: f64) {
+        self.steps += 1;
+        if self.steps >= MOST_STEPS {
+            return;
+        }
+        let Some(item) = self.order.get(depth).copied() else {
+            if value > self.best_value {
+                self.best_value = value;
+                self.best.clone_from(&self.bins);
+            }
+            return;
+        };
+        if self.bound(depth, value) <= self.best_value + 1e-9 {
+            return;
+        }
+        let mut empty_tried: Vec<usize> = Vec::new();
+        let mut choices: Vec<(f64, usize)> = Vec::new();
+        for bin in 0..self.load.len() {
+            let apart = self.instance.apart_of(item);
+            if !self.instance.may(item, bin) || apart.iter().any(|other| self.bins[*other] == Some(bin)) {
+                continue;
+            }
+            if self.load[bin] == 0 {
+                if empty_tried.iter().any(|tried| self.alike(*tried, bin)) {
+                    continue;
+                }
+                empty_tried.push(bin);
+            }
+            let gains = self.instance.gains[item].iter();
+            let gain = gains.filter(|(other, _)| self.bins[*other] == Some(bin)).map(|(_, gain)| gain).sum();
+            choices.push((gain, bin));
+        }
+        choices.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for (gain, bin) in choices {
+            self.load[bin] += self.instance.sizes[item];
+            if self.instance.loads_fit(&self.load) {
+                self.bins[item] = Some(bin);
+                self.descend(depth + 1, value + gain);
+                self.bins[item] = None;
+            }
+            self.load[bin] -= self.instance.sizes[item];
+        }
+    }
+
+    fn alike(&self, a: usize, b: usize) -> bool {
+        let instance = self.instance;
+        instance.room[a] == instance.room[b]
+            && instance.stretches.get(a) == instance.stretches.get(b)
+            && (0..instance.sizes.len()).all(|item| instance.may(item, a) == instance.may(item, b))
+    }
+}

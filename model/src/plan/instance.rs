@@ -1,0 +1,77 @@
+//! The placing problem without names: items with sizes and pairwise gains, bins with room.
+//!
+//! Value of an assignment: the sum of the gains of all pairs in one bin. It is the quadratic multiple
+//! knapsack (or graph partitioning with capacities, seen from what is kept instead of what is cut), which
+//! is NP-hard: [`local_search`](super::search) finds good answers fast, [`exact`](super::exact) the best
+//! one for small instances.
+
+/// What is to be placed, and where it may go.
+#[derive(Clone, Debug, Default)]
+pub struct Instance {
+    /// Size of each item, in vCPUs.
+    pub sizes: Vec<u32>,
+    /// For each item the others it gains with, each with its gain; symmetric, no item with itself.
+    pub gains: Vec<Vec<(usize, f64)>>,
+    /// Room of each bin.
+    pub room: Vec<u32>,
+    /// Bins that may take one more.
+    pub stretches: Vec<bool>,
+    /// How many of them at most.
+    pub stretched: u32,
+    /// Bins that each item may go to; empty for all.
+    pub allowed: Vec<Vec<bool>>,
+    /// Pairs that must not share a bin, for each item; may be empty.
+    pub apart: Vec<Vec<usize>>,
+}
+
+/// The bin of each item; `None` where no bin can hold it.
+pub type Bins = Vec<Option<usize>>;
+
+impl Instance {
+    /// The value of an assignment.
+    pub fn value(&self, bins: &Bins) -> f64 {
+        let mut twice = 0.0;
+        for (item, gains) in self.gains.iter().enumerate() {
+            if let Some(bin) = bins[item] {
+                let here = gains.iter().filter(|(other, _)| bins[*other] == Some(bin));
+                twice += here.map(|(_, gain)| gain).sum::<f64>();
+            }
+        }
+        twice / 2.0
+    }
+
+    pub(super) fn may(&self, item: usize, bin: usize) -> bool {
+        self.allowed.get(item).is_none_or(|bins| bins.is_empty() || bins[bin])
+    }
+
+    pub(super) fn apart_of(&self, item: usize) -> &[usize] {
+        self.apart.get(item).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an assignment keeps to every limit.
+    pub fn holds(&self, bins: &Bins) -> bool {
+        let mut load = vec![0; self.room.len()];
+        for (item, bin) in bins.iter().enumerate() {
+            let Some(bin) = *bin else { continue };
+            load[bin] += self.sizes[item];
+            if !self.may(item, bin) || self.apart_of(item).iter().any(|other| bins[*other] == Some(bin)) {
+                return false;
+            }
+        }
+        self.loads_fit(&load)
+    }
+
+    pub(super) fn loads_fit(&self, load: &[u32]) -> bool {
+        let mut stretched = 0;
+        for (bin, load) in load.iter().enumerate() {
+            let room = self.room[bin];
+            if *load > room {
+                stretched += 1;
+                if *load > room + 1 || !self.stretches.get(bin).is_some_and(|may| *may) {
+                    return false;
+                }
+            }
+        }
+        stretched <= self.stretched
+    }
+}

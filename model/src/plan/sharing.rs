@@ -1,0 +1,130 @@
+//! Policies `sharing` and `exact`: the most shared frames within domains, under the limits of every plan
+//! (the share of a domain in vCPUs, where a VM may run) and what must be kept apart. Groups count, not
+//! only pairs: each VM adds what it shares with all the others in its domain.
+//!
+//! VMs that fit whole into no share, or find no room, are placed after the others as in every policy, and
+//! a reason says which limit could not be kept.
+
+use std::collections::BTreeMap;
+
+use super::exact::exact;
+use super::instance::{Bins, Instance};
+use super::search::search;
+use super::{Board, PlanInput};
+
+/// VMs up to which the optimum is searched for.
+const EXACT_VMS: usize = 16;
+
+pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
+    let mut board = Board::new(input);
+    let (items, instance) = instance(input, &board);
+    let current = current(input, &items);
+    let small = items.len() <= EXACT_VMS;
+    let bins = if optimum && small {
+        let found = exact(&instance, &current);
+        let proof = if found.proven { "which is proven" } else { "the search was given up before its end" };
+        board.because(format!(
+            "the optimum for {} VMs: {:.0} shared frames within domains, {proof}",
+            items.len(),
+            instance.value(&found.bins)
+        ));
+        found.bins
+    } else {
+        if optimum {
+            board.because(format!(
+                "{} VMs are too many for the optimum (at most {EXACT_VMS}): searched as by policy sharing",
+                items.len()
+            ));
+        }
+        search(&instance, &current, 1)
+    };
+    // Bins that are as large may be named as the VMs lie now, so that equal plans move nobody.
+    for (item, bin) in relabelled(&instance, &bins, &current).iter().enumerate() {
+        if let Some(bin) = *bin {
+            board.put(items[item], bin);
+        }
+    }
+    let mut groups: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for vm in &items {
+        if let Some(domain) = board.whole_in(*vm) {
+            groups.entry(domain).or_default().push(input.name(*vm));
+        }
+    }
+    for (domain, names) in groups {
+        let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+        let rest = names.len().saturating_sub(8);
+        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        board.because(format!("together in domain {}: {shown}{more}", board.domain_id(domain)));
+    }
+    for vm in board.unplaced() {
+        board.put_anywhere(vm);
+    }
+    board
+}
+
+/// The problem, and the VM of each of its items.
+fn instance(input: &PlanInput<'_>, board: &Board<'_>) -> (Vec<usize>, Instance) {
+    let items: Vec<usize> = (0..input.matrix.len()).filter(|vm| input.vcpus(*vm) > 0).collect();
+    let gain = |i: usize, j: usize| match input.matrix.shared_frames(i, j) {
+        Some(frames) => frames as f64,
+        None => input.pair_rate(i, j),
+    };
+    let position: BTreeMap<usize, usize> = items.iter().enumerate().map(|(item, vm)| (*vm, item)).collect();
+    let gains = items.iter().map(|i| {
+        let others = items.iter().enumerate().filter(|(_, j)| *j != i);
+        others.map(|(at, j)| (at, gain(*i, *j))).filter(|(_, gain)| *gain > 0.0).collect()
+    });
+    let (room, stretches, stretched) = board.shares();
+    let domains: Vec<_> = board.domains().map(|domain| board.domain_id(domain)).collect();
+    let allowed = items.iter().map(|vm| domains.iter().map(|d| input.is_allowed(*vm, *d)).collect());
+    let mut apart = vec![Vec::new(); items.len()];
+    for (a, b) in input.apart {
+        if let (Some(a), Some(b)) = (position.get(a), position.get(b)) {
+            apart[*a].push(*b);
+            apart[*b].push(*a);
+        }
+    }
+    let instance = Instance {
+        sizes: items.iter().map(|vm| input.vcpus(*vm)).collect(),
+        gains: gains.collect(),
+        room,
+        stretches,
+        stretched,
+        allowed: allowed.collect(),
+        apart,
+    };
+    (items, instance)
+}
+
+/// The bin of each item whose vCPUs are all in one now.
+fn current(input: &PlanInput<'_>, items: &[usize]) -> Bins {
+    let domains = input.topology.domains();
+    let all_there = |vm: usize| {
+        domains.iter().position(|domain| input.current_vcpus(vm, domain.id) == input.vcpus(vm) as usize)
+    };
+    items.iter().map(|vm| all_there(*vm)).collect()
+}
+
+/// The same groups in those bins that most of their members are in now, as far as every limit still holds.
+fn relabelled(instance: &Instance, bins: &Bins, current: &Bins) -> Bins {
+    let d = instance.room.len();
+    let mut stay = vec![vec![0u32; d]; d];
+    for (bin, now) in bins.iter().zip(current) {
+        if let (Some(bin), Some(now)) = (bin, now) {
+            stay[*bin][*now] += 1;
+        }
+    }
+    let mut wishes: Vec<(u32, usize, usize)> =
+        (0..d).flat_map(|from| (0..d).map(move |to| (from, to))).map(|(f, t)| (stay[f][t], f, t)).collect();
+    wishes.sort_by_key(|(count, from, to)| (std::cmp::Reverse(*count), *from, *to));
+    let mut name: Vec<Option<usize>> = vec![None; d];
+    let mut taken = vec![false; d];
+    for (_, from, to) in wishes {
+        if name[from].is_none() && !taken[to] {
+            name[from] = Some(to);
+            taken[to] = true;
+        }
+    }
+    let renamed: Bins = bins.iter().map(|bin| bin.and_then(|bin| name[bin])).collect();
+    if instance.holds(&renamed) { renamed } else { bins.clone() }
+}

@@ -1,0 +1,508 @@
+//! The closed loop as a state machine: observe -> propose -> trial -> decide -> hold.
+//!
+//! It is driven by rounds (a complete pass of KSM, with what was measured and planned) and windows (what
+//! counters and workloads said since), each with the time; it tells which placement is to be in force. It
+//! reads no clock: `now` is from a clock that nobody sets, so a step of the wall clock changes nothing but
+//! the dates in the log.
+//!
+//! A trial has blocks; in each, both placements are in force once. The order alternates (before, after;
+//! after, before; ...) from a start drawn by the seed: a drift that is even over two blocks falls on both
+//! sides alike, and there is one switch a block, since a switch is paid in moves and cold caches. The
+//! first windows after a switch are not counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::assignment::Assignment;
+use super::budget::MoveBudget;
+use super::running::{Progress, Side, Trial};
+use super::settings::TrialSettings;
+use super::sharing::{Gain, change};
+use super::verdict::{Verdict, judge};
+use super::writers::Writers;
+use super::{Arm, Comparison, Decision, Objective, Outcome};
+use crate::availability::Availability;
+use crate::matrix::SharingMatrix;
+use crate::observation::{Observation, TrialBlock};
+use crate::rng::Rng;
+use crate::stats::Estimate;
+use crate::topology::Topology;
+use crate::vm::TaskId;
+
+/// Fewest blocks that can be decided on.
+const LEAST_BLOCKS: u32 = 8;
+
+const THERE: &str = "there already";
+
+/// A VM as a trial knows it: when any of this changes it is another one.
+pub type Member = (String, TaskId, u32);
+
+/// When something was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// On a clock that nobody sets, since any fixed start.
+    pub now: Duration,
+    /// By the wall clock, in microseconds since the Unix epoch; only for the log.
+    pub unix_us: u64,
+}
+
+/// A complete pass, with what was measured and planned after it.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundReading<'a> {
+    /// When.
+    pub at: Moment,
+    /// Its number.
+    pub round: u64,
+    /// The VMs there are: name, process, vCPUs.
+    pub members: &'a BTreeSet<Member>,
+    /// What they share.
+    pub matrix: &'a SharingMatrix,
+    /// The cache domains.
+    pub topology: &'a Topology,
+    /// Where vCPUs are as far as their affinity tells.
+    pub here: &'a Assignment,
+    /// What the policy wants.
+    pub proposal: &'a Assignment,
+    /// The policy's name.
+    pub policy: &'a str,
+}
+
+/// The host around a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HostReading {
+    /// Runnable tasks a CPU; `None` where that is not known.
+    pub load_per_cpu: Option<f64>,
+    /// KSM's `run`; `None` where that is not known.
+    pub ksm_run: Option<u64>,
+}
+
+enum Phase {
+    Observing,
+    Trial(Box<Trial>),
+    Holding { until: Duration },
+}
+
+/// A proposal that was taken back, and until when it is not tried again.
+struct Rejected {
+    proposal: Assignment,
+    times: u32,
+    until: Duration,
+}
+
+/// Why a proposal was not tried: said once until something else happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    why: &'static str,
+    proposal: Assignment,
+    writers: Vec<String>,
+}
+
+/// The state machine.
+pub struct Machine {
+    settings: TrialSettings,
+    objective: Objective,
+    phase: Phase,
+    /// What is in force outside of trials; empty as long as nothing was kept.
+    incumbent: Assignment,
+    /// Where vCPUs were before huddle placed them.
+    origin: Assignment,
+    members: BTreeSet<Member>,
+    matrix: Option<SharingMatrix>,
+    /// How much the matrix changed in the last pass; `None` before the second.
+    moved: Option<f64>,
+    writers: Writers,
+    budget: MoveBudget,
+    rejected: Vec<Rejected>,
+    said: Option<Said>,
+    /// Why the last window had no value of the objective.
+    blind: Option<String>,
+    host: HostReading,
+    trials: u64,
+    arms: Vec<Arm>,
+    decisions: Vec<Decision>,
+}
+
+impl Machine {
+    /// Nothing is tried yet, and everything is where it was.
+    pub fn new(objective: Objective, settings: TrialSettings) -> Self {
+        let budget = MoveBudget::new(settings.moves_per_hour);
+        Self {
+            settings,
+            objective,
+            phase: Phase::Observing,
+            incumbent: Assignment::default(),
+            origin: Assignment::default(),
+            members: BTreeSet::new(),
+            matrix: None,
+            moved: None,
+            writers: Writers::default(),
+            budget,
+            rejected: Vec::new(),
+            said: None,
+            blind: None,
+            host: HostReading::default(),
+            trials: 0,
+            arms: Vec::new(),
+            decisions: Vec::new(),
+        }
+    }
+
+    /// The placement that is to be in force now; vCPUs that it does not name are to be where they were
+    /// before huddle came.
+    pub fn wanted(&self) -> &Assignment {
+        match &self.phase {
+            Phase::Trial(trial) if trial.side() == Side::After => &trial.proposal,
+            _ => &self.incumbent,
+        }
+    }
+
+    /// Which part of a trial a window that ends now is of; `None` outside of trials and while caches warm
+    /// up after a switch.
+    pub fn block(&self) -> Option<TrialBlock> {
+        let Phase::Trial(trial) = &self.phase else { return None };
+        let (arm, block) = trial.counted()?;
+        Some(TrialBlock { arm: self.arms[arm as usize].name.clone(), block })
+    }
+
+    /// How much the VMs' sharing counts: less than 1 for those that write to what they share.
+    pub fn weights(&self) -> BTreeMap<String, f64> {
+        self.writers.weights(self.settings.lasting_s)
+    }
+
+    /// How much the matrix changed in the last pass (0: not at all); `None` before the second pass.
+    pub fn sharing_change(&self) -> Option<f64> {
+        self.moved
+    }
+
+    /// All decisions, the latest last.
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// What the screen and the recording show.
+    pub fn comparison(&mut self) -> Comparison {
+        for arm in &mut self.arms {
+            // Computed when a block was added, not at every look.
+            if arm.value.value().map_or(0, |value| value.n) != arm.blocks.len() {
+                arm.value = match Estimate::of_median(&arm.blocks, self.settings.seed) {
+                    Some(value) => Availability::Available(value),
+                    None => Availability::Unavailable("no block has ended yet".into()),
+                };
+            }
+        }
+        Comparison {
+            objective: self.objective,
+            phase: self.phase_line(),
+            arms: self.arms.clone(),
+            decisions: self.decisions.clone(),
+        }
+    }
+
+    fn phase_line(&self) -> String {
+        match &self.phase {
+            Phase::Trial(trial) => format!("trial block {} of {}", trial.pairs.len() + 1, trial.blocks),
+            Phase::Holding { .. } => "holding".into(),
+            Phase::Observing => match self.moved {
+                Some(moved) if moved > self.settings.moving_limit => {
+                    format!("observing: sharing moves, {:.0} % since the last pass", moved * 100.0)
+                }
+                _ => "observing".into(),
+            },
+        }
+    }
+
+    /// A complete pass.
+    pub fn round(&mut self, reading: &RoundReading<'_>) {
+        let at = reading.at;
+        self.moved = self.matrix.as_ref().map(|before| change(before, reading.matrix));
+        self.matrix = Some(reading.matrix.clone());
+        self.take_members(reading.members, at);
+        let named = self.wanted().clone();
+        let unplaced = reading.here.iter().filter(|(vm, vcpu, _)| named.domain(vm, *vcpu).is_none());
+        let unplaced: Assignment = unplaced.map(|(vm, vcpu, d)| ((vm.to_owned(), vcpu), d)).collect();
+        self.origin =
+            unplaced.over(&self.origin).of_vms(|vm| reading.members.iter().any(|(name, ..)| name == vm));
+
+        let moving = self.moved.is_none_or(|moved| moved > self.settings.moving_limit);
+        match &self.phase {
+            Phase::Trial(_) if moving => self.abort(at, "what the VMs share changed during the trial".into()),
+            Phase::Trial(_) => {}
+            Phase::Holding { until } if at.now < *until => {}
+            Phase::Holding { .. } | Phase::Observing => {
+                self.phase = Phase::Observing;
+                if !moving {
+                    self.propose(reading);
+                }
+            }
+        }
+    }
+
+    /// Ends a trial that another set of VMs began, and forgets those that are gone.
+    fn take_members(&mut self, members: &BTreeSet<Member>, at: Moment) {
+        if *members == self.members {
+            return;
+        }
+        if let Phase::Trial(_) = &self.phase {
+            let what = difference(&self.members, members);
+            self.abort(at, format!("{what} during the trial"));
+        }
+        let same = |vm: &str| members.iter().any(|member| member.0 == vm && self.members.contains(member));
+        self.incumbent = self.incumbent.of_vms(same);
+        self.origin = self.origin.of_vms(same);
+        self.members = members.clone();
+        self.rejected.clear();
+    }
+
+    fn propose(&mut self, reading: &RoundReading<'_>) {
+        let proposal = reading.proposal;
+        if proposal.is_empty() {
+            return;
+        }
+        let before = self.incumbent.over(&self.origin);
+        let after = proposal.over(&self.origin);
+        let moves = before.moves_to(&after);
+        let gain = Gain::of(reading.matrix, reading.topology, &self.weights(), &before, &after);
+        let line = format!(
+            "policy {} moves {moves} vCPUs and brings {:.0} frames ({:.0} KiB of cache) more within domains, {:+.1} % of all shared",
+            reading.policy,
+            gain.proposed - gain.now,
+            (gain.proposed - gain.now) * 4.0,
+            gain.part() * 100.0,
+        );
+        let refusal = self.refusal(reading.at, proposal, &gain, moves);
+        let affordable = self.budget.left(reading.at.now) / moves.max(1);
+        // A trial switches once a block, once to begin and once to end at most.
+        let blocks = self.settings.blocks.min(affordable.saturating_sub(2));
+        let refusal = refusal.or_else(|| {
+            (blocks < LEAST_BLOCKS).then(|| {
+                let left = self.budget.left(reading.at.now);
+                ("budget", format!("{left} moves are left in this hour, too few for a trial"))
+            })
+        });
+        if let Some((why, reason)) = refusal {
+            self.say_refused(reading, why, reason, &gain, line);
+            return;
+        }
+        self.trials += 1;
+        self.said = None;
+        let swapped = Rng::of_part(self.settings.seed, self.trials).next_u64() & 1 == 1;
+        let mut trial =
+            Trial::new(proposal.clone(), reading.round, line, gain.expected_change(), blocks, swapped);
+        trial.warm_up(&self.settings);
+        self.arms = ["before", reading.policy].map(new_arm).to_vec();
+        self.switch(reading.at.now, |machine| machine.phase = Phase::Trial(Box::new(trial)));
+    }
+
+    /// Why the proposal is not to be tried now.
+    fn refusal(
+        &self,
+        at: Moment,
+        proposal: &Assignment,
+        gain: &Gain,
+        moves: u32,
+    ) -> Option<(&'static str, String)> {
+        if moves == 0 {
+            return Some((THERE, "the VMs are where the policy wants them".into()));
+        }
+        if gain.part() < self.settings.least_gain {
+            let asked = self.settings.least_gain * 100.0;
+            return Some(("gain", format!("less than the {asked:.0} % that are asked for a trial")));
+        }
+        if let Some(rejected) =
+            self.rejected.iter().find(|rejected| rejected.proposal == *proposal && at.now < rejected.until)
+        {
+            let left = (rejected.until - at.now).as_secs();
+            return Some(("cool-down", format!("it was taken back, and is not tried again for {left} s")));
+        }
+        if let Some(load) = self.host.load_per_cpu.filter(|load| *load > self.settings.load_limit) {
+            return Some(("load", format!("{load:.1} runnable tasks a CPU are too many to measure by")));
+        }
+        self.blind
+            .as_ref()
+            .map(|why| ("blind", format!("{} cannot be measured: {why}", self.objective.name())))
+    }
+
+    fn say_refused(
+        &mut self,
+        reading: &RoundReading<'_>,
+        why: &'static str,
+        reason: String,
+        gain: &Gain,
+        line: String,
+    ) {
+        let writers = self.writers.sentences(self.settings.lasting_s);
+        let names: Vec<String> = writers.iter().map(|(name, _)| name.clone()).collect();
+        let said = Said { why, proposal: reading.proposal.clone(), writers: names };
+        // That what was kept is in force needs no word, unless there is something to say of a VM.
+        let as_kept = why == THERE && *reading.proposal == self.incumbent && said.writers.is_empty();
+        if self.said.as_ref() == Some(&said) || as_kept {
+            return;
+        }
+        self.said = Some(said);
+        self.decisions.push(Decision {
+            at_unix_us: reading.at.unix_us,
+            round: reading.round,
+            proposal: line,
+            expected_change: gain.expected_change(),
+            observed_change: None,
+            outcome: Outcome::NotTried,
+            reason: self.with_writers(reason),
+        });
+    }
+
+    /// A window has ended; what is wanted may be another placement from now on.
+    pub fn window(&mut self, at: Moment, seen: &Observation, host: HostReading) {
+        self.host = host;
+        self.writers.add(seen);
+        let mut alone = crate::stats::BlockSums::default();
+        alone.add(seen);
+        let value = alone.value(self.objective);
+        self.blind = value.reason().map(str::to_owned);
+        let Phase::Trial(trial) = &mut self.phase else { return };
+        let broken = match host {
+            HostReading { ksm_run: Some(run), .. } if run != 1 => Some("KSM was switched off".to_owned()),
+            HostReading { load_per_cpu: Some(load), .. } if load > self.settings.load_limit => Some(format!(
+                "{load:.1} runnable tasks a CPU are above the limit of {}",
+                self.settings.load_limit
+            )),
+            _ => trial.disturbed(seen, self.objective),
+        };
+        if let Some(reason) = broken {
+            self.abort(at, reason);
+            return;
+        }
+        let ended = trial.add(seen, self.objective, &self.settings);
+        match ended {
+            Err(reason) => self.abort(at, format!("{} cannot be measured: {reason}", self.objective.name())),
+            Ok(Progress::Same) => {}
+            Ok(Progress::NextPart) => self.switch(at.now, |machine| {
+                if let Phase::Trial(trial) = &mut machine.phase {
+                    trial.next_part(&machine.settings);
+                }
+            }),
+            Ok(Progress::BlockEnded) => self.block_ended(at),
+        }
+    }
+
+    fn block_ended(&mut self, at: Moment) {
+        let Phase::Trial(trial) = &mut self.phase else { return };
+        let Some((before, after)) = trial.pairs.last() else { return };
+        self.arms[Side::Before as usize].blocks.push(*before);
+        self.arms[Side::After as usize].blocks.push(*after);
+        let settings = TrialSettings { blocks: trial.blocks, ..self.settings.clone() };
+        match judge(&trial.pairs, self.objective.more_is_better(), &settings) {
+            Verdict::Open => self.switch(at.now, |machine| {
+                if let Phase::Trial(trial) = &mut machine.phase {
+                    trial.next_block();
+                }
+            }),
+            Verdict::Keep(compared) => {
+                let reason = "better by more than is asked for, and surely so".to_owned();
+                self.end(at, Outcome::Kept, Some(compared.change), reason, true);
+            }
+            Verdict::TakeBack(compared, reason) => {
+                self.end(at, Outcome::TakenBack, Some(compared.change), reason, true);
+            }
+            Verdict::Abort(change) => {
+                let limit = self.settings.worse_limit * 100.0;
+                let reason = format!("{:.0} % worse, beyond the limit of {limit:.0} %", -change * 100.0);
+                self.end(at, Outcome::Aborted, None, reason, true);
+            }
+            Verdict::Unusable(reason) => self.abort(at, reason),
+        }
+    }
+
+    /// Ends a trial for a reason that is not the proposal's fault: it may be tried again when things have
+    /// been quiet for a while.
+    fn abort(&mut self, at: Moment, reason: String) {
+        self.end(at, Outcome::Aborted, None, reason, false);
+    }
+
+    fn end(
+        &mut self,
+        at: Moment,
+        outcome: Outcome,
+        change: Option<Estimate>,
+        reason: String,
+        by_merit: bool,
+    ) {
+        let reason = self.with_writers(reason);
+        let hold = self.settings.hold();
+        let mut ended = None;
+        self.switch(at.now, |machine| {
+            let Phase::Trial(trial) = std::mem::replace(&mut machine.phase, Phase::Observing) else { return };
+            if outcome == Outcome::Kept {
+                machine.incumbent = trial.proposal.clone();
+            }
+            if outcome == Outcome::Kept || !by_merit {
+                machine.phase = Phase::Holding { until: at.now + hold };
+            }
+            ended = Some(trial);
+        });
+        let Some(trial) = ended else { return };
+        if outcome == Outcome::Kept {
+            self.rejected.clear();
+        } else if by_merit {
+            self.reject(at.now, trial.proposal);
+        }
+        self.decisions.push(Decision {
+            at_unix_us: at.unix_us,
+            round: trial.round,
+            proposal: trial.line,
+            expected_change: trial.expected_change,
+            observed_change: change,
+            outcome,
+            reason,
+        });
+    }
+
+    fn reject(&mut self, now: Duration, proposal: Assignment) {
+        let before = self.rejected.iter().position(|rejected| rejected.proposal == proposal);
+        let times = before.map_or(0, |at| self.rejected.remove(at).times) + 1;
+        let until = now + self.settings.cool_down(times);
+        self.rejected.push(Rejected { proposal, times, until });
+    }
+
+    /// Does what may change the placement in force, and charges the budget with it.
+    fn switch(&mut self, now: Duration, step: impl FnOnce(&mut Self)) {
+        let was = self.wanted().over(&self.origin);
+        step(self);
+        let moves = was.moves_to(&self.wanted().over(&self.origin));
+        self.budget.spend(now, moves);
+    }
+
+    fn with_writers(&self, reason: String) -> String {
+        let writers = self.writers.sentences(self.settings.lasting_s);
+        std::iter::once(reason)
+            .chain(writers.into_iter().map(|(_, sentence)| sentence))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
+
+fn new_arm(name: &str) -> Arm {
+    Arm {
+        name: name.to_owned(),
+        value: Availability::Unavailable("no block has ended yet".into()),
+        blocks: Vec::new(),
+    }
+}
+
+/// What changed between two sets of VMs, as the beginning of a sentence.
+fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
+    let has = |all: &BTreeSet<Member>, vm: &str| all.iter().any(|(name, ..)| name == vm);
+    if let Some((name, ..)) = before.iter().find(|(name, ..)| !has(now, name)) {
+        return format!("{name} went away");
+    }
+    if let Some((name, ..)) = now.iter().find(|(name, ..)| !has(before, name)) {
+        return format!("{name} came");
+    }
+    let other = now.difference(before).next();
+    match other {
+        Some((name, process, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
+            Some((_, was, _)) if was == process => format!("{name} has {vcpus} vCPUs now"),
+            _ => format!("{name} was started anew"),
+        },
+        None => "the VMs changed".into(),
+    }
+}

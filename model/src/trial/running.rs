@@ -1,0 +1,190 @@
+//! One trial while it runs: where in its blocks it is, and what was counted.
+
+use std::collections::BTreeSet;
+
+use super::Objective;
+use super::assignment::Assignment;
+use super::settings::TrialSettings;
+use crate::availability::Availability;
+use crate::observation::Observation;
+use crate::stats::BlockSums;
+use crate::vm::TaskId;
+
+/// Windows in a row without a value of the objective, or without a sign of life of a VM, that end it.
+const SILENT_WINDOWS: u32 = 3;
+
+/// One of the two placements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Before = 0,
+    After = 1,
+}
+
+/// What a window did to the trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Same,
+    NextPart,
+    BlockEnded,
+}
+
+pub(super) struct Trial {
+    pub(super) proposal: Assignment,
+    pub(super) round: u64,
+    pub(super) line: String,
+    pub(super) expected_change: Option<f64>,
+    pub(super) blocks: u32,
+    /// Blocks that ended: the objective before and after.
+    pub(super) pairs: Vec<(f64, f64)>,
+    /// Whether the first block begins with the proposal.
+    swapped: bool,
+    /// Which half of the block runs.
+    second: bool,
+    sums: [BlockSums; 2],
+    warmed: u32,
+    counted: u32,
+    silent: u32,
+    /// vCPU threads at the first window.
+    threads: Option<BTreeSet<(String, u32, TaskId)>>,
+    /// VMs that gave signs of life, with the windows since the last.
+    alive: Vec<(String, u32)>,
+}
+
+impl Trial {
+    pub(super) fn new(
+        proposal: Assignment,
+        round: u64,
+        line: String,
+        expected_change: Option<f64>,
+        blocks: u32,
+        swapped: bool,
+    ) -> Self {
+        Self {
+            proposal,
+            round,
+            line,
+            expected_change,
+            blocks,
+            pairs: Vec::new(),
+            swapped,
+            second: false,
+            sums: Default::default(),
+            warmed: 0,
+            counted: 0,
+            silent: 0,
+            threads: None,
+            alive: Vec::new(),
+        }
+    }
+
+    /// The placement that is in force.
+    pub(super) fn side(&self) -> Side {
+        let odd = self.pairs.len() % 2 == 1;
+        if odd ^ self.swapped ^ self.second { Side::After } else { Side::Before }
+    }
+
+    /// The side and block that a window that ends now counts for; `None` while it only warms up.
+    pub(super) fn counted(&self) -> Option<(Side, u32)> {
+        let block = u32::try_from(self.pairs.len()).unwrap_or(u32::MAX);
+        (self.warmed == 0).then(|| (self.side(), block))
+    }
+
+    /// Why the window cannot be one of this trial: a vCPU thread came or went, a VM stands still.
+    pub(super) fn disturbed(&mut self, seen: &Observation, objective: Objective) -> Option<String> {
+        let threads: BTreeSet<_> =
+            seen.vcpus.iter().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.thread)).collect();
+        match &self.threads {
+            Some(before) if *before != threads => {
+                let (vm, vcpu, _) = before.symmetric_difference(&threads).next()?;
+                return Some(format!("vCPU {vcpu} of {vm} came or went during the trial"));
+            }
+            Some(_) => {}
+            None => self.threads = Some(threads),
+        }
+        let mut awake: BTreeSet<&str> = BTreeSet::new();
+        if objective == Objective::Reported {
+            awake.extend(seen.reported.iter().filter(|vm| vm.operations > 0).map(|vm| vm.vm.as_str()));
+        } else {
+            let ran = seen.vcpus.iter().filter(|vcpu| vcpu.run_ns().is_none_or(|ns| ns > 0));
+            awake.extend(ran.map(|vcpu| vcpu.vm.as_str()));
+        }
+        for vm in &awake {
+            match self.alive.iter_mut().find(|(name, _)| name == vm) {
+                Some((_, silent)) => *silent = 0,
+                None => self.alive.push(((*vm).to_owned(), 0)),
+            }
+        }
+        // Where nobody gives a sign of life, it is the measuring that failed; see `add`.
+        for (name, silent) in self.alive.iter_mut().filter(|_| !awake.is_empty()) {
+            if !awake.contains(name.as_str()) {
+                *silent += 1;
+                if *silent >= SILENT_WINDOWS {
+                    return Some(format!("{name} stands still: gone, paused, or moved to another host"));
+                }
+            }
+        }
+        None
+    }
+
+    /// Adds a window; an error when the objective has had no value for several.
+    pub(super) fn add(
+        &mut self,
+        seen: &Observation,
+        objective: Objective,
+        settings: &TrialSettings,
+    ) -> Result<Progress, String> {
+        let mut alone = BlockSums::default();
+        alone.add(seen);
+        match alone.value(objective) {
+            Availability::Available(_) => self.silent = 0,
+            Availability::Unavailable(reason) => {
+                self.silent += 1;
+                if self.silent >= SILENT_WINDOWS {
+                    return Err(reason);
+                }
+                return Ok(Progress::Same);
+            }
+        }
+        if self.warmed > 0 {
+            self.warmed -= 1;
+            return Ok(Progress::Same);
+        }
+        let side = self.side();
+        self.sums[side as usize].add(seen);
+        self.counted += 1;
+        if self.counted < settings.windows {
+            return Ok(Progress::Same);
+        }
+        if !self.second {
+            return Ok(Progress::NextPart);
+        }
+        let [before, after] = &self.sums;
+        match (before.value(objective), after.value(objective)) {
+            (Availability::Available(before), Availability::Available(after)) => {
+                self.pairs.push((before, after));
+                // From here on `side` is that of the next block's first half, which is the same one.
+                self.second = false;
+                Ok(Progress::BlockEnded)
+            }
+            (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => Err(reason),
+        }
+    }
+
+    /// Begins the second half of the block, in the other placement.
+    pub(super) fn next_part(&mut self, settings: &TrialSettings) {
+        self.second = true;
+        self.counted = 0;
+        self.warmed = settings.warm_up_windows;
+    }
+
+    /// Begins the next block, in the placement that is in force already.
+    pub(super) fn next_block(&mut self) {
+        self.counted = 0;
+        self.sums = Default::default();
+    }
+
+    /// The first window after the start is a switch too.
+    pub(super) fn warm_up(&mut self, settings: &TrialSettings) {
+        self.warmed = settings.warm_up_windows;
+    }
+}

@@ -1,0 +1,110 @@
+//! What the loop is allowed, and how sure it has to be.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How placements are tried. The defaults suit windows of one second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrialSettings {
+    /// Least relative change of the objective for which a placement is kept (0.03: three percent better).
+    pub least_effect: f64,
+    /// Most blocks of one trial.
+    pub blocks: u32,
+    /// Windows that are counted in each placement's part of a block.
+    pub windows: u32,
+    /// Windows after a switch that are not counted: caches fill anew.
+    pub warm_up_windows: u32,
+    /// Relative change for the worse at which a trial is broken off at once (0.3: thirty percent worse).
+    pub worse_limit: f64,
+    /// Runnable tasks a CPU above which a trial is broken off, and none is begun.
+    pub load_limit: f64,
+    /// Least share of all shared frames that a proposal must bring within domains to be tried: the
+    /// hysteresis that keeps noise in the matrix from moving VMs.
+    pub least_gain: f64,
+    /// Relative change of the matrix between two passes above which sharing still moves.
+    pub moving_limit: f64,
+    /// How long a proposal that was taken back is not tried again, in seconds; doubled each time.
+    pub cool_down_s: u64,
+    /// How long nothing is tried after a placement was kept, in seconds.
+    pub hold_s: u64,
+    /// Most vCPUs that are moved between domains in any hour, trials included.
+    pub moves_per_hour: u32,
+    /// Time over which merged pages have to last to be worth a move, in seconds: the weight of a VM is the
+    /// share of its merged pages that is expected to.
+    pub lasting_s: f64,
+    /// Longest time between two rounds while nothing changes, in seconds.
+    pub longest_interval_s: u64,
+    /// Where the chance of intervals and of the order of blocks comes from.
+    pub seed: u64,
+}
+
+impl Default for TrialSettings {
+    fn default() -> Self {
+        Self {
+            least_effect: 0.03,
+            blocks: 20,
+            windows: 1,
+            warm_up_windows: 1,
+            worse_limit: 0.3,
+            load_limit: 8.0,
+            least_gain: 0.1,
+            moving_limit: 0.1,
+            cool_down_s: 600,
+            hold_s: 30,
+            moves_per_hour: 1000,
+            lasting_s: 10.0,
+            longest_interval_s: 30,
+            seed: 1,
+        }
+    }
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} is {value}, expected {expected}")]
+pub struct BadSetting {
+    setting: &'static str,
+    value: String,
+    expected: &'static str,
+}
+
+impl TrialSettings {
+    /// Says which setting makes no sense, if one does not.
+    ///
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        let part = |setting, value: f64| match value {
+            value if (0.0..1.0).contains(&value) => Ok(()),
+            _ => Err(BadSetting { setting, value: value.to_string(), expected: "0 or more and less than 1" }),
+        };
+        part("least_effect", self.least_effect)?;
+        part("least_gain", self.least_gain)?;
+        part("moving_limit", self.moving_limit)?;
+        part("worse_limit", self.worse_limit)?;
+        if !(8..=50).contains(&self.blocks) {
+            let value = self.blocks.to_string();
+            return Err(BadSetting { setting: "blocks", value, expected: "8 to 50" });
+        }
+        if self.windows == 0 {
+            return Err(BadSetting { setting: "windows", value: "0".into(), expected: "1 or more" });
+        }
+        for (setting, value) in [("load_limit", self.load_limit), ("lasting_s", self.lasting_s)] {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(BadSetting { setting, value: value.to_string(), expected: "more than 0" });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn cool_down(&self, times: u32) -> Duration {
+        // Doubled at most ten times: a week of a default of ten minutes.
+        Duration::from_secs(self.cool_down_s.saturating_mul(1 << times.saturating_sub(1).min(10)))
+    }
+
+    pub(super) fn hold(&self) -> Duration {
+        Duration::from_secs(self.hold_s)
+    }
+}

@@ -1,0 +1,113 @@
+//! What the loop makes of the matrix: whether sharing still moves, and what a placement brings together.
+
+use std::collections::BTreeMap;
+
+use super::assignment::Assignment;
+use crate::matrix::SharingMatrix;
+use crate::topology::Topology;
+
+/// Below this part of the frames in use a change of the matrix is noise.
+const NOISE_OF_FRAMES_USED: f64 = 0.01;
+
+/// How much the matrix changed between two passes: the sum of the changes of all pairs, relative to what is
+/// shared in the fuller of the two. 1 when the VMs are not the same, or frames are not known.
+pub fn change(before: &SharingMatrix, now: &SharingMatrix) -> f64 {
+    let same = before.len() == now.len()
+        && before
+            .vms()
+            .iter()
+            .zip(now.vms())
+            .all(|(a, b)| (&a.name, a.pid, a.vcpus) == (&b.name, b.pid, b.vcpus));
+    if !same {
+        return 1.0;
+    }
+    let mut changed = 0;
+    let mut totals = [0, 0];
+    for (i, j) in now.pairs() {
+        let (Some(was), Some(is)) = (before.shared_frames(i, j), now.shared_frames(i, j)) else { return 1.0 };
+        changed += was.abs_diff(is);
+        totals[0] += was;
+        totals[1] += is;
+    }
+    let used =
+        now.vms().iter().filter_map(|vm| vm.memory).map(|memory| memory.frames_used).sum::<u64>() as f64;
+    let shared = totals[0].max(totals[1]) as f64;
+    let whole = shared.max(used * NOISE_OF_FRAMES_USED);
+    if whole > 0.0 { changed as f64 / whole } else { 0.0 }
+}
+
+/// What a placement would bring within domains, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gain {
+    /// Shared frames within domains as the VMs are placed now.
+    pub now: f64,
+    /// As they would be placed.
+    pub proposed: f64,
+    /// Shared by all pairs.
+    pub total: f64,
+    /// Frames in use by all VMs.
+    pub used: f64,
+}
+
+impl Gain {
+    /// By the matrix, each pair counted by the weights of its two VMs (1 where none is given).
+    pub fn of(
+        matrix: &SharingMatrix,
+        topology: &Topology,
+        weights: &BTreeMap<String, f64>,
+        now: &Assignment,
+        proposed: &Assignment,
+    ) -> Self {
+        let spread = |placed: &Assignment| -> Vec<Vec<f64>> {
+            matrix.vms().iter().map(|vm| presence(&vm.name, vm.vcpus, topology, placed)).collect()
+        };
+        let weight = |vm: usize| weights.get(&matrix.vms()[vm].name).copied().unwrap_or(1.0);
+        let (at_now, at_proposed) = (spread(now), spread(proposed));
+        let meeting = |at: &[Vec<f64>], i: usize, j: usize| -> f64 {
+            at[i].iter().zip(&at[j]).map(|(a, b)| a * b).sum()
+        };
+        let mut gain = Self::default();
+        for (i, j) in matrix.pairs() {
+            let frames = matrix.shared_frames(i, j).unwrap_or(0) as f64 * weight(i) * weight(j);
+            gain.total += frames;
+            gain.now += frames * meeting(&at_now, i, j);
+            gain.proposed += frames * meeting(&at_proposed, i, j);
+        }
+        let used = matrix.vms().iter().filter_map(|vm| vm.memory).map(|memory| memory.frames_used);
+        gain.used = used.sum::<u64>() as f64;
+        gain
+    }
+
+    /// More shared frames within domains, as a part of all shared frames; may be negative.
+    pub fn part(&self) -> f64 {
+        if self.total > 0.0 { (self.proposed - self.now) / self.total } else { 0.0 }
+    }
+
+    /// The part of the frames the caches hold that one copy fewer is needed of: the change for the better
+    /// that is expected of misses if they go with how much has to be cached. `None` without frames.
+    pub fn expected_change(&self) -> Option<f64> {
+        let cached = self.used - self.now;
+        (cached > 0.0).then(|| (self.proposed - self.now) / cached)
+    }
+}
+
+/// Share (0 to 1) of a VM's vCPUs in each domain; a vCPU nobody has placed may be on any CPU.
+fn presence(vm: &str, vcpus: u32, topology: &Topology, placed: &Assignment) -> Vec<f64> {
+    let cpus: usize = topology.domains().iter().map(|domain| domain.cpus.len()).sum();
+    let mut at = vec![0.0; topology.domains().len()];
+    for vcpu in 0..vcpus {
+        match placed.domain(vm, vcpu) {
+            Some(there) => {
+                for (part, domain) in at.iter_mut().zip(topology.domains()) {
+                    *part += f64::from(u8::from(domain.id == there)) / f64::from(vcpus);
+                }
+            }
+            None => {
+                for (part, domain) in at.iter_mut().zip(topology.domains()) {
+                    *part += domain.cpus.len() as f64 / cpus as f64 / f64::from(vcpus);
+                }
+            }
+        }
+    }
+    at
+}
