@@ -1,5 +1,7 @@
 //! The terminal's state: a pure function of the snapshots, keys, mouse, sizes and ticks it was given.
 
+mod act;
+mod action;
 mod change;
 mod cluster;
 pub(crate) mod geometry;
@@ -7,11 +9,13 @@ mod history;
 mod input;
 pub(crate) mod keys;
 mod log;
+mod mouse;
 mod overview;
 pub(crate) mod scale;
 mod sharing;
+mod source;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +25,8 @@ use huddle_model::snapshot::Snapshot;
 use ratatui::layout::Rect;
 
 use crate::colour::{Charset, ColourMode};
+pub(crate) use act::{Overlay, Report};
+pub use action::{Action, Deed, Speed};
 pub(crate) use change::{Change, Move};
 pub(crate) use history::{History, KsmPoint};
 pub(crate) use input::LOG_FRAME;
@@ -28,13 +34,7 @@ use keys::{KeyMap, Mode};
 pub(crate) use log::Log;
 pub(crate) use overview::{Basis, DomainLoad, Overview, RATES_ONLY};
 pub(crate) use sharing::{MatrixFigures, Sharing};
-
-/// What the caller must do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Leave the terminal and end.
-    Quit,
-}
+pub use source::{Replay, Source, Tone};
 
 /// The views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +43,11 @@ pub enum View {
     Overview,
     /// What each pair of VMs shares.
     Sharing,
-    /// The state of KSM.
+    /// Cache misses per VM and vCPU, now and over time.
+    Misses,
+    /// The placements tried, and what was decided.
+    Compare,
+    /// The state of KSM, and what it does to each VM.
     Ksm,
     /// Events and reasons.
     Log,
@@ -51,13 +55,16 @@ pub enum View {
 
 impl View {
     /// All views, in the order of the tabs.
-    pub const ALL: [Self; 4] = [Self::Overview, Self::Sharing, Self::Ksm, Self::Log];
+    pub const ALL: [Self; 6] =
+        [Self::Overview, Self::Sharing, Self::Misses, Self::Compare, Self::Ksm, Self::Log];
 
     /// Its name on the tab.
     pub fn name(self) -> &'static str {
         match self {
             Self::Overview => "overview",
             Self::Sharing => "sharing",
+            Self::Misses => "misses",
+            Self::Compare => "compare",
             Self::Ksm => "ksm",
             Self::Log => "log",
         }
@@ -68,8 +75,10 @@ impl View {
         match self {
             Self::Overview => '1',
             Self::Sharing => '2',
-            Self::Ksm => '3',
-            Self::Log => '4',
+            Self::Misses => '3',
+            Self::Compare => '4',
+            Self::Ksm => '5',
+            Self::Log => '6',
         }
     }
 }
@@ -116,6 +125,14 @@ pub struct App {
     pub(crate) help: Option<usize>,
     /// The filter as it was before typing began, while one is typed.
     pub(crate) typing: Option<String>,
+    /// What stands above the view and takes the keys.
+    pub(crate) overlay: Option<Overlay>,
+    /// The last thing said to the user, until the next key.
+    pub(crate) notice: Option<(Tone, String)>,
+    pub(crate) source: Source,
+    /// Where a recording goes while one is made.
+    pub(crate) recording: Option<String>,
+    refused: HashMap<Deed, String>,
     pub(crate) sharing: Sharing,
     pub(crate) log: Log,
     pub(crate) history: History,
@@ -141,6 +158,11 @@ impl App {
             is_paused: false,
             help: None,
             typing: None,
+            overlay: None,
+            notice: None,
+            source: Source::Live,
+            recording: None,
+            refused: HashMap::new(),
             sharing: Sharing::default(),
             log: Log::default(),
             history: History::default(),
@@ -222,6 +244,10 @@ impl App {
         &self.keys
     }
 
+    pub(crate) fn area(&self) -> Rect {
+        self.area
+    }
+
     /// Time since the newest round came, in ticks; since the start when none came.
     pub(crate) fn age(&self) -> Duration {
         self.options.tick.saturating_mul(self.ticks_since_snapshot)
@@ -234,10 +260,13 @@ impl App {
     }
 
     pub(crate) fn mode(&self) -> Mode {
-        match (&self.typing, self.help) {
-            (Some(_), _) => Mode::Typing,
-            (None, Some(_)) => Mode::Help,
-            (None, None) => Mode::Normal,
+        match (&self.overlay, &self.typing, self.help) {
+            (Some(Overlay::Ask(_)), ..) => Mode::Asking,
+            (Some(Overlay::Choose { .. }), ..) => Mode::Choosing,
+            (Some(Overlay::Report(_)), ..) => Mode::Help,
+            (None, Some(_), _) => Mode::Typing,
+            (None, None, Some(_)) => Mode::Help,
+            (None, None, None) => Mode::Normal,
         }
     }
 
@@ -246,7 +275,7 @@ impl App {
         match self.view {
             View::Sharing => Some(&self.sharing.filter),
             View::Log => Some(&self.log.filter),
-            View::Overview | View::Ksm => None,
+            View::Overview | View::Misses | View::Compare | View::Ksm => None,
         }
     }
 

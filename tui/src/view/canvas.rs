@@ -80,6 +80,18 @@ impl Canvas<'_> {
         }
     }
 
+    /// Empties an area.
+    pub(crate) fn clear(&mut self, area: Rect) {
+        let area = area.intersection(self.buffer.area);
+        for y in area.y..area.bottom() {
+            for x in area.x..area.right() {
+                if let Some(cell) = self.buffer.cell_mut((x, y)) {
+                    cell.reset();
+                }
+            }
+        }
+    }
+
     /// A frame with a title; returns what is inside.
     pub(crate) fn frame(&mut self, area: Rect, title: &str, style: Style, title_style: Style) -> Rect {
         let area = area.intersection(self.buffer.area);

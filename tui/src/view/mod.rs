@@ -5,40 +5,58 @@ mod format;
 mod help;
 mod ksm;
 mod log;
+mod overlay;
 mod overview;
 mod sharing;
 mod theme;
 
 use huddle_model::availability::Availability;
 use ratatui::Frame;
+use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::app::geometry::{MINIMUM_SIZE, Screen};
 use crate::app::keys::Command;
-use crate::app::{App, View};
+use crate::app::{App, Tone, View};
 use canvas::Canvas;
 use theme::Theme;
 
 /// Draws the state into the whole frame.
 pub fn draw(frame: &mut Frame<'_>, app: &App) {
-    let area = frame.area();
+    draw_into(frame.buffer_mut(), app);
+}
+
+/// The same picture in a buffer of its own, as large as the terminal that the state knows of: for
+/// files ([`crate::picture`]).
+pub fn render(app: &App) -> Buffer {
+    let mut buffer = Buffer::empty(app.area());
+    draw_into(&mut buffer, app);
+    buffer
+}
+
+fn draw_into(buffer: &mut Buffer, app: &App) {
+    let area = buffer.area;
     let theme = Theme::new(app.options.colour, app.options.charset);
-    let mut canvas = Canvas { buffer: frame.buffer_mut(), theme };
+    let mut canvas = Canvas { buffer, theme };
     let Some(screen) = Screen::new(area) else {
         too_small(&mut canvas, area);
         return;
     };
     header(&mut canvas, &screen, app);
     match (&app.shown, app.view) {
-        (None, View::Overview | View::Sharing | View::Ksm) => waiting(&mut canvas, screen.body),
+        (_, View::Log) => log::draw(&mut canvas, screen.body, app),
+        (None, _) => waiting(&mut canvas, screen.body),
         (Some(picture), View::Overview) => overview::draw(&mut canvas, screen.body, app, picture),
         (Some(picture), View::Sharing) => sharing::draw(&mut canvas, screen.body, app, picture),
+        (Some(_), View::Misses | View::Compare) => {}
         (Some(picture), View::Ksm) => ksm::draw(&mut canvas, screen.body, app, picture),
-        (_, View::Log) => log::draw(&mut canvas, screen.body, app),
     }
     footer(&mut canvas, screen.footer, app);
     if let Some(top) = app.help {
         help::draw(&mut canvas, area, app, top);
+    }
+    if let Some(overlay) = &app.overlay {
+        overlay::draw(&mut canvas, area, app, overlay);
     }
 }
 
@@ -92,6 +110,11 @@ fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
 fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     let theme = canvas.theme;
     let x = area.x + 1;
+    if let Some((tone, text)) = &app.notice {
+        let style = if *tone == Tone::Warning { theme.warning() } else { theme.strong() };
+        canvas.text(area, x, area.y, text, style);
+        return;
+    }
     if app.typing.is_some() {
         let filter = app.filter().unwrap_or_default();
         let end = canvas.pieces(area, x, area.y, &[("filter: ", theme.strong()), (filter, theme.plain())]);
@@ -100,7 +123,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         return;
     }
     let hints: &[(Command, &str)] = match app.view {
-        View::Overview | View::Ksm => &[],
+        View::Overview | View::Misses | View::Compare | View::Ksm => &[],
         View::Sharing => &[
             (Command::Filter, "filter"),
             (Command::Order, "order"),

@@ -1,93 +1,13 @@
 //! The one table of keys: what handles them is what the help shows.
 
+mod command;
+mod table;
+
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::View;
-
-/// What a key asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Command {
-    /// Leave the program.
-    Quit,
-    /// Open or close the help.
-    Help,
-    /// Hold the picture, or follow the loop again.
-    Pause,
-    /// While paused, take over the newest round once.
-    Step,
-    /// Go to the next view.
-    NextView,
-    /// Go to the view before.
-    PreviousView,
-    /// Go to this view.
-    Show(View),
-    /// One up.
-    Up,
-    /// One down.
-    Down,
-    /// One left.
-    Left,
-    /// One right.
-    Right,
-    /// A screen up.
-    PageUp,
-    /// A screen down.
-    PageDown,
-    /// To the first.
-    First,
-    /// To the last.
-    Last,
-    /// Begin to type a filter.
-    Filter,
-    /// Switch to the view's other order.
-    Order,
-    /// Switch between linear and logarithmic colours.
-    Scale,
-    /// Put the cursor on the highest rate.
-    Highest,
-    /// Drop the filter and the selection.
-    Clear,
-    /// Keep the filter as typed.
-    AcceptFilter,
-    /// Give up the filter.
-    CancelFilter,
-    /// Take back the last character.
-    Erase,
-}
-
-impl Command {
-    /// What it does, for the help.
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Quit => "quit",
-            Self::Help => "this help, and back",
-            Self::Pause => "hold the picture, and follow again",
-            Self::Step => "while paused: show the newest round",
-            Self::NextView => "next view",
-            Self::PreviousView => "view before",
-            Self::Show(View::Overview) => "overview: where VMs run, and why",
-            Self::Show(View::Sharing) => "sharing: which VMs share most",
-            Self::Show(View::Ksm) => "ksm: the kernel's page merging",
-            Self::Show(View::Log) => "log: events and reasons",
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Left => "left",
-            Self::Right => "right",
-            Self::PageUp => "a screen up",
-            Self::PageDown => "a screen down",
-            Self::First => "to the first",
-            Self::Last => "to the last",
-            Self::Filter => "filter by text",
-            Self::Order => "other order",
-            Self::Scale => "linear or log colours",
-            Self::Highest => "cursor to the highest rate",
-            Self::Clear => "drop filter and selection",
-            Self::AcceptFilter => "keep the filter",
-            Self::CancelFilter => "give up the filter",
-            Self::Erase => "take back a character",
-        }
-    }
-}
+pub use command::Command;
+pub use table::KeysError;
 
 /// Where a binding holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +22,10 @@ pub enum Scope {
     InHelp,
     /// While a filter is typed.
     Typing,
+    /// While a question waits for yes or no.
+    Asking,
+    /// While one of several is chosen.
+    Choosing,
 }
 
 impl Scope {
@@ -110,8 +34,10 @@ impl Scope {
         match self {
             Self::Always | Self::Everywhere => "everywhere".into(),
             Self::In(view) => format!("in {}", view.name()),
-            Self::InHelp => "in this help".into(),
+            Self::InHelp => "in this help, and in what is told like it".into(),
             Self::Typing => "while typing a filter".into(),
+            Self::Asking => "when asked".into(),
+            Self::Choosing => "when choosing".into(),
         }
     }
 }
@@ -189,6 +115,8 @@ pub(crate) enum Mode {
     Normal,
     Help,
     Typing,
+    Asking,
+    Choosing,
 }
 
 /// All bindings; the single source for handling and help.
@@ -220,6 +148,7 @@ impl Default for KeyMap {
         bind(Scope::Everywhere, C::PreviousView, &[plain(BackTab)]);
         bind(Scope::Everywhere, C::Pause, &[plain(Char(' '))]);
         bind(Scope::Everywhere, C::Step, &[plain(Char('t'))]);
+        bind(Scope::Everywhere, C::StepBack, &[plain(Char('T'))]);
         bind(Scope::Everywhere, C::Up, &[plain(Up), plain(Char('k'))]);
         bind(Scope::Everywhere, C::Down, &[plain(Down), plain(Char('j'))]);
         bind(Scope::Everywhere, C::Left, &[plain(Left)]);
@@ -229,14 +158,40 @@ impl Default for KeyMap {
         bind(Scope::Everywhere, C::First, &[plain(Home)]);
         bind(Scope::Everywhere, C::Last, &[plain(End)]);
         bind(Scope::Everywhere, C::Clear, &[plain(Esc)]);
+        bind(Scope::Everywhere, C::Why, &[plain(Char('e'))]);
+        bind(Scope::Everywhere, C::LongerWindow, &[plain(Char(']'))]);
+        bind(Scope::Everywhere, C::ShorterWindow, &[plain(Char('['))]);
+        bind(Scope::Everywhere, C::Faster, &[plain(Char('+')), plain(Char('='))]);
+        bind(Scope::Everywhere, C::Slower, &[plain(Char('-'))]);
+        bind(Scope::Everywhere, C::DryRun, &[plain(Char('d'))]);
+        bind(Scope::Everywhere, C::ApplyPlan, &[plain(Char('a'))]);
+        bind(Scope::Everywhere, C::ChoosePolicy, &[plain(Char('p'))]);
+        bind(Scope::Everywhere, C::Restore, &[plain(Char('R'))]);
+        bind(Scope::Everywhere, C::Record, &[plain(Char('r'))]);
+        bind(Scope::Everywhere, C::SaveText, &[plain(Char('w'))]);
+        bind(Scope::Everywhere, C::SaveSvg, &[plain(Char('W'))]);
+        bind(Scope::Everywhere, C::SeekBack, &[plain(Char(','))]);
+        bind(Scope::Everywhere, C::SeekForward, &[plain(Char('.'))]);
+        bind(Scope::Everywhere, C::SeekStart, &[plain(Char('<'))]);
+        bind(Scope::Everywhere, C::SeekEnd, &[plain(Char('>'))]);
         bind(Scope::In(View::Sharing), C::Left, &[plain(Char('h'))]);
-        for view in [View::Sharing, View::Log] {
+        for view in [View::Sharing, View::Misses, View::Ksm, View::Log] {
             bind(Scope::In(view), C::Filter, &[plain(Char('/'))]);
             bind(Scope::In(view), C::Order, &[plain(Char('s'))]);
         }
+        bind(Scope::In(View::Misses), C::Reverse, &[plain(Char('S'))]);
+        bind(Scope::In(View::Ksm), C::Reverse, &[plain(Char('S'))]);
+        bind(Scope::In(View::Misses), C::Level, &[plain(Char('v'))]);
+        bind(Scope::In(View::Misses), C::Metric, &[plain(Char('m'))]);
         bind(Scope::In(View::Sharing), C::Scale, &[plain(Char('L'))]);
         bind(Scope::In(View::Sharing), C::Highest, &[plain(Char('m'))]);
         bind(Scope::InHelp, C::Help, &[plain(Esc)]);
+        bind(Scope::Asking, C::Accept, &[plain(Char('y'))]);
+        bind(Scope::Asking, C::Decline, &[plain(Char('n')), plain(Esc)]);
+        bind(Scope::Choosing, C::Up, &[plain(Up), plain(Char('k'))]);
+        bind(Scope::Choosing, C::Down, &[plain(Down), plain(Char('j'))]);
+        bind(Scope::Choosing, C::Accept, &[plain(Enter)]);
+        bind(Scope::Choosing, C::Decline, &[plain(Esc), plain(Char('q'))]);
         bind(Scope::Typing, C::AcceptFilter, &[plain(Enter)]);
         bind(Scope::Typing, C::CancelFilter, &[plain(Esc)]);
         bind(Scope::Typing, C::Erase, &[plain(Backspace)]);
@@ -255,6 +210,9 @@ impl KeyMap {
             Mode::Normal => &[Scope::Always, Scope::In(view), Scope::Everywhere],
             Mode::Help => &[Scope::Always, Scope::InHelp, Scope::Everywhere],
             Mode::Typing => &[Scope::Always, Scope::Typing],
+            // Nothing else, so that no key meant for another place answers a question.
+            Mode::Asking => &[Scope::Always, Scope::Asking],
+            Mode::Choosing => &[Scope::Always, Scope::Choosing],
         };
         scopes.iter().find_map(|scope| {
             let hit = |binding: &&Binding| binding.scope == *scope && binding.key == key;
@@ -272,6 +230,12 @@ impl KeyMap {
             }
         }
         commands.into_iter().map(|(command, keys)| (keys.join(" "), command.description())).collect()
+    }
+
+    /// The keys of a command while something is asked or chosen.
+    pub(crate) fn keys_in(&self, scope: Scope, command: Command) -> String {
+        let own = self.bindings.iter().filter(|binding| binding.scope == scope && binding.command == command);
+        own.map(|binding| binding.key.to_string()).collect::<Vec<_>>().join(" or ")
     }
 
     /// The first key of a command in a view, for hints.
@@ -305,6 +269,8 @@ mod tests {
             let mode = match binding.scope {
                 Scope::InHelp => Mode::Help,
                 Scope::Typing => Mode::Typing,
+                Scope::Asking => Mode::Asking,
+                Scope::Choosing => Mode::Choosing,
                 _ => Mode::Normal,
             };
             let views = View::ALL.into_iter().filter(|view| match binding.scope {
