@@ -3,13 +3,27 @@
 use crossterm::event::{Event, KeyEventKind};
 use ratatui::layout::Rect;
 
-use super::geometry::{OverviewLayout, Screen, window_top};
+use super::compare::Compare;
+use super::geometry::{OverviewLayout, window_top};
 use super::keys::{Command, Key, Mode};
 use super::scale::Scale;
-use super::{Action, App, Picture, View};
+use super::{Action, App, INTERVALS_S, Overlay, Picture, SPANS_S, View};
 
 /// Rows of the log view that are not entries: its heading, and the selected entry in full.
 pub(crate) const LOG_FRAME: u16 = 5;
+
+/// Where a movement leads to from a position of a list with `page` rows on the screen.
+fn stepped(command: Command) -> impl FnOnce(usize, usize) -> usize {
+    move |position, page| match command {
+        Command::Up => position.saturating_sub(1),
+        Command::Down => position + 1,
+        Command::PageUp => position.saturating_sub(page),
+        Command::PageDown => position + page,
+        Command::First => 0,
+        Command::Last => usize::MAX,
+        _ => position,
+    }
+}
 
 impl App {
     /// Handles what the terminal reports; the answer is what the caller must do.
@@ -92,7 +106,7 @@ impl App {
             }
             C::Quit | C::Accept | C::Decline => {}
             C::Help => self.help = Some(0),
-            C::Why => {}
+            C::Why => self.overlay = Some(Overlay::Report(self.reasons())),
             C::Pause => {
                 self.is_paused = !self.is_paused;
                 if !self.is_paused {
@@ -100,8 +114,11 @@ impl App {
                 }
             }
             C::Step if self.is_paused => self.show_latest(),
-            C::Step | C::Faster | C::Slower => {}
-            C::LongerWindow | C::ShorterWindow => {}
+            C::Step => {}
+            C::Faster => self.interval = self.interval.saturating_sub(1),
+            C::Slower => self.interval = (self.interval + 1).min(INTERVALS_S.len() - 1),
+            C::LongerWindow => self.span = (self.span + 1).min(SPANS_S.len() - 1),
+            C::ShorterWindow => self.span = self.span.saturating_sub(1),
             C::NextView => self.step_view(1),
             C::PreviousView => self.step_view(View::ALL.len() - 1),
             C::Show(view) => self.view = view,
@@ -119,8 +136,12 @@ impl App {
             }
             C::Clear => {
                 self.set_filter(String::new());
-                if self.view == View::Log {
-                    self.log.follow();
+                match self.view {
+                    View::Misses => self.misses.table.deselect(),
+                    View::Compare => self.compare = Compare::default(),
+                    View::Ksm => self.merging.deselect(),
+                    View::Log => self.log.follow(),
+                    View::Overview | View::Sharing => {}
                 }
             }
             C::Order => match self.view {
@@ -128,10 +149,22 @@ impl App {
                     self.sharing.is_clustered = !self.sharing.is_clustered;
                     self.arrange();
                 }
+                View::Misses => self.misses.next_order(),
+                View::Ksm => {
+                    self.sort_merges_by((self.merging.sort + 1) % super::merging::MergeColumn::ALL.len());
+                }
                 View::Log => self.log.turn(),
-                View::Overview | View::Misses | View::Compare | View::Ksm => {}
+                View::Overview | View::Compare => {}
             },
-            C::Reverse | C::Level | C::Metric => {}
+            C::Reverse => {
+                let table = if self.view == View::Ksm { &mut self.merging } else { &mut self.misses.table };
+                table.is_descending = !table.is_descending;
+            }
+            C::Level => {
+                self.misses.are_vcpus = !self.misses.are_vcpus;
+                self.misses.table.deselect();
+            }
+            C::Metric => self.misses.rate = self.misses.rate.next(),
             C::Scale => {
                 self.sharing.scale = match self.sharing.scale {
                     Scale::Linear => Scale::Logarithmic,
@@ -142,7 +175,7 @@ impl App {
                 let matrix = self.shown.as_ref().and_then(Picture::matrix);
                 if let Some((row, column)) = matrix.and_then(|(matrix, _)| self.sharing.highest(matrix)) {
                     self.put_cursor(row, column);
-                    if let Some(screen) = Screen::new(self.area) {
+                    if let Some(screen) = self.screen() {
                         let layout = self.sharing.layout(screen.body);
                         self.sharing.centre(&layout);
                     }
@@ -167,13 +200,15 @@ impl App {
                 self.sharing.filter = filter;
                 self.arrange();
             }
+            View::Misses => self.misses.table.filter = filter,
+            View::Ksm => self.merging.filter = filter,
             View::Log => self.log.set_filter(filter),
-            View::Overview | View::Misses | View::Compare | View::Ksm => {}
+            View::Overview | View::Compare => {}
         }
     }
 
     pub(super) fn on_movement(&mut self, command: Command) {
-        let Some(screen) = Screen::new(self.area) else { return };
+        let Some(screen) = self.screen() else { return };
         match self.view {
             View::Overview => {
                 let layout = self.overview_layout(screen.body);
@@ -205,7 +240,9 @@ impl App {
                 };
                 self.put_cursor(row, column);
             }
-            View::Misses | View::Compare | View::Ksm => {}
+            View::Misses => self.move_miss(stepped(command)),
+            View::Compare => self.move_decision(stepped(command)),
+            View::Ksm => self.move_merge(stepped(command)),
             View::Log => {
                 let page = usize::from(screen.body.height.saturating_sub(LOG_FRAME)).max(1) as isize;
                 match command {
@@ -222,7 +259,7 @@ impl App {
     }
 
     pub(super) fn put_cursor(&mut self, row: usize, column: usize) {
-        let Some(screen) = Screen::new(self.area) else { return };
+        let Some(screen) = self.screen() else { return };
         if let Some((matrix, _)) = self.shown.as_ref().and_then(Picture::matrix) {
             let layout = self.sharing.layout(screen.body);
             self.sharing.put_cursor(row, column, matrix, &layout);
@@ -230,7 +267,7 @@ impl App {
     }
 
     pub(super) fn move_log(&mut self, by: isize) {
-        let Some(screen) = Screen::new(self.area) else { return };
+        let Some(screen) = self.screen() else { return };
         let end = self.log_end();
         let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
         let position = self.log.position(end).saturating_add_signed(by);
@@ -253,12 +290,12 @@ impl App {
     }
 
     fn domain_column(&self) -> usize {
-        let Some(screen) = Screen::new(self.area) else { return 0 };
+        let Some(screen) = self.screen() else { return 0 };
         self.domain % self.overview_layout(screen.body).boxes_across
     }
 
     pub(super) fn select_domain(&mut self, domain: usize) {
-        let Some(screen) = Screen::new(self.area) else { return };
+        let Some(screen) = self.screen() else { return };
         let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
         self.domain = domain.min(count.saturating_sub(1));
         self.domain_row = self.domain_top(&self.overview_layout(screen.body));

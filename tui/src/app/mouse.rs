@@ -2,7 +2,9 @@
 
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 
-use super::geometry::Screen;
+use ratatui::layout::Rect;
+
+use super::geometry::{KsmLayout, MissesLayout, Screen};
 use super::input::LOG_FRAME;
 use super::keys::Command;
 use super::{Action, App, Overlay, View};
@@ -12,7 +14,7 @@ const WHEEL: isize = 3;
 
 impl App {
     pub(super) fn on_mouse(&mut self, mouse: MouseEvent) -> Vec<Action> {
-        let Some(screen) = Screen::new(self.area) else { return Vec::new() };
+        let Some(screen) = self.screen() else { return Vec::new() };
         let is_click = mouse.kind == MouseEventKind::Down(MouseButton::Left);
         let wheel = match mouse.kind {
             MouseEventKind::ScrollUp | MouseEventKind::ScrollLeft => -1,
@@ -60,13 +62,22 @@ impl App {
                     self.put_cursor(row.saturating_add_signed(WHEEL * wheel), column);
                 }
             }
-            View::Misses | View::Compare | View::Ksm => {}
+            View::Misses => self.move_miss(|at, _| at.saturating_add_signed(WHEEL * wheel)),
+            View::Compare => self.move_decision(|at, _| at.saturating_add_signed(wheel)),
+            View::Ksm => self.move_merge(|at, _| at.saturating_add_signed(WHEEL * wheel)),
             View::Log => self.move_log(WHEEL * wheel),
         }
         Vec::new()
     }
 
     fn on_click(&mut self, screen: &Screen, x: u16, y: u16) -> Vec<Action> {
+        if let Some(bar) = screen.bar.filter(|bar| bar.contains((x, y).into()))
+            && let Some(replay) = self.source.replay()
+        {
+            let length = replay.length.saturating_sub(1);
+            let part = f64::from(x - bar.x) / f64::from(bar.width.saturating_sub(1).max(1));
+            return self.seek((part * length as f64).round() as usize);
+        }
         let tab = screen.tabs().find(|(_, _, tab)| tab.contains((x, y).into()));
         if let Some((view, ..)) = tab {
             // A filter typed so far belongs to the view that is left, and stays there.
@@ -93,7 +104,26 @@ impl App {
                     self.put_cursor(top.0 + row, top.1 + column);
                 }
             }
-            View::Misses | View::Compare | View::Ksm => {}
+            View::Misses => {
+                let layout = MissesLayout::new(screen.body);
+                self.on_table_click(x, y, layout.table, &layout.columns());
+            }
+            View::Ksm => {
+                let layout = KsmLayout::new(screen.body);
+                // Below the rule: titles and rows.
+                let table = Rect { y: layout.table.y + 1, ..layout.table };
+                let table = table.intersection(layout.table);
+                self.on_table_click(x, y, table, &layout.columns());
+            }
+            View::Compare => {
+                let layout = self.compare_layout(screen.body);
+                let visible = layout.visible_decisions();
+                let row = y.checked_sub(layout.decisions.y + 1).map(usize::from);
+                if let Some(row) = row.filter(|row| *row < visible) {
+                    let top = self.decisions_top(visible);
+                    self.move_decision(|_, _| top + row);
+                }
+            }
             View::Log => {
                 let end = self.log_end();
                 let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
@@ -104,5 +134,33 @@ impl App {
             }
         }
         Vec::new()
+    }
+    /// A click on a title orders by its column, one on a row selects it.
+    fn on_table_click(&mut self, x: u16, y: u16, table: Rect, columns: &[(u16, u16)]) {
+        if !table.contains((x, y).into()) {
+            return;
+        }
+        let is_misses = self.view == View::Misses;
+        let Some(row) = usize::from(y - table.y).checked_sub(1) else {
+            let column = columns.iter().position(|(from, width)| (*from..from + width).contains(&x));
+            match column {
+                Some(column) if is_misses => self.misses.sort_by(column),
+                Some(column) => self.sort_merges_by(column),
+                None => {}
+            }
+            return;
+        };
+        let visible = usize::from(table.height.saturating_sub(1));
+        if is_misses {
+            let rows = self.miss_rows();
+            let position = self.misses.table.position(rows.iter().map(|row| super::misses::key(row)));
+            let at = self.misses.table.top(position, visible, rows.len()) + row;
+            self.move_miss(|_, _| at);
+        } else {
+            let rows = self.merge_rows().0;
+            let position = self.merging.position(rows.iter().map(|row| (row.vm.clone(), None)));
+            let at = self.merging.top(position, visible, rows.len()) + row;
+            self.move_merge(|_, _| at);
+        }
     }
 }

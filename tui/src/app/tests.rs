@@ -166,7 +166,7 @@ fn the_mouse_selects_tabs_and_cells_and_the_wheel_scrolls() {
         app.on_event(Event::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }));
     };
     let click = MouseEventKind::Down(MouseButton::Left);
-    let screen = geometry::Screen::new(app.area).unwrap();
+    let screen = app.screen().unwrap();
     let tab = screen.tabs().nth(1).unwrap().2;
     mouse(&mut app, click, tab.x + 1, tab.y);
     assert_eq!(app.view(), View::Sharing);

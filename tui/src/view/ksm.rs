@@ -139,7 +139,7 @@ fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
         return;
     }
     let width = usize::from(area.width.saturating_sub(2));
-    let points: Vec<_> = app.history.before(picture.history_end, width).collect();
+    let points: Vec<_> = app.ksm_history.before(picture.ksm_end, width).collect();
     let known: Vec<_> = points.iter().flatten().collect();
     if known.is_empty() {
         return;

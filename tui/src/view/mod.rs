@@ -38,7 +38,7 @@ fn draw_into(buffer: &mut Buffer, app: &App) {
     let area = buffer.area;
     let theme = Theme::new(app.options.colour, app.options.charset);
     let mut canvas = Canvas { buffer, theme };
-    let Some(screen) = Screen::new(area) else {
+    let Some(screen) = Screen::new(area, app.has_bar()) else {
         too_small(&mut canvas, area);
         return;
     };

@@ -1,43 +1,59 @@
 //! Where things stand on the screen: one answer for drawing and for the mouse.
 
+mod panels;
+
 use ratatui::layout::Rect;
 
 use super::View;
+pub(crate) use panels::{CompareLayout, KsmLayout, MissesLayout};
 
 /// Smallest screen that is drawn, in columns and rows.
 pub const MINIMUM_SIZE: (u16, u16) = (60, 15);
 
-/// Columns from the left edge to the first tab: room for the program's name.
+/// Columns from the left edge to the first tab: room for the program's name, where there is any.
 const TABS_START: u16 = 8;
+/// From this width on tabs are written out, and from the other on the program's name is.
+const LONG_TABS: u16 = 70;
+const WITH_NAME: u16 = 90;
 
 /// The parts of every screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Screen {
     pub(crate) header: Rect,
+    /// How a replay stands.
+    pub(crate) bar: Option<Rect>,
     pub(crate) body: Rect,
     pub(crate) footer: Rect,
 }
 
 impl Screen {
     /// `None` below [`MINIMUM_SIZE`].
-    pub(crate) fn new(area: Rect) -> Option<Self> {
+    pub(crate) fn new(area: Rect, has_bar: bool) -> Option<Self> {
         if area.width < MINIMUM_SIZE.0 || area.height < MINIMUM_SIZE.1 {
             return None;
         }
         let row = |y, height| Rect::new(area.x, y, area.width, height);
+        let bar = u16::from(has_bar);
         Some(Self {
             header: row(area.y, 1),
-            body: row(area.y + 1, area.height - 2),
+            bar: has_bar.then(|| row(area.y + 1, 1)),
+            body: row(area.y + 1 + bar, area.height - 2 - bar),
             footer: row(area.y + area.height - 1, 1),
         })
+    }
+
+    /// Whether the program's name has room before the tabs.
+    pub(crate) fn has_name(&self) -> bool {
+        self.header.width >= WITH_NAME
     }
 
     /// The tabs with the columns they take in the header.
     pub(crate) fn tabs(&self) -> impl Iterator<Item = (View, String, Rect)> + use<> {
         let header = self.header;
-        let mut x = header.x + TABS_START;
+        let mut x = header.x + if self.has_name() { TABS_START } else { 0 };
         View::ALL.into_iter().map(move |view| {
-            let label = format!(" {} {} ", view.digit(), view.name());
+            let name = if header.width >= LONG_TABS { view.name() } else { &view.name()[..3] };
+            let label = format!(" {} {name} ", view.digit());
             let width = label.len() as u16;
             let tab = Rect::new(x, header.y, width, 1);
             x += width;
@@ -169,20 +185,24 @@ pub(crate) struct OverviewLayout {
 
 /// Narrowest box of a domain.
 const BOX_WIDTH: u16 = 26;
-/// Borders, three lines of figures, one of VMs.
-const BOX_HEIGHT: u16 = 6;
+/// Borders, four lines of figures, one of VMs.
+const BOX_HEIGHT: u16 = 7;
 
 impl OverviewLayout {
     /// `domains` boxes; `lines` is how many lines the fullest box needs for its VMs when boxes are
     /// as wide as the function says it, `lines(width)`.
     pub(crate) fn new(body: Rect, domains: usize, lines: impl Fn(u16) -> usize) -> Self {
         let summary = Rect { height: 3.min(body.height), ..body };
+        let most_across = usize::from((body.width / BOX_WIDTH).max(1));
+        let rows = domains.max(1).div_ceil(most_across);
         let change_height = (body.height / 3).clamp(4, 14).min(body.height - summary.height);
+        // Boxes that would just not fit get some of the room below.
+        let wanted = rows.saturating_mul(usize::from(BOX_HEIGHT)) + usize::from(summary.height);
+        let spare = usize::from(body.height).saturating_sub(wanted);
+        let change_height = if spare >= 4 { change_height.min(spare as u16) } else { change_height };
         let grid_height = body.height - summary.height - change_height;
         let grid = Rect::new(body.x, body.y + summary.height, body.width, grid_height);
         let change = Rect::new(body.x, grid.y + grid.height, body.width, change_height);
-        let most_across = usize::from((body.width / BOX_WIDTH).max(1));
-        let rows = domains.max(1).div_ceil(most_across);
         // As many columns as the number of rows needs, so that boxes are as wide as they can be.
         let boxes_across = domains.max(1).div_ceil(rows);
         let box_width = body.width / boxes_across as u16;

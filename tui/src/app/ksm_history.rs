@@ -18,13 +18,13 @@ pub(crate) struct KsmPoint {
 
 /// One entry a round; `None` where KSM's figures were unavailable.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct History {
+pub(crate) struct KsmHistory {
     points: VecDeque<Option<KsmPoint>>,
     /// Points ever pushed, so that a paused picture knows where it ends.
     pushed: u64,
 }
 
-impl History {
+impl KsmHistory {
     pub(crate) fn push(&mut self, snapshot: &Snapshot) {
         if self.points.len() == KEPT {
             self.points.pop_front();
