@@ -46,7 +46,7 @@ pub(crate) use log::Log;
 use misses::Misses;
 pub(crate) use overview::{Basis, DomainLoad, Overview, RATES_ONLY};
 use rate::WindowFigures;
-pub(crate) use reasons::label;
+pub(crate) use reasons::label as row_label;
 use series::History;
 pub(crate) use sharing::{MatrixFigures, Sharing};
 pub use source::{Replay, Source, Tone};
@@ -237,8 +237,10 @@ impl App {
         self.ticks_since_snapshot = 0;
         self.is_dirty = true;
         let before = self.latest.take();
-        let is_back = before.as_ref().is_some_and(|before| moment(&snapshot) < before.moment());
-        if is_back && self.source.replay().is_some() {
+        // A live loop's clock may be set back: that alone is no reason to forget.
+        let is_back = self.source.replay().is_some()
+            && before.as_ref().is_some_and(|before| moment(&snapshot) < before.moment());
+        if is_back {
             self.begin_anew();
         }
         let before = before.filter(|_| !is_back);
@@ -246,7 +248,7 @@ impl App {
             let before = &before.snapshot;
             (before.round, before.begin_unix_us) == (snapshot.round, snapshot.begin_unix_us)
         });
-        if is_back || before.as_ref().is_some_and(|before| before.snapshot.round > snapshot.round) {
+        if !is_known && before.as_ref().is_some_and(|before| before.snapshot.round >= snapshot.round) {
             self.taken = Taken::default();
         }
         let news = self.taken.take(&snapshot);

@@ -212,11 +212,9 @@ impl History {
         let width = (to - from) as f64 / columns as f64;
         let column = |at: u64| (at.saturating_sub(from) as f64 / width) as usize;
         for (span, point) in spans.iter().rev().zip(points.iter().rev()) {
-            if span.1 > to {
+            // Not a break: the clock may have been set back in between.
+            if span.1 > to || span.1 <= from {
                 continue;
-            }
-            if span.1 <= from {
-                break;
             }
             // A window stands in every column that it reaches into, but for one that it only ends at.
             let first = column(span.0.max(from));

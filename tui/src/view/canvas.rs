@@ -43,6 +43,13 @@ impl Canvas<'_> {
         end + 1
     }
 
+    /// Writes one line so that it ends at the right edge of `area`; cut like [`Self::text`].
+    pub(crate) fn right(&mut self, area: Rect, text: &str, style: Style) {
+        let room = usize::from(area.width);
+        let start = area.right().saturating_sub(width(text).min(room) as u16);
+        self.text(area, start, area.y, text, style);
+    }
+
     /// Writes one line of several pieces. Returns the column after it.
     pub(crate) fn pieces(&mut self, area: Rect, mut x: u16, y: u16, pieces: &[(&str, Style)]) -> u16 {
         for (text, style) in pieces {

@@ -1,10 +1,13 @@
 //! Rendering: a picture of the state, which it does not change.
 
 mod canvas;
+mod chart;
+mod compare;
 mod format;
 mod help;
 mod ksm;
 mod log;
+mod misses;
 mod overlay;
 mod overview;
 mod sharing;
@@ -17,7 +20,7 @@ use ratatui::layout::Rect;
 
 use crate::app::geometry::{MINIMUM_SIZE, Screen};
 use crate::app::keys::Command;
-use crate::app::{App, Tone, View};
+use crate::app::{App, Source, Tone, View};
 use canvas::Canvas;
 use theme::Theme;
 
@@ -48,8 +51,12 @@ fn draw_into(buffer: &mut Buffer, app: &App) {
         (None, _) => waiting(&mut canvas, screen.body),
         (Some(picture), View::Overview) => overview::draw(&mut canvas, screen.body, app, picture),
         (Some(picture), View::Sharing) => sharing::draw(&mut canvas, screen.body, app, picture),
-        (Some(_), View::Misses | View::Compare) => {}
+        (Some(picture), View::Misses) => misses::draw(&mut canvas, screen.body, app, picture),
+        (Some(picture), View::Compare) => compare::draw(&mut canvas, screen.body, app, picture),
         (Some(picture), View::Ksm) => ksm::draw(&mut canvas, screen.body, app, picture),
+    }
+    if let Some(area) = screen.bar {
+        replay_bar(&mut canvas, area, app);
     }
     footer(&mut canvas, screen.footer, app);
     if let Some(top) = app.help {
@@ -74,7 +81,9 @@ fn waiting(canvas: &mut Canvas<'_>, body: Rect) {
 fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
     let theme = canvas.theme;
     let area = screen.header;
-    canvas.text(area, area.x + 1, area.y, "huddle", theme.strong());
+    if screen.has_name() {
+        canvas.text(area, area.x + 1, area.y, "huddle", theme.strong());
+    }
     let mut tabs_end = area.x;
     for (view, label, tab) in screen.tabs() {
         let is_shown = view == app.view;
@@ -94,12 +103,71 @@ fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
     canvas.text(right, start, area.y, &state, style);
 }
 
+/// A table's titles; the one that orders the rows says so and which way.
+fn titles(
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    columns: &[(u16, u16)],
+    names: &[&str],
+    (sort, is_descending): (usize, bool),
+) {
+    let theme = canvas.theme;
+    for (at, ((x, width), name)) in columns.iter().zip(names).enumerate() {
+        let own = Rect { x: *x, y: area.y, width: width - 1, height: area.height.min(1) }.intersection(area);
+        let arrow = theme.order(is_descending);
+        let (text, style) = if at == sort {
+            (format!("{name}{arrow}"), theme.strong())
+        } else {
+            ((*name).to_owned(), theme.faint())
+        };
+        if at == 0 {
+            canvas.text(own, own.x, own.y, &text, style);
+        } else {
+            canvas.right(own, &text, style);
+        }
+    }
+}
+
+/// Where a replay stands: click it to go elsewhere.
+fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
+    let theme = canvas.theme;
+    let Some(replay) = app.source.replay() else { return };
+    let state = if replay.is_playing { "playing" } else { "standing" };
+    let at = app.shown.as_ref().map_or_else(
+        || "no snapshot yet".to_owned(),
+        |picture| format!("{} UTC", format::time_of_day(picture.moment())),
+    );
+    let text = format!(
+        " replay of {}: {} of {}, {at}, {state} at {} ",
+        replay.name,
+        (replay.position + 1).min(replay.length),
+        replay.length,
+        replay.speed
+    );
+    let filled = (replay.part() * f64::from(area.width)).round() as u16;
+    for x in area.x..area.right() {
+        let is_past = x < area.x + filled;
+        let character = if is_past { '=' } else { theme.lines().horizontal };
+        canvas.put(x, area.y, character, if is_past { theme.accent() } else { theme.faint() });
+    }
+    canvas.text(area, area.x + 1, area.y, &text, theme.strong());
+}
+
 /// The round shown, whether it is held, and how old it is.
 fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
     let Some(picture) = &app.shown else { return ("no round yet".into(), theme.plain()) };
     let round = picture.snapshot.round;
     if app.is_paused {
         return (format!("PAUSED {round}, {} newer", app.rounds_held()), theme.warning());
+    }
+    if app.source.replay().is_some() {
+        return (format!("REPLAY round {round}"), theme.warning());
+    }
+    if let Source::Attached { to, lost } = &app.source {
+        return match lost {
+            Some(_) => (format!("LOST {to}, round {round}"), theme.warning()),
+            None => (format!("round {round} of {to}"), theme.plain()),
+        };
     }
     match app.age().as_secs() {
         0..5 => (format!("round {round}"), theme.plain()),
@@ -123,7 +191,22 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         return;
     }
     let hints: &[(Command, &str)] = match app.view {
-        View::Overview | View::Misses | View::Compare | View::Ksm => &[],
+        View::Overview => &[
+            (Command::DryRun, "dry run"),
+            (Command::ApplyPlan, "apply"),
+            (Command::ChoosePolicy, "policy"),
+            (Command::Why, "why n/a"),
+        ],
+        View::Misses => &[
+            (Command::Level, "VMs or vCPUs"),
+            (Command::Order, "order"),
+            (Command::Metric, "chart"),
+            (Command::Filter, "filter"),
+            (Command::LongerWindow, "longer"),
+            (Command::Why, "why n/a"),
+        ],
+        View::Compare => &[(Command::Why, "why n/a")],
+        View::Ksm => &[(Command::Order, "order"), (Command::Filter, "filter"), (Command::Why, "why n/a")],
         View::Sharing => &[
             (Command::Filter, "filter"),
             (Command::Order, "order"),
@@ -132,13 +215,31 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         ],
         View::Log => &[(Command::Filter, "filter"), (Command::Order, "order")],
     };
+    let is_standing = app.is_paused || app.source.replay().is_some_and(|replay| !replay.is_playing);
+    let pause = match (is_standing, app.source.replay()) {
+        (true, Some(_)) => "play",
+        (true, None) => "follow",
+        (false, _) => "pause",
+    };
     let always = [
         (Command::Help, "help"),
         (Command::Quit, "quit"),
-        (Command::Pause, if app.is_paused { "follow" } else { "pause" }),
+        (Command::Pause, pause),
         (Command::NextView, "view"),
     ];
     let mut x = x;
+    if let Some(to) = &app.recording {
+        let room = Rect { width: area.width / 3, ..area };
+        x = canvas.text(room, x, area.y, &format!("REC {to}"), theme.warning()) + 2;
+    }
+    if let Source::Attached { lost: Some(why), .. } = &app.source {
+        let room = Rect { width: area.width / 2, ..area };
+        x = canvas.text(room, x, area.y, &format!("lost: {why}"), theme.warning()) + 2;
+    }
+    if app.interval_s() > 0 {
+        let text = format!("every {} s", app.interval_s());
+        x = canvas.text(area, x, area.y, &text, theme.warning()) + 2;
+    }
     // What hides part of the picture comes before any hint.
     if let Some(filter) = app.filter().filter(|filter| !filter.is_empty()) {
         let text = format!("filter: {filter}");

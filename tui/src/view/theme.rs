@@ -112,6 +112,16 @@ impl Theme {
         }
     }
 
+    /// Which way a column orders.
+    pub(crate) fn order(&self, is_descending: bool) -> char {
+        match (self.charset, is_descending) {
+            (Charset::Unicode, true) => '▼',
+            (Charset::Unicode, false) => '▲',
+            (Charset::Ascii, true) => 'v',
+            (Charset::Ascii, false) => '^',
+        }
+    }
+
     pub(crate) fn arrow(&self) -> &'static str {
         if self.charset == Charset::Unicode { "→" } else { "->" }
     }
