@@ -28,7 +28,7 @@ impl MergeColumn {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Name => "VM",
-            Self::Merged => "merged pages",
+            Self::Merged => "merged",
             Self::Merges => "merges/s",
             Self::Breaks => "breaks/s",
             Self::Failed => "failed/s",

@@ -388,7 +388,11 @@ impl App {
     /// From when to when charts reach, in microseconds since the Unix epoch.
     pub(crate) fn chart_span(&self, picture: &Picture) -> (u64, u64) {
         let to = picture.moment();
-        (to.saturating_sub(self.span_s() * 1_000_000), to)
+        let age_us = self.history.begin().map_or(0, |begin| to.saturating_sub(begin));
+        // A history that is still short is not squeezed into a corner.
+        let enough = SPANS_S.into_iter().map(|span| span * 1_000_000).find(|span| *span >= age_us);
+        let span_us = enough.unwrap_or(u64::MAX).min(self.span_s() * 1_000_000);
+        (to.saturating_sub(span_us), to)
     }
 
     /// Time since the newest round came, in ticks; since the start when none came.

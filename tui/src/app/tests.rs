@@ -32,7 +32,7 @@ fn log_texts(app: &App) -> Vec<String> {
 fn quitting_is_an_action_but_a_typed_q_is_not() {
     let mut app = app();
     assert_eq!(press(&mut app, KeyCode::Char('q')), [Action::Quit]);
-    keys(&mut app, "4/");
+    keys(&mut app, "6/");
     assert!(press(&mut app, KeyCode::Char('q')).is_empty());
     assert_eq!(app.log.filter, "q");
     let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
@@ -189,7 +189,7 @@ fn help_opens_and_closes_and_other_keys_act() {
     assert!(app.help.is_some());
     press(&mut app, KeyCode::Esc);
     assert!(app.help.is_none());
-    keys(&mut app, "h3");
+    keys(&mut app, "h5");
     assert_eq!((app.help, app.view()), (None, View::Ksm));
 }
 

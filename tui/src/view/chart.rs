@@ -76,7 +76,10 @@ impl Chart<'_> {
         }
         let length = format::seconds((self.span.1 - self.span.0) / 1_000_000);
         canvas.text(area, area.x, area.y, &format!("-{length} "), theme.faint());
-        canvas.text(area, area.right().saturating_sub(4), area.y, " now", theme.faint());
+        let now = area.right().saturating_sub(4);
+        if marks.iter().all(|(x, _)| *x < now) {
+            canvas.text(area, now, area.y, " now", theme.faint());
+        }
         for (x, _) in marks {
             canvas.put(*x, area.y, '^', theme.accent());
         }

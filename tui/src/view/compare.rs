@@ -224,18 +224,15 @@ fn decisions(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
 
 fn detail(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     let theme = canvas.theme;
-    let inner = canvas.rule(area, " selected decision ");
+    let inner = canvas.rule(area, " selected decision (+ is better) ");
     let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
     let Some(decision) = app.decisions().iter().rev().nth(app.selected_decision()) else { return };
     let expected = decision
         .expected_change
         .map_or_else(|| "n/a (not predicted)".into(), |part| format!("{:+.1} %", part * 100.0));
     let seen = decision.observed_change.as_ref().map_or_else(|| "n/a (not measured)".into(), gain);
-    let first = format!(
-        "round {}: {}; expected {expected}, seen {seen} (+ is better)",
-        decision.round,
-        outcome(decision.outcome)
-    );
+    let first =
+        format!("round {}: {}; expected {expected}, seen {seen}", decision.round, outcome(decision.outcome));
     let used = canvas.paragraph(Rect { height: inner.height.min(2), ..inner }, &first, theme.plain());
     let below = Rect { y: inner.y + used, height: inner.height.saturating_sub(used), ..inner };
     canvas.paragraph(below, &format!("because {}", decision.reason), theme.plain());

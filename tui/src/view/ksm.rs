@@ -41,7 +41,7 @@ fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Pic
     let (found, seconds) = app.merge_rows();
     let title = match &picture.snapshot.observation {
         Availability::Available(_) => {
-            format!(" {}, window of {seconds:.1} s ", format::things(found.len() as u64, "VM"))
+            format!(" {}, pages, window of {seconds:.1} s ", format::things(found.len() as u64, "VM"))
         }
         Availability::Unavailable(_) => " VMs ".to_owned(),
     };

@@ -115,12 +115,13 @@ fn titles(
     for (at, ((x, width), name)) in columns.iter().zip(names).enumerate() {
         let own = Rect { x: *x, y: area.y, width: width - 1, height: area.height.min(1) }.intersection(area);
         let arrow = theme.order(is_descending);
-        let (text, style) = if at == sort {
-            (format!("{name}{arrow}"), theme.strong())
-        } else {
-            ((*name).to_owned(), theme.faint())
+        let is_first = at == 0;
+        let (text, style) = match (at == sort, is_first) {
+            (true, true) => (format!("{name} {arrow}"), theme.strong()),
+            (true, false) => (format!("{arrow} {name}"), theme.strong()),
+            (false, _) => ((*name).to_owned(), theme.faint()),
         };
-        if at == 0 {
+        if is_first {
             canvas.text(own, own.x, own.y, &text, style);
         } else {
             canvas.right(own, &text, style);
@@ -248,6 +249,10 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     }
     for (command, what) in always.iter().chain(hints) {
         if let Some(key) = app.keys.key_of(app.view, *command) {
+            // Half a hint helps nobody.
+            if usize::from(x) + canvas::width(&key) + 1 + what.len() > usize::from(area.right()) {
+                break;
+            }
             let pieces = [(key.as_str(), theme.strong()), (" ", theme.plain()), (what, theme.faint())];
             x = canvas.pieces(area, x, area.y, &pieces) + 2;
         }

@@ -23,7 +23,7 @@ const CHART_HEIGHT: u16 = 5;
 
 impl MissesLayout {
     /// Widths of the columns after the name: the domain and the four rates.
-    pub(crate) const WIDTHS: [u16; 5] = [8, 9, 11, 10, 7];
+    pub(crate) const WIDTHS: [u16; 5] = [9, 9, 13, 11, 7];
 
     pub(crate) fn new(body: Rect) -> Self {
         let info = Rect { height: 1, ..body };
@@ -37,7 +37,7 @@ impl MissesLayout {
             (table, Rect { y: table.bottom(), height: below, ..rest })
         };
         let figures: u16 = Self::WIDTHS.iter().sum();
-        let name_width = table.width.saturating_sub(figures + 1).clamp(8, 22);
+        let name_width = table.width.saturating_sub(figures + 1).clamp(8, 20);
         let has_all_charts = charts.height >= 4 * CHART_HEIGHT;
         Self { info, table, name_width, charts, has_all_charts }
     }
