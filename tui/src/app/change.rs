@@ -40,8 +40,8 @@ impl Change {
             vcpus => format!("{vcpus} vCPUs"),
         };
         match self.policy_before {
-            Some(before) => format!("policy {before} to {}, {vcpus} moved", self.policy),
-            None => format!("policy {}, {vcpus} moved", self.policy),
+            Some(before) => format!("{vcpus}, {before} to {}", self.policy),
+            None => format!("{vcpus}, policy {}", self.policy),
         }
     }
 }

@@ -96,9 +96,7 @@ impl Chart<'_> {
             return;
         };
         canvas.text(area, at, area.y, &text, theme.accent());
-        for (x, _) in marks {
-            canvas.put(*x, area.y, '^', theme.accent());
-        }
+        canvas.put(*x, area.y, '^', theme.accent());
     }
 }
 

@@ -7,7 +7,7 @@ use crate::app::App;
 
 /// Columns of the keys.
 const KEYS: u16 = 14;
-const WIDTH: u16 = 58;
+const WIDTH: u16 = 70;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, area: Rect, app: &App, top: usize) {
     let theme = canvas.theme;

@@ -49,7 +49,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
         MissColumn::Name | MissColumn::Domain => app.misses.rate,
     };
     let (spark_x, spark_width) = layout.spark();
-    if spark_width >= 6 {
+    if usize::from(spark_width) >= spark_rate.name().len() {
         let area = Rect { x: spark_x, width: spark_width, height: 1, ..layout.table };
         canvas.text(area, spark_x, area.y, spark_rate.name(), theme.faint());
     }

@@ -132,7 +132,10 @@ fn domain_box(
     canvas.text(inner, inner.x, inner.y, &cache, theme.plain());
     let cpus = domain.cpus.len();
     let vcpus = format::things(load.vcpus as u64, "vCPU");
-    let load_text = format!("{vcpus} on {}", format::things(cpus as u64, "CPU"));
+    let mut load_text = format!("{vcpus} on {}", format::things(cpus as u64, "CPU"));
+    if load_text.len() + " >=100%".len() > usize::from(inner.width) {
+        load_text = format!("{vcpus}/{cpus}");
+    }
     let load_style = if load.vcpus > cpus { theme.strong() } else { theme.plain() };
     let x = canvas.text(inner, inner.x, inner.y + 1, &load_text, load_style);
     let seen = picture.window.value().and_then(|figures| figures.domain(domain.id));
