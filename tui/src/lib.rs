@@ -38,5 +38,5 @@ pub use app::geometry::MINIMUM_SIZE;
 pub use app::keys::{Binding, Command, Key, KeyMap, KeysError, Scope};
 pub use app::scale::Scale;
 pub use app::{Action, App, Deed, Options, Replay, Source, Speed, Tone, View};
-pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv};
+pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv, Palette, PaletteError};
 pub use view::{draw, render};

@@ -14,7 +14,7 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
 use huddle_model::rates::CounterDelta;
 use huddle_model::snapshot::Snapshot;
-use huddle_tui::{App, Charset, ColourMode, Options, Replay, Source, draw};
+use huddle_tui::{App, Charset, ColourMode, Options, Palette, Replay, Source, draw, picture};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -148,7 +148,8 @@ fn renamed(round: u64) -> Arc<Snapshot> {
         let cells = names.map(|other| if other == name { "-" } else { "12.5" });
         csv += &format!("{name},{}\n", cells.join(","));
     }
-    snapshot.matrix = Availability::Available(SharingMatrix::from_file_text(&csv).unwrap());
+    snapshot.matrix =
+        Availability::Available(SharingMatrix::from_file_text(&csv).expect("a made-up matrix is square"));
     Arc::new(snapshot)
 }
 
@@ -270,4 +271,31 @@ fn names_of_any_script_fit_and_nothing_else_is_lost() {
     // The backend shows a blank after each character of two columns.
     assert!(screen.replace(' ', "").contains("仮想機械一番"), "{screen}");
     assert!(!screen.contains('\u{1b}'), "{screen}");
+}
+
+#[test]
+fn the_picture_for_files_is_that_on_the_screen() {
+    let mut pictures = std::collections::HashSet::new();
+    for palette in Palette::ALL {
+        let options = Options {
+            colour: ColourMode::TrueColour,
+            charset: Charset::Unicode,
+            size: (80, 24),
+            tick: Duration::from_secs(1),
+        };
+        let mut app = App::new(options);
+        app.set_palette(palette);
+        app.on_snapshot(renamed(1));
+        keys(&mut app, "2");
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &app)).unwrap();
+        assert_eq!(&huddle_tui::render(&app), terminal.backend().buffer());
+        let text = picture::text(&huddle_tui::render(&app));
+        assert_eq!(text.lines().count(), 24);
+        assert!(text.contains("仮想機械一番"), "{text}");
+        let svg = picture::svg(&huddle_tui::render(&app));
+        assert_eq!(svg.matches("<text ").count(), svg.matches("</text>").count());
+        pictures.insert(svg);
+    }
+    assert_eq!(pictures.len(), Palette::ALL.len(), "each palette has its own colours");
 }

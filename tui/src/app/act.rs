@@ -6,6 +6,7 @@ use super::App;
 use super::action::{Action, Deed};
 use super::keys::{Command, KeyMap};
 use super::source::{Source, Tone};
+use crate::colour::Palette;
 
 /// What stands above the view and takes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,12 @@ impl App {
     /// Other keys than the default ones.
     pub fn set_keys(&mut self, keys: KeyMap) {
         self.keys = keys;
+        self.is_dirty = true;
+    }
+
+    /// Other colours than the default ones.
+    pub fn set_palette(&mut self, palette: Palette) {
+        self.palette = palette;
         self.is_dirty = true;
     }
 

@@ -33,7 +33,7 @@ use huddle_model::plan::Plan;
 use huddle_model::snapshot::Snapshot;
 use ratatui::layout::Rect;
 
-use crate::colour::{Charset, ColourMode};
+use crate::colour::{Charset, ColourMode, Palette};
 pub(crate) use act::{Overlay, Report};
 pub use action::{Action, Deed, Speed};
 pub(crate) use change::{Change, Move};
@@ -152,6 +152,7 @@ const INTERVALS_S: [u64; 6] = [0, 2, 5, 10, 30, 60];
 pub struct App {
     pub(crate) options: Options,
     pub(crate) keys: KeyMap,
+    pub(crate) palette: Palette,
     pub(crate) view: View,
     pub(crate) is_paused: bool,
     /// First visible line of the help while it is open.
@@ -198,6 +199,7 @@ impl App {
         Self {
             options,
             keys: KeyMap::default(),
+            palette: Palette::default(),
             view: View::Overview,
             is_paused: false,
             help: None,

@@ -158,7 +158,7 @@ fn break_line(text: &str, room: usize) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::colour::ColourMode;
+    use crate::colour::{ColourMode, Palette};
 
     #[test]
     fn lines_break_between_words_and_long_words_within() {
@@ -172,8 +172,10 @@ mod tests {
     fn nothing_is_written_beyond_the_area_and_cuts_show() {
         let area = Rect::new(0, 0, 12, 3);
         let mut buffer = Buffer::empty(area);
-        let mut canvas =
-            Canvas { buffer: &mut buffer, theme: Theme::new(ColourMode::NoColour, Charset::Ascii) };
+        let mut canvas = Canvas {
+            buffer: &mut buffer,
+            theme: Theme::new(ColourMode::NoColour, Charset::Ascii, Palette::Cividis),
+        };
         canvas.text(Rect::new(0, 0, 6, 1), 2, 0, "long text", Style::new());
         canvas.text(area, 0, 1, "naïve 漢\u{1b}[31m", Style::new());
         canvas.text(area, 40, 40, "nowhere", Style::new());

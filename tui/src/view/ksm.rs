@@ -134,12 +134,10 @@ const NOT_THERE: &str = "n/a: not in this kernel";
 fn rows(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) {
     let theme = canvas.theme;
     let inner = canvas.rule(area, title);
-    let mut y = inner.y;
-    for (name, value) in rows {
+    for ((name, value), y) in rows.iter().zip(inner.y..) {
         canvas.text(inner, inner.x + 1, y, name, theme.faint());
         let (value, style) = shown(value, theme.plain(), theme.warning());
         canvas.text(inner, inner.x + 1 + NAME.max(name.len() as u16 + 1), y, value, style);
-        y += 1;
     }
 }
 

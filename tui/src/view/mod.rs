@@ -10,6 +10,7 @@ mod log;
 mod misses;
 mod overlay;
 mod overview;
+mod palette;
 mod sharing;
 mod theme;
 
@@ -39,7 +40,7 @@ pub fn render(app: &App) -> Buffer {
 
 fn draw_into(buffer: &mut Buffer, app: &App) {
     let area = buffer.area;
-    let theme = Theme::new(app.options.colour, app.options.charset);
+    let theme = Theme::new(app.options.colour, app.options.charset, app.palette);
     let mut canvas = Canvas { buffer, theme };
     let Some(screen) = Screen::new(area, app.has_bar()) else {
         too_small(&mut canvas, area);

@@ -171,6 +171,10 @@ fn domain_box(
 fn misses(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture, id: DomainId) {
     let theme = canvas.theme;
     let seen = picture.window.value().and_then(|figures| figures.domain(id));
+    if seen.is_some_and(|seen| seen.rates.vcpus == 0) {
+        canvas.text(area, area.x, area.y, "no vCPU ran here", theme.faint());
+        return;
+    }
     let (text, style) = match seen.map(|seen| &seen.rates.misses_per_s) {
         Some(Availability::Available(value)) => (format::si(*value), theme.plain()),
         _ => ("n/a".to_owned(), theme.warning()),
