@@ -25,7 +25,24 @@ const SCENE: fixtures::Scene =
     fixtures::Scene { vms: 256, vcpus: 2, domains: 32, cpus: 8, policy: Policy::Paper };
 /// What a frame may take: state update and drawing.
 const LIMIT: Duration = Duration::from_millis(4);
+/// What an idle screen may take of a core, at one tick a second.
+const IDLE_LIMIT: f64 = 0.01;
 const ROUNDS: usize = 60;
+
+/// One of `rounds` as if it were the round with this number, two seconds after the one before.
+fn later(rounds: &[Arc<Snapshot>], round: u64) -> Arc<Snapshot> {
+    let mut snapshot = (*rounds[(round - 1) as usize % rounds.len()]).clone();
+    let shift_us = (round - snapshot.round) * 2_000_000;
+    snapshot.round = round;
+    snapshot.begin_unix_us += shift_us;
+    snapshot.end_unix_us += shift_us;
+    if let huddle_model::availability::Availability::Available(seen) = &mut snapshot.observation {
+        (seen.window, seen.round) = (round, round);
+        seen.begin_unix_us += shift_us;
+        seen.end_unix_us += shift_us;
+    }
+    Arc::new(snapshot)
+}
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
@@ -53,7 +70,7 @@ fn draw_into(terminal: &mut Terminal<TestBackend>, app: &App) {
 
 #[allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 fn main() -> ExitCode {
-    let rounds: Vec<Arc<Snapshot>> = (1..=8).map(|round| fixtures::snapshot(SCENE, round)).collect();
+    let rounds: Vec<Arc<Snapshot>> = (1..=8).map(|round| fixtures::compared(SCENE, round)).collect();
     let options = Options {
         colour: ColourMode::TrueColour,
         charset: Charset::Unicode,
@@ -81,19 +98,45 @@ fn main() -> ExitCode {
         is_within &= time <= LIMIT;
         println!("{what}: {time:?}, {ratio:.1} times the baseline, {word} {LIMIT:?}");
     };
+    let mut busiest = Duration::ZERO;
+    // Histories as long as they get, so that charts cost what they cost after hours.
+    for round in 1..=900 {
+        app.on_snapshot(later(&rounds, round));
+    }
+    let mut at = 900;
     for view in View::ALL {
         let key = KeyEvent::new(KeyCode::Char(view.digit()), KeyModifiers::NONE);
         app.on_event(Event::Key(key));
-        let mut next = rounds.iter().cycle();
+        // Kept until after: that a snapshot is dropped is its owner's time, told below.
+        let kept: Vec<Arc<Snapshot>> =
+            (at + 1..=at + 5 + ROUNDS as u64).map(|round| later(&rounds, round)).collect();
+        at += kept.len() as u64;
+        let mut next = kept.iter();
         let full = measure(|| {
             if let Some(snapshot) = next.next() {
                 app.on_snapshot(Arc::clone(snapshot));
             }
             draw_into(&mut terminal, &app);
         });
+        busiest = busiest.max(full);
         report(&format!("{}: new round and drawing", view.name()), full);
         let drawing = measure(|| draw_into(&mut terminal, &app));
         report(&format!("{}: drawing alone", view.name()), drawing);
     }
+    let mut copies: Vec<Snapshot> = (0..ROUNDS + 5).map(|_| (*rounds[0]).clone()).collect();
+    let dropping = measure(|| drop(copies.pop()));
+    println!("dropping a snapshot, where this is its last reader: {dropping:?}");
+    println!("at 1 Hz, a new round and a drawing a second: {:.2} % of a core", busiest.as_secs_f64() * 100.0);
+    app.take_dirty();
+    let idle = measure(|| {
+        app.on_tick();
+        if app.take_dirty() {
+            draw_into(&mut terminal, &app);
+        }
+    });
+    let part = idle.as_secs_f64();
+    is_within &= part < IDLE_LIMIT;
+    let word = if part < IDLE_LIMIT { "within" } else { "ABOVE" };
+    println!("idle, a tick a second: {:.2} % of a core, {word} {:.0} %", part * 100.0, IDLE_LIMIT * 100.0);
     if is_within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -46,6 +46,58 @@ impl ColourMode {
     }
 }
 
+/// Which ramp of colours ranks the cells of the heatmap, where there are colours enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Palette {
+    /// Blue to yellow, alike for every kind of colour vision.
+    #[default]
+    Cividis,
+    /// Black over red to pale yellow.
+    Ember,
+    /// Greys.
+    Grey,
+}
+
+impl Palette {
+    /// All of them, the default first.
+    pub const ALL: [Self; 3] = [Self::Cividis, Self::Ember, Self::Grey];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cividis => "cividis",
+            Self::Ember => "ember",
+            Self::Grey => "grey",
+        }
+    }
+}
+
+impl std::fmt::Display for Palette {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// There is no palette of this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PaletteError(String);
+
+impl std::fmt::Display for PaletteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there is no palette `{}`; the palettes are cividis, ember and grey", self.0)
+    }
+}
+
+impl std::error::Error for PaletteError {}
+
+impl std::str::FromStr for Palette {
+    type Err = PaletteError;
+
+    fn from_str(name: &str) -> Result<Self, PaletteError> {
+        Self::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| PaletteError(name.into()))
+    }
+}
+
 /// Which characters may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Charset {
@@ -109,5 +161,18 @@ mod tests {
         assert_eq!(detect(Some("C"), None, Some("en_GB.UTF-8")), Charset::Ascii);
         assert_eq!(detect(Some(""), Some("C.utf8"), None), Charset::Unicode);
         assert_eq!(detect(None, None, None), Charset::Ascii);
+    }
+
+    #[test]
+    fn palettes_are_read_by_name_and_the_default_is_safe() {
+        for palette in Palette::ALL {
+            assert_eq!(palette.name().parse(), Ok(palette));
+        }
+        assert_eq!(Palette::default(), Palette::Cividis);
+        let wrong = "rainbow".parse::<Palette>().map_err(|error| error.to_string());
+        assert_eq!(
+            wrong,
+            Err("there is no palette `rainbow`; the palettes are cividis, ember and grey".into())
+        );
     }
 }

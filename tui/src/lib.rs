@@ -30,12 +30,13 @@
 
 mod app;
 mod colour;
+pub mod picture;
 pub mod terminal;
 mod view;
 
 pub use app::geometry::MINIMUM_SIZE;
-pub use app::keys::{Binding, Command, Key, KeyMap, Scope};
+pub use app::keys::{Binding, Command, Key, KeyMap, KeysError, Scope};
 pub use app::scale::Scale;
-pub use app::{Action, App, Options, View};
-pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv};
-pub use view::draw;
+pub use app::{Action, App, Deed, Options, Replay, Source, Speed, Tone, View};
+pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv, Palette, PaletteError};
+pub use view::{draw, render};

@@ -12,7 +12,7 @@ use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
 use huddle_model::snapshot::Snapshot;
-use huddle_tui::{App, Charset, ColourMode, Options, draw};
+use huddle_tui::{Action, App, Charset, ColourMode, Options, Replay, Source, Speed, draw};
 use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -22,6 +22,8 @@ enum Step {
     Event(Event),
     Snapshot(Arc<Snapshot>),
     Tick,
+    Source(Source),
+    Report(usize),
     /// Draws at the size the state knows, or at another one that it was not yet told of.
     Draw(Option<(u16, u16)>),
 }
@@ -32,7 +34,7 @@ fn key() -> impl Strategy<Value = Event> {
     };
     let named =
         [Backspace, BackTab, Down, End, Enter, Esc, Home, Left, PageDown, PageUp, Right, Tab, Up].to_vec();
-    let bound: Vec<KeyCode> = "?hq1234 tkjl/sLmé漢".chars().map(Char).collect();
+    let bound: Vec<KeyCode> = "?hq123456 tTkjl/sSLmvemé漢[]+-dapRrwW,.<>yn".chars().map(Char).collect();
     let code =
         prop_oneof![prop::sample::select(named), prop::sample::select(bound), any::<char>().prop_map(Char)];
     let modifiers =
@@ -70,7 +72,12 @@ fn a_snapshot() -> impl Strategy<Value = Arc<Snapshot>> {
         |(scene, rates, round, at, parts)| {
             // The planner wants every VM to have a vCPU; here one may have lost them since.
             let planned = fixtures::Scene { vcpus: scene.vcpus.max(1), ..scene };
-            let mut snapshot = (*fixtures::snapshot(planned, round)).clone();
+            let mut snapshot = (*match parts[4] {
+                0 => fixtures::snapshot(planned, round),
+                1 => fixtures::observed(planned, round),
+                _ => fixtures::compared(planned, round),
+            })
+            .clone();
             let nothing = fixtures::unavailable(round);
             if scene.vcpus == 0 {
                 snapshot.vms.iter_mut().for_each(|vm| vm.vcpus.clear());
@@ -99,6 +106,9 @@ fn a_snapshot() -> impl Strategy<Value = Arc<Snapshot>> {
             if parts[5] == 0 {
                 snapshot.vms.clear();
                 (snapshot.begin_unix_us, snapshot.end_unix_us) = (at, at);
+                if let Availability::Available(seen) = &mut snapshot.observation {
+                    (seen.begin_unix_us, seen.end_unix_us, seen.window) = (at, at, at);
+                }
             }
             Arc::new(snapshot)
         },
@@ -119,6 +129,24 @@ fn scene_of_names() -> impl Strategy<Value = SharingMatrix> {
     })
 }
 
+fn source() -> impl Strategy<Value = Source> {
+    let replay = (any::<usize>(), any::<usize>(), any::<(u64, u64)>(), any::<bool>()).prop_map(
+        |(position, length, span_unix_us, is_playing)| {
+            Source::Replay(Replay {
+                name: "run".into(),
+                position,
+                length,
+                span_unix_us,
+                is_playing,
+                speed: Speed::ONE,
+            })
+        },
+    );
+    let attached = prop::option::of("[a-z漢]{0,30}")
+        .prop_map(|lost| Source::Attached { to: "/run/huddle.sock".into(), lost });
+    prop_oneof![Just(Source::Live), attached, replay]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => key().prop_map(Step::Event),
@@ -126,6 +154,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => size().prop_map(|(width, height)| Step::Event(Event::Resize(width, height))),
         2 => a_snapshot().prop_map(Step::Snapshot),
         1 => Just(Step::Tick),
+        1 => source().prop_map(Step::Source),
+        1 => (0usize..200).prop_map(Step::Report),
         3 => prop::option::of(size()).prop_map(Step::Draw),
     ]
 }
@@ -145,16 +175,29 @@ proptest! {
         let charset = if is_ascii { Charset::Ascii } else { Charset::Unicode };
         let mut app = App::new(Options { colour, charset, size: start, tick: Duration::from_secs(1) });
         let mut known = start;
+        let mut replayed: Option<usize> = None;
         for step in steps {
             match step {
                 Step::Event(event) => {
                     if let Event::Resize(width, height) = event {
                         known = (width, height);
                     }
-                    app.on_event(event);
+                    for action in app.on_event(event) {
+                        if let (Action::Seek { position }, Some(length)) = (action, replayed) {
+                            prop_assert!(position < length.max(1));
+                        }
+                    }
                 }
                 Step::Snapshot(snapshot) => app.on_snapshot(snapshot),
                 Step::Tick => app.on_tick(),
+                Step::Source(source) => {
+                    replayed = match &source {
+                        Source::Replay(replay) => Some(replay.length),
+                        _ => None,
+                    };
+                    app.set_source(source);
+                }
+                Step::Report(lines) => app.report("lines", vec!["a line of it".into(); lines]),
                 Step::Draw(size) => {
                     let (width, height) = size.unwrap_or(known);
                     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
-use fixtures::{SMALL, Scene, snapshot, unavailable};
+use fixtures::{SMALL, Scene, compared, observed, snapshot, unavailable};
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::plan::Policy;
+use huddle_model::rates::CounterDelta;
 use huddle_model::snapshot::Snapshot;
-use huddle_tui::{App, Charset, ColourMode, Options, draw};
+use huddle_tui::{App, Charset, ColourMode, Options, Palette, Replay, Source, draw, picture};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -44,36 +46,189 @@ fn screen(size: (u16, u16), rounds: &[Arc<Snapshot>], pressed: &str) -> String {
 }
 
 fn four_vms() -> Vec<Arc<Snapshot>> {
-    (1..=4).map(|round| snapshot(SMALL, round)).collect()
+    (1..=4).map(|round| compared(SMALL, round)).collect()
 }
 
-const SIZES: [(u16, u16); 2] = [(80, 24), (120, 40)];
+const SIZES: [(u16, u16); 2] = [(80, 24), (200, 60)];
+const VIEWS: [(&str, &str); 6] =
+    [("1", "overview"), ("2m", "sharing"), ("3", "misses"), ("4", "compare"), ("5", "ksm"), ("6", "log")];
 
-#[test]
-fn each_view_with_few_vms() {
+/// Each view at each size.
+fn each_view(scene: &str, rounds: &[Arc<Snapshot>]) {
     for size in SIZES {
-        for (key, view) in [("1", "overview"), ("2m", "sharing"), ("3", "ksm"), ("4", "log")] {
-            let name = format!("{view}_{}x{}", size.0, size.1);
-            insta::assert_snapshot!(name, screen(size, &four_vms(), key));
+        for (key, view) in VIEWS {
+            let name = format!("{view}_{scene}_{}x{}", size.0, size.1);
+            insta::assert_snapshot!(name, screen(size, rounds, key));
         }
     }
 }
 
 #[test]
+fn each_view_with_few_vms() {
+    each_view("four_vms", &four_vms());
+}
+
+#[test]
+fn each_view_without_data() {
+    each_view("no_data", &[]);
+}
+
+#[test]
+fn each_view_with_one_vm() {
+    let scene = Scene { vms: 1, vcpus: 1, domains: 2, cpus: 1, ..SMALL };
+    let rounds: Vec<_> = (1..=3).map(|round| observed(scene, round)).collect();
+    each_view("one_vm", &rounds);
+}
+
+#[test]
 fn each_view_with_nothing_measured() {
-    for (key, view) in [("1", "overview"), ("2", "sharing"), ("3", "ksm"), ("4", "log")] {
-        let screen = screen((80, 24), &[unavailable(1)], key);
-        insta::assert_snapshot!(format!("{view}_unavailable"), screen);
+    each_view("unavailable", &[unavailable(1)]);
+}
+
+/// Everything but hardware counters, as on a machine without a PMU.
+fn without_counters(round: u64) -> Arc<Snapshot> {
+    let mut snapshot = (*observed(SMALL, round)).clone();
+    if let Availability::Available(seen) = &mut snapshot.observation {
+        for vcpu in &mut seen.vcpus {
+            vcpu.counters = CounterDelta::unavailable("this processor shows no PMU: a VM without vPMU");
+        }
+        for counted in &mut seen.events {
+            counted.event =
+                Availability::Unavailable("this processor shows no PMU: a VM without vPMU".into());
+        }
+    }
+    Arc::new(snapshot)
+}
+
+#[test]
+fn each_view_without_counters() {
+    let rounds: Vec<_> = (1..=3).map(without_counters).collect();
+    each_view("no_counters", &rounds);
+    insta::assert_snapshot!("misses_no_counters_why", screen((80, 24), &rounds, "3e"));
+}
+
+#[test]
+fn each_view_with_names_of_any_script() {
+    let rounds: Vec<_> = (1..=2).map(renamed).collect();
+    for size in SIZES {
+        for (key, view) in VIEWS {
+            let mut app = app(size, Charset::Unicode);
+            for round in &rounds {
+                app.on_snapshot(Arc::clone(round));
+            }
+            keys(&mut app, key);
+            let name = format!("{view}_unicode_{}x{}", size.0, size.1);
+            insta::assert_snapshot!(name, render(&app, size));
+        }
+    }
+}
+
+/// Names in other scripts, of two columns a character, and with marks that combine.
+fn renamed(round: u64) -> Arc<Snapshot> {
+    let names = ["仮想機械一番", "машина-2", "e\u{301}te\u{301}", "ディスク蓄積装置管理用機械第四号"];
+    let mut snapshot = (*compared(SMALL, round)).clone();
+    let old: Vec<String> = snapshot.vms.iter().map(|vm| vm.name.clone()).collect();
+    let new = |name: &str| {
+        old.iter().position(|known| known == name).map_or_else(|| name.to_owned(), |at| names[at].to_owned())
+    };
+    for vm in &mut snapshot.vms {
+        vm.name = new(&vm.name);
+    }
+    if let Availability::Available(plan) = &mut snapshot.plan {
+        for placed in &mut plan.placement {
+            placed.vm = new(&placed.vm);
+        }
+    }
+    if let Availability::Available(seen) = &mut snapshot.observation {
+        seen.vcpus.iter_mut().for_each(|vcpu| vcpu.vm = new(&vcpu.vm));
+        seen.merging.iter_mut().for_each(|row| row.vm = new(&row.vm));
+    }
+    let mut csv = format!(",{}\n", names.join(","));
+    for name in names {
+        let cells = names.map(|other| if other == name { "-" } else { "12.5" });
+        csv += &format!("{name},{}\n", cells.join(","));
+    }
+    snapshot.matrix =
+        Availability::Available(SharingMatrix::from_file_text(&csv).expect("a made-up matrix is square"));
+    Arc::new(snapshot)
+}
+
+#[test]
+fn each_view_with_many_vms() {
+    let scene = Scene { vms: 200, vcpus: 2, domains: 16, cpus: 8, ..SMALL };
+    let rounds = [compared(scene, 1), compared(scene, 2)];
+    each_view("200_vms", &rounds);
+    insta::assert_snapshot!("sharing_200_vms_filtered", screen((80, 24), &rounds, "2/web\nL"));
+    insta::assert_snapshot!("misses_200_vms_vcpus_filtered", screen((80, 24), &rounds, "3v/web-1\nsj"));
+}
+
+#[test]
+fn each_view_too_small() {
+    for (key, view) in VIEWS {
+        for size in [(59, 15), (60, 14), (3, 2)] {
+            let screen = screen(size, &four_vms(), key);
+            let words = screen.replace(['"', '\n'], " ");
+            let words: Vec<&str> = words.split_whitespace().collect();
+            if size.0 > 40 {
+                assert!(
+                    words.join(" ").starts_with("terminal too small: needs 60x15, has "),
+                    "{view} {screen}"
+                );
+            } else {
+                assert!(screen.contains("ter"), "{view} {screen}");
+            }
+        }
+    }
+    insta::assert_snapshot!("too_small", screen((59, 15), &four_vms(), "2"));
+}
+
+#[test]
+fn the_smallest_screen_holds_every_view() {
+    let rounds: Vec<_> = (1..=4).map(|round| compared(SMALL, round)).collect();
+    for (key, view) in VIEWS {
+        insta::assert_snapshot!(format!("{view}_60x15"), screen((60, 15), &rounds, key));
     }
 }
 
 #[test]
-fn many_vms() {
-    let scene = Scene { vms: 200, vcpus: 2, domains: 16, cpus: 8, ..SMALL };
-    let rounds = [snapshot(scene, 1)];
-    insta::assert_snapshot!("overview_200_vms", screen((80, 24), &rounds, "1"));
-    insta::assert_snapshot!("sharing_200_vms", screen((80, 24), &rounds, "2m"));
-    insta::assert_snapshot!("sharing_200_vms_filtered", screen((80, 24), &rounds, "2/web\nL"));
+fn a_move_stands_on_the_time_axis_and_in_the_overview() {
+    let apart = Scene { policy: Policy::Opposed, ..SMALL };
+    let rounds: Vec<_> = (1..=12)
+        .map(|round| if round <= 6 { observed(apart, round) } else { observed(SMALL, round) })
+        .collect();
+    insta::assert_snapshot!("misses_after_a_move", screen((80, 24), &rounds, "3[["));
+    let overview = screen((80, 24), &rounds, "1");
+    assert!(
+        overview.contains("MPKI of all vCPUs: 3.19 before, 1.60 in 6 windows since (-49.8 %)"),
+        "{overview}"
+    );
+}
+
+#[test]
+fn questions_choices_and_messages() {
+    insta::assert_snapshot!("asked", screen((80, 24), &four_vms(), "a"));
+    insta::assert_snapshot!("choosing", screen((80, 24), &four_vms(), "p"));
+    let refused = screen((80, 24), &[unavailable(1)], "a");
+    assert!(refused.contains("there is no plan: without a sharing matrix"), "{refused}");
+    let mut app = app((80, 24), Charset::Ascii);
+    app.on_snapshot(observed(SMALL, 1));
+    app.report("dry run", (0..30).map(|line| format!("line {line} of what would be done")).collect());
+    keys(&mut app, "jj");
+    insta::assert_snapshot!("report", render(&app, (80, 24)));
+}
+
+#[test]
+fn a_replay_shows_how_it_stands() {
+    let mut app = app((80, 24), Charset::Ascii);
+    app.set_source(Source::Replay(Replay {
+        name: "run-7".into(),
+        position: 4,
+        length: 10,
+        is_playing: true,
+        ..Replay::default()
+    }));
+    app.on_snapshot(compared(SMALL, 5));
+    insta::assert_snapshot!("replay", render(&app, (80, 24)));
 }
 
 #[test]
@@ -90,12 +245,6 @@ fn unicode_and_a_held_picture() {
     keys(&mut app, " ");
     app.on_snapshot(snapshot(SMALL, 5));
     insta::assert_snapshot!("overview_unicode_paused", render(&app, (80, 24)));
-}
-
-#[test]
-fn before_the_first_round_and_too_small() {
-    insta::assert_snapshot!("no_data", screen((80, 24), &[], "2"));
-    insta::assert_snapshot!("too_small", screen((59, 15), &four_vms(), "2"));
 }
 
 #[test]
@@ -122,4 +271,31 @@ fn names_of_any_script_fit_and_nothing_else_is_lost() {
     // The backend shows a blank after each character of two columns.
     assert!(screen.replace(' ', "").contains("仮想機械一番"), "{screen}");
     assert!(!screen.contains('\u{1b}'), "{screen}");
+}
+
+#[test]
+fn the_picture_for_files_is_that_on_the_screen() {
+    let mut pictures = std::collections::HashSet::new();
+    for palette in Palette::ALL {
+        let options = Options {
+            colour: ColourMode::TrueColour,
+            charset: Charset::Unicode,
+            size: (80, 24),
+            tick: Duration::from_secs(1),
+        };
+        let mut app = App::new(options);
+        app.set_palette(palette);
+        app.on_snapshot(renamed(1));
+        keys(&mut app, "2");
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &app)).unwrap();
+        assert_eq!(&huddle_tui::render(&app), terminal.backend().buffer());
+        let text = picture::text(&huddle_tui::render(&app));
+        assert_eq!(text.lines().count(), 24);
+        assert!(text.contains("仮想機械一番"), "{text}");
+        let svg = picture::svg(&huddle_tui::render(&app));
+        assert_eq!(svg.matches("<text ").count(), svg.matches("</text>").count());
+        pictures.insert(svg);
+    }
+    assert_eq!(pictures.len(), Palette::ALL.len(), "each palette has its own colours");
 }

@@ -31,6 +31,21 @@ pub(crate) struct Change {
     pub(crate) reasons: Vec<String>,
 }
 
+impl Change {
+    /// It in a few words, for the time axis.
+    pub(crate) fn label(&self) -> String {
+        let vcpus: usize = self.moves.iter().map(|moved| moved.vcpus.len()).sum();
+        let vcpus = match vcpus {
+            1 => "1 vCPU".to_owned(),
+            vcpus => format!("{vcpus} vCPUs"),
+        };
+        match self.policy_before {
+            Some(before) => format!("{vcpus}, {before} to {}", self.policy),
+            None => format!("{vcpus}, policy {}", self.policy),
+        }
+    }
+}
+
 /// What `snapshot` changes against the plan last seen; `None` when nothing moves.
 pub(crate) fn change(before: Option<&Plan>, snapshot: &Snapshot) -> Option<Change> {
     let plan = snapshot.plan.value()?;

@@ -1,27 +1,36 @@
 //! Keys, mouse and sizes.
 
-use crossterm::event::{Event, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
+use crossterm::event::{Event, KeyEventKind};
 use ratatui::layout::Rect;
 
-use super::geometry::{OverviewLayout, Screen, window_top};
-use super::keys::{Command, Key};
+use super::compare::Compare;
+use super::geometry::{OverviewLayout, window_top};
+use super::keys::{Command, Key, Mode};
 use super::scale::Scale;
-use super::{Action, App, Picture, View};
+use super::{Action, App, INTERVALS_S, Overlay, Picture, SPANS_S, View};
 
-/// Entries or cells that one notch of the wheel moves.
-const WHEEL: isize = 3;
 /// Rows of the log view that are not entries: its heading, and the selected entry in full.
 pub(crate) const LOG_FRAME: u16 = 5;
+
+/// Where a movement leads to from a position of a list with `page` rows on the screen.
+fn stepped(command: Command) -> impl FnOnce(usize, usize) -> usize {
+    move |position, page| match command {
+        Command::Up => position.saturating_sub(1),
+        Command::Down => position + 1,
+        Command::PageUp => position.saturating_sub(page),
+        Command::PageDown => position + page,
+        Command::First => 0,
+        Command::Last => usize::MAX,
+        _ => position,
+    }
+}
 
 impl App {
     /// Handles what the terminal reports; the answer is what the caller must do.
     pub fn on_event(&mut self, event: Event) -> Vec<Action> {
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key.into()),
-            Event::Mouse(mouse) => {
-                self.on_mouse(mouse);
-                Vec::new()
-            }
+            Event::Mouse(mouse) => self.on_mouse(mouse),
             Event::Resize(width, height) => {
                 self.area = Rect::new(0, 0, width, height);
                 self.is_dirty = true;
@@ -33,8 +42,9 @@ impl App {
 
     fn on_key(&mut self, key: Key) -> Vec<Action> {
         let mode = self.mode();
+        self.is_dirty |= self.notice.take().is_some();
         let Some(command) = self.keys.command(mode, self.view, key) else {
-            if let (Some(_), Some(typed)) = (&self.typing, key.typed()) {
+            if let (Mode::Typing, Some(typed)) = (mode, key.typed()) {
                 let filter = format!("{}{typed}", self.filter().unwrap_or_default());
                 self.set_filter(filter);
             }
@@ -44,14 +54,16 @@ impl App {
         if command == Command::Quit {
             return vec![Action::Quit];
         }
+        if let Some(overlay) = self.overlay.take() {
+            return self.on_overlay(overlay, command);
+        }
         match self.help {
             Some(top) if self.typing.is_none() => self.on_help_command(command, top),
             _ => self.on_command(command),
         }
-        Vec::new()
     }
 
-    fn on_help_command(&mut self, command: Command, top: usize) {
+    pub(super) fn on_help_command(&mut self, command: Command, top: usize) -> Vec<Action> {
         let page = usize::from(self.area.height.saturating_sub(5)).max(1);
         let most = self.help_lines().len().saturating_sub(page);
         let to = match command {
@@ -63,84 +75,117 @@ impl App {
             Command::Last => most,
             Command::Help => {
                 self.help = None;
-                return;
+                return Vec::new();
             }
             // Whatever else a key does is done in the open, so that one sees what it did.
             other => {
                 self.help = None;
-                self.on_command(other);
-                return;
+                return self.on_command(other);
             }
         };
         self.help = Some(to.min(most));
+        Vec::new()
     }
 
-    fn on_command(&mut self, command: Command) {
+    pub(super) fn on_command(&mut self, command: Command) -> Vec<Action> {
+        use Command as C;
+        let is_replay = self.source.replay().is_some();
         match command {
-            Command::Quit => {}
-            Command::Help => self.help = Some(0),
-            Command::Pause => {
+            C::Pause | C::Step | C::Faster | C::Slower if is_replay => return self.on_deed(command),
+            C::StepBack | C::SeekBack | C::SeekForward | C::SeekStart | C::SeekEnd => {
+                return self.on_deed(command);
+            }
+            C::DryRun
+            | C::ApplyPlan
+            | C::ChoosePolicy
+            | C::Restore
+            | C::Record
+            | C::SaveText
+            | C::SaveSvg => {
+                return self.on_deed(command);
+            }
+            C::Quit | C::Accept | C::Decline => {}
+            C::Help => self.help = Some(0),
+            C::Why => self.overlay = Some(Overlay::Report(self.reasons())),
+            C::Pause => {
                 self.is_paused = !self.is_paused;
                 if !self.is_paused {
                     self.show_latest();
                 }
             }
-            Command::Step if self.is_paused => self.show_latest(),
-            Command::Step => {}
-            Command::NextView => self.step_view(1),
-            Command::PreviousView => self.step_view(View::ALL.len() - 1),
-            Command::Show(view) => self.view = view,
-            Command::Filter => self.typing = Some(self.filter().unwrap_or_default().to_owned()),
-            Command::AcceptFilter => self.typing = None,
-            Command::CancelFilter => {
+            C::Step if self.is_paused => self.show_latest(),
+            C::Step => {}
+            C::Faster => self.interval = self.interval.saturating_sub(1),
+            C::Slower => self.interval = (self.interval + 1).min(INTERVALS_S.len() - 1),
+            C::LongerWindow => self.span = (self.span + 1).min(SPANS_S.len() - 1),
+            C::ShorterWindow => self.span = self.span.saturating_sub(1),
+            C::NextView => self.step_view(1),
+            C::PreviousView => self.step_view(View::ALL.len() - 1),
+            C::Show(view) => self.view = view,
+            C::Filter => self.typing = self.filter().map(str::to_owned),
+            C::AcceptFilter => self.typing = None,
+            C::CancelFilter => {
                 if let Some(before) = self.typing.take() {
                     self.set_filter(before);
                 }
             }
-            Command::Erase => {
+            C::Erase => {
                 let mut filter = self.filter().unwrap_or_default().to_owned();
                 filter.pop();
                 self.set_filter(filter);
             }
-            Command::Clear => {
+            C::Clear => {
                 self.set_filter(String::new());
-                if self.view == View::Log {
-                    self.log.follow();
+                match self.view {
+                    View::Misses => self.misses.table.deselect(),
+                    View::Compare => self.compare = Compare::default(),
+                    View::Ksm => self.merging.deselect(),
+                    View::Log => self.log.follow(),
+                    View::Overview | View::Sharing => {}
                 }
             }
-            Command::Order => match self.view {
+            C::Order => match self.view {
                 View::Sharing => {
                     self.sharing.is_clustered = !self.sharing.is_clustered;
                     self.arrange();
                 }
+                View::Misses => self.misses.next_order(),
+                View::Ksm => {
+                    self.sort_merges_by((self.merging.sort + 1) % super::merging::MergeColumn::ALL.len());
+                }
                 View::Log => self.log.turn(),
-                View::Overview | View::Ksm => {}
+                View::Overview | View::Compare => {}
             },
-            Command::Scale => {
+            C::Reverse => {
+                let table = if self.view == View::Ksm { &mut self.merging } else { &mut self.misses.table };
+                table.is_descending = !table.is_descending;
+            }
+            C::Level => {
+                self.misses.are_vcpus = !self.misses.are_vcpus;
+                self.misses.table.deselect();
+            }
+            C::Metric => self.misses.rate = self.misses.rate.next(),
+            C::Scale => {
                 self.sharing.scale = match self.sharing.scale {
                     Scale::Linear => Scale::Logarithmic,
                     Scale::Logarithmic => Scale::Linear,
                 };
             }
-            Command::Highest => {
+            C::Highest => {
                 let matrix = self.shown.as_ref().and_then(Picture::matrix);
                 if let Some((row, column)) = matrix.and_then(|(matrix, _)| self.sharing.highest(matrix)) {
                     self.put_cursor(row, column);
-                    if let Some(screen) = Screen::new(self.area) {
+                    if let Some(screen) = self.screen() {
                         let layout = self.sharing.layout(screen.body);
                         self.sharing.centre(&layout);
                     }
                 }
             }
-            Command::Up
-            | Command::Down
-            | Command::Left
-            | Command::Right
-            | Command::PageUp
-            | Command::PageDown
-            | Command::First
-            | Command::Last => self.on_movement(command),
+            C::Up | C::Down | C::Left | C::Right | C::PageUp | C::PageDown | C::First | C::Last => {
+                self.on_movement(command);
+            }
         }
+        Vec::new()
     }
 
     fn step_view(&mut self, by: usize) {
@@ -155,13 +200,15 @@ impl App {
                 self.sharing.filter = filter;
                 self.arrange();
             }
+            View::Misses => self.misses.table.filter = filter,
+            View::Ksm => self.merging.filter = filter,
             View::Log => self.log.set_filter(filter),
-            View::Overview | View::Ksm => {}
+            View::Overview | View::Compare => {}
         }
     }
 
-    fn on_movement(&mut self, command: Command) {
-        let Some(screen) = Screen::new(self.area) else { return };
+    pub(super) fn on_movement(&mut self, command: Command) {
+        let Some(screen) = self.screen() else { return };
         match self.view {
             View::Overview => {
                 let layout = self.overview_layout(screen.body);
@@ -193,7 +240,9 @@ impl App {
                 };
                 self.put_cursor(row, column);
             }
-            View::Ksm => {}
+            View::Misses => self.move_miss(stepped(command)),
+            View::Compare => self.move_decision(stepped(command)),
+            View::Ksm => self.move_merge(stepped(command)),
             View::Log => {
                 let page = usize::from(screen.body.height.saturating_sub(LOG_FRAME)).max(1) as isize;
                 match command {
@@ -209,16 +258,16 @@ impl App {
         }
     }
 
-    fn put_cursor(&mut self, row: usize, column: usize) {
-        let Some(screen) = Screen::new(self.area) else { return };
+    pub(super) fn put_cursor(&mut self, row: usize, column: usize) {
+        let Some(screen) = self.screen() else { return };
         if let Some((matrix, _)) = self.shown.as_ref().and_then(Picture::matrix) {
             let layout = self.sharing.layout(screen.body);
             self.sharing.put_cursor(row, column, matrix, &layout);
         }
     }
 
-    fn move_log(&mut self, by: isize) {
-        let Some(screen) = Screen::new(self.area) else { return };
+    pub(super) fn move_log(&mut self, by: isize) {
+        let Some(screen) = self.screen() else { return };
         let end = self.log_end();
         let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
         let position = self.log.position(end).saturating_add_signed(by);
@@ -241,12 +290,12 @@ impl App {
     }
 
     fn domain_column(&self) -> usize {
-        let Some(screen) = Screen::new(self.area) else { return 0 };
+        let Some(screen) = self.screen() else { return 0 };
         self.domain % self.overview_layout(screen.body).boxes_across
     }
 
-    fn select_domain(&mut self, domain: usize) {
-        let Some(screen) = Screen::new(self.area) else { return };
+    pub(super) fn select_domain(&mut self, domain: usize) {
+        let Some(screen) = self.screen() else { return };
         let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
         self.domain = domain.min(count.saturating_sub(1));
         self.domain_row = self.domain_top(&self.overview_layout(screen.body));
@@ -268,99 +317,19 @@ impl App {
         OverviewLayout::new(body, domains.map_or(0, Vec::len), lines)
     }
 
-    fn on_mouse(&mut self, mouse: MouseEvent) {
-        let Some(screen) = Screen::new(self.area) else { return };
-        let is_click = mouse.kind == MouseEventKind::Down(MouseButton::Left);
-        let wheel = match mouse.kind {
-            MouseEventKind::ScrollUp | MouseEventKind::ScrollLeft => -1,
-            MouseEventKind::ScrollDown | MouseEventKind::ScrollRight => 1,
-            _ => 0,
-        };
-        if !is_click && wheel == 0 {
-            return;
-        }
-        self.is_dirty = true;
-        if self.help.is_some() {
-            match wheel {
-                0 => self.help = None,
-                -1 => self.on_command_in_help(Command::Up),
-                _ => self.on_command_in_help(Command::Down),
-            }
-            return;
-        }
-        if is_click {
-            self.on_click(&screen, mouse.column, mouse.row);
-            return;
-        }
-        let is_sideways = matches!(mouse.kind, MouseEventKind::ScrollLeft | MouseEventKind::ScrollRight)
-            || mouse.modifiers.contains(crossterm::event::KeyModifiers::SHIFT);
-        match self.view {
-            View::Overview => self.on_movement(if wheel < 0 { Command::Up } else { Command::Down }),
-            View::Sharing => {
-                let (row, column) = self.sharing.cursor;
-                if is_sideways {
-                    self.put_cursor(row, column.saturating_add_signed(WHEEL * wheel));
-                } else {
-                    self.put_cursor(row.saturating_add_signed(WHEEL * wheel), column);
-                }
-            }
-            View::Ksm => {}
-            View::Log => self.move_log(WHEEL * wheel),
-        }
-    }
-
-    fn on_command_in_help(&mut self, command: Command) {
-        if let Some(top) = self.help {
-            self.on_help_command(command, top);
-        }
-    }
-
-    fn on_click(&mut self, screen: &Screen, x: u16, y: u16) {
-        let tab = screen.tabs().find(|(_, _, tab)| tab.contains((x, y).into()));
-        if let Some((view, ..)) = tab {
-            // A filter typed so far belongs to the view that is left, and stays there.
-            self.typing = None;
-            self.view = view;
-            return;
-        }
-        match self.view {
-            View::Overview => {
-                let layout = self.overview_layout(screen.body);
-                let top = self.domain_top(&layout);
-                let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
-                let under = |index: &usize| {
-                    layout.box_at(*index, top).is_some_and(|area| area.contains((x, y).into()))
-                };
-                if let Some(domain) = (0..count).find(under) {
-                    self.select_domain(domain);
-                }
-            }
-            View::Sharing => {
-                let layout = self.sharing.layout(screen.body);
-                let top = self.sharing.top(&layout);
-                if let Some((row, column)) = layout.cell_at(x, y) {
-                    self.put_cursor(top.0 + row, top.1 + column);
-                }
-            }
-            View::Ksm => {}
-            View::Log => {
-                let end = self.log_end();
-                let visible = usize::from(screen.body.height.saturating_sub(LOG_FRAME));
-                let row = y.checked_sub(screen.body.y + 1).map(usize::from);
-                if let Some(row) = row.filter(|row| *row < visible) {
-                    self.log.select(self.log.top(end, visible) + row, end, visible);
-                }
-            }
-        }
-    }
-
     /// The help, made from the table of keys: keys and what they do, or a heading and nothing.
     pub(crate) fn help_lines(&self) -> Vec<(String, &'static str)> {
         use super::keys::Scope;
         let mut lines = Vec::new();
         let own = Scope::In(self.view);
-        let groups: [&[Scope]; 4] =
-            [&[own], &[Scope::Everywhere, Scope::Always], &[Scope::Typing], &[Scope::InHelp]];
+        let groups: [&[Scope]; 6] = [
+            &[own],
+            &[Scope::Everywhere, Scope::Always],
+            &[Scope::Typing],
+            &[Scope::InHelp],
+            &[Scope::Asking],
+            &[Scope::Choosing],
+        ];
         for scopes in groups {
             let keys = self.keys.help(scopes);
             if keys.is_empty() {

@@ -68,6 +68,13 @@ impl Log {
         }
     }
 
+    /// Forgets all entries, but not how they are looked at.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.matched.clear();
+        (self.dropped, self.selected, self.top) = (0, None, 0);
+    }
+
     /// Number of the next entry: where a picture taken now ends.
     pub(crate) fn end(&self) -> u64 {
         self.next_number

@@ -6,7 +6,7 @@ use super::*;
 #[path = "../../fixtures/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod fixtures;
-use fixtures::{SMALL, Scene, snapshot, unavailable};
+use fixtures::{SMALL, Scene, compared, observed, snapshot, unavailable};
 
 fn app() -> App {
     let tick = Duration::from_secs(1);
@@ -32,7 +32,7 @@ fn log_texts(app: &App) -> Vec<String> {
 fn quitting_is_an_action_but_a_typed_q_is_not() {
     let mut app = app();
     assert_eq!(press(&mut app, KeyCode::Char('q')), [Action::Quit]);
-    keys(&mut app, "4/");
+    keys(&mut app, "6/");
     assert!(press(&mut app, KeyCode::Char('q')).is_empty());
     assert_eq!(app.log.filter, "q");
     let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
@@ -166,7 +166,7 @@ fn the_mouse_selects_tabs_and_cells_and_the_wheel_scrolls() {
         app.on_event(Event::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }));
     };
     let click = MouseEventKind::Down(MouseButton::Left);
-    let screen = geometry::Screen::new(app.area).unwrap();
+    let screen = app.screen().unwrap();
     let tab = screen.tabs().nth(1).unwrap().2;
     mouse(&mut app, click, tab.x + 1, tab.y);
     assert_eq!(app.view(), View::Sharing);
@@ -189,7 +189,7 @@ fn help_opens_and_closes_and_other_keys_act() {
     assert!(app.help.is_some());
     press(&mut app, KeyCode::Esc);
     assert!(app.help.is_none());
-    keys(&mut app, "h3");
+    keys(&mut app, "h5");
     assert_eq!((app.help, app.view()), (None, View::Ksm));
 }
 
@@ -204,4 +204,202 @@ fn only_what_changes_the_screen_asks_for_drawing() {
     assert!(app.take_dirty());
     app.on_snapshot(snapshot(SMALL, 1));
     assert!(app.take_dirty());
+}
+
+#[test]
+fn what_changes_the_host_is_asked_for_first_and_can_be_declined() {
+    let mut app = app();
+    app.on_snapshot(observed(SMALL, 1));
+    for (key, action) in [('a', Action::ApplyPlan { dry_run: false }), ('R', Action::Restore)] {
+        for no in ['n', '\u{1b}'] {
+            assert!(press(&mut app, KeyCode::Char(key)).is_empty());
+            let declined = if no == 'n' { KeyCode::Char('n') } else { KeyCode::Esc };
+            assert!(press(&mut app, declined).is_empty());
+            assert!(press(&mut app, KeyCode::Char('y')).is_empty(), "nothing waits any more");
+        }
+        press(&mut app, KeyCode::Char(key));
+        for other in "q aR ?1/".chars() {
+            assert!(press(&mut app, KeyCode::Char(other)).is_empty(), "{other} is no answer");
+            press(&mut app, KeyCode::Char(key));
+        }
+        assert_eq!(press(&mut app, KeyCode::Char('y')), [action]);
+    }
+    press(&mut app, KeyCode::Char('p'));
+    press(&mut app, KeyCode::Down);
+    assert!(press(&mut app, KeyCode::Enter).is_empty(), "chosen, and asked about");
+    assert_eq!(press(&mut app, KeyCode::Char('y')), [Action::SetPolicy(Policy::ALL[1])]);
+    assert_eq!(press(&mut app, KeyCode::Char('d')), [Action::ApplyPlan { dry_run: true }]);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_and_not_asked() {
+    let mut app = app();
+    let said = |app: &mut App, key| {
+        assert!(press(app, KeyCode::Char(key)).is_empty());
+        assert_eq!(app.overlay, None);
+        app.notice.clone().map(|(_, text)| text).unwrap_or_default()
+    };
+    assert!(said(&mut app, 'a').contains("no round has ended"));
+    app.on_snapshot(observed(SMALL, 1));
+    app.refuse(Deed::Apply, "the loop was started with --dry-run");
+    assert!(said(&mut app, 'a').contains("--dry-run"));
+    app.allow(Deed::Apply);
+    press(&mut app, KeyCode::Char('a'));
+    assert!(app.overlay.is_some());
+    press(&mut app, KeyCode::Char('n'));
+    app.set_source(Source::Attached { to: "/run/huddle.sock".into(), lost: None });
+    for key in ['a', 'd', 'p', 'R', 'r'] {
+        assert!(said(&mut app, key).contains("only follows"), "{key}");
+    }
+    assert_eq!(press(&mut app, KeyCode::Char('w')), [Action::SaveText]);
+    assert!(said(&mut app, '.').contains("no replay"));
+}
+
+#[test]
+fn recording_starts_and_stops_with_one_key() {
+    let mut app = app();
+    assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StartRecording]);
+    app.set_recording(Some("/tmp/run".into()));
+    assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StopRecording]);
+}
+
+#[test]
+fn a_replay_is_played_stepped_and_sought_within_its_length() {
+    let mut app = app();
+    let replay = Replay { position: 5, length: 30, ..Replay::default() };
+    app.set_source(Source::Replay(replay));
+    let mut key = |code| press(&mut app, code);
+    assert_eq!(key(KeyCode::Char(' ')), [Action::Play]);
+    assert_eq!(key(KeyCode::Char(' ')), [Action::Pause]);
+    assert_eq!(key(KeyCode::Char('t')), [Action::Step]);
+    assert_eq!(key(KeyCode::Char('+')), [Action::SetSpeed(Speed::ONE.faster())]);
+    let mut sought = |code| match press(&mut app, code).as_slice() {
+        [Action::Seek { position }] => *position,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(sought(KeyCode::Char('T')), 4);
+    assert_eq!(sought(KeyCode::Char('.')), 7);
+    assert_eq!(sought(KeyCode::Char('>')), 29);
+    assert_eq!(sought(KeyCode::Char('.')), 29);
+    assert_eq!(sought(KeyCode::Char('<')), 0);
+    assert_eq!(sought(KeyCode::Char('T')), 0);
+    let click = MouseEvent {
+        kind: MouseEventKind::Down(MouseButton::Left),
+        column: 79,
+        row: 1,
+        modifiers: KeyModifiers::NONE,
+    };
+    assert_eq!(app.on_event(Event::Mouse(click)), [Action::Seek { position: 29 }]);
+}
+
+#[test]
+fn a_replay_that_goes_back_begins_log_and_charts_anew() {
+    let mut app = app();
+    app.set_source(Source::Replay(Replay { length: 9, ..Replay::default() }));
+    for round in 1..=6 {
+        app.on_snapshot(compared(SMALL, round));
+    }
+    app.on_snapshot(compared(SMALL, 2));
+    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 2);
+    let failures = log_texts(&app).iter().filter(|text| text.contains("pagemap")).count();
+    assert_eq!(failures, 0, "round 3 has not happened yet");
+    let decisions = log_texts(&app).iter().filter(|text| text.contains("paper, 6 vCPUs")).count();
+    assert_eq!(decisions, 1);
+}
+
+#[test]
+fn windows_of_the_same_round_are_new_and_their_events_are_logged_once() {
+    let mut app = app();
+    app.on_snapshot(observed(SMALL, 3));
+    let logged = log_texts(&app).len();
+    let mut next = (*observed(SMALL, 3)).clone();
+    let Availability::Available(seen) = &mut next.observation else { panic!("the fixture is observed") };
+    seen.window += 1;
+    (seen.begin_unix_us, seen.end_unix_us) = (seen.end_unix_us, seen.end_unix_us + 1_000_000);
+    next.events
+        .push(huddle_model::snapshot::Event { message: "while observing".into(), ..next.events[0].clone() });
+    let next = Arc::new(next);
+    app.on_snapshot(Arc::clone(&next));
+    app.on_snapshot(next);
+    assert_eq!(log_texts(&app).len(), logged + 1);
+    let window = app.shown.as_ref().unwrap().window.value().unwrap().window;
+    assert_eq!(window, 4);
+}
+
+#[test]
+fn misses_are_ordered_filtered_and_followed() {
+    let mut app = app();
+    app.on_snapshot(observed(Scene { vms: 12, ..SMALL }, 1));
+    keys(&mut app, "3");
+    let names = |app: &App| app.miss_rows().iter().map(|row| row_label(row)).collect::<Vec<_>>();
+    let figure = |app: &App, rate: rate::Rate| {
+        app.miss_rows().iter().map(|row| *rate.of(&row.rates).value().unwrap()).collect::<Vec<_>>()
+    };
+    assert!(figure(&app, rate::Rate::MissesPerS).is_sorted_by(|a, b| a >= b));
+    keys(&mut app, "S");
+    assert!(figure(&app, rate::Rate::MissesPerS).is_sorted());
+    keys(&mut app, "jj");
+    let position = |app: &App| app.misses.table.position(app.miss_rows().iter().map(|row| misses::key(row)));
+    let selected = names(&app)[2].clone();
+    keys(&mut app, "s");
+    assert!(figure(&app, rate::Rate::Ipc).is_sorted_by(|a, b| a >= b));
+    assert_eq!(names(&app)[position(&app)], selected);
+    keys(&mut app, "s");
+    assert!(names(&app).is_sorted());
+    keys(&mut app, "v/db");
+    press(&mut app, KeyCode::Enter);
+    assert_eq!(names(&app)[..2], ["db-1[0]", "db-1[1]"]);
+    assert!(names(&app).iter().all(|name| name.starts_with("db-")));
+}
+
+#[test]
+fn the_mouse_orders_and_selects_in_tables() {
+    let mut app = app();
+    app.on_snapshot(observed(Scene { vms: 12, ..SMALL }, 1));
+    keys(&mut app, "3");
+    let layout = geometry::MissesLayout::new(app.screen().unwrap().body);
+    let mut click = |column, row| {
+        let kind = MouseEventKind::Down(MouseButton::Left);
+        app.on_event(Event::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }));
+        let rows = app.miss_rows();
+        (app.misses.sort(), app.misses.table.position(rows.iter().map(|row| misses::key(row))))
+    };
+    let (x, _) = layout.columns()[2];
+    assert_eq!(click(x + 3, layout.table.y).0, misses::MissColumn::Rate(rate::Rate::Mpki));
+    assert_eq!(click(x, layout.table.y + 4).1, 3);
+}
+
+#[test]
+fn load_is_the_cpu_time_of_vcpus_over_that_of_the_domain() {
+    let snapshot = observed(SMALL, 1);
+    let seen = snapshot.observation.value().unwrap();
+    let figures = WindowFigures::of(seen, snapshot.topology.value());
+    for domain in &figures.domains {
+        // Four vCPUs that ran 0.7 s each, on four CPUs, in a second.
+        let busy = domain.busy.value().unwrap();
+        assert!((busy.part - 0.7).abs() < 1e-9 && !busy.is_least, "{busy:?}");
+    }
+    let mut partly = seen.clone();
+    partly.vcpus[0].residency = Availability::Unavailable("the thread ended".into());
+    let figures = WindowFigures::of(&partly, snapshot.topology.value());
+    assert!(figures.domains.iter().all(|domain| domain.busy.value().unwrap().is_least));
+    partly.vcpus.iter_mut().for_each(|vcpu| {
+        vcpu.residency = Availability::Unavailable("no BPF".into());
+    });
+    let figures = WindowFigures::of(&partly, snapshot.topology.value());
+    assert!(figures.domains.iter().all(|domain| domain.busy.reason() == Some("no BPF")));
+}
+
+#[test]
+fn the_interval_holds_pictures_back_but_no_event() {
+    let mut app = app();
+    app.on_snapshot(observed(SMALL, 1));
+    keys(&mut app, "--");
+    assert_eq!(app.interval_s(), 5);
+    app.on_snapshot(observed(SMALL, 2));
+    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 1);
+    app.on_snapshot(observed(SMALL, 3));
+    app.on_snapshot(observed(SMALL, 4));
+    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 4);
+    assert!(log_texts(&app).iter().any(|text| text.contains("pagemap")), "round 3 was logged");
 }

@@ -43,6 +43,13 @@ impl Canvas<'_> {
         end + 1
     }
 
+    /// Writes one line so that it ends at the right edge of `area`; cut like [`Self::text`].
+    pub(crate) fn right(&mut self, area: Rect, text: &str, style: Style) {
+        let room = usize::from(area.width);
+        let start = area.right().saturating_sub(width(text).min(room) as u16);
+        self.text(area, start, area.y, text, style);
+    }
+
     /// Writes one line of several pieces. Returns the column after it.
     pub(crate) fn pieces(&mut self, area: Rect, mut x: u16, y: u16, pieces: &[(&str, Style)]) -> u16 {
         for (text, style) in pieces {
@@ -77,6 +84,18 @@ impl Canvas<'_> {
     pub(crate) fn put(&mut self, x: u16, y: u16, character: char, style: Style) {
         if let Some(cell) = self.buffer.cell_mut((x, y)) {
             cell.set_char(character).set_style(style);
+        }
+    }
+
+    /// Empties an area.
+    pub(crate) fn clear(&mut self, area: Rect) {
+        let area = area.intersection(self.buffer.area);
+        for y in area.y..area.bottom() {
+            for x in area.x..area.right() {
+                if let Some(cell) = self.buffer.cell_mut((x, y)) {
+                    cell.reset();
+                }
+            }
         }
     }
 
@@ -139,7 +158,7 @@ fn break_line(text: &str, room: usize) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::colour::ColourMode;
+    use crate::colour::{ColourMode, Palette};
 
     #[test]
     fn lines_break_between_words_and_long_words_within() {
@@ -153,8 +172,10 @@ mod tests {
     fn nothing_is_written_beyond_the_area_and_cuts_show() {
         let area = Rect::new(0, 0, 12, 3);
         let mut buffer = Buffer::empty(area);
-        let mut canvas =
-            Canvas { buffer: &mut buffer, theme: Theme::new(ColourMode::NoColour, Charset::Ascii) };
+        let mut canvas = Canvas {
+            buffer: &mut buffer,
+            theme: Theme::new(ColourMode::NoColour, Charset::Ascii, Palette::Cividis),
+        };
         canvas.text(Rect::new(0, 0, 6, 1), 2, 0, "long text", Style::new());
         canvas.text(area, 0, 1, "naïve 漢\u{1b}[31m", Style::new());
         canvas.text(area, 40, 40, "nowhere", Style::new());

@@ -1,5 +1,7 @@
 //! Numbers and times for people.
 
+use crate::app::rate::Rate;
+
 /// Bytes of a page or frame: what `model` counts in.
 const PAGE_BYTES: u64 = 4096;
 
@@ -61,6 +63,49 @@ pub(crate) fn cell_percent(part: f64) -> String {
     if value > 0.0 && value < 0.05 { "<.1".into() } else { format!("{value:.1}") }
 }
 
+/// A rate in its usual form.
+pub(crate) fn rate(rate: Rate, value: f64) -> String {
+    match rate {
+        Rate::Mpki | Rate::Ipc => small(value),
+        Rate::MissRatio => percent(value),
+        Rate::MissesPerS => si(value),
+    }
+}
+
+/// Two digits after the point, more where what is not 0 would read as 0.
+fn small(value: f64) -> String {
+    if value > 0.0 && value < 0.005 {
+        if value < 0.0001 { "<0.0001".into() } else { format!("{value:.4}") }
+    } else if value >= 1000.0 {
+        si(value)
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// A number with k, M or G for thousands, millions and milliards.
+pub(crate) fn si(value: f64) -> String {
+    let mut value = value;
+    let mut prefix = "";
+    for next in ["k", "M", "G", "T"] {
+        if value.abs() < 999.95 {
+            break;
+        }
+        value /= 1000.0;
+        prefix = next;
+    }
+    match prefix {
+        "" if value == value.round() => format!("{value:.0}"),
+        "" if value > 0.0 && value < 0.05 => "<0.1".into(),
+        _ => format!("{value:.1}{prefix}"),
+    }
+}
+
+/// A number of things: `1 VM`, `2 VMs`.
+pub(crate) fn things(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{} {thing}s", count(number)) }
+}
+
 /// Time of day of a moment given in microseconds since the Unix epoch, in UTC.
 pub(crate) fn time_of_day(unix_us: u64) -> String {
     let seconds = unix_us / 1_000_000 % 86_400;
@@ -88,6 +133,25 @@ mod tests {
         assert_eq!(bytes(1_500_000), "1.4 MiB");
         assert_eq!(signed_bytes(-2048), "-2 KiB");
         assert_eq!(time_of_day(86_399_000_000), "23:59:59");
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        assert_eq!(things(1, "CPU"), "1 CPU");
+        assert_eq!(things(0, "CPU"), "0 CPUs");
+        assert_eq!(things(1_200, "vCPU"), "1,200 vCPUs");
+    }
+
+    #[test]
+    fn rates_read_well_and_little_never_as_nothing() {
+        assert_eq!(si(0.0), "0");
+        assert_eq!(si(0.01), "<0.1");
+        assert_eq!(si(999.96), "1.0k");
+        assert_eq!(si(12_345_678.0), "12.3M");
+        assert_eq!(rate(Rate::Mpki, 0.0), "0.00");
+        assert_eq!(rate(Rate::Mpki, 0.001), "0.0010");
+        assert_eq!(rate(Rate::Ipc, 0.000_01), "<0.0001");
+        assert_eq!(rate(Rate::MissRatio, 0.123), "12.3 %");
     }
 
     #[test]

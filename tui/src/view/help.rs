@@ -7,7 +7,7 @@ use crate::app::App;
 
 /// Columns of the keys.
 const KEYS: u16 = 14;
-const WIDTH: u16 = 58;
+const WIDTH: u16 = 70;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, area: Rect, app: &App, top: usize) {
     let theme = canvas.theme;
@@ -16,13 +16,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, area: Rect, app: &App, top: usize) {
     let width = WIDTH.min(area.width);
     let frame = Rect::new((area.width - width) / 2, (area.height - height) / 2, width, height);
     let frame = Rect { x: area.x + frame.x, y: area.y + frame.y, ..frame };
-    for y in frame.y..frame.bottom() {
-        for x in frame.x..frame.right() {
-            if let Some(cell) = canvas.buffer.cell_mut((x, y)) {
-                cell.reset();
-            }
-        }
-    }
+    canvas.clear(frame);
     let visible = usize::from(height.saturating_sub(2));
     let top = top.min(lines.len().saturating_sub(visible));
     let title = if lines.len() > visible {

@@ -6,49 +6,84 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::canvas::Canvas;
-use super::format;
+use super::{chart, format, titles};
+use crate::app::geometry::KsmLayout;
+use crate::app::merging::MergeColumn;
 use crate::app::{App, Picture};
 
-/// Columns of a name.
+/// Columns of a value's name.
 const NAME: u16 = 20;
-/// Columns of the state, where the settings stand beside it.
-const COLUMN: u16 = 66;
-/// From this width on they do.
-const WIDE: u16 = 112;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
-    let ksm = match &picture.snapshot.ksm {
-        Availability::Available(ksm) => ksm,
-        Availability::Unavailable(reason) => {
-            let area = Rect::new(
-                body.x + 1,
-                body.y + 1,
-                body.width.saturating_sub(2),
-                body.height.saturating_sub(1),
-            );
-            let lines = canvas.paragraph(area, &format!("KSM: n/a: {reason}"), theme.warning());
-            let below = Rect { y: area.y + lines, height: area.height.saturating_sub(lines), ..area };
-            history(canvas, below, app, picture);
-            return;
+    let layout = KsmLayout::new(body);
+    match &picture.snapshot.ksm {
+        Availability::Available(ksm) if layout.is_wide => {
+            rows(canvas, layout.state, " state ", &state_rows(ksm));
+            rows(canvas, layout.settings, " settings ", &setting_rows(ksm));
         }
+        Availability::Available(ksm) => {
+            compact(canvas, layout.state, " state ", &state_rows(ksm));
+            compact(canvas, layout.settings, " settings ", &setting_rows(ksm));
+        }
+        Availability::Unavailable(reason) => {
+            let area = Rect { x: body.x + 1, y: body.y + 1, width: body.width.saturating_sub(2), height: 3 };
+            canvas.paragraph(area, &format!("KSM: n/a: {reason}"), theme.warning());
+        }
+    }
+    merging(canvas, &layout, app, picture);
+    history(canvas, layout.history, app, picture);
+}
+
+/// What KSM does to each VM.
+fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Picture) {
+    let theme = canvas.theme;
+    let (found, seconds) = app.merge_rows();
+    let title = match &picture.snapshot.observation {
+        Availability::Available(_) => {
+            format!(" {}, pages, window of {seconds:.1} s ", format::things(found.len() as u64, "VM"))
+        }
+        Availability::Unavailable(_) => " VMs ".to_owned(),
     };
-    let state = state_rows(ksm);
-    let settings = setting_rows(ksm);
-    let beside = body.width >= WIDE;
-    let left_width = if beside { COLUMN } else { body.width };
-    let left = Rect { width: left_width, ..body };
-    let mut y = rows(canvas, left, " state ", &state);
-    let right = if beside {
-        Rect { x: body.x + COLUMN, width: body.width - COLUMN, ..body }
-    } else {
-        Rect { y, height: body.bottom().saturating_sub(y), ..body }
-    };
-    let settings_end =
-        if beside { rows(canvas, right, " settings ", &settings) } else { compact(canvas, right, &settings) };
-    y = y.max(settings_end);
-    let below = Rect { y, height: body.bottom().saturating_sub(y), ..body };
-    history(canvas, below, app, picture);
+    let below = canvas.rule(layout.table, &title);
+    if let Availability::Unavailable(reason) = &picture.snapshot.observation {
+        let inner = Rect { x: below.x + 1, width: below.width.saturating_sub(2), ..below };
+        canvas.paragraph(inner, &format!("merges and breaks: n/a: {reason}"), theme.warning());
+        return;
+    }
+    let columns = layout.columns();
+    let names = MergeColumn::ALL.map(MergeColumn::title);
+    titles(canvas, below, &columns, &names, (app.merging.sort, app.merging.is_descending));
+    let visible = layout.visible_rows();
+    let selected = app.merging.position(found.iter().map(|row| (row.vm.clone(), None)));
+    let top = app.merging.top(selected, visible, found.len());
+    if found.is_empty() && below.height > 1 {
+        let text = if app.merging.filter.is_empty() {
+            "no VM was observed in this window"
+        } else {
+            "no VM's name passes the filter; Esc drops it"
+        };
+        canvas.text(below, below.x + 1, below.y + 1, text, theme.plain());
+    }
+    for ((position, row), y) in found.iter().enumerate().skip(top).zip(below.y + 1..below.bottom()) {
+        let base = if position == selected { theme.accent() } else { theme.plain() };
+        canvas.text(below, below.x, y, if position == selected { ">" } else { " " }, base);
+        for (column, (x, width)) in MergeColumn::ALL.into_iter().zip(columns) {
+            let own = Rect { x, y, width: width - 1, height: 1 };
+            match column.figure(row, seconds) {
+                None => {
+                    canvas.text(own, x, y, &row.vm, base);
+                }
+                Some(Availability::Available(value)) if column == MergeColumn::Merged => {
+                    canvas.right(own, &format::count(value as u64), theme.plain());
+                }
+                Some(Availability::Available(value)) => {
+                    canvas.right(own, &format::si(value), theme.plain());
+                }
+                Some(Availability::Unavailable(_)) => canvas.right(own, "n/a", theme.warning()),
+            }
+        }
+    }
 }
 
 /// A value; `None` where this kernel does not have the file.
@@ -95,24 +130,24 @@ fn setting_rows(ksm: &KsmState) -> Vec<Row> {
 
 const NOT_THERE: &str = "n/a: not in this kernel";
 
-/// One row a value under a rule; returns the row after.
-fn rows(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) -> u16 {
+/// One row a value under a rule.
+fn rows(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) {
     let theme = canvas.theme;
     let inner = canvas.rule(area, title);
-    let mut y = inner.y;
-    for (name, value) in rows {
+    for ((name, value), y) in rows.iter().zip(inner.y..) {
         canvas.text(inner, inner.x + 1, y, name, theme.faint());
         let (value, style) = shown(value, theme.plain(), theme.warning());
         canvas.text(inner, inner.x + 1 + NAME.max(name.len() as u16 + 1), y, value, style);
-        y += 1;
     }
-    y
 }
 
-/// The same flowing over lines, for small screens; returns the row after.
-fn compact(canvas: &mut Canvas<'_>, area: Rect, rows: &[Row]) -> u16 {
+/// The same flowing over lines, for small screens.
+fn compact(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) {
     let theme = canvas.theme;
-    let inner = canvas.rule(area, " settings ");
+    if area.is_empty() {
+        return;
+    }
+    let inner = canvas.rule(area, title);
     let (mut x, mut y) = (inner.x + 1, inner.y);
     for (name, value) in rows {
         let (value, style) = shown(value, theme.plain(), theme.warning());
@@ -122,7 +157,6 @@ fn compact(canvas: &mut Canvas<'_>, area: Rect, rows: &[Row]) -> u16 {
         }
         x = canvas.pieces(inner, x, y, &[(name, theme.faint()), (" ", theme.plain()), (value, style)]) + 2;
     }
-    y + 1
 }
 
 fn shown(value: &Option<String>, plain: Style, warning: Style) -> (&str, Style) {
@@ -139,7 +173,7 @@ fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
         return;
     }
     let width = usize::from(area.width.saturating_sub(2));
-    let points: Vec<_> = app.history.before(picture.history_end, width).collect();
+    let points: Vec<_> = app.ksm_history.before(picture.ksm_end, width).collect();
     let known: Vec<_> = points.iter().flatten().collect();
     if known.is_empty() {
         return;
@@ -192,11 +226,5 @@ fn column(canvas: &mut Canvas<'_>, area: Rect, x: u16, value: Option<u64>, top: 
         return;
     };
     let part = if top == 0 { 0.0 } else { value as f64 / top as f64 };
-    let filled = part * f64::from(area.height);
-    for row in 0..area.height {
-        let here = (filled - f64::from(row)).clamp(0.0, 1.0);
-        if here > 0.0 || row == 0 {
-            canvas.put(x, area.bottom() - 1 - row, theme.bar(here), theme.accent());
-        }
-    }
+    chart::filled(canvas, area, x, part, theme.accent());
 }

@@ -1,44 +1,70 @@
 //! Rendering: a picture of the state, which it does not change.
 
 mod canvas;
+mod chart;
+mod compare;
 mod format;
 mod help;
 mod ksm;
 mod log;
+mod misses;
+mod overlay;
 mod overview;
+mod palette;
 mod sharing;
 mod theme;
 
 use huddle_model::availability::Availability;
 use ratatui::Frame;
+use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::app::geometry::{MINIMUM_SIZE, Screen};
 use crate::app::keys::Command;
-use crate::app::{App, View};
+use crate::app::{App, Source, Tone, View};
 use canvas::Canvas;
 use theme::Theme;
 
 /// Draws the state into the whole frame.
 pub fn draw(frame: &mut Frame<'_>, app: &App) {
-    let area = frame.area();
-    let theme = Theme::new(app.options.colour, app.options.charset);
-    let mut canvas = Canvas { buffer: frame.buffer_mut(), theme };
-    let Some(screen) = Screen::new(area) else {
+    draw_into(frame.buffer_mut(), app);
+}
+
+/// The same picture in a buffer of its own, as large as the terminal that the state knows of: for
+/// files ([`crate::picture`]).
+pub fn render(app: &App) -> Buffer {
+    let mut buffer = Buffer::empty(app.area());
+    draw_into(&mut buffer, app);
+    buffer
+}
+
+fn draw_into(buffer: &mut Buffer, app: &App) {
+    let area = buffer.area;
+    let theme = Theme::new(app.options.colour, app.options.charset, app.palette);
+    let mut canvas = Canvas { buffer, theme };
+    let Some(screen) = Screen::new(area, app.has_bar()) else {
         too_small(&mut canvas, area);
         return;
     };
     header(&mut canvas, &screen, app);
     match (&app.shown, app.view) {
-        (None, View::Overview | View::Sharing | View::Ksm) => waiting(&mut canvas, screen.body),
+        (_, View::Log) => log::draw(&mut canvas, screen.body, app),
+        (None, _) => waiting(&mut canvas, screen.body),
         (Some(picture), View::Overview) => overview::draw(&mut canvas, screen.body, app, picture),
         (Some(picture), View::Sharing) => sharing::draw(&mut canvas, screen.body, app, picture),
+        (Some(picture), View::Misses) => misses::draw(&mut canvas, screen.body, app, picture),
+        (Some(picture), View::Compare) => compare::draw(&mut canvas, screen.body, app, picture),
         (Some(picture), View::Ksm) => ksm::draw(&mut canvas, screen.body, app, picture),
-        (_, View::Log) => log::draw(&mut canvas, screen.body, app),
+    }
+    if let Some(area) = screen.bar {
+        replay_bar(&mut canvas, area, app);
     }
     footer(&mut canvas, screen.footer, app);
     if let Some(top) = app.help {
         help::draw(&mut canvas, area, app, top);
+    }
+    if let Some(overlay) = &app.overlay {
+        overlay::draw(&mut canvas, area, app, overlay);
     }
 }
 
@@ -56,7 +82,9 @@ fn waiting(canvas: &mut Canvas<'_>, body: Rect) {
 fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
     let theme = canvas.theme;
     let area = screen.header;
-    canvas.text(area, area.x + 1, area.y, "huddle", theme.strong());
+    if screen.has_name() {
+        canvas.text(area, area.x + 1, area.y, "huddle", theme.strong());
+    }
     let mut tabs_end = area.x;
     for (view, label, tab) in screen.tabs() {
         let is_shown = view == app.view;
@@ -76,12 +104,72 @@ fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
     canvas.text(right, start, area.y, &state, style);
 }
 
+/// A table's titles; the one that orders the rows says so and which way.
+fn titles(
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    columns: &[(u16, u16)],
+    names: &[&str],
+    (sort, is_descending): (usize, bool),
+) {
+    let theme = canvas.theme;
+    for (at, ((x, width), name)) in columns.iter().zip(names).enumerate() {
+        let own = Rect { x: *x, y: area.y, width: width - 1, height: area.height.min(1) }.intersection(area);
+        let arrow = theme.order(is_descending);
+        let is_first = at == 0;
+        let (text, style) = match (at == sort, is_first) {
+            (true, true) => (format!("{name} {arrow}"), theme.strong()),
+            (true, false) => (format!("{arrow} {name}"), theme.strong()),
+            (false, _) => ((*name).to_owned(), theme.faint()),
+        };
+        if is_first {
+            canvas.text(own, own.x, own.y, &text, style);
+        } else {
+            canvas.right(own, &text, style);
+        }
+    }
+}
+
+/// Where a replay stands: click it to go elsewhere.
+fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
+    let theme = canvas.theme;
+    let Some(replay) = app.source.replay() else { return };
+    let state = if replay.is_playing { "playing" } else { "standing" };
+    let at = app.shown.as_ref().map_or_else(
+        || "no snapshot yet".to_owned(),
+        |picture| format!("{} UTC", format::time_of_day(picture.moment())),
+    );
+    let text = format!(
+        " replay of {}: {} of {}, {at}, {state} at {} ",
+        replay.name,
+        (replay.position + 1).min(replay.length),
+        replay.length,
+        replay.speed
+    );
+    let filled = (replay.part() * f64::from(area.width)).round() as u16;
+    for x in area.x..area.right() {
+        let is_past = x < area.x + filled;
+        let character = if is_past { '=' } else { theme.lines().horizontal };
+        canvas.put(x, area.y, character, if is_past { theme.accent() } else { theme.faint() });
+    }
+    canvas.text(area, area.x + 1, area.y, &text, theme.strong());
+}
+
 /// The round shown, whether it is held, and how old it is.
 fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
     let Some(picture) = &app.shown else { return ("no round yet".into(), theme.plain()) };
     let round = picture.snapshot.round;
     if app.is_paused {
         return (format!("PAUSED {round}, {} newer", app.rounds_held()), theme.warning());
+    }
+    if app.source.replay().is_some() {
+        return (format!("REPLAY round {round}"), theme.warning());
+    }
+    if let Source::Attached { to, lost } = &app.source {
+        return match lost {
+            Some(_) => (format!("LOST {to}, round {round}"), theme.warning()),
+            None => (format!("round {round} of {to}"), theme.plain()),
+        };
     }
     match app.age().as_secs() {
         0..5 => (format!("round {round}"), theme.plain()),
@@ -92,6 +180,11 @@ fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
 fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     let theme = canvas.theme;
     let x = area.x + 1;
+    if let Some((tone, text)) = &app.notice {
+        let style = if *tone == Tone::Warning { theme.warning() } else { theme.strong() };
+        canvas.text(area, x, area.y, text, style);
+        return;
+    }
     if app.typing.is_some() {
         let filter = app.filter().unwrap_or_default();
         let end = canvas.pieces(area, x, area.y, &[("filter: ", theme.strong()), (filter, theme.plain())]);
@@ -100,7 +193,22 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         return;
     }
     let hints: &[(Command, &str)] = match app.view {
-        View::Overview | View::Ksm => &[],
+        View::Overview => &[
+            (Command::DryRun, "dry run"),
+            (Command::ApplyPlan, "apply"),
+            (Command::ChoosePolicy, "policy"),
+            (Command::Why, "why n/a"),
+        ],
+        View::Misses => &[
+            (Command::Level, "VMs or vCPUs"),
+            (Command::Order, "order"),
+            (Command::Metric, "chart"),
+            (Command::Filter, "filter"),
+            (Command::LongerWindow, "longer"),
+            (Command::Why, "why n/a"),
+        ],
+        View::Compare => &[(Command::Why, "why n/a")],
+        View::Ksm => &[(Command::Order, "order"), (Command::Filter, "filter"), (Command::Why, "why n/a")],
         View::Sharing => &[
             (Command::Filter, "filter"),
             (Command::Order, "order"),
@@ -109,13 +217,31 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         ],
         View::Log => &[(Command::Filter, "filter"), (Command::Order, "order")],
     };
+    let is_standing = app.is_paused || app.source.replay().is_some_and(|replay| !replay.is_playing);
+    let pause = match (is_standing, app.source.replay()) {
+        (true, Some(_)) => "play",
+        (true, None) => "follow",
+        (false, _) => "pause",
+    };
     let always = [
         (Command::Help, "help"),
         (Command::Quit, "quit"),
-        (Command::Pause, if app.is_paused { "follow" } else { "pause" }),
+        (Command::Pause, pause),
         (Command::NextView, "view"),
     ];
     let mut x = x;
+    if let Some(to) = &app.recording {
+        let room = Rect { width: area.width / 3, ..area };
+        x = canvas.text(room, x, area.y, &format!("REC {to}"), theme.warning()) + 2;
+    }
+    if let Source::Attached { lost: Some(why), .. } = &app.source {
+        let room = Rect { width: area.width / 2, ..area };
+        x = canvas.text(room, x, area.y, &format!("lost: {why}"), theme.warning()) + 2;
+    }
+    if app.interval_s() > 0 {
+        let text = format!("every {} s", app.interval_s());
+        x = canvas.text(area, x, area.y, &text, theme.warning()) + 2;
+    }
     // What hides part of the picture comes before any hint.
     if let Some(filter) = app.filter().filter(|filter| !filter.is_empty()) {
         let text = format!("filter: {filter}");
@@ -124,6 +250,10 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     }
     for (command, what) in always.iter().chain(hints) {
         if let Some(key) = app.keys.key_of(app.view, *command) {
+            // Half a hint helps nobody.
+            if usize::from(x) + canvas::width(&key) + 1 + what.len() > usize::from(area.right()) {
+                break;
+            }
             let pieces = [(key.as_str(), theme.strong()), (" ", theme.plain()), (what, theme.faint())];
             x = canvas.pieces(area, x, area.y, &pieces) + 2;
         }

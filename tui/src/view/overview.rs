@@ -5,7 +5,9 @@ use huddle_model::topology::DomainId;
 use ratatui::layout::Rect;
 
 use super::canvas::{self, Canvas};
-use super::{format, or_reason};
+use super::{chart, compare, format, or_reason};
+use crate::app::rate::Rate;
+use crate::app::series::Subject;
 use crate::app::{App, Basis, Change, DomainLoad, Move, Picture};
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
@@ -22,7 +24,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
             let level = picture.snapshot.topology.value().and_then(|topology| topology.level());
             for (index, domain) in domains.iter().enumerate() {
                 if let Some(area) = layout.box_at(index, top) {
-                    domain_box(canvas, area, domain, level, index == app.domain);
+                    domain_box(canvas, area, app, picture, domain, level, index == app.domain);
                 }
             }
             let first = top * layout.boxes_across;
@@ -37,7 +39,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
             }
         }
     }
-    change(canvas, layout.change, picture);
+    change(canvas, layout.change, app, picture);
 }
 
 fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
@@ -47,7 +49,11 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let vcpus: usize = snapshot.vms.iter().map(|vm| vm.vcpus.len()).sum();
     let (policy, known) = or_reason(&snapshot.plan, |plan| plan.policy.to_string());
     let style = if known { theme.strong() } else { theme.warning() };
-    let vms = format!("{} VMs, {vcpus} vCPUs  policy ", snapshot.vms.len());
+    let vms = format!(
+        "{}, {}  policy ",
+        format::things(snapshot.vms.len() as u64, "VM"),
+        format::things(vcpus as u64, "vCPU")
+    );
     let x = canvas.pieces(area, area.x + 1, area.y, &[(&vms, theme.plain()), (&policy, style)]);
     if let Some((matrix, (i, j))) =
         picture.matrix().and_then(|(matrix, figures)| Some((matrix, figures.highest?)))
@@ -91,9 +97,10 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
         Basis::LastRan(reason) => (format!("where vCPUs last ran; no placement: {reason}"), theme.warning()),
     };
     let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
+    let elsewhere = format::things(overview.elsewhere as u64, "vCPU");
     let elsewhere = match overview.basis {
-        Basis::LastRan(_) => format!("; {} vCPUs not known where", overview.elsewhere),
-        _ => format!("; {} vCPUs left to the kernel", overview.elsewhere),
+        Basis::LastRan(_) => format!("; {elsewhere} not known where"),
+        _ => format!("; {elsewhere} left to the kernel"),
     };
     if overview.elsewhere > 0 {
         pieces.push((&elsewhere, theme.plain()));
@@ -101,7 +108,15 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     canvas.pieces(area, area.x + 1, y, &pieces);
 }
 
-fn domain_box(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad, level: Option<u8>, is_selected: bool) {
+fn domain_box(
+    canvas: &mut Canvas<'_>,
+    area: Rect,
+    app: &App,
+    picture: &Picture,
+    load: &DomainLoad,
+    level: Option<u8>,
+    is_selected: bool,
+) {
     let theme = canvas.theme;
     let domain = &load.domain;
     let node = domain.node.map_or_else(String::new, |node| format!(", node {node}"));
@@ -115,18 +130,64 @@ fn domain_box(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad, level: Opt
     let size = domain.size_bytes.map_or_else(|| "size n/a".to_owned(), format::bytes);
     let cache = format!("{level} {size}  CPUs {}", domain.cpus);
     canvas.text(inner, inner.x, inner.y, &cache, theme.plain());
-    let load_text = format!("{} vCPUs on {} CPUs", load.vcpus, domain.cpus.len());
-    let is_full = load.vcpus > domain.cpus.len();
-    let load_style = if is_full { theme.strong() } else { theme.plain() };
-    canvas.text(inner, inner.x, inner.y + 1, &load_text, load_style);
+    let cpus = domain.cpus.len();
+    let vcpus = format::things(load.vcpus as u64, "vCPU");
+    let mut load_text = format!("{vcpus} on {}", format::things(cpus as u64, "CPU"));
+    if load_text.len() + " >=100%".len() > usize::from(inner.width) {
+        load_text = format!("{vcpus}/{cpus}");
+    }
+    let load_style = if load.vcpus > cpus { theme.strong() } else { theme.plain() };
+    let x = canvas.text(inner, inner.x, inner.y + 1, &load_text, load_style);
+    let seen = picture.window.value().and_then(|figures| figures.domain(domain.id));
+    // Where nothing is observed the change below says why; here there is no room for it.
+    match seen.map(|seen| &seen.busy) {
+        Some(Availability::Available(busy)) => {
+            let least = if busy.is_least { ">=" } else { "" };
+            let text = format!(" {least}{:.0}%", busy.part * 100.0);
+            let style = if busy.part > 0.9 { theme.strong() } else { theme.plain() };
+            canvas.text(inner, x, inner.y + 1, &text, style);
+        }
+        _ => {
+            canvas.text(inner, x, inner.y + 1, " load n/a", theme.warning());
+        }
+    }
     let (within, known) = match &load.within_frames {
         Availability::Available(frames) => (format!("{} frames shared", format::count(*frames)), true),
         // The reason stands in the summary.
         Availability::Unavailable(_) => ("shared n/a".to_owned(), false),
     };
     canvas.text(inner, inner.x, inner.y + 2, &within, if known { theme.plain() } else { theme.warning() });
-    let members = Rect { y: inner.y + 3, height: inner.height.saturating_sub(3), ..inner };
+    // A box that is too low for all keeps the VMs and leaves out the misses.
+    let mut used = 3;
+    if inner.height >= 5 {
+        misses(canvas, Rect { y: inner.y + 3, height: 1, ..inner }, app, picture, domain.id);
+        used += 1;
+    }
+    let members = Rect { y: inner.y + used, height: inner.height.saturating_sub(used), ..inner };
     flow_members(canvas, members, load);
+}
+
+/// Misses per second of the vCPUs in a domain, and how they went.
+fn misses(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture, id: DomainId) {
+    let theme = canvas.theme;
+    let seen = picture.window.value().and_then(|figures| figures.domain(id));
+    if seen.is_some_and(|seen| seen.rates.vcpus == 0) {
+        canvas.text(area, area.x, area.y, "no vCPU ran here", theme.faint());
+        return;
+    }
+    let (text, style) = match seen.map(|seen| &seen.rates.misses_per_s) {
+        Some(Availability::Available(value)) => (format::si(*value), theme.plain()),
+        _ => ("n/a".to_owned(), theme.warning()),
+    };
+    let x = canvas.pieces(area, area.x, area.y, &[("misses/s ", theme.faint()), (&text, style)]);
+    // Sparklines of neighbours begin below each other.
+    let x = x.max(area.x + 15) + 1;
+    let width = area.right().saturating_sub(x);
+    if width >= 4 {
+        let span = app.chart_span(picture);
+        let columns = app.history.chart(Subject::Domain(id), Rate::MissesPerS, span, usize::from(width));
+        chart::sparkline(canvas, Rect { x, width, ..area }, &columns);
+    }
 }
 
 /// The VMs of a box, over as many lines as there are; says how many do not fit.
@@ -160,7 +221,7 @@ fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
     }
 }
 
-fn change(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
+fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     let Some(change) = &picture.change else {
         let inner = canvas.rule(area, " last change ");
@@ -184,6 +245,8 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
         below.height
     };
     line(canvas, &what(change, usize::from(inner.width), theme.arrow()), theme.strong(), 1);
+    let (text, is_known) = since(app, picture, change);
+    line(canvas, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
     let mut left = line(canvas, &pinned(change), theme.plain(), 1);
     for (at, reason) in change.reasons.iter().enumerate() {
         let remaining = change.reasons.len() - at;
@@ -197,6 +260,46 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
         // A long reason may take a second line only where the others keep theirs.
         let spare = usize::from(left).saturating_sub(remaining).clamp(0, 2) as u16;
         left = line(canvas, &format!("because {reason}"), theme.plain(), 1 + spare);
+    }
+}
+
+/// Whether it helped: the latest decision where placements are tried against each other, else the
+/// misses before and after, which is a look and no test. The flag: whether anything is known.
+fn since(app: &App, picture: &Picture, change: &Change) -> (String, bool) {
+    if let Some(decision) = app.decisions().last() {
+        return (format!("last decision: {}", compare::decision_line(decision)), true);
+    }
+    let rates = match &picture.window {
+        Availability::Unavailable(reason) => return (format!("misses n/a: {reason}"), false),
+        Availability::Available(figures) => &figures.host,
+    };
+    let now = picture.moment();
+    let length = app.span_s() * 1_000_000;
+    let (at, rate) = (change.at_unix_us, Rate::Mpki);
+    let before = app.history.mean(Subject::Host, rate, at.saturating_sub(length), at);
+    let after = app.history.mean(Subject::Host, rate, at, now.min(at.saturating_add(length)));
+    match (before, after) {
+        (Some((before, _)), Some((after, windows))) => {
+            let part = if before > 0.0 {
+                format!(" ({:+.1} %)", (after / before - 1.0) * 100.0)
+            } else {
+                String::new()
+            };
+            let text = format!(
+                "MPKI of all vCPUs: {} before, {} in {} since{part}; no test",
+                format::rate(rate, before),
+                format::rate(rate, after),
+                format::things(windows as u64, "window")
+            );
+            (text, true)
+        }
+        (None, Some((after, _))) => {
+            (format!("MPKI of all vCPUs: {} since, n/a before", format::rate(rate, after)), true)
+        }
+        _ => match &rates.mpki {
+            Availability::Unavailable(reason) => (format!("MPKI n/a: {reason}"), false),
+            Availability::Available(_) => ("MPKI since then: no window has ended yet".into(), false),
+        },
     }
 }
 
@@ -231,8 +334,10 @@ fn one_move(moved: &Move, arrow: &str) -> String {
 fn pinned(change: &Change) -> String {
     match &change.pinned {
         Availability::Available(outcome) => format!(
-            "pinned: {} threads changed, {} already there, {} passed over",
-            outcome.changed, outcome.unchanged, outcome.skipped
+            "pinned: {} changed, {} already there, {} passed over",
+            format::things(outcome.changed.into(), "thread"),
+            outcome.unchanged,
+            outcome.skipped
         ),
         Availability::Unavailable(reason) => format!("not pinned: {reason}"),
     }

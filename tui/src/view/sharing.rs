@@ -47,7 +47,7 @@ fn info(canvas: &mut Canvas<'_>, area: Rect, matrix: &SharingMatrix, sharing: &S
     let theme = canvas.theme;
     let order = if sharing.is_clustered { "groups together" } else { "matrix order" };
     let count = if sharing.order.len() == matrix.len() {
-        format!("{} VMs", matrix.len())
+        format::things(matrix.len() as u64, "VM")
     } else {
         format!("{} of {} VMs", sharing.order.len(), matrix.len())
     };

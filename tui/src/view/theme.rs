@@ -2,37 +2,11 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
+use super::palette::{Ramps, luma};
 use crate::app::scale::TOP_LEVEL;
-use crate::colour::{Charset, ColourMode};
+use crate::colour::{Charset, ColourMode, Palette};
 
 const LEVELS: usize = TOP_LEVEL as usize + 1;
-
-/// Cividis (Nunez, Anderton and Renslow, PLOS ONE 13(7), 2018): made so that people with and without
-/// colour-vision deficiency rank its colours alike. Levels 1 to 9.
-const CIVIDIS: [(u8, u8, u8); LEVELS - 1] = [
-    (0, 34, 78),
-    (8, 51, 112),
-    (53, 69, 108),
-    (79, 87, 108),
-    (102, 105, 112),
-    (125, 124, 120),
-    (174, 163, 113),
-    (200, 184, 102),
-    (254, 232, 56),
-];
-
-/// The same ramp in xterm's 256 colours, with their red, green and blue for the contrast of text.
-const INDEXED: [(u8, (u8, u8, u8)); LEVELS - 1] = [
-    (17, (0, 0, 95)),
-    (24, (0, 95, 135)),
-    (60, (95, 95, 135)),
-    (102, (135, 135, 135)),
-    (144, (175, 175, 135)),
-    (179, (215, 175, 95)),
-    (185, (215, 215, 95)),
-    (221, (255, 215, 95)),
-    (227, (255, 255, 95)),
-];
 
 /// Glyphs of rising ink, level 0 to 9.
 const GLYPHS: [char; LEVELS] = [' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];
@@ -54,11 +28,12 @@ pub(crate) struct Lines {
 pub(crate) struct Theme {
     pub(crate) colour: ColourMode,
     pub(crate) charset: Charset,
+    pub(crate) palette: Palette,
 }
 
 impl Theme {
-    pub(crate) fn new(colour: ColourMode, charset: Charset) -> Self {
-        Self { colour, charset }
+    pub(crate) fn new(colour: ColourMode, charset: Charset, palette: Palette) -> Self {
+        Self { colour, charset, palette }
     }
 
     /// Whether levels show as backgrounds; else their glyphs must rank them.
@@ -70,13 +45,20 @@ impl Theme {
         let Some(step) = usize::from(level.min(TOP_LEVEL)).checked_sub(1) else { return Style::new() };
         match self.colour {
             ColourMode::TrueColour => {
-                let (red, green, blue) = CIVIDIS[step];
-                Style::new().bg(Color::Rgb(red, green, blue)).fg(text_on(CIVIDIS[step], self.colour))
+                let rgb @ (red, green, blue) = Ramps::of(self.palette).rgb[step];
+                Style::new().bg(Color::Rgb(red, green, blue)).fg(text_on(rgb, self.colour))
             }
             ColourMode::Indexed256 => {
-                let (index, rgb) = INDEXED[step];
+                let (index, rgb) = Ramps::of(self.palette).indexed[step];
                 Style::new().bg(Color::Indexed(index)).fg(text_on(rgb, self.colour))
             }
+            // Grey is grey: the glyphs rank it.
+            ColourMode::Ansi16 if self.palette == Palette::Grey => Style::new(),
+            ColourMode::Ansi16 if self.palette == Palette::Ember => match step {
+                0..3 => Style::new().fg(Color::Magenta),
+                3..6 => Style::new().fg(Color::Red),
+                _ => Style::new().fg(Color::Yellow).add_modifier(Modifier::BOLD),
+            },
             ColourMode::Ansi16 => match step {
                 0..3 => Style::new().fg(Color::Blue),
                 3..6 => Style::new().fg(Color::Cyan),
@@ -109,6 +91,16 @@ impl Theme {
                 Lines { horizontal: '─', vertical: '│', corners: ['┌', '┐', '└', '┘'] }
             }
             Charset::Ascii => Lines { horizontal: '-', vertical: '|', corners: ['+'; 4] },
+        }
+    }
+
+    /// Which way a column orders.
+    pub(crate) fn order(&self, is_descending: bool) -> char {
+        match (self.charset, is_descending) {
+            (Charset::Unicode, true) => '▼',
+            (Charset::Unicode, false) => '▲',
+            (Charset::Ascii, true) => 'v',
+            (Charset::Ascii, false) => '^',
         }
     }
 
@@ -168,11 +160,6 @@ impl Theme {
     }
 }
 
-/// Luma (ITU-R BT.709, without gamma) from 0 to 255.
-fn luma((red, green, blue): (u8, u8, u8)) -> f64 {
-    0.2126 * f64::from(red) + 0.7152 * f64::from(green) + 0.0722 * f64::from(blue)
-}
-
 fn text_on(background: (u8, u8, u8), colour: ColourMode) -> Color {
     let (black, white) = match colour {
         ColourMode::TrueColour => (Color::Rgb(0, 0, 0), Color::Rgb(255, 255, 255)),
@@ -187,25 +174,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_ramp_rises_in_brightness() {
-        assert!(CIVIDIS.windows(2).all(|pair| luma(pair[0]) < luma(pair[1])));
-        assert!(INDEXED.windows(2).all(|pair| luma(pair[0].1) < luma(pair[1].1)));
-    }
-
-    #[test]
-    fn the_256_colours_are_those_of_the_cube() {
-        for (index, rgb) in INDEXED {
-            let step = |part: u8| if part == 0 { 0 } else { 55 + 40 * part };
-            let cube = index - 16;
-            let expected = (step(cube / 36), step(cube / 6 % 6), step(cube % 6));
-            // 102 lies on the cube's diagonal.
-            assert_eq!(rgb, expected, "{index}");
-        }
-    }
-
-    #[test]
     fn without_colours_levels_differ_by_glyph_and_carry_none() {
-        let theme = Theme::new(ColourMode::NoColour, Charset::Ascii);
+        let theme = Theme::new(ColourMode::NoColour, Charset::Ascii, Palette::Cividis);
         let glyphs: std::collections::HashSet<char> =
             (0..=TOP_LEVEL).map(|level| theme.glyph(level)).collect();
         assert_eq!(glyphs.len(), LEVELS);

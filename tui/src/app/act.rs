@@ -1,0 +1,253 @@
+//! What the user asks to be done: whether it may be, the question before it, and what came of it.
+
+use huddle_model::plan::Policy;
+
+use super::App;
+use super::action::{Action, Deed};
+use super::keys::{Command, KeyMap};
+use super::source::{Source, Tone};
+use crate::colour::Palette;
+
+/// What stands above the view and takes the keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Overlay {
+    /// A question: do this?
+    Ask(Action),
+    /// Which policy?
+    Choose {
+        /// Position in [`Policy::ALL`].
+        at: usize,
+    },
+    /// Something to read.
+    Report(Report),
+}
+
+/// Lines to read, with a heading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) title: String,
+    pub(crate) lines: Vec<String>,
+    /// First visible line.
+    pub(crate) top: usize,
+}
+
+/// Part of a replay that one key seeks over.
+const SEEK_PARTS: usize = 10;
+
+impl App {
+    /// Where snapshots come from; call it again whenever a replay moves. [`Source::Live`] until then.
+    pub fn set_source(&mut self, source: Source) {
+        self.is_dirty |= source != self.source;
+        self.source = source;
+    }
+
+    /// Where a recording is made now; `None` while none is.
+    pub fn set_recording(&mut self, to: Option<String>) {
+        self.is_dirty |= to != self.recording;
+        self.recording = to;
+    }
+
+    /// Other keys than the default ones.
+    pub fn set_keys(&mut self, keys: KeyMap) {
+        self.keys = keys;
+        self.is_dirty = true;
+    }
+
+    /// Other colours than the default ones.
+    pub fn set_palette(&mut self, palette: Palette) {
+        self.palette = palette;
+        self.is_dirty = true;
+    }
+
+    /// From now on the user is told `reason` where they ask for this, and the caller is not asked.
+    pub fn refuse(&mut self, deed: Deed, reason: impl Into<String>) {
+        self.refused.insert(deed, reason.into());
+    }
+
+    /// Takes [`App::refuse`] back.
+    pub fn allow(&mut self, deed: Deed) {
+        self.refused.remove(&deed);
+    }
+
+    /// Says one sentence in the bottom line until the next key: what became of an action.
+    pub fn notify(&mut self, tone: Tone, text: impl Into<String>) {
+        self.notice = Some((tone, text.into()));
+        self.is_dirty = true;
+    }
+
+    /// Shows lines to read above the view: what a dry run would change. A question that waits for its
+    /// answer is not hidden: the lines are then left out of sight, and said to be.
+    pub fn report(&mut self, title: impl Into<String>, lines: Vec<String>) {
+        let title = title.into();
+        if matches!(self.overlay, Some(Overlay::Ask(_) | Overlay::Choose { .. })) {
+            self.notify(Tone::Warning, format!("{title}: not shown, because a question waits; ask again"));
+            return;
+        }
+        self.overlay = Some(Overlay::Report(Report { title, lines, top: 0 }));
+        self.is_dirty = true;
+    }
+
+    /// Why a deed cannot be done; `None` where it can.
+    fn refusal(&self, deed: Deed) -> Option<String> {
+        let own = self.refused.get(&deed).cloned();
+        own.or_else(|| self.source.refuses(deed).map(str::to_owned))
+    }
+
+    /// Hands an action to the caller, or asks first, or says why not.
+    pub(super) fn attempt(&mut self, action: Action) -> Vec<Action> {
+        if let Some(reason) = action.deed().and_then(|deed| self.refusal(deed)) {
+            self.notify(Tone::Warning, format!("not done: {reason}"));
+            return Vec::new();
+        }
+        if matches!(action, Action::ApplyPlan { .. })
+            && let Some(reason) = self.no_plan()
+        {
+            self.notify(Tone::Warning, format!("there is no plan: {reason}"));
+            return Vec::new();
+        }
+        if action.changes_host() {
+            self.overlay = Some(Overlay::Ask(action));
+            return Vec::new();
+        }
+        vec![action]
+    }
+
+    fn no_plan(&self) -> Option<String> {
+        match &self.shown {
+            None => Some("no round has ended yet".into()),
+            Some(picture) => picture.snapshot.plan.reason().map(str::to_owned),
+        }
+    }
+
+    /// The question that stands before an action.
+    pub(crate) fn question(&self, action: Action) -> String {
+        let plan = self.shown.as_ref().and_then(|picture| picture.snapshot.plan.value());
+        let threads = |count: usize| match count {
+            1 => "1 vCPU thread".to_owned(),
+            count => format!("{count} vCPU threads"),
+        };
+        match action {
+            Action::ApplyPlan { dry_run: false } => {
+                let placed = plan.map_or(0, |plan| plan.placement.len());
+                let policy = plan.map_or_else(String::new, |plan| format!(" of policy {}", plan.policy));
+                format!("Apply the plan{policy}? It pins {}.", threads(placed))
+            }
+            Action::SetPolicy(policy) => {
+                let before = plan.map_or_else(String::new, |plan| format!(" from {}", plan.policy));
+                format!("Change the policy{before} to {policy}? The next round moves vCPUs as it says.")
+            }
+            Action::Restore => {
+                "Undo what was pinned? Every vCPU thread gets back the affinity it had before.".into()
+            }
+            other => format!("{other:?}?"),
+        }
+    }
+
+    /// Commands that ask for an action, in any view.
+    pub(super) fn on_deed(&mut self, command: Command) -> Vec<Action> {
+        match command {
+            Command::DryRun => self.attempt(Action::ApplyPlan { dry_run: true }),
+            Command::ApplyPlan => self.attempt(Action::ApplyPlan { dry_run: false }),
+            Command::Restore => self.attempt(Action::Restore),
+            Command::Record if self.recording.is_some() => self.attempt(Action::StopRecording),
+            Command::Record => self.attempt(Action::StartRecording),
+            Command::SaveText => vec![Action::SaveText],
+            Command::SaveSvg => vec![Action::SaveSvg],
+            Command::ChoosePolicy => {
+                match self.refusal(Deed::Policy) {
+                    Some(reason) => self.notify(Tone::Warning, format!("not done: {reason}")),
+                    None => {
+                        let plan = self.shown.as_ref().and_then(|picture| picture.snapshot.plan.value());
+                        let now =
+                            plan.and_then(|plan| Policy::ALL.iter().position(|one| *one == plan.policy));
+                        self.overlay = Some(Overlay::Choose { at: now.unwrap_or(0) });
+                    }
+                }
+                Vec::new()
+            }
+            _ => self.on_replay(command),
+        }
+    }
+
+    fn on_replay(&mut self, command: Command) -> Vec<Action> {
+        let Source::Replay(replay) = &mut self.source else {
+            self.notify(Tone::Warning, "this is no replay: there is nothing to go back or on in");
+            return Vec::new();
+        };
+        let part = isize::try_from(replay.length.div_ceil(SEEK_PARTS)).unwrap_or(isize::MAX);
+        let action = match command {
+            Command::Pause => {
+                replay.is_playing = !replay.is_playing;
+                if replay.is_playing { Action::Play } else { Action::Pause }
+            }
+            Command::Step => {
+                replay.is_playing = false;
+                Action::Step
+            }
+            Command::Faster | Command::Slower => {
+                let speed = replay.speed;
+                replay.speed = if command == Command::Faster { speed.faster() } else { speed.slower() };
+                Action::SetSpeed(replay.speed)
+            }
+            _ => {
+                let position = match command {
+                    Command::StepBack => replay.moved(-1),
+                    Command::SeekBack => replay.moved(part.saturating_neg()),
+                    Command::SeekForward => replay.moved(part),
+                    Command::SeekStart => 0,
+                    _ => replay.length.saturating_sub(1),
+                };
+                return self.seek(position);
+            }
+        };
+        vec![action]
+    }
+
+    /// Seeks in a replay; what follows is reckoned from there, before the source has caught up.
+    pub(super) fn seek(&mut self, position: usize) -> Vec<Action> {
+        let Source::Replay(replay) = &mut self.source else { return Vec::new() };
+        replay.position = position.min(replay.length.saturating_sub(1));
+        vec![Action::Seek { position: replay.position }]
+    }
+
+    /// Commands while something stands above the view.
+    pub(super) fn on_overlay(&mut self, overlay: Overlay, command: Command) -> Vec<Action> {
+        match (overlay, command) {
+            (Overlay::Ask(action), Command::Accept) => return vec![action],
+            (Overlay::Ask(_), _) => self.notify(Tone::Done, "nothing was changed"),
+            (Overlay::Choose { at }, Command::Accept) => {
+                if let Some(policy) = Policy::ALL.get(at) {
+                    return self.attempt(Action::SetPolicy(*policy));
+                }
+            }
+            (Overlay::Choose { at }, Command::Up) => {
+                self.overlay = Some(Overlay::Choose { at: at.saturating_sub(1) });
+            }
+            (Overlay::Choose { at }, Command::Down) => {
+                self.overlay = Some(Overlay::Choose { at: (at + 1).min(Policy::ALL.len() - 1) });
+            }
+            (Overlay::Choose { .. }, _) => {}
+            (Overlay::Report(report), command) => {
+                let page = self.report_page();
+                let most = report.lines.len().saturating_sub(1);
+                let top = match command {
+                    Command::Up => report.top.saturating_sub(1),
+                    Command::Down => report.top + 1,
+                    Command::PageUp => report.top.saturating_sub(page),
+                    Command::PageDown => report.top + page,
+                    Command::First => 0,
+                    Command::Last => most,
+                    Command::Help => return Vec::new(),
+                    // Whatever else a key does is done in the open.
+                    other => return self.on_command(other),
+                };
+                self.overlay = Some(Overlay::Report(Report { top: top.min(most), ..report }));
+            }
+        }
+        Vec::new()
+    }
+
+    fn report_page(&self) -> usize {
+        usize::from(self.area.height.saturating_sub(5)).max(1)
+    }
+}

@@ -1,0 +1,135 @@
+//! What the terminal asks of its caller.
+
+use huddle_model::plan::Policy;
+
+/// What the caller must do. Those that change the host ([`Action::changes_host`]) are only given after
+/// the user said yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Leave the terminal and end.
+    Quit,
+    /// Apply the plan shown; with `dry_run` only say what would be changed, by
+    /// [`App::report`](super::App::report).
+    ApplyPlan {
+        /// Change nothing.
+        dry_run: bool,
+    },
+    /// Plan by another policy from the next round on.
+    SetPolicy(Policy),
+    /// Undo what was pinned.
+    Restore,
+    /// Begin to record; answer with [`App::set_recording`](super::App::set_recording).
+    StartRecording,
+    /// Close the recording; answer likewise.
+    StopRecording,
+    /// Save the picture ([`render`](crate::render)) as text ([`picture::text`](crate::picture::text)).
+    SaveText,
+    /// Save the picture as SVG ([`picture::svg`](crate::picture::svg)).
+    SaveSvg,
+    /// Replay: go on by itself.
+    Play,
+    /// Replay: stand still.
+    Pause,
+    /// Replay: one snapshot on.
+    Step,
+    /// Replay: at this speed.
+    SetSpeed(Speed),
+    /// Replay: to the snapshot at this position, from 0.
+    Seek {
+        /// The position; always within the recording.
+        position: usize,
+    },
+}
+
+impl Action {
+    /// Whether it changes how VMs run on the host, so that the user is asked first.
+    pub fn changes_host(self) -> bool {
+        matches!(self, Self::ApplyPlan { dry_run: false } | Self::SetPolicy(_) | Self::Restore)
+    }
+
+    /// The deed that must be allowed for it; `None` for what is always allowed.
+    pub fn deed(self) -> Option<Deed> {
+        match self {
+            Self::ApplyPlan { dry_run: true } => Some(Deed::DryRun),
+            Self::ApplyPlan { dry_run: false } => Some(Deed::Apply),
+            Self::SetPolicy(_) => Some(Deed::Policy),
+            Self::Restore => Some(Deed::Restore),
+            Self::StartRecording | Self::StopRecording => Some(Deed::Record),
+            Self::Play | Self::Pause | Self::Step | Self::SetSpeed(_) | Self::Seek { .. } => None,
+            Self::Quit | Self::SaveText | Self::SaveSvg => None,
+        }
+    }
+}
+
+/// What may be refused, with a reason that the user is told instead of being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Deed {
+    /// [`Action::ApplyPlan`] with `dry_run`.
+    DryRun,
+    /// [`Action::ApplyPlan`] without.
+    Apply,
+    /// [`Action::SetPolicy`].
+    Policy,
+    /// [`Action::Restore`].
+    Restore,
+    /// [`Action::StartRecording`] and [`Action::StopRecording`].
+    Record,
+}
+
+impl Deed {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::DryRun, Self::Apply, Self::Policy, Self::Restore, Self::Record];
+}
+
+/// How fast a recording is replayed, as a power of two of the speed it was recorded at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Speed(i8);
+
+impl Speed {
+    /// As it was recorded.
+    pub const ONE: Self = Self(0);
+    const SLOWEST: i8 = -3;
+    const FASTEST: i8 = 8;
+
+    /// Recorded seconds per second.
+    pub fn factor(self) -> f64 {
+        f64::from(self.0).exp2()
+    }
+
+    /// Twice as fast, up to 256 times.
+    #[must_use]
+    pub fn faster(self) -> Self {
+        Self((self.0 + 1).min(Self::FASTEST))
+    }
+
+    /// Half as fast, down to an eighth.
+    #[must_use]
+    pub fn slower(self) -> Self {
+        Self((self.0 - 1).max(Self::SLOWEST))
+    }
+}
+
+impl std::fmt::Display for Speed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            ..0 => write!(f, "1/{}x", 1u32 << self.0.unsigned_abs()),
+            _ => write!(f, "{}x", 1u32 << self.0.unsigned_abs()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_halve_and_double_within_bounds() {
+        assert_eq!(Speed::ONE.faster().factor(), 2.0);
+        assert_eq!(Speed::ONE.slower().to_string(), "1/2x");
+        let (mut fast, mut slow) = (Speed::ONE, Speed::ONE);
+        for _ in 0..100 {
+            (fast, slow) = (fast.faster(), slow.slower());
+        }
+        assert_eq!((fast.to_string(), slow.to_string()), ("256x".into(), "1/8x".into()));
+    }
+}

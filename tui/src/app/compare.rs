@@ -1,0 +1,53 @@
+//! The compare view's state: which decision is looked at.
+
+use huddle_model::trial::Decision;
+
+use super::App;
+use super::geometry::{CompareLayout, window_top};
+
+/// How the view is looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Compare {
+    /// Position from the latest decision; 0 follows the latest.
+    pub(crate) selected: usize,
+    top: usize,
+}
+
+impl App {
+    /// The decisions of the picture shown, the latest last.
+    pub(crate) fn decisions(&self) -> &[Decision] {
+        let comparison = self.shown.as_ref().and_then(|picture| picture.snapshot.comparison.value());
+        comparison.map_or(&[], |comparison| &comparison.decisions)
+    }
+
+    /// Position of the selected decision, from the latest.
+    pub(crate) fn selected_decision(&self) -> usize {
+        self.compare.selected.min(self.decisions().len().saturating_sub(1))
+    }
+
+    pub(crate) fn compare_layout(&self, body: ratatui::layout::Rect) -> CompareLayout {
+        let comparison = self.shown.as_ref().and_then(|picture| picture.snapshot.comparison.value());
+        CompareLayout::new(body, comparison.map_or(0, |comparison| comparison.arms.len()))
+    }
+
+    /// The first decision on the screen, from the latest.
+    pub(crate) fn decisions_top(&self, visible: usize) -> usize {
+        window_top(self.compare.top, self.selected_decision(), visible, self.decisions().len())
+    }
+
+    pub(super) fn move_decision(&mut self, to: impl FnOnce(usize, usize) -> usize) {
+        let Some(screen) = self.screen() else { return };
+        let visible = self.compare_layout(screen.body).visible_decisions();
+        let last = self.decisions().len().saturating_sub(1);
+        self.compare.selected = to(self.selected_decision(), visible.max(1)).min(last);
+        self.compare.top = self.decisions_top(visible);
+    }
+
+    /// New decisions come in front: one that is looked at keeps its place.
+    pub(super) fn keep_decision(&mut self, before: usize) {
+        let after = self.decisions().len();
+        if self.compare.selected > 0 {
+            self.compare.selected += after.saturating_sub(before);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Why values are not available, gathered for the view that is shown.
+
+use huddle_model::availability::Availability;
+use huddle_model::snapshot::Snapshot;
+
+use super::rate::{Rate, RateRow};
+use super::{App, Picture, Report, View};
+
+/// Reasons with what they are the reason for; equal reasons stand together.
+#[derive(Debug, Default)]
+struct Reasons {
+    found: Vec<(String, Vec<String>)>,
+}
+
+impl Reasons {
+    fn add(&mut self, what: impl Into<String>, reason: &str) {
+        let what = what.into();
+        match self.found.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, whats)) => {
+                if !whats.contains(&what) {
+                    whats.push(what);
+                }
+            }
+            None => self.found.push((reason.to_owned(), vec![what])),
+        }
+    }
+
+    fn check<T>(&mut self, what: &str, value: &Availability<T>) {
+        if let Availability::Unavailable(reason) = value {
+            self.add(what, reason);
+        }
+    }
+
+    /// One line a reason; of many things only the first few are named.
+    fn lines(self) -> Vec<String> {
+        const NAMED: usize = 6;
+        let line = |(reason, whats): (String, Vec<String>)| {
+            let more = whats.len().saturating_sub(NAMED);
+            let named = whats[..whats.len().min(NAMED)].join(", ");
+            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{named}{rest}: {reason}")
+        };
+        self.found.into_iter().map(line).collect()
+    }
+}
+
+impl App {
+    /// Why values of the view shown are n/a.
+    pub(crate) fn reasons(&self) -> Report {
+        let mut reasons = Reasons::default();
+        match &self.shown {
+            None => reasons.add("everything", "no round has ended yet"),
+            Some(picture) => self.gather(picture, &mut reasons),
+        }
+        let mut lines = reasons.lines();
+        if lines.is_empty() {
+            lines.push("every value of this view is available".into());
+        }
+        Report { title: format!("why values of {} are n/a", self.view.name()), lines, top: 0 }
+    }
+
+    fn gather(&self, picture: &Picture, reasons: &mut Reasons) {
+        let snapshot = &picture.snapshot;
+        match self.view {
+            View::Overview => {
+                stages(snapshot, reasons);
+                reasons.check("shared frames", &picture.overview.total_frames);
+                reasons.check("shared frames within domains", &picture.overview.within_frames);
+                if let Some(figures) = picture.window.value() {
+                    for domain in &figures.domains {
+                        reasons.check(&format!("load of domain {}", domain.id), &domain.busy);
+                        let misses = Rate::MissesPerS.of(&domain.rates);
+                        reasons.check(&format!("misses of domain {}", domain.id), misses);
+                    }
+                }
+            }
+            View::Sharing => {
+                reasons.check("sharing matrix", &snapshot.matrix);
+                if let Some((matrix, _)) = picture.matrix() {
+                    for vm in matrix.vms().iter().filter(|vm| vm.memory.is_none()) {
+                        reasons.add(format!("frames of {}", vm.name), super::RATES_ONLY);
+                    }
+                }
+                for vm in &snapshot.vms {
+                    for why in &vm.cannot_merge {
+                        reasons.add(format!("part of the memory of {}", vm.name), why);
+                    }
+                }
+            }
+            View::Misses => {
+                reasons.check("counters", &snapshot.observation);
+                if let Some(seen) = snapshot.observation.value() {
+                    for counted in &seen.events {
+                        reasons.check(counted.role.name(), &counted.event);
+                    }
+                }
+                // The selected row first: it is what one looks at.
+                let rows = self.miss_rows();
+                let selected = self.misses.table.position(rows.iter().map(|row| super::misses::key(row)));
+                for row in rows.get(selected).into_iter().chain(&rows) {
+                    for rate in Rate::ALL {
+                        reasons.check(&format!("{} of {}", rate.name(), label(row)), rate.of(&row.rates));
+                    }
+                }
+            }
+            View::Compare => {
+                reasons.check("comparison", &snapshot.comparison);
+                for arm in snapshot.comparison.value().into_iter().flat_map(|comparison| &comparison.arms) {
+                    reasons.check(&format!("arm {}", arm.name), &arm.value);
+                }
+            }
+            View::Ksm => {
+                reasons.check("state of KSM", &snapshot.ksm);
+                reasons.check("merges and breaks", &snapshot.observation);
+                for row in self.merge_rows().0 {
+                    reasons.check(&format!("merged pages of {}", row.vm), &row.merged_now);
+                    reasons.check(&format!("merges of {}", row.vm), &row.merges);
+                    reasons.check(&format!("breaks of {}", row.vm), &row.breaks);
+                    reasons.check(&format!("failed merges of {}", row.vm), &row.failed);
+                }
+            }
+            View::Log => {
+                stages(snapshot, reasons);
+                if let Some(seen) = snapshot.observation.value() {
+                    reasons.check("cache occupancy", &seen.occupancy);
+                    reasons.check("losses of probes", &seen.losses);
+                    for program in &seen.programs {
+                        reasons.check(&format!("program {}", program.name), &program.cost);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `web` for a VM, `web[0]` for a vCPU.
+pub(crate) fn label(row: &RateRow) -> String {
+    row.vcpu.map_or_else(|| row.vm.clone(), |index| format!("{}[{index}]", row.vm))
+}
+
+fn stages(snapshot: &Snapshot, reasons: &mut Reasons) {
+    reasons.check("cache domains", &snapshot.topology);
+    reasons.check("sharing matrix", &snapshot.matrix);
+    reasons.check("plan", &snapshot.plan);
+    reasons.check("pinning", &snapshot.pinned);
+    reasons.check("counters and load", &snapshot.observation);
+    reasons.check("comparison", &snapshot.comparison);
+    reasons.check("KSM", &snapshot.ksm);
+    reasons.check("own CPU time", &snapshot.own_cpu_us);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_reasons_stand_together_and_long_lists_end() {
+        let mut reasons = Reasons::default();
+        for vm in 0..10 {
+            reasons.add(format!("vm{vm}"), "no PMU");
+        }
+        reasons.add("vm0", "no PMU");
+        reasons.add("x", "gone");
+        assert_eq!(reasons.lines(), ["vm0, vm1, vm2, vm3, vm4, vm5 and 4 more: no PMU", "x: gone"]);
+    }
+}
