@@ -2,19 +2,21 @@
 //! wishes, one JSON object a line.
 //!
 //! The loop writes `{"hello": {..}}` first, then `{"snapshot": {..}}` for the latest snapshot and each that
-//! follows, and `{"answer": {"ok": ".."}}` or `{"answer": {"error": ".."}}` to each line of the viewer,
+//! follows, `{"recording": "DIR"}` or `{"recording": null}` at the begin and when that changes, and `{"answer": {"ok": ".."}}` or `{"answer": {"error": ".."}}` to each line of the viewer,
 //! which is a [`LoopCommand`]. A viewer that reads slowly misses snapshots in between; it never slows the
 //! loop or other viewers. The socket is its owner's alone (0600).
 
 mod client;
 mod server;
 
+use std::path::PathBuf;
+
 use huddle_model::command::LoopCommand;
 use huddle_model::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
 pub use client::{AttachError, Viewer};
-pub use server::{ServeError, Server};
+pub use server::{ServeError, Server, Told};
 
 /// Version of what is said on the socket; both sides must have the same.
 pub const PROTOCOL: &str = "huddle/attach/1";
@@ -48,6 +50,8 @@ pub enum Said {
     Hello(Hello),
     /// What the loop sees now.
     Snapshot(Box<Snapshot>),
+    /// Where it records now; `None` while it does not.
+    Recording(Option<PathBuf>),
     /// How a wish went, in the order of wishes.
     Answer(Answer),
 }

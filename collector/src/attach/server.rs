@@ -43,6 +43,15 @@ pub enum ServeError {
     },
 }
 
+/// What viewers are told of.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What the loop sees now.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Where it records now.
+    pub recording: watch::Receiver<Option<PathBuf>>,
+}
+
 /// A socket that viewers can connect to; it is removed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -85,14 +94,10 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves viewers until `snapshots` has no sender any more. Each snapshot is put into words once,
+    /// Serves viewers until nobody sends snapshots any more. Each snapshot is put into words once,
     /// whoever listens, and only while somebody does. To be called within a runtime.
-    pub async fn serve(
-        self,
-        hello: Hello,
-        mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-        requests: Requests,
-    ) {
+    pub async fn serve(self, hello: Hello, told: Told, requests: Requests) {
+        let Told { mut snapshots, recording } = told;
         let listener = match self.listener.try_clone().and_then(UnixListener::from_std) {
             Ok(listener) => listener,
             Err(error) => {
@@ -100,7 +105,8 @@ impl Server {
                 return;
             }
         };
-        let (words, hear) = watch::channel::<Option<Arc<[u8]>>>(None);
+        let (words, hear) = watch::channel(None);
+        let ears = Ears { words: hear, recording };
         let mut viewers = JoinSet::new();
         loop {
             tokio::select! {
@@ -109,7 +115,7 @@ impl Server {
                         if let (true, Some(snapshot)) = (viewers.is_empty(), &*snapshots.borrow()) {
                             words.send_replace(in_words(snapshot));
                         }
-                        viewers.spawn(view(stream, hello.clone(), hear.clone(), requests.clone()));
+                        viewers.spawn(view(stream, hello.clone(), ears.clone(), requests.clone()));
                     }
                     Ok(_) => tracing::warn!("{MAX_VIEWERS} viewers are attached already"),
                     Err(error) => {
@@ -163,30 +169,38 @@ fn in_words(snapshot: &Snapshot) -> Option<Arc<[u8]>> {
     }
 }
 
+/// What one viewer hears.
+#[derive(Clone)]
+struct Ears {
+    /// Snapshots in words.
+    words: watch::Receiver<Option<Arc<[u8]>>>,
+    recording: watch::Receiver<Option<PathBuf>>,
+}
+
 /// One viewer, until either side ends it.
-async fn view(
-    stream: UnixStream,
-    hello: Hello,
-    mut hear: watch::Receiver<Option<Arc<[u8]>>>,
-    requests: Requests,
-) {
+async fn view(stream: UnixStream, hello: Hello, Ears { mut words, mut recording }: Ears, requests: Requests) {
     let (read, mut write) = stream.into_split();
     let (answers, mut answered) = mpsc::channel(8);
     let listen = listen(BufReader::new(read), requests, answers);
     let tell = async {
         say(&mut write, &Said::Hello(hello)).await?;
         // What was said last is told at once.
-        hear.mark_changed();
+        words.mark_changed();
+        recording.mark_changed();
         loop {
             tokio::select! {
-                changed = hear.changed() => {
+                changed = words.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let words = hear.borrow_and_update().clone();
-                    if let Some(words) = words {
-                        write_patiently(&mut write, &words).await?;
+                    let latest = words.borrow_and_update().clone();
+                    if let Some(latest) = latest {
+                        write_patiently(&mut write, &latest).await?;
                     }
+                }
+                Ok(()) = recording.changed() => {
+                    let dir = recording.borrow_and_update().clone();
+                    say(&mut write, &Said::Recording(dir)).await?;
                 }
                 Some(answer) = answered.recv() => say(&mut write, &Said::Answer(answer)).await?,
             }

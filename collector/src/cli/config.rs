@@ -1,5 +1,6 @@
 //! The file of `--config`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -7,6 +8,7 @@ use huddle_collector::observe::perf::{EventChoice, EventError};
 use huddle_model::counters::CounterRole;
 use huddle_model::plan::Policy;
 use huddle_model::trial::{Objective, TrialSettings};
+use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
 use serde::Deserialize;
 
 use super::failure::Failure;
@@ -45,6 +47,14 @@ use super::failure::Failure;
 /// segment_max_age_s = 300
 /// total_max_mib = 4096
 /// max_age_s = 604800
+///
+/// [top]                 # the terminal
+/// palette = "ember"     # or "cividis", the default, or "grey"
+/// ascii = false         # as --ascii
+///
+/// [top.keys]            # commands as the help (?) names them, with all the keys each is to have
+/// quit = ["q", "F10"]
+/// "sharing.order" = ["o"]  # in one view only
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,6 +69,28 @@ pub(crate) struct Config {
     pub(crate) counters: CounterSettings,
     pub(crate) trial: TrialSettings,
     pub(crate) record: RecordSettings,
+    pub(crate) top: TopSettings,
+}
+
+/// How the terminal looks and is used.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TopSettings {
+    palette: Option<String>,
+    pub(crate) ascii: bool,
+    keys: BTreeMap<String, Vec<String>>,
+}
+
+impl TopSettings {
+    /// The default keys with those that are given.
+    pub(crate) fn keys(&self) -> Result<KeyMap, KeysError> {
+        let entries = self.keys.iter();
+        KeyMap::with_keys(entries.map(|(name, keys)| (name.as_str(), keys.iter().map(String::as_str))))
+    }
+
+    pub(crate) fn palette(&self) -> Result<Palette, PaletteError> {
+        self.palette.as_deref().map_or(Ok(Palette::default()), str::parse)
+    }
 }
 
 /// How the loop measures what VMs share.
@@ -166,6 +198,8 @@ impl Config {
         );
         config.counters.choices().context("[counters]")?;
         config.trial.check().context("[trial]")?;
+        config.top.palette().context("[top]")?;
+        config.top.keys().context("[top.keys]")?;
         if let Some(level) = config.cache_level {
             anyhow::ensure!((1..=4).contains(&level), "cache_level is {level}, expected 1 to 4");
         }
@@ -199,6 +233,11 @@ mod tests {
             blocks = 12
             [record]
             segment_max_mib = 64
+            [top]
+            palette = "ember"
+            [top.keys]
+            quit = ["q", "F10"]
+            "sharing.order" = ["O"]
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
@@ -209,6 +248,7 @@ mod tests {
         let choices = config.counters.choices().unwrap();
         assert_eq!(choices.len(), 2);
         assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
+        assert_eq!(config.top.palette(), Ok(Palette::Ember));
         assert_eq!(choices[1].event.as_ref().unwrap().config, 0x412e);
     }
 
@@ -225,6 +265,9 @@ mod tests {
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
             ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
+            ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
+            ("[top.keys]\nqiut = [\"q\"]\n", "no command `qiut`"),
+            ("[top.keys]\nquit = [\"p\"]\n", "both"),
             ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());

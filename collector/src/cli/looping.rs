@@ -1,11 +1,11 @@
 //! What `huddle run` and `huddle top` have in common: the engine with its recorder, signals, the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server};
+use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
 use huddle_collector::engine::command::{Request, Requests};
 use huddle_collector::engine::stages::{Clock, SharingSource};
 use huddle_collector::engine::{
@@ -47,6 +47,7 @@ pub(crate) struct Loop {
     engine: Engine,
     passes: Box<dyn PassTrigger>,
     recorder: Option<RecorderHandle>,
+    records_into: Option<PathBuf>,
     recordings: Recordings,
     server: Option<Server>,
     can_pin: bool,
@@ -109,18 +110,24 @@ impl Loop {
             memory: Memory::default(),
         };
         let can_pin = engine.pinner.is_some();
-        Ok(Self { engine, passes, recorder, recordings, server, can_pin })
+        let records_into = args.record.clone();
+        Ok(Self { engine, passes, recorder, records_into, recordings, server, can_pin })
+    }
+
+    /// Whether it can pin at all.
+    pub(crate) fn can_pin(&self) -> bool {
+        self.can_pin
     }
 
     /// Runs until `stop`, recording if asked to; the recording is closed before this returns. Viewers are
-    /// served at the socket, and `asks` is where a screen of this process sends its wishes.
+    /// served at the socket, and `outlets` are where it is watched and asked in this process.
     pub(crate) async fn run(
         self,
         stop: impl Future<Output = ()>,
-        publish: &watch::Sender<Option<Arc<Snapshot>>>,
-        (asks, mut asked): (Requests, mpsc::Receiver<Request>),
+        outlets: Outlets,
         options: RunOptions,
     ) -> Result<RunEnd, Failure> {
+        let Outlets { publish, recording, asks, mut asked } = outlets;
         let serving = self.server.map(|server| {
             let hello = Hello {
                 protocol: PROTOCOL.to_owned(),
@@ -128,9 +135,11 @@ impl Loop {
                 pid: std::process::id(),
                 can_pin: self.can_pin,
             };
-            tokio::spawn(server.serve(hello, publish.subscribe(), asks))
+            let told = Told { snapshots: publish.subscribe(), recording: recording.subscribe() };
+            tokio::spawn(server.serve(hello, told, asks))
         });
         let recorder = Mutex::new(self.recorder);
+        recording.send_replace(self.records_into);
         let keep = |snapshot: &Arc<Snapshot>| {
             if let Some(recorder) = &*lock(&recorder) {
                 recorder.send(Arc::clone(snapshot));
@@ -142,9 +151,13 @@ impl Loop {
             while let Some(Request { command, reply }) = asked.recv().await {
                 let said = match command {
                     LoopCommand::StartRecording { dir } => {
-                        start(&recorder, &self.recordings, Path::new(&dir))
+                        let dir = PathBuf::from(dir);
+                        start(&recorder, &self.recordings, &dir)
+                            .inspect(|_| _ = recording.send_replace(Some(dir)))
                     }
-                    LoopCommand::StopRecording => finish(&recorder),
+                    LoopCommand::StopRecording => {
+                        finish(&recorder).inspect(|_| _ = recording.send_replace(None))
+                    }
                     command => {
                         // The loop has ended when nobody takes it; the reply then says so by being dropped.
                         let _ = to_engine.send(Request { command, reply }).await;
@@ -156,7 +169,7 @@ impl Loop {
             std::future::pending::<()>().await;
         };
         let end = tokio::select! {
-            end = run(self.engine, self.passes, stop, keep, publish, requests, options) => end,
+            end = run(self.engine, self.passes, stop, keep, &publish, requests, options) => end,
             () = route => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {
@@ -172,6 +185,29 @@ impl Loop {
         }
         Ok(end)
     }
+}
+
+/// Where a loop is watched and asked; what was published last is forgotten with it.
+pub(crate) struct Outlets {
+    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    recording: watch::Sender<Option<PathBuf>>,
+    asks: Requests,
+    asked: mpsc::Receiver<Request>,
+}
+
+/// The other end of [`Outlets`].
+pub(crate) struct Inlets {
+    pub(crate) told: Told,
+    pub(crate) asks: Requests,
+}
+
+/// A pair that belongs together.
+pub(crate) fn outlets() -> (Outlets, Inlets) {
+    let (publish, snapshots) = watch::channel(None);
+    let (recording, recorded) = watch::channel(None);
+    let (asks, asked) = mpsc::channel(8);
+    let inlets = Inlets { told: Told { snapshots, recording: recorded }, asks: asks.clone() };
+    (Outlets { publish, recording, asks, asked }, inlets)
 }
 
 /// Begins a recording, as a viewer wishes.

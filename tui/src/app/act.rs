@@ -1,6 +1,7 @@
 //! What the user asks to be done: whether it may be, the question before it, and what came of it.
 
 use huddle_model::plan::Policy;
+use huddle_model::snapshot::Snapshot;
 
 use super::App;
 use super::action::{Action, Deed};
@@ -57,6 +58,11 @@ impl App {
     pub fn set_palette(&mut self, palette: Palette) {
         self.palette = palette;
         self.is_dirty = true;
+    }
+
+    /// What the screen shows now; `None` before the first snapshot.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.shown.as_ref().map(|picture| &*picture.snapshot)
     }
 
     /// From now on the user is told `reason` where they ask for this, and the caller is not asked.

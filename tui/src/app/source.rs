@@ -8,7 +8,7 @@ pub enum Source {
     /// The loop in the same process.
     #[default]
     Live,
-    /// A loop in another process, which this terminal only follows.
+    /// A loop in another process, which does what it is asked over its socket.
     Attached {
         /// What it is attached to, for the screen.
         to: String,
@@ -53,12 +53,12 @@ impl Replay {
 
 impl Source {
     /// Why this source cannot do a deed at all.
-    pub(crate) fn refuses(&self, _deed: Deed) -> Option<&'static str> {
+    pub(crate) fn refuses(&self, deed: Deed) -> Option<&'static str> {
         match self {
-            Self::Live => None,
-            Self::Attached { .. } => {
-                Some("this terminal only follows a loop of another process; do it where that loop runs")
-            }
+            Self::Live | Self::Attached { lost: None, .. } => None,
+            // What it would change can be read from what was seen last.
+            Self::Attached { lost: Some(_), .. } if deed == Deed::DryRun => None,
+            Self::Attached { lost: Some(_), .. } => Some("no loop is attached"),
             Self::Replay(_) => Some("a recording is past: there is no host to change behind it"),
         }
     }

@@ -8,7 +8,7 @@ use huddle_model::news::Taken;
 use huddle_model::observation::{LossObservation, Observation};
 use huddle_model::snapshot::{Event, EventKind, Snapshot};
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::cli::args::{Common, Format, RunArgs};
 use crate::cli::context::Context;
@@ -23,10 +23,9 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let options = args.looping.options(args.rounds);
     let end = runtime.block_on(async {
         let stop = looping::stop_signal()?;
-        let (publish, seen) = watch::channel(None);
-        let reader = tokio::spawn(follow(seen, common.format));
-        let end = parts.run(stop, &publish, mpsc::channel(8), options).await;
-        drop(publish);
+        let (outlets, inlets) = looping::outlets();
+        let reader = tokio::spawn(follow(inlets.told.snapshots, common.format));
+        let end = parts.run(stop, outlets, options).await;
         let said = reader.await.context("the log stopped early").map_err(Failure::Failed)?;
         end.and_then(|end| said.map(|()| end))
     })?;

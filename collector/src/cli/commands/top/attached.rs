@@ -1,0 +1,87 @@
+//! What the screen shows of a loop in another process.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use huddle_collector::attach::{Answer, AttachError, Hello, Said, Viewer};
+use huddle_tui::{Action, Deed, Source};
+
+use super::command_of;
+use super::live::{named, refusals};
+use super::screen::{Feed, News};
+
+/// How often a loop that ended is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A loop at a socket. When it ends the screen stays, and the next loop there is shown.
+pub(super) struct Attached {
+    socket: PathBuf,
+    /// `None` while nobody serves there.
+    viewer: Option<Viewer>,
+    /// What is to be told before anything else.
+    first: VecDeque<News>,
+}
+
+impl Attached {
+    pub(super) fn new(socket: PathBuf, viewer: Viewer) -> Self {
+        let mut attached = Self { socket, viewer: None, first: VecDeque::new() };
+        attached.take(viewer);
+        attached
+    }
+
+    fn take(&mut self, viewer: Viewer) {
+        let Hello { pid, can_pin, .. } = viewer.hello;
+        let to = format!("process {pid} at {}", self.socket.display());
+        self.first.push_back(News::Source(Source::Attached { to, lost: None }));
+        self.first.push_back(News::Refusals(refusals(can_pin)));
+        self.viewer = Some(viewer);
+    }
+
+    fn lose(&mut self, why: String) -> News {
+        self.viewer = None;
+        self.first.push_back(News::Recording(None));
+        let to = self.socket.display().to_string();
+        News::Source(Source::Attached { to, lost: Some(why) })
+    }
+}
+
+impl Feed for Attached {
+    fn refusals(&self) -> Vec<(Deed, String)> {
+        // They come with each loop.
+        Vec::new()
+    }
+
+    async fn next(&mut self) -> Option<News> {
+        loop {
+            if let Some(news) = self.first.pop_front() {
+                return Some(news);
+            }
+            let Some(viewer) = &mut self.viewer else {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+                if let Ok(viewer) = Viewer::attach(&self.socket).await {
+                    self.take(viewer);
+                }
+                continue;
+            };
+            return Some(match viewer.next().await {
+                Ok(Some(Said::Snapshot(snapshot))) => News::Snapshot(Arc::from(snapshot)),
+                Ok(Some(Said::Recording(dir))) => News::Recording(named(dir)),
+                Ok(Some(Said::Answer(Answer::Ok(said)))) => News::Answer(Ok(said)),
+                Ok(Some(Said::Answer(Answer::Error(why)))) => News::Answer(Err(why)),
+                // It introduces itself once, before this.
+                Ok(Some(Said::Hello(_))) => continue,
+                Ok(None) => self.lose("the loop has ended".into()),
+                Err(error @ AttachError::Language { .. }) => self.lose(error.to_string()),
+                Err(_) => self.lose("the connection broke".into()),
+            });
+        }
+    }
+
+    async fn act(&mut self, action: Action) -> Result<(), String> {
+        let Some(command) = command_of(action)? else { return Ok(()) };
+        let viewer = self.viewer.as_mut().ok_or("no loop is attached")?;
+        viewer.ask(&command).await.map_err(|error| error.to_string())
+    }
+}

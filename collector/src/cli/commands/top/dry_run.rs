@@ -1,0 +1,41 @@
+//! What applying the plan that is shown would do.
+
+use huddle_model::plan::{Plan, PlanVm};
+use huddle_model::snapshot::Snapshot;
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+/// One line for each vCPU that would be moved, and one for all that would stay.
+pub(super) fn moves(snapshot: &Snapshot) -> Vec<String> {
+    let (Some(plan), Some(topology)) = (snapshot.plan.value(), snapshot.topology.value()) else {
+        return vec!["do nothing: there is no plan".into()];
+    };
+    if snapshot.pinned.value().is_some() && snapshot.comparison.value().is_none() {
+        return vec![format!("change nothing: the loop pins as policy {} plans already", plan.policy)];
+    }
+    lines(plan, topology, &snapshot.vms)
+}
+
+fn lines(plan: &Plan, topology: &Topology, vms: &[Vm]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut staying = 0;
+    for vm in vms {
+        let current = PlanVm::of(vm, topology).current;
+        for (vcpu, now) in vm.vcpus.iter().zip(current) {
+            let Some(to) = plan.domain_of(&vm.name, vcpu.index) else { continue };
+            if now == Some(to.id) {
+                staying += 1;
+                continue;
+            }
+            let from = now.map_or_else(|| "no domain of its own".to_owned(), |id| format!("domain {id}"));
+            lines.push(format!("{} vCPU {}: {from} -> domain {}", vm.name, vcpu.index, to.id));
+        }
+    }
+    if lines.is_empty() {
+        return vec![format!("change nothing: {staying} vCPUs are where policy {} wants them", plan.policy)];
+    }
+    if staying > 0 {
+        lines.push(format!("{staying} vCPUs stay where they are"));
+    }
+    lines
+}

@@ -1,0 +1,108 @@
+//! `huddle top`: a screen before a loop of this process, or of another one.
+
+mod attached;
+mod dry_run;
+mod live;
+mod screen;
+
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use huddle_collector::attach::{SOCKET_FILE, Viewer};
+use huddle_model::command::LoopCommand;
+use huddle_tui::Action;
+
+use self::attached::Attached;
+use self::live::Live;
+use self::screen::Screen;
+use crate::cli::args::{Common, Format, TopArgs};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::log::Log;
+use crate::cli::looping::{self, Loop};
+
+pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+    if common.format == Format::Json {
+        return Err(Failure::usage(anyhow!(
+            "huddle top draws on a terminal; for JSON use `huddle run --format json`"
+        )));
+    }
+    let context = Context::new(common)?;
+    match &args.attach {
+        Some(socket) => attached(&context, socket.as_deref(), args, log),
+        None => live(&context, args, log),
+    }
+}
+
+/// Runs the loop and shows it.
+fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+    let parts = Loop::prepare(context, &args.looping)?;
+    let screen = Screen::enter(&context.config.top, args.ascii)?;
+    // Dropped after the screen is left, so that what was said meanwhile is read then.
+    let held = log.hold();
+    let runtime = looping::runtime()?;
+    let options = args.looping.options(None);
+    let end = runtime.block_on(async {
+        let signalled = looping::stop_signal()?;
+        let (outlets, inlets) = looping::outlets();
+        // A task of its own, so that the loop ends in order even if it panics.
+        let mut shown = tokio::spawn(screen.show(Live::new(inlets, parts.can_pin())));
+        let mut left = None;
+        let stop = async {
+            tokio::select! {
+                () = signalled => {}
+                // By the user's wish, or because it cannot go on.
+                ended = &mut shown => left = Some(ended),
+            }
+        };
+        let end = parts.run(stop, outlets, options).await;
+        let left = match left {
+            Some(left) => left,
+            None => shown.await,
+        };
+        let left = left.context("the terminal stopped early").map_err(Failure::Failed)?;
+        end.and_then(|end| left.map(|()| end))
+    });
+    drop(held);
+    looping::say_undone(&end?)
+}
+
+/// Shows a loop that another process runs; it goes on when the screen is left.
+fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+    let socket = match socket {
+        Some(socket) => socket.to_owned(),
+        None => context.state()?.path().join(SOCKET_FILE),
+    };
+    let runtime = looping::runtime()?;
+    let viewer = runtime.block_on(Viewer::attach(&socket)).map_err(Failure::failed)?;
+    let screen = Screen::enter(&context.config.top, args.ascii)?;
+    let held = log.hold();
+    let end = runtime.block_on(async {
+        let signalled = looping::stop_signal()?;
+        tokio::select! {
+            ended = screen.show(Attached::new(socket, viewer)) => ended,
+            () = signalled => Ok(()),
+        }
+    });
+    drop(held);
+    end
+}
+
+/// What an action asks of the loop; `None` where it is not the loop's.
+fn command_of(action: Action) -> Result<Option<LoopCommand>, String> {
+    Ok(Some(match action {
+        Action::ApplyPlan { dry_run: false } => LoopCommand::Apply,
+        Action::SetPolicy(policy) => LoopCommand::SetPolicy(policy),
+        Action::Restore => LoopCommand::Restore,
+        Action::StartRecording => {
+            let here = std::env::current_dir().map_err(|error| format!("no directory to record in: {error}"));
+            let dir = here?.join(screen::new_name("recording"));
+            let dir = dir.into_os_string().into_string();
+            let dir =
+                dir.map_err(|_| "this directory's name is not UTF-8, which the loop needs".to_owned())?;
+            LoopCommand::StartRecording { dir }
+        }
+        Action::StopRecording => LoopCommand::StopRecording,
+        _ => return Ok(None),
+    }))
+}

@@ -1,0 +1,185 @@
+//! The screen: draws, takes keys, and has done what the user asks for.
+
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use crossterm::event::EventStream;
+use futures::StreamExt;
+use huddle_collector::engine::HostClock;
+use huddle_collector::engine::stages::Clock as _;
+use huddle_model::schema::run_id;
+use huddle_model::snapshot::Snapshot;
+use huddle_tui::terminal::TerminalGuard;
+use huddle_tui::{
+    Action, App, Charset, ColourEnv, ColourMode, Deed, LocaleEnv, Options, Source, Tone, draw, picture,
+    render,
+};
+
+use super::dry_run::moves;
+use crate::cli::config::TopSettings;
+use crate::cli::failure::Failure;
+
+/// How often the age of the picture is drawn anew.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What stands behind a screen.
+pub(super) trait Feed: Send {
+    /// What cannot be done here, with the reason.
+    fn refusals(&self) -> Vec<(Deed, String)>;
+
+    /// What comes next; `None` at the end. Waiting can be given up at any time, and nothing is lost.
+    fn next(&mut self) -> impl Future<Output = Option<News>> + Send;
+
+    /// Begins what the user asked for; how it went comes among the news.
+    ///
+    /// # Errors
+    /// One sentence: why it cannot be done. Nothing was changed then.
+    fn act(&mut self, action: Action) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// One thing to show.
+pub(super) enum News {
+    Snapshot(Arc<Snapshot>),
+    Source(Source),
+    /// What cannot be done from now on; all else can.
+    Refusals(Vec<(Deed, String)>),
+    /// Where a recording is made now.
+    Recording(Option<String>),
+    /// How something that was asked for went.
+    Answer(Result<String, String>),
+}
+
+/// A terminal that was taken over; it is left as it was when this is dropped.
+pub(super) struct Screen {
+    guard: TerminalGuard,
+    app: App,
+}
+
+impl Screen {
+    /// Takes the terminal over.
+    pub(super) fn enter(settings: &TopSettings, ascii: bool) -> Result<Self, Failure> {
+        let (keys, palette) =
+            (settings.keys().map_err(Failure::usage)?, settings.palette().map_err(Failure::usage)?);
+        let guard = TerminalGuard::enter().map_err(|error| match error.kind() {
+            ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
+            _ => Failure::failed(error),
+        })?;
+        let mut app = App::new(Options {
+            colour: colour_mode(),
+            charset: if ascii || settings.ascii { Charset::Ascii } else { charset() },
+            size: guard.size().map_err(Failure::failed)?,
+            tick: TICK,
+        });
+        app.set_keys(keys);
+        app.set_palette(palette);
+        Ok(Self { guard, app })
+    }
+
+    /// Shows what comes and takes keys until the user quits or nothing can come any more.
+    pub(super) async fn show(mut self, mut feed: impl Feed) -> Result<(), Failure> {
+        for (deed, why) in feed.refusals() {
+            self.app.refuse(deed, why);
+        }
+        let mut keys = EventStream::new();
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            if self.app.take_dirty() {
+                let app = &self.app;
+                self.guard.terminal().draw(|frame| draw(frame, app)).map_err(Failure::failed)?;
+            }
+            tokio::select! {
+                event = keys.next() => match event {
+                    Some(Ok(event)) => {
+                        for action in self.app.on_event(event) {
+                            if action == Action::Quit {
+                                return Ok(());
+                            }
+                            self.act(action, &mut feed).await;
+                        }
+                    }
+                    Some(Err(error)) => return Err(Failure::failed(error)),
+                    None => return Ok(()),
+                },
+                news = feed.next() => match news {
+                    Some(news) => self.take(news),
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => self.app.on_tick(),
+            }
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        let app = &mut self.app;
+        match news {
+            News::Snapshot(snapshot) => app.on_snapshot(snapshot),
+            News::Source(source) => app.set_source(source),
+            News::Refusals(refusals) => {
+                Deed::ALL.into_iter().for_each(|deed| app.allow(deed));
+                refusals.into_iter().for_each(|(deed, why)| app.refuse(deed, why));
+            }
+            News::Recording(to) => app.set_recording(to),
+            News::Answer(Ok(said)) => app.notify(Tone::Done, said),
+            News::Answer(Err(why)) => app.notify(Tone::Warning, format!("not done: {why}")),
+        }
+    }
+
+    async fn act(&mut self, action: Action, feed: &mut impl Feed) {
+        let done = match action {
+            Action::ApplyPlan { dry_run: true } => {
+                let lines = self.app.snapshot().map(moves).unwrap_or_default();
+                self.app.report("Applying the plan would", lines);
+                return;
+            }
+            Action::SaveText => save(&picture::text(&render(&self.app)), "txt").map(Some),
+            Action::SaveSvg => save(&picture::svg(&render(&self.app)), "svg").map(Some),
+            action => feed.act(action).await.map(|()| None),
+        };
+        match done {
+            Ok(Some(said)) => self.app.notify(Tone::Done, said),
+            Ok(None) => {}
+            Err(why) => self.app.notify(Tone::Warning, format!("not done: {why}")),
+        }
+    }
+}
+
+/// A name for something of now, for the current directory.
+pub(super) fn new_name(what: &str) -> String {
+    let now_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
+    format!("huddle-{what}-{}", run_id(now_us, std::process::id()))
+}
+
+/// Writes a picture to a new file in the current directory, for its owner alone.
+fn save(text: &str, suffix: &str) -> Result<String, String> {
+    let name = format!("{}.{suffix}", new_name("screen"));
+    let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);
+    match open.and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => Ok(format!("saved as {name}")),
+        Err(error) => Err(format!("cannot write {name} here: {error}")),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn colour_mode() -> ColourMode {
+    let (no_color, colorterm, term) = (variable("NO_COLOR"), variable("COLORTERM"), variable("TERM"));
+    ColourMode::detect(ColourEnv {
+        no_color: no_color.as_deref(),
+        colorterm: colorterm.as_deref(),
+        term: term.as_deref(),
+    })
+}
+
+fn charset() -> Charset {
+    let (lc_all, lc_ctype, lang) = (variable("LC_ALL"), variable("LC_CTYPE"), variable("LANG"));
+    Charset::detect(LocaleEnv {
+        lc_all: lc_all.as_deref(),
+        lc_ctype: lc_ctype.as_deref(),
+        lang: lang.as_deref(),
+    })
+}
