@@ -21,7 +21,7 @@ pub(crate) struct Need {
 }
 
 /// What tests and experiments need of the host beyond a Rust toolchain.
-pub(crate) fn needs() -> [Need; 3] {
+pub(crate) fn needs() -> [Need; 4] {
     [
         Need {
             name: "root",
@@ -40,6 +40,12 @@ pub(crate) fn needs() -> [Need; 3] {
             is_met: shell::works(Command::new(QEMU).arg("--version")),
             purpose: "finding real VMs in tests",
             remedy: "install it (Debian: apt-get install qemu-system-x86)",
+        },
+        Need {
+            name: "tmux",
+            is_met: shell::works(Command::new("tmux").arg("-V")),
+            purpose: "tests in a real terminal",
+            remedy: "install it (Debian: apt-get install tmux)",
         },
     ]
 }

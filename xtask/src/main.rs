@@ -2,6 +2,7 @@
 //! types does something at once: it only checks, says what it does, and calls cargo.
 
 mod check;
+mod demo;
 mod ebpf;
 mod experiment;
 mod host;
@@ -43,6 +44,12 @@ enum Task {
         )]
         args: Vec<String>,
     },
+    /// Shows stand-in VMs in the terminal; `--help` after it tells its options
+    Demo {
+        /// Passed on
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Format, lints and documentation, warnings being errors
     Check,
     /// Rebuilds the BPF objects that are in the repository, with pinned tools
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Test { args } => test::run(&args),
         Task::Experiment { args } => experiment::run(&args),
+        Task::Demo { args } => demo::run(&args),
         Task::Check => check::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
     };

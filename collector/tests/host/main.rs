@@ -12,6 +12,8 @@ mod recording;
 mod run;
 mod sharing;
 mod tenant;
+mod tmux;
+mod top;
 mod trying;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -27,7 +29,8 @@ fn main() {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = [sharing::trials(), run::trials(), trying::trials()].into_iter().flatten().collect();
+    let trials =
+        [sharing::trials(), run::trials(), top::trials(), trying::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit()
 }
 

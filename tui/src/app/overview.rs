@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::plan::PlanVm;
 use huddle_model::snapshot::Snapshot;
 use huddle_model::topology::{CacheDomain, DomainId};
 use ratatui::text::Span;
@@ -16,6 +17,11 @@ use ratatui::text::Span;
 pub(crate) enum Basis {
     /// The plan, applied.
     Pinned,
+    /// The plan, which is on trial now.
+    Tried,
+    /// The domains that vCPUs are bound to by their affinity, or last ran in where they are not bound: a
+    /// plan is pinned after a trial only.
+    Bound,
     /// The plan, which is not applied, because of this.
     PlannedOnly(String),
     /// There is no plan that places anything: the CPUs that the vCPUs last ran on; why there is none.
@@ -72,6 +78,15 @@ impl Overview {
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let plan = snapshot.plan.value();
         let (basis, places) = match &snapshot.plan {
+            // What is planned is only proposed, where placements are tried.
+            Availability::Available(_) if snapshot.comparison.value().is_some() => {
+                let is_tried = snapshot.observation.value().is_some_and(|seen| seen.trial.is_some());
+                if is_tried {
+                    (Basis::Tried, planned_places(snapshot))
+                } else {
+                    (Basis::Bound, bound_places(snapshot))
+                }
+            }
             Availability::Available(plan) if !plan.placement.is_empty() => {
                 let basis = match &snapshot.pinned {
                     Availability::Available(_) => Basis::Pinned,
@@ -139,6 +154,18 @@ fn planned_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
             if !vcpus.iter().any(|(index, _)| *index == vcpu.index) {
                 vcpus.push((vcpu.index, None));
             }
+        }
+    }
+    places
+}
+
+fn bound_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
+    let mut places = last_places(snapshot);
+    let Some(topology) = snapshot.topology.value() else { return places };
+    for (vm, place) in snapshot.vms.iter().zip(&mut places) {
+        let bound = PlanVm::of(vm, topology).current;
+        for ((_, domain), bound) in place.vcpus.iter_mut().zip(bound) {
+            *domain = bound.or(*domain);
         }
     }
     places

@@ -247,10 +247,22 @@ fn what_cannot_be_done_is_said_and_not_asked() {
     press(&mut app, KeyCode::Char('a'));
     assert!(app.overlay.is_some());
     press(&mut app, KeyCode::Char('n'));
-    app.set_source(Source::Attached { to: "/run/huddle.sock".into(), lost: None });
-    for key in ['a', 'd', 'p', 'R', 'r'] {
-        assert!(said(&mut app, key).contains("only follows"), "{key}");
+    let attached = |lost: Option<&str>| Source::Attached {
+        to: "/run/huddle.sock".into(),
+        lost: lost.map(str::to_owned),
+    };
+    app.set_source(attached(Some("the loop has ended")));
+    for key in ['a', 'p', 'R', 'r'] {
+        assert!(said(&mut app, key).contains("no loop is attached"), "{key}");
     }
+    assert_eq!(press(&mut app, KeyCode::Char('d')), [Action::ApplyPlan { dry_run: true }], "changes nothing");
+    app.set_source(attached(None));
+    assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StartRecording]);
+    app.set_source(Source::Replay(Replay::default()));
+    for key in ['a', 'd', 'p', 'R', 'r'] {
+        assert!(said(&mut app, key).contains("a recording is past"), "{key}");
+    }
+    app.set_source(Source::Live);
     assert_eq!(press(&mut app, KeyCode::Char('w')), [Action::SaveText]);
     assert!(said(&mut app, '.').contains("no replay"));
 }

@@ -189,7 +189,7 @@ pub(crate) fn decision_line(decision: &Decision) -> String {
         Some(estimate) => format!(", {}", gain(estimate)),
         None => String::new(),
     };
-    format!("{}: {}{seen}", decision.proposal, outcome(decision.outcome))
+    format!("{}{seen}: {}", outcome(decision.outcome), decision.proposal)
 }
 
 fn decisions(canvas: &mut Canvas<'_>, area: Rect, app: &App) {

@@ -93,13 +93,15 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let y = area.y + 2;
     let (basis, style) = match &overview.basis {
         Basis::Pinned => ("placed as pinned".into(), theme.plain()),
+        Basis::Tried => ("as proposed, on trial now against the placement before".into(), theme.strong()),
+        Basis::Bound => ("as bound, or as last run; proposals are tried first".into(), theme.plain()),
         Basis::PlannedOnly(reason) => (format!("as planned, not pinned: {reason}"), theme.warning()),
         Basis::LastRan(reason) => (format!("where vCPUs last ran; no placement: {reason}"), theme.warning()),
     };
     let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
     let elsewhere = format::things(overview.elsewhere as u64, "vCPU");
     let elsewhere = match overview.basis {
-        Basis::LastRan(_) => format!("; {elsewhere} not known where"),
+        Basis::LastRan(_) | Basis::Bound => format!("; {elsewhere} not known where"),
         _ => format!("; {elsewhere} left to the kernel"),
     };
     if overview.elsewhere > 0 {
@@ -246,8 +248,11 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     };
     line(canvas, &what(change, usize::from(inner.width), theme.arrow()), theme.strong(), 1);
     let (text, is_known) = since(app, picture, change);
-    line(canvas, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
-    let mut left = line(canvas, &pinned(change), theme.plain(), 1);
+    let mut left = line(canvas, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
+    // A proposal is not pinned in the round that makes it.
+    if picture.snapshot.comparison.value().is_none() {
+        left = line(canvas, &pinned(change), theme.plain(), 1);
+    }
     for (at, reason) in change.reasons.iter().enumerate() {
         let remaining = change.reasons.len() - at;
         if left == 0 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use huddle_collector::attach::{Answer, AttachError, Hello, Said, Viewer};
 use huddle_tui::{Action, Deed, Source};
+use tokio::time::{Interval, interval};
 
 use super::command_of;
 use super::live::{named, refusals};
@@ -20,20 +21,23 @@ pub(super) struct Attached {
     socket: PathBuf,
     /// `None` while nobody serves there.
     viewer: Option<Viewer>,
+    /// When to look for one; kept here, so that waiting can be given up.
+    look: Interval,
     /// What is to be told before anything else.
     first: VecDeque<News>,
 }
 
 impl Attached {
     pub(super) fn new(socket: PathBuf, viewer: Viewer) -> Self {
-        let mut attached = Self { socket, viewer: None, first: VecDeque::new() };
+        let mut attached =
+            Self { socket, viewer: None, look: interval(LOOK_INTERVAL), first: VecDeque::new() };
         attached.take(viewer);
         attached
     }
 
     fn take(&mut self, viewer: Viewer) {
         let Hello { pid, can_pin, .. } = viewer.hello;
-        let to = format!("process {pid} at {}", self.socket.display());
+        let to = format!("process {pid}");
         self.first.push_back(News::Source(Source::Attached { to, lost: None }));
         self.first.push_back(News::Refusals(refusals(can_pin)));
         self.viewer = Some(viewer);
@@ -59,7 +63,7 @@ impl Feed for Attached {
                 return Some(news);
             }
             let Some(viewer) = &mut self.viewer else {
-                tokio::time::sleep(LOOK_INTERVAL).await;
+                self.look.tick().await;
                 if let Ok(viewer) = Viewer::attach(&self.socket).await {
                     self.take(viewer);
                 }

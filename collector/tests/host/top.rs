@@ -1,0 +1,262 @@
+//! `huddle top` in a real terminal, before real processes that KSM merges.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::ksm::Ksm;
+use crate::tenant::Tenant;
+use crate::tmux::{self, Terminal};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    let tests: [(&str, fn()); 3] = [
+        ("top_is_found_out_by_a_new_user", looks_around),
+        ("top_leaves_the_terminal_as_it_was", leaves),
+        ("top_watches_a_loop_and_asks_it", watches),
+    ];
+    tests.into_iter().map(|(name, test)| trial_in_tmux(name, test)).collect()
+}
+
+fn trial_in_tmux(name: &str, test: fn()) -> Trial {
+    let Some(reason) = tmux::missing() else { return trial(name, test) };
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        return Trial::test(name, move || Err(format!("CI must not skip this: {reason}").into()));
+    }
+    eprintln!("{name}: skipped: {reason}");
+    Trial::test(name, || Ok(())).with_ignored_flag(true)
+}
+
+/// Two pairs that hold the same data, merged.
+fn pairs(ksm: &Ksm) -> Vec<Tenant> {
+    let spec = |i: usize| format!("set:{}:{}", i / 2, [300, 200][i / 2]);
+    let tenants: Vec<Tenant> = ["web-1", "web-2", "db-1", "db-2"]
+        .iter()
+        .enumerate()
+        .map(|(i, name)| Tenant::start(name, &spec(i)))
+        .collect();
+    ksm.merge(&tenants.iter().map(Tenant::pid).collect::<Vec<_>>());
+    tenants
+}
+
+fn vm_flags(tenants: &[Tenant]) -> String {
+    tenants.iter().map(|tenant| format!(" --vm {}={}", tenant.name, tenant.pid())).collect()
+}
+
+/// Runs huddle between two looks at the terminal's settings, and stays.
+fn script(dir: &Path, arguments: &str) -> String {
+    let (dir, huddle) = (dir.display(), env!("CARGO_BIN_EXE_huddle"));
+    format!(
+        "cd {dir}; export HUDDLE_STATE_DIR={dir}/state LC_ALL=C.UTF-8 TERM=tmux-256color\n\
+         unset NO_COLOR COLORTERM; stty -a | grep -v rows > before\n\
+         {huddle} {arguments} 2> said; echo ended with $?; stty -a | grep -v rows > after; echo looked; sleep 1000\n"
+    )
+}
+
+fn cpus(pid: i32) -> usize {
+    let set = sched_getaffinity(Pid::from_raw(pid)).unwrap();
+    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count()
+}
+
+/// The terminal is left with this exit code, and in the state it was found in.
+fn left(terminal: &Terminal, dir: &Path, code: i32) {
+    let screen = terminal.shows("looked");
+    assert!(screen.contains(&format!("ended with {code}")), "{screen}");
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    assert_eq!(read("before"), read("after"), "the settings of the terminal");
+    for (name, value) in [("alternate_on", "0"), ("cursor_flag", "1"), ("mouse_any_flag", "0")] {
+        assert_eq!(terminal.state(name), value, "{name}");
+    }
+}
+
+fn looks_around() {
+    let ksm = Ksm::start();
+    let tenants = pairs(&ksm);
+    let before: Vec<usize> = tenants.iter().map(|tenant| cpus(tenant.pid())).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let top = format!("top --window 0.2{}", vm_flags(&tenants));
+    let terminal = Terminal::start(dir.path(), (100, 30), &script(dir.path(), &top));
+
+    // Which share most, and where they run.
+    let screen = terminal.shows("share most: web-1 and web-2");
+    assert!(screen.contains("[1 overview]") && screen.contains("domain 0"), "{screen}");
+    assert!(screen.contains("shared within domains"), "{screen}");
+    assert_eq!(terminal.state("alternate_on"), "1");
+    // Every view, and the help.
+    for (key, words) in [
+        ("3", "MPKI"),
+        ("4", "n/a: placements are not tried"),
+        ("5", "pages_to_scan"),
+        ("6", "vm_appeared"),
+        ("?", "everywhere"),
+    ] {
+        terminal.keys(&[key]);
+        terminal.shows(words);
+    }
+    terminal.keys(&["?"]);
+
+    terminal.keys(&["2"]);
+    let screen = terminal.shows("cell under the cursor");
+    assert!(screen.contains("share 300 frames"), "it begins at the highest: {screen}");
+    terminal.keys(&["Right"]);
+    let screen = terminal.until(|screen| screen.contains("share 0 frames"));
+    assert!(screen.contains("web-1 and db-"), "{screen}");
+    terminal.keys(&["Down", "Down"]);
+    terminal.until(|screen| {
+        screen.contains("share 200 frames") || screen.contains("against itself") || screen.contains("db-")
+    });
+
+    // Paused, the picture stays while the loop goes on.
+    terminal.keys(&["Space"]);
+    terminal.shows("PAUSED");
+    terminal.keys(&["1", "d"]);
+    terminal.shows("Applying the plan would");
+    terminal.keys(&["Escape"]);
+    terminal.keys(&["W"]);
+    terminal.shows("saved as");
+    terminal.keys(&["Space"]);
+    terminal.until(|screen| !screen.contains("PAUSED"));
+
+    terminal.resize(40, 10);
+    terminal.shows("too small");
+    terminal.resize(120, 40);
+    terminal.shows("share most: web-1 and web-2");
+
+    terminal.keys(&["r"]);
+    terminal.shows("recording into");
+    std::thread::sleep(Duration::from_millis(500));
+    terminal.keys(&["r"]);
+    terminal.shows("recorded ");
+    terminal.keys(&["q"]);
+    left(&terminal, dir.path(), 0);
+    let after: Vec<usize> = tenants.iter().map(|tenant| cpus(tenant.pid())).collect();
+    assert_eq!(after, before, "affinities are as before");
+    let made: Vec<String> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("huddle-"))
+        .collect();
+    assert_eq!(made.len(), 2, "{made:?}");
+    let svg = made.iter().find(|name| name.ends_with(".svg")).unwrap();
+    assert!(std::fs::read_to_string(dir.path().join(svg)).unwrap().contains("web-1"));
+    let recording = made.iter().find(|name| name.starts_with("huddle-recording-")).unwrap();
+    assert!(dir.path().join(recording).join("manifest.json").exists());
+}
+
+/// The pid of the only `huddle` that was started with this state directory.
+fn pid_of_huddle(dir: &Path) -> Pid {
+    let ours = format!("HUDDLE_STATE_DIR={}/state", dir.display());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if name.trim() == "huddle"
+                && environment.split(|byte| *byte == 0).any(|line| line == ours.as_bytes())
+            {
+                return Pid::from_raw(entry.file_name().to_str().unwrap().parse().unwrap());
+            }
+        }
+        assert!(Instant::now() < deadline, "huddle was not found");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn leaves() {
+    let ksm = Ksm::start();
+    let tenants = pairs(&ksm);
+    let before = cpus(tenants[0].pid());
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let dir = tempfile::tempdir().unwrap();
+        let top = format!("top{}", vm_flags(&tenants));
+        let terminal = Terminal::start(dir.path(), (80, 24), &script(dir.path(), &top));
+        terminal.shows("share most");
+        kill(pid_of_huddle(dir.path()), signal).unwrap();
+        left(&terminal, dir.path(), 0);
+        assert_eq!(cpus(tenants[0].pid()), before);
+    }
+
+    // Nobody can tidy up after a kill -9 but `huddle restore`; the recording is readable all the same.
+    let dir = tempfile::tempdir().unwrap();
+    let top = format!("top --record {}/run{}", dir.path().display(), vm_flags(&tenants));
+    let terminal = Terminal::start(dir.path(), (80, 24), &script(dir.path(), &top));
+    terminal.shows("share most");
+    kill(pid_of_huddle(dir.path()), Signal::SIGKILL).unwrap();
+    terminal.shows("looked");
+    assert!(dir.path().join("run/manifest.json").exists());
+    let state = dir.path().join("state");
+    let restored =
+        Command::new(env!("CARGO_BIN_EXE_huddle")).arg("restore").env("HUDDLE_STATE_DIR", state).status();
+    assert!(restored.unwrap().success());
+    assert_eq!(cpus(tenants[0].pid()), before);
+
+    // Without a terminal.
+    let output = Command::new(env!("CARGO_BIN_EXE_huddle"))
+        .args(["top", "--dry-run", "--vm", &format!("a={}", tenants[0].pid())])
+        .env("HUDDLE_STATE_DIR", dir.path().join("state"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("huddle run"), "{said}");
+}
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn watches() {
+    let ksm = Ksm::start();
+    let tenants = pairs(&ksm);
+    let before = cpus(tenants[0].pid());
+    let dir = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"));
+        huddle.args(["run", "--window", "0.2"]).env("HUDDLE_STATE_DIR", dir.path().join("state"));
+        tenants
+            .iter()
+            .for_each(|tenant| _ = huddle.args(["--vm", &format!("{}={}", tenant.name, tenant.pid())]));
+        Ended(huddle.stderr(Stdio::null()).spawn().unwrap())
+    };
+    let first = run();
+    let socket = dir.path().join("state/attach.sock");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "nobody serves");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let terminal = Terminal::start(dir.path(), (120, 30), &script(dir.path(), "top --attach"));
+    terminal.shows(&format!("of process {}", first.0.id()));
+    terminal.shows("share most: web-1 and web-2");
+    // What changes the host is asked for first.
+    terminal.keys(&["R"]);
+    terminal.shows("Undo what was pinned?");
+    terminal.keys(&["n", "R"]);
+    terminal.shows("Undo what was pinned?");
+    terminal.keys(&["y"]);
+    terminal.shows("were taken back");
+    assert_eq!(cpus(tenants[0].pid()), before);
+    terminal.keys(&["p", "Down", "Enter"]);
+    terminal.shows("Change the policy");
+    terminal.keys(&["y"]);
+    terminal.shows("planned by policy sharing from now on");
+    // The loop ends, and another one begins: the terminal stays.
+    drop(first);
+    terminal.shows("LOST");
+    let second = run();
+    terminal.shows(&format!("of process {}", second.0.id()));
+    terminal.keys(&["q"]);
+    left(&terminal, dir.path(), 0);
+    kill(Pid::from_raw(second.0.id() as i32), None).unwrap();
+}

@@ -1,0 +1,61 @@
+//! Stand-in VMs and `huddle top` before them: `cargo xtask demo` builds and calls it.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use huddle_experiments::demo::Demo;
+
+/// Exit code where the host cannot do it.
+const CANNOT: u8 = 3;
+
+/// Stand-in VMs that share data in pairs and start in the worst placement, and `huddle top` before them.
+///
+/// KSM runs for as long; all is as before when the terminal is left (q). Needs root.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// How many stand-ins
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=256))]
+    vms: u16,
+    /// Passed on to `huddle top`, after `--`
+    #[arg(last = true)]
+    more: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let cannot = if !std::io::stdout().is_terminal() {
+        Some(
+            "the demo draws on a terminal, and standard output is none; without one use `cargo xtask experiment`",
+        )
+    } else if !nix::unistd::Uid::effective().is_root() {
+        Some("the demo needs root, to see physical frames and to start KSM; run it with `sudo -E`")
+    } else {
+        None
+    };
+    if let Some(why) = cannot {
+        say(why);
+        return ExitCode::from(CANNOT);
+    }
+    let beside = |name| std::env::current_exe().map(|own| own.with_file_name(name));
+    let (huddle, standin) = match (beside("huddle"), beside("huddle-standin")) {
+        (Ok(huddle), Ok(standin)) => (huddle, standin),
+        (Err(error), _) | (_, Err(error)) => {
+            say(&format!("cannot tell where the programs are: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let demo = Demo { huddle, standin, vms: usize::from(args.vms), more: args.more };
+    match demo.run() {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Err(error) => {
+            say(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "huddle-demo: {line}");
+}

@@ -1,0 +1,169 @@
+//! Something to look at: stand-in VMs in groups that hold the same data, which start spread over the
+//! caches in the worst way and report how fast they read, with `huddle top` before them.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use huddle_collector::host::HostRoot;
+use huddle_collector::host::topology;
+use huddle_guest::protocol::Pace;
+use huddle_model::cpuset::CpuSet as Cpus;
+use huddle_model::topology::Topology;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::guest::child::ChildGuest;
+use crate::guest::process::ProcessGuestSpec;
+use crate::guest::{Guest, GuestData, GuestError, Patience};
+
+/// Names of groups; further ones are numbered.
+const GROUPS: [&str; 4] = ["web", "db", "cache", "batch"];
+/// VMs of a group.
+const GROUP: usize = 2;
+/// Memory of a stand-in that no other holds.
+const PRIVATE_KIB: u64 = 256;
+/// Where no size of a cache is known.
+const DATA_KIB: u64 = 1536;
+/// A rest after each burst leaves time for KSM and for the terminal.
+const PACE: Pace = Pace { burst_reads: 50_000, idle_us: 500 };
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is to be shown.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    /// The program `huddle`.
+    pub huddle: PathBuf,
+    /// The program `huddle-standin`.
+    pub standin: PathBuf,
+    /// How many stand-ins.
+    pub vms: usize,
+    /// Passed on to `huddle top`.
+    pub more: Vec<String>,
+}
+
+/// Why there is nothing to see.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// A stand-in.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The host.
+    #[error("{0}: {1}")]
+    Host(&'static str, std::io::Error),
+}
+
+impl Demo {
+    /// Starts the stand-ins, shows them until the terminal is left, and ends them. KSM is started for as
+    /// long, and set back, by `huddle top` itself.
+    ///
+    /// # Errors
+    /// A stand-in or the terminal cannot be started.
+    pub fn run(&self) -> Result<ExitStatus, DemoError> {
+        let root = HostRoot::real();
+        // Without caches to choose between there is still the sharing to see.
+        let topology = topology::read(&root, None).ok();
+        let mut guests = self.start(topology.as_ref())?;
+        let dir = tempdir()?;
+        let socket = dir.join("reports");
+        let mut top = Command::new(&self.huddle);
+        top.args(["top", "--ksm-run", "--trial", "reported", "--report-socket"]).arg(&socket);
+        for guest in &guests {
+            top.arg("--vm").arg(format!("{}={}", guest.name(), guest.pid()));
+        }
+        let started = top.args(&self.more).spawn();
+        let shown = started.and_then(|mut top| {
+            let reports = UnixDatagram::unbound()?;
+            let mut told = vec![0; guests.len()];
+            loop {
+                if let Some(status) = top.try_wait()? {
+                    return Ok(status);
+                }
+                report(&mut guests, &mut told, &reports, &socket);
+                std::thread::sleep(REPORT_INTERVAL);
+            }
+        });
+        // It is empty but for what a killed `huddle top` leaves.
+        let _ = std::fs::remove_dir_all(&dir);
+        shown.map_err(|error| DemoError::Host("cannot run huddle top", error))
+    }
+
+    fn start(&self, topology: Option<&Topology>) -> Result<Vec<ChildGuest>, DemoError> {
+        let kib = topology
+            .and_then(|topology| topology.domains().iter().filter_map(|domain| domain.size_bytes).min())
+            .map_or(DATA_KIB, |bytes| (bytes / 1024 * 3 / 4) & !3);
+        let groups = self.vms.div_ceil(GROUP);
+        let mut guests = Vec::new();
+        for i in 0..self.vms {
+            // Neighbours in a group are apart, and no two that share are together while there is another way.
+            let (group, member) = (i % groups, i / groups);
+            let name = match GROUPS.get(group) {
+                Some(name) => format!("{name}-{}", member + 1),
+                None => format!("group{group}-{}", member + 1),
+            };
+            let domains = topology.map_or(&[][..], Topology::domains);
+            let spec = ProcessGuestSpec {
+                name: &name,
+                program: &self.standin,
+                vcpus: 1,
+                private_kib: PRIVATE_KIB,
+                private_seed: i as u64 + 1,
+                patience: Patience::default(),
+            };
+            guests.push(match domains.get(member % domains.len().max(1)) {
+                Some(domain) => placed(&domain.cpus, || spec.start())?,
+                None => spec.start()?,
+            });
+        }
+        for (i, guest) in guests.iter_mut().enumerate() {
+            guest.wait_ready()?;
+            guest.load(GuestData { seed: 1 + (i % groups) as u64, own_seed: 1000 + i as u64, kib })?;
+            guest.start(PACE, false)?;
+        }
+        Ok(guests)
+    }
+}
+
+/// Calls `start` on other CPUs: a child has the affinity of the thread that starts it.
+fn placed(
+    cpus: &Cpus,
+    start: impl FnOnce() -> Result<ChildGuest, GuestError>,
+) -> Result<ChildGuest, DemoError> {
+    let own = Pid::from_raw(0);
+    let failed = |error: nix::Error| DemoError::Host("cannot set an affinity", error.into());
+    let before = sched_getaffinity(own).map_err(failed)?;
+    let mut wanted = CpuSet::new();
+    for cpu in cpus.iter() {
+        wanted.set(cpu as usize).map_err(failed)?;
+    }
+    sched_setaffinity(own, &wanted).map_err(failed)?;
+    let started = start();
+    sched_setaffinity(own, &before).map_err(failed)?;
+    Ok(started?)
+}
+
+/// Says for each stand-in how much it read since the last time. One that has ended, as the user may try,
+/// is reported no more.
+fn report(guests: &mut Vec<ChildGuest>, told: &mut Vec<u64>, to: &UnixDatagram, socket: &Path) {
+    let mut at = 0;
+    while at < guests.len() {
+        let Ok(readings) = guests[at].read() else {
+            guests.remove(at);
+            told.remove(at);
+            continue;
+        };
+        let reads: u64 = readings.iter().map(|reading| reading.reads).sum();
+        let line = format!("{}\t{}", guests[at].name(), reads.saturating_sub(told[at]));
+        // Nobody listens before the loop runs; what was read until then does not count.
+        let _ = to.send_to(line.as_bytes(), socket);
+        told[at] = reads;
+        at += 1;
+    }
+}
+
+fn tempdir() -> Result<PathBuf, DemoError> {
+    let failed = |error| DemoError::Host("cannot make a directory for a socket", error);
+    let template = std::env::temp_dir().join("huddle-demo-XXXXXX");
+    nix::unistd::mkdtemp(&template).map_err(|error| failed(error.into()))
+}
