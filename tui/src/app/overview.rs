@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::plan::PlanVm;
 use huddle_model::snapshot::Snapshot;
-use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::vm::{Vcpu, Vm};
 use ratatui::text::Span;
 
 /// Where the vCPUs shown in the boxes come from.
@@ -159,30 +159,29 @@ fn planned_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
     places
 }
 
+/// Where vCPUs are bound to by their affinity; those that are not, where they last ran.
 fn bound_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
-    let mut places = last_places(snapshot);
-    let Some(topology) = snapshot.topology.value() else { return places };
-    for (vm, place) in snapshot.vms.iter().zip(&mut places) {
-        let bound = PlanVm::of(vm, topology).current;
-        for ((_, domain), bound) in place.vcpus.iter_mut().zip(bound) {
-            *domain = bound.or(*domain);
-        }
-    }
-    places
+    let domain_of = domain_of_cpus(snapshot);
+    places(snapshot, |vcpu| {
+        let mut domains = vcpu.affinity.iter().map(|cpu| domain_of.get(&cpu).copied());
+        let first = domains.next().flatten().filter(|first| domains.all(|domain| domain == Some(*first)));
+        first.or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
+    })
 }
 
 fn last_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
-    let mut domain_of: HashMap<u32, DomainId> = HashMap::new();
-    if let Some(topology) = snapshot.topology.value() {
-        for domain in topology.domains() {
-            domain_of.extend(domain.cpus.iter().map(|cpu| (cpu, domain.id)));
-        }
-    }
-    let place = |vcpu: &huddle_model::vm::Vcpu| {
-        (vcpu.index, vcpu.last_cpu.and_then(|cpu| domain_of.get(&cpu).copied()))
-    };
-    let vms = snapshot.vms.iter();
-    vms.map(|vm| Place { vm: &vm.name, vcpus: vm.vcpus.iter().map(place).collect() }).collect()
+    let domain_of = domain_of_cpus(snapshot);
+    places(snapshot, |vcpu| domain_of.get(&vcpu.last_cpu?).copied())
+}
+
+fn places(snapshot: &Snapshot, of: impl Fn(&Vcpu) -> Option<DomainId>) -> Vec<Place<'_>> {
+    let vcpus = |vm: &Vm| vm.vcpus.iter().map(|vcpu| (vcpu.index, of(vcpu))).collect();
+    snapshot.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
+}
+
+fn domain_of_cpus(snapshot: &Snapshot) -> HashMap<u32, DomainId> {
+    let domains = snapshot.topology.value().map_or(&[][..], Topology::domains);
+    domains.iter().flat_map(|domain| domain.cpus.iter().map(|cpu| (cpu, domain.id))).collect()
 }
 
 fn loads(
