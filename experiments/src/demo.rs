@@ -26,8 +26,9 @@ const GROUP: usize = 2;
 const PRIVATE_KIB: u64 = 256;
 /// Where no size of a cache is known.
 const DATA_KIB: u64 = 1536;
-/// A rest after each burst leaves time for KSM and for the terminal.
-const PACE: Pace = Pace { burst_reads: 50_000, idle_us: 500 };
+/// A rest after each burst, longer with more VMs, leaves time for KSM and for the terminal.
+const BURST_READS: u64 = 50_000;
+const IDLE_US_A_VM: u64 = 150;
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is to be shown.
@@ -116,10 +117,11 @@ impl Demo {
                 None => spec.start()?,
             });
         }
+        let pace = Pace { burst_reads: BURST_READS, idle_us: IDLE_US_A_VM * self.vms as u64 };
         for (i, guest) in guests.iter_mut().enumerate() {
             guest.wait_ready()?;
             guest.load(GuestData { seed: 1 + (i % groups) as u64, own_seed: 1000 + i as u64, kib })?;
-            guest.start(PACE, false)?;
+            guest.start(pace, false)?;
         }
         Ok(guests)
     }
