@@ -267,7 +267,7 @@ mod tests {
             ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
             ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
             ("[top.keys]\nqiut = [\"q\"]\n", "no command `qiut`"),
-            ("[top.keys]\nquit = [\"p\"]\n", "both"),
+            ("[top.keys]\nquit = [\"x\"]\nhelp = [\"x\"]\n", "both"),
             ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
