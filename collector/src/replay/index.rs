@@ -35,6 +35,8 @@ pub(super) struct Position {
     pub(super) window: Option<u64>,
     /// Whether it is the round itself, not a window in it.
     pub(super) is_round: bool,
+    /// What happened from then on was told with it: when its round began, or its window ended.
+    pub(super) open_us: u64,
     /// When it was told, in microseconds since the Unix epoch.
     pub(super) at_us: u64,
 }
@@ -109,6 +111,7 @@ fn in_order(mut rounds: Vec<RoundTime>, mut windows: Vec<WindowTime>) -> Vec<Pos
             round,
             window: told_with_it.map(|window| window.window),
             is_round: true,
+            open_us: round.begin_us,
             at_us: told_with_it.map_or(0, |window| window.end_us).max(round.end_us),
         });
     }
@@ -123,7 +126,13 @@ fn of_window(before: &[Position], window: WindowTime) -> Position {
     let lacking = RoundTime { round: window.round, begin_us: window.begin_us, end_us: window.end_us };
     let round = before.last().map(|last| last.round).filter(|round| round.round == window.round);
     let round = round.unwrap_or(lacking);
-    Position { round, window: Some(window.window), is_round: false, at_us: window.end_us.max(round.end_us) }
+    Position {
+        round,
+        window: Some(window.window),
+        is_round: false,
+        open_us: window.end_us,
+        at_us: window.end_us.max(round.end_us),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 mod error;
 mod files;
+mod guarded;
 mod index;
 mod round;
 mod segment;
@@ -167,7 +168,7 @@ impl Recording {
         }
         // What is told with a snapshot happened before the next one was told.
         if let Some(next) = next.filter(|next| next.round.round == at.round.round) {
-            snapshot.events.retain(|event: &Event| event.at_unix_us < next.at_us);
+            snapshot.events.retain(|event: &Event| event.at_unix_us < next.open_us);
         }
         snapshot.events.extend(problems.into_iter().map(|problem| round::problem(at.at_us, problem)));
         snapshot.comparison = self.comparison(next, &snapshot);
@@ -242,7 +243,7 @@ impl Recording {
         let Some(objective) = self.objective else {
             return Availability::Unavailable("the recording does not hold a decision of a trial".into());
         };
-        let is_before = |decision: &&Decision| next.is_none_or(|next| decision.at_unix_us < next.at_us);
+        let is_before = |decision: &&Decision| next.is_none_or(|next| decision.at_unix_us < next.open_us);
         let block = snapshot.observation.value().and_then(|seen| seen.trial.as_ref());
         let arm = Arm {
             name: block.map_or_else(|| "arms".to_owned(), |block| block.arm.clone()),

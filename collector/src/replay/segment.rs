@@ -21,6 +21,10 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::statistics::Statistics;
 
 use super::ReplayError;
+use super::guarded::guarded;
+
+/// What is said where the reader gave up without a word of its own.
+const DAMAGED: &str = "its pages are damaged";
 
 /// Rows that are decoded at a time.
 const BATCH_ROWS: usize = 4096;
@@ -36,8 +40,9 @@ pub(super) fn footer(path: &Path, table: Table) -> Result<ArrowReaderMetadata, R
     let file = File::open(path).map_err(ReplayError::file("open", path))?;
     // The types follow from Parquet's own; a second description of them would be one more to distrust.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let footer =
-        ArrowReaderMetadata::load(&file, options).map_err(|error| ReplayError::segment(path, error))?;
+    let footer = guarded(|| ArrowReaderMetadata::load(&file, options))
+        .ok_or_else(|| ReplayError::segment(path, DAMAGED))?
+        .map_err(|error| ReplayError::segment(path, error))?;
     check(&footer, table).map_err(|what| ReplayError::segment(path, what))?;
     Ok(footer)
 }
@@ -177,6 +182,18 @@ impl<'a> Cells<'a> {
 
 /// Reads the columns `names`, row by row, until `each` says no.
 pub(super) fn cells(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+    table: Table,
+    names: &[&str],
+    wanted: Wanted,
+    each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
+) -> Result<(), ReplayError> {
+    guarded(|| decode(path, footer, table, names, wanted, each))
+        .unwrap_or_else(|| Err(ReplayError::segment(path, DAMAGED)))
+}
+
+fn decode(
     path: &Path,
     footer: ArrowReaderMetadata,
     table: Table,
