@@ -14,7 +14,7 @@ mod file;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::MatrixFileError;
+pub use file::{MatrixFileError, MatrixParts};
 
 /// How a matrix was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -76,6 +76,23 @@ impl CounterDelta {
         }
     }
 
+    /// One that was computed before, as a recording holds it: the counts are scaled already.
+    pub fn recorded(
+        interval_s: f64,
+        (time_enabled_ns, time_running_ns): (u64, u64),
+        count: impl Fn(CounterRole) -> Availability<f64>,
+    ) -> Self {
+        Self {
+            interval_s,
+            time_enabled_ns,
+            time_running_ns,
+            cycles: count(CounterRole::Cycles),
+            instructions: count(CounterRole::Instructions),
+            llc_references: count(CounterRole::LlcReferences),
+            llc_misses: count(CounterRole::LlcMisses),
+        }
+    }
+
     /// The scaled count of one role in the interval.
     pub fn count(&self, role: CounterRole) -> &Availability<f64> {
         match role {

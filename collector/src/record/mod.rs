@@ -30,6 +30,9 @@ mod sample_observed;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use writer::RunWriter;
+
 pub use environment::read_environment;
 pub use error::RecordError;
 pub use handle::{Recorder, RecorderHandle, RecordingStatus, RecordingSummary};

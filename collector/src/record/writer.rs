@@ -15,7 +15,7 @@ const RESERVE_FILE: &str = ".reserve";
 const RESERVE_BYTES: i64 = 64 << 10;
 
 /// Writes one run. After its first error it is [`RunWriter::failure`] and only counts what is lost.
-pub(super) struct RunWriter {
+pub(crate) struct RunWriter {
     dir: PathBuf,
     manifest: Manifest,
     limits: RecorderLimits,
@@ -31,7 +31,7 @@ pub(super) struct RunWriter {
 
 impl RunWriter {
     /// Makes the directory, which must be new or empty, and writes the first manifest.
-    pub(super) fn create(
+    pub(crate) fn create(
         dir: &Path,
         mut manifest: Manifest,
         limits: RecorderLimits,
@@ -69,7 +69,7 @@ impl RunWriter {
     }
 
     /// Writes rows, closes the segments that are full or old, and removes what is beyond the limits.
-    pub(super) fn write(&mut self, rows: &Rows, now: Instant) {
+    pub(crate) fn write(&mut self, rows: &Rows, now: Instant) {
         let Ok(()) = rows.visit(&mut Appender { writer: self, now });
         self.tick(now);
     }
@@ -80,7 +80,7 @@ impl RunWriter {
     }
 
     /// Applies the limits of age and size.
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Instant) {
         for table in self.due(now) {
             self.close(table, now);
         }
@@ -100,7 +100,7 @@ impl RunWriter {
     }
 
     /// Closes everything and writes the last manifest.
-    pub(super) fn finish(&mut self, now: Instant, end_us: i64) {
+    pub(crate) fn finish(&mut self, now: Instant, end_us: i64) {
         for table in Table::ALL {
             self.close(*table, now);
         }

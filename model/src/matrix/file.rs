@@ -92,6 +92,23 @@ struct File {
     coverage: Option<f64>,
 }
 
+/// What a matrix is made of, before it is checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixParts {
+    /// How it was measured.
+    pub method: Method,
+    /// The VMs, in the order of rows and columns.
+    pub vms: Vec<MatrixVm>,
+    /// Distinct frames that each pair shares; `None` when only rates are known.
+    pub shared_frames: Option<Vec<Vec<u64>>>,
+    /// Share (0 to 1) of the row's used frames that the column maps too.
+    pub rate: Vec<Vec<f64>>,
+    /// How long measuring took, in milliseconds.
+    pub duration_ms: Option<f64>,
+    /// Share (0 to 1) of the resident pages that was looked at.
+    pub coverage: Option<f64>,
+}
+
 impl FileVm {
     fn into_vm(self) -> Result<MatrixVm, MatrixFileError> {
         let figures =
@@ -169,9 +186,25 @@ impl SharingMatrix {
             return Err(MatrixFileError::Schema(file.schema));
         }
         let vms = file.vms.into_iter().map(FileVm::into_vm).collect::<Result<Vec<_>, _>>()?;
+        Self::from_parts(MatrixParts {
+            method: file.method.unwrap_or(Method::File),
+            vms,
+            shared_frames: file.shared_frames,
+            rate: file.rate,
+            duration_ms: file.duration_ms,
+            coverage: file.coverage,
+        })
+    }
+
+    /// A matrix of parts that come from elsewhere, after the checks of a file.
+    ///
+    /// # Errors
+    /// When it has no VM, names one twice or not at all, is not square, or holds what is no rate.
+    pub fn from_parts(parts: MatrixParts) -> Result<Self, MatrixFileError> {
+        let vms = parts.vms;
         check_vms(&vms)?;
-        check_square("rate", &file.rate, vms.len())?;
-        for (i, row) in file.rate.iter().enumerate() {
+        check_square("rate", &parts.rate, vms.len())?;
+        for (i, row) in parts.rate.iter().enumerate() {
             for (j, rate) in row.iter().enumerate() {
                 let expected = if i == j { "0 on the diagonal" } else { "a rate from 0 to 1" };
                 let bad = if i == j { *rate != 0.0 } else { !(0.0..=1.0).contains(rate) };
@@ -180,7 +213,7 @@ impl SharingMatrix {
                 }
             }
         }
-        if let Some(frames) = &file.shared_frames {
+        if let Some(frames) = &parts.shared_frames {
             check_square("shared_frames", frames, vms.len())?;
             for (i, row) in frames.iter().enumerate() {
                 for (j, shared) in row.iter().enumerate() {
@@ -200,12 +233,12 @@ impl SharingMatrix {
             }
         }
         Ok(Self {
-            method: file.method.unwrap_or(Method::File),
+            method: parts.method,
             vms,
-            shared_frames: file.shared_frames,
-            rate: file.rate,
-            duration_ms: file.duration_ms,
-            coverage: file.coverage,
+            shared_frames: parts.shared_frames,
+            rate: parts.rate,
+            duration_ms: parts.duration_ms,
+            coverage: parts.coverage,
         })
     }
 

@@ -114,6 +114,10 @@ pub trait Cell {
     const NULLABLE: bool;
     /// The value as the column holds it: null, or of [`Cell::KIND`].
     fn value(&self) -> Value<'_>;
+    /// The value out of the column; `None` when it is of another kind, or null where none may be.
+    fn of(value: Value<'_>) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 macro_rules! cells {
@@ -123,6 +127,9 @@ macro_rules! cells {
             const NULLABLE: bool = false;
             fn value(&self) -> Value<'_> {
                 Value::$kind(*self)
+            }
+            fn of(value: Value<'_>) -> Option<Self> {
+                if let Value::$kind(value) = value { Some(value) } else { None }
             }
         }
     )+};
@@ -135,6 +142,9 @@ impl Cell for String {
     fn value(&self) -> Value<'_> {
         Value::Text(self)
     }
+    fn of(value: Value<'_>) -> Option<Self> {
+        if let Value::Text(value) = value { Some(value.to_owned()) } else { None }
+    }
 }
 
 impl<T: Cell> Cell for Option<T> {
@@ -142,6 +152,9 @@ impl<T: Cell> Cell for Option<T> {
     const NULLABLE: bool = true;
     fn value(&self) -> Value<'_> {
         self.as_ref().map_or(Value::Null, T::value)
+    }
+    fn of(value: Value<'_>) -> Option<Self> {
+        if value == Value::Null { Some(None) } else { T::of(value).map(Some) }
     }
 }
 
@@ -156,6 +169,9 @@ pub trait Row: Sized + 'static {
     const COLUMNS: &'static [Column];
     /// One for each of [`Row::COLUMNS`], in their order.
     const CELLS: &'static [CellOf<Self>];
+    /// The row with these values, which `cell` gives by the position of the column; `None` when one is not
+    /// of its column's kind, or null where none may be.
+    fn of<'a>(cell: impl FnMut(usize) -> Value<'a>) -> Option<Self>;
 }
 
 #[cfg(test)]
@@ -189,6 +205,18 @@ mod tests {
                     other => panic!("{table}: {} has the unit {other}, which no rule knows", column.name),
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_are_read_back_from_their_cells() {
+        let row = EventRow { at_us: -7, round: 3, kind: "note".into(), vm: None, message: "m".into() };
+        let read = |at: usize| EventRow::CELLS[at](&row);
+        assert_eq!(EventRow::of(read).unwrap(), row);
+        for (position, column) in EventRow::COLUMNS.iter().enumerate() {
+            let with = |value| EventRow::of(|at| if at == position { value } else { read(at) });
+            assert_eq!(with(Value::Null).is_some(), column.nullable, "{}", column.name);
+            assert_eq!(with(Value::F64(0.0)), None, "{}", column.name);
         }
     }
 

@@ -84,6 +84,12 @@ macro_rules! tables {
                     meaning: $meaning.trim_ascii(),
                 }, )+];
                 const CELLS: &'static [CellOf<Self>] = &[$( $name::$field, )+];
+                fn of<'a>(mut cell: impl FnMut(usize) -> Value<'a>) -> Option<Self> {
+                    // Fields are evaluated as they are written, which is the order of the columns.
+                    let mut next = 0..;
+                    let mut cell = || next.next().map_or(Value::Null, &mut cell);
+                    Some(Self { $( $field: <$type as Cell>::of(cell())?, )+ })
+                }
             }
 
             mod $name {

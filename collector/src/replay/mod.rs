@@ -1,0 +1,303 @@
+//! Reading a recording back: the snapshots of a run, in the order the loop published them.
+//!
+//! [`Recording::open`] looks at the footer of every closed segment and keeps of it which rounds or windows
+//! each row group holds, and of the whole recording one entry a snapshot; rows are read when their
+//! snapshot is asked for, and forgotten but for the last rounds. So what is kept is some 100 bytes a
+//! snapshot and a segment, whatever they hold. A recording that is still being written shows what was
+//! closed when it was opened.
+//!
+//! What was not recorded is unavailable with a reason, never 0 (the gaps that a type leaves no word for
+//! are listed in [`round`]). What is damaged or missing is told by [`Recording::warnings`].
+
+mod error;
+mod files;
+mod guarded;
+mod index;
+mod round;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+mod window;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use huddle_model::availability::Availability;
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Table, TrialRow};
+use huddle_model::snapshot::{Event, Snapshot};
+use huddle_model::stats::Estimate;
+use huddle_model::topology::Topology;
+use huddle_model::trial::{Arm, Comparison, Decision, Objective};
+
+pub use error::ReplayError;
+use files::{Footers, TableFiles};
+use index::{Position, unsigned};
+use round::{Pairs, RoundRows, named};
+use window::WindowRows;
+
+/// A manifest is a few KiB; what is far larger is none.
+const MOST_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// Decisions that are kept in memory: a trial takes minutes.
+const MOST_DECISIONS: usize = 100_000;
+
+/// Rounds that are kept: a step back and forth at the border of two needs no reading.
+const ROUNDS_KEPT: usize = 4;
+
+/// A recording that is open for reading.
+pub struct Recording {
+    name: String,
+    manifest: Manifest,
+    topology: Availability<Topology>,
+    /// By position in [`Table::ALL`].
+    tables: Vec<TableFiles>,
+    positions: Vec<Position>,
+    decisions: Vec<Decision>,
+    objective: Option<Objective>,
+    warnings: Vec<String>,
+    footers: Footers,
+    rounds: VecDeque<Arc<Snapshot>>,
+}
+
+impl Recording {
+    /// Opens the directory of a run.
+    ///
+    /// # Errors
+    /// When there is no manifest of a version that is read, or nothing that can be replayed. A damaged or
+    /// missing segment is no error: [`Recording::warnings`] names it.
+    pub fn open(dir: &Path) -> Result<Self, ReplayError> {
+        let manifest = read_manifest(dir)?;
+        let mut warnings = Vec::new();
+        if let Some(reason) = &manifest.stopped {
+            warnings.push(format!("recording stopped before the run did: {reason}"));
+        }
+        if manifest.end_us.is_none() {
+            warnings.push(
+                "the recording has no end: it still runs, or was killed; what was not closed is not shown"
+                    .to_owned(),
+            );
+        }
+        let mut tables: Vec<TableFiles> =
+            Table::ALL.iter().map(|table| TableFiles::open(dir, *table, &manifest, &mut warnings)).collect();
+        let positions = index::positions(&mut tables, &manifest, &mut warnings);
+        let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MOST_DECISIONS, &mut warnings);
+        if positions.is_empty() {
+            return Err(ReplayError::Empty { dir: dir.to_owned(), warnings });
+        }
+        let topology = match &manifest.topology {
+            Availability::Available(fact) => Topology::new(fact.level, fact.domains.clone()).into(),
+            Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
+        };
+        Ok(Self {
+            name: name(dir, &manifest),
+            topology,
+            tables,
+            positions,
+            objective: trials.first().and_then(|row| row.objective.parse().ok()),
+            decisions: trials.iter().filter_map(decision).collect(),
+            warnings,
+            footers: Footers::default(),
+            rounds: VecDeque::new(),
+            manifest,
+        })
+    }
+
+    /// What it is called: its directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its manifest, as it was when the recording was opened.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What is wrong with it, one sentence each; empty when it is whole.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// How many snapshots there are: never 0.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Always false: a recording without a snapshot does not open.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// When each snapshot was told, in microseconds since the Unix epoch. They go back where the clock did.
+    pub fn times_unix_us(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.positions.iter().map(|position| position.at_us)
+    }
+
+    /// When this snapshot was told; `None` beyond the end.
+    pub fn time_unix_us(&self, position: usize) -> Option<u64> {
+        self.positions.get(position).map(|position| position.at_us)
+    }
+
+    /// When the first and the last snapshot were told, likewise.
+    pub fn span_unix_us(&self) -> (u64, u64) {
+        let at = |position: Option<&Position>| position.map_or(0, |position| position.at_us);
+        (at(self.positions.first()), at(self.positions.last()))
+    }
+
+    /// The positions that begin a round, with its number; the others are windows in it.
+    pub fn rounds(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let positions = self.positions.iter().enumerate();
+        positions.filter(|(_, position)| position.is_round).map(|(at, position)| (at, position.round.round))
+    }
+
+    /// The snapshot at a position, from 0, as the loop published it.
+    ///
+    /// # Errors
+    /// When there is no such position. What cannot be read in it is unavailable, and an event says why.
+    pub fn snapshot(&mut self, position: usize) -> Result<Arc<Snapshot>, ReplayError> {
+        let length = self.positions.len();
+        let at = *self.positions.get(position).ok_or(ReplayError::OutOfRange { position, length })?;
+        let next = self.positions.get(position + 1).copied();
+        let base = self.round(at);
+        let mut snapshot = Snapshot::clone(&base);
+        let mut problems = Vec::new();
+        if let Some(window) = at.window {
+            let rows = self.window_rows(window, &mut problems);
+            snapshot.observation = window::rebuild(rows, &base.vms);
+        }
+        // What is told with a snapshot happened before the next one was told.
+        if let Some(next) = next.filter(|next| next.round.round == at.round.round) {
+            snapshot.events.retain(|event: &Event| event.at_unix_us < next.open_us);
+        }
+        snapshot.events.extend(problems.into_iter().map(|problem| round::problem(at.at_us, problem)));
+        snapshot.comparison = self.comparison(next, &snapshot);
+        Ok(Arc::new(snapshot))
+    }
+
+    /// All of a round but its window and its comparison; with it all events, those of its windows too.
+    fn round(&mut self, at: Position) -> Arc<Snapshot> {
+        let time = at.round;
+        let is_known = |known: &&Arc<Snapshot>| {
+            (known.round, known.begin_unix_us, known.end_unix_us) == (time.round, time.begin_us, time.end_us)
+        };
+        if let Some(known) = self.rounds.iter().find(is_known) {
+            return Arc::clone(known);
+        }
+        let rows = self.round_rows(time.round);
+        let snapshot = Arc::new(round::rebuild(time, rows, &self.topology));
+        if self.rounds.len() >= ROUNDS_KEPT {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    /// The rows of one round or window; what cannot be read is told in `problems`, and is as if it was not
+    /// recorded: half of a round's rows would be taken for all.
+    fn rows<R: Row>(&mut self, key: u64, problems: &mut Vec<String>) -> Vec<R> {
+        let mut rows = Vec::new();
+        if let Err(error) = self.footers.rows(&self.tables[R::TABLE as usize], key, |row| rows.push(row)) {
+            problems.push(error.to_string());
+            rows.clear();
+        }
+        rows
+    }
+
+    fn round_rows(&mut self, round: u64) -> RoundRows {
+        let mut problems = Vec::new();
+        let mut sharing = Pairs::default();
+        // Most rows are here, and most of each is names that repeat.
+        let files = &self.tables[Table::Sharing as usize];
+        if let Err(error) = self.footers.rows(files, round, |row| sharing.push(row)) {
+            problems.push(error.to_string());
+            sharing = Pairs::default();
+        }
+        RoundRows {
+            sharing,
+            decision: self.rows(round, &mut problems).pop(),
+            ksm: self.rows(round, &mut problems).pop(),
+            vms: self.rows(round, &mut problems),
+            placements: self.rows(round, &mut problems),
+            events: self.rows(round, &mut problems),
+            has_gaps: self.tables[Table::Vms as usize].has_gaps || !problems.is_empty(),
+            problems,
+        }
+    }
+
+    fn window_rows(&mut self, window: u64, problems: &mut Vec<String>) -> WindowRows {
+        WindowRows {
+            window: self.rows(window, problems).pop(),
+            counters: self.rows(window, problems),
+            residency: self.rows(window, problems),
+            exits: self.rows(window, problems),
+            merging: self.rows(window, problems),
+            occupancy: self.rows(window, problems),
+            reported: self.rows(window, problems),
+            programs: self.rows(window, problems),
+        }
+    }
+
+    /// The decisions up to the snapshot before `next`.
+    fn comparison(&self, next: Option<Position>, snapshot: &Snapshot) -> Availability<Comparison> {
+        let Some(objective) = self.objective else {
+            return Availability::Unavailable("the recording does not hold a decision of a trial".into());
+        };
+        let is_before = |decision: &&Decision| next.is_none_or(|next| decision.at_unix_us < next.open_us);
+        let block = snapshot.observation.value().and_then(|seen| seen.trial.as_ref());
+        let arm = Arm {
+            name: block.map_or_else(|| "arms".to_owned(), |block| block.arm.clone()),
+            value: Availability::Unavailable(
+                "the recording does not hold the estimates of arms; `huddle-analysis compare` makes them of its windows"
+                    .into(),
+            ),
+            blocks: Vec::new(),
+        };
+        Availability::Available(Comparison {
+            objective,
+            phase: match block {
+                Some(block) => format!("trial block {}, arm {}", u64::from(block.block) + 1, block.arm),
+                None => "no trial in this window".into(),
+            },
+            arms: vec![arm],
+            decisions: self.decisions.iter().take_while(is_before).cloned().collect(),
+        })
+    }
+}
+
+fn read_manifest(dir: &Path) -> Result<Manifest, ReplayError> {
+    use std::io::Read as _;
+    let path = dir.join(MANIFEST_FILE);
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && dir.is_dir() => {
+            return Err(ReplayError::NoRecording(dir.to_owned()));
+        }
+        Err(error) => return Err(ReplayError::file("open", &path)(error)),
+    };
+    let mut text = String::new();
+    file.take(MOST_MANIFEST_BYTES).read_to_string(&mut text).map_err(ReplayError::file("read", &path))?;
+    Manifest::from_json(&text).map_err(|source| ReplayError::Manifest { path, source })
+}
+
+fn name(dir: &Path, manifest: &Manifest) -> String {
+    // `.` has no name of its own.
+    let real = std::fs::canonicalize(dir).ok();
+    let name = real.as_deref().unwrap_or(dir).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| manifest.run.clone())
+}
+
+/// `None` where its outcome is none that this version knows.
+fn decision(row: &TrialRow) -> Option<Decision> {
+    let ci95 = row.observed_low.zip(row.observed_high).map(|(low, high)| [low, high]);
+    let n = usize::try_from(row.blocks).unwrap_or(usize::MAX);
+    Some(Decision {
+        at_unix_us: unsigned(row.begin_us),
+        round: row.round,
+        proposal: row.proposal.clone(),
+        expected_change: row.expected_change,
+        observed_change: row.observed_change.map(|median| Estimate { n, median, ci95 }),
+        outcome: named(&row.outcome)?,
+        reason: row.reason.clone(),
+    })
+}

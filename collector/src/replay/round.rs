@@ -1,0 +1,356 @@
+//! From the rows of a round back to the snapshot of it, without the window that was told with it.
+//!
+//! The inverse of [`huddle_model::schema::rows_of`], as far as it goes. Not recorded, and so filled in:
+//! - the name of a vCPU's thread: empty;
+//! - the process of a vCPU, which differs from its VM's in a cgroup only: that of the VM;
+//! - where in its process guest memory lies: one range of each kind, of the recorded size, from 0;
+//! - the CPUs that a VM's cgroup allows: all that are known, so that nothing is taken as forbidden.
+
+use std::collections::HashMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::cpuset::CpuSet;
+use huddle_model::ksm::KsmState;
+use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::plan::{Plan, VcpuPlacement};
+use huddle_model::schema::{DecisionRow, EventRow, KsmRow, PlacementRow, SharingRow, VmRow};
+use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
+use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vcpu, Vm, VmmKind};
+use serde::de::DeserializeOwned;
+
+use super::index::{RoundTime, unsigned};
+
+/// What a recording holds of one round.
+#[derive(Default)]
+pub(super) struct RoundRows {
+    pub(super) decision: Option<DecisionRow>,
+    pub(super) ksm: Option<KsmRow>,
+    pub(super) vms: Vec<VmRow>,
+    pub(super) placements: Vec<PlacementRow>,
+    pub(super) sharing: Pairs,
+    pub(super) events: Vec<EventRow>,
+    /// Whether rows of VMs and placements may be missing: then none of them is not "no VM".
+    pub(super) has_gaps: bool,
+    /// What could not be read.
+    pub(super) problems: Vec<String>,
+}
+
+/// The rows of a matrix, without the names in each.
+#[derive(Default)]
+pub(super) struct Pairs {
+    vms: Vec<(String, Option<i32>)>,
+    positions: HashMap<String, usize>,
+    cells: Vec<(usize, usize, Option<u64>, f64)>,
+    /// Method, duration and coverage, from the first row.
+    about: Option<(String, Option<u64>, Option<f64>)>,
+}
+
+impl Pairs {
+    pub(super) fn push(&mut self, row: SharingRow) {
+        let i = self.position(row.vm, row.vm_pid);
+        let j = self.position(row.other, row.other_pid);
+        self.cells.push((i, j, row.shared_frames, row.rate));
+        self.about.get_or_insert((row.method, row.measured_in_us, row.coverage));
+    }
+
+    /// Rows come row by row of the matrix, so the first row names all VMs in their order.
+    fn position(&mut self, name: String, pid: Option<i32>) -> usize {
+        if let Some(position) = self.positions.get(&name) {
+            return *position;
+        }
+        self.vms.push((name.clone(), pid));
+        self.positions.insert(name, self.vms.len() - 1);
+        self.vms.len() - 1
+    }
+}
+
+fn lacks<T>(what: &str) -> Availability<T> {
+    Availability::Unavailable(format!("the recording does not hold {what}"))
+}
+
+/// `topology` is that of the start of the recording.
+pub(super) fn rebuild(time: RoundTime, rows: RoundRows, topology: &Availability<Topology>) -> Snapshot {
+    let decision = rows.decision.as_ref();
+    let topology = match decision.and_then(|decision| decision.topology_unavailable.clone()) {
+        Some(reason) => Availability::Unavailable(reason),
+        None => topology_of(topology, &rows.placements),
+    };
+    let vms = vms(&rows, topology.value());
+    let mut events: Vec<Event> = rows.events.iter().map(event).collect();
+    if rows.has_gaps && vms.is_empty() {
+        events.push(Event {
+            at_unix_us: time.end_us,
+            kind: EventKind::Note,
+            vm: None,
+            message: "the recording does not hold which VMs there were in this round".into(),
+        });
+    }
+    events.extend(rows.problems.into_iter().map(|what| problem(time.end_us, what)));
+    Snapshot {
+        round: time.round,
+        begin_unix_us: time.begin_us,
+        end_unix_us: time.end_us,
+        ksm: ksm(rows.ksm),
+        matrix: matrix(decision, rows.sharing, &rows.vms),
+        plan: plan(decision, topology.value(), &rows.placements),
+        pinned: pinned(decision),
+        topology,
+        vms,
+        observation: Availability::Unavailable(NO_WINDOW.into()),
+        comparison: lacks("what was tried"),
+        events,
+        own_cpu_us: decision
+            .and_then(|decision| decision.own_cpu_us)
+            .map_or_else(|| lacks("the CPU time that huddle had used"), Availability::Available),
+    }
+}
+
+/// What could not be read, as an event.
+pub(super) fn problem(at_unix_us: u64, message: String) -> Event {
+    Event { at_unix_us, kind: EventKind::StageFailed, vm: None, message }
+}
+
+/// Why a snapshot has no window.
+const NO_WINDOW: &str = "the recording does not hold a window that ended with this round";
+
+/// The domains of the start, unless a placement of the round says that they were others by then.
+fn topology_of(at_start: &Availability<Topology>, placements: &[PlacementRow]) -> Availability<Topology> {
+    let topology = match at_start {
+        Availability::Available(topology) => topology,
+        Availability::Unavailable(reason) => {
+            return lacks(&format!("the cache domains: at its start there were none ({reason})"));
+        }
+    };
+    let is_same = |row: &PlacementRow| {
+        let (Some(id), Some(cpus)) = (row.domain, &row.cpus) else { return true };
+        topology.domain(DomainId(id)).is_some_and(|domain| domain.cpus.to_string() == *cpus)
+    };
+    if placements.iter().all(is_same) {
+        Availability::Available(topology.clone())
+    } else {
+        lacks("the cache domains of this round, which were others than at its start")
+    }
+}
+
+fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
+    let mut by_vm: HashMap<(&str, i32), Vec<&PlacementRow>> = HashMap::new();
+    for row in &rows.placements {
+        by_vm.entry((&row.vm, row.vm_pid)).or_default().push(row);
+    }
+    // What is not a cpulist is none that anybody was held on.
+    let affinity = |row: &PlacementRow| row.cpus_before.parse::<CpuSet>().unwrap_or_default();
+    let mut known: CpuSet = topology.map(Topology::cpus).unwrap_or_default();
+    known = known
+        .iter()
+        .chain(rows.placements.iter().flat_map(|row| affinity(row).iter().collect::<Vec<_>>()))
+        .collect();
+    let vm = |row: &VmRow| {
+        let process = TaskId { id: row.pid, start_ticks: row.start_ticks };
+        let own = by_vm.get(&(row.vm.as_str(), row.pid)).map(Vec::as_slice).unwrap_or_default();
+        let vcpu = |row: &&PlacementRow| Vcpu {
+            index: row.vcpu,
+            thread: TaskId { id: row.thread, start_ticks: row.thread_start_ticks },
+            process,
+            thread_name: String::new(),
+            affinity: affinity(row),
+            last_cpu: row.last_cpu,
+        };
+        Vm {
+            name: row.vm.clone(),
+            process,
+            vmm: vmm(&row.vmm),
+            vcpus: own.iter().map(vcpu).collect(),
+            memory: memory(process, row),
+            allowed_cpus: known.clone(),
+            cannot_merge: lines(row.cannot_merge.as_deref()),
+        }
+    };
+    rows.vms.iter().map(vm).collect()
+}
+
+fn memory(process: TaskId, row: &VmRow) -> Vec<GuestRegion> {
+    let sizes = [
+        (MemoryKind::Mergeable, row.mergeable_bytes),
+        (MemoryKind::Anonymous, row.anonymous_bytes),
+        (MemoryKind::SharedMemory, row.shared_memory_bytes),
+        (MemoryKind::HugeTlb, row.hugetlb_bytes),
+    ];
+    let mut start = 0u64;
+    let mut regions = Vec::new();
+    for (kind, bytes) in sizes.into_iter().filter(|(_, bytes)| *bytes > 0) {
+        let end = start.saturating_add(bytes);
+        regions.push(GuestRegion { process, start, end, kind });
+        start = end;
+    }
+    regions
+}
+
+fn vmm(name: &str) -> VmmKind {
+    const ALL: [VmmKind; 8] = [
+        VmmKind::QemuKvm,
+        VmmKind::QemuTcg,
+        VmmKind::Firecracker,
+        VmmKind::CloudHypervisor,
+        VmmKind::Crosvm,
+        VmmKind::OtherKvm,
+        VmmKind::Process,
+        VmmKind::Cgroup,
+    ];
+    ALL.into_iter().find(|kind| kind.to_string() == name).unwrap_or(VmmKind::OtherKvm)
+}
+
+fn lines(text: Option<&str>) -> Vec<String> {
+    text.filter(|text| !text.is_empty())
+        .map(|text| text.split('\n').map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
+/// What has this name in files.
+pub(super) fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned())).ok()
+}
+
+fn event(row: &EventRow) -> Event {
+    Event {
+        at_unix_us: unsigned(row.at_us),
+        kind: named(&row.kind).unwrap_or(EventKind::Note),
+        vm: row.vm.clone(),
+        message: row.message.clone(),
+    }
+}
+
+fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
+    let Some(row) = row else { return lacks("KSM's state in this round") };
+    if let Some(reason) = row.unavailable {
+        return Availability::Unavailable(reason);
+    }
+    let state = || {
+        Some(KsmState {
+            run: row.run?,
+            full_scans: row.full_scans?,
+            pages_shared: row.pages_shared?,
+            pages_sharing: row.pages_sharing?,
+            pages_unshared: row.pages_unshared?,
+            pages_volatile: row.pages_volatile?,
+            pages_skipped: row.pages_skipped,
+            ksm_zero_pages: row.ksm_zero_pages,
+            general_profit_bytes: row.general_profit_bytes,
+            pages_to_scan: row.pages_to_scan?,
+            sleep_millisecs: row.sleep_millisecs?,
+            smart_scan: row.smart_scan,
+            max_page_sharing: row.max_page_sharing,
+            merge_across_nodes: row.merge_across_nodes,
+            use_zero_pages: row.use_zero_pages,
+            advisor_mode: row.advisor_mode.clone(),
+        })
+    };
+    state().map_or_else(|| lacks("all of KSM's state in this round"), Availability::Available)
+}
+
+fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availability<SharingMatrix> {
+    const LACKING: &str = "what the VMs shared in this round";
+    if let Some(reason) = decision.and_then(|decision| decision.sharing_unavailable.clone()) {
+        return Availability::Unavailable(reason);
+    }
+    let mut pairs = pairs;
+    // One VM alone has no pair, and so no row; its matrix is known all the same.
+    if let (Some(_), [only], true) = (decision, vms, pairs.cells.is_empty()) {
+        pairs.vms.push((only.vm.clone(), Some(only.pid)));
+    }
+    let n = pairs.vms.len();
+    if n == 0 || pairs.cells.len() != n * (n - 1) {
+        return lacks(if n == 0 { LACKING } else { "all pairs of VMs of this round" });
+    }
+    let mut rate = vec![vec![0.0; n]; n];
+    let mut frames = vec![vec![0; n]; n];
+    let has_frames = pairs.cells.iter().all(|(.., shared, _)| shared.is_some());
+    for (i, j, shared, of_row) in pairs.cells {
+        rate[i][j] = of_row;
+        frames[i][j] = shared.unwrap_or(0);
+    }
+    let (method, measured_in_us, coverage) = pairs.about.unwrap_or_default();
+    let parts = MatrixParts {
+        method: named(&method).unwrap_or(Method::File),
+        vms: pairs.vms.into_iter().map(|(name, pid)| matrix_vm(name, pid, vms)).collect(),
+        shared_frames: has_frames.then_some(frames),
+        rate,
+        duration_ms: measured_in_us.map(|us| us as f64 / 1000.0),
+        coverage,
+    };
+    match SharingMatrix::from_parts(parts) {
+        Ok(matrix) => Availability::Available(matrix),
+        Err(error) => lacks(&format!("a matrix of this round that can be: {error}")),
+    }
+}
+
+fn matrix_vm(name: String, pid: Option<i32>, vms: &[VmRow]) -> MatrixVm {
+    let row = vms.iter().find(|row| row.vm == name && pid.is_none_or(|pid| pid == row.pid));
+    let memory = row.and_then(|row| {
+        Some(MemoryUse {
+            pages_resident: row.pages_resident?,
+            pages_used: row.pages_used?,
+            frames_used: row.frames_used?,
+            pages_zero: row.pages_zero?,
+            self_shared_pages: row.self_shared_pages?,
+            pages_huge: row.pages_huge,
+        })
+    });
+    MatrixVm { name, pid, vcpus: row.map_or(1, |row| row.vcpus), memory }
+}
+
+fn plan(
+    decision: Option<&DecisionRow>,
+    topology: Option<&Topology>,
+    placements: &[PlacementRow],
+) -> Availability<Plan> {
+    let Some(decision) = decision else { return lacks("what was planned in this round") };
+    if let Some(reason) = &decision.plan_unavailable {
+        return Availability::Unavailable(reason.clone());
+    }
+    let Some(policy) = &decision.policy else { return lacks("the policy that planned this round") };
+    let policy = match policy.parse() {
+        Ok(policy) => policy,
+        Err(error) => {
+            return Availability::Unavailable(format!("the recording names another policy: {error}"));
+        }
+    };
+    let placed = placements.iter().filter_map(|row| {
+        Some(VcpuPlacement { vm: row.vm.clone(), vcpu: row.vcpu, domain: DomainId(row.domain?) })
+    });
+    Availability::Available(Plan {
+        policy,
+        domains: topology.map_or_else(|| domains_of(placements), |topology| topology.domains().to_vec()),
+        placement: placed.collect(),
+        shared_within: decision.shared_within_frames,
+        shared_total: decision.shared_total_frames,
+        reasons: lines(decision.reasons.as_deref()),
+    })
+}
+
+/// The domains that placements name.
+fn domains_of(placements: &[PlacementRow]) -> Vec<CacheDomain> {
+    let mut domains: Vec<CacheDomain> = Vec::new();
+    for row in placements {
+        let (Some(id), Some(cpus)) = (row.domain.map(DomainId), &row.cpus) else { continue };
+        let Ok(cpus) = cpus.parse() else { continue };
+        if domains.iter().all(|domain| domain.id != id) {
+            domains.push(CacheDomain { id, cpus, size_bytes: None, node: None });
+        }
+    }
+    domains.sort_by_key(|domain| domain.id);
+    domains
+}
+
+fn pinned(decision: Option<&DecisionRow>) -> Availability<PinOutcome> {
+    let Some(decision) = decision else { return lacks("whether anything was pinned in this round") };
+    if let Some(reason) = &decision.pin_unavailable {
+        return Availability::Unavailable(reason.clone());
+    }
+    match (decision.threads_changed, decision.threads_unchanged, decision.threads_skipped) {
+        (Some(changed), Some(unchanged), Some(skipped)) => {
+            Availability::Available(PinOutcome { changed, unchanged, skipped })
+        }
+        _ => lacks("how many threads were pinned in this round"),
+    }
+}

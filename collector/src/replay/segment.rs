@@ -1,0 +1,240 @@
+//! One closed segment: its footer, and rows out of it by their key.
+//!
+//! Nothing that a file says is trusted: columns are taken by name and type, memory is that of one batch,
+//! and what does not fit the schema is an error of that segment.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_array::{
+    Array as _, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
+    UInt64Array,
+};
+use arrow_schema::{ArrowError, DataType};
+use huddle_model::schema::{ColumnKind, OLDEST_SCHEMA_VERSION, Row, SCHEMA_VERSION, Table, Value};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
+};
+use parquet::file::statistics::Statistics;
+
+use super::ReplayError;
+use super::guarded::guarded;
+
+/// What is said where the reader gave up without a word of its own.
+const DAMAGED: &str = "its pages are damaged";
+
+/// Rows that are decoded at a time.
+const BATCH_ROWS: usize = 4096;
+
+/// The column that rows are asked for by: the window where a table has windows, else the round.
+pub(super) fn key(table: Table) -> &'static str {
+    let has_windows = table.columns().iter().any(|column| column.name == "window");
+    if has_windows { "window" } else { "round" }
+}
+
+/// The footer of a segment of `table`, after a look at its columns.
+pub(super) fn footer(path: &Path, table: Table) -> Result<ArrowReaderMetadata, ReplayError> {
+    let file = File::open(path).map_err(ReplayError::file("open", path))?;
+    // The types follow from Parquet's own; a second description of them would be one more to distrust.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let footer = guarded(|| ArrowReaderMetadata::load(&file, options))
+        .ok_or_else(|| ReplayError::segment(path, DAMAGED))?
+        .map_err(|error| ReplayError::segment(path, error))?;
+    check(&footer, table).map_err(|what| ReplayError::segment(path, what))?;
+    Ok(footer)
+}
+
+fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
+    let about = footer.metadata().file_metadata().key_value_metadata();
+    let said = |key: &str| {
+        let entry = about.into_iter().flatten().find(|entry| entry.key == key);
+        entry.and_then(|entry| entry.value.as_deref())
+    };
+    if said("huddle.table") != Some(table.name()) {
+        return Err(format!("it is no segment of the table {table}"));
+    }
+    let version = said("huddle.schema_version").unwrap_or("none");
+    if !version.parse().is_ok_and(|version| (OLDEST_SCHEMA_VERSION..=SCHEMA_VERSION).contains(&version)) {
+        return Err(format!(
+            "it has schema version {version}, and this version reads {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} only"
+        ));
+    }
+    for column in table.columns() {
+        match footer.schema().field_with_name(column.name) {
+            Err(_) => return Err(format!("the column {} is missing", column.name)),
+            Ok(field) if !is_of(field.data_type(), column.kind) => {
+                return Err(format!("the column {} is {}", column.name, field.data_type()));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_of(found: &DataType, kind: ColumnKind) -> bool {
+    matches!(
+        (found, kind),
+        (DataType::Boolean, ColumnKind::Bool)
+            | (DataType::Int32, ColumnKind::I32)
+            | (DataType::UInt32, ColumnKind::U32)
+            | (DataType::Int64, ColumnKind::I64)
+            | (DataType::UInt64, ColumnKind::U64)
+            | (DataType::Float64, ColumnKind::F64)
+            | (DataType::Utf8, ColumnKind::Text)
+    )
+}
+
+/// Least and greatest key of each row group: all there are where the footer does not say.
+pub(super) fn key_spans(footer: &ArrowReaderMetadata, table: Table) -> Vec<(u64, u64)> {
+    let position = footer.schema().index_of(key(table)).ok();
+    let span = |statistics: Option<&Statistics>| match statistics {
+        Some(Statistics::Int64(known)) => Some((*known.min_opt()? as u64, *known.max_opt()? as u64)),
+        _ => None,
+    };
+    let groups = footer.metadata().row_groups().iter();
+    groups
+        .map(|group| {
+            let column = position.and_then(|position| group.columns().get(position));
+            // An unsigned column is kept, and ordered, as the bits of a signed one.
+            span(column.and_then(|column| column.statistics())).unwrap_or((0, u64::MAX))
+        })
+        .collect()
+}
+
+/// The part of a segment that is wanted.
+pub(super) struct Wanted {
+    /// Positions of row groups; `None` for all.
+    pub(super) groups: Option<Vec<usize>>,
+    /// The key of the rows; `None` for all.
+    pub(super) key: Option<u64>,
+}
+
+/// Reads rows, one by one, until `each` says no.
+pub(super) fn rows<R: Row>(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+    wanted: Wanted,
+    mut each: impl FnMut(R) -> bool,
+) -> Result<(), ReplayError> {
+    let names: Vec<&str> = R::COLUMNS.iter().map(|column| column.name).collect();
+    cells(path, footer, R::TABLE, &names, wanted, |cells| {
+        let row = R::of(|at| cells.value(at)).ok_or("a value is null that may not be")?;
+        Ok(each(row))
+    })
+}
+
+/// The values of one row, by the position of the column that was asked for.
+pub(super) struct Cells<'a> {
+    columns: &'a [Array<'a>],
+    row: usize,
+}
+
+/// One column of a batch.
+enum Array<'a> {
+    Bool(&'a BooleanArray),
+    I32(&'a Int32Array),
+    U32(&'a UInt32Array),
+    I64(&'a Int64Array),
+    U64(&'a UInt64Array),
+    F64(&'a Float64Array),
+    Text(&'a StringArray),
+}
+
+impl<'a> Array<'a> {
+    /// `None` for a type that no column of the schema has.
+    fn of(column: &'a dyn arrow_array::Array) -> Option<Self> {
+        Some(match column.data_type() {
+            DataType::Boolean => Self::Bool(column.as_boolean_opt()?),
+            DataType::Int32 => Self::I32(column.as_primitive_opt()?),
+            DataType::UInt32 => Self::U32(column.as_primitive_opt()?),
+            DataType::Int64 => Self::I64(column.as_primitive_opt()?),
+            DataType::UInt64 => Self::U64(column.as_primitive_opt()?),
+            DataType::Float64 => Self::F64(column.as_primitive_opt()?),
+            DataType::Utf8 => Self::Text(column.as_string_opt()?),
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> Cells<'a> {
+    /// Null where there is no such column.
+    pub(super) fn value(&self, position: usize) -> Value<'a> {
+        macro_rules! value {
+            ($array:ident, $kind:ident) => {
+                if $array.is_null(self.row) { Value::Null } else { Value::$kind($array.value(self.row)) }
+            };
+        }
+        match self.columns.get(position) {
+            None => Value::Null,
+            Some(Array::Bool(array)) => value!(array, Bool),
+            Some(Array::I32(array)) => value!(array, I32),
+            Some(Array::U32(array)) => value!(array, U32),
+            Some(Array::I64(array)) => value!(array, I64),
+            Some(Array::U64(array)) => value!(array, U64),
+            Some(Array::F64(array)) => value!(array, F64),
+            Some(Array::Text(array)) => value!(array, Text),
+        }
+    }
+}
+
+/// Reads the columns `names`, row by row, until `each` says no.
+pub(super) fn cells(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+    table: Table,
+    names: &[&str],
+    wanted: Wanted,
+    each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
+) -> Result<(), ReplayError> {
+    guarded(|| decode(path, footer, table, names, wanted, each))
+        .unwrap_or_else(|| Err(ReplayError::segment(path, DAMAGED)))
+}
+
+fn decode(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+    table: Table,
+    names: &[&str],
+    wanted: Wanted,
+    mut each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
+) -> Result<(), ReplayError> {
+    let damaged = |what: &dyn std::fmt::Display| ReplayError::segment(path, what);
+    let file = File::open(path).map_err(ReplayError::file("open", path))?;
+    let parquet = footer.parquet_schema();
+    let projection = ProjectionMask::columns(parquet, names.iter().copied());
+    let filter = wanted.key.map(|key_wanted| {
+        let only = ProjectionMask::columns(parquet, std::iter::once(key(table)));
+        RowFilter::new(vec![Box::new(ArrowPredicateFn::new(only, move |batch| equal(&batch, key_wanted)))])
+    });
+    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer)
+        .with_batch_size(BATCH_ROWS)
+        .with_projection(projection);
+    if let Some(groups) = wanted.groups {
+        builder = builder.with_row_groups(groups);
+    }
+    if let Some(filter) = filter {
+        builder = builder.with_row_filter(filter);
+    }
+    for batch in builder.build().map_err(|error| damaged(&error))? {
+        let batch = batch.map_err(|error| damaged(&error))?;
+        let columns: Option<Vec<Array<'_>>> =
+            names.iter().map(|name| Array::of(batch.column_by_name(name)?)).collect();
+        let columns = columns.ok_or_else(|| damaged(&"a column is missing"))?;
+        for row in 0..batch.num_rows() {
+            if !each(&Cells { columns: &columns, row }).map_err(|what| damaged(&what))? {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which rows of a batch with nothing but the key have this one.
+fn equal(batch: &RecordBatch, key: u64) -> Result<BooleanArray, ArrowError> {
+    let keys = batch.columns().first().and_then(|column| column.as_primitive_opt::<UInt64Type>());
+    let keys = keys.ok_or_else(|| ArrowError::SchemaError("the key is no unsigned number".to_owned()))?;
+    Ok(keys.iter().map(|found| Some(found == Some(key))).collect())
+}

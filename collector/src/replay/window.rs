@@ -1,0 +1,191 @@
+//! From the rows of a window back to the observation.
+//!
+//! The inverse of [`huddle_model::schema::observation_rows`]. Most reasons are not recorded: what is
+//! missing then says so.
+
+use std::collections::{BTreeMap, HashMap};
+
+use huddle_model::availability::Availability;
+use huddle_model::counters::CounterRole;
+use huddle_model::observation::{
+    CountedEvent, CpuResidency, LossObservation, MergeObservation, Observation, OccupancyObservation,
+    ProgramCost, ProgramObservation, ReportObservation, TrialBlock, VcpuObservation,
+};
+use huddle_model::rates::CounterDelta;
+use huddle_model::schema::{
+    CounterRow, ExitRow, MergingRow, OccupancyRow, ProgramRow, ReportRow, ResidencyRow, WindowRow,
+};
+use huddle_model::topology::DomainId;
+use huddle_model::vm::{TaskId, Vm};
+
+use super::index::unsigned;
+
+/// What a recording holds of one window.
+#[derive(Default)]
+pub(super) struct WindowRows {
+    pub(super) counters: Vec<CounterRow>,
+    pub(super) residency: Vec<ResidencyRow>,
+    pub(super) exits: Vec<ExitRow>,
+    pub(super) merging: Vec<MergingRow>,
+    pub(super) occupancy: Vec<OccupancyRow>,
+    pub(super) reported: Vec<ReportRow>,
+    pub(super) programs: Vec<ProgramRow>,
+    pub(super) window: Option<WindowRow>,
+}
+
+/// `vms` are those of the round: they tell the processes of one number apart.
+pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation> {
+    let Some(window) = &rows.window else {
+        return Availability::Unavailable("the recording does not hold this window".into());
+    };
+    let started: HashMap<i32, u64> = vms.iter().map(|vm| (vm.process.id, vm.process.start_ticks)).collect();
+    let process = |pid: i32| TaskId { id: pid, start_ticks: started.get(&pid).copied().unwrap_or(0) };
+    let mut residency: HashMap<(&str, u32, i32), Vec<CpuResidency>> = HashMap::new();
+    for row in &rows.residency {
+        residency.entry((&row.vm, row.vcpu, row.thread)).or_default().push(CpuResidency {
+            cpu: row.cpu,
+            run_ns: row.run_ns,
+            switches: row.switches,
+            clock_samples: row.clock_samples,
+            miss_samples: row.miss_samples,
+        });
+    }
+    let mut exits: HashMap<(&str, u32), BTreeMap<u32, u64>> = HashMap::new();
+    for row in &rows.exits {
+        exits.entry((&row.vm, row.vcpu)).or_default().insert(row.reason, row.exits);
+    }
+    let vcpu = |row: &CounterRow| {
+        let ran = residency.get(&(row.vm.as_str(), row.vcpu, row.thread)).cloned();
+        let left = exits.get(&(row.vm.as_str(), row.vcpu)).cloned();
+        VcpuObservation {
+            vm: row.vm.clone(),
+            vcpu: row.vcpu,
+            process: process(row.vm_pid),
+            thread: TaskId { id: row.thread, start_ticks: row.thread_start_ticks },
+            counters: delta(row),
+            // A thread that was watched and did not run has no row and no place; its moves are known.
+            residency: held(ran.or_else(|| row.migrations.map(|_| Vec::new())), "where this vCPU ran"),
+            migrations: held(row.migrations, "the migrations of this vCPU"),
+            domain_migrations: held(row.domain_migrations, "the moves of this vCPU between domains"),
+            guest_entries: held(row.guest_entries, "the guest entries of this vCPU"),
+            guest_ns: held(row.guest_ns, "the guest time of this vCPU"),
+            exits: held(
+                left.or_else(|| row.guest_exits.map(|_| BTreeMap::new())),
+                "the guest exits of this vCPU",
+            ),
+        }
+    };
+    let block = rows.counters.iter().map(|row| (&row.arm, row.block));
+    let block = block.chain(rows.reported.iter().map(|row| (&row.arm, row.block)));
+    let trial = block.filter_map(|(arm, block)| Some(TrialBlock { arm: arm.clone()?, block: block? })).next();
+    Availability::Available(Observation {
+        window: window.window,
+        round: window.round,
+        trial,
+        begin_unix_us: unsigned(window.begin_us),
+        end_unix_us: unsigned(window.end_us),
+        vcpus: rows.counters.iter().map(vcpu).collect(),
+        merging: rows.merging.iter().map(|row| merging(row, process(row.vm_pid))).collect(),
+        occupancy: occupancy(&rows.occupancy),
+        reported: rows
+            .reported
+            .iter()
+            .map(|row| ReportObservation {
+                vm: row.vm.clone(),
+                operations: row.operations,
+                latency_us: row.latency_us,
+            })
+            .collect(),
+        events: events(window),
+        programs: rows.programs.iter().map(program).collect(),
+        losses: losses(window),
+        own_cpu_us: held(window.own_cpu_us, "the CPU time of this process in this window"),
+        reading_cpu_us: held(window.reading_cpu_us, "the CPU time of reading in this window"),
+    })
+}
+
+/// The value, or that it was not available, and that the recording does not say why.
+fn held<T>(value: Option<T>, what: &str) -> Availability<T> {
+    value.map_or_else(
+        || Availability::Unavailable(format!("the recording does not hold {what}, nor why not")),
+        Availability::Available,
+    )
+}
+
+fn delta(row: &CounterRow) -> CounterDelta {
+    let times = (row.time_enabled_ns.unwrap_or(0), row.time_running_ns.unwrap_or(0));
+    CounterDelta::recorded(row.interval_ns.map_or(0.0, |ns| ns as f64 / 1e9), times, |role| {
+        let count = match role {
+            CounterRole::Cycles => row.cycles,
+            CounterRole::Instructions => row.instructions,
+            CounterRole::LlcReferences => row.llc_references,
+            CounterRole::LlcMisses => row.llc_misses,
+        };
+        match (count, role, &row.unavailable) {
+            (None, CounterRole::LlcMisses, Some(reason)) => Availability::Unavailable(reason.clone()),
+            (None, _, Some(reason)) => Availability::Unavailable(format!(
+                "the recording does not hold {}, and says only of LLC misses why: {reason}",
+                role.name()
+            )),
+            (count, ..) => held(count, role.name()),
+        }
+    })
+}
+
+fn merging(row: &MergingRow, process: TaskId) -> MergeObservation {
+    MergeObservation {
+        vm: row.vm.clone(),
+        process,
+        merged_now: held(row.pages_merged_now, "the merged pages of this VM"),
+        merges: held(row.pages_merged, "the merges of this VM"),
+        breaks: held(row.pages_broken, "the breaks of this VM"),
+        failed: held(row.merges_failed, "the failed merges of this VM"),
+    }
+}
+
+fn occupancy(rows: &[OccupancyRow]) -> Availability<Vec<OccupancyObservation>> {
+    let of = |row: &OccupancyRow| OccupancyObservation {
+        vm: row.vm.clone(),
+        cache: row.cache,
+        domain: row.domain.map(DomainId),
+        llc_bytes: held(row.llc_bytes, "the cache occupancy of this VM"),
+        total_bytes: held(row.memory_total_bytes, "the memory traffic of this VM"),
+        local_bytes: held(row.memory_local_bytes, "the local memory traffic of this VM"),
+    };
+    held((!rows.is_empty()).then(|| rows.iter().map(of).collect()), "any cache occupancy in this window")
+}
+
+fn events(window: &WindowRow) -> Vec<CountedEvent> {
+    let counted = |role| match role {
+        CounterRole::Cycles => &window.cycles_event,
+        CounterRole::Instructions => &window.instructions_event,
+        CounterRole::LlcReferences => &window.llc_references_event,
+        CounterRole::LlcMisses => &window.llc_misses_event,
+    };
+    let event = |role: CounterRole| CountedEvent {
+        role,
+        event: held(counted(role).clone(), &format!("an event for {}", role.name())),
+    };
+    CounterRole::ALL.into_iter().map(event).collect()
+}
+
+fn program(row: &ProgramRow) -> ProgramObservation {
+    let cost = match (row.runs, row.run_ns, &row.unavailable) {
+        (Some(runs), Some(run_ns), _) => Availability::Available(ProgramCost { runs, run_ns }),
+        (_, _, Some(reason)) => Availability::Unavailable(reason.clone()),
+        _ => held(None, "the cost of this program"),
+    };
+    ProgramObservation { name: row.program.clone(), cost }
+}
+
+fn losses(window: &WindowRow) -> Availability<LossObservation> {
+    let losses = || {
+        Some(LossObservation {
+            pass_events: window.lost_pass_events?,
+            ksm_events: window.lost_ksm_events?,
+            exit_reasons: window.lost_exit_reasons?,
+            vcpu_threads: window.lost_vcpu_threads?,
+        })
+    };
+    held(losses(), "what was lost in this window")
+}
