@@ -6,16 +6,18 @@ use std::path::Path;
 use huddle_collector::discover::{DiscoverOptions, NamedProcess, discover};
 use huddle_collector::host::HostRoot;
 use huddle_collector::host::topology::{self, TopologyReadError};
+use huddle_collector::observe::perf::EventSet;
 use huddle_collector::pin::{HostPinner, Journal, StateDir, ThreadPin};
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use nix::unistd::Uid;
 
-use crate::probes::{Probes, VcpuProbe};
+use crate::probes::{HostWindow, Watch};
 
 /// The host as an experiment needs it; tests put a fake in its place.
 pub trait Host {
@@ -31,11 +33,14 @@ pub trait Host {
     /// Sets the affinity of every vCPU to its domain, and makes sure that it holds.
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure>;
 
-    /// Begins to count what each vCPU does; ends the counting begun before.
-    fn open_probes(&mut self, vms: &[Vm]);
+    /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
+    fn watch(&mut self, vms: &[Vm], topology: &Topology);
 
-    /// What was counted since then, for each vCPU in the order of the VMs.
-    fn read_probes(&mut self) -> Vec<VcpuProbe>;
+    /// Ends the window and tells what was seen in it; the next begins.
+    fn window(&mut self) -> HostWindow;
+
+    /// The event that is counted for each role, or why none is, and what one should know of the choice.
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>);
 
     /// Makes KSM merge everything it may, fast.
     fn merge(&mut self) -> Result<(), HostFailure>;
@@ -85,18 +90,24 @@ pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,
     scan: MergedScan,
-    probes: Probes,
+    watch: Watch,
     vcpus: u32,
 }
 
 impl CollectorHost {
     /// Makes sure that this host can do it and that nobody else changes it at the same time. Changes
-    /// nothing but for the lock in the state directory.
+    /// nothing but for the lock in the state directory. Each VM is to have `vcpus` vCPUs, on which
+    /// `events` are counted while they are watched.
     ///
     /// # Errors
     /// [`HostFailure::Cannot`] without root, frames or KSM; [`HostFailure::Failed`] when another huddle
     /// holds the lock, or the journal of an earlier one is not undone.
-    pub fn open(root: HostRoot, state_dir: Option<&Path>, vcpus: u32) -> Result<Self, HostFailure> {
+    pub fn open(
+        root: HostRoot,
+        state_dir: Option<&Path>,
+        vcpus: u32,
+        events: EventSet,
+    ) -> Result<Self, HostFailure> {
         if !Uid::effective().is_root() {
             return Err(HostFailure::cannot(
                 "experiments need root, to see physical frames (CAP_SYS_ADMIN) and to set KSM; run it with `sudo -E`",
@@ -123,7 +134,7 @@ impl CollectorHost {
         Ok(Self {
             pinner: HostPinner::new(root.clone(), journal),
             scan: MergedScan::new(root.clone()),
-            probes: Probes::new(&root),
+            watch: Watch::new(&root, events),
             vcpus,
             root,
         })
@@ -197,12 +208,16 @@ impl Host for CollectorHost {
         Ok(())
     }
 
-    fn open_probes(&mut self, vms: &[Vm]) {
-        self.probes.open(vms);
+    fn watch(&mut self, vms: &[Vm], topology: &Topology) {
+        self.watch.start(vms, topology);
     }
 
-    fn read_probes(&mut self) -> Vec<VcpuProbe> {
-        self.probes.read()
+    fn window(&mut self) -> HostWindow {
+        self.watch.window()
+    }
+
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>) {
+        (self.watch.counted(), self.watch.notes())
     }
 
     fn merge(&mut self) -> Result<(), HostFailure> {
@@ -220,6 +235,7 @@ impl Host for CollectorHost {
     }
 
     fn undo(&mut self) -> Result<(), HostFailure> {
+        self.watch.stop();
         let report = self.pinner.undo();
         if report.failures.is_empty() { Ok(()) } else { Err(HostFailure::Failed(report.failures.join("; "))) }
     }

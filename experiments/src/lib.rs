@@ -16,8 +16,9 @@ pub mod microbench;
 mod probes;
 pub mod report;
 mod report_paper;
+pub mod scan;
 pub mod simulation;
 pub mod spec;
 pub mod summary;
 
-pub use probes::VcpuProbe;
+pub use probes::{HostWindow, VcpuProbe};

@@ -18,6 +18,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::CountedEvent;
 use huddle_model::plan::{Plan, PlanInput};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
@@ -64,6 +65,10 @@ pub struct Outcome {
     pub merging_s: f64,
     /// Where each arm placed the guests, in the order of the specification; not those placed by lot.
     pub plans: Vec<(Arm, Plan)>,
+    /// The event that was counted for each role, or why none was.
+    pub events: Vec<CountedEvent>,
+    /// What one should know of the choice of events, one sentence each.
+    pub event_notes: Vec<String>,
     /// The measured blocks, without the warm-up.
     pub blocks: Vec<Block>,
 }
@@ -76,7 +81,7 @@ pub enum RunError {
     Host(#[from] HostFailure),
     /// A guest.
     #[error(transparent)]
-    Guest(#[from] GuestError),
+    Guest(GuestError),
     /// KSM did not merge.
     #[error(
         "after {seconds:.0} s KSM had not merged the guests' data: {why}; look at /sys/kernel/mm/ksm, or give it more time with --merge-seconds"
@@ -114,6 +119,16 @@ pub enum RunError {
     },
 }
 
+impl From<GuestError> for RunError {
+    fn from(error: GuestError) -> Self {
+        match error {
+            // Not the guest's fault.
+            GuestError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            error => Self::Guest(error),
+        }
+    }
+}
+
 fn because(cause: &Option<Box<RunError>>) -> String {
     cause.as_ref().map(|cause| format!(" (the run had ended with: {cause})")).unwrap_or_default()
 }
@@ -127,6 +142,9 @@ pub struct Step<'a> {
     pub done: usize,
     /// Blocks in all.
     pub of: usize,
+    /// About how long the blocks that are left take: as long as those before them, or, before the first,
+    /// as their arms take; `None` while guests start and merge, which nobody can foretell.
+    pub left: Option<Duration>,
 }
 
 /// Starts the guests of a specification, in its order; all of them ready.
@@ -163,7 +181,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn say(&mut self, text: &str) {
-        (self.progress)(Step { text, done: 0, of: self.config.warm_up_blocks + self.config.repetitions });
+        let of = self.config.warm_up_blocks + self.config.repetitions;
+        (self.progress)(Step { text, done: 0, of, left: None });
     }
 
     fn measure_all(
@@ -241,6 +260,7 @@ impl Run<'_> {
                 vms: &vms,
                 plans: &plans,
                 topology: &topology,
+                matrix: &matrix,
                 pace,
                 interrupt: self.interrupt,
             };
@@ -248,7 +268,20 @@ impl Run<'_> {
         } else {
             Vec::new()
         };
-        Ok(Outcome { topology, data_bytes, pace, boot, expected, matrix, merging_s, plans, blocks })
+        let (events, event_notes) = self.host.counted();
+        Ok(Outcome {
+            topology,
+            data_bytes,
+            pace,
+            boot,
+            expected,
+            matrix,
+            merging_s,
+            plans,
+            events,
+            event_notes,
+            blocks,
+        })
     }
 
     /// Waits until what the VMs share no longer grows, and tells it.
@@ -292,21 +325,32 @@ fn measure_blocks(
 ) -> Result<Vec<Block>, RunError> {
     let config = bench.config;
     let all = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
-    bench.host.open_probes(bench.vms);
+    bench.host.watch(bench.vms, bench.topology);
     let mut blocks = Vec::new();
+    let begun = Instant::now();
     for (done, order) in all.iter().enumerate() {
         let measured = done.checked_sub(config.warm_up_blocks).map(|number| number + 1);
         let text = match measured {
             Some(number) => format!("block {number} of {}: {}", config.repetitions, names(order)),
             None => "warming up".to_owned(),
         };
-        progress(Step { text: &text, done, of: all.len() });
+        let left = Some(time_left(config, begun.elapsed(), done, all.len()));
+        progress(Step { text: &text, done, of: all.len(), left });
         let block = bench.block(measured.unwrap_or(0), order, expected)?;
         if measured.is_some() {
             blocks.push(block);
         }
     }
     Ok(blocks)
+}
+
+fn time_left(config: &Config, elapsed: Duration, done: usize, of: usize) -> Duration {
+    let an_arm = config.settle_seconds + config.seconds_per_arm;
+    let a_block = match done {
+        0 => an_arm * config.arms.len() as f64,
+        done => elapsed.as_secs_f64() / done as f64,
+    };
+    Duration::from_secs_f64(a_block * (of - done) as f64)
 }
 
 fn names(order: &[Arm]) -> String {
@@ -368,8 +412,8 @@ fn guest_data(config: &Config, guest: usize, bytes: u64) -> GuestData {
 
 fn plans(config: &Config, matrix: &SharingMatrix, topology: &Topology) -> Result<Vec<(Arm, Plan)>, RunError> {
     let input = PlanInput::new(matrix, topology, &[]);
-    let plans: Vec<(Arm, Plan)> =
-        config.arms.iter().filter_map(|arm| Some((*arm, arm.policy()?.plan(&input)))).collect();
+    let planned = config.arms.iter().filter(|arm| !arm.is_drawn());
+    let plans: Vec<(Arm, Plan)> = planned.map(|arm| (*arm, arm.policy().plan(&input))).collect();
     let within = |wanted| {
         let plan = plans.iter().find(|(arm, _)| *arm == wanted)?;
         plan.1.shared_within

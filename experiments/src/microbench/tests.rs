@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
 use huddle_model::cpuset::CpuSet;
@@ -11,6 +12,11 @@ use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::*;
 use crate::guest::Reading;
+use crate::summary::Summary;
+use crate::{HostWindow, VcpuProbe};
+use huddle_model::availability::Availability;
+use huddle_model::counters::{Counts, GroupReading};
+use huddle_model::rates::CounterDelta;
 use huddle_model::stats::Estimate;
 
 /// What the fake host and its guests know of each other.
@@ -32,6 +38,8 @@ struct FakeHost {
     /// From which measurement to which the data is merged.
     merged: std::ops::Range<usize>,
     undo_fails: bool,
+    has_pmu: bool,
+    watched: usize,
 }
 
 impl Host for FakeHost {
@@ -86,10 +94,34 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn open_probes(&mut self, _: &[Vm]) {}
+    fn watch(&mut self, vms: &[Vm], _: &Topology) {
+        self.watched = vms.len();
+    }
 
-    fn read_probes(&mut self) -> Vec<crate::VcpuProbe> {
-        Vec::new()
+    fn window(&mut self) -> HostWindow {
+        let world = self.world.borrow();
+        let opposed = world.log.last().is_some_and(|entry| entry == "place opposed");
+        // The second VM misses twice as often as the first, and all of them more when opposed.
+        let vcpu = |vm: usize| {
+            let reading = |end_ns: u64, misses: u64| GroupReading {
+                begin_ns: end_ns - 1,
+                end_ns,
+                time_enabled_ns: end_ns,
+                time_running_ns: end_ns,
+                counts: Counts { llc_misses: Some(misses), ..Counts::default() },
+            };
+            let misses = if opposed { 500 } else { 100 } * (vm as u64 + 1);
+            VcpuProbe {
+                counters: CounterDelta::between(&reading(10, 0), &reading(20, misses)),
+                ..VcpuProbe::unavailable("a fake host")
+            }
+        };
+        let vcpus = if self.has_pmu { (0..self.watched).map(vcpu).collect() } else { Vec::new() };
+        HostWindow { vcpus, ..HostWindow::default() }
+    }
+
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>) {
+        (Vec::new(), Vec::new())
     }
 
     fn merge(&mut self) -> Result<(), HostFailure> {
@@ -187,7 +219,14 @@ struct Setup {
 
 fn setup() -> Setup {
     Setup {
-        host: FakeHost { world: Shared::default(), domains: 2, merged: 2..usize::MAX, undo_fails: false },
+        host: FakeHost {
+            world: Shared::default(),
+            domains: 2,
+            merged: 2..usize::MAX,
+            undo_fails: false,
+            has_pmu: false,
+            watched: 0,
+        },
         config: Config {
             seconds_per_arm: 1e-9,
             settle_seconds: 0.0,
@@ -376,12 +415,53 @@ fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
         // Placed as recommended, but its guests have nothing in common to read.
         assert_eq!(rate(Arm::NotMerged), 4000.0);
         let sample = block.sample(Arm::Random).unwrap();
-        let domains: Vec<u32> = sample.placement.iter().map(|placed| placed.domain.0).collect();
+        let plan = sample.plan.as_ref().unwrap();
+        assert_eq!(plan.policy.name(), "random");
+        let together = plan.domain_of("vm1", 0) == plan.domain_of("vm2", 0);
+        assert_eq!(plan.shared_within, Some(if together { 768 } else { 0 }));
+        let domains: Vec<u32> = plan.placement.iter().map(|placed| placed.domain.0).collect();
         assert_eq!(domains.iter().filter(|domain| **domain == 0).count(), 2, "as many on each");
         lots.insert(domains);
     }
     assert!(lots.len() > 1, "each block has its own lot: {lots:?}");
     let again = setup.run().unwrap();
-    let lot = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().placement.clone();
+    let lot = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().plan.clone();
     assert_eq!(lot(&again), lot(&outcome), "equal seeds give equal lots");
+}
+
+#[test]
+fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
+    let summary = |has_pmu| {
+        let mut setup = setup();
+        setup.host.has_pmu = has_pmu;
+        let outcome = setup.run().unwrap();
+        let environment = crate::environment::Environment::read(&huddle_collector::host::HostRoot::at(
+            Path::new("/nonexistent"),
+        ));
+        Summary::of_microbench(&setup.config, outcome, environment, Vec::new(), None, String::new(), 1.0)
+    };
+    let with = summary(true);
+    let misses = with.llc_misses.value().unwrap();
+    let per_read = |figures: &BTreeMap<&str, crate::summary::ArmFigure>, arm| figures[arm].estimate.median;
+    // 100 + 200 + 300 + 400 misses in 4 * 2000 reads; opposed five times as many in half the reads.
+    assert_eq!((per_read(misses, "recommended"), per_read(misses, "opposed")), (0.125, 1.25));
+    let second = &with.vcpus[1];
+    assert_eq!((second.vm.as_str(), second.vcpu, with.vcpus.len()), ("vm2", 0, 4));
+    let second = second.llc_misses.value().unwrap();
+    assert_eq!((per_read(second, "recommended"), per_read(second, "opposed")), (0.1, 1.0));
+    let text = crate::report::text(&with);
+    assert!(text.contains("0.1250") && text.contains("misses/read"), "{text}");
+
+    let without = summary(false);
+    assert!(matches!(without.llc_misses, Availability::Unavailable(_)), "never 0");
+    assert!(without.vcpus.iter().all(|vcpu| vcpu.llc_misses.value().is_none()));
+    assert!(!crate::report::text(&without).contains("misses/read  "), "no row without a counter");
+}
+
+#[test]
+fn the_time_left_is_as_long_as_the_blocks_before_it() {
+    let config = Config { seconds_per_arm: 1.5, settle_seconds: 0.5, ..Config::default() };
+    assert_eq!(time_left(&config, Duration::ZERO, 0, 10), Duration::from_secs(40));
+    assert_eq!(time_left(&config, Duration::from_secs(30), 5, 10), Duration::from_secs(30));
+    assert_eq!(time_left(&config, Duration::from_secs(30), 10, 10), Duration::ZERO);
 }
