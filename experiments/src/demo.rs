@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use crate::guest::child::ChildGuest;
 use crate::guest::process::ProcessGuestSpec;
 use crate::guest::{Guest, GuestData, GuestError, Patience};
+use crate::interrupt::Interrupt;
 
 /// Names of groups; further ones are numbered.
 const GROUPS: [&str; 4] = ["web", "db", "cache", "batch"];
@@ -29,6 +30,7 @@ const DATA_KIB: u64 = 1536;
 /// A rest after each burst, longer with more VMs, leaves time for KSM and for the terminal.
 const BURST_READS: u64 = 50_000;
 const IDLE_US_A_VM: u64 = 150;
+const PATIENCE: Patience = Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(20) };
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is to be shown.
@@ -110,7 +112,8 @@ impl Demo {
                 vcpus: 1,
                 private_kib: PRIVATE_KIB,
                 private_seed: i as u64 + 1,
-                patience: Patience::default(),
+                patience: PATIENCE,
+                interrupt: Interrupt::default(),
             };
             guests.push(match domains.get(member % domains.len().max(1)) {
                 Some(domain) => placed(&domain.cpus, || spec.start())?,

@@ -48,14 +48,19 @@ impl Arm {
         }
     }
 
-    /// The policy that places the guests in this arm; `None` where the lot does.
-    pub fn policy(self) -> Option<Policy> {
+    /// The policy that places the guests in this arm.
+    pub fn policy(self) -> Policy {
         match self {
-            Self::NotMerged | Self::Recommended | Self::Control => Some(Policy::Paper),
-            Self::Opposed => Some(Policy::Opposed),
-            Self::Kernel => Some(Policy::None),
-            Self::Random => None,
+            Self::NotMerged | Self::Recommended | Self::Control => Policy::Paper,
+            Self::Opposed => Policy::Opposed,
+            Self::Kernel => Policy::None,
+            Self::Random => Policy::Random,
         }
+    }
+
+    /// Whether the guests are placed anew in every block, by lot; else one plan holds for the whole run.
+    pub fn is_drawn(self) -> bool {
+        self == Self::Random
     }
 
     /// Whether the guests read their own copies instead of the common data.

@@ -204,7 +204,9 @@ mod tests {
             let samples = vec![ArmSample {
                 arm: Arm::Opposed,
                 guests: vec![guest.clone()],
-                placement: Vec::new(),
+                plan: None,
+                merging: Vec::new(),
+                occupancy: None,
                 cpu_share,
             }];
             Block { number: 1, samples, invalid: None }

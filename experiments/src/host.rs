@@ -1,21 +1,28 @@
 //! What an experiment asks of the host, and the collector as the one that answers.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::path::Path;
 
 use huddle_collector::discover::{DiscoverOptions, NamedProcess, discover};
 use huddle_collector::host::HostRoot;
 use huddle_collector::host::topology::{self, TopologyReadError};
+use huddle_collector::observe::perf::EventSet;
 use huddle_collector::pin::{HostPinner, Journal, StateDir, ThreadPin};
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
-use huddle_model::topology::Topology;
+use huddle_model::topology::{DomainId, Topology};
 use huddle_model::vm::Vm;
-use nix::unistd::Uid;
+use nix::errno::Errno;
+use nix::sched;
+use nix::unistd::{Pid, Uid};
 
-use crate::probes::{Probes, VcpuProbe};
+use crate::data_pages::DataPages;
+use crate::guest::GuestData;
+use crate::probes::{HostWindow, Watch};
 
 /// The host as an experiment needs it; tests put a fake in its place.
 pub trait Host {
@@ -28,14 +35,22 @@ pub trait Host {
     /// What the VMs share now.
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
 
-    /// Sets the affinity of every vCPU to its domain, and makes sure that it holds.
+    /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
+    /// 0 for pairs with different data.
+    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure>;
+
+    /// Sets the affinity of every vCPU to its domain, and makes sure that it holds. The other threads of
+    /// its process go with it.
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure>;
 
-    /// Begins to count what each vCPU does; ends the counting begun before.
-    fn open_probes(&mut self, vms: &[Vm]);
+    /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
+    fn watch(&mut self, vms: &[Vm], topology: &Topology);
 
-    /// What was counted since then, for each vCPU in the order of the VMs.
-    fn read_probes(&mut self) -> Vec<VcpuProbe>;
+    /// Ends the window and tells what was seen in it; the next begins.
+    fn window(&mut self) -> HostWindow;
+
+    /// The event that is counted for each role, or why none is, and what one should know of the choice.
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>);
 
     /// Makes KSM merge everything it may, fast.
     fn merge(&mut self) -> Result<(), HostFailure>;
@@ -85,18 +100,26 @@ pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,
     scan: MergedScan,
-    probes: Probes,
+    watch: Watch,
+    /// Where the data that VMs were given was found.
+    data_pages: Option<DataPages>,
     vcpus: u32,
 }
 
 impl CollectorHost {
     /// Makes sure that this host can do it and that nobody else changes it at the same time. Changes
-    /// nothing but for the lock in the state directory.
+    /// nothing but for the lock in the state directory. Each VM is to have `vcpus` vCPUs, on which
+    /// `events` are counted while they are watched.
     ///
     /// # Errors
     /// [`HostFailure::Cannot`] without root, frames or KSM; [`HostFailure::Failed`] when another huddle
     /// holds the lock, or the journal of an earlier one is not undone.
-    pub fn open(root: HostRoot, state_dir: Option<&Path>, vcpus: u32) -> Result<Self, HostFailure> {
+    pub fn open(
+        root: HostRoot,
+        state_dir: Option<&Path>,
+        vcpus: u32,
+        events: EventSet,
+    ) -> Result<Self, HostFailure> {
         if !Uid::effective().is_root() {
             return Err(HostFailure::cannot(
                 "experiments need root, to see physical frames (CAP_SYS_ADMIN) and to set KSM; run it with `sudo -E`",
@@ -123,10 +146,41 @@ impl CollectorHost {
         Ok(Self {
             pinner: HostPinner::new(root.clone(), journal),
             scan: MergedScan::new(root.clone()),
-            probes: Probes::new(&root),
+            watch: Watch::new(&root, events),
+            data_pages: None,
             vcpus,
             root,
         })
+    }
+
+    /// Puts the threads of a guest that are no vCPU (QEMU's main loop, which serves the timers of its
+    /// vCPUs) on the CPUs of its vCPUs, as libvirt's `emulatorpin` does: elsewhere they would use the
+    /// other cache, and every placement would be a little of both. These are processes of this run's own,
+    /// which end with it, so there is nothing to put back.
+    fn place_helpers(&self, vm: &Vm, plan: &Plan) -> Result<(), HostFailure> {
+        let placed = plan.placement.iter().filter(|placed| placed.vm == vm.name);
+        let domains: BTreeSet<DomainId> = placed.map(|placed| placed.domain).collect();
+        let used = plan.domains.iter().filter(|domain| domains.is_empty() || domains.contains(&domain.id));
+        let mut cpus = sched::CpuSet::new();
+        for cpu in used.flat_map(|domain| domain.cpus.iter()) {
+            cpus.set(cpu as usize).map_err(HostFailure::failed)?;
+        }
+        let tasks = self.root.proc(format!("{}/task", vm.process.id));
+        // A thread that ends meanwhile needs no place.
+        let entries = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(Result::ok);
+        let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for thread in threads.filter(|thread| !vm.vcpus.iter().any(|vcpu| vcpu.thread.id == *thread)) {
+            match sched::sched_setaffinity(Pid::from_raw(thread), &cpus) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => {
+                    return Err(HostFailure::Failed(format!(
+                        "thread {thread} of the VM {} cannot be placed: {errno}",
+                        vm.name
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn has_setting(&self, file: &str) -> bool {
@@ -169,6 +223,22 @@ impl Host for CollectorHost {
         Ok(self.scan.measure(vms).map_err(HostFailure::failed)?.matrix)
     }
 
+    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
+        let held = self.data_pages.take().filter(|held| held.is_of(data));
+        if let Some(held) = held {
+            let shared = held.shared(&self.root, vms).map_err(HostFailure::failed)?;
+            if held.is_all_of(&shared) {
+                self.data_pages = Some(held);
+                return Ok(shared);
+            }
+        }
+        // Not looked for yet, or not where it was: a guest's kernel may move its pages.
+        let found = DataPages::find(&self.root, vms, data).map_err(HostFailure::failed)?;
+        let shared = found.shared(&self.root, vms).map_err(HostFailure::failed)?;
+        self.data_pages = Some(found);
+        Ok(shared)
+    }
+
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
         let report = if plan.placement.is_empty() {
             // Left to the kernel, but on the CPUs that the other arms use: else it would have more.
@@ -194,15 +264,19 @@ impl Host for CollectorHost {
                 report.notes.join("; ")
             )));
         }
-        Ok(())
+        vms.iter().try_for_each(|vm| self.place_helpers(vm, plan))
     }
 
-    fn open_probes(&mut self, vms: &[Vm]) {
-        self.probes.open(vms);
+    fn watch(&mut self, vms: &[Vm], topology: &Topology) {
+        self.watch.start(vms, topology);
     }
 
-    fn read_probes(&mut self) -> Vec<VcpuProbe> {
-        self.probes.read()
+    fn window(&mut self) -> HostWindow {
+        self.watch.window()
+    }
+
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>) {
+        (self.watch.counted(), self.watch.notes())
     }
 
     fn merge(&mut self) -> Result<(), HostFailure> {
@@ -220,6 +294,7 @@ impl Host for CollectorHost {
     }
 
     fn undo(&mut self) -> Result<(), HostFailure> {
+        self.watch.stop();
         let report = self.pinner.undo();
         if report.failures.is_empty() { Ok(()) } else { Err(HostFailure::Failed(report.failures.join("; "))) }
     }

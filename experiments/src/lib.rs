@@ -5,6 +5,7 @@
 //! measured; everything that changes the host goes through the collector's journal.
 
 pub mod clock;
+pub mod data_pages;
 pub mod demo;
 pub mod design;
 pub mod drift;
@@ -17,8 +18,9 @@ pub mod microbench;
 mod probes;
 pub mod report;
 mod report_paper;
+pub mod scan;
 pub mod simulation;
 pub mod spec;
 pub mod summary;
 
-pub use probes::VcpuProbe;
+pub use probes::{HostWindow, VcpuProbe};

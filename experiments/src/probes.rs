@@ -1,127 +1,205 @@
-//! What the host counts of each vCPU thread: its CPU time, and the processor's cache events where this
-//! host has them.
+//! What the host sees of each vCPU in a window: its CPU time, and all that the collector watches, each
+//! where this host has it: the processor's counters, where the thread ran, its moves, its time in guest
+//! mode, KSM's merges and breaks, and cache occupancy.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use huddle_collector::engine::stages::Observer;
 use huddle_collector::host::HostRoot;
-use huddle_collector::observe::perf::events::{CacheEvents, EventSpec, Processor};
-use huddle_collector::observe::perf::group::{PerfGroup, Scope};
+use huddle_collector::observe::observer::{HostObserver, Sources};
+use huddle_collector::observe::perf::{EventSet, VcpuCounters};
+use huddle_collector::observe::probes::program::Program;
+use huddle_collector::observe::probes::{ProbeConfig, Probes};
+use huddle_collector::observe::resctrl::Resctrl;
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
+use huddle_model::observation::{
+    CountedEvent, CpuResidency, MergeObservation, OccupancyObservation, VcpuObservation,
+};
+use huddle_model::rates::CounterDelta;
+use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use serde::Serialize;
 
-/// What one vCPU thread did between two readings, or since the probes were opened.
+/// The programs that run while guests are measured. Those that sample on a timer are left out: they
+/// tell nothing that the counters do not, and interrupt what is measured.
+const PROGRAMS: [Program; 8] = [
+    Program::KsmMergeOnePage,
+    Program::KsmMergeWithKsmPage,
+    Program::KsmRemoveRmapItem,
+    Program::KsmRemoveKsmPage,
+    Program::SchedSwitch,
+    Program::SchedMigrateTask,
+    Program::KvmEntry,
+    Program::KvmExit,
+];
+
+/// What one vCPU thread did in a window.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VcpuProbe {
     /// CPU time of the thread as the host counts it, in nanoseconds (`/proc/PID/task/TID/schedstat`).
     pub cpu_time_ns: Availability<u64>,
-    /// Cycles, instructions, LLC references and LLC misses, in the order of [`CounterRole::ALL`]; raw
-    /// counts of the group while it was on the processor.
-    pub counts: [Availability<u64>; 4],
-    /// Part (0 to 1) of the time for which the events were really counted: below 1, counts are of that
-    /// part only. `None` where nothing is counted.
-    pub counted_part: Option<f64>,
+    /// Cycles, instructions, LLC references and LLC misses, scaled where the group had to share the PMU.
+    pub counters: CounterDelta,
+    /// CPU time on each CPU.
+    pub residency: Availability<Vec<CpuResidency>>,
+    /// Moves from one CPU to another.
+    pub migrations: Availability<u64>,
+    /// Those of them between cache domains.
+    pub domain_migrations: Availability<u64>,
+    /// Entries into guest mode (KVM).
+    pub guest_entries: Availability<u64>,
+    /// Time in guest mode (KVM), in nanoseconds.
+    pub guest_ns: Availability<u64>,
+    /// Exits by the processor's exit reason (KVM).
+    pub exits: Availability<BTreeMap<u32, u64>>,
 }
 
 impl VcpuProbe {
-    /// What was counted since `earlier`.
-    pub fn since(&self, earlier: &Self) -> Self {
-        let difference = |late: &Availability<u64>, early: &Availability<u64>| match (late, early) {
-            (Availability::Available(late), Availability::Available(early)) => {
-                late.checked_sub(*early).ok_or("a counter ran backwards").into()
-            }
-            (Availability::Unavailable(why), _) | (_, Availability::Unavailable(why)) => {
-                Availability::Unavailable(why.clone())
-            }
-        };
+    /// A vCPU of which nothing is known but why.
+    pub fn unavailable(reason: &str) -> Self {
+        let reason = || reason.to_owned();
         Self {
-            cpu_time_ns: difference(&self.cpu_time_ns, &earlier.cpu_time_ns),
-            counts: std::array::from_fn(|role| difference(&self.counts[role], &earlier.counts[role])),
-            counted_part: self.counted_part,
+            cpu_time_ns: Availability::Unavailable(reason()),
+            counters: CounterDelta::unavailable(&reason()),
+            residency: Availability::Unavailable(reason()),
+            migrations: Availability::Unavailable(reason()),
+            domain_migrations: Availability::Unavailable(reason()),
+            guest_entries: Availability::Unavailable(reason()),
+            guest_ns: Availability::Unavailable(reason()),
+            exits: Availability::Unavailable(reason()),
         }
     }
 
-    /// LLC misses.
-    pub fn llc_misses(&self) -> &Availability<u64> {
-        &self.counts[CounterRole::ALL.iter().position(|role| *role == CounterRole::LlcMisses).unwrap_or(3)]
+    /// LLC misses in the window.
+    pub fn llc_misses(&self) -> &Availability<f64> {
+        self.counters.count(CounterRole::LlcMisses)
     }
 }
 
-struct Thread {
-    schedstat: PathBuf,
-    group: PerfGroup,
-    /// For each role its place in the group, or why it is not there.
-    places: [Availability<usize>; 4],
+/// What the host saw in one window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostWindow {
+    /// Each vCPU, in the order of the VMs.
+    pub vcpus: Vec<VcpuProbe>,
+    /// What KSM did to each VM.
+    pub merging: Vec<MergeObservation>,
+    /// Cache occupancy of each VM, where the processor tells.
+    pub occupancy: Option<Availability<Vec<OccupancyObservation>>>,
 }
 
-/// The probes of all vCPUs of a run.
-pub(crate) struct Probes {
+/// Watches the vCPUs of a run, window by window.
+pub(crate) struct Watch {
     root: HostRoot,
-    events: CacheEvents,
-    threads: Vec<Thread>,
+    events: EventSet,
+    running: Option<Running>,
 }
 
-impl Probes {
-    /// Probes that count nothing yet.
-    pub(crate) fn new(root: &HostRoot) -> Self {
-        // A processor nobody knows gets the kernel's generic events.
-        let processor = Processor::read(root).ok().flatten();
-        Self { root: root.clone(), events: CacheEvents::of(processor.as_ref()), threads: Vec::new() }
+struct Running {
+    observer: HostObserver,
+    vms: Vec<Vm>,
+    topology: Topology,
+    /// Of each vCPU in the order of the VMs: its schedstat, and what that said when the window began.
+    cpu_times: Vec<(PathBuf, Result<u64, String>)>,
+}
+
+impl Watch {
+    /// Counts `events` once it is told of vCPUs.
+    pub(crate) fn new(root: &HostRoot, events: EventSet) -> Self {
+        Self { root: root.clone(), events, running: None }
     }
 
-    /// Begins to count the vCPUs of `vms`, and ends what was counted before.
-    pub(crate) fn open(&mut self, vms: &[Vm]) {
-        let events = &self.events;
-        let roles = [&events.cycles, &events.instructions, &events.llc_references, &events.llc_misses];
-        self.threads.clear();
-        for vcpu in vms.iter().flat_map(|vm| &vm.vcpus) {
-            let mut wanted: Vec<EventSpec> = Vec::new();
-            let places = roles.map(|event| {
-                event.clone().map(|event| {
-                    wanted.push(event);
-                    wanted.len() - 1
-                })
-            });
-            let (process, thread) = (vcpu.process.id, vcpu.thread.id);
-            self.threads.push(Thread {
-                schedstat: self.root.proc(format!("{process}/task/{thread}/schedstat")),
-                group: PerfGroup::open(thread, &wanted, Scope::HostAndGuest),
-                places,
-            });
-        }
+    /// The event that is really counted for each role, or why none is.
+    pub(crate) fn counted(&self) -> Vec<CountedEvent> {
+        self.events.probe()
     }
 
-    /// What was counted since they were opened.
-    pub(crate) fn read(&mut self) -> Vec<VcpuProbe> {
-        self.threads.iter_mut().map(Thread::read).collect()
+    /// What one should know about the choice of events.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.events.notes()
+    }
+
+    /// Begins to watch the vCPUs of `vms`, and with it the first window.
+    pub(crate) fn start(&mut self, vms: &[Vm], topology: &Topology) {
+        // What is attached for an earlier run is taken away first.
+        self.running = None;
+        let probes = Probes::load(&self.root, &ProbeConfig::only(&PROGRAMS));
+        let sources = Sources {
+            probes: probes.map_err(|error| error.to_string()),
+            counters: VcpuCounters::new(self.root.clone(), self.events.clone()),
+            resctrl: Resctrl::open(&self.root).into(),
+            reports: None,
+        };
+        let threads = vms.iter().flat_map(|vm| &vm.vcpus);
+        let cpu_times = threads.map(|vcpu| {
+            let file = format!("{}/task/{}/schedstat", vcpu.process.id, vcpu.thread.id);
+            (self.root.proc(file), Err("the first window has not begun".to_owned()))
+        });
+        let mut running = Running {
+            observer: HostObserver::new(self.root.clone(), sources),
+            vms: vms.to_vec(),
+            topology: topology.clone(),
+            cpu_times: cpu_times.collect(),
+        };
+        // Begins the first window; there is none to end.
+        running.window();
+        self.running = Some(running);
+    }
+
+    /// Ends the window and begins the next.
+    pub(crate) fn window(&mut self) -> HostWindow {
+        self.running.as_mut().map(Running::window).unwrap_or_default()
+    }
+
+    /// Watches no more: programs, counters and monitoring groups are gone.
+    pub(crate) fn stop(&mut self) {
+        self.running = None;
     }
 }
 
-impl Thread {
-    fn read(&mut self) -> VcpuProbe {
-        let cpu_time_ns = cpu_time_ns(&self.schedstat).into();
-        match self.group.read() {
-            Ok(reading) => VcpuProbe {
-                cpu_time_ns,
-                counts: self.places.clone().map(|place| match place {
-                    Availability::Available(place) => reading.counts[place].clone(),
-                    Availability::Unavailable(why) => Availability::Unavailable(why),
-                }),
-                counted_part: (reading.time_enabled_ns > 0)
-                    .then(|| reading.time_running_ns as f64 / reading.time_enabled_ns as f64),
+impl Running {
+    fn window(&mut self) -> HostWindow {
+        let cpu_times: Vec<Availability<u64>> = self.cpu_times.iter_mut().map(spent).collect();
+        match self.observer.observe(&self.vms, Some(&self.topology)) {
+            Availability::Available(seen) => HostWindow {
+                vcpus: cpu_times.into_iter().zip(seen.vcpus).map(|(cpu, vcpu)| probe(cpu, vcpu)).collect(),
+                merging: seen.merging,
+                occupancy: Some(seen.occupancy),
             },
-            Err(error) => VcpuProbe {
-                cpu_time_ns,
-                counts: std::array::from_fn(|_| Availability::Unavailable(error.to_string())),
-                counted_part: None,
-            },
+            Availability::Unavailable(why) => {
+                let vcpu = |cpu_time_ns| VcpuProbe { cpu_time_ns, ..VcpuProbe::unavailable(&why) };
+                HostWindow { vcpus: cpu_times.into_iter().map(vcpu).collect(), ..HostWindow::default() }
+            }
         }
     }
+}
+
+fn probe(cpu_time_ns: Availability<u64>, seen: VcpuObservation) -> VcpuProbe {
+    VcpuProbe {
+        cpu_time_ns,
+        counters: seen.counters,
+        residency: seen.residency,
+        migrations: seen.migrations,
+        domain_migrations: seen.domain_migrations,
+        guest_entries: seen.guest_entries,
+        guest_ns: seen.guest_ns,
+        exits: seen.exits,
+    }
+}
+
+/// CPU time since the last call.
+fn spent((path, before): &mut (PathBuf, Result<u64, String>)) -> Availability<u64> {
+    let now = cpu_time_ns(path);
+    let earlier = std::mem::replace(before, now.clone());
+    let spent = now.and_then(|now| {
+        now.checked_sub(earlier?).ok_or_else(|| format!("{}: CPU time ran backwards", path.display()))
+    });
+    spent.into()
 }
 
 /// The first field of schedstat (Documentation/scheduler/sched-stats.rst): time on the CPU.
-fn cpu_time_ns(path: &PathBuf) -> Result<u64, String> {
+fn cpu_time_ns(path: &Path) -> Result<u64, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("{}: {error} (needs CONFIG_SCHED_INFO)", path.display()))?;
     let first = text.split_ascii_whitespace().next().and_then(|field| field.parse().ok());
@@ -130,22 +208,33 @@ fn cpu_time_ns(path: &PathBuf) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
-    fn probe(cpu: u64, misses: Availability<u64>) -> VcpuProbe {
-        let none = || Availability::Unavailable("no PMU".to_owned());
-        let counts = [none(), none(), none(), misses];
-        VcpuProbe { cpu_time_ns: Availability::Available(cpu), counts, counted_part: Some(1.0) }
+    #[test]
+    fn cpu_time_is_told_as_a_difference_and_a_reason_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("schedstat");
+        let mut watched = (path.clone(), Err("not begun".to_owned()));
+        let mut after = |text: Option<&str>| {
+            match text {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            spent(&mut watched)
+        };
+        assert_eq!(after(Some("100 5 7\n")).reason(), Some("not begun"));
+        assert_eq!(after(Some("350 5 9\n")).value(), Some(&250));
+        assert!(after(Some("300 5 9\n")).reason().unwrap().contains("backwards"));
+        assert!(after(Some("\n")).reason().unwrap().contains("no CPU time"));
+        assert!(after(None).reason().unwrap().contains("CONFIG_SCHED_INFO"));
     }
 
     #[test]
-    fn a_difference_with_something_unavailable_is_unavailable() {
-        let late = probe(9, Availability::Available(7));
-        let between = late.since(&probe(4, Availability::Available(2)));
-        assert_eq!((between.cpu_time_ns.value(), between.llc_misses().value()), (Some(&5), Some(&5)));
-        assert_eq!(between.counts[0].reason(), Some("no PMU"));
-        let early = probe(10, Availability::Unavailable("gone".into()));
-        let between = late.since(&early);
-        assert_eq!((between.cpu_time_ns.value(), between.llc_misses().reason()), (None, Some("gone")));
+    fn what_cannot_be_told_of_a_vcpu_has_its_reason_everywhere() {
+        let probe = VcpuProbe::unavailable("no PMU");
+        assert_eq!(probe.llc_misses().reason(), Some("no PMU"));
+        assert_eq!((probe.cpu_time_ns.value(), probe.migrations.reason()), (None, Some("no PMU")));
     }
 }

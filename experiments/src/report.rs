@@ -54,6 +54,7 @@ pub fn text(summary: &Summary) -> String {
             ),
             &arm_table(summary),
         );
+        section(&mut out, "Each vCPU: reads/s, and LLC misses/read beside them", &vcpu_table(summary));
         section(&mut out, "Each block, in the order measured (reads/s)", &block_table(&summary.blocks));
         ratios(&mut out, summary);
     }
@@ -94,8 +95,15 @@ fn ratios(out: &mut String, summary: &Summary) {
             ratio_line(out, what, ratio);
         }
     }
-    if let Availability::Unavailable(why) = &summary.llc_misses {
-        line(out, &format!("LLC misses per read: not available: {why}"));
+    match &summary.llc_misses {
+        Availability::Unavailable(why) => line(out, &format!("LLC misses per read: not available: {why}")),
+        Availability::Available(_) => {
+            let counted = summary
+                .events
+                .iter()
+                .filter_map(|counted| Some(format!("{} by {}", counted.role.name(), counted.event.value()?)));
+            line(out, &format!("Counted: {}", counted.collect::<Vec<_>>().join(", ")));
+        }
     }
     line(out, "");
 }
@@ -111,13 +119,19 @@ fn section(out: &mut String, title: &str, table: &Table) {
 
 fn ratio_line(out: &mut String, what: &str, ratio: Option<Ratio>) {
     let text = match ratio {
-        Some(Ratio { value, ci95: Some([low, high]), .. }) => {
-            format!("{value:.2}  (95 % interval {low:.2} to {high:.2})")
+        Some(Ratio { value, ci95: Some([low, high]), test, .. }) => {
+            let p = test.map_or_else(String::new, |test| format!(", p {}", p_value(test.p_value)));
+            format!("{value:.2}  (95 % interval {low:.2} to {high:.2}{p})")
         }
         Some(Ratio { value, ci95: None, .. }) => format!("{value:.2}  (too few blocks for an interval)"),
         None => "not available: no valid block".into(),
     };
     line(out, &format!("{what:<46} {text}"));
+}
+
+/// A p value; what is smaller than four digits show is not written as 0.
+fn p_value(p: f64) -> String {
+    if p < 0.0001 { "< 0.0001".into() } else { format!("{p:.4}") }
 }
 
 pub(crate) fn table(header: Vec<String>) -> Table {
@@ -153,13 +167,23 @@ fn sharing_table(matrix: &SharingMatrix) -> Table {
 fn plan_table(summary: &Summary) -> Table {
     let mut table = table(["arm", "policy", "CPUs: VMs", "shared frames within"].map(str::to_owned).to_vec());
     for arm in Arm::ALL {
-        let Some(plan) = summary.plans.get(arm.name()) else { continue };
-        table.add_row([arm.name().into(), plan.policy.to_string(), places(plan), within(plan)]);
+        let row = match summary.plans.get(arm.name()) {
+            Some(plan) => [arm.name().into(), plan.policy.to_string(), places(plan), within(plan)],
+            None if arm.is_drawn() && summary.spec.arms.contains(&arm) => {
+                [arm.name().into(), arm.policy().to_string(), "by lot in each block".into(), "varies".into()]
+            }
+            None => continue,
+        };
+        table.add_row(row);
     }
     table
 }
 
 fn places(plan: &Plan) -> String {
+    if plan.placement.is_empty() {
+        let cpus = plan.domains.iter().map(|domain| domain.cpus.to_string());
+        return format!("{}: all, as the kernel likes", cpus.collect::<Vec<_>>().join(","));
+    }
     let domains = plan.domains.iter().map(|domain| {
         let vms: Vec<&str> = plan
             .placement
@@ -216,6 +240,27 @@ fn arm_table(summary: &Summary) -> Table {
     table
 }
 
+fn vcpu_table(summary: &Summary) -> Table {
+    let arms: Vec<&str> =
+        Arm::ALL.iter().map(|arm| arm.name()).filter(|arm| summary.arms.contains_key(arm)).collect();
+    let header = ["vCPU", "of"].into_iter().chain(arms.iter().copied());
+    let mut table = table(header.map(str::to_owned).collect());
+    for vcpu in &summary.vcpus {
+        let name = format!("{} {}", vcpu.vm, vcpu.vcpu);
+        let mut row = |what: &str, figures: &BTreeMap<&str, ArmFigure>, digits| {
+            let cells = arms.iter().map(|arm| {
+                figures.get(arm).map_or_else(|| "-".into(), |figure| number(figure.estimate.median, digits))
+            });
+            table.add_row([name.clone(), what.to_owned()].into_iter().chain(cells));
+        };
+        row("reads/s", &vcpu.reads, 0);
+        if let Availability::Available(misses) = &vcpu.llc_misses {
+            row("misses/read", misses, 4);
+        }
+    }
+    table
+}
+
 fn block_table(blocks: &[Block]) -> Table {
     let arms: Vec<Arm> =
         Arm::ALL.into_iter().filter(|arm| blocks.iter().any(|block| block.sample(*arm).is_some())).collect();
@@ -236,7 +281,7 @@ fn block_table(blocks: &[Block]) -> Table {
 }
 
 /// A number with a thin grouping of thousands: `12,345,678`.
-fn number(value: f64, digits: usize) -> String {
+pub(crate) fn number(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let mut grouped = String::new();
@@ -269,10 +314,10 @@ mod tests {
             out
         };
         assert!(
-            shown(Some(Ratio { value: 1.987, ci95: Some([1.9, 2.1]), n: 9 }))
+            shown(Some(Ratio { value: 1.987, ci95: Some([1.9, 2.1]), n: 9, test: None }))
                 .contains("1.99  (95 % interval 1.90 to 2.10)")
         );
-        assert!(shown(Some(Ratio { value: 1.5, ci95: None, n: 2 })).contains("too few"));
+        assert!(shown(Some(Ratio { value: 1.5, ci95: None, n: 2, test: None })).contains("too few"));
         assert!(shown(None).contains("not available"));
     }
 }

@@ -88,11 +88,11 @@ pub(crate) fn differences(summary: &Summary) -> Vec<String> {
     found
 }
 
-fn percent(rate: Option<f64>) -> String {
+pub(crate) fn percent(rate: Option<f64>) -> String {
     rate.map_or_else(|| "not available".into(), |rate| format!("{:.2} %", rate * 100.0))
 }
 
-fn ratio(ratio: Option<Ratio>) -> String {
+pub(crate) fn ratio(ratio: Option<Ratio>) -> String {
     match ratio {
         Some(Ratio { value, ci95: Some([low, high]), .. }) => format!("{value:.2} ({low:.2} to {high:.2})"),
         Some(Ratio { value, .. }) => format!("{value:.2} (no interval)"),
@@ -108,7 +108,7 @@ mod tests {
     fn what_was_not_measured_is_no_number() {
         assert_eq!((percent(None), ratio(None)), ("not available".into(), "not measured".into()));
         assert_eq!(percent(Some(0.6649)), "66.49 %");
-        let measured = Ratio { value: 1.987, ci95: Some([1.9, 2.1]), n: 9 };
+        let measured = Ratio { value: 1.987, ci95: Some([1.9, 2.1]), n: 9, test: None };
         assert_eq!(ratio(Some(measured)), "1.99 (1.90 to 2.10)");
     }
 }

@@ -1,11 +1,15 @@
 //! What is run: a specification in TOML, presets, and what the command line changes of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
+use huddle_collector::observe::perf::{EventChoice, EventError};
 use huddle_guest::chase::PAGE_BYTES;
 use serde::{Deserialize, Serialize};
 
 use crate::design::Arm;
+use crate::guest::Patience;
 
 /// What stands for the VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -97,6 +101,13 @@ pub struct Config {
     pub seed: u64,
     /// How long merging may take.
     pub merge_seconds: f64,
+    /// How long a guest may take to be up, and to load its data; `None` for a minute, three for VMs.
+    pub ready_seconds: Option<f64>,
+    /// How long a guest may take to answer anything else; `None` for 15 s, 30 for VMs.
+    pub answer_seconds: Option<f64>,
+    /// What is counted on each vCPU instead of what suits the processor, as ROLE=EVENT
+    /// (`llc_misses=r412e`, `cycles=none`).
+    pub events: Vec<String>,
 }
 
 impl Default for Config {
@@ -121,6 +132,9 @@ impl Default for Config {
             cache_level: None,
             seed: 1,
             merge_seconds: 60.0,
+            ready_seconds: None,
+            answer_seconds: None,
+            events: Vec::new(),
         }
     }
 }
@@ -177,6 +191,33 @@ impl Config {
         !self.arms.is_empty() && self.repetitions > 0
     }
 
+    /// How long its guests may take to answer.
+    pub fn patience(&self) -> Patience {
+        let (ready, answer) = match self.guest {
+            GuestKind::Process => (60.0, 15.0),
+            GuestKind::Qemu => (180.0, 30.0),
+        };
+        let seconds = |chosen: Option<f64>, usual| Duration::from_secs_f64(chosen.unwrap_or(usual));
+        Patience { ready: seconds(self.ready_seconds, ready), answer: seconds(self.answer_seconds, answer) }
+    }
+
+    /// What is counted where something else than usual was chosen.
+    ///
+    /// # Errors
+    /// A choice that is none.
+    pub fn event_choices(&self) -> Result<Vec<EventChoice>, SpecError> {
+        let choices = self.events.iter().map(|text| text.parse());
+        choices.collect::<Result<_, EventError>>().map_err(|error| SpecError::Settings(error.to_string()))
+    }
+
+    /// The flavours whose kernels and initramfs it needs, each once.
+    pub fn flavours_needed(&self) -> BTreeSet<&str> {
+        match self.guest {
+            GuestKind::Process => BTreeSet::new(),
+            GuestKind::Qemu => self.flavours.iter().map(String::as_str).collect(),
+        }
+    }
+
     /// Makes sure that it can be run.
     ///
     /// # Errors
@@ -211,6 +252,12 @@ impl Config {
                 return refuse("an arm is named twice; the arm that repeats `recommended` is `control`");
             }
         }
+        let seconds = [self.seconds_per_arm, self.settle_seconds, self.merge_seconds];
+        let waits = self.ready_seconds.into_iter().chain(self.answer_seconds);
+        if seconds.into_iter().chain(waits).any(|seconds| !(0.0..=86_400.0).contains(&seconds)) {
+            return refuse("a number of seconds must be from 0 to 86400");
+        }
+        self.event_choices()?;
         if self.data_cache_fraction.is_some_and(|part| !(0.01..=100.0).contains(&part)) {
             return refuse("data_cache_fraction must be between 0.01 and 100");
         }
@@ -234,6 +281,8 @@ mod tests {
         let paper = Config::preset(Preset::Paper).unwrap();
         assert_eq!((paper.memory_mib, &paper.data_kib[..], paper.cache_level), (512, &[15_360][..], Some(3)));
         assert!(!Config::preset(Preset::Table2).unwrap().is_timed());
+        assert_eq!(paper.flavours_needed().into_iter().collect::<Vec<_>>(), ["cloud", "generic"]);
+        assert!(Config::preset(Preset::Quick).unwrap().flavours_needed().is_empty());
     }
 
     #[test]
@@ -253,6 +302,9 @@ mod tests {
             "repetitions = 0",
             "vcpus = 0",
             "data = [\"A\", \"B\"]",
+            "merge_seconds = -1.0",
+            "answer_seconds = 1e300",
+            "events = [\"llc_misses\"]",
             "arms = [\"opposed\", \"opposed\"]",
             "guest = \"qemu\"\nflavours = [\"cloud\"]",
         ] {

@@ -13,11 +13,12 @@ use serde::Serialize;
 use crate::design::Arm;
 use crate::drift::relative_drift;
 use crate::environment::Environment;
-use crate::microbench::{ArmSample, Block, Outcome, rates_by};
+use crate::microbench::{ArmSample, Block, GuestSample, Outcome, rates_by};
 use crate::spec::{Config, GuestKind};
 use huddle_model::availability::Availability;
+use huddle_model::observation::CountedEvent;
 use huddle_model::rng::Rng;
-use huddle_model::stats::Estimate;
+use huddle_model::stats::{Estimate, RankTest, Trend, signed_rank, trend};
 
 /// The stream of chance that draws intervals (see [`Rng::of_part`]).
 const INTERVALS: u64 = 30;
@@ -51,10 +52,16 @@ pub struct Summary {
     pub arms_host_busy: BTreeMap<&'static str, ArmFigure>,
     /// Time for a million reads of each guest, in seconds: the paper's figure is of a fixed number.
     pub arms_time: BTreeMap<&'static str, ArmFigure>,
-    /// LLC misses per read, or why they cannot be told; each vCPU's counters stand in `blocks`.
+    /// LLC misses per read, or why they cannot be told.
     pub llc_misses: Availability<BTreeMap<&'static str, ArmFigure>>,
+    /// The same of each vCPU; every other counter stands in `blocks`.
+    pub vcpus: Vec<VcpuFigures>,
+    /// The event that was counted for each role, or why none was.
+    pub events: Vec<CountedEvent>,
     /// How far the reads per second of the recommended arm moved over the run, as a part of their median.
     pub drift: Option<f64>,
+    /// Whether they rose or fell (Mann-Kendall); null for few blocks.
+    pub trend: Option<Trend>,
     /// What ran the VMs' instructions; null for stand-ins.
     pub accelerator: Option<String>,
     /// How the arms compare, paired by block.
@@ -93,6 +100,19 @@ pub struct ArmFigure {
     pub estimate: Estimate,
     /// Its unit.
     pub unit: &'static str,
+}
+
+/// One vCPU in each arm.
+#[derive(Clone, Debug, Serialize)]
+pub struct VcpuFigures {
+    /// Name of its VM.
+    pub vm: String,
+    /// Number of the vCPU within it.
+    pub vcpu: u32,
+    /// Reads per second.
+    pub reads: BTreeMap<&'static str, ArmFigure>,
+    /// LLC misses per read, or why they cannot be told.
+    pub llc_misses: Availability<BTreeMap<&'static str, ArmFigure>>,
 }
 
 /// What VMs shared once they were up, before they held data.
@@ -137,6 +157,9 @@ pub struct Ratio {
     pub ci95: Option<[f64; 2]>,
     /// How many blocks.
     pub n: usize,
+    /// Wilcoxon's signed-rank test of the logarithms, over blocks, of what is above the line against what
+    /// is below; null when no block differs.
+    pub test: Option<RankTest>,
 }
 
 /// The settings of a run, in the units of the command line.
@@ -164,12 +187,6 @@ pub struct ConfigFigures {
     pub seed: u64,
     /// How long merging took, in seconds.
     pub merging_s: f64,
-}
-
-impl From<Estimate> for Ratio {
-    fn from(estimate: Estimate) -> Self {
-        Self { value: estimate.median, ci95: estimate.ci95, n: estimate.n }
-    }
 }
 
 impl Summary {
@@ -245,7 +262,10 @@ impl Summary {
                 Some(1e6 * sample.guests.len() as f64 / sample.reads_per_s())
             }),
             llc_misses: llc_misses(&valid, seed),
+            vcpus: vcpus(&valid, seed),
+            events: outcome.events,
             drift,
+            trend: trend(&recommended),
             accelerator,
             verdict: if config.arms.contains(&Arm::Opposed) {
                 verdict(ratios.opposed_over_recommended)
@@ -302,12 +322,41 @@ fn figures(
 
 fn llc_misses(blocks: &[&Block], seed: u64) -> Availability<BTreeMap<&'static str, ArmFigure>> {
     let figures = figures(blocks, seed, "misses/read", ArmSample::llc_misses_per_read);
+    available(figures, blocks, |_| true)
+}
+
+/// The figures, or the first reason that one of the vCPUs has none.
+fn available(
+    figures: BTreeMap<&'static str, ArmFigure>,
+    blocks: &[&Block],
+    of: impl Fn(&GuestSample) -> bool,
+) -> Availability<BTreeMap<&'static str, ArmFigure>> {
     if !figures.is_empty() {
         return Availability::Available(figures);
     }
     let probes = blocks.iter().flat_map(|block| &block.samples).flat_map(|sample| &sample.guests);
-    let reason = probes.filter_map(|guest| guest.host.as_ref()?.llc_misses().reason()).next();
+    let probes = probes.filter(|guest| of(guest)).filter_map(|guest| guest.host.as_ref());
+    let reason = probes.filter_map(|host| host.llc_misses().reason()).next();
     Availability::Unavailable(reason.unwrap_or("no valid block has them").to_owned())
+}
+
+fn vcpus(blocks: &[&Block], seed: u64) -> Vec<VcpuFigures> {
+    let sample = blocks.iter().find_map(|block| block.samples.first());
+    let vcpus = sample.into_iter().flat_map(|sample| &sample.guests);
+    let figures_of = |first: &GuestSample| {
+        let is_it = |guest: &GuestSample| guest.vm == first.vm && guest.vcpu == first.vcpu;
+        let of = |figure: fn(&GuestSample) -> Option<f64>| {
+            move |sample: &ArmSample| figure(sample.guests.iter().find(|guest| is_it(guest))?)
+        };
+        let misses = figures(blocks, seed, "misses/read", of(GuestSample::llc_misses_per_read));
+        VcpuFigures {
+            vm: first.vm.clone(),
+            vcpu: first.vcpu,
+            reads: figures(blocks, seed, "reads/s", of(|guest| Some(guest.reads_per_s()))),
+            llc_misses: available(misses, blocks, is_it),
+        }
+    };
+    vcpus.map(figures_of).collect()
 }
 
 fn ratio(
@@ -321,7 +370,10 @@ fn ratio(
         .iter()
         .filter_map(|block| Some((figure(block.sample(over)?)?, figure(block.sample(under)?)?)))
         .collect();
-    Estimate::of_paired_ratio(&pairs, interval_seed(seed)).map(Ratio::from)
+    let Estimate { n, median, ci95 } = Estimate::of_paired_ratio(&pairs, interval_seed(seed))?;
+    // Of logarithms, so that a block counts by its ratio, however fast the machine was then.
+    let logarithms: Vec<(f64, f64)> = pairs.iter().map(|(over, under)| (under.ln(), over.ln())).collect();
+    Some(Ratio { value: median, ci95, n, test: signed_rank(&logarithms) })
 }
 
 /// What a ratio of times, opposed over recommended, says; no more than its interval allows.
@@ -359,8 +411,9 @@ pub fn verdict(ratio: Option<Ratio>) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
-    use crate::microbench::GuestSample;
 
     fn block(number: usize, recommended: u64, opposed: u64, invalid: bool) -> Block {
         let sample = |arm, reads| ArmSample {
@@ -373,7 +426,9 @@ mod tests {
                 busy_ns: 1_000_000,
                 host: None,
             }],
-            placement: Vec::new(),
+            plan: None,
+            merging: Vec::new(),
+            occupancy: None,
             cpu_share: 1.0,
         };
         Block {
@@ -392,6 +447,9 @@ mod tests {
         assert!((time.value - 1.5).abs() < 1e-12 && time.n == 8);
         let [low, high] = time.ci95.unwrap();
         assert!((low - 1.5).abs() < 1e-12 && (high - 1.5).abs() < 1e-12);
+        // All 8 signs alike, of 2^8 ways that they can fall: two-sided 2 / 256.
+        let test = time.test.unwrap();
+        assert_eq!((test.n, test.p_value, test.effect_size), (8, 2.0 / 256.0, 1.0));
         let figures = figures(&all, 1, "reads/s", |sample| Some(sample.reads_per_s()));
         assert!(matches!(llc_misses(&all, 1), Availability::Unavailable(_)), "never 0");
         assert_eq!((figures["recommended"].estimate.n, figures["recommended"].estimate.median), (8, 1350.0));
@@ -399,7 +457,7 @@ mod tests {
 
     #[test]
     fn verdicts_say_no_more_than_the_interval() {
-        let verdict_of = |value, ci95| verdict(Some(Ratio { value, ci95, n: 9 }));
+        let verdict_of = |value, ci95| verdict(Some(Ratio { value, ci95, n: 9, test: None }));
         assert!(verdict_of(1.8, Some([1.7, 1.9])).contains("1.80 times as fast"));
         assert!(verdict_of(0.8, Some([0.7, 0.9])).contains("SLOWER"));
         assert!(verdict_of(1.2, Some([0.9, 1.5])).starts_with("no effect shown"));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use huddle_experiments::guest::child::ChildGuest;
 use huddle_experiments::guest::process::ProcessGuestSpec;
 use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Patience};
+use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,6 +25,7 @@ fn spec() -> ProcessGuestSpec<'static> {
         private_kib: PRIVATE_KIB,
         private_seed: 6,
         patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(20) },
+        interrupt: Interrupt::default(),
     }
 }
 

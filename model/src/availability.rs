@@ -13,6 +13,14 @@ pub enum Availability<T> {
 }
 
 impl<T> Availability<T> {
+    /// The same by reference.
+    pub fn as_ref(&self) -> Availability<&T> {
+        match self {
+            Self::Available(value) => Availability::Available(value),
+            Self::Unavailable(reason) => Availability::Unavailable(reason.clone()),
+        }
+    }
+
     /// The value where there is one.
     pub fn value(&self) -> Option<&T> {
         match self {

@@ -100,6 +100,12 @@ pub(crate) struct PlanArgs {
     /// Plan for these cache domains (JSON) instead of this host's
     #[arg(long, value_name = "FILE")]
     pub(crate) topology: Option<PathBuf>,
+    /// What the policy would have done in each round of this recording, beside what was done
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["matrix", "topology"])]
+    pub(crate) replay: Option<PathBuf>,
+    /// With --replay: the plan for this round alone
+    #[arg(long, value_name = "ROUND", requires = "replay")]
+    pub(crate) at: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -169,9 +175,18 @@ pub(crate) struct TopArgs {
         long,
         value_name = "SOCKET",
         num_args = 0..=1,
-        conflicts_with_all = ["dry_run", "ksm_run", "min_interval", "window", "socket", "record"]
+        conflicts_with_all = ["dry_run", "ksm_run", "min_interval", "window", "socket", "trial", "report_socket", "record"]
     )]
     pub(crate) attach: Option<Option<PathBuf>>,
+    /// Show this recording instead of a loop: Space plays and stops, t steps, + and - change the speed
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = [
+            "attach", "dry_run", "ksm_run", "min_interval", "window", "socket", "trial", "report_socket", "record"
+        ]
+    )]
+    pub(crate) replay: Option<PathBuf>,
 }
 
 /// `NAME=PID` of `--vm`.

@@ -24,9 +24,9 @@ mod writer;
 #[cfg(test)]
 use crate::host::HostRoot;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
-mod sample_observed;
+pub(crate) mod sample_observed;
 #[cfg(test)]
 mod tests;
 

@@ -14,7 +14,7 @@ use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vcpu, Vm, VmmKind};
 use super::{HostRoot, RunAbout, new_manifest};
 
 /// A round over `vms` VMs, of which the first two share; in odd rounds nothing could be pinned.
-pub(super) fn snapshot(round: u64, vms: usize) -> Snapshot {
+pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
     let memory = MemoryUse { pages_resident: 1000 + round, frames_used: 800, ..Default::default() };
     let name = |i: usize| format!("vm{i}");
     let measured: Vec<MatrixVm> = (0..vms)
@@ -76,7 +76,7 @@ fn vm(name: &str, pid: i32) -> Vm {
 }
 
 /// A manifest of this host.
-pub(super) fn manifest() -> Manifest {
+pub(crate) fn manifest() -> Manifest {
     new_manifest(
         &HostRoot::real(),
         RunAbout {

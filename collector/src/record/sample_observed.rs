@@ -24,7 +24,7 @@ use super::sample;
 pub(super) const ARMS: [&str; 2] = ["before", "paper"];
 
 /// [`sample::snapshot`] with the window of the same number, and from round 4 on a decision.
-pub(super) fn observed(round: u64, vms: usize) -> Snapshot {
+pub(crate) fn observed(round: u64, vms: usize) -> Snapshot {
     let mut snapshot = sample::snapshot(round, vms);
     let window = observation(&snapshot);
     snapshot.observation = Availability::Available(window);

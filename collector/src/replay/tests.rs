@@ -12,13 +12,7 @@ use huddle_model::topology::Topology;
 use serde_json::Value;
 
 use super::*;
-use crate::host::HostRoot;
-use crate::record::{RunAbout, new_manifest};
-
-#[path = "../record/sample.rs"]
-mod sample;
-#[path = "../record/sample_observed.rs"]
-mod sample_observed;
+use crate::record::{sample, sample_observed};
 
 const SECOND: u64 = 1_000_000;
 

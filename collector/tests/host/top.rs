@@ -15,10 +15,11 @@ use crate::tmux::{self, Terminal};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("top_is_found_out_by_a_new_user", looks_around),
         ("top_leaves_the_terminal_as_it_was", leaves),
         ("top_watches_a_loop_and_asks_it", watches),
+        ("a_recording_is_replayed_and_planned_anew", replays),
     ];
     tests.into_iter().map(|(name, test)| trial_in_tmux(name, test)).collect()
 }
@@ -259,4 +260,85 @@ fn watches() {
     terminal.keys(&["q"]);
     left(&terminal, dir.path(), 0);
     kill(Pid::from_raw(second.0.id() as i32), None).unwrap();
+}
+
+fn replays() {
+    let ksm = Ksm::start();
+    let tenants = pairs(&ksm);
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("run");
+    // Passes follow one another quickly, so there are rounds with windows in between.
+    ksm.set("run", "1");
+    let huddle = |arguments: &[&str]| {
+        let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"));
+        huddle.args(arguments).env("HUDDLE_STATE_DIR", dir.path().join("state"));
+        huddle
+    };
+    let mut run = huddle(&["run", "--rounds", "4", "--window", "0.2", "--policy", "opposed", "--record"]);
+    run.arg(&run_dir);
+    tenants.iter().for_each(|tenant| _ = run.args(["--vm", &format!("{}={}", tenant.name, tenant.pid())]));
+    assert!(run.stderr(Stdio::null()).status().unwrap().success());
+    ksm.set("run", "0");
+
+    // What the other policy would have done: the same matrix, everything within.
+    let recording = run_dir.to_str().unwrap();
+    let answer = |policy: &str, more: &[&str]| {
+        let output = huddle(
+            &[&["plan", "--replay", recording, "--policy", policy, "--format", "json"], more].concat(),
+        )
+        .output()
+        .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let (paper, opposed) = (answer("paper", &[]), answer("opposed", &[]));
+    assert_eq!(paper["schema"], "huddle/what-if/1");
+    let rounds = |answer: &serde_json::Value| answer["rounds"].as_array().unwrap().clone();
+    assert_eq!(rounds(&paper).len(), 4);
+    for (paper, opposed) in rounds(&paper).iter().zip(&rounds(&opposed)) {
+        assert_eq!(paper["shared_total"], 500);
+        assert_eq!(paper["recorded"]["policy"], "opposed");
+        assert_eq!(paper["recorded"]["shared_within"], 0);
+        assert_eq!(paper["what_if"]["available"]["shared_within"], 500, "{paper}");
+        assert_eq!(opposed["what_if"]["available"]["shared_within"], 0, "{opposed}");
+    }
+    let moves: Vec<u64> =
+        rounds(&paper).iter().map(|round| round["what_if"]["available"]["moves"].as_u64().unwrap()).collect();
+    assert!(moves[0] > 0 && moves[1..] == [0, 0, 0], "only the first round moves: {moves:?}");
+    assert_eq!(answer("paper", &["--at", "2"])["schema"], "huddle/plan/1");
+    let table = huddle(&["plan", "--replay", recording]).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("0.0 % then, 100.0 % by policy paper"), "{table}");
+    for (wrong, word) in [
+        (vec!["plan", "--replay", recording, "--at", "99"], "its rounds are 1 to 4"),
+        (vec!["plan", "--replay", dir.path().to_str().unwrap()], "is no recording"),
+        (vec!["top", "--replay", "/nowhere"], "/nowhere"),
+    ] {
+        let output = huddle(&wrong).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.trim().lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains(word), "{said}");
+    }
+
+    drop(tenants);
+    let top = format!("top --replay {recording}");
+    let terminal = Terminal::start(dir.path(), (120, 30), &script(dir.path(), &top));
+    let screen = terminal.shows("replay of run");
+    assert!(screen.contains("REPLAY round"), "{screen}");
+    terminal.keys(&["Space"]);
+    terminal.shows("standing");
+    terminal.keys(&["<"]);
+    terminal.shows(": 1 of");
+    terminal.keys(&["t"]);
+    terminal.shows(": 2 of");
+    terminal.keys(&["2"]);
+    terminal.shows("share 300 frames");
+    terminal.keys(&["a"]);
+    terminal.shows("a recording is past");
+    terminal.keys(&["+", "+", "Space"]);
+    terminal.shows("playing at 4x");
+    terminal.keys(&[">"]);
+    terminal.shows("standing");
+    terminal.keys(&["q"]);
+    left(&terminal, dir.path(), 0);
 }

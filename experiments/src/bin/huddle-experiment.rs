@@ -8,14 +8,16 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use huddle_collector::host::HostRoot;
+use huddle_collector::observe::perf::EventSet;
 use huddle_experiments::design::Arm;
 use huddle_experiments::environment::{CpuTicks, Environment, disturbances};
 use huddle_experiments::guest::process::ProcessGuestSpec;
 use huddle_experiments::guest::qemu::{Accelerator, QemuGuestSpec};
-use huddle_experiments::guest::{Guest, GuestError, Patience, kvm};
+use huddle_experiments::guest::{Guest, GuestError, kvm};
 use huddle_experiments::host::{CollectorHost, HostFailure};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_experiments::microbench::{RunError, Step, run};
+use huddle_experiments::scan::ScanSummary;
 use huddle_experiments::spec::{Config, GuestKind, Preset, SpecError};
 use huddle_experiments::summary::Summary;
 use huddle_experiments::{clock, images, report};
@@ -84,6 +86,16 @@ struct Microbench {
     /// Reads of a VM between two rests
     #[arg(long)]
     burst_reads: Option<u64>,
+    /// Seconds a VM may take to answer before it is taken for hung [default: 15, QEMU's 30]
+    #[arg(long, value_parser = seconds)]
+    answer_seconds: Option<f64>,
+    /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
+    /// what suits the processor, as in `llc_misses=r412e`; repeatable
+    #[arg(long = "event", value_name = "ROLE=EVENT")]
+    events: Vec<String>,
+    /// Only print the flavours of VMs it would start, one a line as `flavour NAME`, and start nothing
+    #[arg(long)]
+    list_flavours: bool,
     /// Most seconds KSM may take to merge
     #[arg(long, value_parser = seconds)]
     merge_seconds: Option<f64>,
@@ -155,6 +167,10 @@ fn config(args: &Microbench) -> Result<Config, SpecError> {
     set(&mut config.seconds_per_arm, args.seconds_per_arm);
     set(&mut config.settle_seconds, args.settle_seconds);
     set(&mut config.merge_seconds, args.merge_seconds);
+    config.answer_seconds = args.answer_seconds.or(config.answer_seconds);
+    if !args.events.is_empty() {
+        config.events.clone_from(&args.events);
+    }
     config.guest = args.guest.unwrap_or(config.guest);
     config.private_kib = args.private_kib.unwrap_or(config.private_kib);
     config.repetitions = args.repetitions.unwrap_or(config.repetitions);
@@ -173,16 +189,63 @@ fn config(args: &Microbench) -> Result<Config, SpecError> {
 
 fn microbench(args: &Microbench, interrupt: &Interrupt) -> anyhow::Result<()> {
     let config = config(args)?;
+    if args.list_flavours {
+        let mut out = std::io::stdout().lock();
+        return Ok(config.flavours_needed().iter().try_for_each(|name| writeln!(out, "flavour {name}"))?);
+    }
     let directory = args.out.clone().unwrap_or_else(|| {
         Path::new("runs").join(format!("microbench-{}", clock::utc_for_file_names(SystemTime::now())))
     });
     if config.data_kib.len() < 2 {
-        return one_size(args, &config, &directory, interrupt);
+        let summary = one_size(args, &config, &directory, interrupt)?;
+        let file = write(&directory, &summary)?;
+        print(args.format, &report::text(&summary), &summary, &file)?;
+        return any_valid(&summary);
     }
-    for kib in &config.data_kib {
+    scan(args, &config, &directory, interrupt)
+}
+
+/// One size after the other. What was measured before one fails, or before the scan is interrupted, is
+/// kept and shown.
+fn scan(args: &Microbench, config: &Config, directory: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let mut done: Vec<(String, Summary)> = Vec::new();
+    let mut outcome = Ok(());
+    for (number, kib) in config.data_kib.iter().enumerate() {
+        say(&format!("{kib} KiB, size {} of {}", number + 1, config.data_kib.len()));
         let one = Config { data_kib: vec![*kib], ..config.clone() };
-        one_size(args, &one, &directory.join(format!("data-{kib}-kib")), interrupt)?;
+        let name = format!("data-{kib}-kib");
+        let measured = one_size(args, &one, &directory.join(&name), interrupt).and_then(|summary| {
+            write(&directory.join(&name), &summary)?;
+            Ok(summary)
+        });
+        match measured {
+            Ok(summary) => {
+                if matches!(args.format, Format::Table) {
+                    write!(std::io::stdout().lock(), "{}", report::text(&summary))?;
+                }
+                done.push((name, summary));
+            }
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
     }
+    if let Some(scan) = ScanSummary::of(&done) {
+        let file = write(directory, &scan)?;
+        print(args.format, &scan.text(), &scan, &file)?;
+    }
+    outcome?;
+    done.iter().try_for_each(|(_, summary)| any_valid(summary))
+}
+
+/// A run without one valid block has no result.
+fn any_valid(summary: &Summary) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !summary.spec.is_timed() || summary.blocks.iter().any(|block| block.invalid.is_none()),
+        "no block is valid, so there is no result; the first: {}",
+        summary.invalid_blocks.first().map_or("none was measured", String::as_str)
+    );
     Ok(())
 }
 
@@ -191,27 +254,30 @@ fn one_size(
     config: &Config,
     directory: &Path,
     interrupt: &Interrupt,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Summary> {
     let root = HostRoot::real();
     let started = SystemTime::now();
     let begun = Instant::now();
     let environment = Environment::read(&root);
-    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), config.vcpus)?;
-    let starter = Starter::new(args, config, directory)?;
+    let events = events(&root, config)?;
+    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), config.vcpus, events)?;
+    let starter = Starter::new(args, config, directory, interrupt)?;
 
     let bar = ProgressBar::new(0);
     // Without a template that can be read there is only a plainer bar.
-    if let Ok(style) = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {msg} ({eta} left)") {
+    if let Ok(style) = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {msg}") {
         bar.set_style(style);
     }
+    bar.enable_steady_tick(Duration::from_millis(500));
     let mut progress = |step: Step<'_>| {
+        let left = step.left.map_or_else(String::new, |left| format!(" ({} s left)", left.as_secs()));
         if bar.is_hidden() {
-            say(&format!("[{:>5.1} s] {}", begun.elapsed().as_secs_f64(), step.text));
+            say(&format!("[{:>5.1} s] {}{left}", begun.elapsed().as_secs_f64(), step.text));
             return;
         }
         bar.set_length(step.of as u64);
         bar.set_position(step.done as u64);
-        bar.set_message(step.text.to_owned());
+        bar.set_message(format!("{}{left}", step.text));
     };
     let mut start = |config: &Config| starter.start(config);
     let ticks = CpuTicks::read(&root);
@@ -221,8 +287,9 @@ fn one_size(
     let stolen = CpuTicks::read(&root).zip(ticks).and_then(|(late, early)| late.stolen_since(&early));
     drop(host);
 
-    let disturbances = disturbances(&environment, &outcome.blocks, stolen);
-    let summary = Summary::of_microbench(
+    let mut disturbances = disturbances(&environment, &outcome.blocks, stolen);
+    disturbances.extend(outcome.event_notes.iter().cloned());
+    Ok(Summary::of_microbench(
         config,
         outcome,
         environment,
@@ -230,16 +297,26 @@ fn one_size(
         starter.accelerator.map(|accelerator| format!("{accelerator:?}").to_lowercase()),
         clock::utc(started),
         begun.elapsed().as_secs_f64(),
-    );
-    let file = write(directory, &summary)?;
+    ))
+}
+
+/// What is counted on each vCPU.
+fn events(root: &HostRoot, config: &Config) -> Result<EventSet, SpecError> {
+    // A processor nobody knows gets the kernel's generic events.
+    let mut events = EventSet::for_host(root).unwrap_or_else(|_| EventSet::of(None));
+    config.event_choices()?.into_iter().for_each(|choice| events.choose(choice));
+    Ok(events)
+}
+
+fn print(format: Format, text: &str, result: &impl serde::Serialize, file: &Path) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match args.format {
+    match format {
         Format::Table => {
-            write!(out, "{}", report::text(&summary))?;
+            write!(out, "{text}")?;
             writeln!(out, "Written: {}", file.display())?;
         }
         Format::Json => {
-            writeln!(out, "{}", serde_json::to_string(&summary)?)?;
+            writeln!(out, "{}", serde_json::to_string(result)?)?;
             say(&format!("written: {}", file.display()));
         }
     }
@@ -253,13 +330,24 @@ struct Starter {
     images: Vec<PathBuf>,
     accelerator: Option<Accelerator>,
     consoles: PathBuf,
+    interrupt: Interrupt,
 }
 
 impl Starter {
-    fn new(args: &Microbench, config: &Config, directory: &Path) -> anyhow::Result<Self> {
+    fn new(
+        args: &Microbench,
+        config: &Config,
+        directory: &Path,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
         let program = standin_program()?;
-        let mut starter =
-            Self { program, images: Vec::new(), accelerator: None, consoles: directory.to_owned() };
+        let mut starter = Self {
+            program,
+            images: Vec::new(),
+            accelerator: None,
+            consoles: directory.to_owned(),
+            interrupt: interrupt.clone(),
+        };
         if config.guest == GuestKind::Process {
             return Ok(starter);
         }
@@ -281,6 +369,7 @@ impl Starter {
 
     fn start(&self, config: &Config) -> Result<Vec<Box<dyn Guest>>, GuestError> {
         let mut started = Vec::new();
+        let (patience, interrupt) = (config.patience(), &self.interrupt);
         for number in 0..config.guests() {
             let name = config.guest_name(number);
             let guest = match self.accelerator {
@@ -290,7 +379,8 @@ impl Starter {
                     vcpus: config.vcpus,
                     private_kib: config.private_kib,
                     private_seed: Rng::of_part(config.seed, PRIVATE + number as u64).next_u64(),
-                    patience: Patience::default(),
+                    patience,
+                    interrupt: interrupt.clone(),
                 }
                 .start(),
                 Some(accelerator) => QemuGuestSpec {
@@ -300,7 +390,8 @@ impl Starter {
                     memory_mib: config.memory_mib,
                     vcpus: config.vcpus,
                     console: self.consoles.join(format!("console-{name}.log")),
-                    patience: Patience { ready: Duration::from_secs(180), answer: Duration::from_secs(30) },
+                    patience,
+                    interrupt: interrupt.clone(),
                 }
                 .start(),
             };
@@ -323,7 +414,7 @@ fn standin_program() -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-fn write(directory: &Path, summary: &Summary) -> anyhow::Result<PathBuf> {
+fn write(directory: &Path, summary: &impl serde::Serialize) -> anyhow::Result<PathBuf> {
     let file = directory.join("summary.json");
     let text = serde_json::to_string_pretty(summary)?;
     std::fs::create_dir_all(directory)

@@ -13,9 +13,13 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{Guest, GuestData, GuestError, Patience};
+use crate::interrupt::Interrupt;
 
 /// What the guest is waited for after it was started.
 const READY: &str = "ready";
+
+/// How often the waiting for an answer looks whether the run shall end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Lines of a console that are shown when its guest dies.
 const CONSOLE_LINES: usize = 15;
@@ -28,12 +32,14 @@ pub struct ChildGuest {
     input: ChildStdin,
     answers: Receiver<String>,
     patience: Patience,
+    interrupt: Interrupt,
     console: Option<PathBuf>,
 }
 
 impl ChildGuest {
     /// Starts `process`, which is spoken to on its standard input and output, without waiting until it is
-    /// ready: see [`Self::wait_ready`]. `console` is the file it writes its console to, if it has one.
+    /// ready: see [`Self::wait_ready`]. `interrupt` ends every waiting for it; `console` is the file it
+    /// writes its console to, if it has one.
     ///
     /// The guest dies with the thread that calls this (PR_SET_PDEATHSIG, prctl(2)), so that a runner that
     /// is killed leaves none behind.
@@ -44,6 +50,7 @@ impl ChildGuest {
         name: &str,
         mut process: Process,
         patience: Patience,
+        interrupt: Interrupt,
         console: Option<PathBuf>,
     ) -> Result<Self, GuestError> {
         let program = process.get_program().to_string_lossy().into_owned();
@@ -73,7 +80,7 @@ impl ChildGuest {
             return Err(failed(std::io::Error::other("its pipes are missing")));
         };
         let (sender, answers) = channel();
-        let guest = Self { name: name.to_owned(), child, input, answers, patience, console };
+        let guest = Self { name: name.to_owned(), child, input, answers, patience, interrupt, console };
         // A thread, because a pipe cannot be read with a time limit; it ends with the pipe.
         std::thread::Builder::new()
             .name(format!("answers {name}"))
@@ -109,7 +116,7 @@ impl ChildGuest {
     }
 
     fn answer(&mut self, asked: &'static str, limit: Duration) -> Result<Reply, GuestError> {
-        match self.answers.recv_timeout(limit) {
+        match self.next_line(limit)? {
             Ok(line) => serde_json::from_str(&line).map_err(|_| GuestError::Unexpected {
                 name: self.name.clone(),
                 pid: self.pid(),
@@ -126,6 +133,18 @@ impl ChildGuest {
                     seconds: limit.as_secs_f64(),
                     console: self.last_words(),
                 })
+            }
+        }
+    }
+
+    /// The next line of its answers, if it comes before the limit.
+    fn next_line(&self, limit: Duration) -> Result<Result<String, RecvTimeoutError>, GuestError> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => self.interrupt.check()?,
+                outcome => return Ok(outcome),
             }
         }
     }
@@ -193,6 +212,13 @@ impl Guest for ChildGuest {
     fn pid(&self) -> i32 {
         // A pid of Linux is at most 2^22 (proc(5), pid_max).
         self.child.id() as i32
+    }
+
+    fn check(&mut self) -> Result<(), GuestError> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            _ => Err(self.ended("what it was to do next")),
+        }
     }
 
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {

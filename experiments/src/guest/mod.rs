@@ -14,6 +14,8 @@ use std::time::Duration;
 
 pub use huddle_guest::protocol::{Pace, Reading};
 
+use crate::interrupt::Interrupted;
+
 /// What a guest shall hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestData {
@@ -33,6 +35,9 @@ pub trait Guest {
     /// The process that holds the VM.
     fn pid(&self) -> i32;
 
+    /// Makes sure that it has not ended.
+    fn check(&mut self) -> Result<(), GuestError>;
+
     /// Makes it hold `data` instead of what it held.
     fn load(&mut self, data: GuestData) -> Result<(), GuestError>;
 
@@ -49,6 +54,9 @@ pub trait Guest {
 /// A guest that did not do as told.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
+    /// The run was told to end while it waited for a guest.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// The program could not be started.
     #[error(
         "cannot start the guest {name} ({program}): {source}; `cargo xtask experiment` builds what it needs"
@@ -115,10 +123,4 @@ pub struct Patience {
     pub ready: Duration,
     /// To answer anything else.
     pub answer: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { ready: Duration::from_secs(60), answer: Duration::from_secs(15) }
-    }
 }

@@ -5,9 +5,10 @@ use std::process::Command;
 
 use super::child::ChildGuest;
 use super::{GuestError, Patience};
+use crate::interrupt::Interrupt;
 
 /// How to start a stand-in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ProcessGuestSpec<'a> {
     /// Name of the VM it stands for.
     pub name: &'a str,
@@ -21,6 +22,8 @@ pub struct ProcessGuestSpec<'a> {
     pub private_seed: u64,
     /// How long it may take to answer.
     pub patience: Patience,
+    /// What ends the waiting for it early.
+    pub interrupt: Interrupt,
 }
 
 impl ProcessGuestSpec<'_> {
@@ -38,6 +41,6 @@ impl ProcessGuestSpec<'_> {
             "--private-seed".to_owned(),
             self.private_seed.to_string(),
         ]);
-        ChildGuest::start(self.name, process, self.patience, None)
+        ChildGuest::start(self.name, process, self.patience, self.interrupt.clone(), None)
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use super::child::ChildGuest;
 use super::{GuestError, Patience};
+use crate::interrupt::Interrupt;
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -38,6 +39,8 @@ pub struct QemuGuestSpec<'a> {
     pub console: PathBuf,
     /// How long it may take to answer.
     pub patience: Patience,
+    /// What ends the waiting for it early.
+    pub interrupt: Interrupt,
 }
 
 impl QemuGuestSpec<'_> {
@@ -48,7 +51,8 @@ impl QemuGuestSpec<'_> {
     pub fn start(&self) -> Result<ChildGuest, GuestError> {
         let mut process = Command::new(PROGRAM);
         process.args(self.arguments());
-        ChildGuest::start(self.name, process, self.patience, Some(self.console.clone()))
+        let console = Some(self.console.clone());
+        ChildGuest::start(self.name, process, self.patience, self.interrupt.clone(), console)
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -92,6 +96,8 @@ impl QemuGuestSpec<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -103,7 +109,8 @@ mod tests {
             memory_mib: 96,
             vcpus: 2,
             console: "/runs/a,b/vm1.log".into(),
-            patience: Patience::default(),
+            patience: Patience { ready: Duration::from_secs(1), answer: Duration::from_secs(1) },
+            interrupt: Interrupt::default(),
         };
         let arguments = spec.arguments();
         let after = |flag: &str| {

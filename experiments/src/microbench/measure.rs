@@ -1,5 +1,8 @@
 //! Measuring one block: place, settle, read all counters, wait, read them again.
 
+use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::{MergeObservation, OccupancyObservation};
 use huddle_model::plan::{Plan, Policy, VcpuPlacement};
 use huddle_model::rng::Rng;
 use huddle_model::topology::Topology;
@@ -9,7 +12,7 @@ use serde::Serialize;
 use super::sharing::Expected;
 use super::{LOTS, RunError};
 use crate::design::Arm;
-use crate::guest::{Guest, GuestError, Pace, Reading};
+use crate::guest::{Guest, GuestData, GuestError, Pace, Reading};
 use crate::host::{Host, HostFailure};
 use crate::interrupt::Interrupt;
 use crate::probes::VcpuProbe;
@@ -50,7 +53,7 @@ impl GuestSample {
 
     /// LLC misses of the vCPU per read; `None` where there is no such counter.
     pub fn llc_misses_per_read(&self) -> Option<f64> {
-        Some(*self.host.as_ref()?.llc_misses().value()? as f64 / self.reads as f64)
+        Some(*self.host.as_ref()?.llc_misses().value()? / self.reads as f64)
     }
 }
 
@@ -61,9 +64,13 @@ pub struct ArmSample {
     pub arm: Arm,
     /// Each vCPU of each guest, in the order of the matrix.
     pub guests: Vec<GuestSample>,
-    /// Where they were placed by lot; empty where the arm's plan tells.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub placement: Vec<VcpuPlacement>,
+    /// The plan of an arm whose guests are placed anew in each block; `None` where one holds for the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// What KSM did to each VM in the window; empty where nobody watched.
+    pub merging: Vec<MergeObservation>,
+    /// Cache occupancy of each VM at its end; `None` where nobody watched.
+    pub occupancy: Option<Availability<Vec<OccupancyObservation>>>,
     /// CPU time the guests got, as a part (0 to 1) of what the CPUs they were placed on could give to
     /// as many threads: what is missing went to other programs.
     pub cpu_share: f64,
@@ -125,8 +132,10 @@ pub(super) struct Bench<'a> {
     pub(super) host: &'a mut dyn Host,
     pub(super) guests: &'a mut Vec<Box<dyn Guest>>,
     pub(super) vms: &'a [Vm],
+    pub(super) data: &'a [GuestData],
     pub(super) plans: &'a [(Arm, Plan)],
     pub(super) topology: &'a Topology,
+    pub(super) matrix: &'a SharingMatrix,
     pub(super) pace: Pace,
     pub(super) interrupt: &'a Interrupt,
 }
@@ -146,8 +155,8 @@ impl Bench<'_> {
                 Err(starved) => invalid = Some(starved),
             }
         }
-        let matrix = self.host.measure(self.vms)?;
-        if let Err(why) = expected.verify(&matrix) {
+        let shared = self.host.data_shared(self.vms, self.data)?;
+        if let Err(why) = expected.verify(&shared) {
             invalid = Some(format!("at the end of the block {why}"));
         }
         Ok(Block { number, samples, invalid })
@@ -156,10 +165,7 @@ impl Bench<'_> {
     /// What the guests did in one window, or why it cannot be told: a guest that other programs kept
     /// from finishing one burst has no rate, and one such window must not end a long run.
     fn sample(&mut self, arm: Arm, block: usize) -> Result<Result<ArmSample, String>, RunError> {
-        let lot = match arm.policy() {
-            None => Some(drawn(self.vms, self.topology, self.config.seed, block)),
-            Some(_) => None,
-        };
+        let lot = arm.is_drawn().then(|| drawn(self.matrix, self.topology, self.config.seed, block));
         let planned = || Some(&self.plans.iter().find(|(planned, _)| *planned == arm)?.1);
         let Some(plan) = lot.as_ref().or_else(planned) else {
             return Err(HostFailure::Failed(format!("there is no plan for the arm {arm}")).into());
@@ -168,12 +174,13 @@ impl Bench<'_> {
         let pace = self.pace;
         self.guests.iter_mut().try_for_each(|guest| guest.start(pace, arm.reads_own()))?;
         self.interrupt.sleep(seconds(self.config.settle_seconds))?;
-        let (before, probes_before) = (self.readings()?, self.host.read_probes());
+        // The first window ends here, with what was done to place the guests; the second is the measured.
+        let (before, _) = (self.readings()?, self.host.window());
         self.interrupt.sleep(seconds(self.config.seconds_per_arm))?;
-        let (after, probes_after) = (self.readings()?, self.host.read_probes());
+        let (after, seen) = (self.readings()?, self.host.window());
         self.guests.iter_mut().try_for_each(|guest| guest.stop().map(drop))?;
 
-        let mut probes = probes_after.iter().zip(&probes_before).map(|(after, before)| after.since(before));
+        let mut probes = seen.vcpus.into_iter();
         let mut guests = Vec::new();
         for ((guest, before), after) in self.guests.iter().zip(before).zip(after) {
             for (vcpu, (before, after)) in (0..).zip(before.into_iter().zip(after)) {
@@ -193,8 +200,8 @@ impl Bench<'_> {
         }
         let used: f64 = guests.iter().map(|guest| guest.busy_ns as f64 / guest.elapsed_ns as f64).sum();
         let cpu_share = used / usable_cpus(plan, self.vms);
-        let placement = lot.map(|plan| plan.placement).unwrap_or_default();
-        Ok(Ok(ArmSample { arm, guests, placement, cpu_share }))
+        let (merging, occupancy) = (seen.merging, seen.occupancy);
+        Ok(Ok(ArmSample { arm, guests, plan: lot, merging, occupancy, cpu_share }))
     }
 
     fn readings(&mut self) -> Result<Vec<Vec<Reading>>, GuestError> {
@@ -207,24 +214,29 @@ fn seconds(seconds: f64) -> std::time::Duration {
 }
 
 /// Guests placed by lot, as many on each domain, all vCPUs of one together. Equal seeds and blocks give
-/// equal lots.
-fn drawn(vms: &[Vm], topology: &Topology, seed: u64, block: usize) -> Plan {
+/// equal lots. The policy of the same name draws once and for all; here each block has a lot of its own.
+fn drawn(matrix: &SharingMatrix, topology: &Topology, seed: u64, block: usize) -> Plan {
+    let vms = matrix.vms();
     let mut order: Vec<usize> = (0..vms.len()).collect();
     Rng::of_part(seed, LOTS + block as u64).shuffle(&mut order);
     let domains = topology.domains();
-    let mut placement: Vec<VcpuPlacement> = Vec::new();
-    for (number, vm) in vms.iter().enumerate() {
-        let drawn = order.iter().position(|at| *at == number).unwrap_or(0);
-        let domain = domains[drawn * domains.len() / vms.len()].id;
-        let vcpus = vm.vcpus.iter();
-        placement.extend(vcpus.map(|vcpu| VcpuPlacement { vm: vm.name.clone(), vcpu: vcpu.index, domain }));
-    }
+    let domain_of = |vm: usize| {
+        let drawn = order.iter().position(|at| *at == vm).unwrap_or(0);
+        domains[drawn * domains.len() / vms.len()].id
+    };
+    let vcpus =
+        vms.iter().enumerate().flat_map(|(number, vm)| (0..vm.vcpus).map(move |vcpu| (number, vm, vcpu)));
+    let placement = vcpus.map(|(number, vm, vcpu)| {
+        let domain = domain_of(number);
+        VcpuPlacement { vm: vm.name.clone(), vcpu, domain }
+    });
+    let within = matrix.pairs().filter(|(i, j)| domain_of(*i) == domain_of(*j));
     Plan {
-        policy: Policy::None,
+        policy: Policy::Random,
         domains: domains.to_vec(),
-        placement,
-        shared_within: None,
-        shared_total: None,
+        placement: placement.collect(),
+        shared_within: within.map(|(i, j)| matrix.shared_frames(i, j)).sum(),
+        shared_total: matrix.pairs().map(|(i, j)| matrix.shared_frames(i, j)).sum(),
         reasons: vec![format!("placed by lot, for block {block} of seed {seed}")],
     }
 }

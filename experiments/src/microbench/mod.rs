@@ -18,6 +18,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::CountedEvent;
 use huddle_model::plan::{Plan, PlanInput};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
@@ -64,6 +65,10 @@ pub struct Outcome {
     pub merging_s: f64,
     /// Where each arm placed the guests, in the order of the specification; not those placed by lot.
     pub plans: Vec<(Arm, Plan)>,
+    /// The event that was counted for each role, or why none was.
+    pub events: Vec<CountedEvent>,
+    /// What one should know of the choice of events, one sentence each.
+    pub event_notes: Vec<String>,
     /// The measured blocks, without the warm-up.
     pub blocks: Vec<Block>,
 }
@@ -76,7 +81,7 @@ pub enum RunError {
     Host(#[from] HostFailure),
     /// A guest.
     #[error(transparent)]
-    Guest(#[from] GuestError),
+    Guest(GuestError),
     /// KSM did not merge.
     #[error(
         "after {seconds:.0} s KSM had not merged the guests' data: {why}; look at /sys/kernel/mm/ksm, or give it more time with --merge-seconds"
@@ -114,6 +119,16 @@ pub enum RunError {
     },
 }
 
+impl From<GuestError> for RunError {
+    fn from(error: GuestError) -> Self {
+        match error {
+            // Not the guest's fault.
+            GuestError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            error => Self::Guest(error),
+        }
+    }
+}
+
 fn because(cause: &Option<Box<RunError>>) -> String {
     cause.as_ref().map(|cause| format!(" (the run had ended with: {cause})")).unwrap_or_default()
 }
@@ -127,6 +142,9 @@ pub struct Step<'a> {
     pub done: usize,
     /// Blocks in all.
     pub of: usize,
+    /// About how long the blocks that are left take: as long as those before them, or, before the first,
+    /// as their arms take; `None` while guests start and merge, which nobody can foretell.
+    pub left: Option<Duration>,
 }
 
 /// Starts the guests of a specification, in its order; all of them ready.
@@ -144,7 +162,14 @@ pub fn run(
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Outcome, RunError> {
     let mut guests = Vec::new();
-    let result = Run { config, host: &mut *host, interrupt, progress }.measure_all(start_guests, &mut guests);
+    let mut result =
+        Run { config, host: &mut *host, interrupt, progress }.measure_all(start_guests, &mut guests);
+    // A guest that has died is first missed by whoever looks into its process.
+    if let Err(RunError::Host(HostFailure::Failed(_))) = &result
+        && let Some(ended) = guests.iter_mut().find_map(|guest| guest.check().err())
+    {
+        result = Err(ended.into());
+    }
     // First the affinities and KSM's settings, while the guests still are there to be set back.
     let undone = host.undo();
     drop(guests);
@@ -163,7 +188,8 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn say(&mut self, text: &str) {
-        (self.progress)(Step { text, done: 0, of: self.config.warm_up_blocks + self.config.repetitions });
+        let of = self.config.warm_up_blocks + self.config.repetitions;
+        (self.progress)(Step { text, done: 0, of, left: None });
     }
 
     fn measure_all(
@@ -202,35 +228,21 @@ impl Run<'_> {
             }
         };
 
-        let base = match &boot {
-            None => None,
-            // Data overwrites free memory that VMs of one system have in common. So the base is what is
-            // still shared when each holds as much data that is nobody else's.
-            Some(_) => {
-                self.say("measuring what the VMs share while they hold different data");
-                for (number, guest) in guests.iter_mut().enumerate() {
-                    let data = guest_data(config, number, data_bytes);
-                    guest.load(GuestData { seed: !data.own_seed, ..data })?;
-                }
-                let vms = self.host.find(&processes)?;
-                Some(self.wait_for_base(&vms)?)
-            }
-        };
-
         self.say("loading the data, letting KSM merge it");
-        for (number, guest) in guests.iter_mut().enumerate() {
-            guest.load(guest_data(config, number, data_bytes))?;
-        }
+        let data: Vec<GuestData> =
+            (0..config.guests()).map(|guest| guest_data(config, guest, data_bytes)).collect();
+        guests.iter_mut().zip(&data).try_for_each(|(guest, data)| guest.load(*data))?;
         // Only now: the memory of stand-ins was not there before.
         let vms = self.host.find(&processes)?;
-        let expected = Expected::new(&config.data, data_bytes, base);
+        let expected = Expected::new(&config.data, data_bytes);
         self.host.merge()?;
-        self.wait_until_merged(&vms, &expected)?;
+        self.wait_until_merged(&vms, &data, &expected)?;
         let merging_s = begun.elapsed().as_secs_f64();
         self.host.pause_merging()?;
         // Once more with the scan paused: this is what the plans are made from.
         let matrix = self.host.measure(&vms)?;
-        expected.verify(&matrix).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
+        let shared = self.host.data_shared(&vms, &data)?;
+        expected.verify(&shared).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
         let plans = plans(config, &matrix, &topology)?;
 
         let blocks = if config.is_timed() {
@@ -239,8 +251,10 @@ impl Run<'_> {
                 host: &mut *self.host,
                 guests,
                 vms: &vms,
+                data: &data,
                 plans: &plans,
                 topology: &topology,
+                matrix: &matrix,
                 pace,
                 interrupt: self.interrupt,
             };
@@ -248,7 +262,20 @@ impl Run<'_> {
         } else {
             Vec::new()
         };
-        Ok(Outcome { topology, data_bytes, pace, boot, expected, matrix, merging_s, plans, blocks })
+        let (events, event_notes) = self.host.counted();
+        Ok(Outcome {
+            topology,
+            data_bytes,
+            pace,
+            boot,
+            expected,
+            matrix,
+            merging_s,
+            plans,
+            events,
+            event_notes,
+            blocks,
+        })
     }
 
     /// Waits until what the VMs share no longer grows, and tells it.
@@ -272,11 +299,16 @@ impl Run<'_> {
         }
     }
 
-    fn wait_until_merged(&mut self, vms: &[Vm], expected: &Expected) -> Result<(), RunError> {
+    fn wait_until_merged(
+        &mut self,
+        vms: &[Vm],
+        data: &[GuestData],
+        expected: &Expected,
+    ) -> Result<(), RunError> {
         let begun = Instant::now();
         let limit = Duration::from_secs_f64(self.config.merge_seconds);
         loop {
-            let Err(why) = expected.verify(&self.host.measure(vms)?) else { return Ok(()) };
+            let Err(why) = expected.verify(&self.host.data_shared(vms, data)?) else { return Ok(()) };
             if begun.elapsed() >= limit {
                 return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
             }
@@ -292,21 +324,32 @@ fn measure_blocks(
 ) -> Result<Vec<Block>, RunError> {
     let config = bench.config;
     let all = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
-    bench.host.open_probes(bench.vms);
+    bench.host.watch(bench.vms, bench.topology);
     let mut blocks = Vec::new();
+    let begun = Instant::now();
     for (done, order) in all.iter().enumerate() {
         let measured = done.checked_sub(config.warm_up_blocks).map(|number| number + 1);
         let text = match measured {
             Some(number) => format!("block {number} of {}: {}", config.repetitions, names(order)),
             None => "warming up".to_owned(),
         };
-        progress(Step { text: &text, done, of: all.len() });
+        let left = Some(time_left(config, begun.elapsed(), done, all.len()));
+        progress(Step { text: &text, done, of: all.len(), left });
         let block = bench.block(measured.unwrap_or(0), order, expected)?;
         if measured.is_some() {
             blocks.push(block);
         }
     }
     Ok(blocks)
+}
+
+fn time_left(config: &Config, elapsed: Duration, done: usize, of: usize) -> Duration {
+    let an_arm = config.settle_seconds + config.seconds_per_arm;
+    let a_block = match done {
+        0 => an_arm * config.arms.len() as f64,
+        done => elapsed.as_secs_f64() / done as f64,
+    };
+    Duration::from_secs_f64(a_block * (of - done) as f64)
 }
 
 fn names(order: &[Arm]) -> String {
@@ -368,8 +411,8 @@ fn guest_data(config: &Config, guest: usize, bytes: u64) -> GuestData {
 
 fn plans(config: &Config, matrix: &SharingMatrix, topology: &Topology) -> Result<Vec<(Arm, Plan)>, RunError> {
     let input = PlanInput::new(matrix, topology, &[]);
-    let plans: Vec<(Arm, Plan)> =
-        config.arms.iter().filter_map(|arm| Some((*arm, arm.policy()?.plan(&input)))).collect();
+    let planned = config.arms.iter().filter(|arm| !arm.is_drawn());
+    let plans: Vec<(Arm, Plan)> = planned.map(|arm| (*arm, arm.policy().plan(&input))).collect();
     let within = |wanted| {
         let plan = plans.iter().find(|(arm, _)| *arm == wanted)?;
         plan.1.shared_within

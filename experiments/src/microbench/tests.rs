@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
 use huddle_model::cpuset::CpuSet;
@@ -11,6 +12,11 @@ use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::*;
 use crate::guest::Reading;
+use crate::summary::Summary;
+use crate::{HostWindow, VcpuProbe};
+use huddle_model::availability::Availability;
+use huddle_model::counters::{Counts, GroupReading};
+use huddle_model::rates::CounterDelta;
 use huddle_model::stats::Estimate;
 
 /// What the fake host and its guests know of each other.
@@ -29,9 +35,13 @@ type Shared = Rc<RefCell<World>>;
 struct FakeHost {
     world: Shared,
     domains: u32,
-    /// From which measurement to which the data is merged.
+    /// From which look at the data to which it is merged.
     merged: std::ops::Range<usize>,
+    /// The look that fails; 0 for none.
+    fails_at: usize,
     undo_fails: bool,
+    has_pmu: bool,
+    watched: usize,
 }
 
 impl Host for FakeHost {
@@ -66,9 +76,7 @@ impl Host for FakeHost {
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
-        let mut world = self.world.borrow_mut();
-        world.measurements += 1;
-        let merged = self.merged.contains(&world.measurements);
+        let merged = self.is_merged();
         let memory = MemoryUse { frames_used: 448, ..MemoryUse::default() };
         let rows = vms
             .iter()
@@ -79,6 +87,16 @@ impl Host for FakeHost {
         Ok(SharingMatrix::measured(Method::Merged, rows, &frames, 1.0, 1.0))
     }
 
+    fn data_shared(&mut self, _: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
+        self.world.borrow_mut().measurements += 1;
+        if self.world.borrow().measurements == self.fails_at {
+            return Err(HostFailure::Failed("cannot read /proc/100/mem".into()));
+        }
+        let pages = if self.is_merged() { data[0].kib / 4 } else { 0 };
+        let shared = |i: usize, j: usize| if data[i].seed == data[j].seed { pages } else { 0 };
+        Ok((0..data.len()).map(|i| (0..data.len()).map(|j| shared(i, j)).collect()).collect())
+    }
+
     fn place(&mut self, _: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
         let mut world = self.world.borrow_mut();
         world.log.push(format!("place {}", plan.policy));
@@ -86,10 +104,34 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn open_probes(&mut self, _: &[Vm]) {}
+    fn watch(&mut self, vms: &[Vm], _: &Topology) {
+        self.watched = vms.len();
+    }
 
-    fn read_probes(&mut self) -> Vec<crate::VcpuProbe> {
-        Vec::new()
+    fn window(&mut self) -> HostWindow {
+        let world = self.world.borrow();
+        let opposed = world.log.last().is_some_and(|entry| entry == "place opposed");
+        // The second VM misses twice as often as the first, and all of them more when opposed.
+        let vcpu = |vm: usize| {
+            let reading = |end_ns: u64, misses: u64| GroupReading {
+                begin_ns: end_ns - 1,
+                end_ns,
+                time_enabled_ns: end_ns,
+                time_running_ns: end_ns,
+                counts: Counts { llc_misses: Some(misses), ..Counts::default() },
+            };
+            let misses = if opposed { 500 } else { 100 } * (vm as u64 + 1);
+            VcpuProbe {
+                counters: CounterDelta::between(&reading(10, 0), &reading(20, misses)),
+                ..VcpuProbe::unavailable("a fake host")
+            }
+        };
+        let vcpus = if self.has_pmu { (0..self.watched).map(vcpu).collect() } else { Vec::new() };
+        HostWindow { vcpus, ..HostWindow::default() }
+    }
+
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>) {
+        (Vec::new(), Vec::new())
     }
 
     fn merge(&mut self) -> Result<(), HostFailure> {
@@ -107,6 +149,12 @@ impl Host for FakeHost {
         let living = world.living_guests;
         world.log.push(format!("undo with {living} guests"));
         if self.undo_fails { Err(HostFailure::Failed("the journal is gone".into())) } else { Ok(()) }
+    }
+}
+
+impl FakeHost {
+    fn is_merged(&self) -> bool {
+        self.merged.contains(&self.world.borrow().measurements)
     }
 }
 
@@ -138,17 +186,15 @@ impl Guest for FakeGuest {
         Ok(())
     }
 
+    fn check(&mut self) -> Result<(), GuestError> {
+        if self.dies_at_reading == Some(0) { Err(self.ended("anything")) } else { Ok(()) }
+    }
+
     fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
         let mut world = self.world.borrow_mut();
         world.readings += 1;
         if self.dies_at_reading.is_some_and(|at| world.readings >= at) {
-            return Err(GuestError::Ended {
-                name: self.name.clone(),
-                pid: 100,
-                asked: "read",
-                status: "killed".into(),
-                console: String::new(),
-            });
+            return Err(self.ended("read"));
         }
         if self.starves_at_reading == Some(world.readings) {
             return Ok(vec![self.now]);
@@ -171,6 +217,18 @@ impl Guest for FakeGuest {
     }
 }
 
+impl FakeGuest {
+    fn ended(&self, asked: &'static str) -> GuestError {
+        GuestError::Ended {
+            name: self.name.clone(),
+            pid: 100,
+            asked,
+            status: "killed".into(),
+            console: String::new(),
+        }
+    }
+}
+
 impl Drop for FakeGuest {
     fn drop(&mut self) {
         self.world.borrow_mut().living_guests -= 1;
@@ -187,7 +245,15 @@ struct Setup {
 
 fn setup() -> Setup {
     Setup {
-        host: FakeHost { world: Shared::default(), domains: 2, merged: 2..usize::MAX, undo_fails: false },
+        host: FakeHost {
+            world: Shared::default(),
+            domains: 2,
+            merged: 2..usize::MAX,
+            fails_at: 0,
+            undo_fails: false,
+            has_pmu: false,
+            watched: 0,
+        },
         config: Config {
             seconds_per_arm: 1e-9,
             settle_seconds: 0.0,
@@ -267,7 +333,7 @@ fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
 #[test]
 fn a_block_in_which_merging_did_not_hold_is_invalid() {
     let mut setup = setup();
-    // Measurement 1: not yet; 2: merged; 3: for the plans; 4: after the warm-up; 5, 6: blocks 1 and 2.
+    // Look 1: not yet; 2: merged; 3: before the plans; 4: after the warm-up; 5, 6: blocks 1 and 2.
     setup.host.merged = 2..7;
     let outcome = setup.run().unwrap();
     let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
@@ -294,7 +360,9 @@ fn data_that_never_merges_is_an_error_that_names_the_pair() {
     setup.host.merged = 0..0;
     let error = setup.run().unwrap_err();
     assert!(matches!(error, RunError::NotMerged { .. }), "{error}");
-    assert!(error.to_string().contains("vm1 and vm2 hold the same 384 pages of data and share 0 frames"));
+    assert!(
+        error.to_string().contains("vm1 and vm2 hold the same 384 pages of data and 0 of them are merged")
+    );
     assert_eq!(setup.log(), ["merge", "undo with 4 guests"]);
     assert_eq!(setup.living_guests(), 0);
 }
@@ -324,6 +392,19 @@ fn a_guest_that_dies_midway_ends_the_run_and_all_is_undone() {
     assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
     assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
     assert_eq!(setup.living_guests(), 0);
+}
+
+#[test]
+fn where_the_host_fails_because_a_guest_has_died_it_is_the_guest_that_is_named() {
+    let mut setup = setup();
+    setup.host.fails_at = 1;
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::Host(HostFailure::Failed(_))), "{error}");
+    let mut setup = self::setup();
+    (setup.host.fails_at, setup.dies_at_reading) = (1, Some(0));
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
+    assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
 }
 
 #[test]
@@ -376,12 +457,53 @@ fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
         // Placed as recommended, but its guests have nothing in common to read.
         assert_eq!(rate(Arm::NotMerged), 4000.0);
         let sample = block.sample(Arm::Random).unwrap();
-        let domains: Vec<u32> = sample.placement.iter().map(|placed| placed.domain.0).collect();
+        let plan = sample.plan.as_ref().unwrap();
+        assert_eq!(plan.policy.name(), "random");
+        let together = plan.domain_of("vm1", 0) == plan.domain_of("vm2", 0);
+        assert_eq!(plan.shared_within, Some(if together { 768 } else { 0 }));
+        let domains: Vec<u32> = plan.placement.iter().map(|placed| placed.domain.0).collect();
         assert_eq!(domains.iter().filter(|domain| **domain == 0).count(), 2, "as many on each");
         lots.insert(domains);
     }
     assert!(lots.len() > 1, "each block has its own lot: {lots:?}");
     let again = setup.run().unwrap();
-    let lot = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().placement.clone();
+    let lot = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().plan.clone();
     assert_eq!(lot(&again), lot(&outcome), "equal seeds give equal lots");
+}
+
+#[test]
+fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
+    let summary = |has_pmu| {
+        let mut setup = setup();
+        setup.host.has_pmu = has_pmu;
+        let outcome = setup.run().unwrap();
+        let environment = crate::environment::Environment::read(&huddle_collector::host::HostRoot::at(
+            Path::new("/nonexistent"),
+        ));
+        Summary::of_microbench(&setup.config, outcome, environment, Vec::new(), None, String::new(), 1.0)
+    };
+    let with = summary(true);
+    let misses = with.llc_misses.value().unwrap();
+    let per_read = |figures: &BTreeMap<&str, crate::summary::ArmFigure>, arm| figures[arm].estimate.median;
+    // 100 + 200 + 300 + 400 misses in 4 * 2000 reads; opposed five times as many in half the reads.
+    assert_eq!((per_read(misses, "recommended"), per_read(misses, "opposed")), (0.125, 1.25));
+    let second = &with.vcpus[1];
+    assert_eq!((second.vm.as_str(), second.vcpu, with.vcpus.len()), ("vm2", 0, 4));
+    let second = second.llc_misses.value().unwrap();
+    assert_eq!((per_read(second, "recommended"), per_read(second, "opposed")), (0.1, 1.0));
+    let text = crate::report::text(&with);
+    assert!(text.contains("0.1250") && text.contains("misses/read"), "{text}");
+
+    let without = summary(false);
+    assert!(matches!(without.llc_misses, Availability::Unavailable(_)), "never 0");
+    assert!(without.vcpus.iter().all(|vcpu| vcpu.llc_misses.value().is_none()));
+    assert!(!crate::report::text(&without).contains("misses/read  "), "no row without a counter");
+}
+
+#[test]
+fn the_time_left_is_as_long_as_the_blocks_before_it() {
+    let config = Config { seconds_per_arm: 1.5, settle_seconds: 0.5, ..Config::default() };
+    assert_eq!(time_left(&config, Duration::ZERO, 0, 10), Duration::from_secs(40));
+    assert_eq!(time_left(&config, Duration::from_secs(30), 5, 10), Duration::from_secs(30));
+    assert_eq!(time_left(&config, Duration::from_secs(30), 10, 10), Duration::ZERO);
 }

@@ -25,6 +25,7 @@ mod paper;
 mod search;
 mod sharing;
 mod simple;
+mod what_if;
 
 use std::collections::BTreeSet;
 
@@ -38,6 +39,7 @@ use board::Board;
 pub use exact::{Exact, exact};
 pub use instance::{Bins, Instance};
 pub use search::search;
+pub use what_if::{WhatIf, what_if};
 
 /// What a policy may know of one VM, beside the matrix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,3 +8,4 @@ pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod top;
 pub(crate) mod vms;
+mod what_if;

@@ -7,6 +7,7 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 
+use super::what_if;
 use crate::cli::args::{Common, Format, PlanArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -14,6 +15,9 @@ use crate::cli::table::{bytes, print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
+    if let Some(dir) = &args.replay {
+        return what_if::run(common.format, context.policy, dir, args.at);
+    }
     let topology = match &args.topology {
         Some(path) => read(path, "topology", Topology::from_json)?,
         None => context.topology()?,

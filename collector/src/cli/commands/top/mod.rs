@@ -3,17 +3,20 @@
 mod attached;
 mod dry_run;
 mod live;
+mod replay;
 mod screen;
 
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use huddle_collector::attach::{SOCKET_FILE, Viewer};
+use huddle_collector::replay::Recording;
 use huddle_model::command::LoopCommand;
 use huddle_tui::Action;
 
 use self::attached::Attached;
 use self::live::Live;
+use self::replay::Replayed;
 use self::screen::Screen;
 use crate::cli::args::{Common, Format, TopArgs};
 use crate::cli::context::Context;
@@ -28,9 +31,10 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
         )));
     }
     let context = Context::new(common)?;
-    match &args.attach {
-        Some(socket) => attached(&context, socket.as_deref(), args, log),
-        None => live(&context, args, log),
+    match (&args.attach, &args.replay) {
+        (Some(socket), _) => attached(&context, socket.as_deref(), args, log),
+        (None, Some(dir)) => replayed(&context, dir, args, log),
+        (None, None) => live(&context, args, log),
     }
 }
 
@@ -81,6 +85,26 @@ fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log)
         let signalled = looping::stop_signal()?;
         tokio::select! {
             ended = screen.show(Attached::new(socket, viewer)) => ended,
+            () = signalled => Ok(()),
+        }
+    });
+    drop(held);
+    end
+}
+
+/// Shows a recording; nothing of the host is looked at.
+fn replayed(context: &Context, dir: &Path, args: &TopArgs, log: &Log) -> Result<(), Failure> {
+    let recording = Recording::open(dir).map_err(Failure::failed)?;
+    for warning in recording.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let screen = Screen::enter(&context.config.top, args.ascii)?;
+    let held = log.hold();
+    let runtime = looping::runtime()?;
+    let end = runtime.block_on(async {
+        let signalled = looping::stop_signal()?;
+        tokio::select! {
+            ended = screen.show(Replayed::new(recording)) => ended,
             () = signalled => Ok(()),
         }
     });

@@ -1,0 +1,108 @@
+//! What the screen shows of a recording.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use huddle_collector::replay::Recording;
+use huddle_tui::{Action, Deed, Replay, Source, Speed};
+use tokio::time::Instant;
+
+use super::screen::{Feed, News};
+
+/// A recording and where it stands.
+pub(super) struct Replayed {
+    recording: Recording,
+    at: Replay,
+    /// When the next snapshot is to be shown, while it goes on by itself.
+    due: Option<Instant>,
+    /// What is to be told before anything else.
+    first: VecDeque<News>,
+}
+
+impl Replayed {
+    /// Shows the first snapshot, and goes on from there.
+    pub(super) fn new(recording: Recording) -> Self {
+        let at = Replay {
+            name: recording.name().to_owned(),
+            position: 0,
+            length: recording.len(),
+            span_unix_us: recording.span_unix_us(),
+            is_playing: true,
+            speed: Speed::ONE,
+        };
+        let mut replayed = Self { recording, at, due: None, first: VecDeque::new() };
+        replayed.show(0);
+        replayed
+    }
+
+    fn show(&mut self, position: usize) {
+        self.at.position = position;
+        self.schedule();
+        // Histories begin anew where time goes back, which the source's position tells first.
+        self.first.push_back(News::Source(Source::Replay(self.at.clone())));
+        self.first.push_back(match self.recording.snapshot(position) {
+            Ok(snapshot) => News::Snapshot(snapshot),
+            Err(error) => News::Answer(Err(error.to_string())),
+        });
+    }
+
+    /// Sets when the next snapshot is due; at the end it stands.
+    fn schedule(&mut self) {
+        let next = self.recording.time_unix_us(self.at.position + 1);
+        let now = self.recording.time_unix_us(self.at.position);
+        self.due = None;
+        let (Some(now), Some(next), true) = (now, next, self.at.is_playing) else {
+            self.at.is_playing = false;
+            return;
+        };
+        // A clock that was set back leaves no time between.
+        let between = Duration::from_micros(next.saturating_sub(now)).div_f64(self.at.speed.factor());
+        self.due = Some(Instant::now() + between);
+    }
+}
+
+impl Feed for Replayed {
+    fn refusals(&self) -> Vec<(Deed, String)> {
+        // The screen itself knows that a recording is past.
+        Vec::new()
+    }
+
+    async fn next(&mut self) -> Option<News> {
+        if self.first.is_empty() {
+            match self.due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+            self.show(self.at.position + 1);
+        }
+        self.first.pop_front()
+    }
+
+    async fn act(&mut self, action: Action) -> Result<(), String> {
+        match action {
+            Action::Play if self.at.position + 1 == self.at.length => {
+                self.at.is_playing = self.at.length > 1;
+                self.show(0);
+            }
+            Action::Play | Action::Pause => {
+                self.at.is_playing = action == Action::Play;
+                self.schedule();
+                self.first.push_back(News::Source(Source::Replay(self.at.clone())));
+            }
+            Action::SetSpeed(speed) => {
+                self.at.speed = speed;
+                let was_playing = self.at.is_playing;
+                self.schedule();
+                self.at.is_playing = was_playing && self.due.is_some();
+                self.first.push_back(News::Source(Source::Replay(self.at.clone())));
+            }
+            Action::Step => {
+                self.at.is_playing = false;
+                self.show((self.at.position + 1).min(self.at.length - 1));
+            }
+            Action::Seek { position } => self.show(position.min(self.at.length - 1)),
+            _ => {}
+        }
+        Ok(())
+    }
+}

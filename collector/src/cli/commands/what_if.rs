@@ -1,0 +1,181 @@
+//! `huddle plan --replay`: what a policy would have done on a recording.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+use huddle_collector::replay::Recording;
+use huddle_model::availability::Availability;
+use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
+use huddle_model::schema::utc_text;
+use huddle_model::snapshot::Snapshot;
+use serde::Serialize;
+
+use super::plan::print_plan;
+use crate::cli::args::Format;
+use crate::cli::failure::Failure;
+use crate::cli::table::{print, print_json, print_table, right, table};
+
+/// The JSON `huddle/what-if/1`.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    schema: &'static str,
+    recording: &'a str,
+    policy: Policy,
+    rounds: Vec<Round>,
+    warnings: &'a [String],
+}
+
+/// One round, then and as it would have been.
+#[derive(Debug, PartialEq, Serialize)]
+struct Round {
+    round: u64,
+    /// In microseconds since the Unix epoch.
+    begin_unix_us: u64,
+    /// Frames shared by all pairs.
+    shared_total: Option<u64>,
+    /// What was planned then; null where nothing was.
+    recorded: Option<Planned>,
+    /// What the policy makes of it.
+    what_if: Availability<Planned>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Planned {
+    policy: Policy,
+    /// Frames shared by pairs within one domain; null where nothing is placed.
+    shared_within: Option<u64>,
+    /// vCPUs that had to be moved.
+    moves: Option<usize>,
+}
+
+pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>) -> Result<(), Failure> {
+    let mut recording = Recording::open(dir).map_err(Failure::failed)?;
+    for warning in recording.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let positions: Vec<(usize, u64)> = recording.rounds().collect();
+    let mut rounds = Vec::new();
+    let mut before: Option<Plan> = None;
+    for (position, number) in positions {
+        let snapshot = recording.snapshot(position).map_err(Failure::failed)?;
+        let outcome = what_if(policy, &snapshot, before.as_ref());
+        if only == Some(number) {
+            return one(format, outcome);
+        }
+        rounds.push(round(&snapshot, &outcome));
+        // A round that tells nothing leaves the placement as it was.
+        before = outcome.value().map(|what_if| what_if.plan.clone()).or(before);
+    }
+    if let Some(number) = only {
+        let (first, last) =
+            (rounds.first().map_or(0, |round| round.round), rounds.last().map_or(0, |round| round.round));
+        return Err(Failure::failed(anyhow!(
+            "{} holds no round {number}; its rounds are {first} to {last}",
+            dir.display()
+        )));
+    }
+    match format {
+        Format::Json => print_json(&Answer {
+            schema: "huddle/what-if/1",
+            recording: recording.name(),
+            policy,
+            rounds,
+            warnings: recording.warnings(),
+        }),
+        Format::Table => show(policy, &rounds),
+    }
+}
+
+fn one(format: Format, outcome: Availability<WhatIf>) -> Result<(), Failure> {
+    match outcome {
+        Availability::Unavailable(reason) => {
+            Err(Failure::failed(anyhow!("no plan for that round: {reason}")))
+        }
+        Availability::Available(WhatIf { plan, .. }) if format == Format::Json => print_json(&plan),
+        Availability::Available(WhatIf { plan, .. }) => print_plan(&plan),
+    }
+}
+
+fn round(snapshot: &Snapshot, outcome: &Availability<WhatIf>) -> Round {
+    let recorded = snapshot.plan.value().map(|plan| Planned {
+        policy: plan.policy,
+        shared_within: plan.shared_within,
+        moves: snapshot.pinned.value().map(|pinned| pinned.changed as usize),
+    });
+    let what_if = outcome.as_ref().map(|outcome| Planned {
+        policy: outcome.plan.policy,
+        shared_within: outcome.plan.shared_within,
+        moves: Some(outcome.moves),
+    });
+    Round {
+        round: snapshot.round,
+        begin_unix_us: snapshot.begin_unix_us,
+        shared_total: outcome
+            .value()
+            .and_then(|outcome| outcome.plan.shared_total)
+            .or_else(|| snapshot.plan.value()?.shared_total),
+        recorded,
+        what_if,
+    }
+}
+
+/// A line for each run of rounds that are alike, and the sums.
+fn show(policy: Policy, rounds: &[Round]) -> Result<(), Failure> {
+    let mut lines =
+        table(&["rounds", "from (UTC)", "shared", "then", "within", "moves", "what if", "within", "moves"]);
+    right(&mut lines, [2, 4, 5, 7, 8]);
+    for alike in rounds.chunk_by(are_alike) {
+        let (first, last) = (&alike[0], &alike[alike.len() - 1]);
+        let numbers = match first.round == last.round {
+            true => first.round.to_string(),
+            false => format!("{}-{}", first.round, last.round),
+        };
+        let text = |number: Option<u64>| number.map_or_else(|| "n/a".to_owned(), |number| number.to_string());
+        let moves = |planned: Option<&Planned>| {
+            text(planned.and_then(|planned| planned.moves).map(|moves| moves as u64))
+        };
+        let then = first.recorded.as_ref();
+        let what_if = first.what_if.value();
+        lines.add_row([
+            numbers,
+            utc_text(i64::try_from(first.begin_unix_us).unwrap_or(i64::MAX)),
+            text(first.shared_total),
+            then.map_or_else(|| "n/a".to_owned(), |then| then.policy.to_string()),
+            text(then.and_then(|then| then.shared_within)),
+            moves(then),
+            match &first.what_if {
+                Availability::Available(planned) => planned.policy.to_string(),
+                Availability::Unavailable(reason) => format!("n/a: {reason}"),
+            },
+            text(what_if.and_then(|planned| planned.shared_within)),
+            moves(what_if),
+        ]);
+    }
+    print_table(&lines)?;
+    print("")?;
+    let part = |of: &dyn Fn(&Round) -> Option<u64>| {
+        let sums = rounds.iter().filter_map(|round| Some((of(round)?, round.shared_total?)));
+        let (within, total) = sums.fold((0u64, 0u64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        match total {
+            0 => "n/a".to_owned(),
+            total => format!("{:.1} %", 100.0 * within as f64 / total as f64),
+        }
+    };
+    let then = part(&|round| round.recorded.as_ref()?.shared_within);
+    let what_if = part(&|round| round.what_if.value()?.shared_within);
+    let moves: usize = rounds.iter().filter_map(|round| round.what_if.value()?.moves).sum();
+    print(format!(
+        "{} rounds; of all shared frames within domains: {then} then, {what_if} by policy {policy}, which moves {moves} vCPUs",
+        rounds.len()
+    ))
+}
+
+/// Whether two rounds that follow one another may stand on one line.
+fn are_alike(one: &Round, other: &Round) -> bool {
+    let still = |planned: Option<&Planned>| {
+        planned.is_none_or(|planned| planned.moves.is_none_or(|moves| moves == 0))
+    };
+    (&one.shared_total, &one.recorded, &one.what_if) == (&other.shared_total, &other.recorded, &other.what_if)
+        && still(other.recorded.as_ref())
+        && still(other.what_if.value())
+}

@@ -1,0 +1,55 @@
+//! What another policy would have done with what was seen.
+
+use super::{Plan, PlanInput, PlanVm, Policy};
+use crate::availability::Availability;
+use crate::snapshot::Snapshot;
+use crate::topology::DomainId;
+
+/// The plan of a policy for a past round, beside what was planned then.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WhatIf {
+    /// The plan of the policy.
+    pub plan: Plan,
+    /// vCPUs that it would have moved from one domain to another, or bound to one at all, had its own
+    /// plan of the round before been in force.
+    pub moves: usize,
+}
+
+/// What `policy` makes of the matrix and the topology of `snapshot`. `before` is its plan of the round
+/// before; without one VMs are where they were found.
+pub fn what_if(policy: Policy, snapshot: &Snapshot, before: Option<&Plan>) -> Availability<WhatIf> {
+    let (matrix, topology) = match (&snapshot.matrix, &snapshot.topology) {
+        (Availability::Available(matrix), Availability::Available(topology)) => (matrix, topology),
+        (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
+            return Availability::Unavailable(reason.clone());
+        }
+    };
+    let place_before =
+        |name: &str, vcpu: u32| -> Option<DomainId> { Some(before?.domain_of(name, vcpu)?.id) };
+    // In the order of the matrix: a VM of it that was not described has no limits and no known place.
+    let limits: Vec<PlanVm> = matrix
+        .vms()
+        .iter()
+        .map(|measured| {
+            let Some(vm) = snapshot.vms.iter().find(|vm| vm.name == measured.name) else {
+                return PlanVm::default();
+            };
+            let mut limits = PlanVm::of(vm, topology);
+            if before.is_some() {
+                limits.current = vm.vcpus.iter().map(|vcpu| place_before(&vm.name, vcpu.index)).collect();
+            }
+            limits
+        })
+        .collect();
+    let plan = policy.plan(&PlanInput::new(matrix, topology, &limits));
+    let place_now = |name: &str, vcpu: u32| {
+        let at = matrix.vms().iter().position(|vm| vm.name == name)?;
+        limits[at].current.get(vcpu as usize).copied().flatten()
+    };
+    let moves = plan
+        .placement
+        .iter()
+        .filter(|placed| place_now(&placed.vm, placed.vcpu) != Some(placed.domain))
+        .count();
+    Availability::Available(WhatIf { plan, moves })
+}
