@@ -66,7 +66,7 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
 }
 
 /// Installs the userland of the second flavour of VMs, where it is missing and this is root on Debian.
-fn busybox() -> anyhow::Result<()> {
+pub(crate) fn busybox() -> anyhow::Result<()> {
     let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
     let is_met = std::path::Path::new("/bin/busybox").exists();
     if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {

@@ -53,7 +53,8 @@ fn whatever_happens_to_the_host_ends_a_trial_cleanly() {
         (Happening::Silence(true), Happening::Silence(false), "cannot be measured"),
         (Happening::Ksm(0), Happening::Ksm(1), "KSM was switched off"),
         (Happening::Load(99.0), Happening::Load(1.0), "runnable tasks"),
-        (Happening::Regroup, Happening::Regroup, "changed during"),
+        // What was proposed is the wrong placement from then on: the next pass tells, or the guard before it.
+        (Happening::Regroup, Happening::Regroup, "changed during|worse, beyond the limit"),
     ];
     for (begin, end, word) in happenings {
         let mut world = World::new(WorldSettings { pass_s: 15, noise: 0.3, ..WorldSettings::default() });
@@ -63,7 +64,7 @@ fn whatever_happens_to_the_host_ends_a_trial_cleanly() {
         world.happen(begin);
         let decision = world.until_decision(100).unwrap_or_else(|| panic!("{begin:?}: no decision"));
         assert_eq!(decision.outcome, Outcome::Aborted, "{begin:?}: {decision}");
-        assert!(decision.reason.contains(word), "{begin:?}: {decision}");
+        assert!(word.split('|').any(|word| decision.reason.contains(word)), "{begin:?}: {decision}");
         // Nothing was kept: all are where they were.
         assert!(world.machine().wanted().is_empty(), "{begin:?}");
         // And the loop goes on when things are as before.

@@ -3,7 +3,7 @@
 //! Items in descending order of all they could gain go to each bin in turn. Bound: what is placed, and for
 //! each open item the most it can gain with placed ones in one bin that it may go to, and half of what it
 //! could gain with other open ones. Bins that are empty and alike are tried once. The search begins from
-//! what [`search`](super::search) found, so that it only has to prove or to improve.
+//! what [`search`](mod@super::search) found, so that it only has to prove or to improve.
 
 use super::instance::{Bins, Instance};
 use super::search::search;
