@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
@@ -112,10 +113,7 @@ impl Engine {
 
         let plan = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
-                let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
-                let counted = weighted.as_ref().unwrap_or(matrix);
-                Availability::Available(self.policy.plan(&PlanInput::new(counted, topology, &limits)))
+                Availability::Available(self.planned(&vms, matrix, topology))
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
@@ -206,6 +204,14 @@ impl Engine {
         Some(snapshot)
     }
 
+    /// What the policy makes of what was measured.
+    fn planned(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
+        let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
+        let counted = weighted.as_ref().unwrap_or(matrix);
+        self.policy.plan(&PlanInput::new(counted, topology, &limits))
+    }
+
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are
     /// watched.
     fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation> {
@@ -245,8 +251,12 @@ impl Engine {
 
     fn comparison(&mut self) -> Availability<Comparison> {
         match &mut self.trying {
-            Some(_) if !self.apply => Availability::Unavailable(format!("nothing is tried: {DRY_RUN}")),
-            Some(trying) => Availability::Available(trying.comparison()),
+            // What was decided earlier stays told.
+            Some(trying) if !self.apply => match trying.comparison(Some(DRY_RUN)) {
+                comparison if comparison.decisions.is_empty() => Availability::Unavailable(comparison.phase),
+                comparison => Availability::Available(comparison),
+            },
+            Some(trying) => Availability::Available(trying.comparison(None)),
             None => Availability::Unavailable("placements are not tried against each other (--trial)".into()),
         }
     }
@@ -317,3 +327,5 @@ type Events = Vec<(EventKind, Option<String>, String)>;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trying_tests;

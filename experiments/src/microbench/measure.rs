@@ -225,6 +225,7 @@ fn drawn(vms: &[Vm], topology: &Topology, seed: u64, block: usize) -> Plan {
         placement,
         shared_within: None,
         shared_total: None,
+        expected: None,
         reasons: vec![format!("placed by lot, for block {block} of seed {seed}")],
     }
 }
