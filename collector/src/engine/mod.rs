@@ -20,7 +20,7 @@ use std::time::Duration;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
-use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Comparison, HostReading, Moment};
@@ -59,6 +59,8 @@ pub struct Engine {
     pub clock: Box<dyn Clock + Send>,
     /// How VMs are placed.
     pub policy: Policy,
+    /// What every plan has to keep to.
+    pub limits: PlanLimits,
     /// Tries what the policy proposes; `None` to pin it at once.
     pub trying: Option<Trying>,
     /// What earlier rounds saw.
@@ -206,10 +208,12 @@ impl Engine {
 
     /// What the policy makes of what was measured.
     fn planned(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
-        let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        let apart = self.limits.pairs_apart(matrix);
+        let places: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
         let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
         let counted = weighted.as_ref().unwrap_or(matrix);
-        self.policy.plan(&PlanInput::new(counted, topology, &limits))
+        let input = PlanInput::new(counted, topology, &places);
+        self.policy.plan(&input.apart(&apart).vcpus_per_cpu(self.limits.vcpus_per_cpu))
     }
 
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are

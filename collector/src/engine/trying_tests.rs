@@ -204,6 +204,7 @@ fn trying() -> (Engine, Pinned) {
         apply: true,
         clock: Box::new(seconds),
         policy: Policy::Sharing,
+        limits: PlanLimits::default(),
         trying: Some(Trying::new(Objective::Reported, TrialSettings::default(), Duration::ZERO)),
         memory: Memory::default(),
     };
@@ -333,4 +334,21 @@ fn a_vm_with_another_number_of_vcpus_ends_the_trial() {
     );
     assert_eq!(pinned.now(), "nothing", "all are where they were");
     assert_eq!(next_decision(&mut engine).outcome, Outcome::Kept, "and it is tried with what there is now");
+}
+
+#[test]
+fn what_is_to_be_kept_apart_is_not_tried_together() {
+    let (mut engine, pinned) = trying();
+    engine.limits.apart = vec![vec!["a".into(), "c".into()], vec!["b".into(), "d".into()]];
+    let (snapshot, _) = engine.command(&LoopCommand::SetPolicy(Policy::Sharing)).unwrap();
+    let plan = snapshot.plan.value().unwrap();
+    for (one, other) in [("a", "c"), ("b", "d")] {
+        assert_ne!(plan.domain_of(one, 0).unwrap().id, plan.domain_of(other, 0).unwrap().id);
+    }
+    let changes = pinned.changes();
+    for _ in 0..5 {
+        engine.round();
+        engine.observe();
+    }
+    assert_eq!((pinned.now(), pinned.changes()), ("nothing".into(), changes));
 }

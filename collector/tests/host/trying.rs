@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parquet::record::{Field, Row};
 
 use crate::ksm::Ksm;
 use crate::reader::Reader;
-use crate::trial;
+use crate::{recording, trial};
 
 /// Longer than passes and two whole trials take.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -38,6 +39,76 @@ struct Ran {
     after: Vec<Option<usize>>,
     /// Lines of decisions.
     decisions: Vec<String>,
+    /// What was recorded.
+    recorded: Recorded,
+}
+
+/// What a recording of the run holds of it.
+struct Recorded {
+    /// Expected and observed change in per mille, the ends of its interval, blocks; one row a decision.
+    changes: Vec<[Option<i64>; 5]>,
+    /// Proposal, outcome and reason of each.
+    words: Vec<[String; 3]>,
+    /// Reads a second of all readers together: before the first trial, and after the last decision.
+    rates: [Option<f64>; 2],
+}
+
+impl Recorded {
+    fn read(dir: &Path) -> Self {
+        let trials = dir.join("trials");
+        let rows = recording::rows(&trials);
+        let per_mille = |row: &Row, name: &str| number(row, name).map(|value| (value * 1e3).round() as i64);
+        let changes = rows.iter().map(|row| {
+            let [expected, observed, low, high] =
+                ["expected_change", "observed_change", "observed_low", "observed_high"]
+                    .map(|name| per_mille(row, name));
+            [expected, observed, low, high, number(row, "blocks").map(|blocks| blocks as i64)]
+        });
+        let words = rows.iter().map(|row| ["proposal", "outcome", "reason"].map(|name| text(row, name)));
+        let (changes, words) = (changes.collect(), words.collect());
+        let reports = recording::rows(&dir.join("reported"));
+        let in_trial = |row: &&Row| number(row, "block").is_some();
+        let first =
+            reports.iter().filter(in_trial).filter_map(|row| number(row, "begin_us")).reduce(f64::min);
+        let last = rows.iter().filter_map(|row| number(row, "begin_us")).reduce(f64::max);
+        let outside = |holds: &dyn Fn(f64, f64) -> bool| {
+            let mut windows = std::collections::BTreeMap::new();
+            for row in &reports {
+                let (Some(begin), Some(end)) = (number(row, "begin_us"), number(row, "end_us")) else {
+                    continue;
+                };
+                if holds(begin, end) {
+                    let window = windows.entry(begin as u64).or_insert((0.0, end - begin));
+                    window.0 += number(row, "operations").unwrap_or(0.0);
+                }
+            }
+            let (reads, us) = windows.values().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            (us > 0.0).then(|| reads / us * 1e6)
+        };
+        let before = first.and_then(|first| outside(&|_, end| end <= first));
+        // The first window after a switch warms the caches.
+        let after = last.and_then(|last| outside(&|begin, _| begin >= last + 500_000.0));
+        Self { changes, words, rates: [before, after] }
+    }
+}
+
+fn number(row: &Row, name: &str) -> Option<f64> {
+    match recording::field(row, name) {
+        Field::Null => None,
+        Field::Int(value) => Some(f64::from(*value)),
+        Field::UInt(value) => Some(f64::from(*value)),
+        Field::Long(value) => Some(*value as f64),
+        Field::ULong(value) => Some(*value as f64),
+        Field::Double(value) => Some(*value),
+        other => panic!("{name} holds {other}"),
+    }
+}
+
+fn text(row: &Row, name: &str) -> String {
+    match recording::field(row, name) {
+        Field::Str(text) => text.clone(),
+        other => panic!("{name} holds {other}"),
+    }
 }
 
 /// Runs the loop over four readers, each of a seed of data, on a CPU, with so many writes a second, until
@@ -71,6 +142,8 @@ fn run(readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
         "1",
     ]);
     huddle.arg("--report-socket").arg(&socket).arg("--config").arg(&config);
+    let record = dir.path().join("recording");
+    huddle.arg("--record").arg(&record);
     for reader in &readers {
         huddle.args(["--vm", &format!("{}={}", reader.name, reader.pid())]);
     }
@@ -93,14 +166,25 @@ fn run(readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
             break;
         }
     }
-    std::thread::sleep(Duration::from_millis(500));
+    // Some windows of what was decided.
+    std::thread::sleep(if wanted == "kept: " { Duration::from_secs(6) } else { Duration::from_millis(500) });
     let during = readers.iter().map(Reader::cpu).collect();
     kill(pid, Signal::SIGINT).unwrap();
     assert!(huddle.wait().unwrap().success(), "{lines:#?}");
     assert!(!Path::new(&socket).exists(), "the socket goes with the loop");
     let after = readers.iter().map(Reader::cpu).collect();
     assert!(!decisions.is_empty(), "{lines:#?}");
-    Ran { during, after, decisions }
+    let recorded = Recorded::read(&record);
+    // Each line of a decision is one row, and nothing else is.
+    for line in &decisions {
+        let as_line = |[_, outcome, reason]: &&[String; 3]| {
+            line.contains(&format!("{}: ", outcome.replace('_', " "))) && line.ends_with(reason.as_str())
+        };
+        let rows = recorded.words.iter().filter(as_line).count();
+        let lines = decisions.iter().filter(|other| *other == line).count();
+        assert_eq!(rows, lines, "{line}: {:?}", recorded.words);
+    }
+    Ran { during, after, decisions, recorded }
 }
 
 fn opposed() {
@@ -111,6 +195,18 @@ fn opposed() {
     assert_eq!(ran.during[2], ran.during[3]);
     assert_ne!(ran.during[0], ran.during[2]);
     assert_eq!(ran.after, [Some(0), Some(1), Some(0), Some(1)], "all is as it was");
+    let kept = ran.recorded.words.iter().position(|[_, outcome, _]| outcome == "kept").unwrap();
+    let [proposal, _, reason] = &ran.recorded.words[kept];
+    assert!(proposal.starts_with("policy paper moves 2 vCPUs"), "{proposal}");
+    assert!(reason.starts_with("better by more than is asked for"), "{reason}");
+    let [Some(expected), Some(observed), Some(low), Some(high), Some(blocks)] = ran.recorded.changes[kept]
+    else {
+        panic!("{:?}", ran.recorded.changes)
+    };
+    assert!(expected > 0 && low > 0 && low <= observed && observed <= high, "{:?}", ran.recorded.changes);
+    assert!((8..=20).contains(&blocks), "{blocks}");
+    let [before, after] = ran.recorded.rates.map(Option::unwrap);
+    println!("reads a second in all: {before:.0} before, {after:.0} after, {:.2} times", after / before);
 }
 
 fn recommended() {

@@ -105,7 +105,7 @@ impl<'a> Board<'a> {
     }
 
     /// Whether a VM that must not share a cache with this one is in the domain.
-    fn meets_enemy(&self, vm: usize, domain: usize) -> bool {
+    pub(super) fn meets_enemy(&self, vm: usize, domain: usize) -> bool {
         self.input.apart.iter().any(|(a, b)| {
             let other = if *a == vm { *b } else { *a };
             (*a == vm || *b == vm) && self.placed[other].contains(&domain)
