@@ -96,6 +96,7 @@ fn plan(domains: &[CacheDomain; 2], placement: &[(&str, u32)]) -> Plan {
         placement: placement.iter().map(placed).collect(),
         shared_within: None,
         shared_total: None,
+        expected: None,
         reasons: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use huddle_collector::observe::perf::{EventChoice, EventError};
 use huddle_model::counters::CounterRole;
-use huddle_model::plan::Policy;
+use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
 use serde::Deserialize;
@@ -29,6 +29,10 @@ use super::failure::Failure;
 /// [[vm]]
 /// name = "database"
 /// process = "postgres"  # the name (comm) of one running process
+///
+/// [plan]                # what every plan has to keep to, see `PlanLimits`
+/// apart = [["web", "database"], ["a", "b", "c"]]  # no two of a group may share a cache
+/// vcpus_per_cpu = 2.0   # most vCPUs on a domain for each of its CPUs
 ///
 /// [sharing]
 /// method = "events"     # or "merged", the default: read all page tables in each round
@@ -65,6 +69,7 @@ pub(crate) struct Config {
     pub(crate) objective: Option<Objective>,
     pub(crate) report_socket: Option<PathBuf>,
     pub(crate) vm: Vec<VmEntry>,
+    pub(crate) plan: PlanLimits,
     pub(crate) sharing: SharingSettings,
     pub(crate) counters: CounterSettings,
     pub(crate) trial: TrialSettings,
@@ -197,6 +202,7 @@ impl Config {
             "[sharing] rescan_rounds is 0, expected 1 or more"
         );
         config.counters.choices().context("[counters]")?;
+        config.plan.check().context("[plan]")?;
         config.trial.check().context("[trial]")?;
         config.top.palette().context("[top]")?;
         config.top.keys().context("[top.keys]")?;
@@ -222,6 +228,9 @@ mod tests {
             [[vm]]
             name = "database"
             process = "postgres"
+            [plan]
+            apart = [["web", "database"]]
+            vcpus_per_cpu = 2.0
             [sharing]
             method = "events"
             rescan_rounds = 3
@@ -244,6 +253,8 @@ mod tests {
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
         assert_eq!((config.sharing.method, config.sharing.rescan_rounds), (LoopMethod::Events, Some(3)));
+        assert_eq!(config.plan.apart, [["web", "database"]]);
+        assert_eq!(config.plan.vcpus_per_cpu, Some(2.0));
         assert!(config.counters.guest_only);
         let choices = config.counters.choices().unwrap();
         assert_eq!(choices.len(), 2);
@@ -264,6 +275,9 @@ mod tests {
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
+            ("[plan]\napart = [[\"a\"]]\n", "two or more different VMs"),
+            ("[plan]\nvcpus_per_cpu = 0.0\n", "expected more than 0"),
+            ("[plan]\napart = [\"a\", \"b\"]\n", "line 2"),
             ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
             ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
             ("[top.keys]\nqiut = [\"q\"]\n", "no command `qiut`"),

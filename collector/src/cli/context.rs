@@ -118,8 +118,11 @@ impl Context {
     }
 
     pub(crate) fn plan(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
-        let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
-        self.policy.plan(&PlanInput::new(matrix, topology, &limits))
+        let limits = &self.config.plan;
+        let apart = limits.pairs_apart(matrix);
+        let vms: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        let input = PlanInput::new(matrix, topology, &vms);
+        self.policy.plan(&input.apart(&apart).vcpus_per_cpu(limits.vcpus_per_cpu))
     }
 
     /// The state directory, made if it is not there.

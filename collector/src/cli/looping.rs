@@ -106,6 +106,7 @@ impl Loop {
             apply: !args.dry_run,
             clock: Box::new(HostClock),
             policy: context.policy,
+            limits: context.config.plan.clone(),
             trying,
             memory: Memory::default(),
         };

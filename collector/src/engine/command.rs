@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
-use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
-use huddle_model::snapshot::{Event, EventKind, Snapshot};
+use huddle_model::plan::{Plan, Policy};
+use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{DRY_RUN, Engine, Events};
@@ -24,55 +24,64 @@ pub type Requests = mpsc::Sender<Request>;
 
 impl Engine {
     /// Does what is wanted with what the last round found, and tells it as a round of its own: a placement
-    /// that changes is a new one in every recording.
+    /// that changes is a new one in every recording. A trial that the wish is against is broken off first,
+    /// and its decision told with it.
     ///
     /// # Errors
-    /// One sentence: what cannot be done and why. Nothing was changed then.
+    /// One sentence: what cannot be done and why. Nothing was changed then, unless the sentence says that
+    /// not everything could be taken back.
     pub fn command(&mut self, command: &LoopCommand) -> Result<(Arc<Snapshot>, String), String> {
         let last = self.memory.last.clone().ok_or("the first round is not done yet")?;
         let begin_unix_us = self.clock.now_unix_us();
-        let mut events = Vec::new();
-        let (said, plan) = match command {
+        match command {
             LoopCommand::Apply => {
                 self.pinner.as_ref().ok_or("this loop was started with --dry-run and cannot pin")?;
                 last.plan.value().ok_or("there is no plan to apply")?;
-                self.apply = true;
-                ("vCPUs are pinned as planned from now on".to_owned(), last.plan.clone())
             }
-            LoopCommand::DryRun => {
-                self.apply = false;
-                ("nothing is pinned from now on; what is pinned stays".to_owned(), last.plan.clone())
+            LoopCommand::Restore => {
+                self.pinner.as_ref().ok_or("this loop was started with --dry-run: nothing to undo")?;
+            }
+            LoopCommand::DryRun | LoopCommand::SetPolicy(_) => {}
+            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
+                return Err("recordings are not the engine's".into());
+            }
+        }
+        // A window holds one placement only, so it ends before anything is changed.
+        let observation = self.window(&last.vms, last.topology.value());
+        let mut events = Vec::new();
+        let (said, plan) = match command {
+            LoopCommand::Apply => {
+                self.apply = true;
+                let said = match self.trying {
+                    Some(_) => "what is planned is tried from the next round on, and stays if it is better",
+                    None => "vCPUs are pinned as planned from now on",
+                };
+                (said.to_owned(), last.plan.clone())
             }
             LoopCommand::SetPolicy(policy) => {
                 self.policy = *policy;
-                (format!("planned by policy {policy} from now on"), plan_anew(&last, *policy))
+                (self.change_policy(*policy), self.plan_anew(&last))
             }
-            LoopCommand::Restore => {
-                let pinner =
-                    self.pinner.as_mut().ok_or("this loop was started with --dry-run: nothing to undo")?;
-                self.apply = false;
-                let report = pinner.undo();
-                events.extend(report.notes.into_iter().map(|note| (EventKind::Note, None, note)));
-                if !report.failures.is_empty() {
-                    return Err(format!("NOT EVERYTHING WAS UNDONE: {}", report.failures.join("; ")));
+            LoopCommand::DryRun => {
+                if self.break_off("a dry run") {
+                    // What was only tried does not stay.
+                    self.pin_as_wanted(&last, &last.plan, &mut events);
                 }
-                (
-                    format!("{} changes were taken back; nothing is pinned from now on", report.restored),
-                    last.plan.clone(),
-                )
+                self.apply = false;
+                ("nothing is pinned from now on; what is pinned stays".to_owned(), last.plan.clone())
             }
+            LoopCommand::Restore => (self.restore(&mut events)?, last.plan.clone()),
             LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
                 return Err("recordings are not the engine's".into());
             }
         };
         events.push((EventKind::Lifecycle, None, format!("asked by a viewer: {said}")));
-        // A window holds one placement only.
-        let observation = self.window(&last.vms, last.topology.value());
         let pinned = if self.apply {
-            self.pin(&last.vms, &plan, &mut events)
+            self.pin_as_wanted(&last, &plan, &mut events)
         } else {
             Availability::Unavailable(DRY_RUN.into())
         };
+        events.extend(self.decisions());
         self.memory.round += 1;
         let end_unix_us = self.clock.now_unix_us();
         let snapshot = Arc::new(Snapshot {
@@ -82,6 +91,7 @@ impl Engine {
             plan,
             pinned,
             observation,
+            comparison: self.comparison(),
             events: at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
             ..Snapshot::clone(&last)
@@ -89,15 +99,73 @@ impl Engine {
         self.memory.last = Some(Arc::clone(&snapshot));
         Ok((snapshot, said))
     }
-}
 
-fn plan_anew(last: &Snapshot, policy: Policy) -> Availability<Plan> {
-    let (Availability::Available(matrix), Availability::Available(topology)) = (&last.matrix, &last.topology)
-    else {
-        return last.plan.clone();
-    };
-    let limits: Vec<PlanVm> = last.vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
-    Availability::Available(policy.plan(&PlanInput::new(matrix, topology, &limits)))
+    /// What is to be pinned until the next round: the plan, or where placements are tried, what was kept of
+    /// those before.
+    fn pin_as_wanted(
+        &mut self,
+        last: &Snapshot,
+        plan: &Availability<Plan>,
+        events: &mut Events,
+    ) -> Availability<PinOutcome> {
+        let wanted = match (&mut self.trying, plan) {
+            (Some(trying), Availability::Available(plan)) => {
+                trying.planned(plan);
+                trying.next_to_pin(true).map(Availability::Available)
+            }
+            _ => None,
+        };
+        self.pin(&last.vms, wanted.as_ref().unwrap_or(plan), events)
+    }
+
+    /// Breaks off a trial; whether placements are tried and pinned at all.
+    fn break_off(&mut self, wish: &str) -> bool {
+        let at = self.moment();
+        let Some(trying) = self.trying.as_mut().filter(|_| self.apply) else { return false };
+        trying.interrupt(at, wish);
+        true
+    }
+
+    fn change_policy(&mut self, policy: Policy) -> String {
+        let (at, wish) = (self.moment(), format!("policy {policy}"));
+        match self.trying.as_mut().filter(|_| self.apply) {
+            Some(trying) if policy == Policy::None => {
+                trying.let_go(at, &wish);
+                "every vCPU is left to the kernel from now on".to_owned()
+            }
+            Some(trying) => {
+                trying.interrupt(at, &wish);
+                format!("planned by policy {policy} from now on, and tried before it stays")
+            }
+            None => format!("planned by policy {policy} from now on"),
+        }
+    }
+
+    /// Takes everything back, and pins nothing more.
+    fn restore(&mut self, events: &mut Events) -> Result<String, String> {
+        let at = self.moment();
+        if let Some(trying) = &mut self.trying {
+            trying.let_go(at, "everything to be taken back");
+            trying.was_undone();
+        }
+        self.apply = false;
+        let report = self.pinner.as_mut().map(|pinner| pinner.undo()).unwrap_or_default();
+        events.extend(report.notes.into_iter().map(|note| (EventKind::Note, None, note)));
+        if !report.failures.is_empty() {
+            return Err(format!("NOT EVERYTHING WAS UNDONE: {}", report.failures.join("; ")));
+        }
+        Ok(format!("{} changes were taken back; nothing is pinned from now on", report.restored))
+    }
+
+    /// The policy that is set now, on what the last round measured.
+    fn plan_anew(&self, last: &Snapshot) -> Availability<Plan> {
+        match (&last.matrix, &last.topology) {
+            (Availability::Available(matrix), Availability::Available(topology)) => {
+                Availability::Available(self.planned(&last.vms, matrix, topology))
+            }
+            _ => last.plan.clone(),
+        }
+    }
 }
 
 /// Events of a moment.

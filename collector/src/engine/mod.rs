@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
-use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Comparison, HostReading, Moment};
@@ -58,6 +59,8 @@ pub struct Engine {
     pub clock: Box<dyn Clock + Send>,
     /// How VMs are placed.
     pub policy: Policy,
+    /// What every plan has to keep to.
+    pub limits: PlanLimits,
     /// Tries what the policy proposes; `None` to pin it at once.
     pub trying: Option<Trying>,
     /// What earlier rounds saw.
@@ -112,10 +115,7 @@ impl Engine {
 
         let plan = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                let limits: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
-                let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
-                let counted = weighted.as_ref().unwrap_or(matrix);
-                Availability::Available(self.policy.plan(&PlanInput::new(counted, topology, &limits)))
+                Availability::Available(self.planned(&vms, matrix, topology))
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
@@ -206,6 +206,16 @@ impl Engine {
         Some(snapshot)
     }
 
+    /// What the policy makes of what was measured.
+    fn planned(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
+        let apart = self.limits.pairs_apart(matrix);
+        let places: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
+        let counted = weighted.as_ref().unwrap_or(matrix);
+        let input = PlanInput::new(counted, topology, &places);
+        self.policy.plan(&input.apart(&apart).vcpus_per_cpu(self.limits.vcpus_per_cpu))
+    }
+
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are
     /// watched.
     fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation> {
@@ -245,8 +255,12 @@ impl Engine {
 
     fn comparison(&mut self) -> Availability<Comparison> {
         match &mut self.trying {
-            Some(_) if !self.apply => Availability::Unavailable(format!("nothing is tried: {DRY_RUN}")),
-            Some(trying) => Availability::Available(trying.comparison()),
+            // What was decided earlier stays told.
+            Some(trying) if !self.apply => match trying.comparison(Some(DRY_RUN)) {
+                comparison if comparison.decisions.is_empty() => Availability::Unavailable(comparison.phase),
+                comparison => Availability::Available(comparison),
+            },
+            Some(trying) => Availability::Available(trying.comparison(None)),
             None => Availability::Unavailable("placements are not tried against each other (--trial)".into()),
         }
     }
@@ -317,3 +331,5 @@ type Events = Vec<(EventKind, Option<String>, String)>;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trying_tests;

@@ -165,6 +165,7 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
         apply: true,
         clock: Box::new(FakeClock),
         policy: Policy::Paper,
+        limits: PlanLimits::default(),
         trying: None,
         memory: Memory::default(),
     }

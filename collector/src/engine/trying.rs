@@ -106,7 +106,27 @@ impl Trying {
         }
         let plan = self.plan.clone()?;
         self.in_force = wanted.clone();
-        Some(Plan { placement: wanted.entries(), shared_within: None, ..plan })
+        Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, ..plan })
+    }
+
+    /// A viewer wants something else than the trial that runs: it is broken off.
+    pub(super) fn interrupt(&mut self, at: Moment, wish: &str) {
+        self.machine.interrupt(at, format!("a viewer asked for {wish}"));
+    }
+
+    /// A viewer wants vCPUs where they were before huddle came.
+    pub(super) fn let_go(&mut self, at: Moment, wish: &str) {
+        self.machine.let_go(at, format!("a viewer asked for {wish}"));
+    }
+
+    /// Nothing of ours is in force any more: somebody took it all back.
+    pub(super) fn was_undone(&mut self) {
+        self.in_force = Assignment::default();
+    }
+
+    /// The plan that placements are made from until the next round.
+    pub(super) fn planned(&mut self, plan: &Plan) {
+        self.plan = Some(plan.clone());
     }
 
     /// Decisions that were not told yet, one line each.
@@ -116,8 +136,12 @@ impl Trying {
         new
     }
 
-    /// What the screen and the recording show.
-    pub(super) fn comparison(&mut self) -> Comparison {
-        self.machine.comparison()
+    /// What the screen and the recording show; `resting` says why nothing is tried now, if so.
+    pub(super) fn comparison(&mut self, resting: Option<&str>) -> Comparison {
+        let comparison = self.machine.comparison();
+        match resting {
+            Some(why) => Comparison { phase: format!("nothing is tried: {why}"), ..comparison },
+            None => comparison,
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod ksm;
 mod reader;
+mod readers_loop;
 #[path = "../support/recording.rs"]
 mod recording;
 mod run;

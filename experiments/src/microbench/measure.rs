@@ -237,6 +237,7 @@ fn drawn(matrix: &SharingMatrix, topology: &Topology, seed: u64, block: usize) -
         placement: placement.collect(),
         shared_within: within.map(|(i, j)| matrix.shared_frames(i, j)).sum(),
         shared_total: matrix.pairs().map(|(i, j)| matrix.shared_frames(i, j)).sum(),
+        expected: None,
         reasons: vec![format!("placed by lot, for block {block} of seed {seed}")],
     }
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{PlanInput, VcpuPlacement};
-use crate::topology::DomainId;
+use crate::topology::{CacheDomain, DomainId};
 
 /// Positions of domains index the vectors; positions of VMs are those of the matrix.
 pub(super) struct Board<'a> {
@@ -18,6 +18,8 @@ pub(super) struct Board<'a> {
     /// Domain of each vCPU of each VM; empty while the VM is not placed.
     placed: Vec<Vec<usize>>,
     reasons: Vec<String>,
+    /// Frames that no placement can bring together more of, and whether that is proven to be reached.
+    bound: Option<(u64, bool)>,
 }
 
 impl<'a> Board<'a> {
@@ -28,18 +30,26 @@ impl<'a> Board<'a> {
         let cpus: u64 = domains.iter().map(|domain| domain.cpus.len() as u64).sum();
         sizes.sort_unstable_by_key(|size| Reverse(*size));
         let largest_pair: u64 = sizes.iter().take(2).map(|size| u64::from(*size)).sum();
+        let most = |domain: &CacheDomain| match input.vcpus_per_cpu {
+            // A little more, so that 0.1 of 10 CPUs is 1.
+            Some(most) => (most * domain.cpus.len() as f64 + 1e-9).floor() as u64,
+            None => u64::MAX,
+        };
         let base: Vec<u32> = domains
             .iter()
             .map(|domain| {
                 let own = domain.cpus.len() as u64;
                 let share = (vcpus * own / cpus).max(own.min(largest_pair));
-                u32::try_from(share).unwrap_or(u32::MAX)
+                u32::try_from(share.min(most(domain))).unwrap_or(u32::MAX)
             })
             .collect();
         let fractional = domains
             .iter()
             .zip(&base)
-            .map(|(domain, base)| (vcpus * domain.cpus.len() as u64).div_ceil(cpus) > u64::from(*base))
+            .map(|(domain, base)| {
+                let base = u64::from(*base);
+                (vcpus * domain.cpus.len() as u64).div_ceil(cpus) > base && base < most(domain)
+            })
             .collect();
         let extra = vcpus.saturating_sub(base.iter().map(|base| u64::from(*base)).sum());
         let unknown = input.matrix.vms().iter().filter(|vm| vm.vcpus == 0);
@@ -53,6 +63,7 @@ impl<'a> Board<'a> {
             load: vec![0; base.len()],
             base,
             placed: vec![Vec::new(); input.matrix.len()],
+            bound: None,
         }
     }
 
@@ -85,8 +96,16 @@ impl<'a> Board<'a> {
         (self.base.clone(), self.fractional.clone(), self.extra)
     }
 
+    pub(super) fn bound(&self) -> Option<(u64, bool)> {
+        self.bound
+    }
+
+    pub(super) fn bounded(&mut self, frames: u64, is_proven: bool) {
+        self.bound = Some((frames, is_proven));
+    }
+
     /// Whether a VM that must not share a cache with this one is in the domain.
-    fn meets_enemy(&self, vm: usize, domain: usize) -> bool {
+    pub(super) fn meets_enemy(&self, vm: usize, domain: usize) -> bool {
         self.input.apart.iter().any(|(a, b)| {
             let other = if *a == vm { *b } else { *a };
             (*a == vm || *b == vm) && self.placed[other].contains(&domain)
@@ -196,8 +215,10 @@ impl<'a> Board<'a> {
             ));
         }
         if over_share {
+            let limit = self.input.vcpus_per_cpu;
+            let limit = limit.map_or_else(String::new, |most| format!(" (at most {most} a CPU)"));
             self.because(format!(
-                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share"
+                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share{limit}"
             ));
         }
     }

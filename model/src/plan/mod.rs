@@ -10,7 +10,9 @@
 //! 3. On a host with CPUs to spare the share is at least the two largest VMs together, as far as the
 //! domain has one CPU for each of their vCPUs: else no pair could ever run together on a host with
 //! more cache domains than VMs. No policy goes over a share unless the VM may run nowhere else, and
-//! then a reason of the plan says so.
+//! then a reason of the plan says so. A limit in vCPUs per CPU lowers the share where it is below it; it
+//! never raises one. VMs that are to be kept apart are never in one domain, unless there is no other that
+//! they may run in; a reason says that too.
 //!
 //! # VMs with several vCPUs
 //! A VM shares all its memory with itself, so its vCPUs stay in one domain where a share has room for
@@ -19,7 +21,9 @@
 
 mod board;
 mod exact;
+mod expected;
 mod instance;
+mod limits;
 mod opposed;
 mod paper;
 mod search;
@@ -37,7 +41,9 @@ use crate::vm::Vm;
 use board::Board;
 
 pub use exact::{Exact, exact};
+pub use expected::Expected;
 pub use instance::{Bins, Instance};
+pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
 pub use what_if::{WhatIf, what_if};
 
@@ -72,12 +78,13 @@ pub struct PlanInput<'a> {
     topology: &'a Topology,
     vms: &'a [PlanVm],
     apart: &'a [(usize, usize)],
+    vcpus_per_cpu: Option<f64>,
 }
 
 impl<'a> PlanInput<'a> {
     /// `vms` is in the order of `matrix.vms()`; VMs beyond its end have no limits and no known place.
     pub fn new(matrix: &'a SharingMatrix, topology: &'a Topology, vms: &'a [PlanVm]) -> Self {
-        Self { matrix, topology, vms, apart: &[] }
+        Self { matrix, topology, vms, apart: &[], vcpus_per_cpu: None }
     }
 
     /// Pairs of VMs (positions in the matrix) that must not share a cache: tenants that do not trust each
@@ -85,6 +92,12 @@ impl<'a> PlanInput<'a> {
     #[must_use]
     pub fn apart(self, pairs: &'a [(usize, usize)]) -> Self {
         Self { apart: pairs, ..self }
+    }
+
+    /// Most vCPUs on a domain for each of its CPUs.
+    #[must_use]
+    pub fn vcpus_per_cpu(self, most: Option<f64>) -> Self {
+        Self { vcpus_per_cpu: most, ..self }
     }
 
     /// Where the cache domains are.
@@ -184,17 +197,18 @@ impl Policy {
             Self::Load => Some(simple::load(input)),
             Self::None => None,
         };
-        let (placement, shared_within) = match placed {
+        let (placement, shared_within, expected) = match placed {
             Some(board) => {
                 let placement = board.placement();
                 let within = shared_within(input, &board);
+                let expected = Expected::of(input, &placement, within, board.bound());
                 reasons.extend(board.into_reasons());
-                reasons.extend(expected(input, &placement, within));
-                (placement, within)
+                reasons.extend(expected.map(|expected| expected.to_string()));
+                (placement, within, expected)
             }
             None => {
                 reasons.push("policy none: every vCPU is left to the kernel's scheduler".into());
-                (Vec::new(), None)
+                (Vec::new(), None, None)
             }
         };
         Plan {
@@ -207,6 +221,7 @@ impl Policy {
                 .pairs()
                 .map(|(i, j)| input.matrix.shared_frames(i, j))
                 .sum::<Option<u64>>(),
+            expected,
             reasons,
         }
     }
@@ -261,6 +276,9 @@ pub struct Plan {
     pub shared_within: Option<u64>,
     /// Frames shared by all pairs; `None` when the matrix has rates only.
     pub shared_total: Option<u64>,
+    /// What it brings and costs; `None` when the matrix has rates only or nothing is placed.
+    #[serde(default)]
+    pub expected: Option<Expected>,
     /// Why, one sentence each, in the order of decision.
     pub reasons: Vec<String>,
 }
@@ -284,6 +302,7 @@ impl Serialize for Plan {
             placement: &'a [VcpuPlacement],
             shared_within: Option<u64>,
             shared_total: Option<u64>,
+            expected: Option<Expected>,
             reasons: &'a [String],
         }
         Out {
@@ -293,31 +312,11 @@ impl Serialize for Plan {
             placement: &self.placement,
             shared_within: self.shared_within,
             shared_total: self.shared_total,
+            expected: self.expected,
             reasons: &self.reasons,
         }
         .serialize(serializer)
     }
-}
-
-/// What the plan comes to, as one sentence: frames within domains, what that saves of the caches, moves.
-fn expected(input: &PlanInput<'_>, placement: &[VcpuPlacement], within: Option<u64>) -> Option<String> {
-    let frames = within?;
-    let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
-    let mut at: (&str, Option<usize>) = ("", None);
-    let mut moves = 0;
-    for placed in placement {
-        if at.0 != placed.vm {
-            at = (&placed.vm, position(&placed.vm));
-        }
-        let current = at.1.and_then(|vm| input.vms.get(vm)).map(|vm| &vm.current);
-        let now = current.and_then(|current| current.get(placed.vcpu as usize).copied().flatten());
-        moves += usize::from(now != Some(placed.domain));
-    }
-    let kib = frames * 4;
-    Some(format!(
-        "expected: {frames} shared frames within domains ({kib} KiB of cache saved), {moves} of {} vCPUs moved",
-        placement.len()
-    ))
 }
 
 fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {

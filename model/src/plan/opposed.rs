@@ -75,6 +75,11 @@ fn exchange(input: &PlanInput<'_>, board: &mut Board<'_>) -> bool {
         if now - then > LEAST_GAIN {
             board.lift(i);
             board.lift(j);
+            if board.meets_enemy(i, to) || board.meets_enemy(j, from) {
+                board.put(i, from);
+                board.put(j, to);
+                continue;
+            }
             board.put(i, to);
             board.put(j, from);
             return true;

@@ -102,6 +102,7 @@ proptest! {
         shared in proptest::collection::vec(0u64..1000, 81),
         only in proptest::collection::vec(proptest::option::of(0u32..4), 9),
         enemies in proptest::collection::vec((0usize..9, 0usize..9), 0..4),
+        most in proptest::option::of(0.2f64..3.0),
     ) {
         let topology = topology(domains, cpus);
         let n = sizes.len();
@@ -115,8 +116,8 @@ proptest! {
             .collect();
         let apart: Vec<(usize, usize)> =
             enemies.into_iter().filter(|(a, b)| a != b && *a < n && *b < n).collect();
-        let input = PlanInput::new(&matrix, &topology, &limits).apart(&apart);
-        for policy in [Policy::Sharing, Policy::Exact, Policy::Spread, Policy::Random, Policy::Load] {
+        let input = PlanInput::new(&matrix, &topology, &limits).apart(&apart).vcpus_per_cpu(most);
+        for policy in Policy::ALL.into_iter().filter(|policy| *policy != Policy::None) {
             let plan = policy.plan(&input);
             prop_assert_eq!(&plan, &policy.plan(&input), "equal input, equal plan");
             let mut said = plan.reasons.iter();
@@ -144,6 +145,17 @@ proptest! {
                     load.saturating_sub(room[domain as usize])
                 })
                 .sum();
+            let told = plan.reasons.iter().any(|reason| reason.contains("more vCPUs than their share"));
+            for domain in 0..domains {
+                let load = plan.placement.iter().filter(|p| p.domain == DomainId(domain)).count();
+                let beyond = most.is_some_and(|most| load as f64 > most * f64::from(cpus) + 1e-9);
+                prop_assert!(!beyond || told, "{} puts {} vCPUs on {}: {:?}", policy, load, domain, plan.reasons);
+            }
+            let expected = plan.expected.unwrap();
+            prop_assert_eq!(Some(expected.frames_within), plan.shared_within);
+            prop_assert_eq!(expected.cache_bytes_saved, expected.frames_within * 4096);
+            prop_assert_eq!(expected.moves, expected.placed, "nobody knows where they are");
+            prop_assert!(expected.bound_frames.is_none_or(|bound| expected.frames_within <= bound));
             prop_assert!(over <= extra || said.any(|reason| reason.contains("more vCPUs than their share")),
                 "{}: {:?}", policy, plan.reasons);
         }

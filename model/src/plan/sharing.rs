@@ -28,6 +28,11 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
             items.len(),
             instance.value(&found.bins)
         ));
+        // The bound is of VMs that are whole in a domain each; of rates it is no frames.
+        let whole = found.bins.iter().all(Option::is_some);
+        if whole && input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some()) {
+            board.bounded(found.bound.round() as u64, found.proven);
+        }
         found.bins
     } else {
         if optimum {

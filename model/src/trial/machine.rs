@@ -350,6 +350,23 @@ impl Machine {
         });
     }
 
+    /// Ends a trial that runs because a viewer wants something else, and does not wait before the next one:
+    /// what was in force before it is wanted again. `reason` is a whole sentence's worth.
+    pub fn interrupt(&mut self, at: Moment, reason: String) {
+        if let Phase::Trial(_) = &self.phase {
+            self.abort(at, reason);
+        }
+        self.phase = Phase::Observing;
+        self.said = None;
+    }
+
+    /// Lets go of what was kept: nothing is to be in force but what was there before huddle came. A trial
+    /// that runs is ended first, as by [`Machine::interrupt`].
+    pub fn let_go(&mut self, at: Moment, reason: String) {
+        self.interrupt(at, reason);
+        self.switch(at.now, |machine| machine.incumbent = Assignment::default());
+    }
+
     /// A window has ended; what is wanted may be another placement from now on.
     pub fn window(&mut self, at: Moment, seen: &Observation, host: HostReading) {
         self.host = host;

@@ -112,6 +112,7 @@ mod tests {
             placement: places.iter().map(place).collect(),
             shared_within: None,
             shared_total: None,
+            expected: None,
             reasons: Vec::new(),
         }
     }

@@ -1,0 +1,38 @@
+//! What the closed loop is worth for real: readers that begin in the opposed placement, each with another
+//! data set beside it in the second-level cache than its own, and what all of them read together before the
+//! first trial and after the decision.
+//!
+//! `cargo bench -p huddle-collector --bench loop`; needs root, KSM, and CPUs 0 and 1 with a second-level
+//! cache each. KSM's settings come back at the end.
+#![allow(missing_docs, unreachable_pub, dead_code, clippy::print_stdout, clippy::unwrap_used)]
+
+#[path = "../tests/host/ksm.rs"]
+mod ksm;
+#[path = "../tests/host/reader.rs"]
+mod reader;
+#[path = "../tests/host/readers_loop.rs"]
+mod readers_loop;
+#[path = "../tests/support/recording.rs"]
+mod recording;
+#[path = "../tests/host/tenant.rs"]
+mod tenant;
+
+fn main() {
+    let mut own = std::env::args().skip(1);
+    if own.next().as_deref() == Some("reader") {
+        reader::run(own);
+    }
+    if let Some(reason) = ksm::missing() {
+        println!("nothing is measured: {reason}");
+        return;
+    }
+    let ran = readers_loop::run([(1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0)], "kept: ");
+    println!("readers end on CPUs {:?}", ran.during);
+    match ran.recorded.rates {
+        [Some(before), Some(after)] => println!(
+            "reads a second, all four readers: {before:.0} before the trial, {after:.0} after it: {:.2} times",
+            after / before
+        ),
+        rates => println!("no ratio: {rates:?}"),
+    }
+}
