@@ -269,7 +269,7 @@ fn manifests_that_cannot_be_used_are_refused_by_name() {
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
     for (content, words) in [
-        (written.replace("\"schema_version\": 2", "\"schema_version\": 7"), "schema version 7"),
+        (written.replace("\"schema_version\": 3", "\"schema_version\": 7"), "schema version 7"),
         (written.replace("huddle/manifest/1", "huddle/manifest/2"), "\"huddle/manifest/2\""),
         (written[..written.len() / 2].to_owned(), "not a huddle manifest"),
     ] {
@@ -290,7 +290,7 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     let (_dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, written.replace("\"schema_version\": 2", "\"schema_version\": 1")).unwrap();
+    fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 1")).unwrap();
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     assert_eq!(analysis(&["summary"], &run).status.code(), Some(0));
     assert_eq!(usable_rows(&run, "sharing"), 24);

@@ -5,7 +5,7 @@ use std::fmt;
 use huddle_model::availability::Availability;
 use huddle_model::stats::{Compared, Estimate};
 
-use super::{By, Comparison, LATENCY_QUANTILES, Measure};
+use super::{By, Comparison, LATENCY_QUANTILES, LatencyOf};
 use crate::text::{clean, figure, lines, p_value, signed_percent, table};
 
 impl Comparison {
@@ -16,6 +16,11 @@ impl Comparison {
             By::Policy => "rounds",
             By::Run => "spans of windows",
         }
+    }
+
+    /// What its latencies are of; `None` where it has none.
+    pub(crate) fn latency_of(&self) -> Option<LatencyOf> {
+        self.arms.iter().find_map(|arm| arm.latency_of)
     }
 }
 
@@ -62,27 +67,15 @@ impl Comparison {
     fn arms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = format!(">{}", self.place_word());
         let mut headings = vec!["arm", &places];
-        headings.extend(Measure::ALL.map(Measure::title));
+        headings.extend(self.measures.iter().map(|measure| measure.title()));
         let mut rows = table(&headings);
         for arm in &self.arms {
             let mut row = vec![clean(&arm.name), arm.places.to_string()];
-            row.extend(Measure::ALL.iter().map(|measure| estimate(&arm.values[measure])));
+            row.extend(self.measures.iter().map(|measure| estimate(&arm.values[measure])));
             rows.add_row(row);
         }
         writeln!(f, "Medians over {}, with 95 % intervals\n{}", self.place_word(), lines(&rows))?;
-        if self.arms.iter().any(|arm| arm.latency_quantiles_us.is_some()) {
-            let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
-            let mut headings = vec!["arm", ">windows"];
-            headings.extend(titles.iter().map(String::as_str));
-            let mut rows = table(&headings);
-            for arm in &self.arms {
-                let Some(quantiles) = &arm.latency_quantiles_us else { continue };
-                let mut row = vec![clean(&arm.name), arm.latencies.to_string()];
-                row.extend(quantiles.iter().map(|value| figure(*value)));
-                rows.add_row(row);
-            }
-            writeln!(f, "\nLatency in us, of the means that workloads report each window\n{}", lines(&rows))?;
-        }
+        self.latencies(f)?;
         let mut rows = table(&[
             "arm",
             ">samples",
@@ -103,6 +96,22 @@ impl Comparison {
             ]);
         }
         writeln!(f, "\nSamples (one vCPU in one window), flaws counted in\n{}", lines(&rows))
+    }
+
+    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(of) = self.latency_of() else { return Ok(()) };
+        let unit = format!(">{}", of.unit());
+        let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
+        let mut headings = vec!["arm", &unit];
+        headings.extend(titles.iter().map(String::as_str));
+        let mut rows = table(&headings);
+        for arm in &self.arms {
+            let Some(quantiles) = &arm.latency_quantiles_us else { continue };
+            let mut row = vec![clean(&arm.name), arm.latencies.to_string()];
+            row.extend(quantiles.iter().map(|value| figure(*value)));
+            rows.add_row(row);
+        }
+        writeln!(f, "\nLatency in us, {}\n{}", of.words(), lines(&rows))
     }
 
     fn changes(&self, f: &mut fmt::Formatter<'_>, baseline: &str) -> fmt::Result {
