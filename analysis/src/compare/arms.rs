@@ -144,22 +144,29 @@ pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
 }
 
 /// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame a run with
-/// its number; without those that are not told.
+/// its number; without those that are not told, and those of the places `without`.
 pub(crate) fn latencies(
     runs: &[RunDir],
     by: By,
     of: LatencyOf,
+    without: &[u64],
 ) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
     let good = if of == LatencyOf::Responses { is_good() } else { lit(true) };
     let told = col("latency_us").is_not_null().and(col("latency_us").is_finite()).and(good);
     let mut frames = Vec::new();
     for (number, run) in runs.iter().enumerate() {
         if let Some(frame) = labelled(run, of.table(), by)? {
+            let frame =
+                without.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))));
             frames
                 .push((number, frame.filter(told.clone()).select(["label", "place", "latency_us"].map(col))));
         }
     }
     Ok(frames)
+}
+
+fn left_out(frame: LazyFrame, places: &[u64]) -> LazyFrame {
+    places.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))))
 }
 
 /// A response is good when it has no status, or none that tells of an error.
@@ -173,15 +180,17 @@ pub(crate) fn add_latencies(
     runs: &[RunDir],
     by: By,
     of: LatencyOf,
+    without: &[u64],
 ) -> Result<(), AnalysisError> {
-    for (number, frame) in latencies(runs, by, of)? {
+    for (number, frame) in latencies(runs, by, of, without)? {
         let error = AnalysisError::table(runs[number].path(), of.table());
         add_latencies_of(arms, number, frame, of).map_err(error)?;
     }
     if of == LatencyOf::Responses {
         for run in runs {
             let Some(frame) = labelled(run, of.table(), by)? else { continue };
-            add_failed(arms, frame).map_err(AnalysisError::table(run.path(), of.table()))?;
+            add_failed(arms, left_out(frame, without))
+                .map_err(AnalysisError::table(run.path(), of.table()))?;
         }
     }
     Ok(())

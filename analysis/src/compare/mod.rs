@@ -187,6 +187,9 @@ pub struct Comparison {
     pub changes: Vec<Change>,
     /// What a reader should know, one sentence each.
     pub warnings: Vec<String>,
+    /// Numbers of an experiment's blocks that enter nothing.
+    #[serde(skip)]
+    pub(crate) left_out_blocks: Vec<u64>,
 }
 
 impl Comparison {
@@ -198,11 +201,11 @@ impl Comparison {
         let by = by.map_or_else(|| arms::choose(runs), Ok)?;
         let mut found = arms::arms(runs, by)?;
         let latency_of = arms::latency_of(runs)?;
-        arms::add_latencies(&mut found, runs, by, latency_of)?;
+        arms::add_latencies(&mut found, runs, by, latency_of, &[])?;
         let paths = runs.iter().map(|run| run.path().to_owned()).collect();
         let mut comparison = Self::between(&found, by, baseline, &Measure::RECORDED, paths)?;
         if latency_of == LatencyOf::Responses {
-            let timed = arms::latencies(runs, by, latency_of)?.len();
+            let timed = arms::latencies(runs, by, latency_of, &[])?.len();
             if timed < runs.len() {
                 comparison.warnings.push(format!(
                     "{} of {} recordings have no single responses, and their window means are not in the latencies",
@@ -222,13 +225,16 @@ impl Comparison {
     pub fn of_experiment(dir: &ExperimentDir, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let summary = dir.summary()?;
         let mut found = experiment::arms(&summary);
-        arms::add_latencies(&mut found, dir.runs(), By::Arm, LatencyOf::Responses)?;
+        let invalid: Vec<u64> =
+            summary.blocks.iter().filter(|block| block.invalid.is_some()).map(|block| block.number).collect();
+        arms::add_latencies(&mut found, dir.runs(), By::Arm, LatencyOf::Responses, &invalid)?;
         let told = |measure: &Measure| {
             *measure == Measure::Throughput || found.values().any(|arm| !measure.values(arm).is_empty())
         };
         let measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(told).collect();
         let of = vec![dir.path().to_owned()];
         let mut comparison = Self::between(&found, By::Arm, baseline, &measures, of)?;
+        comparison.left_out_blocks = invalid;
         if found.is_empty() {
             comparison.warnings = vec![format!(
                 "the result of the experiment {:?} has no valid block, so there is nothing to compare",
@@ -285,6 +291,7 @@ impl Comparison {
             arms: summaries,
             changes,
             warnings,
+            left_out_blocks: Vec::new(),
         })
     }
 }

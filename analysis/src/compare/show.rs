@@ -3,7 +3,7 @@
 use std::fmt;
 
 use huddle_model::availability::Availability;
-use huddle_model::stats::{Compared, Estimate};
+use huddle_model::stats::{Compared, Estimate, Side, Warning};
 
 use super::{By, Comparison, LATENCY_QUANTILES, LatencyOf};
 use crate::text::{clean, figure, lines, p_value, signed_percent, table};
@@ -16,6 +16,29 @@ impl Comparison {
             By::Policy => "rounds",
             By::Run => "spans of windows",
         }
+    }
+
+    /// The warnings of all changes, each with the arm and measure it is of; what concerns the baseline is
+    /// said once, not once an arm.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for found in &self.changes {
+            let Availability::Available(compared) = &found.compared else { continue };
+            for warning in &compared.warnings {
+                let arm = match warning {
+                    Warning::Drift { side: Side::Before, .. }
+                    | Warning::Outliers { side: Side::Before, .. } => {
+                        self.baseline.as_deref().unwrap_or("baseline")
+                    }
+                    _ => &found.arm,
+                };
+                let note = format!("{arm}, {}: {warning}", found.measure.title());
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
+        }
+        notes
     }
 
     /// What its latencies are of; `None` where it has none.
@@ -116,7 +139,6 @@ impl Comparison {
 
     fn changes(&self, f: &mut fmt::Formatter<'_>, baseline: &str) -> fmt::Result {
         let mut rows = table(&["arm", "measure", ">n", "change, + is better", ">p", ">effect size", "test"]);
-        let mut notes = Vec::new();
         for found in &self.changes {
             let (name, title) = (clean(&found.arm), found.measure.title());
             match &found.compared {
@@ -142,15 +164,12 @@ impl Comparison {
                         effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
                         if compared.paired { "signed rank" } else { "Mann-Whitney" }.to_owned(),
                     ]);
-                    notes.extend(
-                        compared.warnings.iter().map(|warning| format!("{name}, {title}: {warning}")),
-                    );
                 }
             }
         }
         writeln!(f, "\nAgainst {}\n{}", clean(baseline), lines(&rows))?;
-        for note in notes {
-            writeln!(f, "note: {note}")?;
+        for note in self.notes() {
+            writeln!(f, "note: {}", clean(&note))?;
         }
         Ok(())
     }

@@ -92,7 +92,6 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
 }
 
 fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
-    let mut notes = Vec::new();
     let rows: Vec<Vec<String>> = comparison
         .changes
         .iter()
@@ -104,11 +103,6 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
                 row
             }
             Availability::Available(compared) => {
-                let told = compared
-                    .warnings
-                    .iter()
-                    .map(|warning| format!("{}, {}: {warning}.", found.arm, found.measure.title()));
-                notes.extend(told);
                 let effect = compared.effect_size(found.measure.more_is_better());
                 vec![
                     found.arm.clone(),
@@ -128,7 +122,7 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
         &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
         &rows,
     );
-    page.gaps(&notes);
+    page.gaps(&comparison.notes().iter().map(|note| format!("{note}.")).collect::<Vec<_>>());
 }
 
 /// How response times are spread (the paper's Figure 5), and their quantiles.
@@ -137,7 +131,9 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         page.gap("No workload reported a latency, so there is no distribution of response times.");
         return;
     };
-    if let Some(found) = or_gap(page, "Response times", data::histograms(runs, comparison.by, of)) {
+    if let Some(found) =
+        or_gap(page, "Response times", data::histograms(runs, comparison.by, of, &comparison.left_out_blocks))
+    {
         let unit = match of {
             LatencyOf::Responses => "response time in us",
             LatencyOf::WindowMeans => "mean latency of a window, in us",

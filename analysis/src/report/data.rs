@@ -122,8 +122,14 @@ pub(super) fn trials(run: &RunDir) -> Result<Vec<Trial>, AnalysisError> {
 
 /// How the latencies of each arm are spread, over one common axis: from the least to the greatest 99.9th
 /// percentile of the arms, what lies beyond in the last bin.
-pub(super) fn histograms(runs: &[RunDir], by: By, of: LatencyOf) -> Result<Vec<Histogram>, AnalysisError> {
-    let frames: Vec<LazyFrame> = latencies(runs, by, of)?.into_iter().map(|(_, frame)| frame).collect();
+pub(super) fn histograms(
+    runs: &[RunDir],
+    by: By,
+    of: LatencyOf,
+    without: &[u64],
+) -> Result<Vec<Histogram>, AnalysisError> {
+    let frames: Vec<LazyFrame> =
+        latencies(runs, by, of, without)?.into_iter().map(|(_, frame)| frame).collect();
     let Some(first) = runs.first().filter(|_| !frames.is_empty()) else { return Ok(Vec::new()) };
     let error = AnalysisError::table(first.path(), of.table());
     let all = concat(frames, UnionArgs::default()).map_err(&error)?;
