@@ -509,7 +509,7 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
         "no PMU in this guest",
         "Execution time by arm",
         "opposed over recommended",
-        "vm0/0 on domain 1",
+        "domain 1: vm0/0",
         "vm1 holds data &lt;b&gt;",
         "stand-ins have no operating system",
         "- (not told)",

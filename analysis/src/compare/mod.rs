@@ -349,6 +349,7 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
         )),
         _ => {}
     }
+    let mut flawed: Vec<(String, Vec<&str>)> = Vec::new();
     for arm in summaries {
         if arm.failed > 0 {
             said.push(format!(
@@ -370,9 +371,15 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
             ),
         ];
         for (count, words) in flaws.into_iter().filter(|(count, _)| *count > 0) {
-            said.push(format!("{}: {count} of {} samples {words}", arm.name, flags.samples));
+            // What is true of several arms is said once.
+            let text = format!("{count} of {} samples {words}", flags.samples);
+            match flawed.iter_mut().find(|(known, _)| *known == text) {
+                Some((_, names)) => names.push(&arm.name),
+                None => flawed.push((text, vec![&arm.name])),
+            }
         }
     }
+    said.extend(flawed.into_iter().map(|(text, names)| format!("{}: {text}", names.join(", "))));
     if by == By::Arm && summaries.len() > 1 {
         let all: std::collections::BTreeSet<Place> =
             arms.values().flat_map(|arm| arm.blocks.keys().copied()).collect();

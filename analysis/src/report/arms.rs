@@ -4,7 +4,7 @@ use huddle_model::availability::Availability;
 
 use super::page::Page;
 use super::{data, or_gap};
-use crate::compare::{Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
+use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
 use crate::figure::{Bar, Spot, bars, distribution, spots};
 use crate::run::RunDir;
 use crate::text::{figure, p_value, signed_percent};
@@ -111,14 +111,17 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
                     change_text(compared),
                     compared.test.map_or_else(|| "-".to_owned(), |test| p_value(test.p_value)),
                     effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
-                    if compared.paired { "signed rank, by block" } else { "Mann-Whitney, unpaired" }
-                        .to_owned(),
+                    if compared.paired { "signed rank" } else { "Mann-Whitney" }.to_owned(),
                 ]
             }
         })
         .collect();
+    let how = match comparison.by {
+        By::Arm => "paired by block",
+        By::Policy | By::Run => "not paired",
+    };
     page.table(
-        &format!("Change against {baseline}; positive is better"),
+        &format!("Change against {baseline}, {how}; positive is better"),
         &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
         &rows,
     );

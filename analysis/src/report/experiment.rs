@@ -1,5 +1,7 @@
 //! The chapter of one experiment: the paper's tables and figures from its result.
 
+use std::collections::BTreeMap;
+
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::stats::Estimate;
@@ -119,12 +121,16 @@ fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Co
         _ => true,
     });
     for (name, figures) in main.into_iter().chain(others) {
-        draw(page, prefix, name, &figures);
+        // In the order of the comparison, so that an arm has one colour throughout.
+        let at = |name: &str| comparison.arms.iter().position(|arm| arm.name == name).unwrap_or(usize::MAX);
+        let mut ordered: Vec<(String, ArmFigure)> = figures.into_iter().collect();
+        ordered.sort_by_key(|(arm, _)| at(arm));
+        draw(page, prefix, name, &ordered);
     }
 }
 
-fn draw(page: &mut Page, prefix: &str, name: &str, figures: &std::collections::BTreeMap<String, ArmFigure>) {
-    let Some(unit) = figures.values().next().map(|figure| figure.unit.clone()) else { return };
+fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure)]) {
+    let Some(unit) = figures.first().map(|(_, figure)| figure.unit.clone()) else { return };
     let title = match name {
         "arms" => "Main figure".to_owned(),
         "arms_time" => "Execution time".to_owned(),
@@ -198,12 +204,15 @@ fn plans(page: &mut Page, summary: &Summary) {
         .plans
         .iter()
         .map(|(arm, plan)| {
-            let placed: Vec<String> = plan
-                .placement
+            let mut domains: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+            for placed in &plan.placement {
+                domains.entry(placed.domain).or_default().push(format!("{}/{}", placed.vm, placed.vcpu));
+            }
+            let placed: Vec<String> = domains
                 .iter()
-                .map(|placed| format!("{}/{} on domain {}", placed.vm, placed.vcpu, placed.domain))
+                .map(|(domain, vcpus)| format!("domain {domain}: {}", vcpus.join(", ")))
                 .collect();
-            let placed = if placed.is_empty() { "left to the kernel".to_owned() } else { placed.join(", ") };
+            let placed = if placed.is_empty() { "left to the kernel".to_owned() } else { placed.join("; ") };
             let frames = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
             vec![
                 arm.clone(),
