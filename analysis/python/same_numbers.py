@@ -24,7 +24,7 @@ def main():
     program, fleet = sys.argv[1], Path(sys.argv[2])
     run = sorted(fleet.glob("host=*/run=*"))[0]
     responses = pl.read_parquet(run / "responses/*.parquet", hive_partitioning=False)
-    check(program, run, "responses", responses.filter(pl.col("latency_us").is_not_null() & (pl.col("status") < 400)))
+    check(program, run, "responses", responses.filter(pl.col("failure").is_null()))
     # Without single responses the latencies are the means that workloads report.
     with tempfile.TemporaryDirectory() as scratch:
         without = Path(scratch) / "run"

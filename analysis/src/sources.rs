@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use huddle_model::schema::MANIFEST_FILE;
+
 use crate::AnalysisError;
 use crate::experiment::{ExperimentDir, is_experiment};
 use crate::run::{RunDir, is_run};
@@ -93,7 +95,9 @@ impl Sources {
     }
 
     fn look_below(&mut self, dir: &Path, depth: usize) -> Result<(), AnalysisError> {
-        if is_run(dir) {
+        // An experiment may have the table of its responses beside its result, and no manifest.
+        let is_experiment = !dir.join(MANIFEST_FILE).exists() && is_experiment(dir);
+        if !is_experiment && is_run(dir) {
             self.runs.push(RunDir::new(dir.to_owned()));
             return Ok(());
         }
@@ -106,7 +110,7 @@ impl Sources {
                 }
             }
         }
-        if is_experiment(dir) {
+        if is_experiment {
             beneath.runs.sort();
             let runs = std::mem::take(&mut beneath.runs);
             self.experiments.push(ExperimentDir::new(dir.to_owned(), runs));
@@ -164,6 +168,7 @@ mod tests {
         make("scan/summary.json", summary);
         make("scan/128-kib/summary.json", summary);
         make("scan/128-kib/recording/manifest.json", "{}");
+        make("scan/128-kib/responses/segment-000001.parquet", "");
         make("run/manifest.json", "{}");
         let found = Sources::find(dir.path()).unwrap();
         let at = |name: &str| dir.path().join(name);

@@ -151,7 +151,7 @@ pub struct ArmSummary {
     pub latencies: u64,
     /// What they are of: the quantiles of means are not those of single responses.
     pub latency_of: Option<LatencyOf>,
-    /// Requests without a response or with an error, which have no latency; 0 where none are recorded.
+    /// Requests without a good response, which are in no latency; 0 where none are recorded.
     pub failed: u64,
     /// How many samples (a vCPU in a window) there are, and how many have a flaw. All are counted in.
     pub samples: SampleFlags,
@@ -227,7 +227,7 @@ impl Comparison {
         let mut found = experiment::arms(&summary);
         let invalid: Vec<u64> =
             summary.blocks.iter().filter(|block| block.invalid.is_some()).map(|block| block.number).collect();
-        arms::add_latencies(&mut found, dir.runs(), By::Arm, LatencyOf::Responses, &invalid)?;
+        arms::add_latencies(&mut found, &dir.timed(), By::Arm, LatencyOf::Responses, &invalid)?;
         let told = |measure: &Measure| {
             *measure == Measure::Throughput || found.values().any(|arm| !measure.values(arm).is_empty())
         };
@@ -353,7 +353,7 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
     for arm in summaries {
         if arm.failed > 0 {
             said.push(format!(
-                "{}: {} requests had no response or an error, and are in no latency: look at the server before the figures",
+                "{}: {} requests had no good response, and are in no latency: look at the server before the figures",
                 arm.name, arm.failed
             ));
         }

@@ -1,13 +1,15 @@
 //! Results of experiments: the directory that `cargo xtask experiment NAME --out DIR` writes.
 //!
 //! Its `summary.json` has the sharing matrices, what every guest did in every block, and the machine.
-//! Raw response times, where an experiment takes them, are the table `responses` of recordings beneath the
-//! directory.
+//! Raw response times, where an experiment takes them, are the table `responses` of the directory itself or
+//! of recordings beneath it; of its columns `arm`, `block`, `latency_us` and `failure` are read.
 
 mod blocks;
 mod result;
 
 use std::path::{Path, PathBuf};
+
+use huddle_model::schema::Table;
 
 use crate::AnalysisError;
 use crate::run::RunDir;
@@ -38,6 +40,13 @@ impl ExperimentDir {
     /// The recordings that the experiment made, ascending.
     pub fn runs(&self) -> &[RunDir] {
         &self.runs
+    }
+
+    /// Where its single responses are: in itself, and in its recordings.
+    pub(crate) fn timed(&self) -> Vec<RunDir> {
+        let own = RunDir::new(self.path.clone());
+        let has_own = own.files(Table::Responses).is_ok_and(|files| !files.segments.is_empty());
+        has_own.then_some(own).into_iter().chain(self.runs.iter().cloned()).collect()
     }
 
     /// Its result.

@@ -40,7 +40,7 @@ pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary
         ratios(page, summary);
         arms::compared(page, &prefix, &comparison);
         if comparison.latency_of().is_some() {
-            arms::latencies(page, &prefix, dir.runs(), &comparison);
+            arms::latencies(page, &prefix, &dir.timed(), &comparison);
         }
     }
     plans(page, summary);

@@ -34,18 +34,25 @@ pub(super) fn observed(round: u64, vms: usize) -> Snapshot {
 }
 
 /// What a load generator timed in the window of `snapshot`: 20 requests to the first VM, of which the last
-/// had no response and the one before it an error.
+/// timed out and the one before it was an error.
 pub(super) fn responses(snapshot: &Snapshot) -> Rows {
     let (block, arm) = ((snapshot.round - 1) / 2, (snapshot.round - 1) % 2);
     let response = |number: u64| ResponseRow {
-        begin_us: (snapshot.begin_unix_us + 1000 * number) as i64,
+        at_us: (snapshot.begin_unix_us + 1000 * number) as i64,
         window: snapshot.round,
         round: snapshot.round,
         vm: snapshot.vms[0].name.clone(),
         arm: Some(ARMS[arm as usize].into()),
         block: Some(block as u32),
-        latency_us: (number < 19)
-            .then_some(6000.0 - 900.0 * arm as f64 + ((number * number) % 23) as f64 * 40.0),
+        latency_us: Some(match number {
+            19 => 1e6,
+            number => 6000.0 - 900.0 * arm as f64 + ((number * number) % 23) as f64 * 40.0,
+        }),
+        failure: match number {
+            19 => Some("timed_out".into()),
+            18 => Some("status".into()),
+            _ => None,
+        },
         status: match number {
             19 => None,
             18 => Some(503),

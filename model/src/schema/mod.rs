@@ -219,7 +219,8 @@ mod tests {
     fn every_table_has_a_round_and_a_time() {
         for &table in Table::ALL {
             let first = table.columns()[0].name;
-            assert!(first == "begin_us" || (table == Table::Events && first == "at_us"), "{table}: {first}");
+            let at_once = matches!(table, Table::Events | Table::Responses);
+            assert_eq!(first, if at_once { "at_us" } else { "begin_us" }, "{table}");
             assert!(table.columns().iter().any(|column| column.name == "round"), "{table}");
             assert_eq!(table.name().parse::<Table>().unwrap(), table);
         }

@@ -298,7 +298,7 @@ fn values_are_of_the_type_of_their_column() {
         trials: trial_rows(&comparison(), &comparison().decisions).trials,
         // Told by load generators, not by the loop.
         responses: vec![ResponseRow {
-            begin_us: 1,
+            at_us: 1,
             window: 0,
             round: 0,
             vm: "vm1".into(),
@@ -306,6 +306,7 @@ fn values_are_of_the_type_of_their_column() {
             block: None,
             latency_us: Some(0.5),
             status: None,
+            failure: None,
         }],
         ..of_window
     };

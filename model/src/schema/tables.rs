@@ -467,10 +467,10 @@ tables! {
         latency_us: Option<f64>, "us";
     }
 
-    /// One request to a server, with its response time: one row per request, in the order they were sent.
+    /// One request to a server, with its response time: one row per request.
     ResponseRow, Responses, responses {
-        /// When the request was sent, since the Unix epoch.
-        begin_us: i64, "us";
+        /// When the request was sent, or, in an open loop, was to be sent, since the Unix epoch.
+        at_us: i64, "us";
         /// Windows since the start of the run, from 1; 0 where nobody keeps windows.
         window: u64, "count";
         /// The round whose placement was in force; 0 where nobody keeps rounds.
@@ -481,10 +481,12 @@ tables! {
         arm: Option<String>, "none";
         /// Number of the block of the trial or experiment; null outside of them.
         block: Option<u32>, "number";
-        /// From sending the request to the last byte of the response; null when there was no response.
+        /// From then until the response was complete, or until the request failed; null when not told.
         latency_us: Option<f64>, "us";
-        /// HTTP status of the response; null when there was none or the protocol has no status.
+        /// HTTP status; null without a response or where the protocol has none.
         status: Option<u32>, "number";
+        /// Why it is no good response: connection, timed_out, status or body; null for a good one.
+        failure: Option<String>, "none";
     }
 
     /// One BPF program in one window: one row per program, also for those that do not run.
