@@ -228,10 +228,12 @@ impl Comparison {
         let invalid: Vec<u64> =
             summary.blocks.iter().filter(|block| block.invalid.is_some()).map(|block| block.number).collect();
         arms::add_latencies(&mut found, &dir.timed(), By::Arm, LatencyOf::Responses, &invalid)?;
-        let told = |measure: &Measure| {
-            *measure == Measure::Throughput || found.values().any(|arm| !measure.values(arm).is_empty())
-        };
-        let measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(told).collect();
+        let told = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());
+        let mut measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(told).collect();
+        if measures.is_empty() {
+            // So that there is something to say why it is missing.
+            measures.push(Measure::Throughput);
+        }
         let of = vec![dir.path().to_owned()];
         let mut comparison = Self::between(&found, By::Arm, baseline, &measures, of)?;
         comparison.left_out_blocks = invalid;

@@ -103,7 +103,8 @@ pub(crate) struct Block {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) arm: String,
-    #[serde(default)]
+    /// Each vCPU or server.
+    #[serde(default, alias = "tenants")]
     pub(crate) guests: Vec<GuestSample>,
     /// What KSM did to each VM.
     #[serde(default)]
