@@ -491,6 +491,10 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
         );
     }
     assert_eq!(change("latency_us", "recommended").change.n, 7);
+    // The same table beside the result, without a manifest, as the web experiment writes it.
+    fs::rename(experiment.join("recording/responses"), experiment.join("responses")).unwrap();
+    fs::remove_dir_all(experiment.join("recording")).unwrap();
+    assert_eq!(json(&["compare", path]), told);
     let warnings = told["warnings"].to_string();
     assert!(
         warnings.contains("left out: block 3") && warnings.contains("no PMU in this guest"),
