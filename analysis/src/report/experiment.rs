@@ -132,6 +132,8 @@ fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Co
 fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure)]) {
     let Some(unit) = figures.first().map(|(_, figure)| figure.unit.clone()) else { return };
     let title = match name {
+        // The web experiment's are means of a block's responses.
+        "arms" if unit == "us" => "Mean response time".to_owned(),
         "arms" => "Main figure".to_owned(),
         "arms_time" => "Execution time".to_owned(),
         other => other.trim_start_matches("arms_").replace('_', " "),

@@ -2,7 +2,7 @@
 //!
 //! Value of an assignment: the sum of the gains of all pairs in one bin. It is the quadratic multiple
 //! knapsack (or graph partitioning with capacities, seen from what is kept instead of what is cut), which
-//! is NP-hard: [`local_search`](super::search) finds good answers fast, [`exact`](super::exact) the best
+//! is NP-hard: [`local_search`](super::search) finds good answers fast, [`exact`](mod@super::exact) the best
 //! one for small instances.
 
 /// What is to be placed, and where it may go.
