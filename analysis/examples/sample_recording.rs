@@ -32,9 +32,13 @@ fn main() -> anyhow::Result<()> {
         let target =
             RecordTarget::Fleet { root: root.clone(), host: host.to_owned(), run: manifest.run.clone() };
         let mut limits = RecorderLimits::default();
-        limits.queue.0 = usize::try_from(rounds)?;
+        limits.queue.0 = usize::try_from(2 * rounds)?;
         let recorder = Recorder::start(&target.dir(), manifest, limits)?;
-        (1..=rounds).for_each(|round| recorder.send(Arc::new(sample_observed::observed(round, VMS))));
+        for round in 1..=rounds {
+            let snapshot = sample_observed::observed(round, VMS);
+            recorder.send_rows(sample_observed::responses(&snapshot));
+            recorder.send(Arc::new(snapshot));
+        }
         let summary = recorder.finish()?;
         anyhow::ensure!(summary.snapshots.snapshots_lost == 0, "snapshots were lost");
         eprintln!("{}: {rounds} rounds of {VMS} VMs", summary.dir.display());

@@ -1,8 +1,10 @@
 """huddle-analysis against hand-written Polars and SciPy on the same recording: same_numbers.py PROGRAM FLEET."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,18 @@ def ask(program, *arguments):
 def main():
     program, fleet = sys.argv[1], Path(sys.argv[2])
     run = sorted(fleet.glob("host=*/run=*"))[0]
+    responses = pl.read_parquet(run / "responses/*.parquet", hive_partitioning=False)
+    check(program, run, "responses", responses.filter(pl.col("failure").is_null()))
+    # Without single responses the latencies are the means that workloads report.
+    with tempfile.TemporaryDirectory() as scratch:
+        without = Path(scratch) / "run"
+        shutil.copytree(run, without, ignore=shutil.ignore_patterns("responses"))
+        reported = pl.read_parquet(run / "reported/*.parquet", hive_partitioning=False)
+        check(program, without, "window_means", reported)
+
+
+def check(program, run, latency_of, latencies):
+    """Everything that `compare` says of one run."""
     told = ask(program, "compare", str(run))
     counters = pl.read_parquet(run / "counters/*.parquet", hive_partitioning=False)
     reported = pl.read_parquet(run / "reported/*.parquet", hive_partitioning=False)
@@ -39,15 +53,17 @@ def main():
             .agg(throughput=1e6 * pl.col("operations").sum() / pl.col("us").sum()),
             on=["arm", "block"],
         )
-        .join(reported.group_by("arm", "block").agg(latency_us=pl.col("latency_us").median()), on=["arm", "block"])
+        .join(latencies.group_by("arm", "block").agg(latency_us=pl.col("latency_us").median()), on=["arm", "block"])
         .sort("block")
     )
     for arm in told["arms"]:
         mine = blocks.filter(pl.col("arm") == arm["name"])
         for measure, value in arm["values"].items():
             np.testing.assert_allclose(value["available"]["median"], mine[measure].median(), rtol=1e-12)
-        latencies = reported.filter(pl.col("arm") == arm["name"])["latency_us"]
-        np.testing.assert_allclose(arm["latency_quantiles_us"], np.quantile(latencies, QUANTILES), rtol=1e-12)
+        assert arm["latency_of"] == latency_of, arm
+        of_arm = latencies.filter(pl.col("arm") == arm["name"])["latency_us"]
+        assert arm["latencies"] == len(of_arm), arm
+        np.testing.assert_allclose(arm["latency_quantiles_us"], np.quantile(of_arm, QUANTILES), rtol=1e-12)
     before = blocks.filter(pl.col("arm") == told["baseline"])
     checked = 0
     for change in told["changes"]:
@@ -64,7 +80,7 @@ def main():
             np.testing.assert_allclose(compared["test"]["p_value"], expected, rtol=1e-9)
             checked += 1
     assert checked >= 3, told
-    print(f"compare: {len(told['arms'])} arms, {len(told['changes'])} changes, as NumPy and SciPy have them")
+    print(f"compare, latencies of {latency_of}: {len(told['arms'])} arms, {len(told['changes'])} changes, as NumPy and SciPy have them")
 
 
 if __name__ == "__main__":

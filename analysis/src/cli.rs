@@ -14,13 +14,15 @@ use crate::export::{ExportFormat, export};
 use crate::report::Report;
 use crate::run::RunDir;
 use crate::sharing::Sharing;
+use crate::sources::Sources;
 use crate::timeline::Timeline;
 use crate::{AnalysisError, summary, validate};
 
 /// Questions to recordings of huddle.
 ///
 /// RUN is the directory of a run (`huddle run --record DIR`), a tree of host=NAME/run=ID directories, or a
-/// pattern of such paths in quotes.
+/// pattern of such paths in quotes. `compare` and `report` also take the directory of an experiment
+/// (`cargo xtask experiment NAME --out DIR`).
 #[derive(Debug, Parser)]
 #[command(name = "huddle-analysis", version)]
 pub struct Cli {
@@ -39,13 +41,14 @@ enum Command {
         top: usize,
     },
     /// Placements compared: misses, IPC, throughput and latency of each arm, and the change between them.
+    /// Recordings are compared together, each experiment by itself.
     Compare {
         #[command(flatten)]
         runs: Runs,
         /// What tells the arms; arms of trials where there are any, else policies, else recordings.
         #[arg(long, value_enum)]
         by: Option<By>,
-        /// The arm that the others are compared with; `before` where there is one.
+        /// The arm that the others are compared with; `before`, or an experiment's `opposed`, where there is one.
         #[arg(long, value_name = "ARM")]
         baseline: Option<String>,
     },
@@ -67,7 +70,7 @@ enum Command {
     },
     /// All figures and tables in one HTML file that needs nothing else.
     Report {
-        /// Recordings: directories of runs, trees of them, or patterns.
+        /// Recordings and experiments: their directories, trees of them, or patterns.
         #[arg(required = true, value_name = "RUN")]
         paths: Vec<PathBuf>,
         /// Where to write it.
@@ -133,10 +136,20 @@ impl Cli {
                 runs.answer(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
             }
             Command::Compare { runs, by, baseline } => {
-                let comparison = Comparison::of(&runs.find()?, by, baseline.as_deref())?;
-                match runs.format {
-                    Format::Json => json_line(out, &comparison)?,
-                    Format::Table => write!(out, "{comparison}")?,
+                let comparisons = comparisons(&Sources::of(&runs.paths)?, by, baseline.as_deref())?;
+                match (runs.format, comparisons.as_slice()) {
+                    (Format::Json, [one]) => json_line(out, one)?,
+                    (Format::Json, all) => json(out, "huddle/comparisons/1", all.to_vec())?,
+                    (Format::Table, [one]) => write!(out, "{one}")?,
+                    (Format::Table, all) => {
+                        for (number, one) in all.iter().enumerate() {
+                            let gap = if number > 0 { "\n" } else { "" };
+                            let of: Vec<String> =
+                                one.of.iter().map(|path| path.display().to_string()).collect();
+                            writeln!(out, "{gap}== {}", crate::text::clean(&of.join(", ")))?;
+                            write!(out, "{one}")?;
+                        }
+                    }
                 }
                 Ok(ExitCode::SUCCESS)
             }
@@ -147,7 +160,7 @@ impl Cli {
                 runs.answer(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
             }
             Command::Report { paths, output, figures } => {
-                let report = Report::of(&find(&paths)?)?;
+                let report = Report::of(&Sources::of(&paths)?)?;
                 report.write(&output)?;
                 if let Some(dir) = figures {
                     report.write_figures(&dir)?;
@@ -210,15 +223,23 @@ impl Runs {
 
 /// All runs at these paths, each once.
 fn find(paths: &[PathBuf]) -> Result<Vec<RunDir>, AnalysisError> {
-    let mut found: Vec<RunDir> = Vec::new();
-    for path in paths {
-        for run in RunDir::find(path)? {
-            if !found.contains(&run) {
-                found.push(run);
-            }
-        }
-    }
-    Ok(found)
+    Sources::of(paths)?.recordings()
+}
+
+/// The recordings against each other, then each experiment by itself.
+fn comparisons(
+    sources: &Sources,
+    by: Option<By>,
+    baseline: Option<&str>,
+) -> Result<Vec<Comparison>, AnalysisError> {
+    let runs = (!sources.runs.is_empty()).then(|| Comparison::of(&sources.runs, by, baseline));
+    let experiments = sources.experiments.iter().map(|dir| match by {
+        None | Some(By::Arm) => Comparison::of_experiment(dir, baseline),
+        // The recordings of an experiment can also be looked at otherwise; its result cannot.
+        Some(_) if dir.runs().is_empty() => Err(AnalysisError::OnlyExperiment(dir.path().to_owned())),
+        Some(_) => Comparison::of(dir.runs(), by, baseline),
+    });
+    runs.into_iter().chain(experiments).collect()
 }
 
 fn json<T: Serialize>(out: &mut impl Write, schema: &'static str, runs: Vec<T>) -> anyhow::Result<()> {

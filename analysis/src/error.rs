@@ -18,10 +18,24 @@ pub enum AnalysisError {
     },
     /// There is no recording at this path.
     #[error(
-        "{} holds no recording: neither a manifest.json nor host=NAME/run=ID directories that have one",
+        "{} holds no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
         .0.display()
     )]
     NoRun(PathBuf),
+    /// There are results of experiments, which this question is not for.
+    #[error(
+        "{} holds the result of an experiment and no recording; `compare` (by arm) and `report` read it",
+        .0.display()
+    )]
+    OnlyExperiment(PathBuf),
+    /// The result of an experiment cannot be used.
+    #[error("cannot use {}: {message}", path.display())]
+    Experiment {
+        /// Its summary.json.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
     /// The path is a file.
     #[error("{} is a file; name the directory of a run, or a tree of host=NAME/run=ID directories", .0.display())]
     NotADirectory(PathBuf),

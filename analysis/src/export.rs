@@ -70,7 +70,7 @@ pub fn export(
     Ok(written)
 }
 
-/// A table of all runs, with the columns `host` and `run_id` before its own (`run` is a column of the table `ksm`).
+/// A table of all runs, with the columns `host` and `run_id` before its own.
 fn of_all(runs: &[RunDir], table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
     let mut frames = Vec::new();
     for run in runs {

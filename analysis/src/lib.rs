@@ -1,6 +1,6 @@
 //! Questions to huddle's recordings, answered by Polars from their Parquet segments.
 //!
-//! A recording is found ([`run`]), then summed up ([`summary`]), compared ([`compare`]), drawn
+//! A recording is found ([`sources`]), then summed up ([`summary`]), compared ([`compare`]), drawn
 //! ([`report`]), handed on ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
 //! streaming engine: a query reads the columns it asks for and nothing else, and a recording may be
 //! larger than memory.
@@ -8,12 +8,14 @@
 pub mod cli;
 pub mod compare;
 mod error;
+pub mod experiment;
 pub mod export;
 mod figure;
 mod frame;
 pub mod report;
 pub mod run;
 pub mod sharing;
+pub mod sources;
 pub mod summary;
 mod sums;
 mod text;

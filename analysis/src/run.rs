@@ -1,15 +1,12 @@
-//! Where recordings are, and how their tables are scanned.
+//! One recording, and how its tables are scanned.
 
 use std::path::{Path, PathBuf};
 
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, OLDEST_SCHEMA_VERSION, Table};
 use polars::io::HiveOptions;
-use polars::prelude::{LazyFrame, PlRefPath, PolarsResult, ScanArgsParquet};
+use polars::prelude::{LazyFrame, PlRefPath, PolarsResult, ScanArgsParquet, col};
 
 use crate::AnalysisError;
-
-/// How many directories below the named one a run may be: `host=NAME/run=ID`, and one for a tree of trees.
-const DEEPEST: usize = 3;
 
 /// The directory of one run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,52 +24,9 @@ pub struct TableFiles {
 }
 
 impl RunDir {
-    /// The runs at `path`: the directory of one, a tree that holds some, or a pattern (`*`, `?`, `[..]`)
-    /// of such, in ascending order.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn find(path: &Path) -> Result<Vec<Self>, AnalysisError> {
-        // A path that exists is meant as it is, whatever characters it has.
-        match path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
-            Some(pattern) => Self::matching(pattern),
-            None => Self::at(path),
-        }
-    }
-
-    /// The runs at all paths that match a pattern; what is no recording is passed over.
-    fn matching(pattern: &str) -> Result<Vec<Self>, AnalysisError> {
-        let bad = |error: &dyn std::fmt::Display| {
-            AnalysisError::Pattern(format!("{pattern:?} is not a pattern of paths: {error}"))
-        };
-        let mut found = Vec::new();
-        for path in glob::glob(pattern).map_err(|error| bad(&error))? {
-            match Self::at(&path.map_err(|error| bad(&error))?) {
-                Ok(runs) => found.extend(runs),
-                Err(AnalysisError::NoRun(_) | AnalysisError::NotADirectory(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        found.sort();
-        found.dedup();
-        if found.is_empty() {
-            return Err(AnalysisError::Pattern(format!("{pattern:?} matches no recording")));
-        }
-        Ok(found)
-    }
-
-    fn at(path: &Path) -> Result<Vec<Self>, AnalysisError> {
-        let about = std::fs::metadata(path).map_err(AnalysisError::read(path))?;
-        if !about.is_dir() {
-            return Err(AnalysisError::NotADirectory(path.to_owned()));
-        }
-        let mut found = Vec::new();
-        find_below(path, DEEPEST, &mut found)?;
-        if found.is_empty() {
-            return Err(AnalysisError::NoRun(path.to_owned()));
-        }
-        found.sort();
-        Ok(found)
+    /// The run in this directory, which [`is_run`] found.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self(path)
     }
 
     /// Its path.
@@ -120,14 +74,23 @@ impl RunDir {
         Ok(files)
     }
 
-    /// A lazy scan of a table's closed segments in order; `None` where there is none.
+    /// A lazy scan of a table's closed segments in order, columns named as today whatever the version of
+    /// the recording; `None` where there is none.
     pub fn scan(&self, table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
         let files = self.files(table)?;
         if files.segments.is_empty() {
             return Ok(None);
         }
-        let frame = scan_files(files.segments.iter().map(|(_, path)| path.as_path()));
-        frame.map(Some).map_err(AnalysisError::table(&self.0, table))
+        let frame = scan_files(files.segments.iter().map(|(_, path)| path.as_path()))
+            .map_err(AnalysisError::table(&self.0, table))?;
+        let named = |version: u32| table.columns().iter().map(move |c| table.column_name(c.name, version));
+        // Most tables never had other names, and then the manifest need not be asked.
+        if named(OLDEST_SCHEMA_VERSION).eq(table.columns().iter().map(|column| column.name)) {
+            return Ok(Some(frame));
+        }
+        let old = named(self.manifest()?.schema_version);
+        let columns = old.zip(table.columns()).map(|(old, column)| col(old).alias(column.name));
+        Ok(Some(frame.select(columns.collect::<Vec<_>>())))
     }
 }
 
@@ -144,25 +107,8 @@ fn segment_number(name: &str) -> Option<u64> {
     (digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-fn find_below(dir: &Path, depth: usize, found: &mut Vec<RunDir>) -> Result<(), AnalysisError> {
-    if is_run(dir) {
-        found.push(RunDir(dir.to_owned()));
-        return Ok(());
-    }
-    if depth == 0 {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(dir).map_err(AnalysisError::read(dir))? {
-        let entry = entry.map_err(AnalysisError::read(dir))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            find_below(&entry.path(), depth - 1, found)?;
-        }
-    }
-    Ok(())
-}
-
 /// A run has a manifest; one that lost it still has its tables, which `validate` has to find.
-fn is_run(dir: &Path) -> bool {
+pub(crate) fn is_run(dir: &Path) -> bool {
     let has_segment = |table: &&Table| {
         std::fs::read_dir(dir.join(table.name())).is_ok_and(|mut entries| {
             entries.any(|entry| {
@@ -183,18 +129,6 @@ mod tests {
         assert_eq!(segment_number("segment-1000000.parquet"), Some(1_000_000));
         for name in [".segment-000001.parquet.tmp", "segment-1.parquet", "segment-00000x.parquet", "a"] {
             assert_eq!(segment_number(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_recording_is_said_in_one_sentence() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), "").unwrap();
-        for (path, words) in
-            [("", "holds no recording"), ("file", "is a file"), ("none", "No such file or directory")]
-        {
-            let error = RunDir::find(&dir.path().join(path)).unwrap_err().to_string();
-            assert!(error.contains(words) && !error.contains('\n'), "{error}");
         }
     }
 }

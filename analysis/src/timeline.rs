@@ -149,7 +149,7 @@ fn moments(run: &RunDir) -> Result<Vec<Moment>, AnalysisError> {
             at_us: ends[row].unwrap_or_default(),
             kind: "placement".to_owned(),
             what: format!(
-                "round {}: {} threads placed anew by {}",
+                "round {}: {} threads placed anew; the plan is of {}",
                 rounds[row].unwrap_or_default(),
                 threads[row].unwrap_or_default(),
                 policies[row].as_deref().unwrap_or("no policy")

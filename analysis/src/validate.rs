@@ -5,7 +5,7 @@ mod segment;
 use std::fmt;
 use std::path::PathBuf;
 
-use huddle_model::schema::{Manifest, Table, TableCounts};
+use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
 use serde::Serialize;
 
 use crate::AnalysisError;
@@ -116,8 +116,9 @@ impl Report {
         }
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();
+        let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
         for (_, path) in &files.segments {
-            match segment::check(path, table, &mut times) {
+            match segment::check(path, table, version, &mut times) {
                 Ok(found) => {
                     self.problems.extend(found.problems);
                     usable.segments += 1;

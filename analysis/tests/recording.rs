@@ -237,7 +237,7 @@ fn other_columns_are_named() {
     // A segment of another table under this one's name.
     fs::copy(run.join("ksm/segment-000003.parquet"), &path).unwrap();
     let problems = wrong(&run);
-    assert!(problems.contains("columns of decisions in schema version 2: policy is missing"), "{problems}");
+    assert!(problems.contains("columns of decisions in schema version 3: policy is missing"), "{problems}");
     // A segment of another run, whose rows the manifest does not count.
     let other = run.with_file_name("other");
     record(&other, (1..=4).map(|round| sample::snapshot(round, VMS - 1)));
@@ -269,7 +269,7 @@ fn manifests_that_cannot_be_used_are_refused_by_name() {
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
     for (content, words) in [
-        (written.replace("\"schema_version\": 2", "\"schema_version\": 7"), "schema version 7"),
+        (written.replace("\"schema_version\": 3", "\"schema_version\": 7"), "schema version 7"),
         (written.replace("huddle/manifest/1", "huddle/manifest/2"), "\"huddle/manifest/2\""),
         (written[..written.len() / 2].to_owned(), "not a huddle manifest"),
     ] {
@@ -290,13 +290,40 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     let (_dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, written.replace("\"schema_version\": 2", "\"schema_version\": 1")).unwrap();
+    fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 1")).unwrap();
+    name_columns_as_before_3(&run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     assert_eq!(analysis(&["summary"], &run).status.code(), Some(0));
     assert_eq!(usable_rows(&run, "sharing"), 24);
     fs::create_dir(run.join("windows")).unwrap();
     fs::write(run.join("windows/segment-000001.parquet"), "PAR1").unwrap();
     assert!(wrong(&run).contains("table windows, which came with schema version 2, and its manifest says 1"));
+}
+
+fn name_columns_as_before_3(run: &Path) {
+    use polars::prelude::{ParquetReader, SerReader};
+    for segment in fs::read_dir(run.join("ksm")).unwrap().map(|entry| entry.unwrap().path()) {
+        let mut frame = ParquetReader::new(fs::File::open(&segment).unwrap()).finish().unwrap();
+        frame.rename("ksm_run", "run".into()).unwrap();
+        ParquetWriter::new(fs::File::create(&segment).unwrap()).finish(&mut frame).unwrap();
+    }
+}
+
+#[test]
+fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
+    let (dir, run) = recording();
+    let manifest = run.join("manifest.json");
+    let written = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 2")).unwrap();
+    // Version 2 named the column `run`.
+    assert!(wrong(&run).contains("has not the columns of ksm in schema version 2: run is missing"));
+    name_columns_as_before_3(&run);
+    assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
+    let out = dir.path().join("out");
+    let arguments = ["export", "--format", "csv", "--table", "ksm", "-o", out.to_str().unwrap()];
+    assert_eq!(analysis(&arguments, &run).status.code(), Some(0));
+    let heading = fs::read_to_string(out.join("ksm.csv")).unwrap();
+    assert!(heading.lines().next().unwrap().contains(",unavailable,ksm_run,full_scans,"), "{heading}");
 }
 
 #[test]

@@ -396,7 +396,7 @@ fn rounds_are_lines_of_json_and_a_recording() {
 
     let manifest: Value =
         serde_json::from_slice(&std::fs::read(run_dir.join("manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["schema_version"], 2);
+    assert_eq!(manifest["schema_version"], 3);
     for table in ["sharing", "vms", "placements", "decisions", "ksm", "events"] {
         // One VM shares with nobody: `sharing` has no row, and so no segment.
         if table != "sharing" {

@@ -13,6 +13,8 @@ use crate::frame::Answer;
 use crate::run::RunDir;
 use crate::sums::{counter_sums, sums_of};
 
+use super::Measure;
+
 /// What tells the things that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +29,45 @@ pub enum By {
 
 /// The quantiles of latency that are told.
 pub const LATENCY_QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999];
+
+/// What latencies are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatencyOf {
+    /// Single responses, which a load generator timed (table `responses`).
+    Responses,
+    /// The means that workloads report, one a VM and window (table `reported`): the tail within a window
+    /// is not in them.
+    WindowMeans,
+}
+
+impl LatencyOf {
+    /// The table they are in.
+    pub(crate) fn table(self) -> Table {
+        match self {
+            Self::Responses => Table::Responses,
+            Self::WindowMeans => Table::Reported,
+        }
+    }
+
+    /// What one of them is, for headings.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Responses => "responses",
+            Self::WindowMeans => "windows",
+        }
+    }
+
+    /// For titles.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Responses => "of single good responses",
+            Self::WindowMeans => {
+                "of the means that workloads report each window; the tail within a window is not in them"
+            }
+        }
+    }
+}
 
 /// Most values that a recording is cut into when recordings are compared.
 const MOST_SPANS: u64 = 200;
@@ -43,8 +84,14 @@ pub(crate) struct ArmData {
     pub(crate) latencies_us: BTreeMap<Place, f64>,
     /// [`LATENCY_QUANTILES`] over all windows of this arm, in microseconds: one set a run that has any.
     pub(crate) quantiles_us: Vec<Vec<f64>>,
-    /// Windows with a latency.
+    /// How many latencies there are.
     pub(crate) latencies: u64,
+    /// What they are of; `None` without any.
+    pub(crate) latency_of: Option<LatencyOf>,
+    /// Requests without a good response; they are in no latency.
+    pub(crate) failed: u64,
+    /// Further values by place, which an experiment measured.
+    pub(crate) figures: BTreeMap<Measure, BTreeMap<Place, f64>>,
 }
 
 impl ArmData {
@@ -69,7 +116,7 @@ pub(crate) type Arms = BTreeMap<String, ArmData>;
 pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
     let mut policies = std::collections::BTreeSet::new();
     for run in runs {
-        for table in [Table::Counters, Table::Reported] {
+        for table in [Table::Counters, Table::Reported, Table::Responses] {
             let Some(frame) = run.scan(table)? else { continue };
             let arms = frame.select([col("arm").n_unique().alias("n"), col("arm").count().alias("set")]);
             let found = Answer::of(arms).map_err(AnalysisError::table(run.path(), table))?;
@@ -86,7 +133,71 @@ pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
     Ok(if policies.len() > 1 || runs.len() < 2 { By::Policy } else { By::Run })
 }
 
-/// Reads the arms of `runs`.
+/// What the latencies of these runs are of: single responses as soon as there are any.
+pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
+    for run in runs {
+        if run.scan(Table::Responses)?.is_some() {
+            return Ok(LatencyOf::Responses);
+        }
+    }
+    Ok(LatencyOf::WindowMeans)
+}
+
+/// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame a run with
+/// its number; without those that are not told, and those of the places `without`.
+pub(crate) fn latencies(
+    runs: &[RunDir],
+    by: By,
+    of: LatencyOf,
+    without: &[u64],
+) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
+    let good = if of == LatencyOf::Responses { is_good() } else { lit(true) };
+    let told = col("latency_us").is_not_null().and(col("latency_us").is_finite()).and(good);
+    let mut frames = Vec::new();
+    for (number, run) in runs.iter().enumerate() {
+        if let Some(frame) = labelled(run, of.table(), by)? {
+            let frame =
+                without.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))));
+            frames
+                .push((number, frame.filter(told.clone()).select(["label", "place", "latency_us"].map(col))));
+        }
+    }
+    Ok(frames)
+}
+
+fn left_out(frame: LazyFrame, places: &[u64]) -> LazyFrame {
+    places.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))))
+}
+
+/// A response is good when nobody says why it is not. Its status is not asked: `failure` tells of that, too,
+/// and experiments write it in 16 bits, which is a type that this build of Polars does not have.
+fn is_good() -> Expr {
+    col("failure").is_null()
+}
+
+/// Adds the latencies of `runs` to the arms.
+pub(crate) fn add_latencies(
+    arms: &mut Arms,
+    runs: &[RunDir],
+    by: By,
+    of: LatencyOf,
+    without: &[u64],
+) -> Result<(), AnalysisError> {
+    for (number, frame) in latencies(runs, by, of, without)? {
+        let error = AnalysisError::table(runs[number].path(), of.table());
+        add_latencies_of(arms, number, frame, of).map_err(error)?;
+    }
+    if of == LatencyOf::Responses {
+        for run in runs {
+            let Some(frame) = labelled(run, of.table(), by)? else { continue };
+            add_failed(arms, left_out(frame, without))
+                .map_err(AnalysisError::table(run.path(), of.table()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the arms of `runs`, without latencies.
 pub(crate) fn arms(runs: &[RunDir], by: By) -> Result<Arms, AnalysisError> {
     let mut arms = Arms::new();
     for (number, run) in runs.iter().enumerate() {
@@ -121,7 +232,7 @@ fn policies_of(run: &RunDir) -> Result<Option<LazyFrame>, AnalysisError> {
 /// day of them is no more than some hundred values.
 fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
     let mut last = 0;
-    for table in [Table::Counters, Table::Reported] {
+    for table in [Table::Counters, Table::Reported, Table::Responses] {
         let Some(frame) = run.scan(table)? else { continue };
         let found = Answer::of(frame.select([col("window").max()])).and_then(|answer| answer.u64s("window"));
         let found = found.map_err(AnalysisError::table(run.path(), table))?;
@@ -181,14 +292,20 @@ fn add_reports(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()
         arms.entry(label).or_default().blocks.entry((run, place)).or_default().reported =
             Part { above: operations.unwrap_or_default(), below: length.unwrap_or_default() / 1e6 };
     }
+    Ok(())
+}
 
-    let told = frame.filter(col("latency_us").is_not_null().and(col("latency_us").is_finite()));
+fn add_latencies_of(arms: &mut Arms, run: usize, told: LazyFrame, of: LatencyOf) -> PolarsResult<()> {
     let medians = told.clone().group_by([col("label"), col("place")]).agg([col("latency_us").median()]);
     let answer = Answer::of(medians)?;
     let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
     for ((label, place), middle) in labels.into_iter().zip(places).zip(answer.f64s("latency_us")?) {
         let (Some(label), Some(place), Some(middle)) = (label, place, middle) else { continue };
-        arms.entry(label).or_default().latencies_us.insert((run, place), middle);
+        let arm = arms.entry(label).or_default();
+        arm.latencies_us.insert((run, place), middle);
+        arm.latency_of = Some(of);
+        // A place with responses alone is one, too.
+        arm.blocks.entry((run, place)).or_default();
     }
 
     let mut asked: Vec<Expr> = LATENCY_QUANTILES
@@ -207,6 +324,17 @@ fn add_reports(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()
         let arm = arms.entry(label).or_default();
         arm.quantiles_us.push(found);
         arm.latencies += count.unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn add_failed(arms: &mut Arms, frame: LazyFrame) -> PolarsResult<()> {
+    let failed = col("latency_us").is_null().or(is_good().not());
+    let counted = frame.group_by([col("label")]).agg([crate::frame::count_where(failed).alias("failed")]);
+    let answer = Answer::of(counted)?;
+    for (label, failed) in answer.texts("label")?.into_iter().zip(answer.u64s("failed")?) {
+        let (Some(label), Some(failed)) = (label, failed) else { continue };
+        arms.entry(label).or_default().failed += failed;
     }
     Ok(())
 }

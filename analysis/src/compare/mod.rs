@@ -7,6 +7,7 @@ mod arms;
 mod show;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use huddle_model::availability::Availability;
 use huddle_model::stats::{Compared, Estimate, SampleFlags, compare_blocks, compare_samples};
@@ -14,10 +15,10 @@ use huddle_model::trial::Objective;
 use serde::Serialize;
 
 use crate::AnalysisError;
+use crate::experiment::{self, ExperimentDir};
 use crate::run::RunDir;
-pub(crate) use arms::labelled;
-use arms::{ArmData, Arms, Place};
-pub use arms::{By, LATENCY_QUANTILES};
+pub(crate) use arms::{ArmData, Arms, Place, latencies};
+pub use arms::{By, LATENCY_QUANTILES, LatencyOf};
 pub(crate) use show::{change as change_text, estimate as estimate_text};
 
 /// Seed of the bootstrap, so that equal recordings give equal intervals.
@@ -33,15 +34,34 @@ pub enum Measure {
     MissRatio,
     /// Instructions per cycle.
     Ipc,
-    /// Operations per second that workloads report.
+    /// Operations per second that workloads report; in an experiment reads of all guests together.
     Throughput,
-    /// Median of the latencies that workloads report, in microseconds.
+    /// CPU time of an operation in nanoseconds, as the guests of an experiment count it.
+    CpuTimeNs,
+    /// CPU time of an operation in nanoseconds that the host of an experiment gave.
+    HostCpuTimeNs,
+    /// LLC misses of an operation of an experiment.
+    MissesPerOperation,
+    /// Median of latencies in microseconds; [`LatencyOf`] says which.
     LatencyUs,
 }
 
 impl Measure {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Mpki, Self::MissRatio, Self::Ipc, Self::Throughput, Self::LatencyUs];
+    /// What recordings tell.
+    pub const RECORDED: [Self; 5] =
+        [Self::Mpki, Self::MissRatio, Self::Ipc, Self::Throughput, Self::LatencyUs];
+
+    /// What experiments may tell.
+    pub const OF_EXPERIMENTS: [Self; 8] = [
+        Self::Throughput,
+        Self::CpuTimeNs,
+        Self::HostCpuTimeNs,
+        Self::LatencyUs,
+        Self::MissesPerOperation,
+        Self::Mpki,
+        Self::MissRatio,
+        Self::Ipc,
+    ];
 
     /// Its name for people.
     pub fn title(self) -> &'static str {
@@ -50,6 +70,9 @@ impl Measure {
             Self::MissRatio => "LLC miss ratio",
             Self::Ipc => "IPC",
             Self::Throughput => "operations/s",
+            Self::CpuTimeNs => "CPU ns/operation",
+            Self::HostCpuTimeNs => "host CPU ns/operation",
+            Self::MissesPerOperation => "LLC misses/operation",
             Self::LatencyUs => "median latency in us",
         }
     }
@@ -61,6 +84,9 @@ impl Measure {
             Self::MissRatio => "miss-ratio",
             Self::Ipc => "ipc",
             Self::Throughput => "throughput",
+            Self::CpuTimeNs => "cpu-time",
+            Self::HostCpuTimeNs => "host-cpu-time",
+            Self::MissesPerOperation => "misses",
             Self::LatencyUs => "latency",
         }
     }
@@ -70,20 +96,24 @@ impl Measure {
         self.objective().is_some_and(Objective::more_is_better)
     }
 
-    /// What the loop calls it; it does not judge by latency.
+    /// What the loop calls it; it does not judge by the others.
     fn objective(self) -> Option<Objective> {
         match self {
             Self::Mpki => Some(Objective::Mpki),
             Self::MissRatio => Some(Objective::MissRatio),
             Self::Ipc => Some(Objective::Ipc),
             Self::Throughput => Some(Objective::Reported),
-            Self::LatencyUs => None,
+            Self::CpuTimeNs | Self::HostCpuTimeNs | Self::MissesPerOperation | Self::LatencyUs => None,
         }
     }
 
     fn values(self, arm: &ArmData) -> BTreeMap<Place, f64> {
+        if let Some(figures) = arm.figures.get(&self) {
+            return figures.clone();
+        }
         match self.objective() {
-            None => arm.latencies_us.clone(),
+            None if self == Self::LatencyUs => arm.latencies_us.clone(),
+            None => BTreeMap::new(),
             Some(objective) => arm
                 .blocks
                 .iter()
@@ -96,7 +126,8 @@ impl Measure {
     fn missing(self, arm: &ArmData) -> String {
         let block = arm.blocks.values().next();
         match (self.objective(), block) {
-            (None, _) => "no workload reported a latency".to_owned(),
+            (None, _) if self == Self::LatencyUs => "no workload reported a latency".to_owned(),
+            (None, _) => "no block tells it".to_owned(),
             (Some(_), None) => "nothing was recorded".to_owned(),
             (Some(objective), Some(block)) => {
                 block.value(objective).reason().unwrap_or("no block has a value").to_owned()
@@ -114,10 +145,14 @@ pub struct ArmSummary {
     pub places: usize,
     /// Each measure over them, or why there is none.
     pub values: BTreeMap<Measure, Availability<Estimate>>,
-    /// Latency in microseconds at [`LATENCY_QUANTILES`], over all windows; `None` where none was reported.
+    /// Latency in microseconds at [`LATENCY_QUANTILES`], over all of them; `None` where none was reported.
     pub latency_quantiles_us: Option<Vec<f64>>,
-    /// Windows with a latency.
+    /// How many latencies there are.
     pub latencies: u64,
+    /// What they are of: the quantiles of means are not those of single responses.
+    pub latency_of: Option<LatencyOf>,
+    /// Requests without a good response, which are in no latency; 0 where none are recorded.
+    pub failed: u64,
     /// How many samples (a vCPU in a window) there are, and how many have a flaw. All are counted in.
     pub samples: SampleFlags,
 }
@@ -138,8 +173,12 @@ pub struct Change {
 pub struct Comparison {
     /// `huddle/comparison/1`.
     pub schema: &'static str,
+    /// The recordings, or the result of an experiment.
+    pub of: Vec<PathBuf>,
     /// What tells the arms.
     pub by: By,
+    /// What is compared.
+    pub measures: Vec<Measure>,
     /// Which arm the others are compared with; `None` when there are fewer than two.
     pub baseline: Option<String>,
     /// The arms, the baseline first.
@@ -148,6 +187,9 @@ pub struct Comparison {
     pub changes: Vec<Change>,
     /// What a reader should know, one sentence each.
     pub warnings: Vec<String>,
+    /// Numbers of an experiment's blocks that enter nothing.
+    #[serde(skip)]
+    pub(crate) left_out_blocks: Vec<u64>,
 }
 
 impl Comparison {
@@ -157,7 +199,62 @@ impl Comparison {
     /// When a recording cannot be read, or there is no such baseline.
     pub fn of(runs: &[RunDir], by: Option<By>, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let by = by.map_or_else(|| arms::choose(runs), Ok)?;
-        let found = arms::arms(runs, by)?;
+        let mut found = arms::arms(runs, by)?;
+        let latency_of = arms::latency_of(runs)?;
+        arms::add_latencies(&mut found, runs, by, latency_of, &[])?;
+        let paths = runs.iter().map(|run| run.path().to_owned()).collect();
+        let mut comparison = Self::between(&found, by, baseline, &Measure::RECORDED, paths)?;
+        if latency_of == LatencyOf::Responses {
+            let timed = arms::latencies(runs, by, latency_of, &[])?.len();
+            if timed < runs.len() {
+                comparison.warnings.push(format!(
+                    "{} of {} recordings have no single responses, and their window means are not in the latencies",
+                    runs.len() - timed,
+                    runs.len()
+                ));
+            }
+        }
+        Ok(comparison)
+    }
+
+    /// Compares the arms of an experiment, paired by block, with `baseline` as the first arm; response times
+    /// are those of its recordings.
+    ///
+    /// # Errors
+    /// When its result or a recording of it cannot be read, or there is no such baseline.
+    pub fn of_experiment(dir: &ExperimentDir, baseline: Option<&str>) -> Result<Self, AnalysisError> {
+        let summary = dir.summary()?;
+        let mut found = experiment::arms(&summary);
+        let invalid: Vec<u64> =
+            summary.blocks.iter().filter(|block| block.invalid.is_some()).map(|block| block.number).collect();
+        arms::add_latencies(&mut found, &dir.timed(), By::Arm, LatencyOf::Responses, &invalid)?;
+        let told = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());
+        let mut measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(told).collect();
+        if measures.is_empty() {
+            // So that there is something to say why it is missing.
+            measures.push(Measure::Throughput);
+        }
+        let of = vec![dir.path().to_owned()];
+        let mut comparison = Self::between(&found, By::Arm, baseline, &measures, of)?;
+        comparison.left_out_blocks = invalid;
+        if found.is_empty() {
+            comparison.warnings = vec![format!(
+                "the result of the experiment {:?} has no valid block, so there is nothing to compare",
+                summary.experiment
+            )];
+        }
+        comparison.warnings.extend(summary.invalid_blocks.iter().map(|why| format!("left out: {why}")));
+        comparison.warnings.extend(summary.why_no_misses().map(|why| format!("no LLC misses: {why}")));
+        Ok(comparison)
+    }
+
+    fn between(
+        found: &Arms,
+        by: By,
+        baseline: Option<&str>,
+        measures: &[Measure],
+        of: Vec<PathBuf>,
+    ) -> Result<Self, AnalysisError> {
         let names: Vec<&str> = found.keys().map(String::as_str).collect();
         let first = match baseline {
             Some(name) if !found.contains_key(name) => {
@@ -167,37 +264,41 @@ impl Comparison {
                 });
             }
             Some(name) => Some(name),
-            // The names of arms that are what there was before anything was changed.
-            None => ["before", "none", "not pinned"]
+            // The names of arms that are what there was before anything was changed, or the control.
+            None => ["before", "none", "not pinned", "opposed"]
                 .into_iter()
                 .find(|name| found.contains_key(*name))
                 .or(names.first().copied()),
         };
         let order: Vec<&str> =
             first.into_iter().chain(names.iter().copied().filter(|name| Some(*name) != first)).collect();
-        let summaries: Vec<ArmSummary> = order.iter().map(|name| summary(name, &found[*name])).collect();
+        let summaries: Vec<ArmSummary> =
+            order.iter().map(|name| summary(name, &found[*name], measures)).collect();
         let changes = match first {
             Some(first) => order[1..]
                 .iter()
                 .flat_map(|name| {
-                    Measure::ALL.map(|measure| change(by, measure, &found[first], name, &found[*name]))
+                    measures.iter().map(|measure| change(by, *measure, &found[first], name, &found[*name]))
                 })
                 .collect(),
             None => Vec::new(),
         };
-        let warnings = warnings(&found, &summaries, by);
+        let warnings = warnings(found, &summaries, by);
         Ok(Self {
             schema: "huddle/comparison/1",
+            of,
             by,
+            measures: measures.to_vec(),
             baseline: first.filter(|_| order.len() > 1).map(str::to_owned),
             arms: summaries,
             changes,
             warnings,
+            left_out_blocks: Vec::new(),
         })
     }
 }
 
-fn summary(name: &str, arm: &ArmData) -> ArmSummary {
+fn summary(name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
     let estimate = |measure: Measure| {
         let values: Vec<f64> = measure.values(arm).into_values().collect();
         let estimate = Estimate::of_median(&values, SEED);
@@ -206,9 +307,11 @@ fn summary(name: &str, arm: &ArmData) -> ArmSummary {
     ArmSummary {
         name: name.to_owned(),
         places: arm.blocks.len(),
-        values: Measure::ALL.into_iter().map(|measure| (measure, estimate(measure))).collect(),
+        values: measures.iter().map(|measure| (*measure, estimate(*measure))).collect(),
         latency_quantiles_us: arm.latency_quantiles_us(),
         latencies: arm.latencies,
+        latency_of: arm.latency_of,
+        failed: arm.failed,
         samples: arm.flags(),
     }
 }
@@ -248,7 +351,14 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
         )),
         _ => {}
     }
+    let mut flawed: Vec<(String, Vec<&str>)> = Vec::new();
     for arm in summaries {
+        if arm.failed > 0 {
+            said.push(format!(
+                "{}: {} requests had no good response, and are in no latency: look at the server before the figures",
+                arm.name, arm.failed
+            ));
+        }
         let flags = arm.samples;
         let flaws = [
             (flags.without_misses, "have no LLC misses: see `doctor` for why the counters are not there"),
@@ -263,9 +373,15 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
             ),
         ];
         for (count, words) in flaws.into_iter().filter(|(count, _)| *count > 0) {
-            said.push(format!("{}: {count} of {} samples {words}", arm.name, flags.samples));
+            // What is true of several arms is said once.
+            let text = format!("{count} of {} samples {words}", flags.samples);
+            match flawed.iter_mut().find(|(known, _)| *known == text) {
+                Some((_, names)) => names.push(&arm.name),
+                None => flawed.push((text, vec![&arm.name])),
+            }
         }
     }
+    said.extend(flawed.into_iter().map(|(text, names)| format!("{}: {text}", names.join(", "))));
     if by == By::Arm && summaries.len() > 1 {
         let all: std::collections::BTreeSet<Place> =
             arms.values().flat_map(|arm| arm.blocks.keys().copied()).collect();

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use huddle_model::availability::Availability;
-use huddle_model::stats::{Compared, Estimate};
+use huddle_model::stats::{Compared, Estimate, Side, Warning};
 
-use super::{By, Comparison, LATENCY_QUANTILES, Measure};
+use super::{By, Comparison, LATENCY_QUANTILES, LatencyOf};
 use crate::text::{clean, figure, lines, p_value, signed_percent, table};
 
 impl Comparison {
@@ -16,6 +16,34 @@ impl Comparison {
             By::Policy => "rounds",
             By::Run => "spans of windows",
         }
+    }
+
+    /// The warnings of all changes, each with the arm and measure it is of; what concerns the baseline is
+    /// said once, not once an arm.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for found in &self.changes {
+            let Availability::Available(compared) = &found.compared else { continue };
+            for warning in &compared.warnings {
+                let arm = match warning {
+                    Warning::Drift { side: Side::Before, .. }
+                    | Warning::Outliers { side: Side::Before, .. } => {
+                        self.baseline.as_deref().unwrap_or("baseline")
+                    }
+                    _ => &found.arm,
+                };
+                let note = format!("{arm}, {}: {warning}", found.measure.title());
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
+        }
+        notes
+    }
+
+    /// What its latencies are of; `None` where it has none.
+    pub(crate) fn latency_of(&self) -> Option<LatencyOf> {
+        self.arms.iter().find_map(|arm| arm.latency_of)
     }
 }
 
@@ -62,27 +90,15 @@ impl Comparison {
     fn arms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = format!(">{}", self.place_word());
         let mut headings = vec!["arm", &places];
-        headings.extend(Measure::ALL.map(Measure::title));
+        headings.extend(self.measures.iter().map(|measure| measure.title()));
         let mut rows = table(&headings);
         for arm in &self.arms {
             let mut row = vec![clean(&arm.name), arm.places.to_string()];
-            row.extend(Measure::ALL.iter().map(|measure| estimate(&arm.values[measure])));
+            row.extend(self.measures.iter().map(|measure| estimate(&arm.values[measure])));
             rows.add_row(row);
         }
         writeln!(f, "Medians over {}, with 95 % intervals\n{}", self.place_word(), lines(&rows))?;
-        if self.arms.iter().any(|arm| arm.latency_quantiles_us.is_some()) {
-            let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
-            let mut headings = vec!["arm", ">windows"];
-            headings.extend(titles.iter().map(String::as_str));
-            let mut rows = table(&headings);
-            for arm in &self.arms {
-                let Some(quantiles) = &arm.latency_quantiles_us else { continue };
-                let mut row = vec![clean(&arm.name), arm.latencies.to_string()];
-                row.extend(quantiles.iter().map(|value| figure(*value)));
-                rows.add_row(row);
-            }
-            writeln!(f, "\nLatency in us, of the means that workloads report each window\n{}", lines(&rows))?;
-        }
+        self.latencies(f)?;
         let mut rows = table(&[
             "arm",
             ">samples",
@@ -105,9 +121,24 @@ impl Comparison {
         writeln!(f, "\nSamples (one vCPU in one window), flaws counted in\n{}", lines(&rows))
     }
 
+    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(of) = self.latency_of() else { return Ok(()) };
+        let unit = format!(">{}", of.unit());
+        let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
+        let mut headings = vec!["arm", &unit];
+        headings.extend(titles.iter().map(String::as_str));
+        let mut rows = table(&headings);
+        for arm in &self.arms {
+            let Some(quantiles) = &arm.latency_quantiles_us else { continue };
+            let mut row = vec![clean(&arm.name), arm.latencies.to_string()];
+            row.extend(quantiles.iter().map(|value| figure(*value)));
+            rows.add_row(row);
+        }
+        writeln!(f, "\nLatency in us, {}\n{}", of.words(), lines(&rows))
+    }
+
     fn changes(&self, f: &mut fmt::Formatter<'_>, baseline: &str) -> fmt::Result {
         let mut rows = table(&["arm", "measure", ">n", "change, + is better", ">p", ">effect size", "test"]);
-        let mut notes = Vec::new();
         for found in &self.changes {
             let (name, title) = (clean(&found.arm), found.measure.title());
             match &found.compared {
@@ -133,15 +164,12 @@ impl Comparison {
                         effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
                         if compared.paired { "signed rank" } else { "Mann-Whitney" }.to_owned(),
                     ]);
-                    notes.extend(
-                        compared.warnings.iter().map(|warning| format!("{name}, {title}: {warning}")),
-                    );
                 }
             }
         }
         writeln!(f, "\nAgainst {}\n{}", clean(baseline), lines(&rows))?;
-        for note in notes {
-            writeln!(f, "note: {note}")?;
+        for note in self.notes() {
+            writeln!(f, "note: {}", clean(&note))?;
         }
         Ok(())
     }

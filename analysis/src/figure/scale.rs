@@ -62,11 +62,10 @@ fn round_step(rough: f64) -> f64 {
 
 fn label(value: f64) -> String {
     let text = figure(value);
-    if text.contains('.') && !text.contains('e') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
+    if let Some((digits, power)) = text.split_once('e') {
+        return format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'));
     }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -79,6 +78,14 @@ mod tests {
         let labels: Vec<String> = scale.ticks().into_iter().map(|(_, label)| label).collect();
         assert_eq!(labels, ["0", "2", "4", "6", "8", "10"]);
         assert_eq!((scale.at(0.0), scale.at(5.0), scale.at(10.0)), (0.0, 50.0, 100.0));
+    }
+
+    #[test]
+    fn labels_have_no_zeros_that_say_nothing() {
+        for (value, text) in [(2e7, "2e7"), (-1.5e-4, "-1.5e-4"), (0.5, "0.5"), (100.0, "100"), (1e8, "1e8")]
+        {
+            assert_eq!(label(value), text);
+        }
     }
 
     #[test]

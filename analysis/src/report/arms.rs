@@ -1,10 +1,10 @@
-//! The chapter that compares arms.
+//! The chapter that compares arms, and what an experiment's chapter has of it.
 
 use huddle_model::availability::Availability;
 
 use super::page::Page;
 use super::{data, or_gap};
-use crate::compare::{Comparison, LATENCY_QUANTILES, Measure, change_text, estimate_text};
+use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
 use crate::figure::{Bar, Spot, bars, distribution, spots};
 use crate::run::RunDir;
 use crate::text::{figure, p_value, signed_percent};
@@ -12,16 +12,17 @@ use crate::text::{figure, p_value, signed_percent};
 pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
     page.chapter("comparison", "Placements compared");
     if let Some(comparison) = or_gap(page, "Comparison", Comparison::of(runs, None, None)) {
-        compared(page, &comparison);
-        latencies(page, runs, &comparison);
+        compared(page, "", &comparison);
+        latencies(page, "", runs, &comparison);
     }
     predicted(page, runs);
 }
 
-fn compared(page: &mut Page, comparison: &Comparison) {
+/// The bars, the tables, the changes and the flaws of a comparison; ids of figures begin with `prefix`.
+pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
     page.gaps(&comparison.warnings);
     let places = comparison.place_word();
-    for measure in Measure::ALL {
+    for measure in comparison.measures.iter().copied() {
         let drawn: Vec<Bar> = comparison
             .arms
             .iter()
@@ -38,7 +39,7 @@ fn compared(page: &mut Page, comparison: &Comparison) {
         if drawn.is_empty() {
             continue;
         }
-        let id = format!("arms-{}", measure.id());
+        let id = format!("{prefix}arms-{}", measure.id());
         let better = if measure.more_is_better() { "More is better." } else { "Less is better." };
         page.figure(
             bars(&id, &format!("{} by arm", measure.title()), measure.title(), &drawn),
@@ -49,13 +50,13 @@ fn compared(page: &mut Page, comparison: &Comparison) {
         return;
     }
     let mut headings = vec!["arm".to_owned(), format!(">{places}")];
-    headings.extend(Measure::ALL.map(|measure| format!(">{}", measure.title())));
+    headings.extend(comparison.measures.iter().map(|measure| format!(">{}", measure.title())));
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     let rows: Vec<Vec<String>> = comparison
         .arms
         .iter()
         .map(|arm| {
-            let values = Measure::ALL.iter().map(|measure| estimate_text(&arm.values[measure]));
+            let values = comparison.measures.iter().map(|measure| estimate_text(&arm.values[measure]));
             [arm.name.clone(), arm.places.to_string()].into_iter().chain(values).collect()
         })
         .collect();
@@ -64,7 +65,7 @@ fn compared(page: &mut Page, comparison: &Comparison) {
         .arms
         .iter()
         .flat_map(|arm| {
-            Measure::ALL.iter().filter_map(|measure| Some((measure, arm.values[measure].reason()?)))
+            comparison.measures.iter().filter_map(|measure| Some((measure, arm.values[measure].reason()?)))
         })
         .collect::<std::collections::BTreeSet<_>>()
     {
@@ -91,7 +92,6 @@ fn compared(page: &mut Page, comparison: &Comparison) {
 }
 
 fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
-    let mut notes = Vec::new();
     let rows: Vec<Vec<String>> = comparison
         .changes
         .iter()
@@ -103,11 +103,6 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
                 row
             }
             Availability::Available(compared) => {
-                let told = compared
-                    .warnings
-                    .iter()
-                    .map(|warning| format!("{}, {}: {warning}.", found.arm, found.measure.title()));
-                notes.extend(told);
                 let effect = compared.effect_size(found.measure.more_is_better());
                 vec![
                     found.arm.clone(),
@@ -116,44 +111,62 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
                     change_text(compared),
                     compared.test.map_or_else(|| "-".to_owned(), |test| p_value(test.p_value)),
                     effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
-                    if compared.paired { "signed rank, by block" } else { "Mann-Whitney, unpaired" }
-                        .to_owned(),
+                    if compared.paired { "signed rank" } else { "Mann-Whitney" }.to_owned(),
                 ]
             }
         })
         .collect();
+    let how = match comparison.by {
+        By::Arm => "paired by block",
+        By::Policy | By::Run => "not paired",
+    };
     page.table(
-        &format!("Change against {baseline}; positive is better"),
+        &format!("Change against {baseline}, {how}; positive is better"),
         &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
         &rows,
     );
-    page.gaps(&notes);
+    page.gaps(&comparison.notes().iter().map(|note| format!("{note}.")).collect::<Vec<_>>());
 }
 
-fn latencies(page: &mut Page, runs: &[RunDir], comparison: &Comparison) {
+/// How response times are spread (the paper's Figure 5), and their quantiles.
+pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparison: &Comparison) {
+    let Some(of) = comparison.latency_of() else {
+        page.gap("No workload reported a latency, so there is no distribution of response times.");
+        return;
+    };
+    if let Some(found) =
+        or_gap(page, "Response times", data::histograms(runs, comparison.by, of, &comparison.left_out_blocks))
+    {
+        let unit = match of {
+            LatencyOf::Responses => "response time in us",
+            LatencyOf::WindowMeans => "mean latency of a window, in us",
+        };
+        page.figure(
+            distribution(&format!("{prefix}latency"), "Response times by arm", unit, &found),
+            &format!(
+                "Latencies {}. Each outline is a part of its own arm; what lies beyond the 99.9th percentile is in the last bin. \
+                 The paper's Figure 5 shows response times.",
+                of.words()
+            ),
+        );
+    }
     let rows: Vec<Vec<String>> = comparison
         .arms
         .iter()
         .filter_map(|arm| {
             let quantiles = arm.latency_quantiles_us.as_ref()?;
             let head = [arm.name.clone(), arm.latencies.to_string()];
-            Some(head.into_iter().chain(quantiles.iter().map(|value| figure(*value))).collect())
+            let failed = (of == LatencyOf::Responses).then(|| arm.failed.to_string());
+            Some(head.into_iter().chain(quantiles.iter().map(|value| figure(*value))).chain(failed).collect())
         })
         .collect();
-    if rows.is_empty() {
-        page.gap("No workload reported a latency, so there is no distribution of response times.");
-        return;
+    let mut headings = vec!["arm".to_owned(), format!(">{}", of.unit())];
+    headings.extend(LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)));
+    if of == LatencyOf::Responses {
+        headings.push(">failed".to_owned());
     }
-    if let Some(found) = or_gap(page, "Response times", data::histograms(runs, comparison.by)) {
-        page.figure(
-            distribution("latency", "Response times by arm", "mean latency of a window, in us", &found),
-            "Each outline is a part of its own arm; what lies beyond the 99.9th percentile is in the last bin. The paper's Figure 5 shows these.",
-        );
-    }
-    let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
-    let headings: Vec<&str> =
-        ["arm", ">windows"].into_iter().chain(titles.iter().map(String::as_str)).collect();
-    page.table("Response times in us, of the means that workloads report each window", &headings, &rows);
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    page.table(&format!("Response times in us, {}", of.words()), &headings, &rows);
 }
 
 fn predicted(page: &mut Page, runs: &[RunDir]) {

@@ -7,7 +7,7 @@ use huddle_model::trial::Objective;
 use polars::prelude::*;
 
 use crate::AnalysisError;
-use crate::compare::{By, labelled};
+use crate::compare::{By, LatencyOf, latencies};
 use crate::figure::Histogram;
 use crate::frame::Answer;
 use crate::run::RunDir;
@@ -122,17 +122,16 @@ pub(super) fn trials(run: &RunDir) -> Result<Vec<Trial>, AnalysisError> {
 
 /// How the latencies of each arm are spread, over one common axis: from the least to the greatest 99.9th
 /// percentile of the arms, what lies beyond in the last bin.
-pub(super) fn histograms(runs: &[RunDir], by: By) -> Result<Vec<Histogram>, AnalysisError> {
-    let table = Table::Reported;
-    let mut frames = Vec::new();
-    for run in runs {
-        if let Some(frame) = labelled(run, table, by)? {
-            let told = col("latency_us").is_not_null().and(col("latency_us").is_finite());
-            frames.push(frame.filter(told).select([col("label"), col("latency_us")]));
-        }
-    }
+pub(super) fn histograms(
+    runs: &[RunDir],
+    by: By,
+    of: LatencyOf,
+    without: &[u64],
+) -> Result<Vec<Histogram>, AnalysisError> {
+    let frames: Vec<LazyFrame> =
+        latencies(runs, by, of, without)?.into_iter().map(|(_, frame)| frame).collect();
     let Some(first) = runs.first().filter(|_| !frames.is_empty()) else { return Ok(Vec::new()) };
-    let error = AnalysisError::table(first.path(), table);
+    let error = AnalysisError::table(first.path(), of.table());
     let all = concat(frames, UnionArgs::default()).map_err(&error)?;
     binned(&all).map_err(&error)
 }

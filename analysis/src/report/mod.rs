@@ -1,9 +1,10 @@
-//! The report: every figure and table of one or more recordings in one HTML file.
+//! The report: every figure and table of recordings and experiments in one HTML file.
 //!
 //! What cannot be said is said to be missing, with the reason, and the rest goes on.
 
 mod arms;
 mod data;
+mod experiment;
 mod host;
 mod page;
 mod run;
@@ -12,8 +13,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::AnalysisError;
+use crate::experiment::ExperimentDir;
 use crate::figure::Figure;
 use crate::run::RunDir;
+use crate::sources::Sources;
 use page::Page;
 
 /// A report that is ready to be written.
@@ -24,30 +27,69 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of these recordings: what they compare, then each by itself.
+    /// The report of these recordings and experiments: what they compare, then each by itself.
     ///
     /// # Errors
-    /// When none of the recordings has a manifest that can be used: then there is nothing to report.
-    pub fn of(runs: &[RunDir]) -> Result<Self, AnalysisError> {
-        let usable: Vec<RunDir> = runs.iter().filter(|run| run.manifest().is_ok()).cloned().collect();
-        if let (true, Some(run)) = (usable.is_empty(), runs.first()) {
-            run.manifest()?;
-        }
+    /// When none of them can be used: then there is nothing to report.
+    pub fn of(sources: &Sources) -> Result<Self, AnalysisError> {
         let mut page = Page::new();
-        for run in runs {
-            if let Err(error) = run.manifest() {
-                page.gap(&format!("Left out: {error}"));
+        let mut first_error = None;
+        let mut leave_out = |page: &mut Page, error: AnalysisError| {
+            page.gap(&format!("Left out: {error}"));
+            first_error.get_or_insert(error);
+        };
+        let mut usable = |page: &mut Page, runs: &[RunDir]| {
+            let mut good = Vec::new();
+            for run in runs {
+                match run.manifest() {
+                    Ok(_) => good.push(run.clone()),
+                    Err(error) => leave_out(page, error),
+                }
+            }
+            good
+        };
+        let runs = usable(&mut page, &sources.runs);
+        let of_experiments: Vec<RunDir> =
+            sources.experiments.iter().flat_map(ExperimentDir::runs).cloned().collect();
+        let of_experiments = usable(&mut page, &of_experiments);
+        let mut experiments = Vec::new();
+        for dir in &sources.experiments {
+            match dir.summary() {
+                Ok(summary) => experiments.push((dir, summary)),
+                Err(error) => leave_out(&mut page, error),
             }
         }
-        arms::write(&mut page, &usable);
-        for (number, run) in usable.iter().enumerate() {
+        let things = runs.len() + of_experiments.len() + experiments.len();
+        if let (0, Some(error)) = (things, first_error) {
+            return Err(error);
+        }
+        for (number, (dir, summary)) in experiments.iter().enumerate() {
+            experiment::write(&mut page, number, dir, summary);
+        }
+        if !runs.is_empty() {
+            arms::write(&mut page, &runs);
+        }
+        for (number, run) in runs.iter().chain(&of_experiments).enumerate() {
             run::write(&mut page, number, run);
         }
-        let lead = match usable.len() {
-            1 => "One recording. Unavailable is shown as a dash with its reason, never as zero.".to_owned(),
-            n => format!("{n} recordings. Unavailable is shown as a dash with its reason, never as zero."),
+        let count = |n: usize, what: &str| match n {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            n => Some(format!("{n} {what}s")),
         };
-        let (html, figures) = page.finish("huddle: report of recordings", &lead);
+        let said: Vec<String> =
+            [count(experiments.len(), "experiment"), count(runs.len() + of_experiments.len(), "recording")]
+                .into_iter()
+                .flatten()
+                .collect();
+        let lead =
+            format!("{}. Unavailable is shown as a dash with its reason, never as zero.", said.join(" and "));
+        let title = if runs.is_empty() && !experiments.is_empty() {
+            "huddle: report of experiments"
+        } else {
+            "huddle: report of recordings"
+        };
+        let (html, figures) = page.finish(title, &lead);
         Ok(Self { html, figures })
     }
 

@@ -12,12 +12,16 @@ h1{font-size:1.7rem}h2{margin-top:2.5rem;border-bottom:2px solid var(--rule)}h3{
 a{color:inherit}nav ul{padding-left:1.2rem}.scroll{overflow-x:auto}figure{margin:1rem 0}figcaption{color:var(--soft);font-size:.93rem}\
 table{border-collapse:collapse;margin:.6rem 0;font-size:.92rem}caption{text-align:left;font-weight:600;padding-bottom:.3rem}\
 th,td{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}td{overflow-wrap:anywhere;min-width:4.5rem}td.n{min-width:0}ul.gap{padding-left:2rem}\
-thead th{background:var(--tint)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
+thead th{background:var(--tint)}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n,td.s{white-space:nowrap}td.s{min-width:0}\
 .gap{border-left:4px solid var(--warn);background:var(--tint);padding:.4rem .8rem}\
 .state-degraded,.state-missing{font-weight:600;white-space:nowrap}.state-missing{color:var(--bad)}.state-degraded{color:var(--warn)}\
 svg.figure{max-width:100%;height:auto}\
-@media print{body{max-width:none;padding:0;font-size:10pt}h2{break-before:auto}figure,tr,.gap{break-inside:avoid}nav{display:none}\
+@media print{body{max-width:none;padding:0;font-size:10pt}h2,h3,caption{break-after:avoid}caption{break-inside:avoid}table{font-size:9pt}figure,tr,p.gap{break-inside:avoid}\
+tbody tr:first-child{break-before:avoid}thead{display:table-header-group}nav{display:none}\
 .scroll{overflow:visible}a{text-decoration:none}}";
+
+/// Characters of a cell that is not broken into lines.
+const SHORT: usize = 24;
 
 /// A page that is being written.
 pub(super) struct Page {
@@ -88,7 +92,11 @@ impl Page {
         for row in rows {
             text.push_str("<tr>");
             for (place, cell) in row.iter().enumerate() {
-                let class = class(headings.get(place).copied().unwrap_or_default());
+                let class = match class(headings.get(place).copied().unwrap_or_default()) {
+                    // What is short stays on one line, and long sentences get the width.
+                    "" if place > 0 && cell.chars().count() <= SHORT => " class=\"s\"",
+                    class => class,
+                };
                 let _ = match place {
                     0 => write!(text, "<th scope=\"row\"{class}>{}</th>", escape(cell)),
                     _ => write!(text, "<td{class}>{}</td>", cell_text(cell)),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use huddle_model::schema::{ColumnKind, SCHEMA_VERSION, Table};
+use huddle_model::schema::{ColumnKind, Table};
 use polars::prelude::*;
 
 use crate::error::first_line;
@@ -23,13 +23,13 @@ pub(super) struct Found {
     pub(super) problems: Vec<String>,
 }
 
-/// Reads all of a segment; an error is why it cannot be used.
-pub(super) fn check(path: &Path, table: Table, times: &mut Times) -> Result<Found, String> {
+/// Reads all of a segment of a recording of this schema version; an error is why it cannot be used.
+pub(super) fn check(path: &Path, table: Table, version: u32, times: &mut Times) -> Result<Found, String> {
     let damaged =
         |error: PolarsError| format!("{} cannot be read: {}", path.display(), first_line(&error.to_string()));
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
     let frame = scan_files(std::iter::once(path)).and_then(LazyFrame::collect).map_err(damaged)?;
-    check_columns(path, table, &frame)?;
+    check_columns(path, table, version, &frame)?;
     let mut problems = Vec::new();
     // The first column of every table is its time.
     let time = table.columns()[0].name;
@@ -60,16 +60,14 @@ pub(super) fn check(path: &Path, table: Table, times: &mut Times) -> Result<Foun
     Ok(Found { rows: frame.height() as u64, rounds: rounds.min().zip(rounds.max()), problems })
 }
 
-fn check_columns(path: &Path, table: Table, frame: &DataFrame) -> Result<(), String> {
+fn check_columns(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), String> {
+    let name_of = |column: &huddle_model::schema::Column| table.column_name(column.name, version);
     let expected: Vec<(&str, DataType)> =
-        table.columns().iter().map(|column| (column.name, data_type(column.kind))).collect();
+        table.columns().iter().map(|column| (name_of(column), data_type(column.kind))).collect();
     let found: Vec<(&str, DataType)> =
         frame.columns().iter().map(|column| (column.name().as_str(), column.dtype().clone())).collect();
     let drift = |what: String| {
-        Err(format!(
-            "{} has not the columns of {table} in schema version {SCHEMA_VERSION}: {what}",
-            path.display()
-        ))
+        Err(format!("{} has not the columns of {table} in schema version {version}: {what}", path.display()))
     };
     for (name, kind) in &expected {
         match found.iter().find(|(found, _)| found == name) {
@@ -82,7 +80,7 @@ fn check_columns(path: &Path, table: Table, frame: &DataFrame) -> Result<(), Str
         return drift(format!("{name:?} is not one of them"));
     }
     for column in table.columns().iter().filter(|column| !column.nullable) {
-        let nulls = frame.column(column.name).map_or(0, Column::null_count);
+        let nulls = frame.column(name_of(column)).map_or(0, Column::null_count);
         if nulls > 0 {
             return drift(format!("{} is null in {nulls} rows and may never be", column.name));
         }

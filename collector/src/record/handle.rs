@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use huddle_model::availability::Availability;
 use huddle_model::news::{News, Taken};
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Rows, Table};
 use huddle_model::snapshot::Snapshot;
 
 use super::writer::RunWriter;
@@ -24,7 +24,7 @@ pub struct Recorder;
 #[derive(Debug)]
 pub struct RecorderHandle {
     /// `None` once it is being finished.
-    sender: Option<SyncSender<(Arc<Snapshot>, News)>>,
+    sender: Option<SyncSender<Sent>>,
     thread: Option<JoinHandle<Result<RecordingSummary, RecordError>>>,
     shared: Arc<Shared>,
     /// What was handed over so far, so that nothing is recorded twice.
@@ -49,6 +49,26 @@ pub struct RecordingSummary {
     pub manifest: Manifest,
     /// Snapshots recorded and lost.
     pub snapshots: RecordingStatus,
+}
+
+/// What goes to the thread.
+#[derive(Debug)]
+enum Sent {
+    Snapshot(Arc<Snapshot>, News),
+    Rows(Box<Rows>),
+}
+
+impl Sent {
+    fn is_snapshot(&self) -> bool {
+        matches!(self, Self::Snapshot(..))
+    }
+
+    fn rows(self) -> Rows {
+        match self {
+            Self::Snapshot(snapshot, news) => news.rows(&snapshot),
+            Self::Rows(rows) => *rows,
+        }
+    }
 }
 
 /// What handle and thread both see.
@@ -90,12 +110,20 @@ impl RecorderHandle {
     /// Hands over what is new in a snapshot and never waits: where the writer cannot follow, the snapshot
     /// is counted as lost, with its rows.
     pub fn send(&self, snapshot: Arc<Snapshot>) {
-        let Some(sender) = &self.sender else { return };
         let news = lock(&self.taken).take(&snapshot);
-        if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) =
-            sender.try_send((snapshot, news))
-        {
-            self.shared.lose(&lost.0, news);
+        self.try_send(Sent::Snapshot(snapshot, news));
+    }
+
+    /// Hands over rows that do not come of snapshots, such as the responses that a load generator timed;
+    /// like [`RecorderHandle::send`] it never waits, and counts what is lost.
+    pub fn send_rows(&self, rows: Rows) {
+        self.try_send(Sent::Rows(Box::new(rows)));
+    }
+
+    fn try_send(&self, sent: Sent) {
+        let Some(sender) = &self.sender else { return };
+        if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = sender.try_send(sent) {
+            self.shared.lose(lost);
         }
     }
 
@@ -141,9 +169,9 @@ impl Shared {
         }
     }
 
-    fn lose(&self, snapshot: &Snapshot, news: News) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        let rows = news.rows(snapshot);
+    fn lose(&self, sent: Sent) {
+        self.lost.fetch_add(u64::from(sent.is_snapshot()), Ordering::Relaxed);
+        let rows = sent.rows();
         let mut lost = lock(&self.rows_lost);
         lost.resize(Table::ALL.len(), 0);
         for (sum, table) in lost.iter_mut().zip(Table::ALL) {
@@ -164,7 +192,7 @@ impl Shared {
 fn record(
     dir: PathBuf,
     mut writer: RunWriter,
-    receiver: &Receiver<(Arc<Snapshot>, News)>,
+    receiver: &Receiver<Sent>,
     shared: &Shared,
 ) -> Result<RecordingSummary, RecordError> {
     loop {
@@ -174,10 +202,10 @@ fn record(
         };
         shared.settle(&mut writer);
         match received {
-            Ok((snapshot, news)) => {
+            Ok(sent) => {
                 let counter = if writer.failure().is_none() { &shared.recorded } else { &shared.lost };
-                counter.fetch_add(1, Ordering::Relaxed);
-                writer.write(&news.rows(&snapshot), Instant::now());
+                counter.fetch_add(u64::from(sent.is_snapshot()), Ordering::Relaxed);
+                writer.write(&sent.rows(), Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
             Err(RecvTimeoutError::Disconnected) => break,

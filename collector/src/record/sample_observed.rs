@@ -12,6 +12,7 @@ use huddle_model::observation::{
     ProgramCost, ProgramObservation, ReportObservation, TrialBlock, VcpuObservation,
 };
 use huddle_model::rates::CounterDelta;
+use huddle_model::schema::{ResponseRow, Rows};
 use huddle_model::snapshot::Snapshot;
 use huddle_model::stats::Estimate;
 use huddle_model::topology::DomainId;
@@ -30,6 +31,35 @@ pub(crate) fn observed(round: u64, vms: usize) -> Snapshot {
     snapshot.observation = Availability::Available(window);
     snapshot.comparison = Availability::Available(comparison(&snapshot, round >= 4));
     snapshot
+}
+
+/// What a load generator timed in the window of `snapshot`: 20 requests to the first VM, of which the last
+/// timed out and the one before it was an error.
+pub(super) fn responses(snapshot: &Snapshot) -> Rows {
+    let (block, arm) = ((snapshot.round - 1) / 2, (snapshot.round - 1) % 2);
+    let response = |number: u64| ResponseRow {
+        at_us: (snapshot.begin_unix_us + 1000 * number) as i64,
+        window: snapshot.round,
+        round: snapshot.round,
+        vm: snapshot.vms[0].name.clone(),
+        arm: Some(ARMS[arm as usize].into()),
+        block: Some(block as u32),
+        latency_us: Some(match number {
+            19 => 1e6,
+            number => 6000.0 - 900.0 * arm as f64 + ((number * number) % 23) as f64 * 40.0,
+        }),
+        failure: match number {
+            19 => Some("timed_out".into()),
+            18 => Some("status".into()),
+            _ => None,
+        },
+        status: match number {
+            19 => None,
+            18 => Some(503),
+            _ => Some(200),
+        },
+    };
+    Rows { responses: (0..20).map(response).collect(), ..Rows::default() }
 }
 
 fn observation(snapshot: &Snapshot) -> Observation {

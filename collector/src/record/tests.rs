@@ -16,7 +16,7 @@ use huddle_model::news::Taken;
 
 use super::batch::{arrow_schema, batch};
 use super::sample::{manifest, snapshot};
-use super::sample_observed::observed;
+use super::sample_observed::{observed, responses};
 use super::writer::RunWriter;
 use super::*;
 
@@ -62,10 +62,11 @@ fn what_was_sent_is_read_back_with_its_nulls() {
     let recorder = Recorder::start(&run, manifest(), RecorderLimits::default()).unwrap();
     let sent = observed(4, 3);
     recorder.send(Arc::new(sent.clone()));
+    recorder.send_rows(responses(&sent));
     let summary = recorder.finish().unwrap();
     assert_eq!(summary.snapshots, RecordingStatus { snapshots_recorded: 1, snapshots_lost: 0 });
 
-    let rows = Taken::default().take(&sent).rows(&sent);
+    let rows = Rows { responses: responses(&sent).responses, ..Taken::default().take(&sent).rows(&sent) };
     let mut expected = Expected(BTreeMap::new());
     let Ok(()) = rows.visit(&mut expected);
     for table in Table::ALL {

@@ -27,8 +27,9 @@ pub use time::{run_id, utc_text};
 /// Version of tables and columns.
 ///
 /// 1: sharing, vms, placements, decisions, ksm, events. 2: adds counters, residency, exits, merging,
-/// occupancy, reported, programs, windows, trials; the tables of 1 are unchanged.
-pub const SCHEMA_VERSION: u32 = 2;
+/// occupancy, reported, programs, windows, trials; the tables of 1 are unchanged. 3: adds responses; the
+/// column `run` of ksm, which collided with the partition `run=`, is `ksm_run` ([`Table::column_name`]).
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -47,6 +48,15 @@ impl Table {
             | Self::Programs
             | Self::Windows
             | Self::Trials => 2,
+            Self::Responses => 3,
+        }
+    }
+
+    /// The name that the column `name` of today had in recordings of `version`; today's where it is the same.
+    pub fn column_name(self, name: &'static str, version: u32) -> &'static str {
+        match (self, name) {
+            (Self::Ksm, "ksm_run") if version < 3 => "run",
+            _ => name,
         }
     }
 }
@@ -221,10 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn no_column_collides_with_a_partition_of_a_fleet() {
+        for &table in Table::ALL {
+            for column in table.columns() {
+                assert!(!["host", "run"].contains(&column.name), "{table}: {}", column.name);
+                let old = table.column_name(column.name, SCHEMA_VERSION);
+                assert_eq!(old, column.name, "{table}");
+            }
+        }
+        assert_eq!(Table::Ksm.column_name("ksm_run", 2), "run");
+        assert_eq!(Table::Ksm.column_name("full_scans", 1), "full_scans");
+    }
+
+    #[test]
     fn every_table_has_a_round_and_a_time() {
         for &table in Table::ALL {
             let first = table.columns()[0].name;
-            assert!(first == "begin_us" || (table == Table::Events && first == "at_us"), "{table}: {first}");
+            let at_once = matches!(table, Table::Events | Table::Responses);
+            assert_eq!(first, if at_once { "at_us" } else { "begin_us" }, "{table}");
             assert!(table.columns().iter().any(|column| column.name == "round"), "{table}");
             assert_eq!(table.name().parse::<Table>().unwrap(), table);
         }

@@ -53,13 +53,13 @@ pub fn schema_page() -> String {
          Made from `model/src/schema` by `cargo run --package huddle-analysis --example schema_page`; a test fails when it is old.\n\n\
          A run is a directory with `{MANIFEST_FILE}` and one directory a table, with the segments `segment-000001.parquet` and so \
          on. Names that begin with a dot are open segments, which nobody can read. A table has its directory from its first row \
-         on, so a run may lack some. In a fleet a run is `host=NAME/run=ID`; the table `ksm` has a column `run` of its own, so read \
-         that table without the partitions of the path.\n\n\
+         on, so a run may lack some. In a fleet a run is `host=NAME/run=ID`; no column has the name of a partition.\n\n\
          - Times are microseconds since the Unix epoch, UTC. Units are in the names of columns.\n\
          - Null is \"not available\", never zero; a column that is not nullable never is null.\n\
          - Files are compressed by zstd; unit and meaning of each column are also in the file's own metadata.\n\
          - Versions {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} are read. A table that came with a later version than the manifest's \
-         is not there.\n"
+         is not there. Before version 3 the column `ksm_run` of the table `ksm` was named `run`: read that table of old \
+         recordings without the partitions of the path.\n"
     );
     for table in Table::ALL {
         // Writing to a String cannot fail.

@@ -180,7 +180,7 @@ fn ksm(time: Window, snapshot: &Snapshot) -> KsmRow {
         end_us: time.end_us,
         round: time.round,
         unavailable: snapshot.ksm.reason().map(str::to_owned),
-        run: state.map(|s| s.run),
+        ksm_run: state.map(|s| s.run),
         full_scans: state.map(|s| s.full_scans),
         pages_shared: state.map(|s| s.pages_shared),
         pages_sharing: state.map(|s| s.pages_sharing),

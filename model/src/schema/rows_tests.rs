@@ -10,7 +10,7 @@ use crate::news::Taken;
 use crate::observation::*;
 use crate::plan::{PlanInput, Policy};
 use crate::rates::CounterDelta;
-use crate::schema::{Row, Table, TableVisitor, Value, observation_rows, trial_rows};
+use crate::schema::{ResponseRow, Row, Table, TableVisitor, Value, observation_rows, trial_rows};
 use crate::snapshot::{Event, EventKind, PinOutcome};
 use crate::stats::Estimate;
 use crate::topology::{DomainId, Topology};
@@ -251,7 +251,7 @@ fn a_round_without_anything_still_is_a_round() {
     let decision = &rows.decisions[0];
     assert_eq!((decision.changed, decision.policy.as_deref(), decision.own_cpu_us), (None, None, Some(3)));
     assert_eq!(decision.sharing_unavailable.as_deref(), Some("not root"));
-    assert_eq!((rows.ksm[0].run, rows.ksm[0].unavailable.as_deref()), (None, Some("not root")));
+    assert_eq!((rows.ksm[0].ksm_run, rows.ksm[0].unavailable.as_deref()), (None, Some("not root")));
 }
 
 /// The type of each value is that of its column, and only nullable columns hold nulls.
@@ -296,6 +296,18 @@ fn values_are_of_the_type_of_their_column() {
         ksm: rows.ksm,
         events: rows.events,
         trials: trial_rows(&comparison(), &comparison().decisions).trials,
+        // Told by load generators, not by the loop.
+        responses: vec![ResponseRow {
+            at_us: 1,
+            window: 0,
+            round: 0,
+            vm: "vm1".into(),
+            arm: None,
+            block: None,
+            latency_us: Some(0.5),
+            status: None,
+            failure: None,
+        }],
         ..of_window
     };
     rows.visit(&mut check).unwrap();

@@ -249,8 +249,8 @@ tables! {
         round: u64, "count";
         /// Why KSM could not be read; null when it could.
         unavailable: Option<String>, "none";
-        /// 0 stopped, 1 running, 2 stopped and everything unmerged.
-        run: Option<u64>, "number";
+        /// KSM's file `run`: 0 stopped, 1 running, 2 stopped and everything unmerged.
+        ksm_run: Option<u64>, "number";
         /// Complete passes over all mergeable memory.
         full_scans: Option<u64>, "count";
         /// Merged frames, which the kernel calls pages.
@@ -471,6 +471,28 @@ tables! {
         operations: u64, "count";
         /// Mean latency of an operation; null when it was not reported.
         latency_us: Option<f64>, "us";
+    }
+
+    /// One request to a server, with its response time: one row per request.
+    ResponseRow, Responses, responses {
+        /// When the request was sent, or, in an open loop, was to be sent, since the Unix epoch.
+        at_us: i64, "us";
+        /// Windows since the start of the run, from 1; 0 where nobody keeps windows.
+        window: u64, "count";
+        /// The round whose placement was in force; 0 where nobody keeps rounds.
+        round: u64, "count";
+        /// Name of the VM that was asked.
+        vm: String, "none";
+        /// The placement that was in force; null outside of trials and experiments.
+        arm: Option<String>, "none";
+        /// Number of the block of the trial or experiment; null outside of them.
+        block: Option<u32>, "number";
+        /// From then until the response was complete, or until the request failed; null when not told.
+        latency_us: Option<f64>, "us";
+        /// HTTP status; null without a response or where the protocol has none.
+        status: Option<u32>, "number";
+        /// Why it is no good response: connection, timed_out, status or body; null for a good one.
+        failure: Option<String>, "none";
     }
 
     /// One BPF program in one window: one row per program, also for those that do not run.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
 use crate::counters::CounterRole;
-use crate::observation::{Observation, VcpuObservation};
+use crate::observation::Observation;
+use crate::rates::CounterDelta;
 use crate::trial::Objective;
 
 /// What was counted in one placement's part of one block, summed.
@@ -55,17 +56,34 @@ pub struct SampleFlags {
 impl BlockSums {
     /// Adds one window.
     pub fn add(&mut self, seen: &Observation) {
-        use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
         for vcpu in &seen.vcpus {
-            self.mpki.add(vcpu, LlcMisses, Instructions);
-            self.miss_ratio.add(vcpu, LlcMisses, LlcReferences);
-            self.ipc.add(vcpu, Instructions, Cycles);
-            self.samples.add(seen, vcpu);
+            let broken = seen.merging.iter().find(|vm| vm.vm == vcpu.vm).and_then(|vm| vm.breaks.value());
+            // Moves within a domain leave the cache as it is; where domains are not known any move is one.
+            let moved = vcpu.domain_migrations.value().or(vcpu.migrations.value());
+            self.add_sample(
+                &vcpu.counters,
+                moved.is_some_and(|moves| *moves > 0),
+                broken.is_some_and(|pages| *pages > 0),
+            );
         }
         if !seen.reported.is_empty() {
             self.reported.above += seen.reported.iter().map(|report| report.operations as f64).sum::<f64>();
             self.reported.below += seen.seconds();
         }
+    }
+
+    /// Adds one vCPU in one window: what was counted, whether it moved to another cache, and whether shared
+    /// pages of its VM were broken.
+    pub fn add_sample(&mut self, counters: &CounterDelta, moved: bool, broken: bool) {
+        use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
+        self.mpki.add(counters, LlcMisses, Instructions);
+        self.miss_ratio.add(counters, LlcMisses, LlcReferences);
+        self.ipc.add(counters, Instructions, Cycles);
+        self.samples.samples += 1;
+        self.samples.without_misses += u64::from(counters.count(LlcMisses).value().is_none());
+        self.samples.multiplexed += u64::from(counters.is_multiplexed());
+        self.samples.migrated += u64::from(moved);
+        self.samples.broken += u64::from(broken);
     }
 
     /// The value of the block by `objective`; unavailable when nothing was counted for it.
@@ -87,8 +105,8 @@ impl BlockSums {
 }
 
 impl Part {
-    fn add(&mut self, vcpu: &VcpuObservation, above: CounterRole, below: CounterRole) {
-        let count = |role| vcpu.counters.count(role).value().copied();
+    fn add(&mut self, counters: &CounterDelta, above: CounterRole, below: CounterRole) {
+        let count = |role| counters.count(role).value().copied();
         if let (Some(above), Some(below)) = (count(above), count(below)) {
             self.above += above;
             self.below += below;
@@ -97,16 +115,6 @@ impl Part {
 }
 
 impl SampleFlags {
-    fn add(&mut self, seen: &Observation, vcpu: &VcpuObservation) {
-        let broken = seen.merging.iter().find(|vm| vm.vm == vcpu.vm).and_then(|vm| vm.breaks.value());
-        let moved = vcpu.domain_migrations.value().or(vcpu.migrations.value());
-        self.samples += 1;
-        self.without_misses += u64::from(vcpu.counters.count(CounterRole::LlcMisses).value().is_none());
-        self.multiplexed += u64::from(vcpu.counters.is_multiplexed());
-        self.migrated += u64::from(moved.is_some_and(|moves| *moves > 0));
-        self.broken += u64::from(broken.is_some_and(|pages| *pages > 0));
-    }
-
     /// Adds the counts of others.
     pub fn merge(&mut self, other: &Self) {
         self.samples += other.samples;
@@ -121,8 +129,7 @@ impl SampleFlags {
 mod tests {
     use super::*;
     use crate::counters::{Counts, GroupReading};
-    use crate::observation::{MergeObservation, ReportObservation};
-    use crate::rates::CounterDelta;
+    use crate::observation::{MergeObservation, ReportObservation, VcpuObservation};
     use crate::vm::TaskId;
 
     fn delta(running: u64, cycles: u64, instructions: u64, misses: Option<u64>) -> CounterDelta {

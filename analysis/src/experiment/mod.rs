@@ -1,0 +1,74 @@
+//! Results of experiments: the directory that `cargo xtask experiment NAME --out DIR` writes.
+//!
+//! Its `summary.json` has the sharing matrices, what every guest did in every block, and the machine.
+//! Raw response times, where an experiment takes them, are the table `responses` of the directory itself or
+//! of recordings beneath it; of its columns `arm`, `block`, `latency_us` and `failure` are read.
+
+mod blocks;
+mod result;
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::schema::Table;
+
+use crate::AnalysisError;
+use crate::run::RunDir;
+pub(crate) use blocks::arms;
+pub(crate) use result::{ArmFigure, Ratio, Summary};
+
+/// Name of a result's file within the directory of an experiment.
+pub(crate) const SUMMARY_FILE: &str = "summary.json";
+
+/// The directory of an experiment's result.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExperimentDir {
+    path: PathBuf,
+    /// Recordings beneath it.
+    runs: Vec<RunDir>,
+}
+
+impl ExperimentDir {
+    pub(crate) fn new(path: PathBuf, runs: Vec<RunDir>) -> Self {
+        Self { path, runs }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The recordings that the experiment made, ascending.
+    pub fn runs(&self) -> &[RunDir] {
+        &self.runs
+    }
+
+    /// Where its single responses are: in itself, and in its recordings.
+    pub(crate) fn timed(&self) -> Vec<RunDir> {
+        let own = RunDir::new(self.path.clone());
+        let has_own = own.files(Table::Responses).is_ok_and(|files| !files.segments.is_empty());
+        has_own.then_some(own).into_iter().chain(self.runs.iter().cloned()).collect()
+    }
+
+    /// Its result.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is of a schema that this program does not know.
+    pub(crate) fn summary(&self) -> Result<Summary, AnalysisError> {
+        let path = self.path.join(SUMMARY_FILE);
+        let text = std::fs::read_to_string(&path).map_err(AnalysisError::read(&path))?;
+        Summary::from_json(&text).map_err(|message| AnalysisError::Experiment { path, message })
+    }
+}
+
+/// Whether the directory has a file that may be an experiment's result: one that says so, or that cannot
+/// be read as JSON and has to be told of. Other programs also write files of that name.
+pub(crate) fn is_experiment(dir: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(dir.join(SUMMARY_FILE)) else { return false };
+    match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(value) => value
+            .get("schema")
+            .and_then(serde_json::Value::as_str)
+            .is_some_and(|schema| schema.starts_with("huddle/summary/")),
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,258 @@
+//! The chapter of one experiment: the paper's tables and figures from its result.
+
+use std::collections::BTreeMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::stats::Estimate;
+use serde_json::Value;
+
+use super::page::Page;
+use super::{arms, or_gap};
+use crate::compare::{Comparison, Measure, estimate_text};
+use crate::experiment::{ArmFigure, ExperimentDir, Ratio, Summary};
+use crate::figure::{Bar, bars, heatmap};
+use crate::text::{duration, figure, percent};
+
+pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary: &Summary) {
+    let host = summary.environment.get("hostname").and_then(Value::as_str).unwrap_or("an unnamed host");
+    page.chapter(
+        &format!("experiment{number}"),
+        &format!("Experiment {} on {host}, guests: {}", summary.experiment, summary.guest),
+    );
+    let when = summary.started_utc.as_deref().unwrap_or("at a time not told");
+    let long = summary.duration_s.map_or_else(
+        || "for a time not told".to_owned(),
+        |seconds| format!("for {}", duration((seconds * 1e6) as i64)),
+    );
+    page.paragraph(&format!("{}: began {when}, {long}.", dir.path().display()));
+    if let Some(verdict) = &summary.verdict {
+        page.paragraph(&format!("Result: {verdict}."));
+    }
+    let disturbed: Vec<String> =
+        summary.disturbances.iter().map(|what| format!("May have disturbed it: {what}.")).collect();
+    page.gaps(&disturbed);
+    let prefix = format!("experiment{number}-");
+    sharing(page, &prefix, summary);
+    page.section("Arms");
+    if let Some(comparison) = or_gap(page, "Comparison", Comparison::of_experiment(dir, None)) {
+        own_figures(page, &prefix, summary, &comparison);
+        ratios(page, summary);
+        arms::compared(page, &prefix, &comparison);
+        if comparison.latency_of().is_some() {
+            arms::latencies(page, &prefix, &dir.timed(), &comparison);
+        }
+    }
+    plans(page, summary);
+    environment(page, summary);
+}
+
+/// The sharing matrices, the paper's tables 1 to 4.
+fn sharing(page: &mut Page, prefix: &str, summary: &Summary) {
+    page.section("What VMs share");
+    match &summary.boot {
+        Some(Availability::Available(boot)) => {
+            matrix(
+                page,
+                &format!("{prefix}sharing-boot"),
+                "Sharing after boot",
+                &boot.matrix,
+                "The paper's Table 1: VMs before they hold data.",
+            );
+        }
+        Some(Availability::Unavailable(why)) => page.gap(&format!("Sharing after boot is not known: {why}.")),
+        None => {}
+    }
+    let Some(found) = &summary.matrix else {
+        page.gap("The result has no sharing matrix.");
+        return;
+    };
+    let holds: Vec<String> = found
+        .vms()
+        .iter()
+        .zip(summary.data())
+        .map(|(vm, data)| format!("{} holds data {data}", vm.name))
+        .collect();
+    let told = if holds.is_empty() { String::new() } else { format!(" Here {}.", holds.join(", ")) };
+    matrix(
+        page,
+        &format!("{prefix}sharing"),
+        "Sharing with data",
+        found,
+        &format!("As the paper's tables 2 to 4: VMs that hold the same data share most.{told}"),
+    );
+}
+
+fn matrix(page: &mut Page, id: &str, title: &str, found: &SharingMatrix, caption: &str) {
+    let names: Vec<String> = found.vms().iter().map(|vm| vm.name.clone()).collect();
+    let n = names.len();
+    let rate = |i: usize, j: usize| (i != j).then(|| found.rate(i, j));
+    let rates: Vec<Vec<Option<f64>>> = (0..n).map(|i| (0..n).map(|j| rate(i, j)).collect()).collect();
+    page.figure(
+        heatmap(id, title, &names, &rates),
+        &format!("{caption} Zero-filled pages and what a VM shares with itself are not in it."),
+    );
+    let headings: Vec<String> =
+        names.iter().map(|name| format!(">{}", name.trim_start_matches('>'))).collect();
+    let headings: Vec<&str> = std::iter::once("VM").chain(headings.iter().map(String::as_str)).collect();
+    let cells = |row: &[Option<f64>]| -> Vec<String> {
+        row.iter().map(|rate| rate.map_or_else(|| "-".to_owned(), percent)).collect()
+    };
+    let rows: Vec<Vec<String>> = names
+        .iter()
+        .zip(&rates)
+        .map(|(name, row)| std::iter::once(name.clone()).chain(cells(row)).collect())
+        .collect();
+    page.table(&format!("{title}: rates"), &headings, &rows);
+}
+
+/// Figures that the summary has by arm and the comparison does not already show.
+fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Comparison) {
+    let shown = |measure: Measure| {
+        comparison
+            .arms
+            .iter()
+            .any(|arm| arm.values.get(&measure).is_some_and(|value| value.value().is_some()))
+    };
+    let main = (!shown(Measure::Throughput)).then_some(("arms", summary.arms.clone()));
+    let others = summary.other_figures().into_iter().filter(|(name, _)| match *name {
+        "arms_busy" => !shown(Measure::CpuTimeNs),
+        "arms_host_busy" => !shown(Measure::HostCpuTimeNs),
+        _ => true,
+    });
+    for (name, figures) in main.into_iter().chain(others) {
+        // In the order of the comparison, so that an arm has one colour throughout.
+        let at = |name: &str| comparison.arms.iter().position(|arm| arm.name == name).unwrap_or(usize::MAX);
+        let mut ordered: Vec<(String, ArmFigure)> = figures.into_iter().collect();
+        ordered.sort_by_key(|(arm, _)| at(arm));
+        draw(page, prefix, name, &ordered);
+    }
+}
+
+fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure)]) {
+    let Some(unit) = figures.first().map(|(_, figure)| figure.unit.clone()) else { return };
+    let title = match name {
+        // The web experiment's are means of a block's responses.
+        "arms" if unit == "us" => "Mean response time".to_owned(),
+        "arms" => "Main figure".to_owned(),
+        "arms_time" => "Execution time".to_owned(),
+        other => other.trim_start_matches("arms_").replace('_', " "),
+    };
+    let drawn: Vec<Bar> = figures
+        .iter()
+        .map(|(arm, ArmFigure { estimate: Estimate { n, median, ci95 }, .. })| Bar {
+            name: arm.clone(),
+            value: *median,
+            ci95: *ci95,
+            n: *n,
+        })
+        .collect();
+    let id = format!("{prefix}{}", name.replace('_', "-"));
+    let unit = match unit.as_str() {
+        "s/Mreads" => "seconds for a million reads of each guest",
+        other => other,
+    };
+    let caption = match name {
+        "arms_time" => {
+            "Medians over blocks with 95 % bootstrap intervals. Less is better. The paper's Figure 4."
+        }
+        _ => "Medians over blocks with 95 % bootstrap intervals, as the experiment came to them.",
+    };
+    page.figure(bars(&id, &format!("{title} by arm"), unit, &drawn), caption);
+    let rows: Vec<Vec<String>> = figures
+        .iter()
+        .map(|(arm, figure)| {
+            vec![
+                arm.clone(),
+                estimate_text(&Availability::Available(figure.estimate)),
+                figure.estimate.n.to_string(),
+            ]
+        })
+        .collect();
+    page.table(&format!("{title} in {unit}"), &["arm", ">median [95 %]", ">n"], &rows);
+}
+
+fn ratios(page: &mut Page, summary: &Summary) {
+    let rows: Vec<Vec<String>> = summary
+        .ratios
+        .iter()
+        .filter_map(|(name, ratio)| {
+            let Ratio { value, ci95, n } = ratio.as_ref()?;
+            let interval = ci95.map_or_else(
+                || "too few blocks".to_owned(),
+                |[low, high]| format!("{} to {}", figure(low), figure(high)),
+            );
+            let blocks = n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+            Some(vec![name.replace('_', " "), figure(*value), interval, blocks])
+        })
+        .collect();
+    if rows.is_empty() {
+        page.gap("The result has no ratio of arms.");
+        return;
+    }
+    page.table(
+        "Ratios of the arms, paired by block, as the experiment came to them; above 1 the arm under the line is the better one",
+        &["ratio", ">median", ">95 % interval", ">blocks"],
+        &rows,
+    );
+}
+
+fn plans(page: &mut Page, summary: &Summary) {
+    if summary.plans.is_empty() {
+        return;
+    }
+    page.section("Where the arms placed the VMs");
+    let rows: Vec<Vec<String>> = summary
+        .plans
+        .iter()
+        .map(|(arm, plan)| {
+            let mut domains: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+            for placed in &plan.placement {
+                domains.entry(placed.domain).or_default().push(format!("{}/{}", placed.vm, placed.vcpu));
+            }
+            let placed: Vec<String> = domains
+                .iter()
+                .map(|(domain, vcpus)| format!("domain {domain}: {}", vcpus.join(", ")))
+                .collect();
+            let placed = if placed.is_empty() { "left to the kernel".to_owned() } else { placed.join("; ") };
+            let frames = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+            vec![
+                arm.clone(),
+                plan.policy.clone(),
+                placed,
+                frames(plan.shared_within),
+                frames(plan.shared_total),
+            ]
+        })
+        .collect();
+    page.table(
+        "Placements",
+        &["arm", "policy", "VM/vCPU", ">frames shared within domains", ">frames shared in all"],
+        &rows,
+    );
+}
+
+fn environment(page: &mut Page, summary: &Summary) {
+    page.section("The machine");
+    if summary.environment.is_empty() {
+        page.gap("The result does not tell of the machine.");
+        return;
+    }
+    let rows: Vec<Vec<String>> =
+        summary.environment.iter().map(|(name, value)| vec![name.replace('_', " "), plain(value)]).collect();
+    page.table("The machine before the experiment", &["fact", "value"], &rows);
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "- (not told)".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| format!("{name}={}", plain(value)))
+            .collect::<Vec<_>>()
+            .join(", "),
+        Value::Array(members) => members.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,184 @@
+//! Where recordings and results of experiments are.
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::schema::MANIFEST_FILE;
+
+use crate::AnalysisError;
+use crate::experiment::{ExperimentDir, is_experiment};
+use crate::run::{RunDir, is_run};
+
+/// How many directories below the named one a run may be: `host=NAME/run=ID`, and one for a tree of trees.
+const DEEPEST: usize = 3;
+
+/// What can be questioned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Recordings, but for those that an experiment made.
+    pub runs: Vec<RunDir>,
+    /// Results of experiments, with their recordings.
+    pub experiments: Vec<ExperimentDir>,
+}
+
+impl Sources {
+    /// What is at all these paths, each thing once.
+    ///
+    /// # Errors
+    /// When one of them has nothing.
+    pub fn of(paths: &[PathBuf]) -> Result<Self, AnalysisError> {
+        let mut all = Self::default();
+        for path in paths {
+            all.add(Self::find(path)?);
+        }
+        Ok(all)
+    }
+
+    /// What is at `path`: the directory of a run or of an experiment, a tree that holds some, or a pattern
+    /// (`*`, `?`, `[..]`) of such, in ascending order.
+    ///
+    /// # Errors
+    /// When there is nothing.
+    pub fn find(path: &Path) -> Result<Self, AnalysisError> {
+        // A path that exists is meant as it is, whatever characters it has.
+        match path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
+            Some(pattern) => Self::matching(pattern),
+            None => Self::at(path),
+        }
+    }
+
+    /// The recordings alone, those of experiments among them.
+    ///
+    /// # Errors
+    /// When there are results of experiments only, which some questions cannot be put to.
+    pub fn recordings(self) -> Result<Vec<RunDir>, AnalysisError> {
+        let only = self.experiments.first().map(|experiment| experiment.path().to_owned());
+        let of_experiments = self.experiments.iter().flat_map(ExperimentDir::runs).cloned();
+        let all: Vec<RunDir> = self.runs.into_iter().chain(of_experiments).collect();
+        match only {
+            Some(path) if all.is_empty() => Err(AnalysisError::OnlyExperiment(path)),
+            _ => Ok(all),
+        }
+    }
+
+    /// What is at all paths that match a pattern; what is neither is passed over.
+    fn matching(pattern: &str) -> Result<Self, AnalysisError> {
+        let bad = |error: &dyn std::fmt::Display| {
+            AnalysisError::Pattern(format!("{pattern:?} is not a pattern of paths: {error}"))
+        };
+        let mut found = Self::default();
+        for path in glob::glob(pattern).map_err(|error| bad(&error))? {
+            match Self::at(&path.map_err(|error| bad(&error))?) {
+                Ok(more) => found.add(more),
+                Err(AnalysisError::NoRun(_) | AnalysisError::NotADirectory(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort();
+        if found == Self::default() {
+            return Err(AnalysisError::Pattern(format!("{pattern:?} matches no recording")));
+        }
+        Ok(found)
+    }
+
+    fn at(path: &Path) -> Result<Self, AnalysisError> {
+        let about = std::fs::metadata(path).map_err(AnalysisError::read(path))?;
+        if !about.is_dir() {
+            return Err(AnalysisError::NotADirectory(path.to_owned()));
+        }
+        let mut found = Self::default();
+        found.look_below(path, DEEPEST)?;
+        if found == Self::default() {
+            return Err(AnalysisError::NoRun(path.to_owned()));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn look_below(&mut self, dir: &Path, depth: usize) -> Result<(), AnalysisError> {
+        // An experiment may have the table of its responses beside its result, and no manifest.
+        let is_experiment = !dir.join(MANIFEST_FILE).exists() && is_experiment(dir);
+        if !is_experiment && is_run(dir) {
+            self.runs.push(RunDir::new(dir.to_owned()));
+            return Ok(());
+        }
+        let mut beneath = Self::default();
+        if depth > 0 {
+            for entry in std::fs::read_dir(dir).map_err(AnalysisError::read(dir))? {
+                let entry = entry.map_err(AnalysisError::read(dir))?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    beneath.look_below(&entry.path(), depth - 1)?;
+                }
+            }
+        }
+        if is_experiment {
+            beneath.runs.sort();
+            let runs = std::mem::take(&mut beneath.runs);
+            self.experiments.push(ExperimentDir::new(dir.to_owned(), runs));
+        }
+        self.add(beneath);
+        Ok(())
+    }
+
+    fn add(&mut self, other: Self) {
+        for run in other.runs {
+            if !self.runs.contains(&run) {
+                self.runs.push(run);
+            }
+        }
+        for experiment in other.experiments {
+            if !self.experiments.contains(&experiment) {
+                self.experiments.push(experiment);
+            }
+        }
+    }
+
+    fn sort(&mut self) {
+        self.runs.sort();
+        self.experiments.sort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_neither_is_said_in_one_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        // A file of that name that another program wrote.
+        std::fs::write(dir.path().join("summary.json"), "{\"schema\":\"other\"}").unwrap();
+        for (path, words) in
+            [("", "holds no recording"), ("file", "is a file"), ("none", "No such file or directory")]
+        {
+            let error = Sources::find(&dir.path().join(path)).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_experiment_has_the_recordings_beneath_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let summary = "{\"schema\":\"huddle/summary/1\"}";
+        make("scan/summary.json", summary);
+        make("scan/128-kib/summary.json", summary);
+        make("scan/128-kib/recording/manifest.json", "{}");
+        make("scan/128-kib/responses/segment-000001.parquet", "");
+        make("run/manifest.json", "{}");
+        let found = Sources::find(dir.path()).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(found.runs, [RunDir::new(at("run"))]);
+        let told: Vec<(PathBuf, usize)> =
+            found.experiments.iter().map(|one| (one.path().to_owned(), one.runs().len())).collect();
+        assert_eq!(told, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
+        assert_eq!(found.recordings().unwrap().len(), 2);
+        std::fs::remove_dir_all(at("scan/128-kib/recording")).unwrap();
+        let error = Sources::find(&at("scan")).unwrap().recordings().unwrap_err().to_string();
+        assert!(error.contains("the result of an experiment and no recording"), "{error}");
+    }
+}
