@@ -1,5 +1,6 @@
 //! What an experiment asks of the host, and the collector as the one that answers.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::path::Path;
 
@@ -13,10 +14,14 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
-use huddle_model::topology::Topology;
+use huddle_model::topology::{DomainId, Topology};
 use huddle_model::vm::Vm;
-use nix::unistd::Uid;
+use nix::errno::Errno;
+use nix::sched;
+use nix::unistd::{Pid, Uid};
 
+use crate::data_pages::DataPages;
+use crate::guest::GuestData;
 use crate::probes::{HostWindow, Watch};
 
 /// The host as an experiment needs it; tests put a fake in its place.
@@ -30,7 +35,12 @@ pub trait Host {
     /// What the VMs share now.
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
 
-    /// Sets the affinity of every vCPU to its domain, and makes sure that it holds.
+    /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
+    /// 0 for pairs with different data.
+    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure>;
+
+    /// Sets the affinity of every vCPU to its domain, and makes sure that it holds. The other threads of
+    /// its process go with it.
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure>;
 
     /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
@@ -91,6 +101,8 @@ pub struct CollectorHost {
     pinner: HostPinner,
     scan: MergedScan,
     watch: Watch,
+    /// Where the data that VMs were given was found.
+    data_pages: Option<DataPages>,
     vcpus: u32,
 }
 
@@ -135,9 +147,40 @@ impl CollectorHost {
             pinner: HostPinner::new(root.clone(), journal),
             scan: MergedScan::new(root.clone()),
             watch: Watch::new(&root, events),
+            data_pages: None,
             vcpus,
             root,
         })
+    }
+
+    /// Puts the threads of a guest that are no vCPU (QEMU's main loop, which serves the timers of its
+    /// vCPUs) on the CPUs of its vCPUs, as libvirt's `emulatorpin` does: elsewhere they would use the
+    /// other cache, and every placement would be a little of both. These are processes of this run's own,
+    /// which end with it, so there is nothing to put back.
+    fn place_helpers(&self, vm: &Vm, plan: &Plan) -> Result<(), HostFailure> {
+        let placed = plan.placement.iter().filter(|placed| placed.vm == vm.name);
+        let domains: BTreeSet<DomainId> = placed.map(|placed| placed.domain).collect();
+        let used = plan.domains.iter().filter(|domain| domains.is_empty() || domains.contains(&domain.id));
+        let mut cpus = sched::CpuSet::new();
+        for cpu in used.flat_map(|domain| domain.cpus.iter()) {
+            cpus.set(cpu as usize).map_err(HostFailure::failed)?;
+        }
+        let tasks = self.root.proc(format!("{}/task", vm.process.id));
+        // A thread that ends meanwhile needs no place.
+        let entries = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(Result::ok);
+        let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for thread in threads.filter(|thread| !vm.vcpus.iter().any(|vcpu| vcpu.thread.id == *thread)) {
+            match sched::sched_setaffinity(Pid::from_raw(thread), &cpus) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => {
+                    return Err(HostFailure::Failed(format!(
+                        "thread {thread} of the VM {} cannot be placed: {errno}",
+                        vm.name
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn has_setting(&self, file: &str) -> bool {
@@ -180,6 +223,22 @@ impl Host for CollectorHost {
         Ok(self.scan.measure(vms).map_err(HostFailure::failed)?.matrix)
     }
 
+    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
+        let held = self.data_pages.take().filter(|held| held.is_of(data));
+        if let Some(held) = held {
+            let shared = held.shared(&self.root, vms).map_err(HostFailure::failed)?;
+            if held.is_all_of(&shared) {
+                self.data_pages = Some(held);
+                return Ok(shared);
+            }
+        }
+        // Not looked for yet, or not where it was: a guest's kernel may move its pages.
+        let found = DataPages::find(&self.root, vms, data).map_err(HostFailure::failed)?;
+        let shared = found.shared(&self.root, vms).map_err(HostFailure::failed)?;
+        self.data_pages = Some(found);
+        Ok(shared)
+    }
+
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
         let report = if plan.placement.is_empty() {
             // Left to the kernel, but on the CPUs that the other arms use: else it would have more.
@@ -205,7 +264,7 @@ impl Host for CollectorHost {
                 report.notes.join("; ")
             )));
         }
-        Ok(())
+        vms.iter().try_for_each(|vm| self.place_helpers(vm, plan))
     }
 
     fn watch(&mut self, vms: &[Vm], topology: &Topology) {

@@ -5,6 +5,7 @@
 //! measured; everything that changes the host goes through the collector's journal.
 
 pub mod clock;
+pub mod data_pages;
 pub mod design;
 pub mod drift;
 pub mod environment;

@@ -192,8 +192,8 @@ fn probe(cpu_time_ns: Availability<u64>, seen: VcpuObservation) -> VcpuProbe {
 fn spent((path, before): &mut (PathBuf, Result<u64, String>)) -> Availability<u64> {
     let now = cpu_time_ns(path);
     let earlier = std::mem::replace(before, now.clone());
-    let spent = earlier.and_then(|earlier| {
-        now?.checked_sub(earlier).ok_or_else(|| format!("{}: CPU time ran backwards", path.display()))
+    let spent = now.and_then(|now| {
+        now.checked_sub(earlier?).ok_or_else(|| format!("{}: CPU time ran backwards", path.display()))
     });
     spent.into()
 }

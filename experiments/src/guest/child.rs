@@ -214,6 +214,13 @@ impl Guest for ChildGuest {
         self.child.id() as i32
     }
 
+    fn check(&mut self) -> Result<(), GuestError> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            _ => Err(self.ended("what it was to do next")),
+        }
+    }
+
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
         let GuestData { seed, own_seed, kib } = data;
         let command = Command::Load { seed, own_seed, kib };

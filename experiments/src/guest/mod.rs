@@ -35,6 +35,9 @@ pub trait Guest {
     /// The process that holds the VM.
     fn pid(&self) -> i32;
 
+    /// Makes sure that it has not ended.
+    fn check(&mut self) -> Result<(), GuestError>;
+
     /// Makes it hold `data` instead of what it held.
     fn load(&mut self, data: GuestData) -> Result<(), GuestError>;
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::sharing::Expected;
 use super::{LOTS, RunError};
 use crate::design::Arm;
-use crate::guest::{Guest, GuestError, Pace, Reading};
+use crate::guest::{Guest, GuestData, GuestError, Pace, Reading};
 use crate::host::{Host, HostFailure};
 use crate::interrupt::Interrupt;
 use crate::probes::VcpuProbe;
@@ -132,6 +132,7 @@ pub(super) struct Bench<'a> {
     pub(super) host: &'a mut dyn Host,
     pub(super) guests: &'a mut Vec<Box<dyn Guest>>,
     pub(super) vms: &'a [Vm],
+    pub(super) data: &'a [GuestData],
     pub(super) plans: &'a [(Arm, Plan)],
     pub(super) topology: &'a Topology,
     pub(super) matrix: &'a SharingMatrix,
@@ -154,8 +155,8 @@ impl Bench<'_> {
                 Err(starved) => invalid = Some(starved),
             }
         }
-        let matrix = self.host.measure(self.vms)?;
-        if let Err(why) = expected.verify(&matrix) {
+        let shared = self.host.data_shared(self.vms, self.data)?;
+        if let Err(why) = expected.verify(&shared) {
             invalid = Some(format!("at the end of the block {why}"));
         }
         Ok(Block { number, samples, invalid })

@@ -162,7 +162,14 @@ pub fn run(
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Outcome, RunError> {
     let mut guests = Vec::new();
-    let result = Run { config, host: &mut *host, interrupt, progress }.measure_all(start_guests, &mut guests);
+    let mut result =
+        Run { config, host: &mut *host, interrupt, progress }.measure_all(start_guests, &mut guests);
+    // A guest that has died is first missed by whoever looks into its process.
+    if let Err(RunError::Host(HostFailure::Failed(_))) = &result
+        && let Some(ended) = guests.iter_mut().find_map(|guest| guest.check().err())
+    {
+        result = Err(ended.into());
+    }
     // First the affinities and KSM's settings, while the guests still are there to be set back.
     let undone = host.undo();
     drop(guests);
@@ -221,35 +228,21 @@ impl Run<'_> {
             }
         };
 
-        let base = match &boot {
-            None => None,
-            // Data overwrites free memory that VMs of one system have in common. So the base is what is
-            // still shared when each holds as much data that is nobody else's.
-            Some(_) => {
-                self.say("measuring what the VMs share while they hold different data");
-                for (number, guest) in guests.iter_mut().enumerate() {
-                    let data = guest_data(config, number, data_bytes);
-                    guest.load(GuestData { seed: !data.own_seed, ..data })?;
-                }
-                let vms = self.host.find(&processes)?;
-                Some(self.wait_for_base(&vms)?)
-            }
-        };
-
         self.say("loading the data, letting KSM merge it");
-        for (number, guest) in guests.iter_mut().enumerate() {
-            guest.load(guest_data(config, number, data_bytes))?;
-        }
+        let data: Vec<GuestData> =
+            (0..config.guests()).map(|guest| guest_data(config, guest, data_bytes)).collect();
+        guests.iter_mut().zip(&data).try_for_each(|(guest, data)| guest.load(*data))?;
         // Only now: the memory of stand-ins was not there before.
         let vms = self.host.find(&processes)?;
-        let expected = Expected::new(&config.data, data_bytes, base);
+        let expected = Expected::new(&config.data, data_bytes);
         self.host.merge()?;
-        self.wait_until_merged(&vms, &expected)?;
+        self.wait_until_merged(&vms, &data, &expected)?;
         let merging_s = begun.elapsed().as_secs_f64();
         self.host.pause_merging()?;
         // Once more with the scan paused: this is what the plans are made from.
         let matrix = self.host.measure(&vms)?;
-        expected.verify(&matrix).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
+        let shared = self.host.data_shared(&vms, &data)?;
+        expected.verify(&shared).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
         let plans = plans(config, &matrix, &topology)?;
 
         let blocks = if config.is_timed() {
@@ -258,6 +251,7 @@ impl Run<'_> {
                 host: &mut *self.host,
                 guests,
                 vms: &vms,
+                data: &data,
                 plans: &plans,
                 topology: &topology,
                 matrix: &matrix,
@@ -305,11 +299,16 @@ impl Run<'_> {
         }
     }
 
-    fn wait_until_merged(&mut self, vms: &[Vm], expected: &Expected) -> Result<(), RunError> {
+    fn wait_until_merged(
+        &mut self,
+        vms: &[Vm],
+        data: &[GuestData],
+        expected: &Expected,
+    ) -> Result<(), RunError> {
         let begun = Instant::now();
         let limit = Duration::from_secs_f64(self.config.merge_seconds);
         loop {
-            let Err(why) = expected.verify(&self.host.measure(vms)?) else { return Ok(()) };
+            let Err(why) = expected.verify(&self.host.data_shared(vms, data)?) else { return Ok(()) };
             if begun.elapsed() >= limit {
                 return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
             }

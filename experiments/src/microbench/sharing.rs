@@ -5,67 +5,46 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_guest::chase::PAGE_BYTES;
 use huddle_model::stats::median;
 
-/// Least part of the data's frames that a pair with the same data must share.
+/// Least part of its data that a pair with the same data must have merged.
 const LEAST_WITHIN: f64 = 0.95;
-
-/// Most frames that a pair with different data may share, as part of the data's frames.
-const MOST_ACROSS: f64 = 0.05;
-
-/// How much of the base of a pair of VMs may come or go while they run.
-const BASE_SLACK: f64 = 0.05;
 
 /// Which pairs of guests hold the same data, and how much of it.
 #[derive(Clone, Debug)]
 pub struct Expected {
     holds: Vec<String>,
-    data_frames: u64,
-    /// What pairs shared before they held data: VMs of one operating system share a large base.
-    base: Option<SharingMatrix>,
+    data_pages: u64,
 }
 
 /// A pair that does not share what it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMerged {
     /// Same data, but not merged.
-    #[error("{first} and {second} hold the same {data_frames} pages of data and share {shared} frames")]
+    #[error("{first} and {second} hold the same {data_pages} pages of data and {shared} of them are merged")]
     Within {
         /// A VM.
         first: String,
         /// Its partner.
         second: String,
         /// Pages of the data.
-        data_frames: u64,
-        /// What they share.
+        data_pages: u64,
+        /// How many of them are on one frame.
         shared: u64,
     },
-    /// Different data, but shared frames.
-    #[error("{first} and {second} hold different data and share {shared} frames")]
-    Across {
-        /// A VM.
-        first: String,
-        /// The other one.
-        second: String,
-        /// What they share.
-        shared: u64,
-    },
-    /// A VM has vanished from the matrix.
+    /// A VM has vanished.
     #[error("{found} of {wanted} VMs could be measured")]
     Vanished {
-        /// VMs in the matrix.
+        /// VMs that were measured.
         found: usize,
         /// VMs there should be.
         wanted: usize,
     },
-    /// The matrix has rates only.
-    #[error("the matrix does not tell shared frames")]
-    NoFrames,
 }
 
 impl Expected {
     /// `holds`: for each VM, in the order of the matrix, the name of its data; `data_bytes`: the size of
-    /// a data set; `base`: what was shared before the data was there.
-    pub fn new(holds: &[String], data_bytes: u64, base: Option<SharingMatrix>) -> Self {
-        Self { holds: holds.to_vec(), data_frames: data_bytes / PAGE_BYTES as u64, base }
+    /// a data set.
+    pub fn new(holds: &[String], data_bytes: u64) -> Self {
+        Self { holds: holds.to_vec(), data_pages: data_bytes / PAGE_BYTES as u64 }
     }
 
     /// Whether VMs `i` and `j` hold the same data.
@@ -73,29 +52,24 @@ impl Expected {
         self.holds[i] == self.holds[j]
     }
 
-    /// Checks that pairs with the same data share nearly all of its frames, beyond what they shared
-    /// before, and other pairs nearly none.
+    /// Checks that pairs with the same data have nearly all of it on common frames. `shared`: for each
+    /// pair of VMs the pages of their data that are. (VMs with different data share none of it: no two
+    /// of its pages are equal.)
     ///
     /// # Errors
     /// The first pair that does not.
-    pub fn verify(&self, matrix: &SharingMatrix) -> Result<(), NotMerged> {
-        if matrix.len() != self.holds.len() {
-            return Err(NotMerged::Vanished { found: matrix.len(), wanted: self.holds.len() });
+    pub fn verify(&self, shared: &[Vec<u64>]) -> Result<(), NotMerged> {
+        let vms = self.holds.len();
+        if shared.len() != vms {
+            return Err(NotMerged::Vanished { found: shared.len(), wanted: vms });
         }
-        for (i, j) in matrix.pairs() {
-            let now = matrix.shared_frames(i, j).ok_or(NotMerged::NoFrames)?;
-            let before = self.base.as_ref().and_then(|base| base.shared_frames(i, j)).unwrap_or(0);
-            let shared = now.saturating_sub(before);
-            let part = shared as f64 / self.data_frames as f64;
-            // Of VMs the base moves while they run: by what, no data set tells, but the base does.
-            let slack = before as f64 * BASE_SLACK / self.data_frames as f64;
-            let name = |vm: usize| matrix.vms()[vm].name.clone();
-            let (first, second) = (name(i), name(j));
-            if self.same_data(i, j) && part < LEAST_WITHIN - slack.min(0.2) {
-                return Err(NotMerged::Within { first, second, data_frames: self.data_frames, shared });
-            }
-            if !self.same_data(i, j) && part > MOST_ACROSS + slack.min(0.2) {
-                return Err(NotMerged::Across { first, second, shared });
+        let pairs = (0..vms).flat_map(|i| (i + 1..vms).map(move |j| (i, j)));
+        for (i, j) in pairs.filter(|(i, j)| self.same_data(*i, *j)) {
+            let shared = shared[i][j];
+            if (shared as f64) < self.data_pages as f64 * LEAST_WITHIN {
+                let name = |vm: usize| format!("vm{}", vm + 1);
+                let data_pages = self.data_pages;
+                return Err(NotMerged::Within { first: name(i), second: name(j), data_pages, shared });
             }
         }
         Ok(())

@@ -35,8 +35,10 @@ type Shared = Rc<RefCell<World>>;
 struct FakeHost {
     world: Shared,
     domains: u32,
-    /// From which measurement to which the data is merged.
+    /// From which look at the data to which it is merged.
     merged: std::ops::Range<usize>,
+    /// The look that fails; 0 for none.
+    fails_at: usize,
     undo_fails: bool,
     has_pmu: bool,
     watched: usize,
@@ -74,9 +76,7 @@ impl Host for FakeHost {
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
-        let mut world = self.world.borrow_mut();
-        world.measurements += 1;
-        let merged = self.merged.contains(&world.measurements);
+        let merged = self.is_merged();
         let memory = MemoryUse { frames_used: 448, ..MemoryUse::default() };
         let rows = vms
             .iter()
@@ -85,6 +85,16 @@ impl Host for FakeHost {
         let shared = |i: usize, j: usize| if merged && i / 2 == j / 2 { 384 } else { 0 };
         let frames: Vec<Vec<u64>> = (0..4).map(|i| (0..4).map(|j| shared(i, j)).collect()).collect();
         Ok(SharingMatrix::measured(Method::Merged, rows, &frames, 1.0, 1.0))
+    }
+
+    fn data_shared(&mut self, _: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
+        self.world.borrow_mut().measurements += 1;
+        if self.world.borrow().measurements == self.fails_at {
+            return Err(HostFailure::Failed("cannot read /proc/100/mem".into()));
+        }
+        let pages = if self.is_merged() { data[0].kib / 4 } else { 0 };
+        let shared = |i: usize, j: usize| if data[i].seed == data[j].seed { pages } else { 0 };
+        Ok((0..data.len()).map(|i| (0..data.len()).map(|j| shared(i, j)).collect()).collect())
     }
 
     fn place(&mut self, _: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
@@ -142,6 +152,12 @@ impl Host for FakeHost {
     }
 }
 
+impl FakeHost {
+    fn is_merged(&self) -> bool {
+        self.merged.contains(&self.world.borrow().measurements)
+    }
+}
+
 struct FakeGuest {
     world: Shared,
     name: String,
@@ -170,17 +186,15 @@ impl Guest for FakeGuest {
         Ok(())
     }
 
+    fn check(&mut self) -> Result<(), GuestError> {
+        if self.dies_at_reading == Some(0) { Err(self.ended("anything")) } else { Ok(()) }
+    }
+
     fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
         let mut world = self.world.borrow_mut();
         world.readings += 1;
         if self.dies_at_reading.is_some_and(|at| world.readings >= at) {
-            return Err(GuestError::Ended {
-                name: self.name.clone(),
-                pid: 100,
-                asked: "read",
-                status: "killed".into(),
-                console: String::new(),
-            });
+            return Err(self.ended("read"));
         }
         if self.starves_at_reading == Some(world.readings) {
             return Ok(vec![self.now]);
@@ -200,6 +214,18 @@ impl Guest for FakeGuest {
 
     fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
         Ok(vec![self.now])
+    }
+}
+
+impl FakeGuest {
+    fn ended(&self, asked: &'static str) -> GuestError {
+        GuestError::Ended {
+            name: self.name.clone(),
+            pid: 100,
+            asked,
+            status: "killed".into(),
+            console: String::new(),
+        }
     }
 }
 
@@ -223,6 +249,7 @@ fn setup() -> Setup {
             world: Shared::default(),
             domains: 2,
             merged: 2..usize::MAX,
+            fails_at: 0,
             undo_fails: false,
             has_pmu: false,
             watched: 0,
@@ -306,7 +333,7 @@ fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
 #[test]
 fn a_block_in_which_merging_did_not_hold_is_invalid() {
     let mut setup = setup();
-    // Measurement 1: not yet; 2: merged; 3: for the plans; 4: after the warm-up; 5, 6: blocks 1 and 2.
+    // Look 1: not yet; 2: merged; 3: before the plans; 4: after the warm-up; 5, 6: blocks 1 and 2.
     setup.host.merged = 2..7;
     let outcome = setup.run().unwrap();
     let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
@@ -333,7 +360,9 @@ fn data_that_never_merges_is_an_error_that_names_the_pair() {
     setup.host.merged = 0..0;
     let error = setup.run().unwrap_err();
     assert!(matches!(error, RunError::NotMerged { .. }), "{error}");
-    assert!(error.to_string().contains("vm1 and vm2 hold the same 384 pages of data and share 0 frames"));
+    assert!(
+        error.to_string().contains("vm1 and vm2 hold the same 384 pages of data and 0 of them are merged")
+    );
     assert_eq!(setup.log(), ["merge", "undo with 4 guests"]);
     assert_eq!(setup.living_guests(), 0);
 }
@@ -363,6 +392,19 @@ fn a_guest_that_dies_midway_ends_the_run_and_all_is_undone() {
     assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
     assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
     assert_eq!(setup.living_guests(), 0);
+}
+
+#[test]
+fn where_the_host_fails_because_a_guest_has_died_it_is_the_guest_that_is_named() {
+    let mut setup = setup();
+    setup.host.fails_at = 1;
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::Host(HostFailure::Failed(_))), "{error}");
+    let mut setup = self::setup();
+    (setup.host.fails_at, setup.dies_at_reading) = (1, Some(0));
+    let error = setup.run().unwrap_err();
+    assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
+    assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
 }
 
 #[test]
