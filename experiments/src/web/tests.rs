@@ -1,0 +1,1 @@
+//! The whole run on a fake host and fake servers.
