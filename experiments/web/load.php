@@ -6,11 +6,10 @@ const PROT_READ_WRITE = 0x3;
 const MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = 0x2 | 0x20 | 0x100000;
 const EEXIST = 17;
 
-$libc = FFI::cdef('void *mmap(size_t, size_t, int, int, int, long); int *__errno_location(void);');
+$libc = FFI::cdef('long mmap(size_t, size_t, int, int, int, long); int *__errno_location(void);');
 foreach (DATA_AT as $file => $at) {
     $content = file_get_contents(__DIR__ . '/../' . $file);
-    $got = $libc->mmap($at, strlen($content), PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, -1, 0);
-    $address = FFI::cast('uintptr_t', $got)->cdata;
+    $address = $libc->mmap($at, strlen($content), PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, -1, 0);
     // There from an earlier load, as large: the size does not change while the server runs.
     if ($address !== $at && !($address === -1 && $libc->__errno_location()[0] === EEXIST)) {
         throw new RuntimeException("mmap of $file failed");

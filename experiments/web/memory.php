@@ -10,7 +10,8 @@ const DATA_AT = ['data.bin' => 0x600000000000, 'own.bin' => 0x610000000000];
 // Words of 64 bits: the position of a node's successor in the first word of its cache line.
 function resident(string $file): FFI\CData
 {
-    return FFI::cast('int64_t *', DATA_AT[$file]);
+    $at = DATA_AT[$file];
+    return FFI::cast('int64_t *', $at);
 }
 
 function file_of_request(): string
