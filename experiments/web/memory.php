@@ -13,8 +13,3 @@ function resident(string $file): FFI\CData
     $at = DATA_AT[$file];
     return FFI::cast('int64_t *', $at);
 }
-
-function file_of_request(): string
-{
-    return empty($_GET['own']) ? 'data.bin' : 'own.bin';
-}

@@ -1,6 +1,14 @@
 <?php
 // As resident.php, and writes to every node that it visits: no page stays merged.
-require __DIR__ . '/memory.php';
+$at = empty($_GET['own']) ? 0x600000000000 : 0x610000000000; // as in memory.php
+$position = (int) $_GET['from'];
+for ($visit = (int) $_GET['visits']; $visit > 0; $visit--) {
+    $position = rewrite(FFI::cast('int64_t *', $at), $position, (int) $_GET['reads']);
+    if ($visit > 1) {
+        usleep(1);
+    }
+}
+echo $position, "\n";
 
 function rewrite(FFI\CData $data, int $position, int $reads): int
 {
@@ -11,5 +19,3 @@ function rewrite(FFI\CData $data, int $position, int $reads): int
     }
     return $position;
 }
-
-echo rewrite(resident(file_of_request()), (int) $_GET['from'], (int) $_GET['reads']), "\n";

@@ -53,9 +53,12 @@ pub struct WebArgs {
     /// Open loop: requests per second to each server [default: closed loop]
     #[arg(long, value_name = "PER_SECOND")]
     rate: Option<f64>,
-    /// Dependent reads of a request [default: a quarter more than the data has lines]
+    /// Visits of a request to its data, with a short wait between them
     #[arg(long)]
-    reads_per_request: Option<u64>,
+    visits: Option<u64>,
+    /// Dependent reads of a visit [default: a quarter more than the data has lines]
+    #[arg(long)]
+    reads_per_visit: Option<u64>,
     /// KiB of each data set [default: five eighths of the cache]
     #[arg(long)]
     data_kib: Option<u64>,
@@ -107,7 +110,8 @@ fn config(args: &WebArgs) -> Result<WebConfig, SpecError> {
     config.requests = args.requests.unwrap_or(config.requests);
     config.warm_up_requests = args.warm_up_requests.unwrap_or(config.warm_up_requests);
     config.rate_per_s = args.rate.or(config.rate_per_s);
-    config.reads_per_request = args.reads_per_request.or(config.reads_per_request);
+    config.visits = args.visits.unwrap_or(config.visits);
+    config.reads_per_visit = args.reads_per_visit.or(config.reads_per_visit);
     config.data_kib = args.data_kib.or(config.data_kib);
     config.repetitions = args.repetitions.unwrap_or(config.repetitions);
     config.cache_level = args.cache_level.or(config.cache_level);
@@ -202,6 +206,7 @@ fn start(
             site,
             page: config.page,
             writes: config.writes(server),
+            visits: config.visits,
             seed: Rng::of_part(config.seed, REQUESTS + server as u64).next_u64(),
             open: open(server),
             timeout: Duration::from_secs_f64(config.timeout_seconds),

@@ -58,7 +58,7 @@ pub struct Outcome {
     pub topology: Topology,
     /// Bytes of a data set.
     pub data_bytes: u64,
-    /// Reads of a request.
+    /// Reads of a visit to the data.
     pub reads: u64,
     /// Which servers hold the same data.
     pub expected: Expected,
@@ -132,7 +132,7 @@ impl Run<'_> {
         let reads = config.reads(data_bytes);
         let pace = Pace { burst_reads: reads, idle_us: 0 };
         self.say(&format!(
-            "starting {} web servers, page {}: {} KiB of data each, {reads} reads a request",
+            "starting {} web servers, page {}: {} KiB of data each, {reads} reads a visit",
             config.data.len(),
             config.page.name(),
             data_bytes / 1024,

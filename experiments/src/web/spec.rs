@@ -65,10 +65,14 @@ pub struct WebConfig {
     pub data_kib: Option<u64>,
     /// That part.
     pub data_cache_fraction: f64,
-    /// Dependent reads of one request; `None` for a quarter more than the data has cache lines, so that
-    /// a request uses all of the data, and on the page `paper` for one read in 16 lines: there reading
+    /// How often a request of the page `resident` visits its data. Between two visits it waits, as pages do
+    /// for a database, and another server runs; with more visits what a request costs beside reading
+    /// weighs less.
+    pub visits: u64,
+    /// Dependent reads of one visit; `None` for a quarter more than the data has cache lines, so that
+    /// a visit uses all of the data, and on the page `paper` for one read in 16 lines: there reading
     /// the file is what a request does.
-    pub reads_per_request: Option<u64>,
+    pub reads_per_visit: Option<u64>,
     /// Requests to each server that are measured in each arm of each block.
     pub requests: usize,
     /// Requests before them in the new placement.
@@ -104,7 +108,8 @@ impl Default for WebConfig {
             writers: Vec::new(),
             data_kib: None,
             data_cache_fraction: 0.625,
-            reads_per_request: None,
+            visits: 4,
+            reads_per_visit: None,
             requests: 100,
             warm_up_requests: 20,
             rate_per_s: None,
@@ -165,10 +170,10 @@ impl WebConfig {
         self.writers.contains(&self.bench().guest_name(server))
     }
 
-    /// Reads of one request on data of so many bytes.
+    /// Reads of one visit to data of so many bytes.
     pub fn reads(&self, data_bytes: u64) -> u64 {
         let lines = data_bytes / (NODE_WORDS * size_of::<u64>()) as u64;
-        self.reads_per_request.unwrap_or(match self.page {
+        self.reads_per_visit.unwrap_or(match self.page {
             Page::Resident => lines * 5 / 4,
             Page::Paper => lines / 16,
         })
@@ -193,8 +198,10 @@ impl WebConfig {
         if self.guest != GuestKind::Process {
             return refuse("web servers run as processes only; leave --guest out or say --guest process");
         }
-        if self.requests == 0 || self.reads_per_request == Some(0) || self.arms.is_empty() {
-            return refuse("--requests, --reads-per-request and the number of arms must be more than 0");
+        if self.requests == 0 || self.reads_per_visit == Some(0) || self.visits == 0 || self.arms.is_empty() {
+            return refuse(
+                "--requests, --reads-per-visit, --visits and the number of arms must be more than 0",
+            );
         }
         if self.rate_per_s.is_some_and(|rate| !(0.001..=1e6).contains(&rate)) {
             return refuse("--rate must be between 0.001 and 1000000 requests per second");
@@ -245,7 +252,8 @@ mod tests {
         for (text, word) in [
             ("guest = \"qemu\"", "process"),
             ("requests = 0", "--requests"),
-            ("reads_per_request = 0", "--reads-per-request"),
+            ("reads_per_visit = 0", "--reads-per-visit"),
+            ("visits = 0", "--visits"),
             ("rate_per_s = -1.0", "--rate"),
             ("timeout_seconds = nan", "timeout_seconds"),
             ("writers = [\"vm9\"]", "vm9"),
@@ -263,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn a_request_reads_all_of_the_data_or_a_sample_of_the_file() {
+    fn a_visit_reads_all_of_the_data_or_a_sample_of_the_file() {
         let config = WebConfig::default();
         assert_eq!(config.reads(64 * 1000), 1250);
         assert_eq!(WebConfig { page: Page::Paper, ..config.clone() }.reads(64 * 1600), 100);
-        assert_eq!(WebConfig { reads_per_request: Some(7), ..config }.reads(64 * 1000), 7);
+        assert_eq!(WebConfig { reads_per_visit: Some(7), ..config }.reads(64 * 1000), 7);
     }
 }

@@ -144,8 +144,10 @@ pub struct WebRatios {
 pub struct WebConfigFigures {
     /// KiB of a data set.
     pub data_kib: u64,
-    /// Dependent reads of a request.
-    pub reads_per_request: u64,
+    /// Visits of a request to its data.
+    pub visits: u64,
+    /// Dependent reads of a visit.
+    pub reads_per_visit: u64,
     /// Whether the next request followed the response or a clock.
     pub loop_kind: &'static str,
     /// Cache level of the domains; null when the topology does not tell.
@@ -240,7 +242,8 @@ impl WebSummary {
             },
             config: WebConfigFigures {
                 data_kib: outcome.data_bytes / 1024,
-                reads_per_request: outcome.reads,
+                visits: config.visits,
+                reads_per_visit: outcome.reads,
                 loop_kind: if config.rate_per_s.is_some() { "open" } else { "closed" },
                 cache_level: outcome.topology.level(),
                 merging_s: outcome.merging_s,

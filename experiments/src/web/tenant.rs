@@ -36,6 +36,8 @@ pub struct TenantSpec<'a> {
     pub page: Page,
     /// Whether they write to all of the data they visit.
     pub writes: bool,
+    /// How often a request visits the data.
+    pub visits: u64,
     /// Seed of where in the data requests begin.
     pub seed: u64,
     /// In an open loop, when the requests are sent; in a closed one the pace's rest counts.
@@ -58,6 +60,7 @@ pub struct WebTenant {
     data: [PathBuf; 2],
     page: Page,
     writes: bool,
+    visits: u64,
     seed: u64,
     open: Option<Rhythm>,
     timeout: Duration,
@@ -95,6 +98,7 @@ impl TenantSpec<'_> {
             data: ["data.bin", "own.bin"].map(|file| dir.file(file)),
             page: self.page,
             writes: self.writes,
+            visits: self.visits,
             seed: self.seed,
             open: self.open,
             timeout: self.timeout,
@@ -138,7 +142,7 @@ impl WebTenant {
 
     fn target(&self, own: bool, reads: u64) -> String {
         let page = if self.writes { "writer" } else { self.page.name() };
-        format!("/{page}.php?own={}&reads={reads}", u8::from(own))
+        format!("/{page}.php?own={}&visits={}&reads={reads}", u8::from(own), self.visits)
     }
 
     fn unexpected(&self, asked: &'static str, status: u16, body: &str) -> GuestError {
@@ -212,7 +216,7 @@ impl Guest for WebTenant {
         for own in [false, true] {
             // Without writing: what was written to is no longer what was loaded.
             let page = self.page.name();
-            let target = format!("/{page}.php?own={}&reads={PROBE_READS}&from=0", u8::from(own));
+            let target = format!("/{page}.php?own={}&visits=1&reads={PROBE_READS}&from=0", u8::from(own));
             let answer = self.get("request", &target)?;
             if answer.trim_end() != end.to_string() {
                 return Err(self.unexpected("request", 200, &answer));
@@ -225,8 +229,11 @@ impl Guest for WebTenant {
         self.check()?;
         let rest = Duration::from_micros(pace.idle_us);
         self.responses.clear();
-        self.started =
-            Some(Started { at: Instant::now(), cpu_ns: cpu_ns(self.server.pid()), reads: pace.burst_reads });
+        self.started = Some(Started {
+            at: Instant::now(),
+            cpu_ns: cpu_ns(self.server.pid()),
+            reads: pace.burst_reads * self.visits,
+        });
         self.user.work(Work {
             target: self.target(own, pace.burst_reads),
             words: self.words,
