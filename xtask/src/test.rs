@@ -4,6 +4,7 @@ use crate::{host, setup, shell};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     setup::qemu()?;
+    setup::apache()?;
     for need in host::needs().iter().filter(|need| !need.is_met) {
         eprintln!(
             "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",
