@@ -19,6 +19,8 @@ pub enum Arm {
     /// Not merged (the paper's A): each guest reads a copy of its own that equals no other's, placed as
     /// recommended. The same sequence of reads, so that only the frames differ.
     NotMerged,
+    /// Not merged either, placed the opposite way: what the placement alone does, without sharing.
+    NotMergedOpposed,
     /// Merged, placed as the method recommends (the paper's B).
     Recommended,
     /// Merged, placed the opposite way (the paper's C).
@@ -33,13 +35,21 @@ pub enum Arm {
 
 impl Arm {
     /// The arms, in the order of reports.
-    pub const ALL: [Self; 6] =
-        [Self::NotMerged, Self::Recommended, Self::Opposed, Self::Kernel, Self::Random, Self::Control];
+    pub const ALL: [Self; 7] = [
+        Self::NotMerged,
+        Self::NotMergedOpposed,
+        Self::Recommended,
+        Self::Opposed,
+        Self::Kernel,
+        Self::Random,
+        Self::Control,
+    ];
 
     /// Its name in files and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotMerged => "not_merged",
+            Self::NotMergedOpposed => "not_merged_opposed",
             Self::Recommended => "recommended",
             Self::Opposed => "opposed",
             Self::Kernel => "kernel",
@@ -52,7 +62,7 @@ impl Arm {
     pub fn policy(self) -> Policy {
         match self {
             Self::NotMerged | Self::Recommended | Self::Control => Policy::Paper,
-            Self::Opposed => Policy::Opposed,
+            Self::Opposed | Self::NotMergedOpposed => Policy::Opposed,
             Self::Kernel => Policy::None,
             Self::Random => Policy::Random,
         }
@@ -65,7 +75,7 @@ impl Arm {
 
     /// Whether the guests read their own copies instead of the common data.
     pub fn reads_own(self) -> bool {
-        self == Self::NotMerged
+        matches!(self, Self::NotMerged | Self::NotMergedOpposed)
     }
 }
 

@@ -22,5 +22,6 @@ pub mod scan;
 pub mod simulation;
 pub mod spec;
 pub mod summary;
+pub mod web;
 
 pub use probes::{HostWindow, VcpuProbe};

@@ -108,16 +108,16 @@ fn ratios(out: &mut String, summary: &Summary) {
     line(out, "");
 }
 
-fn line(out: &mut String, text: &str) {
+pub(crate) fn line(out: &mut String, text: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "{text}");
 }
 
-fn section(out: &mut String, title: &str, table: &Table) {
+pub(crate) fn section(out: &mut String, title: &str, table: &Table) {
     line(out, &format!("{title}\n{table}\n"));
 }
 
-fn ratio_line(out: &mut String, what: &str, ratio: Option<Ratio>) {
+pub(crate) fn ratio_line(out: &mut String, what: &str, ratio: Option<Ratio>) {
     let text = match ratio {
         Some(Ratio { value, ci95: Some([low, high]), test, .. }) => {
             let p = test.map_or_else(String::new, |test| format!(", p {}", p_value(test.p_value)));
@@ -149,7 +149,7 @@ pub(crate) fn table(header: Vec<String>) -> Table {
     table
 }
 
-fn sharing_table(matrix: &SharingMatrix) -> Table {
+pub(crate) fn sharing_table(matrix: &SharingMatrix) -> Table {
     let names = matrix.vms().iter().map(|vm| vm.name.clone());
     let mut table =
         table([String::new()].into_iter().chain(names).chain(["frames used".to_owned()]).collect());
@@ -179,7 +179,7 @@ fn plan_table(summary: &Summary) -> Table {
     table
 }
 
-fn places(plan: &Plan) -> String {
+pub(crate) fn places(plan: &Plan) -> String {
     if plan.placement.is_empty() {
         let cpus = plan.domains.iter().map(|domain| domain.cpus.to_string());
         return format!("{}: all, as the kernel likes", cpus.collect::<Vec<_>>().join(","));
@@ -196,7 +196,7 @@ fn places(plan: &Plan) -> String {
     domains.collect::<Vec<_>>().join("; ")
 }
 
-fn within(plan: &Plan) -> String {
+pub(crate) fn within(plan: &Plan) -> String {
     match (plan.shared_within, plan.shared_total) {
         (Some(within), Some(total)) => format!("{within} of {total}"),
         _ => "unknown".into(),

@@ -8,8 +8,12 @@ use crate::shell;
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     eprintln!(
-        "Building the runner and the stand-in VMs (some minutes the first time); nothing is installed."
+        "Building the runner and its guests (some minutes the first time); nothing is installed but for `web`, \
+         which says what it needs."
     );
+    if args.first().is_some_and(|name| name == "web") {
+        crate::setup::apache()?;
+    }
     // The profile of all other tasks: the crate is optimised in it, and a second one would have to be
     // built from the start.
     shell::run(shell::cargo().args(["build", "--package", "huddle-experiments", "--bins"]))?;

@@ -11,8 +11,11 @@ use crate::shell;
 const COMPONENTS: [(&str, &str); 2] = [("fmt", "rustfmt"), ("clippy", "clippy")];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    eprintln!("Experiments need a Rust toolchain and a C compiler (`cc`), and nothing else: their stand-in");
-    eprintln!("VMs are programs of this repository. Tests also start QEMU, to find real VMs.");
+    eprintln!(
+        "The microbenchmark needs a Rust toolchain and a C compiler (`cc`), and nothing else: its stand-in"
+    );
+    eprintln!("VMs are programs of this repository. The web experiment needs Apache with PHP.");
+    eprintln!("Tests also start QEMU, to find real VMs.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"
@@ -20,6 +23,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     components()?;
     qemu()?;
     busybox()?;
+    apache()?;
     for need in host::needs() {
         if need.is_met {
             eprintln!("{}: here", need.name);
@@ -80,4 +84,30 @@ pub(crate) fn busybox() -> anyhow::Result<()> {
         "--no-install-recommends",
         "busybox-static",
     ]))
+}
+
+/// Installs Apache and its PHP module where they are missing and this is root on Debian. Without Debian's
+/// package `apache2`, which would start a server on port 80.
+pub(crate) fn apache() -> anyhow::Result<()> {
+    let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
+    if has_apache() || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
+        return Ok(());
+    }
+    eprintln!(
+        "Apache with PHP is missing: installing libapache2-mod-php with apt-get, for the web experiment; no \
+         service is started"
+    );
+    shell::run(Command::new("apt-get").args(["update", "-q"]))?;
+    shell::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args([
+        "install",
+        "-qy",
+        "--no-install-recommends",
+        "libapache2-mod-php",
+    ]))
+}
+
+fn has_apache() -> bool {
+    let modules = std::fs::read_dir("/usr/lib/apache2/modules").into_iter().flatten().filter_map(Result::ok);
+    let mut names = modules.filter_map(|module| module.file_name().into_string().ok());
+    std::path::Path::new("/usr/sbin/apache2").exists() && names.any(|name| name.starts_with("libphp"))
 }

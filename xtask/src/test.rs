@@ -7,6 +7,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     if let Err(error) = setup::busybox().and_then(|()| images::make()) {
         eprintln!("VMs cannot be made ({error:#}): the test that boots them will say that it is skipped");
     }
+    setup::apache()?;
     for need in host::needs().iter().filter(|need| !need.is_met) {
         eprintln!(
             "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",

@@ -102,7 +102,7 @@ impl TableFiles {
     /// Reads three columns of all rows; a segment that breaks off is told in `warnings`.
     pub(super) fn scan(
         &mut self,
-        names: &[&str],
+        names: &[&'static str],
         warnings: &mut Vec<String>,
         mut each: impl FnMut(&Cells<'_>) -> Result<(), &'static str>,
     ) {

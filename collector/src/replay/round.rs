@@ -227,7 +227,7 @@ fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
     }
     let state = || {
         Some(KsmState {
-            run: row.run?,
+            run: row.ksm_run?,
             full_scans: row.full_scans?,
             pages_shared: row.pages_shared?,
             pages_sharing: row.pages_sharing?,
@@ -324,6 +324,8 @@ fn plan(
         placement: placed.collect(),
         shared_within: decision.shared_within_frames,
         shared_total: decision.shared_total_frames,
+        // The reasons say it; its parts are not recorded.
+        expected: None,
         reasons: lines(decision.reasons.as_deref()),
     })
 }

@@ -48,30 +48,40 @@ pub(super) fn footer(path: &Path, table: Table) -> Result<ArrowReaderMetadata, R
 }
 
 fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
-    let about = footer.metadata().file_metadata().key_value_metadata();
-    let said = |key: &str| {
-        let entry = about.into_iter().flatten().find(|entry| entry.key == key);
-        entry.and_then(|entry| entry.value.as_deref())
-    };
-    if said("huddle.table") != Some(table.name()) {
+    if said(footer, "huddle.table") != Some(table.name()) {
         return Err(format!("it is no segment of the table {table}"));
     }
-    let version = said("huddle.schema_version").unwrap_or("none");
-    if !version.parse().is_ok_and(|version| (OLDEST_SCHEMA_VERSION..=SCHEMA_VERSION).contains(&version)) {
+    let known = |version: &u32| (OLDEST_SCHEMA_VERSION..=SCHEMA_VERSION).contains(version);
+    let Some(version) = version(footer).filter(known) else {
+        let said = said(footer, VERSION).unwrap_or("none");
         return Err(format!(
-            "it has schema version {version}, and this version reads {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} only"
+            "it has schema version {said}, and this version reads {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} only"
         ));
-    }
+    };
     for column in table.columns() {
-        match footer.schema().field_with_name(column.name) {
-            Err(_) => return Err(format!("the column {} is missing", column.name)),
+        let name = table.column_name(column.name, version);
+        match footer.schema().field_with_name(name) {
+            Err(_) => return Err(format!("the column {name} is missing")),
             Ok(field) if !is_of(field.data_type(), column.kind) => {
-                return Err(format!("the column {} is {}", column.name, field.data_type()));
+                return Err(format!("the column {name} is {}", field.data_type()));
             }
             Ok(_) => {}
         }
     }
     Ok(())
+}
+
+const VERSION: &str = "huddle.schema_version";
+
+/// What the file says of itself.
+fn said<'a>(footer: &'a ArrowReaderMetadata, key: &str) -> Option<&'a str> {
+    let about = footer.metadata().file_metadata().key_value_metadata();
+    let entry = about.into_iter().flatten().find(|entry| entry.key == key);
+    entry.and_then(|entry| entry.value.as_deref())
+}
+
+fn version(footer: &ArrowReaderMetadata) -> Option<u32> {
+    said(footer, VERSION)?.parse().ok()
 }
 
 fn is_of(found: &DataType, kind: ColumnKind) -> bool {
@@ -119,7 +129,7 @@ pub(super) fn rows<R: Row>(
     wanted: Wanted,
     mut each: impl FnMut(R) -> bool,
 ) -> Result<(), ReplayError> {
-    let names: Vec<&str> = R::COLUMNS.iter().map(|column| column.name).collect();
+    let names: Vec<&'static str> = R::COLUMNS.iter().map(|column| column.name).collect();
     cells(path, footer, R::TABLE, &names, wanted, |cells| {
         let row = R::of(|at| cells.value(at)).ok_or("a value is null that may not be")?;
         Ok(each(row))
@@ -185,7 +195,7 @@ pub(super) fn cells(
     path: &Path,
     footer: ArrowReaderMetadata,
     table: Table,
-    names: &[&str],
+    names: &[&'static str],
     wanted: Wanted,
     each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
 ) -> Result<(), ReplayError> {
@@ -197,12 +207,15 @@ fn decode(
     path: &Path,
     footer: ArrowReaderMetadata,
     table: Table,
-    names: &[&str],
+    names: &[&'static str],
     wanted: Wanted,
     mut each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
 ) -> Result<(), ReplayError> {
     let damaged = |what: &dyn std::fmt::Display| ReplayError::segment(path, what);
     let file = File::open(path).map_err(ReplayError::file("open", path))?;
+    // As they were called when this was written.
+    let version = version(&footer).unwrap_or(SCHEMA_VERSION);
+    let names: Vec<&str> = names.iter().map(|name| table.column_name(name, version)).collect();
     let parquet = footer.parquet_schema();
     let projection = ProjectionMask::columns(parquet, names.iter().copied());
     let filter = wanted.key.map(|key_wanted| {

@@ -1,14 +1,20 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
 use huddle_model::availability::Availability;
 use huddle_model::news::Taken;
 use huddle_model::observation::Observation;
 use huddle_model::schema::{Rows, SCHEMA_VERSION, Table};
 use huddle_model::snapshot::{Event, EventKind, Snapshot};
 use huddle_model::topology::Topology;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
 use super::*;
@@ -355,4 +361,45 @@ fn other_cache_domains_than_at_the_start_are_not_made_up() {
     let plan = snapshot.plan.value().unwrap();
     assert_eq!(plan.placement, sample::snapshot(1, 2).plan.value().unwrap().placement);
     assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
+}
+
+/// Writes a segment anew as version 2 had it: with another name for one column.
+fn age_by_one_version(path: &Path, name: &str, old: &str) {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let about = builder.metadata().file_metadata().key_value_metadata().unwrap().clone();
+    let about = about.into_iter().filter(|entry| entry.key != "ARROW:schema").map(|mut entry| {
+        if entry.key == "huddle.schema_version" {
+            entry.value = Some("2".to_owned());
+        }
+        entry
+    });
+    let fields = builder.schema().fields().iter().map(|field| {
+        let named = if field.name() == name { old } else { field.name() };
+        field.as_ref().clone().with_name(named)
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(about.collect())).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties)).unwrap();
+    for batch in builder.build().unwrap() {
+        let columns = batch.unwrap().columns().to_vec();
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).unwrap();
+    }
+    std::fs::write(path, writer.into_inner().unwrap()).unwrap();
+}
+
+#[test]
+fn columns_of_older_versions_are_read_by_their_old_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    record_with(&run, &published, 1000, manifest());
+    age_by_one_version(&segment(&run, Table::Ksm, 1), "ksm_run", "run");
+    let mut recording = Recording::open(&run).unwrap();
+    assert_eq!(recording.warnings(), &[] as &[String]);
+    assert_eq!(recording.snapshot(1).unwrap().ksm, published[1].ksm);
+
+    // Any other name is a fault.
+    age_by_one_version(&segment(&run, Table::Ksm, 1), "run", "runs");
+    let recording = Recording::open(&run).unwrap();
+    assert!(recording.warnings()[0].contains("the column run is missing"), "{:?}", recording.warnings());
 }

@@ -20,6 +20,7 @@ use huddle_experiments::microbench::{RunError, Step, run};
 use huddle_experiments::scan::ScanSummary;
 use huddle_experiments::spec::{Config, GuestKind, Preset, SpecError};
 use huddle_experiments::summary::Summary;
+use huddle_experiments::web::command::{WebArgs, web};
 use huddle_experiments::{clock, images, report};
 use huddle_model::rng::Rng;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -45,6 +46,9 @@ enum Experiment {
     /// The paper's Figure 4 and Tables 1 to 3: VMs on data A and B, not merged, placed as recommended, the
     /// opposite way, by the kernel and by lot, in alternation. Needs root and KSM; takes a few minutes
     Microbench(Microbench),
+    /// The paper's Table 4 and Figure 5: Apaches with PHP that hold data A or B, and how long their users
+    /// wait in each placement. Needs root, KSM and Apache; takes a few minutes
+    Web(WebArgs),
 }
 
 #[derive(clap::Args)]
@@ -128,10 +132,11 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = Interrupt::on_signals().context("cannot take signals").and_then(|interrupt| {
-        let Experiment::Microbench(args) = &args.experiment;
-        microbench(args, &interrupt)
-    });
+    let result =
+        Interrupt::on_signals().context("cannot take signals").and_then(|interrupt| match &args.experiment {
+            Experiment::Microbench(args) => microbench(args, &interrupt),
+            Experiment::Web(args) => web(args, &interrupt),
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -215,7 +215,7 @@ fn seconds(seconds: f64) -> std::time::Duration {
 
 /// Guests placed by lot, as many on each domain, all vCPUs of one together. Equal seeds and blocks give
 /// equal lots. The policy of the same name draws once and for all; here each block has a lot of its own.
-fn drawn(matrix: &SharingMatrix, topology: &Topology, seed: u64, block: usize) -> Plan {
+pub(crate) fn drawn(matrix: &SharingMatrix, topology: &Topology, seed: u64, block: usize) -> Plan {
     let vms = matrix.vms();
     let mut order: Vec<usize> = (0..vms.len()).collect();
     Rng::of_part(seed, LOTS + block as u64).shuffle(&mut order);

@@ -32,6 +32,7 @@ use crate::host::{Host, HostFailure};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::spec::{Config, GuestKind, SpecError};
 
+pub(crate) use measure::drawn;
 pub use measure::{ArmSample, Block, GuestSample};
 pub use sharing::{Expected, NotMerged, rates_by};
 
@@ -352,13 +353,13 @@ fn time_left(config: &Config, elapsed: Duration, done: usize, of: usize) -> Dura
     Duration::from_secs_f64(a_block * (of - done) as f64)
 }
 
-fn names(order: &[Arm]) -> String {
+pub(crate) fn names(order: &[Arm]) -> String {
     order.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// The first two domains. The experiment is about two caches; with more of them than the guests need,
 /// each guest would have one to itself.
-fn two_domains(topology: &Topology) -> Result<Topology, RunError> {
+pub(crate) fn two_domains(topology: &Topology) -> Result<Topology, RunError> {
     if let [first, second, ..] = topology.domains() {
         return Topology::new(topology.level(), vec![first.clone(), second.clone()])
             .map_err(|error| HostFailure::Failed(error.to_string()).into());
@@ -369,7 +370,7 @@ fn two_domains(topology: &Topology) -> Result<Topology, RunError> {
     .into())
 }
 
-fn data_bytes(config: &Config, topology: &Topology) -> Result<u64, RunError> {
+pub(crate) fn data_bytes(config: &Config, topology: &Topology) -> Result<u64, RunError> {
     if let Some(kib) = config.data_kib.first() {
         return Ok(kib * 1024);
     }
@@ -399,7 +400,7 @@ fn pace(config: &Config, data_bytes: u64) -> Pace {
     }
 }
 
-fn guest_data(config: &Config, guest: usize, bytes: u64) -> GuestData {
+pub(crate) fn guest_data(config: &Config, guest: usize, bytes: u64) -> GuestData {
     // The first guest that holds the same gives the data its number.
     let data = config.data.iter().position(|name| *name == config.data[guest]).unwrap_or(guest);
     GuestData {

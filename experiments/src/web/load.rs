@@ -1,0 +1,335 @@
+//! The load generator: one user of one server, on a thread and a connection of its own, who records when
+//! each response was complete.
+//!
+//! In a closed loop the next request follows the response. In an open loop requests are sent at constant
+//! distances; where the server is late, they wait for the one connection, and a response time counts from
+//! when its request was to be sent, so that waiting is not hidden ("coordinated omission").
+//!
+//! The thread runs where its server runs, as the paper's users do, who sit inside the VMs.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http_body_util::{BodyExt, Empty};
+use huddle_guest::chase::NODE_WORDS;
+use huddle_model::rng::Rng;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::net::TcpStream;
+
+/// How long the thread rests after a connection that failed at once.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Why a request has no good response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection, or it broke.
+    Connection,
+    /// No response in time.
+    TimedOut,
+    /// A status other than 200.
+    Status,
+    /// A body that is no position within the data.
+    Body,
+}
+
+impl Failure {
+    /// Its name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::TimedOut => "timed_out",
+            Self::Status => "status",
+            Self::Body => "body",
+        }
+    }
+}
+
+/// One request and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// When it was sent or, in an open loop, was to be sent: microseconds since the Unix epoch.
+    pub at_us: i64,
+    /// From then until the body was complete, or until it failed, in nanoseconds.
+    pub latency_ns: u64,
+    /// The HTTP status; `None` without a response.
+    pub status: Option<u16>,
+    /// Why it is no good response.
+    pub failure: Option<Failure>,
+}
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rhythm {
+    /// After the response to the one before and a rest.
+    Closed {
+        /// The rest.
+        rest: Duration,
+    },
+    /// At constant distances.
+    Open {
+        /// The distance.
+        every: Duration,
+        /// How long after the start the first one is.
+        first: Duration,
+    },
+}
+
+/// What is asked for, and how.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The target without the position to begin at: `/resident.php?own=0&reads=7`.
+    pub target: String,
+    /// Words of the data; requests begin at nodes drawn by lot.
+    pub words: u64,
+    /// Seed of that lot.
+    pub seed: u64,
+    /// When requests are sent.
+    pub rhythm: Rhythm,
+    /// After how long a request has failed.
+    pub timeout: Duration,
+}
+
+/// What a user got while it worked.
+#[derive(Debug, Default)]
+struct Served {
+    stop: AtomicBool,
+    count: AtomicUsize,
+    good: AtomicU64,
+    position: AtomicU64,
+    responses: Mutex<Vec<Response>>,
+}
+
+enum Order {
+    Get { target: String, timeout: Duration, answer: Sender<Result<(u16, String), Failure>> },
+    Work { work: Work, served: Arc<Served>, done: Sender<()> },
+}
+
+/// A user. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct User {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    working: Option<(Arc<Served>, Receiver<()>)>,
+}
+
+impl User {
+    /// A user of the server at `address` whose process is `pid`.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(name: &str, address: SocketAddr, pid: i32) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (orders, received) = channel();
+        let thread = std::thread::Builder::new().name(format!("user of {name}")).spawn(move || {
+            let mut line = Line { address, sender: None };
+            while let Ok(order) = received.recv() {
+                runtime.block_on(obey(order, &mut line, pid));
+            }
+        })?;
+        Ok(Self { orders: Some(orders), thread: Some(thread), working: None })
+    }
+
+    /// Asks once: status and body.
+    ///
+    /// # Errors
+    /// No response.
+    pub fn get(&self, target: &str, timeout: Duration) -> Result<(u16, String), Failure> {
+        let (answer, answered) = channel();
+        self.order(Order::Get { target: target.to_owned(), timeout, answer });
+        // The thread keeps the limit itself; this is only for one that is gone.
+        answered.recv_timeout(timeout + Duration::from_secs(5)).unwrap_or(Err(Failure::Connection))
+    }
+
+    /// Begins to work, and forgets what it did before.
+    pub fn work(&mut self, work: Work) {
+        let served = Arc::new(Served::default());
+        let (done, finished) = channel();
+        self.order(Order::Work { work, served: served.clone(), done });
+        self.working = Some((served, finished));
+    }
+
+    /// How many requests are done since it began, good or not.
+    pub fn count(&self) -> usize {
+        self.working.as_ref().map_or(0, |(served, _)| served.count.load(Ordering::Acquire))
+    }
+
+    /// How many of them were good, and the position that the last of those came to.
+    pub fn good(&self) -> (u64, u64) {
+        let (good, position) = match &self.working {
+            Some((served, _)) => (&served.good, &served.position),
+            None => return (0, 0),
+        };
+        (good.load(Ordering::Acquire), position.load(Ordering::Acquire))
+    }
+
+    /// Stops, and tells all requests since it began in their order; `None` when it does not stop within
+    /// `limit`.
+    pub fn stop(&mut self, limit: Duration) -> Option<Vec<Response>> {
+        let Some((served, finished)) = self.working.take() else { return Some(Vec::new()) };
+        served.stop.store(true, Ordering::Release);
+        match finished.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => None,
+            _ => Some(std::mem::take(&mut *served.responses.lock().unwrap_or_else(PoisonError::into_inner))),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        // A thread that is gone shows in the answer that does not come.
+        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if let Some((served, _)) = &self.working {
+            served.stop.store(true, Ordering::Release);
+        }
+        // Its queue ends, and with it the thread, at the latest after the time-out of a request.
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn obey(order: Order, line: &mut Line, pid: i32) {
+    match order {
+        Order::Get { target, timeout, answer } => {
+            let mut got = line.ask(&target, timeout).await;
+            if got == Err(Failure::Connection) {
+                // A connection that was idle may have been closed; a new one tells.
+                got = line.ask(&target, timeout).await;
+            }
+            let _ = answer.send(got);
+        }
+        Order::Work { work, served, done } => {
+            // Where the server may run: it was placed before.
+            if let Ok(cpus) = sched_getaffinity(Pid::from_raw(pid)) {
+                let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+            }
+            serve(&work, &served, line).await;
+            let _ = done.send(());
+        }
+    }
+}
+
+async fn serve(work: &Work, served: &Served, line: &mut Line) {
+    let (begun, begun_us) = (Instant::now(), unix_us());
+    let mut rng = Rng::new(work.seed);
+    for number in 0.. {
+        if served.stop.load(Ordering::Acquire) {
+            return;
+        }
+        let due = match work.rhythm {
+            Rhythm::Closed { rest } if number > 0 && !rest.is_zero() => {
+                tokio::time::sleep(rest).await;
+                Instant::now()
+            }
+            Rhythm::Closed { .. } => Instant::now(),
+            Rhythm::Open { every, first } => {
+                let due = begun + first + every.mul_f64(f64::from(number));
+                if !wait_until(due, &served.stop).await {
+                    return;
+                }
+                due
+            }
+        };
+        let nodes = work.words / NODE_WORDS as u64;
+        let from = rng.below(nodes.max(1) as usize) * NODE_WORDS;
+        let got = line.ask(&format!("{}&from={from}", work.target), work.timeout).await;
+        let latency_ns = due.elapsed().as_nanos() as u64;
+        let (status, verdict) = judge(got, work.words);
+        if let Ok(position) = verdict {
+            served.position.store(position, Ordering::Release);
+            served.good.fetch_add(1, Ordering::Release);
+        }
+        let failure = verdict.err();
+        let at_us = begun_us + due.duration_since(begun).as_micros() as i64;
+        let response = Response { at_us, latency_ns, status, failure };
+        served.responses.lock().unwrap_or_else(PoisonError::into_inner).push(response);
+        served.count.fetch_add(1, Ordering::Release);
+        if failure == Some(Failure::Connection) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Whether to go on: false when it was stopped before.
+async fn wait_until(due: Instant, stop: &AtomicBool) -> bool {
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        tokio::time::sleep(left.min(Duration::from_millis(50))).await;
+        if stop.load(Ordering::Acquire) {
+            return false;
+        }
+    }
+}
+
+/// The status of an answer, and the position it tells or why it is no good one.
+fn judge(got: Result<(u16, String), Failure>, words: u64) -> (Option<u16>, Result<u64, Failure>) {
+    match got {
+        Err(failure) => (None, Err(failure)),
+        Ok((200, body)) => {
+            let position = body.trim_end().parse().ok().filter(|position| *position < words);
+            (Some(200), position.ok_or(Failure::Body))
+        }
+        Ok((status, _)) => (Some(status), Err(Failure::Status)),
+    }
+}
+
+fn unix_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A connection that is kept, and made anew after it broke.
+struct Line {
+    address: SocketAddr,
+    sender: Option<SendRequest<Empty<Bytes>>>,
+}
+
+impl Line {
+    async fn ask(&mut self, target: &str, timeout: Duration) -> Result<(u16, String), Failure> {
+        let answer =
+            tokio::time::timeout(timeout, self.exchange(target)).await.unwrap_or(Err(Failure::TimedOut));
+        if answer.is_err() {
+            // What is still to come on it would be the answer to another request.
+            self.sender = None;
+        }
+        answer
+    }
+
+    async fn exchange(&mut self, target: &str) -> Result<(u16, String), Failure> {
+        let broken = |_| Failure::Connection;
+        if self.sender.as_ref().is_none_or(SendRequest::is_closed) {
+            let stream = TcpStream::connect(self.address).await.map_err(|_| Failure::Connection)?;
+            stream.set_nodelay(true).map_err(|_| Failure::Connection)?;
+            let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+            // It ends with the sender; what breaks it shows in the answer that does not come.
+            tokio::spawn(async move { drop(connection.await) });
+            self.sender = Some(sender);
+        }
+        let Some(sender) = self.sender.as_mut() else { return Err(Failure::Connection) };
+        sender.ready().await.map_err(broken)?;
+        let request = hyper::Request::get(target).header(hyper::header::HOST, self.address.to_string());
+        let request = request.body(Empty::new()).map_err(|_| Failure::Connection)?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+//! The web experiment of the paper (Table 4 and Figure 5): what the users of web servers feel of where
+//! the servers run.
+//!
+//! Every server is a real Apache with PHP ([`server`]), and every user a thread that sends one request
+//! after the other and records each response time ([`load`]). Two servers hold data A, two data B, each
+//! beside a copy of its own that equals nobody else's. KSM merges what is equal; then arms alternate in
+//! blocks as in the [microbenchmark](crate::microbench), with the same host, orders, checks and statistics.
+//!
+//! Two pages ([`spec::Page`]): `resident`, whose data stays in the server's own memory and merges, and
+//! `paper`, which reads the data's file on every request, as the paper's program does. Of the second
+//! nothing merges between processes, so that there it is not what is shared that tells the placements
+//! apart, but what the servers are known to hold.
+
+pub mod command;
+pub mod distribution;
+pub mod load;
+mod measure;
+pub mod report;
+pub mod responses;
+pub mod server;
+pub mod site;
+pub mod spec;
+pub mod summary;
+pub mod tenant;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use huddle_guest::chase::PAGE_BYTES;
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::plan::{Plan, PlanInput};
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+use crate::design::{Arm, orders};
+use crate::guest::{GuestData, GuestError, Pace};
+use crate::host::{Host, HostFailure};
+use crate::interrupt::Interrupt;
+use crate::microbench::{Expected, RunError, Step, data_bytes, guest_data, names, two_domains};
+use spec::{Page, WebConfig};
+use tenant::Tenant;
+
+pub use measure::{TenantSample, WebBlock, WebSample};
+
+/// Requests to each server after merging and before its sharing is measured: what they write of merged
+/// memory is no longer merged, and would not be in any window.
+const AFTER_MERGING: usize = 50;
+
+/// How long what servers share must not have grown to count as merged.
+const STILL: Duration = Duration::from_secs(3);
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The two cache domains that were used.
+    pub topology: Topology,
+    /// Bytes of a data set.
+    pub data_bytes: u64,
+    /// Reads of a visit to the data.
+    pub reads: u64,
+    /// Which servers hold the same data.
+    pub expected: Expected,
+    /// What the servers shared before the first window.
+    pub matrix: SharingMatrix,
+    /// Pages of the data that each pair had merged then.
+    pub data_shared: Vec<Vec<u64>>,
+    /// How long merging took, in seconds.
+    pub merging_s: f64,
+    /// Where each arm placed the servers, in the order of the specification; not those placed by lot.
+    pub plans: Vec<(Arm, Plan)>,
+    /// The measured blocks, without the warm-up.
+    pub blocks: Vec<WebBlock>,
+}
+
+/// Starts the servers of a specification, in its order; all of them ready.
+pub type StartTenants<'a> = &'a mut dyn FnMut(&WebConfig) -> Result<Vec<Box<dyn Tenant>>, GuestError>;
+
+/// Runs the experiment and leaves the host as it was.
+///
+/// # Errors
+/// Nothing was measured; see [`RunError`].
+pub fn run(
+    config: &WebConfig,
+    host: &mut dyn Host,
+    start_tenants: StartTenants<'_>,
+    interrupt: &Interrupt,
+    progress: &mut dyn FnMut(Step<'_>),
+) -> Result<Outcome, RunError> {
+    let mut tenants = Vec::new();
+    let mut result =
+        Run { config, host: &mut *host, interrupt, progress }.measure_all(start_tenants, &mut tenants);
+    // A server that has died is first missed by whoever looks into its process.
+    if let Err(RunError::Host(HostFailure::Failed(_))) = &result
+        && let Some(ended) = tenants.iter_mut().find_map(|tenant| tenant.check().err())
+    {
+        result = Err(ended.into());
+    }
+    // First the affinities and KSM's settings, while the servers still are there to be set back.
+    let undone = host.undo();
+    drop(tenants);
+    match (result, undone) {
+        (result, Ok(())) => result,
+        (result, Err(undo)) => Err(RunError::NotUndone { undo, cause: result.err().map(Box::new) }),
+    }
+}
+
+struct Run<'a> {
+    config: &'a WebConfig,
+    host: &'a mut dyn Host,
+    interrupt: &'a Interrupt,
+    progress: &'a mut dyn FnMut(Step<'_>),
+}
+
+impl Run<'_> {
+    fn say(&mut self, text: &str) {
+        let of = self.config.warm_up_blocks + self.config.repetitions;
+        (self.progress)(Step { text, done: 0, of, left: None });
+    }
+
+    fn measure_all(
+        &mut self,
+        start_tenants: StartTenants<'_>,
+        tenants: &mut Vec<Box<dyn Tenant>>,
+    ) -> Result<Outcome, RunError> {
+        let config = self.config;
+        config.check()?;
+        let bench = config.bench();
+        let topology = two_domains(&self.host.topology(config.cache_level)?)?;
+        let data_bytes = data_bytes(&bench, &topology)?;
+        let reads = config.reads(data_bytes);
+        let pace = Pace { burst_reads: reads, idle_us: 0 };
+        self.say(&format!(
+            "starting {} web servers, page {}: {} KiB of data each, {reads} reads a visit",
+            config.data.len(),
+            config.page.name(),
+            data_bytes / 1024,
+        ));
+        *tenants = start_tenants(config)?;
+        self.interrupt.check()?;
+        let processes: Vec<(String, i32)> =
+            tenants.iter().map(|tenant| (tenant.name().to_owned(), tenant.pid())).collect();
+
+        self.say("loading the data, letting KSM merge it");
+        let begun = Instant::now();
+        let loaded: Vec<GuestData> =
+            (0..config.data.len()).map(|server| guest_data(&bench, server, data_bytes)).collect();
+        tenants.iter_mut().zip(&loaded).try_for_each(|(tenant, data)| tenant.load(*data))?;
+        let vms = self.host.find(&processes)?;
+        let expected = Expected::new(&config.holds(), data_bytes);
+        // What a writer holds equals nobody else's from its first request on: it is not looked for.
+        let held = |(server, data): (usize, &GuestData)| match config.writes(server) {
+            true => GuestData { seed: !data.own_seed, ..*data },
+            false => *data,
+        };
+        let data: Vec<GuestData> = loaded.iter().enumerate().map(held).collect();
+        let resident = (config.page == Page::Resident).then_some(&expected);
+        self.host.merge()?;
+        if let Some(expected) = resident {
+            self.wait_until_merged(&vms, &data, expected)?;
+        }
+        // The rest of what servers have in common: the paper's Table 4 is of all their memory.
+        self.wait_until_still(&vms)?;
+        let merging_s = begun.elapsed().as_secs_f64();
+        self.host.pause_merging()?;
+        for own in [false, true] {
+            self.let_answer(tenants, pace, own)?;
+        }
+        let data_shared = match resident {
+            Some(expected) => {
+                let shared = self.host.data_shared(&vms, &data)?;
+                expected.verify(&shared).map_err(|why| RunError::NotMerged { seconds: merging_s, why })?;
+                shared
+            }
+            None => vec![vec![0; vms.len()]; vms.len()],
+        };
+        // What the plans are made from, except where nothing of the data can be merged.
+        let matrix = self.host.measure(&vms)?;
+        let known;
+        let basis = match resident {
+            Some(_) => &matrix,
+            None => {
+                known = held_in_common(&matrix, &expected, data_bytes);
+                &known
+            }
+        };
+        let plans = plans(config, basis, &expected, &topology)?;
+        let mut blocks = measure::Bench {
+            config,
+            host: &mut *self.host,
+            tenants,
+            vms: &vms,
+            data: &data,
+            plans: &plans,
+            topology: &topology,
+            matrix: basis,
+            pace,
+            interrupt: self.interrupt,
+        };
+        let blocks = measure_blocks(&mut blocks, resident, self.progress)?;
+        Ok(Outcome { topology, data_bytes, reads, expected, matrix, data_shared, merging_s, plans, blocks })
+    }
+
+    fn wait_until_merged(
+        &mut self,
+        vms: &[Vm],
+        data: &[GuestData],
+        expected: &Expected,
+    ) -> Result<(), RunError> {
+        let begun = Instant::now();
+        let limit = Duration::from_secs_f64(self.config.merge_seconds);
+        loop {
+            let Err(why) = expected.verify(&self.host.data_shared(vms, data)?) else { return Ok(()) };
+            if begun.elapsed() >= limit {
+                return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
+            }
+            self.interrupt.sleep(Duration::from_millis(100).min(limit))?;
+        }
+    }
+
+    /// Waits until what the servers share no longer grows.
+    fn wait_until_still(&mut self, vms: &[Vm]) -> Result<(), RunError> {
+        let limit = Duration::from_secs_f64(self.config.merge_seconds);
+        let (begun, mut still_since, mut most) = (Instant::now(), Instant::now(), 0);
+        while begun.elapsed() < limit && still_since.elapsed() < STILL {
+            let matrix = self.host.measure(vms)?;
+            let shared: u64 = matrix.pairs().filter_map(|(i, j)| matrix.shared_frames(i, j)).sum();
+            if shared > most {
+                (still_since, most) = (Instant::now(), shared);
+            }
+            self.interrupt.sleep(Duration::from_millis(250).min(limit))?;
+        }
+        Ok(())
+    }
+
+    fn let_answer(&mut self, tenants: &mut [Box<dyn Tenant>], pace: Pace, own: bool) -> Result<(), RunError> {
+        let until = Instant::now() + Duration::from_secs_f64(self.config.most_seconds_per_arm);
+        tenants.iter_mut().try_for_each(|tenant| tenant.start(pace, own))?;
+        while let Some(slow) = tenants.iter_mut().find(|tenant| tenant.answered() < AFTER_MERGING) {
+            slow.check()?;
+            if Instant::now() >= until {
+                break;
+            }
+            self.interrupt.sleep(Duration::from_millis(10))?;
+        }
+        tenants.iter_mut().try_for_each(|tenant| tenant.stop().map(drop))?;
+        Ok(())
+    }
+}
+
+fn measure_blocks(
+    bench: &mut measure::Bench<'_>,
+    expected: Option<&Expected>,
+    progress: &mut dyn FnMut(Step<'_>),
+) -> Result<Vec<WebBlock>, RunError> {
+    let config = bench.config;
+    let all = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
+    bench.host.watch(bench.vms, bench.topology);
+    let mut blocks = Vec::new();
+    let begun = Instant::now();
+    for (done, order) in all.iter().enumerate() {
+        let measured = done.checked_sub(config.warm_up_blocks).map(|number| number + 1);
+        let text = match measured {
+            Some(number) => format!("block {number} of {}: {}", config.repetitions, names(order)),
+            None => "warming up".to_owned(),
+        };
+        let left = (done > 0).then(|| begun.elapsed().mul_f64((all.len() - done) as f64 / done as f64));
+        progress(Step { text: &text, done, of: all.len(), left });
+        let block = bench.block(measured.unwrap_or(0), order, expected)?;
+        if measured.is_some() {
+            blocks.push(block);
+        }
+    }
+    Ok(blocks)
+}
+
+/// What servers would share if the data they hold were merged and nothing else.
+fn held_in_common(matrix: &SharingMatrix, expected: &Expected, data_bytes: u64) -> SharingMatrix {
+    let pages = data_bytes / PAGE_BYTES as u64;
+    let memory =
+        MemoryUse { pages_resident: pages, pages_used: pages, frames_used: pages, ..Default::default() };
+    let vms: Vec<MatrixVm> =
+        matrix.vms().iter().map(|vm| MatrixVm { memory: Some(memory), ..vm.clone() }).collect();
+    let shared = |i: usize, j: usize| if expected.same_data(i, j) { pages } else { 0 };
+    let frames: Vec<Vec<u64>> =
+        (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
+    SharingMatrix::measured(Method::File, vms, &frames, 0.0, 1.0)
+}
+
+fn plans(
+    config: &WebConfig,
+    matrix: &SharingMatrix,
+    expected: &Expected,
+    topology: &Topology,
+) -> Result<Vec<(Arm, Plan)>, RunError> {
+    let input = PlanInput::new(matrix, topology, &[]);
+    let planned = config.arms.iter().filter(|arm| !arm.is_drawn());
+    let plans: Vec<(Arm, Plan)> = planned.map(|arm| (*arm, arm.policy().plan(&input))).collect();
+    // Servers share much that is no data, so that it is counted how many pairs with the same data are
+    // together: that is in what the placements are to differ.
+    let together = |wanted| {
+        let (_, plan) = plans.iter().find(|(arm, _)| *arm == wanted)?;
+        let domain = |vm: usize| plan.domain_of(&matrix.vms()[vm].name, 0).map(|domain| domain.id);
+        let pairs = matrix.pairs().filter(|(i, j)| expected.same_data(*i, *j) && domain(*i) == domain(*j));
+        Some(pairs.count() as u64)
+    };
+    match (together(Arm::Recommended), together(Arm::Opposed)) {
+        (Some(recommended), Some(opposed)) if recommended <= opposed => {
+            Err(RunError::SamePlacement { recommended, opposed })
+        }
+        _ => Ok(plans),
+    }
+}
