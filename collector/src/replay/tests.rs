@@ -89,13 +89,16 @@ fn record_with(dir: &Path, snapshots: &[Snapshot], a_segment: usize, manifest: M
 }
 
 /// Everything a snapshot says, without what is not recorded: the reasons within windows, names of threads,
-/// allowed CPUs, how a trial stands.
+/// allowed CPUs, how a trial stands, the parts of what a plan is expected to bring (its reasons say them).
 fn said(snapshot: &Snapshot) -> Value {
     let mut value = serde_json::to_value(snapshot).unwrap();
     forget_reasons(&mut value["observation"]);
     if let Some(comparison) = value["comparison"].get_mut("available") {
         comparison["phase"].take();
         comparison["arms"].take();
+    }
+    if let Some(plan) = value["plan"].get_mut("available") {
+        plan["expected"].take();
     }
     for vm in value["vms"].as_array_mut().unwrap() {
         vm["allowed_cpus"].take();
