@@ -91,6 +91,10 @@ impl HostSource for FakeHost {
         Err("no KSM here".into())
     }
 
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Err(format!("nobody tells where the memory of {} is", process.id).into())
+    }
+
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
         Ok(1.0)
     }
