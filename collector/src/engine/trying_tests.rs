@@ -1,6 +1,7 @@
 //! Wishes of viewers while placements are tried: four VMs, of which those in opposite domains share.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
