@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
@@ -138,6 +140,15 @@ pub struct Vm {
     pub allowed_cpus: CpuSet,
     /// Why (part of) its memory cannot be merged, one sentence each; empty when all of it can.
     pub cannot_merge: Vec<String>,
+}
+
+impl Vm {
+    /// Its processes: one, or those of its cgroup.
+    pub fn processes(&self) -> BTreeSet<TaskId> {
+        let of_vcpus = self.vcpus.iter().map(|vcpu| vcpu.process);
+        let of_memory = self.memory.iter().map(|region| region.process);
+        std::iter::once(self.process).chain(of_vcpus).chain(of_memory).collect()
+    }
 }
 
 impl Vm {

@@ -104,7 +104,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["matrix", "topology"])]
     pub(crate) replay: Option<PathBuf>,
     /// With --replay: the plan for this round alone
-    #[arg(long, value_name = "ROUND", requires = "replay")]
+    #[arg(long, value_name = "ROUND", requires = "replay", conflicts_with_all = ["matrix", "topology"])]
     pub(crate) at: Option<u64>,
 }
 
@@ -127,7 +127,7 @@ pub(crate) struct LoopArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
     pub(crate) min_interval: f64,
     /// Length of a window of observation, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_window)]
     pub(crate) window: f64,
     /// Serve `huddle top --attach` at this socket [default: attach.sock in the state directory; a dry run
     /// has none]
@@ -205,6 +205,9 @@ impl FromStr for NamePid {
         if name.is_empty() {
             return Err("the name before = is empty; expected NAME=PID, as web=4711".into());
         }
+        if name.chars().any(char::is_control) {
+            return Err("the name holds a control character; expected NAME=PID, as web=4711".into());
+        }
         match pid.parse() {
             Ok(pid) if pid > 0 => Ok(Self { name: name.to_owned(), pid }),
             _ => Err(format!("{pid:?} is not a process id; expected NAME=PID, as web=4711")),
@@ -214,6 +217,16 @@ impl FromStr for NamePid {
 
 /// A day is longer than anybody waits between rounds, and far from overflowing a clock.
 const MAX_SECONDS: f64 = 86_400.0;
+
+/// Below this a window would mostly hold its own readings.
+const LEAST_WINDOW_SECONDS: f64 = 0.01;
+
+fn parse_window(text: &str) -> Result<f64, String> {
+    match parse_seconds(text) {
+        Ok(seconds) if seconds >= LEAST_WINDOW_SECONDS => Ok(seconds),
+        _ => Err(format!("expected seconds from {LEAST_WINDOW_SECONDS} to {MAX_SECONDS}")),
+    }
+}
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -200,6 +200,8 @@ impl Config {
         })?;
         for vm in &config.vm {
             anyhow::ensure!(!vm.name.is_empty(), "a [[vm]] has an empty name");
+            let is_plain = !vm.name.chars().any(char::is_control);
+            anyhow::ensure!(is_plain, "the name {:?} of a [[vm]] holds a control character", vm.name);
             vm.target().map_err(anyhow::Error::msg)?;
         }
         anyhow::ensure!(
@@ -280,6 +282,7 @@ mod tests {
             ("[[vm]]\nname = \"a\"\n", "exactly one of"),
             ("[[vm]]\nname = \"a\"\npid = 1\ncgroup = \"x\"\n", "exactly one of"),
             ("[[vm]]\nname = \"\"\npid = 1\n", "empty name"),
+            ("[[vm]]\nname = \"a\\nb\"\npid = 1\n", "control character"),
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),

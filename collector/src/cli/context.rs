@@ -124,7 +124,8 @@ impl Context {
             let mut place = PlanVm::of(vm, topology);
             if limits.local_memory.is_some() {
                 // Where it is not known a reason of the plan says so.
-                place.node_pages = numa::node_pages(&self.root, vm.process.id).unwrap_or_default();
+                place.node_pages =
+                    numa::vm_node_pages(vm, |process| numa::node_pages(&self.root, process.id));
             }
             place
         });

@@ -6,14 +6,27 @@ use std::process::ExitCode;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// It failed; exit code 1.
-    #[error("{0:#}")]
+    #[error("{}", sentence(.0))]
     Failed(anyhow::Error),
     /// What the user gave cannot be used; exit code 2.
-    #[error("{0:#}")]
+    #[error("{}", sentence(.0))]
     Usage(anyhow::Error),
     /// This host cannot do it; exit code 3.
-    #[error("{0:#}")]
+    #[error("{}", sentence(.0))]
     Host(anyhow::Error),
+}
+
+/// An error with its causes, each told once: many errors say in their own words what caused them.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 impl Failure {

@@ -91,7 +91,8 @@ impl Loop {
         let reports = report_socket(context, args, objective)?;
         let trying = objective.map(|objective| {
             let least = super::context::seconds(args.min_interval);
-            Trying::new(objective, context.config.trial.clone(), least)
+            let window = super::context::seconds(args.window);
+            Trying::new(objective, context.config.trial.clone(), least, window)
         });
         let passes = pass_trigger(context, &mut probes)?;
         let engine = Engine {
@@ -378,16 +379,20 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
 
 /// Tells what was taken back; a failed undo is the one thing the loop may not go over.
 pub(crate) fn say_undone(end: &RunEnd) -> Result<(), Failure> {
-    let Some(report) = &end.undo else { return Ok(()) };
-    for note in &report.notes {
-        tracing::info!("{note}");
+    if let Some(report) = &end.undo {
+        for note in &report.notes {
+            tracing::info!("{note}");
+        }
+        tracing::info!("{} rounds; {} changes undone", end.rounds, report.restored);
+        if !report.failures.is_empty() {
+            return Err(Failure::failed(anyhow::anyhow!(
+                "NOT EVERYTHING WAS UNDONE, run `huddle restore` when the cause is gone: {}",
+                report.failures.join("; ")
+            )));
+        }
     }
-    tracing::info!("{} rounds; {} changes undone", end.rounds, report.restored);
-    if report.failures.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::failed(anyhow::anyhow!(
-        "NOT EVERYTHING WAS UNDONE, run `huddle restore` when the cause is gone: {}",
-        report.failures.join("; ")
-    )))
+    end.broken.as_ref().map_or(Ok(()), |broken| {
+        let done = end.rounds;
+        Err(Failure::failed(anyhow::anyhow!("{done} rounds were done and no more can be: {broken}")))
+    })
 }

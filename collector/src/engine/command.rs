@@ -28,8 +28,7 @@ impl Engine {
     /// and its decision told with it.
     ///
     /// # Errors
-    /// One sentence: what cannot be done and why. Nothing was changed then, unless the sentence says that
-    /// not everything could be taken back.
+    /// One sentence: what cannot be done and why. Nothing was changed then.
     pub fn command(&mut self, command: &LoopCommand) -> Result<(Arc<Snapshot>, String), String> {
         let last = self.memory.last.clone().ok_or("the first round is not done yet")?;
         let begin_unix_us = self.clock.now_unix_us();
@@ -70,7 +69,7 @@ impl Engine {
                 self.apply = false;
                 ("nothing is pinned from now on; what is pinned stays".to_owned(), last.plan.clone())
             }
-            LoopCommand::Restore => (self.restore(&mut events)?, last.plan.clone()),
+            LoopCommand::Restore => (self.restore(&mut events), last.plan.clone()),
             LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
                 return Err("recordings are not the engine's".into());
             }
@@ -128,21 +127,22 @@ impl Engine {
 
     fn change_policy(&mut self, policy: Policy) -> String {
         let (at, wish) = (self.moment(), format!("policy {policy}"));
-        match self.trying.as_mut().filter(|_| self.apply) {
+        match &mut self.trying {
+            // In a dry run too: what was kept is not to come back with the next apply.
             Some(trying) if policy == Policy::None => {
                 trying.let_go(at, &wish);
                 "every vCPU is left to the kernel from now on".to_owned()
             }
-            Some(trying) => {
+            Some(trying) if self.apply => {
                 trying.interrupt(at, &wish);
                 format!("planned by policy {policy} from now on, and tried before it stays")
             }
-            None => format!("planned by policy {policy} from now on"),
+            _ => format!("planned by policy {policy} from now on"),
         }
     }
 
     /// Takes everything back, and pins nothing more.
-    fn restore(&mut self, events: &mut Events) -> Result<String, String> {
+    fn restore(&mut self, events: &mut Events) -> String {
         let at = self.moment();
         if let Some(trying) = &mut self.trying {
             trying.let_go(at, "everything to be taken back");
@@ -152,16 +152,19 @@ impl Engine {
         let report = self.pinner.as_mut().map(|pinner| pinner.undo()).unwrap_or_default();
         events.extend(report.notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !report.failures.is_empty() {
-            return Err(format!("NOT EVERYTHING WAS UNDONE: {}", report.failures.join("; ")));
+            let failures = format!("NOT EVERYTHING WAS UNDONE: {}", report.failures.join("; "));
+            events.push((EventKind::StageFailed, None, failures.clone()));
+            return failures;
         }
-        Ok(format!("{} changes were taken back; nothing is pinned from now on", report.restored))
+        format!("{} changes were taken back; nothing is pinned from now on", report.restored)
     }
 
     /// The policy that is set now, on what the last round measured.
     fn plan_anew(&mut self, last: &Snapshot) -> Availability<Plan> {
         match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                Availability::Available(self.planned(&last.vms, matrix, topology))
+                let basis = self.basis(&last.vms, matrix, topology);
+                Availability::Available(self.policy.plan(&basis.input(&self.limits)))
             }
             _ => last.plan.clone(),
         }

@@ -29,6 +29,8 @@ pub struct RunOptions {
 pub struct RunEnd {
     /// Rounds done.
     pub rounds: u64,
+    /// Why fewer rounds were done than were asked for, where it was not a stop.
+    pub broken: Option<String>,
     /// What was taken back; `None` when nothing could change.
     pub undo: Option<UndoReport>,
 }
@@ -41,8 +43,9 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
 /// Does a round at once and then after every completed pass, and ends a window of observation every
 /// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
-/// everything back. In between it does what viewers ask for through `requests`. `keep` is given every snapshot (for the recorder) and must not block; each is then
-/// published on `publish`, where readers that are slow see the latest.
+/// everything back. In between it does what viewers ask for through `requests`. `keep` is given every snapshot
+/// (for the recorder) and must not block; each is then published on `publish`, where readers that are slow
+/// see the latest.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
 ///
@@ -64,7 +67,7 @@ pub async fn run(
     };
     let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
     windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut rounds = 0;
+    let (mut rounds, mut broken) = (0, None);
     loop {
         let began = Instant::now();
         let (back, snapshot) = blocking(engine, Engine::round).await?;
@@ -76,9 +79,12 @@ pub async fn run(
         }
         windows.reset();
         let interval = engine.interval(options.min_interval);
+        // A round cuts the window off that it comes in, and a trial needs whole ones.
+        let quiet = if engine.is_trying() { options.window * 2 } else { Duration::ZERO };
+        let earliest = (began + interval).max(Instant::now() + quiet);
         let next = async {
             let next = next_pass(passes).await;
-            tokio::time::sleep_until(began + interval).await;
+            tokio::time::sleep_until(earliest).await;
             next
         };
         tokio::pin!(next);
@@ -93,6 +99,14 @@ pub async fn run(
                     (_, Err(error)) => {
                         tracing::error!("{error}; no further round will follow");
                         failed = true;
+                        let what = format!("passes of KSM are not told any more: {error}");
+                        let (back, snapshot) = blocking(engine, move |engine| engine.blinded(&what)).await?;
+                        engine = back;
+                        snapshot.into_iter().for_each(&tell);
+                        if options.rounds.is_some() {
+                            broken = Some(error.to_string());
+                            break None;
+                        }
                     }
                 },
                 Some(Request { command, reply }) = requests.recv() => {
@@ -119,7 +133,7 @@ pub async fn run(
     let (back, snapshot) = blocking(engine, Engine::observe).await?;
     snapshot.into_iter().for_each(&tell);
     let (_, undo) = blocking(back, Engine::undo).await?;
-    Ok(RunEnd { rounds, undo })
+    Ok(RunEnd { rounds, broken, undo })
 }
 
 /// Does a step of the engine off the async threads: it takes long and blocks. It is waited for even when

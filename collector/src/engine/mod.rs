@@ -31,6 +31,7 @@ pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
 pub use trying::Trying;
 
+use crate::host::numa;
 use stages::{Clock, HostSource, Observer, Pinner, SharingSource, VmSource};
 
 use crate::pin::UndoReport;
@@ -111,32 +112,31 @@ impl Engine {
                 Err(error) => Availability::Unavailable(error.to_string()),
             },
         };
-        self.note_comings_and_goings(&vms, &mut events);
+        // When VMs cannot be looked for, nobody knows who came or went.
+        if vms_reason.is_none() {
+            self.note_comings_and_goings(&vms, &mut events);
+        }
 
-        let plan = match (&matrix, &topology) {
+        let basis = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                Availability::Available(self.planned(&vms, matrix, topology))
+                Availability::Available(self.basis(&vms, matrix, topology))
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
             }
         };
+        let plan = basis.as_ref().map(|basis| self.policy.plan(&basis.input(&self.limits)));
         let observation = self.window(&vms, topology.value());
         let at = self.moment();
-        let to_pin = match (&mut self.trying, &matrix, &topology, &plan) {
-            (
-                Some(trying),
-                Availability::Available(matrix),
-                Availability::Available(topology),
-                Availability::Available(plan),
-            ) if self.apply => {
-                trying.round(at, self.memory.round, &vms, matrix, topology, plan);
-                trying
-                    .next_to_pin(true)
-                    .map_or_else(|| Availability::Available(plan.clone()), Availability::Available)
+        let wanted = match (&mut self.trying, &basis, &plan) {
+            (Some(trying), Availability::Available(basis), Availability::Available(plan)) => {
+                let input = basis.input(&self.limits);
+                trying.round(at, self.memory.round, &vms, input, plan, !self.apply);
+                self.apply.then(|| trying.next_to_pin(true)).flatten()
             }
-            _ => plan.clone(),
+            _ => None,
         };
+        let to_pin = wanted.map_or_else(|| plan.clone(), Availability::Available);
         let pinned = self.pin(&vms, &to_pin, &mut events);
         events.extend(self.decisions());
 
@@ -206,9 +206,8 @@ impl Engine {
         Some(snapshot)
     }
 
-    /// What the policy makes of what was measured.
-    fn planned(&mut self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
-        let apart = self.limits.pairs_apart(matrix);
+    /// What a plan is made from.
+    fn basis<'a>(&mut self, vms: &[Vm], matrix: &'a SharingMatrix, topology: &'a Topology) -> Basis<'a> {
         let seen = self.memory.last.as_ref().and_then(|last| last.observation.value());
         let mut places: Vec<PlanVm> = Vec::new();
         for vm in vms {
@@ -219,14 +218,12 @@ impl Engine {
             };
             if self.limits.local_memory.is_some() {
                 // Where it is not known a reason of the plan says so.
-                place.node_pages = self.host.node_pages(vm.process).unwrap_or_default();
+                place.node_pages = numa::vm_node_pages(vm, |process| self.host.node_pages(process));
             }
             places.push(place);
         }
         let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
-        let counted = weighted.as_ref().unwrap_or(matrix);
-        let input = PlanInput::new(counted, topology, &places);
-        self.policy.plan(&input.apart(&apart).limits(&self.limits))
+        Basis { matrix, topology, places, weighted, apart: self.limits.pairs_apart(matrix) }
     }
 
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are
@@ -257,8 +254,38 @@ impl Engine {
         seen.map(|seen| trying.window(at, seen, host))
     }
 
+    /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
+    pub(super) fn blinded(&mut self, what: &str) -> Option<Arc<Snapshot>> {
+        let last = self.memory.last.clone()?;
+        let at = self.moment();
+        let mut news = vec![(EventKind::StageFailed, None, what.to_owned())];
+        let mut pinned = last.pinned.clone();
+        if self.is_trying() {
+            let to_pin = self.trying.as_mut().and_then(|trying| {
+                trying.broken_off(at, what);
+                trying.next_to_pin(false)
+            });
+            if let Some(plan) = to_pin {
+                pinned = self.pin(&last.vms, &Availability::Available(plan), &mut news);
+            }
+        }
+        news.extend(self.decisions());
+        let news =
+            news.into_iter().map(|(kind, vm, message)| Event { at_unix_us: at.unix_us, kind, vm, message });
+        let events = last.events.iter().cloned().chain(news).collect();
+        let comparison = self.comparison();
+        let snapshot = Arc::new(Snapshot { pinned, comparison, events, ..Snapshot::clone(&last) });
+        self.memory.last = Some(Arc::clone(&snapshot));
+        Some(snapshot)
+    }
+
     fn moment(&self) -> Moment {
         Moment { now: self.clock.monotonic(), unix_us: self.clock.now_unix_us() }
+    }
+
+    /// Whether a trial runs, so that windows between rounds are needed.
+    pub(super) fn is_trying(&self) -> bool {
+        self.trying.as_ref().is_some_and(Trying::is_trying)
     }
 
     /// Least time between the begins of two rounds: `least`, or longer while sharing does not change.
@@ -321,7 +348,7 @@ impl Engine {
             Availability::Available(plan) => plan,
             Availability::Unavailable(reason) => return Availability::Unavailable(reason.clone()),
         };
-        match pinner.apply(vms, plan) {
+        let pinned = match pinner.apply(vms, plan) {
             Ok(report) => {
                 let outcome = report.outcome;
                 events.extend(report.notes.into_iter().map(|note| (EventKind::PinSkipped, None, note)));
@@ -335,7 +362,31 @@ impl Engine {
                 Availability::Available(outcome)
             }
             Err(error) => Availability::Unavailable(error.to_string()),
+        };
+        let at = self.moment();
+        if let Some(trying) = &mut self.trying {
+            trying.pinned(at, &pinned);
         }
+        pinned
+    }
+}
+
+/// What a plan is made from, beside the limits.
+struct Basis<'a> {
+    matrix: &'a SharingMatrix,
+    topology: &'a Topology,
+    places: Vec<PlanVm>,
+    /// The matrix with less for VMs that write to what they share, where placements are tried.
+    weighted: Option<SharingMatrix>,
+    apart: Vec<(usize, usize)>,
+}
+
+impl Basis<'_> {
+    fn input<'b>(&'b self, limits: &'b PlanLimits) -> PlanInput<'b> {
+        let input =
+            PlanInput::new(self.weighted.as_ref().unwrap_or(self.matrix), self.topology, &self.places);
+        let input = if self.weighted.is_some() { input.measured(self.matrix) } else { input };
+        input.apart(&self.apart).limits(limits)
     }
 }
 

@@ -3,52 +3,72 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
-use huddle_model::plan::{Plan, PlanVm};
-use huddle_model::topology::Topology;
+use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_model::snapshot::PinOutcome;
 use huddle_model::trial::{
     Assignment, Cadence, CadenceLimits, Comparison, HostReading, Machine, Member, Moment, Objective,
     RoundReading, TrialSettings,
 };
 use huddle_model::vm::Vm;
 
+/// Part of a window's length from which it is a whole one.
+const WHOLE: f64 = 0.8;
+
 /// Tries what the policy proposes before it is kept.
 pub struct Trying {
     machine: Machine,
     cadence: Cadence,
     moving_limit: f64,
+    /// A window shorter than this is a fragment, which a round or a viewer cut off.
+    least_window: Duration,
     /// The last plan: what a switched placement is made from.
     plan: Option<Plan>,
-    /// What was pinned last.
-    in_force: Assignment,
+    /// What was pinned last; `None` when that went wrong, or was not all of it.
+    in_force: Option<Assignment>,
     /// Decisions that were told.
     told: usize,
 }
 
 impl Trying {
-    /// Nothing is tried yet. Rounds are at least `least_interval` apart.
-    pub fn new(objective: Objective, settings: TrialSettings, least_interval: Duration) -> Self {
+    /// Nothing is tried yet. Rounds are at least `least_interval` apart, and windows last `window` unless
+    /// something cuts them off.
+    pub fn new(
+        objective: Objective,
+        settings: TrialSettings,
+        least_interval: Duration,
+        window: Duration,
+    ) -> Self {
         let most = Duration::from_secs(settings.longest_interval_s);
         Self {
             cadence: Cadence::new(CadenceLimits { least: least_interval, most }),
             moving_limit: settings.moving_limit,
+            least_window: window.mul_f64(WHOLE),
             machine: Machine::new(objective, settings),
             plan: None,
-            in_force: Assignment::default(),
+            in_force: Some(Assignment::default()),
             told: 0,
         }
     }
 
-    /// Least time between the begins of two rounds, by how much sharing changes.
+    /// Least time between the begins of two rounds, by how much sharing changes. While a trial runs rounds
+    /// do not wait: they are what sees that a VM came.
     pub(super) fn interval(&self) -> Duration {
-        self.cadence.interval()
+        if self.machine.is_trying() { Duration::ZERO } else { self.cadence.interval() }
+    }
+
+    pub(super) fn is_trying(&self) -> bool {
+        self.machine.is_trying()
     }
 
     /// The window that ends now, told which part of a trial it is.
     pub(super) fn window(&mut self, at: Moment, seen: Observation, host: HostReading) -> Observation {
-        let seen = Observation { trial: self.machine.block(), ..seen };
-        self.machine.window(at, &seen, host);
+        let lasted = Duration::from_micros(seen.end_unix_us.saturating_sub(seen.begin_unix_us));
+        let is_whole = lasted >= self.least_window;
+        let seen = Observation { trial: self.machine.block().filter(|_| is_whole), ..seen };
+        self.machine.window(at, &seen, host, is_whole);
         seen
     }
 
@@ -59,16 +79,18 @@ impl Trying {
         matrix.weighted(|i, j| weight(i) * weight(j))
     }
 
-    /// A round, with what the policy makes of it.
+    /// A round, with what the policy makes of it, from `input`, which limits are looked up in. A dry one
+    /// changes nothing and only tells.
     pub(super) fn round(
         &mut self,
         at: Moment,
         round: u64,
         vms: &[Vm],
-        matrix: &SharingMatrix,
-        topology: &Topology,
+        input: PlanInput<'_>,
         plan: &Plan,
+        is_dry: bool,
     ) {
+        let (matrix, topology) = (input.matrix(), input.topology());
         let members: BTreeSet<Member> = vms
             .iter()
             .map(|vm| (vm.name.clone(), vm.process, u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX)))
@@ -90,6 +112,9 @@ impl Trying {
             here: &here,
             proposal: &proposal,
             policy: plan.policy.name(),
+            seeks_sharing: matches!(plan.policy, Policy::Paper | Policy::Sharing | Policy::Exact),
+            limits: Some(input),
+            is_dry,
         });
         if let Some(change) = self.machine.sharing_change() {
             self.cadence.pass(change, self.moving_limit);
@@ -101,12 +126,31 @@ impl Trying {
     /// (`anew`) it is given in any case: threads may have come.
     pub(super) fn next_to_pin(&mut self, anew: bool) -> Option<Plan> {
         let wanted = self.machine.wanted();
-        if !anew && *wanted == self.in_force {
+        if !anew && self.in_force.as_ref() == Some(wanted) {
             return None;
         }
         let plan = self.plan.clone()?;
-        self.in_force = wanted.clone();
+        self.in_force = Some(wanted.clone());
         Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, ..plan })
+    }
+
+    /// How pinning what [`Trying::next_to_pin`] gave went. A placement that is not in force cannot be judged:
+    /// a trial ends, and what is wanted then is pinned with the next window.
+    pub(super) fn pinned(&mut self, at: Moment, outcome: &Availability<PinOutcome>) {
+        let reason = match outcome {
+            Availability::Available(outcome) if outcome.skipped == 0 => return,
+            Availability::Available(outcome) => format!("{} vCPUs were passed over", outcome.skipped),
+            Availability::Unavailable(reason) => reason.clone(),
+        };
+        if self.machine.is_trying() {
+            self.in_force = None;
+            self.machine.not_in_force(at, &reason);
+        }
+    }
+
+    /// The trial that runs cannot go on.
+    pub(super) fn broken_off(&mut self, at: Moment, why: &str) {
+        self.machine.interrupt(at, why.to_owned());
     }
 
     /// A viewer wants something else than the trial that runs: it is broken off.
@@ -121,7 +165,7 @@ impl Trying {
 
     /// Nothing of ours is in force any more: somebody took it all back.
     pub(super) fn was_undone(&mut self) {
-        self.in_force = Assignment::default();
+        self.in_force = Some(Assignment::default());
     }
 
     /// The plan that placements are made from until the next round.

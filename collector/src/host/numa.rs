@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use huddle_model::vm::{TaskId, Vm};
+
 use super::{HostError, HostRoot, read_text};
 
 /// KiB of a page, in which sizes are told.
@@ -32,6 +34,21 @@ pub fn node_pages(root: &HostRoot, pid: i32) -> Result<BTreeMap<u32, u64>, HostE
         }
     }
     Ok(pages)
+}
+
+/// The same for all processes of a VM, as `of` tells it; empty where one is not known.
+pub fn vm_node_pages<E>(
+    vm: &Vm,
+    mut of: impl FnMut(TaskId) -> Result<BTreeMap<u32, u64>, E>,
+) -> BTreeMap<u32, u64> {
+    let mut pages = BTreeMap::new();
+    for process in vm.processes() {
+        let Ok(of_process) = of(process) else { return BTreeMap::new() };
+        for (node, count) in of_process {
+            *pages.entry(node).or_insert(0) += count;
+        }
+    }
+    pages
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl World {
         let seen = self.window();
         let at = self.moment();
         let host = self.host;
-        self.command(|machine| machine.window(at, &seen, host));
+        self.command(|machine| machine.window(at, &seen, host, true));
         // KSM that does not run completes no pass.
         if self.second.is_multiple_of(self.settings.pass_s) && self.host.ksm_run == Some(1) {
             self.pass();
@@ -330,6 +330,9 @@ impl World {
                 here: &here,
                 proposal: &proposal,
                 policy: "paper",
+                seeks_sharing: true,
+                limits: None,
+                is_dry: false,
             });
         });
     }

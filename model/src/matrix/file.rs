@@ -9,6 +9,12 @@ use super::{MatrixVm, MemoryUse, Method, SharingMatrix};
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
 
+/// Most vCPUs of a VM: KVM's limit on x86 (KVM_MAX_VCPUS with CONFIG_KVM_MAX_NR_VCPUS, Linux 6.18).
+const MOST_VCPUS: u32 = 4096;
+
+/// More frames of 4 KiB than 52 bits of physical address can name there are not.
+const MOST_FRAMES: u64 = 1 << 40;
+
 /// A matrix file that cannot be used; each message names the place and the offending text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MatrixFileError {
@@ -60,6 +66,14 @@ pub enum MatrixFileError {
         text: String,
         /// What may stand there.
         expected: &'static str,
+    },
+    /// More vCPUs than a VM can have.
+    #[error("VM {name:?} of the matrix has {vcpus} vCPUs, expected {MOST_VCPUS} at most")]
+    Vcpus {
+        /// Name of the VM.
+        name: String,
+        /// What stands there.
+        vcpus: u32,
     },
     /// Part of what a measured VM has is missing.
     #[error(
@@ -172,7 +186,26 @@ impl SharingMatrix {
     /// Reads the file of `--matrix FILE`: the JSON `huddle/matrix/1` when its first character is `{`,
     /// else CSV with a header of VM names, a first column of VM names and cells in percent.
     pub fn from_file_text(text: &str) -> Result<Self, MatrixFileError> {
-        if text.trim_start().starts_with('{') { Self::from_json(text) } else { Self::from_csv(text) }
+        let matrix =
+            if text.trim_start().starts_with('{') { Self::from_json(text)? } else { Self::from_csv(text)? };
+        matrix.check_counts()?;
+        Ok(matrix)
+    }
+
+    /// What cannot have been measured; what a loop publishes need not be asked.
+    fn check_counts(&self) -> Result<(), MatrixFileError> {
+        if let Some(vm) = self.vms.iter().find(|vm| vm.vcpus > MOST_VCPUS) {
+            return Err(MatrixFileError::Vcpus { name: vm.name.clone(), vcpus: vm.vcpus });
+        }
+        for (i, j) in self.pairs() {
+            let used = |vm: usize| self.vms[vm].memory.map_or(MOST_FRAMES, |memory| memory.frames_used);
+            let most = used(i).min(used(j)).min(MOST_FRAMES);
+            if let Some(shared) = self.shared_frames(i, j).filter(|shared| *shared > most) {
+                let expected = "no more shared frames than either of the two VMs uses";
+                return Err(cell(&self.vms, i, j, shared.to_string(), expected));
+            }
+        }
+        Ok(())
     }
 
     fn from_json(text: &str) -> Result<Self, MatrixFileError> {

@@ -302,10 +302,10 @@ impl<'a> Board<'a> {
     pub(super) fn placement(&self) -> Vec<VcpuPlacement> {
         let mut placement = Vec::new();
         for (vm, domains) in self.placed.iter().enumerate() {
-            for (vcpu, domain) in (0u32..).zip(domains) {
+            for (position, domain) in domains.iter().enumerate() {
                 placement.push(VcpuPlacement {
                     vm: self.input.name(vm).to_owned(),
-                    vcpu,
+                    vcpu: self.input.number(vm, position),
                     domain: self.domain_id(*domain),
                 });
             }

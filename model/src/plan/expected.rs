@@ -11,8 +11,9 @@ pub struct Expected {
     pub frames_within: u64,
     /// What that saves of the caches: a frame that two VMs of one domain share is there once, not twice.
     pub cache_bytes_saved: u64,
-    /// vCPUs that are elsewhere now, or nobody knows where.
-    pub moves: u64,
+    /// vCPUs that are elsewhere now, or free to be; `None` where nothing is known of any vCPU's place, as
+    /// offline.
+    pub moves: Option<u64>,
     /// vCPUs that are placed.
     pub placed: u64,
     /// Frames that no placement under the same limits can bring together more of; `None` where the policy
@@ -32,20 +33,23 @@ impl Expected {
     ) -> Option<Self> {
         let frames_within = within?;
         let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
-        let mut at: (&str, Option<usize>) = ("", None);
+        let is_known = input.vms.iter().any(|vm| !vm.current.is_empty());
+        // The entries of a VM follow each other, in the order of its vCPUs.
+        let mut at: (&str, Option<usize>, usize) = ("", None, 0);
         let mut moves = 0;
         for placed in placement {
             if at.0 != placed.vm {
-                at = (&placed.vm, position(&placed.vm));
+                at = (&placed.vm, position(&placed.vm), 0);
             }
             let current = at.1.and_then(|vm| input.vms.get(vm)).map(|vm| &vm.current);
-            let now = current.and_then(|current| current.get(placed.vcpu as usize).copied().flatten());
+            let now = current.and_then(|current| current.get(at.2).copied().flatten());
             moves += u64::from(now != Some(placed.domain));
+            at.2 += 1;
         }
         Some(Self {
             frames_within,
-            cache_bytes_saved: frames_within * FRAME_BYTES,
-            moves,
+            cache_bytes_saved: frames_within.saturating_mul(FRAME_BYTES),
+            moves: is_known.then_some(moves),
             placed: placement.len() as u64,
             bound_frames: bound.map(|(frames, _)| frames),
             bound_is_proven: bound.is_some_and(|(_, proven)| proven),
@@ -58,12 +62,14 @@ impl std::fmt::Display for Expected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "expected: {} shared frames within domains ({} KiB of cache saved), {} of {} vCPUs moved",
+            "expected: {} shared frames within domains ({} KiB of cache saved)",
             self.frames_within,
             self.cache_bytes_saved / 1024,
-            self.moves,
-            self.placed
         )?;
+        match self.moves {
+            Some(moves) => write!(f, ", {moves} of {} vCPUs moved", self.placed)?,
+            None => write!(f, "; where the {} vCPUs are now is not known", self.placed)?,
+        }
         match self.bound_frames {
             Some(bound) if self.bound_is_proven => write!(f, "; the optimum has {bound}"),
             Some(bound) => write!(f, "; no placement has more than {bound}"),

@@ -77,6 +77,22 @@ impl PlanLimits {
         check(self.contention, cost, BadLimit::Contention)
     }
 
+    /// Names in these limits that no VM of `matrix` has, a sentence each: a slip of the pen must not
+    /// switch a limit off unseen.
+    pub fn unknown_names(&self, matrix: &SharingMatrix) -> Vec<String> {
+        let is_known = |name: &str| matrix.vms().iter().any(|vm| vm.name == name);
+        let apart = self.apart.iter().flatten().map(|name| ("apart", name));
+        let sets = self.working_set_kib.keys().map(|name| ("working_set_kib", name));
+        let mut notes: Vec<String> = Vec::new();
+        for (limit, name) in apart.chain(sets).filter(|(_, name)| !is_known(name)) {
+            let note = format!("{limit} names {name:?}, and no VM here is called that");
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
+    }
+
     /// The pairs to be kept apart, as positions in `matrix`.
     pub fn pairs_apart(&self, matrix: &SharingMatrix) -> Vec<(usize, usize)> {
         let position = |name: &String| matrix.vms().iter().position(|vm| vm.name == *name);

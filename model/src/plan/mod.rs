@@ -26,6 +26,7 @@ mod contention;
 mod exact;
 mod expected;
 mod instance;
+mod keeping;
 mod limits;
 mod nodes;
 mod opposed;
@@ -48,6 +49,7 @@ use board::Board;
 pub use exact::{Exact, exact};
 pub use expected::Expected;
 pub use instance::{Bins, Instance};
+pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
 pub use what_if::{WhatIf, what_if};
@@ -60,6 +62,8 @@ pub struct PlanVm {
     /// Domain each vCPU is placed in now, in order of vCPU; empty or shorter when unknown. Only breaks
     /// ties, so that equally good placements do not move VMs to and fro.
     pub current: Vec<Option<DomainId>>,
+    /// Numbers of its vCPUs in their order, which may have gaps; empty for 0, 1, 2, ...
+    pub vcpus: Vec<u32>,
     /// CPUs that its vCPUs kept busy of late, on average; `None` when that is not known.
     pub cpus_busy: Option<f64>,
     /// Frames of a cache that it uses when nobody takes them from it; `None` when that is not known.
@@ -81,6 +85,7 @@ impl PlanVm {
         Self {
             allowed: Some(allowed.map(|domain| domain.id).collect()),
             current: current.collect(),
+            vcpus: vm.vcpus.iter().map(|vcpu| vcpu.index).collect(),
             ..Self::default()
         }
     }
@@ -90,7 +95,8 @@ impl PlanVm {
     #[must_use]
     pub fn observed(mut self, vm: &Vm, seen: &Observation) -> Self {
         let window_ns = seen.end_unix_us.saturating_sub(seen.begin_unix_us) as f64 * 1000.0;
-        let mine = || seen.vcpus.iter().filter(|vcpu| vcpu.process == vm.process);
+        // By name: the vCPUs of a cgroup are of several processes.
+        let mine = || seen.vcpus.iter().filter(|vcpu| vcpu.vm == vm.name);
         let run_ns = mine().map(|vcpu| {
             let residency = vcpu.residency.value()?;
             residency.iter().map(|on| on.run_ns).sum::<Option<u64>>()
@@ -112,6 +118,8 @@ const FRAME_BYTES: u64 = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct PlanInput<'a> {
     matrix: &'a SharingMatrix,
+    /// What figures are told by, where the plan is made by other weights.
+    measured: Option<&'a SharingMatrix>,
     topology: &'a Topology,
     vms: &'a [PlanVm],
     apart: &'a [(usize, usize)],
@@ -121,7 +129,7 @@ pub struct PlanInput<'a> {
 impl<'a> PlanInput<'a> {
     /// `vms` is in the order of `matrix.vms()`; VMs beyond its end have no limits and no known place.
     pub fn new(matrix: &'a SharingMatrix, topology: &'a Topology, vms: &'a [PlanVm]) -> Self {
-        Self { matrix, topology, vms, apart: &[], limits: None }
+        Self { matrix, measured: None, topology, vms, apart: &[], limits: None }
     }
 
     /// Pairs of VMs (positions in the matrix) that must not share a cache: tenants that do not trust each
@@ -138,6 +146,17 @@ impl<'a> PlanInput<'a> {
         Self { limits: Some(limits), ..self }
     }
 
+    /// What was measured, where the plan is made from a matrix that counts some VMs for less: what the plan
+    /// says of shared frames is by this one.
+    #[must_use]
+    pub fn measured(self, measured: &'a SharingMatrix) -> Self {
+        Self { measured: Some(measured), ..self }
+    }
+
+    fn told(&self) -> &'a SharingMatrix {
+        self.measured.unwrap_or(self.matrix)
+    }
+
     /// Where the cache domains are.
     pub fn topology(&self) -> &'a Topology {
         self.topology
@@ -150,6 +169,12 @@ impl<'a> PlanInput<'a> {
 
     fn vcpus(&self, vm: usize) -> u32 {
         self.matrix.vms()[vm].vcpus
+    }
+
+    /// The number of a VM's vCPU, by its position.
+    fn number(&self, vm: usize, position: usize) -> u32 {
+        let known = self.vms.get(vm).and_then(|vm| vm.vcpus.get(position).copied());
+        known.unwrap_or(u32::try_from(position).unwrap_or(u32::MAX))
     }
 
     fn name(&self, vm: usize) -> &'a str {
@@ -252,6 +277,7 @@ impl Policy {
     pub fn plan(self, input: &PlanInput<'_>) -> Plan {
         let mut reasons = Vec::new();
         reasons.extend(input.topology.single_domain_note());
+        reasons.extend(input.limits.into_iter().flat_map(|limits| limits.unknown_names(input.matrix)));
         // Policy none places nothing, so nothing is narrowed for it.
         let near = nodes::narrowed(input).filter(|_| self != Self::None);
         let input = &match &near {
@@ -275,7 +301,9 @@ impl Policy {
             Some(board) => {
                 let placement = board.placement();
                 let within = shared_within(input, &board);
-                let expected = Expected::of(input, &placement, within, board.bound());
+                // A bound by weights says nothing of frames.
+                let bound = board.bound().filter(|_| input.measured.is_none());
+                let expected = Expected::of(input, &placement, within, bound);
                 reasons.extend(board.into_reasons());
                 reasons.extend(expected.map(|expected| expected.to_string()));
                 (placement, within, expected)
@@ -290,11 +318,7 @@ impl Policy {
             domains: input.topology.domains().to_vec(),
             placement,
             shared_within,
-            shared_total: input
-                .matrix
-                .pairs()
-                .map(|(i, j)| input.matrix.shared_frames(i, j))
-                .sum::<Option<u64>>(),
+            shared_total: input.told().pairs().map(|(i, j)| input.told().shared_frames(i, j)).sum(),
             expected,
             reasons,
         }
@@ -395,8 +419,8 @@ impl Serialize for Plan {
 
 fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
     let within =
-        |(i, j)| input.matrix.shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
-    input.matrix.pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
+        |(i, j)| input.told().shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
+    input.told().pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
 }
 
 #[cfg(test)]

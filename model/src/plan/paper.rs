@@ -52,8 +52,9 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
     let mut left = board.unplaced();
     left.sort_by_key(|vm| Reverse(input.vcpus(*vm)));
     for vm in left {
+        let has_room = board.roomiest(&[vm]).is_some();
         board.put_anywhere(vm);
-        if let Some(domain) = board.whole_in(vm) {
+        if let Some(domain) = board.whole_in(vm).filter(|_| has_room) {
             board.because(format!(
                 "{} found no partner with room: domain {} has most room",
                 input.name(vm),

@@ -25,15 +25,19 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
     let small = items.len() <= EXACT_VMS;
     let bins = if optimum && small {
         let found = exact(&instance, &current);
-        let proof = if found.proven { "which is proven" } else { "the search was given up before its end" };
-        board.because(format!(
-            "the optimum for {} VMs: {:.0} shared frames within domains, {proof}",
-            items.len(),
-            instance.value(&found.bins)
-        ));
         // The bound is of VMs that are whole in a domain each; of rates it is no frames.
         let whole = found.bins.iter().all(Option::is_some);
-        if whole && input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some()) {
+        let frames = input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some());
+        let (n, value) = (items.len(), instance.value(&found.bins));
+        let proof = if found.proven { "which is proven" } else { "the search was given up before its end" };
+        board.because(match (whole, frames) {
+            (false, _) => format!("no placement of all {n} VMs keeps every limit: there is no optimum"),
+            (true, true) => {
+                format!("the optimum for {n} VMs: {value:.0} shared frames within domains, {proof}")
+            }
+            (true, false) => format!("the optimum for {n} VMs: rates of {value:.4} within domains, {proof}"),
+        });
+        if whole && frames {
             board.bounded(found.bound.round() as u64, found.proven);
         }
         found.bins
@@ -52,6 +56,9 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
             board.put(items[item], bin);
         }
     }
+    for vm in board.unplaced() {
+        board.put_anywhere(vm);
+    }
     let mut groups: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for vm in &items {
         if let Some(domain) = board.whole_in(*vm) {
@@ -63,9 +70,6 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
         let rest = names.len().saturating_sub(8);
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         board.because(format!("together in domain {}: {shown}{more}", board.domain_id(domain)));
-    }
-    for vm in board.unplaced() {
-        board.put_anywhere(vm);
     }
     board
 }

@@ -21,6 +21,11 @@ impl Assignment {
         self.0.get(&(vm.to_owned(), vcpu)).copied()
     }
 
+    /// The domains of the vCPUs of a VM that it names.
+    pub fn domains_of(&self, vm: &str) -> impl Iterator<Item = DomainId> {
+        self.0.range((vm.to_owned(), 0)..=(vm.to_owned(), u32::MAX)).map(|(_, domain)| *domain)
+    }
+
     /// How many vCPUs it names.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -24,6 +24,7 @@ use super::{Arm, Comparison, Decision, Objective, Outcome};
 use crate::availability::Availability;
 use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, TrialBlock};
+use crate::plan::PlanInput;
 use crate::rng::Rng;
 use crate::stats::Estimate;
 use crate::topology::Topology;
@@ -65,6 +66,13 @@ pub struct RoundReading<'a> {
     pub proposal: &'a Assignment,
     /// The policy's name.
     pub policy: &'a str,
+    /// Whether the policy wants as much shared within domains as can be, so that a proposal that brings
+    /// little is not worth a trial. What others bring only a trial can tell.
+    pub seeks_sharing: bool,
+    /// What the plan was made from, to see which limits placements break; `None` where none are set.
+    pub limits: Option<PlanInput<'a>>,
+    /// Nothing is to be tried or changed, only said.
+    pub is_dry: bool,
 }
 
 /// The host around a window.
@@ -85,9 +93,14 @@ enum Phase {
 /// A proposal that was taken back, and until when it is not tried again.
 struct Rejected {
     proposal: Assignment,
+    /// The VMs there were.
+    members: BTreeSet<Member>,
     times: u32,
     until: Duration,
 }
+
+/// Proposals that were taken back and are remembered.
+const MOST_REJECTED: usize = 64;
 
 /// Why a proposal was not tried: said once until something else happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +237,10 @@ impl Machine {
             unplaced.over(&self.origin).of_vms(|vm| reading.members.iter().any(|(name, ..)| name == vm));
 
         let moving = self.moved.is_none_or(|moved| moved > self.settings.moving_limit);
+        if let Some(why) = self.required(reading) {
+            self.adopt(reading, &why);
+            return;
+        }
         match &self.phase {
             Phase::Trial(_) if moving => self.abort(at, "what the VMs share changed during the trial".into()),
             Phase::Trial(_) => {}
@@ -235,6 +252,53 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Which limits what is in force breaks, if the proposal breaks fewer. That VMs are kept apart cannot
+    /// wait; for the others a trial is finished and what was decided is held for a while, so that load
+    /// that comes and goes does not move VMs in every round.
+    fn required(&self, reading: &RoundReading<'_>) -> Option<String> {
+        let input = reading.limits?;
+        if reading.proposal.is_empty() {
+            return None;
+        }
+        let broken = |placement: &Assignment| input.broken(&placement.over(&self.origin).entries());
+        let (now, then) = (broken(self.wanted()), broken(reading.proposal));
+        let can_wait = match &self.phase {
+            Phase::Trial(_) => true,
+            Phase::Holding { until } => reading.at.now < *until,
+            Phase::Observing => false,
+        };
+        let is_urgent = now.apart.len() > then.apart.len();
+        (is_urgent || !can_wait && now.is_worse_than(&then)).then(|| now.to_string())
+    }
+
+    /// Puts the proposal in force without a trial, because limits ask for it.
+    fn adopt(&mut self, reading: &RoundReading<'_>, why: &str) {
+        if reading.is_dry {
+            let gain = Gain::default();
+            let line = format!("policy {} keeps to the limits", reading.policy);
+            self.say_refused(reading, "dry", format!("a dry run; it is required: {why}"), &gain, line);
+            return;
+        }
+        if let Phase::Trial(_) = &self.phase {
+            self.abort(reading.at, format!("a limit is broken: {why}"));
+        }
+        let until = reading.at.now + self.settings.hold();
+        self.switch(reading.at.now, |machine| {
+            machine.incumbent = reading.proposal.clone();
+            machine.phase = Phase::Holding { until };
+        });
+        self.said = None;
+        self.decisions.push(Decision {
+            at_unix_us: reading.at.unix_us,
+            round: reading.round,
+            proposal: format!("policy {} keeps to the limits", reading.policy),
+            expected_change: None,
+            observed_change: None,
+            outcome: Outcome::Kept,
+            reason: format!("required, without a trial: {why}"),
+        });
     }
 
     /// Ends a trial that another set of VMs began, and forgets those that are gone.
@@ -250,7 +314,6 @@ impl Machine {
         self.incumbent = self.incumbent.of_vms(same);
         self.origin = self.origin.of_vms(same);
         self.members = members.clone();
-        self.rejected.clear();
     }
 
     fn propose(&mut self, reading: &RoundReading<'_>) {
@@ -269,15 +332,24 @@ impl Machine {
             (gain.proposed - gain.now) * 4.0,
             gain.part() * 100.0,
         );
-        let refusal = self.refusal(reading.at, proposal, &gain, moves);
+        let refusal = self.refusal(reading, &gain, moves);
         let affordable = self.budget.left(reading.at.now) / moves.max(1);
         // A trial switches once a block, once to begin and once to end at most.
         let blocks = self.settings.blocks.min(affordable.saturating_sub(2));
         let refusal = refusal.or_else(|| {
             (blocks < LEAST_BLOCKS).then(|| {
                 let left = self.budget.left(reading.at.now);
-                ("budget", format!("{left} moves are left in this hour, too few for a trial"))
+                let needed = moves.saturating_mul(LEAST_BLOCKS + 2);
+                let reason = if needed > self.settings.moves_per_hour {
+                    format!("a trial of it takes {needed} moves or more; allow as many by moves_per_hour")
+                } else {
+                    format!("{left} moves are left in this hour, too few for a trial")
+                };
+                ("budget", reason)
             })
+        });
+        let refusal = refusal.or_else(|| {
+            reading.is_dry.then(|| ("dry", format!("a dry run; it would be tried in up to {blocks} blocks")))
         });
         if let Some((why, reason)) = refusal {
             self.say_refused(reading, why, reason, &gain, line);
@@ -294,22 +366,17 @@ impl Machine {
     }
 
     /// Why the proposal is not to be tried now.
-    fn refusal(
-        &self,
-        at: Moment,
-        proposal: &Assignment,
-        gain: &Gain,
-        moves: u32,
-    ) -> Option<(&'static str, String)> {
+    fn refusal(&self, reading: &RoundReading<'_>, gain: &Gain, moves: u32) -> Option<(&'static str, String)> {
+        let (at, proposal) = (reading.at, reading.proposal);
         if moves == 0 {
             return Some((THERE, "the VMs are where the policy wants them".into()));
         }
-        if gain.part() < self.settings.least_gain {
+        if reading.seeks_sharing && gain.part() < self.settings.least_gain {
             let asked = self.settings.least_gain * 100.0;
             return Some(("gain", format!("less than the {asked:.0} % that are asked for a trial")));
         }
         if let Some(rejected) =
-            self.rejected.iter().find(|rejected| rejected.proposal == *proposal && at.now < rejected.until)
+            self.rejected.iter().find(|rejected| self.is_of(rejected, proposal) && at.now < rejected.until)
         {
             let left = (rejected.until - at.now).as_secs();
             return Some(("cool-down", format!("it was taken back, and is not tried again for {left} s")));
@@ -320,6 +387,13 @@ impl Machine {
         self.blind
             .as_ref()
             .map(|why| ("blind", format!("{} cannot be measured: {why}", self.objective.name())))
+    }
+
+    /// Whether it is this proposal that was taken back, for the same VMs.
+    fn is_of(&self, rejected: &Rejected, proposal: &Assignment) -> bool {
+        let is_placed = |name: &str| proposal.domains_of(name).next().is_some();
+        rejected.proposal == *proposal
+            && self.members.iter().filter(|member| is_placed(&member.0)).all(|m| rejected.members.contains(m))
     }
 
     fn say_refused(
@@ -360,6 +434,18 @@ impl Machine {
         self.said = None;
     }
 
+    /// What is wanted could not be put in force, or not all of it: what is tried so is not tried at all.
+    pub fn not_in_force(&mut self, at: Moment, reason: &str) {
+        if let Phase::Trial(_) = &self.phase {
+            self.abort(at, format!("the placement could not be put in force: {reason}"));
+        }
+    }
+
+    /// Whether a trial runs.
+    pub fn is_trying(&self) -> bool {
+        matches!(self.phase, Phase::Trial(_))
+    }
+
     /// Lets go of what was kept: nothing is to be in force but what was there before huddle came. A trial
     /// that runs is ended first, as by [`Machine::interrupt`].
     pub fn let_go(&mut self, at: Moment, reason: String) {
@@ -367,27 +453,23 @@ impl Machine {
         self.switch(at.now, |machine| machine.incumbent = Assignment::default());
     }
 
-    /// A window has ended; what is wanted may be another placement from now on.
-    pub fn window(&mut self, at: Moment, seen: &Observation, host: HostReading) {
+    /// A window has ended; what is wanted may be another placement from now on. A fragment, which ended
+    /// before its time because a round began or a viewer asked for something, is no sample.
+    pub fn window(&mut self, at: Moment, seen: &Observation, host: HostReading, is_whole: bool) {
         self.host = host;
         self.writers.add(seen);
+        if !is_whole {
+            self.guard(at, None, host);
+            return;
+        }
         let mut alone = crate::stats::BlockSums::default();
         alone.add(seen);
         let value = alone.value(self.objective);
         self.blind = value.reason().map(str::to_owned);
-        let Phase::Trial(trial) = &mut self.phase else { return };
-        let broken = match host {
-            HostReading { ksm_run: Some(run), .. } if run != 1 => Some("KSM was switched off".to_owned()),
-            HostReading { load_per_cpu: Some(load), .. } if load > self.settings.load_limit => Some(format!(
-                "{load:.1} runnable tasks a CPU are above the limit of {}",
-                self.settings.load_limit
-            )),
-            _ => trial.disturbed(seen, self.objective),
-        };
-        if let Some(reason) = broken {
-            self.abort(at, reason);
+        if !self.guard(at, Some(seen), host) {
             return;
         }
+        let Phase::Trial(trial) = &mut self.phase else { return };
         let ended = trial.add(seen, self.objective, &self.settings);
         match ended {
             Err(reason) => self.abort(at, format!("{} cannot be measured: {reason}", self.objective.name())),
@@ -399,6 +481,22 @@ impl Machine {
             }),
             Ok(Progress::BlockEnded) => self.block_ended(at),
         }
+    }
+
+    /// Breaks a trial off if the host, or a whole window, asks for it; false then.
+    fn guard(&mut self, at: Moment, seen: Option<&Observation>, host: HostReading) -> bool {
+        let Phase::Trial(trial) = &mut self.phase else { return true };
+        let broken = match host {
+            HostReading { ksm_run: Some(run), .. } if run != 1 => Some("KSM was switched off".to_owned()),
+            HostReading { load_per_cpu: Some(load), .. } if load > self.settings.load_limit => Some(format!(
+                "{load:.1} runnable tasks a CPU are above the limit of {}",
+                self.settings.load_limit
+            )),
+            _ => seen.and_then(|seen| trial.disturbed(seen, self.objective)),
+        };
+        let Some(reason) = broken else { return true };
+        self.abort(at, reason);
+        false
     }
 
     fn block_ended(&mut self, at: Moment) {
@@ -474,10 +572,14 @@ impl Machine {
     }
 
     fn reject(&mut self, now: Duration, proposal: Assignment) {
-        let before = self.rejected.iter().position(|rejected| rejected.proposal == proposal);
+        let before = self.rejected.iter().position(|rejected| self.is_of(rejected, &proposal));
         let times = before.map_or(0, |at| self.rejected.remove(at).times) + 1;
         let until = now + self.settings.cool_down(times);
-        self.rejected.push(Rejected { proposal, times, until });
+        let members = self.members.clone();
+        self.rejected.push(Rejected { proposal, members, times, until });
+        if self.rejected.len() > MOST_REJECTED {
+            self.rejected.remove(0);
+        }
     }
 
     /// Does what may change the placement in force, and charges the budget with it.

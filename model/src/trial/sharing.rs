@@ -94,20 +94,12 @@ impl Gain {
 /// Share (0 to 1) of a VM's vCPUs in each domain; a vCPU nobody has placed may be on any CPU.
 fn presence(vm: &str, vcpus: u32, topology: &Topology, placed: &Assignment) -> Vec<f64> {
     let cpus: usize = topology.domains().iter().map(|domain| domain.cpus.len()).sum();
-    let mut at = vec![0.0; topology.domains().len()];
-    for vcpu in 0..vcpus {
-        match placed.domain(vm, vcpu) {
-            Some(there) => {
-                for (part, domain) in at.iter_mut().zip(topology.domains()) {
-                    *part += f64::from(u8::from(domain.id == there)) / f64::from(vcpus);
-                }
-            }
-            None => {
-                for (part, domain) in at.iter_mut().zip(topology.domains()) {
-                    *part += domain.cpus.len() as f64 / cpus as f64 / f64::from(vcpus);
-                }
-            }
-        }
-    }
-    at
+    // The numbers of vCPUs may have gaps, so those that are placed are counted, and the rest is free.
+    let there: Vec<_> = placed.domains_of(vm).take(vcpus as usize).collect();
+    let free = f64::from(vcpus) - there.len() as f64;
+    let parts = topology.domains().iter().map(|domain| {
+        let here = there.iter().filter(|there| **there == domain.id).count() as f64;
+        (here + free * domain.cpus.len() as f64 / cpus as f64) / f64::from(vcpus.max(1))
+    });
+    parts.collect()
 }

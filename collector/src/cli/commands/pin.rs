@@ -53,7 +53,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
             match outcome {
                 None => print("\ndry run: affinities were left as they are"),
                 Some(PinOutcome { changed, unchanged, skipped }) => print(format!(
-                    "\n{changed} vCPU threads pinned, {unchanged} already in place, {skipped} skipped; \
+                    "\n{changed} vCPU threads changed, {unchanged} already in place, {skipped} skipped; \
                      `huddle restore` undoes it"
                 )),
             }
