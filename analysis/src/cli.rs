@@ -15,6 +15,7 @@ use crate::report::Report;
 use crate::run::RunDir;
 use crate::sharing::Sharing;
 use crate::sources::Sources;
+use crate::text::clean;
 use crate::timeline::Timeline;
 use crate::{AnalysisError, summary, validate};
 
@@ -136,7 +137,8 @@ impl Cli {
                 runs.answer(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
             }
             Command::Compare { runs, by, baseline } => {
-                let comparisons = comparisons(&Sources::of(&runs.paths)?, by, baseline.as_deref())?;
+                let comparisons =
+                    Sources::of(&runs.paths)?.answer(|all| comparisons(all, by, baseline.as_deref()))?;
                 match (runs.format, comparisons.as_slice()) {
                     (Format::Json, [one]) => json_line(out, one)?,
                     (Format::Json, all) => json(out, "huddle/comparisons/1", all.to_vec())?,
@@ -146,7 +148,7 @@ impl Cli {
                             let gap = if number > 0 { "\n" } else { "" };
                             let of: Vec<String> =
                                 one.of.iter().map(|path| path.display().to_string()).collect();
-                            writeln!(out, "{gap}== {}", crate::text::clean(&of.join(", ")))?;
+                            writeln!(out, "{gap}== {}", clean(&of.join(", ")))?;
                             write!(out, "{one}")?;
                         }
                     }
@@ -170,7 +172,11 @@ impl Cli {
             }
             Command::Export { paths, format, output, tables } => {
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
-                let written = export(&find(&paths)?, &tables, format, &output)?;
+                let mut sources = Sources::of(&paths)?;
+                let written = sources.answer(|all| export(&all.recordings()?, &tables, format, &output))?;
+                for loss in sources.recordings()?.iter().flat_map(RunDir::losses) {
+                    eprintln!("huddle-analysis: not exported: {}", clean(loss));
+                }
                 for file in &written {
                     writeln!(out, "wrote {}", file.path.display())?;
                 }
@@ -181,7 +187,8 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Validate { runs } => {
-                let reports: Vec<_> = runs.find()?.iter().map(validate::Report::of).collect();
+                let reports: Vec<_> =
+                    Sources::of(&runs.paths)?.recordings()?.iter().map(validate::Report::of).collect();
                 let is_whole = reports.iter().all(validate::Report::is_whole);
                 match runs.format {
                     Format::Json => json(out, "huddle/validation/1", reports)?,
@@ -194,10 +201,6 @@ impl Cli {
 }
 
 impl Runs {
-    fn find(&self) -> Result<Vec<RunDir>, AnalysisError> {
-        find(&self.paths)
-    }
-
     /// Answers a question to each run by itself.
     fn answer<T: Serialize + Display>(
         &self,
@@ -205,7 +208,8 @@ impl Runs {
         schema: &'static str,
         ask: impl Fn(&RunDir) -> Result<T, AnalysisError>,
     ) -> anyhow::Result<ExitCode> {
-        let answers = self.find()?.iter().map(ask).collect::<Result<Vec<T>, _>>()?;
+        let answers: Vec<T> =
+            Sources::of(&self.paths)?.answer(|all| all.recordings()?.iter().map(&ask).collect())?;
         match self.format {
             Format::Json => json(out, schema, answers)?,
             Format::Table => {
@@ -219,11 +223,6 @@ impl Runs {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// All runs at these paths, each once.
-fn find(paths: &[PathBuf]) -> Result<Vec<RunDir>, AnalysisError> {
-    Sources::of(paths)?.recordings()
 }
 
 /// The recordings against each other, then each experiment by itself.

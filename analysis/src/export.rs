@@ -1,6 +1,7 @@
 //! Recordings as other programs like them: one file a table, all runs in it, with host and run id.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -33,7 +34,8 @@ pub struct Exported {
 }
 
 /// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
-/// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory.
+/// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory. All
+/// files are there in the end, or none: they are written beside `dir`, for its owner only.
 ///
 /// # Errors
 /// When a recording cannot be read, or `dir` holds something or cannot be written.
@@ -44,10 +46,38 @@ pub fn export(
     dir: &Path,
 ) -> Result<Vec<Exported>, AnalysisError> {
     let cannot = |message: String| AnalysisError::Write { path: dir.to_owned(), message };
-    fs::create_dir_all(dir).map_err(|error| cannot(error.to_string()))?;
-    if fs::read_dir(dir).map_err(|error| cannot(error.to_string()))?.next().is_some() {
-        return Err(cannot("it is not empty; name a new directory".to_owned()));
+    match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => return Err(cannot("it is not empty; name a new directory".to_owned())),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error.to_string())),
+        Ok(false) | Err(_) => {}
     }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(|error| cannot(error.to_string()))?;
+    let unfinished = tempfile::Builder::new()
+        .prefix(".huddle-export-")
+        .tempdir_in(parent)
+        .map_err(|error| cannot(error.to_string()))?;
+    let written = write(runs, tables, format, unfinished.path(), dir)?;
+    if !written.is_empty() {
+        // An empty directory gives way to another that gets its name.
+        fs::rename(unfinished.path(), dir).map_err(|error| cannot(error.to_string()))?;
+        // Nothing has that name any more.
+        let _ = unfinished.keep();
+    }
+    Ok(written)
+}
+
+/// Writes the files to `unfinished`, and names them as they are to be found in `dir`.
+fn write(
+    runs: &[RunDir],
+    tables: &[Table],
+    format: ExportFormat,
+    unfinished: &Path,
+    dir: &Path,
+) -> Result<Vec<Exported>, AnalysisError> {
     let mut written = Vec::new();
     for table in tables {
         let Some(frame) = of_all(runs, *table)? else { continue };
@@ -56,12 +86,13 @@ pub fn export(
             ExportFormat::Parquet => ("parquet", FileWriteFormat::Parquet(Arc::default())),
             ExportFormat::Json => ("jsonl", FileWriteFormat::NDJson(NDJsonWriterOptions::default())),
         };
-        let path = dir.join(format!("{table}.{ending}"));
+        let name = format!("{table}.{ending}");
+        let path = dir.join(&name);
         let cannot = |error: PolarsError| AnalysisError::Write {
             path: path.clone(),
             message: first_line(&error.to_string()),
         };
-        let target = SinkTarget::Path(PlRefPath::try_from_path(&path).map_err(cannot)?);
+        let target = SinkTarget::Path(PlRefPath::try_from_path(&unfinished.join(&name)).map_err(cannot)?);
         let sink =
             frame.sink(SinkDestination::File { target }, kind, UnifiedSinkArgs::default()).map_err(cannot)?;
         collect(sink).map_err(cannot)?;

@@ -1,16 +1,21 @@
 //! One recording, and how its tables are scanned.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use huddle_model::schema::{MANIFEST_FILE, Manifest, OLDEST_SCHEMA_VERSION, Table};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
 use polars::io::HiveOptions;
 use polars::prelude::{LazyFrame, PlRefPath, PolarsResult, ScanArgsParquet, col};
 
 use crate::AnalysisError;
+use crate::losses::Losses;
 
-/// The directory of one run.
+/// The directory of one run, and what of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RunDir(PathBuf);
+pub struct RunDir {
+    path: PathBuf,
+    losses: Losses,
+}
 
 /// The files of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,20 +28,43 @@ pub struct TableFiles {
     pub strange: Vec<PathBuf>,
 }
 
+impl TableFiles {
+    /// The numbers of the first and the last segment.
+    pub(crate) fn span(&self) -> Option<(u64, u64)> {
+        self.segments.first().zip(self.segments.last()).map(|((first, _), (last, _))| (*first, *last))
+    }
+}
+
 impl RunDir {
-    /// The run in this directory, which [`is_run`] found.
+    /// The run in this directory, which [`is_run`] found; looks at the footers of its segments.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self(path)
+        let mut run = Self { path, losses: Losses::default() };
+        run.losses = Losses::of(&run);
+        run
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// What was recorded and cannot be read, one sentence each: answers are of the rest.
+    pub fn losses(&self) -> &[String] {
+        self.losses.sentences()
+    }
+
+    /// Reads every row, and passes over the segments that turn out to be damaged within; how many were
+    /// not known before.
+    pub(crate) fn read_through(&mut self) -> usize {
+        let mut losses = std::mem::take(&mut self.losses);
+        let found = losses.read_through(self);
+        self.losses = losses;
+        found
     }
 
     /// Path of its manifest.
     pub fn manifest_path(&self) -> PathBuf {
-        self.0.join(MANIFEST_FILE)
+        self.path.join(MANIFEST_FILE)
     }
 
     /// Its manifest.
@@ -52,10 +80,10 @@ impl RunDir {
     /// The files of a table; none where its directory is not there, since a table gets one with its
     /// first row.
     pub fn files(&self, table: Table) -> Result<TableFiles, AnalysisError> {
-        let dir = self.0.join(table.name());
+        let dir = self.path.join(table.name());
         let entries = match std::fs::read_dir(&dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(TableFiles::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(TableFiles::default()),
             Err(error) => return Err(AnalysisError::read(&dir)(error)),
         };
         let mut files = TableFiles::default();
@@ -74,23 +102,38 @@ impl RunDir {
         Ok(files)
     }
 
-    /// A lazy scan of a table's closed segments in order, columns named as today whatever the version of
-    /// the recording; `None` where there is none.
+    /// A lazy scan of a table's usable closed segments in order, columns named as today whatever the version
+    /// of the recording; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the manifest is of a version that this program does not know, or the directory cannot be read.
     pub fn scan(&self, table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
-        let files = self.files(table)?;
-        if files.segments.is_empty() {
+        let version = self.schema_version()?;
+        let segments = self.files(table)?.segments;
+        let usable: Vec<&Path> =
+            segments.iter().map(|(_, path)| path.as_path()).filter(|path| !self.losses.has(path)).collect();
+        if usable.is_empty() {
             return Ok(None);
         }
-        let frame = scan_files(files.segments.iter().map(|(_, path)| path.as_path()))
-            .map_err(AnalysisError::table(&self.0, table))?;
-        let named = |version: u32| table.columns().iter().map(move |c| table.column_name(c.name, version));
-        // Most tables never had other names, and then the manifest need not be asked.
-        if named(OLDEST_SCHEMA_VERSION).eq(table.columns().iter().map(|column| column.name)) {
+        let frame = scan_files(usable.into_iter()).map_err(AnalysisError::table(&self.path, table))?;
+        let columns = table.columns();
+        let old = |name| table.column_name(name, version);
+        if columns.iter().all(|column| old(column.name) == column.name) {
             return Ok(Some(frame));
         }
-        let old = named(self.manifest()?.schema_version);
-        let columns = old.zip(table.columns()).map(|(old, column)| col(old).alias(column.name));
-        Ok(Some(frame.select(columns.collect::<Vec<_>>())))
+        let columns: Vec<_> = columns.iter().map(|column| col(old(column.name)).alias(column.name)).collect();
+        Ok(Some(frame.select(columns)))
+    }
+
+    /// The version of its tables; where the manifest was lost, that of today.
+    fn schema_version(&self) -> Result<u32, AnalysisError> {
+        match self.manifest() {
+            Ok(manifest) => Ok(manifest.schema_version),
+            Err(AnalysisError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(SCHEMA_VERSION)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -11,13 +11,15 @@ use serde::Serialize;
 use crate::AnalysisError;
 use crate::frame::Answer;
 use crate::run::RunDir;
-use crate::text::{clean, lines, percent, table};
+use crate::text::{clean, lines, percent, table, write_losses};
 
 /// What the VMs of one run share.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sharing {
     /// Directory of the run.
     pub path: PathBuf,
+    /// What was recorded and is lost, one sentence each; the matrices are of the rest.
+    pub losses: Vec<String>,
     /// The round of the matrix; `None` when no sharing was recorded.
     pub round: Option<u64>,
     /// How it was measured.
@@ -41,6 +43,7 @@ impl Sharing {
     pub fn of(run: &RunDir, round: Option<u64>) -> Result<Self, AnalysisError> {
         let empty = Self {
             path: run.path().to_owned(),
+            losses: run.losses().to_vec(),
             round: None,
             method: None,
             vms: Vec::new(),
@@ -120,6 +123,7 @@ fn matrix(frame: &LazyFrame, round: Option<u64>, empty: &Sharing) -> PolarsResul
 
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_losses(f, &self.losses)?;
         let Some(round) = self.round else {
             return writeln!(f, "{}: no sharing was recorded", self.path.display());
         };

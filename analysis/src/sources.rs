@@ -50,14 +50,36 @@ impl Sources {
     ///
     /// # Errors
     /// When there are results of experiments only, which some questions cannot be put to.
-    pub fn recordings(self) -> Result<Vec<RunDir>, AnalysisError> {
-        let only = self.experiments.first().map(|experiment| experiment.path().to_owned());
-        let of_experiments = self.experiments.iter().flat_map(ExperimentDir::runs).cloned();
-        let all: Vec<RunDir> = self.runs.into_iter().chain(of_experiments).collect();
-        match only {
-            Some(path) if all.is_empty() => Err(AnalysisError::OnlyExperiment(path)),
+    pub fn recordings(&self) -> Result<Vec<RunDir>, AnalysisError> {
+        let of_experiments = self.experiments.iter().flat_map(ExperimentDir::runs);
+        let all: Vec<RunDir> = self.runs.iter().chain(of_experiments).cloned().collect();
+        match self.experiments.first() {
+            Some(only) if all.is_empty() => Err(AnalysisError::OnlyExperiment(only.path().to_owned())),
             _ => Ok(all),
         }
+    }
+
+    /// What `ask` answers. Where a segment turns out to be damaged within, which its footer does not tell,
+    /// all rows are read to find such segments, and it is asked again without them.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub(crate) fn answer<T>(
+        &mut self,
+        ask: impl Fn(&Self) -> Result<T, AnalysisError>,
+    ) -> Result<T, AnalysisError> {
+        match ask(self) {
+            // An export that cannot read cannot write.
+            Err(AnalysisError::Table { .. } | AnalysisError::Write { .. }) if self.read_through() > 0 => {
+                ask(self)
+            }
+            answer => answer,
+        }
+    }
+
+    fn read_through(&mut self) -> usize {
+        let of_runs: usize = self.runs.iter_mut().map(RunDir::read_through).sum();
+        of_runs + self.experiments.iter_mut().map(ExperimentDir::read_through).sum::<usize>()
     }
 
     /// What is at all paths that match a pattern; what is neither is passed over.

@@ -1,5 +1,7 @@
 //! Text for people: tables, rates, times, and names that cannot disturb a terminal.
 
+use std::fmt;
+
 use comfy_table::{CellAlignment, Table, presets};
 
 /// A table with these headings; columns whose heading begins with `>` are aligned to the right.
@@ -32,6 +34,11 @@ pub(crate) fn clean(text: &str) -> String {
         }
     }
     out
+}
+
+/// What an answer could not have in it, a line each.
+pub(crate) fn write_losses(f: &mut fmt::Formatter<'_>, losses: &[String]) -> fmt::Result {
+    losses.iter().try_for_each(|loss| writeln!(f, "left out  {}", clean(loss)))
 }
 
 /// A rate (0 to 1) in percent.

@@ -14,13 +14,15 @@ use crate::AnalysisError;
 use crate::frame::Answer;
 use crate::run::RunDir;
 use crate::sums::{counter_sums, sums_of};
-use crate::text::{clean, figure, lines, table};
+use crate::text::{clean, figure, lines, table, write_losses};
 
 /// A run over time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Timeline {
     /// Directory of the run.
     pub path: PathBuf,
+    /// What was recorded and is lost, one sentence each; the points are of the rest.
+    pub losses: Vec<String>,
     /// How many windows one point sums up.
     pub windows_a_point: u64,
     /// All VMs together, in order of time.
@@ -71,6 +73,7 @@ impl Timeline {
     pub fn of(run: &RunDir, points: usize) -> Result<Self, AnalysisError> {
         let mut timeline = Self {
             path: run.path().to_owned(),
+            losses: run.losses().to_vec(),
             windows_a_point: 1,
             points: Vec::new(),
             vms: BTreeMap::new(),
@@ -189,6 +192,7 @@ fn moments(run: &RunDir) -> Result<Vec<Moment>, AnalysisError> {
 
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_losses(f, &self.losses)?;
         writeln!(f, "{}, {} windows a point", self.path.display(), self.windows_a_point)?;
         if self.points.is_empty() {
             writeln!(f, "No counters were recorded.")?;

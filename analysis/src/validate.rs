@@ -1,7 +1,5 @@
 //! Whether a recording is whole, and what of it can be used.
 
-mod segment;
-
 use std::fmt;
 use std::path::PathBuf;
 
@@ -9,9 +7,10 @@ use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
 use serde::Serialize;
 
 use crate::AnalysisError;
+use crate::losses::missing;
 use crate::run::{RunDir, TableFiles};
+use crate::segment::{self, Times};
 use crate::text::clean;
-use segment::Times;
 
 /// What was found in one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -134,30 +133,21 @@ impl Report {
                 }
             }
         }
-        self.check_numbers(table, files);
+        let missing = missing(table, files, manifest);
+        let is_complete = missing.is_empty();
+        self.problems.extend(missing);
         if let Some(manifest) = manifest {
-            self.check_counts(manifest, table, files, &usable);
+            self.note_counts(manifest, table);
+            // While a run goes on the manifest lags behind.
+            if is_complete && manifest.end_us.is_some() {
+                self.check_counts(manifest, table, files, &usable);
+            }
         }
         self.usable.push(usable);
     }
 
-    /// Segments are numbered one by one, and removed from the oldest on.
-    fn check_numbers(&mut self, table: Table, files: &TableFiles) {
-        for pair in files.segments.windows(2) {
-            let (before, after) = (pair[0].0, pair[1].0);
-            if after > before + 1 {
-                self.problems.push(format!(
-                    "{table} lacks the segments {} to {}: somebody removed them",
-                    before + 1,
-                    after - 1
-                ));
-            }
-        }
-    }
-
-    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &TableFiles, usable: &Usable) {
-        let TableCounts { segments_written, segments_removed, rows_lost, rows_removed, .. } =
-            manifest.counts(table);
+    fn note_counts(&mut self, manifest: &Manifest, table: Table) {
+        let TableCounts { rows_lost, rows_removed, .. } = manifest.counts(table);
         if rows_lost > 0 {
             self.notes.push(format!(
                 "{table} lost {rows_lost} rows while recording, because the writer could not follow or failed"
@@ -168,29 +158,19 @@ impl Report {
                 "the first {rows_removed} rows of {table} were removed to keep within the limits of the recording"
             ));
         }
-        // While a run goes on the manifest may lag behind by what was closed and removed last.
-        let is_final = manifest.end_us.is_some();
+    }
+
+    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &TableFiles, usable: &Usable) {
+        let TableCounts { segments_written, segments_removed, .. } = manifest.counts(table);
         let (first, last) = (segments_removed + 1, segments_written);
-        let found = files.segments.first().zip(files.segments.last()).map(|(first, last)| (first.0, last.0));
-        match found {
-            None if last >= first => self
-                .problems
-                .push(format!("{table} lacks all of its segments {first} to {last}: somebody removed them")),
-            Some((found_first, _)) if is_final && found_first > first => self.problems.push(format!(
-                "{table} lacks its segments {first} to {}: somebody removed them",
-                found_first - 1
-            )),
-            Some((_, found_last)) if found_last < last => self.problems.push(format!(
-                "{table} lacks its segments {} to {last}: somebody removed them",
-                found_last + 1
-            )),
-            Some((found_first, found_last)) if is_final && (found_first < first || found_last > last) => {
+        match files.span() {
+            Some((found_first, found_last)) if found_first < first || found_last > last => {
                 self.problems.push(format!(
                     "{table} has segments {found_first} to {found_last}, and the manifest knows of {first} to {last} only: \
                      they may be of another run"
                 ));
             }
-            _ if is_final && usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
+            _ if usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
                 self.problems.push(format!(
                     "{table} has {} rows, and the manifest counts {}",
                     usable.rows,

@@ -204,6 +204,7 @@ impl Comparison {
         arms::add_latencies(&mut found, runs, by, latency_of, &[])?;
         let paths = runs.iter().map(|run| run.path().to_owned()).collect();
         let mut comparison = Self::between(&found, by, baseline, &Measure::RECORDED, paths)?;
+        comparison.warnings.extend(runs.iter().flat_map(lost));
         if latency_of == LatencyOf::Responses {
             let timed = arms::latencies(runs, by, latency_of, &[])?.len();
             if timed < runs.len() {
@@ -227,7 +228,8 @@ impl Comparison {
         let mut found = experiment::arms(&summary);
         let invalid: Vec<u64> =
             summary.blocks.iter().filter(|block| block.invalid.is_some()).map(|block| block.number).collect();
-        arms::add_latencies(&mut found, &dir.timed(), By::Arm, LatencyOf::Responses, &invalid)?;
+        let timed = dir.timed();
+        arms::add_latencies(&mut found, &timed, By::Arm, LatencyOf::Responses, &invalid)?;
         let told = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());
         let mut measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(told).collect();
         if measures.is_empty() {
@@ -243,6 +245,7 @@ impl Comparison {
                 summary.experiment
             )];
         }
+        comparison.warnings.extend(timed.iter().flat_map(lost));
         comparison.warnings.extend(summary.invalid_blocks.iter().map(|why| format!("left out: {why}")));
         comparison.warnings.extend(summary.why_no_misses().map(|why| format!("no LLC misses: {why}")));
         Ok(comparison)
@@ -296,6 +299,11 @@ impl Comparison {
             left_out_blocks: Vec::new(),
         })
     }
+}
+
+/// What no answer from this run can have in it.
+fn lost(run: &RunDir) -> impl Iterator<Item = String> {
+    run.losses().iter().map(|loss| format!("left out: {loss}"))
 }
 
 fn summary(name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {

@@ -23,13 +23,17 @@ pub(crate) const SUMMARY_FILE: &str = "summary.json";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExperimentDir {
     path: PathBuf,
+    /// Itself, where it has the table of its responses.
+    own: Option<RunDir>,
     /// Recordings beneath it.
     runs: Vec<RunDir>,
 }
 
 impl ExperimentDir {
     pub(crate) fn new(path: PathBuf, runs: Vec<RunDir>) -> Self {
-        Self { path, runs }
+        let own = RunDir::new(path.clone());
+        let has_own = own.files(Table::Responses).is_ok_and(|files| !files.segments.is_empty());
+        Self { path, own: has_own.then_some(own), runs }
     }
 
     /// Its path.
@@ -44,9 +48,12 @@ impl ExperimentDir {
 
     /// Where its single responses are: in itself, and in its recordings.
     pub(crate) fn timed(&self) -> Vec<RunDir> {
-        let own = RunDir::new(self.path.clone());
-        let has_own = own.files(Table::Responses).is_ok_and(|files| !files.segments.is_empty());
-        has_own.then_some(own).into_iter().chain(self.runs.iter().cloned()).collect()
+        self.own.iter().chain(&self.runs).cloned().collect()
+    }
+
+    /// As [`RunDir::read_through`], for all that it has.
+    pub(crate) fn read_through(&mut self) -> usize {
+        self.own.iter_mut().chain(&mut self.runs).map(RunDir::read_through).sum()
     }
 
     /// Its result.

@@ -28,6 +28,8 @@ pub struct RunSummary {
     pub end_us: Option<i64>,
     /// Why recording stopped before its time.
     pub stopped: Option<String>,
+    /// What was recorded and is lost, one sentence each; the summary is of the rest.
+    pub losses: Vec<String>,
     /// The rounds.
     pub rounds: Rounds,
     /// The VMs, in ascending order of name.
@@ -162,6 +164,7 @@ impl RunSummary {
             begin_us: manifest.begin_us,
             end_us: manifest.end_us,
             stopped: manifest.stopped,
+            losses: run.losses().to_vec(),
             tables: manifest.tables,
         })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use huddle_model::schema::utc_text;
 
 use super::RunSummary;
-use crate::text::{clean, duration, figure, lines, or_dash, percent, table};
+use crate::text::{clean, duration, figure, lines, or_dash, percent, table, write_losses};
 
 impl fmt::Display for RunSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,6 +33,7 @@ impl RunSummary {
         if let Some(reason) = &self.stopped {
             writeln!(f, "stopped   recording stopped before the run did: {}", clean(reason))?;
         }
+        write_losses(f, &self.losses)?;
         let rounds = &self.rounds;
         writeln!(
             f,

@@ -10,26 +10,55 @@ use crate::run::scan_files;
 
 /// Where time and rounds stand after the segments looked at so far.
 #[derive(Default)]
-pub(super) struct Times {
+pub(crate) struct Times {
     last_us: Option<i64>,
     last_round: Option<u64>,
 }
 
 /// What a readable segment holds.
-pub(super) struct Found {
-    pub(super) rows: u64,
-    pub(super) rounds: Option<(u64, u64)>,
+pub(crate) struct Found {
+    pub(crate) rows: u64,
+    pub(crate) rounds: Option<(u64, u64)>,
     /// What is wrong though its rows can be used.
-    pub(super) problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
+}
+
+/// Reads its footer only; an error is why it cannot be used.
+pub(crate) fn opens(path: &Path) -> Result<(), String> {
+    schema(path).map(|_| ())
+}
+
+/// Reads its footer only, and compares its columns with those of this schema version; an error is why it
+/// cannot be used.
+pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), String> {
+    let schema = schema(path)?;
+    let expected: Vec<(&str, DataType)> = table
+        .columns()
+        .iter()
+        .map(|column| (table.column_name(column.name, version), data_type(column.kind)))
+        .collect();
+    for (name, kind) in &expected {
+        match schema.get(name) {
+            None => return Err(drift(path, table, version, &format!("{name} is missing"))),
+            Some(other) if other != kind => {
+                return Err(drift(path, table, version, &format!("{name} is {other}, not {kind}")));
+            }
+            Some(_) => {}
+        }
+    }
+    match schema.iter_names().find(|name| !expected.iter().any(|(known, _)| known == &name.as_str())) {
+        Some(name) => Err(drift(path, table, version, &format!("{:?} is not one of them", name.as_str()))),
+        None => Ok(()),
+    }
 }
 
 /// Reads all of a segment of a recording of this schema version; an error is why it cannot be used.
-pub(super) fn check(path: &Path, table: Table, version: u32, times: &mut Times) -> Result<Found, String> {
-    let damaged =
-        |error: PolarsError| format!("{} cannot be read: {}", path.display(), first_line(&error.to_string()));
+pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) -> Result<Found, String> {
+    columns(path, table, version)?;
+    let damaged = |error| unreadable(path, &error);
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
     let frame = scan_files(std::iter::once(path)).and_then(LazyFrame::collect).map_err(damaged)?;
-    check_columns(path, table, version, &frame)?;
+    check_nulls(path, table, version, &frame)?;
     let mut problems = Vec::new();
     // The first column of every table is its time.
     let time = table.columns()[0].name;
@@ -60,32 +89,29 @@ pub(super) fn check(path: &Path, table: Table, version: u32, times: &mut Times) 
     Ok(Found { rows: frame.height() as u64, rounds: rounds.min().zip(rounds.max()), problems })
 }
 
-fn check_columns(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), String> {
-    let name_of = |column: &huddle_model::schema::Column| table.column_name(column.name, version);
-    let expected: Vec<(&str, DataType)> =
-        table.columns().iter().map(|column| (name_of(column), data_type(column.kind))).collect();
-    let found: Vec<(&str, DataType)> =
-        frame.columns().iter().map(|column| (column.name().as_str(), column.dtype().clone())).collect();
-    let drift = |what: String| {
-        Err(format!("{} has not the columns of {table} in schema version {version}: {what}", path.display()))
-    };
-    for (name, kind) in &expected {
-        match found.iter().find(|(found, _)| found == name) {
-            None => return drift(format!("{name} is missing")),
-            Some((_, other)) if other != kind => return drift(format!("{name} is {other}, not {kind}")),
-            Some(_) => {}
-        }
-    }
-    if let Some((name, _)) = found.iter().find(|(name, _)| !expected.iter().any(|(known, _)| known == name)) {
-        return drift(format!("{name:?} is not one of them"));
-    }
+fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), String> {
     for column in table.columns().iter().filter(|column| !column.nullable) {
-        let nulls = frame.column(name_of(column)).map_or(0, Column::null_count);
+        let nulls = frame.column(table.column_name(column.name, version)).map_or(0, Column::null_count);
         if nulls > 0 {
-            return drift(format!("{} is null in {nulls} rows and may never be", column.name));
+            let what = format!("{} is null in {nulls} rows and may never be", column.name);
+            return Err(drift(path, table, version, &what));
         }
     }
     Ok(())
+}
+
+fn schema(path: &Path) -> Result<SchemaRef, String> {
+    scan_files(std::iter::once(path))
+        .and_then(|mut frame| frame.collect_schema())
+        .map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &PolarsError) -> String {
+    format!("{} cannot be read: {}", path.display(), first_line(&error.to_string()))
+}
+
+fn drift(path: &Path, table: Table, version: u32, what: &str) -> String {
+    format!("{} has not the columns of {table} in schema version {version}: {what}", path.display())
 }
 
 fn data_type(kind: ColumnKind) -> DataType {

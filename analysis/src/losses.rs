@@ -1,0 +1,126 @@
+//! What of a recording is lost to its readers: segments that somebody removed, and those that cannot be used.
+//!
+//! Questions are answered from what is left, and say what was not. `validate` tells the same and more.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
+
+use crate::AnalysisError;
+use crate::run::{RunDir, TableFiles};
+use crate::segment;
+
+/// What one run lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Losses {
+    sentences: Vec<String>,
+    unusable: BTreeSet<PathBuf>,
+}
+
+impl Losses {
+    /// What can be told without reading the rows: the numbers of the segments, their footers and columns.
+    /// Where the manifest cannot be used it is left to the question to say so.
+    pub(crate) fn of(run: &RunDir) -> Self {
+        let manifest = match run.manifest() {
+            Ok(manifest) => Some(manifest),
+            // The responses of an experiment stand without a manifest.
+            Err(AnalysisError::Read { .. }) => None,
+            Err(_) => return Self::default(),
+        };
+        let mut losses = Self::default();
+        losses.look(run, manifest.as_ref(), |path, table| match &manifest {
+            Some(manifest) => segment::columns(path, table, manifest.schema_version),
+            None => segment::opens(path),
+        });
+        for (table, files) in tables(run, manifest.as_ref()) {
+            losses.sentences.extend(missing(table, &files, manifest.as_ref()));
+        }
+        losses
+    }
+
+    /// Reads every row, since damage may be within, and adds what turns out to be unusable; how many
+    /// segments that are.
+    pub(crate) fn read_through(&mut self, run: &RunDir) -> usize {
+        let known = self.unusable.len();
+        let manifest = run.manifest().ok();
+        let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
+        self.look(run, manifest.as_ref(), |path, table| {
+            segment::check(path, table, version, &mut segment::Times::default()).map(|_| ())
+        });
+        self.unusable.len() - known
+    }
+
+    /// One sentence a loss.
+    pub(crate) fn sentences(&self) -> &[String] {
+        &self.sentences
+    }
+
+    /// Whether a segment must be passed over.
+    pub(crate) fn has(&self, segment: &Path) -> bool {
+        self.unusable.contains(segment)
+    }
+
+    fn look(
+        &mut self,
+        run: &RunDir,
+        manifest: Option<&Manifest>,
+        check: impl Fn(&Path, Table) -> Result<(), String>,
+    ) {
+        for (table, files) in tables(run, manifest) {
+            for (_, path) in files.segments {
+                if !self.has(&path)
+                    && let Err(why) = check(&path, table)
+                {
+                    self.sentences.push(why);
+                    self.unusable.insert(path);
+                }
+            }
+        }
+    }
+}
+
+/// The tables that the manifest's version knows, with their files; a directory that cannot be listed is left
+/// to the question that needs it.
+fn tables(run: &RunDir, manifest: Option<&Manifest>) -> impl Iterator<Item = (Table, TableFiles)> {
+    Table::ALL
+        .iter()
+        .copied()
+        .filter(move |table| manifest.is_none_or(|manifest| manifest.knows(*table)))
+        .filter_map(|table| Some((table, run.files(table).ok()?)))
+}
+
+/// The segments of `table` that ought to be there and are not, one sentence a range. Segments are numbered
+/// one by one, and the recorder removes them from the oldest on; without a manifest only gaps are known.
+pub(crate) fn missing(table: Table, files: &TableFiles, manifest: Option<&Manifest>) -> Vec<String> {
+    let gaps = files.segments.windows(2).filter(|pair| pair[1].0 > pair[0].0 + 1);
+    let mut said: Vec<String> = gaps
+        .map(|pair| {
+            format!(
+                "{table} lacks the segments {} to {}: somebody removed them",
+                pair[0].0 + 1,
+                pair[1].0 - 1
+            )
+        })
+        .collect();
+    let Some(manifest) = manifest else { return said };
+    let TableCounts { segments_written: last, segments_removed, .. } = manifest.counts(table);
+    let first = segments_removed + 1;
+    let Some((found_first, found_last)) = files.span() else {
+        if last >= first {
+            said.push(format!("{table} lacks all of its segments {first} to {last}: somebody removed them"));
+        }
+        return said;
+    };
+    // While a run goes on the manifest may lag behind by what was removed last.
+    if manifest.end_us.is_some() && found_first > first {
+        said.push(format!(
+            "{table} lacks its segments {first} to {}: somebody removed them",
+            found_first - 1
+        ));
+    }
+    if found_last < last {
+        said.push(format!("{table} lacks its segments {} to {last}: somebody removed them", found_last + 1));
+    }
+    said
+}
