@@ -78,7 +78,7 @@ fn the_offline_comparison_comes_to_the_numbers_of_the_live_one() {
         let value = |block: &BlockSums| *block.value(objective).value().unwrap();
         let pairs: Vec<(f64, f64)> =
             blocks.iter().map(|[before, after]| (value(before), value(after))).collect();
-        let live = compare_blocks(&pairs, objective.more_is_better(), 1).unwrap();
+        let live = compare_blocks(&pairs, objective.more_is_better()).unwrap();
         let changes = told["changes"].as_array().unwrap();
         let offline = changes.iter().find(|change| change["measure"] == measure).unwrap();
         let offline: huddle_model::stats::Compared =
@@ -473,7 +473,7 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
         .into_iter()
         .map(|n| (throughput(n), 2.0 * ((1_000_000 + 10_000 * n) * 13 / 10) as f64 / 0.5))
         .collect();
-    let live = compare_blocks(&expected, true, 1).unwrap();
+    let live = compare_blocks(&expected, true).unwrap();
     let change = |measure: &str, arm: &str| {
         let changes = told["changes"].as_array().unwrap();
         let found = changes.iter().find(|one| one["measure"] == measure && one["arm"] == arm).unwrap();

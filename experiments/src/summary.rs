@@ -17,11 +17,7 @@ use crate::microbench::{ArmSample, Block, GuestSample, Outcome, rates_by};
 use crate::spec::{Config, GuestKind};
 use huddle_model::availability::Availability;
 use huddle_model::observation::CountedEvent;
-use huddle_model::rng::Rng;
 use huddle_model::stats::{Estimate, RankTest, Trend, signed_rank, trend};
-
-/// The stream of chance that draws intervals (see [`Rng::of_part`]).
-const INTERVALS: u64 = 30;
 
 /// A larger part than this is named as a disturbance.
 const MOST_DRIFT: f64 = 0.1;
@@ -201,12 +197,10 @@ impl Summary {
         duration_s: f64,
     ) -> Self {
         let valid: Vec<&Block> = outcome.blocks.iter().filter(|block| block.invalid.is_none()).collect();
-        let seed = config.seed;
         let time = |sample: &ArmSample| Some(1.0 / sample.reads_per_s());
-        let times = |over, under| ratio(&valid, seed, over, under, time);
-        let busy = |figure: fn(&ArmSample) -> Option<f64>| {
-            ratio(&valid, seed, Arm::Opposed, Arm::Recommended, figure)
-        };
+        let times = |over, under| ratio(&valid, over, under, time);
+        let busy =
+            |figure: fn(&ArmSample) -> Option<f64>| ratio(&valid, Arm::Opposed, Arm::Recommended, figure);
         let ratios = Ratios {
             opposed_over_recommended: times(Arm::Opposed, Arm::Recommended),
             opposed_over_recommended_busy: busy(|sample| Some(sample.busy_ns_per_read())),
@@ -255,14 +249,14 @@ impl Summary {
                     block.invalid.as_ref().map(|why| format!("block {}: {why}", block.number))
                 })
                 .collect(),
-            arms: figures(&valid, seed, "reads/s", |sample| Some(sample.reads_per_s())),
-            arms_busy: figures(&valid, seed, "ns/read", |sample| Some(sample.busy_ns_per_read())),
-            arms_host_busy: figures(&valid, seed, "ns/read", ArmSample::host_ns_per_read),
-            arms_time: figures(&valid, seed, "s/Mreads", |sample| {
+            arms: figures(&valid, "reads/s", |sample| Some(sample.reads_per_s())),
+            arms_busy: figures(&valid, "ns/read", |sample| Some(sample.busy_ns_per_read())),
+            arms_host_busy: figures(&valid, "ns/read", ArmSample::host_ns_per_read),
+            arms_time: figures(&valid, "s/Mreads", |sample| {
                 Some(1e6 * sample.guests.len() as f64 / sample.reads_per_s())
             }),
-            llc_misses: llc_misses(&valid, seed),
-            vcpus: vcpus(&valid, seed),
+            llc_misses: llc_misses(&valid),
+            vcpus: vcpus(&valid),
             events: outcome.events,
             drift,
             trend: trend(&recommended),
@@ -300,13 +294,8 @@ impl Summary {
     }
 }
 
-fn interval_seed(seed: u64) -> u64 {
-    Rng::of_part(seed, INTERVALS).next_u64()
-}
-
 fn figures(
     blocks: &[&Block],
-    seed: u64,
     unit: &'static str,
     figure: impl Fn(&ArmSample) -> Option<f64>,
 ) -> BTreeMap<&'static str, ArmFigure> {
@@ -314,14 +303,14 @@ fn figures(
         let samples = blocks.iter().filter_map(|block| block.sample(arm));
         // One block without the figure and it cannot be had.
         let values = samples.map(&figure).collect::<Option<Vec<f64>>>()?;
-        let estimate = Estimate::of_median(&values, interval_seed(seed))?;
+        let estimate = Estimate::of_median(&values)?;
         Some((arm.name(), ArmFigure { estimate, unit }))
     };
     Arm::ALL.into_iter().filter_map(of_arm).collect()
 }
 
-fn llc_misses(blocks: &[&Block], seed: u64) -> Availability<BTreeMap<&'static str, ArmFigure>> {
-    let figures = figures(blocks, seed, "misses/read", ArmSample::llc_misses_per_read);
+fn llc_misses(blocks: &[&Block]) -> Availability<BTreeMap<&'static str, ArmFigure>> {
+    let figures = figures(blocks, "misses/read", ArmSample::llc_misses_per_read);
     available(figures, blocks, |_| true)
 }
 
@@ -340,7 +329,7 @@ fn available(
     Availability::Unavailable(reason.unwrap_or("no valid block has them").to_owned())
 }
 
-fn vcpus(blocks: &[&Block], seed: u64) -> Vec<VcpuFigures> {
+fn vcpus(blocks: &[&Block]) -> Vec<VcpuFigures> {
     let sample = blocks.iter().find_map(|block| block.samples.first());
     let vcpus = sample.into_iter().flat_map(|sample| &sample.guests);
     let figures_of = |first: &GuestSample| {
@@ -348,11 +337,11 @@ fn vcpus(blocks: &[&Block], seed: u64) -> Vec<VcpuFigures> {
         let of = |figure: fn(&GuestSample) -> Option<f64>| {
             move |sample: &ArmSample| figure(sample.guests.iter().find(|guest| is_it(guest))?)
         };
-        let misses = figures(blocks, seed, "misses/read", of(GuestSample::llc_misses_per_read));
+        let misses = figures(blocks, "misses/read", of(GuestSample::llc_misses_per_read));
         VcpuFigures {
             vm: first.vm.clone(),
             vcpu: first.vcpu,
-            reads: figures(blocks, seed, "reads/s", of(|guest| Some(guest.reads_per_s()))),
+            reads: figures(blocks, "reads/s", of(|guest| Some(guest.reads_per_s()))),
             llc_misses: available(misses, blocks, is_it),
         }
     };
@@ -361,7 +350,6 @@ fn vcpus(blocks: &[&Block], seed: u64) -> Vec<VcpuFigures> {
 
 fn ratio(
     blocks: &[&Block],
-    seed: u64,
     over: Arm,
     under: Arm,
     figure: impl Fn(&ArmSample) -> Option<f64>,
@@ -370,7 +358,7 @@ fn ratio(
         .iter()
         .filter_map(|block| Some((figure(block.sample(over)?)?, figure(block.sample(under)?)?)))
         .collect();
-    let Estimate { n, median, ci95 } = Estimate::of_paired_ratio(&pairs, interval_seed(seed))?;
+    let Estimate { n, median, ci95 } = Estimate::of_paired_ratio(&pairs)?;
     // Of logarithms, so that a block counts by its ratio, however fast the machine was then.
     let logarithms: Vec<(f64, f64)> = pairs.iter().map(|(over, under)| (under.ln(), over.ln())).collect();
     Some(Ratio { value: median, ci95, n, test: signed_rank(&logarithms) })
@@ -442,7 +430,7 @@ mod tests {
     fn the_ratio_is_of_times_and_paired_by_block() {
         let blocks: Vec<Block> = (1..=8).map(|n| block(n, 300 * n as u64, 200 * n as u64, false)).collect();
         let all: Vec<&Block> = blocks.iter().collect();
-        let time = ratio(&all, 1, Arm::Opposed, Arm::Recommended, |sample| Some(1.0 / sample.reads_per_s()))
+        let time = ratio(&all, Arm::Opposed, Arm::Recommended, |sample| Some(1.0 / sample.reads_per_s()))
             .unwrap();
         assert!((time.value - 1.5).abs() < 1e-12 && time.n == 8);
         let [low, high] = time.ci95.unwrap();
@@ -450,8 +438,8 @@ mod tests {
         // All 8 signs alike, of 2^8 ways that they can fall: two-sided 2 / 256.
         let test = time.test.unwrap();
         assert_eq!((test.n, test.p_value, test.effect_size), (8, 2.0 / 256.0, 1.0));
-        let figures = figures(&all, 1, "reads/s", |sample| Some(sample.reads_per_s()));
-        assert!(matches!(llc_misses(&all, 1), Availability::Unavailable(_)), "never 0");
+        let figures = figures(&all, "reads/s", |sample| Some(sample.reads_per_s()));
+        assert!(matches!(llc_misses(&all), Availability::Unavailable(_)), "never 0");
         assert_eq!((figures["recommended"].estimate.n, figures["recommended"].estimate.median), (8, 1350.0));
     }
 

@@ -12,7 +12,7 @@ impl Rng {
     }
 
     /// A stream of its own for the part `part` of a run with `seed`, so that the order of arms does not
-    /// depend on how many numbers the bootstrap drew.
+    /// depend on how many numbers another part drew.
     pub fn of_part(seed: u64, part: u64) -> Self {
         let mut parts = Self(seed ^ part.wrapping_mul(0xD1B5_4A32_D192_ED03));
         Self(parts.next_u64())

@@ -21,7 +21,7 @@ pub(crate) use arms::{ArmData, Arms, Place, latencies};
 pub use arms::{By, LATENCY_QUANTILES, LatencyOf};
 pub(crate) use show::{change as change_text, estimate as estimate_text};
 
-/// Seed of the bootstrap, so that equal recordings give equal intervals.
+/// Seed of the bootstrap of values that are not paired, so that equal recordings give equal intervals.
 const SEED: u64 = 1;
 
 /// What is compared.
@@ -309,7 +309,7 @@ fn lost(run: &RunDir) -> impl Iterator<Item = String> {
 fn summary(name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
     let estimate = |measure: Measure| {
         let values: Vec<f64> = measure.values(arm).into_values().collect();
-        let estimate = Estimate::of_median(&values, SEED);
+        let estimate = Estimate::of_median(&values);
         estimate.map_or_else(|| Availability::Unavailable(measure.missing(arm)), Availability::Available)
     };
     ArmSummary {
@@ -333,7 +333,7 @@ fn change(by: By, measure: Measure, before: &ArmData, name: &str, after: &ArmDat
         _ if by == By::Arm => {
             let pairs: Vec<(f64, f64)> =
                 first.iter().filter_map(|(place, value)| Some((*value, *second.get(place)?))).collect();
-            compare_blocks(&pairs, more, SEED).into()
+            compare_blocks(&pairs, more).into()
         }
         _ => {
             let (first, second): (Vec<f64>, Vec<f64>) =

@@ -43,7 +43,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
         let better = if measure.more_is_better() { "More is better." } else { "Less is better." };
         page.figure(
             bars(&id, &format!("{} by arm", measure.title()), measure.title(), &drawn),
-            &format!("Medians over {places} with 95 % bootstrap intervals. {better} The paper's Figure 4 is drawn so."),
+            &format!("Medians over {places} with 95 % intervals. {better} The paper's Figure 4 is drawn so."),
         );
     }
     if comparison.arms.is_empty() {

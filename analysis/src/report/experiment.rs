@@ -153,10 +153,8 @@ fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure
         other => other,
     };
     let caption = match name {
-        "arms_time" => {
-            "Medians over blocks with 95 % bootstrap intervals. Less is better. The paper's Figure 4."
-        }
-        _ => "Medians over blocks with 95 % bootstrap intervals, as the experiment came to them.",
+        "arms_time" => "Medians over blocks with 95 % intervals. Less is better. The paper's Figure 4.",
+        _ => "Medians over blocks with 95 % intervals, as the experiment came to them.",
     };
     page.figure(bars(&id, &format!("{title} by arm"), unit, &drawn), caption);
     let rows: Vec<Vec<String>> = figures

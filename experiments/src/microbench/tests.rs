@@ -319,7 +319,7 @@ fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
         })
         .collect();
     assert_eq!(pairs[0], (8000.0, 4000.0));
-    assert_eq!(Estimate::of_paired_ratio(&pairs, 1).unwrap().median, 2.0);
+    assert_eq!(Estimate::of_paired_ratio(&pairs).unwrap().median, 2.0);
     let sample = outcome.blocks[0].sample(Arm::Opposed).unwrap();
     assert_eq!((sample.cpu_share, sample.busy_ns_per_read()), (1.0, 500_000.0));
 

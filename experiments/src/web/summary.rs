@@ -174,13 +174,13 @@ impl WebSummary {
     pub fn of(config: &WebConfig, outcome: Outcome, about: About) -> Self {
         let valid: Vec<&WebBlock> = outcome.blocks.iter().filter(|block| block.invalid.is_none()).collect();
         let seed = Rng::of_part(config.seed, INTERVALS).next_u64();
-        let mean = |over, under| ratio(&valid, seed, over, under, WebSample::mean_us);
+        let mean = |over, under| ratio(&valid, over, under, WebSample::mean_us);
         let at = |percentile: f64| {
             let of = move |sample: &WebSample| {
                 let all: Vec<f64> = times(sample);
                 Some(huddle_model::stats::quantiles(&all, &[percentile])?[0])
             };
-            ratio(&valid, seed, Arm::Opposed, Arm::Recommended, of)
+            ratio(&valid, Arm::Opposed, Arm::Recommended, of)
         };
         let ratios = WebRatios {
             opposed_over_recommended: mean(Arm::Opposed, Arm::Recommended),
@@ -202,7 +202,7 @@ impl WebSummary {
                 drift * 100.0
             ));
         }
-        let misses = figures(&valid, seed, "misses/request", WebSample::llc_misses_per_request);
+        let misses = figures(&valid, "misses/request", WebSample::llc_misses_per_request);
         let (sharing_rate, sharing_rate_across) = outcome.expected.rates(&outcome.matrix);
         Self {
             schema: "huddle/summary/1",
@@ -219,7 +219,7 @@ impl WebSummary {
                     block.invalid.as_ref().map(|why| format!("block {}: {why}", block.number))
                 })
                 .collect(),
-            arms: figures(&valid, seed, "us", WebSample::mean_us),
+            arms: figures(&valid, "us", WebSample::mean_us),
             latency_us: by_arm(|arm| {
                 let samples = valid.iter().filter_map(|block| block.sample(arm));
                 Distribution::of(&samples.map(times).collect::<Vec<_>>(), seed)
@@ -231,7 +231,7 @@ impl WebSummary {
             },
             verdict: verdict(ratios.opposed_over_recommended),
             ratios,
-            tenants: tenants(config, &valid, seed),
+            tenants: tenants(config, &valid),
             drift,
             sharing_rate,
             sharing_rate_across,
@@ -279,7 +279,6 @@ fn requests(blocks: &[&WebBlock], arm: Arm) -> Option<Requests> {
 
 fn figures(
     blocks: &[&WebBlock],
-    seed: u64,
     unit: &'static str,
     figure: impl Fn(&WebSample) -> Option<f64>,
 ) -> BTreeMap<&'static str, ArmFigure> {
@@ -287,11 +286,11 @@ fn figures(
         let samples = blocks.iter().filter_map(|block| block.sample(arm));
         // One block without the figure and it cannot be had.
         let values = samples.map(&figure).collect::<Option<Vec<f64>>>()?;
-        Some(ArmFigure { estimate: Estimate::of_median(&values, seed)?, unit })
+        Some(ArmFigure { estimate: Estimate::of_median(&values)?, unit })
     })
 }
 
-fn tenants(config: &WebConfig, blocks: &[&WebBlock], seed: u64) -> Vec<TenantFigures> {
+fn tenants(config: &WebConfig, blocks: &[&WebBlock]) -> Vec<TenantFigures> {
     let figures_of = |(number, data): (usize, &String)| {
         let of =
             |sample: &WebSample| sample.tenants.get(number).and_then(|tenant: &TenantSample| tenant.mean_us);
@@ -299,8 +298,8 @@ fn tenants(config: &WebConfig, blocks: &[&WebBlock], seed: u64) -> Vec<TenantFig
             vm: config.bench().guest_name(number),
             data: data.clone(),
             writes: config.writes(number),
-            arms: figures(blocks, seed, "us", of),
-            opposed_over_recommended: ratio(blocks, seed, Arm::Opposed, Arm::Recommended, of),
+            arms: figures(blocks, "us", of),
+            opposed_over_recommended: ratio(blocks, Arm::Opposed, Arm::Recommended, of),
         }
     };
     config.data.iter().enumerate().map(figures_of).collect()
@@ -308,14 +307,13 @@ fn tenants(config: &WebConfig, blocks: &[&WebBlock], seed: u64) -> Vec<TenantFig
 
 fn ratio(
     blocks: &[&WebBlock],
-    seed: u64,
     over: Arm,
     under: Arm,
     figure: impl Fn(&WebSample) -> Option<f64>,
 ) -> Option<Ratio> {
     let of = |block: &&WebBlock| Some((figure(block.sample(over)?)?, figure(block.sample(under)?)?));
     let pairs: Vec<(f64, f64)> = blocks.iter().filter_map(of).collect();
-    let Estimate { n, median, ci95 } = Estimate::of_paired_ratio(&pairs, seed)?;
+    let Estimate { n, median, ci95 } = Estimate::of_paired_ratio(&pairs)?;
     // Of logarithms, so that a block counts by its ratio, however fast the machine was then.
     let logarithms: Vec<(f64, f64)> = pairs.iter().map(|(over, under)| (under.ln(), over.ln())).collect();
     Some(Ratio { value: median, ci95, n, test: signed_rank(&logarithms) })

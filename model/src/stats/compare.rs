@@ -4,9 +4,9 @@
 //! `after / before - 1` where more is better, `1 - after / before` where less is.
 //!
 //! [`compare_blocks`] pairs by block: in a block both placements met the same disturbance, so the change
-//! is taken within each block; its median and bootstrap interval are over blocks. [`compare_samples`] is
-//! for values that have no partner: the change is that of the medians, both samples are drawn anew
-//! independently, and the test is Mann-Whitney's.
+//! is taken within each block; its median and interval are over blocks. [`compare_samples`] is for values
+//! that have no partner: the change is that of the medians, with the percentile bootstrap (Efron 1979) that
+//! draws both samples anew independently, and the test is Mann-Whitney's.
 
 use std::fmt;
 
@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::rank::{RankTest, mann_whitney, signed_rank};
 use super::trend::{Trend, outliers, trend};
-use super::{Estimate, LEAST_VALUES, RESAMPLES, median, quantile};
+use super::{Estimate, LEAST_VALUES, median, quantile};
 use crate::rng::Rng;
+
+/// How many times the bootstrap draws.
+const RESAMPLES: usize = 4000;
 
 /// p value below which a drift is told.
 const DRIFT_P: f64 = 0.05;
@@ -155,11 +158,7 @@ impl Side {
 ///
 /// # Errors
 /// When no pair is left.
-pub fn compare_blocks(
-    pairs: &[(f64, f64)],
-    more_is_better: bool,
-    seed: u64,
-) -> Result<Compared, CannotCompare> {
+pub fn compare_blocks(pairs: &[(f64, f64)], more_is_better: bool) -> Result<Compared, CannotCompare> {
     let used: Vec<(f64, f64)> = pairs
         .iter()
         .copied()
@@ -170,11 +169,11 @@ pub fn compare_blocks(
     let (before, after): (Vec<f64>, Vec<f64>) = used.iter().copied().unzip();
     let changes: Vec<f64> =
         used.iter().map(|(before, after)| relative(*before, *after, more_is_better)).collect();
-    let change = Estimate::of_median(&changes, seed).ok_or_else(none)?;
+    let change = Estimate::of_median(&changes).ok_or_else(none)?;
     Ok(Compared {
         paired: true,
-        before: Estimate::of_median(&before, seed).ok_or_else(none)?,
-        after: Estimate::of_median(&after, seed).ok_or_else(none)?,
+        before: Estimate::of_median(&before).ok_or_else(none)?,
+        after: Estimate::of_median(&after).ok_or_else(none)?,
         change,
         test: signed_rank(&used),
         warnings: warnings(&before, &after, used.len(), left_out),
@@ -182,7 +181,7 @@ pub fn compare_blocks(
 }
 
 /// Compares two samples without partners. Values that are not finite are left out, and counted in a
-/// warning.
+/// warning; equal seeds give equal intervals.
 ///
 /// # Errors
 /// When a side is empty, or the first one's median is not above 0.
@@ -197,7 +196,7 @@ pub fn compare_samples(
     let left_out = before.len() + after.len();
     let (before, after) = (finite(before), finite(after));
     let left_out = left_out - before.len() - after.len();
-    let of = |values: &[f64]| Estimate::of_median(values, seed).ok_or(CannotCompare::NoValue);
+    let of = |values: &[f64]| Estimate::of_median(values).ok_or(CannotCompare::NoValue);
     let (middle_before, middle_after) = (of(&before)?, of(&after)?);
     if middle_before.median <= 0.0 {
         return Err(CannotCompare::ZeroBefore);

@@ -197,7 +197,7 @@ impl Machine {
         for arm in &mut self.arms {
             // Computed when a block was added, not at every look.
             if arm.value.value().map_or(0, |value| value.n) != arm.blocks.len() {
-                arm.value = match Estimate::of_median(&arm.blocks, self.settings.seed) {
+                arm.value = match Estimate::of_median(&arm.blocks) {
                     Some(value) => Availability::Available(value),
                     None => Availability::Unavailable("no block has ended yet".into()),
                 };

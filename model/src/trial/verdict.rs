@@ -50,7 +50,7 @@ pub(super) fn judge(pairs: &[(f64, f64)], more_is_better: bool, settings: &Trial
     if !last && (blocks < FIRST_LOOK || !(blocks - FIRST_LOOK).is_multiple_of(BETWEEN_LOOKS)) {
         return Verdict::Open;
     }
-    let compared = match compare_blocks(pairs, more_is_better, settings.seed) {
+    let compared = match compare_blocks(pairs, more_is_better) {
         Ok(compared) => compared,
         Err(_) if !last => return Verdict::Open,
         Err(error) => return Verdict::Unusable(error.to_string()),
