@@ -7,7 +7,8 @@ use std::time::Duration;
 use huddle_collector::discover::{
     DiscoverError, DiscoverOptions, Discoverer, Discovery, NamedCgroup, NamedComm, NamedProcess,
 };
-use huddle_collector::engine::{Clock, HostClock};
+use huddle_collector::engine::HostClock;
+use huddle_collector::engine::stages::Clock;
 use huddle_collector::host::{HostRoot, topology};
 use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
 use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
