@@ -10,8 +10,8 @@
 //!
 //! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB: 18 bytes a page. Where that is not
 //! enough, guests are read several times, each time for another part of the hashes ([`records`]). **Processor
-//! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of work
-//! ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
+//! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of reading and
+//! comparing, and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
 //!
 //! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
 //! group then, and counts as shared with nobody; how many did is a note. A page that is given back meanwhile
@@ -83,6 +83,10 @@ impl ContentScan {
     pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
         let began = Instant::now();
         let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
+        for vm in vms.iter().filter(|vm| vm.memory.is_empty()) {
+            // Where discovery was not let in, it found no memory, which must not read as a VM of 0 pages.
+            memory::check_readable(&self.root, vm)?;
+        }
         let scanned = {
             let name_of = |vm: usize| vms[vm].name.clone();
             let mut memory = ProcessMemory::open(&self.root, &processes, name_of)?;
@@ -188,8 +192,10 @@ fn scan<M: GuestMemory>(
         hash_slice(&mut desk, &mut records, &mut scanned.tally, scanned.readings == 0)
             .map_err(|stopped| stopped.error(&records, settings))?;
         scanned.readings += 1;
+        let sorted = records.sorted();
+        throttle.rest();
         let mut verifier = Verifier::new(memory, &spaces, &mut throttle, &mut scanned.tally);
-        verifier.count(records.sorted());
+        verifier.count(sorted);
         scanned.differing += verifier.differing;
         next = records.next_slice();
     }

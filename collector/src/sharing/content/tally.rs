@@ -32,6 +32,8 @@ pub(super) struct OfVm {
     pub(super) zero: u64,
     /// Pages of those that were read whose content the VM has more than once.
     repeated: u64,
+    /// Contents that were seen on one page of all.
+    unique: u64,
 }
 
 /// The figures of a scan.
@@ -63,6 +65,12 @@ impl Tally {
 
     pub(super) fn vms(&self) -> &[OfVm] {
         &self.vms
+    }
+
+    /// A content that is not zero and was seen on this one page only.
+    #[inline]
+    pub(super) fn unique(&mut self, vm: usize) {
+        self.vms[vm].unique += 1;
     }
 
     /// One content that is not zero: the VMs that have it, and how often; a VM may come several times.
@@ -115,7 +123,7 @@ impl Tally {
         let memory = self.vms.iter().enumerate().map(|(position, vm)| MemoryUse {
             pages_resident: vm.read,
             pages_used: vm.read - vm.zero,
-            frames_used: shared[position][position],
+            frames_used: shared[position][position] + vm.unique,
             pages_zero: vm.zero,
             self_shared_pages: vm.repeated,
             pages_huge: None,
@@ -133,10 +141,11 @@ impl Tally {
             .map(|(position, vm)| {
                 let pages_zero = scale(vm.zero).min(vm.resident);
                 let pages_used = vm.resident - pages_zero;
+                let frames = self.weighed[position][position] + vm.unique as f64 * self.draw.weight(1);
                 MemoryUse {
                     pages_resident: vm.resident,
                     pages_used,
-                    frames_used: (self.weighed[position][position].round() as u64).min(pages_used),
+                    frames_used: (frames.round() as u64).min(pages_used),
                     pages_zero,
                     self_shared_pages: scale(vm.repeated).min(pages_used),
                     pages_huge: None,

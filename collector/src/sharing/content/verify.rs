@@ -117,7 +117,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         while at < records.len() {
             let alike = records[at..].iter().take_while(|record| record.hash() == records[at].hash()).count();
             if alike == 1 {
-                self.tally.content(std::iter::once((self.spaces.vm(records[at].page()), 1)));
+                self.tally.unique(self.spaces.vm(records[at].page()));
             } else {
                 groups.push(kept as u32);
                 records.copy_within(at..at + alike, kept);
