@@ -15,6 +15,9 @@ use super::throttle::Throttle;
 /// Contents of one hash that are told apart; what is beyond counts as shared with nobody.
 const MAX_CLASSES: usize = 4;
 
+/// Records that are gone through in far less than a rest is due after.
+const RECORDS_BETWEEN_RESTS: usize = 8192;
+
 /// Where a page is.
 pub(super) struct Spaces {
     /// For each space its first page, ascending.
@@ -106,6 +109,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
             let batch: Vec<&[Record]> =
                 batch.iter().map(|start| &records[*start as usize..end_of(*start)]).collect();
             self.batch(&batch);
+            self.throttle.rest();
         }
     }
 
@@ -113,8 +117,12 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
     /// the order of their first pages.
     fn keep_groups(&mut self, records: &mut Vec<Record>) -> Vec<u32> {
         let mut groups = Vec::new();
-        let (mut kept, mut at) = (0, 0);
+        let (mut kept, mut at, mut rested_at) = (0, 0, 0);
         while at < records.len() {
+            if at - rested_at > RECORDS_BETWEEN_RESTS {
+                self.throttle.rest();
+                rested_at = at;
+            }
             let alike = records[at..].iter().take_while(|record| record.hash() == records[at].hash()).count();
             if alike == 1 {
                 self.tally.unique(self.spaces.vm(records[at].page()));
