@@ -14,8 +14,9 @@
 //! comparing, and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
 //!
 //! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
-//! group then, and counts as shared with nobody; how many did is a note. A page that is given back meanwhile
-//! is not counted. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
+//! group then, and counts as shared with nobody; how many did is a note. A page that is given back before it is
+//! hashed is not counted; what is resident is counted again at the end, and a VM that shrank or grew by more than
+//! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
 //! used recently.
 
 mod draw;
@@ -44,6 +45,9 @@ use self::verify::{Spaces, Verifier};
 use super::processes::Processes;
 use super::{Found, Measurement, SharingError, assemble, pagemap};
 use crate::host::HostRoot;
+
+/// A change of memory by more than one part in so many is noted.
+const WORTH_SAYING: u64 = 100;
 
 /// Measures what VMs could share by the contents of their pages.
 #[derive(Clone, Debug)]
@@ -109,6 +113,16 @@ impl ContentScan {
                 ));
             }
         }
+        for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
+            let (before, after) = (counts.resident, scanned.resident_after[vm]);
+            if before.abs_diff(after) > before / WORTH_SAYING {
+                let name = &vms[vm].name;
+                notes.push(format!(
+                    "{name:?} had {before} pages in memory when it was read and {after} afterwards: its row is of \
+                     neither moment"
+                ));
+            }
+        }
         if scanned.differing > 0 {
             notes.push(format!(
                 "{} pages were written while they were measured, and count as shared with nobody",
@@ -168,6 +182,8 @@ struct Scanned {
     differing: u64,
     /// How often the memory was read.
     readings: u64,
+    /// Present pages of each VM after all of that.
+    resident_after: Vec<u64>,
 }
 
 /// Both halves, as often as it takes.
@@ -183,7 +199,8 @@ fn scan<M: GuestMemory>(
     }
     let draw = Draw::new(settings.sample, settings.seed);
     let mut throttle = Throttle::new(settings.cpu_share);
-    let mut scanned = Scanned { tally: Tally::new(vms, draw), differing: 0, readings: 0 };
+    let tally = Tally::new(vms, draw);
+    let mut scanned = Scanned { tally, differing: 0, readings: 0, resident_after: vec![0; vms] };
     let mut records = Records::within(bytes(settings));
     let mut next = Some(Slice::ALL);
     while let Some(slice) = next {
@@ -198,6 +215,20 @@ fn scan<M: GuestMemory>(
         verifier.count(sorted);
         scanned.differing += verifier.differing;
         next = records.next_slice();
+    }
+    let mut slots = Vec::new();
+    for (space, (vm, count)) in memory.spaces().into_iter().enumerate() {
+        let mut done = 0;
+        while done < count {
+            slots.clear();
+            let looked_at = memory.present(space, done, &mut slots)?;
+            if looked_at == 0 {
+                break;
+            }
+            done += looked_at;
+            scanned.resident_after[vm] += slots.len() as u64;
+            throttle.rest();
+        }
     }
     Ok(scanned)
 }

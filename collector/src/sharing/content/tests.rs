@@ -21,6 +21,8 @@ struct Made {
     change: Option<(u64, usize, usize, Option<u64>)>,
     /// From that many pages read on, that space is gone.
     gone: Option<(u64, usize)>,
+    /// From that many pages read on, that space has only its first pages, so many.
+    shrunk: Option<(u64, usize, usize)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,9 @@ impl GuestMemory for Made {
         // Seven at a time, so that ends and rests are met.
         let pages = self.spaces[space].1.iter().zip(0..).skip(first as usize).take(7);
         let looked_at = pages.clone().count() as u64;
+        let shrunk = self.shrunk.filter(|(from, of, _)| self.reads >= *from && *of == space);
+        let end = shrunk.map_or(u64::MAX, |(_, _, keeps)| keeps as u64);
+        let pages = pages.filter(|(_, number)| *number < end);
         slots.extend(pages.filter_map(|(page, number)| Some(Slot { number, frame: (*page)?.frame })));
         Ok(looked_at)
     }
@@ -239,6 +244,17 @@ fn a_page_that_goes_before_it_is_hashed_is_lost() {
     let matrix = matrix(scanned);
     assert_eq!(matrix.shared_frames(0, 1), Some(1));
     assert_eq!(matrix.vms()[1].memory.unwrap().pages_resident, 1);
+}
+
+#[test]
+fn a_space_that_shrinks_after_it_was_read_is_noticed() {
+    let pages: Vec<_> = (1..41).map(page).collect();
+    let mut made = Made::of(&[pages.clone(), pages]);
+    assert_eq!(scanned(&made, 2, &settings()).resident_after, [40, 40]);
+    made.shrunk = Some((80, 1, 10));
+    let scanned = scanned(&made, 2, &settings());
+    assert_eq!(scanned.tally.vms()[1].resident, 40);
+    assert_eq!(scanned.resident_after, [40, 10]);
 }
 
 /// Whenever a space goes, the others are counted rightly.
