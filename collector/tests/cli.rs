@@ -517,8 +517,10 @@ fn windows_between_rounds_are_recorded_with_what_they_cost() {
     let counted = columns(&run_dir.join("counters"), ["instructions", "llc_references", "interval_ns"]);
     let counted_us: i64 = counted.iter().map(|row| row[0].unwrap() / 1000).sum();
     assert!(counted.iter().all(|row| row[1].is_none() && row[2].is_some()), "{counted:?}");
-    // Two clocks of the same thread, read one after the other.
-    assert!((counted_us - run_us).abs() <= run_us / 50 + 10_000, "task-clock {counted_us}, run {run_us}");
+    // Two clocks of the same thread, read one after the other; what the hypervisor takes from this machine
+    // (steal) is in task-clock and not in run time.
+    assert!(run_us <= counted_us + run_us / 50 + 10_000, "task-clock {counted_us}, run {run_us}");
+    assert!(counted_us <= long_us + long_us / 100 + 20_000, "task-clock {counted_us} of {long_us}");
     let programs = columns(&run_dir.join("programs"), ["runs"]);
     assert!(programs.iter().any(|row| row[0].is_some_and(|runs| runs > 0)), "some program ran");
 }

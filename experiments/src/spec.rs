@@ -80,9 +80,9 @@ pub struct Config {
     pub data_cache_fraction: Option<f64>,
     /// Reads of a guest between two rests; `None` for a quarter more than the data has lines, so that
     /// each turn uses all of the data and pays for what the turn before it displaced (with longer turns
-    /// the guests alternate less and the effect is smaller), and for 60,000 under TCG.
+    /// the guests alternate less and the effect is smaller).
     pub burst_reads: Option<u64>,
-    /// How long a rest is, in microseconds; 0 only lets others run. `None` for 0, and 1000 for VMs: a
+    /// How long a rest is, in microseconds; 0 only lets others run. `None` for 0, and 400 for VMs: a
     /// guest's kernel cannot give its CPU to another VM but by being idle.
     pub idle_us: Option<u64>,
     /// The arms.

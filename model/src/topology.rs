@@ -39,13 +39,15 @@ struct File {
     #[serde(default)]
     level: Option<u8>,
     domains: Vec<CacheDomain>,
+    #[serde(default)]
+    cores: Vec<CpuSet>,
 }
 
 impl TryFrom<File> for Topology {
     type Error = TopologyError;
 
     fn try_from(file: File) -> Result<Self, TopologyError> {
-        Self::new(file.level, file.domains)
+        Ok(Self::new(file.level, file.domains)?.with_cores(file.cores))
     }
 }
 
@@ -56,6 +58,9 @@ pub struct Topology {
     /// Cache level the domains are drawn at; `None` when a file gave the domains.
     level: Option<u8>,
     domains: Vec<CacheDomain>,
+    /// CPUs of one core each (SMT siblings); empty where that is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cores: Vec<CpuSet>,
 }
 
 /// A topology that cannot be.
@@ -126,14 +131,31 @@ impl Topology {
                 }
             }
         }
-        Ok(Self { level, domains })
+        Ok(Self { level, domains, cores: Vec::new() })
+    }
+
+    /// The same with what is known of cores: the CPUs of each (SMT siblings), disjoint.
+    #[must_use]
+    pub fn with_cores(self, cores: Vec<CpuSet>) -> Self {
+        Self { cores, ..self }
+    }
+
+    /// How many cores the CPUs of a domain are on; a CPU whose core is not known counts as one.
+    pub fn cores_in(&self, domain: &CacheDomain) -> usize {
+        let known = self.cores.iter().filter(|core| !core.is_disjoint(&domain.cpus));
+        let (mut cores, mut rest) = (0, domain.cpus.clone());
+        for core in known {
+            cores += 1;
+            rest = rest.difference(core);
+        }
+        cores + rest.len()
     }
 
     /// Reads the JSON of `--topology FILE`.
     pub fn from_json(text: &str) -> Result<Self, TopologyError> {
         let file: File =
             serde_json::from_str(text).map_err(|error| TopologyError::Json(error.to_string()))?;
-        Self::new(file.level, file.domains)
+        Self::try_from(file)
     }
 
     /// Draws the domains of a host: `caches` restricted to the `usable` CPUs.
@@ -254,6 +276,22 @@ mod tests {
             caches.push(cache(2, &format!("{}-{}", core * 2, core * 2 + 1), 256));
         }
         caches
+    }
+
+    #[test]
+    fn siblings_are_one_core() {
+        let usable = "0-6".parse().unwrap();
+        let topology = Topology::from_caches(&two_sockets(), &usable, Some(3), |_| None).unwrap();
+        let counted = |topology: &Topology| -> Vec<usize> {
+            topology.domains().iter().map(|domain| topology.cores_in(domain)).collect()
+        };
+        assert_eq!(counted(&topology), [4, 3], "nothing is known of cores");
+        let cores = ["0-1", "2-3", "6-7"].map(|core| core.parse().unwrap()).to_vec();
+        let topology = topology.with_cores(cores);
+        // Of the second socket the core of 4 and 5 is not known, and 7 is not usable.
+        assert_eq!(counted(&topology), [2, 3]);
+        let text = serde_json::to_string(&topology).unwrap();
+        assert_eq!(Topology::from_json(&text).unwrap(), topology);
     }
 
     fn cpus(topology: &Topology) -> Vec<String> {

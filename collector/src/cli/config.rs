@@ -35,6 +35,11 @@ use super::failure::Failure;
 /// [plan]                # what every plan has to keep to, see `PlanLimits`
 /// apart = [["web", "database"], ["a", "b", "c"]]  # no two of a group may share a cache
 /// vcpus_per_cpu = 2.0   # most vCPUs on a domain for each of its CPUs
+/// vcpus_per_core = 2.0  # and for each of its cores, whose siblings (SMT) count as one
+/// load_per_cpu = 0.8    # most CPU time its VMs use for each of its CPUs
+/// local_memory = 0.9    # least share of a VM's memory on the NUMA node of a domain it goes to
+/// contention = 1.0      # policy sharing: shared frames worth a frame beyond the cache
+/// working_set_kib = { web = 2048 }  # what VMs use of a cache; else as resctrl measures
 ///
 /// [sharing]
 /// method = "events"     # or "merged", the default: read all page tables in each round; or "content"
@@ -240,6 +245,8 @@ mod tests {
             [plan]
             apart = [["web", "database"]]
             vcpus_per_cpu = 2.0
+            load_per_cpu = 0.8
+            working_set_kib = { web = 2048 }
             [sharing]
             method = "events"
             rescan_rounds = 3
@@ -270,6 +277,7 @@ mod tests {
         assert_eq!(config.sharing.memory_mib, NonZeroU32::new(64));
         assert_eq!(config.plan.apart, [["web", "database"]]);
         assert_eq!(config.plan.vcpus_per_cpu, Some(2.0));
+        assert_eq!((config.plan.load_per_cpu, config.plan.working_set_kib["web"]), (Some(0.8), 2048));
         assert!(config.counters.guest_only);
         let choices = config.counters.choices().unwrap();
         assert_eq!(choices.len(), 2);
@@ -294,6 +302,8 @@ mod tests {
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
             ("[plan]\napart = [[\"a\"]]\n", "two or more different VMs"),
             ("[plan]\nvcpus_per_cpu = 0.0\n", "expected more than 0"),
+            ("[plan]\nload_per_cpu = 80\n", "at most 1"),
+            ("[plan]\nworking_set_kib = { web = -1 }\n", "line 2"),
             ("[plan]\napart = [\"a\", \"b\"]\n", "line 2"),
             ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
             ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),

@@ -9,7 +9,7 @@ use huddle_collector::discover::{
 };
 use huddle_collector::engine::HostClock;
 use huddle_collector::engine::stages::Clock;
-use huddle_collector::host::{HostRoot, topology};
+use huddle_collector::host::{HostRoot, numa, topology};
 use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
 use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
 use huddle_collector::sharing::content::{ContentScan, ContentSettings};
@@ -154,9 +154,17 @@ impl Context {
     pub(crate) fn plan(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
         let limits = &self.config.plan;
         let apart = limits.pairs_apart(matrix);
-        let vms: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        let vms = vms.iter().map(|vm| {
+            let mut place = PlanVm::of(vm, topology);
+            if limits.local_memory.is_some() {
+                // Where it is not known a reason of the plan says so.
+                place.node_pages = numa::node_pages(&self.root, vm.process.id).unwrap_or_default();
+            }
+            place
+        });
+        let vms: Vec<PlanVm> = vms.collect();
         let input = PlanInput::new(matrix, topology, &vms);
-        self.policy.plan(&input.apart(&apart).vcpus_per_cpu(limits.vcpus_per_cpu))
+        self.policy.plan(&input.apart(&apart).limits(limits))
     }
 
     /// The state directory, made if it is not there.

@@ -158,7 +158,7 @@ impl Engine {
     }
 
     /// The policy that is set now, on what the last round measured.
-    fn plan_anew(&self, last: &Snapshot) -> Availability<Plan> {
+    fn plan_anew(&mut self, last: &Snapshot) -> Availability<Plan> {
         match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
                 Availability::Available(self.planned(&last.vms, matrix, topology))

@@ -1,15 +1,16 @@
 //! The stages on this host: `/proc`, `/sys` and the scan of page tables.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use huddle_model::ksm::KsmState;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
-use huddle_model::vm::Vm;
+use huddle_model::vm::{TaskId, Vm};
 
 use super::stages::{Clock, HostSource, Pinner, SharingSource, StageError, VmSource};
 use crate::discover::{Discoverer, Discovery};
-use crate::host::{HostRoot, ksm, read_text, topology};
+use crate::host::{HostRoot, ksm, numa, read_text, topology};
 use crate::pin::{HostPinner, PinReport, UndoReport};
 use crate::sharing::content::ContentScan;
 use crate::sharing::{Measurement, MergedScan};
@@ -68,6 +69,10 @@ impl HostSource for HostFacts {
 
     fn ksm(&mut self) -> Result<KsmState, StageError> {
         Ok(ksm::state(&self.root)?)
+    }
+
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Ok(numa::node_pages(&self.root, process.id)?)
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {

@@ -207,13 +207,26 @@ impl Engine {
     }
 
     /// What the policy makes of what was measured.
-    fn planned(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
+    fn planned(&mut self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
         let apart = self.limits.pairs_apart(matrix);
-        let places: Vec<PlanVm> = vms.iter().map(|vm| PlanVm::of(vm, topology)).collect();
+        let seen = self.memory.last.as_ref().and_then(|last| last.observation.value());
+        let mut places: Vec<PlanVm> = Vec::new();
+        for vm in vms {
+            let place = PlanVm::of(vm, topology);
+            let mut place = match seen {
+                Some(seen) => place.observed(vm, seen),
+                None => place,
+            };
+            if self.limits.local_memory.is_some() {
+                // Where it is not known a reason of the plan says so.
+                place.node_pages = self.host.node_pages(vm.process).unwrap_or_default();
+            }
+            places.push(place);
+        }
         let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
         let counted = weighted.as_ref().unwrap_or(matrix);
         let input = PlanInput::new(counted, topology, &places);
-        self.policy.plan(&input.apart(&apart).vcpus_per_cpu(self.limits.vcpus_per_cpu))
+        self.policy.plan(&input.apart(&apart).limits(&self.limits))
     }
 
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are

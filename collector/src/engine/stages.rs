@@ -1,5 +1,6 @@
 //! The stages of the loop as the engine knows them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
@@ -7,7 +8,7 @@ use huddle_model::ksm::KsmState;
 use huddle_model::observation::{Observation, ProgramCost};
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
-use huddle_model::vm::Vm;
+use huddle_model::vm::{TaskId, Vm};
 
 use crate::discover::Discovery;
 use crate::pin::{PinReport, UndoReport};
@@ -39,6 +40,8 @@ pub trait HostSource {
     fn topology(&mut self) -> Result<Topology, StageError>;
     /// KSM's counters and settings.
     fn ksm(&mut self) -> Result<KsmState, StageError>;
+    /// Pages of a process's memory on each NUMA node; only asked for where a limit of plans is about it.
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError>;
     /// Runnable tasks a usable CPU at this moment.
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError>;
     /// CPU time this process has used so far, in microseconds.

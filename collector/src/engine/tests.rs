@@ -1,6 +1,6 @@
 //! The whole loop on fakes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ impl HostSource for FakeHost {
 
     fn ksm(&mut self) -> Result<KsmState, StageError> {
         Err("no KSM here".into())
+    }
+
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Err(format!("nobody tells where the memory of {} is", process.id).into())
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
@@ -210,6 +214,35 @@ impl Observer for FakeObserver {
 fn watched(pinner: &FakePinner, vms: Vec<Vm>) -> Engine {
     let observer = FakeObserver { book: pinner.clone(), windows: 0 };
     Engine { observer: Some(Box::new(observer)), ..engine(vec![Ok(vms)], pinner) }
+}
+
+#[test]
+fn plans_know_what_the_last_window_saw() {
+    let snapshot = crate::record::sample_observed::observed(3, 2);
+    let (topology, seen) = (snapshot.topology.value().unwrap(), snapshot.observation.value().unwrap());
+    let place = |vm: &Vm| PlanVm::of(vm, topology).observed(vm, seen);
+    let first = place(&snapshot.vms[0]);
+    let run_ns: u64 = seen.vcpus.iter().filter(|vcpu| vcpu.vm == "vm0").flat_map(run_ns).sum();
+    assert!(run_ns > 0);
+    assert!(
+        (first.cpus_busy.unwrap() - run_ns as f64 / 1e9).abs() < 1e-9,
+        "windows last a second: {first:?}"
+    );
+    assert_eq!(first.working_set_frames, Some((4 << 20) / 4096));
+    // Nobody watched this one.
+    let other = place(&vm("other", 99));
+    assert_eq!((other.cpus_busy, other.working_set_frames), (None, None));
+
+    let limits = PlanLimits { load_per_cpu: Some(0.5), local_memory: Some(0.5), ..PlanLimits::default() };
+    let pinner = FakePinner::default();
+    let mut engine = Engine { limits, ..watched(&pinner, vec![vm("a", 1), vm("b", 2)]) };
+    let first = engine.round();
+    let reasons = &first.plan.value().unwrap().reasons;
+    assert!(reasons.iter().any(|reason| reason.contains("a: its CPU load is not known")), "{reasons:?}");
+}
+
+fn run_ns(vcpu: &huddle_model::observation::VcpuObservation) -> Vec<u64> {
+    vcpu.residency.value().unwrap().iter().map(|on| on.run_ns.unwrap()).collect()
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Wishes of viewers while placements are tried: four VMs, of which those in opposite domains share.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -98,6 +99,10 @@ impl HostSource for FakeHost {
 
     fn ksm(&mut self) -> Result<KsmState, StageError> {
         Err("no KSM here".into())
+    }
+
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Err(format!("nobody tells where the memory of {} is", process.id).into())
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {

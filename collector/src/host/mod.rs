@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod ksm;
 pub mod maps;
+pub mod numa;
 pub mod status;
 pub mod task;
 pub mod topology;

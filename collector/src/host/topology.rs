@@ -97,7 +97,25 @@ pub fn read(root: &HostRoot, level: Option<u8>) -> Result<Topology, TopologyRead
         return Err(TopologyReadError::NoSuchLevel { asked, levels });
     }
     let nodes = nodes(root)?;
-    Ok(Topology::from_caches(&caches, &usable, level, |cpu| nodes.get(&cpu).copied())?)
+    let topology = Topology::from_caches(&caches, &usable, level, |cpu| nodes.get(&cpu).copied())?;
+    Ok(topology.with_cores(cores(root, &usable)?))
+}
+
+/// The usable CPUs of each core that has more than one (SMT); a CPU in none of them is a core of its own.
+fn cores(root: &HostRoot, usable: &CpuSet) -> Result<Vec<CpuSet>, HostError> {
+    let mut cores: Vec<CpuSet> = Vec::new();
+    for cpu in usable.iter() {
+        // `core_cpus_list` since Linux 5.3; the other name is older and means the same.
+        let directory = root.sys(format!("{CPUS}/cpu{cpu}/topology"));
+        let named = |name: &str| optional(read_cpus(&directory.join(name)));
+        let siblings = match named("core_cpus_list")? {
+            Some(siblings) => Some(siblings),
+            None => named("thread_siblings_list")?,
+        };
+        let core = siblings.map(|siblings| siblings.intersection(usable)).filter(|core| core.len() > 1);
+        cores.extend(core.filter(|core| !cores.contains(core)));
+    }
+    Ok(cores)
 }
 
 /// The levels at which there are caches that hold data, ascending.
@@ -219,6 +237,27 @@ mod tests {
         assert_eq!(read(&root, Some(2)).unwrap().domains().len(), 4);
         let error = read(&root, Some(4)).unwrap_err().to_string();
         assert!(error.contains("level 4") && error.contains("1, 2, 3"), "{error}");
+    }
+
+    #[test]
+    fn siblings_are_told_by_either_name() {
+        let (_dir, root) = two_sockets();
+        let count = || {
+            let topology = read(&root, None).unwrap();
+            let cores = topology.domains().iter().map(|domain| topology.cores_in(domain));
+            cores.collect::<Vec<_>>()
+        };
+        assert_eq!(count(), [4, 4], "nothing is told");
+        for (cpu, name, list) in
+            [(0, "core_cpus_list", "0-1"), (1, "core_cpus_list", "0-1"), (6, "thread_siblings_list", "6-7")]
+        {
+            let directory = root.sys(format!("{CPUS}/cpu{cpu}/topology"));
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join(name), list).unwrap();
+        }
+        assert_eq!(count(), [3, 3]);
+        std::fs::write(root.sys("devices/system/cpu/isolated"), "1\n").unwrap();
+        assert_eq!(count(), [3, 3], "the core of CPU 0 has one usable CPU left");
     }
 
     #[test]

@@ -314,7 +314,7 @@ impl World {
             there.iter().map(|vm| ((vm.name.clone(), 0), DomainId(self.domain(vm)))).collect();
         let limits: Vec<PlanVm> = there
             .iter()
-            .map(|vm| PlanVm { allowed: None, current: vec![Some(DomainId(self.domain(vm)))] })
+            .map(|vm| PlanVm { current: vec![Some(DomainId(self.domain(vm)))], ..PlanVm::default() })
             .collect();
         let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &self.topology, &limits));
         let members: BTreeSet<_> = there.iter().map(|vm| (vm.name.clone(), vm.process, 1)).collect();

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{PlanInput, VcpuPlacement};
-use crate::topology::{CacheDomain, DomainId};
+use crate::topology::DomainId;
 
 /// Positions of domains index the vectors; positions of VMs are those of the matrix.
 pub(super) struct Board<'a> {
@@ -15,6 +15,9 @@ pub(super) struct Board<'a> {
     /// How many of those are not yet placed.
     extra: u32,
     load: Vec<u32>,
+    /// CPUs that the VMs in each domain keep busy, and how many they may.
+    busy: Vec<f64>,
+    most_busy: Vec<Option<f64>>,
     /// Domain of each vCPU of each VM; empty while the VM is not placed.
     placed: Vec<Vec<usize>>,
     reasons: Vec<String>,
@@ -30,17 +33,12 @@ impl<'a> Board<'a> {
         let cpus: u64 = domains.iter().map(|domain| domain.cpus.len() as u64).sum();
         sizes.sort_unstable_by_key(|size| Reverse(*size));
         let largest_pair: u64 = sizes.iter().take(2).map(|size| u64::from(*size)).sum();
-        let most = |domain: &CacheDomain| match input.vcpus_per_cpu {
-            // A little more, so that 0.1 of 10 CPUs is 1.
-            Some(most) => (most * domain.cpus.len() as f64 + 1e-9).floor() as u64,
-            None => u64::MAX,
-        };
         let base: Vec<u32> = domains
             .iter()
             .map(|domain| {
                 let own = domain.cpus.len() as u64;
                 let share = (vcpus * own / cpus).max(own.min(largest_pair));
-                u32::try_from(share.min(most(domain))).unwrap_or(u32::MAX)
+                u32::try_from(share.min(input.most_vcpus(domain))).unwrap_or(u32::MAX)
             })
             .collect();
         let fractional = domains
@@ -48,23 +46,38 @@ impl<'a> Board<'a> {
             .zip(&base)
             .map(|(domain, base)| {
                 let base = u64::from(*base);
-                (vcpus * domain.cpus.len() as u64).div_ceil(cpus) > base && base < most(domain)
+                (vcpus * domain.cpus.len() as u64).div_ceil(cpus) > base && base < input.most_vcpus(domain)
             })
             .collect();
         let extra = vcpus.saturating_sub(base.iter().map(|base| u64::from(*base)).sum());
         let unknown = input.matrix.vms().iter().filter(|vm| vm.vcpus == 0);
-        let reasons =
-            unknown.map(|vm| format!("{}: no vCPU thread is known, so it cannot be placed", vm.name));
+        let mut reasons: Vec<String> = unknown
+            .map(|vm| format!("{}: no vCPU thread is known, so it cannot be placed", vm.name))
+            .collect();
+        if input.limits.is_some_and(|limits| limits.load_per_cpu.is_some()) {
+            let unknown = (0..input.matrix.len()).filter(|vm| {
+                input.vcpus(*vm) > 0 && input.vms.get(*vm).is_none_or(|vm| vm.cpus_busy.is_none())
+            });
+            reasons.extend(unknown.map(|vm| {
+                format!("{}: its CPU load is not known, so all its vCPUs count as busy", input.name(vm))
+            }));
+        }
         Self {
             input: *input,
-            reasons: reasons.collect(),
+            reasons,
             fractional,
             extra: u32::try_from(extra).unwrap_or(u32::MAX),
             load: vec![0; base.len()],
+            busy: vec![0.0; base.len()],
+            most_busy: domains.iter().map(|domain| input.most_busy(domain)).collect(),
             base,
             placed: vec![Vec::new(); input.matrix.len()],
             bound: None,
         }
+    }
+
+    pub(super) fn input(&self) -> &PlanInput<'a> {
+        &self.input
     }
 
     /// VMs that still have to be placed, in the order of the matrix.
@@ -122,11 +135,28 @@ impl<'a> Board<'a> {
     /// Whether all of `vms` may run in the domain and fit into its share together.
     pub(super) fn fits(&self, vms: &[usize], domain: usize) -> bool {
         let need: u32 = vms.iter().map(|vm| self.input.vcpus(*vm)).sum();
+        let busy: f64 = vms.iter().map(|vm| self.input.cpus_busy(*vm)).sum();
         need <= self.room(domain)
+            && self.bears(domain, busy)
             && vms.iter().all(|vm| {
                 self.input.is_allowed(*vm, self.domain_id(domain)) && !self.meets_enemy(*vm, domain)
             })
             && !self.input.apart.iter().any(|(a, b)| vms.contains(a) && vms.contains(b))
+    }
+
+    /// Whether VMs that keep so many CPUs busy may come into the domain.
+    pub(super) fn bears(&self, domain: usize, busy: f64) -> bool {
+        self.most_busy[domain].is_none_or(|most| self.busy[domain] + busy <= most + 1e-9)
+    }
+
+    /// How many CPUs the VMs of a domain keep busy.
+    pub(super) fn busy(&self, domain: usize) -> f64 {
+        self.busy[domain]
+    }
+
+    /// How many CPUs the VMs of each domain may keep busy; empty for any number.
+    pub(super) fn most_busy(&self) -> Vec<f64> {
+        self.most_busy.iter().copied().collect::<Option<_>>().unwrap_or_default()
     }
 
     /// The domain for `vms` together: most room, then most of their vCPUs there already, then lowest id.
@@ -146,6 +176,7 @@ impl<'a> Board<'a> {
 
     fn put_vcpu(&mut self, vm: usize, domain: usize) {
         self.load[domain] += 1;
+        self.busy[domain] += self.vcpu_busy(vm);
         if self.load[domain] == self.base[domain] + 1 && self.fractional[domain] {
             self.extra = self.extra.saturating_sub(1);
         }
@@ -159,7 +190,13 @@ impl<'a> Board<'a> {
                 self.extra += 1;
             }
             self.load[domain] -= 1;
+            self.busy[domain] -= self.vcpu_busy(vm);
         }
+    }
+
+    /// CPUs that one vCPU of a VM keeps busy, as if all did as much.
+    fn vcpu_busy(&self, vm: usize) -> f64 {
+        self.input.cpus_busy(vm) / f64::from(self.input.vcpus(vm).max(1))
     }
 
     /// Places a VM that has no partner to join: whole where a share has room, else over as few domains
@@ -186,10 +223,11 @@ impl<'a> Board<'a> {
             self.because(format!("{name} may run on no CPU of any cache domain: left to the kernel"));
             return;
         }
-        let mut over_share = false;
+        let (mut over_share, mut over_load) = (false, false);
+        let busy = self.vcpu_busy(vm);
         for _ in 0..self.input.vcpus(vm) {
             let last = self.placed[vm].last().copied();
-            let with_room = |domain: &usize| self.room(*domain) > 0;
+            let with_room = |domain: &usize| self.room(*domain) > 0 && self.bears(*domain, busy);
             // Stay where the last vCPU went while there is room, so that few domains are touched.
             let domain = last.filter(with_room).or_else(|| {
                 allowed
@@ -199,8 +237,13 @@ impl<'a> Board<'a> {
                     .max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
             });
             let domain = domain.unwrap_or_else(|| {
-                over_share = true;
-                self.least_loaded(&allowed)
+                // The share is the firmer limit of the two.
+                let with_share = allowed.iter().copied().filter(|domain| self.room(*domain) > 0);
+                let with_share: Vec<usize> = with_share.collect();
+                over_share |= with_share.is_empty();
+                let domain = self.least_loaded(if with_share.is_empty() { &allowed } else { &with_share });
+                over_load |= !self.bears(domain, busy);
+                domain
             });
             self.put_vcpu(vm, domain);
         }
@@ -215,10 +258,21 @@ impl<'a> Board<'a> {
             ));
         }
         if over_share {
-            let limit = self.input.vcpus_per_cpu;
-            let limit = limit.map_or_else(String::new, |most| format!(" (at most {most} a CPU)"));
+            let limit = |most: Option<f64>, of: &str| most.map(|most| format!("at most {most} a {of}"));
+            let limits = self.input.limits;
+            let by_cpu = limits.and_then(|limits| limit(limits.vcpus_per_cpu, "CPU"));
+            let by_core = limits.and_then(|limits| limit(limits.vcpus_per_core, "core"));
+            let limits = by_cpu.into_iter().chain(by_core).collect::<Vec<_>>().join(", ");
+            let limits = if limits.is_empty() { limits } else { format!(" ({limits})") };
             self.because(format!(
-                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share{limit}"
+                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share{limits}"
+            ));
+        }
+        if over_load {
+            let most = self.input.limits.and_then(|limits| limits.load_per_cpu).unwrap_or(1.0);
+            self.because(format!(
+                "{name} may run nowhere else: VMs of domains {ids} use more CPU time than load_per_cpu \
+                 ({most}) allows"
             ));
         }
     }

@@ -37,6 +37,7 @@ pub fn exact(instance: &Instance, current: &Bins) -> Exact {
         best: first,
         bins: vec![None; n],
         load: vec![0; instance.room.len()],
+        busy: vec![0.0; instance.room.len()],
         steps: 0,
     };
     let all = solver.bound(0, 0.0);
@@ -53,6 +54,7 @@ struct Solver<'a> {
     best_value: f64,
     bins: Bins,
     load: Vec<u32>,
+    busy: Vec<f64>,
     steps: u64,
 }
 
@@ -109,13 +111,16 @@ impl Solver<'_> {
         }
         choices.sort_by(|a, b| b.0.total_cmp(&a.0));
         for (gain, bin) in choices {
+            let busy = self.busy[bin];
             self.load[bin] += self.instance.sizes[item];
-            if self.instance.loads_fit(&self.load) {
+            self.busy[bin] += self.instance.busy_of(item);
+            if self.instance.loads_fit(&self.load) && self.instance.bears(bin, self.busy[bin]) {
                 self.bins[item] = Some(bin);
                 self.descend(depth + 1, value + gain);
                 self.bins[item] = None;
             }
             self.load[bin] -= self.instance.sizes[item];
+            self.busy[bin] = busy;
         }
     }
 
@@ -123,6 +128,7 @@ impl Solver<'_> {
         let instance = self.instance;
         instance.room[a] == instance.room[b]
             && instance.stretches.get(a) == instance.stretches.get(b)
+            && instance.busy_room.get(a) == instance.busy_room.get(b)
             && (0..instance.sizes.len()).all(|item| instance.may(item, a) == instance.may(item, b))
     }
 }

@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PlanInput, VcpuPlacement};
-
-/// Bytes in a frame.
-const FRAME_BYTES: u64 = 4096;
+use super::{FRAME_BYTES, PlanInput, VcpuPlacement};
 
 /// What a placement comes to, by the matrix it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,10 @@ pub struct Instance {
     pub allowed: Vec<Vec<bool>>,
     /// Pairs that must not share a bin, for each item; may be empty.
     pub apart: Vec<Vec<usize>>,
+    /// CPUs that each item keeps busy; empty for none.
+    pub busy: Vec<f64>,
+    /// CPUs that the items of each bin may keep busy; empty for any number.
+    pub busy_room: Vec<f64>,
 }
 
 /// The bin of each item; `None` where no bin can hold it.
@@ -48,17 +52,28 @@ impl Instance {
         self.apart.get(item).map_or(&[], Vec::as_slice)
     }
 
+    pub(super) fn busy_of(&self, item: usize) -> f64 {
+        self.busy.get(item).copied().unwrap_or(0.0)
+    }
+
+    /// Whether the items of a bin may keep so many CPUs busy.
+    pub(super) fn bears(&self, bin: usize, busy: f64) -> bool {
+        self.busy_room.get(bin).is_none_or(|room| busy <= room + 1e-9)
+    }
+
     /// Whether an assignment keeps to every limit.
     pub fn holds(&self, bins: &Bins) -> bool {
         let mut load = vec![0; self.room.len()];
+        let mut busy = vec![0.0; self.room.len()];
         for (item, bin) in bins.iter().enumerate() {
             let Some(bin) = *bin else { continue };
             load[bin] += self.sizes[item];
+            busy[bin] += self.busy_of(item);
             if !self.may(item, bin) || self.apart_of(item).iter().any(|other| bins[*other] == Some(bin)) {
                 return false;
             }
         }
-        self.loads_fit(&load)
+        self.loads_fit(&load) && busy.iter().enumerate().all(|(bin, busy)| self.bears(bin, *busy))
     }
 
     pub(super) fn loads_fit(&self, load: &[u32]) -> bool {

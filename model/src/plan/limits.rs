@@ -1,5 +1,7 @@
 //! Limits that a user sets for every plan.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
@@ -14,6 +16,20 @@ pub struct PlanLimits {
     /// Most vCPUs on a domain for each of its CPUs; `None` for the share of the domain alone. It only ever
     /// lowers the share (see [`plan`](super)).
     pub vcpus_per_cpu: Option<f64>,
+    /// The same for each core: two siblings (SMT) have one pipeline and one first-level cache. Where the
+    /// host does not tell its cores, each CPU counts as one.
+    pub vcpus_per_core: Option<f64>,
+    /// Most CPU time that the VMs of a domain use together, for each of its CPUs, from 0 to 1: by their last
+    /// window of observation. A VM nobody has observed counts as one with all vCPUs busy.
+    pub load_per_cpu: Option<f64>,
+    /// Least share, from 0 to 1, of a VM's memory that is on the NUMA node of a domain it may go to. A VM
+    /// without such a domain is not limited.
+    pub local_memory: Option<f64>,
+    /// What VMs use of a cache, in KiB, by name; else what the processor's monitoring (resctrl) measures.
+    pub working_set_kib: BTreeMap<String, u64>,
+    /// Policy `sharing`: how many shared frames within a domain are given up for one frame less by which
+    /// the working sets in a domain exceed its cache; `None` for 1. Without working sets it has no effect.
+    pub contention: Option<f64>,
 }
 
 /// A limit that cannot be.
@@ -25,6 +41,18 @@ pub enum BadLimit {
     /// No VM fits into that.
     #[error("vcpus_per_cpu is {0}, expected more than 0")]
     VcpusPerCpu(f64),
+    /// No VM fits into that either.
+    #[error("vcpus_per_core is {0}, expected more than 0")]
+    VcpusPerCore(f64),
+    /// A CPU cannot be busier than all the time.
+    #[error("load_per_cpu is {0}, expected more than 0 and at most 1")]
+    LoadPerCpu(f64),
+    /// A share.
+    #[error("local_memory is {0}, expected more than 0 and at most 1")]
+    LocalMemory(f64),
+    /// It can only cost.
+    #[error("contention is {0}, expected 0 or more")]
+    Contention(f64),
 }
 
 impl PlanLimits {
@@ -39,10 +67,14 @@ impl PlanLimits {
                 return Err(BadLimit::Group(group.clone()));
             }
         }
-        match self.vcpus_per_cpu {
-            Some(most) if !(most.is_finite() && most > 0.0) => Err(BadLimit::VcpusPerCpu(most)),
-            _ => Ok(()),
-        }
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let share = |value: f64| value > 0.0 && value <= 1.0;
+        let cost = |value: f64| value.is_finite() && value >= 0.0;
+        check(self.vcpus_per_cpu, positive, BadLimit::VcpusPerCpu)?;
+        check(self.vcpus_per_core, positive, BadLimit::VcpusPerCore)?;
+        check(self.load_per_cpu, share, BadLimit::LoadPerCpu)?;
+        check(self.local_memory, share, BadLimit::LocalMemory)?;
+        check(self.contention, cost, BadLimit::Contention)
     }
 
     /// The pairs to be kept apart, as positions in `matrix`.
@@ -57,6 +89,14 @@ impl PlanLimits {
         }
         pairs
     }
+}
+
+fn check(
+    value: Option<f64>,
+    is_good: impl Fn(f64) -> bool,
+    bad: impl Fn(f64) -> BadLimit,
+) -> Result<(), BadLimit> {
+    value.filter(|value| !is_good(*value)).map_or(Ok(()), |value| Err(bad(value)))
 }
 
 #[cfg(test)]
@@ -75,15 +115,25 @@ mod tests {
         let vms = ["a", "b", "c"].map(vm).to_vec();
         let matrix = SharingMatrix::measured(Method::Merged, vms, &vec![vec![0; 3]; 3], 0.0, 1.0);
         let group = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let limits =
-            PlanLimits { apart: vec![group(&["c", "a", "gone"]), group(&["a", "b"])], vcpus_per_cpu: None };
+        let apart = vec![group(&["c", "a", "gone"]), group(&["a", "b"])];
+        let limits = PlanLimits { apart, ..PlanLimits::default() };
         assert_eq!(limits.check(), Ok(()));
         assert_eq!(limits.pairs_apart(&matrix), [(2, 0), (0, 1)]);
         for bad in [group(&["a"]), group(&["a", "a"]), group(&["a", ""])] {
             assert!(PlanLimits { apart: vec![bad], ..PlanLimits::default() }.check().is_err());
         }
         for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(PlanLimits { vcpus_per_cpu: Some(bad), ..PlanLimits::default() }.check().is_err());
+            for limits in [
+                PlanLimits { vcpus_per_cpu: Some(bad), ..PlanLimits::default() },
+                PlanLimits { vcpus_per_core: Some(bad), ..PlanLimits::default() },
+                PlanLimits { load_per_cpu: Some(bad), ..PlanLimits::default() },
+                PlanLimits { local_memory: Some(bad), ..PlanLimits::default() },
+                PlanLimits { contention: Some(bad - 0.5), ..PlanLimits::default() },
+            ] {
+                assert!(limits.check().is_err(), "{limits:?}");
+            }
         }
+        let all = PlanLimits { load_per_cpu: Some(1.0), contention: Some(0.0), ..PlanLimits::default() };
+        assert_eq!(all.check(), Ok(()));
     }
 }

@@ -10,9 +10,11 @@
 //! 3. On a host with CPUs to spare the share is at least the two largest VMs together, as far as the
 //! domain has one CPU for each of their vCPUs: else no pair could ever run together on a host with
 //! more cache domains than VMs. No policy goes over a share unless the VM may run nowhere else, and
-//! then a reason of the plan says so. A limit in vCPUs per CPU lowers the share where it is below it; it
-//! never raises one. VMs that are to be kept apart are never in one domain, unless there is no other that
-//! they may run in; a reason says that too.
+//! then a reason of the plan says so. A limit in vCPUs per CPU, or per core where siblings (SMT) are not
+//! to count as two, lowers the share where it is below it; it never raises one. VMs that are to be kept
+//! apart are never in one domain, a domain's VMs do not use more CPU time than its limit, and a VM stays on
+//! the NUMA node of its memory, unless there is no other domain that they may run in; a reason says that
+//! too. All of these are of [`PlanLimits`], and only set if the user sets them.
 //!
 //! # VMs with several vCPUs
 //! A VM shares all its memory with itself, so its vCPUs stay in one domain where a share has room for
@@ -20,10 +22,12 @@
 //! threads are not known cannot be placed; a reason says so.
 
 mod board;
+mod contention;
 mod exact;
 mod expected;
 mod instance;
 mod limits;
+mod nodes;
 mod opposed;
 mod paper;
 mod search;
@@ -31,11 +35,12 @@ mod sharing;
 mod simple;
 mod what_if;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
+use crate::observation::Observation;
 use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
 use board::Board;
@@ -48,13 +53,19 @@ pub use search::search;
 pub use what_if::{WhatIf, what_if};
 
 /// What a policy may know of one VM, beside the matrix.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PlanVm {
     /// Domains it may run in; `None` for all.
     pub allowed: Option<BTreeSet<DomainId>>,
     /// Domain each vCPU is placed in now, in order of vCPU; empty or shorter when unknown. Only breaks
     /// ties, so that equally good placements do not move VMs to and fro.
     pub current: Vec<Option<DomainId>>,
+    /// CPUs that its vCPUs kept busy of late, on average; `None` when that is not known.
+    pub cpus_busy: Option<f64>,
+    /// Frames of a cache that it uses when nobody takes them from it; `None` when that is not known.
+    pub working_set_frames: Option<u64>,
+    /// Pages of its memory on each NUMA node; empty when that is not known.
+    pub node_pages: BTreeMap<u32, u64>,
 }
 
 impl PlanVm {
@@ -67,9 +78,35 @@ impl PlanVm {
                 |domain: &&CacheDomain| !vcpu.affinity.is_empty() && vcpu.affinity.is_subset(&domain.cpus);
             topology.domains().iter().find(within).map(|domain| domain.id)
         });
-        Self { allowed: Some(allowed.map(|domain| domain.id).collect()), current: current.collect() }
+        Self {
+            allowed: Some(allowed.map(|domain| domain.id).collect()),
+            current: current.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what a window saw of the VM: the CPU time of its vCPUs, and what it had of the caches that the
+    /// domains are drawn at.
+    #[must_use]
+    pub fn observed(mut self, vm: &Vm, seen: &Observation) -> Self {
+        let window_ns = seen.end_unix_us.saturating_sub(seen.begin_unix_us) as f64 * 1000.0;
+        let mine = || seen.vcpus.iter().filter(|vcpu| vcpu.process == vm.process);
+        let run_ns = mine().map(|vcpu| {
+            let residency = vcpu.residency.value()?;
+            residency.iter().map(|on| on.run_ns).sum::<Option<u64>>()
+        });
+        let run_ns = run_ns.sum::<Option<u64>>().filter(|_| mine().next().is_some() && window_ns > 0.0);
+        self.cpus_busy = run_ns.map(|run_ns| run_ns as f64 / window_ns);
+        let occupied = seen.occupancy.value().into_iter().flatten();
+        let occupied: Vec<_> = occupied.filter(|of| of.vm == vm.name && of.domain.is_some()).collect();
+        let bytes = occupied.iter().map(|of| of.llc_bytes.value().copied()).sum::<Option<u64>>();
+        self.working_set_frames = bytes.filter(|_| !occupied.is_empty()).map(|bytes| bytes / FRAME_BYTES);
+        self
     }
 }
+
+/// Bytes in a frame.
+const FRAME_BYTES: u64 = 4096;
 
 /// Everything a plan depends on.
 #[derive(Clone, Copy, Debug)]
@@ -78,13 +115,13 @@ pub struct PlanInput<'a> {
     topology: &'a Topology,
     vms: &'a [PlanVm],
     apart: &'a [(usize, usize)],
-    vcpus_per_cpu: Option<f64>,
+    limits: Option<&'a PlanLimits>,
 }
 
 impl<'a> PlanInput<'a> {
     /// `vms` is in the order of `matrix.vms()`; VMs beyond its end have no limits and no known place.
     pub fn new(matrix: &'a SharingMatrix, topology: &'a Topology, vms: &'a [PlanVm]) -> Self {
-        Self { matrix, topology, vms, apart: &[], vcpus_per_cpu: None }
+        Self { matrix, topology, vms, apart: &[], limits: None }
     }
 
     /// Pairs of VMs (positions in the matrix) that must not share a cache: tenants that do not trust each
@@ -94,10 +131,11 @@ impl<'a> PlanInput<'a> {
         Self { apart: pairs, ..self }
     }
 
-    /// Most vCPUs on a domain for each of its CPUs.
+    /// What the user limits, except whom he keeps apart, which are pairs of this matrix
+    /// ([`PlanLimits::pairs_apart`], [`PlanInput::apart`]).
     #[must_use]
-    pub fn vcpus_per_cpu(self, most: Option<f64>) -> Self {
-        Self { vcpus_per_cpu: most, ..self }
+    pub fn limits(self, limits: &'a PlanLimits) -> Self {
+        Self { limits: Some(limits), ..self }
     }
 
     /// Where the cache domains are.
@@ -125,6 +163,33 @@ impl<'a> PlanInput<'a> {
     /// How many vCPUs of `vm` are in `domain` now.
     fn current_vcpus(&self, vm: usize, domain: DomainId) -> usize {
         self.vms.get(vm).map_or(0, |vm| vm.current.iter().filter(|current| **current == Some(domain)).count())
+    }
+
+    /// Most vCPUs on a domain by the user's limits.
+    fn most_vcpus(&self, domain: &CacheDomain) -> u64 {
+        let Some(limits) = self.limits else { return u64::MAX };
+        // A little more, so that 0.1 of 10 CPUs is 1.
+        let of = |most: f64, units: usize| (most * units as f64 + 1e-9).floor() as u64;
+        let by_cpu = limits.vcpus_per_cpu.map(|most| of(most, domain.cpus.len()));
+        let by_core = limits.vcpus_per_core.map(|most| of(most, self.topology.cores_in(domain)));
+        by_cpu.into_iter().chain(by_core).min().unwrap_or(u64::MAX)
+    }
+
+    /// Most CPUs that the VMs of a domain may keep busy together; `None` for any number.
+    fn most_busy(&self, domain: &CacheDomain) -> Option<f64> {
+        Some(self.limits?.load_per_cpu? * domain.cpus.len() as f64)
+    }
+
+    /// CPUs that a VM keeps busy; all of its vCPUs where that is not known.
+    fn cpus_busy(&self, vm: usize) -> f64 {
+        self.vms.get(vm).and_then(|vm| vm.cpus_busy).unwrap_or_else(|| f64::from(self.vcpus(vm)))
+    }
+
+    /// What a VM uses of a cache: as the user says, else as measured.
+    fn working_set_frames(&self, vm: usize) -> Option<u64> {
+        let said = self.limits.and_then(|limits| limits.working_set_kib.get(self.name(vm)));
+        let said = said.map(|kib| kib * 1024 / FRAME_BYTES);
+        said.or_else(|| self.vms.get(vm)?.working_set_frames)
     }
 
     /// The rate a pair is ranked by: the higher of its two directions, since a small VM that lies
@@ -187,6 +252,15 @@ impl Policy {
     pub fn plan(self, input: &PlanInput<'_>) -> Plan {
         let mut reasons = Vec::new();
         reasons.extend(input.topology.single_domain_note());
+        // Policy none places nothing, so nothing is narrowed for it.
+        let near = nodes::narrowed(input).filter(|_| self != Self::None);
+        let input = &match &near {
+            Some((vms, notes)) => {
+                reasons.extend(notes.iter().cloned());
+                PlanInput { vms, ..*input }
+            }
+            None => *input,
+        };
         let placed = match self {
             Self::Paper => Some(paper::place(input)),
             Self::Opposed => Some(opposed::place(input)),

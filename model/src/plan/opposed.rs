@@ -75,7 +75,8 @@ fn exchange(input: &PlanInput<'_>, board: &mut Board<'_>) -> bool {
         if now - then > LEAST_GAIN {
             board.lift(i);
             board.lift(j);
-            if board.meets_enemy(i, to) || board.meets_enemy(j, from) {
+            let bears = board.bears(to, input.cpus_busy(i)) && board.bears(from, input.cpus_busy(j));
+            if !bears || board.meets_enemy(i, to) || board.meets_enemy(j, from) {
                 board.put(i, from);
                 board.put(j, to);
                 continue;

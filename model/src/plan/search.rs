@@ -80,6 +80,7 @@ struct State<'a> {
     instance: &'a Instance,
     bins: Bins,
     load: Vec<u32>,
+    busy: Vec<f64>,
     stretched: u32,
     members: Vec<Vec<usize>>,
     /// What each item would gain in each bin: `item * bins + bin`.
@@ -93,6 +94,7 @@ impl<'a> State<'a> {
             instance,
             bins: vec![None; n],
             load: vec![0; d],
+            busy: vec![0.0; d],
             stretched: 0,
             members: vec![Vec::new(); d],
             at: vec![0.0; n * d],
@@ -128,7 +130,7 @@ impl<'a> State<'a> {
 
     /// Whether an item fits into a bin, with `without` taken out of it.
     fn fits(&self, item: usize, bin: usize, without: Option<usize>) -> bool {
-        if !self.instance.may(item, bin) {
+        if !self.instance.may(item, bin) || !self.bears(item, bin, without) {
             return false;
         }
         let out = without.map_or(0, |other| self.instance.sizes[other]);
@@ -143,8 +145,14 @@ impl<'a> State<'a> {
         fits && apart.iter().all(|other| self.bins[*other] != Some(bin) || Some(*other) == without)
     }
 
+    fn bears(&self, item: usize, bin: usize, without: Option<usize>) -> bool {
+        let out = without.map_or(0.0, |other| self.instance.busy_of(other));
+        self.instance.bears(bin, self.busy[bin] - out + self.instance.busy_of(item))
+    }
+
     fn put(&mut self, item: usize, bin: usize) {
         self.account(bin, |load, size| load + size, item);
+        self.busy[bin] += self.instance.busy_of(item);
         self.bins[item] = Some(bin);
         self.members[bin].push(item);
         let d = self.load.len();
@@ -156,6 +164,7 @@ impl<'a> State<'a> {
     fn lift(&mut self, item: usize) {
         let Some(bin) = self.bins[item].take() else { return };
         self.account(bin, |load, size| load - size, item);
+        self.busy[bin] -= self.instance.busy_of(item);
         self.members[bin].retain(|member| *member != item);
         let d = self.load.len();
         for (other, gain) in &self.instance.gains[item] {
@@ -232,6 +241,7 @@ impl<'a> State<'a> {
             let free = |item: usize, bin: usize, without: usize| {
                 let apart = self.instance.apart_of(item);
                 self.instance.may(item, bin)
+                    && self.bears(item, bin, Some(without))
                     && apart.iter().all(|third| *third == without || self.bins[*third] != Some(bin))
             };
             return free(item, to, other) && free(other, from, item);

@@ -1,12 +1,15 @@
 //! Policies `sharing` and `exact`: the most shared frames within domains, under the limits of every plan
 //! (the share of a domain in vCPUs, where a VM may run) and what must be kept apart. Groups count, not
-//! only pairs: each VM adds what it shares with all the others in its domain.
+//! only pairs: each VM adds what it shares with all the others in its domain. Where working sets and cache
+//! sizes are known, `sharing` gives up what is shared for less [contention](super::contention); `exact`
+//! counts what is shared alone.
 //!
 //! VMs that fit whole into no share, or find no room, are placed after the others as in every policy, and
 //! a reason says which limit could not be kept.
 
 use std::collections::BTreeMap;
 
+use super::contention::Contention;
 use super::exact::exact;
 use super::instance::{Bins, Instance};
 use super::search::search;
@@ -41,7 +44,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
                 items.len()
             ));
         }
-        search(&instance, &current, 1)
+        relieved(&mut board, &items, &instance, search(&instance, &current, 1))
     };
     // Bins that are as large may be named as the VMs lie now, so that equal plans move nobody.
     for (item, bin) in relabelled(&instance, &bins, &current).iter().enumerate() {
@@ -65,6 +68,33 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
         board.put_anywhere(vm);
     }
     board
+}
+
+/// The same with contention counted, where it is known.
+fn relieved(board: &mut Board<'_>, items: &[usize], instance: &Instance, bins: Bins) -> Bins {
+    let Some(contention) = Contention::of(board.input(), items) else { return bins };
+    let (before, shared_before) = (contention.exceeding(&bins), instance.value(&bins));
+    let bins = contention.relieved(instance, &bins);
+    let (after, shared) = (contention.exceeding(&bins), instance.value(&bins));
+    board.because(if before <= 0.0 {
+        "contention: the working sets fit into the caches of their domains".to_owned()
+    } else if after < before {
+        format!(
+            "contention: working sets exceed the caches of their domains by {after:.0} frames instead of \
+             {before:.0}, for {:.0} shared frames within domains less",
+            (shared_before - shared).max(0.0)
+        )
+    } else {
+        format!(
+            "contention: working sets exceed the caches of their domains by {before:.0} frames; nothing \
+             that is worth its shared frames makes it less"
+        )
+    });
+    if !contention.unknown.is_empty() {
+        let names: Vec<&str> = contention.unknown.iter().map(|vm| board.input().name(*vm)).collect();
+        board.because(format!("contention: the working sets of {} are not known", names.join(", ")));
+    }
+    bins
 }
 
 /// The problem, and the VM of each of its items.
@@ -97,6 +127,8 @@ fn instance(input: &PlanInput<'_>, board: &Board<'_>) -> (Vec<usize>, Instance) 
         stretched,
         allowed: allowed.collect(),
         apart,
+        busy: items.iter().map(|vm| input.cpus_busy(*vm)).collect(),
+        busy_room: board.most_busy(),
     };
     (items, instance)
 }

@@ -108,7 +108,7 @@ fn a_vm_too_large_for_a_share_is_spread_and_said() {
 #[test]
 fn over_the_share_only_when_there_is_no_other_way_and_said() {
     let matrix = vms(&[1; 4], &[(0, 1, 900)]);
-    let only_first = PlanVm { allowed: Some([DomainId(0)].into()), current: Vec::new() };
+    let only_first = PlanVm { allowed: Some([DomainId(0)].into()), ..PlanVm::default() };
     let limits = vec![only_first; 4];
     let topology = host(&[1, 1]);
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &limits));
@@ -122,7 +122,7 @@ fn over_the_share_only_when_there_is_no_other_way_and_said() {
 #[test]
 fn a_vm_that_may_run_nowhere_is_left_to_the_kernel() {
     let matrix = vms(&[1, 1], &[(0, 1, 900)]);
-    let limits = [PlanVm { allowed: Some(BTreeSet::new()), current: Vec::new() }];
+    let limits = [PlanVm { allowed: Some(BTreeSet::new()), ..PlanVm::default() }];
     let topology = host(&[2, 2]);
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &limits));
     assert_eq!(drawn(&plan), "b|");
@@ -167,7 +167,7 @@ fn what_a_found_vm_may_and_does_is_taken_from_its_cpus() {
 #[test]
 fn where_vms_are_breaks_ties_only() {
     let matrix = vms(&[1; 4], &[(0, 1, 500), (2, 3, 900)]);
-    let at = |domain| PlanVm { allowed: None, current: vec![Some(DomainId(domain))] };
+    let at = |domain| PlanVm { current: vec![Some(DomainId(domain))], ..PlanVm::default() };
     let topology = host(&[1, 1]);
     for (current, expected) in [([0, 0, 1, 1], "ab|cd"), ([1, 1, 0, 0], "cd|ab"), ([0, 1, 0, 1], "cd|ab")] {
         let limits = current.map(at);
@@ -205,7 +205,7 @@ fn cases() -> impl Strategy<Value = (SharingMatrix, Topology, Vec<PlanVm>)> {
             let shared: Vec<_> = frames.into_iter().filter(|(i, j, _)| i < j).collect();
             let limits = current
                 .into_iter()
-                .map(|domain| PlanVm { allowed: None, current: vec![domain.map(DomainId)] });
+                .map(|domain| PlanVm { current: vec![domain.map(DomainId)], ..PlanVm::default() });
             (vms(&vcpus, &shared), host(&cpus), limits.collect())
         })
     })

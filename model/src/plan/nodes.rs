@@ -1,0 +1,44 @@
+//! VMs stay on the NUMA node of their memory.
+
+use std::collections::BTreeSet;
+
+use super::{PlanInput, PlanVm};
+use crate::topology::DomainId;
+
+/// The VMs with the domains they may go to narrowed to those on a node with enough of their memory, and
+/// what there is to say of it. `None` where that is no limit: none is set, or all domains are on one node.
+pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String>)> {
+    let least = input.limits?.local_memory?;
+    let nodes: BTreeSet<Option<u32>> = input.topology.domains().iter().map(|domain| domain.node).collect();
+    if nodes.len() < 2 {
+        return None;
+    }
+    let mut notes = Vec::new();
+    let vms = (0..input.matrix.len()).map(|position| {
+        let mut vm = input.vms.get(position).cloned().unwrap_or_default();
+        let name = input.name(position);
+        let pages: u64 = vm.node_pages.values().sum();
+        if pages == 0 {
+            notes.push(format!(
+                "{name}: it is not known on which nodes its memory is, so that limits nothing"
+            ));
+            return vm;
+        }
+        let share = |node: u32| vm.node_pages.get(&node).copied().unwrap_or(0) as f64 / pages as f64;
+        let is_near = |node: Option<u32>| node.is_none_or(|node| share(node) >= least);
+        let may = input.topology.domains().iter().filter(|domain| input.is_allowed(position, domain.id));
+        let near: BTreeSet<DomainId> = may.filter(|domain| is_near(domain.node)).map(|d| d.id).collect();
+        if near.is_empty() {
+            notes.push(format!(
+                "{name}: no domain it may run in is on a node with {:.0} % of its memory, so that limits \
+                 nothing",
+                least * 100.0
+            ));
+        } else {
+            vm.allowed = Some(near);
+        }
+        vm
+    });
+    let vms = vms.collect();
+    Some((vms, notes))
+}
