@@ -171,9 +171,15 @@ fn processes_that_are_no_vm_are_refused() {
     assert!(line.contains(&process.pid().to_string()), "{line}");
     let line = huddle.refusal(1, &["vms", "--vm", &first, "--vm", "a=1"]);
     assert!(line.contains("\"a\"") || line.contains(" a "), "{line}");
-    for usage in
-        [&["vms", "--vm", "a"][..], &["plan", "--policy", "papre"], &["matrix", "--method", "x"], &["bogus"]]
-    {
+    for usage in [
+        &["vms", "--vm", "a"][..],
+        &["plan", "--policy", "papre"],
+        &["matrix", "--method", "x"],
+        &["bogus"],
+        &["matrix", "--sample", "0.5"],
+        &["matrix", "--method", "content", "--sample", "1.5"],
+        &["matrix", "--method", "content", "--memory-mib", "0"],
+    ] {
         assert_eq!(huddle.output(usage).status.code(), Some(2), "{usage:?}");
     }
 }
@@ -224,6 +230,69 @@ fn without_the_privilege_frames_are_not_computed_with() {
         assert_eq!(output.stdout, b"");
     }
     drop(huddle);
+}
+
+/// Contents need no frame numbers: whoever may read a process's memory may compare it.
+#[test]
+fn contents_are_measured_by_whoever_may_read_them() {
+    if skipped_without_root() {
+        return;
+    }
+    let copy =
+        tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
+    let copy = copy.unwrap();
+    let binary = copy.path().join("huddle");
+    std::fs::copy(env!("CARGO_BIN_EXE_huddle"), &binary).unwrap();
+    let nobody = |program: &Path| {
+        let mut command = Command::new(program);
+        command.uid(65534).gid(65534);
+        command
+    };
+    let theirs = [0; 2].map(|_| Process(nobody(Path::new("sleep")).arg("600").spawn().unwrap()));
+    let roots = Process::start();
+    let content = |processes: &[(&str, &Process)], by: &mut Command| {
+        by.args(["matrix", "--method", "content", "--cpu-share", "1", "--format", "json"]);
+        for (name, process) in processes {
+            by.args(["--vm", &format!("{name}={}", process.pid())]);
+        }
+        by.output().unwrap()
+    };
+    let output = content(&[("a", &theirs[0]), ("root", &roots)], &mut nobody(&binary));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{stderr}");
+    let last = stderr.trim_end().lines().next_back().unwrap();
+    assert!(last.contains("CAP_SYS_PTRACE") && last.contains("\"root\""), "{stderr}");
+
+    let pair = [("a", &theirs[0]), ("b", &theirs[1])];
+    let by_root = content(&pair, &mut Command::new(&binary));
+    let by_root: Value = serde_json::from_slice(&by_root.stdout).unwrap();
+    assert_eq!((&by_root["method"], &by_root["coverage"]), (&"content".into(), &1.0.into()));
+    assert!(by_root["shared_frames"][0][1].as_u64().unwrap() > 0, "two of one program: {by_root}");
+    // Yama lets nobody read but a parent.
+    let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    if yama.is_ok_and(|scope| scope.trim() != "0") {
+        support::say("skipped in part: kernel.yama.ptrace_scope keeps users from their own processes");
+        return;
+    }
+    let by_nobody = content(&pair, &mut nobody(&binary));
+    let stderr = String::from_utf8_lossy(&by_nobody.stderr).into_owned();
+    assert!(by_nobody.status.success(), "{stderr}");
+    let by_nobody: Value = serde_json::from_slice(&by_nobody.stdout).unwrap();
+    assert_eq!(
+        (&by_nobody["vms"], &by_nobody["shared_frames"]),
+        (&by_root["vms"], &by_root["shared_frames"])
+    );
+
+    let args = ["--vm", &format!("a={}", theirs[0].pid()), "--vm", &format!("b={}", theirs[1].pid())];
+    let sampled = ["matrix", "--method", "content", "--sample", "0.5", "--memory-mib", "1"];
+    let table = Command::new(&binary).args([&sampled[..], &args].concat()).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains(" ± ") && table.contains("standard error"), "{table}");
+    let json =
+        Command::new(&binary).args([&sampled[..], &args, &["--format", "json"]].concat()).output().unwrap();
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["rate_error"][0][1].as_f64().unwrap() > 0.0, "{json}");
+    assert!((0.2..0.8).contains(&json["coverage"].as_f64().unwrap()), "{json}");
 }
 
 #[test]

@@ -7,6 +7,10 @@
 //! - `rate(i, j) = shared_frames(i, j) / frames_used(i)`: not symmetric, diagonal 0. A VM that uses
 //!   no frame shares none: its row is 0.
 //!
+//! Method `content` counts the frames that there would be if every content had one frame: its "frames"
+//! are distinct contents, and `pages_zero` are all zero-filled pages. Where it drew a sample, counts are
+//! estimates and each rate has a standard error.
+//!
 //! Source: Ito and Kono, section 3.2 (rate = shared pages / pages in use), with frames for pages,
 //! because KSM's `max_page_sharing` spreads one content over many frames.
 
@@ -24,6 +28,8 @@ pub enum Method {
     Merged,
     /// The same, kept current by what the kernel tells of merges and writes since the page tables were read.
     Events,
+    /// Equal contents of pages, wherever they are: what could be shared.
+    Content,
     /// Rates from a file that does not say how they were measured.
     File,
 }
@@ -33,6 +39,7 @@ impl std::fmt::Display for Method {
         f.write_str(match self {
             Self::Merged => "merged",
             Self::Events => "events",
+            Self::Content => "content",
             Self::File => "file",
         })
     }
@@ -49,7 +56,7 @@ pub struct MemoryUse {
     /// Distinct frames that are not zero-filled.
     pub frames_used: u64,
     /// Resident pages on the kernel's zero page or on a merged frame whose content is zero.
-    /// Zero-filled pages that nobody merged are not looked for.
+    /// Zero-filled pages that nobody merged are looked for by method `content` only.
     pub pages_zero: u64,
     /// Pages on a non-zero-filled frame that another page of the same VM maps too.
     pub self_shared_pages: u64,
@@ -82,6 +89,7 @@ pub struct SharingMatrix {
     rate: Vec<Vec<f64>>,
     duration_ms: Option<f64>,
     coverage: Option<f64>,
+    rate_error: Option<Vec<Vec<f64>>>,
 }
 
 impl SharingMatrix {
@@ -116,7 +124,23 @@ impl SharingMatrix {
             rate,
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
+            rate_error: None,
         }
+    }
+
+    /// This one as an estimate: `errors` has the standard error of each rate; the diagonal is not read.
+    ///
+    /// # Panics
+    /// If `errors` is not as large as the matrix or holds what is no error: the caller estimated both.
+    #[must_use]
+    pub fn estimated(mut self, errors: &[Vec<f64>]) -> Self {
+        let n = self.len();
+        assert!(errors.len() == n && errors.iter().all(|row| row.len() == n), "one error for each rate");
+        let error = |i: usize, j: usize| if i == j { 0.0 } else { errors[i][j] };
+        let errors: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| error(i, j)).collect()).collect();
+        assert!(errors.iter().flatten().all(|error| is_error(*error)), "an error is finite and not negative");
+        self.rate_error = Some(errors);
+        self
     }
 
     /// This one with the shared frames of each pair counted by a factor (0 to 1).
@@ -126,6 +150,11 @@ impl SharingMatrix {
         for (i, row) in weighted.rate.iter_mut().enumerate() {
             for (j, rate) in row.iter_mut().enumerate() {
                 *rate *= factor(i, j).clamp(0.0, 1.0);
+            }
+        }
+        for (i, row) in weighted.rate_error.iter_mut().flatten().enumerate() {
+            for (j, error) in row.iter_mut().enumerate() {
+                *error *= factor(i, j).clamp(0.0, 1.0);
             }
         }
         for (i, row) in weighted.shared_frames.iter_mut().flatten().enumerate() {
@@ -166,6 +195,11 @@ impl SharingMatrix {
         self.rate[i][j]
     }
 
+    /// Standard error of [`Self::rate`]; `None` where the matrix is not an estimate from a sample.
+    pub fn rate_error(&self, i: usize, j: usize) -> Option<f64> {
+        self.rate_error.as_ref().map(|errors| errors[i][j])
+    }
+
     /// How long the measurement took, in milliseconds.
     pub fn duration_ms(&self) -> Option<f64> {
         self.duration_ms
@@ -181,6 +215,10 @@ impl SharingMatrix {
         let n = self.len();
         (0..n).flat_map(move |i| (i + 1..n).map(move |j| (i, j)))
     }
+}
+
+fn is_error(error: f64) -> bool {
+    error.is_finite() && error >= 0.0
 }
 
 fn ratio(shared: u64, used: u64) -> f64 {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand, ValueEnum};
 use huddle_collector::engine::RunOptions;
 use huddle_collector::observe::perf::EventChoice;
+use huddle_collector::sharing::content::Share;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
 
@@ -84,12 +85,42 @@ pub(crate) struct MatrixArgs {
     /// How to measure
     #[arg(long, value_enum, default_value_t = MethodArg::Merged)]
     pub(crate) method: MethodArg,
+    #[command(flatten)]
+    pub(crate) content: ContentArgs,
+}
+
+/// Limits of method `content`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ContentArgs {
+    /// With --method content: look at this share of the pages, drawn at random, and state the error
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) sample: Option<Share>,
+    /// With --method content: most processor time, as a share of one CPU [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) cpu_share: Option<Share>,
+    /// With --method content: most memory to remember pages in, in MiB [default: 256]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) memory_mib: Option<u32>,
+}
+
+impl ContentArgs {
+    /// The first of these that is given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let given = [
+            (self.sample.is_some(), "--sample"),
+            (self.cpu_share.is_some(), "--cpu-share"),
+            (self.memory_mib.is_some(), "--memory-mib"),
+        ];
+        given.into_iter().find_map(|(is_given, name)| is_given.then_some(name))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MethodArg {
     /// Frames that both VMs map: what is shared now
     Merged,
+    /// Equal contents of pages, wherever they are: what could be shared
+    Content,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,10 +1,12 @@
 //! The file of `--config`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use huddle_collector::observe::perf::{EventChoice, EventError};
+use huddle_collector::sharing::content::Share;
 use huddle_model::counters::CounterRole;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
@@ -40,8 +42,11 @@ use super::failure::Failure;
 /// working_set_kib = { web = 2048 }  # what VMs use of a cache; else as resctrl measures
 ///
 /// [sharing]
-/// method = "events"     # or "merged", the default: read all page tables in each round
+/// method = "events"     # or "merged", the default: read all page tables in each round; or "content"
 /// rescan_rounds = 10    # with "events": read them all at the latest after so many rounds
+/// sample = 0.1          # with "content": look at this share of the pages [default: all]
+/// cpu_share = 0.5       # with "content": most processor time, as a share of one CPU
+/// memory_mib = 256      # with "content": most memory to remember pages in
 ///
 /// [counters]
 /// guest_only = true     # count hardware events only while vCPUs run their guest (KVM)
@@ -109,6 +114,9 @@ impl TopSettings {
 pub(crate) struct SharingSettings {
     pub(crate) method: LoopMethod,
     pub(crate) rescan_rounds: Option<u32>,
+    pub(crate) sample: Option<Share>,
+    pub(crate) cpu_share: Option<Share>,
+    pub(crate) memory_mib: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -117,6 +125,7 @@ pub(crate) enum LoopMethod {
     #[default]
     Merged,
     Events,
+    Content,
 }
 
 /// What to count; what is not given is the processor's usual event.
@@ -243,6 +252,9 @@ mod tests {
             [sharing]
             method = "events"
             rescan_rounds = 3
+            sample = 0.25
+            cpu_share = 1
+            memory_mib = 64
             [counters]
             guest_only = true
             llc_misses = "event=0x2e,umask=0x41"
@@ -262,6 +274,9 @@ mod tests {
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
         assert_eq!((config.sharing.method, config.sharing.rescan_rounds), (LoopMethod::Events, Some(3)));
+        assert_eq!(config.sharing.sample.map(Share::get), Some(0.25));
+        assert_eq!(config.sharing.cpu_share, Some(Share::ALL));
+        assert_eq!(config.sharing.memory_mib, NonZeroU32::new(64));
         assert_eq!(config.plan.apart, [["web", "database"]]);
         assert_eq!(config.plan.vcpus_per_cpu, Some(2.0));
         assert_eq!((config.plan.load_per_cpu, config.plan.working_set_kib["web"]), (Some(0.8), 2048));
@@ -285,6 +300,8 @@ mod tests {
             ("[[vm]]\nname = \"a\\nb\"\npid = 1\n", "control character"),
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
+            ("[sharing]\nsample = 0.0\n", "above 0 and up to 1"),
+            ("[sharing]\nmemory_mib = 0\n", "line 2"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
             ("[plan]\napart = [[\"a\"]]\n", "two or more different VMs"),
             ("[plan]\nvcpus_per_cpu = 0.0\n", "expected more than 0"),

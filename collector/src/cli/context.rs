@@ -1,21 +1,25 @@
 //! What flags and config together mean: the stages a command works with.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use huddle_collector::discover::{
     DiscoverError, DiscoverOptions, Discoverer, Discovery, NamedCgroup, NamedComm, NamedProcess,
 };
+use huddle_collector::engine::HostClock;
+use huddle_collector::engine::stages::Clock;
 use huddle_collector::host::{HostRoot, numa, topology};
 use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
 use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
+use huddle_collector::sharing::content::{ContentScan, ContentSettings};
 use huddle_collector::sharing::{Measurement, MergedScan, SharingError};
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 
-use super::args::Common;
+use super::args::{Common, ContentArgs};
 use super::config::{Config, VmTarget};
 use super::failure::Failure;
 
@@ -99,14 +103,44 @@ impl Context {
 
     /// Finds the VMs and measures what they share; VMs that ended meanwhile are left out with a word.
     pub(crate) fn measure(&self) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
+        self.measure_by(|vms| MergedScan::new(self.root.clone()).measure(vms))
+    }
+
+    /// Finds the VMs and measures which of their pages are equal, whether shared or not. What the flags do
+    /// not say the config says.
+    pub(crate) fn measure_contents(&self, args: &ContentArgs) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
+        let settings = ContentSettings { seed: HostClock.now_unix_us(), ..self.content_settings() };
+        let settings = ContentSettings {
+            cpu_share: args.cpu_share.unwrap_or(settings.cpu_share),
+            memory_mib: args.memory_mib.unwrap_or(settings.memory_mib),
+            sample: args.sample.or(settings.sample),
+            ..settings
+        };
+        self.measure_by(|vms| ContentScan::new(self.root.clone(), settings).measure(vms))
+    }
+
+    /// The limits of method `content` that the config gives.
+    pub(crate) fn content_settings(&self) -> ContentSettings {
+        let (sharing, default) = (&self.config.sharing, ContentSettings::default());
+        ContentSettings {
+            cpu_share: sharing.cpu_share.unwrap_or(default.cpu_share),
+            memory_mib: sharing.memory_mib.map_or(default.memory_mib, NonZeroU32::get),
+            sample: sharing.sample,
+            ..default
+        }
+    }
+
+    fn measure_by(
+        &self,
+        measure: impl FnOnce(&[Vm]) -> Result<Measurement, SharingError>,
+    ) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
         let mut vms = self.vms()?;
         if vms.is_empty() {
             return Err(Failure::host(anyhow::anyhow!(
                 "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE"
             )));
         }
-        let Measurement { matrix, vanished, notes, .. } =
-            MergedScan::new(self.root.clone()).measure(&vms).map_err(sharing_failure)?;
+        let Measurement { matrix, vanished, notes, .. } = measure(&vms).map_err(sharing_failure)?;
         for vanished in &vanished {
             tracing::warn!("{}: {}", vanished.vm, vanished.reason);
         }
@@ -169,7 +203,7 @@ fn discover_failure(error: DiscoverError) -> Failure {
 
 fn sharing_failure(error: SharingError) -> Failure {
     match error {
-        SharingError::FramesHidden { .. } => Failure::host(error),
+        SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => Failure::host(error),
         _ => Failure::failed(error),
     }
 }

@@ -9,8 +9,8 @@ use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
 use huddle_collector::engine::command::{Request, Requests};
 use huddle_collector::engine::stages::{Clock, SharingSource};
 use huddle_collector::engine::{
-    Engine, EventsSharing, HostClock, HostFacts, HostSharing, HostVms, Memory, RESCAN_ROUNDS, RunEnd,
-    RunOptions, Trying, run,
+    Engine, EventsSharing, HostClock, HostContents, HostFacts, HostSharing, HostVms, Memory, RESCAN_ROUNDS,
+    RunEnd, RunOptions, Trying, run,
 };
 use huddle_collector::host::topology::{self, usable_cpus};
 use huddle_collector::host::{HostRoot, ksm};
@@ -24,6 +24,7 @@ use huddle_collector::record::{
     Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
     new_manifest,
 };
+use huddle_collector::sharing::content::ContentScan;
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
@@ -255,6 +256,10 @@ fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
     let settings = &context.config.sharing;
     match settings.method {
         LoopMethod::Merged => Box::new(HostSharing(scan)),
+        LoopMethod::Content => {
+            let settings = context.content_settings();
+            Box::new(HostContents(ContentScan::new(context.root.clone(), settings)))
+        }
         LoopMethod::Events => {
             let rounds = settings.rescan_rounds.unwrap_or(RESCAN_ROUNDS);
             Box::new(EventsSharing::new(context.root.clone(), scan, rounds))

@@ -12,6 +12,7 @@ use super::stages::{Clock, HostSource, Pinner, SharingSource, StageError, VmSour
 use crate::discover::{Discoverer, Discovery};
 use crate::host::{HostRoot, ksm, numa, read_text, topology};
 use crate::pin::{HostPinner, PinReport, UndoReport};
+use crate::sharing::content::ContentScan;
 use crate::sharing::{Measurement, MergedScan};
 
 /// Discovery on this host.
@@ -28,6 +29,16 @@ pub struct HostSharing(pub MergedScan);
 
 impl SharingSource for HostSharing {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
+        Ok(self.0.measure(vms)?)
+    }
+}
+
+/// The scan of contents; where it draws a sample, it draws another one each time.
+pub struct HostContents(pub ContentScan);
+
+impl SharingSource for HostContents {
+    fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
+        self.0.draw_anew();
         Ok(self.0.measure(vms)?)
     }
 }

@@ -28,7 +28,7 @@ use huddle_model::vm::{TaskId, Vm};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
-pub use host_stages::{HostClock, HostFacts, HostSharing, HostVms};
+pub use host_stages::{HostClock, HostContents, HostFacts, HostSharing, HostVms};
 pub use trying::Trying;
 
 use crate::host::numa;

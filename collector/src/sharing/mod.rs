@@ -17,6 +17,7 @@
 //! and not for the other, or as shared though it was handed from one to the other. Nothing else is
 //! inexact: a host that holds still is measured exactly.
 
+pub mod content;
 mod contents;
 mod count;
 pub mod events;
@@ -84,6 +85,28 @@ pub enum SharingError {
         /// What there is too much of.
         what: String,
     },
+    /// The memory of a VM cannot be read by this process.
+    #[error(
+        "{} cannot be read, so the contents of {vm:?} cannot be compared: run as root or with CAP_SYS_PTRACE",
+        path.display()
+    )]
+    MemoryHidden {
+        /// The VM.
+        vm: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// One content on more pages than the scan may remember.
+    #[error(
+        "more than {pages} pages hold one content, more than {memory_mib} MiB can remember: give the scan \
+         more memory, or let it draw a sample"
+    )]
+    TooManyAlike {
+        /// Pages there is room for.
+        pages: usize,
+        /// Memory that was allowed.
+        memory_mib: u32,
+    },
     /// A frame number that no processor can have.
     #[error(
         "/proc/{pid}/pagemap names frame {frame:#x}, beyond the 52 bits of any physical address: \
@@ -115,7 +138,8 @@ pub struct Measurement {
     pub vanished: Vec<Vanished>,
     /// What limits the measurement, one sentence each; empty when nothing does.
     pub notes: Vec<String>,
-    /// How zero-filled frames were told from other merged ones; `None` where nothing can have been merged.
+    /// How zero-filled frames were told from other merged ones; `None` where nothing can have been merged,
+    /// and where contents were read anyway.
     pub zero_pages: Option<ZeroPages>,
 }
 
@@ -231,7 +255,9 @@ impl MergedScan {
         }
         let notes = self.notes(vms, &processes, &ended, counting.zero.flags_readable());
         let zero_pages = counting.zero.told();
-        Ok(Measurement { zero_pages, ..assemble(vms, &counts, &shared, ended, notes, began) })
+        // Every page that was found resident was looked at: what cannot be read is an error or vanished.
+        let found = Found { method: Method::Merged, coverage: 1.0, counts: &counts, shared: &shared };
+        Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], ended, notes, began) })
     }
 
     fn notes(
@@ -266,11 +292,21 @@ impl MergedScan {
     }
 }
 
-/// The result without the VMs that ended.
+/// The figures of all VMs, by position.
+struct Found<'a> {
+    method: Method,
+    coverage: f64,
+    counts: &'a [MemoryUse],
+    /// `[i][j]` for `i < j`.
+    shared: &'a [Vec<u64>],
+}
+
+/// The result without the VMs that ended; `errors` has the standard error of each rate where it is an
+/// estimate, else nothing.
 fn assemble(
     vms: &[Vm],
-    counts: &[MemoryUse],
-    shared: &[Vec<u64>],
+    found: &Found<'_>,
+    errors: &[Vec<f64>],
     ended: Vec<(usize, String)>,
     notes: Vec<String>,
     began: Instant,
@@ -283,15 +319,14 @@ fn assemble(
             name: vms[*position].name.clone(),
             pid: Some(vms[*position].process.id),
             vcpus: vms[*position].vcpus.len() as u32,
-            memory: Some(counts[*position]),
+            memory: Some(found.counts[*position]),
         })
         .collect();
-    let frames: Vec<Vec<u64>> =
-        stayed.iter().map(|i| stayed.iter().map(|j| shared[*i][*j]).collect()).collect();
+    let frames = of_stayed(found.shared, &stayed);
     let duration_ms = began.elapsed().as_secs_f64() * 1e3;
+    let matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);
     Measurement {
-        // Every page that was found resident was looked at: what cannot be read is an error or vanished.
-        matrix: SharingMatrix::measured(Method::Merged, rows, &frames, duration_ms, 1.0),
+        matrix: if errors.is_empty() { matrix } else { matrix.estimated(&of_stayed(errors, &stayed)) },
         vanished: ended
             .into_iter()
             .map(|(position, reason)| Vanished { vm: vms[position].name.clone(), reason })
@@ -299,6 +334,10 @@ fn assemble(
         notes,
         zero_pages: None,
     }
+}
+
+fn of_stayed<T: Copy>(rows: &[Vec<T>], stayed: &[usize]) -> Vec<Vec<T>> {
+    stayed.iter().map(|i| stayed.iter().map(|j| rows[*i][*j]).collect()).collect()
 }
 
 /// Checks that the kernel shows frame numbers to this process, which takes CAP_SYS_ADMIN.

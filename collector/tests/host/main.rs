@@ -5,6 +5,7 @@
 //! tenants: `host tenant SPEC` (see [`tenant`]).
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
+mod content;
 mod ksm;
 mod reader;
 mod readers_loop;
@@ -30,8 +31,8 @@ fn main() {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials =
-        [sharing::trials(), run::trials(), top::trials(), trying::trials()].into_iter().flatten().collect();
+    let trials = [sharing::trials(), content::trials(), run::trials(), top::trials(), trying::trials()];
+    let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit()
 }
 

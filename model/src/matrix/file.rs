@@ -104,6 +104,7 @@ struct File {
     rate: Vec<Vec<f64>>,
     duration_ms: Option<f64>,
     coverage: Option<f64>,
+    rate_error: Option<Vec<Vec<f64>>>,
 }
 
 /// What a matrix is made of, before it is checked.
@@ -161,6 +162,8 @@ impl Serialize for SharingMatrix {
             rate: &'a [Vec<f64>],
             duration_ms: Option<f64>,
             coverage: Option<f64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            rate_error: &'a Option<Vec<Vec<f64>>>,
         }
         Out {
             schema: SCHEMA,
@@ -170,6 +173,7 @@ impl Serialize for SharingMatrix {
             rate: &self.rate,
             duration_ms: self.duration_ms,
             coverage: self.coverage,
+            rate_error: &self.rate_error,
         }
         .serialize(serializer)
     }
@@ -219,14 +223,27 @@ impl SharingMatrix {
             return Err(MatrixFileError::Schema(file.schema));
         }
         let vms = file.vms.into_iter().map(FileVm::into_vm).collect::<Result<Vec<_>, _>>()?;
-        Self::from_parts(MatrixParts {
+        if let Some(errors) = &file.rate_error {
+            check_square("rate_error", errors, vms.len())?;
+            for (i, row) in errors.iter().enumerate() {
+                for (j, error) in row.iter().enumerate() {
+                    let bad = if i == j { *error != 0.0 } else { !super::is_error(*error) };
+                    if bad {
+                        let expected = "an error of 0 or more, and 0 on the diagonal";
+                        return Err(cell(&vms, i, j, error.to_string(), expected));
+                    }
+                }
+            }
+        }
+        let matrix = Self::from_parts(MatrixParts {
             method: file.method.unwrap_or(Method::File),
             vms,
             shared_frames: file.shared_frames,
             rate: file.rate,
             duration_ms: file.duration_ms,
             coverage: file.coverage,
-        })
+        })?;
+        Ok(Self { rate_error: file.rate_error, ..matrix })
     }
 
     /// A matrix of parts that come from elsewhere, after the checks of a file.
@@ -272,6 +289,7 @@ impl SharingMatrix {
             rate: parts.rate,
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
+            rate_error: None,
         })
     }
 
@@ -325,7 +343,15 @@ impl SharingMatrix {
                 expected: vms.len(),
             });
         }
-        Ok(Self { method: Method::File, vms, shared_frames: None, rate, duration_ms: None, coverage: None })
+        Ok(Self {
+            method: Method::File,
+            vms,
+            shared_frames: None,
+            rate,
+            duration_ms: None,
+            coverage: None,
+            rate_error: None,
+        })
     }
 }
 
@@ -438,6 +464,8 @@ mod tests {
             (with(ab, "null", "[[0,NaN],[1,0]]"), "not a matrix"),
             (with(ab, "null", "[[0.5,1],[1,0]]"), "diagonal"),
             (with(ab, "[[0,1],[2,0]]", "[[0,1],[1,0]]"), "both ways"),
+            (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"},{"name":"b"}],"rate":[[0,1],[1,0]],"rate_error":[[0,-0.5],[0,0]]}"#.to_owned(), "-0.5"),
+            (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"}],"rate":[[0]],"rate_error":[]}"#.to_owned(), "rate_error has 0"),
             (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
         ] {
             let error = SharingMatrix::from_file_text(&text).unwrap_err().to_string();
@@ -456,7 +484,10 @@ mod tests {
                     vcpus: 1,
                     memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
                 });
-                SharingMatrix::measured(Method::Merged, vms.collect(), &frames, 1.5, 1.0)
+                let matrix = SharingMatrix::measured(Method::Content, vms.collect(), &frames, 1.5, 0.25);
+                let errors: Vec<Vec<f64>> =
+                    frames.iter().map(|row| row.iter().map(|count| *count as f64 / 7e3).collect()).collect();
+                if frames.len() % 2 == 0 { matrix.estimated(&errors) } else { matrix }
             })
         })
     }

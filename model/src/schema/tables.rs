@@ -121,7 +121,7 @@ tables! {
         shared_frames: Option<u64>, "frames";
         /// The shared frames as a part (0 to 1) of the frames that `vm` uses.
         rate: f64, "fraction";
-        /// How it was measured: merged (frames that both map) or file.
+        /// How it was measured: merged (frames that both map), events, content or file.
         method: String, "none";
         /// How long measuring the whole matrix took; null where the matrix does not say.
         measured_in_us: Option<u64>, "us";

@@ -1,6 +1,6 @@
 //! `huddle matrix`.
 
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{Method, SharingMatrix};
 
 use crate::cli::args::{Common, Format, MatrixArgs, MethodArg};
 use crate::cli::context::Context;
@@ -10,7 +10,14 @@ use crate::cli::table::{print, print_json, print_table, right, table};
 pub(crate) fn run(common: &Common, args: &MatrixArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let (vms, matrix) = match args.method {
-        MethodArg::Merged => context.measure()?,
+        MethodArg::Merged => {
+            if let Some(name) = args.content.given() {
+                let error = anyhow::anyhow!("{name} is of method content: add --method content");
+                return Err(Failure::usage(error));
+            }
+            context.measure()?
+        }
+        MethodArg::Content => context.measure_contents(&args.content)?,
     };
     match common.format {
         Format::Json => print_json(&matrix),
@@ -32,8 +39,11 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     let mut rates = table(&[&["shares with"], names.as_slice()].concat());
     right(&mut rates, 1..=names.len());
     for (i, name) in names.iter().enumerate() {
-        let cells = (0..names.len())
-            .map(|j| if i == j { "-".into() } else { format!("{:.2} %", matrix.rate(i, j) * 100.0) });
+        let cells = (0..names.len()).map(|j| match matrix.rate_error(i, j) {
+            _ if i == j => "-".into(),
+            Some(error) => format!("{:.2} ± {:.2} %", matrix.rate(i, j) * 100.0, error * 100.0),
+            None => format!("{:.2} %", matrix.rate(i, j) * 100.0),
+        });
         rates.add_row(std::iter::once((*name).to_owned()).chain(cells));
     }
     print_table(&rates)?;
@@ -69,8 +79,16 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     let duration = matrix.duration_ms().map_or_else(String::new, |ms| format!(", measured in {ms:.1} ms"));
     let coverage =
         matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % looked at", part * 100.0));
-    print(format!(
-        "\nmethod {}{coverage}{duration}; a row is the share of that VM's used frames",
-        matrix.method()
-    ))
+    let frames = match matrix.method() {
+        Method::Content => {
+            "distinct contents, of which it has one frame each when all that is equal is merged"
+        }
+        _ => "used frames",
+    };
+    let method = matrix.method();
+    print(format!("\nmethod {method}{coverage}{duration}; a row is the share of that VM's {frames}"))?;
+    if matrix.len() > 1 && matrix.rate_error(0, 1).is_some() {
+        print("figures are estimates from a sample; after ± is the standard error of each rate")?;
+    }
+    Ok(())
 }

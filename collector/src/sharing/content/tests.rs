@@ -1,0 +1,320 @@
+//! The scan on memory that is made up: against the plainest way, on change, on loss, and its stated error.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use huddle_model::matrix::{MatrixVm, MemoryUse, SharingMatrix};
+use proptest::prelude::*;
+
+use super::memory::{GuestMemory, Slot};
+use super::*;
+
+/// Small pages: what is tested does not depend on their size.
+const PAGE_BYTES: usize = 64;
+
+/// Spaces of pages; each page is a content and a frame, and 0 is zero-filled. What happens to it meanwhile is
+/// told by the number of pages read so far.
+#[derive(Clone, Debug, Default)]
+struct Made {
+    spaces: Vec<(usize, Vec<Option<Page>>)>,
+    reads: u64,
+    /// From that many pages read on, this page of that space has another content, or none.
+    change: Option<(u64, usize, usize, Option<u64>)>,
+    /// From that many pages read on, that space is gone.
+    gone: Option<(u64, usize)>,
+    /// From that many pages read on, that space has only its first pages, so many.
+    shrunk: Option<(u64, usize, usize)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    content: u64,
+    frame: u64,
+}
+
+fn page(content: u64) -> Option<Page> {
+    Some(Page { content, frame: 0 })
+}
+
+impl Made {
+    fn of(vms: &[Vec<Option<Page>>]) -> Self {
+        Self { spaces: vms.iter().cloned().enumerate().collect(), ..Self::default() }
+    }
+
+    fn is_gone(&self, space: usize) -> bool {
+        self.gone.is_some_and(|(from, gone)| self.reads >= from && gone == space)
+    }
+}
+
+fn bytes_of(content: u64) -> [u8; PAGE_BYTES] {
+    let mut bytes = [0; PAGE_BYTES];
+    bytes[PAGE_BYTES - 8..].copy_from_slice(&content.to_ne_bytes());
+    bytes
+}
+
+impl GuestMemory for Made {
+    fn spaces(&self) -> Vec<(usize, u64)> {
+        self.spaces.iter().map(|(vm, pages)| (*vm, pages.len() as u64)).collect()
+    }
+
+    fn page_bytes(&self) -> usize {
+        PAGE_BYTES
+    }
+
+    fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError> {
+        if self.is_gone(space) {
+            return Ok(0);
+        }
+        // Seven at a time, so that ends and rests are met.
+        let pages = self.spaces[space].1.iter().zip(0..).skip(first as usize).take(7);
+        let looked_at = pages.clone().count() as u64;
+        let shrunk = self.shrunk.filter(|(from, of, _)| self.reads >= *from && *of == space);
+        let end = shrunk.map_or(u64::MAX, |(_, _, keeps)| keeps as u64);
+        let pages = pages.filter(|(_, number)| *number < end);
+        slots.extend(pages.filter_map(|(page, number)| Some(Slot { number, frame: (*page)?.frame })));
+        Ok(looked_at)
+    }
+
+    fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8])) {
+        assert!(slots.len() <= BATCH_PAGES);
+        for (position, slot) in slots.iter().enumerate() {
+            self.reads += 1;
+            if self.is_gone(space) {
+                return;
+            }
+            let mut content = self.spaces[space].1[slot.number as usize].map(|page| page.content);
+            if let Some((from, of, number, now)) = self.change
+                && self.reads > from
+                && (of, number as u64) == (space, slot.number)
+            {
+                content = now;
+            }
+            if let Some(content) = content {
+                each(position, &bytes_of(content));
+            }
+        }
+    }
+}
+
+fn settings() -> ContentSettings {
+    ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() }
+}
+
+fn scanned(made: &Made, vms: usize, settings: &ContentSettings) -> Scanned {
+    scan(&mut made.clone(), vms, settings, |_| unreachable!("few pages")).unwrap()
+}
+
+fn matrix(scanned: Scanned) -> SharingMatrix {
+    let coverage = scanned.tally.coverage();
+    let figures = scanned.tally.figures();
+    let rows = figures.memory.iter().enumerate().map(|(position, memory)| MatrixVm {
+        name: position.to_string(),
+        pid: None,
+        vcpus: 1,
+        memory: Some(*memory),
+    });
+    let matrix = SharingMatrix::measured(Method::Content, rows.collect(), &figures.shared, 0.0, coverage);
+    match figures.errors {
+        Some(errors) => matrix.estimated(&errors),
+        None => matrix,
+    }
+}
+
+/// The figures by plain sets.
+fn plain(made: &Made, vms: usize) -> (Vec<MemoryUse>, Vec<BTreeSet<u64>>) {
+    let mut memory = vec![MemoryUse::default(); vms];
+    let mut times = vec![BTreeMap::<u64, u64>::new(); vms];
+    for (vm, pages) in &made.spaces {
+        for page in pages.iter().flatten() {
+            memory[*vm].pages_resident += 1;
+            match page.content {
+                0 => memory[*vm].pages_zero += 1,
+                content => *times[*vm].entry(content).or_default() += 1,
+            }
+        }
+    }
+    for (memory, times) in memory.iter_mut().zip(&times) {
+        memory.pages_used = times.values().sum();
+        memory.frames_used = times.len() as u64;
+        memory.self_shared_pages = times.values().filter(|times| **times > 1).sum();
+    }
+    (memory, times.into_iter().map(|times| times.into_keys().collect()).collect())
+}
+
+fn assert_is_plain(matrix: &SharingMatrix, made: &Made, vms: usize) {
+    let (memory, contents) = plain(made, vms);
+    for i in 0..vms {
+        assert_eq!(matrix.vms()[i].memory, Some(memory[i]), "VM {i}");
+        for j in (0..vms).filter(|j| *j != i) {
+            let both = contents[i].intersection(&contents[j]).count() as u64;
+            assert_eq!(matrix.shared_frames(i, j), Some(both), "{i} {j}");
+        }
+    }
+}
+
+fn made() -> impl Strategy<Value = (Made, usize)> {
+    (1usize..5, 1u64..400, any::<bool>()).prop_flat_map(|(vms, contents, merged)| {
+        // Content 0 is zero-filled; merged pages of one content are on one frame, some of them.
+        let page = (0..contents, 0u8..4).prop_map(move |(content, luck)| match luck {
+            0 => None,
+            1 if merged => Some(Page { content, frame: content + 1 }),
+            _ => page(content),
+        });
+        let space = (0..vms, proptest::collection::vec(page, 0..300));
+        let spaces = proptest::collection::vec(space, 0..6);
+        (spaces.prop_map(|spaces| Made { spaces, ..Made::default() }), Just(vms))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn what_is_found_is_what_sets_say((made, vms) in made()) {
+        let scanned = scanned(&made, vms, &settings());
+        prop_assert_eq!((scanned.readings, scanned.differing), (1, 0));
+        assert_is_plain(&matrix(scanned), &made, vms);
+    }
+}
+
+#[test]
+fn little_memory_takes_more_readings_and_gives_the_same() {
+    // 70,000 contents of 18 bytes each are more than 1 MiB holds.
+    let pages = |from: u64| (from..from + 70_000).map(page).collect::<Vec<_>>();
+    let made = Made::of(&[pages(1), pages(20_001), vec![page(5); 100]]);
+    let scanned = scanned(&made, 3, &ContentSettings { memory_mib: 1, ..settings() });
+    assert!((3..=8).contains(&scanned.readings), "{}", scanned.readings);
+    let matrix = matrix(scanned);
+    assert_eq!(matrix.shared_frames(0, 1), Some(50_000));
+    assert_is_plain(&matrix, &made, 3);
+}
+
+#[test]
+fn more_equal_pages_than_there_is_room_for_is_an_error() {
+    let mut made = Made::of(&[vec![page(5); 70_000]]);
+    let little = ContentSettings { memory_mib: 1, ..settings() };
+    let Err(error) = scan(&mut made, 1, &little, |_| unreachable!()) else { panic!("it had room") };
+    assert!(matches!(error, SharingError::TooManyAlike { memory_mib: 1, .. }), "{error}");
+}
+
+#[test]
+fn large_groups_are_counted_too() {
+    let mut one = vec![page(9); 500];
+    one.extend(vec![Some(Page { content: 9, frame: 77 }); 300]);
+    let made = Made::of(&[one, vec![page(9); 2], vec![Some(Page { content: 9, frame: 77 })]]);
+    assert_is_plain(&matrix(scanned(&made, 3, &settings())), &made, 3);
+}
+
+/// Pages on one frame are one page: they are read once each to be hashed, and never again.
+#[test]
+fn pages_on_one_frame_are_not_read_twice() {
+    let merged = |content| Some(Page { content, frame: content + 100 });
+    let pages =
+        |merge: bool| (1..50).map(|content| if merge { merged(content) } else { page(content) }).collect();
+    for (merge, reads) in [(true, 98), (false, 196)] {
+        let mut made = Made::of(&[pages(merge), pages(merge)]);
+        scan(&mut made, 2, &settings(), |_| unreachable!()).unwrap();
+        assert_eq!(made.reads, reads, "merged: {merge}");
+    }
+}
+
+#[test]
+fn a_page_that_changes_before_it_is_compared_is_shared_with_nobody() {
+    for group in [2, 3, 100] {
+        for now in [Some(1_000), None] {
+            let mut made = Made::of(&vec![vec![page(5), page(6)]; group]);
+            // All were hashed by then: 2 pages of each.
+            made.change = Some((2 * group as u64, 1, 0, now));
+            let scanned = scanned(&made, group, &settings());
+            assert_eq!(scanned.differing, 1, "{group} {now:?}");
+            let matrix = matrix(scanned);
+            assert_eq!(matrix.shared_frames(0, 1), Some(1), "{group} {now:?}");
+            assert_eq!(matrix.vms()[1].memory.unwrap().frames_used, 2);
+            if group > 2 {
+                assert_eq!(matrix.shared_frames(0, 2), Some(2));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_that_goes_before_it_is_hashed_is_lost() {
+    let mut made = Made::of(&[vec![page(5), page(6)], vec![page(5), page(6)]]);
+    made.change = Some((0, 1, 0, None));
+    let scanned = scanned(&made, 2, &settings());
+    assert_eq!(scanned.tally.vms()[1].lost, 1);
+    let matrix = matrix(scanned);
+    assert_eq!(matrix.shared_frames(0, 1), Some(1));
+    assert_eq!(matrix.vms()[1].memory.unwrap().pages_resident, 1);
+}
+
+#[test]
+fn a_space_that_shrinks_after_it_was_read_is_noticed() {
+    let pages: Vec<_> = (1..41).map(page).collect();
+    let mut made = Made::of(&[pages.clone(), pages]);
+    assert_eq!(scanned(&made, 2, &settings()).resident_after, [40, 40]);
+    made.shrunk = Some((80, 1, 10));
+    let scanned = scanned(&made, 2, &settings());
+    assert_eq!(scanned.tally.vms()[1].resident, 40);
+    assert_eq!(scanned.resident_after, [40, 10]);
+}
+
+/// Whenever a space goes, the others are counted rightly.
+#[test]
+fn a_space_that_goes_leaves_the_others_right() {
+    let pages: Vec<_> = (1..40).map(page).collect();
+    for at in 0..200 {
+        let mut made = Made::of(&[pages.clone(), pages.clone(), pages.clone()]);
+        made.gone = Some((at, 1));
+        let matrix = matrix(scanned(&made, 3, &settings()));
+        assert_eq!(matrix.shared_frames(0, 2), Some(39), "gone after {at} pages");
+        assert!(matrix.shared_frames(0, 1).unwrap() <= 39);
+    }
+}
+
+/// The mean of many draws is the truth, and they scatter as is stated.
+#[test]
+fn estimates_are_right_on_average_and_scatter_as_they_say() {
+    // 3,000 of 8,000 and of 5,000 in common; one content is in both very often, and zeros are a tenth.
+    let pages = |from: u64, to: u64| {
+        let repeated = std::iter::repeat_n(page(1), 400);
+        (from..to).map(page).chain(repeated).chain(std::iter::repeat_n(page(0), 600)).collect::<Vec<_>>()
+    };
+    let made = Made::of(&[pages(2, 8_001), pages(5_003, 10_001)]);
+    assert_is_plain(&matrix(scanned(&made, 2, &settings())), &made, 2);
+    for share in [0.1, 0.25, 0.5] {
+        let draws: Vec<SharingMatrix> = (0..300)
+            .map(|seed| {
+                let sample = Some(Share::try_from(share).unwrap());
+                matrix(scanned(&made, 2, &ContentSettings { sample, seed, ..settings() }))
+            })
+            .collect();
+        for (i, j, truth) in [(0, 1, 2_999.0 / 8_000.0), (1, 0, 2_999.0 / 4_999.0)] {
+            let rates: Vec<f64> = draws.iter().map(|matrix| matrix.rate(i, j)).collect();
+            let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+            let spread = (rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / 299.0).sqrt();
+            let stated = draws.iter().map(|matrix| matrix.rate_error(i, j).unwrap()).sum::<f64>() / 300.0;
+            // The mean of 300 within 4 of its standard errors, and a little for R being a ratio.
+            assert!(
+                (mean - truth).abs() < 4.0 * spread / 300f64.sqrt() + 0.01 * truth,
+                "{share}: {mean} {truth}"
+            );
+            // A standard deviation of 300 is itself known to 4 %.
+            assert!((0.85..1.15).contains(&(spread / stated)), "{share}: {spread} against {stated}");
+            let within = draws
+                .iter()
+                .filter(|matrix| (matrix.rate(i, j) - truth).abs() <= 2.0 * matrix.rate_error(i, j).unwrap())
+                .count();
+            assert!((270..=297).contains(&within), "{share}: {within} of 300 within two standard errors");
+        }
+        let (mut frames, mut zeros, mut coverage) = (0.0, 0.0, 0.0);
+        for matrix in &draws {
+            let memory = matrix.vms()[0].memory.unwrap();
+            assert_eq!(memory.pages_resident, 8_999);
+            frames += memory.frames_used as f64 / 300.0;
+            zeros += memory.pages_zero as f64 / 300.0;
+            coverage += matrix.coverage().unwrap() / 300.0;
+        }
+        assert!((frames / 8_000.0 - 1.0).abs() < 0.01, "{share}: {frames}");
+        assert!((zeros / 600.0 - 1.0).abs() < 0.05, "{share}: {zeros}");
+        assert!((coverage / share - 1.0).abs() < 0.01, "{share}: {coverage}");
+    }
+}

@@ -1,0 +1,268 @@
+//! The second half of a content scan: pages of equal hash are compared byte by byte, and what is equal is
+//! counted.
+//!
+//! Pages on one frame are one page and need no comparison. For the rest one page is read of each frame, each
+//! once. Groups are taken in the order of their first page: equal memory of two VMs mostly lies in equal
+//! order, so that what is read next lies side by side in both.
+
+use std::collections::BTreeMap;
+
+use super::memory::{BATCH_PAGES, GuestMemory, Slot};
+use super::records::Record;
+use super::tally::Tally;
+use super::throttle::Throttle;
+
+/// Contents of one hash that are told apart; what is beyond counts as shared with nobody.
+const MAX_CLASSES: usize = 4;
+
+/// Records that are gone through in far less than a rest is due after.
+const RECORDS_BETWEEN_RESTS: usize = 8192;
+
+/// Where a page is.
+pub(super) struct Spaces {
+    /// For each space its first page, ascending.
+    first: Vec<u64>,
+    vm: Vec<usize>,
+}
+
+impl Spaces {
+    /// Numbers the pages of all spaces one after the other; returns with it how many pages there are.
+    pub(super) fn new(spaces: &[(usize, u64)]) -> (Self, u64) {
+        let mut numbered = Self { first: Vec::new(), vm: Vec::new() };
+        let mut pages = 0u64;
+        for (vm, slots) in spaces {
+            numbered.first.push(pages);
+            numbered.vm.push(*vm);
+            pages = pages.saturating_add(*slots);
+        }
+        (numbered, pages)
+    }
+
+    /// The first page of a space.
+    pub(super) fn first(&self, space: usize) -> u64 {
+        self.first[space]
+    }
+
+    fn space(&self, page: u64) -> usize {
+        // A space without pages begins where the next one does: the last that begins here has the page.
+        self.first.partition_point(|first| *first <= page) - 1
+    }
+
+    fn vm(&self, page: u64) -> usize {
+        self.vm[self.space(page)]
+    }
+}
+
+/// What the pages of one slice are compared with.
+pub(super) struct Verifier<'a, M> {
+    memory: &'a mut M,
+    spaces: &'a Spaces,
+    throttle: &'a mut Throttle,
+    tally: &'a mut Tally,
+    desk: Desk,
+    /// Pages that were equal to others by their hash and then were not, or had gone.
+    pub(super) differing: u64,
+}
+
+/// Pages of one hash that are equal indeed.
+struct Class {
+    content: Vec<u8>,
+    /// By VM.
+    times: BTreeMap<usize, u32>,
+    pages: usize,
+}
+
+/// What is needed for one batch of groups, kept from one to the next.
+#[derive(Default)]
+struct Desk {
+    /// For each group of the batch its first page's content.
+    contents: Vec<u8>,
+    /// Which groups have that.
+    known: Vec<bool>,
+    /// The pages to read: position of the group in the batch, and the record.
+    wanted: Vec<(usize, Record)>,
+    slots: Vec<Slot>,
+    /// What was found, for each wanted page.
+    equal: Vec<bool>,
+}
+
+impl<'a, M: GuestMemory> Verifier<'a, M> {
+    pub(super) fn new(
+        memory: &'a mut M,
+        spaces: &'a Spaces,
+        throttle: &'a mut Throttle,
+        tally: &'a mut Tally,
+    ) -> Self {
+        let desk = Desk { contents: vec![0; BATCH_PAGES * memory.page_bytes()], ..Desk::default() };
+        Self { memory, spaces, throttle, tally, desk, differing: 0 }
+    }
+
+    /// Counts the pages of one slice, which are sorted; leaves them in no order.
+    pub(super) fn count(&mut self, records: &mut Vec<Record>) {
+        let groups = self.keep_groups(records);
+        let end_of = |start: u32| {
+            let start = start as usize;
+            start
+                + records[start..].iter().take_while(|record| record.hash() == records[start].hash()).count()
+        };
+        for batch in groups.chunks(BATCH_PAGES) {
+            let batch: Vec<&[Record]> =
+                batch.iter().map(|start| &records[*start as usize..end_of(*start)]).collect();
+            self.batch(&batch);
+            self.throttle.rest();
+        }
+    }
+
+    /// Counts and removes the pages whose hash no other has; returns where the groups of the others begin, in
+    /// the order of their first pages.
+    fn keep_groups(&mut self, records: &mut Vec<Record>) -> Vec<u32> {
+        let mut groups = Vec::new();
+        let (mut kept, mut at, mut rested_at) = (0, 0, 0);
+        while at < records.len() {
+            if at - rested_at > RECORDS_BETWEEN_RESTS {
+                self.throttle.rest();
+                rested_at = at;
+            }
+            let alike = records[at..].iter().take_while(|record| record.hash() == records[at].hash()).count();
+            if alike == 1 {
+                self.tally.unique(self.spaces.vm(records[at].page()));
+            } else {
+                groups.push(kept as u32);
+                records.copy_within(at..at + alike, kept);
+                kept += alike;
+            }
+            at += alike;
+        }
+        records.truncate(kept);
+        groups.sort_unstable_by_key(|start| records[*start as usize].page());
+        groups
+    }
+
+    fn batch(&mut self, batch: &[&[Record]]) {
+        self.desk.known.clear();
+        self.desk.known.resize(batch.len(), false);
+        // All first pages, then all second ones: those of neighbouring groups mostly are neighbours.
+        let most = batch.iter().map(|group| group.len()).max().unwrap_or(0);
+        if batch.iter().all(|group| on_one_frame(group)) {
+            batch.iter().for_each(|group| self.content(group));
+            return;
+        }
+        if most > BATCH_PAGES {
+            batch.iter().for_each(|group| self.apart(group));
+            return;
+        }
+        let mut suspect = vec![false; batch.len()];
+        for column in 0..most {
+            self.desk.wanted.clear();
+            for (position, group) in batch.iter().enumerate() {
+                let Some(record) = group.get(column) else { continue };
+                let as_before = column > 0 && same_frame(group[column - 1], *record);
+                if !as_before && !on_one_frame(group) && !suspect[position] {
+                    self.desk.wanted.push((position, *record));
+                }
+            }
+            self.compare_wanted();
+            for ((position, _), equal) in self.desk.wanted.iter().zip(&self.desk.equal) {
+                suspect[*position] |= !equal;
+            }
+        }
+        for (group, suspect) in batch.iter().zip(suspect) {
+            if suspect { self.apart(group) } else { self.content(group) }
+        }
+    }
+
+    /// Reads what is wanted and compares it with the first page of its group, or makes it that.
+    fn compare_wanted(&mut self) {
+        let Desk { contents, known, wanted, slots, equal } = &mut self.desk;
+        equal.clear();
+        equal.resize(wanted.len(), false);
+        let page_bytes = self.memory.page_bytes();
+        let mut at = 0;
+        while at < wanted.len() {
+            let space = self.spaces.space(wanted[at].1.page());
+            let first = self.spaces.first(space);
+            let of_space =
+                wanted[at..].iter().take_while(|(_, record)| self.spaces.space(record.page()) == space);
+            slots.clear();
+            slots.extend(of_space.map(|(_, record)| Slot { number: record.page() - first, frame: 0 }));
+            self.memory.read(space, slots, &mut |position, bytes| {
+                let (group, _) = wanted[at + position];
+                let content = &mut contents[group * page_bytes..][..page_bytes];
+                equal[at + position] = if known[group] {
+                    content == bytes
+                } else {
+                    content.copy_from_slice(bytes);
+                    known[group] = true;
+                    true
+                };
+            });
+            at += slots.len();
+            self.throttle.rest();
+        }
+    }
+
+    /// A group of which not all are known to be equal, or one that is very large.
+    fn apart(&mut self, group: &[Record]) {
+        let (spaces, page_bytes) = (self.spaces, self.memory.page_bytes());
+        let mut classes: Vec<Class> = Vec::new();
+        let mut items = group.chunk_by(|left, right| same_frame(*left, *right)).peekable();
+        let (mut batch, mut slots) = (Vec::new(), Vec::new());
+        while let Some(item) = items.next() {
+            let space = spaces.space(item[0].page());
+            batch.clear();
+            batch.push(item);
+            while batch.len() < BATCH_PAGES
+                && let Some(item) = items.next_if(|item| spaces.space(item[0].page()) == space)
+            {
+                batch.push(item);
+            }
+            let slot = |item: &&[Record]| Slot { number: item[0].page() - spaces.first(space), frame: 0 };
+            slots.clear();
+            slots.extend(batch.iter().map(slot));
+            let mut class_of = [None; BATCH_PAGES];
+            self.memory.read(space, &slots, &mut |position, bytes| {
+                let known = classes.iter().position(|class| class.content == bytes);
+                class_of[position] = known.or_else(|| {
+                    (classes.len() < MAX_CLASSES).then(|| {
+                        let content = Vec::with_capacity(page_bytes);
+                        classes.push(Class { content, times: BTreeMap::new(), pages: 0 });
+                        let class = classes.len() - 1;
+                        classes[class].content.extend_from_slice(bytes);
+                        class
+                    })
+                });
+            });
+            for (item, class) in batch.iter().zip(class_of) {
+                match class {
+                    Some(class) => {
+                        let class = &mut classes[class];
+                        for record in *item {
+                            *class.times.entry(spaces.vm(record.page())).or_default() += 1;
+                        }
+                        class.pages += item.len();
+                    }
+                    None => item.iter().for_each(|record| self.content(&[*record])),
+                }
+            }
+            self.throttle.rest();
+        }
+        let largest = classes.iter().map(|class| class.pages).max().unwrap_or(0);
+        self.differing += (group.len() - largest) as u64;
+        for class in classes {
+            self.tally.content(class.times.into_iter());
+        }
+    }
+
+    fn content(&mut self, pages: &[Record]) {
+        let spaces = self.spaces;
+        self.tally.content(pages.iter().map(|record| (spaces.vm(record.page()), 1)));
+    }
+}
+
+fn same_frame(left: Record, right: Record) -> bool {
+    left.frame() != 0 && left.frame() == right.frame()
+}
+
+fn on_one_frame(group: &[Record]) -> bool {
+    group.windows(2).all(|pair| same_frame(pair[0], pair[1]))
+}

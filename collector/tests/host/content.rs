@@ -1,0 +1,228 @@
+//! The scan of contents against known truth, and against the scan of frames once KSM has merged everything.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use huddle_collector::host::{HostRoot, task};
+use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_collector::sharing::{Measurement, MergedScan};
+use huddle_model::matrix::{MemoryUse, Method};
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vm};
+use libtest_mimic::Trial;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::ksm::Ksm;
+use crate::tenant::Tenant;
+use crate::trial;
+
+const PAGE: usize = 4096;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("content_is_what_merging_makes_of_it", is_what_merging_makes_of_it),
+        trial("content_measuring_changes_nothing", measuring_changes_nothing),
+        trial("content_a_sample_is_within_its_error", a_sample_is_within_its_error),
+        trial("content_tenant_ends_during_the_scan", tenant_ends_during_the_scan),
+        trial("content_memory_is_given_back_during_the_scan", memory_is_given_back_during_the_scan),
+    ]
+}
+
+fn unhurried() -> ContentSettings {
+    ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() }
+}
+
+fn measure(vms: &[Vm], settings: ContentSettings) -> Measurement {
+    ContentScan::new(HostRoot::real(), settings).measure(vms).unwrap()
+}
+
+fn memory(found: &Measurement, vm: usize) -> MemoryUse {
+    found.matrix.vms()[vm].memory.unwrap()
+}
+
+fn shared(found: &Measurement) -> Vec<u64> {
+    found.matrix.pairs().map(|(i, j)| found.matrix.shared_frames(i, j).unwrap()).collect()
+}
+
+/// Before anything is merged the scan says what merging will do; afterwards both ways agree to the page.
+fn is_what_merging_makes_of_it() {
+    let ksm = Ksm::start();
+    ksm.set("run", "0");
+    let specs = [
+        "set:1:400,set:2:300,zeros:0:90,set:3:200,set:10:150,copies:5:20,copies:7:1,read:0:30",
+        "set:3:200,hole:0:900,set:1:400,set:2:300,set:11:77,copies:5:9,read:0:5",
+        "set:4:123,set:12:1000,zeros:0:700,set:2:300,set:1:400,copies:6:200",
+        "set:1:400,set:4:123,set:13:1,copies:7:1,hole:0:3,copies:6:1",
+    ];
+    let tenants: Vec<Tenant> =
+        ["a", "b", "c", "d"].into_iter().zip(specs).map(|(name, spec)| Tenant::start(name, spec)).collect();
+    let vms: Vec<Vm> = tenants.iter().map(Tenant::vm).collect();
+    let merged_scan = MergedScan::new(HostRoot::real());
+
+    let before = measure(&vms, unhurried());
+    assert!(
+        before.vanished.is_empty() && before.notes.is_empty(),
+        "{:?} {:?}",
+        before.vanished,
+        before.notes
+    );
+    assert_eq!((before.matrix.method(), before.matrix.coverage()), (Method::Content, Some(1.0)));
+    assert_eq!(shared(&before), [901, 700, 401, 700, 400, 524]);
+    let expected = |used, distinct, zero, repeated| MemoryUse {
+        pages_resident: used + zero,
+        pages_used: used,
+        frames_used: distinct,
+        pages_zero: zero,
+        self_shared_pages: repeated,
+        pages_huge: None,
+    };
+    let truth = [
+        expected(1071, 1052, 120, 20),
+        expected(986, 978, 5, 9),
+        expected(2023, 1824, 700, 200),
+        expected(526, 526, 0, 0),
+    ];
+    assert_eq!([0, 1, 2, 3].map(|vm| memory(&before, vm)), truth);
+    assert_eq!(shared(&merged_scan.measure(&vms).unwrap()), [0; 6], "nothing is merged yet");
+
+    ksm.set("run", "1");
+    ksm.merge(&tenants.iter().map(Tenant::pid).collect::<Vec<_>>());
+    let merged = merged_scan.measure(&vms).unwrap();
+    let after = measure(&vms, unhurried());
+    assert_eq!(after.matrix.vms(), merged.matrix.vms());
+    assert_eq!(shared(&after), shared(&merged));
+    assert_eq!(after.matrix.vms(), before.matrix.vms());
+    assert_eq!(shared(&after), shared(&before));
+    // Read in several goes it is the same.
+    let little = measure(&vms, ContentSettings { memory_mib: 1, cpu_share: Share::HALF, ..unhurried() });
+    assert_eq!(little.matrix.vms(), after.matrix.vms());
+}
+
+/// Reading a merged page must not split it, nor reading a hole fill it.
+fn measuring_changes_nothing() {
+    let ksm = Ksm::start();
+    let tenants = ["a", "b"].map(|name| Tenant::start(name, "set:1:500,zeros:0:50,hole:0:400,read:0:60"));
+    ksm.merge(&tenants.each_ref().map(Tenant::pid));
+    let vms = tenants.each_ref().map(Tenant::vm);
+    let frames = MergedScan::new(HostRoot::real());
+    let before = frames.measure(&vms).unwrap();
+    for _ in 0..2 {
+        assert_eq!(shared(&measure(&vms, unhurried())), [500]);
+    }
+    let after = frames.measure(&vms).unwrap();
+    assert_eq!(after.matrix.vms(), before.matrix.vms());
+    assert_eq!(shared(&after), shared(&before));
+    assert_eq!(memory(&after, 0).pages_resident, 610);
+}
+
+fn a_sample_is_within_its_error() {
+    let tenants = [("a", "set:1:12000,set:2:8000,zeros:0:4000"), ("b", "set:3:5000,set:1:12000")]
+        .map(|(name, spec)| Tenant::start(name, spec));
+    let vms = tenants.each_ref().map(Tenant::vm);
+    // Which pages are drawn depends on their place and the seed alone, so this passes or fails every time.
+    let sample = Some(Share::try_from(0.2).unwrap());
+    let found = measure(&vms, ContentSettings { sample, seed: 3, ..unhurried() });
+    let matrix = &found.matrix;
+    for (i, j, truth) in [(0, 1, 0.6), (1, 0, 12.0 / 17.0)] {
+        let (rate, error) = (matrix.rate(i, j), matrix.rate_error(i, j).unwrap());
+        assert!((0.005..0.05).contains(&error), "{error}");
+        assert!((rate - truth).abs() < 4.0 * error, "{rate} {truth} {error}");
+    }
+    assert!((matrix.coverage().unwrap() - 0.2).abs() < 0.01, "{:?}", matrix.coverage());
+    assert_eq!(memory(&found, 0).pages_resident, 24_000, "what is resident is known exactly");
+    assert!(memory(&found, 0).pages_zero.abs_diff(4_000) < 500, "{:?}", memory(&found, 0));
+}
+
+/// Whenever it ends, it is either measured or named, and the others are right.
+fn tenant_ends_during_the_scan() {
+    let others = ["a", "b"].map(|name| Tenant::start(name, "set:1:100"));
+    let (mut vanished, mut measured) = (0, 0);
+    for round in 0..30 {
+        let mut short = Tenant::start("short", "set:2:30000,set:1:50");
+        let vms = [short.vm(), others[0].vm(), others[1].vm()];
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(round * 3));
+            short.end();
+        });
+        let found = measure(&vms, unhurried());
+        ending.join().unwrap();
+        let (a, b) = (found.matrix.len() - 2, found.matrix.len() - 1);
+        assert_eq!(found.matrix.shared_frames(a, b), Some(100), "round {round}");
+        if found.vanished.is_empty() {
+            assert_eq!(memory(&found, 0).pages_resident, 30_050);
+            measured += 1;
+        } else {
+            assert_eq!((found.vanished[0].vm.as_str(), found.matrix.len()), ("short", 2));
+            vanished += 1;
+        }
+    }
+    assert!(vanished > 0, "it never ended in time");
+    println!("ended in {vanished} of 30 scans, measured in {measured}");
+}
+
+/// Memory that is unmapped under the scan's hands is left out and never counted wrongly.
+fn memory_is_given_back_during_the_scan() {
+    const PAGES: usize = 40_000;
+    let other = Tenant::start("other", "set:1:100");
+    let process = task::process(&HostRoot::real(), std::process::id() as i32).unwrap().id;
+    let mut caught = 0;
+    for round in 0..20 {
+        let start = different_pages(PAGES);
+        let vms = [own_memory(process, start, PAGES), other.vm()];
+        let half = start + PAGES / 2 * PAGE;
+        let giving_back = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(round * 2));
+            unmap(half, PAGES / 2);
+        });
+        let found = measure(&vms, unhurried());
+        giving_back.join().unwrap();
+        unmap(start, PAGES / 2);
+        assert!(found.vanished.is_empty(), "{:?}", found.vanished);
+        let memory = memory(&found, 0);
+        let resident = PAGES as u64 / 2..=PAGES as u64;
+        assert!(resident.contains(&memory.pages_resident), "{memory:?}");
+        assert_eq!(memory.frames_used, memory.pages_resident, "all are different");
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(0));
+        // Between the two: part of what was given back had been read, and it was gone when it was over.
+        if (PAGES as u64 / 2 * 102 / 100..PAGES as u64).contains(&memory.pages_resident) {
+            assert!(found.notes.iter().any(|note| note.contains("afterwards")), "{:?}", found.notes);
+        }
+        caught += usize::from(memory.pages_resident < PAGES as u64);
+    }
+    assert!(caught > 0, "it was never given back in time");
+}
+
+/// Pages of this process, all different from each other and from every tenant's; returns their address.
+fn different_pages(pages: usize) -> usize {
+    let length = NonZeroUsize::new(pages * PAGE).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
+    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
+    // SAFETY: the range is the mapping made above; the advice does not change its content.
+    unsafe { madvise(map, length.get(), MmapAdvise::MADV_NOHUGEPAGE) }.unwrap();
+    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this, here.
+    let words = unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) };
+    for (index, page) in words.chunks_exact_mut(PAGE / 8).enumerate() {
+        page[0] = 1 << 63 | index as u64;
+    }
+    map.as_ptr() as usize
+}
+
+fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
+    let end = (start + pages * PAGE) as u64;
+    let region = GuestRegion { process, start: start as u64, end, kind: MemoryKind::Anonymous };
+    Vm {
+        name: "own".into(),
+        process,
+        vmm: huddle_model::vm::VmmKind::Process,
+        vcpus: Vec::new(),
+        memory: vec![region],
+        allowed_cpus: huddle_model::cpuset::CpuSet::default(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+fn unmap(start: usize, pages: usize) {
+    let start = std::ptr::NonNull::new(start as *mut nix::libc::c_void).unwrap();
+    // SAFETY: part of a mapping of `different_pages`, which nothing refers to any more.
+    unsafe { munmap(start, pages * PAGE) }.unwrap();
+}
