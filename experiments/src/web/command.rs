@@ -59,7 +59,7 @@ pub struct WebArgs {
     /// Dependent reads of a visit [default: a quarter more than the data has lines]
     #[arg(long)]
     reads_per_visit: Option<u64>,
-    /// KiB of each data set [default: five eighths of the cache]
+    /// KiB of each data set [default: seven sixteenths of the cache]
     #[arg(long)]
     data_kib: Option<u64>,
     /// Blocks; every block measures every arm once

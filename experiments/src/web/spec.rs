@@ -107,8 +107,10 @@ impl Default for WebConfig {
             data: ["A", "A", "B", "B"].map(str::to_owned).to_vec(),
             writers: Vec::new(),
             data_kib: None,
-            data_cache_fraction: 0.625,
-            visits: 4,
+            // Two data sets with what two servers use besides are more than a cache holds, and one leaves
+            // room for what others put into it.
+            data_cache_fraction: 0.4375,
+            visits: 8,
             reads_per_visit: None,
             requests: 40,
             warm_up_requests: 10,
