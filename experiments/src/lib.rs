@@ -5,6 +5,7 @@
 //! measured; everything that changes the host goes through the collector's journal.
 
 pub mod clock;
+pub mod course;
 pub mod data_pages;
 pub mod demo;
 pub mod design;

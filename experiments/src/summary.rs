@@ -430,8 +430,8 @@ mod tests {
     fn the_ratio_is_of_times_and_paired_by_block() {
         let blocks: Vec<Block> = (1..=8).map(|n| block(n, 300 * n as u64, 200 * n as u64, false)).collect();
         let all: Vec<&Block> = blocks.iter().collect();
-        let time = ratio(&all, Arm::Opposed, Arm::Recommended, |sample| Some(1.0 / sample.reads_per_s()))
-            .unwrap();
+        let time =
+            ratio(&all, Arm::Opposed, Arm::Recommended, |sample| Some(1.0 / sample.reads_per_s())).unwrap();
         assert!((time.value - 1.5).abs() < 1e-12 && time.n == 8);
         let [low, high] = time.ci95.unwrap();
         assert!((low - 1.5).abs() < 1e-12 && (high - 1.5).abs() < 1e-12);

@@ -9,11 +9,12 @@ use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use serde::Serialize;
 
+use super::LOTS;
 use super::sharing::Expected;
-use super::{LOTS, RunError};
+use crate::course::{RunError, plan_of};
 use crate::design::Arm;
 use crate::guest::{Guest, GuestData, GuestError, Pace, Reading};
-use crate::host::{Host, HostFailure};
+use crate::host::Host;
 use crate::interrupt::Interrupt;
 use crate::probes::VcpuProbe;
 use crate::spec::Config;
@@ -166,10 +167,7 @@ impl Bench<'_> {
     /// from finishing one burst has no rate, and one such window must not end a long run.
     fn sample(&mut self, arm: Arm, block: usize) -> Result<Result<ArmSample, String>, RunError> {
         let lot = arm.is_drawn().then(|| drawn(self.matrix, self.topology, self.config.seed, block));
-        let planned = || Some(&self.plans.iter().find(|(planned, _)| *planned == arm)?.1);
-        let Some(plan) = lot.as_ref().or_else(planned) else {
-            return Err(HostFailure::Failed(format!("there is no plan for the arm {arm}")).into());
-        };
+        let plan = plan_of(arm, lot.as_ref(), self.plans)?;
         self.host.place(self.vms, plan)?;
         let pace = self.pace;
         self.guests.iter_mut().try_for_each(|guest| guest.start(pace, arm.reads_own()))?;

@@ -21,15 +21,15 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::{Plan, PlanInput};
 use huddle_model::topology::Topology;
-use huddle_model::vm::Vm;
 
 use huddle_guest::chase::{NODE_WORDS, PAGE_BYTES};
 use huddle_model::rng::Rng;
 
+use crate::course::{Merging, RunError, Step, blocks, two_domains, undone_after};
 use crate::design::{Arm, orders};
 use crate::guest::{Guest, GuestData, GuestError, Pace};
-use crate::host::{Host, HostFailure};
-use crate::interrupt::{Interrupt, Interrupted};
+use crate::host::Host;
+use crate::interrupt::Interrupt;
 use crate::spec::{Config, GuestKind, SpecError};
 
 pub(crate) use measure::drawn;
@@ -43,9 +43,6 @@ const LOTS: u64 = 3000;
 
 /// The base that VMs share counts as merged when it grew by less than this part of itself.
 const BASE_GROWTH: f64 = 0.02;
-
-/// How long it must not have grown.
-const BASE_STILL: Duration = Duration::from_secs(3);
 
 /// What a run found.
 #[derive(Clone, Debug)]
@@ -74,80 +71,6 @@ pub struct Outcome {
     pub blocks: Vec<Block>,
 }
 
-/// Why a run gave no result. The host is undone in every case but the last.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The host cannot or does not.
-    #[error(transparent)]
-    Host(#[from] HostFailure),
-    /// A guest.
-    #[error(transparent)]
-    Guest(GuestError),
-    /// KSM did not merge.
-    #[error(
-        "after {seconds:.0} s KSM had not merged the guests' data: {why}; look at /sys/kernel/mm/ksm, or give it more time with --merge-seconds"
-    )]
-    NotMerged {
-        /// How long was waited, in seconds.
-        seconds: f64,
-        /// What was wrong at the end.
-        why: NotMerged,
-    },
-    /// The two placements do not differ in what is shared within caches.
-    #[error(
-        "as recommended {recommended} shared frames lie within the cache domains, placed the opposite way \
-         {opposed}: the placements do not differ enough to compare them"
-    )]
-    SamePlacement {
-        /// Frames within domains as recommended.
-        recommended: u64,
-        /// Frames within domains when opposed.
-        opposed: u64,
-    },
-    /// The settings make no sense.
-    #[error(transparent)]
-    Settings(#[from] SpecError),
-    /// Ctrl-C or SIGTERM.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-    /// What was changed could not be undone.
-    #[error("THE HOST IS NOT AS IT WAS: {undo}; run `huddle restore` as root{}", because(.cause))]
-    NotUndone {
-        /// What failed.
-        undo: HostFailure,
-        /// What had ended the run before.
-        cause: Option<Box<RunError>>,
-    },
-}
-
-impl From<GuestError> for RunError {
-    fn from(error: GuestError) -> Self {
-        match error {
-            // Not the guest's fault.
-            GuestError::Interrupted(interrupted) => Self::Interrupted(interrupted),
-            error => Self::Guest(error),
-        }
-    }
-}
-
-fn because(cause: &Option<Box<RunError>>) -> String {
-    cause.as_ref().map(|cause| format!(" (the run had ended with: {cause})")).unwrap_or_default()
-}
-
-/// What is being done.
-#[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
-    /// In words.
-    pub text: &'a str,
-    /// Blocks done, those that warm up among them.
-    pub done: usize,
-    /// Blocks in all.
-    pub of: usize,
-    /// About how long the blocks that are left take: as long as those before them, or, before the first,
-    /// as their arms take; `None` while guests start and merge, which nobody can foretell.
-    pub left: Option<Duration>,
-}
-
 /// Starts the guests of a specification, in its order; all of them ready.
 pub type StartGuests<'a> = &'a mut dyn FnMut(&Config) -> Result<Vec<Box<dyn Guest>>, GuestError>;
 
@@ -162,22 +85,9 @@ pub fn run(
     interrupt: &Interrupt,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Outcome, RunError> {
-    let mut guests = Vec::new();
-    let mut result =
-        Run { config, host: &mut *host, interrupt, progress }.measure_all(start_guests, &mut guests);
-    // A guest that has died is first missed by whoever looks into its process.
-    if let Err(RunError::Host(HostFailure::Failed(_))) = &result
-        && let Some(ended) = guests.iter_mut().find_map(|guest| guest.check().err())
-    {
-        result = Err(ended.into());
-    }
-    // First the affinities and KSM's settings, while the guests still are there to be set back.
-    let undone = host.undo();
-    drop(guests);
-    match (result, undone) {
-        (result, Ok(())) => result,
-        (result, Err(undo)) => Err(RunError::NotUndone { undo, cause: result.err().map(Box::new) }),
-    }
+    undone_after(host, |host, guests| {
+        Run { config, host, interrupt, progress }.measure_all(start_guests, guests)
+    })
 }
 
 struct Run<'a> {
@@ -188,6 +98,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn merging(&mut self) -> Merging<'_> {
+        Merging { host: &mut *self.host, interrupt: self.interrupt }
+    }
+
     fn say(&mut self, text: &str) {
         let of = self.config.warm_up_blocks + self.config.repetitions;
         (self.progress)(Step { text, done: 0, of, left: None });
@@ -225,7 +139,7 @@ impl Run<'_> {
                 self.say("letting KSM merge what the VMs share after boot");
                 let vms = self.host.find(&processes)?;
                 self.host.merge()?;
-                Some(self.wait_for_base(&vms)?)
+                Some(self.merging().wait_until_still(&vms, BASE_GROWTH, config.merge_seconds / 2.0)?)
             }
         };
 
@@ -237,7 +151,7 @@ impl Run<'_> {
         let vms = self.host.find(&processes)?;
         let expected = Expected::new(&config.data, data_bytes);
         self.host.merge()?;
-        self.wait_until_merged(&vms, &data, &expected)?;
+        self.merging().wait_until_merged(&vms, &data, &expected, config.merge_seconds)?;
         let merging_s = begun.elapsed().as_secs_f64();
         self.host.pause_merging()?;
         // Once more with the scan paused: this is what the plans are made from.
@@ -247,7 +161,7 @@ impl Run<'_> {
         let plans = plans(config, &matrix, &topology)?;
 
         let blocks = if config.is_timed() {
-            let bench = measure::Bench {
+            let mut bench = measure::Bench {
                 config,
                 host: &mut *self.host,
                 guests,
@@ -259,7 +173,13 @@ impl Run<'_> {
                 pace,
                 interrupt: self.interrupt,
             };
-            measure_blocks(bench, &expected, self.progress)?
+            bench.host.watch(bench.vms, bench.topology);
+            let an_arm = Duration::from_secs_f64(config.settle_seconds + config.seconds_per_arm);
+            let first = an_arm * config.arms.len() as u32;
+            let orders = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
+            blocks(&orders, config.warm_up_blocks, Some(first), self.progress, |number, order| {
+                bench.block(number, order, &expected)
+            })?
         } else {
             Vec::new()
         };
@@ -278,96 +198,6 @@ impl Run<'_> {
             blocks,
         })
     }
-
-    /// Waits until what the VMs share no longer grows, and tells it.
-    fn wait_for_base(&mut self, vms: &[Vm]) -> Result<SharingMatrix, RunError> {
-        let begun = Instant::now();
-        let total = |matrix: &SharingMatrix| -> u64 {
-            matrix.pairs().filter_map(|(i, j)| matrix.shared_frames(i, j)).sum()
-        };
-        let (mut still_since, mut largest) = (Instant::now(), 0);
-        loop {
-            let matrix = self.host.measure(vms)?;
-            let shared = total(&matrix);
-            if shared as f64 > largest as f64 * (1.0 + BASE_GROWTH) {
-                (still_since, largest) = (Instant::now(), shared);
-            }
-            let still = largest > 0 && still_since.elapsed() >= BASE_STILL;
-            if still || begun.elapsed().as_secs_f64() >= self.config.merge_seconds / 2.0 {
-                return Ok(matrix);
-            }
-            self.interrupt.sleep(Duration::from_millis(250))?;
-        }
-    }
-
-    fn wait_until_merged(
-        &mut self,
-        vms: &[Vm],
-        data: &[GuestData],
-        expected: &Expected,
-    ) -> Result<(), RunError> {
-        let begun = Instant::now();
-        let limit = Duration::from_secs_f64(self.config.merge_seconds);
-        loop {
-            let Err(why) = expected.verify(&self.host.data_shared(vms, data)?) else { return Ok(()) };
-            if begun.elapsed() >= limit {
-                return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
-            }
-            self.interrupt.sleep(Duration::from_millis(100).min(limit))?;
-        }
-    }
-}
-
-fn measure_blocks(
-    mut bench: measure::Bench<'_>,
-    expected: &Expected,
-    progress: &mut dyn FnMut(Step<'_>),
-) -> Result<Vec<Block>, RunError> {
-    let config = bench.config;
-    let all = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
-    bench.host.watch(bench.vms, bench.topology);
-    let mut blocks = Vec::new();
-    let begun = Instant::now();
-    for (done, order) in all.iter().enumerate() {
-        let measured = done.checked_sub(config.warm_up_blocks).map(|number| number + 1);
-        let text = match measured {
-            Some(number) => format!("block {number} of {}: {}", config.repetitions, names(order)),
-            None => "warming up".to_owned(),
-        };
-        let left = Some(time_left(config, begun.elapsed(), done, all.len()));
-        progress(Step { text: &text, done, of: all.len(), left });
-        let block = bench.block(measured.unwrap_or(0), order, expected)?;
-        if measured.is_some() {
-            blocks.push(block);
-        }
-    }
-    Ok(blocks)
-}
-
-fn time_left(config: &Config, elapsed: Duration, done: usize, of: usize) -> Duration {
-    let an_arm = config.settle_seconds + config.seconds_per_arm;
-    let a_block = match done {
-        0 => an_arm * config.arms.len() as f64,
-        done => elapsed.as_secs_f64() / done as f64,
-    };
-    Duration::from_secs_f64(a_block * (of - done) as f64)
-}
-
-pub(crate) fn names(order: &[Arm]) -> String {
-    order.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
-}
-
-/// The first two domains. The experiment is about two caches; with more of them than the guests need,
-/// each guest would have one to itself.
-pub(crate) fn two_domains(topology: &Topology) -> Result<Topology, RunError> {
-    if let [first, second, ..] = topology.domains() {
-        return Topology::new(topology.level(), vec![first.clone(), second.clone()])
-            .map_err(|error| HostFailure::Failed(error.to_string()).into());
-    }
-    Err(HostFailure::Cannot(
-        topology.single_domain_note().unwrap_or_else(|| "the host has no two cache domains".into()),
-    )
-    .into())
 }
 
 pub(crate) fn data_bytes(config: &Config, topology: &Topology) -> Result<u64, RunError> {

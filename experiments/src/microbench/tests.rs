@@ -12,12 +12,14 @@ use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::*;
 use crate::guest::Reading;
+use crate::host::HostFailure;
 use crate::summary::Summary;
 use crate::{HostWindow, VcpuProbe};
 use huddle_model::availability::Availability;
 use huddle_model::counters::{Counts, GroupReading};
 use huddle_model::rates::CounterDelta;
 use huddle_model::stats::Estimate;
+use huddle_model::vm::Vm;
 
 /// What the fake host and its guests know of each other.
 #[derive(Default)]
@@ -498,12 +500,4 @@ fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
     assert!(matches!(without.llc_misses, Availability::Unavailable(_)), "never 0");
     assert!(without.vcpus.iter().all(|vcpu| vcpu.llc_misses.value().is_none()));
     assert!(!crate::report::text(&without).contains("misses/read  "), "no row without a counter");
-}
-
-#[test]
-fn the_time_left_is_as_long_as_the_blocks_before_it() {
-    let config = Config { seconds_per_arm: 1.5, settle_seconds: 0.5, ..Config::default() };
-    assert_eq!(time_left(&config, Duration::ZERO, 0, 10), Duration::from_secs(40));
-    assert_eq!(time_left(&config, Duration::from_secs(30), 5, 10), Duration::from_secs(30));
-    assert_eq!(time_left(&config, Duration::from_secs(30), 10, 10), Duration::ZERO);
 }

@@ -18,12 +18,12 @@ use super::summary::{About, WebSummary};
 use super::tenant::{Tenant, TenantSpec};
 use super::{report, responses, run};
 use crate::clock;
+use crate::course::Step;
 use crate::design::Arm;
 use crate::environment::{CpuTicks, Environment, disturbances};
 use crate::guest::{GuestError, Patience};
 use crate::host::CollectorHost;
 use crate::interrupt::Interrupt;
-use crate::microbench::Step;
 use crate::spec::{GuestKind, SpecError};
 
 /// The stream of chance that draws where requests begin (see [`Rng::of_part`]).

@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::load::{Failure, Response};
 use super::spec::WebConfig;
 use super::tenant::Tenant;
+use crate::course::{RunError, plan_of};
 use crate::design::Arm;
 use crate::guest::{GuestData, Pace};
-use crate::host::{Host, HostFailure};
+use crate::host::Host;
 use crate::interrupt::Interrupt;
-use crate::microbench::{Expected, RunError, drawn};
+use crate::microbench::{Expected, drawn};
 use crate::probes::VcpuProbe;
 
 /// How often it is looked whether all requests are done: seldom, since this is work on the CPUs that are
@@ -172,11 +173,7 @@ impl Bench<'_> {
     /// One window, or why it gives no figure.
     fn sample(&mut self, arm: Arm, block: usize) -> Result<Result<WebSample, String>, RunError> {
         let lot = arm.is_drawn().then(|| drawn(self.matrix, self.topology, self.config.seed, block));
-        let planned = || Some(&self.plans.iter().find(|(planned, _)| *planned == arm)?.1);
-        let Some(plan) = lot.as_ref().or_else(planned) else {
-            return Err(HostFailure::Failed(format!("there is no plan for the arm {arm}")).into());
-        };
-        self.host.place(self.vms, plan)?;
+        self.host.place(self.vms, plan_of(arm, lot.as_ref(), self.plans)?)?;
         let pace = self.pace;
         // What ends here holds the placing.
         self.host.window();

@@ -31,13 +31,13 @@ use huddle_guest::chase::PAGE_BYTES;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::plan::{Plan, PlanInput};
 use huddle_model::topology::Topology;
-use huddle_model::vm::Vm;
 
+use crate::course::{Merging, RunError, Step, blocks, two_domains, undone_after};
 use crate::design::{Arm, orders};
 use crate::guest::{GuestData, GuestError, Pace};
-use crate::host::{Host, HostFailure};
+use crate::host::Host;
 use crate::interrupt::Interrupt;
-use crate::microbench::{Expected, RunError, Step, data_bytes, guest_data, names, two_domains};
+use crate::microbench::{Expected, data_bytes, guest_data};
 use spec::{Page, WebConfig};
 use tenant::Tenant;
 
@@ -46,9 +46,6 @@ pub use measure::{TenantSample, WebBlock, WebSample};
 /// Requests to each server after merging and before its sharing is measured: what they write of merged
 /// memory is no longer merged, and would not be in any window.
 const AFTER_MERGING: usize = 50;
-
-/// How long what servers share must not have grown to count as merged.
-const STILL: Duration = Duration::from_secs(3);
 
 /// What a run found.
 #[derive(Clone, Debug)]
@@ -87,22 +84,9 @@ pub fn run(
     interrupt: &Interrupt,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Outcome, RunError> {
-    let mut tenants = Vec::new();
-    let mut result =
-        Run { config, host: &mut *host, interrupt, progress }.measure_all(start_tenants, &mut tenants);
-    // A server that has died is first missed by whoever looks into its process.
-    if let Err(RunError::Host(HostFailure::Failed(_))) = &result
-        && let Some(ended) = tenants.iter_mut().find_map(|tenant| tenant.check().err())
-    {
-        result = Err(ended.into());
-    }
-    // First the affinities and KSM's settings, while the servers still are there to be set back.
-    let undone = host.undo();
-    drop(tenants);
-    match (result, undone) {
-        (result, Ok(())) => result,
-        (result, Err(undo)) => Err(RunError::NotUndone { undo, cause: result.err().map(Box::new) }),
-    }
+    undone_after(host, |host, tenants| {
+        Run { config, host, interrupt, progress }.measure_all(start_tenants, tenants)
+    })
 }
 
 struct Run<'a> {
@@ -113,6 +97,10 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn merging(&mut self) -> Merging<'_> {
+        Merging { host: &mut *self.host, interrupt: self.interrupt }
+    }
+
     fn say(&mut self, text: &str) {
         let of = self.config.warm_up_blocks + self.config.repetitions;
         (self.progress)(Step { text, done: 0, of, left: None });
@@ -157,10 +145,10 @@ impl Run<'_> {
         let resident = (config.page == Page::Resident).then_some(&expected);
         self.host.merge()?;
         if let Some(expected) = resident {
-            self.wait_until_merged(&vms, &data, expected)?;
+            self.merging().wait_until_merged(&vms, &data, expected, config.merge_seconds)?;
         }
         // The rest of what servers have in common: the paper's Table 4 is of all their memory.
-        self.wait_until_still(&vms)?;
+        self.merging().wait_until_still(&vms, 0.0, config.merge_seconds)?;
         let merging_s = begun.elapsed().as_secs_f64();
         self.host.pause_merging()?;
         for own in [false, true] {
@@ -185,7 +173,7 @@ impl Run<'_> {
             }
         };
         let plans = plans(config, basis, &expected, &topology)?;
-        let mut blocks = measure::Bench {
+        let mut bench = measure::Bench {
             config,
             host: &mut *self.host,
             tenants,
@@ -197,40 +185,12 @@ impl Run<'_> {
             pace,
             interrupt: self.interrupt,
         };
-        let blocks = measure_blocks(&mut blocks, resident, self.progress)?;
+        bench.host.watch(bench.vms, bench.topology);
+        let orders = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
+        let blocks = blocks(&orders, config.warm_up_blocks, None, self.progress, |number, order| {
+            bench.block(number, order, resident)
+        })?;
         Ok(Outcome { topology, data_bytes, reads, expected, matrix, data_shared, merging_s, plans, blocks })
-    }
-
-    fn wait_until_merged(
-        &mut self,
-        vms: &[Vm],
-        data: &[GuestData],
-        expected: &Expected,
-    ) -> Result<(), RunError> {
-        let begun = Instant::now();
-        let limit = Duration::from_secs_f64(self.config.merge_seconds);
-        loop {
-            let Err(why) = expected.verify(&self.host.data_shared(vms, data)?) else { return Ok(()) };
-            if begun.elapsed() >= limit {
-                return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
-            }
-            self.interrupt.sleep(Duration::from_millis(100).min(limit))?;
-        }
-    }
-
-    /// Waits until what the servers share no longer grows.
-    fn wait_until_still(&mut self, vms: &[Vm]) -> Result<(), RunError> {
-        let limit = Duration::from_secs_f64(self.config.merge_seconds);
-        let (begun, mut still_since, mut most) = (Instant::now(), Instant::now(), 0);
-        while begun.elapsed() < limit && still_since.elapsed() < STILL {
-            let matrix = self.host.measure(vms)?;
-            let shared: u64 = matrix.pairs().filter_map(|(i, j)| matrix.shared_frames(i, j)).sum();
-            if shared > most {
-                (still_since, most) = (Instant::now(), shared);
-            }
-            self.interrupt.sleep(Duration::from_millis(250).min(limit))?;
-        }
-        Ok(())
     }
 
     fn let_answer(&mut self, tenants: &mut [Box<dyn Tenant>], pace: Pace, own: bool) -> Result<(), RunError> {
@@ -246,32 +206,6 @@ impl Run<'_> {
         tenants.iter_mut().try_for_each(|tenant| tenant.stop().map(drop))?;
         Ok(())
     }
-}
-
-fn measure_blocks(
-    bench: &mut measure::Bench<'_>,
-    expected: Option<&Expected>,
-    progress: &mut dyn FnMut(Step<'_>),
-) -> Result<Vec<WebBlock>, RunError> {
-    let config = bench.config;
-    let all = orders(&config.arms, config.warm_up_blocks + config.repetitions, config.seed);
-    bench.host.watch(bench.vms, bench.topology);
-    let mut blocks = Vec::new();
-    let begun = Instant::now();
-    for (done, order) in all.iter().enumerate() {
-        let measured = done.checked_sub(config.warm_up_blocks).map(|number| number + 1);
-        let text = match measured {
-            Some(number) => format!("block {number} of {}: {}", config.repetitions, names(order)),
-            None => "warming up".to_owned(),
-        };
-        let left = (done > 0).then(|| begun.elapsed().mul_f64((all.len() - done) as f64 / done as f64));
-        progress(Step { text: &text, done, of: all.len(), left });
-        let block = bench.block(measured.unwrap_or(0), order, expected)?;
-        if measured.is_some() {
-            blocks.push(block);
-        }
-    }
-    Ok(blocks)
 }
 
 /// What servers would share if the data they hold were merged and nothing else.

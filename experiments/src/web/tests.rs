@@ -15,7 +15,9 @@ use super::summary::{About, WebSummary};
 use super::*;
 use crate::environment::Environment;
 use crate::guest::{Guest, Reading};
+use crate::host::HostFailure;
 use crate::probes::HostWindow;
+use huddle_model::vm::Vm;
 
 /// What the fake host and its servers know of each other.
 #[derive(Default)]
