@@ -104,6 +104,8 @@ struct Round {
     placed: HashSet<Key>,
     /// Passed over, with a note.
     skipped: HashSet<Key>,
+    /// The first change that the kernel did not permit.
+    refused: Option<PinError>,
 }
 
 impl Round {
@@ -111,6 +113,12 @@ impl Round {
         self.report.outcome.skipped += 1;
         self.report.notes.push(note);
         self.skipped.insert(key);
+    }
+
+    /// One thread that may not be changed must not keep others from their places.
+    fn refuse(&mut self, key: Key, error: PinError) {
+        self.skip(key, error.to_string());
+        self.refused.get_or_insert(error);
     }
 }
 
@@ -134,8 +142,8 @@ impl HostPinner {
     /// of VMs that are not in `vms`.
     ///
     /// # Errors
-    /// When the journal cannot be written, or the kernel does not permit a change; vCPUs before that one
-    /// may be pinned, and are in the journal.
+    /// When the journal cannot be written, or the kernel permits not one of the changes. What it does not
+    /// permit of several is passed over with a note.
     pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
         let mut round = Round::default();
         let mut pins = Vec::new();
@@ -215,7 +223,10 @@ impl HostPinner {
                     round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
                     continue;
                 }
-                Err(errno) => return Err(PinError::Affinity { what: "read", who, errno }),
+                Err(errno) => {
+                    round.refuse(key, PinError::Affinity { what: "read", who, errno });
+                    continue;
+                }
             };
             if current == pin.cpus {
                 round.report.outcome.unchanged += 1;
@@ -235,7 +246,10 @@ impl HostPinner {
         for (pin, current) in todo {
             self.pin_one(pin, &current, round)?;
         }
-        Ok(())
+        match round.refused.take() {
+            Some(error) if round.placed.is_empty() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
@@ -291,7 +305,7 @@ impl HostPinner {
             Err(Errno::ESRCH) => {
                 round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
             }
-            Err(errno) => return Err(PinError::Affinity { what: "set", who, errno }),
+            Err(errno) => round.refuse(key, PinError::Affinity { what: "set", who, errno }),
         }
         Ok(())
     }

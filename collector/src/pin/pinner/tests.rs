@@ -17,7 +17,7 @@ struct FakeKernel {
     cpuset: CpuSet,
     /// Does this to the tree right after the next call of `set`.
     after_set: Option<Box<dyn FnOnce() + Send>>,
-    not_permitted: bool,
+    not_permitted: Vec<i32>,
 }
 
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl Affinities for Shared {
 
     fn set(&self, tid: i32, cpus: &CpuSet) -> Result<(), Errno> {
         let mut kernel = self.0.lock().unwrap();
-        if kernel.not_permitted {
+        if kernel.not_permitted.contains(&tid) {
             return Err(Errno::EPERM);
         }
         let narrowed = cpus.intersection(&kernel.cpuset);
@@ -292,12 +292,25 @@ fn a_number_taken_by_another_task_is_passed_over_at_every_moment() {
 #[test]
 fn a_refusal_is_an_error_and_what_was_recorded_is_harmless() {
     let world = World::new();
-    world.kernel.0.lock().unwrap().not_permitted = true;
+    world.kernel.0.lock().unwrap().not_permitted = vec![100];
     let mut pinner = world.pinner();
     let error = pinner.set_affinities(&[pin(0, "1")]).unwrap_err().to_string();
     assert!(error.contains("vCPU 0 of VM a (thread 100)") && error.contains("CAP_SYS_NICE"), "{error}");
     let report = pinner.undo();
     assert_eq!((report.restored, report.failures.len()), (0, 0));
+}
+
+#[test]
+fn one_refusal_among_several_is_a_note_and_the_others_are_pinned() {
+    let world = World::new();
+    world.kernel.0.lock().unwrap().not_permitted = vec![100];
+    let mut pinner = world.pinner();
+    let report = pinner.set_affinities(&[pin(0, "1"), pin(1, "1")]).unwrap();
+    assert_eq!((report.outcome.changed, report.outcome.skipped), (1, 1));
+    assert!(report.notes[0].contains("thread 100") && report.notes[0].contains("CAP_SYS_NICE"), "{report:?}");
+    assert_eq!(world.affinity(1), "1");
+    let undone = pinner.undo();
+    assert_eq!((undone.restored, undone.failures.len()), (1, 0));
 }
 
 #[test]
