@@ -10,6 +10,8 @@
 //! sides alike, and there is one switch a block, since a switch is paid in moves and cold caches. The
 //! first windows after a switch are not counted.
 
+mod round;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -17,7 +19,6 @@ use super::assignment::Assignment;
 use super::budget::MoveBudget;
 use super::running::{Progress, Side, Trial};
 use super::settings::TrialSettings;
-use super::sharing::{Gain, change};
 use super::verdict::{Verdict, judge};
 use super::writers::Writers;
 use super::{Arm, Comparison, Decision, Objective, Outcome};
@@ -25,7 +26,6 @@ use crate::availability::Availability;
 use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, TrialBlock};
 use crate::plan::PlanInput;
-use crate::rng::Rng;
 use crate::stats::Estimate;
 use crate::topology::Topology;
 use crate::vm::TaskId;
@@ -224,206 +224,6 @@ impl Machine {
         }
     }
 
-    /// A complete pass.
-    pub fn round(&mut self, reading: &RoundReading<'_>) {
-        let at = reading.at;
-        self.moved = self.matrix.as_ref().map(|before| change(before, reading.matrix));
-        self.matrix = Some(reading.matrix.clone());
-        self.take_members(reading.members, at);
-        let named = self.wanted().clone();
-        let unplaced = reading.here.iter().filter(|(vm, vcpu, _)| named.domain(vm, *vcpu).is_none());
-        let unplaced: Assignment = unplaced.map(|(vm, vcpu, d)| ((vm.to_owned(), vcpu), d)).collect();
-        self.origin =
-            unplaced.over(&self.origin).of_vms(|vm| reading.members.iter().any(|(name, ..)| name == vm));
-
-        let moving = self.moved.is_none_or(|moved| moved > self.settings.moving_limit);
-        if let Some(why) = self.required(reading) {
-            self.adopt(reading, &why);
-            return;
-        }
-        match &self.phase {
-            Phase::Trial(_) if moving => self.abort(at, "what the VMs share changed during the trial".into()),
-            Phase::Trial(_) => {}
-            Phase::Holding { until } if at.now < *until => {}
-            Phase::Holding { .. } | Phase::Observing => {
-                self.phase = Phase::Observing;
-                if !moving {
-                    self.propose(reading);
-                }
-            }
-        }
-    }
-
-    /// Which limits what is in force breaks, if the proposal breaks fewer. That VMs are kept apart cannot
-    /// wait; for the others a trial is finished and what was decided is held for a while, so that load
-    /// that comes and goes does not move VMs in every round.
-    fn required(&self, reading: &RoundReading<'_>) -> Option<String> {
-        let input = reading.limits?;
-        if reading.proposal.is_empty() {
-            return None;
-        }
-        let broken = |placement: &Assignment| input.broken(&placement.over(&self.origin).entries());
-        let (now, then) = (broken(self.wanted()), broken(reading.proposal));
-        let can_wait = match &self.phase {
-            Phase::Trial(_) => true,
-            Phase::Holding { until } => reading.at.now < *until,
-            Phase::Observing => false,
-        };
-        let is_urgent = now.apart.len() > then.apart.len();
-        (is_urgent || !can_wait && now.is_worse_than(&then)).then(|| now.to_string())
-    }
-
-    /// Puts the proposal in force without a trial, because limits ask for it.
-    fn adopt(&mut self, reading: &RoundReading<'_>, why: &str) {
-        if reading.is_dry {
-            let gain = Gain::default();
-            let line = format!("policy {} keeps to the limits", reading.policy);
-            self.say_refused(reading, "dry", format!("a dry run; it is required: {why}"), &gain, line);
-            return;
-        }
-        if let Phase::Trial(_) = &self.phase {
-            self.abort(reading.at, format!("a limit is broken: {why}"));
-        }
-        let until = reading.at.now + self.settings.hold();
-        self.switch(reading.at.now, |machine| {
-            machine.incumbent = reading.proposal.clone();
-            machine.phase = Phase::Holding { until };
-        });
-        self.said = None;
-        self.decisions.push(Decision {
-            at_unix_us: reading.at.unix_us,
-            round: reading.round,
-            proposal: format!("policy {} keeps to the limits", reading.policy),
-            expected_change: None,
-            observed_change: None,
-            outcome: Outcome::Kept,
-            reason: format!("required, without a trial: {why}"),
-        });
-    }
-
-    /// Ends a trial that another set of VMs began, and forgets those that are gone.
-    fn take_members(&mut self, members: &BTreeSet<Member>, at: Moment) {
-        if *members == self.members {
-            return;
-        }
-        if let Phase::Trial(_) = &self.phase {
-            let what = difference(&self.members, members);
-            self.abort(at, format!("{what} during the trial"));
-        }
-        let same = |vm: &str| members.iter().any(|member| member.0 == vm && self.members.contains(member));
-        self.incumbent = self.incumbent.of_vms(same);
-        self.origin = self.origin.of_vms(same);
-        self.members = members.clone();
-    }
-
-    fn propose(&mut self, reading: &RoundReading<'_>) {
-        let proposal = reading.proposal;
-        if proposal.is_empty() {
-            return;
-        }
-        let before = self.incumbent.over(&self.origin);
-        let after = proposal.over(&self.origin);
-        let moves = before.moves_to(&after);
-        let gain = Gain::of(reading.matrix, reading.topology, &self.weights(), &before, &after);
-        let line = format!(
-            "policy {} moves {moves} vCPUs and brings {:.0} frames ({:.0} KiB of cache) more within domains, {:+.1} % of all shared",
-            reading.policy,
-            gain.proposed - gain.now,
-            (gain.proposed - gain.now) * 4.0,
-            gain.part() * 100.0,
-        );
-        let refusal = self.refusal(reading, &gain, moves);
-        let affordable = self.budget.left(reading.at.now) / moves.max(1);
-        // A trial switches once a block, once to begin and once to end at most.
-        let blocks = self.settings.blocks.min(affordable.saturating_sub(2));
-        let refusal = refusal.or_else(|| {
-            (blocks < LEAST_BLOCKS).then(|| {
-                let left = self.budget.left(reading.at.now);
-                let needed = moves.saturating_mul(LEAST_BLOCKS + 2);
-                let reason = if needed > self.settings.moves_per_hour {
-                    format!("a trial of it takes {needed} moves or more; allow as many by moves_per_hour")
-                } else {
-                    format!("{left} moves are left in this hour, too few for a trial")
-                };
-                ("budget", reason)
-            })
-        });
-        let refusal = refusal.or_else(|| {
-            reading.is_dry.then(|| ("dry", format!("a dry run; it would be tried in up to {blocks} blocks")))
-        });
-        if let Some((why, reason)) = refusal {
-            self.say_refused(reading, why, reason, &gain, line);
-            return;
-        }
-        self.trials += 1;
-        self.said = None;
-        let swapped = Rng::of_part(self.settings.seed, self.trials).next_u64() & 1 == 1;
-        let mut trial =
-            Trial::new(proposal.clone(), reading.round, line, gain.expected_change(), blocks, swapped);
-        trial.warm_up(&self.settings);
-        self.arms = ["before", reading.policy].map(new_arm).to_vec();
-        self.switch(reading.at.now, |machine| machine.phase = Phase::Trial(Box::new(trial)));
-    }
-
-    /// Why the proposal is not to be tried now.
-    fn refusal(&self, reading: &RoundReading<'_>, gain: &Gain, moves: u32) -> Option<(&'static str, String)> {
-        let (at, proposal) = (reading.at, reading.proposal);
-        if moves == 0 {
-            return Some((THERE, "the VMs are where the policy wants them".into()));
-        }
-        if reading.seeks_sharing && gain.part() < self.settings.least_gain {
-            let asked = self.settings.least_gain * 100.0;
-            return Some(("gain", format!("less than the {asked:.0} % that are asked for a trial")));
-        }
-        if let Some(rejected) =
-            self.rejected.iter().find(|rejected| self.is_of(rejected, proposal) && at.now < rejected.until)
-        {
-            let left = (rejected.until - at.now).as_secs();
-            return Some(("cool-down", format!("it was taken back, and is not tried again for {left} s")));
-        }
-        if let Some(load) = self.host.load_per_cpu.filter(|load| *load > self.settings.load_limit) {
-            return Some(("load", format!("{load:.1} runnable tasks a CPU are too many to measure by")));
-        }
-        self.blind
-            .as_ref()
-            .map(|why| ("blind", format!("{} cannot be measured: {why}", self.objective.name())))
-    }
-
-    /// Whether it is this proposal that was taken back, for the same VMs.
-    fn is_of(&self, rejected: &Rejected, proposal: &Assignment) -> bool {
-        let is_placed = |name: &str| proposal.domains_of(name).next().is_some();
-        rejected.proposal == *proposal
-            && self.members.iter().filter(|member| is_placed(&member.0)).all(|m| rejected.members.contains(m))
-    }
-
-    fn say_refused(
-        &mut self,
-        reading: &RoundReading<'_>,
-        why: &'static str,
-        reason: String,
-        gain: &Gain,
-        line: String,
-    ) {
-        let writers = self.writers.sentences(self.settings.lasting_s);
-        let names: Vec<String> = writers.iter().map(|(name, _)| name.clone()).collect();
-        let said = Said { why, proposal: reading.proposal.clone(), writers: names };
-        // That what was kept is in force needs no word, unless there is something to say of a VM.
-        let as_kept = why == THERE && *reading.proposal == self.incumbent && said.writers.is_empty();
-        if self.said.as_ref() == Some(&said) || as_kept {
-            return;
-        }
-        self.said = Some(said);
-        self.decisions.push(Decision {
-            at_unix_us: reading.at.unix_us,
-            round: reading.round,
-            proposal: line,
-            expected_change: gain.expected_change(),
-            observed_change: None,
-            outcome: Outcome::NotTried,
-            reason: self.with_writers(reason),
-        });
-    }
-
     /// Ends a trial that runs because a viewer wants something else, and does not wait before the next one:
     /// what was in force before it is wanted again. `reason` is a whole sentence's worth.
     pub fn interrupt(&mut self, at: Moment, reason: String) {
@@ -604,24 +404,5 @@ fn new_arm(name: &str) -> Arm {
         name: name.to_owned(),
         value: Availability::Unavailable("no block has ended yet".into()),
         blocks: Vec::new(),
-    }
-}
-
-/// What changed between two sets of VMs, as the beginning of a sentence.
-fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
-    let has = |all: &BTreeSet<Member>, vm: &str| all.iter().any(|(name, ..)| name == vm);
-    if let Some((name, ..)) = before.iter().find(|(name, ..)| !has(now, name)) {
-        return format!("{name} went away");
-    }
-    if let Some((name, ..)) = now.iter().find(|(name, ..)| !has(before, name)) {
-        return format!("{name} came");
-    }
-    let other = now.difference(before).next();
-    match other {
-        Some((name, process, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
-            Some((_, was, _)) if was == process => format!("{name} has {vcpus} vCPUs now"),
-            _ => format!("{name} was started anew"),
-        },
-        None => "the VMs changed".into(),
     }
 }
