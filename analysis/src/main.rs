@@ -11,7 +11,8 @@ fn main() -> ExitCode {
         // `| head` has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("huddle-analysis: {error:#}");
+            // Its words have its cause in them already.
+            eprintln!("huddle-analysis: {error}");
             ExitCode::FAILURE
         }
     }
