@@ -134,6 +134,14 @@ impl Worker {
     fn start(&self) {
         self.go.as_ref().unwrap().send(()).unwrap();
     }
+
+    /// The CPU time of its work, once it has left its CPU: what a thread on a CPU has used is known only
+    /// up to the last tick of the kernel, its own clock is ahead of that.
+    fn finish(&self) -> u64 {
+        let work_ns = self.done.recv().unwrap();
+        self.blocked();
+        work_ns
+    }
 }
 
 impl Drop for Worker {
@@ -198,7 +206,7 @@ fn residency_sums_to_cpu_time() -> Result<(), Failed> {
     std::thread::sleep(Duration::from_millis(700));
     let half_way: Vec<u64> = workers.iter().map(|w| run_ns(&reading_of(&probe, w.thread))).collect();
     for (worker, half_way_ns) in workers.iter().zip(half_way) {
-        let truth_ns = worker.done.recv().unwrap();
+        let truth_ns = worker.finish();
         let reading = reading_of(&probe, worker.thread);
         within_one_percent(run_ns(&reading), truth_ns);
         assert!(half_way_ns > 0 && half_way_ns < run_ns(&reading));
@@ -286,7 +294,7 @@ fn moves_and_switches() -> Result<(), Failed> {
         probe.unwatch(worker.thread).unwrap();
     };
     worker.start();
-    worker.done.recv().unwrap();
+    worker.finish();
     let (after, reading) = loop {
         let (after, reading) = (count(), reading_of(&probe, worker.thread));
         if count() == after {
@@ -307,7 +315,7 @@ fn samples() -> Result<(), Failed> {
     let worker = Worker::new(|| spin(Duration::from_secs(2)));
     probe.watch(&HostRoot::real(), own_pid(), worker.thread).unwrap();
     worker.start();
-    let truth_ns = worker.done.recv().unwrap();
+    let truth_ns = worker.finish();
     let reading = reading_of(&probe, worker.thread);
     let cpus = reading.cpus.value().unwrap();
     let samples: u64 = cpus.iter().map(|cpu| cpu.clock_samples.unwrap()).sum();
@@ -336,7 +344,7 @@ fn limits() -> Result<(), Failed> {
 
     // A slot that was used before starts from zero.
     workers[0].start();
-    let first_ns = workers[0].done.recv().unwrap();
+    let first_ns = workers[0].finish();
     assert!(run_ns(&reading_of(&probe, workers[0].thread)) >= first_ns);
     probe.unwatch(workers[0].thread).unwrap();
     let error = probe.watch(&root, own_pid(), workers[2].thread).unwrap_err();
