@@ -11,16 +11,23 @@
 //! `CPU share`: what a scan limited to a quarter of a CPU really took. Median [min to max] over the rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
-use std::fs::{self, File};
+#[path = "support/figures.rs"]
+mod figures;
+#[path = "support/memory.rs"]
+mod memory;
+
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use figures::spread;
 use huddle_collector::host::{HostRoot, task};
 use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use memory::extra_mib;
 use nix::time::ClockId;
 
 const PAGE: usize = 4096;
@@ -119,30 +126,6 @@ fn timed(work: impl FnOnce()) -> (f64, f64) {
     let (began, before) = (Instant::now(), processor());
     work();
     (processor() - before, began.elapsed().as_secs_f64())
-}
-
-/// Most resident memory during `work` beyond what there was before (proc(5): clear_refs 5 and VmHWM).
-fn extra_mib(work: impl FnOnce()) -> f64 {
-    // What earlier work freed and the allocator keeps would hide what this one needs.
-    // SAFETY: gives back free memory of the allocator, which nothing refers to.
-    unsafe { nix::libc::malloc_trim(0) };
-    fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = status_kib("VmRSS");
-    work();
-    (status_kib("VmHWM") - before) / 1024.0
-}
-
-fn status_kib(name: &str) -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn spread(values: &[f64], digits: usize) -> String {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let (low, middle, high) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    format!("{middle:.digits$} [{low:.digits$} to {high:.digits$}]")
 }
 
 /// The tenants; they end with it.

@@ -20,6 +20,9 @@
 #[path = "../tests/host/ksm.rs"]
 mod ksm;
 
+#[path = "support/figures.rs"]
+mod figures;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
@@ -27,6 +30,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use figures::{median, spread};
 use huddle_collector::host::{HostRoot, task};
 use huddle_collector::observe::probes::cost::CostMeter;
 use huddle_collector::sharing::MergedScan;
@@ -209,21 +213,6 @@ fn resident_mib() -> f64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: f64 = statm.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
     pages * PAGE as f64 / 1048576.0
-}
-
-fn median(values: &[f64]) -> f64 {
-    sorted(values)[values.len() / 2]
-}
-
-fn sorted(values: &[f64]) -> Vec<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn spread(values: &[f64], digits: usize) -> String {
-    let all = sorted(values);
-    format!("{:.digits$} [{:.digits$} to {:.digits$}]", median(values), all[0], all[all.len() - 1])
 }
 
 struct Tenant {

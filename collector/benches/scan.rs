@@ -15,17 +15,24 @@
 #[path = "../tests/host/ksm.rs"]
 mod ksm;
 
-use std::fs::{self, File};
+#[path = "support/figures.rs"]
+mod figures;
+#[path = "support/memory.rs"]
+mod memory;
+
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use figures::{median, spread};
 use huddle_collector::host::{HostRoot, task};
 use huddle_collector::sharing::MergedScan;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use memory::extra_mib;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::time::ClockId;
 use nix::unistd::{ForkResult, fork};
@@ -128,7 +135,7 @@ fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
         speedups.push(next_wall / next_all_wall);
     }
     let extra = extra_mib(|| drop(fresh().with_threads(one).measure(&tenants.vms).unwrap()));
-    let ns = sorted(&raws)[raws.len() / 2] * 1e6 / (pages * arrangement.vms) as f64;
+    let ns = median(&raws) * 1e6 / (pages * arrangement.vms) as f64;
     println!(
         "| {} | {} | {} | {ns:.1} | {} | {} | {} | {} | {extra:.0} |",
         arrangement.name,
@@ -177,32 +184,6 @@ fn raw_read(vms: &[Vm], buffer: &mut [u8]) {
         }
         std::hint::black_box(&buffer);
     }
-}
-
-/// Most resident memory during `work` beyond what there was before (proc(5): clear_refs 5 and VmHWM).
-fn extra_mib(work: impl FnOnce()) -> f64 {
-    fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = status_kib("VmRSS");
-    work();
-    (status_kib("VmHWM") - before) / 1024.0
-}
-
-fn status_kib(name: &str) -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn sorted(values: &[f64]) -> Vec<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn spread(values: &[f64], digits: usize) -> String {
-    let values = sorted(values);
-    let (low, middle, high) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    format!("{middle:.digits$} [{low:.digits$} to {high:.digits$}]")
 }
 
 /// The tenants of one arrangement; they end with it.

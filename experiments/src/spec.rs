@@ -97,7 +97,7 @@ pub struct Config {
     pub repetitions: usize,
     /// Cache level of the domains; `None` for the highest that parts the CPUs.
     pub cache_level: Option<u8>,
-    /// Seed of data, orders and intervals.
+    /// Seed of data and orders.
     pub seed: u64,
     /// How long merging may take.
     pub merge_seconds: f64,

@@ -85,7 +85,7 @@ struct Microbench {
     /// Cache level of the domains [default: the highest that parts the CPUs]
     #[arg(long)]
     cache_level: Option<u8>,
-    /// Seed of data, order of arms and intervals
+    /// Seed of data and order of arms
     #[arg(long)]
     seed: Option<u64>,
     /// Reads of a VM between two rests
