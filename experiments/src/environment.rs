@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use huddle_collector::host::{HostRoot, read_text};
+use huddle_collector::observe::probes::ksm::merging_pages;
 use serde::Serialize;
 
 use crate::design::Arm;
@@ -35,6 +36,8 @@ pub struct Environment {
     pub load_1min: Option<f64>,
     /// Every file of `/sys/kernel/mm/ksm`.
     pub ksm: BTreeMap<String, String>,
+    /// Processes that had pages merged by KSM, as far as they may be looked at.
+    pub ksm_users: usize,
     /// Version of this program.
     pub huddle_version: &'static str,
 }
@@ -60,12 +63,9 @@ impl Environment {
             numa_balancing: text(&root.proc("sys/kernel/numa_balancing")),
             load_1min: text(&root.proc("loadavg")).and_then(|text| text.split(' ').next()?.parse().ok()),
             ksm: ksm_files(root),
+            ksm_users: ksm_users(root),
             huddle_version: env!("CARGO_PKG_VERSION"),
         }
-    }
-
-    fn ksm_number(&self, file: &str) -> u64 {
-        self.ksm.get(file).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 }
 
@@ -82,6 +82,13 @@ fn ksm_files(root: &HostRoot) -> BTreeMap<String, String> {
         Some((entry.file_name().to_str()?.to_owned(), chosen(text.trim())))
     };
     entries.filter_map(Result::ok).filter_map(file).collect()
+}
+
+fn ksm_users(root: &HostRoot) -> usize {
+    let entries = std::fs::read_dir(root.proc("")).into_iter().flatten().filter_map(Result::ok);
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // One that ends meanwhile uses it no more.
+    processes.filter(|pid| merging_pages(root, *pid).is_ok_and(|pages| pages > 0)).count()
 }
 
 /// CPU time since boot, all CPUs together, in clock ticks (`/proc/stat`, proc(5)).
@@ -138,11 +145,12 @@ pub fn disturbances(environment: &Environment, blocks: &[Block], stolen: Option<
             stolen * 100.0
         ));
     }
-    if environment.ksm_number("run") == 1 || environment.ksm_number("pages_shared") > 0 {
+    // Not by `pages_shared`, which counts frames of processes that have ended until the next scan.
+    if environment.ksm_users > 0 || environment.ksm.get("run").is_some_and(|run| run == "1") {
         found.push(format!(
-            "KSM had other users: {} frames were merged before the run, and its scan was sped up and paused \
-             meanwhile",
-            environment.ksm_number("pages_shared")
+            "KSM had other users: {} processes had merged pages before the run, and its scan was sped up and \
+             paused meanwhile",
+            environment.ksm_users
         ));
     }
     if let Some(governor) = environment.governor.as_ref().filter(|governor| *governor != "performance") {
@@ -169,6 +177,8 @@ mod tests {
             (root.sys("kernel/mm/transparent_hugepage/enabled"), "always [madvise] never\n"),
             (root.sys("kernel/mm/ksm/run"), "1\n"),
             (root.sys("kernel/mm/ksm/pages_shared"), "12\n"),
+            (root.proc("7/ksm_merging_pages"), "3\n"),
+            (root.proc("8/ksm_merging_pages"), "0\n"),
             (root.sys("kernel/mm/ksm/advisor_mode"), "[none] scan-time\n"),
             (root.sys("devices/system/cpu/cpu0/cpufreq/scaling_governor"), "powersave\n"),
         ] {
@@ -213,12 +223,15 @@ mod tests {
         };
         let mut environment = Environment::read(&root);
         let found = disturbances(&environment, &[block(0.5), block(0.99)], Some(0.02)).join("\n");
-        for word in ["arm opposed", "1 of 2 blocks", "load average 1.50", "2.0 %", "12 frames", "powersave"] {
+        for word in ["arm opposed", "1 of 2 blocks", "load average 1.50", "2.0 %", "1 processes", "powersave"]
+        {
             assert!(found.contains(word), "{word} in {found}");
         }
         environment.load_1min = Some(0.1);
         environment.governor = Some("performance".into());
-        environment.ksm.clear();
+        // Frames that were merged for processes that are gone disturb nobody.
+        environment.ksm_users = 0;
+        environment.ksm.insert("run".into(), "0".into());
         assert_eq!(disturbances(&environment, &[block(0.99)], Some(0.0)), Vec::<String>::new());
     }
 

@@ -1,4 +1,4 @@
-//! The kernels and initramfs that `cargo xtask experiment` makes for VMs, one directory a flavour.
+//! The kernels and initramfs that `cargo xtask experiment` makes for VMs, one directory a flavour or image.
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +11,10 @@ pub fn find(images: &Path, flavour: &str) -> Result<PathBuf, String> {
     for file in ["vmlinuz", "initrd"] {
         let path = directory.join(file);
         if !path.is_file() {
+            let experiment = if flavour == crate::web::vm::IMAGE { "web" } else { "microbench" };
             return Err(format!(
-                "the flavour {flavour:?} has no {}; make it with `cargo xtask experiment microbench --guest \
-                 qemu`, after `cargo xtask setup`",
+                "the image {flavour:?} has no {}; make it with `cargo xtask experiment {experiment} --guest qemu`, \
+                 after `cargo xtask setup`",
                 path.display()
             ));
         }

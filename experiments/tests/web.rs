@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use huddle_collector::host::HostRoot;
 use huddle_collector::pin::{StateDir, restore};
-use huddle_experiments::web::server::{APACHE, Programs};
+use huddle_experiments::web::apache::{APACHE, Programs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -306,7 +306,7 @@ fn wrong_usage_ends_with_two() {
     for options in [
         &["--requests", "0"][..],
         &["--rate", "-1"],
-        &["--guest", "qemu"],
+        &["--guest", "xen"],
         &["--page", "other"],
         &["--preset", "best"],
         &["--spec", "/nonexistent/spec.toml"],

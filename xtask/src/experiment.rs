@@ -4,28 +4,44 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::shell;
+use crate::{images, setup, shell, web_image};
+
+/// What an experiment needs beside its runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// The microbenchmark's VMs.
+    Guests,
+    /// Apache on this host.
+    Apache,
+    /// The web experiment's VMs.
+    WebImage,
+}
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     eprintln!(
         "Building the runner and its guests (some minutes the first time); nothing is installed but for `web`, \
          which says what it needs."
     );
-    if args.first().is_some_and(|name| name == "web") {
-        crate::setup::apache()?;
+    let need = need(args);
+    match need {
+        Some(Need::Apache) => setup::apache()?,
+        Some(Need::WebImage) => setup::qemu().and_then(|()| setup::mmdebstrap())?,
+        Some(Need::Guests) | None => {}
     }
     // The profile of all other tasks: the crate is optimised in it, and a second one would have to be
     // built from the start.
     shell::run(shell::cargo().args(["build", "--package", "huddle-experiments", "--bins"]))?;
-    if needs_images(args) {
-        crate::images::make()?;
+    match need {
+        Some(Need::Guests) => images::make()?,
+        Some(Need::WebImage) => web_image::make()?,
+        Some(Need::Apache) | None => {}
     }
     let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
     shell::become_command(Command::new(own.with_file_name("huddle-experiment")).args(args))
 }
 
-/// Whether VMs are started: said on the command line, or by a preset of which VMs are a part.
-fn needs_images(args: &[String]) -> bool {
+/// Told by the command line, or by a preset of which VMs are a part; nothing when only help is asked for.
+fn need(args: &[String]) -> Option<Need> {
     let says = |flag: &str, values: &[&str]| {
         args.windows(2).any(|two| two[0] == flag && values.contains(&two[1].as_str()))
             || args.iter().any(|arg| {
@@ -34,7 +50,16 @@ fn needs_images(args: &[String]) -> bool {
                     .is_some_and(|value| values.contains(&value))
             })
     };
-    says("--guest", &["qemu"]) || says("--preset", &["paper", "table2"])
+    if args.iter().any(|arg| ["--help", "-h"].contains(&arg.as_str())) {
+        return None;
+    }
+    let (processes, vms) = (says("--guest", &["process"]), says("--guest", &["qemu"]));
+    match args.first()?.as_str() {
+        "web" if vms || (says("--preset", &["paper"]) && !processes) => Some(Need::WebImage),
+        "web" => Some(Need::Apache),
+        _ if vms || says("--preset", &["paper", "table2"]) => Some(Need::Guests),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -43,9 +68,20 @@ mod tests {
 
     #[test]
     fn images_are_made_when_vms_are_asked_for() {
-        let needs = |line: &str| needs_images(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
-        assert!(needs("microbench --guest qemu") && needs("microbench --guest=qemu"));
-        assert!(needs("microbench --preset paper"));
-        assert!(!needs("microbench") && !needs("microbench --guest process --out qemu"));
+        let need = |line: &str| need(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for line in ["microbench --guest qemu", "microbench --guest=qemu", "microbench --preset paper"] {
+            assert_eq!(need(line), Some(Need::Guests), "{line}");
+        }
+        for line in ["microbench", "microbench --guest process --out qemu", "microbench --guest qemu --help"]
+        {
+            assert_eq!(need(line), None, "{line}");
+        }
+        for line in ["web --guest qemu", "web --preset=paper", "web --guest qemu --preset quick"] {
+            assert_eq!(need(line), Some(Need::WebImage), "{line}");
+        }
+        for line in ["web", "web --preset mixed", "web --preset paper --guest process"] {
+            assert_eq!(need(line), Some(Need::Apache), "{line}");
+        }
+        assert_eq!(need("web -h"), None);
     }
 }

@@ -25,7 +25,8 @@ const FLAVOURS: [Flavour; 2] = [
     Flavour { name: "generic", package: "linux-image-amd64", busybox: true },
 ];
 
-const BUSYBOX: &str = "/bin/busybox";
+/// The userland of the flavour that has one.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// The program of the initramfs.
 const INIT: &str = "huddle-guest-init";
@@ -75,33 +76,39 @@ pub(crate) fn make() -> anyhow::Result<()> {
 }
 
 /// Where they are.
-fn images() -> anyhow::Result<PathBuf> {
+pub(crate) fn images() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
     Ok(own.ancestors().nth(2).context("this program is in no target directory")?.join("guests"))
 }
 
 /// Downloads the kernel's package and takes the kernel out of it.
 fn fetch_kernel(flavour: &Flavour, directory: &Path, kernel: &Path) -> anyhow::Result<()> {
-    let depends = Command::new("apt-cache").args(["depends", flavour.package]).output();
+    let unpacked = directory.join("package");
+    let release = unpack_kernel(flavour.package, &unpacked)?;
+    let found = unpacked.join("boot").join(format!("vmlinuz-{release}"));
+    fs::copy(&found, kernel).with_context(|| format!("cannot copy {}", found.display()))?;
+    // Its modules are many times larger than the kernel, and of no use here.
+    fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))
+}
+
+/// Downloads the newest kernel that Debian's package `newest_of` names, and unpacks it into the directory
+/// `unpacked`, made anew; tells its release (uname(2)).
+pub(crate) fn unpack_kernel(newest_of: &str, unpacked: &Path) -> anyhow::Result<String> {
+    let depends = Command::new("apt-cache").args(["depends", newest_of]).output();
     let depends =
         depends.context("cannot run apt-cache; kernels for VMs are taken from Debian's packages")?;
     let text = String::from_utf8_lossy(&depends.stdout).into_owned();
     let package = newest(&text).with_context(|| {
-        format!("apt knows no kernel of {}; run `apt-get update` on a Debian host", flavour.package)
+        format!("apt knows no kernel of {newest_of}; run `apt-get update` on a Debian host")
     })?;
-    eprintln!("Fetching {package} for VMs; it is unpacked in {}, not installed.", directory.display());
-    let unpacked = directory.join("package");
-    let _ = fs::remove_dir_all(&unpacked);
-    fs::create_dir_all(&unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
-    shell::run(Command::new("apt-get").current_dir(&unpacked).args(["download", "-q", &package]))?;
-    let file = fs::read_dir(&unpacked)?.filter_map(Result::ok).map(|entry| entry.path());
+    eprintln!("Fetching {package} for VMs; it is unpacked in {}, not installed.", unpacked.display());
+    let _ = fs::remove_dir_all(unpacked);
+    fs::create_dir_all(unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
+    shell::run(Command::new("apt-get").current_dir(unpacked).args(["download", "-q", &package]))?;
+    let file = fs::read_dir(unpacked)?.filter_map(Result::ok).map(|entry| entry.path());
     let file = file.into_iter().next().context("apt-get downloaded nothing")?;
-    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&unpacked))?;
-    let image = package.trim_start_matches("linux-image-");
-    let found = unpacked.join("boot").join(format!("vmlinuz-{image}"));
-    fs::copy(&found, kernel).with_context(|| format!("cannot copy {}", found.display()))?;
-    // Its modules are many times larger than the kernel, and of no use here.
-    fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))
+    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(unpacked))?;
+    Ok(package.trim_start_matches("linux-image-").to_owned())
 }
 
 /// The package that a package of the newest kernel depends on, from `apt-cache depends`.

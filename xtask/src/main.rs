@@ -10,6 +10,7 @@ mod images;
 mod setup;
 mod shell;
 mod test;
+mod web_image;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,14 @@
 //! `cargo xtask setup`: what the tasks need, said before anything is installed.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context;
 
-use crate::host;
-use crate::shell;
+use crate::{host, images, shell};
+
+/// Debian's package of QEMU's tools.
+const QEMU_TOOLS: &str = "qemu-utils";
 
 /// Components of the toolchain that only `cargo xtask check` needs: cargo's command and the component.
 const COMPONENTS: [(&str, &str); 2] = [("fmt", "rustfmt"), ("clippy", "clippy")];
@@ -14,8 +17,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     eprintln!(
         "The microbenchmark needs a Rust toolchain and a C compiler (`cc`), and nothing else: its stand-in"
     );
-    eprintln!("VMs are programs of this repository. The web experiment needs Apache with PHP.");
-    eprintln!("Tests also start QEMU, to find real VMs.");
+    eprintln!(
+        "VMs are programs of this repository. The web experiment needs Apache with PHP. Real VMs, in tests"
+    );
+    eprintln!("and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"
@@ -24,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     qemu()?;
     busybox()?;
     apache()?;
+    mmdebstrap()?;
     for need in host::needs() {
         if need.is_met {
             eprintln!("{}: here", need.name);
@@ -50,17 +56,59 @@ pub(crate) fn components() -> anyhow::Result<()> {
 /// Installs QEMU where it is missing and this is root on Debian; elsewhere the tests that need it say
 /// that they are skipped.
 pub(crate) fn qemu() -> anyhow::Result<()> {
-    let is_met = |name: &str| host::needs().iter().any(|need| need.name == name && need.is_met);
-    if is_met("QEMU") || !is_met("root") || !shell::works(Command::new("apt-get").arg("--version")) {
+    let is_met = host::needs().iter().any(|need| need.name == "QEMU" && need.is_met);
+    install_unless(is_met, host::QEMU, "the VMs of tests and experiments", || {
+        let mut packages = vec!["qemu-system-x86".to_owned()];
+        // Its tools may be here in another version, with which it cannot be installed: they give way.
+        if shell::works(Command::new("dpkg").args(["--status", QEMU_TOOLS])) {
+            let policy = Command::new("apt-cache").args(["policy", &packages[0]]).output();
+            let policy = String::from_utf8(policy.context("cannot run apt-cache")?.stdout)?;
+            let version = candidate(&policy)
+                .context("apt knows no qemu-system-x86; is Debian's archive among its sources?")?;
+            packages = [&packages[0], QEMU_TOOLS].map(|name| format!("{name}={version}")).to_vec();
+        }
+        Ok(packages)
+    })
+}
+
+/// Installs the userland of the second flavour of VMs, where it is missing and this is root on Debian.
+pub(crate) fn busybox() -> anyhow::Result<()> {
+    let is_met = Path::new(images::BUSYBOX).exists();
+    install_unless(is_met, "busybox", "VMs of experiments", || Ok(vec!["busybox-static".to_owned()]))
+}
+
+/// Installs Apache and its PHP module where they are missing and this is root on Debian. Without Debian's
+/// package `apache2`, which would start a server on port 80.
+pub(crate) fn apache() -> anyhow::Result<()> {
+    install_unless(has_apache(), "Apache with PHP", "the web experiment (no service is started)", || {
+        Ok(vec!["libapache2-mod-php".to_owned()])
+    })
+}
+
+/// Installs what makes the image of the web experiment's VMs.
+pub(crate) fn mmdebstrap() -> anyhow::Result<()> {
+    let is_met = shell::works(Command::new("mmdebstrap").arg("--version"));
+    install_unless(is_met, "mmdebstrap", "the image of the web experiment's VMs", || {
+        Ok(vec!["mmdebstrap".to_owned()])
+    })
+}
+
+/// Installs packages where they are missing and this is root on Debian; elsewhere whatever needs them says
+/// that they are missing.
+fn install_unless(
+    is_met: bool,
+    what: &str,
+    purpose: &str,
+    packages: impl FnOnce() -> anyhow::Result<Vec<String>>,
+) -> anyhow::Result<()> {
+    let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
+    if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
         return Ok(());
     }
-    eprintln!(
-        "{} is missing: installing qemu-system-x86 with apt-get, for the tests that find real VMs",
-        host::QEMU
-    );
+    // Versions are told by the archive's lists, and so are those that it no longer has.
     shell::run(Command::new("apt-get").args(["update", "-q"]))?;
-    // Its tools may be here in another version, which then has to give way.
-    let packages = ["qemu-system-x86", "qemu-utils"];
+    let packages = packages()?;
+    eprintln!("{what} is missing: installing {} with apt-get, for {purpose}", packages.join(" "));
     shell::run(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -69,45 +117,27 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
     )
 }
 
-/// Installs the userland of the second flavour of VMs, where it is missing and this is root on Debian.
-pub(crate) fn busybox() -> anyhow::Result<()> {
-    let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
-    let is_met = std::path::Path::new("/bin/busybox").exists();
-    if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
-        return Ok(());
-    }
-    eprintln!("busybox is missing: installing busybox-static with apt-get, for VMs of experiments");
-    shell::run(Command::new("apt-get").args(["update", "-q"]))?;
-    shell::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args([
-        "install",
-        "-qy",
-        "--no-install-recommends",
-        "busybox-static",
-    ]))
-}
-
-/// Installs Apache and its PHP module where they are missing and this is root on Debian. Without Debian's
-/// package `apache2`, which would start a server on port 80.
-pub(crate) fn apache() -> anyhow::Result<()> {
-    let is_root = host::needs().iter().any(|need| need.name == "root" && need.is_met);
-    if has_apache() || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
-        return Ok(());
-    }
-    eprintln!(
-        "Apache with PHP is missing: installing libapache2-mod-php with apt-get, for the web experiment; no \
-         service is started"
-    );
-    shell::run(Command::new("apt-get").args(["update", "-q"]))?;
-    shell::run(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args([
-        "install",
-        "-qy",
-        "--no-install-recommends",
-        "libapache2-mod-php",
-    ]))
+/// The version that apt would install, from `apt-cache policy`.
+fn candidate(policy: &str) -> Option<&str> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then_some(version)
 }
 
 fn has_apache() -> bool {
     let modules = std::fs::read_dir("/usr/lib/apache2/modules").into_iter().flatten().filter_map(Result::ok);
     let mut names = modules.filter_map(|module| module.file_name().into_string().ok());
-    std::path::Path::new("/usr/sbin/apache2").exists() && names.any(|name| name.starts_with("libphp"))
+    Path::new("/usr/sbin/apache2").exists() && names.any(|name| name.starts_with("libphp"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_candidate_is_what_apt_would_install() {
+        let policy = "qemu-system-x86:\n  Installed: (none)\n  Candidate: 1:7.2+dfsg-7\n  Version table:\n";
+        assert_eq!(candidate(policy), Some("1:7.2+dfsg-7"));
+        assert_eq!(candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate(""), None);
+    }
 }

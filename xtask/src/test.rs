@@ -1,13 +1,15 @@
 //! `cargo xtask test`: all tests of the workspace.
 
-use crate::{host, images, setup, shell};
+use crate::{host, images, setup, shell, web_image};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     setup::qemu()?;
-    if let Err(error) = setup::busybox().and_then(|()| images::make()) {
-        eprintln!("VMs cannot be made ({error:#}): the test that boots them will say that it is skipped");
-    }
     setup::apache()?;
+    let guests = setup::busybox().and_then(|()| images::make());
+    let web = setup::mmdebstrap().and_then(|()| web_image::make());
+    for error in [guests, web].into_iter().filter_map(Result::err) {
+        eprintln!("VMs cannot be made ({error:#}): the tests that boot them will say that they are skipped");
+    }
     for need in host::needs().iter().filter(|need| !need.is_met) {
         eprintln!(
             "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",

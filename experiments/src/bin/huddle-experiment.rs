@@ -47,8 +47,8 @@ enum Experiment {
     /// The paper's Figure 4 and Tables 1 to 3: VMs on data A and B, not merged, placed as recommended, the
     /// opposite way, by the kernel and by lot, in alternation. Needs root and KSM; takes a few minutes
     Microbench(Microbench),
-    /// The paper's Table 4 and Figure 5: Apaches with PHP that hold data A or B, and how long their users
-    /// wait in each placement. Needs root, KSM and Apache; takes a few minutes
+    /// The paper's Table 4 and Figure 5: Apaches with PHP, as processes or in VMs, that hold data A or B, and
+    /// how long their users wait in each placement. Needs root, KSM and Apache or QEMU; takes a few minutes
     Web(WebArgs),
 }
 
@@ -300,7 +300,7 @@ fn one_size(
         outcome,
         environment,
         disturbances,
-        starter.accelerator.map(|accelerator| format!("{accelerator:?}").to_lowercase()),
+        starter.accelerator.map(|accelerator| accelerator.name().to_owned()),
         clock::utc(started),
         begun.elapsed().as_secs_f64(),
     ))

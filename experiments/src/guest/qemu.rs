@@ -1,6 +1,8 @@
-//! A real VM: QEMU with a Linux kernel and an initramfs whose only program of ours is
-//! `huddle-guest-init`. Its console goes to a file; the runner speaks to it over its second serial line,
-//! which is QEMU's standard input and output, so that no socket is left behind by any end.
+//! A real VM: QEMU with a Linux kernel and an initramfs. Its console goes to a file.
+//!
+//! Of the microbenchmark's VMs the initramfs has one program of ours, `huddle-guest-init`, to which the
+//! runner speaks over a second serial line: QEMU's standard input and output, so that no socket is left
+//! behind by any end.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +24,76 @@ pub enum Accelerator {
     Tcg,
 }
 
-/// How to start a VM.
+impl Accelerator {
+    /// Its name in files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// What every VM of an experiment is, whatever runs in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its kernel.
+    pub kernel: &'a Path,
+    /// Its initramfs.
+    pub initrd: &'a Path,
+    /// What runs it.
+    pub accelerator: Accelerator,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Its vCPUs.
+    pub vcpus: u32,
+    /// The file its console is appended to.
+    pub console: &'a Path,
+}
+
+impl Machine<'_> {
+    /// QEMU with this VM, to which devices may be added.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(self.arguments());
+        command
+    }
+
+    /// That it could not be started.
+    pub fn failed(&self, source: std::io::Error) -> GuestError {
+        GuestError::Start { name: self.name.to_owned(), program: PROGRAM.to_owned(), source }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let Self { memory_mib, vcpus, name, .. } = self;
+        let (accelerator, cpu) = match self.accelerator {
+            Accelerator::Kvm => ("kvm", "host"),
+            // A small translation buffer: it is memory of the VMM that no other shares.
+            Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
+        };
+        let console = format!("file,id=console,append=on,path={}", escaped(self.console));
+        let append = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr";
+        let arguments = format!(
+            "-accel {accelerator} -cpu {cpu} -m {memory_mib} -smp {vcpus} -nodefaults -no-user-config \
+             -display none -no-reboot -machine pc,mem-merge=on -name {name},debug-threads=on"
+        );
+        let mut arguments: Vec<String> = arguments.split_ascii_whitespace().map(str::to_owned).collect();
+        let (kernel, initrd) = (self.kernel.display().to_string(), self.initrd.display().to_string());
+        let rest = ["-kernel", &kernel, "-initrd", &initrd, "-append", append];
+        arguments.extend(rest.map(str::to_owned));
+        arguments.extend(["-chardev", &console, "-serial", "chardev:console"].map(str::to_owned));
+        arguments
+    }
+}
+
+/// A path within an option: a comma separates options, and is written twice where it is meant.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// How to start a VM that is spoken to.
 #[derive(Clone, Debug)]
 pub struct QemuGuestSpec<'a> {
     /// Its name.
@@ -49,70 +120,40 @@ impl QemuGuestSpec<'_> {
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(&self) -> Result<ChildGuest, GuestError> {
-        let mut process = Command::new(PROGRAM);
-        process.args(self.arguments());
+        // What an earlier VM of this name said is not its own.
+        let _ = std::fs::remove_file(&self.console);
+        let mut process = Machine {
+            name: self.name,
+            kernel: &self.image.join("vmlinuz"),
+            initrd: &self.image.join("initrd"),
+            accelerator: self.accelerator,
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+            console: &self.console,
+        }
+        .command();
+        process.args(["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]);
         let console = Some(self.console.clone());
         ChildGuest::start(self.name, process, self.patience, self.interrupt.clone(), console)
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let Self { memory_mib, vcpus, name, .. } = self;
-        let (accelerator, cpu) = match self.accelerator {
-            Accelerator::Kvm => ("kvm", "host"),
-            // A small translation buffer: it is memory of the VMM that no other shares.
-            Accelerator::Tcg => ("tcg,thread=multi,tb-size=32", "max"),
-        };
-        // A comma separates options, and is written twice where it is meant.
-        let path = |path: &Path| path.display().to_string().replace(',', ",,");
-        let console = format!("file,id=console,path={}", path(&self.console));
-        let append = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr";
-        let arguments = format!(
-            "-accel {accelerator} -cpu {cpu} -m {memory_mib} -smp {vcpus} -nodefaults -no-user-config \
-             -display none -no-reboot -machine pc,mem-merge=on -name {name},debug-threads=on"
-        );
-        let mut arguments: Vec<String> = arguments.split_ascii_whitespace().map(str::to_owned).collect();
-        arguments.extend(
-            [
-                "-kernel",
-                &self.image.join("vmlinuz").display().to_string(),
-                "-initrd",
-                &self.image.join("initrd").display().to_string(),
-                "-append",
-                append,
-                "-chardev",
-                &console,
-                "-serial",
-                "chardev:console",
-                "-chardev",
-                "stdio,id=line,signal=off",
-                "-serial",
-                "chardev:line",
-            ]
-            .map(str::to_owned),
-        );
-        arguments
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn memory_is_mergeable_and_threads_are_named() {
-        let spec = QemuGuestSpec {
+        let machine = Machine {
             name: "vm1",
-            image: Path::new("/images/plain"),
+            kernel: Path::new("/images/plain/vmlinuz"),
+            initrd: Path::new("/images/plain/initrd"),
             accelerator: Accelerator::Tcg,
             memory_mib: 96,
             vcpus: 2,
-            console: "/runs/a,b/vm1.log".into(),
-            patience: Patience { ready: Duration::from_secs(1), answer: Duration::from_secs(1) },
-            interrupt: Interrupt::default(),
+            console: Path::new("/runs/a,b/vm1.log"),
         };
-        let arguments = spec.arguments();
+        let arguments = machine.arguments();
         let after = |flag: &str| {
             let at = arguments.iter().position(|argument| argument == flag);
             at.and_then(|at| arguments.get(at + 1)).map(String::as_str)
@@ -121,6 +162,6 @@ mod tests {
         assert_eq!(after("-name"), Some("vm1,debug-threads=on"));
         assert_eq!((after("-m"), after("-smp")), (Some("96"), Some("2")));
         assert_eq!(after("-kernel"), Some("/images/plain/vmlinuz"));
-        assert_eq!(after("-chardev"), Some("file,id=console,path=/runs/a,,b/vm1.log"));
+        assert_eq!(after("-chardev"), Some("file,id=console,append=on,path=/runs/a,,b/vm1.log"));
     }
 }

@@ -10,18 +10,21 @@ use huddle_collector::observe::perf::EventSet;
 use huddle_model::rng::Rng;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::apache::{APACHE, Programs};
 use super::load::Rhythm;
-use super::server::{APACHE, Programs};
+use super::server::Server;
 use super::site::{PLACE, Site};
 use super::spec::{Page, Preset, WebConfig};
 use super::summary::{About, WebSummary};
-use super::tenant::{Tenant, TenantSpec};
+use super::tenant::{Tenant, TenantSpec, WebTenant};
+use super::vm::WebVms;
 use super::{report, responses, run};
 use crate::clock;
 use crate::course::Step;
 use crate::design::Arm;
 use crate::environment::{CpuTicks, Environment, disturbances};
-use crate::guest::{GuestError, Patience};
+use crate::guest::qemu::Accelerator;
+use crate::guest::{GuestError, Patience, kvm};
 use crate::host::CollectorHost;
 use crate::interrupt::Interrupt;
 use crate::spec::{GuestKind, SpecError};
@@ -32,13 +35,13 @@ const REQUESTS: u64 = 4000;
 /// Options of the web experiment.
 #[derive(Debug, clap::Args)]
 pub struct WebArgs {
-    /// A specification that comes with the program
-    #[arg(long, value_enum, default_value_t = Preset::Quick, conflicts_with = "spec")]
-    preset: Preset,
+    /// A specification that comes with the program [default: quick; with --guest qemu, paper]
+    #[arg(long, value_enum, conflicts_with = "spec")]
+    preset: Option<Preset>,
     /// A specification of your own, in TOML; the presets are experiments/presets/web-*.toml
     #[arg(long)]
     spec: Option<PathBuf>,
-    /// What stands for the VMs; only processes so far
+    /// What stands for the VMs: Apaches of this host, or VMs with a Debian and an Apache each
     #[arg(long, value_enum)]
     guest: Option<GuestKind>,
     /// What requests ask for: data that stays in the server's memory, or a file read on each request
@@ -80,9 +83,12 @@ pub struct WebArgs {
     /// Seconds after which a request has timed out
     #[arg(long)]
     timeout_seconds: Option<f64>,
-    /// Apache's program
+    /// Apache's program, for servers that are processes
     #[arg(long, default_value = APACHE)]
     apache: PathBuf,
+    /// Where the kernel and the initramfs of VMs are [default: target/guests]
+    #[arg(long)]
+    images: Option<PathBuf>,
     /// Directory for summary.json and the table of responses [default: runs/web-TIME, in UTC]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -103,7 +109,10 @@ enum Format {
 fn config(args: &WebArgs) -> Result<WebConfig, SpecError> {
     let mut config = match &args.spec {
         Some(path) => WebConfig::read(path)?,
-        None => WebConfig::preset(args.preset)?,
+        None => WebConfig::preset(args.preset.unwrap_or(match args.guest {
+            Some(GuestKind::Qemu) => Preset::Paper,
+            _ => Preset::Quick,
+        }))?,
     };
     config.guest = args.guest.unwrap_or(config.guest);
     config.page = args.page.unwrap_or(config.page);
@@ -143,10 +152,17 @@ pub fn web(args: &WebArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| Path::new("runs").join(format!("web-{}", clock::utc_for_file_names(started))));
     let environment = Environment::read(&root);
-    let programs = Programs::find(&args.apache)?;
+    let programs = match config.guest {
+        GuestKind::Process => Some(Programs::find(&args.apache)?),
+        GuestKind::Qemu => None,
+    };
     let events = EventSet::for_host(&root).unwrap_or_else(|_| EventSet::of(None));
     let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), 1, events)?;
     let site = Site::make(Path::new(PLACE))?;
+    let servers = match programs {
+        Some(programs) => Servers::Processes(programs),
+        None => Servers::Vms(WebVms::make(&images(args)?, &site, accelerator(), config.memory_mib)?),
+    };
 
     let bar = ProgressBar::new(0);
     // Without a template that can be read there is only a plainer bar.
@@ -164,7 +180,7 @@ pub fn web(args: &WebArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
         bar.set_position(step.done as u64);
         bar.set_message(format!("{}{left}", step.text));
     };
-    let mut start = |config: &WebConfig| start(config, &programs, &site, interrupt);
+    let mut start = |config: &WebConfig| start(config, &servers, &site, interrupt);
     let ticks = CpuTicks::read(&root);
     let outcome = run(&config, &mut host, &mut start, interrupt, &mut progress);
     bar.finish_and_clear();
@@ -174,7 +190,8 @@ pub fn web(args: &WebArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
 
     let disturbances = disturbances(&environment, &[], stolen);
     let (started_utc, duration_s) = (clock::utc(started), begun.elapsed().as_secs_f64());
-    let about = About { environment, disturbances, started_utc, duration_s };
+    let accelerator = servers.accelerator().map(Accelerator::name);
+    let about = About { environment, disturbances, accelerator, started_utc, duration_s };
     let summary = WebSummary::of(&config, outcome, about);
     write(args, &directory, &summary)?;
     anyhow::ensure!(
@@ -185,37 +202,82 @@ pub fn web(args: &WebArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What starts servers.
+enum Servers {
+    Processes(Programs),
+    Vms(WebVms),
+}
+
+impl Servers {
+    fn start(&self, name: &str, site: &Site) -> Result<Server, GuestError> {
+        match self {
+            Self::Processes(programs) => programs.start(name, site),
+            Self::Vms(vms) => vms.start(name, site),
+        }
+    }
+
+    fn accelerator(&self) -> Option<Accelerator> {
+        match self {
+            Self::Processes(_) => None,
+            Self::Vms(vms) => Some(vms.accelerator()),
+        }
+    }
+}
+
+/// Beside this program, in `target/guests`, where nothing else is said.
+fn images(args: &WebArgs) -> anyhow::Result<PathBuf> {
+    if let Some(images) = &args.images {
+        return Ok(images.clone());
+    }
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let target = own.ancestors().nth(2).context("this program is in no target directory; say --images")?;
+    Ok(target.join("guests"))
+}
+
+fn accelerator() -> Accelerator {
+    match kvm::runs_natively() {
+        Ok(_) => Accelerator::Kvm,
+        Err(why) => {
+            say(&format!("{why}; the VMs are translated (TCG)"));
+            Accelerator::Tcg
+        }
+    }
+}
+
 fn start(
     config: &WebConfig,
-    programs: &Programs,
+    servers: &Servers,
     site: &Site,
     interrupt: &Interrupt,
 ) -> Result<Vec<Box<dyn Tenant>>, GuestError> {
     let bench = config.bench();
-    let servers = config.data.len();
+    let number = config.data.len();
     // Users of an open loop take turns, so that not all ask at once.
     let open = |server: usize| {
         let every = Duration::from_secs_f64(1.0 / config.rate_per_s?);
-        Some(Rhythm::Open { every, first: every.mul_f64(server as f64 / servers as f64) })
+        Some(Rhythm::Open { every, first: every.mul_f64(server as f64 / number as f64) })
     };
-    let mut started: Vec<Box<dyn Tenant>> = Vec::new();
-    for server in 0..servers {
+    // A Debian takes a while to be up, and all of them do so at once.
+    let ready = Duration::from_secs(match config.guest {
+        GuestKind::Process => 60,
+        GuestKind::Qemu => 300,
+    });
+    let mut started = Vec::new();
+    for server in 0..number {
         let spec = TenantSpec {
             name: bench.guest_name(server),
-            programs,
-            site,
             page: config.page,
             writes: config.writes(server),
             visits: config.visits,
             seed: Rng::of_part(config.seed, REQUESTS + server as u64).next_u64(),
             open: open(server),
             timeout: Duration::from_secs_f64(config.timeout_seconds),
-            patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(15) },
-            interrupt: interrupt.clone(),
+            patience: Patience { ready, answer: Duration::from_secs(15) },
         };
-        started.push(Box::new(spec.start()?));
+        started.push(WebTenant::of(servers.start(&spec.name, site)?, spec)?);
     }
-    Ok(started)
+    started.iter_mut().try_for_each(|tenant| tenant.wait_ready(interrupt))?;
+    Ok(started.into_iter().map(|tenant| Box::new(tenant) as Box<dyn Tenant>).collect())
 }
 
 fn write(args: &WebArgs, directory: &Path, summary: &WebSummary) -> anyhow::Result<()> {

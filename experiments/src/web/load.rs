@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use huddle_guest::chase::NODE_WORDS;
 use huddle_model::rng::Rng;
 use hyper::body::Bytes;
@@ -107,8 +107,21 @@ struct Served {
     responses: Mutex<Vec<Response>>,
 }
 
+/// What is sent.
+struct Request {
+    target: String,
+    /// What is to be put there; `None` to get.
+    body: Option<Bytes>,
+}
+
+impl Request {
+    fn get(target: impl Into<String>) -> Self {
+        Self { target: target.into(), body: None }
+    }
+}
+
 enum Order {
-    Get { target: String, timeout: Duration, answer: Sender<Result<(u16, String), Failure>> },
+    Ask { request: Request, timeout: Duration, answer: Sender<Result<(u16, String), Failure>> },
     Work { work: Work, served: Arc<Served>, done: Sender<()> },
 }
 
@@ -142,8 +155,20 @@ impl User {
     /// # Errors
     /// No response.
     pub fn get(&self, target: &str, timeout: Duration) -> Result<(u16, String), Failure> {
+        self.ask(Request::get(target), timeout)
+    }
+
+    /// Sends `body` once: status and body of the answer.
+    ///
+    /// # Errors
+    /// No response.
+    pub fn put(&self, target: &str, body: Vec<u8>, timeout: Duration) -> Result<(u16, String), Failure> {
+        self.ask(Request { target: target.to_owned(), body: Some(body.into()) }, timeout)
+    }
+
+    fn ask(&self, request: Request, timeout: Duration) -> Result<(u16, String), Failure> {
         let (answer, answered) = channel();
-        self.order(Order::Get { target: target.to_owned(), timeout, answer });
+        self.order(Order::Ask { request, timeout, answer });
         // The thread keeps the limit itself; this is only for one that is gone.
         answered.recv_timeout(timeout + Duration::from_secs(5)).unwrap_or(Err(Failure::Connection))
     }
@@ -202,11 +227,11 @@ impl Drop for User {
 
 async fn obey(order: Order, line: &mut Line, pid: i32) {
     match order {
-        Order::Get { target, timeout, answer } => {
-            let mut got = line.ask(&target, timeout).await;
+        Order::Ask { request, timeout, answer } => {
+            let mut got = line.ask(&request, timeout).await;
             if got == Err(Failure::Connection) {
                 // A connection that was idle may have been closed; a new one tells.
-                got = line.ask(&target, timeout).await;
+                got = line.ask(&request, timeout).await;
             }
             let _ = answer.send(got);
         }
@@ -244,7 +269,8 @@ async fn serve(work: &Work, served: &Served, line: &mut Line) {
         };
         let nodes = work.words / NODE_WORDS as u64;
         let from = rng.below(nodes.max(1) as usize) * NODE_WORDS;
-        let got = line.ask(&format!("{}&from={from}", work.target), work.timeout).await;
+        let request = Request::get(format!("{}&from={from}", work.target));
+        let got = line.ask(&request, work.timeout).await;
         let latency_ns = due.elapsed().as_nanos() as u64;
         let (status, verdict) = judge(got, work.words);
         if let Ok(position) = verdict {
@@ -296,13 +322,13 @@ fn unix_us() -> i64 {
 /// A connection that is kept, and made anew after it broke.
 struct Line {
     address: SocketAddr,
-    sender: Option<SendRequest<Empty<Bytes>>>,
+    sender: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Line {
-    async fn ask(&mut self, target: &str, timeout: Duration) -> Result<(u16, String), Failure> {
+    async fn ask(&mut self, request: &Request, timeout: Duration) -> Result<(u16, String), Failure> {
         let answer =
-            tokio::time::timeout(timeout, self.exchange(target)).await.unwrap_or(Err(Failure::TimedOut));
+            tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Err(Failure::TimedOut));
         if answer.is_err() {
             // What is still to come on it would be the answer to another request.
             self.sender = None;
@@ -310,7 +336,7 @@ impl Line {
         answer
     }
 
-    async fn exchange(&mut self, target: &str) -> Result<(u16, String), Failure> {
+    async fn exchange(&mut self, request: &Request) -> Result<(u16, String), Failure> {
         let broken = |_| Failure::Connection;
         if self.sender.as_ref().is_none_or(SendRequest::is_closed) {
             let stream = TcpStream::connect(self.address).await.map_err(|_| Failure::Connection)?;
@@ -322,8 +348,13 @@ impl Line {
         }
         let Some(sender) = self.sender.as_mut() else { return Err(Failure::Connection) };
         sender.ready().await.map_err(broken)?;
-        let request = hyper::Request::get(target).header(hyper::header::HOST, self.address.to_string());
-        let request = request.body(Empty::new()).map_err(|_| Failure::Connection)?;
+        let method = if request.body.is_some() { hyper::Method::PUT } else { hyper::Method::GET };
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(&request.target)
+            .header(hyper::header::HOST, self.address.to_string())
+            .body(Full::new(request.body.clone().unwrap_or_default()))
+            .map_err(|_| Failure::Connection)?;
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(broken)?.to_bytes();

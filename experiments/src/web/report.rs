@@ -4,10 +4,12 @@ use comfy_table::Table;
 use huddle_model::availability::Availability;
 
 use super::distribution::{Distribution, Figure};
-use super::spec::Page;
+use super::spec::{Page, WebConfig};
 use super::summary::WebSummary;
 use crate::design::Arm;
+use crate::guest::qemu::Accelerator;
 use crate::report::{line, number, places, ratio_line, section, sharing_table, table, within};
+use crate::spec::GuestKind;
 use crate::summary::Ratio;
 
 /// The whole report of a run.
@@ -26,7 +28,7 @@ pub fn text(summary: &WebSummary) -> String {
         ),
         &sharing_table(&summary.matrix),
     );
-    line(&mut out, merges(spec.page));
+    line(&mut out, merges(spec));
     line(&mut out, "");
     section(&mut out, &format!("Placement by {}", summary.placed_by), &plan_table(summary));
     section(&mut out, &title(summary), &latency_table(summary));
@@ -37,12 +39,15 @@ pub fn text(summary: &WebSummary) -> String {
     );
     ratios(&mut out, summary);
     section(&mut out, "Beside the paper", &paper_table(summary));
-    line(
-        &mut out,
-        "The machines differ: VMs of Xen with a Debian each on two sockets with 20 MB of last-level cache there, \
-         Apache processes of one Debian on two caches here, which share what a server allocates at its start \
-         instead of an operating system.",
-    );
+    line(&mut out, machines(spec.guest));
+    if summary.accelerator == Some(Accelerator::Tcg.name()) {
+        line(
+            &mut out,
+            "The VMs are translated (TCG): no effect of the placement is to be expected. Each instruction of a guest \
+             is many of the host's, and the translator's own code and tables overwrite the second-level cache on \
+             every request; on a host where KVM runs them the same command measures the paper's experiment.",
+        );
+    }
     line(&mut out, "");
     line(&mut out, &format!("Result: {}.", summary.verdict));
     if summary.valid {
@@ -57,13 +62,35 @@ pub fn text(summary: &WebSummary) -> String {
     out
 }
 
-fn merges(page: Page) -> &'static str {
-    match page {
-        Page::Resident => {
+fn machines(guest: GuestKind) -> &'static str {
+    match guest {
+        GuestKind::Process => {
+            "The machines differ: VMs of Xen with a Debian each on two sockets with 20 MB of last-level cache there, \
+             Apache processes of one Debian on two caches here, which share what a server allocates at its start \
+             instead of an operating system."
+        }
+        GuestKind::Qemu => {
+            "The machines differ: VMs of Xen on two sockets with 20 MB of last-level cache there, whose users sit \
+             in the VMs; VMs of QEMU here that all boot the same Debian, with users on the host."
+        }
+    }
+}
+
+fn merges(spec: &WebConfig) -> &'static str {
+    match (spec.guest, spec.page) {
+        (GuestKind::Qemu, Page::Paper) => {
+            "What KSM merges here: all that the VMs have in common. The data's file is in each VM's page cache, which \
+             is memory of its own; it was verified page by page before the first window and after each block."
+        }
+        (GuestKind::Qemu, Page::Resident) => {
+            "What KSM merges here: all that the VMs have in common, the data in each server's memory among it, which \
+             was verified page by page before the first window and after each block."
+        }
+        (GuestKind::Process, Page::Resident) => {
             "What KSM merges here: the data, which stays in each server's private memory, and what Apache and PHP \
              allocate at their start. It was verified page by page before the first window and after each block."
         }
-        Page::Paper => {
+        (GuestKind::Process, Page::Paper) => {
             "What KSM merges here: what Apache and PHP allocate at their start. Of the data nothing: the file's \
              pages are the host's page cache, and the string a request reads them into is freed with it."
         }

@@ -18,15 +18,22 @@ pub const PLACE: &str = "/run";
 const PREFIX: &str = "huddle-web-";
 const LOCK: &str = "lock";
 
-/// The programs that servers run, by name.
-const PAGES: [(&str, &str); 6] = [
-    ("memory.php", include_str!("../../web/memory.php")),
-    ("load.php", include_str!("../../web/load.php")),
-    ("resident.php", include_str!("../../web/resident.php")),
-    ("writer.php", include_str!("../../web/writer.php")),
-    ("paper.php", include_str!("../../web/paper.php")),
-    ("ready.php", include_str!("../../web/ready.php")),
+/// The files of every server, the directory `pages` being what it serves.
+const SERVED: [(&str, &str); 8] = [
+    ("php.ini", include_str!("../../web/php.ini")),
+    ("pages/memory.php", include_str!("../../web/memory.php")),
+    ("pages/put.php", include_str!("../../web/put.php")),
+    ("pages/load.php", include_str!("../../web/load.php")),
+    ("pages/resident.php", include_str!("../../web/resident.php")),
+    ("pages/writer.php", include_str!("../../web/writer.php")),
+    ("pages/paper.php", include_str!("../../web/paper.php")),
+    ("pages/ready.php", include_str!("../../web/ready.php")),
 ];
+
+/// The files that every server serves or is set up by: where beneath its directory, and the text.
+pub(super) fn served() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SERVED.into_iter()
+}
 
 /// The directory of a run. Dropping it removes it.
 #[derive(Debug)]
@@ -60,7 +67,7 @@ impl Site {
     pub fn make(place: &Path) -> Result<Self, HostFailure> {
         let failed = |error: io::Error| {
             HostFailure::Failed(format!(
-                "cannot make a directory for Apache beneath {}: {error}",
+                "cannot make a directory for web servers beneath {}: {error}",
                 place.display()
             ))
         };
@@ -74,19 +81,20 @@ impl Site {
         Ok(Self { dir, _lock: lock })
     }
 
-    /// Makes the directory of a server that runs as `user`, with its pages.
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Makes the directory of a server that runs as `user` on this host, with its pages.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn tenant(&self, name: &str, user: (Uid, Gid)) -> io::Result<TenantDir> {
         let dir = TenantDir(self.dir.path().join(name));
-        let pages = dir.file("pages");
-        std::fs::create_dir_all(&pages)?;
-        for (name, text) in PAGES {
-            std::fs::write(pages.join(name), text)?;
-        }
-        std::fs::write(dir.file("php.ini"), include_str!("../../web/php.ini"))?;
-        // Apache writes its process id here.
+        std::fs::create_dir_all(dir.file("pages"))?;
+        served().try_for_each(|(file, text)| std::fs::write(dir.file(file), text))?;
+        // Apache writes its process id and the data here.
         nix::unistd::chown(dir.path(), Some(user.0), Some(user.1))?;
         Ok(dir)
     }

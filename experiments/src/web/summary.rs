@@ -37,6 +37,8 @@ pub struct WebSummary {
     pub experiment: &'static str,
     /// What stood for the VMs.
     pub guest: &'static str,
+    /// What ran their instructions, `kvm` or `tcg`; null with processes.
+    pub accelerator: Option<&'static str>,
     /// What requests asked for.
     pub page: &'static str,
     /// When it began, UTC, RFC 3339.
@@ -163,6 +165,8 @@ pub struct About {
     pub environment: Environment,
     /// What may have disturbed the run.
     pub disturbances: Vec<String>,
+    /// What ran the instructions of VMs.
+    pub accelerator: Option<&'static str>,
     /// When it began.
     pub started_utc: String,
     /// How long it took, in seconds.
@@ -208,6 +212,7 @@ impl WebSummary {
             schema: "huddle/summary/1",
             experiment: "web",
             guest: config.guest.name(),
+            accelerator: about.accelerator,
             page: config.page.name(),
             started_utc: about.started_utc,
             duration_s: about.duration_s,
@@ -236,9 +241,9 @@ impl WebSummary {
             sharing_rate,
             sharing_rate_across,
             data_shared_pages: outcome.data_shared,
-            placed_by: match config.page {
-                super::spec::Page::Resident => "measured sharing",
-                super::spec::Page::Paper => "the data that servers are known to hold",
+            placed_by: match config.data_merges() {
+                true => "measured sharing",
+                false => "the data that servers are known to hold",
             },
             config: WebConfigFigures {
                 data_kib: outcome.data_bytes / 1024,

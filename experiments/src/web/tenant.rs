@@ -1,15 +1,13 @@
 //! A tenant: a web server and its one user, as a guest of the experiment.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use huddle_collector::host::{HostRoot, read_text};
 use huddle_guest::chase;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
 use super::load::{Failure, Response, Rhythm, User, Work};
-use super::server::{Programs, Server};
-use super::site::Site;
+use super::server::Server;
 use super::spec::Page;
 use crate::guest::{Guest, GuestData, GuestError, Pace, Patience, Reading};
 use crate::interrupt::Interrupt;
@@ -23,15 +21,11 @@ pub trait Tenant: Guest {
     fn take_responses(&mut self) -> Vec<Response>;
 }
 
-/// How to start a tenant.
+/// How a tenant is to work.
 #[derive(Debug)]
-pub struct TenantSpec<'a> {
-    /// Name of the VM it stands for.
+pub struct TenantSpec {
+    /// Name of its VM, or of the one it stands for.
     pub name: String,
-    /// The programs.
-    pub programs: &'a Programs,
-    /// Where its files go.
-    pub site: &'a Site,
     /// What requests ask for.
     pub page: Page,
     /// Whether they write to all of the data they visit.
@@ -46,8 +40,6 @@ pub struct TenantSpec<'a> {
     pub timeout: Duration,
     /// How long it may take to be up and to take its data, and to answer anything else.
     pub patience: Patience,
-    /// What ends the waiting for it early.
-    pub interrupt: Interrupt,
 }
 
 /// A running tenant. Dropping it ends its server.
@@ -56,15 +48,7 @@ pub struct WebTenant {
     // In the order of their ends: without a server the user's last request is over at once.
     server: Server,
     user: User,
-    name: String,
-    data: [PathBuf; 2],
-    page: Page,
-    writes: bool,
-    visits: u64,
-    seed: u64,
-    open: Option<Rhythm>,
-    timeout: Duration,
-    patience: Patience,
+    spec: TenantSpec,
     words: u64,
     started: Option<Started>,
     responses: Vec<Response>,
@@ -77,44 +61,27 @@ struct Started {
     reads: u64,
 }
 
-impl TenantSpec<'_> {
-    /// Starts a server and waits until it answers.
+impl WebTenant {
+    /// Gives `server` its user, without waiting until it answers: see [`Self::wait_ready`].
     ///
     /// # Errors
-    /// It cannot be started, ends, or does not answer in time.
-    pub fn start(&self) -> Result<WebTenant, GuestError> {
-        let failed = |source| GuestError::Start {
-            name: self.name.clone(),
-            program: "Apache's files".to_owned(),
+    /// The user cannot be started.
+    pub fn of(server: Server, spec: TenantSpec) -> Result<Self, GuestError> {
+        let user = User::start(&spec.name, server.address(), server.pid());
+        let user = user.map_err(|source| GuestError::Start {
+            name: spec.name.clone(),
+            program: "its user".to_owned(),
             source,
-        };
-        let dir = self.site.tenant(&self.name, self.programs.user()).map_err(failed)?;
-        let server = Server::start(&self.name, self.programs, &dir)?;
-        let user = User::start(&self.name, server.address(), server.pid()).map_err(failed)?;
-        let mut tenant = WebTenant {
-            server,
-            user,
-            name: self.name.clone(),
-            data: ["data.bin", "own.bin"].map(|file| dir.file(file)),
-            page: self.page,
-            writes: self.writes,
-            visits: self.visits,
-            seed: self.seed,
-            open: self.open,
-            timeout: self.timeout,
-            patience: self.patience,
-            words: 0,
-            started: None,
-            responses: Vec::new(),
-        };
-        tenant.wait_ready(&self.interrupt)?;
-        Ok(tenant)
+        })?;
+        Ok(Self { server, user, spec, words: 0, started: None, responses: Vec::new() })
     }
-}
 
-impl WebTenant {
-    fn wait_ready(&mut self, interrupt: &Interrupt) -> Result<(), GuestError> {
-        let until = Instant::now() + self.patience.ready;
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// It ended, or does not answer in time.
+    pub fn wait_ready(&mut self, interrupt: &Interrupt) -> Result<(), GuestError> {
+        let until = Instant::now() + self.spec.patience.ready;
         loop {
             interrupt.check()?;
             self.server.check("ready")?;
@@ -122,32 +89,42 @@ impl WebTenant {
             match self.user.get("/ready.php", left.min(Duration::from_secs(1))) {
                 Ok((200, body)) if body == "ready\n" => return Ok(()),
                 Ok((status, body)) => return Err(self.unexpected("ready", status, &body)),
-                Err(_) if left.is_zero() => return Err(self.silent("ready", self.patience.ready)),
+                Err(_) if left.is_zero() => return Err(self.silent("ready", self.spec.patience.ready)),
                 Err(_) => interrupt.sleep(Duration::from_millis(20))?,
             }
         }
     }
 
     fn get(&mut self, asked: &'static str, target: &str) -> Result<String, GuestError> {
-        match self.user.get(target, self.patience.ready) {
+        let answer = self.user.get(target, self.spec.patience.ready);
+        self.good(asked, answer)
+    }
+
+    /// The body of a good answer.
+    fn good(
+        &mut self,
+        asked: &'static str,
+        answer: Result<(u16, String), Failure>,
+    ) -> Result<String, GuestError> {
+        match answer {
             Ok((200, body)) => Ok(body),
             Ok((status, body)) => Err(self.unexpected(asked, status, &body)),
-            Err(Failure::TimedOut) => Err(self.silent(asked, self.patience.ready)),
+            Err(Failure::TimedOut) => Err(self.silent(asked, self.spec.patience.ready)),
             Err(_) => {
                 self.server.check_broken(asked)?;
-                Err(self.silent(asked, self.patience.ready))
+                Err(self.silent(asked, self.spec.patience.ready))
             }
         }
     }
 
     fn target(&self, own: bool, reads: u64) -> String {
-        let page = if self.writes { "writer" } else { self.page.name() };
-        format!("/{page}.php?own={}&visits={}&reads={reads}", u8::from(own), self.visits)
+        let page = if self.spec.writes { "writer" } else { self.spec.page.name() };
+        format!("/{page}.php?own={}&visits={}&reads={reads}", u8::from(own), self.spec.visits)
     }
 
     fn unexpected(&self, asked: &'static str, status: u16, body: &str) -> GuestError {
         GuestError::Unexpected {
-            name: self.name.clone(),
+            name: self.spec.name.clone(),
             pid: self.server.pid(),
             asked,
             answer: format!("{status} {}{}", body.trim_end(), self.server.last_words()),
@@ -156,7 +133,7 @@ impl WebTenant {
 
     fn silent(&self, asked: &'static str, limit: Duration) -> GuestError {
         GuestError::Silent {
-            name: self.name.clone(),
+            name: self.spec.name.clone(),
             pid: self.server.pid(),
             asked,
             seconds: limit.as_secs_f64(),
@@ -178,7 +155,7 @@ impl WebTenant {
 
 impl Guest for WebTenant {
     fn name(&self) -> &str {
-        &self.name
+        &self.spec.name
     }
 
     fn pid(&self) -> i32 {
@@ -189,7 +166,7 @@ impl Guest for WebTenant {
         self.server.check("request")
     }
 
-    /// Writes both files and, where the page keeps data in memory, has the server take them in. Makes sure
+    /// Has the server keep both files and, where the page keeps data in memory, has the server take them in. Makes sure
     /// that requests really follow the data.
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
         const PROBE_READS: u64 = 1000;
@@ -199,15 +176,16 @@ impl Guest for WebTenant {
         self.words = words.len() as u64;
         let mut own = words.clone();
         chase::set_apart(&mut own, data.own_seed);
-        for (path, words) in self.data.iter().zip([words, own]) {
+        for (file, words) in [("data.bin", words), ("own.bin", own)] {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            fs::write(path, bytes).map_err(|source| GuestError::Start {
-                name: self.name.clone(),
-                program: path.display().to_string(),
-                source,
-            })?;
+            let stored = format!("stored {}\n", bytes.len());
+            let answer = self.user.put(&format!("/put.php?file={file}"), bytes, self.spec.patience.ready);
+            let answer = self.good("load", answer)?;
+            if answer != stored {
+                return Err(self.unexpected("load", 200, &answer));
+            }
         }
-        if self.page == Page::Resident {
+        if self.spec.page == Page::Resident {
             let answer = self.get("load", "/load.php")?;
             if answer != format!("loaded {}\n", data.kib * 1024) {
                 return Err(self.unexpected("load", 200, &answer));
@@ -215,7 +193,7 @@ impl Guest for WebTenant {
         }
         for own in [false, true] {
             // Without writing: what was written to is no longer what was loaded.
-            let page = self.page.name();
+            let page = self.spec.page.name();
             let target = format!("/{page}.php?own={}&visits=1&reads={PROBE_READS}&from=0", u8::from(own));
             let answer = self.get("request", &target)?;
             if answer.trim_end() != end.to_string() {
@@ -232,14 +210,14 @@ impl Guest for WebTenant {
         self.started = Some(Started {
             at: Instant::now(),
             cpu_ns: cpu_ns(self.server.pid()),
-            reads: pace.burst_reads * self.visits,
+            reads: pace.burst_reads * self.spec.visits,
         });
         self.user.work(Work {
             target: self.target(own, pace.burst_reads),
             words: self.words,
-            seed: self.seed,
-            rhythm: self.open.unwrap_or(Rhythm::Closed { rest }),
-            timeout: self.timeout,
+            seed: self.spec.seed,
+            rhythm: self.spec.open.unwrap_or(Rhythm::Closed { rest }),
+            timeout: self.spec.timeout,
         });
         Ok(())
     }
@@ -251,7 +229,7 @@ impl Guest for WebTenant {
 
     fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
         let readings = self.readings();
-        let limit = self.timeout + self.patience.answer;
+        let limit = self.spec.timeout + self.spec.patience.answer;
         match self.user.stop(limit) {
             Some(responses) => self.responses = responses,
             None => return Err(self.silent("stop", limit)),
@@ -271,9 +249,9 @@ impl Tenant for WebTenant {
     }
 }
 
-/// CPU time of a process of one thread, in nanoseconds (Documentation/scheduler/sched-stats.rst); 0 for
-/// one that is gone, which its next check tells.
+/// CPU time of all threads of a process, in nanoseconds (clock_getcpuclockid(3)); 0 for one that is gone,
+/// which its next check tells.
 fn cpu_ns(pid: i32) -> u64 {
-    let text = read_text(&HostRoot::real().proc(format!("{pid}/schedstat"))).unwrap_or_default();
-    text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0)
+    let time = ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).and_then(clock_gettime);
+    time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }

@@ -274,7 +274,13 @@ impl Setup {
 fn summary(config: &WebConfig, outcome: Outcome) -> WebSummary {
     let empty = tempfile::tempdir().unwrap();
     let environment = Environment::read(&huddle_collector::host::HostRoot::at(empty.path()));
-    let about = About { environment, disturbances: Vec::new(), started_utc: "2026".into(), duration_s: 1.0 };
+    let about = About {
+        environment,
+        disturbances: Vec::new(),
+        accelerator: None,
+        started_utc: "2026".into(),
+        duration_s: 1.0,
+    };
     WebSummary::of(config, outcome, about)
 }
 
@@ -329,7 +335,7 @@ fn failed_requests_are_counted_and_in_no_time() {
 #[test]
 fn on_the_page_paper_servers_are_placed_by_what_they_hold() {
     let mut setup = setup();
-    setup.config.page = Page::Paper;
+    setup.config.page = super::spec::Page::Paper;
     setup.host.merged = 0..0;
     setup.config.data = ["A", "B", "A", "B"].map(str::to_owned).to_vec();
     let outcome = setup.run().unwrap();
