@@ -1,154 +1,27 @@
-//! The web experiment on the real host: root, KSM, two cache domains and Apache with PHP are needed, and
-//! a test that misses one says that it is skipped. None of them looks at how large the effect is.
+//! The web experiment on the real host: root, KSM, two cache domains and Apache with PHP are needed, in
+//! [`vm`] QEMU and its image instead of Apache, and a test that misses one says that it is skipped. None of
+//! them looks at how large the effect is.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+mod support;
+mod vm;
+
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use huddle_collector::host::HostRoot;
 use huddle_collector::pin::{StateDir, restore};
 use huddle_experiments::web::apache::{APACHE, Programs};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
-const SETTINGS: [&str; 4] = ["run", "smart_scan", "pages_to_scan", "sleep_millisecs"];
-
-/// The sole right to change KSM among the tests of this machine.
-fn ksm_lock() -> Flock<std::fs::File> {
-    let file = std::fs::File::create("/run/lock/huddle-ksm-test.lock").unwrap();
-    Flock::lock(file, FlockArg::LockExclusive).unwrap()
-}
-
-fn settings() -> Vec<Option<String>> {
-    let read = |file: &&str| std::fs::read_to_string(Path::new("/sys/kernel/mm/ksm").join(file)).ok();
-    SETTINGS.iter().map(read).collect()
-}
-
-/// Says that a test is skipped, also where the test harness keeps what passing tests print.
-fn skip(reason: &str) {
-    // Not a macro of printing: the harness catches those.
-    std::io::stderr().write_all(format!("skipped: {reason}\n").as_bytes()).unwrap();
-}
+use support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
 
 fn is_skipped() -> bool {
-    let missing = if !Uid::effective().is_root() {
-        Some("root is missing".to_owned())
-    } else if !Path::new("/sys/kernel/mm/ksm/run").exists() {
-        Some("this kernel has no KSM".to_owned())
-    } else {
-        Programs::find(Path::new(APACHE)).err().map(|error| error.to_string())
-    };
+    let missing = lacks().or_else(|| Programs::find(Path::new(APACHE)).err().map(|error| error.to_string()));
     missing.inspect(|reason| skip(reason)).is_some()
-}
-
-/// A short run: little data, few requests.
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_huddle-experiment"));
-    let options = ["--data-kib", "256", "--requests", "8", "--warm-up-requests", "2", "--format", "json"];
-    command.arg("web").args(options).args([
-        Path::new("--out"),
-        &dir.join("run"),
-        Path::new("--state-dir"),
-        &dir.join("state"),
-    ]);
-    command
-}
-
-/// Whether the host cannot run it at all; said, so that a skipped test is seen.
-fn cannot(code: Option<i32>, stderr: &str) -> bool {
-    if code == Some(3) {
-        skip(stderr);
-    }
-    code == Some(3)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn children(pid: u32) -> Vec<i32> {
-    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let lists = tasks.map(|task| read(task.unwrap().path().join("children")));
-    lists.flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
-}
-
-fn is_gone(pid: i32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
-}
-
-/// The directory of a server's run, by the file it was started with.
-fn site_of(pid: i32) -> PathBuf {
-    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    let config = line.split('\0').find(|word| word.ends_with("apache.conf")).unwrap();
-    Path::new(config).ancestors().nth(2).unwrap().to_owned()
-}
-
-/// A long run. A test that fails ends it too, gently, so that it puts KSM's settings back.
-struct Run {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    servers: Vec<i32>,
-    site: PathBuf,
-}
-
-impl Run {
-    fn signal(&self, signal: Signal) {
-        // It may have ended, which the test then finds by its exit code.
-        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
-    }
-
-    fn end(&mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code(), said)
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            self.signal(Signal::SIGTERM);
-            let _ = self.child.wait();
-        }
-    }
-}
-
-/// Starts a long run and returns when its first block begins.
-fn started(dir: &Path) -> Option<Run> {
-    let mut child = command(dir)
-        .args(["--repetitions", "5000"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut run = Run { child, stderr, servers: Vec::new(), site: PathBuf::new() };
-    let mut text = String::new();
-    while !text.contains("block 1 of") {
-        if run.stderr.read_line(&mut text).unwrap() == 0 {
-            let code = run.child.wait().unwrap().code();
-            assert!(cannot(code, &text), "it ended with {code:?}: {text}");
-            return None;
-        }
-    }
-    run.servers = children(run.child.id());
-    assert_eq!(run.servers.len(), 4, "{text}");
-    run.site = site_of(run.servers[0]);
-    Some(run)
-}
-
-fn finished(mut command: Command) -> Option<Value> {
-    let output = command.output().unwrap();
-    if cannot(output.status.code(), &stderr(&output)) {
-        return None;
-    }
-    assert!(output.status.success(), "{}", stderr(&output));
-    Some(serde_json::from_slice(&output.stdout).expect("one JSON object on stdout"))
 }
 
 #[test]
@@ -228,7 +101,7 @@ fn an_interrupted_run_leaves_nothing_behind() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let dir = tempfile::tempdir().unwrap();
         let before = settings();
-        let Some(mut run) = started(dir.path()) else { return };
+        let Some(mut run) = started(command(dir.path())) else { return };
         run.signal(signal);
         let (code, said) = run.end();
         assert_eq!(code, Some(1), "{said}");
@@ -246,7 +119,7 @@ fn a_server_that_dies_ends_the_run_with_its_name() {
     let _lock = ksm_lock();
     let dir = tempfile::tempdir().unwrap();
     let before = settings();
-    let Some(mut run) = started(dir.path()) else { return };
+    let Some(mut run) = started(command(dir.path())) else { return };
     kill(Pid::from_raw(run.servers[2]), Signal::SIGKILL).unwrap();
     let (code, said) = run.end();
     assert_eq!(code, Some(1), "{said}");
@@ -264,7 +137,7 @@ fn after_a_kill_no_server_is_left_and_restore_and_the_next_run_clean_up() {
     let _lock = ksm_lock();
     let dir = tempfile::tempdir().unwrap();
     let before = settings();
-    let Some(mut run) = started(dir.path()) else { return };
+    let Some(mut run) = started(command(dir.path())) else { return };
     run.signal(Signal::SIGKILL);
     run.end();
     assert_ne!(settings(), before, "a killed run cannot put KSM back itself");
