@@ -14,3 +14,4 @@ pub mod pin;
 pub mod record;
 pub mod replay;
 pub mod sharing;
+pub mod xen;

@@ -10,11 +10,14 @@ use crate::cpuset::CpuSet;
 
 /// A task (process or thread) that cannot be confused with a later one of the same number: its id and
 /// its start time in clock ticks after boot (field 22 of `/proc/PID/stat`, proc(5)).
+///
+/// On Xen no task of the host holds a VM: there it is a domain (its number, and the first 8 bytes of its UUID
+/// in big-endian order) or a vCPU of one (its number within the domain, and the same bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId {
-    /// Process or thread id in the host's pid namespace.
+    /// Process or thread id in the host's pid namespace; Xen: number of the domain, or of the vCPU.
     pub id: i32,
-    /// Start time in clock ticks after boot.
+    /// Start time in clock ticks after boot; Xen: the beginning of the domain's UUID.
     pub start_ticks: u64,
 }
 
@@ -44,6 +47,21 @@ pub enum VmmKind {
     Process,
     /// A cgroup (a container) the user told huddle to treat as a VM.
     Cgroup,
+    /// A paravirtualised domain of Xen.
+    XenPv,
+    /// A domain of Xen whose addresses hardware translates, without emulated devices.
+    XenPvh,
+    /// A domain of Xen with an emulated PC.
+    XenHvm,
+    /// A domain of Xen of which is not told how it is virtualised.
+    Xen,
+}
+
+impl VmmKind {
+    /// Whether it is a domain of Xen, so that no process of the host holds it.
+    pub fn is_xen(self) -> bool {
+        matches!(self, Self::XenPv | Self::XenPvh | Self::XenHvm | Self::Xen)
+    }
 }
 
 impl fmt::Display for VmmKind {
@@ -57,6 +75,10 @@ impl fmt::Display for VmmKind {
             Self::OtherKvm => "kvm",
             Self::Process => "process",
             Self::Cgroup => "cgroup",
+            Self::XenPv => "xen-pv",
+            Self::XenPvh => "xen-pvh",
+            Self::XenHvm => "xen-hvm",
+            Self::Xen => "xen",
         })
     }
 }
@@ -90,6 +112,8 @@ pub enum MemoryKind {
     SharedMemory,
     /// hugetlbfs pages: KSM never merges them.
     HugeTlb,
+    /// Memory of a Xen domain: Xen's memory sharing merges it, where the host has that.
+    Domain,
 }
 
 impl fmt::Display for MemoryKind {
@@ -99,6 +123,7 @@ impl fmt::Display for MemoryKind {
             Self::Anonymous => "anonymous",
             Self::SharedMemory => "shared memory",
             Self::HugeTlb => "hugetlb",
+            Self::Domain => "domain",
         })
     }
 }

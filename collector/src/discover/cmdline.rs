@@ -23,6 +23,8 @@ pub(crate) fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
         }
         VmmKind::Crosvm => values(args, "--name").last().map(str::to_owned),
         VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup => None,
+        // Not found by its command line.
+        VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => None,
     }?;
     let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     (!name.trim().is_empty()).then_some(name)

@@ -63,6 +63,9 @@ fn private_memory(vmm: VmmKind) -> &'static str {
         VmmKind::Crosvm => "crosvm always uses a memfd, so its guests cannot be merged",
         VmmKind::Firecracker => "Firecracker uses a memfd where it has vhost-user devices; start it without",
         VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup => "give it private anonymous memory",
+        VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => {
+            "Xen's memory is not KSM's to merge"
+        }
     }
 }
 
