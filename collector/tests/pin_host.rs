@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use huddle_collector::host::{HostRoot, task};
-use huddle_collector::pin::{Change, HostPinner, Journal, Key, StateDir, StateLock, restore};
+use huddle_collector::pin::{Change, HostPinner, Journal, Key, Scheduler, StateDir, StateLock, restore};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::plan::{Plan, Policy, VcpuPlacement};
 use huddle_model::snapshot::PinOutcome;
@@ -213,6 +213,7 @@ fn an_affinity_the_kernel_refuses_stays_in_the_journal() {
     let change = Change::Affinity {
         vm: "a".to_owned(),
         vcpu: 0,
+        scheduler: Scheduler::Host,
         process: tenant.id(),
         thread: tenant.id(),
         before: [1000].into_iter().collect(),

@@ -16,7 +16,9 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use huddle_collector::host::{HostRoot, task};
-use huddle_collector::pin::{Change, HostPinner, Journal, StateDir, ThreadPin, recover, restore};
+use huddle_collector::pin::{
+    Change, HostPinner, Journal, Scheduler, StateDir, ThreadPin, recover, restore,
+};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::TaskId;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -73,6 +75,7 @@ fn run_badly(how: &str, place: &Path, pid: i32) {
         let change = Change::Affinity {
             vm: "tenant".to_owned(),
             vcpu: 0,
+            scheduler: Scheduler::Host,
             process: task,
             thread: task,
             before: cpus(),

@@ -1,4 +1,5 @@
-//! Changing the host and putting it back: affinities of vCPU threads and settings of KSM.
+//! Changing the host and putting it back: affinities of vCPU threads and of vCPUs of Xen's domains, and
+//! settings of KSM.
 //!
 //! Every change goes through one [`journal::Journal`] that is on disk before the change: written,
 //! synced, its directory synced. [`pinner::HostPinner`] makes the changes and undoes them when it is
@@ -27,6 +28,7 @@ pub mod pinner;
 pub mod state;
 pub mod undo;
 
+pub use affinity::Scheduler;
 pub use journal::{Change, Journal, JournalError, Key};
 pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
 pub use state::{StateDir, StateError, StateLock};

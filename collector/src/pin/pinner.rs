@@ -8,22 +8,23 @@ use huddle_model::snapshot::PinOutcome;
 use huddle_model::vm::{TaskId, Vm};
 use nix::errno::Errno;
 
-use super::affinity::{Affinities, Kernel, Presence, describe, presence};
+use super::affinity::{Affinities, Presence, Scheduler, Schedulers, VcpuRef, describe};
 use super::journal::{Change, Journal, JournalError, Key};
 use super::ksm;
 use super::undo::{UndoReport, Undone, undo_all, undo_key};
 use crate::host::{HostError, HostRoot};
+use crate::xen::toolstack::{AffinityKind, Toolstack, XenError};
 
-/// One thread and the CPUs it shall run on.
+/// One thread, or vCPU of a domain of Xen, and the CPUs it shall run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadPin {
     /// Name of the VM, for messages.
     pub vm: String,
     /// Number of the vCPU, for messages.
     pub vcpu: u32,
-    /// The process of the thread.
+    /// The process of the thread, or the domain.
     pub process: TaskId,
-    /// The thread.
+    /// The thread, or the vCPU of the domain (see [`TaskId`]).
     pub thread: TaskId,
     /// Where it shall run.
     pub cpus: CpuSet,
@@ -47,6 +48,9 @@ pub enum PinError {
     /// A reading of the host failed.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// Xen could not be asked.
+    #[error(transparent)]
+    Xen(#[from] XenError),
     /// The kernel does not let this process change the thread.
     #[error(
         "cannot {what} the affinity of {who}: {errno}; run as root, with CAP_SYS_NICE, or as the user of the VM"
@@ -93,6 +97,8 @@ pub struct HostPinner {
     root: HostRoot,
     journal: Journal,
     affinities: Box<dyn Affinities>,
+    /// Who schedules what is pinned here; what the journal holds may be another's.
+    scheduler: Scheduler,
     kept: bool,
 }
 
@@ -126,7 +132,19 @@ impl HostPinner {
     /// A pinner that writes to `journal`. What is in the journal already keeps its original values; a
     /// new run calls [`recover`](super::recover) first.
     pub fn new(root: HostRoot, journal: Journal) -> Self {
-        Self { root, journal, affinities: Box::new(Kernel), kept: false }
+        let affinities = Box::new(Schedulers::new(root.clone()));
+        Self { root, journal, affinities, scheduler: Scheduler::Host, kept: false }
+    }
+
+    /// The same for the domains of Xen, of which it sets the affinities of one kind.
+    pub fn on_xen(
+        root: HostRoot,
+        journal: Journal,
+        toolstack: Box<dyn Toolstack>,
+        kind: AffinityKind,
+    ) -> Self {
+        let affinities = Box::new(Schedulers::on_xen(root.clone(), toolstack));
+        Self { root, journal, affinities, scheduler: Scheduler::Xen(kind), kept: false }
     }
 
     /// The journal, for its entries and notes.
@@ -152,12 +170,13 @@ impl HostPinner {
                 let Some(domain) = plan.domain_of(&vm.name, vcpu.index) else { continue };
                 let cpus = domain.cpus.intersection(&vm.allowed_cpus);
                 if cpus.is_empty() {
-                    let who = describe(&vm.name, vcpu.index, vcpu.thread);
+                    let of = self.vcpu(vcpu.process, vcpu.thread);
+                    let who = describe(&vm.name, vcpu.index, of);
                     let note = format!(
                         "{who} is not pinned: domain {} has CPUs {} and the VM may use only {}",
                         domain.id, domain.cpus, vm.allowed_cpus
                     );
-                    round.skip(Key::Thread(vcpu.thread), note);
+                    round.skip(Key::of(self.scheduler, vcpu.thread), note);
                     continue;
                 }
                 pins.push(ThreadPin {
@@ -200,8 +219,9 @@ impl HostPinner {
         let mut todo: Vec<(&ThreadPin, CpuSet)> = Vec::new();
         let mut seen = HashSet::new();
         for pin in pins {
-            let key = Key::Thread(pin.thread);
-            let who = describe(&pin.vm, pin.vcpu, pin.thread);
+            let key = Key::of(self.scheduler, pin.thread);
+            let of = self.vcpu(pin.process, pin.thread);
+            let who = describe(&pin.vm, pin.vcpu, of);
             if !seen.insert(key.clone()) {
                 round.report.outcome.skipped += 1;
                 round
@@ -210,14 +230,14 @@ impl HostPinner {
                     .push(format!("{who} is passed over: the thread is another vCPU's as well"));
                 continue;
             }
-            match presence(&self.root, pin.process, pin.thread)? {
+            match self.affinities.presence(of)? {
                 Presence::Here => {}
                 other => {
                     round.skip(key, format!("{who} {}: passed over", other.reason()));
                     continue;
                 }
             }
-            let current = match self.affinities.get(pin.thread.id) {
+            let current = match self.affinities.get(of) {
                 Ok(current) => current,
                 Err(Errno::ESRCH) => {
                     round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
@@ -241,7 +261,8 @@ impl HostPinner {
                 todo.push((pin, current));
             }
         }
-        let changes: Vec<Change> = todo.iter().map(|(pin, current)| pin.change(current, &pin.cpus)).collect();
+        let changes: Vec<Change> =
+            todo.iter().map(|(pin, current)| pin.change(self.scheduler, current, &pin.cpus)).collect();
         self.journal.record(&changes)?;
         for (pin, current) in todo {
             self.pin_one(pin, &current, round)?;
@@ -250,6 +271,10 @@ impl HostPinner {
             Some(error) if round.placed.is_empty() => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn vcpu(&self, process: TaskId, thread: TaskId) -> VcpuRef {
+        VcpuRef { scheduler: self.scheduler, process, thread }
     }
 
     /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
@@ -265,16 +290,18 @@ impl HostPinner {
     /// Sets one affinity that is in the journal. Where nothing comes of it the entry stays: undoing it
     /// is harmless.
     fn pin_one(&mut self, pin: &ThreadPin, current: &CpuSet, round: &mut Round) -> Result<(), PinError> {
-        let key = Key::Thread(pin.thread);
-        let who = describe(&pin.vm, pin.vcpu, pin.thread);
+        let key = Key::of(self.scheduler, pin.thread);
+        let of = self.vcpu(pin.process, pin.thread);
+        let who = describe(&pin.vm, pin.vcpu, of);
         let tid = pin.thread.id;
-        let result = self.affinities.set(tid, &pin.cpus).and_then(|()| self.affinities.get(tid));
+        let result = self.affinities.set(of, &pin.cpus).and_then(|()| self.affinities.get(of));
         // Between the first look and the system call the number may have come to another task, which
         // then gets back what was read before the call.
-        let after = presence(&self.root, pin.process, pin.thread)?;
+        let after = self.affinities.presence(of)?;
         if after != Presence::Here {
-            if after == Presence::Reused && result.is_ok() {
-                let undone = self.affinities.set(tid, current);
+            // A domain's number is never another's within the call: Xen's answer is of the domain that is meant.
+            if after == Presence::Reused && result.is_ok() && self.scheduler.is_host() {
+                let undone = self.affinities.set(of, current);
                 round.report.notes.push(match undone {
                     Ok(()) => format!("thread {tid} was taken by another task while it was pinned; its affinity is {current} again"),
                     Err(errno) => format!("thread {tid} was taken by another task while it was pinned to {}, and cannot be set to {current} again: {errno}", pin.cpus),
@@ -292,7 +319,7 @@ impl HostPinner {
                         "{who} shall run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
                         pin.cpus
                     ));
-                    self.journal.record(&[pin.change(current, &got)])?;
+                    self.journal.record(&[pin.change(self.scheduler, current, &got)])?;
                 }
             }
             Err(Errno::EINVAL) => {
@@ -315,7 +342,7 @@ impl HostPinner {
         let mut others: Vec<Key> = Vec::new();
         for change in self.journal.entries() {
             let key = change.key();
-            if matches!(key, Key::Thread(_)) && !round.placed.contains(&key) && !others.contains(&key) {
+            if change.vcpu().is_some() && !round.placed.contains(&key) && !others.contains(&key) {
                 others.push(key);
             }
         }
@@ -437,10 +464,11 @@ impl Drop for HostPinner {
 }
 
 impl ThreadPin {
-    fn change(&self, before: &CpuSet, after: &CpuSet) -> Change {
+    fn change(&self, scheduler: Scheduler, before: &CpuSet, after: &CpuSet) -> Change {
         Change::Affinity {
             vm: self.vm.clone(),
             vcpu: self.vcpu,
+            scheduler,
             process: self.process,
             thread: self.thread,
             before: before.clone(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use huddle_model::cpuset::CpuSet;
 
-use super::affinity::{Affinities, Kernel, Presence, describe, presence};
+use super::affinity::{Affinities, Presence, Schedulers, VcpuRef, describe};
 use super::journal::{Change, Journal, JournalError, Key};
 use super::ksm;
 use super::state::StateLock;
@@ -44,7 +44,7 @@ pub(super) enum Undone {
 pub fn restore(root: &HostRoot, state: &StateLock) -> Result<UndoReport, JournalError> {
     let mut journal = Journal::open_salvaging(root, state)?;
     let mut report = UndoReport { failures: journal.damage(), ..UndoReport::default() };
-    undo_all(root, &Kernel, &mut journal, &mut report);
+    undo_all(root, &Schedulers::new(root.clone()), &mut journal, &mut report);
     // Read last: undoing adds where the damaged file went.
     report.notes.splice(0..0, journal.notes().iter().cloned());
     Ok(report)
@@ -56,7 +56,7 @@ pub fn recover(root: &HostRoot, journal: &mut Journal) -> UndoReport {
     if !journal.entries().is_empty() {
         report.notes.push("an earlier huddle ended without undoing its changes; they are undone now".into());
     }
-    undo_all(root, &Kernel, journal, &mut report);
+    undo_all(root, &Schedulers::new(root.clone()), journal, &mut report);
     report
 }
 
@@ -98,7 +98,7 @@ pub(super) fn undo_all(
 pub(super) fn undo_key(root: &HostRoot, affinities: &dyn Affinities, journal: &Journal, key: &Key) -> Undone {
     let changes: Vec<&Change> = journal.entries().iter().filter(|change| change.key() == *key).collect();
     match changes.first() {
-        Some(Change::Affinity { .. }) => undo_affinity(root, affinities, &changes),
+        Some(Change::Affinity { .. }) => undo_affinity(affinities, &changes),
         Some(Change::KsmSetting { file, before, .. }) => {
             // While an advisor runs, the kernel itself writes pages_to_scan (mm/ksm.c, Linux 6.18).
             let kernel_writes =
@@ -115,26 +115,27 @@ pub(super) fn undo_key(root: &HostRoot, affinities: &dyn Affinities, journal: &J
     }
 }
 
-fn undo_affinity(root: &HostRoot, affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
-    let Some(Change::Affinity { vm, vcpu, process, thread, before, .. }) = changes.first() else {
+fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
+    let Some(Change::Affinity { vm, vcpu, scheduler, process, thread, before, .. }) = changes.first() else {
         return Undone::Settled("nothing to undo".into());
     };
-    let who = describe(vm, *vcpu, *thread);
+    let of = VcpuRef { scheduler: *scheduler, process: *process, thread: *thread };
+    let who = describe(vm, *vcpu, of);
     let gone = |presence: Presence| Undone::Settled(format!("{who} {}: nothing to undo", presence.reason()));
     let failed = |what: &str, errno: Errno| {
         let advice = match errno {
-            Errno::EINVAL => "none of these CPUs is online and in its cpuset",
+            Errno::EINVAL => "none of these CPUs is online and in its cpuset or cpupool",
             Errno::EPERM => "run as the user who pinned it, or as root",
             _ => "try again",
         };
         Undone::Failed(format!("cannot {what} the affinity {before} of {who}: {errno}; {advice}"))
     };
-    match presence(root, *process, *thread) {
+    match affinities.presence(of) {
         Ok(Presence::Here) => {}
         Ok(other) => return gone(other),
         Err(error) => return Undone::Failed(format!("cannot put back {who}: {error}")),
     }
-    let current = match affinities.get(thread.id) {
+    let current = match affinities.get(of) {
         Ok(current) => current,
         Err(Errno::ESRCH) => return gone(Presence::Gone),
         Err(errno) => return failed("look at, to put back,", errno),
@@ -150,7 +151,7 @@ fn undo_affinity(root: &HostRoot, affinities: &dyn Affinities, changes: &[&Chang
             Change::KsmSetting { .. } => None,
         })
         .collect();
-    match is_ours(affinities, thread.id, &current, &afters) {
+    match is_ours(affinities, of, &current, &afters) {
         Ok(true) => {}
         Ok(false) => {
             return Undone::Settled(format!(
@@ -160,12 +161,12 @@ fn undo_affinity(root: &HostRoot, affinities: &dyn Affinities, changes: &[&Chang
         Err(Errno::ESRCH) => return gone(Presence::Gone),
         Err(errno) => return failed("put back", errno),
     }
-    match affinities.set(thread.id, before) {
+    match affinities.set(of, before) {
         Ok(()) => {}
         Err(Errno::ESRCH) => return gone(Presence::Gone),
         Err(errno) => return failed("put back", errno),
     }
-    match affinities.get(thread.id) {
+    match affinities.get(of) {
         Ok(now) if now == *before => Undone::Restored(None),
         Ok(now) if now.is_subset(before) => Undone::Restored(Some(format!(
             "{who} has its affinity {before} back, of which its cpuset and the online CPUs allow {now} now"
@@ -183,7 +184,7 @@ fn undo_affinity(root: &HostRoot, affinities: &dyn Affinities, changes: &[&Chang
 /// to the same part, while a wish is gone and is put back.
 fn is_ours(
     affinities: &dyn Affinities,
-    tid: i32,
+    of: VcpuRef,
     current: &CpuSet,
     afters: &[&CpuSet],
 ) -> Result<bool, Errno> {
@@ -191,14 +192,14 @@ fn is_ours(
         return Ok(true);
     }
     for after in afters.iter().filter(|after| current.is_subset(after)) {
-        match affinities.set(tid, after) {
+        match affinities.set(of, after) {
             Err(Errno::EINVAL) => continue,
             result => result?,
         }
-        if affinities.get(tid)? == *current {
+        if affinities.get(of)? == *current {
             return Ok(true);
         }
-        affinities.set(tid, current)?;
+        affinities.set(of, current)?;
     }
     Ok(false)
 }

@@ -9,10 +9,20 @@
 
 pub mod toolstack;
 
+use self::toolstack::{Toolstack, XenError};
 use crate::host::HostRoot;
 
 /// Whether this is a domain that controls a Xen host: `/proc/xen/capabilities` (xenfs) says `control_d`
 /// (drivers/xen/xenfs/super.c, Linux 6.1).
 pub fn is_control_domain(root: &HostRoot) -> bool {
     std::fs::read_to_string(root.proc("xen/capabilities")).is_ok_and(|text| text.contains("control_d"))
+}
+
+/// Opens what can list and pin on this host.
+///
+/// # Errors
+/// When neither can.
+pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
+    let _ = root;
+    Err(XenError::NoLibrary { library: "libxenctrl.so.4.17".into(), why: "not yet".into() })
 }

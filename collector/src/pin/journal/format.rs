@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Key};
 
-/// The schema that this program writes and reads.
-pub(super) const SCHEMA: &str = "huddle/journal/1";
+/// The schema that this program writes.
+pub(super) const SCHEMA: &str = "huddle/journal/2";
+
+/// One that it reads, too: without domains of Xen.
+pub(super) const OLDER_SCHEMA: &str = "huddle/journal/1";
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +99,9 @@ mod tests {
     use huddle_model::vm::TaskId;
     use proptest::prelude::*;
 
+    use super::super::super::affinity::Scheduler;
     use super::*;
+    use crate::xen::toolstack::AffinityKind;
 
     fn cpus() -> impl Strategy<Value = CpuSet> {
         proptest::collection::btree_set(0u32..64, 1..6).prop_map(|cpus| cpus.into_iter().collect())
@@ -107,10 +112,16 @@ mod tests {
     }
 
     fn change() -> impl Strategy<Value = Change> {
-        let affinity = (".{0,12}", 0u32..9, task(), task(), cpus(), cpus()).prop_map(
-            |(vm, vcpu, process, thread, before, after)| Change::Affinity {
+        let scheduler = prop_oneof![
+            Just(Scheduler::Host),
+            Just(Scheduler::Xen(AffinityKind::Hard)),
+            Just(Scheduler::Xen(AffinityKind::Soft))
+        ];
+        let affinity = (".{0,12}", 0u32..9, scheduler, task(), task(), cpus(), cpus()).prop_map(
+            |(vm, vcpu, scheduler, process, thread, before, after)| Change::Affinity {
                 vm,
                 vcpu,
+                scheduler,
                 process,
                 thread,
                 before,

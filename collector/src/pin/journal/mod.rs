@@ -1,7 +1,7 @@
 //! The journal of changes to the host: on disk before the change.
 //!
 //! The file `journal` in the state directory holds JSON lines, mode 0600: first
-//! `{"schema":"huddle/journal/1","boot_id":..}`, then one [`Change`] a line, or `{"forget":..}` for
+//! `{"schema":"huddle/journal/2","boot_id":..}`, then one [`Change`] a line, or `{"forget":..}` for
 //! a thread or setting that was put back. It is only appended to, by one process at a time (it keeps
 //! the [`StateLock`]), and each batch is synced to disk before [`Journal::record`] returns; a new file
 //! is made known by syncing its directory. A change that is in the journal may or may not have been
@@ -19,23 +19,28 @@ use huddle_model::vm::TaskId;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
+use super::affinity::{Scheduler, VcpuRef};
 use super::state::StateLock;
 use crate::host::{HostError, HostRoot, read_text};
-use format::{Header, Line, SCHEMA, encode};
+use crate::xen::toolstack::AffinityKind;
+use format::{Header, Line, OLDER_SCHEMA, SCHEMA, encode};
 
 /// One change and what was there before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Change {
-    /// The CPUs a thread may run on.
+    /// The CPUs a vCPU may run on.
     Affinity {
         /// Name of the VM, for messages.
         vm: String,
         /// Number of the vCPU, for messages.
         vcpu: u32,
-        /// The process of the thread.
+        /// Who schedules it.
+        #[serde(default, skip_serializing_if = "Scheduler::is_host")]
+        scheduler: Scheduler,
+        /// The process of its thread, or its domain.
         process: TaskId,
-        /// The thread.
+        /// Its thread, or what stands for it (see [`TaskId`]).
         thread: TaskId,
         /// The affinity before huddle first changed it.
         before: CpuSet,
@@ -59,15 +64,37 @@ pub enum Change {
 pub enum Key {
     /// The affinity of this thread.
     Thread(TaskId),
+    /// One affinity of this vCPU of a domain of Xen.
+    DomainVcpu(TaskId, AffinityKind),
     /// This file of `/sys/kernel/mm/ksm`.
     KsmSetting(String),
 }
 
+impl Key {
+    /// The affinity of a vCPU.
+    pub(super) fn of(scheduler: Scheduler, thread: TaskId) -> Self {
+        match scheduler {
+            Scheduler::Host => Self::Thread(thread),
+            Scheduler::Xen(kind) => Self::DomainVcpu(thread, kind),
+        }
+    }
+}
+
 impl Change {
+    /// The vCPU it is about, if it is about one.
+    pub(super) fn vcpu(&self) -> Option<VcpuRef> {
+        match self {
+            Self::Affinity { scheduler, process, thread, .. } => {
+                Some(VcpuRef { scheduler: *scheduler, process: *process, thread: *thread })
+            }
+            Self::KsmSetting { .. } => None,
+        }
+    }
+
     /// What it is about.
     pub fn key(&self) -> Key {
         match self {
-            Self::Affinity { thread, .. } => Key::Thread(*thread),
+            Self::Affinity { scheduler, thread, .. } => Key::of(*scheduler, *thread),
             Self::KsmSetting { file, .. } => Key::KsmSetting(file.clone()),
         }
     }
@@ -75,9 +102,10 @@ impl Change {
     /// This change with the `before` of `first`, when both are of one kind.
     fn with_before_of(self, first: &Self) -> Self {
         match (self, first) {
-            (Self::Affinity { vm, vcpu, process, thread, after, .. }, Self::Affinity { before, .. }) => {
-                Self::Affinity { vm, vcpu, process, thread, before: before.clone(), after }
-            }
+            (
+                Self::Affinity { vm, vcpu, scheduler, process, thread, after, .. },
+                Self::Affinity { before, .. },
+            ) => Self::Affinity { vm, vcpu, scheduler, process, thread, before: before.clone(), after },
             (Self::KsmSetting { file, after, .. }, Self::KsmSetting { before, .. }) => {
                 Self::KsmSetting { file, before: before.clone(), after }
             }
@@ -201,7 +229,7 @@ impl Journal {
         file.read_to_end(&mut bytes).map_err(self.failed("read"))?;
         let parsed = format::parse(&bytes);
         if let Some(header) = &parsed.header {
-            if header.schema != SCHEMA {
+            if header.schema != SCHEMA && header.schema != OLDER_SCHEMA {
                 return Err(JournalError::Schema { path, found: header.schema.clone() });
             }
             if header.boot_id != self.boot_id {

@@ -45,6 +45,7 @@ fn affinity(tid: i32, before: &str, after: &str) -> Change {
     Change::Affinity {
         vm: "a".to_owned(),
         vcpu: 0,
+        scheduler: Scheduler::Host,
         process: TaskId { id: 10, start_ticks: 5 },
         thread: TaskId { id: tid, start_ticks: 6 },
         before: before.parse().unwrap(),
@@ -70,7 +71,7 @@ fn what_is_recorded_is_there_for_the_next_run() {
     assert_eq!(journal.entries(), changes);
     assert_eq!(journal.notes(), &[] as &[String]);
     let first = place.text().lines().next().unwrap().to_owned();
-    assert_eq!(first, r#"{"schema":"huddle/journal/1","boot_id":"first-boot"}"#);
+    assert_eq!(first, r#"{"schema":"huddle/journal/2","boot_id":"first-boot"}"#);
     journal.clear().unwrap();
     assert!(!place.file().exists());
 }

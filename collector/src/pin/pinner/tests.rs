@@ -12,6 +12,8 @@ use super::*;
 /// A kernel with one cpuset, whose threads have a stat file in the fixture tree.
 #[derive(Default)]
 struct FakeKernel {
+    /// Where its threads are looked for.
+    root: Option<HostRoot>,
     affinity: BTreeMap<i32, CpuSet>,
     asked: BTreeMap<i32, CpuSet>,
     cpuset: CpuSet,
@@ -24,11 +26,21 @@ struct FakeKernel {
 struct Shared(Arc<Mutex<FakeKernel>>);
 
 impl Affinities for Shared {
-    fn get(&self, tid: i32) -> Result<CpuSet, Errno> {
+    fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
+        let root = self.0.lock().unwrap().root.clone();
+        let schedulers = Schedulers::new(root.unwrap());
+        schedulers.presence(vcpu)
+    }
+
+    fn get(&self, VcpuRef { thread: TaskId { id: tid, .. }, .. }: VcpuRef) -> Result<CpuSet, Errno> {
         self.0.lock().unwrap().affinity.get(&tid).cloned().ok_or(Errno::ESRCH)
     }
 
-    fn set(&self, tid: i32, cpus: &CpuSet) -> Result<(), Errno> {
+    fn set(
+        &self,
+        VcpuRef { thread: TaskId { id: tid, .. }, .. }: VcpuRef,
+        cpus: &CpuSet,
+    ) -> Result<(), Errno> {
         let mut kernel = self.0.lock().unwrap();
         if kernel.not_permitted.contains(&tid) {
             return Err(Errno::EPERM);
@@ -63,6 +75,10 @@ fn thread(number: i32) -> TaskId {
     TaskId { id: 100 + number, start_ticks: 7 }
 }
 
+fn vcpu(number: i32) -> VcpuRef {
+    VcpuRef { scheduler: Scheduler::Host, process: PROCESS, thread: thread(number) }
+}
+
 fn pin(number: i32, list: &str) -> ThreadPin {
     ThreadPin {
         vm: "a".to_owned(),
@@ -93,7 +109,8 @@ impl World {
         std::fs::create_dir_all(root.proc("sys/kernel/random")).unwrap();
         std::fs::write(root.proc("sys/kernel/random/boot_id"), "boot\n").unwrap();
         write_stat(&root, "100/stat", PROCESS);
-        let mut kernel = FakeKernel { cpuset: cpus("0-7"), ..FakeKernel::default() };
+        let mut kernel =
+            FakeKernel { root: Some(root.clone()), cpuset: cpus("0-7"), ..FakeKernel::default() };
         for number in 0..3 {
             let id = thread(number);
             write_stat(&root, &format!("100/task/{id}/stat"), id);
@@ -109,17 +126,18 @@ impl World {
             root: self.root.clone(),
             journal,
             affinities: Box::new(self.kernel.clone()),
+            scheduler: Scheduler::Host,
             kept: false,
         }
     }
 
     fn affinity(&self, number: i32) -> String {
-        self.kernel.get(thread(number).id).unwrap().to_string()
+        self.kernel.get(vcpu(number)).unwrap().to_string()
     }
 
     /// Somebody else sets an affinity.
     fn taskset(&self, number: i32, list: &str) {
-        self.kernel.set(thread(number).id, &cpus(list)).unwrap();
+        self.kernel.set(vcpu(number), &cpus(list)).unwrap();
     }
 
     /// The cpuset changes: the kernel narrows what each thread asked for, as since Linux 6.2.
@@ -196,7 +214,7 @@ fn the_journal_is_on_disk_before_the_thread_is_touched() {
 fn a_change_that_was_journaled_and_never_made_is_harmless_to_undo() {
     let world = World::new();
     let mut pinner = world.pinner();
-    pinner.journal.record(&[pin(0, "1").change(&cpus("0-7"), &cpus("1"))]).unwrap();
+    pinner.journal.record(&[pin(0, "1").change(Scheduler::Host, &cpus("0-7"), &cpus("1"))]).unwrap();
     let report = pinner.undo();
     assert_eq!((report.restored, report.failures.len()), (0, 0));
     assert!(report.notes[0].contains("was not changed"), "{:?}", report.notes);
