@@ -16,9 +16,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use huddle_collector::host::{HostRoot, task};
-use huddle_collector::pin::{
-    Change, HostPinner, Journal, Scheduler, StateDir, ThreadPin, recover, restore,
-};
+use huddle_collector::pin::{Change, HostPinner, Journal, Scheduler, StateDir, ThreadPin, recover, restore};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::TaskId;
 use libtest_mimic::{Arguments, Failed, Trial};

@@ -69,6 +69,10 @@ pub struct VcpuObservation {
     pub counters: CounterDelta,
     /// Where it ran.
     pub residency: Availability<Vec<CpuResidency>>,
+    /// CPU time it used, in nanoseconds, where it is known and `residency` is not (Xen tells a vCPU's CPU
+    /// time, and not on which CPUs it was used); else `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ns_anywhere: Option<u64>,
     /// Moves from one CPU to another.
     pub migrations: Availability<u64>,
     /// Those of them between cache domains.
@@ -193,7 +197,10 @@ impl LossObservation {
 impl VcpuObservation {
     /// CPU time it used in the window in nanoseconds; `None` where that was not measured.
     pub fn run_ns(&self) -> Option<u64> {
-        self.residency.value()?.iter().map(|cpu| cpu.run_ns).sum()
+        match self.residency.value() {
+            Some(cpus) => cpus.iter().map(|cpu| cpu.run_ns).sum(),
+            None => self.run_ns_anywhere,
+        }
     }
 
     /// The domain it ran in for most of the window; `None` when it did not run, or nobody knows where.

@@ -2,13 +2,12 @@
 //! program. Made in `target/guests`; nothing is installed.
 
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use cpio::newc::Builder;
 
+use crate::archive::Entries;
 use crate::shell;
 
 /// A kernel and a userland; two of them stand for the two operating systems of the paper.
@@ -31,15 +30,30 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// The program of the initramfs.
 const INIT: &str = "huddle-guest-init";
 
-/// Directories and devices are modes of stat(2).
-const DIRECTORY: u32 = 0o040_755;
-const EXECUTABLE: u32 = 0o100_755;
-const CHARACTER_DEVICE: u32 = 0o020_600;
-
 /// Makes what is missing, and the initramfs anew.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images()?;
+    let init = guest_init()?;
+    for flavour in &FLAVOURS {
+        let directory = images.join(flavour.name);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let kernel = directory.join("vmlinuz");
+        if !kernel.exists() {
+            fetch_kernel(flavour, &directory, &kernel)?;
+        }
+        let mut files = initramfs(init.clone());
+        if flavour.busybox {
+            files.program("bin/sh", busybox()?);
+        }
+        let initrd = directory.join("initrd");
+        files.write(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
+    }
+    Ok(())
+}
+
+/// The one program of guests, built here.
+pub(crate) fn guest_init() -> anyhow::Result<Vec<u8>> {
     // Only the program itself is linked statically; its dependencies are what everything else uses.
     shell::run(shell::cargo().args([
         "rustc",
@@ -54,25 +68,7 @@ pub(crate) fn make() -> anyhow::Result<()> {
         "strip=symbols",
     ]))?;
     let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
-    let init = fs::read(own.with_file_name(INIT)).with_context(|| format!("cannot read {INIT}"))?;
-    for flavour in &FLAVOURS {
-        let directory = images.join(flavour.name);
-        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let kernel = directory.join("vmlinuz");
-        if !kernel.exists() {
-            fetch_kernel(flavour, &directory, &kernel)?;
-        }
-        let mut files = vec![("init", EXECUTABLE, init.clone())];
-        if flavour.busybox {
-            let busybox = fs::read(BUSYBOX)
-                .with_context(|| format!("{BUSYBOX} is missing; Debian: apt-get install busybox-static"))?;
-            files.push(("bin/sh", EXECUTABLE, busybox));
-        }
-        let initrd = directory.join("initrd");
-        fs::write(&initrd, initramfs(files)?)
-            .with_context(|| format!("cannot write {}", initrd.display()))?;
-    }
-    Ok(())
+    fs::read(own.with_file_name(INIT)).with_context(|| format!("cannot read {INIT}"))
 }
 
 /// Where they are.
@@ -117,29 +113,28 @@ fn newest(depends: &str) -> Option<String> {
     names.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
 }
 
-/// An archive (cpio, "newc") as the kernel unpacks it (Documentation/driver-api/early-userspace).
-fn initramfs(files: Vec<(&str, u32, Vec<u8>)>) -> anyhow::Result<Vec<u8>> {
-    let mut entries: Vec<(Builder, Cursor<Vec<u8>>)> = Vec::new();
-    for directory in ["dev", "proc", "bin"] {
-        entries.push((Builder::new(directory).mode(DIRECTORY), Cursor::default()));
-    }
-    // The kernel opens it for the standard streams of /init.
-    let console = Builder::new("dev/console").mode(CHARACTER_DEVICE).rdev_major(5).rdev_minor(1);
-    entries.push((console, Cursor::default()));
-    for (name, mode, content) in files {
-        entries.push((Builder::new(name).mode(mode), Cursor::new(content)));
-    }
-    let numbered = entries.into_iter().zip(1..).map(|((entry, content), inode)| (entry.ino(inode), content));
-    cpio::write_cpio(numbered, Vec::new()).context("cannot make an initramfs")
+/// A userland in one static program.
+pub(crate) fn busybox() -> anyhow::Result<Vec<u8>> {
+    fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX} is missing; Debian: apt-get install busybox-static"))
+}
+
+/// A root with one program.
+pub(crate) fn initramfs(init: Vec<u8>) -> Entries {
+    let mut entries = Entries::of_root(&["dev", "proc", "bin"]);
+    entries.program("init", init);
+    entries
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
     fn the_archive_holds_the_program_and_the_console() {
-        let archive = initramfs(vec![("init", EXECUTABLE, b"program".to_vec())]).unwrap();
+        let mut archive = Vec::new();
+        initramfs(b"program".to_vec()).write_to(&mut archive).unwrap();
         let mut names = Vec::new();
         let mut rest = Cursor::new(archive);
         loop {
@@ -150,8 +145,8 @@ mod tests {
             names.push((reader.entry().name().to_owned(), reader.entry().mode()));
             rest = reader.finish().unwrap();
         }
-        assert!(names.contains(&("init".to_owned(), EXECUTABLE)), "{names:?}");
-        assert!(names.contains(&("dev/console".to_owned(), CHARACTER_DEVICE)), "{names:?}");
+        assert!(names.contains(&("init".to_owned(), 0o100_755)), "{names:?}");
+        assert!(names.contains(&("dev/console".to_owned(), 0o020_600)), "{names:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tasks of the repository: `cargo xtask --help`. Light on purpose, so that the first command a user
 //! types does something at once: it only checks, says what it does, and calls cargo.
 
+mod archive;
 mod check;
 mod demo;
 mod ebpf;
@@ -11,6 +12,8 @@ mod setup;
 mod shell;
 mod test;
 mod web_image;
+mod whole;
+mod xen_host;
 
 use std::process::ExitCode;
 
@@ -55,6 +58,8 @@ enum Task {
     Check,
     /// Rebuilds the BPF objects that are in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
+    /// Boots a real Xen in QEMU, with dom0's console in this terminal, `huddle` in it and three domains
+    XenHost(xen_host::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
         Task::Demo { args } => demo::run(&args),
         Task::Check => check::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
+        Task::XenHost(arguments) => xen_host::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,7 +20,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     eprintln!(
         "VMs are programs of this repository. The web experiment needs Apache with PHP. Real VMs, in tests"
     );
-    eprintln!("and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap.");
+    eprintln!(
+        "and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap; so does the Xen host of"
+    );
+    eprintln!("`cargo xtask xen-host`, whose packages are unpacked in target/guests/xen and not installed.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"

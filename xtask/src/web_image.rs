@@ -5,7 +5,7 @@
 //! killed leaves that directory, and the next one removes it. The host's packages stay as they are.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Cursor, Read, Write};
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +13,8 @@ use anyhow::{Context, ensure};
 use cpio::newc::Builder;
 use tar::EntryType;
 
+use crate::archive::{Entries, pad};
+use crate::whole::make_whole;
 use crate::{host, images, shell};
 
 /// Debian's package that names its newest kernel.
@@ -49,9 +51,6 @@ const LEFT_OUT: [&str; 11] = [
     "var/lib/dpkg/info",
 ];
 
-/// What an image was made from, beside it.
-const RECIPE: &str = "recipe";
-
 /// Makes the image where it is missing or was made from something else.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
@@ -63,35 +62,6 @@ pub(crate) fn make() -> anyhow::Result<()> {
     lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     let release = debian_release()?;
     make_whole(&images.join("web"), &recipe(&release), |directory| build(directory, &release))
-}
-
-/// Has `build` fill a directory beside `place`, and moves it there; nothing where `place` is of this
-/// recipe already. When `build` fails, `place` stays what it was.
-fn make_whole(
-    place: &Path,
-    recipe: &str,
-    build: impl FnOnce(&Path) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let building = place.with_extension("building");
-    if building.exists() {
-        fs::remove_dir_all(&building)
-            .with_context(|| format!("cannot remove {}, left by an earlier build", building.display()))?;
-    }
-    if fs::read_to_string(place.join(RECIPE)).is_ok_and(|text| text == recipe) {
-        return Ok(());
-    }
-    fs::create_dir(&building).with_context(|| format!("cannot make {}", building.display()))?;
-    let made = build(&building).and_then(|()| {
-        fs::write(building.join(RECIPE), recipe).context("cannot write the image's recipe")?;
-        if place.exists() {
-            fs::remove_dir_all(place).with_context(|| format!("cannot replace {}", place.display()))?;
-        }
-        fs::rename(&building, place).with_context(|| format!("cannot make {}", place.display()))
-    });
-    made.inspect_err(|_| {
-        // What cannot be removed now, the next build removes or names.
-        let _ = fs::remove_dir_all(&building);
-    })
 }
 
 fn recipe(release: &str) -> String {
@@ -113,7 +83,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let kernel = unpacked.join("boot").join(format!("vmlinuz-{kernel_release}"));
     fs::copy(&kernel, directory.join("vmlinuz"))
         .with_context(|| format!("cannot copy {}", kernel.display()))?;
-    let modules = modules(&unpacked)?;
+    let modules = modules(&unpacked, &MODULES)?;
     fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
 
     let (sources, tree) = (directory.join("sources.list"), directory.join("tree.tar"));
@@ -135,7 +105,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let archive = directory.join("initrd.cpio");
     let file = File::open(&tree).with_context(|| format!("cannot read {}", tree.display()))?;
     let entries = entries_of(file, modules).context("cannot read what mmdebstrap made")?;
-    write_archive(&archive, entries).with_context(|| format!("cannot write {}", archive.display()))?;
+    entries.write(&archive).with_context(|| format!("cannot write {}", archive.display()))?;
     shell::run(Command::new("gzip").arg("-6").arg(&archive))?;
     let initrd = directory.join("initrd");
     fs::rename(archive.with_extension("cpio.gz"), &initrd).context("gzip made nothing")?;
@@ -171,8 +141,8 @@ fn sources_of_host() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The files of [`MODULES`] in an unpacked kernel, by a name that sorts them.
-fn modules(unpacked: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+/// The files of these modules in an unpacked kernel, by a name that sorts them.
+pub(crate) fn modules(unpacked: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let (mut found, mut left) = (Vec::new(), vec![unpacked.join("lib/modules")]);
     if !left[0].exists() {
         left = vec![unpacked.join("usr/lib/modules")];
@@ -189,7 +159,7 @@ fn modules(unpacked: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
         }
     }
     let mut modules = Vec::new();
-    for (number, name) in MODULES.iter().enumerate() {
+    for (number, name) in names.iter().enumerate() {
         let is_it = |path: &&PathBuf| {
             let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
             file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko"))
@@ -204,16 +174,13 @@ fn modules(unpacked: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     Ok(modules)
 }
 
-type Entries = Vec<(Builder, Cursor<Vec<u8>>)>;
-
 /// What a tree holds and a VM needs, in the order of an initramfs.
 fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Result<Entries> {
     // Kinds of files, as in the mode of stat(2).
     const DIRECTORY: u32 = 0o040_000;
     const FILE: u32 = 0o100_000;
     const LINK: u32 = 0o120_000;
-    const DEVICE: u32 = 0o020_000;
-    let mut entries: Entries = Vec::new();
+    let mut entries = Entries::default();
     let mut archive = tar::Archive::new(tree);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -244,19 +211,13 @@ fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Resul
             _ => continue,
         };
         let builder = Builder::new(&name).mode(kind | mode).uid(u32::try_from(uid)?).gid(u32::try_from(gid)?);
-        entries.push((builder, Cursor::new(content)));
+        entries.other(builder, content);
     }
-    for directory in ["dev", "modules"] {
-        entries.push((Builder::new(directory).mode(DIRECTORY | 0o755), Cursor::default()));
+    let mut root = Entries::of_root(&["dev", "modules"]);
+    for (name, content) in modules {
+        root.file(&name, content);
     }
-    // The kernel opens it for the standard streams of /init.
-    let console = Builder::new("dev/console").mode(DEVICE | 0o600).rdev_major(5).rdev_minor(1);
-    entries.push((console, Cursor::default()));
-    entries.extend(
-        modules
-            .into_iter()
-            .map(|(name, content)| (Builder::new(&name).mode(FILE | 0o644), Cursor::new(content))),
-    );
+    entries.append(root);
     Ok(entries)
 }
 
@@ -275,57 +236,11 @@ fn is_left_out(name: &str) -> bool {
         .any(|left| name.strip_prefix(left).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
-/// An archive (cpio, "newc") as the kernel unpacks it (Documentation/driver-api/early-userspace).
-fn write_archive(path: &Path, entries: Entries) -> std::io::Result<()> {
-    let numbered = entries.into_iter().zip(1..).map(|((entry, content), inode)| (entry.ino(inode), content));
-    cpio::write_cpio(numbered, BufWriter::new(File::create(path)?))?.flush()
-}
-
-/// Fills up to a multiple of four bytes, where an archive that is appended must begin (init/initramfs.c,
-/// Linux 6.1).
-fn pad(path: &Path) -> std::io::Result<()> {
-    let mut file = File::options().append(true).open(path)?;
-    let over = file.metadata()?.len() as usize % 4;
-    file.write_all(&[0; 4][..(4 - over) % 4])
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
-
-    #[test]
-    fn an_image_is_whole_or_not_there_and_made_once() {
-        let dir = std::env::temp_dir().join(format!("xtask-web-image-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let place = dir.join("web");
-        let half = |directory: &Path| {
-            fs::write(directory.join("vmlinuz"), "half")?;
-            anyhow::bail!("no network")
-        };
-        let names = || {
-            let mut names: Vec<_> =
-                fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        assert!(make_whole(&place, "one", half).is_err());
-        assert!(names().is_empty(), "{:?}", names());
-
-        // A build that was killed leaves its directory.
-        fs::create_dir(dir.join("web.building")).unwrap();
-        fs::write(dir.join("web.building/tree.tar"), "half").unwrap();
-        let whole =
-            |text: &'static str| move |directory: &Path| Ok(fs::write(directory.join("initrd"), text)?);
-        make_whole(&place, "one", whole("first")).unwrap();
-        make_whole(&place, "one", whole("again")).unwrap();
-        assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "first");
-        assert!(make_whole(&place, "two", half).is_err());
-        assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "first");
-        make_whole(&place, "two", whole("second")).unwrap();
-        assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "second");
-        assert_eq!(names(), ["web"]);
-        fs::remove_dir_all(dir).unwrap();
-    }
 
     #[test]
     fn a_tree_becomes_an_initramfs_without_what_is_left_out() {
@@ -357,7 +272,7 @@ mod tests {
         let entries = entries_of(&tree[..], vec![module]).unwrap();
 
         let path = std::env::temp_dir().join(format!("xtask-initramfs-{}", std::process::id()));
-        write_archive(&path, entries).unwrap();
+        entries.write(&path).unwrap();
         pad(&path).unwrap();
         let archive = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use huddle_collector::engine::RunOptions;
 use huddle_collector::observe::perf::EventChoice;
 use huddle_collector::sharing::content::Share;
+use huddle_collector::xen::toolstack::AffinityKind;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
-
-use super::context::seconds;
 
 /// Finds the VMs of this host, measures which share memory, and runs those that share most on the
 /// same cache.
@@ -49,6 +47,10 @@ pub(crate) struct Common {
     /// Count hardware events only while vCPUs run their guest (KVM)
     #[arg(long, global = true)]
     pub(crate) guest_only: bool,
+    /// On Xen: the affinity of vCPUs that is set, hard (they run nowhere else) or soft (preferred)
+    /// [default: hard]
+    #[arg(long, global = true, value_enum, value_name = "KIND")]
+    pub(crate) xen_affinity: Option<AffinityArg>,
     /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
@@ -58,6 +60,21 @@ pub(crate) struct Common {
 pub(crate) enum Format {
     Table,
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AffinityArg {
+    Hard,
+    Soft,
+}
+
+impl From<AffinityArg> for AffinityKind {
+    fn from(kind: AffinityArg) -> Self {
+        match kind {
+            AffinityArg::Hard => Self::Hard,
+            AffinityArg::Soft => Self::Soft,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,9 +99,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct MatrixArgs {
-    /// How to measure
-    #[arg(long, value_enum, default_value_t = MethodArg::Merged)]
-    pub(crate) method: MethodArg,
+    /// How to measure [default: merged; on Xen, which tells nobody the frames of domains, content]
+    #[arg(long, value_enum)]
+    pub(crate) method: Option<MethodArg>,
     #[command(flatten)]
     pub(crate) content: ContentArgs,
 }
@@ -154,9 +171,10 @@ pub(crate) struct LoopArgs {
     /// Start KSM for the time of the loop (for experiments)
     #[arg(long)]
     pub(crate) ksm_run: bool,
-    /// Least time between two rounds, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_seconds)]
-    pub(crate) min_interval: f64,
+    /// Least time between two rounds, in seconds; on Xen, where no pass of KSM begins one, the time
+    /// [default: 1; on Xen: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub(crate) min_interval: Option<f64>,
     /// Length of a window of observation, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = parse_window)]
     pub(crate) window: f64,
@@ -175,13 +193,6 @@ pub(crate) struct LoopArgs {
     /// Record into this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
-}
-
-impl LoopArgs {
-    /// When rounds and windows happen; `rounds` as `--rounds` has it.
-    pub(crate) fn options(&self, rounds: Option<u64>) -> RunOptions {
-        RunOptions { min_interval: seconds(self.min_interval), rounds, window: seconds(self.window) }
-    }
 }
 
 #[derive(Debug, clap::Args)]

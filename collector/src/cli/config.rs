@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use huddle_collector::observe::perf::{EventChoice, EventError};
 use huddle_collector::sharing::content::Share;
+use huddle_collector::xen::toolstack::AffinityKind;
 use huddle_model::counters::CounterRole;
+use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
@@ -52,6 +54,11 @@ use super::failure::Failure;
 /// guest_only = true     # count hardware events only while vCPUs run their guest (KVM)
 /// llc_misses = "r412e"  # also cycles, instructions, llc_references; a name as in perf, a raw code, or none
 ///
+/// [xen]                 # in dom0 of a Xen host
+/// affinity = "soft"     # or "hard", the default, as --xen-affinity
+/// exclude = ["firewall"]  # domains that are left alone; dom0 always is
+/// last_level_caches = ["0-3", "4-7"]  # CPUs of each; else one a socket
+///
 /// [trial]               # limits of trials, see `TrialSettings`
 /// least_effect = 0.03
 /// moves_per_hour = 1000
@@ -82,6 +89,7 @@ pub(crate) struct Config {
     pub(crate) plan: PlanLimits,
     pub(crate) sharing: SharingSettings,
     pub(crate) counters: CounterSettings,
+    pub(crate) xen: XenSettings,
     pub(crate) trial: TrialSettings,
     pub(crate) record: RecordSettings,
     pub(crate) top: TopSettings,
@@ -108,21 +116,37 @@ impl TopSettings {
     }
 }
 
+/// What only concerns a Xen host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct XenSettings {
+    pub(crate) affinity: Option<AffinityKind>,
+    pub(crate) exclude: Vec<String>,
+    /// Lists of CPUs, as the kernel writes them.
+    last_level_caches: Vec<String>,
+}
+
+impl XenSettings {
+    pub(crate) fn last_level_caches(&self) -> Result<Vec<CpuSet>, ParseCpuSetError> {
+        self.last_level_caches.iter().map(|list| list.parse()).collect()
+    }
+}
+
 /// How the loop measures what VMs share.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SharingSettings {
-    pub(crate) method: LoopMethod,
+    /// `None`: as the host can.
+    pub(crate) method: Option<LoopMethod>,
     pub(crate) rescan_rounds: Option<u32>,
     pub(crate) sample: Option<Share>,
     pub(crate) cpu_share: Option<Share>,
     pub(crate) memory_mib: Option<NonZeroU32>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LoopMethod {
-    #[default]
     Merged,
     Events,
     Content,
@@ -219,6 +243,7 @@ impl Config {
         );
         config.counters.choices().context("[counters]")?;
         config.plan.check().context("[plan]")?;
+        config.xen.last_level_caches().context("[xen] last_level_caches")?;
         config.trial.check().context("[trial]")?;
         config.top.palette().context("[top]")?;
         config.top.keys().context("[top.keys]")?;
@@ -259,6 +284,9 @@ mod tests {
             guest_only = true
             llc_misses = "event=0x2e,umask=0x41"
             llc_references = "none"
+            [xen]
+            affinity = "soft"
+            last_level_caches = ["0-3", "4-7"]
             [trial]
             blocks = 12
             [record]
@@ -273,10 +301,15 @@ mod tests {
         assert_eq!((config.cache_level, config.policy), (Some(2), Some(Policy::Opposed)));
         assert!(matches!(config.vm[1].target(), Ok(VmTarget::Process("postgres"))));
         assert_eq!(config.record.segment_max_mib, Some(64));
-        assert_eq!((config.sharing.method, config.sharing.rescan_rounds), (LoopMethod::Events, Some(3)));
+        assert_eq!(
+            (config.sharing.method, config.sharing.rescan_rounds),
+            (Some(LoopMethod::Events), Some(3))
+        );
         assert_eq!(config.sharing.sample.map(Share::get), Some(0.25));
         assert_eq!(config.sharing.cpu_share, Some(Share::ALL));
         assert_eq!(config.sharing.memory_mib, NonZeroU32::new(64));
+        assert_eq!(config.xen.affinity, Some(AffinityKind::Soft));
+        assert_eq!(config.xen.last_level_caches().unwrap()[1].to_string(), "4-7");
         assert_eq!(config.plan.apart, [["web", "database"]]);
         assert_eq!(config.plan.vcpus_per_cpu, Some(2.0));
         assert_eq!((config.plan.load_per_cpu, config.plan.working_set_kib["web"]), (Some(0.8), 2048));
@@ -308,6 +341,8 @@ mod tests {
             ("[plan]\nload_per_cpu = 80\n", "at most 1"),
             ("[plan]\nworking_set_kib = { web = -1 }\n", "line 2"),
             ("[plan]\napart = [\"a\", \"b\"]\n", "line 2"),
+            ("[xen]\nlast_level_caches = [\"0-\"]\n", "0-"),
+            ("[xen]\naffinity = \"firm\"\n", "line 2"),
             ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
             ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
             ("[top.keys]\nqiut = [\"q\"]\n", "no command `qiut`"),

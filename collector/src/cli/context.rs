@@ -8,12 +8,17 @@ use huddle_collector::discover::{
     DiscoverError, DiscoverOptions, Discoverer, Discovery, NamedCgroup, NamedComm, NamedProcess,
 };
 use huddle_collector::engine::HostClock;
-use huddle_collector::engine::stages::Clock;
+use huddle_collector::engine::stages::{Clock, HostSource};
 use huddle_collector::host::{HostRoot, numa, topology};
 use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
 use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
 use huddle_collector::sharing::content::{ContentScan, ContentSettings};
 use huddle_collector::sharing::{Measurement, MergedScan, SharingError};
+use huddle_collector::xen;
+use huddle_collector::xen::stages::{XenContents, XenFacts};
+use huddle_collector::xen::toolstack::{AffinityKind, Toolstack};
+use huddle_collector::xen::topology::KnownCaches;
+use huddle_collector::xen::vms::{DomainChoice, XenVms};
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
@@ -22,6 +27,15 @@ use huddle_model::vm::Vm;
 use super::args::{Common, ContentArgs};
 use super::config::{Config, VmTarget};
 use super::failure::Failure;
+
+/// What runs the VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Processes of this host.
+    Host,
+    /// The Xen that this host is dom0 of.
+    Xen,
+}
 
 /// Flags and config, resolved.
 pub(crate) struct Context {
@@ -34,6 +48,10 @@ pub(crate) struct Context {
     /// The events of flags and config, those of the flags last.
     events: Vec<EventChoice>,
     guest_only: bool,
+    /// Domains, unless processes are named as VMs.
+    pub(crate) backend: Backend,
+    /// What of domains is looked at.
+    domains: DomainChoice,
     state_dir: Option<PathBuf>,
     discover: DiscoverOptions,
 }
@@ -56,10 +74,21 @@ impl Context {
                 VmTarget::Process(comm) => discover.comms.push(NamedComm { name, comm: comm.to_owned() }),
             }
         }
+        let root = HostRoot::real();
+        let names_processes = !common.vms.is_empty() || !config.vm.is_empty();
+        let backend = match xen::is_control_domain(&root) && !names_processes {
+            true => Backend::Xen,
+            false => Backend::Host,
+        };
+        let affinity = common.xen_affinity.map(AffinityKind::from).or(config.xen.affinity);
+        let domains =
+            DomainChoice { affinity: affinity.unwrap_or_default(), exclude: config.xen.exclude.clone() };
         let mut events = config.counters.choices().map_err(Failure::usage)?;
         events.extend(common.events.iter().cloned());
         Ok(Self {
-            root: HostRoot::real(),
+            root,
+            backend,
+            domains,
             events,
             guest_only: common.guest_only || config.counters.guest_only,
             cache_level: common.cache_level.or(config.cache_level),
@@ -88,9 +117,36 @@ impl Context {
         Ok(set)
     }
 
+    /// What lists and pins domains.
+    pub(crate) fn toolstack(&self) -> Result<Box<dyn Toolstack>, Failure> {
+        xen::open(&self.root).map_err(Failure::host)
+    }
+
+    /// The domains as VMs.
+    pub(crate) fn xen_vms(&self) -> Result<XenVms, Failure> {
+        Ok(XenVms { toolstack: self.toolstack()?, choice: self.domains.clone() })
+    }
+
+    /// CPUs and caches beneath the domains.
+    pub(crate) fn xen_facts(&self) -> Result<XenFacts, Failure> {
+        let last_level = self.config.xen.last_level_caches().map_err(Failure::usage)?;
+        let caches = KnownCaches::of_host(&self.root, last_level);
+        Ok(XenFacts { toolstack: self.toolstack()?, caches, cache_level: self.cache_level })
+    }
+
+    /// The scan of the contents of domains.
+    pub(crate) fn xen_contents(&self, settings: ContentSettings) -> Result<XenContents, Failure> {
+        let memory = xen::open_memory(&self.root).map_err(Failure::host)?;
+        Ok(XenContents::new(ContentScan::new(self.root.clone(), settings), self.toolstack()?, memory))
+    }
+
     /// The VMs there are; notes go to the log.
     pub(crate) fn vms(&self) -> Result<Vec<Vm>, Failure> {
-        let Discovery { vms, notes } = self.discoverer().discover().map_err(discover_failure)?;
+        let found = match self.backend {
+            Backend::Host => self.discoverer().discover().map_err(discover_failure),
+            Backend::Xen => self.xen_vms()?.discover().map_err(Failure::failed),
+        };
+        let Discovery { vms, notes } = found?;
         for note in notes {
             tracing::warn!("{note}");
         }
@@ -98,11 +154,31 @@ impl Context {
     }
 
     pub(crate) fn topology(&self) -> Result<Topology, Failure> {
-        topology::read(&self.root, self.cache_level).map_err(Failure::host)
+        match self.backend {
+            Backend::Host => topology::read(&self.root, self.cache_level).map_err(Failure::host),
+            Backend::Xen => {
+                let topology = self.xen_facts()?.topology();
+                topology.map_err(|error| Failure::Host(anyhow::anyhow!("{error}")))
+            }
+        }
     }
 
-    /// Finds the VMs and measures what they share; VMs that ended meanwhile are left out with a word.
+    /// Finds the VMs and measures what they share, or, on Xen, could share; VMs that ended meanwhile are left
+    /// out with a word.
     pub(crate) fn measure(&self) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
+        match self.backend {
+            Backend::Host => self.measure_merged(),
+            Backend::Xen => self.measure_contents(&ContentArgs::default()),
+        }
+    }
+
+    /// Finds the VMs and measures which frames they share.
+    pub(crate) fn measure_merged(&self) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
+        if self.backend == Backend::Xen {
+            return Err(Failure::host(anyhow::anyhow!(
+                "Xen tells nobody which frames domains share; measure with --method content what they could share"
+            )));
+        }
         self.measure_by(|vms| MergedScan::new(self.root.clone()).measure(vms))
     }
 
@@ -116,7 +192,15 @@ impl Context {
             sample: args.sample.or(settings.sample),
             ..settings
         };
-        self.measure_by(|vms| ContentScan::new(self.root.clone(), settings).measure(vms))
+        match self.backend {
+            Backend::Host => {
+                self.measure_by(|vms| ContentScan::new(self.root.clone(), settings).measure(vms))
+            }
+            Backend::Xen => {
+                let mut contents = self.xen_contents(settings)?;
+                self.measure_by(|vms| contents.scan(vms))
+            }
+        }
     }
 
     /// The limits of method `content` that the config gives.
@@ -136,9 +220,7 @@ impl Context {
     ) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
         let mut vms = self.vms()?;
         if vms.is_empty() {
-            return Err(Failure::host(anyhow::anyhow!(
-                "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE"
-            )));
+            return Err(Failure::host(anyhow::anyhow!(self.no_vms())));
         }
         let Measurement { matrix, vanished, notes, .. } = measure(&vms).map_err(sharing_failure)?;
         for vanished in &vanished {
@@ -149,6 +231,16 @@ impl Context {
         }
         vms.retain(|vm| vanished.iter().all(|vanished| vanished.vm != vm.name));
         Ok((vms, matrix))
+    }
+
+    /// What to say where there is no VM.
+    pub(crate) fn no_vms(&self) -> &'static str {
+        match self.backend {
+            Backend::Host => {
+                "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE"
+            }
+            Backend::Xen => "no domain but dom0 runs on this Xen host (or all are in [xen] exclude)",
+        }
     }
 
     pub(crate) fn plan(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
@@ -188,7 +280,11 @@ impl Context {
                 tracing::warn!("{line}");
             }
         }
-        Ok(HostPinner::new(self.root.clone(), journal))
+        let root = self.root.clone();
+        Ok(match self.backend {
+            Backend::Host => HostPinner::new(root, journal),
+            Backend::Xen => HostPinner::on_xen(root, journal, self.toolstack()?, self.domains.affinity),
+        })
     }
 }
 

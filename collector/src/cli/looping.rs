@@ -7,41 +7,30 @@ use std::time::Duration;
 use anyhow::Context as _;
 use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
 use huddle_collector::engine::command::{Request, Requests};
-use huddle_collector::engine::stages::{Clock, SharingSource};
-use huddle_collector::engine::{
-    Engine, EventsSharing, HostClock, HostContents, HostFacts, HostSharing, HostVms, Memory, RESCAN_ROUNDS,
-    RunEnd, RunOptions, Trying, run,
-};
+use huddle_collector::engine::stages::Clock;
+use huddle_collector::engine::{Engine, HostClock, Memory, RunEnd, RunOptions, Trying, run};
+use huddle_collector::host::HostRoot;
 use huddle_collector::host::topology::{self, usable_cpus};
-use huddle_collector::host::{HostRoot, ksm};
-use huddle_collector::observe::observer::{HostObserver, Sources};
-use huddle_collector::observe::perf::VcpuCounters;
-use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
-use huddle_collector::observe::probes::{ProbeConfig, Probes};
+use huddle_collector::observe::probes::pass::PassTrigger;
 use huddle_collector::observe::reported::ReportSocket;
-use huddle_collector::observe::resctrl::Resctrl;
 use huddle_collector::record::{
     Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
     new_manifest,
 };
-use huddle_collector::sharing::content::ContentScan;
-use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
+use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::trial::Objective;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
-use super::config::LoopMethod;
-use super::context::Context;
+use super::context::{Backend, Context, seconds};
 use super::failure::Failure;
-
-/// How often `full_scans` is looked at: far more often than a pass completes, and cheap.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+use super::stages::{self, Stages};
 
 /// The loop, ready to run.
 pub(crate) struct Loop {
@@ -57,14 +46,7 @@ pub(crate) struct Loop {
 impl Loop {
     /// Checks the host and the flags, and only then changes what `args` asks for.
     pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<Self, Failure> {
-        frames_visible(&context.root).map_err(Failure::host)?;
-        // Bad names on the command line are an error now, not an event in every round.
-        let mut discoverer = context.discoverer();
-        discoverer.discover().map_err(Failure::failed)?;
-        context.topology()?;
-        let state = ksm::state(&context.root)
-            .context("this kernel tells nothing of KSM, so no pass will ever complete")
-            .map_err(Failure::Host)?;
+        stages::check(context, args)?;
         let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let recordings = Recordings::of(context);
@@ -78,32 +60,19 @@ impl Loop {
             }
             None => None,
         };
-        if state.run != 1 && !args.ksm_run {
-            tracing::warn!(
-                "KSM is not running, so there is one round and then no pass to follow; \
-                 start it with --ksm-run or `echo 1 > /sys/kernel/mm/ksm/run`"
-            );
-        }
-        let mut probes =
-            Probes::load(&context.root, &ProbeConfig::default()).map_err(|error| error.to_string());
-        let counters = VcpuCounters::new(context.root.clone(), context.event_set()?);
-        let resctrl = Resctrl::open(&context.root).into();
         let objective = args.trial.or(context.config.objective);
         let reports = report_socket(context, args, objective)?;
         let trying = objective.map(|objective| {
-            let least = super::context::seconds(args.min_interval);
-            let window = super::context::seconds(args.window);
+            let least = min_interval(context, args);
+            let window = seconds(args.window);
             Trying::new(objective, context.config.trial.clone(), least, window)
         });
-        let passes = pass_trigger(context, &mut probes)?;
+        let Stages { vms, sharing, host, observer, passes } = stages::build(context, args, reports)?;
         let engine = Engine {
-            vms: Box::new(HostVms(discoverer)),
-            sharing: sharing_source(context),
-            host: Box::new(HostFacts { root: context.root.clone(), cache_level: context.cache_level }),
-            observer: Some(Box::new(HostObserver::new(
-                context.root.clone(),
-                Sources { probes, counters, resctrl, reports },
-            ))),
+            vms,
+            sharing,
+            host,
+            observer: Some(observer),
             pinner: pinner.map(|pinner| Box::new(pinner) as _),
             apply: !args.dry_run,
             clock: Box::new(HostClock),
@@ -250,23 +219,6 @@ fn serve_at(context: &Context, args: &LoopArgs, has_state: bool) -> Result<Optio
     Server::bind(&path).map(Some).map_err(Failure::failed)
 }
 
-/// The scan, or what the configuration says.
-fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
-    let scan = MergedScan::new(context.root.clone());
-    let settings = &context.config.sharing;
-    match settings.method {
-        LoopMethod::Merged => Box::new(HostSharing(scan)),
-        LoopMethod::Content => {
-            let settings = context.content_settings();
-            Box::new(HostContents(ContentScan::new(context.root.clone(), settings)))
-        }
-        LoopMethod::Events => {
-            let rounds = settings.rescan_rounds.unwrap_or(RESCAN_ROUNDS);
-            Box::new(EventsSharing::new(context.root.clone(), scan, rounds))
-        }
-    }
-}
-
 /// The socket for reports: where it is asked for, or needed to judge by.
 fn report_socket(
     context: &Context,
@@ -283,24 +235,14 @@ fn report_socket(
     Ok(Some(socket))
 }
 
-/// Passes as the probes tell them, or, where they cannot, as `full_scans` does.
-fn pass_trigger(
-    context: &Context,
-    probes: &mut Result<Probes, String>,
-) -> Result<Box<dyn PassTrigger>, Failure> {
-    let told = match probes {
-        Ok(probes) => std::mem::replace(&mut probes.passes, Availability::Unavailable("taken".into())),
-        Err(reason) => Availability::Unavailable(reason.clone()),
-    };
-    let trigger: Box<dyn PassTrigger> = match told {
-        Availability::Available(trigger) => Box::new(trigger),
-        Availability::Unavailable(reason) => {
-            tracing::warn!("passes of KSM are seen by watching full_scans, without their times: {reason}");
-            Box::new(FullScansTrigger::new(context.root.clone(), LOOK_INTERVAL).map_err(Failure::host)?)
-        }
-    };
-    tracing::debug!("passes of KSM are told by {}", trigger.name());
-    Ok(trigger)
+/// Least time between two rounds.
+fn min_interval(context: &Context, args: &LoopArgs) -> Duration {
+    args.min_interval.map_or(stages::min_interval(context.backend), seconds)
+}
+
+/// When rounds and windows happen; `rounds` as `--rounds` has it.
+pub(crate) fn options(context: &Context, args: &LoopArgs, rounds: Option<u64>) -> RunOptions {
+    RunOptions { min_interval: min_interval(context, args), rounds, window: seconds(args.window) }
 }
 
 /// What every recording of this process has in common.
@@ -308,7 +250,8 @@ struct Recordings {
     root: HostRoot,
     limits: RecorderLimits,
     config_text: Option<String>,
-    cache_level: Option<u8>,
+    caches: Availability<Vec<CacheInfo>>,
+    topology: Availability<Topology>,
 }
 
 impl Recordings {
@@ -329,7 +272,16 @@ impl Recordings {
             root: context.root.clone(),
             limits,
             config_text: context.config_text.clone(),
-            cache_level: context.cache_level,
+            caches: match context.backend {
+                Backend::Host => {
+                    let root = &context.root;
+                    usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into()
+                }
+                Backend::Xen => {
+                    Availability::Unavailable("Xen does not tell which CPUs share a cache".into())
+                }
+            },
+            topology: context.topology().into(),
         }
     }
 
@@ -344,8 +296,8 @@ impl Recordings {
             git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
             command_line: std::env::args().collect(),
             config: self.config_text.clone(),
-            caches: usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into(),
-            topology: topology::read(root, self.cache_level).into(),
+            caches: self.caches.clone(),
+            topology: self.topology.clone(),
         };
         Recorder::start(dir, new_manifest(root, about), self.limits).map_err(Failure::failed)
     }

@@ -14,6 +14,7 @@ mod observing;
 mod privileges;
 mod processor;
 mod programs;
+mod xen;
 
 use serde::Serialize;
 
@@ -56,6 +57,7 @@ pub fn examine(root: &HostRoot) -> Vec<Finding> {
     findings.extend(memory::examine(root));
     findings.extend(processor::examine(root));
     findings.extend(observing::examine(root));
+    findings.extend(xen::examine(root));
     findings
 }
 

@@ -87,9 +87,14 @@ impl HostSource for HostFacts {
     }
 
     fn own_cpu_us(&mut self) -> Result<u64, StageError> {
-        let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
-        Ok(u64::try_from(std::time::Duration::from(used).as_micros())?)
+        own_cpu_us()
     }
+}
+
+/// CPU time this process has used so far, in microseconds.
+pub(crate) fn own_cpu_us() -> Result<u64, StageError> {
+    let used = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
+    Ok(u64::try_from(std::time::Duration::from(used).as_micros())?)
 }
 
 /// The wall clock.

@@ -28,6 +28,7 @@ use huddle_model::vm::{TaskId, Vm};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
+pub(crate) use host_stages::own_cpu_us;
 pub use host_stages::{HostClock, HostContents, HostFacts, HostSharing, HostVms};
 pub use trying::Trying;
 

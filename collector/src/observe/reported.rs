@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use huddle_model::observation::ReportObservation;
+use huddle_model::vm::Vm;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::stat::{Mode, fchmod};
 
@@ -47,6 +48,35 @@ pub enum ReportError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// What VMs report, window by window, where there is a socket for it.
+#[derive(Debug, Default)]
+pub struct Reports {
+    socket: Option<ReportSocket>,
+    /// Whether a report that is of no VM was told of.
+    has_warned: bool,
+}
+
+impl Reports {
+    /// From this socket; from nowhere without one.
+    pub fn new(socket: Option<ReportSocket>) -> Self {
+        Self { socket, has_warned: false }
+    }
+
+    /// What these VMs reported since the last call.
+    pub fn take(&mut self, vms: &[Vm]) -> Vec<ReportObservation> {
+        let Some(socket) = &self.socket else { return Vec::new() };
+        let (reports, others) = socket.take(vms.iter().map(|vm| vm.name.as_str()));
+        if others > 0 && !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                "{others} lines on {} are no report of a VM here; expected NAME OPERATIONS [LATENCY_US], \
+                 with the names of `huddle vms`",
+                socket.path().display()
+            );
+        }
+        reports
+    }
 }
 
 /// What one VM reported since the last window.

@@ -108,8 +108,7 @@ impl Affinities for Schedulers {
         let Some(domain) = domains.iter().find(|domain| i32::from(domain.domain.id) == process.id) else {
             return Ok(Presence::Gone);
         };
-        let is_vcpu =
-            domain.vcpus.iter().any(|of_domain| domain.domain.vcpu_task(of_domain.index) == thread);
+        let is_vcpu = domain.vcpus.iter().any(|of_domain| domain.domain.vcpu_task(of_domain.index) == thread);
         Ok(match (domain.domain.task() == process, is_vcpu && !domain.is_ending) {
             (false, _) => Presence::Reused,
             (true, true) => Presence::Here,

@@ -76,6 +76,7 @@ fn observation(snapshot: &Snapshot) -> Observation {
                 residency(0, 700_000_000 - 300_000_000 * arm),
                 residency(1, 100_000_000),
             ]),
+            run_ns_anywhere: None,
             migrations: Availability::Available(2),
             // In each block's `before` part the first VM moved.
             domain_migrations: Availability::Available(u64::from(number == 0 && arm == 0)),

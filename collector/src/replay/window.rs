@@ -65,6 +65,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
             counters: delta(row),
             // A thread that was watched and did not run has no row and no place; its moves are known.
             residency: held(ran.or_else(|| row.migrations.map(|_| Vec::new())), "where this vCPU ran"),
+            run_ns_anywhere: None,
             migrations: held(row.migrations, "the migrations of this vCPU"),
             domain_migrations: held(row.domain_migrations, "the moves of this vCPU between domains"),
             guest_entries: held(row.guest_entries, "the guest entries of this vCPU"),

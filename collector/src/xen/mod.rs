@@ -7,9 +7,15 @@
 //! time ([`library`]); where they are not there or of an unknown version, the program `xl` lists and pins
 //! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
 
+pub mod observer;
+pub mod stages;
 pub mod toolstack;
+pub mod topology;
+pub mod vms;
 
-use self::toolstack::{Toolstack, XenError};
+use huddle_model::availability::Availability;
+
+use self::toolstack::{CacheMonitor, ForeignMemory, Toolstack, XenError};
 use crate::host::HostRoot;
 
 /// Whether this is a domain that controls a Xen host: `/proc/xen/capabilities` (xenfs) says `control_d`
@@ -25,4 +31,19 @@ pub fn is_control_domain(root: &HostRoot) -> bool {
 pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
     let _ = root;
     Err(XenError::NoLibrary { library: "libxenctrl.so.4.17".into(), why: "not yet".into() })
+}
+
+/// Opens what maps the pages of domains.
+///
+/// # Errors
+/// Without Xen's libraries or the right to use them.
+pub fn open_memory(root: &HostRoot) -> Result<Box<dyn ForeignMemory>, XenError> {
+    let _ = root;
+    Err(XenError::NoLibrary { library: "libxenforeignmemory.so.1".into(), why: "not yet".into() })
+}
+
+/// Opens the processor's cache monitoring.
+pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
+    let _ = root;
+    Availability::Unavailable("not yet".into())
 }

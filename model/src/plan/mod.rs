@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
-use crate::observation::Observation;
+use crate::observation::{Observation, VcpuObservation};
 use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
 use board::Board;
@@ -97,10 +97,7 @@ impl PlanVm {
         let window_ns = seen.end_unix_us.saturating_sub(seen.begin_unix_us) as f64 * 1000.0;
         // By name: the vCPUs of a cgroup are of several processes.
         let mine = || seen.vcpus.iter().filter(|vcpu| vcpu.vm == vm.name);
-        let run_ns = mine().map(|vcpu| {
-            let residency = vcpu.residency.value()?;
-            residency.iter().map(|on| on.run_ns).sum::<Option<u64>>()
-        });
+        let run_ns = mine().map(VcpuObservation::run_ns);
         let run_ns = run_ns.sum::<Option<u64>>().filter(|_| mine().next().is_some() && window_ns > 0.0);
         self.cpus_busy = run_ns.map(|run_ns| run_ns as f64 / window_ns);
         let occupied = seen.occupancy.value().into_iter().flatten();

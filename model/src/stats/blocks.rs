@@ -158,6 +158,7 @@ mod tests {
             thread: task,
             counters,
             residency: none().map(|()| Vec::new()),
+            run_ns_anywhere: None,
             migrations: Availability::Available(3),
             domain_migrations: Availability::Available(i as u64),
             guest_entries: Availability::Unavailable("-".into()),

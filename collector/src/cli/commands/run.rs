@@ -20,7 +20,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let parts = Loop::prepare(&context, &args.looping)?;
     let runtime = looping::runtime()?;
-    let options = args.looping.options(args.rounds);
+    let options = looping::options(&context, &args.looping, args.rounds);
     let end = runtime.block_on(async {
         let stop = looping::stop_signal()?;
         let (outlets, inlets) = looping::outlets();

@@ -4,12 +4,13 @@ use huddle_model::vm::{MemoryKind, Vm};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};
-use crate::cli::context::Context;
+use crate::cli::context::{Backend, Context};
 use crate::cli::failure::Failure;
 use crate::cli::table::{bytes, print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
-    let vms = Context::new(common)?.vms()?;
+    let context = Context::new(common)?;
+    let vms = context.vms()?;
     match common.format {
         Format::Json => {
             #[derive(Serialize)]
@@ -19,15 +20,17 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             print_json(&Out { schema: "huddle/vms/1", vms: &vms })
         }
-        Format::Table if vms.is_empty() => print(
-            "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE",
-        ),
-        Format::Table => print_vms(&vms),
+        Format::Table if vms.is_empty() => print(context.no_vms()),
+        Format::Table => print_vms(&vms, context.backend),
     }
 }
 
-fn print_vms(vms: &[Vm]) -> Result<(), Failure> {
-    let mut overview = table(&["VM", "PID", "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
+fn print_vms(vms: &[Vm], backend: Backend) -> Result<(), Failure> {
+    let (process, thread) = match backend {
+        Backend::Host => ("PID", "thread"),
+        Backend::Xen => ("domain", "number"),
+    };
+    let mut overview = table(&["VM", process, "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
     right(&mut overview, [1, 3]);
     for vm in vms {
         overview.add_row([
@@ -41,7 +44,7 @@ fn print_vms(vms: &[Vm]) -> Result<(), Failure> {
     }
     print_table(&overview)?;
 
-    let mut threads = table(&["VM", "vCPU", "thread", "name", "affinity", "last CPU"]);
+    let mut threads = table(&["VM", "vCPU", thread, "name", "affinity", "last CPU"]);
     right(&mut threads, [1, 2, 5]);
     for (vm, vcpu) in vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu))) {
         threads.add_row([
@@ -65,7 +68,13 @@ fn print_vms(vms: &[Vm]) -> Result<(), Failure> {
 
 /// Each kind of guest memory that the VM has, with its size.
 fn memory(vm: &Vm) -> String {
-    let kinds = [MemoryKind::Mergeable, MemoryKind::Anonymous, MemoryKind::SharedMemory, MemoryKind::HugeTlb];
+    let kinds = [
+        MemoryKind::Mergeable,
+        MemoryKind::Anonymous,
+        MemoryKind::SharedMemory,
+        MemoryKind::HugeTlb,
+        MemoryKind::Domain,
+    ];
     let parts: Vec<String> = kinds
         .into_iter()
         .map(|kind| (kind, vm.memory_bytes(kind)))

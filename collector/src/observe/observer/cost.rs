@@ -14,24 +14,24 @@ use super::super::probes::program::Program;
 
 /// CPU time used so far.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OwnCost {
+pub(crate) struct OwnCost {
     process: Result<Duration, nix::errno::Errno>,
     thread: Result<Duration, nix::errno::Errno>,
 }
 
 impl OwnCost {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let of = |clock| clock_gettime(clock).map(Duration::from);
         Self { process: of(ClockId::CLOCK_PROCESS_CPUTIME_ID), thread: of(ClockId::CLOCK_THREAD_CPUTIME_ID) }
     }
 
     /// CPU time of the whole process since then, in microseconds.
-    pub(super) fn process_since(&self, earlier: &Self) -> Availability<u64> {
+    pub(crate) fn process_since(&self, earlier: &Self) -> Availability<u64> {
         since(self.process, earlier.process)
     }
 
     /// CPU time of the calling thread since then, in microseconds; both must be of one thread.
-    pub(super) fn thread_since(&self, earlier: &Self) -> Availability<u64> {
+    pub(crate) fn thread_since(&self, earlier: &Self) -> Availability<u64> {
         since(self.thread, earlier.thread)
     }
 }

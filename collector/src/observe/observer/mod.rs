@@ -8,19 +8,20 @@ mod residency;
 use std::time::{Duration, Instant};
 
 use huddle_model::availability::Availability;
-use huddle_model::observation::{Observation, ReportObservation, VcpuObservation};
+use huddle_model::observation::{Observation, VcpuObservation};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 
 use super::perf::{VcpuCounters, VcpuReading};
 use super::probes::Probes;
-use super::reported::ReportSocket;
+use super::reported::{ReportSocket, Reports};
 use super::resctrl::Resctrl;
 use crate::discover::complete_vcpus_on_host;
 use crate::engine::HostClock;
 use crate::engine::stages::{Clock, Observer};
 use crate::host::HostRoot;
-use cost::{CostWindow, OwnCost};
+use cost::CostWindow;
+pub(crate) use cost::OwnCost;
 use merging::MergeWindow;
 use residency::{ResidencyWindow, ThreadWindow};
 
@@ -41,9 +42,7 @@ pub struct HostObserver {
     root: HostRoot,
     counters: VcpuCounters,
     resctrl: Availability<Resctrl>,
-    reports: Option<ReportSocket>,
-    /// Whether a report that is of no VM was told of.
-    warned_of_reports: bool,
+    reports: Reports,
     threads: ResidencyWindow,
     merging: MergeWindow,
     cost: CostWindow,
@@ -82,8 +81,7 @@ impl HostObserver {
             root,
             counters,
             resctrl,
-            reports,
-            warned_of_reports: false,
+            reports: Reports::new(reports),
             threads,
             merging,
             cost,
@@ -91,19 +89,6 @@ impl HostObserver {
             window: 0,
             running: None,
         }
-    }
-
-    fn reported(&mut self, vms: &[Vm]) -> Vec<ReportObservation> {
-        let Some(socket) = &self.reports else { return Vec::new() };
-        let (reports, others) = socket.take(vms.iter().map(|vm| vm.name.as_str()));
-        if others > 0 && !std::mem::replace(&mut self.warned_of_reports, true) {
-            tracing::warn!(
-                "{others} lines on {} are no report of a VM here; expected NAME OPERATIONS [LATENCY_US], \
-                 with the names of `huddle vms`",
-                socket.path().display()
-            );
-        }
-        reports
     }
 
     /// Reads what was watched, as the window that ends now.
@@ -134,7 +119,7 @@ impl HostObserver {
             vcpus,
             merging,
             occupancy,
-            reported: self.reported(vms),
+            reported: self.reports.take(vms),
             events: self.counters.events().to_vec(),
             programs,
             losses,
@@ -184,6 +169,7 @@ fn vcpu_observation(counted: VcpuReading, thread: ThreadWindow) -> VcpuObservati
         thread: counted.thread,
         counters: counted.delta,
         residency: thread.residency,
+        run_ns_anywhere: None,
         migrations: thread.migrations,
         domain_migrations: thread.domain_migrations,
         guest_entries: thread.guest_entries,
@@ -193,6 +179,6 @@ fn vcpu_observation(counted: VcpuReading, thread: ThreadWindow) -> VcpuObservati
 }
 
 /// Whole microseconds; a window of 500,000 years does not fit.
-fn micros(time: Duration) -> u64 {
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

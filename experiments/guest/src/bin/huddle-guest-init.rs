@@ -15,8 +15,10 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
-/// The second serial line; the first is the console.
-const LINE: &str = "/dev/ttyS1";
+/// The second serial line; the first is the console. A machine without one (a domain of Xen) is told another
+/// by this word of the kernel's command line, as `huddle.line=hvc0`.
+const LINE: &str = "ttyS1";
+const LINE_WORD: &str = "huddle.line=";
 
 /// What is run of the userland, if it is there.
 const SHELL: &str = "/bin/sh";
@@ -42,12 +44,14 @@ fn run() -> Result<(), GuestFailure> {
         }
     }
     userland();
+    let words = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let name = words.split_ascii_whitespace().find_map(|word| word.strip_prefix(LINE_WORD)).unwrap_or(LINE);
     let line = OpenOptions::new()
         .read(true)
         .write(true)
-        .open(LINE)
-        .map_err(|error| GuestFailure::Io("cannot open the second serial line", error))?;
-    raw(&line).map_err(|errno| GuestFailure::Other(format!("cannot set up {LINE}: {errno}")))?;
+        .open(Path::new("/dev").join(name))
+        .map_err(|error| GuestFailure::Io("cannot open the line to the runner", error))?;
+    raw(&line).map_err(|errno| GuestFailure::Other(format!("cannot set up {name}: {errno}")))?;
     let vcpus = std::thread::available_parallelism().map_or(1, usize::from);
     let options = ServeOptions {
         vcpus,

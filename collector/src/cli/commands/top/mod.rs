@@ -45,7 +45,7 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     // Dropped after the screen is left, so that what was said meanwhile is read then.
     let held = log.hold();
     let runtime = looping::runtime()?;
-    let options = args.looping.options(None);
+    let options = looping::options(context, &args.looping, None);
     let end = runtime.block_on(async {
         let signalled = looping::stop_signal()?;
         let (outlets, inlets) = looping::outlets();

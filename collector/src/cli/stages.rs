@@ -1,0 +1,159 @@
+//! The stages of the loop for what runs the VMs: processes of this host, or Xen.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use huddle_collector::engine::stages::{HostSource, Observer, SharingSource, VmSource};
+use huddle_collector::engine::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
+use huddle_collector::host::ksm;
+use huddle_collector::observe::observer::{HostObserver, Sources};
+use huddle_collector::observe::perf::VcpuCounters;
+use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
+use huddle_collector::observe::probes::{ProbeConfig, Probes};
+use huddle_collector::observe::reported::{ReportSocket, Reports};
+use huddle_collector::observe::resctrl::Resctrl;
+use huddle_collector::sharing::content::ContentScan;
+use huddle_collector::sharing::{MergedScan, frames_visible};
+use huddle_collector::xen;
+use huddle_collector::xen::observer::XenObserver;
+use huddle_collector::xen::stages::Interval;
+use huddle_model::availability::Availability;
+
+use super::args::LoopArgs;
+use super::config::LoopMethod;
+use super::context::{Backend, Context, seconds};
+use super::failure::Failure;
+
+/// How often `full_scans` is looked at: far more often than a pass completes, and cheap.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What the loop is made of, but for the pinning.
+pub(crate) struct Stages {
+    pub(crate) vms: Box<dyn VmSource + Send>,
+    pub(crate) sharing: Box<dyn SharingSource + Send>,
+    pub(crate) host: Box<dyn HostSource + Send>,
+    pub(crate) observer: Box<dyn Observer + Send>,
+    pub(crate) passes: Box<dyn PassTrigger>,
+}
+
+/// Least time between two rounds where the user gave none: with KSM its passes are what counts; the contents
+/// of domains are read anew in each round, which the paper does every few minutes.
+pub(crate) fn min_interval(backend: Backend) -> Duration {
+    match backend {
+        Backend::Host => Duration::from_secs(1),
+        Backend::Xen => Duration::from_secs(60),
+    }
+}
+
+/// Whether this host can do what `args` asks for; nothing is changed.
+pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
+    // Bad names on the command line are an error now, not an event in every round.
+    context.topology()?;
+    match context.backend {
+        Backend::Host => {
+            frames_visible(&context.root).map_err(Failure::host)?;
+            context.discoverer().discover().map_err(Failure::failed)?;
+            let state = ksm::state(&context.root)
+                .context("this kernel tells nothing of KSM, so no pass will ever complete")
+                .map_err(Failure::Host)?;
+            if state.run != 1 && !args.ksm_run {
+                tracing::warn!(
+                    "KSM is not running, so there is one round and then no pass to follow; \
+                     start it with --ksm-run or `echo 1 > /sys/kernel/mm/ksm/run`"
+                );
+            }
+        }
+        Backend::Xen => {
+            if args.ksm_run {
+                let error =
+                    anyhow::anyhow!("--ksm-run is of no use here: KSM merges nothing of Xen's domains");
+                return Err(Failure::usage(error));
+            }
+            if matches!(context.config.sharing.method, Some(LoopMethod::Merged | LoopMethod::Events)) {
+                return Err(Failure::host(anyhow::anyhow!(
+                    "Xen tells nobody which frames domains share; set [sharing] method = \"content\""
+                )));
+            }
+            context.vms()?;
+            xen::open_memory(&context.root).map_err(Failure::host)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes them.
+pub(crate) fn build(
+    context: &Context,
+    args: &LoopArgs,
+    reports: Option<ReportSocket>,
+) -> Result<Stages, Failure> {
+    match context.backend {
+        Backend::Host => on_host(context, reports),
+        Backend::Xen => on_xen(context, args, reports),
+    }
+}
+
+fn on_host(context: &Context, reports: Option<ReportSocket>) -> Result<Stages, Failure> {
+    let root = &context.root;
+    let mut probes = Probes::load(root, &ProbeConfig::default()).map_err(|error| error.to_string());
+    let counters = VcpuCounters::new(root.clone(), context.event_set()?);
+    let resctrl = Resctrl::open(root).into();
+    let passes = pass_trigger(context, &mut probes)?;
+    let sources = Sources { probes, counters, resctrl, reports };
+    Ok(Stages {
+        vms: Box::new(HostVms(context.discoverer())),
+        sharing: sharing_source(context),
+        host: Box::new(HostFacts { root: root.clone(), cache_level: context.cache_level }),
+        observer: Box::new(HostObserver::new(root.clone(), sources)),
+        passes,
+    })
+}
+
+fn on_xen(context: &Context, args: &LoopArgs, reports: Option<ReportSocket>) -> Result<Stages, Failure> {
+    let every = args.min_interval.map_or(min_interval(context.backend), seconds);
+    let monitor = xen::open_monitor(&context.root);
+    Ok(Stages {
+        vms: Box::new(context.xen_vms()?),
+        sharing: Box::new(context.xen_contents(context.content_settings())?),
+        host: Box::new(context.xen_facts()?),
+        observer: Box::new(XenObserver::new(context.toolstack()?, monitor, Reports::new(reports))),
+        passes: Box::new(Interval::new(every)),
+    })
+}
+
+/// The scan, or what the configuration says.
+fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
+    let scan = MergedScan::new(context.root.clone());
+    let settings = &context.config.sharing;
+    match settings.method.unwrap_or(LoopMethod::Merged) {
+        LoopMethod::Merged => Box::new(HostSharing(scan)),
+        LoopMethod::Content => {
+            let settings = context.content_settings();
+            Box::new(HostContents(ContentScan::new(context.root.clone(), settings)))
+        }
+        LoopMethod::Events => {
+            let rounds = settings.rescan_rounds.unwrap_or(RESCAN_ROUNDS);
+            Box::new(EventsSharing::new(context.root.clone(), scan, rounds))
+        }
+    }
+}
+
+/// Passes as the probes tell them, or, where they cannot, as `full_scans` does.
+fn pass_trigger(
+    context: &Context,
+    probes: &mut Result<Probes, String>,
+) -> Result<Box<dyn PassTrigger>, Failure> {
+    let told = match probes {
+        Ok(probes) => std::mem::replace(&mut probes.passes, Availability::Unavailable("taken".into())),
+        Err(reason) => Availability::Unavailable(reason.clone()),
+    };
+    let trigger: Box<dyn PassTrigger> = match told {
+        Availability::Available(trigger) => Box::new(trigger),
+        Availability::Unavailable(reason) => {
+            tracing::warn!("passes of KSM are seen by watching full_scans, without their times: {reason}");
+            Box::new(FullScansTrigger::new(context.root.clone(), LOOK_INTERVAL).map_err(Failure::host)?)
+        }
+    };
+    tracing::debug!("passes of KSM are told by {}", trigger.name());
+    Ok(trigger)
+}
