@@ -43,10 +43,8 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     findings.push(item("xen.counters").missing("none", NO_COUNTERS, None));
     let monitor = xen::open_monitor(root);
     findings.push(match monitor.reason() {
-        None => item("xen.cache_monitoring").good(
-            "there",
-            "cache occupancy and memory traffic of each domain on each socket are measured",
-        ),
+        None => item("xen.cache_monitoring")
+            .good("there", "cache occupancy and memory traffic of each domain on each socket are measured"),
         Some(reason) => item("xen.cache_monitoring").missing(
             reason,
             "how much of a cache domains use is not known",
@@ -61,12 +59,8 @@ fn cpus(item: Item, machine: &Machine) -> Finding {
     sockets.dedup();
     sockets.sort_unstable();
     sockets.dedup();
-    let value = format!(
-        "{} CPUs on {} sockets, {} cpupools",
-        machine.cpus.len(),
-        sockets.len(),
-        machine.pools.len()
-    );
+    let value =
+        format!("{} CPUs on {} sockets, {} cpupools", machine.cpus.len(), sockets.len(), machine.pools.len());
     item.degraded(
         value,
         "Xen tells sockets and cores and no caches: a socket is taken for one last-level cache",

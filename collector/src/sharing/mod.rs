@@ -46,6 +46,7 @@ use self::gather::{Gathered, MAX_PROCESSES, Units};
 use self::processes::Processes;
 use self::zero::ZeroFrames;
 use crate::host::{HostError, HostRoot};
+use crate::xen::toolstack::XenError;
 
 /// Why what VMs share could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,9 @@ pub enum SharingError {
     /// A kernel file could not be read.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// Xen does not answer.
+    #[error(transparent)]
+    Xen(#[from] XenError),
     /// Two VMs were said to have the same memory, or one VM twice.
     #[error(
         "VMs {first:?} and {second:?} both claim the memory of process {pid} at {start:#x}: \
@@ -315,11 +319,12 @@ fn assemble(
         (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
     let rows = stayed
         .iter()
-        .map(|position| MatrixVm {
-            name: vms[*position].name.clone(),
-            pid: Some(vms[*position].process.id),
-            vcpus: vms[*position].vcpus.len() as u32,
-            memory: Some(found.counts[*position]),
+        .map(|position| {
+            let vm = &vms[*position];
+            // No process of this host holds a domain.
+            let pid = (!vm.vmm.is_xen()).then_some(vm.process.id);
+            let (vcpus, memory) = (vm.vcpus.len() as u32, Some(found.counts[*position]));
+            MatrixVm { name: vm.name.clone(), pid, vcpus, memory }
         })
         .collect();
     let frames = of_stayed(found.shared, &stayed);

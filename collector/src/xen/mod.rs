@@ -7,14 +7,17 @@
 //! time ([`library`]); where they are not there or of an unknown version, the program `xl` lists and pins
 //! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
 
+pub mod library;
 pub mod observer;
 pub mod stages;
 pub mod toolstack;
 pub mod topology;
 pub mod vms;
+pub mod xenstore;
 
 use huddle_model::availability::Availability;
 
+use self::library::{LibraryMemory, LibraryMonitor, LibraryToolstack};
 use self::toolstack::{CacheMonitor, ForeignMemory, Toolstack, XenError};
 use crate::host::HostRoot;
 
@@ -24,13 +27,12 @@ pub fn is_control_domain(root: &HostRoot) -> bool {
     std::fs::read_to_string(root.proc("xen/capabilities")).is_ok_and(|text| text.contains("control_d"))
 }
 
-/// Opens what can list and pin on this host.
+/// Opens what can list and pin on this host: Xen's libraries.
 ///
 /// # Errors
-/// When neither can.
+/// When it cannot be opened.
 pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
-    let _ = root;
-    Err(XenError::NoLibrary { library: "libxenctrl.so.4.17".into(), why: "not yet".into() })
+    Ok(Box::new(LibraryToolstack::open(root)?))
 }
 
 /// Opens what maps the pages of domains.
@@ -38,12 +40,10 @@ pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
 /// # Errors
 /// Without Xen's libraries or the right to use them.
 pub fn open_memory(root: &HostRoot) -> Result<Box<dyn ForeignMemory>, XenError> {
-    let _ = root;
-    Err(XenError::NoLibrary { library: "libxenforeignmemory.so.1".into(), why: "not yet".into() })
+    Ok(Box::new(LibraryMemory::open(root)?))
 }
 
 /// Opens the processor's cache monitoring.
 pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
-    let _ = root;
-    Availability::Unavailable("not yet".into())
+    LibraryMonitor::open(root).map(|monitor| Box::new(monitor) as _).into()
 }

@@ -269,14 +269,12 @@ pub enum XenError {
         why: String,
     },
     /// A version whose structures nobody checked.
-    #[error("this is Xen {found}, and huddle knows the structures of {known} only; {consequence}")]
+    #[error("this is Xen {found}, and huddle knows the structures of {known} only")]
     UnknownVersion {
         /// The version that was found.
         found: String,
         /// Those that are known.
         known: &'static str,
-        /// What is done instead.
-        consequence: &'static str,
     },
     /// A call failed.
     #[error("{call} failed: {errno}")]

@@ -12,6 +12,7 @@ use super::super::SharingError;
 use super::super::gather::{READ_BYTES, read_entries};
 use super::super::pagemap::{self, ENTRY_BYTES, Entry};
 use super::super::processes::{Process, Processes, Region};
+use super::throttle::Throttle;
 use crate::host::{HostError, HostRoot};
 
 /// Pages read at once: few enough that they are still in the second-level cache when they are hashed.
@@ -27,13 +28,18 @@ pub(super) struct Slot {
 }
 
 /// Guest memory that can be read page by page, without changing it. A *space* is what pages are numbered in: a
-/// process of a VM.
+/// process of a VM, or a domain of Xen.
 pub(super) trait GuestMemory {
     /// For each space its VM, by position, and how many slots it has.
     fn spaces(&self) -> Vec<(usize, u64)>;
 
     /// Bytes of a page.
     fn page_bytes(&self) -> usize;
+
+    /// Pages that are best read at once.
+    fn batch_pages(&self) -> usize {
+        BATCH_PAGES
+    }
 
     /// Adds the slots from `first` on that hold a page, and returns how many slots were looked at; 0 where
     /// the space has gone.
@@ -42,6 +48,23 @@ pub(super) trait GuestMemory {
     /// Gives the content of those slots that can be read, by their position in `slots`. A page that cannot
     /// be read has gone meanwhile, and is left out.
     fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8]));
+
+    /// How many pages the space has by now; 0 where it has gone.
+    fn still_present(&mut self, space: usize, throttle: &mut Throttle) -> Result<u64, SharingError> {
+        let (mut slots, mut next, mut pages) = (Vec::new(), 0, 0);
+        let (_, end) = self.spaces()[space];
+        while next < end {
+            slots.clear();
+            let looked_at = self.present(space, next, &mut slots)?;
+            if looked_at == 0 {
+                break;
+            }
+            next += looked_at;
+            pages += slots.len() as u64;
+            throttle.rest();
+        }
+        Ok(pages)
+    }
 }
 
 /// The memory of processes, through `/proc/PID/pagemap` and `/proc/PID/mem` (proc(5)). Not by

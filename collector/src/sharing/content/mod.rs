@@ -19,6 +19,7 @@
 //! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
 //! used recently.
 
+mod domains;
 mod draw;
 mod memory;
 mod records;
@@ -35,16 +36,18 @@ use huddle_model::matrix::Method;
 use huddle_model::vm::Vm;
 use twox_hash::XxHash3_64;
 
+use self::domains::DomainMemory;
 use self::draw::Draw;
-use self::memory::{BATCH_PAGES, GuestMemory, ProcessMemory, Slot};
+use self::memory::{GuestMemory, ProcessMemory, Slot};
 use self::records::{MAX_PAGES, Record, Records, Slice};
 pub use self::settings::{ContentSettings, NotAShare, Share};
 use self::tally::Tally;
 use self::throttle::Throttle;
 use self::verify::{Spaces, Verifier};
-use super::processes::Processes;
+use super::processes::{ENDED, Processes};
 use super::{Found, Measurement, SharingError, assemble, pagemap};
 use crate::host::HostRoot;
+use crate::xen::toolstack::{Domain, ForeignMemory, XenError};
 
 /// A change of memory by more than one part in so many is noted.
 const WORTH_SAYING: u64 = 100;
@@ -105,6 +108,45 @@ impl ContentScan {
                 "process {process} of {name:?} ended while it was measured; what had been read of it counts"
             ));
         }
+        Ok(self.told(vms, scanned, ended, notes, began))
+    }
+
+    /// The same for VMs that are domains of Xen, whose pages `memory` maps. `domains` lists the domains there are,
+    /// before and after.
+    ///
+    /// # Errors
+    /// When Xen does not answer; more equal pages than there may be remembered.
+    pub fn measure_domains(
+        &self,
+        memory: &mut dyn ForeignMemory,
+        domains: &mut dyn FnMut() -> Result<Vec<Domain>, XenError>,
+        vms: &[Vm],
+    ) -> Result<Measurement, SharingError> {
+        let began = Instant::now();
+        let (mut memory, mut ended) = DomainMemory::open(memory, domains()?, vms)?;
+        let scanned = scan(&mut memory, vms.len(), &self.settings, |page| too_large(vms, page))?;
+        memory.finish()?;
+        let after = domains()?;
+        for (vm, found) in vms.iter().enumerate() {
+            let is_there = |domain: &Domain| domain.domain.task() == found.process && !domain.is_ending;
+            if !after.iter().any(is_there) && ended.iter().all(|(position, _)| *position != vm) {
+                ended.push((vm, ENDED.to_owned()));
+            }
+        }
+        ended.sort_unstable_by_key(|(vm, _)| *vm);
+        Ok(self.told(vms, scanned, ended, Vec::new(), began))
+    }
+
+    /// What was found of the VMs that stayed, with what limits it.
+    fn told(
+        &self,
+        vms: &[Vm],
+        scanned: Scanned,
+        ended: Vec<(usize, String)>,
+        mut notes: Vec<String>,
+        began: Instant,
+    ) -> Measurement {
+        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
         for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
             if counts.lost > 0 {
                 let (pages, name) = (counts.lost, &vms[vm].name);
@@ -140,7 +182,23 @@ impl ContentScan {
         let errors = figures.errors.unwrap_or_default();
         let found =
             Found { method: Method::Content, coverage, counts: &figures.memory, shared: &figures.shared };
-        Ok(assemble(vms, &found, &errors, ended, notes, began))
+        assemble(vms, &found, &errors, ended, notes, began)
+    }
+
+    /// The first half alone on domains, for benchmarks.
+    ///
+    /// # Errors
+    /// As [`Self::measure_domains`].
+    pub fn hash_domains_only(
+        &self,
+        memory: &mut dyn ForeignMemory,
+        domains: Vec<Domain>,
+        vms: &[Vm],
+    ) -> Result<Hashed, SharingError> {
+        let (mut memory, _) = DomainMemory::open(memory, domains, vms)?;
+        let hashed = self.hash(&mut memory, vms.len())?;
+        memory.finish()?;
+        Ok(hashed)
     }
 
     /// The first half alone, for benchmarks: reads all pages in batches, hashes and remembers them.
@@ -150,12 +208,16 @@ impl ContentScan {
     pub fn hash_only(&self, vms: &[Vm]) -> Result<Hashed, SharingError> {
         let processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
         let mut memory = ProcessMemory::open(&self.root, &processes, |vm| vms[vm].name.clone())?;
+        self.hash(&mut memory, vms.len())
+    }
+
+    fn hash<M: GuestMemory>(&self, memory: &mut M, vms: usize) -> Result<Hashed, SharingError> {
         let (spaces, _) = Spaces::new(&memory.spaces());
         let draw = Draw::new(self.settings.sample, self.settings.seed);
-        let mut tally = Tally::new(vms.len(), draw);
+        let mut tally = Tally::new(vms, draw);
         let mut records = Records::within(bytes(&self.settings));
         let mut throttle = Throttle::new(self.settings.cpu_share);
-        let mut desk = Reading { memory: &mut memory, spaces: &spaces, draw, throttle: &mut throttle };
+        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
         hash_slice(&mut desk, &mut records, &mut tally, true)
             .map_err(|stopped| stopped.error(&records, &self.settings))?;
         let sum = |of: fn(&tally::OfVm) -> u64| tally.vms().iter().map(of).sum();
@@ -216,19 +278,8 @@ fn scan<M: GuestMemory>(
         scanned.differing += verifier.differing;
         next = records.next_slice();
     }
-    let mut slots = Vec::new();
-    for (space, (vm, count)) in memory.spaces().into_iter().enumerate() {
-        let mut done = 0;
-        while done < count {
-            slots.clear();
-            let looked_at = memory.present(space, done, &mut slots)?;
-            if looked_at == 0 {
-                break;
-            }
-            done += looked_at;
-            scanned.resident_after[vm] += slots.len() as u64;
-            throttle.rest();
-        }
+    for (space, (vm, _)) in memory.spaces().into_iter().enumerate() {
+        scanned.resident_after[vm] += memory.still_present(space, &mut throttle)?;
     }
     Ok(scanned)
 }
@@ -284,7 +335,7 @@ fn hash_slice<M: GuestMemory>(
                 slots.retain(|slot| desk.draw.takes(first_page + slot.number));
             }
             let (mut read, mut zero) = (0, 0);
-            for batch in slots.chunks(BATCH_PAGES) {
+            for batch in slots.chunks(desk.memory.batch_pages()) {
                 let mut full = false;
                 desk.memory.read(space, batch, &mut |position, bytes| {
                     let slot = batch[position];

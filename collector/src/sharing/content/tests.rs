@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use huddle_model::matrix::{MatrixVm, MemoryUse, SharingMatrix};
 use proptest::prelude::*;
 
-use super::memory::{GuestMemory, Slot};
+use super::memory::{BATCH_PAGES, GuestMemory, Slot};
 use super::*;
 
 /// Small pages: what is tested does not depend on their size.

@@ -1,0 +1,119 @@
+//! Memory sharing through libxenctrl (xen/public/memory.h: `XENMEM_sharing_op`, Xen 4.17). Debian's Xen is
+//! built without it; what such a Xen answers (`ENOSYS`) is told as it is.
+
+use nix::errno::Errno;
+use nix::libc::{PROT_READ, PROT_WRITE};
+
+use super::control::Xen;
+use super::memory::Mappings;
+use crate::host::HostRoot;
+use crate::xen::toolstack::{DomainRef, MemorySharing, XenError};
+
+/// What sharing has saved on this host so far, by anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharingTotals {
+    /// Pages that are free since others share theirs.
+    pub freed_pages: u64,
+    /// Frames that are shared.
+    pub used_frames: u64,
+}
+
+/// Nominating and sharing pages.
+pub struct LibrarySharing {
+    xen: Xen,
+    mappings: Mappings,
+}
+
+impl LibrarySharing {
+    /// # Errors
+    /// As other handles.
+    pub fn open(root: &HostRoot) -> Result<Self, XenError> {
+        Ok(Self { xen: Xen::open(root)?, mappings: Mappings::open(root)? })
+    }
+
+    /// # Errors
+    /// When Xen does not answer.
+    pub fn totals(&self) -> Result<SharingTotals, XenError> {
+        // SAFETY: the handle is open.
+        let freed = unsafe { (self.xen.calls.xc_sharing_freed_pages)(self.xen.handle) };
+        // SAFETY: likewise.
+        let used = unsafe { (self.xen.calls.xc_sharing_used_frames)(self.xen.handle) };
+        match (u64::try_from(freed), u64::try_from(used)) {
+            (Ok(freed_pages), Ok(used_frames)) => Ok(SharingTotals { freed_pages, used_frames }),
+            _ => Err(XenError::Call { call: "xc_sharing_freed_pages".into(), errno: Errno::last() }),
+        }
+    }
+}
+
+impl MemorySharing for LibrarySharing {
+    fn control(&mut self, domain: DomainRef, is_on: bool) -> Result<(), XenError> {
+        self.xen.domain(domain)?;
+        // SAFETY: the handle is open.
+        let result = unsafe {
+            (self.xen.calls.xc_memshr_control)(self.xen.handle, u32::from(domain.id), i32::from(is_on))
+        };
+        let call = || format!("xc_memshr_control of domain {}", domain.id);
+        self.xen.check(result, call).map(|_| ()).map_err(|error| self.xen.why(domain, error))
+    }
+
+    fn nominate(&mut self, domain: DomainRef, gfn: u64) -> Result<u64, XenError> {
+        let mut handle = 0;
+        // SAFETY: the number is the call's to write.
+        let result = unsafe {
+            (self.xen.calls.xc_memshr_nominate_gfn)(
+                self.xen.handle,
+                u32::from(domain.id),
+                gfn,
+                &raw mut handle,
+            )
+        };
+        let call = || format!("xc_memshr_nominate_gfn of page {gfn:#x} of domain {}", domain.id);
+        self.xen.check(result, call).map_err(|error| self.xen.why(domain, error))?;
+        Ok(handle)
+    }
+
+    fn share(
+        &mut self,
+        (source, source_gfn, source_handle): (DomainRef, u64, u64),
+        (client, client_gfn, client_handle): (DomainRef, u64, u64),
+    ) -> Result<(), XenError> {
+        // SAFETY: the handle is open.
+        let result = unsafe {
+            (self.xen.calls.xc_memshr_share_gfns)(
+                self.xen.handle,
+                u32::from(source.id),
+                source_gfn,
+                source_handle,
+                u32::from(client.id),
+                client_gfn,
+                client_handle,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            // Positive: 9 and 10 say that the client's or the source's handle is void (xenctrl.h).
+            1.. => {
+                let call =
+                    format!("sharing page {client_gfn:#x} of domain {}: a page was written", client.id);
+                Err(XenError::Call { call, errno: Errno::EAGAIN })
+            }
+            _ => {
+                let call = || format!("xc_memshr_share_gfns of page {client_gfn:#x} of domain {}", client.id);
+                self.xen.check(result, call).map(|_| ()).map_err(|error| self.xen.why(client, error))
+            }
+        }
+    }
+
+    /// By mapping it to be written, which makes Xen copy it (xen/arch/x86/mm.c, 4.17: `P2M_UNSHARE`).
+    fn unshare(&mut self, domain: DomainRef, gfn: u64) -> Result<(), XenError> {
+        let mapped = self.mappings.map(domain, PROT_READ | PROT_WRITE, &[gfn]);
+        let mapped = mapped.map_err(|error| self.xen.why(domain, error))?;
+        match mapped.errors[0] {
+            0 => Ok(()),
+            error => {
+                let call = format!("giving page {gfn:#x} of domain {} a frame of its own", domain.id);
+                Err(self.xen.why(domain, XenError::Call { call, errno: Errno::from_raw(error.abs()) }))
+            }
+        }
+    }
+}
