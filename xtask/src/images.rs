@@ -2,13 +2,12 @@
 //! program. Made in `target/guests`; nothing is installed.
 
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use cpio::newc::Builder;
 
+use crate::archive::{self, DIRECTORY, Entries, FILE};
 use crate::shell;
 
 /// A kernel and a userland; two of them stand for the two operating systems of the paper.
@@ -31,30 +30,14 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// The program of the initramfs.
 const INIT: &str = "huddle-guest-init";
 
-/// Directories and devices are modes of stat(2).
-const DIRECTORY: u32 = 0o040_755;
-const EXECUTABLE: u32 = 0o100_755;
-const CHARACTER_DEVICE: u32 = 0o020_600;
+/// A program, as a mode of stat(2).
+pub(crate) const EXECUTABLE: u32 = FILE | 0o755;
 
 /// Makes what is missing, and the initramfs anew.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images()?;
-    // Only the program itself is linked statically; its dependencies are what everything else uses.
-    shell::run(shell::cargo().args([
-        "rustc",
-        "--package",
-        "huddle-guest",
-        "--bin",
-        INIT,
-        "--",
-        "-C",
-        "target-feature=+crt-static",
-        "-C",
-        "strip=symbols",
-    ]))?;
-    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
-    let init = fs::read(own.with_file_name(INIT)).with_context(|| format!("cannot read {INIT}"))?;
+    let init = guest_program()?;
     for flavour in &FLAVOURS {
         let directory = images.join(flavour.name);
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -73,6 +56,25 @@ pub(crate) fn make() -> anyhow::Result<()> {
             .with_context(|| format!("cannot write {}", initrd.display()))?;
     }
     Ok(())
+}
+
+/// Builds the program of an initramfs and reads it.
+pub(crate) fn guest_program() -> anyhow::Result<Vec<u8>> {
+    // Only the program itself is linked statically; its dependencies are what everything else uses.
+    shell::run(shell::cargo().args([
+        "rustc",
+        "--package",
+        "huddle-guest",
+        "--bin",
+        INIT,
+        "--",
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
+        "strip=symbols",
+    ]))?;
+    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    fs::read(own.with_file_name(INIT)).with_context(|| format!("cannot read {INIT}"))
 }
 
 /// Where they are.
@@ -117,24 +119,19 @@ fn newest(depends: &str) -> Option<String> {
     names.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
 }
 
-/// An archive (cpio, "newc") as the kernel unpacks it (Documentation/driver-api/early-userspace).
-fn initramfs(files: Vec<(&str, u32, Vec<u8>)>) -> anyhow::Result<Vec<u8>> {
-    let mut entries: Vec<(Builder, Cursor<Vec<u8>>)> = Vec::new();
-    for directory in ["dev", "proc", "bin"] {
-        entries.push((Builder::new(directory).mode(DIRECTORY), Cursor::default()));
-    }
-    // The kernel opens it for the standard streams of /init.
-    let console = Builder::new("dev/console").mode(CHARACTER_DEVICE).rdev_major(5).rdev_minor(1);
-    entries.push((console, Cursor::default()));
-    for (name, mode, content) in files {
-        entries.push((Builder::new(name).mode(mode), Cursor::new(content)));
-    }
-    let numbered = entries.into_iter().zip(1..).map(|((entry, content), inode)| (entry.ino(inode), content));
-    cpio::write_cpio(numbered, Vec::new()).context("cannot make an initramfs")
+/// An initramfs of these files, by name and mode.
+pub(crate) fn initramfs(files: Vec<(&str, u32, Vec<u8>)>) -> anyhow::Result<Vec<u8>> {
+    let directories = ["dev", "proc", "bin"].map(|name| archive::entry(name, DIRECTORY | 0o755, ""));
+    let mut entries: Entries = directories.into();
+    entries.push(archive::console());
+    entries.extend(files.into_iter().map(|(name, mode, content)| archive::entry(name, mode, content)));
+    archive::bytes(entries).context("cannot make an initramfs")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
@@ -151,7 +148,7 @@ mod tests {
             rest = reader.finish().unwrap();
         }
         assert!(names.contains(&("init".to_owned(), EXECUTABLE)), "{names:?}");
-        assert!(names.contains(&("dev/console".to_owned(), CHARACTER_DEVICE)), "{names:?}");
+        assert!(names.contains(&("dev/console".to_owned(), 0o020_600)), "{names:?}");
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Tasks of the repository: `cargo xtask --help`. Light on purpose, so that the first command a user
 //! types does something at once: it only checks, says what it does, and calls cargo.
 
+mod archive;
 mod check;
 mod demo;
 mod ebpf;
 mod experiment;
 mod host;
 mod images;
+mod modules;
 mod setup;
 mod shell;
 mod test;
 mod web_image;
+mod whole;
 
 use std::process::ExitCode;
 

@@ -1,19 +1,18 @@
 //! What the web experiment's VMs boot: a kernel of Debian's and, as an initramfs, a whole Debian with
-//! Apache and PHP, made once in `target/guests/web`. What they serve, the runner adds.
-//!
-//! It is made in a directory of its own and moved into place when it is whole; a build that fails or is
-//! killed leaves that directory, and the next one removes it. The host's packages stay as they are.
+//! Apache and PHP, made once in `target/guests/web`. What they serve, the runner adds. The host's packages
+//! stay as they are.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Cursor, Read, Write};
-use std::path::{Component, Path, PathBuf};
+use std::io::{Cursor, Read};
+use std::path::{Component, Path};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use cpio::newc::Builder;
 use tar::EntryType;
 
-use crate::{host, images, shell};
+use crate::archive::{self, DIRECTORY, Entries, FILE, LINK};
+use crate::{host, images, modules, shell, whole};
 
 /// Debian's package that names its newest kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -49,49 +48,15 @@ const LEFT_OUT: [&str; 11] = [
     "var/lib/dpkg/info",
 ];
 
-/// What an image was made from, beside it.
-const RECIPE: &str = "recipe";
-
 /// Makes the image where it is missing or was made from something else.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images::images()?;
-    fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
-    // Two builds at once would use one directory. The lock ends with this process.
-    let path = images.join("web.lock");
-    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    let release = debian_release()?;
-    make_whole(&images.join("web"), &recipe(&release), |directory| build(directory, &release))
-}
-
-/// Has `build` fill a directory beside `place`, and moves it there; nothing where `place` is of this
-/// recipe already. When `build` fails, `place` stays what it was.
-fn make_whole(
-    place: &Path,
-    recipe: &str,
-    build: impl FnOnce(&Path) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let building = place.with_extension("building");
-    if building.exists() {
-        fs::remove_dir_all(&building)
-            .with_context(|| format!("cannot remove {}, left by an earlier build", building.display()))?;
-    }
-    if fs::read_to_string(place.join(RECIPE)).is_ok_and(|text| text == recipe) {
-        return Ok(());
-    }
-    fs::create_dir(&building).with_context(|| format!("cannot make {}", building.display()))?;
-    let made = build(&building).and_then(|()| {
-        fs::write(building.join(RECIPE), recipe).context("cannot write the image's recipe")?;
-        if place.exists() {
-            fs::remove_dir_all(place).with_context(|| format!("cannot replace {}", place.display()))?;
-        }
-        fs::rename(&building, place).with_context(|| format!("cannot make {}", place.display()))
-    });
-    made.inspect_err(|_| {
-        // What cannot be removed now, the next build removes or names.
-        let _ = fs::remove_dir_all(&building);
-    })
+    let release = host::debian_release().context(
+        "VMs of the web experiment are made from the packages of a Debian host, and this is none; bring \
+         target/guests/web from one",
+    )?;
+    whole::make(&images.join("web"), &recipe(&release), |directory| build(directory, &release))
 }
 
 fn recipe(release: &str) -> String {
@@ -113,7 +78,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let kernel = unpacked.join("boot").join(format!("vmlinuz-{kernel_release}"));
     fs::copy(&kernel, directory.join("vmlinuz"))
         .with_context(|| format!("cannot copy {}", kernel.display()))?;
-    let modules = modules(&unpacked)?;
+    let modules = modules::find(&unpacked, &MODULES)?;
     fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
 
     let (sources, tree) = (directory.join("sources.list"), directory.join("tree.tar"));
@@ -135,25 +100,12 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let archive = directory.join("initrd.cpio");
     let file = File::open(&tree).with_context(|| format!("cannot read {}", tree.display()))?;
     let entries = entries_of(file, modules).context("cannot read what mmdebstrap made")?;
-    write_archive(&archive, entries).with_context(|| format!("cannot write {}", archive.display()))?;
+    archive::write(&archive, entries).with_context(|| format!("cannot write {}", archive.display()))?;
     shell::run(Command::new("gzip").arg("-6").arg(&archive))?;
     let initrd = directory.join("initrd");
     fs::rename(archive.with_extension("cpio.gz"), &initrd).context("gzip made nothing")?;
-    pad(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
+    archive::pad(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
     [tree, sources].iter().try_for_each(fs::remove_file).context("cannot remove what is used no more")
-}
-
-/// The release of Debian that this host is, by which its archive names it (os-release(5)).
-fn debian_release() -> anyhow::Result<String> {
-    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-        Some(line.trim_matches('"').to_owned())
-    };
-    value("VERSION_CODENAME").filter(|_| value("ID").as_deref() == Some("debian")).context(
-        "VMs of the web experiment are made from the packages of a Debian host, and this is none; bring \
-         target/guests/web from one",
-    )
 }
 
 /// The archives of Debian that this host's apt uses, as lines of sources.list(5).
@@ -171,48 +123,8 @@ fn sources_of_host() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The files of [`MODULES`] in an unpacked kernel, by a name that sorts them.
-fn modules(unpacked: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let (mut found, mut left) = (Vec::new(), vec![unpacked.join("lib/modules")]);
-    if !left[0].exists() {
-        left = vec![unpacked.join("usr/lib/modules")];
-    }
-    while let Some(directory) = left.pop() {
-        let entries = fs::read_dir(&directory);
-        for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                left.push(path);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    let mut modules = Vec::new();
-    for (number, name) in MODULES.iter().enumerate() {
-        let is_it = |path: &&PathBuf| {
-            let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-            file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko"))
-        };
-        let Some(path) = found.iter().find(is_it) else { continue };
-        let content = match path.extension().is_some_and(|extension| extension == "xz") {
-            true => Command::new("xz").arg("-dc").arg(path).output().context("cannot run xz")?.stdout,
-            false => fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
-        };
-        modules.push((format!("modules/{number}-{name}.ko"), content));
-    }
-    Ok(modules)
-}
-
-type Entries = Vec<(Builder, Cursor<Vec<u8>>)>;
-
 /// What a tree holds and a VM needs, in the order of an initramfs.
 fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Result<Entries> {
-    // Kinds of files, as in the mode of stat(2).
-    const DIRECTORY: u32 = 0o040_000;
-    const FILE: u32 = 0o100_000;
-    const LINK: u32 = 0o120_000;
-    const DEVICE: u32 = 0o020_000;
     let mut entries: Entries = Vec::new();
     let mut archive = tar::Archive::new(tree);
     for entry in archive.entries()? {
@@ -249,9 +161,7 @@ fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Resul
     for directory in ["dev", "modules"] {
         entries.push((Builder::new(directory).mode(DIRECTORY | 0o755), Cursor::default()));
     }
-    // The kernel opens it for the standard streams of /init.
-    let console = Builder::new("dev/console").mode(DEVICE | 0o600).rdev_major(5).rdev_minor(1);
-    entries.push((console, Cursor::default()));
+    entries.push(archive::console());
     entries.extend(
         modules
             .into_iter()
@@ -275,57 +185,9 @@ fn is_left_out(name: &str) -> bool {
         .any(|left| name.strip_prefix(left).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
-/// An archive (cpio, "newc") as the kernel unpacks it (Documentation/driver-api/early-userspace).
-fn write_archive(path: &Path, entries: Entries) -> std::io::Result<()> {
-    let numbered = entries.into_iter().zip(1..).map(|((entry, content), inode)| (entry.ino(inode), content));
-    cpio::write_cpio(numbered, BufWriter::new(File::create(path)?))?.flush()
-}
-
-/// Fills up to a multiple of four bytes, where an archive that is appended must begin (init/initramfs.c,
-/// Linux 6.1).
-fn pad(path: &Path) -> std::io::Result<()> {
-    let mut file = File::options().append(true).open(path)?;
-    let over = file.metadata()?.len() as usize % 4;
-    file.write_all(&[0; 4][..(4 - over) % 4])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_image_is_whole_or_not_there_and_made_once() {
-        let dir = std::env::temp_dir().join(format!("xtask-web-image-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let place = dir.join("web");
-        let half = |directory: &Path| {
-            fs::write(directory.join("vmlinuz"), "half")?;
-            anyhow::bail!("no network")
-        };
-        let names = || {
-            let mut names: Vec<_> =
-                fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        assert!(make_whole(&place, "one", half).is_err());
-        assert!(names().is_empty(), "{:?}", names());
-
-        // A build that was killed leaves its directory.
-        fs::create_dir(dir.join("web.building")).unwrap();
-        fs::write(dir.join("web.building/tree.tar"), "half").unwrap();
-        let whole =
-            |text: &'static str| move |directory: &Path| Ok(fs::write(directory.join("initrd"), text)?);
-        make_whole(&place, "one", whole("first")).unwrap();
-        make_whole(&place, "one", whole("again")).unwrap();
-        assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "first");
-        assert!(make_whole(&place, "two", half).is_err());
-        assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "first");
-        make_whole(&place, "two", whole("second")).unwrap();
-        assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "second");
-        assert_eq!(names(), ["web"]);
-        fs::remove_dir_all(dir).unwrap();
-    }
 
     #[test]
     fn a_tree_becomes_an_initramfs_without_what_is_left_out() {
@@ -357,8 +219,8 @@ mod tests {
         let entries = entries_of(&tree[..], vec![module]).unwrap();
 
         let path = std::env::temp_dir().join(format!("xtask-initramfs-{}", std::process::id()));
-        write_archive(&path, entries).unwrap();
-        pad(&path).unwrap();
+        archive::write(&path, entries).unwrap();
+        archive::pad(&path).unwrap();
         let archive = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(archive.len() % 4, 0);
