@@ -14,6 +14,7 @@ mod shell;
 mod test;
 mod web_image;
 mod whole;
+mod xen_host;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
+    XenHost(xen_host::Arguments),
     /// Format, lints and documentation, warnings being errors
     Check,
     /// Rebuilds the BPF objects that are in the repository, with pinned tools
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Test { args } => test::run(&args),
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
+        Task::XenHost(arguments) => xen_host::run(&arguments),
         Task::Check => check::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
     };

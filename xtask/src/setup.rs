@@ -20,7 +20,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     eprintln!(
         "VMs are programs of this repository. The web experiment needs Apache with PHP. Real VMs, in tests"
     );
-    eprintln!("and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap.");
+    eprintln!(
+        "and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap. A host with Xen"
+    );
+    eprintln!("(`cargo xtask xen-host`) needs QEMU and busybox; Xen itself is downloaded, not installed.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"

@@ -1,0 +1,54 @@
+//! The shared libraries of programs, as the dynamic loader finds them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+/// Where libraries are found and put on Debian.
+pub(super) const DIRECTORY: &str = "usr/lib/x86_64-linux-gnu";
+
+/// By their names, where those that the programs need are: of the unpacked packages first, then the host's.
+pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for program in programs {
+        let output = Command::new("ldd")
+            .arg(program)
+            .env("LD_LIBRARY_PATH", unpacked.join(DIRECTORY))
+            .output()
+            .context(
+                "cannot run ldd, which tells a program's libraries; on Debian: apt-get install libc-bin",
+            )?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "ldd cannot read {}: {text}", program.display());
+        for (name, path) in text.lines().filter_map(library) {
+            let path = path.with_context(|| {
+                format!("{} needs {name}, which is neither here nor in Xen's packages", program.display())
+            })?;
+            found.insert(name.to_owned(), PathBuf::from(path));
+        }
+    }
+    Ok(found)
+}
+
+/// The name and path in a line of ldd's; the loader and what the kernel maps have none.
+fn library(line: &str) -> Option<(&str, Option<&str>)> {
+    let (name, rest) = line.trim().split_once(" => ")?;
+    let path = rest.split_once(" (").map(|(path, _)| path);
+    Some((name, path.filter(|path| path.starts_with('/'))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_ldd_are_read() {
+        let line = "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f7f2b681000)";
+        assert_eq!(library(line), Some(("libc.so.6", Some("/lib/x86_64-linux-gnu/libc.so.6"))));
+        assert_eq!(library("\tlibyajl.so.2 => not found"), Some(("libyajl.so.2", None)));
+        assert_eq!(library("\tlinux-vdso.so.1 (0x00007ffc)"), None);
+        assert_eq!(library("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)"), None);
+    }
+}
