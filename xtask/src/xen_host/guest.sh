@@ -31,7 +31,10 @@ wait_for() {
         [ -n "$line" ] && last=$line
         case $line in
             *'"event":"'"$1"'"'*) return 0 ;;
-            *'"event":"error"'*) break ;;
+            *'"event":"error"'*)
+                echo "guest: domain $name cannot do that: $line" >&2
+                return 1
+                ;;
         esac
     done
     echo "guest: domain $name did not say \"$1\" in $2 s; the last that it said: $last" >&2
