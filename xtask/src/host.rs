@@ -50,6 +50,16 @@ pub(crate) fn needs() -> [Need; 4] {
     ]
 }
 
+/// The release of Debian that this host is, by which its archive names it (os-release(5)).
+pub(crate) fn debian_release() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+        Some(line.trim_matches('"').to_owned())
+    };
+    value("VERSION_CODENAME").filter(|_| value("ID").as_deref() == Some("debian"))
+}
+
 fn is_root(status: &Path) -> bool {
     let text = std::fs::read_to_string(status).unwrap_or_default();
     // Real, effective, saved and file-system user id (proc(5)).

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::archive::Entries;
+use crate::archive::{self, DIRECTORY, Entries, FILE};
 use crate::shell;
 
 /// A kernel and a userland; two of them stand for the two operating systems of the paper.
@@ -30,11 +30,14 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// The program of the initramfs.
 const INIT: &str = "huddle-guest-init";
 
+/// A program, as a mode of stat(2).
+pub(crate) const EXECUTABLE: u32 = FILE | 0o755;
+
 /// Makes what is missing, and the initramfs anew.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images()?;
-    let init = guest_init()?;
+    let init = guest_program()?;
     for flavour in &FLAVOURS {
         let directory = images.join(flavour.name);
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -42,18 +45,21 @@ pub(crate) fn make() -> anyhow::Result<()> {
         if !kernel.exists() {
             fetch_kernel(flavour, &directory, &kernel)?;
         }
-        let mut files = initramfs(init.clone());
+        let mut files = vec![("init", EXECUTABLE, init.clone())];
         if flavour.busybox {
-            files.program("bin/sh", busybox()?);
+            let busybox = fs::read(BUSYBOX)
+                .with_context(|| format!("{BUSYBOX} is missing; Debian: apt-get install busybox-static"))?;
+            files.push(("bin/sh", EXECUTABLE, busybox));
         }
         let initrd = directory.join("initrd");
-        files.write(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
+        fs::write(&initrd, initramfs(files)?)
+            .with_context(|| format!("cannot write {}", initrd.display()))?;
     }
     Ok(())
 }
 
-/// The one program of guests, built here.
-pub(crate) fn guest_init() -> anyhow::Result<Vec<u8>> {
+/// Builds the program of an initramfs and reads it.
+pub(crate) fn guest_program() -> anyhow::Result<Vec<u8>> {
     // Only the program itself is linked statically; its dependencies are what everything else uses.
     shell::run(shell::cargo().args([
         "rustc",
@@ -113,16 +119,13 @@ fn newest(depends: &str) -> Option<String> {
     names.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
 }
 
-/// A userland in one static program.
-pub(crate) fn busybox() -> anyhow::Result<Vec<u8>> {
-    fs::read(BUSYBOX).with_context(|| format!("{BUSYBOX} is missing; Debian: apt-get install busybox-static"))
-}
-
-/// A root with one program.
-pub(crate) fn initramfs(init: Vec<u8>) -> Entries {
-    let mut entries = Entries::of_root(&["dev", "proc", "bin"]);
-    entries.program("init", init);
-    entries
+/// An initramfs of these files, by name and mode.
+pub(crate) fn initramfs(files: Vec<(&str, u32, Vec<u8>)>) -> anyhow::Result<Vec<u8>> {
+    let directories = ["dev", "proc", "bin"].map(|name| archive::entry(name, DIRECTORY | 0o755, ""));
+    let mut entries: Entries = directories.into();
+    entries.push(archive::console());
+    entries.extend(files.into_iter().map(|(name, mode, content)| archive::entry(name, mode, content)));
+    archive::bytes(entries).context("cannot make an initramfs")
 }
 
 #[cfg(test)]
@@ -133,8 +136,7 @@ mod tests {
 
     #[test]
     fn the_archive_holds_the_program_and_the_console() {
-        let mut archive = Vec::new();
-        initramfs(b"program".to_vec()).write_to(&mut archive).unwrap();
+        let archive = initramfs(vec![("init", EXECUTABLE, b"program".to_vec())]).unwrap();
         let mut names = Vec::new();
         let mut rest = Cursor::new(archive);
         loop {
@@ -145,7 +147,7 @@ mod tests {
             names.push((reader.entry().name().to_owned(), reader.entry().mode()));
             rest = reader.finish().unwrap();
         }
-        assert!(names.contains(&("init".to_owned(), 0o100_755)), "{names:?}");
+        assert!(names.contains(&("init".to_owned(), EXECUTABLE)), "{names:?}");
         assert!(names.contains(&("dev/console".to_owned(), 0o020_600)), "{names:?}");
     }
 

@@ -8,6 +8,7 @@ mod ebpf;
 mod experiment;
 mod host;
 mod images;
+mod modules;
 mod setup;
 mod shell;
 mod test;
@@ -54,12 +55,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
+    XenHost(xen_host::Arguments),
     /// Format, lints and documentation, warnings being errors
     Check,
     /// Rebuilds the BPF objects that are in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
-    /// Boots a real Xen in QEMU, with dom0's console in this terminal, `huddle` in it and three domains
-    XenHost(xen_host::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -68,9 +69,9 @@ fn main() -> ExitCode {
         Task::Test { args } => test::run(&args),
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
+        Task::XenHost(arguments) => xen_host::run(&arguments),
         Task::Check => check::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
-        Task::XenHost(arguments) => xen_host::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,9 +21,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "VMs are programs of this repository. The web experiment needs Apache with PHP. Real VMs, in tests"
     );
     eprintln!(
-        "and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap; so does the Xen host of"
+        "and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap. A host with Xen"
     );
-    eprintln!("`cargo xtask xen-host`, whose packages are unpacked in target/guests/xen and not installed.");
+    eprintln!("(`cargo xtask xen-host`) needs QEMU and busybox; Xen itself is downloaded, not installed.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"

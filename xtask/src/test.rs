@@ -7,7 +7,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     setup::apache()?;
     let guests = setup::busybox().and_then(|()| images::make());
     let web = setup::mmdebstrap().and_then(|()| web_image::make());
-    let xen = xen_host::make();
+    let xen = setup::busybox().and_then(|()| xen_host::make().map(drop));
     for error in [guests, web, xen].into_iter().filter_map(Result::err) {
         eprintln!("VMs cannot be made ({error:#}): the tests that boot them will say that they are skipped");
     }

@@ -1,21 +1,18 @@
 //! What the web experiment's VMs boot: a kernel of Debian's and, as an initramfs, a whole Debian with
-//! Apache and PHP, made once in `target/guests/web`. What they serve, the runner adds.
-//!
-//! It is made in a directory of its own and moved into place when it is whole; a build that fails or is
-//! killed leaves that directory, and the next one removes it. The host's packages stay as they are.
+//! Apache and PHP, made once in `target/guests/web`. What they serve, the runner adds. The host's packages
+//! stay as they are.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::io::{Cursor, Read};
+use std::path::{Component, Path};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
 use cpio::newc::Builder;
 use tar::EntryType;
 
-use crate::archive::{Entries, pad};
-use crate::whole::make_whole;
-use crate::{host, images, shell};
+use crate::archive::{self, DIRECTORY, Entries, FILE, LINK};
+use crate::{host, images, modules, shell, whole};
 
 /// Debian's package that names its newest kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -55,13 +52,11 @@ const LEFT_OUT: [&str; 11] = [
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images::images()?;
-    fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
-    // Two builds at once would use one directory. The lock ends with this process.
-    let path = images.join("web.lock");
-    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    let release = debian_release()?;
-    make_whole(&images.join("web"), &recipe(&release), |directory| build(directory, &release))
+    let release = host::debian_release().context(
+        "VMs of the web experiment are made from the packages of a Debian host, and this is none; bring \
+         target/guests/web from one",
+    )?;
+    whole::make(&images.join("web"), &recipe(&release), |directory| build(directory, &release))
 }
 
 fn recipe(release: &str) -> String {
@@ -83,7 +78,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let kernel = unpacked.join("boot").join(format!("vmlinuz-{kernel_release}"));
     fs::copy(&kernel, directory.join("vmlinuz"))
         .with_context(|| format!("cannot copy {}", kernel.display()))?;
-    let modules = modules(&unpacked, &MODULES)?;
+    let modules = modules::find(&unpacked, &MODULES)?;
     fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
 
     let (sources, tree) = (directory.join("sources.list"), directory.join("tree.tar"));
@@ -105,25 +100,12 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let archive = directory.join("initrd.cpio");
     let file = File::open(&tree).with_context(|| format!("cannot read {}", tree.display()))?;
     let entries = entries_of(file, modules).context("cannot read what mmdebstrap made")?;
-    entries.write(&archive).with_context(|| format!("cannot write {}", archive.display()))?;
+    archive::write(&archive, entries).with_context(|| format!("cannot write {}", archive.display()))?;
     shell::run(Command::new("gzip").arg("-6").arg(&archive))?;
     let initrd = directory.join("initrd");
     fs::rename(archive.with_extension("cpio.gz"), &initrd).context("gzip made nothing")?;
-    pad(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
+    archive::pad(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
     [tree, sources].iter().try_for_each(fs::remove_file).context("cannot remove what is used no more")
-}
-
-/// The release of Debian that this host is, by which its archive names it (os-release(5)).
-fn debian_release() -> anyhow::Result<String> {
-    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-        Some(line.trim_matches('"').to_owned())
-    };
-    value("VERSION_CODENAME").filter(|_| value("ID").as_deref() == Some("debian")).context(
-        "VMs of the web experiment are made from the packages of a Debian host, and this is none; bring \
-         target/guests/web from one",
-    )
 }
 
 /// The archives of Debian that this host's apt uses, as lines of sources.list(5).
@@ -141,46 +123,9 @@ fn sources_of_host() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The files of these modules in an unpacked kernel, by a name that sorts them.
-pub(crate) fn modules(unpacked: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let (mut found, mut left) = (Vec::new(), vec![unpacked.join("lib/modules")]);
-    if !left[0].exists() {
-        left = vec![unpacked.join("usr/lib/modules")];
-    }
-    while let Some(directory) = left.pop() {
-        let entries = fs::read_dir(&directory);
-        for entry in entries.with_context(|| format!("cannot read {}", directory.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                left.push(path);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    let mut modules = Vec::new();
-    for (number, name) in names.iter().enumerate() {
-        let is_it = |path: &&PathBuf| {
-            let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-            file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko"))
-        };
-        let Some(path) = found.iter().find(is_it) else { continue };
-        let content = match path.extension().is_some_and(|extension| extension == "xz") {
-            true => Command::new("xz").arg("-dc").arg(path).output().context("cannot run xz")?.stdout,
-            false => fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
-        };
-        modules.push((format!("modules/{number}-{name}.ko"), content));
-    }
-    Ok(modules)
-}
-
 /// What a tree holds and a VM needs, in the order of an initramfs.
 fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Result<Entries> {
-    // Kinds of files, as in the mode of stat(2).
-    const DIRECTORY: u32 = 0o040_000;
-    const FILE: u32 = 0o100_000;
-    const LINK: u32 = 0o120_000;
-    let mut entries = Entries::default();
+    let mut entries: Entries = Vec::new();
     let mut archive = tar::Archive::new(tree);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -211,13 +156,17 @@ fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Resul
             _ => continue,
         };
         let builder = Builder::new(&name).mode(kind | mode).uid(u32::try_from(uid)?).gid(u32::try_from(gid)?);
-        entries.other(builder, content);
+        entries.push((builder, Cursor::new(content)));
     }
-    let mut root = Entries::of_root(&["dev", "modules"]);
-    for (name, content) in modules {
-        root.file(&name, content);
+    for directory in ["dev", "modules"] {
+        entries.push((Builder::new(directory).mode(DIRECTORY | 0o755), Cursor::default()));
     }
-    entries.append(root);
+    entries.push(archive::console());
+    entries.extend(
+        modules
+            .into_iter()
+            .map(|(name, content)| (Builder::new(&name).mode(FILE | 0o644), Cursor::new(content))),
+    );
     Ok(entries)
 }
 
@@ -238,8 +187,6 @@ fn is_left_out(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
     use super::*;
 
     #[test]
@@ -272,8 +219,8 @@ mod tests {
         let entries = entries_of(&tree[..], vec![module]).unwrap();
 
         let path = std::env::temp_dir().join(format!("xtask-initramfs-{}", std::process::id()));
-        entries.write(&path).unwrap();
-        pad(&path).unwrap();
+        archive::write(&path, entries).unwrap();
+        archive::pad(&path).unwrap();
         let archive = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(archive.len() % 4, 0);

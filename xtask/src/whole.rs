@@ -1,6 +1,9 @@
-//! Images that are made once and are whole or not there.
+//! Images that are made once, and are whole or not there.
+//!
+//! An image is made in a directory of its own and moved into place when it is whole; a build that fails or
+//! is killed leaves that directory, and the next one removes it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::Context;
@@ -10,11 +13,17 @@ const RECIPE: &str = "recipe";
 
 /// Has `build` fill a directory beside `place`, and moves it there; nothing where `place` is of this
 /// recipe already. When `build` fails, `place` stays what it was.
-pub(crate) fn make_whole(
+pub(crate) fn make(
     place: &Path,
     recipe: &str,
     build: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let images = place.parent().context("an image has no directory to be made in")?;
+    fs::create_dir_all(images).with_context(|| format!("cannot make {}", images.display()))?;
+    // Two builds at once would use one directory. The lock ends with this process.
+    let path = place.with_extension("lock");
+    let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     let building = place.with_extension("building");
     if building.exists() {
         fs::remove_dir_all(&building)
@@ -43,7 +52,7 @@ mod tests {
 
     #[test]
     fn an_image_is_whole_or_not_there_and_made_once() {
-        let dir = std::env::temp_dir().join(format!("xtask-web-image-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("xtask-whole-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let place = dir.join("web");
         let half = |directory: &Path| {
@@ -56,22 +65,22 @@ mod tests {
             names.sort();
             names
         };
-        assert!(make_whole(&place, "one", half).is_err());
-        assert!(names().is_empty(), "{:?}", names());
+        assert!(make(&place, "one", half).is_err());
+        assert_eq!(names(), ["web.lock"]);
 
         // A build that was killed leaves its directory.
         fs::create_dir(dir.join("web.building")).unwrap();
         fs::write(dir.join("web.building/tree.tar"), "half").unwrap();
         let whole =
             |text: &'static str| move |directory: &Path| Ok(fs::write(directory.join("initrd"), text)?);
-        make_whole(&place, "one", whole("first")).unwrap();
-        make_whole(&place, "one", whole("again")).unwrap();
+        make(&place, "one", whole("first")).unwrap();
+        make(&place, "one", whole("again")).unwrap();
         assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "first");
-        assert!(make_whole(&place, "two", half).is_err());
+        assert!(make(&place, "two", half).is_err());
         assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "first");
-        make_whole(&place, "two", whole("second")).unwrap();
+        make(&place, "two", whole("second")).unwrap();
         assert_eq!(fs::read_to_string(place.join("initrd")).unwrap(), "second");
-        assert_eq!(names(), ["web"]);
+        assert_eq!(names(), ["web", "web.lock"]);
         fs::remove_dir_all(dir).unwrap();
     }
 }

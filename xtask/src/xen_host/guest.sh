@@ -1,46 +1,45 @@
 #!/bin/sh
-# guest NAME SEED OWN_SEED KIB [VCPUS]: starts a domain that holds the data of SEED, and waits until it does.
-# Domains of one SEED hold the same pages; what is made of OWN_SEED nobody else has.
-set -u
-name=$1 seed=$2 own=$3 kib=$4 vcpus=${5:-1}
-fail() {
-    echo "guest: $name: $1" >&2
-    tail -n 20 "/var/log/xen/console/guest-$name.log" >&2
-    xl destroy "$name" 2>/dev/null
-    exit 1
-}
-cat >"/run/xen/$name.cfg" <<END
-name = "$name"
+# Makes a PV domain, and has it hold data: domains told the same SEED hold the same KIB of pages, and as
+# many of their own, which OWN_SEED sets apart.
+if [ $# -lt 4 ]; then
+    echo "usage: guest NAME SEED OWN_SEED KIB [VCPUS]" >&2
+    exit 2
+fi
+name=$1
+config=/run/xen/guest-$name.cfg
+cat >"$config" <<END
 type = "pv"
+name = "$name"
 memory = 128
-vcpus = $vcpus
+vcpus = ${5:-1}
 kernel = "/guest/vmlinux"
 ramdisk = "/guest/initrd"
-extra = "console=hvc0 quiet loglevel=0 panic=-1 rdinit=/init huddle.line=hvc0"
+cmdline = "console=hvc0 quiet panic=-1 rdinit=/init huddle.line=hvc0"
 on_crash = "destroy"
-on_reboot = "destroy"
 END
-xl create -q "/run/xen/$name.cfg" || fail "xl does not create it"
-id=$(xl domid "$name")
-tty=
-for try in $(seq 1 100); do
-    tty=$(xenstore-read "/local/domain/$id/console/tty" 2>/dev/null) && [ -n "$tty" ] && break
-    sleep 0.1
-done
-[ -n "$tty" ] || fail "it has no console"
-stty -F "$tty" raw -echo
+xl create -q "$config" || exit
+id=$(xl domid "$name") || exit
+tty=$(xenstore-read "/local/domain/$id/console/tty") || exit
 exec 3<>"$tty"
-await() {
-    tries=0
-    while [ $tries -lt 240 ]; do
-        if read -r -t 1 line <&3; then
-            case $line in *"\"event\":\"$1\""*) return 0 ;; esac
-        else
-            tries=$((tries + 1))
-        fi
+
+# Reads lines of the domain's console until one tells the event $1, for at most $2 seconds.
+wait_for() {
+    local end=$(($(date +%s) + $2)) line= last=
+    while [ "$(date +%s)" -lt "$end" ]; do
+        # A line that has begun is read on, since what is there is there at once.
+        read -r -t 5 line <&3 || continue
+        [ -n "$line" ] && last=$line
+        case $line in
+            *'"event":"'"$1"'"'*) return 0 ;;
+            *'"event":"error"'*)
+                echo "guest: domain $name cannot do that: $line" >&2
+                return 1
+                ;;
+        esac
     done
-    fail "it does not say that it is $1"
+    echo "guest: domain $name did not say \"$1\" in $2 s; the last that it said: $last" >&2
+    return 1
 }
-await ready
-echo "load $seed $own $kib" >&3
-await loaded
+wait_for ready 180 || exit
+echo "load $2 $3 $4" >&3
+wait_for loaded 120

@@ -1,51 +1,32 @@
 #!/bin/sh
-# The first process of the fixture host's dom0: Xen's toolstack, an answering machine for tests, a shell.
-export PATH=/usr/bin:/usr/sbin:/bin:/sbin
-/bin/busybox --install -s /bin
+# The first program of dom0: Xen's own services, then a shell on the console.
+export PATH=/bin:/usr/bin:/usr/sbin HOME=/root
 mount -t devtmpfs devtmpfs /dev
-mkdir -p /proc /sys /dev/pts /run /tmp
+exec </dev/console >/dev/console 2>&1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-for module in /modules/*.ko; do insmod "$module"; done
+hostname dom0
+for module in /modules/*.ko; do
+    insmod "$module"
+done
 mount -t xenfs xenfs /proc/xen
-mkdir -p /run/xen /run/xenstored /var/lib/xen /var/lib/xenstored /var/log/xen/console /etc/xen
-[ -e /var/run ] || ln -s /run /var/run
-[ -e /var/lock ] || ln -s /run /var/lock
-touch /etc/xen/xl.conf
-xenstored --pid-file /run/xen/xenstored.pid
-xen-init-dom0 >/run/xen/init.log 2>&1
-xenconsoled --log=all --pid-file=/run/xen/xenconsoled.pid
-
-# Tests say a line and get what it printed, in base64, and its exit code, so that nothing that the kernel or
-# Xen says can be taken for it.
-answer() {
-    stty -F /dev/ttyS1 raw -echo
-    exec <>/dev/ttyS1 >&0
-    echo "huddle-xen-host: listening"
-    while read -r line; do
-        sh -c "$line" >/run/answer 2>&1 </dev/null
-        code=$?
-        base64 /run/answer
-        echo "huddle-xen-host: done $code"
-    done
-}
-
-tries=0
-until xl list >/run/xen/list.log 2>&1; do
-    tries=$((tries + 1))
-    if [ $tries -ge 60 ]; then
-        echo "huddle-xen-host: xl does not answer:"
-        cat /run/xen/init.log /run/xen/list.log
-        poweroff -f
-    fi
+mkdir -p /run/xen /run/xenstored /run/lock /var/lib/xen /var/lib/xenstored /var/log/xen/console
+xenstored && xen-init-dom0 && xenconsoled --log=all
+until xl list >/dev/null 2>&1; do
     sleep 1
 done
-[ -c /dev/ttyS1 ] && answer 2>/dev/null &
+# What was added to this root may be something to begin with.
+[ -x /start ] && /start
 echo "huddle-xen-host: ready"
-[ -x /etc/huddle/start ] && /etc/huddle/start
+# A second serial line is for programs: without echo, and without what kernel and hypervisor print.
+if stty -F /dev/ttyS1 raw -echo 2>/dev/null; then
+    answer </dev/ttyS1 >/dev/ttyS1 2>&1 &
+fi
+cd /root
 while :; do
-    setsid sh -c 'exec sh -i <>/dev/hvc0 >&0 2>&1'
+    PS1='dom0# ' setsid cttyhack sh
 done

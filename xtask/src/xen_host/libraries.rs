@@ -1,4 +1,4 @@
-//! The shared libraries that programs need where they are all there is.
+//! The shared libraries of programs, as the dynamic loader finds them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,41 +6,37 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// Where Debian's loader looks for libraries.
-const DIRECTORY: &str = "lib/x86_64-linux-gnu";
+/// Where libraries are found and put on Debian.
+pub(super) const DIRECTORY: &str = "usr/lib/x86_64-linux-gnu";
 
-/// What these files need, themselves included where they are libraries: names within a root, and where they
-/// are now. `more` is looked in before the usual places.
-pub(super) fn needed(files: &[PathBuf], more: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+/// By their names, where those that the programs need are: of the unpacked packages first, then the host's.
+pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
-    for file in files {
-        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.contains(".so.") {
-            found.insert(format!("{DIRECTORY}/{name}"), file.clone());
+    for program in programs {
+        let output = Command::new("ldd")
+            .arg(program)
+            .env("LD_LIBRARY_PATH", unpacked.join(DIRECTORY))
+            .output()
+            .context(
+                "cannot run ldd, which tells a program's libraries; on Debian: apt-get install libc-bin",
+            )?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "ldd cannot read {}: {text}", program.display());
+        for (name, path) in text.lines().filter_map(library) {
+            let path = path.with_context(|| {
+                format!("{} needs {name}, which is neither here nor in Xen's packages", program.display())
+            })?;
+            found.insert(name.to_owned(), PathBuf::from(path));
         }
-        let output = Command::new("ldd").env("LD_LIBRARY_PATH", more).env("LC_ALL", "C").arg(file).output();
-        let output = output.context("cannot run ldd")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            output.status.success() && !text.contains("not found"),
-            "libraries of {} are missing: {text}",
-            file.display()
-        );
-        found.extend(parse(&text));
     }
     Ok(found)
 }
 
-/// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and the loader by its path alone.
-fn parse(ldd: &str) -> Vec<(String, PathBuf)> {
-    let line = |line: &str| {
-        let line = line.trim().rsplit_once(" (")?.0;
-        match line.split_once(" => ") {
-            Some((name, path)) => Some((format!("{DIRECTORY}/{name}"), PathBuf::from(path))),
-            None => Some((line.strip_prefix('/')?.to_owned(), PathBuf::from(line))),
-        }
-    };
-    ldd.lines().filter_map(line).collect()
+/// The name and path in a line of ldd's; the loader and what the kernel maps have none.
+fn library(line: &str) -> Option<(&str, Option<&str>)> {
+    let (name, rest) = line.trim().split_once(" => ")?;
+    let path = rest.split_once(" (").map(|(path, _)| path);
+    Some((name, path.filter(|path| path.starts_with('/'))))
 }
 
 #[cfg(test)]
@@ -48,12 +44,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_and_the_loader_are_found() {
-        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f7a)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f7b)\n";
-        let found = parse(text);
-        assert_eq!(found[0].0, "lib/x86_64-linux-gnu/libc.so.6");
-        assert_eq!(found[1].0, "lib64/ld-linux-x86-64.so.2");
-        assert_eq!(found.len(), 2);
+    fn lines_of_ldd_are_read() {
+        let line = "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f7f2b681000)";
+        assert_eq!(library(line), Some(("libc.so.6", Some("/lib/x86_64-linux-gnu/libc.so.6"))));
+        assert_eq!(library("\tlibyajl.so.2 => not found"), Some(("libyajl.so.2", None)));
+        assert_eq!(library("\tlinux-vdso.so.1 (0x00007ffc)"), None);
+        assert_eq!(library("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)"), None);
     }
 }

@@ -1,8 +1,10 @@
 //! `/init` of a VM of an experiment: its only program, linked statically.
 //!
 //! It mounts what it needs, runs the flavour's userland once, so that it is in memory as it would be in
-//! a VM that has booted, and serves the runner on the second serial line. When it ends, for whatever
-//! reason, the kernel panics; with `panic=-1` and QEMU's `-no-reboot` that ends the VM.
+//! a VM that has booted, and serves the runner on the second serial line, or on the one that the kernel's
+//! command line names: `huddle.line=hvc0` is the console of a domain of Xen's, which has no serial line.
+//! When it ends, for whatever reason, the kernel panics; with `panic=-1` and QEMU's `-no-reboot` that
+//! ends the VM.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read};
@@ -15,10 +17,14 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
-/// The second serial line; the first is the console. A machine without one (a domain of Xen) is told another
-/// by this word of the kernel's command line, as `huddle.line=hvc0`.
+/// The second serial line; the first is the console.
 const LINE: &str = "ttyS1";
-const LINE_WORD: &str = "huddle.line=";
+
+/// What names another line on the kernel's command line.
+const PARAMETER: &str = "huddle.line=";
+
+/// The first number is what the kernel still says on its console: level 0, that all is lost (proc(5)).
+const PRINTK: (&str, &str) = ("/proc/sys/kernel/printk", "1");
 
 /// What is run of the userland, if it is there.
 const SHELL: &str = "/bin/sh";
@@ -44,14 +50,20 @@ fn run() -> Result<(), GuestFailure> {
         }
     }
     userland();
-    let words = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let name = words.split_ascii_whitespace().find_map(|word| word.strip_prefix(LINE_WORD)).unwrap_or(LINE);
+    let parameters = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let named = named_line(&parameters);
+    if named.is_some() {
+        // It may be the console, where the kernel would speak in between.
+        std::fs::write(PRINTK.0, PRINTK.1)
+            .map_err(|error| GuestFailure::Io("cannot quiet the kernel", error))?;
+    }
+    let name = named.unwrap_or(LINE);
     let line = OpenOptions::new()
         .read(true)
         .write(true)
         .open(Path::new("/dev").join(name))
-        .map_err(|error| GuestFailure::Io("cannot open the line to the runner", error))?;
-    raw(&line).map_err(|errno| GuestFailure::Other(format!("cannot set up {name}: {errno}")))?;
+        .map_err(|error| GuestFailure::Other(format!("cannot open the line {name}: {error}")))?;
+    raw(&line).map_err(|errno| GuestFailure::Other(format!("cannot set up the line {name}: {errno}")))?;
     let vcpus = std::thread::available_parallelism().map_or(1, usize::from);
     let options = ServeOptions {
         vcpus,
@@ -61,8 +73,14 @@ fn run() -> Result<(), GuestFailure> {
         private_seed: 0,
         marks_mergeable: false,
     };
-    let input = line.try_clone().map_err(|error| GuestFailure::Io("cannot share the serial line", error))?;
+    let input = line.try_clone().map_err(|error| GuestFailure::Io("cannot share the line", error))?;
     serve(options, BufReader::new(input), line)
+}
+
+/// The device in `/dev` that the kernel's command line names; as with the kernel's own parameters, the
+/// last one counts.
+fn named_line(parameters: &str) -> Option<&str> {
+    parameters.split_ascii_whitespace().filter_map(|word| word.strip_prefix(PARAMETER)).last()
 }
 
 /// Reads every file of the userland and runs its shell once. A flavour without one is as good.
@@ -94,4 +112,16 @@ fn stay_on_cpu(cpu: usize) -> Result<(), String> {
     set.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
         .map_err(|errno| format!("cannot run on vCPU {cpu}: {errno}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_what_the_command_line_names() {
+        assert_eq!(named_line("console=hvc0 quiet huddle.line=hvc0\n"), Some("hvc0"));
+        assert_eq!(named_line("huddle.line=ttyS2 huddle.line=ttyS1"), Some("ttyS1"));
+        assert_eq!(named_line("console=ttyS0 quiet\n"), None);
+    }
 }

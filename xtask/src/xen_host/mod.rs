@@ -1,0 +1,117 @@
+//! `cargo xtask xen-host`: a host with Xen in QEMU, to play with and for tests.
+
+mod image;
+mod libraries;
+mod packages;
+mod root;
+mod vmlinux;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::archive::{self, DIRECTORY};
+use crate::images::EXECUTABLE;
+use crate::{host, setup, shell};
+
+pub(crate) use image::make;
+
+/// What stands for the image's directory in its `command`.
+const PLACE: &str = "@DIR@";
+
+/// What becomes of its line for dom0's console on a terminal: QEMU's own keys, so that Ctrl-C is dom0's.
+const TERMINAL: (&str, &str) = ("stdio", "mon:stdio");
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Only makes the image, in target/guests/xen
+    #[arg(long)]
+    make_only: bool,
+    /// Boots it without the three domains to play with
+    #[arg(long)]
+    no_guests: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    setup::busybox()?;
+    let image = make()?;
+    if arguments.make_only {
+        eprintln!("{}", image.display());
+        return Ok(());
+    }
+    setup::qemu()?;
+    shell::run(shell::cargo().args(["build", "--package", "huddle-collector", "--bin", "huddle"]))?;
+    let own = Own { path: image.with_extension(format!("{}.cpio", std::process::id())) };
+    own.write(&image, !arguments.no_guests)?;
+    eprintln!("Booting Xen in QEMU: half a minute, then a shell in dom0, where `huddle` and `xl` are.");
+    if !arguments.no_guests {
+        eprintln!("Three domains come first, some 15 seconds each; `guest` in dom0 makes more.");
+    }
+    eprintln!("To leave: Ctrl-a x (that is QEMU's; Ctrl-a h tells more).");
+    let text = fs::read_to_string(image.join("command")).context("cannot read how the host is booted")?;
+    shell::run(Command::new(host::QEMU).args(qemu_arguments(&text, &image, &own.path)))
+}
+
+/// QEMU's arguments for a terminal, with dom0's root from `root`.
+fn qemu_arguments(command: &str, image: &Path, root: &Path) -> Vec<String> {
+    let (image, root) = (image.display().to_string(), root.display().to_string());
+    let line = |line: &str| match line {
+        line if line == TERMINAL.0 => TERMINAL.1.to_owned(),
+        line => line.replace(&format!("{PLACE}/dom0.cpio"), &root).replace(PLACE, &image),
+    };
+    command.lines().map(line).collect()
+}
+
+/// dom0's root with what is added to it; removed with this.
+struct Own {
+    path: PathBuf,
+}
+
+impl Own {
+    fn write(&self, image: &Path, with_guests: bool) -> anyhow::Result<()> {
+        let programs = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+        let stripped = self.path.with_extension("huddle");
+        shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(programs.with_file_name("huddle")))?;
+        let huddle = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
+        fs::remove_file(&stripped).with_context(|| format!("cannot remove {}", stripped.display()))?;
+        let directories = ["usr", "usr/bin"].map(|name| archive::entry(name, DIRECTORY | 0o755, ""));
+        let mut entries = Vec::from(directories);
+        entries.push(archive::entry("usr/bin/huddle", EXECUTABLE, huddle));
+        if with_guests {
+            entries.push(archive::entry("start", EXECUTABLE, include_str!("start.sh")));
+        }
+        let added = archive::bytes(entries).context("cannot make an initramfs")?;
+        // The kernel unpacks archives that follow each other (init/initramfs.c).
+        let mut root = fs::read(image.join("dom0.cpio")).context("cannot read dom0's root")?;
+        root.extend(added);
+        fs::write(&self.path, root).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // Without it there is nothing to remove.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_names_the_image_the_root_and_the_terminal() {
+        let arguments = qemu_arguments(include_str!("command"), Path::new("/image"), Path::new("/own.cpio"));
+        let after = |flag: &str| {
+            let at = arguments.iter().position(|argument| argument == flag);
+            at.and_then(|at| arguments.get(at + 1)).map(String::as_str)
+        };
+        assert_eq!(after("-kernel"), Some("/image/xen"));
+        assert_eq!(after("-initrd"), Some("/image/vmlinux console=hvc0 rdinit=/init quiet,/own.cpio"));
+        assert_eq!(after("-serial"), Some("mon:stdio"));
+        assert!(!arguments.iter().any(|argument| argument.contains(PLACE)));
+    }
+}
