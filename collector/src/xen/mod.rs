@@ -8,6 +8,7 @@
 //! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
 
 pub mod toolstack;
+pub mod xenstore;
 
 use crate::host::HostRoot;
 
@@ -15,4 +16,9 @@ use crate::host::HostRoot;
 /// (drivers/xen/xenfs/super.c, Linux 6.1).
 pub fn is_control_domain(root: &HostRoot) -> bool {
     std::fs::read_to_string(root.proc("xen/capabilities")).is_ok_and(|text| text.contains("control_d"))
+}
+
+/// Text from a domain's owner or a program as it may be shown: `?` for characters that could upset a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
