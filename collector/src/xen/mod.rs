@@ -9,6 +9,7 @@
 
 pub mod toolstack;
 pub mod xenstore;
+pub mod xl;
 
 use crate::host::HostRoot;
 
