@@ -6,18 +6,14 @@
 //! both end within the time limit. Nothing is sent before QEMU has greeted, since the path comes from
 //! a command line that anybody can write.
 
-use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde_json::Value;
+
+use crate::host::socket;
 
 /// Why QMP did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -128,30 +124,12 @@ impl Client<'_> {
     }
 }
 
-/// Connects without ever waiting: a socket whose backlog is full refuses at once.
+/// Connects without ever waiting: see [`socket::connect`].
 fn open(path: &Path, limit: Duration) -> Result<UnixStream, QmpError> {
-    let failed = |source| QmpError::Connect { path: path.to_owned(), source };
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(failed(std::io::Error::from(std::io::ErrorKind::InvalidInput)));
-    };
-    // A socket's address has room for 107 bytes, which a path through /proc/PID/root may exceed:
-    // go through a descriptor of the directory.
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let directory =
-        OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open(parent).map_err(failed)?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-    let address = UnixAddr::new(&short).map_err(|errno| failed(errno.into()))?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket =
-        socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|errno| failed(errno.into()))?;
-    match connect(socket.as_raw_fd(), &address) {
-        Ok(()) => {}
-        Err(Errno::EAGAIN) => return Err(QmpError::Busy { path: path.to_owned(), limit }),
-        Err(errno) => return Err(failed(errno.into())),
-    }
-    let stream = UnixStream::from(socket);
-    stream.set_nonblocking(false).map_err(failed)?;
-    Ok(stream)
+    socket::connect(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => QmpError::Busy { path: path.to_owned(), limit },
+        _ => QmpError::Connect { path: path.to_owned(), source },
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod ksm;
 pub mod maps;
 pub mod numa;
+pub(crate) mod socket;
 pub mod status;
 pub mod task;
 pub mod topology;

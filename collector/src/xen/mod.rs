@@ -14,11 +14,13 @@ pub mod toolstack;
 pub mod topology;
 pub mod vms;
 pub mod xenstore;
+pub mod xl;
 
 use huddle_model::availability::Availability;
 
 use self::library::{LibraryMemory, LibraryMonitor, LibraryToolstack};
 use self::toolstack::{CacheMonitor, ForeignMemory, Toolstack, XenError};
+use self::xl::Xl;
 use crate::host::HostRoot;
 
 /// Whether this is a domain that controls a Xen host: `/proc/xen/capabilities` (xenfs) says `control_d`
@@ -27,23 +29,47 @@ pub fn is_control_domain(root: &HostRoot) -> bool {
     std::fs::read_to_string(root.proc("xen/capabilities")).is_ok_and(|text| text.contains("control_d"))
 }
 
-/// Opens what can list and pin on this host: Xen's libraries.
+/// Opens what can list and pin on this host: Xen's libraries, or `xl` where those of the version that runs are
+/// not known or not there.
 ///
 /// # Errors
-/// When it cannot be opened.
+/// When neither can.
 pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
-    Ok(Box::new(LibraryToolstack::open(root)?))
+    match LibraryToolstack::open(root) {
+        Ok(toolstack) => Ok(Box::new(toolstack)),
+        Err(error @ (XenError::NoLibrary { .. } | XenError::UnknownVersion { .. })) => match Xl::find(root) {
+            Ok(xl) => {
+                tracing::debug!("{error}; `xl` lists and pins instead");
+                Ok(Box::new(xl))
+            }
+            Err(_) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens what maps the pages of domains.
 ///
 /// # Errors
-/// Without Xen's libraries or the right to use them.
+/// Without Xen's libraries of the version that runs, or the right to use them.
 pub fn open_memory(root: &HostRoot) -> Result<Box<dyn ForeignMemory>, XenError> {
     Ok(Box::new(LibraryMemory::open(root)?))
 }
 
 /// Opens the processor's cache monitoring.
 pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
-    LibraryMonitor::open(root).map(|monitor| Box::new(monitor) as _).into()
+    match LibraryMonitor::open(root) {
+        Ok(monitor) => Availability::Available(Box::new(monitor)),
+        Err(error @ (XenError::NoLibrary { .. } | XenError::UnknownVersion { .. })) => match Xl::find(root) {
+            // Whether it can, its first answers tell.
+            Ok(xl) => Availability::Available(Box::new(xl)),
+            Err(_) => Availability::Unavailable(error.to_string()),
+        },
+        Err(error) => Availability::Unavailable(error.to_string()),
+    }
+}
+
+/// Text from a domain's owner or a program as it may be shown: `?` for characters that could upset a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -6,6 +6,7 @@ mod control;
 mod layouts;
 mod memory;
 mod monitor;
+mod names;
 mod sharing;
 mod symbols;
 
@@ -20,23 +21,23 @@ use self::layouts::{
     DOMINF_DYING, DOMINF_HVM_GUEST, DOMINF_PAUSED, DOMINF_SHUTDOWN, DomainInfo, EMU_PIC, INVALID_ID,
     INVALID_MAX_VCPU_ID,
 };
+use self::names::Names;
 use super::toolstack::{
     AffinityKind, Domain, DomainKind, DomainRef, DomainVcpu, Machine, PhysicalCpu, Toolstack, XenError,
 };
-use super::xenstore::Xenstore;
 use crate::host::HostRoot;
 
 /// Lists and pins through libxenctrl; names are xenstore's.
 pub struct LibraryToolstack {
     xen: Xen,
-    names: Xenstore,
+    names: Names,
 }
 
 impl LibraryToolstack {
     /// # Errors
     /// Without the libraries of the known version, another Xen, or no right to ask it.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
-        Ok(Self { xen: Xen::open(root)?, names: Xenstore::new(root) })
+        Ok(Self { xen: Xen::open(root)?, names: Names::new(root) })
     }
 
     fn domain(&self, info: &DomainInfo) -> Result<Domain, XenError> {
@@ -46,11 +47,9 @@ impl LibraryToolstack {
         for index in last.map_or(0..0, |last| 0..last + 1) {
             vcpus.extend(self.vcpu(domain, index)?);
         }
-        // A domain without a name is as good; a xenstore that does not answer is worth a word, once.
-        let name = self.names.domain_name(domain.id).unwrap_or_default();
         Ok(Domain {
             domain,
-            name: name.unwrap_or_else(|| format!("Domain-{}", domain.id)),
+            name: self.names.of(domain),
             kind: Some(kind(info)),
             pool: info.cpupool,
             is_paused: info.flags & DOMINF_PAUSED != 0,
@@ -89,7 +88,9 @@ impl Toolstack for LibraryToolstack {
 
     fn domains(&self) -> Result<Vec<Domain>, XenError> {
         let mut domains = Vec::new();
-        for info in self.xen.domains()? {
+        let infos = self.xen.domains()?;
+        self.names.keep(infos.iter().map(|info| DomainRef { id: info.domain, uuid: info.handle }));
+        for info in infos {
             match self.domain(&info) {
                 Ok(domain) => domains.push(domain),
                 Err(error) => {
