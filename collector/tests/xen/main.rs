@@ -6,6 +6,8 @@
 
 mod dom0;
 mod domains;
+mod huddle;
+mod plain;
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,10 @@ use std::time::{Duration, Instant};
 use dom0::{Dom0, File};
 use libtest_mimic::{Arguments, Failed, Trial};
 
+/// Makes them side by side, which is faster than one after the other.
+const DOMAINS: &str =
+    "guest a1 1 11 8192 & a=$!; guest a2 1 12 8192 & b=$!; guest b1 2 13 8192 && wait $a && wait $b";
+
 /// The host, once it is up.
 pub type Host = Arc<Mutex<Option<Dom0>>>;
 
@@ -23,7 +29,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let host = Host::default();
-    let ended = libtest_mimic::run(&arguments, domains::trials(&host));
+    let trials = [domains::trials(&host), huddle::trials(&host)].concat();
+    let ended = libtest_mimic::run(&arguments, trials);
     // Before this program ends, so that it is waited for.
     drop(host.lock().unwrap_or_else(PoisonError::into_inner).take());
     ended.exit()
@@ -54,11 +61,11 @@ pub fn trial(name: &str, host: &Host, test: fn(&mut Dom0)) -> Trial {
 fn boot(image: &PathBuf) -> Dom0 {
     let begin = Instant::now();
     let huddle = stripped(Path::new(env!("CARGO_BIN_EXE_huddle")));
-    let mut dom0 = Dom0::boot(image, &[File { path: "usr/bin/huddle", mode: 0o755, content: huddle }]);
+    let program = |path, content| File { path, mode: 0o755, content };
+    let files = [program("usr/bin/huddle", huddle), program("usr/bin/plain", plain::compiled(image))];
+    let mut dom0 = Dom0::boot(image, &files);
     let up = begin.elapsed();
-    for domain in ["a1 1 11 8192", "a2 1 12 8192 2", "b1 2 13 8192"] {
-        dom0.run(&format!("guest {domain}"), Duration::from_secs(240)).success();
-    }
+    dom0.run(DOMAINS, Duration::from_secs(300)).success();
     eprintln!("Xen was up after {up:.1?}, three domains after {:.1?}", begin.elapsed());
     dom0
 }

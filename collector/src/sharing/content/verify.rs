@@ -177,6 +177,8 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
     /// Reads what is wanted and compares it with the first page of its group, or makes it that.
     fn compare_wanted(&mut self) {
         let Desk { contents, known, wanted, slots, equal } = &mut self.desk;
+        // Pages of one space one after the other, and neighbours too: they are read together.
+        wanted.sort_unstable_by_key(|(_, record)| record.page());
         equal.clear();
         equal.resize(wanted.len(), false);
         let page_bytes = self.memory.page_bytes();
