@@ -149,6 +149,8 @@ impl Dom0 {
         });
         let mut dom0 = Self { qemu, input, lines, directory, commands: 0 };
         dom0.wait_for(READY, Instant::now() + BOOT)?;
+        // It is in the host's memory now, and large.
+        std::fs::remove_file(&root).unwrap();
         Ok(dom0)
     }
 

@@ -8,7 +8,7 @@ mod dom0;
 mod domains;
 
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ pub fn trial(name: &str, host: &Host, test: fn(&mut Dom0)) -> Trial {
 }
 
 /// The host with huddle, and three domains: `a1` and `a2` hold the same data, `b1` holds other.
-fn boot(image: &PathBuf) -> Dom0 {
+fn boot(image: &Path) -> Dom0 {
     let begin = Instant::now();
     let huddle = stripped(Path::new(env!("CARGO_BIN_EXE_huddle")));
     let mut dom0 = Dom0::boot(image, &[File { path: "usr/bin/huddle", mode: 0o755, content: huddle }]);
