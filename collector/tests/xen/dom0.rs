@@ -149,19 +149,25 @@ impl Dom0 {
         });
         let mut dom0 = Self { qemu, input, lines, directory, commands: 0 };
         dom0.wait_for(READY, Instant::now() + BOOT)?;
+        // It is in the host's memory now, and large.
+        std::fs::remove_file(&root).unwrap();
         Ok(dom0)
     }
 
     /// Runs a line of shell in dom0, without standard input, for at most `limit`.
     ///
     /// # Panics
-    /// With the end of the console, if the time is over or the host has ended: dom0 is of no use then.
+    /// If the time is over, or with the end of the console if the host has ended.
     #[track_caller]
     pub fn run(&mut self, command: &str, limit: Duration) -> Output {
         self.try_run(command, limit).unwrap_or_else(|error| panic!("`{command}` in dom0: {error}"))
     }
 
-    fn try_run(&mut self, command: &str, limit: Duration) -> Result<Output, String> {
+    /// As [`Self::run`], for a command that may take too long: it is ended, and dom0 goes on.
+    ///
+    /// # Errors
+    /// The time is over, or the host has ended.
+    pub fn try_run(&mut self, command: &str, limit: Duration) -> Result<Output, String> {
         self.commands += 1;
         let id = self.commands;
         let deadline = Instant::now() + limit + ON_THE_LINE;

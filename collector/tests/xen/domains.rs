@@ -37,6 +37,8 @@ fn commands_are_answered_whole(dom0: &mut Dom0) {
     let long = dom0.run("seq 1 20000", SOON).success();
     assert_eq!(long.len(), 108_894);
     assert_eq!(long.lines().last(), Some("20000"));
+    let error = dom0.try_run("echo begun; sleep 600", Duration::from_secs(2)).unwrap_err();
+    assert!(error.contains("longer than 2s") && error.contains("begun"), "{error}");
     // What the kernel says in between is on the console only.
     let printed = dom0.run("echo '<0>huddle: hello' >/dev/kmsg; echo done", SOON).success();
     assert_eq!(printed, "done\n");

@@ -10,7 +10,7 @@ mod huddle;
 mod plain;
 
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ pub fn trial(name: &str, host: &Host, test: fn(&mut Dom0)) -> Trial {
 }
 
 /// The host with huddle, and three domains: `a1` and `a2` hold the same data, `b1` holds other.
-fn boot(image: &PathBuf) -> Dom0 {
+fn boot(image: &Path) -> Dom0 {
     let begin = Instant::now();
     let huddle = stripped(Path::new(env!("CARGO_BIN_EXE_huddle")));
     let program = |path, content| File { path, mode: 0o755, content };

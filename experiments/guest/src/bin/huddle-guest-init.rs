@@ -80,7 +80,7 @@ fn run() -> Result<(), GuestFailure> {
 /// The device in `/dev` that the kernel's command line names; as with the kernel's own parameters, the
 /// last one counts.
 fn named_line(parameters: &str) -> Option<&str> {
-    parameters.split_ascii_whitespace().filter_map(|word| word.strip_prefix(PARAMETER)).last()
+    parameters.split_ascii_whitespace().filter_map(|word| word.strip_prefix(PARAMETER)).next_back()
 }
 
 /// Reads every file of the userland and runs its shell once. A flavour without one is as good.
