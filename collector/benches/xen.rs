@@ -1,0 +1,87 @@
+//! What hashing the pages of Xen's domains costs, against a plain C loop that maps and reads the same pages in the
+//! same batches.
+//!
+//! `cargo bench --profile dev -p huddle-collector --bench xen [-- --rounds N]`, after `cargo xtask xen-host
+//! --make-only`: boots that host with this program in its dom0, where it measures itself in turns with the loop
+//! (`xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
+//! loop. Median [min to max] over the rounds, of elapsed time, and of CPU time of dom0.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, dead_code, unreachable_pub)]
+
+#[path = "../tests/xen/dom0.rs"]
+mod dom0;
+#[path = "support/figures.rs"]
+mod figures;
+#[path = "../tests/xen/plain.rs"]
+mod plain;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use dom0::{Dom0, File};
+use figures::spread;
+use huddle_collector::host::HostRoot;
+use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_collector::xen;
+use huddle_collector::xen::vms::{DomainChoice, XenVms};
+use nix::time::ClockId;
+
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "in-dom0") {
+        return in_dom0();
+    }
+    let at = args.iter().position(|arg| arg == "--rounds");
+    let rounds: usize = at.and_then(|at| args.get(at + 1)).map_or(7, |text| text.parse().unwrap());
+    let image = dom0::image().unwrap_or_else(|reason| panic!("{reason}"));
+    let own = tempfile::NamedTempFile::new().unwrap();
+    let stripped = Command::new("strip").arg("-o").arg(own.path()).arg(std::env::current_exe().unwrap());
+    assert!({ stripped }.status().unwrap().success());
+    let program = |path, content| File { path, mode: 0o755, content };
+    let files = [
+        program("usr/bin/measured", std::fs::read(own.path()).unwrap()),
+        program("usr/bin/plain", plain::compiled(&image)),
+    ];
+    let mut dom0 = Dom0::boot(&image, &files);
+    for domain in ["a1 1 11 8192", "a2 1 12 8192", "b1 2 13 8192"] {
+        dom0.run(&format!("guest {domain} && xl pause {}", &domain[..2]), LIMIT).success();
+    }
+    let (mut elapsed, mut cpu) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let plain = dom0.run("plain read 1 2 3", LIMIT).success();
+        let hashed = dom0.run("measured in-dom0", LIMIT).success();
+        let (plain, hashed) = (figures_of(&plain), figures_of(&hashed));
+        assert_eq!(plain[0], hashed[0], "the same pages");
+        println!(
+            "{} pages: plain {:.0} pages/s, hashing {:.0} pages/s",
+            plain[0],
+            plain[0] / plain[1] * 1e9,
+            hashed[0] / hashed[1] * 1e9
+        );
+        elapsed.push(plain[1] / hashed[1]);
+        cpu.push(plain[2] / hashed[2]);
+    }
+    println!("\nhash / plain: elapsed {}, CPU time {}", spread(&elapsed, 2), spread(&cpu, 2));
+}
+
+/// `PAGES pages NS ns NS cpu_ns`.
+fn figures_of(line: &str) -> [f64; 3] {
+    let numbers: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|_| panic!("{line:?}"))
+}
+
+fn in_dom0() {
+    let root = HostRoot::real();
+    let toolstack = xen::open(&root).unwrap();
+    let domains = toolstack.domains().unwrap();
+    let vms = XenVms { toolstack, choice: DomainChoice::default() }.discover().unwrap().vms;
+    let mut memory = xen::open_memory(&root).unwrap();
+    let settings = ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() };
+    let scan = ContentScan::new(root, settings);
+    let cpu = || Duration::from(nix::time::clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap());
+    let (before, begun) = (cpu(), Instant::now());
+    let hashed = scan.hash_domains_only(&mut *memory, domains, &vms).unwrap();
+    let (took, used) = (begun.elapsed(), cpu() - before);
+    println!("{} pages {} ns {} cpu_ns", hashed.pages, took.as_nanos(), used.as_nanos());
+}
