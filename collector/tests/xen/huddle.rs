@@ -27,6 +27,11 @@ pub fn trials(host: &Host) -> Vec<Trial> {
         trial("a_domain_may_end_in_the_middle", host, a_domain_may_end_in_the_middle),
         trial("a_hanging_xenstore_is_not_waited_for", host, a_hanging_xenstore_is_not_waited_for),
         trial("what_xen_cannot_do_is_said", host, what_xen_cannot_do_is_said),
+        trial(
+            "without_its_libraries_xl_lists_and_puts_back",
+            host,
+            without_its_libraries_xl_lists_and_puts_back,
+        ),
     ]
 }
 
@@ -221,4 +226,33 @@ fn what_xen_cannot_do_is_said(dom0: &mut Dom0) {
         assert!(output.stderr.contains(words), "{command}: {output:?}");
         assert_eq!(output.stderr.trim().lines().count(), 1, "{command}: {output:?}");
     }
+}
+
+/// xl itself keeps its libraries here; huddle finds none of the name it knows.
+fn without_its_libraries_xl_lists_and_puts_back(dom0: &mut Dom0) {
+    let before = affinities(dom0);
+    json(dom0, "huddle pin --format json", SCAN);
+    assert_ne!(affinities(dom0), before);
+    let library = "/usr/lib/x86_64-linux-gnu/libxenctrl.so.4.17";
+    let hide = format!("mkdir -p /opt/xen && mv {library} /usr/sbin/xl /opt/xen/");
+    let script = "#!/bin/sh\nLD_LIBRARY_PATH=/opt/xen exec /opt/xen/xl \"$@\"\n";
+    dom0.run(&format!("{hide} && printf '{script}' >/usr/sbin/xl && chmod 755 /usr/sbin/xl"), SOON).success();
+    let found = json(dom0, "huddle vms --format json", SOON);
+    let names: Vec<&str> =
+        found["vms"].as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a1", "a2", "b1"]);
+    let doctor = dom0.run("huddle doctor", SOON).success();
+    assert!(doctor.contains("xl 4.17"), "{doctor}");
+    let matrix = dom0.run("huddle matrix", SOON);
+    assert_eq!(matrix.code, 3, "{matrix:?}");
+    assert!(matrix.stderr.contains("libxenctrl.so.4.17 cannot be loaded"), "{matrix:?}");
+    let restored = json(dom0, "huddle restore --format json", SCAN);
+    assert_eq!(
+        (&restored["restored"], restored["failures"].as_array().unwrap().len()),
+        (&3.into(), 0),
+        "{restored}"
+    );
+    dom0.run(&format!("mv /opt/xen/xl /usr/sbin/xl && mv /opt/xen/libxenctrl.so.4.17 {library}"), SOON)
+        .success();
+    assert_eq!(affinities(dom0), before);
 }

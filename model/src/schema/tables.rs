@@ -139,9 +139,9 @@ tables! {
         round: u64, "count";
         /// Its name, unique within the round.
         vm: String, "none";
-        /// The process that holds it.
+        /// The process that holds it; on Xen the number of the domain.
         pid: i32, "number";
-        /// Start time of that process after boot, which tells it from a later one of the same pid.
+        /// Start time of that process after boot, which tells it from a later one of the same pid; on Xen the first 8 bytes of the UUID of the domain.
         start_ticks: u64, "ticks";
         /// What runs it.
         vmm: String, "none";
@@ -181,11 +181,11 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
-        /// The process that holds the VM.
+        /// The process that holds the VM; on Xen the number of the domain.
         vm_pid: i32, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// Id of the host thread that runs it.
+        /// Id of the host thread that runs it; on Xen the number of the vCPU.
         thread: i32, "number";
         /// Start time of that thread after boot, which tells it from a later one of the same id.
         thread_start_ticks: u64, "ticks";
@@ -309,11 +309,11 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
-        /// The process that holds the VM.
+        /// The process that holds the VM; on Xen the number of the domain.
         vm_pid: i32, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// Id of the host thread that runs it.
+        /// Id of the host thread that runs it; on Xen the number of the vCPU.
         thread: i32, "number";
         /// Start time of that thread after boot, which tells it from a later one of the same id.
         thread_start_ticks: u64, "ticks";
@@ -367,7 +367,7 @@ tables! {
         vm: String, "none";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// Id of the host thread that runs it.
+        /// Id of the host thread that runs it; on Xen the number of the vCPU.
         thread: i32, "number";
         /// The CPU.
         cpu: u32, "number";
@@ -415,7 +415,7 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
-        /// The process that holds the VM.
+        /// The process that holds the VM; on Xen the number of the domain.
         vm_pid: i32, "number";
         /// Pages of it that are merged at the end of the window; null when the kernel did not say.
         pages_merged_now: Option<u64>, "pages";
@@ -427,7 +427,7 @@ tables! {
         merges_failed: Option<u64>, "count";
     }
 
-    /// What the processor's own monitoring (resctrl) says of one VM and one cache in one window.
+    /// What the processor's own monitoring (resctrl, or PSR on Xen) says of one VM and one cache in one window.
     OccupancyRow, Occupancy, occupancy {
         /// When the window began, since the Unix epoch.
         begin_us: i64, "us";

@@ -34,7 +34,7 @@ use std::time::Instant;
 
 use huddle_model::matrix::Method;
 use huddle_model::vm::Vm;
-use twox_hash::XxHash3_64;
+use rapidhash::v3::rapidhash_v3;
 
 use self::domains::DomainMemory;
 use self::draw::Draw;
@@ -185,7 +185,7 @@ impl ContentScan {
         assemble(vms, &found, &errors, ended, notes, began)
     }
 
-    /// The first half alone on domains, for benchmarks.
+    /// The first half alone on domains, for benchmarks; calls `listed` once it is known which pages they have.
     ///
     /// # Errors
     /// As [`Self::measure_domains`].
@@ -194,8 +194,10 @@ impl ContentScan {
         memory: &mut dyn ForeignMemory,
         domains: Vec<Domain>,
         vms: &[Vm],
+        listed: impl FnOnce(),
     ) -> Result<Hashed, SharingError> {
         let (mut memory, _) = DomainMemory::open(memory, domains, vms)?;
+        listed();
         let hashed = self.hash(&mut memory, vms.len())?;
         memory.finish()?;
         Ok(hashed)
@@ -317,8 +319,6 @@ fn hash_slice<M: GuestMemory>(
     tally: &mut Tally,
     is_first: bool,
 ) -> Result<(), Stopped> {
-    let page_bytes = desk.memory.page_bytes();
-    let zero_hash = XxHash3_64::oneshot(&vec![0; page_bytes]);
     let mut slots: Vec<Slot> = Vec::new();
     for (space, (vm, count)) in desk.memory.spaces().into_iter().enumerate() {
         let first_page = desk.spaces.first(space);
@@ -339,11 +339,11 @@ fn hash_slice<M: GuestMemory>(
                 let mut full = false;
                 desk.memory.read(space, batch, &mut |position, bytes| {
                     let slot = batch[position];
-                    let hash = XxHash3_64::oneshot(bytes);
                     read += 1;
-                    if hash == zero_hash && bytes.iter().all(|byte| *byte == 0) {
+                    if is_zero(bytes) {
                         zero += 1;
                     } else {
+                        let hash = rapidhash_v3(bytes);
                         full |=
                             records.push(Record::new(hash, slot.frame, first_page + slot.number)).is_err();
                     }
@@ -364,4 +364,15 @@ fn hash_slice<M: GuestMemory>(
         }
     }
     Ok(())
+}
+
+/// Whether all bytes are 0; most pages that are not tell so in their first line of a cache.
+#[inline]
+fn is_zero(bytes: &[u8]) -> bool {
+    let (lines, rest) = bytes.as_chunks::<64>();
+    let line_is_zero = |line: &[u8; 64]| {
+        let (words, _) = line.as_chunks::<8>();
+        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
+    };
+    lines.iter().all(line_is_zero) && rest.iter().all(|byte| *byte == 0)
 }
