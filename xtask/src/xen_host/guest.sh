@@ -19,7 +19,12 @@ on_crash = "destroy"
 END
 xl create -q "$config" || exit
 id=$(xl domid "$name") || exit
-tty=$(xenstore-read "/local/domain/$id/console/tty") || exit
+# A domain that cannot be used would hold its name and memory; what it said is in /var/log/xen/console.
+undo() {
+    xl destroy "$id"
+    exit 1
+}
+tty=$(xenstore-read "/local/domain/$id/console/tty") || undo
 exec 3<>"$tty"
 
 # Reads lines of the domain's console until one tells the event $1, for at most $2 seconds.
@@ -40,6 +45,6 @@ wait_for() {
     echo "guest: domain $name did not say \"$1\" in $2 s; the last that it said: $last" >&2
     return 1
 }
-wait_for ready 180 || exit
+wait_for ready 180 || undo
 echo "load $2 $3 $4" >&3
-wait_for loaded 120
+wait_for loaded 120 || undo
