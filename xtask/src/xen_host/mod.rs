@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !arguments.no_guests {
         eprintln!("Three domains come first, some 15 seconds each; `guest` in dom0 makes more.");
     }
-    eprintln!("To leave: Ctrl-a x (that is QEMU's; Ctrl-a h tells more).");
+    eprintln!("To leave: `poweroff -f` in dom0, or at any time Ctrl-a x (QEMU's; Ctrl-a h tells more).");
     let text = fs::read_to_string(image.join("command")).context("cannot read how the host is booted")?;
     shell::run(Command::new(host::QEMU).args(qemu_arguments(&text, &image, &own.path)))
 }
@@ -74,7 +74,9 @@ impl Own {
     fn write(&self, image: &Path, with_guests: bool) -> anyhow::Result<()> {
         let programs = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
         let stripped = self.path.with_extension("huddle");
-        shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(programs.with_file_name("huddle")))?;
+        // With its symbols it would fill dom0's memory.
+        shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(programs.with_file_name("huddle")))
+            .context("strip makes huddle small enough for dom0; on Debian: apt-get install binutils")?;
         let huddle = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
         fs::remove_file(&stripped).with_context(|| format!("cannot remove {}", stripped.display()))?;
         let directories = ["usr", "usr/bin"].map(|name| archive::entry(name, DIRECTORY | 0o755, ""));
