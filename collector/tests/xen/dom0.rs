@@ -188,7 +188,10 @@ impl Dom0 {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         // What timeout(1) of busybox makes of SIGKILL.
         if code == 128 + Signal::SIGKILL as i32 {
-            return Err(format!("took longer than {limit:?}; it said {:?}", text(&bytes)));
+            let said = text(&bytes);
+            return Err(format!(
+                "took longer than {limit:?}, or dom0 had no memory for it, and was killed; it said {said:?}"
+            ));
         }
         Ok(Output { code, stdout: text(&bytes[..at]), stderr: text(&bytes[at + ERRORS.len()..]) })
     }
@@ -257,7 +260,7 @@ fn wrapped(command: &str, limit: Duration) -> String {
     let seconds = limit.as_secs().max(1);
     let errors = ERRORS.escape_ascii().to_string().replace(r"\x00", r"\0");
     format!(
-        "timeout -s KILL {seconds} sh -c '{quoted}' 2>/tmp/errors; c=$?; printf '{errors}'; cat /tmp/errors; exit $c"
+        "rm -f /tmp/errors; timeout -s KILL {seconds} sh -c '{quoted}' 2>/tmp/errors; c=$?; printf '{errors}'; cat /tmp/errors; exit $c"
     )
 }
 

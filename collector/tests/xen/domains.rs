@@ -39,6 +39,12 @@ fn commands_are_answered_whole(dom0: &mut Dom0) {
     assert_eq!(long.lines().last(), Some("20000"));
     let error = dom0.try_run("echo begun; sleep 600", Duration::from_secs(2)).unwrap_err();
     assert!(error.contains("longer than 2s") && error.contains("begun"), "{error}");
+    // Nor does it go on and print into the answers of others.
+    let endless = "sh -c 'while :; do echo late; sleep 0.1; done' | cat";
+    dom0.try_run(endless, Duration::from_secs(2)).unwrap_err();
+    assert_eq!(dom0.run("sleep 1; echo next", SOON).success(), "next\n");
+    let processes = dom0.run("ps", SOON).success();
+    assert!(!processes.contains("echo late"), "{processes}");
     // What the kernel says in between is on the console only.
     let printed = dom0.run("echo '<0>huddle: hello' >/dev/kmsg; echo done", SOON).success();
     assert_eq!(printed, "done\n");
