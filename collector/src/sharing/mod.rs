@@ -46,6 +46,7 @@ use self::gather::{Gathered, MAX_PROCESSES, Units};
 use self::processes::Processes;
 use self::zero::ZeroFrames;
 use crate::host::{HostError, HostRoot};
+use crate::xen::toolstack::XenError;
 
 /// Why what VMs share could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,19 @@ pub enum SharingError {
     /// A kernel file could not be read.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// Xen could not be asked.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// Two VMs were said to be one domain.
+    #[error("VMs {first:?} and {second:?} both claim domain {domain}: name each domain once")]
+    SameDomain {
+        /// One VM.
+        first: String,
+        /// The other.
+        second: String,
+        /// Number of the domain.
+        domain: u16,
+    },
     /// Two VMs were said to have the same memory, or one VM twice.
     #[error(
         "VMs {first:?} and {second:?} both claim the memory of process {pid} at {start:#x}: \
@@ -317,7 +331,9 @@ fn assemble(
         .iter()
         .map(|position| MatrixVm {
             name: vms[*position].name.clone(),
-            pid: Some(vms[*position].process.id),
+            // The number of a domain is no pid.
+            pid: (!vms[*position].vmm.is_xen()).then_some(vms[*position].process.id),
+            domid: vms[*position].vmm.is_xen().then_some(vms[*position].process.id.unsigned_abs()),
             vcpus: vms[*position].vcpus.len() as u32,
             memory: Some(found.counts[*position]),
         })

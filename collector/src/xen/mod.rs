@@ -7,6 +7,8 @@
 //! time ([`library`]); where they are not there or of an unknown version, the program `xl` lists and pins
 //! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
 
+#[cfg(test)]
+pub(crate) mod fake_memory;
 pub mod toolstack;
 
 use crate::host::HostRoot;

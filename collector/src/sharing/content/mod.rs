@@ -8,10 +8,14 @@
 //! there is to merge, they are those of method `merged`, but for contents that KSM spreads over several frames
 //! (`max_page_sharing`) and for equal pages it is not allowed to merge.
 //!
-//! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB: 18 bytes a page. Where that is not
+//! Guest memory is that of processes ([`ContentScan::measure`]) or of Xen's domains
+//! ([`ContentScan::measure_domains`]); all but the reading is the same.
+//!
+//! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB (of domains 10 MiB, and what the
+//! numbers of their frames take, see [`domains`]): 18 bytes a page. Where that is not
 //! enough, guests are read several times, each time for another part of the hashes ([`records`]). **Processor
 //! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of reading and
-//! comparing, and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
+//! comparing (of domains after a batch that is mapped, [`BATCH_PAGES`](crate::xen::toolstack::BATCH_PAGES)), and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
 //!
 //! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
 //! group then, and counts as shared with nobody; how many did is a note. A page that is given back before it is
@@ -19,7 +23,11 @@
 //! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
 //! used recently.
 
+mod domains;
+#[cfg(test)]
+mod domains_tests;
 mod draw;
+mod hashing;
 mod memory;
 mod records;
 mod settings;
@@ -33,11 +41,11 @@ use std::time::Instant;
 
 use huddle_model::matrix::Method;
 use huddle_model::vm::Vm;
-use twox_hash::XxHash3_64;
 
 use self::draw::Draw;
-use self::memory::{BATCH_PAGES, GuestMemory, ProcessMemory, Slot};
-use self::records::{MAX_PAGES, Record, Records, Slice};
+use self::hashing::{Reading, hash_slice};
+use self::memory::{GuestMemory, ProcessMemory};
+use self::records::{MAX_PAGES, Records, Slice};
 pub use self::settings::{ContentSettings, NotAShare, Share};
 use self::tally::Tally;
 use self::throttle::Throttle;
@@ -105,11 +113,28 @@ impl ContentScan {
                 "process {process} of {name:?} ended while it was measured; what had been read of it counts"
             ));
         }
+        Ok(self.report(vms, scanned, ended, notes, began))
+    }
+
+    /// The figures of the VMs that stayed; what is worth saying is added to `notes`.
+    fn report(
+        &self,
+        vms: &[Vm],
+        scanned: Scanned,
+        ended: Vec<(usize, String)>,
+        mut notes: Vec<String>,
+        began: Instant,
+    ) -> Measurement {
+        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
         for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
-            if counts.lost > 0 {
+            // A domain always has a few pages that only Xen sees.
+            let is_domain = vms[vm].vmm.is_xen();
+            let (usual, whose) =
+                if is_domain { (counts.resident / WORTH_SAYING, "another domain") } else { (0, "a device") };
+            if counts.lost > usual {
                 let (pages, name) = (counts.lost, &vms[vm].name);
                 notes.push(format!(
-                    "{pages} pages of {name:?} could not be read: given back meanwhile, or of a device"
+                    "{pages} pages of {name:?} could not be read: given back meanwhile, or of {whose}"
                 ));
             }
         }
@@ -140,7 +165,7 @@ impl ContentScan {
         let errors = figures.errors.unwrap_or_default();
         let found =
             Found { method: Method::Content, coverage, counts: &figures.memory, shared: &figures.shared };
-        Ok(assemble(vms, &found, &errors, ended, notes, began))
+        assemble(vms, &found, &errors, ended, notes, began)
     }
 
     /// The first half alone, for benchmarks: reads all pages in batches, hashes and remembers them.
@@ -150,12 +175,16 @@ impl ContentScan {
     pub fn hash_only(&self, vms: &[Vm]) -> Result<Hashed, SharingError> {
         let processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
         let mut memory = ProcessMemory::open(&self.root, &processes, |vm| vms[vm].name.clone())?;
+        self.hash_all(&mut memory, vms.len())
+    }
+
+    fn hash_all<M: GuestMemory>(&self, memory: &mut M, vms: usize) -> Result<Hashed, SharingError> {
         let (spaces, _) = Spaces::new(&memory.spaces());
         let draw = Draw::new(self.settings.sample, self.settings.seed);
-        let mut tally = Tally::new(vms.len(), draw);
+        let mut tally = Tally::new(vms, draw);
         let mut records = Records::within(bytes(&self.settings));
         let mut throttle = Throttle::new(self.settings.cpu_share);
-        let mut desk = Reading { memory: &mut memory, spaces: &spaces, draw, throttle: &mut throttle };
+        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
         hash_slice(&mut desk, &mut records, &mut tally, true)
             .map_err(|stopped| stopped.error(&records, &self.settings))?;
         let sum = |of: fn(&tally::OfVm) -> u64| tally.vms().iter().map(of).sum();
@@ -216,8 +245,13 @@ fn scan<M: GuestMemory>(
         scanned.differing += verifier.differing;
         next = records.next_slice();
     }
+    memory.look_again()?;
     let mut slots = Vec::new();
     for (space, (vm, count)) in memory.spaces().into_iter().enumerate() {
+        if let Some(told) = memory.told_pages(space) {
+            scanned.resident_after[vm] += told;
+            continue;
+        }
         let mut done = 0;
         while done < count {
             slots.clear();
@@ -231,86 +265,4 @@ fn scan<M: GuestMemory>(
         }
     }
     Ok(scanned)
-}
-
-/// What the first half works with.
-struct Reading<'a, M> {
-    memory: &'a mut M,
-    spaces: &'a Spaces,
-    draw: Draw,
-    throttle: &'a mut Throttle,
-}
-
-/// Why the first half stopped.
-enum Stopped {
-    Full,
-    Failed(SharingError),
-}
-
-impl Stopped {
-    fn error(self, records: &Records, settings: &ContentSettings) -> SharingError {
-        match self {
-            Self::Full => {
-                SharingError::TooManyAlike { pages: records.room(), memory_mib: settings.memory_mib }
-            }
-            Self::Failed(error) => error,
-        }
-    }
-}
-
-/// Reads and hashes all pages that are drawn, and remembers those of the current slice. Pages are counted in
-/// the first reading only.
-fn hash_slice<M: GuestMemory>(
-    desk: &mut Reading<'_, M>,
-    records: &mut Records,
-    tally: &mut Tally,
-    is_first: bool,
-) -> Result<(), Stopped> {
-    let page_bytes = desk.memory.page_bytes();
-    let zero_hash = XxHash3_64::oneshot(&vec![0; page_bytes]);
-    let mut slots: Vec<Slot> = Vec::new();
-    for (space, (vm, count)) in desk.memory.spaces().into_iter().enumerate() {
-        let first_page = desk.spaces.first(space);
-        let mut done = 0;
-        while done < count {
-            slots.clear();
-            let looked_at = desk.memory.present(space, done, &mut slots).map_err(Stopped::Failed)?;
-            if looked_at == 0 {
-                break;
-            }
-            done += looked_at;
-            let resident = slots.len() as u64;
-            if !desk.draw.is_all() {
-                slots.retain(|slot| desk.draw.takes(first_page + slot.number));
-            }
-            let (mut read, mut zero) = (0, 0);
-            for batch in slots.chunks(BATCH_PAGES) {
-                let mut full = false;
-                desk.memory.read(space, batch, &mut |position, bytes| {
-                    let slot = batch[position];
-                    let hash = XxHash3_64::oneshot(bytes);
-                    read += 1;
-                    if hash == zero_hash && bytes.iter().all(|byte| *byte == 0) {
-                        zero += 1;
-                    } else {
-                        full |=
-                            records.push(Record::new(hash, slot.frame, first_page + slot.number)).is_err();
-                    }
-                });
-                if full {
-                    return Err(Stopped::Full);
-                }
-                desk.throttle.rest();
-            }
-            desk.throttle.rest();
-            if is_first {
-                let vm = tally.vm(vm);
-                vm.resident += resident;
-                vm.read += read;
-                vm.lost += slots.len() as u64 - read;
-                vm.zero += zero;
-            }
-        }
-    }
-    Ok(())
 }

@@ -60,6 +60,10 @@ impl GuestMemory for Made {
         PAGE_BYTES
     }
 
+    fn batch_pages(&self) -> usize {
+        64
+    }
+
     fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError> {
         if self.is_gone(space) {
             return Ok(0);
@@ -75,7 +79,7 @@ impl GuestMemory for Made {
     }
 
     fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8])) {
-        assert!(slots.len() <= BATCH_PAGES);
+        assert!(slots.len() <= self.batch_pages());
         for (position, slot) in slots.iter().enumerate() {
             self.reads += 1;
             if self.is_gone(space) {
@@ -109,6 +113,7 @@ fn matrix(scanned: Scanned) -> SharingMatrix {
     let rows = figures.memory.iter().enumerate().map(|(position, memory)| MatrixVm {
         name: position.to_string(),
         pid: None,
+        domid: None,
         vcpus: 1,
         memory: Some(*memory),
     });

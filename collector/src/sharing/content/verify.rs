@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::memory::{BATCH_PAGES, GuestMemory, Slot};
+use super::memory::{GuestMemory, Slot};
 use super::records::Record;
 use super::tally::Tally;
 use super::throttle::Throttle;
@@ -59,6 +59,8 @@ pub(super) struct Verifier<'a, M> {
     spaces: &'a Spaces,
     throttle: &'a mut Throttle,
     tally: &'a mut Tally,
+    /// Groups that are compared together, and pages that are read together.
+    batch_pages: usize,
     desk: Desk,
     /// Pages that were equal to others by their hash and then were not, or had gone.
     pub(super) differing: u64,
@@ -93,8 +95,9 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         throttle: &'a mut Throttle,
         tally: &'a mut Tally,
     ) -> Self {
-        let desk = Desk { contents: vec![0; BATCH_PAGES * memory.page_bytes()], ..Desk::default() };
-        Self { memory, spaces, throttle, tally, desk, differing: 0 }
+        let batch_pages = memory.batch_pages();
+        let desk = Desk { contents: vec![0; batch_pages * memory.page_bytes()], ..Desk::default() };
+        Self { memory, spaces, throttle, tally, batch_pages, desk, differing: 0 }
     }
 
     /// Counts the pages of one slice, which are sorted; leaves them in no order.
@@ -105,7 +108,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
             start
                 + records[start..].iter().take_while(|record| record.hash() == records[start].hash()).count()
         };
-        for batch in groups.chunks(BATCH_PAGES) {
+        for batch in groups.chunks(self.batch_pages) {
             let batch: Vec<&[Record]> =
                 batch.iter().map(|start| &records[*start as usize..end_of(*start)]).collect();
             self.batch(&batch);
@@ -147,7 +150,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
             batch.iter().for_each(|group| self.content(group));
             return;
         }
-        if most > BATCH_PAGES {
+        if most > self.batch_pages {
             batch.iter().for_each(|group| self.apart(group));
             return;
         }
@@ -206,12 +209,12 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         let (spaces, page_bytes) = (self.spaces, self.memory.page_bytes());
         let mut classes: Vec<Class> = Vec::new();
         let mut items = group.chunk_by(|left, right| same_frame(*left, *right)).peekable();
-        let (mut batch, mut slots) = (Vec::new(), Vec::new());
+        let (mut batch, mut slots, mut class_of) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(item) = items.next() {
             let space = spaces.space(item[0].page());
             batch.clear();
             batch.push(item);
-            while batch.len() < BATCH_PAGES
+            while batch.len() < self.batch_pages
                 && let Some(item) = items.next_if(|item| spaces.space(item[0].page()) == space)
             {
                 batch.push(item);
@@ -219,7 +222,8 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
             let slot = |item: &&[Record]| Slot { number: item[0].page() - spaces.first(space), frame: 0 };
             slots.clear();
             slots.extend(batch.iter().map(slot));
-            let mut class_of = [None; BATCH_PAGES];
+            class_of.clear();
+            class_of.resize(slots.len(), None);
             self.memory.read(space, &slots, &mut |position, bytes| {
                 let known = classes.iter().position(|class| class.content == bytes);
                 class_of[position] = known.or_else(|| {
@@ -232,10 +236,10 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
                     })
                 });
             });
-            for (item, class) in batch.iter().zip(class_of) {
+            for (item, class) in batch.iter().zip(&class_of) {
                 match class {
                     Some(class) => {
-                        let class = &mut classes[class];
+                        let class: &mut Class = &mut classes[*class];
                         for record in *item {
                             *class.times.entry(spaces.vm(record.page())).or_default() += 1;
                         }
