@@ -17,7 +17,7 @@ use huddle_model::vm::{TaskId, Vm};
 use super::super::processes::ENDED;
 use super::super::{Measurement, SharingError};
 use super::memory::{GuestMemory, Slot};
-use super::{ContentScan, Hashed, scan, too_large};
+use super::{ContentScan, Hashed, largest, scan};
 use crate::xen::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_BYTES, XenError};
 
 /// Slots that are looked at in one go; more than a batch, so that a sample of them fills batches too.
@@ -41,7 +41,7 @@ impl ContentScan {
     ) -> Result<Measurement, SharingError> {
         let began = Instant::now();
         let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
-        let scanned = scan(&mut memory, vms.len(), &self.settings, |page| too_large(vms, page))?;
+        let scanned = scan(&mut memory, vms.len(), &self.settings, || largest(vms))?;
         let (ended, notes) = memory.close(|vm| &vms[vm].name)?;
         Ok(self.report(vms, scanned, ended, notes, began))
     }
@@ -149,9 +149,9 @@ impl<'a> DomainMemory<'a> {
         }
     }
 
-    /// The domain and frame of a slot.
-    pub(super) fn place(&self, space: usize, slot: u64) -> (DomainRef, u64) {
-        (self.spaces[space].domain, self.spaces[space].frames.frame(slot))
+    /// The frame of a slot.
+    pub(super) fn frame(&self, space: usize, slot: u64) -> u64 {
+        self.spaces[space].frames.frame(slot)
     }
 
     /// What is behind it, while nothing is read here.

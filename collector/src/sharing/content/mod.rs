@@ -23,10 +23,12 @@
 //! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
 //! used recently.
 
+pub(crate) mod candidates;
 mod domains;
 #[cfg(test)]
 mod domains_tests;
 mod draw;
+mod groups;
 mod hashing;
 mod memory;
 mod records;
@@ -34,7 +36,7 @@ mod settings;
 mod tally;
 #[cfg(test)]
 mod tests;
-mod throttle;
+pub(crate) mod throttle;
 mod verify;
 
 use std::time::Instant;
@@ -102,7 +104,7 @@ impl ContentScan {
         let scanned = {
             let name_of = |vm: usize| vms[vm].name.clone();
             let mut memory = ProcessMemory::open(&self.root, &processes, name_of)?;
-            scan(&mut memory, vms.len(), &self.settings, |page| too_large(vms, page))?
+            scan(&mut memory, vms.len(), &self.settings, || largest(vms))?
         };
         let ended = processes.check_again(&self.root, vms)?;
         let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
@@ -196,12 +198,19 @@ fn bytes(settings: &ContentSettings) -> u64 {
     u64::from(settings.memory_mib) << 20
 }
 
-fn too_large(vms: &[Vm], pages: u64) -> SharingError {
+/// The VM to name where there is too much of all.
+fn largest(vms: &[Vm]) -> String {
     let largest = vms.iter().max_by_key(|vm| vm.memory.iter().map(|region| region.len_bytes()).sum::<u64>());
-    SharingError::TooLarge {
-        vm: largest.map_or_else(String::new, |vm| vm.name.clone()),
-        what: format!("all VMs together have {pages} pages of address space, more than {MAX_PAGES}"),
+    largest.map_or_else(String::new, |vm| vm.name.clone())
+}
+
+/// No more pages than can be numbered.
+fn check_pages(pages: u64, largest: impl FnOnce() -> String) -> Result<(), SharingError> {
+    if pages <= MAX_PAGES {
+        return Ok(());
     }
+    let what = format!("all VMs together have {pages} pages of address space, more than {MAX_PAGES}");
+    Err(SharingError::TooLarge { vm: largest(), what })
 }
 
 /// What a scan of some memory found.
@@ -220,12 +229,10 @@ fn scan<M: GuestMemory>(
     memory: &mut M,
     vms: usize,
     settings: &ContentSettings,
-    too_large: impl FnOnce(u64) -> SharingError,
+    largest: impl FnOnce() -> String,
 ) -> Result<Scanned, SharingError> {
     let (spaces, pages) = Spaces::new(&memory.spaces());
-    if pages > MAX_PAGES {
-        return Err(too_large(pages));
-    }
+    check_pages(pages, largest)?;
     let draw = Draw::new(settings.sample, settings.seed);
     let mut throttle = Throttle::new(settings.cpu_share);
     let tally = Tally::new(vms, draw);

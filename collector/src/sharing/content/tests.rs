@@ -104,7 +104,7 @@ fn settings() -> ContentSettings {
 }
 
 fn scanned(made: &Made, vms: usize, settings: &ContentSettings) -> Scanned {
-    scan(&mut made.clone(), vms, settings, |_| unreachable!("few pages")).unwrap()
+    scan(&mut made.clone(), vms, settings, || unreachable!("few pages")).unwrap()
 }
 
 fn matrix(scanned: Scanned) -> SharingMatrix {
@@ -196,7 +196,7 @@ fn little_memory_takes_more_readings_and_gives_the_same() {
 fn more_equal_pages_than_there_is_room_for_is_an_error() {
     let mut made = Made::of(&[vec![page(5); 70_000]]);
     let little = ContentSettings { memory_mib: 1, ..settings() };
-    let Err(error) = scan(&mut made, 1, &little, |_| unreachable!()) else { panic!("it had room") };
+    let Err(error) = scan(&mut made, 1, &little, || unreachable!()) else { panic!("it had room") };
     assert!(matches!(error, SharingError::TooManyAlike { memory_mib: 1, .. }), "{error}");
 }
 
@@ -216,7 +216,7 @@ fn pages_on_one_frame_are_not_read_twice() {
         |merge: bool| (1..50).map(|content| if merge { merged(content) } else { page(content) }).collect();
     for (merge, reads) in [(true, 98), (false, 196)] {
         let mut made = Made::of(&[pages(merge), pages(merge)]);
-        scan(&mut made, 2, &settings(), |_| unreachable!()).unwrap();
+        scan(&mut made, 2, &settings(), || unreachable!()).unwrap();
         assert_eq!(made.reads, reads, "merged: {merge}");
     }
 }
