@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake_memory;
+pub mod merging;
 pub mod toolstack;
 
 use crate::host::HostRoot;
