@@ -75,8 +75,8 @@ fn figures_of(line: &str) -> [f64; 3] {
 fn in_dom0() {
     let root = HostRoot::real();
     let toolstack = xen::open(&root).unwrap();
-    let domains = toolstack.domains().unwrap();
-    let vms = XenVms { toolstack, choice: DomainChoice::default() }.discover().unwrap().vms;
+    let vms = XenVms { toolstack: xen::open(&root).unwrap(), choice: DomainChoice::default() };
+    let vms = vms.discover().unwrap().vms;
     let mut memory = xen::open_memory(&root).unwrap();
     let settings = ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() };
     let scan = ContentScan::new(root, settings);
@@ -84,7 +84,7 @@ fn in_dom0() {
     // As in the plain loop, which pages there are is known before.
     let mut begun = (cpu(), Instant::now());
     let listed = || begun = (cpu(), Instant::now());
-    let hashed = scan.hash_domains_only(&mut *memory, domains, &vms, listed).unwrap();
+    let hashed = scan.hash_domains(&mut *memory, &mut || toolstack.domains(), &vms, listed).unwrap();
     let (took, used) = (begun.1.elapsed(), cpu() - begun.0);
     println!("{} pages {} ns {} cpu_ns", hashed.pages, took.as_nanos(), used.as_nanos());
 }

@@ -42,6 +42,7 @@ fn matrix(seed: u64, n: usize, structured: bool) -> SharingMatrix {
     let vms = (0..n).map(|i| MatrixVm {
         name: format!("vm{i}"),
         pid: None,
+        domid: None,
         vcpus: 1 + rng.below(2) as u32,
         memory: Some(MemoryUse { frames_used: 20_000, ..MemoryUse::default() }),
     });

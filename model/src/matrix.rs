@@ -71,8 +71,11 @@ pub struct MemoryUse {
 pub struct MatrixVm {
     /// Unique within the matrix.
     pub name: String,
-    /// Its process; `None` when a file did not say.
+    /// Its process; `None` when a file did not say, and for a domain of Xen.
     pub pid: Option<i32>,
+    /// Number of its domain on Xen; `None` elsewhere, and when a file did not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domid: Option<u32>,
     /// How many vCPUs it has; 1 when a file did not say.
     pub vcpus: u32,
     /// Its memory; `None` when a file gave rates only.

@@ -171,6 +171,9 @@ pub(crate) struct LoopArgs {
     /// Start KSM for the time of the loop (for experiments)
     #[arg(long)]
     pub(crate) ksm_run: bool,
+    /// On a Xen that has memory sharing: merge equal pages of domains in each round, until the loop ends
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) merge: bool,
     /// Least time between two rounds, in seconds; on Xen, where no pass of KSM begins one, the time
     /// [default: 1; on Xen: 60]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
@@ -217,7 +220,7 @@ pub(crate) struct TopArgs {
         long,
         value_name = "SOCKET",
         num_args = 0..=1,
-        conflicts_with_all = ["dry_run", "ksm_run", "min_interval", "window", "socket", "trial", "report_socket", "record"]
+        conflicts_with_all = ["dry_run", "ksm_run", "merge", "min_interval", "window", "socket", "trial", "report_socket", "record"]
     )]
     pub(crate) attach: Option<Option<PathBuf>>,
     /// Show this recording instead of a loop: Space plays and stops, t steps, + and - change the speed
@@ -225,7 +228,7 @@ pub(crate) struct TopArgs {
         long,
         value_name = "DIR",
         conflicts_with_all = [
-            "attach", "dry_run", "ksm_run", "min_interval", "window", "socket", "trial", "report_socket", "record"
+            "attach", "dry_run", "ksm_run", "merge", "min_interval", "window", "socket", "trial", "report_socket", "record"
         ]
     )]
     pub(crate) replay: Option<PathBuf>,

@@ -11,11 +11,12 @@ use huddle_collector::engine::HostClock;
 use huddle_collector::engine::stages::{Clock, HostSource};
 use huddle_collector::host::{HostRoot, numa, topology};
 use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
-use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, recover};
+use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, StateLock, Subject, recover};
 use huddle_collector::sharing::content::{ContentScan, ContentSettings};
 use huddle_collector::sharing::{Measurement, MergedScan, SharingError};
 use huddle_collector::xen;
-use huddle_collector::xen::stages::{XenContents, XenFacts};
+use huddle_collector::xen::merging::{MergeSettings, Xen};
+use huddle_collector::xen::stages::{Merging, XenContents, XenFacts};
 use huddle_collector::xen::toolstack::{AffinityKind, Toolstack};
 use huddle_collector::xen::topology::KnownCaches;
 use huddle_collector::xen::vms::{DomainChoice, XenVms};
@@ -138,6 +139,21 @@ impl Context {
     pub(crate) fn xen_contents(&self, settings: ContentSettings) -> Result<XenContents, Failure> {
         let memory = xen::open_memory(&self.root).map_err(Failure::host)?;
         Ok(XenContents::new(ContentScan::new(self.root.clone(), settings), self.toolstack()?, memory))
+    }
+
+    /// Merging of what domains have in common, which is taken back with it.
+    pub(crate) fn xen_merging(&self, state: &StateLock) -> Result<Merging, Failure> {
+        let root = &self.root;
+        let journal = Journal::open_of(Subject::MemorySharing, root, state).map_err(Failure::failed)?;
+        let toolstack = self.toolstack()?;
+        let xen = Xen {
+            sharing: xen::open_sharing(root).map_err(Failure::host)?,
+            memory: xen::open_memory(root).map_err(Failure::host)?,
+            list: Box::new(move || toolstack.domains()),
+        };
+        let exclude = self.domains.exclude.iter().cloned().collect();
+        let settings = MergeSettings { content: self.content_settings(), exclude };
+        Ok(Merging::new(xen, settings, journal))
     }
 
     /// The VMs there are; notes go to the log.
@@ -265,6 +281,18 @@ impl Context {
         StateDir::open(self.state_dir.as_deref()).map_err(state_failure)
     }
 
+    /// Undoes what an earlier run left in a journal.
+    fn recover(&self, journal: &mut Journal) {
+        if journal.entries().is_empty() {
+            return;
+        }
+        let report = recover(&self.root, journal);
+        tracing::warn!("an earlier run was cut off: {} of its changes were undone", report.restored);
+        for line in report.notes.iter().chain(&report.failures) {
+            tracing::warn!("{line}");
+        }
+    }
+
     /// The one pinner of this host. What an earlier run that was killed left behind is undone first
     /// when `undo_leftovers` is set.
     pub(crate) fn pinner(&self, undo_leftovers: bool) -> Result<HostPinner, Failure> {
@@ -273,12 +301,11 @@ impl Context {
         for note in journal.notes() {
             tracing::warn!("{note}");
         }
-        if undo_leftovers && !journal.entries().is_empty() {
-            let report = recover(&self.root, &mut journal);
-            tracing::warn!("an earlier run was cut off: {} of its changes were undone", report.restored);
-            for line in report.notes.iter().chain(&report.failures) {
-                tracing::warn!("{line}");
-            }
+        if undo_leftovers {
+            self.recover(&mut journal);
+            self.recover(
+                &mut Journal::open_of(Subject::MemorySharing, &self.root, &lock).map_err(Failure::failed)?,
+            );
         }
         let root = self.root.clone();
         Ok(match self.backend {

@@ -67,7 +67,8 @@ impl Loop {
             let window = seconds(args.window);
             Trying::new(objective, context.config.trial.clone(), least, window)
         });
-        let Stages { vms, sharing, host, observer, passes } = stages::build(context, args, reports)?;
+        let state = pinner.as_ref().map(|pinner| pinner.journal().state());
+        let Stages { vms, sharing, host, observer, passes } = stages::build(context, args, reports, state)?;
         let engine = Engine {
             vms,
             sharing,

@@ -12,6 +12,7 @@ use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
 use huddle_collector::observe::probes::{ProbeConfig, Probes};
 use huddle_collector::observe::reported::{ReportSocket, Reports};
 use huddle_collector::observe::resctrl::Resctrl;
+use huddle_collector::pin::StateLock;
 use huddle_collector::sharing::content::ContentScan;
 use huddle_collector::sharing::{MergedScan, frames_visible};
 use huddle_collector::xen;
@@ -51,6 +52,11 @@ pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
     context.topology()?;
     match context.backend {
         Backend::Host => {
+            if args.merge {
+                let error =
+                    anyhow::anyhow!("--merge is for Xen's domains; on this host KSM merges: --ksm-run");
+                return Err(Failure::usage(error));
+            }
             frames_visible(&context.root).map_err(Failure::host)?;
             context.discoverer().discover().map_err(Failure::failed)?;
             let state = ksm::state(&context.root)
@@ -81,15 +87,16 @@ pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes them.
+/// Makes them; `state` is the locked state directory of a loop that may change the host.
 pub(crate) fn build(
     context: &Context,
     args: &LoopArgs,
     reports: Option<ReportSocket>,
+    state: Option<&StateLock>,
 ) -> Result<Stages, Failure> {
     match context.backend {
         Backend::Host => on_host(context, reports),
-        Backend::Xen => on_xen(context, args, reports),
+        Backend::Xen => on_xen(context, args, reports, state),
     }
 }
 
@@ -109,12 +116,21 @@ fn on_host(context: &Context, reports: Option<ReportSocket>) -> Result<Stages, F
     })
 }
 
-fn on_xen(context: &Context, args: &LoopArgs, reports: Option<ReportSocket>) -> Result<Stages, Failure> {
+fn on_xen(
+    context: &Context,
+    args: &LoopArgs,
+    reports: Option<ReportSocket>,
+    state: Option<&StateLock>,
+) -> Result<Stages, Failure> {
+    let mut contents = context.xen_contents(context.content_settings())?;
+    if let Some(state) = state.filter(|_| args.merge) {
+        contents = contents.merging(context.xen_merging(state)?);
+    }
     let every = args.min_interval.map_or(min_interval(context.backend), seconds);
     let monitor = xen::open_monitor(&context.root);
     Ok(Stages {
         vms: Box::new(context.xen_vms()?),
-        sharing: Box::new(context.xen_contents(context.content_settings())?),
+        sharing: Box::new(contents),
         host: Box::new(context.xen_facts()?),
         observer: Box::new(XenObserver::new(context.toolstack()?, monitor, Reports::new(reports))),
         passes: Box::new(Interval::new(every)),

@@ -60,6 +60,7 @@ impl SharingSource for FakeSharing {
         let rows = left.iter().map(|vm| MatrixVm {
             name: vm.name.clone(),
             pid: Some(vm.process.id),
+            domid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: 100, ..MemoryUse::default() }),
         });

@@ -70,6 +70,7 @@ impl SharingSource for FakeSharing {
         let rows = vms.iter().map(|vm| MatrixVm {
             name: vm.name.clone(),
             pid: Some(vm.process.id),
+            domid: None,
             vcpus: vm.vcpus.len() as u32,
             memory: Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() }),
         });

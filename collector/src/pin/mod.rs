@@ -29,7 +29,7 @@ pub mod state;
 pub mod undo;
 
 pub use affinity::Scheduler;
-pub use journal::{Change, Journal, JournalError, Key};
+pub use journal::{Change, Journal, JournalError, Key, Subject};
 pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
 pub use state::{StateDir, StateError, StateLock};
 pub use undo::{UndoReport, recover, restore};

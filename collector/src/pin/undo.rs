@@ -4,12 +4,14 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use huddle_model::cpuset::CpuSet;
+use huddle_model::vm::TaskId;
 
 use super::affinity::{Affinities, Presence, Schedulers, VcpuRef, describe};
-use super::journal::{Change, Journal, JournalError, Key};
+use super::journal::{Change, Journal, JournalError, Key, Subject};
 use super::ksm;
 use super::state::StateLock;
 use crate::host::HostRoot;
+use crate::xen::{self, merging};
 
 /// What undoing did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,11 +44,15 @@ pub(super) enum Undone {
 /// # Errors
 /// When the journal cannot be read at all.
 pub fn restore(root: &HostRoot, state: &StateLock) -> Result<UndoReport, JournalError> {
-    let mut journal = Journal::open_salvaging(root, state)?;
-    let mut report = UndoReport { failures: journal.damage(), ..UndoReport::default() };
-    undo_all(root, &Schedulers::new(root.clone()), &mut journal, &mut report);
-    // Read last: undoing adds where the damaged file went.
-    report.notes.splice(0..0, journal.notes().iter().cloned());
+    let mut report = UndoReport::default();
+    for subject in Subject::ALL {
+        let mut journal = Journal::open_salvaging(subject, root, state)?;
+        report.failures.extend(journal.damage());
+        let begin = report.notes.len();
+        undo_all(root, &Schedulers::new(root.clone()), &mut journal, &mut report);
+        // Read last: undoing adds where the damaged file went.
+        report.notes.splice(begin..begin, journal.notes().iter().cloned());
+    }
     Ok(report)
 }
 
@@ -111,6 +117,7 @@ pub(super) fn undo_key(root: &HostRoot, affinities: &dyn Affinities, journal: &J
             };
             undo_setting(root, file, before, ours)
         }
+        Some(Change::MemorySharing { vm, domain }) => undo_sharing(root, vm, *domain),
         None => Undone::Settled("nothing to undo".into()),
     }
 }
@@ -148,7 +155,7 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
         .rev()
         .filter_map(|change| match change {
             Change::Affinity { after, .. } => Some(after),
-            Change::KsmSetting { .. } => None,
+            Change::KsmSetting { .. } | Change::MemorySharing { .. } => None,
         })
         .collect();
     match is_ours(affinities, of, &current, &afters) {
@@ -202,6 +209,27 @@ fn is_ours(
         affinities.set(of, current)?;
     }
     Ok(false)
+}
+
+fn undo_sharing(root: &HostRoot, vm: &str, domain: TaskId) -> Undone {
+    let undo = || {
+        let toolstack = xen::open(root)?;
+        let found = toolstack.domains()?.into_iter().find(|found| found.domain.task() == domain);
+        let Some(found) = found else { return Ok(merging::Undone::Gone) };
+        let (mut sharing, mut memory) = (xen::open_sharing(root)?, xen::open_memory(root)?);
+        let mut list = || toolstack.domains();
+        merging::undo_all(found.domain, &mut *sharing, &mut *memory, &mut list)
+    };
+    match undo() {
+        Ok(merging::Undone::Off) => Undone::Restored(None),
+        Ok(merging::Undone::Gone) => {
+            Undone::Settled(format!("{vm} (domain {domain}) is gone: nothing to undo"))
+        }
+        Ok(merging::Undone::StillShared { pages, why }) => {
+            Undone::Failed(format!("{pages} pages of {vm} (domain {domain}) are still shared: {why}"))
+        }
+        Err(error) => Undone::Failed(format!("pages of {vm} (domain {domain}) may still be shared: {error}")),
+    }
 }
 
 fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -> bool) -> Undone {

@@ -18,7 +18,13 @@ pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
     let memory = MemoryUse { pages_resident: 1000 + round, frames_used: 800, ..Default::default() };
     let name = |i: usize| format!("vm{i}");
     let measured: Vec<MatrixVm> = (0..vms)
-        .map(|i| MatrixVm { name: name(i), pid: Some(100 + i as i32), vcpus: 1, memory: Some(memory) })
+        .map(|i| MatrixVm {
+            name: name(i),
+            pid: Some(100 + i as i32),
+            domid: None,
+            vcpus: 1,
+            memory: Some(memory),
+        })
         .collect();
     let mut shared = vec![vec![0; vms]; vms];
     if vms > 1 {

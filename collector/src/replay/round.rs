@@ -296,7 +296,7 @@ fn matrix_vm(name: String, pid: Option<i32>, vms: &[VmRow]) -> MatrixVm {
             pages_huge: row.pages_huge,
         })
     });
-    MatrixVm { name, pid, vcpus: row.map_or(1, |row| row.vcpus), memory }
+    MatrixVm { name, pid, domid: None, vcpus: row.map_or(1, |row| row.vcpus), memory }
 }
 
 fn plan(

@@ -63,9 +63,19 @@ pub enum SharingError {
     /// A kernel file could not be read.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// Xen does not answer.
+    /// Xen could not be asked.
     #[error(transparent)]
     Xen(#[from] XenError),
+    /// Two VMs were said to be one domain.
+    #[error("VMs {first:?} and {second:?} both claim domain {domain}: name each domain once")]
+    SameDomain {
+        /// One VM.
+        first: String,
+        /// The other.
+        second: String,
+        /// Number of the domain.
+        domain: u16,
+    },
     /// Two VMs were said to have the same memory, or one VM twice.
     #[error(
         "VMs {first:?} and {second:?} both claim the memory of process {pid} at {start:#x}: \
@@ -319,12 +329,13 @@ fn assemble(
         (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
     let rows = stayed
         .iter()
-        .map(|position| {
-            let vm = &vms[*position];
-            // No process of this host holds a domain.
-            let pid = (!vm.vmm.is_xen()).then_some(vm.process.id);
-            let (vcpus, memory) = (vm.vcpus.len() as u32, Some(found.counts[*position]));
-            MatrixVm { name: vm.name.clone(), pid, vcpus, memory }
+        .map(|position| MatrixVm {
+            name: vms[*position].name.clone(),
+            // The number of a domain is no pid.
+            pid: (!vms[*position].vmm.is_xen()).then_some(vms[*position].process.id),
+            domid: vms[*position].vmm.is_xen().then_some(vms[*position].process.id.unsigned_abs()),
+            vcpus: vms[*position].vcpus.len() as u32,
+            memory: Some(found.counts[*position]),
         })
         .collect();
     let frames = of_stayed(found.shared, &stayed);

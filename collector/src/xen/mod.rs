@@ -7,7 +7,10 @@
 //! time ([`library`]); where they are not there or of an unknown version, the program `xl` lists and pins
 //! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
 
+#[cfg(test)]
+pub(crate) mod fake_memory;
 pub mod library;
+pub mod merging;
 pub mod observer;
 pub mod stages;
 pub mod toolstack;
@@ -18,8 +21,8 @@ pub mod xl;
 
 use huddle_model::availability::Availability;
 
-use self::library::{LibraryMemory, LibraryMonitor, LibraryToolstack};
-use self::toolstack::{CacheMonitor, ForeignMemory, Toolstack, XenError};
+use self::library::{LibraryMemory, LibraryMonitor, LibrarySharing, LibraryToolstack};
+use self::toolstack::{CacheMonitor, ForeignMemory, MemorySharing, Toolstack, XenError};
 use self::xl::Xl;
 use crate::host::HostRoot;
 
@@ -54,6 +57,14 @@ pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
 /// Without Xen's libraries of the version that runs, or the right to use them.
 pub fn open_memory(root: &HostRoot) -> Result<Box<dyn ForeignMemory>, XenError> {
     Ok(Box::new(LibraryMemory::open(root)?))
+}
+
+/// Opens Xen's memory sharing; whether Xen has it, its answers tell.
+///
+/// # Errors
+/// Without Xen's libraries of the version that runs, or the right to use them.
+pub fn open_sharing(root: &HostRoot) -> Result<Box<dyn MemorySharing>, XenError> {
+    Ok(Box::new(LibrarySharing::open(root)?))
 }
 
 /// Opens the processor's cache monitoring.

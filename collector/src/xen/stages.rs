@@ -1,17 +1,21 @@
 //! The rest of the loop's stages on Xen: facts of the host, and when rounds happen.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
-use super::toolstack::{ForeignMemory, Toolstack};
+use super::merging::{MergeSettings, Merger, Xen};
+use super::toolstack::{Domain, ForeignMemory, Toolstack};
 use super::topology::{KnownCaches, topology};
 use crate::engine::own_cpu_us;
 use crate::engine::stages::{HostSource, SharingSource, StageError};
 use crate::observe::probes::pass::{Pass, PassTrigger, TriggerError};
+use crate::pin::{Change, Journal, Key};
 use crate::sharing::content::ContentScan;
 use crate::sharing::{Measurement, SharingError};
 
@@ -52,12 +56,19 @@ pub struct XenContents {
     scan: ContentScan,
     toolstack: Box<dyn Toolstack>,
     memory: Box<dyn ForeignMemory>,
+    merging: Option<Merging>,
 }
 
 impl XenContents {
     /// A scan of the memory that `memory` maps.
     pub fn new(scan: ContentScan, toolstack: Box<dyn Toolstack>, memory: Box<dyn ForeignMemory>) -> Self {
-        Self { scan, toolstack, memory }
+        Self { scan, toolstack, memory, merging: None }
+    }
+
+    /// The same, in which each round first merges what is equal.
+    #[must_use]
+    pub fn merging(self, merging: Merging) -> Self {
+        Self { merging: Some(merging), ..self }
     }
 
     /// The matrix of these VMs, which are domains.
@@ -73,8 +84,66 @@ impl XenContents {
 impl SharingSource for XenContents {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
         self.scan.draw_anew();
-        Ok(self.scan(vms)?)
+        let merged = self.merging.as_mut().map(Merging::merge).transpose()?;
+        let mut measured = self.scan(vms)?;
+        measured.notes.extend(merged.into_iter().flatten());
+        Ok(measured)
     }
+}
+
+/// Merging through Xen's memory sharing, with its journal; taken back when it is dropped.
+pub struct Merging {
+    merger: Merger,
+    journal: Arc<Mutex<Journal>>,
+}
+
+impl Merging {
+    /// Nothing is touched before the first [`Self::merge`].
+    pub fn new(xen: Xen, settings: MergeSettings, journal: Journal) -> Self {
+        let journal = Arc::new(Mutex::new(journal));
+        let announced = Arc::clone(&journal);
+        let announce = move |domain: &Domain| {
+            let change = Change::MemorySharing { vm: domain.name.clone(), domain: domain.domain.task() };
+            lock(&announced).record(&[change])
+        };
+        Self { merger: Merger::new(xen, settings, Box::new(announce)), journal }
+    }
+
+    /// Merges what is equal, and says what came of it, or why nothing can.
+    fn merge(&mut self) -> Result<Vec<String>, StageError> {
+        Ok(match self.merger.merge()? {
+            Availability::Available(merged) => {
+                let mut said = merged.reasons;
+                let (pages, frames) = (merged.pages_shared, merged.frames_freed);
+                said.push(format!(
+                    "{pages} pages are shared by Xen; {frames} frames became free in this round"
+                ));
+                if merged.refused > 0 {
+                    said.push(format!("Xen refused to share {} pages", merged.refused));
+                }
+                said
+            }
+            Availability::Unavailable(reason) => vec![format!("memory is not merged: {reason}")],
+        })
+    }
+}
+
+impl Drop for Merging {
+    fn drop(&mut self) {
+        let undone = self.merger.undo();
+        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
+        if let Err(error) = lock(&self.journal).forget(&keys) {
+            tracing::error!("{error}");
+        }
+        for failure in undone.failures {
+            tracing::error!("not undone: {failure}; try `huddle restore`");
+        }
+    }
+}
+
+/// A panic while it was held has left no entry half written: the journal itself takes care of that.
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A round at fixed times, where nobody tells when merging has completed a pass.
@@ -108,5 +177,57 @@ impl PassTrigger for Interval {
         let pass =
             Pass { full_scans: self.told, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 };
         Ok(Some(pass))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake_memory::FakeXen;
+    use super::super::toolstack::DomainKind;
+    use super::*;
+    use crate::host::HostRoot;
+    use crate::pin::{StateDir, Subject};
+
+    /// Two domains that have 20 pages in common.
+    fn made() -> FakeXen {
+        let pages = |from: u64| (from..from + 40).map(Some).collect::<Vec<_>>();
+        FakeXen::of(DomainKind::Hvm, &[pages(1), pages(21)])
+    }
+
+    #[test]
+    fn what_merging_does_is_in_its_journal_until_it_is_taken_back() {
+        let (xen, dir) = (made(), tempfile::tempdir().unwrap());
+        let root = HostRoot::real();
+        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+        let open = || Journal::open_of(Subject::MemorySharing, &root, &state).unwrap();
+        let parts =
+            Xen { sharing: Box::new(xen.clone()), memory: Box::new(xen.clone()), list: Box::new(xen.list()) };
+        let mut merging = Merging::new(parts, MergeSettings::default(), open());
+        assert_eq!(open().entries(), [], "nothing is touched yet");
+        let said = merging.merge().unwrap().join("; ");
+        assert!(said.contains("40 pages are shared by Xen; 20 frames became free"), "{said}");
+        // What `huddle restore` would find after a kill -9.
+        let names: Vec<String> = open()
+            .entries()
+            .iter()
+            .map(|change| match change {
+                Change::MemorySharing { vm, .. } => vm.clone(),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, ["vm1", "vm2"]);
+        assert!(!xen.lock().is_untouched());
+        drop(merging);
+        assert!(xen.lock().is_untouched());
+        assert_eq!(open().entries(), []);
+    }
+
+    #[test]
+    fn rounds_come_at_fixed_times() {
+        let mut interval = Interval::new(Duration::from_millis(30));
+        assert_eq!(interval.wait(Duration::from_millis(1)).unwrap(), None);
+        let first = interval.wait(Duration::from_secs(5)).unwrap().unwrap();
+        let second = interval.wait(Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!((first.full_scans, second.full_scans), (1, 2));
     }
 }

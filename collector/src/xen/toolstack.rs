@@ -168,6 +168,9 @@ pub trait Toolstack: Send {
     ) -> Result<(), XenError>;
 }
 
+/// What lists the domains for those who only look at them: [`Toolstack::domains`].
+pub type ListDomains<'a> = dyn FnMut() -> Result<Vec<Domain>, XenError> + 'a;
+
 /// Reading the pages of domains.
 pub trait ForeignMemory: Send {
     /// The pages of a domain as numbers that [`Self::map`] takes: for a PV domain its machine frames, in the order

@@ -82,7 +82,13 @@ impl Host for FakeHost {
         let memory = MemoryUse { frames_used: 448, ..MemoryUse::default() };
         let rows = vms
             .iter()
-            .map(|vm| MatrixVm { name: vm.name.clone(), pid: None, vcpus: 1, memory: Some(memory) })
+            .map(|vm| MatrixVm {
+                name: vm.name.clone(),
+                pid: None,
+                domid: None,
+                vcpus: 1,
+                memory: Some(memory),
+            })
             .collect();
         let shared = |i: usize, j: usize| if merged && i / 2 == j / 2 { 384 } else { 0 };
         let frames: Vec<Vec<u64>> = (0..4).map(|i| (0..4).map(|j| shared(i, j)).collect()).collect();

@@ -296,6 +296,7 @@ impl World {
         let rows = there.iter().map(|vm| MatrixVm {
             name: vm.name.clone(),
             pid: Some(vm.process.id),
+            domid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: FRAMES_USED, ..MemoryUse::default() }),
         });

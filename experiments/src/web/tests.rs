@@ -76,6 +76,7 @@ impl Host for FakeHost {
         let rows = vms.iter().map(|vm| MatrixVm {
             name: vm.name.clone(),
             pid: None,
+            domid: None,
             vcpus: 1,
             memory: Some(memory),
         });

@@ -86,6 +86,7 @@ pub enum MatrixFileError {
 struct FileVm {
     name: String,
     pid: Option<i32>,
+    domid: Option<u32>,
     vcpus: Option<u32>,
     pages_resident: Option<u64>,
     pages_used: Option<u64>,
@@ -146,7 +147,13 @@ impl FileVm {
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };
-        Ok(MatrixVm { name: self.name, pid: self.pid, vcpus: self.vcpus.unwrap_or(1), memory })
+        Ok(MatrixVm {
+            name: self.name,
+            pid: self.pid,
+            domid: self.domid,
+            vcpus: self.vcpus.unwrap_or(1),
+            memory,
+        })
     }
 }
 
@@ -301,7 +308,7 @@ impl SharingMatrix {
         let vms: Vec<MatrixVm> = header
             .iter()
             .skip(1)
-            .map(|name| MatrixVm { name: name.to_owned(), pid: None, vcpus: 1, memory: None })
+            .map(|name| MatrixVm { name: name.to_owned(), pid: None, domid: None, vcpus: 1, memory: None })
             .collect();
         check_vms(&vms)?;
         let mut rate: Vec<Vec<f64>> = Vec::new();
@@ -480,7 +487,9 @@ mod tests {
             (frames, used).prop_map(|(frames, used)| {
                 let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
                     name: format!("vm{i}"),
-                    pid: Some(i as i32 + 1),
+                    // Of a process or of a domain.
+                    pid: (i % 2 == 0).then_some(i as i32 + 1),
+                    domid: (i % 2 == 1).then_some(i as u32),
                     vcpus: 1,
                     memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
                 });

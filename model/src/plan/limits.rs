@@ -125,6 +125,7 @@ mod tests {
         let vm = |name: &str| MatrixVm {
             name: name.into(),
             pid: None,
+            domid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: 1, ..MemoryUse::default() }),
         };

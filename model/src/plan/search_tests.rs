@@ -74,6 +74,7 @@ fn vms_of(names: &[u32]) -> Vec<MatrixVm> {
     let vm = |(i, vcpus): (usize, &u32)| MatrixVm {
         name: format!("vm{i}"),
         pid: None,
+        domid: None,
         vcpus: *vcpus,
         memory: Some(crate::matrix::MemoryUse { frames_used: 2000, ..Default::default() }),
     };

@@ -24,6 +24,7 @@ fn vms(vcpus: &[u32], shared: &[(usize, usize, u64)]) -> SharingMatrix {
     let vms = vcpus.iter().zip('a'..).map(|(vcpus, name)| MatrixVm {
         name: name.to_string(),
         pid: None,
+        domid: None,
         vcpus: *vcpus,
         memory: Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() }),
     });

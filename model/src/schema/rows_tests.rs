@@ -43,6 +43,7 @@ fn snapshot() -> Snapshot {
     let of = |name: &str, pid, frames| MatrixVm {
         name: name.into(),
         pid: Some(pid),
+        domid: None,
         vcpus: 1,
         memory: Some(memory(frames)),
     };

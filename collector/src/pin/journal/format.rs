@@ -130,7 +130,8 @@ mod tests {
         );
         let setting = ("[a-z_]{1,12}", ".{0,6}", ".{0,6}")
             .prop_map(|(file, before, after)| Change::KsmSetting { file, before, after });
-        prop_oneof![affinity, setting]
+        let sharing = (".{0,12}", task()).prop_map(|(vm, domain)| Change::MemorySharing { vm, domain });
+        prop_oneof![affinity, setting, sharing]
     }
 
     fn file(changes: &[Change]) -> Vec<u8> {

@@ -47,6 +47,13 @@ pub enum Change {
         /// The affinity huddle sets.
         after: CpuSet,
     },
+    /// Xen's sharing of a domain's pages, which was off and had no page before.
+    MemorySharing {
+        /// Name of the VM, for messages.
+        vm: String,
+        /// The domain.
+        domain: TaskId,
+    },
     /// A file of `/sys/kernel/mm/ksm`.
     KsmSetting {
         /// Its name, such as `run`.
@@ -66,6 +73,8 @@ pub enum Key {
     Thread(TaskId),
     /// One affinity of this vCPU of a domain of Xen.
     DomainVcpu(TaskId, AffinityKind),
+    /// Xen's sharing of this domain's pages.
+    MemorySharing(TaskId),
     /// This file of `/sys/kernel/mm/ksm`.
     KsmSetting(String),
 }
@@ -87,7 +96,7 @@ impl Change {
             Self::Affinity { scheduler, process, thread, .. } => {
                 Some(VcpuRef { scheduler: *scheduler, process: *process, thread: *thread })
             }
-            Self::KsmSetting { .. } => None,
+            Self::MemorySharing { .. } | Self::KsmSetting { .. } => None,
         }
     }
 
@@ -95,6 +104,7 @@ impl Change {
     pub fn key(&self) -> Key {
         match self {
             Self::Affinity { scheduler, thread, .. } => Key::of(*scheduler, *thread),
+            Self::MemorySharing { domain, .. } => Key::MemorySharing(*domain),
             Self::KsmSetting { file, .. } => Key::KsmSetting(file.clone()),
         }
     }
@@ -167,10 +177,33 @@ pub enum JournalError {
     Boot(#[from] HostError),
 }
 
+/// What a journal is of. Each has one writer, and a file of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subject {
+    /// Affinities and settings of KSM: the pinner's.
+    #[default]
+    Placement,
+    /// Xen's sharing of memory: the file `journal-sharing`.
+    MemorySharing,
+}
+
+impl Subject {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Placement, Self::MemorySharing];
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Placement => "journal",
+            Self::MemorySharing => "journal-sharing",
+        }
+    }
+}
+
 /// The journal of one state directory, open for appending. Holds the lock as long as it lives.
 #[derive(Debug)]
 pub struct Journal {
     state: StateLock,
+    subject: Subject,
     boot_id: String,
     /// `None` until there is a change to write.
     file: Option<File>,
@@ -191,7 +224,15 @@ impl Journal {
     /// # Errors
     /// When it cannot be read, is damaged before its end, or is of another version.
     pub fn open(root: &HostRoot, state: &StateLock) -> Result<Self, JournalError> {
-        let mut journal = Self::open_salvaging(root, state)?;
+        Self::open_of(Subject::Placement, root, state)
+    }
+
+    /// The same of another subject.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_of(subject: Subject, root: &HostRoot, state: &StateLock) -> Result<Self, JournalError> {
+        let mut journal = Self::open_salvaging(subject, root, state)?;
         let path = journal.path();
         match journal.damage.pop() {
             Some(damage) => Err(JournalError::Damaged { path, line: damage.line, text: damage.text }),
@@ -201,10 +242,15 @@ impl Journal {
 
     /// Opens a journal of which only a part may be readable. What it holds can be undone; finishing
     /// with [`Journal::keep_only`] then sets the damaged file aside.
-    pub(crate) fn open_salvaging(root: &HostRoot, state: &StateLock) -> Result<Self, JournalError> {
+    pub(crate) fn open_salvaging(
+        subject: Subject,
+        root: &HostRoot,
+        state: &StateLock,
+    ) -> Result<Self, JournalError> {
         let boot_id = read_text(&root.proc("sys/kernel/random/boot_id"))?.trim().to_owned();
         let mut journal = Self {
             state: state.clone(),
+            subject,
             boot_id,
             file: None,
             len_bytes: 0,
@@ -267,9 +313,14 @@ impl Journal {
         Ok(())
     }
 
+    /// The locked directory it is in.
+    pub fn state(&self) -> &StateLock {
+        &self.state
+    }
+
     /// Where the file is.
     pub fn path(&self) -> PathBuf {
-        self.state.dir().join("journal")
+        self.state.dir().join(self.subject.file())
     }
 
     /// The changes that may have to be undone, in the order they were made.
@@ -368,7 +419,7 @@ impl Journal {
             }
             (self.file, self.len_bytes, self.lines) = (None, 0, 0);
         } else {
-            let new = self.state.dir().join("journal.new");
+            let new = self.state.dir().join(format!("{}.new", self.subject.file()));
             let lines: Vec<Line> = entries.iter().cloned().map(Line::Change).collect();
             let bytes = self.encode(&lines, true)?;
             let write = || {
@@ -436,7 +487,7 @@ impl Journal {
     fn set_aside(&self, path: &Path) -> io::Result<PathBuf> {
         let mut number = 1u32;
         loop {
-            let aside = self.state.dir().join(format!("journal.damaged-{number}"));
+            let aside = self.state.dir().join(format!("{}.damaged-{number}", self.subject.file()));
             // A second name, not a new one: the journal is at its place until it is replaced.
             match std::fs::hard_link(path, &aside) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,

@@ -188,7 +188,7 @@ fn what_is_kept_of_a_damaged_journal_replaces_it_and_the_file_stays_aside() {
         let damaged =
             format!("not json {number}\n{}\n", serde_json::to_string(&affinity(11, "1", "0")).unwrap());
         std::fs::write(place.file(), &damaged).unwrap();
-        let mut journal = Journal::open_salvaging(&place.root, &place.state).unwrap();
+        let mut journal = Journal::open_salvaging(Subject::Placement, &place.root, &place.state).unwrap();
         assert_eq!(journal.entries(), [affinity(11, "1", "0")]);
         assert!(journal.damage()[0].contains("line 1"), "{:?}", journal.damage());
         journal.keep_only(vec![affinity(11, "1", "0")]).unwrap();

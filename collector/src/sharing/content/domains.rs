@@ -1,68 +1,201 @@
-//! The memory of Xen's domains behind the seam of a content scan: pages are mapped read-only in batches, and
-//! unmapped before the next.
+//! The memory of Xen's domains: the other side of the seam [`GuestMemory`], and a content scan over it.
+//!
+//! A space is a domain, and its slots are positions in the list of its frames, as it was when it was opened: of
+//! a PV domain its machine frames in the order of its own page numbers, of others guest frame numbers, of which
+//! some may be holes. Each slot is taken for a page of its own ([`Slot::frame`] is 0): Xen gives a frame to one
+//! domain and maps it as that one's only, and does not tell which guest frames sharing has put on one.
+//!
+//! The list is kept as runs of consecutive numbers, 16 bytes each. Guest frames are a few runs. Machine frames
+//! are as many as the domain was built or has ballooned in pieces: 2 MiB pieces are 8 KiB for each GiB, and at
+//! worst, each page for itself, it is 4 MiB for each GiB.
 
-use huddle_model::vm::Vm;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use super::super::SharingError;
+use huddle_model::vm::{TaskId, Vm};
+
 use super::super::processes::ENDED;
+use super::super::{Measurement, SharingError};
 use super::memory::{GuestMemory, Slot};
-use super::throttle::Throttle;
-use crate::xen::toolstack::{BATCH_PAGES, Domain, DomainKind, ForeignMemory, PAGE_BYTES, XenError};
+use super::{ContentScan, Hashed, largest, scan};
+use crate::xen::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_BYTES, XenError};
 
-/// The memory of some domains; each is one space, whose slots are its pages at the beginning of the scan.
+/// Slots that are looked at in one go; more than a batch, so that a sample of them fills batches too.
+const SLOTS_AT_ONCE: u64 = 16 * BATCH_PAGES as u64;
+
+impl ContentScan {
+    /// As [`Self::measure`], of domains: each VM's [`process`](Vm::process) says which. All memory of a domain
+    /// is measured, whatever [`Vm::memory`] says.
+    ///
+    /// A domain that ends meanwhile is in [`Measurement::vanished`], and one whose pages cannot be listed or
+    /// mapped though others' can, with the reason; one that is paused is measured like any other.
+    ///
+    /// # Errors
+    /// Xen does not answer, or lets no domain's pages be read; two VMs are one domain; more equal pages than
+    /// there may be remembered.
+    pub fn measure_domains(
+        &self,
+        memory: &mut dyn ForeignMemory,
+        domains: &mut ListDomains<'_>,
+        vms: &[Vm],
+    ) -> Result<Measurement, SharingError> {
+        let began = Instant::now();
+        let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
+        let scanned = scan(&mut memory, vms.len(), &self.settings, || largest(vms))?;
+        let (ended, notes) = memory.close(|vm| &vms[vm].name)?;
+        Ok(self.report(vms, scanned, ended, notes, began))
+    }
+
+    /// As [`Self::hash_only`], of domains; calls `listed` once it is known which pages they have.
+    ///
+    /// # Errors
+    /// As [`Self::measure_domains`].
+    pub fn hash_domains(
+        &self,
+        memory: &mut dyn ForeignMemory,
+        domains: &mut ListDomains<'_>,
+        vms: &[Vm],
+        listed: impl FnOnce(),
+    ) -> Result<Hashed, SharingError> {
+        let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
+        listed();
+        let hashed = self.hash_all(&mut memory, vms.len())?;
+        memory.close(|vm| &vms[vm].name)?;
+        Ok(hashed)
+    }
+}
+
+/// Which domain each VM is; `None` for what is none.
+fn wanted(vms: &[Vm]) -> Result<Vec<Option<TaskId>>, SharingError> {
+    let mut first = BTreeMap::new();
+    for vm in vms.iter().filter(|vm| vm.vmm.is_xen()) {
+        if let Some(other) = first.insert(vm.process, vm) {
+            let domain = u16::try_from(vm.process.id).unwrap_or(u16::MAX);
+            return Err(SharingError::SameDomain {
+                first: other.name.clone(),
+                second: vm.name.clone(),
+                domain,
+            });
+        }
+    }
+    Ok(vms.iter().map(|vm| vm.vmm.is_xen().then_some(vm.process)).collect())
+}
+
+/// The memory of domains.
 pub(super) struct DomainMemory<'a> {
     memory: &'a mut dyn ForeignMemory,
+    domains: &'a mut ListDomains<'a>,
     spaces: Vec<Space>,
-    frames: Vec<u64>,
-    /// The first thing that went wrong though the domain is there.
-    error: Option<XenError>,
+    /// What is not read, by position of the VM, with the reason.
+    left_out: Vec<(usize, String)>,
+    /// The frames of one batch.
+    batch: Vec<u64>,
 }
 
 struct Space {
     vm: usize,
-    domain: Domain,
-    /// The pages as [`ForeignMemory::map`] takes them.
-    pages: Vec<u64>,
+    domain: DomainRef,
+    frames: Frames,
+    /// Pages it had when the domains were last listed.
+    pages: u64,
     is_gone: bool,
+    is_mapped: bool,
+    /// The first batch that could not be mapped, though the domain was there.
+    failed: Option<XenError>,
 }
 
 impl<'a> DomainMemory<'a> {
-    /// The memory of those of `vms` that are among `domains`; returns with it the VMs that have ended.
+    /// Opens the domains of `wanted`, of which the positions are those of VMs.
     ///
     /// # Errors
-    /// When Xen does not tell which pages a domain has.
+    /// When Xen does not answer, or lists no domain's pages.
     pub(super) fn open(
         memory: &'a mut dyn ForeignMemory,
-        domains: Vec<Domain>,
-        vms: &[Vm],
-    ) -> Result<(Self, Vec<(usize, String)>), XenError> {
-        let (mut spaces, mut ended) = (Vec::new(), Vec::new());
-        for (vm, found) in vms.iter().enumerate() {
-            let domain = domains.iter().find(|domain| domain.domain.task() == found.process);
-            let pages = match domain.filter(|domain| !domain.is_ending) {
-                Some(domain) => memory.frames(domain).map(|pages| (domain, pages)),
-                None => Err(XenError::Gone(u16::try_from(found.process.id).unwrap_or(u16::MAX))),
+        domains: &'a mut ListDomains<'_>,
+        wanted: &[Option<TaskId>],
+    ) -> Result<Self, SharingError> {
+        let listed = domains()?;
+        let mut opened =
+            DomainMemory { memory, domains, spaces: Vec::new(), left_out: Vec::new(), batch: Vec::new() };
+        let mut refused = None;
+        for (vm, task) in wanted.iter().enumerate() {
+            let Some(task) = task else {
+                opened.left_out.push((vm, "it is no domain of Xen".to_owned()));
+                continue;
             };
-            match pages {
-                Ok((domain, pages)) => {
-                    spaces.push(Space { vm, domain: domain.clone(), pages, is_gone: false });
+            let domain = listed.iter().find(|domain| domain.domain.task() == *task && !domain.is_ending);
+            let Some(domain) = domain else {
+                opened.left_out.push((vm, ENDED.to_owned()));
+                continue;
+            };
+            match opened.memory.frames(domain) {
+                Ok(frames) => opened.spaces.push(Space {
+                    vm,
+                    domain: domain.domain,
+                    frames: Frames::new(&frames),
+                    pages: domain.pages,
+                    is_gone: false,
+                    is_mapped: false,
+                    failed: None,
+                }),
+                Err(error) if error.is_gone() => opened.left_out.push((vm, ENDED.to_owned())),
+                Err(error) => {
+                    opened.left_out.push((vm, format!("its pages cannot be listed: {error}")));
+                    refused.get_or_insert(error);
                 }
-                Err(XenError::Gone(_)) => ended.push((vm, ENDED.to_owned())),
-                Err(error) => return Err(error),
             }
         }
-        Ok((Self { memory, spaces, frames: Vec::new(), error: None }, ended))
+        match refused {
+            Some(error) if opened.spaces.is_empty() => Err(error.into()),
+            _ => Ok(opened),
+        }
     }
 
-    /// What went wrong on the way.
-    pub(super) fn finish(self) -> Result<(), XenError> {
-        self.error.map_or(Ok(()), Err)
+    /// The frame of a slot.
+    pub(super) fn frame(&self, space: usize, slot: u64) -> u64 {
+        self.spaces[space].frames.frame(slot)
+    }
+
+    /// What is behind it, while nothing is read here.
+    pub(super) fn foreign(&mut self) -> &mut dyn ForeignMemory {
+        self.memory
+    }
+
+    /// Which VMs have no part in the result, with the reason, and what is to be said of others.
+    ///
+    /// # Errors
+    /// When no page of any domain that is still there could be mapped.
+    pub(super) fn close<'n>(
+        self,
+        name_of: impl Fn(usize) -> &'n str,
+    ) -> Result<(Vec<(usize, String)>, Vec<String>), SharingError> {
+        let (mut left_out, mut notes, mut refused) = (self.left_out, Vec::new(), None);
+        let mut is_any_mapped = false;
+        for space in self.spaces {
+            is_any_mapped |= space.is_mapped;
+            match space.failed {
+                _ if space.is_gone => left_out.push((space.vm, ENDED.to_owned())),
+                Some(error) if space.is_mapped => {
+                    notes.push(format!("some pages of {:?} could not be mapped: {error}", name_of(space.vm)));
+                }
+                Some(error) => {
+                    left_out.push((space.vm, format!("none of its pages can be mapped: {error}")));
+                    refused.get_or_insert(error);
+                }
+                None => {}
+            }
+        }
+        left_out.sort_by_key(|(vm, _)| *vm);
+        match refused {
+            Some(error) if !is_any_mapped => Err(error.into()),
+            _ => Ok((left_out, notes)),
+        }
     }
 }
 
 impl GuestMemory for DomainMemory<'_> {
     fn spaces(&self) -> Vec<(usize, u64)> {
-        self.spaces.iter().map(|space| (space.vm, space.pages.len() as u64)).collect()
+        self.spaces.iter().map(|space| (space.vm, space.frames.slots)).collect()
     }
 
     fn page_bytes(&self) -> usize {
@@ -78,37 +211,96 @@ impl GuestMemory for DomainMemory<'_> {
         if space.is_gone {
             return Ok(0);
         }
-        let pages = space.pages.get(first as usize..).unwrap_or_default();
-        let pages = &pages[..pages.len().min(BATCH_PAGES)];
-        // A machine frame is the same for all domains; a guest's own number says nothing of another's.
-        let is_pv = space.domain.kind == Some(DomainKind::Pv);
-        let slot = |(number, page): (u64, &u64)| Slot { number, frame: if is_pv { *page } else { 0 } };
-        slots.extend((first..).zip(pages).map(slot));
-        Ok(pages.len() as u64)
+        let end = space.frames.slots.min(first + SLOTS_AT_ONCE);
+        slots.extend((first..end).map(|number| Slot { number, frame: 0 }));
+        Ok(end - first)
+    }
+
+    fn told_pages(&self, space: usize) -> Option<u64> {
+        Some(self.spaces[space].pages)
+    }
+
+    fn look_again(&mut self) -> Result<(), SharingError> {
+        let listed = (self.domains)()?;
+        for space in &mut self.spaces {
+            match listed.iter().find(|domain| domain.domain == space.domain && !domain.is_ending) {
+                Some(domain) => space.pages = domain.pages,
+                None => space.is_gone = true,
+            }
+        }
+        Ok(())
     }
 
     fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8])) {
         let space = &mut self.spaces[space];
-        for (batch, first) in slots.chunks(BATCH_PAGES).zip((0..).step_by(BATCH_PAGES)) {
-            if space.is_gone || self.error.is_some() {
-                return;
-            }
-            self.frames.clear();
-            self.frames.extend(batch.iter().map(|slot| space.pages[slot.number as usize]));
-            match self.memory.map(space.domain.domain, &self.frames, &mut |at, page| each(first + at, page)) {
-                Ok(()) => {}
-                Err(XenError::Gone(_)) => space.is_gone = true,
-                Err(error) => self.error = Some(error),
-            }
+        if space.is_gone {
+            return;
+        }
+        self.batch.clear();
+        self.batch.extend(slots.iter().map(|slot| space.frames.frame(slot.number)));
+        let mut is_mapped = false;
+        let mapped = self.memory.map(space.domain, &self.batch, &mut |position, page| {
+            is_mapped = true;
+            each(position, page);
+        });
+        space.is_mapped |= is_mapped;
+        match mapped {
+            Ok(()) => {}
+            Err(error) if error.is_gone() => space.is_gone = true,
+            Err(error) => _ = space.failed.get_or_insert(error),
         }
     }
+}
 
-    fn still_present(&mut self, space: usize, _: &mut Throttle) -> Result<u64, SharingError> {
-        let space = &mut self.spaces[space];
-        match self.memory.frames(&space.domain) {
-            Ok(pages) => Ok(pages.len() as u64),
-            Err(XenError::Gone(_)) => Ok(0),
-            Err(error) => Err(error.into()),
+/// A list of frames, as runs of numbers that follow one another.
+#[derive(Debug)]
+struct Frames {
+    /// The first slot of each run, ascending, and its frame.
+    runs: Vec<(u64, u64)>,
+    slots: u64,
+}
+
+impl Frames {
+    fn new(frames: &[u64]) -> Self {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (slot, frame) in (0..).zip(frames) {
+            let follows =
+                runs.last().is_some_and(|(first, start)| start.checked_add(slot - first) == Some(*frame));
+            if !follows {
+                runs.push((slot, *frame));
+            }
+        }
+        runs.shrink_to_fit();
+        Self { runs, slots: frames.len() as u64 }
+    }
+
+    fn frame(&self, slot: u64) -> u64 {
+        let (first, frame) = self.runs[self.runs.partition_point(|(first, _)| *first <= slot) - 1];
+        frame + (slot - first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn frames_that_follow_one_another_are_one_run() {
+        assert_eq!(
+            Frames::new(&[7, 8, 9, 100, 101, 5, u64::MAX]).runs,
+            [(0, 7), (3, 100), (5, 5), (6, u64::MAX)]
+        );
+        assert_eq!(Frames::new(&[]).slots, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_the_list(frames in proptest::collection::vec(0u64..40, 0..200)) {
+            let runs = Frames::new(&frames);
+            let read: Vec<u64> = (0..runs.slots).map(|slot| runs.frame(slot)).collect();
+            prop_assert_eq!(read, frames);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Where the pages of guests are read: the seam between a content scan and a hypervisor, and the memory of
-//! processes behind it.
+//! processes behind it; that of Xen's domains is in [`super::domains`].
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -12,11 +12,10 @@ use super::super::SharingError;
 use super::super::gather::{READ_BYTES, read_entries};
 use super::super::pagemap::{self, ENTRY_BYTES, Entry};
 use super::super::processes::{Process, Processes, Region};
-use super::throttle::Throttle;
 use crate::host::{HostError, HostRoot};
 
-/// Pages read at once: few enough that they are still in the second-level cache when they are hashed.
-pub(super) const BATCH_PAGES: usize = 64;
+/// Pages of a process read at once: few enough that they are still in the second-level cache when they are hashed.
+const BATCH_PAGES: usize = 64;
 
 /// A page of a space that is in physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub(super) struct Slot {
 }
 
 /// Guest memory that can be read page by page, without changing it. A *space* is what pages are numbered in: a
-/// process of a VM, or a domain of Xen.
+/// process of a VM, or a domain.
 pub(super) trait GuestMemory {
     /// For each space its VM, by position, and how many slots it has.
     fn spaces(&self) -> Vec<(usize, u64)>;
@@ -36,35 +35,27 @@ pub(super) trait GuestMemory {
     /// Bytes of a page.
     fn page_bytes(&self) -> usize;
 
-    /// Pages that are best read at once.
-    fn batch_pages(&self) -> usize {
-        BATCH_PAGES
-    }
+    /// How many pages are best read at once; no more are asked for.
+    fn batch_pages(&self) -> usize;
 
     /// Adds the slots from `first` on that hold a page, and returns how many slots were looked at; 0 where
-    /// the space has gone.
+    /// the space has gone. Where [`Self::told_pages`] tells, slots may be among them that hold none.
     fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError>;
+
+    /// How many pages a space has in memory, as it was told when it was last looked at, where that is known
+    /// without asking for each slot.
+    fn told_pages(&self, _space: usize) -> Option<u64> {
+        None
+    }
+
+    /// Has [`Self::told_pages`] tell of this moment.
+    fn look_again(&mut self) -> Result<(), SharingError> {
+        Ok(())
+    }
 
     /// Gives the content of those slots that can be read, by their position in `slots`. A page that cannot
     /// be read has gone meanwhile, and is left out.
     fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8]));
-
-    /// How many pages the space has by now; 0 where it has gone.
-    fn still_present(&mut self, space: usize, throttle: &mut Throttle) -> Result<u64, SharingError> {
-        let (mut slots, mut next, mut pages) = (Vec::new(), 0, 0);
-        let (_, end) = self.spaces()[space];
-        while next < end {
-            slots.clear();
-            let looked_at = self.present(space, next, &mut slots)?;
-            if looked_at == 0 {
-                break;
-            }
-            next += looked_at;
-            pages += slots.len() as u64;
-            throttle.rest();
-        }
-        Ok(pages)
-    }
 }
 
 /// The memory of processes, through `/proc/PID/pagemap` and `/proc/PID/mem` (proc(5)). Not by
@@ -157,6 +148,10 @@ impl GuestMemory for ProcessMemory<'_> {
 
     fn page_bytes(&self) -> usize {
         self.page_bytes
+    }
+
+    fn batch_pages(&self) -> usize {
+        BATCH_PAGES
     }
 
     fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError> {

@@ -8,10 +8,14 @@
 //! there is to merge, they are those of method `merged`, but for contents that KSM spreads over several frames
 //! (`max_page_sharing`) and for equal pages it is not allowed to merge.
 //!
-//! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB: 18 bytes a page. Where that is not
+//! Guest memory is that of processes ([`ContentScan::measure`]) or of Xen's domains
+//! ([`ContentScan::measure_domains`]); all but the reading is the same.
+//!
+//! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB (of domains 10 MiB, and what the
+//! numbers of their frames take, see [`domains`]): 18 bytes a page. Where that is not
 //! enough, guests are read several times, each time for another part of the hashes ([`records`]). **Processor
 //! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of reading and
-//! comparing, and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
+//! comparing (of domains after a batch that is mapped, [`BATCH_PAGES`](crate::xen::toolstack::BATCH_PAGES)), and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
 //!
 //! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
 //! group then, and counts as shared with nobody; how many did is a note. A page that is given back before it is
@@ -19,35 +23,38 @@
 //! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
 //! used recently.
 
+pub(crate) mod candidates;
 mod domains;
+#[cfg(test)]
+mod domains_tests;
 mod draw;
+mod groups;
+mod hashing;
 mod memory;
 mod records;
 mod settings;
 mod tally;
 #[cfg(test)]
 mod tests;
-mod throttle;
+pub(crate) mod throttle;
 mod verify;
 
 use std::time::Instant;
 
 use huddle_model::matrix::Method;
 use huddle_model::vm::Vm;
-use rapidhash::v3::rapidhash_v3;
 
-use self::domains::DomainMemory;
 use self::draw::Draw;
-use self::memory::{GuestMemory, ProcessMemory, Slot};
-use self::records::{MAX_PAGES, Record, Records, Slice};
+use self::hashing::{Reading, hash_slice};
+use self::memory::{GuestMemory, ProcessMemory};
+use self::records::{MAX_PAGES, Records, Slice};
 pub use self::settings::{ContentSettings, NotAShare, Share};
 use self::tally::Tally;
 use self::throttle::Throttle;
 use self::verify::{Spaces, Verifier};
-use super::processes::{ENDED, Processes};
+use super::processes::Processes;
 use super::{Found, Measurement, SharingError, assemble, pagemap};
 use crate::host::HostRoot;
-use crate::xen::toolstack::{Domain, ForeignMemory, XenError};
 
 /// A change of memory by more than one part in so many is noted.
 const WORTH_SAYING: u64 = 100;
@@ -97,7 +104,7 @@ impl ContentScan {
         let scanned = {
             let name_of = |vm: usize| vms[vm].name.clone();
             let mut memory = ProcessMemory::open(&self.root, &processes, name_of)?;
-            scan(&mut memory, vms.len(), &self.settings, |page| too_large(vms, page))?
+            scan(&mut memory, vms.len(), &self.settings, || largest(vms))?
         };
         let ended = processes.check_again(&self.root, vms)?;
         let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
@@ -108,37 +115,11 @@ impl ContentScan {
                 "process {process} of {name:?} ended while it was measured; what had been read of it counts"
             ));
         }
-        Ok(self.told(vms, scanned, ended, notes, began))
+        Ok(self.report(vms, scanned, ended, notes, began))
     }
 
-    /// The same for VMs that are domains of Xen, whose pages `memory` maps. `domains` lists the domains there are,
-    /// before and after.
-    ///
-    /// # Errors
-    /// When Xen does not answer; more equal pages than there may be remembered.
-    pub fn measure_domains(
-        &self,
-        memory: &mut dyn ForeignMemory,
-        domains: &mut dyn FnMut() -> Result<Vec<Domain>, XenError>,
-        vms: &[Vm],
-    ) -> Result<Measurement, SharingError> {
-        let began = Instant::now();
-        let (mut memory, mut ended) = DomainMemory::open(memory, domains()?, vms)?;
-        let scanned = scan(&mut memory, vms.len(), &self.settings, |page| too_large(vms, page))?;
-        memory.finish()?;
-        let after = domains()?;
-        for (vm, found) in vms.iter().enumerate() {
-            let is_there = |domain: &Domain| domain.domain.task() == found.process && !domain.is_ending;
-            if !after.iter().any(is_there) && ended.iter().all(|(position, _)| *position != vm) {
-                ended.push((vm, ENDED.to_owned()));
-            }
-        }
-        ended.sort_unstable_by_key(|(vm, _)| *vm);
-        Ok(self.told(vms, scanned, ended, Vec::new(), began))
-    }
-
-    /// What was found of the VMs that stayed, with what limits it.
-    fn told(
+    /// The figures of the VMs that stayed; what is worth saying is added to `notes`.
+    fn report(
         &self,
         vms: &[Vm],
         scanned: Scanned,
@@ -148,10 +129,14 @@ impl ContentScan {
     ) -> Measurement {
         let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
         for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
-            if counts.lost > 0 {
+            // A domain always has a few pages that only Xen sees.
+            let is_domain = vms[vm].vmm.is_xen();
+            let (usual, whose) =
+                if is_domain { (counts.resident / WORTH_SAYING, "another domain") } else { (0, "a device") };
+            if counts.lost > usual {
                 let (pages, name) = (counts.lost, &vms[vm].name);
                 notes.push(format!(
-                    "{pages} pages of {name:?} could not be read: given back meanwhile, or of a device"
+                    "{pages} pages of {name:?} could not be read: given back meanwhile, or of {whose}"
                 ));
             }
         }
@@ -185,24 +170,6 @@ impl ContentScan {
         assemble(vms, &found, &errors, ended, notes, began)
     }
 
-    /// The first half alone on domains, for benchmarks; calls `listed` once it is known which pages they have.
-    ///
-    /// # Errors
-    /// As [`Self::measure_domains`].
-    pub fn hash_domains_only(
-        &self,
-        memory: &mut dyn ForeignMemory,
-        domains: Vec<Domain>,
-        vms: &[Vm],
-        listed: impl FnOnce(),
-    ) -> Result<Hashed, SharingError> {
-        let (mut memory, _) = DomainMemory::open(memory, domains, vms)?;
-        listed();
-        let hashed = self.hash(&mut memory, vms.len())?;
-        memory.finish()?;
-        Ok(hashed)
-    }
-
     /// The first half alone, for benchmarks: reads all pages in batches, hashes and remembers them.
     ///
     /// # Errors
@@ -210,10 +177,10 @@ impl ContentScan {
     pub fn hash_only(&self, vms: &[Vm]) -> Result<Hashed, SharingError> {
         let processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
         let mut memory = ProcessMemory::open(&self.root, &processes, |vm| vms[vm].name.clone())?;
-        self.hash(&mut memory, vms.len())
+        self.hash_all(&mut memory, vms.len())
     }
 
-    fn hash<M: GuestMemory>(&self, memory: &mut M, vms: usize) -> Result<Hashed, SharingError> {
+    fn hash_all<M: GuestMemory>(&self, memory: &mut M, vms: usize) -> Result<Hashed, SharingError> {
         let (spaces, _) = Spaces::new(&memory.spaces());
         let draw = Draw::new(self.settings.sample, self.settings.seed);
         let mut tally = Tally::new(vms, draw);
@@ -231,12 +198,19 @@ fn bytes(settings: &ContentSettings) -> u64 {
     u64::from(settings.memory_mib) << 20
 }
 
-fn too_large(vms: &[Vm], pages: u64) -> SharingError {
+/// The VM to name where there is too much of all.
+fn largest(vms: &[Vm]) -> String {
     let largest = vms.iter().max_by_key(|vm| vm.memory.iter().map(|region| region.len_bytes()).sum::<u64>());
-    SharingError::TooLarge {
-        vm: largest.map_or_else(String::new, |vm| vm.name.clone()),
-        what: format!("all VMs together have {pages} pages of address space, more than {MAX_PAGES}"),
+    largest.map_or_else(String::new, |vm| vm.name.clone())
+}
+
+/// No more pages than can be numbered.
+fn check_pages(pages: u64, largest: impl FnOnce() -> String) -> Result<(), SharingError> {
+    if pages <= MAX_PAGES {
+        return Ok(());
     }
+    let what = format!("all VMs together have {pages} pages of address space, more than {MAX_PAGES}");
+    Err(SharingError::TooLarge { vm: largest(), what })
 }
 
 /// What a scan of some memory found.
@@ -255,12 +229,10 @@ fn scan<M: GuestMemory>(
     memory: &mut M,
     vms: usize,
     settings: &ContentSettings,
-    too_large: impl FnOnce(u64) -> SharingError,
+    largest: impl FnOnce() -> String,
 ) -> Result<Scanned, SharingError> {
     let (spaces, pages) = Spaces::new(&memory.spaces());
-    if pages > MAX_PAGES {
-        return Err(too_large(pages));
-    }
+    check_pages(pages, largest)?;
     let draw = Draw::new(settings.sample, settings.seed);
     let mut throttle = Throttle::new(settings.cpu_share);
     let tally = Tally::new(vms, draw);
@@ -280,99 +252,24 @@ fn scan<M: GuestMemory>(
         scanned.differing += verifier.differing;
         next = records.next_slice();
     }
-    for (space, (vm, _)) in memory.spaces().into_iter().enumerate() {
-        scanned.resident_after[vm] += memory.still_present(space, &mut throttle)?;
-    }
-    Ok(scanned)
-}
-
-/// What the first half works with.
-struct Reading<'a, M> {
-    memory: &'a mut M,
-    spaces: &'a Spaces,
-    draw: Draw,
-    throttle: &'a mut Throttle,
-}
-
-/// Why the first half stopped.
-enum Stopped {
-    Full,
-    Failed(SharingError),
-}
-
-impl Stopped {
-    fn error(self, records: &Records, settings: &ContentSettings) -> SharingError {
-        match self {
-            Self::Full => {
-                SharingError::TooManyAlike { pages: records.room(), memory_mib: settings.memory_mib }
-            }
-            Self::Failed(error) => error,
+    memory.look_again()?;
+    let mut slots = Vec::new();
+    for (space, (vm, count)) in memory.spaces().into_iter().enumerate() {
+        if let Some(told) = memory.told_pages(space) {
+            scanned.resident_after[vm] += told;
+            continue;
         }
-    }
-}
-
-/// Reads and hashes all pages that are drawn, and remembers those of the current slice. Pages are counted in
-/// the first reading only.
-fn hash_slice<M: GuestMemory>(
-    desk: &mut Reading<'_, M>,
-    records: &mut Records,
-    tally: &mut Tally,
-    is_first: bool,
-) -> Result<(), Stopped> {
-    let mut slots: Vec<Slot> = Vec::new();
-    for (space, (vm, count)) in desk.memory.spaces().into_iter().enumerate() {
-        let first_page = desk.spaces.first(space);
         let mut done = 0;
         while done < count {
             slots.clear();
-            let looked_at = desk.memory.present(space, done, &mut slots).map_err(Stopped::Failed)?;
+            let looked_at = memory.present(space, done, &mut slots)?;
             if looked_at == 0 {
                 break;
             }
             done += looked_at;
-            let resident = slots.len() as u64;
-            if !desk.draw.is_all() {
-                slots.retain(|slot| desk.draw.takes(first_page + slot.number));
-            }
-            let (mut read, mut zero) = (0, 0);
-            for batch in slots.chunks(desk.memory.batch_pages()) {
-                let mut full = false;
-                desk.memory.read(space, batch, &mut |position, bytes| {
-                    let slot = batch[position];
-                    read += 1;
-                    if is_zero(bytes) {
-                        zero += 1;
-                    } else {
-                        let hash = rapidhash_v3(bytes);
-                        full |=
-                            records.push(Record::new(hash, slot.frame, first_page + slot.number)).is_err();
-                    }
-                });
-                if full {
-                    return Err(Stopped::Full);
-                }
-                desk.throttle.rest();
-            }
-            desk.throttle.rest();
-            if is_first {
-                let vm = tally.vm(vm);
-                vm.resident += resident;
-                vm.read += read;
-                vm.lost += slots.len() as u64 - read;
-                vm.zero += zero;
-            }
+            scanned.resident_after[vm] += slots.len() as u64;
+            throttle.rest();
         }
     }
-    Ok(())
-}
-
-/// Whether all bytes are 0; most pages that are not tell so in their first line of a cache.
-#[inline]
-fn is_zero(bytes: &[u8]) -> bool {
-    let (lines, rest) = bytes.as_chunks::<64>();
-    let line_is_zero = |line: &[u8; 64]| {
-        let (words, _) = line.as_chunks::<8>();
-        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
-    };
-    lines.iter().all(line_is_zero) && rest.iter().all(|byte| *byte == 0)
+    Ok(scanned)
 }

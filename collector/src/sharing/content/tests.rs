@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use huddle_model::matrix::{MatrixVm, MemoryUse, SharingMatrix};
 use proptest::prelude::*;
 
-use super::memory::{BATCH_PAGES, GuestMemory, Slot};
+use super::memory::{GuestMemory, Slot};
 use super::*;
 
 /// Small pages: what is tested does not depend on their size.
@@ -60,6 +60,10 @@ impl GuestMemory for Made {
         PAGE_BYTES
     }
 
+    fn batch_pages(&self) -> usize {
+        64
+    }
+
     fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError> {
         if self.is_gone(space) {
             return Ok(0);
@@ -75,7 +79,7 @@ impl GuestMemory for Made {
     }
 
     fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8])) {
-        assert!(slots.len() <= BATCH_PAGES);
+        assert!(slots.len() <= self.batch_pages());
         for (position, slot) in slots.iter().enumerate() {
             self.reads += 1;
             if self.is_gone(space) {
@@ -100,7 +104,7 @@ fn settings() -> ContentSettings {
 }
 
 fn scanned(made: &Made, vms: usize, settings: &ContentSettings) -> Scanned {
-    scan(&mut made.clone(), vms, settings, |_| unreachable!("few pages")).unwrap()
+    scan(&mut made.clone(), vms, settings, || unreachable!("few pages")).unwrap()
 }
 
 fn matrix(scanned: Scanned) -> SharingMatrix {
@@ -109,6 +113,7 @@ fn matrix(scanned: Scanned) -> SharingMatrix {
     let rows = figures.memory.iter().enumerate().map(|(position, memory)| MatrixVm {
         name: position.to_string(),
         pid: None,
+        domid: None,
         vcpus: 1,
         memory: Some(*memory),
     });
@@ -191,7 +196,7 @@ fn little_memory_takes_more_readings_and_gives_the_same() {
 fn more_equal_pages_than_there_is_room_for_is_an_error() {
     let mut made = Made::of(&[vec![page(5); 70_000]]);
     let little = ContentSettings { memory_mib: 1, ..settings() };
-    let Err(error) = scan(&mut made, 1, &little, |_| unreachable!()) else { panic!("it had room") };
+    let Err(error) = scan(&mut made, 1, &little, || unreachable!()) else { panic!("it had room") };
     assert!(matches!(error, SharingError::TooManyAlike { memory_mib: 1, .. }), "{error}");
 }
 
@@ -211,7 +216,7 @@ fn pages_on_one_frame_are_not_read_twice() {
         |merge: bool| (1..50).map(|content| if merge { merged(content) } else { page(content) }).collect();
     for (merge, reads) in [(true, 98), (false, 196)] {
         let mut made = Made::of(&[pages(merge), pages(merge)]);
-        scan(&mut made, 2, &settings(), |_| unreachable!()).unwrap();
+        scan(&mut made, 2, &settings(), || unreachable!()).unwrap();
         assert_eq!(made.reads, reads, "merged: {merge}");
     }
 }

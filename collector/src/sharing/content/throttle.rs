@@ -11,19 +11,19 @@ const SLICE: Duration = Duration::from_millis(2);
 
 /// Rests between pieces of work of the thread that made it.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     share: Share,
     cpu: Duration,
     wall: Instant,
 }
 
 impl Throttle {
-    pub(super) fn new(share: Share) -> Self {
+    pub(crate) fn new(share: Share) -> Self {
         Self { share, cpu: thread_cpu_time(), wall: Instant::now() }
     }
 
     /// To be called after every short piece of work: sleeps when a slice was used up.
-    pub(super) fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         if self.share == Share::ALL {
             return;
         }

@@ -2,11 +2,11 @@
 //! counted.
 //!
 //! Pages on one frame are one page and need no comparison. For the rest one page is read of each frame, each
-//! once. Groups are taken in the order of their first page: equal memory of two VMs mostly lies in equal
-//! order, so that what is read next lies side by side in both.
+//! once. Groups are taken in the order of their first page (see [`keep_groups`]).
 
 use std::collections::BTreeMap;
 
+use super::groups::{group_at, keep_groups};
 use super::memory::{GuestMemory, Slot};
 use super::records::Record;
 use super::tally::Tally;
@@ -14,9 +14,6 @@ use super::throttle::Throttle;
 
 /// Contents of one hash that are told apart; what is beyond counts as shared with nobody.
 const MAX_CLASSES: usize = 4;
-
-/// Records that are gone through in far less than a rest is due after.
-const RECORDS_BETWEEN_RESTS: usize = 8192;
 
 /// Where a page is.
 pub(super) struct Spaces {
@@ -43,12 +40,12 @@ impl Spaces {
         self.first[space]
     }
 
-    fn space(&self, page: u64) -> usize {
+    pub(super) fn space(&self, page: u64) -> usize {
         // A space without pages begins where the next one does: the last that begins here has the page.
         self.first.partition_point(|first| *first <= page) - 1
     }
 
-    fn vm(&self, page: u64) -> usize {
+    pub(super) fn vm(&self, page: u64) -> usize {
         self.vm[self.space(page)]
     }
 }
@@ -59,8 +56,8 @@ pub(super) struct Verifier<'a, M> {
     spaces: &'a Spaces,
     throttle: &'a mut Throttle,
     tally: &'a mut Tally,
-    /// Groups and pages that are taken at once.
-    batch: usize,
+    /// Groups that are compared together, and pages that are read together.
+    batch_pages: usize,
     desk: Desk,
     /// Pages that were equal to others by their hash and then were not, or had gone.
     pub(super) differing: u64,
@@ -95,50 +92,26 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         throttle: &'a mut Throttle,
         tally: &'a mut Tally,
     ) -> Self {
-        let batch = memory.batch_pages();
-        let desk = Desk { contents: vec![0; batch * memory.page_bytes()], ..Desk::default() };
-        Self { batch, memory, spaces, throttle, tally, desk, differing: 0 }
+        let batch_pages = memory.batch_pages();
+        let desk = Desk { contents: vec![0; batch_pages * memory.page_bytes()], ..Desk::default() };
+        Self { memory, spaces, throttle, tally, batch_pages, desk, differing: 0 }
     }
 
     /// Counts the pages of one slice, which are sorted; leaves them in no order.
     pub(super) fn count(&mut self, records: &mut Vec<Record>) {
-        let groups = self.keep_groups(records);
-        let end_of = |start: u32| {
-            let start = start as usize;
-            start
-                + records[start..].iter().take_while(|record| record.hash() == records[start].hash()).count()
-        };
-        for batch in groups.chunks(self.batch) {
-            let batch: Vec<&[Record]> =
-                batch.iter().map(|start| &records[*start as usize..end_of(*start)]).collect();
+        let (spaces, tally) = (self.spaces, &mut *self.tally);
+        // A page whose hash no other has needs no comparison.
+        let groups = keep_groups(records, self.throttle, |group| {
+            if let [only] = group {
+                tally.unique(spaces.vm(only.page()));
+            }
+            group.len() > 1
+        });
+        for batch in groups.chunks(self.batch_pages) {
+            let batch: Vec<&[Record]> = batch.iter().map(|start| group_at(records, *start)).collect();
             self.batch(&batch);
             self.throttle.rest();
         }
-    }
-
-    /// Counts and removes the pages whose hash no other has; returns where the groups of the others begin, in
-    /// the order of their first pages.
-    fn keep_groups(&mut self, records: &mut Vec<Record>) -> Vec<u32> {
-        let mut groups = Vec::new();
-        let (mut kept, mut at, mut rested_at) = (0, 0, 0);
-        while at < records.len() {
-            if at - rested_at > RECORDS_BETWEEN_RESTS {
-                self.throttle.rest();
-                rested_at = at;
-            }
-            let alike = records[at..].iter().take_while(|record| record.hash() == records[at].hash()).count();
-            if alike == 1 {
-                self.tally.unique(self.spaces.vm(records[at].page()));
-            } else {
-                groups.push(kept as u32);
-                records.copy_within(at..at + alike, kept);
-                kept += alike;
-            }
-            at += alike;
-        }
-        records.truncate(kept);
-        groups.sort_unstable_by_key(|start| records[*start as usize].page());
-        groups
     }
 
     fn batch(&mut self, batch: &[&[Record]]) {
@@ -150,7 +123,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
             batch.iter().for_each(|group| self.content(group));
             return;
         }
-        if most > self.batch {
+        if most > self.batch_pages {
             batch.iter().for_each(|group| self.apart(group));
             return;
         }
@@ -211,12 +184,12 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         let (spaces, page_bytes) = (self.spaces, self.memory.page_bytes());
         let mut classes: Vec<Class> = Vec::new();
         let mut items = group.chunk_by(|left, right| same_frame(*left, *right)).peekable();
-        let (mut batch, mut slots) = (Vec::new(), Vec::new());
+        let (mut batch, mut slots, mut class_of) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(item) = items.next() {
             let space = spaces.space(item[0].page());
             batch.clear();
             batch.push(item);
-            while batch.len() < self.batch
+            while batch.len() < self.batch_pages
                 && let Some(item) = items.next_if(|item| spaces.space(item[0].page()) == space)
             {
                 batch.push(item);
@@ -224,7 +197,8 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
             let slot = |item: &&[Record]| Slot { number: item[0].page() - spaces.first(space), frame: 0 };
             slots.clear();
             slots.extend(batch.iter().map(slot));
-            let mut class_of = vec![None; batch.len()];
+            class_of.clear();
+            class_of.resize(slots.len(), None);
             self.memory.read(space, &slots, &mut |position, bytes| {
                 let known = classes.iter().position(|class| class.content == bytes);
                 class_of[position] = known.or_else(|| {
@@ -237,10 +211,10 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
                     })
                 });
             });
-            for (item, class) in batch.iter().zip(class_of) {
+            for (item, class) in batch.iter().zip(&class_of) {
                 match class {
                     Some(class) => {
-                        let class = &mut classes[class];
+                        let class: &mut Class = &mut classes[*class];
                         for record in *item {
                             *class.times.entry(spaces.vm(record.page())).or_default() += 1;
                         }

@@ -56,6 +56,7 @@ mod tests {
         let row = |(name, frames_used): &(&str, u64)| MatrixVm {
             name: (*name).to_owned(),
             pid: None,
+            domid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
         };

@@ -421,6 +421,7 @@ impl Kept {
             MatrixVm {
                 name: vm.name.clone(),
                 pid: Some(vm.process.id),
+                domid: None,
                 vcpus: vm.vcpus.len() as u32,
                 memory: Some(memory),
             }

@@ -1,0 +1,130 @@
+//! The first half of a content scan: all pages are read and hashed, and what is needed of them is remembered.
+
+use rapidhash::v3::rapidhash_v3;
+
+use super::super::SharingError;
+use super::draw::Draw;
+use super::memory::{GuestMemory, Slot};
+use super::records::{Record, Records};
+use super::settings::ContentSettings;
+use super::tally::Tally;
+use super::throttle::Throttle;
+use super::verify::Spaces;
+
+/// What the first half works with.
+pub(super) struct Reading<'a, M> {
+    pub(super) memory: &'a mut M,
+    pub(super) spaces: &'a Spaces,
+    pub(super) draw: Draw,
+    pub(super) throttle: &'a mut Throttle,
+}
+
+/// Why the first half stopped.
+pub(super) enum Stopped {
+    Full,
+    Failed(SharingError),
+}
+
+impl Stopped {
+    pub(super) fn error(self, records: &Records, settings: &ContentSettings) -> SharingError {
+        match self {
+            Self::Full => {
+                SharingError::TooManyAlike { pages: records.room(), memory_mib: settings.memory_mib }
+            }
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// Reads and hashes all pages that are drawn, and remembers those of the current slice. Pages are counted in
+/// the first reading only.
+pub(super) fn hash_slice<M: GuestMemory>(
+    desk: &mut Reading<'_, M>,
+    records: &mut Records,
+    tally: &mut Tally,
+    is_first: bool,
+) -> Result<(), Stopped> {
+    let batch_pages = desk.memory.batch_pages();
+    let mut slots: Vec<Slot> = Vec::new();
+    for (space, (vm, count)) in desk.memory.spaces().into_iter().enumerate() {
+        let first_page = desk.spaces.first(space);
+        let (mut done, mut present, mut drawn, mut read, mut zero) = (0, 0, 0, 0, 0);
+        while done < count {
+            slots.clear();
+            let looked_at = desk.memory.present(space, done, &mut slots).map_err(Stopped::Failed)?;
+            if looked_at == 0 {
+                break;
+            }
+            done += looked_at;
+            present += slots.len() as u64;
+            if !desk.draw.is_all() {
+                slots.retain(|slot| desk.draw.takes(first_page + slot.number));
+            }
+            drawn += slots.len() as u64;
+            for batch in slots.chunks(batch_pages) {
+                let mut full = false;
+                desk.memory.read(space, batch, &mut |position, bytes| {
+                    let slot = batch[position];
+                    read += 1;
+                    if is_zero(bytes) {
+                        zero += 1;
+                    } else {
+                        let hash = rapidhash_v3(bytes);
+                        full |=
+                            records.push(Record::new(hash, slot.frame, first_page + slot.number)).is_err();
+                    }
+                });
+                if full {
+                    return Err(Stopped::Full);
+                }
+                desk.throttle.rest();
+            }
+            desk.throttle.rest();
+        }
+        if is_first {
+            let told = desk.memory.told_pages(space);
+            let unread = drawn - read;
+            let vm = tally.vm(vm);
+            vm.resident += told.unwrap_or(present);
+            vm.read += read;
+            vm.zero += zero;
+            // Slots may have been holes then, so what is missing is what was told of and not found; among pages
+            // that were drawn nobody can tell.
+            vm.lost += match told {
+                Some(told) if desk.draw.is_all() => unread.min(told.saturating_sub(read)),
+                Some(_) => 0,
+                None => unread,
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Whether all bytes are 0; most pages that are not tell so in their first line of a cache.
+#[inline]
+fn is_zero(bytes: &[u8]) -> bool {
+    let (lines, rest) = bytes.as_chunks::<64>();
+    let line_is_zero = |line: &[u8; 64]| {
+        let (words, _) = line.as_chunks::<8>();
+        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
+    };
+    lines.iter().all(line_is_zero) && rest.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_anywhere_makes_a_page_not_zero() {
+        for length in [64, 4096, 100, 7] {
+            let mut bytes = vec![0; length];
+            assert!(is_zero(&bytes));
+            for at in [0, length / 2, length - 1] {
+                bytes[at] = 0x80;
+                assert!(!is_zero(&bytes), "{at} of {length}");
+                bytes[at] = 0;
+            }
+        }
+    }
+}
