@@ -12,10 +12,13 @@
 //! ([`ContentScan::measure_domains`]); all but the reading is the same.
 //!
 //! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB (of domains 10 MiB, and what the
-//! numbers of their frames take, see [`domains`]): 18 bytes a page. Where that is not
-//! enough, guests are read several times, each time for another part of the hashes ([`records`]). **Processor
+//! numbers of their frames take, see [`domains`]): 18 bytes a page. Where that is not enough, guests are read
+//! several times, each time for another part of the hashes ([`records`]). **Processor
 //! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of reading and
-//! comparing (of domains after a batch that is mapped, [`BATCH_PAGES`](crate::xen::toolstack::BATCH_PAGES)), and once after what is remembered was sorted, for as long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated ([`draw`]).
+//! comparing (of domains after the batch that is mapped,
+//! [`BATCH_PAGES`](crate::xen::toolstack::BATCH_PAGES)), and once after what is remembered was sorted, for as
+//! long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated
+//! ([`draw`]).
 //!
 //! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
 //! group then, and counts as shared with nobody; how many did is a note. A page that is given back before it is

@@ -20,7 +20,8 @@
 //! touched, all that is shared in it then is this program's.
 //!
 //! **Memory** is that of a content scan, and once more as much for one content that fills it. **Processor time** is
-//! bounded likewise: the merger rests after each batch, and never while pages are nominated.
+//! bounded likewise: the merger rests after each batch, when nothing is nominated but the page that the parts of
+//! one large group have in common.
 
 mod pass;
 #[cfg(test)]

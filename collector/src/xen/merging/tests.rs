@@ -224,8 +224,10 @@ fn a_lead_that_changed_is_replaced() {
     let mut merger = merger(&xen);
     let found = merged(&mut merger);
     assert_eq!((found.pages_shared, found.frames_freed, found.unpaired), (29, 19, 1));
-    assert_eq!(xen.lock().frame(2, 4), xen.lock().frame(3, 4));
-    assert_eq!(xen.lock().nominated_alone(), 0);
+    let state = xen.lock();
+    assert_eq!(state.frame(2, 4), state.frame(3, 4));
+    assert_eq!(state.nominated_alone(), 0);
+    drop(state);
 }
 
 #[test]
