@@ -92,6 +92,9 @@ pub(super) struct DomainMemory<'a> {
     batch: Vec<u64>,
 }
 
+/// VMs that have no part in the result, by position, with the reason; and what is to be said of others.
+pub(super) type Closed = (Vec<(usize, String)>, Vec<String>);
+
 struct Space {
     vm: usize,
     domain: DomainRef,
@@ -161,14 +164,11 @@ impl<'a> DomainMemory<'a> {
         self.memory
     }
 
-    /// Which VMs have no part in the result, with the reason, and what is to be said of others.
+    /// What came of it.
     ///
     /// # Errors
     /// When no page of any domain that is still there could be mapped.
-    pub(super) fn close<'n>(
-        self,
-        name_of: impl Fn(usize) -> &'n str,
-    ) -> Result<(Vec<(usize, String)>, Vec<String>), SharingError> {
+    pub(super) fn close<'n>(self, name_of: impl Fn(usize) -> &'n str) -> Result<Closed, SharingError> {
         let (mut left_out, mut notes, mut refused) = (self.left_out, Vec::new(), None);
         let mut is_any_mapped = false;
         for space in self.spaces {
