@@ -112,7 +112,7 @@ fn the_matrix_is_exact_to_the_page(dom0: &mut Dom0) {
 
 fn a_plan_is_pinned_and_put_back(dom0: &mut Dom0) {
     let before = affinities(dom0);
-    let pinned = json(dom0, "huddle pin --format json", SCAN);
+    let pinned = json(dom0, "huddle --config /tmp/all.toml pin --format json", SCAN);
     let placement = pinned["plan"]["placement"].as_array().unwrap();
     let domain_of = |vm: &str| {
         placement.iter().find(|placed| placed["vm"] == vm).map(|placed| placed["domain"].as_u64().unwrap())
@@ -138,7 +138,7 @@ fn a_plan_is_pinned_and_put_back(dom0: &mut Dom0) {
 
 fn a_loop_that_is_killed_is_restored(dom0: &mut Dom0) {
     let before = affinities(dom0);
-    let start = "huddle run --min-interval 5 --record /tmp/recording >/tmp/run.log 2>&1 & echo $!";
+    let start = "huddle --config /tmp/all.toml run --min-interval 5 --record /tmp/recording >/tmp/run.log 2>&1 & echo $!";
     let pid = dom0.run(start, SOON).success();
     let pid = pid.trim();
     let pinned = "until grep -q \"round 1:\" /tmp/run.log; do sleep 1; done; cat /tmp/run.log";
@@ -154,13 +154,13 @@ fn a_loop_that_is_killed_is_restored(dom0: &mut Dom0) {
     dom0.run("test -s /tmp/recording/manifest.json", SOON).success();
 
     // Merging is not to be had of these domains, which is said; the loop goes on without.
-    let log = dom0.run("huddle run --merge --rounds 1 2>&1", SCAN).success();
+    let log = dom0.run("huddle --config /tmp/all.toml run --merge --rounds 1 2>&1", SCAN).success();
     assert!(log.contains("memory is not merged") && log.contains("paravirtualised"), "{log}");
     assert!(log.contains("3 changes undone"), "{log}");
     assert_eq!(affinities(dom0), before);
 
     // The same loop, ended in order, puts everything back itself.
-    let log = dom0.run("huddle run --rounds 1 2>&1", SCAN).success();
+    let log = dom0.run("huddle --config /tmp/all.toml run --rounds 1 2>&1", SCAN).success();
     assert!(log.contains("3 changes undone"), "{log}");
     assert_eq!(affinities(dom0), before);
 }
@@ -175,7 +175,11 @@ fn soft_affinity_and_cpupools_are_kept_to(dom0: &mut Dom0) {
     let found = json(dom0, "huddle vms --format json", SOON);
     assert_eq!(found["vms"][2]["allowed_cpus"], serde_json::json!([3]), "{found}");
     assert_eq!(found["vms"][0]["allowed_cpus"], serde_json::json!([0, 1, 2]), "{found}");
-    let pinned = json(dom0, "huddle pin --xen-affinity soft --policy opposed --format json", SCAN);
+    let pinned = json(
+        dom0,
+        "huddle --config /tmp/all.toml pin --xen-affinity soft --policy opposed --format json",
+        SCAN,
+    );
     let now = affinities(dom0);
     assert_eq!(now["b1/0"].1, "3", "{pinned} {now:?}");
     assert_ne!(now["a1/0"].1, now["a2/0"].1, "{pinned} {now:?}");
@@ -237,11 +241,11 @@ fn what_xen_cannot_do_is_said(dom0: &mut Dom0) {
 /// xl itself keeps its libraries here; huddle finds none of the name it knows.
 fn without_its_libraries_xl_lists_and_puts_back(dom0: &mut Dom0) {
     let before = affinities(dom0);
-    json(dom0, "huddle pin --format json", SCAN);
+    json(dom0, "huddle --config /tmp/all.toml pin --format json", SCAN);
     assert_ne!(affinities(dom0), before);
     let library = "/usr/lib/x86_64-linux-gnu/libxenctrl.so.4.17";
     let hide = format!("mkdir -p /opt/xen && mv {library} /usr/sbin/xl /opt/xen/");
-    let script = "#!/bin/sh\nLD_LIBRARY_PATH=/opt/xen exec /opt/xen/xl \"$@\"\n";
+    let script = r#"#!/bin/sh\nLD_LIBRARY_PATH=/opt/xen exec /opt/xen/xl "$@"\n"#;
     dom0.run(&format!("{hide} && printf '{script}' >/usr/sbin/xl && chmod 755 /usr/sbin/xl"), SOON).success();
     let found = json(dom0, "huddle vms --format json", SOON);
     let names: Vec<&str> =

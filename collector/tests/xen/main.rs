@@ -64,6 +64,8 @@ fn boot(image: &Path) -> Dom0 {
     for domain in ["a1 1 11 8192", "a2 1 12 8192", "b1 2 13 8192"] {
         dom0.run(&format!("guest {domain}"), Duration::from_secs(240)).success();
     }
+    // A scan may have the whole CPU here.
+    dom0.run("printf '[sharing]\\ncpu_share = 1.0\\n' >/tmp/all.toml", Duration::from_secs(60)).success();
     eprintln!("Xen was up after {up:.1?}, three domains after {:.1?}", begin.elapsed());
     dom0
 }
