@@ -60,6 +60,7 @@ impl Loop {
             }
             None => None,
         };
+        stages::advise(context, args);
         let objective = args.trial.or(context.config.objective);
         let reports = report_socket(context, args, objective)?;
         let trying = objective.map(|objective| {

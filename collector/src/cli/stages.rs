@@ -59,15 +59,9 @@ pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
             }
             frames_visible(&context.root).map_err(Failure::host)?;
             context.discoverer().discover().map_err(Failure::failed)?;
-            let state = ksm::state(&context.root)
+            ksm::state(&context.root)
                 .context("this kernel tells nothing of KSM, so no pass will ever complete")
                 .map_err(Failure::Host)?;
-            if state.run != 1 && !args.ksm_run {
-                tracing::warn!(
-                    "KSM is not running, so there is one round and then no pass to follow; \
-                     start it with --ksm-run or `echo 1 > /sys/kernel/mm/ksm/run`"
-                );
-            }
         }
         Backend::Xen => {
             if args.ksm_run {
@@ -85,6 +79,17 @@ pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Says what the loop will lack, once nothing keeps it from starting.
+pub(crate) fn advise(context: &Context, args: &LoopArgs) {
+    let is_off = ksm::state(&context.root).is_ok_and(|state| state.run != 1);
+    if context.backend == Backend::Host && is_off && !args.ksm_run {
+        tracing::warn!(
+            "KSM is not running, so there is one round and then no pass to follow; \
+             start it with --ksm-run or `echo 1 > /sys/kernel/mm/ksm/run`"
+        );
+    }
 }
 
 /// Makes them; `state` is the locked state directory of a loop that may change the host.
