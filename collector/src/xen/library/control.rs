@@ -188,10 +188,17 @@ impl Xen {
         let mut pools: Vec<CpuPool> = Vec::new();
         loop {
             let next = pools.last().map_or(0, |last| last.id + 1);
+            Errno::clear();
             // SAFETY: the handle is open; the call gives the pool of this number or the next, or nothing.
             let found = unsafe { (self.calls.xc_cpupool_getinfo)(self.handle, next) };
             // SAFETY: what it gives is a structure of the library's own, until it is freed below.
-            let Some(info) = (unsafe { found.as_ref() }) else { return Ok(pools) };
+            let Some(info) = (unsafe { found.as_ref() }) else {
+                return match Errno::last() {
+                    // There are no more.
+                    Errno::ENOENT => Ok(pools),
+                    errno => Err(XenError::Call { call: "xc_cpupool_getinfo".into(), errno }),
+                };
+            };
             // SAFETY: the map has as many bytes as the library says.
             let map = unsafe { std::slice::from_raw_parts(info.cpumap, bytes) };
             pools.push(CpuPool { id: info.cpupool_id, cpus: cpus(map, max_cpus) });

@@ -128,9 +128,9 @@ impl Toolstack for LibraryToolstack {
         cpus: &CpuSet,
     ) -> Result<(), XenError> {
         self.xen.domain(domain)?;
-        // Numbers of domains are given out in turn (32,752 of them), so none comes to another domain between
-        // these two calls (xen/common/domctl.c, 4.17).
-        self.xen.set_affinity(domain.id, vcpu, kind, cpus).map_err(|error| self.xen.why(domain, error))
+        self.xen.set_affinity(domain.id, vcpu, kind, cpus).map_err(|error| self.xen.why(domain, error))?;
+        // Its number may have come to another domain meanwhile: then nothing was done to this one.
+        self.xen.domain(domain).map(|_| ())
     }
 }
 

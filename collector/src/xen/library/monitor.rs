@@ -1,7 +1,7 @@
 //! The processor's cache monitoring (PSR) through libxenctrl: occupancy of the last-level cache (CMT) and traffic
 //! between it and memory (MBM), per domain and socket (docs/misc/xl-psr.pandoc, Xen 4.17). Intel only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 
@@ -10,7 +10,7 @@ use super::layouts::{CMT_L3_OCCUPANCY, CMT_LOCAL_MEM_COUNT, CMT_TOTAL_MEM_COUNT,
 use crate::host::HostRoot;
 use crate::xen::toolstack::{CacheMonitor, DomainRef, SocketReading, XenError};
 
-/// Bits of the event mask (xen/public/sysctl.h: `XEN_SYSCTL_PSR_CMT_L3_OCCUPANCY` and its like less one).
+/// Bits of the event mask (xen/arch/x86/include/asm/psr.h and tools/libs/light/libxl_psr.c, Xen 4.17).
 const EVENT_OCCUPANCY: u32 = 1 << 0;
 const EVENT_TOTAL: u32 = 1 << 1;
 const EVENT_LOCAL: u32 = 1 << 2;
@@ -23,6 +23,8 @@ pub struct LibraryMonitor {
     bytes_per_count: u64,
     /// A CPU of each socket, to ask for the socket's counts.
     sockets: BTreeMap<u32, u32>,
+    /// Domains that somebody else has watched: that is not ours to end.
+    of_others: BTreeSet<DomainRef>,
 }
 
 impl LibraryMonitor {
@@ -46,7 +48,7 @@ impl LibraryMonitor {
         for (cpu, of) in (0..).zip(xen.cpus()?).filter(|(_, of)| of.socket != INVALID_ID) {
             sockets.entry(of.socket).or_insert(cpu);
         }
-        Ok(Self { xen, events, bytes_per_count: u64::from(scale), sockets })
+        Ok(Self { xen, events, bytes_per_count: u64::from(scale), sockets, of_others: BTreeSet::new() })
     }
 
     fn count(&self, id: u32, cpu: u32, event: u32, kind: u32) -> Result<Option<u64>, XenError> {
@@ -54,6 +56,7 @@ impl LibraryMonitor {
             return Ok(None);
         }
         let mut count = 0;
+        Errno::clear();
         // SAFETY: the number is the call's to write; no time stamp is asked for (tools/libs/ctrl/xc_psr.c, 4.17).
         let result = unsafe {
             (self.xen.calls.xc_psr_cmt_get_data)(
@@ -65,6 +68,10 @@ impl LibraryMonitor {
                 std::ptr::null_mut(),
             )
         };
+        // Without an error number: the processor says that it has no count now.
+        if result == -1 && Errno::last_raw() == 0 {
+            return Ok(None);
+        }
         self.xen.check(result, || format!("xc_psr_cmt_get_data on CPU {cpu}"))?;
         Ok(Some(count.saturating_mul(self.bytes_per_count)))
     }
@@ -76,18 +83,29 @@ impl CacheMonitor for LibraryMonitor {
         // SAFETY: the handle is open.
         let result = unsafe { (self.xen.calls.xc_psr_cmt_attach)(self.xen.handle, u32::from(domain.id)) };
         match self.xen.check(result, || format!("xc_psr_cmt_attach of domain {}", domain.id)) {
-            // Somebody else has it watched already.
-            Err(XenError::Call { errno: Errno::EEXIST, .. }) | Ok(_) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(XenError::Call { errno: Errno::EEXIST, .. }) => {
+                self.of_others.insert(domain);
+                Ok(())
+            }
             Err(error) => Err(self.xen.why(domain, error)),
         }
     }
 
     fn detach(&mut self, domain: DomainRef) -> Result<(), XenError> {
+        // A later domain of its number may be watched by others.
+        match self.xen.domain(domain) {
+            Err(XenError::Gone(_)) => return Ok(()),
+            found => _ = found?,
+        }
+        if self.of_others.remove(&domain) {
+            return Ok(());
+        }
         // SAFETY: the handle is open.
         let result = unsafe { (self.xen.calls.xc_psr_cmt_detach)(self.xen.handle, u32::from(domain.id)) };
         let result = self.xen.check(result, || format!("xc_psr_cmt_detach of domain {}", domain.id));
         match result.map_err(|error| self.xen.why(domain, error)) {
-            Err(XenError::Gone(_)) | Ok(_) => Ok(()),
+            Err(XenError::Gone(_) | XenError::Call { errno: Errno::ENOENT, .. }) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
     }
