@@ -149,7 +149,7 @@ impl Engine {
             trying.was_undone();
         }
         self.apply = false;
-        let report = self.pinner.as_mut().map(|pinner| pinner.undo()).unwrap_or_default();
+        let report = self.undo().unwrap_or_default();
         events.extend(report.notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !report.failures.is_empty() {
             let failures = format!("NOT EVERYTHING WAS UNDONE: {}", report.failures.join("; "));

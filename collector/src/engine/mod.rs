@@ -314,7 +314,16 @@ impl Engine {
 
     /// Takes back every change; `None` when nothing could change.
     pub fn undo(&mut self) -> Option<UndoReport> {
-        self.pinner.as_mut().map(|pinner| pinner.undo())
+        let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
+        match (pinned, self.sharing.undo()) {
+            (Some(mut report), Some(shared)) => {
+                report.restored += shared.restored;
+                report.notes.extend(shared.notes);
+                report.failures.extend(shared.failures);
+                Some(report)
+            }
+            (pinned, shared) => pinned.or(shared),
+        }
     }
 
     fn note_comings_and_goings(&mut self, vms: &[Vm], events: &mut Events) {

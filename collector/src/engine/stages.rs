@@ -28,6 +28,11 @@ pub trait SharingSource {
     /// The matrix of `vms`; those that end meanwhile are left out and named.
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError>;
 
+    /// Takes back what it changed of the host, and changes nothing more; `None` where it changes nothing.
+    fn undo(&mut self) -> Option<UndoReport> {
+        None
+    }
+
     /// What BPF programs of its own cost so far, all together; `None` where it has none.
     fn programs_cost(&self) -> Option<ProgramCost> {
         None

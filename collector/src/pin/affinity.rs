@@ -1,6 +1,6 @@
 //! The affinity of one vCPU, and whether the vCPU is still the one that was meant.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::TaskId;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::pinner::PinError;
 use crate::host::{HostError, HostRoot, task};
 use crate::xen;
-use crate::xen::toolstack::{AffinityKind, Domain, Toolstack, XenError};
+use crate::xen::toolstack::{AffinityKind, DomainRef, Toolstack, XenError};
 
 /// Who schedules a vCPU, and so keeps its affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,16 +57,19 @@ pub(super) trait Affinities: Send {
 pub(super) struct Schedulers {
     root: HostRoot,
     xen: OnceCell<Box<dyn Toolstack>>,
+    /// The domains as they were listed last: the calls about one look at its UUID themselves, and a list of all
+    /// for each vCPU of each would take minutes on a large host.
+    domains: RefCell<Vec<DomainRef>>,
 }
 
 impl Schedulers {
     pub(super) fn new(root: HostRoot) -> Self {
-        Self { root, xen: OnceCell::new() }
+        Self { root, xen: OnceCell::new(), domains: RefCell::default() }
     }
 
     /// With a Xen that is open already.
     pub(super) fn on_xen(root: HostRoot, toolstack: Box<dyn Toolstack>) -> Self {
-        Self { root, xen: OnceCell::from(toolstack) }
+        Self { xen: OnceCell::from(toolstack), ..Self::new(root) }
     }
 
     fn xen(&self) -> Result<&dyn Toolstack, XenError> {
@@ -77,17 +80,27 @@ impl Schedulers {
         Ok(&**self.xen.get_or_init(|| toolstack))
     }
 
-    /// What to ask Xen of a vCPU: its domain as it is now, and its number.
-    fn domain(&self, vcpu: VcpuRef) -> Result<(&dyn Toolstack, Domain, u32), XenError> {
-        let xen = self.xen()?;
-        let domain = xen.domains()?.into_iter().find(|domain| domain.domain.task() == vcpu.process);
+    /// The domain that is meant; listed anew where it is not known.
+    fn domain(&self, vcpu: VcpuRef) -> Result<Option<DomainRef>, XenError> {
+        let known = |domains: &[DomainRef]| domains.iter().find(|of| of.task() == vcpu.process).copied();
+        if let Some(domain) = known(&self.domains.borrow()) {
+            return Ok(Some(domain));
+        }
+        let listed: Vec<DomainRef> = self.xen()?.domains()?.into_iter().map(|of| of.domain).collect();
+        let domain = known(&listed);
+        *self.domains.borrow_mut() = listed;
+        Ok(domain)
+    }
+
+    /// What to ask Xen of a vCPU: its domain and its number in it.
+    fn on_domain(&self, vcpu: VcpuRef) -> Result<(&dyn Toolstack, DomainRef, u32), XenError> {
         let gone = || XenError::Gone(u16::try_from(vcpu.process.id).unwrap_or(u16::MAX));
-        let domain = domain.ok_or_else(gone)?;
-        Ok((xen, domain, u32::try_from(vcpu.thread.id).map_err(|_| gone())?))
+        let domain = self.domain(vcpu)?.ok_or_else(gone)?;
+        Ok((self.xen()?, domain, u32::try_from(vcpu.thread.id).map_err(|_| gone())?))
     }
 }
 
-/// What is not an error number is told in the log, with the next reading or setting that fails.
+/// What Xen refused, as the kernel would; what is no refusal is told in the log.
 fn errno(error: XenError) -> Errno {
     match &error {
         XenError::Gone(_) => Errno::ESRCH,
@@ -101,27 +114,27 @@ fn errno(error: XenError) -> Errno {
 impl Affinities for Schedulers {
     fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
         let VcpuRef { scheduler, process, thread } = vcpu;
-        if scheduler == Scheduler::Host {
+        let Scheduler::Xen(kind) = scheduler else {
             return Ok(presence(&self.root, process, thread)?);
-        }
-        let domains = self.xen()?.domains()?;
-        let Some(domain) = domains.iter().find(|domain| i32::from(domain.domain.id) == process.id) else {
-            return Ok(Presence::Gone);
         };
-        let is_vcpu = domain.vcpus.iter().any(|of_domain| domain.domain.vcpu_task(of_domain.index) == thread);
-        Ok(match (domain.domain.task() == process, is_vcpu && !domain.is_ending) {
-            (false, _) => Presence::Reused,
-            (true, true) => Presence::Here,
-            (true, false) => Presence::Gone,
-        })
+        let asked = self.on_domain(vcpu).and_then(|(xen, domain, index)| xen.affinity(domain, index, kind));
+        match asked {
+            Ok(_) => Ok(Presence::Here),
+            Err(XenError::Gone(_)) => {
+                let taken = |of: &DomainRef| i32::from(of.id) == process.id && of.task() != process;
+                let is_taken = self.domains.borrow().iter().any(taken);
+                Ok(if is_taken { Presence::Reused } else { Presence::Gone })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn get(&self, vcpu: VcpuRef) -> Result<CpuSet, Errno> {
         match vcpu.scheduler {
             Scheduler::Host => of_thread(vcpu.thread.id),
             Scheduler::Xen(kind) => {
-                let (xen, domain, index) = self.domain(vcpu).map_err(errno)?;
-                xen.affinity(domain.domain, index, kind).map_err(errno)
+                let (xen, domain, index) = self.on_domain(vcpu).map_err(errno)?;
+                xen.affinity(domain, index, kind).map_err(errno)
             }
         }
     }
@@ -130,8 +143,8 @@ impl Affinities for Schedulers {
         match vcpu.scheduler {
             Scheduler::Host => set_of_thread(vcpu.thread.id, cpus),
             Scheduler::Xen(kind) => {
-                let (xen, domain, index) = self.domain(vcpu).map_err(errno)?;
-                xen.set_affinity(domain.domain, index, kind, cpus).map_err(errno)
+                let (xen, domain, index) = self.on_domain(vcpu).map_err(errno)?;
+                xen.set_affinity(domain, index, kind, cpus).map_err(errno)
             }
         }
     }
@@ -198,5 +211,112 @@ pub(super) fn describe(vm: &str, vcpu: u32, of: VcpuRef) -> String {
     match of.scheduler {
         Scheduler::Host => format!("vCPU {vcpu} of VM {vm} (thread {})", of.thread),
         Scheduler::Xen(_) => format!("vCPU {vcpu} of VM {vm} (domain {})", of.process),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::xen::toolstack::{Domain, Machine};
+
+    /// Domains with one vCPU each, and how often they were listed.
+    #[derive(Default)]
+    struct Made {
+        affinities: BTreeMap<DomainRef, CpuSet>,
+        listed: u32,
+    }
+
+    #[derive(Clone, Default)]
+    struct FakeToolstack(Arc<Mutex<Made>>);
+
+    impl Toolstack for FakeToolstack {
+        fn name(&self) -> String {
+            "made up".to_owned()
+        }
+
+        fn domains(&self) -> Result<Vec<Domain>, XenError> {
+            let mut made = self.0.lock().unwrap();
+            made.listed += 1;
+            let domain = |of: &DomainRef| Domain {
+                domain: *of,
+                name: format!("d{}", of.id),
+                kind: None,
+                pool: 0,
+                is_paused: false,
+                is_ending: false,
+                pages: 1,
+                shared_pages: None,
+                vcpus: Vec::new(),
+            };
+            Ok(made.affinities.keys().map(domain).collect())
+        }
+
+        fn machine(&self) -> Result<Machine, XenError> {
+            Ok(Machine { cpus: Vec::new(), pools: Vec::new() })
+        }
+
+        fn affinity(&self, domain: DomainRef, vcpu: u32, _: AffinityKind) -> Result<CpuSet, XenError> {
+            let made = self.0.lock().unwrap();
+            let found = made.affinities.get(&domain).filter(|_| vcpu == 0);
+            found.cloned().ok_or(XenError::Gone(domain.id))
+        }
+
+        fn set_affinity(
+            &self,
+            domain: DomainRef,
+            vcpu: u32,
+            _: AffinityKind,
+            cpus: &CpuSet,
+        ) -> Result<(), XenError> {
+            let mut made = self.0.lock().unwrap();
+            let found = made.affinities.get_mut(&domain).filter(|_| vcpu == 0);
+            *found.ok_or(XenError::Gone(domain.id))? = cpus.clone();
+            Ok(())
+        }
+    }
+
+    fn domain(id: u16, uuid: u8) -> DomainRef {
+        DomainRef { id, uuid: [uuid; 16] }
+    }
+
+    fn vcpu(of: DomainRef, index: u32) -> VcpuRef {
+        let scheduler = Scheduler::Xen(AffinityKind::Hard);
+        VcpuRef { scheduler, process: of.task(), thread: of.vcpu_task(index) }
+    }
+
+    #[test]
+    fn domains_are_listed_once_for_all_their_vcpus() {
+        let xen = FakeToolstack::default();
+        let all: CpuSet = "0-3".parse().unwrap();
+        let domains: Vec<DomainRef> = (1..50).map(|id| domain(id, id as u8)).collect();
+        xen.0.lock().unwrap().affinities = domains.iter().map(|of| (*of, all.clone())).collect();
+        let schedulers = Schedulers::on_xen(HostRoot::real(), Box::new(xen.clone()));
+        let half: CpuSet = "0-1".parse().unwrap();
+        for of in &domains {
+            let of = vcpu(*of, 0);
+            assert_eq!(schedulers.presence(of).unwrap(), Presence::Here);
+            assert_eq!(schedulers.get(of), Ok(all.clone()));
+            assert_eq!(schedulers.set(of, &half), Ok(()));
+            assert_eq!(schedulers.get(of), Ok(half.clone()));
+        }
+        assert_eq!(xen.0.lock().unwrap().listed, 1);
+    }
+
+    #[test]
+    fn a_domain_that_ended_is_gone_and_its_number_may_be_anothers() {
+        let xen = FakeToolstack::default();
+        let all: CpuSet = "0-3".parse().unwrap();
+        xen.0.lock().unwrap().affinities.insert(domain(5, 1), all.clone());
+        let schedulers = Schedulers::on_xen(HostRoot::real(), Box::new(xen.clone()));
+        assert_eq!(schedulers.presence(vcpu(domain(5, 1), 0)).unwrap(), Presence::Here);
+        assert_eq!(schedulers.presence(vcpu(domain(5, 1), 1)).unwrap(), Presence::Gone, "it has one vCPU");
+        assert_eq!(schedulers.presence(vcpu(domain(5, 2), 0)).unwrap(), Presence::Reused);
+        assert_eq!(schedulers.presence(vcpu(domain(6, 1), 0)).unwrap(), Presence::Gone);
+        assert_eq!(schedulers.set(vcpu(domain(5, 2), 0), &all), Err(Errno::ESRCH));
+        xen.0.lock().unwrap().affinities.clear();
+        assert_eq!(schedulers.presence(vcpu(domain(5, 1), 0)).unwrap(), Presence::Gone);
     }
 }

@@ -77,7 +77,12 @@ impl XenObserver {
                     let monitored = self.monitored.get_mut(&vm.process);
                     monitored.map(|of| of.read(&mut **monitor, &vm.name)).unwrap_or_default()
                 });
-                Availability::Available(rows.collect())
+                let rows: Vec<_> = rows.collect();
+                match self.monitored.values().find_map(|of| of.trouble.clone()) {
+                    // Of no domain there is a number: that is not a list of none.
+                    Some(trouble) if rows.is_empty() => Availability::Unavailable(trouble),
+                    _ => Availability::Available(rows),
+                }
             }
         };
         let none = |role| CountedEvent { role, event: Availability::Unavailable(NO_COUNTERS.to_owned()) };

@@ -15,7 +15,7 @@ use super::topology::{KnownCaches, topology};
 use crate::engine::own_cpu_us;
 use crate::engine::stages::{HostSource, SharingSource, StageError};
 use crate::observe::probes::pass::{Pass, PassTrigger, TriggerError};
-use crate::pin::{Change, Journal, Key};
+use crate::pin::{Change, Journal, Key, UndoReport};
 use crate::sharing::content::ContentScan;
 use crate::sharing::{Measurement, SharingError};
 
@@ -84,10 +84,14 @@ impl XenContents {
 impl SharingSource for XenContents {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
         self.scan.draw_anew();
-        let merged = self.merging.as_mut().map(Merging::merge).transpose()?;
+        let merged = self.merging.as_mut().map(Merging::merge);
         let mut measured = self.scan(vms)?;
         measured.notes.extend(merged.into_iter().flatten());
         Ok(measured)
+    }
+
+    fn undo(&mut self) -> Option<UndoReport> {
+        self.merging.take().map(|mut merging| merging.undo())
     }
 }
 
@@ -110,9 +114,10 @@ impl Merging {
     }
 
     /// Merges what is equal, and says what came of it, or why nothing can.
-    fn merge(&mut self) -> Result<Vec<String>, StageError> {
-        Ok(match self.merger.merge()? {
-            Availability::Available(merged) => {
+    fn merge(&mut self) -> Vec<String> {
+        match self.merger.merge() {
+            Err(error) => vec![format!("merging ended early: {error}")],
+            Ok(Availability::Available(merged)) => {
                 let mut said = merged.reasons;
                 let (pages, frames) = (merged.pages_shared, merged.frames_freed);
                 said.push(format!(
@@ -123,19 +128,25 @@ impl Merging {
                 }
                 said
             }
-            Availability::Unavailable(reason) => vec![format!("memory is not merged: {reason}")],
-        })
+            Ok(Availability::Unavailable(reason)) => vec![format!("memory is not merged: {reason}")],
+        }
+    }
+
+    /// Takes it all back; what could not be stays in the journal.
+    fn undo(&mut self) -> UndoReport {
+        let undone = self.merger.undo();
+        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
+        let forgotten = lock(&self.journal).forget(&keys);
+        let restored = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        let mut report = UndoReport { restored, failures: undone.failures, ..UndoReport::default() };
+        report.failures.extend(forgotten.err().map(|error| error.to_string()));
+        report
     }
 }
 
 impl Drop for Merging {
     fn drop(&mut self) {
-        let undone = self.merger.undo();
-        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
-        if let Err(error) = lock(&self.journal).forget(&keys) {
-            tracing::error!("{error}");
-        }
-        for failure in undone.failures {
+        for failure in self.undo().failures {
             tracing::error!("not undone: {failure}; try `huddle restore`");
         }
     }
@@ -204,7 +215,7 @@ mod tests {
             Xen { sharing: Box::new(xen.clone()), memory: Box::new(xen.clone()), list: Box::new(xen.list()) };
         let mut merging = Merging::new(parts, MergeSettings::default(), open());
         assert_eq!(open().entries(), [], "nothing is touched yet");
-        let said = merging.merge().unwrap().join("; ");
+        let said = merging.merge().join("; ");
         assert!(said.contains("40 pages are shared by Xen; 20 frames became free"), "{said}");
         // What `huddle restore` would find after a kill -9.
         let names: Vec<String> = open()
@@ -217,6 +228,7 @@ mod tests {
             .collect();
         assert_eq!(names, ["vm1", "vm2"]);
         assert!(!xen.lock().is_untouched());
+        assert_eq!(merging.undo(), UndoReport { restored: 2, ..UndoReport::default() });
         drop(merging);
         assert!(xen.lock().is_untouched());
         assert_eq!(open().entries(), []);

@@ -3,6 +3,9 @@ use std::os::unix::fs::MetadataExt;
 use tempfile::TempDir;
 
 use super::super::state::StateDir;
+use huddle_model::vm::TaskId;
+
+use super::super::affinity::Scheduler;
 use super::*;
 
 /// A locked state directory and a host whose boot has an id.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use huddle_model::cpuset::CpuSet;
 use nix::errno::Errno;
 
-use super::layouts::{AFFINITY_HARD, AFFINITY_SOFT, CpuTopology, DomainInfo, Handle, VERSION, VcpuInfo};
+use super::layouts::{
+    AFFINITY_HARD, AFFINITY_SOFT, CpuTopology, DomainInfo, Handle, INVALID_ID, VERSION, VcpuInfo,
+};
 use super::symbols::{Control, KNOWN_VERSION, SILENT};
 use crate::host::HostRoot;
 use crate::xen::toolstack::{AffinityKind, CpuPool, DomainRef, XenError};
@@ -142,7 +144,7 @@ impl Xen {
         };
         self.check(result, || format!("xc_vcpu_getaffinity of vCPU {vcpu} of domain {domain}"))?;
         let map = if kind == AffinityKind::Hard { hard } else { soft };
-        Ok(cpus(&map, self.max_cpus()?))
+        Ok(cpus(&map, self.max_cpus()?).intersection(&self.existing()?))
     }
 
     pub(super) fn set_affinity(
@@ -152,8 +154,10 @@ impl Xen {
         kind: AffinityKind,
         cpus: &CpuSet,
     ) -> Result<(), XenError> {
-        // The call writes into the maps what comes of it.
-        let map = map(cpus, self.map_bytes()?);
+        // The call writes into the maps what comes of it. All there are means all: a CPU that comes later is
+        // not left out.
+        let bytes = self.map_bytes()?;
+        let map = if self.existing()?.is_subset(cpus) { vec![u8::MAX; bytes] } else { map(cpus, bytes) };
         let (mut hard, mut soft) = (map.clone(), map);
         let vcpu = vcpu as i32;
         // SAFETY: both maps have as many bytes as the library says.
@@ -181,6 +185,12 @@ impl Xen {
         self.check(result, || "xc_cputopoinfo".into())?;
         cpus.truncate(count as usize);
         Ok(cpus)
+    }
+
+    /// The CPUs that exist; there may be room for more, to be plugged in.
+    fn existing(&self) -> Result<CpuSet, XenError> {
+        let known = (0..).zip(self.cpus()?).filter(|(_, of)| of.core != INVALID_ID);
+        Ok(known.map(|(cpu, _)| cpu).collect())
     }
 
     pub(super) fn pools(&self) -> Result<Vec<CpuPool>, XenError> {

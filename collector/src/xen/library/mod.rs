@@ -12,7 +12,7 @@ mod symbols;
 
 pub use memory::LibraryMemory;
 pub use monitor::LibraryMonitor;
-pub use sharing::{LibrarySharing, SharingTotals};
+pub use sharing::LibrarySharing;
 
 use huddle_model::cpuset::CpuSet;
 

@@ -9,15 +9,6 @@ use super::memory::Mappings;
 use crate::host::HostRoot;
 use crate::xen::toolstack::{DomainRef, MemorySharing, XenError};
 
-/// What sharing has saved on this host so far, by anybody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharingTotals {
-    /// Pages that are free since others share theirs.
-    pub freed_pages: u64,
-    /// Frames that are shared.
-    pub used_frames: u64,
-}
-
 /// Nominating and sharing pages.
 pub struct LibrarySharing {
     xen: Xen,
@@ -29,19 +20,6 @@ impl LibrarySharing {
     /// As other handles.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
         Ok(Self { xen: Xen::open(root)?, mappings: Mappings::open(root)? })
-    }
-
-    /// # Errors
-    /// When Xen does not answer.
-    pub fn totals(&self) -> Result<SharingTotals, XenError> {
-        // SAFETY: the handle is open.
-        let freed = unsafe { (self.xen.calls.xc_sharing_freed_pages)(self.xen.handle) };
-        // SAFETY: likewise.
-        let used = unsafe { (self.xen.calls.xc_sharing_used_frames)(self.xen.handle) };
-        match (u64::try_from(freed), u64::try_from(used)) {
-            (Ok(freed_pages), Ok(used_frames)) => Ok(SharingTotals { freed_pages, used_frames }),
-            _ => Err(XenError::Call { call: "xc_sharing_freed_pages".into(), errno: Errno::last() }),
-        }
     }
 }
 
@@ -89,19 +67,9 @@ impl MemorySharing for LibrarySharing {
                 client_handle,
             )
         };
-        match result {
-            0 => Ok(()),
-            // Positive: 9 and 10 say that the client's or the source's handle is void (xenctrl.h).
-            1.. => {
-                let call =
-                    format!("sharing page {client_gfn:#x} of domain {}: a page was written", client.id);
-                Err(XenError::Call { call, errno: Errno::EAGAIN })
-            }
-            _ => {
-                let call = || format!("xc_memshr_share_gfns of page {client_gfn:#x} of domain {}", client.id);
-                self.xen.check(result, call).map(|_| ()).map_err(|error| self.xen.why(client, error))
-            }
-        }
+        // A void handle comes as error number 9 or 10 (`XENMEM_SHARING_OP_*_HANDLE_INVALID`), which merging knows.
+        let call = || format!("xc_memshr_share_gfns of page {client_gfn:#x} of domain {}", client.id);
+        self.xen.check(result, call).map(|_| ()).map_err(|error| self.xen.why(client, error))
     }
 
     /// By mapping it to be written, which makes Xen copy it (xen/arch/x86/mm.c, 4.17: `P2M_UNSHARE`).

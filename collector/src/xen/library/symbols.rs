@@ -1,6 +1,6 @@
 //! The functions of Xen's libraries that are called, loaded by the libraries' versioned names.
 
-use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
@@ -84,8 +84,6 @@ symbols! {
         xc_memshr_control(Handle, u32, c_int) -> c_int;
         xc_memshr_nominate_gfn(Handle, u32, c_ulong, *mut u64) -> c_int;
         xc_memshr_share_gfns(Handle, u32, c_ulong, u64, u32, c_ulong, u64) -> c_int;
-        xc_sharing_freed_pages(Handle) -> c_long;
-        xc_sharing_used_frames(Handle) -> c_long;
     }
 }
 
