@@ -34,7 +34,8 @@ fn main() {
     }
     let at = args.iter().position(|arg| arg == "--rounds");
     let rounds: usize = at.and_then(|at| args.get(at + 1)).map_or(7, |text| text.parse().unwrap());
-    let image = dom0::image().unwrap_or_else(|reason| panic!("{reason}"));
+    let image = dom0::image(std::path::Path::new(env!("CARGO_BIN_EXE_huddle")))
+        .unwrap_or_else(|reason| panic!("{reason}"));
     let own = tempfile::NamedTempFile::new().unwrap();
     let own_path = std::env::current_exe().unwrap();
     let stripped = Command::new("strip").arg("-o").args([own.path(), &own_path]).status();

@@ -27,9 +27,10 @@ pub enum RunError {
     /// A guest.
     #[error(transparent)]
     Guest(GuestError),
-    /// KSM did not merge.
+    /// The host did not merge, or merged what it should not.
     #[error(
-        "after {seconds:.0} s KSM had not merged the guests' data: {why}; look at /sys/kernel/mm/ksm, or give it more time with --merge-seconds"
+        "after {seconds:.0} s the guests' data was not merged as it should be: {why}; look at /sys/kernel/mm/ksm (on \
+         Xen at `xl info`), or give it more time with --merge-seconds"
     )]
     NotMerged {
         /// How long was waited, in seconds.
@@ -37,15 +38,16 @@ pub enum RunError {
         /// What was wrong at the end.
         why: NotMerged,
     },
-    /// The two placements do not differ in what is shared within caches.
+    /// The two placements do not differ in what data is shared within caches.
     #[error(
-        "as recommended {recommended} shared frames lie within the cache domains, placed the opposite way \
-         {opposed}: the placements do not differ enough to compare them"
+        "as recommended {recommended} pairs of guests with the same data are on one cache, placed the opposite way \
+         {opposed}: the placements do not differ in what is to be compared; more data (--data-kib) tells the \
+         guests better apart"
     )]
     SamePlacement {
-        /// Frames within domains as recommended.
+        /// Pairs on one cache as recommended.
         recommended: u64,
-        /// Frames within domains when opposed.
+        /// Pairs on one cache when opposed.
         opposed: u64,
     },
     /// The settings make no sense.
@@ -160,6 +162,7 @@ impl Merging<'_> {
                 return Err(RunError::NotMerged { seconds: begun.elapsed().as_secs_f64(), why });
             }
             self.interrupt.sleep(Duration::from_millis(100).min(limit))?;
+            self.host.go_on_merging()?;
         }
     }
 }

@@ -12,6 +12,7 @@ use huddle_collector::observe::perf::{EventSet, VcpuCounters};
 use huddle_collector::observe::probes::program::Program;
 use huddle_collector::observe::probes::{ProbeConfig, Probes};
 use huddle_collector::observe::resctrl::Resctrl;
+use huddle_collector::xen::observer::XenObserver;
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::{
@@ -38,7 +39,7 @@ const PROGRAMS: [Program; 8] = [
 /// What one vCPU thread did in a window.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VcpuProbe {
-    /// CPU time of the thread as the host counts it, in nanoseconds (`/proc/PID/task/TID/schedstat`).
+    /// CPU time of the vCPU as the host counts it, in nanoseconds (`/proc/PID/task/TID/schedstat` of its thread; Xen).
     pub cpu_time_ns: Availability<u64>,
     /// Cycles, instructions, LLC references and LLC misses, scaled where the group had to share the PMU.
     pub counters: CounterDelta,
@@ -175,6 +176,63 @@ impl Running {
     }
 }
 
+/// Watches the vCPUs of domains of Xen's, window by window.
+pub(crate) struct DomainWatch {
+    observer: XenObserver,
+    running: Option<(Vec<Vm>, Topology)>,
+}
+
+impl DomainWatch {
+    /// By this observer, which watches nothing yet.
+    pub(crate) fn new(observer: XenObserver) -> Self {
+        Self { observer, running: None }
+    }
+
+    /// Begins to watch the vCPUs of `vms`, and with it the first window.
+    pub(crate) fn start(&mut self, vms: &[Vm], topology: &Topology) {
+        self.running = Some((vms.to_vec(), topology.clone()));
+        // Begins the first window; one that ran before is nobody's.
+        self.window();
+    }
+
+    /// Ends the window and begins the next.
+    pub(crate) fn window(&mut self) -> HostWindow {
+        let Some((vms, topology)) = &self.running else { return HostWindow::default() };
+        match self.observer.observe(vms, Some(topology)) {
+            Availability::Available(seen) => HostWindow {
+                vcpus: seen.vcpus.into_iter().map(|vcpu| probe(time_of(&vcpu), vcpu)).collect(),
+                merging: seen.merging,
+                occupancy: Some(seen.occupancy),
+            },
+            Availability::Unavailable(why) => {
+                let vcpus = vms.iter().flat_map(|vm| &vm.vcpus);
+                HostWindow {
+                    vcpus: vcpus.map(|_| VcpuProbe::unavailable(&why)).collect(),
+                    ..HostWindow::default()
+                }
+            }
+        }
+    }
+
+    /// Watches no more: the processor's monitoring is told so.
+    pub(crate) fn stop(&mut self) {
+        self.running = None;
+        self.observer.observe(&[], None);
+    }
+}
+
+/// CPU time of a vCPU, whether or not it is told on which CPUs.
+fn time_of(seen: &VcpuObservation) -> Availability<u64> {
+    match (seen.run_ns_anywhere, &seen.residency) {
+        (Some(run_ns), _) => Availability::Available(run_ns),
+        (None, Availability::Unavailable(why)) => Availability::Unavailable(why.clone()),
+        (None, Availability::Available(on)) => match on.iter().map(|on| on.run_ns).sum::<Option<u64>>() {
+            Some(run_ns) => Availability::Available(run_ns),
+            None => Availability::Unavailable("the CPU time on one of its CPUs is not told".to_owned()),
+        },
+    }
+}
+
 fn probe(cpu_time_ns: Availability<u64>, seen: VcpuObservation) -> VcpuProbe {
     VcpuProbe {
         cpu_time_ns,
@@ -210,6 +268,8 @@ fn cpu_time_ns(path: &Path) -> Result<u64, String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use huddle_model::vm::TaskId;
+
     use super::*;
 
     #[test]
@@ -229,6 +289,36 @@ mod tests {
         assert!(after(Some("300 5 9\n")).reason().unwrap().contains("backwards"));
         assert!(after(Some("\n")).reason().unwrap().contains("no CPU time"));
         assert!(after(None).reason().unwrap().contains("CONFIG_SCHED_INFO"));
+    }
+
+    #[test]
+    fn the_time_of_a_vcpu_is_told_with_and_without_its_cpus() {
+        let vcpu = |run_ns_anywhere, residency| VcpuObservation {
+            vm: "vm1".into(),
+            vcpu: 0,
+            process: TaskId { id: 3, start_ticks: 7 },
+            thread: TaskId { id: 0, start_ticks: 7 },
+            counters: CounterDelta::unavailable("no PMU"),
+            run_ns_anywhere,
+            residency,
+            migrations: Availability::Unavailable("no".into()),
+            domain_migrations: Availability::Unavailable("no".into()),
+            guest_entries: Availability::Unavailable("no".into()),
+            guest_ns: Availability::Unavailable("no".into()),
+            exits: Availability::Unavailable("no".into()),
+        };
+        let none = || Availability::Unavailable("on one of several".to_owned());
+        let on = |run_ns: &[Option<u64>]| {
+            let on = (0..).zip(run_ns);
+            Availability::Available(
+                on.map(|(cpu, run_ns)| CpuResidency { cpu, run_ns: *run_ns, ..CpuResidency::default() })
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(time_of(&vcpu(Some(50), none())).value(), Some(&50));
+        assert_eq!(time_of(&vcpu(None, on(&[Some(20), Some(30)]))).value(), Some(&50));
+        assert_eq!(time_of(&vcpu(None, none())).reason(), Some("on one of several"));
+        assert!(time_of(&vcpu(None, on(&[Some(20), None]))).reason().is_some());
     }
 
     #[test]

@@ -65,7 +65,8 @@ pub fn text(summary: &Summary) -> String {
     line(&mut out, "");
     line(&mut out, &format!("Result: {}.", summary.verdict));
     if summary.valid {
-        line(&mut out, "Every block is valid: merging held throughout.");
+        let held = if summary.spec.merge { "merging held" } else { "nothing was merged" };
+        line(&mut out, &format!("Every block is valid: {held} throughout."));
     }
     for why in &summary.invalid_blocks {
         line(&mut out, &format!("Left out, {why}."));

@@ -11,8 +11,7 @@ pub(crate) fn table(summary: &Summary) -> Table {
     let mut table = crate::report::table(["", "the paper", "this run"].map(str::to_owned).to_vec());
     let boot = summary.boot.value();
     let flavours = &summary.spec.flavours;
-    let one_flavour =
-        summary.spec.guest == GuestKind::Qemu && flavours.windows(2).all(|two| two[0] == two[1]);
+    let one_flavour = summary.spec.guest.has_kernels() && flavours.windows(2).all(|two| two[0] == two[1]);
     let (number, within, across) = if one_flavour {
         ("Table 2, VMs of one OS with data", "64.8 to 67.9 %", "53.3 to 55.5 %")
     } else {
@@ -74,6 +73,8 @@ pub(crate) fn differences(summary: &Summary) -> Vec<String> {
                 .into(),
         ),
         (GuestKind::Qemu, _) => found.push("Xen there, KVM here".into()),
+        // The same hypervisor.
+        (GuestKind::Xen, _) => {}
     }
     if summary.config.data_kib != 15 * 1024 {
         found.push(format!("15 MiB of data a pair there, {} KiB here", summary.config.data_kib));

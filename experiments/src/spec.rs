@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::design::Arm;
 use crate::guest::Patience;
+use crate::guest::qemu::Accelerator;
+use crate::guest::xen::DomainType;
 
 /// What stands for the VMs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -19,6 +21,8 @@ pub enum GuestKind {
     Process,
     /// VMs of QEMU, under KVM where it runs at native speed, else translated (TCG).
     Qemu,
+    /// Domains of Xen's, in whose dom0 this runs.
+    Xen,
 }
 
 impl GuestKind {
@@ -27,7 +31,13 @@ impl GuestKind {
         match self {
             Self::Process => "process",
             Self::Qemu => "qemu",
+            Self::Xen => "xen",
         }
+    }
+
+    /// Whether they boot kernels of their own.
+    pub fn has_kernels(self) -> bool {
+        self != Self::Process
     }
 }
 
@@ -66,6 +76,8 @@ pub struct Config {
     pub flavours: Vec<String>,
     /// For each VM, a name of the data it holds: equal names, equal data.
     pub data: Vec<String>,
+    /// How domains of Xen's are virtualised; others are not.
+    pub domain_type: DomainType,
     /// Memory of a VM in MiB; a stand-in has what it needs.
     pub memory_mib: u64,
     /// vCPUs of each VM.
@@ -75,16 +87,20 @@ pub struct Config {
     /// KiB of a data set, whole pages; several are measured one after the other; none for a part of the
     /// smallest of the caches.
     pub data_kib: Vec<u64>,
-    /// That part; `None` for three quarters, the paper's (15 MB of 20 MB), and half under TCG, whose own
-    /// tables need room too.
+    /// That part; `None` for three quarters, the paper's (15 MB of 20 MB), and a quarter under TCG: its own
+    /// tables and code need room too, and what is more was measured to be displaced however VMs are placed.
     pub data_cache_fraction: Option<f64>,
     /// Reads of a guest between two rests; `None` for a quarter more than the data has lines, so that
     /// each turn uses all of the data and pays for what the turn before it displaced (with longer turns
     /// the guests alternate less and the effect is smaller).
     pub burst_reads: Option<u64>,
-    /// How long a rest is, in microseconds; 0 only lets others run. `None` for 0, and 400 for VMs: a
-    /// guest's kernel cannot give its CPU to another VM but by being idle.
+    /// How long a rest is, in microseconds; 0 only lets others run. `None` for 0, and 50 for VMs: a
+    /// guest's kernel cannot give its CPU to another VM but by being idle, and where rests are much longer
+    /// than turns the CPU is idle too and time says less of the cache.
     pub idle_us: Option<u64>,
+    /// Whether what is equal is merged. Without it the run is a placebo: the same guests, data and placements,
+    /// among which no difference comes from sharing.
+    pub merge: bool,
     /// The arms.
     pub arms: Vec<Arm>,
     /// How long one arm is measured in each block.
@@ -117,6 +133,7 @@ impl Default for Config {
             guest: GuestKind::Process,
             flavours: words(["cloud", "cloud", "generic", "generic"]),
             data: words(["A", "A", "B", "B"]),
+            domain_type: DomainType::default(),
             memory_mib: 128,
             vcpus: 1,
             private_kib: 256,
@@ -124,6 +141,7 @@ impl Default for Config {
             data_cache_fraction: None,
             burst_reads: None,
             idle_us: None,
+            merge: true,
             arms: vec![Arm::Recommended, Arm::Opposed],
             seconds_per_arm: 0.5,
             settle_seconds: 0.1,
@@ -181,6 +199,17 @@ impl Config {
         self.data.len()
     }
 
+    /// Data as it suits what runs the VMs' instructions, where the specification does not say.
+    #[must_use]
+    pub fn suited_to(mut self, accelerator: Option<Accelerator>) -> Self {
+        let part = match accelerator {
+            Some(Accelerator::Tcg) => 0.25,
+            Some(Accelerator::Kvm) | None => 0.75,
+        };
+        self.data_cache_fraction.get_or_insert(part);
+        self
+    }
+
     /// The name of VM `i`, as in the paper's tables.
     pub fn guest_name(&self, guest: usize) -> String {
         format!("vm{}", guest + 1)
@@ -195,7 +224,7 @@ impl Config {
     pub fn patience(&self) -> Patience {
         let (ready, answer) = match self.guest {
             GuestKind::Process => (60.0, 15.0),
-            GuestKind::Qemu => (180.0, 30.0),
+            GuestKind::Qemu | GuestKind::Xen => (180.0, 30.0),
         };
         let seconds = |chosen: Option<f64>, usual| Duration::from_secs_f64(chosen.unwrap_or(usual));
         Patience { ready: seconds(self.ready_seconds, ready), answer: seconds(self.answer_seconds, answer) }
@@ -214,7 +243,7 @@ impl Config {
     pub fn flavours_needed(&self) -> BTreeSet<&str> {
         match self.guest {
             GuestKind::Process => BTreeSet::new(),
-            GuestKind::Qemu => self.flavours.iter().map(String::as_str).collect(),
+            GuestKind::Qemu | GuestKind::Xen => self.flavours.iter().map(String::as_str).collect(),
         }
     }
 
@@ -240,8 +269,13 @@ impl Config {
         if !(2..=64).contains(&self.guests()) || self.vcpus == 0 {
             return refuse("`data` must name the data of 2 to 64 VMs, and `vcpus` be at least 1");
         }
-        if self.guest == GuestKind::Qemu && self.flavours.len() != self.guests() {
+        if self.guest.has_kernels() && self.flavours.len() != self.guests() {
             return refuse("`flavours` must name one flavour for each VM that `data` has");
+        }
+        if self.guest == GuestKind::Xen && self.domain_type == DomainType::Pv && self.merge {
+            return refuse(
+                "Xen merges nothing of paravirtualised domains: take `domain_type` pvh, or run a placebo with --no-merge",
+            );
         }
         let same = |(i, name): (usize, &String)| self.data.iter().skip(i + 1).any(|other| other == name);
         if !self.data.iter().enumerate().any(same) {
@@ -286,6 +320,22 @@ mod tests {
     }
 
     #[test]
+    fn data_suits_what_runs_the_vms_unless_it_is_given() {
+        let part = |config: Config, accelerator| config.suited_to(accelerator).data_cache_fraction;
+        let quick = || Config::preset(Preset::Quick).unwrap();
+        assert_eq!(part(quick(), Some(Accelerator::Tcg)), Some(0.25));
+        assert_eq!((part(quick(), Some(Accelerator::Kvm)), part(quick(), None)), (Some(0.75), Some(0.75)));
+        let given = Config { data_cache_fraction: Some(0.4), ..quick() };
+        assert_eq!(part(given, Some(Accelerator::Tcg)), Some(0.4));
+    }
+
+    #[test]
+    fn a_placebo_of_paravirtualised_domains_can_be_run() {
+        let text = "guest = \"xen\"\ndomain_type = \"pv\"\nmerge = false";
+        Config::parse("spec", text).unwrap().check().unwrap();
+    }
+
+    #[test]
     fn a_key_that_does_not_exist_is_named() {
         let error = Config::parse("my.toml", "seeed = 3").unwrap_err().to_string();
         assert!(error.contains("my.toml") && error.contains("seeed"), "{error}");
@@ -307,6 +357,8 @@ mod tests {
             "events = [\"llc_misses\"]",
             "arms = [\"opposed\", \"opposed\"]",
             "guest = \"qemu\"\nflavours = [\"cloud\"]",
+            "guest = \"xen\"\nflavours = [\"cloud\"]",
+            "guest = \"xen\"\ndomain_type = \"pv\"",
         ] {
             let config = Config::parse("spec", text).unwrap();
             assert!(matches!(config.check(), Err(SpecError::Settings(_))), "{text}");

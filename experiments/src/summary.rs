@@ -35,7 +35,7 @@ pub struct Summary {
     pub started_utc: String,
     /// How long it took in all, in seconds.
     pub duration_s: f64,
-    /// Whether every block is valid: merging held, and every guest got to run.
+    /// Whether every block is valid: merging held (in a placebo: there was none), and every guest got to run.
     pub valid: bool,
     /// Why blocks were left out, one sentence each.
     pub invalid_blocks: Vec<String>,
@@ -181,8 +181,8 @@ pub struct ConfigFigures {
     pub cache_level: Option<u8>,
     /// Seed of data, orders and intervals.
     pub seed: u64,
-    /// How long merging took, in seconds.
-    pub merging_s: f64,
+    /// How long merging took, in seconds; null in a placebo.
+    pub merging_s: Option<f64>,
 }
 
 impl Summary {
@@ -229,7 +229,9 @@ impl Summary {
                 let (rate_within, rate_across) = rates_by(matrix, alike);
                 Availability::Available(BootFigures { matrix: matrix.clone(), rate_within, rate_across })
             }
-            (None, GuestKind::Qemu) => Availability::Unavailable("it was not measured".into()),
+            (None, GuestKind::Qemu | GuestKind::Xen) => {
+                Availability::Unavailable("it was not measured".into())
+            }
             (None, GuestKind::Process) => Availability::Unavailable(
                 "stand-ins have no operating system to share; run with --guest qemu".into(),
             ),
@@ -262,7 +264,8 @@ impl Summary {
             trend: trend(&recommended),
             accelerator,
             verdict: if config.arms.contains(&Arm::Opposed) {
-                verdict(ratios.opposed_over_recommended)
+                let placebo = if config.merge { "" } else { "PLACEBO, nothing was merged: " };
+                format!("{placebo}{}", verdict(ratios.opposed_over_recommended))
             } else {
                 "the arms to compare, recommended and opposed, were not both measured".into()
             },

@@ -57,7 +57,7 @@ fn need(args: &[String]) -> Option<Need> {
     match args.first()?.as_str() {
         "web" if vms || (says("--preset", &["paper"]) && !processes) => Some(Need::WebImage),
         "web" => Some(Need::Apache),
-        _ if vms || says("--preset", &["paper", "table2"]) => Some(Need::Guests),
+        _ if vms || says("--guest", &["xen"]) || says("--preset", &["paper", "table2"]) => Some(Need::Guests),
         _ => None,
     }
 }
@@ -69,7 +69,12 @@ mod tests {
     #[test]
     fn images_are_made_when_vms_are_asked_for() {
         let need = |line: &str| need(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
-        for line in ["microbench --guest qemu", "microbench --guest=qemu", "microbench --preset paper"] {
+        for line in [
+            "microbench --guest qemu",
+            "microbench --guest=qemu",
+            "microbench --guest xen",
+            "microbench --preset paper",
+        ] {
             assert_eq!(need(line), Some(Need::Guests), "{line}");
         }
         for line in ["microbench", "microbench --guest process --out qemu", "microbench --guest qemu --help"]

@@ -161,6 +161,11 @@ impl State {
         self.contents.len()
     }
 
+    /// Whether a page is nominated or shared.
+    pub(crate) fn is_nominated(&self, id: u16, gfn: u64) -> bool {
+        self.frame(id, gfn).is_some_and(|frame| self.handles.contains_key(&frame))
+    }
+
     /// Pages that are nominated and alone on their frame.
     pub(crate) fn nominated_alone(&self) -> usize {
         self.handles.keys().filter(|frame| self.on(**frame) == 1).count()

@@ -24,7 +24,7 @@ use huddle_model::availability::Availability;
 use self::library::{LibraryMemory, LibraryMonitor, LibrarySharing, LibraryToolstack};
 use self::toolstack::{CacheMonitor, ForeignMemory, MemorySharing, Toolstack, XenError};
 use self::xl::Xl;
-use crate::host::HostRoot;
+use crate::host::{HostRoot, read_text};
 
 /// Whether this is a domain that controls a Xen host: `/proc/xen/capabilities` (xenfs) says `control_d`
 /// (drivers/xen/xenfs/super.c, Linux 6.1).
@@ -78,6 +78,15 @@ pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
         },
         Err(error) => Availability::Unavailable(error.to_string()),
     }
+}
+
+/// The version of Xen that runs, as the kernel tells it (Documentation/ABI/stable/sysfs-hypervisor-xen).
+fn running_version(root: &HostRoot) -> Option<String> {
+    let part = |name: &str| {
+        let text = read_text(&root.sys(format!("hypervisor/version/{name}"))).ok()?;
+        text.trim().parse::<u32>().ok()
+    };
+    Some(format!("{}.{}", part("major")?, part("minor")?))
 }
 
 /// Text from a domain's owner or a program as it may be shown: `?` for characters that could upset a terminal.

@@ -9,7 +9,7 @@ use huddle_model::ksm::KsmState;
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
-use super::merging::{MergeSettings, Merger, Xen};
+use super::merging::{MergeError, MergeSettings, Merged, Merger, Xen};
 use super::toolstack::{Domain, ForeignMemory, Toolstack};
 use super::topology::{KnownCaches, topology};
 use crate::engine::own_cpu_us;
@@ -113,9 +113,17 @@ impl Merging {
         Self { merger: Merger::new(xen, settings, Box::new(announce)), journal }
     }
 
+    /// Merges all that is equal once.
+    ///
+    /// # Errors
+    /// As [`Merger::merge`]; that merging is not to be had is none.
+    pub fn merge_once(&mut self) -> Result<Availability<Merged>, MergeError> {
+        self.merger.merge()
+    }
+
     /// Merges what is equal, and says what came of it, or why nothing can.
     fn merge(&mut self) -> Vec<String> {
-        match self.merger.merge() {
+        match self.merge_once() {
             Err(error) => vec![format!("merging ended early: {error}")],
             Ok(Availability::Available(merged)) => {
                 let mut said = merged.reasons;
@@ -133,7 +141,7 @@ impl Merging {
     }
 
     /// Takes it all back; what could not be stays in the journal.
-    fn undo(&mut self) -> UndoReport {
+    pub fn undo(&mut self) -> UndoReport {
         let undone = self.merger.undo();
         let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
         let forgotten = lock(&self.journal).forget(&keys);

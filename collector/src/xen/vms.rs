@@ -75,7 +75,8 @@ pub(super) fn discovery(domains: &[Domain], machine: &Machine, choice: &DomainCh
     Discovery { vms, notes }
 }
 
-fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKind) -> Vm {
+/// The VM that a domain is, under a name that no other has; of its affinities it has the one of that kind.
+pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKind) -> Vm {
     let process = found.domain.task();
     let existing: CpuSet = machine.cpus.iter().map(|cpu| cpu.cpu).collect();
     let pool = machine.pools.iter().find(|pool| pool.id == found.pool);

@@ -1,11 +1,13 @@
-//! The names of domains from xenstore, over the socket of its daemon.
+//! The names and consoles of domains from xenstore, over the socket of its daemon.
 //!
 //! Xen's own library for this (libxenstore) waits for ever where the daemon hangs, so huddle speaks the protocol
-//! itself, for one question and with a time limit: docs/misc/xenstore.txt and xen/include/public/io/xs_wire.h
+//! itself, for one kind of question and with a time limit: docs/misc/xenstore.txt and xen/include/public/io/xs_wire.h
 //! (Xen 4.17). Requests are answered in order, but events of watches may come in between; this client sets no
 //! watch and passes them over. A xenstored that runs in a domain of its own has no socket.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -73,6 +75,18 @@ impl Xenstore {
         let value = self.read(&format!("/local/domain/{id}/name"))?;
         let name = value.map(|value| plain(&String::from_utf8_lossy(&value)));
         Ok(name.filter(|name| !name.trim().is_empty()))
+    }
+
+    /// The terminal that xenconsoled made for a domain's first console (`/local/domain/ID/console/tty`); `None`
+    /// where it has not made one yet.
+    ///
+    /// # Errors
+    /// As [`Self::domain_name`].
+    pub fn console(&self, id: u16) -> Result<Option<PathBuf>, XenError> {
+        let value = self.read(&format!("/local/domain/{id}/console/tty"))?;
+        let path = value.map(|value| PathBuf::from(OsString::from_vec(value)));
+        // It is dom0's own daemon that writes it; a relative path would be anybody's.
+        Ok(path.filter(|path| path.is_absolute()))
     }
 
     /// The value at `path`; `None` where there is no such path.

@@ -66,6 +66,19 @@ fn ask(replies: &'static [Reply]) -> Result<Option<String>, XenError> {
 }
 
 #[test]
+fn a_console_is_an_absolute_path_or_none_yet() {
+    let (daemon, store) = daemon(&[
+        |request| Some(message(XS_READ, request, b"/dev/pts/3")),
+        |request| Some(message(XS_READ, request, b"")),
+        |request| Some(message(XS_ERROR, request, b"ENOENT\0")),
+    ]);
+    assert_eq!(store.console(5).unwrap(), Some("/dev/pts/3".into()));
+    assert_eq!((store.console(5).unwrap(), store.console(5).unwrap()), (None, None));
+    drop(store);
+    assert_eq!(daemon.thread.join().unwrap()[0], "/local/domain/5/console/tty\0");
+}
+
+#[test]
 fn names_are_read_over_one_connection() {
     let (daemon, store) = daemon(&[
         |request| Some(message(XS_READ, request, b"Domain-0")),

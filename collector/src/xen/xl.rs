@@ -1,5 +1,5 @@
-//! The program `xl` in place of Xen's libraries: it lists and pins where they are not there or of an unknown
-//! version.
+//! The program `xl`, which makes domains, and in place of Xen's libraries lists and pins where they are not there or
+//! of an unknown version.
 //!
 //! What is asked, and what it costs: each question is a program that starts, 0.02 s on hardware, 0.3 to 0.8 s in
 //! an emulator; without a running xenstored it waits for ever, so each has a time limit. Its output is text for
@@ -12,6 +12,7 @@
 //! A domain is named by its number, which `xl` prefers to a name that looks like one. Numbers are used again one
 //! day, so its UUID is compared before and after each change.
 
+mod life;
 mod list;
 mod machine;
 mod psr;
@@ -30,12 +31,12 @@ use nix::errno::Errno;
 use self::list::{Affinity, Listed, ListedVcpu};
 use self::machine::Info;
 use self::run::Answer;
-use super::plain;
 use super::toolstack::{
     AffinityKind, CpuPool, Domain, DomainKind, DomainRef, DomainVcpu, Machine, PAGE_BYTES, Toolstack,
     XenError,
 };
-use crate::host::{HostRoot, read_text};
+use super::{plain, running_version};
+use crate::host::HostRoot;
 
 /// How long `xl` may take; it takes less than a second in an emulator.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -75,16 +76,12 @@ impl From<Misread> for XenError {
 
 impl Xl {
     /// The program as it is installed: in `PATH`, in `/usr/sbin` or `/usr/local/sbin`, or where Debian keeps that
-    /// of the running version (`/sys/hypervisor/version`, Documentation/ABI/stable/sysfs-hypervisor-xen).
+    /// of the running version.
     ///
     /// # Errors
     /// [`XenError::Xl`] where there is none.
     pub fn find(root: &HostRoot) -> Result<Self, XenError> {
-        let part = |name: &str| {
-            let text = read_text(&root.sys(format!("hypervisor/version/{name}"))).ok()?;
-            text.trim().parse::<u32>().ok()
-        };
-        let version = part("major").zip(part("minor")).map(|(major, minor)| format!("{major}.{minor}"));
+        let version = running_version(root);
         let path = env::var_os("PATH").unwrap_or_default();
         let debian = version.as_ref().map(|version| PathBuf::from(format!("/usr/lib/xen-{version}/bin")));
         // A relative directory would be anybody's.

@@ -75,12 +75,12 @@ pub struct Dom0 {
     commands: u64,
 }
 
-/// Where the image is, beside the test's own programs.
+/// Where the image is, beside a program that cargo has built.
 ///
 /// # Errors
 /// Why it cannot be booted, with the remedy.
-pub fn image() -> Result<PathBuf, String> {
-    let target = Path::new(env!("CARGO_BIN_EXE_huddle")).ancestors().nth(2).unwrap();
+pub fn image(program: &Path) -> Result<PathBuf, String> {
+    let target = program.ancestors().nth(2).unwrap();
     let image = target.join("guests/xen");
     for file in ["xen", "vmlinux", "dom0.cpio", "command"] {
         if !image.join(file).is_file() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 
 use crate::dom0::Dom0;
-use crate::{Host, trial};
+use crate::host::Host;
+use crate::trial;
 
 /// More than a command of a few tenths of a second takes on a loaded machine.
 const SOON: Duration = Duration::from_secs(60);

@@ -7,7 +7,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::dom0::Dom0;
-use crate::{Host, trial};
+use crate::host::Host;
+use crate::trial;
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -6,57 +6,33 @@
 
 mod dom0;
 mod domains;
+mod host;
 mod huddle;
 mod plain;
 
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dom0::{Dom0, File};
-use libtest_mimic::{Arguments, Failed, Trial};
+use host::{Host, stripped};
+use libtest_mimic::Trial;
 
-/// The host, once it is up.
-pub type Host = Arc<Mutex<Option<Dom0>>>;
+/// The program that is tested.
+const HUDDLE: &str = env!("CARGO_BIN_EXE_huddle");
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let host = Host::default();
-    let trials = domains::trials(&host).into_iter().chain(huddle::trials(&host)).collect();
-    let ended = libtest_mimic::run(&arguments, trials);
-    // Before this program ends, so that it is waited for.
-    drop(host.lock().unwrap_or_else(PoisonError::into_inner).take());
-    ended.exit()
+    host::run(|host| domains::trials(host).into_iter().chain(huddle::trials(host)).collect())
 }
 
 /// A test on the host with its three domains.
 pub fn trial(name: &str, host: &Host, test: fn(&mut Dom0)) -> Trial {
-    let image = match dom0::image() {
-        Ok(image) => image,
-        Err(reason) if std::env::var("CI").is_ok_and(|value| value == "true") => {
-            return Trial::test(name, move || Err(Failed::from(format!("CI must not skip this: {reason}"))));
-        }
-        Err(reason) => {
-            eprintln!("{name}: skipped: {reason}");
-            return Trial::test(name, || Ok(())).with_ignored_flag(true);
-        }
-    };
-    let host = Arc::clone(host);
-    Trial::test(name, move || {
-        // A test that fails leaves a host that others can go on with.
-        let mut host = host.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = AssertUnwindSafe(|| test(host.get_or_insert_with(|| boot(&image))));
-        std::panic::catch_unwind(run).map_err(|panic| Failed::from(text_of(&*panic)))
-    })
+    host::trial(name, host, HUDDLE, boot, test)
 }
 
 /// The host with huddle, and three domains: `a1` and `a2` hold the same data, `b1` holds other.
 fn boot(image: &Path) -> Dom0 {
     let begin = Instant::now();
-    let huddle = stripped(Path::new(env!("CARGO_BIN_EXE_huddle")));
+    let huddle = stripped(Path::new(HUDDLE));
     let program = |path, content| File { path, mode: 0o755, content };
     let files = [program("usr/bin/huddle", huddle), program("usr/bin/plain", plain::compiled(image))];
     let mut dom0 = Dom0::boot(image, &files);
@@ -68,17 +44,4 @@ fn boot(image: &Path) -> Dom0 {
     dom0.run("printf '[sharing]\\ncpu_share = 1.0\\n' >/tmp/all.toml", Duration::from_secs(60)).success();
     eprintln!("Xen was up after {up:.1?}, three domains after {:.1?}", begin.elapsed());
     dom0
-}
-
-/// A program without its symbols, which would fill dom0's memory.
-fn stripped(program: &Path) -> Vec<u8> {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let status = Command::new("strip").arg("-o").args([file.path(), program]).status();
-    assert!(status.expect("strip is of binutils, which gcc needs").success());
-    std::fs::read(file.path()).unwrap()
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -12,10 +13,11 @@ use huddle_collector::observe::perf::EventSet;
 use huddle_experiments::course::{RunError, Step};
 use huddle_experiments::design::Arm;
 use huddle_experiments::environment::{CpuTicks, Environment, disturbances};
-use huddle_experiments::guest::process::ProcessGuestSpec;
-use huddle_experiments::guest::qemu::{Accelerator, QemuGuestSpec};
-use huddle_experiments::guest::{Guest, GuestError, kvm};
-use huddle_experiments::host::{CollectorHost, HostFailure};
+use huddle_experiments::guest::kvm;
+use huddle_experiments::guest::qemu::Accelerator;
+use huddle_experiments::guest::start::Starter;
+use huddle_experiments::guest::xen::{DomainType, Maker, guard};
+use huddle_experiments::host::{CollectorHost, Host, HostFailure, XenHost};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_experiments::microbench::run;
 use huddle_experiments::scan::ScanSummary;
@@ -23,11 +25,8 @@ use huddle_experiments::spec::{Config, GuestKind, Preset, SpecError};
 use huddle_experiments::summary::Summary;
 use huddle_experiments::web::command::{WebArgs, web};
 use huddle_experiments::{clock, images, report};
-use huddle_model::rng::Rng;
+use huddle_model::cpuset::CpuSet;
 use indicatif::{ProgressBar, ProgressStyle};
-
-/// The stream of chance that draws what each stand-in holds for itself (see [`Rng::of_part`]).
-const PRIVATE: u64 = 20;
 
 /// Exit code where the host cannot do it.
 const CANNOT: u8 = 3;
@@ -45,11 +44,15 @@ struct Args {
 #[derive(Subcommand)]
 enum Experiment {
     /// The paper's Figure 4 and Tables 1 to 3: VMs on data A and B, not merged, placed as recommended, the
-    /// opposite way, by the kernel and by lot, in alternation. Needs root and KSM; takes a few minutes
+    /// opposite way, by the kernel and by lot, in alternation. Needs root and KSM, or a Xen that shares memory;
+    /// takes a few minutes
     Microbench(Microbench),
     /// The paper's Table 4 and Figure 5: Apaches with PHP, as processes or in VMs, that hold data A or B, and
     /// how long their users wait in each placement. Needs root, KSM and Apache or QEMU; takes a few minutes
     Web(WebArgs),
+    /// Destroys the domains that a runner on Xen names on standard input, once that has ended
+    #[command(hide = true)]
+    GuardDomains,
 }
 
 #[derive(clap::Args)]
@@ -60,9 +63,19 @@ struct Microbench {
     /// A specification of your own, in TOML; the presets are in experiments/presets
     #[arg(long)]
     spec: Option<PathBuf>,
-    /// What stands for the VMs
+    /// What stands for the VMs; domains of Xen are made in its dom0
     #[arg(long, value_enum)]
     guest: Option<GuestKind>,
+    /// How domains are virtualised, with --guest xen; what is merged are those of type pvh
+    #[arg(long, value_enum)]
+    domain_type: Option<DomainType>,
+    /// CPUs of a last-level cache, as `xl info -n` numbers them, with --guest xen; repeatable [default: one
+    /// cache a socket]
+    #[arg(long, value_name = "CPUS")]
+    last_level_cache: Vec<CpuSet>,
+    /// Merge nothing: a placebo, in which what placements differ by is not sharing
+    #[arg(long)]
+    no_merge: bool,
     /// Only the recommended arm against itself: the interval of the ratio should contain 1
     #[arg(long)]
     only_control: bool,
@@ -73,7 +86,7 @@ struct Microbench {
     #[arg(long, value_parser = seconds)]
     settle_seconds: Option<f64>,
     /// KiB of each data set; several, with commas, are measured one after the other [default: a part of
-    /// the cache: three quarters, with VMs a half]
+    /// the cache: three quarters, of VMs that are translated (TCG) a quarter]
     #[arg(long, value_delimiter = ',')]
     data_kib: Vec<u64>,
     /// KiB of memory of each stand-in that no other holds
@@ -137,6 +150,7 @@ fn main() -> ExitCode {
         Interrupt::on_signals().context("cannot take signals").and_then(|interrupt| match &args.experiment {
             Experiment::Microbench(args) => microbench(args, &interrupt),
             Experiment::Web(args) => web(args, &interrupt),
+            Experiment::GuardDomains => guard_domains(),
         });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,6 +159,13 @@ fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// The guard of a runner's domains.
+fn guard_domains() -> anyhow::Result<()> {
+    let domains = guard::XenDomains::open(&HostRoot::real())?;
+    guard::run(std::io::stdin().lock(), &domains, guard::PATIENCE)
+        .map_err(|left| anyhow::anyhow!("{}; destroy it with `xl destroy`", left.join("; ")))
 }
 
 /// Writes a line to standard error. That nobody reads it any more must not end a run halfway, as the
@@ -178,6 +199,8 @@ fn config(args: &Microbench) -> Result<Config, SpecError> {
         config.events.clone_from(&args.events);
     }
     config.guest = args.guest.unwrap_or(config.guest);
+    config.domain_type = args.domain_type.unwrap_or(config.domain_type);
+    config.merge &= !args.no_merge;
     config.private_kib = args.private_kib.unwrap_or(config.private_kib);
     config.repetitions = args.repetitions.unwrap_or(config.repetitions);
     config.cache_level = args.cache_level.or(config.cache_level);
@@ -265,9 +288,9 @@ fn one_size(
     let started = SystemTime::now();
     let begun = Instant::now();
     let environment = Environment::read(&root);
-    let events = events(&root, config)?;
-    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), config.vcpus, events)?;
-    let starter = Starter::new(args, config, directory, interrupt)?;
+    let mut host = host(args, config, &root)?;
+    let starter = starter(args, config, directory, &root)?;
+    let config = &config.clone().suited_to(starter.accelerator());
 
     let bar = ProgressBar::new(0);
     // Without a template that can be read there is only a plainer bar.
@@ -285,9 +308,9 @@ fn one_size(
         bar.set_position(step.done as u64);
         bar.set_message(format!("{}{left}", step.text));
     };
-    let mut start = |config: &Config| starter.start(config);
+    let mut start = |config: &Config| starter.start(config, interrupt);
     let ticks = CpuTicks::read(&root);
-    let outcome = run(config, &mut host, &mut start, interrupt, &mut progress);
+    let outcome = run(config, &mut *host, &mut start, interrupt, &mut progress);
     bar.finish_and_clear();
     let outcome = outcome?;
     let stolen = CpuTicks::read(&root).zip(ticks).and_then(|(late, early)| late.stolen_since(&early));
@@ -300,7 +323,7 @@ fn one_size(
         outcome,
         environment,
         disturbances,
-        starter.accelerator.map(|accelerator| accelerator.name().to_owned()),
+        starter.accelerator().map(|accelerator| accelerator.name().to_owned()),
         clock::utc(started),
         begun.elapsed().as_secs_f64(),
     ))
@@ -329,83 +352,49 @@ fn print(format: Format, text: &str, result: &impl serde::Serialize, file: &Path
     Ok(())
 }
 
-/// Starts guests of either kind.
-struct Starter {
-    program: PathBuf,
-    /// For each VM; empty for stand-ins.
-    images: Vec<PathBuf>,
-    accelerator: Option<Accelerator>,
-    consoles: PathBuf,
-    interrupt: Interrupt,
+/// What guests are started with on this host.
+fn starter(args: &Microbench, config: &Config, directory: &Path, root: &HostRoot) -> anyhow::Result<Starter> {
+    if config.guest == GuestKind::Process {
+        return Ok(Starter::Processes { program: standin_program()? });
+    }
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let beside = own.ancestors().nth(2).map(|target| target.join("guests"));
+    let beneath = args.images.clone().or(beside).unwrap_or_default();
+    let images = config.flavours.iter().map(|flavour| images::find(&beneath, flavour));
+    let images = images.collect::<Result<_, _>>().map_err(HostFailure::Cannot)?;
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}; name another place with --out", directory.display()))?;
+    let directory = directory.to_owned();
+    if config.guest == GuestKind::Xen {
+        let mut guards = Command::new(own);
+        guards.arg("guard-domains");
+        let maker = Rc::new(Maker::new(root, guards).map_err(HostFailure::Cannot)?);
+        return Ok(Starter::Domains { images, maker, directory });
+    }
+    let accelerator = match kvm::runs_natively() {
+        Ok(_) => Accelerator::Kvm,
+        Err(why) => {
+            say(&format!("{why}; the VMs are translated (TCG)"));
+            Accelerator::Tcg
+        }
+    };
+    Ok(Starter::Vms { images, accelerator, directory })
 }
 
-impl Starter {
-    fn new(
-        args: &Microbench,
-        config: &Config,
-        directory: &Path,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Self> {
-        let program = standin_program()?;
-        let mut starter = Self {
-            program,
-            images: Vec::new(),
-            accelerator: None,
-            consoles: directory.to_owned(),
-            interrupt: interrupt.clone(),
-        };
-        if config.guest == GuestKind::Process {
-            return Ok(starter);
+/// The host that runs the guests.
+fn host(args: &Microbench, config: &Config, root: &HostRoot) -> anyhow::Result<Box<dyn Host>> {
+    let (state_dir, vcpus) = (args.state_dir.as_deref(), config.vcpus);
+    Ok(match config.guest {
+        GuestKind::Xen => {
+            let caches = args.last_level_cache.clone();
+            let vms: Vec<String> = (0..config.guests()).map(|guest| config.guest_name(guest)).collect();
+            Box::new(XenHost::open(root, state_dir, vcpus, caches, config.merge.then_some(&vms))?)
         }
-        let beside = starter.program.ancestors().nth(2).map(|target| target.join("guests"));
-        let images = args.images.clone().or(beside).unwrap_or_default();
-        let found = config.flavours.iter().map(|flavour| images::find(&images, flavour));
-        starter.images = found.collect::<Result<_, _>>().map_err(HostFailure::Cannot)?;
-        starter.accelerator = Some(match kvm::runs_natively() {
-            Ok(_) => Accelerator::Kvm,
-            Err(why) => {
-                say(&format!("{why}; the VMs are translated (TCG)"));
-                Accelerator::Tcg
-            }
-        });
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}; name another place with --out", directory.display()))?;
-        Ok(starter)
-    }
-
-    fn start(&self, config: &Config) -> Result<Vec<Box<dyn Guest>>, GuestError> {
-        let mut started = Vec::new();
-        let (patience, interrupt) = (config.patience(), &self.interrupt);
-        for number in 0..config.guests() {
-            let name = config.guest_name(number);
-            let guest = match self.accelerator {
-                None => ProcessGuestSpec {
-                    name: &name,
-                    program: &self.program,
-                    vcpus: config.vcpus,
-                    private_kib: config.private_kib,
-                    private_seed: Rng::of_part(config.seed, PRIVATE + number as u64).next_u64(),
-                    patience,
-                    interrupt: interrupt.clone(),
-                }
-                .start(),
-                Some(accelerator) => QemuGuestSpec {
-                    name: &name,
-                    image: &self.images[number],
-                    accelerator,
-                    memory_mib: config.memory_mib,
-                    vcpus: config.vcpus,
-                    console: self.consoles.join(format!("console-{name}.log")),
-                    patience,
-                    interrupt: interrupt.clone(),
-                }
-                .start(),
-            };
-            started.push(guest?);
+        GuestKind::Process | GuestKind::Qemu => {
+            let events = events(root, config)?;
+            Box::new(CollectorHost::open(root.clone(), state_dir, vcpus, events, config.merge)?)
         }
-        started.iter_mut().try_for_each(|guest| guest.wait_ready())?;
-        Ok(started.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect())
-    }
+    })
 }
 
 /// The guest's program, which is built beside this one.

@@ -1,40 +1,27 @@
-//! A guest as the runner sees it, whatever it is: a child process, spoken to through pipes, with a time
-//! limit on every answer.
+//! A guest that is a child process, spoken to through pipes.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command as Process, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::mpsc::channel;
 
-use huddle_guest::protocol::{Command, Pace, Reading, Reply};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 
-use super::{Guest, GuestData, GuestError, Patience};
+use super::spoken::{Body, Line, SpokenGuest};
+use super::{GuestError, Holder, Patience};
 use crate::interrupt::Interrupt;
 
-/// What the guest is waited for after it was started.
-const READY: &str = "ready";
-
-/// How often the waiting for an answer looks whether the run shall end.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// Lines of a console that are shown when its guest dies.
-const CONSOLE_LINES: usize = 15;
-
-/// A running guest. Dropping it ends the process and waits for its end.
+/// A child process. Dropping it ends the process and waits for its end.
 #[derive(Debug)]
-pub struct ChildGuest {
-    name: String,
+pub struct ChildBody {
     child: Child,
-    input: ChildStdin,
-    answers: Receiver<String>,
-    patience: Patience,
-    interrupt: Interrupt,
     console: Option<PathBuf>,
 }
+
+/// A guest in a child process.
+pub type ChildGuest = SpokenGuest<ChildBody>;
 
 impl ChildGuest {
     /// Starts `process`, which is spoken to on its standard input and output, without waiting until it is
@@ -73,14 +60,11 @@ impl ChildGuest {
                 if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
             });
         }
-        let mut child = process.spawn().map_err(failed)?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            let _ = child.kill();
-            let _ = child.wait();
+        let mut body = ChildBody { child: process.spawn().map_err(failed)?, console };
+        let (Some(input), Some(output)) = (body.child.stdin.take(), body.child.stdout.take()) else {
             return Err(failed(std::io::Error::other("its pipes are missing")));
         };
         let (sender, answers) = channel();
-        let guest = Self { name: name.to_owned(), child, input, answers, patience, interrupt, console };
         // A thread, because a pipe cannot be read with a time limit; it ends with the pipe.
         std::thread::Builder::new()
             .name(format!("answers {name}"))
@@ -92,108 +76,33 @@ impl ChildGuest {
                 }
             })
             .map_err(failed)?;
-        Ok(guest)
+        let line = Line { input: Box::new(input), answers };
+        Ok(Self::new(name, body, line, patience, interrupt))
     }
 
-    /// Waits until it is up.
-    ///
-    /// # Errors
-    /// It ended or did not say so in time.
-    pub fn wait_ready(&mut self) -> Result<(), GuestError> {
-        match self.answer(READY, self.patience.ready)? {
-            Reply::Ready { .. } => Ok(()),
-            other => Err(self.unexpected(READY, &other)),
-        }
+    /// The process.
+    pub fn pid(&self) -> i32 {
+        self.body().pid()
+    }
+}
+
+impl ChildBody {
+    fn pid(&self) -> i32 {
+        // A pid of Linux is at most 2^22 (proc(5), pid_max).
+        self.child.id() as i32
+    }
+}
+
+impl Body for ChildBody {
+    fn holder(&self) -> Holder {
+        Holder::Process(self.pid())
     }
 
-    fn tell(&mut self, command: Command, limit: Duration) -> Result<Reply, GuestError> {
-        let asked = command.word();
-        if writeln!(self.input, "{}", command.line()).and_then(|()| self.input.flush()).is_err() {
-            // A pipe without a reader: the guest is gone.
-            return Err(self.ended(asked));
-        }
-        self.answer(asked, limit)
-    }
-
-    fn answer(&mut self, asked: &'static str, limit: Duration) -> Result<Reply, GuestError> {
-        match self.next_line(limit)? {
-            Ok(line) => serde_json::from_str(&line).map_err(|_| GuestError::Unexpected {
-                name: self.name.clone(),
-                pid: self.pid(),
-                asked,
-                answer: line,
-            }),
-            Err(RecvTimeoutError::Disconnected) => Err(self.ended(asked)),
-            Err(RecvTimeoutError::Timeout) => {
-                self.end();
-                Err(GuestError::Silent {
-                    name: self.name.clone(),
-                    pid: self.pid(),
-                    asked,
-                    seconds: limit.as_secs_f64(),
-                    console: self.last_words(),
-                })
-            }
-        }
-    }
-
-    /// The next line of its answers, if it comes before the limit.
-    fn next_line(&self, limit: Duration) -> Result<Result<String, RecvTimeoutError>, GuestError> {
-        let until = Instant::now() + limit;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.answers.recv_timeout(left.min(LOOK)) {
-                Err(RecvTimeoutError::Timeout) if !left.is_zero() => self.interrupt.check()?,
-                outcome => return Ok(outcome),
-            }
-        }
-    }
-
-    fn ended(&mut self, asked: &'static str) -> GuestError {
-        let status = match self.ended_by_itself() {
-            Some(status) => status,
-            // Its pipe is closed, so it is of no use.
-            None => {
-                self.end();
-                "it closed its output".to_owned()
-            }
-        };
-        GuestError::Ended {
-            name: self.name.clone(),
-            pid: self.pid(),
-            asked,
-            status,
-            console: self.last_words(),
-        }
-    }
-
-    /// How it ended, if it does so within a moment: its pipes close a little before.
-    fn ended_by_itself(&mut self) -> Option<String> {
-        let until = Instant::now() + Duration::from_secs(1);
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status.to_string()),
-                Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
-                _ => return None,
-            }
-        }
-    }
-
-    fn last_words(&self) -> String {
-        let Some(console) = &self.console else { return String::new() };
-        let text = std::fs::read(console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let shown = lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n  ");
-        format!("\nthe end of its console ({}):\n  {shown}", console.display())
-    }
-
-    fn unexpected(&self, asked: &'static str, reply: &Reply) -> GuestError {
-        GuestError::Unexpected {
-            name: self.name.clone(),
-            pid: self.pid(),
-            asked,
-            answer: serde_json::to_string(reply).unwrap_or_default(),
+    fn ended(&mut self) -> Option<String> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(status.to_string()),
+            Err(error) => Some(format!("it cannot be waited for: {error}")),
         }
     }
 
@@ -202,58 +111,15 @@ impl ChildGuest {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
 
-impl Guest for ChildGuest {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn pid(&self) -> i32 {
-        // A pid of Linux is at most 2^22 (proc(5), pid_max).
-        self.child.id() as i32
-    }
-
-    fn check(&mut self) -> Result<(), GuestError> {
-        match self.child.try_wait() {
-            Ok(None) => Ok(()),
-            _ => Err(self.ended("what it was to do next")),
-        }
-    }
-
-    fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
-        let GuestData { seed, own_seed, kib } = data;
-        let command = Command::Load { seed, own_seed, kib };
-        match self.tell(command, self.patience.ready)? {
-            Reply::Loaded { data_bytes } if data_bytes == kib * 1024 => Ok(()),
-            other => Err(self.unexpected(command.word(), &other)),
-        }
-    }
-
-    fn start(&mut self, pace: Pace, own: bool) -> Result<(), GuestError> {
-        let command = Command::Start { pace, own };
-        match self.tell(command, self.patience.answer)? {
-            Reply::Started => Ok(()),
-            other => Err(self.unexpected(command.word(), &other)),
-        }
-    }
-
-    fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
-        match self.tell(Command::Read, self.patience.answer)? {
-            Reply::Reading { vcpus } => Ok(vcpus),
-            other => Err(self.unexpected(Command::Read.word(), &other)),
-        }
-    }
-
-    fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
-        match self.tell(Command::Stop, self.patience.answer)? {
-            Reply::Stopped { vcpus } => Ok(vcpus),
-            other => Err(self.unexpected(Command::Stop.word(), &other)),
-        }
+    fn console(&self) -> Option<(String, String)> {
+        let console = self.console.as_ref()?;
+        let text = std::fs::read(console).unwrap_or_default();
+        Some((String::from_utf8_lossy(&text).into_owned(), console.display().to_string()))
     }
 }
 
-impl Drop for ChildGuest {
+impl Drop for ChildBody {
     fn drop(&mut self) {
         self.end();
     }

@@ -1,20 +1,44 @@
 //! Guests: what stands for VMs in an experiment.
 //!
-//! A [`Guest`] holds data and reads it when told. There are two kinds, and the runner does not know which
+//! A [`Guest`] holds data and reads it when told. There are three kinds, and the runner does not know which
 //! it has: [`process`] (the program `huddle-standin`, a process of its own with mergeable memory and
-//! threads named like vCPUs) and [`qemu`] (a real VM whose only program is `huddle-guest-init`). Both
-//! speak the words of [`huddle_guest::protocol`] over a pair of pipes: see [`child::ChildGuest`].
+//! threads named like vCPUs), [`qemu`] (a real VM whose only program is `huddle-guest-init`) and [`xen`] (a
+//! domain of Xen's with the same program). All speak the words of [`huddle_guest::protocol`], over a pair of
+//! pipes or a console: see [`spoken::SpokenGuest`].
 
 pub mod child;
 pub mod kvm;
 pub mod process;
 pub mod qemu;
+pub mod spoken;
+pub mod start;
+pub mod xen;
 
+use std::fmt;
 use std::time::Duration;
 
+use huddle_collector::xen::toolstack::DomainRef;
 pub use huddle_guest::protocol::{Pace, Reading};
 
 use crate::interrupt::Interrupted;
+
+/// What the host knows a guest as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The process that holds its memory.
+    Process(i32),
+    /// The domain that it is.
+    Domain(DomainRef),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "pid {pid}"),
+            Self::Domain(domain) => write!(f, "domain {}", domain.id),
+        }
+    }
+}
 
 /// What a guest shall hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +56,8 @@ pub trait Guest {
     /// The name of its VM.
     fn name(&self) -> &str;
 
-    /// The process that holds the VM.
-    fn pid(&self) -> i32;
+    /// What holds the VM.
+    fn holder(&self) -> Holder;
 
     /// Makes sure that it has not ended.
     fn check(&mut self) -> Result<(), GuestError>;
@@ -69,16 +93,24 @@ pub enum GuestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It could not be made.
+    #[error("cannot make the guest {name}: {why}")]
+    Make {
+        /// The guest.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// It hangs.
     #[error(
-        "the guest {name} (pid {pid}) did not answer {asked:?} within {seconds} s; it is ended. \
+        "the guest {name} ({holder}) did not answer {asked:?} within {seconds} s; it is ended. \
          Is the host so loaded that it does not get to run?{console}"
     )]
     Silent {
         /// The guest.
         name: String,
-        /// Its process.
-        pid: i32,
+        /// What holds it.
+        holder: Holder,
         /// What it was told.
         asked: &'static str,
         /// How long was waited, in seconds.
@@ -88,13 +120,13 @@ pub enum GuestError {
     },
     /// It has ended.
     #[error(
-        "the guest {name} (pid {pid}) ended before it answered {asked:?}: {status}; its own words are above, if it had any{console}"
+        "the guest {name} ({holder}) ended before it answered {asked:?}: {status}; its own words are above, if it had any{console}"
     )]
     Ended {
         /// The guest.
         name: String,
-        /// Its process.
-        pid: i32,
+        /// What holds it.
+        holder: Holder,
         /// What it was told.
         asked: &'static str,
         /// How it ended.
@@ -103,12 +135,12 @@ pub enum GuestError {
         console: String,
     },
     /// It answered something else.
-    #[error("the guest {name} (pid {pid}) answered {asked:?} with {answer:?}")]
+    #[error("the guest {name} ({holder}) answered {asked:?} with {answer:?}")]
     Unexpected {
         /// The guest.
         name: String,
-        /// Its process.
-        pid: i32,
+        /// What holds it.
+        holder: Holder,
         /// What it was told.
         asked: &'static str,
         /// Its answer.

@@ -1,6 +1,7 @@
 //! Whether the guests share what they should: the check that decides which measurements count.
 
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::plan::Plan;
 
 use huddle_guest::chase::PAGE_BYTES;
 use huddle_model::stats::median;
@@ -13,6 +14,7 @@ const LEAST_WITHIN: f64 = 0.95;
 pub struct Expected {
     holds: Vec<String>,
     data_pages: u64,
+    merges: bool,
 }
 
 /// A pair that does not share what it should.
@@ -30,6 +32,16 @@ pub enum NotMerged {
         /// How many of them are on one frame.
         shared: u64,
     },
+    /// Merged, though nothing should be.
+    #[error("{first} and {second} share {shared} pages of data, and in a placebo none is to be merged")]
+    Merged {
+        /// A VM.
+        first: String,
+        /// Its partner.
+        second: String,
+        /// Pages of the data on one frame.
+        shared: u64,
+    },
     /// A VM has vanished.
     #[error("{found} of {wanted} VMs could be measured")]
     Vanished {
@@ -42,9 +54,9 @@ pub enum NotMerged {
 
 impl Expected {
     /// `holds`: for each VM, in the order of the matrix, the name of its data; `data_bytes`: the size of
-    /// a data set.
-    pub fn new(holds: &[String], data_bytes: u64) -> Self {
-        Self { holds: holds.to_vec(), data_pages: data_bytes / PAGE_BYTES as u64 }
+    /// a data set; whether it `merges`, or is to stay unmerged.
+    pub fn new(holds: &[String], data_bytes: u64, merges: bool) -> Self {
+        Self { holds: holds.to_vec(), data_pages: data_bytes / PAGE_BYTES as u64, merges }
     }
 
     /// Whether VMs `i` and `j` hold the same data.
@@ -52,7 +64,7 @@ impl Expected {
         self.holds[i] == self.holds[j]
     }
 
-    /// Checks that pairs with the same data have nearly all of it on common frames. `shared`: for each
+    /// Checks that pairs with the same data have nearly all of it on common frames, or none. `shared`: for each
     /// pair of VMs the pages of their data that are. (VMs with different data share none of it: no two
     /// of its pages are equal.)
     ///
@@ -64,15 +76,25 @@ impl Expected {
             return Err(NotMerged::Vanished { found: shared.len(), wanted: vms });
         }
         let pairs = (0..vms).flat_map(|i| (i + 1..vms).map(move |j| (i, j)));
+        let name = |vm: usize| format!("vm{}", vm + 1);
         for (i, j) in pairs.filter(|(i, j)| self.same_data(*i, *j)) {
             let shared = shared[i][j];
-            if (shared as f64) < self.data_pages as f64 * LEAST_WITHIN {
-                let name = |vm: usize| format!("vm{}", vm + 1);
+            if !self.merges && shared > 0 {
+                return Err(NotMerged::Merged { first: name(i), second: name(j), shared });
+            }
+            if self.merges && (shared as f64) < self.data_pages as f64 * LEAST_WITHIN {
                 let data_pages = self.data_pages;
                 return Err(NotMerged::Within { first: name(i), second: name(j), data_pages, shared });
             }
         }
         Ok(())
+    }
+
+    /// How many pairs with the same data run within one cache domain, by where their first vCPUs are.
+    pub fn pairs_together(&self, plan: &Plan, matrix: &SharingMatrix) -> u64 {
+        let domain = |vm: usize| plan.domain_of(&matrix.vms()[vm].name, 0).map(|domain| domain.id);
+        let together = |(i, j): &(usize, usize)| domain(*i).is_some() && domain(*i) == domain(*j);
+        matrix.pairs().filter(|(i, j)| self.same_data(*i, *j)).filter(together).count() as u64
     }
 
     /// The median rate (0 to 1) over ordered pairs with the same data, and over the others.

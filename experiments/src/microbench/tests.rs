@@ -57,15 +57,15 @@ impl Host for FakeHost {
         Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
     }
 
-    fn find(&self, processes: &[(String, i32)]) -> Result<Vec<Vm>, HostFailure> {
-        let vm = |(name, pid): &(String, i32)| Vm {
+    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
+        let vm = |(name, _): &(String, Holder)| Vm {
             name: name.clone(),
-            process: TaskId { id: *pid, start_ticks: 1 },
+            process: TaskId { id: 100, start_ticks: 1 },
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {
                 index: 0,
-                thread: TaskId { id: *pid, start_ticks: 1 },
-                process: TaskId { id: *pid, start_ticks: 1 },
+                thread: TaskId { id: 100, start_ticks: 1 },
+                process: TaskId { id: 100, start_ticks: 1 },
                 thread_name: "CPU 0/FAKE".into(),
                 affinity: CpuSet::new(),
                 last_cpu: None,
@@ -74,7 +74,7 @@ impl Host for FakeHost {
             allowed_cpus: CpuSet::new(),
             cannot_merge: Vec::new(),
         };
-        Ok(processes.iter().map(vm).collect())
+        Ok(guests.iter().map(vm).collect())
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
@@ -180,8 +180,8 @@ impl Guest for FakeGuest {
         &self.name
     }
 
-    fn pid(&self) -> i32 {
-        100
+    fn holder(&self) -> Holder {
+        Holder::Process(100)
     }
 
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
@@ -229,7 +229,7 @@ impl FakeGuest {
     fn ended(&self, asked: &'static str) -> GuestError {
         GuestError::Ended {
             name: self.name.clone(),
-            pid: 100,
+            holder: Holder::Process(100),
             asked,
             status: "killed".into(),
             console: String::new(),

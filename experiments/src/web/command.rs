@@ -14,7 +14,7 @@ use super::apache::{APACHE, Programs};
 use super::load::Rhythm;
 use super::server::Server;
 use super::site::{PLACE, Site};
-use super::spec::{Page, Preset, WebConfig};
+use super::spec::{Page, Preset, ServerKind, WebConfig};
 use super::summary::{About, WebSummary};
 use super::tenant::{Tenant, TenantSpec, WebTenant};
 use super::vm::WebVms;
@@ -27,7 +27,7 @@ use crate::guest::qemu::Accelerator;
 use crate::guest::{GuestError, Patience, kvm};
 use crate::host::CollectorHost;
 use crate::interrupt::Interrupt;
-use crate::spec::{GuestKind, SpecError};
+use crate::spec::SpecError;
 
 /// The stream of chance that draws where requests begin (see [`Rng::of_part`]).
 const REQUESTS: u64 = 4000;
@@ -43,7 +43,7 @@ pub struct WebArgs {
     spec: Option<PathBuf>,
     /// What stands for the VMs: Apaches of this host, or VMs with a Debian and an Apache each
     #[arg(long, value_enum)]
-    guest: Option<GuestKind>,
+    guest: Option<ServerKind>,
     /// What requests ask for: data that stays in the server's memory, or a file read on each request
     #[arg(long, value_enum)]
     page: Option<Page>,
@@ -110,7 +110,7 @@ fn config(args: &WebArgs) -> Result<WebConfig, SpecError> {
     let mut config = match &args.spec {
         Some(path) => WebConfig::read(path)?,
         None => WebConfig::preset(args.preset.unwrap_or(match args.guest {
-            Some(GuestKind::Qemu) => Preset::Paper,
+            Some(ServerKind::Qemu) => Preset::Paper,
             _ => Preset::Quick,
         }))?,
     };
@@ -153,11 +153,11 @@ pub fn web(args: &WebArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
         .unwrap_or_else(|| Path::new("runs").join(format!("web-{}", clock::utc_for_file_names(started))));
     let environment = Environment::read(&root);
     let programs = match config.guest {
-        GuestKind::Process => Some(Programs::find(&args.apache)?),
-        GuestKind::Qemu => None,
+        ServerKind::Process => Some(Programs::find(&args.apache)?),
+        ServerKind::Qemu => None,
     };
     let events = EventSet::for_host(&root).unwrap_or_else(|_| EventSet::of(None));
-    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), 1, events)?;
+    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), 1, events, true)?;
     let site = Site::make(Path::new(PLACE))?;
     let servers = match programs {
         Some(programs) => Servers::Processes(programs),
@@ -259,8 +259,8 @@ fn start(
     };
     // A Debian takes a while to be up, and all of them do so at once.
     let ready = Duration::from_secs(match config.guest {
-        GuestKind::Process => 60,
-        GuestKind::Qemu => 300,
+        ServerKind::Process => 60,
+        ServerKind::Qemu => 300,
     });
     let mut started = Vec::new();
     for server in 0..number {

@@ -32,17 +32,16 @@ use std::time::{Duration, Instant};
 
 use huddle_guest::chase::PAGE_BYTES;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
-use huddle_model::plan::{Plan, PlanInput};
+use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 
 use crate::course::{Merging, RunError, Step, blocks, two_domains, undone_after};
 use crate::design::{Arm, orders};
-use crate::guest::{GuestData, GuestError, Pace};
+use crate::guest::{GuestData, GuestError, Holder, Pace};
 use crate::host::Host;
 use crate::interrupt::Interrupt;
-use crate::microbench::{Expected, data_bytes, guest_data};
-use crate::spec::GuestKind;
-use spec::WebConfig;
+use crate::microbench::{Expected, data_bytes, guest_data, plans};
+use spec::{ServerKind, WebConfig};
 use tenant::Tenant;
 
 pub use measure::{TenantSample, WebBlock, WebSample};
@@ -131,16 +130,16 @@ impl Run<'_> {
         ));
         *tenants = start_tenants(config)?;
         self.interrupt.check()?;
-        let processes: Vec<(String, i32)> =
-            tenants.iter().map(|tenant| (tenant.name().to_owned(), tenant.pid())).collect();
+        let holders: Vec<(String, Holder)> =
+            tenants.iter().map(|tenant| (tenant.name().to_owned(), tenant.holder())).collect();
 
         self.say("loading the data, letting KSM merge it");
         let begun = Instant::now();
         let loaded: Vec<GuestData> =
             (0..config.data.len()).map(|server| guest_data(&bench, server, data_bytes)).collect();
         tenants.iter_mut().zip(&loaded).try_for_each(|(tenant, data)| tenant.load(*data))?;
-        let vms = self.host.find(&processes)?;
-        let expected = Expected::new(&config.holds(), data_bytes);
+        let vms = self.host.find(&holders)?;
+        let expected = Expected::new(&config.holds(), data_bytes, true);
         // What a writer holds equals nobody else's from its first request on: it is not looked for.
         let held = |(server, data): (usize, &GuestData)| match config.writes(server) {
             true => GuestData { seed: !data.own_seed, ..*data },
@@ -177,7 +176,7 @@ impl Run<'_> {
                 &known
             }
         };
-        let plans = plans(config, basis, &expected, &topology)?;
+        let plans = plans(&config.arms, basis, &topology, &expected)?;
         let mut bench = measure::Bench {
             config,
             host: &mut *self.host,
@@ -217,8 +216,8 @@ impl Run<'_> {
 /// memory all the time.
 fn growth(config: &WebConfig) -> f64 {
     match config.guest {
-        GuestKind::Process => 0.0,
-        GuestKind::Qemu => 0.01,
+        ServerKind::Process => 0.0,
+        ServerKind::Qemu => 0.01,
     }
 }
 
@@ -233,29 +232,4 @@ fn held_in_common(matrix: &SharingMatrix, expected: &Expected, data_bytes: u64) 
     let frames: Vec<Vec<u64>> =
         (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
     SharingMatrix::measured(Method::File, vms, &frames, 0.0, 1.0)
-}
-
-fn plans(
-    config: &WebConfig,
-    matrix: &SharingMatrix,
-    expected: &Expected,
-    topology: &Topology,
-) -> Result<Vec<(Arm, Plan)>, RunError> {
-    let input = PlanInput::new(matrix, topology, &[]);
-    let planned = config.arms.iter().filter(|arm| !arm.is_drawn());
-    let plans: Vec<(Arm, Plan)> = planned.map(|arm| (*arm, arm.policy().plan(&input))).collect();
-    // Servers share much that is no data, so that it is counted how many pairs with the same data are
-    // together: that is in what the placements are to differ.
-    let together = |wanted| {
-        let (_, plan) = plans.iter().find(|(arm, _)| *arm == wanted)?;
-        let domain = |vm: usize| plan.domain_of(&matrix.vms()[vm].name, 0).map(|domain| domain.id);
-        let pairs = matrix.pairs().filter(|(i, j)| expected.same_data(*i, *j) && domain(*i) == domain(*j));
-        Some(pairs.count() as u64)
-    };
-    match (together(Arm::Recommended), together(Arm::Opposed)) {
-        (Some(recommended), Some(opposed)) if recommended <= opposed => {
-            Err(RunError::SamePlacement { recommended, opposed })
-        }
-        _ => Ok(plans),
-    }
 }

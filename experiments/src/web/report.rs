@@ -4,12 +4,11 @@ use comfy_table::Table;
 use huddle_model::availability::Availability;
 
 use super::distribution::{Distribution, Figure};
-use super::spec::{Page, WebConfig};
+use super::spec::{Page, ServerKind, WebConfig};
 use super::summary::WebSummary;
 use crate::design::Arm;
 use crate::guest::qemu::Accelerator;
 use crate::report::{line, number, places, ratio_line, section, sharing_table, table, within};
-use crate::spec::GuestKind;
 use crate::summary::Ratio;
 
 /// The whole report of a run.
@@ -62,14 +61,14 @@ pub fn text(summary: &WebSummary) -> String {
     out
 }
 
-fn machines(guest: GuestKind) -> &'static str {
+fn machines(guest: ServerKind) -> &'static str {
     match guest {
-        GuestKind::Process => {
+        ServerKind::Process => {
             "The machines differ: VMs of Xen with a Debian each on two sockets with 20 MB of last-level cache there, \
              Apache processes of one Debian on two caches here, which share what a server allocates at its start \
              instead of an operating system."
         }
-        GuestKind::Qemu => {
+        ServerKind::Qemu => {
             "The machines differ: VMs of Xen on two sockets with 20 MB of last-level cache there, whose users sit \
              in the VMs; VMs of QEMU here that all boot the same Debian, with users on the host."
         }
@@ -78,19 +77,19 @@ fn machines(guest: GuestKind) -> &'static str {
 
 fn merges(spec: &WebConfig) -> &'static str {
     match (spec.guest, spec.page) {
-        (GuestKind::Qemu, Page::Paper) => {
+        (ServerKind::Qemu, Page::Paper) => {
             "What KSM merges here: all that the VMs have in common. The data's file is in each VM's page cache, which \
              is memory of its own; it was verified page by page before the first window and after each block."
         }
-        (GuestKind::Qemu, Page::Resident) => {
+        (ServerKind::Qemu, Page::Resident) => {
             "What KSM merges here: all that the VMs have in common, the data in each server's memory among it, which \
              was verified page by page before the first window and after each block."
         }
-        (GuestKind::Process, Page::Resident) => {
+        (ServerKind::Process, Page::Resident) => {
             "What KSM merges here: the data, which stays in each server's private memory, and what Apache and PHP \
              allocate at their start. It was verified page by page before the first window and after each block."
         }
-        (GuestKind::Process, Page::Paper) => {
+        (ServerKind::Process, Page::Paper) => {
             "What KSM merges here: what Apache and PHP allocate at their start. Of the data nothing: the file's \
              pages are the host's page cache, and the string a request reads them into is freed with it."
         }

@@ -13,7 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpid, getppid};
 
-use crate::guest::GuestError;
+use crate::guest::{GuestError, Holder};
 
 /// Lines of a log that are shown when its server dies.
 const LOG_LINES: usize = 15;
@@ -111,7 +111,7 @@ impl Server {
     fn ended(&self, asked: &'static str, status: String) -> GuestError {
         GuestError::Ended {
             name: self.name.clone(),
-            pid: self.pid(),
+            holder: Holder::Process(self.pid()),
             asked,
             status,
             console: self.last_words(),

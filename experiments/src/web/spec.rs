@@ -8,6 +8,31 @@ use serde::{Deserialize, Serialize};
 use crate::design::Arm;
 use crate::spec::{Config, GuestKind, SpecError};
 
+/// What stands for the VMs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerKind {
+    /// Apaches on this host
+    Process,
+    /// VMs of QEMU's with a Debian and an Apache each
+    Qemu,
+}
+
+impl ServerKind {
+    /// Its name in files and reports.
+    pub fn name(self) -> &'static str {
+        self.guest().name()
+    }
+
+    /// The same among the guests of all experiments.
+    pub fn guest(self) -> GuestKind {
+        match self {
+            Self::Process => GuestKind::Process,
+            Self::Qemu => GuestKind::Qemu,
+        }
+    }
+}
+
 /// What a request asks its server for; the programs are in `experiments/web`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -61,7 +86,7 @@ const LEAST_MIB: u64 = 384;
 #[serde(default, deny_unknown_fields)]
 pub struct WebConfig {
     /// What stands for the VMs: Apaches on this host, or VMs with one each.
-    pub guest: GuestKind,
+    pub guest: ServerKind,
     /// Memory of each VM in MiB; not used with processes.
     pub memory_mib: u64,
     /// What requests ask for.
@@ -111,7 +136,7 @@ pub struct WebConfig {
 impl Default for WebConfig {
     fn default() -> Self {
         Self {
-            guest: GuestKind::Process,
+            guest: ServerKind::Process,
             memory_mib: 512,
             page: Page::Resident,
             data: ["A", "A", "B", "B"].map(str::to_owned).to_vec(),
@@ -179,7 +204,7 @@ impl WebConfig {
     /// Whether what servers hold merges where it is the same: always in VMs, whose page cache is memory of
     /// theirs; in processes what stays in their private memory.
     pub fn data_merges(&self) -> bool {
-        self.guest == GuestKind::Qemu || self.page == Page::Resident
+        self.guest == ServerKind::Qemu || self.page == Page::Resident
     }
 
     /// Whether the requests to this server write.
@@ -212,7 +237,7 @@ impl WebConfig {
     pub fn check(&self) -> Result<(), SpecError> {
         let refuse = |text: &str| Err(SpecError::Settings(text.to_owned()));
         self.bench().check()?;
-        if self.guest == GuestKind::Qemu && self.memory_mib < LEAST_MIB {
+        if self.guest == ServerKind::Qemu && self.memory_mib < LEAST_MIB {
             return refuse(&format!(
                 "memory_mib must be {LEAST_MIB} or more: half of it holds the VM's files"
             ));
@@ -267,7 +292,7 @@ mod tests {
         let paper = WebConfig::preset(Preset::Paper).unwrap();
         assert_eq!((paper.requests * paper.repetitions, paper.memory_mib), (600, 512));
         assert!(paper.data_merges());
-        assert!(!WebConfig { guest: GuestKind::Process, ..paper }.data_merges());
+        assert!(!WebConfig { guest: ServerKind::Process, ..paper }.data_merges());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::load::{Failure, Response, Rhythm, User, Work};
 use super::server::Server;
 use super::spec::Page;
-use crate::guest::{Guest, GuestData, GuestError, Pace, Patience, Reading};
+use crate::guest::{Guest, GuestData, GuestError, Holder, Pace, Patience, Reading};
 use crate::interrupt::Interrupt;
 
 /// A guest that answers requests.
@@ -125,7 +125,7 @@ impl WebTenant {
     fn unexpected(&self, asked: &'static str, status: u16, body: &str) -> GuestError {
         GuestError::Unexpected {
             name: self.spec.name.clone(),
-            pid: self.server.pid(),
+            holder: Holder::Process(self.server.pid()),
             asked,
             answer: format!("{status} {}{}", body.trim_end(), self.server.last_words()),
         }
@@ -134,7 +134,7 @@ impl WebTenant {
     fn silent(&self, asked: &'static str, limit: Duration) -> GuestError {
         GuestError::Silent {
             name: self.spec.name.clone(),
-            pid: self.server.pid(),
+            holder: Holder::Process(self.server.pid()),
             asked,
             seconds: limit.as_secs_f64(),
             console: self.server.last_words(),
@@ -158,8 +158,8 @@ impl Guest for WebTenant {
         &self.spec.name
     }
 
-    fn pid(&self) -> i32 {
-        self.server.pid()
+    fn holder(&self) -> Holder {
+        Holder::Process(self.server.pid())
     }
 
     fn check(&mut self) -> Result<(), GuestError> {

@@ -51,15 +51,15 @@ impl Host for FakeHost {
         Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
     }
 
-    fn find(&self, processes: &[(String, i32)]) -> Result<Vec<Vm>, HostFailure> {
-        let vm = |(name, pid): &(String, i32)| Vm {
+    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
+        let vm = |(name, _): &(String, Holder)| Vm {
             name: name.clone(),
-            process: TaskId { id: *pid, start_ticks: 1 },
+            process: TaskId { id: 100, start_ticks: 1 },
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {
                 index: 0,
-                thread: TaskId { id: *pid, start_ticks: 1 },
-                process: TaskId { id: *pid, start_ticks: 1 },
+                thread: TaskId { id: 100, start_ticks: 1 },
+                process: TaskId { id: 100, start_ticks: 1 },
                 thread_name: "apache2".into(),
                 affinity: CpuSet::new(),
                 last_cpu: None,
@@ -68,7 +68,7 @@ impl Host for FakeHost {
             allowed_cpus: CpuSet::new(),
             cannot_merge: Vec::new(),
         };
-        Ok(processes.iter().map(vm).collect())
+        Ok(guests.iter().map(vm).collect())
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
@@ -156,16 +156,20 @@ impl Guest for FakeTenant {
         &self.name
     }
 
-    fn pid(&self) -> i32 {
-        100
+    fn holder(&self) -> Holder {
+        Holder::Process(100)
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
         let (name, status) = (self.name.clone(), "signal: 9 (SIGKILL)".into());
         match self.dead() {
-            true => {
-                Err(GuestError::Ended { name, pid: 100, asked: "request", status, console: String::new() })
-            }
+            true => Err(GuestError::Ended {
+                name,
+                holder: Holder::Process(100),
+                asked: "request",
+                status,
+                console: String::new(),
+            }),
             false => Ok(()),
         }
     }

@@ -10,6 +10,7 @@ use super::layouts::{
 };
 use super::symbols::{Control, KNOWN_VERSION, SILENT};
 use crate::host::HostRoot;
+use crate::xen::running_version;
 use crate::xen::toolstack::{AffinityKind, CpuPool, DomainRef, XenError};
 
 /// Domains asked for at once.
@@ -35,7 +36,11 @@ impl Drop for Xen {
 impl Xen {
     /// Opens a handle and makes sure that the Xen beneath is of the version that the library is made for.
     pub(super) fn open(root: &HostRoot) -> Result<Self, XenError> {
-        let calls = Control::load()?;
+        let calls = Control::load().map_err(|missing| match running_version(root) {
+            // Its own libraries may well be there, under names that nobody looks for.
+            Some(found) if found != KNOWN_VERSION => XenError::UnknownVersion { found, known: KNOWN_VERSION },
+            _ => missing,
+        })?;
         let silent = SILENT.pointer();
         Errno::clear();
         // SAFETY: both loggers live as long as the program and have the layout of `xentoollog_logger`.

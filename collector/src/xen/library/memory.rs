@@ -1,6 +1,8 @@
 //! Pages of domains, mapped read-only into this process.
 
 use std::ffi::{c_int, c_ulong, c_void};
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc::PROT_READ;
@@ -12,6 +14,20 @@ use super::layouts::{
 use super::symbols::{Foreign, Guest, SILENT};
 use crate::host::HostRoot;
 use crate::xen::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, PAGE_BYTES, XenError};
+
+/// Guest frame numbers just below 4 GiB, where domains have pages that are no memory of their kernel's: rings of
+/// console and xenstore and the like (tools/libs/guest/xg_dom_x86.c, 4.17: `special_pfn`).
+const SPECIAL: Range<c_ulong> = 0xf_0000..0x10_0000;
+
+/// More of them than a domain has.
+const SPECIAL_PAGES: u64 = 256;
+
+/// So many frame numbers without a page are the end of a domain's memory where no more than the special pages are
+/// missing.
+const GAP: c_ulong = 0x4000;
+
+/// How long the pages of a domain may be searched for.
+const SEARCH: Duration = Duration::from_secs(30);
 
 /// Through libxenforeignmemory; which pages there are, libxenguest and libxenctrl tell.
 pub struct LibraryMemory {
@@ -64,8 +80,9 @@ impl LibraryMemory {
         Ok(frames)
     }
 
-    /// The guest frame numbers at which a domain has pages, until as many are found as it has: the highest may be
-    /// far beyond (PVH: 0xfefff), with nothing in between.
+    /// The guest frame numbers at which a domain has pages, ascending, until as many are found as it has. A few of
+    /// them are [`SPECIAL`] and far beyond its memory (PVH: up to 0xfefff), with nothing in between, which is passed
+    /// over.
     fn frames_of_translated(&self, domain: DomainRef, pages: u64) -> Result<Vec<u64>, XenError> {
         let id = u32::from(domain.id);
         let mut highest: c_ulong = 0;
@@ -74,9 +91,15 @@ impl LibraryMemory {
             unsafe { (self.xen.calls.xc_domain_maximum_gpfn)(self.xen.handle, id, &raw mut highest) };
         let call = || format!("xc_domain_maximum_gpfn of domain {}", domain.id);
         self.xen.check(result, call).map_err(|error| self.xen.why(domain, error))?;
+        let begun = Instant::now();
         let mut frames = Vec::new();
-        let mut next = 0;
+        let (mut next, mut holes) = (0, 0);
         while next <= highest && (frames.len() as u64) < pages {
+            if begun.elapsed() > SEARCH {
+                let call = format!("searching the pages of domain {} for {} s", domain.id, SEARCH.as_secs());
+                return Err(XenError::Call { call, errno: Errno::ETIMEDOUT });
+            }
+            let found_before = frames.len();
             let end = (next + BATCH_PAGES as c_ulong).min(highest + 1);
             let mut batch: Vec<c_ulong> = (next..end).collect();
             let count = batch.len() as u32;
@@ -91,7 +114,12 @@ impl LibraryMemory {
             };
             let there = (next..end).zip(batch).filter(|(_, kind)| is_page(kind)).map(|(gfn, _)| gfn);
             frames.extend(there);
+            holes = if frames.len() == found_before { holes + end - next } else { 0 };
             next = end;
+            let missing = pages - (frames.len() as u64).min(pages);
+            if holes >= GAP && missing <= SPECIAL_PAGES && next < SPECIAL.start {
+                next = SPECIAL.start;
+            }
         }
         Ok(frames)
     }
@@ -115,10 +143,9 @@ impl ForeignMemory for LibraryMemory {
     ) -> Result<(), XenError> {
         let mapped = self.mappings.map(domain, PROT_READ, frames);
         let mapped = mapped.map_err(|error| self.xen.why(domain, error))?;
-        if mapped.errors.iter().all(|error| *error != 0) && !frames.is_empty() {
-            // A domain that is gone has no pages; one that is there may have lost these.
-            self.xen.domain(domain)?;
-        }
+        // Only now: what is mapped stays that of the domain which had the number then, and none but this one was to be
+        // read.
+        self.xen.domain(domain)?;
         for position in 0..mapped.pages {
             if let Some(page) = mapped.page(position) {
                 each(position, page);

@@ -23,6 +23,7 @@
 //! bounded likewise: the merger rests after each batch, when nothing is nominated but the page that the parts of
 //! one large group have in common.
 
+mod frames;
 mod pass;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use huddle_model::availability::Availability;
 use nix::errno::Errno;
 
+pub use self::frames::shared_frames;
 use self::pass::Pass;
 pub use self::undo::{Undone, undo_all};
 use super::toolstack::{Domain, DomainKind, DomainRef, ForeignMemory, MemorySharing, XenError};
@@ -58,6 +60,8 @@ pub struct MergeSettings {
     pub content: ContentSettings,
     /// Names of domains that are never touched.
     pub exclude: BTreeSet<String>,
+    /// Names of the only domains that are touched; all others too where `None`.
+    pub only: Option<BTreeSet<String>>,
 }
 
 /// What a pass of merging did.
@@ -179,7 +183,9 @@ impl Merger {
     /// Whether a domain's pages may be shared; the reason where the user would not know it.
     fn is_eligible(&self, domain: &Domain) -> Result<bool, String> {
         let name = &domain.name;
-        if domain.domain.id == 0 || domain.is_ending || self.settings.exclude.contains(name) {
+        let MergeSettings { exclude, only, .. } = &self.settings;
+        let is_chosen = only.as_ref().is_none_or(|only| only.contains(name)) && !exclude.contains(name);
+        if domain.domain.id == 0 || domain.is_ending || !is_chosen {
             return Ok(false);
         }
         if domain.kind == Some(DomainKind::Pv) {

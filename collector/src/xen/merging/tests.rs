@@ -178,6 +178,10 @@ fn dom0_and_excluded_domains_are_never_touched() {
     let xen = hvm(&vec![pages(1, 41); 3]);
     xen.lock().add(0, DomainKind::Pvh, &pages(1, 41));
     let exclude = BTreeSet::from(["vm2".to_owned()]);
+    let only = Some(["vm1", "vm2"].map(str::to_owned).into());
+    let reason =
+        merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() }).merge().unwrap();
+    assert!(reason.reason().is_some(), "of the two one is excluded: {reason:?}");
     let found = merged(&mut merger_with(&xen, MergeSettings { exclude, ..settings() }));
     assert_eq!(found.domains, [("vm1".to_owned(), 40), ("vm3".to_owned(), 40)]);
     assert!(xen.lock().read.iter().all(|(id, _)| [1, 3].contains(id)));

@@ -287,3 +287,25 @@ fn a_host_without_cache_monitoring_says_so() {
     fake.on("psr-cmt-detach 3", "echo 'libxl: error: libxl_psr.c:46:libxl__psr_log_err_msg: invalid domain ID: No such process' >&2; exit 253");
     xl.detach(B3).unwrap();
 }
+
+#[test]
+fn a_domain_is_made_and_destroyed_by_its_uuid() {
+    let (fake, xl) = Fake::new();
+    fake.on("create -q -e /tmp/vm.cfg", "exit 0");
+    xl.create(Path::new("/tmp/vm.cfg"), LIMIT).unwrap();
+    fake.on("create -q -e /tmp/vm.cfg", "echo 'vm.cfg: config parsing error' >&2; exit 1");
+    let error = xl.create(Path::new("/tmp/vm.cfg"), LIMIT).unwrap_err().to_string();
+    assert!(error.contains("exited with 1: vm.cfg: config parsing error"), "{error}");
+
+    fake.on("destroy 2", "exit 0");
+    xl.destroy(B2).unwrap();
+    let asked = fake.asked();
+    assert_eq!(asked[asked.len() - 2..], ["list -v 2", "destroy 2"]);
+    // Another domain has its number: it is gone, and that one is left alone.
+    xl.destroy(DomainRef { uuid: [7; 16], ..B2 }).unwrap();
+    assert_eq!(fake.asked().last().unwrap(), "list -v 2");
+    fake.on("list -v 9", "echo '9 is an invalid domain identifier (rc=-6)' >&2; exit 1");
+    xl.destroy(DomainRef { id: 9, ..B2 }).unwrap();
+    fake.on("destroy 3", "echo 'libxl: error: cannot' >&2; exit 1");
+    assert!(matches!(xl.destroy(B3), Err(XenError::Xl { .. })));
+}

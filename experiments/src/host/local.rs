@@ -1,4 +1,4 @@
-//! What an experiment asks of the host, and the collector as the one that answers.
+//! A host that runs VMs as processes, by way of the collector.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -8,9 +8,9 @@ use huddle_collector::discover::{DiscoverOptions, NamedProcess, discover};
 use huddle_collector::host::HostRoot;
 use huddle_collector::host::topology::{self, TopologyReadError};
 use huddle_collector::observe::perf::EventSet;
-use huddle_collector::pin::{HostPinner, Journal, StateDir, ThreadPin};
+use huddle_collector::pin::{HostPinner, Journal};
+use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
 use huddle_collector::sharing::{MergedScan, frames_visible};
-use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
@@ -20,69 +20,10 @@ use nix::errno::Errno;
 use nix::sched;
 use nix::unistd::{Pid, Uid};
 
-use crate::data_pages::DataPages;
-use crate::guest::GuestData;
+use super::{Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
+use crate::data_pages::{DataPages, ProcessMemory};
+use crate::guest::{GuestData, Holder};
 use crate::probes::{HostWindow, Watch};
-
-/// The host as an experiment needs it; tests put a fake in its place.
-pub trait Host {
-    /// The cache domains at `level`, or at the default level.
-    fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure>;
-
-    /// The VMs that the processes `(name, pid)` stand for, in that order.
-    fn find(&self, processes: &[(String, i32)]) -> Result<Vec<Vm>, HostFailure>;
-
-    /// What the VMs share now.
-    fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
-
-    /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
-    /// 0 for pairs with different data.
-    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure>;
-
-    /// Sets the affinity of every vCPU to its domain, and makes sure that it holds. The other threads of
-    /// its process go with it.
-    fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure>;
-
-    /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
-    fn watch(&mut self, vms: &[Vm], topology: &Topology);
-
-    /// Ends the window and tells what was seen in it; the next begins.
-    fn window(&mut self) -> HostWindow;
-
-    /// The event that is counted for each role, or why none is, and what one should know of the choice.
-    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>);
-
-    /// Makes KSM merge everything it may, fast.
-    fn merge(&mut self) -> Result<(), HostFailure>;
-
-    /// Stops KSM's scan; what is merged stays merged.
-    fn pause_merging(&mut self) -> Result<(), HostFailure>;
-
-    /// Undoes everything the above have changed. Also done when it is dropped, but only here can one
-    /// learn that it failed.
-    fn undo(&mut self) -> Result<(), HostFailure>;
-}
-
-/// A host that does not do what the experiment asks.
-#[derive(Debug, thiserror::Error)]
-pub enum HostFailure {
-    /// This host cannot do it at all: the reason and the remedy, one sentence.
-    #[error("{0}")]
-    Cannot(String),
-    /// It should have worked.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl HostFailure {
-    fn failed(error: impl std::fmt::Display) -> Self {
-        Self::Failed(error.to_string())
-    }
-
-    fn cannot(error: impl std::fmt::Display) -> Self {
-        Self::Cannot(error.to_string())
-    }
-}
 
 /// KSM at full speed and over everything. With `smart_scan` a part of equal data is passed over
 /// (Documentation/admin-guide/mm/ksm.rst, Linux 6.18), and an advisor would set `pages_to_scan` itself.
@@ -95,11 +36,19 @@ const MERGE_FAST: [(&str, &str); 5] = [
     ("run", "1"),
 ];
 
+/// How it is measured what VMs have in common.
+enum Scan {
+    /// By the frames they share.
+    Merged(MergedScan),
+    /// By what they hold, where nothing is merged.
+    Content(ContentScan),
+}
+
 /// This host, by way of the collector: every change goes through its journal.
 pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,
-    scan: MergedScan,
+    scan: Scan,
     watch: Watch,
     /// Where the data that VMs were given was found.
     data_pages: Option<DataPages>,
@@ -109,7 +58,8 @@ pub struct CollectorHost {
 impl CollectorHost {
     /// Makes sure that this host can do it and that nobody else changes it at the same time. Changes
     /// nothing but for the lock in the state directory. Each VM is to have `vcpus` vCPUs, on which
-    /// `events` are counted while they are watched.
+    /// `events` are counted while they are watched. Unless it `merges`, what VMs have in common is told by
+    /// their contents.
     ///
     /// # Errors
     /// [`HostFailure::Cannot`] without root, frames or KSM; [`HostFailure::Failed`] when another huddle
@@ -119,6 +69,7 @@ impl CollectorHost {
         state_dir: Option<&Path>,
         vcpus: u32,
         events: EventSet,
+        merges: bool,
     ) -> Result<Self, HostFailure> {
         if !Uid::effective().is_root() {
             return Err(HostFailure::cannot(
@@ -133,19 +84,16 @@ impl CollectorHost {
                 run.display()
             ))
         })?;
-        let lock = StateDir::open(state_dir).and_then(|dir| dir.lock()).map_err(HostFailure::failed)?;
-        let journal = Journal::open(&root, &lock).map_err(HostFailure::failed)?;
-        if !journal.entries().is_empty() {
-            // The pinner would undo it at the end, and somebody may want it as it is.
-            return Err(HostFailure::Failed(format!(
-                "an earlier huddle left changes in force (by `huddle pin`, or it was killed; see {}); \
-                 undo them first: huddle restore",
-                journal.path().display()
-            )));
-        }
+        let lock = lock(state_dir)?;
+        let journal = empty_journal(Journal::open(&root, &lock).map_err(HostFailure::failed)?)?;
+        // Nobody measures meanwhile.
+        let settings = ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() };
         Ok(Self {
             pinner: HostPinner::new(root.clone(), journal),
-            scan: MergedScan::new(root.clone()),
+            scan: match merges {
+                true => Scan::Merged(MergedScan::new(root.clone())),
+                false => Scan::Content(ContentScan::new(root.clone(), settings)),
+            },
             watch: Watch::new(&root, events),
             data_pages: None,
             vcpus,
@@ -196,74 +144,38 @@ impl Host for CollectorHost {
         })
     }
 
-    fn find(&self, processes: &[(String, i32)]) -> Result<Vec<Vm>, HostFailure> {
-        let named = processes.iter().map(|(name, pid)| NamedProcess { name: name.clone(), pid: *pid });
-        let options =
-            DiscoverOptions { processes: named.collect(), scan_host: false, ..DiscoverOptions::default() };
+    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
+        let pid_of = |(name, holder): &(String, Holder)| match holder {
+            Holder::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
+            Holder::Domain(_) => Err(HostFailure::Failed(format!("the VM {name} ({holder}) is no process"))),
+        };
+        let processes = guests.iter().map(pid_of).collect::<Result<_, _>>()?;
+        let options = DiscoverOptions { processes, scan_host: false, ..DiscoverOptions::default() };
         let mut found = discover(&self.root, &options).map_err(HostFailure::failed)?.vms;
-        let mut vms = Vec::new();
-        for (name, pid) in processes {
-            let Some(at) = found.iter().position(|vm| vm.name == *name) else {
-                return Err(HostFailure::Failed(format!("the VM {name} (pid {pid}) was not found")));
-            };
-            let vm = found.swap_remove(at);
-            if vm.vcpus.len() != self.vcpus as usize {
-                return Err(HostFailure::Failed(format!(
-                    "the VM {name} (pid {pid}) should have {} vCPU thread(s) and has {}",
-                    self.vcpus,
-                    vm.vcpus.len()
-                )));
-            }
-            vms.push(vm);
-        }
-        Ok(vms)
+        let vm_of = |(name, holder): &(String, Holder)| {
+            let at = found.iter().position(|vm| vm.name == *name);
+            let at =
+                at.ok_or_else(|| HostFailure::Failed(format!("the VM {name} ({holder}) was not found")))?;
+            check_vcpus(found.swap_remove(at), *holder, self.vcpus)
+        };
+        guests.iter().map(vm_of).collect()
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
-        Ok(self.scan.measure(vms).map_err(HostFailure::failed)?.matrix)
+        let measured = match &mut self.scan {
+            Scan::Merged(scan) => scan.measure(vms),
+            Scan::Content(scan) => scan.measure(vms),
+        };
+        Ok(measured.map_err(HostFailure::failed)?.matrix)
     }
 
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
-        let held = self.data_pages.take().filter(|held| held.is_of(data));
-        if let Some(held) = held {
-            let shared = held.shared(&self.root, vms).map_err(HostFailure::failed)?;
-            if held.is_all_of(&shared) {
-                self.data_pages = Some(held);
-                return Ok(shared);
-            }
-        }
-        // Not looked for yet, or not where it was: a guest's kernel may move its pages.
-        let found = DataPages::find(&self.root, vms, data).map_err(HostFailure::failed)?;
-        let shared = found.shared(&self.root, vms).map_err(HostFailure::failed)?;
-        self.data_pages = Some(found);
-        Ok(shared)
+        let mut memory = ProcessMemory::new(&self.root);
+        DataPages::look(&mut self.data_pages, &mut memory, vms, data).map_err(HostFailure::failed)
     }
 
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
-        let report = if plan.placement.is_empty() {
-            // Left to the kernel, but on the CPUs that the other arms use: else it would have more.
-            let cpus: CpuSet = plan.domains.iter().flat_map(|domain| domain.cpus.iter()).collect();
-            let pins = vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu)));
-            let pins = pins.map(|(vm, vcpu)| ThreadPin {
-                vm: vm.name.clone(),
-                vcpu: vcpu.index,
-                process: vcpu.process,
-                thread: vcpu.thread,
-                cpus: cpus.clone(),
-            });
-            self.pinner.set_affinities(&pins.collect::<Vec<_>>())
-        } else {
-            self.pinner.apply(vms, plan)
-        };
-        let report = report.map_err(HostFailure::failed)?;
-        // Notes are about vCPUs that are elsewhere than they were asked to be.
-        if report.outcome.skipped > 0 || !report.notes.is_empty() {
-            return Err(HostFailure::Failed(format!(
-                "the placement {} could not be made: {}",
-                plan.policy,
-                report.notes.join("; ")
-            )));
-        }
+        place_vcpus(&mut self.pinner, vms, plan)?;
         vms.iter().try_for_each(|vm| self.place_helpers(vm, plan))
     }
 

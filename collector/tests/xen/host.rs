@@ -1,0 +1,61 @@
+//! One host for all tests of a program, and tests on it, one after the other.
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::dom0::{self, Dom0};
+
+/// The host, once it is up.
+pub type Host = Arc<Mutex<Option<Dom0>>>;
+
+/// What boots it, from the image.
+pub type Boot = fn(&Path) -> Dom0;
+
+/// Runs tests, and ends this program with their result.
+pub fn run(trials: impl FnOnce(&Host) -> Vec<Trial>) -> ! {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let host = Host::default();
+    let ended = libtest_mimic::run(&arguments, trials(&host));
+    // Before this program ends, so that it is waited for.
+    drop(host.lock().unwrap_or_else(PoisonError::into_inner).take());
+    ended.exit()
+}
+
+/// A test on the host, which the first of them boots. `program` is one that cargo has built for it.
+pub fn trial(name: &str, host: &Host, program: &str, boot: Boot, test: fn(&mut Dom0)) -> Trial {
+    let image = match dom0::image(Path::new(program)) {
+        Ok(image) => image,
+        Err(reason) if std::env::var("CI").is_ok_and(|value| value == "true") => {
+            return Trial::test(name, move || Err(Failed::from(format!("CI must not skip this: {reason}"))));
+        }
+        Err(reason) => {
+            eprintln!("{name}: skipped: {reason}");
+            return Trial::test(name, || Ok(())).with_ignored_flag(true);
+        }
+    };
+    let host = Arc::clone(host);
+    Trial::test(name, move || {
+        // A test that fails leaves a host that others can go on with.
+        let mut host = host.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = AssertUnwindSafe(|| test(host.get_or_insert_with(|| boot(&image))));
+        std::panic::catch_unwind(run).map_err(|panic| Failed::from(text_of(&*panic)))
+    })
+}
+
+/// A program without its symbols, which would fill dom0's memory.
+pub fn stripped(program: &Path) -> Vec<u8> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let status = Command::new("strip").arg("-o").args([file.path(), program]).status();
+    assert!(status.expect("strip is of binutils, which gcc needs").success());
+    std::fs::read(file.path()).unwrap()
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}

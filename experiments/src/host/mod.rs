@@ -1,0 +1,143 @@
+//! What an experiment asks of the host: [`local`] answers for VMs that are processes, [`xen`] for domains.
+
+pub mod local;
+pub mod xen;
+
+use std::path::Path;
+
+use huddle_collector::pin::{HostPinner, Journal, StateDir, StateLock, ThreadPin};
+use huddle_model::cpuset::CpuSet;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::CountedEvent;
+use huddle_model::plan::Plan;
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+pub use self::local::CollectorHost;
+pub use self::xen::XenHost;
+use crate::guest::{GuestData, Holder};
+use crate::probes::HostWindow;
+
+/// The host as an experiment needs it; tests put a fake in its place.
+pub trait Host {
+    /// The cache domains at `level`, or at the default level.
+    fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure>;
+
+    /// The VMs that these guests are, by name, in that order.
+    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure>;
+
+    /// What the VMs share now; where nothing is merged, or nobody tells what is, what they could share.
+    fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
+
+    /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
+    /// 0 for pairs with different data.
+    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure>;
+
+    /// Sets the affinity of every vCPU to its domain, and makes sure that it holds. The other threads of
+    /// its process go with it.
+    fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure>;
+
+    /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
+    fn watch(&mut self, vms: &[Vm], topology: &Topology);
+
+    /// Ends the window and tells what was seen in it; the next begins.
+    fn window(&mut self) -> HostWindow;
+
+    /// The event that is counted for each role, or why none is, and what one should know of the choice.
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>);
+
+    /// Makes the host merge everything it may, fast.
+    fn merge(&mut self) -> Result<(), HostFailure>;
+
+    /// Called while merging is waited for: where nothing goes on merging by itself, merges once more.
+    fn go_on_merging(&mut self) -> Result<(), HostFailure> {
+        Ok(())
+    }
+
+    /// Has the host merge no more; what is merged stays merged.
+    fn pause_merging(&mut self) -> Result<(), HostFailure>;
+
+    /// Undoes everything the above have changed. Also done when it is dropped, but only here can one
+    /// learn that it failed.
+    fn undo(&mut self) -> Result<(), HostFailure>;
+}
+
+/// A host that does not do what the experiment asks.
+#[derive(Debug, thiserror::Error)]
+pub enum HostFailure {
+    /// This host cannot do it at all: the reason and the remedy, one sentence.
+    #[error("{0}")]
+    Cannot(String),
+    /// It should have worked.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl HostFailure {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    fn cannot(error: impl std::fmt::Display) -> Self {
+        Self::Cannot(error.to_string())
+    }
+}
+
+/// An empty journal: another huddle holds none, and an earlier one left nothing in force.
+fn empty_journal(journal: Journal) -> Result<Journal, HostFailure> {
+    if journal.entries().is_empty() {
+        return Ok(journal);
+    }
+    // It would be undone at the end, and somebody may want it as it is.
+    Err(HostFailure::Failed(format!(
+        "an earlier huddle left changes in force (by `huddle pin`, or it was killed; see {}); \
+         undo them first: huddle restore",
+        journal.path().display()
+    )))
+}
+
+/// The lock of this host, in its state directory.
+fn lock(state_dir: Option<&Path>) -> Result<StateLock, HostFailure> {
+    StateDir::open(state_dir).and_then(|dir| dir.lock()).map_err(HostFailure::failed)
+}
+
+/// Sets the affinity of every vCPU as planned, and makes sure that it holds.
+fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
+    let report = if plan.placement.is_empty() {
+        // Left to the scheduler, but on the CPUs that the other arms use: else it would have more.
+        let cpus: CpuSet = plan.domains.iter().flat_map(|domain| domain.cpus.iter()).collect();
+        let pins = vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu)));
+        let pins = pins.map(|(vm, vcpu)| ThreadPin {
+            vm: vm.name.clone(),
+            vcpu: vcpu.index,
+            process: vcpu.process,
+            thread: vcpu.thread,
+            cpus: cpus.clone(),
+        });
+        pinner.set_affinities(&pins.collect::<Vec<_>>())
+    } else {
+        pinner.apply(vms, plan)
+    };
+    let report = report.map_err(HostFailure::failed)?;
+    // Notes are about vCPUs that are elsewhere than they were asked to be.
+    if report.outcome.skipped > 0 || !report.notes.is_empty() {
+        return Err(HostFailure::Failed(format!(
+            "the placement {} could not be made: {}",
+            plan.policy,
+            report.notes.join("; ")
+        )));
+    }
+    Ok(())
+}
+
+/// Makes sure that a guest's VM has the vCPUs it should have.
+fn check_vcpus(vm: Vm, holder: Holder, vcpus: u32) -> Result<Vm, HostFailure> {
+    if vm.vcpus.len() == vcpus as usize {
+        return Ok(vm);
+    }
+    Err(HostFailure::Failed(format!(
+        "the VM {} ({holder}) should have {vcpus} vCPU(s) and has {}",
+        vm.name,
+        vm.vcpus.len()
+    )))
+}

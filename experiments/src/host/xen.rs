@@ -1,0 +1,218 @@
+//! A Xen host, by way of the collector: domains, and Xen's memory sharing.
+
+use std::path::Path;
+
+use huddle_collector::host::HostRoot;
+use huddle_collector::observe::reported::Reports;
+use huddle_collector::pin::{HostPinner, Journal, Subject};
+use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_collector::xen;
+use huddle_collector::xen::merging::MergeSettings;
+use huddle_collector::xen::observer::XenObserver;
+use huddle_collector::xen::stages::{Merging, XenContents};
+use huddle_collector::xen::toolstack::{AffinityKind, Domain, ForeignMemory, MemorySharing, Toolstack};
+use huddle_collector::xen::topology::{KnownCaches, topology};
+use huddle_collector::xen::vms::DomainChoice;
+use huddle_model::availability::Availability;
+use huddle_model::counters::CounterRole;
+use huddle_model::cpuset::CpuSet;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::CountedEvent;
+use huddle_model::plan::Plan;
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+use super::{Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
+use crate::data_pages::{DataPages, DomainMemory};
+use crate::guest::xen::domain_name;
+use crate::guest::{GuestData, Holder};
+use crate::probes::{DomainWatch, HostWindow};
+
+/// Contents are compared at full speed: nobody measures meanwhile.
+const CONTENT: ContentSettings =
+    ContentSettings { cpu_share: Share::ALL, memory_mib: 256, sample: None, seed: 0 };
+
+/// This host and its domains. Every change goes through the collector's journals.
+pub struct XenHost {
+    toolstack: Box<dyn Toolstack>,
+    caches: KnownCaches,
+    pinner: HostPinner,
+    contents: XenContents,
+    memory: Box<dyn ForeignMemory>,
+    merging: Option<Merges>,
+    watch: DomainWatch,
+    data_pages: Option<DataPages>,
+    vcpus: u32,
+}
+
+/// What merges, and what asks which pages are merged.
+struct Merges {
+    merging: Merging,
+    sharing: Box<dyn MemorySharing>,
+}
+
+impl XenHost {
+    /// Makes sure that this is dom0 of a Xen that can be asked, and that nobody else changes it at the same time.
+    /// Changes nothing but for the lock in the state directory. Each domain is to have `vcpus` vCPUs. `last_level`
+    /// are the CPUs of each last-level cache; empty for one a socket. Whether Xen can merge what the domains have
+    /// in common is found out when it is asked to; it `merges` those of these VMs only, and nothing where `None`.
+    ///
+    /// # Errors
+    /// [`HostFailure::Cannot`] where this is no dom0, or without Xen's libraries of the version that runs;
+    /// [`HostFailure::Failed`] when another huddle holds the lock, or the journal of an earlier one is not undone.
+    pub fn open(
+        root: &HostRoot,
+        state_dir: Option<&Path>,
+        vcpus: u32,
+        last_level: Vec<CpuSet>,
+        merges: Option<&[String]>,
+    ) -> Result<Self, HostFailure> {
+        if !xen::is_control_domain(root) {
+            return Err(HostFailure::cannot(
+                "guests on Xen are made in its dom0, and this is none (/proc/xen/capabilities does not say \
+                 control_d); run it there as root, or choose --guest process or qemu",
+            ));
+        }
+        let open = || xen::open(root).map_err(HostFailure::cannot);
+        let open_memory = || xen::open_memory(root).map_err(HostFailure::cannot);
+        let toolstack = open()?;
+        let lock = lock(state_dir)?;
+        let journal = |subject| Journal::open_of(subject, root, &lock).map_err(HostFailure::failed);
+        let pins = empty_journal(journal(Subject::Placement)?)?;
+        let shared = empty_journal(journal(Subject::MemorySharing)?)?;
+        let merging = match merges {
+            Some(vms) => Some(Merges {
+                merging: {
+                    let lists = open()?;
+                    let asked = xen::merging::Xen {
+                        sharing: xen::open_sharing(root).map_err(HostFailure::cannot)?,
+                        memory: open_memory()?,
+                        list: Box::new(move || lists.domains()),
+                    };
+                    let only = Some(vms.iter().map(|vm| domain_name(vm)).collect());
+                    let settings = MergeSettings { content: CONTENT, only, ..MergeSettings::default() };
+                    Merging::new(asked, settings, shared)
+                },
+                sharing: xen::open_sharing(root).map_err(HostFailure::cannot)?,
+            }),
+            None => None,
+        };
+        Ok(Self {
+            pinner: HostPinner::on_xen(root.clone(), pins, open()?, AffinityKind::Hard),
+            contents: XenContents::new(ContentScan::new(root.clone(), CONTENT), open()?, open_memory()?),
+            memory: open_memory()?,
+            watch: DomainWatch::new(XenObserver::new(open()?, xen::open_monitor(root), Reports::new(None))),
+            caches: KnownCaches::of_host(root, last_level),
+            data_pages: None,
+            merging,
+            toolstack,
+            vcpus,
+        })
+    }
+
+    /// Makes sure that nobody else shares pages of these VMs where they are to stay unmerged.
+    fn check_unmerged(&self, vms: &[Vm]) -> Result<(), HostFailure> {
+        let listed = self.toolstack.domains().map_err(HostFailure::failed)?;
+        let shared = |domain: &&Domain| matches!(domain.shared_pages, Some(1..));
+        let ours = |domain: &&Domain| vms.iter().any(|vm| vm.process == domain.domain.task());
+        match listed.iter().filter(ours).find(shared) {
+            Some(domain) => Err(HostFailure::Failed(format!(
+                "Xen shares {} pages of {:?}, and nothing was to be merged; who else shares them?",
+                domain.shared_pages.unwrap_or_default(),
+                domain.name
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Host for XenHost {
+    fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure> {
+        let machine = self.toolstack.machine().map_err(HostFailure::failed)?;
+        topology(&machine, &self.caches, level).map_err(HostFailure::cannot)
+    }
+
+    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
+        let (domains, machine) = (self.toolstack.domains(), self.toolstack.machine());
+        let (domains, machine) =
+            domains.and_then(|domains| Ok((domains, machine?))).map_err(HostFailure::failed)?;
+        let choice = DomainChoice::default();
+        let vm_of = |(name, holder): &(String, Holder)| {
+            let is_it = |domain: &&Domain| *holder == Holder::Domain(domain.domain);
+            let found = domains.iter().find(is_it).filter(|domain| choice.takes(domain));
+            let found = found
+                .ok_or_else(|| HostFailure::Failed(format!("the VM {name} ({holder}) was not found")))?;
+            // Under the name that the experiment gave it: in Xen it has one that no other domain has.
+            let vm = xen::vms::vm(name.clone(), found, &machine, choice.affinity);
+            check_vcpus(vm, *holder, self.vcpus)
+        };
+        guests.iter().map(vm_of).collect()
+    }
+
+    fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
+        let measured = self.contents.scan(vms).map_err(HostFailure::failed)?;
+        match measured.vanished.first() {
+            Some(gone) => Err(HostFailure::Failed(format!("{} was not measured: {}", gone.vm, gone.reason))),
+            None => Ok(measured.matrix),
+        }
+    }
+
+    fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
+        if self.merging.is_none() {
+            self.check_unmerged(vms)?;
+        }
+        let sharing = self.merging.as_mut().map(|merges| &mut *merges.sharing as &mut dyn MemorySharing);
+        let mut memory = DomainMemory { toolstack: &*self.toolstack, memory: &mut *self.memory, sharing };
+        DataPages::look(&mut self.data_pages, &mut memory, vms, data).map_err(HostFailure::failed)
+    }
+
+    fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
+        place_vcpus(&mut self.pinner, vms, plan)
+    }
+
+    fn watch(&mut self, vms: &[Vm], topology: &Topology) {
+        self.watch.start(vms, topology);
+    }
+
+    fn window(&mut self) -> HostWindow {
+        self.watch.window()
+    }
+
+    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>) {
+        let none = |role| CountedEvent {
+            role,
+            event: Availability::Unavailable(xen::observer::NO_COUNTERS.to_owned()),
+        };
+        (CounterRole::ALL.into_iter().map(none).collect(), Vec::new())
+    }
+
+    fn merge(&mut self) -> Result<(), HostFailure> {
+        let Some(Merges { merging, .. }) = &mut self.merging else {
+            return Err(HostFailure::Failed("nothing was to be merged".to_owned()));
+        };
+        match merging.merge_once().map_err(HostFailure::failed)? {
+            Availability::Available(_) => Ok(()),
+            Availability::Unavailable(why) => Err(HostFailure::Cannot(format!(
+                "Xen does not merge memory here: {why}; run with --no-merge to see what placement does without"
+            ))),
+        }
+    }
+
+    fn go_on_merging(&mut self) -> Result<(), HostFailure> {
+        self.merge()
+    }
+
+    /// Nothing merges but when it is told to.
+    fn pause_merging(&mut self) -> Result<(), HostFailure> {
+        Ok(())
+    }
+
+    fn undo(&mut self) -> Result<(), HostFailure> {
+        self.watch.stop();
+        let mut failures = self.pinner.undo().failures;
+        if let Some(Merges { merging, .. }) = &mut self.merging {
+            failures.extend(merging.undo().failures);
+        }
+        if failures.is_empty() { Ok(()) } else { Err(HostFailure::Failed(failures.join("; "))) }
+    }
+}
