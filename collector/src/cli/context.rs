@@ -152,7 +152,7 @@ impl Context {
             list: Box::new(move || toolstack.domains()),
         };
         let exclude = self.domains.exclude.iter().cloned().collect();
-        let settings = MergeSettings { content: self.content_settings(), exclude };
+        let settings = MergeSettings { content: self.content_settings(), exclude, only: None };
         Ok(Merging::new(xen, settings, journal))
     }
 

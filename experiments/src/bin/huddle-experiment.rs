@@ -86,7 +86,7 @@ struct Microbench {
     #[arg(long, value_parser = seconds)]
     settle_seconds: Option<f64>,
     /// KiB of each data set; several, with commas, are measured one after the other [default: a part of
-    /// the cache: three quarters, of VMs that are translated (TCG) a quarter]
+    /// the cache: three quarters, with stand-ins five eighths, with VMs that are translated (TCG) a quarter]
     #[arg(long, value_delimiter = ',')]
     data_kib: Vec<u64>,
     /// KiB of memory of each stand-in that no other holds

@@ -197,13 +197,14 @@ mod tests {
         let (vms, listed, mut pages) = (xen.vms(), Listed(xen.domains.clone()), Memory(xen.pages.clone()));
         let data = [DATA, DATA, GuestData { seed: 9, ..DATA }];
         let mut held = None;
-        let mut look = |xen: Option<&mut dyn MemorySharing>, held: &mut Option<DataPages>| {
-            let mut memory = DomainMemory { toolstack: &listed, memory: &mut pages, sharing: xen };
-            DataPages::look(held, &mut memory, &vms, &data).unwrap()
+        let mut look = |sharing: Option<&mut Fake>| {
+            let sharing = sharing.map(|fake| fake as &mut dyn MemorySharing);
+            let mut memory = DomainMemory { toolstack: &listed, memory: &mut pages, sharing };
+            DataPages::look(&mut held, &mut memory, &vms, &data).unwrap()
         };
         // It is there, and nothing of it is merged.
-        assert_eq!(look(None, &mut held), vec![vec![0; 3]; 3]);
-        assert_eq!(look(Some(&mut xen), &mut held), vec![vec![0; 3]; 3]);
+        assert_eq!(look(None), vec![vec![0; 3]; 3]);
+        assert_eq!(look(Some(&mut xen)), vec![vec![0; 3]; 3]);
         // All but two pages of it are: one has a frame of its own, one is on another's.
         for gfn in 3..11 {
             xen.shared.insert((1, gfn), 100 + gfn);
@@ -211,7 +212,7 @@ mod tests {
         }
         xen.shared.remove(&(2, 4));
         xen.shared.insert((2, 7), 500);
-        assert_eq!(look(Some(&mut xen), &mut held), [[0, 6, 0], [6, 0, 0], [0, 0, 0]]);
+        assert_eq!(look(Some(&mut xen)), [[0, 6, 0], [6, 0, 0], [0, 0, 0]]);
         assert!(xen.nominated > 0);
     }
 }
