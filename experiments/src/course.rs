@@ -116,7 +116,7 @@ pub(crate) fn undone_after<G: Guest + ?Sized, T>(
     }
 }
 
-/// Waiting for KSM.
+/// Waiting for what the host merges.
 pub(crate) struct Merging<'a> {
     pub(crate) host: &'a mut dyn Host,
     pub(crate) interrupt: &'a Interrupt,

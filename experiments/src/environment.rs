@@ -5,6 +5,7 @@ use std::path::Path;
 
 use huddle_collector::host::{HostRoot, read_text};
 use huddle_collector::observe::probes::ksm::merging_pages;
+use huddle_collector::xen;
 use serde::Serialize;
 
 use crate::design::Arm;
@@ -24,6 +25,8 @@ pub struct Environment {
     pub cpu_model: Option<String>,
     /// Whether it is itself a virtual machine (the CPU flag `hypervisor`; x86 only).
     pub is_virtual: Option<bool>,
+    /// Version of the Xen beneath it, where there is one; it is dom0 then, whose CPUs and load these are.
+    pub xen: Option<String>,
     /// CPUs that are online, as a list of ranges.
     pub cpus_online: Option<String>,
     /// Frequency governor of CPU 0.
@@ -57,6 +60,7 @@ impl Environment {
             kernel: text(&root.proc("sys/kernel/osrelease")),
             cpu_model: field("model name"),
             is_virtual: field("flags").map(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+            xen: xen::running_version(root),
             cpus_online: text(&root.sys("devices/system/cpu/online")),
             governor: text(&root.sys("devices/system/cpu/cpu0/cpufreq/scaling_governor")),
             transparent_hugepage: text(&thp).map(|text| chosen(&text)),
@@ -172,6 +176,8 @@ mod tests {
         let root = HostRoot::at(dir.path());
         for (path, text) in [
             (root.proc("cpuinfo"), "processor\t: 0\nmodel name\t: Xeon E5-2680\nflags\t\t: fpu hypervisor\n"),
+            (root.sys("hypervisor/version/major"), "4\n"),
+            (root.sys("hypervisor/version/minor"), "17\n"),
             (root.proc("loadavg"), "1.50 0.40 0.30 2/200 4711\n"),
             (root.proc("stat"), "cpu  10 0 10 70 0 0 0 10 5 0\ncpu0 10 0 10 70 0 0 0 10 5 0\n"),
             (root.sys("kernel/mm/transparent_hugepage/enabled"), "always [madvise] never\n"),
@@ -197,7 +203,7 @@ mod tests {
         assert_eq!(environment.transparent_hugepage.as_deref(), Some("madvise"));
         assert_eq!(environment.load_1min, Some(1.5));
         assert_eq!(environment.ksm["advisor_mode"], "none");
-        assert_eq!(environment.kernel, None);
+        assert_eq!((environment.kernel.as_deref(), environment.xen.as_deref()), (None, Some("4.17")));
 
         let empty = tempfile::tempdir().unwrap();
         let nothing = Environment::read(&HostRoot::at(empty.path()));

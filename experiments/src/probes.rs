@@ -223,14 +223,10 @@ impl DomainWatch {
 
 /// CPU time of a vCPU, whether or not it is told on which CPUs.
 fn time_of(seen: &VcpuObservation) -> Availability<u64> {
-    match (seen.run_ns_anywhere, &seen.residency) {
-        (Some(run_ns), _) => Availability::Available(run_ns),
-        (None, Availability::Unavailable(why)) => Availability::Unavailable(why.clone()),
-        (None, Availability::Available(on)) => match on.iter().map(|on| on.run_ns).sum::<Option<u64>>() {
-            Some(run_ns) => Availability::Available(run_ns),
-            None => Availability::Unavailable("the CPU time on one of its CPUs is not told".to_owned()),
-        },
-    }
+    seen.run_ns().map_or_else(
+        || Availability::Unavailable(seen.residency.reason().unwrap_or("not all of it is told").to_owned()),
+        Availability::Available,
+    )
 }
 
 fn probe(cpu_time_ns: Availability<u64>, seen: VcpuObservation) -> VcpuProbe {

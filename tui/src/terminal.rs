@@ -11,6 +11,7 @@ use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_ra
 use crossterm::{cursor, execute};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use rustix::termios::{Winsize, tcsetwinsize};
 
 /// Holds the terminal as the program needs it; dropping it, or a panic of any thread, brings back
 /// what was before.
@@ -45,6 +46,7 @@ impl TerminalGuard {
         let set_up = || -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
             enable_raw_mode()?;
             execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture, cursor::Hide)?;
+            measure_if_unknown()?;
             Terminal::new(CrosstermBackend::new(io::stdout()))
         };
         match set_up() {
@@ -68,6 +70,24 @@ impl TerminalGuard {
     pub fn size(&self) -> io::Result<(u16, u16)> {
         crossterm::terminal::size()
     }
+}
+
+/// A serial line or a console of a VM does not know how large the terminal at its other end is, and says 0 by 0: then
+/// the terminal is asked where its last corner is, and the line is told, as the program `resize` (xterm) does.
+fn measure_if_unknown() -> io::Result<()> {
+    if crossterm::terminal::size().is_ok_and(|(columns, rows)| columns > 0 && rows > 0) {
+        return Ok(());
+    }
+    // Where it is moved to beyond the end it stays at the end (ECMA-48, CUP).
+    execute!(io::stdout(), cursor::MoveTo(998, 998))?;
+    let (column, row) = cursor::position().map_err(|error| {
+        let text = format!(
+            "the terminal does not tell how large it is ({error}); say it with `stty cols 120 rows 40`"
+        );
+        io::Error::new(io::ErrorKind::Unsupported, text)
+    })?;
+    let size = Winsize { ws_col: column + 1, ws_row: row + 1, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(tcsetwinsize(io::stdout(), size)?)
 }
 
 impl Drop for TerminalGuard {

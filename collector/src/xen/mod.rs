@@ -80,8 +80,9 @@ pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
     }
 }
 
-/// The version of Xen that runs, as the kernel tells it (Documentation/ABI/stable/sysfs-hypervisor-xen).
-fn running_version(root: &HostRoot) -> Option<String> {
+/// The version of Xen that runs, as the kernel tells it (Documentation/ABI/stable/sysfs-hypervisor-xen); `None` on
+/// other hosts.
+pub fn running_version(root: &HostRoot) -> Option<String> {
     let part = |name: &str| {
         let text = read_text(&root.sys(format!("hypervisor/version/{name}"))).ok()?;
         text.trim().parse::<u32>().ok()

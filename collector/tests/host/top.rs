@@ -15,9 +15,10 @@ use crate::tmux::{self, Terminal};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("top_is_found_out_by_a_new_user", looks_around),
         ("top_leaves_the_terminal_as_it_was", leaves),
+        ("top_asks_a_terminal_of_unknown_size", asks_for_the_size),
         ("top_watches_a_loop_and_asks_it", watches),
         ("a_recording_is_replayed_and_planned_anew", replays),
     ];
@@ -73,6 +74,21 @@ fn left(terminal: &Terminal, dir: &Path, code: i32) {
     for (name, value) in [("alternate_on", "0"), ("cursor_flag", "1"), ("mouse_any_flag", "0")] {
         assert_eq!(terminal.state(name), value, "{name}");
     }
+}
+
+/// As on a serial line.
+fn asks_for_the_size() {
+    let ksm = Ksm::start();
+    let tenants = pairs(&ksm);
+    let dir = tempfile::tempdir().unwrap();
+    let script = script(dir.path(), &format!("top --window 0.2{}", vm_flags(&tenants)));
+    let terminal = Terminal::start(dir.path(), (100, 30), &format!("stty rows 0 cols 0\n{script}"));
+    let screen = terminal.shows("share most: web-1 and web-2");
+    // All of the terminal is used.
+    let widest = screen.lines().map(|line| line.trim_end().chars().count()).max();
+    assert!(widest.is_some_and(|columns| columns > 95), "{screen}");
+    terminal.keys(&["q"]);
+    left(&terminal, dir.path(), 0);
 }
 
 fn looks_around() {

@@ -68,7 +68,7 @@ pub struct ArmSample {
     /// The plan of an arm whose guests are placed anew in each block; `None` where one holds for the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
-    /// What KSM did to each VM in the window; empty where nobody watched.
+    /// What KSM did to each VM in the window; empty where nobody watched, and on Xen.
     pub merging: Vec<MergeObservation>,
     /// Cache occupancy of each VM at its end; `None` where nobody watched.
     pub occupancy: Option<Availability<Vec<OccupancyObservation>>>,
