@@ -25,7 +25,7 @@ pub struct Environment {
     pub cpu_model: Option<String>,
     /// Whether it is itself a virtual machine (the CPU flag `hypervisor`; x86 only).
     pub is_virtual: Option<bool>,
-    /// Version of the Xen beneath it, where there is one; it is dom0 then, whose CPUs and load these are.
+    /// Version of the Xen beneath it, where there is one: then CPUs and load are those of dom0, or of a domain.
     pub xen: Option<String>,
     /// CPUs that are online, as a list of ranges.
     pub cpus_online: Option<String>,

@@ -78,10 +78,13 @@ impl XenObserver {
                     monitored.map(|of| of.read(&mut **monitor, &vm.name)).unwrap_or_default()
                 });
                 let rows: Vec<_> = rows.collect();
-                match self.monitored.values().find_map(|of| of.trouble.clone()) {
+                if rows.is_empty() && !began.vms.is_empty() {
                     // Of no domain there is a number: that is not a list of none.
-                    Some(trouble) if rows.is_empty() => Availability::Unavailable(trouble),
-                    _ => Availability::Available(rows),
+                    let trouble = self.monitored.values().find_map(|of| of.trouble.clone());
+                    let trouble = trouble.unwrap_or_else(|| "no domain could be read".to_owned());
+                    Availability::Unavailable(trouble)
+                } else {
+                    Availability::Available(rows)
                 }
             }
         };

@@ -146,6 +146,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // What cannot be said by the error that ends it, as that a domain could not be destroyed.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let result =
         Interrupt::on_signals().context("cannot take signals").and_then(|interrupt| match &args.experiment {
             Experiment::Microbench(args) => microbench(args, &interrupt),

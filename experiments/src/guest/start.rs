@@ -58,10 +58,10 @@ impl Starter {
     /// One of them cannot be started, or is not up in time.
     pub fn start(&self, config: &Config, interrupt: &Interrupt) -> Result<Vec<Box<dyn Guest>>, GuestError> {
         match self {
-            Self::Processes { program } => {
-                all_ready(config, |number, name| stand_in(config, interrupt, program, number, name))
-            }
-            Self::Vms { images, accelerator, directory } => all_ready(config, |number, name| {
+            Self::Processes { program } => all_ready(config, interrupt, |number, name| {
+                stand_in(config, interrupt, program, number, name)
+            }),
+            Self::Vms { images, accelerator, directory } => all_ready(config, interrupt, |number, name| {
                 QemuGuestSpec {
                     name,
                     image: &images[number],
@@ -74,7 +74,7 @@ impl Starter {
                 }
                 .start()
             }),
-            Self::Domains { images, maker, directory } => all_ready(config, |number, name| {
+            Self::Domains { images, maker, directory } => all_ready(config, interrupt, |number, name| {
                 XenGuestSpec {
                     name,
                     image: &images[number],
@@ -113,9 +113,13 @@ fn stand_in(
 /// All of them are started before the first is waited for.
 fn all_ready<B: Body + 'static>(
     config: &Config,
+    interrupt: &Interrupt,
     start: impl Fn(usize, &str) -> Result<SpokenGuest<B>, GuestError>,
 ) -> Result<Vec<Box<dyn Guest>>, GuestError> {
-    let started = (0..config.guests()).map(|number| start(number, &config.guest_name(number)));
+    let started = (0..config.guests()).map(|number| {
+        interrupt.check()?;
+        start(number, &config.guest_name(number))
+    });
     let mut started = started.collect::<Result<Vec<_>, _>>()?;
     started.iter_mut().try_for_each(SpokenGuest::wait_ready)?;
     Ok(started.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect())

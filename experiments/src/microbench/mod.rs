@@ -129,15 +129,16 @@ impl Run<'_> {
             pace.burst_reads,
             pace.idle_us
         ));
+        if !config.merge {
+            // Before there is anything to merge: what is merged stays so.
+            self.host.pause_merging()?;
+        }
         *guests = start_guests(config)?;
         self.interrupt.check()?;
         let holders: Vec<(String, Holder)> =
             guests.iter().map(|guest| (guest.name().to_owned(), guest.holder())).collect();
 
         let begun = Instant::now();
-        if !config.merge {
-            self.host.pause_merging()?;
-        }
         let boot = match config.guest {
             // What they hold before their data is their own.
             GuestKind::Process => None,

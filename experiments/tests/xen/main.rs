@@ -147,7 +147,8 @@ fn a_placebo_runs_from_end_to_end(dom0: &mut Dom0) {
             assert!(time > 0.0 && guest["reads"].as_u64().unwrap() > 0, "{guest}");
         }
     }
-    assert_eq!(summary["boot"]["matrix"]["vms"].as_array().map(Vec::len).unwrap_or(4), 4);
+    let boot = &summary["boot"]["available"]["matrix"]["vms"];
+    assert_eq!(boot.as_array().map(Vec::len), Some(4), "{}", summary["boot"]);
     assert!(stderr.contains("measuring what the VMs could share after boot"), "{stderr}");
     assert_is_as_it_was(dom0, SOON);
 }
@@ -187,7 +188,11 @@ fn an_interrupted_runner_leaves_no_domain(dom0: &mut Dom0) {
 }
 
 fn a_xen_without_memory_sharing_says_so(dom0: &mut Dom0) {
-    let output = dom0.run(&command("pair", ""), RUN);
+    // In the emulator the kernel of a PVH domain crashes at its start now and then; that says nothing of sharing.
+    let run = |_| dom0.run(&command("pair", ""), RUN);
+    let crashed = |output: &dom0::Output| output.stderr.contains("its kernel has shut down or crashed");
+    let mut outputs = (0..4).map(run);
+    let output = outputs.find(|output| !crashed(output)).expect("one of four starts well");
     assert_eq!(output.code, 3, "{output:?}");
     assert!(output.stderr.contains("built without memory sharing"), "{output:?}");
     assert!(output.stderr.contains("--no-merge"), "{output:?}");

@@ -134,10 +134,18 @@ impl XenGuestSpec<'_> {
         let found = maker.find(uuid).map_err(|error| failed(error.to_string()))?;
         let domain = match (created, found) {
             (Ok(()), Some(found)) => found.domain,
-            (Err(error), None) => return Err(failed(error.to_string())),
+            (Err(error), None) => {
+                // Where `xl` has ended none will come, and the guard need not wait for one.
+                if !matches!(error, XenError::TimedOut { .. }) {
+                    maker.guard.borrow_mut().gone(uuid).map_err(guard_failed)?;
+                }
+                return Err(failed(error.to_string()));
+            }
             (Ok(()), None) => return Err(failed("Xen does not list it".to_owned())),
             (Err(error), Some(found)) => {
-                let _ = maker.xl.destroy(found.domain);
+                if maker.xl.destroy(found.domain).is_ok() {
+                    maker.guard.borrow_mut().gone(uuid).map_err(guard_failed)?;
+                }
                 return Err(failed(error.to_string()));
             }
         };
@@ -161,10 +169,11 @@ impl XenGuestSpec<'_> {
             }
         };
         let (kernel, initrd) = (path("vmlinuz")?, path("initrd")?);
-        // No balloon: what a domain gives back cannot be merged.
+        // No balloon: what a domain gives back cannot be merged. All CPUs are named, since else libxl would prefer
+        // those of a NUMA node of its choice, and no arm would be left to the scheduler.
         Ok(format!(
             "type = \"{}\"\nname = \"{name}\"\nuuid = \"{uuid}\"\nmemory = {memory_mib}\n\
-             maxmem = {memory_mib}\nvcpus = {vcpus}\nkernel = \"{kernel}\"\nramdisk = \"{initrd}\"\n\
+             maxmem = {memory_mib}\nvcpus = {vcpus}\ncpus = \"all\"\nkernel = \"{kernel}\"\nramdisk = \"{initrd}\"\n\
              cmdline = \"console=hvc0 quiet panic=-1 rdinit=/init huddle.line=hvc0 mitigations=off nokaslr\"\n\
              on_poweroff = \"destroy\"\non_reboot = \"destroy\"\non_crash = \"destroy\"\n",
             domain_type.name()
