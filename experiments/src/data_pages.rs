@@ -41,6 +41,18 @@ pub enum CannotRead {
     /// That of a domain.
     #[error("cannot read the memory of domains: {0}")]
     Xen(#[from] XenError),
+    /// Nothing can be said of pages that were not found.
+    #[error(
+        "of the data of {vm} {found} of {pages} pages were found in its memory, so that nobody knows whether it is merged"
+    )]
+    NotFound {
+        /// The VM.
+        vm: String,
+        /// Pages that were found.
+        found: usize,
+        /// Pages of the data.
+        pages: usize,
+    },
 }
 
 /// The memory of VMs as it is looked into here.
@@ -113,6 +125,21 @@ impl DataPages {
             found.seeds.push(data.seed);
         }
         Ok(found)
+    }
+
+    /// Makes sure that every page of the data was found, without which none that is merged would be no news.
+    ///
+    /// # Errors
+    /// [`CannotRead::NotFound`] of the first VM of which one was not.
+    pub fn check_found(&self, vms: &[Vm]) -> Result<(), CannotRead> {
+        for (vm, addresses) in vms.iter().zip(&self.addresses) {
+            let (pages, vm) = (addresses.len(), vm.name.clone());
+            let found = addresses.iter().filter(|at| !at.is_empty()).count();
+            if found < pages {
+                return Err(CannotRead::NotFound { vm, found, pages });
+            }
+        }
+        Ok(())
     }
 
     /// Whether this is where `data` was looked for.
@@ -221,9 +248,12 @@ mod tests {
             DataPages::find(&mut ProcessMemory::new(&root), std::slice::from_ref(&vm), &[data]).unwrap();
         let expected: Vec<Vec<u64>> = (3..11).map(|page| vec![page * PAGE_BYTES as u64]).collect();
         assert_eq!(found.addresses, [expected]);
-        let other =
-            DataPages::find(&mut ProcessMemory::new(&root), &[vm], &[GuestData { seed: 9, ..data }]).unwrap();
+        let (vms, others) = (std::slice::from_ref(&vm), [GuestData { seed: 9, ..data }]);
+        let other = DataPages::find(&mut ProcessMemory::new(&root), vms, &others).unwrap();
         assert!(other.addresses[0].iter().all(Vec::is_empty), "{other:?}");
+        assert!(found.check_found(vms).is_ok());
+        let error = other.check_found(vms).unwrap_err().to_string();
+        assert!(error.contains("0 of 8 pages were found"), "{error}");
     }
 
     #[test]

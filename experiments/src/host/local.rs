@@ -171,7 +171,12 @@ impl Host for CollectorHost {
 
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
         let mut memory = ProcessMemory::new(&self.root);
-        DataPages::look(&mut self.data_pages, &mut memory, vms, data).map_err(HostFailure::failed)
+        let shared = DataPages::look(&mut self.data_pages, &mut memory, vms, data);
+        let shared = shared.map_err(HostFailure::failed)?;
+        if let (Scan::Content(_), Some(held)) = (&self.scan, &self.data_pages) {
+            held.check_found(vms).map_err(HostFailure::failed)?;
+        }
+        Ok(shared)
     }
 
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {

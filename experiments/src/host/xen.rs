@@ -113,12 +113,15 @@ impl XenHost {
     /// Makes sure that nobody else shares pages of these VMs where they are to stay unmerged.
     fn check_unmerged(&self, vms: &[Vm]) -> Result<(), HostFailure> {
         let listed = self.toolstack.domains().map_err(HostFailure::failed)?;
-        let shared = |domain: &&Domain| matches!(domain.shared_pages, Some(1..));
+        // What is not told is not none.
+        let shared = |domain: &&Domain| domain.shared_pages != Some(0);
         let ours = |domain: &&Domain| vms.iter().any(|vm| vm.process == domain.domain.task());
         match listed.iter().filter(ours).find(shared) {
             Some(domain) => Err(HostFailure::Failed(format!(
                 "Xen shares {} pages of {:?}, and nothing was to be merged; who else shares them?",
-                domain.shared_pages.unwrap_or_default(),
+                domain
+                    .shared_pages
+                    .map_or_else(|| "an unknown number of".to_owned(), |pages| pages.to_string()),
                 domain.name
             ))),
             None => Ok(()),
@@ -163,7 +166,12 @@ impl Host for XenHost {
         }
         let sharing = self.merging.as_mut().map(|merges| &mut *merges.sharing as &mut dyn MemorySharing);
         let mut memory = DomainMemory { toolstack: &*self.toolstack, memory: &mut *self.memory, sharing };
-        DataPages::look(&mut self.data_pages, &mut memory, vms, data).map_err(HostFailure::failed)
+        let shared = DataPages::look(&mut self.data_pages, &mut memory, vms, data);
+        let shared = shared.map_err(HostFailure::failed)?;
+        if let (None, Some(held)) = (&self.merging, &self.data_pages) {
+            held.check_found(vms).map_err(HostFailure::failed)?;
+        }
+        Ok(shared)
     }
 
     fn place(&mut self, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
