@@ -5,7 +5,7 @@
 //! `cargo bench -p huddle-tui`; ends with status 1 when a frame takes longer than its limit.
 
 #[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each program uses a part of the fixtures")]
 mod fixtures;
 
 use std::hint::black_box;

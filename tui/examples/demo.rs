@@ -4,7 +4,7 @@
 //! after two seconds, to show that the terminal comes back.
 
 #[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each program uses a part of the fixtures")]
 mod fixtures;
 
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! No size, snapshot, key or mouse event brings the program down.
 
 #[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each program uses a part of the fixtures")]
 mod fixtures;
 
 use std::sync::Arc;

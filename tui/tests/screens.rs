@@ -1,7 +1,7 @@
 //! What the screen shows, as text: without colours, in ASCII unless said.
 
 #[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each program uses a part of the fixtures")]
 mod fixtures;
 
 use std::sync::Arc;

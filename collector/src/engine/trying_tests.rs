@@ -1,5 +1,4 @@
 //! Wishes of viewers while placements are tried: four VMs, of which those in opposite domains share.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -4,7 +4,7 @@ use huddle_model::plan::Policy;
 use super::*;
 
 #[path = "../../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "each program uses a part of the fixtures")]
 mod fixtures;
 use fixtures::{SMALL, Scene, compared, observed, snapshot, unavailable};
 
