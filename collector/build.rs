@@ -1,0 +1,5 @@
+//! Compiles the git revision into the programs of this package.
+
+fn main() {
+    huddle_revision::emit(&["model", "tui", "ebpf/abi", "ebpf/huddle.bpf.o", "ebpf/events.bpf.o"]);
+}
