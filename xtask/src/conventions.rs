@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use crate::shell;
 
 /// Where modules still have it: what tests of several packages share is not a package yet.
-const STILL: [&str; 4] = ["analysis/", "collector/", "experiments/tests/", "tui/"];
+const STILL: [&str; 3] = ["analysis/", "collector/", "experiments/tests/"];
 
 /// Modules are found where the compiler looks for them; tests of one are its `mod tests`, inline or in
 /// `tests.rs` of its directory, and what tests of several packages share is in a package.
