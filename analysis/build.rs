@@ -1,4 +1,4 @@
-//! Compiles the git revision into the programs of this package.
+//! Compiles the git revision into the program.
 
 fn main() {
     huddle_revision::emit(&["model"]);

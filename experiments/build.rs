@@ -1,13 +1,17 @@
-//! Compiles the git revision into the programs of this package.
+//! Compiles the git revision into the programs.
 
 fn main() {
     huddle_revision::emit(&[
         "model",
-        "tui",
-        "collector",
-        "experiments/guest",
         "ebpf/abi",
         "ebpf/huddle.bpf.o",
         "ebpf/events.bpf.o",
+        "collector/host",
+        "collector/sharing",
+        "collector/observe",
+        "collector/xen",
+        "collector/record",
+        "collector/engine",
+        "experiments/guest",
     ]);
 }

@@ -1,7 +1,7 @@
 //! What hashing the pages of Xen's domains costs, against a plain C loop that maps and reads the same pages in the
 //! same batches.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench xen [-- --rounds N]`, after `cargo xtask xen-host
+//! `cargo bench --profile dev -p huddle --bench xen [-- --rounds N]`, after `cargo xtask xen-host
 //! --make-only`: boots that host with this program in its dom0, where it measures itself in turns with the loop
 //! (`xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
 //! loop. Median [min to max] over the rounds, of elapsed time, and of CPU time of dom0.
@@ -16,7 +16,7 @@
 
 #[path = "../tests/xen/dom0.rs"]
 mod dom0;
-#[path = "support/figures.rs"]
+#[path = "../sharing/benches/support/figures.rs"]
 mod figures;
 #[path = "../tests/xen/plain.rs"]
 mod plain;
@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 
 use dom0::{Dom0, File};
 use figures::spread;
-use huddle_collector::host::HostRoot;
-use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
-use huddle_collector::xen;
-use huddle_collector::xen::vms::{DomainChoice, XenVms};
+use huddle_host::HostRoot;
+use huddle_sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_xen::vms::{DomainChoice, XenVms};
+use huddle_xen::{self as xen, contents::hash_domains};
 use nix::time::ClockId;
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -92,7 +92,7 @@ fn in_dom0() {
     // As in the plain loop, which pages there are is known before.
     let mut begun = (cpu(), Instant::now());
     let listed = || begun = (cpu(), Instant::now());
-    let hashed = scan.hash_domains(&mut *memory, &mut || toolstack.domains(), &vms, listed).unwrap();
+    let hashed = hash_domains(&scan, &mut *memory, &mut || toolstack.domains(), &vms, listed).unwrap();
     let (took, used) = (begun.1.elapsed(), cpu() - begun.0);
     println!("{} pages {} ns {} cpu_ns", hashed.pages, took.as_nanos(), used.as_nanos());
 }

@@ -13,7 +13,7 @@ struct Program {
 }
 
 const PROGRAMS: [Program; 2] = [
-    Program { package: "huddle-collector", name: "huddle", limit_mb: 15.0 },
+    Program { package: "huddle", name: "huddle", limit_mb: 15.0 },
     Program { package: "huddle-analysis", name: "huddle-analysis", limit_mb: 60.0 },
 ];
 

@@ -1,11 +1,9 @@
 use std::collections::BTreeMap;
 
-use huddle_collector::xen::toolstack::{
-    AffinityKind, CpuPool, DomainKind, DomainRef, Machine, PAGE_BYTES, PhysicalCpu,
-};
-use huddle_collector::xen::vms;
 use huddle_guest::chase;
 use huddle_model::cpuset::CpuSet;
+use huddle_xen::toolstack::{AffinityKind, CpuPool, DomainKind, DomainRef, Machine, PAGE_BYTES, PhysicalCpu};
+use huddle_xen::vms;
 use nix::errno::Errno;
 
 use super::*;
