@@ -14,11 +14,11 @@
     reason = "a benchmark: what fails, panics; it uses a part of what tests share"
 )]
 
-#[path = "../tests/xen/dom0.rs"]
+#[path = "../tests/boot_xen/dom0.rs"]
 mod dom0;
 #[path = "../sharing/benches/support/figures.rs"]
 mod figures;
-#[path = "../tests/xen/plain.rs"]
+#[path = "../tests/boot_xen/plain.rs"]
 mod plain;
 
 use std::process::Command;

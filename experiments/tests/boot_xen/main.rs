@@ -8,9 +8,9 @@
     reason = "a test: what fails, panics; the host is shared with the collector's tests"
 )]
 
-#[path = "../../../collector/tests/xen/dom0.rs"]
+#[path = "../../../collector/tests/boot_xen/dom0.rs"]
 mod dom0;
-#[path = "../../../collector/tests/xen/host.rs"]
+#[path = "../../../collector/tests/boot_xen/host.rs"]
 mod host;
 
 use std::io::Write;

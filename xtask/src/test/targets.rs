@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 /// Names of test programs that boot guests begin with this.
-const BOOTS: &str = "boot_";
+pub(crate) const BOOTS: &str = "boot_";
 /// Names of those that boot none, but take long, with this.
 const LONG: &str = "long_";
 

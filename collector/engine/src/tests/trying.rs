@@ -12,7 +12,7 @@ use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::trial::{Comparison, Objective, Outcome, TrialSettings};
 use huddle_model::vm::{Vcpu, VmmKind};
 
-use super::*;
+use super::super::*;
 use huddle_host::discover::Discovery;
 use huddle_host::pin::PinReport;
 use huddle_host::stages::StageError;
