@@ -3,7 +3,9 @@
 
 mod archive;
 mod check;
+mod conventions;
 mod demo;
+mod dist;
 mod ebpf;
 mod experiment;
 mod host;
@@ -12,6 +14,7 @@ mod modules;
 mod setup;
 mod shell;
 mod test;
+mod tools;
 mod web_image;
 mod whole;
 mod xen_host;
@@ -34,6 +37,9 @@ enum Task {
     Setup,
     /// Runs all tests, after saying which of them this machine makes skip themselves
     Test {
+        /// Only what boots no guest and takes no minutes; says what it leaves out
+        #[arg(long)]
+        quick: bool,
         /// Passed on to `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -57,8 +63,10 @@ enum Task {
     },
     /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
     XenHost(xen_host::Arguments),
-    /// Format, lints and documentation, warnings being errors
+    /// Format, conventions, dependencies, lints and documentation, warnings being errors
     Check,
+    /// Builds the programs as they ship, and checks that they are as small as they have to be
+    Dist,
     /// Rebuilds the BPF objects that are in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
 }
@@ -66,11 +74,13 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Setup => setup::run(),
-        Task::Test { args } => test::run(&args),
+        Task::Test { quick: false, args } => test::run(&args),
+        Task::Test { quick: true, args } => test::quick(&args),
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
         Task::XenHost(arguments) => xen_host::run(&arguments),
         Task::Check => check::run(),
+        Task::Dist => dist::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
     };
     match result {

@@ -1,6 +1,6 @@
 //! What it costs to keep the matrix current by events, against measuring it afresh, and how far off it is.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench events -- [--gib N] [--vms N] [--rounds N]`, as
+//! `cargo bench --profile dev -p huddle-engine --bench events -- [--gib N] [--vms N] [--rounds N]`, as
 //! root. Tenants are processes that this program starts from itself. Pairs of them share a quarter of
 //! their memory, merged by KSM (its settings are changed meanwhile and put back). Each round they rewrite
 //! 1 % of the merged pages, spread evenly: every other one alike in both of a pair, so that KSM merges it
@@ -15,7 +15,14 @@
 //! updated` is how far the matrix of before would be off: a drift that is not clearly below that shows
 //! nothing. `merged ranges`: reading again only the
 //! page tables of what was merged, the way that needs no events.
-#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;

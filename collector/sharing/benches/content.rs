@@ -1,6 +1,6 @@
 //! What hashing and comparing pages costs, against a plain loop that merely reads them.
 //!
-//! `cargo bench -p huddle-collector --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
+//! `cargo bench -p huddle-sharing --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
 //! processes that this program starts from itself; pairs of them have part of their pages in common, not
 //! merged. Every byte of a page is different from page to page.
 //!
@@ -9,7 +9,7 @@
 //! as fast as the plain loop. `hash`: reading, hashing and remembering all pages; `scan`: the whole scan, with
 //! what is read again to be compared; `sample 10 %`: a scan of a tenth, against the plain loop over all.
 //! `CPU share`: what a scan limited to a quarter of a CPU really took. Median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 #[path = "support/figures.rs"]
 mod figures;

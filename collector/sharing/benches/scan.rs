@@ -1,6 +1,6 @@
 //! What a sharing scan costs, against merely reading the same pagemaps.
 //!
-//! `cargo bench -p huddle-collector --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
+//! `cargo bench -p huddle-sharing --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
 //! root. Tenants are processes that this program starts from itself; each arrangement is told in the
 //! first column. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
 //! that KSM merged (its settings are changed meanwhile and put back). 4 KiB pages unless it says THP.
@@ -10,7 +10,14 @@
 //! with one kept from before after ksmd has gone on (a round of `huddle run`), `again` with one kept from
 //! before while ksmd rests, so that its verdicts hold. Ratios of one thread are of processor time, which other work on the machine disturbs
 //! least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;

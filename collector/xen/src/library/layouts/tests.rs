@@ -15,7 +15,7 @@ fn measures() -> Vec<(String, u64)> {
         ($c:literal, $rust:ty, $($field:ident $(as $c_field:literal)?),*) => {
             add(concat!("sizeof(", $c, ")"), size_of::<$rust>());
             $(
-                #[allow(unused_mut, unused_assignments)]
+                #[allow(unused_mut, unused_assignments, reason = "set again only where C names the field otherwise")]
                 let mut field = stringify!($field);
                 $(field = $c_field;)?
                 add(&format!("offsetof({}, {field})", $c), offset_of!($rust, $field));

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 // In the format of tools/xl/xl_psr.c (Xen 4.17), with two sockets: no processor without PSR prints it.
-const OCCUPANCY: &str = include_str!("../fixtures/psr-cmt-show-cache-occupancy.txt");
-const BANDWIDTH: &str = include_str!("../fixtures/psr-cmt-show-total-mem-bandwidth.txt");
+const OCCUPANCY: &str = include_str!("../../fixtures/psr-cmt-show-cache-occupancy.txt");
+const BANDWIDTH: &str = include_str!("../../fixtures/psr-cmt-show-total-mem-bandwidth.txt");
 
 fn kb(numbers: &[u64], unit: Unit) -> Vec<Value> {
     numbers.iter().map(|number| Value { number: *number, unit }).collect()

@@ -4,9 +4,9 @@ use super::*;
 
 // Recorded on Xen 4.17: four CPUs; a paused domain with pinned vCPUs; one with a blank in its name and a vCPU
 // offline; one in a second cpupool.
-const LIST: &str = include_str!("../fixtures/list-v-c.txt");
-const DETAILS: &str = include_str!("../fixtures/list-l.json");
-const VCPUS: &str = include_str!("../fixtures/vcpu-list.txt");
+const LIST: &str = include_str!("../../fixtures/list-v-c.txt");
+const DETAILS: &str = include_str!("../../fixtures/list-l.json");
+const VCPUS: &str = include_str!("../../fixtures/vcpu-list.txt");
 /// Of xl_info.c: what no fixture shows.
 const HEADER: &str = "Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\tSecurity Label         Cpupool";
 const VCPU_HEADER: &str =

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::*;
+use super::super::*;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -33,7 +33,7 @@ struct Test {
 }
 
 fn golden() -> Golden {
-    serde_json::from_str(include_str!("golden.json")).unwrap()
+    serde_json::from_str(include_str!("../golden.json")).unwrap()
 }
 
 fn assert_near(found: f64, expected: f64, what: &str) {

@@ -1,10 +1,16 @@
 //! The microbenchmark in dom0 of a real Xen, in QEMU: see the collector's tests on it, whose host this is. Debian's
 //! Xen has no memory sharing, so what is measured is the placebo; that nothing can be merged is said.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a test: what fails, panics; the host is shared with the collector's tests"
+)]
 
-#[path = "../../../collector/tests/xen/dom0.rs"]
+#[path = "../../../collector/tests/boot_xen/dom0.rs"]
 mod dom0;
-#[path = "../../../collector/tests/xen/host.rs"]
+#[path = "../../../collector/tests/boot_xen/host.rs"]
 mod host;
 
 use std::io::Write;

@@ -54,5 +54,5 @@ fn commands_are_answered_whole(dom0: &mut Dom0) {
 
 fn huddle_runs_in_dom0(dom0: &mut Dom0) {
     let version = dom0.run("huddle --version", SOON).success();
-    assert_eq!(version.trim(), concat!("huddle ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version.trim(), concat!("huddle ", env!("HUDDLE_VERSION")));
 }

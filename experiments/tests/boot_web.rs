@@ -1,4 +1,9 @@
-//! Servers in real VMs, which boot the image of `cargo xtask experiment web --guest qemu`.
+//! The web experiment with servers in real VMs, which boot the image of `cargo xtask experiment web --guest
+//! qemu`: root, KSM, two cache domains and QEMU with that image are needed, and a test that misses one says
+//! that it is skipped.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod web_support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +13,7 @@ use huddle_experiments::web::vm::IMAGE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
+use web_support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
 
 /// The images beside the test's own programs, in `target/guests`.
 fn images() -> PathBuf {

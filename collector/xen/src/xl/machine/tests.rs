@@ -3,9 +3,9 @@ use proptest::prelude::*;
 use super::*;
 
 // Recorded on Xen 4.17 with two sockets and three cpupools, one of them without CPUs.
-const INFO: &str = include_str!("../fixtures/info-n.txt");
-const COUNTS: &str = include_str!("../fixtures/cpupool-list.txt");
-const LISTS: &str = include_str!("../fixtures/cpupool-list-c.txt");
+const INFO: &str = include_str!("../../fixtures/info-n.txt");
+const COUNTS: &str = include_str!("../../fixtures/cpupool-list.txt");
+const LISTS: &str = include_str!("../../fixtures/cpupool-list-c.txt");
 
 #[test]
 fn a_real_host() {

@@ -1,10 +1,8 @@
-//! The web experiment on the real host: root, KSM, two cache domains and Apache with PHP are needed, in
-//! [`vm`] QEMU and its image instead of Apache, and a test that misses one says that it is skipped. None of
-//! them looks at how large the effect is.
+//! The web experiment on the real host: root, KSM, two cache domains and Apache with PHP are needed, and a
+//! test that misses one says that it is skipped. None of them looks at how large the effect is.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod support;
-mod vm;
+mod web_support;
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
-use support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
+use web_support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
 
 fn is_skipped() -> bool {
     let missing = lacks().or_else(|| Programs::find(Path::new(APACHE)).err().map(|error| error.to_string()));

@@ -1,5 +1,4 @@
 //! Wishes of viewers while placements are tried: four VMs, of which those in opposite domains share.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -13,7 +12,7 @@ use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::trial::{Comparison, Objective, Outcome, TrialSettings};
 use huddle_model::vm::{Vcpu, VmmKind};
 
-use super::*;
+use super::super::*;
 use huddle_host::discover::Discovery;
 use huddle_host::pin::PinReport;
 use huddle_host::stages::StageError;

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::super::*;
 use crate::rng::Rng;
 
 /// A random instance of `n` items and `d` bins that has room for all.

@@ -1,7 +1,7 @@
-//! On a Xen host, in its dom0, as root: run this crate's test program there with `--ignored real_tests`. They
+//! On a Xen host, in its dom0, as root: run this crate's test program there with `--ignored tests::real`. They
 //! leave affinities as they were.
 
-use super::*;
+use super::super::*;
 use crate::is_control_domain;
 use crate::toolstack::CacheMonitor;
 use crate::xenstore::Xenstore;

@@ -2,7 +2,14 @@
 //! missing each test says so and counts as ignored, except in CI (`CI=true`), where it fails.
 //!
 //! One host serves all of them, one after the other; it is booted by the first.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test: what fails, panics; benchmarks share its modules"
+)]
 
 mod dom0;
 mod domains;
