@@ -11,6 +11,8 @@ mod experiment;
 mod host;
 mod images;
 mod modules;
+mod rebuild;
+mod rooms;
 mod setup;
 mod shell;
 mod test;
@@ -63,6 +65,10 @@ enum Task {
     },
     /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
     XenHost(xen_host::Arguments),
+    /// Times building the program again after a change of one line, beside an earlier revision
+    Rebuild(rebuild::Arguments),
+    /// Looks at what each crate builds on: nothing above it, and no library that its room does not need
+    Rooms,
     /// Format, conventions, dependencies, lints and documentation, warnings being errors
     Check,
     /// Builds the programs as they ship, and checks that they are as small as they have to be
@@ -79,6 +85,8 @@ fn main() -> ExitCode {
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
         Task::XenHost(arguments) => xen_host::run(&arguments),
+        Task::Rebuild(arguments) => rebuild::run(&arguments),
+        Task::Rooms => rooms::check(),
         Task::Check => check::run(),
         Task::Dist => dist::run(),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
