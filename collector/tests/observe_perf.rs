@@ -8,8 +8,8 @@ mod worker;
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::observe::perf::events::{CacheEvents, EventSpec, Processor};
+use huddle_collector::host::{HostRoot, cpuinfo};
+use huddle_collector::observe::perf::events::{CacheEvents, EventSpec};
 use huddle_collector::observe::perf::group::{GroupReading, PerfGroup, Scope};
 use huddle_model::availability::Availability;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -85,7 +85,7 @@ fn at_one_moment(group: &mut PerfGroup, tid: i32) -> (GroupReading, u64) {
 }
 
 fn hardware() -> Result<(), Failed> {
-    let processor = Processor::read(&HostRoot::real()).unwrap();
+    let processor = cpuinfo::read(&HostRoot::real()).unwrap().processor();
     let events = CacheEvents::of(processor.as_ref());
     let specs: Vec<EventSpec> =
         [events.cycles, events.instructions, events.llc_references, events.llc_misses]

@@ -1,9 +1,18 @@
 //! Readers of the kernel's file systems, one file each.
 
 pub mod cgroup;
+mod chosen;
+pub mod cpufreq;
+pub mod cpuinfo;
+pub mod huge_pages;
+pub mod kernel;
 pub mod ksm;
+pub mod load;
 pub mod maps;
+pub mod memory;
+pub mod mounts;
 pub mod numa;
+pub mod process_ksm;
 pub(crate) mod socket;
 pub mod status;
 pub mod task;
@@ -12,6 +21,9 @@ pub mod topology;
 use std::path::{Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
+use procfs_core::FromRead;
+
+pub use chosen::chosen;
 
 /// Where a host's `/proc`, `/sys` and `/dev` are: the real ones, or a tree of fixtures.
 #[derive(Clone, Debug)]
@@ -89,12 +101,28 @@ impl HostRoot {
     }
 }
 
+/// Reads a whole file.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, HostError> {
+    std::fs::read(path).map_err(|source| HostError::Read { path: path.to_owned(), source })
+}
+
 /// Reads a whole text file; bytes that are not UTF-8 (thread names may hold any) are replaced.
 pub fn read_text(path: &Path) -> Result<String, HostError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(source) => Err(HostError::Read { path: path.to_owned(), source }),
-    }
+    Ok(String::from_utf8_lossy(&read_bytes(path)?).into_owned())
+}
+
+/// Reads a file of one line, without the space around it.
+pub fn read_line(path: &Path) -> Result<String, HostError> {
+    Ok(read_text(path)?.trim().to_owned())
+}
+
+/// Reads a file that procfs-core understands. It is given text in which bytes that are not UTF-8 are
+/// replaced: most of its parsers refuse such bytes. Its errors tell neither path nor text, ours the
+/// first line.
+pub(crate) fn parsed<T: FromRead>(path: &Path, expected: &'static str) -> Result<T, HostError> {
+    let text = read_text(path)?;
+    T::from_read(text.as_bytes())
+        .map_err(|_| HostError::parse(path, text.lines().next().unwrap_or_default(), expected))
 }
 
 /// Reads a file that holds one number.
@@ -104,7 +132,7 @@ pub fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, HostError> {
 }
 
 /// `None` where the file is not there, which is how the kernel says that it lacks a feature.
-pub(crate) fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
+pub fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_gone() => Ok(None),

@@ -8,7 +8,8 @@ use huddle_model::topology::{CacheInfo, Topology};
 
 use super::read_environment;
 use crate::doctor::{State, examine};
-use crate::host::{HostError, HostRoot, read_text};
+use crate::host::HostRoot;
+pub use crate::host::kernel::host_name;
 
 /// What the caller knows of a run.
 #[derive(Clone, Debug)]
@@ -69,10 +70,4 @@ fn finding(found: crate::doctor::Finding) -> Finding {
         meaning: found.meaning,
         remedy: found.remedy,
     }
-}
-
-/// The host's name, from `/proc/sys/kernel/hostname` (Documentation/admin-guide/sysctl/kernel.rst,
-/// Linux 6.18).
-pub fn host_name(root: &HostRoot) -> Result<String, HostError> {
-    Ok(read_text(&root.proc("sys/kernel/hostname"))?.trim().to_owned())
 }

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::attach::Attacher;
 use super::program::Program;
 use super::{ProbeError, take_map};
-use crate::host::{HostError, HostRoot, read_number};
+use crate::host::{HostError, HostRoot, ksm};
 use crate::observe::monotonic_ns;
 
 /// A complete pass of ksmd over all mergeable memory.
@@ -80,7 +80,7 @@ impl ProbeTrigger {
             Err(error) => return Availability::Unavailable(error.to_string()),
         };
         // Read after attaching: a pass that ends in between is in the ring, and older than `from_ns`.
-        let tally = read_full_scans(root).map(|full_scans| Tally {
+        let tally = ksm::full_scans(root).map(|full_scans| Tally {
             full_scans,
             from_ns: monotonic_ns(),
             began: None,
@@ -186,7 +186,7 @@ impl FullScansTrigger {
     /// # Errors
     /// This kernel has no KSM.
     pub fn new(root: HostRoot, interval: Duration) -> Result<Self, TriggerError> {
-        let full_scans = read_full_scans(&root)?;
+        let full_scans = ksm::full_scans(&root)?;
         Ok(Self { root, full_scans, interval })
     }
 }
@@ -199,7 +199,7 @@ impl PassTrigger for FullScansTrigger {
     fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let full_scans = read_full_scans(&self.root)?;
+            let full_scans = ksm::full_scans(&self.root)?;
             // The kernel counts from 0 again when KSM is told to unmerge everything: no pass was completed.
             self.full_scans = self.full_scans.min(full_scans);
             if full_scans > self.full_scans {
@@ -215,10 +215,6 @@ impl PassTrigger for FullScansTrigger {
             std::thread::sleep(left.min(self.interval));
         }
     }
-}
-
-fn read_full_scans(root: &HostRoot) -> Result<u64, HostError> {
-    read_number(&root.sys("kernel/mm/ksm/full_scans"))
 }
 
 fn parse(bytes: &[u8]) -> Option<PassEvent> {
