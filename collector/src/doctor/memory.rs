@@ -1,7 +1,7 @@
 //! Settings of the kernel's memory management that move or split what VMs share.
 
 use super::{Finding, Item};
-use crate::host::{HostRoot, chosen, huge_pages, kernel, numa, optional};
+use huddle_host::{HostRoot, chosen, huge_pages, kernel, numa, optional};
 
 const AREA: &str = "memory";
 

@@ -3,7 +3,7 @@
 use huddle_model::ksm::KsmState;
 
 use super::{Finding, Item};
-use crate::host::{HostRoot, ksm, numa};
+use huddle_host::{HostRoot, ksm, numa};
 
 const AREA: &str = "merging";
 

@@ -5,9 +5,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Finding, Item};
-use crate::host::status::{self, Capability};
-use crate::host::{HostRoot, kernel, mounts, optional, read_text};
-use crate::observe::resctrl::{features, mount_point};
+use huddle_host::status::{self, Capability};
+use huddle_host::{HostRoot, kernel, mounts, optional, read_text};
+use huddle_observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
 

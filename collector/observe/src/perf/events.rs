@@ -1,0 +1,186 @@
+//! Which events to count on which processor.
+//!
+//! The kernel's generic `cache-misses` is the last-level cache on Intel; on AMD it is the L2
+//! (arch/x86/events/amd/core.c, Linux 6.18), and AMD's L3 counters count per cache, not per thread. There
+//! the fills of the data cache by where they came from tell what the L3 had not: AMD's Processor
+//! Programming References for families 17h, 19h and 1Ah, event 0x43.
+
+use huddle_model::availability::Availability;
+use perf_event::Builder;
+use perf_event::events::{Cache, Hardware, Raw, Software};
+
+use huddle_host::cpuinfo::Processor;
+
+/// One event, as perf_event_open(2) takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventSpec {
+    /// What is really counted, for the recording.
+    pub name: String,
+    /// How the kernel is asked for it.
+    pub code: EventCode,
+}
+
+/// The kinds of events that huddle counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventCode {
+    /// The kernel's generic name for an event of the processor.
+    Hardware(Hardware),
+    /// The kernel's generic name for an event of one cache.
+    Cache(Cache),
+    /// Counted by the kernel itself, on any host.
+    Software(Software),
+    /// In the processor's own code.
+    Raw(Raw),
+}
+
+impl EventCode {
+    /// A builder that asks for the event and for nothing else yet.
+    pub(super) fn builder(&self) -> Builder<'static> {
+        match self {
+            Self::Hardware(event) => Builder::new(*event),
+            Self::Cache(event) => Builder::new(event.clone()),
+            Self::Software(event) => Builder::new(*event),
+            Self::Raw(event) => Builder::new(*event),
+        }
+    }
+}
+
+impl EventSpec {
+    /// A raw event of the core's counters, in the processor's own code (`config` of `perf_event_attr`).
+    pub fn raw(name: impl Into<String>, config: u64) -> Self {
+        Self { name: name.into(), code: EventCode::Raw(Raw::new(config)) }
+    }
+
+    fn hardware(name: &str, event: Hardware) -> Self {
+        Self { name: name.into(), code: EventCode::Hardware(event) }
+    }
+
+    fn software(name: &str, event: Software) -> Self {
+        Self { name: name.into(), code: EventCode::Software(event) }
+    }
+
+    /// Whether the kernel counts it itself, on any host.
+    pub fn is_software(&self) -> bool {
+        matches!(self.code, EventCode::Software(_))
+    }
+
+    /// The processor's own code of a raw event; `None` where the kernel has a name for the event.
+    pub fn raw_code(&self) -> Option<u64> {
+        match &self.code {
+            EventCode::Raw(raw) => Some(raw.config),
+            _ => None,
+        }
+    }
+
+    /// Page faults of the thread.
+    pub fn page_faults() -> Self {
+        Self::software("page-faults", Software::PAGE_FAULTS)
+    }
+
+    /// Switches away from the thread.
+    pub fn context_switches() -> Self {
+        Self::software("context-switches", Software::CONTEXT_SWITCHES)
+    }
+
+    /// Moves of the thread between CPUs.
+    pub fn cpu_migrations() -> Self {
+        Self::software("cpu-migrations", Software::CPU_MIGRATIONS)
+    }
+}
+
+/// The events that rates are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheEvents {
+    /// Clock cycles of the core.
+    pub cycles: Availability<EventSpec>,
+    /// Instructions retired.
+    pub instructions: Availability<EventSpec>,
+    /// Look-ups of the last-level cache.
+    pub llc_references: Availability<EventSpec>,
+    /// Those it could not serve.
+    pub llc_misses: Availability<EventSpec>,
+}
+
+impl CacheEvents {
+    /// The events to count on a processor (`None`: unknown, the kernel's generic events are taken).
+    pub fn of(processor: Option<&Processor>) -> Self {
+        let (references, misses) = match processor {
+            Some(amd) if matches!(amd.vendor.as_str(), "AuthenticAMD" | "HygonGenuine") => {
+                match fills(amd.family) {
+                    Some((inside, outside)) => (
+                        Availability::Available(fill("amd.demand_fills_beyond_l2", inside | outside)),
+                        Availability::Available(fill("amd.demand_fills_beyond_l3", outside)),
+                    ),
+                    None => {
+                        let reason = format!(
+                            "AMD family {:#x} has no counter of L3 misses per thread that huddle knows; name \
+                             a raw event in the configuration",
+                            amd.family
+                        );
+                        (Availability::Unavailable(reason.clone()), Availability::Unavailable(reason))
+                    }
+                }
+            }
+            _ => (
+                Availability::Available(EventSpec::hardware("cache-references", Hardware::CACHE_REFERENCES)),
+                Availability::Available(EventSpec::hardware("cache-misses", Hardware::CACHE_MISSES)),
+            ),
+        };
+        let hardware = |name, event| Availability::Available(EventSpec::hardware(name, event));
+        Self {
+            cycles: hardware("cycles", Hardware::CPU_CYCLES),
+            instructions: hardware("instructions", Hardware::INSTRUCTIONS),
+            llc_references: references,
+            llc_misses: misses,
+        }
+    }
+}
+
+/// Unit masks of event 0x43 (demand fills of the data cache by source): fills from within the cache
+/// domain beyond the L2, and fills from outside of it.
+fn fills(family: u32) -> Option<(u64, u64)> {
+    match family {
+        // Zen 1 and 2: local L3; then local memory, remote cache, remote memory. A fill from another L3
+        // of the same die counts as local there, so misses are a lower bound.
+        0x17 | 0x18 => Some((0x02, 0x08 | 0x10 | 0x40)),
+        // Zen 3 and 4: also caches of other domains on the same node.
+        0x19 => Some((0x02, 0x04 | 0x08 | 0x10 | 0x40)),
+        // Zen 5: also other kinds of memory.
+        0x1a => Some((0x02, 0x04 | 0x08 | 0x10 | 0x40 | 0x80)),
+        _ => None,
+    }
+}
+
+fn fill(name: &str, mask: u64) -> EventSpec {
+    EventSpec::raw(format!("{name}(0x43:{mask:#04x})"), mask << 8 | 0x43)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amd(family: u32) -> CacheEvents {
+        CacheEvents::of(Some(&Processor { vendor: "AuthenticAMD".into(), family, model: 1 }))
+    }
+
+    #[test]
+    fn amd_never_counts_the_generic_event_as_l3() {
+        for family in [0x17, 0x19, 0x1a] {
+            let misses = amd(family).llc_misses;
+            assert_eq!(misses.value().unwrap().raw_code().unwrap() & 0xff, 0x43);
+        }
+        assert_eq!(amd(0x19).llc_misses.value().unwrap().raw_code(), Some(0x5c43));
+        assert_eq!(amd(0x19).llc_references.value().unwrap().raw_code(), Some(0x5e43));
+        assert!(amd(0x15).llc_misses.reason().unwrap().contains("0x15"));
+    }
+
+    #[test]
+    fn other_processors_count_the_generic_events() {
+        let intel = Processor { vendor: "GenuineIntel".into(), family: 6, model: 143 };
+        for processor in [Some(&intel), None] {
+            let events = CacheEvents::of(processor);
+            assert_eq!(events.llc_misses.value().unwrap().name, "cache-misses");
+            assert_eq!(events.llc_references.value().unwrap().name, "cache-references");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Facts about the host that a reader of a recording must know, confounders among them.
+
+use std::collections::BTreeMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::schema::Environment;
+
+use huddle_host::cpuinfo::CpuInfo;
+use huddle_host::{HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, memory, topology};
+
+/// Reads all of it; what cannot be read says why, so nothing here fails.
+pub fn read_environment(root: &HostRoot) -> Environment {
+    let cpuinfo = cpuinfo::read(root);
+    Environment {
+        kernel_release: kernel::release(root).into(),
+        kernel_version: kernel::version(root).into(),
+        kernel_parameters: confounding_parameters(root).into(),
+        cpu_model: of_cpuinfo(root, &cpuinfo, "model name", |info| info.model_name().map(str::to_owned)),
+        is_guest: of_cpuinfo(root, &cpuinfo, "flags", CpuInfo::is_guest),
+        cpus_online: topology::online_cpus(root).map(|cpus| cpus.to_string()).into(),
+        memory_bytes: memory::total_bytes(root).into(),
+        ksm: ksm::files(root).map(ksm_values).into(),
+        transparent_hugepage: huge_pages::enabled(root).into(),
+        khugepaged_defrag: huge_pages::khugepaged_defrag(root).into(),
+        governors: governors(root),
+        frequency_boost: cpufreq::boost(root).into(),
+        numa_balancing: kernel::numa_balancing(root).into(),
+        smt_active: topology::smt_active(root).into(),
+        nmi_watchdog: kernel::nmi_watchdog(root).into(),
+    }
+}
+
+/// Names of kernel parameters that confound measurements
+/// (Documentation/admin-guide/kernel-parameters.txt, Linux 6.18). Not the whole command line: it may
+/// hold what nobody wants in a file that is passed on.
+const CONFOUNDING_PARAMETERS: [&str; 22] = [
+    "amd_pstate",
+    "cpuidle.governor",
+    "default_hugepagesz",
+    "hugepages",
+    "hugepagesz",
+    "idle",
+    "intel_idle.max_cstate",
+    "intel_pstate",
+    "isolcpus",
+    "kvm.halt_poll_ns",
+    "maxcpus",
+    "mem",
+    "mitigations",
+    "nmi_watchdog",
+    "nohz_full",
+    "nosmt",
+    "nr_cpus",
+    "numa",
+    "numa_balancing",
+    "preempt",
+    "processor.max_cstate",
+    "transparent_hugepage",
+];
+
+fn confounding_parameters(root: &HostRoot) -> Result<Vec<String>, HostError> {
+    let mut parameters = kernel::parameters(root)?;
+    parameters.retain(|parameter| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        CONFOUNDING_PARAMETERS.contains(&name)
+    });
+    Ok(parameters)
+}
+
+fn of_cpuinfo<T>(
+    root: &HostRoot,
+    cpuinfo: &Result<CpuInfo, HostError>,
+    name: &str,
+    value: impl FnOnce(&CpuInfo) -> Option<T>,
+) -> Availability<T> {
+    match cpuinfo {
+        Ok(info) => value(info).map_or_else(
+            || {
+                let path = root.proc("cpuinfo");
+                Availability::Unavailable(format!("{} has no {name:?}", path.display()))
+            },
+            Availability::Available,
+        ),
+        Err(error) => Availability::Unavailable(error.to_string()),
+    }
+}
+
+fn ksm_values(files: BTreeMap<String, Result<String, HostError>>) -> BTreeMap<String, Availability<String>> {
+    files.into_iter().map(|(name, line)| (name, line.into())).collect()
+}
+
+/// How many CPUs have each governor.
+fn governors(root: &HostRoot) -> Availability<BTreeMap<String, u32>> {
+    let of_cpus = match cpufreq::governors(root) {
+        Ok(of_cpus) => of_cpus,
+        Err(error) => return Availability::Unavailable(error.to_string()),
+    };
+    let mut governors = BTreeMap::new();
+    for governor in of_cpus.into_values() {
+        *governors.entry(governor).or_insert(0) += 1;
+    }
+    if governors.is_empty() {
+        Availability::Unavailable(format!(
+            "{} has no CPU with a governor: the hypervisor or the firmware sets the frequency",
+            root.sys("devices/system/cpu").display()
+        ))
+    } else {
+        Availability::Available(governors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, HostRoot) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let root = HostRoot::at(dir.path());
+        (dir, root)
+    }
+
+    /// The fields that every kernel has.
+    const MEMINFO: &str = "\
+MemTotal:       24684092 kB
+MemFree:               1 kB
+Buffers:               0 kB
+Cached:                0 kB
+SwapCached:            0 kB
+Active:                0 kB
+Inactive:              0 kB
+SwapTotal:             0 kB
+SwapFree:              0 kB
+Dirty:                 0 kB
+Writeback:             0 kB
+Mapped:                0 kB
+Slab:                  0 kB
+Committed_AS:          0 kB
+VmallocTotal:          0 kB
+VmallocUsed:           0 kB
+VmallocChunk:          0 kB
+";
+
+    fn some<T>(value: T) -> Availability<T> {
+        Availability::Available(value)
+    }
+
+    #[test]
+    fn a_whole_host_is_read() {
+        let (_dir, root) = tree(&[
+            ("proc/sys/kernel/osrelease", "6.18.44\n"),
+            ("proc/version", "Linux version 6.18.44 (gcc)\n"),
+            ("proc/cmdline", "root=UUID=1 isolcpus=3 secret=x nosmt -- mem=4\n"),
+            (
+                "proc/cpuinfo",
+                "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu hypervisor lm\n\nprocessor\t: 1\nmodel name\t: other\n",
+            ),
+            ("proc/meminfo", MEMINFO),
+            ("proc/sys/kernel/numa_balancing", "1\n"),
+            ("proc/sys/kernel/nmi_watchdog", "0\n"),
+            ("sys/devices/system/cpu/online", "0-7\n"),
+            ("sys/devices/system/cpu/smt/active", "1\n"),
+            ("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpu2/cpufreq/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpu3/cpufreq/scaling_governor", "schedutil\n"),
+            ("sys/devices/system/cpu/cpufreq/boost", "1\n"),
+            ("sys/kernel/mm/ksm/run", "1\n"),
+            ("sys/kernel/mm/ksm/advisor_mode", "[none] scan-time\n"),
+            ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+            ("sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "1\n"),
+        ]);
+        let ksm = BTreeMap::from([
+            ("run".to_owned(), some("1".to_owned())),
+            ("advisor_mode".to_owned(), some("[none] scan-time".to_owned())),
+        ]);
+        let governors = BTreeMap::from([("performance".to_owned(), 3), ("schedutil".to_owned(), 1)]);
+        assert_eq!(
+            read_environment(&root),
+            Environment {
+                kernel_release: some("6.18.44".into()),
+                kernel_version: some("Linux version 6.18.44 (gcc)".into()),
+                kernel_parameters: some(vec!["isolcpus=3".into(), "nosmt".into()]),
+                cpu_model: some("Xeon: big".into()),
+                is_guest: some(true),
+                cpus_online: some("0-7".into()),
+                memory_bytes: some(24_684_092 * 1024),
+                ksm: some(ksm),
+                transparent_hugepage: some("always [madvise] never".into()),
+                khugepaged_defrag: some("1".into()),
+                governors: some(governors),
+                frequency_boost: some(true),
+                numa_balancing: some(1),
+                smt_active: some(true),
+                nmi_watchdog: some(0),
+            }
+        );
+    }
+
+    #[test]
+    fn an_empty_host_gives_reasons_and_never_values() {
+        let (_dir, root) = tree(&[
+            ("proc/cpuinfo", "processor : 0\n"),
+            ("proc/meminfo", "MemTotal: lots\n"),
+            ("proc/sys/kernel/nmi_watchdog", "\n"),
+            ("sys/devices/system/cpu/cpufreq/keep", ""),
+        ]);
+        let environment = serde_json::to_value(read_environment(&root)).unwrap();
+        for (name, value) in environment.as_object().unwrap() {
+            let reason = value["unavailable"].as_str().unwrap_or_else(|| panic!("{name}: {value}"));
+            assert!(reason.contains(root.proc("").to_str().unwrap().trim_end_matches("proc/")), "{reason}");
+        }
+        assert!(environment["nmi_watchdog"]["unavailable"].as_str().unwrap().contains("not a number"));
+        assert!(environment["cpu_model"]["unavailable"].as_str().unwrap().contains("model name"));
+    }
+
+    #[test]
+    fn a_host_without_governors_says_who_sets_the_frequency() {
+        let (_dir, root) = tree(&[("sys/devices/system/cpu/online", "0-1\n")]);
+        let reason = governors(&root);
+        assert!(reason.reason().is_some_and(|reason| reason.contains("the hypervisor")), "{reason:?}");
+    }
+
+    #[test]
+    fn this_host_is_read() {
+        let environment = read_environment(&HostRoot::real());
+        assert!(environment.kernel_release.value().is_some_and(|release| release.contains('.')));
+        assert!(environment.memory_bytes.value().is_some_and(|bytes| *bytes > 1 << 26));
+    }
+}
