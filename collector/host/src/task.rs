@@ -77,7 +77,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 fn parse(text: &str) -> Option<TaskStat> {
     let text = text.trim();
     // The name is in parentheses and may hold spaces and parentheses itself: the last `)` ends it.
-    // procfs-core cuts the line there without a look, and a line without them would end the program.
+    // The shape of the line is checked here: procfs-core takes it for granted, and a damaged line must be an error.
     let (id, rest) = text.split_once(" (")?;
     let (_, fields) = rest.rsplit_once(')')?;
     if !fields.starts_with(' ') || id.bytes().any(|byte| !byte.is_ascii_digit()) {
