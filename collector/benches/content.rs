@@ -100,7 +100,7 @@ fn measure(percent: usize, pages: usize, count: usize, rounds: usize) {
 fn plain(vms: &[Vm], buffer: &mut [u64]) -> usize {
     let (mut pages, mut sum) = (0, 0u64);
     for vm in vms {
-        let mem = File::open(format!("/proc/{}/mem", vm.process.id)).unwrap();
+        let mem = File::open(format!("/proc/{}/mem", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory {
             let mut at = region.start;
             while at < region.end {

@@ -71,7 +71,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     let mut tenants: Vec<Tenant> = (0..count).map(|at| Tenant::start(at / 2, pages, shared)).collect();
     tenants.iter_mut().for_each(|tenant| tenant.expect("ready"));
     let vms: Vec<Vm> = tenants.iter().map(|tenant| tenant.vm.clone()).collect();
-    let pids: Vec<i32> = vms.iter().map(|vm| vm.process.id).collect();
+    let pids: Vec<i32> = vms.iter().map(|vm| vm.process().unwrap().id).collect();
     ksm.merge(&pids);
 
     let scan = MergedScan::new(HostRoot::real()).with_threads(NonZeroUsize::MIN);
@@ -182,7 +182,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
 /// does nothing with them: the least that could cost.
 fn read_tables(vms: &[Vm], regions: usize, buffer: &mut [u8]) {
     for vm in vms {
-        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process.id)).unwrap();
+        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory[..regions] {
             let (mut at, end) = (region.start / PAGE as u64 * 8, region.end / PAGE as u64 * 8);
             while at < end {

@@ -108,7 +108,7 @@ fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
     let shared = pages * arrangement.shared_percent / 100;
     let tenants = Tenants::start(arrangement, pages, shared);
     if let Some(ksm) = &ksm {
-        ksm.merge(&tenants.vms.iter().map(|vm| vm.process.id).collect::<Vec<_>>());
+        ksm.merge(&tenants.vms.iter().map(|vm| vm.process().unwrap().id).collect::<Vec<_>>());
     }
     let mut buffer = vec![1; 1 << 20];
     let one = NonZeroUsize::MIN;
@@ -172,7 +172,7 @@ fn timed(work: impl FnOnce()) -> (f64, f64) {
 
 fn raw_read(vms: &[Vm], buffer: &mut [u8]) {
     for vm in vms {
-        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process.id)).unwrap();
+        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory {
             let (mut at, end) = (region.start / PAGE as u64 * 8, region.end / PAGE as u64 * 8);
             while at < end {
@@ -231,7 +231,7 @@ impl Drop for Tenants {
         }
         // Those it forked end by its end, a moment later.
         for vm in &self.vms {
-            while task::is_alive(&HostRoot::real(), vm.process).unwrap_or(false) {
+            while task::is_alive(&HostRoot::real(), vm.process().unwrap()).unwrap_or(false) {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }

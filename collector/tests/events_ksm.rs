@@ -259,7 +259,7 @@ impl Host {
 }
 
 fn pids(vms: &[Vm]) -> Vec<i32> {
-    vms.iter().map(|vm| vm.process.id).collect()
+    vms.iter().map(|vm| vm.process().unwrap().id).collect()
 }
 
 fn fresh(vms: &[Vm]) -> Measurement {

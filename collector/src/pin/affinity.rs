@@ -3,7 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::{TaskId, VcpuId, XenDomainId};
 use nix::errno::Errno;
 use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -25,25 +25,47 @@ pub enum Scheduler {
     Xen(AffinityKind),
 }
 
-impl Scheduler {
-    /// Whether it is the host's kernel.
-    pub(super) fn is_host(&self) -> bool {
-        *self == Self::Host
-    }
-}
-
 /// A vCPU whose affinity is read or set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct VcpuRef {
-    pub(super) scheduler: Scheduler,
-    /// The process, or the domain.
-    pub(super) process: TaskId,
-    /// The thread, or the vCPU of the domain (see [`TaskId`]).
-    pub(super) thread: TaskId,
+pub enum VcpuRef {
+    /// A thread, which the host's kernel schedules.
+    Thread {
+        /// Its process.
+        process: TaskId,
+        /// Itself.
+        thread: TaskId,
+    },
+    /// A vCPU of a domain, which Xen schedules.
+    Xen {
+        /// The domain.
+        domain: XenDomainId,
+        /// Its number within it.
+        vcpu: u32,
+        /// Which of its two affinities is meant.
+        affinity: AffinityKind,
+    },
+}
+
+impl VcpuRef {
+    /// A vCPU as its scheduler knows it; `None` where `scheduler` does not schedule such vCPUs, or the process
+    /// of a thread is not known.
+    pub(super) fn of(scheduler: Scheduler, id: VcpuId, process: Option<TaskId>) -> Option<Self> {
+        match (scheduler, id) {
+            (Scheduler::Host, VcpuId::Thread(thread)) => Some(Self::Thread { process: process?, thread }),
+            (Scheduler::Xen(affinity), VcpuId::Xen { domain, vcpu }) => {
+                Some(Self::Xen { domain, vcpu, affinity })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What the schedulers of a host are asked, so that tests can stand in for them.
 pub(super) trait Affinities: Send {
+    /// The domains of Xen there are now; none where there is no Xen.
+    fn domains(&self) -> Result<Vec<XenDomainId>, PinError> {
+        Ok(Vec::new())
+    }
     /// Looks at both identities; an affinity is only ever set where this is [`Presence::Here`].
     fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError>;
     /// CPUs the vCPU may run on; of a thread, those of them that are online.
@@ -81,8 +103,8 @@ impl Schedulers {
     }
 
     /// The domain that is meant; listed anew where it is not known.
-    fn domain(&self, vcpu: VcpuRef) -> Result<Option<DomainRef>, XenError> {
-        let known = |domains: &[DomainRef]| domains.iter().find(|of| of.task() == vcpu.process).copied();
+    fn domain(&self, wanted: XenDomainId) -> Result<Option<DomainRef>, XenError> {
+        let known = |domains: &[DomainRef]| domains.iter().find(|of| of.xen_id().matches(&wanted)).copied();
         if let Some(domain) = known(&self.domains.borrow()) {
             return Ok(Some(domain));
         }
@@ -92,11 +114,10 @@ impl Schedulers {
         Ok(domain)
     }
 
-    /// What to ask Xen of a vCPU: its domain and its number in it.
-    fn on_domain(&self, vcpu: VcpuRef) -> Result<(&dyn Toolstack, DomainRef, u32), XenError> {
-        let gone = || XenError::Gone(u16::try_from(vcpu.process.id).unwrap_or(u16::MAX));
-        let domain = self.domain(vcpu)?.ok_or_else(gone)?;
-        Ok((self.xen()?, domain, u32::try_from(vcpu.thread.id).map_err(|_| gone())?))
+    /// Whom to ask of a domain's vCPUs, and by which name of the domain.
+    fn on_domain(&self, wanted: XenDomainId) -> Result<(&dyn Toolstack, DomainRef), XenError> {
+        let domain = self.domain(wanted)?.ok_or_else(|| XenError::gone(wanted))?;
+        Ok((self.xen()?, domain))
     }
 }
 
@@ -112,16 +133,21 @@ fn errno(error: XenError) -> Errno {
 }
 
 impl Affinities for Schedulers {
-    fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
-        let VcpuRef { scheduler, process, thread } = vcpu;
-        let Scheduler::Xen(kind) = scheduler else {
-            return Ok(presence(&self.root, process, thread)?);
+    fn domains(&self) -> Result<Vec<XenDomainId>, PinError> {
+        Ok(self.xen()?.domains()?.into_iter().map(|found| found.domain.xen_id()).collect())
+    }
+
+    fn presence(&self, of: VcpuRef) -> Result<Presence, PinError> {
+        let (domain, vcpu, affinity) = match of {
+            VcpuRef::Thread { process, thread } => return Ok(presence(&self.root, process, thread)?),
+            VcpuRef::Xen { domain, vcpu, affinity } => (domain, vcpu, affinity),
         };
-        let asked = self.on_domain(vcpu).and_then(|(xen, domain, index)| xen.affinity(domain, index, kind));
+        let asked = self.on_domain(domain).and_then(|(xen, found)| xen.affinity(found, vcpu, affinity));
         match asked {
             Ok(_) => Ok(Presence::Here),
             Err(XenError::Gone(_)) => {
-                let taken = |of: &DomainRef| i32::from(of.id) == process.id && of.task() != process;
+                let taken =
+                    |of: &DomainRef| of.xen_id().domid == domain.domid && !of.xen_id().matches(&domain);
                 let is_taken = self.domains.borrow().iter().any(taken);
                 Ok(if is_taken { Presence::Reused } else { Presence::Gone })
             }
@@ -129,22 +155,22 @@ impl Affinities for Schedulers {
         }
     }
 
-    fn get(&self, vcpu: VcpuRef) -> Result<CpuSet, Errno> {
-        match vcpu.scheduler {
-            Scheduler::Host => of_thread(vcpu.thread.id),
-            Scheduler::Xen(kind) => {
-                let (xen, domain, index) = self.on_domain(vcpu).map_err(errno)?;
-                xen.affinity(domain, index, kind).map_err(errno)
+    fn get(&self, of: VcpuRef) -> Result<CpuSet, Errno> {
+        match of {
+            VcpuRef::Thread { thread, .. } => of_thread(thread.id),
+            VcpuRef::Xen { domain, vcpu, affinity } => {
+                let (xen, domain) = self.on_domain(domain).map_err(errno)?;
+                xen.affinity(domain, vcpu, affinity).map_err(errno)
             }
         }
     }
 
-    fn set(&self, vcpu: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
-        match vcpu.scheduler {
-            Scheduler::Host => set_of_thread(vcpu.thread.id, cpus),
-            Scheduler::Xen(kind) => {
-                let (xen, domain, index) = self.on_domain(vcpu).map_err(errno)?;
-                xen.set_affinity(domain, index, kind, cpus).map_err(errno)
+    fn set(&self, of: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
+        match of {
+            VcpuRef::Thread { thread, .. } => set_of_thread(thread.id, cpus),
+            VcpuRef::Xen { domain, vcpu, affinity } => {
+                let (xen, domain) = self.on_domain(domain).map_err(errno)?;
+                xen.set_affinity(domain, vcpu, affinity, cpus).map_err(errno)
             }
         }
     }
@@ -208,9 +234,9 @@ pub(super) fn presence(root: &HostRoot, process: TaskId, thread: TaskId) -> Resu
 
 /// How messages name a vCPU.
 pub(super) fn describe(vm: &str, vcpu: u32, of: VcpuRef) -> String {
-    match of.scheduler {
-        Scheduler::Host => format!("vCPU {vcpu} of VM {vm} (thread {})", of.thread),
-        Scheduler::Xen(_) => format!("vCPU {vcpu} of VM {vm} (domain {})", of.process),
+    match of {
+        VcpuRef::Thread { thread, .. } => format!("vCPU {vcpu} of VM {vm} (thread {thread})"),
+        VcpuRef::Xen { domain, .. } => format!("vCPU {vcpu} of VM {vm} (Xen domain {domain})"),
     }
 }
 
@@ -283,8 +309,7 @@ mod tests {
     }
 
     fn vcpu(of: DomainRef, index: u32) -> VcpuRef {
-        let scheduler = Scheduler::Xen(AffinityKind::Hard);
-        VcpuRef { scheduler, process: of.task(), thread: of.vcpu_task(index) }
+        VcpuRef::Xen { domain: of.xen_id(), vcpu: index, affinity: AffinityKind::Hard }
     }
 
     #[test]

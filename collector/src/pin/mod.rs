@@ -28,7 +28,7 @@ pub mod pinner;
 pub mod state;
 pub mod undo;
 
-pub use affinity::Scheduler;
+pub use affinity::{Scheduler, VcpuRef};
 pub use journal::{Change, Journal, JournalError, Key, Subject};
 pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
 pub use state::{StateDir, StateError, StateLock};

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::XenDomainId;
 
 use super::affinity::{Affinities, Presence, Schedulers, VcpuRef, describe};
 use super::journal::{Change, Journal, JournalError, Key, Subject};
@@ -123,10 +123,10 @@ pub(super) fn undo_key(root: &HostRoot, affinities: &dyn Affinities, journal: &J
 }
 
 fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
-    let Some(Change::Affinity { vm, vcpu, scheduler, process, thread, before, .. }) = changes.first() else {
+    let Some(Change::Affinity { vm, vcpu, of, before, .. }) = changes.first() else {
         return Undone::Settled("nothing to undo".into());
     };
-    let of = VcpuRef { scheduler: *scheduler, process: *process, thread: *thread };
+    let of = *of;
     let who = describe(vm, *vcpu, of);
     let gone = |presence: Presence| Undone::Settled(format!("{who} {}: nothing to undo", presence.reason()));
     let failed = |what: &str, errno: Errno| {
@@ -211,10 +211,10 @@ fn is_ours(
     Ok(false)
 }
 
-fn undo_sharing(root: &HostRoot, vm: &str, domain: TaskId) -> Undone {
+fn undo_sharing(root: &HostRoot, vm: &str, domain: XenDomainId) -> Undone {
     let undo = || {
         let toolstack = xen::open(root)?;
-        let found = toolstack.domains()?.into_iter().find(|found| found.domain.task() == domain);
+        let found = toolstack.domains()?.into_iter().find(|found| found.domain.xen_id().matches(&domain));
         let Some(found) = found else { return Ok(merging::Undone::Gone) };
         let (mut sharing, mut memory) = (xen::open_sharing(root)?, xen::open_memory(root)?);
         let mut list = || toolstack.domains();
@@ -223,12 +223,14 @@ fn undo_sharing(root: &HostRoot, vm: &str, domain: TaskId) -> Undone {
     match undo() {
         Ok(merging::Undone::Off) => Undone::Restored(None),
         Ok(merging::Undone::Gone) => {
-            Undone::Settled(format!("{vm} (domain {domain}) is gone: nothing to undo"))
+            Undone::Settled(format!("{vm} (Xen domain {domain}) is gone: nothing to undo"))
         }
         Ok(merging::Undone::StillShared { pages, why }) => {
-            Undone::Failed(format!("{pages} pages of {vm} (domain {domain}) are still shared: {why}"))
+            Undone::Failed(format!("{pages} pages of {vm} (Xen domain {domain}) are still shared: {why}"))
         }
-        Err(error) => Undone::Failed(format!("pages of {vm} (domain {domain}) may still be shared: {error}")),
+        Err(error) => {
+            Undone::Failed(format!("pages of {vm} (Xen domain {domain}) may still be shared: {error}"))
+        }
     }
 }
 

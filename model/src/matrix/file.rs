@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
 
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
@@ -86,6 +87,8 @@ pub enum MatrixFileError {
 struct FileVm {
     name: String,
     pid: Option<i32>,
+    start_ticks: Option<u64>,
+    uuid: Option<Uuid>,
     domid: Option<u32>,
     vcpus: Option<u32>,
     pages_resident: Option<u64>,
@@ -147,13 +150,44 @@ impl FileVm {
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };
-        Ok(MatrixVm {
-            name: self.name,
-            pid: self.pid,
-            domid: self.domid,
-            vcpus: self.vcpus.unwrap_or(1),
-            memory,
-        })
+        // Earlier files have a number only, which may be another's by now.
+        let id = match (self.pid, self.start_ticks, self.domid, self.uuid) {
+            (Some(id), Some(start_ticks), None, _) => Some(VmId::Process(TaskId { id, start_ticks })),
+            (None, _, Some(domid), Some(uuid)) => Some(VmId::XenDomain(XenDomainId { domid, uuid })),
+            _ => None,
+        };
+        Ok(MatrixVm { name: self.name, id, uuid: self.uuid, vcpus: self.vcpus.unwrap_or(1), memory })
+    }
+}
+
+/// A VM as the JSON has it: what does not apply to its kind is null.
+#[derive(Serialize)]
+struct OutVm<'a> {
+    name: &'a str,
+    vm_kind: Option<VmKind>,
+    pid: Option<i32>,
+    start_ticks: Option<u64>,
+    uuid: Option<Uuid>,
+    domid: Option<u32>,
+    vcpus: u32,
+    #[serde(flatten)]
+    memory: Option<MemoryUse>,
+}
+
+impl<'a> From<&'a MatrixVm> for OutVm<'a> {
+    fn from(vm: &'a MatrixVm) -> Self {
+        let process = vm.id.and_then(|id| id.process());
+        let domain = vm.id.and_then(|id| id.xen_domain());
+        Self {
+            name: &vm.name,
+            vm_kind: vm.id.map(|id| id.kind()),
+            pid: process.map(|process| process.id),
+            start_ticks: process.map(|process| process.start_ticks),
+            uuid: vm.uuid.or(domain.map(|domain| domain.uuid)),
+            domid: domain.map(|domain| domain.domid),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+        }
     }
 }
 
@@ -164,7 +198,7 @@ impl Serialize for SharingMatrix {
         struct Out<'a> {
             schema: &'static str,
             method: Method,
-            vms: &'a [MatrixVm],
+            vms: Vec<OutVm<'a>>,
             shared_frames: &'a Option<Vec<Vec<u64>>>,
             rate: &'a [Vec<f64>],
             duration_ms: Option<f64>,
@@ -175,7 +209,7 @@ impl Serialize for SharingMatrix {
         Out {
             schema: SCHEMA,
             method: self.method,
-            vms: &self.vms,
+            vms: self.vms.iter().map(OutVm::from).collect(),
             shared_frames: &self.shared_frames,
             rate: &self.rate,
             duration_ms: self.duration_ms,
@@ -305,11 +339,7 @@ impl SharingMatrix {
             csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
         let syntax = |error: csv::Error| MatrixFileError::Syntax(error.to_string());
         let header = reader.headers().map_err(syntax)?.clone();
-        let vms: Vec<MatrixVm> = header
-            .iter()
-            .skip(1)
-            .map(|name| MatrixVm { name: name.to_owned(), pid: None, domid: None, vcpus: 1, memory: None })
-            .collect();
+        let vms: Vec<MatrixVm> = header.iter().skip(1).map(MatrixVm::named).collect();
         check_vms(&vms)?;
         let mut rate: Vec<Vec<f64>> = Vec::new();
         for record in reader.records() {
@@ -480,6 +510,26 @@ mod tests {
         }
     }
 
+    fn uuid(seed: u64) -> Uuid {
+        Uuid::from_u64_pair(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), !seed)
+    }
+
+    #[test]
+    fn files_of_earlier_versions_are_read_without_ids_that_they_do_not_have() {
+        let text = r#"{"schema":"huddle/matrix/1","method":"merged","vms":[
+            {"name":"a","pid":4711,"vcpus":2},{"name":"b","domid":3,"pid":null},{"name":"c"}],
+            "rate":[[0,0.5,0],[0.25,0,0],[0,0,0]]}"#;
+        let matrix = SharingMatrix::from_file_text(text).unwrap();
+        assert!(matrix.vms().iter().all(|vm| vm.id.is_none() && vm.uuid.is_none()));
+        assert_eq!((matrix.vms()[0].vcpus, matrix.rate(0, 1)), (2, 0.5));
+        let written = serde_json::to_value(&matrix).unwrap();
+        for field in ["vm_kind", "pid", "start_ticks", "uuid", "domid"] {
+            assert!(written["vms"][0].get(field).is_some_and(serde_json::Value::is_null), "{field}");
+        }
+        let wrong = text.replace("\"domid\":3", "\"uuid\":\"no uuid\"");
+        assert!(SharingMatrix::from_file_text(&wrong).unwrap_err().to_string().contains("UUID"));
+    }
+
     fn measured() -> impl Strategy<Value = SharingMatrix> {
         (1usize..7).prop_flat_map(|n| {
             let frames = proptest::collection::vec(proptest::collection::vec(0u64..1000, n), n);
@@ -487,9 +537,14 @@ mod tests {
             (frames, used).prop_map(|(frames, used)| {
                 let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
                     name: format!("vm{i}"),
-                    // Of a process or of a domain.
-                    pid: (i % 2 == 0).then_some(i as i32 + 1),
-                    domid: (i % 2 == 1).then_some(i as u32),
+                    // Of a process, with or without a UUID, or of a domain.
+                    id: Some(match i % 3 {
+                        0 | 1 => {
+                            VmId::Process(TaskId { id: i as i32 + 1, start_ticks: u64::MAX - *frames_used })
+                        }
+                        _ => VmId::XenDomain(XenDomainId { domid: i as u32, uuid: uuid(*frames_used) }),
+                    }),
+                    uuid: (i % 3 > 0).then(|| uuid(*frames_used)),
                     vcpus: 1,
                     memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
                 });

@@ -1,7 +1,7 @@
 //! The first half of a content scan for those who merge: pages of Xen's domains that are equal by their hash
 //! to pages of another domain. Whether they are equal is left to who merges them.
 
-use huddle_model::vm::TaskId;
+use huddle_model::id::XenDomainId;
 
 use super::super::SharingError;
 use super::domains::DomainMemory;
@@ -63,11 +63,11 @@ pub(crate) struct Searched {
 pub(crate) fn search(
     memory: &mut dyn ForeignMemory,
     list: &mut ListDomains<'_>,
-    domains: &[(TaskId, &str)],
+    domains: &[(XenDomainId, &str)],
     settings: &ContentSettings,
     take: &mut TakeAlike<'_>,
 ) -> Result<Searched, SharingError> {
-    let wanted: Vec<_> = domains.iter().map(|(task, _)| Some(*task)).collect();
+    let wanted: Vec<_> = domains.iter().map(|(domain, _)| Some(*domain)).collect();
     let mut memory = DomainMemory::open(memory, list, &wanted)?;
     let (spaces, pages) = Spaces::new(&memory.spaces());
     check_pages(pages, || domains.first().map_or_else(String::new, |(_, name)| (*name).to_owned()))?;

@@ -12,7 +12,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::id::XenDomainId;
+use huddle_model::vm::Vm;
 
 use super::super::processes::ENDED;
 use super::super::{Measurement, SharingError};
@@ -24,7 +25,7 @@ use crate::xen::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, 
 const SLOTS_AT_ONCE: u64 = 16 * BATCH_PAGES as u64;
 
 impl ContentScan {
-    /// As [`Self::measure`], of domains: each VM's [`process`](Vm::process) says which. All memory of a domain
+    /// As [`Self::measure`], of domains: each VM's [`id`](Vm::id) says which. All memory of a domain
     /// is measured, whatever [`Vm::memory`] says.
     ///
     /// A domain that ends meanwhile is in [`Measurement::vanished`], and one whose pages cannot be listed or
@@ -66,11 +67,11 @@ impl ContentScan {
 }
 
 /// Which domain each VM is; `None` for what is none.
-fn wanted(vms: &[Vm]) -> Result<Vec<Option<TaskId>>, SharingError> {
+fn wanted(vms: &[Vm]) -> Result<Vec<Option<XenDomainId>>, SharingError> {
     let mut first = BTreeMap::new();
-    for vm in vms.iter().filter(|vm| vm.vmm.is_xen()) {
-        if let Some(other) = first.insert(vm.process, vm) {
-            let domain = u16::try_from(vm.process.id).unwrap_or(u16::MAX);
+    for (vm, id) in vms.iter().filter_map(|vm| Some((vm, vm.id.xen_domain()?))) {
+        if let Some(other) = first.insert(id, vm) {
+            let domain = u16::try_from(id.domid).unwrap_or(u16::MAX);
             return Err(SharingError::SameDomain {
                 first: other.name.clone(),
                 second: vm.name.clone(),
@@ -78,7 +79,7 @@ fn wanted(vms: &[Vm]) -> Result<Vec<Option<TaskId>>, SharingError> {
             });
         }
     }
-    Ok(vms.iter().map(|vm| vm.vmm.is_xen().then_some(vm.process)).collect())
+    Ok(vms.iter().map(|vm| vm.id.xen_domain()).collect())
 }
 
 /// The memory of domains.
@@ -115,18 +116,18 @@ impl<'a> DomainMemory<'a> {
     pub(super) fn open(
         memory: &'a mut dyn ForeignMemory,
         domains: &'a mut ListDomains<'_>,
-        wanted: &[Option<TaskId>],
+        wanted: &[Option<XenDomainId>],
     ) -> Result<Self, SharingError> {
         let listed = domains()?;
         let mut opened =
             DomainMemory { memory, domains, spaces: Vec::new(), left_out: Vec::new(), batch: Vec::new() };
         let mut refused = None;
-        for (vm, task) in wanted.iter().enumerate() {
-            let Some(task) = task else {
+        for (vm, id) in wanted.iter().enumerate() {
+            let Some(id) = id else {
                 opened.left_out.push((vm, "it is no domain of Xen".to_owned()));
                 continue;
             };
-            let domain = listed.iter().find(|domain| domain.domain.task() == *task && !domain.is_ending);
+            let domain = listed.iter().find(|domain| domain.domain.xen_id() == *id && !domain.is_ending);
             let Some(domain) = domain else {
                 opened.left_out.push((vm, ENDED.to_owned()));
                 continue;
