@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use huddle_collector::observe::perf::EventChoice;
-use huddle_collector::sharing::content::Share;
-use huddle_collector::xen::toolstack::AffinityKind;
+use huddle_model::matrix::Method;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
+use huddle_observe::perf::EventChoice;
+use huddle_sharing::content::Share;
+use huddle_xen::toolstack::AffinityKind;
 
 /// Finds the VMs of this host, measures which share memory, and runs those that share most on the
 /// same cache.
@@ -138,6 +139,15 @@ pub(crate) enum MethodArg {
     Merged,
     /// Equal contents of pages, wherever they are: what could be shared
     Content,
+}
+
+impl From<MethodArg> for Method {
+    fn from(method: MethodArg) -> Self {
+        match method {
+            MethodArg::Merged => Self::Merged,
+            MethodArg::Content => Self::Content,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

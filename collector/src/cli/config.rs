@@ -5,14 +5,16 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use huddle_collector::observe::perf::{EventChoice, EventError};
-use huddle_collector::sharing::content::Share;
-use huddle_collector::xen::toolstack::AffinityKind;
+use huddle_engine::backend::SharingChoice;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
+use huddle_model::matrix::Method;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
+use huddle_observe::perf::{EventChoice, EventError};
+use huddle_sharing::content::{ContentSettings, Share};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
+use huddle_xen::toolstack::AffinityKind;
 use serde::Deserialize;
 
 use super::failure::Failure;
@@ -137,19 +139,40 @@ impl XenSettings {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SharingSettings {
     /// `None`: as the host can.
-    pub(crate) method: Option<LoopMethod>,
-    pub(crate) rescan_rounds: Option<u32>,
-    pub(crate) sample: Option<Share>,
-    pub(crate) cpu_share: Option<Share>,
-    pub(crate) memory_mib: Option<NonZeroU32>,
+    method: Option<LoopMethod>,
+    rescan_rounds: Option<u32>,
+    sample: Option<Share>,
+    cpu_share: Option<Share>,
+    memory_mib: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum LoopMethod {
+enum LoopMethod {
     Merged,
     Events,
     Content,
+}
+
+impl SharingSettings {
+    /// What is given, and defaults for the rest.
+    pub(crate) fn choice(&self) -> SharingChoice {
+        let default = ContentSettings::default();
+        SharingChoice {
+            method: self.method.map(|method| match method {
+                LoopMethod::Merged => Method::Merged,
+                LoopMethod::Events => Method::Events,
+                LoopMethod::Content => Method::Content,
+            }),
+            rescan_rounds: self.rescan_rounds,
+            content: ContentSettings {
+                cpu_share: self.cpu_share.unwrap_or(default.cpu_share),
+                memory_mib: self.memory_mib.map_or(default.memory_mib, NonZeroU32::get),
+                sample: self.sample,
+                ..default
+            },
+        }
+    }
 }
 
 /// What to count; what is not given is the processor's usual event.

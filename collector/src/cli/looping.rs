@@ -4,33 +4,34 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::doctor::examine;
 use anyhow::Context as _;
-use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
-use huddle_collector::engine::command::{Request, Requests};
-use huddle_collector::engine::stages::Clock;
-use huddle_collector::engine::{Engine, HostClock, Memory, RunEnd, RunOptions, Trying, run};
-use huddle_collector::host::HostRoot;
-use huddle_collector::host::topology::{self, usable_cpus};
-use huddle_collector::observe::probes::pass::PassTrigger;
-use huddle_collector::observe::reported::ReportSocket;
-use huddle_collector::record::{
-    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
-    new_manifest,
-};
+use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
+use huddle_engine::backend::{LoopChoice, Stages};
+use huddle_engine::command::{Request, Requests};
+use huddle_engine::{Engine, Memory, RunEnd, RunOptions, Trying, run};
+use huddle_host::HostRoot;
+use huddle_host::clock::HostClock;
+use huddle_host::stages::Clock;
+use huddle_host::stages::PassTrigger;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::trial::Objective;
+use huddle_observe::reported::ReportSocket;
+use huddle_record::{
+    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
+    new_manifest,
+};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
-use super::context::{Backend, Context, seconds};
+use super::context::{Context, seconds};
 use super::failure::Failure;
-use super::stages::{self, Stages};
 
 /// The loop, ready to run.
 pub(crate) struct Loop {
@@ -46,7 +47,10 @@ pub(crate) struct Loop {
 impl Loop {
     /// Checks the host and the flags, and only then changes what `args` asks for.
     pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<Self, Failure> {
-        stages::check(context, args)?;
+        // Bad names on the command line are an error now, not an event in every round.
+        context.topology()?;
+        let choice = choice(args);
+        context.backend.check(&choice)?;
         let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let recordings = Recordings::of(context);
@@ -60,7 +64,9 @@ impl Loop {
             }
             None => None,
         };
-        stages::advise(context, args);
+        for advice in context.backend.advice(&choice) {
+            tracing::warn!("{advice}");
+        }
         let objective = args.trial.or(context.config.objective);
         let reports = report_socket(context, args, objective)?;
         let trying = objective.map(|objective| {
@@ -69,10 +75,12 @@ impl Loop {
             Trying::new(objective, context.config.trial.clone(), least, window)
         });
         let state = pinner.as_ref().map(|pinner| pinner.journal().state());
-        let Stages { vms, sharing, host, observer, passes } = stages::build(context, args, reports, state)?;
+        let Stages { vms, sharing, merger, host, observer, passes } =
+            context.backend.stages(&choice, reports, state)?;
         let engine = Engine {
             vms,
             sharing,
+            merger,
             host,
             observer: Some(observer),
             pinner: pinner.map(|pinner| Box::new(pinner) as _),
@@ -237,9 +245,14 @@ fn report_socket(
     Ok(Some(socket))
 }
 
+/// What the loop is to change, as `args` say.
+fn choice(args: &LoopArgs) -> LoopChoice {
+    LoopChoice { merge: args.merge, ksm_run: args.ksm_run, min_interval: args.min_interval.map(seconds) }
+}
+
 /// Least time between two rounds.
 fn min_interval(context: &Context, args: &LoopArgs) -> Duration {
-    args.min_interval.map_or(stages::min_interval(context.backend), seconds)
+    choice(args).min_interval.unwrap_or(context.backend.min_interval())
 }
 
 /// When rounds and windows happen; `rounds` as `--rounds` has it.
@@ -274,15 +287,7 @@ impl Recordings {
             root: context.root.clone(),
             limits,
             config_text: context.config_text.clone(),
-            caches: match context.backend {
-                Backend::Host => {
-                    let root = &context.root;
-                    usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into()
-                }
-                Backend::Xen => {
-                    Availability::Unavailable("Xen does not tell which CPUs share a cache".into())
-                }
-            },
+            caches: context.backend.caches(),
             topology: context.topology().into(),
         }
     }
@@ -300,6 +305,7 @@ impl Recordings {
             config: self.config_text.clone(),
             caches: self.caches.clone(),
             topology: self.topology.clone(),
+            findings: Some(examine(root).into_iter().map(Into::into).collect()),
         };
         Recorder::start(dir, new_manifest(root, about), self.limits).map_err(Failure::failed)
     }

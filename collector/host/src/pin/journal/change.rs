@@ -1,0 +1,115 @@
+//! What a journal holds: changes to the host, and what each is about.
+
+use huddle_model::cpuset::CpuSet;
+use huddle_model::id::{TaskId, XenDomainId};
+use serde::{Deserialize, Serialize};
+
+use super::super::affinity::{AffinityKind, VcpuRef};
+use super::lines::{ChangeLine, KeyLine};
+
+/// One change and what was there before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "ChangeLine", try_from = "ChangeLine")]
+pub enum Change {
+    /// The CPUs a vCPU may run on.
+    Affinity {
+        /// Name of the VM, for messages.
+        vm: String,
+        /// Number of the vCPU, for messages.
+        vcpu: u32,
+        /// Whose affinity it is.
+        of: VcpuRef,
+        /// The affinity before huddle first changed it.
+        before: CpuSet,
+        /// The affinity huddle sets.
+        after: CpuSet,
+    },
+    /// Xen's sharing of a domain's pages, which was off and had no page before.
+    MemorySharing {
+        /// Name of the VM, for messages.
+        vm: String,
+        /// The domain.
+        domain: XenDomainId,
+    },
+    /// A file of `/sys/kernel/mm/ksm`.
+    KsmSetting {
+        /// Its name, such as `run`.
+        file: String,
+        /// Its value before huddle first changed it, trimmed; the bracketed choice for `advisor_mode`.
+        before: String,
+        /// The value huddle writes.
+        after: String,
+    },
+}
+
+/// What a change is about. All changes of one key are undone as one, to the first `before`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "KeyLine")]
+pub enum Key {
+    /// The affinity of this thread.
+    Thread(TaskId),
+    /// One affinity of this vCPU of a domain of Xen.
+    XenVcpu {
+        /// The domain.
+        domain: XenDomainId,
+        /// Number of the vCPU within it.
+        vcpu: u32,
+        /// Which of its affinities.
+        affinity: AffinityKind,
+    },
+    /// Xen's sharing of this domain's pages.
+    MemorySharing(XenDomainId),
+    /// This file of `/sys/kernel/mm/ksm`.
+    KsmSetting(String),
+}
+
+impl From<VcpuRef> for Key {
+    fn from(of: VcpuRef) -> Self {
+        match of {
+            VcpuRef::Thread { thread, .. } => Self::Thread(thread),
+            VcpuRef::Xen { domain, vcpu, affinity } => Self::XenVcpu { domain, vcpu, affinity },
+        }
+    }
+}
+
+impl Change {
+    /// The vCPU it is about, if it is about one.
+    pub(in crate::pin) fn vcpu(&self) -> Option<VcpuRef> {
+        match self {
+            Self::Affinity { of, .. } => Some(*of),
+            Self::MemorySharing { .. } | Self::KsmSetting { .. } => None,
+        }
+    }
+
+    /// What it is about.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Affinity { of, .. } => Key::from(*of),
+            Self::MemorySharing { domain, .. } => Key::MemorySharing(*domain),
+            Self::KsmSetting { file, .. } => Key::KsmSetting(file.clone()),
+        }
+    }
+
+    /// The domain of Xen it is about, if it is about one.
+    pub(in crate::pin) fn xen_domain(&mut self) -> Option<&mut XenDomainId> {
+        match self {
+            Self::Affinity { of: VcpuRef::Xen { domain, .. }, .. } | Self::MemorySharing { domain, .. } => {
+                Some(domain)
+            }
+            Self::Affinity { .. } | Self::KsmSetting { .. } => None,
+        }
+    }
+
+    /// This change with the `before` of `first`, when both are of one kind.
+    pub(super) fn with_before_of(self, first: &Self) -> Self {
+        match (self, first) {
+            (Self::Affinity { vm, vcpu, of, after, .. }, Self::Affinity { before, .. }) => {
+                Self::Affinity { vm, vcpu, of, before: before.clone(), after }
+            }
+            (Self::KsmSetting { file, after, .. }, Self::KsmSetting { before, .. }) => {
+                Self::KsmSetting { file, before: before.clone(), after }
+            }
+            (change, _) => change,
+        }
+    }
+}
