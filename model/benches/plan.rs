@@ -23,7 +23,7 @@ fn topology(domains: u32, cpus: u32) -> Topology {
         id: DomainId(id),
         cpus: (id * cpus..(id + 1) * cpus).collect(),
         size_bytes: None,
-        node: None,
+        nodes: Default::default(),
     };
     Topology::new(Some(3), (0..domains).map(domain).collect()).unwrap()
 }
@@ -46,8 +46,8 @@ fn matrix(seed: u64, n: usize, structured: bool) -> SharingMatrix {
     }
     let vms = (0..n).map(|i| MatrixVm {
         name: format!("vm{i}"),
-        pid: None,
-        domid: None,
+        id: None,
+        uuid: None,
         vcpus: 1 + rng.below(2) as u32,
         memory: Some(MemoryUse { frames_used: 20_000, ..MemoryUse::default() }),
     });

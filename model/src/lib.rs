@@ -11,6 +11,7 @@ pub mod availability;
 pub mod command;
 pub mod counters;
 pub mod cpuset;
+pub mod id;
 pub mod ksm;
 pub mod matrix;
 pub mod news;

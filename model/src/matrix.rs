@@ -18,6 +18,9 @@ mod file;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::{Uuid, VmId};
+use crate::vm::Vm;
+
 pub use file::{MatrixFileError, MatrixParts};
 
 /// How a matrix was measured.
@@ -67,20 +70,36 @@ pub struct MemoryUse {
 }
 
 /// One VM of a matrix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixVm {
     /// Unique within the matrix.
     pub name: String,
-    /// Its process; `None` when a file did not say, and for a domain of Xen.
-    pub pid: Option<i32>,
-    /// Number of its domain on Xen; `None` elsewhere, and when a file did not say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub domid: Option<u32>,
+    /// Which it is; `None` when a file did not say, or not so that a later one could be told from it.
+    pub id: Option<VmId>,
+    /// Its UUID; `None` where it has none, and when a file did not say.
+    pub uuid: Option<Uuid>,
     /// How many vCPUs it has; 1 when a file did not say.
     pub vcpus: u32,
     /// Its memory; `None` when a file gave rates only.
-    #[serde(flatten)]
     pub memory: Option<MemoryUse>,
+}
+
+impl MatrixVm {
+    /// A VM with what was measured of it.
+    pub fn of(vm: &Vm, memory: Option<MemoryUse>) -> Self {
+        let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX);
+        Self { name: vm.name.clone(), id: Some(vm.id), uuid: vm.uuid, vcpus, memory }
+    }
+
+    /// A VM of which nothing but the name is known.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), id: None, uuid: None, vcpus: 1, memory: None }
+    }
+
+    /// Whether it is `vm`, as far as is known.
+    pub fn is(&self, vm: &Vm) -> bool {
+        self.name == vm.name && self.id.is_none_or(|id| id == vm.id)
+    }
 }
 
 /// What every pair of VMs shares. Always square, finite, rates within 0 to 1, diagonals 0, names unique.

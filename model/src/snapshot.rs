@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
+use crate::id::VmRef;
 use crate::ksm::KsmState;
 use crate::matrix::SharingMatrix;
 use crate::observation::Observation;
@@ -20,7 +21,7 @@ pub struct Event {
     /// What sort of thing.
     pub kind: EventKind,
     /// The VM it concerns.
-    pub vm: Option<String>,
+    pub vm: Option<VmRef>,
     /// One sentence.
     pub message: String,
 }

@@ -72,6 +72,9 @@ impl LatencyOf {
 /// Most values that a recording is cut into when recordings are compared.
 const MOST_SPANS: u64 = 200;
 
+/// More blocks than a trial has: what parts the places of trials.
+const BLOCKS_OF_A_TRIAL: u64 = 1 << 32;
+
 /// Where a value stands: the number of the run, then of the block, round or window.
 pub(crate) type Place = (usize, u64);
 
@@ -246,9 +249,10 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
     let Some(frame) = run.scan(table)? else { return Ok(None) };
     let place = |column: &str| col(column).cast(DataType::UInt64).alias("place");
     Ok(match by {
-        By::Arm => Some(
-            frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), place("block")]),
-        ),
+        By::Arm => {
+            let block = block_of_trial(run, table, frame.clone())?;
+            Some(frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), block]))
+        }
         By::Run => {
             let span = windows_a_span(run)?;
             let place = (col("window").cast(DataType::Float64) / lit(span as f64)).cast(DataType::UInt64);
@@ -262,6 +266,18 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
                 .with_columns([place("round")])
         }),
     })
+}
+
+/// The place of a row by trial and block, so that block 0 of one trial is not that of the next. Where trials have no
+/// numbers (recordings before version 4, the responses of experiments) it is the block.
+fn block_of_trial(run: &RunDir, table: Table, mut frame: LazyFrame) -> Result<Expr, AnalysisError> {
+    let block = col("block").cast(DataType::UInt64);
+    let columns = frame.collect_schema().map_err(AnalysisError::table(run.path(), table))?;
+    let place = match columns.contains("trial") {
+        true => col("trial").fill_null(lit(0)).cast(DataType::UInt64) * lit(BLOCKS_OF_A_TRIAL) + block,
+        false => block,
+    };
+    Ok(place.alias("place"))
 }
 
 fn add_counters(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()> {

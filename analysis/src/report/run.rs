@@ -46,7 +46,7 @@ fn summary(page: &mut Page, run: &RunDir) {
             .map(|vm| {
                 vec![
                     vm.vm.clone(),
-                    vm.pid.to_string(),
+                    vm.holder(),
                     vm.vmm.clone(),
                     vm.vcpus.to_string(),
                     vm.rounds.to_string(),

@@ -40,7 +40,7 @@ use std::time::Duration;
 use figures::{median, spread};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_observe::probes::cost::CostMeter;
 use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::MergedScan;
@@ -79,7 +79,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     let mut tenants: Vec<Tenant> = (0..count).map(|at| Tenant::start(at / 2, pages, shared)).collect();
     tenants.iter_mut().for_each(|tenant| tenant.expect("ready"));
     let vms: Vec<Vm> = tenants.iter().map(|tenant| tenant.vm.clone()).collect();
-    let pids: Vec<i32> = vms.iter().map(|vm| vm.process.id).collect();
+    let pids: Vec<i32> = vms.iter().map(|vm| vm.process().unwrap().id).collect();
     ksm.merge(&pids);
 
     let scan = MergedScan::new(HostRoot::real()).with_threads(NonZeroUsize::MIN);
@@ -194,7 +194,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
 /// does nothing with them: the least that could cost.
 fn read_tables(vms: &[Vm], regions: usize, buffer: &mut [u8]) {
     for vm in vms {
-        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process.id)).unwrap();
+        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory[..regions] {
             let (mut at, end) = (region.start / PAGE as u64 * 8, region.end / PAGE as u64 * 8);
             while at < end {
@@ -250,10 +250,11 @@ impl Tenant {
         let start: u64 = line.trim().parse().unwrap();
         let process = task::process(&HostRoot::real(), child.id().cast_signed()).unwrap().id;
         let (middle, end) = (start + (shared * PAGE) as u64, start + (pages * PAGE) as u64);
-        let region = |start, end, kind| GuestRegion { process, start, end, kind };
+        let region = |start, end, kind| GuestRegion { process: Some(process), start, end, kind };
         let vm = Vm {
             name: format!("tenant{}", child.id()),
-            process,
+            id: VmId::Process(process),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
             memory: vec![

@@ -14,7 +14,7 @@ mod events_sharing;
 mod host_stages;
 mod trying;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Comparison, HostReading, Moment};
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
@@ -76,7 +76,7 @@ pub struct Engine {
 #[derive(Debug, Default)]
 pub struct Memory {
     round: u64,
-    known: BTreeSet<(String, TaskId)>,
+    known: BTreeMap<(String, VmId), Option<Uuid>>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
     /// What was published last: windows of observation are told with it.
@@ -110,8 +110,10 @@ impl Engine {
             None => match self.sharing.measure(&vms) {
                 Ok(measured) => {
                     for vanished in measured.vanished {
+                        let gone = vms.iter().find(|vm| vm.name == vanished.vm).map(Vm::reference);
                         vms.retain(|vm| vm.name != vanished.vm);
-                        events.push((EventKind::VmVanished, Some(vanished.vm), vanished.reason));
+                        let gone = gone.unwrap_or_else(|| VmRef::named(vanished.vm));
+                        events.push((EventKind::VmVanished, Some(gone), vanished.reason));
                     }
                     events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
                     Availability::Available(measured.matrix)
@@ -343,20 +345,16 @@ impl Engine {
     }
 
     fn note_comings_and_goings(&mut self, vms: &[Vm], events: &mut Events) {
-        let now: BTreeSet<_> = vms.iter().map(|vm| (vm.name.clone(), vm.process)).collect();
-        for (name, process) in now.difference(&self.memory.known) {
-            events.push((
-                EventKind::VmAppeared,
-                Some(name.clone()),
-                format!("{name} (process {process}) was found"),
-            ));
+        let now: BTreeMap<_, _> = vms.iter().map(|vm| ((vm.name.clone(), vm.id), vm.uuid)).collect();
+        let mut tell = |kind, ((name, id), uuid): (&(String, VmId), &Option<Uuid>), what| {
+            let vm = VmRef { name: name.clone(), id: Some(*id), uuid: *uuid };
+            events.push((kind, Some(vm), format!("{name} ({id}) {what}")));
+        };
+        for vm in now.iter().filter(|(vm, _)| !self.memory.known.contains_key(*vm)) {
+            tell(EventKind::VmAppeared, vm, "was found");
         }
-        for (name, process) in self.memory.known.difference(&now) {
-            events.push((
-                EventKind::VmVanished,
-                Some(name.clone()),
-                format!("{name} (process {process}) is gone"),
-            ));
+        for vm in self.memory.known.iter().filter(|(vm, _)| !now.contains_key(*vm)) {
+            tell(EventKind::VmVanished, vm, "is gone");
         }
         self.memory.known = now;
     }
@@ -417,7 +415,7 @@ impl Basis<'_> {
 }
 
 /// Events of a round that have no time yet.
-type Events = Vec<(EventKind, Option<String>, String)>;
+type Events = Vec<(EventKind, Option<VmRef>, String)>;
 
 #[cfg(test)]
 use huddle_host::HostRoot;

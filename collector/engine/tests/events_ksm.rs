@@ -25,7 +25,7 @@ use huddle_host::stages::SharingSource;
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::Method;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::events::{Drift, EventsConfig, EventsGraph, Stale, Update};
 use huddle_sharing::{Measurement, MergedScan};
@@ -180,10 +180,11 @@ impl Tenant {
         let end = start + (PAGES * PAGE) as u64;
         let vm = Vm {
             name: name.to_owned(),
-            process,
+            id: VmId::Process(process),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
-            memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Mergeable }],
+            memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::default(),
             cannot_merge: Vec::new(),
         };
@@ -269,7 +270,7 @@ impl Host {
 }
 
 fn pids(vms: &[Vm]) -> Vec<i32> {
-    vms.iter().map(|vm| vm.process.id).collect()
+    vms.iter().map(|vm| vm.process().unwrap().id).collect()
 }
 
 fn fresh(vms: &[Vm]) -> Measurement {

@@ -236,7 +236,9 @@ mod tests {
 
     fn domains(topology: &Topology) -> Vec<(String, Option<u64>, Option<u32>)> {
         let domain = topology.domains().iter();
-        domain.map(|domain| (domain.cpus.to_string(), domain.size_bytes, domain.node)).collect()
+        domain
+            .map(|domain| (domain.cpus.to_string(), domain.size_bytes, domain.nodes.first().copied()))
+            .collect()
     }
 
     #[test]

@@ -8,7 +8,7 @@ use huddle_model::plan::{PlanInput, Policy};
 use huddle_model::schema::Manifest;
 use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
-use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vcpu, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Uuid, Vcpu, Vm, VmmKind};
 
 // The module that includes this file has these: this crate's tests, and integration tests of others.
 use super::{HostRoot, RunAbout, new_manifest};
@@ -20,8 +20,8 @@ pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
     let measured: Vec<MatrixVm> = (0..vms)
         .map(|i| MatrixVm {
             name: name(i),
-            pid: Some(100 + i as i32),
-            domid: None,
+            id: Some(TaskId { id: 100 + i as i32, start_ticks: 5 }.into()),
+            uuid: uuid(i),
             vcpus: 1,
             memory: Some(memory),
         })
@@ -40,7 +40,7 @@ pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
         end_unix_us: begin + 1500,
         ksm: Availability::Available(KsmState { run: 1, full_scans: round, ..Default::default() }),
         topology: Availability::Available(topology),
-        vms: (0..vms).map(|i| vm(&name(i), 100 + i as i32)).collect(),
+        vms: (0..vms).map(|i| vm(i)).collect(),
         matrix: Availability::Available(matrix),
         plan: Availability::Available(plan),
         pinned: if round % 2 == 1 {
@@ -60,22 +60,34 @@ pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
     }
 }
 
-fn vm(name: &str, pid: i32) -> Vm {
+/// Every other VM has a UUID.
+fn uuid(number: usize) -> Option<Uuid> {
+    (number % 2 == 1).then(|| Uuid::from_u128(0x6a8c_3a1e_6e1c_4c0e_9c3c_1f0e_5a6b_0000 + number as u128))
+}
+
+fn vm(number: usize) -> Vm {
+    let (name, pid) = (format!("vm{number}"), 100 + number as i32);
     let process = TaskId { id: pid, start_ticks: 5 };
     let cpus: CpuSet = "0-1".parse().unwrap();
     Vm {
-        name: name.into(),
-        process,
+        name,
+        id: process.into(),
+        uuid: uuid(number),
         vmm: VmmKind::QemuTcg,
         vcpus: vec![Vcpu {
             index: 0,
-            thread: TaskId { id: pid + 1000, start_ticks: 6 },
-            process,
-            thread_name: "CPU 0/TCG".into(),
+            id: TaskId { id: pid + 1000, start_ticks: 6 }.into(),
+            process: Some(process),
+            thread_name: Some("CPU 0/TCG".into()),
             affinity: cpus.clone(),
             last_cpu: None,
         }],
-        memory: vec![GuestRegion { process, start: 0, end: 1 << 20, kind: MemoryKind::Mergeable }],
+        memory: vec![GuestRegion {
+            process: Some(process),
+            start: 0,
+            end: 1 << 20,
+            kind: MemoryKind::Mergeable,
+        }],
         allowed_cpus: cpus,
         cannot_merge: Vec::new(),
     }

@@ -287,17 +287,8 @@ fn assemble(
 ) -> Measurement {
     let stayed: Vec<usize> =
         (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
-    let rows = stayed
-        .iter()
-        .map(|position| MatrixVm {
-            name: vms[*position].name.clone(),
-            // The number of a domain is no pid.
-            pid: (!vms[*position].vmm.is_xen()).then_some(vms[*position].process.id),
-            domid: vms[*position].vmm.is_xen().then_some(vms[*position].process.id.unsigned_abs()),
-            vcpus: vms[*position].vcpus.len() as u32,
-            memory: Some(found.counts[*position]),
-        })
-        .collect();
+    let rows =
+        stayed.iter().map(|position| MatrixVm::of(&vms[*position], Some(found.counts[*position]))).collect();
     let frames = of_stayed(found.shared, &stayed);
     let duration_ms = began.elapsed().as_secs_f64() * 1e3;
     let matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);

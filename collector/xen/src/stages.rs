@@ -95,7 +95,7 @@ impl Merging {
         let journal = Arc::new(Mutex::new(journal));
         let announced = Arc::clone(&journal);
         let announce = move |domain: &Domain| {
-            let change = Change::MemorySharing { vm: domain.name.clone(), domain: domain.domain.task() };
+            let change = Change::MemorySharing { vm: domain.name.clone(), domain: domain.domain.xen_id() };
             lock(&announced).record(&[change])
         };
         Self { merger: Merger::new(xen, settings, Box::new(announce)), journal }
@@ -130,7 +130,7 @@ impl PageMerger for Merging {
 
     fn undo(&mut self) -> UndoReport {
         let undone = self.merger.undo();
-        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
+        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.xen_id())).collect();
         let forgotten = lock(&self.journal).forget(&keys);
         let restored = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let mut report = UndoReport { restored, failures: undone.failures, ..UndoReport::default() };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 pub use huddle_host::pin::AffinityKind;
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::{Uuid, VcpuId, XenDomainId};
 use huddle_sharing::SharingError;
 use nix::errno::Errno;
 
@@ -25,20 +25,15 @@ pub struct DomainRef {
 }
 
 impl DomainRef {
-    /// The domain as the model identifies it: see [`TaskId`].
-    pub fn task(self) -> TaskId {
-        TaskId { id: i32::from(self.id), start_ticks: self.uuid_part() }
+    /// The domain as the model identifies it.
+    pub fn xen_id(self) -> XenDomainId {
+        // The handle has the UUID's bytes in their usual order (libxl_uuid.h, Xen 4.17).
+        XenDomainId { domid: u32::from(self.id), uuid: Uuid::from_bytes(self.uuid) }
     }
 
     /// One of its vCPUs, likewise.
-    pub fn vcpu_task(self, vcpu: u32) -> TaskId {
-        TaskId { id: i32::try_from(vcpu).unwrap_or(i32::MAX), start_ticks: self.uuid_part() }
-    }
-
-    /// The first 8 bytes of the UUID: all of it that a number holds; 60 random bits in a UUID of version 4.
-    fn uuid_part(self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.uuid;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    pub fn vcpu_id(self, vcpu: u32) -> VcpuId {
+        VcpuId::Xen { domain: self.xen_id(), vcpu }
     }
 }
 
@@ -326,6 +321,11 @@ impl From<XenError> for SharingError {
 }
 
 impl XenError {
+    /// The domain of this id is not there, or not any more.
+    pub fn gone(domain: XenDomainId) -> Self {
+        Self::Gone(u16::try_from(domain.domid).unwrap_or(u16::MAX))
+    }
+
     /// Whether the domain has ended.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Gone(_))

@@ -130,7 +130,10 @@ mod tests {
         let known = KnownCaches { size_bytes: [(3, 20 << 20)].into(), ..KnownCaches::default() };
         let sockets = topology(&machine(), &known, None).unwrap();
         assert_eq!((sockets.level(), domains(&sockets)), (Some(3), vec!["0-3".into(), "4-7".into()]));
-        assert_eq!((sockets.domains()[1].size_bytes, sockets.domains()[1].node), (Some(20 << 20), Some(1)));
+        assert_eq!(
+            (sockets.domains()[1].size_bytes, &sockets.domains()[1].nodes),
+            (Some(20 << 20), &[1].into())
+        );
         assert_eq!(sockets.cores_in(&sockets.domains()[0]), 2);
         let cores = topology(&machine(), &known, Some(2)).unwrap();
         assert_eq!(domains(&cores), ["0-1", "2-3", "4-5", "6-7"]);

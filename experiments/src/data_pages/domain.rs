@@ -19,9 +19,16 @@ pub struct DomainMemory<'a> {
 impl DomainMemory<'_> {
     fn domain(&self, vm: &Vm) -> Result<Domain, XenError> {
         let listed = self.toolstack.domains()?;
-        let gone = || XenError::Gone(u16::try_from(vm.process.id).unwrap_or(u16::MAX));
-        listed.into_iter().find(|found| found.domain.task() == vm.process).ok_or_else(gone)
+        listed.into_iter().find(|found| is(found, vm)).ok_or_else(|| gone(vm))
     }
+}
+
+fn is(found: &Domain, vm: &Vm) -> bool {
+    vm.id.xen_domain() == Some(found.domain.xen_id())
+}
+
+fn gone(vm: &Vm) -> XenError {
+    vm.id.xen_domain().map_or(XenError::Gone(u16::MAX), XenError::gone)
 }
 
 impl VmMemory for DomainMemory<'_> {
@@ -40,9 +47,8 @@ impl VmMemory for DomainMemory<'_> {
     fn frames(&mut self, pages: &[(&Vm, u64)]) -> Result<Vec<Option<u64>>, CannotRead> {
         let listed = self.toolstack.domains()?;
         let of = |(vm, number): &(&Vm, u64)| {
-            let found = listed.iter().find(|found| found.domain.task() == vm.process);
-            let gone = || XenError::Gone(u16::try_from(vm.process.id).unwrap_or(u16::MAX));
-            found.map(|found| (found.domain, *number)).ok_or_else(gone)
+            let found = listed.iter().find(|found| is(found, vm));
+            found.map(|found| (found.domain, *number)).ok_or_else(|| gone(vm))
         };
         let pages = pages.iter().map(of).collect::<Result<Vec<_>, _>>()?;
         let toolstack = self.toolstack;

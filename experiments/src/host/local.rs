@@ -113,11 +113,13 @@ impl CollectorHost {
         for cpu in used.flat_map(|domain| domain.cpus.iter()) {
             cpus.set(cpu as usize).map_err(HostFailure::failed)?;
         }
-        let tasks = self.root.proc(format!("{}/task", vm.process.id));
+        let Some(process) = vm.process() else { return Ok(()) };
+        let tasks = self.root.proc(format!("{}/task", process.id));
         // A thread that ends meanwhile needs no place.
         let entries = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(Result::ok);
         let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        for thread in threads.filter(|thread| !vm.vcpus.iter().any(|vcpu| vcpu.thread.id == *thread)) {
+        let is_vcpu = |id: i32| vm.vcpus.iter().any(|vcpu| vcpu.id.thread().is_some_and(|of| of.id == id));
+        for thread in threads.filter(|thread| !is_vcpu(*thread)) {
             match sched::sched_setaffinity(Pid::from_raw(thread), &cpus) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => {

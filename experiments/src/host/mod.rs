@@ -110,8 +110,8 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
         let pins = pins.map(|(vm, vcpu)| ThreadPin {
             vm: vm.name.clone(),
             vcpu: vcpu.index,
+            id: vcpu.id,
             process: vcpu.process,
-            thread: vcpu.thread,
             cpus: cpus.clone(),
         });
         pinner.set_affinities(&pins.collect::<Vec<_>>())

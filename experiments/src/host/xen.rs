@@ -129,7 +129,7 @@ impl XenHost {
         let listed = self.toolstack.domains().map_err(HostFailure::failed)?;
         // What is not told is not none.
         let shared = |domain: &&Domain| domain.shared_pages != Some(0);
-        let ours = |domain: &&Domain| vms.iter().any(|vm| vm.process == domain.domain.task());
+        let ours = |domain: &&Domain| vms.iter().any(|vm| vm.id == domain.domain.xen_id().into());
         match listed.iter().filter(ours).find(shared) {
             Some(domain) => Err(HostFailure::Failed(format!(
                 "Xen shares {} pages of {:?}, and nothing was to be merged; who else shares them?",

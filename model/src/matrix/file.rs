@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
 
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
@@ -86,6 +87,8 @@ pub enum MatrixFileError {
 struct FileVm {
     name: String,
     pid: Option<i32>,
+    start_ticks: Option<u64>,
+    uuid: Option<Uuid>,
     domid: Option<u32>,
     vcpus: Option<u32>,
     pages_resident: Option<u64>,
@@ -147,13 +150,44 @@ impl FileVm {
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };
-        Ok(MatrixVm {
-            name: self.name,
-            pid: self.pid,
-            domid: self.domid,
-            vcpus: self.vcpus.unwrap_or(1),
-            memory,
-        })
+        // Earlier files have a number only, which may be another's by now.
+        let id = match (self.pid, self.start_ticks, self.domid, self.uuid) {
+            (Some(id), Some(start_ticks), None, _) => Some(VmId::Process(TaskId { id, start_ticks })),
+            (None, _, Some(domid), Some(uuid)) => Some(VmId::XenDomain(XenDomainId { domid, uuid })),
+            _ => None,
+        };
+        Ok(MatrixVm { name: self.name, id, uuid: self.uuid, vcpus: self.vcpus.unwrap_or(1), memory })
+    }
+}
+
+/// A VM as the JSON has it: what does not apply to its kind is null.
+#[derive(Serialize)]
+struct OutVm<'a> {
+    name: &'a str,
+    vm_kind: Option<VmKind>,
+    pid: Option<i32>,
+    start_ticks: Option<u64>,
+    uuid: Option<Uuid>,
+    domid: Option<u32>,
+    vcpus: u32,
+    #[serde(flatten)]
+    memory: Option<MemoryUse>,
+}
+
+impl<'a> From<&'a MatrixVm> for OutVm<'a> {
+    fn from(vm: &'a MatrixVm) -> Self {
+        let process = vm.id.and_then(|id| id.process());
+        let domain = vm.id.and_then(|id| id.xen_domain());
+        Self {
+            name: &vm.name,
+            vm_kind: vm.id.map(|id| id.kind()),
+            pid: process.map(|process| process.id),
+            start_ticks: process.map(|process| process.start_ticks),
+            uuid: vm.uuid.or(domain.map(|domain| domain.uuid)),
+            domid: domain.map(|domain| domain.domid),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+        }
     }
 }
 
@@ -164,7 +198,7 @@ impl Serialize for SharingMatrix {
         struct Out<'a> {
             schema: &'static str,
             method: Method,
-            vms: &'a [MatrixVm],
+            vms: Vec<OutVm<'a>>,
             shared_frames: &'a Option<Vec<Vec<u64>>>,
             rate: &'a [Vec<f64>],
             duration_ms: Option<f64>,
@@ -175,7 +209,7 @@ impl Serialize for SharingMatrix {
         Out {
             schema: SCHEMA,
             method: self.method,
-            vms: &self.vms,
+            vms: self.vms.iter().map(OutVm::from).collect(),
             shared_frames: &self.shared_frames,
             rate: &self.rate,
             duration_ms: self.duration_ms,
@@ -305,11 +339,7 @@ impl SharingMatrix {
             csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
         let syntax = |error: csv::Error| MatrixFileError::Syntax(error.to_string());
         let header = reader.headers().map_err(syntax)?.clone();
-        let vms: Vec<MatrixVm> = header
-            .iter()
-            .skip(1)
-            .map(|name| MatrixVm { name: name.to_owned(), pid: None, domid: None, vcpus: 1, memory: None })
-            .collect();
+        let vms: Vec<MatrixVm> = header.iter().skip(1).map(MatrixVm::named).collect();
         check_vms(&vms)?;
         let mut rate: Vec<Vec<f64>> = Vec::new();
         for record in reader.records() {

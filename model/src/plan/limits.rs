@@ -124,8 +124,8 @@ mod tests {
     fn groups_are_pairs_of_those_that_run() {
         let vm = |name: &str| MatrixVm {
             name: name.into(),
-            pid: None,
-            domid: None,
+            id: None,
+            uuid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: 1, ..MemoryUse::default() }),
         };

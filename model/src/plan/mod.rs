@@ -26,6 +26,7 @@ mod contention;
 mod exact;
 mod expected;
 mod instance;
+mod json;
 mod keeping;
 mod limits;
 mod nodes;
@@ -49,6 +50,7 @@ use board::Board;
 pub use exact::{Exact, exact};
 pub use expected::Expected;
 pub use instance::{Bins, Instance};
+pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
@@ -383,34 +385,6 @@ impl Plan {
     pub fn domain_of(&self, vm: &str, vcpu: u32) -> Option<&CacheDomain> {
         let placement = self.placement.iter().find(|placed| placed.vm == vm && placed.vcpu == vcpu)?;
         self.domains.iter().find(|domain| domain.id == placement.domain)
-    }
-}
-
-impl Serialize for Plan {
-    /// The JSON `huddle/plan/1`.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Out<'a> {
-            schema: &'static str,
-            policy: Policy,
-            domains: &'a [CacheDomain],
-            placement: &'a [VcpuPlacement],
-            shared_within: Option<u64>,
-            shared_total: Option<u64>,
-            expected: Option<Expected>,
-            reasons: &'a [String],
-        }
-        Out {
-            schema: "huddle/plan/1",
-            policy: self.policy,
-            domains: &self.domains,
-            placement: &self.placement,
-            shared_within: self.shared_within,
-            shared_total: self.shared_total,
-            expected: self.expected,
-            reasons: &self.reasons,
-        }
-        .serialize(serializer)
     }
 }
 

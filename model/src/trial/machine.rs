@@ -23,12 +23,12 @@ use super::verdict::{Verdict, judge};
 use super::writers::Writers;
 use super::{Arm, Comparison, Decision, Objective, Outcome};
 use crate::availability::Availability;
+use crate::id::VmId;
 use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, TrialBlock};
 use crate::plan::PlanInput;
 use crate::stats::Estimate;
 use crate::topology::Topology;
-use crate::vm::TaskId;
 
 /// Fewest blocks that can be decided on.
 const LEAST_BLOCKS: u32 = 8;
@@ -36,7 +36,7 @@ const LEAST_BLOCKS: u32 = 8;
 const THERE: &str = "there already";
 
 /// A VM as a trial knows it: when any of this changes it is another one.
-pub type Member = (String, TaskId, u32);
+pub type Member = (String, VmId, u32);
 
 /// When something was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct RoundReading<'a> {
     pub at: Moment,
     /// Its number.
     pub round: u64,
-    /// The VMs there are: name, process, vCPUs.
+    /// The VMs there are: name, id, vCPUs.
     pub members: &'a BTreeSet<Member>,
     /// What they share.
     pub matrix: &'a SharingMatrix,
@@ -174,7 +174,8 @@ impl Machine {
     pub fn block(&self) -> Option<TrialBlock> {
         let Phase::Trial(trial) = &self.phase else { return None };
         let (arm, block) = trial.counted()?;
-        Some(TrialBlock { arm: self.arms[arm as usize].name.clone(), block })
+        let number = u32::try_from(self.trials).unwrap_or(u32::MAX);
+        Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block })
     }
 
     /// How much the VMs' sharing counts: less than 1 for those that write to what they share.

@@ -17,7 +17,7 @@ pub fn change(before: &SharingMatrix, now: &SharingMatrix) -> f64 {
             .vms()
             .iter()
             .zip(now.vms())
-            .all(|(a, b)| (&a.name, a.pid, a.vcpus) == (&b.name, b.pid, b.vcpus));
+            .all(|(a, b)| (&a.name, a.id, a.vcpus) == (&b.name, b.id, b.vcpus));
     if !same {
         return 1.0;
     }

@@ -259,7 +259,12 @@ impl App {
             self.note_missed(before.as_ref().map(|before| before.snapshot.round), &snapshot);
         }
         for event in news.events(&snapshot) {
-            self.log.push(event.at_unix_us, event.kind.name(), event.vm.clone(), event.message.clone());
+            self.log.push(
+                event.at_unix_us,
+                event.kind.name(),
+                event.vm.as_ref().map(|vm| vm.name.clone()),
+                event.message.clone(),
+            );
         }
         if !is_known {
             if let Some(new) = change::change(self.last_plan(), &snapshot) {

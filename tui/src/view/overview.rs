@@ -121,7 +121,10 @@ fn domain_box(
 ) {
     let theme = canvas.theme;
     let domain = &load.domain;
-    let node = domain.node.map_or_else(String::new, |node| format!(", node {node}"));
+    let node = domain.nodes_text().map_or_else(String::new, |nodes| match domain.nodes.len() {
+        1 => format!(", node {nodes}"),
+        _ => format!(", nodes {nodes}"),
+    });
     let mark = if is_selected { ">" } else { " " };
     let title = format!("{mark}domain {}{node} ", domain.id);
     let style = if is_selected { theme.accent() } else { theme.faint() };

@@ -10,7 +10,7 @@ use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
 use huddle_model::observation::ReportObservation;
 use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::trial::{Comparison, Objective, Outcome, TrialSettings};
-use huddle_model::vm::{Vcpu, VmmKind};
+use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::super::*;
 use huddle_host::discover::Discovery;
@@ -27,13 +27,14 @@ fn vms() -> Vec<Vm> {
         let affinity = if pid <= 2 { "0-3" } else { "4-7" };
         Vm {
             name: name.into(),
-            process: task,
+            id: task.into(),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {
                 index: 0,
-                thread: task,
-                process: task,
-                thread_name: "reader".into(),
+                id: task.into(),
+                process: Some(task),
+                thread_name: Some("reader".into()),
                 affinity: affinity.parse().unwrap(),
                 last_cpu: None,
             }],
@@ -55,7 +56,7 @@ impl VmSource for FakeVms {
         if self.0.load(Ordering::Relaxed) {
             let mut second = vms[0].vcpus[0].clone();
             second.index = 1;
-            second.thread.id = 100;
+            second.id = TaskId { id: 100, start_ticks: 1 }.into();
             vms[0].vcpus.push(second);
         }
         Ok(Discovery { vms, notes: Vec::new() })
@@ -66,13 +67,9 @@ struct FakeSharing;
 
 impl SharingSource for FakeSharing {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
-        let rows = vms.iter().map(|vm| MatrixVm {
-            name: vm.name.clone(),
-            pid: Some(vm.process.id),
-            domid: None,
-            vcpus: vm.vcpus.len() as u32,
-            memory: Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() }),
-        });
+        let rows = vms
+            .iter()
+            .map(|vm| MatrixVm::of(vm, Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() })));
         let frames: Vec<Vec<u64>> =
             (0..4).map(|i| (0..4).map(|j| if i % 2 == j % 2 { 800 } else { 0 }).collect()).collect();
         Ok(Measurement {
@@ -92,7 +89,7 @@ impl HostSource for FakeHost {
             id: DomainId(id),
             cpus: (id * 4..id * 4 + 4).collect(),
             size_bytes: None,
-            node: None,
+            nodes: Default::default(),
         };
         Ok(Topology::new(Some(2), vec![domain(0), domain(1)])?)
     }
@@ -180,6 +177,7 @@ impl Observer for Reports {
             window: second,
             round: 0,
             trial: None,
+            vms: Vec::new(),
             begin_unix_us: second * 1_000_000,
             end_unix_us: (second + 1) * 1_000_000,
             vcpus: Vec::new(),

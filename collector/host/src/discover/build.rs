@@ -229,7 +229,8 @@ impl Discoverer {
             return Err(Unbuilt::Ended);
         }
         let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
-        Ok(Vm { name, process, vmm, vcpus, memory, allowed_cpus, cannot_merge })
+        let uuid = kind.and_then(|kind| cmdline::vm_uuid(kind, &args));
+        Ok(Vm { name, id: process.into(), uuid, vmm, vcpus, memory, allowed_cpus, cannot_merge })
     }
 
     /// The guest memory of a process; empty, and said in the end, where it may not be seen.
@@ -344,7 +345,8 @@ impl Discoverer {
             };
             let vm = vm.get_or_insert_with(|| Vm {
                 name: name.to_owned(),
-                process,
+                id: process.into(),
+                uuid: None,
                 vmm: VmmKind::Cgroup,
                 vcpus: Vec::new(),
                 memory: Vec::new(),

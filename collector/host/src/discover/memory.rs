@@ -44,8 +44,12 @@ const MIN_SHARED_BYTES: u64 = 1 << 20;
 
 /// The guest memory of a process by the rule of this module, ascending.
 pub fn guest_memory(process: TaskId, mappings: &[Mapping]) -> Vec<GuestRegion> {
-    let region =
-        |mapping: &Mapping, kind| GuestRegion { process, start: mapping.start, end: mapping.end, kind };
+    let region = |mapping: &Mapping, kind| GuestRegion {
+        process: Some(process),
+        start: mapping.start,
+        end: mapping.end,
+        kind,
+    };
     let marked = mappings.iter().filter_map(|mapping| Some(region(mapping, marked_kind(mapping)?)));
     let mut regions: Vec<GuestRegion> = marked.collect();
     if regions.is_empty() {

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     fn region(kind: MemoryKind, mib: u64) -> GuestRegion {
-        let process = TaskId { id: 1, start_ticks: 1 };
+        let process = Some(TaskId { id: 1, start_ticks: 1 });
         GuestRegion { process, start: 1 << 20, end: (1 + mib) << 20, kind }
     }
 

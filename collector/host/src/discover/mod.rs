@@ -182,10 +182,7 @@ impl Discoverer {
     pub fn discover(&mut self) -> Result<Discovery, DiscoverError> {
         self.check_names()?;
         let Discovery { vms, notes } = self.look()?;
-        let alive: BTreeSet<TaskId> = vms
-            .iter()
-            .flat_map(|vm| vm.memory.iter().map(|region| region.process).chain([vm.process]))
-            .collect();
+        let alive: BTreeSet<TaskId> = vms.iter().flat_map(Vm::processes).collect();
         self.memory.retain(&alive);
         self.qmp.retain(|process, _| alive.contains(process));
         let now: BTreeSet<String> = notes.iter().cloned().collect();

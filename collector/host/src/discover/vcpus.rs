@@ -107,9 +107,11 @@ pub(crate) fn complete(
         match status::thread(root, process.id, thread.id.id) {
             Ok(status) => vcpus.push(Vcpu {
                 index,
-                thread: thread.id,
-                process,
-                thread_name: thread.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+                id: thread.id.into(),
+                process: Some(process),
+                thread_name: Some(
+                    thread.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+                ),
                 affinity: status.cpus_allowed,
                 last_cpu: Some(thread.last_cpu),
             }),

@@ -4,9 +4,9 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::XenDomainId;
 
-use super::affinity::{Affinities, Presence, Scheduler, ThreadAffinities, VcpuRef, describe};
+use super::affinity::{Affinities, Presence, ThreadAffinities, VcpuRef, describe};
 use super::journal::{Change, Journal, JournalError, Key, Subject};
 use super::ksm;
 use super::pinner::PinError;
@@ -40,7 +40,7 @@ pub enum Undone {
 /// [`Subject::MemorySharing`] holds it.
 pub trait UndoMerging: Send {
     /// Gives every page of the domain a frame of its own again, and lets no more be merged.
-    fn undo(&self, vm: &str, domain: TaskId) -> Undone;
+    fn undo(&self, vm: &str, domain: XenDomainId) -> Undone;
 }
 
 /// What puts changes back, one for each kind of change that a journal may hold. Settings of KSM are put back
@@ -70,25 +70,29 @@ impl Undoers {
         Self { threads, ..self }
     }
 
-    fn of(&self, scheduler: Scheduler) -> &dyn Affinities {
-        match scheduler {
-            Scheduler::Host => &*self.threads,
-            Scheduler::Xen(_) => &*self.xen,
+    fn of(&self, vcpu: VcpuRef) -> &dyn Affinities {
+        match vcpu {
+            VcpuRef::Thread { .. } => &*self.threads,
+            VcpuRef::Xen { .. } => &*self.xen,
         }
     }
 }
 
 impl Affinities for Undoers {
+    fn domains(&self) -> Result<Vec<XenDomainId>, PinError> {
+        self.xen.domains()
+    }
+
     fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
-        self.of(vcpu.scheduler).presence(vcpu)
+        self.of(vcpu).presence(vcpu)
     }
 
     fn get(&self, vcpu: VcpuRef) -> Result<CpuSet, Errno> {
-        self.of(vcpu.scheduler).get(vcpu)
+        self.of(vcpu).get(vcpu)
     }
 
     fn set(&self, vcpu: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
-        self.of(vcpu.scheduler).set(vcpu, cpus)
+        self.of(vcpu).set(vcpu, cpus)
     }
 }
 
@@ -114,8 +118,8 @@ impl Affinities for NoHypervisor {
 }
 
 impl UndoMerging for NoHypervisor {
-    fn undo(&self, vm: &str, domain: TaskId) -> Undone {
-        Undone::Failed(format!("pages of {vm} (domain {domain}) may still be shared: {}", Self::REASON))
+    fn undo(&self, vm: &str, domain: XenDomainId) -> Undone {
+        Undone::Failed(format!("pages of {vm} (Xen domain {domain}) may still be shared: {}", Self::REASON))
     }
 }
 
@@ -202,10 +206,10 @@ pub(super) fn undo_key(undoers: &Undoers, journal: &Journal, key: &Key) -> Undon
 }
 
 fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
-    let Some(Change::Affinity { vm, vcpu, scheduler, process, thread, before, .. }) = changes.first() else {
+    let Some(Change::Affinity { vm, vcpu, of, before, .. }) = changes.first() else {
         return Undone::Settled("nothing to undo".into());
     };
-    let of = VcpuRef { scheduler: *scheduler, process: *process, thread: *thread };
+    let of = *of;
     let who = describe(vm, *vcpu, of);
     let gone = |presence: Presence| Undone::Settled(format!("{who} {}: nothing to undo", presence.reason()));
     let failed = |what: &str, errno: Errno| {

@@ -115,6 +115,7 @@ impl HostObserver {
             begin_unix_us: began.unix_us,
             // By the clock that nobody sets: a step of the wall clock changes no window's length.
             end_unix_us: began.unix_us + micros(began.at.elapsed()),
+            vms: vms.iter().map(Vm::reference).collect(),
             vcpus,
             merging,
             occupancy,
@@ -164,8 +165,8 @@ fn vcpu_observation(counted: VcpuReading, thread: ThreadWindow) -> VcpuObservati
     VcpuObservation {
         vm: counted.vm,
         vcpu: counted.vcpu,
-        process: counted.process,
-        thread: counted.thread,
+        id: counted.thread.into(),
+        process: Some(counted.process),
         counters: counted.delta,
         residency: thread.residency,
         run_ns_anywhere: None,

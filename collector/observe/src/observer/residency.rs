@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use huddle_model::availability::Availability;
 use huddle_model::observation::CpuResidency;
 use huddle_model::topology::{DomainId, Topology};
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::{TaskId, Vcpu, Vm};
 
 use super::super::probes::ProbeError;
 use super::super::probes::program::Program;
@@ -104,8 +104,8 @@ impl ResidencyWindow {
                 }
             }
         }
-        let wanted: BTreeMap<TaskId, i32> =
-            vms.iter().flat_map(|vm| vm.vcpus.iter().map(|vcpu| (vcpu.thread, vcpu.process.id))).collect();
+        let threads = vms.iter().flat_map(|vm| vm.vcpus.iter().filter_map(Vcpu::thread));
+        let wanted: BTreeMap<TaskId, i32> = threads.map(|(process, thread)| (thread, process.id)).collect();
         let gone: Vec<TaskId> = probe.watched().filter(|thread| !wanted.contains_key(thread)).collect();
         for thread in gone {
             self.before.remove(&thread);

@@ -40,7 +40,7 @@ impl GroupDirectories for Kernel {
 pub(super) fn name(owner: TaskId, vm: &Vm) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
     let shown: String = vm.name.chars().take(64).map(plain).collect();
-    format!("{PREFIX}{}-{}.{}-{shown}", owner.id, owner.start_ticks, vm.process.id)
+    format!("{PREFIX}{}-{}.{}-{shown}", owner.id, owner.start_ticks, vm.id.number())
 }
 
 /// Whether a group has a name as huddle gives it.
@@ -135,7 +135,8 @@ mod tests {
     fn names_tell_their_owner_whatever_the_vm_is_called() {
         let vm = |name: &str| Vm {
             name: name.into(),
-            process: TaskId { id: 42, start_ticks: 1 },
+            id: TaskId { id: 42, start_ticks: 1 }.into(),
+            uuid: None,
             vmm: huddle_model::vm::VmmKind::Process,
             vcpus: Vec::new(),
             memory: Vec::new(),

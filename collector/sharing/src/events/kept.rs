@@ -164,7 +164,7 @@ impl Kept {
     pub(super) fn covers(&self, vms: &[Vm]) -> bool {
         self.vms.len() == vms.len()
             && self.vms.iter().zip(vms).all(|(own, other)| {
-                own.name == other.name && own.process == other.process && own.memory == other.memory
+                own.name == other.name && own.id == other.id && own.memory == other.memory
             })
     }
 
@@ -421,14 +421,7 @@ impl Kept {
             memory.pages_used = memory.pages_resident - memory.pages_zero;
             known += memory.pages_resident;
             off += self.vm_off(*vm).saturating_sub(RESIDENT_SLACK_PAGES);
-            let vm = &self.vms[*vm];
-            MatrixVm {
-                name: vm.name.clone(),
-                pid: Some(vm.process.id),
-                domid: None,
-                vcpus: vm.vcpus.len() as u32,
-                memory: Some(memory),
-            }
+            MatrixVm::of(&self.vms[*vm], Some(memory))
         });
         let rows: Vec<MatrixVm> = rows.collect();
         let frames: Vec<Vec<u64>> =

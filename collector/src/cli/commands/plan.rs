@@ -30,7 +30,7 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     let limiting = if args.topology.is_some() { &[] } else { vms.as_slice() };
     let plan = context.plan(limiting, &matrix, &topology);
     match common.format {
-        Format::Json => print_json(&plan),
+        Format::Json => print_json(&plan.of_vms(matrix.vms())),
         Format::Table => print_plan(&plan),
     }
 }

@@ -162,7 +162,7 @@ struct Round<'a> {
     full_scans: Option<u64>,
     matrix: Option<&'a huddle_model::matrix::SharingMatrix>,
     matrix_unavailable: Option<&'a str>,
-    plan: Option<&'a huddle_model::plan::Plan>,
+    plan: Option<huddle_model::plan::PlanOfVms<'a>>,
     plan_unavailable: Option<&'a str>,
     changed: Option<u32>,
     pinning_unavailable: Option<&'a str>,
@@ -181,7 +181,10 @@ impl<'a> Round<'a> {
             full_scans: snapshot.ksm.value().map(|ksm| ksm.full_scans),
             matrix: snapshot.matrix.value(),
             matrix_unavailable: snapshot.matrix.reason(),
-            plan: snapshot.plan.value(),
+            plan: snapshot
+                .plan
+                .value()
+                .map(|plan| plan.of_vms(snapshot.matrix.value().map_or(&[], |matrix| matrix.vms()))),
             plan_unavailable: snapshot.plan.reason(),
             changed: snapshot.pinned.value().map(|pinned| pinned.changed),
             pinning_unavailable: snapshot.pinned.reason(),

@@ -158,7 +158,7 @@ impl Merger {
     fn pass(&mut self, targets: &[Domain], merged: &mut Merged) -> Result<(), MergeError> {
         let mut pass = Pass::new(&mut *self.xen.sharing, targets);
         let wanted: Vec<_> =
-            targets.iter().map(|domain| (domain.domain.task(), domain.name.as_str())).collect();
+            targets.iter().map(|domain| (domain.domain.xen_id(), domain.name.as_str())).collect();
         let searched = search(
             &mut *self.xen.memory,
             &mut *self.xen.list,

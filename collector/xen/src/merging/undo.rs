@@ -2,7 +2,7 @@
 
 use huddle_host::HostRoot;
 use huddle_host::pin::{self as host, UndoMerging};
-use huddle_model::vm::TaskId;
+use huddle_model::id::XenDomainId;
 use nix::errno::Errno;
 
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, ListDomains, MemorySharing, XenError};
@@ -11,11 +11,11 @@ use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, ListDomain
 pub struct UndoSharing(pub HostRoot);
 
 impl UndoMerging for UndoSharing {
-    fn undo(&self, vm: &str, domain: TaskId) -> host::Undone {
+    fn undo(&self, vm: &str, domain: XenDomainId) -> host::Undone {
         let root = &self.0;
         let undo = || {
             let toolstack = crate::open(root)?;
-            let found = toolstack.domains()?.into_iter().find(|found| found.domain.task() == domain);
+            let found = toolstack.domains()?.into_iter().find(|found| found.domain.xen_id().matches(&domain));
             let Some(found) = found else { return Ok(Undone::Gone) };
             let (mut sharing, mut memory) = (crate::open_sharing(root)?, crate::open_memory(root)?);
             let mut list = || toolstack.domains();

@@ -66,6 +66,26 @@ fn bad_json_is_refused_with_its_place() {
     }
 }
 
+fn uuid(seed: u64) -> Uuid {
+    Uuid::from_u64_pair(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), !seed)
+}
+
+#[test]
+fn files_of_earlier_versions_are_read_without_ids_that_they_do_not_have() {
+    let text = r#"{"schema":"huddle/matrix/1","method":"merged","vms":[
+        {"name":"a","pid":4711,"vcpus":2},{"name":"b","domid":3,"pid":null},{"name":"c"}],
+        "rate":[[0,0.5,0],[0.25,0,0],[0,0,0]]}"#;
+    let matrix = SharingMatrix::from_file_text(text).unwrap();
+    assert!(matrix.vms().iter().all(|vm| vm.id.is_none() && vm.uuid.is_none()));
+    assert_eq!((matrix.vms()[0].vcpus, matrix.rate(0, 1)), (2, 0.5));
+    let written = serde_json::to_value(&matrix).unwrap();
+    for field in ["vm_kind", "pid", "start_ticks", "uuid", "domid"] {
+        assert!(written["vms"][0].get(field).is_some_and(serde_json::Value::is_null), "{field}");
+    }
+    let wrong = text.replace("\"domid\":3", "\"uuid\":\"no uuid\"");
+    assert!(SharingMatrix::from_file_text(&wrong).unwrap_err().to_string().contains("UUID"));
+}
+
 fn measured() -> impl Strategy<Value = SharingMatrix> {
     (1usize..7).prop_flat_map(|n| {
         let frames = proptest::collection::vec(proptest::collection::vec(0u64..1000, n), n);
@@ -73,9 +93,12 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
         (frames, used).prop_map(|(frames, used)| {
             let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
                 name: format!("vm{i}"),
-                // Of a process or of a domain.
-                pid: (i % 2 == 0).then_some(i as i32 + 1),
-                domid: (i % 2 == 1).then_some(i as u32),
+                // Of a process, with or without a UUID, or of a domain.
+                id: Some(match i % 3 {
+                    0 | 1 => VmId::Process(TaskId { id: i as i32 + 1, start_ticks: u64::MAX - *frames_used }),
+                    _ => VmId::XenDomain(XenDomainId { domid: i as u32, uuid: uuid(*frames_used) }),
+                }),
+                uuid: (i % 3 > 0).then(|| uuid(*frames_used)),
                 vcpus: 1,
                 memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
             });

@@ -73,8 +73,8 @@ fn the_search_comes_near_the_optimum() {
 fn vms_of(names: &[u32]) -> Vec<MatrixVm> {
     let vm = |(i, vcpus): (usize, &u32)| MatrixVm {
         name: format!("vm{i}"),
-        pid: None,
-        domid: None,
+        id: None,
+        uuid: None,
         vcpus: *vcpus,
         memory: Some(crate::matrix::MemoryUse { frames_used: 2000, ..Default::default() }),
     };
@@ -88,7 +88,7 @@ fn topology(domains: u32, cpus: u32) -> Topology {
         id: DomainId(id),
         cpus: (id * cpus..(id + 1) * cpus).collect(),
         size_bytes: None,
-        node: None,
+        nodes: Default::default(),
     };
     Topology::new(Some(3), (0..domains).map(domain).collect()).unwrap()
 }
@@ -96,7 +96,7 @@ fn topology(domains: u32, cpus: u32) -> Topology {
 /// The same with two CPUs a core, and its domains on two nodes.
 fn siblings(topology: &Topology) -> Topology {
     let domains = topology.domains().iter().map(|domain| CacheDomain {
-        node: Some(domain.id.0 % 2),
+        nodes: [domain.id.0 % 2].into(),
         size_bytes: Some(1 << 20),
         ..domain.clone()
     });
@@ -196,7 +196,7 @@ proptest! {
             for placed in &plan.placement {
                 let vm: usize = placed.vm[2..].parse().unwrap();
                 let (a, b) = (pages[vm].0 as f64, pages[vm].1 as f64);
-                let node = topology.domain(placed.domain).unwrap().node.unwrap();
+                let node = *topology.domain(placed.domain).unwrap().nodes.first().unwrap();
                 let here = if node == 0 { a } else { b };
                 let far = domains > 1 && local.is_some_and(|least| here < least * (a + b));
                 let told = plan.reasons.iter().any(|reason| {

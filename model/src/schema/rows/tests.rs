@@ -15,24 +15,30 @@ use crate::snapshot::{Event, EventKind, PinOutcome};
 use crate::stats::Estimate;
 use crate::topology::{DomainId, Topology};
 use crate::trial::{Comparison, Decision, Objective, Outcome};
-use crate::vm::{GuestRegion, TaskId, VmmKind};
+use crate::vm::{GuestRegion, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, VmmKind, XenDomainId};
 
 fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
     let process = TaskId { id: pid, start_ticks: 7 };
     let vcpu = |index: u32| Vcpu {
         index,
-        thread: TaskId { id: pid + 1 + index as i32, start_ticks: 8 },
-        process,
-        thread_name: format!("CPU {index}/KVM"),
+        id: TaskId { id: pid + 1 + index as i32, start_ticks: 8 }.into(),
+        process: Some(process),
+        thread_name: Some(format!("CPU {index}/KVM")),
         affinity: cpus.parse().unwrap(),
         last_cpu: Some(1),
     };
     Vm {
         name: name.into(),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: VmmKind::QemuKvm,
         vcpus: vec![vcpu(0)],
-        memory: vec![GuestRegion { process, start: 0, end: 8192, kind: MemoryKind::Mergeable }],
+        memory: vec![GuestRegion {
+            process: Some(process),
+            start: 0,
+            end: 8192,
+            kind: MemoryKind::Mergeable,
+        }],
         allowed_cpus: CpuSet::new(),
         cannot_merge: Vec::new(),
     }
@@ -42,8 +48,8 @@ fn snapshot() -> Snapshot {
     let memory = |frames| MemoryUse { pages_resident: 90, frames_used: frames, ..Default::default() };
     let of = |name: &str, pid, frames| MatrixVm {
         name: name.into(),
-        pid: Some(pid),
-        domid: None,
+        id: Some(TaskId { id: pid, start_ticks: 7 }.into()),
+        uuid: None,
         vcpus: 1,
         memory: Some(memory(frames)),
     };
@@ -106,7 +112,7 @@ fn a_placement_says_whether_it_holds_or_why_not() {
         (rows.placements[0].applied, rows.placements[0].not_applied_reason.as_deref()),
         (Some(true), None)
     );
-    assert_eq!((rows.placements[0].thread, rows.placements[0].cpus_before.as_str()), (11, "0-3"));
+    assert_eq!((rows.placements[0].thread, rows.placements[0].cpus_before.as_str()), (Some(11), "0-3"));
     assert!(rows.placements[0].domain.is_some() && rows.placements[0].cpus.is_some());
     // c is not in the plan.
     assert_eq!((rows.placements[2].domain, rows.placements[2].applied), (None, None));
@@ -144,8 +150,8 @@ fn observation() -> Observation {
     let counted = VcpuObservation {
         vm: "a".into(),
         vcpu: 0,
-        process: task(10),
-        thread: task(11),
+        id: task(11).into(),
+        process: Some(task(10)),
         counters: CounterDelta::between(&reading(1000, counts(0)), &reading(2000, counts(100))),
         residency: Availability::Available(vec![
             CpuResidency { cpu: 1, run_ns: Some(10), switches: Some(1), ..Default::default() },
@@ -160,8 +166,8 @@ fn observation() -> Observation {
     };
     let uncounted = VcpuObservation {
         vm: "b".into(),
-        process: task(20),
-        thread: task(21),
+        id: task(21).into(),
+        process: Some(task(20)),
         counters: CounterDelta::unavailable("no PMU"),
         residency: unavailable().map(|_: u64| Vec::new()),
         run_ns_anywhere: None,
@@ -175,13 +181,17 @@ fn observation() -> Observation {
     Observation {
         round: 4,
         window: 9,
-        trial: Some(TrialBlock { arm: "before".into(), block: 1 }),
+        vms: vec![
+            VmRef { name: "a".into(), id: Some(task(10).into()), uuid: Some(Uuid::from_u128(7)) },
+            VmRef { name: "b".into(), id: Some(task(20).into()), uuid: None },
+        ],
+        trial: Some(TrialBlock { trial: 3, arm: "before".into(), block: 1 }),
         begin_unix_us: 1000,
         end_unix_us: 2000,
         vcpus: vec![counted, uncounted],
         merging: vec![MergeObservation {
             vm: "a".into(),
-            process: task(10),
+            id: task(10).into(),
             merged_now: Availability::Available(40),
             merges: Availability::Available(3),
             breaks: Availability::Available(2),
@@ -305,6 +315,10 @@ fn values_are_of_the_type_of_their_column() {
             window: 0,
             round: 0,
             vm: "vm1".into(),
+            vm_kind: None,
+            uuid: None,
+            domid: None,
+            trial: None,
             arm: None,
             block: None,
             latency_us: Some(0.5),
@@ -319,6 +333,10 @@ fn values_are_of_the_type_of_their_column() {
     assert_eq!((counters[0].llc_misses, counters[0].instructions), (Some(100.0), Some(10_000.0)));
     assert_eq!((counters[0].domain, counters[0].pages_broken), (Some(3), Some(2)));
     assert_eq!((counters[0].arm.as_deref(), counters[0].block), (Some("before"), Some(1)));
+    assert_eq!((counters[0].trial, counters[0].run_ns), (Some(3), Some(100)));
+    assert_eq!((counters[0].vm_kind, counters[0].vm_pid), (Some(VmKind::Process), Some(10)));
+    let uuid = "00000000-0000-0000-0000-000000000007";
+    assert_eq!((counters[0].uuid.unwrap().as_str(), counters[0].domid, counters[1].uuid), (uuid, None, None));
     assert_eq!((counters[1].llc_misses, counters[1].domain), (None, None));
     assert_eq!(counters[1].unavailable.as_deref(), Some("no PMU"));
     assert_eq!(
@@ -362,4 +380,65 @@ fn what_is_told_again_is_recorded_once() {
     next.round += 1;
     let rows = taken.take(&next).rows(&next);
     assert_eq!((rows.events.len(), rows.counters.len(), rows.trials.len()), (next.events.len(), 0, 0));
+}
+
+/// A domain of Xen has no pid and no thread, and its UUID is in no column of theirs.
+#[test]
+fn a_domain_of_xen_is_in_columns_of_its_own() {
+    let domain = XenDomainId { domid: 5, uuid: Uuid::from_u128(0x6a8c_3a1e << 96 | 0x8000 << 48 | 7) };
+    let on_xen = |vm: &mut Vm| {
+        vm.id = VmId::XenDomain(domain);
+        vm.uuid = Some(domain.uuid);
+        vm.vmm = VmmKind::XenPvh;
+        vm.vcpus[0] = Vcpu {
+            id: VcpuId::Xen { domain, vcpu: 0 },
+            process: None,
+            thread_name: None,
+            ..vm.vcpus[0].clone()
+        };
+    };
+    let mut snapshot = snapshot();
+    on_xen(&mut snapshot.vms[2]);
+    let rows = rows_of(&snapshot);
+    let (vm, vcpu) = (&rows.vms[2], &rows.placements[2]);
+    let uuid = Some(domain.uuid.into());
+    assert_eq!((vm.vm_kind, vm.domid, vm.uuid), (Some(VmKind::XenDomain), Some(5), uuid));
+    assert_eq!((vm.pid, vm.start_ticks), (None, None));
+    assert_eq!((vcpu.vm_kind, vcpu.domid, vcpu.uuid), (Some(VmKind::XenDomain), Some(5), uuid));
+    assert_eq!((vcpu.vm_pid, vcpu.thread, vcpu.thread_start_ticks), (None, None, None));
+    assert_eq!(super::VmColumns::from(&snapshot.vms[2]).id(), Some(VmId::XenDomain(domain)));
+    assert_eq!((rows.vms[0].vm_kind, rows.vms[0].domid), (Some(VmKind::Process), None));
+
+    let mut seen = observation();
+    seen.vms[1] = snapshot.vms[2].reference();
+    seen.vcpus[1].vm = seen.vms[1].name.clone();
+    seen.vcpus[1].id = VcpuId::Xen { domain, vcpu: 0 };
+    seen.vcpus[1].process = None;
+    seen.vcpus[1].run_ns_anywhere = Some(77);
+    seen.merging[0].vm = seen.vms[1].name.clone();
+    seen.merging[0].id = VmId::XenDomain(domain);
+    let rows = observation_rows(None, &seen);
+    let row = &rows.counters[1];
+    assert_eq!((row.vm_kind, row.domid, row.uuid), (Some(VmKind::XenDomain), Some(5), uuid));
+    assert_eq!((row.vm_pid, row.thread, row.run_ns), (None, None, Some(77)));
+    assert_eq!((rows.merging[0].vm_pid, rows.merging[0].domid, rows.merging[0].uuid), (None, Some(5), uuid));
+}
+
+#[test]
+fn a_domain_that_spans_nodes_says_which() {
+    let mut snapshot = snapshot();
+    let json = r#"{"domains":[{"id":0,"cpus":[0,1],"nodes":[0,1]},{"id":3,"cpus":[2,3],"node":2}]}"#;
+    let topology = Topology::from_json(json).unwrap();
+    let Availability::Available(plan) = &mut snapshot.plan else { panic!() };
+    plan.domains = topology.domains().to_vec();
+    let nodes: Vec<_> =
+        rows_of(&snapshot).placements.iter().map(|row| (row.domain, row.nodes.clone())).collect();
+    for (domain, nodes) in nodes {
+        let expected = match domain {
+            Some(0) => Some("0-1"),
+            Some(3) => Some("2"),
+            _ => None,
+        };
+        assert_eq!(nodes.as_deref(), expected);
+    }
 }

@@ -223,8 +223,8 @@ fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
     }
     let other = now.difference(before).next();
     match other {
-        Some((name, process, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
-            Some((_, was, _)) if was == process => format!("{name} has {vcpus} vCPUs now"),
+        Some((name, id, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
+            Some((_, was, _)) if was == id => format!("{name} has {vcpus} vCPUs now"),
             _ => format!("{name} was started anew"),
         },
         None => "the VMs changed".into(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use huddle_model::id::TaskId;
 use tempfile::TempDir;
 
 use super::super::affinity::{Affinities, ThreadAffinities};
@@ -32,15 +33,13 @@ impl Affinities for Shared {
         ThreadAffinities(root.unwrap()).presence(vcpu)
     }
 
-    fn get(&self, VcpuRef { thread: TaskId { id: tid, .. }, .. }: VcpuRef) -> Result<CpuSet, Errno> {
+    fn get(&self, of: VcpuRef) -> Result<CpuSet, Errno> {
+        let tid = tid(of);
         self.0.lock().unwrap().affinity.get(&tid).cloned().ok_or(Errno::ESRCH)
     }
 
-    fn set(
-        &self,
-        VcpuRef { thread: TaskId { id: tid, .. }, .. }: VcpuRef,
-        cpus: &CpuSet,
-    ) -> Result<(), Errno> {
+    fn set(&self, of: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
+        let tid = tid(of);
         let mut kernel = self.0.lock().unwrap();
         if kernel.not_permitted.contains(&tid) {
             return Err(Errno::EPERM);
@@ -56,6 +55,11 @@ impl Affinities for Shared {
         }
         Ok(())
     }
+}
+
+fn tid(of: VcpuRef) -> i32 {
+    let VcpuRef::Thread { thread, .. } = of else { panic!("{of:?} is no thread") };
+    thread.id
 }
 
 struct World {
@@ -76,15 +80,15 @@ fn thread(number: i32) -> TaskId {
 }
 
 fn vcpu(number: i32) -> VcpuRef {
-    VcpuRef { scheduler: Scheduler::Host, process: PROCESS, thread: thread(number) }
+    VcpuRef::Thread { process: PROCESS, thread: thread(number) }
 }
 
 fn pin(number: i32, list: &str) -> ThreadPin {
     ThreadPin {
         vm: "a".to_owned(),
         vcpu: u32::try_from(number).unwrap(),
-        process: PROCESS,
-        thread: thread(number),
+        id: thread(number).into(),
+        process: Some(PROCESS),
         cpus: cpus(list),
     }
 }
@@ -209,7 +213,7 @@ fn the_journal_is_on_disk_before_the_thread_is_touched() {
 fn a_change_that_was_journaled_and_never_made_is_harmless_to_undo() {
     let world = World::new();
     let mut pinner = world.pinner();
-    pinner.journal.record(&[pin(0, "1").change(Scheduler::Host, &cpus("0-7"), &cpus("1"))]).unwrap();
+    pinner.journal.record(&[pin(0, "1").change(vcpu(0), &cpus("0-7"), &cpus("1"))]).unwrap();
     let report = pinner.undo();
     assert_eq!((report.restored, report.failures.len()), (0, 0));
     assert!(report.notes[0].contains("was not changed"), "{:?}", report.notes);
