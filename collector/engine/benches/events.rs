@@ -243,10 +243,11 @@ impl Tenant {
         let start: u64 = line.trim().parse().unwrap();
         let process = task::process(&HostRoot::real(), child.id().cast_signed()).unwrap().id;
         let (middle, end) = (start + (shared * PAGE) as u64, start + (pages * PAGE) as u64);
-        let region = |start, end, kind| GuestRegion { process, start, end, kind };
+        let region = |start, end, kind| GuestRegion { process: Some(process), start, end, kind };
         let vm = Vm {
             name: format!("tenant{}", child.id()),
-            process,
+            id: process.into(),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
             memory: vec![

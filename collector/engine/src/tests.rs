@@ -8,7 +8,7 @@ use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
-use huddle_model::vm::{Vcpu, VmmKind};
+use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::command::Request;

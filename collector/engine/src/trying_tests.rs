@@ -11,7 +11,7 @@ use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
 use huddle_model::observation::ReportObservation;
 use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::trial::{Comparison, Objective, Outcome, TrialSettings};
-use huddle_model::vm::{Vcpu, VmmKind};
+use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::*;
 use huddle_host::discover::Discovery;

@@ -173,10 +173,11 @@ impl Tenant {
         let end = start + (PAGES * PAGE) as u64;
         let vm = Vm {
             name: name.to_owned(),
-            process,
+            id: process.into(),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
-            memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Mergeable }],
+            memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::default(),
             cannot_merge: Vec::new(),
         };

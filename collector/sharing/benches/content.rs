@@ -170,10 +170,11 @@ fn vm(pid: i32, start: u64, pages: usize) -> Vm {
     let end = start + (pages * PAGE) as u64;
     Vm {
         name: format!("tenant{pid}"),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),
-        memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Anonymous }],
+        memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Anonymous }],
         allowed_cpus: CpuSet::default(),
         cannot_merge: Vec::new(),
     }

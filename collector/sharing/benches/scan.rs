@@ -242,13 +242,14 @@ fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
     let process = task::process(&HostRoot::real(), pid).unwrap().id;
     let middle = start + (shared * PAGE) as u64;
     let shared_kind = if by == By::Ksm { MemoryKind::Mergeable } else { MemoryKind::Anonymous };
-    let region = |start, end, kind| GuestRegion { process, start, end, kind };
+    let region = |start, end, kind| GuestRegion { process: Some(process), start, end, kind };
     let end = start + (pages * PAGE) as u64;
     let mut memory = vec![region(start, middle, shared_kind), region(middle, end, MemoryKind::Anonymous)];
     memory.retain(|region| region.len_bytes() > 0);
     Vm {
         name: format!("tenant{pid}"),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),
         memory,
