@@ -51,7 +51,7 @@ pub(crate) fn components() -> anyhow::Result<()> {
         }
         eprintln!("`cargo {subcommand}` is missing: installing the component {component} with rustup");
         shell::run(Command::new("rustup").args(["component", "add", component]))
-            .with_context(|| format!("install {component} by the means your Rust came with"))?;
+            .with_context(|| format!("install {component} the way your Rust was installed"))?;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub struct PlanLimits {
 /// A limit that cannot be.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BadLimit {
-    /// One VM has nobody to be kept apart from.
+    /// A group of one VM keeps nothing apart.
     #[error("apart has the group {0:?}, expected the names of two or more different VMs")]
     Group(Vec<String>),
     /// No VM fits into that.
@@ -79,8 +79,8 @@ impl PlanLimits {
         check(self.contention, cost, BadLimit::Contention)
     }
 
-    /// Names in these limits that no VM of `matrix` has, a sentence each: a slip of the pen must not
-    /// switch a limit off unseen.
+    /// Names in these limits that no VM of `matrix` has, a sentence each: a misspelt name must not
+    /// switch a limit off silently.
     pub fn unknown_names(&self, matrix: &SharingMatrix) -> Vec<String> {
         let is_known = |name: &str| matrix.vms().iter().any(|vm| vm.name == name);
         let apart = self.apart.iter().flatten().map(|name| ("apart", name));

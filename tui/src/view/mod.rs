@@ -189,7 +189,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         let filter = app.filter().unwrap_or_default();
         let end = canvas.pieces(area, x, area.y, &[("filter: ", theme.strong()), (filter, theme.plain())]);
         let end = canvas.text(area, end, area.y, " ", theme.selected());
-        canvas.text(area, end + 2, area.y, "Enter keeps it, Esc gives it up", theme.faint());
+        canvas.text(area, end + 2, area.y, "Enter keeps it, Esc cancels", theme.faint());
         return;
     }
     let hints: &[(Command, &str)] = match app.view {

@@ -21,7 +21,7 @@ const COMMAND: &str = include_str!("command");
 pub(crate) fn make() -> anyhow::Result<PathBuf> {
     ensure!(cfg!(target_arch = "x86_64"), "the Xen host is made for x86-64 only");
     let release = host::debian_release().context(
-        "the Xen host is made from the packages of a Debian host, and this is none; bring target/guests/xen from one",
+        "the Xen host is made from the packages of a Debian host, and this is not one; copy target/guests/xen from one",
     )?;
     let guest = images::guest_program()?;
     let place = images::images()?.join("xen");

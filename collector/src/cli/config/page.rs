@@ -32,7 +32,8 @@ struct Section {
 fn sections() -> Vec<Section> {
     let plan = "model/src/plan/limits.rs";
     let trial = "model/src/trial/settings.rs";
-    let section = |heading, toml, source, type_name, defaults| Section { heading, toml, source, type_name, defaults };
+    let section =
+        |heading, toml, source, type_name, defaults| Section { heading, toml, source, type_name, defaults };
     let of_config = |heading, toml, type_name| section(heading, toml, CONFIG, type_name, None);
     vec![
         of_config("Top level", "", "Config"),
@@ -127,9 +128,8 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         }
         _ => Vec::new(),
     };
-    let names = |names: &[&str]| {
-        names.iter().map(|name| format!("`\"{name}\"`")).collect::<Vec<_>>().join(", ")
-    };
+    let names =
+        |names: &[&str]| names.iter().map(|name| format!("`\"{name}\"`")).collect::<Vec<_>>().join(", ");
     match last.ident.to_string().as_str() {
         "Option" => inner[0].clone(),
         "Vec" => format!("array of {}", plural(&inner[0])),
@@ -265,11 +265,16 @@ fn the_configuration_page_is_current() {
 fn the_configuration_page_has_every_key_that_is_read() {
     for section in sections() {
         let item = struct_of(&section);
-        let names: Vec<String> = fields(&item).iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect();
+        let names: Vec<String> =
+            fields(&item).iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect();
         assert_eq!(names, known_to_serde(&section), "{}", section.heading);
         for field in fields(&item) {
             let (meaning, _) = meaning_and_default(field, None);
-            assert!(!meaning.is_empty() && !meaning.contains("]("), "{}: {meaning:?}", field.ident.as_ref().unwrap());
+            assert!(
+                !meaning.is_empty() && !meaning.contains("]("),
+                "{}: {meaning:?}",
+                field.ident.as_ref().unwrap()
+            );
         }
     }
 }
@@ -278,7 +283,8 @@ fn the_configuration_page_has_every_key_that_is_read() {
 fn examples_of_the_pages_are_read() {
     for name in [PAGE, "docs/guide.md", "docs/xen.md"] {
         let page = std::fs::read_to_string(repository().join(name)).unwrap();
-        let blocks: Vec<&str> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        let blocks: Vec<&str> =
+            page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
         assert!(!blocks.is_empty(), "{name} has no example");
         for block in blocks {
             Config::parse(block).unwrap_or_else(|error| panic!("{name}: {error:#}\n{block}"));
