@@ -120,7 +120,7 @@ pub enum GuestError {
     },
     /// It has ended.
     #[error(
-        "the guest {name} ({holder}) ended before it answered {asked:?}: {status}; its own words are above, if it had any{console}"
+        "the guest {name} ({holder}) ended before it answered {asked:?}: {status}; its own output, if any, is above{console}"
     )]
     Ended {
         /// The guest.

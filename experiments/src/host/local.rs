@@ -147,7 +147,9 @@ impl Host for CollectorHost {
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
         let pid_of = |(name, holder): &(String, Holder)| match holder {
             Holder::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
-            Holder::Domain(_) => Err(HostFailure::Failed(format!("the VM {name} ({holder}) is no process"))),
+            Holder::Domain(_) => {
+                Err(HostFailure::Failed(format!("the VM {name} ({holder}) is not a process")))
+            }
         };
         let processes = guests.iter().map(pid_of).collect::<Result<_, _>>()?;
         let options = DiscoverOptions { processes, scan_host: false, ..DiscoverOptions::default() };

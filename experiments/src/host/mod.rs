@@ -122,7 +122,7 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
     // Notes are about vCPUs that are elsewhere than they were asked to be.
     if report.outcome.skipped > 0 || !report.notes.is_empty() {
         return Err(HostFailure::Failed(format!(
-            "the placement {} could not be made: {}",
+            "the placement {} could not be applied: {}",
             plan.policy,
             report.notes.join("; ")
         )));

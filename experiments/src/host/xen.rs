@@ -69,7 +69,7 @@ impl XenHost {
     ) -> Result<Self, HostFailure> {
         if !xen::is_control_domain(root) {
             return Err(HostFailure::cannot(
-                "guests on Xen are made in its dom0, and this is none (/proc/xen/capabilities does not say \
+                "guests on Xen are made in its dom0, and this is not one (/proc/xen/capabilities does not say \
                  control_d); run it there as root, or choose --guest process or qemu",
             ));
         }

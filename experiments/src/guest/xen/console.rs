@@ -38,7 +38,7 @@ impl Console {
         });
         raw.map_err(|errno| cannot("set up", terminal, errno.into()))?;
         let output = file.try_clone().map_err(|error| cannot("share", terminal, error))?;
-        let said = File::create(log).map_err(|error| cannot("keep what is said on", log, error))?;
+        let said = File::create(log).map_err(|error| cannot("keep the output of", log, error))?;
         let (sender, answers) = channel();
         // A thread, because a terminal cannot be read with a time limit; it ends with the terminal.
         std::thread::Builder::new()
