@@ -39,14 +39,18 @@ use super::failure::Failure;
 ///
 /// [plan]
 /// apart = [["web", "database"], ["a", "b", "c"]]
+/// vcpus_per_core = 2.0
 /// load_per_cpu = 0.8
+/// local_memory = 0.9
 /// working_set_kib = { web = 2048 }
 ///
 /// [sharing]
 /// method = "events"
 ///
 /// [counters]
+/// guest_only = true
 /// llc_misses = "r412e"
+/// llc_references = "none"
 ///
 /// [trial]
 /// least_effect = 0.05
