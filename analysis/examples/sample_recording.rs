@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use huddle_collector::host::HostRoot;
-use huddle_collector::record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
+use huddle_host::HostRoot;
 use huddle_model::schema::Manifest;
+use huddle_record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
 
-#[path = "../../collector/src/record/sample.rs"]
+#[path = "../../collector/record/src/sample.rs"]
 mod sample;
-#[path = "../../collector/src/record/sample_observed.rs"]
+#[path = "../../collector/record/src/sample_observed.rs"]
 mod sample_observed;
 
 const VMS: usize = 4;

@@ -9,19 +9,19 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
+use huddle_host::HostRoot;
 use huddle_model::availability::Availability;
 use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{Finding, Manifest, Rows};
 use huddle_model::snapshot::Snapshot;
 use huddle_model::stats::{BlockSums, compare_blocks};
 use huddle_model::trial::Objective;
+use huddle_record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
 use serde_json::Value;
 
-#[path = "../../collector/src/record/sample.rs"]
+#[path = "../../collector/record/src/sample.rs"]
 mod sample;
-#[path = "../../collector/src/record/sample_observed.rs"]
+#[path = "../../collector/record/src/sample_observed.rs"]
 mod sample_observed;
 use sample_observed::{ARMS, observed};
 

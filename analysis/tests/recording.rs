@@ -9,15 +9,15 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::record::{
+use huddle_host::HostRoot;
+use huddle_model::snapshot::Snapshot;
+use huddle_record::{
     QueueLimit, RecordTarget, Recorder, RecorderLimits, RunAbout, SegmentLimits, new_manifest,
 };
-use huddle_model::snapshot::Snapshot;
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde_json::Value;
 
-#[path = "../../collector/src/record/sample.rs"]
+#[path = "../../collector/record/src/sample.rs"]
 mod sample;
 
 const VMS: usize = 3;

@@ -9,7 +9,7 @@
 
 #[path = "../tests/xen/dom0.rs"]
 mod dom0;
-#[path = "support/figures.rs"]
+#[path = "../sharing/benches/support/figures.rs"]
 mod figures;
 #[path = "../tests/xen/plain.rs"]
 mod plain;
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use dom0::{Dom0, File};
 use figures::spread;
-use huddle_collector::host::HostRoot;
-use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
-use huddle_collector::xen;
-use huddle_collector::xen::vms::{DomainChoice, XenVms};
+use huddle_host::HostRoot;
+use huddle_sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_xen::vms::{DomainChoice, XenVms};
+use huddle_xen::{self as xen, contents::hash_domains};
 use nix::time::ClockId;
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -85,7 +85,7 @@ fn in_dom0() {
     // As in the plain loop, which pages there are is known before.
     let mut begun = (cpu(), Instant::now());
     let listed = || begun = (cpu(), Instant::now());
-    let hashed = scan.hash_domains(&mut *memory, &mut || toolstack.domains(), &vms, listed).unwrap();
+    let hashed = hash_domains(&scan, &mut *memory, &mut || toolstack.domains(), &vms, listed).unwrap();
     let (took, used) = (begun.1.elapsed(), cpu() - begun.0);
     println!("{} pages {} ns {} cpu_ns", hashed.pages, took.as_nanos(), used.as_nanos());
 }

@@ -1,6 +1,7 @@
 //! `huddle`: see `huddle --help`.
 
 mod cli;
+mod doctor;
 
 use std::process::ExitCode;
 

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 
-use huddle_collector::xen::toolstack::XenError;
 use huddle_guest::chase::{self, NODE_WORDS, PAGE_WORDS};
 use huddle_model::vm::Vm;
+use huddle_xen::toolstack::XenError;
 
 pub use self::domain::DomainMemory;
 pub use self::process::ProcessMemory;
@@ -199,8 +199,8 @@ fn key_of(node: &[u8; NODE_BYTES]) -> Key {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use huddle_collector::host::HostRoot;
     use huddle_guest::chase::PAGE_BYTES;
+    use huddle_host::HostRoot;
     use huddle_model::cpuset::CpuSet;
     use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, VmmKind};
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::host::topology;
 use huddle_guest::protocol::Pace;
+use huddle_host::HostRoot;
+use huddle_host::topology;
 use huddle_model::cpuset::CpuSet as Cpus;
 use huddle_model::topology::Topology;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};

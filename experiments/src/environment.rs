@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use huddle_collector::host::{HostRoot, read_text};
-use huddle_collector::observe::probes::ksm::merging_pages;
-use huddle_collector::xen;
+use huddle_host::{HostRoot, read_text};
+use huddle_observe::probes::ksm::merging_pages;
+use huddle_xen as xen;
 use serde::Serialize;
 
 use crate::design::Arm;

@@ -5,14 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use huddle_collector::engine::stages::Observer;
-use huddle_collector::host::HostRoot;
-use huddle_collector::observe::observer::{HostObserver, Sources};
-use huddle_collector::observe::perf::{EventSet, VcpuCounters};
-use huddle_collector::observe::probes::program::Program;
-use huddle_collector::observe::probes::{ProbeConfig, Probes};
-use huddle_collector::observe::resctrl::Resctrl;
-use huddle_collector::xen::observer::XenObserver;
+use huddle_host::HostRoot;
+use huddle_host::stages::Observer;
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::{
@@ -21,6 +15,12 @@ use huddle_model::observation::{
 use huddle_model::rates::CounterDelta;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
+use huddle_observe::observer::{HostObserver, Sources};
+use huddle_observe::perf::{EventSet, VcpuCounters};
+use huddle_observe::probes::program::Program;
+use huddle_observe::probes::{ProbeConfig, Probes};
+use huddle_observe::resctrl::Resctrl;
+use huddle_xen::observer::XenObserver;
 use serde::Serialize;
 
 /// The programs that run while guests are measured. Those that sample on a timer are left out: they

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use huddle_collector::observe::perf::{EventChoice, EventError};
 use huddle_guest::chase::PAGE_BYTES;
+use huddle_observe::perf::{EventChoice, EventError};
 use serde::{Deserialize, Serialize};
 
 use crate::design::Arm;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::pin::{StateDir, restore};
+use huddle_host::HostRoot;
+use huddle_host::pin::{StateDir, Undoers, restore};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -223,7 +223,7 @@ fn after_a_kill_the_next_run_asks_for_a_restore_which_puts_everything_back() {
     assert!(stderr(&next).contains("huddle restore"), "{}", stderr(&next));
 
     let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
-    let report = restore(&HostRoot::real(), &state).unwrap();
+    let report = restore(&Undoers::of_host(HostRoot::real()), &state).unwrap();
     assert_eq!((settings(), report.failures), (before, Vec::new()));
 }
 

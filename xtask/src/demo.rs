@@ -11,7 +11,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         "Building the terminal and the stand-in VMs (some minutes the first time); nothing is installed."
     );
     shell::run(shell::cargo().args(["build", "--package", "huddle-experiments", "--bins"]))?;
-    shell::run(shell::cargo().args(["build", "--package", "huddle-collector", "--bin", "huddle"]))?;
+    shell::run(shell::cargo().args(["build", "--package", "huddle", "--bin", "huddle"]))?;
     let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
     shell::become_command(Command::new(own.with_file_name("huddle-demo")).args(args))
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use huddle_collector::observe::perf::EventChoice;
-use huddle_collector::sharing::content::Share;
-use huddle_collector::xen::toolstack::AffinityKind;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
+use huddle_observe::perf::EventChoice;
+use huddle_sharing::content::Share;
+use huddle_xen::toolstack::AffinityKind;
 
 /// Finds the VMs of this host, measures which share memory, and runs those that share most on the
 /// same cache.

@@ -8,14 +8,14 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use huddle_collector::observe::perf::{EventChoice, EventError};
-use huddle_collector::sharing::content::Share;
-use huddle_collector::xen::toolstack::AffinityKind;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
+use huddle_observe::perf::{EventChoice, EventError};
+use huddle_sharing::content::Share;
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
+use huddle_xen::toolstack::AffinityKind;
 use serde::Deserialize;
 
 use super::failure::Failure;

@@ -4,26 +4,29 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use huddle_collector::discover::{
+use huddle_host::clock::HostClock;
+use huddle_host::discover::{
     DiscoverError, DiscoverOptions, Discoverer, Discovery, NamedCgroup, NamedComm, NamedProcess,
 };
-use huddle_collector::engine::HostClock;
-use huddle_collector::engine::stages::{Clock, HostSource};
-use huddle_collector::host::{HostRoot, numa, topology};
-use huddle_collector::observe::perf::{EventChoice, EventSet, Scope};
-use huddle_collector::pin::{HostPinner, Journal, StateDir, StateError, StateLock, Subject, recover};
-use huddle_collector::sharing::content::{ContentScan, ContentSettings};
-use huddle_collector::sharing::{Measurement, MergedScan, SharingError};
-use huddle_collector::xen;
-use huddle_collector::xen::merging::{MergeSettings, Xen};
-use huddle_collector::xen::stages::{Merging, XenContents, XenFacts};
-use huddle_collector::xen::toolstack::{AffinityKind, Toolstack};
-use huddle_collector::xen::topology::KnownCaches;
-use huddle_collector::xen::vms::{DomainChoice, XenVms};
+use huddle_host::pin::{
+    HostPinner, Journal, Scheduler, StateDir, StateError, StateLock, Subject, Undoers, recover,
+};
+use huddle_host::stages::{Clock, HostSource};
+use huddle_host::{HostRoot, numa, topology};
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
+use huddle_observe::perf::{EventChoice, EventSet, Scope};
+use huddle_sharing::content::{ContentScan, ContentSettings};
+use huddle_sharing::{Measurement, MergedScan, SharingError};
+use huddle_xen as xen;
+use huddle_xen::affinity::XenAffinities;
+use huddle_xen::merging::{MergeSettings, UndoSharing, Xen};
+use huddle_xen::stages::{Merging, XenContents, XenFacts};
+use huddle_xen::toolstack::{AffinityKind, Toolstack};
+use huddle_xen::topology::KnownCaches;
+use huddle_xen::vms::{DomainChoice, XenVms};
 
 use super::args::{Common, ContentArgs};
 use super::config::{Config, VmTarget};
@@ -281,12 +284,22 @@ impl Context {
         StateDir::open(self.state_dir.as_deref()).map_err(state_failure)
     }
 
+    /// What puts back all that a journal of this host may hold. Xen is opened when it is needed.
+    pub(crate) fn undoers(&self) -> Undoers {
+        self.undoers_on(XenAffinities::new(self.root.clone()))
+    }
+
+    fn undoers_on(&self, affinities: XenAffinities) -> Undoers {
+        let merging = UndoSharing(self.root.clone());
+        Undoers::of_host(self.root.clone()).with_xen(Box::new(affinities), Box::new(merging))
+    }
+
     /// Undoes what an earlier run left in a journal.
     fn recover(&self, journal: &mut Journal) {
         if journal.entries().is_empty() {
             return;
         }
-        let report = recover(&self.root, journal);
+        let report = recover(&self.undoers(), journal);
         tracing::warn!("an earlier run was cut off: {} of its changes were undone", report.restored);
         for line in report.notes.iter().chain(&report.failures) {
             tracing::warn!("{line}");
@@ -307,11 +320,15 @@ impl Context {
                 &mut Journal::open_of(Subject::MemorySharing, &self.root, &lock).map_err(Failure::failed)?,
             );
         }
-        let root = self.root.clone();
-        Ok(match self.backend {
-            Backend::Host => HostPinner::new(root, journal),
-            Backend::Xen => HostPinner::on_xen(root, journal, self.toolstack()?, self.domains.affinity),
-        })
+        let scheduler = match self.backend {
+            Backend::Host => Scheduler::Host,
+            Backend::Xen => Scheduler::Xen(self.domains.affinity),
+        };
+        let undoers = match self.backend {
+            Backend::Host => self.undoers(),
+            Backend::Xen => self.undoers_on(XenAffinities::of(self.root.clone(), self.toolstack()?)),
+        };
+        Ok(HostPinner::with(self.root.clone(), journal, undoers, scheduler))
     }
 }
 

@@ -4,25 +4,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::doctor::examine;
 use anyhow::Context as _;
-use huddle_collector::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
-use huddle_collector::engine::command::{Request, Requests};
-use huddle_collector::engine::stages::Clock;
-use huddle_collector::engine::{Engine, HostClock, Memory, RunEnd, RunOptions, Trying, run};
-use huddle_collector::host::HostRoot;
-use huddle_collector::host::topology::{self, usable_cpus};
-use huddle_collector::observe::probes::pass::PassTrigger;
-use huddle_collector::observe::reported::ReportSocket;
-use huddle_collector::record::{
-    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
-    new_manifest,
-};
+use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
+use huddle_engine::command::{Request, Requests};
+use huddle_engine::{Engine, Memory, RunEnd, RunOptions, Trying, run};
+use huddle_host::HostRoot;
+use huddle_host::clock::HostClock;
+use huddle_host::stages::Clock;
+use huddle_host::stages::PassTrigger;
+use huddle_host::topology::{self, usable_cpus};
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
 use huddle_model::snapshot::Snapshot;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::trial::Objective;
+use huddle_observe::reported::ReportSocket;
+use huddle_record::{
+    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
+    new_manifest,
+};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -69,10 +71,12 @@ impl Loop {
             Trying::new(objective, context.config.trial.clone(), least, window)
         });
         let state = pinner.as_ref().map(|pinner| pinner.journal().state());
-        let Stages { vms, sharing, host, observer, passes } = stages::build(context, args, reports, state)?;
+        let Stages { vms, sharing, merger, host, observer, passes } =
+            stages::build(context, args, reports, state)?;
         let engine = Engine {
             vms,
             sharing,
+            merger,
             host,
             observer: Some(observer),
             pinner: pinner.map(|pinner| Box::new(pinner) as _),
@@ -300,6 +304,7 @@ impl Recordings {
             config: self.config_text.clone(),
             caches: self.caches.clone(),
             topology: self.topology.clone(),
+            findings: Some(examine(root).into_iter().map(Into::into).collect()),
         };
         Recorder::start(dir, new_manifest(root, about), self.limits).map_err(Failure::failed)
     }

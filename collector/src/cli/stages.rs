@@ -3,22 +3,24 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use huddle_collector::engine::stages::{HostSource, Observer, SharingSource, VmSource};
-use huddle_collector::engine::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
-use huddle_collector::host::ksm;
-use huddle_collector::observe::observer::{HostObserver, Sources};
-use huddle_collector::observe::perf::VcpuCounters;
-use huddle_collector::observe::probes::pass::{FullScansTrigger, PassTrigger};
-use huddle_collector::observe::probes::{ProbeConfig, Probes};
-use huddle_collector::observe::reported::{ReportSocket, Reports};
-use huddle_collector::observe::resctrl::Resctrl;
-use huddle_collector::pin::StateLock;
-use huddle_collector::sharing::content::ContentScan;
-use huddle_collector::sharing::{MergedScan, frames_visible};
-use huddle_collector::xen;
-use huddle_collector::xen::observer::XenObserver;
-use huddle_collector::xen::stages::Interval;
+use huddle_engine::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
+use huddle_host::ksm;
+use huddle_host::pin::StateLock;
+use huddle_host::stages::PassTrigger;
+use huddle_host::stages::{HostSource, Observer, PageMerger, SharingSource, VmSource};
 use huddle_model::availability::Availability;
+use huddle_observe::observer::{HostObserver, Sources};
+use huddle_observe::perf::VcpuCounters;
+use huddle_observe::probes::graph::frame_changes;
+use huddle_observe::probes::pass::FullScansTrigger;
+use huddle_observe::probes::{ProbeConfig, Probes};
+use huddle_observe::reported::{ReportSocket, Reports};
+use huddle_observe::resctrl::Resctrl;
+use huddle_sharing::content::ContentScan;
+use huddle_sharing::{MergedScan, frames_visible};
+use huddle_xen as xen;
+use huddle_xen::observer::XenObserver;
+use huddle_xen::stages::Interval;
 
 use super::args::LoopArgs;
 use super::config::LoopMethod;
@@ -32,6 +34,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct Stages {
     pub(crate) vms: Box<dyn VmSource + Send>,
     pub(crate) sharing: Box<dyn SharingSource + Send>,
+    pub(crate) merger: Option<Box<dyn PageMerger + Send>>,
     pub(crate) host: Box<dyn HostSource + Send>,
     pub(crate) observer: Box<dyn Observer + Send>,
     pub(crate) passes: Box<dyn PassTrigger>,
@@ -115,6 +118,7 @@ fn on_host(context: &Context, reports: Option<ReportSocket>) -> Result<Stages, F
     Ok(Stages {
         vms: Box::new(HostVms(context.discoverer())),
         sharing: sharing_source(context),
+        merger: None,
         host: Box::new(HostFacts { root: root.clone(), cache_level: context.cache_level }),
         observer: Box::new(HostObserver::new(root.clone(), sources)),
         passes,
@@ -127,17 +131,19 @@ fn on_xen(
     reports: Option<ReportSocket>,
     state: Option<&StateLock>,
 ) -> Result<Stages, Failure> {
-    let mut contents = context.xen_contents(context.content_settings())?;
-    if let Some(state) = state.filter(|_| args.merge) {
-        contents = contents.merging(context.xen_merging(state)?);
-    }
+    let contents = context.xen_contents(context.content_settings())?;
+    let merger = match state.filter(|_| args.merge) {
+        Some(state) => Some(Box::new(context.xen_merging(state)?) as _),
+        None => None,
+    };
     let every = args.min_interval.map_or(min_interval(context.backend), seconds);
     let monitor = xen::open_monitor(&context.root);
     Ok(Stages {
         vms: Box::new(context.xen_vms()?),
         sharing: Box::new(contents),
+        merger,
         host: Box::new(context.xen_facts()?),
-        observer: Box::new(XenObserver::new(context.toolstack()?, monitor, Reports::new(reports))),
+        observer: Box::new(XenObserver::new(context.toolstack()?, monitor, Box::new(Reports::new(reports)))),
         passes: Box::new(Interval::new(every)),
     })
 }
@@ -154,7 +160,12 @@ fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
         }
         LoopMethod::Events => {
             let rounds = settings.rescan_rounds.unwrap_or(RESCAN_ROUNDS);
-            Box::new(EventsSharing::new(context.root.clone(), scan, rounds))
+            Box::new(EventsSharing::new(
+                context.root.clone(),
+                scan,
+                frame_changes(context.root.clone()),
+                rounds,
+            ))
         }
     }
 }

@@ -5,7 +5,7 @@ use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
 
 use super::{Finding, Item};
-use crate::observe::perf::{EventSet, EventSpec, Scope};
+use huddle_observe::perf::{EventSet, EventSpec, Scope};
 
 const AREA: &str = "counters";
 const PRIVILEGE: &str = "run huddle as root, or with CAP_PERFMON";

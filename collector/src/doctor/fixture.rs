@@ -1,7 +1,7 @@
 //! A tree of fixtures for the tests of this module.
 
 use super::{Finding, State};
-use crate::host::HostRoot;
+use huddle_host::HostRoot;
 
 pub(super) struct Tree {
     dir: tempfile::TempDir,

@@ -1,8 +1,8 @@
 //! Settings of the kernel's memory management that move or split what VMs share.
 
 use super::{Finding, Item};
-use crate::host::ksm::chosen;
-use crate::host::{HostRoot, optional, read_cpus, read_number, read_text};
+use huddle_host::ksm::chosen;
+use huddle_host::{HostRoot, optional, read_cpus, read_number, read_text};
 
 const AREA: &str = "memory";
 

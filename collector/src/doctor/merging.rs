@@ -3,7 +3,7 @@
 use huddle_model::ksm::KsmState;
 
 use super::{Finding, Item};
-use crate::host::{HostRoot, ksm, read_cpus};
+use huddle_host::{HostRoot, ksm, read_cpus};
 
 const AREA: &str = "merging";
 

@@ -18,8 +18,8 @@ mod xen;
 
 use serde::Serialize;
 
-use crate::host::{HostError, HostRoot};
-use crate::observe::perf::EventSet;
+use huddle_host::{HostError, HostRoot};
+use huddle_observe::perf::EventSet;
 
 /// How good a finding is for the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,8 +50,26 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
+impl From<Finding> for huddle_model::schema::Finding {
+    fn from(found: Finding) -> Self {
+        let state = match found.state {
+            State::Good => "good",
+            State::Degraded => "degraded",
+            State::Missing => "missing",
+        };
+        Self {
+            area: found.area.to_owned(),
+            item: found.item.to_owned(),
+            state: state.to_owned(),
+            value: found.value,
+            meaning: found.meaning,
+            remedy: found.remedy,
+        }
+    }
+}
+
 /// Looks at everything there is to look at; in the order of the areas.
-pub fn examine(root: &HostRoot) -> Vec<Finding> {
+pub(crate) fn examine(root: &HostRoot) -> Vec<Finding> {
     let mut findings = privileges::examine(root);
     findings.extend(merging::examine(root));
     findings.extend(memory::examine(root));
@@ -62,7 +80,7 @@ pub fn examine(root: &HostRoot) -> Vec<Finding> {
 }
 
 /// Tries what only a trial can tell: which events of the set open, and which BPF programs attach.
-pub fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
+pub(crate) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     let mut findings = counting::try_out(set);
     findings.extend(programs::try_out(root));
     findings.push(programs::try_out_events(root));
@@ -107,7 +125,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::observe::probes::program::Program;
+    use huddle_observe::probes::program::Program;
 
     fn sound(findings: &[Finding]) {
         let items: BTreeSet<&str> = findings.iter().map(|finding| finding.item).collect();

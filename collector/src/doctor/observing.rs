@@ -5,10 +5,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Finding, Item};
-use crate::host::ksm::chosen;
-use crate::host::status::{self, Capability};
-use crate::host::{HostRoot, optional, read_number, read_text};
-use crate::observe::resctrl::{features, mount_point};
+use huddle_host::ksm::chosen;
+use huddle_host::status::{self, Capability};
+use huddle_host::{HostRoot, optional, read_number, read_text};
+use huddle_observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
 

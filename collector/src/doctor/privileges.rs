@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::{Finding, Item};
-use crate::host::HostRoot;
-use crate::host::status::{self, Capability};
+use huddle_host::HostRoot;
+use huddle_host::status::{self, Capability};
 
 const AREA: &str = "privileges";
 

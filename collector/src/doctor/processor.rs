@@ -6,7 +6,7 @@ use std::path::Path;
 use huddle_model::cpuset::CpuSet;
 
 use super::{Finding, Item};
-use crate::host::{HostError, HostRoot, cgroup, optional, read_number, read_text, status, topology};
+use huddle_host::{HostError, HostRoot, cgroup, optional, read_number, read_text, status, topology};
 
 const AREA: &str = "processor";
 

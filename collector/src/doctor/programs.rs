@@ -3,10 +3,11 @@
 use huddle_model::availability::Availability;
 
 use super::{Finding, Item};
-use crate::host::HostRoot;
-use crate::observe::probes::program::{Program, ProgramStatus};
-use crate::observe::probes::{ProbeConfig, ProbeError, Probes};
-use crate::sharing::events::{EventsConfig, EventsGraph};
+use huddle_host::HostRoot;
+use huddle_observe::probes::graph::frame_changes;
+use huddle_observe::probes::program::{Program, ProgramStatus};
+use huddle_observe::probes::{ProbeConfig, ProbeError, Probes};
+use huddle_sharing::events::{EventsConfig, EventsGraph};
 
 const AREA: &str = "BPF programs";
 
@@ -26,7 +27,7 @@ pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
 /// Whether the programs of sharing method `events` attach.
 pub(super) fn try_out_events(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "sharing_events" };
-    match EventsGraph::start(root.clone(), EventsConfig::default()) {
+    match EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone())) {
         Ok(_) => item.good("attach", "sharing method `events` can keep the matrix current between scans"),
         Err(error) => item.missing(
             error.to_string(),

@@ -1,9 +1,9 @@
 //! What a Xen host lets dom0 ask. A host without Xen has none of these lines.
 
 use super::{Finding, Item};
-use crate::host::HostRoot;
-use crate::xen::toolstack::Machine;
-use crate::xen::{self, observer::NO_COUNTERS};
+use huddle_host::HostRoot;
+use huddle_xen::toolstack::Machine;
+use huddle_xen::{self as xen, observer::NO_COUNTERS};
 
 const AREA: &str = "xen";
 

@@ -3,11 +3,11 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use huddle_collector::host::{HostRoot, task};
-use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
-use huddle_collector::sharing::{Measurement, MergedScan};
+use huddle_host::{HostRoot, task};
 use huddle_model::matrix::{MemoryUse, Method};
 use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vm};
+use huddle_sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_sharing::{Measurement, MergedScan};
 use libtest_mimic::Trial;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 

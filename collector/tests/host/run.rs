@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::observe::probes::ksm::merging_pages;
+use huddle_host::HostRoot;
+use huddle_observe::probes::ksm::merging_pages;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

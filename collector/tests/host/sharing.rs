@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::sharing::{Measurement, MergedScan, ZeroPages, frames_visible};
+use huddle_host::HostRoot;
 use huddle_model::matrix::MemoryUse;
 use huddle_model::vm::Vm;
+use huddle_sharing::{Measurement, MergedScan, ZeroPages, frames_visible};
 use libtest_mimic::Trial;
 
 use crate::ksm::Ksm;

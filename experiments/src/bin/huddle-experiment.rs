@@ -8,8 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use huddle_collector::host::HostRoot;
-use huddle_collector::observe::perf::EventSet;
 use huddle_experiments::course::{RunError, Step};
 use huddle_experiments::design::Arm;
 use huddle_experiments::environment::{CpuTicks, Environment, disturbances};
@@ -25,7 +23,9 @@ use huddle_experiments::spec::{Config, GuestKind, Preset, SpecError};
 use huddle_experiments::summary::Summary;
 use huddle_experiments::web::command::{WebArgs, web};
 use huddle_experiments::{clock, images, report};
+use huddle_host::HostRoot;
 use huddle_model::cpuset::CpuSet;
+use huddle_observe::perf::EventSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Exit code where the host cannot do it.

@@ -1,10 +1,8 @@
 //! The memory of VMs that are domains of Xen's. Pages are numbered as [`ForeignMemory`] numbers them.
 
-use huddle_collector::xen::merging::shared_frames;
-use huddle_collector::xen::toolstack::{
-    BATCH_PAGES, Domain, ForeignMemory, MemorySharing, Toolstack, XenError,
-};
 use huddle_model::vm::Vm;
+use huddle_xen::merging::shared_frames;
+use huddle_xen::toolstack::{BATCH_PAGES, Domain, ForeignMemory, MemorySharing, Toolstack, XenError};
 
 use super::{CannotRead, NODE_BYTES, VmMemory};
 
@@ -61,12 +59,12 @@ mod tests {
 
     use std::collections::BTreeMap;
 
-    use huddle_collector::xen::toolstack::{
-        AffinityKind, CpuPool, DomainKind, DomainRef, Machine, PAGE_BYTES, PhysicalCpu,
-    };
-    use huddle_collector::xen::vms;
     use huddle_guest::chase;
     use huddle_model::cpuset::CpuSet;
+    use huddle_xen::toolstack::{
+        AffinityKind, CpuPool, DomainKind, DomainRef, Machine, PAGE_BYTES, PhysicalCpu,
+    };
+    use huddle_xen::vms;
     use nix::errno::Errno;
 
     use super::*;

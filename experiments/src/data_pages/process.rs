@@ -5,8 +5,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use huddle_collector::host::HostRoot;
 use huddle_guest::chase::PAGE_BYTES;
+use huddle_host::HostRoot;
 use huddle_model::vm::{GuestRegion, Vm};
 
 use super::{CannotRead, NODE_BYTES, VmMemory};

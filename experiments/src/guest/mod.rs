@@ -17,8 +17,8 @@ pub mod xen;
 use std::fmt;
 use std::time::Duration;
 
-use huddle_collector::xen::toolstack::DomainRef;
 pub use huddle_guest::protocol::{Pace, Reading};
+use huddle_xen::toolstack::DomainRef;
 
 use crate::interrupt::Interrupted;
 

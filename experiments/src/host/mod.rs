@@ -5,7 +5,7 @@ pub mod xen;
 
 use std::path::Path;
 
-use huddle_collector::pin::{HostPinner, Journal, StateDir, StateLock, ThreadPin};
+use huddle_host::pin::{HostPinner, Journal, StateDir, StateLock, ThreadPin};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::CountedEvent;

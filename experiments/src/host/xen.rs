@@ -2,17 +2,9 @@
 
 use std::path::Path;
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::observe::reported::Reports;
-use huddle_collector::pin::{HostPinner, Journal, Subject};
-use huddle_collector::sharing::content::{ContentScan, ContentSettings, Share};
-use huddle_collector::xen;
-use huddle_collector::xen::merging::MergeSettings;
-use huddle_collector::xen::observer::XenObserver;
-use huddle_collector::xen::stages::{Merging, XenContents};
-use huddle_collector::xen::toolstack::{AffinityKind, Domain, ForeignMemory, MemorySharing, Toolstack};
-use huddle_collector::xen::topology::{KnownCaches, topology};
-use huddle_collector::xen::vms::DomainChoice;
+use huddle_host::HostRoot;
+use huddle_host::pin::{HostPinner, Journal, Scheduler, Subject, Undoers};
+use huddle_host::stages::PageMerger;
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::CpuSet;
@@ -21,6 +13,16 @@ use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
+use huddle_observe::reported::Reports;
+use huddle_sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_xen as xen;
+use huddle_xen::affinity::XenAffinities;
+use huddle_xen::merging::{MergeSettings, UndoSharing};
+use huddle_xen::observer::XenObserver;
+use huddle_xen::stages::{Merging, XenContents};
+use huddle_xen::toolstack::{AffinityKind, Domain, ForeignMemory, MemorySharing, Toolstack};
+use huddle_xen::topology::{KnownCaches, topology};
+use huddle_xen::vms::DomainChoice;
 
 use super::{Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
 use crate::data_pages::{DataPages, DomainMemory};
@@ -98,10 +100,22 @@ impl XenHost {
             None => None,
         };
         Ok(Self {
-            pinner: HostPinner::on_xen(root.clone(), pins, open()?, AffinityKind::Hard),
+            pinner: HostPinner::with(
+                root.clone(),
+                pins,
+                Undoers::of_host(root.clone()).with_xen(
+                    Box::new(XenAffinities::of(root.clone(), open()?)),
+                    Box::new(UndoSharing(root.clone())),
+                ),
+                Scheduler::Xen(AffinityKind::Hard),
+            ),
             contents: XenContents::new(ContentScan::new(root.clone(), CONTENT), open()?, open_memory()?),
             memory: open_memory()?,
-            watch: DomainWatch::new(XenObserver::new(open()?, xen::open_monitor(root), Reports::new(None))),
+            watch: DomainWatch::new(XenObserver::new(
+                open()?,
+                xen::open_monitor(root),
+                Box::new(Reports::new(None)),
+            )),
             caches: KnownCaches::of_host(root, last_level),
             data_pages: None,
             merging,

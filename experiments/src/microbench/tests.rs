@@ -485,9 +485,8 @@ fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
         let mut setup = setup();
         setup.host.has_pmu = has_pmu;
         let outcome = setup.run().unwrap();
-        let environment = crate::environment::Environment::read(&huddle_collector::host::HostRoot::at(
-            Path::new("/nonexistent"),
-        ));
+        let environment =
+            crate::environment::Environment::read(&huddle_host::HostRoot::at(Path::new("/nonexistent")));
         Summary::of_microbench(&setup.config, outcome, environment, Vec::new(), None, String::new(), 1.0)
     };
     let with = summary(true);

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use huddle_collector::host::HostRoot;
-use huddle_collector::observe::perf::EventSet;
+use huddle_host::HostRoot;
 use huddle_model::rng::Rng;
+use huddle_observe::perf::EventSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::apache::{APACHE, Programs};

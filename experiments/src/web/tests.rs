@@ -278,7 +278,7 @@ impl Setup {
 
 fn summary(config: &WebConfig, outcome: Outcome) -> WebSummary {
     let empty = tempfile::tempdir().unwrap();
-    let environment = Environment::read(&huddle_collector::host::HostRoot::at(empty.path()));
+    let environment = Environment::read(&huddle_host::HostRoot::at(empty.path()));
     let about = About {
         environment,
         disturbances: Vec::new(),

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::pin::{StateDir, restore};
 use huddle_experiments::web::apache::{APACHE, Programs};
+use huddle_host::HostRoot;
+use huddle_host::pin::{StateDir, Undoers, restore};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::Value;
@@ -151,7 +151,7 @@ fn after_a_kill_no_server_is_left_and_restore_and_the_next_run_clean_up() {
     assert!(stderr(&next).contains("huddle restore"), "{}", stderr(&next));
 
     let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
-    let report = restore(&HostRoot::real(), &state).unwrap();
+    let report = restore(&Undoers::of_host(HostRoot::real()), &state).unwrap();
     assert_eq!((settings(), report.failures), (before, Vec::new()));
     drop(state);
     let mut next = command(dir.path());

@@ -77,7 +77,7 @@ fn boot(image: &Path) -> Dom0 {
 fn huddle() -> PathBuf {
     let program = Path::new(PROGRAM).with_file_name("huddle");
     if !program.exists() {
-        let build = ["build", "--package", "huddle-collector", "--bin", "huddle"];
+        let build = ["build", "--package", "huddle", "--bin", "huddle"];
         assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
     }
     program

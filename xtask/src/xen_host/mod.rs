@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     setup::qemu()?;
-    shell::run(shell::cargo().args(["build", "--package", "huddle-collector", "--bin", "huddle"]))?;
+    shell::run(shell::cargo().args(["build", "--package", "huddle", "--bin", "huddle"]))?;
     let own = Own { path: image.with_extension(format!("{}.cpio", std::process::id())) };
     own.write(&image, !arguments.no_guests)?;
     eprintln!("Booting Xen in QEMU: half a minute, then a shell in dom0, where `huddle` and `xl` are.");

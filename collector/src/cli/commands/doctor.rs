@@ -1,6 +1,6 @@
 //! `huddle doctor`.
 
-use huddle_collector::doctor::{Finding, State, examine, try_out};
+use crate::doctor::{Finding, State, examine, try_out};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};

@@ -1,7 +1,7 @@
 //! `huddle restore`.
 
-use huddle_collector::observe::resctrl::remove_leftovers;
-use huddle_collector::pin::restore;
+use huddle_host::pin::restore;
+use huddle_observe::resctrl::remove_leftovers;
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};
@@ -20,7 +20,7 @@ struct Out<'a> {
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let lock = context.state()?.lock().map_err(Failure::failed)?;
-    let mut report = restore(&context.root, &lock).map_err(Failure::failed)?;
+    let mut report = restore(&context.undoers(), &lock).map_err(Failure::failed)?;
     let left = remove_leftovers(&context.root);
     report.restored += left.removed;
     report.notes.extend(left.notes);

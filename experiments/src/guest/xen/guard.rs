@@ -12,9 +12,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use huddle_collector::host::HostRoot;
-use huddle_collector::xen::toolstack::{DomainRef, Toolstack, XenError};
-use huddle_collector::xen::xl::Xl;
+use huddle_host::HostRoot;
+use huddle_xen::toolstack::{DomainRef, Toolstack, XenError};
+use huddle_xen::xl::Xl;
 
 /// How long a domain is waited for that may still come: longer than `xl` may take to make one.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -146,7 +146,7 @@ impl XenDomains {
     /// # Errors
     /// Xen cannot be asked here.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
-        Ok(Self { toolstack: huddle_collector::xen::open(root)?, xl: Xl::find(root)? })
+        Ok(Self { toolstack: huddle_xen::open(root)?, xl: Xl::find(root)? })
     }
 }
 

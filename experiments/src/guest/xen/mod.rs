@@ -12,11 +12,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use huddle_collector::host::{HostRoot, read_text};
-use huddle_collector::xen;
-use huddle_collector::xen::toolstack::{Domain, DomainRef, Toolstack, XenError};
-use huddle_collector::xen::xenstore::Xenstore;
-use huddle_collector::xen::xl::Xl;
+use huddle_host::{HostRoot, read_text};
+use huddle_xen as xen;
+use huddle_xen::toolstack::{Domain, DomainRef, Toolstack, XenError};
+use huddle_xen::xenstore::Xenstore;
+use huddle_xen::xl::Xl;
 use serde::{Deserialize, Serialize};
 
 use self::console::Console;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_collector::attach::{Answer, AttachError, Hello, Said, Viewer};
+use huddle_engine::attach::{Answer, AttachError, Hello, Said, Viewer};
 use huddle_tui::{Action, Deed, Source};
 use tokio::time::{Interval, interval};
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use huddle_collector::attach::Told;
-use huddle_collector::engine::command::{Request, Requests};
+use huddle_engine::attach::Told;
+use huddle_engine::command::{Request, Requests};
 use huddle_tui::{Action, Deed};
 use tokio::sync::oneshot;
 

@@ -9,9 +9,9 @@ mod screen;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
-use huddle_collector::attach::{SOCKET_FILE, Viewer};
-use huddle_collector::replay::Recording;
+use huddle_engine::attach::{SOCKET_FILE, Viewer};
 use huddle_model::command::LoopCommand;
+use huddle_record::replay::Recording;
 use huddle_tui::Action;
 
 use self::attached::Attached;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use huddle_collector::replay::Recording;
+use huddle_record::replay::Recording;
 use huddle_tui::{Action, Deed, Replay, Source, Speed};
 use tokio::time::Instant;
 

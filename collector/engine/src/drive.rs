@@ -1,0 +1,167 @@
+//! Drives rounds: when they happen, who hears of them, and how they end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use huddle_model::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Engine;
+use super::command::Request;
+use huddle_host::pin::UndoReport;
+use huddle_host::stages::{Pass, PassTrigger, TriggerError};
+
+/// When rounds happen.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Least time between the begins of two rounds; passes completed meanwhile lead to one round.
+    pub min_interval: Duration,
+    /// Rounds to do; `None` to go on until stopped.
+    pub rounds: Option<u64>,
+    /// Length of a window of observation.
+    pub window: Duration,
+}
+
+/// How the loop ended.
+#[derive(Debug)]
+pub struct RunEnd {
+    /// Rounds done.
+    pub rounds: u64,
+    /// Why fewer rounds were done than were asked for, where it was not a stop.
+    pub broken: Option<String>,
+    /// What was taken back; `None` when nothing could change.
+    pub undo: Option<UndoReport>,
+}
+
+/// How long the trigger blocks at a time: what the end of the loop may have to wait for.
+const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Below this a window would mostly hold its own readings.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+
+/// Does a round at once and then after every completed pass, and ends a window of observation every
+/// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
+/// everything back. In between it does what viewers ask for through `requests`. `keep` is given every snapshot
+/// (for the recorder) and must not block; each is then published on `publish`, where readers that are slow
+/// see the latest.
+///
+/// Dropping the future leaves the undo to the engine's own `Drop`.
+///
+/// # Errors
+/// If a round panicked; the engine was dropped by it, and so took its changes back.
+pub async fn run(
+    mut engine: Engine,
+    mut passes: Box<dyn PassTrigger>,
+    stop: impl Future<Output = ()>,
+    keep: impl Fn(&Arc<Snapshot>),
+    publish: &watch::Sender<Option<Arc<Snapshot>>>,
+    mut requests: mpsc::Receiver<Request>,
+    options: RunOptions,
+) -> Result<RunEnd, JoinError> {
+    tokio::pin!(stop);
+    let tell = |snapshot: Arc<Snapshot>| {
+        keep(&snapshot);
+        publish.send_replace(Some(snapshot));
+    };
+    let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
+    windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut rounds, mut broken) = (0, None);
+    loop {
+        let began = Instant::now();
+        let (back, snapshot) = blocking(engine, Engine::round).await?;
+        engine = back;
+        rounds += 1;
+        tell(snapshot);
+        if options.rounds.is_some_and(|wanted| rounds >= wanted) {
+            break;
+        }
+        windows.reset();
+        let interval = engine.interval(options.min_interval);
+        // A round cuts the window off that it comes in, and a trial needs whole ones.
+        let quiet = if engine.is_trying() { options.window * 2 } else { Duration::ZERO };
+        let earliest = (began + interval).max(Instant::now() + quiet);
+        let next = async {
+            let next = next_pass(passes).await;
+            tokio::time::sleep_until(earliest).await;
+            next
+        };
+        tokio::pin!(next);
+        let mut failed = false;
+        let next = loop {
+            tokio::select! {
+                // The order makes a stop that is ready win over a pass that is, and a pass over a window.
+                biased;
+                () = &mut stop => break None,
+                next = &mut next, if !failed => match next? {
+                    (trigger, Ok(_)) => break Some(trigger),
+                    (_, Err(error)) => {
+                        tracing::error!("{error}; no further round will follow");
+                        failed = true;
+                        let what = format!("passes of KSM are not told any more: {error}");
+                        let (back, snapshot) = blocking(engine, move |engine| engine.blinded(&what)).await?;
+                        engine = back;
+                        snapshot.into_iter().for_each(&tell);
+                        if options.rounds.is_some() {
+                            broken = Some(error.to_string());
+                            break None;
+                        }
+                    }
+                },
+                Some(Request { command, reply }) = requests.recv() => {
+                    let (back, outcome) = blocking(engine, move |engine| engine.command(&command)).await?;
+                    engine = back;
+                    let said = outcome.map(|(snapshot, said)| {
+                        tell(snapshot);
+                        said
+                    });
+                    // Who asked may have gone meanwhile.
+                    let _ = reply.send(said);
+                }
+                _ = windows.tick() => {
+                    let (back, snapshot) = blocking(engine, Engine::observe).await?;
+                    engine = back;
+                    snapshot.into_iter().for_each(&tell);
+                }
+            }
+        };
+        let Some(trigger) = next else { break };
+        passes = trigger;
+    }
+    // What was seen since the last window is told before the end.
+    let (back, snapshot) = blocking(engine, Engine::observe).await?;
+    snapshot.into_iter().for_each(&tell);
+    let (_, undo) = blocking(back, Engine::undo).await?;
+    Ok(RunEnd { rounds, broken, undo })
+}
+
+/// Does a step of the engine off the async threads: it takes long and blocks. It is waited for even when
+/// the loop is to stop: a step that is cut off could not be undone in order.
+async fn blocking<T: Send + 'static>(
+    mut engine: Engine,
+    step: impl FnOnce(&mut Engine) -> T + Send + 'static,
+) -> Result<(Engine, T), JoinError> {
+    tokio::task::spawn_blocking(move || {
+        let outcome = step(&mut engine);
+        (engine, outcome)
+    })
+    .await
+}
+
+/// Waits for the next complete pass; the trigger blocks, so it is asked off the async threads.
+async fn next_pass(
+    mut trigger: Box<dyn PassTrigger>,
+) -> Result<(Box<dyn PassTrigger>, Result<Pass, TriggerError>), JoinError> {
+    loop {
+        let waited = tokio::task::spawn_blocking(move || {
+            let pass = trigger.wait(TRIGGER_TIMEOUT);
+            (trigger, pass)
+        });
+        let (back, pass) = waited.await?;
+        trigger = back;
+        if let Some(pass) = pass.transpose() {
+            return Ok((trigger, pass));
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The whole loop on fakes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use huddle_model::command::LoopCommand;
+use huddle_model::ksm::KsmState;
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::vm::{Vcpu, VmmKind};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::command::Request;
+use super::*;
+use huddle_host::discover::Discovery;
+use huddle_host::pin::PinReport;
+use huddle_host::stages::StageError;
+use huddle_host::stages::{Pass, PassTrigger, TriggerError};
+use huddle_sharing::{Measurement, Vanished};
+
+fn vm(name: &str, pid: i32) -> Vm {
+    let task = TaskId { id: pid, start_ticks: 1 };
+    Vm {
+        name: name.into(),
+        process: task,
+        vmm: VmmKind::Process,
+        vcpus: vec![Vcpu {
+            index: 0,
+            thread: task,
+            process: task,
+            thread_name: "CPU 0/KVM".into(),
+            affinity: "0-1".parse().unwrap(),
+            last_cpu: None,
+        }],
+        memory: Vec::new(),
+        allowed_cpus: "0-1".parse().unwrap(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+/// Gives these VMs in turn, the last for ever.
+struct FakeVms(VecDeque<Result<Vec<Vm>, &'static str>>);
+
+impl VmSource for FakeVms {
+    fn discover(&mut self) -> Result<Discovery, StageError> {
+        let now = if self.0.len() > 1 { self.0.pop_front().unwrap() } else { self.0[0].clone() };
+        Ok(Discovery { vms: now?, notes: Vec::new() })
+    }
+}
+
+/// Every VM shares 10 frames with the next; `ends` ends during the scan.
+struct FakeSharing {
+    ends: Option<&'static str>,
+}
+
+impl SharingSource for FakeSharing {
+    fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
+        let left: Vec<&Vm> = vms.iter().filter(|vm| Some(vm.name.as_str()) != self.ends).collect();
+        let rows = left.iter().map(|vm| MatrixVm {
+            name: vm.name.clone(),
+            pid: Some(vm.process.id),
+            domid: None,
+            vcpus: 1,
+            memory: Some(MemoryUse { frames_used: 100, ..MemoryUse::default() }),
+        });
+        let frames = vec![vec![10; left.len()]; left.len()];
+        let vanished = vms.iter().filter(|vm| Some(vm.name.as_str()) == self.ends);
+        Ok(Measurement {
+            matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
+            vanished: vanished.map(|vm| Vanished { vm: vm.name.clone(), reason: "ended".into() }).collect(),
+            notes: Vec::new(),
+            zero_pages: None,
+        })
+    }
+}
+
+struct FakeHost;
+
+impl HostSource for FakeHost {
+    fn topology(&mut self) -> Result<Topology, StageError> {
+        let domain = |id: u32| CacheDomain {
+            id: DomainId(id),
+            cpus: [id].into_iter().collect(),
+            size_bytes: None,
+            node: None,
+        };
+        Ok(Topology::new(Some(2), vec![domain(0), domain(1)])?)
+    }
+
+    fn ksm(&mut self) -> Result<KsmState, StageError> {
+        Err("no KSM here".into())
+    }
+
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Err(format!("nobody tells where the memory of {} is", process.id).into())
+    }
+
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
+        Ok(1.0)
+    }
+
+    fn own_cpu_us(&mut self) -> Result<u64, StageError> {
+        Ok(7)
+    }
+}
+
+/// Writes down what it is asked to do.
+#[derive(Clone, Default)]
+struct FakePinner(Arc<Mutex<Vec<String>>>);
+
+impl Pinner for FakePinner {
+    fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError> {
+        self.0.lock().unwrap().push(format!("apply {} of {}", plan.placement.len(), vms.len()));
+        Ok(PinReport { outcome: PinOutcome { changed: 1, unchanged: 0, skipped: 0 }, notes: Vec::new() })
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        self.0.lock().unwrap().push("undo".into());
+        UndoReport { restored: 1, notes: Vec::new(), failures: Vec::new() }
+    }
+}
+
+struct FakeClock;
+
+impl Clock for FakeClock {
+    fn now_unix_us(&self) -> u64 {
+        1_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+/// A pass every few milliseconds.
+struct Often;
+
+impl PassTrigger for Often {
+    fn name(&self) -> &'static str {
+        "often"
+    }
+
+    fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(Some(Pass { full_scans: 1, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 }))
+    }
+}
+
+/// Cannot tell of any pass.
+struct Broken;
+
+impl PassTrigger for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        Err(TriggerError::Poll(nix::errno::Errno::EBADF))
+    }
+}
+
+fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engine {
+    Engine {
+        vms: Box::new(FakeVms(vms.into())),
+        sharing: Box::new(FakeSharing { ends: None }),
+        merger: None,
+        host: Box::new(FakeHost),
+        observer: None,
+        pinner: Some(Box::new(pinner.clone())),
+        apply: true,
+        clock: Box::new(FakeClock),
+        policy: Policy::Paper,
+        limits: PlanLimits::default(),
+        trying: None,
+        memory: Memory::default(),
+    }
+}
+
+fn nobody_asks() -> mpsc::Receiver<Request> {
+    mpsc::channel(1).1
+}
+
+/// Numbers its windows and writes into the pinner's book when they end.
+struct FakeObserver {
+    book: FakePinner,
+    windows: u64,
+}
+
+impl Observer for FakeObserver {
+    fn observe(&mut self, vms: &[Vm], _topology: Option<&Topology>) -> Availability<Observation> {
+        self.book.0.lock().unwrap().push(format!("observe {}", vms.len()));
+        self.windows += 1;
+        if self.windows == 1 {
+            return Availability::Unavailable("the first".into());
+        }
+        Availability::Available(Observation {
+            window: self.windows - 1,
+            round: 0,
+            trial: None,
+            begin_unix_us: 0,
+            end_unix_us: 1,
+            vcpus: Vec::new(),
+            merging: Vec::new(),
+            occupancy: Availability::Unavailable("none".into()),
+            reported: Vec::new(),
+            events: Vec::new(),
+            programs: Vec::new(),
+            losses: Availability::Unavailable("none".into()),
+            own_cpu_us: Availability::Available(1),
+            reading_cpu_us: Availability::Available(1),
+        })
+    }
+}
+
+fn watched(pinner: &FakePinner, vms: Vec<Vm>) -> Engine {
+    let observer = FakeObserver { book: pinner.clone(), windows: 0 };
+    Engine { observer: Some(Box::new(observer)), ..engine(vec![Ok(vms)], pinner) }
+}
+
+#[test]
+fn plans_know_what_the_last_window_saw() {
+    let snapshot = super::sample_observed::observed(3, 2);
+    let (topology, seen) = (snapshot.topology.value().unwrap(), snapshot.observation.value().unwrap());
+    let place = |vm: &Vm| PlanVm::of(vm, topology).observed(vm, seen);
+    let first = place(&snapshot.vms[0]);
+    let run_ns: u64 = seen.vcpus.iter().filter(|vcpu| vcpu.vm == "vm0").flat_map(run_ns).sum();
+    assert!(run_ns > 0);
+    assert!(
+        (first.cpus_busy.unwrap() - run_ns as f64 / 1e9).abs() < 1e-9,
+        "windows last a second: {first:?}"
+    );
+    assert_eq!(first.working_set_frames, Some((4 << 20) / 4096));
+    // Nobody watched this one.
+    let other = place(&vm("other", 99));
+    assert_eq!((other.cpus_busy, other.working_set_frames), (None, None));
+
+    let limits = PlanLimits { load_per_cpu: Some(0.5), local_memory: Some(0.5), ..PlanLimits::default() };
+    let pinner = FakePinner::default();
+    let mut engine = Engine { limits, ..watched(&pinner, vec![vm("a", 1), vm("b", 2)]) };
+    let first = engine.round();
+    let reasons = &first.plan.value().unwrap().reasons;
+    assert!(reasons.iter().any(|reason| reason.contains("a: its CPU load is not known")), "{reasons:?}");
+}
+
+fn run_ns(vcpu: &huddle_model::observation::VcpuObservation) -> Vec<u64> {
+    vcpu.residency.value().unwrap().iter().map(|on| on.run_ns.unwrap()).collect()
+}
+
+#[test]
+fn a_window_ends_before_the_placement_changes_and_belongs_to_the_old_one() {
+    let pinner = FakePinner::default();
+    let mut engine = watched(&pinner, vec![vm("a", 1), vm("b", 2)]);
+    assert!(engine.observe().is_none(), "before the first round there is nothing to watch");
+    assert_eq!(engine.round().observation.reason(), Some("the first"));
+    let between = engine.observe().unwrap();
+    let seen = between.observation.value().unwrap();
+    assert_eq!((between.round, seen.round, seen.window), (1, 1, 1));
+    assert!(between.plan.value().is_some(), "the rest of the round is told again");
+    let second = engine.round();
+    let seen = second.observation.value().unwrap();
+    assert_eq!((second.round, seen.round, seen.window), (2, 1, 2));
+    let book = ["observe 2", "apply 2 of 2", "observe 2", "observe 2", "apply 2 of 2"];
+    assert_eq!(*pinner.0.lock().unwrap(), book);
+}
+
+#[tokio::test]
+async fn windows_are_told_between_rounds_and_after_the_trigger_broke() {
+    let pinner = FakePinner::default();
+    let engine = watched(&pinner, vec![vm("a", 1)]);
+    let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
+    let told = Mutex::new(Vec::new());
+    let keep = |snapshot: &Arc<Snapshot>| {
+        told.lock().unwrap().push((snapshot.round, snapshot.observation.value().map(|seen| seen.window)));
+    };
+    let stop = async move {
+        let third = |seen: &Option<Arc<Snapshot>>| {
+            let observation = seen.as_ref().and_then(|seen| seen.observation.value());
+            observation.is_some_and(|seen| seen.window >= 3)
+        };
+        seen.wait_for(third).await.unwrap();
+    };
+    let options =
+        RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_millis(20) };
+    let end = run(engine, Box::new(Broken), stop, keep, &publish, nobody_asks(), options).await.unwrap();
+    assert_eq!(end.rounds, 1);
+    // The second is the word that no pass will be told any more.
+    let last = vec![(1, None), (1, None), (1, Some(1)), (1, Some(2)), (1, Some(3)), (1, Some(4))];
+    assert_eq!(*told.lock().unwrap(), last, "the window that the stop cut short is told too");
+}
+
+fn kinds(snapshot: &Snapshot) -> Vec<(EventKind, Option<&str>)> {
+    snapshot.events.iter().map(|event| (event.kind, event.vm.as_deref())).collect()
+}
+
+#[test]
+fn a_round_goes_through_all_stages() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)]), Ok(vec![vm("b", 2)])], &pinner);
+    let snapshot = engine.round();
+    assert_eq!(snapshot.plan.value().unwrap().shared_within, Some(0), "one vCPU a CPU: the pair is parted");
+    assert_eq!(*pinner.0.lock().unwrap(), ["apply 2 of 2"]);
+    assert_eq!(
+        kinds(&snapshot),
+        [(EventKind::VmAppeared, Some("a")), (EventKind::VmAppeared, Some("b")), (EventKind::Pinned, None)]
+    );
+    assert_eq!(snapshot.ksm.reason(), Some("no KSM here"));
+    assert!(kinds(&engine.round()).contains(&(EventKind::VmVanished, Some("a"))));
+}
+
+#[test]
+fn a_vm_that_ends_during_the_scan_is_said_once_and_not_pinned() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    engine.sharing = Box::new(FakeSharing { ends: Some("a") });
+    let snapshot = engine.round();
+    assert_eq!(snapshot.vms.len(), 1);
+    assert_eq!(kinds(&snapshot)[0], (EventKind::VmVanished, Some("a")));
+    assert_eq!(*pinner.0.lock().unwrap(), ["apply 1 of 1"]);
+}
+
+#[test]
+fn a_stage_that_fails_makes_its_part_unavailable_and_the_loop_goes_on() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Err("proc is not mounted"), Ok(vec![vm("a", 1)]), Ok(Vec::new())], &pinner);
+    let failed = engine.round();
+    assert!(failed.matrix.reason().unwrap().contains("proc is not mounted"));
+    assert!(failed.plan.reason().unwrap().contains("proc is not mounted"));
+    assert!(kinds(&failed).contains(&(EventKind::StageFailed, None)));
+    assert!(pinner.0.lock().unwrap().is_empty(), "nothing is pinned without a plan");
+    assert!(engine.round().plan.value().is_some());
+    assert_eq!(engine.round().matrix.reason(), Some("no VM runs on this host"));
+}
+
+#[test]
+fn a_dry_run_pins_nothing_and_is_no_failure() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    engine.apply = false;
+    let snapshot = engine.round();
+    assert_eq!(snapshot.pinned.reason(), Some(DRY_RUN));
+    assert!(!kinds(&snapshot).contains(&(EventKind::StageFailed, None)));
+    assert!(pinner.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
+    let kept = Mutex::new(0);
+    let stop = async move {
+        seen.wait_for(|snapshot| snapshot.as_ref().is_some_and(|snapshot| snapshot.round >= 4))
+            .await
+            .unwrap();
+    };
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let end =
+        run(engine, Box::new(Often), stop, |_| *kept.lock().unwrap() += 1, &publish, nobody_asks(), options)
+            .await
+            .unwrap();
+    assert_eq!(end.rounds, 4);
+    assert_eq!(*kept.lock().unwrap(), 4);
+    let said = pinner.0.lock().unwrap();
+    assert_eq!(said.iter().filter(|what| what.starts_with("apply")).count(), 4);
+    assert_eq!(said.last().map(String::as_str), Some("undo"));
+    assert_eq!(end.undo.unwrap().restored, 1);
+}
+
+#[tokio::test]
+async fn passes_that_come_faster_than_the_interval_make_one_round() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, _seen) = watch::channel(None);
+    let begin = std::time::Instant::now();
+    let options = RunOptions {
+        min_interval: Duration::from_millis(100),
+        rounds: Some(4),
+        window: Duration::from_secs(60),
+    };
+    run(engine, Box::new(Often), std::future::pending(), |_| {}, &publish, nobody_asks(), options)
+        .await
+        .unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(300), "three intervals lie between four rounds");
+}
+
+#[tokio::test]
+async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, _seen) = watch::channel(None);
+    let stop = tokio::time::sleep(Duration::from_millis(300));
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let end = run(engine, Box::new(Broken), stop, |_| {}, &publish, nobody_asks(), options).await.unwrap();
+    assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
+}
+
+#[test]
+fn wishes_are_rounds_of_their_own() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    assert!(engine.command(&LoopCommand::Apply).is_err(), "before the first round");
+    engine.round();
+    let (snapshot, said) = engine.command(&LoopCommand::SetPolicy(Policy::None)).unwrap();
+    assert!(said.contains("none") && snapshot.round == 2, "{said}");
+    assert_eq!(snapshot.plan.value().unwrap().policy, Policy::None);
+    let (snapshot, _) = engine.command(&LoopCommand::Restore).unwrap();
+    assert_eq!(snapshot.pinned.reason(), Some(DRY_RUN));
+    assert_eq!(engine.round().pinned.reason(), Some(DRY_RUN), "and it stays so");
+    let (snapshot, _) = engine.command(&LoopCommand::Apply).unwrap();
+    assert!(snapshot.pinned.value().is_some());
+    let book = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
+    assert_eq!(*pinner.0.lock().unwrap(), book);
+    engine.pinner = None;
+    assert!(engine.command(&LoopCommand::Restore).unwrap_err().contains("--dry-run"));
+}
+
+#[tokio::test]
+async fn a_viewer_is_answered_while_the_loop_waits() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (publish, _seen) = watch::channel(None);
+    let (asks, requests) = mpsc::channel(1);
+    let (reply, answer) = oneshot::channel();
+    asks.send(Request { command: LoopCommand::DryRun, reply }).await.unwrap();
+    let stop = async { assert!(answer.await.unwrap().unwrap().contains("nothing is pinned")) };
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    run(engine, Box::new(Broken), stop, |_| {}, &publish, requests, options).await.unwrap();
+}

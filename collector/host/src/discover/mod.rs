@@ -1,0 +1,216 @@
+//! Finding VMs: those of any VMM on this host, and what the user names as such.
+//!
+//! What is guest memory says [`memory`], why it cannot be merged says [`merge`]. A process is
+//! identified by pid and start time; one that ends while it is looked at is a note, never an error.
+
+mod build;
+mod cmdline;
+mod complete;
+#[cfg(test)]
+mod fixture;
+pub mod memory;
+pub mod merge;
+mod qmp;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod vcpus;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use huddle_model::vm::{TaskId, Vm};
+
+use self::build::QmpAnswer;
+pub use self::complete::{GuestThread, complete_vcpus, complete_vcpus_on_host};
+use self::memory::MemoryCache;
+use crate::{HostError, HostRoot};
+
+/// A process to treat as a VM: `--vm NAME=PID`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedProcess {
+    /// What the VM is called.
+    pub name: String,
+    /// Its process.
+    pub pid: i32,
+}
+
+/// A control group (a container) to treat as a VM; all its threads are vCPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedCgroup {
+    /// What the VM is called.
+    pub name: String,
+    /// Its directory: absolute, or below `/sys/fs/cgroup` or one of the hierarchies there. Groups
+    /// below it belong to it.
+    pub path: PathBuf,
+}
+
+/// Processes to treat as VMs by their name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedComm {
+    /// What the VM is called; where several processes match, each is `NAME-PID`.
+    pub name: String,
+    /// The process's name as `/proc/PID/comm` has it: at most 15 bytes.
+    pub comm: String,
+}
+
+/// Where to look.
+#[derive(Clone, Debug)]
+pub struct DiscoverOptions {
+    /// Processes that the user names.
+    pub processes: Vec<NamedProcess>,
+    /// Control groups that the user names.
+    pub cgroups: Vec<NamedCgroup>,
+    /// Process names that the user gives.
+    pub comms: Vec<NamedComm>,
+    /// Whether to look for VMs among all processes; off when `--vm` is given.
+    pub scan_host: bool,
+    /// Longest time to wait for one QMP socket.
+    pub qmp_timeout: Duration,
+}
+
+impl Default for DiscoverOptions {
+    fn default() -> Self {
+        Self {
+            processes: Vec::new(),
+            cgroups: Vec::new(),
+            comms: Vec::new(),
+            scan_host: true,
+            qmp_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Discovery {
+    /// VMs with unique names: those the user named, in that order, then the others in ascending pid.
+    pub vms: Vec<Vm>,
+    /// What the user should know: VMs that ended meanwhile, names changed to be unique, sockets that
+    /// did not answer, processes that may not be seen. A [`Discoverer`] says each once until it
+    /// stops being true.
+    pub notes: Vec<String>,
+}
+
+/// Why nothing could be discovered.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    /// There is no such process.
+    #[error("no process {pid} for VM {name}; look its number up with `ps`")]
+    NoSuchProcess {
+        /// The VM.
+        name: String,
+        /// The process asked for.
+        pid: i32,
+    },
+    /// The process cannot be a VM.
+    #[error("process {pid} cannot be VM {name}: {why}")]
+    NoVm {
+        /// The VM.
+        name: String,
+        /// The process asked for.
+        pid: i32,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Two VMs with one name.
+    #[error("two VMs are called {0:?}; give each a name of its own")]
+    DuplicateName(String),
+    /// One process as two VMs.
+    #[error("process {pid} is named as VM {first} and as VM {second}; name it once")]
+    DuplicateProcess {
+        /// The process.
+        pid: i32,
+        /// The first VM.
+        first: String,
+        /// The second VM.
+        second: String,
+    },
+    /// There is no such control group.
+    #[error("no control group for VM {name}: {source}; give its path below /sys/fs/cgroup")]
+    NoCgroup {
+        /// The VM.
+        name: String,
+        /// What was tried.
+        source: HostError,
+    },
+    /// A kernel file could not be read or understood.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// Finds VMs again and again, before each scan, and keeps what is expensive to find out.
+#[derive(Debug)]
+pub struct Discoverer {
+    root: HostRoot,
+    options: DiscoverOptions,
+    memory: MemoryCache,
+    qmp: BTreeMap<TaskId, QmpAnswer>,
+    /// Named processes that were there once: their end is news, not a mistake of the user.
+    known_processes: BTreeMap<i32, TaskId>,
+    /// Named control groups that were there once.
+    known_cgroups: BTreeSet<PathBuf>,
+    said: BTreeSet<String>,
+}
+
+/// Finds the VMs once.
+pub fn discover(root: &HostRoot, options: &DiscoverOptions) -> Result<Discovery, DiscoverError> {
+    Discoverer::new(root.clone(), options.clone()).discover()
+}
+
+impl Discoverer {
+    /// Nothing is read before [`Discoverer::discover`].
+    pub fn new(root: HostRoot, options: DiscoverOptions) -> Self {
+        Self {
+            root,
+            options,
+            memory: MemoryCache::default(),
+            qmp: BTreeMap::new(),
+            known_processes: BTreeMap::new(),
+            known_cgroups: BTreeSet::new(),
+            said: BTreeSet::new(),
+        }
+    }
+
+    /// Finds the VMs there are now.
+    ///
+    /// # Errors
+    /// A process or control group that the user named and that was never there; names or processes
+    /// given twice; `/proc` or KSM's files that cannot be read or understood. A named VM that was
+    /// found before and has ended is a note.
+    pub fn discover(&mut self) -> Result<Discovery, DiscoverError> {
+        self.check_names()?;
+        let Discovery { vms, notes } = self.look()?;
+        let alive: BTreeSet<TaskId> = vms
+            .iter()
+            .flat_map(|vm| vm.memory.iter().map(|region| region.process).chain([vm.process]))
+            .collect();
+        self.memory.retain(&alive);
+        self.qmp.retain(|process, _| alive.contains(process));
+        let now: BTreeSet<String> = notes.iter().cloned().collect();
+        let news = notes.into_iter().filter(|note| !self.said.contains(note)).collect();
+        self.said = now;
+        Ok(Discovery { vms, notes: news })
+    }
+
+    fn check_names(&self) -> Result<(), DiscoverError> {
+        let options = &self.options;
+        let names = options.processes.iter().map(|vm| &vm.name);
+        let names = names.chain(options.cgroups.iter().map(|vm| &vm.name));
+        let mut seen = BTreeSet::new();
+        for name in names.chain(options.comms.iter().map(|vm| &vm.name)) {
+            if !seen.insert(name) {
+                return Err(DiscoverError::DuplicateName(name.clone()));
+            }
+        }
+        let mut owners: BTreeMap<i32, &String> = BTreeMap::new();
+        for NamedProcess { name, pid } in &options.processes {
+            if let Some(first) = owners.insert(*pid, name) {
+                let (first, second) = (first.clone(), name.clone());
+                return Err(DiscoverError::DuplicateProcess { pid: *pid, first, second });
+            }
+        }
+        Ok(())
+    }
+}

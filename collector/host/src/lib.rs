@@ -1,0 +1,128 @@
+//! Facts of the host and changes to it: readers of the kernel's file systems, one file each; finding VMs; setting
+//! affinities, with the journal that they are undone from; and the stages of the loop as traits.
+//!
+//! Every reader of `/proc` or `/sys` takes a [`HostRoot`], so that tests give it a tree of fixtures. Everything
+//! that changes the host goes through [`pin::journal`].
+
+pub mod cgroup;
+pub mod clock;
+pub mod discover;
+pub mod ksm;
+pub mod maps;
+pub mod numa;
+pub mod pin;
+pub mod socket;
+pub mod stages;
+pub mod status;
+pub mod task;
+pub mod topology;
+
+use std::path::{Path, PathBuf};
+
+use huddle_model::cpuset::CpuSet;
+
+/// Where a host's `/proc`, `/sys` and `/dev` are: the real ones, or a tree of fixtures.
+#[derive(Clone, Debug)]
+pub struct HostRoot {
+    proc: PathBuf,
+    sys: PathBuf,
+    dev: PathBuf,
+}
+
+/// A kernel file that could not be read or understood.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The read failed.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The content is not what the kernel documents.
+    #[error("{} holds {text:?}, which is not {expected}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The offending part.
+        text: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+}
+
+impl HostError {
+    /// Whether the task or file is simply not there (any more): ENOENT or ESRCH.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Read { source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32))
+    }
+
+    /// Whether this program may not read the file: EACCES or EPERM.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
+    /// The content of `path` is not `expected`; `text` is the offending part.
+    pub fn parse(path: &Path, text: &str, expected: &'static str) -> Self {
+        Self::Parse { path: path.to_owned(), text: text.to_owned(), expected }
+    }
+}
+
+impl HostRoot {
+    /// The host this program runs on.
+    pub fn real() -> Self {
+        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into() }
+    }
+
+    /// A tree with `proc`, `sys` and `dev` in it.
+    pub fn at(root: &Path) -> Self {
+        Self { proc: root.join("proc"), sys: root.join("sys"), dev: root.join("dev") }
+    }
+
+    /// A path below `/proc`.
+    pub fn proc(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.proc.join(path)
+    }
+
+    /// A path below `/sys`.
+    pub fn sys(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.sys.join(path)
+    }
+
+    /// A path below `/dev`.
+    pub fn dev(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.dev.join(path)
+    }
+}
+
+/// Reads a whole text file; bytes that are not UTF-8 (thread names may hold any) are replaced.
+pub fn read_text(path: &Path) -> Result<String, HostError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(source) => Err(HostError::Read { path: path.to_owned(), source }),
+    }
+}
+
+/// Reads a file that holds one number.
+pub fn read_number<T: std::str::FromStr>(path: &Path) -> Result<T, HostError> {
+    let text = read_text(path)?;
+    text.trim().parse().map_err(|_| HostError::parse(path, text.trim(), "a number"))
+}
+
+/// `None` where the file is not there, which is how the kernel says that it lacks a feature.
+pub fn optional<T>(result: Result<T, HostError>) -> Result<Option<T>, HostError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a file that holds a list of CPUs.
+pub fn read_cpus(path: &Path) -> Result<CpuSet, HostError> {
+    let text = read_text(path)?;
+    text.parse().map_err(|_| HostError::parse(path, text.trim(), "a list of CPUs like 0-3,8"))
+}

@@ -1,0 +1,35 @@
+//! Changing the host and putting it back: affinities of vCPU threads and of vCPUs of Xen's domains, and
+//! settings of KSM.
+//!
+//! Every change goes through one [`journal::Journal`] that is on disk before the change: written,
+//! synced, its directory synced. [`pinner::HostPinner`] makes the changes and undoes them when it is
+//! dropped (normal end, an error, a panic that unwinds); after any other end, such as kill -9, the
+//! journal is still there for [`undo::restore`].
+//!
+//! # What undoing promises
+//! - Each thread and setting returns to what it was before huddle first changed it.
+//! - A thread that is gone, or whose number another task has now, is passed over with a word.
+//! - What somebody else changed after huddle is left as they set it, with a word that gives the value
+//!   from before huddle. A thread that the kernel confined further (a cpuset that shrank, a CPU that
+//!   went offline) is not that: it is put back.
+//! - What cannot be put back is a failure and stays in the journal.
+//!
+//! # What it cannot promise
+//! - A thread that a VMM starts later inherits the affinity of the thread that starts it
+//!   (sched_setaffinity(2)). Threads started by a vCPU thread while it is pinned keep that affinity.
+//! - Since Linux 6.2 the kernel remembers an affinity that was asked for: a thread that never had one
+//!   has one after the undo, equal to the CPUs it could use before. It only differs if its cpuset
+//!   grows later.
+
+mod affinity;
+pub mod journal;
+pub mod ksm;
+pub mod pinner;
+pub mod state;
+pub mod undo;
+
+pub use affinity::{Affinities, AffinityKind, Presence, Scheduler, ThreadAffinities, VcpuRef};
+pub use journal::{Change, Journal, JournalError, Key, Subject};
+pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
+pub use state::{StateDir, StateError, StateLock};
+pub use undo::{UndoMerging, UndoReport, Undoers, Undone, recover, restore};

@@ -1,0 +1,485 @@
+//! Carrying out a plan: affinities of vCPU threads, and the settings of KSM that experiments need.
+
+use std::collections::HashSet;
+
+use huddle_model::cpuset::CpuSet;
+use huddle_model::plan::Plan;
+use huddle_model::snapshot::PinOutcome;
+use huddle_model::vm::{TaskId, Vm};
+use nix::errno::Errno;
+
+use super::affinity::{Affinities as _, Presence, Scheduler, VcpuRef, describe};
+use super::journal::{Change, Journal, JournalError, Key};
+use super::ksm;
+use super::undo::{UndoReport, Undoers, Undone, undo_all, undo_key};
+use crate::stages::{Pinner, StageError};
+use crate::{HostError, HostRoot};
+
+/// One thread, or vCPU of a domain of Xen, and the CPUs it shall run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadPin {
+    /// Name of the VM, for messages.
+    pub vm: String,
+    /// Number of the vCPU, for messages.
+    pub vcpu: u32,
+    /// The process of the thread, or the domain.
+    pub process: TaskId,
+    /// The thread, or the vCPU of the domain (see [`TaskId`]).
+    pub thread: TaskId,
+    /// Where it shall run.
+    pub cpus: CpuSet,
+}
+
+/// What pinning did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinReport {
+    /// The counts. A thread that got back what it had before huddle counts as changed.
+    pub outcome: PinOutcome,
+    /// What was passed over or turned out otherwise than asked, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A change that could not be made. What was changed before it is in the journal and is undone with it.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// No journal, no change.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A reading of the host failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The hypervisor beneath this host could not be asked.
+    #[error(transparent)]
+    Hypervisor(StageError),
+    /// The kernel does not let this process change the thread.
+    #[error(
+        "cannot {what} the affinity of {who}: {errno}; run as root, with CAP_SYS_NICE, or as the user of the VM"
+    )]
+    Affinity {
+        /// `read` or `set`.
+        what: &'static str,
+        /// The vCPU.
+        who: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Not a setting of KSM.
+    #[error("KSM has no setting {file:?}; huddle knows {}", ksm::SETTINGS.join(", "))]
+    UnknownSetting {
+        /// What was asked for.
+        file: String,
+    },
+    /// The kernel refused the value.
+    #[error("cannot set KSM's {file} to {value:?}: {source}; {}", ksm::advice(source))]
+    Setting {
+        /// The setting.
+        file: String,
+        /// What was asked for.
+        value: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The kernel took the value for another.
+    #[error("KSM's {file} was set to {value:?}, but the kernel says {got:?}")]
+    SettingNotTaken {
+        /// The setting.
+        file: String,
+        /// What was asked for.
+        value: String,
+        /// What it is now.
+        got: String,
+    },
+}
+
+/// The one that changes the host. Dropping it undoes everything the journal holds, also what an earlier
+/// `huddle pin` left there, unless it is [kept](HostPinner::keep).
+pub struct HostPinner {
+    root: HostRoot,
+    journal: Journal,
+    undoers: Undoers,
+    /// Who schedules what is pinned here; what the journal holds may be another's.
+    scheduler: Scheduler,
+    kept: bool,
+}
+
+/// Which threads a round of pinning settled.
+#[derive(Default)]
+struct Round {
+    report: PinReport,
+    /// Where they shall be, by huddle's doing or anyway.
+    placed: HashSet<Key>,
+    /// Passed over, with a note.
+    skipped: HashSet<Key>,
+    /// The first change that the kernel did not permit.
+    refused: Option<PinError>,
+}
+
+impl Round {
+    fn skip(&mut self, key: Key, note: String) {
+        self.report.outcome.skipped += 1;
+        self.report.notes.push(note);
+        self.skipped.insert(key);
+    }
+
+    /// One thread that may not be changed must not keep others from their places.
+    fn refuse(&mut self, key: Key, error: PinError) {
+        self.skip(key, error.to_string());
+        self.refused.get_or_insert(error);
+    }
+}
+
+impl HostPinner {
+    /// A pinner that writes to `journal`. What is in the journal already keeps its original values; a
+    /// new run calls [`recover`](super::recover) first.
+    pub fn new(root: HostRoot, journal: Journal) -> Self {
+        let undoers = Undoers::of_host(root.clone());
+        Self { root, journal, undoers, scheduler: Scheduler::Host, kept: false }
+    }
+
+    /// The same with what puts back a hypervisor's changes, and for the vCPUs of `scheduler`.
+    pub fn with(root: HostRoot, journal: Journal, undoers: Undoers, scheduler: Scheduler) -> Self {
+        Self { root, journal, undoers, scheduler, kept: false }
+    }
+
+    /// The journal, for its entries and notes.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Sets the affinity of each placed vCPU thread to the CPUs of its domain that its VM may use
+    /// (`allowed_cpus`). vCPUs that the plan does not name, and VMs that are no longer in `vms`, get
+    /// back what they had before huddle touched them.
+    ///
+    /// Threads that are gone or replaced by others are passed over with a note, and so are placements
+    /// of VMs that are not in `vms`.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or the kernel permits not one of the changes. What it does not
+    /// permit of several is passed over with a note.
+    pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
+        let mut round = Round::default();
+        let mut pins = Vec::new();
+        for vm in vms {
+            for vcpu in &vm.vcpus {
+                let Some(domain) = plan.domain_of(&vm.name, vcpu.index) else { continue };
+                let cpus = domain.cpus.intersection(&vm.allowed_cpus);
+                if cpus.is_empty() {
+                    let of = self.vcpu(vcpu.process, vcpu.thread);
+                    let who = describe(&vm.name, vcpu.index, of);
+                    let note = format!(
+                        "{who} is not pinned: domain {} has CPUs {} and the VM may use only {}",
+                        domain.id, domain.cpus, vm.allowed_cpus
+                    );
+                    round.skip(Key::of(self.scheduler, vcpu.thread), note);
+                    continue;
+                }
+                pins.push(ThreadPin {
+                    vm: vm.name.clone(),
+                    vcpu: vcpu.index,
+                    process: vcpu.process,
+                    thread: vcpu.thread,
+                    cpus,
+                });
+            }
+        }
+        for placed in &plan.placement {
+            let is_found = vms
+                .iter()
+                .any(|vm| vm.name == placed.vm && vm.vcpus.iter().any(|vcpu| vcpu.index == placed.vcpu));
+            if !is_found {
+                round.report.outcome.skipped += 1;
+                round.report.notes.push(format!(
+                    "vCPU {} of VM {} is placed, but was not found on this host",
+                    placed.vcpu, placed.vm
+                ));
+            }
+        }
+        self.pin(&pins, &mut round)?;
+        self.release_others(&mut round)?;
+        Ok(round.report)
+    }
+
+    /// Sets affinities to explicit sets and leaves all other threads alone.
+    ///
+    /// # Errors
+    /// As [`HostPinner::apply`].
+    pub fn set_affinities(&mut self, pins: &[ThreadPin]) -> Result<PinReport, PinError> {
+        let mut round = Round::default();
+        self.pin(pins, &mut round)?;
+        Ok(round.report)
+    }
+
+    fn pin(&mut self, pins: &[ThreadPin], round: &mut Round) -> Result<(), PinError> {
+        let mut todo: Vec<(&ThreadPin, CpuSet)> = Vec::new();
+        let mut seen = HashSet::new();
+        for pin in pins {
+            let key = Key::of(self.scheduler, pin.thread);
+            let of = self.vcpu(pin.process, pin.thread);
+            let who = describe(&pin.vm, pin.vcpu, of);
+            if !seen.insert(key.clone()) {
+                round.report.outcome.skipped += 1;
+                round
+                    .report
+                    .notes
+                    .push(format!("{who} is passed over: the thread is another vCPU's as well"));
+                continue;
+            }
+            match self.undoers.presence(of)? {
+                Presence::Here => {}
+                other => {
+                    round.skip(key, format!("{who} {}: passed over", other.reason()));
+                    continue;
+                }
+            }
+            let current = match self.undoers.get(of) {
+                Ok(current) => current,
+                Err(Errno::ESRCH) => {
+                    round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+                    continue;
+                }
+                Err(errno) => {
+                    round.refuse(key, PinError::Affinity { what: "read", who, errno });
+                    continue;
+                }
+            };
+            if current == pin.cpus {
+                round.report.outcome.unchanged += 1;
+                round.placed.insert(key);
+            } else {
+                if self.is_foreign(&key, &current) {
+                    round.report.notes.push(format!(
+                        "somebody else set the affinity of {who} to {current}; huddle will return it to that"
+                    ));
+                    self.journal.forget(&[key])?;
+                }
+                todo.push((pin, current));
+            }
+        }
+        let changes: Vec<Change> =
+            todo.iter().map(|(pin, current)| pin.change(self.scheduler, current, &pin.cpus)).collect();
+        self.journal.record(&changes)?;
+        for (pin, current) in todo {
+            self.pin_one(pin, &current, round)?;
+        }
+        match round.refused.take() {
+            Some(error) if round.placed.is_empty() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn vcpu(&self, process: TaskId, thread: TaskId) -> VcpuRef {
+        VcpuRef { scheduler: self.scheduler, process, thread }
+    }
+
+    /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
+    fn is_foreign(&self, key: &Key, current: &CpuSet) -> bool {
+        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        known.peek().is_some()
+            && !known.any(|change| {
+                matches!(change, Change::Affinity { before, after, .. }
+                    if current == before || current.is_subset(after))
+            })
+    }
+
+    /// Sets one affinity that is in the journal. Where nothing comes of it the entry stays: undoing it
+    /// is harmless.
+    fn pin_one(&mut self, pin: &ThreadPin, current: &CpuSet, round: &mut Round) -> Result<(), PinError> {
+        let key = Key::of(self.scheduler, pin.thread);
+        let of = self.vcpu(pin.process, pin.thread);
+        let who = describe(&pin.vm, pin.vcpu, of);
+        let tid = pin.thread.id;
+        let result = self.undoers.set(of, &pin.cpus).and_then(|()| self.undoers.get(of));
+        // Between the first look and the system call the number may have come to another task, which
+        // then gets back what was read before the call.
+        let after = self.undoers.presence(of)?;
+        if after != Presence::Here {
+            // A domain's number is never another's within the call: Xen's answer is of the domain that is meant.
+            if after == Presence::Reused && result.is_ok() && self.scheduler.is_host() {
+                let undone = self.undoers.set(of, current);
+                round.report.notes.push(match undone {
+                    Ok(()) => format!("thread {tid} was taken by another task while it was pinned; its affinity is {current} again"),
+                    Err(errno) => format!("thread {tid} was taken by another task while it was pinned to {}, and cannot be set to {current} again: {errno}", pin.cpus),
+                });
+            }
+            round.skip(key, format!("{who} {}: passed over", after.reason()));
+            return Ok(());
+        }
+        match result {
+            Ok(got) => {
+                round.report.outcome.changed += 1;
+                round.placed.insert(key);
+                if got != pin.cpus {
+                    round.report.notes.push(format!(
+                        "{who} shall run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
+                        pin.cpus
+                    ));
+                    self.journal.record(&[pin.change(self.scheduler, current, &got)])?;
+                }
+            }
+            Err(Errno::EINVAL) => {
+                let cpus = &pin.cpus;
+                round.skip(
+                    key,
+                    format!("{who} cannot run on {cpus}: none of them is online and in its cpuset"),
+                );
+            }
+            Err(Errno::ESRCH) => {
+                round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+            }
+            Err(errno) => round.refuse(key, PinError::Affinity { what: "set", who, errno }),
+        }
+        Ok(())
+    }
+
+    /// Puts back every journaled thread that this round did not place.
+    fn release_others(&mut self, round: &mut Round) -> Result<(), PinError> {
+        let mut others: Vec<Key> = Vec::new();
+        for change in self.journal.entries() {
+            let key = change.key();
+            if change.vcpu().is_some() && !round.placed.contains(&key) && !others.contains(&key) {
+                others.push(key);
+            }
+        }
+        let mut settled = Vec::new();
+        for key in others {
+            match undo_key(&self.undoers, &self.journal, &key) {
+                Undone::Restored(note) => {
+                    round.report.outcome.changed += 1;
+                    round.report.notes.extend(note);
+                    settled.push(key);
+                }
+                Undone::Settled(note) => {
+                    if !round.skipped.contains(&key) {
+                        round.report.notes.push(note);
+                    }
+                    settled.push(key);
+                }
+                Undone::Failed(failure) => {
+                    round.report.outcome.skipped += 1;
+                    round.report.notes.push(failure);
+                }
+            }
+        }
+        Ok(self.journal.forget(&settled)?)
+    }
+
+    /// Writes settings of KSM in the given order; those that have the value already are not touched.
+    /// They are undone in the opposite order of their first change.
+    ///
+    /// # Errors
+    /// When a setting does not exist or the kernel refuses it; those before it are set, and in the
+    /// journal.
+    pub fn set_ksm(&mut self, settings: &[(&str, String)]) -> Result<(), PinError> {
+        if let Some((file, _)) = settings.iter().find(|(file, _)| !ksm::SETTINGS.contains(file)) {
+            return Err(PinError::UnknownSetting { file: (*file).to_owned() });
+        }
+        for (file, value) in settings {
+            self.set_one_setting(file, value.trim())?;
+        }
+        Ok(())
+    }
+
+    fn set_one_setting(&mut self, file: &str, value: &str) -> Result<(), PinError> {
+        let key = Key::KsmSetting(file.to_owned());
+        let refused = |source| PinError::Setting { file: file.to_owned(), value: value.to_owned(), source };
+        let current = match ksm::read(&self.root, file) {
+            Err(HostError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(refused(source));
+            }
+            result => result?,
+        };
+        if current == value {
+            return Ok(());
+        }
+        let change = |file: &str, before: &str, after: &str| Change::KsmSetting {
+            file: file.to_owned(),
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        let mut changes = Vec::new();
+        if file == "advisor_mode" && current == "none" {
+            // Both turning an advisor on and off overwrites pages_to_scan (mm/ksm.c, Linux 6.18). Its
+            // entry is the older one, so that it is put back after the advisor is off.
+            let pages = ksm::read(&self.root, "pages_to_scan")?;
+            changes.push(change("pages_to_scan", &pages, &pages));
+        }
+        if self.is_foreign_setting(&key, &current) {
+            tracing::warn!("somebody else set KSM's {file} to {current}; huddle will return it to that");
+            self.journal.forget(&[key])?;
+        }
+        changes.push(change(file, &current, value));
+        self.journal.record(&changes)?;
+        ksm::write(&self.root, file, value).map_err(refused)?;
+        let got = ksm::read(&self.root, file)?;
+        if got != value {
+            self.journal.record(&[change(file, &current, &got)])?;
+            return Err(PinError::SettingNotTaken { file: file.to_owned(), value: value.to_owned(), got });
+        }
+        Ok(())
+    }
+
+    fn is_foreign_setting(&self, key: &Key, current: &str) -> bool {
+        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        known.peek().is_some()
+            && *key != Key::KsmSetting("pages_to_scan".to_owned())
+            && !known.any(|change| {
+                matches!(change, Change::KsmSetting { before, after, .. }
+                    if current == before || current == after)
+            })
+    }
+
+    /// Undoes everything in the journal, the newest first; see [the module](super) for what is left
+    /// alone. The journal keeps what could not be undone.
+    pub fn undo(&mut self) -> UndoReport {
+        let mut report = UndoReport::default();
+        undo_all(&self.undoers, &mut self.journal, &mut report);
+        report
+    }
+
+    /// Ends without undoing: changes and journal stay, for `huddle restore`.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Pinner for HostPinner {
+    fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError> {
+        Ok(HostPinner::apply(self, vms, plan)?)
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        HostPinner::undo(self)
+    }
+}
+
+impl Drop for HostPinner {
+    fn drop(&mut self) {
+        if self.kept || self.journal.entries().is_empty() {
+            return;
+        }
+        let report = self.undo();
+        for note in report.notes {
+            tracing::info!("{note}");
+        }
+        for failure in report.failures {
+            tracing::error!("not undone: {failure}; try `huddle restore`");
+        }
+    }
+}
+
+impl ThreadPin {
+    fn change(&self, scheduler: Scheduler, before: &CpuSet, after: &CpuSet) -> Change {
+        Change::Affinity {
+            vm: self.vm.clone(),
+            vcpu: self.vcpu,
+            scheduler,
+            process: self.process,
+            thread: self.thread,
+            before: before.clone(),
+            after: after.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

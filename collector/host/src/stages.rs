@@ -1,0 +1,239 @@
+//! The stages of the loop as the engine knows them, and what they hand on. They lie below those who implement
+//! them: this crate for processes of the host, `huddle-sharing`, `huddle-observe`, and `huddle-xen` for domains
+//! of Xen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use huddle_model::availability::Availability;
+use huddle_model::ksm::KsmState;
+use huddle_model::matrix::SharingMatrix;
+use huddle_model::observation::{Observation, ProgramCost, ReportObservation};
+use huddle_model::plan::Plan;
+use huddle_model::topology::Topology;
+use huddle_model::vm::{TaskId, Vm};
+use nix::errno::Errno;
+
+use crate::HostError;
+use crate::discover::Discovery;
+use crate::pin::{PinReport, UndoReport};
+
+/// Why a stage could not do its work: one sentence for the user.
+pub type StageError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Finds the VMs of a host.
+pub trait VmSource {
+    /// All VMs there are now.
+    fn discover(&mut self) -> Result<Discovery, StageError>;
+}
+
+/// A VM that ended while it was measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vanished {
+    /// Its name.
+    pub vm: String,
+    /// What was seen, as the end of a sentence about the VM.
+    pub reason: String,
+}
+
+/// How zero-filled frames are told from other merged ones. Both ways give the same answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroPages {
+    /// By KSM's own tree of merged frames, where the kernel lets it be read, else by content.
+    #[default]
+    ByBooks,
+    /// By looking into each merged frame.
+    ByContent,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// The VMs that stayed, in the order they were given.
+    pub matrix: SharingMatrix,
+    /// The VMs that ended meanwhile.
+    pub vanished: Vec<Vanished>,
+    /// What limits the measurement, one sentence each; empty when nothing does.
+    pub notes: Vec<String>,
+    /// How zero-filled frames were told from other merged ones; `None` where nothing can have been merged,
+    /// and where contents were read anyway.
+    pub zero_pages: Option<ZeroPages>,
+}
+
+/// Measures what VMs share.
+pub trait SharingSource {
+    /// The matrix of `vms`; those that end meanwhile are left out and named.
+    fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError>;
+
+    /// What BPF programs of its own cost so far, all together; `None` where it has none.
+    fn programs_cost(&self) -> Option<ProgramCost> {
+        None
+    }
+}
+
+/// Merges what VMs have in common, where the hypervisor leaves that to whoever asks (Xen's memory sharing; KSM
+/// merges by itself). It changes the host, so each change is in a journal first.
+pub trait PageMerger {
+    /// Merges what VMs have in common now; what came of it, one sentence each.
+    ///
+    /// # Errors
+    /// Merging ended early. What was merged before stays, and is taken back by [`Self::undo`].
+    fn merge(&mut self) -> Result<Vec<String>, StageError>;
+
+    /// Gives every page a frame of its own again; what could not be undone stays in the journal.
+    fn undo(&mut self) -> UndoReport;
+}
+
+/// A change to the page tables of a process that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameChange {
+    /// What happened.
+    pub kind: FrameChangeKind,
+    /// The number under which the process is watched.
+    pub process: u32,
+    /// Address in the process, in bytes.
+    pub address: u64,
+}
+
+/// Kinds of changes to page tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameChangeKind {
+    /// The page is on this merged frame now.
+    Merged {
+        /// Number of the frame.
+        frame: u64,
+    },
+    /// The page is on the kernel's zero page now.
+    MergedWithZeroPage,
+    /// The page was written to, and so has a frame of its own.
+    WriteFault,
+    /// The page has left this merged frame.
+    Left {
+        /// Number of the frame.
+        frame: u64,
+    },
+    /// Something changed from `address` on.
+    Range {
+        /// One past the last byte.
+        end: u64,
+    },
+}
+
+/// Tells which pages of watched processes move to or from merged frames, as it happens.
+pub trait FrameChanges: Send {
+    /// Tells of the pages of this process from now on, by `number` ([`FrameChange::process`]).
+    ///
+    /// # Errors
+    /// There is no room for another process.
+    fn watch(&mut self, tgid: u32, number: u32) -> Result<(), StageError>;
+    /// Tells no more of this process.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn forget(&mut self, tgid: u32) -> Result<(), StageError>;
+    /// Hands out the changes that wait, in the order in which they happened, and takes them away.
+    fn drain(&mut self, take: &mut dyn FnMut(FrameChange));
+    /// Changes that could not be kept, since the watch began.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn lost(&self) -> Result<u64, StageError>;
+    /// What is not seen on this kernel, one sentence each; it is found later, by reading page tables.
+    fn missing(&self) -> &[String];
+    /// What the programs behind it have cost since they were loaded, while the kernel's statistics were on.
+    fn cost(&self) -> ProgramCost;
+    /// The kernel's ids of those programs.
+    fn program_ids(&self) -> Vec<u32>;
+}
+
+/// Begins to tell, once it is asked to; a kernel that cannot says why. The number is the room for changes that
+/// wait, in bytes: a power of two and a multiple of the page.
+pub type StartFrameChanges = dyn Fn(u32) -> Result<Box<dyn FrameChanges>, StageError> + Send;
+
+/// A complete pass of ksmd over all mergeable memory, or what stands for one elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// Complete passes since boot, this one included: what `full_scans` says now.
+    pub full_scans: u64,
+    /// When it began, on `CLOCK_MONOTONIC` in nanoseconds; `None` where that is not seen.
+    pub began_ns: Option<u64>,
+    /// When it was complete, on `CLOCK_MONOTONIC` in nanoseconds; `None` where that is not seen.
+    pub ended_ns: Option<u64>,
+    /// Pages that ksmd keeps book of; `None` where that is not seen.
+    pub rmap_items: Option<u64>,
+    /// Passes that were completed since the one told before, and are not told apart.
+    pub passed_over: u64,
+}
+
+/// Why waiting for a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TriggerError {
+    /// `full_scans` cannot be read.
+    #[error("complete passes of KSM cannot be seen: {0}; use a kernel with CONFIG_KSM")]
+    FullScans(#[from] HostError),
+    /// The ring buffer cannot be waited for.
+    #[error("the ring buffer of the BPF programs cannot be waited for: {0}")]
+    Poll(Errno),
+}
+
+/// Tells when a pass is complete, and so when the next round is due.
+pub trait PassTrigger: Send {
+    /// Its name, for the log and the recording.
+    fn name(&self) -> &'static str;
+
+    /// Blocks until at least one pass was completed since the last call (or since the trigger was made),
+    /// and gives the newest; `None` when `timeout` is over first.
+    ///
+    /// # Errors
+    /// The kernel no longer tells.
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError>;
+}
+
+/// What the workloads in VMs report of themselves.
+pub trait WorkloadReports: Send {
+    /// What was reported since the last call, of `vms`, in their order.
+    fn take(&mut self, vms: &[Vm]) -> Vec<ReportObservation>;
+}
+
+/// Tells about the host itself.
+pub trait HostSource {
+    /// Cache domains of the usable CPUs.
+    fn topology(&mut self) -> Result<Topology, StageError>;
+    /// KSM's counters and settings.
+    fn ksm(&mut self) -> Result<KsmState, StageError>;
+    /// Pages of a process's memory on each NUMA node; only asked for where a limit of plans is about it.
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError>;
+    /// Runnable tasks a usable CPU at this moment.
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError>;
+    /// CPU time this process has used so far, in microseconds.
+    fn own_cpu_us(&mut self) -> Result<u64, StageError>;
+}
+
+/// Watches VMs between the rounds: counters, residency, merges and breaks.
+pub trait Observer {
+    /// Fills in vCPUs that discovery could not tell, and says so, one sentence each.
+    fn complete(&mut self, vms: &mut [Vm]) -> Vec<String> {
+        let _ = vms;
+        Vec::new()
+    }
+
+    /// Ends the window that began at the last call and gives it (its `round` and `trial` are filled in by
+    /// the engine), and begins the next, in which `vms` are watched. The first call only begins.
+    fn observe(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation>;
+}
+
+/// Puts vCPU threads where a plan wants them, and back.
+pub trait Pinner {
+    /// Sets affinities as planned; vCPUs that the plan does not name get back what they had.
+    fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError>;
+    /// Takes back every change.
+    fn undo(&mut self) -> UndoReport;
+}
+
+/// Tells the time.
+pub trait Clock {
+    /// Microseconds since the Unix epoch.
+    fn now_unix_us(&self) -> u64;
+    /// Time since some fixed moment, on a clock that nobody sets.
+    fn monotonic(&self) -> Duration;
+}

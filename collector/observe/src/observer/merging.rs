@@ -1,0 +1,164 @@
+//! Merges and breaks per VM, window by window.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use huddle_model::availability::Availability;
+use huddle_model::observation::MergeObservation;
+use huddle_model::vm::{TaskId, Vm};
+
+use super::super::probes::ksm::{BreakCount, KsmProbe, ProcessMerges, merging_pages};
+use huddle_host::HostRoot;
+
+/// How often an apparent break is looked at again, and after which time.
+const LOOKS_AGAIN: u32 = 3;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
+
+/// What was counted of one process when the window began.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    merged_pages: u64,
+    failed_merges: u64,
+    broken_pages: u64,
+    breaks: BreakCount,
+}
+
+/// One look at the totals of one VM.
+struct Look<'a> {
+    vm: &'a Vm,
+    merged_pages: u64,
+    failed_merges: u64,
+    /// Why the two before are not there.
+    unavailable: Option<String>,
+    merged_now: Availability<u64>,
+}
+
+/// KSM's doings with the VMs that are followed.
+pub(super) struct MergeWindow {
+    probe: Availability<KsmProbe>,
+    processes: BTreeMap<TaskId, Before>,
+}
+
+impl MergeWindow {
+    pub(super) fn new(probe: Availability<KsmProbe>) -> Self {
+        Self { probe, processes: BTreeMap::new() }
+    }
+
+    /// What happened to `vms` since they were followed, or since the last call.
+    pub(super) fn read(&mut self, root: &HostRoot, vms: &[Vm]) -> Vec<MergeObservation> {
+        let mut looks = self.look(root, vms);
+        // A merge that ksmd is in the middle of looks like a break for some microseconds. A break stays.
+        for _ in 0..LOOKS_AGAIN {
+            if !looks.iter().any(|look| self.apparent_breaks(look) > 0) {
+                break;
+            }
+            std::thread::sleep(LOOK_AGAIN_AFTER);
+            for (look, again) in looks.iter_mut().zip(self.look(root, vms)) {
+                if self.apparent_breaks(&again) < self.apparent_breaks(look) {
+                    *look = again;
+                }
+            }
+        }
+        looks.into_iter().map(|look| self.of(look)).collect()
+    }
+
+    /// The totals of each VM now.
+    fn look<'a>(&self, root: &HostRoot, vms: &'a [Vm]) -> Vec<Look<'a>> {
+        let counted = self.counted();
+        let look = |vm: &'a Vm| {
+            let (merged_pages, failed_merges, unavailable) = match &counted {
+                Ok(counted) => {
+                    let (merged, failed) = totals(counted.get(&vm.process));
+                    (merged, failed, None)
+                }
+                Err(reason) => (0, 0, Some(reason.clone())),
+            };
+            let merged_now = merging_pages(root, vm.process.id).into();
+            Look { vm, merged_pages, failed_merges, unavailable, merged_now }
+        };
+        vms.iter().map(look).collect()
+    }
+
+    /// Breaks that this look has and that were not told yet.
+    fn apparent_breaks(&self, look: &Look<'_>) -> u64 {
+        match (self.processes.get(&look.vm.process), &look.merged_now, &look.unavailable) {
+            (Some(before), Availability::Available(merging), None) => {
+                before.breaks.apparent(look.merged_pages, *merging).saturating_sub(before.broken_pages)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Follows the processes of `vms`, and no others.
+    pub(super) fn follow(&mut self, root: &HostRoot, vms: &[Vm]) {
+        let counted = self.counted().unwrap_or_default();
+        self.processes.retain(|process, _| vms.iter().any(|vm| vm.process == *process));
+        for vm in vms {
+            if self.processes.contains_key(&vm.process) {
+                continue;
+            }
+            // A process that is gone by now has no beginning; the next round leaves it out.
+            let Ok(merging) = merging_pages(root, vm.process.id) else { continue };
+            let (merged_pages, failed_merges) = totals(counted.get(&vm.process));
+            let breaks = BreakCount::new(merged_pages, merging);
+            self.processes
+                .insert(vm.process, Before { merged_pages, failed_merges, broken_pages: 0, breaks });
+        }
+        self.make_room(root, counted);
+    }
+
+    fn of(&mut self, look: Look<'_>) -> MergeObservation {
+        let Look { vm, merged_pages, failed_merges, unavailable, merged_now } = look;
+        let before = match (unavailable, self.processes.get_mut(&vm.process)) {
+            (None, Some(before)) => Ok(before),
+            (Some(reason), _) => Err(reason),
+            (None, None) => Err("its merges were not followed from the beginning of the window".into()),
+        };
+        let (merges, breaks, failed) = match before {
+            Ok(before) => {
+                let breaks = merged_now.clone().map(|merging| {
+                    let broken = before.breaks.update(merged_pages, merging);
+                    grown(&mut before.broken_pages, broken)
+                });
+                let merges = grown(&mut before.merged_pages, merged_pages);
+                let failed = grown(&mut before.failed_merges, failed_merges);
+                (Availability::Available(merges), breaks, Availability::Available(failed))
+            }
+            Err(reason) => {
+                let none = || Availability::Unavailable(reason.clone());
+                (none(), none(), none())
+            }
+        };
+        MergeObservation { vm: vm.name.clone(), process: vm.process, merged_now, merges, breaks, failed }
+    }
+
+    fn counted(&self) -> Result<BTreeMap<TaskId, ProcessMerges>, String> {
+        match &self.probe {
+            Availability::Available(probe) => {
+                let read = probe.read().map_err(|error| error.to_string())?;
+                Ok(read.into_iter().map(|merges| (merges.process, merges)).collect())
+            }
+            Availability::Unavailable(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// The kernel's map keeps processes that are gone: without this it would fill up.
+    fn make_room(&mut self, root: &HostRoot, counted: BTreeMap<TaskId, ProcessMerges>) {
+        let Availability::Available(probe) = &mut self.probe else { return };
+        for merges in counted.values().filter(|merges| !self.processes.contains_key(&merges.process)) {
+            let gone = merging_pages(root, merges.process.id).is_err_and(|error| error.is_gone());
+            if gone && let Err(error) = probe.forget(merges) {
+                tracing::debug!("{error}");
+            }
+        }
+    }
+}
+
+fn totals(merges: Option<&ProcessMerges>) -> (u64, u64) {
+    merges.map_or((0, 0), |merges| (merges.merged_pages, merges.failed_merges))
+}
+
+/// By how much a total has grown; it is the new beginning.
+fn grown(before: &mut u64, now: u64) -> u64 {
+    now.saturating_sub(std::mem::replace(before, now))
+}

@@ -1,0 +1,178 @@
+//! One window after the other of what counters and probes see of the VMs: everything that watches is
+//! read at the end of a window, told as differences, and then made to follow the VMs there are now.
+
+mod cost;
+mod merging;
+mod residency;
+
+use std::time::Instant;
+
+use huddle_model::availability::Availability;
+use huddle_model::observation::{Observation, VcpuObservation};
+use huddle_model::topology::Topology;
+use huddle_model::vm::Vm;
+
+use super::perf::{VcpuCounters, VcpuReading};
+use super::probes::Probes;
+use super::reported::{ReportSocket, Reports};
+use super::resctrl::Resctrl;
+use cost::CostWindow;
+use huddle_host::HostRoot;
+use huddle_host::clock::{HostClock, OwnCost, micros};
+use huddle_host::discover::complete_vcpus_on_host;
+use huddle_host::stages::{Clock, Observer, WorkloadReports};
+use merging::MergeWindow;
+use residency::{ResidencyWindow, ThreadWindow};
+
+/// What there is to watch with; each part is optional and says why it is not there.
+pub struct Sources {
+    /// BPF programs.
+    pub probes: Result<Probes, String>,
+    /// Counters of the processor.
+    pub counters: VcpuCounters,
+    /// Cache occupancy.
+    pub resctrl: Availability<Resctrl>,
+    /// What workloads say of themselves.
+    pub reports: Option<ReportSocket>,
+}
+
+/// All that watches VMs on this host.
+pub struct HostObserver {
+    root: HostRoot,
+    counters: VcpuCounters,
+    resctrl: Availability<Resctrl>,
+    reports: Reports,
+    threads: ResidencyWindow,
+    merging: MergeWindow,
+    cost: CostWindow,
+    /// The topology that resctrl knows.
+    topology: Option<Topology>,
+    window: u64,
+    /// The window that runs: when it began, and the VMs that are watched in it.
+    running: Option<(Began, Vec<Vm>)>,
+}
+
+/// When a window began.
+struct Began {
+    unix_us: u64,
+    at: Instant,
+    own: OwnCost,
+}
+
+impl HostObserver {
+    /// Watches with what there is.
+    pub fn new(root: HostRoot, sources: Sources) -> Self {
+        let Sources { probes, counters, resctrl, reports } = sources;
+        let (threads, merging, cost) = match probes {
+            Ok(probes) => {
+                let Probes { ksm, threads, losses, programs, .. } = probes;
+                (threads, ksm, CostWindow::new(programs, losses))
+            }
+            Err(reason) => (
+                Availability::Unavailable(reason.clone()),
+                Availability::Unavailable(reason.clone()),
+                CostWindow::without(reason),
+            ),
+        };
+        let threads = ResidencyWindow::new(threads, cost.reasons());
+        let merging = MergeWindow::new(merging);
+        Self {
+            root,
+            counters,
+            resctrl,
+            reports: Reports::new(reports),
+            threads,
+            merging,
+            cost,
+            topology: None,
+            window: 0,
+            running: None,
+        }
+    }
+
+    /// Reads what was watched, as the window that ends now.
+    fn end(&mut self, began: &Began, vms: &[Vm]) -> Observation {
+        self.window += 1;
+        let mut threads = self.threads.read(&self.root);
+        // In the order of the VMs, as they were given to `sync`.
+        let counted = self.counters.read().into_iter();
+        let vcpus = counted.map(|vcpu| {
+            let thread = threads.of(vcpu.thread);
+            vcpu_observation(vcpu, thread)
+        });
+        let vcpus = vcpus.collect();
+        let merging = self.merging.read(&self.root, vms);
+        let occupancy = match &mut self.resctrl {
+            Availability::Available(resctrl) => Availability::Available(resctrl.read()),
+            Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
+        };
+        let (programs, losses) = self.cost.read();
+        let now = OwnCost::now();
+        Observation {
+            window: self.window,
+            round: 0,
+            trial: None,
+            begin_unix_us: began.unix_us,
+            // By the clock that nobody sets: a step of the wall clock changes no window's length.
+            end_unix_us: began.unix_us + micros(began.at.elapsed()),
+            vcpus,
+            merging,
+            occupancy,
+            reported: self.reports.take(vms),
+            events: self.counters.events().to_vec(),
+            programs,
+            losses,
+            own_cpu_us: now.process_since(&began.own),
+            // Reading is what this thread did since it was asked to; the watching itself is the programs'.
+            reading_cpu_us: Availability::Unavailable("not read yet".into()),
+        }
+    }
+}
+
+impl Observer for HostObserver {
+    fn complete(&mut self, vms: &mut [Vm]) -> Vec<String> {
+        match self.threads.guest_threads() {
+            Ok(seen) => complete_vcpus_on_host(&self.root, vms, &seen),
+            Err(error) => vec![format!("which thread is which vCPU cannot be told: {error}")],
+        }
+    }
+
+    fn observe(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation> {
+        let asked = OwnCost::now();
+        let ended = self.running.take().map(|(began, watched)| self.end(&began, &watched));
+        let began = Began { unix_us: HostClock.now_unix_us(), at: Instant::now(), own: OwnCost::now() };
+        self.threads.follow(&self.root, vms, topology);
+        self.merging.follow(&self.root, vms);
+        self.counters.sync(vms);
+        if let Availability::Available(resctrl) = &mut self.resctrl {
+            if let Some(topology) = topology.filter(|topology| self.topology.as_ref() != Some(*topology)) {
+                resctrl.set_domains(topology);
+                self.topology = Some(topology.clone());
+            }
+            resctrl.sync(vms);
+        }
+        self.running = Some((began, vms.to_vec()));
+        let reading_cpu_us = OwnCost::now().thread_since(&asked);
+        match ended {
+            Some(seen) => Availability::Available(Observation { reading_cpu_us, ..seen }),
+            None => Availability::Unavailable("the first window of observation has not ended yet".into()),
+        }
+    }
+}
+
+fn vcpu_observation(counted: VcpuReading, thread: ThreadWindow) -> VcpuObservation {
+    VcpuObservation {
+        vm: counted.vm,
+        vcpu: counted.vcpu,
+        process: counted.process,
+        thread: counted.thread,
+        counters: counted.delta,
+        residency: thread.residency,
+        run_ns_anywhere: None,
+        migrations: thread.migrations,
+        domain_migrations: thread.domain_migrations,
+        guest_entries: thread.guest_entries,
+        guest_ns: thread.guest_ns,
+        exits: thread.exits,
+    }
+}

@@ -1,0 +1,184 @@
+//! The counters of all vCPU threads of the VMs that are watched.
+
+use std::collections::BTreeMap;
+
+use huddle_model::availability::Availability;
+use huddle_model::counters::{Counts, GroupReading};
+use huddle_model::observation::CountedEvent;
+use huddle_model::rates::CounterDelta;
+use huddle_model::vm::{TaskId, Vm};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::set::{EventSet, OpenSet};
+use huddle_host::{HostRoot, task};
+
+/// One vCPU at one reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VcpuReading {
+    /// Name of the VM.
+    pub vm: String,
+    /// Number of the vCPU within it.
+    pub vcpu: u32,
+    /// The process that holds the thread.
+    pub process: TaskId,
+    /// The thread that runs it.
+    pub thread: TaskId,
+    /// Totals since its group was opened, with the time of this reading, or why there are none.
+    pub reading: Availability<GroupReading>,
+    /// What happened since the reading before; at the first one, since the group was opened.
+    pub delta: CounterDelta,
+}
+
+/// One group of counters for each vCPU thread. Counting ends when this is dropped.
+#[derive(Debug)]
+pub struct VcpuCounters {
+    root: HostRoot,
+    set: EventSet,
+    events: Vec<CountedEvent>,
+    vcpus: Vec<Watched>,
+}
+
+/// One vCPU and its group, or why it has none.
+#[derive(Debug)]
+struct Watched {
+    vm: String,
+    vcpu: u32,
+    process: TaskId,
+    thread: TaskId,
+    group: Result<Group, String>,
+}
+
+#[derive(Debug)]
+struct Group {
+    open: OpenSet,
+    last: GroupReading,
+}
+
+impl VcpuCounters {
+    /// Tries the set on the calling thread; no vCPU is watched yet. Never fails: a host that counts
+    /// nothing says so in [`Self::events`] and at each reading.
+    ///
+    /// Every vCPU takes a file descriptor for each event, so this process's soft limit of open files is
+    /// raised to its hard one.
+    pub fn new(root: HostRoot, set: EventSet) -> Self {
+        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && soft < hard
+            && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+        {
+            tracing::debug!("the limit of open files stays at {soft}: {errno}");
+        }
+        let events = set.probe();
+        Self { root, set, events, vcpus: Vec::new() }
+    }
+
+    /// The event that is really counted for each role, or why none is.
+    pub fn events(&self) -> &[CountedEvent] {
+        &self.events
+    }
+
+    /// Takes the vCPUs of `vms`: opens a group for each new thread, keeps those that go on, closes the
+    /// others. A thread whose group could not be opened is tried again.
+    pub fn sync(&mut self, vms: &[Vm]) {
+        let earlier = std::mem::take(&mut self.vcpus).into_iter();
+        let mut earlier: BTreeMap<TaskId, Group> =
+            earlier.filter_map(|watched| Some((watched.thread, watched.group.ok()?))).collect();
+        for vm in vms {
+            for vcpu in &vm.vcpus {
+                let group = match earlier.remove(&vcpu.thread) {
+                    Some(group) => Ok(group),
+                    None => self.open(vcpu.process, vcpu.thread),
+                };
+                self.vcpus.push(Watched {
+                    vm: vm.name.clone(),
+                    vcpu: vcpu.index,
+                    process: vcpu.process,
+                    thread: vcpu.thread,
+                    group,
+                });
+            }
+        }
+    }
+
+    /// Reads each vCPU, in the order of the last [`Self::sync`]. A thread that has ended meanwhile has
+    /// no numbers: for how much of the time they stand is not known.
+    pub fn read(&mut self) -> Vec<VcpuReading> {
+        let Self { root, vcpus, .. } = self;
+        vcpus.iter_mut().map(|watched| watched.read(root)).collect()
+    }
+
+    fn open(&self, process: TaskId, thread: TaskId) -> Result<Group, String> {
+        if let Some(reason) = self.nothing_opens() {
+            return Err(reason);
+        }
+        let mut open = self.set.open(thread.id);
+        // After the events were opened, so that they cannot be those of a later thread.
+        still_there(&self.root, process, thread)?;
+        if open.outcome.iter().all(|(_, event)| event.value().is_none()) {
+            return Err(first_reason(open.outcome.iter().map(|(_, event)| event)));
+        }
+        let last = read(&mut open)?;
+        Ok(Group { open, last })
+    }
+
+    fn nothing_opens(&self) -> Option<String> {
+        let events = || self.events.iter().map(|counted| &counted.event);
+        events().all(|event| event.value().is_none()).then(|| first_reason(events()))
+    }
+}
+
+impl Watched {
+    fn read(&mut self, root: &HostRoot) -> VcpuReading {
+        let outcome = match &mut self.group {
+            Ok(group) => {
+                let read = read(&mut group.open);
+                // After the reading, so that it is not one of a thread that had ended.
+                let there = still_there(root, self.process, self.thread);
+                there.and(read).map(|now| {
+                    let delta = CounterDelta::between(&group.last, &now);
+                    group.last = now;
+                    (now, delta)
+                })
+            }
+            Err(reason) => Err(reason.clone()),
+        };
+        let (reading, delta) = match outcome {
+            Ok((reading, delta)) => (Availability::Available(reading), delta),
+            Err(reason) => {
+                let delta = CounterDelta::unavailable(&reason);
+                (Availability::Unavailable(reason), delta)
+            }
+        };
+        let (vm, vcpu, process, thread) = (self.vm.clone(), self.vcpu, self.process, self.thread);
+        VcpuReading { vm, vcpu, process, thread, reading, delta }
+    }
+}
+
+/// A reading in the vocabulary of the model.
+fn read(open: &mut OpenSet) -> Result<GroupReading, String> {
+    let raw = open.group.read().map_err(|error| error.to_string())?;
+    let mut counts = Counts::default();
+    for (role, count) in open.roles.iter().zip(&raw.counts) {
+        counts.set(*role, count.value().copied());
+    }
+    Ok(GroupReading {
+        begin_ns: raw.begin_ns,
+        end_ns: raw.end_ns,
+        time_enabled_ns: raw.time_enabled_ns,
+        time_running_ns: raw.time_running_ns,
+        counts,
+    })
+}
+
+fn still_there(root: &HostRoot, process: TaskId, thread: TaskId) -> Result<(), String> {
+    match task::thread(root, process.id, thread.id) {
+        Ok(stat) if stat.id == thread && !stat.is_dead() => Ok(()),
+        Ok(stat) if stat.id == thread => Err(format!("thread {thread} has ended")),
+        Ok(_) => Err(format!("thread {thread} has ended, and another has its number now")),
+        Err(error) if error.is_gone() => Err(format!("thread {thread} has ended")),
+        Err(error) => Err(format!("thread {thread} cannot be looked at: {error}")),
+    }
+}
+
+fn first_reason<'a>(mut events: impl Iterator<Item = &'a Availability<String>>) -> String {
+    events.find_map(Availability::reason).unwrap_or("no event was asked for").to_owned()
+}

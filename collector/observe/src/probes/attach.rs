@@ -1,0 +1,188 @@
+//! Attaching one program at a time, each with its own reason when it cannot be.
+
+use std::collections::BTreeMap;
+
+use aya::programs::perf_event::{
+    HardwareEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
+};
+use aya::programs::tp_btf::BtfTracePointLink;
+use aya::programs::{BtfTracePoint, PerfEvent, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+use huddle_abi::NO_OFFSET;
+use huddle_model::availability::Availability;
+
+use super::btf::KernelTypes;
+use super::kvm::KvmFormat;
+use super::program::{Program, ProgramStatus};
+use super::{ProbeConfig, one_line};
+use crate::perf::events::EventSpec;
+
+/// The globals of the object that hold offsets, the structure and the path of each.
+const FIELDS: [(&str, &str, &[&str]); 7] = [
+    ("TASK_PID", "task_struct", &["pid"]),
+    ("TASK_TGID", "task_struct", &["tgid"]),
+    ("TASK_GROUP_LEADER", "task_struct", &["group_leader"]),
+    ("TASK_START_BOOTTIME", "task_struct", &["start_boottime"]),
+    ("TASK_CPU_TIME", "task_struct", &["se", "sum_exec_runtime"]),
+    ("TASK_CPU", "task_struct", &["thread_info", "cpu"]),
+    ("MM_OWNER", "mm_struct", &["owner"]),
+];
+
+const FIELD_REMEDY: &str = "mm_struct.owner needs CONFIG_MEMCG, the others Linux 5.16 or later";
+
+/// The offsets that this kernel has, or why it has not.
+pub(super) struct Offsets(BTreeMap<&'static str, Result<u32, String>>);
+
+impl Offsets {
+    pub(super) fn find(types: &KernelTypes) -> Self {
+        let find = |&(global, structure, path): &(&'static str, &str, &[&str])| {
+            let offset = types.offset_bytes(structure, path);
+            (global, offset.map_err(|error| error.to_string()))
+        };
+        Self(FIELDS.iter().map(find).collect())
+    }
+
+    pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (name, offset) in &self.0 {
+            let value: &'a u32 = offset.as_ref().unwrap_or(&NO_OFFSET);
+            loader.override_global(name, value, true);
+        }
+    }
+
+    fn missing(&self, needed: &[&str]) -> Option<String> {
+        needed.iter().find_map(|name| self.0.get(name)?.as_ref().err().cloned())
+    }
+}
+
+/// The offsets a program reads.
+fn needs(program: Program) -> &'static [&'static str] {
+    match program {
+        Program::KsmMergeOnePage | Program::KsmMergeWithKsmPage | Program::KsmRemoveRmapItem => {
+            &["MM_OWNER", "TASK_GROUP_LEADER", "TASK_START_BOOTTIME", "TASK_TGID"]
+        }
+        Program::SchedSwitch => &["TASK_PID", "TASK_START_BOOTTIME", "TASK_CPU_TIME"],
+        Program::SchedMigrateTask => &["TASK_PID", "TASK_START_BOOTTIME", "TASK_CPU"],
+        _ => &[],
+    }
+}
+
+/// What this kernel says about itself.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel<'a> {
+    pub(super) btf: &'a Btf,
+    pub(super) offsets: &'a Offsets,
+    pub(super) kvm: &'a KvmFormat,
+    /// What to count as a miss of the last-level cache.
+    pub(super) miss_event: &'a Availability<EventSpec>,
+}
+
+/// Attaches programs of one loaded object and keeps book of what became of each.
+pub(super) struct Attacher<'a> {
+    pub(super) ebpf: &'a mut Ebpf,
+    pub(super) kernel: Kernel<'a>,
+    config: &'a ProbeConfig,
+    status: BTreeMap<Program, Availability<()>>,
+}
+
+impl<'a> Attacher<'a> {
+    pub(super) fn new(ebpf: &'a mut Ebpf, kernel: Kernel<'a>, config: &'a ProbeConfig) -> Self {
+        Self { ebpf, kernel, config, status: BTreeMap::new() }
+    }
+
+    /// Attaches a program to the tracepoint of its name; the tracepoint is left when the link is dropped.
+    pub(super) fn tracepoint(&mut self, program: Program) -> Availability<BtfTracePointLink> {
+        let link = self.wanted(program).and_then(|()| self.try_tracepoint(program));
+        self.note(program, link)
+    }
+
+    /// Notes the outcome for `status` and hands it on.
+    pub(super) fn note<T>(&mut self, program: Program, outcome: Result<T, String>) -> Availability<T> {
+        let outcome = Availability::from(outcome);
+        let status = match outcome.reason() {
+            Some(reason) => Availability::Unavailable(reason.to_owned()),
+            None => Availability::Available(()),
+        };
+        self.status.insert(program, status);
+        outcome
+    }
+
+    /// Whether the program is asked for and this kernel has the fields it reads.
+    pub(super) fn wanted(&self, program: Program) -> Result<(), String> {
+        if !self.config.programs.contains(&program) {
+            return Err(format!("the BPF program {} was not asked for", program.name()));
+        }
+        match self.kernel.offsets.missing(needs(program)) {
+            None => Ok(()),
+            Some(missing) => {
+                let name = program.name();
+                Err(format!("the BPF program {name} cannot run: {missing}; {FIELD_REMEDY}"))
+            }
+        }
+    }
+
+    fn try_tracepoint(&mut self, program: Program) -> Result<BtfTracePointLink, String> {
+        let name = program.name();
+        let failed = |error: ProgramError| match error {
+            ProgramError::Btf(_) => format!(
+                "this kernel has no tracepoint {name} ({}); KSM's came with Linux 6.4 and CONFIG_KSM",
+                one_line(&error)
+            ),
+            _ => format!("the BPF program {name} cannot be attached: {}", one_line(&error)),
+        };
+        let loaded = self.ebpf.program_mut(name).ok_or_else(|| format!("the BPF object has no {name}"))?;
+        let tracepoint: &mut BtfTracePoint = loaded.try_into().map_err(failed)?;
+        tracepoint.load(name, self.kernel.btf).map_err(failed)?;
+        let link = tracepoint.attach().map_err(failed)?;
+        tracepoint.take_link(link).map_err(failed)
+    }
+
+    /// Attaches a sampling program to a perf event on every CPU that is online.
+    pub(super) fn samples(&mut self, program: Program) -> Availability<Vec<PerfEventLink>> {
+        let links = self.wanted(program).and_then(|()| self.try_samples(program));
+        self.note(program, links)
+    }
+
+    fn try_samples(&mut self, program: Program) -> Result<Vec<PerfEventLink>, String> {
+        let name = program.name();
+        let (event, policy, remedy) = match program {
+            Program::SampleMisses => (
+                self.miss_event()?,
+                SamplePolicy::Period(self.config.misses_per_sample),
+                "; this host has no hardware counters, or keeps them from us",
+            ),
+            _ => (
+                PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                SamplePolicy::Frequency(self.config.clock_samples_hz),
+                "",
+            ),
+        };
+        let failed = |error: ProgramError| {
+            format!("the BPF program {name} cannot be attached: {}{remedy}", one_line(&error))
+        };
+        let cpus = aya::util::online_cpus().map_err(|(path, error)| format!("{path}: {error}"))?;
+        let loaded = self.ebpf.program_mut(name).ok_or_else(|| format!("the BPF object has no {name}"))?;
+        let sampler: &mut PerfEvent = loaded.try_into().map_err(failed)?;
+        sampler.load().map_err(failed)?;
+        let mut links = Vec::new();
+        for cpu in cpus {
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+            let link = sampler.attach(event, scope, policy, false).map_err(failed)?;
+            links.push(sampler.take_link(link).map_err(failed)?);
+        }
+        Ok(links)
+    }
+
+    fn miss_event(&self) -> Result<PerfEventConfig, String> {
+        match self.kernel.miss_event {
+            Availability::Unavailable(reason) => Err(reason.clone()),
+            Availability::Available(event) if event.is_raw() => {
+                Ok(PerfEventConfig::Raw { event_id: event.config })
+            }
+            Availability::Available(_) => Ok(PerfEventConfig::Hardware(HardwareEvent::CacheMisses)),
+        }
+    }
+
+    pub(super) fn into_status(self) -> Vec<ProgramStatus> {
+        self.status.into_iter().map(|(program, attached)| ProgramStatus { program, attached }).collect()
+    }
+}

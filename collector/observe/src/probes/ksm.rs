@@ -1,0 +1,216 @@
+//! Merges and breaks of KSM per process.
+//!
+//! The kernel traces every merge, but not every break: a page that is written to leaves its merged frame
+//! by an ordinary page fault, ksmd finds out on its next visit, and of those visits only the ones that
+//! find the whole frame gone are traced (`remove_node_from_stable_tree` against
+//! `remove_rmap_item_from_tree` in mm/ksm.c, Linux 6.18). So breaks are counted by balance, which misses
+//! none: pages merged since a moment, less what `ksm_merging_pages` has gone up by since.
+
+use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::programs::tp_btf::BtfTracePointLink;
+use huddle_abi::{KsmCounts, KsmTotals, ProcessKey};
+use huddle_model::availability::Availability;
+use huddle_model::vm::TaskId;
+
+use super::attach::Attacher;
+use super::program::Program;
+use super::{ProbeError, if_there, take_map};
+use huddle_host::{HostError, HostRoot, read_number, read_text};
+
+/// What KSM did to one process since the probe was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessMerges {
+    /// The process.
+    pub process: TaskId,
+    /// Pages put on a merged frame.
+    pub merged_pages: u64,
+    /// Merges that were tried and failed: the page changed, or was busy.
+    pub failed_merges: u64,
+    /// Pages put on the kernel's zero page; `None` where that is not traced.
+    pub zero_merged_pages: Option<u64>,
+    /// Pages that ksmd found to have left a merged frame that is gone: part of the breaks, see the
+    /// module; `None` where that is not traced.
+    pub removed_pages: Option<u64>,
+    key: ProcessKey,
+}
+
+/// What KSM did on the whole host since the probe was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostMerges {
+    /// Merged frames that nobody mapped any more; `None` where that is not traced.
+    pub frames_removed: Option<u64>,
+    /// Events whose process could not be told because it was ending.
+    pub unattributed: u64,
+}
+
+/// Counts merges per process in the kernel.
+pub struct KsmProbe {
+    processes: PerCpuHashMap<MapData, ProcessKey, KsmCounts>,
+    totals: PerCpuArray<MapData, KsmTotals>,
+    tick_ns: u64,
+    zero: Option<BtfTracePointLink>,
+    removals: Option<BtfTracePointLink>,
+    frames: Option<BtfTracePointLink>,
+    _merges: BtfTracePointLink,
+}
+
+impl KsmProbe {
+    pub(super) fn attach(attacher: &mut Attacher<'_>, tick_ns: u64) -> Availability<Self> {
+        let mut optional = |program| match attacher.tracepoint(program) {
+            Availability::Available(link) => Some(link),
+            Availability::Unavailable(_) => None,
+        };
+        let zero = optional(Program::KsmMergeOnePage);
+        let removals = optional(Program::KsmRemoveRmapItem);
+        let frames = optional(Program::KsmRemoveKsmPage);
+        let merges = match attacher.tracepoint(Program::KsmMergeWithKsmPage) {
+            Availability::Available(link) => link,
+            Availability::Unavailable(reason) => return Availability::Unavailable(reason),
+        };
+        let attach = || -> Result<_, ProbeError> {
+            let (processes, totals) = (take_map(attacher.ebpf, PROCESSES)?, take_map(attacher.ebpf, TOTALS)?);
+            let processes = PerCpuHashMap::try_from(processes).map_err(failed(PROCESSES))?;
+            let totals = PerCpuArray::try_from(totals).map_err(failed(TOTALS))?;
+            Ok(Self { processes, totals, tick_ns, zero, removals, frames, _merges: merges })
+        };
+        attach().into()
+    }
+
+    /// Every process that KSM did something to, in ascending process id.
+    ///
+    /// # Errors
+    /// The kernel does not give the map.
+    pub fn read(&self) -> Result<Vec<ProcessMerges>, ProbeError> {
+        let mut merges = Vec::new();
+        for row in self.processes.iter() {
+            let (key, per_cpu) = row.map_err(failed(PROCESSES))?;
+            let sum = |part: fn(&KsmCounts) -> u64| per_cpu.iter().map(part).sum::<u64>();
+            merges.push(ProcessMerges {
+                process: TaskId {
+                    id: key.tgid.cast_signed(),
+                    start_ticks: key.start_boottime_ns / self.tick_ns,
+                },
+                merged_pages: sum(|counts| counts.merges),
+                failed_merges: sum(|counts| counts.failures),
+                zero_merged_pages: self.zero.as_ref().map(|_| sum(|counts| counts.zero_merges)),
+                removed_pages: self.removals.as_ref().map(|_| sum(|counts| counts.removals)),
+                key,
+            });
+        }
+        merges.sort_unstable_by_key(|row| row.process);
+        Ok(merges)
+    }
+
+    /// Makes room in the kernel's map: call it for processes that are gone.
+    ///
+    /// # Errors
+    /// The kernel does not take the entry away.
+    pub fn forget(&mut self, merges: &ProcessMerges) -> Result<(), ProbeError> {
+        if_there(self.processes.remove(&merges.key)).map_err(failed(PROCESSES))
+    }
+
+    /// What is not told per process.
+    ///
+    /// # Errors
+    /// The kernel does not give the map.
+    pub fn host(&self) -> Result<HostMerges, ProbeError> {
+        let totals = self.totals.get(&0, 0).map_err(failed(TOTALS))?;
+        Ok(HostMerges {
+            frames_removed: self.frames.as_ref().map(|_| totals.iter().map(|t| t.frames_removed).sum()),
+            unattributed: totals.iter().map(|totals| totals.unattributed).sum(),
+        })
+    }
+}
+
+const PROCESSES: &str = "KSM_PROCESSES";
+const TOTALS: &str = "KSM_TOTALS";
+
+fn failed(map: &'static str) -> impl Fn(MapError) -> ProbeError {
+    move |source| ProbeError::Map { map, source }
+}
+
+/// Pages of a process that are merged now, without those on the zero page: `ksm_merging_pages` of
+/// `/proc/PID/ksm_stat` (Linux 6.1), or `/proc/PID/ksm_merging_pages` (5.19).
+///
+/// # Errors
+/// Neither is there (see [`HostError::is_gone`]), or it holds something else.
+pub fn merging_pages(root: &HostRoot, pid: i32) -> Result<u64, HostError> {
+    let path = root.proc(format!("{pid}/ksm_stat"));
+    let text = match read_text(&path) {
+        Ok(text) => text,
+        Err(error) if error.is_gone() => return read_number(&root.proc(format!("{pid}/ksm_merging_pages"))),
+        Err(error) => return Err(error),
+    };
+    let value = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(|c: char| c == ':' || c.is_ascii_whitespace())?;
+        (name == "ksm_merging_pages").then_some(value.trim())
+    });
+    match value {
+        Some(value) => value.parse().map_err(|_| HostError::parse(&path, value, "a number of pages")),
+        // Linux 6.1 to 6.3 have a `ksm_stat` without this line.
+        None => read_number(&root.proc(format!("{pid}/ksm_merging_pages"))),
+    }
+}
+
+/// Breaks of one process, by balance; see the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakCount {
+    merged_pages: u64,
+    merging_pages: u64,
+    broken_pages: u64,
+}
+
+impl BreakCount {
+    /// Starts at what the probe and `ksm_merging_pages` say now.
+    pub fn new(merged_pages: u64, merging_pages: u64) -> Self {
+        Self { merged_pages, merging_pages, broken_pages: 0 }
+    }
+
+    /// Breaks since the start as one reading has them: it may be too high by a merge or two that ksmd has
+    /// traced and not yet counted (`try_to_merge_two_pages` before `stable_tree_append`, mm/ksm.c, Linux
+    /// 6.18), and too low by merges between the two readings.
+    pub fn apparent(&self, merged_pages: u64, merging_pages: u64) -> u64 {
+        let merged = merged_pages.saturating_sub(self.merged_pages);
+        (self.merging_pages + merged).saturating_sub(merging_pages)
+    }
+
+    /// Breaks since the start, now that the probe says `merged_pages` and the kernel `merging_pages`.
+    ///
+    /// Never goes down: the two are read one after the other, and a merge in between looks like a break
+    /// undone until the next reading.
+    pub fn update(&mut self, merged_pages: u64, merging_pages: u64) -> u64 {
+        self.broken_pages = self.broken_pages.max(self.apparent(merged_pages, merging_pages));
+        self.broken_pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn breaks_are_what_was_merged_and_is_no_longer() {
+        let mut breaks = BreakCount::new(100, 40);
+        assert_eq!(breaks.update(100, 40), 0);
+        assert_eq!(breaks.update(110, 45), 5);
+        assert_eq!(breaks.update(110, 20), 30);
+        assert_eq!(breaks.update(110, 21), 30, "a reading in between does not undo breaks");
+        assert_eq!(breaks.update(120, 21), 39);
+    }
+
+    #[test]
+    fn merging_pages_are_read_from_either_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("7")).unwrap();
+        assert!(merging_pages(&root, 7).unwrap_err().is_gone());
+        std::fs::write(root.proc("7/ksm_merging_pages"), "12\n").unwrap();
+        assert_eq!(merging_pages(&root, 7).unwrap(), 12);
+        std::fs::write(root.proc("7/ksm_stat"), "ksm_rmap_items 5\n").unwrap();
+        assert_eq!(merging_pages(&root, 7).unwrap(), 12);
+        std::fs::write(root.proc("7/ksm_stat"), "ksm_rmap_items 5\nksm_merging_pages 3\n").unwrap();
+        assert_eq!(merging_pages(&root, 7).unwrap(), 3);
+        std::fs::write(root.proc("7/ksm_stat"), "ksm_merging_pages -3\n").unwrap();
+        assert!(merging_pages(&root, 7).unwrap_err().to_string().contains("-3"));
+    }
+}

@@ -1,0 +1,249 @@
+//! The BPF programs: loaded, attached, and read.
+//!
+//! Each program is optional: one that this kernel refuses leaves the others working, and its reason is
+//! in [`Programs::status`]. Nothing is pinned in bpffs: programs, maps and links live as long as the file
+//! descriptors of this process, so they are gone after any exit, also after `kill -9`.
+
+pub mod btf;
+pub mod cost;
+pub mod graph;
+pub mod ksm;
+pub mod losses;
+pub mod pass;
+pub mod program;
+pub mod threads;
+
+mod attach;
+mod kvm;
+mod mapped;
+mod object;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use aya::maps::{Map, MapError};
+use aya::{Ebpf, EbpfLoader};
+use huddle_model::availability::Availability;
+
+use super::perf::events::{CacheEvents, Processor};
+use attach::Attacher;
+use cost::ProgramCost;
+use huddle_host::{HostError, HostRoot, read_number};
+use ksm::KsmProbe;
+use losses::LossReader;
+use pass::ProbeTrigger;
+use program::{Program, ProgramStatus};
+use threads::{Sizes, ThreadProbe};
+
+/// Why the probes as a whole are not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The kernel's types cannot be read.
+    #[error(
+        "BPF programs need the kernel's types, but {} cannot be read: {source}; use a kernel built with \
+         CONFIG_DEBUG_INFO_BTF",
+        path.display()
+    )]
+    Types {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The kernel's types cannot be understood.
+    #[error("{}: {source}", path.display())]
+    Btf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: btf::BtfError,
+    },
+    /// The host's size or its processor is not known.
+    #[error("the probes cannot be fitted to this host: {0}")]
+    Host(#[from] HostError),
+    /// The maps cannot be created.
+    #[error("the BPF maps cannot be created: {reason}; run as root, or with CAP_BPF and CAP_PERFMON")]
+    Load {
+        /// What the kernel or the loader said.
+        reason: String,
+    },
+    /// A map cannot be read or written.
+    #[error("the BPF map {map} cannot be used: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+}
+
+/// Which programs are wanted, and for how much.
+#[derive(Clone, Debug)]
+pub struct ProbeConfig {
+    /// The programs to attach; the others are unavailable as not wanted.
+    pub programs: Vec<Program>,
+    /// How many threads can be watched at once; each takes 32 bytes per CPU in the kernel.
+    pub max_threads: u32,
+    /// How many processes KSM's merges can be counted for; events of further ones are lost, and counted
+    /// as such.
+    pub max_ksm_processes: u32,
+    /// Samples of the software clock per second and CPU.
+    pub clock_samples_hz: u64,
+    /// Last-level cache misses from one sample to the next.
+    pub misses_per_sample: u64,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        // 97 is prime, so that samples do not keep step with the tick or with a guest's timer.
+        Self {
+            programs: Program::ALL.to_vec(),
+            max_threads: 1024,
+            max_ksm_processes: 4096,
+            clock_samples_hz: 97,
+            misses_per_sample: 10_007,
+        }
+    }
+}
+
+impl ProbeConfig {
+    /// These programs alone, with the usual limits.
+    pub fn only(programs: &[Program]) -> Self {
+        Self { programs: programs.to_vec(), ..Self::default() }
+    }
+}
+
+/// All that could be attached. Each part can be moved out and used (and dropped, which detaches it)
+/// on its own; what could not be attached tells why.
+pub struct Probes {
+    /// Complete passes of ksmd.
+    pub passes: Availability<ProbeTrigger>,
+    /// Merges of KSM per process.
+    pub ksm: Availability<KsmProbe>,
+    /// Where watched threads run.
+    pub threads: Availability<ThreadProbe>,
+    /// What was lost.
+    pub losses: Availability<LossReader>,
+    /// The programs themselves: which run, and what they cost.
+    pub programs: Programs,
+}
+
+/// The programs that were loaded, or were to be; dropping it detaches nothing that is in use.
+pub struct Programs {
+    status: Vec<ProgramStatus>,
+    ebpf: Ebpf,
+}
+
+impl Probes {
+    /// Loads the object and attaches what this kernel lets us attach.
+    ///
+    /// # Errors
+    /// Nothing at all can work: no BTF, or no permission for BPF.
+    pub fn load(root: &HostRoot, config: &ProbeConfig) -> Result<Self, ProbeError> {
+        let path = root.sys("kernel/btf/vmlinux");
+        let bytes =
+            std::fs::read(&path).map_err(|source| ProbeError::Types { path: path.clone(), source })?;
+        let types = btf::KernelTypes::parse(bytes)
+            .map_err(|source| ProbeError::Btf { path: path.clone(), source })?;
+        let btf = aya::Btf::parse_file(&path, aya::Endianness::default())
+            .map_err(|error| ProbeError::Load { reason: one_line(&error) })?;
+        let (offsets, kvm) = (attach::Offsets::find(&types), kvm::KvmFormat::read(root));
+        let sizes = sizes(root, config)?;
+
+        let mut loader = EbpfLoader::new();
+        offsets.set(&mut loader);
+        kvm.set(&mut loader);
+        loader
+            .override_global("CPUS", &sizes.cpus, true)
+            .override_global("TICK_NS", &sizes.tick_ns, true)
+            .map_max_entries("KSM_PROCESSES", config.max_ksm_processes.max(1))
+            .map_max_entries("DOMAIN_OF", sizes.cpus)
+            .map_max_entries("WATCH_BITS", sizes.pid_max.div_ceil(64))
+            .map_max_entries("WATCHED", sizes.threads)
+            .map_max_entries("SLOTS", sizes.threads)
+            .map_max_entries("RESIDENCY", sizes.threads.saturating_mul(sizes.cpus));
+        let mut ebpf =
+            loader.load(object::bytes()).map_err(|error| ProbeError::Load { reason: one_line(&error) })?;
+
+        let processor = Processor::read(root)?;
+        let miss_event = &CacheEvents::of(processor.as_ref()).llc_misses;
+        let kernel = attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm, miss_event };
+        let mut attacher = Attacher::new(&mut ebpf, kernel, config);
+        let passes = ProbeTrigger::attach(root, &mut attacher);
+        let ksm = KsmProbe::attach(&mut attacher, sizes.tick_ns);
+        let threads = ThreadProbe::attach(&mut attacher, sizes);
+        let losses = LossReader::take(&mut attacher);
+        let status = attacher.into_status();
+        Ok(Self { passes, ksm, threads, losses, programs: Programs { status, ebpf } })
+    }
+}
+
+impl Programs {
+    /// Each program and whether it runs.
+    pub fn status(&self) -> &[ProgramStatus] {
+        &self.status
+    }
+
+    /// What each loaded program cost since it was loaded, while a [`cost::CostMeter`] was on.
+    pub fn costs(&self) -> BTreeMap<Program, ProgramCost> {
+        cost::read(&self.ebpf)
+    }
+
+    /// The kernel's ids of the programs that are loaded, in ascending order.
+    pub fn ids(&self) -> Vec<u32> {
+        let ids = self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id()));
+        let mut ids: Vec<u32> = ids.collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+/// How large the maps have to be on this host.
+fn sizes(root: &HostRoot, config: &ProbeConfig) -> Result<Sizes, ProbeError> {
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(path, error)| ProbeError::Load { reason: format!("{path}: {error}") })?;
+    // sysconf(3): the unit of field 22 of /proc/PID/stat; 100 on all but the oldest architectures.
+    let ticks_per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
+    let ticks_per_second = ticks_per_second.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100);
+    Ok(Sizes {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        threads: config.max_threads.max(1),
+        pid_max: read_number(&root.proc("sys/kernel/pid_max"))?,
+        tick_ns: 1_000_000_000 / ticks_per_second.max(1),
+    })
+}
+
+/// The outcome of taking a key away, where it is fine that it was not there.
+fn if_there(outcome: Result<(), MapError>) -> Result<(), MapError> {
+    match outcome {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Takes a map out of the object.
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ProbeError> {
+    let missing = || ProbeError::Map { map: name, source: MapError::InvalidName { name: name.to_owned() } };
+    ebpf.take_map(name).ok_or_else(missing)
+}
+
+/// An error with its causes on one line: the loader's errors often say only in their cause what the
+/// kernel said, and the verifier's are many lines long (they go to the log).
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let said = error.to_string();
+        tracing::debug!("{said}");
+        let first = said.lines().next().unwrap_or_default();
+        if !text.contains(first) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(first);
+        }
+        next = error.source();
+    }
+    text
+}

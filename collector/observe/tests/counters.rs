@@ -1,0 +1,384 @@
+//! Counters of all vCPUs of a VM: software events against known numbers and against perf(1), hardware
+//! events against perf(1) where there is a PMU. Needs root; says what it skips.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
+
+mod observe_support;
+#[allow(unreachable_pub, reason = "a test program is a crate of its own")]
+#[path = "../../tests/support/mod.rs"]
+mod support;
+#[path = "observe_support/worker.rs"]
+mod worker;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
+
+use huddle_host::{HostRoot, task};
+use huddle_model::counters::{CounterRole, GroupReading};
+use huddle_model::cpuset::CpuSet;
+use huddle_model::vm::{Vcpu, Vm, VmmKind};
+use huddle_observe::perf::{EventSet, EventSpec, VcpuCounters, VcpuReading};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use observe_support::MergeableMemory;
+use support::say;
+use worker::{Worker, switches};
+
+/// The variable by which this program starts itself as the process that is counted.
+const WORK: &str = "HUDDLE_TEST_COUNTED";
+
+fn main() {
+    if std::env::var_os(WORK).is_some() {
+        return work();
+    }
+    let allowed = nix::unistd::geteuid().is_root();
+    if !allowed {
+        say("skipped: not root");
+    }
+    let trial =
+        |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(!allowed);
+    let trials = vec![
+        trial("faults_and_switches_of_vcpus_are_exact", exact),
+        trial("threads_come_and_go", come_and_go),
+        trial("software_events_agree_with_perf_stat", software_against_perf),
+        trial("hardware_events_agree_with_perf_stat", hardware_against_perf),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
+    let root = HostRoot::real();
+    let process = task::process(&root, pid).unwrap().id;
+    let vcpu = |(index, tid): (u32, &i32)| Vcpu {
+        index,
+        thread: task::thread(&root, pid, *tid).unwrap().id,
+        process,
+        thread_name: "vcpu".into(),
+        affinity: CpuSet::new(),
+        last_cpu: None,
+    };
+    Vm {
+        name: name.into(),
+        process,
+        vmm: VmmKind::Process,
+        vcpus: (0..).zip(threads).map(vcpu).collect(),
+        memory: Vec::new(),
+        allowed_cpus: CpuSet::new(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+fn own_vm(name: &str, workers: &[&Worker]) -> Vm {
+    let threads: Vec<i32> = workers.iter().map(|worker| worker.tid).collect();
+    vm(name, std::process::id().cast_signed(), &threads)
+}
+
+/// Software events in the places of hardware events, by the words a user would give.
+fn counters(choices: &[&str]) -> VcpuCounters {
+    let mut set = EventSet::only([]);
+    for choice in choices {
+        set.choose(choice.parse().unwrap());
+    }
+    VcpuCounters::new(HostRoot::real(), set)
+}
+
+fn reading(row: &VcpuReading) -> GroupReading {
+    *row.reading.value().unwrap_or_else(|| panic!("{row:?}"))
+}
+
+fn faulting(pages: usize) -> Worker {
+    let mut worker = Worker::new(move || {
+        let memory = MergeableMemory::untouched(pages);
+        for page in 0..pages {
+            memory.touch(page);
+        }
+    });
+    // Once before, so that code and stack are there.
+    worker.run();
+    worker
+}
+
+fn exact() -> Result<(), Failed> {
+    let mut workers = [faulting(300), faulting(500)];
+    let vms = [own_vm("a", &[&workers[0]]), own_vm("b", &[&workers[1]])];
+    let mut counters = counters(&["llc_misses=page-faults", "llc_references=context-switches"]);
+    let names: Vec<_> = counters.events().iter().map(|counted| counted.event.value().cloned()).collect();
+    assert_eq!(names, [None, None, Some("context-switches".into()), Some("page-faults".into())]);
+    counters.sync(&vms);
+    let mut at_one_moment = |workers: &[Worker; 2]| loop {
+        let now = || [0, 1].map(|index: usize| switches(workers[index].tid));
+        let before = now();
+        let rows = counters.read();
+        if now() == before {
+            return (rows, before);
+        }
+    };
+    workers.iter_mut().for_each(Worker::run);
+    let (first, switched) = at_one_moment(&workers);
+    let used: Vec<u64> = workers.iter().map(|worker| worker.usage[0].load(SeqCst)).collect();
+    for _ in 0..20 {
+        workers.iter_mut().for_each(Worker::run);
+    }
+    let (last, switched_after) = at_one_moment(&workers);
+    for (index, pages) in [(0, 300), (1, 500)] {
+        let (row, worker) = (&last[index], &workers[index]);
+        assert_eq!((row.vm.as_str(), row.vcpu, row.thread.id), (["a", "b"][index], 0, worker.tid));
+        let (from, to) = (reading(&first[index]), reading(row));
+        let faults = to.counts.llc_misses.unwrap() - from.counts.llc_misses.unwrap();
+        assert_eq!(faults, 20 * pages, "page faults of worker {index}");
+        assert_eq!(faults, worker.usage[0].load(SeqCst) - used[index], "the thread's own account");
+        let switches = to.counts.llc_references.unwrap() - from.counts.llc_references.unwrap();
+        assert_eq!(switches, switched_after[index] - switched[index], "context switches of worker {index}");
+        assert!(switches > 0 && to.counts.cycles.is_none());
+        assert!(to.begin_ns >= from.end_ns && to.end_ns >= to.begin_ns);
+        assert!(to.time_enabled_ns > from.time_enabled_ns && !row.delta.is_multiplexed());
+        let reason = row.delta.count(CounterRole::Cycles).reason();
+        assert!(reason.unwrap().contains("cycles are not counted"), "{row:?}");
+    }
+    // What one reading says of the time since the one before.
+    workers[0].run();
+    let rows = counters.read();
+    let faults = |row: &VcpuReading| row.delta.count(CounterRole::LlcMisses).value().copied();
+    assert_eq!(faults(&rows[0]), Some(300.0));
+    // The other has waited: it did not run, or ran only to its wait.
+    assert!(faults(&rows[1]).is_none_or(|faults| faults == 0.0), "{:?}", rows[1]);
+    Ok(())
+}
+
+fn come_and_go() -> Result<(), Failed> {
+    let mut counted = Counted::start();
+    let pid = counted.pid();
+    let mut counters = counters(&["llc_misses=page-faults", "cycles=task-clock"]);
+    assert!(counters.read().is_empty());
+    let vms = [vm("one", pid, &[pid])];
+    counters.sync(&vms);
+    counted.work();
+    let first = reading(&counters.read()[0]);
+    // A second sync keeps the group and its totals.
+    counters.sync(&vms);
+    counted.work();
+    let row = counters.read().remove(0);
+    assert!(reading(&row).counts.llc_misses > first.counts.llc_misses);
+    assert!(*row.delta.count(CounterRole::LlcMisses).value().unwrap() > 0.0);
+    let rates = row.delta.rates();
+    assert!(rates.mpki.value().is_none() && rates.misses_per_s.value().is_some(), "{rates:?}");
+
+    counted.end();
+    let row = counters.read().remove(0);
+    assert_eq!(row.reading.reason(), Some(format!("thread {pid} has ended").as_str()));
+    assert_eq!(row.delta.count(CounterRole::LlcMisses).reason(), row.reading.reason());
+    counters.sync(&vms);
+    let row = counters.read().remove(0);
+    assert!(row.reading.reason().is_some(), "the dead are not counted: {row:?}");
+    counters.sync(&[]);
+    assert!(counters.read().is_empty());
+    Ok(())
+}
+
+/// What the counted process does: for each order it faults some pages and computes for a while.
+fn work() {
+    let (mut orders, mut answers) = (std::io::stdin(), std::io::stdout());
+    let mut byte = [0];
+    while orders.read(&mut byte).unwrap() == 1 {
+        let memory = MergeableMemory::untouched(2_000);
+        for page in 0..2_000 {
+            memory.touch(page);
+        }
+        let mut state = 1_u64;
+        for _ in 0..150_000_000_u64 {
+            state = std::hint::black_box(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        }
+        answers.write_all(&byte).unwrap();
+        answers.flush().unwrap();
+    }
+}
+
+/// A process of one thread that waits, works when told to, and waits again: whoever begins and ends to
+/// count while it waits has counted the same interval.
+struct Counted {
+    child: Child,
+    order: Option<ChildStdin>,
+    answer: ChildStdout,
+}
+
+impl Counted {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(WORK, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (order, answer) = (child.stdin.take(), child.stdout.take().unwrap());
+        let mut counted = Self { child, order, answer };
+        // Once before, so that it has started and its code is there.
+        counted.work();
+        counted
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    fn work(&mut self) {
+        self.order.as_mut().unwrap().write_all(&[0]).unwrap();
+        self.answer.read_exact(&mut [0]).unwrap();
+        // The answer is written before it waits again.
+        while task::process(&HostRoot::real(), self.pid()).unwrap().state != 'S' {
+            std::thread::yield_now();
+        }
+    }
+
+    fn end(&mut self) {
+        drop(self.order.take());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// `perf stat -p` that counts from [`PerfStat::start`] to [`PerfStat::finish`].
+struct PerfStat {
+    child: Child,
+    dir: tempfile::TempDir,
+    control: File,
+    acknowledged: BufReader<File>,
+}
+
+impl PerfStat {
+    /// Begins to count; `None`, said, where there is no perf(1) that can be controlled.
+    fn start(pid: i32, events: &str) -> Option<Self> {
+        let works = Command::new("perf").args(["stat", "-e", "task-clock", "true"]).output();
+        match works {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                say(&format!(
+                    "skipped: perf does not work: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                ));
+                return None;
+            }
+            Err(error) => {
+                say(&format!("skipped: perf(1) is not installed ({error})"));
+                return None;
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (control, acknowledge) = (dir.path().join("control"), dir.path().join("ack"));
+        for path in [&control, &acknowledge] {
+            nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let fifo = format!("fifo:{},{}", control.display(), acknowledge.display());
+        let child = Command::new("perf")
+            .args(["stat", "-x", ",", "-D", "-1", "-e", events, "-p", &pid.to_string(), "--control", &fifo])
+            .arg("-o")
+            .arg(dir.path().join("out"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Read and write, so that opening waits for nobody.
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let (control, acknowledged) = (open(&control), BufReader::new(open(&acknowledge)));
+        let mut perf = Self { child, dir, control, acknowledged };
+        perf.tell("enable");
+        Some(perf)
+    }
+
+    fn tell(&mut self, command: &str) {
+        self.control.write_all(format!("{command}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        self.acknowledged.read_line(&mut line).unwrap();
+        // perf 6.1 ends each answer with a zero byte behind the end of the line.
+        assert_eq!(line.trim_matches('\0').trim_end(), "ack");
+    }
+
+    /// Ends to count; the count of each event by perf's own name.
+    fn finish(mut self) -> Vec<(String, f64)> {
+        self.tell("disable");
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
+        self.child.wait().unwrap();
+        let text = std::fs::read_to_string(self.dir.path().join("out")).unwrap();
+        let rows = text.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split(',').collect();
+            Some((fields.get(2)?.to_string(), fields[0].parse().ok()?))
+        });
+        rows.collect()
+    }
+}
+
+impl Drop for PerfStat {
+    fn drop(&mut self) {
+        // Already gone unless a test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The counts of one interval by huddle, and by perf(1).
+fn both(counters: &mut VcpuCounters, events: &str) -> Option<(VcpuReading, Vec<(String, f64)>)> {
+    let mut counted = Counted::start();
+    counters.sync(&[vm("counted", counted.pid(), &[counted.pid()])]);
+    let perf = PerfStat::start(counted.pid(), events)?;
+    counters.read();
+    counted.work();
+    let row = counters.read().remove(0);
+    Some((row, perf.finish()))
+}
+
+fn software_against_perf() -> Result<(), Failed> {
+    let mut counters = counters(&["llc_misses=page-faults", "cycles=task-clock"]);
+    let Some((row, perf)) = both(&mut counters, "page-faults,task-clock") else { return Ok(()) };
+    let of = |name: &str| {
+        let row = perf.iter().find(|(event, _)| event.starts_with(name));
+        row.unwrap_or_else(|| panic!("{name} is not in {perf:?}")).1
+    };
+    let faults = *row.delta.count(CounterRole::LlcMisses).value().unwrap();
+    // perf prints milliseconds.
+    let (clock_ns, perf_clock_ns) =
+        (*row.delta.count(CounterRole::Cycles).value().unwrap(), of("task-clock") * 1e6);
+    let ratio = clock_ns / perf_clock_ns;
+    say(&format!("page faults: {faults}, by perf {}; task-clock over perf's: {ratio:.5}", of("page-faults")));
+    assert_eq!(faults, of("page-faults"));
+    assert!(faults >= 2_000.0);
+    assert!((ratio - 1.0).abs() < 0.02, "{clock_ns} ns against {perf_clock_ns} ns by perf");
+    Ok(())
+}
+
+fn hardware_against_perf() -> Result<(), Failed> {
+    let set = EventSet::only([
+        (CounterRole::Instructions, "instructions".parse::<EventSpec>().unwrap()),
+        (CounterRole::Cycles, "cycles".parse().unwrap()),
+    ]);
+    let mut counters = VcpuCounters::new(HostRoot::real(), set);
+    let mut events = counters.events().iter();
+    let missing = events.find_map(|counted| match counted.role {
+        CounterRole::Instructions => counted.event.reason().map(str::to_owned),
+        _ => None,
+    });
+    if let Some(reason) = missing {
+        say(&format!("skipped: no PMU to compare with perf stat: {reason}"));
+        let counted = Counted::start();
+        counters.sync(&[vm("counted", counted.pid(), &[counted.pid()])]);
+        let row = counters.read().remove(0);
+        assert!(row.reading.reason().is_some(), "no PMU, no numbers: {row:?}");
+        return Ok(());
+    }
+    let Some((row, perf)) = both(&mut counters, "instructions,cycles") else { return Ok(()) };
+    for (role, name) in [(CounterRole::Instructions, "instructions"), (CounterRole::Cycles, "cycles")] {
+        let own = *row.delta.count(role).value().unwrap();
+        let by_perf = perf.iter().find(|(event, _)| event.starts_with(name)).unwrap().1;
+        let ratio = own / by_perf;
+        say(&format!("{name} over perf's: {ratio:.5}"));
+        assert!((ratio - 1.0).abs() < 0.02, "{name}: {own} against {by_perf} by perf");
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Complete passes of ksmd on the real kernel: the probes against `full_scans`, and that nothing of
+//! them is left after `kill -9`. Needs root, BTF and KSM; says so where they are missing.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
+
+mod observe_support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use huddle_host::stages::PassTrigger;
+use huddle_host::{HostRoot, read_number};
+use huddle_model::availability::Availability;
+use huddle_observe::probes::pass::FullScansTrigger;
+use huddle_observe::probes::program::Program;
+use huddle_observe::probes::{ProbeConfig, Probes};
+use libtest_mimic::{Arguments, Failed, Trial};
+use observe_support::{KsmLock, MergeableMemory, missing};
+
+/// Says that this process is to attach all probes and wait to be killed.
+const ROLE: &str = "HUDDLE_TEST_HOLD_PROBES";
+
+fn main() {
+    if std::env::var_os(ROLE).is_some() {
+        hold_probes();
+    }
+    let reason = missing();
+    if let Some(reason) = &reason {
+        println!("skipped: {reason}");
+    }
+    let trial = |name: &str, test: fn() -> Result<(), Failed>| {
+        Trial::test(name, test).with_ignored_flag(reason.is_some())
+    };
+    let trials = vec![
+        trial("probes_and_full_scans_tell_the_same_passes", same_passes),
+        trial("nothing_is_left_after_kill_9", nothing_left),
+        trial("what_the_ring_cannot_hold_is_counted_and_no_pass_is_forgotten", ring_full),
+        trial("what_a_host_lacks_leaves_the_rest_working", parts),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn probes(programs: &[Program]) -> Probes {
+    Probes::load(&HostRoot::real(), &ProbeConfig::only(programs)).unwrap()
+}
+
+fn same_passes() -> Result<(), Failed> {
+    let root = HostRoot::real();
+    let ksm = KsmLock::take();
+    let _memory = MergeableMemory::new(64, |page| page % 4);
+    let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
+    let wanted = probes.programs.status().iter().filter(|status| status.attached.value().is_some());
+    assert_eq!(wanted.count(), 2, "{:?}", probes.programs.status());
+    let trigger = match &mut probes.passes {
+        Availability::Available(trigger) => trigger,
+        Availability::Unavailable(reason) => return Err(reason.as_str().into()),
+    };
+    let mut watched = FullScansTrigger::new(root.clone(), Duration::from_millis(1)).unwrap();
+    ksm.set("pages_to_scan", 2000);
+    ksm.set("run", 1);
+
+    let mut last: Option<(u64, u64)> = None;
+    for _ in 0..5 {
+        let pass = trigger.wait(Duration::from_secs(10)).unwrap().expect("a pass within ten seconds");
+        let ended_ns = pass.ended_ns.unwrap();
+        if let Some((full_scans, ended_before_ns)) = last {
+            let began_ns = pass.began_ns.expect("the beginning of a pass that was seen from its start");
+            assert_eq!(pass.full_scans, full_scans + 1 + pass.passed_over);
+            assert!(began_ns >= ended_before_ns && ended_ns >= began_ns);
+        }
+        assert!(pass.rmap_items.unwrap() >= 64);
+        last = Some((pass.full_scans, ended_ns));
+    }
+    let seen = watched.wait(Duration::from_secs(10)).unwrap().expect("full_scans goes up");
+    assert_eq!((seen.began_ns, seen.ended_ns), (None, None));
+
+    // With ksmd stopped both agree exactly, and neither tells of a pass that was not.
+    ksm.set("run", 0);
+    let mut told = last.unwrap().0;
+    while let Some(pass) = trigger.wait(Duration::from_millis(300)).unwrap() {
+        told = pass.full_scans;
+    }
+    assert_eq!(read_number::<u64>(&root.sys("kernel/mm/ksm/full_scans")).unwrap(), told);
+    assert_eq!(probes.losses.value().unwrap().read().unwrap().total(), 0);
+    Ok(())
+}
+
+fn hold_probes() -> ! {
+    let probes = probes(&Program::ALL);
+    for program in probes.programs.status() {
+        eprintln!("{}: {:?}", program.program.name(), program.attached);
+    }
+    let ids: Vec<String> = probes.programs.ids().iter().map(u32::to_string).collect();
+    println!("{}", ids.join(" "));
+    std::io::stdout().flush().unwrap();
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn nothing_left() -> Result<(), Failed> {
+    let mut child =
+        Command::new(std::env::current_exe()?).env(ROLE, "1").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ids: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    let left = || -> Vec<u32> {
+        // Programs of others may go while the kernel lists them.
+        let loaded: Vec<u32> = aya::programs::loaded_programs().flatten().map(|info| info.id()).collect();
+        ids.iter().copied().filter(|id| loaded.contains(id)).collect()
+    };
+    let before = left();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ids.len() >= 2 && before == ids, "the programs were loaded: {ids:?}, {before:?}");
+    // The kernel frees programs after a grace period.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !left().is_empty() {
+        assert!(Instant::now() < deadline, "programs left: {:?}", left());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn ring_full() -> Result<(), Failed> {
+    let root = HostRoot::real();
+    let ksm = KsmLock::take();
+    let _memory = MergeableMemory::new(64, |page| page);
+    let mut probes = probes(&[Program::KsmStartScan, Program::KsmStopScan]);
+    let Availability::Available(trigger) = &mut probes.passes else {
+        return Err(format!("{:?}", probes.programs.status()).into());
+    };
+    let losses = || probes.losses.value().unwrap().read().unwrap().pass_events;
+    let full_scans = || read_number::<u64>(&root.sys("kernel/mm/ksm/full_scans")).unwrap();
+    let first = full_scans();
+    ksm.set("pages_to_scan", 100_000);
+    ksm.set("sleep_millisecs", 0);
+    ksm.set("run", 1);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while losses() < 100 {
+        assert!(Instant::now() < deadline, "the ring is full within a minute");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // The ring holds the oldest events; the newest pass of them is told first.
+    let mut told = trigger.wait(Duration::from_secs(1)).unwrap().expect("passes in the ring");
+    assert_eq!(told.full_scans - told.passed_over - 1, first);
+    ksm.set("sleep_millisecs", 20);
+    while let Some(pass) = trigger.wait(Duration::from_secs(5)).unwrap() {
+        // Lost or not: each pass is either told or counted as passed over.
+        assert_eq!(pass.full_scans - pass.passed_over - 1, told.full_scans);
+        told = pass;
+        if pass.passed_over == 0 {
+            break;
+        }
+    }
+    assert_eq!(told.passed_over, 0, "the ring works again");
+    Ok(())
+}
+
+fn parts() -> Result<(), Failed> {
+    // A host without KSM's sysfs and without tracefs.
+    let directory = tempfile::tempdir()?;
+    let root = HostRoot::at(directory.path());
+    for path in ["sys/kernel/btf", "proc/sys/kernel"] {
+        std::fs::create_dir_all(directory.path().join(path))?;
+    }
+    std::os::unix::fs::symlink("/sys/kernel/btf/vmlinux", root.sys("kernel/btf/vmlinux"))?;
+    std::fs::copy("/proc/sys/kernel/pid_max", root.proc("sys/kernel/pid_max"))?;
+    std::fs::copy("/proc/cpuinfo", root.proc("cpuinfo"))?;
+    let programs = [Program::KsmStopScan, Program::SchedSwitch, Program::KvmExit];
+    let probes = Probes::load(&root, &ProbeConfig::only(&programs)).unwrap();
+    assert!(probes.passes.reason().unwrap().contains("full_scans"), "{:?}", probes.passes.reason());
+    assert!(probes.threads.value().is_some());
+    let reason = |program| {
+        let status = probes.programs.status().iter().find(|status| status.program == program).unwrap();
+        status.attached.reason().map(str::to_owned)
+    };
+    assert_eq!(reason(Program::SchedSwitch), None);
+    assert!(reason(Program::KvmExit).unwrap().contains("mount -t tracefs"));
+    assert!(reason(Program::KvmEntry).unwrap().contains("not asked for"));
+
+    std::fs::remove_file(root.sys("kernel/btf/vmlinux"))?;
+    let Err(error) = Probes::load(&root, &ProbeConfig::default()) else {
+        return Err("loaded without the kernel's types".into());
+    };
+    assert!(error.to_string().contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+    Ok(())
+}

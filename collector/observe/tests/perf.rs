@@ -1,0 +1,113 @@
+//! Groups of counters on real threads: software events against numbers that are known. Needs no PMU;
+//! where there is none, the hardware events have to say so.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
+
+mod observe_support;
+#[path = "observe_support/worker.rs"]
+mod worker;
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use huddle_host::HostRoot;
+use huddle_model::availability::Availability;
+use huddle_observe::perf::events::{CacheEvents, EventSpec, Processor};
+use huddle_observe::perf::group::{GroupReading, PerfGroup, Scope};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::unistd::gettid;
+use observe_support::MergeableMemory;
+use worker::{Worker, switches};
+
+fn main() {
+    let allowed = nix::unistd::geteuid().is_root();
+    if !allowed {
+        println!("skipped: not root");
+    }
+    let trial =
+        |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(!allowed);
+    let trials = vec![
+        trial("faults_and_switches_are_exact", faults_and_switches),
+        trial("hardware_events_count_or_say_why_not", hardware),
+        trial("a_thread_that_is_gone_is_told", gone),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn faults_and_switches() -> Result<(), Failed> {
+    let pages = 777;
+    let mut worker = Worker::new(move || {
+        // Each page is touched for the first time by this thread; nothing else of it is new.
+        let memory = MergeableMemory::untouched(pages);
+        for page in 0..pages {
+            memory.touch(page);
+        }
+    });
+    // Once before, so that code and stack are there.
+    worker.run();
+    let events = [EventSpec::page_faults(), EventSpec::context_switches(), EventSpec::cpu_migrations()];
+    let mut group = PerfGroup::open(worker.tid, &events, Scope::HostAndGuest);
+    assert!(group.events().iter().all(|event| event.value().is_some()), "{:?}", group.events());
+    worker.run();
+    let (before, used) = (group.read().unwrap(), worker.usage[0].load(SeqCst));
+    for _ in 0..3 {
+        worker.run();
+    }
+    let (after, used_after) = (group.read().unwrap(), worker.usage[0].load(SeqCst));
+    let delta = |index: usize| {
+        let count = |counts: &[Availability<u64>]| *counts[index].value().unwrap();
+        count(&after.counts) - count(&before.counts)
+    };
+    assert_eq!(delta(0), 3 * pages as u64, "page faults");
+    assert_eq!(delta(0), used_after - used, "the thread's own account");
+    assert!(after.begin_ns >= before.end_ns && after.end_ns >= after.begin_ns);
+    assert!(!after.is_multiplexed() && after.time_enabled_ns > before.time_enabled_ns);
+
+    // The worker may be switched at any time; what lies between two equal counts is of one moment.
+    let (first, from) = at_one_moment(&mut group, worker.tid);
+    for _ in 0..50 {
+        worker.run();
+    }
+    let (last, to) = at_one_moment(&mut group, worker.tid);
+    let switches = last.counts[1].value().unwrap() - first.counts[1].value().unwrap();
+    assert_eq!(switches, to - from);
+    assert!(switches > 0, "now and then it has to wait for an order");
+    Ok(())
+}
+
+/// A reading and the thread's switches as the kernel counts them in `status`, of one moment.
+fn at_one_moment(group: &mut PerfGroup, tid: i32) -> (GroupReading, u64) {
+    loop {
+        let before = switches(tid);
+        let reading = group.read().unwrap();
+        if switches(tid) == before {
+            return (reading, before);
+        }
+    }
+}
+
+fn hardware() -> Result<(), Failed> {
+    let processor = Processor::read(&HostRoot::real()).unwrap();
+    let events = CacheEvents::of(processor.as_ref());
+    let specs: Vec<EventSpec> =
+        [events.cycles, events.instructions, events.llc_references, events.llc_misses]
+            .iter()
+            .filter_map(|event| event.value().cloned())
+            .collect();
+    let mut group = PerfGroup::open(gettid().as_raw(), &specs, Scope::HostAndGuest);
+    let reading = group.read().unwrap();
+    for (spec, (event, count)) in specs.iter().zip(group.events().iter().zip(&reading.counts)) {
+        println!("{}: {count:?}", spec.name);
+        match event.reason() {
+            Some(reason) => assert!(reason.contains(&spec.name) && count.value().is_none(), "{reason}"),
+            None => assert!(count.value().is_some()),
+        }
+    }
+    Ok(())
+}
+
+fn gone() -> Result<(), Failed> {
+    // Beyond the largest thread id there can be.
+    let group = PerfGroup::open(i32::MAX, &[EventSpec::page_faults()], Scope::HostAndGuest);
+    let events = group.events();
+    assert!(events[0].reason().unwrap().contains("the thread is gone"), "{events:?}");
+    Ok(())
+}

@@ -1,0 +1,408 @@
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use huddle_model::availability::Availability;
+use huddle_model::news::Taken;
+use huddle_model::observation::Observation;
+use huddle_model::schema::{Rows, SCHEMA_VERSION, Table};
+use huddle_model::snapshot::{Event, EventKind, Snapshot};
+use huddle_model::topology::Topology;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
+use serde_json::Value;
+
+use super::*;
+use crate::{sample, sample_observed};
+
+const SECOND: u64 = 1_000_000;
+
+/// What a loop over `vms` VMs publishes: rounds a second apart, each with the window that ended in it, and
+/// one window in between.
+fn published(rounds: u64, vms: usize) -> Vec<Snapshot> {
+    let mut all = Vec::new();
+    let mut window = 0;
+    for round in 1..=rounds {
+        let mut snapshot = sample_observed::observed(round, vms);
+        let seen = snapshot.observation.value().cloned().unwrap();
+        let event = |at_unix_us, what: &str| Event {
+            at_unix_us,
+            kind: EventKind::Note,
+            vm: Some("vm0".into()),
+            message: format!("{what} of round {round}"),
+        };
+        snapshot.events.push(event(snapshot.end_unix_us, "the end"));
+        let mut next = |begin_unix_us, end_unix_us, round| {
+            window += 1;
+            let observation = Observation { window, round, begin_unix_us, end_unix_us, ..seen.clone() };
+            Availability::Available(observation)
+        };
+        let begin = snapshot.begin_unix_us;
+        snapshot.observation = match round {
+            1 => Availability::Unavailable(
+                "the recording does not hold a window that ended with this round".into(),
+            ),
+            _ => next(begin - SECOND / 2, begin + 100, round - 1),
+        };
+        let within = Snapshot {
+            observation: next(snapshot.end_unix_us, begin + SECOND / 2, round),
+            ..snapshot.clone()
+        };
+        all.push(snapshot);
+        all.push(within);
+        let last = all.last_mut().unwrap();
+        last.events.push(event(begin + SECOND / 2 + 7, "a window"));
+    }
+    all
+}
+
+/// A manifest of the topology that the samples have.
+fn manifest() -> Manifest {
+    let topology: Availability<Topology> = sample::snapshot(1, 1).topology;
+    Manifest { topology: topology.map(|topology| (&topology).into()), ..sample::manifest() }
+}
+
+/// Records snapshots as the loop does, in segments of `a_segment` each.
+fn record(dir: &Path, snapshots: &[Snapshot], a_segment: usize) {
+    record_with(dir, snapshots, a_segment, manifest());
+}
+
+fn record_with(dir: &Path, snapshots: &[Snapshot], a_segment: usize, manifest: Manifest) {
+    let mut limits = crate::RecorderLimits::default();
+    limits.segment.max_age = Duration::from_secs(3600);
+    let mut writer = crate::RunWriter::create(dir, manifest, limits).unwrap();
+    let mut taken = Taken::default();
+    let mut now = Instant::now();
+    for (at, snapshot) in snapshots.iter().enumerate() {
+        if at > 0 && at % a_segment == 0 {
+            now += limits.segment.max_age;
+            writer.tick(now);
+        }
+        writer.write(&taken.take(snapshot).rows(snapshot), now);
+    }
+    writer.finish(now, 1_800_000_000_000_000);
+}
+
+/// Everything a snapshot says, without what is not recorded: the reasons within windows, names of threads,
+/// allowed CPUs, how a trial stands, the parts of what a plan is expected to bring (its reasons say them).
+fn said(snapshot: &Snapshot) -> Value {
+    let mut value = serde_json::to_value(snapshot).unwrap();
+    forget_reasons(&mut value["observation"]);
+    if let Some(comparison) = value["comparison"].get_mut("available") {
+        comparison["phase"].take();
+        comparison["arms"].take();
+    }
+    if let Some(plan) = value["plan"].get_mut("available") {
+        plan["expected"].take();
+    }
+    for vm in value["vms"].as_array_mut().unwrap() {
+        vm["allowed_cpus"].take();
+        vm["vcpus"].as_array_mut().unwrap().iter_mut().for_each(|vcpu| _ = vcpu["thread_name"].take());
+    }
+    value
+}
+
+fn forget_reasons(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("unavailable").inspect(|_| _ = fields.insert("unavailable".into(), Value::Null));
+            fields.values_mut().for_each(forget_reasons);
+        }
+        Value::Array(values) => values.iter_mut().for_each(forget_reasons),
+        _ => {}
+    }
+}
+
+fn replayed(recording: &mut Recording) -> Vec<Snapshot> {
+    (0..recording.len()).map(|at| Snapshot::clone(&recording.snapshot(at).unwrap())).collect()
+}
+
+fn segment(dir: &Path, table: Table, number: u64) -> PathBuf {
+    dir.join(table.name()).join(format!("segment-{number:06}.parquet"))
+}
+
+fn open_error(dir: &Path) -> String {
+    Recording::open(dir).map(|recording| recording.len()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_the_loop_published_is_read_back() {
+    for (vms, a_segment) in [(3, 1000), (3, 4), (1, 3), (5, 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run-7");
+        let published = published(6, vms);
+        record(&run, &published, a_segment);
+        let mut recording = Recording::open(&run).unwrap();
+        assert_eq!(recording.warnings(), [""; 0]);
+        assert_eq!((recording.name(), recording.len()), ("run-7", published.len()));
+        let found = replayed(&mut recording);
+        for (at, (found, published)) in found.iter().zip(&published).enumerate() {
+            let mut expected = said(published);
+            if vms == 1 {
+                // Without a pair nothing says how the matrix of one VM was measured.
+                for (name, value) in
+                    [("method", "file".into()), ("duration_ms", Value::Null), ("coverage", Value::Null)]
+                {
+                    expected["matrix"]["available"][name] = value;
+                }
+            }
+            if published.round < 4 {
+                // A decision is told from its own time on: the sample's is of the fourth second.
+                assert!(found.comparison.value().unwrap().decisions.is_empty());
+            }
+            assert_eq!(said(found), expected, "snapshot {at} of {vms} VMs");
+        }
+        let times: Vec<u64> = recording.times_unix_us().collect();
+        assert!(times.is_sorted() && times.len() == found.len());
+        assert_eq!(recording.span_unix_us(), (times[0], *times.last().unwrap()));
+        assert_eq!(recording.rounds().map(|(_, round)| round).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        // In any order, and twice.
+        for at in [11, 0, 7, 7, 3] {
+            assert_eq!(*recording.snapshot(at).unwrap(), found[at]);
+        }
+        let beyond = recording.snapshot(12).unwrap_err().to_string();
+        assert!(beyond.contains("12"), "{beyond}");
+    }
+}
+
+#[test]
+fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let published = published(8, 3);
+    // Two rounds and their windows a segment.
+    record(&run, &published, 4);
+    let whole = replayed(&mut Recording::open(&run).unwrap());
+    let cut = File::options().write(true).open(segment(&run, Table::Vms, 2)).unwrap();
+    cut.set_len(cut.metadata().unwrap().len() / 2).unwrap();
+    std::fs::remove_file(segment(&run, Table::Sharing, 3)).unwrap();
+    std::fs::remove_file(segment(&run, Table::Decisions, 4)).unwrap();
+    std::fs::remove_file(segment(&run, Table::Windows, 1)).unwrap();
+
+    let mut recording = Recording::open(&run).unwrap();
+    let warnings = recording.warnings().join("\n");
+    assert_eq!(recording.warnings().len(), 4, "{warnings}");
+    for word in [
+        "vms/segment-000002",
+        "sharing lacks segment 3",
+        "decisions lacks segment 4",
+        "windows lacks segment 1",
+    ] {
+        assert!(warnings.contains(word), "{word}: {warnings}");
+    }
+    let found = replayed(&mut recording);
+    let round = |of: &[Snapshot], round| of.iter().find(|s: &&Snapshot| s.round == round).unwrap().clone();
+    assert_eq!(found.iter().filter(|snapshot| snapshot.round == 1).count(), 1, "its windows are gone");
+    let three = round(&found, 3);
+    assert!(three.vms.is_empty());
+    assert!(
+        three.events.iter().any(|event| event.message.contains("which VMs there were")),
+        "{:?}",
+        three.events
+    );
+    assert!(three.plan.value().is_some());
+    let five = round(&found, 5);
+    assert!(five.matrix.reason().unwrap().contains("the recording does not hold"), "{:?}", five.matrix);
+    assert_eq!(five.vms, round(&whole, 5).vms);
+    let seven = round(&found, 7);
+    assert!(seven.plan.reason().unwrap().contains("the recording does not hold"), "{:?}", seven.plan);
+    assert!(seven.own_cpu_us.reason().is_some());
+    assert_eq!((&seven.matrix, &seven.ksm), (&round(&whole, 7).matrix, &round(&whole, 7).ksm));
+    assert!(
+        found
+            .iter()
+            .all(|s| s.round != 7 || s.observation == round(&whole, 7).observation || s.begin_unix_us > 0)
+    );
+
+    // The whole rounds are as they were.
+    assert_eq!(round(&found, 6).ksm, round(&whole, 6).ksm);
+}
+
+#[test]
+fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    record(&run, &published(2, 2), 1000);
+    let mut told = 0;
+    for table in [Table::Sharing, Table::Decisions, Table::Windows, Table::Counters] {
+        let path = segment(&run, table, 1);
+        let good = std::fs::read(&path).unwrap();
+        for at in (0..good.len()).step_by(good.len() / 50) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x55;
+            std::fs::write(&path, &bad).unwrap();
+            let Ok(mut recording) = Recording::open(&run) else { continue };
+            let found = replayed(&mut recording);
+            let is_event = found.iter().flat_map(|s| &s.events).any(|e| e.kind == EventKind::StageFailed);
+            told += usize::from(is_event || !recording.warnings().is_empty());
+        }
+        for length in (0..good.len()).step_by(good.len() / 5) {
+            std::fs::write(&path, &good[..length]).unwrap();
+            let recording = Recording::open(&run).unwrap();
+            assert_eq!(recording.warnings().len(), 1, "{:?}", recording.warnings());
+            assert_eq!(recording.warnings()[0].lines().count(), 1);
+        }
+        std::fs::write(&path, &good).unwrap();
+    }
+    assert!(told > 25, "{told}");
+}
+
+#[test]
+fn what_is_no_recording_is_refused_in_one_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display().to_string();
+    assert!(open_error(dir.path()).contains("has no manifest.json"));
+    assert!(open_error(&dir.path().join("nowhere")).contains("nowhere"));
+    for (text, word) in [
+        ("", "not a huddle manifest"),
+        ("{\"schema\":\"huddle/manifest/1\",\"schema_version\":7}", "schema version 7"),
+        ("{\"schema\":\"huddle/manifest/1\",\"schema_version\":0}", "schema version 0"),
+        ("{\"schema\":\"huddle/manifest/9\",\"schema_version\":2}", "huddle/manifest/9"),
+    ] {
+        std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
+        let error = open_error(dir.path());
+        assert!(error.contains(word) && error.contains(&path) && error.lines().count() == 1, "{error}");
+    }
+    let empty = dir.path().join("empty");
+    record(&empty, &[], 1);
+    assert!(open_error(&empty).contains("holds no round that can be read: nothing was closed yet"));
+}
+
+#[test]
+fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    record(&run, &published(2, 2), 1000);
+    std::fs::copy(segment(&run, Table::Events, 1), segment(&run, Table::Ksm, 1)).unwrap();
+    let recording = Recording::open(&run).unwrap();
+    assert_eq!(recording.warnings().len(), 1);
+    assert!(
+        recording.warnings()[0].contains("it is no segment of the table ksm"),
+        "{:?}",
+        recording.warnings()
+    );
+
+    // The version stands in the footer twice; the one of our own is the plain text of one digit.
+    let path = segment(&run, Table::Vms, 1);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let key = b"huddle.schema_version";
+    let places: Vec<usize> =
+        (0..bytes.len() - key.len()).filter(|at| bytes[*at..].starts_with(key)).collect();
+    for at in places {
+        let digit = SCHEMA_VERSION.to_string().into_bytes()[0];
+        let found = bytes[at + key.len()..].iter().position(|byte| *byte == digit).unwrap();
+        bytes[at + key.len() + found] = b'9';
+    }
+    File::create(&path).unwrap().write_all(&bytes).unwrap();
+    let recording = Recording::open(&run).unwrap();
+    assert!(
+        recording.warnings().iter().any(|w| w.contains("it has schema version 9")),
+        "{:?}",
+        recording.warnings()
+    );
+}
+
+#[test]
+fn a_recording_of_the_first_version_has_rounds_and_no_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    record_with(&run, &published, 1000, Manifest { schema_version: 1, ..manifest() });
+    let mut recording = Recording::open(&run).unwrap();
+    assert_eq!((recording.len(), recording.warnings()), (3, &[][..]));
+    let second = recording.snapshot(1).unwrap();
+    assert_eq!(second.matrix, published[1].matrix);
+    assert!(second.observation.reason().unwrap().contains("does not hold a window"));
+    assert!(second.comparison.reason().unwrap().contains("does not hold a decision"));
+}
+
+#[test]
+fn a_recording_that_is_still_written_shows_what_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut limits = crate::RecorderLimits::default();
+    limits.segment.max_age = Duration::from_secs(60);
+    let mut writer = crate::RunWriter::create(&run, manifest(), limits).unwrap();
+    let (mut taken, now, all) = (Taken::default(), Instant::now(), published(4, 2));
+    let mut write = |snapshot: &Snapshot, now| {
+        let rows: Rows = taken.take(snapshot).rows(snapshot);
+        writer.write(&rows, now);
+    };
+    write(&all[0], now);
+    assert!(open_error(&run).contains("the recording has no end"));
+    all[1..5].iter().for_each(|snapshot| write(snapshot, now));
+    // This one closes the first segments, and is in open ones itself.
+    write(&all[5], now + Duration::from_secs(60));
+    write(&all[6], now + Duration::from_secs(61));
+    let mut recording = Recording::open(&run).unwrap();
+    assert_eq!(recording.warnings().len(), 1, "{:?}", recording.warnings());
+    let found = replayed(&mut recording);
+    assert!((5..7).contains(&found.len()), "{}", found.len());
+    for (found, published) in found.iter().zip(&all[..5]) {
+        assert_eq!((found.round, &found.matrix), (published.round, &published.matrix));
+    }
+}
+
+#[test]
+fn other_cache_domains_than_at_the_start_are_not_made_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let other = Topology::from_json(r#"{"domains":[{"id":0,"cpus":[0,1,2]},{"id":1,"cpus":[3]}]}"#).unwrap();
+    record_with(
+        &run,
+        &published(2, 2),
+        1000,
+        Manifest { topology: Availability::Available((&other).into()), ..manifest() },
+    );
+    let snapshot = Recording::open(&run).unwrap().snapshot(0).unwrap();
+    assert!(snapshot.topology.reason().unwrap().contains("others than at its start"));
+    let plan = snapshot.plan.value().unwrap();
+    assert_eq!(plan.placement, sample::snapshot(1, 2).plan.value().unwrap().placement);
+    assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
+}
+
+/// Writes a segment anew as version 2 had it: with another name for one column.
+fn age_by_one_version(path: &Path, name: &str, old: &str) {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let about = builder.metadata().file_metadata().key_value_metadata().unwrap().clone();
+    let about = about.into_iter().filter(|entry| entry.key != "ARROW:schema").map(|mut entry| {
+        if entry.key == "huddle.schema_version" {
+            entry.value = Some("2".to_owned());
+        }
+        entry
+    });
+    let fields = builder.schema().fields().iter().map(|field| {
+        let named = if field.name() == name { old } else { field.name() };
+        field.as_ref().clone().with_name(named)
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(about.collect())).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties)).unwrap();
+    for batch in builder.build().unwrap() {
+        let columns = batch.unwrap().columns().to_vec();
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).unwrap();
+    }
+    std::fs::write(path, writer.into_inner().unwrap()).unwrap();
+}
+
+#[test]
+fn columns_of_older_versions_are_read_by_their_old_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    record_with(&run, &published, 1000, manifest());
+    age_by_one_version(&segment(&run, Table::Ksm, 1), "ksm_run", "run");
+    let mut recording = Recording::open(&run).unwrap();
+    assert_eq!(recording.warnings(), &[] as &[String]);
+    assert_eq!(recording.snapshot(1).unwrap().ksm, published[1].ksm);
+
+    // Any other name is a fault.
+    age_by_one_version(&segment(&run, Table::Ksm, 1), "run", "runs");
+    let recording = Recording::open(&run).unwrap();
+    assert!(recording.warnings()[0].contains("the column run is missing"), "{:?}", recording.warnings());
+}

@@ -1,0 +1,101 @@
+//! Snapshots and manifests for tests; integration tests include this file by its path.
+
+use huddle_model::availability::Availability;
+use huddle_model::cpuset::CpuSet;
+use huddle_model::ksm::KsmState;
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::plan::{PlanInput, Policy};
+use huddle_model::schema::Manifest;
+use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
+use huddle_model::topology::Topology;
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vcpu, Vm, VmmKind};
+
+// The module that includes this file has these: this crate's tests, and integration tests of others.
+use super::{HostRoot, RunAbout, new_manifest};
+
+/// A round over `vms` VMs, of which the first two share; in odd rounds nothing could be pinned.
+pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
+    let memory = MemoryUse { pages_resident: 1000 + round, frames_used: 800, ..Default::default() };
+    let name = |i: usize| format!("vm{i}");
+    let measured: Vec<MatrixVm> = (0..vms)
+        .map(|i| MatrixVm {
+            name: name(i),
+            pid: Some(100 + i as i32),
+            domid: None,
+            vcpus: 1,
+            memory: Some(memory),
+        })
+        .collect();
+    let mut shared = vec![vec![0; vms]; vms];
+    if vms > 1 {
+        shared[0][1] = 200 + round % 7;
+    }
+    let matrix = SharingMatrix::measured(Method::Merged, measured, &shared, 1.25, 1.0);
+    let topology = Topology::from_json(r#"{"domains":[{"id":0,"cpus":[0]},{"id":1,"cpus":[1]}]}"#).unwrap();
+    let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
+    let begin = 1_700_000_000_000_000 + round * 1_000_000;
+    Snapshot {
+        round,
+        begin_unix_us: begin,
+        end_unix_us: begin + 1500,
+        ksm: Availability::Available(KsmState { run: 1, full_scans: round, ..Default::default() }),
+        topology: Availability::Available(topology),
+        vms: (0..vms).map(|i| vm(&name(i), 100 + i as i32)).collect(),
+        matrix: Availability::Available(matrix),
+        plan: Availability::Available(plan),
+        pinned: if round % 2 == 1 {
+            Availability::Unavailable("dry run".into())
+        } else {
+            Availability::Available(PinOutcome { changed: 1, unchanged: 1, skipped: 0 })
+        },
+        observation: Availability::Unavailable("nothing is observed here".into()),
+        comparison: Availability::Unavailable("nothing is tried here".into()),
+        events: vec![Event {
+            at_unix_us: begin + 10,
+            kind: EventKind::Lifecycle,
+            vm: None,
+            message: format!("round \"{round}\",\nwith a newline"),
+        }],
+        own_cpu_us: Availability::Available(round * 10),
+    }
+}
+
+fn vm(name: &str, pid: i32) -> Vm {
+    let process = TaskId { id: pid, start_ticks: 5 };
+    let cpus: CpuSet = "0-1".parse().unwrap();
+    Vm {
+        name: name.into(),
+        process,
+        vmm: VmmKind::QemuTcg,
+        vcpus: vec![Vcpu {
+            index: 0,
+            thread: TaskId { id: pid + 1000, start_ticks: 6 },
+            process,
+            thread_name: "CPU 0/TCG".into(),
+            affinity: cpus.clone(),
+            last_cpu: None,
+        }],
+        memory: vec![GuestRegion { process, start: 0, end: 1 << 20, kind: MemoryKind::Mergeable }],
+        allowed_cpus: cpus,
+        cannot_merge: Vec::new(),
+    }
+}
+
+/// A manifest of this host.
+pub(crate) fn manifest() -> Manifest {
+    new_manifest(
+        &HostRoot::real(),
+        RunAbout {
+            run: "20261123T060233Z-1".into(),
+            host: "h".into(),
+            begin_us: 1_700_000_000_000_000,
+            huddle_version: "0.1.0".into(),
+            git_revision: Some("abc".into()),
+            command_line: vec!["huddle".into(), "run".into()],
+            config: None,
+            caches: Availability::Unavailable("not asked".into()),
+            topology: Availability::Unavailable("not asked".into()),
+            findings: Some(Vec::new()),
+        },
+    )
+}

@@ -1,0 +1,219 @@
+//! What is left of a recording when its process is killed, and when its disk is full.
+
+// Clippy knows functions of the standard harness as tests, and this file has its own.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use huddle_host::HostRoot;
+use huddle_model::availability::Availability;
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
+use huddle_record::{QueueLimit, Recorder, RecorderLimits, RunAbout, SegmentLimits, new_manifest};
+use libtest_mimic::{Arguments, Trial};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+#[path = "../src/sample.rs"]
+mod sample;
+
+/// Tells the child where to record.
+const CHILD_RUN: &str = "HUDDLE_TEST_RECORD_CHILD_RUN";
+
+fn main() -> ExitCode {
+    if let Some(run) = std::env::var_os(CHILD_RUN) {
+        return child(Path::new(&run));
+    }
+    let arguments = Arguments::from_args();
+    let small_disk = SmallDisk::probe();
+    if let Err(reason) = &small_disk {
+        eprintln!("skipped: a_full_disk_stops_the_recorder_and_leaves_what_was_closed: {reason}");
+    }
+    let trials = vec![
+        Trial::test("a_kill_loses_at_most_the_open_segment", || {
+            // The delays strike at different moments of writing, syncing and renaming.
+            for delay_ms in [0, 3, 7, 11, 16, 23, 31, 40] {
+                killed(Duration::from_millis(delay_ms));
+            }
+            Ok(())
+        }),
+        Trial::test("a_full_disk_stops_the_recorder_and_leaves_what_was_closed", || {
+            full_disk();
+            Ok(())
+        })
+        .with_ignored_flag(small_disk.is_err()),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn limits(max_age: Duration) -> RecorderLimits {
+    RecorderLimits {
+        segment: SegmentLimits { max_bytes: u64::MAX, max_age },
+        queue: QueueLimit(1000),
+        ..Default::default()
+    }
+}
+
+/// Records round after round until it is killed.
+fn child(run: &Path) -> ExitCode {
+    let recorder = Recorder::start(run, sample::manifest(), limits(Duration::from_millis(20))).unwrap();
+    // An end for the case that nobody kills it.
+    for round in 1..20_000 {
+        recorder.send(Arc::new(sample::snapshot(round, 4)));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    ExitCode::FAILURE
+}
+
+struct KilledOnDrop(Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        // SIGKILL: the child gets no chance to close anything.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn killed(delay: Duration) {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let child = Command::new(std::env::current_exe().unwrap())
+        .env(CHILD_RUN, &run)
+        .stdin(Stdio::null())
+        .spawn()
+        .map(KilledOnDrop)
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut seen = 0;
+    while seen < 4 {
+        assert!(Instant::now() < until, "the child closed {seen} segments only");
+        std::thread::sleep(Duration::from_millis(1));
+        let closed = segments(&run, Table::Decisions);
+        // A final name is given to whole files only, so the newest can be read the moment it is seen.
+        if closed.len() > seen {
+            rounds(closed.last().unwrap());
+        }
+        seen = closed.len();
+    }
+    std::thread::sleep(delay);
+    drop(child);
+
+    let manifest = read_manifest(&run);
+    assert_eq!(manifest.end_us, None);
+    for (table, rows_a_round) in [
+        (Table::Sharing, 12),
+        (Table::Vms, 4),
+        (Table::Placements, 4),
+        (Table::Decisions, 1),
+        (Table::Ksm, 1),
+    ] {
+        let closed = segments(&run, table);
+        let found: Vec<u64> = closed.iter().flat_map(|path| rounds(path)).collect();
+        // No earlier segment lost anything: all rounds up to the last one kept are there, whole.
+        let last = *found.last().unwrap();
+        let expected: Vec<u64> =
+            (1..=last).flat_map(|round| std::iter::repeat_n(round, rows_a_round)).collect();
+        assert_eq!(found, expected, "{table}");
+        for (number, path) in (1..).zip(&closed) {
+            assert!(path.ends_with(format!("segment-{number:06}.parquet")), "{}", path.display());
+        }
+        let counts = manifest.counts(table);
+        assert!(counts.rows_written <= found.len() as u64, "{table}: {counts:?}");
+        let open = names(&run, table).into_iter().filter(|name| name.starts_with('.')).count();
+        assert!(open <= 1, "{table}: {open} open segments");
+    }
+}
+
+/// A small file system, unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn probe() -> Result<(), String> {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        Self::mount(dir.path(), 64 << 10).map(drop)
+    }
+
+    fn mount(at: &Path, bytes: u64) -> Result<Self, String> {
+        let options = format!("size={bytes}");
+        let output =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "huddle-test"]).arg(at).output();
+        let output = output.map_err(|error| format!("no mount command: {error}"))?;
+        if output.status.success() {
+            Ok(Self(at.to_owned()))
+        } else {
+            Err(format!("cannot mount a tmpfs: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(dir.path(), 400 << 10).unwrap();
+    let run = disk.0.join("run");
+    // Each round is a segment of every table.
+    let recorder = Recorder::start(&run, sample::manifest(), limits(Duration::ZERO)).unwrap();
+    let rounds_sent = 60;
+    (1..=rounds_sent).for_each(|round| recorder.send(Arc::new(sample::snapshot(round, 16))));
+    let until = Instant::now() + Duration::from_secs(60);
+    while recorder.status().value().is_some() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let Availability::Unavailable(reason) = recorder.status() else { panic!("{:?}", recorder.status()) };
+    assert!(reason.contains("No space left on device") && reason.contains(run.to_str().unwrap()), "{reason}");
+    // Whoever goes on sending does no harm.
+    recorder.send(Arc::new(sample::snapshot(rounds_sent + 1, 16)));
+    let error = recorder.finish().unwrap_err();
+    assert!(error.to_string().starts_with("recording stopped early: cannot"), "{error}");
+
+    let manifest = read_manifest(&run);
+    assert_eq!(manifest.stopped.as_deref(), Some(reason.as_str()));
+    assert!(manifest.end_us.is_some());
+    for (table, rows_a_round) in [(Table::Sharing, 16 * 15), (Table::Vms, 16), (Table::Decisions, 1)] {
+        let counts = manifest.counts(table);
+        assert_eq!(counts.rows_written + counts.rows_lost, (rounds_sent + 1) * rows_a_round, "{table}");
+        assert!(names(&run, table).iter().all(|name| name.starts_with("segment-")), "{table}");
+        let closed = segments(&run, table);
+        assert_eq!(closed.len() as u64, counts.segments_written, "{table}");
+        let rows: usize = closed.iter().map(|path| rounds(path).len()).sum();
+        assert_eq!(rows as u64, counts.rows_written, "{table}");
+    }
+    assert!(manifest.counts(Table::Sharing).rows_written > 0);
+}
+
+fn read_manifest(run: &Path) -> Manifest {
+    Manifest::from_json(&std::fs::read_to_string(run.join(MANIFEST_FILE)).unwrap()).unwrap()
+}
+
+/// All file names of a table, ascending.
+fn names(run: &Path, table: Table) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(run.join(table.name())) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The closed segments of a table, ascending.
+fn segments(run: &Path, table: Table) -> Vec<PathBuf> {
+    let closed = names(run, table).into_iter().filter(|name| name.starts_with("segment-"));
+    closed.map(|name| run.join(table.name()).join(name)).collect()
+}
+
+/// Reads a whole segment and gives its rounds.
+fn rounds(path: &Path) -> Vec<u64> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let batches = reader.build().unwrap().map(|batch| batch.unwrap());
+    batches.flat_map(|batch| batch["round"].as_primitive::<UInt64Type>().values().to_vec()).collect()
+}

@@ -1,0 +1,299 @@
+//! What a sharing scan costs, against merely reading the same pagemaps.
+//!
+//! `cargo bench -p huddle-collector --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
+//! root. Tenants are processes that this program starts from itself; each arrangement is told in the
+//! first column. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
+//! that KSM merged (its settings are changed meanwhile and put back). 4 KiB pages unless it says THP.
+//!
+//! raw: the same ranges by `pread`, 1 MiB at a time, one thread. Each ratio is scan over raw of the same
+//! round: `first` with a scan that knows nothing and has loaded nothing (a single `huddle matrix`), `next`
+//! with one kept from before after ksmd has gone on (a round of `huddle run`), `again` with one kept from
+//! before while ksmd rests, so that its verdicts hold. Ratios of one thread are of processor time, which other work on the machine disturbs
+//! least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the rounds.
+#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+
+#[path = "../../tests/host/ksm.rs"]
+mod ksm;
+
+#[path = "support/figures.rs"]
+mod figures;
+#[path = "support/memory.rs"]
+mod memory;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use figures::{median, spread};
+use huddle_host::{HostRoot, task};
+use huddle_model::cpuset::CpuSet;
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_sharing::MergedScan;
+use memory::extra_mib;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+use nix::time::ClockId;
+use nix::unistd::{ForkResult, fork};
+
+const PAGE: usize = 4096;
+
+/// How tenants come to share.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Nothing,
+    Fork,
+    Ksm,
+}
+
+struct Arrangement {
+    name: &'static str,
+    vms: usize,
+    /// Tenants of one group share with each other.
+    group: usize,
+    shared_percent: usize,
+    by: By,
+    thp: bool,
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|arg| arg == "tenant") {
+        tenant(&args[1..]);
+    }
+    let option = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
+    let number = |name: &str, default: usize| option(name).map_or(default, |text| text.parse().unwrap());
+    let (gib, rounds) = (number("--gib", 12), number("--rounds", 7));
+    let vms = number("--vms", 4).next_multiple_of(2);
+    if let Some(reason) = ksm::missing() {
+        println!("the scan cannot be measured here: {reason}");
+        std::process::exit(3);
+    }
+    let plain = |name, vms, group, shared_percent, by| Arrangement {
+        name,
+        vms,
+        group,
+        shared_percent,
+        by,
+        thp: false,
+    };
+    let all = [
+        plain("private", vms, 1, 0, By::Nothing),
+        plain("25 % by pairs, fork", vms, 2, 25, By::Fork),
+        plain("25 % by pairs, KSM", vms, 2, 25, By::Ksm),
+        plain("90 % by all, fork", 64, 64, 90, By::Fork),
+        plain("90 % by all, KSM", 64, 64, 90, By::Ksm),
+        Arrangement { name: "private, THP", vms, group: 1, shared_percent: 0, by: By::Nothing, thp: true },
+    ];
+    println!("{gib} GiB of tenant memory, {rounds} rounds, {} CPUs\n", cpus());
+    println!(
+        "| tenants | VMs | raw ms | ns/page | first / raw, 1 thread | next / raw, 1 thread | again / raw, 1 thread | next: 1 thread / all CPUs | extra MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for arrangement in &all {
+        if option("--only").is_none_or(|text| arrangement.name.contains(text.as_str())) {
+            measure(arrangement, gib, rounds);
+        }
+    }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
+    let ksm = (arrangement.by == By::Ksm).then(ksm::Ksm::start);
+    let pages = (gib << 30) / PAGE / arrangement.vms / 512 * 512;
+    let shared = pages * arrangement.shared_percent / 100;
+    let tenants = Tenants::start(arrangement, pages, shared);
+    if let Some(ksm) = &ksm {
+        ksm.merge(&tenants.vms.iter().map(|vm| vm.process.id).collect::<Vec<_>>());
+    }
+    let mut buffer = vec![1; 1 << 20];
+    let one = NonZeroUsize::MIN;
+    let fresh = || MergedScan::new(HostRoot::real());
+    let kept = fresh();
+    kept.measure(&tenants.vms).unwrap();
+    check(arrangement, &kept, &tenants.vms, pages, shared);
+    let (mut raws, mut firsts, mut nexts, mut agains, mut speedups) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    raw_read(&tenants.vms, &mut buffer);
+    let ksmd_goes_on = || ksm.iter().for_each(ksm::Ksm::go_on);
+    for _ in 0..rounds {
+        let (raw, _) = timed(|| raw_read(&tenants.vms, &mut buffer));
+        let (first, _) = timed(|| drop(fresh().with_threads(one).measure(&tenants.vms).unwrap()));
+        ksmd_goes_on();
+        let (next, next_wall) = timed(|| drop(kept.clone().with_threads(one).measure(&tenants.vms).unwrap()));
+        let (again, _) = timed(|| drop(kept.clone().with_threads(one).measure(&tenants.vms).unwrap()));
+        ksmd_goes_on();
+        let (_, next_all_wall) = timed(|| drop(kept.measure(&tenants.vms).unwrap()));
+        raws.push(raw * 1e3);
+        firsts.push(first / raw);
+        nexts.push(next / raw);
+        agains.push(again / raw);
+        speedups.push(next_wall / next_all_wall);
+    }
+    let extra = extra_mib(|| drop(fresh().with_threads(one).measure(&tenants.vms).unwrap()));
+    let ns = median(&raws) * 1e6 / (pages * arrangement.vms) as f64;
+    println!(
+        "| {} | {} | {} | {ns:.1} | {} | {} | {} | {} | {extra:.0} |",
+        arrangement.name,
+        arrangement.vms,
+        spread(&raws, 0),
+        spread(&firsts, 2),
+        spread(&nexts, 2),
+        spread(&agains, 2),
+        spread(&speedups, 2)
+    );
+}
+
+/// A benchmark of a wrong result is worth nothing.
+fn check(arrangement: &Arrangement, scan: &MergedScan, vms: &[Vm], pages: usize, shared: usize) {
+    let found = scan.measure(vms).unwrap();
+    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+    for (i, j) in found.matrix.pairs() {
+        let same = i / arrangement.group == j / arrangement.group;
+        let expected = if same { shared as u64 } else { 0 };
+        assert_eq!(found.matrix.shared_frames(i, j), Some(expected), "{} {i} {j}", arrangement.name);
+    }
+    for vm in found.matrix.vms() {
+        assert_eq!(vm.memory.unwrap().frames_used, pages as u64, "{}", arrangement.name);
+    }
+}
+
+/// Seconds of processor time of this thread, and of wall time.
+fn timed(work: impl FnOnce()) -> (f64, f64) {
+    let processor = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap()).as_secs_f64();
+    let (began, processor_before) = (Instant::now(), processor());
+    work();
+    (processor() - processor_before, began.elapsed().as_secs_f64())
+}
+
+fn raw_read(vms: &[Vm], buffer: &mut [u8]) {
+    for vm in vms {
+        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process.id)).unwrap();
+        for region in &vm.memory {
+            let (mut at, end) = (region.start / PAGE as u64 * 8, region.end / PAGE as u64 * 8);
+            while at < end {
+                let wanted = (buffer.len() as u64).min(end - at) as usize;
+                let read = pagemap.read_at(&mut buffer[..wanted], at).unwrap();
+                assert!(read > 0);
+                at += read as u64;
+            }
+        }
+        std::hint::black_box(&buffer);
+    }
+}
+
+/// The tenants of one arrangement; they end with it.
+struct Tenants {
+    children: Vec<Child>,
+    vms: Vec<Vm>,
+}
+
+impl Tenants {
+    fn start(arrangement: &Arrangement, pages: usize, shared: usize) -> Self {
+        let mut tenants = Self { children: Vec::new(), vms: Vec::new() };
+        // One process for each group by fork, one for each tenant otherwise.
+        let forks = if arrangement.by == By::Fork { arrangement.group } else { 1 };
+        for first in (0..arrangement.vms).step_by(forks) {
+            let seed = first / arrangement.group;
+            let flags = [arrangement.by == By::Ksm, arrangement.thp];
+            let child = Command::new("/proc/self/exe")
+                .arg("tenant")
+                .args([pages, shared, forks, seed].map(|number| number.to_string()))
+                .args(flags.map(|flag| flag.to_string()))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            tenants.children.push(child);
+        }
+        for child in &mut tenants.children {
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            for line in lines.take(forks) {
+                let line = line.unwrap();
+                let numbers: Vec<u64> = line.split(' ').map(|text| text.parse().unwrap()).collect();
+                tenants.vms.push(vm(numbers[0] as i32, numbers[1], pages, shared, arrangement.by));
+            }
+        }
+        assert_eq!(tenants.vms.len(), arrangement.vms);
+        tenants
+    }
+}
+
+impl Drop for Tenants {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // Those it forked end by its end, a moment later.
+        for vm in &self.vms {
+            while task::is_alive(&HostRoot::real(), vm.process).unwrap_or(false) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
+    let process = task::process(&HostRoot::real(), pid).unwrap().id;
+    let middle = start + (shared * PAGE) as u64;
+    let shared_kind = if by == By::Ksm { MemoryKind::Mergeable } else { MemoryKind::Anonymous };
+    let region = |start, end, kind| GuestRegion { process, start, end, kind };
+    let end = start + (pages * PAGE) as u64;
+    let mut memory = vec![region(start, middle, shared_kind), region(middle, end, MemoryKind::Anonymous)];
+    memory.retain(|region| region.len_bytes() > 0);
+    Vm {
+        name: format!("tenant{pid}"),
+        process,
+        vmm: VmmKind::Process,
+        vcpus: Vec::new(),
+        memory,
+        allowed_cpus: CpuSet::default(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+/// Maps memory, writes a different word to each page (the same in each tenant of a group for those they
+/// are to share), says where it is, and waits.
+fn tenant(args: &[String]) -> ! {
+    let numbers: Vec<usize> = args[..4].iter().map(|arg| arg.parse().unwrap()).collect();
+    let [pages, shared, forks, seed] = numbers[..] else { unreachable!("the arguments are our own") };
+    let (mergeable, thp) = (args[4] == "true", args[5] == "true");
+    let length = NonZeroUsize::new(pages * PAGE).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
+    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
+    let advice = if thp { MmapAdvise::MADV_HUGEPAGE } else { MmapAdvise::MADV_NOHUGEPAGE };
+    // SAFETY: the range is the mapping made above; the advice does not change its content.
+    unsafe { madvise(map, length.get(), advice) }.unwrap();
+    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this.
+    let words = unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), length.get() / 8) };
+    let touch = |words: &mut [u64], from: usize, to: usize, seed: usize| {
+        (from..to).for_each(|page| words[page * PAGE / 8] = ((seed as u64 + 1) << 32) + page as u64);
+    };
+    touch(words, 0, shared, seed);
+    let mut own_seed = std::process::id() as usize;
+    for _ in 1..forks {
+        // SAFETY: this process has one thread, so the child may go on with everything it has.
+        if let ForkResult::Child = unsafe { fork() }.unwrap() {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+            own_seed = std::process::id() as usize;
+            break;
+        }
+    }
+    touch(words, shared, pages, own_seed);
+    if mergeable {
+        // SAFETY: as above; merged or not, the content is the same.
+        unsafe { madvise(map, shared * PAGE, MmapAdvise::MADV_MERGEABLE) }.unwrap();
+    }
+    // One write, so that lines of tenants on one pipe do not mix.
+    let line = format!("{} {}\n", std::process::id(), map.as_ptr() as u64);
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
+    std::io::stdout().flush().unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+    std::process::exit(0)
+}

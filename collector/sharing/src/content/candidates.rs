@@ -1,0 +1,112 @@
+//! The first half of a content scan for those who merge: pages that are equal by their hash to pages of another
+//! VM. Whether they are equal is left to who merges them.
+
+use super::super::SharingError;
+use super::draw::Draw;
+use super::groups::{group_at, keep_groups};
+use super::hashing::{Reading, hash_slice};
+use super::memory::GuestMemory;
+use super::records::{Record, Records, Slice};
+use super::settings::ContentSettings;
+use super::tally::Tally;
+use super::throttle::Throttle;
+use super::verify::Spaces;
+use super::{bytes, check_pages};
+
+/// A page that may be equal to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its VM, by position.
+    pub vm: usize,
+    /// Its space (see [`GuestMemory`]).
+    pub space: usize,
+    /// Its place in the space.
+    pub slot: u64,
+}
+
+/// Groups of pages of one hash: together no more than [`GuestMemory::batch_pages`], or one group that is larger.
+#[derive(Debug, Default)]
+pub struct Alike {
+    pages: Vec<Candidate>,
+    /// One past the last page of each group.
+    ends: Vec<usize>,
+}
+
+impl Alike {
+    /// The groups; pages in the order of their spaces.
+    pub fn groups(&self) -> impl Iterator<Item = &[Candidate]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.pages[start..*end])
+    }
+}
+
+/// What takes the groups: with the memory, to read pages meanwhile, and what is to rest by.
+pub type TakeAlike<'t, M> = dyn FnMut(&mut M, &Alike, &mut Throttle) + 't;
+
+/// Reads all pages and gives groups of equal hash that have pages of two spaces or more. Zero-filled pages are
+/// not among them, as they count as shared with nobody. All pages are looked at, whatever `settings` say of
+/// samples; `vms` is how many VMs the spaces belong to, and `largest` the VM to name where there is too much.
+///
+/// # Errors
+/// As [`super::ContentScan::measure`].
+pub fn search<M: GuestMemory>(
+    memory: &mut M,
+    vms: usize,
+    largest: impl FnOnce() -> String,
+    settings: &ContentSettings,
+    take: &mut TakeAlike<'_, M>,
+) -> Result<(), SharingError> {
+    let (spaces, pages) = Spaces::new(&memory.spaces());
+    check_pages(pages, largest)?;
+    let draw = Draw::new(None, settings.seed);
+    let mut throttle = Throttle::new(settings.cpu_share);
+    let mut records = Records::within(bytes(settings));
+    let mut next = Some(Slice::ALL);
+    while let Some(slice) = next {
+        records.begin(slice);
+        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
+        // Nobody asks for the counts here.
+        hash_slice(&mut desk, &mut records, &mut Tally::new(vms, draw), false)
+            .map_err(|stopped| stopped.error(&records, settings))?;
+        let sorted = records.sorted();
+        throttle.rest();
+        // A group is in the order of its pages, and so of spaces.
+        let of_two = |group: &[Record]| match group {
+            [first, .., last] => spaces.space(first.page()) != spaces.space(last.page()),
+            _ => false,
+        };
+        let groups = keep_groups(sorted, &mut throttle, of_two);
+        hand_out(memory, &spaces, sorted, &groups, &mut throttle, take);
+        next = records.next_slice();
+    }
+    memory.look_again()
+}
+
+fn hand_out<M: GuestMemory>(
+    memory: &mut M,
+    spaces: &Spaces,
+    records: &[Record],
+    groups: &[u32],
+    throttle: &mut Throttle,
+    take: &mut TakeAlike<'_, M>,
+) {
+    let most = memory.batch_pages();
+    let mut alike = Alike::default();
+    for start in groups {
+        let group = group_at(records, *start);
+        if !alike.pages.is_empty() && alike.pages.len() + group.len() > most {
+            take(memory, &alike, throttle);
+            alike.pages.clear();
+            alike.ends.clear();
+        }
+        alike.pages.extend(group.iter().map(|record| {
+            let space = spaces.space(record.page());
+            let slot = record.page() - spaces.first(space);
+            Candidate { vm: spaces.vm(record.page()), space, slot }
+        }));
+        alike.ends.push(alike.pages.len());
+    }
+    if !alike.pages.is_empty() {
+        take(memory, &alike, throttle);
+    }
+}

@@ -1,0 +1,289 @@
+//! Method `content`: which pages of VMs are equal, wherever they are: what could be shared, before merging or
+//! without it. The paper's way (Ito and Kono, section 4.1): a hash of each page finds candidates, and they
+//! count as equal only after a comparison of all their bytes.
+//!
+//! A page is read up to twice: to be hashed ([`hash_slice`]), and, if another page has its hash, to be compared
+//! ([`verify`]). Pages that are not in physical memory are not touched. In the figures a frame is a distinct
+//! content: what there would be if everything equal were merged into one frame. Once KSM has merged all
+//! there is to merge, they are those of method `merged`, but for contents that KSM spreads over several frames
+//! (`max_page_sharing`) and for equal pages it is not allowed to merge.
+//!
+//! Guest memory is that of processes ([`ContentScan::measure`]) or what a hypervisor gives
+//! ([`ContentScan::scan`] over a [`GuestMemory`]); all but the reading is the same.
+//!
+//! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB (and what a hypervisor's memory takes
+//! itself): 18 bytes a page. Where that is not enough, guests are read
+//! several times, each time for another part of the hashes ([`records`]). **Processor
+//! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of reading and
+//! comparing (or after the batch that is read at once, [`GuestMemory::batch_pages`]), and once after what is remembered was sorted, for as
+//! long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated
+//! ([`draw`]).
+//!
+//! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
+//! group then, and counts as shared with nobody; how many did is a note. A page that is given back before it is
+//! hashed is not counted; what is resident is counted again at the end, and a VM that shrank or grew by more than
+//! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
+//! used recently.
+
+pub mod candidates;
+mod draw;
+mod groups;
+mod hashing;
+mod memory;
+mod records;
+mod settings;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod throttle;
+mod verify;
+
+use std::time::Instant;
+
+use huddle_model::matrix::Method;
+use huddle_model::vm::Vm;
+
+use self::draw::Draw;
+use self::hashing::{Reading, hash_slice};
+use self::memory::ProcessMemory;
+pub use self::memory::{GuestMemory, Slot};
+use self::records::{MAX_PAGES, Records, Slice};
+pub use self::settings::{ContentSettings, NotAShare, Share};
+use self::tally::Tally;
+pub use self::throttle::Throttle;
+use self::verify::{Spaces, Verifier};
+use super::processes::Processes;
+use super::{Found, Measurement, SharingError, assemble, pagemap};
+use huddle_host::HostRoot;
+
+/// A change of memory by more than one part in so many is noted.
+const WORTH_SAYING: u64 = 100;
+
+/// Measures what VMs could share by the contents of their pages.
+#[derive(Clone, Debug)]
+pub struct ContentScan {
+    root: HostRoot,
+    settings: ContentSettings,
+}
+
+/// What hashing all pages took, for benchmarks.
+#[derive(Clone, Copy, Debug)]
+pub struct Hashed {
+    /// Pages that were read and hashed.
+    pub pages: u64,
+    /// Those that are zero-filled.
+    pub zero: u64,
+}
+
+impl ContentScan {
+    /// A scan within limits.
+    pub fn new(root: HostRoot, settings: ContentSettings) -> Self {
+        Self { root, settings }
+    }
+
+    /// Lets the next sample be of other pages.
+    pub fn draw_anew(&mut self) {
+        self.settings.seed = self.settings.seed.wrapping_add(1);
+    }
+
+    /// Measures exactly the regions in [`Vm::memory`].
+    ///
+    /// A VM that ends meanwhile is in [`Measurement::vanished`]; memory that is given back meanwhile is left
+    /// out, and noted.
+    ///
+    /// # Errors
+    /// [`SharingError::MemoryHidden`] without CAP_SYS_PTRACE; a kernel file that cannot be read though its
+    /// process is there; VMs that claim the same memory; more equal pages than there may be remembered.
+    pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
+        let began = Instant::now();
+        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
+        for vm in vms.iter().filter(|vm| vm.memory.is_empty()) {
+            // Where discovery was not let in, it found no memory, which must not read as a VM of 0 pages.
+            memory::check_readable(&self.root, vm)?;
+        }
+        let scanned = {
+            let name_of = |vm: usize| vms[vm].name.clone();
+            let mut memory = ProcessMemory::open(&self.root, &processes, name_of)?;
+            self.scan(&mut memory, vms)?
+        };
+        let ended = processes.check_again(&self.root, vms)?;
+        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        let mut notes = Vec::new();
+        for (vm, process) in processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
+            let name = &vms[*vm].name;
+            notes.push(format!(
+                "process {process} of {name:?} ended while it was measured; what had been read of it counts"
+            ));
+        }
+        Ok(self.report(vms, scanned, ended, notes, began))
+    }
+
+    /// Reads and compares all pages of some memory of `vms`, to be given to [`Self::report`] with what became of
+    /// the VMs.
+    ///
+    /// # Errors
+    /// The memory cannot be read at all; more pages, or more equal ones, than there may be remembered.
+    pub fn scan<M: GuestMemory>(&self, memory: &mut M, vms: &[Vm]) -> Result<Scanned, SharingError> {
+        scan(memory, vms.len(), &self.settings, || largest(vms))
+    }
+
+    /// The figures of the VMs that stayed, of those in `ended` (by position, with the reason) none; what is worth
+    /// saying is added to `notes`. The scan began at `began`.
+    pub fn report(
+        &self,
+        vms: &[Vm],
+        scanned: Scanned,
+        ended: Vec<(usize, String)>,
+        mut notes: Vec<String>,
+        began: Instant,
+    ) -> Measurement {
+        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
+            // A domain always has a few pages that only Xen sees.
+            let is_domain = vms[vm].vmm.is_xen();
+            let (usual, whose) =
+                if is_domain { (counts.resident / WORTH_SAYING, "another domain") } else { (0, "a device") };
+            if counts.lost > usual {
+                let (pages, name) = (counts.lost, &vms[vm].name);
+                notes.push(format!(
+                    "{pages} pages of {name:?} could not be read: given back meanwhile, or of {whose}"
+                ));
+            }
+        }
+        for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
+            let (before, after) = (counts.resident, scanned.resident_after[vm]);
+            if before.abs_diff(after) > before / WORTH_SAYING {
+                let name = &vms[vm].name;
+                notes.push(format!(
+                    "{name:?} had {before} pages in memory when it was read and {after} afterwards: its row is of \
+                     neither moment"
+                ));
+            }
+        }
+        if scanned.differing > 0 {
+            notes.push(format!(
+                "{} pages were written while they were measured, and count as shared with nobody",
+                scanned.differing
+            ));
+        }
+        if scanned.readings > 1 {
+            notes.push(format!(
+                "memory was read {} times, to remember no more than {} MiB of it at once",
+                scanned.readings, self.settings.memory_mib
+            ));
+        }
+        let coverage = scanned.tally.coverage();
+        let figures = scanned.tally.figures();
+        let errors = figures.errors.unwrap_or_default();
+        let found =
+            Found { method: Method::Content, coverage, counts: &figures.memory, shared: &figures.shared };
+        assemble(vms, &found, &errors, ended, notes, began)
+    }
+
+    /// The first half alone, for benchmarks: reads all pages in batches, hashes and remembers them.
+    ///
+    /// # Errors
+    /// As [`Self::measure`].
+    pub fn hash_only(&self, vms: &[Vm]) -> Result<Hashed, SharingError> {
+        let processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
+        let mut memory = ProcessMemory::open(&self.root, &processes, |vm| vms[vm].name.clone())?;
+        self.hash_memory(&mut memory, vms.len())
+    }
+
+    /// As [`Self::hash_only`], of some memory of so many VMs.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn hash_memory<M: GuestMemory>(&self, memory: &mut M, vms: usize) -> Result<Hashed, SharingError> {
+        let (spaces, _) = Spaces::new(&memory.spaces());
+        let draw = Draw::new(self.settings.sample, self.settings.seed);
+        let mut tally = Tally::new(vms, draw);
+        let mut records = Records::within(bytes(&self.settings));
+        let mut throttle = Throttle::new(self.settings.cpu_share);
+        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
+        hash_slice(&mut desk, &mut records, &mut tally, true)
+            .map_err(|stopped| stopped.error(&records, &self.settings))?;
+        let sum = |of: fn(&tally::OfVm) -> u64| tally.vms().iter().map(of).sum();
+        Ok(Hashed { pages: sum(|vm| vm.read), zero: sum(|vm| vm.zero) })
+    }
+}
+
+fn bytes(settings: &ContentSettings) -> u64 {
+    u64::from(settings.memory_mib) << 20
+}
+
+/// The VM to name where there is too much of all.
+fn largest(vms: &[Vm]) -> String {
+    let largest = vms.iter().max_by_key(|vm| vm.memory.iter().map(|region| region.len_bytes()).sum::<u64>());
+    largest.map_or_else(String::new, |vm| vm.name.clone())
+}
+
+/// No more pages than can be numbered.
+fn check_pages(pages: u64, largest: impl FnOnce() -> String) -> Result<(), SharingError> {
+    if pages <= MAX_PAGES {
+        return Ok(());
+    }
+    let what = format!("all VMs together have {pages} pages of address space, more than {MAX_PAGES}");
+    Err(SharingError::TooLarge { vm: largest(), what })
+}
+
+/// What a scan of some memory found.
+pub struct Scanned {
+    tally: Tally,
+    /// Pages that were equal by their hash and then differed, or had gone.
+    differing: u64,
+    /// How often the memory was read.
+    readings: u64,
+    /// Present pages of each VM after all of that.
+    resident_after: Vec<u64>,
+}
+
+/// Both halves, as often as it takes.
+fn scan<M: GuestMemory>(
+    memory: &mut M,
+    vms: usize,
+    settings: &ContentSettings,
+    largest: impl FnOnce() -> String,
+) -> Result<Scanned, SharingError> {
+    let (spaces, pages) = Spaces::new(&memory.spaces());
+    check_pages(pages, largest)?;
+    let draw = Draw::new(settings.sample, settings.seed);
+    let mut throttle = Throttle::new(settings.cpu_share);
+    let tally = Tally::new(vms, draw);
+    let mut scanned = Scanned { tally, differing: 0, readings: 0, resident_after: vec![0; vms] };
+    let mut records = Records::within(bytes(settings));
+    let mut next = Some(Slice::ALL);
+    while let Some(slice) = next {
+        records.begin(slice);
+        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
+        hash_slice(&mut desk, &mut records, &mut scanned.tally, scanned.readings == 0)
+            .map_err(|stopped| stopped.error(&records, settings))?;
+        scanned.readings += 1;
+        let sorted = records.sorted();
+        throttle.rest();
+        let mut verifier = Verifier::new(memory, &spaces, &mut throttle, &mut scanned.tally);
+        verifier.count(sorted);
+        scanned.differing += verifier.differing;
+        next = records.next_slice();
+    }
+    memory.look_again()?;
+    let mut slots = Vec::new();
+    for (space, (vm, count)) in memory.spaces().into_iter().enumerate() {
+        if let Some(told) = memory.told_pages(space) {
+            scanned.resident_after[vm] += told;
+            continue;
+        }
+        let mut done = 0;
+        while done < count {
+            slots.clear();
+            let looked_at = memory.present(space, done, &mut slots)?;
+            if looked_at == 0 {
+                break;
+            }
+            done += looked_at;
+            scanned.resident_after[vm] += slots.len() as u64;
+            throttle.rest();
+        }
+    }
+    Ok(scanned)
+}

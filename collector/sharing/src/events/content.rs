@@ -1,0 +1,81 @@
+//! Which frames are zero-filled, asked once for each frame that turns up.
+
+use std::fs::File;
+
+use crate::pagemap::{self, read_entry};
+use crate::processes::Process;
+use crate::stable_tree;
+use huddle_host::HostRoot;
+
+/// Bit 21 of `/proc/kpageflags`: a frame that KSM merged.
+const FLAG_KSM: u64 = 1 << 21;
+/// Bytes looked at before a whole page is read.
+const FIRST_BYTES: usize = 64;
+/// Frames from which on KSM's own books are asked: to open and walk them costs as much as looking into
+/// some hundreds.
+const BOOKS_FROM: usize = 1000;
+
+/// A frame and one page that is on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) frame: u64,
+    /// Position of the process.
+    pub(super) process: usize,
+    /// Number of the page.
+    pub(super) page: u64,
+}
+
+/// Looks into frames.
+#[derive(Debug)]
+pub(super) struct Contents {
+    kpageflags: Option<File>,
+    page: Vec<u8>,
+}
+
+impl Contents {
+    pub(super) fn new(root: &HostRoot) -> Self {
+        Self {
+            kpageflags: pagemap::open(&root.proc("kpageflags")).ok(),
+            page: vec![0; pagemap::page_bytes() as usize],
+        }
+    }
+
+    /// The merged frames among `asked` that are zero-filled.
+    pub(super) fn zero(&mut self, root: &HostRoot, processes: &[Process], asked: &[Asked]) -> Vec<u64> {
+        if asked.len() >= BOOKS_FROM {
+            let samples: Vec<u64> = asked.iter().map(|asked| asked.frame).collect();
+            match stable_tree::zero_filled(root, &samples) {
+                Ok(zero) => return samples.into_iter().filter(|frame| zero.contains(frame)).collect(),
+                Err(reason) => tracing::debug!("each merged frame is looked into: {reason}"),
+            }
+        }
+        let mut zero = Vec::new();
+        for asked in asked {
+            if self.is_zero(root, &processes[asked.process], *asked) {
+                zero.push(asked.frame);
+            }
+        }
+        zero
+    }
+
+    fn is_zero(&mut self, root: &HostRoot, process: &Process, asked: Asked) -> bool {
+        let page = asked.page;
+        let address = page * self.page.len() as u64;
+        let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        if !process.read_memory(root, address, &mut self.page[..FIRST_BYTES])
+            || !zero(&self.page[..FIRST_BYTES])
+            || !process.read_memory(root, address, &mut self.page)
+            || !zero(&self.page)
+        {
+            return false;
+        }
+        // Zero, but not merged (two processes of one origin, say): the scan does not look for those.
+        let flags = self.kpageflags.as_ref().and_then(|flags| read_entry(flags, asked.frame).ok().flatten());
+        if flags.is_some_and(|flags| flags.0 & FLAG_KSM == 0) {
+            return false;
+        }
+        // It may have been written to, and so have moved to another frame, before it was read.
+        let entry = read_entry(&process.pagemap, page).ok().flatten();
+        entry.is_some_and(|entry| entry.is_present() && entry.frame() == asked.frame)
+    }
+}

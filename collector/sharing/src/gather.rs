@@ -1,0 +1,409 @@
+//! The first half of a scan: reads the pagemaps, counts pages that are mapped once, and sorts the
+//! others into buckets by frame.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::SharingError;
+use super::pagemap::{ENTRY_BYTES, Entry};
+use super::processes::{Process, Region};
+use huddle_host::HostError;
+
+/// Frames of one bucket, as a power of two: its tables then fit a second-level cache.
+pub(super) const BUCKET_BITS: u32 = 16;
+/// Frames of one bucket.
+pub(super) const BUCKET_FRAMES: usize = 1 << BUCKET_BITS;
+/// No processor addresses more than 52 bits of physical memory, so no bucket has a higher number.
+const MAX_BUCKETS: u64 = 1 << 24;
+/// Bytes of pagemap read at once: measured, 64 to 256 KiB are equal and 1 MiB (beyond the
+/// second-level cache of small machines, with what the kernel touches) is slightly slower.
+pub(super) const READ_BYTES: usize = 128 << 10;
+/// Candidates of one chunk: enough that chunks are seldom begun, few enough that what the last ones of
+/// all buckets leave empty does not matter.
+const CHUNK: usize = 256;
+/// Entries of pagemap read at once.
+const READ_ENTRIES: usize = READ_BYTES / ENTRY_BYTES;
+/// Entries that are looked at together first, and if they are not all alike.
+const BLOCK: usize = 64;
+const GROUP: usize = 8;
+/// Pages one thread takes at a time.
+const UNIT_PAGES: u64 = 128 << 10;
+/// Of so many entries one is a sample of what KSM may have merged.
+const SAMPLE_ENTRIES: usize = 2048;
+/// Samples one thread takes at most.
+const MAX_SAMPLES: usize = 4096;
+
+/// A page that is not the only one on its frame, in 4 bytes: the frame within its bucket, and the
+/// position of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Candidate(u32);
+
+impl Candidate {
+    #[inline]
+    fn new(frame: u64, process: u32) -> Self {
+        Self(frame as u32 & (BUCKET_FRAMES as u32 - 1) | process << BUCKET_BITS)
+    }
+
+    /// The frame within its bucket.
+    #[inline]
+    pub(super) fn slot(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Position of the process.
+    #[inline]
+    pub(super) fn process(self) -> usize {
+        (self.0 >> BUCKET_BITS) as usize
+    }
+}
+
+/// Most processes that can be told apart.
+pub(super) const MAX_PROCESSES: usize = 1 << 16;
+
+/// Candidates by bucket: chunks of one bucket each, all in one piece of memory.
+///
+/// Frames come in any order (memory that has been in use for a while is handed out page by page), so each
+/// candidate costs one look at where its bucket goes on, and no more.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    /// By number of the bucket.
+    heads: Vec<Head>,
+    /// Chunk after chunk.
+    candidates: Vec<Candidate>,
+    /// The bucket of each chunk.
+    owners: Vec<u32>,
+}
+
+/// Where the next candidate of a bucket goes, and where its chunk ends; equal where there is no room.
+#[derive(Clone, Copy, Debug, Default)]
+struct Head {
+    next: usize,
+    end: usize,
+}
+
+impl Buckets {
+    /// Takes in the candidates of one process.
+    ///
+    /// # Errors
+    /// A frame that no processor can have.
+    #[inline]
+    fn scatter(&mut self, frames: &[u64], process: u32) -> Result<(), u64> {
+        let mut rest = frames.iter();
+        loop {
+            // Borrowed here, so that the loop need not look for them again after each store.
+            let (heads, candidates) = (self.heads.as_mut_slice(), self.candidates.as_mut_slice());
+            let mut without_room = None;
+            for frame in rest.by_ref() {
+                let head = heads.get_mut((frame >> BUCKET_BITS) as usize);
+                let Some(head) = head.filter(|head| head.next != head.end) else {
+                    without_room = Some(*frame);
+                    break;
+                };
+                candidates[head.next] = Candidate::new(*frame, process);
+                head.next = head.next.wrapping_add(1);
+            }
+            let Some(frame) = without_room else { return Ok(()) };
+            let at = self.begin_chunk((frame >> BUCKET_BITS) as usize).ok_or(frame)?;
+            self.candidates[at] = Candidate::new(frame, process);
+        }
+    }
+
+    /// Begins a chunk and gives the place of its first candidate; `None` for a bucket that cannot be.
+    #[cold]
+    fn begin_chunk(&mut self, bucket: usize) -> Option<usize> {
+        if bucket as u64 >= MAX_BUCKETS {
+            return None;
+        }
+        if self.heads.len() <= bucket {
+            self.heads.resize(bucket + 1, Head::default());
+        }
+        let next = self.candidates.len();
+        self.candidates.resize(next + CHUNK, Candidate(0));
+        self.owners.push(bucket as u32);
+        self.heads[bucket] = Head { next: next + 1, end: next + CHUNK };
+        Some(next)
+    }
+
+    /// The candidates, a chunk at a time, with the number of their bucket.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = (u64, &[Candidate])> {
+        let chunks = self.owners.iter().zip(self.candidates.chunks_exact(CHUNK)).enumerate();
+        chunks.map(|(position, (bucket, chunk))| {
+            let (head, begin) = (self.heads[*bucket as usize], position * CHUNK);
+            let is_last = head.end == begin + CHUNK;
+            let filled = if is_last { head.next - begin } else { CHUNK };
+            (u64::from(*bucket), &chunk[..filled])
+        })
+    }
+}
+
+/// What the pagemap of one process says without looking at others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PageCounts {
+    /// Pages in physical memory.
+    pub(super) resident: u64,
+    /// Pages that are alone on their frame.
+    pub(super) exclusive: u64,
+    /// Pages on the kernel's zero page.
+    pub(super) zero_page: u64,
+}
+
+/// What one thread gathered.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    /// By process.
+    pub(super) counts: Vec<PageCounts>,
+    pub(super) buckets: Buckets,
+    /// Frames that KSM may have merged, a few of all: none only if there are none.
+    pub(super) samples: Vec<u64>,
+}
+
+/// The work of the first half, in pieces that threads take one after the other.
+#[derive(Debug)]
+pub(super) struct Units<'a> {
+    processes: &'a [Process],
+    units: Vec<(usize, Region)>,
+    next: AtomicUsize,
+    zero_page_frame: u64,
+}
+
+/// What one thread works with.
+struct Desk {
+    buffer: Vec<u8>,
+    frames: Box<[u64; READ_ENTRIES]>,
+}
+
+impl<'a> Units<'a> {
+    pub(super) fn new(processes: &'a [Process], zero_page_frame: u64) -> Self {
+        let units = split(processes, |_| true);
+        Self { processes, units, next: AtomicUsize::new(0), zero_page_frame }
+    }
+
+    /// How many threads can be of use.
+    pub(super) fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    /// Works until nothing is left.
+    pub(super) fn work(&self) -> Result<Gathered, SharingError> {
+        let mut desk = Desk { buffer: vec![0; READ_BYTES], frames: Box::new([0; READ_ENTRIES]) };
+        let mut gathered = Gathered {
+            counts: vec![PageCounts::default(); self.processes.len()],
+            buckets: Buckets::default(),
+            samples: Vec::new(),
+        };
+        while let Some((process, region)) = self.units.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            self.unit(*process, region, &mut desk, &mut gathered)?;
+        }
+        Ok(gathered)
+    }
+
+    fn unit(
+        &self,
+        position: usize,
+        region: &Region,
+        desk: &mut Desk,
+        gathered: &mut Gathered,
+    ) -> Result<(), SharingError> {
+        let process = &self.processes[position];
+        // Counted here and added once: this is what a scan spends its time in.
+        let mut counts = PageCounts::default();
+        let mut done = 0;
+        while done < region.pages && !process.is_gone() {
+            let Some(entries) = read_entries(process, region, done, &mut desk.buffer)? else { break };
+            let frames = self.candidates(entries, &mut counts, &mut desk.frames);
+            gathered
+                .buckets
+                .scatter(frames, position as u32)
+                .map_err(|frame| SharingError::BadFrame { pid: process.id.id, frame })?;
+            if region.may_be_merged && !frames.is_empty() && gathered.samples.len() < MAX_SAMPLES {
+                let samples = entries.chunks(SAMPLE_ENTRIES * ENTRY_BYTES);
+                gathered.samples.extend(samples.filter_map(|entries| self.first_merged(entries)));
+            }
+            done += (entries.len() / ENTRY_BYTES) as u64;
+        }
+        let sum = &mut gathered.counts[position];
+        sum.resident += counts.resident;
+        sum.exclusive += counts.exclusive;
+        sum.zero_page += counts.zero_page;
+        Ok(())
+    }
+
+    /// Counts what entries tell by themselves, and gives the frames of the others.
+    #[inline]
+    fn candidates<'f>(
+        &self,
+        entries: &[u8],
+        counts: &mut PageCounts,
+        frames: &'f mut [u64; READ_ENTRIES],
+    ) -> &'f [u64] {
+        let mut sums = Sums { zero_page_frame: self.zero_page_frame, kept: 0, counts: PageCounts::default() };
+        let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
+        let (blocks, rest) = entries.as_chunks::<BLOCK>();
+        for block in blocks {
+            // Most memory is all alike, and told at once.
+            if sums.all_exclusive(block) {
+                continue;
+            }
+            let (groups, _) = block.as_chunks::<GROUP>();
+            groups.iter().for_each(|group| sums.group(group, frames));
+        }
+        rest.chunks(GROUP).for_each(|group| sums.group(group, frames));
+        counts.resident += sums.counts.resident;
+        counts.exclusive += sums.counts.exclusive;
+        counts.zero_page += sums.counts.zero_page;
+        &frames[..sums.kept]
+    }
+
+    /// The first frame among `entries` that KSM may have merged.
+    fn first_merged(&self, entries: &[u8]) -> Option<u64> {
+        let mut entries = entries.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
+        entries.find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
+    }
+}
+
+/// What was counted in one buffer: kept in registers, and added without the checks for an overflow that no
+/// buffer can cause.
+struct Sums {
+    zero_page_frame: u64,
+    /// Frames of pages that are not alone on them.
+    kept: usize,
+    counts: PageCounts,
+}
+
+impl Sums {
+    /// Counts the entries if each is of a page that is alone on its frame; else nothing.
+    #[inline(always)]
+    fn all_exclusive(&mut self, entries: &[[u8; ENTRY_BYTES]]) -> bool {
+        let all = Entry(entries.iter().fold(u64::MAX, |all, bytes| all & u64::from_ne_bytes(*bytes)));
+        let alike = all.is_present() && all.is_exclusive();
+        if alike {
+            self.counts.resident = self.counts.resident.wrapping_add(entries.len() as u64);
+            self.counts.exclusive = self.counts.exclusive.wrapping_add(entries.len() as u64);
+        }
+        alike
+    }
+
+    /// Counts what each entry tells by itself, and keeps the frames of the others.
+    #[inline(always)]
+    fn group(&mut self, group: &[[u8; ENTRY_BYTES]], frames: &mut [u64; READ_ENTRIES]) {
+        if self.all_exclusive(group) {
+            return;
+        }
+        let entries = || group.iter().map(|bytes| Entry(u64::from_ne_bytes(*bytes)));
+        let (all, any) = entries().fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
+        if !Entry(any).is_present() {
+            return;
+        }
+        let counts = &mut self.counts;
+        let zero_pages = || entries().any(|entry| entry.frame() == self.zero_page_frame);
+        if Entry(all).is_present() && !Entry(any).is_exclusive() && !zero_pages() {
+            counts.resident = counts.resident.wrapping_add(group.len() as u64);
+            if let Some(room) = frames.get_mut(self.kept..self.kept.wrapping_add(group.len())) {
+                room.iter_mut().zip(entries()).for_each(|(to, entry)| *to = entry.frame());
+                self.kept = self.kept.wrapping_add(group.len());
+            }
+            return;
+        }
+        // Without branches: what is shared and what is not lies mixed.
+        for entry in entries() {
+            let (present, alone) = (entry.is_present(), entry.is_exclusive());
+            let zero_page = entry.frame() == self.zero_page_frame;
+            counts.resident = counts.resident.wrapping_add(present.into());
+            counts.exclusive = counts.exclusive.wrapping_add((present & alone).into());
+            counts.zero_page = counts.zero_page.wrapping_add((present & !alone & zero_page).into());
+            frames[self.kept % READ_ENTRIES] = entry.frame();
+            self.kept = self.kept.wrapping_add((present & !alone & !zero_page).into());
+        }
+    }
+}
+
+/// The regions that are wanted, in pieces, with the position of their process.
+pub(super) fn split(processes: &[Process], wanted: impl Fn(&Region) -> bool) -> Vec<(usize, Region)> {
+    let mut units = Vec::new();
+    for (process, scanned) in processes.iter().enumerate() {
+        for region in scanned.regions.iter().filter(|region| wanted(region)) {
+            let mut done = 0;
+            while done < region.pages {
+                let pages = UNIT_PAGES.min(region.pages - done);
+                units.push((process, Region { first_page: region.first_page + done, pages, ..*region }));
+                done += pages;
+            }
+        }
+    }
+    units
+}
+
+/// Reads the entries of a region that come after the first `done`, as many as the buffer holds; `None`,
+/// and the process is gone, where there are none any more.
+pub(super) fn read_entries<'b>(
+    process: &Process,
+    region: &Region,
+    done: u64,
+    buffer: &'b mut [u8],
+) -> Result<Option<&'b [u8]>, SharingError> {
+    let entries = (buffer.len() / ENTRY_BYTES).min((region.pages - done) as usize);
+    let wanted = &mut buffer[..entries * ENTRY_BYTES];
+    let at = (region.first_page + done) * ENTRY_BYTES as u64;
+    let read = read_some(&process.pagemap, wanted, at)
+        .map_err(|source| HostError::Read { path: format!("/proc/{}/pagemap", process.id).into(), source })?;
+    if read == 0 {
+        process.set_gone();
+        return Ok(None);
+    }
+    Ok(Some(&buffer[..read]))
+}
+
+/// Reads until at least one whole entry is there; 0 where there is nothing (any more).
+fn read_some(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+    loop {
+        match file.read_at(buffer, at) {
+            Ok(read) => return Ok(read - read % ENTRY_BYTES),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_candidate_keeps_its_parts() {
+        for (frame, process) in [(0x12_3456, MAX_PROCESSES - 1), (0xffff, 0)] {
+            let candidate = Candidate::new(frame, process as u32);
+            assert_eq!(u64::from(candidate.slot()), frame & 0xffff);
+            assert_eq!(candidate.process(), process);
+        }
+    }
+
+    #[test]
+    fn buckets_are_kept_apart_and_impossible_frames_refused() {
+        let mut buckets = Buckets::default();
+        buckets.scatter(&[0xffff, 0x1_0000, 0xfffe, 0x12_3456_7890], 3).unwrap();
+        assert_eq!(buckets.scatter(&[7, 1 << 50], 3), Err(1 << 50));
+        let found: Vec<_> = buckets.chunks().map(|(number, chunk)| (number, slots(chunk))).collect();
+        let expected = [(0, vec![0xffff, 0xfffe, 7]), (1, vec![0]), (0x12_3456, vec![0x7890])];
+        assert_eq!(found, expected, "in the order they came");
+    }
+
+    #[test]
+    fn chunks_hold_all_that_came() {
+        let frames: Vec<u64> = (0..3 * CHUNK as u64 + 5).map(|n| n * 7 % 5000 + ((n % 2) << 16)).collect();
+        let mut buckets = Buckets::default();
+        for part in frames.chunks(100) {
+            buckets.scatter(part, 0).unwrap();
+        }
+        for bucket in [0, 1] {
+            let expected = frames.iter().filter(|frame| **frame >> 16 == bucket).map(|frame| *frame as u16);
+            let found = buckets.chunks().filter(|(number, _)| *number == bucket);
+            let found: Vec<u16> = found.flat_map(|(_, chunk)| slots(chunk)).collect();
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
+    }
+
+    fn slots(chunk: &[Candidate]) -> Vec<u16> {
+        chunk.iter().map(|candidate| candidate.slot()).collect()
+    }
+}

@@ -1,0 +1,295 @@
+//! Reading the kernel's own memory, 64 bytes at a time, through a BPF program of 25 instructions that is
+//! run and never attached (`BPF_PROG_RUN` of a `BPF_PROG_TYPE_SYSCALL` program, Linux 5.14).
+//!
+//! The program is written out here and loaded with bpf(2) itself: the loader that the other programs go
+//! through first parses the kernel's types, which takes longer than a whole scan. It needs CAP_BPF and
+//! CAP_PERFMON, and a kernel that is not locked down for confidentiality.
+
+use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::pagemap::{self, read_entry};
+use huddle_host::HostRoot;
+
+/// 8-byte words that one read gives.
+pub(super) const WORDS: usize = 8;
+
+/// Where the direct map of physical memory and the array of `struct page` begin on x86-64 when they are
+/// not randomised: with 4 and with 5 levels of page tables (Documentation/arch/x86/x86_64/mm.rst,
+/// Linux 6.18).
+const FIXED_BASES: [Bases; 2] = [
+    Bases { direct_map: 0xffff_8880_0000_0000, frame_array: 0xffff_ea00_0000_0000 },
+    Bases { direct_map: 0xff11_0000_0000_0000, frame_array: 0xffd4_0000_0000_0000 },
+];
+
+/// Where the kernel keeps its view of physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bases {
+    /// Address of frame 0.
+    direct_map: u64,
+    /// Address of the `struct page` of frame 0.
+    frame_array: u64,
+}
+
+/// A way into the kernel's memory; closed when it is dropped.
+#[derive(Debug)]
+pub(super) struct KernelMemory {
+    program: OwnedFd,
+    bases: Bases,
+    page_bytes: u64,
+}
+
+impl KernelMemory {
+    /// Loads the program and finds physical memory with it.
+    ///
+    /// # Errors
+    /// Why this host does not let us, as one clause.
+    pub(super) fn open(root: &HostRoot) -> Result<Self, String> {
+        let page_bytes = pagemap::page_bytes();
+        let mut memory = Self { program: load()?, bases: FIXED_BASES[0], page_bytes };
+        for bases in FIXED_BASES {
+            memory.bases = bases;
+            if memory.is_direct_map(root)? {
+                return Ok(memory);
+            }
+        }
+        memory.bases = memory
+            .randomised_bases(root)
+            .ok_or("the kernel does not tell where its direct map of physical memory is")?;
+        match memory.is_direct_map(root)? {
+            true => Ok(memory),
+            false => Err("the kernel's direct map of physical memory was not found".into()),
+        }
+    }
+
+    /// The words at an address; `None` where nothing is mapped.
+    pub(super) fn read(&self, address: u64) -> Option<[u64; WORDS]> {
+        let mut context = Context { address, status: 0, words: [0; WORDS] };
+        let mut run = RunAttributes {
+            program: self.program.as_raw_fd() as u32,
+            context_in_bytes: size_of::<Context>() as u32,
+            context_in: (&raw mut context) as u64,
+            ..RunAttributes::default()
+        };
+        // The kernel writes the context back to where it read it from.
+        bpf(BPF_PROG_RUN, &mut run).ok()?;
+        // SAFETY: a plain read of a local that the kernel may have written to behind the compiler's back.
+        let context = unsafe { (&raw const context).read_volatile() };
+        (context.status == 0).then_some(context.words)
+    }
+
+    /// The `struct page` of a frame (64 bytes on every kernel that is configured as distributions do).
+    pub(super) fn frame_record(&self, frame: u64) -> Option<[u64; WORDS]> {
+        self.read(self.bases.frame_array.checked_add(frame.checked_mul(64)?)?)
+    }
+
+    /// Whether a frame holds nothing but zeros; `None` where it cannot be read.
+    pub(super) fn is_zero_filled(&self, frame: u64) -> Option<bool> {
+        let first = self.bases.direct_map.checked_add(frame.checked_mul(self.page_bytes)?)?;
+        for at in (0..self.page_bytes).step_by(WORDS * 8) {
+            if self.read(first + at)? != [0; WORDS] {
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
+
+    /// The kernel's variables for the bases, where they are variables (CONFIG_RANDOMIZE_MEMORY) whose
+    /// addresses it tells (CONFIG_KALLSYMS_ALL, and kernel.kptr_restrict below 2).
+    fn randomised_bases(&self, root: &HostRoot) -> Option<Bases> {
+        let symbols = fs::read_to_string(root.proc("kallsyms")).ok()?;
+        let variable = |name: &str| {
+            let mut words = symbols.lines().map(|line| line.split_ascii_whitespace());
+            let mut line = words.find(|line| line.clone().nth(2) == Some(name))?;
+            let address = u64::from_str_radix(line.next()?, 16).ok().filter(|address| *address != 0)?;
+            Some(self.read(address)?[0])
+        };
+        Some(Bases { direct_map: variable("page_offset_base")?, frame_array: variable("vmemmap_base")? })
+    }
+
+    /// Whether a page of this process is found at its frame.
+    fn is_direct_map(&self, root: &HostRoot) -> Result<bool, String> {
+        let mut own = vec![0u64; 2 * self.page_bytes as usize / 8];
+        let aligned = own.as_ptr().align_offset(self.page_bytes as usize);
+        // Something that nobody else has in memory: an address of this process, scrambled.
+        let magic =
+            (own.as_ptr() as u64 ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        own[aligned] = magic;
+        let page = own[aligned..].as_ptr() as u64 / self.page_bytes;
+        let frame = pagemap::open(&root.proc("self/pagemap"))
+            .and_then(|file| read_entry(&file, page))
+            .map_err(|error| error.to_string())?
+            .filter(|entry| entry.is_present())
+            .ok_or("a page of this process is not in memory")?
+            .frame();
+        let found = self.read(self.bases.direct_map.wrapping_add(frame.wrapping_mul(self.page_bytes)));
+        std::hint::black_box(&own);
+        Ok(found.is_some_and(|words| words[0] == magic))
+    }
+}
+
+/// What the program is given and gives back.
+#[repr(C)]
+struct Context {
+    address: u64,
+    /// 0, or a negative error where the address cannot be read.
+    status: i64,
+    words: [u64; WORDS],
+}
+
+/// `struct bpf_insn` (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Instruction {
+    code: u8,
+    /// Destination in the lower half, source in the upper.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_LOAD reads; what is not named is zero for the kernel.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttributes {
+    program_type: u32,
+    instructions_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_bytes: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_RUN reads and writes.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttributes {
+    program: u32,
+    result: u32,
+    data_in_bytes: u32,
+    data_out_bytes: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_in_bytes: u32,
+    context_out_bytes: u32,
+    context_in: u64,
+    context_out: u64,
+}
+
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_RUN: libc::c_int = 10;
+const BPF_PROG_TYPE_SYSCALL: u32 = 31;
+/// Programs of that type must say that they may sleep.
+const BPF_F_SLEEPABLE: u32 = 1 << 4;
+/// `bpf_probe_read_kernel`.
+const PROBE_READ_KERNEL: i32 = 113;
+
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<libc::c_long, Errno> {
+    // SAFETY: the attributes live through the call, their size is given, and every address in them is of
+    // something that lives as long and is as large as they say.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    Errno::result(result)
+}
+
+fn load() -> Result<OwnedFd, String> {
+    let program = program();
+    let mut attributes = LoadAttributes {
+        program_type: BPF_PROG_TYPE_SYSCALL,
+        instructions_count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        // The helper is for programs under the GPL only; this one is under it beside our own licences.
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        flags: BPF_F_SLEEPABLE,
+        ..LoadAttributes::default()
+    };
+    let fd = bpf(BPF_PROG_LOAD, &mut attributes)
+        .map_err(|errno| format!("the kernel refused a BPF program that reads its memory ({errno})"))?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// `context.status = bpf_probe_read_kernel(stack, 64, context.address); context.words = stack`.
+fn program() -> Vec<Instruction> {
+    const COPY: u8 = 0xbf;
+    const SET: u8 = 0xb7;
+    const ADD: u8 = 0x07;
+    const LOAD: u8 = 0x79;
+    const STORE: u8 = 0x7b;
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    const FRAME: u8 = 10;
+    let stack = -((WORDS * 8) as i16);
+    let op = |code, to: u8, from: u8, offset, immediate| Instruction {
+        code,
+        registers: from << 4 | to,
+        offset,
+        immediate,
+    };
+    let mut program = vec![
+        op(COPY, 6, 1, 0, 0),
+        op(COPY, 1, FRAME, 0, 0),
+        op(ADD, 1, 0, 0, stack.into()),
+        op(SET, 2, 0, 0, (WORDS * 8) as i32),
+        op(LOAD, 3, 6, std::mem::offset_of!(Context, address) as i16, 0),
+        op(CALL, 0, 0, 0, PROBE_READ_KERNEL),
+        op(STORE, 6, 0, std::mem::offset_of!(Context, status) as i16, 0),
+    ];
+    for word in 0..WORDS as i16 {
+        program.push(op(LOAD, 0, FRAME, stack + 8 * word, 0));
+        program.push(op(STORE, 6, 0, std::mem::offset_of!(Context, words) as i16 + 8 * word, 0));
+    }
+    program.extend([op(SET, 0, 0, 0, 0), op(EXIT, 0, 0, 0, 0)]);
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_pages_are_found_by_their_frames() {
+        let root = HostRoot::real();
+        let memory = match KernelMemory::open(&root) {
+            Ok(memory) => memory,
+            Err(reason) => {
+                // Without the privilege there is nothing to test; with it the reason is a fault.
+                assert!(!nix::unistd::geteuid().is_root(), "{reason}");
+                use std::io::Write;
+                // Not eprintln!, which libtest keeps back: a skip has to be seen.
+                let said = format!("skipped: needs root: {reason}\n");
+                std::io::stderr().write_all(said.as_bytes()).unwrap();
+                return;
+            }
+        };
+        let words = pagemap::page_bytes() as usize / 8;
+        let mut pages = vec![0u64; 5 * words];
+        let aligned = pages.as_ptr().align_offset(words * 8);
+        // Written, so that each has a frame: all zero, not zero at its begin, not zero at its end only.
+        for page in 0..3 {
+            pages[aligned + page * words] = 1;
+        }
+        std::hint::black_box(&mut pages);
+        pages[aligned] = 0;
+        pages[aligned + 2 * words] = 0;
+        pages[aligned + 3 * words - 1] = 1;
+        let file = pagemap::open(&root.proc("self/pagemap")).unwrap();
+        let first = pages[aligned..].as_ptr() as usize / 8 / words;
+        let verdicts = [0, 1, 2].map(|page| {
+            let entry = read_entry(&file, (first + page) as u64).unwrap().unwrap();
+            assert!(entry.is_present());
+            memory.is_zero_filled(entry.frame())
+        });
+        assert_eq!(verdicts, [Some(true), Some(false), Some(false)]);
+        std::hint::black_box(&pages);
+        assert_eq!(memory.read(8), None, "nothing is mapped there");
+        assert!(memory.frame_record(1).is_some());
+    }
+}

@@ -1,0 +1,339 @@
+//! The sharing scan, method `merged`: which physical frames each VM's guest memory is on, and so which
+//! frames VMs share.
+//!
+//! Definitions are those of [`huddle_model::matrix`]. What is read is `/proc/PID/pagemap`, once, and
+//! nothing is changed. The scan runs in two halves, each on all threads:
+//! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one
+//!    page, one frame. A page on the kernel's zero page too. Every other page goes, as 4 bytes, into
+//!    the bucket of its frame. Then it is found out which merged frames are zero-filled ([`zero`]).
+//! 2. [`count`] takes the buckets one by one: which VMs map each frame, and from that the frames of each
+//!    VM and of each pair ([`pairs`]).
+//!
+//! Memory grows with the pages that share their frame (4 to 8 bytes each, not with guest memory), plus
+//! about 1 MiB per thread for every 64 VMs.
+//!
+//! VMs run on while they are measured. Each page table entry is read at one moment, entries of two VMs
+//! at different ones, so a frame that was merged, split or reused in between may be counted for one VM
+//! and not for the other, or as shared though it was handed from one to the other. Nothing else is
+//! inexact: a host that holds still is measured exactly.
+
+pub mod content;
+mod contents;
+mod count;
+pub mod events;
+mod gather;
+mod kernel_memory;
+mod pagemap;
+mod pairs;
+mod processes;
+mod stable_tree;
+#[cfg(test)]
+mod tests;
+mod zero;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::vm::Vm;
+
+use self::contents::Contents;
+use self::count::{Counted, Counting};
+use self::gather::{Gathered, MAX_PROCESSES, Units};
+pub use self::processes::ENDED;
+use self::processes::Processes;
+use self::zero::ZeroFrames;
+use huddle_host::stages::StageError;
+pub use huddle_host::stages::{Measurement, Vanished, ZeroPages};
+use huddle_host::{HostError, HostRoot};
+
+/// Why what VMs share could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum SharingError {
+    /// The kernel shows no frame numbers to this process.
+    #[error(
+        "{} shows no frame numbers, so sharing cannot be measured: run as root or with CAP_SYS_ADMIN",
+        path.display()
+    )]
+    FramesHidden {
+        /// The pagemap of our own that was looked at.
+        path: PathBuf,
+    },
+    /// A kernel file could not be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The hypervisor that has the memory could not be asked.
+    #[error(transparent)]
+    Hypervisor(StageError),
+    /// Two VMs were said to have the same memory, or one VM twice.
+    #[error(
+        "VMs {first:?} and {second:?} both claim the memory of process {pid} at {start:#x}: \
+         name each process once"
+    )]
+    SameMemory {
+        /// One VM.
+        first: String,
+        /// The other; the same name where one VM has it twice.
+        second: String,
+        /// The process.
+        pid: i32,
+        /// First address that is claimed twice.
+        start: u64,
+    },
+    /// More than the scan can number.
+    #[error("VM {vm:?} is too large to be measured: {what}")]
+    TooLarge {
+        /// The VM.
+        vm: String,
+        /// What there is too much of.
+        what: String,
+    },
+    /// The memory of a VM cannot be read by this process.
+    #[error(
+        "{} cannot be read, so the contents of {vm:?} cannot be compared: run as root or with CAP_SYS_PTRACE",
+        path.display()
+    )]
+    MemoryHidden {
+        /// The VM.
+        vm: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// One content on more pages than the scan may remember.
+    #[error(
+        "more than {pages} pages hold one content, more than {memory_mib} MiB can remember: give the scan \
+         more memory, or let it draw a sample"
+    )]
+    TooManyAlike {
+        /// Pages there is room for.
+        pages: usize,
+        /// Memory that was allowed.
+        memory_mib: u32,
+    },
+    /// A frame number that no processor can have.
+    #[error(
+        "/proc/{pid}/pagemap names frame {frame:#x}, beyond the 52 bits of any physical address: \
+         the kernel's format is not the one that is documented, nothing was computed with it"
+    )]
+    BadFrame {
+        /// The process.
+        pid: i32,
+        /// The frame.
+        frame: u64,
+    },
+}
+
+/// Measures what VMs share by the frames they map.
+///
+/// Nothing is kept from one scan to the next.
+#[derive(Clone, Debug)]
+pub struct MergedScan {
+    root: HostRoot,
+    threads: NonZeroUsize,
+    zero_pages: ZeroPages,
+}
+
+impl MergedScan {
+    /// A scan on all CPUs that this process may use.
+    pub fn new(root: HostRoot) -> Self {
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self { root, threads, zero_pages: ZeroPages::default() }
+    }
+
+    /// The same on a fixed number of threads.
+    pub fn with_threads(self, threads: NonZeroUsize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// The same with another way to tell zero-filled frames.
+    pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
+        Self { zero_pages, ..self }
+    }
+
+    /// Measures exactly the regions in [`Vm::memory`].
+    ///
+    /// A VM that ends meanwhile is in [`Measurement::vanished`]; memory that is unmapped meanwhile reads
+    /// as not resident.
+    ///
+    /// # Errors
+    /// [`SharingError::FramesHidden`] without CAP_SYS_ADMIN; a kernel file that cannot be read though
+    /// its process is there; VMs that claim the same memory.
+    pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
+        frames_visible(&self.root)?;
+        self.measure_with(vms, pagemap::zero_page_frame(&self.root)?)
+    }
+
+    fn measure_with(&self, vms: &[Vm], zero_page_frame: u64) -> Result<Measurement, SharingError> {
+        let began = Instant::now();
+        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
+        if processes.all.len() > MAX_PROCESSES {
+            return Err(SharingError::TooLarge {
+                vm: vms[processes.all[MAX_PROCESSES].vm].name.clone(),
+                what: format!("all VMs together have more than {MAX_PROCESSES} processes"),
+            });
+        }
+        let units = Units::new(&processes.all, zero_page_frame);
+        let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
+        let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
+        let ended = processes.check_again(&self.root, vms)?;
+
+        let mut counts = vec![MemoryUse::default(); vms.len()];
+        let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        let mut samples = Vec::new();
+        for Gathered { counts: pages, buckets: found, samples: of_thread } in &gathered {
+            samples.extend(of_thread);
+            for (process, pages) in processes.all.iter().zip(pages) {
+                if !process.is_gone() {
+                    let vm = &mut counts[process.vm];
+                    vm.pages_resident += pages.resident;
+                    vm.pages_zero += pages.zero_page;
+                    vm.frames_used += pages.exclusive;
+                }
+            }
+            for (bucket, chunk) in found.chunks() {
+                buckets.entry(bucket).or_default().push(chunk);
+            }
+        }
+
+        let contents =
+            Contents { root: &self.root, processes: &processes.all, zero_page_frame, threads: self.threads };
+        let counting = Counting {
+            vm_of: processes
+                .all
+                .iter()
+                .map(|process| (!process.is_gone()).then_some(process.vm as u32))
+                .collect(),
+            vms: vms.len(),
+            zero: ZeroFrames::find(&contents, &samples, self.zero_pages)?,
+            buckets: Mutex::new(buckets.into_iter().collect()),
+        };
+        let bucket_count = counting.buckets.lock().map(|buckets| buckets.len()).unwrap_or(1);
+        let counted = in_threads(self.threads.get().min(bucket_count), || counting.work());
+        let mut shared = vec![vec![0; vms.len()]; vms.len()];
+        for Counted { pages, frames } in counted {
+            for (vm, pages) in counts.iter_mut().zip(pages) {
+                vm.pages_zero += pages.zero;
+                vm.self_shared_pages += pages.self_shared;
+            }
+            for (sums, row) in shared.iter_mut().zip(frames) {
+                sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
+            }
+        }
+        for (position, vm) in counts.iter_mut().enumerate() {
+            vm.frames_used += shared[position][position];
+            vm.pages_used = vm.pages_resident - vm.pages_zero;
+        }
+        let notes = self.notes(vms, &processes, &ended, counting.zero.flags_readable());
+        let zero_pages = counting.zero.told();
+        // Every page that was found resident was looked at: what cannot be read is an error or vanished.
+        let found = Found { method: Method::Merged, coverage: 1.0, counts: &counts, shared: &shared };
+        Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], ended, notes, began) })
+    }
+
+    fn notes(
+        &self,
+        vms: &[Vm],
+        processes: &Processes,
+        ended: &[(usize, String)],
+        flags_readable: bool,
+    ) -> Vec<String> {
+        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        let mut notes = Vec::new();
+        for (vm, process) in processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
+            notes.push(format!(
+                "process {process} of {:?} ended while it was measured; its memory is left out",
+                vms[*vm].name
+            ));
+        }
+        for process in processes.all.iter().filter(|process| !process.memory_opened() && !process.is_gone()) {
+            notes.push(format!(
+                "{} cannot be read, so zero-filled merged pages of {:?} that no other VM maps count as used",
+                self.root.proc(format!("{}/mem", process.id)).display(),
+                vms[process.vm].name
+            ));
+        }
+        if !flags_readable {
+            notes.push(format!(
+                "{} cannot be read, so pages on the kernel's huge zero page count as used",
+                self.root.proc("kpageflags").display()
+            ));
+        }
+        notes
+    }
+}
+
+/// The figures of all VMs, by position.
+struct Found<'a> {
+    method: Method,
+    coverage: f64,
+    counts: &'a [MemoryUse],
+    /// `[i][j]` for `i < j`.
+    shared: &'a [Vec<u64>],
+}
+
+/// The result without the VMs that ended; `errors` has the standard error of each rate where it is an
+/// estimate, else nothing.
+fn assemble(
+    vms: &[Vm],
+    found: &Found<'_>,
+    errors: &[Vec<f64>],
+    ended: Vec<(usize, String)>,
+    notes: Vec<String>,
+    began: Instant,
+) -> Measurement {
+    let stayed: Vec<usize> =
+        (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
+    let rows = stayed
+        .iter()
+        .map(|position| MatrixVm {
+            name: vms[*position].name.clone(),
+            // The number of a domain is no pid.
+            pid: (!vms[*position].vmm.is_xen()).then_some(vms[*position].process.id),
+            domid: vms[*position].vmm.is_xen().then_some(vms[*position].process.id.unsigned_abs()),
+            vcpus: vms[*position].vcpus.len() as u32,
+            memory: Some(found.counts[*position]),
+        })
+        .collect();
+    let frames = of_stayed(found.shared, &stayed);
+    let duration_ms = began.elapsed().as_secs_f64() * 1e3;
+    let matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);
+    Measurement {
+        matrix: if errors.is_empty() { matrix } else { matrix.estimated(&of_stayed(errors, &stayed)) },
+        vanished: ended
+            .into_iter()
+            .map(|(position, reason)| Vanished { vm: vms[position].name.clone(), reason })
+            .collect(),
+        notes,
+        zero_pages: None,
+    }
+}
+
+fn of_stayed<T: Copy>(rows: &[Vec<T>], stayed: &[usize]) -> Vec<Vec<T>> {
+    stayed.iter().map(|i| stayed.iter().map(|j| rows[*i][*j]).collect()).collect()
+}
+
+/// Checks that the kernel shows frame numbers to this process, which takes CAP_SYS_ADMIN.
+///
+/// # Errors
+/// [`SharingError::FramesHidden`] where it does not; [`SharingError::Host`] where there is no pagemap.
+pub fn frames_visible(root: &HostRoot) -> Result<(), SharingError> {
+    pagemap::frames_visible(root)
+}
+
+/// Runs `work` on `threads` threads, one of them this one, and returns all results.
+fn in_threads<T: Send>(threads: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let mut results = vec![work()];
+        for other in others {
+            match other.join() {
+                Ok(result) => results.push(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        results
+    })
+}

@@ -1,0 +1,372 @@
+//! The memory of Xen's domains behind the seam [`GuestMemory`], and content scans over it. They take some 10 MiB
+//! besides what the scan's settings allow, and what the numbers of frames take.
+//!
+//! A space is a domain, and its slots are positions in the list of its frames, as it was when it was opened: of
+//! a PV domain its machine frames in the order of its own page numbers, of others guest frame numbers, of which
+//! some may be holes. Each slot is taken for a page of its own ([`Slot::frame`] is 0): Xen gives a frame to one
+//! domain and maps it as that one's only, and does not tell which guest frames sharing has put on one.
+//!
+//! The list is kept as runs of consecutive numbers, 16 bytes each. Guest frames are a few runs. Machine frames
+//! are as many as the domain was built or has ballooned in pieces: 2 MiB pieces are 8 KiB for each GiB, and at
+//! worst, each page for itself, it is 4 MiB for each GiB.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use huddle_model::vm::{TaskId, Vm};
+
+use huddle_sharing::content::candidates::{self, Alike as AlikeSlots};
+use huddle_sharing::content::{ContentScan, ContentSettings, GuestMemory, Hashed, Slot, Throttle};
+use huddle_sharing::{ENDED, Measurement, SharingError};
+
+use crate::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_BYTES, XenError};
+
+/// Slots that are looked at in one go; more than a batch, so that a sample of them fills batches too.
+const SLOTS_AT_ONCE: u64 = 16 * BATCH_PAGES as u64;
+
+/// As [`ContentScan::measure`], of domains: each VM's [`process`](Vm::process) says which. All memory of a domain
+/// is measured, whatever [`Vm::memory`] says.
+///
+/// A domain that ends meanwhile is in [`Measurement::vanished`], and one whose pages cannot be listed or mapped
+/// though others' can, with the reason; one that is paused is measured like any other.
+///
+/// # Errors
+/// Xen does not answer, or lets no domain's pages be read; two VMs are one domain; more equal pages than there may
+/// be remembered.
+pub fn measure_domains(
+    scan: &ContentScan,
+    memory: &mut dyn ForeignMemory,
+    domains: &mut ListDomains<'_>,
+    vms: &[Vm],
+) -> Result<Measurement, SharingError> {
+    let began = Instant::now();
+    let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
+    let scanned = scan.scan(&mut memory, vms)?;
+    let (ended, notes) = memory.close(|vm| &vms[vm].name)?;
+    Ok(scan.report(vms, scanned, ended, notes, began))
+}
+
+/// As [`ContentScan::hash_only`], of domains; calls `listed` once it is known which pages they have.
+///
+/// # Errors
+/// As [`measure_domains`].
+pub fn hash_domains(
+    scan: &ContentScan,
+    memory: &mut dyn ForeignMemory,
+    domains: &mut ListDomains<'_>,
+    vms: &[Vm],
+    listed: impl FnOnce(),
+) -> Result<Hashed, SharingError> {
+    let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
+    listed();
+    let hashed = scan.hash_memory(&mut memory, vms.len())?;
+    memory.close(|vm| &vms[vm].name)?;
+    Ok(hashed)
+}
+
+/// A page of a domain that may be equal to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// Its domain, by position among those that were asked for.
+    pub(crate) domain: usize,
+    /// Its number, as [`ForeignMemory::frames`] has it.
+    pub(crate) frame: u64,
+}
+
+/// Groups of pages of one hash: together no more than [`BATCH_PAGES`], or one group that is larger.
+#[derive(Debug, Default)]
+pub(crate) struct Alike {
+    pages: Vec<Candidate>,
+    /// One past the last page of each group.
+    ends: Vec<usize>,
+}
+
+impl Alike {
+    fn of(slots: &AlikeSlots, memory: &DomainMemory<'_>) -> Self {
+        let mut alike = Self::default();
+        for group in slots.groups() {
+            let page = |slot: &candidates::Candidate| Candidate {
+                domain: slot.vm,
+                frame: memory.frame(slot.space, slot.slot),
+            };
+            alike.pages.extend(group.iter().map(page));
+            alike.ends.push(alike.pages.len());
+        }
+        alike
+    }
+
+    /// The groups; pages in the order of their domains.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &[Candidate]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.pages[start..*end])
+    }
+}
+
+/// What takes the groups: with what reads pages meanwhile, and what is to rest by.
+pub(crate) type TakeAlike<'t> = dyn FnMut(&mut dyn ForeignMemory, &Alike, &mut Throttle) + 't;
+
+/// What a search found besides groups.
+#[derive(Debug)]
+pub(crate) struct Searched {
+    /// Domains that could not be read or not to the end, by position, with the reason.
+    pub(crate) left_out: Vec<(usize, String)>,
+    /// What is to be said of others.
+    pub(crate) notes: Vec<String>,
+}
+
+/// [`candidates::search`] on domains, given with their names.
+///
+/// # Errors
+/// As [`measure_domains`].
+pub(crate) fn search(
+    memory: &mut dyn ForeignMemory,
+    list: &mut ListDomains<'_>,
+    domains: &[(TaskId, &str)],
+    settings: &ContentSettings,
+    take: &mut TakeAlike<'_>,
+) -> Result<Searched, SharingError> {
+    let wanted: Vec<_> = domains.iter().map(|(task, _)| Some(*task)).collect();
+    let mut memory = DomainMemory::open(memory, list, &wanted)?;
+    let first = || domains.first().map_or_else(String::new, |(_, name)| (*name).to_owned());
+    candidates::search(&mut memory, domains.len(), first, settings, &mut |memory, slots, throttle| {
+        let alike = Alike::of(slots, memory);
+        take(memory.memory, &alike, throttle);
+    })?;
+    let (left_out, notes) = memory.close(|domain| domains[domain].1)?;
+    Ok(Searched { left_out, notes })
+}
+
+/// Which domain each VM is; `None` for what is none.
+fn wanted(vms: &[Vm]) -> Result<Vec<Option<TaskId>>, SharingError> {
+    let mut first = BTreeMap::new();
+    for vm in vms.iter().filter(|vm| vm.vmm.is_xen()) {
+        if let Some(other) = first.insert(vm.process, vm) {
+            let domain = u16::try_from(vm.process.id).unwrap_or(u16::MAX);
+            let (first, second) = (other.name.clone(), vm.name.clone());
+            return Err(XenError::SameDomain { first, second, domain }.into());
+        }
+    }
+    Ok(vms.iter().map(|vm| vm.vmm.is_xen().then_some(vm.process)).collect())
+}
+
+/// The memory of domains.
+struct DomainMemory<'a> {
+    memory: &'a mut dyn ForeignMemory,
+    domains: &'a mut ListDomains<'a>,
+    spaces: Vec<Space>,
+    /// What is not read, by position of the VM, with the reason.
+    left_out: Vec<(usize, String)>,
+    /// The frames of one batch.
+    batch: Vec<u64>,
+}
+
+/// VMs that have no part in the result, by position, with the reason; and what is to be said of others.
+type Closed = (Vec<(usize, String)>, Vec<String>);
+
+struct Space {
+    vm: usize,
+    domain: DomainRef,
+    frames: Frames,
+    /// Pages it had when the domains were last listed.
+    pages: u64,
+    is_gone: bool,
+    is_mapped: bool,
+    /// The first batch that could not be mapped, though the domain was there.
+    failed: Option<XenError>,
+}
+
+impl<'a> DomainMemory<'a> {
+    /// Opens the domains of `wanted`, of which the positions are those of VMs.
+    ///
+    /// # Errors
+    /// When Xen does not answer, or lists no domain's pages.
+    fn open(
+        memory: &'a mut dyn ForeignMemory,
+        domains: &'a mut ListDomains<'_>,
+        wanted: &[Option<TaskId>],
+    ) -> Result<Self, SharingError> {
+        let listed = domains()?;
+        let mut opened =
+            DomainMemory { memory, domains, spaces: Vec::new(), left_out: Vec::new(), batch: Vec::new() };
+        let mut refused = None;
+        for (vm, task) in wanted.iter().enumerate() {
+            let Some(task) = task else {
+                opened.left_out.push((vm, "it is no domain of Xen".to_owned()));
+                continue;
+            };
+            let domain = listed.iter().find(|domain| domain.domain.task() == *task && !domain.is_ending);
+            let Some(domain) = domain else {
+                opened.left_out.push((vm, ENDED.to_owned()));
+                continue;
+            };
+            match opened.memory.frames(domain) {
+                Ok(frames) => opened.spaces.push(Space {
+                    vm,
+                    domain: domain.domain,
+                    frames: Frames::new(&frames),
+                    pages: domain.pages,
+                    is_gone: false,
+                    is_mapped: false,
+                    failed: None,
+                }),
+                Err(error) if error.is_gone() => opened.left_out.push((vm, ENDED.to_owned())),
+                Err(error) => {
+                    opened.left_out.push((vm, format!("its pages cannot be listed: {error}")));
+                    refused.get_or_insert(error);
+                }
+            }
+        }
+        match refused {
+            Some(error) if opened.spaces.is_empty() => Err(error.into()),
+            _ => Ok(opened),
+        }
+    }
+
+    /// The frame of a slot.
+    fn frame(&self, space: usize, slot: u64) -> u64 {
+        self.spaces[space].frames.frame(slot)
+    }
+
+    /// What came of it.
+    ///
+    /// # Errors
+    /// When no page of any domain that is still there could be mapped.
+    fn close<'n>(self, name_of: impl Fn(usize) -> &'n str) -> Result<Closed, SharingError> {
+        let (mut left_out, mut notes, mut refused) = (self.left_out, Vec::new(), None);
+        let mut is_any_mapped = false;
+        for space in self.spaces {
+            is_any_mapped |= space.is_mapped;
+            match space.failed {
+                _ if space.is_gone => left_out.push((space.vm, ENDED.to_owned())),
+                Some(error) if space.is_mapped => {
+                    notes.push(format!("some pages of {:?} could not be mapped: {error}", name_of(space.vm)));
+                }
+                Some(error) => {
+                    left_out.push((space.vm, format!("none of its pages can be mapped: {error}")));
+                    refused.get_or_insert(error);
+                }
+                None => {}
+            }
+        }
+        left_out.sort_by_key(|(vm, _)| *vm);
+        match refused {
+            Some(error) if !is_any_mapped => Err(error.into()),
+            _ => Ok((left_out, notes)),
+        }
+    }
+}
+
+impl GuestMemory for DomainMemory<'_> {
+    fn spaces(&self) -> Vec<(usize, u64)> {
+        self.spaces.iter().map(|space| (space.vm, space.frames.slots)).collect()
+    }
+
+    fn page_bytes(&self) -> usize {
+        PAGE_BYTES
+    }
+
+    fn batch_pages(&self) -> usize {
+        BATCH_PAGES
+    }
+
+    fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError> {
+        let space = &self.spaces[space];
+        if space.is_gone {
+            return Ok(0);
+        }
+        let end = space.frames.slots.min(first + SLOTS_AT_ONCE);
+        slots.extend((first..end).map(|number| Slot { number, frame: 0 }));
+        Ok(end - first)
+    }
+
+    fn told_pages(&self, space: usize) -> Option<u64> {
+        Some(self.spaces[space].pages)
+    }
+
+    fn look_again(&mut self) -> Result<(), SharingError> {
+        let listed = (self.domains)().map_err(SharingError::from)?;
+        for space in &mut self.spaces {
+            match listed.iter().find(|domain| domain.domain == space.domain && !domain.is_ending) {
+                Some(domain) => space.pages = domain.pages,
+                None => space.is_gone = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8])) {
+        let space = &mut self.spaces[space];
+        if space.is_gone {
+            return;
+        }
+        self.batch.clear();
+        self.batch.extend(slots.iter().map(|slot| space.frames.frame(slot.number)));
+        let mut is_mapped = false;
+        let mapped = self.memory.map(space.domain, &self.batch, &mut |position, page| {
+            is_mapped = true;
+            each(position, page);
+        });
+        space.is_mapped |= is_mapped;
+        match mapped {
+            Ok(()) => {}
+            Err(error) if error.is_gone() => space.is_gone = true,
+            Err(error) => _ = space.failed.get_or_insert(error),
+        }
+    }
+}
+
+/// A list of frames, as runs of numbers that follow one another.
+#[derive(Debug)]
+struct Frames {
+    /// The first slot of each run, ascending, and its frame.
+    runs: Vec<(u64, u64)>,
+    slots: u64,
+}
+
+impl Frames {
+    fn new(frames: &[u64]) -> Self {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (slot, frame) in (0..).zip(frames) {
+            let follows =
+                runs.last().is_some_and(|(first, start)| start.checked_add(slot - first) == Some(*frame));
+            if !follows {
+                runs.push((slot, *frame));
+            }
+        }
+        runs.shrink_to_fit();
+        Self { runs, slots: frames.len() as u64 }
+    }
+
+    fn frame(&self, slot: u64) -> u64 {
+        let (first, frame) = self.runs[self.runs.partition_point(|(first, _)| *first <= slot) - 1];
+        frame + (slot - first)
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod frames_tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn frames_that_follow_one_another_are_one_run() {
+        assert_eq!(
+            Frames::new(&[7, 8, 9, 100, 101, 5, u64::MAX]).runs,
+            [(0, 7), (3, 100), (5, 5), (6, u64::MAX)]
+        );
+        assert_eq!(Frames::new(&[]).slots, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_the_list(frames in proptest::collection::vec(0u64..40, 0..200)) {
+            let runs = Frames::new(&frames);
+            let read: Vec<u64> = (0..runs.slots).map(|slot| runs.frame(slot)).collect();
+            prop_assert_eq!(read, frames);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Xen, from its first domain (dom0): the domains as VMs, their memory, affinities, cache monitoring and
+//! memory sharing.
+//!
+//! What huddle asks of Xen are the traits of [`toolstack`]: [`toolstack::Toolstack`] for domains and
+//! affinities, [`toolstack::ForeignMemory`] for their pages, [`toolstack::CacheMonitor`] and
+//! [`toolstack::MemorySharing`] for what some hosts have. Behind them are Xen's own C libraries, loaded at run
+//! time ([`library`]); where they are not there or of an unknown version, the program `xl` lists and pins
+//! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
+
+pub mod affinity;
+pub mod contents;
+#[cfg(test)]
+pub(crate) mod fake_memory;
+pub mod library;
+pub mod merging;
+pub mod observer;
+pub mod stages;
+pub mod toolstack;
+pub mod topology;
+pub mod vms;
+pub mod xenstore;
+pub mod xl;
+
+use huddle_model::availability::Availability;
+
+use self::library::{LibraryMemory, LibraryMonitor, LibrarySharing, LibraryToolstack};
+use self::toolstack::{CacheMonitor, ForeignMemory, MemorySharing, Toolstack, XenError};
+use self::xl::Xl;
+use huddle_host::{HostRoot, read_text};
+
+/// Whether this is a domain that controls a Xen host: `/proc/xen/capabilities` (xenfs) says `control_d`
+/// (drivers/xen/xenfs/super.c, Linux 6.1).
+pub fn is_control_domain(root: &HostRoot) -> bool {
+    std::fs::read_to_string(root.proc("xen/capabilities")).is_ok_and(|text| text.contains("control_d"))
+}
+
+/// Opens what can list and pin on this host: Xen's libraries, or `xl` where those of the version that runs are
+/// not known or not there.
+///
+/// # Errors
+/// When neither can.
+pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
+    match LibraryToolstack::open(root) {
+        Ok(toolstack) => Ok(Box::new(toolstack)),
+        Err(error @ (XenError::NoLibrary { .. } | XenError::UnknownVersion { .. })) => match Xl::find(root) {
+            Ok(xl) => {
+                tracing::debug!("{error}; `xl` lists and pins instead");
+                Ok(Box::new(xl))
+            }
+            Err(_) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens what maps the pages of domains.
+///
+/// # Errors
+/// Without Xen's libraries of the version that runs, or the right to use them.
+pub fn open_memory(root: &HostRoot) -> Result<Box<dyn ForeignMemory>, XenError> {
+    Ok(Box::new(LibraryMemory::open(root)?))
+}
+
+/// Opens Xen's memory sharing; whether Xen has it, its answers tell.
+///
+/// # Errors
+/// Without Xen's libraries of the version that runs, or the right to use them.
+pub fn open_sharing(root: &HostRoot) -> Result<Box<dyn MemorySharing>, XenError> {
+    Ok(Box::new(LibrarySharing::open(root)?))
+}
+
+/// Opens the processor's cache monitoring.
+pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
+    match LibraryMonitor::open(root) {
+        Ok(monitor) => Availability::Available(Box::new(monitor)),
+        Err(error @ (XenError::NoLibrary { .. } | XenError::UnknownVersion { .. })) => match Xl::find(root) {
+            // Whether it can, its first answers tell.
+            Ok(xl) => Availability::Available(Box::new(xl)),
+            Err(_) => Availability::Unavailable(error.to_string()),
+        },
+        Err(error) => Availability::Unavailable(error.to_string()),
+    }
+}
+
+/// The version of Xen that runs, as the kernel tells it (Documentation/ABI/stable/sysfs-hypervisor-xen); `None` on
+/// other hosts.
+pub fn running_version(root: &HostRoot) -> Option<String> {
+    let part = |name: &str| {
+        let text = read_text(&root.sys(format!("hypervisor/version/{name}"))).ok()?;
+        text.trim().parse::<u32>().ok()
+    };
+    Some(format!("{}.{}", part("major")?, part("minor")?))
+}
+
+/// Text from a domain's owner or a program as it may be shown: `?` for characters that could upset a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

@@ -1,0 +1,301 @@
+//! Merging equal pages of domains by Xen's memory sharing, as Ito and Kono did it (section 4.1): a hash finds
+//! pages that may be equal, they are nominated, compared in full and shared.
+//!
+//! Few hosts have it: Xen must be built with `CONFIG_MEM_SHARING`, and a domain must have hardware assisted
+//! paging (docs/misc/xen-command-line and xen/arch/x86/mm/mem_sharing.c, Xen 4.17). Whether it is there is found
+//! out by asking for it; [`Merger::merge`] gives the reason where it is not.
+//!
+//! **What is merged**: pages that are equal to one of another domain, and those of their own domain that are
+//! equal to them too. Zero-filled pages are left alone: they count as shared with nobody, and a guest writes
+//! to its free memory soon. dom0, domains that are excluded by name, and those whose pages somebody else shares
+//! already are never touched.
+//!
+//! **Contents** are compared after both pages were nominated ([`pass`]): what is written later voids its handle,
+//! and Xen refuses to share it.
+//!
+//! **What is left behind**: a page that is nominated and has found no partner is released before the next ones are
+//! nominated, whatever happens. The rest is undone by [`Merger::undo`] and when the merger is dropped, unless
+//! it is [kept](Merger::keep). To undo after any other end, each domain is announced before its sharing is switched
+//! on, for the journal; [`undo_all`] needs no more than that. As a domain whose pages were shared before is never
+//! touched, all that is shared in it then is this program's.
+//!
+//! **Memory** is that of a content scan, and once more as much for one content that fills it. **Processor time** is
+//! bounded likewise: the merger rests after each batch, when nothing is nominated but the page that the parts of
+//! one large group have in common.
+
+mod frames;
+mod pass;
+#[cfg(test)]
+mod tests;
+mod undo;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use huddle_model::availability::Availability;
+use nix::errno::Errno;
+
+pub use self::frames::shared_frames;
+use self::pass::Pass;
+pub use self::undo::{UndoSharing, Undone, undo_all};
+use super::contents::search;
+use super::toolstack::{Domain, DomainKind, DomainRef, ForeignMemory, MemorySharing, XenError};
+use huddle_host::pin::JournalError;
+use huddle_sharing::SharingError;
+use huddle_sharing::content::ContentSettings;
+
+/// What merging asks of Xen.
+pub struct Xen {
+    /// Shares pages.
+    pub sharing: Box<dyn MemorySharing>,
+    /// Reads them.
+    pub memory: Box<dyn ForeignMemory>,
+    /// Lists the domains.
+    pub list: Box<dyn FnMut() -> Result<Vec<Domain>, XenError> + Send>,
+}
+
+/// What merging may touch and use.
+#[derive(Clone, Debug, Default)]
+pub struct MergeSettings {
+    /// Memory and processor time, as for a content scan. All pages are looked at: a sample is none.
+    pub content: ContentSettings,
+    /// Names of domains that are never touched.
+    pub exclude: BTreeSet<String>,
+    /// Names of the only domains that are touched; all others too where `None`.
+    pub only: Option<BTreeSet<String>>,
+}
+
+/// What a pass of merging did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Pages of each domain that were found on a frame with others in the end, by name; those of an
+    /// earlier pass are among them.
+    pub domains: Vec<(String, u64)>,
+    /// The sum of them.
+    pub pages_shared: u64,
+    /// Frames that became free in this pass.
+    pub frames_freed: u64,
+    /// Pages that were not merged because Xen refused to nominate or share them.
+    pub refused: u64,
+    /// Pages that were equal to others by their hash and by then had changed, or found their partners changed.
+    pub unpaired: u64,
+    /// What was left out and why, and what was refused, one sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// Why merging ended early. Nothing is nominated then; what is shared is undone as ever.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// Xen does not answer.
+    #[error(transparent)]
+    Xen(#[from] XenError),
+    /// Pages could not be read.
+    #[error(transparent)]
+    Sharing(#[from] SharingError),
+    /// No journal, no change.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Hears of each domain before its sharing is switched on, to write it to the journal.
+pub type Announce = Box<dyn FnMut(&Domain) -> Result<(), JournalError> + Send>;
+
+/// The one that merges. Dropping it undoes what it did, unless it is [kept](Self::keep).
+pub struct Merger {
+    xen: Xen,
+    settings: MergeSettings,
+    announce: Announce,
+    /// Domains that were announced, with their names: their sharing may have been switched on.
+    announced: BTreeMap<DomainRef, String>,
+    /// Those of them whose sharing this run has switched on.
+    on: BTreeSet<DomainRef>,
+    is_kept: bool,
+}
+
+impl Merger {
+    /// A merger that has touched nothing yet.
+    pub fn new(xen: Xen, settings: MergeSettings, announce: Announce) -> Self {
+        Self { xen, settings, announce, announced: BTreeMap::new(), on: BTreeSet::new(), is_kept: false }
+    }
+
+    /// Takes over a domain that an earlier run announced and left as it was, from the journal.
+    pub fn adopt(&mut self, domain: DomainRef, name: String) {
+        self.announced.insert(domain, name);
+    }
+
+    /// Merges all equal pages once. What an earlier pass merged stays so.
+    ///
+    /// # Errors
+    /// [`MergeError`]; that merging is not to be had is none.
+    pub fn merge(&mut self) -> Result<Availability<Merged>, MergeError> {
+        let listed = (self.xen.list)()?;
+        let mut reasons = Vec::new();
+        let mut eligible = Vec::new();
+        for domain in listed {
+            match self.is_eligible(&domain) {
+                Ok(true) => eligible.push(domain),
+                Ok(false) => {}
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        let mut targets = Vec::new();
+        // One alone has none to share with, and is not touched.
+        for domain in if eligible.len() > 1 { eligible } else { Vec::new() } {
+            match self.switch_on(&domain)? {
+                Switched::On => targets.push(domain),
+                Switched::Refused(reason) => reasons.push(reason),
+                Switched::NotOnThisHost(reason) => return Ok(Availability::Unavailable(reason)),
+            }
+        }
+        if targets.len() < 2 {
+            reasons.insert(0, "there are no two domains whose pages Xen can share".to_owned());
+            return Ok(Availability::Unavailable(reasons.join("; ")));
+        }
+        let mut merged = Merged { reasons, ..Merged::default() };
+        self.pass(&targets, &mut merged)?;
+        Ok(Availability::Available(merged))
+    }
+
+    fn pass(&mut self, targets: &[Domain], merged: &mut Merged) -> Result<(), MergeError> {
+        let mut pass = Pass::new(&mut *self.xen.sharing, targets);
+        let wanted: Vec<_> =
+            targets.iter().map(|domain| (domain.domain.task(), domain.name.as_str())).collect();
+        let searched = search(
+            &mut *self.xen.memory,
+            &mut *self.xen.list,
+            &wanted,
+            &self.settings.content,
+            &mut |memory, alike, throttle| pass.take(memory, alike, throttle),
+        );
+        let found = pass.finish();
+        let searched = searched?;
+        for (domain, reason) in searched.left_out {
+            merged.reasons.push(format!("{:?} was left out: {reason}", targets[domain].name));
+        }
+        merged.reasons.extend(searched.notes);
+        merged.reasons.extend(found.reasons);
+        merged.domains =
+            targets.iter().zip(&found.shared).map(|(domain, pages)| (domain.name.clone(), *pages)).collect();
+        merged.pages_shared = found.shared.iter().sum();
+        (merged.frames_freed, merged.refused, merged.unpaired) = (found.freed, found.refused, found.unpaired);
+        Ok(())
+    }
+
+    /// Whether a domain's pages may be shared; the reason where the user would not know it.
+    fn is_eligible(&self, domain: &Domain) -> Result<bool, String> {
+        let name = &domain.name;
+        let MergeSettings { exclude, only, .. } = &self.settings;
+        let is_chosen = only.as_ref().is_none_or(|only| only.contains(name)) && !exclude.contains(name);
+        if domain.domain.id == 0 || domain.is_ending || !is_chosen {
+            return Ok(false);
+        }
+        if domain.kind == Some(DomainKind::Pv) {
+            return Err(format!(
+                "{name:?} is paravirtualised, and Xen shares pages only of domains with hardware assisted paging \
+                 (PVH, HVM)"
+            ));
+        }
+        if !self.announced.contains_key(&domain.domain)
+            && let Some(pages @ 1..) = domain.shared_pages
+        {
+            return Err(format!(
+                "{pages} pages of {name:?} are shared by somebody else, so it is left alone"
+            ));
+        }
+        Ok(true)
+    }
+
+    fn switch_on(&mut self, domain: &Domain) -> Result<Switched, MergeError> {
+        if self.on.contains(&domain.domain) {
+            return Ok(Switched::On);
+        }
+        if !self.announced.contains_key(&domain.domain) {
+            (self.announce)(domain)?;
+            self.announced.insert(domain.domain, domain.name.clone());
+        }
+        let error = match self.xen.sharing.control(domain.domain, true) {
+            Ok(()) => {
+                self.on.insert(domain.domain);
+                return Ok(Switched::On);
+            }
+            Err(error) => error,
+        };
+        let name = &domain.name;
+        // mem_sharing_control() and arch_memory_op(), Xen 4.17.
+        Ok(match error.errno() {
+            Some(Errno::ENOSYS) => Switched::NotOnThisHost(
+                "this Xen was built without memory sharing (ENOSYS): it takes one built with CONFIG_MEM_SHARING=y"
+                    .to_owned(),
+            ),
+            Some(Errno::EOPNOTSUPP) => Switched::Refused(format!(
+                "Xen does not share pages of {name:?} (EOPNOTSUPP): it was built without memory sharing, or the \
+                 domain is of a kind that has none"
+            )),
+            Some(Errno::ENODEV) => Switched::Refused(format!(
+                "{name:?} has no hardware assisted paging (ENODEV), so its pages cannot be shared"
+            )),
+            Some(Errno::EXDEV) => Switched::Refused(format!(
+                "{name:?} has a device passed through to it (EXDEV), so its pages cannot be shared"
+            )),
+            _ if error.is_gone() => Switched::Refused(format!("{name:?} ended meanwhile")),
+            _ => return Err(error.into()),
+        })
+    }
+
+    /// Gives every page that was merged a frame of its own, and switches sharing off where it was switched on. What
+    /// cannot be undone is tried again by the next call.
+    pub fn undo(&mut self) -> UndoneAll {
+        let mut all = UndoneAll::default();
+        let Xen { sharing, memory, list } = &mut self.xen;
+        self.on.clear();
+        self.announced.retain(|domain, name| {
+            match undo_all(*domain, &mut **sharing, &mut **memory, &mut **list) {
+                Ok(Undone::Off | Undone::Gone) => {
+                    all.undone.push(*domain);
+                    false
+                }
+                Ok(Undone::StillShared { pages, why }) => {
+                    all.failures.push(format!("{pages} pages of {name:?} are still shared: {why}"));
+                    true
+                }
+                Err(error) => {
+                    all.failures.push(format!("the pages of {name:?} may still be shared: {error}"));
+                    true
+                }
+            }
+        });
+        all
+    }
+
+    /// Leaves everything as it is.
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+/// What [`Merger::undo`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UndoneAll {
+    /// Domains that are as they were, or have ended: the journal may forget them.
+    pub undone: Vec<DomainRef>,
+    /// What is left, one sentence each.
+    pub failures: Vec<String>,
+}
+
+impl Drop for Merger {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            for failure in self.undo().failures {
+                tracing::error!("{failure}");
+            }
+        }
+    }
+}
+
+/// How switching on went.
+enum Switched {
+    On,
+    /// Not for this domain.
+    Refused(String),
+    /// For none.
+    NotOnThisHost(String),
+}

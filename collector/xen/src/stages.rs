@@ -1,0 +1,240 @@
+//! The rest of the loop's stages on Xen: facts of the host, and when rounds happen.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use huddle_model::availability::Availability;
+use huddle_model::ksm::KsmState;
+use huddle_model::topology::Topology;
+use huddle_model::vm::{TaskId, Vm};
+
+use super::contents::measure_domains;
+use super::merging::{MergeError, MergeSettings, Merged, Merger, Xen};
+use super::toolstack::{Domain, ForeignMemory, Toolstack};
+use super::topology::{KnownCaches, topology};
+use huddle_host::clock::own_cpu_us;
+use huddle_host::pin::{Change, Journal, Key, UndoReport};
+use huddle_host::stages::{
+    HostSource, PageMerger, Pass, PassTrigger, SharingSource, StageError, TriggerError,
+};
+use huddle_sharing::content::ContentScan;
+use huddle_sharing::{Measurement, SharingError};
+
+/// Topology and own cost; what Xen does not tell is unavailable.
+pub struct XenFacts {
+    /// Knows CPUs and cpupools.
+    pub toolstack: Box<dyn Toolstack>,
+    /// What else is known of caches.
+    pub caches: KnownCaches,
+    /// Cache level the user asked for.
+    pub cache_level: Option<u8>,
+}
+
+impl HostSource for XenFacts {
+    fn topology(&mut self) -> Result<Topology, StageError> {
+        Ok(topology(&self.toolstack.machine()?, &self.caches, self.cache_level)?)
+    }
+
+    fn ksm(&mut self) -> Result<KsmState, StageError> {
+        Err("domains are not merged by KSM: their memory is Xen's".into())
+    }
+
+    fn node_pages(&mut self, _: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Err("Xen does not tell on which nodes a domain's memory is".into())
+    }
+
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
+        Err("Xen does not tell how many vCPUs are ready to run".into())
+    }
+
+    fn own_cpu_us(&mut self) -> Result<u64, StageError> {
+        own_cpu_us()
+    }
+}
+
+/// What the pages of domains have in common by their content.
+pub struct XenContents {
+    scan: ContentScan,
+    toolstack: Box<dyn Toolstack>,
+    memory: Box<dyn ForeignMemory>,
+}
+
+impl XenContents {
+    /// A scan of the memory that `memory` maps.
+    pub fn new(scan: ContentScan, toolstack: Box<dyn Toolstack>, memory: Box<dyn ForeignMemory>) -> Self {
+        Self { scan, toolstack, memory }
+    }
+
+    /// The matrix of these VMs, which are domains.
+    ///
+    /// # Errors
+    /// When Xen does not answer, or a limit of the scan is reached.
+    pub fn scan(&mut self, vms: &[Vm]) -> Result<Measurement, SharingError> {
+        let toolstack = &self.toolstack;
+        measure_domains(&self.scan, &mut *self.memory, &mut || toolstack.domains(), vms)
+    }
+}
+
+impl SharingSource for XenContents {
+    fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
+        self.scan.draw_anew();
+        Ok(self.scan(vms)?)
+    }
+}
+
+/// Merging through Xen's memory sharing, with its journal; taken back when it is dropped.
+pub struct Merging {
+    merger: Merger,
+    journal: Arc<Mutex<Journal>>,
+}
+
+impl Merging {
+    /// Nothing is touched before the first [`Self::merge`].
+    pub fn new(xen: Xen, settings: MergeSettings, journal: Journal) -> Self {
+        let journal = Arc::new(Mutex::new(journal));
+        let announced = Arc::clone(&journal);
+        let announce = move |domain: &Domain| {
+            let change = Change::MemorySharing { vm: domain.name.clone(), domain: domain.domain.task() };
+            lock(&announced).record(&[change])
+        };
+        Self { merger: Merger::new(xen, settings, Box::new(announce)), journal }
+    }
+
+    /// Merges all that is equal once.
+    ///
+    /// # Errors
+    /// As [`Merger::merge`]; that merging is not to be had is none.
+    pub fn merge_once(&mut self) -> Result<Availability<Merged>, MergeError> {
+        self.merger.merge()
+    }
+}
+
+impl PageMerger for Merging {
+    fn merge(&mut self) -> Result<Vec<String>, StageError> {
+        Ok(match self.merge_once()? {
+            Availability::Available(merged) => {
+                let mut notes = merged.reasons;
+                let (pages, frames) = (merged.pages_shared, merged.frames_freed);
+                notes.push(format!(
+                    "{pages} pages are shared by Xen; {frames} frames became free in this round"
+                ));
+                if merged.refused > 0 {
+                    notes.push(format!("Xen refused to share {} pages", merged.refused));
+                }
+                notes
+            }
+            Availability::Unavailable(reason) => vec![format!("memory is not merged: {reason}")],
+        })
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        let undone = self.merger.undo();
+        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
+        let forgotten = lock(&self.journal).forget(&keys);
+        let restored = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        let mut report = UndoReport { restored, failures: undone.failures, ..UndoReport::default() };
+        report.failures.extend(forgotten.err().map(|error| error.to_string()));
+        report
+    }
+}
+
+impl Drop for Merging {
+    fn drop(&mut self) {
+        for failure in self.undo().failures {
+            tracing::error!("not undone: {failure}; try `huddle restore`");
+        }
+    }
+}
+
+/// A panic while it was held has left no entry half written: the journal itself takes care of that.
+fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A round at fixed times, where nobody tells when merging has completed a pass.
+#[derive(Debug)]
+pub struct Interval {
+    every: Duration,
+    next: Instant,
+    told: u64,
+}
+
+impl Interval {
+    /// The first is `every` from now.
+    pub fn new(every: Duration) -> Self {
+        Self { every, next: Instant::now() + every, told: 0 }
+    }
+}
+
+impl PassTrigger for Interval {
+    fn name(&self) -> &'static str {
+        "the clock"
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        let left = self.next.saturating_duration_since(Instant::now());
+        std::thread::sleep(left.min(timeout));
+        if left > timeout {
+            return Ok(None);
+        }
+        self.next = Instant::now() + self.every;
+        self.told += 1;
+        let pass =
+            Pass { full_scans: self.told, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 };
+        Ok(Some(pass))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake_memory::FakeXen;
+    use super::super::toolstack::DomainKind;
+    use super::*;
+    use huddle_host::HostRoot;
+    use huddle_host::pin::{StateDir, Subject};
+
+    /// Two domains that have 20 pages in common.
+    fn made() -> FakeXen {
+        let pages = |from: u64| (from..from + 40).map(Some).collect::<Vec<_>>();
+        FakeXen::of(DomainKind::Hvm, &[pages(1), pages(21)])
+    }
+
+    #[test]
+    fn what_merging_does_is_in_its_journal_until_it_is_taken_back() {
+        let (xen, dir) = (made(), tempfile::tempdir().unwrap());
+        let root = HostRoot::real();
+        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+        let open = || Journal::open_of(Subject::MemorySharing, &root, &state).unwrap();
+        let parts =
+            Xen { sharing: Box::new(xen.clone()), memory: Box::new(xen.clone()), list: Box::new(xen.list()) };
+        let mut merging = Merging::new(parts, MergeSettings::default(), open());
+        assert_eq!(open().entries(), [], "nothing is touched yet");
+        let notes = merging.merge().unwrap().join("; ");
+        assert!(notes.contains("40 pages are shared by Xen; 20 frames became free"), "{notes}");
+        // What `huddle restore` would find after a kill -9.
+        let names: Vec<String> = open()
+            .entries()
+            .iter()
+            .map(|change| match change {
+                Change::MemorySharing { vm, .. } => vm.clone(),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, ["vm1", "vm2"]);
+        assert!(!xen.lock().is_untouched());
+        assert_eq!(merging.undo(), UndoReport { restored: 2, ..UndoReport::default() });
+        drop(merging);
+        assert!(xen.lock().is_untouched());
+        assert_eq!(open().entries(), []);
+    }
+
+    #[test]
+    fn rounds_come_at_fixed_times() {
+        let mut interval = Interval::new(Duration::from_millis(30));
+        assert_eq!(interval.wait(Duration::from_millis(1)).unwrap(), None);
+        let first = interval.wait(Duration::from_secs(5)).unwrap().unwrap();
+        let second = interval.wait(Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!((first.full_scans, second.full_scans), (1, 2));
+    }
+}

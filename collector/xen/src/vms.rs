@@ -1,0 +1,120 @@
+//! Domains as the VMs of the loop.
+
+use std::collections::BTreeMap;
+
+use huddle_model::cpuset::CpuSet;
+use huddle_model::vm::{GuestRegion, MemoryKind, Vcpu, Vm, VmmKind};
+
+use super::toolstack::{AffinityKind, Domain, DomainKind, Machine, PAGE_BYTES, Toolstack, XenError};
+use huddle_host::discover::Discovery;
+use huddle_host::stages::{StageError, VmSource};
+
+/// Number of the domain that controls the host, in which huddle runs.
+pub const CONTROL_DOMAIN: u16 = 0;
+
+/// What of the domains is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct DomainChoice {
+    /// The affinity that is read and set.
+    pub affinity: AffinityKind,
+    /// Names of domains that are left alone: not measured, not pinned, not merged. The control domain always is.
+    pub exclude: Vec<String>,
+}
+
+impl DomainChoice {
+    /// Whether a domain is one of the VMs.
+    pub fn takes(&self, domain: &Domain) -> bool {
+        domain.domain.id != CONTROL_DOMAIN && !domain.is_ending && !self.exclude.contains(&domain.name)
+    }
+}
+
+/// The domains of this host.
+pub struct XenVms {
+    /// Lists them.
+    pub toolstack: Box<dyn Toolstack>,
+    /// Which of them.
+    pub choice: DomainChoice,
+}
+
+impl XenVms {
+    /// All domains there are now, in ascending number.
+    ///
+    /// # Errors
+    /// When Xen does not answer.
+    pub fn discover(&self) -> Result<Discovery, XenError> {
+        Ok(discovery(&self.toolstack.domains()?, &self.toolstack.machine()?, &self.choice))
+    }
+}
+
+impl VmSource for XenVms {
+    fn discover(&mut self) -> Result<Discovery, StageError> {
+        Ok(Self::discover(self)?)
+    }
+}
+
+/// The VMs that these domains are.
+pub(super) fn discovery(domains: &[Domain], machine: &Machine, choice: &DomainChoice) -> Discovery {
+    let taken: Vec<&Domain> = domains.iter().filter(|domain| choice.takes(domain)).collect();
+    let mut names = BTreeMap::<&str, usize>::new();
+    for domain in &taken {
+        *names.entry(&domain.name).or_default() += 1;
+    }
+    let mut notes = Vec::new();
+    let mut vms = Vec::new();
+    for domain in taken {
+        let name = match names.get(domain.name.as_str()) {
+            Some(1) | None => domain.name.clone(),
+            Some(_) => {
+                let name = format!("{}-{}", domain.name, domain.domain.id);
+                notes.push(format!("several domains are called {:?}; one is {name:?} here", domain.name));
+                name
+            }
+        };
+        vms.push(vm(name, domain, machine, choice.affinity));
+    }
+    Discovery { vms, notes }
+}
+
+/// The VM that a domain is, under a name that no other has; of its affinities it has the one of that kind.
+pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKind) -> Vm {
+    let process = found.domain.task();
+    let existing: CpuSet = machine.cpus.iter().map(|cpu| cpu.cpu).collect();
+    let pool = machine.pools.iter().find(|pool| pool.id == found.pool);
+    let allowed_cpus = pool.map_or(existing.clone(), |pool| pool.cpus.intersection(&existing));
+    let vcpus = found.vcpus.iter().map(|vcpu| Vcpu {
+        index: vcpu.index,
+        thread: found.domain.vcpu_task(vcpu.index),
+        process,
+        // As Xen itself names vCPUs in its messages.
+        thread_name: format!("d{}v{}", found.domain.id, vcpu.index),
+        affinity: match affinity {
+            AffinityKind::Hard => vcpu.hard.clone(),
+            AffinityKind::Soft => vcpu.soft.clone(),
+        },
+        last_cpu: vcpu.cpu,
+    });
+    let end = found.pages * PAGE_BYTES as u64;
+    Vm {
+        name,
+        process,
+        vmm: match found.kind {
+            Some(DomainKind::Pv) => VmmKind::XenPv,
+            Some(DomainKind::Pvh) => VmmKind::XenPvh,
+            Some(DomainKind::Hvm) => VmmKind::XenHvm,
+            None => VmmKind::Xen,
+        },
+        vcpus: vcpus.collect(),
+        memory: vec![GuestRegion { process, start: 0, end, kind: MemoryKind::Domain }],
+        allowed_cpus,
+        cannot_merge: cannot_merge(found),
+    }
+}
+
+/// Xen's memory sharing works on what hardware translates (xen/arch/x86/mm/mem_sharing.c, Xen 4.17:
+/// `hap_enabled`).
+fn cannot_merge(domain: &Domain) -> Vec<String> {
+    let is_pv = domain.kind == Some(DomainKind::Pv);
+    let why = "its memory cannot be merged: Xen's memory sharing needs a domain whose addresses hardware translates; \
+               start it with type=\"pvh\" or \"hvm\"";
+    is_pv.then(|| why.to_owned()).into_iter().collect()
+}

@@ -1,0 +1,272 @@
+//! What `xl list` and `xl vcpu-list` print (xl(1), `list` and `vcpu-list`; tools/xl/xl_info.c and xl_vcpu.c,
+//! Xen 4.17). Pure.
+//!
+//! Names come first and may hold blanks and figures, so lines are taken apart from their end.
+
+use std::collections::BTreeMap;
+
+use huddle_model::cpuset::CpuSet;
+use serde::Deserialize;
+
+use super::Misread;
+use crate::toolstack::{DomainKind, DomainRef};
+
+/// A line of `xl list -v -c`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) domain: DomainRef,
+    /// `None` where xenstore tells none, for which `xl` prints `(null)`.
+    pub(super) name: Option<String>,
+    /// Memory in MiB, rounded down.
+    pub(super) mib: u64,
+    pub(super) is_paused: bool,
+    /// It has shut down or is going.
+    pub(super) is_ending: bool,
+    /// What follows the UUID: the reason code, the security label and, with `-c`, the cpupool. The last two run
+    /// into each other where they are longer than 16 characters.
+    pub(super) rest: String,
+}
+
+impl Listed {
+    /// The longest of the cpupools' names with which the line ends, by its position.
+    pub(super) fn pool(&self, pools: &[String]) -> Result<usize, Misread> {
+        let named = pools.iter().enumerate().filter(|(_, name)| self.rest.ends_with(name.as_str()));
+        let longest = named.max_by_key(|(_, name)| name.len());
+        longest.map(|(index, _)| index).ok_or_else(|| Misread::new("a cpupool", &self.rest))
+    }
+}
+
+/// `xl list -v`, with or without `-c`.
+pub(super) fn list(text: &str) -> Result<Vec<Listed>, Misread> {
+    let mut lines = text.lines();
+    header(lines.next(), &["Name", "ID", "Mem", "VCPUs", "State", "Time(s)", "UUID"])?;
+    let listed = lines.filter(|line| !line.trim().is_empty()).map(listed).collect::<Result<Vec<_>, _>>()?;
+    unique(listed.iter().map(|line| line.domain.id), text)?;
+    Ok(listed)
+}
+
+fn listed(line: &str) -> Result<Listed, Misread> {
+    let error = || Misread::new("a domain of xl list", line);
+    // The last UUID: a domain may be named by one.
+    let (start, uuid) =
+        (0..line.len()).rev().find_map(|start| Some((start, uuid_at(line, start)?))).ok_or_else(error)?;
+    let (mut before, rest) = (&line[..start], &line[start + UUID_CHARS..]);
+    let mut last = || {
+        let (left, word) = split_last(before)?;
+        before = left;
+        Some(word)
+    };
+    let _time: f64 = last().and_then(|word| word.parse().ok()).ok_or_else(error)?;
+    let state = last().map(str::as_bytes).ok_or_else(error)?;
+    let [_running, _blocked, paused, shutdown, _reason, dying] = *state else { return Err(error()) };
+    let _vcpus: u32 = last().and_then(|word| word.parse().ok()).ok_or_else(error)?;
+    let mib: u64 = last().and_then(|word| word.parse().ok()).ok_or_else(error)?;
+    let id: u16 = last().and_then(|word| word.parse().ok()).ok_or_else(error)?;
+    Ok(Listed {
+        domain: DomainRef { id, uuid },
+        name: name(before),
+        mib,
+        is_paused: paused == b'p',
+        is_ending: shutdown == b's' || dying == b'd',
+        rest: rest.trim_end().to_owned(),
+    })
+}
+
+/// A line of `xl vcpu-list`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListedVcpu {
+    pub(super) id: u16,
+    pub(super) name: Option<String>,
+    pub(super) index: u32,
+    /// `None` where it is offline.
+    pub(super) cpu: Option<u32>,
+    pub(super) cpu_time_ns: u64,
+    pub(super) hard: Affinity,
+    pub(super) soft: Affinity,
+}
+
+/// A set of CPUs as `xl` prints it: those below the number of online CPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Affinity {
+    /// All below that number.
+    All,
+    /// These; none for `none`.
+    Cpus(CpuSet),
+}
+
+/// `xl vcpu-list`.
+pub(super) fn vcpu_list(text: &str) -> Result<Vec<ListedVcpu>, Misread> {
+    let mut lines = text.lines();
+    header(
+        lines.next(),
+        &["Name", "ID", "VCPU", "CPU", "State", "Time(s)", "Affinity", "(Hard", "/", "Soft)"],
+    )?;
+    let vcpus = lines.filter(|line| !line.trim().is_empty()).map(vcpu).collect::<Result<Vec<_>, _>>()?;
+    unique(vcpus.iter().map(|vcpu| (vcpu.id, vcpu.index)), text)?;
+    Ok(vcpus)
+}
+
+fn vcpu(line: &str) -> Result<ListedVcpu, Misread> {
+    let error = || Misread::new("a vCPU of xl vcpu-list", line);
+    let mut before = line;
+    let mut last = || {
+        let (left, word) = split_last(before)?;
+        before = left;
+        Some(word)
+    };
+    let soft = last().and_then(affinity).ok_or_else(error)?;
+    last().filter(|word| *word == "/").ok_or_else(error)?;
+    let hard = last().and_then(affinity).ok_or_else(error)?;
+    let cpu_time_ns = last().and_then(nanoseconds).ok_or_else(error)?;
+    let is_offline = match *last().map(str::as_bytes).ok_or_else(error)? {
+        [_running, _blocked, state] => state == b'p',
+        _ => return Err(error()),
+    };
+    let cpu = match last().ok_or_else(error)? {
+        "-" => None,
+        cpu => Some(cpu.parse().map_err(|_| error())?),
+    };
+    if cpu.is_none() != is_offline {
+        return Err(error());
+    }
+    let index = last().and_then(|word| word.parse().ok()).ok_or_else(error)?;
+    let id = last().and_then(|word| word.parse().ok()).ok_or_else(error)?;
+    Ok(ListedVcpu { id, name: name(before), index, cpu, cpu_time_ns, hard, soft })
+}
+
+fn affinity(text: &str) -> Option<Affinity> {
+    match text {
+        "all" => Some(Affinity::All),
+        "none" => Some(Affinity::Cpus(CpuSet::new())),
+        list => list.parse().ok().filter(|cpus: &CpuSet| !cpus.is_empty()).map(Affinity::Cpus),
+    }
+}
+
+/// Seconds with one decimal place.
+fn nanoseconds(text: &str) -> Option<u64> {
+    let (seconds, tenths) = text.split_once('.')?;
+    let tenths = match tenths.as_bytes() {
+        [digit @ b'0'..=b'9'] => u64::from(digit - b'0'),
+        _ => return None,
+    };
+    seconds.parse::<u64>().ok()?.checked_mul(10)?.checked_add(tenths)?.checked_mul(100_000_000)
+}
+
+/// A domain of `xl list -l`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Detailed {
+    /// `None` for dom0, of which it is not told.
+    uuid: Option<[u8; 16]>,
+    kind: DomainKind,
+}
+
+impl Detailed {
+    /// How `domain` is virtualised, where this is that domain.
+    pub(super) fn kind(self, domain: DomainRef) -> Option<DomainKind> {
+        self.uuid.is_none_or(|uuid| uuid == domain.uuid).then_some(self.kind)
+    }
+}
+
+/// How domains are virtualised, by number, from `xl list -l`: JSON, an array of `{"domid", "config"}`, with
+/// `type` (`libxl_domain_type`) and `uuid` in `config.c_info`. Domains of which libxl keeps no configuration are
+/// not in it.
+pub(super) fn details(text: &str) -> Result<BTreeMap<u16, Detailed>, Misread> {
+    #[derive(Deserialize)]
+    struct Entry {
+        domid: Option<u16>,
+        config: Config,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        c_info: CreateInfo,
+    }
+    #[derive(Deserialize)]
+    struct CreateInfo {
+        r#type: Option<String>,
+        uuid: Option<String>,
+    }
+    let entries: Vec<Entry> =
+        serde_json::from_str(text).map_err(|error| Misread::new("xl list -l", &error.to_string()))?;
+    let detailed = |Entry { domid, config: Config { c_info } }: Entry| {
+        let kind = match c_info.r#type.as_deref()? {
+            "pv" => DomainKind::Pv,
+            "pvh" => DomainKind::Pvh,
+            "hvm" => DomainKind::Hvm,
+            _ => return None,
+        };
+        let uuid = match c_info.uuid {
+            Some(text) => Some(uuid_at(&text, 0)?),
+            None => None,
+        };
+        Some((domid?, Detailed { uuid, kind }))
+    };
+    Ok(entries.into_iter().filter_map(detailed).collect())
+}
+
+fn name(text: &str) -> Option<String> {
+    let name = text.trim_end_matches(BLANKS);
+    (!name.trim().is_empty() && name != "(null)").then(|| crate::plain(name))
+}
+
+/// The last word, and what stands before it. Blanks are those that `xl` prints: names may hold others.
+fn split_last(text: &str) -> Option<(&str, &str)> {
+    let text = text.trim_end_matches(BLANKS);
+    let start = text.rfind(BLANKS).map_or(0, |blank| blank + 1);
+    (!text.is_empty()).then(|| text.split_at(start))
+}
+
+const BLANKS: [char; 2] = [' ', '\t'];
+
+pub(super) fn header(line: Option<&str>, words: &[&str]) -> Result<(), Misread> {
+    let line = line.unwrap_or_default();
+    let mut found = line.split_whitespace();
+    if words.iter().all(|word| found.next() == Some(word)) {
+        return Ok(());
+    }
+    Err(Misread::new("a header of xl", line))
+}
+
+/// The same number twice means that a name with a line break stands for a line.
+fn unique<T: Ord>(keys: impl Iterator<Item = T>, text: &str) -> Result<(), Misread> {
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, key) in keys.enumerate() {
+        if !seen.insert(key) {
+            return Err(Misread::new(
+                "a second line of one number",
+                text.lines().nth(index + 1).unwrap_or(""),
+            ));
+        }
+    }
+    Ok(())
+}
+
+const UUID_CHARS: usize = 36;
+
+/// The UUID that stands at `start` of a line, between blanks: 8-4-4-4-12 figures (`LIBXL_UUID_FMT`).
+fn uuid_at(line: &str, start: usize) -> Option<[u8; 16]> {
+    let text = line.get(start..start.checked_add(UUID_CHARS)?)?.as_bytes();
+    let is_blank = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_whitespace);
+    let bytes = line.as_bytes();
+    if !is_blank(start.checked_sub(1).and_then(|at| bytes.get(at)))
+        || !is_blank(bytes.get(start + UUID_CHARS))
+    {
+        return None;
+    }
+    let mut figures = Vec::with_capacity(32);
+    for (index, byte) in text.iter().enumerate() {
+        match index {
+            8 | 13 | 18 | 23 if *byte == b'-' => {}
+            8 | 13 | 18 | 23 => return None,
+            _ => figures.push(u8::try_from(char::from(*byte).to_digit(16)?).ok()?),
+        }
+    }
+    let mut uuid = [0; 16];
+    for (byte, pair) in uuid.iter_mut().zip(figures.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(uuid)
+}
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;
