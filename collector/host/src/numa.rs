@@ -7,7 +7,7 @@ use huddle_model::vm::{TaskId, Vm};
 
 use super::{HostError, HostRoot, read_text};
 
-/// KiB of a page, in which sizes are told.
+/// KiB of a page, in which sizes are given.
 const PAGE_KIB: u64 = 4;
 
 /// Pages of 4 KiB on each node, over all mappings. The kernel walks the page tables of the whole process

@@ -148,7 +148,7 @@ impl MergedScan {
         Self { threads, ..self }
     }
 
-    /// The same with another way to tell zero-filled frames.
+    /// The same with another way to find zero-filled frames.
     pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
         Self { zero_pages, ..self }
     }

@@ -195,7 +195,7 @@ impl Context {
     pub(crate) fn measure_merged(&self) -> Result<(Vec<Vm>, SharingMatrix), Failure> {
         if self.backend == Backend::Xen {
             return Err(Failure::host(anyhow::anyhow!(
-                "Xen tells nobody which frames domains share; measure with --method content what they could share"
+                "Xen does not report which frames domains share; measure with --method content what they could share"
             )));
         }
         self.measure_by(|vms| MergedScan::new(self.root.clone()).measure(vms))

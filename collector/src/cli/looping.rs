@@ -188,7 +188,7 @@ pub(crate) fn outlets() -> (Outlets, Inlets) {
     (Outlets { publish, recording, asks, asked }, inlets)
 }
 
-/// Begins a recording, as a viewer wishes.
+/// Begins a recording, on a viewer's command.
 fn start(
     recorder: &Mutex<Option<RecorderHandle>>,
     recordings: &Recordings,
@@ -202,7 +202,7 @@ fn start(
     Ok(format!("recording into {}", dir.display()))
 }
 
-/// Closes the recording, as a viewer wishes. It is a matter of a few files.
+/// Closes the recording, on a viewer's command. It is a matter of a few files.
 fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
     let running = lock(recorder).take().ok_or("no recording is running")?;
     let summary = running.finish().map_err(|error| error.to_string())?;
@@ -284,7 +284,7 @@ impl Recordings {
                     usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into()
                 }
                 Backend::Xen => {
-                    Availability::Unavailable("Xen does not tell which CPUs share a cache".into())
+                    Availability::Unavailable("Xen does not report which CPUs share a cache".into())
                 }
             },
             topology: context.topology().into(),

@@ -41,7 +41,7 @@ pub(crate) struct Stages {
 }
 
 /// Least time between two rounds where the user gave none: with KSM its passes are what counts; the contents
-/// of domains are read anew in each round, which the paper does every few minutes.
+/// of domains are read again in each round, which the paper does every few minutes.
 pub(crate) fn min_interval(backend: Backend) -> Duration {
     match backend {
         Backend::Host => Duration::from_secs(1),
@@ -63,7 +63,7 @@ pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
             frames_visible(&context.root).map_err(Failure::host)?;
             context.discoverer().discover().map_err(Failure::failed)?;
             ksm::state(&context.root)
-                .context("this kernel tells nothing of KSM, so no pass will ever complete")
+                .context("this kernel reports nothing about KSM, so no pass will ever complete")
                 .map_err(Failure::Host)?;
         }
         Backend::Xen => {
@@ -74,7 +74,7 @@ pub(crate) fn check(context: &Context, args: &LoopArgs) -> Result<(), Failure> {
             }
             if matches!(context.config.sharing.method, Some(LoopMethod::Merged | LoopMethod::Events)) {
                 return Err(Failure::host(anyhow::anyhow!(
-                    "Xen tells nobody which frames domains share; set [sharing] method = \"content\""
+                    "Xen does not report which frames domains share; set [sharing] method = \"content\""
                 )));
             }
             context.vms()?;
@@ -170,7 +170,7 @@ fn sharing_source(context: &Context) -> Box<dyn SharingSource + Send> {
     }
 }
 
-/// Passes as the probes tell them, or, where they cannot, as `full_scans` does.
+/// Passes as the probes report them, or, where they cannot, as `full_scans` does.
 fn pass_trigger(
     context: &Context,
     probes: &mut Result<Probes, String>,
@@ -186,6 +186,6 @@ fn pass_trigger(
             Box::new(FullScansTrigger::new(context.root.clone(), LOOK_INTERVAL).map_err(Failure::host)?)
         }
     };
-    tracing::debug!("passes of KSM are told by {}", trigger.name());
+    tracing::debug!("passes of KSM are reported by {}", trigger.name());
     Ok(trigger)
 }

@@ -191,7 +191,7 @@ impl<'a> DomainMemory<'a> {
         let mut refused = None;
         for (vm, task) in wanted.iter().enumerate() {
             let Some(task) = task else {
-                opened.left_out.push((vm, "it is no domain of Xen".to_owned()));
+                opened.left_out.push((vm, "it is not a xen domain".to_owned()));
                 continue;
             };
             let domain = listed.iter().find(|domain| domain.domain.task() == *task && !domain.is_ending);

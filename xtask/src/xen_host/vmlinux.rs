@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(extract(&kernel(&gzip)).unwrap(), content);
         let error = extract(&kernel(b"nothing known")).unwrap_err().to_string();
         assert!(error.contains("unknown way"), "{error}");
-        assert!(extract(&kernel(&packed("gzip", b"text"))).unwrap_err().to_string().contains("no ELF"));
+        assert!(extract(&kernel(&packed("gzip", b"text"))).unwrap_err().to_string().contains("not an ELF"));
     }
 
     #[test]

@@ -148,6 +148,6 @@ pub(super) fn presence(root: &HostRoot, process: TaskId, thread: TaskId) -> Resu
 pub(super) fn describe(vm: &str, vcpu: u32, of: VcpuRef) -> String {
     match of.scheduler {
         Scheduler::Host => format!("vCPU {vcpu} of VM {vm} (thread {})", of.thread),
-        Scheduler::Xen(_) => format!("vCPU {vcpu} of VM {vm} (domain {})", of.process),
+        Scheduler::Xen(_) => format!("vCPU {vcpu} of VM {vm} (xen domain {})", of.process),
     }
 }
