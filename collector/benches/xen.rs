@@ -1,7 +1,7 @@
 //! What hashing the pages of Xen's domains costs, against a plain C loop that maps and reads the same pages in the
 //! same batches.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench xen [-- --rounds N]`, after `cargo xtask xen-host
+//! `cargo bench --profile dev -p huddle --bench xen [-- --rounds N]`, after `cargo xtask xen-host
 //! --make-only`: boots that host with this program in its dom0, where it measures itself in turns with the loop
 //! (`xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
 //! loop. Median [min to max] over the rounds, of elapsed time, and of CPU time of dom0.

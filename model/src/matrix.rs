@@ -1,6 +1,6 @@
 //! The sharing matrix: what each pair of VMs shares, how it was measured, and its file formats.
 //!
-//! Definitions (also in the README):
+//! Definitions (also in docs/guide.md):
 //! - `frames_used(i)`: distinct physical frames that VM i's guest memory maps and that are not
 //!   zero-filled.
 //! - `shared_frames(i, j)`: distinct non-zero-filled frames mapped by both; symmetric, diagonal 0.

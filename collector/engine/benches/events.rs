@@ -1,6 +1,6 @@
 //! What it costs to keep the matrix current by events, against measuring it afresh, and how far off it is.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench events -- [--gib N] [--vms N] [--rounds N]`, as
+//! `cargo bench --profile dev -p huddle-engine --bench events -- [--gib N] [--vms N] [--rounds N]`, as
 //! root. Tenants are processes that this program starts from itself. Pairs of them share a quarter of
 //! their memory, merged by KSM (its settings are changed meanwhile and put back). Each round they rewrite
 //! 1 % of the merged pages, spread evenly: every other one alike in both of a pair, so that KSM merges it

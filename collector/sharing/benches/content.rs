@@ -1,6 +1,6 @@
 //! What hashing and comparing pages costs, against a plain loop that merely reads them.
 //!
-//! `cargo bench -p huddle-collector --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
+//! `cargo bench -p huddle-sharing --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
 //! processes that this program starts from itself; pairs of them have part of their pages in common, not
 //! merged. Every byte of a page is different from page to page.
 //!

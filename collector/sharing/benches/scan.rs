@@ -1,6 +1,6 @@
 //! What a sharing scan costs, against merely reading the same pagemaps.
 //!
-//! `cargo bench -p huddle-collector --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
+//! `cargo bench -p huddle-sharing --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
 //! root. Tenants are processes that this program starts from itself; each arrangement is told in the
 //! first column. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
 //! that KSM merged (its settings are changed meanwhile and put back). 4 KiB pages unless it says THP.

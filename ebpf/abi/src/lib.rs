@@ -51,7 +51,7 @@ pub struct KsmCounts {
     /// Merges that were tried and failed (the page changed, or was busy).
     pub failures: u64,
     /// Pages that ksmd found to have left a merged frame that is gone. The kernel traces only part of
-    /// the breaks, see the collector's `observe::probes::ksm`.
+    /// the breaks, see `huddle_observe::probes::ksm`.
     pub removals: u64,
 }
 

@@ -1,4 +1,4 @@
-//! A host that runs VMs as processes, by way of the collector.
+//! A host that runs VMs as processes, by way of the collector's crates.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -44,7 +44,7 @@ enum Scan {
     Content(ContentScan),
 }
 
-/// This host, by way of the collector: every change goes through its journal.
+/// This host, by way of the collector's crates: every change goes through its journal.
 pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,

@@ -1,4 +1,4 @@
-//! A Xen host, by way of the collector: domains, and Xen's memory sharing.
+//! A Xen host, by way of `huddle-xen`: domains, and Xen's memory sharing.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ use crate::probes::{DomainWatch, HostWindow};
 const CONTENT: ContentSettings =
     ContentSettings { cpu_share: Share::ALL, memory_mib: 256, sample: None, seed: 0 };
 
-/// This host and its domains. Every change goes through the collector's journals.
+/// This host and its domains. Every change goes through the journals.
 pub struct XenHost {
     toolstack: Box<dyn Toolstack>,
     caches: KnownCaches,
