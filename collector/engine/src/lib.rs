@@ -7,6 +7,7 @@
 //! loop goes on; only a failed undo is an error of its own.
 
 pub mod attach;
+pub mod backend;
 pub mod command;
 mod drive;
 mod events_sharing;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use huddle_model::matrix::Method;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
 use huddle_observe::perf::EventChoice;
@@ -138,6 +139,15 @@ pub(crate) enum MethodArg {
     Merged,
     /// Equal contents of pages, wherever they are: what could be shared
     Content,
+}
+
+impl From<MethodArg> for Method {
+    fn from(method: MethodArg) -> Self {
+        match method {
+            MethodArg::Merged => Self::Merged,
+            MethodArg::Content => Self::Content,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

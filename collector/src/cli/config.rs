@@ -8,12 +8,14 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use huddle_engine::backend::SharingChoice;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
+use huddle_model::matrix::Method;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_observe::perf::{EventChoice, EventError};
-use huddle_sharing::content::Share;
+use huddle_sharing::content::{ContentSettings, Share};
 use huddle_tui::{KeyMap, KeysError, Palette, PaletteError};
 use huddle_xen::toolstack::AffinityKind;
 use serde::Deserialize;
@@ -148,23 +150,44 @@ impl XenSettings {
 pub(crate) struct SharingSettings {
     /// `merged` reads all page tables in each round. `events` updates the matrix by kernel events between scans.
     /// `content` compares the contents of pages; on Xen it is the only one. [default: `merged`; on Xen `content`]
-    pub(crate) method: Option<LoopMethod>,
+    method: Option<LoopMethod>,
     /// With `events`: read all page tables again at the latest after this many rounds; at least 1. [default: 10]
-    pub(crate) rescan_rounds: Option<u32>,
+    rescan_rounds: Option<u32>,
     /// With `content`: read this share of the pages, drawn at random. [default: all pages]
-    pub(crate) sample: Option<Share>,
+    sample: Option<Share>,
     /// With `content`: most processor time, as a share of one CPU. [default: 0.5]
-    pub(crate) cpu_share: Option<Share>,
+    cpu_share: Option<Share>,
     /// With `content`: most memory to remember pages in, in MiB. [default: 256]
-    pub(crate) memory_mib: Option<NonZeroU32>,
+    memory_mib: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum LoopMethod {
+enum LoopMethod {
     Merged,
     Events,
     Content,
+}
+
+impl SharingSettings {
+    /// What is given, and defaults for the rest.
+    pub(crate) fn choice(&self) -> SharingChoice {
+        let default = ContentSettings::default();
+        SharingChoice {
+            method: self.method.map(|method| match method {
+                LoopMethod::Merged => Method::Merged,
+                LoopMethod::Events => Method::Events,
+                LoopMethod::Content => Method::Content,
+            }),
+            rescan_rounds: self.rescan_rounds,
+            content: ContentSettings {
+                cpu_share: self.cpu_share.unwrap_or(default.cpu_share),
+                memory_mib: self.memory_mib.map_or(default.memory_mib, NonZeroU32::get),
+                sample: self.sample,
+                ..default
+            },
+        }
+    }
 }
 
 /// The event that is counted for each role: a name as in perf, a raw code (`r412e`, `event=0x2e,umask=0x41`), or

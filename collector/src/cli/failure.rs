@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use huddle_engine::backend::BackendError;
+
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -14,6 +16,16 @@ pub(crate) enum Failure {
     /// This host cannot do it; exit code 3.
     #[error("{}", sentence(.0))]
     Host(anyhow::Error),
+}
+
+impl From<BackendError> for Failure {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Usage(why) => Self::Usage(anyhow::anyhow!(why)),
+            BackendError::Host(error) => Self::Host(anyhow::Error::from_boxed(error)),
+            BackendError::Failed(error) => Self::Failed(anyhow::Error::from_boxed(error)),
+        }
+    }
 }
 
 /// An error with its causes, each told once: many errors say in their own words what caused them.

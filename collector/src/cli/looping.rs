@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::doctor::examine;
 use anyhow::Context as _;
 use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
+use huddle_engine::backend::{LoopChoice, Stages};
 use huddle_engine::command::{Request, Requests};
 use huddle_engine::{Engine, Memory, RunEnd, RunOptions, Trying, run};
 use huddle_host::HostRoot;
 use huddle_host::clock::HostClock;
 use huddle_host::stages::Clock;
 use huddle_host::stages::PassTrigger;
-use huddle_host::topology::{self, usable_cpus};
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
@@ -30,9 +30,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
-use super::context::{Backend, Context, seconds};
+use super::context::{Context, seconds};
 use super::failure::Failure;
-use super::stages::{self, Stages};
 
 /// The loop, ready to run.
 pub(crate) struct Loop {
@@ -48,7 +47,10 @@ pub(crate) struct Loop {
 impl Loop {
     /// Checks the host and the flags, and only then changes what `args` asks for.
     pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<Self, Failure> {
-        stages::check(context, args)?;
+        // Bad names on the command line are an error now, not an event in every round.
+        context.topology()?;
+        let choice = choice(args);
+        context.backend.check(&choice)?;
         let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let recordings = Recordings::of(context);
@@ -62,7 +64,9 @@ impl Loop {
             }
             None => None,
         };
-        stages::advise(context, args);
+        for advice in context.backend.advice(&choice) {
+            tracing::warn!("{advice}");
+        }
         let objective = args.trial.or(context.config.objective);
         let reports = report_socket(context, args, objective)?;
         let trying = objective.map(|objective| {
@@ -72,7 +76,7 @@ impl Loop {
         });
         let state = pinner.as_ref().map(|pinner| pinner.journal().state());
         let Stages { vms, sharing, merger, host, observer, passes } =
-            stages::build(context, args, reports, state)?;
+            context.backend.stages(&choice, reports, state)?;
         let engine = Engine {
             vms,
             sharing,
@@ -188,7 +192,7 @@ pub(crate) fn outlets() -> (Outlets, Inlets) {
     (Outlets { publish, recording, asks, asked }, inlets)
 }
 
-/// Begins a recording, on a viewer's command.
+/// Begins a recording, as a viewer wishes.
 fn start(
     recorder: &Mutex<Option<RecorderHandle>>,
     recordings: &Recordings,
@@ -202,7 +206,7 @@ fn start(
     Ok(format!("recording into {}", dir.display()))
 }
 
-/// Closes the recording, on a viewer's command. It is a matter of a few files.
+/// Closes the recording, as a viewer wishes. It is a matter of a few files.
 fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
     let running = lock(recorder).take().ok_or("no recording is running")?;
     let summary = running.finish().map_err(|error| error.to_string())?;
@@ -241,9 +245,14 @@ fn report_socket(
     Ok(Some(socket))
 }
 
+/// What the loop is to change, as `args` say.
+fn choice(args: &LoopArgs) -> LoopChoice {
+    LoopChoice { merge: args.merge, ksm_run: args.ksm_run, min_interval: args.min_interval.map(seconds) }
+}
+
 /// Least time between two rounds.
 fn min_interval(context: &Context, args: &LoopArgs) -> Duration {
-    args.min_interval.map_or(stages::min_interval(context.backend), seconds)
+    choice(args).min_interval.unwrap_or(context.backend.min_interval())
 }
 
 /// When rounds and windows happen; `rounds` as `--rounds` has it.
@@ -278,15 +287,7 @@ impl Recordings {
             root: context.root.clone(),
             limits,
             config_text: context.config_text.clone(),
-            caches: match context.backend {
-                Backend::Host => {
-                    let root = &context.root;
-                    usable_cpus(root).and_then(|cpus| topology::caches(root, &cpus)).into()
-                }
-                Backend::Xen => {
-                    Availability::Unavailable("Xen does not report which CPUs share a cache".into())
-                }
-            },
+            caches: context.backend.caches(),
             topology: context.topology().into(),
         }
     }

@@ -8,7 +8,6 @@ mod failure;
 mod log;
 mod looping;
 mod privileges;
-mod stages;
 mod table;
 
 use std::process::ExitCode;

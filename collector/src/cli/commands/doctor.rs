@@ -11,7 +11,7 @@ use crate::cli::table::{print, print_json};
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let mut findings = examine(&context.root);
-    findings.extend(try_out(&context.root, &context.event_set()?));
+    findings.extend(try_out(&context.root, &context.counters.event_set(&context.root)?));
     match common.format {
         Format::Json => {
             #[derive(Serialize)]

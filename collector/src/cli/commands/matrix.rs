@@ -2,27 +2,21 @@
 
 use huddle_model::matrix::{Method, SharingMatrix};
 
-use crate::cli::args::{Common, Format, MatrixArgs, MethodArg};
-use crate::cli::context::{Backend, Context};
+use crate::cli::args::{Common, Format, MatrixArgs};
+use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common, args: &MatrixArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
-    let method = args.method.unwrap_or(match context.backend {
-        Backend::Host => MethodArg::Merged,
-        Backend::Xen => MethodArg::Content,
-    });
-    let (vms, matrix) = match method {
-        MethodArg::Merged => {
-            if let Some(name) = args.content.given() {
-                let error = anyhow::anyhow!("{name} is of method content: add --method content");
-                return Err(Failure::usage(error));
-            }
-            context.measure_merged()?
-        }
-        MethodArg::Content => context.measure_contents(&args.content)?,
-    };
+    let method = args.method.map(Method::from).unwrap_or(context.backend.default_method());
+    if method != Method::Content
+        && let Some(name) = args.content.given()
+    {
+        let error = anyhow::anyhow!("{name} is of method content: add --method content");
+        return Err(Failure::usage(error));
+    }
+    let (vms, matrix) = context.measure(Some(method), &args.content)?;
     match common.format {
         Format::Json => print_json(&matrix),
         Format::Table => {

@@ -5,7 +5,7 @@ use huddle_model::snapshot::PinOutcome;
 use serde::Serialize;
 
 use super::plan::print_plan;
-use crate::cli::args::{Common, Format, PinArgs};
+use crate::cli::args::{Common, ContentArgs, Format, PinArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_json};
@@ -25,7 +25,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let pinner = if args.dry_run { None } else { Some(context.pinner(false)?) };
     let topology = context.topology()?;
-    let (vms, matrix) = context.measure()?;
+    let (vms, matrix) = context.measure(None, &ContentArgs::default())?;
     let plan = context.plan(&vms, &matrix, &topology);
     let (outcome, notes): (Option<PinOutcome>, Vec<String>) = match pinner {
         None => (None, Vec::new()),

@@ -8,7 +8,7 @@ use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 
 use super::what_if;
-use crate::cli::args::{Common, Format, PlanArgs};
+use crate::cli::args::{Common, ContentArgs, Format, PlanArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::table::{bytes, print, print_json, print_table, right, table};
@@ -24,7 +24,7 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     };
     let (vms, matrix) = match &args.matrix {
         Some(path) => (Vec::new(), read(path, "matrix", SharingMatrix::from_file_text)?),
-        None => context.measure()?,
+        None => context.measure(None, &ContentArgs::default())?,
     };
     // CPUs of a topology file are not this host's: what the VMs may and do here says nothing there.
     let limiting = if args.topology.is_some() { &[] } else { vms.as_slice() };

@@ -1,5 +1,6 @@
 //! `huddle restore`.
 
+use huddle_engine::backend::undoers;
 use huddle_host::pin::restore;
 use huddle_observe::resctrl::remove_leftovers;
 use serde::Serialize;
@@ -20,7 +21,7 @@ struct Out<'a> {
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let lock = context.state()?.lock().map_err(Failure::failed)?;
-    let mut report = restore(&context.undoers(), &lock).map_err(Failure::failed)?;
+    let mut report = restore(&undoers(&context.root), &lock).map_err(Failure::failed)?;
     let left = remove_leftovers(&context.root);
     report.restored += left.removed;
     report.notes.extend(left.notes);

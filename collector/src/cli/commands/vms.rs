@@ -1,10 +1,11 @@
 //! `huddle vms`.
 
+use huddle_engine::backend::Words;
 use huddle_model::vm::{MemoryKind, Vm};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};
-use crate::cli::context::{Backend, Context};
+use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::table::{bytes, print, print_json, print_table, right, table};
 
@@ -20,17 +21,13 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             print_json(&Out { schema: "huddle/vms/1", vms: &vms })
         }
-        Format::Table if vms.is_empty() => print(context.no_vms()),
-        Format::Table => print_vms(&vms, context.backend),
+        Format::Table if vms.is_empty() => print(context.backend.words().no_vms),
+        Format::Table => print_vms(&vms, context.backend.words()),
     }
 }
 
-fn print_vms(vms: &[Vm], backend: Backend) -> Result<(), Failure> {
-    let (process, thread) = match backend {
-        Backend::Host => ("PID", "thread"),
-        Backend::Xen => ("domain", "number"),
-    };
-    let mut overview = table(&["VM", process, "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
+fn print_vms(vms: &[Vm], words: Words) -> Result<(), Failure> {
+    let mut overview = table(&["VM", words.vm_id, "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
     right(&mut overview, [1, 3]);
     for vm in vms {
         overview.add_row([
@@ -44,7 +41,7 @@ fn print_vms(vms: &[Vm], backend: Backend) -> Result<(), Failure> {
     }
     print_table(&overview)?;
 
-    let mut threads = table(&["VM", "vCPU", thread, "name", "affinity", "last CPU"]);
+    let mut threads = table(&["VM", "vCPU", words.vcpu_id, "name", "affinity", "last CPU"]);
     right(&mut threads, [1, 2, 5]);
     for (vm, vcpu) in vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu))) {
         threads.add_row([

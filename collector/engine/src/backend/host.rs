@@ -1,0 +1,193 @@
+//! VMs that are processes of this host: KVM, emulators, and what the user names.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use huddle_host::HostRoot;
+use huddle_host::discover::{DiscoverOptions, Discoverer, Discovery};
+use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock};
+use huddle_host::stages::{Measurement, PassTrigger, SharingSource, StageError};
+use huddle_host::topology::{caches, usable_cpus};
+use huddle_host::{ksm, numa, topology};
+use huddle_model::availability::Availability;
+use huddle_model::matrix::Method;
+use huddle_model::topology::{CacheInfo, Topology};
+use huddle_model::vm::{TaskId, Vm};
+use huddle_observe::observer::{HostObserver, Sources};
+use huddle_observe::perf::VcpuCounters;
+use huddle_observe::probes::graph::frame_changes;
+use huddle_observe::probes::pass::FullScansTrigger;
+use huddle_observe::probes::{ProbeConfig, Probes};
+use huddle_observe::reported::ReportSocket;
+use huddle_observe::resctrl::Resctrl;
+use huddle_sharing::content::{ContentScan, ContentSettings};
+use huddle_sharing::{MergedScan, SharingError, frames_visible};
+
+use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Words, undoers};
+use crate::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
+
+/// How often `full_scans` is looked at: far more often than a pass completes, and cheap.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Processes of this host.
+#[derive(Clone, Debug)]
+pub struct HostBackend {
+    /// Where the host's files are.
+    pub root: HostRoot,
+    /// Cache level the user asked for.
+    pub cache_level: Option<u8>,
+    /// How VMs are looked for.
+    pub discover: DiscoverOptions,
+    /// How a loop measures what they share.
+    pub sharing: SharingChoice,
+    /// What a loop counts on their vCPUs.
+    pub counters: CounterChoice,
+}
+
+impl HostBackend {
+    fn discoverer(&self) -> Discoverer {
+        Discoverer::new(self.root.clone(), self.discover.clone())
+    }
+
+    fn sharing_source(&self) -> Box<dyn SharingSource + Send> {
+        let scan = MergedScan::new(self.root.clone());
+        let SharingChoice { method, rescan_rounds, content } = self.sharing;
+        match method {
+            Some(Method::Content) => Box::new(HostContents(ContentScan::new(self.root.clone(), content))),
+            Some(Method::Events) => {
+                let (root, rounds) = (self.root.clone(), rescan_rounds.unwrap_or(RESCAN_ROUNDS));
+                Box::new(EventsSharing::new(root.clone(), scan, frame_changes(root), rounds))
+            }
+            Some(Method::Merged | Method::File) | None => Box::new(HostSharing(scan)),
+        }
+    }
+
+    /// Passes as the probes tell them, or, where they cannot, as `full_scans` does.
+    fn pass_trigger(
+        &self,
+        probes: &mut Result<Probes, String>,
+    ) -> Result<Box<dyn PassTrigger>, BackendError> {
+        let probed = match probes {
+            Ok(probes) => std::mem::replace(&mut probes.passes, Availability::Unavailable("taken".into())),
+            Err(reason) => Availability::Unavailable(reason.clone()),
+        };
+        let trigger: Box<dyn PassTrigger> = match probed {
+            Availability::Available(trigger) => Box::new(trigger),
+            Availability::Unavailable(reason) => {
+                tracing::warn!(
+                    "passes of KSM are seen by watching full_scans, without their times: {reason}"
+                );
+                let trigger = FullScansTrigger::new(self.root.clone(), LOOK_INTERVAL);
+                Box::new(trigger.map_err(BackendError::host)?)
+            }
+        };
+        tracing::debug!("passes of KSM come from {}", trigger.name());
+        Ok(trigger)
+    }
+}
+
+impl Backend for HostBackend {
+    fn words(&self) -> Words {
+        Words {
+            vm_id: "PID",
+            vcpu_id: "thread",
+            no_vms: "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE",
+        }
+    }
+
+    fn default_method(&self) -> Method {
+        Method::Merged
+    }
+
+    fn min_interval(&self) -> Duration {
+        // KSM's passes are what counts.
+        Duration::from_secs(1)
+    }
+
+    fn check(&self, choice: &LoopChoice) -> Result<(), BackendError> {
+        if choice.merge {
+            let why = "--merge is for Xen's domains; on this host KSM merges: --ksm-run";
+            return Err(BackendError::Usage(why.to_owned()));
+        }
+        frames_visible(&self.root).map_err(BackendError::host)?;
+        self.vms()?;
+        ksm::state(&self.root).map(drop).map_err(|error| {
+            BackendError::host(format!(
+                "this kernel tells nothing of KSM, so no pass will ever complete: {error}"
+            ))
+        })
+    }
+
+    fn advice(&self, choice: &LoopChoice) -> Vec<String> {
+        let is_off = ksm::state(&self.root).is_ok_and(|state| state.run != 1);
+        if !is_off || choice.ksm_run {
+            return Vec::new();
+        }
+        vec![
+            "KSM is not running, so there is one round and then no pass to follow; start it with --ksm-run or \
+             `echo 1 > /sys/kernel/mm/ksm/run`"
+                .to_owned(),
+        ]
+    }
+
+    fn vms(&self) -> Result<Discovery, BackendError> {
+        self.discoverer().discover().map_err(BackendError::failed)
+    }
+
+    fn topology(&self) -> Result<Topology, BackendError> {
+        topology::read(&self.root, self.cache_level).map_err(BackendError::host)
+    }
+
+    fn caches(&self) -> Availability<Vec<CacheInfo>> {
+        usable_cpus(&self.root).and_then(|cpus| caches(&self.root, &cpus)).into()
+    }
+
+    fn node_pages(&self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        Ok(numa::node_pages(&self.root, process.id)?)
+    }
+
+    fn measure(
+        &self,
+        method: Method,
+        content: ContentSettings,
+        vms: &[Vm],
+    ) -> Result<Measurement, BackendError> {
+        let measured = match method {
+            Method::Content => ContentScan::new(self.root.clone(), content).measure(vms),
+            Method::Merged | Method::Events | Method::File => MergedScan::new(self.root.clone()).measure(vms),
+        };
+        measured.map_err(|error| match error {
+            SharingError::FramesHidden { .. } | SharingError::MemoryHidden { .. } => {
+                BackendError::host(error)
+            }
+            _ => BackendError::failed(error),
+        })
+    }
+
+    fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError> {
+        Ok(HostPinner::with(self.root.clone(), journal, undoers(&self.root), Scheduler::Host))
+    }
+
+    fn stages(
+        &self,
+        _: &LoopChoice,
+        reports: Option<ReportSocket>,
+        _: Option<&StateLock>,
+    ) -> Result<Stages, BackendError> {
+        let root = &self.root;
+        let mut probes = Probes::load(root, &ProbeConfig::default()).map_err(|error| error.to_string());
+        let counters = VcpuCounters::new(root.clone(), self.counters.event_set(root)?);
+        let resctrl = Resctrl::open(root).into();
+        let passes = self.pass_trigger(&mut probes)?;
+        let sources = Sources { probes, counters, resctrl, reports };
+        Ok(Stages {
+            vms: Box::new(HostVms(self.discoverer())),
+            sharing: self.sharing_source(),
+            // KSM merges by itself.
+            merger: None,
+            host: Box::new(HostFacts { root: root.clone(), cache_level: self.cache_level }),
+            observer: Box::new(HostObserver::new(root.clone(), sources)),
+            passes,
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! What runs the VMs: processes of this host, or the domains of a Xen. Everything that differs between them is
+//! behind [`Backend`]; nobody else asks which it is.
+
+mod host;
+mod xen;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use huddle_host::HostRoot;
+use huddle_host::discover::Discovery;
+use huddle_host::pin::{HostPinner, Journal, StateLock, Undoers};
+use huddle_host::stages::{
+    HostSource, Measurement, Observer, PageMerger, PassTrigger, SharingSource, StageError, VmSource,
+};
+use huddle_model::availability::Availability;
+use huddle_model::matrix::Method;
+use huddle_model::topology::{CacheInfo, Topology};
+use huddle_model::vm::{TaskId, Vm};
+use huddle_observe::perf::{EventChoice, EventSet, Scope};
+use huddle_observe::reported::ReportSocket;
+use huddle_sharing::content::ContentSettings;
+use huddle_xen::affinity::XenAffinities;
+use huddle_xen::merging::UndoSharing;
+
+pub use self::host::HostBackend;
+pub use self::xen::XenBackend;
+
+/// Why something that was asked of a backend cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// What the user asked for makes no sense here.
+    #[error("{0}")]
+    Usage(String),
+    /// This host cannot do it, with the reason.
+    #[error(transparent)]
+    Host(StageError),
+    /// It should have worked.
+    #[error(transparent)]
+    Failed(StageError),
+}
+
+impl BackendError {
+    fn host(error: impl Into<StageError>) -> Self {
+        Self::Host(error.into())
+    }
+
+    fn failed(error: impl Into<StageError>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// How sharing is measured in the loop.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SharingChoice {
+    /// The method; `None` for the backend's own.
+    pub method: Option<Method>,
+    /// Method `events`: rounds from one full reading to the next.
+    pub rescan_rounds: Option<u32>,
+    /// Method `content`: its limits.
+    pub content: ContentSettings,
+}
+
+/// What is counted on each vCPU where counters are had.
+#[derive(Clone, Debug, Default)]
+pub struct CounterChoice {
+    /// Events in place of the processor's usual ones; of two for one role the last is taken.
+    pub events: Vec<EventChoice>,
+    /// Count hardware events only while vCPUs run their guest.
+    pub guest_only: bool,
+}
+
+impl CounterChoice {
+    /// The events to open on this host; what one should know of them goes to the log.
+    ///
+    /// # Errors
+    /// The processor cannot be told.
+    pub fn event_set(&self, root: &HostRoot) -> Result<EventSet, BackendError> {
+        let mut set = EventSet::for_host(root).map_err(BackendError::failed)?;
+        for choice in &self.events {
+            set.choose(choice.clone());
+        }
+        set.set_scope(if self.guest_only { Scope::GuestOnly } else { Scope::HostAndGuest });
+        for note in set.notes() {
+            tracing::warn!("{note}");
+        }
+        Ok(set)
+    }
+}
+
+/// What a loop is to change of the host besides affinities, and by what it is called to rounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoopChoice {
+    /// Merge equal pages of VMs in each round.
+    pub merge: bool,
+    /// Start KSM for the time of the loop.
+    pub ksm_run: bool,
+    /// Least time between two rounds; `None` for [`Backend::min_interval`].
+    pub min_interval: Option<Duration>,
+}
+
+/// The stages of a loop, but for the pinning.
+pub struct Stages {
+    /// Finds the VMs.
+    pub vms: Box<dyn VmSource + Send>,
+    /// Measures what they share.
+    pub sharing: Box<dyn SharingSource + Send>,
+    /// Merges what they have in common, where that is asked for.
+    pub merger: Option<Box<dyn PageMerger + Send>>,
+    /// Tells about the host.
+    pub host: Box<dyn HostSource + Send>,
+    /// Watches the VMs between rounds.
+    pub observer: Box<dyn Observer + Send>,
+    /// Tells when a round is due.
+    pub passes: Box<dyn PassTrigger>,
+}
+
+/// What messages and tables call things.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    /// What a VM is identified by.
+    pub vm_id: &'static str,
+    /// What a vCPU is identified by.
+    pub vcpu_id: &'static str,
+    /// What to say where there is no VM.
+    pub no_vms: &'static str,
+}
+
+/// What a hypervisor gives.
+pub trait Backend {
+    /// What messages and tables call things.
+    fn words(&self) -> Words;
+
+    /// How sharing is measured where the user does not say.
+    fn default_method(&self) -> Method;
+
+    /// Least time between two rounds where the user gives none.
+    fn min_interval(&self) -> Duration;
+
+    /// Whether a loop can run on this host as `choice` asks for; nothing is changed.
+    ///
+    /// # Errors
+    /// What keeps it from that.
+    fn check(&self, choice: &LoopChoice) -> Result<(), BackendError>;
+
+    /// What a loop will lack, one sentence each.
+    fn advice(&self, choice: &LoopChoice) -> Vec<String>;
+
+    /// The VMs there are.
+    ///
+    /// # Errors
+    /// They cannot be looked for.
+    fn vms(&self) -> Result<Discovery, BackendError>;
+
+    /// Cache domains of the CPUs that VMs may use.
+    ///
+    /// # Errors
+    /// There are none at the wanted level, or they cannot be read.
+    fn topology(&self) -> Result<Topology, BackendError>;
+
+    /// The host's caches, for recordings.
+    fn caches(&self) -> Availability<Vec<CacheInfo>>;
+
+    /// Pages of a VM's process on each NUMA node.
+    ///
+    /// # Errors
+    /// The host does not tell.
+    fn node_pages(&self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError>;
+
+    /// What VMs share, once.
+    ///
+    /// # Errors
+    /// The method is not to be had here, or a privilege is missing.
+    fn measure(
+        &self,
+        method: Method,
+        content: ContentSettings,
+        vms: &[Vm],
+    ) -> Result<Measurement, BackendError>;
+
+    /// The one that sets the affinities of its VMs.
+    ///
+    /// # Errors
+    /// The hypervisor cannot be asked.
+    fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError>;
+
+    /// The stages of a loop. `state` is the locked state directory of a loop that may change the host.
+    ///
+    /// # Errors
+    /// One of them cannot be made.
+    fn stages(
+        &self,
+        choice: &LoopChoice,
+        reports: Option<ReportSocket>,
+        state: Option<&StateLock>,
+    ) -> Result<Stages, BackendError>;
+}
+
+/// What puts back all that the journals of this host may hold. Xen is opened when it is needed.
+pub fn undoers(root: &HostRoot) -> Undoers {
+    undoers_by(root, XenAffinities::new(root.clone()))
+}
+
+fn undoers_by(root: &HostRoot, affinities: XenAffinities) -> Undoers {
+    let merging = UndoSharing(root.clone());
+    Undoers::of_host(root.clone()).with_xen(Box::new(affinities), Box::new(merging))
+}

@@ -1,0 +1,174 @@
+//! The domains of the Xen that this host is dom0 of.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use huddle_host::HostRoot;
+use huddle_host::discover::Discovery;
+use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock, Subject};
+use huddle_host::stages::{HostSource as _, Measurement, PageMerger, StageError};
+use huddle_model::availability::Availability;
+use huddle_model::matrix::Method;
+use huddle_model::topology::{CacheInfo, Topology};
+use huddle_model::vm::{TaskId, Vm};
+use huddle_observe::reported::{ReportSocket, Reports};
+use huddle_sharing::SharingError;
+use huddle_sharing::content::{ContentScan, ContentSettings};
+use huddle_xen::affinity::XenAffinities;
+use huddle_xen::merging::{MergeSettings, Xen};
+use huddle_xen::observer::XenObserver;
+use huddle_xen::stages::{Interval, Merging, XenContents, XenFacts};
+use huddle_xen::toolstack::Toolstack;
+use huddle_xen::topology::KnownCaches;
+use huddle_xen::vms::{DomainChoice, XenVms};
+
+use super::{Backend, BackendError, LoopChoice, SharingChoice, Stages, Words, undoers_by};
+
+/// Domains of Xen.
+#[derive(Clone, Debug)]
+pub struct XenBackend {
+    /// Where the host's files are.
+    pub root: HostRoot,
+    /// Cache level the user asked for.
+    pub cache_level: Option<u8>,
+    /// Which domains, and which of their affinities.
+    pub domains: DomainChoice,
+    /// What is known of the caches beneath them.
+    pub caches: KnownCaches,
+    /// How a loop measures what they have in common.
+    pub sharing: SharingChoice,
+}
+
+impl XenBackend {
+    fn toolstack(&self) -> Result<Box<dyn Toolstack>, BackendError> {
+        huddle_xen::open(&self.root).map_err(BackendError::host)
+    }
+
+    fn source(&self) -> Result<XenVms, BackendError> {
+        Ok(XenVms { toolstack: self.toolstack()?, choice: self.domains.clone() })
+    }
+
+    fn facts(&self) -> Result<XenFacts, BackendError> {
+        let (caches, cache_level) = (self.caches.clone(), self.cache_level);
+        Ok(XenFacts { toolstack: self.toolstack()?, caches, cache_level })
+    }
+
+    fn contents(&self, settings: ContentSettings) -> Result<XenContents, BackendError> {
+        let memory = huddle_xen::open_memory(&self.root).map_err(BackendError::host)?;
+        Ok(XenContents::new(ContentScan::new(self.root.clone(), settings), self.toolstack()?, memory))
+    }
+
+    /// Merging of what domains have in common, which is taken back with it.
+    fn merging(&self, state: &StateLock) -> Result<Merging, BackendError> {
+        let root = &self.root;
+        let journal = Journal::open_of(Subject::MemorySharing, root, state).map_err(BackendError::failed)?;
+        let toolstack = self.toolstack()?;
+        let xen = Xen {
+            sharing: huddle_xen::open_sharing(root).map_err(BackendError::host)?,
+            memory: huddle_xen::open_memory(root).map_err(BackendError::host)?,
+            list: Box::new(move || toolstack.domains()),
+        };
+        let exclude = self.domains.exclude.iter().cloned().collect();
+        let settings = MergeSettings { content: self.sharing.content, exclude, only: None };
+        Ok(Merging::new(xen, settings, journal))
+    }
+}
+
+impl Backend for XenBackend {
+    fn words(&self) -> Words {
+        Words {
+            vm_id: "domain",
+            vcpu_id: "number",
+            no_vms: "no domain but dom0 runs on this Xen host (or all are in [xen] exclude)",
+        }
+    }
+
+    fn default_method(&self) -> Method {
+        Method::Content
+    }
+
+    fn min_interval(&self) -> Duration {
+        // Contents are read anew in each round, which the paper does every few minutes.
+        Duration::from_secs(60)
+    }
+
+    fn check(&self, choice: &LoopChoice) -> Result<(), BackendError> {
+        if choice.ksm_run {
+            let why = "--ksm-run is of no use here: KSM merges nothing of Xen's domains";
+            return Err(BackendError::Usage(why.to_owned()));
+        }
+        if matches!(self.sharing.method, Some(Method::Merged | Method::Events)) {
+            return Err(BackendError::host(
+                "Xen tells nobody which frames domains share; set [sharing] method = \"content\"",
+            ));
+        }
+        self.vms()?;
+        huddle_xen::open_memory(&self.root).map(drop).map_err(BackendError::host)
+    }
+
+    fn advice(&self, _: &LoopChoice) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn vms(&self) -> Result<Discovery, BackendError> {
+        self.source()?.discover().map_err(BackendError::failed)
+    }
+
+    fn topology(&self) -> Result<Topology, BackendError> {
+        self.facts()?.topology().map_err(BackendError::Host)
+    }
+
+    fn caches(&self) -> Availability<Vec<CacheInfo>> {
+        Availability::Unavailable("Xen does not tell which CPUs share a cache".into())
+    }
+
+    fn node_pages(&self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        self.facts()?.node_pages(process)
+    }
+
+    fn measure(
+        &self,
+        method: Method,
+        content: ContentSettings,
+        vms: &[Vm],
+    ) -> Result<Measurement, BackendError> {
+        if method != Method::Content {
+            return Err(BackendError::host(
+                "Xen tells nobody which frames domains share; measure with --method content what they could share",
+            ));
+        }
+        self.contents(content)?.scan(vms).map_err(|error| match error {
+            SharingError::MemoryHidden { .. } => BackendError::host(error),
+            _ => BackendError::failed(error),
+        })
+    }
+
+    fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError> {
+        let affinities = XenAffinities::of(self.root.clone(), self.toolstack()?);
+        let scheduler = Scheduler::Xen(self.domains.affinity);
+        Ok(HostPinner::with(self.root.clone(), journal, undoers_by(&self.root, affinities), scheduler))
+    }
+
+    fn stages(
+        &self,
+        choice: &LoopChoice,
+        reports: Option<ReportSocket>,
+        state: Option<&StateLock>,
+    ) -> Result<Stages, BackendError> {
+        let merger = match state.filter(|_| choice.merge) {
+            Some(state) => Some(Box::new(self.merging(state)?) as Box<dyn PageMerger + Send>),
+            None => None,
+        };
+        let every = choice.min_interval.unwrap_or(self.min_interval());
+        let monitor = huddle_xen::open_monitor(&self.root);
+        let reports = Box::new(Reports::new(reports));
+        Ok(Stages {
+            vms: Box::new(self.source()?),
+            sharing: Box::new(self.contents(self.sharing.content)?),
+            merger,
+            host: Box::new(self.facts()?),
+            observer: Box::new(XenObserver::new(self.toolstack()?, monitor, reports)),
+            passes: Box::new(Interval::new(every)),
+        })
+    }
+}
