@@ -108,7 +108,7 @@ fn install_unless(
     if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
         return Ok(());
     }
-    // Versions are told by the archive's lists, and so are those that it no longer has.
+    // Versions come from the archive's lists, and so are those that it no longer has.
     shell::run(Command::new("apt-get").args(["update", "-q"]))?;
     let packages = packages()?;
     eprintln!("{what} is missing: installing {} with apt-get, for {purpose}", packages.join(" "));

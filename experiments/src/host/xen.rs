@@ -127,7 +127,7 @@ impl XenHost {
     /// Makes sure that nobody else shares pages of these VMs where they are to stay unmerged.
     fn check_unmerged(&self, vms: &[Vm]) -> Result<(), HostFailure> {
         let listed = self.toolstack.domains().map_err(HostFailure::failed)?;
-        // What is not told is not none.
+        // What is not reported is not none.
         let shared = |domain: &&Domain| domain.shared_pages != Some(0);
         let ours = |domain: &&Domain| vms.iter().any(|vm| vm.process == domain.domain.task());
         match listed.iter().filter(ours).find(shared) {
@@ -224,7 +224,7 @@ impl Host for XenHost {
         self.merge()
     }
 
-    /// Nothing merges but when it is told to.
+    /// Nothing merges but on command.
     fn pause_merging(&mut self) -> Result<(), HostFailure> {
         Ok(())
     }

@@ -250,7 +250,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     }
     for (command, what) in always.iter().chain(hints) {
         if let Some(key) = app.keys.key_of(app.view, *command) {
-            // Half a hint helps nobody.
+            // Half a hint is of no use.
             if usize::from(x) + canvas::width(&key) + 1 + what.len() > usize::from(area.right()) {
                 break;
             }
