@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::frame_set::FrameSet;
 use super::gather::{BUCKET_FRAMES, Candidate};
 use super::pairs::Pairs;
-use super::zero::{FrameSet, ZeroFrames};
+use super::zero::ZeroFrames;
 
 /// A bucket's number and the candidates that all threads found for it, in chunks.
 pub(super) type Bucket<'a> = (u64, Vec<&'a [Candidate]>);

@@ -24,6 +24,7 @@ pub mod content;
 mod contents;
 mod count;
 pub mod events;
+mod frame_set;
 mod gather;
 mod kernel_memory;
 mod pagemap;

@@ -10,9 +10,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use super::contents::{self, Contents};
+use super::contents::Contents;
+use super::frame_set::FrameSet;
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES};
-use super::pagemap;
+use super::pagemap::{self, flags};
 use super::stable_tree;
 use super::{SharingError, ZeroPages};
 
@@ -20,37 +21,6 @@ use super::{SharingError, ZeroPages};
 const FLAG_ZERO_PAGE: u64 = 1 << 24;
 /// Frames of the huge zero page on hosts with pages of 4 KiB.
 const HUGE_FRAMES: usize = 512;
-
-/// One bit for each frame of a bucket.
-#[derive(Clone, Debug)]
-pub(super) struct FrameSet(Box<[u64]>);
-
-impl Default for FrameSet {
-    fn default() -> Self {
-        Self(vec![0; BUCKET_FRAMES / 64].into_boxed_slice())
-    }
-}
-
-impl FrameSet {
-    #[inline]
-    pub(super) fn contains(&self, slot: usize) -> bool {
-        self.0[slot / 64] >> (slot % 64) & 1 != 0
-    }
-
-    /// Adds a frame; whether it is new.
-    #[inline]
-    pub(super) fn insert(&mut self, slot: usize) -> bool {
-        let word = &mut self.0[slot / 64];
-        let bit = 1 << (slot % 64);
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.fill(0);
-    }
-}
 
 /// The zero-filled frames of one scan.
 #[derive(Debug)]
@@ -115,14 +85,12 @@ impl ZeroFrames {
     /// The huge zero page: a whole aligned block of frames, all of them in use.
     fn find_huge(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
         let mut found = false;
-        for (block, words) in seen.0.chunks(HUGE_FRAMES / 64).enumerate() {
+        for (block, words) in seen.words().chunks(HUGE_FRAMES / 64).enumerate() {
             if words.iter().any(|word| *word != u64::MAX) {
                 continue;
             }
             let frame = bucket << BUCKET_BITS | (block * HUGE_FRAMES) as u64;
-            if contents::flags(self.kpageflags.as_ref(), frame)
-                .is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0)
-            {
+            if flags(self.kpageflags.as_ref(), frame).is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0) {
                 found = true;
                 (0..HUGE_FRAMES).for_each(|at| _ = zero.insert(block * HUGE_FRAMES + at));
             }

@@ -4,7 +4,7 @@ use huddle_model::plan::Plan;
 use huddle_model::snapshot::PinOutcome;
 use serde::Serialize;
 
-use super::plan::print_plan;
+use super::show_plan::print_plan;
 use crate::cli::args::{Common, ContentArgs, Format, PinArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;

@@ -10,7 +10,7 @@ use huddle_model::snapshot::Snapshot;
 use huddle_record::replay::Recording;
 use serde::Serialize;
 
-use super::plan::print_plan;
+use super::show_plan::print_plan;
 use crate::cli::args::Format;
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_json, print_table, right, table};
