@@ -25,7 +25,7 @@ use crate::{AnalysisError, summary, validate};
 /// pattern of such paths in quotes. `compare` and `report` also take the directory of an experiment
 /// (`cargo xtask experiment NAME --out DIR`).
 #[derive(Debug, Parser)]
-#[command(name = "huddle-analysis", version)]
+#[command(name = "huddle-analysis", version = env!("HUDDLE_VERSION"))]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

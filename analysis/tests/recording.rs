@@ -1,7 +1,7 @@
 //! The real program on recordings that the real recorder wrote.
 
 // Helpers of integration tests are not known as tests to Clippy.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test: what fails, panics")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,14 @@
 //!
 //! `cargo bench -p huddle --bench loop`; needs root, KSM, and CPUs 0 and 1 with a second-level
 //! cache each. KSM's settings come back at the end.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../tests/host/ksm.rs"]
 mod ksm;

@@ -3,7 +3,12 @@
 //! limits, so how often a part is over the share of its domain is printed with it).
 //!
 //! `cargo bench -p huddle-model --bench plan`
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark: what fails, panics, and what it finds is printed"
+)]
 
 use std::time::Instant;
 

@@ -2,16 +2,13 @@
 //!
 //! `cargo run --package huddle-tui --example pictures` writes `docs/images/*.svg`.
 
-#[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use huddle_model::plan::Policy;
+use huddle_testing::fixtures;
 use huddle_tui::{App, Charset, ColourMode, Options, draw, picture};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;

@@ -1,9 +1,5 @@
 //! No size, snapshot, key or mouse event brings the program down.
 
-#[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +8,7 @@ use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
 use huddle_model::snapshot::Snapshot;
+use huddle_testing::fixtures;
 use huddle_tui::{Action, App, Charset, ColourMode, Options, Replay, Source, Speed, draw};
 use proptest::prelude::*;
 use ratatui::Terminal;

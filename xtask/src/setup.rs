@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{host, images, shell};
+use crate::{host, images, shell, tools};
 
 /// Debian's package of QEMU's tools.
 const QEMU_TOOLS: &str = "qemu-utils";
@@ -29,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"
     );
     components()?;
+    tools::install()?;
     qemu()?;
     busybox()?;
     apache()?;

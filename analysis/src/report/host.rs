@@ -108,7 +108,7 @@ fn facts(page: &mut Page, manifest: &Manifest) {
             format!(
                 "{} ({})",
                 manifest.huddle_version,
-                manifest.git_revision.as_deref().unwrap_or("revision not known")
+                manifest.git_revision.as_deref().unwrap_or("no git revision")
             ),
         ),
         ("command line", manifest.command_line.join(" ")),

@@ -15,7 +15,14 @@
 //! updated` is how far the matrix of before would be off: a drift that is not clearly below that shows
 //! nothing. `merged ranges`: reading again only the
 //! page tables of what was merged, the way that needs no events.
-#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;

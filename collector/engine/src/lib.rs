@@ -433,5 +433,3 @@ mod sample;
 mod sample_observed;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod trying_tests;

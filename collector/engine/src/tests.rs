@@ -1,5 +1,7 @@
 //! The whole loop on fakes.
 
+mod trying;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

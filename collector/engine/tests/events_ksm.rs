@@ -1,6 +1,13 @@
 //! The graph of frames that is kept current by events, on the real KSM, against fresh scans. The tenants
 //! are this program again. Needs root, BTF and KSM; says so where they are missing.
-#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;

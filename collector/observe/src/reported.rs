@@ -250,7 +250,6 @@ fn parse(line: &str) -> Option<(&str, u64, Option<f64>)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;

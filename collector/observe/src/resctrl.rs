@@ -20,7 +20,7 @@ use huddle_model::vm::{TaskId, Vm};
 
 use groups::{GroupDirectories, Kernel};
 pub use groups::{Leftovers, remove_leftovers};
-use huddle_host::{HostError, HostRoot, optional, read_number, read_text, task};
+use huddle_host::{HostError, HostRoot, mounts, optional, read_number, read_text, task};
 
 /// Why resctrl as a whole gives nothing.
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +64,7 @@ pub struct Features {
 /// # Errors
 /// The table of mounts cannot be read.
 pub fn mount_point(root: &HostRoot) -> Result<Option<PathBuf>, HostError> {
-    let mounts = read_text(&root.proc("self/mounts"))?;
-    Ok(mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (at, kind) = (fields.next()?, fields.next()?);
-        (kind == "resctrl").then(|| PathBuf::from(at))
-    }))
+    mounts::mount_point(root, "resctrl")
 }
 
 /// What the resctrl mounted at `mount` can tell.

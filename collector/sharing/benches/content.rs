@@ -9,7 +9,7 @@
 //! as fast as the plain loop. `hash`: reading, hashing and remembering all pages; `scan`: the whole scan, with
 //! what is read again to be compared; `sample 10 %`: a scan of a tenth, against the plain loop over all.
 //! `CPU share`: what a scan limited to a quarter of a CPU really took. Median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 #[path = "support/figures.rs"]
 mod figures;

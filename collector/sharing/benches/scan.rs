@@ -10,7 +10,14 @@
 //! with one kept from before after ksmd has gone on (a round of `huddle run`), `again` with one kept from
 //! before while ksmd rests, so that its verdicts hold. Ratios of one thread are of processor time, which other work on the machine disturbs
 //! least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;

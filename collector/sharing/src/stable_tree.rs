@@ -19,7 +19,7 @@
 use std::collections::BTreeSet;
 
 use super::kernel_memory::{KernelMemory, WORDS};
-use huddle_host::{HostRoot, read_number, read_text};
+use huddle_host::{HostRoot, ksm, numa};
 
 /// Words of `struct page`: what the frame belongs to. Both lowest bits are set for KSM.
 const PAGE_OWNER: usize = 3;
@@ -53,8 +53,8 @@ const MOST_WALKS: usize = 16;
 /// # Errors
 /// Why it cannot be told this way, as one clause.
 pub(super) fn zero_filled(root: &HostRoot, samples: &[u64]) -> Result<BTreeSet<u64>, String> {
-    if read_number::<u64>(&root.sys("kernel/mm/ksm/merge_across_nodes")).is_ok_and(|across| across == 0)
-        && read_text(&root.sys("devices/system/node/online")).is_ok_and(|nodes| nodes.trim() != "0")
+    if ksm::merge_across_nodes(root).is_ok_and(|across| !across)
+        && numa::online_nodes(root).is_ok_and(|nodes| nodes.to_string() != "0")
     {
         return Err("KSM has a tree for each NUMA node (merge_across_nodes is 0)".into());
     }

@@ -16,7 +16,7 @@ use huddle_xen::toolstack::AffinityKind;
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the host cannot do it (with the reason).
 #[derive(Debug, Parser)]
-#[command(name = "huddle", version, max_term_width = 100)]
+#[command(name = "huddle", version = env!("HUDDLE_VERSION"), max_term_width = 100)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(choices.len(), 2);
         assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
         assert_eq!(config.top.palette(), Ok(Palette::Ember));
-        assert_eq!(choices[1].event.as_ref().unwrap().config, 0x412e);
+        assert_eq!(choices[1].event.as_ref().unwrap().raw_code(), Some(0x412e));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use huddle_model::ksm::KsmState;
 
 use super::{Finding, Item};
-use huddle_host::{HostRoot, ksm, read_cpus};
+use huddle_host::{HostRoot, ksm, numa};
 
 const AREA: &str = "merging";
 
@@ -11,7 +11,7 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     let item = Item { area: AREA, item: "ksm.run" };
     match ksm::state(root) {
         Ok(state) => {
-            let nodes = read_cpus(&root.sys("devices/system/node/online")).map_or(1, |nodes| nodes.len());
+            let nodes = numa::online_nodes(root).map_or(1, |nodes| nodes.len());
             settings(&state, nodes)
         }
         Err(error) if error.is_gone() => vec![item.missing(

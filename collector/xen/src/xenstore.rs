@@ -238,5 +238,4 @@ fn failure(error: io::Error) -> Failure {
 }
 
 #[cfg(test)]
-#[path = "xenstore_tests.rs"]
 mod tests;

@@ -337,8 +337,4 @@ fn is_executable(program: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[path = "xl/real_tests.rs"]
-mod real_tests;
-#[cfg(test)]
-#[path = "xl/tests.rs"]
 mod tests;

@@ -13,7 +13,7 @@ const CANNOT: u8 = 3;
 ///
 /// KSM runs for as long; all is as before when the terminal is left (q). Needs root.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = env!("HUDDLE_VERSION"))]
 struct Args {
     /// How many stand-ins
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=256))]

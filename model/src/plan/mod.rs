@@ -422,6 +422,3 @@ fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod search_tests;

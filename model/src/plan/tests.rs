@@ -1,3 +1,5 @@
+mod search;
+
 use proptest::prelude::*;
 
 use super::*;

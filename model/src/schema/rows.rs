@@ -200,5 +200,4 @@ fn ksm(time: Window, snapshot: &Snapshot) -> KsmRow {
 }
 
 #[cfg(test)]
-#[path = "rows_tests.rs"]
 mod tests;

@@ -92,7 +92,6 @@ fn boundary(blocks: u32) -> f64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -6,9 +6,10 @@ use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
 
-use super::events::{CacheEvents, EventSpec, Processor};
+use super::events::{CacheEvents, EventSpec};
 use super::group::{CALLING_THREAD, PerfGroup, Scope};
 use super::parse::EventError;
+use huddle_host::cpuinfo::{self, Processor};
 use huddle_host::{HostError, HostRoot};
 
 /// Each role by its name in the configuration.
@@ -70,7 +71,7 @@ impl EventSet {
     /// # Errors
     /// `/proc/cpuinfo` cannot be read.
     pub fn for_host(root: &HostRoot) -> Result<Self, HostError> {
-        Ok(Self::of(Processor::read(root)?.as_ref()))
+        Ok(Self::of(cpuinfo::read(root)?.processor().as_ref()))
     }
 
     /// The set for a processor; `None`: unknown, the kernel's generic events are taken.
@@ -192,7 +193,7 @@ mod tests {
         for choice in ["llc_misses=event=0x2e,umask=0x41", "llc_references=none"] {
             set.choose(choice.parse().unwrap());
         }
-        assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().config, 0x412e);
+        assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().raw_code(), Some(0x412e));
         let reason = set.event(CounterRole::LlcReferences).reason();
         assert_eq!(reason, Some("LLC references were not asked for"));
         assert_eq!(set.event(CounterRole::Cycles).value().unwrap().name, "cycles");

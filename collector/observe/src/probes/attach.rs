@@ -175,10 +175,10 @@ impl<'a> Attacher<'a> {
     fn miss_event(&self) -> Result<PerfEventConfig, String> {
         match self.kernel.miss_event {
             Availability::Unavailable(reason) => Err(reason.clone()),
-            Availability::Available(event) if event.is_raw() => {
-                Ok(PerfEventConfig::Raw { event_id: event.config })
-            }
-            Availability::Available(_) => Ok(PerfEventConfig::Hardware(HardwareEvent::CacheMisses)),
+            Availability::Available(event) => Ok(match event.raw_code() {
+                Some(event_id) => PerfEventConfig::Raw { event_id },
+                None => PerfEventConfig::Hardware(HardwareEvent::CacheMisses),
+            }),
         }
     }
 

@@ -129,5 +129,4 @@ const _: () = {
 };
 
 #[cfg(test)]
-#[path = "layouts_tests.rs"]
 mod tests;

@@ -268,5 +268,4 @@ fn uuid_at(line: &str, start: usize) -> Option<[u8; 16]> {
 }
 
 #[cfg(test)]
-#[path = "list_tests.rs"]
 mod tests;

@@ -105,5 +105,4 @@ fn pool(line: &str) -> Option<(&str, usize)> {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;

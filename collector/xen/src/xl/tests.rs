@@ -1,3 +1,5 @@
+mod real;
+
 use std::time::Instant;
 
 use tempfile::TempDir;

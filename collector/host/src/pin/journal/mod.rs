@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 
 use super::state::StateLock;
-use crate::{HostError, HostRoot, read_text};
+use crate::{HostError, HostRoot, kernel};
 pub use change::{Change, Key};
 use format::{Header, Line, OLDER_SCHEMA, SCHEMA, encode};
 
@@ -145,7 +145,7 @@ impl Journal {
         root: &HostRoot,
         state: &StateLock,
     ) -> Result<Self, JournalError> {
-        let boot_id = read_text(&root.proc("sys/kernel/random/boot_id"))?.trim().to_owned();
+        let boot_id = kernel::boot_id(root)?;
         let mut journal = Self {
             state: state.clone(),
             subject,

@@ -1,0 +1,17 @@
+//! Compiles the git revision into the programs.
+
+fn main() {
+    huddle_revision::emit(&[
+        "model",
+        "ebpf/abi",
+        "ebpf/huddle.bpf.o",
+        "ebpf/events.bpf.o",
+        "collector/host",
+        "collector/sharing",
+        "collector/observe",
+        "collector/xen",
+        "collector/record",
+        "collector/engine",
+        "experiments/guest",
+    ]);
+}
