@@ -249,45 +249,49 @@ fn known_to_serde(section: &Section) -> Vec<String> {
     expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-#[test]
-fn the_configuration_page_is_current() {
-    let made = configuration_page();
-    let path = repository().join(PAGE);
-    if std::env::var_os(WRITE).is_some() {
-        std::fs::write(&path, &made).unwrap();
-    }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    let hint = format!("{PAGE} is old: run `{WRITE}=1 cargo test --package huddle configuration_page`");
-    assert!(written == made, "{hint}");
-}
+mod tests {
+    use super::*;
 
-#[test]
-fn the_configuration_page_has_every_key_that_is_read() {
-    for section in sections() {
-        let item = struct_of(&section);
-        let names: Vec<String> =
-            fields(&item).iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect();
-        assert_eq!(names, known_to_serde(&section), "{}", section.heading);
-        for field in fields(&item) {
-            let (meaning, _) = meaning_and_default(field, None);
-            assert!(
-                !meaning.is_empty() && !meaning.contains("]("),
-                "{}: {meaning:?}",
-                field.ident.as_ref().unwrap()
-            );
+    #[test]
+    fn the_configuration_page_is_current() {
+        let made = configuration_page();
+        let path = repository().join(PAGE);
+        if std::env::var_os(WRITE).is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        let hint = format!("{PAGE} is old: run `{WRITE}=1 cargo test --package huddle configuration_page`");
+        assert!(written == made, "{hint}");
+    }
+
+    #[test]
+    fn the_configuration_page_has_every_key_that_is_read() {
+        for section in sections() {
+            let item = struct_of(&section);
+            let names: Vec<String> =
+                fields(&item).iter().map(|field| field.ident.as_ref().unwrap().to_string()).collect();
+            assert_eq!(names, known_to_serde(&section), "{}", section.heading);
+            for field in fields(&item) {
+                let (meaning, _) = meaning_and_default(field, None);
+                assert!(
+                    !meaning.is_empty() && !meaning.contains("]("),
+                    "{}: {meaning:?}",
+                    field.ident.as_ref().unwrap()
+                );
+            }
         }
     }
-}
 
-#[test]
-fn examples_of_the_pages_are_read() {
-    for name in [PAGE, "docs/guide.md", "docs/xen.md"] {
-        let page = std::fs::read_to_string(repository().join(name)).unwrap();
-        let blocks: Vec<&str> =
-            page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-        assert!(!blocks.is_empty(), "{name} has no example");
-        for block in blocks {
-            Config::parse(block).unwrap_or_else(|error| panic!("{name}: {error:#}\n{block}"));
+    #[test]
+    fn examples_of_the_pages_are_read() {
+        for name in [PAGE, "docs/guide.md", "docs/xen.md"] {
+            let page = std::fs::read_to_string(repository().join(name)).unwrap();
+            let blocks: Vec<&str> =
+                page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+            assert!(!blocks.is_empty(), "{name} has no example");
+            for block in blocks {
+                Config::parse(block).unwrap_or_else(|error| panic!("{name}: {error:#}\n{block}"));
+            }
         }
     }
 }
