@@ -46,7 +46,7 @@ enum Command {
     Compare {
         #[command(flatten)]
         runs: Runs,
-        /// What tells the arms; arms of trials where there are any, else policies, else recordings.
+        /// What distinguishes the arms; arms of trials where there are any, else policies, else recordings.
         #[arg(long, value_enum)]
         by: Option<By>,
         /// The arm that the others are compared with; `before`, or an experiment's `opposed`, where there is one.

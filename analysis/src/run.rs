@@ -23,7 +23,7 @@ pub struct RunDir {
 pub struct TableFiles {
     /// Closed segments with their numbers, ascending.
     pub segments: Vec<(u64, PathBuf)>,
-    /// Segments that were open when the recording stopped; nobody can read them.
+    /// Segments that were open when the recording stopped; they cannot be read.
     pub open: Vec<PathBuf>,
     /// Files that no recorder makes.
     pub strange: Vec<PathBuf>,

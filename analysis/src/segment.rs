@@ -112,7 +112,7 @@ fn unreadable(path: &Path, error: &PolarsError) -> String {
 }
 
 fn drift(path: &Path, table: Table, version: u32, what: &str) -> String {
-    format!("{} has not the columns of {table} in schema version {version}: {what}", path.display())
+    format!("{} does not have the columns of {table} in schema version {version}: {what}", path.display())
 }
 
 /// The type in Polars.

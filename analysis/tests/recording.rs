@@ -342,7 +342,7 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     let written = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 2")).unwrap();
     // Version 2 named the column `run`.
-    assert!(wrong(&run).contains("has not the columns of ksm in schema version 2: run is missing"));
+    assert!(wrong(&run).contains("does not have the columns of ksm in schema version 2: run is missing"));
     name_columns_as_before_3(&run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     let out = dir.path().join("out");

@@ -46,7 +46,7 @@ pub enum CannotRead {
     Xen(#[from] XenError),
     /// Nothing can be said of pages that were not found.
     #[error(
-        "of the data of {vm} {found} of {pages} pages were found in its memory, so that nobody knows whether it is merged"
+        "of the data of {vm} {found} of {pages} pages were found in its memory, so it is not known whether it is merged"
     )]
     NotFound {
         /// The VM.

@@ -1,4 +1,4 @@
-//! What the host sees of each vCPU in a window: its CPU time, and all that the collector watches, each
+//! What the host sees of each vCPU in a window: its CPU time, and all that `huddle-observe` observes, each
 //! where this host has it: the processor's counters, where the thread ran, its moves, its time in guest
 //! mode, KSM's merges and breaks, and cache occupancy.
 

@@ -1,6 +1,6 @@
 //! The sharing matrix: what each pair of VMs shares, how it was measured, and its file formats.
 //!
-//! Definitions (also in the README):
+//! Definitions (also in docs/guide.md):
 //! - `frames_used(i)`: distinct physical frames that VM i's guest memory maps and that are not
 //!   zero-filled.
 //! - `shared_frames(i, j)`: distinct non-zero-filled frames mapped by both; symmetric, diagonal 0.
@@ -29,7 +29,7 @@ pub use file::{MatrixFileError, MatrixParts};
 pub enum Method {
     /// Frames that both VMs map, from the page tables: what is shared now.
     Merged,
-    /// The same, kept current by what the kernel tells of merges and writes since the page tables were read.
+    /// The same, kept current by what the kernel reports of merges and writes since the page tables were read.
     Events,
     /// Equal contents of pages, wherever they are: what could be shared.
     Content,
@@ -59,7 +59,7 @@ pub struct MemoryUse {
     /// Distinct frames that are not zero-filled.
     pub frames_used: u64,
     /// Resident pages on the kernel's zero page or on a merged frame whose content is zero.
-    /// Zero-filled pages that nobody merged are looked for by method `content` only.
+    /// Zero-filled pages that were not merged are looked for by method `content` only.
     pub pages_zero: u64,
     /// Pages on a non-zero-filled frame that another page of the same VM maps too.
     pub self_shared_pages: u64,

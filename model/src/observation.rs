@@ -73,7 +73,7 @@ pub struct VcpuObservation {
     pub counters: CounterDelta,
     /// Where it ran.
     pub residency: Availability<Vec<CpuResidency>>,
-    /// CPU time it used, in nanoseconds, where it is known and `residency` is not (Xen tells a vCPU's CPU
+    /// CPU time it used, in nanoseconds, where it is known and `residency` is not (Xen reports a vCPU's CPU
     /// time, and not on which CPUs it was used); else `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ns_anywhere: Option<u64>,
@@ -207,7 +207,7 @@ impl VcpuObservation {
         }
     }
 
-    /// The domain it ran in for most of the window; `None` when it did not run, or nobody knows where.
+    /// The domain it ran in for most of the window; `None` when it did not run, or where is not known.
     pub fn domain(&self, topology: &Topology) -> Option<DomainId> {
         let mut per_domain = BTreeMap::<DomainId, u64>::new();
         for cpu in self.residency.value()? {

@@ -144,7 +144,7 @@ pub struct CacheInfo {
     pub instruction_only: bool,
     /// CPUs that share it.
     pub shared_cpus: CpuSet,
-    /// Size in bytes, where sysfs tells it.
+    /// Size in bytes, where sysfs has it.
     pub size_bytes: Option<u64>,
 }
 
@@ -201,7 +201,7 @@ impl Topology {
     ///
     /// With `level` given, the domains of that level; else those of the highest level at which the
     /// usable CPUs form more than one domain, and the highest level there is where no level does
-    /// (then [`Topology::single_domain_note`] speaks). A usable CPU without a cache at the level (an
+    /// (then there is a [`Topology::single_domain_note`]). A usable CPU without a cache at the level (an
     /// offline description, or a core without it) gets a domain of its own, without a size.
     /// Domains are numbered from 0 in ascending order of their first CPU. `node_of` gives the NUMA
     /// node of a CPU.

@@ -26,9 +26,9 @@ pub enum VmmKind {
     Crosvm,
     /// Some other program that holds a KVM VM.
     OtherKvm,
-    /// A plain process the user told huddle to treat as a VM.
+    /// A plain process that the user declared a VM.
     Process,
-    /// A cgroup (a container) the user told huddle to treat as a VM.
+    /// A cgroup (a container) that the user declared a VM.
     Cgroup,
     /// A paravirtualised domain of Xen.
     XenPv,
@@ -36,7 +36,7 @@ pub enum VmmKind {
     XenPvh,
     /// A domain of Xen with an emulated PC.
     XenHvm,
-    /// A domain of Xen of which is not told how it is virtualised.
+    /// A Xen domain whose kind of virtualisation is not known.
     Xen,
 }
 
@@ -96,7 +96,7 @@ impl Vcpu {
 pub enum MemoryKind {
     /// Private anonymous memory marked mergeable (madvise or prctl): the only kind KSM looks at.
     Mergeable,
-    /// Private anonymous memory that nobody marked mergeable.
+    /// Private anonymous memory that is not marked mergeable.
     Anonymous,
     /// Shared memory of a memfd, `/dev/shm` or System V: KSM never merges it.
     SharedMemory,
@@ -138,7 +138,7 @@ impl GuestRegion {
     }
 }
 
-/// A virtual machine, or what the user told huddle to treat as one.
+/// A virtual machine, or what the user declared one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {
     /// Unique among the VMs of one scan.

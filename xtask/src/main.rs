@@ -35,9 +35,9 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Says what this machine needs and lacks, and installs what a task needs
+    /// Reports what this machine needs and lacks, and installs what a task needs
     Setup,
-    /// Runs all tests, after saying which of them this machine makes skip themselves
+    /// Runs all tests, after saying which of them are skipped on this machine
     Test {
         /// Only what boots no guest and takes no minutes; says what it leaves out
         #[arg(long)]
@@ -46,7 +46,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Builds what an experiment needs and runs it; `--help` after its name tells its options
+    /// Builds what an experiment needs and runs it; `--help` after its name lists its options
     Experiment {
         /// Which one, and its options
         #[arg(
@@ -57,7 +57,7 @@ enum Task {
         )]
         args: Vec<String>,
     },
-    /// Shows stand-in VMs in the terminal; `--help` after it tells its options
+    /// Shows stand-in VMs in the terminal; `--help` after it lists its options
     Demo {
         /// Passed on
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -15,7 +15,7 @@ use crate::sums::{counter_sums, sums_of};
 
 use super::Measure;
 
-/// What tells the things that are compared.
+/// What distinguishes the things that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
@@ -27,7 +27,7 @@ pub enum By {
     Run,
 }
 
-/// The quantiles of latency that are told.
+/// The quantiles of latency that are reported.
 pub const LATENCY_QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999];
 
 /// What latencies are of.
@@ -114,7 +114,7 @@ impl ArmData {
 /// Names of what is compared, in order of name, with their data.
 pub(crate) type Arms = BTreeMap<String, ArmData>;
 
-/// What tells the arms of these runs, where the caller does not say: trials if there are any, policies
+/// What distinguishes the arms of these runs, where the caller does not say: trials if there are any, policies
 /// if there are several, else the runs.
 pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
     let mut policies = std::collections::BTreeSet::new();
@@ -147,7 +147,7 @@ pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
 }
 
 /// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame a run with
-/// its number; without those that are not told, and those of the places `without`.
+/// its number; without those that are not known, and those of the places `without`.
 pub(crate) fn latencies(
     runs: &[RunDir],
     by: By,
@@ -172,7 +172,7 @@ fn left_out(frame: LazyFrame, places: &[u64]) -> LazyFrame {
     places.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))))
 }
 
-/// A response is good when nobody says why it is not. Its status is not asked: `failure` tells of that, too,
+/// A response is good when there is no reason why it is not. Its status is not looked at: `failure` covers that, too,
 /// and experiments write it in 16 bits, which is a type that this build of Polars does not have.
 fn is_good() -> Expr {
     col("failure").is_null()
@@ -216,7 +216,7 @@ pub(crate) fn arms(runs: &[RunDir], by: By) -> Result<Arms, AnalysisError> {
     Ok(arms)
 }
 
-/// A name for the run that tells it from the others: its id, with the host.
+/// A name for the run that distinguishes it from the others: its id, with the host.
 pub(crate) fn run_name(run: &RunDir) -> Result<String, AnalysisError> {
     let manifest = run.manifest()?;
     Ok(format!("{} on {}", manifest.run, manifest.host))

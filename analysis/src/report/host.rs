@@ -40,7 +40,7 @@ fn caveats(page: &mut Page, manifest: &Manifest) {
         })
         .collect();
     if limits.is_empty() {
-        page.paragraph(&format!("`huddle doctor` looked at {} things and found no limit.", findings.len()));
+        page.paragraph(&format!("`huddle doctor` checked {} items and found no limit.", findings.len()));
         return;
     }
     page.table(

@@ -468,7 +468,7 @@ fn the_loop_tells_the_drift() {
     // What nobody tells makes it read anew at once, and say so.
     host.tenants[3].tell("unmerge 0 3000");
     let found = sharing.measure(&host.vms).unwrap();
-    assert!(found.notes[0].contains("elsewhere than believed"), "{:?}", found.notes);
+    assert!(found.notes[0].contains("on other frames than expected"), "{:?}", found.notes);
     let drift = Drift::between(&found.matrix, &fresh(&host.vms).matrix).unwrap();
     assert_eq!(drift.frames, 0);
 }

@@ -8,7 +8,7 @@ use huddle_model::vm::{TaskId, Vm};
 
 use super::{HostError, HostRoot, read_cpus, read_text};
 
-/// KiB of a page, in which sizes are told.
+/// KiB of a page, in which sizes are given.
 const PAGE_KIB: u64 = 4;
 
 /// The numbers of the nodes that are online; they may have gaps.

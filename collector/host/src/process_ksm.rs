@@ -3,7 +3,7 @@
 
 use super::{HostError, HostRoot, optional, read_number, read_text};
 
-/// What of a process KSM may look at, as the kernel tells it.
+/// What of a process KSM may look at, as the kernel reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KsmMarks {
     /// `ksm_merge_any`: the whole process, after prctl(PR_SET_MEMORY_MERGE); `None` where it is not told.

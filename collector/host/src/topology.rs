@@ -30,7 +30,7 @@ pub enum TopologyReadError {
     },
     /// sysfs has no cache directory for any usable CPU.
     #[error(
-        "this host does not tell its caches ({path} is missing, as in some cloud VMs), so cache domains \
+        "this host does not report its caches ({path} is missing, as in some cloud VMs), so cache domains \
          are not known; give them with --topology FILE where a command takes it"
     )]
     NoCaches {
@@ -168,7 +168,7 @@ pub fn caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<CacheInfo>, HostErro
     Ok(caches)
 }
 
-/// `2048K`, as sysfs prints sizes; `None` where it does not tell.
+/// `2048K`, as sysfs prints sizes; `None` where it is not reported.
 fn size_bytes(path: &Path) -> Result<Option<u64>, HostError> {
     let Some(text) = optional(read_text(path))? else { return Ok(None) };
     let text = text.trim();

@@ -162,7 +162,7 @@ fn what_is_gone_replaced_or_not_allowed_is_passed_over() {
     assert_eq!(report.outcome, counts(0, 0, 4));
     for words in [
         "vCPU 0 of VM gone",
-        "is gone: passed over",
+        "is gone: skipped",
         "belongs to another task now",
         "the VM may use only",
         "never is placed, but was not found",

@@ -33,8 +33,8 @@ pub enum ResctrlError {
     NotMounted,
     /// Mounted for allocation only.
     #[error(
-        "the resctrl at {} monitors nothing: the processor lacks cache monitoring, or the kernel was told \
-         to leave it alone (rdt=)",
+        "the resctrl at {} monitors nothing: the processor lacks cache monitoring, or it was \
+         disabled at boot (rdt=)",
         path.display()
     )]
     NoMonitoring {

@@ -1,6 +1,6 @@
-//! Zero-filled frames told by their content: each frame that KSM may have merged is looked into once,
+//! Zero-filled frames told by their content: each frame that KSM may have merged is read once,
 //! through one page that maps it. That costs a system call (about 0.5 to 0.8 us, forty times a pagemap
-//! entry), and is done only where KSM's own books cannot be read.
+//! entry), and is done only where KSM's own data structures cannot be read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -31,7 +31,7 @@ pub(super) struct Contents<'a> {
 /// What all threads have found so far.
 #[derive(Default)]
 struct Judged {
-    /// Frames that were looked into, by bucket.
+    /// Frames that were read, by bucket.
     frames: HashMap<u64, FrameSet>,
     zero: BTreeSet<u64>,
 }

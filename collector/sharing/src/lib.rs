@@ -1,6 +1,9 @@
-//! The sharing scan, method `merged`: which physical frames each VM's guest memory is on, and so which
-//! frames VMs share.
+//! What VMs share, by three methods: `merged`, here, by the physical frames that guest memory is on;
+//! [`content`], by what pages hold; [`events`], which keeps the matrix of `merged` current by what the kernel
+//! reports. The BPF programs of the last are behind
+//! [`huddle_host::stages::FrameChanges`], which `huddle-observe` implements.
 //!
+//! # Method `merged`
 //! Definitions are those of [`huddle_model::matrix`]. What is read is `/proc/PID/pagemap`, once, and
 //! nothing is changed. The scan runs in two halves, each on all threads:
 //! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one
@@ -149,7 +152,7 @@ impl MergedScan {
         Self { threads, ..self }
     }
 
-    /// The same with another way to tell zero-filled frames.
+    /// The same with another way to find zero-filled frames.
     pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
         Self { zero_pages, ..self }
     }

@@ -16,7 +16,8 @@ use huddle_host::{HostError, HostRoot, read_number, task};
 pub const ENDED: &str = "it ended while it was measured";
 const NO_PROCESS: &str = "no process of this host holds it";
 /// Its descriptor still works, but the memory behind it is gone.
-const MEMORY_GONE: &str = "its memory went away while it was measured (it ended or executed another program)";
+const MEMORY_GONE: &str =
+    "its memory was released while it was measured (it ended or executed another program)";
 
 /// A range of pages of one process.
 #[derive(Clone, Copy, Debug)]

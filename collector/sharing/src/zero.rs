@@ -1,8 +1,8 @@
-//! Which frames are zero-filled: merged frames by KSM's own books or by their content, and the huge zero
+//! Which frames are zero-filled: merged frames by KSM's own data structures or by their content, and the huge zero
 //! page by its flag.
 //!
-//! KSM's books ([`super::stable_tree`]) tell it in a few dozen readings of the kernel's memory. Where they
-//! cannot be read, each frame that KSM may have merged is looked into once ([`super::contents`]), which
+//! KSM's data structures ([`super::stable_tree`]) tell it in a few dozen readings of the kernel's memory. Where they
+//! cannot be read, each frame that KSM may have merged is read once ([`super::contents`]), which
 //! costs several times the rest of a scan. Either is done only where KSM can have been at work: in
 //! regions marked mergeable, in processes of which the kernel says that pages were merged
 //! (`/proc/PID/ksm_merging_pages`), on pages of anonymous memory.
@@ -28,7 +28,7 @@ pub(super) struct ZeroFrames {
     kpageflags: Option<File>,
     /// Zero-filled frames among those that KSM merged.
     merged: BTreeSet<u64>,
-    /// How these were told; `None` where nothing can have been merged.
+    /// How these were found; `None` where nothing can have been merged.
     told: Option<ZeroPages>,
 }
 
@@ -48,12 +48,12 @@ impl ZeroFrames {
         } else {
             let by_books = match way {
                 ZeroPages::ByBooks => stable_tree::zero_filled(root, samples),
-                ZeroPages::ByContent => Err("it was asked not to read the kernel's books".to_owned()),
+                ZeroPages::ByContent => Err("it was configured not to read KSM's own data".to_owned()),
             };
             match by_books {
                 Ok(frames) => (frames, Some(ZeroPages::ByBooks)),
                 Err(reason) => {
-                    tracing::debug!("each merged frame is looked into: {reason}");
+                    tracing::debug!("each merged frame is read: {reason}");
                     (contents.zero_filled()?, Some(ZeroPages::ByContent))
                 }
             }
@@ -61,7 +61,7 @@ impl ZeroFrames {
         Ok(Self { kpageflags: pagemap::open(&root.proc("kpageflags")).ok(), merged, told })
     }
 
-    /// How zero-filled merged frames were told from others; `None` where nothing can have been merged.
+    /// How zero-filled merged frames were distinguished from others; `None` where nothing can have been merged.
     pub(super) fn told(&self) -> Option<ZeroPages> {
         self.told
     }

@@ -40,11 +40,11 @@ fn khugepaged(root: &HostRoot) -> Finding {
     };
     match pages {
         Some(pages) if on => item.degraded(
-            format!("on, {pages} pages a round"),
-            "it puts small pages together into huge ones again, which undoes some merging",
+            format!("on, {pages} pages per round"),
+            "it combines small pages into huge ones again, which undoes some merging",
             "echo never > /sys/kernel/mm/transparent_hugepage/enabled, or prctl(PR_SET_THP_DISABLE) for each VM",
         ),
-        _ => item.good("off", "nothing puts small pages together again"),
+        _ => item.good("off", "nothing combines small pages into huge ones"),
     }
 }
 

@@ -56,7 +56,7 @@ fn settings(state: &KsmState, nodes: usize) -> Vec<Finding> {
     findings.push(match state.smart_scan {
         Some(1) => item("ksm.smart_scan").degraded(
             "1",
-            "pages that did not merge before are passed over: part of equal data in VMs never merges",
+            "pages that did not merge before are skipped: part of equal data in VMs never merges",
             "echo 0 > /sys/kernel/mm/ksm/smart_scan, for measurements",
         ),
         value => item("ksm.smart_scan").good(shown(value, NOT_HERE), "every page is looked at in every pass"),
@@ -75,7 +75,7 @@ fn settings(state: &KsmState, nodes: usize) -> Vec<Finding> {
     });
     findings.push(item("ksm.use_zero_pages").good(
         shown(state.use_zero_pages, NOT_HERE),
-        "zero-filled pages are counted apart, wherever they lie",
+        "zero-filled pages are counted apart, wherever they are",
     ));
     findings.push(match state.advisor_mode.as_deref() {
         Some("scan-time") => item("ksm.advisor").degraded(

@@ -159,7 +159,7 @@ fn btf(root: &HostRoot) -> Finding {
 fn tracefs(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "tracefs" };
     // The programs on KSM's and the scheduler's tracepoints are attached by type, without tracefs.
-    const MEANING: &str = "where the fields of KVM's tracepoints lie is not told: entries into guests, exits and \
+    const MEANING: &str = "the fields of KVM's tracepoints are not known: entries into guests, exits and \
                            which thread is which vCPU are not seen";
     let path = root.sys("kernel/tracing/events");
     match std::fs::read_dir(&path) {
@@ -248,7 +248,7 @@ fn monitoring(item: Item, at: &Path) -> Finding {
         item.good(value, "how much of a cache each VM occupies and moves is measured")
     } else {
         let meaning = format!("the processor does not measure: {}", list(lacking));
-        item.degraded(value, meaning, "none but another processor; the rest is measured")
+        item.degraded(value, meaning, "only another processor helps; the rest is measured")
     }
 }
 

@@ -58,7 +58,7 @@ fn levels(root: &HostRoot) -> Vec<Finding> {
             (Some(smallest), Some(largest)) => {
                 format!(" of {} to {}", kibibytes(smallest), kibibytes(largest))
             }
-            _ => ", size not told".into(),
+            _ => ", size not known".into(),
         };
         let value = format!("{}{size}", count(found.domains().len()));
         let meaning = found.single_domain_note().unwrap_or_else(|| "can be chosen with --cache-level".into());
@@ -78,7 +78,7 @@ fn kibibytes(bytes: u64) -> String {
 fn isolated(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "cpu.isolated" };
     match topology::known_isolated_cpus(root) {
-        Ok(None) => item.missing("not told", "isolated CPUs, if there are any, would be used", None),
+        Ok(None) => item.missing("not known", "isolated CPUs, if there are any, would be used", None),
         Ok(Some(cpus)) if cpus.is_empty() => item.good("none", "all CPUs are under the scheduler"),
         Ok(Some(cpus)) => item.degraded(
             cpus.to_string(),
@@ -142,7 +142,7 @@ fn governor(root: &HostRoot) -> Finding {
     let names: Vec<&str> = governors.iter().map(String::as_str).collect();
     match names.as_slice() {
         [] => item.missing(
-            "not told",
+            "not known",
             "the frequency is set elsewhere (a hypervisor, the firmware) and may change during a measurement",
             Some("set it there, or compare placements in turns within one run, as experiments do"),
         ),
@@ -160,8 +160,8 @@ fn governor(root: &HostRoot) -> Finding {
 fn cache_aware_scheduling(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "sched.cache_aware" };
     const OFF: &str = "the kernel does not place by cache itself";
-    const ON: &str =
-        "the kernel pulls the threads of one process to one last-level cache: part of any effect may be its";
+    const ON: &str = "the kernel pulls the threads of one process to one last-level cache: part of any effect may come \
+         from that";
     let directory = root.sys("kernel/debug/sched");
     match knobs(&directory) {
         Ok(knobs) if knobs.is_empty() => item.good("not in this kernel", OFF),
@@ -299,7 +299,7 @@ mod tests {
             (Some("\n"), State::Good, "none"),
             (Some("2-3\n"), State::Degraded, "2-3"),
             (Some("x\n"), State::Missing, "\"x\""),
-            (None, State::Missing, "not told"),
+            (None, State::Missing, "not known"),
         ];
         check(examine, "cpu.isolated", "sys/devices/system/cpu/isolated", &isolated);
         let smt = [

@@ -41,7 +41,7 @@ fn json(dom0: &mut Dom0, command: &str, limit: Duration) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
 }
 
-/// Hard and soft affinity of each vCPU of the three domains, as `xl` tells it.
+/// Hard and soft affinity of each vCPU of the three domains, as `xl` reports it.
 fn affinities(dom0: &mut Dom0) -> BTreeMap<String, (String, String)> {
     let text = dom0.run("xl vcpu-list", SOON).success();
     let line = |line: &str| {

@@ -38,7 +38,7 @@ impl XenAffinities {
         Ok(&**self.xen.get_or_init(|| toolstack))
     }
 
-    /// The domain that is meant; listed anew where it is not known.
+    /// The domain that is meant; listed again where it is not known.
     fn domain(&self, wanted: XenDomainId) -> Result<Option<DomainRef>, XenError> {
         let known = |domains: &[DomainRef]| domains.iter().find(|of| of.xen_id().matches(&wanted)).copied();
         if let Some(domain) = known(&self.domains.borrow()) {
@@ -57,7 +57,7 @@ impl XenAffinities {
     }
 }
 
-/// What Xen refused, as the kernel would; what is no refusal is told in the log.
+/// What Xen refused, as the kernel would; what is not a refusal is logged.
 fn errno(error: XenError) -> Errno {
     match &error {
         XenError::Gone(_) => Errno::ESRCH,

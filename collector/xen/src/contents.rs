@@ -192,7 +192,7 @@ impl<'a> DomainMemory<'a> {
         let mut refused = None;
         for (vm, id) in wanted.iter().enumerate() {
             let Some(id) = id else {
-                opened.left_out.push((vm, "it is no domain of Xen".to_owned()));
+                opened.left_out.push((vm, "it is not a Xen domain".to_owned()));
                 continue;
             };
             let domain = listed.iter().find(|domain| domain.domain.xen_id() == *id && !domain.is_ending);

@@ -22,7 +22,7 @@ use huddle_host::stages::{Clock, Observer, WorkloadReports};
 /// Why there are no counters of vCPUs.
 pub const NO_COUNTERS: &str = "Xen gives dom0 no counters of other domains' vCPUs; cache occupancy and memory traffic \
                                of domains, where the processor measures them, are the nearest";
-const NO_PROGRAMS: &str = "no BPF programs watch domains: Xen, not dom0's kernel, schedules them";
+const NO_PROGRAMS: &str = "no BPF programs observe domains: Xen, not dom0's kernel, schedules them";
 
 /// Watches domains.
 pub struct XenObserver {
@@ -115,7 +115,7 @@ impl XenObserver {
         for id in left {
             let Some(monitored) = self.monitored.remove(&id) else { continue };
             if let Err(error) = monitor.detach(monitored.domain) {
-                tracing::debug!("the processor still watches {id}: {error}");
+                tracing::debug!("the processor still monitors {id}: {error}");
             }
         }
         for domain in domains.iter().flatten().map(|domain| domain.domain) {
@@ -186,7 +186,7 @@ impl Monitored {
                     (None | Some(None), _) => Availability::Unavailable("there is no earlier reading".into()),
                     (Some(Some(before)), Some(now)) => match now.checked_sub(before) {
                         Some(moved) => Availability::Available(moved),
-                        None => Availability::Unavailable("the processor's counter began anew".into()),
+                        None => Availability::Unavailable("the processor's counter was reset".into()),
                     },
                 };
             let llc_bytes = match now.llc_bytes {
@@ -262,7 +262,7 @@ fn seen_of(
             ..CpuResidency::default()
         }]),
         (Ok(_), None) => Availability::Unavailable(
-            "Xen tells a vCPU's CPU time, not on which of several CPUs it was used".into(),
+            "Xen reports a vCPU's CPU time, but not on which of several CPUs it was used".into(),
         ),
         (Err(reason), _) => Availability::Unavailable(reason.clone()),
     };

@@ -41,11 +41,11 @@ impl HostSource for XenFacts {
     }
 
     fn node_pages(&mut self, _: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
-        Err("Xen does not tell on which nodes a domain's memory is".into())
+        Err("Xen does not report on which nodes a domain's memory is".into())
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
-        Err("Xen does not tell how many vCPUs are ready to run".into())
+        Err("Xen does not report how many vCPUs are ready to run".into())
     }
 
     fn own_cpu_us(&mut self) -> Result<u64, StageError> {
@@ -152,7 +152,7 @@ fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A round at fixed times, where nobody tells when merging has completed a pass.
+/// A round at fixed times, where nothing reports when merging has completed a pass.
 #[derive(Debug)]
 pub struct Interval {
     every: Duration,

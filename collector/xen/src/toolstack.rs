@@ -53,9 +53,9 @@ pub enum DomainKind {
 pub struct Domain {
     /// Which.
     pub domain: DomainRef,
-    /// Its name in xenstore; `Domain-ID` where it has none or nobody tells.
+    /// Its name in xenstore; `Domain-ID` where it has none or it is not known.
     pub name: String,
-    /// How it is virtualised; `None` where that is not told (`xl`).
+    /// How it is virtualised; `None` where that is not known (`xl`).
     pub kind: Option<DomainKind>,
     /// Its cpupool.
     pub pool: u32,
@@ -65,7 +65,7 @@ pub struct Domain {
     pub is_ending: bool,
     /// Pages it has now.
     pub pages: u64,
-    /// Pages of them that memory sharing has merged with others; `None` where that is not told.
+    /// Pages of them that memory sharing has merged with others; `None` where that is not known.
     pub shared_pages: Option<u64>,
     /// Its vCPUs that are online, in ascending number.
     pub vcpus: Vec<DomainVcpu>,
@@ -78,7 +78,7 @@ pub struct DomainVcpu {
     pub index: u32,
     /// The physical CPU it runs on or ran on last.
     pub cpu: Option<u32>,
-    /// CPU time it has used, in nanoseconds (`xl` tells tenths of a second).
+    /// CPU time it has used, in nanoseconds (`xl` reports tenths of a second).
     pub cpu_time_ns: u64,
     /// Physical CPUs it may run on, as they were set; restricted to those that exist.
     pub hard: CpuSet,
@@ -95,7 +95,7 @@ pub struct PhysicalCpu {
     pub core: u32,
     /// Its socket.
     pub socket: u32,
-    /// Its NUMA node, where it is told.
+    /// Its NUMA node, where it is known.
     pub node: Option<u32>,
 }
 

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let cannot = if !std::io::stdout().is_terminal() {
         Some(
-            "the demo draws on a terminal, and standard output is none; without one use `cargo xtask experiment`",
+            "the demo draws on a terminal, and standard output is not one; without one use `cargo xtask experiment`",
         )
     } else if !nix::unistd::Uid::effective().is_root() {
         Some("the demo needs root, to see physical frames and to start KSM; run it with `sudo -E`")

@@ -1,4 +1,4 @@
-//! A host that runs VMs as processes, by way of the collector.
+//! A host that runs VMs as processes, by way of the collector's crates.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -44,7 +44,7 @@ enum Scan {
     Content(ContentScan),
 }
 
-/// This host, by way of the collector: every change goes through its journal.
+/// This host, by way of the collector's crates: every change goes through its journal.
 pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,
@@ -149,7 +149,9 @@ impl Host for CollectorHost {
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
         let pid_of = |(name, holder): &(String, Holder)| match holder {
             Holder::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
-            Holder::Domain(_) => Err(HostFailure::Failed(format!("the VM {name} ({holder}) is no process"))),
+            Holder::Domain(_) => {
+                Err(HostFailure::Failed(format!("the VM {name} ({holder}) is not a process")))
+            }
         };
         let processes = guests.iter().map(pid_of).collect::<Result<_, _>>()?;
         let options = DiscoverOptions { processes, scan_host: false, ..DiscoverOptions::default() };

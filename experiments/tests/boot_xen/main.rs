@@ -1,4 +1,4 @@
-//! The microbenchmark in dom0 of a real Xen, in QEMU: see the collector's tests on it, whose host this is. Debian's
+//! The microbenchmark in dom0 of a real Xen, in QEMU: see `collector/tests/xen`, whose host this is. Debian's
 //! Xen has no memory sharing, so what is measured is the placebo; that nothing can be merged is said.
 #![allow(
     missing_docs,

@@ -68,7 +68,7 @@ pub struct PlanVm {
     pub vcpus: Vec<u32>,
     /// CPUs that its vCPUs kept busy of late, on average; `None` when that is not known.
     pub cpus_busy: Option<f64>,
-    /// Frames of a cache that it uses when nobody takes them from it; `None` when that is not known.
+    /// Frames of a cache that it uses when no other VM takes them; `None` when that is not known.
     pub working_set_frames: Option<u64>,
     /// Pages of its memory on each NUMA node; empty when that is not known.
     pub node_pages: BTreeMap<u32, u64>,
@@ -117,7 +117,7 @@ const FRAME_BYTES: u64 = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct PlanInput<'a> {
     matrix: &'a SharingMatrix,
-    /// What figures are told by, where the plan is made by other weights.
+    /// What figures are computed from, where the plan is made by other weights.
     measured: Option<&'a SharingMatrix>,
     topology: &'a Topology,
     vms: &'a [PlanVm],
@@ -362,7 +362,7 @@ pub struct VcpuPlacement {
 pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
-    /// The domains it speaks of.
+    /// The domains it is about.
     pub domains: Vec<CacheDomain>,
     /// One entry a placed vCPU, in the order of the matrix, then of the vCPU; vCPUs not named are
     /// left to the kernel.

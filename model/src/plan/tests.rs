@@ -105,7 +105,7 @@ fn a_vm_too_large_for_a_share_is_spread_and_said() {
     let matrix = vms(&[4, 1, 1], &[(0, 1, 900)]);
     let plan = plan(Policy::Paper, &matrix, &host(&[3, 3]));
     assert_eq!(plan.placement.len(), 6);
-    assert!(plan.reasons.iter().any(|reason| reason.contains("fits whole into no domain's share")));
+    assert!(plan.reasons.iter().any(|reason| reason.contains("does not fit into the share of one domain")));
 }
 
 #[test]

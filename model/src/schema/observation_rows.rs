@@ -13,7 +13,7 @@ use crate::observation::{Observation, ProgramCost, VcpuObservation};
 use crate::topology::{DomainId, Topology};
 use crate::trial::{Comparison, Decision};
 
-/// The rows of one window; `topology` tells the domains of CPUs.
+/// The rows of one window; `topology` has the domains of CPUs.
 pub fn observation_rows(topology: Option<&Topology>, seen: &Observation) -> Rows {
     let vms = seen.vms.iter().map(|vm| (vm.name.as_str(), VmColumns::from(vm))).collect();
     let window = Window { seen, round: seen.round, topology, vms: &vms };
@@ -269,7 +269,7 @@ impl Window<'_> {
 }
 
 impl Observation {
-    /// What all BPF programs together cost in the window; unavailable when none of them tells.
+    /// What all BPF programs together cost in the window; unavailable when none of them reports it.
     pub fn programs_cost(&self) -> Availability<ProgramCost> {
         let mut reason = "no BPF program runs".to_owned();
         let mut total: Option<ProgramCost> = None;

@@ -51,8 +51,8 @@ pub fn schema_page() -> String {
     let mut page = format!(
         "# Schema of recordings, version {SCHEMA_VERSION}\n\n\
          Made from `model/src/schema` by `cargo run --package huddle-analysis --example schema_page`; a test fails when it is old.\n\n\
-         A run is a directory with `{MANIFEST_FILE}` and one directory a table, with the segments `segment-000001.parquet` and so \
-         on. Names that begin with a dot are open segments, which nobody can read. A table has its directory from its first row \
+         A run is a directory with `{MANIFEST_FILE}` and one directory per table, with the segments `segment-000001.parquet` and so \
+         on. Names that begin with a dot are open segments, which cannot be read. A table has its directory from its first row \
          on, so a run may lack some. In a fleet a run is `host=NAME/run=ID`; no column has the name of a partition.\n\n\
          - Times are microseconds since the Unix epoch, UTC. Units are in the names of columns.\n\
          - Null is \"not available\", never zero; a column that is not nullable never is null.\n\

@@ -135,7 +135,7 @@ fn placement(time: Window, snapshot: &Snapshot, vm: &Vm, vcpu: &Vcpu) -> Placeme
         (Some(_), Some(outcome)) => (
             None,
             Some(format!(
-                "{} of the round's threads were passed over, maybe this one; see the events",
+                "{} of the round's threads were skipped, maybe this one; see the events",
                 outcome.skipped
             )),
         ),

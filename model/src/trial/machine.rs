@@ -1,8 +1,8 @@
 //! The closed loop as a state machine: observe -> propose -> trial -> decide -> hold.
 //!
 //! It is driven by rounds (a complete pass of KSM, with what was measured and planned) and windows (what
-//! counters and workloads said since), each with the time; it tells which placement is to be in force. It
-//! reads no clock: `now` is from a clock that nobody sets, so a step of the wall clock changes nothing but
+//! counters and workloads reported since), each with the time; it says which placement is to be in force. It
+//! reads no clock: `now` is from a monotonic clock, so a step of the wall clock changes nothing but
 //! the dates in the log.
 //!
 //! A trial has blocks; in each, both placements are in force once. The order alternates (before, after;
@@ -41,7 +41,7 @@ pub type Member = (String, VmId, u32);
 /// When something was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// On a clock that nobody sets, since any fixed start.
+    /// On a monotonic clock, since any fixed start.
     pub now: Duration,
     /// By the wall clock, in microseconds since the Unix epoch; only for the log.
     pub unix_us: u64,
@@ -60,7 +60,7 @@ pub struct RoundReading<'a> {
     pub matrix: &'a SharingMatrix,
     /// The cache domains.
     pub topology: &'a Topology,
-    /// Where vCPUs are as far as their affinity tells.
+    /// Where vCPUs are as far as their affinity shows.
     pub here: &'a Assignment,
     /// What the policy wants.
     pub proposal: &'a Assignment,
@@ -218,7 +218,7 @@ impl Machine {
             Phase::Holding { .. } => "holding".into(),
             Phase::Observing => match self.moved {
                 Some(moved) if moved > self.settings.moving_limit => {
-                    format!("observing: sharing moves, {:.0} % since the last pass", moved * 100.0)
+                    format!("observing: sharing changes, {:.0} % since the last pass", moved * 100.0)
                 }
                 _ => "observing".into(),
             },
@@ -238,7 +238,7 @@ impl Machine {
     /// What is wanted could not be put in force, or not all of it: what is tried so is not tried at all.
     pub fn not_in_force(&mut self, at: Moment, reason: &str) {
         if let Phase::Trial(_) = &self.phase {
-            self.abort(at, format!("the placement could not be put in force: {reason}"));
+            self.abort(at, format!("the placement could not be applied: {reason}"));
         }
     }
 
@@ -290,7 +290,7 @@ impl Machine {
         let broken = match host {
             HostReading { ksm_run: Some(run), .. } if run != 1 => Some("KSM was switched off".to_owned()),
             HostReading { load_per_cpu: Some(load), .. } if load > self.settings.load_limit => Some(format!(
-                "{load:.1} runnable tasks a CPU are above the limit of {}",
+                "{load:.1} runnable tasks per CPU are above the limit of {}",
                 self.settings.load_limit
             )),
             _ => seen.and_then(|seen| trial.disturbed(seen, self.objective)),

@@ -114,12 +114,12 @@ impl Trial {
                 None => self.alive.push(((*vm).to_owned(), 0)),
             }
         }
-        // Where nobody gives a sign of life, it is the measuring that failed; see `add`.
+        // Where no VM shows activity, it is the measuring that failed; see `add`.
         for (name, silent) in self.alive.iter_mut().filter(|_| !awake.is_empty()) {
             if !awake.contains(name.as_str()) {
                 *silent += 1;
                 if *silent >= SILENT_WINDOWS {
-                    return Some(format!("{name} stands still: gone, paused, or moved to another host"));
+                    return Some(format!("{name} is stalled: ended, paused, or migrated to another host"));
                 }
             }
         }

@@ -93,8 +93,8 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let y = area.y + 2;
     let (basis, style) = match &overview.basis {
         Basis::Pinned => ("placed as pinned".into(), theme.plain()),
-        Basis::Tried => ("as proposed, on trial now against the placement before".into(), theme.strong()),
-        Basis::Bound => ("as bound, or as last run; proposals are tried first".into(), theme.plain()),
+        Basis::Tried => ("as proposed, in a trial against the earlier placement".into(), theme.strong()),
+        Basis::Bound => ("by affinity, or where last run; proposals are tried first".into(), theme.plain()),
         Basis::PlannedOnly(reason) => (format!("as planned, not pinned: {reason}"), theme.warning()),
         Basis::LastRan(reason) => (format!("where vCPUs last ran; no placement: {reason}"), theme.warning()),
     };
@@ -342,7 +342,7 @@ fn one_move(moved: &Move, arrow: &str) -> String {
 fn pinned(change: &Change) -> String {
     match &change.pinned {
         Availability::Available(outcome) => format!(
-            "pinned: {} changed, {} already there, {} passed over",
+            "pinned: {} changed, {} already there, {} skipped",
             format::things(outcome.changed.into(), "thread"),
             outcome.unchanged,
             outcome.skipped

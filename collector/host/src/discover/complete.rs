@@ -29,12 +29,12 @@ pub fn complete_vcpus_on_host(root: &HostRoot, vms: &mut [Vm], seen: &[GuestThre
 }
 
 /// Fills in the vCPUs of each VM whose vCPU threads are not known, from the threads that were seen to
-/// enter guest mode (the tracepoint `kvm_entry`), and tells what it did, one sentence each.
+/// enter guest mode (the tracepoint `kvm_entry`), and reports what it did, one sentence each.
 ///
 /// Not known are those of a VM without any, and of one for which all threads of the process had to
 /// stand: its main thread, which no VMM names a vCPU, is among them. VMs whose VMM told its vCPUs keep
 /// them. `thread` makes the vCPU of a number from a thread, or `None` where that thread has ended since.
-/// Where two threads of a VM have one number (two KVM VMs in one process), they are numbered anew from 0
+/// Where two threads of a VM have one number (two KVM VMs in one process), they are renumbered from 0
 /// in ascending (number, thread). A thread that has not entered the guest yet is not known yet, so
 /// numbers may be missing.
 pub fn complete_vcpus(

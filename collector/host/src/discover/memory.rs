@@ -14,8 +14,8 @@
 //! restored from a snapshot file that is mapped privately (Firecracker can do so) is not covered.
 //!
 //! # When it is read again
-//! smaps tells the flags, but the kernel walks all page tables for it, as expensive as the scan. So
-//! the answer for a process (same id, same start) is kept while all of this holds, and is read anew
+//! smaps reports the flags, but the kernel walks all page tables for it, as expensive as the scan. So
+//! the answer for a process (same id, same start) is kept while all of this holds, and is read again
 //! otherwise:
 //! - the text of its `maps` is the same, byte by byte;
 //! - `ksm_merge_any` and `ksm_mergeable` of its `ksm_stat` are the same (where the kernel has them);
@@ -161,7 +161,7 @@ impl MemoryCache {
     }
 }
 
-/// hugetlbfs memory always has a name with a slash; only smaps tells it from another file.
+/// hugetlbfs memory always has a name with a slash; only smaps distinguishes it from another file.
 fn may_be_huge_tlb(mapping: &Mapping) -> bool {
     mapping.writable && mapping.name.starts_with('/') && mapping.len_bytes() >= MIN_SHARED_BYTES
 }

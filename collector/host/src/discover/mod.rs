@@ -97,7 +97,7 @@ pub struct Discovery {
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// There is no such process.
-    #[error("no process {pid} for VM {name}; look its number up with `ps`")]
+    #[error("no process {pid} for VM {name}; look it up with `ps`")]
     NoSuchProcess {
         /// The VM.
         name: String,

@@ -36,7 +36,7 @@ pub struct ThreadPin {
 pub struct PinReport {
     /// The counts. A thread that got back what it had before huddle counts as changed.
     pub outcome: PinOutcome,
-    /// What was passed over or turned out otherwise than asked, one sentence each.
+    /// What was skipped or turned out otherwise than asked, one sentence each.
     pub notes: Vec<String>,
 }
 
@@ -151,12 +151,12 @@ impl HostPinner {
     /// (`allowed_cpus`). vCPUs that the plan does not name, and VMs that are no longer in `vms`, get
     /// back what they had before huddle touched them.
     ///
-    /// Threads that are gone or replaced by others are passed over with a note, and so are placements
+    /// Threads that are gone or replaced by others are skipped with a note, and so are placements
     /// of VMs that are not in `vms`.
     ///
     /// # Errors
     /// When the journal cannot be written, or the kernel permits not one of the changes. What it does not
-    /// permit of several is passed over with a note.
+    /// permit of several is skipped with a note.
     pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
         let mut round = Round::default();
         let mut pins = Vec::new();
@@ -230,23 +230,20 @@ impl HostPinner {
             let who = describe(&pin.vm, pin.vcpu, of);
             if !seen.insert(key.clone()) {
                 round.report.outcome.skipped += 1;
-                round
-                    .report
-                    .notes
-                    .push(format!("{who} is passed over: the thread is another vCPU's as well"));
+                round.report.notes.push(format!("{who} is skipped: the thread is another vCPU's as well"));
                 continue;
             }
             match self.undoers.presence(of)? {
                 Presence::Here => {}
                 other => {
-                    round.skip(key, format!("{who} {}: passed over", other.reason()));
+                    round.skip(key, format!("{who} {}: skipped", other.reason()));
                     continue;
                 }
             }
             let current = match self.undoers.get(of) {
                 Ok(current) => current,
                 Err(Errno::ESRCH) => {
-                    round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+                    round.skip(key, format!("{who} {}: skipped", Presence::Gone.reason()));
                     continue;
                 }
                 Err(errno) => {
@@ -316,7 +313,7 @@ impl HostPinner {
                     Err(errno) => format!("thread {tid} was taken by another task while it was pinned to {}, and cannot be set to {current} again: {errno}", pin.cpus),
                 });
             }
-            round.skip(key, format!("{who} {}: passed over", after.reason()));
+            round.skip(key, format!("{who} {}: skipped", after.reason()));
             return Ok(());
         }
         match result {
@@ -325,7 +322,7 @@ impl HostPinner {
                 round.placed.insert(key);
                 if got != pin.cpus {
                     round.report.notes.push(format!(
-                        "{who} shall run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
+                        "{who} should run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
                         pin.cpus
                     ));
                     self.journal.record(&[pin.change(of, current, &got)])?;
@@ -339,7 +336,7 @@ impl HostPinner {
                 );
             }
             Err(Errno::ESRCH) => {
-                round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+                round.skip(key, format!("{who} {}: skipped", Presence::Gone.reason()));
             }
             Err(errno) => round.refuse(key, PinError::Affinity { what: "set", who, errno }),
         }

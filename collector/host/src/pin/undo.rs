@@ -18,7 +18,7 @@ use crate::HostRoot;
 pub struct UndoReport {
     /// Threads and settings that are back at their original value.
     pub restored: u32,
-    /// What was passed over and why, one sentence each: no reason to worry, and out of the journal.
+    /// What was skipped and why, one sentence each: no reason to worry, and out of the journal.
     pub notes: Vec<String>,
     /// What could not be put back, one sentence each. It stays in the journal; `huddle restore` tries
     /// again.
@@ -245,7 +245,7 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
         Ok(true) => {}
         Ok(false) => {
             return Undone::Settled(format!(
-                "somebody else set the affinity of {who} to {current}: left so; before huddle it was {before}"
+                "somebody else set the affinity of {who} to {current}: left as it is; before huddle it was {before}"
             ));
         }
         Err(Errno::ESRCH) => return gone(Presence::Gone),
@@ -262,7 +262,7 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
             "{who} has its affinity {before} back, of which its cpuset and the online CPUs allow {now} now"
         ))),
         Ok(now) => Undone::Failed(format!(
-            "{who} shall have its affinity {before} back, but somebody else set {now} at the same moment"
+            "{who} should have its affinity {before} back, but somebody else set {now} at the same moment"
         )),
         Err(Errno::ESRCH) => gone(Presence::Gone),
         Err(errno) => failed("confirm", errno),
@@ -270,8 +270,8 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
 }
 
 /// Whether `current` is what huddle set. A part of it may be the kernel's doing (a cpuset shrank, a CPU
-/// went offline) or somebody's wish: asking for the whole again tells, since the kernel then narrows it
-/// to the same part, while a wish is gone and is put back.
+/// went offline) or set by somebody: asking for the whole again tells, since the kernel then narrows it
+/// to the same part, while a set value is gone and is put back.
 fn is_ours(
     affinities: &dyn Affinities,
     of: VcpuRef,
@@ -296,7 +296,7 @@ fn is_ours(
 
 fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -> bool) -> Undone {
     if !ksm::SETTINGS.contains(&file) {
-        return Undone::Failed(format!("the journal names {file:?}, which is no setting of KSM"));
+        return Undone::Failed(format!("the journal names {file:?}, which is not a setting of KSM"));
     }
     let current = match ksm::read(root, file) {
         Ok(current) => current,
@@ -307,7 +307,7 @@ fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -
     }
     if !ours(&current) {
         return Undone::Settled(format!(
-            "somebody else set KSM's {file} to {current}: left so; before huddle it was {before}"
+            "somebody else set KSM's {file} to {current}: left as it is; before huddle it was {before}"
         ));
     }
     if let Err(error) = ksm::write(root, file, before) {
@@ -316,7 +316,9 @@ fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -
     }
     match ksm::read(root, file) {
         Ok(now) if now == before => Undone::Restored(None),
-        Ok(now) => Undone::Failed(format!("KSM's {file} shall be {before} again, but the kernel says {now}")),
+        Ok(now) => {
+            Undone::Failed(format!("KSM's {file} should be {before} again, but the kernel says {now}"))
+        }
         Err(error) => Undone::Failed(format!("cannot confirm that KSM's {file} is {before} again: {error}")),
     }
 }

@@ -6,12 +6,12 @@ use perf_event::events::{Cache, CacheId, CacheOp, CacheResult, Hardware, Softwar
 
 use super::events::{EventCode, EventSpec};
 
-/// An event that is none.
+/// Text that is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// Not a name, nor a raw event.
     #[error(
-        "{text:?} is no event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
+        "{text:?} is not an event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
         names()
     )]
     Unknown {
@@ -121,7 +121,7 @@ fn fields(terms: &str) -> Result<u64, String> {
             Some(_) => None,
             None => value.parse().ok().filter(|_| !value.starts_with('+')),
         };
-        let number = number.ok_or_else(|| format!("{value:?} of {key} is no number"))?;
+        let number = number.ok_or_else(|| format!("{value:?} of {key} is not a number"))?;
         let (bits, largest) = match key {
             "event" => (number & 0xff | (number >> 8) << 32, 0xfff),
             "umask" => (number << 8, 0xff),
@@ -179,17 +179,17 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_what_would_do() {
         for (text, word) in [
-            ("", "no event"),
+            ("", "not an event"),
             ("cache-mises", "cache-misses"),
-            ("r", "no event"),
-            ("rxyz", "no event"),
-            ("r+1", "no event"),
+            ("r", "not an event"),
+            ("rxyz", "not an event"),
+            ("r+1", "not an event"),
             ("r11111111111111111", "more than 64 bits"),
             ("umask=1", "names no event"),
             ("event=0x1000", "beyond 0xfff"),
             ("event=1,umask=256", "beyond 0xff"),
-            ("event=+1", "no number"),
-            ("event=0x", "no number"),
+            ("event=+1", "not a number"),
+            ("event=0x", "not a number"),
             ("event=1,event=2", "twice"),
             ("event=1,period=3", "\"period\""),
             ("event=1,", "not KEY=NUMBER"),

@@ -36,7 +36,7 @@ impl EventChoice {
     /// The choice for a role whose event is given as text.
     ///
     /// # Errors
-    /// The text is no event.
+    /// The text is not an event.
     pub fn of(role: CounterRole, text: &str) -> Result<Self, EventError> {
         let event = if text.trim() == NONE { None } else { Some(text.parse()?) };
         Ok(Self { role, event })
@@ -119,7 +119,7 @@ impl EventSet {
         let chosen = CounterRole::ALL.into_iter().filter_map(|role| Some((role, self.event(role).value()?)));
         let software = chosen.filter(|(_, event)| event.is_software()).map(|(role, event)| {
             format!(
-                "{} stands for {}: the kernel counts it without the processor, so rates made of it are none of a cache",
+                "{} stands for {}: the kernel counts it without the processor, so its rates say nothing about a cache",
                 event.name,
                 role.name()
             )
@@ -207,7 +207,7 @@ mod tests {
         for (text, word) in [
             ("llc_mises=r1", "llc_misses"),
             ("cycles", "ROLE=EVENT"),
-            ("cycles=", "no event"),
+            ("cycles=", "not an event"),
             ("cycles=r1g", "\"r1g\""),
         ] {
             let error = text.parse::<EventChoice>().unwrap_err().to_string();

@@ -148,7 +148,7 @@ impl<'a> Attacher<'a> {
             Program::SampleMisses => (
                 self.miss_event()?,
                 SamplePolicy::Period(self.config.misses_per_sample),
-                "; this host has no hardware counters, or keeps them from us",
+                "; this host has no hardware counters, or does not expose them",
             ),
             _ => (
                 PerfEventConfig::Software(SoftwareEvent::CpuClock),

@@ -59,7 +59,7 @@ pub enum ProbeError {
         source: btf::BtfError,
     },
     /// The host's size or its processor is not known.
-    #[error("the probes cannot be fitted to this host: {0}")]
+    #[error("the probes cannot be adapted to this host: {0}")]
     Host(#[from] HostError),
     /// The maps cannot be created.
     #[error("the BPF maps cannot be created: {reason}; run as root, or with CAP_BPF and CAP_PERFMON")]

@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(tally.take(&event(140, PASS_START, 9)), None);
         let pass = tally.take(&event(150, PASS_STOP, 11)).unwrap();
         assert_eq!((pass.began_ns, pass.passed_over), (None, 2), "two were lost, and this one's beginning");
-        // All was unmerged, and the kernel counts anew.
+        // All was unmerged, and the kernel counts from 0 again.
         let pass = tally.take(&event(160, PASS_STOP, 1)).unwrap();
         assert_eq!((pass.full_scans, pass.passed_over), (2, 1));
         assert_eq!(tally.take(&event(170, PASS_STOP, 2)).unwrap().full_scans, 3);

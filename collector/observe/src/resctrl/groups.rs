@@ -88,13 +88,13 @@ pub(super) fn remove_left(root: &HostRoot, mount: &Path, directories: &dyn Group
             Ok(()) => {
                 left.removed += 1;
                 left.notes.push(format!(
-                    "the monitoring group {}, which a huddle that is gone had made, is removed",
+                    "the monitoring group {}, left by an earlier huddle, is removed",
                     path.display()
                 ));
             }
             Err(error) => {
                 left.failures.push(format!(
-                    "the monitoring group {} of a huddle that is gone cannot be removed: {error}; run as root",
+                    "the monitoring group {}, left by an earlier huddle, cannot be removed: {error}; run as root",
                     path.display()
                 ));
             }

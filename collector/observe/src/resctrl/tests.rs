@@ -222,7 +222,7 @@ fn groups_of_huddles_that_are_gone_are_removed_and_those_of_others_stay() {
     tree.stat(70, 6);
     let left = remove_leftovers(&tree.root);
     assert_eq!((left.removed, left.failures.len()), (0, 1));
-    assert!(left.failures[0].contains("huddle-70-5.1-a of a huddle that is gone"), "{left:?}");
+    assert!(left.failures[0].contains("huddle-70-5.1-a, left by an earlier huddle"), "{left:?}");
     drop(tree.open());
     assert_eq!(tree.groups(""), ["huddle-x", "libvirt"]);
 }

@@ -22,7 +22,7 @@ const BATCH_PAGES: usize = 64;
 pub struct Slot {
     /// Its place in the space, from 0.
     pub number: u64,
-    /// The frame it may have in common with other pages; 0 where it is alone on it or nobody tells.
+    /// The frame it may have in common with other pages; 0 where it is alone on it or it is not known.
     pub frame: u64,
 }
 

@@ -189,7 +189,7 @@ impl Kept {
                     |places, first, bytes| {
                         let entries = || bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
                         let count = entries().len();
-                        // Most chunks are all alike, and told at once.
+                        // Most chunks are all alike, and counted at once.
                         if tracked.pages.whole(first, count).is_some()
                             && let Some(place) = all_alike(entries())
                         {
@@ -238,7 +238,7 @@ impl Kept {
         self.tracked[process].pages.get(index) == place
     }
 
-    /// Puts a page elsewhere; what `may_be_merged` to a frame of unknown content is looked into later.
+    /// Puts a page elsewhere; what `may_be_merged` to a frame of unknown content is read later.
     pub(super) fn move_page(&mut self, process: usize, index: u64, to: Place, may_be_merged: bool) {
         let tracked = &mut self.tracked[process];
         let from = tracked.pages.get(index);

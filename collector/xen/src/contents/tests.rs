@@ -247,6 +247,6 @@ fn one_domain_is_one_vm() {
     let process = [vm(1), Vm { vmm: VmmKind::Process, ..vm(2) }];
     assert_eq!(
         measured_with(&xen, &process, settings()).unwrap().vanished[0].reason,
-        "it is no domain of Xen"
+        "it is not a Xen domain"
     );
 }

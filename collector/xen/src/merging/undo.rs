@@ -24,14 +24,16 @@ impl UndoMerging for UndoSharing {
         match undo() {
             Ok(Undone::Off) => host::Undone::Restored(None),
             Ok(Undone::Gone) => {
-                host::Undone::Settled(format!("{vm} (domain {domain}) is gone: nothing to undo"))
+                host::Undone::Settled(format!("{vm} (Xen domain {domain}) is gone: nothing to undo"))
             }
             Ok(Undone::StillShared { pages, why }) => host::Undone::Failed(format!(
-                "{pages} pages of {vm} (domain {domain}) are still shared: {why}"
+                "{pages} pages of {vm} (Xen domain {domain}) are still shared: {why}"
             )),
             Err(error) => {
                 let error: XenError = error;
-                host::Undone::Failed(format!("pages of {vm} (domain {domain}) may still be shared: {error}"))
+                host::Undone::Failed(format!(
+                    "pages of {vm} (Xen domain {domain}) may still be shared: {error}"
+                ))
             }
         }
     }

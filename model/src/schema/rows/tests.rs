@@ -127,7 +127,7 @@ fn a_placement_says_whether_it_holds_or_why_not() {
     snapshot.vms[0].vcpus[0].affinity = rows.placements[0].cpus.as_deref().unwrap().parse().unwrap();
     let placements = rows_of(&snapshot).placements;
     assert_eq!((placements[0].applied, placements[1].applied), (Some(true), None));
-    assert!(placements[1].not_applied_reason.as_deref().unwrap().contains("passed over"));
+    assert!(placements[1].not_applied_reason.as_deref().unwrap().contains("skipped"));
 }
 
 /// A window in which one vCPU was counted and the other was not.

@@ -160,7 +160,7 @@ impl Machine {
         }
         if reading.seeks_sharing && gain.part() < self.settings.least_gain {
             let asked = self.settings.least_gain * 100.0;
-            return Some(("gain", format!("less than the {asked:.0} % that are asked for a trial")));
+            return Some(("gain", format!("less than the {asked:.0} % that are required for a trial")));
         }
         if let Some(rejected) =
             self.rejected.iter().find(|rejected| self.is_of(rejected, proposal) && at.now < rejected.until)
@@ -169,7 +169,7 @@ impl Machine {
             return Some(("cool-down", format!("it was taken back, and is not tried again for {left} s")));
         }
         if let Some(load) = self.host.load_per_cpu.filter(|load| *load > self.settings.load_limit) {
-            return Some(("load", format!("{load:.1} runnable tasks a CPU are too many to measure by")));
+            return Some(("load", format!("{load:.1} runnable tasks per CPU are too many to measure")));
         }
         self.blind
             .as_ref()
@@ -194,7 +194,7 @@ impl Machine {
         let writers = self.writers.sentences(self.settings.lasting_s);
         let names: Vec<String> = writers.iter().map(|(name, _)| name.clone()).collect();
         let said = Said { why, proposal: reading.proposal.clone(), writers: names };
-        // That what was kept is in force needs no word, unless there is something to say of a VM.
+        // That what was kept is in force needs no message, unless there is something to say of a VM.
         let as_kept = why == THERE && *reading.proposal == self.incumbent && said.writers.is_empty();
         if self.said.as_ref() == Some(&said) || as_kept {
             return;
@@ -216,7 +216,7 @@ impl Machine {
 fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
     let has = |all: &BTreeSet<Member>, vm: &str| all.iter().any(|(name, ..)| name == vm);
     if let Some((name, ..)) = before.iter().find(|(name, ..)| !has(now, name)) {
-        return format!("{name} went away");
+        return format!("{name} ended");
     }
     if let Some((name, ..)) = now.iter().find(|(name, ..)| !has(before, name)) {
         return format!("{name} came");
@@ -225,7 +225,7 @@ fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
     match other {
         Some((name, id, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
             Some((_, was, _)) if was == id => format!("{name} has {vcpus} vCPUs now"),
-            _ => format!("{name} was started anew"),
+            _ => format!("{name} was restarted"),
         },
         None => "the VMs changed".into(),
     }

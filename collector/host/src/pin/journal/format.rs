@@ -30,7 +30,7 @@ pub(super) enum Line {
     },
 }
 
-/// A complete line that is none.
+/// A complete line that is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     pub(super) line: usize,

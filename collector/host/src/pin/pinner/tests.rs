@@ -295,7 +295,7 @@ fn a_number_taken_by_another_task_is_passed_over_at_every_moment() {
 
     // Before it is pinned, and when it is undone.
     let report = pinner.set_affinities(&[pin(1, "1")]).unwrap();
-    assert!(report.notes[0].contains("belongs to another task now: passed over"), "{:?}", report.notes);
+    assert!(report.notes[0].contains("belongs to another task now: skipped"), "{:?}", report.notes);
     let report = pinner.undo();
     assert!(report.notes[0].contains("another task now: nothing to undo"), "{:?}", report.notes);
     assert_eq!(world.affinity(1), "0-7");
@@ -408,7 +408,7 @@ fn a_journal_cannot_make_it_write_elsewhere() {
         Change::KsmSetting { file: "../other".to_owned(), before: "0".to_owned(), after: "1".to_owned() };
     pinner.journal.record(&[change]).unwrap();
     let report = pinner.undo();
-    assert!(report.failures[0].contains("no setting of KSM"), "{:?}", report.failures);
+    assert!(report.failures[0].contains("not a setting of KSM"), "{:?}", report.failures);
     assert_eq!(std::fs::read_to_string(world.root.sys("kernel/mm/other")).unwrap(), "1");
     pinner.keep();
 }

@@ -16,7 +16,7 @@ pub(super) struct Live {
     told: Told,
     asks: Requests,
     can_pin: bool,
-    /// The wish that is being done; one at a time is enough for one pair of hands.
+    /// The command that is being carried out; one at a time is enough for one user.
     waits: Option<oneshot::Receiver<Result<String, String>>>,
 }
 
