@@ -7,8 +7,8 @@
 # a letter, and the whole status of the thread (affinity, capabilities, memory) cannot be read.
 #
 # Seen on Linux 6.18 with Rust 1.95:
-#   stat: Ok("12345678901234\u{fffd}")
-#   status: Err(Io(Error { kind: InvalidData, message: "stream did not contain valid UTF-8" }, ...))
+#   stat: Ok("12345678901234�")
+#   status: Err(Io(Error { kind: InvalidData, message: "stream did not contain valid UTF-8" }, Some("/proc/thread-self/status")))
 #
 # Needs cargo and access to crates.io. Ends with 0 while this holds, with 1 when it has changed.
 set -euo pipefail
