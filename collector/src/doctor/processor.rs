@@ -276,7 +276,7 @@ mod tests {
         }
         let domains = find(examine(&tree.root), "cache.domains");
         assert!(
-            domains.state == State::Missing && domains.value.contains("does not tell its caches"),
+            domains.state == State::Missing && domains.value.contains("does not report its caches"),
             "{domains:?}"
         );
     }
