@@ -10,8 +10,6 @@ fn main() {
         "collector/sharing",
         "collector/observe",
         "collector/xen",
-        "collector/record",
-        "collector/engine",
         "experiments/guest",
     ]);
 }
