@@ -156,7 +156,7 @@ tables! {
         vm_kind: Option<VmKind>, "none";
         /// The process that holds it; null for a domain of Xen.
         pid: Option<i32>, "number";
-        /// Start time of that process after boot, which tells it from a later one of the same pid; null like `pid`.
+        /// Start time of that process after boot, which distinguishes it from a later one of the same pid; null like `pid`.
         start_ticks: Option<u64>, "ticks";
         /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
         uuid: Option<UuidText>, "none";
@@ -168,7 +168,7 @@ tables! {
         vcpus: u32, "count";
         /// Guest memory that KSM may merge.
         mergeable_bytes: u64, "bytes";
-        /// Private anonymous guest memory that nobody marked mergeable.
+        /// Private anonymous guest memory that is not marked mergeable.
         anonymous_bytes: u64, "bytes";
         /// Guest memory in shared memory, which KSM never merges.
         shared_memory_bytes: u64, "bytes";
@@ -212,7 +212,7 @@ tables! {
         vcpu: u32, "number";
         /// Id of the host thread that runs it; null on Xen.
         thread: Option<i32>, "number";
-        /// Start time of that thread after boot, which tells it from a later one of the same id; null on Xen.
+        /// Start time of that thread after boot, which distinguishes it from a later one of the same id; null on Xen.
         thread_start_ticks: Option<u64>, "ticks";
         /// CPUs the thread could run on when the round found it, before anything was changed, as a cpulist.
         cpus_before: String, "none";
@@ -252,7 +252,7 @@ tables! {
         threads_changed: Option<u32>, "count";
         /// Threads that were already where they should be; null like `changed`.
         threads_unchanged: Option<u32>, "count";
-        /// Threads passed over because they were gone or another's; null like `changed`.
+        /// Threads skipped because they were gone or another's; null like `changed`.
         threads_skipped: Option<u32>, "count";
         /// Why there is no sharing matrix; null when there is one.
         sharing_unavailable: Option<String>, "none";
@@ -288,7 +288,7 @@ tables! {
         pages_unshared: Option<u64>, "pages";
         /// Pages that change too fast to be looked at.
         pages_volatile: Option<u64>, "pages";
-        /// Pages that smart_scan passed over; null where the kernel has no such file.
+        /// Pages that smart_scan skipped; null where the kernel has no such file.
         pages_skipped: Option<u64>, "pages";
         /// Pages put on the kernel's zero page by use_zero_pages; null where the kernel has no such file.
         ksm_zero_pages: Option<i64>, "pages";
@@ -354,9 +354,9 @@ tables! {
         vcpu: u32, "number";
         /// Id of the host thread that runs it; null on Xen.
         thread: Option<i32>, "number";
-        /// Start time of that thread after boot, which tells it from a later one of the same id; null on Xen.
+        /// Start time of that thread after boot, which distinguishes it from a later one of the same id; null on Xen.
         thread_start_ticks: Option<u64>, "ticks";
-        /// Cache domain it ran in for most of the window; null when it did not run or nobody saw where.
+        /// Cache domain it ran in for most of the window; null when it did not run or where is not known.
         domain: Option<u32>, "number";
         /// Number of the trial since the start of the loop, from 1; null outside of trials.
         trial: Option<u32>, "number";
@@ -552,9 +552,9 @@ tables! {
     ResponseRow, Responses, responses {
         /// When the request was sent, or, in an open loop, was to be sent, since the Unix epoch.
         at_us: i64, "us";
-        /// Windows since the start of the run, from 1; 0 where nobody keeps windows.
+        /// Windows since the start of the run, from 1; 0 where there are no windows.
         window: u64, "count";
-        /// The round whose placement was in force; 0 where nobody keeps rounds.
+        /// The round whose placement was in force; 0 where there are no rounds.
         round: u64, "count";
         /// Name of the VM that was asked.
         vm: String, "none";
@@ -570,7 +570,7 @@ tables! {
         arm: Option<String>, "none";
         /// Number of the block of the trial or experiment; null outside of them.
         block: Option<u32>, "number";
-        /// From then until the response was complete, or until the request failed; null when not told.
+        /// From then until the response was complete, or until the request failed; null when not known.
         latency_us: Option<f64>, "us";
         /// HTTP status; null without a response or where the protocol has none.
         status: Option<u32>, "number";
