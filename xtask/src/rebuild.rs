@@ -108,7 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         eprintln!("building {} for the first time", tree.dir.display());
         tree.build()?;
     }
-    println!(
+    eprintln!(
         "seconds to build `huddle` (dev) again after a change of one line: now, {}, ratio",
         arguments.against
     );
@@ -128,7 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 times_before.push(took[1]);
             }
         }
-        println!(
+        eprintln!(
             "{:>8}: {:.1} {:.1} {:.2} [{:.2} to {:.2}]",
             place.what,
             median(&mut times_now),

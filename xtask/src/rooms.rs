@@ -100,7 +100,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
     for room in &ROOMS {
         let names = dependencies(room.package)?;
-        println!("{:>16}: {} crates", room.package, names.len());
+        eprintln!("{:>16}: {} crates", room.package, names.len());
         wrong.extend(room.complaints(&names));
     }
     ensure!(wrong.is_empty(), "dependencies are in the wrong room:\n{}", wrong.join("\n"));
