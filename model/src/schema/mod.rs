@@ -13,16 +13,18 @@ mod page;
 mod rows;
 mod tables;
 mod time;
+mod update_rows;
 
 pub use manifest::{
     CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
     TopologyFact,
 };
-pub use observation_rows::{observation_rows, trial_rows};
+pub use observation_rows::{decision_row, observation_rows};
 pub use page::{schema_json, schema_page};
-pub use rows::{event_rows, rows_of};
+pub use rows::{event_rows, round_rows};
 pub use tables::*;
 pub use time::{run_id, utc_text};
+pub use update_rows::RowContext;
 
 /// Version of tables and columns.
 ///

@@ -60,6 +60,11 @@ macro_rules! tables {
                 match table { $( Table::$table => self.$name.len() as u64, )+ }
             }
 
+            /// Adds the rows of `more` after these.
+            pub fn append(&mut self, more: Self) {
+                $( self.$name.extend(more.$name); )+
+            }
+
             /// Hands the rows of each table to `visitor`, and stops at its first error.
             pub fn visit<V: TableVisitor>(&self, visitor: &mut V) -> Result<(), V::Error> {
                 $( visitor.visit(&self.$name)?; )+

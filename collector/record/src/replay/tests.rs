@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use huddle_model::availability::Availability;
-use huddle_model::news::Taken;
+use huddle_model::event::{Event, EventKind};
 use huddle_model::observation::Observation;
-use huddle_model::schema::{Rows, SCHEMA_VERSION, Table};
-use huddle_model::snapshot::{Event, EventKind, Snapshot};
+use huddle_model::pinning::Pinning;
+use huddle_model::schema::{RowContext, SCHEMA_VERSION, Table};
 use huddle_model::topology::Topology;
+use huddle_model::update::Round;
+use huddle_model::view::View;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
@@ -22,85 +24,94 @@ use crate::{sample, sample_observed};
 
 const SECOND: u64 = 1_000_000;
 
-/// What a loop over `vms` VMs publishes: rounds a second apart, each with the window that ended in it, and
-/// one window in between.
-fn published(rounds: u64, vms: usize) -> Vec<Snapshot> {
-    let mut all = Vec::new();
+/// What a loop over `vms` VMs tells: rounds a second apart, each with the window that ended in it, and one
+/// window in between.
+fn published(rounds: u64, vms: usize) -> Vec<View> {
+    let mut all: Vec<View> = Vec::new();
     let mut window = 0;
     for round in 1..=rounds {
-        let mut snapshot = sample_observed::observed(round, vms);
-        let seen = snapshot.observation.value().cloned().unwrap();
+        let mut view = sample_observed::observed(round, vms);
+        let seen = view.observation.value().map(Arc::clone).unwrap();
         let event = |at_unix_us, what: &str| Event {
             at_unix_us,
             kind: EventKind::Note,
             vm: Some("vm0".into()),
             message: format!("{what} of round {round}"),
         };
-        snapshot.events.push(event(snapshot.end_unix_us, "the end"));
         let mut next = |begin_unix_us, end_unix_us, round| {
             window += 1;
-            let observation = Observation { window, round, begin_unix_us, end_unix_us, ..seen.clone() };
-            Availability::Available(observation)
+            let observation =
+                Observation { window, round, begin_unix_us, end_unix_us, ..Observation::clone(&seen) };
+            Availability::Available(Arc::new(observation))
         };
-        let begin = snapshot.begin_unix_us;
-        snapshot.observation = match round {
+        let own = Arc::make_mut(&mut view.round);
+        own.events.push(event(own.end_unix_us, "the end"));
+        view.events = Arc::new(own.events.clone());
+        let (begin, end) = (own.begin_unix_us, own.end_unix_us);
+        view.observation = match round {
             1 => Availability::Unavailable(
                 "the recording does not hold a window that ended with this round".into(),
             ),
             _ => next(begin - SECOND / 2, begin + 100, round - 1),
         };
-        let within = Snapshot {
-            observation: next(snapshot.end_unix_us, begin + SECOND / 2, round),
-            ..snapshot.clone()
-        };
-        all.push(snapshot);
+        let mut within = View { observation: next(end, begin + SECOND / 2, round), ..view.clone() };
+        Arc::make_mut(&mut within.events).push(event(begin + SECOND / 2 + 7, "a window"));
+        all.push(view);
         all.push(within);
-        let last = all.last_mut().unwrap();
-        last.events.push(event(begin + SECOND / 2 + 7, "a window"));
     }
     all
 }
 
 /// A manifest of the topology that the samples have.
 fn manifest() -> Manifest {
-    let topology: Availability<Topology> = sample::snapshot(1, 1).topology;
-    Manifest { topology: topology.map(|topology| (&topology).into()), ..sample::manifest() }
+    let topology = sample::view(1, 1).round.topology.clone();
+    Manifest { topology: topology.map(|topology| (&*topology).into()), ..sample::manifest() }
 }
 
-/// Records snapshots as the loop does, in segments of `a_segment` each.
-fn record(dir: &Path, snapshots: &[Snapshot], a_segment: usize) {
-    record_with(dir, snapshots, a_segment, manifest());
+/// Records what a loop with these views tells, in segments of `a_segment` steps each.
+fn record(dir: &Path, views: &[View], a_segment: usize) {
+    record_with(dir, views, a_segment, manifest());
 }
 
-fn record_with(dir: &Path, snapshots: &[Snapshot], a_segment: usize, manifest: Manifest) {
+fn record_with(dir: &Path, views: &[View], a_segment: usize, manifest: Manifest) {
     let mut limits = crate::RecorderLimits::default();
     limits.segment.max_age = Duration::from_secs(3600);
     let mut writer = crate::RunWriter::create(dir, manifest, limits).unwrap();
-    let mut taken = Taken::default();
+    let mut context = RowContext::default();
     let mut now = Instant::now();
-    for (at, snapshot) in snapshots.iter().enumerate() {
+    for (at, step) in sample::steps(views).iter().enumerate() {
         if at > 0 && at % a_segment == 0 {
             now += limits.segment.max_age;
             writer.tick(now);
         }
-        writer.write(&taken.take(snapshot).rows(snapshot), now);
+        writer.write(&context.rows(&step[..]), now);
     }
     writer.finish(now, 1_800_000_000_000_000);
 }
 
-/// Everything a snapshot says, without what is not recorded: the reasons within windows, names of threads,
-/// allowed CPUs, how a trial stands, the parts of what a plan is expected to bring (its reasons say them).
-fn said(snapshot: &Snapshot) -> Value {
-    let mut value = serde_json::to_value(snapshot).unwrap();
+/// Everything a view says, without what is not recorded: the reasons within windows, which reason it was that
+/// nothing was pinned for, names of threads, allowed CPUs, how a trial stands, the parts of what a plan is
+/// expected to bring (its reasons say them).
+fn said(view: &View) -> Value {
+    let mut view = view.clone();
+    let not_done = |pinning: &mut Pinning| {
+        if let Some(reason) = pinning.reason() {
+            *pinning = Pinning::NotDone(reason.to_owned());
+        }
+    };
+    not_done(&mut view.pinning);
+    not_done(&mut Arc::make_mut(&mut view.round).pinning);
+    let mut value = serde_json::to_value(view).unwrap();
     forget_reasons(&mut value["observation"]);
     if let Some(comparison) = value["comparison"].get_mut("available") {
         comparison["phase"].take();
         comparison["arms"].take();
     }
-    if let Some(plan) = value["plan"].get_mut("available") {
+    let round = &mut value["round"];
+    if let Some(plan) = round["plan"].get_mut("available") {
         plan["expected"].take();
     }
-    for vm in value["vms"].as_array_mut().unwrap() {
+    for vm in round["vms"].as_array_mut().unwrap() {
         vm["allowed_cpus"].take();
         vm["vcpus"].as_array_mut().unwrap().iter_mut().for_each(|vcpu| _ = vcpu["thread_name"].take());
     }
@@ -118,8 +129,8 @@ fn forget_reasons(value: &mut Value) {
     }
 }
 
-fn replayed(recording: &mut Recording) -> Vec<Snapshot> {
-    (0..recording.len()).map(|at| Snapshot::clone(&recording.snapshot(at).unwrap())).collect()
+fn replayed(recording: &mut Recording) -> Vec<View> {
+    (0..recording.len()).map(|at| recording.view(at).unwrap()).collect()
 }
 
 fn segment(dir: &Path, table: Table, number: u64) -> PathBuf {
@@ -141,6 +152,12 @@ fn what_the_loop_published_is_read_back() {
         assert_eq!(recording.warnings(), [""; 0]);
         assert_eq!((recording.name(), recording.len()), ("run-7", published.len()));
         let found = replayed(&mut recording);
+        // Whoever follows the steps of the recording sees what whoever followed the loop saw.
+        let mut followed = None;
+        for (at, view) in found.iter().enumerate() {
+            View::follow(&mut followed, &recording.step(at).unwrap()[..]);
+            assert_eq!(followed.as_ref(), Some(view), "step {at}");
+        }
         for (at, (found, published)) in found.iter().zip(&published).enumerate() {
             let mut expected = said(published);
             if vms == 1 {
@@ -148,14 +165,14 @@ fn what_the_loop_published_is_read_back() {
                 for (name, value) in
                     [("method", "file".into()), ("duration_ms", Value::Null), ("coverage", Value::Null)]
                 {
-                    expected["matrix"]["available"][name] = value;
+                    expected["round"]["matrix"]["available"][name] = value;
                 }
             }
-            if published.round < 4 {
+            if published.round.number < 4 {
                 // A decision is told from its own time on: the sample's is of the fourth second.
-                assert!(found.comparison.value().unwrap().decisions.is_empty());
+                assert!(found.decisions.is_empty());
             }
-            assert_eq!(said(found), expected, "snapshot {at} of {vms} VMs");
+            assert_eq!(said(found), expected, "step {at} of {vms} VMs");
         }
         let times: Vec<u64> = recording.times_unix_us().collect();
         assert!(times.is_sorted() && times.len() == found.len());
@@ -163,9 +180,9 @@ fn what_the_loop_published_is_read_back() {
         assert_eq!(recording.rounds().map(|(_, round)| round).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         // In any order, and twice.
         for at in [11, 0, 7, 7, 3] {
-            assert_eq!(*recording.snapshot(at).unwrap(), found[at]);
+            assert_eq!(recording.view(at).unwrap(), found[at]);
         }
-        let beyond = recording.snapshot(12).unwrap_err().to_string();
+        let beyond = recording.view(12).unwrap_err().to_string();
         assert!(beyond.contains("12"), "{beyond}");
     }
 }
@@ -196,8 +213,11 @@ fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
         assert!(warnings.contains(word), "{word}: {warnings}");
     }
     let found = replayed(&mut recording);
-    let round = |of: &[Snapshot], round| of.iter().find(|s: &&Snapshot| s.round == round).unwrap().clone();
-    assert_eq!(found.iter().filter(|snapshot| snapshot.round == 1).count(), 1, "its windows are gone");
+    let round = |of: &[View], number| {
+        let view = of.iter().find(|view| view.round.number == number).unwrap();
+        Round::clone(&view.round)
+    };
+    assert_eq!(found.iter().filter(|view| view.round.number == 1).count(), 1, "its windows are gone");
     let three = round(&found, 3);
     assert!(three.vms.is_empty());
     assert!(
@@ -213,11 +233,11 @@ fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
     assert!(seven.plan.reason().unwrap().contains("the recording does not hold"), "{:?}", seven.plan);
     assert!(seven.own_cpu_us.reason().is_some());
     assert_eq!((&seven.matrix, &seven.ksm), (&round(&whole, 7).matrix, &round(&whole, 7).ksm));
-    assert!(
-        found
-            .iter()
-            .all(|s| s.round != 7 || s.observation == round(&whole, 7).observation || s.begin_unix_us > 0)
-    );
+    let of_seven = |of: &[View]| {
+        let views = of.iter().filter(|view| view.round.number == 7);
+        views.map(|view| view.observation.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of_seven(&found), of_seven(&whole));
 
     // The whole rounds are as they were.
     assert_eq!(round(&found, 6).ksm, round(&whole, 6).ksm);
@@ -238,7 +258,8 @@ fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
             std::fs::write(&path, &bad).unwrap();
             let Ok(mut recording) = Recording::open(&run) else { continue };
             let found = replayed(&mut recording);
-            let is_event = found.iter().flat_map(|s| &s.events).any(|e| e.kind == EventKind::StageFailed);
+            let is_event =
+                found.iter().flat_map(|view| &*view.events).any(|e| e.kind == EventKind::StageFailed);
             told += usize::from(is_event || !recording.warnings().is_empty());
         }
         for length in (0..good.len()).step_by(good.len() / 5) {
@@ -311,12 +332,12 @@ fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
 fn a_recording_of_the_first_version_has_rounds_and_no_windows() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    let published: Vec<View> = (1..4).map(|round| sample::view(round, 2)).collect();
     record_with(&run, &published, 1000, Manifest { schema_version: 1, ..manifest() });
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!((recording.len(), recording.warnings()), (3, &[][..]));
-    let second = recording.snapshot(1).unwrap();
-    assert_eq!(second.matrix, published[1].matrix);
+    let second = recording.view(1).unwrap();
+    assert_eq!(second.round.matrix, published[1].round.matrix);
     assert!(second.observation.reason().unwrap().contains("does not hold a window"));
     assert!(second.comparison.reason().unwrap().contains("does not hold a decision"));
 }
@@ -328,23 +349,24 @@ fn a_recording_that_is_still_written_shows_what_is_closed() {
     let mut limits = crate::RecorderLimits::default();
     limits.segment.max_age = Duration::from_secs(60);
     let mut writer = crate::RunWriter::create(&run, manifest(), limits).unwrap();
-    let (mut taken, now, all) = (Taken::default(), Instant::now(), published(4, 2));
-    let mut write = |snapshot: &Snapshot, now| {
-        let rows: Rows = taken.take(snapshot).rows(snapshot);
-        writer.write(&rows, now);
-    };
-    write(&all[0], now);
+    let (mut context, now, all) = (RowContext::default(), Instant::now(), published(4, 2));
+    let steps = sample::steps(&all);
+    let mut write = |step: &Step, now| writer.write(&context.rows(&step[..]), now);
+    write(&steps[0], now);
     assert!(open_error(&run).contains("the recording has no end"));
-    all[1..5].iter().for_each(|snapshot| write(snapshot, now));
+    steps[1..5].iter().for_each(|step| write(step, now));
     // This one closes the first segments, and is in open ones itself.
-    write(&all[5], now + Duration::from_secs(60));
-    write(&all[6], now + Duration::from_secs(61));
+    write(&steps[5], now + Duration::from_secs(60));
+    write(&steps[6], now + Duration::from_secs(61));
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings().len(), 1, "{:?}", recording.warnings());
     let found = replayed(&mut recording);
     assert!((5..7).contains(&found.len()), "{}", found.len());
     for (found, published) in found.iter().zip(&all[..5]) {
-        assert_eq!((found.round, &found.matrix), (published.round, &published.matrix));
+        assert_eq!(
+            (found.round.number, &found.round.matrix),
+            (published.round.number, &published.round.matrix)
+        );
     }
 }
 
@@ -359,10 +381,10 @@ fn other_cache_domains_than_at_the_start_are_not_made_up() {
         1000,
         Manifest { topology: Availability::Available((&other).into()), ..manifest() },
     );
-    let snapshot = Recording::open(&run).unwrap().snapshot(0).unwrap();
-    assert!(snapshot.topology.reason().unwrap().contains("others than at its start"));
-    let plan = snapshot.plan.value().unwrap();
-    assert_eq!(plan.placement, sample::snapshot(1, 2).plan.value().unwrap().placement);
+    let round = Recording::open(&run).unwrap().view(0).unwrap().round;
+    assert!(round.topology.reason().unwrap().contains("others than at its start"));
+    let plan = round.plan.value().unwrap();
+    assert_eq!(plan.placement, sample::view(1, 2).round.plan.value().unwrap().placement);
     assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
 }
 
@@ -394,12 +416,12 @@ fn age_by_one_version(path: &Path, name: &str, old: &str) {
 fn columns_of_older_versions_are_read_by_their_old_names() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    let published: Vec<View> = (1..4).map(|round| sample::view(round, 2)).collect();
     record_with(&run, &published, 1000, manifest());
     age_by_one_version(&segment(&run, Table::Ksm, 1), "ksm_run", "run");
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings(), &[] as &[String]);
-    assert_eq!(recording.snapshot(1).unwrap().ksm, published[1].ksm);
+    assert_eq!(recording.view(1).unwrap().round.ksm, published[1].round.ksm);
 
     // Any other name is a fault.
     age_by_one_version(&segment(&run, Table::Ksm, 1), "run", "runs");
