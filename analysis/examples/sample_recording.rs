@@ -3,7 +3,7 @@
 //! `DIR/host=alpha/run=..`, and the same of the hosts `beta` and `gamma`.
 
 // The samples are the tests', which may unwrap what they wrote themselves.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "an example: what fails, panics")]
 
 use std::path::PathBuf;
 

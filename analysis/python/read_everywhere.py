@@ -5,6 +5,7 @@ All four must see the same rows, columns and nulls, and the columns must be thos
 
 import json
 import sys
+import uuid
 from pathlib import Path
 
 import duckdb
@@ -24,6 +25,21 @@ def files_of(run, table):
 def nulls(frame):
     """How many nulls each column has, by name."""
     return {name: int(frame[name].null_count()) for name in frame.columns}
+
+
+def check_vms(name, frame):
+    """Which VM a row is of: a process or a domain of Xen, never both; a UUID is written in the usual way."""
+    kind = polars.col("vm_kind")
+    assert set(frame["vm_kind"].unique()) <= {"process", "xen_domain"}, (name, frame["vm_kind"].unique())
+    on_xen = frame.filter(kind == "xen_domain")
+    assert on_xen["domid"].null_count() == 0 and on_xen["uuid"].null_count() == 0, name
+    assert frame.filter(kind == "process")["domid"].drop_nulls().is_empty(), name
+    for column in ("pid", "start_ticks", "vm_pid", "thread", "thread_start_ticks"):
+        if column in frame.columns:
+            assert on_xen[column].drop_nulls().is_empty(), (name, column)
+            assert frame.filter(kind == "process")[column].null_count() == 0, (name, column)
+    for text in frame["uuid"].drop_nulls().unique():
+        assert str(uuid.UUID(text)) == text, (name, text)
 
 
 def main():
@@ -64,6 +80,8 @@ def main():
                 f"select count(*), {counts} from read_parquet(?, hive_partitioning = false)", [texts]
             ).fetchall()[0]
             assert row[0] == one.height and dict(zip(columns, row[1:])) == found, name
+            if "vm_kind" in columns and name not in ("events", "sharing"):
+                check_vms(name, one)
             read += one.height
     # One query over all hosts; every table can be read with the partitions of its path.
     for name in tables:

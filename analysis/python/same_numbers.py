@@ -40,21 +40,24 @@ def check(program, run, latency_of, latencies):
     reported = pl.read_parquet(run / "reported/*.parquet", hive_partitioning=False)
     blocks = (
         counters.filter(pl.col("arm").is_not_null())
-        .group_by("arm", "block")
+        .group_by("arm", "trial", "block")
         .agg(
             mpki=1000 * pl.col("llc_misses").sum() / pl.col("instructions").sum(),
             miss_ratio=pl.col("llc_misses").sum() / pl.col("llc_references").sum(),
             ipc=pl.col("instructions").sum() / pl.col("cycles").sum(),
         )
         .join(
-            reported.group_by("arm", "block", "window")
+            reported.group_by("arm", "trial", "block", "window")
             .agg(pl.col("operations").sum(), us=(pl.col("end_us") - pl.col("begin_us")).first())
-            .group_by("arm", "block")
+            .group_by("arm", "trial", "block")
             .agg(throughput=1e6 * pl.col("operations").sum() / pl.col("us").sum()),
-            on=["arm", "block"],
+            on=["arm", "trial", "block"],
         )
-        .join(latencies.group_by("arm", "block").agg(latency_us=pl.col("latency_us").median()), on=["arm", "block"])
-        .sort("block")
+        .join(
+            latencies.group_by("arm", "trial", "block").agg(latency_us=pl.col("latency_us").median()),
+            on=["arm", "trial", "block"],
+        )
+        .sort("trial", "block")
     )
     for arm in told["arms"]:
         mine = blocks.filter(pl.col("arm") == arm["name"])

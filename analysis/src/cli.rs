@@ -25,7 +25,7 @@ use crate::{AnalysisError, summary, validate};
 /// pattern of such paths in quotes. `compare` and `report` also take the directory of an experiment
 /// (`cargo xtask experiment NAME --out DIR`).
 #[derive(Debug, Parser)]
-#[command(name = "huddle-analysis", version)]
+#[command(name = "huddle-analysis", version = env!("HUDDLE_VERSION"))]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +46,7 @@ enum Command {
     Compare {
         #[command(flatten)]
         runs: Runs,
-        /// What tells the arms; arms of trials where there are any, else policies, else recordings.
+        /// What distinguishes the arms; arms of trials where there are any, else policies, else recordings.
         #[arg(long, value_enum)]
         by: Option<By>,
         /// The arm that the others are compared with; `before`, or an experiment's `opposed`, where there is one.

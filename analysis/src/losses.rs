@@ -1,6 +1,6 @@
-//! What of a recording is lost to its readers: segments that somebody removed, and those that cannot be used.
+//! What of a recording is lost to its readers: segments that were removed, and those that cannot be used.
 //!
-//! Questions are answered from what is left, and say what was not. `validate` tells the same and more.
+//! Questions are answered from what is left, and say what was not. `validate` reports the same and more.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -96,11 +96,7 @@ pub(crate) fn missing(table: Table, files: &TableFiles, manifest: Option<&Manife
     let gaps = files.segments.windows(2).filter(|pair| pair[1].0 > pair[0].0 + 1);
     let mut said: Vec<String> = gaps
         .map(|pair| {
-            format!(
-                "{table} lacks the segments {} to {}: somebody removed them",
-                pair[0].0 + 1,
-                pair[1].0 - 1
-            )
+            format!("{table} lacks the segments {} to {}: they were removed", pair[0].0 + 1, pair[1].0 - 1)
         })
         .collect();
     let Some(manifest) = manifest else { return said };
@@ -108,19 +104,16 @@ pub(crate) fn missing(table: Table, files: &TableFiles, manifest: Option<&Manife
     let first = segments_removed + 1;
     let Some((found_first, found_last)) = files.span() else {
         if last >= first {
-            said.push(format!("{table} lacks all of its segments {first} to {last}: somebody removed them"));
+            said.push(format!("{table} lacks all of its segments {first} to {last}: they were removed"));
         }
         return said;
     };
     // While a run goes on the manifest may lag behind by what was removed last.
     if manifest.end_us.is_some() && found_first > first {
-        said.push(format!(
-            "{table} lacks its segments {first} to {}: somebody removed them",
-            found_first - 1
-        ));
+        said.push(format!("{table} lacks its segments {first} to {}: they were removed", found_first - 1));
     }
     if found_last < last {
-        said.push(format!("{table} lacks its segments {} to {last}: somebody removed them", found_last + 1));
+        said.push(format!("{table} lacks its segments {} to {last}: they were removed", found_last + 1));
     }
     said
 }

@@ -3,12 +3,13 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use huddle_model::schema::{MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
+use huddle_model::schema::{Column, MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
 use polars::io::HiveOptions;
-use polars::prelude::{LazyFrame, PlRefPath, PolarsResult, ScanArgsParquet, col};
+use polars::prelude::{LazyFrame, NULL, PlRefPath, PolarsResult, ScanArgsParquet, col, lit};
 
 use crate::AnalysisError;
 use crate::losses::Losses;
+use crate::segment::data_type;
 
 /// The directory of one run, and what of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +23,7 @@ pub struct RunDir {
 pub struct TableFiles {
     /// Closed segments with their numbers, ascending.
     pub segments: Vec<(u64, PathBuf)>,
-    /// Segments that were open when the recording stopped; nobody can read them.
+    /// Segments that were open when the recording stopped; they cannot be read.
     pub open: Vec<PathBuf>,
     /// Files that no recorder makes.
     pub strange: Vec<PathBuf>,
@@ -102,8 +103,8 @@ impl RunDir {
         Ok(files)
     }
 
-    /// A lazy scan of a table's usable closed segments in order, columns named as today whatever the version
-    /// of the recording; `None` where there is none.
+    /// A lazy scan of a table's usable closed segments in order, with the columns of today whatever the version
+    /// of the recording: what it does not have is null. `None` where there is no segment.
     ///
     /// # Errors
     /// When the manifest is of a version that this program does not know, or the directory cannot be read.
@@ -118,11 +119,15 @@ impl RunDir {
         let frame = scan_files(usable.into_iter()).map_err(AnalysisError::table(&self.path, table))?;
         let columns = table.columns();
         let old = |name| table.column_name(name, version);
-        if columns.iter().all(|column| old(column.name) == column.name) {
+        if columns.iter().all(|column| old(column.name) == Some(column.name)) {
             return Ok(Some(frame));
         }
-        let columns: Vec<_> = columns.iter().map(|column| col(old(column.name)).alias(column.name)).collect();
-        Ok(Some(frame.select(columns)))
+        // Beside the others, so that they have as many rows as these whatever is asked for.
+        let missing = columns.iter().filter(|column| old(column.name).is_none());
+        let nulls = missing.map(|column| lit(NULL).cast(data_type(column.kind)).alias(column.name));
+        let frame = frame.with_columns(nulls.collect::<Vec<_>>());
+        let of_today = |column: &Column| col(old(column.name).unwrap_or(column.name)).alias(column.name);
+        Ok(Some(frame.select(columns.iter().map(of_today).collect::<Vec<_>>())))
     }
 
     /// The version of its tables; where the manifest was lost, that of today.

@@ -35,7 +35,7 @@ pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), Str
     let expected: Vec<(&str, DataType)> = table
         .columns()
         .iter()
-        .map(|column| (table.column_name(column.name, version), data_type(column.kind)))
+        .filter_map(|column| Some((table.column_name(column.name, version)?, data_type(column.kind))))
         .collect();
     for (name, kind) in &expected {
         match schema.get(name) {
@@ -90,8 +90,9 @@ pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) 
 }
 
 fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), String> {
-    for column in table.columns().iter().filter(|column| !column.nullable) {
-        let nulls = frame.column(table.column_name(column.name, version)).map_or(0, Column::null_count);
+    for column in table.columns().iter().filter(|column| !table.is_nullable(column, version)) {
+        let Some(name) = table.column_name(column.name, version) else { continue };
+        let nulls = frame.column(name).map_or(0, Column::null_count);
         if nulls > 0 {
             let what = format!("{} is null in {nulls} rows and may never be", column.name);
             return Err(drift(path, table, version, &what));
@@ -111,10 +112,11 @@ fn unreadable(path: &Path, error: &PolarsError) -> String {
 }
 
 fn drift(path: &Path, table: Table, version: u32, what: &str) -> String {
-    format!("{} has not the columns of {table} in schema version {version}: {what}", path.display())
+    format!("{} does not have the columns of {table} in schema version {version}: {what}", path.display())
 }
 
-fn data_type(kind: ColumnKind) -> DataType {
+/// The type in Polars.
+pub(crate) fn data_type(kind: ColumnKind) -> DataType {
     match kind {
         ColumnKind::Bool => DataType::Boolean,
         ColumnKind::I32 => DataType::Int32,

@@ -67,7 +67,7 @@ impl Report {
                 Ok(files) if manifest.as_ref().is_some_and(|manifest| !manifest.knows(*table)) => {
                     report.problems.push(format!(
                         "{} has the table {table}, which came with schema version {}, and its manifest says {}: \
-                         {} files were passed over",
+                         {} files were ignored",
                         run.path().display(),
                         table.since(),
                         manifest.as_ref().map_or(0, |manifest| manifest.schema_version),
@@ -111,7 +111,7 @@ impl Report {
             ));
         }
         for strange in &files.strange {
-            self.notes.push(format!("{} is not of a recording and was passed over", strange.display()));
+            self.notes.push(format!("{} is not of a recording and was ignored", strange.display()));
         }
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();
@@ -150,7 +150,7 @@ impl Report {
         let TableCounts { rows_lost, rows_removed, .. } = manifest.counts(table);
         if rows_lost > 0 {
             self.notes.push(format!(
-                "{table} lost {rows_lost} rows while recording, because the writer could not follow or failed"
+                "{table} lost {rows_lost} rows while recording, because the writer could not keep up or failed"
             ));
         }
         if rows_removed > 0 {

@@ -2,7 +2,7 @@
 //! recorder wrote.
 
 // Helpers of integration tests are not known as tests to Clippy.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test: what fails, panics")]
 
 use std::fs;
 use std::path::Path;
@@ -514,7 +514,7 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
         "domain 1: vm0/0",
         "vm1 holds data &lt;b&gt;",
         "stand-ins have no operating system",
-        "- (not told)",
+        "- (not recorded)",
         "Response times by arm",
     ] {
         assert!(html.contains(words), "{words} is missing");

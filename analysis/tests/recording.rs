@@ -1,7 +1,7 @@
 //! The real program on recordings that the real recorder wrote.
 
 // Helpers of integration tests are not known as tests to Clippy.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test: what fails, panics")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -344,7 +344,7 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     let written = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 2")).unwrap();
     // Version 2 named the column `run`.
-    assert!(wrong(&run).contains("has not the columns of ksm in schema version 2: run is missing"));
+    assert!(wrong(&run).contains("does not have the columns of ksm in schema version 2: run is missing"));
     name_columns_as_before_3(&run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     let out = dir.path().join("out");
@@ -368,4 +368,28 @@ fn bad_input_is_one_sentence() {
     }
     let output = Command::new(env!("CARGO_BIN_EXE_huddle-analysis")).arg("summary").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// A recording that version 3 wrote (`collector/record/fixtures`): all questions are answered as before, and what it
+/// does not say is null.
+#[test]
+fn a_recording_of_version_3_is_read_as_before() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../collector/record/fixtures/schema-3");
+    let whole = analysis(&["validate"], &run);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
+    let found = &json(&analysis(&["summary", "--format", "json"], &run))["runs"][0];
+    let vms: Vec<_> = found["vms"].as_array().unwrap().iter().map(|vm| (&vm["vm"], &vm["pid"])).collect();
+    let expected =
+        [("dom5", 5), ("vm0", 100), ("vm1", 101)].map(|(vm, pid)| (Value::from(vm), Value::from(pid)));
+    assert_eq!(vms, expected.iter().map(|(vm, pid)| (vm, pid)).collect::<Vec<_>>());
+    assert!(
+        found["vms"].as_array().unwrap().iter().all(|vm| vm["uuid"].is_null() && vm["vm_kind"].is_null())
+    );
+    assert_eq!(found["rounds"]["count"].as_u64(), Some(4));
+    let compared = json(&analysis(&["compare", "--format", "json"], &run));
+    let arms: Vec<_> =
+        compared["arms"].as_array().unwrap().iter().map(|arm| (&arm["name"], &arm["places"])).collect();
+    let expected =
+        [("before", 2), ("paper", 2)].map(|(name, places)| (Value::from(name), Value::from(places)));
+    assert_eq!(arms, expected.iter().map(|(name, places)| (name, places)).collect::<Vec<_>>());
 }

@@ -2,9 +2,16 @@
 //! data set beside it in the second-level cache than its own, and what all of them read together before the
 //! first trial and after the decision.
 //!
-//! `cargo bench -p huddle-collector --bench loop`; needs root, KSM, and CPUs 0 and 1 with a second-level
+//! `cargo bench -p huddle --bench loop`; needs root, KSM, and CPUs 0 and 1 with a second-level
 //! cache each. KSM's settings come back at the end.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../tests/host/ksm.rs"]
 mod ksm;

@@ -1,7 +1,7 @@
 //! What the whole of `huddle run` costs between rounds: 64 busy vCPU threads of 64 VMs, one window of
 //! observation a second, recorded. Programs, readings, updates and the recorder are all in it.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench run [-- --vms N --seconds S]`. Needs root.
+//! `cargo bench --profile dev -p huddle --bench run [-- --vms N --seconds S]`. Needs root.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark: what fails, panics")]
 
 use std::io::{BufRead, BufReader};

@@ -1,17 +1,24 @@
 //! What hashing the pages of Xen's domains costs, against a plain C loop that maps and reads the same pages in the
 //! same batches.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench xen [-- --rounds N]`, after `cargo xtask xen-host
+//! `cargo bench --profile dev -p huddle --bench xen [-- --rounds N]`, after `cargo xtask xen-host
 //! --make-only`: boots that host with this program in its dom0, where it measures itself in turns with the loop
 //! (`xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
 //! loop. Median [min to max] over the rounds, of elapsed time, and of CPU time of dom0.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, dead_code, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    missing_docs,
+    dead_code,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
-#[path = "../tests/xen/dom0.rs"]
+#[path = "../tests/boot_xen/dom0.rs"]
 mod dom0;
 #[path = "../sharing/benches/support/figures.rs"]
 mod figures;
-#[path = "../tests/xen/plain.rs"]
+#[path = "../tests/boot_xen/plain.rs"]
 mod plain;
 
 use std::process::Command;

@@ -113,6 +113,14 @@ const TWO_SOCKETS: &str = r#"{"domains":[{"id":0,"cpus":[0,1,2,3,4,5,6,7],"size_
     {"id":1,"cpus":[8,9,10,11,12,13,14,15],"size_bytes":20971520,"node":1}]}"#;
 
 #[test]
+fn the_version_names_the_revision() {
+    let output = Huddle::new().output(&["--version"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let revision = option_env!("HUDDLE_GIT_REVISION").unwrap_or("source archive");
+    assert_eq!(said, format!("huddle {} ({revision})\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
 fn the_papers_example_is_planned_offline() {
     let huddle = Huddle::new();
     let (matrix, topology) = (huddle.file("m.csv", TABLE_1), huddle.file("t.json", TWO_SOCKETS));
@@ -466,6 +474,7 @@ fn rounds_are_lines_of_json_and_a_recording() {
     let manifest: Value =
         serde_json::from_slice(&std::fs::read(run_dir.join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["schema_version"], 3);
+    assert_eq!(manifest["git_revision"], Value::from(option_env!("HUDDLE_GIT_REVISION")));
     for table in ["sharing", "vms", "placements", "decisions", "ksm", "events"] {
         // One VM shares with nobody: `sharing` has no row, and so no segment.
         if table != "sharing" {

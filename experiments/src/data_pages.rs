@@ -38,12 +38,15 @@ pub enum CannotRead {
         /// Why.
         source: io::Error,
     },
+    /// That of no process, where a process was expected.
+    #[error("the memory is of no process of this host")]
+    NoProcess,
     /// That of a domain.
     #[error("cannot read the memory of domains: {0}")]
     Xen(#[from] XenError),
     /// Nothing can be said of pages that were not found.
     #[error(
-        "of the data of {vm} {found} of {pages} pages were found in its memory, so that nobody knows whether it is merged"
+        "of the data of {vm} {found} of {pages} pages were found in its memory, so it is not known whether it is merged"
     )]
     NotFound {
         /// The VM.
@@ -229,10 +232,11 @@ mod tests {
         let end = pages * PAGE_BYTES as u64;
         Vm {
             name: "vm".into(),
-            process,
+            id: process.into(),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
-            memory: vec![GuestRegion { process, start: 0, end, kind: MemoryKind::Mergeable }],
+            memory: vec![GuestRegion { process: Some(process), start: 0, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::new(),
             cannot_merge: Vec::new(),
         }

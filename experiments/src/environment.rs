@@ -43,6 +43,8 @@ pub struct Environment {
     pub ksm_users: usize,
     /// Version of this program.
     pub huddle_version: &'static str,
+    /// Git revision of this program; null where it was built from an archive of its sources.
+    pub git_revision: Option<&'static str>,
 }
 
 impl Environment {
@@ -69,6 +71,7 @@ impl Environment {
             ksm: ksm_files(root),
             ksm_users: ksm_users(root),
             huddle_version: env!("CARGO_PKG_VERSION"),
+            git_revision: option_env!("HUDDLE_GIT_REVISION"),
         }
     }
 }

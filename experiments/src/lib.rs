@@ -2,7 +2,7 @@
 //!
 //! An experiment starts guests, lets the host merge their pages, and measures them under placements
 //! that alternate in seeded, randomised blocks. Its statistics are pure functions of what was
-//! measured; everything that changes the host goes through the collector's journal.
+//! measured; everything that changes the host goes through the journal of `huddle-host`.
 
 pub mod clock;
 pub mod course;

@@ -1,4 +1,4 @@
-//! What the host sees of each vCPU in a window: its CPU time, and all that the collector watches, each
+//! What the host sees of each vCPU in a window: its CPU time, and all that `huddle-observe` observes, each
 //! where this host has it: the processor's counters, where the thread ran, its moves, its time in guest
 //! mode, KSM's merges and breaks, and cache occupancy.
 
@@ -14,7 +14,7 @@ use huddle_model::observation::{
 };
 use huddle_model::rates::CounterDelta;
 use huddle_model::topology::Topology;
-use huddle_model::vm::Vm;
+use huddle_model::vm::{Vcpu, Vm};
 use huddle_observe::observer::{HostObserver, Sources};
 use huddle_observe::perf::{EventSet, VcpuCounters};
 use huddle_observe::probes::program::Program;
@@ -132,9 +132,9 @@ impl Watch {
             resctrl: Resctrl::open(&self.root).into(),
             reports: None,
         };
-        let threads = vms.iter().flat_map(|vm| &vm.vcpus);
-        let cpu_times = threads.map(|vcpu| {
-            let file = format!("{}/task/{}/schedstat", vcpu.process.id, vcpu.thread.id);
+        let threads = vms.iter().flat_map(|vm| vm.vcpus.iter().filter_map(Vcpu::thread));
+        let cpu_times = threads.map(|(process, thread)| {
+            let file = format!("{}/task/{}/schedstat", process.id, thread.id);
             (self.root.proc(file), Err("the first window has not begun".to_owned()))
         });
         let mut running = Running {
@@ -264,7 +264,7 @@ fn cpu_time_ns(path: &Path) -> Result<u64, String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use huddle_model::vm::TaskId;
+    use huddle_model::vm::{TaskId, VcpuId};
 
     use super::*;
 
@@ -292,8 +292,8 @@ mod tests {
         let vcpu = |run_ns_anywhere, residency| VcpuObservation {
             vm: "vm1".into(),
             vcpu: 0,
-            process: TaskId { id: 3, start_ticks: 7 },
-            thread: TaskId { id: 0, start_ticks: 7 },
+            id: VcpuId::Thread(TaskId { id: 4, start_ticks: 7 }),
+            process: Some(TaskId { id: 3, start_ticks: 7 }),
             counters: CounterDelta::unavailable("no PMU"),
             run_ns_anywhere,
             residency,

@@ -3,7 +3,12 @@
 //! limits, so how often a part is over the share of its domain is printed with it).
 //!
 //! `cargo bench -p huddle-model --bench plan`
-#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark: what fails, panics, and what it finds is printed"
+)]
 
 use std::time::Instant;
 
@@ -18,7 +23,7 @@ fn topology(domains: u32, cpus: u32) -> Topology {
         id: DomainId(id),
         cpus: (id * cpus..(id + 1) * cpus).collect(),
         size_bytes: None,
-        node: None,
+        nodes: Default::default(),
     };
     Topology::new(Some(3), (0..domains).map(domain).collect()).unwrap()
 }
@@ -41,8 +46,8 @@ fn matrix(seed: u64, n: usize, structured: bool) -> SharingMatrix {
     }
     let vms = (0..n).map(|i| MatrixVm {
         name: format!("vm{i}"),
-        pid: None,
-        domid: None,
+        id: None,
+        uuid: None,
         vcpus: 1 + rng.below(2) as u32,
         memory: Some(MemoryUse { frames_used: 20_000, ..MemoryUse::default() }),
     });

@@ -31,9 +31,9 @@ impl LoopCommand {
         match self {
             Self::Apply => Some("Pin vCPUs as planned?".into()),
             Self::SetPolicy(policy) => {
-                Some(format!("Plan by policy {policy}, and pin so where the loop pins?"))
+                Some(format!("Plan with policy {policy}, and pin accordingly where the loop pins?"))
             }
-            Self::Restore => Some("Take back every change?".into()),
+            Self::Restore => Some("Undo every change?".into()),
             Self::DryRun | Self::StartRecording { .. } | Self::StopRecording => None,
         }
     }

@@ -18,7 +18,7 @@ const MAX_CPU: u32 = 65_535;
 
 /// A cpulist that is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a list of CPUs like 0-3,8: {part:?} is the trouble")]
+#[error("{text:?} is not a list of CPUs like 0-3,8: {part:?} is not valid")]
 pub struct ParseCpuSetError {
     text: String,
     part: String,

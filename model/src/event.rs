@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::VmRef;
+
 /// Something that happened, for the log, the terminal and the recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -10,7 +12,7 @@ pub struct Event {
     /// What sort of thing.
     pub kind: EventKind,
     /// The VM it concerns.
-    pub vm: Option<String>,
+    pub vm: Option<VmRef>,
     /// One sentence.
     pub message: String,
 }

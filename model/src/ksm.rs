@@ -1,4 +1,4 @@
-//! The state of KSM as the kernel tells it.
+//! The state of KSM as the kernel reports it.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! The sharing matrix: what each pair of VMs shares, how it was measured, and its file formats.
 //!
-//! Definitions (also in the README):
+//! Definitions (also in docs/guide.md):
 //! - `frames_used(i)`: distinct physical frames that VM i's guest memory maps and that are not
 //!   zero-filled.
 //! - `shared_frames(i, j)`: distinct non-zero-filled frames mapped by both; symmetric, diagonal 0.
@@ -20,6 +20,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::{Uuid, VmId};
+use crate::vm::Vm;
+
 pub use file::{MatrixFileError, MatrixParts};
 
 /// How a matrix was measured.
@@ -28,7 +31,7 @@ pub use file::{MatrixFileError, MatrixParts};
 pub enum Method {
     /// Frames that both VMs map, from the page tables: what is shared now.
     Merged,
-    /// The same, kept current by what the kernel tells of merges and writes since the page tables were read.
+    /// The same, kept current by what the kernel reports of merges and writes since the page tables were read.
     Events,
     /// Equal contents of pages, wherever they are: what could be shared.
     Content,
@@ -58,7 +61,7 @@ pub struct MemoryUse {
     /// Distinct frames that are not zero-filled.
     pub frames_used: u64,
     /// Resident pages on the kernel's zero page or on a merged frame whose content is zero.
-    /// Zero-filled pages that nobody merged are looked for by method `content` only.
+    /// Zero-filled pages that were not merged are looked for by method `content` only.
     pub pages_zero: u64,
     /// Pages on a non-zero-filled frame that another page of the same VM maps too.
     pub self_shared_pages: u64,
@@ -69,20 +72,36 @@ pub struct MemoryUse {
 }
 
 /// One VM of a matrix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixVm {
     /// Unique within the matrix.
     pub name: String,
-    /// Its process; `None` when a file did not say, and for a domain of Xen.
-    pub pid: Option<i32>,
-    /// Number of its domain on Xen; `None` elsewhere, and when a file did not say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub domid: Option<u32>,
+    /// Which it is; `None` when a file did not say, or not so that a later one could be told from it.
+    pub id: Option<VmId>,
+    /// Its UUID; `None` where it has none, and when a file did not say.
+    pub uuid: Option<Uuid>,
     /// How many vCPUs it has; 1 when a file did not say.
     pub vcpus: u32,
     /// Its memory; `None` when a file gave rates only.
-    #[serde(flatten)]
     pub memory: Option<MemoryUse>,
+}
+
+impl MatrixVm {
+    /// A VM with what was measured of it.
+    pub fn of(vm: &Vm, memory: Option<MemoryUse>) -> Self {
+        let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX);
+        Self { name: vm.name.clone(), id: Some(vm.id), uuid: vm.uuid, vcpus, memory }
+    }
+
+    /// A VM of which nothing but the name is known.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), id: None, uuid: None, vcpus: 1, memory: None }
+    }
+
+    /// Whether it is `vm`, as far as is known.
+    pub fn is(&self, vm: &Vm) -> bool {
+        self.name == vm.name && self.id.is_none_or(|id| id == vm.id)
+    }
 }
 
 /// What every pair of VMs shares. Always square, finite, rates within 0 to 1, diagonals 0, names unique.

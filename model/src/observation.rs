@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
 use crate::counters::CounterRole;
+use crate::id::{TaskId, VcpuId, VmId, VmRef};
 use crate::rates::{CounterDelta, Rates};
 use crate::topology::{DomainId, Topology};
-use crate::vm::TaskId;
 
 /// One window between two readings. Every number is of this window, not since the start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Observation {
     pub begin_unix_us: u64,
     /// When its last reading ended, likewise.
     pub end_unix_us: u64,
+    /// The VMs that were watched, in the order of discovery: whom the names below are of.
+    pub vms: Vec<VmRef>,
     /// Each vCPU thread that was there at the end of the window.
     pub vcpus: Vec<VcpuObservation>,
     /// What KSM did to each VM, in the order of discovery.
@@ -48,6 +50,8 @@ pub struct Observation {
 /// Which part of a trial a window belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialBlock {
+    /// Number of the trial since the loop began, from 1; 0 where a recording does not say.
+    pub trial: u32,
     /// Name of the arm.
     pub arm: String,
     /// Number of the block, from 0; each arm has one part in each block.
@@ -61,15 +65,15 @@ pub struct VcpuObservation {
     pub vm: String,
     /// Number of the vCPU within it, from 0.
     pub vcpu: u32,
-    /// The process that holds the VM.
-    pub process: TaskId,
-    /// The thread that runs it.
-    pub thread: TaskId,
+    /// The thread that runs it, or the vCPU of a domain of Xen.
+    pub id: VcpuId,
+    /// The process that the thread belongs to; `None` on Xen.
+    pub process: Option<TaskId>,
     /// Its counters.
     pub counters: CounterDelta,
     /// Where it ran.
     pub residency: Availability<Vec<CpuResidency>>,
-    /// CPU time it used, in nanoseconds, where it is known and `residency` is not (Xen tells a vCPU's CPU
+    /// CPU time it used, in nanoseconds, where it is known and `residency` is not (Xen reports a vCPU's CPU
     /// time, and not on which CPUs it was used); else `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ns_anywhere: Option<u64>,
@@ -105,8 +109,8 @@ pub struct CpuResidency {
 pub struct MergeObservation {
     /// Name of the VM.
     pub vm: String,
-    /// Its process.
-    pub process: TaskId,
+    /// Which it is.
+    pub id: VmId,
     /// Pages that are merged at the end of the window.
     pub merged_now: Availability<u64>,
     /// Pages put on a merged frame.
@@ -203,7 +207,7 @@ impl VcpuObservation {
         }
     }
 
-    /// The domain it ran in for most of the window; `None` when it did not run, or nobody knows where.
+    /// The domain it ran in for most of the window; `None` when it did not run, or where is not known.
     pub fn domain(&self, topology: &Topology) -> Option<DomainId> {
         let mut per_domain = BTreeMap::<DomainId, u64>::new();
         for cpu in self.residency.value()? {
@@ -221,6 +225,11 @@ impl Observation {
     /// Length of the window in seconds.
     pub fn seconds(&self) -> f64 {
         self.end_unix_us.saturating_sub(self.begin_unix_us) as f64 / 1e6
+    }
+
+    /// The VM of this name, where it was watched.
+    pub fn vm(&self, name: &str) -> Option<&VmRef> {
+        self.vms.iter().find(|vm| vm.name == name)
     }
 
     /// The rates of one VM: its vCPUs together.

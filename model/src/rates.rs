@@ -176,7 +176,7 @@ impl Times {
 }
 
 fn elapsed(earlier: &GroupReading, later: &GroupReading) -> Result<Times, String> {
-    let grown = |before: u64, after: u64| after.checked_sub(before).ok_or("the counters were opened anew");
+    let grown = |before: u64, after: u64| after.checked_sub(before).ok_or("the counters were reopened");
     let enabled_ns = grown(earlier.time_enabled_ns, later.time_enabled_ns)?;
     let running_ns = grown(earlier.time_running_ns, later.time_running_ns)?;
     if later.begin_ns < earlier.end_ns {
@@ -307,7 +307,7 @@ mod tests {
         };
         assert_eq!(why(reading(2, 100, 100, first.counts)), "the thread did not run");
         assert!(why(reading(2, 200, 100, first.counts)).contains("never on the PMU"));
-        assert!(why(reading(2, 50, 50, first.counts)).contains("opened anew"));
+        assert!(why(reading(2, 50, 50, first.counts)).contains("reopened"));
         assert!(why(reading(0, 200, 200, first.counts)).contains("began before"));
         assert!(why(reading(2, 200, 200, counts(2_000, 3_000, 20, 4))).contains("LLC misses was reset"));
         assert_eq!(why(reading(2, 200, 200, first.counts)), "no instructions in the interval");

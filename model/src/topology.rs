@@ -19,18 +19,57 @@ impl std::fmt::Display for DomainId {
 
 /// The usable CPUs under one cache at the chosen level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "FileDomain", into = "FileDomain")]
 pub struct CacheDomain {
     /// Unique within the topology.
     pub id: DomainId,
     /// Usable CPUs (online, allowed, not isolated), never empty.
     pub cpus: CpuSet,
     /// Size of the cache in bytes, where known.
-    #[serde(default)]
     pub size_bytes: Option<u64>,
-    /// NUMA node of its CPUs, where known.
+    /// NUMA nodes of its CPUs: mostly one, several where a cache spans them; empty where that is not known.
+    pub nodes: BTreeSet<u32>,
+}
+
+impl CacheDomain {
+    /// The NUMA nodes as a list like a cpulist (`0`, `0-1`, `0,2`); `None` where they are not known.
+    pub fn nodes_text(&self) -> Option<String> {
+        let list: CpuSet = self.nodes.iter().copied().collect();
+        (!list.is_empty()).then(|| list.to_string())
+    }
+}
+
+/// The JSON of a cache domain: `node` where it is on one node, `nodes` where it spans several.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileDomain {
+    id: DomainId,
+    cpus: CpuSet,
     #[serde(default)]
-    pub node: Option<u32>,
+    size_bytes: Option<u64>,
+    #[serde(default)]
+    node: Option<u32>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    nodes: BTreeSet<u32>,
+}
+
+impl From<FileDomain> for CacheDomain {
+    fn from(file: FileDomain) -> Self {
+        let FileDomain { id, cpus, size_bytes, node, mut nodes } = file;
+        nodes.extend(node);
+        Self { id, cpus, size_bytes, nodes }
+    }
+}
+
+impl From<CacheDomain> for FileDomain {
+    fn from(domain: CacheDomain) -> Self {
+        let CacheDomain { id, cpus, size_bytes, nodes } = domain;
+        let (node, nodes) = match nodes.len() {
+            0 | 1 => (nodes.first().copied(), BTreeSet::new()),
+            _ => (None, nodes),
+        };
+        Self { id, cpus, size_bytes, node, nodes }
+    }
 }
 
 /// The JSON of a topology, before it is checked.
@@ -105,7 +144,7 @@ pub struct CacheInfo {
     pub instruction_only: bool,
     /// CPUs that share it.
     pub shared_cpus: CpuSet,
-    /// Size in bytes, where sysfs tells it.
+    /// Size in bytes, where sysfs has it.
     pub size_bytes: Option<u64>,
 }
 
@@ -162,7 +201,7 @@ impl Topology {
     ///
     /// With `level` given, the domains of that level; else those of the highest level at which the
     /// usable CPUs form more than one domain, and the highest level there is where no level does
-    /// (then [`Topology::single_domain_note`] speaks). A usable CPU without a cache at the level (an
+    /// (then there is a [`Topology::single_domain_note`]). A usable CPU without a cache at the level (an
     /// offline description, or a core without it) gets a domain of its own, without a size.
     /// Domains are numbered from 0 in ascending order of their first CPU. `node_of` gives the NUMA
     /// node of a CPU.
@@ -248,8 +287,8 @@ fn domains_at(
         .into_iter()
         .zip(0u32..)
         .map(|((cpus, size_bytes), id)| {
-            let node = cpus.first().and_then(node_of);
-            CacheDomain { id: DomainId(id), cpus, size_bytes, node }
+            let nodes = cpus.iter().filter_map(node_of).collect();
+            CacheDomain { id: DomainId(id), cpus, size_bytes, nodes }
         })
         .collect()
 }
@@ -303,7 +342,7 @@ mod tests {
         let all = "0-7".parse().unwrap();
         let topology = Topology::from_caches(&two_sockets(), &all, None, |cpu| Some(cpu / 4)).unwrap();
         assert_eq!((topology.level(), cpus(&topology)), (Some(3), vec!["0-3".into(), "4-7".into()]));
-        assert_eq!(topology.domains()[1].node, Some(1));
+        assert_eq!(topology.domains()[1].nodes, [1].into());
 
         let one_socket = "0-3".parse().unwrap();
         let topology = Topology::from_caches(&two_sockets(), &one_socket, None, |_| None).unwrap();

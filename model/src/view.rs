@@ -140,5 +140,4 @@ fn is_same<T: PartialEq>(one: &Availability<Arc<T>>, other: &Availability<Arc<T>
 }
 
 #[cfg(test)]
-#[path = "view_tests.rs"]
 mod tests;

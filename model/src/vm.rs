@@ -1,31 +1,14 @@
 //! VMs, their vCPUs and their guest memory, as found on a host.
 
-use std::fmt;
+mod json;
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
-
-/// A task (process or thread) that cannot be confused with a later one of the same number: its id and
-/// its start time in clock ticks after boot (field 22 of `/proc/PID/stat`, proc(5)).
-///
-/// On Xen no task of the host holds a VM: there it is a domain (its number, and the first 8 bytes of its UUID
-/// in big-endian order) or a vCPU of one (its number within the domain, and the same bytes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TaskId {
-    /// Process or thread id in the host's pid namespace; Xen: number of the domain, or of the vCPU.
-    pub id: i32,
-    /// Start time in clock ticks after boot; Xen: the beginning of the domain's UUID.
-    pub start_ticks: u64,
-}
-
-impl fmt::Display for TaskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.id)
-    }
-}
+pub use crate::id::{TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
 
 /// What runs the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,9 +26,9 @@ pub enum VmmKind {
     Crosvm,
     /// Some other program that holds a KVM VM.
     OtherKvm,
-    /// A plain process the user told huddle to treat as a VM.
+    /// A plain process that the user declared a VM.
     Process,
-    /// A cgroup (a container) the user told huddle to treat as a VM.
+    /// A cgroup (a container) that the user declared a VM.
     Cgroup,
     /// A paravirtualised domain of Xen.
     XenPv,
@@ -53,7 +36,7 @@ pub enum VmmKind {
     XenPvh,
     /// A domain of Xen with an emulated PC.
     XenHvm,
-    /// A domain of Xen of which is not told how it is virtualised.
+    /// A Xen domain whose kind of virtualisation is not known.
     Xen,
 }
 
@@ -83,21 +66,28 @@ impl fmt::Display for VmmKind {
     }
 }
 
-/// One virtual CPU and the host thread that runs it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One virtual CPU and what runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vcpu {
     /// Number within the VM, from 0.
     pub index: u32,
-    /// The host thread.
-    pub thread: TaskId,
-    /// The process the thread belongs to (differs between vCPUs only for a cgroup).
-    pub process: TaskId,
-    /// The thread's name (`/proc/PID/task/TID/comm`).
-    pub thread_name: String,
-    /// CPUs the thread may run on now.
+    /// The host thread, or the vCPU of a domain of Xen.
+    pub id: VcpuId,
+    /// The process the thread belongs to (differs between vCPUs only for a cgroup); `None` on Xen.
+    pub process: Option<TaskId>,
+    /// The thread's name (`/proc/PID/task/TID/comm`); `None` on Xen, and where a recording does not say.
+    pub thread_name: Option<String>,
+    /// CPUs it may run on now.
     pub affinity: CpuSet,
-    /// CPU the thread last ran on.
+    /// CPU it last ran on.
     pub last_cpu: Option<u32>,
+}
+
+impl Vcpu {
+    /// The host thread that runs it, with the process that has it; `None` on Xen.
+    pub fn thread(&self) -> Option<(TaskId, TaskId)> {
+        Some((self.process?, self.id.thread()?))
+    }
 }
 
 /// What backs a range of guest memory, which decides whether KSM can merge it.
@@ -106,7 +96,7 @@ pub struct Vcpu {
 pub enum MemoryKind {
     /// Private anonymous memory marked mergeable (madvise or prctl): the only kind KSM looks at.
     Mergeable,
-    /// Private anonymous memory that nobody marked mergeable.
+    /// Private anonymous memory that is not marked mergeable.
     Anonymous,
     /// Shared memory of a memfd, `/dev/shm` or System V: KSM never merges it.
     SharedMemory,
@@ -128,11 +118,11 @@ impl fmt::Display for MemoryKind {
     }
 }
 
-/// A range of a process's address space that holds guest memory.
+/// A range of an address space that holds guest memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRegion {
-    /// The process whose address space it is.
-    pub process: TaskId,
+    /// The process whose address space it is; `None` where it is a domain's own on Xen.
+    pub process: Option<TaskId>,
     /// First byte.
     pub start: u64,
     /// One past the last byte.
@@ -148,13 +138,15 @@ impl GuestRegion {
     }
 }
 
-/// A virtual machine, or what the user told huddle to treat as one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A virtual machine, or what the user declared one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {
     /// Unique among the VMs of one scan.
     pub name: String,
-    /// The process that holds the VM; for a cgroup its first process.
-    pub process: TaskId,
+    /// Which VM it is.
+    pub id: VmId,
+    /// Its UUID, which its management gave it: QEMU's `-uuid`, or Xen's; `None` where it has none.
+    pub uuid: Option<Uuid>,
     /// What runs it.
     pub vmm: VmmKind,
     /// Its vCPUs in ascending index.
@@ -168,15 +160,23 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Its processes: one, or those of its cgroup.
-    pub fn processes(&self) -> BTreeSet<TaskId> {
-        let of_vcpus = self.vcpus.iter().map(|vcpu| vcpu.process);
-        let of_memory = self.memory.iter().map(|region| region.process);
-        std::iter::once(self.process).chain(of_vcpus).chain(of_memory).collect()
+    /// The process that holds it, of a cgroup the first one; `None` for a domain of Xen.
+    pub fn process(&self) -> Option<TaskId> {
+        self.id.process()
     }
-}
 
-impl Vm {
+    /// Its processes: one, those of its cgroup, or none for a domain of Xen.
+    pub fn processes(&self) -> BTreeSet<TaskId> {
+        let of_vcpus = self.vcpus.iter().filter_map(|vcpu| vcpu.process);
+        let of_memory = self.memory.iter().filter_map(|region| region.process);
+        self.process().into_iter().chain(of_vcpus).chain(of_memory).collect()
+    }
+
+    /// Its name with its identity.
+    pub fn reference(&self) -> VmRef {
+        VmRef { name: self.name.clone(), id: Some(self.id), uuid: self.uuid }
+    }
+
     /// Bytes of guest memory of one kind.
     pub fn memory_bytes(&self, kind: MemoryKind) -> u64 {
         self.memory.iter().filter(|region| region.kind == kind).map(GuestRegion::len_bytes).sum()

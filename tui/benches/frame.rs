@@ -4,10 +4,6 @@
 //!
 //! `cargo bench -p huddle-tui`; ends with status 1 when a frame takes longer than its limit.
 
-#[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use huddle_model::plan::Policy;
 use huddle_model::view::View;
+use huddle_testing::fixtures;
 use huddle_tui::{App, Charset, ColourMode, Options, View as Tab, draw};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;

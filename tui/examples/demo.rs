@@ -3,16 +3,13 @@
 //! `cargo run -p huddle-tui --example demo -- [VMS] [DOMAINS] [--panic]`; with `--panic` it panics
 //! after two seconds, to show that the terminal comes back.
 
-#[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use huddle_model::event::{Event, EventKind};
 use huddle_model::plan::Policy;
+use huddle_testing::fixtures;
 use huddle_tui::terminal::TerminalGuard;
 use huddle_tui::{Action, App, Charset, ColourEnv, ColourMode, LocaleEnv, Options, draw};
 

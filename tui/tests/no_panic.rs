@@ -1,9 +1,5 @@
 //! No size, view, update, key or mouse event brings the program down.
 
-#[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +9,7 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
 use huddle_model::update::Update;
 use huddle_model::view::View;
+use huddle_testing::fixtures;
 use huddle_tui::{Action, App, Charset, ColourMode, Options, Replay, Source, Speed, draw};
 use proptest::prelude::*;
 use ratatui::Terminal;

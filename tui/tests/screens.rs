@@ -1,19 +1,15 @@
 //! What the screen shows, as text: without colours, in ASCII unless said.
 
-#[path = "../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
-use fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
 use huddle_model::rates::CounterDelta;
 use huddle_model::view::View;
+use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 use huddle_tui::{App, Charset, ColourMode, Options, Palette, Replay, Source, draw, picture};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;

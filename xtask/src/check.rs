@@ -1,10 +1,15 @@
-//! `cargo xtask check`: format, lints and documentation, warnings being errors.
+//! `cargo xtask check`: format, conventions, dependencies, lints and documentation, warnings being errors.
 
-use crate::{setup, shell};
+use crate::{conventions, rooms, setup, shell, tools};
 
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::components()?;
+    tools::install()?;
     shell::run(shell::cargo().args(["fmt", "--all", "--check"]))?;
+    conventions::check()?;
+    rooms::check()?;
+    tools::unused_dependencies()?;
+    tools::allowed_dependencies()?;
     shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     // Links in the documentation that lead nowhere are warnings of rustdoc only.
     shell::run(shell::cargo().env("RUSTDOCFLAGS", "-D warnings").args([

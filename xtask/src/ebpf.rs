@@ -38,8 +38,9 @@ pub(crate) struct Arguments {
 /// The pinned tools cannot be had, the build fails, or (with `--check`) the bytes differ.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = repository_root()?;
-    let sysroot = toolchain().context("the pinned tools of the BPF object cannot be had here")?;
-    let linker = linker(&root, &sysroot).context("the pinned tools of the BPF object cannot be had here")?;
+    let sysroot = toolchain().context("the pinned tools of the BPF object are not available here")?;
+    let linker =
+        linker(&root, &sysroot).context("the pinned tools of the BPF object are not available here")?;
     let built = build(&root, &sysroot, &linker)?;
     for (object, binary) in OBJECTS {
         keep_or_compare(arguments, &root.join(object), &built.join(binary))?;

@@ -19,8 +19,8 @@ enum Need {
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     eprintln!(
-        "Building the runner and its guests (some minutes the first time); nothing is installed but for `web`, \
-         which says what it needs."
+        "Building the runner and its guests (some minutes the first time); nothing is installed, except for \
+         `web`, which says what it needs."
     );
     let need = need(args);
     match need {

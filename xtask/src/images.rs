@@ -33,7 +33,7 @@ const INIT: &str = "huddle-guest-init";
 /// A program, as a mode of stat(2).
 pub(crate) const EXECUTABLE: u32 = FILE | 0o755;
 
-/// Makes what is missing, and the initramfs anew.
+/// Makes what is missing, and the initramfs again.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images()?;
@@ -94,7 +94,7 @@ fn fetch_kernel(flavour: &Flavour, directory: &Path, kernel: &Path) -> anyhow::R
 }
 
 /// Downloads the newest kernel that Debian's package `newest_of` names, and unpacks it into the directory
-/// `unpacked`, made anew; tells its release (uname(2)).
+/// `unpacked`, made again; returns its release (uname(2)).
 pub(crate) fn unpack_kernel(newest_of: &str, unpacked: &Path) -> anyhow::Result<String> {
     let depends = Command::new("apt-cache").args(["depends", newest_of]).output();
     let depends =

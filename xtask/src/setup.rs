@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{host, images, shell};
+use crate::{host, images, shell, tools};
 
 /// Debian's package of QEMU's tools.
 const QEMU_TOOLS: &str = "qemu-utils";
@@ -29,6 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"
     );
     components()?;
+    tools::install()?;
     qemu()?;
     busybox()?;
     apache()?;
@@ -51,7 +52,7 @@ pub(crate) fn components() -> anyhow::Result<()> {
         }
         eprintln!("`cargo {subcommand}` is missing: installing the component {component} with rustup");
         shell::run(Command::new("rustup").args(["component", "add", component]))
-            .with_context(|| format!("install {component} by the means your Rust came with"))?;
+            .with_context(|| format!("install {component} the way your Rust was installed"))?;
     }
     Ok(())
 }
@@ -108,7 +109,7 @@ fn install_unless(
     if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
         return Ok(());
     }
-    // Versions are told by the archive's lists, and so are those that it no longer has.
+    // Versions come from the archive's lists, and so are those that it no longer has.
     shell::run(Command::new("apt-get").args(["update", "-q"]))?;
     let packages = packages()?;
     eprintln!("{what} is missing: installing {} with apt-get, for {purpose}", packages.join(" "));

@@ -1,4 +1,8 @@
-//! `cargo xtask test`: all tests of the workspace.
+//! `cargo xtask test`: all tests of the workspace, or those that boot no guest.
+
+pub(crate) mod targets;
+
+use targets::{Left, Target};
 
 use crate::{host, images, setup, shell, web_image, xen_host};
 
@@ -11,12 +15,41 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     for error in [guests, web, xen].into_iter().filter_map(Result::err) {
         eprintln!("VMs cannot be made ({error:#}): the tests that boot them will say that they are skipped");
     }
+    say_missing();
+    // The whole workspace, so that its crates are built with one set of features.
+    shell::run(shell::cargo().args(["test", "--workspace"]).args(args))
+}
+
+/// Tests that boot no guest and take no minutes. Installs nothing.
+pub(crate) fn quick(args: &[String]) -> anyhow::Result<()> {
+    say_missing();
+    let mut command = shell::cargo();
+    // Still the whole workspace, for the same features: else switching between both would build anew.
+    command.args(["test", "--workspace", "--lib", "--bins"]);
+    let mut left_out = Vec::new();
+    for target in targets::find(&shell::root())? {
+        let Target { package, name } = &target;
+        match target.left_out() {
+            None => {
+                command.args(["--test", name]);
+            }
+            Some(Left::Boots) => left_out.push(format!("{package}: {name} boots guests")),
+            Some(Left::Long) => left_out.push(format!("{package}: {name} takes long")),
+        }
+    }
+    let result = shell::run(command.args(args));
+    eprintln!("left out of the quick run, and part of `cargo xtask test`:");
+    for line in left_out {
+        eprintln!("  {line}");
+    }
+    result
+}
+
+fn say_missing() {
     for need in host::needs().iter().filter(|need| !need.is_met) {
         eprintln!(
             "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",
             need.name, need.purpose, need.remedy
         );
     }
-    // The whole workspace, so that its crates are built with one set of features.
-    shell::run(shell::cargo().args(["test", "--workspace"]).args(args))
 }

@@ -53,8 +53,7 @@ pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images::images()?;
     let release = host::debian_release().context(
-        "VMs of the web experiment are made from the packages of a Debian host, and this is none; bring \
-         target/guests/web from one",
+        "VMs of the web experiment are made from the packages of a Debian host, and this is not one; copy target/guests/web from one",
     )?;
     whole::make(&images.join("web"), &recipe(&release), |directory| build(directory, &release))
 }
@@ -72,7 +71,9 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
         "mmdebstrap is missing, which makes the image of the web experiment's VMs; run `cargo xtask setup`, or on \
          Debian: apt-get install mmdebstrap"
     );
-    eprintln!("Making a Debian with Apache and PHP for VMs, once (a minute or some); nothing is installed.");
+    eprintln!(
+        "Making a Debian image with Apache and PHP for VMs, once (about a minute); nothing is installed."
+    );
     let unpacked = directory.join("package");
     let kernel_release = images::unpack_kernel(KERNEL, &unpacked)?;
     let kernel = unpacked.join("boot").join(format!("vmlinuz-{kernel_release}"));
@@ -95,7 +96,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
             .args([&tree, &sources])
             .env("TMPDIR", directory),
     )
-    .context("Debian's packages for VMs could not be had; is the archive reachable?")?;
+    .context("Debian's packages for VMs could not be downloaded; is the archive reachable?")?;
 
     let archive = directory.join("initrd.cpio");
     let file = File::open(&tree).with_context(|| format!("cannot read {}", tree.display()))?;
@@ -105,7 +106,7 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
     let initrd = directory.join("initrd");
     fs::rename(archive.with_extension("cpio.gz"), &initrd).context("gzip made nothing")?;
     archive::pad(&initrd).with_context(|| format!("cannot write {}", initrd.display()))?;
-    [tree, sources].iter().try_for_each(fs::remove_file).context("cannot remove what is used no more")
+    [tree, sources].iter().try_for_each(fs::remove_file).context("cannot remove what is no longer used")
 }
 
 /// The archives of Debian that this host's apt uses, as lines of sources.list(5).

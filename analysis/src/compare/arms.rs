@@ -15,7 +15,7 @@ use crate::sums::{counter_sums, sums_of};
 
 use super::Measure;
 
-/// What tells the things that are compared.
+/// What distinguishes the things that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
@@ -27,7 +27,7 @@ pub enum By {
     Run,
 }
 
-/// The quantiles of latency that are told.
+/// The quantiles of latency that are reported.
 pub const LATENCY_QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999];
 
 /// What latencies are of.
@@ -72,6 +72,9 @@ impl LatencyOf {
 /// Most values that a recording is cut into when recordings are compared.
 const MOST_SPANS: u64 = 200;
 
+/// More blocks than a trial has: what parts the places of trials.
+const BLOCKS_OF_A_TRIAL: u64 = 1 << 32;
+
 /// Where a value stands: the number of the run, then of the block, round or window.
 pub(crate) type Place = (usize, u64);
 
@@ -111,7 +114,7 @@ impl ArmData {
 /// Names of what is compared, in order of name, with their data.
 pub(crate) type Arms = BTreeMap<String, ArmData>;
 
-/// What tells the arms of these runs, where the caller does not say: trials if there are any, policies
+/// What distinguishes the arms of these runs, where the caller does not say: trials if there are any, policies
 /// if there are several, else the runs.
 pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
     let mut policies = std::collections::BTreeSet::new();
@@ -144,7 +147,7 @@ pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
 }
 
 /// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame a run with
-/// its number; without those that are not told, and those of the places `without`.
+/// its number; without those that are not known, and those of the places `without`.
 pub(crate) fn latencies(
     runs: &[RunDir],
     by: By,
@@ -169,7 +172,7 @@ fn left_out(frame: LazyFrame, places: &[u64]) -> LazyFrame {
     places.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))))
 }
 
-/// A response is good when nobody says why it is not. Its status is not asked: `failure` tells of that, too,
+/// A response is good when there is no reason why it is not. Its status is not looked at: `failure` covers that, too,
 /// and experiments write it in 16 bits, which is a type that this build of Polars does not have.
 fn is_good() -> Expr {
     col("failure").is_null()
@@ -213,7 +216,7 @@ pub(crate) fn arms(runs: &[RunDir], by: By) -> Result<Arms, AnalysisError> {
     Ok(arms)
 }
 
-/// A name for the run that tells it from the others: its id, with the host.
+/// A name for the run that distinguishes it from the others: its id, with the host.
 pub(crate) fn run_name(run: &RunDir) -> Result<String, AnalysisError> {
     let manifest = run.manifest()?;
     Ok(format!("{} on {}", manifest.run, manifest.host))
@@ -246,9 +249,10 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
     let Some(frame) = run.scan(table)? else { return Ok(None) };
     let place = |column: &str| col(column).cast(DataType::UInt64).alias("place");
     Ok(match by {
-        By::Arm => Some(
-            frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), place("block")]),
-        ),
+        By::Arm => {
+            let block = block_of_trial(run, table, frame.clone())?;
+            Some(frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), block]))
+        }
         By::Run => {
             let span = windows_a_span(run)?;
             let place = (col("window").cast(DataType::Float64) / lit(span as f64)).cast(DataType::UInt64);
@@ -262,6 +266,18 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
                 .with_columns([place("round")])
         }),
     })
+}
+
+/// The place of a row by trial and block, so that block 0 of one trial is not that of the next. Where trials have no
+/// numbers (recordings before version 4, the responses of experiments) it is the block.
+fn block_of_trial(run: &RunDir, table: Table, mut frame: LazyFrame) -> Result<Expr, AnalysisError> {
+    let block = col("block").cast(DataType::UInt64);
+    let columns = frame.collect_schema().map_err(AnalysisError::table(run.path(), table))?;
+    let place = match columns.contains("trial") {
+        true => col("trial").fill_null(lit(0)).cast(DataType::UInt64) * lit(BLOCKS_OF_A_TRIAL) + block,
+        false => block,
+    };
+    Ok(place.alias("place"))
 }
 
 fn add_counters(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()> {

@@ -127,7 +127,7 @@ impl Measure {
         let block = arm.blocks.values().next();
         match (self.objective(), block) {
             (None, _) if self == Self::LatencyUs => "no workload reported a latency".to_owned(),
-            (None, _) => "no block tells it".to_owned(),
+            (None, _) => "no block has it".to_owned(),
             (Some(_), None) => "nothing was recorded".to_owned(),
             (Some(objective), Some(block)) => {
                 block.value(objective).reason().unwrap_or("no block has a value").to_owned()
@@ -164,7 +164,7 @@ pub struct Change {
     pub arm: String,
     /// The measure.
     pub measure: Measure,
-    /// What it came to, or why it cannot be told.
+    /// What it came to, or why it is not known.
     pub compared: Availability<Compared>,
 }
 
@@ -175,7 +175,7 @@ pub struct Comparison {
     pub schema: &'static str,
     /// The recordings, or the result of an experiment.
     pub of: Vec<PathBuf>,
-    /// What tells the arms.
+    /// What distinguishes the arms.
     pub by: By,
     /// What is compared.
     pub measures: Vec<Measure>,
@@ -193,7 +193,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Compares what `runs` recorded, told apart by `by`, with `baseline` as the first arm.
+    /// Compares what `runs` recorded, grouped by `by`, with `baseline` as the first arm.
     ///
     /// # Errors
     /// When a recording cannot be read, or there is no such baseline.

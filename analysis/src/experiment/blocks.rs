@@ -21,7 +21,7 @@ fn add(arm: &mut ArmData, block: &Block, sample: &Sample, why_no_misses: Option<
     let place: Place = (0, block.number);
     let mut sums = BlockSums::default();
     for guest in &sample.guests {
-        let unknown = || CounterDelta::unavailable(why_no_misses.unwrap_or("nobody counted"));
+        let unknown = || CounterDelta::unavailable(why_no_misses.unwrap_or("not counted"));
         let host = guest.host.as_ref();
         let counters = host.and_then(|host| host.counters.clone()).unwrap_or_else(unknown);
         let moves = host.and_then(|host| {

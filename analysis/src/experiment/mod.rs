@@ -68,7 +68,7 @@ impl ExperimentDir {
 }
 
 /// Whether the directory has a file that may be an experiment's result: one that says so, or that cannot
-/// be read as JSON and has to be told of. Other programs also write files of that name.
+/// be read as JSON and has to be reported. Other programs also write files of that name.
 pub(crate) fn is_experiment(dir: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(dir.join(SUMMARY_FILE)) else { return false };
     match serde_json::from_str::<serde_json::Value>(&text) {

@@ -163,7 +163,7 @@ impl Summary {
         of_arms.filter_map(|(name, value)| Some((name.as_str(), figures(value)?))).collect()
     }
 
-    /// What each VM holds, in the order of the matrix, where the specification tells.
+    /// What each VM holds, in the order of the matrix, where the specification says so.
     pub(crate) fn data(&self) -> Vec<&str> {
         let data = self.spec.as_ref().and_then(|spec| spec.get("data")).and_then(Value::as_array);
         data.into_iter().flatten().filter_map(Value::as_str).collect()

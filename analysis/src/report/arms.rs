@@ -43,7 +43,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
         let better = if measure.more_is_better() { "More is better." } else { "Less is better." };
         page.figure(
             bars(&id, &format!("{} by arm", measure.title()), measure.title(), &drawn),
-            &format!("Medians over {places} with 95 % intervals. {better} The paper's Figure 4 is drawn so."),
+            &format!("Medians over {places} with 95 % intervals. {better} As in the paper's Figure 4."),
         );
     }
     if comparison.arms.is_empty() {
@@ -144,7 +144,7 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         page.figure(
             distribution(&format!("{prefix}latency"), "Response times by arm", unit, &found),
             &format!(
-                "Latencies {}. Each outline is a part of its own arm; what lies beyond the 99.9th percentile is in the last bin. \
+                "Latencies {}. Each outline is scaled to its own arm; what lies beyond the 99.9th percentile is in the last bin. \
                  The paper's Figure 5 shows response times.",
                 of.words()
             ),
@@ -203,7 +203,7 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
         }
     }
     if rows.is_empty() {
-        page.gap("No trial was recorded, so there is no prediction to hold against what happened.");
+        page.gap("No trial was recorded, so there is no prediction to compare with what happened.");
         return;
     }
     if !drawn.is_empty() {

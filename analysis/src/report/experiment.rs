@@ -20,9 +20,9 @@ pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary
         &format!("experiment{number}"),
         &format!("Experiment {} on {host}, guests: {}", summary.experiment, summary.guest),
     );
-    let when = summary.started_utc.as_deref().unwrap_or("at a time not told");
+    let when = summary.started_utc.as_deref().unwrap_or("at an unknown time");
     let long = summary.duration_s.map_or_else(
-        || "for a time not told".to_owned(),
+        || "for an unknown time".to_owned(),
         |seconds| format!("for {}", duration((seconds * 1e6) as i64)),
     );
     page.paragraph(&format!("{}: began {when}, {long}.", dir.path().display()));
@@ -154,7 +154,7 @@ fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure
     };
     let caption = match name {
         "arms_time" => "Medians over blocks with 95 % intervals. Less is better. The paper's Figure 4.",
-        _ => "Medians over blocks with 95 % intervals, as the experiment came to them.",
+        _ => "Medians over blocks with 95 % intervals, as the experiment computed them.",
     };
     page.figure(bars(&id, &format!("{title} by arm"), unit, &drawn), caption);
     let rows: Vec<Vec<String>> = figures
@@ -189,7 +189,7 @@ fn ratios(page: &mut Page, summary: &Summary) {
         return;
     }
     page.table(
-        "Ratios of the arms, paired by block, as the experiment came to them; above 1 the arm under the line is the better one",
+        "Ratios of the arms, paired by block, as the experiment computed them; above 1 the arm in the denominator is the better one",
         &["ratio", ">median", ">95 % interval", ">blocks"],
         &rows,
     );
@@ -233,7 +233,7 @@ fn plans(page: &mut Page, summary: &Summary) {
 fn environment(page: &mut Page, summary: &Summary) {
     page.section("The machine");
     if summary.environment.is_empty() {
-        page.gap("The result does not tell of the machine.");
+        page.gap("The result does not describe the machine.");
         return;
     }
     let rows: Vec<Vec<String>> =
@@ -243,7 +243,7 @@ fn environment(page: &mut Page, summary: &Summary) {
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::Null => "- (not told)".to_owned(),
+        Value::Null => "- (not recorded)".to_owned(),
         Value::String(text) => text.clone(),
         Value::Object(members) => members
             .iter()

@@ -40,7 +40,7 @@ fn caveats(page: &mut Page, manifest: &Manifest) {
         })
         .collect();
     if limits.is_empty() {
-        page.paragraph(&format!("`huddle doctor` looked at {} things and found no limit.", findings.len()));
+        page.paragraph(&format!("`huddle doctor` checked {} items and found no limit.", findings.len()));
         return;
     }
     page.table(
@@ -108,7 +108,7 @@ fn facts(page: &mut Page, manifest: &Manifest) {
             format!(
                 "{} ({})",
                 manifest.huddle_version,
-                manifest.git_revision.as_deref().unwrap_or("revision not known")
+                manifest.git_revision.as_deref().unwrap_or("no git revision")
             ),
         ),
         ("command line", manifest.command_line.join(" ")),

@@ -114,7 +114,7 @@ impl Report {
         let open = path.with_file_name(format!(".{}.tmp", name.to_string_lossy()));
         let written = fs::write(&open, &self.html).and_then(|()| fs::rename(&open, path));
         if written.is_err() {
-            // What is left of it helps nobody; the first error is the one to tell.
+            // What is left of it is of no use; the first error is the one to report.
             let _ = fs::remove_file(&open);
         }
         written.map_err(cannot)

@@ -46,7 +46,7 @@ fn summary(page: &mut Page, run: &RunDir) {
             .map(|vm| {
                 vec![
                     vm.vm.clone(),
-                    vm.pid.to_string(),
+                    vm.holder(),
                     vm.vmm.clone(),
                     vm.vcpus.to_string(),
                     vm.rounds.to_string(),
@@ -210,7 +210,7 @@ fn resident(page: &mut Page, number: usize, run: &RunDir) {
     page.section("Where VMs ran");
     let Some(found) = or_gap(page, "Residency", data::residency(run)) else { return };
     let Some(found) = found else {
-        page.gap("No residency was recorded: nobody watched on which CPUs the vCPUs ran.");
+        page.gap("No residency was recorded: it was not observed on which CPUs the vCPUs ran.");
         return;
     };
     let domains: Vec<String> = found

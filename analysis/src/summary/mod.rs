@@ -78,8 +78,15 @@ pub struct Rounds {
 pub struct VmSummary {
     /// Its name.
     pub vm: String,
-    /// Its process; a VM that was restarted appears once a process.
-    pub pid: i32,
+    /// process or xen_domain; `None` in recordings before version 4.
+    pub vm_kind: Option<String>,
+    /// Its process; a VM that was restarted appears once a process. `None` for a domain of Xen; before version 4
+    /// its number is here.
+    pub pid: Option<i32>,
+    /// Its UUID; `None` where it has none or the recording does not say.
+    pub uuid: Option<String>,
+    /// Number of its domain of Xen; `None` elsewhere.
+    pub domid: Option<u32>,
     /// What runs it.
     pub vmm: String,
     /// Its vCPUs in the last round that saw it.
@@ -88,6 +95,17 @@ pub struct VmSummary {
     pub rounds: u64,
     /// Frames it used in the last of them; `None` where that was not measured.
     pub frames_used: Option<u64>,
+}
+
+impl VmSummary {
+    /// What holds it, for people: the pid, or the domain.
+    pub(crate) fn holder(&self) -> String {
+        match (self.pid, self.domid) {
+            (Some(pid), _) => pid.to_string(),
+            (None, Some(domid)) => format!("domain {domid}"),
+            (None, None) => "-".to_owned(),
+        }
+    }
 }
 
 /// What one VM shares with another.

@@ -66,25 +66,33 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// The VMs, one entry a process.
+    /// The VMs, one entry a process or domain.
     pub(super) fn vms(&self) -> Result<Vec<VmSummary>, AnalysisError> {
         self.answer(|frame| {
             let vms = frame
-                .group_by([col("vm"), col("pid"), col("start_ticks")])
+                .group_by(["vm", "vm_kind", "pid", "start_ticks", "uuid", "domid"].map(col))
                 .agg([
                     len().cast(DataType::UInt64).alias("rounds"),
                     col("vmm").last(),
                     col("vcpus").last(),
                     col("frames_used").last(),
                 ])
-                .sort_by_exprs([col("vm"), col("start_ticks"), col("pid")], SortMultipleOptions::new());
+                .sort_by_exprs(
+                    ["vm", "start_ticks", "pid", "domid", "uuid"].map(col),
+                    SortMultipleOptions::new(),
+                );
             let vms = collect(vms)?;
             let (vm, vmm) = (vms.column("vm")?.str()?, vms.column("vmm")?.str()?);
+            let (kind, uuid) = (vms.column("vm_kind")?.str()?, vms.column("uuid")?.str()?);
+            let domid = vms.column("domid")?.u32()?;
             let (pid, vcpus) = (vms.column("pid")?.i32()?, vms.column("vcpus")?.u32()?);
             let (rounds, frames) = (vms.column("rounds")?.u64()?, vms.column("frames_used")?.u64()?);
             let rows = (0..vms.height()).map(|row| VmSummary {
                 vm: text(vm, row),
-                pid: pid.get(row).unwrap_or_default(),
+                vm_kind: kind.get(row).map(str::to_owned),
+                pid: pid.get(row),
+                uuid: uuid.get(row).map(str::to_owned),
+                domid: domid.get(row),
                 vmm: text(vmm, row),
                 vcpus: vcpus.get(row).unwrap_or_default(),
                 rounds: rounds.get(row).unwrap_or_default(),

@@ -74,7 +74,7 @@ impl RunSummary {
         for vm in &self.vms {
             rows.add_row([
                 clean(&vm.vm),
-                vm.pid.to_string(),
+                vm.holder(),
                 clean(&vm.vmm),
                 vm.vcpus.to_string(),
                 vm.rounds.to_string(),

@@ -1,6 +1,6 @@
 //! What it costs to keep the matrix current by events, against measuring it afresh, and how far off it is.
 //!
-//! `cargo bench --profile dev -p huddle-collector --bench events -- [--gib N] [--vms N] [--rounds N]`, as
+//! `cargo bench --profile dev -p huddle-engine --bench events -- [--gib N] [--vms N] [--rounds N]`, as
 //! root. Tenants are processes that this program starts from itself. Pairs of them share a quarter of
 //! their memory, merged by KSM (its settings are changed meanwhile and put back). Each round they rewrite
 //! 1 % of the merged pages, spread evenly: every other one alike in both of a pair, so that KSM merges it
@@ -15,7 +15,14 @@
 //! updated` is how far the matrix of before would be off: a drift that is not clearly below that shows
 //! nothing. `merged ranges`: reading again only the
 //! page tables of what was merged, the way that needs no events.
-#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;
@@ -33,7 +40,7 @@ use std::time::Duration;
 use figures::{median, spread};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_observe::probes::cost::CostMeter;
 use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::MergedScan;
@@ -72,7 +79,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     let mut tenants: Vec<Tenant> = (0..count).map(|at| Tenant::start(at / 2, pages, shared)).collect();
     tenants.iter_mut().for_each(|tenant| tenant.expect("ready"));
     let vms: Vec<Vm> = tenants.iter().map(|tenant| tenant.vm.clone()).collect();
-    let pids: Vec<i32> = vms.iter().map(|vm| vm.process.id).collect();
+    let pids: Vec<i32> = vms.iter().map(|vm| vm.process().unwrap().id).collect();
     ksm.merge(&pids);
 
     let scan = MergedScan::new(HostRoot::real()).with_threads(NonZeroUsize::MIN);
@@ -187,7 +194,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
 /// does nothing with them: the least that could cost.
 fn read_tables(vms: &[Vm], regions: usize, buffer: &mut [u8]) {
     for vm in vms {
-        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process.id)).unwrap();
+        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory[..regions] {
             let (mut at, end) = (region.start / PAGE as u64 * 8, region.end / PAGE as u64 * 8);
             while at < end {
@@ -243,10 +250,11 @@ impl Tenant {
         let start: u64 = line.trim().parse().unwrap();
         let process = task::process(&HostRoot::real(), child.id().cast_signed()).unwrap().id;
         let (middle, end) = (start + (shared * PAGE) as u64, start + (pages * PAGE) as u64);
-        let region = |start, end, kind| GuestRegion { process, start, end, kind };
+        let region = |start, end, kind| GuestRegion { process: Some(process), start, end, kind };
         let vm = Vm {
             name: format!("tenant{}", child.id()),
-            process,
+            id: VmId::Process(process),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
             memory: vec![

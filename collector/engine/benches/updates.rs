@@ -84,13 +84,14 @@ fn vm(at: usize) -> Vm {
     let process = TaskId { id: 1000 + at as i32, start_ticks: 5 };
     Vm {
         name: format!("tenant-{at:04}"),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: VmmKind::QemuKvm,
         vcpus: vec![Vcpu {
             index: 0,
-            thread: TaskId { id: 100_000 + at as i32, start_ticks: 6 },
-            process,
-            thread_name: "CPU 0/KVM".into(),
+            id: TaskId { id: 100_000 + at as i32, start_ticks: 6 }.into(),
+            process: Some(process),
+            thread_name: Some("CPU 0/KVM".into()),
             affinity: (0..DOMAINS * CPUS_EACH).collect(),
             last_cpu: Some(at as u32 % (DOMAINS * CPUS_EACH)),
         }],
@@ -114,13 +115,8 @@ struct Sharing;
 impl SharingSource for Sharing {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
         let used = |at: usize| 20_000 + 1_501 * (at as u64 % 7);
-        let rows = vms.iter().enumerate().map(|(at, vm)| MatrixVm {
-            name: vm.name.clone(),
-            pid: None,
-            domid: None,
-            vcpus: 1,
-            memory: Some(MemoryUse { frames_used: used(at), ..MemoryUse::default() }),
-        });
+        let memory = |at| Some(MemoryUse { frames_used: used(at), ..MemoryUse::default() });
+        let rows = vms.iter().enumerate().map(|(at, vm)| MatrixVm::of(vm, memory(at)));
         let shared = |i: usize, j: usize| {
             if i == j { 0 } else { 100 + ((i.min(j) * 31 + i.max(j) * 17) % 900) as u64 }
         };
@@ -143,7 +139,7 @@ impl HostSource for Host {
             id: DomainId(id),
             cpus: (id * CPUS_EACH..(id + 1) * CPUS_EACH).collect(),
             size_bytes: Some(32 << 20),
-            node: Some(id / 16),
+            nodes: [id / 16].into(),
         };
         Ok(Topology::new(Some(3), (0..DOMAINS).map(domain).collect())?)
     }
@@ -192,8 +188,8 @@ fn observation(window: u64, vms: usize) -> Observation {
     let vcpu = |at: usize| VcpuObservation {
         vm: format!("tenant-{at:04}"),
         vcpu: 0,
-        process: TaskId { id: 1000 + at as i32, start_ticks: 5 },
-        thread: TaskId { id: 100_000 + at as i32, start_ticks: 6 },
+        id: TaskId { id: 100_000 + at as i32, start_ticks: 6 }.into(),
+        process: Some(TaskId { id: 1000 + at as i32, start_ticks: 5 }),
         counters: CounterDelta::between(
             &reading(1, counts(0)),
             &reading(1_000_000_001, counts(700_000_000 + at as u64 * 1_003 + window)),
@@ -214,7 +210,7 @@ fn observation(window: u64, vms: usize) -> Observation {
     };
     let merging = |at: usize| MergeObservation {
         vm: format!("tenant-{at:04}"),
-        process: TaskId { id: 1000 + at as i32, start_ticks: 5 },
+        id: TaskId { id: 1000 + at as i32, start_ticks: 5 }.into(),
         merged_now: Availability::Available(20_000),
         merges: Availability::Available(40),
         breaks: Availability::Available(7),
@@ -224,6 +220,7 @@ fn observation(window: u64, vms: usize) -> Observation {
         window,
         round: 1,
         trial: None,
+        vms: (0..vms).map(|at| vm(at).reference()).collect(),
         begin_unix_us: window * 1_000_000,
         end_unix_us: (window + 1) * 1_000_000,
         vcpus: (0..vms).map(vcpu).collect(),

@@ -16,7 +16,7 @@ mod host_stages;
 pub mod publish;
 mod trying;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use huddle_model::topology::Topology;
 use huddle_model::trial::{Comparison, Decision, HostReading, Moment, Phase};
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
@@ -78,7 +78,7 @@ pub struct Engine {
 #[derive(Debug, Default)]
 pub struct Memory {
     round: u64,
-    known: BTreeSet<(String, TaskId)>,
+    known: BTreeMap<(String, VmId), Option<Uuid>>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
     /// What was told so far.
@@ -112,8 +112,10 @@ impl Engine {
             None => match self.sharing.measure(&vms) {
                 Ok(measured) => {
                     for vanished in measured.vanished {
+                        let gone = vms.iter().find(|vm| vm.name == vanished.vm).map(Vm::reference);
                         vms.retain(|vm| vm.name != vanished.vm);
-                        events.push((EventKind::VmVanished, Some(vanished.vm), vanished.reason));
+                        let gone = gone.unwrap_or_else(|| VmRef::named(vanished.vm));
+                        events.push((EventKind::VmVanished, Some(gone), vanished.reason));
                     }
                     events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
                     Availability::Available(Arc::new(measured.matrix))
@@ -368,20 +370,16 @@ impl Engine {
     }
 
     fn note_comings_and_goings(&mut self, vms: &[Vm], events: &mut Events) {
-        let now: BTreeSet<_> = vms.iter().map(|vm| (vm.name.clone(), vm.process)).collect();
-        for (name, process) in now.difference(&self.memory.known) {
-            events.push((
-                EventKind::VmAppeared,
-                Some(name.clone()),
-                format!("{name} (process {process}) was found"),
-            ));
+        let now: BTreeMap<_, _> = vms.iter().map(|vm| ((vm.name.clone(), vm.id), vm.uuid)).collect();
+        let mut tell = |kind, ((name, id), uuid): (&(String, VmId), &Option<Uuid>), what| {
+            let vm = VmRef { name: name.clone(), id: Some(*id), uuid: *uuid };
+            events.push((kind, Some(vm), format!("{name} ({id}) {what}")));
+        };
+        for vm in now.iter().filter(|(vm, _)| !self.memory.known.contains_key(*vm)) {
+            tell(EventKind::VmAppeared, vm, "was found");
         }
-        for (name, process) in self.memory.known.difference(&now) {
-            events.push((
-                EventKind::VmVanished,
-                Some(name.clone()),
-                format!("{name} (process {process}) is gone"),
-            ));
+        for vm in self.memory.known.iter().filter(|(vm, _)| !now.contains_key(*vm)) {
+            tell(EventKind::VmVanished, vm, "is gone");
         }
         self.memory.known = now;
     }
@@ -447,7 +445,7 @@ impl Basis<'_> {
 
 /// Events that have no time yet.
 type Events = Vec<EventNow>;
-type EventNow = (EventKind, Option<String>, String);
+type EventNow = (EventKind, Option<VmRef>, String);
 
 fn unavailable_event(stage: &str, reason: &str) -> EventNow {
     (EventKind::StageFailed, None, format!("{stage} is unavailable: {reason}"))
@@ -475,5 +473,3 @@ mod sample;
 mod sample_observed;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod trying_tests;

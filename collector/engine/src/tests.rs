@@ -1,5 +1,7 @@
 //! The whole loop on fakes.
 
+mod trying;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +11,7 @@ use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::pinning::PinOutcome;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
-use huddle_model::vm::{Vcpu, VmmKind};
+use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::Request;
@@ -25,13 +27,14 @@ fn vm(name: &str, pid: i32) -> Vm {
     let task = TaskId { id: pid, start_ticks: 1 };
     Vm {
         name: name.into(),
-        process: task,
+        id: task.into(),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: vec![Vcpu {
             index: 0,
-            thread: task,
-            process: task,
-            thread_name: "CPU 0/KVM".into(),
+            id: task.into(),
+            process: Some(task),
+            thread_name: Some("CPU 0/KVM".into()),
             affinity: "0-1".parse().unwrap(),
             last_cpu: None,
         }],
@@ -59,13 +62,9 @@ struct FakeSharing {
 impl SharingSource for FakeSharing {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
         let left: Vec<&Vm> = vms.iter().filter(|vm| Some(vm.name.as_str()) != self.ends).collect();
-        let rows = left.iter().map(|vm| MatrixVm {
-            name: vm.name.clone(),
-            pid: Some(vm.process.id),
-            domid: None,
-            vcpus: 1,
-            memory: Some(MemoryUse { frames_used: 100, ..MemoryUse::default() }),
-        });
+        let rows = left
+            .iter()
+            .map(|vm| MatrixVm::of(vm, Some(MemoryUse { frames_used: 100, ..MemoryUse::default() })));
         let frames = vec![vec![10; left.len()]; left.len()];
         let vanished = vms.iter().filter(|vm| Some(vm.name.as_str()) == self.ends);
         Ok(Measurement {
@@ -85,7 +84,7 @@ impl HostSource for FakeHost {
             id: DomainId(id),
             cpus: [id].into_iter().collect(),
             size_bytes: None,
-            node: None,
+            nodes: Default::default(),
         };
         Ok(Topology::new(Some(2), vec![domain(0), domain(1)])?)
     }
@@ -223,6 +222,7 @@ impl Observer for FakeObserver {
             window: self.windows - 1,
             round: 0,
             trial: None,
+            vms: Vec::new(),
             begin_unix_us: 0,
             end_unix_us: 1,
             vcpus: Vec::new(),
@@ -313,7 +313,7 @@ async fn windows_are_told_between_rounds_and_after_the_trigger_broke() {
 }
 
 fn kinds(view: &View) -> Vec<(EventKind, Option<&str>)> {
-    view.events.iter().map(|event| (event.kind, event.vm.as_deref())).collect()
+    view.events.iter().map(|event| (event.kind, event.vm.as_ref().map(|vm| vm.name.as_str()))).collect()
 }
 
 #[test]

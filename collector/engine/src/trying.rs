@@ -93,7 +93,7 @@ impl Trying {
         let (matrix, topology) = (input.matrix(), input.topology());
         let members: BTreeSet<Member> = vms
             .iter()
-            .map(|vm| (vm.name.clone(), vm.process, u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX)))
+            .map(|vm| (vm.name.clone(), vm.id, u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX)))
             .collect();
         let here = vms.iter().flat_map(|vm| {
             let places = PlanVm::of(vm, topology).current;

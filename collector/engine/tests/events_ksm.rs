@@ -1,6 +1,13 @@
 //! The graph of frames that is kept current by events, on the real KSM, against fresh scans. The tenants
 //! are this program again. Needs root, BTF and KSM; says so where they are missing.
-#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;
@@ -18,7 +25,7 @@ use huddle_host::stages::SharingSource;
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::Method;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::events::{Drift, EventsConfig, EventsGraph, Stale, Update};
 use huddle_sharing::{Measurement, MergedScan};
@@ -173,10 +180,11 @@ impl Tenant {
         let end = start + (PAGES * PAGE) as u64;
         let vm = Vm {
             name: name.to_owned(),
-            process,
+            id: VmId::Process(process),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
-            memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Mergeable }],
+            memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::default(),
             cannot_merge: Vec::new(),
         };
@@ -262,7 +270,7 @@ impl Host {
 }
 
 fn pids(vms: &[Vm]) -> Vec<i32> {
-    vms.iter().map(|vm| vm.process.id).collect()
+    vms.iter().map(|vm| vm.process().unwrap().id).collect()
 }
 
 fn fresh(vms: &[Vm]) -> Measurement {
@@ -460,7 +468,7 @@ fn the_loop_tells_the_drift() {
     // What nobody tells makes it read anew at once, and say so.
     host.tenants[3].tell("unmerge 0 3000");
     let found = sharing.measure(&host.vms).unwrap();
-    assert!(found.notes[0].contains("elsewhere than believed"), "{:?}", found.notes);
+    assert!(found.notes[0].contains("on other frames than expected"), "{:?}", found.notes);
     let drift = Drift::between(&found.matrix, &fresh(&host.vms).matrix).unwrap();
     assert_eq!(drift.frames, 0);
 }

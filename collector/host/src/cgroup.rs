@@ -7,14 +7,16 @@
 use std::path::{Component, Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
+use procfs_core::{ProcessCGroup, ProcessCGroups};
 
-use super::{HostError, HostRoot, optional, read_cpus, read_text};
+use super::{HostError, HostRoot, optional, parsed, read_cpus, read_text};
 
 /// The CPUs that the control group of a process allows it; `None` where no cpuset controller tells
 /// (then only the online CPUs limit it).
 pub fn allowed_cpus(root: &HostRoot, pid: i32) -> Result<Option<CpuSet>, HostError> {
-    let text = read_text(&root.proc(format!("{pid}/cgroup")))?;
-    for (mount, group, names) in places(root, &text) {
+    let path = root.proc(format!("{pid}/cgroup"));
+    let groups: ProcessCGroups = parsed(&path, "lines like 0::/machine.slice, as cgroups(7) has them")?;
+    for (mount, group, names) in places(root, &groups.0) {
         if let Some(cpus) = walk_up(&mount, &group, names)? {
             return Ok(Some(cpus));
         }
@@ -23,23 +25,19 @@ pub fn allowed_cpus(root: &HostRoot, pid: i32) -> Result<Option<CpuSet>, HostErr
 }
 
 /// Where to look: the mount of a hierarchy, the group in it, and the files that tell, best first.
-fn places(root: &HostRoot, text: &str) -> Vec<(PathBuf, PathBuf, &'static [&'static str])> {
+fn places(root: &HostRoot, groups: &[ProcessCGroup]) -> Vec<(PathBuf, PathBuf, &'static [&'static str])> {
     const V1: &[&str] = &["cpuset.effective_cpus", "cpuset.cpus"];
     const V2: &[&str] = &["cpuset.cpus.effective"];
     let mut v1 = Vec::new();
     let mut v2 = Vec::new();
-    for line in text.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next()) else {
-            continue;
-        };
-        let Some(group) = below(group) else { continue };
+    for ProcessCGroup { controllers, pathname, .. } in groups {
+        let Some(group) = below(pathname) else { continue };
         if controllers.is_empty() {
             v2.push((root.sys("fs/cgroup"), group.clone(), V2));
             v2.push((root.sys("fs/cgroup/unified"), group, V2));
-        } else if controllers.split(',').any(|controller| controller == "cpuset") {
+        } else if controllers.iter().any(|controller| controller == "cpuset") {
             v1.push((root.sys("fs/cgroup/cpuset"), group.clone(), V1));
-            v1.push((root.sys("fs/cgroup").join(controllers), group, V1));
+            v1.push((root.sys("fs/cgroup").join(controllers.join(",")), group, V1));
         }
     }
     // A controller belongs to one hierarchy; where version 1 lists cpuset, version 2 does not have it.
@@ -174,6 +172,9 @@ mod tests {
         assert_eq!(cpus(&root).as_deref(), Some("0-7"));
         std::fs::write(root.sys("fs/cgroup/cpuset.cpus.effective"), "0-x\n").unwrap();
         assert!(allowed_cpus(&root, 9).unwrap_err().to_string().contains("0-x"));
+        std::fs::write(root.proc("9/cgroup"), "one:two\n").unwrap();
+        let error = allowed_cpus(&root, 9).unwrap_err().to_string();
+        assert!(error.contains("9/cgroup") && error.contains("one:two"), "{error}");
     }
 
     #[test]

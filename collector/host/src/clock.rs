@@ -58,7 +58,7 @@ fn since(later: Result<Duration, Errno>, earlier: Result<Duration, Errno>) -> Av
     match (later, earlier) {
         (Ok(later), Ok(earlier)) => Availability::Available(micros(later.saturating_sub(earlier))),
         (Err(errno), _) | (_, Err(errno)) => {
-            Availability::Unavailable(format!("the kernel does not tell CPU time: {errno}"))
+            Availability::Unavailable(format!("the kernel does not report CPU time: {errno}"))
         }
     }
 }

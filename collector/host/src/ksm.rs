@@ -1,18 +1,20 @@
 //! `/sys/kernel/mm/ksm` (Documentation/admin-guide/mm/ksm.rst, Linux 6.18).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use huddle_model::ksm::KsmState;
 
-use super::{HostError, HostRoot, optional, read_number, read_text};
+use super::{HostError, HostRoot, chosen, optional, read_line, read_number, read_text};
 
 /// KSM's counters and settings. Files that this kernel does not have are `None`.
 ///
 /// # Errors
 /// [`HostError::is_gone`] is true where the kernel has no KSM at all.
 pub fn state(root: &HostRoot) -> Result<KsmState, HostError> {
-    let file = |name: &str| root.sys("kernel/mm/ksm").join(name);
-    let number = |name: &str| read_number::<u64>(&file(name));
+    let number = |name: &str| read_number::<u64>(&file(root, name));
     let maybe = |name: &str| optional(number(name));
-    let maybe_signed = |name: &str| optional(read_number::<i64>(&file(name)));
+    let maybe_signed = |name: &str| optional(read_number::<i64>(&file(root, name)));
     Ok(KsmState {
         run: number("run")?,
         full_scans: number("full_scans")?,
@@ -29,14 +31,43 @@ pub fn state(root: &HostRoot) -> Result<KsmState, HostError> {
         max_page_sharing: maybe("max_page_sharing")?,
         merge_across_nodes: maybe("merge_across_nodes")?,
         use_zero_pages: maybe("use_zero_pages")?,
-        advisor_mode: optional(read_text(&file("advisor_mode")))?.map(|text| chosen(&text).to_owned()),
+        advisor_mode: optional(setting(root, "advisor_mode"))?,
     })
 }
 
-/// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text where none is.
-pub fn chosen(text: &str) -> &str {
-    let inside = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-    inside.map_or(text.trim(), |(choice, _)| choice)
+/// How many passes over all memory were completed.
+pub fn full_scans(root: &HostRoot) -> Result<u64, HostError> {
+    read_number(&file(root, "full_scans"))
+}
+
+/// Whether KSM merges pages of different NUMA nodes.
+///
+/// # Errors
+/// [`HostError::is_gone`] is true where the kernel has no such setting.
+pub fn merge_across_nodes(root: &HostRoot) -> Result<bool, HostError> {
+    Ok(read_number::<u64>(&file(root, "merge_across_nodes"))? != 0)
+}
+
+/// One setting as it would be written: of several choices the chosen one.
+pub fn setting(root: &HostRoot, name: &str) -> Result<String, HostError> {
+    Ok(chosen(&read_text(&file(root, name))?).to_owned())
+}
+
+/// Every file as it is, so that those of later kernels are there too: its line, or why it cannot be read.
+pub fn files(root: &HostRoot) -> Result<BTreeMap<String, Result<String, HostError>>, HostError> {
+    let directory = file(root, "");
+    let read = |source| HostError::Read { path: directory.clone(), source };
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(&directory).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), read_line(&entry.path()));
+    }
+    Ok(files)
+}
+
+/// Where a file of KSM is.
+pub(crate) fn file(root: &HostRoot, name: &str) -> PathBuf {
+    root.sys("kernel/mm/ksm").join(name)
 }
 
 #[cfg(test)]

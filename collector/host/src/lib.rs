@@ -5,12 +5,21 @@
 //! that changes the host goes through [`pin::journal`].
 
 pub mod cgroup;
+mod chosen;
 pub mod clock;
+pub mod cpufreq;
+pub mod cpuinfo;
 pub mod discover;
+pub mod huge_pages;
+pub mod kernel;
 pub mod ksm;
+pub mod load;
 pub mod maps;
+pub mod memory;
+pub mod mounts;
 pub mod numa;
 pub mod pin;
+pub mod process_ksm;
 pub mod socket;
 pub mod stages;
 pub mod status;
@@ -20,6 +29,9 @@ pub mod topology;
 use std::path::{Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
+use procfs_core::FromRead;
+
+pub use chosen::chosen;
 
 /// Where a host's `/proc`, `/sys` and `/dev` are: the real ones, or a tree of fixtures.
 #[derive(Clone, Debug)]
@@ -98,12 +110,28 @@ impl HostRoot {
     }
 }
 
+/// Reads a whole file.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, HostError> {
+    std::fs::read(path).map_err(|source| HostError::Read { path: path.to_owned(), source })
+}
+
 /// Reads a whole text file; bytes that are not UTF-8 (thread names may hold any) are replaced.
 pub fn read_text(path: &Path) -> Result<String, HostError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(source) => Err(HostError::Read { path: path.to_owned(), source }),
-    }
+    Ok(String::from_utf8_lossy(&read_bytes(path)?).into_owned())
+}
+
+/// Reads a file of one line, without the space around it.
+pub fn read_line(path: &Path) -> Result<String, HostError> {
+    Ok(read_text(path)?.trim().to_owned())
+}
+
+/// Reads a file that procfs-core understands. It is given text in which bytes that are not UTF-8 are
+/// replaced: most of its parsers refuse such bytes. Its errors tell neither path nor text, ours the
+/// first line.
+pub(crate) fn parsed<T: FromRead>(path: &Path, expected: &'static str) -> Result<T, HostError> {
+    let text = read_text(path)?;
+    T::from_read(text.as_bytes())
+        .map_err(|_| HostError::parse(path, text.lines().next().unwrap_or_default(), expected))
 }
 
 /// Reads a file that holds one number.

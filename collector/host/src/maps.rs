@@ -24,7 +24,7 @@ pub struct Mapping {
     pub shared: bool,
     /// The path or the name in brackets; empty for plain anonymous memory.
     pub name: String,
-    /// What `VmFlags` says; `None` in `maps`, which does not tell.
+    /// What `VmFlags` says; `None` in `maps`, which does not have them.
     pub flags: Option<MappingFlags>,
 }
 

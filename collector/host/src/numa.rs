@@ -1,14 +1,23 @@
-//! On which NUMA nodes a process's memory is, from `/proc/PID/numa_maps`
+//! Which NUMA nodes there are, and on which of them a process's memory is, from `/proc/PID/numa_maps`
 //! (Documentation/filesystems/proc.rst and numa_maps in proc(5), Linux 6.18).
 
 use std::collections::BTreeMap;
 
+use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{TaskId, Vm};
 
-use super::{HostError, HostRoot, read_text};
+use super::{HostError, HostRoot, read_cpus, read_text};
 
-/// KiB of a page, in which sizes are told.
+/// KiB of a page, in which sizes are given.
 const PAGE_KIB: u64 = 4;
+
+/// The numbers of the nodes that are online; they may have gaps.
+///
+/// # Errors
+/// [`HostError::is_gone`] is true on kernels without NUMA.
+pub fn online_nodes(root: &HostRoot) -> Result<CpuSet, HostError> {
+    read_cpus(&root.sys("devices/system/node/online"))
+}
 
 /// Pages of 4 KiB on each node, over all mappings. The kernel walks the page tables of the whole process
 /// for it. It needs the right to look into the process, as its maps do.

@@ -36,7 +36,7 @@ pub struct Vanished {
     pub reason: String,
 }
 
-/// How zero-filled frames are told from other merged ones. Both ways give the same answer.
+/// How zero-filled frames are distinguished from other merged ones. Both ways give the same answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroPages {
     /// By KSM's own tree of merged frames, where the kernel lets it be read, else by content.
@@ -55,7 +55,7 @@ pub struct Measurement {
     pub vanished: Vec<Vanished>,
     /// What limits the measurement, one sentence each; empty when nothing does.
     pub notes: Vec<String>,
-    /// How zero-filled frames were told from other merged ones; `None` where nothing can have been merged,
+    /// How zero-filled frames were distinguished from other merged ones; `None` where nothing can have been merged,
     /// and where contents were read anyway.
     pub zero_pages: Option<ZeroPages>,
 }
@@ -161,7 +161,7 @@ pub struct Pass {
     pub ended_ns: Option<u64>,
     /// Pages that ksmd keeps book of; `None` where that is not seen.
     pub rmap_items: Option<u64>,
-    /// Passes that were completed since the one told before, and are not told apart.
+    /// Passes that were completed since the one told before, and are not distinguished.
     pub passed_over: u64,
 }
 
@@ -234,6 +234,6 @@ pub trait Pinner {
 pub trait Clock {
     /// Microseconds since the Unix epoch.
     fn now_unix_us(&self) -> u64;
-    /// Time since some fixed moment, on a clock that nobody sets.
+    /// Time since some fixed moment, on a monotonic clock.
     fn monotonic(&self) -> Duration;
 }

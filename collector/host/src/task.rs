@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use huddle_model::vm::TaskId;
+use procfs_core::FromRead;
+use procfs_core::process::Stat;
 
 use super::{HostError, HostRoot, read_text};
 
@@ -70,28 +72,33 @@ fn read(path: &Path) -> Result<TaskStat, HostError> {
     parse(&text).ok_or_else(|| HostError::parse(path, text.trim(), "a stat line of proc(5)"))
 }
 
-const PF_KTHREAD: u64 = 0x0020_0000;
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 fn parse(text: &str) -> Option<TaskStat> {
+    let text = text.trim();
     // The name is in parentheses and may hold spaces and parentheses itself: the last `)` ends it.
+    // The shape of the line is checked here: procfs-core takes it for granted, and a damaged line must be an error.
     let (id, rest) = text.split_once(" (")?;
-    let (name, rest) = rest.rsplit_once(") ")?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    // proc(5) counts from 1 and the name is field 2, so field n is at n - 3.
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let (_, fields) = rest.rsplit_once(')')?;
+    if !fields.starts_with(' ') || id.bytes().any(|byte| !byte.is_ascii_digit()) {
+        return None;
+    }
+    let stat = Stat::from_read(text.as_bytes()).ok()?;
     Some(TaskStat {
-        id: TaskId { id: id.parse().ok()?, start_ticks: number(22)? },
-        name: name.to_owned(),
-        state: fields.first()?.chars().next()?,
-        parent: i32::try_from(number(4)?).ok()?,
-        is_kernel_thread: number(9)? & PF_KTHREAD != 0,
-        cpu_ticks: number(14)? + number(15)?,
-        last_cpu: u32::try_from(number(39)?).ok()?,
+        id: TaskId { id: stat.pid, start_ticks: stat.starttime },
+        name: stat.comm,
+        state: stat.state,
+        parent: stat.ppid,
+        is_kernel_thread: stat.flags & PF_KTHREAD != 0,
+        cpu_ticks: stat.utime.saturating_add(stat.stime),
+        last_cpu: u32::try_from(stat.processor?).ok()?,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const LINE: &str = "4711 (CPU 0/KVM) x) S 1 4711 4711 0 -1 4194560 1 0 0 0 12 30 0 0 20 0 4 0 98765 0 0 \
@@ -126,5 +133,33 @@ mod tests {
         std::fs::write(root.proc("1/stat"), "1 (x) S 1\n").unwrap();
         let error = process(&root, 1).unwrap_err().to_string();
         assert!(error.contains("proc/1/stat") && error.contains("1 (x) S 1"), "{error}");
+    }
+
+    #[test]
+    fn names_that_are_not_utf_8_and_fields_of_later_kernels_are_read() {
+        let later = LINE.trim_end().replace("CPU 0/KVM) x", "a\n(\u{fffd}") + " 7 8 word\n";
+        let stat = parse(&later).unwrap();
+        assert_eq!((stat.name.as_str(), stat.last_cpu), ("a\n(\u{fffd}", 3));
+        let root = HostRoot::real();
+        let pid = std::process::id().cast_signed();
+        let thread = std::thread::spawn(move || {
+            // Linux keeps 15 bytes of a name, here the first half of the last letter.
+            std::fs::write("/proc/thread-self/comm", "12345678901234\u{e9}").unwrap();
+            let tid = nix::unistd::gettid().as_raw();
+            super::thread(&root, pid, tid).map(|stat| (stat.id.id == tid, stat.name))
+        });
+        assert_eq!(thread.join().unwrap().unwrap(), (true, "12345678901234\u{fffd}".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "(4711 )?[ (]{0,3}\\PC{0,9}[ )]{0,3}[ 0-9A-Z-]{0,200}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_part_of_a_line_makes_it_panic(begin in 0..LINE.len(), end in 0..LINE.len()) {
+            let _ = parse(LINE.get(begin..end).unwrap_or_default());
+        }
     }
 }

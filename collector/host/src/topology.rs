@@ -7,7 +7,7 @@ use std::path::Path;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::topology::{CacheInfo, Topology, TopologyError};
 
-use super::{HostError, HostRoot, optional, read_cpus, read_number, read_text, status};
+use super::{HostError, HostRoot, numa, optional, read_cpus, read_number, read_text, status};
 
 /// Why the cache domains of this host are not known.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum TopologyReadError {
     },
     /// sysfs has no cache directory for any usable CPU.
     #[error(
-        "this host does not tell its caches ({path} is missing, as in some cloud VMs), so cache domains \
+        "this host does not report its caches ({path} is missing, as in some cloud VMs), so cache domains \
          are not known; give them with --topology FILE where a command takes it"
     )]
     NoCaches {
@@ -64,7 +64,20 @@ pub fn online_cpus(root: &HostRoot) -> Result<CpuSet, HostError> {
 /// The CPUs that `isolcpus=` and its like took from the scheduler's balancing; empty where the kernel
 /// does not tell.
 pub fn isolated_cpus(root: &HostRoot) -> Result<CpuSet, HostError> {
-    Ok(optional(read_cpus(&root.sys(CPUS).join("isolated")))?.unwrap_or_default())
+    Ok(known_isolated_cpus(root)?.unwrap_or_default())
+}
+
+/// The same; `None` where the kernel does not tell.
+pub fn known_isolated_cpus(root: &HostRoot) -> Result<Option<CpuSet>, HostError> {
+    optional(read_cpus(&root.sys(CPUS).join("isolated")))
+}
+
+/// Whether cores run several threads at once.
+///
+/// # Errors
+/// [`HostError::is_gone`] is true where the kernel knows no SMT.
+pub fn smt_active(root: &HostRoot) -> Result<bool, HostError> {
+    Ok(read_number::<u64>(&root.sys(CPUS).join("smt/active"))? != 0)
 }
 
 /// The CPUs that placements may use: online, in the affinity of this process, not isolated.
@@ -155,7 +168,7 @@ pub fn caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<CacheInfo>, HostErro
     Ok(caches)
 }
 
-/// `2048K`, as sysfs prints sizes; `None` where it does not tell.
+/// `2048K`, as sysfs prints sizes; `None` where it is not reported.
 fn size_bytes(path: &Path) -> Result<Option<u64>, HostError> {
     let Some(text) = optional(read_text(path))? else { return Ok(None) };
     let text = text.trim();
@@ -175,8 +188,7 @@ fn size_bytes(path: &Path) -> Result<Option<u64>, HostError> {
 fn nodes(root: &HostRoot) -> Result<BTreeMap<u32, u32>, HostError> {
     let mut nodes = BTreeMap::new();
     let directory = root.sys("devices/system/node");
-    // Node numbers may have gaps, so `online` says which there are.
-    let Some(online) = optional(read_cpus(&directory.join("online")))? else { return Ok(nodes) };
+    let Some(online) = optional(numa::online_nodes(root))? else { return Ok(nodes) };
     for node in online.iter() {
         let list = optional(read_cpus(&directory.join(format!("node{node}/cpulist"))))?;
         nodes.extend(list.unwrap_or_default().iter().map(|cpu| (cpu, node)));
@@ -224,7 +236,9 @@ mod tests {
 
     fn domains(topology: &Topology) -> Vec<(String, Option<u64>, Option<u32>)> {
         let domain = topology.domains().iter();
-        domain.map(|domain| (domain.cpus.to_string(), domain.size_bytes, domain.node)).collect()
+        domain
+            .map(|domain| (domain.cpus.to_string(), domain.size_bytes, domain.nodes.first().copied()))
+            .collect()
     }
 
     #[test]

@@ -50,8 +50,8 @@ fn a_process_is_a_vm_until_it_ends() {
     let mut discoverer = discoverer_of("web", pid);
     let found = discoverer.discover().unwrap();
     let [vm] = found.vms.as_slice() else { panic!("{found:?}") };
-    assert_eq!((vm.name.as_str(), vm.process.id, vm.vmm), ("web", pid, VmmKind::Process));
-    assert_eq!(vm.vcpus.iter().map(|vcpu| vcpu.thread).collect::<Vec<_>>(), [vm.process]);
+    assert_eq!((vm.name.as_str(), vm.process().unwrap().id, vm.vmm), ("web", pid, VmmKind::Process));
+    assert_eq!(vm.vcpus.iter().map(|vcpu| vcpu.id.thread()).collect::<Vec<_>>(), [vm.process()]);
     assert!(!vm.vcpus[0].affinity.is_empty() && vm.vcpus[0].affinity.is_subset(&vm.allowed_cpus));
     assert!(vm.memory_bytes(MemoryKind::Anonymous) > 0);
     assert!(vm.cannot_merge[0].contains("not marked mergeable"), "{:?}", vm.cannot_merge);
@@ -91,7 +91,8 @@ fn named_threads_are_the_vcpus_and_marked_memory_is_the_guests() {
         let vm = discoverer.discover().unwrap().vms.remove(0);
         assert_eq!(kind(&vm), Some(MemoryKind::Mergeable));
         assert_eq!(vm.memory_bytes(MemoryKind::Anonymous), 0, "what is not marked is not the guest's");
-        let vcpus: Vec<(u32, &str)> = vm.vcpus.iter().map(|v| (v.index, v.thread_name.as_str())).collect();
+        let vcpus: Vec<(u32, &str)> =
+            vm.vcpus.iter().map(|v| (v.index, v.thread_name.as_deref().unwrap())).collect();
         assert_eq!(vcpus, [(3, "CPU 3/KVM")]);
     }
     // SAFETY: the mapping above; nothing refers to it any more.
@@ -109,6 +110,8 @@ fn the_whole_host_is_looked_at_in_little_time() {
     let begin = Instant::now();
     let found = discoverer.discover().unwrap();
     eprintln!("{} VMs in {:?}; {:?}", found.vms.len(), begin.elapsed(), found.notes);
-    assert!(found.vms.iter().any(|vm| vm.process.id == sleep.pid() && vm.name.starts_with("sleeper")));
+    assert!(
+        found.vms.iter().any(|vm| vm.process().unwrap().id == sleep.pid() && vm.name.starts_with("sleeper"))
+    );
     assert!(begin.elapsed() < Duration::from_secs(10));
 }

@@ -10,7 +10,7 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{Child, Command};
 
-use huddle_host::pin::{Change, HostPinner, Journal, Key, Scheduler, StateDir, StateLock, Undoers, restore};
+use huddle_host::pin::{Change, HostPinner, Journal, Key, StateDir, StateLock, Undoers, VcpuRef, restore};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::pinning::PinOutcome;
@@ -62,7 +62,7 @@ fn two_domains() -> Option<[CacheDomain; 2]> {
         id: DomainId(id),
         cpus: [cpu].into_iter().collect(),
         size_bytes: None,
-        node: None,
+        nodes: Default::default(),
     };
     Some([domain(0, first), domain(1, second)])
 }
@@ -70,15 +70,16 @@ fn two_domains() -> Option<[CacheDomain; 2]> {
 fn vm(name: &str, process: TaskId) -> Vm {
     let vcpu = Vcpu {
         index: 0,
-        thread: process,
-        process,
-        thread_name: "sleep".to_owned(),
+        id: process.into(),
+        process: Some(process),
+        thread_name: Some("sleep".to_owned()),
         affinity: affinity(0),
         last_cpu: None,
     };
     Vm {
         name: name.to_owned(),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: vec![vcpu],
         memory: Vec::new(),
@@ -151,7 +152,8 @@ fn what_is_gone_replaced_or_not_allowed_is_passed_over() {
     let (mut gone, other, narrow) = (Tenant::start(), Tenant::start(), Tenant::start());
     let mut vms = [vm("gone", gone.id()), vm("other", other.id()), vm("narrow", narrow.id())];
     gone.end();
-    vms[1].vcpus[0].thread.start_ticks += 1;
+    let impostor = TaskId { start_ticks: other.id().start_ticks + 1, ..other.id() };
+    vms[1].vcpus[0].id = impostor.into();
     vms[2].allowed_cpus = domains[1].cpus.clone();
 
     let mut pinner = pinner(dir.path());
@@ -160,7 +162,7 @@ fn what_is_gone_replaced_or_not_allowed_is_passed_over() {
     assert_eq!(report.outcome, counts(0, 0, 4));
     for words in [
         "vCPU 0 of VM gone",
-        "is gone: passed over",
+        "is gone: skipped",
         "belongs to another task now",
         "the VM may use only",
         "never is placed, but was not found",
@@ -213,9 +215,7 @@ fn an_affinity_the_kernel_refuses_stays_in_the_journal() {
     let change = Change::Affinity {
         vm: "a".to_owned(),
         vcpu: 0,
-        scheduler: Scheduler::Host,
-        process: tenant.id(),
-        thread: tenant.id(),
+        of: VcpuRef::Thread { process: tenant.id(), thread: tenant.id() },
         before: [1000].into_iter().collect(),
         after: affinity(0),
     };

@@ -16,7 +16,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use huddle_host::pin::{
-    Change, HostPinner, Journal, Scheduler, StateDir, ThreadPin, Undoers, recover, restore,
+    Change, HostPinner, Journal, StateDir, ThreadPin, Undoers, VcpuRef, recover, restore,
 };
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
@@ -75,9 +75,7 @@ fn run_badly(how: &str, place: &Path, pid: i32) {
         let change = Change::Affinity {
             vm: "tenant".to_owned(),
             vcpu: 0,
-            scheduler: Scheduler::Host,
-            process: task,
-            thread: task,
+            of: VcpuRef::Thread { process: task, thread: task },
             before: cpus(),
             after: single(all[0]),
         };
@@ -104,7 +102,7 @@ fn run_badly(how: &str, place: &Path, pid: i32) {
 }
 
 fn change(pinner: &mut HostPinner, task: TaskId, cpus: CpuSet) {
-    let pin = ThreadPin { vm: "tenant".to_owned(), vcpu: 0, process: task, thread: task, cpus };
+    let pin = ThreadPin { vm: "tenant".to_owned(), vcpu: 0, id: task.into(), process: Some(task), cpus };
     let report = pinner.set_affinities(&[pin]).unwrap();
     assert_eq!(report.outcome.skipped, 0, "{report:?}");
     pinner.set_ksm(&[("pages_to_scan", "5000".to_owned()), ("run", "1".to_owned())]).unwrap();

@@ -1,6 +1,6 @@
 //! What the probes cost, from the kernel's own BPF statistics, and what a reading costs this process.
 //!
-//! `cargo bench -p huddle-collector --bench probes`; with `--profile dev` it builds faster, and the cost
+//! `cargo bench -p huddle-observe --bench probes`; with `--profile dev` it builds faster, and the cost
 //! of the programs is the same. Needs root. The kernel's statistics contain two readings of its clock
 //! per run, so a program that does nothing does not cost zero here.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark: what fails, panics")]

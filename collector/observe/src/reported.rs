@@ -39,7 +39,7 @@ pub enum ReportError {
     #[error("another program listens on {0}; choose another --report-socket, or end that program")]
     Taken(PathBuf),
     /// Something that is no socket is there.
-    #[error("{0} is there already and is no socket; choose another --report-socket")]
+    #[error("{0} exists already and is not a socket; choose another --report-socket")]
     NotASocket(PathBuf),
     /// The socket cannot be made.
     #[error("cannot make the socket {path} for reports: {source}")]
@@ -72,7 +72,7 @@ impl WorkloadReports for Reports {
         let (reports, others) = socket.take(vms.iter().map(|vm| vm.name.as_str()));
         if others > 0 && !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(
-                "{others} lines on {} are no report of a VM here; expected NAME OPERATIONS [LATENCY_US], \
+                "{others} lines on {} are not reports of a VM here; expected NAME OPERATIONS [LATENCY_US], \
                  with the names of `huddle vms`",
                 socket.path().display()
             );
@@ -250,7 +250,6 @@ fn parse(line: &str) -> Option<(&str, u64, Option<f64>)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;

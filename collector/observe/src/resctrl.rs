@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use huddle_model::availability::Availability;
 use huddle_model::observation::OccupancyObservation;
 use huddle_model::topology::{DomainId, Topology};
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::{TaskId, Vcpu, Vm, VmId};
 
 use groups::{GroupDirectories, Kernel};
 pub use groups::{Leftovers, remove_leftovers};
-use huddle_host::{HostError, HostRoot, optional, read_number, read_text, task};
+use huddle_host::{HostError, HostRoot, mounts, optional, read_number, read_text, task};
 
 /// Why resctrl as a whole gives nothing.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +33,8 @@ pub enum ResctrlError {
     NotMounted,
     /// Mounted for allocation only.
     #[error(
-        "the resctrl at {} monitors nothing: the processor lacks cache monitoring, or the kernel was told \
-         to leave it alone (rdt=)",
+        "the resctrl at {} monitors nothing: the processor lacks cache monitoring, or it was \
+         disabled at boot (rdt=)",
         path.display()
     )]
     NoMonitoring {
@@ -64,12 +64,7 @@ pub struct Features {
 /// # Errors
 /// The table of mounts cannot be read.
 pub fn mount_point(root: &HostRoot) -> Result<Option<PathBuf>, HostError> {
-    let mounts = read_text(&root.proc("self/mounts"))?;
-    Ok(mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (at, kind) = (fields.next()?, fields.next()?);
-        (kind == "resctrl").then(|| PathBuf::from(at))
-    }))
+    mounts::mount_point(root, "resctrl")
 }
 
 /// What the resctrl mounted at `mount` can tell.
@@ -107,7 +102,7 @@ pub struct Resctrl {
 #[derive(Debug)]
 struct Watched {
     vm: String,
-    process: TaskId,
+    id: VmId,
     /// The group, or why there is none.
     group: Result<Group, String>,
 }
@@ -171,14 +166,13 @@ impl Resctrl {
     pub fn sync(&mut self, vms: &[Vm]) {
         let mut earlier = std::mem::take(&mut self.vms);
         for vm in vms {
-            let place =
-                earlier.iter().position(|watched| watched.process == vm.process && watched.vm == vm.name);
+            let place = earlier.iter().position(|watched| watched.id == vm.id && watched.vm == vm.name);
             let known = place.map(|place| earlier.swap_remove(place));
             let group = match known.map(|watched| watched.group) {
                 Some(Ok(group)) => Ok(group),
                 _ => self.make(vm),
             };
-            let mut watched = Watched { vm: vm.name.clone(), process: vm.process, group };
+            let mut watched = Watched { vm: vm.name.clone(), id: vm.id, group };
             if let Ok(group) = &mut watched.group {
                 group.add(vm);
             }
@@ -256,7 +250,7 @@ impl Drop for Resctrl {
 impl Group {
     /// Puts the VM's threads in. Those that left need no work: the kernel forgets them.
     fn add(&mut self, vm: &Vm) {
-        let threads: BTreeSet<TaskId> = vm.vcpus.iter().map(|vcpu| vcpu.thread).collect();
+        let threads: BTreeSet<TaskId> = vm.vcpus.iter().filter_map(|vcpu| vcpu.id.thread()).collect();
         self.threads.retain(|thread| threads.contains(thread));
         self.trouble = None;
         for &thread in &threads {
@@ -363,8 +357,8 @@ fn l3_of(root: &HostRoot, cpu: u32) -> Option<u32> {
 /// The control group whose threads the VM's are: a monitoring group can only take threads of the control
 /// group it lies in. `cpu_resctrl_groups` has a line `res:/NAME` and a line `mon:NAME`.
 fn control_group(root: &HostRoot, mount: &Path, vm: &Vm) -> Result<PathBuf, String> {
-    let Some(first) = vm.vcpus.first() else { return Ok(mount.to_owned()) };
-    let path = root.proc(format!("{}/task/{}/cpu_resctrl_groups", first.process.id, first.thread.id));
+    let Some((process, thread)) = vm.vcpus.iter().find_map(Vcpu::thread) else { return Ok(mount.to_owned()) };
+    let path = root.proc(format!("{}/task/{}/cpu_resctrl_groups", process.id, thread.id));
     let text = match optional(read_text(&path)) {
         Ok(Some(text)) => text,
         // A kernel without CONFIG_PROC_CPU_RESCTRL: most VMs are in no control group.

@@ -54,15 +54,16 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
     let process = task::process(&root, pid).unwrap().id;
     let vcpu = |(index, tid): (u32, &i32)| Vcpu {
         index,
-        thread: task::thread(&root, pid, *tid).unwrap().id,
-        process,
-        thread_name: "vcpu".into(),
+        id: task::thread(&root, pid, *tid).unwrap().id.into(),
+        process: Some(process),
+        thread_name: Some("vcpu".into()),
         affinity: CpuSet::new(),
         last_cpu: None,
     };
     Vm {
         name: name.into(),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: (0..).zip(threads).map(vcpu).collect(),
         memory: Vec::new(),

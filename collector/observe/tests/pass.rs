@@ -146,7 +146,7 @@ fn ring_full() -> Result<(), Failed> {
     assert_eq!(told.full_scans - told.passed_over - 1, first);
     ksm.set("sleep_millisecs", 20);
     while let Some(pass) = trigger.wait(Duration::from_secs(5)).unwrap() {
-        // Lost or not: each pass is either told or counted as passed over.
+        // Lost or not: each pass is either told or counted as skipped.
         assert_eq!(pass.full_scans - pass.passed_over - 1, told.full_scans);
         told = pass;
         if pass.passed_over == 0 {

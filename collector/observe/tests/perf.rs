@@ -8,9 +8,9 @@ mod worker;
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use huddle_host::HostRoot;
+use huddle_host::{HostRoot, cpuinfo};
 use huddle_model::availability::Availability;
-use huddle_observe::perf::events::{CacheEvents, EventSpec, Processor};
+use huddle_observe::perf::events::{CacheEvents, EventSpec};
 use huddle_observe::perf::group::{GroupReading, PerfGroup, Scope};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::unistd::gettid;
@@ -85,7 +85,7 @@ fn at_one_moment(group: &mut PerfGroup, tid: i32) -> (GroupReading, u64) {
 }
 
 fn hardware() -> Result<(), Failed> {
-    let processor = Processor::read(&HostRoot::real()).unwrap();
+    let processor = cpuinfo::read(&HostRoot::real()).unwrap().processor();
     let events = CacheEvents::of(processor.as_ref());
     let specs: Vec<EventSpec> =
         [events.cycles, events.instructions, events.llc_references, events.llc_misses]

@@ -1,37 +1,32 @@
 //! Facts about the host that a reader of a recording must know, confounders among them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use huddle_model::availability::Availability;
 use huddle_model::schema::Environment;
 
-use huddle_host::{HostError, HostRoot, read_number, read_text};
+use huddle_host::cpuinfo::CpuInfo;
+use huddle_host::{HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, memory, topology};
 
 /// Reads all of it; what cannot be read says why, so nothing here fails.
-///
-/// Files: proc(5); Documentation/ABI/testing/sysfs-devices-system-cpu,
-/// Documentation/admin-guide/mm/{ksm,transhuge}.rst, Documentation/admin-guide/pm/cpufreq.rst,
-/// Documentation/admin-guide/sysctl/kernel.rst (Linux 6.18).
 pub fn read_environment(root: &HostRoot) -> Environment {
-    let cpuinfo = read_text(&root.proc("cpuinfo"));
+    let cpuinfo = cpuinfo::read(root);
     Environment {
-        kernel_release: line(&root.proc("sys/kernel/osrelease")).into(),
-        kernel_version: line(&root.proc("version")).into(),
-        kernel_parameters: kernel_parameters(root).into(),
-        cpu_model: cpu_model(root, &cpuinfo),
-        is_guest: cpu_flags(root, &cpuinfo)
-            .map(|flags| flags.split_ascii_whitespace().any(|flag| flag == "hypervisor")),
-        cpus_online: line(&root.sys("devices/system/cpu/online")).into(),
-        memory_bytes: memory_bytes(root).into(),
-        ksm: ksm(root).into(),
-        transparent_hugepage: line(&root.sys("kernel/mm/transparent_hugepage/enabled")).into(),
-        khugepaged_defrag: line(&root.sys("kernel/mm/transparent_hugepage/khugepaged/defrag")).into(),
+        kernel_release: kernel::release(root).into(),
+        kernel_version: kernel::version(root).into(),
+        kernel_parameters: confounding_parameters(root).into(),
+        cpu_model: of_cpuinfo(root, &cpuinfo, "model name", |info| info.model_name().map(str::to_owned)),
+        is_guest: of_cpuinfo(root, &cpuinfo, "flags", CpuInfo::is_guest),
+        cpus_online: topology::online_cpus(root).map(|cpus| cpus.to_string()).into(),
+        memory_bytes: memory::total_bytes(root).into(),
+        ksm: ksm::files(root).map(ksm_values).into(),
+        transparent_hugepage: huge_pages::enabled(root).into(),
+        khugepaged_defrag: huge_pages::khugepaged_defrag(root).into(),
         governors: governors(root),
-        frequency_boost: frequency_boost(root),
-        numa_balancing: read_number::<u64>(&root.proc("sys/kernel/numa_balancing")).into(),
-        smt_active: read_number::<u64>(&root.sys("devices/system/cpu/smt/active")).map(|n| n != 0).into(),
-        nmi_watchdog: read_number::<u64>(&root.proc("sys/kernel/nmi_watchdog")).into(),
+        frequency_boost: cpufreq::boost(root).into(),
+        numa_balancing: kernel::numa_balancing(root).into(),
+        smt_active: topology::smt_active(root).into(),
+        nmi_watchdog: kernel::nmi_watchdog(root).into(),
     }
 }
 
@@ -63,115 +58,54 @@ const CONFOUNDING_PARAMETERS: [&str; 22] = [
     "transparent_hugepage",
 ];
 
-fn kernel_parameters(root: &HostRoot) -> Result<Vec<String>, HostError> {
-    let text = read_text(&root.proc("cmdline"))?;
-    // What follows `--` is for init.
-    let parameters = text.split_ascii_whitespace().take_while(|parameter| *parameter != "--");
-    let confounds = |parameter: &&str| {
+fn confounding_parameters(root: &HostRoot) -> Result<Vec<String>, HostError> {
+    let mut parameters = kernel::parameters(root)?;
+    parameters.retain(|parameter| {
         let name = parameter.split('=').next().unwrap_or_default();
         CONFOUNDING_PARAMETERS.contains(&name)
-    };
-    Ok(parameters.filter(confounds).map(str::to_owned).collect())
+    });
+    Ok(parameters)
 }
 
-fn line(path: &Path) -> Result<String, HostError> {
-    Ok(read_text(path)?.trim().to_owned())
-}
-
-/// `model name` of x86; other architectures say less.
-fn cpu_model(root: &HostRoot, cpuinfo: &Result<String, HostError>) -> Availability<String> {
-    cpuinfo_field(root, cpuinfo, &["model name", "cpu model", "cpu"])
-}
-
-/// `flags` of x86; other architectures have no flag for being a guest.
-fn cpu_flags(root: &HostRoot, cpuinfo: &Result<String, HostError>) -> Availability<String> {
-    cpuinfo_field(root, cpuinfo, &["flags"])
-}
-
-fn cpuinfo_field(
+fn of_cpuinfo<T>(
     root: &HostRoot,
-    cpuinfo: &Result<String, HostError>,
-    names: &[&str],
-) -> Availability<String> {
-    let text = match cpuinfo {
-        Ok(text) => text,
+    cpuinfo: &Result<CpuInfo, HostError>,
+    name: &str,
+    value: impl FnOnce(&CpuInfo) -> Option<T>,
+) -> Availability<T> {
+    match cpuinfo {
+        Ok(info) => value(info).map_or_else(
+            || {
+                let path = root.proc("cpuinfo");
+                Availability::Unavailable(format!("{} has no {name:?}", path.display()))
+            },
+            Availability::Available,
+        ),
+        Err(error) => Availability::Unavailable(error.to_string()),
+    }
+}
+
+fn ksm_values(files: BTreeMap<String, Result<String, HostError>>) -> BTreeMap<String, Availability<String>> {
+    files.into_iter().map(|(name, line)| (name, line.into())).collect()
+}
+
+/// How many CPUs have each governor.
+fn governors(root: &HostRoot) -> Availability<BTreeMap<String, u32>> {
+    let of_cpus = match cpufreq::governors(root) {
+        Ok(of_cpus) => of_cpus,
         Err(error) => return Availability::Unavailable(error.to_string()),
     };
-    let value = names.iter().find_map(|wanted| {
-        text.lines().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
-            (name.trim() == *wanted && !value.trim().is_empty()).then(|| value.trim().to_owned())
-        })
-    });
-    value.map_or_else(
-        || {
-            let path = root.proc("cpuinfo");
-            Availability::Unavailable(format!("{} has no {:?}", path.display(), names[0]))
-        },
-        Availability::Available,
-    )
-}
-
-fn memory_bytes(root: &HostRoot) -> Result<u64, HostError> {
-    let path = root.proc("meminfo");
-    let text = read_text(&path)?;
-    let kib =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix("kB")?.trim().parse().ok());
-    let kib: u64 =
-        kib.ok_or_else(|| HostError::parse(&path, text.lines().next().unwrap_or(""), "MemTotal in kB"))?;
-    Ok(kib.saturating_mul(1024))
-}
-
-/// Every file of KSM as it is, so that settings of later kernels are kept too.
-fn ksm(root: &HostRoot) -> Result<BTreeMap<String, Availability<String>>, HostError> {
-    let dir = root.sys("kernel/mm/ksm");
-    let read = |source| HostError::Read { path: dir.clone(), source };
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(&dir).map_err(read)? {
-        let entry = entry.map_err(read)?;
-        files.insert(entry.file_name().to_string_lossy().into_owned(), line(&entry.path()).into());
-    }
-    Ok(files)
-}
-
-/// How many CPUs have each governor. A policy speaks for its `affected_cpus`.
-fn governors(root: &HostRoot) -> Availability<BTreeMap<String, u32>> {
-    let dir = root.sys("devices/system/cpu/cpufreq");
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(source) => {
-            return Availability::Unavailable(HostError::Read { path: dir, source }.to_string());
-        }
-    };
     let mut governors = BTreeMap::new();
-    for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("policy") {
-            continue;
-        }
-        let policy = entry.path();
-        // Offline CPUs' policies have no readable governor, and nothing runs on them.
-        let (Ok(governor), Ok(cpus)) =
-            (line(&policy.join("scaling_governor")), line(&policy.join("affected_cpus")))
-        else {
-            continue;
-        };
-        let cpus = u32::try_from(cpus.split_ascii_whitespace().count()).unwrap_or(u32::MAX);
-        *governors.entry(governor).or_insert(0) += cpus;
+    for governor in of_cpus.into_values() {
+        *governors.entry(governor).or_insert(0) += 1;
     }
     if governors.is_empty() {
         Availability::Unavailable(format!(
-            "{} has no policy with a governor: the hypervisor or the firmware sets the frequency",
-            dir.display()
+            "{} has no CPU with a governor: the hypervisor or the firmware sets the frequency",
+            root.sys("devices/system/cpu").display()
         ))
     } else {
         Availability::Available(governors)
-    }
-}
-
-fn frequency_boost(root: &HostRoot) -> Availability<bool> {
-    let no_turbo = read_number::<u64>(&root.sys("devices/system/cpu/intel_pstate/no_turbo"));
-    match no_turbo {
-        Ok(off) => Availability::Available(off == 0),
-        Err(_) => read_number::<u64>(&root.sys("devices/system/cpu/cpufreq/boost")).map(|on| on != 0).into(),
     }
 }
 
@@ -190,6 +124,27 @@ mod tests {
         (dir, root)
     }
 
+    /// The fields that every kernel has.
+    const MEMINFO: &str = "\
+MemTotal:       24684092 kB
+MemFree:               1 kB
+Buffers:               0 kB
+Cached:                0 kB
+SwapCached:            0 kB
+Active:                0 kB
+Inactive:              0 kB
+SwapTotal:             0 kB
+SwapFree:              0 kB
+Dirty:                 0 kB
+Writeback:             0 kB
+Mapped:                0 kB
+Slab:                  0 kB
+Committed_AS:          0 kB
+VmallocTotal:          0 kB
+VmallocUsed:           0 kB
+VmallocChunk:          0 kB
+";
+
     fn some<T>(value: T) -> Availability<T> {
         Availability::Available(value)
     }
@@ -204,15 +159,15 @@ mod tests {
                 "proc/cpuinfo",
                 "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu hypervisor lm\n\nprocessor\t: 1\nmodel name\t: other\n",
             ),
-            ("proc/meminfo", "MemTotal:       24684092 kB\nMemFree: 1 kB\n"),
+            ("proc/meminfo", MEMINFO),
             ("proc/sys/kernel/numa_balancing", "1\n"),
             ("proc/sys/kernel/nmi_watchdog", "0\n"),
             ("sys/devices/system/cpu/online", "0-7\n"),
             ("sys/devices/system/cpu/smt/active", "1\n"),
-            ("sys/devices/system/cpu/cpufreq/policy0/scaling_governor", "performance\n"),
-            ("sys/devices/system/cpu/cpufreq/policy0/affected_cpus", "0 1 2\n"),
-            ("sys/devices/system/cpu/cpufreq/policy3/scaling_governor", "schedutil\n"),
-            ("sys/devices/system/cpu/cpufreq/policy3/affected_cpus", "3\n"),
+            ("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpu1/cpufreq/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpu2/cpufreq/scaling_governor", "performance\n"),
+            ("sys/devices/system/cpu/cpu3/cpufreq/scaling_governor", "schedutil\n"),
             ("sys/devices/system/cpu/cpufreq/boost", "1\n"),
             ("sys/kernel/mm/ksm/run", "1\n"),
             ("sys/kernel/mm/ksm/advisor_mode", "[none] scan-time\n"),
@@ -264,9 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn no_turbo_is_the_opposite_of_boost() {
-        let (_dir, root) = tree(&[("sys/devices/system/cpu/intel_pstate/no_turbo", "1\n")]);
-        assert_eq!(frequency_boost(&root), some(false));
+    fn a_host_without_governors_says_who_sets_the_frequency() {
+        let (_dir, root) = tree(&[("sys/devices/system/cpu/online", "0-1\n")]);
+        let reason = governors(&root);
+        assert!(reason.reason().is_some_and(|reason| reason.contains("the hypervisor")), "{reason:?}");
     }
 
     #[test]

@@ -7,7 +7,8 @@ use huddle_model::schema::{Finding, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
 use huddle_model::topology::{CacheInfo, Topology};
 
 use super::read_environment;
-use huddle_host::{HostError, HostRoot, read_text};
+use huddle_host::HostRoot;
+pub use huddle_host::kernel::host_name;
 
 /// What the caller knows of a run.
 #[derive(Clone, Debug)]
@@ -54,10 +55,4 @@ pub fn new_manifest(root: &HostRoot, about: RunAbout) -> Manifest {
         findings: about.findings,
         tables: BTreeMap::new(),
     }
-}
-
-/// The host's name, from `/proc/sys/kernel/hostname` (Documentation/admin-guide/sysctl/kernel.rst,
-/// Linux 6.18).
-pub fn host_name(root: &HostRoot) -> Result<String, HostError> {
-    Ok(read_text(&root.proc("sys/kernel/hostname"))?.trim().to_owned())
 }

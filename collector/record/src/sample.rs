@@ -13,7 +13,7 @@ use huddle_model::schema::Manifest;
 use huddle_model::topology::Topology;
 use huddle_model::update::{Round, Step};
 use huddle_model::view::View;
-use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vcpu, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Uuid, Vcpu, Vm, VmmKind};
 
 // The module that includes this file has these: this crate's tests, and integration tests of others.
 use super::{HostRoot, RunAbout, new_manifest};
@@ -40,8 +40,8 @@ fn round(round: u64, vms: usize) -> Round {
     let measured: Vec<MatrixVm> = (0..vms)
         .map(|i| MatrixVm {
             name: name(i),
-            pid: Some(100 + i as i32),
-            domid: None,
+            id: Some(TaskId { id: 100 + i as i32, start_ticks: 5 }.into()),
+            uuid: uuid(i),
             vcpus: 1,
             memory: Some(memory),
         })
@@ -60,7 +60,7 @@ fn round(round: u64, vms: usize) -> Round {
         end_unix_us: begin + 1500,
         ksm: Availability::Available(KsmState { run: 1, full_scans: round, ..Default::default() }),
         topology: Availability::Available(Arc::new(topology)),
-        vms: Arc::new((0..vms).map(|i| vm(&name(i), 100 + i as i32)).collect()),
+        vms: Arc::new((0..vms).map(vm).collect()),
         matrix: Availability::Available(Arc::new(matrix)),
         plan: Availability::Available(Arc::new(plan)),
         pinning: if round % 2 == 1 {
@@ -78,22 +78,34 @@ fn round(round: u64, vms: usize) -> Round {
     }
 }
 
-fn vm(name: &str, pid: i32) -> Vm {
+/// Every other VM has a UUID.
+fn uuid(number: usize) -> Option<Uuid> {
+    (number % 2 == 1).then(|| Uuid::from_u128(0x6a8c_3a1e_6e1c_4c0e_9c3c_1f0e_5a6b_0000 + number as u128))
+}
+
+fn vm(number: usize) -> Vm {
+    let (name, pid) = (format!("vm{number}"), 100 + number as i32);
     let process = TaskId { id: pid, start_ticks: 5 };
     let cpus: CpuSet = "0-1".parse().unwrap();
     Vm {
-        name: name.into(),
-        process,
+        name,
+        id: process.into(),
+        uuid: uuid(number),
         vmm: VmmKind::QemuTcg,
         vcpus: vec![Vcpu {
             index: 0,
-            thread: TaskId { id: pid + 1000, start_ticks: 6 },
-            process,
-            thread_name: "CPU 0/TCG".into(),
+            id: TaskId { id: pid + 1000, start_ticks: 6 }.into(),
+            process: Some(process),
+            thread_name: Some("CPU 0/TCG".into()),
             affinity: cpus.clone(),
             last_cpu: None,
         }],
-        memory: vec![GuestRegion { process, start: 0, end: 1 << 20, kind: MemoryKind::Mergeable }],
+        memory: vec![GuestRegion {
+            process: Some(process),
+            start: 0,
+            end: 1 << 20,
+            kind: MemoryKind::Mergeable,
+        }],
         allowed_cpus: cpus,
         cannot_merge: Vec::new(),
     }

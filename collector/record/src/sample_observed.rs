@@ -13,11 +13,12 @@ use huddle_model::observation::{
     ProgramCost, ProgramObservation, ReportObservation, TrialBlock, VcpuObservation,
 };
 use huddle_model::rates::CounterDelta;
-use huddle_model::schema::{ResponseRow, Rows};
+use huddle_model::schema::{ResponseRow, Rows, VmColumns};
 use huddle_model::stats::Estimate;
 use huddle_model::topology::DomainId;
 use huddle_model::trial::{Arm, Comparison, Decision, Objective, Outcome, Phase};
 use huddle_model::view::View;
+use huddle_model::vm::Vm;
 
 // The module that includes this file has it.
 use super::sample;
@@ -39,11 +40,16 @@ pub(crate) fn observed(round: u64, vms: usize) -> View {
 pub(super) fn responses(view: &View) -> Rows {
     let round = &view.round;
     let (block, arm) = ((round.number - 1) / 2, (round.number - 1) % 2);
+    let of = VmColumns::from(&round.vms[0]);
     let response = |number: u64| ResponseRow {
         at_us: (round.begin_unix_us + 1000 * number) as i64,
         window: round.number,
         round: round.number,
         vm: round.vms[0].name.clone(),
+        vm_kind: of.vm_kind,
+        uuid: of.uuid,
+        domid: of.domid,
+        trial: Some(1),
         arm: Some(ARMS[arm as usize].into()),
         block: Some(block as u32),
         latency_us: Some(match number {
@@ -71,8 +77,8 @@ fn observation(view: &View) -> Observation {
         vm.vcpus.iter().map(move |vcpu| VcpuObservation {
             vm: vm.name.clone(),
             vcpu: vcpu.index,
-            process: vm.process,
-            thread: vcpu.thread,
+            id: vcpu.id,
+            process: vm.process(),
             counters: delta(block, arm, number as u64),
             residency: Availability::Available(vec![
                 residency(0, 700_000_000 - 300_000_000 * arm),
@@ -89,7 +95,7 @@ fn observation(view: &View) -> Observation {
     });
     let merging = vms.iter().enumerate().map(|(number, vm)| MergeObservation {
         vm: vm.name.clone(),
-        process: vm.process,
+        id: vm.id,
         merged_now: Availability::Available(200),
         merges: Availability::Available(7),
         // Pages of the last VM are written to in the third block.
@@ -112,7 +118,8 @@ fn observation(view: &View) -> Observation {
     Observation {
         window: round,
         round,
-        trial: Some(TrialBlock { arm: ARMS[arm as usize].into(), block: block as u32 }),
+        vms: vms.iter().map(Vm::reference).collect(),
+        trial: Some(TrialBlock { trial: 1, arm: ARMS[arm as usize].into(), block: block as u32 }),
         begin_unix_us,
         end_unix_us: begin_unix_us + 1_000_000,
         vcpus: vcpus.collect(),

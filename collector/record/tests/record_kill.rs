@@ -1,7 +1,7 @@
 //! What is left of a recording when its process is killed, and when its disk is full.
 
 // Clippy knows functions of the standard harness as tests, and this file has its own.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test: what fails, panics")]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

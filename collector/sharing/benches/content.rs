@@ -1,6 +1,6 @@
 //! What hashing and comparing pages costs, against a plain loop that merely reads them.
 //!
-//! `cargo bench -p huddle-collector --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
+//! `cargo bench -p huddle-sharing --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
 //! processes that this program starts from itself; pairs of them have part of their pages in common, not
 //! merged. Every byte of a page is different from page to page.
 //!
@@ -9,7 +9,7 @@
 //! as fast as the plain loop. `hash`: reading, hashing and remembering all pages; `scan`: the whole scan, with
 //! what is read again to be compared; `sample 10 %`: a scan of a tenth, against the plain loop over all.
 //! `CPU share`: what a scan limited to a quarter of a CPU really took. Median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 #[path = "support/figures.rs"]
 mod figures;
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use figures::spread;
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_sharing::content::{ContentScan, ContentSettings, Share};
 use memory::extra_mib;
 use nix::time::ClockId;
@@ -100,7 +100,7 @@ fn measure(percent: usize, pages: usize, count: usize, rounds: usize) {
 fn plain(vms: &[Vm], buffer: &mut [u64]) -> usize {
     let (mut pages, mut sum) = (0, 0u64);
     for vm in vms {
-        let mem = File::open(format!("/proc/{}/mem", vm.process.id)).unwrap();
+        let mem = File::open(format!("/proc/{}/mem", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory {
             let mut at = region.start;
             while at < region.end {
@@ -170,10 +170,11 @@ fn vm(pid: i32, start: u64, pages: usize) -> Vm {
     let end = start + (pages * PAGE) as u64;
     Vm {
         name: format!("tenant{pid}"),
-        process,
+        id: VmId::Process(process),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),
-        memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Anonymous }],
+        memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Anonymous }],
         allowed_cpus: CpuSet::default(),
         cannot_merge: Vec::new(),
     }

@@ -1,6 +1,6 @@
 //! What a sharing scan costs, against merely reading the same pagemaps.
 //!
-//! `cargo bench -p huddle-collector --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
+//! `cargo bench -p huddle-sharing --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
 //! root. Tenants are processes that this program starts from itself; each arrangement is told in the
 //! first column. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
 //! that KSM merged (its settings are changed meanwhile and put back). 4 KiB pages unless it says THP.
@@ -10,7 +10,14 @@
 //! with one kept from before after ksmd has gone on (a round of `huddle run`), `again` with one kept from
 //! before while ksmd rests, so that its verdicts hold. Ratios of one thread are of processor time, which other work on the machine disturbs
 //! least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the rounds.
-#![allow(clippy::unwrap_used, dead_code, clippy::print_stdout, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
+)]
 
 #[path = "../../tests/host/ksm.rs"]
 mod ksm;
@@ -30,7 +37,7 @@ use std::time::{Duration, Instant};
 use figures::{median, spread};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_sharing::MergedScan;
 use memory::extra_mib;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
@@ -108,7 +115,7 @@ fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
     let shared = pages * arrangement.shared_percent / 100;
     let tenants = Tenants::start(arrangement, pages, shared);
     if let Some(ksm) = &ksm {
-        ksm.merge(&tenants.vms.iter().map(|vm| vm.process.id).collect::<Vec<_>>());
+        ksm.merge(&tenants.vms.iter().map(|vm| vm.process().unwrap().id).collect::<Vec<_>>());
     }
     let mut buffer = vec![1; 1 << 20];
     let one = NonZeroUsize::MIN;
@@ -172,7 +179,7 @@ fn timed(work: impl FnOnce()) -> (f64, f64) {
 
 fn raw_read(vms: &[Vm], buffer: &mut [u8]) {
     for vm in vms {
-        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process.id)).unwrap();
+        let pagemap = File::open(format!("/proc/{}/pagemap", vm.process().unwrap().id)).unwrap();
         for region in &vm.memory {
             let (mut at, end) = (region.start / PAGE as u64 * 8, region.end / PAGE as u64 * 8);
             while at < end {
@@ -231,7 +238,7 @@ impl Drop for Tenants {
         }
         // Those it forked end by its end, a moment later.
         for vm in &self.vms {
-            while task::is_alive(&HostRoot::real(), vm.process).unwrap_or(false) {
+            while task::is_alive(&HostRoot::real(), vm.process().unwrap()).unwrap_or(false) {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -242,13 +249,14 @@ fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
     let process = task::process(&HostRoot::real(), pid).unwrap().id;
     let middle = start + (shared * PAGE) as u64;
     let shared_kind = if by == By::Ksm { MemoryKind::Mergeable } else { MemoryKind::Anonymous };
-    let region = |start, end, kind| GuestRegion { process, start, end, kind };
+    let region = |start, end, kind| GuestRegion { process: Some(process), start, end, kind };
     let end = start + (pages * PAGE) as u64;
     let mut memory = vec![region(start, middle, shared_kind), region(middle, end, MemoryKind::Anonymous)];
     memory.retain(|region| region.len_bytes() > 0);
     Vm {
         name: format!("tenant{pid}"),
-        process,
+        id: VmId::Process(process),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),
         memory,

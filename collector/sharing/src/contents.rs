@@ -1,6 +1,6 @@
-//! Zero-filled frames told by their content: each frame that KSM may have merged is looked into once,
+//! Zero-filled frames told by their content: each frame that KSM may have merged is read once,
 //! through one page that maps it. That costs a system call (about 0.5 to 0.8 us, forty times a pagemap
-//! entry), and is done only where KSM's own books cannot be read.
+//! entry), and is done only where KSM's own data structures cannot be read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::frame_set::FrameSet;
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES, READ_BYTES, read_entries, split};
-use super::pagemap::{self, ENTRY_BYTES, Entry, read_entry};
+use super::pagemap::{self, ENTRY_BYTES, Entry, flags, read_entry};
 use super::processes::{Process, Region};
-use super::zero::FrameSet;
 use super::{SharingError, in_threads};
 use huddle_host::HostRoot;
 
@@ -31,7 +31,7 @@ pub(super) struct Contents<'a> {
 /// What all threads have found so far.
 #[derive(Default)]
 struct Judged {
-    /// Frames that were looked into, by bucket.
+    /// Frames that were read, by bucket.
     frames: HashMap<u64, FrameSet>,
     zero: BTreeSet<u64>,
 }
@@ -115,11 +115,6 @@ impl Contents<'_> {
         let entry = read_entry(&process.pagemap, number).ok().flatten()?;
         (entry.is_present() && entry.frame() == frame).then_some(true)
     }
-}
-
-/// The flags of a frame; `None` where they cannot be read.
-pub(super) fn flags(kpageflags: Option<&File>, frame: u64) -> Option<u64> {
-    read_entry(kpageflags?, frame).ok().flatten().map(|entry| entry.0)
 }
 
 fn is_judged(judged: &Mutex<Judged>, frame: u64) -> bool {

@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::frame_set::FrameSet;
 use super::gather::{BUCKET_FRAMES, Candidate};
 use super::pairs::Pairs;
-use super::zero::{FrameSet, ZeroFrames};
+use super::zero::ZeroFrames;
 
 /// A bucket's number and the candidates that all threads found for it, in chunks.
 pub(super) type Bucket<'a> = (u64, Vec<&'a [Candidate]>);
@@ -108,7 +109,7 @@ impl Table {
     }
 
     /// Notes which VMs map each frame, and whether one does more than once, for up to 64 VMs: the word of a
-    /// frame then tells by itself whether the frame is new.
+    /// frame then shows by itself whether the frame is new.
     fn map_in_words(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) -> bool {
         let bits: Vec<u64> = counting.vm_of.iter().map(|vm| vm.map_or(0, |vm| 1 << vm)).collect();
         let mut repeats = false;

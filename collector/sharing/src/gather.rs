@@ -58,7 +58,7 @@ impl Candidate {
     }
 }
 
-/// Most processes that can be told apart.
+/// Most processes that can be distinguished.
 pub(super) const MAX_PROCESSES: usize = 1 << 16;
 
 /// Candidates by bucket: chunks of one bucket each, all in one piece of memory.
@@ -229,7 +229,7 @@ impl<'a> Units<'a> {
         Ok(())
     }
 
-    /// Counts what entries tell by themselves, and gives the frames of the others.
+    /// Counts what entries show by themselves, and gives the frames of the others.
     #[inline]
     fn candidates<'f>(
         &self,
@@ -241,7 +241,7 @@ impl<'a> Units<'a> {
         let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
         let (blocks, rest) = entries.as_chunks::<BLOCK>();
         for block in blocks {
-            // Most memory is all alike, and told at once.
+            // Most memory is all alike, and counted at once.
             if sums.all_exclusive(block) {
                 continue;
             }
@@ -284,7 +284,7 @@ impl Sums {
         alike
     }
 
-    /// Counts what each entry tells by itself, and keeps the frames of the others.
+    /// Counts what each entry shows by itself, and keeps the frames of the others.
     #[inline(always)]
     fn group(&mut self, group: &[[u8; ENTRY_BYTES]], frames: &mut [u64; READ_ENTRIES]) {
         if self.all_exclusive(group) {

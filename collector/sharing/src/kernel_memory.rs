@@ -58,7 +58,7 @@ impl KernelMemory {
         }
         memory.bases = memory
             .randomised_bases(root)
-            .ok_or("the kernel does not tell where its direct map of physical memory is")?;
+            .ok_or("the kernel does not report where its direct map of physical memory is")?;
         match memory.is_direct_map(root)? {
             true => Ok(memory),
             false => Err("the kernel's direct map of physical memory was not found".into()),

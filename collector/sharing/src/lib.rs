@@ -1,6 +1,9 @@
-//! The sharing scan, method `merged`: which physical frames each VM's guest memory is on, and so which
-//! frames VMs share.
+//! What VMs share, by three methods: `merged`, here, by the physical frames that guest memory is on;
+//! [`content`], by what pages hold; [`events`], which keeps the matrix of `merged` current by what the kernel
+//! reports. The BPF programs of the last are behind
+//! [`huddle_host::stages::FrameChanges`], which `huddle-observe` implements.
 //!
+//! # Method `merged`
 //! Definitions are those of [`huddle_model::matrix`]. What is read is `/proc/PID/pagemap`, once, and
 //! nothing is changed. The scan runs in two halves, each on all threads:
 //! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one
@@ -21,6 +24,7 @@ pub mod content;
 mod contents;
 mod count;
 pub mod events;
+mod frame_set;
 mod gather;
 mod kernel_memory;
 mod pagemap;
@@ -148,7 +152,7 @@ impl MergedScan {
         Self { threads, ..self }
     }
 
-    /// The same with another way to tell zero-filled frames.
+    /// The same with another way to find zero-filled frames.
     pub fn with_zero_pages(self, zero_pages: ZeroPages) -> Self {
         Self { zero_pages, ..self }
     }
@@ -286,17 +290,8 @@ fn assemble(
 ) -> Measurement {
     let stayed: Vec<usize> =
         (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
-    let rows = stayed
-        .iter()
-        .map(|position| MatrixVm {
-            name: vms[*position].name.clone(),
-            // The number of a domain is no pid.
-            pid: (!vms[*position].vmm.is_xen()).then_some(vms[*position].process.id),
-            domid: vms[*position].vmm.is_xen().then_some(vms[*position].process.id.unsigned_abs()),
-            vcpus: vms[*position].vcpus.len() as u32,
-            memory: Some(found.counts[*position]),
-        })
-        .collect();
+    let rows =
+        stayed.iter().map(|position| MatrixVm::of(&vms[*position], Some(found.counts[*position]))).collect();
     let frames = of_stayed(found.shared, &stayed);
     let duration_ms = began.elapsed().as_secs_f64() * 1e3;
     let matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);

@@ -133,6 +133,11 @@ pub(super) fn open(path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
+/// The flags of a frame; `None` where they cannot be read.
+pub(super) fn flags(kpageflags: Option<&File>, frame: u64) -> Option<u64> {
+    read_entry(kpageflags?, frame).ok().flatten().map(|entry| entry.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use huddle_model::vm::{MemoryKind, TaskId, Vm};
+use huddle_model::id::TaskId;
+use huddle_model::vm::{MemoryKind, Vm};
 
 use super::SharingError;
 use super::pagemap;
@@ -13,8 +14,10 @@ use huddle_host::{HostError, HostRoot, read_number, task};
 
 /// Why a process that is no longer the one that was discovered cannot be measured.
 pub const ENDED: &str = "it ended while it was measured";
+const NO_PROCESS: &str = "no process of this host holds it";
 /// Its descriptor still works, but the memory behind it is gone.
-const MEMORY_GONE: &str = "its memory went away while it was measured (it ended or executed another program)";
+const MEMORY_GONE: &str =
+    "its memory was released while it was measured (it ended or executed another program)";
 
 /// A range of pages of one process.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +89,15 @@ impl Processes {
         check_disjoint(vms)?;
         let mut processes = Self::default();
         for (vm, found) in vms.iter().enumerate() {
-            if !task::is_alive(root, found.process)? {
+            let Some(holder) = found.process() else {
+                processes.ended.push((vm, NO_PROCESS.to_owned()));
+                continue;
+            };
+            if !task::is_alive(root, holder)? {
                 processes.ended.push((vm, ENDED.to_owned()));
                 continue;
             }
-            let mut ids: Vec<TaskId> = found.memory.iter().map(|region| region.process).collect();
+            let mut ids: Vec<TaskId> = found.memory.iter().filter_map(|region| region.process).collect();
             ids.sort_unstable();
             ids.dedup();
             for id in ids {
@@ -124,7 +131,7 @@ impl Processes {
             let mut own = self.all.iter().filter(|process| process.vm == vm).peekable();
             let had_memory = own.peek().is_some() || self.missing.iter().any(|(position, _)| *position == vm);
             let all_gone = had_memory && own.all(Process::is_gone);
-            if !task::is_alive(root, found.process)? {
+            if !found.process().map_or(Ok(false), |holder| task::is_alive(root, holder))? {
                 let is_cgroup = found.vmm == huddle_model::vm::VmmKind::Cgroup;
                 if !is_cgroup || all_gone || !had_memory {
                     ended.push((vm, ENDED.to_owned()));
@@ -162,7 +169,7 @@ fn open_process(
     let never_merged =
         matches!(read_number::<u64>(&root.proc(format!("{}/ksm_merging_pages", id.id))), Ok(0));
     let mut regions = Vec::new();
-    for region in vm.memory.iter().filter(|region| region.process == id) {
+    for region in vm.memory.iter().filter(|region| region.process == Some(id)) {
         let first_page = region.start / page_bytes;
         let pages = (region.end / page_bytes).saturating_sub(first_page);
         let may_be_merged = region.kind == MemoryKind::Mergeable && !never_merged;
@@ -180,15 +187,18 @@ fn open_process(
 
 /// A page counted for two VMs would look shared without being so.
 fn check_disjoint(vms: &[Vm]) -> Result<(), SharingError> {
-    let mut regions: Vec<_> = vms.iter().flat_map(|vm| vm.memory.iter().map(move |r| (r, vm))).collect();
-    regions.sort_by_key(|(region, _)| (region.process, region.start));
+    let mut regions: Vec<_> = vms
+        .iter()
+        .flat_map(|vm| vm.memory.iter().filter_map(move |region| Some((region.process?, region, vm))))
+        .collect();
+    regions.sort_by_key(|(process, region, _)| (*process, region.start));
     for pair in regions.windows(2) {
-        let [(left, first), (right, second)] = pair else { continue };
-        if left.process == right.process && right.start < left.end {
+        let [(of_left, left, first), (of_right, right, second)] = pair else { continue };
+        if of_left == of_right && right.start < left.end {
             return Err(SharingError::SameMemory {
                 first: first.name.clone(),
                 second: second.name.clone(),
-                pid: left.process.id,
+                pid: of_left.id,
                 start: right.start,
             });
         }

@@ -1,16 +1,16 @@
-//! The zero-filled frames among those that KSM merged, found in its own books instead of in the frames.
+//! The zero-filled frames among those that KSM merged, found in its own data structures instead of in the frames.
 //!
 //! KSM keeps merged frames in a red-black tree that is ordered by their content (mm/ksm.c, Linux 4.14 to
 //! 6.18: `stable_tree_insert` descends by memcmp). Zero is the least content there is, so if any merged
 //! frame is zero-filled, the leftmost node is. Content that more than `max_page_sharing` pages have is
 //! spread over several frames: its node is then the head of a chain that lists them all. So a walk of a
-//! few dozen steps tells all zero-filled merged frames, or that there are none, however many frames were
+//! few dozen steps finds all zero-filled merged frames, or that there are none, however many frames were
 //! merged; looking into each of them would cost several times the rest of a scan.
 //!
 //! The walk starts at a merged frame, whose `struct page` points to its node, and climbs to the root. The
 //! layout of `struct ksm_stable_node` and `struct page` is not taken on trust: a node must name the
 //! frame it was reached from, a child's parent must have that child, a chain's links must lead both ways.
-//! Wherever that fails there is no answer, and frames are looked into one by one.
+//! Wherever that fails there is no answer, and frames are read one by one.
 //!
 //! ksmd may be at work meanwhile. Changes to such a tree may hide a part of it from a walk for an instant
 //! but never make it go round (lib/rbtree.c, "Notes on lockless lookups"). So two walks in a row must
@@ -19,7 +19,7 @@
 use std::collections::BTreeSet;
 
 use super::kernel_memory::{KernelMemory, WORDS};
-use huddle_host::{HostRoot, read_number, read_text};
+use huddle_host::{HostRoot, ksm, numa};
 
 /// Words of `struct page`: what the frame belongs to. Both lowest bits are set for KSM.
 const PAGE_OWNER: usize = 3;
@@ -43,7 +43,7 @@ const LENGTH_OF_CHAIN: i32 = -1024;
 const DEEPEST: usize = 104;
 /// Longest chain that is followed: 2^20 frames of 256 pages are a tebibyte of equal pages.
 const LONGEST_CHAIN: usize = 1 << 20;
-/// Nodes at the left end whose frames are gone that are passed over: ksmd takes them out soon.
+/// Nodes at the left end whose frames are gone that are skipped: ksmd takes them out soon.
 const MOST_STALE: usize = 64;
 /// Walks before we give up finding two in a row that agree.
 const MOST_WALKS: usize = 16;
@@ -53,8 +53,8 @@ const MOST_WALKS: usize = 16;
 /// # Errors
 /// Why it cannot be told this way, as one clause.
 pub(super) fn zero_filled(root: &HostRoot, samples: &[u64]) -> Result<BTreeSet<u64>, String> {
-    if read_number::<u64>(&root.sys("kernel/mm/ksm/merge_across_nodes")).is_ok_and(|across| across == 0)
-        && read_text(&root.sys("devices/system/node/online")).is_ok_and(|nodes| nodes.trim() != "0")
+    if ksm::merge_across_nodes(root).is_ok_and(|across| !across)
+        && numa::online_nodes(root).is_ok_and(|nodes| nodes.to_string() != "0")
     {
         return Err("KSM has a tree for each NUMA node (merge_across_nodes is 0)".into());
     }

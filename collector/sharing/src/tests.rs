@@ -69,13 +69,19 @@ fn task(pid: i32) -> TaskId {
 
 fn region(pid: i32, first_page: u64, pages: u64, kind: MemoryKind) -> GuestRegion {
     let bytes = page_bytes();
-    GuestRegion { process: task(pid), start: first_page * bytes, end: (first_page + pages) * bytes, kind }
+    GuestRegion {
+        process: Some(task(pid)),
+        start: first_page * bytes,
+        end: (first_page + pages) * bytes,
+        kind,
+    }
 }
 
 fn vm(name: &str, pid: i32, memory: Vec<GuestRegion>) -> Vm {
     Vm {
         name: name.to_owned(),
-        process: task(pid),
+        id: task(pid).into(),
+        uuid: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),
         memory,
@@ -204,7 +210,7 @@ fn a_vm_that_ended_or_lost_its_memory_is_named_and_left_out() {
     let mut vms = [1, 2, 3, 4]
         .map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 1, MemoryKind::Anonymous)]));
     // Another process took the number; another program took the memory; nobody there.
-    vms[0].process.start_ticks = 49;
+    vms[0].id = TaskId { start_ticks: 49, ..task(1) }.into();
     fs::write(tree.root().proc("2/pagemap"), b"").unwrap();
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
     let names: Vec<_> = found.vanished.iter().map(|gone| gone.vm.as_str()).collect();

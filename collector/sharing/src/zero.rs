@@ -1,8 +1,8 @@
-//! Which frames are zero-filled: merged frames by KSM's own books or by their content, and the huge zero
+//! Which frames are zero-filled: merged frames by KSM's own data structures or by their content, and the huge zero
 //! page by its flag.
 //!
-//! KSM's books ([`super::stable_tree`]) tell it in a few dozen readings of the kernel's memory. Where they
-//! cannot be read, each frame that KSM may have merged is looked into once ([`super::contents`]), which
+//! KSM's data structures ([`super::stable_tree`]) tell it in a few dozen readings of the kernel's memory. Where they
+//! cannot be read, each frame that KSM may have merged is read once ([`super::contents`]), which
 //! costs several times the rest of a scan. Either is done only where KSM can have been at work: in
 //! regions marked mergeable, in processes of which the kernel says that pages were merged
 //! (`/proc/PID/ksm_merging_pages`), on pages of anonymous memory.
@@ -10,9 +10,10 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 
-use super::contents::{self, Contents};
+use super::contents::Contents;
+use super::frame_set::FrameSet;
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES};
-use super::pagemap;
+use super::pagemap::{self, flags};
 use super::stable_tree;
 use super::{SharingError, ZeroPages};
 
@@ -21,44 +22,13 @@ const FLAG_ZERO_PAGE: u64 = 1 << 24;
 /// Frames of the huge zero page on hosts with pages of 4 KiB.
 const HUGE_FRAMES: usize = 512;
 
-/// One bit for each frame of a bucket.
-#[derive(Clone, Debug)]
-pub(super) struct FrameSet(Box<[u64]>);
-
-impl Default for FrameSet {
-    fn default() -> Self {
-        Self(vec![0; BUCKET_FRAMES / 64].into_boxed_slice())
-    }
-}
-
-impl FrameSet {
-    #[inline]
-    pub(super) fn contains(&self, slot: usize) -> bool {
-        self.0[slot / 64] >> (slot % 64) & 1 != 0
-    }
-
-    /// Adds a frame; whether it is new.
-    #[inline]
-    pub(super) fn insert(&mut self, slot: usize) -> bool {
-        let word = &mut self.0[slot / 64];
-        let bit = 1 << (slot % 64);
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.fill(0);
-    }
-}
-
 /// The zero-filled frames of one scan.
 #[derive(Debug)]
 pub(super) struct ZeroFrames {
     kpageflags: Option<File>,
     /// Zero-filled frames among those that KSM merged.
     merged: BTreeSet<u64>,
-    /// How these were told; `None` where nothing can have been merged.
+    /// How these were found; `None` where nothing can have been merged.
     told: Option<ZeroPages>,
 }
 
@@ -78,12 +48,12 @@ impl ZeroFrames {
         } else {
             let by_books = match way {
                 ZeroPages::ByBooks => stable_tree::zero_filled(root, samples),
-                ZeroPages::ByContent => Err("it was asked not to read the kernel's books".to_owned()),
+                ZeroPages::ByContent => Err("it was configured not to read KSM's own data".to_owned()),
             };
             match by_books {
                 Ok(frames) => (frames, Some(ZeroPages::ByBooks)),
                 Err(reason) => {
-                    tracing::debug!("each merged frame is looked into: {reason}");
+                    tracing::debug!("each merged frame is read: {reason}");
                     (contents.zero_filled()?, Some(ZeroPages::ByContent))
                 }
             }
@@ -91,7 +61,7 @@ impl ZeroFrames {
         Ok(Self { kpageflags: pagemap::open(&root.proc("kpageflags")).ok(), merged, told })
     }
 
-    /// How zero-filled merged frames were told from others; `None` where nothing can have been merged.
+    /// How zero-filled merged frames were distinguished from others; `None` where nothing can have been merged.
     pub(super) fn told(&self) -> Option<ZeroPages> {
         self.told
     }
@@ -115,14 +85,12 @@ impl ZeroFrames {
     /// The huge zero page: a whole aligned block of frames, all of them in use.
     fn find_huge(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
         let mut found = false;
-        for (block, words) in seen.0.chunks(HUGE_FRAMES / 64).enumerate() {
+        for (block, words) in seen.words().chunks(HUGE_FRAMES / 64).enumerate() {
             if words.iter().any(|word| *word != u64::MAX) {
                 continue;
             }
             let frame = bucket << BUCKET_BITS | (block * HUGE_FRAMES) as u64;
-            if contents::flags(self.kpageflags.as_ref(), frame)
-                .is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0)
-            {
+            if flags(self.kpageflags.as_ref(), frame).is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0) {
                 found = true;
                 (0..HUGE_FRAMES).for_each(|at| _ = zero.insert(block * HUGE_FRAMES + at));
             }

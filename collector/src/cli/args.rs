@@ -16,7 +16,7 @@ use huddle_xen::toolstack::AffinityKind;
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the host cannot do it (with the reason).
 #[derive(Debug, Parser)]
-#[command(name = "huddle", version, max_term_width = 100)]
+#[command(name = "huddle", version = env!("HUDDLE_VERSION"), max_term_width = 100)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -100,7 +100,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct MatrixArgs {
-    /// How to measure [default: merged; on Xen, which tells nobody the frames of domains, content]
+    /// How to measure [default: merged; on Xen, which does not report the frames of domains, content]
     #[arg(long, value_enum)]
     pub(crate) method: Option<MethodArg>,
     #[command(flatten)]
@@ -184,7 +184,7 @@ pub(crate) struct LoopArgs {
     /// On a Xen that has memory sharing: merge equal pages of domains in each round, until the loop ends
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) merge: bool,
-    /// Least time between two rounds, in seconds; on Xen, where no pass of KSM begins one, the time
+    /// Least time between two rounds, in seconds; on Xen, where no pass of KSM begins a round, the time
     /// [default: 1; on Xen: 60]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub(crate) min_interval: Option<f64>,
@@ -196,7 +196,7 @@ pub(crate) struct LoopArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Try what the policy proposes in alternating blocks, and keep only what is better by this: mpki,
-    /// miss_ratio, ipc, or reported (what workloads say on the report socket)
+    /// miss_ratio, ipc, or reported (what workloads send to the report socket)
     #[arg(long, value_name = "OBJECTIVE")]
     pub(crate) trial: Option<Objective>,
     /// Listen here for lines `NAME OPERATIONS [LATENCY_US]` of workloads (Unix datagram socket) [default
@@ -224,7 +224,7 @@ pub(crate) struct TopArgs {
     /// Draw with ASCII characters only
     #[arg(long)]
     pub(crate) ascii: bool,
-    /// Show a loop that runs already instead of running one: the one at this socket
+    /// Show a loop that is already running, at this socket, instead of starting one
     /// [default: attach.sock in the state directory]
     #[arg(
         long,

@@ -1,4 +1,7 @@
-//! The file of `--config`.
+//! The file of `--config`. Its documentation for users, `docs/configuration.md`, is made from the comments here.
+
+#[cfg(test)]
+mod page;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -19,81 +22,82 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 
-/// Settings in TOML; a flag on the command line wins over its setting here.
+/// `huddle --config FILE` reads settings in TOML. A flag on the command line wins over its setting here. Unknown
+/// keys are errors, so that a misspelt one is not ignored.
 ///
 /// ```toml
 /// cache_level = 2
 /// policy = "paper"
-/// state_dir = "/run/huddle"
-/// objective = "reported" # as --trial
+/// objective = "reported"
 /// report_socket = "/run/huddle/reports"
 ///
-/// [[vm]]                # each names exactly one of pid, cgroup and process
+/// [[vm]]
 /// name = "web"
 /// cgroup = "system.slice/web.service"
 ///
 /// [[vm]]
 /// name = "database"
-/// process = "postgres"  # the name (comm) of one running process
+/// process = "postgres"
 ///
-/// [plan]                # what every plan has to keep to, see `PlanLimits`
-/// apart = [["web", "database"], ["a", "b", "c"]]  # no two of a group may share a cache
-/// vcpus_per_cpu = 2.0   # most vCPUs on a domain for each of its CPUs
-/// vcpus_per_core = 2.0  # and for each of its cores, whose siblings (SMT) count as one
-/// load_per_cpu = 0.8    # most CPU time its VMs use for each of its CPUs
-/// local_memory = 0.9    # least share of a VM's memory on the NUMA node of a domain it goes to
-/// contention = 1.0      # policy sharing: shared frames worth a frame beyond the cache
-/// working_set_kib = { web = 2048 }  # what VMs use of a cache; else as resctrl measures
+/// [plan]
+/// apart = [["web", "database"], ["a", "b", "c"]]
+/// vcpus_per_core = 2.0
+/// load_per_cpu = 0.8
+/// local_memory = 0.9
+/// working_set_kib = { web = 2048 }
 ///
 /// [sharing]
-/// method = "events"     # or "merged", the default: read all page tables in each round; or "content"
-/// rescan_rounds = 10    # with "events": read them all at the latest after so many rounds
-/// sample = 0.1          # with "content": look at this share of the pages [default: all]
-/// cpu_share = 0.5       # with "content": most processor time, as a share of one CPU
-/// memory_mib = 256      # with "content": most memory to remember pages in
+/// method = "events"
 ///
 /// [counters]
-/// guest_only = true     # count hardware events only while vCPUs run their guest (KVM)
-/// llc_misses = "r412e"  # also cycles, instructions, llc_references; a name as in perf, a raw code, or none
+/// guest_only = true
+/// llc_misses = "r412e"
+/// llc_references = "none"
 ///
-/// [xen]                 # in dom0 of a Xen host
-/// affinity = "soft"     # or "hard", the default, as --xen-affinity
-/// exclude = ["firewall"]  # domains that are left alone; dom0 always is
-/// last_level_caches = ["0-3", "4-7"]  # CPUs of each; else one a socket
-///
-/// [trial]               # limits of trials, see `TrialSettings`
-/// least_effect = 0.03
-/// moves_per_hour = 1000
+/// [trial]
+/// least_effect = 0.05
 ///
 /// [record]
-/// segment_max_mib = 64
-/// segment_max_age_s = 300
 /// total_max_mib = 4096
-/// max_age_s = 604800
 ///
-/// [top]                 # the terminal
-/// palette = "ember"     # or "cividis", the default, or "grey"
-/// ascii = false         # as --ascii
+/// [top]
+/// palette = "ember"
 ///
-/// [top.keys]            # commands as the help (?) names them, with all the keys each is to have
+/// [top.keys]
 /// quit = ["q", "F10"]
-/// "sharing.order" = ["o"]  # in one view only
+/// "sharing.order" = ["o"]
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
+    /// Cache level that makes the cache domains, 1 to 4, as `--cache-level`. [default: the highest with more than
+    /// one domain]
     pub(crate) cache_level: Option<u8>,
+    /// How VMs are placed, as `--policy`. [default: `paper`]
     pub(crate) policy: Option<Policy>,
+    /// Where the journal, its lock and the sockets are, as `--state-dir`. [default: `$HUDDLE_STATE_DIR`, or
+    /// `/run/huddle` for root, or `$XDG_RUNTIME_DIR/huddle`]
     pub(crate) state_dir: Option<PathBuf>,
+    /// What placements are compared by in trials, as `--trial`. [default: no trials]
     pub(crate) objective: Option<Objective>,
+    /// Unix datagram socket for the reports of workloads, as `--report-socket`. [default: with objective
+    /// `reported`, `reports` in the state directory]
     pub(crate) report_socket: Option<PathBuf>,
+    /// Processes and cgroups to treat as VMs.
     pub(crate) vm: Vec<VmEntry>,
+    /// Limits for every plan.
     pub(crate) plan: PlanLimits,
+    /// How the loop measures what VMs share.
     pub(crate) sharing: SharingSettings,
+    /// Which events are counted.
     pub(crate) counters: CounterSettings,
+    /// What only concerns a Xen host.
     pub(crate) xen: XenSettings,
+    /// Limits of trials.
     pub(crate) trial: TrialSettings,
+    /// Limits of recordings.
     pub(crate) record: RecordSettings,
+    /// How the terminal looks and is used.
     pub(crate) top: TopSettings,
 }
 
@@ -101,8 +105,11 @@ pub(crate) struct Config {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TopSettings {
+    /// Colours of the heatmap. `cividis` is ranked alike with every kind of colour vision. [default: `cividis`]
     palette: Option<String>,
+    /// Draw with ASCII characters only, as `--ascii`. [default: false]
     pub(crate) ascii: bool,
+    /// Keys of commands, see below.
     keys: BTreeMap<String, Vec<String>>,
 }
 
@@ -118,13 +125,16 @@ impl TopSettings {
     }
 }
 
-/// What only concerns a Xen host.
+/// What only concerns a Xen host. It is read in dom0.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct XenSettings {
+    /// Which affinity of vCPUs is set, as `--xen-affinity`: with `hard` they run nowhere else, with `soft` they
+    /// prefer those CPUs. [default: `hard`]
     pub(crate) affinity: Option<AffinityKind>,
+    /// Names of Xen domains that are left alone. dom0 always is. [default: none]
     pub(crate) exclude: Vec<String>,
-    /// Lists of CPUs, as the kernel writes them.
+    /// CPUs of each last-level cache, as lists such as `"0-3"`. [default: one cache per socket]
     last_level_caches: Vec<String>,
 }
 
@@ -134,15 +144,20 @@ impl XenSettings {
     }
 }
 
-/// How the loop measures what VMs share.
+/// How the loop (`run`, `top`) measures what VMs share.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SharingSettings {
-    /// `None`: as the host can.
+    /// `merged` reads all page tables in each round. `events` updates the matrix by kernel events between scans.
+    /// `content` compares the contents of pages; on Xen it is the only one. [default: `merged`; on Xen `content`]
     method: Option<LoopMethod>,
+    /// With `events`: read all page tables again at the latest after this many rounds; at least 1. [default: 10]
     rescan_rounds: Option<u32>,
+    /// With `content`: read this share of the pages, drawn at random. [default: all pages]
     sample: Option<Share>,
+    /// With `content`: most processor time, as a share of one CPU. [default: 0.5]
     cpu_share: Option<Share>,
+    /// With `content`: most memory to remember pages in, in MiB. [default: 256]
     memory_mib: Option<NonZeroU32>,
 }
 
@@ -175,14 +190,20 @@ impl SharingSettings {
     }
 }
 
-/// What to count; what is not given is the processor's usual event.
+/// The event that is counted for each role: a name as in perf, a raw code (`r412e`, `event=0x2e,umask=0x41`), or
+/// `none`. What is not given is the processor's usual event, as `huddle doctor` lists it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CounterSettings {
+    /// Count hardware events only while vCPUs run their guest (KVM), as `--guest-only`. [default: false]
     pub(crate) guest_only: bool,
+    /// Event for cycles. [default: by processor]
     cycles: Option<String>,
+    /// Event for instructions. [default: by processor]
     instructions: Option<String>,
+    /// Event for references to the last-level cache. [default: by processor]
     llc_references: Option<String>,
+    /// Event for misses of the last-level cache. [default: by processor]
     llc_misses: Option<String>,
 }
 
@@ -200,13 +221,17 @@ impl CounterSettings {
     }
 }
 
-/// A VM that the file names.
+/// A process or a cgroup to treat as a VM. Each entry names exactly one of `pid`, `cgroup` and `process`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VmEntry {
+    /// Name of the VM. Required.
     pub(crate) name: String,
+    /// Process id.
     pid: Option<i32>,
+    /// Directory of a cgroup: absolute, or below `/sys/fs/cgroup`. Groups below it belong to it.
     cgroup: Option<PathBuf>,
+    /// Name (comm) of one running process.
     process: Option<String>,
 }
 
@@ -217,13 +242,18 @@ pub(crate) enum VmTarget<'a> {
     Process(&'a str),
 }
 
-/// Limits of recordings; what is not given has the recorder's default.
+/// Limits of recordings. A recording that exceeds its total loses its oldest closed segments, and the manifest counts
+/// them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RecordSettings {
+    /// Close a segment at this size, in MiB. [default: 8]
     pub(crate) segment_max_mib: Option<u64>,
+    /// Close a segment at this age, in seconds. A crash loses at most the open segments. [default: 60]
     pub(crate) segment_max_age_s: Option<u64>,
+    /// Most size of all segments of a recording, in MiB. [default: no limit]
     pub(crate) total_max_mib: Option<u64>,
+    /// Remove segments that were closed longer ago than this, in seconds. [default: no limit]
     pub(crate) max_age_s: Option<u64>,
 }
 
@@ -341,7 +371,7 @@ mod tests {
         assert_eq!(choices.len(), 2);
         assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
         assert_eq!(config.top.palette(), Ok(Palette::Ember));
-        assert_eq!(choices[1].event.as_ref().unwrap().config, 0x412e);
+        assert_eq!(choices[1].event.as_ref().unwrap().raw_code(), Some(0x412e));
     }
 
     #[test]

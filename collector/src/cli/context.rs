@@ -160,7 +160,7 @@ impl Context {
             return;
         }
         let report = recover(&undoers(&self.root), journal);
-        tracing::warn!("an earlier run was cut off: {} of its changes were undone", report.restored);
+        tracing::warn!("an earlier run was interrupted: {} of its changes were undone", report.restored);
         for line in report.notes.iter().chain(&report.failures) {
             tracing::warn!("{line}");
         }

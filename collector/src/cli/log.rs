@@ -28,7 +28,7 @@ impl Log {
 impl Drop for Held {
     fn drop(&mut self) {
         let kept = self.0.kept().take().unwrap_or_default();
-        // The log of last resort is stderr itself: if that fails there is nobody to tell.
+        // The log of last resort is stderr itself: if that fails there is no other place.
         let _ = io::stderr().write_all(&kept);
     }
 }

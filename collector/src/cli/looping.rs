@@ -164,7 +164,7 @@ impl Loop {
         }
         // The recording is closed even when the loop failed.
         let recorded = lock(&recorder).take().map(RecorderHandle::finish).transpose();
-        let end = end.context("the loop broke off; its changes were taken back").map_err(Failure::Failed)?;
+        let end = end.context("the loop ended early; its changes were undone").map_err(Failure::Failed)?;
         if let Some(summary) = recorded.map_err(Failure::failed)? {
             say_recorded(&summary);
         }
@@ -203,7 +203,7 @@ pub(crate) fn channels() -> (LoopChannels, ViewerChannels) {
     (LoopChannels { publisher, recording, commands, requests }, viewer)
 }
 
-/// Begins a recording, as a viewer asks for, with what there is to see already.
+/// Begins a recording, on a viewer's command, with what there is to see already.
 fn start(
     recorder: &Mutex<Option<RecorderHandle>>,
     recordings: &Recordings,
@@ -222,7 +222,7 @@ fn start(
     Ok(format!("recording into {}", dir.display()))
 }
 
-/// Closes the recording, as a viewer asks for. It is a matter of a few files.
+/// Closes the recording, on a viewer's command. It is a matter of a few files.
 fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
     let running = lock(recorder).take().ok_or("no recording is running")?;
     let summary = running.finish().map_err(|error| error.to_string())?;

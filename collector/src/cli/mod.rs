@@ -19,7 +19,7 @@ use args::{Args, Command};
 use failure::Failure;
 use log::Log;
 
-/// Reads the command line, does what it says, and tells how it went by the exit code: 0 done, 1
+/// Reads the command line, does what it says, and reports the outcome by the exit code: 0 done, 1
 /// failed, 2 wrong usage, 3 the host cannot do it.
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();

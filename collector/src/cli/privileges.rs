@@ -1,4 +1,4 @@
-//! Least privilege: of what root may, huddle keeps what its features need (see the README's table).
+//! Least privilege: of what root may, huddle keeps what its features need (see docs/privileges.md).
 
 use caps::{CapSet, Capability, CapsHashSet};
 

@@ -23,12 +23,12 @@ pub(super) fn try_out(set: &EventSet) -> Vec<Finding> {
 
 fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope, may_count: bool) -> Finding {
     let (name, with, without) = match counted.role {
-        CounterRole::Cycles => ("pmu.cycles", "instructions per cycle can be told", "there is no IPC"),
+        CounterRole::Cycles => ("pmu.cycles", "instructions per cycle can be computed", "there is no IPC"),
         CounterRole::Instructions => {
             ("pmu.instructions", "misses can be related to work done", "there is neither MPKI nor IPC")
         }
         CounterRole::LlcReferences => {
-            ("pmu.llc_references", "the miss ratio can be told", "there is no miss ratio")
+            ("pmu.llc_references", "the miss ratio can be computed", "there is no miss ratio")
         }
         CounterRole::LlcMisses => (
             "pmu.llc_misses",
@@ -44,7 +44,7 @@ fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope,
     match (&counted.event, chosen.value()) {
         (Availability::Available(event), Some(chosen)) if chosen.is_software() => item.degraded(
             format!("{event}, which the kernel counts"),
-            "rates made of it are none of a cache",
+            "its rates say nothing about a cache",
             "take the choice out of the configuration on a host with a PMU",
         ),
         (Availability::Available(event), _) => item.good(format!("{event}, {scope}"), with),
@@ -103,7 +103,7 @@ mod tests {
         let chosen = set.event(CounterRole::LlcMisses);
         let finding = judge(&counted(CounterRole::LlcMisses, Ok("page-faults")), chosen, set.scope(), true);
         assert!(
-            finding.state == State::Degraded && finding.meaning.contains("none of a cache"),
+            finding.state == State::Degraded && finding.meaning.contains("nothing about a cache"),
             "{finding:?}"
         );
         let cycles = set.event(CounterRole::Cycles);

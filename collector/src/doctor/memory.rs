@@ -1,19 +1,18 @@
 //! Settings of the kernel's memory management that move or split what VMs share.
 
 use super::{Finding, Item};
-use huddle_host::ksm::chosen;
-use huddle_host::{HostRoot, optional, read_cpus, read_number, read_text};
+use huddle_host::{HostRoot, chosen, huge_pages, kernel, numa, optional};
 
 const AREA: &str = "memory";
 
 pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
-    vec![huge_pages(root), khugepaged(root), numa_balancing(root)]
+    vec![transparent_huge_pages(root), khugepaged(root), numa_balancing(root)]
 }
 
 /// Documentation/admin-guide/mm/transhuge.rst, Linux 6.18.
-fn huge_pages(root: &HostRoot) -> Finding {
+fn transparent_huge_pages(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "thp.enabled" };
-    match optional(read_text(&root.sys("kernel/mm/transparent_hugepage/enabled"))) {
+    match optional(huge_pages::enabled(root)) {
         Ok(None) => item.good("not in this kernel", "all pages are small and can be merged"),
         Ok(Some(text)) => match chosen(&text) {
             "always" => item.degraded(
@@ -30,31 +29,30 @@ fn huge_pages(root: &HostRoot) -> Finding {
 
 fn khugepaged(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "thp.khugepaged" };
-    let directory = root.sys("kernel/mm/transparent_hugepage");
-    let enabled = match optional(read_text(&directory.join("enabled"))) {
+    let enabled = match optional(huge_pages::enabled(root)) {
         Ok(enabled) => enabled,
         Err(error) => return item.unknown(&error),
     };
     let on = enabled.as_deref().map(chosen).is_some_and(|choice| choice != "never");
-    let pages = match optional(read_number::<u64>(&directory.join("khugepaged/pages_to_scan"))) {
+    let pages = match optional(huge_pages::khugepaged_pages_to_scan(root)) {
         Ok(pages) => pages,
         Err(error) => return item.unknown(&error),
     };
     match pages {
         Some(pages) if on => item.degraded(
-            format!("on, {pages} pages a round"),
-            "it puts small pages together into huge ones again, which undoes some merging",
+            format!("on, {pages} pages per round"),
+            "it combines small pages into huge ones again, which undoes some merging",
             "echo never > /sys/kernel/mm/transparent_hugepage/enabled, or prctl(PR_SET_THP_DISABLE) for each VM",
         ),
-        _ => item.good("off", "nothing puts small pages together again"),
+        _ => item.good("off", "nothing combines small pages into huge ones"),
     }
 }
 
 /// Documentation/admin-guide/sysctl/kernel.rst, `numa_balancing`, Linux 6.18.
 fn numa_balancing(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "numa.balancing" };
-    let nodes = read_cpus(&root.sys("devices/system/node/online")).map_or(1, |nodes| nodes.len());
-    match optional(read_number::<u64>(&root.proc("sys/kernel/numa_balancing"))) {
+    let nodes = numa::online_nodes(root).map_or(1, |nodes| nodes.len());
+    match optional(kernel::numa_balancing(root)) {
         Ok(None) => item.good("not in this kernel", "nothing moves memory between nodes"),
         Ok(Some(0)) => item.good("0", "nothing moves memory between nodes"),
         Ok(Some(mode)) if nodes < 2 => {

@@ -3,7 +3,7 @@
 use huddle_model::ksm::KsmState;
 
 use super::{Finding, Item};
-use huddle_host::{HostRoot, ksm, read_cpus};
+use huddle_host::{HostRoot, ksm, numa};
 
 const AREA: &str = "merging";
 
@@ -11,7 +11,7 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     let item = Item { area: AREA, item: "ksm.run" };
     match ksm::state(root) {
         Ok(state) => {
-            let nodes = read_cpus(&root.sys("devices/system/node/online")).map_or(1, |nodes| nodes.len());
+            let nodes = numa::online_nodes(root).map_or(1, |nodes| nodes.len());
             settings(&state, nodes)
         }
         Err(error) if error.is_gone() => vec![item.missing(
@@ -56,7 +56,7 @@ fn settings(state: &KsmState, nodes: usize) -> Vec<Finding> {
     findings.push(match state.smart_scan {
         Some(1) => item("ksm.smart_scan").degraded(
             "1",
-            "pages that did not merge before are passed over: part of equal data in VMs never merges",
+            "pages that did not merge before are skipped: part of equal data in VMs never merges",
             "echo 0 > /sys/kernel/mm/ksm/smart_scan, for measurements",
         ),
         value => item("ksm.smart_scan").good(shown(value, NOT_HERE), "every page is looked at in every pass"),
@@ -75,7 +75,7 @@ fn settings(state: &KsmState, nodes: usize) -> Vec<Finding> {
     });
     findings.push(item("ksm.use_zero_pages").good(
         shown(state.use_zero_pages, NOT_HERE),
-        "zero-filled pages are counted apart, wherever they lie",
+        "zero-filled pages are counted apart, wherever they are",
     ));
     findings.push(match state.advisor_mode.as_deref() {
         Some("scan-time") => item("ksm.advisor").degraded(

@@ -110,7 +110,7 @@ impl Item {
     /// A file that could not be read or understood: nothing is claimed.
     fn unknown(self, error: &HostError) -> Finding {
         let remedy = error.is_denied().then_some("run huddle as root");
-        let meaning = "not known, so results may be influenced by it without a word";
+        let meaning = "not known, so it may influence results unnoticed";
         self.finding(State::Missing, format!("not known: {error}"), meaning.into(), remedy)
     }
 

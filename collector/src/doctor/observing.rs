@@ -5,9 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Finding, Item};
-use huddle_host::ksm::chosen;
 use huddle_host::status::{self, Capability};
-use huddle_host::{HostRoot, optional, read_number, read_text};
+use huddle_host::{HostRoot, kernel, mounts, optional, read_text};
 use huddle_observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
@@ -28,8 +27,8 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
 
 fn version(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "kernel.version" };
-    let text = match read_text(&root.proc("sys/kernel/osrelease")) {
-        Ok(text) => text.trim().to_owned(),
+    let text = match kernel::release(root) {
+        Ok(text) => text,
         Err(error) => return item.unknown(&error),
     };
     let mut numbers = text.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
@@ -71,7 +70,7 @@ fn kvm(root: &HostRoot) -> Finding {
 /// Documentation/admin-guide/sysctl/kernel.rst, `perf_event_paranoid`, Linux 6.18.
 fn perf(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "perf.paranoid" };
-    let level = match optional(read_number::<i32>(&root.proc("sys/kernel/perf_event_paranoid"))) {
+    let level = match optional(kernel::perf_event_paranoid(root)) {
         Ok(Some(level)) => level,
         Ok(None) => {
             return item.missing(
@@ -132,7 +131,7 @@ fn mediated_vpmu(root: &HostRoot) -> Finding {
 
 fn nmi_watchdog(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "nmi_watchdog" };
-    match optional(read_number::<u8>(&root.proc("sys/kernel/nmi_watchdog"))) {
+    match optional(kernel::nmi_watchdog(root)) {
         Ok(None) => item.good("not in this kernel", "it takes no hardware counter"),
         Ok(Some(0)) => item.good("0", "it takes no hardware counter"),
         Ok(Some(_)) => item.degraded(
@@ -160,7 +159,7 @@ fn btf(root: &HostRoot) -> Finding {
 fn tracefs(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "tracefs" };
     // The programs on KSM's and the scheduler's tracepoints are attached by type, without tracefs.
-    const MEANING: &str = "where the fields of KVM's tracepoints lie is not told: entries into guests, exits and \
+    const MEANING: &str = "the fields of KVM's tracepoints are not known: entries into guests, exits and \
                            which thread is which vCPU are not seen";
     let path = root.sys("kernel/tracing/events");
     match std::fs::read_dir(&path) {
@@ -181,13 +180,13 @@ fn tracefs(root: &HostRoot) -> Finding {
 /// kernel_lockdown(7).
 fn lockdown(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "kernel.lockdown" };
-    match optional(read_text(&root.sys("kernel/security/lockdown"))) {
+    match optional(kernel::lockdown(root)) {
         Ok(None) => item.missing(
             "not known: securityfs is not mounted, or the kernel has no lockdown",
             "a kernel locked down to confidentiality lets BPF and perf read little",
             Some("as root: mount -t securityfs securityfs /sys/kernel/security"),
         ),
-        Ok(Some(text)) => match chosen(&text) {
+        Ok(Some(chosen)) => match chosen.as_str() {
             "confidentiality" => item.degraded(
                 "confidentiality",
                 "BPF may not read kernel memory and tracefs may be closed: events cannot be tied to processes",
@@ -208,11 +207,11 @@ fn resctrl(root: &HostRoot) -> Finding {
         Ok(None) => {}
         Err(error) => return item.unknown(&error),
     }
-    match read_text(&root.proc("filesystems")) {
-        Ok(kinds) if kinds.lines().any(|line| line.split_ascii_whitespace().last() == Some("resctrl")) => {
+    match mounts::is_known(root, "resctrl") {
+        Ok(true) => {
             item.degraded("not mounted", MEANING, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
         }
-        Ok(_) => item.missing(
+        Ok(false) => item.missing(
             "not in this kernel, or not in this processor",
             MEANING,
             Some("use bare metal with RDT (Intel) or PQoS (AMD), and a kernel with CONFIG_X86_CPU_RESCTRL=y"),
@@ -249,7 +248,7 @@ fn monitoring(item: Item, at: &Path) -> Finding {
         item.good(value, "how much of a cache each VM occupies and moves is measured")
     } else {
         let meaning = format!("the processor does not measure: {}", list(lacking));
-        item.degraded(value, meaning, "none but another processor; the rest is measured")
+        item.degraded(value, meaning, "only another processor helps; the rest is measured")
     }
 }
 

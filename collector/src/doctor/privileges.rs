@@ -38,7 +38,7 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     findings
 }
 
-/// Whether the kernel tells the frames of pages: without CAP_SYS_ADMIN it shows frame 0 everywhere
+/// Whether the kernel reports the frames of pages: without CAP_SYS_ADMIN it shows frame 0 everywhere
 /// (Documentation/admin-guide/mm/pagemap.rst, Linux 6.18). Tried on a page of this process.
 fn frames(root: &HostRoot, address: u64) -> Finding {
     let item = Item { area: AREA, item: "privilege.frames" };

@@ -1,12 +1,12 @@
 //! CPUs, their caches, and what decides where threads run.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use huddle_model::cpuset::CpuSet;
 
 use super::{Finding, Item};
-use huddle_host::{HostError, HostRoot, cgroup, optional, read_number, read_text, status, topology};
+use huddle_host::{HostError, HostRoot, cgroup, cpufreq, optional, status, topology};
 
 const AREA: &str = "processor";
 
@@ -58,7 +58,7 @@ fn levels(root: &HostRoot) -> Vec<Finding> {
             (Some(smallest), Some(largest)) => {
                 format!(" of {} to {}", kibibytes(smallest), kibibytes(largest))
             }
-            _ => ", size not told".into(),
+            _ => ", size not known".into(),
         };
         let value = format!("{}{size}", count(found.domains().len()));
         let meaning = found.single_domain_note().unwrap_or_else(|| "can be chosen with --cache-level".into());
@@ -77,17 +77,14 @@ fn kibibytes(bytes: u64) -> String {
 
 fn isolated(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "cpu.isolated" };
-    match optional(read_text(&root.sys("devices/system/cpu/isolated"))) {
-        Ok(None) => item.missing("not told", "isolated CPUs, if there are any, would be used", None),
-        Ok(Some(_)) => match topology::isolated_cpus(root) {
-            Ok(cpus) if cpus.is_empty() => item.good("none", "all CPUs are under the scheduler"),
-            Ok(cpus) => item.degraded(
-                cpus.to_string(),
-                "huddle places nothing there, since the scheduler balances nothing there",
-                "boot without isolcpus= to use them",
-            ),
-            Err(error) => item.unknown(&error),
-        },
+    match topology::known_isolated_cpus(root) {
+        Ok(None) => item.missing("not known", "isolated CPUs, if there are any, would be used", None),
+        Ok(Some(cpus)) if cpus.is_empty() => item.good("none", "all CPUs are under the scheduler"),
+        Ok(Some(cpus)) => item.degraded(
+            cpus.to_string(),
+            "huddle places nothing there, since the scheduler balances nothing there",
+            "boot without isolcpus= to use them",
+        ),
         Err(error) => item.unknown(&error),
     }
 }
@@ -123,10 +120,10 @@ fn allowed(root: &HostRoot) -> Finding {
 
 fn smt(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "cpu.smt" };
-    match optional(read_number::<u8>(&root.sys("devices/system/cpu/smt/active"))) {
+    match optional(topology::smt_active(root)) {
         Ok(None) => item.good("not in this kernel", "each CPU is a core"),
-        Ok(Some(0)) => item.good("off", "each CPU is a core"),
-        Ok(Some(_)) => item.degraded(
+        Ok(Some(false)) => item.good("off", "each CPU is a core"),
+        Ok(Some(true)) => item.degraded(
             "on",
             "the threads of a core share its units besides its caches: two vCPUs on one core slow each other down, \
              which is no effect of the cache",
@@ -138,23 +135,14 @@ fn smt(root: &HostRoot) -> Finding {
 
 fn governor(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "cpu.governor" };
-    let online = match topology::online_cpus(root) {
-        Ok(online) => online,
+    let governors: BTreeSet<String> = match cpufreq::governors(root) {
+        Ok(of_cpus) => of_cpus.into_values().collect(),
         Err(error) => return item.unknown(&error),
     };
-    let mut governors: BTreeMap<String, usize> = BTreeMap::new();
-    for cpu in online.iter() {
-        let path = root.sys(format!("devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"));
-        match optional(read_text(&path)) {
-            Ok(Some(governor)) => *governors.entry(governor.trim().to_owned()).or_default() += 1,
-            Ok(None) => {}
-            Err(error) => return item.unknown(&error),
-        }
-    }
-    let names: Vec<&str> = governors.keys().map(String::as_str).collect();
+    let names: Vec<&str> = governors.iter().map(String::as_str).collect();
     match names.as_slice() {
         [] => item.missing(
-            "not told",
+            "not known",
             "the frequency is set elsewhere (a hypervisor, the firmware) and may change during a measurement",
             Some("set it there, or compare placements in turns within one run, as experiments do"),
         ),
@@ -172,8 +160,8 @@ fn governor(root: &HostRoot) -> Finding {
 fn cache_aware_scheduling(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "sched.cache_aware" };
     const OFF: &str = "the kernel does not place by cache itself";
-    const ON: &str =
-        "the kernel pulls the threads of one process to one last-level cache: part of any effect may be its";
+    const ON: &str = "the kernel pulls the threads of one process to one last-level cache: part of any effect may come \
+         from that";
     let directory = root.sys("kernel/debug/sched");
     match knobs(&directory) {
         Ok(knobs) if knobs.is_empty() => item.good("not in this kernel", OFF),
@@ -288,7 +276,7 @@ mod tests {
         }
         let domains = find(examine(&tree.root), "cache.domains");
         assert!(
-            domains.state == State::Missing && domains.value.contains("does not tell its caches"),
+            domains.state == State::Missing && domains.value.contains("does not report its caches"),
             "{domains:?}"
         );
     }
@@ -311,7 +299,7 @@ mod tests {
             (Some("\n"), State::Good, "none"),
             (Some("2-3\n"), State::Degraded, "2-3"),
             (Some("x\n"), State::Missing, "\"x\""),
-            (None, State::Missing, "not told"),
+            (None, State::Missing, "not known"),
         ];
         check(examine, "cpu.isolated", "sys/devices/system/cpu/isolated", &isolated);
         let smt = [

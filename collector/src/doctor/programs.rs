@@ -31,7 +31,7 @@ pub(super) fn try_out_events(root: &HostRoot) -> Finding {
         Ok(_) => item.good("attach", "sharing method `events` can keep the matrix current between scans"),
         Err(error) => item.missing(
             error.to_string(),
-            "what VMs share is scanned anew in every round, which costs more and misses nothing",
+            "what VMs share is scanned again in every round, which costs more and misses nothing",
             Some("run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF"),
         ),
     }

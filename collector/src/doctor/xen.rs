@@ -63,7 +63,7 @@ fn cpus(item: Item, machine: &Machine) -> Finding {
         format!("{} CPUs on {} sockets, {} cpupools", machine.cpus.len(), sockets.len(), machine.pools.len());
     item.degraded(
         value,
-        "Xen tells sockets and cores and no caches: a socket is taken for one last-level cache",
+        "Xen reports sockets and cores, but no caches: a socket is taken for one last-level cache",
         "where a processor has several, give their CPUs as [xen] last_level_caches in --config FILE",
     )
 }

@@ -209,10 +209,12 @@ fn different_pages(pages: usize) -> usize {
 
 fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
     let end = (start + pages * PAGE) as u64;
-    let region = GuestRegion { process, start: start as u64, end, kind: MemoryKind::Anonymous };
+    let region =
+        GuestRegion { process: Some(process), start: start as u64, end, kind: MemoryKind::Anonymous };
     Vm {
         name: "own".into(),
-        process,
+        id: process.into(),
+        uuid: None,
         vmm: huddle_model::vm::VmmKind::Process,
         vcpus: Vec::new(),
         memory: vec![region],

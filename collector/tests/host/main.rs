@@ -3,7 +3,14 @@
 //!
 //! They run one after the other, since KSM's settings are the host's. The program is also its own
 //! tenants: `host tenant SPEC` (see [`tenant`]).
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test: what fails, panics; benchmarks share its modules"
+)]
 
 mod content;
 mod ksm;

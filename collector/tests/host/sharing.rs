@@ -82,8 +82,9 @@ fn reference(vms: &[Vm]) -> Reference {
         let mut pages_on: BTreeMap<u64, u64> = BTreeMap::new();
         let mut memory = MemoryUse::default();
         for region in &vm.memory {
-            let pagemap = File::open(format!("/proc/{}/pagemap", region.process)).unwrap();
-            let mem = File::open(format!("/proc/{}/mem", region.process)).unwrap();
+            let process = region.process.unwrap();
+            let pagemap = File::open(format!("/proc/{process}/pagemap")).unwrap();
+            let mem = File::open(format!("/proc/{process}/mem")).unwrap();
             for page in region.start / PAGE..region.end / PAGE {
                 let entry = word(&pagemap, page);
                 if entry >> 63 == 0 {

@@ -52,10 +52,11 @@ impl Tenant {
         let (start, end) = (self.start, self.start + self.pages * PAGE as u64);
         Vm {
             name: self.name.clone(),
-            process,
+            id: process.into(),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
-            memory: vec![GuestRegion { process, start, end, kind: MemoryKind::Mergeable }],
+            memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::default(),
             cannot_merge: Vec::new(),
         }

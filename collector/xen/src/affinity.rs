@@ -3,8 +3,9 @@
 use std::cell::{OnceCell, RefCell};
 
 use huddle_host::HostRoot;
-use huddle_host::pin::{Affinities, AffinityKind, PinError, Presence, Scheduler, VcpuRef};
+use huddle_host::pin::{Affinities, AffinityKind, PinError, Presence, VcpuRef};
 use huddle_model::cpuset::CpuSet;
+use huddle_model::id::XenDomainId;
 use nix::errno::Errno;
 
 use crate::toolstack::{DomainRef, Toolstack, XenError};
@@ -37,9 +38,9 @@ impl XenAffinities {
         Ok(&**self.xen.get_or_init(|| toolstack))
     }
 
-    /// The domain that is meant; listed anew where it is not known.
-    fn domain(&self, vcpu: VcpuRef) -> Result<Option<DomainRef>, XenError> {
-        let known = |domains: &[DomainRef]| domains.iter().find(|of| of.task() == vcpu.process).copied();
+    /// The domain that is meant; listed again where it is not known.
+    fn domain(&self, wanted: XenDomainId) -> Result<Option<DomainRef>, XenError> {
+        let known = |domains: &[DomainRef]| domains.iter().find(|of| of.xen_id().matches(&wanted)).copied();
         if let Some(domain) = known(&self.domains.borrow()) {
             return Ok(Some(domain));
         }
@@ -49,15 +50,14 @@ impl XenAffinities {
         Ok(domain)
     }
 
-    /// What to ask Xen of a vCPU: its domain and its number in it.
-    fn on_domain(&self, vcpu: VcpuRef) -> Result<(&dyn Toolstack, DomainRef, u32), XenError> {
-        let gone = || XenError::Gone(u16::try_from(vcpu.process.id).unwrap_or(u16::MAX));
-        let domain = self.domain(vcpu)?.ok_or_else(gone)?;
-        Ok((self.xen()?, domain, u32::try_from(vcpu.thread.id).map_err(|_| gone())?))
+    /// Whom to ask of a domain's vCPUs, and by which name of the domain.
+    fn on_domain(&self, wanted: XenDomainId) -> Result<(&dyn Toolstack, DomainRef), XenError> {
+        let domain = self.domain(wanted)?.ok_or_else(|| XenError::gone(wanted))?;
+        Ok((self.xen()?, domain))
     }
 }
 
-/// What Xen refused, as the kernel would; what is no refusal is told in the log.
+/// What Xen refused, as the kernel would; what is not a refusal is logged.
 fn errno(error: XenError) -> Errno {
     match &error {
         XenError::Gone(_) => Errno::ESRCH,
@@ -69,13 +69,20 @@ fn errno(error: XenError) -> Errno {
 }
 
 impl Affinities for XenAffinities {
-    fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
-        let (kind, process) = (kind_of(vcpu), vcpu.process);
-        let asked = self.on_domain(vcpu).and_then(|(xen, domain, index)| xen.affinity(domain, index, kind));
+    fn domains(&self) -> Result<Vec<XenDomainId>, PinError> {
+        let listed = self.xen().and_then(|xen| xen.domains());
+        let listed = listed.map_err(|error| PinError::Hypervisor(Box::new(error)))?;
+        Ok(listed.into_iter().map(|found| found.domain.xen_id()).collect())
+    }
+
+    fn presence(&self, of: VcpuRef) -> Result<Presence, PinError> {
+        let Some((domain, vcpu, affinity)) = on_xen(of) else { return Ok(Presence::Gone) };
+        let asked = self.on_domain(domain).and_then(|(xen, found)| xen.affinity(found, vcpu, affinity));
         match asked {
             Ok(_) => Ok(Presence::Here),
             Err(XenError::Gone(_)) => {
-                let taken = |of: &DomainRef| i32::from(of.id) == process.id && of.task() != process;
+                let taken =
+                    |of: &DomainRef| of.xen_id().domid == domain.domid && !of.xen_id().matches(&domain);
                 let is_taken = self.domains.borrow().iter().any(taken);
                 Ok(if is_taken { Presence::Reused } else { Presence::Gone })
             }
@@ -83,22 +90,24 @@ impl Affinities for XenAffinities {
         }
     }
 
-    fn get(&self, vcpu: VcpuRef) -> Result<CpuSet, Errno> {
-        let (xen, domain, index) = self.on_domain(vcpu).map_err(errno)?;
-        xen.affinity(domain, index, kind_of(vcpu)).map_err(errno)
+    fn get(&self, of: VcpuRef) -> Result<CpuSet, Errno> {
+        let (domain, vcpu, affinity) = on_xen(of).ok_or(Errno::ESRCH)?;
+        let (xen, domain) = self.on_domain(domain).map_err(errno)?;
+        xen.affinity(domain, vcpu, affinity).map_err(errno)
     }
 
-    fn set(&self, vcpu: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
-        let (xen, domain, index) = self.on_domain(vcpu).map_err(errno)?;
-        xen.set_affinity(domain, index, kind_of(vcpu), cpus).map_err(errno)
+    fn set(&self, of: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
+        let (domain, vcpu, affinity) = on_xen(of).ok_or(Errno::ESRCH)?;
+        let (xen, domain) = self.on_domain(domain).map_err(errno)?;
+        xen.set_affinity(domain, vcpu, affinity, cpus).map_err(errno)
     }
 }
 
-/// Which affinity is meant; those of the host's threads are never asked for here.
-fn kind_of(vcpu: VcpuRef) -> AffinityKind {
-    match vcpu.scheduler {
-        Scheduler::Xen(kind) => kind,
-        Scheduler::Host => AffinityKind::default(),
+/// The vCPU as Xen knows it; threads of the host are never asked for here.
+fn on_xen(of: VcpuRef) -> Option<(XenDomainId, u32, AffinityKind)> {
+    match of {
+        VcpuRef::Xen { domain, vcpu, affinity } => Some((domain, vcpu, affinity)),
+        VcpuRef::Thread { .. } => None,
     }
 }
 
@@ -171,8 +180,7 @@ mod tests {
     }
 
     fn vcpu(of: DomainRef, index: u32) -> VcpuRef {
-        let scheduler = Scheduler::Xen(AffinityKind::Hard);
-        VcpuRef { scheduler, process: of.task(), thread: of.vcpu_task(index) }
+        VcpuRef::Xen { domain: of.xen_id(), vcpu: index, affinity: AffinityKind::Hard }
     }
 
     #[test]

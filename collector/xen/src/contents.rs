@@ -13,7 +13,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::id::XenDomainId;
+use huddle_model::vm::Vm;
 
 use huddle_sharing::content::candidates::{self, Alike as AlikeSlots};
 use huddle_sharing::content::{ContentScan, ContentSettings, GuestMemory, Hashed, Slot, Throttle};
@@ -24,7 +25,7 @@ use crate::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_
 /// Slots that are looked at in one go; more than a batch, so that a sample of them fills batches too.
 const SLOTS_AT_ONCE: u64 = 16 * BATCH_PAGES as u64;
 
-/// As [`ContentScan::measure`], of domains: each VM's [`process`](Vm::process) says which. All memory of a domain
+/// As [`ContentScan::measure`], of domains: each VM's [`id`](Vm::id) says which. All memory of a domain
 /// is measured, whatever [`Vm::memory`] says.
 ///
 /// A domain that ends meanwhile is in [`Measurement::vanished`], and one whose pages cannot be listed or mapped
@@ -121,11 +122,11 @@ pub(crate) struct Searched {
 pub(crate) fn search(
     memory: &mut dyn ForeignMemory,
     list: &mut ListDomains<'_>,
-    domains: &[(TaskId, &str)],
+    domains: &[(XenDomainId, &str)],
     settings: &ContentSettings,
     take: &mut TakeAlike<'_>,
 ) -> Result<Searched, SharingError> {
-    let wanted: Vec<_> = domains.iter().map(|(task, _)| Some(*task)).collect();
+    let wanted: Vec<_> = domains.iter().map(|(domain, _)| Some(*domain)).collect();
     let mut memory = DomainMemory::open(memory, list, &wanted)?;
     let first = || domains.first().map_or_else(String::new, |(_, name)| (*name).to_owned());
     candidates::search(&mut memory, domains.len(), first, settings, &mut |memory, slots, throttle| {
@@ -137,16 +138,16 @@ pub(crate) fn search(
 }
 
 /// Which domain each VM is; `None` for what is none.
-fn wanted(vms: &[Vm]) -> Result<Vec<Option<TaskId>>, SharingError> {
+fn wanted(vms: &[Vm]) -> Result<Vec<Option<XenDomainId>>, SharingError> {
     let mut first = BTreeMap::new();
-    for vm in vms.iter().filter(|vm| vm.vmm.is_xen()) {
-        if let Some(other) = first.insert(vm.process, vm) {
-            let domain = u16::try_from(vm.process.id).unwrap_or(u16::MAX);
+    for (vm, id) in vms.iter().filter_map(|vm| Some((vm, vm.id.xen_domain()?))) {
+        if let Some(other) = first.insert(id, vm) {
+            let domain = u16::try_from(id.domid).unwrap_or(u16::MAX);
             let (first, second) = (other.name.clone(), vm.name.clone());
             return Err(XenError::SameDomain { first, second, domain }.into());
         }
     }
-    Ok(vms.iter().map(|vm| vm.vmm.is_xen().then_some(vm.process)).collect())
+    Ok(vms.iter().map(|vm| vm.id.xen_domain()).collect())
 }
 
 /// The memory of domains.
@@ -183,18 +184,18 @@ impl<'a> DomainMemory<'a> {
     fn open(
         memory: &'a mut dyn ForeignMemory,
         domains: &'a mut ListDomains<'_>,
-        wanted: &[Option<TaskId>],
+        wanted: &[Option<XenDomainId>],
     ) -> Result<Self, SharingError> {
         let listed = domains()?;
         let mut opened =
             DomainMemory { memory, domains, spaces: Vec::new(), left_out: Vec::new(), batch: Vec::new() };
         let mut refused = None;
-        for (vm, task) in wanted.iter().enumerate() {
-            let Some(task) = task else {
-                opened.left_out.push((vm, "it is no domain of Xen".to_owned()));
+        for (vm, id) in wanted.iter().enumerate() {
+            let Some(id) = id else {
+                opened.left_out.push((vm, "it is not a Xen domain".to_owned()));
                 continue;
             };
-            let domain = listed.iter().find(|domain| domain.domain.task() == *task && !domain.is_ending);
+            let domain = listed.iter().find(|domain| domain.domain.xen_id() == *id && !domain.is_ending);
             let Some(domain) = domain else {
                 opened.left_out.push((vm, ENDED.to_owned()));
                 continue;

@@ -82,7 +82,7 @@ pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
     }
 }
 
-/// The version of Xen that runs, as the kernel tells it (Documentation/ABI/stable/sysfs-hypervisor-xen); `None` on
+/// The version of Xen that runs, as the kernel reports it (Documentation/ABI/stable/sysfs-hypervisor-xen); `None` on
 /// other hosts.
 pub fn running_version(root: &HostRoot) -> Option<String> {
     let part = |name: &str| {

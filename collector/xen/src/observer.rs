@@ -12,7 +12,7 @@ use huddle_model::observation::{
 };
 use huddle_model::rates::CounterDelta;
 use huddle_model::topology::Topology;
-use huddle_model::vm::{TaskId, Vcpu, Vm};
+use huddle_model::vm::{Vcpu, VcpuId, Vm, VmId};
 
 use super::toolstack::{CacheMonitor, Domain, DomainRef, SocketReading, Toolstack, XenError};
 use huddle_host::clock::HostClock;
@@ -22,7 +22,7 @@ use huddle_host::stages::{Clock, Observer, WorkloadReports};
 /// Why there are no counters of vCPUs.
 pub const NO_COUNTERS: &str = "Xen gives dom0 no counters of other domains' vCPUs; cache occupancy and memory traffic \
                                of domains, where the processor measures them, are the nearest";
-const NO_PROGRAMS: &str = "no BPF programs watch domains: Xen, not dom0's kernel, schedules them";
+const NO_PROGRAMS: &str = "no BPF programs observe domains: Xen, not dom0's kernel, schedules them";
 
 /// Watches domains.
 pub struct XenObserver {
@@ -30,7 +30,7 @@ pub struct XenObserver {
     monitor: Availability<Box<dyn CacheMonitor>>,
     reports: Box<dyn WorkloadReports>,
     /// Domains that the monitor was told to watch.
-    monitored: BTreeMap<TaskId, Monitored>,
+    monitored: BTreeMap<VmId, Monitored>,
     window: u64,
     running: Option<Began>,
 }
@@ -51,7 +51,7 @@ struct Began {
     own: OwnCost,
     vms: Vec<Vm>,
     /// CPU time of each vCPU so far.
-    cpu_time_ns: Result<BTreeMap<TaskId, u64>, String>,
+    cpu_time_ns: Result<BTreeMap<VcpuId, u64>, String>,
 }
 
 impl XenObserver {
@@ -73,7 +73,7 @@ impl XenObserver {
             Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
             Availability::Available(monitor) => {
                 let rows = began.vms.iter().flat_map(|vm| {
-                    let monitored = self.monitored.get_mut(&vm.process);
+                    let monitored = self.monitored.get_mut(&vm.id);
                     monitored.map(|of| of.read(&mut **monitor, &vm.name)).unwrap_or_default()
                 });
                 let rows: Vec<_> = rows.collect();
@@ -94,6 +94,7 @@ impl XenObserver {
             trial: None,
             begin_unix_us: began.unix_us,
             end_unix_us: began.unix_us + micros(began.at.elapsed()),
+            vms: began.vms.iter().map(Vm::reference).collect(),
             vcpus,
             merging: Vec::new(),
             occupancy,
@@ -109,25 +110,24 @@ impl XenObserver {
     /// Has the processor watch these domains and no others.
     fn follow(&mut self, vms: &[Vm], domains: &Result<Vec<Domain>, XenError>) {
         let Availability::Available(monitor) = &mut self.monitor else { return };
-        let wanted: BTreeSet<TaskId> = vms.iter().map(|vm| vm.process).collect();
-        let left: Vec<TaskId> =
-            self.monitored.keys().filter(|task| !wanted.contains(task)).copied().collect();
-        for task in left {
-            let Some(monitored) = self.monitored.remove(&task) else { continue };
+        let wanted: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();
+        let left: Vec<VmId> = self.monitored.keys().filter(|id| !wanted.contains(id)).copied().collect();
+        for id in left {
+            let Some(monitored) = self.monitored.remove(&id) else { continue };
             if let Err(error) = monitor.detach(monitored.domain) {
-                tracing::debug!("the processor still watches domain {task}: {error}");
+                tracing::debug!("the processor still monitors {id}: {error}");
             }
         }
         for domain in domains.iter().flatten().map(|domain| domain.domain) {
-            let task = domain.task();
-            if !wanted.contains(&task) || self.monitored.contains_key(&task) {
+            let id = VmId::from(domain.xen_id());
+            if !wanted.contains(&id) || self.monitored.contains_key(&id) {
                 continue;
             }
             let trouble = monitor.attach(domain).err().map(|error| error.to_string());
             let mut of = Monitored { domain, before: BTreeMap::new(), trouble };
             // What was counted before is nobody's: an id may have been another domain's.
             of.read(&mut **monitor, "");
-            self.monitored.insert(task, of);
+            self.monitored.insert(id, of);
         }
     }
 }
@@ -186,7 +186,7 @@ impl Monitored {
                     (None | Some(None), _) => Availability::Unavailable("there is no earlier reading".into()),
                     (Some(Some(before)), Some(now)) => match now.checked_sub(before) {
                         Some(moved) => Availability::Available(moved),
-                        None => Availability::Unavailable("the processor's counter began anew".into()),
+                        None => Availability::Unavailable("the processor's counter was reset".into()),
                     },
                 };
             let llc_bytes = match now.llc_bytes {
@@ -233,10 +233,10 @@ fn in_domains(
     }
 }
 
-fn cpu_times(domains: &Result<Vec<Domain>, XenError>) -> Result<BTreeMap<TaskId, u64>, String> {
+fn cpu_times(domains: &Result<Vec<Domain>, XenError>) -> Result<BTreeMap<VcpuId, u64>, String> {
     let domains = domains.as_ref().map_err(ToString::to_string)?;
     let vcpus = domains.iter().flat_map(|domain| {
-        domain.vcpus.iter().map(|vcpu| (domain.domain.vcpu_task(vcpu.index), vcpu.cpu_time_ns))
+        domain.vcpus.iter().map(|vcpu| (domain.domain.vcpu_id(vcpu.index), vcpu.cpu_time_ns))
     });
     Ok(vcpus.collect())
 }
@@ -244,12 +244,12 @@ fn cpu_times(domains: &Result<Vec<Domain>, XenError>) -> Result<BTreeMap<TaskId,
 fn seen_of(
     vm: &Vm,
     vcpu: &Vcpu,
-    before: &Result<BTreeMap<TaskId, u64>, String>,
-    now: &Result<BTreeMap<TaskId, u64>, String>,
+    before: &Result<BTreeMap<VcpuId, u64>, String>,
+    now: &Result<BTreeMap<VcpuId, u64>, String>,
 ) -> VcpuObservation {
     let run_ns = match (before, now) {
         (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
-        (Ok(before), Ok(now)) => match (before.get(&vcpu.thread), now.get(&vcpu.thread)) {
+        (Ok(before), Ok(now)) => match (before.get(&vcpu.id), now.get(&vcpu.id)) {
             (Some(before), Some(now)) => Ok(now.saturating_sub(*before)),
             _ => Err("the vCPU was not there at both ends of the window".to_owned()),
         },
@@ -262,7 +262,7 @@ fn seen_of(
             ..CpuResidency::default()
         }]),
         (Ok(_), None) => Availability::Unavailable(
-            "Xen tells a vCPU's CPU time, not on which of several CPUs it was used".into(),
+            "Xen reports a vCPU's CPU time, but not on which of several CPUs it was used".into(),
         ),
         (Err(reason), _) => Availability::Unavailable(reason.clone()),
     };
@@ -270,8 +270,8 @@ fn seen_of(
     VcpuObservation {
         vm: vm.name.clone(),
         vcpu: vcpu.index,
-        process: vcpu.process,
-        thread: vcpu.thread,
+        id: vcpu.id,
+        process: None,
         counters: CounterDelta::unavailable(NO_COUNTERS),
         run_ns_anywhere: run_ns.ok().filter(|_| residency.value().is_none()),
         residency,

@@ -41,11 +41,11 @@ impl HostSource for XenFacts {
     }
 
     fn node_pages(&mut self, _: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
-        Err("Xen does not tell on which nodes a domain's memory is".into())
+        Err("Xen does not report on which nodes a domain's memory is".into())
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
-        Err("Xen does not tell how many vCPUs are ready to run".into())
+        Err("Xen does not report how many vCPUs are ready to run".into())
     }
 
     fn own_cpu_us(&mut self) -> Result<u64, StageError> {
@@ -95,7 +95,7 @@ impl Merging {
         let journal = Arc::new(Mutex::new(journal));
         let announced = Arc::clone(&journal);
         let announce = move |domain: &Domain| {
-            let change = Change::MemorySharing { vm: domain.name.clone(), domain: domain.domain.task() };
+            let change = Change::MemorySharing { vm: domain.name.clone(), domain: domain.domain.xen_id() };
             lock(&announced).record(&[change])
         };
         Self { merger: Merger::new(xen, settings, Box::new(announce)), journal }
@@ -130,7 +130,7 @@ impl PageMerger for Merging {
 
     fn undo(&mut self) -> UndoReport {
         let undone = self.merger.undo();
-        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.task())).collect();
+        let keys: Vec<Key> = undone.undone.iter().map(|domain| Key::MemorySharing(domain.xen_id())).collect();
         let forgotten = lock(&self.journal).forget(&keys);
         let restored = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let mut report = UndoReport { restored, failures: undone.failures, ..UndoReport::default() };
@@ -152,7 +152,7 @@ fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A round at fixed times, where nobody tells when merging has completed a pass.
+/// A round at fixed times, where nothing reports when merging has completed a pass.
 #[derive(Debug)]
 pub struct Interval {
     every: Duration,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 pub use huddle_host::pin::AffinityKind;
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::{Uuid, VcpuId, XenDomainId};
 use huddle_sharing::SharingError;
 use nix::errno::Errno;
 
@@ -25,20 +25,15 @@ pub struct DomainRef {
 }
 
 impl DomainRef {
-    /// The domain as the model identifies it: see [`TaskId`].
-    pub fn task(self) -> TaskId {
-        TaskId { id: i32::from(self.id), start_ticks: self.uuid_part() }
+    /// The domain as the model identifies it.
+    pub fn xen_id(self) -> XenDomainId {
+        // The handle has the UUID's bytes in their usual order (libxl_uuid.h, Xen 4.17).
+        XenDomainId { domid: u32::from(self.id), uuid: Uuid::from_bytes(self.uuid) }
     }
 
     /// One of its vCPUs, likewise.
-    pub fn vcpu_task(self, vcpu: u32) -> TaskId {
-        TaskId { id: i32::try_from(vcpu).unwrap_or(i32::MAX), start_ticks: self.uuid_part() }
-    }
-
-    /// The first 8 bytes of the UUID: all of it that a number holds; 60 random bits in a UUID of version 4.
-    fn uuid_part(self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.uuid;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    pub fn vcpu_id(self, vcpu: u32) -> VcpuId {
+        VcpuId::Xen { domain: self.xen_id(), vcpu }
     }
 }
 
@@ -58,9 +53,9 @@ pub enum DomainKind {
 pub struct Domain {
     /// Which.
     pub domain: DomainRef,
-    /// Its name in xenstore; `Domain-ID` where it has none or nobody tells.
+    /// Its name in xenstore; `Domain-ID` where it has none or it is not known.
     pub name: String,
-    /// How it is virtualised; `None` where that is not told (`xl`).
+    /// How it is virtualised; `None` where that is not known (`xl`).
     pub kind: Option<DomainKind>,
     /// Its cpupool.
     pub pool: u32,
@@ -70,7 +65,7 @@ pub struct Domain {
     pub is_ending: bool,
     /// Pages it has now.
     pub pages: u64,
-    /// Pages of them that memory sharing has merged with others; `None` where that is not told.
+    /// Pages of them that memory sharing has merged with others; `None` where that is not known.
     pub shared_pages: Option<u64>,
     /// Its vCPUs that are online, in ascending number.
     pub vcpus: Vec<DomainVcpu>,
@@ -83,7 +78,7 @@ pub struct DomainVcpu {
     pub index: u32,
     /// The physical CPU it runs on or ran on last.
     pub cpu: Option<u32>,
-    /// CPU time it has used, in nanoseconds (`xl` tells tenths of a second).
+    /// CPU time it has used, in nanoseconds (`xl` reports tenths of a second).
     pub cpu_time_ns: u64,
     /// Physical CPUs it may run on, as they were set; restricted to those that exist.
     pub hard: CpuSet,
@@ -100,7 +95,7 @@ pub struct PhysicalCpu {
     pub core: u32,
     /// Its socket.
     pub socket: u32,
-    /// Its NUMA node, where it is told.
+    /// Its NUMA node, where it is known.
     pub node: Option<u32>,
 }
 
@@ -326,6 +321,11 @@ impl From<XenError> for SharingError {
 }
 
 impl XenError {
+    /// The domain of this id is not there, or not any more.
+    pub fn gone(domain: XenDomainId) -> Self {
+        Self::Gone(u16::try_from(domain.domid).unwrap_or(u16::MAX))
+    }
+
     /// Whether the domain has ended.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Gone(_))

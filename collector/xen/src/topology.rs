@@ -1,4 +1,4 @@
-//! Cache domains of a Xen host. Xen tells which CPUs are on one core, socket and NUMA node, and nothing of
+//! Cache domains of a Xen host. Xen reports which CPUs are on one core, socket and NUMA node, and nothing of
 //! caches: a core is taken to have one second-level cache, a socket one third-level cache. Where that is not so
 //! (processors of several dies) the caches are given.
 
@@ -16,12 +16,12 @@ const SOCKET_LEVEL: u8 = 3;
 /// The level at which a core has one cache.
 const CORE_LEVEL: u8 = 2;
 
-/// What is known of caches beyond what Xen tells.
+/// What is known of caches beyond what Xen reports.
 #[derive(Clone, Debug, Default)]
 pub struct KnownCaches {
     /// The CPUs of each last-level cache, as the user gave them; empty to take one a socket.
     pub last_level: Vec<CpuSet>,
-    /// Size of a cache of each level in bytes, as the processor tells it to dom0.
+    /// Size of a cache of each level in bytes, as the processor reports it to dom0.
     pub size_bytes: BTreeMap<u8, u64>,
 }
 
@@ -42,7 +42,7 @@ impl KnownCaches {
 pub enum XenTopologyError {
     /// A level that is neither a core's nor a socket's.
     #[error(
-        "Xen tells sockets and cores, which stand for caches of level {SOCKET_LEVEL} and {CORE_LEVEL}; \
+        "Xen reports sockets and cores, which stand for caches of level {SOCKET_LEVEL} and {CORE_LEVEL}; \
          there is none of level {0}"
     )]
     NoSuchLevel(u8),
@@ -114,7 +114,7 @@ mod tests {
     use super::super::toolstack::CpuPool;
     use super::*;
 
-    /// Two sockets of two cores with two threads each; core numbers start anew on each socket.
+    /// Two sockets of two cores with two threads each; core numbers start again on each socket.
     fn machine() -> Machine {
         let cpu = |cpu: u32| PhysicalCpu { cpu, core: cpu / 2 % 2, socket: cpu / 4, node: Some(cpu / 4) };
         let pool = CpuPool { id: 0, cpus: "0-7".parse().unwrap() };
@@ -130,7 +130,10 @@ mod tests {
         let known = KnownCaches { size_bytes: [(3, 20 << 20)].into(), ..KnownCaches::default() };
         let sockets = topology(&machine(), &known, None).unwrap();
         assert_eq!((sockets.level(), domains(&sockets)), (Some(3), vec!["0-3".into(), "4-7".into()]));
-        assert_eq!((sockets.domains()[1].size_bytes, sockets.domains()[1].node), (Some(20 << 20), Some(1)));
+        assert_eq!(
+            (sockets.domains()[1].size_bytes, &sockets.domains()[1].nodes),
+            (Some(20 << 20), &[1].into())
+        );
         assert_eq!(sockets.cores_in(&sockets.domains()[0]), 2);
         let cores = topology(&machine(), &known, Some(2)).unwrap();
         assert_eq!(domains(&cores), ["0-1", "2-3", "4-5", "6-7"]);

@@ -77,16 +77,16 @@ pub(super) fn discovery(domains: &[Domain], machine: &Machine, choice: &DomainCh
 
 /// The VM that a domain is, under a name that no other has; of its affinities it has the one of that kind.
 pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKind) -> Vm {
-    let process = found.domain.task();
+    let domain = found.domain.xen_id();
     let existing: CpuSet = machine.cpus.iter().map(|cpu| cpu.cpu).collect();
     let pool = machine.pools.iter().find(|pool| pool.id == found.pool);
     let allowed_cpus = pool.map_or(existing.clone(), |pool| pool.cpus.intersection(&existing));
     let vcpus = found.vcpus.iter().map(|vcpu| Vcpu {
         index: vcpu.index,
-        thread: found.domain.vcpu_task(vcpu.index),
-        process,
-        // As Xen itself names vCPUs in its messages.
-        thread_name: format!("d{}v{}", found.domain.id, vcpu.index),
+        id: found.domain.vcpu_id(vcpu.index),
+        // No thread of this host runs it.
+        process: None,
+        thread_name: None,
         affinity: match affinity {
             AffinityKind::Hard => vcpu.hard.clone(),
             AffinityKind::Soft => vcpu.soft.clone(),
@@ -96,7 +96,8 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
     let end = found.pages * PAGE_BYTES as u64;
     Vm {
         name,
-        process,
+        id: domain.into(),
+        uuid: Some(domain.uuid),
         vmm: match found.kind {
             Some(DomainKind::Pv) => VmmKind::XenPv,
             Some(DomainKind::Pvh) => VmmKind::XenPvh,
@@ -104,7 +105,7 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
             None => VmmKind::Xen,
         },
         vcpus: vcpus.collect(),
-        memory: vec![GuestRegion { process, start: 0, end, kind: MemoryKind::Domain }],
+        memory: vec![GuestRegion { process: None, start: 0, end, kind: MemoryKind::Domain }],
         allowed_cpus,
         cannot_merge: cannot_merge(found),
     }

@@ -118,7 +118,7 @@ impl Xenstore {
                 Ok(stream) => return Ok(Connection { stream, last_request: 0 }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let path = path.display();
-                    return Err(XenError::Xenstore(format!("{path} takes no connections; does it hang?")));
+                    return Err(XenError::Xenstore(format!("{path} accepts no connections; does it hang?")));
                 }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     let errno = error.raw_os_error().map_or(Errno::EACCES, Errno::from_raw);
@@ -134,7 +134,7 @@ impl Xenstore {
     fn error(&self, path: &str, failure: Failure) -> XenError {
         match failure {
             Failure::HungUp(error) => {
-                XenError::Xenstore(format!("it hung up when asked for {path}: {error}"))
+                XenError::Xenstore(format!("it closed the connection when asked for {path}: {error}"))
             }
             Failure::Silent => {
                 XenError::TimedOut { what: format!("xenstore, asked for {path},"), after: self.limit }
@@ -238,5 +238,4 @@ fn failure(error: io::Error) -> Failure {
 }
 
 #[cfg(test)]
-#[path = "xenstore_tests.rs"]
 mod tests;

@@ -142,7 +142,7 @@ impl Xl {
             return Ok(info);
         }
         let why = format!(
-            "tells affinities for CPUs 0 to {} only, and the online CPUs are {}; boot Xen with smt=1, or install \
+            "reports affinities for CPUs 0 to {} only, and the online CPUs are {}; boot Xen with smt=1, or install \
              the libraries of its version",
             info.count.saturating_sub(1),
             info.set()
@@ -167,7 +167,7 @@ impl Xl {
         Ok(pools)
     }
 
-    /// How the domains are virtualised, asked for when one is new. It is no error where that is not told.
+    /// How the domains are virtualised, asked for when one is new. It is no error where that is not known.
     fn kinds(&self, listed: &[Listed]) -> BTreeMap<DomainRef, Option<DomainKind>> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if listed.iter().any(|line| !kinds.contains_key(&line.domain)) {
@@ -337,8 +337,4 @@ fn is_executable(program: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[path = "xl/real_tests.rs"]
-mod real_tests;
-#[cfg(test)]
-#[path = "xl/tests.rs"]
 mod tests;

@@ -51,7 +51,7 @@ pub struct KsmCounts {
     /// Merges that were tried and failed (the page changed, or was busy).
     pub failures: u64,
     /// Pages that ksmd found to have left a merged frame that is gone. The kernel traces only part of
-    /// the breaks, see the collector's `observe::probes::ksm`.
+    /// the breaks, see `huddle_observe::probes::ksm`.
     pub removals: u64,
 }
 
@@ -61,7 +61,7 @@ pub struct KsmCounts {
 pub struct KsmTotals {
     /// Merged frames that nobody mapped any more.
     pub frames_removed: u64,
-    /// Events whose process could not be told (it was on its way out).
+    /// Events whose process is not known (it was exiting).
     pub unattributed: u64,
 }
 
@@ -165,10 +165,10 @@ pub const GRAPH_ZERO_MERGE: u32 = 2;
 pub const GRAPH_WRITE_FAULT: u32 = 3;
 /// [`GraphEvent::kind`]: where pages of a range are is about to change.
 pub const GRAPH_RANGE: u32 = 4;
-/// [`GraphEvent::kind`]: the page left the merged frame, some time ago; where it is now is not told.
+/// [`GraphEvent::kind`]: the page left the merged frame, some time ago; where it is now is not reported.
 pub const GRAPH_LEFT: u32 = 5;
 
-/// What could not be told since the programs were attached.
+/// What could not be reported since the programs were attached.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GraphLosses {

@@ -8,7 +8,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 
 use crate::chase::PAGE_BYTES;
 
-/// Words in whole pages, zero-filled at first, that KSM may merge when told so (madvise(2),
+/// Words in whole pages, zero-filled at first, that KSM may merge when asked to (madvise(2),
 /// MADV_MERGEABLE) and that are never made huge (MADV_NOHUGEPAGE), since huge pages are merged only once
 /// they are split.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl MergeableMemory {
         // SAFETY: the range is the mapping just made; this advice changes no content.
         let huge = unsafe { madvise(start, bytes, MmapAdvise::MADV_NOHUGEPAGE) };
         match huge {
-            // A kernel without transparent huge pages has nothing to be told.
+            // A kernel without transparent huge pages needs no advice.
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => return Err(refused("refuse huge pages for", "")(errno)),
         }

@@ -3,13 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a guest is told.
+/// A command to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Hold the data of a seed and a copy of its own, instead of what it held; answered by
     /// [`Reply::Loaded`].
     Load {
-        /// Seed of the data: guests told the same seed hold the same.
+        /// Seed of the data: guests with the same seed hold the same.
         seed: u64,
         /// Seed of what sets the guest's own copy apart: the same ring, so the same sequence of reads,
         /// but no page that equals one of another guest, so that it can never be merged.
@@ -21,7 +21,7 @@ pub enum Command {
     Start {
         /// How.
         pace: Pace,
-        /// Whether the guest's own copy is read, which nobody can merge, instead of the common data.
+        /// Whether the guest's own copy is read, which cannot be merged, instead of the common data.
         own: bool,
     },
     /// Tell the counters and go on; answered by [`Reply::Reading`].
@@ -132,7 +132,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// What was done between `earlier` and this one; `None` when the guest was started anew in between.
+    /// What was done between `earlier` and this one; `None` when the guest was restarted in between.
     pub fn since(&self, earlier: &Self) -> Option<Self> {
         Some(Self {
             reads: self.reads.checked_sub(earlier.reads)?,

@@ -1,4 +1,4 @@
-//! The vCPUs of a guest: threads that read its data while they are told to.
+//! The vCPUs of a guest: threads that read its data while they are asked to.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -136,7 +136,7 @@ impl Workers {
         if state.job.is_none() { Err(WorkError::DoesNotRead) } else { Ok(state.readings.clone()) }
     }
 
-    /// Stops all of them and tells what each has done.
+    /// Stops all of them and reports what each has done.
     ///
     /// # Errors
     /// They do not read, or a worker failed.

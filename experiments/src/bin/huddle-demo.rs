@@ -13,7 +13,7 @@ const CANNOT: u8 = 3;
 ///
 /// KSM runs for as long; all is as before when the terminal is left (q). Needs root.
 #[derive(Parser)]
-#[command(version)]
+#[command(version = env!("HUDDLE_VERSION"))]
 struct Args {
     /// How many stand-ins
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=256))]
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let cannot = if !std::io::stdout().is_terminal() {
         Some(
-            "the demo draws on a terminal, and standard output is none; without one use `cargo xtask experiment`",
+            "the demo draws on a terminal, and standard output is not one; without one use `cargo xtask experiment`",
         )
     } else if !nix::unistd::Uid::effective().is_root() {
         Some("the demo needs root, to see physical frames and to start KSM; run it with `sudo -E`")

@@ -35,7 +35,7 @@ const CANNOT: u8 = 3;
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the host cannot do it (with the reason).
 #[derive(Parser)]
-#[command(version)]
+#[command(version = env!("HUDDLE_VERSION"))]
 struct Args {
     #[command(subcommand)]
     experiment: Experiment,

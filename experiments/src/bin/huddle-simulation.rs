@@ -19,7 +19,7 @@ struct Args {
     seed: u64,
 }
 
-#[allow(clippy::print_stdout)]
+#[allow(clippy::print_stdout, reason = "what it finds is printed")]
 fn main() {
     let Args { worlds, seed } = Args::parse();
     let began = Instant::now();

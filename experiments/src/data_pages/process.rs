@@ -93,7 +93,8 @@ struct Reader {
 
 impl Reader {
     fn open(root: &HostRoot, region: &GuestRegion, file: &str) -> Result<Self, CannotRead> {
-        let path = root.proc(format!("{}/{file}", region.process.id));
+        let process = region.process.ok_or(CannotRead::NoProcess)?;
+        let path = root.proc(format!("{}/{file}", process.id));
         match File::open(&path) {
             Ok(file) => Ok(Self { path, file }),
             Err(source) => Err(CannotRead::File { path, source }),

@@ -1,6 +1,6 @@
 //! Guests: what stands for VMs in an experiment.
 //!
-//! A [`Guest`] holds data and reads it when told. There are three kinds, and the runner does not know which
+//! A [`Guest`] holds data and reads it on command. There are three kinds, and the runner does not know which
 //! it has: [`process`] (the program `huddle-standin`, a process of its own with mergeable memory and
 //! threads named like vCPUs), [`qemu`] (a real VM whose only program is `huddle-guest-init`) and [`xen`] (a
 //! domain of Xen's with the same program). All speak the words of [`huddle_guest::protocol`], over a pair of
@@ -51,7 +51,7 @@ pub struct GuestData {
     pub kib: u64,
 }
 
-/// A guest that reads its data when told. Dropping it ends it.
+/// A guest that reads its data on command. Dropping it ends it.
 pub trait Guest {
     /// The name of its VM.
     fn name(&self) -> &str;
@@ -71,14 +71,14 @@ pub trait Guest {
     /// What each vCPU has done since it was started. They go on.
     fn read(&mut self) -> Result<Vec<Reading>, GuestError>;
 
-    /// Stops reading and tells what each vCPU has done since it was started.
+    /// Stops reading and reports what each vCPU has done since it was started.
     fn stop(&mut self) -> Result<Vec<Reading>, GuestError>;
 }
 
-/// A guest that did not do as told.
+/// A guest that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// The run was told to end while it waited for a guest.
+    /// The run was interrupted while it waited for a guest.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The program could not be started.
@@ -111,7 +111,7 @@ pub enum GuestError {
         name: String,
         /// What holds it.
         holder: Holder,
-        /// What it was told.
+        /// The command.
         asked: &'static str,
         /// How long was waited, in seconds.
         seconds: f64,
@@ -120,14 +120,14 @@ pub enum GuestError {
     },
     /// It has ended.
     #[error(
-        "the guest {name} ({holder}) ended before it answered {asked:?}: {status}; its own words are above, if it had any{console}"
+        "the guest {name} ({holder}) ended before it answered {asked:?}: {status}; its own output, if any, is above{console}"
     )]
     Ended {
         /// The guest.
         name: String,
         /// What holds it.
         holder: Holder,
-        /// What it was told.
+        /// The command.
         asked: &'static str,
         /// How it ended.
         status: String,
@@ -141,7 +141,7 @@ pub enum GuestError {
         name: String,
         /// What holds it.
         holder: Holder,
-        /// What it was told.
+        /// The command.
         asked: &'static str,
         /// Its answer.
         answer: String,

@@ -1,4 +1,4 @@
-//! A guest as the runner sees it, whatever it is: it is told lines and answers them, with a time limit on every
+//! A guest as the runner sees it, whatever it is: it receives lines and answers them, with a time limit on every
 //! answer.
 
 use std::fmt;
@@ -40,7 +40,7 @@ pub trait Body {
 
 /// The line to a guest.
 pub(super) struct Line {
-    /// Takes what the guest is told.
+    /// Takes the commands to the guest.
     pub(super) input: Box<dyn Write + Send>,
     /// Its answers, a line each.
     pub(super) answers: Receiver<String>,

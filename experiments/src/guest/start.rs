@@ -44,7 +44,7 @@ pub enum Starter {
 }
 
 impl Starter {
-    /// What runs the instructions of VMs; `None` where nobody chose.
+    /// What runs the instructions of VMs; `None` where none was chosen.
     pub fn accelerator(&self) -> Option<Accelerator> {
         match self {
             Self::Vms { accelerator, .. } => Some(*accelerator),

@@ -1,4 +1,4 @@
-//! A host that runs VMs as processes, by way of the collector.
+//! A host that runs VMs as processes, by way of the collector's crates.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -44,7 +44,7 @@ enum Scan {
     Content(ContentScan),
 }
 
-/// This host, by way of the collector: every change goes through its journal.
+/// This host, by way of the collector's crates: every change goes through its journal.
 pub struct CollectorHost {
     root: HostRoot,
     pinner: HostPinner,
@@ -113,11 +113,13 @@ impl CollectorHost {
         for cpu in used.flat_map(|domain| domain.cpus.iter()) {
             cpus.set(cpu as usize).map_err(HostFailure::failed)?;
         }
-        let tasks = self.root.proc(format!("{}/task", vm.process.id));
+        let Some(process) = vm.process() else { return Ok(()) };
+        let tasks = self.root.proc(format!("{}/task", process.id));
         // A thread that ends meanwhile needs no place.
         let entries = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(Result::ok);
         let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        for thread in threads.filter(|thread| !vm.vcpus.iter().any(|vcpu| vcpu.thread.id == *thread)) {
+        let is_vcpu = |id: i32| vm.vcpus.iter().any(|vcpu| vcpu.id.thread().is_some_and(|of| of.id == id));
+        for thread in threads.filter(|thread| !is_vcpu(*thread)) {
             match sched::sched_setaffinity(Pid::from_raw(thread), &cpus) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => {
@@ -147,7 +149,9 @@ impl Host for CollectorHost {
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
         let pid_of = |(name, holder): &(String, Holder)| match holder {
             Holder::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
-            Holder::Domain(_) => Err(HostFailure::Failed(format!("the VM {name} ({holder}) is no process"))),
+            Holder::Domain(_) => {
+                Err(HostFailure::Failed(format!("the VM {name} ({holder}) is not a process")))
+            }
         };
         let processes = guests.iter().map(pid_of).collect::<Result<_, _>>()?;
         let options = DiscoverOptions { processes, scan_host: false, ..DiscoverOptions::default() };

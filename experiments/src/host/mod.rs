@@ -26,7 +26,7 @@ pub trait Host {
     /// The VMs that these guests are, by name, in that order.
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure>;
 
-    /// What the VMs share now; where nothing is merged, or nobody tells what is, what they could share.
+    /// What the VMs share now; where nothing is merged, or what is merged is not known, what they could share.
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
 
     /// How many pages of the data that each pair of VMs was given, in the order of `vms`, are on one frame;
@@ -40,7 +40,7 @@ pub trait Host {
     /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
     fn watch(&mut self, vms: &[Vm], topology: &Topology);
 
-    /// Ends the window and tells what was seen in it; the next begins.
+    /// Ends the window and returns what was seen in it; the next begins.
     fn window(&mut self) -> HostWindow;
 
     /// The event that is counted for each role, or why none is, and what one should know of the choice.
@@ -110,8 +110,8 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
         let pins = pins.map(|(vm, vcpu)| ThreadPin {
             vm: vm.name.clone(),
             vcpu: vcpu.index,
+            id: vcpu.id,
             process: vcpu.process,
-            thread: vcpu.thread,
             cpus: cpus.clone(),
         });
         pinner.set_affinities(&pins.collect::<Vec<_>>())
@@ -122,7 +122,7 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
     // Notes are about vCPUs that are elsewhere than they were asked to be.
     if report.outcome.skipped > 0 || !report.notes.is_empty() {
         return Err(HostFailure::Failed(format!(
-            "the placement {} could not be made: {}",
+            "the placement {} could not be applied: {}",
             plan.policy,
             report.notes.join("; ")
         )));

@@ -1,4 +1,4 @@
-//! A Xen host, by way of the collector: domains, and Xen's memory sharing.
+//! A Xen host, by way of `huddle-xen`: domains, and Xen's memory sharing.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ use crate::probes::{DomainWatch, HostWindow};
 const CONTENT: ContentSettings =
     ContentSettings { cpu_share: Share::ALL, memory_mib: 256, sample: None, seed: 0 };
 
-/// This host and its domains. Every change goes through the collector's journals.
+/// This host and its domains. Every change goes through the journals.
 pub struct XenHost {
     toolstack: Box<dyn Toolstack>,
     caches: KnownCaches,
@@ -71,7 +71,7 @@ impl XenHost {
     ) -> Result<Self, HostFailure> {
         if !xen::is_control_domain(root) {
             return Err(HostFailure::cannot(
-                "guests on Xen are made in its dom0, and this is none (/proc/xen/capabilities does not say \
+                "guests on Xen are made in its dom0, and this is not one (/proc/xen/capabilities does not say \
                  control_d); run it there as root, or choose --guest process or qemu",
             ));
         }
@@ -127,9 +127,9 @@ impl XenHost {
     /// Makes sure that nobody else shares pages of these VMs where they are to stay unmerged.
     fn check_unmerged(&self, vms: &[Vm]) -> Result<(), HostFailure> {
         let listed = self.toolstack.domains().map_err(HostFailure::failed)?;
-        // What is not told is not none.
+        // What is not reported is not none.
         let shared = |domain: &&Domain| domain.shared_pages != Some(0);
-        let ours = |domain: &&Domain| vms.iter().any(|vm| vm.process == domain.domain.task());
+        let ours = |domain: &&Domain| vms.iter().any(|vm| vm.id == domain.domain.xen_id().into());
         match listed.iter().filter(ours).find(shared) {
             Some(domain) => Err(HostFailure::Failed(format!(
                 "Xen shares {} pages of {:?}, and nothing was to be merged; who else shares them?",
@@ -224,7 +224,7 @@ impl Host for XenHost {
         self.merge()
     }
 
-    /// Nothing merges but when it is told to.
+    /// Nothing merges but on command.
     fn pause_merging(&mut self) -> Result<(), HostFailure> {
         Ok(())
     }

@@ -47,9 +47,9 @@ fn a_placement_that_is_best_already_is_left_alone() {
 #[test]
 fn whatever_happens_to_the_host_ends_a_trial_cleanly() {
     let happenings = [
-        (Happening::Restart(1), Happening::Restart(2), "anew"),
-        (Happening::Toggle(1), Happening::Toggle(1), "stands still"),
-        (Happening::Pause(1), Happening::Pause(1), "stands still"),
+        (Happening::Restart(1), Happening::Restart(2), "restarted"),
+        (Happening::Toggle(1), Happening::Toggle(1), "is stalled"),
+        (Happening::Pause(1), Happening::Pause(1), "is stalled"),
         (Happening::Silence(true), Happening::Silence(false), "cannot be measured"),
         (Happening::Ksm(0), Happening::Ksm(1), "KSM was switched off"),
         (Happening::Load(99.0), Happening::Load(1.0), "runnable tasks"),

@@ -119,7 +119,7 @@ impl World {
             id: DomainId(id),
             cpus: (id * settings.cpus_per_domain..(id + 1) * settings.cpus_per_domain).collect(),
             size_bytes: Some(32 << 20),
-            node: Some(id / 2),
+            nodes: [id / 2].into(),
         };
         let topology = Topology::new(Some(3), (0..settings.domains).map(domain).collect())
             .expect("domains are disjoint by construction");
@@ -264,7 +264,7 @@ impl World {
         });
         let merging = self.vms.iter().filter(|vm| vm.there).map(|vm| MergeObservation {
             vm: vm.name.clone(),
-            process: vm.process,
+            id: vm.process.into(),
             merged_now: Availability::Available(SHARED_IN_GROUP),
             merges: Availability::Available(0),
             breaks: Availability::Available(0),
@@ -275,6 +275,7 @@ impl World {
             window: self.second,
             round: self.round,
             trial: self.machine.block(),
+            vms: Vec::new(),
             begin_unix_us: end - 1_000_000,
             end_unix_us: end,
             vcpus: Vec::new(),
@@ -295,8 +296,8 @@ impl World {
         let there: Vec<SimVm> = self.vms.iter().filter(|vm| vm.there).cloned().collect();
         let rows = there.iter().map(|vm| MatrixVm {
             name: vm.name.clone(),
-            pid: Some(vm.process.id),
-            domid: None,
+            id: Some(vm.process.into()),
+            uuid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: FRAMES_USED, ..MemoryUse::default() }),
         });
@@ -318,7 +319,7 @@ impl World {
             .map(|vm| PlanVm { current: vec![Some(DomainId(self.domain(vm)))], ..PlanVm::default() })
             .collect();
         let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &self.topology, &limits));
-        let members: BTreeSet<_> = there.iter().map(|vm| (vm.name.clone(), vm.process, 1)).collect();
+        let members: BTreeSet<_> = there.iter().map(|vm| (vm.name.clone(), vm.process.into(), 1)).collect();
         let (at, round, topology) = (self.moment(), self.round, self.topology.clone());
         let proposal = Assignment::of(&plan);
         self.command(|machine| {

@@ -46,7 +46,7 @@ impl Host for FakeHost {
             id: DomainId(id),
             cpus: [id].into_iter().collect(),
             size_bytes: Some(2 << 20),
-            node: None,
+            nodes: Default::default(),
         };
         Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
     }
@@ -54,13 +54,14 @@ impl Host for FakeHost {
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
         let vm = |(name, _): &(String, Holder)| Vm {
             name: name.clone(),
-            process: TaskId { id: 100, start_ticks: 1 },
+            id: TaskId { id: 100, start_ticks: 1 }.into(),
+            uuid: None,
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {
                 index: 0,
-                thread: TaskId { id: 100, start_ticks: 1 },
-                process: TaskId { id: 100, start_ticks: 1 },
-                thread_name: "apache2".into(),
+                id: TaskId { id: 100, start_ticks: 1 }.into(),
+                process: Some(TaskId { id: 100, start_ticks: 1 }),
+                thread_name: Some("apache2".into()),
                 affinity: CpuSet::new(),
                 last_cpu: None,
             }],
@@ -75,8 +76,8 @@ impl Host for FakeHost {
         let memory = MemoryUse { frames_used: 1000, ..MemoryUse::default() };
         let rows = vms.iter().map(|vm| MatrixVm {
             name: vm.name.clone(),
-            pid: None,
-            domid: None,
+            id: None,
+            uuid: None,
             vcpus: 1,
             memory: Some(memory),
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Cells, MatrixVm, MemoryUse, Method, SharingMatrix};
+use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
 
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
@@ -87,6 +88,8 @@ pub enum MatrixFileError {
 struct FileVm {
     name: String,
     pid: Option<i32>,
+    start_ticks: Option<u64>,
+    uuid: Option<Uuid>,
     domid: Option<u32>,
     vcpus: Option<u32>,
     pages_resident: Option<u64>,
@@ -148,13 +151,44 @@ impl FileVm {
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };
-        Ok(MatrixVm {
-            name: self.name,
-            pid: self.pid,
-            domid: self.domid,
-            vcpus: self.vcpus.unwrap_or(1),
-            memory,
-        })
+        // Earlier files have a number only, which may be another's by now.
+        let id = match (self.pid, self.start_ticks, self.domid, self.uuid) {
+            (Some(id), Some(start_ticks), None, _) => Some(VmId::Process(TaskId { id, start_ticks })),
+            (None, _, Some(domid), Some(uuid)) => Some(VmId::XenDomain(XenDomainId { domid, uuid })),
+            _ => None,
+        };
+        Ok(MatrixVm { name: self.name, id, uuid: self.uuid, vcpus: self.vcpus.unwrap_or(1), memory })
+    }
+}
+
+/// A VM as the JSON has it: what does not apply to its kind is null.
+#[derive(Serialize)]
+struct OutVm<'a> {
+    name: &'a str,
+    vm_kind: Option<VmKind>,
+    pid: Option<i32>,
+    start_ticks: Option<u64>,
+    uuid: Option<Uuid>,
+    domid: Option<u32>,
+    vcpus: u32,
+    #[serde(flatten)]
+    memory: Option<MemoryUse>,
+}
+
+impl<'a> From<&'a MatrixVm> for OutVm<'a> {
+    fn from(vm: &'a MatrixVm) -> Self {
+        let process = vm.id.and_then(|id| id.process());
+        let domain = vm.id.and_then(|id| id.xen_domain());
+        Self {
+            name: &vm.name,
+            vm_kind: vm.id.map(|id| id.kind()),
+            pid: process.map(|process| process.id),
+            start_ticks: process.map(|process| process.start_ticks),
+            uuid: vm.uuid.or(domain.map(|domain| domain.uuid)),
+            domid: domain.map(|domain| domain.domid),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+        }
     }
 }
 
@@ -165,7 +199,7 @@ impl Serialize for SharingMatrix {
         struct Out<'a> {
             schema: &'static str,
             method: Method,
-            vms: &'a [MatrixVm],
+            vms: Vec<OutVm<'a>>,
             shared_frames: &'a Option<Vec<Vec<u64>>>,
             rate: &'a [Vec<f64>],
             duration_ms: Option<f64>,
@@ -176,7 +210,7 @@ impl Serialize for SharingMatrix {
         Out {
             schema: SCHEMA,
             method: self.method,
-            vms: &self.vms,
+            vms: self.vms.iter().map(OutVm::from).collect(),
             shared_frames: &self.cells.shared_frames,
             rate: &self.cells.rate,
             duration_ms: self.duration_ms,
@@ -305,11 +339,7 @@ impl SharingMatrix {
             csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
         let syntax = |error: csv::Error| MatrixFileError::Syntax(error.to_string());
         let header = reader.headers().map_err(syntax)?.clone();
-        let vms: Vec<MatrixVm> = header
-            .iter()
-            .skip(1)
-            .map(|name| MatrixVm { name: name.to_owned(), pid: None, domid: None, vcpus: 1, memory: None })
-            .collect();
+        let vms: Vec<MatrixVm> = header.iter().skip(1).map(MatrixVm::named).collect();
         check_vms(&vms)?;
         let mut rate: Vec<Vec<f64>> = Vec::new();
         for record in reader.records() {
@@ -409,115 +439,4 @@ fn check_square<T>(what: &str, rows: &[Vec<T>], expected: usize) -> Result<(), M
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Table 1 of the paper.
-    const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\n\
-        VM1,-,71.17,0.07,0.05\n\
-        VM2,71.43 %,,0.06,0.05\n\
-        VM3,0.06,0.05,-,52.18\n\
-        VM4,0.04,0.05,52.38,-\n";
-
-    #[test]
-    fn the_papers_table_is_read() {
-        let matrix = SharingMatrix::from_file_text(TABLE_1).unwrap();
-        assert_eq!(matrix.len(), 4);
-        assert!((matrix.rate(1, 0) - 0.7143).abs() < 1e-12);
-        assert_eq!(matrix.rate(1, 1), 0.0);
-        assert_eq!(matrix.shared_frames(0, 1), None);
-    }
-
-    #[test]
-    fn bad_csv_is_refused_with_its_place() {
-        for (text, word) in [
-            ("", "names no VM"),
-            ("vm,a,b\na,-,1\n", "first column"),
-            ("vm,a,b\na,-,1\nb,1\n", "row of \"b\""),
-            ("vm,a,b\na,-,1\nb,1,-\nc,1,1\n", "not square"),
-            ("vm,a,b\na,-,NaN\nb,1,-\n", "NaN"),
-            ("vm,a,b\na,-,inf\nb,1,-\n", "inf"),
-            ("vm,a,b\na,-,-3\nb,1,-\n", "-3"),
-            ("vm,a,b\na,-,100.5\nb,1,-\n", "100.5"),
-            ("vm,a,b\na,5,1\nb,1,-\n", "diagonal"),
-            ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
-            ("vm,a,\na,-,1\n,1,-\n", "no name"),
-            ("vm,a,b\nb,-,1\na,1,-\n", "one order"),
-        ] {
-            let error = SharingMatrix::from_file_text(text).unwrap_err().to_string();
-            assert!(error.contains(word), "{text:?}: {error}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-    }
-
-    #[test]
-    fn bad_json_is_refused_with_its_place() {
-        let with = |vms: &str, frames: &str, rate: &str| {
-            format!(r#"{{"schema":"huddle/matrix/1","vms":{vms},"shared_frames":{frames},"rate":{rate}}}"#)
-        };
-        let ab = r#"[{"name":"a"},{"name":"b"}]"#;
-        for (text, word) in [
-            (r#"{"schema":"huddle/plan/1","vms":[],"rate":[]}"#.to_owned(), "huddle/plan/1"),
-            ("{".to_owned(), "not a matrix"),
-            (with("[]", "null", "[]"), "names no VM"),
-            (with(ab, "null", "[[0,1]]"), "rate has 1"),
-            (with(ab, "null", "[[0,1],[1]]"), "row 2 of rate"),
-            (with(ab, "null", "[[0,1.5],[1,0]]"), "1.5"),
-            (with(ab, "null", "[[0,-0.5],[1,0]]"), "-0.5"),
-            (with(ab, "null", "[[0,NaN],[1,0]]"), "not a matrix"),
-            (with(ab, "null", "[[0.5,1],[1,0]]"), "diagonal"),
-            (with(ab, "[[0,1],[2,0]]", "[[0,1],[1,0]]"), "both ways"),
-            (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"},{"name":"b"}],"rate":[[0,1],[1,0]],"rate_error":[[0,-0.5],[0,0]]}"#.to_owned(), "-0.5"),
-            (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"}],"rate":[[0]],"rate_error":[]}"#.to_owned(), "rate_error has 0"),
-            (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
-        ] {
-            let error = SharingMatrix::from_file_text(&text).unwrap_err().to_string();
-            assert!(error.contains(word), "{text:?}: {error}");
-        }
-    }
-
-    fn measured() -> impl Strategy<Value = SharingMatrix> {
-        (1usize..7).prop_flat_map(|n| {
-            let frames = proptest::collection::vec(proptest::collection::vec(0u64..1000, n), n);
-            let used = proptest::collection::vec(1000u64..5000, n);
-            (frames, used).prop_map(|(frames, used)| {
-                let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
-                    name: format!("vm{i}"),
-                    // Of a process or of a domain.
-                    pid: (i % 2 == 0).then_some(i as i32 + 1),
-                    domid: (i % 2 == 1).then_some(i as u32),
-                    vcpus: 1,
-                    memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
-                });
-                let matrix = SharingMatrix::measured(Method::Content, vms.collect(), &frames, 1.5, 0.25);
-                let errors: Vec<Vec<f64>> =
-                    frames.iter().map(|row| row.iter().map(|count| *count as f64 / 7e3).collect()).collect();
-                if frames.len() % 2 == 0 { matrix.estimated(&errors) } else { matrix }
-            })
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn writing_and_reading_agree(matrix in measured()) {
-            let text = serde_json::to_string(&matrix).unwrap();
-            prop_assert_eq!(SharingMatrix::from_file_text(&text).unwrap(), matrix);
-        }
-
-        #[test]
-        fn no_text_makes_the_reader_panic(text in ".{0,200}") {
-            let _ = SharingMatrix::from_file_text(&text);
-        }
-
-        #[test]
-        fn no_table_of_cells_makes_the_reader_panic(text in "[a-c,0-9.\n%-]{0,120}") {
-            if let Ok(matrix) = SharingMatrix::from_file_text(&text) {
-                for (i, j) in matrix.pairs() {
-                    prop_assert!((0.0..=1.0).contains(&matrix.rate(i, j)));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -200,7 +200,7 @@ impl<'a> Board<'a> {
     }
 
     /// Places a VM that has no partner to join: whole where a share has room, else over as few domains
-    /// as possible, else over a share with a word.
+    /// as possible, else over a share, with a reason.
     pub(super) fn put_anywhere(&mut self, vm: usize) {
         if let Some(domain) = self.roomiest(&[vm]) {
             self.put(vm, domain);
@@ -213,7 +213,7 @@ impl<'a> Board<'a> {
         if !allowed.is_empty() && peaceful.is_empty() {
             let name = self.input.name(vm);
             self.because(format!(
-                "{name} cannot be kept apart from all it should be: every domain it may run in holds one"
+                "{name} cannot be kept apart from every VM that it should: each domain it may run in holds one"
             ));
         } else {
             allowed = peaceful;
@@ -254,11 +254,11 @@ impl<'a> Board<'a> {
             domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
         if domains.len() > 1 {
             self.because(format!(
-                "{name} fits whole into no domain's share: its vCPUs are spread over domains {ids}"
+                "{name} does not fit into the share of one domain: its vCPUs are spread over domains {ids}"
             ));
         }
         if over_share {
-            let limit = |most: Option<f64>, of: &str| most.map(|most| format!("at most {most} a {of}"));
+            let limit = |most: Option<f64>, of: &str| most.map(|most| format!("at most {most} per {of}"));
             let limits = self.input.limits;
             let by_cpu = limits.and_then(|limits| limit(limits.vcpus_per_cpu, "CPU"));
             let by_core = limits.and_then(|limits| limit(limits.vcpus_per_core, "core"));

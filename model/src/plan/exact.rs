@@ -42,7 +42,7 @@ pub fn exact(instance: &Instance, current: &Bins) -> Exact {
     };
     let all = solver.bound(0, 0.0);
     solver.descend(0, 0.0);
-    // Nothing is proven of an assignment that leaves somebody out.
+    // Nothing is proven of an assignment that leaves a VM out.
     let proven = solver.steps < MOST_STEPS && solver.best.iter().all(Option::is_some);
     let bound = if proven { instance.value(&solver.best) } else { all };
     Exact { bins: solver.best, bound, proven }

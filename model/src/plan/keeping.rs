@@ -29,7 +29,7 @@ impl std::fmt::Display for Broken {
 }
 
 impl PlanInput<'_> {
-    /// The limits that a placement breaks; of vCPUs that it does not name nobody knows where they run.
+    /// The limits that a placement breaks; where vCPUs run that it does not name is not known.
     pub fn broken(&self, placement: &[VcpuPlacement]) -> Broken {
         let position: BTreeMap<&str, usize> =
             self.matrix.vms().iter().enumerate().map(|(at, vm)| (vm.name.as_str(), at)).collect();

@@ -6,36 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
 
-/// What every plan has to keep to, beside where VMs may run. A plan that cannot says so in its reasons.
+/// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons. Nothing is
+/// limited by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanLimits {
-    /// Groups of VMs, by name, of which no two may share a cache: tenants that do not trust each other.
-    /// VMs that do not run are passed over.
+    /// Groups of VMs, by name, of which no two may share a cache: tenants that do not trust each other. VMs
+    /// that do not run are ignored.
     pub apart: Vec<Vec<String>>,
-    /// Most vCPUs on a domain for each of its CPUs; `None` for the share of the domain alone. It only ever
-    /// lowers the share (see [`plan`](super)).
+    /// Most vCPUs on a cache domain for each of its CPUs. It can only lower the share of the vCPUs that each
+    /// domain gets.
     pub vcpus_per_cpu: Option<f64>,
-    /// The same for each core: two siblings (SMT) have one pipeline and one first-level cache. Where the
-    /// host does not tell its cores, each CPU counts as one.
+    /// The same for each core: two siblings (SMT) have one pipeline and one first-level cache. Where the cores
+    /// of the host are not known, each CPU counts as one.
     pub vcpus_per_core: Option<f64>,
-    /// Most CPU time that the VMs of a domain use together, for each of its CPUs, from 0 to 1: by their last
-    /// window of observation. A VM nobody has observed counts as one with all vCPUs busy.
+    /// Most CPU time that the VMs of a domain use together, for each of its CPUs, from 0 to 1, in the last
+    /// window of observation. A VM that was not observed counts as one with all vCPUs busy.
     pub load_per_cpu: Option<f64>,
     /// Least share, from 0 to 1, of a VM's memory that is on the NUMA node of a domain it may go to. A VM
     /// without such a domain is not limited.
     pub local_memory: Option<f64>,
-    /// What VMs use of a cache, in KiB, by name; else what the processor's monitoring (resctrl) measures.
+    /// What VMs use of a cache, in KiB, by name. For other VMs it is what the processor's monitoring (resctrl)
+    /// measures.
     pub working_set_kib: BTreeMap<String, u64>,
-    /// Policy `sharing`: how many shared frames within a domain are given up for one frame less by which
-    /// the working sets in a domain exceed its cache; `None` for 1. Without working sets it has no effect.
+    /// With policy `sharing`: how many shared frames within a domain are given up for one frame less by which
+    /// the working sets in a domain exceed its cache. Without working sets it has no effect. [default: 1]
     pub contention: Option<f64>,
 }
 
 /// A limit that cannot be.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BadLimit {
-    /// One VM has nobody to be kept apart from.
+    /// A group of one VM keeps nothing apart.
     #[error("apart has the group {0:?}, expected the names of two or more different VMs")]
     Group(Vec<String>),
     /// No VM fits into that.
@@ -77,8 +79,8 @@ impl PlanLimits {
         check(self.contention, cost, BadLimit::Contention)
     }
 
-    /// Names in these limits that no VM of `matrix` has, a sentence each: a slip of the pen must not
-    /// switch a limit off unseen.
+    /// Names in these limits that no VM of `matrix` has, a sentence each: a misspelt name must not
+    /// switch a limit off silently.
     pub fn unknown_names(&self, matrix: &SharingMatrix) -> Vec<String> {
         let is_known = |name: &str| matrix.vms().iter().any(|vm| vm.name == name);
         let apart = self.apart.iter().flatten().map(|name| ("apart", name));
@@ -124,8 +126,8 @@ mod tests {
     fn groups_are_pairs_of_those_that_run() {
         let vm = |name: &str| MatrixVm {
             name: name.into(),
-            pid: None,
-            domid: None,
+            id: None,
+            uuid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: 1, ..MemoryUse::default() }),
         };

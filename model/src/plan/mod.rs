@@ -26,6 +26,7 @@ mod contention;
 mod exact;
 mod expected;
 mod instance;
+mod json;
 mod keeping;
 mod limits;
 mod nodes;
@@ -49,6 +50,7 @@ use board::Board;
 pub use exact::{Exact, exact};
 pub use expected::Expected;
 pub use instance::{Bins, Instance};
+pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
@@ -66,7 +68,7 @@ pub struct PlanVm {
     pub vcpus: Vec<u32>,
     /// CPUs that its vCPUs kept busy of late, on average; `None` when that is not known.
     pub cpus_busy: Option<f64>,
-    /// Frames of a cache that it uses when nobody takes them from it; `None` when that is not known.
+    /// Frames of a cache that it uses when no other VM takes them; `None` when that is not known.
     pub working_set_frames: Option<u64>,
     /// Pages of its memory on each NUMA node; empty when that is not known.
     pub node_pages: BTreeMap<u32, u64>,
@@ -115,7 +117,7 @@ const FRAME_BYTES: u64 = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct PlanInput<'a> {
     matrix: &'a SharingMatrix,
-    /// What figures are told by, where the plan is made by other weights.
+    /// What figures are computed from, where the plan is made by other weights.
     measured: Option<&'a SharingMatrix>,
     topology: &'a Topology,
     vms: &'a [PlanVm],
@@ -360,7 +362,7 @@ pub struct VcpuPlacement {
 pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
-    /// The domains it speaks of.
+    /// The domains it is about.
     pub domains: Vec<CacheDomain>,
     /// One entry a placed vCPU, in the order of the matrix, then of the vCPU; vCPUs not named are
     /// left to the kernel.
@@ -386,34 +388,6 @@ impl Plan {
     }
 }
 
-impl Serialize for Plan {
-    /// The JSON `huddle/plan/1`.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Out<'a> {
-            schema: &'static str,
-            policy: Policy,
-            domains: &'a [CacheDomain],
-            placement: &'a [VcpuPlacement],
-            shared_within: Option<u64>,
-            shared_total: Option<u64>,
-            expected: Option<Expected>,
-            reasons: &'a [String],
-        }
-        Out {
-            schema: "huddle/plan/1",
-            policy: self.policy,
-            domains: &self.domains,
-            placement: &self.placement,
-            shared_within: self.shared_within,
-            shared_total: self.shared_total,
-            expected: self.expected,
-            reasons: &self.reasons,
-        }
-        .serialize(serializer)
-    }
-}
-
 fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
     let within =
         |(i, j)| input.told().shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
@@ -422,6 +396,3 @@ fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod search_tests;

@@ -9,7 +9,8 @@ use crate::topology::DomainId;
 /// what there is to say of it. `None` where that is no limit: none is set, or all domains are on one node.
 pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String>)> {
     let least = input.limits?.local_memory?;
-    let nodes: BTreeSet<Option<u32>> = input.topology.domains().iter().map(|domain| domain.node).collect();
+    let nodes: BTreeSet<&BTreeSet<u32>> =
+        input.topology.domains().iter().map(|domain| &domain.nodes).collect();
     if nodes.len() < 2 {
         return None;
     }
@@ -25,9 +26,11 @@ pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String
             return vm;
         }
         let share = |node: u32| vm.node_pages.get(&node).copied().unwrap_or(0) as f64 / pages as f64;
-        let is_near = |node: Option<u32>| node.is_none_or(|node| share(node) >= least);
+        let is_near = |nodes: &BTreeSet<u32>| {
+            nodes.is_empty() || nodes.iter().map(|node| share(*node)).sum::<f64>() >= least
+        };
         let may = input.topology.domains().iter().filter(|domain| input.is_allowed(position, domain.id));
-        let near: BTreeSet<DomainId> = may.filter(|domain| is_near(domain.node)).map(|d| d.id).collect();
+        let near: BTreeSet<DomainId> = may.filter(|domain| is_near(&domain.nodes)).map(|d| d.id).collect();
         if near.is_empty() {
             notes.push(format!(
                 "{name}: no domain it may run in is on a node with {:.0} % of its memory, so that limits \

@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use super::instance::{Bins, Instance};
 use crate::rng::Rng;
 
-/// Up to this many items the search begins anew many times.
+/// Up to this many items the search restarts many times.
 const SMALL: usize = 48;
 const RESTARTS: u64 = 60;
 

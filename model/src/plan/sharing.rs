@@ -29,7 +29,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
         let whole = found.bins.iter().all(Option::is_some);
         let frames = input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some());
         let (n, value) = (items.len(), instance.value(&found.bins));
-        let proof = if found.proven { "which is proven" } else { "the search was given up before its end" };
+        let proof = if found.proven { "which is proven" } else { "the search ended early" };
         board.because(match (whole, frames) {
             (false, _) => format!("no placement of all {n} VMs keeps every limit: there is no optimum"),
             (true, true) => {
@@ -50,7 +50,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
         }
         relieved(&mut board, &items, &instance, search(&instance, &current, 1))
     };
-    // Bins that are as large may be named as the VMs lie now, so that equal plans move nobody.
+    // Bins that are as large may be named as the VMs lie now, so that equal plans move no VM.
     for (item, bin) in relabelled(&instance, &bins, &current).iter().enumerate() {
         if let Some(bin) = *bin {
             board.put(items[item], bin);

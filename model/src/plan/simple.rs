@@ -66,7 +66,7 @@ pub(super) fn load<'a>(input: &PlanInput<'a>) -> Board<'a> {
     board
 }
 
-/// One change: a VM to another domain, and in exchange one of as many vCPUs from there, or nobody.
+/// One change: a VM to another domain, and in exchange one of as many vCPUs from there, or none.
 type Change = (usize, usize, Option<usize>);
 
 fn even(input: &PlanInput<'_>, board: &mut Board<'_>) {

@@ -1,3 +1,5 @@
+mod search;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -10,7 +12,7 @@ pub(super) fn host(cpus: &[u32]) -> Topology {
     let domains = cpus.iter().zip(0u32..).map(|(count, id)| {
         let own: CpuSet = (next..next + count).collect();
         next += count;
-        CacheDomain { id: DomainId(id), cpus: own, size_bytes: None, node: None }
+        CacheDomain { id: DomainId(id), cpus: own, size_bytes: None, nodes: Default::default() }
     });
     Topology::new(None, domains.collect()).unwrap()
 }
@@ -23,8 +25,8 @@ fn vms(vcpus: &[u32], shared: &[(usize, usize, u64)]) -> SharingMatrix {
     }
     let vms = vcpus.iter().zip('a'..).map(|(vcpus, name)| MatrixVm {
         name: name.to_string(),
-        pid: None,
-        domid: None,
+        id: None,
+        uuid: None,
         vcpus: *vcpus,
         memory: Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() }),
     });
@@ -103,7 +105,7 @@ fn a_vm_too_large_for_a_share_is_spread_and_said() {
     let matrix = vms(&[4, 1, 1], &[(0, 1, 900)]);
     let plan = plan(Policy::Paper, &matrix, &host(&[3, 3]));
     assert_eq!(plan.placement.len(), 6);
-    assert!(plan.reasons.iter().any(|reason| reason.contains("fits whole into no domain's share")));
+    assert!(plan.reasons.iter().any(|reason| reason.contains("does not fit into the share of one domain")));
 }
 
 #[test]
@@ -145,15 +147,16 @@ fn what_a_found_vm_may_and_does_is_taken_from_its_cpus() {
     let task = crate::vm::TaskId { id: 7, start_ticks: 9 };
     let vcpu = |index, cpus: &str| crate::vm::Vcpu {
         index,
-        thread: task,
-        process: task,
-        thread_name: "CPU 0/KVM".into(),
+        id: task.into(),
+        process: Some(task),
+        thread_name: Some("CPU 0/KVM".into()),
         affinity: cpus.parse().unwrap(),
         last_cpu: None,
     };
     let vm = Vm {
         name: "a".into(),
-        process: task,
+        id: task.into(),
+        uuid: None,
         vmm: crate::vm::VmmKind::QemuKvm,
         vcpus: vec![vcpu(0, "2-3"), vcpu(1, "0-3"), vcpu(2, "5")],
         memory: Vec::new(),

@@ -35,7 +35,8 @@ pub struct Manifest {
     pub stopped: Option<String>,
     /// Version of huddle.
     pub huddle_version: String,
-    /// Git revision huddle was built from, where the build knew it.
+    /// Git revision huddle was built from, as `git describe --always --dirty` tells it; `None` where it was
+    /// built from an archive of its sources.
     pub git_revision: Option<String>,
     /// The command line, program first.
     pub command_line: Vec<String>,

@@ -14,6 +14,7 @@ mod rows;
 mod tables;
 mod time;
 mod update_rows;
+mod vm_columns;
 
 pub use manifest::{
     CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
@@ -25,13 +26,17 @@ pub use rows::{event_rows, round_rows};
 pub use tables::*;
 pub use time::{run_id, utc_text};
 pub use update_rows::RowContext;
+pub use vm_columns::{UuidText, VmColumns};
 
 /// Version of tables and columns.
 ///
 /// 1: sharing, vms, placements, decisions, ksm, events. 2: adds counters, residency, exits, merging,
 /// occupancy, reported, programs, windows, trials; the tables of 1 are unchanged. 3: adds responses; the
-/// column `run` of ksm, which collided with the partition `run=`, is `ksm_run` ([`Table::column_name`]).
-pub const SCHEMA_VERSION: u32 = 3;
+/// column `run` of ksm, which collided with the partition `run=`, is `ksm_run` ([`Table::column_name`]). 4: adds
+/// `vm_kind`, `uuid` and `domid` wherever a VM is named, `trial` beside `arm` and `block`, `nodes` to placements
+/// and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
+/// numbers there and the first 8 bytes of the UUID as start time.
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -54,12 +59,35 @@ impl Table {
         }
     }
 
-    /// The name that the column `name` of today had in recordings of `version`; today's where it is the same.
-    pub fn column_name(self, name: &'static str, version: u32) -> &'static str {
-        match (self, name) {
-            (Self::Ksm, "ksm_run") if version < 3 => "run",
-            _ => name,
+    /// The name that the column `name` of today had in recordings of `version`, today's where it is the same;
+    /// `None` where they have no such column.
+    pub fn column_name(self, name: &'static str, version: u32) -> Option<&'static str> {
+        if version < self.column_since(name) {
+            return None;
         }
+        match (self, name) {
+            (Self::Ksm, "ksm_run") if version < 3 => Some("run"),
+            _ => Some(name),
+        }
+    }
+
+    /// The version of the schema that a column of this table came with; what came later than the table may be
+    /// null, and is in older recordings.
+    pub fn column_since(self, name: &str) -> u32 {
+        let later = match name {
+            "vm_kind" | "uuid" | "domid" | "other_kind" | "other_uuid" | "other_domid" | "trial" => 4,
+            "nodes" if self == Self::Placements => 4,
+            "run_ns" if self == Self::Counters => 4,
+            _ => 1,
+        };
+        later.max(self.since())
+    }
+
+    /// Whether a column may be null in recordings of `version`.
+    pub fn is_nullable(self, column: &Column, version: u32) -> bool {
+        let of_processes = ["pid", "start_ticks", "vm_pid", "thread", "thread_start_ticks"];
+        let was_never = version < 4 && self != Self::Sharing && of_processes.contains(&column.name);
+        column.nullable && !was_never
     }
 }
 
@@ -222,7 +250,16 @@ mod tests {
 
     #[test]
     fn rows_are_read_back_from_their_cells() {
-        let row = EventRow { at_us: -7, round: 3, kind: "note".into(), vm: None, message: "m".into() };
+        let row = EventRow {
+            at_us: -7,
+            round: 3,
+            kind: "note".into(),
+            vm: None,
+            vm_kind: None,
+            uuid: None,
+            domid: None,
+            message: "m".into(),
+        };
         let read = |at: usize| EventRow::CELLS[at](&row);
         assert_eq!(EventRow::of(read).unwrap(), row);
         for (position, column) in EventRow::COLUMNS.iter().enumerate() {
@@ -238,11 +275,19 @@ mod tests {
             for column in table.columns() {
                 assert!(!["host", "run"].contains(&column.name), "{table}: {}", column.name);
                 let old = table.column_name(column.name, SCHEMA_VERSION);
-                assert_eq!(old, column.name, "{table}");
+                assert_eq!(old, Some(column.name), "{table}");
+                // What older recordings lack is null for them.
+                assert!(
+                    column.nullable || table.column_since(column.name) == table.since(),
+                    "{table}: {column:?}"
+                );
             }
         }
-        assert_eq!(Table::Ksm.column_name("ksm_run", 2), "run");
-        assert_eq!(Table::Ksm.column_name("full_scans", 1), "full_scans");
+        assert_eq!(Table::Ksm.column_name("ksm_run", 2), Some("run"));
+        assert_eq!(Table::Ksm.column_name("full_scans", 1), Some("full_scans"));
+        assert_eq!(Table::Counters.column_name("run_ns", 3), None);
+        assert_eq!(Table::Residency.column_name("run_ns", 3), Some("run_ns"));
+        assert_eq!(Table::Vms.column_name("domid", 3), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! From an observation, and from the decisions of trials, to the rows that are recorded of them.
 
+use std::collections::HashMap;
+
 use super::rows::signed;
 use super::{
     CounterRow, ExitRow, MergingRow, OccupancyRow, ProgramRow, ReportRow, ResidencyRow, Rows, TrialRow,
-    WindowRow,
+    VmColumns, WindowRow,
 };
 use crate::availability::Availability;
 use crate::counters::CounterRole;
@@ -11,9 +13,10 @@ use crate::observation::{Observation, ProgramCost, VcpuObservation};
 use crate::topology::{DomainId, Topology};
 use crate::trial::Decision;
 
-/// The rows of one window; `topology` tells the domains of CPUs.
+/// The rows of one window; `topology` has the domains of CPUs.
 pub fn observation_rows(topology: Option<&Topology>, seen: &Observation) -> Rows {
-    let window = Window { seen, round: seen.round, topology };
+    let vms = seen.vms.iter().map(|vm| (vm.name.as_str(), VmColumns::from(vm))).collect();
+    let window = Window { seen, round: seen.round, topology, vms: &vms };
     Rows {
         counters: seen.vcpus.iter().map(|vcpu| window.counters(vcpu)).collect(),
         residency: seen.vcpus.iter().flat_map(|vcpu| window.residency(vcpu)).collect(),
@@ -52,6 +55,8 @@ struct Window<'a> {
     seen: &'a Observation,
     round: u64,
     topology: Option<&'a Topology>,
+    /// Which VM each name is.
+    vms: &'a HashMap<&'a str, VmColumns>,
 }
 
 impl Window<'_> {
@@ -61,6 +66,14 @@ impl Window<'_> {
 
     fn end_us(&self) -> i64 {
         signed(self.seen.end_unix_us)
+    }
+
+    fn vm(&self, name: &str) -> VmColumns {
+        self.vms.get(name).copied().unwrap_or_default()
+    }
+
+    fn trial(&self) -> Option<u32> {
+        self.seen.trial.as_ref().map(|trial| trial.trial)
     }
 
     fn arm(&self) -> Option<String> {
@@ -77,22 +90,28 @@ impl Window<'_> {
         let read = (counters.interval_s > 0.0).then_some(counters);
         let count = |role| counters.count(role).value().copied();
         let broken = self.seen.merging.iter().find(|vm| vm.vm == vcpu.vm);
+        let (vm, thread) = (self.vm(&vcpu.vm), vcpu.id.thread());
         CounterRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
             round: self.round,
             vm: vcpu.vm.clone(),
-            vm_pid: vcpu.process.id,
+            vm_kind: vm.vm_kind,
+            vm_pid: vcpu.process.map(|process| process.id),
+            uuid: vm.uuid,
+            domid: vm.domid,
             vcpu: vcpu.vcpu,
-            thread: vcpu.thread.id,
-            thread_start_ticks: vcpu.thread.start_ticks,
+            thread: thread.map(|thread| thread.id),
+            thread_start_ticks: thread.map(|thread| thread.start_ticks),
             domain: self.topology.and_then(|topology| vcpu.domain(topology)).map(|DomainId(id)| id),
+            trial: self.trial(),
             arm: self.arm(),
             block: self.block(),
             interval_ns: read.map(|read| (read.interval_s * 1e9).round() as u64),
             time_enabled_ns: read.map(|read| read.time_enabled_ns),
             time_running_ns: read.map(|read| read.time_running_ns),
+            run_ns: vcpu.run_ns(),
             cycles: count(CounterRole::Cycles),
             instructions: count(CounterRole::Instructions),
             llc_references: count(CounterRole::LlcReferences),
@@ -108,14 +127,18 @@ impl Window<'_> {
     }
 
     fn residency(self, vcpu: &VcpuObservation) -> impl Iterator<Item = ResidencyRow> {
+        let vm = self.vm(&vcpu.vm);
         vcpu.residency.value().into_iter().flatten().map(move |cpu| ResidencyRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
             round: self.round,
             vm: vcpu.vm.clone(),
+            vm_kind: vm.vm_kind,
+            uuid: vm.uuid,
+            domid: vm.domid,
             vcpu: vcpu.vcpu,
-            thread: vcpu.thread.id,
+            thread: vcpu.id.thread().map(|thread| thread.id),
             cpu: cpu.cpu,
             domain: self.topology.and_then(|topology| topology.domain_of(cpu.cpu)).map(|DomainId(id)| id),
             run_ns: cpu.run_ns,
@@ -126,12 +149,16 @@ impl Window<'_> {
     }
 
     fn exits(self, vcpu: &VcpuObservation) -> impl Iterator<Item = ExitRow> {
+        let vm = self.vm(&vcpu.vm);
         vcpu.exits.value().into_iter().flatten().map(move |(reason, exits)| ExitRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
             round: self.round,
             vm: vcpu.vm.clone(),
+            vm_kind: vm.vm_kind,
+            uuid: vm.uuid,
+            domid: vm.domid,
             vcpu: vcpu.vcpu,
             reason: *reason,
             exits: *exits,
@@ -139,13 +166,16 @@ impl Window<'_> {
     }
 
     fn merging(&self) -> Vec<MergingRow> {
-        let rows = self.seen.merging.iter().map(|vm| MergingRow {
+        let rows = self.seen.merging.iter().map(|vm| (vm, self.vm(&vm.vm))).map(|(vm, columns)| MergingRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
             round: self.round,
             vm: vm.vm.clone(),
-            vm_pid: vm.process.id,
+            vm_kind: Some(vm.id.kind()),
+            vm_pid: vm.id.process().map(|process| process.id),
+            uuid: columns.uuid,
+            domid: vm.id.xen_domain().map(|domain| domain.domid),
             pages_merged_now: vm.merged_now.value().copied(),
             pages_merged: vm.merges.value().copied(),
             pages_broken: vm.breaks.value().copied(),
@@ -155,12 +185,16 @@ impl Window<'_> {
     }
 
     fn occupancy(&self) -> Vec<OccupancyRow> {
-        let rows = self.seen.occupancy.value().into_iter().flatten().map(|of| OccupancyRow {
+        let seen = self.seen.occupancy.value().into_iter().flatten().map(|of| (of, self.vm(&of.vm)));
+        let rows = seen.map(|(of, vm)| OccupancyRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
             round: self.round,
             vm: of.vm.clone(),
+            vm_kind: vm.vm_kind,
+            uuid: vm.uuid,
+            domid: vm.domid,
             cache: of.cache,
             domain: of.domain.map(|DomainId(id)| id),
             llc_bytes: of.llc_bytes.value().copied(),
@@ -171,12 +205,17 @@ impl Window<'_> {
     }
 
     fn reported(&self) -> Vec<ReportRow> {
-        let rows = self.seen.reported.iter().map(|report| ReportRow {
+        let rows = self.seen.reported.iter().map(|report| (report, self.vm(&report.vm)));
+        let rows = rows.map(|(report, vm)| ReportRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
             round: self.round,
             vm: report.vm.clone(),
+            vm_kind: vm.vm_kind,
+            uuid: vm.uuid,
+            domid: vm.domid,
+            trial: self.trial(),
             arm: self.arm(),
             block: self.block(),
             operations: report.operations,
@@ -227,7 +266,7 @@ impl Window<'_> {
 }
 
 impl Observation {
-    /// What all BPF programs together cost in the window; unavailable when none of them tells.
+    /// What all BPF programs together cost in the window; unavailable when none of them reports it.
     pub fn programs_cost(&self) -> Availability<ProgramCost> {
         let mut reason = "no BPF program runs".to_owned();
         let mut total: Option<ProgramCost> = None;

@@ -51,15 +51,19 @@ pub fn schema_page() -> String {
     let mut page = format!(
         "# Schema of recordings, version {SCHEMA_VERSION}\n\n\
          Made from `model/src/schema` by `cargo run --package huddle-analysis --example schema_page`; a test fails when it is old.\n\n\
-         A run is a directory with `{MANIFEST_FILE}` and one directory a table, with the segments `segment-000001.parquet` and so \
-         on. Names that begin with a dot are open segments, which nobody can read. A table has its directory from its first row \
+         A run is a directory with `{MANIFEST_FILE}` and one directory per table, with the segments `segment-000001.parquet` and so \
+         on. Names that begin with a dot are open segments, which cannot be read. A table has its directory from its first row \
          on, so a run may lack some. In a fleet a run is `host=NAME/run=ID`; no column has the name of a partition.\n\n\
          - Times are microseconds since the Unix epoch, UTC. Units are in the names of columns.\n\
          - Null is \"not available\", never zero; a column that is not nullable never is null.\n\
          - Files are compressed by zstd; unit and meaning of each column are also in the file's own metadata.\n\
+         - A VM is held by a process (`vm_kind` process) or is a domain of Xen (xen_domain). `pid`, `vm_pid`, `thread` and start \
+         times are of processes, `domid` is of domains; what does not apply is null. `uuid` is of either.\n\
          - Versions {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} are read. A table that came with a later version than the manifest's \
          is not there. Before version 3 the column `ksm_run` of the table `ksm` was named `run`: read that table of old \
-         recordings without the partitions of the path.\n"
+         recordings without the partitions of the path. Before version 4 there was no `vm_kind`, `uuid`, `domid`, `trial`, `nodes` of \
+         placements and `run_ns` of counters, and a domain of Xen had its number as `pid` and `vm_pid`, the number of a vCPU as \
+         `thread`, and the first 8 bytes of its UUID as start time.\n"
     );
     for table in Table::ALL {
         // Writing to a String cannot fail.

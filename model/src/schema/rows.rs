@@ -1,6 +1,6 @@
 //! From a round and from events to the rows that are recorded of them.
 
-use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmRow};
+use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmColumns, VmRow};
 use crate::event::Event;
 use crate::matrix::{MemoryUse, SharingMatrix};
 use crate::plan::Plan;
@@ -35,12 +35,18 @@ pub fn round_rows(round: &Round) -> Rows {
 
 /// The rows of events that happened in `round`.
 pub fn event_rows(round: u64, events: &[Event]) -> Vec<EventRow> {
-    let row = |event: &Event| EventRow {
-        at_us: signed(event.at_unix_us),
-        round,
-        kind: event.kind.name().to_owned(),
-        vm: event.vm.clone(),
-        message: event.message.clone(),
+    let row = |event: &Event| {
+        let vm = event.vm.as_ref().map(VmColumns::from).unwrap_or_default();
+        EventRow {
+            at_us: signed(event.at_unix_us),
+            round,
+            kind: event.kind.name().to_owned(),
+            vm: event.vm.as_ref().map(|vm| vm.name.clone()),
+            vm_kind: vm.vm_kind,
+            uuid: vm.uuid,
+            domid: vm.domid,
+            message: event.message.clone(),
+        }
     };
     events.iter().map(row).collect()
 }
@@ -60,6 +66,7 @@ pub(super) fn signed(unix_us: u64) -> i64 {
 
 fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
     let vms = matrix.vms();
+    let columns: Vec<VmColumns> = vms.iter().map(VmColumns::from).collect();
     let method = matrix.method().to_string();
     let measured_in_us = matrix.duration_ms().map(|ms| (ms * 1000.0).round() as u64);
     let ordered = (0..vms.len()).flat_map(|i| (0..vms.len()).map(move |j| (i, j))).filter(|(i, j)| i != j);
@@ -69,9 +76,15 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
             end_us: time.end_us,
             round: time.round,
             vm: vms[i].name.clone(),
-            vm_pid: vms[i].pid,
+            vm_kind: columns[i].vm_kind,
+            vm_pid: columns[i].pid,
+            uuid: columns[i].uuid,
+            domid: columns[i].domid,
             other: vms[j].name.clone(),
-            other_pid: vms[j].pid,
+            other_kind: columns[j].vm_kind,
+            other_pid: columns[j].pid,
+            other_uuid: columns[j].uuid,
+            other_domid: columns[j].domid,
             shared_frames: matrix.shared_frames(i, j),
             rate: matrix.rate(i, j),
             method: method.clone(),
@@ -83,17 +96,19 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
 
 fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {
     // A VM that vanished during the scan and came back under its name is another process.
-    let measured = matrix.and_then(|matrix| {
-        matrix.vms().iter().find(|m| m.name == vm.name && m.pid.is_none_or(|pid| pid == vm.process.id))
-    });
+    let measured = matrix.and_then(|matrix| matrix.vms().iter().find(|measured| measured.is(vm)));
     let memory: Option<MemoryUse> = measured.and_then(|m| m.memory);
+    let columns = VmColumns::from(vm);
     VmRow {
         begin_us: time.begin_us,
         end_us: time.end_us,
         round: time.round,
         vm: vm.name.clone(),
-        pid: vm.process.id,
-        start_ticks: vm.process.start_ticks,
+        vm_kind: columns.vm_kind,
+        pid: columns.pid,
+        start_ticks: columns.start_ticks,
+        uuid: columns.uuid,
+        domid: columns.domid,
         vmm: vm.vmm.to_string(),
         vcpus: u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX),
         mergeable_bytes: vm.memory_bytes(MemoryKind::Mergeable),
@@ -121,24 +136,29 @@ fn placement(time: Window, round: &Round, vm: &Vm, vcpu: &Vcpu) -> PlacementRow 
         (Some(_), Some(outcome)) => (
             None,
             Some(format!(
-                "{} of the round's threads were passed over, maybe this one; see the events",
+                "{} of the round's threads were skipped, maybe this one; see the events",
                 outcome.skipped
             )),
         ),
     };
+    let (columns, thread) = (VmColumns::from(vm), vcpu.id.thread());
     PlacementRow {
         begin_us: time.begin_us,
         end_us: time.end_us,
         round: time.round,
         vm: vm.name.clone(),
-        vm_pid: vm.process.id,
+        vm_kind: columns.vm_kind,
+        vm_pid: columns.pid,
+        uuid: columns.uuid,
+        domid: columns.domid,
         vcpu: vcpu.index,
-        thread: vcpu.thread.id,
-        thread_start_ticks: vcpu.thread.start_ticks,
+        thread: thread.map(|thread| thread.id),
+        thread_start_ticks: thread.map(|thread| thread.start_ticks),
         cpus_before: vcpu.affinity.to_string(),
         last_cpu: vcpu.last_cpu,
         domain: domain.map(|domain| domain.id.0),
         cpus: domain.map(|domain| domain.cpus.to_string()),
+        nodes: domain.and_then(|domain| domain.nodes_text()),
         applied,
         not_applied_reason,
     }
@@ -201,5 +221,4 @@ fn ksm(time: Window, round: &Round) -> KsmRow {
 }
 
 #[cfg(test)]
-#[path = "rows_tests.rs"]
 mod tests;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, CellOf, Column, Row, Value};
+use super::{Cell, CellOf, Column, Row, UuidText, Value};
+use crate::id::VmKind;
 
 /// Does something with the rows of each table.
 pub trait TableVisitor {
@@ -116,12 +117,24 @@ tables! {
         round: u64, "count";
         /// The VM whose used frames are the whole of the rate.
         vm: String, "none";
-        /// Its process; null where the matrix does not say.
+        /// process or xen_domain; null where the matrix does not say.
+        vm_kind: Option<VmKind>, "none";
+        /// Its process; null for a domain of Xen and where the matrix does not say.
         vm_pid: Option<i32>, "number";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or the matrix does not say.
+        uuid: Option<UuidText>, "none";
+        /// Number of its domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// The VM it shares with.
         other: String, "none";
-        /// Process of the other VM; null where the matrix does not say.
+        /// What the other VM is, as `vm_kind`.
+        other_kind: Option<VmKind>, "none";
+        /// Process of the other VM, null like `vm_pid`.
         other_pid: Option<i32>, "number";
+        /// UUID of the other VM, null like `uuid`.
+        other_uuid: Option<UuidText>, "none";
+        /// Domain of the other VM, null like `domid`.
+        other_domid: Option<u32>, "number";
         /// Distinct frames, not zero-filled, that both map; null where only rates are known.
         shared_frames: Option<u64>, "frames";
         /// The shared frames as a part (0 to 1) of the frames that `vm` uses.
@@ -144,17 +157,23 @@ tables! {
         round: u64, "count";
         /// Its name, unique within the round.
         vm: String, "none";
-        /// The process that holds it; on Xen the number of the domain.
-        pid: i32, "number";
-        /// Start time of that process after boot, which tells it from a later one of the same pid; on Xen the first 8 bytes of the UUID of the domain.
-        start_ticks: u64, "ticks";
+        /// process or xen_domain; null in recordings before version 4.
+        vm_kind: Option<VmKind>, "none";
+        /// The process that holds it; null for a domain of Xen.
+        pid: Option<i32>, "number";
+        /// Start time of that process after boot, which distinguishes it from a later one of the same pid; null like `pid`.
+        start_ticks: Option<u64>, "ticks";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// What runs it.
         vmm: String, "none";
         /// How many vCPUs it has.
         vcpus: u32, "count";
         /// Guest memory that KSM may merge.
         mergeable_bytes: u64, "bytes";
-        /// Private anonymous guest memory that nobody marked mergeable.
+        /// Private anonymous guest memory that is not marked mergeable.
         anonymous_bytes: u64, "bytes";
         /// Guest memory in shared memory, which KSM never merges.
         shared_memory_bytes: u64, "bytes";
@@ -186,14 +205,20 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
-        /// The process that holds the VM; on Xen the number of the domain.
-        vm_pid: i32, "number";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// The process that holds the VM, of a vCPU of a control group that of its thread; null on Xen.
+        vm_pid: Option<i32>, "number";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// Id of the host thread that runs it; on Xen the number of the vCPU.
-        thread: i32, "number";
-        /// Start time of that thread after boot, which tells it from a later one of the same id.
-        thread_start_ticks: u64, "ticks";
+        /// Id of the host thread that runs it; null on Xen.
+        thread: Option<i32>, "number";
+        /// Start time of that thread after boot, which distinguishes it from a later one of the same id; null on Xen.
+        thread_start_ticks: Option<u64>, "ticks";
         /// CPUs the thread could run on when the round found it, before anything was changed, as a cpulist.
         cpus_before: String, "none";
         /// CPU the thread last ran on; null where the kernel did not say.
@@ -202,6 +227,8 @@ tables! {
         domain: Option<u32>, "number";
         /// CPUs of that domain as a cpulist; null when there is no domain.
         cpus: Option<String>, "none";
+        /// NUMA nodes of that domain, as a list like `cpus`; null where they are not known or there is no domain.
+        nodes: Option<String>, "none";
         /// Whether the thread now runs in its domain; null when that is not known or nothing is planned.
         applied: Option<bool>, "none";
         /// Why `applied` is not true; null when it is.
@@ -230,7 +257,7 @@ tables! {
         threads_changed: Option<u32>, "count";
         /// Threads that were already where they should be; null like `changed`.
         threads_unchanged: Option<u32>, "count";
-        /// Threads passed over because they were gone or another's; null like `changed`.
+        /// Threads skipped because they were gone or another's; null like `changed`.
         threads_skipped: Option<u32>, "count";
         /// Why there is no sharing matrix; null when there is one.
         sharing_unavailable: Option<String>, "none";
@@ -266,7 +293,7 @@ tables! {
         pages_unshared: Option<u64>, "pages";
         /// Pages that change too fast to be looked at.
         pages_volatile: Option<u64>, "pages";
-        /// Pages that smart_scan passed over; null where the kernel has no such file.
+        /// Pages that smart_scan skipped; null where the kernel has no such file.
         pages_skipped: Option<u64>, "pages";
         /// Pages put on the kernel's zero page by use_zero_pages; null where the kernel has no such file.
         ksm_zero_pages: Option<i64>, "pages";
@@ -298,6 +325,12 @@ tables! {
         kind: String, "none";
         /// The VM it concerns; null when it concerns none.
         vm: Option<String>, "none";
+        /// process or xen_domain; null where there is no VM or that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// One sentence.
         message: String, "none";
     }
@@ -314,16 +347,24 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
-        /// The process that holds the VM; on Xen the number of the domain.
-        vm_pid: i32, "number";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// The process that holds the VM, of a vCPU of a control group that of its thread; null on Xen.
+        vm_pid: Option<i32>, "number";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// Id of the host thread that runs it; on Xen the number of the vCPU.
-        thread: i32, "number";
-        /// Start time of that thread after boot, which tells it from a later one of the same id.
-        thread_start_ticks: u64, "ticks";
-        /// Cache domain it ran in for most of the window; null when it did not run or nobody saw where.
+        /// Id of the host thread that runs it; null on Xen.
+        thread: Option<i32>, "number";
+        /// Start time of that thread after boot, which distinguishes it from a later one of the same id; null on Xen.
+        thread_start_ticks: Option<u64>, "ticks";
+        /// Cache domain it ran in for most of the window; null when it did not run or where is not known.
         domain: Option<u32>, "number";
+        /// Number of the trial since the start of the loop, from 1; null outside of trials.
+        trial: Option<u32>, "number";
         /// The placement of a trial that was in force; null outside of trials.
         arm: Option<String>, "none";
         /// Number of the block of the trial, from 0; null outside of trials.
@@ -334,6 +375,8 @@ tables! {
         time_enabled_ns: Option<u64>, "ns";
         /// How long of that they were on the PMU: less than enabled means that counts are scaled estimates.
         time_running_ns: Option<u64>, "ns";
+        /// CPU time that the vCPU used, on all CPUs together; null where that was not measured.
+        run_ns: Option<u64>, "ns";
         /// Processor cycles, scaled to the time enabled; null when not counted.
         cycles: Option<f64>, "count";
         /// Instructions retired, scaled to the time enabled; null when not counted.
@@ -370,10 +413,16 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// Id of the host thread that runs it; on Xen the number of the vCPU.
-        thread: i32, "number";
+        /// Id of the host thread that runs it; null on Xen.
+        thread: Option<i32>, "number";
         /// The CPU.
         cpu: u32, "number";
         /// Cache domain of that CPU; null when it is in none or there is no topology.
@@ -400,6 +449,12 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
         /// The processor's exit reason, as its vendor numbers them.
@@ -420,8 +475,14 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
-        /// The process that holds the VM; on Xen the number of the domain.
-        vm_pid: i32, "number";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// The process that holds the VM; null on Xen.
+        vm_pid: Option<i32>, "number";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// Pages of it that are merged at the end of the window; null when the kernel did not say.
         pages_merged_now: Option<u64>, "pages";
         /// Pages put on a merged frame; null when not watched.
@@ -444,6 +505,12 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
         /// The cache, by the kernel's number.
         cache: u32, "number";
         /// The cache domain it is; null when domains are of another level.
@@ -468,6 +535,14 @@ tables! {
         round: u64, "count";
         /// Name of the VM.
         vm: String, "none";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
+        /// Number of the trial since the start of the loop, from 1; null outside of trials.
+        trial: Option<u32>, "number";
         /// The placement of a trial that was in force; null outside of trials.
         arm: Option<String>, "none";
         /// Number of the block of the trial, from 0; null outside of trials.
@@ -482,17 +557,25 @@ tables! {
     ResponseRow, Responses, responses {
         /// When the request was sent, or, in an open loop, was to be sent, since the Unix epoch.
         at_us: i64, "us";
-        /// Windows since the start of the run, from 1; 0 where nobody keeps windows.
+        /// Windows since the start of the run, from 1; 0 where there are no windows.
         window: u64, "count";
-        /// The round whose placement was in force; 0 where nobody keeps rounds.
+        /// The round whose placement was in force; 0 where there are no rounds.
         round: u64, "count";
         /// Name of the VM that was asked.
         vm: String, "none";
+        /// process or xen_domain; null where that is not known.
+        vm_kind: Option<VmKind>, "none";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or that is not known.
+        uuid: Option<UuidText>, "none";
+        /// Number of the domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
+        /// Number of the trial since the start of the loop, from 1; null outside of trials.
+        trial: Option<u32>, "number";
         /// The placement that was in force; null outside of trials and experiments.
         arm: Option<String>, "none";
         /// Number of the block of the trial or experiment; null outside of them.
         block: Option<u32>, "number";
-        /// From then until the response was complete, or until the request failed; null when not told.
+        /// From then until the response was complete, or until the request failed; null when not known.
         latency_us: Option<f64>, "us";
         /// HTTP status; null without a response or where the protocol has none.
         status: Option<u32>, "number";

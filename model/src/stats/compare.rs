@@ -6,7 +6,7 @@
 //! [`compare_blocks`] pairs by block: in a block both placements met the same disturbance, so the change
 //! is taken within each block; its median and interval are over blocks. [`compare_samples`] is for values
 //! that have no partner: the change is that of the medians, with the percentile bootstrap (Efron 1979) that
-//! draws both samples anew independently, and the test is Mann-Whitney's.
+//! resamples both samples independently, and the test is Mann-Whitney's.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use crate::rng::Rng;
 /// How many times the bootstrap draws.
 const RESAMPLES: usize = 4000;
 
-/// p value below which a drift is told.
+/// p value below which a drift is reported.
 const DRIFT_P: f64 = 0.05;
 
 /// One of the two things that are compared.
@@ -71,7 +71,7 @@ pub enum CannotCompare {
     #[error("one of the two placements has no usable value")]
     NoValue,
     /// The first side's median is 0, so there is no relative change.
-    #[error("the values before are 0 in the middle, so there is no relative change")]
+    #[error("the median of the values before is 0, so there is no relative change")]
     ZeroBefore,
 }
 
@@ -130,7 +130,7 @@ impl fmt::Display for Warning {
                 let at: Vec<String> = at.iter().map(ToString::to_string).collect();
                 write!(
                     f,
-                    "values {} stand far apart (number {}): look for what else ran then; the median bears them, a mean would not",
+                    "values {} are outliers (number {}): look for what else ran then; the median is robust against them, a mean is not",
                     side.name(),
                     at.join(", ")
                 )

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::median;
 use super::rank::{tie_sizes, two_sided_normal};
 
-/// Fewest values of which a trend is told: below it the normal approximation of the test is poor.
+/// Fewest values of which a trend is reported: below it the normal approximation of the test is poor.
 pub const LEAST_FOR_TREND: usize = 8;
 
 /// Modified z score from which a value is an outlier (Iglewicz and Hoaglin 1993).
@@ -51,7 +51,7 @@ pub fn trend(values: &[f64]) -> Option<Trend> {
 }
 
 /// Positions of the values whose modified z score, `0.6745 * |value - median| / MAD`, is above
-/// [`OUTLIER_SCORE`]. Where more than half of the values are equal the MAD is 0, and none is told.
+/// [`OUTLIER_SCORE`]. Where more than half of the values are equal the MAD is 0, and none is reported.
 pub fn outliers(values: &[f64]) -> Vec<usize> {
     let Some(middle) = median(values) else { return Vec::new() };
     let distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();

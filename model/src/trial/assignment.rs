@@ -58,8 +58,8 @@ impl Assignment {
         self.iter().filter(|(vm, _, _)| keep(vm)).map(|(vm, vcpu, d)| ((vm.to_owned(), vcpu), d)).collect()
     }
 
-    /// vCPUs that are elsewhere in the other; one that only one of the two names counts, since nobody
-    /// knows where it is.
+    /// vCPUs that are elsewhere in the other; one that only one of the two names counts, since
+    /// it is not known where it is.
     pub fn moves_to(&self, other: &Self) -> u32 {
         let here = self.0.iter().filter(|(vcpu, domain)| other.0.get(vcpu) != Some(domain)).count();
         let there = other.0.keys().filter(|vcpu| !self.0.contains_key(vcpu)).count();

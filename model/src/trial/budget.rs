@@ -5,7 +5,7 @@ use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Moves in a sliding hour, on a clock that nobody sets.
+/// Moves in a sliding hour, on a monotonic clock.
 #[derive(Clone, Debug)]
 pub struct MoveBudget {
     per_hour: u32,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Below this change of the matrix a pass told nothing new.
+/// Below this change of the matrix a pass brought nothing new.
 const QUIET: f64 = 0.02;
 
 /// Bounds of the time between two rounds.
@@ -15,7 +15,7 @@ pub struct CadenceLimits {
 }
 
 /// The time between two rounds: half as long after a pass in which sharing moved, half as long again after
-/// one that told nothing new.
+/// one that brought nothing new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cadence {
     limits: CadenceLimits,

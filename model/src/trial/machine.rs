@@ -1,8 +1,8 @@
 //! The closed loop as a state machine: observe -> propose -> trial -> decide -> hold.
 //!
 //! It is driven by rounds (a complete pass of KSM, with what was measured and planned) and windows (what
-//! counters and workloads said since), each with the time; it tells which placement is to be in force. It
-//! reads no clock: `now` is from a clock that nobody sets, so a step of the wall clock changes nothing but
+//! counters and workloads reported since), each with the time; it says which placement is to be in force. It
+//! reads no clock: `now` is from a monotonic clock, so a step of the wall clock changes nothing but
 //! the dates in the log.
 //!
 //! A trial has blocks; in each, both placements are in force once. The order alternates (before, after;
@@ -23,23 +23,23 @@ use super::verdict::{Verdict, judge};
 use super::writers::Writers;
 use super::{Arm, Comparison, Decision, Objective, Outcome};
 use crate::availability::Availability;
+use crate::id::VmId;
 use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, TrialBlock};
 use crate::plan::PlanInput;
 use crate::stats::Estimate;
 use crate::topology::Topology;
-use crate::vm::TaskId;
 
 /// Fewest blocks that can be decided on.
 const LEAST_BLOCKS: u32 = 8;
 
 /// A VM as a trial knows it: when any of this changes it is another one.
-pub type Member = (String, TaskId, u32);
+pub type Member = (String, VmId, u32);
 
 /// When something was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// On a clock that nobody sets, since any fixed start.
+    /// On a monotonic clock, since any fixed start.
     pub now: Duration,
     /// By the wall clock, in microseconds since the Unix epoch; only for the log.
     pub unix_us: u64,
@@ -52,13 +52,13 @@ pub struct RoundReading<'a> {
     pub at: Moment,
     /// Its number.
     pub round: u64,
-    /// The VMs there are: name, process, vCPUs.
+    /// The VMs there are: name, id, vCPUs.
     pub members: &'a BTreeSet<Member>,
     /// What they share.
     pub matrix: &'a SharingMatrix,
     /// The cache domains.
     pub topology: &'a Topology,
-    /// Where vCPUs are as far as their affinity tells.
+    /// Where vCPUs are as far as their affinity shows.
     pub here: &'a Assignment,
     /// What the policy wants.
     pub proposal: &'a Assignment,
@@ -191,7 +191,8 @@ impl Machine {
     pub fn block(&self) -> Option<TrialBlock> {
         let Phase::Trial(trial) = &self.phase else { return None };
         let (arm, block) = trial.counted()?;
-        Some(TrialBlock { arm: self.arms[arm as usize].name.clone(), block })
+        let number = u32::try_from(self.trials).unwrap_or(u32::MAX);
+        Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block })
     }
 
     /// How much the VMs' sharing counts: less than 1 for those that write to what they share.
@@ -249,7 +250,7 @@ impl Machine {
     /// What is wanted could not be put in force, or not all of it: what is tried so is not tried at all.
     pub fn not_in_force(&mut self, at: Moment, reason: &str) {
         if let Phase::Trial(_) = &self.phase {
-            self.abort(at, format!("the placement could not be put in force: {reason}"));
+            self.abort(at, format!("the placement could not be applied: {reason}"));
         }
     }
 
@@ -301,7 +302,7 @@ impl Machine {
         let broken = match host {
             HostReading { ksm_run: Some(run), .. } if run != 1 => Some("KSM was switched off".to_owned()),
             HostReading { load_per_cpu: Some(load), .. } if load > self.settings.load_limit => Some(format!(
-                "{load:.1} runnable tasks a CPU are above the limit of {}",
+                "{load:.1} runnable tasks per CPU are above the limit of {}",
                 self.settings.load_limit
             )),
             _ => seen.and_then(|seen| trial.disturbed(seen, self.objective)),

@@ -101,14 +101,14 @@ impl std::fmt::Display for Phase {
         match self {
             Self::Observing { moved: None } => f.write_str("observing"),
             Self::Observing { moved: Some(moved) } => {
-                write!(f, "observing: sharing moves, {:.0} % since the last pass", moved * 100.0)
+                write!(f, "observing: sharing changes, {:.0} % since the last pass", moved * 100.0)
             }
             Self::Trial { block, blocks } => write!(f, "trial block {block} of {blocks}"),
             Self::Holding => f.write_str("holding"),
             Self::DryRun => {
                 write!(f, "nothing is tried: {}", Pinning::DryRun.reason().unwrap_or_default())
             }
-            Self::Recorded(Some(TrialBlock { arm, block })) => {
+            Self::Recorded(Some(TrialBlock { arm, block, .. })) => {
                 write!(f, "trial block {}, arm {arm}", u64::from(*block) + 1)
             }
             Self::Recorded(None) => f.write_str("no trial in this window"),

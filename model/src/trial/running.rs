@@ -6,9 +6,9 @@ use super::Objective;
 use super::assignment::Assignment;
 use super::settings::TrialSettings;
 use crate::availability::Availability;
+use crate::id::VcpuId;
 use crate::observation::Observation;
 use crate::stats::BlockSums;
-use crate::vm::TaskId;
 
 /// Windows in a row without a value of the objective, or without a sign of life of a VM, that end it.
 const SILENT_WINDOWS: u32 = 3;
@@ -45,7 +45,7 @@ pub(super) struct Trial {
     counted: u32,
     silent: u32,
     /// vCPU threads at the first window.
-    threads: Option<BTreeSet<(String, u32, TaskId)>>,
+    threads: Option<BTreeSet<(String, u32, VcpuId)>>,
     /// VMs that gave signs of life, with the windows since the last.
     alive: Vec<(String, u32)>,
 }
@@ -92,7 +92,7 @@ impl Trial {
     /// Why the window cannot be one of this trial: a vCPU thread came or went, a VM stands still.
     pub(super) fn disturbed(&mut self, seen: &Observation, objective: Objective) -> Option<String> {
         let threads: BTreeSet<_> =
-            seen.vcpus.iter().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.thread)).collect();
+            seen.vcpus.iter().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.id)).collect();
         match &self.threads {
             Some(before) if *before != threads => {
                 let (vm, vcpu, _) = before.symmetric_difference(&threads).next()?;
@@ -114,12 +114,12 @@ impl Trial {
                 None => self.alive.push(((*vm).to_owned(), 0)),
             }
         }
-        // Where nobody gives a sign of life, it is the measuring that failed; see `add`.
+        // Where no VM shows activity, it is the measuring that failed; see `add`.
         for (name, silent) in self.alive.iter_mut().filter(|_| !awake.is_empty()) {
             if !awake.contains(name.as_str()) {
                 *silent += 1;
                 if *silent >= SILENT_WINDOWS {
-                    return Some(format!("{name} stands still: gone, paused, or moved to another host"));
+                    return Some(format!("{name} is stalled: ended, paused, or migrated to another host"));
                 }
             }
         }

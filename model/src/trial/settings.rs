@@ -4,39 +4,39 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How placements are tried. The defaults suit windows of one second.
+/// Limits of trials. The defaults suit windows of one second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrialSettings {
-    /// Least relative change of the objective for which a placement is kept (0.03: three percent better).
+    /// Least relative change of the objective for which a placement is kept (0.03: 3 % better).
     pub least_effect: f64,
-    /// Most blocks of one trial.
+    /// Most blocks of one trial, 8 to 50.
     pub blocks: u32,
     /// Windows that are counted in each placement's part of a block.
     pub windows: u32,
-    /// Windows after a switch that are not counted: caches fill anew.
+    /// Windows after a switch that are not counted, since caches fill again.
     pub warm_up_windows: u32,
-    /// Relative change for the worse at which a trial is broken off at once (0.3: thirty percent worse).
+    /// Relative change for the worse at which a trial is aborted at once (0.3: 30 % worse).
     pub worse_limit: f64,
-    /// Runnable tasks a CPU above which a trial is broken off, and none is begun.
+    /// Runnable tasks per CPU above which a trial is aborted, and none is started.
     pub load_limit: f64,
-    /// Least share of all shared frames that a proposal must bring within domains to be tried: the
+    /// Least share of all shared frames that a proposal must bring together within domains to be tried: the
     /// hysteresis that keeps noise in the matrix from moving VMs.
     pub least_gain: f64,
-    /// Relative change of the matrix between two passes above which sharing still moves.
+    /// Relative change of the matrix between two passes above which sharing is taken to be still changing.
     pub moving_limit: f64,
-    /// How long a proposal that was taken back is not tried again, in seconds; doubled each time.
+    /// How long a proposal that was taken back is not tried again, in seconds. It is doubled each time.
     pub cool_down_s: u64,
     /// How long nothing is tried after a placement was kept, in seconds.
     pub hold_s: u64,
     /// Most vCPUs that are moved between domains in any hour, trials included.
     pub moves_per_hour: u32,
-    /// Time over which merged pages have to last to be worth a move, in seconds: the weight of a VM is the
-    /// share of its merged pages that is expected to.
+    /// How long merged pages have to last to be worth a move, in seconds. The weight of a VM is the share of
+    /// its merged pages that is expected to.
     pub lasting_s: f64,
     /// Longest time between two rounds while nothing changes, in seconds.
     pub longest_interval_s: u64,
-    /// Where the chance of intervals and of the order of blocks comes from.
+    /// Seed of the random numbers for intervals and for the order of blocks.
     pub seed: u64,
 }
 

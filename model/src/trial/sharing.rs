@@ -17,7 +17,7 @@ pub fn change(before: &SharingMatrix, now: &SharingMatrix) -> f64 {
             .vms()
             .iter()
             .zip(now.vms())
-            .all(|(a, b)| (&a.name, a.pid, a.vcpus) == (&b.name, b.pid, b.vcpus));
+            .all(|(a, b)| (&a.name, a.id, a.vcpus) == (&b.name, b.id, b.vcpus));
     if !same {
         return 1.0;
     }
@@ -91,7 +91,7 @@ impl Gain {
     }
 }
 
-/// Share (0 to 1) of a VM's vCPUs in each domain; a vCPU nobody has placed may be on any CPU.
+/// Share (0 to 1) of a VM's vCPUs in each domain; a vCPU that was not placed may be on any CPU.
 fn presence(vm: &str, vcpus: u32, topology: &Topology, placed: &Assignment) -> Vec<f64> {
     let cpus: usize = topology.domains().iter().map(|domain| domain.cpus.len()).sum();
     // The numbers of vCPUs may have gaps, so those that are placed are counted, and the rest is free.

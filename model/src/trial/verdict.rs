@@ -61,11 +61,11 @@ pub(super) fn judge(pairs: &[(f64, f64)], more_is_better: bool, settings: &Trial
     if compared.change.median >= settings.least_effect && low > 0.0 && sure {
         Verdict::Keep(compared)
     } else if high < settings.least_effect {
-        let reason = format!("at best {:.1} % better, where {asked:.1} % are asked for", high * 100.0);
+        let reason = format!("at best {:.1} % better, where {asked:.1} % is required", high * 100.0);
         Verdict::TakeBack(compared, reason)
     } else if last {
         let reason = if compared.change.median < settings.least_effect {
-            format!("{:.1} % better, where {asked:.1} % are asked for", compared.change.median * 100.0)
+            format!("{:.1} % better, where {asked:.1} % is required", compared.change.median * 100.0)
         } else {
             format!("{:.1} % better, but that may be chance", compared.change.median * 100.0)
         };
@@ -92,7 +92,6 @@ fn boundary(blocks: u32) -> f64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

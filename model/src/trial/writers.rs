@@ -53,7 +53,7 @@ impl Writers {
         let many = self.0.iter().filter(|(_, vm)| vm.weight(lasting_s) < WRITER);
         many.map(|(name, vm)| {
             let sentence = format!(
-                "{name} writes: {:.0} of its {:.0} merged pages break a second, so what it shares counts {:.2}",
+                "{name} writes: {:.0} of its {:.0} merged pages break per second, so what it shares counts {:.2}",
                 vm.breaks_per_s,
                 vm.merged,
                 vm.weight(lasting_s),

@@ -84,7 +84,12 @@ impl App {
     fn take_round(&mut self, before: Option<Picture>, round: &Arc<Round>, is_anew: bool) -> Picture {
         self.note_missed(before.as_ref().map(|before| before.view.round.number), round);
         for event in &round.events {
-            self.log.push(event.at_unix_us, event.kind.name(), event.vm.clone(), event.message.clone());
+            self.log.push(
+                event.at_unix_us,
+                event.kind.name(),
+                event.vm.as_ref().map(|vm| vm.name.clone()),
+                event.message.clone(),
+            );
         }
         let mut change = before.as_ref().and_then(|before| before.change.clone());
         if let Some(new) = change::change(self.last_plan.as_deref(), round) {
@@ -119,7 +124,12 @@ impl App {
         match update {
             Update::Window(_) => picture.window = self.window(&picture.view),
             Update::Event(event) => {
-                self.log.push(event.at_unix_us, event.kind.name(), event.vm.clone(), event.message.clone());
+                self.log.push(
+                    event.at_unix_us,
+                    event.kind.name(),
+                    event.vm.as_ref().map(|vm| vm.name.clone()),
+                    event.message.clone(),
+                );
             }
             Update::Decision(decision) => self.log_decision(decision),
             Update::Round(_) | Update::Switch(_) | Update::Comparison(_) => {}

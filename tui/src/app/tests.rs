@@ -1,12 +1,8 @@
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use huddle_model::plan::Policy;
+use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 
 use super::*;
-
-#[path = "../../fixtures/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod fixtures;
-use fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 
 fn app() -> App {
     let tick = Duration::from_secs(1);

@@ -113,7 +113,7 @@ fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
     }
     let y = area.bottom().saturating_sub(1);
     if comparison.arms.len() > room {
-        let text = format!("+{} more arms: a higher terminal shows them", comparison.arms.len() - room);
+        let text = format!("+{} more arms: a taller terminal shows them", comparison.arms.len() - room);
         canvas.text(area, area.x + 1, y, &text, theme.warning());
     } else if let Some((low, high)) = range.filter(|_| scale.width >= 20) {
         let row = Rect { y, height: 1, ..scale };

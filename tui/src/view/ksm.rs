@@ -61,7 +61,7 @@ fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Pic
         let text = if app.merging.filter.is_empty() {
             "no VM was observed in this window"
         } else {
-            "no VM's name passes the filter; Esc drops it"
+            "no VM's name matches the filter; Esc clears it"
         };
         canvas.text(below, below.x + 1, below.y + 1, text, theme.plain());
     }

@@ -48,8 +48,11 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
         canvas.text(list, x, y, &entry.text, if is_selected { theme.strong() } else { theme.plain() });
     }
     if len == 0 {
-        let text =
-            if total == 0 { "nothing has happened yet" } else { "no entry passes the filter; Esc drops it" };
+        let text = if total == 0 {
+            "nothing has happened yet"
+        } else {
+            "no entry matches the filter; Esc clears it"
+        };
         canvas.text(list, list.x + 1, list.y, text, theme.plain());
     }
     let detail = Rect::new(body.x, list.bottom(), body.width, DETAIL);

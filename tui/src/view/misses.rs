@@ -38,7 +38,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
         let text = if figures.vcpus.is_empty() {
             "no vCPU was observed in this window"
         } else {
-            "no VM's name passes the filter; Esc drops it"
+            "no VM's name matches the filter; Esc clears it"
         };
         canvas.text(layout.table, layout.table.x + 1, layout.table.y + 1, text, theme.plain());
         return;

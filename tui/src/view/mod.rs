@@ -189,7 +189,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         let filter = app.filter().unwrap_or_default();
         let end = canvas.pieces(area, x, area.y, &[("filter: ", theme.strong()), (filter, theme.plain())]);
         let end = canvas.text(area, end, area.y, " ", theme.selected());
-        canvas.text(area, end + 2, area.y, "Enter keeps it, Esc gives it up", theme.faint());
+        canvas.text(area, end + 2, area.y, "Enter keeps it, Esc cancels", theme.faint());
         return;
     }
     let hints: &[(Command, &str)] = match app.view {
@@ -250,7 +250,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     }
     for (command, what) in always.iter().chain(hints) {
         if let Some(key) = app.keys.key_of(app.view, *command) {
-            // Half a hint helps nobody.
+            // Half a hint is of no use.
             if usize::from(x) + canvas::width(&key) + 1 + what.len() > usize::from(area.right()) {
                 break;
             }

@@ -94,8 +94,8 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let y = area.y + 2;
     let (basis, style) = match &overview.basis {
         Basis::Pinned => ("placed as pinned".into(), theme.plain()),
-        Basis::Tried => ("as proposed, on trial now against the placement before".into(), theme.strong()),
-        Basis::Bound => ("as bound, or as last run; proposals are tried first".into(), theme.plain()),
+        Basis::Tried => ("as proposed, in a trial against the earlier placement".into(), theme.strong()),
+        Basis::Bound => ("by affinity, or where last run; proposals are tried first".into(), theme.plain()),
         Basis::PlannedOnly(reason) => (format!("as planned, not pinned: {reason}"), theme.warning()),
         Basis::LastRan(reason) => (format!("where vCPUs last ran; no placement: {reason}"), theme.warning()),
     };
@@ -122,7 +122,10 @@ fn domain_box(
 ) {
     let theme = canvas.theme;
     let domain = &load.domain;
-    let node = domain.node.map_or_else(String::new, |node| format!(", node {node}"));
+    let node = domain.nodes_text().map_or_else(String::new, |nodes| match domain.nodes.len() {
+        1 => format!(", node {nodes}"),
+        _ => format!(", nodes {nodes}"),
+    });
     let mark = if is_selected { ">" } else { " " };
     let title = format!("{mark}domain {}{node} ", domain.id);
     let style = if is_selected { theme.accent() } else { theme.faint() };
@@ -340,7 +343,7 @@ fn one_move(moved: &Move, arrow: &str) -> String {
 fn pinned(change: &Change) -> String {
     match &change.pinning {
         Pinning::Done(outcome) => format!(
-            "pinned: {} changed, {} already there, {} passed over",
+            "pinned: {} changed, {} already there, {} skipped",
             format::things(outcome.changed.into(), "thread"),
             outcome.unchanged,
             outcome.skipped

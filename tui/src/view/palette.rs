@@ -40,7 +40,7 @@ const CIVIDIS: Ramps = Ramps {
     ],
 };
 
-/// From black over red and orange to pale yellow: more steps that can be told apart than
+/// From black over red and orange to pale yellow: more steps that can be distinguished than
 /// [`CIVIDIS`], and darker ones for what is low.
 const EMBER: Ramps = Ramps {
     rgb: [

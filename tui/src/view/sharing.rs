@@ -31,7 +31,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     let layout = sharing.layout(body);
     info(canvas, layout.info, matrix, sharing);
     if sharing.order.is_empty() {
-        canvas.paragraph(inner, "no VM's name passes the filter; Esc drops it", theme.plain());
+        canvas.paragraph(inner, "no VM's name matches the filter; Esc clears it", theme.plain());
         return;
     }
     let ramp = Ramp::new(sharing.scale, figures.highest.map_or(0.0, |(i, j)| matrix.rate(i, j)));
@@ -311,7 +311,7 @@ fn own_lines(matrix: &SharingMatrix, vm: usize) -> Vec<String> {
 fn measured(picture: &Picture, matrix: &SharingMatrix) -> Vec<String> {
     let coverage = match matrix.coverage() {
         Some(coverage) => format!("coverage {}", format::percent(coverage)),
-        None => "coverage n/a (not told by the file)".into(),
+        None => "coverage n/a (not given by the file)".into(),
     };
     let duration = match matrix.duration_ms() {
         Some(duration_ms) => format!("scanned in {duration_ms:.0} ms"),

@@ -17,11 +17,11 @@ const KERNEL: &str = "linux-image-amd64";
 /// QEMU's arguments, one a line.
 const COMMAND: &str = include_str!("command");
 
-/// Makes it where it is missing or was made from something else; tells its directory.
+/// Makes it where it is missing or was made from something else; returns its directory.
 pub(crate) fn make() -> anyhow::Result<PathBuf> {
     ensure!(cfg!(target_arch = "x86_64"), "the Xen host is made for x86-64 only");
     let release = host::debian_release().context(
-        "the Xen host is made from the packages of a Debian host, and this is none; bring target/guests/xen from one",
+        "the Xen host is made from the packages of a Debian host, and this is not one; copy target/guests/xen from one",
     )?;
     let guest = images::guest_program()?;
     let place = images::images()?.join("xen");
@@ -29,7 +29,7 @@ pub(crate) fn make() -> anyhow::Result<PathBuf> {
     Ok(place)
 }
 
-/// All that it is made of: what can be downloaded anew by name, what is built here by its content.
+/// All that it is made of: what can be downloaded again by name, what is built here by its content.
 fn recipe(release: &str, guest: &[u8]) -> String {
     let mut content = DefaultHasher::new();
     content.write(guest);

@@ -18,13 +18,16 @@ pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeM
             .env("LD_LIBRARY_PATH", unpacked.join(DIRECTORY))
             .output()
             .context(
-                "cannot run ldd, which tells a program's libraries; on Debian: apt-get install libc-bin",
+                "cannot run ldd, which lists a program's libraries; on Debian: apt-get install libc-bin",
             )?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "ldd cannot read {}: {text}", program.display());
         for (name, path) in text.lines().filter_map(library) {
             let path = path.with_context(|| {
-                format!("{} needs {name}, which is neither here nor in Xen's packages", program.display())
+                format!(
+                    "{} needs {name}, which is neither installed nor in Xen's packages",
+                    program.display()
+                )
             })?;
             found.insert(name.to_owned(), PathBuf::from(path));
         }

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !arguments.no_guests {
         eprintln!("Three domains come first, some 15 seconds each; `guest` in dom0 makes more.");
     }
-    eprintln!("To leave: `poweroff -f` in dom0, or at any time Ctrl-a x (QEMU's; Ctrl-a h tells more).");
+    eprintln!("To leave: `poweroff -f` in dom0, or at any time Ctrl-a x (QEMU's; Ctrl-a h shows more).");
     let text = fs::read_to_string(image.join("command")).context("cannot read how the host is booted")?;
     shell::run(Command::new(host::QEMU).args(qemu_arguments(&text, &image, &own.path)))
 }

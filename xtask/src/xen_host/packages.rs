@@ -33,7 +33,7 @@ pub(super) fn unpack(unpacked: &Path) -> anyhow::Result<()> {
     let downloaded = unpacked.with_extension("deb");
     fs::create_dir_all(&downloaded).with_context(|| format!("cannot make {}", downloaded.display()))?;
     shell::run(Command::new("apt-get").current_dir(&downloaded).args(["download", "-q"]).args(NAMES)).context(
-        "Xen 4.17 could not be had: it is in Debian 12 (bookworm), whose archive must be among apt's sources; run \
+        "Xen 4.17 could not be downloaded: it is in Debian 12 (bookworm), whose archive must be among apt's sources; run \
          `apt-get update`",
     )?;
     for entry in fs::read_dir(&downloaded)? {

@@ -129,7 +129,7 @@ fn busybox() -> anyhow::Result<Entries> {
     let program = fs::read(images::BUSYBOX)
         .with_context(|| format!("{} is missing; Debian: apt-get install busybox-static", images::BUSYBOX))?;
     let list = Command::new(images::BUSYBOX).arg("--list").output().context("cannot run busybox")?;
-    let list = String::from_utf8(list.stdout).context("busybox does not tell its commands")?;
+    let list = String::from_utf8(list.stdout).context("busybox does not list its commands")?;
     ensure!(
         list.lines().any(|name| name == "sh"),
         "busybox has no shell; Debian: apt-get install busybox-static"

@@ -30,7 +30,7 @@ pub(super) fn extract(kernel: &[u8]) -> anyhow::Result<Vec<u8>> {
         bail!("the kernel is compressed in an unknown way: it begins with {:02x?}", payload.get(..8))
     };
     let elf = unpack(program, payload)?;
-    ensure!(elf.starts_with(b"\x7fELF"), "what {program} made of the kernel is no ELF file");
+    ensure!(elf.starts_with(b"\x7fELF"), "the output of {program} for the kernel is not an ELF file");
     Ok(elf)
 }
 
@@ -42,7 +42,7 @@ fn payload(kernel: &[u8]) -> anyhow::Result<&[u8]> {
     };
     ensure!(
         number(MAGIC)?.to_le_bytes() == *b"HdrS" && number(VERSION)? & 0xffff >= 0x208,
-        "the kernel has no setup header of protocol 2.08 or later: it is none of x86-64's"
+        "the kernel has no setup header of protocol 2.08 or later: it is not one for x86-64"
     );
     // 0 means 4, from the time of floppy disks; the boot sector comes before.
     let sectors = match kernel[SETUP_SECTORS] {
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(extract(&kernel(&gzip)).unwrap(), content);
         let error = extract(&kernel(b"nothing known")).unwrap_err().to_string();
         assert!(error.contains("unknown way"), "{error}");
-        assert!(extract(&kernel(&packed("gzip", b"text"))).unwrap_err().to_string().contains("no ELF"));
+        assert!(extract(&kernel(&packed("gzip", b"text"))).unwrap_err().to_string().contains("not an ELF"));
     }
 
     #[test]

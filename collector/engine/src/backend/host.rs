@@ -62,7 +62,7 @@ impl HostBackend {
         }
     }
 
-    /// Passes as the probes tell them, or, where they cannot, as `full_scans` does.
+    /// Passes as the probes report them, or, where they cannot, as `full_scans` does.
     fn pass_trigger(
         &self,
         probes: &mut Result<Probes, String>,
@@ -113,7 +113,7 @@ impl Backend for HostBackend {
         self.vms()?;
         ksm::state(&self.root).map(drop).map_err(|error| {
             BackendError::host(format!(
-                "this kernel tells nothing of KSM, so no pass will ever complete: {error}"
+                "this kernel reports nothing about KSM, so no pass will ever complete: {error}"
             ))
         })
     }

@@ -88,7 +88,7 @@ impl Backend for XenBackend {
     }
 
     fn min_interval(&self) -> Duration {
-        // Contents are read anew in each round, which the paper does every few minutes.
+        // Contents are read again in each round, which the paper does every few minutes.
         Duration::from_secs(60)
     }
 
@@ -99,7 +99,7 @@ impl Backend for XenBackend {
         }
         if matches!(self.sharing.method, Some(Method::Merged | Method::Events)) {
             return Err(BackendError::host(
-                "Xen tells nobody which frames domains share; set [sharing] method = \"content\"",
+                "Xen does not report which frames domains share; set [sharing] method = \"content\"",
             ));
         }
         self.vms()?;
@@ -119,7 +119,7 @@ impl Backend for XenBackend {
     }
 
     fn caches(&self) -> Availability<Vec<CacheInfo>> {
-        Availability::Unavailable("Xen does not tell which CPUs share a cache".into())
+        Availability::Unavailable("Xen does not report which CPUs share a cache".into())
     }
 
     fn node_pages(&self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
@@ -134,7 +134,7 @@ impl Backend for XenBackend {
     ) -> Result<Measurement, BackendError> {
         if method != Method::Content {
             return Err(BackendError::host(
-                "Xen tells nobody which frames domains share; measure with --method content what they could share",
+                "Xen does not report which frames domains share; measure with --method content what they could share",
             ));
         }
         self.contents(content)?.scan(vms).map_err(|error| match error {

@@ -41,7 +41,7 @@ struct Round {
     online: CpuSet,
     now: Instant,
     notes: Vec<String>,
-    /// Processes that may not be looked into.
+    /// Processes that may not be inspected.
     denied: BTreeSet<i32>,
 }
 
@@ -112,7 +112,7 @@ impl Discoverer {
                 return Err(no_vm("it is a kernel thread, which has no memory of its own"));
             }
             if stat.is_dead() {
-                return Err(no_vm("it has ended and only waits for its parent to notice"));
+                return Err(no_vm("it has ended and waits for its parent to collect it"));
             }
             self.known_processes.insert(pid, stat.id);
             match scan::process(&self.root, stat) {
@@ -211,7 +211,7 @@ impl Discoverer {
             round.notes.push(format!("process {pid} holds {} KVM VMs: they count as one, {name}", kvm.vms()));
         }
         let vmm = match kind {
-            // With descriptors hidden, only the threads tell KVM from TCG.
+            // With descriptors hidden, only the threads distinguish KVM from TCG.
             Some(VmmKind::QemuTcg) if chosen.iter().any(|(_, thread)| thread.name.ends_with("/KVM")) => {
                 VmmKind::QemuKvm
             }
@@ -229,7 +229,8 @@ impl Discoverer {
             return Err(Unbuilt::Ended);
         }
         let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
-        Ok(Vm { name, process, vmm, vcpus, memory, allowed_cpus, cannot_merge })
+        let uuid = kind.and_then(|kind| cmdline::vm_uuid(kind, &args));
+        Ok(Vm { name, id: process.into(), uuid, vmm, vcpus, memory, allowed_cpus, cannot_merge })
     }
 
     /// The guest memory of a process; empty, and said in the end, where it may not be seen.
@@ -303,7 +304,7 @@ impl Discoverer {
             let directory = match cgroup::directory(&self.root, &group.path) {
                 Ok(directory) => directory,
                 Err(error) if error.is_gone() && self.known_cgroups.contains(&group.path) => {
-                    round.notes.push(format!("VM {name}: its control group has ended"));
+                    round.notes.push(format!("VM {name}: its control group was removed"));
                     continue;
                 }
                 Err(source) => return Err(DiscoverError::NoCgroup { name, source }),
@@ -344,7 +345,8 @@ impl Discoverer {
             };
             let vm = vm.get_or_insert_with(|| Vm {
                 name: name.to_owned(),
-                process,
+                id: process.into(),
+                uuid: None,
                 vmm: VmmKind::Cgroup,
                 vcpus: Vec::new(),
                 memory: Vec::new(),
@@ -454,7 +456,7 @@ fn unique_names(
     candidates
 }
 
-/// The CPUs its cgroup allows among the online ones; all of these where that cannot be told.
+/// The CPUs its cgroup allows among the online ones; all of these where that is not known.
 fn allowed_cpus(root: &HostRoot, pid: i32, online: &CpuSet) -> Result<CpuSet, HostError> {
     let allowed = cgroup::allowed_cpus(root, pid)?.map(|cpus| cpus.intersection(online));
     Ok(allowed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| online.clone()))
@@ -482,7 +484,7 @@ fn denied_note(root: &HostRoot, denied: &BTreeSet<i32>) -> Option<String> {
     let processes = if denied.len() == 1 { "process" } else { "processes" };
     let (count, pids) = (denied.len(), list(denied.iter().copied()));
     Some(format!(
-        "{count} {processes} could not be looked into ({pids}), {why}; VMs among them are not seen whole"
+        "{count} {processes} could not be inspected ({pids}), {why}; VMs among them are seen only in part"
     ))
 }
 

@@ -1,8 +1,8 @@
-//! What a VMM's command line says: the name of its VM and its QMP sockets. Pure.
+//! What a VMM's command line says: the name and the UUID of its VM, and its QMP sockets. Pure.
 
 use std::path::{Path, PathBuf};
 
-use huddle_model::vm::VmmKind;
+use huddle_model::vm::{Uuid, VmmKind};
 
 /// The name that the command line gives to the VM; `None` where it gives none.
 ///
@@ -28,6 +28,25 @@ pub(crate) fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
     }?;
     let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     (!name.trim().is_empty()).then_some(name)
+}
+
+/// The UUID that the command line gives to the VM; `None` where it gives none.
+///
+/// QEMU alone: `-uuid UUID`, with one dash or two (qemu(1)); libvirt always passes it. QEMU knows no `-uuid=UUID`
+/// (`lookup_opt`, system/vl.c), takes the last of several, and no other form than 36 characters with hyphens
+/// (`qemu_uuid_parse`, util/uuid.c; both QEMU 10).
+pub(crate) fn vm_uuid(kind: VmmKind, args: &[String]) -> Option<Uuid> {
+    if !matches!(kind, VmmKind::QemuKvm | VmmKind::QemuTcg) {
+        return None;
+    }
+    let is_option = |arg: &str| arg == "-uuid" || arg == "--uuid";
+    let last = args.windows(2).rev().find_map(|pair| is_option(&pair[0]).then_some(&pair[1]))?;
+    Uuid::try_parse(last).ok().filter(|_| last.len() == uuid_length())
+}
+
+/// Characters of a UUID with its hyphens.
+const fn uuid_length() -> usize {
+    "00000000-0000-0000-0000-000000000000".len()
 }
 
 /// The unix sockets on which QEMU speaks QMP, as paths in its own view: `-qmp unix:PATH,..`, and
@@ -137,7 +156,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn uuids_are_read_as_qemu_reads_them() {
+        let uuid = "6a8c3a1e-6e1c-4c0e-9c3c-1f0e5a6b7c8d";
+        let other = "00000000-0000-0000-0000-000000000001";
+        for (line, found) in [
+            (format!("qemu -name guest=web -uuid {uuid} -m 1"), Some(uuid)),
+            (format!("qemu --uuid {}", uuid.to_uppercase()), Some(uuid)),
+            (format!("qemu -uuid {other} -uuid {uuid}"), Some(uuid)),
+            // What QEMU does not start with.
+            (format!("qemu -uuid={uuid}"), None),
+            (format!("qemu -uuid {}", uuid.replace('-', "")), None),
+            (format!("qemu -uuid {{{uuid}}}"), None),
+            (format!("qemu -uuid urn:uuid:{uuid}"), None),
+            ("qemu -uuid web".to_owned(), None),
+            ("qemu -uuid".to_owned(), None),
+            ("qemu -m 1".to_owned(), None),
+        ] {
+            let expected = found.map(|found| found.parse().unwrap());
+            assert_eq!(vm_uuid(VmmKind::QemuKvm, &args(&line)), expected, "{line:?}");
+            assert_eq!(vm_uuid(VmmKind::Firecracker, &args(&line)), None);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_uuid_is_read(uuid in any::<u128>()) {
+            let uuid = Uuid::from_u128(uuid);
+            let args = ["qemu".to_owned(), "-uuid".into(), uuid.to_string()];
+            prop_assert_eq!(vm_uuid(VmmKind::QemuTcg, &args), Some(uuid));
+        }
+
         #[test]
         fn any_name_survives_qemus_escaping(name in "[^\\x00-\\x20,=\u{7f}-\u{a0}][^\\x00-\\x1f\u{7f}-\u{9f}]{0,30}[a-z]") {
             let value = format!("guest={},debug-threads=on", name.replace(',', ",,"));

@@ -22,18 +22,19 @@ pub struct GuestThread {
 pub fn complete_vcpus_on_host(root: &HostRoot, vms: &mut [Vm], seen: &[GuestThread]) -> Vec<String> {
     complete_vcpus(vms, seen, |vm, number, tid| {
         // A thread that ended meanwhile, or may not be seen, is left out.
-        let stat = task::thread(root, vm.process.id, tid).ok().filter(|stat| !stat.is_dead())?;
-        vcpus::complete(root, vm.process, vec![(number, stat)]).ok()?.pop()
+        let process = vm.process()?;
+        let stat = task::thread(root, process.id, tid).ok().filter(|stat| !stat.is_dead())?;
+        vcpus::complete(root, process, vec![(number, stat)]).ok()?.pop()
     })
 }
 
 /// Fills in the vCPUs of each VM whose vCPU threads are not known, from the threads that were seen to
-/// enter guest mode (the tracepoint `kvm_entry`), and tells what it did, one sentence each.
+/// enter guest mode (the tracepoint `kvm_entry`), and reports what it did, one sentence each.
 ///
 /// Not known are those of a VM without any, and of one for which all threads of the process had to
 /// stand: its main thread, which no VMM names a vCPU, is among them. VMs whose VMM told its vCPUs keep
 /// them. `thread` makes the vCPU of a number from a thread, or `None` where that thread has ended since.
-/// Where two threads of a VM have one number (two KVM VMs in one process), they are numbered anew from 0
+/// Where two threads of a VM have one number (two KVM VMs in one process), they are renumbered from 0
 /// in ascending (number, thread). A thread that has not entered the guest yet is not known yet, so
 /// numbers may be missing.
 pub fn complete_vcpus(
@@ -47,7 +48,8 @@ pub fn complete_vcpus(
     }
     let mut notes = Vec::new();
     for vm in vms.iter_mut().filter(|vm| !vcpus_are_known(vm)) {
-        let Some(threads) = of_process.get(&vm.process.id) else { continue };
+        let Some(process) = vm.process() else { continue };
+        let Some(threads) = of_process.get(&process.id) else { continue };
         let mut vcpus: Vec<Vcpu> =
             threads.iter().filter_map(|(number, tid)| thread(vm, *number, *tid)).collect();
         let numbers: BTreeSet<u32> = vcpus.iter().map(|vcpu| vcpu.index).collect();
@@ -60,7 +62,7 @@ pub fn complete_vcpus(
             notes.push(format!(
                 "VM {} ({}): {} vCPU threads are known from their entries into the guest",
                 vm.name,
-                vm.process,
+                process,
                 vcpus.len()
             ));
             vm.vcpus = vcpus;
@@ -70,8 +72,9 @@ pub fn complete_vcpus(
 }
 
 fn vcpus_are_known(vm: &Vm) -> bool {
+    let is_main = |vcpu: &Vcpu| vcpu.thread().is_some_and(|(process, thread)| thread.id == process.id);
     let stands_for_all =
-        |vcpu: &Vcpu| vcpu.thread.id == vm.process.id && vcpus::role(&vcpu.thread_name).is_none();
+        |vcpu: &Vcpu| is_main(vcpu) && vcpu.thread_name.as_deref().and_then(vcpus::role).is_none();
     !vm.vcpus.is_empty() && !vm.vcpus.iter().any(stands_for_all)
 }
 
@@ -89,9 +92,9 @@ mod tests {
     fn vcpu(vm: &Vm, index: u32, tid: i32) -> Vcpu {
         Vcpu {
             index,
-            thread: task(tid),
-            process: vm.process,
-            thread_name: "worker".into(),
+            id: task(tid).into(),
+            process: vm.process(),
+            thread_name: Some("worker".into()),
             affinity: CpuSet::new(),
             last_cpu: None,
         }
@@ -100,7 +103,8 @@ mod tests {
     fn vm(pid: i32, threads: &[i32]) -> Vm {
         let mut vm = Vm {
             name: format!("vm{pid}"),
-            process: task(pid),
+            id: task(pid).into(),
+            uuid: None,
             vmm: VmmKind::OtherKvm,
             vcpus: Vec::new(),
             memory: Vec::new(),
@@ -116,7 +120,7 @@ mod tests {
     }
 
     fn numbers(vm: &Vm) -> Vec<(u32, i32)> {
-        vm.vcpus.iter().map(|vcpu| (vcpu.index, vcpu.thread.id)).collect()
+        vm.vcpus.iter().map(|vcpu| (vcpu.index, vcpu.id.thread().unwrap().id)).collect()
     }
 
     #[test]
@@ -158,7 +162,7 @@ mod tests {
         let root = HostRoot::real();
         let pid = std::process::id().cast_signed();
         let mut own = [vm(pid, &[])];
-        own[0].process = task::process(&root, pid).unwrap().id;
+        own[0].id = task::process(&root, pid).unwrap().id.into();
         let rows = seen(&[(pid, pid, 3), (pid, i32::MAX, 4)]);
         assert_eq!(complete_vcpus_on_host(&root, &mut own, &rows).len(), 1);
         assert_eq!(numbers(&own[0]), [(3, pid)]);

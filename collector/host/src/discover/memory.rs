@@ -14,8 +14,8 @@
 //! restored from a snapshot file that is mapped privately (Firecracker can do so) is not covered.
 //!
 //! # When it is read again
-//! smaps tells the flags, but the kernel walks all page tables for it, as expensive as the scan. So
-//! the answer for a process (same id, same start) is kept while all of this holds, and is read anew
+//! smaps reports the flags, but the kernel walks all page tables for it, as expensive as the scan. So
+//! the answer for a process (same id, same start) is kept while all of this holds, and is read again
 //! otherwise:
 //! - the text of its `maps` is the same, byte by byte;
 //! - `ksm_merge_any` and `ksm_mergeable` of its `ksm_stat` are the same (where the kernel has them);
@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 use huddle_model::vm::{GuestRegion, MemoryKind, TaskId};
 
 use crate::maps::{self, Mapping};
-use crate::{HostError, HostRoot, optional, read_text};
+use crate::process_ksm::{self, KsmMarks};
+use crate::{HostError, HostRoot};
 
 /// Longest time that the regions of a process are kept without reading smaps again.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
@@ -43,8 +44,12 @@ const MIN_SHARED_BYTES: u64 = 1 << 20;
 
 /// The guest memory of a process by the rule of this module, ascending.
 pub fn guest_memory(process: TaskId, mappings: &[Mapping]) -> Vec<GuestRegion> {
-    let region =
-        |mapping: &Mapping, kind| GuestRegion { process, start: mapping.start, end: mapping.end, kind };
+    let region = |mapping: &Mapping, kind| GuestRegion {
+        process: Some(process),
+        start: mapping.start,
+        end: mapping.end,
+        kind,
+    };
     let marked = mappings.iter().filter_map(|mapping| Some(region(mapping, marked_kind(mapping)?)));
     let mut regions: Vec<GuestRegion> = marked.collect();
     if regions.is_empty() {
@@ -113,13 +118,6 @@ struct Key {
     marks: KsmMarks,
 }
 
-/// What `/proc/PID/ksm_stat` says of marking (proc.rst, Linux 6.18); `None` where it does not tell.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct KsmMarks {
-    merge_any: Option<bool>,
-    mergeable: Option<bool>,
-}
-
 impl MemoryCache {
     /// How often smaps was read so far.
     pub fn smaps_reads(&self) -> u64 {
@@ -139,8 +137,11 @@ impl MemoryCache {
         ksm_run: Option<u64>,
         now: Instant,
     ) -> Result<Vec<GuestRegion>, HostError> {
-        let key =
-            Key { maps: maps::maps_text(root, process.id)?, ksm_run, marks: ksm_marks(root, process.id)? };
+        let key = Key {
+            maps: maps::maps_text(root, process.id)?,
+            ksm_run,
+            marks: process_ksm::marks(root, process.id)?,
+        };
         if let Some(entry) = self.entries.get(&process)
             && entry.key == key
             && now.saturating_duration_since(entry.read_at) < MAX_AGE
@@ -160,25 +161,9 @@ impl MemoryCache {
     }
 }
 
-impl KsmMarks {
-    fn nothing_marked(&self) -> bool {
-        self.merge_any == Some(false) && self.mergeable == Some(false)
-    }
-}
-
-/// hugetlbfs memory always has a name with a slash; only smaps tells it from another file.
+/// hugetlbfs memory always has a name with a slash; only smaps distinguishes it from another file.
 fn may_be_huge_tlb(mapping: &Mapping) -> bool {
     mapping.writable && mapping.name.starts_with('/') && mapping.len_bytes() >= MIN_SHARED_BYTES
-}
-
-fn ksm_marks(root: &HostRoot, pid: i32) -> Result<KsmMarks, HostError> {
-    // The file is not on kernels before 6.1.
-    let text = optional(read_text(&root.proc(format!("{pid}/ksm_stat"))))?.unwrap_or_default();
-    let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        Some(value.trim() == "yes")
-    };
-    Ok(KsmMarks { merge_any: field("ksm_merge_any"), mergeable: field("ksm_mergeable") })
 }
 
 #[cfg(test)]

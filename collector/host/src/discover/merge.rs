@@ -33,8 +33,7 @@ pub fn cannot_merge(memory: &[GuestRegion], vmm: VmmKind, ksm: &Availability<Ksm
     if of(MemoryKind::Anonymous) > 0 {
         let size = mebibytes(of(MemoryKind::Anonymous));
         let remedy = mark_mergeable(vmm);
-        reasons
-            .push(format!("{size} of its memory is not marked mergeable, so KSM passes over it; {remedy}"));
+        reasons.push(format!("{size} of its memory is not marked mergeable, so KSM skips it; {remedy}"));
     }
     reasons.extend(ksm_off(mebibytes(memory.iter().map(GuestRegion::len_bytes).sum()), ksm));
     reasons
@@ -63,9 +62,7 @@ fn private_memory(vmm: VmmKind) -> &'static str {
         VmmKind::Crosvm => "crosvm always uses a memfd, so its guests cannot be merged",
         VmmKind::Firecracker => "Firecracker uses a memfd where it has vhost-user devices; start it without",
         VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup => "give it private anonymous memory",
-        VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => {
-            "Xen's memory is not KSM's to merge"
-        }
+        VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => "KSM cannot merge Xen's memory",
     }
 }
 
@@ -101,7 +98,7 @@ mod tests {
     use super::*;
 
     fn region(kind: MemoryKind, mib: u64) -> GuestRegion {
-        let process = TaskId { id: 1, start_ticks: 1 };
+        let process = Some(TaskId { id: 1, start_ticks: 1 });
         GuestRegion { process, start: 1 << 20, end: (1 + mib) << 20, kind }
     }
 

@@ -97,7 +97,7 @@ pub struct Discovery {
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// There is no such process.
-    #[error("no process {pid} for VM {name}; look its number up with `ps`")]
+    #[error("no process {pid} for VM {name}; look it up with `ps`")]
     NoSuchProcess {
         /// The VM.
         name: String,
@@ -182,10 +182,7 @@ impl Discoverer {
     pub fn discover(&mut self) -> Result<Discovery, DiscoverError> {
         self.check_names()?;
         let Discovery { vms, notes } = self.look()?;
-        let alive: BTreeSet<TaskId> = vms
-            .iter()
-            .flat_map(|vm| vm.memory.iter().map(|region| region.process).chain([vm.process]))
-            .collect();
+        let alive: BTreeSet<TaskId> = vms.iter().flat_map(Vm::processes).collect();
         self.memory.retain(&alive);
         self.qmp.retain(|process, _| alive.contains(process));
         let now: BTreeSet<String> = notes.iter().cloned().collect();

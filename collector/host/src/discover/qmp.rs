@@ -25,7 +25,7 @@ pub(crate) enum QmpError {
         path.display(), limit.as_millis()
     )]
     Busy { path: PathBuf, limit: Duration },
-    #[error("its QMP socket {} sent what is not QMP: {what}", path.display())]
+    #[error("its QMP socket {} sent something that is not QMP: {what}", path.display())]
     Protocol { path: PathBuf, what: String },
 }
 
@@ -62,7 +62,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Sends a command and waits for what it returns; events in between are passed over.
+    /// Sends a command and waits for what it returns; events in between are skipped.
     fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
         let line = format!("{{\"execute\":\"{command}\"}}\n");
         self.stream.set_write_timeout(Some(self.left()?)).map_err(|source| self.io(source))?;

@@ -76,7 +76,7 @@ pub(crate) fn host(root: &HostRoot, skip: &BTreeSet<i32>) -> Result<Scanned, Hos
                 KvmDescriptors::default()
             }
             Err(error) => {
-                scanned.notes.push(format!("process {pid} is not looked at: {error}"));
+                scanned.notes.push(format!("process {pid} is ignored: {error}"));
                 continue;
             }
         };
@@ -86,7 +86,7 @@ pub(crate) fn host(root: &HostRoot, skip: &BTreeSet<i32>) -> Result<Scanned, Hos
             Ok((stat, _)) if stat.is_dead() => {}
             Ok((stat, args)) => scanned.vms.push(Inspected { stat, kind: Some(kind), args, kvm }),
             Err(error) if error.is_gone() => {}
-            Err(error) => scanned.notes.push(format!("process {pid} is not looked at: {error}")),
+            Err(error) => scanned.notes.push(format!("process {pid} is ignored: {error}")),
         }
     }
     drop_heirs(root, &mut scanned);

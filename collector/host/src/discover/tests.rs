@@ -26,7 +26,7 @@ fn named(name: &str, pid: i32) -> NamedProcess {
 }
 
 fn vcpus(vm: &Vm) -> Vec<(u32, i32)> {
-    vm.vcpus.iter().map(|vcpu| (vcpu.index, vcpu.thread.id)).collect()
+    vm.vcpus.iter().map(|vcpu| (vcpu.index, vcpu.id.thread().unwrap().id)).collect()
 }
 
 #[test]
@@ -99,8 +99,9 @@ fn every_vmm_is_known_with_its_name_and_vcpus() {
     assert_eq!(vms.len(), vmms.len(), "{vms:?}");
     for (vm, (.., kind, name)) in vms.iter().zip(vmms) {
         assert_eq!((vm.vmm, vm.name.as_str()), (kind, name));
-        let pid = vm.process.id;
-        assert_eq!(vm.process.start_ticks, pid as u64 * 10);
+        let process = vm.process().unwrap();
+        let pid = process.id;
+        assert_eq!(process.start_ticks, pid as u64 * 10);
         assert_eq!(vcpus(vm), [(0, pid + 1), (1, pid + 2)]);
         assert_eq!(vm.vcpus[1].affinity.to_string(), "0-1");
         assert_eq!(vm.memory_bytes(MemoryKind::Mergeable), 64 << 20);
@@ -268,8 +269,8 @@ fn a_cgroup_is_all_threads_of_all_its_processes() {
     assert_eq!((vms[0].name.as_str(), vms[1].name.as_str()), ("own", "web"));
     let web = &vms[1];
     assert_eq!(vcpus(web), [(0, 100), (1, 101), (2, 200)]);
-    assert_eq!(web.vcpus[2].process.id, 200);
-    assert_eq!((web.vmm, web.process.id, web.memory.len()), (VmmKind::Cgroup, 100, 2));
+    assert_eq!(web.vcpus[2].process.unwrap().id, 200);
+    assert_eq!((web.vmm, web.process().unwrap().id, web.memory.len()), (VmmKind::Cgroup, 100, 2));
     assert!(notes[0].contains("300"), "{notes:?}");
     let error = with(&host, |options| options.cgroups = group("wbe")).unwrap_err().to_string();
     assert!(error.contains("web") && error.contains("wbe"), "{error}");
@@ -316,7 +317,7 @@ fn one_damaged_process_does_not_hide_the_others() {
     host.write("proc/100/stat", "100 (own-vmm)\n");
     host.write("proc/200/smaps", "damage\n");
     let Discovery { vms, notes } = found(&host);
-    assert_eq!(vms.iter().map(|vm| vm.process.id).collect::<Vec<_>>(), [300]);
+    assert_eq!(vms.iter().map(|vm| vm.process().unwrap().id).collect::<Vec<_>>(), [300]);
     assert!(notes.iter().any(|note| note.contains("100/stat")), "{notes:?}");
     assert!(notes.iter().any(|note| note.contains("200/smaps")), "{notes:?}");
 }

@@ -48,7 +48,7 @@ pub(crate) fn threads(root: &HostRoot, pid: i32) -> Result<Vec<TaskStat>, HostEr
 }
 
 /// The threads with a vCPU's name, numbered by it. Where two have one number (two VMs in one
-/// process), they are numbered anew from 0 in ascending (number, thread).
+/// process), they are renumbered from 0 in ascending (number, thread).
 pub(crate) fn by_name(threads: &[TaskStat]) -> Vec<(u32, TaskStat)> {
     let mut named: Vec<(u32, TaskStat)> = threads
         .iter()
@@ -107,9 +107,11 @@ pub(crate) fn complete(
         match status::thread(root, process.id, thread.id.id) {
             Ok(status) => vcpus.push(Vcpu {
                 index,
-                thread: thread.id,
-                process,
-                thread_name: thread.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+                id: thread.id.into(),
+                process: Some(process),
+                thread_name: Some(
+                    thread.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+                ),
                 affinity: status.cpus_allowed,
                 last_cpu: Some(thread.last_cpu),
             }),

@@ -1,7 +1,7 @@
 //! The affinity of one vCPU, and whether the vCPU is still the one that was meant.
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::{TaskId, VcpuId, XenDomainId};
 use nix::errno::Errno;
 use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -32,26 +32,50 @@ pub enum Scheduler {
     Xen(AffinityKind),
 }
 
-impl Scheduler {
-    /// Whether it is the host's kernel.
-    pub(super) fn is_host(&self) -> bool {
-        *self == Self::Host
-    }
-}
-
 /// A vCPU whose affinity is read or set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VcpuRef {
-    /// Who schedules it.
-    pub scheduler: Scheduler,
-    /// The process, or the domain.
-    pub process: TaskId,
-    /// The thread, or the vCPU of the domain (see [`TaskId`]).
-    pub thread: TaskId,
+pub enum VcpuRef {
+    /// A thread, which the host's kernel schedules.
+    Thread {
+        /// Its process.
+        process: TaskId,
+        /// Itself.
+        thread: TaskId,
+    },
+    /// A vCPU of a domain, which Xen schedules.
+    Xen {
+        /// The domain.
+        domain: XenDomainId,
+        /// Its number within it.
+        vcpu: u32,
+        /// Which of its two affinities is meant.
+        affinity: AffinityKind,
+    },
+}
+
+impl VcpuRef {
+    /// A vCPU as its scheduler knows it; `None` where `scheduler` does not schedule such vCPUs, or the process
+    /// of a thread is not known.
+    pub(super) fn of(scheduler: Scheduler, id: VcpuId, process: Option<TaskId>) -> Option<Self> {
+        match (scheduler, id) {
+            (Scheduler::Host, VcpuId::Thread(thread)) => Some(Self::Thread { process: process?, thread }),
+            (Scheduler::Xen(affinity), VcpuId::Xen { domain, vcpu }) => {
+                Some(Self::Xen { domain, vcpu, affinity })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What one scheduler is asked about its vCPUs: the seam to a hypervisor, and to tests.
 pub trait Affinities: Send {
+    /// The domains of Xen there are now; none where there is no Xen.
+    ///
+    /// # Errors
+    /// Xen cannot be asked.
+    fn domains(&self) -> Result<Vec<XenDomainId>, PinError> {
+        Ok(Vec::new())
+    }
     /// Looks at both identities; an affinity is only ever set where this is [`Presence::Here`].
     ///
     /// # Errors
@@ -75,16 +99,26 @@ pub trait Affinities: Send {
 pub struct ThreadAffinities(pub HostRoot);
 
 impl Affinities for ThreadAffinities {
-    fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
-        Ok(presence(&self.0, vcpu.process, vcpu.thread)?)
+    fn presence(&self, of: VcpuRef) -> Result<Presence, PinError> {
+        match of {
+            VcpuRef::Thread { process, thread } => Ok(presence(&self.0, process, thread)?),
+            // No thread of this kernel.
+            VcpuRef::Xen { .. } => Ok(Presence::Gone),
+        }
     }
 
-    fn get(&self, vcpu: VcpuRef) -> Result<CpuSet, Errno> {
-        of_thread(vcpu.thread.id)
+    fn get(&self, of: VcpuRef) -> Result<CpuSet, Errno> {
+        match of {
+            VcpuRef::Thread { thread, .. } => of_thread(thread.id),
+            VcpuRef::Xen { .. } => Err(Errno::ESRCH),
+        }
     }
 
-    fn set(&self, vcpu: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
-        set_of_thread(vcpu.thread.id, cpus)
+    fn set(&self, of: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
+        match of {
+            VcpuRef::Thread { thread, .. } => set_of_thread(thread.id, cpus),
+            VcpuRef::Xen { .. } => Err(Errno::ESRCH),
+        }
     }
 }
 
@@ -146,8 +180,8 @@ pub(super) fn presence(root: &HostRoot, process: TaskId, thread: TaskId) -> Resu
 
 /// How messages name a vCPU.
 pub(super) fn describe(vm: &str, vcpu: u32, of: VcpuRef) -> String {
-    match of.scheduler {
-        Scheduler::Host => format!("vCPU {vcpu} of VM {vm} (thread {})", of.thread),
-        Scheduler::Xen(_) => format!("vCPU {vcpu} of VM {vm} (domain {})", of.process),
+    match of {
+        VcpuRef::Thread { thread, .. } => format!("vCPU {vcpu} of VM {vm} (thread {thread})"),
+        VcpuRef::Xen { domain, .. } => format!("vCPU {vcpu} of VM {vm} (Xen domain {domain})"),
     }
 }

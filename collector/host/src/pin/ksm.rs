@@ -1,10 +1,11 @@
-//! The settings of KSM: reading and writing files of `/sys/kernel/mm/ksm`
+//! The settings of KSM: writing files of `/sys/kernel/mm/ksm`
 //! (Documentation/admin-guide/mm/ksm.rst, Linux 6.18).
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 
-use crate::{HostError, HostRoot, read_text};
+use crate::HostRoot;
+use crate::ksm::file as path_of;
 
 /// The files that huddle writes, and nothing else: a journal cannot make it write elsewhere.
 pub const SETTINGS: [&str; 13] = [
@@ -23,17 +24,11 @@ pub const SETTINGS: [&str; 13] = [
     "advisor_max_pages_to_scan",
 ];
 
-/// Reads a setting: its line, trimmed, and of a list of choices (`[none] scan-time`) the chosen one.
-pub(super) fn read(root: &HostRoot, file: &str) -> Result<String, HostError> {
-    let text = read_text(&root.sys("kernel/mm/ksm").join(file))?;
-    let line = text.lines().next().unwrap_or_default().trim();
-    let chosen = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(chosen, _)| chosen);
-    Ok(chosen.unwrap_or(line).to_owned())
-}
+pub(super) use crate::ksm::setting as read;
 
 /// Writes a setting that exists.
 pub(super) fn write(root: &HostRoot, file: &str, value: &str) -> io::Result<()> {
-    let path = root.sys("kernel/mm/ksm").join(file);
+    let path = path_of(root, file);
     // One write call, since sysfs takes each as a whole value, and no truncation before it: there must
     // be no moment at which a kill leaves the file without a value, in a tree of fixtures either.
     let line = format!("{value}\n");

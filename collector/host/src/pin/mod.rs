@@ -8,8 +8,8 @@
 //!
 //! # What undoing promises
 //! - Each thread and setting returns to what it was before huddle first changed it.
-//! - A thread that is gone, or whose number another task has now, is passed over with a word.
-//! - What somebody else changed after huddle is left as they set it, with a word that gives the value
+//! - A thread that is gone, or whose number another task has now, is skipped with a note.
+//! - What somebody else changed after huddle is left as they set it, with a note that gives the value
 //!   from before huddle. A thread that the kernel confined further (a cpuset that shrank, a CPU that
 //!   went offline) is not that: it is put back.
 //! - What cannot be put back is a failure and stays in the journal.

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use huddle_model::cpuset::CpuSet;
+use huddle_model::id::{TaskId, VcpuId};
 use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::Plan;
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::Vm;
 use nix::errno::Errno;
 
 use super::affinity::{Affinities as _, Presence, Scheduler, VcpuRef, describe};
@@ -22,10 +23,10 @@ pub struct ThreadPin {
     pub vm: String,
     /// Number of the vCPU, for messages.
     pub vcpu: u32,
-    /// The process of the thread, or the domain.
-    pub process: TaskId,
-    /// The thread, or the vCPU of the domain (see [`TaskId`]).
-    pub thread: TaskId,
+    /// The thread, or the vCPU of the domain.
+    pub id: VcpuId,
+    /// The process of the thread; `None` on Xen.
+    pub process: Option<TaskId>,
     /// Where it shall run.
     pub cpus: CpuSet,
 }
@@ -35,7 +36,7 @@ pub struct ThreadPin {
 pub struct PinReport {
     /// The counts. A thread that got back what it had before huddle counts as changed.
     pub outcome: PinOutcome,
-    /// What was passed over or turned out otherwise than asked, one sentence each.
+    /// What was skipped or turned out otherwise than asked, one sentence each.
     pub notes: Vec<String>,
 }
 
@@ -150,12 +151,12 @@ impl HostPinner {
     /// (`allowed_cpus`). vCPUs that the plan does not name, and VMs that are no longer in `vms`, get
     /// back what they had before huddle touched them.
     ///
-    /// Threads that are gone or replaced by others are passed over with a note, and so are placements
+    /// Threads that are gone or replaced by others are skipped with a note, and so are placements
     /// of VMs that are not in `vms`.
     ///
     /// # Errors
     /// When the journal cannot be written, or the kernel permits not one of the changes. What it does not
-    /// permit of several is passed over with a note.
+    /// permit of several is skipped with a note.
     pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
         let mut round = Round::default();
         let mut pins = Vec::new();
@@ -163,21 +164,22 @@ impl HostPinner {
             for vcpu in &vm.vcpus {
                 let Some(domain) = plan.domain_of(&vm.name, vcpu.index) else { continue };
                 let cpus = domain.cpus.intersection(&vm.allowed_cpus);
-                if cpus.is_empty() {
-                    let of = self.vcpu(vcpu.process, vcpu.thread);
+                if cpus.is_empty()
+                    && let Some(of) = VcpuRef::of(self.scheduler, vcpu.id, vcpu.process)
+                {
                     let who = describe(&vm.name, vcpu.index, of);
                     let note = format!(
                         "{who} is not pinned: domain {} has CPUs {} and the VM may use only {}",
                         domain.id, domain.cpus, vm.allowed_cpus
                     );
-                    round.skip(Key::of(self.scheduler, vcpu.thread), note);
+                    round.skip(of.into(), note);
                     continue;
                 }
                 pins.push(ThreadPin {
                     vm: vm.name.clone(),
                     vcpu: vcpu.index,
+                    id: vcpu.id,
                     process: vcpu.process,
-                    thread: vcpu.thread,
                     cpus,
                 });
             }
@@ -210,31 +212,38 @@ impl HostPinner {
     }
 
     fn pin(&mut self, pins: &[ThreadPin], round: &mut Round) -> Result<(), PinError> {
-        let mut todo: Vec<(&ThreadPin, CpuSet)> = Vec::new();
+        if self.journal.has_partly_known_domains() {
+            self.journal.complete_domains(&self.undoers.domains()?)?;
+        }
+        let mut todo: Vec<(&ThreadPin, VcpuRef, CpuSet)> = Vec::new();
         let mut seen = HashSet::new();
         for pin in pins {
-            let key = Key::of(self.scheduler, pin.thread);
-            let of = self.vcpu(pin.process, pin.thread);
+            let Some(of) = VcpuRef::of(self.scheduler, pin.id, pin.process) else {
+                round.report.outcome.skipped += 1;
+                round.report.notes.push(format!(
+                    "vCPU {} of VM {} is passed over: {} is not scheduled here",
+                    pin.vcpu, pin.vm, pin.id
+                ));
+                continue;
+            };
+            let key = Key::from(of);
             let who = describe(&pin.vm, pin.vcpu, of);
             if !seen.insert(key.clone()) {
                 round.report.outcome.skipped += 1;
-                round
-                    .report
-                    .notes
-                    .push(format!("{who} is passed over: the thread is another vCPU's as well"));
+                round.report.notes.push(format!("{who} is skipped: the thread is another vCPU's as well"));
                 continue;
             }
             match self.undoers.presence(of)? {
                 Presence::Here => {}
                 other => {
-                    round.skip(key, format!("{who} {}: passed over", other.reason()));
+                    round.skip(key, format!("{who} {}: skipped", other.reason()));
                     continue;
                 }
             }
             let current = match self.undoers.get(of) {
                 Ok(current) => current,
                 Err(Errno::ESRCH) => {
-                    round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+                    round.skip(key, format!("{who} {}: skipped", Presence::Gone.reason()));
                     continue;
                 }
                 Err(errno) => {
@@ -252,23 +261,19 @@ impl HostPinner {
                     ));
                     self.journal.forget(&[key])?;
                 }
-                todo.push((pin, current));
+                todo.push((pin, of, current));
             }
         }
         let changes: Vec<Change> =
-            todo.iter().map(|(pin, current)| pin.change(self.scheduler, current, &pin.cpus)).collect();
+            todo.iter().map(|(pin, of, current)| pin.change(*of, current, &pin.cpus)).collect();
         self.journal.record(&changes)?;
-        for (pin, current) in todo {
-            self.pin_one(pin, &current, round)?;
+        for (pin, of, current) in todo {
+            self.pin_one(pin, of, &current, round)?;
         }
         match round.refused.take() {
             Some(error) if round.placed.is_empty() => Err(error),
             _ => Ok(()),
         }
-    }
-
-    fn vcpu(&self, process: TaskId, thread: TaskId) -> VcpuRef {
-        VcpuRef { scheduler: self.scheduler, process, thread }
     }
 
     /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
@@ -283,25 +288,32 @@ impl HostPinner {
 
     /// Sets one affinity that is in the journal. Where nothing comes of it the entry stays: undoing it
     /// is harmless.
-    fn pin_one(&mut self, pin: &ThreadPin, current: &CpuSet, round: &mut Round) -> Result<(), PinError> {
-        let key = Key::of(self.scheduler, pin.thread);
-        let of = self.vcpu(pin.process, pin.thread);
+    fn pin_one(
+        &mut self,
+        pin: &ThreadPin,
+        of: VcpuRef,
+        current: &CpuSet,
+        round: &mut Round,
+    ) -> Result<(), PinError> {
+        let key = Key::from(of);
         let who = describe(&pin.vm, pin.vcpu, of);
-        let tid = pin.thread.id;
         let result = self.undoers.set(of, &pin.cpus).and_then(|()| self.undoers.get(of));
         // Between the first look and the system call the number may have come to another task, which
         // then gets back what was read before the call.
         let after = self.undoers.presence(of)?;
         if after != Presence::Here {
             // A domain's number is never another's within the call: Xen's answer is of the domain that is meant.
-            if after == Presence::Reused && result.is_ok() && self.scheduler.is_host() {
+            if after == Presence::Reused
+                && result.is_ok()
+                && let VcpuRef::Thread { thread: tid, .. } = of
+            {
                 let undone = self.undoers.set(of, current);
                 round.report.notes.push(match undone {
                     Ok(()) => format!("thread {tid} was taken by another task while it was pinned; its affinity is {current} again"),
                     Err(errno) => format!("thread {tid} was taken by another task while it was pinned to {}, and cannot be set to {current} again: {errno}", pin.cpus),
                 });
             }
-            round.skip(key, format!("{who} {}: passed over", after.reason()));
+            round.skip(key, format!("{who} {}: skipped", after.reason()));
             return Ok(());
         }
         match result {
@@ -310,10 +322,10 @@ impl HostPinner {
                 round.placed.insert(key);
                 if got != pin.cpus {
                     round.report.notes.push(format!(
-                        "{who} shall run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
+                        "{who} should run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
                         pin.cpus
                     ));
-                    self.journal.record(&[pin.change(self.scheduler, current, &got)])?;
+                    self.journal.record(&[pin.change(of, current, &got)])?;
                 }
             }
             Err(Errno::EINVAL) => {
@@ -324,7 +336,7 @@ impl HostPinner {
                 );
             }
             Err(Errno::ESRCH) => {
-                round.skip(key, format!("{who} {}: passed over", Presence::Gone.reason()));
+                round.skip(key, format!("{who} {}: skipped", Presence::Gone.reason()));
             }
             Err(errno) => round.refuse(key, PinError::Affinity { what: "set", who, errno }),
         }
@@ -468,13 +480,11 @@ impl Drop for HostPinner {
 }
 
 impl ThreadPin {
-    fn change(&self, scheduler: Scheduler, before: &CpuSet, after: &CpuSet) -> Change {
+    fn change(&self, of: VcpuRef, before: &CpuSet, after: &CpuSet) -> Change {
         Change::Affinity {
             vm: self.vm.clone(),
             vcpu: self.vcpu,
-            scheduler,
-            process: self.process,
-            thread: self.thread,
+            of,
             before: before.clone(),
             after: after.clone(),
         }

@@ -4,9 +4,9 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::XenDomainId;
 
-use super::affinity::{Affinities, Presence, Scheduler, ThreadAffinities, VcpuRef, describe};
+use super::affinity::{Affinities, Presence, ThreadAffinities, VcpuRef, describe};
 use super::journal::{Change, Journal, JournalError, Key, Subject};
 use super::ksm;
 use super::pinner::PinError;
@@ -18,7 +18,7 @@ use crate::HostRoot;
 pub struct UndoReport {
     /// Threads and settings that are back at their original value.
     pub restored: u32,
-    /// What was passed over and why, one sentence each: no reason to worry, and out of the journal.
+    /// What was skipped and why, one sentence each: no reason to worry, and out of the journal.
     pub notes: Vec<String>,
     /// What could not be put back, one sentence each. It stays in the journal; `huddle restore` tries
     /// again.
@@ -40,7 +40,7 @@ pub enum Undone {
 /// [`Subject::MemorySharing`] holds it.
 pub trait UndoMerging: Send {
     /// Gives every page of the domain a frame of its own again, and lets no more be merged.
-    fn undo(&self, vm: &str, domain: TaskId) -> Undone;
+    fn undo(&self, vm: &str, domain: XenDomainId) -> Undone;
 }
 
 /// What puts changes back, one for each kind of change that a journal may hold. Settings of KSM are put back
@@ -70,25 +70,29 @@ impl Undoers {
         Self { threads, ..self }
     }
 
-    fn of(&self, scheduler: Scheduler) -> &dyn Affinities {
-        match scheduler {
-            Scheduler::Host => &*self.threads,
-            Scheduler::Xen(_) => &*self.xen,
+    fn of(&self, vcpu: VcpuRef) -> &dyn Affinities {
+        match vcpu {
+            VcpuRef::Thread { .. } => &*self.threads,
+            VcpuRef::Xen { .. } => &*self.xen,
         }
     }
 }
 
 impl Affinities for Undoers {
+    fn domains(&self) -> Result<Vec<XenDomainId>, PinError> {
+        self.xen.domains()
+    }
+
     fn presence(&self, vcpu: VcpuRef) -> Result<Presence, PinError> {
-        self.of(vcpu.scheduler).presence(vcpu)
+        self.of(vcpu).presence(vcpu)
     }
 
     fn get(&self, vcpu: VcpuRef) -> Result<CpuSet, Errno> {
-        self.of(vcpu.scheduler).get(vcpu)
+        self.of(vcpu).get(vcpu)
     }
 
     fn set(&self, vcpu: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
-        self.of(vcpu.scheduler).set(vcpu, cpus)
+        self.of(vcpu).set(vcpu, cpus)
     }
 }
 
@@ -114,8 +118,8 @@ impl Affinities for NoHypervisor {
 }
 
 impl UndoMerging for NoHypervisor {
-    fn undo(&self, vm: &str, domain: TaskId) -> Undone {
-        Undone::Failed(format!("pages of {vm} (domain {domain}) may still be shared: {}", Self::REASON))
+    fn undo(&self, vm: &str, domain: XenDomainId) -> Undone {
+        Undone::Failed(format!("pages of {vm} (Xen domain {domain}) may still be shared: {}", Self::REASON))
     }
 }
 
@@ -202,10 +206,10 @@ pub(super) fn undo_key(undoers: &Undoers, journal: &Journal, key: &Key) -> Undon
 }
 
 fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
-    let Some(Change::Affinity { vm, vcpu, scheduler, process, thread, before, .. }) = changes.first() else {
+    let Some(Change::Affinity { vm, vcpu, of, before, .. }) = changes.first() else {
         return Undone::Settled("nothing to undo".into());
     };
-    let of = VcpuRef { scheduler: *scheduler, process: *process, thread: *thread };
+    let of = *of;
     let who = describe(vm, *vcpu, of);
     let gone = |presence: Presence| Undone::Settled(format!("{who} {}: nothing to undo", presence.reason()));
     let failed = |what: &str, errno: Errno| {
@@ -241,7 +245,7 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
         Ok(true) => {}
         Ok(false) => {
             return Undone::Settled(format!(
-                "somebody else set the affinity of {who} to {current}: left so; before huddle it was {before}"
+                "somebody else set the affinity of {who} to {current}: left as it is; before huddle it was {before}"
             ));
         }
         Err(Errno::ESRCH) => return gone(Presence::Gone),
@@ -258,7 +262,7 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
             "{who} has its affinity {before} back, of which its cpuset and the online CPUs allow {now} now"
         ))),
         Ok(now) => Undone::Failed(format!(
-            "{who} shall have its affinity {before} back, but somebody else set {now} at the same moment"
+            "{who} should have its affinity {before} back, but somebody else set {now} at the same moment"
         )),
         Err(Errno::ESRCH) => gone(Presence::Gone),
         Err(errno) => failed("confirm", errno),
@@ -266,8 +270,8 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
 }
 
 /// Whether `current` is what huddle set. A part of it may be the kernel's doing (a cpuset shrank, a CPU
-/// went offline) or somebody's wish: asking for the whole again tells, since the kernel then narrows it
-/// to the same part, while a wish is gone and is put back.
+/// went offline) or set by somebody: asking for the whole again tells, since the kernel then narrows it
+/// to the same part, while a set value is gone and is put back.
 fn is_ours(
     affinities: &dyn Affinities,
     of: VcpuRef,
@@ -292,7 +296,7 @@ fn is_ours(
 
 fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -> bool) -> Undone {
     if !ksm::SETTINGS.contains(&file) {
-        return Undone::Failed(format!("the journal names {file:?}, which is no setting of KSM"));
+        return Undone::Failed(format!("the journal names {file:?}, which is not a setting of KSM"));
     }
     let current = match ksm::read(root, file) {
         Ok(current) => current,
@@ -303,7 +307,7 @@ fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -
     }
     if !ours(&current) {
         return Undone::Settled(format!(
-            "somebody else set KSM's {file} to {current}: left so; before huddle it was {before}"
+            "somebody else set KSM's {file} to {current}: left as it is; before huddle it was {before}"
         ));
     }
     if let Err(error) = ksm::write(root, file, before) {
@@ -312,7 +316,9 @@ fn undo_setting(root: &HostRoot, file: &str, before: &str, ours: impl Fn(&str) -
     }
     match ksm::read(root, file) {
         Ok(now) if now == before => Undone::Restored(None),
-        Ok(now) => Undone::Failed(format!("KSM's {file} shall be {before} again, but the kernel says {now}")),
+        Ok(now) => {
+            Undone::Failed(format!("KSM's {file} should be {before} again, but the kernel says {now}"))
+        }
         Err(error) => Undone::Failed(format!("cannot confirm that KSM's {file} is {before} again: {error}")),
     }
 }

@@ -60,7 +60,7 @@ impl CostWindow {
             let cost = match (reasons.get(&program), &self.meter, costs.get(&program)) {
                 (Some(reason), _, _) | (_, Err(reason), _) => Availability::Unavailable(reason.clone()),
                 (None, Ok(_), None) => {
-                    Availability::Unavailable("the kernel tells nothing of this program".into())
+                    Availability::Unavailable("the kernel reports nothing about this program".into())
                 }
                 (None, Ok(_), Some(now)) => {
                     let before = self.costs.get(&program).copied().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Merges and breaks per VM, window by window.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
@@ -68,12 +68,15 @@ impl MergeWindow {
         let look = |vm: &'a Vm| {
             let (merged_pages, failed_merges, unavailable) = match &counted {
                 Ok(counted) => {
-                    let (merged, failed) = totals(counted.get(&vm.process));
+                    let (merged, failed) = totals(vm.process().and_then(|process| counted.get(&process)));
                     (merged, failed, None)
                 }
                 Err(reason) => (0, 0, Some(reason.clone())),
             };
-            let merged_now = merging_pages(root, vm.process.id).into();
+            let merged_now = match vm.process() {
+                Some(process) => merging_pages(root, process.id).into(),
+                None => Availability::Unavailable("no process of this host holds the VM".into()),
+            };
             Look { vm, merged_pages, failed_merges, unavailable, merged_now }
         };
         vms.iter().map(look).collect()
@@ -81,7 +84,8 @@ impl MergeWindow {
 
     /// Breaks that this look has and that were not told yet.
     fn apparent_breaks(&self, look: &Look<'_>) -> u64 {
-        match (self.processes.get(&look.vm.process), &look.merged_now, &look.unavailable) {
+        let before = look.vm.process().and_then(|process| self.processes.get(&process));
+        match (before, &look.merged_now, &look.unavailable) {
             (Some(before), Availability::Available(merging), None) => {
                 before.breaks.apparent(look.merged_pages, *merging).saturating_sub(before.broken_pages)
             }
@@ -92,24 +96,25 @@ impl MergeWindow {
     /// Follows the processes of `vms`, and no others.
     pub(super) fn follow(&mut self, root: &HostRoot, vms: &[Vm]) {
         let counted = self.counted().unwrap_or_default();
-        self.processes.retain(|process, _| vms.iter().any(|vm| vm.process == *process));
-        for vm in vms {
-            if self.processes.contains_key(&vm.process) {
+        let followed: BTreeSet<TaskId> = vms.iter().filter_map(Vm::process).collect();
+        self.processes.retain(|process, _| followed.contains(process));
+        for process in followed {
+            if self.processes.contains_key(&process) {
                 continue;
             }
             // A process that is gone by now has no beginning; the next round leaves it out.
-            let Ok(merging) = merging_pages(root, vm.process.id) else { continue };
-            let (merged_pages, failed_merges) = totals(counted.get(&vm.process));
+            let Ok(merging) = merging_pages(root, process.id) else { continue };
+            let (merged_pages, failed_merges) = totals(counted.get(&process));
             let breaks = BreakCount::new(merged_pages, merging);
-            self.processes
-                .insert(vm.process, Before { merged_pages, failed_merges, broken_pages: 0, breaks });
+            self.processes.insert(process, Before { merged_pages, failed_merges, broken_pages: 0, breaks });
         }
         self.make_room(root, counted);
     }
 
     fn of(&mut self, look: Look<'_>) -> MergeObservation {
         let Look { vm, merged_pages, failed_merges, unavailable, merged_now } = look;
-        let before = match (unavailable, self.processes.get_mut(&vm.process)) {
+        let before = vm.process().and_then(|process| self.processes.get_mut(&process));
+        let before = match (unavailable, before) {
             (None, Some(before)) => Ok(before),
             (Some(reason), _) => Err(reason),
             (None, None) => Err("its merges were not followed from the beginning of the window".into()),
@@ -129,7 +134,7 @@ impl MergeWindow {
                 (none(), none(), none())
             }
         };
-        MergeObservation { vm: vm.name.clone(), process: vm.process, merged_now, merges, breaks, failed }
+        MergeObservation { vm: vm.name.clone(), id: vm.id, merged_now, merges, breaks, failed }
     }
 
     fn counted(&self) -> Result<BTreeMap<TaskId, ProcessMerges>, String> {

@@ -113,8 +113,9 @@ impl HostObserver {
             round: 0,
             trial: None,
             begin_unix_us: began.unix_us,
-            // By the clock that nobody sets: a step of the wall clock changes no window's length.
+            // By the monotonic clock: a step of the wall clock changes no window's length.
             end_unix_us: began.unix_us + micros(began.at.elapsed()),
+            vms: vms.iter().map(Vm::reference).collect(),
             vcpus,
             merging,
             occupancy,
@@ -133,7 +134,7 @@ impl Observer for HostObserver {
     fn complete(&mut self, vms: &mut [Vm]) -> Vec<String> {
         match self.threads.guest_threads() {
             Ok(seen) => complete_vcpus_on_host(&self.root, vms, &seen),
-            Err(error) => vec![format!("which thread is which vCPU cannot be told: {error}")],
+            Err(error) => vec![format!("which thread is which vCPU is not known: {error}")],
         }
     }
 
@@ -164,8 +165,8 @@ fn vcpu_observation(counted: VcpuReading, thread: ThreadWindow) -> VcpuObservati
     VcpuObservation {
         vm: counted.vm,
         vcpu: counted.vcpu,
-        process: counted.process,
-        thread: counted.thread,
+        id: counted.thread.into(),
+        process: Some(counted.process),
         counters: counted.delta,
         residency: thread.residency,
         run_ns_anywhere: None,

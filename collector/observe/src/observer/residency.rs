@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use huddle_model::availability::Availability;
 use huddle_model::observation::CpuResidency;
 use huddle_model::topology::{DomainId, Topology};
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::{TaskId, Vcpu, Vm};
 
 use super::super::probes::ProbeError;
 use super::super::probes::program::Program;
@@ -87,10 +87,10 @@ impl ResidencyWindow {
             threads.insert(reading.thread, window);
             self.before.insert(reading.thread, reading);
         }
-        ThreadWindows { threads, otherwise: "its thread was not watched in this window".into() }
+        ThreadWindows { threads, otherwise: "its thread was not observed in this window".into() }
     }
 
-    /// Watches the vCPU threads of `vms`, and no others; moves are told apart by the domains of `topology`.
+    /// Watches the vCPU threads of `vms`, and no others; moves are distinguished by the domains of `topology`.
     pub(super) fn follow(&mut self, root: &HostRoot, vms: &[Vm], topology: Option<&Topology>) {
         let Availability::Available(probe) = &mut self.probe else { return };
         if let Some(topology) = topology {
@@ -100,17 +100,17 @@ impl ResidencyWindow {
             if domains != self.domains {
                 match probe.set_domains(&domains) {
                     Ok(()) => self.domains = domains,
-                    Err(error) => tracing::warn!("moves between domains are not told apart: {error}"),
+                    Err(error) => tracing::warn!("moves between domains cannot be distinguished: {error}"),
                 }
             }
         }
-        let wanted: BTreeMap<TaskId, i32> =
-            vms.iter().flat_map(|vm| vm.vcpus.iter().map(|vcpu| (vcpu.thread, vcpu.process.id))).collect();
+        let threads = vms.iter().flat_map(|vm| vm.vcpus.iter().filter_map(Vcpu::thread));
+        let wanted: BTreeMap<TaskId, i32> = threads.map(|(process, thread)| (thread, process.id)).collect();
         let gone: Vec<TaskId> = probe.watched().filter(|thread| !wanted.contains_key(thread)).collect();
         for thread in gone {
             self.before.remove(&thread);
             if let Err(error) = probe.unwatch(thread) {
-                tracing::warn!("thread {thread} is still watched: {error}");
+                tracing::warn!("thread {thread} is still observed: {error}");
             }
         }
         self.unwatched.clear();
@@ -189,7 +189,7 @@ impl ResidencyWindow {
 
     fn reason(&self, program: Program) -> String {
         let reason = self.reasons.get(&program).cloned();
-        reason.unwrap_or_else(|| format!("the BPF program {} tells nothing", program.name()))
+        reason.unwrap_or_else(|| format!("the BPF program {} reports nothing", program.name()))
     }
 }
 

@@ -6,58 +6,85 @@
 //! Programming References for families 17h, 19h and 1Ah, event 0x43.
 
 use huddle_model::availability::Availability;
-use perf_event_open_sys::bindings;
+use perf_event::Builder;
+use perf_event::events::{Cache, Hardware, Raw, Software};
 
-use huddle_host::{HostError, HostRoot, read_text};
+use huddle_host::cpuinfo::Processor;
 
 /// One event, as perf_event_open(2) takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSpec {
     /// What is really counted, for the recording.
     pub name: String,
-    /// `type` of `perf_event_attr`.
-    pub kind: u32,
-    /// `config` of `perf_event_attr`.
-    pub config: u64,
+    /// How the kernel is asked for it.
+    pub code: EventCode,
+}
+
+/// The kinds of events that huddle counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventCode {
+    /// The kernel's generic name for an event of the processor.
+    Hardware(Hardware),
+    /// The kernel's generic name for an event of one cache.
+    Cache(Cache),
+    /// Counted by the kernel itself, on any host.
+    Software(Software),
+    /// In the processor's own code.
+    Raw(Raw),
+}
+
+impl EventCode {
+    /// A builder that asks for the event and for nothing else yet.
+    pub(super) fn builder(&self) -> Builder<'static> {
+        match self {
+            Self::Hardware(event) => Builder::new(*event),
+            Self::Cache(event) => Builder::new(event.clone()),
+            Self::Software(event) => Builder::new(*event),
+            Self::Raw(event) => Builder::new(*event),
+        }
+    }
 }
 
 impl EventSpec {
-    /// A raw event of the core's counters, in the processor's own code.
+    /// A raw event of the core's counters, in the processor's own code (`config` of `perf_event_attr`).
     pub fn raw(name: impl Into<String>, config: u64) -> Self {
-        Self { name: name.into(), kind: bindings::PERF_TYPE_RAW, config }
+        Self { name: name.into(), code: EventCode::Raw(Raw::new(config)) }
     }
 
-    fn hardware(name: &str, config: u32) -> Self {
-        Self { name: name.into(), kind: bindings::PERF_TYPE_HARDWARE, config: config.into() }
+    fn hardware(name: &str, event: Hardware) -> Self {
+        Self { name: name.into(), code: EventCode::Hardware(event) }
     }
 
-    fn software(name: &str, config: u32) -> Self {
-        Self { name: name.into(), kind: bindings::PERF_TYPE_SOFTWARE, config: config.into() }
+    fn software(name: &str, event: Software) -> Self {
+        Self { name: name.into(), code: EventCode::Software(event) }
     }
 
     /// Whether the kernel counts it itself, on any host.
     pub fn is_software(&self) -> bool {
-        self.kind == bindings::PERF_TYPE_SOFTWARE
+        matches!(self.code, EventCode::Software(_))
     }
 
-    /// Whether it is in the processor's own code.
-    pub fn is_raw(&self) -> bool {
-        self.kind == bindings::PERF_TYPE_RAW
+    /// The processor's own code of a raw event; `None` where the kernel has a name for the event.
+    pub fn raw_code(&self) -> Option<u64> {
+        match &self.code {
+            EventCode::Raw(raw) => Some(raw.config),
+            _ => None,
+        }
     }
 
     /// Page faults of the thread.
     pub fn page_faults() -> Self {
-        Self::software("page-faults", bindings::PERF_COUNT_SW_PAGE_FAULTS)
+        Self::software("page-faults", Software::PAGE_FAULTS)
     }
 
     /// Switches away from the thread.
     pub fn context_switches() -> Self {
-        Self::software("context-switches", bindings::PERF_COUNT_SW_CONTEXT_SWITCHES)
+        Self::software("context-switches", Software::CONTEXT_SWITCHES)
     }
 
     /// Moves of the thread between CPUs.
     pub fn cpu_migrations() -> Self {
-        Self::software("cpu-migrations", bindings::PERF_COUNT_SW_CPU_MIGRATIONS)
+        Self::software("cpu-migrations", Software::CPU_MIGRATIONS)
     }
 }
 
@@ -72,41 +99,6 @@ pub struct CacheEvents {
     pub llc_references: Availability<EventSpec>,
     /// Those it could not serve.
     pub llc_misses: Availability<EventSpec>,
-}
-
-/// Vendor, family and model of the first CPU, as `/proc/cpuinfo` has them on x86.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Processor {
-    /// `vendor_id`.
-    pub vendor: String,
-    /// `cpu family`.
-    pub family: u32,
-    /// `model`.
-    pub model: u32,
-}
-
-impl Processor {
-    /// Reads `/proc/cpuinfo`; `None` where it does not say (other architectures).
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn read(root: &HostRoot) -> Result<Option<Self>, HostError> {
-        Ok(Self::parse(&read_text(&root.proc("cpuinfo"))?))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let value = |key: &str| {
-            text.lines().find_map(|line| {
-                let (name, value) = line.split_once(':')?;
-                (name.trim() == key).then(|| value.trim().to_owned())
-            })
-        };
-        Some(Self {
-            vendor: value("vendor_id")?,
-            family: value("cpu family")?.parse().ok()?,
-            model: value("model")?.parse().ok()?,
-        })
-    }
 }
 
 impl CacheEvents {
@@ -130,20 +122,14 @@ impl CacheEvents {
                 }
             }
             _ => (
-                Availability::Available(EventSpec::hardware(
-                    "cache-references",
-                    bindings::PERF_COUNT_HW_CACHE_REFERENCES,
-                )),
-                Availability::Available(EventSpec::hardware(
-                    "cache-misses",
-                    bindings::PERF_COUNT_HW_CACHE_MISSES,
-                )),
+                Availability::Available(EventSpec::hardware("cache-references", Hardware::CACHE_REFERENCES)),
+                Availability::Available(EventSpec::hardware("cache-misses", Hardware::CACHE_MISSES)),
             ),
         };
-        let hardware = |name, config| Availability::Available(EventSpec::hardware(name, config));
+        let hardware = |name, event| Availability::Available(EventSpec::hardware(name, event));
         Self {
-            cycles: hardware("cycles", bindings::PERF_COUNT_HW_CPU_CYCLES),
-            instructions: hardware("instructions", bindings::PERF_COUNT_HW_INSTRUCTIONS),
+            cycles: hardware("cycles", Hardware::CPU_CYCLES),
+            instructions: hardware("instructions", Hardware::INSTRUCTIONS),
             llc_references: references,
             llc_misses: misses,
         }
@@ -181,21 +167,20 @@ mod tests {
     fn amd_never_counts_the_generic_event_as_l3() {
         for family in [0x17, 0x19, 0x1a] {
             let misses = amd(family).llc_misses;
-            let event = misses.value().unwrap();
-            assert_eq!((event.kind, event.config & 0xff), (bindings::PERF_TYPE_RAW, 0x43));
+            assert_eq!(misses.value().unwrap().raw_code().unwrap() & 0xff, 0x43);
         }
-        assert_eq!(amd(0x19).llc_misses.value().unwrap().config, 0x5c43);
-        assert_eq!(amd(0x19).llc_references.value().unwrap().config, 0x5e43);
+        assert_eq!(amd(0x19).llc_misses.value().unwrap().raw_code(), Some(0x5c43));
+        assert_eq!(amd(0x19).llc_references.value().unwrap().raw_code(), Some(0x5e43));
         assert!(amd(0x15).llc_misses.reason().unwrap().contains("0x15"));
     }
 
     #[test]
-    fn cpuinfo_is_read_and_other_architectures_are_unknown() {
-        let text =
-            "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: x\n";
-        let intel = Processor::parse(text).unwrap();
-        assert_eq!(intel, Processor { vendor: "GenuineIntel".into(), family: 6, model: 143 });
-        assert_eq!(CacheEvents::of(Some(&intel)).llc_misses.value().unwrap().name, "cache-misses");
-        assert_eq!(Processor::parse("CPU implementer\t: 0x41\n"), None);
+    fn other_processors_count_the_generic_events() {
+        let intel = Processor { vendor: "GenuineIntel".into(), family: 6, model: 143 };
+        for processor in [Some(&intel), None] {
+            let events = CacheEvents::of(processor);
+            assert_eq!(events.llc_misses.value().unwrap().name, "cache-misses");
+            assert_eq!(events.llc_references.value().unwrap().name, "cache-references");
+        }
     }
 }

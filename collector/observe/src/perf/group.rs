@@ -1,15 +1,11 @@
 //! One group of events on one thread.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::io;
+use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use nix::errno::Errno;
-use perf_event_open_sys::bindings::{
-    PERF_FLAG_FD_CLOEXEC, PERF_FORMAT_GROUP, PERF_FORMAT_TOTAL_TIME_ENABLED, PERF_FORMAT_TOTAL_TIME_RUNNING,
-    perf_event_attr,
-};
+use perf_event::{Builder, Counter, ReadFormat};
 
 use super::events::EventSpec;
 use huddle_host::clock::monotonic_ns;
@@ -38,13 +34,13 @@ pub enum GroupError {
         source: std::io::Error,
     },
     /// The kernel gave something else than it documents.
-    #[error("the counters of thread {tid} gave {got} words instead of {expected}")]
+    #[error("the counters of thread {tid} gave {got} counts instead of {expected}")]
     Format {
         /// The thread.
         tid: i32,
-        /// Words read.
+        /// Counts read.
         got: usize,
-        /// Words of a group of this size.
+        /// Counts of a group of this size.
         expected: usize,
     },
 }
@@ -76,7 +72,7 @@ impl GroupReading {
 pub struct PerfGroup {
     tid: i32,
     /// The events that could be opened, the leader first.
-    members: Vec<File>,
+    members: Vec<Counter>,
     /// For each event asked for its place among the members, or why it is not there.
     places: Vec<Availability<usize>>,
 }
@@ -85,13 +81,20 @@ impl PerfGroup {
     /// Starts to count. Events that cannot be opened are unavailable, with the reason; the others are one
     /// group. The thread's children are not counted.
     pub fn open(tid: i32, events: &[EventSpec], scope: Scope) -> Self {
-        let mut members: Vec<File> = Vec::new();
-        let places = events.iter().map(|event| match open(tid, event, scope, members.first()) {
-            Ok(file) => {
-                members.push(file);
-                Availability::Available(members.len() - 1)
+        let mut members: Vec<Counter> = Vec::new();
+        let places = events.iter().map(|event| {
+            let builder = builder(tid, event, scope);
+            let opened = match members.first_mut() {
+                Some(leader) => builder.build_with_group(leader),
+                None => builder.build(),
+            };
+            match opened {
+                Ok(counter) => {
+                    members.push(counter);
+                    Availability::Available(members.len() - 1)
+                }
+                Err(error) => Availability::Unavailable(explain(event, tid, errno(&error))),
             }
-            Err(errno) => Availability::Unavailable(explain(event, tid, errno)),
         });
         let places = places.collect();
         Self { tid, members, places }
@@ -108,53 +111,72 @@ impl PerfGroup {
     /// The kernel does not give the group.
     pub fn read(&mut self) -> Result<GroupReading, GroupError> {
         let begin_ns = monotonic_ns();
-        let expected = 3 + self.members.len();
-        let mut bytes = vec![0_u8; expected * 8];
-        let mut words = vec![0; 3];
+        let mut reading = GroupReading {
+            begin_ns,
+            end_ns: begin_ns,
+            time_enabled_ns: 0,
+            time_running_ns: 0,
+            counts: self.places.iter().map(|place| place.clone().map(|_| 0)).collect(),
+        };
+        let (tid, expected) = (self.tid, self.members.len());
         if let Some(leader) = self.members.first_mut() {
-            let failed = |source| GroupError::Read { tid: self.tid, source };
-            let length = leader.read(&mut bytes).map_err(failed)?;
-            let word = |word: &[u8; 8]| u64::from_ne_bytes(*word);
-            words = bytes[..length].as_chunks().0.iter().map(word).collect();
-            // Linux gives no words at all for a group in an error state.
-            if words.len() != expected || words[0] as usize != self.members.len() {
-                return Err(GroupError::Format { tid: self.tid, got: words.len(), expected });
+            let wrong = |got| GroupError::Format { tid, got, expected };
+            let data = leader.read_group().map_err(|source| match source.kind() {
+                // Linux gives no bytes at all for a group in an error state.
+                io::ErrorKind::UnexpectedEof => wrong(0),
+                _ => GroupError::Read { tid, source },
+            })?;
+            reading.time_enabled_ns = nanoseconds(data.time_enabled());
+            reading.time_running_ns = nanoseconds(data.time_running());
+            for (count, place) in reading.counts.iter_mut().zip(&self.places) {
+                let Availability::Available(place) = place else { continue };
+                let entry = data.get(&self.members[*place]).ok_or_else(|| wrong(data.len()))?;
+                *count = Availability::Available(entry.value());
             }
         }
-        let count = |place: &Availability<usize>| place.clone().map(|place| words[3 + place]);
-        Ok(GroupReading {
-            begin_ns,
-            end_ns: monotonic_ns(),
-            time_enabled_ns: words[1],
-            time_running_ns: words[2],
-            counts: self.places.iter().map(count).collect(),
-        })
+        reading.end_ns = monotonic_ns();
+        Ok(reading)
     }
 }
 
-fn open(tid: i32, event: &EventSpec, scope: Scope, leader: Option<&File>) -> Result<File, Errno> {
-    let mut attributes = perf_event_attr {
-        size: size_of::<perf_event_attr>() as u32,
-        type_: event.kind,
-        config: event.config,
-        read_format: u64::from(
-            PERF_FORMAT_GROUP | PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING,
-        ),
-        ..perf_event_attr::default()
-    };
-    if scope == Scope::GuestOnly && !event.is_software() {
-        attributes.set_exclude_host(1);
+/// Asks for all that the thread does, in user space, kernel and guest, as soon as the event is open, and
+/// not for its children. The builder's own default leaves out the kernel and the hypervisor, without
+/// which context switches and migrations are 0 for ever.
+fn builder(tid: i32, event: &EventSpec, scope: Scope) -> Builder<'static> {
+    let mut builder = event.code.builder();
+    builder
+        .observe_pid(tid)
+        .any_cpu()
+        .enabled(true)
+        .inherit(false)
+        .pinned(false)
+        .exclude_user(false)
+        .exclude_kernel(false)
+        .exclude_hv(false)
+        .exclude_guest(false)
+        // Software events do not know the guest from the host.
+        .exclude_host(scope == Scope::GuestOnly && !event.is_software())
+        .read_format(
+            ReadFormat::GROUP
+                | ReadFormat::ID
+                | ReadFormat::TOTAL_TIME_ENABLED
+                | ReadFormat::TOTAL_TIME_RUNNING,
+        );
+    builder
+}
+
+/// Times are asked for, so they are there.
+fn nanoseconds(time: Option<Duration>) -> u64 {
+    time.and_then(|time| u64::try_from(time.as_nanos()).ok()).unwrap_or(0)
+}
+
+/// The error number of a call that the builder made.
+fn errno(error: &io::Error) -> Errno {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number),
+        // The builder puts an error of its own in the place of E2BIG alone.
+        None => Errno::E2BIG,
     }
-    let group = leader.map_or(-1, AsRawFd::as_raw_fd);
-    // SAFETY: the attributes live through the call and hold their own size; the kernel keeps no pointer.
-    let fd = unsafe {
-        perf_event_open_sys::perf_event_open(&mut attributes, tid, -1, group, PERF_FLAG_FD_CLOEXEC.into())
-    };
-    if fd < 0 {
-        return Err(Errno::last());
-    }
-    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
-    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// What an error of perf_event_open(2) means here, and what to do.
@@ -180,4 +202,48 @@ fn explain(event: &EventSpec, tid: i32, errno: Errno) -> String {
     };
     let of = if tid == CALLING_THREAD { String::new() } else { format!(" of thread {tid}") };
     format!("event {}{of} cannot be counted: {why} ({errno})", event.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bits of the flags of `perf_event_attr` (include/uapi/linux/perf_event.h, Linux 6.18).
+    const EXCLUDE_HOST: u64 = 1 << 19;
+    const ENABLED_RUNNING_ID_GROUP: u64 = 0b1111;
+
+    #[test]
+    fn the_kernel_is_asked_for_the_event_and_for_nothing_else() {
+        let events = [
+            EventSpec::context_switches(),
+            EventSpec::cpu_migrations(),
+            "cycles".parse().unwrap(),
+            "LLC-loads".parse().unwrap(),
+            EventSpec::raw("r412e", 0x412e),
+        ];
+        for event in &events {
+            for scope in [Scope::HostAndGuest, Scope::GuestOnly] {
+                let builder = builder(7, event, scope);
+                let attrs = builder.attrs();
+                let guest_only = scope == Scope::GuestOnly && !event.is_software();
+                // Enabled, not inherited, not pinned, nothing excluded: no flag at all.
+                let flags = attrs._bitfield_1.get(0, 64);
+                assert_eq!(flags, if guest_only { EXCLUDE_HOST } else { 0 }, "{event:?} {scope:?}");
+                assert_eq!(attrs.read_format, ENABLED_RUNNING_ID_GROUP);
+                // The size of Linux 5.13 (PERF_ATTR_SIZE_VER7) or later; older kernels take zeros beyond theirs.
+                assert!(attrs.size >= 128 && attrs.sample_type == 0, "{attrs:?}");
+                assert_eq!((attrs.config2, attrs.config3, attrs.branch_sample_type), (0, 0, 0));
+                assert_eq!((attrs.clockid, attrs.aux_watermark, attrs.sig_data), (0, 0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn errors_keep_their_number() {
+        assert_eq!(errno(&io::Error::from_raw_os_error(Errno::ENOENT as i32)), Errno::ENOENT);
+        let mut builder = EventSpec::page_faults().code.builder();
+        // Too small for any kernel, which answers with E2BIG.
+        builder.attrs_mut().size = 1;
+        assert_eq!(errno(&builder.build().unwrap_err()), Errno::E2BIG);
+    }
 }

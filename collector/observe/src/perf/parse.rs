@@ -2,16 +2,16 @@
 
 use std::str::FromStr;
 
-use perf_event_open_sys::bindings;
+use perf_event::events::{Cache, CacheId, CacheOp, CacheResult, Hardware, Software};
 
-use super::events::EventSpec;
+use super::events::{EventCode, EventSpec};
 
-/// An event that is none.
+/// Text that is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// Not a name, nor a raw event.
     #[error(
-        "{text:?} is no event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
+        "{text:?} is not an event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
         names()
     )]
     Unknown {
@@ -40,61 +40,43 @@ pub enum EventError {
     },
 }
 
-use bindings::{
-    PERF_COUNT_HW_BRANCH_INSTRUCTIONS, PERF_COUNT_HW_BRANCH_MISSES, PERF_COUNT_HW_CACHE_LL,
-    PERF_COUNT_HW_CACHE_MISSES, PERF_COUNT_HW_CACHE_OP_READ, PERF_COUNT_HW_CACHE_OP_WRITE,
-    PERF_COUNT_HW_CACHE_REFERENCES, PERF_COUNT_HW_CACHE_RESULT_ACCESS, PERF_COUNT_HW_CACHE_RESULT_MISS,
-    PERF_COUNT_HW_CPU_CYCLES, PERF_COUNT_HW_INSTRUCTIONS, PERF_COUNT_HW_REF_CPU_CYCLES,
-    PERF_COUNT_SW_CONTEXT_SWITCHES, PERF_COUNT_SW_CPU_CLOCK, PERF_COUNT_SW_CPU_MIGRATIONS,
-    PERF_COUNT_SW_PAGE_FAULTS, PERF_COUNT_SW_PAGE_FAULTS_MAJ, PERF_COUNT_SW_PAGE_FAULTS_MIN,
-    PERF_COUNT_SW_TASK_CLOCK, PERF_TYPE_HARDWARE, PERF_TYPE_HW_CACHE, PERF_TYPE_SOFTWARE,
-};
+const fn hardware(event: Hardware) -> EventCode {
+    EventCode::Hardware(event)
+}
 
-/// `config` of the kernel's last-level cache events (perf_event_open(2), `PERF_TYPE_HW_CACHE`).
-const fn last_level(operation: u32, result: u32) -> u32 {
-    PERF_COUNT_HW_CACHE_LL | operation << 8 | result << 16
+const fn software(event: Software) -> EventCode {
+    EventCode::Software(event)
+}
+
+/// One of the kernel's events of the last-level cache.
+const fn last_level(operation: CacheOp, result: CacheResult) -> EventCode {
+    EventCode::Cache(Cache { which: CacheId::LL, operation, result })
 }
 
 /// The names that perf(1) uses, too.
-const NAMES: [(&str, u32, u32); 18] = [
-    ("cycles", PERF_TYPE_HARDWARE, PERF_COUNT_HW_CPU_CYCLES),
-    ("ref-cycles", PERF_TYPE_HARDWARE, PERF_COUNT_HW_REF_CPU_CYCLES),
-    ("instructions", PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS),
-    ("cache-references", PERF_TYPE_HARDWARE, PERF_COUNT_HW_CACHE_REFERENCES),
-    ("cache-misses", PERF_TYPE_HARDWARE, PERF_COUNT_HW_CACHE_MISSES),
-    ("branches", PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_INSTRUCTIONS),
-    ("branch-misses", PERF_TYPE_HARDWARE, PERF_COUNT_HW_BRANCH_MISSES),
-    (
-        "LLC-loads",
-        PERF_TYPE_HW_CACHE,
-        last_level(PERF_COUNT_HW_CACHE_OP_READ, PERF_COUNT_HW_CACHE_RESULT_ACCESS),
-    ),
-    (
-        "LLC-load-misses",
-        PERF_TYPE_HW_CACHE,
-        last_level(PERF_COUNT_HW_CACHE_OP_READ, PERF_COUNT_HW_CACHE_RESULT_MISS),
-    ),
-    (
-        "LLC-stores",
-        PERF_TYPE_HW_CACHE,
-        last_level(PERF_COUNT_HW_CACHE_OP_WRITE, PERF_COUNT_HW_CACHE_RESULT_ACCESS),
-    ),
-    (
-        "LLC-store-misses",
-        PERF_TYPE_HW_CACHE,
-        last_level(PERF_COUNT_HW_CACHE_OP_WRITE, PERF_COUNT_HW_CACHE_RESULT_MISS),
-    ),
-    ("task-clock", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_TASK_CLOCK),
-    ("cpu-clock", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK),
-    ("page-faults", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS),
-    ("minor-faults", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS_MIN),
-    ("major-faults", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS_MAJ),
-    ("context-switches", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CONTEXT_SWITCHES),
-    ("cpu-migrations", PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_MIGRATIONS),
+const NAMES: [(&str, EventCode); 18] = [
+    ("cycles", hardware(Hardware::CPU_CYCLES)),
+    ("ref-cycles", hardware(Hardware::REF_CPU_CYCLES)),
+    ("instructions", hardware(Hardware::INSTRUCTIONS)),
+    ("cache-references", hardware(Hardware::CACHE_REFERENCES)),
+    ("cache-misses", hardware(Hardware::CACHE_MISSES)),
+    ("branches", hardware(Hardware::BRANCH_INSTRUCTIONS)),
+    ("branch-misses", hardware(Hardware::BRANCH_MISSES)),
+    ("LLC-loads", last_level(CacheOp::READ, CacheResult::ACCESS)),
+    ("LLC-load-misses", last_level(CacheOp::READ, CacheResult::MISS)),
+    ("LLC-stores", last_level(CacheOp::WRITE, CacheResult::ACCESS)),
+    ("LLC-store-misses", last_level(CacheOp::WRITE, CacheResult::MISS)),
+    ("task-clock", software(Software::TASK_CLOCK)),
+    ("cpu-clock", software(Software::CPU_CLOCK)),
+    ("page-faults", software(Software::PAGE_FAULTS)),
+    ("minor-faults", software(Software::PAGE_FAULTS_MIN)),
+    ("major-faults", software(Software::PAGE_FAULTS_MAJ)),
+    ("context-switches", software(Software::CONTEXT_SWITCHES)),
+    ("cpu-migrations", software(Software::CPU_MIGRATIONS)),
 ];
 
 fn names() -> String {
-    NAMES.map(|(name, ..)| name).join(", ")
+    NAMES.map(|(name, _)| name).join(", ")
 }
 
 fn roles() -> String {
@@ -109,8 +91,8 @@ impl FromStr for EventSpec {
     /// 35:32), with `cpu/` and `/` around it if you like. The name that is kept is the text.
     fn from_str(text: &str) -> Result<Self, EventError> {
         let text = text.trim();
-        if let Some((name, kind, config)) = NAMES.iter().find(|(name, ..)| *name == text) {
-            return Ok(Self { name: (*name).to_owned(), kind: *kind, config: (*config).into() });
+        if let Some((name, code)) = NAMES.into_iter().find(|(name, _)| *name == text) {
+            return Ok(Self { name: name.to_owned(), code });
         }
         let raw = |why: String| EventError::Raw { text: text.to_owned(), why };
         let terms = text.strip_prefix("cpu/").and_then(|rest| rest.strip_suffix('/')).unwrap_or(text);
@@ -139,7 +121,7 @@ fn fields(terms: &str) -> Result<u64, String> {
             Some(_) => None,
             None => value.parse().ok().filter(|_| !value.starts_with('+')),
         };
-        let number = number.ok_or_else(|| format!("{value:?} of {key} is no number"))?;
+        let number = number.ok_or_else(|| format!("{value:?} of {key} is not a number"))?;
         let (bits, largest) = match key {
             "event" => (number & 0xff | (number >> 8) << 32, 0xfff),
             "umask" => (number << 8, 0xff),
@@ -167,39 +149,47 @@ mod tests {
 
     use super::*;
 
+    /// `type` of `perf_event_attr` (include/uapi/linux/perf_event.h, Linux 6.18).
+    const HARDWARE: u32 = 0;
+    const SOFTWARE: u32 = 1;
+    const HW_CACHE: u32 = 3;
+    const RAW: u32 = 4;
+
+    /// `type` and `config` that the kernel is given.
     fn config(text: &str) -> (u32, u64) {
         let event: EventSpec = text.parse().unwrap();
         assert_eq!(event.name, text.trim());
-        (event.kind, event.config)
+        let builder = event.code.builder();
+        (builder.attrs().type_, builder.attrs().config)
     }
 
     #[test]
     fn names_and_raw_events_are_read() {
-        assert_eq!(config("instructions"), (bindings::PERF_TYPE_HARDWARE, 1));
+        assert_eq!(config("instructions"), (HARDWARE, 1));
         // The file `event` of /sys/bus/event_source has the same numbers; perf(1) opens 0x10002.
-        assert_eq!(config("LLC-load-misses"), (bindings::PERF_TYPE_HW_CACHE, 0x1_0002));
-        assert_eq!(config("LLC-stores"), (bindings::PERF_TYPE_HW_CACHE, 0x102));
-        assert_eq!(config(" page-faults\n"), (bindings::PERF_TYPE_SOFTWARE, 2));
-        assert_eq!(config("r412e"), (bindings::PERF_TYPE_RAW, 0x412e));
-        assert_eq!(config("event=0x2e,umask=0x41"), (bindings::PERF_TYPE_RAW, 0x412e));
-        assert_eq!(config("cpu/event=67,umask=0x5c/"), (bindings::PERF_TYPE_RAW, 0x5c43));
+        assert_eq!(config("LLC-load-misses"), (HW_CACHE, 0x1_0002));
+        assert_eq!(config("LLC-stores"), (HW_CACHE, 0x102));
+        assert_eq!(config(" page-faults\n"), (SOFTWARE, 2));
+        assert_eq!(config("r412e"), (RAW, 0x412e));
+        assert_eq!(config("event=0x2e,umask=0x41"), (RAW, 0x412e));
+        assert_eq!(config("cpu/event=67,umask=0x5c/"), (RAW, 0x5c43));
         assert_eq!(config("event=0x1c7,cmask=1,inv=1,edge=1").1, 0x1_0184_00c7);
     }
 
     #[test]
     fn mistakes_are_named_with_what_would_do() {
         for (text, word) in [
-            ("", "no event"),
+            ("", "not an event"),
             ("cache-mises", "cache-misses"),
-            ("r", "no event"),
-            ("rxyz", "no event"),
-            ("r+1", "no event"),
+            ("r", "not an event"),
+            ("rxyz", "not an event"),
+            ("r+1", "not an event"),
             ("r11111111111111111", "more than 64 bits"),
             ("umask=1", "names no event"),
             ("event=0x1000", "beyond 0xfff"),
             ("event=1,umask=256", "beyond 0xff"),
-            ("event=+1", "no number"),
-            ("event=0x", "no number"),
+            ("event=+1", "not a number"),
+            ("event=0x", "not a number"),
             ("event=1,event=2", "twice"),
             ("event=1,period=3", "\"period\""),
             ("event=1,", "not KEY=NUMBER"),
@@ -220,7 +210,7 @@ mod tests {
         #[test]
         fn any_raw_code_is_taken_as_it_is(code in any::<u64>()) {
             let event: EventSpec = format!("r{code:x}").parse().unwrap();
-            prop_assert_eq!((event.config, event.is_raw()), (code, true));
+            prop_assert_eq!(event.raw_code(), Some(code));
         }
     }
 }

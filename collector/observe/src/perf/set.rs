@@ -6,9 +6,10 @@ use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
 
-use super::events::{CacheEvents, EventSpec, Processor};
+use super::events::{CacheEvents, EventSpec};
 use super::group::{CALLING_THREAD, PerfGroup, Scope};
 use super::parse::EventError;
+use huddle_host::cpuinfo::{self, Processor};
 use huddle_host::{HostError, HostRoot};
 
 /// Each role by its name in the configuration.
@@ -35,7 +36,7 @@ impl EventChoice {
     /// The choice for a role whose event is given as text.
     ///
     /// # Errors
-    /// The text is no event.
+    /// The text is not an event.
     pub fn of(role: CounterRole, text: &str) -> Result<Self, EventError> {
         let event = if text.trim() == NONE { None } else { Some(text.parse()?) };
         Ok(Self { role, event })
@@ -70,7 +71,7 @@ impl EventSet {
     /// # Errors
     /// `/proc/cpuinfo` cannot be read.
     pub fn for_host(root: &HostRoot) -> Result<Self, HostError> {
-        Ok(Self::of(Processor::read(root)?.as_ref()))
+        Ok(Self::of(cpuinfo::read(root)?.processor().as_ref()))
     }
 
     /// The set for a processor; `None`: unknown, the kernel's generic events are taken.
@@ -118,7 +119,7 @@ impl EventSet {
         let chosen = CounterRole::ALL.into_iter().filter_map(|role| Some((role, self.event(role).value()?)));
         let software = chosen.filter(|(_, event)| event.is_software()).map(|(role, event)| {
             format!(
-                "{} stands for {}: the kernel counts it without the processor, so rates made of it are none of a cache",
+                "{} stands for {}: the kernel counts it without the processor, so its rates say nothing about a cache",
                 event.name,
                 role.name()
             )
@@ -192,7 +193,7 @@ mod tests {
         for choice in ["llc_misses=event=0x2e,umask=0x41", "llc_references=none"] {
             set.choose(choice.parse().unwrap());
         }
-        assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().config, 0x412e);
+        assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().raw_code(), Some(0x412e));
         let reason = set.event(CounterRole::LlcReferences).reason();
         assert_eq!(reason, Some("LLC references were not asked for"));
         assert_eq!(set.event(CounterRole::Cycles).value().unwrap().name, "cycles");
@@ -206,7 +207,7 @@ mod tests {
         for (text, word) in [
             ("llc_mises=r1", "llc_misses"),
             ("cycles", "ROLE=EVENT"),
-            ("cycles=", "no event"),
+            ("cycles=", "not an event"),
             ("cycles=r1g", "\"r1g\""),
         ] {
             let error = text.parse::<EventChoice>().unwrap_err().to_string();

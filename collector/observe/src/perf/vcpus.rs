@@ -84,17 +84,13 @@ impl VcpuCounters {
             earlier.filter_map(|watched| Some((watched.thread, watched.group.ok()?))).collect();
         for vm in vms {
             for vcpu in &vm.vcpus {
-                let group = match earlier.remove(&vcpu.thread) {
+                // Nothing of this host counts a vCPU that no thread of it runs.
+                let Some((process, thread)) = vcpu.thread() else { continue };
+                let group = match earlier.remove(&thread) {
                     Some(group) => Ok(group),
-                    None => self.open(vcpu.process, vcpu.thread),
+                    None => self.open(process, thread),
                 };
-                self.vcpus.push(Watched {
-                    vm: vm.name.clone(),
-                    vcpu: vcpu.index,
-                    process: vcpu.process,
-                    thread: vcpu.thread,
-                    group,
-                });
+                self.vcpus.push(Watched { vm: vm.name.clone(), vcpu: vcpu.index, process, thread, group });
             }
         }
     }

@@ -148,7 +148,7 @@ impl<'a> Attacher<'a> {
             Program::SampleMisses => (
                 self.miss_event()?,
                 SamplePolicy::Period(self.config.misses_per_sample),
-                "; this host has no hardware counters, or keeps them from us",
+                "; this host has no hardware counters, or does not expose them",
             ),
             _ => (
                 PerfEventConfig::Software(SoftwareEvent::CpuClock),
@@ -175,10 +175,10 @@ impl<'a> Attacher<'a> {
     fn miss_event(&self) -> Result<PerfEventConfig, String> {
         match self.kernel.miss_event {
             Availability::Unavailable(reason) => Err(reason.clone()),
-            Availability::Available(event) if event.is_raw() => {
-                Ok(PerfEventConfig::Raw { event_id: event.config })
-            }
-            Availability::Available(_) => Ok(PerfEventConfig::Hardware(HardwareEvent::CacheMisses)),
+            Availability::Available(event) => Ok(match event.raw_code() {
+                Some(event_id) => PerfEventConfig::Raw { event_id },
+                None => PerfEventConfig::Hardware(HardwareEvent::CacheMisses),
+            }),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which page of which process moved to or from a merged frame, as it happens: the programs behind
 //! sharing method `events`.
 //!
-//! ksmd's tracepoints tell merges. That a page left its merged frame they tell only at ksmd's next visit
+//! ksmd's tracepoints report merges. That a page left its merged frame they report only at ksmd's next visit
 //! and only in part, so the write fault itself is watched: `page_fault_user` and `page_fault_kernel`
 //! (x86-64) where a process writes or the kernel writes for it, and `kvm_unmap_hva_range` where a KVM
 //! guest does, whose faults come by the processor's second page table and reach no other tracepoint. They

@@ -15,7 +15,7 @@ use huddle_model::vm::TaskId;
 use super::attach::Attacher;
 use super::program::Program;
 use super::{ProbeError, if_there, take_map};
-use huddle_host::{HostError, HostRoot, read_number, read_text};
+pub use huddle_host::process_ksm::merging_pages;
 
 /// What KSM did to one process since the probe was attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,29 +129,6 @@ fn failed(map: &'static str) -> impl Fn(MapError) -> ProbeError {
     move |source| ProbeError::Map { map, source }
 }
 
-/// Pages of a process that are merged now, without those on the zero page: `ksm_merging_pages` of
-/// `/proc/PID/ksm_stat` (Linux 6.1), or `/proc/PID/ksm_merging_pages` (5.19).
-///
-/// # Errors
-/// Neither is there (see [`HostError::is_gone`]), or it holds something else.
-pub fn merging_pages(root: &HostRoot, pid: i32) -> Result<u64, HostError> {
-    let path = root.proc(format!("{pid}/ksm_stat"));
-    let text = match read_text(&path) {
-        Ok(text) => text,
-        Err(error) if error.is_gone() => return read_number(&root.proc(format!("{pid}/ksm_merging_pages"))),
-        Err(error) => return Err(error),
-    };
-    let value = text.lines().find_map(|line| {
-        let (name, value) = line.split_once(|c: char| c == ':' || c.is_ascii_whitespace())?;
-        (name == "ksm_merging_pages").then_some(value.trim())
-    });
-    match value {
-        Some(value) => value.parse().map_err(|_| HostError::parse(&path, value, "a number of pages")),
-        // Linux 6.1 to 6.3 have a `ksm_stat` without this line.
-        None => read_number(&root.proc(format!("{pid}/ksm_merging_pages"))),
-    }
-}
-
 /// Breaks of one process, by balance; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakCount {
@@ -196,21 +173,5 @@ mod tests {
         assert_eq!(breaks.update(110, 20), 30);
         assert_eq!(breaks.update(110, 21), 30, "a reading in between does not undo breaks");
         assert_eq!(breaks.update(120, 21), 39);
-    }
-
-    #[test]
-    fn merging_pages_are_read_from_either_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = HostRoot::at(dir.path());
-        std::fs::create_dir_all(root.proc("7")).unwrap();
-        assert!(merging_pages(&root, 7).unwrap_err().is_gone());
-        std::fs::write(root.proc("7/ksm_merging_pages"), "12\n").unwrap();
-        assert_eq!(merging_pages(&root, 7).unwrap(), 12);
-        std::fs::write(root.proc("7/ksm_stat"), "ksm_rmap_items 5\n").unwrap();
-        assert_eq!(merging_pages(&root, 7).unwrap(), 12);
-        std::fs::write(root.proc("7/ksm_stat"), "ksm_rmap_items 5\nksm_merging_pages 3\n").unwrap();
-        assert_eq!(merging_pages(&root, 7).unwrap(), 3);
-        std::fs::write(root.proc("7/ksm_stat"), "ksm_merging_pages -3\n").unwrap();
-        assert!(merging_pages(&root, 7).unwrap_err().to_string().contains("-3"));
     }
 }

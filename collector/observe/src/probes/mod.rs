@@ -25,10 +25,10 @@ use aya::maps::{Map, MapError};
 use aya::{Ebpf, EbpfLoader};
 use huddle_model::availability::Availability;
 
-use super::perf::events::{CacheEvents, Processor};
+use super::perf::events::CacheEvents;
 use attach::Attacher;
 use cost::ProgramCost;
-use huddle_host::{HostError, HostRoot, read_number};
+use huddle_host::{HostError, HostRoot, cpuinfo, kernel};
 use ksm::KsmProbe;
 use losses::LossReader;
 use pass::ProbeTrigger;
@@ -59,7 +59,7 @@ pub enum ProbeError {
         source: btf::BtfError,
     },
     /// The host's size or its processor is not known.
-    #[error("the probes cannot be fitted to this host: {0}")]
+    #[error("the probes cannot be adapted to this host: {0}")]
     Host(#[from] HostError),
     /// The maps cannot be created.
     #[error("the BPF maps cannot be created: {reason}; run as root, or with CAP_BPF and CAP_PERFMON")]
@@ -165,7 +165,7 @@ impl Probes {
         let mut ebpf =
             loader.load(object::bytes()).map_err(|error| ProbeError::Load { reason: one_line(&error) })?;
 
-        let processor = Processor::read(root)?;
+        let processor = cpuinfo::read(root)?.processor();
         let miss_event = &CacheEvents::of(processor.as_ref()).llc_misses;
         let kernel = attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm, miss_event };
         let mut attacher = Attacher::new(&mut ebpf, kernel, config);
@@ -208,7 +208,7 @@ fn sizes(root: &HostRoot, config: &ProbeConfig) -> Result<Sizes, ProbeError> {
     Ok(Sizes {
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         threads: config.max_threads.max(1),
-        pid_max: read_number(&root.proc("sys/kernel/pid_max"))?,
+        pid_max: kernel::pid_max(root)?,
         tick_ns: 1_000_000_000 / ticks_per_second.max(1),
     })
 }

@@ -15,7 +15,7 @@ use super::program::Program;
 use super::{ProbeError, take_map};
 use huddle_host::clock::monotonic_ns;
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
-use huddle_host::{HostError, HostRoot, read_number};
+use huddle_host::{HostRoot, ksm};
 
 /// Told by the tracepoints `ksm_start_scan` and `ksm_stop_scan` (Linux 6.4), at once and with times.
 pub struct ProbeTrigger {
@@ -42,7 +42,7 @@ impl ProbeTrigger {
             Err(error) => return Availability::Unavailable(error.to_string()),
         };
         // Read after attaching: a pass that ends in between is in the ring, and older than `from_ns`.
-        let tally = read_full_scans(root).map(|full_scans| Tally {
+        let tally = ksm::full_scans(root).map(|full_scans| Tally {
             full_scans,
             from_ns: monotonic_ns(),
             began: None,
@@ -148,7 +148,7 @@ impl FullScansTrigger {
     /// # Errors
     /// This kernel has no KSM.
     pub fn new(root: HostRoot, interval: Duration) -> Result<Self, TriggerError> {
-        let full_scans = read_full_scans(&root)?;
+        let full_scans = ksm::full_scans(&root)?;
         Ok(Self { root, full_scans, interval })
     }
 }
@@ -161,7 +161,7 @@ impl PassTrigger for FullScansTrigger {
     fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let full_scans = read_full_scans(&self.root)?;
+            let full_scans = ksm::full_scans(&self.root)?;
             // The kernel counts from 0 again when KSM is told to unmerge everything: no pass was completed.
             self.full_scans = self.full_scans.min(full_scans);
             if full_scans > self.full_scans {
@@ -177,10 +177,6 @@ impl PassTrigger for FullScansTrigger {
             std::thread::sleep(left.min(self.interval));
         }
     }
-}
-
-fn read_full_scans(root: &HostRoot) -> Result<u64, HostError> {
-    read_number(&root.sys("kernel/mm/ksm/full_scans"))
 }
 
 fn parse(bytes: &[u8]) -> Option<PassEvent> {
@@ -222,7 +218,7 @@ mod tests {
         assert_eq!(tally.take(&event(140, PASS_START, 9)), None);
         let pass = tally.take(&event(150, PASS_STOP, 11)).unwrap();
         assert_eq!((pass.began_ns, pass.passed_over), (None, 2), "two were lost, and this one's beginning");
-        // All was unmerged, and the kernel counts anew.
+        // All was unmerged, and the kernel counts from 0 again.
         let pass = tally.take(&event(160, PASS_STOP, 1)).unwrap();
         assert_eq!((pass.full_scans, pass.passed_over), (2, 1));
         assert_eq!(tally.take(&event(170, PASS_STOP, 2)).unwrap().full_scans, 3);

@@ -54,7 +54,7 @@ pub enum WatchError {
         limit: u32,
     },
     /// The thread id is beyond what the kernel gave out when the programs were loaded.
-    #[error("thread {tid} is beyond the largest id when the probes were loaded; start huddle again")]
+    #[error("thread {tid} is beyond the largest id when the probes were loaded; restart huddle")]
     TooLarge {
         /// The thread.
         tid: i32,

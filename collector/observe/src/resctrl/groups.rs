@@ -40,7 +40,7 @@ impl GroupDirectories for Kernel {
 pub(super) fn name(owner: TaskId, vm: &Vm) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
     let shown: String = vm.name.chars().take(64).map(plain).collect();
-    format!("{PREFIX}{}-{}.{}-{shown}", owner.id, owner.start_ticks, vm.process.id)
+    format!("{PREFIX}{}-{}.{}-{shown}", owner.id, owner.start_ticks, vm.id.number())
 }
 
 /// Whether a group has a name as huddle gives it.
@@ -88,13 +88,13 @@ pub(super) fn remove_left(root: &HostRoot, mount: &Path, directories: &dyn Group
             Ok(()) => {
                 left.removed += 1;
                 left.notes.push(format!(
-                    "the monitoring group {}, which a huddle that is gone had made, is removed",
+                    "the monitoring group {}, left by an earlier huddle, is removed",
                     path.display()
                 ));
             }
             Err(error) => {
                 left.failures.push(format!(
-                    "the monitoring group {} of a huddle that is gone cannot be removed: {error}; run as root",
+                    "the monitoring group {}, left by an earlier huddle, cannot be removed: {error}; run as root",
                     path.display()
                 ));
             }
@@ -135,7 +135,8 @@ mod tests {
     fn names_tell_their_owner_whatever_the_vm_is_called() {
         let vm = |name: &str| Vm {
             name: name.into(),
-            process: TaskId { id: 42, start_ticks: 1 },
+            id: TaskId { id: 42, start_ticks: 1 }.into(),
+            uuid: None,
             vmm: huddle_model::vm::VmmKind::Process,
             vcpus: Vec::new(),
             memory: Vec::new(),

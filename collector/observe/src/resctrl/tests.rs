@@ -107,15 +107,16 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
     let task = |id| TaskId { id, start_ticks: 1 };
     let vcpu = |(index, tid): (u32, &i32)| Vcpu {
         index,
-        thread: task(*tid),
-        process: task(pid),
-        thread_name: "CPU 0/KVM".into(),
+        id: task(*tid).into(),
+        process: Some(task(pid)),
+        thread_name: Some("CPU 0/KVM".into()),
         affinity: CpuSet::new(),
         last_cpu: None,
     };
     Vm {
         name: name.into(),
-        process: task(pid),
+        id: task(pid).into(),
+        uuid: None,
         vmm: VmmKind::QemuKvm,
         vcpus: (0..).zip(threads).map(vcpu).collect(),
         memory: Vec::new(),
@@ -129,7 +130,7 @@ fn topology(level: u8) -> Topology {
         id: DomainId(id),
         cpus: cpus.parse().unwrap(),
         size_bytes: None,
-        node: None,
+        nodes: Default::default(),
     };
     // The other way round than the caches, so that an id taken for a number would show.
     Topology::new(Some(level), [(0, "2-3"), (1, "0-1")].map(domain).into()).unwrap()
@@ -221,7 +222,7 @@ fn groups_of_huddles_that_are_gone_are_removed_and_those_of_others_stay() {
     tree.stat(70, 6);
     let left = remove_leftovers(&tree.root);
     assert_eq!((left.removed, left.failures.len()), (0, 1));
-    assert!(left.failures[0].contains("huddle-70-5.1-a of a huddle that is gone"), "{left:?}");
+    assert!(left.failures[0].contains("huddle-70-5.1-a, left by an earlier huddle"), "{left:?}");
     drop(tree.open());
     assert_eq!(tree.groups(""), ["huddle-x", "libvirt"]);
 }

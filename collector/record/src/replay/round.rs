@@ -1,7 +1,7 @@
 //! From the rows of a round back to the round.
 //!
 //! The inverse of [`huddle_model::schema::round_rows`], as far as it goes. Not recorded, and so filled in:
-//! - the name of a vCPU's thread: empty;
+//! - the name of a vCPU's thread: none;
 //! - the process of a vCPU, which differs from its VM's in a cgroup only: that of the VM;
 //! - where in its process guest memory lies: one range of each kind, of the recorded size, from 0;
 //! - the CPUs that a VM's cgroup allows: all that are known, so that nothing is taken as forbidden.
@@ -12,14 +12,15 @@ use std::sync::Arc;
 use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
+use huddle_model::id::{TaskId, VcpuId, VmId, VmRef};
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{Plan, VcpuPlacement};
-use huddle_model::schema::{DecisionRow, EventRow, KsmRow, PlacementRow, SharingRow, VmRow};
+use huddle_model::schema::{DecisionRow, EventRow, KsmRow, PlacementRow, SharingRow, VmColumns, VmRow};
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::update::Round;
-use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Vcpu, Vm, VmmKind};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vcpu, Vm, VmmKind};
 use serde::de::DeserializeOwned;
 
 use super::index::{RoundTime, unsigned};
@@ -42,7 +43,7 @@ pub(super) struct RoundRows {
 /// The rows of a matrix, without the names in each.
 #[derive(Default)]
 pub(super) struct Pairs {
-    vms: Vec<(String, Option<i32>)>,
+    vms: Vec<(String, VmColumns)>,
     positions: HashMap<String, usize>,
     cells: Vec<(usize, usize, Option<u64>, f64)>,
     /// Method, duration and coverage, from the first row.
@@ -51,18 +52,31 @@ pub(super) struct Pairs {
 
 impl Pairs {
     pub(super) fn push(&mut self, row: SharingRow) {
-        let i = self.position(row.vm, row.vm_pid);
-        let j = self.position(row.other, row.other_pid);
+        let (vm, other) = (VmColumns::default(), VmColumns::default());
+        let i = self.position(
+            row.vm,
+            VmColumns { vm_kind: row.vm_kind, pid: row.vm_pid, uuid: row.uuid, domid: row.domid, ..vm },
+        );
+        let j = self.position(
+            row.other,
+            VmColumns {
+                vm_kind: row.other_kind,
+                pid: row.other_pid,
+                uuid: row.other_uuid,
+                domid: row.other_domid,
+                ..other
+            },
+        );
         self.cells.push((i, j, row.shared_frames, row.rate));
         self.about.get_or_insert((row.method, row.measured_in_us, row.coverage));
     }
 
     /// Rows come row by row of the matrix, so the first row names all VMs in their order.
-    fn position(&mut self, name: String, pid: Option<i32>) -> usize {
+    fn position(&mut self, name: String, columns: VmColumns) -> usize {
         if let Some(position) = self.positions.get(&name) {
             return *position;
         }
-        self.vms.push((name.clone(), pid));
+        self.vms.push((name.clone(), columns));
         self.positions.insert(name, self.vms.len() - 1);
         self.vms.len() - 1
     }
@@ -88,7 +102,8 @@ pub(super) fn rebuild(
     let domains = topology.value().map(|topology| &**topology);
     let vms = vms(&rows, domains);
     let is_of_round = |event: &Event| until_us.is_none_or(|until| event.at_unix_us < until);
-    let (mut events, later): (Vec<Event>, Vec<Event>) = rows.events.iter().map(event).partition(is_of_round);
+    let (mut events, later): (Vec<Event>, Vec<Event>) =
+        rows.events.iter().map(|row| event(row, &vms)).partition(is_of_round);
     if rows.has_gaps && vms.is_empty() {
         events.push(Event {
             at_unix_us: time.end_us,
@@ -151,9 +166,9 @@ fn topology_of(
 }
 
 fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
-    let mut by_vm: HashMap<(&str, i32), Vec<&PlacementRow>> = HashMap::new();
+    let mut by_vm: HashMap<(&str, Option<i32>, Option<u32>), Vec<&PlacementRow>> = HashMap::new();
     for row in &rows.placements {
-        by_vm.entry((&row.vm, row.vm_pid)).or_default().push(row);
+        by_vm.entry((&row.vm, row.vm_pid, row.domid)).or_default().push(row);
     }
     // What is not a cpulist is none that anybody was held on.
     let affinity = |row: &PlacementRow| row.cpus_before.parse::<CpuSet>().unwrap_or_default();
@@ -163,30 +178,63 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
         .chain(rows.placements.iter().flat_map(|row| affinity(row).iter().collect::<Vec<_>>()))
         .collect();
     let vm = |row: &VmRow| {
-        let process = TaskId { id: row.pid, start_ticks: row.start_ticks };
-        let own = by_vm.get(&(row.vm.as_str(), row.pid)).map(Vec::as_slice).unwrap_or_default();
-        let vcpu = |row: &&PlacementRow| Vcpu {
-            index: row.vcpu,
-            thread: TaskId { id: row.thread, start_ticks: row.thread_start_ticks },
-            process,
-            thread_name: String::new(),
-            affinity: affinity(row),
-            last_cpu: row.last_cpu,
+        let columns = columns_of(row);
+        // Every version says either a process or a domain.
+        let id = columns.id()?;
+        let own = by_vm.get(&(row.vm.as_str(), row.pid, row.domid)).map(Vec::as_slice).unwrap_or_default();
+        let vcpu = |row: &&PlacementRow| {
+            Some(Vcpu {
+                index: row.vcpu,
+                id: vcpu_id(id, row.vcpu, row.thread, row.thread_start_ticks)?,
+                process: id.process(),
+                thread_name: None,
+                affinity: affinity(row),
+                last_cpu: row.last_cpu,
+            })
         };
-        Vm {
+        Some(Vm {
             name: row.vm.clone(),
-            process,
+            id,
+            uuid: known_uuid(&columns),
             vmm: vmm(&row.vmm),
-            vcpus: own.iter().map(vcpu).collect(),
-            memory: memory(process, row),
+            vcpus: own.iter().filter_map(vcpu).collect(),
+            memory: memory(id.process(), row),
             allowed_cpus: known.clone(),
             cannot_merge: lines(row.cannot_merge.as_deref()),
-        }
+        })
     };
-    rows.vms.iter().map(vm).collect()
+    rows.vms.iter().filter_map(vm).collect()
 }
 
-fn memory(process: TaskId, row: &VmRow) -> Vec<GuestRegion> {
+/// Which VM a row of the table `vms` is of, whatever version wrote it.
+fn columns_of(row: &VmRow) -> VmColumns {
+    let VmRow { vm_kind, pid, start_ticks, uuid, domid, .. } = *row;
+    VmColumns { vm_kind, pid, start_ticks, uuid, domid }.modern(vmm(&row.vmm))
+}
+
+/// The UUID, unless half of it is all that an older version wrote down.
+fn known_uuid(columns: &VmColumns) -> Option<huddle_model::id::Uuid> {
+    let is_part = columns.id().and_then(|id| id.xen_domain()).is_some_and(|domain| domain.is_partly_known());
+    columns.uuid.filter(|_| !is_part).map(|uuid| uuid.uuid())
+}
+
+/// The vCPU of a row, of a VM that is known; `None` where the thread of a process is missing.
+pub(super) fn vcpu_id(vm: VmId, vcpu: u32, thread: Option<i32>, start_ticks: Option<u64>) -> Option<VcpuId> {
+    Some(match vm {
+        VmId::XenDomain(domain) => VcpuId::Xen { domain, vcpu },
+        VmId::Process(_) => VcpuId::Thread(TaskId { id: thread?, start_ticks: start_ticks? }),
+    })
+}
+
+/// A VM of this name, as the round knows it; else as far as a row of another table says.
+pub(super) fn reference(name: &str, columns: VmColumns, known: Option<&Vm>) -> VmRef {
+    match known {
+        Some(vm) => vm.reference(),
+        None => VmRef { name: name.to_owned(), id: columns.id(), uuid: columns.uuid.map(|uuid| uuid.uuid()) },
+    }
+}
+
+fn memory(process: Option<TaskId>, row: &VmRow) -> Vec<GuestRegion> {
     let sizes = [
         (MemoryKind::Mergeable, row.mergeable_bytes),
         (MemoryKind::Anonymous, row.anonymous_bytes),
@@ -204,7 +252,7 @@ fn memory(process: TaskId, row: &VmRow) -> Vec<GuestRegion> {
 }
 
 fn vmm(name: &str) -> VmmKind {
-    const ALL: [VmmKind; 8] = [
+    const ALL: [VmmKind; 12] = [
         VmmKind::QemuKvm,
         VmmKind::QemuTcg,
         VmmKind::Firecracker,
@@ -213,6 +261,10 @@ fn vmm(name: &str) -> VmmKind {
         VmmKind::OtherKvm,
         VmmKind::Process,
         VmmKind::Cgroup,
+        VmmKind::XenPv,
+        VmmKind::XenPvh,
+        VmmKind::XenHvm,
+        VmmKind::Xen,
     ];
     ALL.into_iter().find(|kind| kind.to_string() == name).unwrap_or(VmmKind::OtherKvm)
 }
@@ -228,11 +280,13 @@ pub(super) fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(name.to_owned())).ok()
 }
 
-fn event(row: &EventRow) -> Event {
+fn event(row: &EventRow, vms: &[Vm]) -> Event {
+    let EventRow { vm_kind, uuid, domid, .. } = *row;
+    let columns = VmColumns { vm_kind, uuid, domid, ..VmColumns::default() };
     Event {
         at_unix_us: unsigned(row.at_us),
         kind: named(&row.kind).unwrap_or(EventKind::Note),
-        vm: row.vm.clone(),
+        vm: row.vm.as_deref().map(|name| reference(name, columns, vms.iter().find(|vm| vm.name == name))),
         message: row.message.clone(),
     }
 }
@@ -273,7 +327,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     let mut pairs = pairs;
     // One VM alone has no pair, and so no row; its matrix is known all the same.
     if let (Some(_), [only], true) = (decision, vms, pairs.cells.is_empty()) {
-        pairs.vms.push((only.vm.clone(), Some(only.pid)));
+        pairs.vms.push((only.vm.clone(), columns_of(only)));
     }
     let n = pairs.vms.len();
     if n == 0 || pairs.cells.len() != n * (n - 1) {
@@ -289,7 +343,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     let (method, measured_in_us, coverage) = pairs.about.unwrap_or_default();
     let parts = MatrixParts {
         method: named(&method).unwrap_or(Method::File),
-        vms: pairs.vms.into_iter().map(|(name, pid)| matrix_vm(name, pid, vms)).collect(),
+        vms: pairs.vms.into_iter().map(|(name, columns)| matrix_vm(name, columns, vms)).collect(),
         shared_frames: has_frames.then_some(frames),
         rate,
         duration_ms: measured_in_us.map(|us| us as f64 / 1000.0),
@@ -301,8 +355,16 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     }
 }
 
-fn matrix_vm(name: String, pid: Option<i32>, vms: &[VmRow]) -> MatrixVm {
-    let row = vms.iter().find(|row| row.vm == name && pid.is_none_or(|pid| pid == row.pid));
+fn matrix_vm(name: String, columns: VmColumns, vms: &[VmRow]) -> MatrixVm {
+    let is_same = |row: &&VmRow| {
+        let of_row = columns_of(row);
+        row.vm == name
+            && columns.pid.is_none_or(|pid| of_row.pid == Some(pid))
+            && columns.domid.is_none_or(|domid| of_row.domid == Some(domid))
+            && columns.uuid.is_none_or(|uuid| of_row.uuid == Some(uuid))
+    };
+    let row = vms.iter().find(is_same);
+    let known = row.map_or(columns, columns_of);
     let memory = row.and_then(|row| {
         Some(MemoryUse {
             pages_resident: row.pages_resident?,
@@ -313,7 +375,7 @@ fn matrix_vm(name: String, pid: Option<i32>, vms: &[VmRow]) -> MatrixVm {
             pages_huge: row.pages_huge,
         })
     });
-    MatrixVm { name, pid, domid: None, vcpus: row.map_or(1, |row| row.vcpus), memory }
+    MatrixVm { name, id: known.id(), uuid: known_uuid(&known), vcpus: row.map_or(1, |row| row.vcpus), memory }
 }
 
 fn plan(
@@ -354,7 +416,9 @@ fn domains_of(placements: &[PlacementRow]) -> Vec<CacheDomain> {
         let (Some(id), Some(cpus)) = (row.domain.map(DomainId), &row.cpus) else { continue };
         let Ok(cpus) = cpus.parse() else { continue };
         if domains.iter().all(|domain| domain.id != id) {
-            domains.push(CacheDomain { id, cpus, size_bytes: None, node: None });
+            let nodes =
+                row.nodes.as_deref().and_then(|nodes| nodes.parse::<CpuSet>().ok()).unwrap_or_default();
+            domains.push(CacheDomain { id, cpus, size_bytes: None, nodes: nodes.iter().collect() });
         }
     }
     domains.sort_by_key(|domain| domain.id);

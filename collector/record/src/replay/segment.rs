@@ -59,7 +59,8 @@ fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
         ));
     };
     for column in table.columns() {
-        let name = table.column_name(column.name, version);
+        // What came later is null for this segment.
+        let Some(name) = table.column_name(column.name, version) else { continue };
         match footer.schema().field_with_name(name) {
             Err(_) => return Err(format!("the column {name} is missing")),
             Ok(field) if !is_of(field.data_type(), column.kind) => {
@@ -138,7 +139,8 @@ pub(super) fn rows<R: Row>(
 
 /// The values of one row, by the position of the column that was asked for.
 pub(super) struct Cells<'a> {
-    columns: &'a [Array<'a>],
+    /// `None` for a column that the segment's version does not have.
+    columns: &'a [Option<Array<'a>>],
     row: usize,
 }
 
@@ -177,7 +179,7 @@ impl<'a> Cells<'a> {
                 if $array.is_null(self.row) { Value::Null } else { Value::$kind($array.value(self.row)) }
             };
         }
-        match self.columns.get(position) {
+        match self.columns.get(position).and_then(Option::as_ref) {
             None => Value::Null,
             Some(Array::Bool(array)) => value!(array, Bool),
             Some(Array::I32(array)) => value!(array, I32),
@@ -215,9 +217,9 @@ fn decode(
     let file = File::open(path).map_err(ReplayError::file("open", path))?;
     // As they were called when this was written.
     let version = version(&footer).unwrap_or(SCHEMA_VERSION);
-    let names: Vec<&str> = names.iter().map(|name| table.column_name(name, version)).collect();
+    let names: Vec<Option<&str>> = names.iter().map(|name| table.column_name(name, version)).collect();
     let parquet = footer.parquet_schema();
-    let projection = ProjectionMask::columns(parquet, names.iter().copied());
+    let projection = ProjectionMask::columns(parquet, names.iter().copied().flatten());
     let filter = wanted.key.map(|key_wanted| {
         let only = ProjectionMask::columns(parquet, std::iter::once(key(table)));
         RowFilter::new(vec![Box::new(ArrowPredicateFn::new(only, move |batch| equal(&batch, key_wanted)))])
@@ -233,8 +235,11 @@ fn decode(
     }
     for batch in builder.build().map_err(|error| damaged(&error))? {
         let batch = batch.map_err(|error| damaged(&error))?;
-        let columns: Option<Vec<Array<'_>>> =
-            names.iter().map(|name| Array::of(batch.column_by_name(name)?)).collect();
+        let column = |name: &Option<&str>| match name {
+            None => Some(None),
+            Some(name) => Array::of(batch.column_by_name(name)?).map(Some),
+        };
+        let columns: Option<Vec<Option<Array<'_>>>> = names.iter().map(column).collect();
         let columns = columns.ok_or_else(|| damaged(&"a column is missing"))?;
         for row in 0..batch.num_rows() {
             if !each(&Cells { columns: &columns, row }).map_err(|what| damaged(&what))? {

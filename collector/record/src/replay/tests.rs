@@ -8,15 +8,19 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
+use huddle_model::id::{TaskId, Uuid, VcpuId, VmId, XenDomainId};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
 use huddle_model::schema::{RowContext, SCHEMA_VERSION, Table};
 use huddle_model::topology::Topology;
 use huddle_model::update::Round;
 use huddle_model::view::View;
+use huddle_model::vm::{Vm, VmmKind};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -32,10 +36,11 @@ fn published(rounds: u64, vms: usize) -> Vec<View> {
     for round in 1..=rounds {
         let mut view = sample_observed::observed(round, vms);
         let seen = view.observation.value().map(Arc::clone).unwrap();
+        let first = view.round.vms[0].reference();
         let event = |at_unix_us, what: &str| Event {
             at_unix_us,
             kind: EventKind::Note,
-            vm: Some("vm0".into()),
+            vm: Some(first.clone()),
             message: format!("{what} of round {round}"),
         };
         let mut next = |begin_unix_us, end_unix_us, round| {
@@ -427,4 +432,142 @@ fn columns_of_older_versions_are_read_by_their_old_names() {
     age_by_one_version(&segment(&run, Table::Ksm, 1), "run", "runs");
     let recording = Recording::open(&run).unwrap();
     assert!(recording.warnings()[0].contains("the column run is missing"), "{:?}", recording.warnings());
+}
+
+/// A VM of one kind or the other, with its vCPU.
+fn identity() -> impl Strategy<Value = (VmId, Option<Uuid>, VcpuId)> {
+    let task = |id: i32, start_ticks| TaskId { id, start_ticks };
+    let process = (1i32..1 << 22, any::<u64>(), any::<Option<u128>>(), any::<(i32, u64)>());
+    let held = process.prop_map(move |(pid, start, uuid, (tid, started))| {
+        (task(pid, start).into(), uuid.map(Uuid::from_u128), task(tid, started).into())
+    });
+    let on_xen = (any::<u32>(), any::<u128>()).prop_map(|(domid, uuid)| {
+        let domain = XenDomainId { domid, uuid: Uuid::from_u128(uuid) };
+        (VmId::XenDomain(domain), Some(domain.uuid), VcpuId::Xen { domain, vcpu: 0 })
+    });
+    prop_oneof![held, on_xen]
+}
+
+/// The view with VMs of these identities.
+fn identified(mut view: View, ids: &[(VmId, Option<Uuid>, VcpuId)]) -> View {
+    let round = Arc::make_mut(&mut view.round);
+    for (vm, (id, uuid, vcpu)) in Arc::make_mut(&mut round.vms).iter_mut().zip(ids) {
+        (vm.id, vm.uuid, vm.vcpus[0].id, vm.vcpus[0].process) = (*id, *uuid, *vcpu, id.process());
+        vm.memory[0].process = id.process();
+        vm.vmm = if id.process().is_some() { VmmKind::QemuKvm } else { VmmKind::XenPvh };
+    }
+    let memory = MemoryUse { frames_used: 800, ..MemoryUse::default() };
+    let measured = round.vms.iter().map(|vm| MatrixVm::of(vm, Some(memory))).collect();
+    let shared = vec![vec![7; ids.len()]; ids.len()];
+    let matrix = SharingMatrix::measured(Method::Merged, measured, &shared, 1.0, 1.0);
+    round.matrix = Availability::Available(Arc::new(matrix));
+    if let Availability::Available(seen) = &mut view.observation {
+        let seen = Arc::make_mut(seen);
+        seen.vms = round.vms.iter().map(Vm::reference).collect();
+        for (vcpu, (id, _, of)) in seen.vcpus.iter_mut().zip(ids) {
+            (vcpu.id, vcpu.process) = (*of, id.process());
+        }
+        for (merging, (id, ..)) in seen.merging.iter_mut().zip(ids) {
+            merging.id = *id;
+        }
+    }
+    view
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn ids_of_both_kinds_are_read_back_from_parquet(ids in proptest::collection::vec(identity(), 1..5)) {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let published = identified(sample_observed::observed(2, ids.len()), &ids);
+        record(&run, std::slice::from_ref(&published), 1000);
+        let mut recording = Recording::open(&run).unwrap();
+        prop_assert_eq!(recording.warnings(), &[] as &[String]);
+        let found = recording.view(recording.len() - 1).unwrap();
+        let of = |view: &View| -> Vec<_> {
+            view.round.vms.iter().map(|vm| (vm.id, vm.uuid, vm.vcpus[0].id)).collect()
+        };
+        prop_assert_eq!(of(&found), ids);
+        prop_assert_eq!(
+            found.round.matrix.value().unwrap().vms(),
+            published.round.matrix.value().unwrap().vms()
+        );
+        let (seen, was) = (found.observation.value().unwrap(), published.observation.value().unwrap());
+        prop_assert_eq!(&seen.vms, &was.vms);
+        prop_assert_eq!(&seen.trial, &was.trial);
+        let vcpus = |seen: &Observation| -> Vec<_> {
+            seen.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.process, vcpu.run_ns())).collect()
+        };
+        prop_assert_eq!(vcpus(seen), vcpus(was));
+        let merging = |seen: &Observation| -> Vec<_> { seen.merging.iter().map(|vm| vm.id).collect() };
+        prop_assert_eq!(merging(seen), merging(was));
+    }
+}
+
+/// A vCPU on Xen that may run on several CPUs: its CPU time is known, and not where it was used.
+#[test]
+fn cpu_time_without_a_place_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut published = sample_observed::observed(2, 1);
+    let Availability::Available(seen) = &mut published.observation else { panic!() };
+    let seen = Arc::make_mut(seen);
+    seen.vcpus[0].residency = Availability::Unavailable("on one of several".into());
+    seen.vcpus[0].migrations = Availability::Unavailable("not told".into());
+    seen.vcpus[0].run_ns_anywhere = Some(123_456);
+    record(&run, &[published], 1000);
+    let mut recording = Recording::open(&run).unwrap();
+    let found = recording.view(recording.len() - 1).unwrap();
+    let vcpu = &found.observation.value().unwrap().vcpus[0];
+    assert_eq!((vcpu.run_ns(), vcpu.residency.value()), (Some(123_456), None));
+}
+
+/// A recording that version 3 wrote: two VMs that processes hold, and a domain of Xen whose number and half of whose
+/// UUID stand in the columns of processes.
+#[test]
+fn a_recording_of_version_3_is_read_as_before() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/schema-3");
+    let mut recording = Recording::open(&run).unwrap();
+    assert_eq!((recording.warnings(), recording.manifest().schema_version), (&[] as &[String], 3));
+    assert_eq!(recording.len(), 4);
+    let found = recording.view(1).unwrap();
+    let round = &found.round;
+    let task = |id, start_ticks| TaskId { id, start_ticks };
+    let domain = XenDomainId::partly_known(5, 0x6a8c_3a1e_6e1c_4c0e);
+    let ids: Vec<VmId> = round.vms.iter().map(|vm| vm.id).collect();
+    let expected = [task(100, 5).into(), task(101, 5).into(), VmId::XenDomain(domain)];
+    assert_eq!(ids, expected);
+    assert!(round.vms.iter().all(|vm| vm.uuid.is_none()));
+    assert_eq!(round.vms[2].vmm, VmmKind::XenPvh);
+    let vcpus: Vec<_> = round.vms.iter().map(|vm| (vm.vcpus[0].id, vm.vcpus[0].process)).collect();
+    let on_xen = VcpuId::Xen { domain, vcpu: 0 };
+    let expected = [
+        (task(1100, 6).into(), Some(task(100, 5))),
+        (task(1101, 6).into(), Some(task(101, 5))),
+        (on_xen, None),
+    ];
+    assert_eq!(vcpus, expected);
+    let matrix = round.matrix.value().unwrap();
+    assert_eq!(matrix.vms().iter().map(|vm| vm.id).collect::<Vec<_>>(), some(&ids));
+    assert_eq!((matrix.rate(0, 1), matrix.shared_frames(0, 1)), (202.0 / 800.0, Some(202)));
+    let seen = found.observation.value().unwrap();
+    let vcpus: Vec<_> = seen.vcpus.iter().map(|vcpu| (vcpu.id, vcpu.process)).collect();
+    assert_eq!(vcpus, expected);
+    assert_eq!(seen.merging.iter().map(|vm| vm.id).collect::<Vec<_>>(), ids);
+    assert_eq!(seen.vms.iter().map(|vm| vm.id).collect::<Vec<_>>(), some(&ids));
+    // What that version did not say.
+    let trial = seen.trial.as_ref().unwrap();
+    assert_eq!((trial.trial, trial.arm.as_str(), trial.block), (0, "paper", 0));
+    // What is not of a VM's identity is as it was.
+    let sample = sample_observed::observed(2, 2);
+    assert_eq!((&round.ksm, &round.pinning), (&sample.round.ksm, &sample.round.pinning));
+    let was = sample.observation.value().unwrap();
+    for (found, was) in seen.vcpus.iter().zip(&was.vcpus) {
+        assert_eq!((&found.vm, &found.counters, &found.residency), (&was.vm, &was.counters, &was.residency));
+    }
+}
+
+fn some(ids: &[VmId]) -> Vec<Option<VmId>> {
+    ids.iter().copied().map(Some).collect()
 }

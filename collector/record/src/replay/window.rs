@@ -3,22 +3,25 @@
 //! The inverse of [`huddle_model::schema::observation_rows`]. Most reasons are not recorded: what is
 //! missing then says so.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
+use huddle_model::id::{TaskId, VmId, VmRef, XenDomainId};
 use huddle_model::observation::{
     CountedEvent, CpuResidency, LossObservation, MergeObservation, Observation, OccupancyObservation,
     ProgramCost, ProgramObservation, ReportObservation, TrialBlock, VcpuObservation,
 };
 use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{
-    CounterRow, ExitRow, MergingRow, OccupancyRow, ProgramRow, ReportRow, ResidencyRow, WindowRow,
+    CounterRow, ExitRow, MergingRow, OccupancyRow, ProgramRow, ReportRow, ResidencyRow, UuidText, VmColumns,
+    WindowRow,
 };
 use huddle_model::topology::DomainId;
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::vm::Vm;
 
 use super::index::unsigned;
+use super::round::{reference, vcpu_id};
 
 /// What a recording holds of one window.
 #[derive(Default)]
@@ -38,9 +41,8 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
     let Some(window) = &rows.window else {
         return Availability::Unavailable("the recording does not hold this window".into());
     };
-    let started: HashMap<i32, u64> = vms.iter().map(|vm| (vm.process.id, vm.process.start_ticks)).collect();
-    let process = |pid: i32| TaskId { id: pid, start_ticks: started.get(&pid).copied().unwrap_or(0) };
-    let mut residency: HashMap<(&str, u32, i32), Vec<CpuResidency>> = HashMap::new();
+    let who = Who::new(vms);
+    let mut residency: HashMap<(&str, u32, Option<i32>), Vec<CpuResidency>> = HashMap::new();
     for row in &rows.residency {
         residency.entry((&row.vm, row.vcpu, row.thread)).or_default().push(CpuResidency {
             cpu: row.cpu,
@@ -55,17 +57,19 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         exits.entry((&row.vm, row.vcpu)).or_default().insert(row.reason, row.exits);
     }
     let vcpu = |row: &CounterRow| {
+        let of = who.of(&row.vm, row.vm_pid, row.uuid, row.domid)?;
         let ran = residency.get(&(row.vm.as_str(), row.vcpu, row.thread)).cloned();
         let left = exits.get(&(row.vm.as_str(), row.vcpu)).cloned();
-        VcpuObservation {
+        // A thread that was watched and did not run has no row and no place; its moves are known.
+        let ran = ran.or_else(|| row.migrations.map(|_| Vec::new()));
+        Some(VcpuObservation {
             vm: row.vm.clone(),
             vcpu: row.vcpu,
-            process: process(row.vm_pid),
-            thread: TaskId { id: row.thread, start_ticks: row.thread_start_ticks },
+            id: vcpu_id(of, row.vcpu, row.thread, row.thread_start_ticks)?,
+            process: of.process(),
             counters: delta(row),
-            // A thread that was watched and did not run has no row and no place; its moves are known.
-            residency: held(ran.or_else(|| row.migrations.map(|_| Vec::new())), "where this vCPU ran"),
-            run_ns_anywhere: None,
+            run_ns_anywhere: row.run_ns.filter(|_| ran.is_none()),
+            residency: held(ran, "where this vCPU ran"),
             migrations: held(row.migrations, "the migrations of this vCPU"),
             domain_migrations: held(row.domain_migrations, "the moves of this vCPU between domains"),
             guest_entries: held(row.guest_entries, "the guest entries of this vCPU"),
@@ -74,19 +78,26 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
                 left.or_else(|| row.guest_exits.map(|_| BTreeMap::new())),
                 "the guest exits of this vCPU",
             ),
-        }
+        })
     };
-    let block = rows.counters.iter().map(|row| (&row.arm, row.block));
-    let block = block.chain(rows.reported.iter().map(|row| (&row.arm, row.block)));
-    let trial = block.filter_map(|(arm, block)| Some(TrialBlock { arm: arm.clone()?, block: block? })).next();
+    let block = rows.counters.iter().map(|row| (row.trial, &row.arm, row.block));
+    let mut block = block.chain(rows.reported.iter().map(|row| (row.trial, &row.arm, row.block)));
+    let trial = block.find_map(|(trial, arm, block)| {
+        Some(TrialBlock { trial: trial.unwrap_or(0), arm: arm.clone()?, block: block? })
+    });
     Availability::Available(Observation {
         window: window.window,
         round: window.round,
         trial,
+        vms: who.all(&rows),
         begin_unix_us: unsigned(window.begin_us),
         end_unix_us: unsigned(window.end_us),
-        vcpus: rows.counters.iter().map(vcpu).collect(),
-        merging: rows.merging.iter().map(|row| merging(row, process(row.vm_pid))).collect(),
+        vcpus: rows.counters.iter().filter_map(vcpu).collect(),
+        merging: rows
+            .merging
+            .iter()
+            .filter_map(|row| Some(merging(row, who.of(&row.vm, row.vm_pid, row.uuid, row.domid)?)))
+            .collect(),
         occupancy: occupancy(&rows.occupancy),
         reported: rows
             .reported
@@ -103,6 +114,54 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         own_cpu_us: held(window.own_cpu_us, "the CPU time of this process in this window"),
         reading_cpu_us: held(window.reading_cpu_us, "the CPU time of reading in this window"),
     })
+}
+
+/// The VMs of the round, by what rows of its windows say of them.
+struct Who<'a> {
+    started: HashMap<i32, u64>,
+    by_name: HashMap<&'a str, &'a Vm>,
+}
+
+impl<'a> Who<'a> {
+    fn new(vms: &'a [Vm]) -> Self {
+        let started = vms.iter().filter_map(Vm::process).map(|process| (process.id, process.start_ticks));
+        let by_name = vms.iter().map(|vm| (vm.name.as_str(), vm));
+        Self { started: started.collect(), by_name: by_name.collect() }
+    }
+
+    /// Which VM a row is of; `None` where it says neither a process nor a domain. A process that the round does
+    /// not know has no start time that could be told.
+    fn of(&self, name: &str, pid: Option<i32>, uuid: Option<UuidText>, domid: Option<u32>) -> Option<VmId> {
+        if let (Some(domid), Some(uuid)) = (domid, uuid) {
+            return Some(VmId::XenDomain(XenDomainId { domid, uuid: uuid.uuid() }));
+        }
+        let pid = pid?;
+        // Before version 4 a domain of Xen had its number here.
+        let of_name = self.by_name.get(name).map(|vm| vm.id);
+        let of_domain = of_name.filter(|id| id.xen_domain().is_some() && id.number() == i64::from(pid));
+        let start_ticks = self.started.get(&pid).copied().unwrap_or(0);
+        Some(of_domain.unwrap_or(VmId::Process(TaskId { id: pid, start_ticks })))
+    }
+
+    /// All VMs that a row of the window names.
+    fn all(&self, rows: &WindowRows) -> Vec<VmRef> {
+        let merging = rows.merging.iter().map(|row| (&row.vm, row.vm_pid, row.uuid, row.domid));
+        let counters = rows.counters.iter().map(|row| (&row.vm, row.vm_pid, row.uuid, row.domid));
+        let occupancy = rows.occupancy.iter().map(|row| (&row.vm, None, row.uuid, row.domid));
+        let reported = rows.reported.iter().map(|row| (&row.vm, None, row.uuid, row.domid));
+        let mut found: Vec<VmRef> = Vec::new();
+        let mut names = HashSet::new();
+        for (name, pid, uuid, domid) in merging.chain(counters).chain(occupancy).chain(reported) {
+            if !names.insert(name) {
+                continue;
+            }
+            let columns = VmColumns { uuid, domid, ..VmColumns::default() };
+            let known = reference(name, columns, self.by_name.get(name.as_str()).copied());
+            let id = self.of(name, pid, uuid, domid).or(known.id);
+            found.push(VmRef { id, ..known });
+        }
+        found
+    }
 }
 
 /// The value, or that it was not available, and that the recording does not say why.
@@ -133,10 +192,10 @@ fn delta(row: &CounterRow) -> CounterDelta {
     })
 }
 
-fn merging(row: &MergingRow, process: TaskId) -> MergeObservation {
+fn merging(row: &MergingRow, id: VmId) -> MergeObservation {
     MergeObservation {
         vm: row.vm.clone(),
-        process,
+        id,
         merged_now: held(row.pages_merged_now, "the merged pages of this VM"),
         merges: held(row.pages_merged, "the merges of this VM"),
         breaks: held(row.pages_broken, "the breaks of this VM"),

@@ -44,7 +44,7 @@ impl Alike {
 pub type TakeAlike<'t, M> = dyn FnMut(&mut M, &Alike, &mut Throttle) + 't;
 
 /// Reads all pages and gives groups of equal hash that have pages of two spaces or more. Zero-filled pages are
-/// not among them, as they count as shared with nobody. All pages are looked at, whatever `settings` say of
+/// not among them, as they count as not shared. All pages are looked at, whatever `settings` say of
 /// samples; `vms` is how many VMs the spaces belong to, and `largest` the VM to name where there is too much.
 ///
 /// # Errors

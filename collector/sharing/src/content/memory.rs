@@ -22,7 +22,7 @@ const BATCH_PAGES: usize = 64;
 pub struct Slot {
     /// Its place in the space, from 0.
     pub number: u64,
-    /// The frame it may have in common with other pages; 0 where it is alone on it or nobody tells.
+    /// The frame it may have in common with other pages; 0 where it is alone on it or it is not known.
     pub frame: u64,
 }
 
@@ -79,7 +79,8 @@ struct Space<'a> {
 /// # Errors
 /// [`SharingError::MemoryHidden`] without the privilege to read the process of the VM.
 pub(super) fn check_readable(root: &HostRoot, vm: &Vm) -> Result<(), SharingError> {
-    let path = root.proc(format!("{}/mem", vm.process.id));
+    let Some(process) = vm.process() else { return Ok(()) };
+    let path = root.proc(format!("{}/mem", process.id));
     match pagemap::open(&path) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             Err(SharingError::MemoryHidden { vm: vm.name.clone(), path })

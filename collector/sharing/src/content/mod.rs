@@ -20,7 +20,7 @@
 //! ([`draw`]).
 //!
 //! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
-//! group then, and counts as shared with nobody; how many did is a note. A page that is given back before it is
+//! group then, and counts as not shared; how many did is a note. A page that is given back before it is
 //! hashed is not counted; what is resident is counted again at the end, and a VM that shrank or grew by more than
 //! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
 //! used recently.
@@ -155,14 +155,14 @@ impl ContentScan {
             if before.abs_diff(after) > before / WORTH_SAYING {
                 let name = &vms[vm].name;
                 notes.push(format!(
-                    "{name:?} had {before} pages in memory when it was read and {after} afterwards: its row is of \
-                     neither moment"
+                    "{name:?} had {before} pages in memory when it was read and {after} afterwards: its row mixes \
+                     both moments"
                 ));
             }
         }
         if scanned.differing > 0 {
             notes.push(format!(
-                "{} pages were written while they were measured, and count as shared with nobody",
+                "{} pages were written while they were measured, and count as not shared",
                 scanned.differing
             ));
         }

@@ -112,8 +112,8 @@ fn matrix(scanned: Scanned) -> SharingMatrix {
     let figures = scanned.tally.figures();
     let rows = figures.memory.iter().enumerate().map(|(position, memory)| MatrixVm {
         name: position.to_string(),
-        pid: None,
-        domid: None,
+        id: None,
+        uuid: None,
         vcpus: 1,
         memory: Some(*memory),
     });

@@ -12,7 +12,7 @@ use super::records::Record;
 use super::tally::Tally;
 use super::throttle::Throttle;
 
-/// Contents of one hash that are told apart; what is beyond counts as shared with nobody.
+/// Contents of one hash that are distinguished; what is beyond counts as not shared.
 const MAX_CLASSES: usize = 4;
 
 /// Where a page is.

@@ -11,7 +11,7 @@ use huddle_host::HostRoot;
 const FLAG_KSM: u64 = 1 << 21;
 /// Bytes looked at before a whole page is read.
 const FIRST_BYTES: usize = 64;
-/// Frames from which on KSM's own books are asked: to open and walk them costs as much as looking into
+/// Frames from which on KSM's own data structures are asked: to open and walk them costs as much as reading
 /// some hundreds.
 const BOOKS_FROM: usize = 1000;
 
@@ -46,7 +46,7 @@ impl Contents {
             let samples: Vec<u64> = asked.iter().map(|asked| asked.frame).collect();
             match stable_tree::zero_filled(root, &samples) {
                 Ok(zero) => return samples.into_iter().filter(|frame| zero.contains(frame)).collect(),
-                Err(reason) => tracing::debug!("each merged frame is looked into: {reason}"),
+                Err(reason) => tracing::debug!("each merged frame is read: {reason}"),
             }
         }
         let mut zero = Vec::new();

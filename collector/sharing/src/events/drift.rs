@@ -55,8 +55,8 @@ mod tests {
     fn matrix(vms: &[(&str, u64)], shared: &[Vec<u64>]) -> SharingMatrix {
         let row = |(name, frames_used): &(&str, u64)| MatrixVm {
             name: (*name).to_owned(),
-            pid: None,
-            domid: None,
+            id: None,
+            uuid: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
         };

@@ -164,7 +164,7 @@ impl Kept {
     pub(super) fn covers(&self, vms: &[Vm]) -> bool {
         self.vms.len() == vms.len()
             && self.vms.iter().zip(vms).all(|(own, other)| {
-                own.name == other.name && own.process == other.process && own.memory == other.memory
+                own.name == other.name && own.id == other.id && own.memory == other.memory
             })
     }
 
@@ -189,7 +189,7 @@ impl Kept {
                     |places, first, bytes| {
                         let entries = || bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
                         let count = entries().len();
-                        // Most chunks are all alike, and told at once.
+                        // Most chunks are all alike, and counted at once.
                         if tracked.pages.whole(first, count).is_some()
                             && let Some(place) = all_alike(entries())
                         {
@@ -238,7 +238,7 @@ impl Kept {
         self.tracked[process].pages.get(index) == place
     }
 
-    /// Puts a page elsewhere; what `may_be_merged` to a frame of unknown content is looked into later.
+    /// Puts a page elsewhere; what `may_be_merged` to a frame of unknown content is read later.
     pub(super) fn move_page(&mut self, process: usize, index: u64, to: Place, may_be_merged: bool) {
         let tracked = &mut self.tracked[process];
         let from = tracked.pages.get(index);
@@ -421,14 +421,7 @@ impl Kept {
             memory.pages_used = memory.pages_resident - memory.pages_zero;
             known += memory.pages_resident;
             off += self.vm_off(*vm).saturating_sub(RESIDENT_SLACK_PAGES);
-            let vm = &self.vms[*vm];
-            MatrixVm {
-                name: vm.name.clone(),
-                pid: Some(vm.process.id),
-                domid: None,
-                vcpus: vm.vcpus.len() as u32,
-                memory: Some(memory),
-            }
+            MatrixVm::of(&self.vms[*vm], Some(memory))
         });
         let rows: Vec<MatrixVm> = rows.collect();
         let frames: Vec<Vec<u64>> =

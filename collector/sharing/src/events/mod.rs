@@ -1,13 +1,13 @@
 //! Method `events`: what VMs share, kept current between full readings of the page tables.
 //!
 //! A baseline reads where every page of every VM is, as the scan does, and keeps it as a graph of frames
-//! and VMs ([`graph`], [`pages`]). From then on the kernel tells what changes ([`FrameChanges`]): each
+//! and VMs ([`graph`], [`pages`]). From then on the kernel reports what changes ([`FrameChanges`]): each
 //! merge of ksmd's with its page and frame, and each write fault of a watched process, by which a page
-//! leaves its merged frame. [`EventsGraph::bring_up_to_date`] applies what was told, so it costs what has
+//! leaves its merged frame. [`EventsGraph::bring_up_to_date`] applies what was reported, so it costs what has
 //! changed. Reading only the page tables of what was merged would cost the share of memory that is
 //! merged, whether anything changed or not; the benchmark `events` measures both.
 //!
-//! What nobody tells: memory given back or unmapped (told late, and only when a whole frame goes), swapped
+//! What is not reported: memory given back or unmapped (reported late, and only when a whole frame goes), swapped
 //! out or moved, writes by other processes, KSM switched off for a range, memory touched for the first
 //! time. So each time some pages, drawn at random, are read again, and the resident memory of each process
 //! is compared with what the graph believes; too many differences, like lost events, make the graph
@@ -95,7 +95,7 @@ impl std::fmt::Display for Stale {
         match self {
             Self::Lost { events } => write!(f, "{events} changes of page tables were lost"),
             Self::Sample(sample) => {
-                write!(f, "{} of {} pages were elsewhere than believed", sample.wrong, sample.looked_at)
+                write!(f, "{} of {} pages were on other frames than expected", sample.wrong, sample.looked_at)
             }
             Self::Resident { vm, pages } => {
                 write!(f, "the resident memory of {vm:?} is {pages} pages off")
@@ -154,7 +154,7 @@ pub struct Update {
     pub sample: Sample,
     /// Time since the baseline.
     pub age: Duration,
-    /// Why the graph has to be read anew; it stays so until it is.
+    /// Why the graph has to be read again; it stays so until it is.
     pub stale: Option<Stale>,
 }
 

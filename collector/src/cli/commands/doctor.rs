@@ -40,7 +40,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
                 }
             }
             let gaps = findings.iter().filter(|finding| finding.state != State::Good).count();
-            print(format!("\n{} looked at, {gaps} limit what can be measured", findings.len()))
+            print(format!("\n{} items checked, {gaps} limit what can be measured", findings.len()))
         }
     }
 }

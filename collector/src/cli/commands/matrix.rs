@@ -75,12 +75,9 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     print("")?;
     print_table(&memory)?;
     let duration = matrix.duration_ms().map_or_else(String::new, |ms| format!(", measured in {ms:.1} ms"));
-    let coverage =
-        matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % looked at", part * 100.0));
+    let coverage = matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % read", part * 100.0));
     let frames = match matrix.method() {
-        Method::Content => {
-            "distinct contents, of which it has one frame each when all that is equal is merged"
-        }
+        Method::Content => "distinct contents: the frames it would use if everything equal were merged",
         _ => "used frames",
     };
     let method = matrix.method();

@@ -1,10 +1,10 @@
 //! `huddle pin`.
 
 use huddle_model::pinning::PinOutcome;
-use huddle_model::plan::Plan;
+use huddle_model::plan::PlanOfVms;
 use serde::Serialize;
 
-use super::plan::print_plan;
+use super::show_plan::print_plan;
 use crate::cli::args::{Common, ContentArgs, Format, PinArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -13,7 +13,7 @@ use crate::cli::table::{print, print_json};
 #[derive(Serialize)]
 struct Out<'a> {
     schema: &'static str,
-    plan: &'a Plan,
+    plan: PlanOfVms<'a>,
     /// `None` in a dry run.
     changed: Option<u32>,
     unchanged: Option<u32>,
@@ -39,7 +39,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
     match common.format {
         Format::Json => print_json(&Out {
             schema: "huddle/pin/1",
-            plan: &plan,
+            plan: plan.of_vms(matrix.vms()),
             changed: outcome.map(|outcome| outcome.changed),
             unchanged: outcome.map(|outcome| outcome.unchanged),
             skipped: outcome.map(|outcome| outcome.skipped),

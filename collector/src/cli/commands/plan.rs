@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 
+use super::show_plan::print_plan;
 use super::what_if;
 use crate::cli::args::{Common, ContentArgs, Format, PlanArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::table::{bytes, print, print_json, print_table, right, table};
+use crate::cli::table::print_json;
 
 pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
@@ -30,7 +30,7 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     let limiting = if args.topology.is_some() { &[] } else { vms.as_slice() };
     let plan = context.plan(limiting, &matrix, &topology);
     match common.format {
-        Format::Json => print_json(&plan),
+        Format::Json => print_json(&plan.of_vms(matrix.vms())),
         Format::Table => print_plan(&plan),
     }
 }
@@ -45,38 +45,4 @@ fn read<T, E: std::error::Error + Send + Sync + 'static>(
         .with_context(|| format!("cannot read the {}", named()))
         .map_err(Failure::Failed)?;
     parse(&text).with_context(named).map_err(Failure::Failed)
-}
-
-/// The domains with who goes there, and why.
-pub(crate) fn print_plan(plan: &Plan) -> Result<(), Failure> {
-    let mut domains = table(&["domain", "CPUs", "cache", "vCPUs", "placed there"]);
-    right(&mut domains, [0, 3]);
-    for domain in &plan.domains {
-        let there: Vec<String> = plan
-            .placement
-            .iter()
-            .filter(|placed| placed.domain == domain.id)
-            .map(|placed| format!("{}/{}", placed.vm, placed.vcpu))
-            .collect();
-        domains.add_row([
-            domain.id.to_string(),
-            domain.cpus.to_string(),
-            domain.size_bytes.map_or_else(|| "?".into(), bytes),
-            there.len().to_string(),
-            there.join(" "),
-        ]);
-    }
-    print_table(&domains)?;
-    print("")?;
-    match (plan.shared_within, plan.shared_total) {
-        (Some(within), Some(total)) => {
-            print(format!("policy {}: {within} of {total} shared frames within domains", plan.policy))?;
-        }
-        (None, Some(total)) => print(format!("policy {}: {total} shared frames in all", plan.policy))?,
-        _ => print(format!("policy {} (the matrix gives rates only, no frames)", plan.policy))?,
-    }
-    for reason in &plan.reasons {
-        print(format!("- {reason}"))?;
-    }
-    Ok(())
 }

@@ -189,7 +189,7 @@ struct RoundLine<'a> {
     full_scans: Option<u64>,
     matrix: Option<&'a huddle_model::matrix::SharingMatrix>,
     matrix_unavailable: Option<&'a str>,
-    plan: Option<&'a huddle_model::plan::Plan>,
+    plan: Option<huddle_model::plan::PlanOfVms<'a>>,
     plan_unavailable: Option<&'a str>,
     changed: Option<u32>,
     pinning_unavailable: Option<&'a str>,
@@ -208,7 +208,10 @@ impl<'a> RoundLine<'a> {
             full_scans: of.ksm.value().map(|ksm| ksm.full_scans),
             matrix: of.matrix.value().map(|matrix| &**matrix),
             matrix_unavailable: of.matrix.reason(),
-            plan: of.plan.value().map(|plan| &**plan),
+            plan: of
+                .plan
+                .value()
+                .map(|plan| plan.of_vms(of.matrix.value().map_or(&[], |matrix| matrix.vms()))),
             plan_unavailable: of.plan.reason(),
             changed: of.pinning.outcome().map(|pinned| pinned.changed),
             pinning_unavailable: of.pinning.reason(),

@@ -1,7 +1,7 @@
 //! `huddle vms`.
 
 use huddle_engine::backend::Words;
-use huddle_model::vm::{MemoryKind, Vm};
+use huddle_model::vm::{MemoryKind, Vcpu, VcpuId, Vm};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};
@@ -32,7 +32,7 @@ fn print_vms(vms: &[Vm], words: Words) -> Result<(), Failure> {
     for vm in vms {
         overview.add_row([
             vm.name.clone(),
-            vm.process.to_string(),
+            vm.id.number().to_string(),
             vm.vmm.to_string(),
             vm.vcpus.len().to_string(),
             memory(vm),
@@ -47,8 +47,8 @@ fn print_vms(vms: &[Vm], words: Words) -> Result<(), Failure> {
         threads.add_row([
             vm.name.clone(),
             vcpu.index.to_string(),
-            vcpu.thread.to_string(),
-            vcpu.thread_name.clone(),
+            number(vcpu.id),
+            thread_name(vcpu),
             vcpu.affinity.to_string(),
             vcpu.last_cpu.map_or_else(|| "?".into(), |cpu| cpu.to_string()),
         ]);
@@ -64,6 +64,22 @@ fn print_vms(vms: &[Vm], words: Words) -> Result<(), Failure> {
 }
 
 /// Each kind of guest memory that the VM has, with its size.
+/// The thread, or the number within the domain.
+fn number(id: VcpuId) -> String {
+    match id {
+        VcpuId::Thread(thread) => thread.to_string(),
+        VcpuId::Xen { vcpu, .. } => vcpu.to_string(),
+    }
+}
+
+/// The name of the thread; on Xen, where there is none, how Xen names vCPUs in its own messages.
+fn thread_name(vcpu: &Vcpu) -> String {
+    match vcpu.id {
+        VcpuId::Thread(_) => vcpu.thread_name.clone().unwrap_or_else(|| "?".into()),
+        VcpuId::Xen { domain, vcpu } => format!("d{domain}v{vcpu}"),
+    }
+}
+
 fn memory(vm: &Vm) -> String {
     let kinds = [
         MemoryKind::Mergeable,

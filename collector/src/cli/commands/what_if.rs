@@ -4,13 +4,14 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use huddle_model::availability::Availability;
+use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
 use huddle_model::schema::utc_text;
 use huddle_model::update::Round;
 use huddle_record::replay::Recording;
 use serde::Serialize;
 
-use super::plan::print_plan;
+use super::show_plan::print_plan;
 use crate::cli::args::Format;
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_json, print_table, right, table};
@@ -60,7 +61,7 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
         let recorded = recording.view(position).map_err(Failure::failed)?.round;
         let outcome = what_if(policy, &recorded, before.as_ref());
         if only == Some(number) {
-            return one(format, outcome);
+            return one(format, outcome, recorded.matrix.value().map(|matrix| &**matrix));
         }
         rounds.push(answer(&recorded, &outcome));
         // A round that tells nothing leaves the placement as it was.
@@ -86,12 +87,14 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
     }
 }
 
-fn one(format: Format, outcome: Availability<WhatIf>) -> Result<(), Failure> {
+fn one(format: Format, outcome: Availability<WhatIf>, matrix: Option<&SharingMatrix>) -> Result<(), Failure> {
     match outcome {
         Availability::Unavailable(reason) => {
             Err(Failure::failed(anyhow!("no plan for that round: {reason}")))
         }
-        Availability::Available(WhatIf { plan, .. }) if format == Format::Json => print_json(&plan),
+        Availability::Available(WhatIf { plan, .. }) if format == Format::Json => {
+            print_json(&plan.of_vms(matrix.map_or(&[], SharingMatrix::vms)))
+        }
         Availability::Available(WhatIf { plan, .. }) => print_plan(&plan),
     }
 }

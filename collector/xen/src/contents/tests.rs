@@ -17,7 +17,8 @@ use crate::toolstack::{BATCH_PAGES, DomainKind};
 fn vm(id: u16) -> Vm {
     Vm {
         name: format!("vm{id}"),
-        process: domain_ref(id).task(),
+        id: domain_ref(id).xen_id().into(),
+        uuid: None,
         vmm: VmmKind::XenPv,
         vcpus: Vec::new(),
         memory: Vec::new(),
@@ -52,7 +53,7 @@ fn a_domain_has_a_number_and_no_pid() {
     let xen = FakeXen::of(DomainKind::Pv, &[pages(0, 40), pages(30, 50)]);
     let found = measured(&xen, 2);
     let second = &found.matrix.vms()[1];
-    assert_eq!((second.name.as_str(), second.pid, second.domid), ("vm2", None, Some(2)));
+    assert_eq!((second.name.as_str(), second.id), ("vm2", Some(domain_ref(2).xen_id().into())));
     assert_eq!(found.matrix.shared_frames(0, 1), Some(10));
     assert_eq!(found.matrix.vms()[0].memory.unwrap().pages_zero, 1);
     assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
@@ -246,6 +247,6 @@ fn one_domain_is_one_vm() {
     let process = [vm(1), Vm { vmm: VmmKind::Process, ..vm(2) }];
     assert_eq!(
         measured_with(&xen, &process, settings()).unwrap().vanished[0].reason,
-        "it is no domain of Xen"
+        "it is not a Xen domain"
     );
 }

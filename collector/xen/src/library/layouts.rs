@@ -70,7 +70,7 @@ pub(super) struct CpuTopology {
     pub(super) node: u32,
 }
 
-/// Of [`CpuTopology`]: the CPU is offline, or nobody knows.
+/// Of [`CpuTopology`]: the CPU is offline, or it is not known.
 pub(super) const INVALID_ID: u32 = u32::MAX;
 
 /// `xc_cpupoolinfo_t`.
@@ -109,7 +109,7 @@ pub(super) const CMT_L3_OCCUPANCY: c_uint = 0;
 pub(super) const CMT_TOTAL_MEM_COUNT: c_uint = 1;
 pub(super) const CMT_LOCAL_MEM_COUNT: c_uint = 2;
 
-/// `struct xentoollog_logger` (xentoollog.h): whom the libraries tell their messages.
+/// `struct xentoollog_logger` (xentoollog.h): where the libraries log their messages.
 #[repr(C)]
 pub(super) struct Logger {
     pub(super) vmessage: extern "C" fn(*mut Logger, c_int, c_int, *const c_char, *const c_char, *mut c_void),
@@ -129,5 +129,4 @@ const _: () = {
 };
 
 #[cfg(test)]
-#[path = "layouts_tests.rs"]
 mod tests;

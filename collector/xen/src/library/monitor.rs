@@ -119,8 +119,9 @@ impl CacheMonitor for LibraryMonitor {
         let call = || format!("xc_psr_cmt_get_domain_rmid of domain {}", domain.id);
         self.xen.check(result, call).map_err(|error| self.xen.why(domain, error))?;
         if id == 0 {
-            // What nobody watches is counted under 0, together with all else.
-            let call = format!("reading the cache monitoring of domain {}, which nobody watches", domain.id);
+            // What is not monitored is counted under 0, together with all else.
+            let call =
+                format!("reading the cache monitoring of domain {}, which is not monitored", domain.id);
             return Err(XenError::Call { call, errno: Errno::ENOENT });
         }
         let reading = |(socket, cpu): (&u32, &u32)| {

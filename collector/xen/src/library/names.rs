@@ -12,7 +12,7 @@ use huddle_host::HostRoot;
 /// for each of them.
 const REST: Duration = Duration::from_secs(30);
 
-/// The names, each kept as it was last told: a VM does not become another when xenstore stops answering.
+/// The names, each kept as it was last known: a VM does not become another when xenstore stops answering.
 pub(super) struct Names {
     store: Xenstore,
     known: RefCell<BTreeMap<DomainRef, String>>,
@@ -30,7 +30,7 @@ impl Names {
         self.known.borrow_mut().retain(|domain, _| there.contains(domain));
     }
 
-    /// Its name; `Domain-ID` where it has none or none was ever told.
+    /// Its name; `Domain-ID` where it has none or none was ever known.
     pub(super) fn of(&self, domain: DomainRef) -> String {
         let rests = self.failed_at.get().is_some_and(|at| at.elapsed() < REST);
         let mut known = self.known.borrow_mut();
@@ -48,7 +48,7 @@ impl Names {
 
     fn failed(&self, error: &XenError) {
         if self.failed_at.replace(Some(Instant::now())).is_none() {
-            tracing::warn!("names of domains are not told: {error}");
+            tracing::warn!("names of domains are not known: {error}");
         }
     }
 }

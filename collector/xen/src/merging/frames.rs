@@ -1,4 +1,4 @@
-//! Which pages are on one frame, as Xen itself tells it.
+//! Which pages are on one frame, as Xen itself reports it.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ pub fn shared_frames(
     failed.map_or(Ok(handles), Err)
 }
 
-/// How many pages of these domains are shared or nominated; `None` where that is not told.
+/// How many pages of these domains are shared or nominated; `None` where that is not known.
 fn shared_pages(pages: &[(DomainRef, u64)], list: &mut ListDomains<'_>) -> Result<Option<u64>, XenError> {
     let listed = list()?;
     let mut domains: Vec<DomainRef> = pages.iter().map(|(domain, _)| *domain).collect();

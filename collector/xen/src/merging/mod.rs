@@ -6,7 +6,7 @@
 //! out by asking for it; [`Merger::merge`] gives the reason where it is not.
 //!
 //! **What is merged**: pages that are equal to one of another domain, and those of their own domain that are
-//! equal to them too. Zero-filled pages are left alone: they count as shared with nobody, and a guest writes
+//! equal to them too. Zero-filled pages are left alone: they count as not shared, and a guest writes
 //! to its free memory soon. dom0, domains that are excluded by name, and those whose pages somebody else shares
 //! already are never touched.
 //!
@@ -158,7 +158,7 @@ impl Merger {
     fn pass(&mut self, targets: &[Domain], merged: &mut Merged) -> Result<(), MergeError> {
         let mut pass = Pass::new(&mut *self.xen.sharing, targets);
         let wanted: Vec<_> =
-            targets.iter().map(|domain| (domain.domain.task(), domain.name.as_str())).collect();
+            targets.iter().map(|domain| (domain.domain.xen_id(), domain.name.as_str())).collect();
         let searched = search(
             &mut *self.xen.memory,
             &mut *self.xen.list,
@@ -198,7 +198,7 @@ impl Merger {
             && let Some(pages @ 1..) = domain.shared_pages
         {
             return Err(format!(
-                "{pages} pages of {name:?} are shared by somebody else, so it is left alone"
+                "{pages} pages of {name:?} are shared by another program, so it is left alone"
             ));
         }
         Ok(true)

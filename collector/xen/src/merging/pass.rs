@@ -12,7 +12,7 @@ use crate::contents::{Alike, Candidate};
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, MemorySharing, PAGE_BYTES, XenError};
 use huddle_sharing::content::Throttle;
 
-/// Contents of one hash that are told apart; pages of others are released.
+/// Contents of one hash that are distinguished; pages of others are released.
 const MAX_CONTENTS: usize = 4;
 
 /// `XENMEM_SHARING_OP_S_HANDLE_INVALID` (xen/include/public/memory.h), which comes as an error number: the

@@ -83,7 +83,7 @@ fn dropping_undoes_and_keeping_does_not() {
     assert_eq!(xen.lock().frames(), 40);
     // A later run takes over what is in the journal; without it, it would not touch what others share.
     let reason = unavailable(&xen);
-    assert!(reason.contains("40 pages of \"vm1\" are shared by somebody else"), "{reason}");
+    assert!(reason.contains("40 pages of \"vm1\" are shared by another program"), "{reason}");
     let mut later = merger(&xen);
     (1..=2).for_each(|id| later.adopt(domain_ref(id), format!("vm{id}")));
     let found = merged(&mut later);

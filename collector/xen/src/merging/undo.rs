@@ -2,7 +2,7 @@
 
 use huddle_host::HostRoot;
 use huddle_host::pin::{self as host, UndoMerging};
-use huddle_model::vm::TaskId;
+use huddle_model::id::XenDomainId;
 use nix::errno::Errno;
 
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, ListDomains, MemorySharing, XenError};
@@ -11,11 +11,11 @@ use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, ListDomain
 pub struct UndoSharing(pub HostRoot);
 
 impl UndoMerging for UndoSharing {
-    fn undo(&self, vm: &str, domain: TaskId) -> host::Undone {
+    fn undo(&self, vm: &str, domain: XenDomainId) -> host::Undone {
         let root = &self.0;
         let undo = || {
             let toolstack = crate::open(root)?;
-            let found = toolstack.domains()?.into_iter().find(|found| found.domain.task() == domain);
+            let found = toolstack.domains()?.into_iter().find(|found| found.domain.xen_id().matches(&domain));
             let Some(found) = found else { return Ok(Undone::Gone) };
             let (mut sharing, mut memory) = (crate::open_sharing(root)?, crate::open_memory(root)?);
             let mut list = || toolstack.domains();
@@ -24,14 +24,16 @@ impl UndoMerging for UndoSharing {
         match undo() {
             Ok(Undone::Off) => host::Undone::Restored(None),
             Ok(Undone::Gone) => {
-                host::Undone::Settled(format!("{vm} (domain {domain}) is gone: nothing to undo"))
+                host::Undone::Settled(format!("{vm} (Xen domain {domain}) is gone: nothing to undo"))
             }
             Ok(Undone::StillShared { pages, why }) => host::Undone::Failed(format!(
-                "{pages} pages of {vm} (domain {domain}) are still shared: {why}"
+                "{pages} pages of {vm} (Xen domain {domain}) are still shared: {why}"
             )),
             Err(error) => {
                 let error: XenError = error;
-                host::Undone::Failed(format!("pages of {vm} (domain {domain}) may still be shared: {error}"))
+                host::Undone::Failed(format!(
+                    "pages of {vm} (Xen domain {domain}) may still be shared: {error}"
+                ))
             }
         }
     }

@@ -14,7 +14,7 @@ impl Xl {
     /// [`XenError::Xl`] with what `xl` said; [`XenError::TimedOut`], after which the domain may be there.
     pub fn create(&self, config: &Path, limit: Duration) -> Result<(), XenError> {
         let Some(path) = config.to_str() else {
-            let why = format!("is not asked: {} is no UTF-8", config.display());
+            let why = format!("is not called: {} is not UTF-8", config.display());
             return Err(XenError::Xl { command: "xl create".to_owned(), why });
         };
         run::run(&self.program, &["create", "-q", "-e", path], limit)?.text().map(drop)

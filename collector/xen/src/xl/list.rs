@@ -15,7 +15,7 @@ use crate::toolstack::{DomainKind, DomainRef};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) domain: DomainRef,
-    /// `None` where xenstore tells none, for which `xl` prints `(null)`.
+    /// `None` where xenstore reports none, for which `xl` prints `(null)`.
     pub(super) name: Option<String>,
     /// Memory in MiB, rounded down.
     pub(super) mib: u64,
@@ -268,5 +268,4 @@ fn uuid_at(line: &str, start: usize) -> Option<[u8; 16]> {
 }
 
 #[cfg(test)]
-#[path = "list_tests.rs"]
 mod tests;

@@ -59,7 +59,7 @@ fn cpu(number: &str, places: &str) -> Option<PhysicalCpu> {
     })
 }
 
-/// A cpupool by its name: `xl` tells no number.
+/// A cpupool by its name: `xl` reports no number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListedPool {
     pub(super) name: String,
@@ -105,5 +105,4 @@ fn pool(line: &str) -> Option<(&str, usize)> {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;

@@ -174,5 +174,4 @@ fn sockets(header: &str) -> Option<Vec<u32>> {
 }
 
 #[cfg(test)]
-#[path = "psr_tests.rs"]
 mod tests;

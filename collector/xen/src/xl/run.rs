@@ -15,7 +15,7 @@ use crate::toolstack::XenError;
 
 /// The most that is read of what it prints: some ten thousand domains.
 const MAX_STDOUT: usize = 16 << 20;
-/// Likewise of its messages, of which the rest is passed over.
+/// Likewise of its messages, of which the rest is skipped.
 const MAX_STDERR: usize = 16 << 10;
 
 /// How often the end of a program that has closed its outputs is looked for.

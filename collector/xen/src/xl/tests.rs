@@ -1,3 +1,5 @@
+mod real;
+
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -21,7 +23,7 @@ impl Fake {
     /// It answers as the host of the fixtures did.
     fn new() -> (Self, Xl) {
         let directory = tempfile::tempdir().unwrap();
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/xen/fixtures");
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fixtures");
         // A link: a script that was written just now cannot be run while another test forks.
         std::os::unix::fs::symlink(fixtures.join("fake-xl.sh"), directory.path().join("xl")).unwrap();
         let fake = Self(directory);
@@ -236,8 +238,7 @@ fn a_missing_xl_is_told() {
 #[test]
 fn caches_are_watched() {
     let (fake, mut xl) = Fake::new();
-    let fixture =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/xen/fixtures/psr-cmt-show-cache-occupancy.txt");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fixtures/psr-cmt-show-cache-occupancy.txt");
     fake.on("psr-cmt-attach 3", "");
     fake.on("psr-cmt-detach 3", "");
     for id in [2, 3] {

@@ -20,7 +20,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Opens the terminal; what is no answer goes to the file `log`, made anew.
+    /// Opens the terminal; what is not an answer goes to the file `log`, which is replaced.
     ///
     /// # Errors
     /// Why it cannot, as one sentence.
@@ -38,7 +38,7 @@ impl Console {
         });
         raw.map_err(|errno| cannot("set up", terminal, errno.into()))?;
         let output = file.try_clone().map_err(|error| cannot("share", terminal, error))?;
-        let said = File::create(log).map_err(|error| cannot("keep what is said on", log, error))?;
+        let said = File::create(log).map_err(|error| cannot("keep the output of", log, error))?;
         let (sender, answers) = channel();
         // A thread, because a terminal cannot be read with a time limit; it ends with the terminal.
         std::thread::Builder::new()
@@ -55,10 +55,10 @@ impl Console {
     }
 }
 
-/// Parts answers from all else, until the console ends or nobody listens any more.
+/// Parts answers from all else, until the console ends or there is no reader any more.
 fn take(mut console: impl BufRead, mut said: impl Write, answers: &Sender<String>) {
     let mut line = Vec::new();
-    // EIO is how a terminal tells that its other side is gone.
+    // EIO is how a terminal reports that its other side is gone.
     while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         let text = String::from_utf8_lossy(&line);
         // Somebody may have left the line before it open.

@@ -47,7 +47,7 @@ impl FromStr for Uuid {
     }
 }
 
-/// What becomes of a domain, as the guard is told it.
+/// What becomes of a domain, as it is reported to the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// It may come at any time.

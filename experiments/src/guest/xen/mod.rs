@@ -122,7 +122,7 @@ impl XenGuestSpec<'_> {
         let failed = |why: String| GuestError::Make { name: self.name.to_owned(), why };
         let uuid = read_text(&maker.root.proc("sys/kernel/random/uuid"))
             .map_err(|error| failed(error.to_string()))?;
-        let uuid: Uuid = uuid.trim().parse().map_err(|()| failed(format!("{uuid:?} is no UUID")))?;
+        let uuid: Uuid = uuid.trim().parse().map_err(|()| failed(format!("{uuid:?} is not a UUID")))?;
         let config = self.directory.join(format!("domain-{}.cfg", self.name));
         let text = self.config(uuid).map_err(failed)?;
         std::fs::write(&config, text)

@@ -171,7 +171,10 @@ impl Machine {
         }
         if reading.seeks_sharing && gain.part() < self.settings.least_gain {
             let asked = self.settings.least_gain * 100.0;
-            return Some((Refusal::Gain, format!("less than the {asked:.0} % that are asked for a trial")));
+            return Some((
+                Refusal::Gain,
+                format!("less than the {asked:.0} % that are required for a trial"),
+            ));
         }
         if let Some(rejected) =
             self.rejected.iter().find(|rejected| self.is_of(rejected, proposal) && at.now < rejected.until)
@@ -185,7 +188,7 @@ impl Machine {
         if let Some(load) = self.host.load_per_cpu.filter(|load| *load > self.settings.load_limit) {
             return Some((
                 Refusal::Load,
-                format!("{load:.1} runnable tasks a CPU are too many to measure by"),
+                format!("{load:.1} runnable tasks per CPU are too many to measure"),
             ));
         }
         self.blind
@@ -211,7 +214,7 @@ impl Machine {
         let writers = self.writers.sentences(self.settings.lasting_s);
         let names: Vec<String> = writers.iter().map(|(name, _)| name.clone()).collect();
         let refused = Refused { why, proposal: reading.proposal.clone(), writers: names };
-        // That what was kept is in force needs no word, unless there is something to say of a VM.
+        // That what was kept is in force needs no message, unless there is something to say of a VM.
         let as_kept =
             why == Refusal::InPlace && *reading.proposal == self.incumbent && refused.writers.is_empty();
         if self.refused.as_ref() == Some(&refused) || as_kept {
@@ -235,16 +238,16 @@ impl Machine {
 fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
     let has = |all: &BTreeSet<Member>, vm: &str| all.iter().any(|(name, ..)| name == vm);
     if let Some((name, ..)) = before.iter().find(|(name, ..)| !has(now, name)) {
-        return format!("{name} went away");
+        return format!("{name} ended");
     }
     if let Some((name, ..)) = now.iter().find(|(name, ..)| !has(before, name)) {
         return format!("{name} came");
     }
     let other = now.difference(before).next();
     match other {
-        Some((name, process, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
-            Some((_, was, _)) if was == process => format!("{name} has {vcpus} vCPUs now"),
-            _ => format!("{name} was started anew"),
+        Some((name, id, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
+            Some((_, was, _)) if was == id => format!("{name} has {vcpus} vCPUs now"),
+            _ => format!("{name} was restarted"),
         },
         None => "the VMs changed".into(),
     }

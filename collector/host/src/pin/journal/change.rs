@@ -1,14 +1,15 @@
 //! What a journal holds: changes to the host, and what each is about.
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::TaskId;
+use huddle_model::id::{TaskId, XenDomainId};
 use serde::{Deserialize, Serialize};
 
-use super::super::affinity::{AffinityKind, Scheduler, VcpuRef};
+use super::super::affinity::{AffinityKind, VcpuRef};
+use super::lines::{ChangeLine, KeyLine};
 
 /// One change and what was there before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case")]
+#[serde(into = "ChangeLine", try_from = "ChangeLine")]
 pub enum Change {
     /// The CPUs a vCPU may run on.
     Affinity {
@@ -16,13 +17,8 @@ pub enum Change {
         vm: String,
         /// Number of the vCPU, for messages.
         vcpu: u32,
-        /// Who schedules it.
-        #[serde(default, skip_serializing_if = "Scheduler::is_host")]
-        scheduler: Scheduler,
-        /// The process of its thread, or its domain.
-        process: TaskId,
-        /// Its thread, or what stands for it (see [`TaskId`]).
-        thread: TaskId,
+        /// Whose affinity it is.
+        of: VcpuRef,
         /// The affinity before huddle first changed it.
         before: CpuSet,
         /// The affinity huddle sets.
@@ -33,7 +29,7 @@ pub enum Change {
         /// Name of the VM, for messages.
         vm: String,
         /// The domain.
-        domain: TaskId,
+        domain: XenDomainId,
     },
     /// A file of `/sys/kernel/mm/ksm`.
     KsmSetting {
@@ -47,25 +43,31 @@ pub enum Change {
 }
 
 /// What a change is about. All changes of one key are undone as one, to the first `before`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "KeyLine")]
 pub enum Key {
     /// The affinity of this thread.
     Thread(TaskId),
     /// One affinity of this vCPU of a domain of Xen.
-    DomainVcpu(TaskId, AffinityKind),
+    XenVcpu {
+        /// The domain.
+        domain: XenDomainId,
+        /// Number of the vCPU within it.
+        vcpu: u32,
+        /// Which of its affinities.
+        affinity: AffinityKind,
+    },
     /// Xen's sharing of this domain's pages.
-    MemorySharing(TaskId),
+    MemorySharing(XenDomainId),
     /// This file of `/sys/kernel/mm/ksm`.
     KsmSetting(String),
 }
 
-impl Key {
-    /// The affinity of a vCPU.
-    pub(in crate::pin) fn of(scheduler: Scheduler, thread: TaskId) -> Self {
-        match scheduler {
-            Scheduler::Host => Self::Thread(thread),
-            Scheduler::Xen(kind) => Self::DomainVcpu(thread, kind),
+impl From<VcpuRef> for Key {
+    fn from(of: VcpuRef) -> Self {
+        match of {
+            VcpuRef::Thread { thread, .. } => Self::Thread(thread),
+            VcpuRef::Xen { domain, vcpu, affinity } => Self::XenVcpu { domain, vcpu, affinity },
         }
     }
 }
@@ -74,9 +76,7 @@ impl Change {
     /// The vCPU it is about, if it is about one.
     pub(in crate::pin) fn vcpu(&self) -> Option<VcpuRef> {
         match self {
-            Self::Affinity { scheduler, process, thread, .. } => {
-                Some(VcpuRef { scheduler: *scheduler, process: *process, thread: *thread })
-            }
+            Self::Affinity { of, .. } => Some(*of),
             Self::MemorySharing { .. } | Self::KsmSetting { .. } => None,
         }
     }
@@ -84,19 +84,28 @@ impl Change {
     /// What it is about.
     pub fn key(&self) -> Key {
         match self {
-            Self::Affinity { scheduler, thread, .. } => Key::of(*scheduler, *thread),
+            Self::Affinity { of, .. } => Key::from(*of),
             Self::MemorySharing { domain, .. } => Key::MemorySharing(*domain),
             Self::KsmSetting { file, .. } => Key::KsmSetting(file.clone()),
+        }
+    }
+
+    /// The domain of Xen it is about, if it is about one.
+    pub(in crate::pin) fn xen_domain(&mut self) -> Option<&mut XenDomainId> {
+        match self {
+            Self::Affinity { of: VcpuRef::Xen { domain, .. }, .. } | Self::MemorySharing { domain, .. } => {
+                Some(domain)
+            }
+            Self::Affinity { .. } | Self::KsmSetting { .. } => None,
         }
     }
 
     /// This change with the `before` of `first`, when both are of one kind.
     pub(super) fn with_before_of(self, first: &Self) -> Self {
         match (self, first) {
-            (
-                Self::Affinity { vm, vcpu, scheduler, process, thread, after, .. },
-                Self::Affinity { before, .. },
-            ) => Self::Affinity { vm, vcpu, scheduler, process, thread, before: before.clone(), after },
+            (Self::Affinity { vm, vcpu, of, after, .. }, Self::Affinity { before, .. }) => {
+                Self::Affinity { vm, vcpu, of, before: before.clone(), after }
+            }
             (Self::KsmSetting { file, after, .. }, Self::KsmSetting { before, .. }) => {
                 Self::KsmSetting { file, before: before.clone(), after }
             }

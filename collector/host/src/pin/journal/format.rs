@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Key};
+use super::Change;
+use super::lines::KeyLine;
 
 /// The schema that this program writes.
-pub(super) const SCHEMA: &str = "huddle/journal/2";
+pub(super) const SCHEMA: &str = "huddle/journal/3";
 
-/// One that it reads, too: without domains of Xen.
-pub(super) const OLDER_SCHEMA: &str = "huddle/journal/1";
+/// Those that it reads, too: 1 without domains of Xen, 2 with their numbers as those of tasks.
+pub(super) const OLDER_SCHEMAS: [&str; 2] = ["huddle/journal/1", "huddle/journal/2"];
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +26,11 @@ pub(super) enum Line {
     Change(Change),
     /// The changes so far to this thread or setting are undone or void.
     Forget {
-        forget: Key,
+        forget: KeyLine,
     },
 }
 
-/// A complete line that is none.
+/// A complete line that is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     pub(super) line: usize,
@@ -89,17 +90,18 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
 fn take(entries: &mut Vec<Change>, line: Line) {
     match line {
         Line::Change(change) => entries.push(change),
-        Line::Forget { forget } => entries.retain(|change| change.key() != forget),
+        Line::Forget { forget } => entries.retain(|change| !forget.is_of(change)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use huddle_model::cpuset::CpuSet;
-    use huddle_model::vm::TaskId;
+    use huddle_model::id::{TaskId, Uuid, XenDomainId};
     use proptest::prelude::*;
 
-    use super::super::super::affinity::{AffinityKind, Scheduler};
+    use super::super::super::affinity::{AffinityKind, VcpuRef};
+    use super::super::Key;
     use super::*;
 
     fn cpus() -> impl Strategy<Value = CpuSet> {
@@ -110,26 +112,25 @@ mod tests {
         (1i32..9, any::<u64>()).prop_map(|(id, start_ticks)| TaskId { id, start_ticks })
     }
 
+    fn domain() -> impl Strategy<Value = XenDomainId> {
+        (1u32..9, any::<u128>()).prop_map(|(domid, uuid)| XenDomainId { domid, uuid: Uuid::from_u128(uuid) })
+    }
+
     fn change() -> impl Strategy<Value = Change> {
-        let scheduler = prop_oneof![
-            Just(Scheduler::Host),
-            Just(Scheduler::Xen(AffinityKind::Hard)),
-            Just(Scheduler::Xen(AffinityKind::Soft))
-        ];
-        let affinity = (".{0,12}", 0u32..9, scheduler, task(), task(), cpus(), cpus()).prop_map(
-            |(vm, vcpu, scheduler, process, thread, before, after)| Change::Affinity {
-                vm,
+        let kind = prop_oneof![Just(AffinityKind::Hard), Just(AffinityKind::Soft)];
+        let of = prop_oneof![
+            (task(), task()).prop_map(|(process, thread)| VcpuRef::Thread { process, thread }),
+            (domain(), 0u32..9, kind).prop_map(|(domain, vcpu, affinity)| VcpuRef::Xen {
+                domain,
                 vcpu,
-                scheduler,
-                process,
-                thread,
-                before,
-                after,
-            },
-        );
+                affinity
+            }),
+        ];
+        let affinity = (".{0,12}", 0u32..9, of, cpus(), cpus())
+            .prop_map(|(vm, vcpu, of, before, after)| Change::Affinity { vm, vcpu, of, before, after });
         let setting = ("[a-z_]{1,12}", ".{0,6}", ".{0,6}")
             .prop_map(|(file, before, after)| Change::KsmSetting { file, before, after });
-        let sharing = (".{0,12}", task()).prop_map(|(vm, domain)| Change::MemorySharing { vm, domain });
+        let sharing = (".{0,12}", domain()).prop_map(|(vm, domain)| Change::MemorySharing { vm, domain });
         prop_oneof![affinity, setting, sharing]
     }
 
@@ -187,6 +188,18 @@ mod tests {
         }
 
         #[test]
+        fn what_is_forgotten_is_its_change_and_no_other(
+            changes in proptest::collection::vec(change(), 1..8),
+            which in any::<prop::sample::Index>(),
+        ) {
+            let key = changes[which.index(changes.len())].key();
+            let mut bytes = file(&changes);
+            bytes.extend(encode(&Line::Forget { forget: key.clone().into() }).unwrap());
+            let left: Vec<Change> = changes.into_iter().filter(|change| change.key() != key).collect();
+            prop_assert_eq!(parse(&bytes).entries, left);
+        }
+
+        #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let parsed = parse(&bytes);
             prop_assert!(parsed.keep_bytes <= bytes.len());
@@ -213,8 +226,47 @@ mod tests {
             after: after.to_owned(),
         };
         let mut bytes = file(&[setting("run", "1"), setting("smart_scan", "0"), setting("run", "0")]);
-        bytes.extend(encode(&Line::Forget { forget: Key::KsmSetting("run".to_owned()) }).unwrap());
+        bytes.extend(encode(&Line::Forget { forget: Key::KsmSetting("run".to_owned()).into() }).unwrap());
         bytes.extend(encode(&Line::Change(setting("run", "2"))).unwrap());
         assert_eq!(parse(&bytes).entries, [setting("smart_scan", "0"), setting("run", "2")]);
+    }
+
+    /// Lines as versions 1 and 2 wrote them.
+    const OLDER_LINES: [&str; 4] = [
+        r#"{"change":"affinity","vm":"a","vcpu":1,"process":{"id":10,"start_ticks":5},"thread":{"id":11,"start_ticks":6},"before":[0,1],"after":[0]}"#,
+        r#"{"change":"affinity","vm":"x","vcpu":1,"scheduler":{"xen":"soft"},"process":{"id":5,"start_ticks":7676852397838257166},"thread":{"id":1,"start_ticks":7676852397838257166},"before":[0,1],"after":[0]}"#,
+        r#"{"change":"memory_sharing","vm":"x","domain":{"id":5,"start_ticks":7676852397838257166}}"#,
+        r#"{"change":"ksm_setting","file":"run","before":"0","after":"1"}"#,
+    ];
+
+    fn older_file(more: &[&str]) -> Vec<u8> {
+        let header = r#"{"schema":"huddle/journal/2","boot_id":"some-boot"}"#;
+        let lines = [header].into_iter().chain(OLDER_LINES).chain(more.iter().copied());
+        lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes()
+    }
+
+    #[test]
+    fn lines_of_older_versions_name_the_same_vcpus_and_domains() {
+        let parsed = parse(&older_file(&[]));
+        assert_eq!(parsed.damage, []);
+        let task = |id, start_ticks| TaskId { id, start_ticks };
+        let domain = XenDomainId::partly_known(5, 7_676_852_397_838_257_166);
+        let keys: Vec<Key> = parsed.entries.iter().map(Change::key).collect();
+        let of_domain = Key::XenVcpu { domain, vcpu: 1, affinity: AffinityKind::Soft };
+        let expected =
+            [Key::Thread(task(11, 6)), of_domain, Key::MemorySharing(domain), Key::KsmSetting("run".into())];
+        assert_eq!(keys, expected);
+        // Written anew they say the same.
+        assert_eq!(parse(&file(&parsed.entries)).entries, parsed.entries);
+        let older = r#"{"forget":{"thread":{"id":11,"start_ticks":6}}}"#;
+        let on_xen = [
+            r#"{"forget":{"domain_vcpu":[{"id":1,"start_ticks":7676852397838257166},"soft"]}}"#,
+            r#"{"forget":{"memory_sharing":{"id":5,"start_ticks":7676852397838257166}}}"#,
+        ];
+        assert_eq!(parse(&older_file(&[older])).entries, parsed.entries[1..]);
+        assert_eq!(
+            parse(&older_file(&on_xen)).entries,
+            [parsed.entries[0].clone(), parsed.entries[3].clone()]
+        );
     }
 }

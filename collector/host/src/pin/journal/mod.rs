@@ -1,7 +1,7 @@
 //! The journal of changes to the host: on disk before the change.
 //!
 //! The file `journal` in the state directory holds JSON lines, mode 0600: first
-//! `{"schema":"huddle/journal/2","boot_id":..}`, then one [`Change`] a line, or `{"forget":..}` for
+//! `{"schema":"huddle/journal/3","boot_id":..}`, then one [`Change`] a line, or `{"forget":..}` for
 //! a thread or setting that was put back. It is only appended to, by one process at a time (it keeps
 //! the [`StateLock`]), and each batch is synced to disk before [`Journal::record`] returns; a new file
 //! is made known by syncing its directory. A change that is in the journal may or may not have been
@@ -9,18 +9,20 @@
 
 mod change;
 mod format;
+mod lines;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use huddle_model::id::XenDomainId;
 use nix::fcntl::OFlag;
 
 use super::state::StateLock;
-use crate::{HostError, HostRoot, read_text};
+use crate::{HostError, HostRoot, kernel};
 pub use change::{Change, Key};
-use format::{Header, Line, OLDER_SCHEMA, SCHEMA, encode};
+use format::{Header, Line, OLDER_SCHEMAS, SCHEMA, encode};
 
 /// A journal that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,8 @@ pub struct Journal {
     notes: Vec<String>,
     broken: bool,
     damage: Vec<format::Damage>,
+    /// Whether the file is of an earlier version.
+    is_older: bool,
 }
 
 impl Journal {
@@ -134,7 +138,13 @@ impl Journal {
         let path = journal.path();
         match journal.damage.pop() {
             Some(damage) => Err(JournalError::Damaged { path, line: damage.line, text: damage.text }),
-            None => Ok(journal),
+            None => {
+                if journal.is_older {
+                    // What is appended is of this version, so all of it has to be.
+                    journal.keep_only(journal.entries.clone())?;
+                }
+                Ok(journal)
+            }
         }
     }
 
@@ -145,7 +155,7 @@ impl Journal {
         root: &HostRoot,
         state: &StateLock,
     ) -> Result<Self, JournalError> {
-        let boot_id = read_text(&root.proc("sys/kernel/random/boot_id"))?.trim().to_owned();
+        let boot_id = kernel::boot_id(root)?;
         let mut journal = Self {
             state: state.clone(),
             subject,
@@ -157,6 +167,7 @@ impl Journal {
             notes: Vec::new(),
             broken: false,
             damage: Vec::new(),
+            is_older: false,
         };
         journal.load()?;
         Ok(journal)
@@ -173,7 +184,8 @@ impl Journal {
         file.read_to_end(&mut bytes).map_err(self.failed("read"))?;
         let parsed = format::parse(&bytes);
         if let Some(header) = &parsed.header {
-            if header.schema != SCHEMA && header.schema != OLDER_SCHEMA {
+            self.is_older = OLDER_SCHEMAS.contains(&header.schema.as_str());
+            if header.schema != SCHEMA && !self.is_older {
                 return Err(JournalError::Schema { path, found: header.schema.clone() });
             }
             if header.boot_id != self.boot_id {
@@ -285,7 +297,8 @@ impl Journal {
         if left.is_empty() || mostly_history {
             return self.keep_only(left);
         }
-        let lines: Vec<Line> = known.into_iter().cloned().map(|forget| Line::Forget { forget }).collect();
+        let lines: Vec<Line> =
+            known.into_iter().cloned().map(|forget| Line::Forget { forget: forget.into() }).collect();
         self.append(&lines)?;
         self.entries = left;
         Ok(())
@@ -336,8 +349,31 @@ impl Journal {
             (self.len_bytes, self.lines) = (bytes.len() as u64, lines.len() + 1);
         }
         self.entries = entries;
-        self.broken = false;
+        (self.broken, self.is_older) = (false, false);
         Ok(())
+    }
+
+    /// Whether a change is of a domain of Xen that a journal of an earlier version named in part.
+    pub(in crate::pin) fn has_partly_known_domains(&self) -> bool {
+        self.entries
+            .iter()
+            .cloned()
+            .any(|mut change| change.xen_domain().is_some_and(|of| of.is_partly_known()))
+    }
+
+    /// Names those domains whole that are among `domains`, so that later changes of them have the same key.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced.
+    pub(in crate::pin) fn complete_domains(&mut self, domains: &[XenDomainId]) -> Result<(), JournalError> {
+        let mut entries = self.entries.clone();
+        for known in entries.iter_mut().filter_map(Change::xen_domain).filter(|known| known.is_partly_known())
+        {
+            if let Some(whole) = domains.iter().find(|domain| domain.matches(known)) {
+                *known = *whole;
+            }
+        }
+        if entries == self.entries { Ok(()) } else { self.keep_only(entries) }
     }
 
     fn append(&mut self, lines: &[Line]) -> Result<(), JournalError> {

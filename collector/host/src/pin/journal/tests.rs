@@ -3,9 +3,9 @@ use std::os::unix::fs::MetadataExt;
 use tempfile::TempDir;
 
 use super::super::state::StateDir;
-use huddle_model::vm::TaskId;
+use huddle_model::id::TaskId;
 
-use super::super::affinity::Scheduler;
+use super::super::affinity::VcpuRef;
 use super::*;
 
 /// A locked state directory and a host whose boot has an id.
@@ -48,9 +48,10 @@ fn affinity(tid: i32, before: &str, after: &str) -> Change {
     Change::Affinity {
         vm: "a".to_owned(),
         vcpu: 0,
-        scheduler: Scheduler::Host,
-        process: TaskId { id: 10, start_ticks: 5 },
-        thread: TaskId { id: tid, start_ticks: 6 },
+        of: VcpuRef::Thread {
+            process: TaskId { id: 10, start_ticks: 5 },
+            thread: TaskId { id: tid, start_ticks: 6 },
+        },
         before: before.parse().unwrap(),
         after: after.parse().unwrap(),
     }
@@ -216,4 +217,36 @@ fn a_full_disk_is_an_error_before_the_change_and_the_old_entries_stay() {
     assert_eq!(place.open().entries(), [affinity(11, "0-1", "0")]);
     journal.clear().unwrap();
     journal.record(&[affinity(12, "0-1", "0")]).unwrap();
+}
+
+#[test]
+fn a_journal_of_an_older_version_is_read_and_goes_on_in_this_one() {
+    let place = Place::new();
+    let (half, uuid) = (0x6a8c_3a1e_6e1c_4c0e_u64, "6a8c3a1e-6e1c-4c0e-9c3c-1f0e5a6b7c8d".parse().unwrap());
+    let lines = [
+        r#"{"schema":"huddle/journal/2","boot_id":"first-boot"}"#.to_owned(),
+        r#"{"change":"affinity","vm":"a","vcpu":0,"process":{"id":10,"start_ticks":5},"thread":{"id":11,"start_ticks":6},"before":[0,1],"after":[0]}"#.to_owned(),
+        format!(
+            r#"{{"change":"affinity","vm":"x","vcpu":1,"scheduler":{{"xen":"hard"}},"process":{{"id":5,"start_ticks":{half}}},"thread":{{"id":1,"start_ticks":{half}}},"before":[0,1],"after":[0]}}"#
+        ),
+    ];
+    std::fs::write(place.file(), lines.join("\n") + "\n").unwrap();
+    let mut journal = place.open();
+    assert_eq!(journal.entries()[0], affinity(11, "0-1", "0"));
+    assert!(place.text().starts_with("{\"schema\":\"huddle/journal/3\""), "{}", place.text());
+    assert_eq!(place.open().entries(), journal.entries());
+
+    // The domain is known by half of its UUID, until it is seen.
+    assert!(journal.has_partly_known_domains());
+    let whole = XenDomainId { domid: 5, uuid };
+    let others = [XenDomainId { domid: 6, uuid }, XenDomainId { domid: 5, uuid: Default::default() }];
+    journal.complete_domains(&others).unwrap();
+    assert!(journal.has_partly_known_domains());
+    journal.complete_domains(&[others[0], whole]).unwrap();
+    assert!(!journal.has_partly_known_domains());
+    let kind = super::super::affinity::AffinityKind::Hard;
+    let key = Key::XenVcpu { domain: whole, vcpu: 1, affinity: kind };
+    assert_eq!(place.open().entries()[1].key(), key);
+    journal.forget(&[key]).unwrap();
+    assert_eq!(place.open().entries(), [affinity(11, "0-1", "0")]);
 }

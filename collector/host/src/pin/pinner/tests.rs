@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use huddle_model::id::TaskId;
 use tempfile::TempDir;
 
 use super::super::affinity::{Affinities, ThreadAffinities};
@@ -32,15 +33,13 @@ impl Affinities for Shared {
         ThreadAffinities(root.unwrap()).presence(vcpu)
     }
 
-    fn get(&self, VcpuRef { thread: TaskId { id: tid, .. }, .. }: VcpuRef) -> Result<CpuSet, Errno> {
+    fn get(&self, of: VcpuRef) -> Result<CpuSet, Errno> {
+        let tid = tid(of);
         self.0.lock().unwrap().affinity.get(&tid).cloned().ok_or(Errno::ESRCH)
     }
 
-    fn set(
-        &self,
-        VcpuRef { thread: TaskId { id: tid, .. }, .. }: VcpuRef,
-        cpus: &CpuSet,
-    ) -> Result<(), Errno> {
+    fn set(&self, of: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
+        let tid = tid(of);
         let mut kernel = self.0.lock().unwrap();
         if kernel.not_permitted.contains(&tid) {
             return Err(Errno::EPERM);
@@ -56,6 +55,11 @@ impl Affinities for Shared {
         }
         Ok(())
     }
+}
+
+fn tid(of: VcpuRef) -> i32 {
+    let VcpuRef::Thread { thread, .. } = of else { panic!("{of:?} is no thread") };
+    thread.id
 }
 
 struct World {
@@ -76,15 +80,15 @@ fn thread(number: i32) -> TaskId {
 }
 
 fn vcpu(number: i32) -> VcpuRef {
-    VcpuRef { scheduler: Scheduler::Host, process: PROCESS, thread: thread(number) }
+    VcpuRef::Thread { process: PROCESS, thread: thread(number) }
 }
 
 fn pin(number: i32, list: &str) -> ThreadPin {
     ThreadPin {
         vm: "a".to_owned(),
         vcpu: u32::try_from(number).unwrap(),
-        process: PROCESS,
-        thread: thread(number),
+        id: thread(number).into(),
+        process: Some(PROCESS),
         cpus: cpus(list),
     }
 }
@@ -209,7 +213,7 @@ fn the_journal_is_on_disk_before_the_thread_is_touched() {
 fn a_change_that_was_journaled_and_never_made_is_harmless_to_undo() {
     let world = World::new();
     let mut pinner = world.pinner();
-    pinner.journal.record(&[pin(0, "1").change(Scheduler::Host, &cpus("0-7"), &cpus("1"))]).unwrap();
+    pinner.journal.record(&[pin(0, "1").change(vcpu(0), &cpus("0-7"), &cpus("1"))]).unwrap();
     let report = pinner.undo();
     assert_eq!((report.restored, report.failures.len()), (0, 0));
     assert!(report.notes[0].contains("was not changed"), "{:?}", report.notes);
@@ -291,7 +295,7 @@ fn a_number_taken_by_another_task_is_passed_over_at_every_moment() {
 
     // Before it is pinned, and when it is undone.
     let report = pinner.set_affinities(&[pin(1, "1")]).unwrap();
-    assert!(report.notes[0].contains("belongs to another task now: passed over"), "{:?}", report.notes);
+    assert!(report.notes[0].contains("belongs to another task now: skipped"), "{:?}", report.notes);
     let report = pinner.undo();
     assert!(report.notes[0].contains("another task now: nothing to undo"), "{:?}", report.notes);
     assert_eq!(world.affinity(1), "0-7");
@@ -404,7 +408,7 @@ fn a_journal_cannot_make_it_write_elsewhere() {
         Change::KsmSetting { file: "../other".to_owned(), before: "0".to_owned(), after: "1".to_owned() };
     pinner.journal.record(&[change]).unwrap();
     let report = pinner.undo();
-    assert!(report.failures[0].contains("no setting of KSM"), "{:?}", report.failures);
+    assert!(report.failures[0].contains("not a setting of KSM"), "{:?}", report.failures);
     assert_eq!(std::fs::read_to_string(world.root.sys("kernel/mm/other")).unwrap(), "1");
     pinner.keep();
 }

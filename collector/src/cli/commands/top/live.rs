@@ -15,7 +15,7 @@ use crate::cli::looping::ViewerChannels;
 pub(super) struct Live {
     channels: ViewerChannels,
     can_pin: bool,
-    /// The command that is being done; one at a time is enough for one pair of hands.
+    /// The command that is being carried out; one at a time is enough for one user.
     waits: Option<oneshot::Receiver<Result<String, String>>>,
 }
 

@@ -55,7 +55,7 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
         let stop = async {
             tokio::select! {
                 () = signalled => {}
-                // As the user asked, or because it cannot go on.
+                // By the user's command, or because it cannot go on.
                 ended = &mut shown => left = Some(ended),
             }
         };

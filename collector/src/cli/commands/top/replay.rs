@@ -38,7 +38,7 @@ impl Replayed {
     fn show(&mut self, position: usize) {
         self.at.position = position;
         self.schedule();
-        // Histories begin anew where time goes back, which the source's position tells first.
+        // Histories start again where time goes back, which the source's position tells first.
         self.first.push_back(News::Source(Source::Replay(self.at.clone())));
         self.first.push_back(match self.recording.view(position) {
             Ok(view) => News::View { view: Box::new(view), missed: 0 },

@@ -22,7 +22,7 @@ use super::dry_run::moves;
 use crate::cli::config::TopSettings;
 use crate::cli::failure::Failure;
 
-/// How often the age of the picture is drawn anew.
+/// How often the age of the picture is drawn again.
 const TICK: Duration = Duration::from_secs(1);
 
 /// What stands behind a screen.

@@ -1,0 +1,85 @@
+//! What is mounted where: `/proc/self/mounts` and `/proc/filesystems` (proc(5), Linux 6.18).
+//!
+//! The parser is our own: procfs-core 0.18 leaves a space of a mount point as `\040`, and refuses the
+//! whole table for one path that is not UTF-8 (docs/decisions/procfs.md).
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::{HostError, HostRoot, read_bytes, read_text};
+
+/// Where the first file system of a kind is mounted; `None` where none is.
+pub fn mount_point(root: &HostRoot, kind: &str) -> Result<Option<PathBuf>, HostError> {
+    let mounts = read_bytes(&root.proc("self/mounts"))?;
+    Ok(mounts.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(1);
+        let (at, found) = (fields.next()?, fields.next()?);
+        (found == kind.as_bytes()).then(|| PathBuf::from(OsString::from_vec(unescape(at))))
+    }))
+}
+
+/// Whether this kernel knows a kind of file system, mounted or not.
+pub fn is_known(root: &HostRoot, kind: &str) -> Result<bool, HostError> {
+    let kinds = read_text(&root.proc("filesystems"))?;
+    Ok(kinds.lines().any(|line| line.split_ascii_whitespace().last() == Some(kind)))
+}
+
+/// The kernel writes space, tab, end of line, backslash and hash as a backslash and three octal digits
+/// (`mangle` in fs/proc_namespace.c, Linux 6.18).
+fn unescape(mut text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    while let Some((first, rest)) = text.split_first() {
+        let octal = match rest {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if *first == b'\\' => {
+                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+            }
+            _ => None,
+        };
+        plain.push(octal.unwrap_or(*first));
+        text = if octal.is_some() { &rest[3..] } else { rest };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn root_with(mounts: &[u8]) -> (tempfile::TempDir, HostRoot) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("self")).unwrap();
+        std::fs::write(root.proc("self/mounts"), mounts).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn a_kind_is_found_whatever_else_is_mounted() {
+        let (_dir, root) = root_with(
+            b"sysfs /sys sysfs rw 0 0\n/dev/a /mnt/\xff ext4 rw 0 0\n\
+              resctrl /sys/fs/resctrl resctrl rw 0 0\nresctrl /second resctrl rw 0 0\n",
+        );
+        let found = mount_point(&root, "resctrl").unwrap();
+        assert_eq!(found.as_deref(), Some(Path::new("/sys/fs/resctrl")));
+        assert_eq!(mount_point(&root, "fs").unwrap(), None);
+        std::fs::write(root.proc("filesystems"), "nodev\tresctrl\n\text4\n").unwrap();
+        assert!(is_known(&root, "resctrl").unwrap() && is_known(&root, "ext4").unwrap());
+        assert!(!is_known(&root, "nodev").unwrap());
+    }
+
+    #[test]
+    fn paths_are_as_they_were_before_the_kernel_escaped_them() {
+        let (_dir, root) = root_with(br"none /a\040b\134043\011\400\9 resctrl rw 0 0");
+        let found = mount_point(&root, "resctrl").unwrap();
+        assert_eq!(found.as_deref(), Some(Path::new("/a b\\043\t\\400\\9")));
+    }
+
+    #[test]
+    fn proc_is_mounted_here() {
+        let found = mount_point(&HostRoot::real(), "proc").unwrap();
+        assert_eq!(found.as_deref(), Some(Path::new("/proc")));
+    }
+}

@@ -1,0 +1,39 @@
+//! A set of frames of one bucket.
+
+use super::gather::BUCKET_FRAMES;
+
+/// One bit for each frame of a bucket.
+#[derive(Clone, Debug)]
+pub(super) struct FrameSet(Box<[u64]>);
+
+impl Default for FrameSet {
+    fn default() -> Self {
+        Self(vec![0; BUCKET_FRAMES / 64].into_boxed_slice())
+    }
+}
+
+impl FrameSet {
+    #[inline]
+    pub(super) fn contains(&self, slot: usize) -> bool {
+        self.0[slot / 64] >> (slot % 64) & 1 != 0
+    }
+
+    /// Adds a frame; whether it is new.
+    #[inline]
+    pub(super) fn insert(&mut self, slot: usize) -> bool {
+        let word = &mut self.0[slot / 64];
+        let bit = 1 << (slot % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+
+    /// 64 frames a word, the lowest bit first.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.0
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.fill(0);
+    }
+}

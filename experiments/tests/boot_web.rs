@@ -1,0 +1,98 @@
+//! The web experiment with servers in real VMs, which boot the image of `cargo xtask experiment web --guest
+//! qemu`: root, KSM, two cache domains and QEMU with that image are needed, and a test that misses one says
+//! that it is skipped.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod web_support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use huddle_experiments::guest::qemu::PROGRAM;
+use huddle_experiments::web::vm::IMAGE;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use web_support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
+
+/// The images beside the test's own programs, in `target/guests`.
+fn images() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_huddle-experiment")).ancestors().nth(2).unwrap().join("guests")
+}
+
+fn is_skipped() -> bool {
+    let program = || {
+        let missing = Command::new(PROGRAM).arg("--version").output().is_err();
+        missing.then(|| format!("{PROGRAM} is missing"))
+    };
+    let missing =
+        lacks().or_else(|| huddle_experiments::images::find(&images(), IMAGE).err()).or_else(program);
+    if let Some(reason) = &missing {
+        assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {reason}");
+        skip(reason);
+    }
+    missing.is_some()
+}
+
+fn vms(dir: &Path) -> Command {
+    let mut command = command(dir);
+    command.args(["--guest", "qemu"]);
+    command
+}
+
+#[test]
+fn vms_answer_every_request_and_what_they_read_is_merged() {
+    if is_skipped() {
+        return;
+    }
+    let _lock = ksm_lock();
+    let dir = tempfile::tempdir().unwrap();
+    let before = settings();
+    let mut command = vms(dir.path());
+    command.args(["--repetitions", "1"]);
+    let Some(summary) = finished(command) else { return };
+    assert_eq!(settings(), before);
+    assert_eq!((&summary["guest"], &summary["page"]), (&"qemu".into(), &"paper".into()));
+    assert!(["tcg", "kvm"].contains(&summary["accelerator"].as_str().unwrap()), "{summary}");
+    assert_eq!(summary["valid"], true, "{}", summary["invalid_blocks"]);
+    for arm in ["recommended", "opposed", "kernel"] {
+        let requests = &summary["requests"][arm];
+        assert_eq!((&requests["sent"], &requests["failed"]), (&(4 * 8).into(), &0.into()), "{arm}");
+    }
+    // The page reads its file: 64 pages, in the page cache, which is a VM's own memory.
+    let shared = |a: usize, b: usize| summary["data_shared_pages"][a][b].as_u64().unwrap();
+    assert!(shared(0, 1) >= 61 && shared(2, 3) >= 61, "{}", summary["data_shared_pages"]);
+    assert_eq!(shared(0, 2), 0, "{}", summary["data_shared_pages"]);
+}
+
+#[test]
+fn a_vm_that_dies_ends_the_run_with_its_name_and_its_last_words() {
+    if is_skipped() {
+        return;
+    }
+    let _lock = ksm_lock();
+    let dir = tempfile::tempdir().unwrap();
+    let before = settings();
+    let Some(mut run) = started(vms(dir.path())) else { return };
+    kill(Pid::from_raw(run.servers[1]), Signal::SIGKILL).unwrap();
+    let (code, said) = run.end();
+    assert_eq!(code, Some(1), "{said}");
+    let named = format!("(pid {})", run.servers[1]);
+    assert!(said.contains("the guest vm") && said.contains(&named) && said.contains("SIGKILL"), "{said}");
+    assert!(said.contains("the end of its log"), "{said}");
+    assert_eq!(settings(), before);
+    assert!(run.servers.iter().all(|server| is_gone(*server)) && !run.site.exists());
+}
+
+#[test]
+fn without_the_image_it_says_how_to_get_it_and_changes_nothing() {
+    if let Some(reason) = lacks() {
+        return skip(&reason);
+    }
+    let (dir, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let output = vms(dir.path()).arg("--images").arg(empty.path()).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("web/vmlinuz") && said.contains("cargo xtask experiment web"), "{said}");
+    assert!(!dir.path().join("run").exists());
+}

@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Table 1 of the paper.
+const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\n\
+    VM1,-,71.17,0.07,0.05\n\
+    VM2,71.43 %,,0.06,0.05\n\
+    VM3,0.06,0.05,-,52.18\n\
+    VM4,0.04,0.05,52.38,-\n";
+
+#[test]
+fn the_papers_table_is_read() {
+    let matrix = SharingMatrix::from_file_text(TABLE_1).unwrap();
+    assert_eq!(matrix.len(), 4);
+    assert!((matrix.rate(1, 0) - 0.7143).abs() < 1e-12);
+    assert_eq!(matrix.rate(1, 1), 0.0);
+    assert_eq!(matrix.shared_frames(0, 1), None);
+}
+
+#[test]
+fn bad_csv_is_refused_with_its_place() {
+    for (text, word) in [
+        ("", "names no VM"),
+        ("vm,a,b\na,-,1\n", "first column"),
+        ("vm,a,b\na,-,1\nb,1\n", "row of \"b\""),
+        ("vm,a,b\na,-,1\nb,1,-\nc,1,1\n", "not square"),
+        ("vm,a,b\na,-,NaN\nb,1,-\n", "NaN"),
+        ("vm,a,b\na,-,inf\nb,1,-\n", "inf"),
+        ("vm,a,b\na,-,-3\nb,1,-\n", "-3"),
+        ("vm,a,b\na,-,100.5\nb,1,-\n", "100.5"),
+        ("vm,a,b\na,5,1\nb,1,-\n", "diagonal"),
+        ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
+        ("vm,a,\na,-,1\n,1,-\n", "no name"),
+        ("vm,a,b\nb,-,1\na,1,-\n", "one order"),
+    ] {
+        let error = SharingMatrix::from_file_text(text).unwrap_err().to_string();
+        assert!(error.contains(word), "{text:?}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn bad_json_is_refused_with_its_place() {
+    let with = |vms: &str, frames: &str, rate: &str| {
+        format!(r#"{{"schema":"huddle/matrix/1","vms":{vms},"shared_frames":{frames},"rate":{rate}}}"#)
+    };
+    let ab = r#"[{"name":"a"},{"name":"b"}]"#;
+    for (text, word) in [
+        (r#"{"schema":"huddle/plan/1","vms":[],"rate":[]}"#.to_owned(), "huddle/plan/1"),
+        ("{".to_owned(), "not a matrix"),
+        (with("[]", "null", "[]"), "names no VM"),
+        (with(ab, "null", "[[0,1]]"), "rate has 1"),
+        (with(ab, "null", "[[0,1],[1]]"), "row 2 of rate"),
+        (with(ab, "null", "[[0,1.5],[1,0]]"), "1.5"),
+        (with(ab, "null", "[[0,-0.5],[1,0]]"), "-0.5"),
+        (with(ab, "null", "[[0,NaN],[1,0]]"), "not a matrix"),
+        (with(ab, "null", "[[0.5,1],[1,0]]"), "diagonal"),
+        (with(ab, "[[0,1],[2,0]]", "[[0,1],[1,0]]"), "both ways"),
+        (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"},{"name":"b"}],"rate":[[0,1],[1,0]],"rate_error":[[0,-0.5],[0,0]]}"#.to_owned(), "-0.5"),
+        (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"}],"rate":[[0]],"rate_error":[]}"#.to_owned(), "rate_error has 0"),
+        (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
+    ] {
+        let error = SharingMatrix::from_file_text(&text).unwrap_err().to_string();
+        assert!(error.contains(word), "{text:?}: {error}");
+    }
+}
+
+fn uuid(seed: u64) -> Uuid {
+    Uuid::from_u64_pair(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), !seed)
+}
+
+#[test]
+fn files_of_earlier_versions_are_read_without_ids_that_they_do_not_have() {
+    let text = r#"{"schema":"huddle/matrix/1","method":"merged","vms":[
+        {"name":"a","pid":4711,"vcpus":2},{"name":"b","domid":3,"pid":null},{"name":"c"}],
+        "rate":[[0,0.5,0],[0.25,0,0],[0,0,0]]}"#;
+    let matrix = SharingMatrix::from_file_text(text).unwrap();
+    assert!(matrix.vms().iter().all(|vm| vm.id.is_none() && vm.uuid.is_none()));
+    assert_eq!((matrix.vms()[0].vcpus, matrix.rate(0, 1)), (2, 0.5));
+    let written = serde_json::to_value(&matrix).unwrap();
+    for field in ["vm_kind", "pid", "start_ticks", "uuid", "domid"] {
+        assert!(written["vms"][0].get(field).is_some_and(serde_json::Value::is_null), "{field}");
+    }
+    let wrong = text.replace("\"domid\":3", "\"uuid\":\"no uuid\"");
+    assert!(SharingMatrix::from_file_text(&wrong).unwrap_err().to_string().contains("UUID"));
+}
+
+fn measured() -> impl Strategy<Value = SharingMatrix> {
+    (1usize..7).prop_flat_map(|n| {
+        let frames = proptest::collection::vec(proptest::collection::vec(0u64..1000, n), n);
+        let used = proptest::collection::vec(1000u64..5000, n);
+        (frames, used).prop_map(|(frames, used)| {
+            let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
+                name: format!("vm{i}"),
+                // Of a process, with or without a UUID, or of a domain.
+                id: Some(match i % 3 {
+                    0 | 1 => VmId::Process(TaskId { id: i as i32 + 1, start_ticks: u64::MAX - *frames_used }),
+                    _ => VmId::XenDomain(XenDomainId { domid: i as u32, uuid: uuid(*frames_used) }),
+                }),
+                uuid: (i % 3 > 0).then(|| uuid(*frames_used)),
+                vcpus: 1,
+                memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
+            });
+            let matrix = SharingMatrix::measured(Method::Content, vms.collect(), &frames, 1.5, 0.25);
+            let errors: Vec<Vec<f64>> =
+                frames.iter().map(|row| row.iter().map(|count| *count as f64 / 7e3).collect()).collect();
+            if frames.len() % 2 == 0 { matrix.estimated(&errors) } else { matrix }
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn writing_and_reading_agree(matrix in measured()) {
+        let text = serde_json::to_string(&matrix).unwrap();
+        prop_assert_eq!(SharingMatrix::from_file_text(&text).unwrap(), matrix);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in ".{0,200}") {
+        let _ = SharingMatrix::from_file_text(&text);
+    }
+
+    #[test]
+    fn no_table_of_cells_makes_the_reader_panic(text in "[a-c,0-9.\n%-]{0,120}") {
+        if let Ok(matrix) = SharingMatrix::from_file_text(&text) {
+            for (i, j) in matrix.pairs() {
+                prop_assert!((0.0..=1.0).contains(&matrix.rate(i, j)));
+            }
+        }
+    }
+}

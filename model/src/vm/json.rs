@@ -1,0 +1,199 @@
+//! The JSON of VMs: the fields of both kinds side by side, null where they do not apply.
+//!
+//! `vm_kind`, `process`, `uuid` and `domid` stand for [`Vm::id`] and [`Vm::uuid`]; `thread` (or `xen`, which is
+//! there on Xen only) for [`Vcpu::id`].
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::{GuestRegion, TaskId, Uuid, Vcpu, VcpuId, Vm, VmId, VmKind, VmmKind, XenDomainId};
+use crate::cpuset::CpuSet;
+
+/// A vCPU of a domain.
+#[derive(Serialize, Deserialize)]
+struct XenVcpu {
+    domain: XenDomainId,
+    vcpu: u32,
+}
+
+impl Serialize for Vcpu {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Out<'a> {
+            index: u32,
+            thread: Option<TaskId>,
+            process: Option<TaskId>,
+            thread_name: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            xen: Option<XenVcpu>,
+            affinity: &'a CpuSet,
+            last_cpu: Option<u32>,
+        }
+        Out {
+            index: self.index,
+            thread: self.id.thread(),
+            process: self.process,
+            thread_name: self.thread_name.as_deref(),
+            xen: match self.id {
+                VcpuId::Thread(_) => None,
+                VcpuId::Xen { domain, vcpu } => Some(XenVcpu { domain, vcpu }),
+            },
+            affinity: &self.affinity,
+            last_cpu: self.last_cpu,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Vcpu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct In {
+            index: u32,
+            thread: Option<TaskId>,
+            process: Option<TaskId>,
+            thread_name: Option<String>,
+            xen: Option<XenVcpu>,
+            affinity: CpuSet,
+            last_cpu: Option<u32>,
+        }
+        let read = In::deserialize(deserializer)?;
+        let id = match (read.thread, read.xen) {
+            (Some(thread), None) => VcpuId::Thread(thread),
+            (None, Some(XenVcpu { domain, vcpu })) => VcpuId::Xen { domain, vcpu },
+            _ => return Err(D::Error::custom("a vCPU has either a thread or a number on Xen")),
+        };
+        Ok(Self {
+            index: read.index,
+            id,
+            process: read.process,
+            thread_name: read.thread_name,
+            affinity: read.affinity,
+            last_cpu: read.last_cpu,
+        })
+    }
+}
+
+impl Serialize for Vm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Out<'a> {
+            name: &'a str,
+            vm_kind: VmKind,
+            process: Option<TaskId>,
+            uuid: Option<Uuid>,
+            domid: Option<u32>,
+            vmm: VmmKind,
+            vcpus: &'a [Vcpu],
+            memory: &'a [GuestRegion],
+            allowed_cpus: &'a CpuSet,
+            cannot_merge: &'a [String],
+        }
+        let domain = self.id.xen_domain();
+        Out {
+            name: &self.name,
+            vm_kind: self.id.kind(),
+            process: self.process(),
+            uuid: self.uuid.or(domain.map(|domain| domain.uuid)),
+            domid: domain.map(|domain| domain.domid),
+            vmm: self.vmm,
+            vcpus: &self.vcpus,
+            memory: &self.memory,
+            allowed_cpus: &self.allowed_cpus,
+            cannot_merge: &self.cannot_merge,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Vm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct In {
+            name: String,
+            process: Option<TaskId>,
+            uuid: Option<Uuid>,
+            domid: Option<u32>,
+            vmm: VmmKind,
+            vcpus: Vec<Vcpu>,
+            memory: Vec<GuestRegion>,
+            allowed_cpus: CpuSet,
+            cannot_merge: Vec<String>,
+        }
+        let read = In::deserialize(deserializer)?;
+        let id = match (read.process, read.domid, read.uuid) {
+            (Some(process), None, _) => VmId::Process(process),
+            (None, Some(domid), Some(uuid)) => VmId::XenDomain(XenDomainId { domid, uuid }),
+            _ => return Err(D::Error::custom("a VM has either a process, or a domid and a uuid")),
+        };
+        Ok(Self {
+            name: read.name,
+            id,
+            uuid: read.uuid,
+            vmm: read.vmm,
+            vcpus: read.vcpus,
+            memory: read.memory,
+            allowed_cpus: read.allowed_cpus,
+            cannot_merge: read.cannot_merge,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemoryKind;
+    use super::*;
+
+    fn vm(id: VmId, vcpu: VcpuId, process: Option<TaskId>) -> Vm {
+        Vm {
+            name: "a".into(),
+            id,
+            uuid: Some(Uuid::from_u128(7 << 64 | 9)),
+            vmm: VmmKind::QemuKvm,
+            vcpus: vec![Vcpu {
+                index: 0,
+                id: vcpu,
+                process,
+                thread_name: process.map(|_| "CPU 0/KVM".into()),
+                affinity: "0-1".parse().unwrap(),
+                last_cpu: Some(1),
+            }],
+            memory: vec![GuestRegion { process, start: 0, end: 4096, kind: MemoryKind::Mergeable }],
+            allowed_cpus: "0-3".parse().unwrap(),
+            cannot_merge: vec!["no".into()],
+        }
+    }
+
+    #[test]
+    fn both_kinds_are_read_back_and_say_null_where_a_field_does_not_apply() {
+        let process = TaskId { id: 4711, start_ticks: 5 };
+        let domain = XenDomainId { domid: 5, uuid: Uuid::from_u128(7 << 64 | 9) };
+        let held = vm(process.into(), TaskId { id: 4712, start_ticks: 6 }.into(), Some(process));
+        let on_xen = vm(domain.into(), VcpuId::Xen { domain, vcpu: 0 }, None);
+        for vm in [&held, &on_xen] {
+            let text = serde_json::to_string(vm).unwrap();
+            assert_eq!(&serde_json::from_str::<Vm>(&text).unwrap(), vm);
+        }
+        let held = serde_json::to_value(&held).unwrap();
+        assert_eq!((&held["vm_kind"], &held["process"]["id"]), (&"process".into(), &4711.into()));
+        assert!(held["domid"].is_null() && held["vcpus"][0].get("xen").is_none());
+        assert_eq!(held["vcpus"][0]["thread"]["id"], 4712);
+        let on_xen = serde_json::to_value(&on_xen).unwrap();
+        assert_eq!((&on_xen["vm_kind"], &on_xen["domid"]), (&"xen_domain".into(), &5.into()));
+        assert_eq!(on_xen["uuid"], "00000000-0000-0007-0000-000000000009");
+        for absent in ["process", "thread", "thread_name"] {
+            let of = if absent == "process" { &on_xen } else { &on_xen["vcpus"][0] };
+            assert!(of.get(absent).is_some_and(serde_json::Value::is_null), "{absent}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_or_both_is_refused() {
+        let task = TaskId { id: 1, start_ticks: 1 };
+        let good = serde_json::to_value(vm(task.into(), task.into(), Some(task))).unwrap();
+        for (field, value) in [("process", serde_json::Value::Null), ("domid", 5.into())] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            assert!(serde_json::from_value::<Vm>(bad).is_err(), "{field}");
+        }
+    }
+}

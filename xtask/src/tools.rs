@@ -1,0 +1,96 @@
+//! Programs that extend cargo and look at dependencies.
+
+use std::env::join_paths;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::shell;
+
+/// A program that extends cargo.
+struct Tool {
+    /// Cargo's command.
+    command: &'static str,
+    /// Its package at crates.io.
+    package: &'static str,
+    /// The version that is installed where none is there, here and in `requirements.txt`.
+    version: &'static str,
+}
+
+/// Finds dependencies that nothing uses and files that no module names, by reading the sources: nothing has to
+/// be built for it.
+const SHEAR: Tool = Tool { command: "shear", package: "cargo-shear", version: "1.14.0" };
+
+/// Checks licences, sources and bans of dependencies by `deny.toml`.
+const DENY: Tool = Tool { command: "deny", package: "cargo-deny", version: "0.20.2" };
+
+/// Makes sure that dependencies can be checked. Tools that are there are used as they are, whatever their
+/// version.
+pub(crate) fn install() -> anyhow::Result<()> {
+    if !(is_there(&SHEAR) && is_there(&DENY))
+        && let Err(error) = install_wheels()
+    {
+        eprintln!("xtask: the tools that are built ahead cannot be had: {error:#}");
+    }
+    for tool in [SHEAR, DENY].iter().filter(|tool| !is_there(tool)) {
+        let Tool { command, package, version } = tool;
+        eprintln!("`cargo {command}` is missing: building {package} {version}, which takes minutes");
+        let place = place();
+        let install = ["install", "--locked", package, "--version", version, "--root"];
+        shell::run(shell::cargo().args(install).arg(&place))?;
+    }
+    Ok(())
+}
+
+/// Fails where a package names a dependency that it does not use, or a file belongs to no module.
+pub(crate) fn unused_dependencies() -> anyhow::Result<()> {
+    shell::run(cargo()?.args([SHEAR.command, "--locked"]))
+}
+
+/// Fails where a dependency is not what `deny.toml` allows. Its comment tells why advisories are left out.
+pub(crate) fn allowed_dependencies() -> anyhow::Result<()> {
+    let checks = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
+    shell::run(cargo()?.args([DENY.command, "--workspace", "--locked"]).args(checks))
+}
+
+fn is_there(tool: &Tool) -> bool {
+    cargo().is_ok_and(|mut cargo| shell::works(cargo.args([tool.command, "--version"])))
+}
+
+/// Where tools are installed: not in the user's home, whose tools are left alone.
+fn place() -> PathBuf {
+    shell::root().join("target/tools")
+}
+
+/// Cargo, which finds the tools that are installed here after those of the user.
+fn cargo() -> anyhow::Result<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(&path).chain([place().join("bin")]);
+    let mut cargo = shell::cargo();
+    cargo.env("PATH", join_paths(directories).context("PATH cannot be extended")?);
+    Ok(cargo)
+}
+
+/// Installs them from PyPI, where they are built ahead, each told by its hash.
+fn install_wheels() -> anyhow::Result<()> {
+    let place = place();
+    shell::run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
+    let options =
+        ["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--require-hashes"];
+    let mut pip = Command::new(place.join("bin/pip"));
+    shell::run(pip.args(options).arg("-r").arg(shell::root().join("xtask/requirements.txt")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_ahead_is_of_the_versions_that_would_be_built() {
+        let text = include_str!("../requirements.txt");
+        for Tool { package, version, .. } in [SHEAR, DENY] {
+            assert!(text.contains(&format!("{package}=={version} ")), "{package} {version}");
+        }
+    }
+}
