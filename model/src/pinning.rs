@@ -47,6 +47,27 @@ impl Pinning {
         }
     }
 
+    /// Its name in recordings; `None` where it is not known which.
+    pub fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Done(_) => Some("done"),
+            Self::DryRun => Some("dry_run"),
+            Self::NoPlan(_) => Some("no_plan"),
+            Self::Failed(_) => Some("failed"),
+            Self::NotDone(_) => None,
+        }
+    }
+
+    /// What a recording says by its name and its reason: nothing was pinned.
+    pub fn recorded(name: Option<&str>, reason: String) -> Self {
+        match name {
+            Some("dry_run") => Self::DryRun,
+            Some("no_plan") => Self::NoPlan(reason),
+            Some("failed") => Self::Failed(reason),
+            _ => Self::NotDone(reason),
+        }
+    }
+
     /// Why nothing was pinned although it was to be.
     pub fn failure(&self) -> Option<&str> {
         match self {

@@ -190,6 +190,7 @@ fn decision(time: Window, round: &Round) -> DecisionRow {
         topology_unavailable: round.topology.reason().map(str::to_owned),
         plan_unavailable: round.plan.reason().map(str::to_owned),
         pin_unavailable: round.pinning.reason().map(str::to_owned),
+        pinning: round.pinning.name().map(str::to_owned),
         own_cpu_us: round.own_cpu_us.value().copied(),
     }
 }

@@ -267,6 +267,8 @@ tables! {
         plan_unavailable: Option<String>, "none";
         /// Why nothing could be pinned; null when it could.
         pin_unavailable: Option<String>, "none";
+        /// What came of pinning: done, dry_run, no_plan or failed; null in recordings that do not say which.
+        pinning: Option<String>, "none";
         /// CPU time that huddle itself has used since its start; null where it was not available.
         own_cpu_us: Option<u64>, "us";
     }

@@ -429,7 +429,7 @@ fn pinning(decision: Option<&DecisionRow>) -> Pinning {
     let lacks = |what: &str| Pinning::NotDone(format!("the recording does not hold {what}"));
     let Some(decision) = decision else { return lacks("whether anything was pinned in this round") };
     if let Some(reason) = &decision.pin_unavailable {
-        return Pinning::NotDone(reason.clone());
+        return Pinning::recorded(decision.pinning.as_deref(), reason.clone());
     }
     match (decision.threads_changed, decision.threads_unchanged, decision.threads_skipped) {
         (Some(changed), Some(unchanged), Some(skipped)) => {

@@ -11,7 +11,6 @@ use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, Uuid, VcpuId, VmId, XenDomainId};
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::observation::Observation;
-use huddle_model::pinning::Pinning;
 use huddle_model::schema::{RowContext, SCHEMA_VERSION, Table};
 use huddle_model::topology::Topology;
 use huddle_model::update::Round;
@@ -94,18 +93,9 @@ fn record_with(dir: &Path, views: &[View], a_segment: usize, manifest: Manifest)
     writer.finish(now, 1_800_000_000_000_000);
 }
 
-/// Everything a view says, without what is not recorded: the reasons within windows, which reason it was that
-/// nothing was pinned for, names of threads, allowed CPUs, how a trial stands, the parts of what a plan is
+/// Everything a view says, without what is not recorded: the reasons within windows, names of threads, allowed CPUs, how a trial stands, the parts of what a plan is
 /// expected to bring (its reasons say them).
 fn said(view: &View) -> Value {
-    let mut view = view.clone();
-    let not_done = |pinning: &mut Pinning| {
-        if let Some(reason) = pinning.reason() {
-            *pinning = Pinning::NotDone(reason.to_owned());
-        }
-    };
-    not_done(&mut view.pinning);
-    not_done(&mut Arc::make_mut(&mut view.round).pinning);
     let mut value = serde_json::to_value(view).unwrap();
     forget_reasons(&mut value["observation"]);
     if let Some(comparison) = value["comparison"].get_mut("available") {
