@@ -1,6 +1,7 @@
 //! Viewers of a real `huddle run`, over its socket.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -68,6 +69,8 @@ fn start(state: &Path, process: &Ended, more: &[&str]) -> Ended {
 struct Viewer {
     read: BufReader<UnixStream>,
     write: UnixStream,
+    /// Answers that came while an update was waited for.
+    answers: VecDeque<Value>,
 }
 
 impl Viewer {
@@ -75,7 +78,8 @@ impl Viewer {
     fn connect(socket: &Path) -> Self {
         let write = UnixStream::connect(socket).unwrap();
         write.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut viewer = Self { read: BufReader::new(write.try_clone().unwrap()), write };
+        let mut viewer =
+            Self { read: BufReader::new(write.try_clone().unwrap()), write, answers: VecDeque::new() };
         assert_eq!(viewer.read()["hello"]["protocol"], "huddle/attach/2");
         viewer
     }
@@ -111,7 +115,9 @@ impl Viewer {
     fn update(&mut self, kind: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            let updates = self.read()["updates"].take();
+            let mut line = self.read();
+            self.answers.extend(line.get_mut("answer").map(Value::take));
+            let updates = line["updates"].take();
             for update in updates.as_array().into_iter().flatten().map(|update| &update[kind]) {
                 if !update.is_null() && wanted(update) {
                     return update.clone();
@@ -127,6 +133,9 @@ impl Viewer {
     }
 
     fn answer(&mut self) -> Value {
+        if let Some(answer) = self.answers.pop_front() {
+            return answer;
+        }
         loop {
             let answer = self.read()["answer"].take();
             if !answer.is_null() {
