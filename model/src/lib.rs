@@ -22,6 +22,8 @@ pub mod rates;
 pub mod rng;
 pub mod schema;
 pub mod stats;
+pub mod summary;
+pub mod text;
 pub mod topology;
 pub mod trial;
 pub mod update;

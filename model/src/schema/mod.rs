@@ -12,7 +12,6 @@ mod observation_rows;
 mod page;
 mod rows;
 mod tables;
-mod time;
 mod update_rows;
 mod vm_columns;
 
@@ -24,9 +23,14 @@ pub use observation_rows::{decision_row, observation_rows};
 pub use page::{schema_json, schema_page};
 pub use rows::{event_rows, round_rows};
 pub use tables::*;
-pub use time::{run_id, utc_text};
 pub use update_rows::RowContext;
 pub use vm_columns::{UuidText, VmColumns};
+
+/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time, holds
+/// nothing that is special in a path or a shell.
+pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
+    format!("{}-{pid}", crate::text::utc_compact(begin_unix_us))
+}
 
 /// Version of tables and columns.
 ///

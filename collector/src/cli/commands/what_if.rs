@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
-use huddle_model::schema::utc_text;
+use huddle_model::text::utc_text;
 use huddle_model::update::Round;
 use huddle_record::replay::Recording;
 use serde::Serialize;
