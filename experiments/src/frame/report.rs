@@ -28,8 +28,9 @@ pub fn text<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> String 
     }
     if let Some(matrix) = &summary.matrix {
         let holds = workload.holds().into_iter().zip(1..).map(|(data, vm)| format!("vm{vm}: {data}"));
-        let (holds, data) = (holds.collect::<Vec<_>>().join(", "), bytes(W::data_kib(&summary.own) * 1024));
-        let title = format!("Sharing of {} with {data} of data each ({holds})", workload.guests());
+        // In the unit of the setting, exactly.
+        let (holds, kib) = (holds.collect::<Vec<_>>().join(", "), W::data_kib(&summary.own));
+        let title = format!("Sharing of {} with {kib} KiB of data each ({holds})", workload.guests());
         section(&mut out, &title, &sharing_table(matrix));
     }
     remarks(&mut out, workload.remarks(Part::Sharing, summary));

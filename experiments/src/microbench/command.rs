@@ -9,7 +9,6 @@ use anyhow::Context;
 use huddle_host::HostRoot;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::summary::{MicrobenchFigures, ScanSummary, Summary};
-use huddle_model::text::bytes;
 
 use super::{Config, Microbench, Preset};
 use crate::frame::Workload;
@@ -154,7 +153,7 @@ fn scan_text(scan: &ScanSummary) -> String {
         let named = |name: &str| format!("{name}_{}_kib", size.data_kib);
         let ratio = |name| ratio(scan.ratios.get(&named(name)).copied().flatten());
         table.add_row([
-            bytes(size.data_kib * 1024),
+            format!("{} KiB", size.data_kib),
             percent(size.sharing_rate),
             cell(&scan.arms, &named("recommended"), 0),
             cell(&scan.arms, &named("opposed"), 0),
