@@ -21,6 +21,8 @@ pub mod rng;
 pub mod schema;
 pub mod snapshot;
 pub mod stats;
+pub mod summary;
+pub mod text;
 pub mod topology;
 pub mod trial;
 pub mod vm;

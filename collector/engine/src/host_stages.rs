@@ -9,7 +9,7 @@ use huddle_model::vm::{TaskId, Vm};
 use huddle_host::clock::own_cpu_us;
 use huddle_host::discover::{Discoverer, Discovery};
 use huddle_host::stages::{HostSource, SharingSource, StageError, VmSource};
-use huddle_host::{HostRoot, ksm, numa, read_text, topology};
+use huddle_host::{HostRoot, ksm, load, numa, topology};
 use huddle_sharing::content::ContentScan;
 use huddle_sharing::{Measurement, MergedScan};
 
@@ -64,13 +64,7 @@ impl HostSource for HostFacts {
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
-        let path = self.root.proc("loadavg");
-        let text = read_text(&path)?;
-        // `0.20 0.18 0.12 1/80 11206`: running tasks are before the stroke (proc(5)).
-        let running = text.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/'));
-        let running: u32 = running
-            .and_then(|(running, _)| running.parse().ok())
-            .ok_or_else(|| format!("{}: no running tasks in {text:?}", path.display()))?;
+        let running = load::average(&self.root)?.runnable;
         Ok(f64::from(running) / topology::usable_cpus(&self.root)?.len().max(1) as f64)
     }
 

@@ -1,6 +1,7 @@
 //! `/sys/kernel/mm/ksm` (Documentation/admin-guide/mm/ksm.rst, Linux 6.18).
 
 use huddle_model::ksm::KsmState;
+use huddle_model::text::chosen;
 
 use super::{HostError, HostRoot, optional, read_number, read_text};
 
@@ -31,12 +32,6 @@ pub fn state(root: &HostRoot) -> Result<KsmState, HostError> {
         use_zero_pages: maybe("use_zero_pages")?,
         advisor_mode: optional(read_text(&file("advisor_mode")))?.map(|text| chosen(&text).to_owned()),
     })
-}
-
-/// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text where none is.
-pub fn chosen(text: &str) -> &str {
-    let inside = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-    inside.map_or(text.trim(), |(choice, _)| choice)
 }
 
 #[cfg(test)]

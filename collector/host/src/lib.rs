@@ -7,7 +7,9 @@
 pub mod cgroup;
 pub mod clock;
 pub mod discover;
+pub mod files;
 pub mod ksm;
+pub mod load;
 pub mod maps;
 pub mod numa;
 pub mod pin;

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use huddle_host::clock::unix_us;
 use huddle_model::availability::Availability;
 use huddle_model::news::{News, Taken};
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Rows, Table};
@@ -219,11 +220,6 @@ fn record(
         Some(error) => Err(RecordError::Stopped(error.to_string())),
         None => Ok(RecordingSummary { dir, manifest: writer.manifest().clone(), snapshots: shared.status() }),
     }
-}
-
-fn unix_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// No holder of these locks can leave half a change behind, so a poisoned one is as good as any.

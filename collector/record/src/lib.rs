@@ -39,4 +39,5 @@ pub use error::RecordError;
 pub use handle::{Recorder, RecorderHandle, RecordingStatus, RecordingSummary};
 pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, SegmentLimits};
 pub use manifest::{RunAbout, host_name, new_manifest};
+pub use segment::write_segment;
 pub use target::RecordTarget;

@@ -1,7 +1,8 @@
 //! Settings of the kernel's memory management that move or split what VMs share.
 
+use huddle_model::text::chosen;
+
 use super::{Finding, Item};
-use huddle_host::ksm::chosen;
 use huddle_host::{HostRoot, optional, read_cpus, read_number, read_text};
 
 const AREA: &str = "memory";

@@ -4,8 +4,9 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use huddle_model::text::chosen;
+
 use super::{Finding, Item};
-use huddle_host::ksm::chosen;
 use huddle_host::status::{self, Capability};
 use huddle_host::{HostRoot, optional, read_number, read_text};
 use huddle_observe::resctrl::{features, mount_point};

@@ -1,5 +1,7 @@
 //! What an experiment asks of the host: [`local`] answers for VMs that are processes, [`xen`] for domains.
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod local;
 pub mod xen;
 

@@ -361,6 +361,7 @@ pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
     /// The domains it speaks of.
+    #[serde(default)]
     pub domains: Vec<CacheDomain>,
     /// One entry a placed vCPU, in the order of the matrix, then of the vCPU; vCPUs not named are
     /// left to the kernel.
@@ -375,6 +376,7 @@ pub struct Plan {
     #[serde(default)]
     pub expected: Option<Expected>,
     /// Why, one sentence each, in the order of decision.
+    #[serde(default)]
     pub reasons: Vec<String>,
 }
 

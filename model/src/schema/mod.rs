@@ -12,7 +12,6 @@ mod observation_rows;
 mod page;
 mod rows;
 mod tables;
-mod time;
 
 pub use manifest::{
     CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
@@ -22,7 +21,12 @@ pub use observation_rows::{observation_rows, trial_rows};
 pub use page::{schema_json, schema_page};
 pub use rows::{event_rows, rows_of};
 pub use tables::*;
-pub use time::{run_id, utc_text};
+
+/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time,
+/// holds nothing that a path or a shell minds.
+pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
+    format!("{}-{pid}", crate::text::utc_compact(begin_unix_us))
+}
 
 /// Version of tables and columns.
 ///

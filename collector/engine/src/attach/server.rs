@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener as BlockingListener, UnixStream as BlockingStream};
+use std::os::unix::net::UnixListener as BlockingListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::{Answer, Hello, MAX_COMMAND_BYTES, Said};
+use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
+
 use crate::command::{Request, Requests};
 
 /// A viewer that takes none of a line for so long is let go.
@@ -66,23 +68,11 @@ impl Server {
     /// Another loop serves there, something else is there, or the kernel refuses.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Socket { path: path.to_owned(), source };
-        match std::fs::symlink_metadata(path) {
-            Ok(found) => {
-                use std::os::unix::fs::FileTypeExt;
-                if !found.file_type().is_socket() {
-                    return Err(ServeError::NoSocket(path.to_owned()));
-                }
-                match BlockingStream::connect(path) {
-                    Ok(_) => return Err(ServeError::Taken(path.to_owned())),
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        std::fs::remove_file(path).map_err(failed)?;
-                    }
-                    Err(source) => return Err(failed(source)),
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(failed(source)),
-        }
+        remove_stale(path, SocketKind::Stream).map_err(|why| match why {
+            NoRoom::Taken => ServeError::Taken(path.to_owned()),
+            NoRoom::NotASocket => ServeError::NoSocket(path.to_owned()),
+            NoRoom::Io(source) => failed(source),
+        })?;
         // The mask makes it private from its first moment; a file made meanwhile is only more private.
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = BlockingListener::bind(path);

@@ -5,13 +5,14 @@ use std::path::Path;
 use anyhow::Context as _;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
+use huddle_model::text::bytes;
 use huddle_model::topology::Topology;
 
 use super::what_if;
 use crate::cli::args::{Common, ContentArgs, Format, PlanArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::table::{bytes, print, print_json, print_table, right, table};
+use crate::cli::table::{print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::anyhow;
 use huddle_model::availability::Availability;
 use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
-use huddle_model::schema::utc_text;
 use huddle_model::snapshot::Snapshot;
+use huddle_model::text::utc_text;
 use huddle_record::replay::Recording;
 use serde::Serialize;
 
