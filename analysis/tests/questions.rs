@@ -366,8 +366,8 @@ fn record_responses(run: &Path, blocks: u64) {
     }
     for row in &mut all.responses {
         row.arm = row.arm.as_ref().map(|arm| if arm == ARMS[0] { "opposed" } else { "recommended" }.into());
-        // Experiments count from 1.
-        row.block = row.block.map(|block| block + 1);
+        // Experiments count from 1, and have no trials.
+        (row.block, row.trial) = (row.block.map(|block| block + 1), None);
     }
     let recorder = Recorder::start(run, sample::manifest(), RecorderLimits::default()).unwrap();
     recorder.send_rows(all);
