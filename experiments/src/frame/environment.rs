@@ -93,8 +93,8 @@ mod tests {
             (root.proc("7/ksm_merging_pages"), "3\n"),
             (root.proc("8/ksm_merging_pages"), "0\n"),
             (root.sys("kernel/mm/ksm/advisor_mode"), "[none] scan-time\n"),
-            (root.sys("devices/system/cpu/cpufreq/policy0/scaling_governor"), "powersave\n"),
-            (root.sys("devices/system/cpu/cpufreq/policy0/affected_cpus"), "0\n"),
+            (root.sys("devices/system/cpu/online"), "0\n"),
+            (root.sys("devices/system/cpu/cpu0/cpufreq/scaling_governor"), "powersave\n"),
         ] {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
