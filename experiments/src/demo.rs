@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::guest::child::ChildGuest;
 use crate::guest::process::ProcessGuestSpec;
-use crate::guest::{Guest, GuestData, GuestError, Patience};
+use crate::guest::{Guest, GuestData, GuestError, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// Names of groups; further ones are numbered.
@@ -30,7 +30,7 @@ const DATA_KIB: u64 = 1536;
 /// A rest after each burst, longer with more VMs, leaves time for KSM and for the terminal.
 const BURST_READS: u64 = 50_000;
 const IDLE_US_A_VM: u64 = 150;
-const PATIENCE: Patience = Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(20) };
+const PATIENCE: TimeLimits = TimeLimits { ready: Duration::from_secs(60), answer: Duration::from_secs(20) };
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is to be shown.
@@ -112,7 +112,7 @@ impl Demo {
                 vcpus: 1,
                 private_kib: PRIVATE_KIB,
                 private_seed: i as u64 + 1,
-                patience: PATIENCE,
+                limits: PATIENCE,
                 interrupt: Interrupt::default(),
             };
             guests.push(match domains.get(member % domains.len().max(1)) {

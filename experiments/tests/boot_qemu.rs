@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use huddle_experiments::guest::qemu::{Accelerator, PROGRAM, QemuGuestSpec};
-use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Patience};
+use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, TimeLimits};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
@@ -39,7 +39,7 @@ fn a_vm_reads_what_it_says_and_shows_its_console_when_it_dies() {
         memory_mib: 128,
         vcpus: 1,
         console: dir.path().join("console.log"),
-        patience: Patience { ready: Duration::from_secs(180), answer: Duration::from_secs(30) },
+        limits: TimeLimits { ready: Duration::from_secs(180), answer: Duration::from_secs(30) },
         interrupt: Interrupt::default(),
     };
     let mut guest = spec.start().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use huddle_experiments::guest::child::ChildGuest;
 use huddle_experiments::guest::process::ProcessGuestSpec;
-use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Patience};
+use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, TimeLimits};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
@@ -24,7 +24,7 @@ fn spec() -> ProcessGuestSpec<'static> {
         vcpus: 1,
         private_kib: PRIVATE_KIB,
         private_seed: 6,
-        patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_secs(20) },
+        limits: TimeLimits { ready: Duration::from_secs(60), answer: Duration::from_secs(20) },
         interrupt: Interrupt::default(),
     }
 }
@@ -162,7 +162,7 @@ fn a_guest_ends_with_its_parent() {
 #[test]
 fn a_guest_that_hangs_is_named_and_ended() {
     let mut guest = ready(&ProcessGuestSpec {
-        patience: Patience { ready: Duration::from_secs(60), answer: Duration::from_millis(300) },
+        limits: TimeLimits { ready: Duration::from_secs(60), answer: Duration::from_millis(300) },
         ..spec()
     });
     let pid = guest.pid();

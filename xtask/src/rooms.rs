@@ -89,7 +89,11 @@ const ROOMS: [Room; 10] = [
         ],
         without: &[FRAMES],
     },
-    Room { package: "huddle-analysis", below: &["huddle-model"], without: &[BPF, SCREEN] },
+    Room {
+        package: "huddle-analysis",
+        below: &["huddle-model", "huddle-host"],
+        without: &[BPF, SCREEN, RUNTIME],
+    },
 ];
 
 /// Looks at the dependencies of each crate, and prints how many there are.

@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 pub(crate) use bars::{Bar, bars};
 pub(crate) use distribution::{Histogram, distribution};
 pub(crate) use heatmap::heatmap;
-pub(crate) use points::{Spot, spots};
+pub(crate) use points::{ScatterPoint, spots};
 pub(crate) use residency::{Stack, residency};
 pub(crate) use series::{Line, Mark, series};
 

@@ -5,7 +5,7 @@ use super::{Anchor, Canvas, Figure};
 
 /// One point, with the interval of its y where there is one.
 #[derive(Clone, Debug)]
-pub(crate) struct Spot {
+pub(crate) struct ScatterPoint {
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) y_ci95: Option<[f64; 2]>,
@@ -18,7 +18,7 @@ pub(crate) fn spots(
     id: &str,
     title: &str,
     (x_unit, y_unit): (&str, &str),
-    spots: &[Spot],
+    spots: &[ScatterPoint],
     diagonal: bool,
 ) -> Figure {
     let (left, right, top, bottom) = (80.0, 600.0, 14.0, 330.0);

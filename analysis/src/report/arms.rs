@@ -5,7 +5,7 @@ use huddle_model::availability::Availability;
 use super::page::Page;
 use super::{data, or_gap};
 use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
-use crate::figure::{Bar, Spot, bars, distribution, spots};
+use crate::figure::{Bar, ScatterPoint, bars, distribution, spots};
 use crate::run::RunDir;
 use crate::text::{figure, p_value, signed_percent};
 
@@ -177,7 +177,7 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
         let Some(trials) = or_gap(page, "Trials", data::trials(run)) else { continue };
         for trial in trials {
             if let (Some(expected), Some(observed)) = (trial.expected, trial.observed) {
-                drawn.push(Spot {
+                drawn.push(ScatterPoint {
                     x: expected * 100.0,
                     y: observed * 100.0,
                     y_ci95: trial.ci95.map(|ends| ends.map(|end| end * 100.0)),

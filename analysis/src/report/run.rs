@@ -4,7 +4,7 @@ use huddle_model::text::utc_text;
 
 use super::page::Page;
 use super::{data, host, or_gap};
-use crate::figure::{Line, Mark, Spot, Stack, heatmap, residency, series, spots};
+use crate::figure::{Line, Mark, ScatterPoint, Stack, heatmap, residency, series, spots};
 use crate::run::RunDir;
 use crate::sharing::Sharing;
 use crate::summary::RunSummary;
@@ -182,9 +182,9 @@ fn rounds(page: &mut Page, number: usize, run: &RunDir) {
         page.gap("There is no round with both an MPKI and a number of shared frames.");
         return;
     }
-    let drawn: Vec<Spot> = points
+    let drawn: Vec<ScatterPoint> = points
         .iter()
-        .map(|point| Spot {
+        .map(|point| ScatterPoint {
             x: point.shared_within_frames,
             y: point.mpki,
             y_ci95: None,

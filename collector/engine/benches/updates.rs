@@ -264,7 +264,7 @@ fn engine(vms: usize) -> Engine {
         // What placing costs is another question.
         policy: Policy::None,
         limits: PlanLimits::default(),
-        trying: None,
+        trials: None,
         memory: Memory::default(),
     }
 }

@@ -54,7 +54,7 @@ impl Engine {
         let (answer, plan) = match command {
             LoopCommand::Apply => {
                 self.apply = true;
-                let answer = match self.trying {
+                let answer = match self.trials {
                     Some(_) => "what is planned is tried from the next round on, and stays if it is better",
                     None => "vCPUs are pinned as planned from now on",
                 };
@@ -108,10 +108,10 @@ impl Engine {
         plan: &Availability<Arc<Plan>>,
         events: &mut Events,
     ) -> Pinning {
-        let wanted = match (&mut self.trying, plan) {
-            (Some(trying), Availability::Available(plan)) => {
-                trying.planned(plan);
-                trying.next_to_pin(true).map(|plan| Availability::Available(Arc::new(plan)))
+        let wanted = match (&mut self.trials, plan) {
+            (Some(trials), Availability::Available(plan)) => {
+                trials.planned(plan);
+                trials.next_to_pin(true).map(|plan| Availability::Available(Arc::new(plan)))
             }
             _ => None,
         };
@@ -121,21 +121,21 @@ impl Engine {
     /// Breaks off a trial; whether placements are tried and pinned at all.
     fn break_off(&mut self, what: &str) -> bool {
         let at = self.moment();
-        let Some(trying) = self.trying.as_mut().filter(|_| self.apply) else { return false };
-        trying.interrupt(at, what);
+        let Some(trials) = self.trials.as_mut().filter(|_| self.apply) else { return false };
+        trials.interrupt(at, what);
         true
     }
 
     fn change_policy(&mut self, policy: Policy) -> String {
         let (at, what) = (self.moment(), format!("policy {policy}"));
-        match &mut self.trying {
+        match &mut self.trials {
             // In a dry run too: what was kept is not to come back with the next apply.
-            Some(trying) if policy == Policy::None => {
-                trying.let_go(at, &what);
+            Some(trials) if policy == Policy::None => {
+                trials.let_go(at, &what);
                 "every vCPU is left to the kernel from now on".to_owned()
             }
-            Some(trying) if self.apply => {
-                trying.interrupt(at, &what);
+            Some(trials) if self.apply => {
+                trials.interrupt(at, &what);
                 format!("planned by policy {policy} from now on, and tried before it stays")
             }
             _ => format!("planned by policy {policy} from now on"),
@@ -145,9 +145,9 @@ impl Engine {
     /// Takes everything back, and pins nothing more.
     fn restore(&mut self, events: &mut Events) -> String {
         let at = self.moment();
-        if let Some(trying) = &mut self.trying {
-            trying.let_go(at, "everything to be taken back");
-            trying.was_undone();
+        if let Some(trials) = &mut self.trials {
+            trials.let_go(at, "everything to be taken back");
+            trials.was_undone();
         }
         self.apply = false;
         let report = self.undo().unwrap_or_default();

@@ -14,7 +14,7 @@ mod drive;
 mod events_sharing;
 mod host_stages;
 pub mod publish;
-mod trying;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
-pub use trying::Trying;
+pub use trials::TrialRunner;
 
 use huddle_host::numa;
 use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
@@ -69,7 +69,7 @@ pub struct Engine {
     /// What every plan has to keep to.
     pub limits: PlanLimits,
     /// Tries what the policy proposes; `None` to pin it at once.
-    pub trying: Option<Trying>,
+    pub trials: Option<TrialRunner>,
     /// What earlier rounds saw.
     pub memory: Memory,
 }
@@ -139,11 +139,11 @@ impl Engine {
         let plan = basis.as_ref().map(|basis| Arc::new(self.policy.plan(&basis.input(&self.limits))));
         let observation = self.window(&vms, topology.value().map(|topology| &**topology));
         let at = self.moment();
-        let wanted = match (&mut self.trying, &basis, &plan) {
-            (Some(trying), Availability::Available(basis), Availability::Available(plan)) => {
+        let wanted = match (&mut self.trials, &basis, &plan) {
+            (Some(trials), Availability::Available(basis), Availability::Available(plan)) => {
                 let input = basis.input(&self.limits);
-                trying.round(at, self.memory.round, &vms, input, plan, !self.apply);
-                self.apply.then(|| trying.next_to_pin(true)).flatten()
+                trials.round(at, self.memory.round, &vms, input, plan, !self.apply);
+                self.apply.then(|| trials.next_to_pin(true)).flatten()
             }
             _ => None,
         };
@@ -185,7 +185,7 @@ impl Engine {
         let observation = self.window(&last.vms, last.topology.value().map(|topology| &**topology));
         let mut updates = vec![Update::Window(observation)];
         let mut events = Vec::new();
-        let to_pin = self.trying.as_mut().filter(|_| self.apply).and_then(|trying| trying.next_to_pin(false));
+        let to_pin = self.trials.as_mut().filter(|_| self.apply).and_then(|trials| trials.next_to_pin(false));
         if let Some(plan) = to_pin {
             // That a trial switches is no event: the decision at its end is.
             let (pinning, skipped) = self.pin(&last.vms, &Availability::Available(Arc::new(plan)));
@@ -248,7 +248,7 @@ impl Engine {
             }
             places.push(place);
         }
-        let weighted = self.trying.as_ref().map(|trying| trying.weighted(matrix));
+        let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
         Basis { matrix, topology, places, weighted, apart: self.limits.pairs_apart(matrix) }
     }
 
@@ -272,12 +272,12 @@ impl Engine {
             Observation { round: placed_in, ..seen }
         });
         let at = self.moment();
-        let Some(trying) = &mut self.trying else { return seen.map(Arc::new) };
+        let Some(trials) = &mut self.trials else { return seen.map(Arc::new) };
         let host = HostReading {
             load_per_cpu: self.host.runnable_per_cpu().ok(),
             ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
         };
-        seen.map(|seen| Arc::new(trying.window(at, seen, host)))
+        seen.map(|seen| Arc::new(trials.window(at, seen, host)))
     }
 
     /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
@@ -287,9 +287,9 @@ impl Engine {
         let mut events = vec![(EventKind::StageFailed, None, what.to_owned())];
         let mut updates = Vec::new();
         if self.is_trying() {
-            let to_pin = self.trying.as_mut().and_then(|trying| {
-                trying.broken_off(at, what);
-                trying.next_to_pin(false)
+            let to_pin = self.trials.as_mut().and_then(|trials| {
+                trials.broken_off(at, what);
+                trials.next_to_pin(false)
             });
             if let Some(plan) = to_pin {
                 let plan = Availability::Available(Arc::new(plan));
@@ -305,25 +305,25 @@ impl Engine {
 
     /// Whether a trial runs, so that windows between rounds are needed.
     pub(crate) fn is_trying(&self) -> bool {
-        self.trying.as_ref().is_some_and(Trying::is_trying)
+        self.trials.as_ref().is_some_and(TrialRunner::is_trying)
     }
 
     /// Least time between the begins of two rounds: `least`, or longer while sharing does not change.
     pub fn interval(&self, least: Duration) -> Duration {
-        self.trying.as_ref().map_or(least, |trying| trying.interval().max(least))
+        self.trials.as_ref().map_or(least, |trials| trials.interval().max(least))
     }
 
     fn comparison(&mut self) -> Availability<Comparison> {
-        let Some(trying) = &mut self.trying else {
+        let Some(trials) = &mut self.trials else {
             return Availability::Unavailable("placements are not tried against each other (--trial)".into());
         };
-        let comparison = trying.comparison();
+        let comparison = trials.comparison();
         if self.apply {
             return Availability::Available(comparison);
         }
         let resting = Comparison { phase: Phase::DryRun, ..comparison };
         // What was decided earlier stays told.
-        match trying.has_decided() {
+        match trials.has_decided() {
             true => Availability::Available(resting),
             false => Availability::Unavailable(resting.phase.to_string()),
         }
@@ -342,7 +342,7 @@ impl Engine {
 
     /// Decisions that were not told yet.
     fn new_decisions(&mut self) -> Vec<Decision> {
-        self.trying.as_mut().map(Trying::new_decisions).unwrap_or_default()
+        self.trials.as_mut().map(TrialRunner::new_decisions).unwrap_or_default()
     }
 
     /// Takes back every change; `None` when nothing could change.
@@ -417,8 +417,8 @@ impl Engine {
             Err(error) => (Pinning::Failed(error.to_string()), Vec::new()),
         };
         let at = self.moment();
-        if let Some(trying) = &mut self.trying {
-            trying.pinned(at, &pinning);
+        if let Some(trials) = &mut self.trials {
+            trials.pinned(at, &pinning);
         }
         (pinning, skipped)
     }

@@ -1,6 +1,6 @@
 //! The whole loop on fakes.
 
-mod trying;
+mod trials;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -173,7 +173,7 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
         clock: Box::new(FakeClock),
         policy: Policy::Paper,
         limits: PlanLimits::default(),
-        trying: None,
+        trials: None,
         memory: Memory::default(),
     }
 }

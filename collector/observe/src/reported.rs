@@ -92,7 +92,7 @@ struct Sum {
 }
 
 #[derive(Debug, Default)]
-struct Book {
+struct Totals {
     vms: BTreeMap<String, Sum>,
     bad_lines: u64,
 }
@@ -102,7 +102,7 @@ struct Book {
 #[derive(Debug)]
 pub struct ReportSocket {
     path: PathBuf,
-    book: Arc<Mutex<Book>>,
+    totals: Arc<Mutex<Totals>>,
     ending: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
@@ -121,14 +121,14 @@ impl ReportSocket {
         })?;
         let socket = bound(path).map_err(|errno| failed(errno.into()))?;
         socket.set_read_timeout(Some(LOOK_INTERVAL)).map_err(failed)?;
-        let book = Arc::new(Mutex::new(Book::default()));
+        let totals = Arc::new(Mutex::new(Totals::default()));
         let ending = Arc::new(AtomicBool::new(false));
-        let (to_book, ended) = (Arc::clone(&book), Arc::clone(&ending));
+        let (to_book, ended) = (Arc::clone(&totals), Arc::clone(&ending));
         let reader = std::thread::Builder::new()
             .name("reports".into())
             .spawn(move || read_all(&socket, &to_book, &ended))
             .map_err(failed)?;
-        Ok(Self { path: path.to_owned(), book, ending, reader: Some(reader) })
+        Ok(Self { path: path.to_owned(), totals, ending, reader: Some(reader) })
     }
 
     /// Where it is.
@@ -139,14 +139,14 @@ impl ReportSocket {
     /// What was reported since the last call of the VMs `names`, in their order, and how many lines were
     /// not reports or named somebody else.
     pub fn take<'a>(&self, names: impl Iterator<Item = &'a str>) -> (Vec<ReportObservation>, u64) {
-        let mut book = std::mem::take(&mut *lock(&self.book));
+        let mut totals = std::mem::take(&mut *lock(&self.totals));
         let reports = names.filter_map(|name| {
-            let sum = book.vms.remove(name)?;
+            let sum = totals.vms.remove(name)?;
             let latency_us = (sum.timed > 0).then(|| sum.latency_us / sum.timed as f64);
             Some(ReportObservation { vm: name.to_owned(), operations: sum.operations, latency_us })
         });
         let reports = reports.collect();
-        (reports, book.bad_lines + book.vms.len() as u64)
+        (reports, totals.bad_lines + totals.vms.len() as u64)
     }
 }
 
@@ -172,14 +172,14 @@ fn bound(path: &Path) -> nix::Result<UnixDatagram> {
     Ok(UnixDatagram::from(socket))
 }
 
-fn read_all(socket: &UnixDatagram, book: &Mutex<Book>, ended: &AtomicBool) {
+fn read_all(socket: &UnixDatagram, totals: &Mutex<Totals>, ended: &AtomicBool) {
     let mut buffer = vec![0; 1 << 16];
     while !ended.load(Ordering::Relaxed) {
         match socket.recv(&mut buffer) {
             Ok(length) => {
                 let text = String::from_utf8_lossy(&buffer[..length]);
-                let mut book = lock(book);
-                text.lines().filter(|line| !line.trim().is_empty()).for_each(|line| book.add(line));
+                let mut totals = lock(totals);
+                text.lines().filter(|line| !line.trim().is_empty()).for_each(|line| totals.add(line));
             }
             Err(error)
                 if matches!(
@@ -194,12 +194,12 @@ fn read_all(socket: &UnixDatagram, book: &Mutex<Book>, ended: &AtomicBool) {
     }
 }
 
-fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+fn lock(totals: &Mutex<Totals>) -> MutexGuard<'_, Totals> {
     // Sums of a reader that panicked are sums of whole lines all the same.
-    book.lock().unwrap_or_else(PoisonError::into_inner)
+    totals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Book {
+impl Totals {
     fn add(&mut self, line: &str) {
         let Some((name, operations, latency_us)) = parse(line) else {
             self.bad_lines += 1;
@@ -264,7 +264,7 @@ mod tests {
         }
         sender.send_to(b"a 2000 40\nelse 1\nnonsense\nlast 0\n", &path).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !lock(&socket.book).vms.contains_key("last") {
+        while !lock(&socket.totals).vms.contains_key("last") {
             assert!(Instant::now() < deadline, "the reports were not read");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -30,7 +30,7 @@ pub(super) struct Contents<'a> {
 
 /// What all threads have found so far.
 #[derive(Default)]
-struct Judged {
+struct Examined {
     /// Frames that were read, by bucket.
     frames: HashMap<u64, FrameSet>,
     zero: BTreeSet<u64>,
@@ -41,7 +41,7 @@ impl Contents<'_> {
     /// know through which page each frame can be seen.
     pub(super) fn zero_filled(&self) -> Result<BTreeSet<u64>, SharingError> {
         let units = split(self.processes, |region| region.may_be_merged);
-        let (next, judged) = (AtomicUsize::new(0), Mutex::new(Judged::default()));
+        let (next, examined) = (AtomicUsize::new(0), Mutex::new(Examined::default()));
         let kpageflags = pagemap::open(&self.root.proc("kpageflags")).ok();
         let outcomes = in_threads(self.threads.get().min(units.len()), || {
             let (mut buffer, mut page) = (vec![0; READ_BYTES], vec![0; pagemap::page_bytes() as usize]);
@@ -49,12 +49,12 @@ impl Contents<'_> {
                 let process = &self.processes[*process];
                 let mut look =
                     |at: u64, frame: u64| self.look(process, at, frame, kpageflags.as_ref(), &mut page);
-                self.unit(process, region, &mut buffer, &judged, &mut look)?;
+                self.unit(process, region, &mut buffer, &examined, &mut look)?;
             }
             Ok(())
         });
         outcomes.into_iter().collect::<Result<(), SharingError>>()?;
-        Ok(judged.into_inner().unwrap_or_else(PoisonError::into_inner).zero)
+        Ok(examined.into_inner().unwrap_or_else(PoisonError::into_inner).zero)
     }
 
     fn unit(
@@ -62,7 +62,7 @@ impl Contents<'_> {
         process: &Process,
         region: &Region,
         buffer: &mut [u8],
-        judged: &Mutex<Judged>,
+        examined: &Mutex<Examined>,
         look: &mut impl FnMut(u64, u64) -> Option<bool>,
     ) -> Result<(), SharingError> {
         let mut done = 0;
@@ -70,12 +70,12 @@ impl Contents<'_> {
             let Some(entries) = read_entries(process, region, done, buffer)? else { break };
             let first = region.first_page + done;
             for (page, entry) in (first..).zip(entries.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes)) {
-                if !entry.may_be_merged(self.zero_page_frame) || is_judged(judged, entry.frame()) {
+                if !entry.may_be_merged(self.zero_page_frame) || is_examined(examined, entry.frame()) {
                     continue;
                 }
                 // A page that cannot be read, or is elsewhere by now, says nothing: the next one may.
                 if let Some(zero) = look(page, entry.frame()) {
-                    judge(judged, entry.frame(), zero);
+                    note_examined(examined, entry.frame(), zero);
                 }
             }
             done += (entries.len() / ENTRY_BYTES) as u64;
@@ -117,13 +117,13 @@ impl Contents<'_> {
     }
 }
 
-fn is_judged(judged: &Mutex<Judged>, frame: u64) -> bool {
-    let known = lock(judged);
+fn is_examined(examined: &Mutex<Examined>, frame: u64) -> bool {
+    let known = lock(examined);
     known.frames.get(&(frame >> BUCKET_BITS)).is_some_and(|frames| frames.contains(slot(frame)))
 }
 
-fn judge(judged: &Mutex<Judged>, frame: u64, zero: bool) {
-    let mut known = lock(judged);
+fn note_examined(examined: &Mutex<Examined>, frame: u64, zero: bool) {
+    let mut known = lock(examined);
     known.frames.entry(frame >> BUCKET_BITS).or_default().insert(slot(frame));
     if zero {
         known.zero.insert(frame);
@@ -135,8 +135,8 @@ fn slot(frame: u64) -> usize {
 }
 
 /// No holder of the lock can leave half a change behind, so a poisoned one is as good as any.
-fn lock(judged: &Mutex<Judged>) -> MutexGuard<'_, Judged> {
-    judged.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(examined: &Mutex<Examined>) -> MutexGuard<'_, Examined> {
+    examined.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -168,7 +168,7 @@ pub(super) struct Units<'a> {
 }
 
 /// What one thread works with.
-struct Desk {
+struct ThreadBuffers {
     buffer: Vec<u8>,
     frames: Box<[u64; READ_ENTRIES]>,
 }
@@ -186,14 +186,14 @@ impl<'a> Units<'a> {
 
     /// Works until nothing is left.
     pub(super) fn work(&self) -> Result<Gathered, SharingError> {
-        let mut desk = Desk { buffer: vec![0; READ_BYTES], frames: Box::new([0; READ_ENTRIES]) };
+        let mut buffers = ThreadBuffers { buffer: vec![0; READ_BYTES], frames: Box::new([0; READ_ENTRIES]) };
         let mut gathered = Gathered {
             counts: vec![PageCounts::default(); self.processes.len()],
             buckets: Buckets::default(),
             samples: Vec::new(),
         };
         while let Some((process, region)) = self.units.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            self.unit(*process, region, &mut desk, &mut gathered)?;
+            self.unit(*process, region, &mut buffers, &mut gathered)?;
         }
         Ok(gathered)
     }
@@ -202,7 +202,7 @@ impl<'a> Units<'a> {
         &self,
         position: usize,
         region: &Region,
-        desk: &mut Desk,
+        buffers: &mut ThreadBuffers,
         gathered: &mut Gathered,
     ) -> Result<(), SharingError> {
         let process = &self.processes[position];
@@ -210,8 +210,8 @@ impl<'a> Units<'a> {
         let mut counts = PageCounts::default();
         let mut done = 0;
         while done < region.pages && !process.is_gone() {
-            let Some(entries) = read_entries(process, region, done, &mut desk.buffer)? else { break };
-            let frames = self.candidates(entries, &mut counts, &mut desk.frames);
+            let Some(entries) = read_entries(process, region, done, &mut buffers.buffer)? else { break };
+            let frames = self.candidates(entries, &mut counts, &mut buffers.frames);
             gathered
                 .buckets
                 .scatter(frames, position as u32)

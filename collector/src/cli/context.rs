@@ -120,7 +120,7 @@ impl Context {
         let method = method.unwrap_or(self.backend.default_method());
         let mut vms = self.vms()?;
         if vms.is_empty() {
-            return Err(Failure::host(anyhow::anyhow!(self.backend.words().no_vms)));
+            return Err(Failure::host(anyhow::anyhow!(self.backend.terms().no_vms)));
         }
         let Measurement { matrix, vanished, notes, .. } = self.backend.measure(method, settings, &vms)?;
         for vanished in &vanished {

@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines go to stderr at once, or are kept while a [`Held`] lives.
+/// Lines go to stderr at once, or are kept while a [`HeldLog`] lives.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Option<Vec<u8>>>>);
 
 /// While it lives, lines are kept; when it is dropped they go to stderr.
 #[derive(Debug)]
-pub(crate) struct Held(Log);
+pub(crate) struct HeldLog(Log);
 
 impl Log {
     /// Keeps lines back until what is returned is dropped.
-    pub(crate) fn hold(&self) -> Held {
+    pub(crate) fn hold(&self) -> HeldLog {
         self.kept().get_or_insert_default();
-        Held(self.clone())
+        HeldLog(self.clone())
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
@@ -25,7 +25,7 @@ impl Log {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldLog {
     fn drop(&mut self) {
         let kept = self.0.kept().take().unwrap_or_default();
         // The log of last resort is stderr itself: if that fails there is no other place.

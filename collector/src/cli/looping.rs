@@ -10,7 +10,7 @@ use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Sources};
 use huddle_engine::backend::{LoopChoice, Stages};
 use huddle_engine::command::{Request, Requests};
 use huddle_engine::publish::{Publisher, Subscriber};
-use huddle_engine::{Engine, Memory, RunEnd, RunOptions, Trying, run};
+use huddle_engine::{Engine, Memory, RunEnd, RunOptions, TrialRunner, run};
 use huddle_host::HostRoot;
 use huddle_host::clock::HostClock;
 use huddle_host::stages::Clock;
@@ -71,10 +71,10 @@ impl Loop {
         }
         let objective = args.trial.or(context.config.objective);
         let reports = report_socket(context, args, objective)?;
-        let trying = objective.map(|objective| {
+        let trials = objective.map(|objective| {
             let least = min_interval(context, args);
             let window = seconds(args.window);
-            Trying::new(objective, context.config.trial.clone(), least, window)
+            TrialRunner::new(objective, context.config.trial.clone(), least, window)
         });
         let state = pinner.as_ref().map(|pinner| pinner.journal().state());
         let Stages { vms, sharing, merger, host, observer, passes } =
@@ -90,7 +90,7 @@ impl Loop {
             clock: Box::new(HostClock),
             policy: context.policy,
             limits: context.config.plan.clone(),
-            trying,
+            trials,
             memory: Memory::default(),
         };
         let can_pin = engine.pinner.is_some();

@@ -16,7 +16,7 @@ use std::time::Instant;
 use huddle_model::id::XenDomainId;
 use huddle_model::vm::Vm;
 
-use huddle_sharing::content::candidates::{self, Alike as AlikeSlots};
+use huddle_sharing::content::candidates::{self, HashGroups as SlotGroups};
 use huddle_sharing::content::{ContentScan, ContentSettings, GuestMemory, Hashed, Slot, Throttle};
 use huddle_sharing::{ENDED, Measurement, SharingError};
 
@@ -76,14 +76,14 @@ pub(crate) struct Candidate {
 
 /// Groups of pages of one hash: together no more than [`BATCH_PAGES`], or one group that is larger.
 #[derive(Debug, Default)]
-pub(crate) struct Alike {
+pub(crate) struct HashGroups {
     pages: Vec<Candidate>,
     /// One past the last page of each group.
     ends: Vec<usize>,
 }
 
-impl Alike {
-    fn of(slots: &AlikeSlots, memory: &DomainMemory<'_>) -> Self {
+impl HashGroups {
+    fn of(slots: &SlotGroups, memory: &DomainMemory<'_>) -> Self {
         let mut alike = Self::default();
         for group in slots.groups() {
             let page = |slot: &candidates::Candidate| Candidate {
@@ -104,7 +104,7 @@ impl Alike {
 }
 
 /// What takes the groups: with what reads pages meanwhile, and what is to rest by.
-pub(crate) type TakeAlike<'t> = dyn FnMut(&mut dyn ForeignMemory, &Alike, &mut Throttle) + 't;
+pub(crate) type TakeGroups<'t> = dyn FnMut(&mut dyn ForeignMemory, &HashGroups, &mut Throttle) + 't;
 
 /// What a search found besides groups.
 #[derive(Debug)]
@@ -124,13 +124,13 @@ pub(crate) fn search(
     list: &mut ListDomains<'_>,
     domains: &[(XenDomainId, &str)],
     settings: &ContentSettings,
-    take: &mut TakeAlike<'_>,
+    take: &mut TakeGroups<'_>,
 ) -> Result<Searched, SharingError> {
     let wanted: Vec<_> = domains.iter().map(|(domain, _)| Some(*domain)).collect();
     let mut memory = DomainMemory::open(memory, list, &wanted)?;
     let first = || domains.first().map_or_else(String::new, |(_, name)| (*name).to_owned());
     candidates::search(&mut memory, domains.len(), first, settings, &mut |memory, slots, throttle| {
-        let alike = Alike::of(slots, memory);
+        let alike = HashGroups::of(slots, memory);
         take(memory.memory, &alike, throttle);
     })?;
     let (left_out, notes) = memory.close(|domain| domains[domain].1)?;

@@ -57,19 +57,19 @@ pub struct Xl {
 
 /// A part of an answer that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Misread {
+struct ParseError {
     what: &'static str,
     text: String,
 }
 
-impl Misread {
+impl ParseError {
     fn new(what: &'static str, text: &str) -> Self {
         Self { what, text: text.chars().take(200).collect() }
     }
 }
 
-impl From<Misread> for XenError {
-    fn from(misread: Misread) -> Self {
+impl From<ParseError> for XenError {
+    fn from(misread: ParseError) -> Self {
         Self::Answer { what: misread.what.to_owned(), text: plain(&misread.text) }
     }
 }

@@ -29,12 +29,12 @@ struct State {
 
 /// What the workers shall do, and what they have done.
 #[derive(Default)]
-struct Desk {
+struct WorkerSync {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-impl Desk {
+impl WorkerSync {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is a few plain values, whole after every statement.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -51,7 +51,7 @@ impl Desk {
 
 /// The vCPU threads of a guest. They end with the process.
 pub struct Workers {
-    desk: Arc<Desk>,
+    sync: Arc<WorkerSync>,
     vcpus: usize,
 }
 
@@ -83,15 +83,15 @@ impl Workers {
         name: impl Fn(usize) -> String,
         at_start: fn(usize) -> Result<(), String>,
     ) -> std::io::Result<Self> {
-        let desk = Arc::new(Desk::default());
-        desk.lock().readings = vec![Reading::default(); vcpus];
+        let sync = Arc::new(WorkerSync::default());
+        sync.lock().readings = vec![Reading::default(); vcpus];
         for vcpu in 0..vcpus {
-            let worker = Worker { vcpu, vcpus, desk: Arc::clone(&desk) };
+            let worker = Worker { vcpu, vcpus, sync: Arc::clone(&sync) };
             std::thread::Builder::new().name(name(vcpu)).spawn(move || worker.run(at_start))?;
         }
         // A thread takes its name itself, after it was started: discovery must not come before that.
-        drop(desk.wait_while(|state| state.up < vcpus));
-        Ok(Self { desk, vcpus })
+        drop(sync.wait_while(|state| state.up < vcpus));
+        Ok(Self { sync, vcpus })
     }
 
     /// How many there are.
@@ -101,7 +101,7 @@ impl Workers {
 
     /// Whether they read.
     pub fn is_reading(&self) -> bool {
-        self.desk.lock().job.is_some()
+        self.sync.lock().job.is_some()
     }
 
     /// Makes all of them read `data` from the beginning, counters at 0.
@@ -112,17 +112,17 @@ impl Workers {
         if pace.burst_reads == 0 {
             return Err(WorkError::EmptyBurst);
         }
-        let mut state = self.desk.lock();
+        let mut state = self.sync.lock();
         if state.job.is_some() {
             return Err(WorkError::ReadsAlready);
         }
         state.job = Some(Job { data, pace });
         state.generation += 1;
         state.readings.fill(Reading::default());
-        self.desk.changed.notify_all();
+        self.sync.changed.notify_all();
         drop(state);
         let vcpus = self.vcpus;
-        let state = self.desk.wait_while(|state| state.working < vcpus && state.failure.is_none());
+        let state = self.sync.wait_while(|state| state.working < vcpus && state.failure.is_none());
         failure(&state)
     }
 
@@ -131,7 +131,7 @@ impl Workers {
     /// # Errors
     /// They do not read, or a worker failed.
     pub fn readings(&self) -> Result<Vec<Reading>, WorkError> {
-        let state = self.desk.lock();
+        let state = self.sync.lock();
         failure(&state)?;
         if state.job.is_none() { Err(WorkError::DoesNotRead) } else { Ok(state.readings.clone()) }
     }
@@ -141,10 +141,10 @@ impl Workers {
     /// # Errors
     /// They do not read, or a worker failed.
     pub fn stop(&self) -> Result<Vec<Reading>, WorkError> {
-        if self.desk.lock().job.take().is_none() {
+        if self.sync.lock().job.take().is_none() {
             return Err(WorkError::DoesNotRead);
         }
-        let state = self.desk.wait_while(|state| state.working > 0 && state.failure.is_none());
+        let state = self.sync.wait_while(|state| state.working > 0 && state.failure.is_none());
         failure(&state)?;
         Ok(state.readings.clone())
     }
@@ -157,30 +157,30 @@ fn failure(state: &State) -> Result<(), WorkError> {
 struct Worker {
     vcpu: usize,
     vcpus: usize,
-    desk: Arc<Desk>,
+    sync: Arc<WorkerSync>,
 }
 
 impl Worker {
     fn run(self, at_start: fn(usize) -> Result<(), String>) {
         let begun = at_start(self.vcpu);
-        self.desk.lock().up += 1;
-        self.desk.changed.notify_all();
+        self.sync.lock().up += 1;
+        self.sync.changed.notify_all();
         let failed = match begun {
             Ok(()) => self.work().map_err(|errno| format!("cannot read a clock: {errno}")).err(),
             Err(why) => Some(why),
         };
-        self.desk.lock().failure = failed;
-        self.desk.changed.notify_all();
+        self.sync.lock().failure = failed;
+        self.sync.changed.notify_all();
     }
 
     fn work(&self) -> Result<(), nix::Error> {
         let mut seen = 0;
         loop {
-            let mut state = self.desk.wait_while(|state| state.generation == seen || state.job.is_none());
+            let mut state = self.sync.wait_while(|state| state.generation == seen || state.job.is_none());
             seen = state.generation;
             let Some(job) = state.job.clone() else { continue };
             state.working += 1;
-            self.desk.changed.notify_all();
+            self.sync.changed.notify_all();
             drop(state);
             self.read_until_stopped(&job)?;
         }
@@ -202,11 +202,11 @@ impl Worker {
                 busy_ns: now_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)? - started_busy_ns,
                 position: position as u64,
             };
-            let mut state = self.desk.lock();
+            let mut state = self.sync.lock();
             state.readings[self.vcpu] = reading;
             if state.job.is_none() {
                 state.working -= 1;
-                self.desk.changed.notify_all();
+                self.sync.changed.notify_all();
                 return Ok(());
             }
             drop(state);

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use super::process_group::dies_with_runner;
 use super::protocol_guest::{Connection, Instance, ProtocolGuest};
-use super::{GuestError, Holder, Patience};
+use super::{GuestError, Holder, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// A child process. Dropping it ends the process and waits for its end.
@@ -32,7 +32,7 @@ impl ChildGuest {
     pub fn start(
         name: &str,
         mut process: Process,
-        patience: Patience,
+        limits: TimeLimits,
         interrupt: Interrupt,
         console: Option<PathBuf>,
     ) -> Result<Self, GuestError> {
@@ -57,7 +57,7 @@ impl ChildGuest {
             })
             .map_err(failed)?;
         let connection = Connection { input: Box::new(input), answers };
-        Ok(Self::new(name, instance, connection, patience, interrupt))
+        Ok(Self::new(name, instance, connection, limits, interrupt))
     }
 
     /// The process.

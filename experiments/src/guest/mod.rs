@@ -151,7 +151,7 @@ pub enum GuestError {
 
 /// How long a guest may take to answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct TimeLimits {
     /// To be up after it was started, and to fill its memory.
     pub ready: Duration,
     /// To answer anything else.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::child::ChildGuest;
-use super::{GuestError, Patience};
+use super::{GuestError, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// How to start a stand-in.
@@ -21,7 +21,7 @@ pub struct ProcessGuestSpec<'a> {
     /// Seed of that memory.
     pub private_seed: u64,
     /// How long it may take to answer.
-    pub patience: Patience,
+    pub limits: TimeLimits,
     /// What ends the waiting for it early.
     pub interrupt: Interrupt,
 }
@@ -41,6 +41,6 @@ impl ProcessGuestSpec<'_> {
             "--private-seed".to_owned(),
             self.private_seed.to_string(),
         ]);
-        ChildGuest::start(self.name, process, self.patience, self.interrupt.clone(), None)
+        ChildGuest::start(self.name, process, self.limits, self.interrupt.clone(), None)
     }
 }

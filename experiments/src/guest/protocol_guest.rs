@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use huddle_guest::protocol::{Command, Pace, Reading, Reply};
 
 use super::process_group::tail;
-use super::{Guest, GuestData, GuestError, Holder, Patience};
+use super::{Guest, GuestData, GuestError, Holder, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// What the guest is waited for after it was started.
@@ -49,7 +49,7 @@ pub struct ProtocolGuest<B: Instance> {
     name: String,
     instance: B,
     connection: Connection,
-    patience: Patience,
+    limits: TimeLimits,
     interrupt: Interrupt,
 }
 
@@ -65,10 +65,10 @@ impl<B: Instance> ProtocolGuest<B> {
         name: &str,
         instance: B,
         connection: Connection,
-        patience: Patience,
+        limits: TimeLimits,
         interrupt: Interrupt,
     ) -> Self {
-        Self { name: name.to_owned(), instance, connection, patience, interrupt }
+        Self { name: name.to_owned(), instance, connection, limits, interrupt }
     }
 
     /// Waits until it is up.
@@ -76,7 +76,7 @@ impl<B: Instance> ProtocolGuest<B> {
     /// # Errors
     /// It ended or did not say so in time.
     pub fn wait_ready(&mut self) -> Result<(), GuestError> {
-        match self.answer(READY, self.patience.ready)? {
+        match self.answer(READY, self.limits.ready)? {
             Reply::Ready { .. } => Ok(()),
             other => Err(self.unexpected(READY, &other)),
         }
@@ -211,7 +211,7 @@ impl<B: Instance> Guest for ProtocolGuest<B> {
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
         let GuestData { seed, own_seed, kib } = data;
         let command = Command::Load { seed, own_seed, kib };
-        match self.tell(command, self.patience.ready)? {
+        match self.tell(command, self.limits.ready)? {
             Reply::Loaded { data_bytes } if data_bytes == kib * 1024 => Ok(()),
             other => Err(self.unexpected(command.word(), &other)),
         }
@@ -219,21 +219,21 @@ impl<B: Instance> Guest for ProtocolGuest<B> {
 
     fn start(&mut self, pace: Pace, own: bool) -> Result<(), GuestError> {
         let command = Command::Start { pace, own };
-        match self.tell(command, self.patience.answer)? {
+        match self.tell(command, self.limits.answer)? {
             Reply::Started => Ok(()),
             other => Err(self.unexpected(command.word(), &other)),
         }
     }
 
     fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
-        match self.tell(Command::Read, self.patience.answer)? {
+        match self.tell(Command::Read, self.limits.answer)? {
             Reply::Reading { vcpus } => Ok(vcpus),
             other => Err(self.unexpected(Command::Read.word(), &other)),
         }
     }
 
     fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
-        match self.tell(Command::Stop, self.patience.answer)? {
+        match self.tell(Command::Stop, self.limits.answer)? {
             Reply::Stopped { vcpus } => Ok(vcpus),
             other => Err(self.unexpected(Command::Stop.word(), &other)),
         }

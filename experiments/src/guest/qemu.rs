@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::child::ChildGuest;
-use super::{GuestError, Patience};
+use super::{GuestError, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// The emulator.
@@ -109,7 +109,7 @@ pub struct QemuGuestSpec<'a> {
     /// The file its console is written to.
     pub console: PathBuf,
     /// How long it may take to answer.
-    pub patience: Patience,
+    pub limits: TimeLimits,
     /// What ends the waiting for it early.
     pub interrupt: Interrupt,
 }
@@ -134,7 +134,7 @@ impl QemuGuestSpec<'_> {
         .command();
         process.args(["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]);
         let console = Some(self.console.clone());
-        ChildGuest::start(self.name, process, self.patience, self.interrupt.clone(), console)
+        ChildGuest::start(self.name, process, self.limits, self.interrupt.clone(), console)
     }
 }
 

@@ -69,7 +69,7 @@ impl Starter {
                     memory_mib: config.memory_mib,
                     vcpus: config.own.vcpus,
                     console: directory.join(format!("console-{name}.log")),
-                    patience: config.patience(),
+                    limits: config.limits(),
                     interrupt: interrupt.clone(),
                 }
                 .start()
@@ -82,7 +82,7 @@ impl Starter {
                     memory_mib: config.memory_mib,
                     vcpus: config.own.vcpus,
                     directory,
-                    patience: config.patience(),
+                    limits: config.limits(),
                     interrupt: interrupt.clone(),
                 }
                 .start(maker)
@@ -104,7 +104,7 @@ fn stand_in(
         vcpus: config.own.vcpus,
         private_kib: config.own.private_kib,
         private_seed: Rng::of_part(config.seed, PRIVATE + number as u64).next_u64(),
-        patience: config.patience(),
+        limits: config.limits(),
         interrupt: interrupt.clone(),
     }
     .start()

@@ -9,7 +9,7 @@ use huddle_observe::perf::{EventChoice, EventError};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::spec::{GuestKind, Settings, Spec, SpecError, check_seconds};
-use crate::guest::Patience;
+use crate::guest::TimeLimits;
 use crate::guest::qemu::Accelerator;
 use crate::guest::xen::DomainType;
 
@@ -164,13 +164,13 @@ impl Config {
     }
 
     /// How long its guests may take to answer.
-    pub fn patience(&self) -> Patience {
+    pub fn limits(&self) -> TimeLimits {
         let (ready, answer) = match self.guest {
             GuestKind::Process => (60.0, 15.0),
             GuestKind::Qemu | GuestKind::Xen => (180.0, 30.0),
         };
         let seconds = |chosen: Option<f64>, usual| Duration::from_secs_f64(chosen.unwrap_or(usual));
-        Patience {
+        TimeLimits {
             ready: seconds(self.own.ready_seconds, ready),
             answer: seconds(self.own.answer_seconds, answer),
         }

@@ -4,7 +4,7 @@ use huddle_model::rng::Rng;
 use huddle_model::trial::{Outcome, TrialSettings};
 
 use super::chance::normal;
-use super::world::{Happening, World, WorldSettings};
+use super::world::{HostChange, World, WorldSettings};
 
 /// Longer than any trial with its passes before it.
 const PATIENCE_S: u64 = 1200;
@@ -104,7 +104,7 @@ pub fn follow(worlds: u32, effect: f64, noise: f64, seed: u64) -> Follow {
         for _ in 0..50 + 7 * (seed % 10) {
             world.step();
         }
-        world.happen(Happening::Regroup);
+        world.happen(HostChange::Regroup);
         let mut passes = None;
         for _ in 0..20 * 60 {
             world.step();
@@ -136,7 +136,7 @@ pub fn budget(worlds: u32, moves_per_hour: u32, hours: u64, seed: u64) -> f64 {
         for _ in 0..hours * 3600 {
             world.step();
             if rng.below(150) == 0 {
-                world.happen(Happening::Regroup);
+                world.happen(HostChange::Regroup);
             }
         }
         most = most.max(f64::from(world.most_moves_in_an_hour()) / f64::from(moves_per_hour));

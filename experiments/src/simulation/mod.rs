@@ -12,7 +12,7 @@ mod world;
 pub use figures::{
     Figures, Follow, Share, budget, follow, kept_with_effect, kept_without_difference, one_block_rule,
 };
-pub use world::{Happening, World, WorldSettings};
+pub use world::{HostChange, World, WorldSettings};
 
 #[cfg(test)]
 mod tests;

@@ -47,14 +47,14 @@ fn a_placement_that_is_best_already_is_left_alone() {
 #[test]
 fn whatever_happens_to_the_host_ends_a_trial_cleanly() {
     let happenings = [
-        (Happening::Restart(1), Happening::Restart(2), "restarted"),
-        (Happening::Toggle(1), Happening::Toggle(1), "is stalled"),
-        (Happening::Pause(1), Happening::Pause(1), "is stalled"),
-        (Happening::Silence(true), Happening::Silence(false), "cannot be measured"),
-        (Happening::Ksm(0), Happening::Ksm(1), "KSM was switched off"),
-        (Happening::Load(99.0), Happening::Load(1.0), "runnable tasks"),
+        (HostChange::Restart(1), HostChange::Restart(2), "restarted"),
+        (HostChange::Toggle(1), HostChange::Toggle(1), "is stalled"),
+        (HostChange::Pause(1), HostChange::Pause(1), "is stalled"),
+        (HostChange::Silence(true), HostChange::Silence(false), "cannot be measured"),
+        (HostChange::Ksm(0), HostChange::Ksm(1), "KSM was switched off"),
+        (HostChange::Load(99.0), HostChange::Load(1.0), "runnable tasks"),
         // What was proposed is the wrong placement from then on: the next pass tells, or the guard before it.
-        (Happening::Regroup, Happening::Regroup, "changed during|worse, beyond the limit"),
+        (HostChange::Regroup, HostChange::Regroup, "changed during|worse, beyond the limit"),
     ];
     for (begin, end, word) in happenings {
         let mut world = World::new(WorldSettings { pass_s: 15, noise: 0.3, ..WorldSettings::default() });
@@ -83,7 +83,7 @@ fn a_step_of_the_wall_clock_changes_dates_only() {
         for _ in 0..130 {
             world.step();
         }
-        world.happen(Happening::ClockStep(step_s));
+        world.happen(HostChange::ClockStep(step_s));
         world.until_decision(600).map(|decision| (decision.outcome, decision.observed_change))
     };
     let plain = run(0);
@@ -102,14 +102,14 @@ fn random_disturbances_break_nothing() {
             if rng.below(40) == 0 {
                 let vm = rng.below(6);
                 world.happen(match rng.below(8) {
-                    0 => Happening::Regroup,
-                    1 => Happening::Restart(vm),
-                    2 => Happening::Toggle(vm),
-                    3 => Happening::Pause(vm),
-                    4 => Happening::Silence(rng.below(2) == 0),
-                    5 => Happening::Ksm(rng.below(2) as u64),
-                    6 => Happening::ClockStep(3600),
-                    _ => Happening::Load(rng.below(12) as f64),
+                    0 => HostChange::Regroup,
+                    1 => HostChange::Restart(vm),
+                    2 => HostChange::Toggle(vm),
+                    3 => HostChange::Pause(vm),
+                    4 => HostChange::Silence(rng.below(2) == 0),
+                    5 => HostChange::Ksm(rng.below(2) as u64),
+                    6 => HostChange::ClockStep(3600),
+                    _ => HostChange::Load(rng.below(12) as f64),
                 });
             }
         }

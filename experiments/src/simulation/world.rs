@@ -64,7 +64,7 @@ impl Default for WorldSettings {
 
 /// Something that happens to the host.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Happening {
+pub enum HostChange {
     /// VM `i` changes to group `(i / per group)`: another placement is the best one now.
     Regroup,
     /// The VM at this position is replaced by another of the same name.
@@ -149,9 +149,9 @@ impl World {
     }
 
     /// Something happens, between two windows.
-    pub fn happen(&mut self, what: Happening) {
+    pub fn happen(&mut self, what: HostChange) {
         match what {
-            Happening::Regroup => {
+            HostChange::Regroup => {
                 let groups = self.settings.groups;
                 let per_group = self.vms.len().div_ceil(groups);
                 // To and fro between two groupings that have no pair in common.
@@ -161,13 +161,13 @@ impl World {
                 }
                 self.passes_since_change = 0;
             }
-            Happening::Restart(at) => self.vms[at].process.start_ticks += 1,
-            Happening::Toggle(at) => self.vms[at].there ^= true,
-            Happening::Pause(at) => self.vms[at].paused ^= true,
-            Happening::Silence(silent) => self.silent = silent,
-            Happening::Ksm(run) => self.host.ksm_run = Some(run),
-            Happening::ClockStep(seconds) => self.wall_step_s += seconds,
-            Happening::Load(load) => self.host.load_per_cpu = Some(load),
+            HostChange::Restart(at) => self.vms[at].process.start_ticks += 1,
+            HostChange::Toggle(at) => self.vms[at].there ^= true,
+            HostChange::Pause(at) => self.vms[at].paused ^= true,
+            HostChange::Silence(silent) => self.silent = silent,
+            HostChange::Ksm(run) => self.host.ksm_run = Some(run),
+            HostChange::ClockStep(seconds) => self.wall_step_s += seconds,
+            HostChange::Load(load) => self.host.load_per_cpu = Some(load),
         }
     }
 

@@ -19,7 +19,7 @@ use super::{Config, Page, Preset, Web, responses};
 use crate::frame::command::{self, Options, Prepared, Runnable, accelerator};
 use crate::frame::spec::{GuestKind, SpecError};
 use crate::guest::qemu::Accelerator;
-use crate::guest::{GuestError, Patience};
+use crate::guest::{GuestError, TimeLimits};
 use crate::host::CollectorHost;
 use crate::interrupt::Interrupt;
 
@@ -176,7 +176,7 @@ fn start(
             seed: Rng::of_part(config.seed, REQUESTS + server as u64).next_u64(),
             open: open(server),
             timeout: Duration::from_secs_f64(config.own.timeout_seconds),
-            patience: Patience { ready, answer: Duration::from_secs(15) },
+            limits: TimeLimits { ready, answer: Duration::from_secs(15) },
         };
         started.push(WebTenant::of(servers.start(&spec.name, site)?, spec)?);
     }

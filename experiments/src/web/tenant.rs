@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::load::{Schedule, User, Work};
 use super::server::Server;
 use super::spec::Page;
-use crate::guest::{Guest, GuestData, GuestError, Holder, Pace, Patience, Reading};
+use crate::guest::{Guest, GuestData, GuestError, Holder, Pace, Reading, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// A guest that answers requests.
@@ -40,7 +40,7 @@ pub struct TenantSpec {
     /// After how long a request has failed.
     pub timeout: Duration,
     /// How long it may take to be up and to take its data, and to answer anything else.
-    pub patience: Patience,
+    pub limits: TimeLimits,
 }
 
 /// A running tenant. Dropping it ends its server.
@@ -82,7 +82,7 @@ impl WebTenant {
     /// # Errors
     /// It ended, or does not answer in time.
     pub fn wait_ready(&mut self, interrupt: &Interrupt) -> Result<(), GuestError> {
-        let until = Instant::now() + self.spec.patience.ready;
+        let until = Instant::now() + self.spec.limits.ready;
         loop {
             interrupt.check()?;
             self.server.check("ready")?;
@@ -90,14 +90,14 @@ impl WebTenant {
             match self.user.get("/ready.php", left.min(Duration::from_secs(1))) {
                 Ok((200, body)) if body == "ready\n" => return Ok(()),
                 Ok((status, body)) => return Err(self.unexpected("ready", status, &body)),
-                Err(_) if left.is_zero() => return Err(self.silent("ready", self.spec.patience.ready)),
+                Err(_) if left.is_zero() => return Err(self.silent("ready", self.spec.limits.ready)),
                 Err(_) => interrupt.sleep(Duration::from_millis(20))?,
             }
         }
     }
 
     fn get(&mut self, asked: &'static str, target: &str) -> Result<String, GuestError> {
-        let answer = self.user.get(target, self.spec.patience.ready);
+        let answer = self.user.get(target, self.spec.limits.ready);
         self.good(asked, answer)
     }
 
@@ -110,10 +110,10 @@ impl WebTenant {
         match answer {
             Ok((200, body)) => Ok(body),
             Ok((status, body)) => Err(self.unexpected(asked, status, &body)),
-            Err(Failure::TimedOut) => Err(self.silent(asked, self.spec.patience.ready)),
+            Err(Failure::TimedOut) => Err(self.silent(asked, self.spec.limits.ready)),
             Err(_) => {
                 self.server.check_broken(asked)?;
-                Err(self.silent(asked, self.spec.patience.ready))
+                Err(self.silent(asked, self.spec.limits.ready))
             }
         }
     }
@@ -180,7 +180,7 @@ impl Guest for WebTenant {
         for (file, words) in [("data.bin", words), ("own.bin", own)] {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             let stored = format!("stored {}\n", bytes.len());
-            let answer = self.user.put(&format!("/put.php?file={file}"), bytes, self.spec.patience.ready);
+            let answer = self.user.put(&format!("/put.php?file={file}"), bytes, self.spec.limits.ready);
             let answer = self.good("load", answer)?;
             if answer != stored {
                 return Err(self.unexpected("load", 200, &answer));
@@ -230,7 +230,7 @@ impl Guest for WebTenant {
 
     fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
         let readings = self.readings();
-        let limit = self.spec.timeout + self.spec.patience.answer;
+        let limit = self.spec.timeout + self.spec.limits.answer;
         match self.user.stop(limit) {
             Some(responses) => self.responses = responses,
             None => return Err(self.silent("stop", limit)),

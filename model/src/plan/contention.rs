@@ -99,20 +99,20 @@ impl<'a> Contention<'a> {
 
     /// A placement with less contention, as far as that is worth the sharing it costs.
     pub(super) fn relieved(&self, instance: &Instance, bins: &Bins) -> Bins {
-        let mut climb = Climb { contention: self, instance, bins: bins.clone(), work: 0 };
+        let mut climb = HillClimb { contention: self, instance, bins: bins.clone(), work: 0 };
         while climb.step() {}
         climb.bins
     }
 }
 
-struct Climb<'a> {
+struct HillClimb<'a> {
     contention: &'a Contention<'a>,
     instance: &'a Instance,
     bins: Bins,
     work: u64,
 }
 
-impl Climb<'_> {
+impl HillClimb<'_> {
     /// Makes the best change; false when none is left.
     fn step(&mut self) -> bool {
         let d = self.contention.cache.len();

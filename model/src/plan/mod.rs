@@ -21,7 +21,6 @@
 //! all of them, and are spread over as few domains as possible where none has. A VM whose vCPU
 //! threads are not known cannot be placed; a reason says so.
 
-mod board;
 mod contention;
 mod exact;
 mod expected;
@@ -32,6 +31,7 @@ mod limits;
 mod nodes;
 mod opposed;
 mod paper;
+mod placement_state;
 mod search;
 mod sharing;
 mod simple;
@@ -45,7 +45,7 @@ use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, VcpuObservation};
 use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
-use board::Board;
+use placement_state::PlacementState;
 
 pub use exact::{Exact, exact};
 pub use expected::Expected;
@@ -297,13 +297,13 @@ impl Policy {
             Self::None => None,
         };
         let (placement, shared_within, expected) = match placed {
-            Some(board) => {
-                let placement = board.placement();
-                let within = shared_within(input, &board);
+            Some(placed_so_far) => {
+                let placement = placed_so_far.placement();
+                let within = shared_within(input, &placed_so_far);
                 // A bound by weights says nothing of frames.
-                let bound = board.bound().filter(|_| input.measured.is_none());
+                let bound = placed_so_far.bound().filter(|_| input.measured.is_none());
                 let expected = Expected::of(input, &placement, within, bound);
-                reasons.extend(board.into_reasons());
+                reasons.extend(placed_so_far.into_reasons());
                 reasons.extend(expected.map(|expected| expected.to_string()));
                 (placement, within, expected)
             }
@@ -390,9 +390,10 @@ impl Plan {
     }
 }
 
-fn shared_within(input: &PlanInput<'_>, board: &Board<'_>) -> Option<u64> {
-    let within =
-        |(i, j)| input.told().shared_frames(i, j).map(|shared| shared as f64 * board.meeting_fraction(i, j));
+fn shared_within(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>) -> Option<u64> {
+    let within = |(i, j)| {
+        input.told().shared_frames(i, j).map(|shared| shared as f64 * placed_so_far.meeting_fraction(i, j))
+    };
     input.told().pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
 }
 

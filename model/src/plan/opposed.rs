@@ -11,78 +11,80 @@
 
 use std::cmp::Reverse;
 
-use super::{Board, PlanInput};
+use super::{PlacementState, PlanInput};
 
 /// Improvements smaller than this are rounding.
 const LEAST_GAIN: f64 = 1e-12;
 
-pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
-    let mut board = Board::new(input);
+pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
+    let mut placed_so_far = PlacementState::new(input);
     let n = input.matrix.len();
     let strongest = |vm: usize| {
         (0..n).filter(|other| *other != vm).map(|other| input.pair_rate(vm, other)).fold(0.0, f64::max)
     };
-    let mut order = board.unplaced();
+    let mut order = placed_so_far.unplaced();
     order.sort_by(|a, b| {
         Reverse(input.vcpus(*a)).cmp(&Reverse(input.vcpus(*b))).then(strongest(*b).total_cmp(&strongest(*a)))
     });
     for vm in order {
-        let best = board.domains().filter(|domain| board.fits(&[vm], *domain)).min_by(|a, b| {
-            let key = |domain: usize| {
-                (
-                    Reverse(board.room(domain)),
-                    Reverse(input.current_vcpus(vm, board.domain_id(domain))),
-                    domain,
-                )
-            };
-            shared_in(input, &board, vm, *a)
-                .total_cmp(&shared_in(input, &board, vm, *b))
-                .then_with(|| key(*a).cmp(&key(*b)))
-        });
+        let best =
+            placed_so_far.domains().filter(|domain| placed_so_far.fits(&[vm], *domain)).min_by(|a, b| {
+                let key = |domain: usize| {
+                    (
+                        Reverse(placed_so_far.room(domain)),
+                        Reverse(input.current_vcpus(vm, placed_so_far.domain_id(domain))),
+                        domain,
+                    )
+                };
+                shared_in(input, &placed_so_far, vm, *a)
+                    .total_cmp(&shared_in(input, &placed_so_far, vm, *b))
+                    .then_with(|| key(*a).cmp(&key(*b)))
+            });
         match best {
-            Some(domain) => board.put(vm, domain),
-            None => board.put_anywhere(vm),
+            Some(domain) => placed_so_far.put(vm, domain),
+            None => placed_so_far.put_anywhere(vm),
         }
     }
-    while exchange(input, &mut board) {}
-    board.because("VMs that share least are together: the control for policy paper".into());
-    board
+    while exchange(input, &mut placed_so_far) {}
+    placed_so_far.because("VMs that share least are together: the control for policy paper".into());
+    placed_so_far
 }
 
 /// Sum of the rates of `vm` with the VMs that are whole in `domain`.
-fn shared_in(input: &PlanInput<'_>, board: &Board<'_>, vm: usize, domain: usize) -> f64 {
+fn shared_in(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>, vm: usize, domain: usize) -> f64 {
     (0..input.matrix.len())
-        .filter(|other| *other != vm && board.whole_in(*other) == Some(domain))
+        .filter(|other| *other != vm && placed_so_far.whole_in(*other) == Some(domain))
         .map(|other| input.pair_rate(vm, other))
         .sum()
 }
 
 /// Makes the first exchange of two VMs that lowers the sum; false when there is none.
-fn exchange(input: &PlanInput<'_>, board: &mut Board<'_>) -> bool {
+fn exchange(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) -> bool {
     for (i, j) in input.matrix.pairs() {
-        let (Some(from), Some(to)) = (board.whole_in(i), board.whole_in(j)) else { continue };
+        let (Some(from), Some(to)) = (placed_so_far.whole_in(i), placed_so_far.whole_in(j)) else { continue };
         let may_swap = from != to
             && input.vcpus(i) == input.vcpus(j)
-            && input.is_allowed(i, board.domain_id(to))
-            && input.is_allowed(j, board.domain_id(from));
+            && input.is_allowed(i, placed_so_far.domain_id(to))
+            && input.is_allowed(j, placed_so_far.domain_id(from));
         if !may_swap {
             continue;
         }
-        let now = shared_in(input, board, i, from) + shared_in(input, board, j, to);
+        let now = shared_in(input, placed_so_far, i, from) + shared_in(input, placed_so_far, j, to);
         // Each leaves the other's domain, so the pair itself counts on neither side.
-        let then =
-            shared_in(input, board, i, to) + shared_in(input, board, j, from) - 2.0 * input.pair_rate(i, j);
+        let then = shared_in(input, placed_so_far, i, to) + shared_in(input, placed_so_far, j, from)
+            - 2.0 * input.pair_rate(i, j);
         if now - then > LEAST_GAIN {
-            board.lift(i);
-            board.lift(j);
-            let bears = board.bears(to, input.cpus_busy(i)) && board.bears(from, input.cpus_busy(j));
-            if !bears || board.meets_enemy(i, to) || board.meets_enemy(j, from) {
-                board.put(i, from);
-                board.put(j, to);
+            placed_so_far.lift(i);
+            placed_so_far.lift(j);
+            let bears =
+                placed_so_far.bears(to, input.cpus_busy(i)) && placed_so_far.bears(from, input.cpus_busy(j));
+            if !bears || placed_so_far.meets_enemy(i, to) || placed_so_far.meets_enemy(j, from) {
+                placed_so_far.put(i, from);
+                placed_so_far.put(j, to);
                 continue;
             }
-            board.put(i, to);
-            board.put(j, from);
+            placed_so_far.put(i, to);
+            placed_so_far.put(j, from);
             return true;
         }
     }

@@ -16,10 +16,10 @@
 
 use std::cmp::Reverse;
 
-use super::{Board, PlanInput};
+use super::{PlacementState, PlanInput};
 
-pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
-    let mut board = Board::new(input);
+pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
+    let mut placed_so_far = PlacementState::new(input);
     let can_be_placed = |vm: usize| input.vcpus(vm) > 0;
     let mut pairs: Vec<(usize, usize)> = input
         .matrix
@@ -30,37 +30,37 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> Board<'a> {
     pairs.sort_by(|a, b| input.pair_rate(b.0, b.1).total_cmp(&input.pair_rate(a.0, a.1)));
 
     for (i, j) in pairs {
-        let joined = match (board.whole_in(i), board.whole_in(j)) {
-            (None, None) => board.roomiest(&[i, j]).map(|domain| (vec![i, j], domain)),
-            (Some(domain), None) if board.fits(&[j], domain) => Some((vec![j], domain)),
-            (None, Some(domain)) if board.fits(&[i], domain) => Some((vec![i], domain)),
+        let joined = match (placed_so_far.whole_in(i), placed_so_far.whole_in(j)) {
+            (None, None) => placed_so_far.roomiest(&[i, j]).map(|domain| (vec![i, j], domain)),
+            (Some(domain), None) if placed_so_far.fits(&[j], domain) => Some((vec![j], domain)),
+            (None, Some(domain)) if placed_so_far.fits(&[i], domain) => Some((vec![i], domain)),
             _ => None,
         };
         if let Some((vms, domain)) = joined {
             for vm in vms {
-                board.put(vm, domain);
+                placed_so_far.put(vm, domain);
             }
-            board.because(format!(
+            placed_so_far.because(format!(
                 "{} and {} share {:.2} %: together in domain {}",
                 input.name(i),
                 input.name(j),
                 input.pair_rate(i, j) * 100.0,
-                board.domain_id(domain),
+                placed_so_far.domain_id(domain),
             ));
         }
     }
-    let mut left = board.unplaced();
+    let mut left = placed_so_far.unplaced();
     left.sort_by_key(|vm| Reverse(input.vcpus(*vm)));
     for vm in left {
-        let has_room = board.roomiest(&[vm]).is_some();
-        board.put_anywhere(vm);
-        if let Some(domain) = board.whole_in(vm).filter(|_| has_room) {
-            board.because(format!(
+        let has_room = placed_so_far.roomiest(&[vm]).is_some();
+        placed_so_far.put_anywhere(vm);
+        if let Some(domain) = placed_so_far.whole_in(vm).filter(|_| has_room) {
+            placed_so_far.because(format!(
                 "{} found no partner with room: domain {} has most room",
                 input.name(vm),
-                board.domain_id(domain)
+                placed_so_far.domain_id(domain)
             ));
         }
     }
-    board
+    placed_so_far
 }

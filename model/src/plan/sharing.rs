@@ -13,14 +13,14 @@ use super::contention::Contention;
 use super::exact::exact;
 use super::instance::{Bins, Instance};
 use super::search::search;
-use super::{Board, PlanInput};
+use super::{PlacementState, PlanInput};
 
 /// VMs up to which the optimum is searched for.
 const EXACT_VMS: usize = 16;
 
-pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
-    let mut board = Board::new(input);
-    let (items, instance) = instance(input, &board);
+pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> PlacementState<'a> {
+    let mut placed_so_far = PlacementState::new(input);
+    let (items, instance) = instance(input, &placed_so_far);
     let current = current(input, &items);
     let small = items.len() <= EXACT_VMS;
     let bins = if optimum && small {
@@ -30,7 +30,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
         let frames = input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some());
         let (n, value) = (items.len(), instance.value(&found.bins));
         let proof = if found.proven { "which is proven" } else { "the search ended early" };
-        board.because(match (whole, frames) {
+        placed_so_far.because(match (whole, frames) {
             (false, _) => format!("no placement of all {n} VMs keeps every limit: there is no optimum"),
             (true, true) => {
                 format!("the optimum for {n} VMs: {value:.0} shared frames within domains, {proof}")
@@ -38,30 +38,30 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
             (true, false) => format!("the optimum for {n} VMs: rates of {value:.4} within domains, {proof}"),
         });
         if whole && frames {
-            board.bounded(found.bound.round() as u64, found.proven);
+            placed_so_far.bounded(found.bound.round() as u64, found.proven);
         }
         found.bins
     } else {
         if optimum {
-            board.because(format!(
+            placed_so_far.because(format!(
                 "{} VMs are too many for the optimum (at most {EXACT_VMS}): searched as by policy sharing",
                 items.len()
             ));
         }
-        relieved(&mut board, &items, &instance, search(&instance, &current, 1))
+        relieved(&mut placed_so_far, &items, &instance, search(&instance, &current, 1))
     };
     // Bins that are as large may be named as the VMs lie now, so that equal plans move no VM.
     for (item, bin) in relabelled(&instance, &bins, &current).iter().enumerate() {
         if let Some(bin) = *bin {
-            board.put(items[item], bin);
+            placed_so_far.put(items[item], bin);
         }
     }
-    for vm in board.unplaced() {
-        board.put_anywhere(vm);
+    for vm in placed_so_far.unplaced() {
+        placed_so_far.put_anywhere(vm);
     }
     let mut groups: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     for vm in &items {
-        if let Some(domain) = board.whole_in(*vm) {
+        if let Some(domain) = placed_so_far.whole_in(*vm) {
             groups.entry(domain).or_default().push(input.name(*vm));
         }
     }
@@ -69,18 +69,24 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> Board<'a> {
         let shown = names.iter().take(8).copied().collect::<Vec<_>>().join(", ");
         let rest = names.len().saturating_sub(8);
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-        board.because(format!("together in domain {}: {shown}{more}", board.domain_id(domain)));
+        placed_so_far
+            .because(format!("together in domain {}: {shown}{more}", placed_so_far.domain_id(domain)));
     }
-    board
+    placed_so_far
 }
 
 /// The same with contention counted, where it is known.
-fn relieved(board: &mut Board<'_>, items: &[usize], instance: &Instance, bins: Bins) -> Bins {
-    let Some(contention) = Contention::of(board.input(), items) else { return bins };
+fn relieved(
+    placed_so_far: &mut PlacementState<'_>,
+    items: &[usize],
+    instance: &Instance,
+    bins: Bins,
+) -> Bins {
+    let Some(contention) = Contention::of(placed_so_far.input(), items) else { return bins };
     let (before, shared_before) = (contention.exceeding(&bins), instance.value(&bins));
     let bins = contention.relieved(instance, &bins);
     let (after, shared) = (contention.exceeding(&bins), instance.value(&bins));
-    board.because(if before <= 0.0 {
+    placed_so_far.because(if before <= 0.0 {
         "contention: the working sets fit into the caches of their domains".to_owned()
     } else if after < before {
         format!(
@@ -95,14 +101,14 @@ fn relieved(board: &mut Board<'_>, items: &[usize], instance: &Instance, bins: B
         )
     });
     if !contention.unknown.is_empty() {
-        let names: Vec<&str> = contention.unknown.iter().map(|vm| board.input().name(*vm)).collect();
-        board.because(format!("contention: the working sets of {} are not known", names.join(", ")));
+        let names: Vec<&str> = contention.unknown.iter().map(|vm| placed_so_far.input().name(*vm)).collect();
+        placed_so_far.because(format!("contention: the working sets of {} are not known", names.join(", ")));
     }
     bins
 }
 
 /// The problem, and the VM of each of its items.
-fn instance(input: &PlanInput<'_>, board: &Board<'_>) -> (Vec<usize>, Instance) {
+fn instance(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>) -> (Vec<usize>, Instance) {
     let items: Vec<usize> = (0..input.matrix.len()).filter(|vm| input.vcpus(*vm) > 0).collect();
     let gain = |i: usize, j: usize| match input.matrix.shared_frames(i, j) {
         Some(frames) => frames as f64,
@@ -113,8 +119,8 @@ fn instance(input: &PlanInput<'_>, board: &Board<'_>) -> (Vec<usize>, Instance) 
         let others = items.iter().enumerate().filter(|(_, j)| *j != i);
         others.map(|(at, j)| (at, gain(*i, *j))).filter(|(_, gain)| *gain > 0.0).collect()
     });
-    let (room, stretches, stretched) = board.shares();
-    let domains: Vec<_> = board.domains().map(|domain| board.domain_id(domain)).collect();
+    let (room, stretches, stretched) = placed_so_far.shares();
+    let domains: Vec<_> = placed_so_far.domains().map(|domain| placed_so_far.domain_id(domain)).collect();
     let allowed = items.iter().map(|vm| domains.iter().map(|d| input.is_allowed(*vm, *d)).collect());
     let mut apart = vec![Vec::new(); items.len()];
     for (a, b) in input.apart {
@@ -132,7 +138,7 @@ fn instance(input: &PlanInput<'_>, board: &Board<'_>) -> (Vec<usize>, Instance) 
         allowed: allowed.collect(),
         apart,
         busy: items.iter().map(|vm| input.cpus_busy(*vm)).collect(),
-        busy_room: board.most_busy(),
+        busy_room: placed_so_far.most_busy(),
     };
     (items, instance)
 }

@@ -23,7 +23,7 @@ use huddle_observe::resctrl::Resctrl;
 use huddle_sharing::content::{ContentScan, ContentSettings};
 use huddle_sharing::{MergedScan, SharingError, frames_visible};
 
-use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Words, undoers};
+use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
 use crate::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
 
 /// How often `full_scans` is looked at: far more often than a pass completes, and cheap.
@@ -87,8 +87,8 @@ impl HostBackend {
 }
 
 impl Backend for HostBackend {
-    fn words(&self) -> Words {
-        Words {
+    fn terms(&self) -> Terms {
+        Terms {
             vm_id: "PID",
             vcpu_id: "thread",
             no_vms: "no VM runs on this host; name processes to treat as VMs with --vm NAME=PID or --config FILE",

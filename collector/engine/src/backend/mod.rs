@@ -117,7 +117,7 @@ pub struct Stages {
 
 /// What messages and tables call things.
 #[derive(Clone, Copy, Debug)]
-pub struct Words {
+pub struct Terms {
     /// What a VM is identified by.
     pub vm_id: &'static str,
     /// What a vCPU is identified by.
@@ -129,7 +129,7 @@ pub struct Words {
 /// What a hypervisor gives.
 pub trait Backend {
     /// What messages and tables call things.
-    fn words(&self) -> Words;
+    fn terms(&self) -> Terms;
 
     /// How sharing is measured where the user does not say.
     fn default_method(&self) -> Method;

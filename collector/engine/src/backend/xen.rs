@@ -22,7 +22,7 @@ use huddle_xen::toolstack::Toolstack;
 use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::{DomainChoice, XenVms};
 
-use super::{Backend, BackendError, LoopChoice, SharingChoice, Stages, Words, undoers_by};
+use super::{Backend, BackendError, LoopChoice, SharingChoice, Stages, Terms, undoers_by};
 
 /// Domains of Xen.
 #[derive(Clone, Debug)]
@@ -75,8 +75,8 @@ impl XenBackend {
 }
 
 impl Backend for XenBackend {
-    fn words(&self) -> Words {
-        Words {
+    fn terms(&self) -> Terms {
+        Terms {
             vm_id: "domain",
             vcpu_id: "number",
             no_vms: "no domain but dom0 runs on this Xen host (or all are in [xen] exclude)",

@@ -46,12 +46,12 @@ struct Round {
 }
 
 /// Why a VM was not built.
-enum Unbuilt {
+enum BuildError {
     Ended,
     Failed(HostError),
 }
 
-impl From<HostError> for Unbuilt {
+impl From<HostError> for BuildError {
     fn from(error: HostError) -> Self {
         if error.is_gone() { Self::Ended } else { Self::Failed(error) }
     }
@@ -175,16 +175,16 @@ impl Discoverer {
         let (name, named, id) = (candidate.name.clone(), candidate.named, candidate.process.stat.id);
         match self.build(candidate, round) {
             Ok(vm) => return Ok(Some(vm)),
-            Err(Unbuilt::Ended) => round.ended(&name, id.id),
-            Err(Unbuilt::Failed(error)) if named => return Err(error.into()),
-            Err(Unbuilt::Failed(error)) => {
+            Err(BuildError::Ended) => round.ended(&name, id.id),
+            Err(BuildError::Failed(error)) if named => return Err(error.into()),
+            Err(BuildError::Failed(error)) => {
                 round.notes.push(format!("VM {name} ({id}) is left out: {error}"));
             }
         }
         Ok(None)
     }
 
-    fn build(&mut self, candidate: Candidate, round: &mut Round) -> Result<Vm, Unbuilt> {
+    fn build(&mut self, candidate: Candidate, round: &mut Round) -> Result<Vm, BuildError> {
         let Candidate { name, named, process: Inspected { stat, kind, args, kvm } } = candidate;
         let (process, pid) = (stat.id, stat.id.id);
         let threads = vcpus::threads(&self.root, pid)?;
@@ -222,11 +222,11 @@ impl Discoverer {
         let memory = self.memory_of(process, round)?;
         if memory.is_empty() && !round.denied.contains(&pid) {
             // Only a process that is ending has given its memory back already.
-            return Err(Unbuilt::Ended);
+            return Err(BuildError::Ended);
         }
         let allowed_cpus = allowed_cpus(&self.root, pid, &round.online)?;
         if !task::is_alive(&self.root, process)? {
-            return Err(Unbuilt::Ended);
+            return Err(BuildError::Ended);
         }
         let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
         let uuid = kind.and_then(|kind| cmdline::vm_uuid(kind, &args));
@@ -340,8 +340,8 @@ impl Discoverer {
             // Processes come and go in a container; each is taken whole or not at all.
             let (process, threads, memory, allowed) = match self.cgroup_process(*pid, round) {
                 Ok(parts) => parts,
-                Err(Unbuilt::Ended) => continue,
-                Err(Unbuilt::Failed(error)) => return Err(error.into()),
+                Err(BuildError::Ended) => continue,
+                Err(BuildError::Failed(error)) => return Err(error.into()),
             };
             let vm = vm.get_or_insert_with(|| Vm {
                 name: name.to_owned(),
@@ -378,16 +378,16 @@ impl Discoverer {
         &mut self,
         pid: i32,
         round: &mut Round,
-    ) -> Result<(TaskId, Vec<TaskStat>, Vec<GuestRegion>, CpuSet), Unbuilt> {
+    ) -> Result<(TaskId, Vec<TaskStat>, Vec<GuestRegion>, CpuSet), BuildError> {
         let stat = task::process(&self.root, pid)?;
         if stat.is_dead() || stat.is_kernel_thread {
-            return Err(Unbuilt::Ended);
+            return Err(BuildError::Ended);
         }
         let threads = vcpus::threads(&self.root, pid)?;
         let memory = self.memory_of(stat.id, round)?;
         let allowed = allowed_cpus(&self.root, pid, &round.online)?;
         if !task::is_alive(&self.root, stat.id)? {
-            return Err(Unbuilt::Ended);
+            return Err(BuildError::Ended);
         }
         Ok((stat.id, threads, memory, allowed))
     }

@@ -41,7 +41,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
     let Some(window) = &rows.window else {
         return Availability::Unavailable("the recording does not hold this window".into());
     };
-    let who = Who::new(vms);
+    let vm_index = VmIndex::new(vms);
     let mut residency: HashMap<(&str, u32, Option<i32>), Vec<CpuResidency>> = HashMap::new();
     for row in &rows.residency {
         residency.entry((&row.vm, row.vcpu, row.thread)).or_default().push(CpuResidency {
@@ -57,7 +57,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         exits.entry((&row.vm, row.vcpu)).or_default().insert(row.reason, row.exits);
     }
     let vcpu = |row: &CounterRow| {
-        let of = who.of(&row.vm, row.vm_pid, row.uuid, row.domid)?;
+        let of = vm_index.of(&row.vm, row.vm_pid, row.uuid, row.domid)?;
         let ran = residency.get(&(row.vm.as_str(), row.vcpu, row.thread)).cloned();
         let left = exits.get(&(row.vm.as_str(), row.vcpu)).cloned();
         // A thread that was watched and did not run has no row and no place; its moves are known.
@@ -89,14 +89,14 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         window: window.window,
         round: window.round,
         trial,
-        vms: who.all(&rows),
+        vms: vm_index.all(&rows),
         begin_unix_us: unsigned(window.begin_us),
         end_unix_us: unsigned(window.end_us),
         vcpus: rows.counters.iter().filter_map(vcpu).collect(),
         merging: rows
             .merging
             .iter()
-            .filter_map(|row| Some(merging(row, who.of(&row.vm, row.vm_pid, row.uuid, row.domid)?)))
+            .filter_map(|row| Some(merging(row, vm_index.of(&row.vm, row.vm_pid, row.uuid, row.domid)?)))
             .collect(),
         occupancy: occupancy(&rows.occupancy),
         reported: rows
@@ -117,12 +117,12 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
 }
 
 /// The VMs of the round, by what rows of its windows say of them.
-struct Who<'a> {
+struct VmIndex<'a> {
     started: HashMap<i32, u64>,
     by_name: HashMap<&'a str, &'a Vm>,
 }
 
-impl<'a> Who<'a> {
+impl<'a> VmIndex<'a> {
     fn new(vms: &'a [Vm]) -> Self {
         let started = vms.iter().filter_map(Vm::process).map(|process| (process.id, process.start_ticks));
         let by_name = vms.iter().map(|vm| (vm.name.as_str(), vm));

@@ -26,13 +26,13 @@ pub struct Candidate {
 
 /// Groups of pages of one hash: together no more than [`GuestMemory::batch_pages`], or one group that is larger.
 #[derive(Debug, Default)]
-pub struct Alike {
+pub struct HashGroups {
     pages: Vec<Candidate>,
     /// One past the last page of each group.
     ends: Vec<usize>,
 }
 
-impl Alike {
+impl HashGroups {
     /// The groups; pages in the order of their spaces.
     pub fn groups(&self) -> impl Iterator<Item = &[Candidate]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
@@ -41,7 +41,7 @@ impl Alike {
 }
 
 /// What takes the groups: with the memory, to read pages meanwhile, and what is to rest by.
-pub type TakeAlike<'t, M> = dyn FnMut(&mut M, &Alike, &mut Throttle) + 't;
+pub type TakeGroups<'t, M> = dyn FnMut(&mut M, &HashGroups, &mut Throttle) + 't;
 
 /// Reads all pages and gives groups of equal hash that have pages of two spaces or more. Zero-filled pages are
 /// not among them, as they count as not shared. All pages are looked at, whatever `settings` say of
@@ -54,7 +54,7 @@ pub fn search<M: GuestMemory>(
     vms: usize,
     largest: impl FnOnce() -> String,
     settings: &ContentSettings,
-    take: &mut TakeAlike<'_, M>,
+    take: &mut TakeGroups<'_, M>,
 ) -> Result<(), SharingError> {
     let (spaces, pages) = Spaces::new(&memory.spaces());
     check_pages(pages, largest)?;
@@ -64,9 +64,9 @@ pub fn search<M: GuestMemory>(
     let mut next = Some(Slice::ALL);
     while let Some(slice) = next {
         records.begin(slice);
-        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
+        let mut reading = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
         // Nobody asks for the counts here.
-        hash_slice(&mut desk, &mut records, &mut Tally::new(vms, draw), false)
+        hash_slice(&mut reading, &mut records, &mut Tally::new(vms, draw), false)
             .map_err(|stopped| stopped.error(&records, settings))?;
         let sorted = records.sorted();
         throttle.rest();
@@ -88,10 +88,10 @@ fn hand_out<M: GuestMemory>(
     records: &[Record],
     groups: &[u32],
     throttle: &mut Throttle,
-    take: &mut TakeAlike<'_, M>,
+    take: &mut TakeGroups<'_, M>,
 ) {
     let most = memory.batch_pages();
-    let mut alike = Alike::default();
+    let mut alike = HashGroups::default();
     for start in groups {
         let group = group_at(records, *start);
         if !alike.pages.is_empty() && alike.pages.len() + group.len() > most {

@@ -39,31 +39,31 @@ impl Stopped {
 /// Reads and hashes all pages that are drawn, and remembers those of the current slice. Pages are counted in
 /// the first reading only.
 pub(super) fn hash_slice<M: GuestMemory>(
-    desk: &mut Reading<'_, M>,
+    reading: &mut Reading<'_, M>,
     records: &mut Records,
     tally: &mut Tally,
     is_first: bool,
 ) -> Result<(), Stopped> {
-    let batch_pages = desk.memory.batch_pages();
+    let batch_pages = reading.memory.batch_pages();
     let mut slots: Vec<Slot> = Vec::new();
-    for (space, (vm, count)) in desk.memory.spaces().into_iter().enumerate() {
-        let first_page = desk.spaces.first(space);
+    for (space, (vm, count)) in reading.memory.spaces().into_iter().enumerate() {
+        let first_page = reading.spaces.first(space);
         let (mut done, mut present, mut drawn, mut read, mut zero) = (0, 0, 0, 0, 0);
         while done < count {
             slots.clear();
-            let looked_at = desk.memory.present(space, done, &mut slots).map_err(Stopped::Failed)?;
+            let looked_at = reading.memory.present(space, done, &mut slots).map_err(Stopped::Failed)?;
             if looked_at == 0 {
                 break;
             }
             done += looked_at;
             present += slots.len() as u64;
-            if !desk.draw.is_all() {
-                slots.retain(|slot| desk.draw.takes(first_page + slot.number));
+            if !reading.draw.is_all() {
+                slots.retain(|slot| reading.draw.takes(first_page + slot.number));
             }
             drawn += slots.len() as u64;
             for batch in slots.chunks(batch_pages) {
                 let mut full = false;
-                desk.memory.read(space, batch, &mut |position, bytes| {
+                reading.memory.read(space, batch, &mut |position, bytes| {
                     let slot = batch[position];
                     read += 1;
                     if is_zero(bytes) {
@@ -77,12 +77,12 @@ pub(super) fn hash_slice<M: GuestMemory>(
                 if full {
                     return Err(Stopped::Full);
                 }
-                desk.throttle.rest();
+                reading.throttle.rest();
             }
-            desk.throttle.rest();
+            reading.throttle.rest();
         }
         if is_first {
-            let told = desk.memory.told_pages(space);
+            let told = reading.memory.told_pages(space);
             let unread = drawn - read;
             let vm = tally.vm(vm);
             vm.resident += told.unwrap_or(present);
@@ -91,7 +91,7 @@ pub(super) fn hash_slice<M: GuestMemory>(
             // Slots may have been holes then, so what is missing is what was told of and not found; among pages
             // that were drawn nobody can tell.
             vm.lost += match told {
-                Some(told) if desk.draw.is_all() => unread.min(told.saturating_sub(read)),
+                Some(told) if reading.draw.is_all() => unread.min(told.saturating_sub(read)),
                 Some(_) => 0,
                 None => unread,
             };

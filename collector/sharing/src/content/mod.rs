@@ -200,8 +200,8 @@ impl ContentScan {
         let mut tally = Tally::new(vms, draw);
         let mut records = Records::within(bytes(&self.settings));
         let mut throttle = Throttle::new(self.settings.cpu_share);
-        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
-        hash_slice(&mut desk, &mut records, &mut tally, true)
+        let mut reading = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
+        hash_slice(&mut reading, &mut records, &mut tally, true)
             .map_err(|stopped| stopped.error(&records, &self.settings))?;
         let sum = |of: fn(&tally::OfVm) -> u64| tally.vms().iter().map(of).sum();
         Ok(Hashed { pages: sum(|vm| vm.read), zero: sum(|vm| vm.zero) })
@@ -255,8 +255,8 @@ fn scan<M: GuestMemory>(
     let mut next = Some(Slice::ALL);
     while let Some(slice) = next {
         records.begin(slice);
-        let mut desk = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
-        hash_slice(&mut desk, &mut records, &mut scanned.tally, scanned.readings == 0)
+        let mut reading = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
+        hash_slice(&mut reading, &mut records, &mut scanned.tally, scanned.readings == 0)
             .map_err(|stopped| stopped.error(&records, settings))?;
         scanned.readings += 1;
         let sorted = records.sorted();

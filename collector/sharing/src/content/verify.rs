@@ -58,7 +58,7 @@ pub(super) struct Verifier<'a, M> {
     tally: &'a mut Tally,
     /// Groups that are compared together, and pages that are read together.
     batch_pages: usize,
-    desk: Desk,
+    buffers: BatchBuffers,
     /// Pages that were equal to others by their hash and then were not, or had gone.
     pub(super) differing: u64,
 }
@@ -73,7 +73,7 @@ struct Class {
 
 /// What is needed for one batch of groups, kept from one to the next.
 #[derive(Default)]
-struct Desk {
+struct BatchBuffers {
     /// For each group of the batch its first page's content.
     contents: Vec<u8>,
     /// Which groups have that.
@@ -93,8 +93,9 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         tally: &'a mut Tally,
     ) -> Self {
         let batch_pages = memory.batch_pages();
-        let desk = Desk { contents: vec![0; batch_pages * memory.page_bytes()], ..Desk::default() };
-        Self { memory, spaces, throttle, tally, batch_pages, desk, differing: 0 }
+        let buffers =
+            BatchBuffers { contents: vec![0; batch_pages * memory.page_bytes()], ..BatchBuffers::default() };
+        Self { memory, spaces, throttle, tally, batch_pages, buffers, differing: 0 }
     }
 
     /// Counts the pages of one slice, which are sorted; leaves them in no order.
@@ -115,8 +116,8 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
     }
 
     fn batch(&mut self, batch: &[&[Record]]) {
-        self.desk.known.clear();
-        self.desk.known.resize(batch.len(), false);
+        self.buffers.known.clear();
+        self.buffers.known.resize(batch.len(), false);
         // All first pages, then all second ones: those of neighbouring groups mostly are neighbours.
         let most = batch.iter().map(|group| group.len()).max().unwrap_or(0);
         if batch.iter().all(|group| on_one_frame(group)) {
@@ -129,16 +130,16 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         }
         let mut suspect = vec![false; batch.len()];
         for column in 0..most {
-            self.desk.wanted.clear();
+            self.buffers.wanted.clear();
             for (position, group) in batch.iter().enumerate() {
                 let Some(record) = group.get(column) else { continue };
                 let as_before = column > 0 && same_frame(group[column - 1], *record);
                 if !as_before && !on_one_frame(group) && !suspect[position] {
-                    self.desk.wanted.push((position, *record));
+                    self.buffers.wanted.push((position, *record));
                 }
             }
             self.compare_wanted();
-            for ((position, _), equal) in self.desk.wanted.iter().zip(&self.desk.equal) {
+            for ((position, _), equal) in self.buffers.wanted.iter().zip(&self.buffers.equal) {
                 suspect[*position] |= !equal;
             }
         }
@@ -149,7 +150,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
 
     /// Reads what is wanted and compares it with the first page of its group, or makes it that.
     fn compare_wanted(&mut self) {
-        let Desk { contents, known, wanted, slots, equal } = &mut self.desk;
+        let BatchBuffers { contents, known, wanted, slots, equal } = &mut self.buffers;
         // Pages of one space one after the other, and neighbours too: they are read together.
         wanted.sort_unstable_by_key(|(_, record)| record.page());
         equal.clear();

@@ -17,7 +17,7 @@ const BOOKS_FROM: usize = 1000;
 
 /// A frame and one page that is on it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct FrameLookup {
     pub(super) frame: u64,
     /// Position of the process.
     pub(super) process: usize,
@@ -41,7 +41,7 @@ impl Contents {
     }
 
     /// The merged frames among `asked` that are zero-filled.
-    pub(super) fn zero(&mut self, root: &HostRoot, processes: &[Process], asked: &[Asked]) -> Vec<u64> {
+    pub(super) fn zero(&mut self, root: &HostRoot, processes: &[Process], asked: &[FrameLookup]) -> Vec<u64> {
         if asked.len() >= BOOKS_FROM {
             let samples: Vec<u64> = asked.iter().map(|asked| asked.frame).collect();
             match stable_tree::zero_filled(root, &samples) {
@@ -58,7 +58,7 @@ impl Contents {
         zero
     }
 
-    fn is_zero(&mut self, root: &HostRoot, process: &Process, asked: Asked) -> bool {
+    fn is_zero(&mut self, root: &HostRoot, process: &Process, asked: FrameLookup) -> bool {
         let page = asked.page;
         let address = page * self.page.len() as u64;
         let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);

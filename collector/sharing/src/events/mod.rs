@@ -19,9 +19,9 @@
 mod content;
 mod drift;
 mod graph;
-mod kept;
 mod pages;
 mod read;
+mod tracked_graph;
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ use huddle_model::rng::Rng;
 use huddle_model::vm::Vm;
 
 pub use self::drift::Drift;
-use self::kept::Kept;
 use self::pages::Place;
+use self::tracked_graph::TrackedGraph;
 use super::{Measurement, SharingError};
 
 /// Why the graph cannot be had or kept.
@@ -166,7 +166,7 @@ pub struct EventsGraph {
     rng: Rng,
     /// Number of the first process of the baseline: events of earlier ones have smaller numbers.
     first_number: u32,
-    kept: Option<Kept>,
+    kept: Option<TrackedGraph>,
 }
 
 impl EventsGraph {
@@ -194,7 +194,7 @@ impl EventsGraph {
             apply_events(&mut *self.probe, &mut kept, self.first_number);
             kept
         });
-        let mut kept = Kept::open(&self.root, vms)?;
+        let mut kept = TrackedGraph::open(&self.root, vms)?;
         let watched = old.as_ref().map_or(0, |old| old.processes().len());
         self.first_number = self.first_number.wrapping_add(u32::try_from(watched).unwrap_or(u32::MAX));
         for process in old.iter().flat_map(|old| old.processes()) {
@@ -283,7 +283,7 @@ const TOGETHER: usize = 32;
 
 /// Takes the events that wait and applies them in order; those that only say that something changed are
 /// noted to be read.
-fn apply_events(probe: &mut dyn FrameChanges, kept: &mut Kept, first_number: u32) -> Changes {
+fn apply_events(probe: &mut dyn FrameChanges, kept: &mut TrackedGraph, first_number: u32) -> Changes {
     let mut changes = Changes::default();
     let mut waiting = Vec::with_capacity(TOGETHER);
     probe.drain(&mut |event: FrameChange| {
@@ -296,7 +296,7 @@ fn apply_events(probe: &mut dyn FrameChanges, kept: &mut Kept, first_number: u32
     changes
 }
 
-fn apply(waiting: &mut Vec<FrameChange>, kept: &mut Kept, first_number: u32, changes: &mut Changes) {
+fn apply(waiting: &mut Vec<FrameChange>, kept: &mut TrackedGraph, first_number: u32, changes: &mut Changes) {
     let process = |event: &FrameChange| event.process.wrapping_sub(first_number) as usize;
     // What is touched is spread over all memory that the graph takes. Looked up one after the other each
     // would wait for it in turn; looked up first, together, they wait at the same time.

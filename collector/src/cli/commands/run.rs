@@ -66,7 +66,7 @@ impl Log {
                 Update::Window(Availability::Available(seen)) => self.cost.add(seen),
                 Update::Round(round) => self.take_round(round)?,
                 Update::Event(event) => log_events(std::slice::from_ref(event)),
-                // An event says it in words.
+                // An event says it in terms.
                 Update::Window(_) | Update::Switch(_) | Update::Comparison(_) | Update::Decision(_) => {}
             }
         }

@@ -1,6 +1,6 @@
 //! `huddle vms`.
 
-use huddle_engine::backend::Words;
+use huddle_engine::backend::Terms;
 use huddle_model::text::bytes;
 use huddle_model::vm::{MemoryKind, Vcpu, VcpuId, Vm};
 use serde::Serialize;
@@ -22,13 +22,13 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             print_json(&Out { schema: "huddle/vms/1", vms: &vms })
         }
-        Format::Table if vms.is_empty() => print(context.backend.words().no_vms),
-        Format::Table => print_vms(&vms, context.backend.words()),
+        Format::Table if vms.is_empty() => print(context.backend.terms().no_vms),
+        Format::Table => print_vms(&vms, context.backend.terms()),
     }
 }
 
-fn print_vms(vms: &[Vm], words: Words) -> Result<(), Failure> {
-    let mut overview = table(&["VM", words.vm_id, "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
+fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
+    let mut overview = table(&["VM", terms.vm_id, "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
     right(&mut overview, [1, 3]);
     for vm in vms {
         overview.add_row([
@@ -42,7 +42,7 @@ fn print_vms(vms: &[Vm], words: Words) -> Result<(), Failure> {
     }
     print_table(&overview)?;
 
-    let mut threads = table(&["VM", "vCPU", words.vcpu_id, "name", "affinity", "last CPU"]);
+    let mut threads = table(&["VM", "vCPU", terms.vcpu_id, "name", "affinity", "last CPU"]);
     right(&mut threads, [1, 2, 5]);
     for (vm, vcpu) in vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu))) {
         threads.add_row([

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 
-use crate::contents::{Alike, Candidate};
+use crate::contents::{Candidate, HashGroups};
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, MemorySharing, PAGE_BYTES, XenError};
 use huddle_sharing::content::Throttle;
 
@@ -33,7 +33,7 @@ struct Page {
 
 /// Pages that are on one frame, and what is in it.
 #[derive(Debug)]
-struct Lead {
+struct FrameGroup {
     content: Box<[u8; PAGE_BYTES]>,
     /// All have the frame's handle; empty when they were all written.
     on: Vec<Page>,
@@ -73,9 +73,14 @@ impl<'a> Pass<'a> {
     }
 
     /// Merges what is equal of some groups. Nothing is nominated afterwards but what is shared.
-    pub(super) fn take(&mut self, memory: &mut dyn ForeignMemory, alike: &Alike, throttle: &mut Throttle) {
+    pub(super) fn take(
+        &mut self,
+        memory: &mut dyn ForeignMemory,
+        alike: &HashGroups,
+        throttle: &mut Throttle,
+    ) {
         let groups: Vec<&[Candidate]> = alike.groups().collect();
-        let mut leads: Vec<Option<Lead>> = groups.iter().map(|_| None).collect();
+        let mut leads: Vec<Option<FrameGroup>> = groups.iter().map(|_| None).collect();
         match &groups[..] {
             // One large group in parts: they have their lead in common.
             [only] => {
@@ -103,7 +108,12 @@ impl<'a> Pass<'a> {
         self.found
     }
 
-    fn part(&mut self, memory: &mut dyn ForeignMemory, groups: &[&[Candidate]], leads: &mut [Option<Lead>]) {
+    fn part(
+        &mut self,
+        memory: &mut dyn ForeignMemory,
+        groups: &[&[Candidate]],
+        leads: &mut [Option<FrameGroup>],
+    ) {
         let mut open = self.nominate(groups);
         // Mostly all pages of a group are equal, and once is enough. Where the first was written since it was
         // hashed, the others are compared with one of theirs.
@@ -113,7 +123,7 @@ impl<'a> Pass<'a> {
             if open.iter().all(alone) {
                 break;
             }
-            let mut others: Vec<Option<Lead>> = groups.iter().map(|_| None).collect();
+            let mut others: Vec<Option<FrameGroup>> = groups.iter().map(|_| None).collect();
             open = self.compare_and_share(memory, open, &mut others);
             others.into_iter().flatten().for_each(|lead| self.settle(lead));
         }
@@ -142,7 +152,7 @@ impl<'a> Pass<'a> {
         &mut self,
         memory: &mut dyn ForeignMemory,
         mut pages: Vec<Page>,
-        leads: &mut [Option<Lead>],
+        leads: &mut [Option<FrameGroup>],
     ) -> Vec<Page> {
         pages.sort_by_key(|page| page.domain);
         let mut differing = Vec::new();
@@ -158,7 +168,7 @@ impl<'a> Pass<'a> {
                     Some(lead) if *lead.content == *bytes => equal.push(page),
                     Some(_) => differing.push(page),
                     none => {
-                        *none = Some(Lead { content: Box::new(*bytes), on: Vec::new() });
+                        *none = Some(FrameGroup { content: Box::new(*bytes), on: Vec::new() });
                         equal.push(page);
                     }
                 }
@@ -179,7 +189,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Puts a page that is equal to the lead on its frame, or releases it.
-    fn join(&mut self, lead: &mut Lead, page: Page) {
+    fn join(&mut self, lead: &mut FrameGroup, page: Page) {
         while let Some(source) = lead.on.last().copied() {
             // On one frame since an earlier pass.
             if source.handle == page.handle {
@@ -212,7 +222,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Counts the pages of a frame, or releases the one that is alone on it.
-    fn settle(&mut self, lead: Lead) {
+    fn settle(&mut self, lead: FrameGroup) {
         match lead.on[..] {
             [] => {}
             [only] => self.part_with(only),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use huddle_model::cpuset::CpuSet;
 use serde::Deserialize;
 
-use super::Misread;
+use super::ParseError;
 use crate::toolstack::{DomainKind, DomainRef};
 
 /// A line of `xl list -v -c`.
@@ -29,15 +29,15 @@ pub(super) struct Listed {
 
 impl Listed {
     /// The longest of the cpupools' names with which the line ends, by its position.
-    pub(super) fn pool(&self, pools: &[String]) -> Result<usize, Misread> {
+    pub(super) fn pool(&self, pools: &[String]) -> Result<usize, ParseError> {
         let named = pools.iter().enumerate().filter(|(_, name)| self.rest.ends_with(name.as_str()));
         let longest = named.max_by_key(|(_, name)| name.len());
-        longest.map(|(index, _)| index).ok_or_else(|| Misread::new("a cpupool", &self.rest))
+        longest.map(|(index, _)| index).ok_or_else(|| ParseError::new("a cpupool", &self.rest))
     }
 }
 
 /// `xl list -v`, with or without `-c`.
-pub(super) fn list(text: &str) -> Result<Vec<Listed>, Misread> {
+pub(super) fn list(text: &str) -> Result<Vec<Listed>, ParseError> {
     let mut lines = text.lines();
     header(lines.next(), &["Name", "ID", "Mem", "VCPUs", "State", "Time(s)", "UUID"])?;
     let listed = lines.filter(|line| !line.trim().is_empty()).map(listed).collect::<Result<Vec<_>, _>>()?;
@@ -45,8 +45,8 @@ pub(super) fn list(text: &str) -> Result<Vec<Listed>, Misread> {
     Ok(listed)
 }
 
-fn listed(line: &str) -> Result<Listed, Misread> {
-    let error = || Misread::new("a domain of xl list", line);
+fn listed(line: &str) -> Result<Listed, ParseError> {
+    let error = || ParseError::new("a domain of xl list", line);
     // The last UUID: a domain may be named by one.
     let (start, uuid) =
         (0..line.len()).rev().find_map(|start| Some((start, uuid_at(line, start)?))).ok_or_else(error)?;
@@ -95,7 +95,7 @@ pub(super) enum Affinity {
 }
 
 /// `xl vcpu-list`.
-pub(super) fn vcpu_list(text: &str) -> Result<Vec<ListedVcpu>, Misread> {
+pub(super) fn vcpu_list(text: &str) -> Result<Vec<ListedVcpu>, ParseError> {
     let mut lines = text.lines();
     header(
         lines.next(),
@@ -106,8 +106,8 @@ pub(super) fn vcpu_list(text: &str) -> Result<Vec<ListedVcpu>, Misread> {
     Ok(vcpus)
 }
 
-fn vcpu(line: &str) -> Result<ListedVcpu, Misread> {
-    let error = || Misread::new("a vCPU of xl vcpu-list", line);
+fn vcpu(line: &str) -> Result<ListedVcpu, ParseError> {
+    let error = || ParseError::new("a vCPU of xl vcpu-list", line);
     let mut before = line;
     let mut last = || {
         let (left, word) = split_last(before)?;
@@ -170,7 +170,7 @@ impl Detailed {
 /// How domains are virtualised, by number, from `xl list -l`: JSON, an array of `{"domid", "config"}`, with
 /// `type` (`libxl_domain_type`) and `uuid` in `config.c_info`. Domains of which libxl keeps no configuration are
 /// not in it.
-pub(super) fn details(text: &str) -> Result<BTreeMap<u16, Detailed>, Misread> {
+pub(super) fn details(text: &str) -> Result<BTreeMap<u16, Detailed>, ParseError> {
     #[derive(Deserialize)]
     struct Entry {
         domid: Option<u16>,
@@ -186,7 +186,7 @@ pub(super) fn details(text: &str) -> Result<BTreeMap<u16, Detailed>, Misread> {
         uuid: Option<String>,
     }
     let entries: Vec<Entry> =
-        serde_json::from_str(text).map_err(|error| Misread::new("xl list -l", &error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| ParseError::new("xl list -l", &error.to_string()))?;
     let detailed = |Entry { domid, config: Config { c_info } }: Entry| {
         let kind = match c_info.r#type.as_deref()? {
             "pv" => DomainKind::Pv,
@@ -217,21 +217,21 @@ fn split_last(text: &str) -> Option<(&str, &str)> {
 
 const BLANKS: [char; 2] = [' ', '\t'];
 
-pub(super) fn header(line: Option<&str>, words: &[&str]) -> Result<(), Misread> {
+pub(super) fn header(line: Option<&str>, words: &[&str]) -> Result<(), ParseError> {
     let line = line.unwrap_or_default();
     let mut found = line.split_whitespace();
     if words.iter().all(|word| found.next() == Some(word)) {
         return Ok(());
     }
-    Err(Misread::new("a header of xl", line))
+    Err(ParseError::new("a header of xl", line))
 }
 
 /// The same number twice means that a name with a line break stands for a line.
-fn unique<T: Ord>(keys: impl Iterator<Item = T>, text: &str) -> Result<(), Misread> {
+fn unique<T: Ord>(keys: impl Iterator<Item = T>, text: &str) -> Result<(), ParseError> {
     let mut seen = std::collections::BTreeSet::new();
     for (index, key) in keys.enumerate() {
         if !seen.insert(key) {
-            return Err(Misread::new(
+            return Err(ParseError::new(
                 "a second line of one number",
                 text.lines().nth(index + 1).unwrap_or(""),
             ));

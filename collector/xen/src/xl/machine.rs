@@ -2,7 +2,7 @@
 
 use huddle_model::cpuset::CpuSet;
 
-use super::Misread;
+use super::ParseError;
 use super::list::header;
 use crate::toolstack::PhysicalCpu;
 
@@ -27,22 +27,22 @@ impl Info {
 }
 
 /// `xl info -n`: `nr_cpus` and the block `cpu_topology`, a line a CPU that is online.
-pub(super) fn info(text: &str) -> Result<Info, Misread> {
+pub(super) fn info(text: &str) -> Result<Info, ParseError> {
     let count = text
         .lines()
         .find_map(|line| line.strip_prefix("nr_cpus")?.trim_start().strip_prefix(':')?.trim().parse().ok())
-        .ok_or_else(|| Misread::new("xl info without nr_cpus", text))?;
+        .ok_or_else(|| ParseError::new("xl info without nr_cpus", text))?;
     let mut lines = text.lines().skip_while(|line| !line.starts_with("cpu_topology")).skip(1);
     header(lines.next(), &["cpu:", "core", "socket", "node"])?;
     // Each begins with its number and a colon; the next block does not.
     let cpus = lines
         .map_while(|line| line.split_once(':').filter(|(number, _)| number.trim().parse::<u32>().is_ok()))
         .map(|(number, places)| {
-            cpu(number, places).ok_or_else(|| Misread::new("a CPU of xl info -n", places))
+            cpu(number, places).ok_or_else(|| ParseError::new("a CPU of xl info -n", places))
         })
         .collect::<Result<Vec<_>, _>>()?;
     if cpus.is_empty() || !cpus.is_sorted_by(|a, b| a.cpu < b.cpu) {
-        return Err(Misread::new("the CPUs of xl info -n", text));
+        return Err(ParseError::new("the CPUs of xl info -n", text));
     }
     Ok(Info { cpus, count })
 }
@@ -68,20 +68,20 @@ pub(super) struct ListedPool {
 
 /// `xl cpupool-list` and `xl cpupool-list -c`: the first for where names end, since the list of CPUs follows a name
 /// of 19 characters or more without a blank; the second for that list.
-pub(super) fn pools(counts: &str, lists: &str) -> Result<Vec<ListedPool>, Misread> {
+pub(super) fn pools(counts: &str, lists: &str) -> Result<Vec<ListedPool>, ParseError> {
     let (mut counted, mut listed) = (counts.lines(), lists.lines());
     header(counted.next(), &["Name", "CPUs", "Sched", "Active", "Domain", "count"])?;
     // `CPU list` follows `Name` after blanks for 19 characters.
     header(listed.next(), &["Name", "CPU", "list"])?;
     let mut pools: Vec<ListedPool> = Vec::new();
     for line in counted.filter(|line| !line.trim().is_empty()) {
-        let (name, count) = pool(line).ok_or_else(|| Misread::new("a pool of xl cpupool-list", line))?;
+        let (name, count) = pool(line).ok_or_else(|| ParseError::new("a pool of xl cpupool-list", line))?;
         let list = listed.next().unwrap_or_default();
         let cpus: Option<CpuSet> = list.strip_prefix(name).and_then(|cpus| cpus.parse().ok());
         let cpus = cpus.filter(|cpus| cpus.len() == count);
-        let cpus = cpus.ok_or_else(|| Misread::new("a pool of xl cpupool-list -c", list))?;
+        let cpus = cpus.ok_or_else(|| ParseError::new("a pool of xl cpupool-list -c", list))?;
         if pools.iter().any(|pool| pool.name == name) {
-            return Err(Misread::new("two pools of one name", line));
+            return Err(ParseError::new("two pools of one name", line));
         }
         pools.push(ListedPool { name: name.to_owned(), cpus });
     }

@@ -11,7 +11,7 @@
 use nix::errno::Errno;
 
 use super::run::Answer;
-use super::{Misread, Xl, is_gone};
+use super::{ParseError, Xl, is_gone};
 use crate::toolstack::{CacheMonitor, DomainRef, SocketReading, XenError};
 
 impl CacheMonitor for Xl {
@@ -127,13 +127,13 @@ enum Unit {
 
 /// Takes `xl psr-cmt-show` apart. Lines end with a value and its unit for each socket; before those are the number
 /// and the name of the domain. The size of the cache has no number.
-fn show(text: &str) -> Result<Shown, Misread> {
+fn show(text: &str) -> Result<Shown, ParseError> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with("Name"));
     let header = lines.next().unwrap_or_default();
-    let sockets = sockets(header).ok_or_else(|| Misread::new("a header of xl psr-cmt-show", header))?;
+    let sockets = sockets(header).ok_or_else(|| ParseError::new("a header of xl psr-cmt-show", header))?;
     let mut shown = Shown { sockets, lines: Vec::new() };
     for line in lines.filter(|line| !line.trim().is_empty()) {
-        let error = || Misread::new("a domain of xl psr-cmt-show", line);
+        let error = || ParseError::new("a domain of xl psr-cmt-show", line);
         let mut words: Vec<&str> = line.split_whitespace().collect();
         let mut values = Vec::new();
         while let Some(unit) = words.last().copied().and_then(unit) {

@@ -165,9 +165,9 @@ impl Domains for XenDomains {
 ///
 /// # Errors
 /// One sentence for each domain that may be left.
-pub fn run(input: impl BufRead, domains: &dyn Domains, patience: Duration) -> Result<(), Vec<String>> {
+pub fn run(input: impl BufRead, domains: &dyn Domains, limits: Duration) -> Result<(), Vec<String>> {
     let mut left = told(input);
-    let until = Instant::now() + patience;
+    let until = Instant::now() + limits;
     loop {
         let failures = destroy(&mut left, domains);
         if left.is_empty() {
@@ -177,7 +177,7 @@ pub fn run(input: impl BufRead, domains: &dyn Domains, patience: Duration) -> Re
             // One that was only expected has never come.
             return if failures.is_empty() { Ok(()) } else { Err(failures) };
         }
-        std::thread::sleep(LOOK.min(patience));
+        std::thread::sleep(LOOK.min(limits));
     }
 }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use self::console::Console;
 use self::guard::{Guard, Uuid};
 use super::protocol_guest::{Instance, ProtocolGuest};
-use super::{GuestError, Holder, Patience};
+use super::{GuestError, Holder, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// How long `xl` may take to make a domain: some seconds in an emulator.
@@ -108,7 +108,7 @@ pub struct XenGuestSpec<'a> {
     /// Directory for its configuration and what it says on its console.
     pub directory: &'a Path,
     /// How long it may take to answer.
-    pub patience: Patience,
+    pub limits: TimeLimits,
     /// What ends the waiting for it early.
     pub interrupt: Interrupt,
 }
@@ -154,7 +154,7 @@ impl XenGuestSpec<'_> {
         maker.guard.borrow_mut().made(uuid).map_err(guard_failed)?;
         let (console, line) = self.terminal(maker, domain).map_err(failed)?;
         instance.console = Some(console);
-        Ok(ProtocolGuest::new(self.name, instance, line, self.patience, self.interrupt.clone()))
+        Ok(ProtocolGuest::new(self.name, instance, line, self.limits, self.interrupt.clone()))
     }
 
     /// Its configuration (xl.cfg(5), Xen 4.17).
@@ -258,7 +258,7 @@ mod tests {
             memory_mib: 128,
             vcpus: 2,
             directory: Path::new("/runs"),
-            patience: Patience { ready: CREATE, answer: CREATE },
+            limits: TimeLimits { ready: CREATE, answer: CREATE },
             interrupt: Interrupt::default(),
         };
         let uuid: Uuid = "8b31ca9c-5e34-4a82-b251-d0d908621430".parse().unwrap();

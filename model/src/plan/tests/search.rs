@@ -169,7 +169,7 @@ proptest! {
                 let told = tells(*a, "kept apart") || tells(*b, "kept apart");
                 prop_assert!(!meet || told, "{} {} and {}: {:?}", policy, a, b, plan.reasons);
             }
-            let (room, _, extra) = Board::new(&input).shares();
+            let (room, _, extra) = PlacementState::new(&input).shares();
             let over: u32 = (0..domains)
                 .map(|domain| {
                     let load = plan.placement.iter().filter(|p| p.domain == DomainId(domain)).count() as u32;

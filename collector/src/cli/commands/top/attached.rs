@@ -10,7 +10,7 @@ use tokio::time::{Interval, interval};
 
 use super::command_of;
 use super::live::{named, refusals};
-use super::screen::{Feed, News};
+use super::screen::{Feed, FeedMessage};
 
 /// How often a loop that ended is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub(super) struct Attached {
     /// When to look for one; kept here, so that waiting can be given up.
     look: Interval,
     /// What is to be told before anything else.
-    first: VecDeque<News>,
+    first: VecDeque<FeedMessage>,
 }
 
 impl Attached {
@@ -37,16 +37,16 @@ impl Attached {
     fn take(&mut self, viewer: Viewer) {
         let Hello { pid, can_pin, .. } = viewer.hello;
         let to = format!("process {pid}");
-        self.first.push_back(News::Source(Source::Attached { to, lost: None }));
-        self.first.push_back(News::Refusals(refusals(can_pin)));
+        self.first.push_back(FeedMessage::Source(Source::Attached { to, lost: None }));
+        self.first.push_back(FeedMessage::Refusals(refusals(can_pin)));
         self.viewer = Some(viewer);
     }
 
-    fn lose(&mut self, why: String) -> News {
+    fn lose(&mut self, why: String) -> FeedMessage {
         self.viewer = None;
-        self.first.push_back(News::Recording(None));
+        self.first.push_back(FeedMessage::Recording(None));
         let to = self.socket.display().to_string();
-        News::Source(Source::Attached { to, lost: Some(why) })
+        FeedMessage::Source(Source::Attached { to, lost: Some(why) })
     }
 }
 
@@ -56,7 +56,7 @@ impl Feed for Attached {
         Vec::new()
     }
 
-    async fn next(&mut self) -> Option<News> {
+    async fn next(&mut self) -> Option<FeedMessage> {
         loop {
             if let Some(news) = self.first.pop_front() {
                 return Some(news);
@@ -69,11 +69,11 @@ impl Feed for Attached {
                 continue;
             };
             return Some(match viewer.next().await {
-                Ok(Some(Message::View { view, missed })) => News::View { view, missed },
-                Ok(Some(Message::Updates(updates))) => News::Updates(updates.into()),
-                Ok(Some(Message::Recording(dir))) => News::Recording(named(dir)),
-                Ok(Some(Message::Answer(Answer::Ok(done)))) => News::Answer(Ok(done)),
-                Ok(Some(Message::Answer(Answer::Error(why)))) => News::Answer(Err(why)),
+                Ok(Some(Message::View { view, missed })) => FeedMessage::View { view, missed },
+                Ok(Some(Message::Updates(updates))) => FeedMessage::Updates(updates.into()),
+                Ok(Some(Message::Recording(dir))) => FeedMessage::Recording(named(dir)),
+                Ok(Some(Message::Answer(Answer::Ok(done)))) => FeedMessage::Answer(Ok(done)),
+                Ok(Some(Message::Answer(Answer::Error(why)))) => FeedMessage::Answer(Err(why)),
                 // It introduces itself once, before this.
                 Ok(Some(Message::Hello(_))) => continue,
                 Ok(None) => self.lose("the loop has ended".into()),

@@ -8,7 +8,7 @@ use huddle_tui::{Action, Capability};
 use tokio::sync::oneshot;
 
 use super::command_of;
-use super::screen::{Feed, News};
+use super::screen::{Feed, FeedMessage};
 use crate::cli::looping::ViewerChannels;
 
 /// The loop, seen from the screen.
@@ -31,20 +31,20 @@ impl Feed for Live {
         refusals(self.can_pin)
     }
 
-    async fn next(&mut self) -> Option<News> {
+    async fn next(&mut self) -> Option<FeedMessage> {
         let ViewerChannels { steps, recording, .. } = &mut self.channels;
         tokio::select! {
             delivery = steps.next() => Some(match delivery? {
-                Delivery::Next(step) => News::Updates(step),
-                Delivery::View { view, missed } => News::View { view, missed },
+                Delivery::Next(step) => FeedMessage::Updates(step),
+                Delivery::View { view, missed } => FeedMessage::View { view, missed },
             }),
             changed = recording.changed() => {
                 changed.ok()?;
-                Some(News::Recording(named(recording.borrow_and_update().clone())))
+                Some(FeedMessage::Recording(named(recording.borrow_and_update().clone())))
             }
             answer = answered(&mut self.waits) => {
                 self.waits = None;
-                Some(News::Answer(answer))
+                Some(FeedMessage::Answer(answer))
             }
         }
     }

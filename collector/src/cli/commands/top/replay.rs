@@ -7,7 +7,7 @@ use huddle_record::replay::Recording;
 use huddle_tui::{Action, Capability, Replay, Source, Speed};
 use tokio::time::Instant;
 
-use super::screen::{Feed, News};
+use super::screen::{Feed, FeedMessage};
 
 /// A recording and where it stands.
 pub(super) struct Replayed {
@@ -16,7 +16,7 @@ pub(super) struct Replayed {
     /// When the next step is to be shown, while it goes on by itself.
     due: Option<Instant>,
     /// What is to be told before anything else.
-    first: VecDeque<News>,
+    first: VecDeque<FeedMessage>,
 }
 
 impl Replayed {
@@ -39,10 +39,10 @@ impl Replayed {
         self.at.position = position;
         self.schedule();
         // Histories start again where time goes back, which the source's position tells first.
-        self.first.push_back(News::Source(Source::Replay(self.at.clone())));
+        self.first.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
         self.first.push_back(match self.recording.view(position) {
-            Ok(view) => News::View { view: Box::new(view), missed: 0 },
-            Err(error) => News::Answer(Err(error.to_string())),
+            Ok(view) => FeedMessage::View { view: Box::new(view), missed: 0 },
+            Err(error) => FeedMessage::Answer(Err(error.to_string())),
         });
     }
 
@@ -67,7 +67,7 @@ impl Feed for Replayed {
         Vec::new()
     }
 
-    async fn next(&mut self) -> Option<News> {
+    async fn next(&mut self) -> Option<FeedMessage> {
         if self.first.is_empty() {
             match self.due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -87,14 +87,14 @@ impl Feed for Replayed {
             Action::Play | Action::Pause => {
                 self.at.is_playing = action == Action::Play;
                 self.schedule();
-                self.first.push_back(News::Source(Source::Replay(self.at.clone())));
+                self.first.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
             }
             Action::SetSpeed(speed) => {
                 self.at.speed = speed;
                 let was_playing = self.at.is_playing;
                 self.schedule();
                 self.at.is_playing = was_playing && self.due.is_some();
-                self.first.push_back(News::Source(Source::Replay(self.at.clone())));
+                self.first.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
             }
             Action::Step => {
                 self.at.is_playing = false;

@@ -31,9 +31,9 @@ pub(super) trait Feed: Send {
     fn refusals(&self) -> Vec<(Capability, String)>;
 
     /// What comes next; `None` at the end. Waiting can be given up at any time, and nothing is lost.
-    fn next(&mut self) -> impl Future<Output = Option<News>> + Send;
+    fn next(&mut self) -> impl Future<Output = Option<FeedMessage>> + Send;
 
-    /// Begins what the user asked for; how it went comes among the news.
+    /// Begins what the user asked for; how it went comes in a later message.
     ///
     /// # Errors
     /// One sentence: why it cannot be done. Nothing was changed then.
@@ -41,7 +41,7 @@ pub(super) trait Feed: Send {
 }
 
 /// One thing to show.
-pub(super) enum News {
+pub(super) enum FeedMessage {
     /// What a step of the loop told.
     Updates(Step),
     /// Everything there is to see, at the begin and where that is not what came one by one.
@@ -110,8 +110,8 @@ impl Screen {
                     Some(Err(error)) => return Err(Failure::failed(error)),
                     None => return Ok(()),
                 },
-                news = feed.next() => match news {
-                    Some(news) => self.take(news),
+                message = feed.next() => match message {
+                    Some(message) => self.take(message),
                     None => return Ok(()),
                 },
                 _ = tick.tick() => self.app.on_tick(),
@@ -119,19 +119,19 @@ impl Screen {
         }
     }
 
-    fn take(&mut self, news: News) {
+    fn take(&mut self, message: FeedMessage) {
         let app = &mut self.app;
-        match news {
-            News::Updates(step) => app.on_updates(&step),
-            News::View { view, missed } => app.on_view(*view, missed),
-            News::Source(source) => app.set_source(source),
-            News::Refusals(refusals) => {
+        match message {
+            FeedMessage::Updates(step) => app.on_updates(&step),
+            FeedMessage::View { view, missed } => app.on_view(*view, missed),
+            FeedMessage::Source(source) => app.set_source(source),
+            FeedMessage::Refusals(refusals) => {
                 Capability::ALL.into_iter().for_each(|capability| app.allow(capability));
                 refusals.into_iter().for_each(|(capability, why)| app.refuse(capability, why));
             }
-            News::Recording(to) => app.set_recording(to),
-            News::Answer(Ok(done)) => app.notify(Tone::Done, done),
-            News::Answer(Err(why)) => app.notify(Tone::Warning, format!("not done: {why}")),
+            FeedMessage::Recording(to) => app.set_recording(to),
+            FeedMessage::Answer(Ok(done)) => app.notify(Tone::Done, done),
+            FeedMessage::Answer(Err(why)) => app.notify(Tone::Warning, format!("not done: {why}")),
         }
     }
 

@@ -71,14 +71,14 @@ fn domains_named_like_a_uuid_or_by_nobody() {
 #[test]
 fn damage_is_named() {
     for text in ["", "libxl_list_domain failed.", "Name ID State"] {
-        assert_eq!(list(text), Err(Misread::new("a header of xl", text)));
-        assert_eq!(vcpu_list(text), Err(Misread::new("a header of xl", text)));
+        assert_eq!(list(text), Err(ParseError::new("a header of xl", text)));
+        assert_eq!(vcpu_list(text), Err(ParseError::new("a header of xl", text)));
     }
     let good = line("a", 4, "-b----", "-", "Pool-0");
     for (from, to) in [("-b----", "-b---"), (" 128", " 12x"), ("31.8", "31,8"), ("8b31ca9c", "8b31ca9g")] {
         let bad = good.replace(from, to);
         let error = list(&format!("{HEADER}\n{bad}\n")).unwrap_err();
-        assert_eq!(error, Misread::new("a domain of xl list", &bad));
+        assert_eq!(error, ParseError::new("a domain of xl list", &bad));
     }
     // A name with a line break, made to look like another domain.
     let text = format!("{HEADER}\n{good}\n{}\n", good.replace("a   ", "b   "));
@@ -115,7 +115,7 @@ fn vcpus_that_make_no_sense_are_named() {
     for (from, to) in [("all", "most"), ("/", ""), ("24.9", "24.95"), ("-b-", "-bp"), ("2-3", "3-2")] {
         let bad = good.replace(from, to);
         let error = vcpu_list(&format!("{VCPU_HEADER}\n{bad}")).unwrap_err();
-        assert_eq!(error, Misread::new("a vCPU of xl vcpu-list", &bad));
+        assert_eq!(error, ParseError::new("a vCPU of xl vcpu-list", &bad));
     }
     // Below the number of online CPUs there may be none of a set.
     let none = vcpu_list(&format!("{VCPU_HEADER}\n{}", good.replace("all", "none"))).unwrap();

@@ -18,7 +18,7 @@ use huddle_model::vm::Vm;
 const WHOLE: f64 = 0.8;
 
 /// Tries what the policy proposes before it is kept.
-pub struct Trying {
+pub struct TrialRunner {
     machine: Machine,
     cadence: Cadence,
     moving_limit: f64,
@@ -32,7 +32,7 @@ pub struct Trying {
     told: usize,
 }
 
-impl Trying {
+impl TrialRunner {
     /// Nothing is tried yet. Rounds are at least `least_interval` apart, and windows last `window` unless
     /// something cuts them off.
     pub fn new(
@@ -134,7 +134,7 @@ impl Trying {
         Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, ..plan })
     }
 
-    /// How pinning what [`Trying::next_to_pin`] gave went. A placement that is not in force cannot be judged:
+    /// How pinning what [`TrialRunner::next_to_pin`] gave went. A placement that is not in force cannot be judged:
     /// a trial ends, and what is wanted then is pinned with the next window.
     pub(super) fn pinned(&mut self, at: Moment, pinning: &Pinning) {
         let reason = match pinning {

@@ -6,7 +6,7 @@ use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::rng::Rng;
 use huddle_model::vm::Vm;
 
-use super::content::{Asked, Contents};
+use super::content::{Contents, FrameLookup};
 use super::graph::FrameGraph;
 use super::pages::{Pages, Place};
 use super::read::{Reader, agrees};
@@ -105,7 +105,7 @@ impl Tracked {
 
 /// All that is kept of one baseline.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct TrackedGraph {
     root: HostRoot,
     vms: Vec<Vm>,
     page_bytes: u64,
@@ -115,7 +115,7 @@ pub(super) struct Kept {
     graph: FrameGraph,
     reader: Reader,
     contents: Contents,
-    new_frames: Vec<Asked>,
+    new_frames: Vec<FrameLookup>,
     /// Process, position of the first page, pages.
     to_read: Vec<(usize, u64, u64)>,
     /// Pages of the processes up to and including each one.
@@ -125,7 +125,7 @@ pub(super) struct Kept {
     pub(super) stale: Option<Stale>,
 }
 
-impl Kept {
+impl TrackedGraph {
     /// Opens the processes; nothing is read yet.
     pub(super) fn open(root: &HostRoot, vms: &[Vm]) -> Result<Self, SharingError> {
         let reader = Reader::new(root)?;
@@ -210,7 +210,7 @@ impl Kept {
                                 let merged = region.may_be_merged && !entry.is_file_or_shared();
                                 if graph.attach(frame, vm) && merged {
                                     let page = region.first_page + (index - first_index);
-                                    new_frames.push(Asked { frame, process: at, page });
+                                    new_frames.push(FrameLookup { frame, process: at, page });
                                 }
                             }
                             compare(&mut before, old, index, std::iter::once((place, entry)));
@@ -257,7 +257,7 @@ impl Kept {
             && may_be_merged
         {
             let page = self.tracked[process].page_at(index);
-            self.new_frames.push(Asked { frame, process, page });
+            self.new_frames.push(FrameLookup { frame, process, page });
         }
     }
 

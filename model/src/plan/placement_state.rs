@@ -6,7 +6,7 @@ use super::{PlanInput, VcpuPlacement};
 use crate::topology::DomainId;
 
 /// Positions of domains index the vectors; positions of VMs are those of the matrix.
-pub(super) struct Board<'a> {
+pub(super) struct PlacementState<'a> {
     input: PlanInput<'a>,
     /// Share of each domain without the vCPUs left over by rounding.
     base: Vec<u32>,
@@ -25,7 +25,7 @@ pub(super) struct Board<'a> {
     bound: Option<(u64, bool)>,
 }
 
-impl<'a> Board<'a> {
+impl<'a> PlacementState<'a> {
     pub(super) fn new(input: &PlanInput<'a>) -> Self {
         let domains = input.topology.domains();
         let mut sizes: Vec<u32> = input.matrix.vms().iter().map(|vm| vm.vcpus).collect();

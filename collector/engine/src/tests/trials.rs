@@ -209,7 +209,7 @@ fn engine(limits: PlanLimits) -> (Engine, Pinned) {
         clock: Box::new(seconds),
         policy: Policy::Sharing,
         limits,
-        trying: Some(Trying::new(
+        trials: Some(TrialRunner::new(
             Objective::Reported,
             TrialSettings::default(),
             Duration::ZERO,
