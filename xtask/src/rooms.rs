@@ -89,11 +89,7 @@ const ROOMS: [Room; 10] = [
         ],
         without: &[FRAMES],
     },
-    Room {
-        package: "huddle-analysis",
-        below: &["huddle-model", "huddle-host"],
-        without: &[BPF, SCREEN, RUNTIME],
-    },
+    Room { package: "huddle-analysis", below: &["huddle-model", "huddle-host"], without: &[BPF, SCREEN] },
 ];
 
 /// Looks at the dependencies of each crate, and prints how many there are.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::{HostError, HostRoot, read_line, read_number};
 
-/// Who gets them, with the choice in brackets ([`super::chosen`]): `always [madvise] never`.
+/// Who gets them, with the choice in brackets ([`huddle_model::text::chosen`]): `always [madvise] never`.
 pub fn enabled(root: &HostRoot) -> Result<String, HostError> {
     read_line(&file(root, "enabled"))
 }
