@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, reason = "an example: what fails, panics")]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use huddle_host::HostRoot;
@@ -34,13 +33,15 @@ fn main() -> anyhow::Result<()> {
         let mut limits = RecorderLimits::default();
         limits.queue.0 = usize::try_from(2 * rounds)?;
         let recorder = Recorder::start(&target.dir(), manifest, limits)?;
+        let mut before = None;
         for round in 1..=rounds {
-            let snapshot = sample_observed::observed(round, VMS);
-            recorder.send_rows(sample_observed::responses(&snapshot));
-            recorder.send(Arc::new(snapshot));
+            let view = sample_observed::observed(round, VMS);
+            recorder.send_rows(sample_observed::responses(&view));
+            recorder.send(view.updates_since(before.as_ref()).into());
+            before = Some(view);
         }
         let summary = recorder.finish()?;
-        anyhow::ensure!(summary.snapshots.snapshots_lost == 0, "snapshots were lost");
+        anyhow::ensure!(summary.steps.steps_lost == 0, "steps were lost");
         eprintln!("{}: {rounds} rounds of {VMS} VMs", summary.dir.display());
     }
     Ok(())

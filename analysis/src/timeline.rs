@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use huddle_model::schema::{Table, utc_text};
+use huddle_model::schema::Table;
 use huddle_model::stats::{BlockSums, SampleFlags};
+use huddle_model::text::utc_text;
 use huddle_model::trial::Objective;
 use polars::prelude::*;
 use serde::Serialize;

@@ -13,9 +13,9 @@ use huddle_host::HostRoot;
 use huddle_model::availability::Availability;
 use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{Finding, Manifest, Rows};
-use huddle_model::snapshot::Snapshot;
 use huddle_model::stats::{BlockSums, compare_blocks};
 use huddle_model::trial::Objective;
+use huddle_model::view::View;
 use huddle_record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
 use serde_json::Value;
 
@@ -25,12 +25,13 @@ mod sample;
 mod sample_observed;
 use sample_observed::{ARMS, observed};
 
-fn record(run: &Path, manifest: Manifest, rounds: impl Iterator<Item = Snapshot>) {
+fn record(run: &Path, manifest: Manifest, rounds: impl Iterator<Item = View>) {
     let mut limits = RecorderLimits::default();
     limits.queue.0 = 1000;
     let recorder = Recorder::start(run, manifest, limits).unwrap();
-    rounds.for_each(|snapshot| recorder.send(Arc::new(snapshot)));
-    assert_eq!(recorder.finish().unwrap().snapshots.snapshots_lost, 0);
+    let views: Vec<View> = rounds.collect();
+    sample::steps(&views).into_iter().for_each(|step| recorder.send(step));
+    assert_eq!(recorder.finish().unwrap().steps.steps_lost, 0);
 }
 
 fn ask(arguments: &[&str]) -> Output {
@@ -56,7 +57,7 @@ fn json(arguments: &[&str]) -> Value {
 #[test]
 fn the_offline_comparison_comes_to_the_numbers_of_the_live_one() {
     let dir = tempfile::tempdir().unwrap();
-    let rounds: Vec<Snapshot> = (1..=16).map(|round| observed(round, 3)).collect();
+    let rounds: Vec<View> = (1..=16).map(|round| observed(round, 3)).collect();
     record(dir.path(), sample::manifest(), rounds.iter().cloned());
     let told = json(&["compare", dir.path().to_str().unwrap()]);
     assert_eq!((told["by"].as_str(), told["baseline"].as_str()), (Some("arm"), Some("before")));
@@ -69,8 +70,8 @@ fn the_offline_comparison_comes_to_the_numbers_of_the_live_one() {
         (Objective::Reported, "throughput"),
     ] {
         let mut blocks = vec![[BlockSums::default(); 2]; 8];
-        for snapshot in &rounds {
-            let seen = snapshot.observation.value().unwrap();
+        for view in &rounds {
+            let seen = view.observation.value().unwrap();
             let trial = seen.trial.as_ref().unwrap();
             let arm = ARMS.iter().position(|arm| *arm == trial.arm).unwrap();
             blocks[trial.block as usize][arm].add(seen);
@@ -141,7 +142,7 @@ fn sharing_and_timeline_say_what_was_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().to_str().unwrap();
     record(dir.path(), sample::manifest(), (1..=9).map(|round| observed(round, 3)));
-    let rate = |round: u64| sample::snapshot(round, 3).matrix.value().unwrap().rate(0, 1);
+    let rate = |round: u64| sample::view(round, 3).round.matrix.value().unwrap().rate(0, 1);
     let sharing = &json(&["sharing", run])["runs"][0];
     assert_eq!((sharing["round"].as_u64(), sharing["rates"][0][1].as_f64()), (Some(9), Some(rate(9))));
     assert_eq!((sharing["vms"][2].as_str(), &sharing["rates"][1][1]), (Some("vm2"), &Value::Null));
@@ -190,9 +191,9 @@ fn a_report_has_every_figure_and_every_caveat_and_loads_nothing() {
         &run,
         manifest,
         (1..=12).map(|round| {
-            let mut snapshot = observed(round, 3);
-            snapshot.vms[2].name = evil.into();
-            snapshot
+            let mut view = observed(round, 3);
+            Arc::make_mut(&mut Arc::make_mut(&mut view.round).vms)[2].name = evil.into();
+            view
         }),
     );
     let page = dir.path().join("report.html");
@@ -257,30 +258,27 @@ fn what_is_missing_is_said_and_the_rest_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     // A name, how its rounds are, and what the report and the comparison must say.
     let none = |round: u64| {
-        let mut snapshot = observed(round, 2);
-        let Availability::Available(seen) = &mut snapshot.observation else { unreachable!() };
+        let mut view = observed(round, 2);
+        let Availability::Available(seen) = &mut view.observation else { unreachable!() };
+        let seen = Arc::make_mut(seen);
         seen.vcpus
             .iter_mut()
             .for_each(|vcpu| vcpu.counters = CounterDelta::unavailable("no PMU in this guest"));
         seen.reported.clear();
-        snapshot
+        view
     };
     let one_arm = |round: u64| observed(2 * round, 2);
     let nan = |round: u64| {
-        let mut snapshot = observed(round, 2);
-        let Availability::Available(seen) = &mut snapshot.observation else { unreachable!() };
+        let mut view = observed(round, 2);
+        let Availability::Available(seen) = &mut view.observation else { unreachable!() };
+        let seen = Arc::make_mut(seen);
         seen.reported.iter_mut().for_each(|report| report.latency_us = Some(f64::NAN));
-        snapshot
+        view
     };
-    let all = |rounds: u64, make: &dyn Fn(u64) -> Snapshot| (1..=rounds).map(make).collect::<Vec<_>>();
+    let all = |rounds: u64, make: &dyn Fn(u64) -> View| (1..=rounds).map(make).collect::<Vec<_>>();
     let cases = [
         ("empty", Vec::new(), "No VM was recorded.", "nothing to compare"),
-        (
-            "plain",
-            all(4, &|round| sample::snapshot(round, 2)),
-            "No counters were recorded",
-            "nothing to compare",
-        ),
+        ("plain", all(4, &|round| sample::view(round, 2)), "No counters were recorded", "nothing to compare"),
         ("uncounted", all(4, &none), "No MPKI", "have no LLC misses"),
         ("one-arm", all(4, &one_arm), "Sharing in round", "one arm only"),
         ("nan", all(4, &nan), "no distribution of response times", "values are too few"),
@@ -368,8 +366,8 @@ fn record_responses(run: &Path, blocks: u64) {
     }
     for row in &mut all.responses {
         row.arm = row.arm.as_ref().map(|arm| if arm == ARMS[0] { "opposed" } else { "recommended" }.into());
-        // Experiments count from 1.
-        row.block = row.block.map(|block| block + 1);
+        // Experiments count from 1, and have no trials.
+        (row.block, row.trial) = (row.block.map(|block| block + 1), None);
     }
     let recorder = Recorder::start(run, sample::manifest(), RecorderLimits::default()).unwrap();
     recorder.send_rows(all);
@@ -381,13 +379,15 @@ fn single_responses_are_compared_rather_than_means_of_windows() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let recorder = Recorder::start(&run, sample::manifest(), RecorderLimits::default()).unwrap();
-    let mut all = Vec::new();
+    let (mut all, mut before) = (Vec::new(), None);
     for round in 1..=16 {
-        let snapshot = observed(round, 2);
-        let rows = sample_observed::responses(&snapshot);
+        let view = observed(round, 2);
+        let rows = sample_observed::responses(&view);
         all.extend(rows.responses.clone());
         recorder.send_rows(rows);
-        recorder.send(Arc::new(snapshot));
+        let step = view.updates_since(before.as_ref());
+        recorder.send(step.into());
+        before = Some(view);
     }
     recorder.finish().unwrap();
     let told = json(&["compare", run.to_str().unwrap()]);
@@ -438,7 +438,7 @@ fn summary_json(blocks: u64) -> Value {
         json!({"number": number, "samples": [sample("opposed", reads), sample("recommended", reads * 13 / 10)],
                "invalid": (number == 3).then_some("merging did not hold")})
     };
-    let matrix = sample::snapshot(1, 2).matrix.value().unwrap().clone();
+    let matrix = sample::view(1, 2).round.matrix.value().unwrap().clone();
     json!({
         "schema": "huddle/summary/1", "experiment": "microbench", "guest": "process",
         "started_utc": "2026-11-23T13:25:01Z", "duration_s": 66.4, "valid": false,

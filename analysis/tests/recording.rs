@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_host::HostRoot;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::view::View;
 use huddle_record::{
     QueueLimit, RecordTarget, Recorder, RecorderLimits, RunAbout, SegmentLimits, new_manifest,
 };
@@ -23,14 +23,15 @@ mod sample;
 const VMS: usize = 3;
 
 /// Records these rounds, each as a segment of its own.
-fn record(run: &Path, rounds: impl Iterator<Item = Snapshot>) {
+fn record(run: &Path, rounds: impl Iterator<Item = View>) {
     let limits = RecorderLimits {
         segment: SegmentLimits { max_bytes: u64::MAX, max_age: Duration::ZERO },
         queue: QueueLimit(1000),
         ..Default::default()
     };
     let recorder = Recorder::start(run, sample::manifest(), limits).unwrap();
-    rounds.for_each(|snapshot| recorder.send(Arc::new(snapshot)));
+    let views: Vec<View> = rounds.collect();
+    sample::steps(&views).into_iter().for_each(|step| recorder.send(step));
     recorder.finish().unwrap();
 }
 
@@ -38,7 +39,7 @@ fn record(run: &Path, rounds: impl Iterator<Item = Snapshot>) {
 fn recording() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run [1]*=x");
-    record(&run, (1..=4).map(|round| sample::snapshot(round, VMS)));
+    record(&run, (1..=4).map(|round| sample::view(round, VMS)));
     (dir, run)
 }
 
@@ -80,9 +81,9 @@ fn a_summary_gives_the_numbers_of_the_rounds() {
     assert_eq!(document["schema"], "huddle/recording-summary/1");
     let found = &document["runs"][0];
 
-    // Against the snapshots themselves.
+    // Against the rounds themselves.
     let rates: Vec<f64> =
-        (1..=4).map(|round| sample::snapshot(round, VMS).matrix.value().unwrap().rate(0, 1)).collect();
+        (1..=4).map(|round| sample::view(round, VMS).round.matrix.value().unwrap().rate(0, 1)).collect();
     assert!(rates[0] != rates[3]);
     let pair = &found["top_pairs"][0];
     assert_eq!((pair["vm"].as_str(), pair["other"].as_str()), (Some("vm0"), Some("vm1")));
@@ -94,8 +95,8 @@ fn a_summary_gives_the_numbers_of_the_rounds() {
     let rounds = &found["rounds"];
     assert_eq!((rounds["count"].as_u64(), rounds["changed"].as_u64()), (Some(4), Some(2)));
     assert_eq!((rounds["without_pinning"].as_u64(), rounds["without_sharing"].as_u64()), (Some(2), Some(0)));
-    assert_eq!(rounds["pin_unavailable"], "dry run");
-    assert_eq!(rounds["last_end_us"].as_u64(), Some(sample::snapshot(4, VMS).end_unix_us));
+    assert_eq!(rounds["pin_unavailable"], "dry run: affinities are left as they are");
+    assert_eq!(rounds["last_end_us"].as_u64(), Some(sample::view(4, VMS).round.end_unix_us));
     assert_eq!(rounds["own_cpu_us"].as_u64(), Some(40));
     assert_eq!(found["events"]["lifecycle"].as_u64(), Some(4));
 
@@ -112,9 +113,9 @@ fn a_summary_gives_the_numbers_of_the_rounds() {
 fn a_summary_reads_well_and_keeps_the_terminal_safe() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let mut round = sample::snapshot(1, VMS);
-    round.vms[2].name = "evil\u{1b}[2J,\nname".into();
-    record(&run, std::iter::once(round));
+    let mut view = sample::view(1, VMS);
+    Arc::make_mut(&mut Arc::make_mut(&mut view.round).vms)[2].name = "evil\u{1b}[2J,\nname".into();
+    record(&run, std::iter::once(view));
     let output = analysis(&["summary"], &run);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
     let shown = text(&output.stdout);
@@ -138,7 +139,7 @@ fn a_tree_of_hosts_is_read_run_by_run() {
     let dir = tempfile::tempdir().unwrap();
     for (host, run, rounds) in [("a", "r1", 1), ("a", "r2", 2), ("b", "r1", 3)] {
         let target = RecordTarget::Fleet { root: dir.path().into(), host: host.into(), run: run.into() };
-        record(&target.dir(), (1..=rounds).map(|round| sample::snapshot(round, VMS)));
+        record(&target.dir(), (1..=rounds).map(|round| sample::view(round, VMS)));
     }
     let document = json(&analysis(&["summary", "--format", "json"], dir.path()));
     let counts: Vec<u64> = document["runs"]
@@ -266,7 +267,7 @@ fn other_columns_are_named() {
     assert!(problems.contains("columns of decisions in schema version 3: policy is missing"), "{problems}");
     // A segment of another run, whose rows the manifest does not count.
     let other = run.with_file_name("other");
-    record(&other, (1..=4).map(|round| sample::snapshot(round, VMS - 1)));
+    record(&other, (1..=4).map(|round| sample::view(round, VMS - 1)));
     fs::copy(other.join("vms/segment-000002.parquet"), run.join("vms/segment-000002.parquet")).unwrap();
     assert!(wrong(&run).contains("vms has 11 rows, and the manifest counts 12"));
 }
@@ -274,9 +275,10 @@ fn other_columns_are_named() {
 #[test]
 fn time_that_runs_backwards_is_told_from_rows_out_of_order() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rounds: Vec<Snapshot> = (1..=3).map(|round| sample::snapshot(round, VMS)).collect();
-    rounds[2].begin_unix_us -= 5_000_000;
-    rounds[2].end_unix_us -= 5_000_000;
+    let mut rounds: Vec<View> = (1..=3).map(|round| sample::view(round, VMS)).collect();
+    let third = Arc::make_mut(&mut rounds[2].round);
+    third.begin_unix_us -= 5_000_000;
+    third.end_unix_us -= 5_000_000;
     let run = dir.path().join("clock");
     record(&run, rounds.into_iter());
     let problems = wrong(&run);
@@ -285,7 +287,7 @@ fn time_that_runs_backwards_is_told_from_rows_out_of_order() {
     assert_eq!(usable_rows(&run, "vms"), 9);
 
     let run = dir.path().join("order");
-    record(&run, [2, 1].into_iter().map(|round| sample::snapshot(round, VMS)));
+    record(&run, [2, 1].into_iter().map(|round| sample::view(round, VMS)));
     assert!(wrong(&run).contains("round 1 follows round 2"));
 }
 

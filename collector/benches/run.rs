@@ -1,5 +1,5 @@
 //! What the whole of `huddle run` costs between rounds: 64 busy vCPU threads of 64 VMs, one window of
-//! observation a second, recorded. Programs, readings, snapshots and the recorder are all in it.
+//! observation a second, recorded. Programs, readings, updates and the recorder are all in it.
 //!
 //! `cargo bench --profile dev -p huddle --bench run [-- --vms N --seconds S]`. Needs root.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark: what fails, panics")]

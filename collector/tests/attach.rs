@@ -1,6 +1,7 @@
 //! Viewers of a real `huddle run`, over its socket.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -68,39 +69,75 @@ fn start(state: &Path, process: &Ended, more: &[&str]) -> Ended {
 struct Viewer {
     read: BufReader<UnixStream>,
     write: UnixStream,
+    /// Answers that came while an update was waited for.
+    answers: VecDeque<Value>,
 }
 
 impl Viewer {
-    fn attach(socket: &Path) -> Self {
+    /// Connects and reads who serves, and nothing more.
+    fn connect(socket: &Path) -> Self {
         let write = UnixStream::connect(socket).unwrap();
         write.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut viewer = Self { read: BufReader::new(write.try_clone().unwrap()), write };
-        assert_eq!(viewer.hear()["hello"]["protocol"], "huddle/attach/1");
+        let mut viewer =
+            Self { read: BufReader::new(write.try_clone().unwrap()), write, answers: VecDeque::new() };
+        assert_eq!(viewer.read()["hello"]["protocol"], "huddle/attach/2");
         viewer
     }
 
-    fn hear(&mut self) -> Value {
+    fn attach(socket: &Path) -> Self {
+        let mut viewer = Self::connect(socket);
+        viewer.write(&json!({"hello": {"protocol": "huddle/attach/2", "version": "of a test"}}));
+        viewer
+    }
+
+    fn write(&mut self, line: &Value) {
+        writeln!(self.write, "{line}").unwrap();
+    }
+
+    fn read(&mut self) -> Value {
         let mut line = String::new();
         assert!(self.read.read_line(&mut line).unwrap() > 0, "the loop has ended");
         serde_json::from_str(&line).unwrap()
     }
 
-    /// The next snapshot that is as wanted.
-    fn snapshot(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + Duration::from_secs(20);
+    /// The whole view that comes first.
+    fn view(&mut self) -> Value {
         loop {
-            let snapshot = self.hear()["snapshot"].take();
-            if !snapshot.is_null() && wanted(&snapshot) {
-                return snapshot;
+            let view = self.read()["view"].take();
+            if !view.is_null() {
+                assert_eq!(view["missed"], 0);
+                return view["state"].clone();
             }
-            assert!(Instant::now() < until, "no such snapshot");
         }
     }
 
-    fn ask(&mut self, wish: &Value) -> Value {
-        writeln!(self.write, "{wish}").unwrap();
+    /// The next update of a kind that is as wanted.
+    fn update(&mut self, kind: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + Duration::from_secs(20);
         loop {
-            let answer = self.hear()["answer"].take();
+            let mut line = self.read();
+            self.answers.extend(line.get_mut("answer").map(Value::take));
+            let updates = line["updates"].take();
+            for update in updates.as_array().into_iter().flatten().map(|update| &update[kind]) {
+                if !update.is_null() && wanted(update) {
+                    return update.clone();
+                }
+            }
+            assert!(Instant::now() < until, "no such update");
+        }
+    }
+
+    fn command(&mut self, command: &Value) -> Value {
+        self.write(command);
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Value {
+        if let Some(answer) = self.answers.pop_front() {
+            return answer;
+        }
+        loop {
+            let answer = self.read()["answer"].take();
             if !answer.is_null() {
                 return answer;
             }
@@ -126,13 +163,15 @@ fn several_viewers_see_the_loop_and_one_that_reads_nothing_holds_nobody_up() {
     let _silent = Viewer::attach(&socket);
     let (mut one, mut other) = (Viewer::attach(&socket), Viewer::attach(&socket));
     for viewer in [&mut one, &mut other] {
-        let first = viewer.snapshot(|snapshot| snapshot["observation"]["available"].is_object());
-        assert_eq!((&first["round"], &first["vms"][0]["name"]), (&json!(1), &json!("a")));
-        let window = first["observation"]["available"]["window"].as_u64().unwrap();
-        let later = |snapshot: &Value| {
-            snapshot["observation"]["available"]["window"].as_u64().is_some_and(|now| now > window + 2)
-        };
-        viewer.snapshot(later);
+        let first = viewer.view();
+        assert_eq!((&first["round"]["number"], &first["round"]["vms"][0]["name"]), (&json!(1), &json!("a")));
+        // Each window that ends is told once, and it is all that is told.
+        let window = |seen: &Value| seen["available"]["window"].as_u64();
+        let next = viewer.update("window", |seen| window(seen).is_some());
+        for later in 1..=3 {
+            let seen = viewer.update("window", |_| true);
+            assert_eq!(window(&seen), window(&next).map(|window| window + later));
+        }
     }
     huddle.end(Signal::SIGTERM);
     assert!(!socket.exists(), "the socket goes with the loop");
@@ -153,7 +192,7 @@ fn several_viewers_see_the_loop_and_one_that_reads_nothing_holds_nobody_up() {
 }
 
 #[test]
-fn wishes_are_done_and_answered() {
+fn commands_are_done_and_answered() {
     if skipped_without_root() {
         return;
     }
@@ -167,23 +206,82 @@ fn wishes_are_done_and_answered() {
     } else {
         support::say("one CPU: that restoring widens the affinity is not seen");
     }
-    assert!(viewer.ask(&json!("restore"))["ok"].as_str().unwrap().contains("taken back"));
+    viewer.write(&json!("restore"));
+    let round = viewer.update("round", |_| true);
+    assert_eq!((&round["number"], &round["pinning"]), (&json!(2), &json!("dry_run")), "it is a round");
+    // What was found stays, and is not sent again.
+    assert_eq!(round["vms"], "unchanged");
+    assert!(round["matrix"]["unchanged"].is_object() && round["topology"] == "unchanged", "{round}");
+    assert!(viewer.answer()["ok"].as_str().unwrap().contains("taken back"));
     assert_eq!(cpus(vm.pid()), before);
-    let dry = |snapshot: &Value| {
-        snapshot["pinned"]["unavailable"].as_str().is_some_and(|why| why.contains("dry run"))
-    };
-    assert_eq!(viewer.snapshot(dry)["round"], 2, "a wish that changes the placement is a round");
-    assert!(viewer.ask(&json!("apply"))["ok"].is_string());
-    assert!(viewer.ask(&json!({"set_policy": "opposed"}))["ok"].as_str().unwrap().contains("opposed"));
-    viewer.snapshot(|snapshot| snapshot["plan"]["available"]["policy"] == "opposed");
+    assert!(viewer.command(&json!("apply"))["ok"].is_string());
+    viewer.write(&json!({"set_policy": "opposed"}));
+    viewer.update("round", |round| round["plan"]["new"]["available"]["policy"] == "opposed");
+    assert!(viewer.answer()["ok"].as_str().unwrap().contains("opposed"));
+    let late = Viewer::attach(&state.join("attach.sock")).view();
+    assert_eq!(late["round"]["plan"]["available"]["policy"], "opposed");
 
     let dir_named = json!({"start_recording": {"dir": recording.to_str().unwrap()}});
-    assert!(viewer.ask(&dir_named)["ok"].is_string());
-    assert!(viewer.ask(&dir_named)["error"].as_str().unwrap().contains("is running"));
-    assert!(viewer.ask(&json!("stop_recording"))["ok"].as_str().unwrap().contains("recorded"));
-    assert!(viewer.ask(&json!("stop_recording"))["error"].as_str().unwrap().contains("no recording"));
+    assert!(viewer.command(&dir_named)["ok"].is_string());
+    assert!(viewer.command(&dir_named)["error"].as_str().unwrap().contains("is running"));
+    assert!(viewer.command(&json!("stop_recording"))["ok"].as_str().unwrap().contains("recorded"));
+    assert!(viewer.command(&json!("stop_recording"))["error"].as_str().unwrap().contains("no recording"));
     assert!(recording.join("manifest.json").exists());
-    assert!(viewer.ask(&json!("make_coffee"))["error"].as_str().unwrap().contains("not understood"));
+    assert!(viewer.command(&json!("make_coffee"))["error"].as_str().unwrap().contains("not understood"));
     huddle.end(Signal::SIGTERM);
     assert_eq!(cpus(vm.pid()), before);
+}
+
+#[test]
+fn a_viewer_of_another_version_is_told_so_and_so_is_the_loop() {
+    if skipped_without_root() {
+        return;
+    }
+    let (dir, vm) = (tempfile::tempdir().unwrap(), process());
+    let state = dir.path().join("state");
+    let socket = state.join("attach.sock");
+    let name = format!("a={}", vm.pid());
+    let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"))
+        .args(["run", "--vm", &name])
+        .env("HUDDLE_STATE_DIR", &state)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let huddle = Ended(huddle);
+    assert!(log.any(|line| line.contains("round 1:")), "it ended");
+    // One that says its version, and one of attach/1, which says none and begins with a command.
+    for (line, why) in [
+        (
+            json!({"hello": {"protocol": "huddle/attach/3", "version": "9.9.9"}}),
+            "is huddle 9.9.9 and speaks huddle/attach/3",
+        ),
+        (json!("restore"), "does not speak huddle/attach/2, as this loop does"),
+    ] {
+        let mut viewer = Viewer::connect(&socket);
+        let answer = viewer.command(&line);
+        assert!(answer["error"].as_str().unwrap().contains(why), "{answer}");
+        let mut rest = String::new();
+        assert_eq!(viewer.read.read_line(&mut rest).unwrap(), 0, "it is let go");
+        assert!(log.any(|line| line.contains(why)), "the loop says it too");
+    }
+    huddle.end(Signal::SIGTERM);
+    // The other way round: a loop that speaks attach/1.
+    let old = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = old.accept().unwrap();
+        let hello =
+            json!({"hello": {"protocol": "huddle/attach/1", "version": "0.0.1", "pid": 1, "can_pin": true}});
+        writeln!(stream, "{hello}").unwrap();
+    });
+    let top = Command::new(env!("CARGO_BIN_EXE_huddle"))
+        .args(["top", "--attach", socket.to_str().unwrap()])
+        .output()
+        .unwrap();
+    serving.join().unwrap();
+    let said = String::from_utf8(top.stderr).unwrap();
+    assert!(
+        said.contains("does not speak huddle/attach/2: it is huddle 0.0.1 and speaks huddle/attach/1"),
+        "{said}"
+    );
 }

@@ -4,25 +4,16 @@
 //! that alternate in seeded, randomised blocks. Its statistics are pure functions of what was
 //! measured; everything that changes the host goes through the journal of `huddle-host`.
 
-pub mod clock;
-pub mod course;
 pub mod data_pages;
 pub mod demo;
-pub mod design;
-pub mod drift;
-pub mod environment;
+pub mod frame;
 pub mod guest;
 pub mod host;
 pub mod images;
 pub mod interrupt;
 pub mod microbench;
 mod probes;
-pub mod report;
-mod report_paper;
-pub mod scan;
 pub mod simulation;
-pub mod spec;
-pub mod summary;
 pub mod web;
 
-pub use probes::{HostWindow, VcpuProbe};
+pub use probes::HostWindow;

@@ -2,17 +2,13 @@
 //! where this host has it: the processor's counters, where the thread ran, its moves, its time in guest
 //! mode, KSM's merges and breaks, and cache occupancy.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use huddle_host::HostRoot;
 use huddle_host::stages::Observer;
 use huddle_model::availability::Availability;
-use huddle_model::counters::CounterRole;
-use huddle_model::observation::{
-    CountedEvent, CpuResidency, MergeObservation, OccupancyObservation, VcpuObservation,
-};
-use huddle_model::rates::CounterDelta;
+use huddle_model::observation::{CountedEvent, MergeObservation, OccupancyObservation, VcpuObservation};
+use huddle_model::summary::VcpuProbe;
 use huddle_model::topology::Topology;
 use huddle_model::vm::{Vcpu, Vm};
 use huddle_observe::observer::{HostObserver, Sources};
@@ -21,7 +17,6 @@ use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
 use huddle_observe::resctrl::Resctrl;
 use huddle_xen::observer::XenObserver;
-use serde::Serialize;
 
 /// The programs that run while guests are measured. Those that sample on a timer are left out: they
 /// tell nothing that the counters do not, and interrupt what is measured.
@@ -35,49 +30,6 @@ const PROGRAMS: [Program; 8] = [
     Program::KvmEntry,
     Program::KvmExit,
 ];
-
-/// What one vCPU thread did in a window.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct VcpuProbe {
-    /// CPU time of the vCPU as the host counts it, in nanoseconds (`/proc/PID/task/TID/schedstat` of its thread; Xen).
-    pub cpu_time_ns: Availability<u64>,
-    /// Cycles, instructions, LLC references and LLC misses, scaled where the group had to share the PMU.
-    pub counters: CounterDelta,
-    /// CPU time on each CPU.
-    pub residency: Availability<Vec<CpuResidency>>,
-    /// Moves from one CPU to another.
-    pub migrations: Availability<u64>,
-    /// Those of them between cache domains.
-    pub domain_migrations: Availability<u64>,
-    /// Entries into guest mode (KVM).
-    pub guest_entries: Availability<u64>,
-    /// Time in guest mode (KVM), in nanoseconds.
-    pub guest_ns: Availability<u64>,
-    /// Exits by the processor's exit reason (KVM).
-    pub exits: Availability<BTreeMap<u32, u64>>,
-}
-
-impl VcpuProbe {
-    /// A vCPU of which nothing is known but why.
-    pub fn unavailable(reason: &str) -> Self {
-        let reason = || reason.to_owned();
-        Self {
-            cpu_time_ns: Availability::Unavailable(reason()),
-            counters: CounterDelta::unavailable(&reason()),
-            residency: Availability::Unavailable(reason()),
-            migrations: Availability::Unavailable(reason()),
-            domain_migrations: Availability::Unavailable(reason()),
-            guest_entries: Availability::Unavailable(reason()),
-            guest_ns: Availability::Unavailable(reason()),
-            exits: Availability::Unavailable(reason()),
-        }
-    }
-
-    /// LLC misses in the window.
-    pub fn llc_misses(&self) -> &Availability<f64> {
-        self.counters.count(CounterRole::LlcMisses)
-    }
-}
 
 /// What the host saw in one window.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -232,7 +184,7 @@ fn time_of(seen: &VcpuObservation) -> Availability<u64> {
 fn probe(cpu_time_ns: Availability<u64>, seen: VcpuObservation) -> VcpuProbe {
     VcpuProbe {
         cpu_time_ns,
-        counters: seen.counters,
+        counters: Some(seen.counters),
         residency: seen.residency,
         migrations: seen.migrations,
         domain_migrations: seen.domain_migrations,
@@ -264,6 +216,8 @@ fn cpu_time_ns(path: &Path) -> Result<u64, String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use huddle_model::observation::CpuResidency;
+    use huddle_model::rates::CounterDelta;
     use huddle_model::vm::{TaskId, VcpuId};
 
     use super::*;
@@ -315,12 +269,5 @@ mod tests {
         assert_eq!(time_of(&vcpu(None, on(&[Some(20), Some(30)]))).value(), Some(&50));
         assert_eq!(time_of(&vcpu(None, none())).reason(), Some("on one of several"));
         assert!(time_of(&vcpu(None, on(&[Some(20), None]))).reason().is_some());
-    }
-
-    #[test]
-    fn what_cannot_be_told_of_a_vcpu_has_its_reason_everywhere() {
-        let probe = VcpuProbe::unavailable("no PMU");
-        assert_eq!(probe.llc_misses().reason(), Some("no PMU"));
-        assert_eq!((probe.cpu_time_ns.value(), probe.migrations.reason()), (None, Some("no PMU")));
     }
 }

@@ -1,5 +1,5 @@
-//! Plain data and pure logic of huddle: ids, topology, the sharing matrix, plans, snapshots and the
-//! schema of recordings.
+//! Plain data and pure logic of huddle: ids, topology, the sharing matrix, plans, the
+//! updates that the loop tells, and the schema of recordings.
 //!
 //! Nothing here does I/O, reads a clock or uses unsafe code, so every decision huddle takes can be
 //! replayed from plain values. The way of the data is
@@ -11,17 +11,21 @@ pub mod availability;
 pub mod command;
 pub mod counters;
 pub mod cpuset;
+pub mod event;
 pub mod id;
 pub mod ksm;
 pub mod matrix;
-pub mod news;
 pub mod observation;
+pub mod pinning;
 pub mod plan;
 pub mod rates;
 pub mod rng;
 pub mod schema;
-pub mod snapshot;
 pub mod stats;
+pub mod summary;
+pub mod text;
 pub mod topology;
 pub mod trial;
+pub mod update;
+pub mod view;
 pub mod vm;

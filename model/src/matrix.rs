@@ -16,6 +16,8 @@
 
 mod file;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Uuid, VmId};
@@ -103,14 +105,22 @@ impl MatrixVm {
 }
 
 /// What every pair of VMs shares. Always square, finite, rates within 0 to 1, diagonals 0, names unique.
+///
+/// Its cells, 16 bytes or more for each pair, are shared between copies: a copy costs memory for the VMs only.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharingMatrix {
     method: Method,
     vms: Vec<MatrixVm>,
-    shared_frames: Option<Vec<Vec<u64>>>,
-    rate: Vec<Vec<f64>>,
+    cells: Arc<Cells>,
     duration_ms: Option<f64>,
     coverage: Option<f64>,
+}
+
+/// What there is for each pair, row by row.
+#[derive(Clone, Debug, PartialEq)]
+struct Cells {
+    shared_frames: Option<Vec<Vec<u64>>>,
+    rate: Vec<Vec<f64>>,
     rate_error: Option<Vec<Vec<f64>>>,
 }
 
@@ -142,11 +152,9 @@ impl SharingMatrix {
         Self {
             method,
             vms,
-            shared_frames: Some(symmetric),
-            rate,
+            cells: Arc::new(Cells { shared_frames: Some(symmetric), rate, rate_error: None }),
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
-            rate_error: None,
         }
     }
 
@@ -161,7 +169,7 @@ impl SharingMatrix {
         let error = |i: usize, j: usize| if i == j { 0.0 } else { errors[i][j] };
         let errors: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| error(i, j)).collect()).collect();
         assert!(errors.iter().flatten().all(|error| is_error(*error)), "an error is finite and not negative");
-        self.rate_error = Some(errors);
+        Arc::make_mut(&mut self.cells).rate_error = Some(errors);
         self
     }
 
@@ -169,22 +177,47 @@ impl SharingMatrix {
     #[must_use]
     pub fn weighted(&self, factor: impl Fn(usize, usize) -> f64) -> Self {
         let mut weighted = self.clone();
-        for (i, row) in weighted.rate.iter_mut().enumerate() {
+        let cells = Arc::make_mut(&mut weighted.cells);
+        for (i, row) in cells.rate.iter_mut().enumerate() {
             for (j, rate) in row.iter_mut().enumerate() {
                 *rate *= factor(i, j).clamp(0.0, 1.0);
             }
         }
-        for (i, row) in weighted.rate_error.iter_mut().flatten().enumerate() {
+        for (i, row) in cells.rate_error.iter_mut().flatten().enumerate() {
             for (j, error) in row.iter_mut().enumerate() {
                 *error *= factor(i, j).clamp(0.0, 1.0);
             }
         }
-        for (i, row) in weighted.shared_frames.iter_mut().flatten().enumerate() {
+        for (i, row) in cells.shared_frames.iter_mut().flatten().enumerate() {
             for (j, frames) in row.iter_mut().enumerate() {
                 *frames = (*frames as f64 * factor(i, j).clamp(0.0, 1.0)).round() as u64;
             }
         }
         weighted
+    }
+
+    /// Whether it equals `other` but for the time that measuring took.
+    pub fn same_sharing_as(&self, other: &Self) -> bool {
+        self.method == other.method
+            && self.coverage == other.coverage
+            && self.vms == other.vms
+            && (Arc::ptr_eq(&self.cells, &other.cells) || self.cells == other.cells)
+    }
+
+    /// This one with the cells of `before` where they are equal, so that they are in memory once.
+    #[must_use]
+    pub fn share_cells_with(mut self, before: &Self) -> Self {
+        if self.cells == before.cells {
+            self.cells = Arc::clone(&before.cells);
+        }
+        self
+    }
+
+    /// This one with another time that measuring took, in milliseconds.
+    #[must_use]
+    pub fn measured_in(mut self, duration_ms: Option<f64>) -> Self {
+        self.duration_ms = duration_ms;
+        self
     }
 
     /// How it was measured.
@@ -209,17 +242,17 @@ impl SharingMatrix {
 
     /// Distinct frames that VMs `i` and `j` share; `None` when a file gave rates only.
     pub fn shared_frames(&self, i: usize, j: usize) -> Option<u64> {
-        self.shared_frames.as_ref().map(|frames| frames[i][j])
+        self.cells.shared_frames.as_ref().map(|frames| frames[i][j])
     }
 
     /// Share (0 to 1) of VM `i`'s used frames that VM `j` maps too.
     pub fn rate(&self, i: usize, j: usize) -> f64 {
-        self.rate[i][j]
+        self.cells.rate[i][j]
     }
 
     /// Standard error of [`Self::rate`]; `None` where the matrix is not an estimate from a sample.
     pub fn rate_error(&self, i: usize, j: usize) -> Option<f64> {
-        self.rate_error.as_ref().map(|errors| errors[i][j])
+        self.cells.rate_error.as_ref().map(|errors| errors[i][j])
     }
 
     /// How long the measurement took, in milliseconds.

@@ -1,4 +1,4 @@
-//! Time of a frame at 200x60 with 256 VMs and 512 vCPUs: taking a snapshot over, and drawing each view
+//! Time of a frame at 200x60 with 256 VMs and 512 vCPUs: taking a round over, and drawing each view
 //! into the buffer. Prints medians, and their ratio to a baseline (writing every cell of the buffer
 //! once), which carries over between machines better than times do.
 //!
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 use huddle_model::plan::Policy;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::view::View;
 use huddle_testing::fixtures;
-use huddle_tui::{App, Charset, ColourMode, Options, View, draw};
+use huddle_tui::{App, Charset, ColourMode, Options, View as Tab, draw};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -27,18 +27,31 @@ const IDLE_LIMIT: f64 = 0.01;
 const ROUNDS: usize = 60;
 
 /// One of `rounds` as if it were the round with this number, two seconds after the one before.
-fn later(rounds: &[Arc<Snapshot>], round: u64) -> Arc<Snapshot> {
-    let mut snapshot = (*rounds[(round - 1) as usize % rounds.len()]).clone();
-    let shift_us = (round - snapshot.round) * 2_000_000;
-    snapshot.round = round;
-    snapshot.begin_unix_us += shift_us;
-    snapshot.end_unix_us += shift_us;
-    if let huddle_model::availability::Availability::Available(seen) = &mut snapshot.observation {
+fn later(rounds: &[View], round: u64) -> View {
+    let mut view = rounds[(round - 1) as usize % rounds.len()].clone();
+    let own = Arc::make_mut(&mut view.round);
+    let shift_us = (round - own.number) * 2_000_000;
+    own.number = round;
+    own.begin_unix_us += shift_us;
+    own.end_unix_us += shift_us;
+    if let huddle_model::availability::Availability::Available(seen) = &mut view.observation {
+        let seen = Arc::make_mut(seen);
         (seen.window, seen.round) = (round, round);
         seen.begin_unix_us += shift_us;
         seen.end_unix_us += shift_us;
     }
-    Arc::new(snapshot)
+    view
+}
+
+/// A copy that has nothing in common with the view, so that it is the last reader of its parts.
+fn apart(view: &View) -> View {
+    let mut view = view.clone();
+    let round = Arc::make_mut(&mut view.round);
+    if let huddle_model::availability::Availability::Available(matrix) = &mut round.matrix {
+        *matrix = Arc::new(matrix.weighted(|_, _| 1.0));
+    }
+    Arc::make_mut(&mut round.vms);
+    view
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -67,7 +80,7 @@ fn draw_into(terminal: &mut Terminal<TestBackend>, app: &App) {
 
 #[allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 fn main() -> ExitCode {
-    let rounds: Vec<Arc<Snapshot>> = (1..=8).map(|round| fixtures::compared(SCENE, round)).collect();
+    let rounds: Vec<View> = (1..=8).map(|round| fixtures::compared(SCENE, round)).collect();
     let options = Options {
         colour: ColourMode::TrueColour,
         charset: Charset::Unicode,
@@ -98,31 +111,30 @@ fn main() -> ExitCode {
     let mut busiest = Duration::ZERO;
     // Histories as long as they get, so that charts cost what they cost after hours.
     for round in 1..=900 {
-        app.on_snapshot(later(&rounds, round));
+        app.on_view(later(&rounds, round), 0);
     }
     let mut at = 900;
-    for view in View::ALL {
-        let key = KeyEvent::new(KeyCode::Char(view.digit()), KeyModifiers::NONE);
+    for tab in Tab::ALL {
+        let key = KeyEvent::new(KeyCode::Char(tab.digit()), KeyModifiers::NONE);
         app.on_event(Event::Key(key));
-        // Kept until after: that a snapshot is dropped is its owner's time, told below.
-        let kept: Vec<Arc<Snapshot>> =
-            (at + 1..=at + 5 + ROUNDS as u64).map(|round| later(&rounds, round)).collect();
+        // Kept until after: that a view is dropped is its owner's time, told below.
+        let kept: Vec<View> = (at + 1..=at + 5 + ROUNDS as u64).map(|round| later(&rounds, round)).collect();
         at += kept.len() as u64;
         let mut next = kept.iter();
         let full = measure(|| {
-            if let Some(snapshot) = next.next() {
-                app.on_snapshot(Arc::clone(snapshot));
+            if let Some(view) = next.next() {
+                app.on_view(view.clone(), 0);
             }
             draw_into(&mut terminal, &app);
         });
         busiest = busiest.max(full);
-        report(&format!("{}: new round and drawing", view.name()), full);
+        report(&format!("{}: new round and drawing", tab.name()), full);
         let drawing = measure(|| draw_into(&mut terminal, &app));
-        report(&format!("{}: drawing alone", view.name()), drawing);
+        report(&format!("{}: drawing alone", tab.name()), drawing);
     }
-    let mut copies: Vec<Snapshot> = (0..ROUNDS + 5).map(|_| (*rounds[0]).clone()).collect();
+    let mut copies: Vec<View> = (0..ROUNDS + 5).map(|_| apart(&rounds[0])).collect();
     let dropping = measure(|| drop(copies.pop()));
-    println!("dropping a snapshot, where this is its last reader: {dropping:?}");
+    println!("dropping a view, where this is its last reader: {dropping:?}");
     println!("at 1 Hz, a new round and a drawing a second: {:.2} % of a core", busiest.as_secs_f64() * 100.0);
     app.take_dirty();
     let idle = measure(|| {

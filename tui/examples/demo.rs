@@ -7,8 +7,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use huddle_model::event::{Event, EventKind};
 use huddle_model::plan::Policy;
-use huddle_model::snapshot::{Event, EventKind};
 use huddle_testing::fixtures;
 use huddle_tui::terminal::TerminalGuard;
 use huddle_tui::{Action, App, Charset, ColourEnv, ColourMode, LocaleEnv, Options, draw};
@@ -47,17 +47,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             app.on_tick();
             round += 1;
             let policy = if round / 10 % 2 == 0 { Policy::Paper } else { Policy::Opposed };
-            let mut snapshot = (*fixtures::snapshot(fixtures::Scene { policy, ..scene }, round)).clone();
-            snapshot.events.insert(
+            let mut view = fixtures::view(fixtures::Scene { policy, ..scene }, round);
+            let own = Arc::make_mut(&mut view.round);
+            own.events.insert(
                 0,
                 Event {
-                    at_unix_us: snapshot.begin_unix_us,
+                    at_unix_us: own.begin_unix_us,
                     kind: EventKind::Lifecycle,
                     vm: None,
                     message: format!("demonstration on made-up data, round {round}"),
                 },
             );
-            app.on_snapshot(Arc::new(snapshot));
+            view.events = Arc::new(own.events.clone());
+            app.on_view(view, 0);
             assert!(!(shall_panic && round > 2), "asked to panic");
         }
         if app.take_dirty() {

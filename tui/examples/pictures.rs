@@ -36,7 +36,7 @@ fn picture_of(scene: fixtures::Scene, keys: &str) -> Result<String, Box<dyn Erro
     };
     let mut app = App::new(options);
     for round in 1..=ROUNDS {
-        app.on_snapshot(fixtures::observed(scene, round));
+        app.on_view(fixtures::observed(scene, round), 0);
     }
     for key in keys.chars() {
         app.on_event(Event::Key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE)));

@@ -1,6 +1,6 @@
 //! The terminal of huddle: where VMs run, what they share, what KSM does, and why.
 //!
-//! [`App`] is pure state: it is given snapshots, terminal events and ticks, and answers with
+//! [`App`] is pure state: it is given updates, terminal events and ticks, and answers with
 //! [`Action`]s. [`draw`] renders it and changes nothing. Neither does I/O; [`terminal`] alone touches
 //! the real terminal. The event loop is the caller's:
 //!
@@ -37,6 +37,6 @@ mod view;
 pub use app::geometry::MINIMUM_SIZE;
 pub use app::keys::{Binding, Command, Key, KeyMap, KeysError, Scope};
 pub use app::scale::Scale;
-pub use app::{Action, App, Deed, Options, Replay, Source, Speed, Tone, View};
+pub use app::{Action, App, Capability, Options, Replay, Source, Speed, Tone, View};
 pub use colour::{Charset, ColourEnv, ColourMode, LocaleEnv, Palette, PaletteError};
 pub use view::{draw, render};

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use huddle_model::text::xml;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 use ratatui::text::Span;
@@ -146,7 +147,7 @@ impl Run {
              fill=\"{}\"{weight} xml:space=\"preserve\">{}</text>",
             y + BASELINE,
             hex(self.look.foreground),
-            escaped(&self.text)
+            xml(&self.text)
         );
     }
 }
@@ -190,22 +191,6 @@ fn rgb(colour: Color) -> Option<(u8, u8, u8)> {
 
 fn hex((red, green, blue): (u8, u8, u8)) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
-}
-
-/// XML 1.0 has no control characters, not even escaped ones.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            control if control.is_control() => out.push('?'),
-            '\u{fffe}' | '\u{ffff}' => out.push('?'),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! No size, snapshot, key or mouse event brings the program down.
+//! No size, view, update, key or mouse event brings the program down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, Mous
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::update::Update;
+use huddle_model::view::View;
 use huddle_testing::fixtures;
 use huddle_tui::{Action, App, Charset, ColourMode, Options, Replay, Source, Speed, draw};
 use proptest::prelude::*;
@@ -17,7 +18,8 @@ use ratatui::backend::TestBackend;
 #[derive(Clone, Debug)]
 enum Step {
     Event(Event),
-    Snapshot(Arc<Snapshot>),
+    View(View),
+    Updates(Vec<Update>),
     Tick,
     Source(Source),
     Report(usize),
@@ -59,7 +61,7 @@ fn size() -> impl Strategy<Value = (u16, u16)> {
 }
 
 /// Sound ones, ones with parts missing, ones that contradict themselves.
-fn a_snapshot() -> impl Strategy<Value = Arc<Snapshot>> {
+fn a_view() -> impl Strategy<Value = View> {
     let policy = prop::sample::select(Policy::ALL.to_vec());
     let scene =
         (0usize..40, 0u32..5, 1u32..12, 1u32..5, policy).prop_map(|(vms, vcpus, domains, cpus, policy)| {
@@ -69,45 +71,47 @@ fn a_snapshot() -> impl Strategy<Value = Arc<Snapshot>> {
         |(scene, rates, round, at, parts)| {
             // The planner wants every VM to have a vCPU; here one may have lost them since.
             let planned = fixtures::Scene { vcpus: scene.vcpus.max(1), ..scene };
-            let mut snapshot = (*match parts[4] {
-                0 => fixtures::snapshot(planned, round),
+            let mut view = match parts[4] {
+                0 => fixtures::view(planned, round),
                 1 => fixtures::observed(planned, round),
                 _ => fixtures::compared(planned, round),
-            })
-            .clone();
-            let nothing = fixtures::unavailable(round);
+            };
+            let nothing = fixtures::unavailable(round).round;
+            let own = Arc::make_mut(&mut view.round);
             if scene.vcpus == 0 {
-                snapshot.vms.iter_mut().for_each(|vm| vm.vcpus.clear());
+                Arc::make_mut(&mut own.vms).iter_mut().for_each(|vm| vm.vcpus.clear());
             }
             match parts[0] {
-                0 => snapshot.matrix = nothing.matrix.clone(),
-                1 => snapshot.matrix = Availability::Available(rates),
+                0 => own.matrix = nothing.matrix.clone(),
+                1 => own.matrix = Availability::Available(Arc::new(rates)),
                 _ => {}
             }
             if parts[1] == 0 {
-                snapshot.topology = nothing.topology.clone();
+                own.topology = nothing.topology.clone();
             }
             if parts[2] == 0 {
-                snapshot.plan = nothing.plan.clone();
+                own.plan = nothing.plan.clone();
             }
             if parts[3] == 0 {
-                snapshot.ksm = nothing.ksm.clone();
-            } else if let (1, Availability::Available(ksm)) = (parts[3], &mut snapshot.ksm) {
+                own.ksm = nothing.ksm.clone();
+            } else if let (1, Availability::Available(ksm)) = (parts[3], &mut own.ksm) {
                 (ksm.pages_sharing, ksm.full_scans) = (at, at);
                 ksm.general_profit_bytes = Some(i64::MIN);
                 ksm.smart_scan = None;
             }
             if parts[4] == 0 {
-                snapshot.pinned = nothing.pinned.clone();
+                own.pinning = nothing.pinning.clone();
+                view.pinning = nothing.pinning.clone();
             }
             if parts[5] == 0 {
-                snapshot.vms.clear();
-                (snapshot.begin_unix_us, snapshot.end_unix_us) = (at, at);
-                if let Availability::Available(seen) = &mut snapshot.observation {
+                own.vms = Arc::default();
+                (own.begin_unix_us, own.end_unix_us) = (at, at);
+                if let Availability::Available(seen) = &mut view.observation {
+                    let seen = Arc::make_mut(seen);
                     (seen.begin_unix_us, seen.end_unix_us, seen.window) = (at, at, at);
                 }
             }
-            Arc::new(snapshot)
+            view
         },
     )
 }
@@ -149,7 +153,10 @@ fn step() -> impl Strategy<Value = Step> {
         6 => key().prop_map(Step::Event),
         2 => mouse().prop_map(Step::Event),
         1 => size().prop_map(|(width, height)| Step::Event(Event::Resize(width, height))),
-        2 => a_snapshot().prop_map(Step::Snapshot),
+        2 => a_view().prop_map(Step::View),
+        2 => (a_view(), any::<bool>()).prop_map(|(view, has_round)| {
+            Step::Updates(view.updates_since(None).into_iter().skip(usize::from(!has_round)).collect())
+        }),
         1 => Just(Step::Tick),
         1 => source().prop_map(Step::Source),
         1 => (0usize..200).prop_map(Step::Report),
@@ -185,7 +192,8 @@ proptest! {
                         }
                     }
                 }
-                Step::Snapshot(snapshot) => app.on_snapshot(snapshot),
+                Step::View(view) => app.on_view(view, 0),
+                Step::Updates(updates) => app.on_updates(&updates),
                 Step::Tick => app.on_tick(),
                 Step::Source(source) => {
                     replayed = match &source {

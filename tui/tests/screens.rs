@@ -8,8 +8,8 @@ use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Policy;
 use huddle_model::rates::CounterDelta;
-use huddle_model::snapshot::Snapshot;
-use huddle_testing::fixtures::{SMALL, Scene, compared, observed, snapshot, unavailable};
+use huddle_model::view::View;
+use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 use huddle_tui::{App, Charset, ColourMode, Options, Palette, Replay, Source, draw, picture};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -32,16 +32,16 @@ fn render(app: &App, (width, height): (u16, u16)) -> String {
 }
 
 /// The screen after some rounds and keys.
-fn screen(size: (u16, u16), rounds: &[Arc<Snapshot>], pressed: &str) -> String {
+fn screen(size: (u16, u16), rounds: &[View], pressed: &str) -> String {
     let mut app = app(size, Charset::Ascii);
     for round in rounds {
-        app.on_snapshot(Arc::clone(round));
+        app.on_view(round.clone(), 0);
     }
     keys(&mut app, pressed);
     render(&app, size)
 }
 
-fn four_vms() -> Vec<Arc<Snapshot>> {
+fn four_vms() -> Vec<View> {
     (1..=4).map(|round| compared(SMALL, round)).collect()
 }
 
@@ -50,7 +50,7 @@ const VIEWS: [(&str, &str); 6] =
     [("1", "overview"), ("2m", "sharing"), ("3", "misses"), ("4", "compare"), ("5", "ksm"), ("6", "log")];
 
 /// Each view at each size.
-fn each_view(scene: &str, rounds: &[Arc<Snapshot>]) {
+fn each_view(scene: &str, rounds: &[View]) {
     for size in SIZES {
         for (key, view) in VIEWS {
             let name = format!("{view}_{scene}_{}x{}", size.0, size.1);
@@ -82,9 +82,10 @@ fn each_view_with_nothing_measured() {
 }
 
 /// Everything but hardware counters, as on a machine without a PMU.
-fn without_counters(round: u64) -> Arc<Snapshot> {
-    let mut snapshot = (*observed(SMALL, round)).clone();
-    if let Availability::Available(seen) = &mut snapshot.observation {
+fn without_counters(round: u64) -> View {
+    let mut view = observed(SMALL, round);
+    if let Availability::Available(seen) = &mut view.observation {
+        let seen = Arc::make_mut(seen);
         for vcpu in &mut seen.vcpus {
             vcpu.counters = CounterDelta::unavailable("this processor shows no PMU: a VM without vPMU");
         }
@@ -93,7 +94,7 @@ fn without_counters(round: u64) -> Arc<Snapshot> {
                 Availability::Unavailable("this processor shows no PMU: a VM without vPMU".into());
         }
     }
-    Arc::new(snapshot)
+    view
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn each_view_with_names_of_any_script() {
         for (key, view) in VIEWS {
             let mut app = app(size, Charset::Unicode);
             for round in &rounds {
-                app.on_snapshot(Arc::clone(round));
+                app.on_view(round.clone(), 0);
             }
             keys(&mut app, key);
             let name = format!("{view}_unicode_{}x{}", size.0, size.1);
@@ -120,22 +121,24 @@ fn each_view_with_names_of_any_script() {
 }
 
 /// Names in other scripts, of two columns a character, and with marks that combine.
-fn renamed(round: u64) -> Arc<Snapshot> {
+fn renamed(round: u64) -> View {
     let names = ["仮想機械一番", "машина-2", "e\u{301}te\u{301}", "ディスク蓄積装置管理用機械第四号"];
-    let mut snapshot = (*compared(SMALL, round)).clone();
-    let old: Vec<String> = snapshot.vms.iter().map(|vm| vm.name.clone()).collect();
+    let mut view = compared(SMALL, round);
+    let round = Arc::make_mut(&mut view.round);
+    let old: Vec<String> = round.vms.iter().map(|vm| vm.name.clone()).collect();
     let new = |name: &str| {
         old.iter().position(|known| known == name).map_or_else(|| name.to_owned(), |at| names[at].to_owned())
     };
-    for vm in &mut snapshot.vms {
+    for vm in Arc::make_mut(&mut round.vms) {
         vm.name = new(&vm.name);
     }
-    if let Availability::Available(plan) = &mut snapshot.plan {
-        for placed in &mut plan.placement {
+    if let Availability::Available(plan) = &mut round.plan {
+        for placed in &mut Arc::make_mut(plan).placement {
             placed.vm = new(&placed.vm);
         }
     }
-    if let Availability::Available(seen) = &mut snapshot.observation {
+    if let Availability::Available(seen) = &mut view.observation {
+        let seen = Arc::make_mut(seen);
         seen.vcpus.iter_mut().for_each(|vcpu| vcpu.vm = new(&vcpu.vm));
         seen.merging.iter_mut().for_each(|row| row.vm = new(&row.vm));
     }
@@ -144,9 +147,9 @@ fn renamed(round: u64) -> Arc<Snapshot> {
         let cells = names.map(|other| if other == name { "-" } else { "12.5" });
         csv += &format!("{name},{}\n", cells.join(","));
     }
-    snapshot.matrix =
-        Availability::Available(SharingMatrix::from_file_text(&csv).expect("a made-up matrix is square"));
-    Arc::new(snapshot)
+    let matrix = SharingMatrix::from_file_text(&csv).expect("a made-up matrix is square");
+    round.matrix = Availability::Available(Arc::new(matrix));
+    view
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn questions_choices_and_messages() {
     let refused = screen((80, 24), &[unavailable(1)], "a");
     assert!(refused.contains("there is no plan: without a sharing matrix"), "{refused}");
     let mut app = app((80, 24), Charset::Ascii);
-    app.on_snapshot(observed(SMALL, 1));
+    app.on_view(observed(SMALL, 1), 0);
     app.report("dry run", (0..30).map(|line| format!("line {line} of what would be done")).collect());
     keys(&mut app, "jj");
     insta::assert_snapshot!("report", render(&app, (80, 24)));
@@ -223,7 +226,7 @@ fn a_replay_shows_how_it_stands() {
         is_playing: true,
         ..Replay::default()
     }));
-    app.on_snapshot(compared(SMALL, 5));
+    app.on_view(compared(SMALL, 5), 0);
     insta::assert_snapshot!("replay", render(&app, (80, 24)));
 }
 
@@ -236,19 +239,23 @@ fn the_help_is_that_of_the_view() {
 fn unicode_and_a_held_picture() {
     let mut app = app((80, 24), Charset::Unicode);
     for round in four_vms() {
-        app.on_snapshot(round);
+        app.on_view(round, 0);
     }
     keys(&mut app, " ");
-    app.on_snapshot(snapshot(SMALL, 5));
+    app.on_view(view(SMALL, 5), 0);
     insta::assert_snapshot!("overview_unicode_paused", render(&app, (80, 24)));
+}
+
+fn with_matrix(csv: &str) -> View {
+    let mut view = view(SMALL, 1);
+    let matrix = SharingMatrix::from_file_text(csv).expect("it is well-formed");
+    Arc::make_mut(&mut view.round).matrix = Availability::Available(Arc::new(matrix));
+    view
 }
 
 #[test]
 fn rates_without_frames_never_read_as_zero_frames() {
-    let mut round = (*snapshot(SMALL, 1)).clone();
-    let csv = ",a,b\na,-,40\nb,20,-\n";
-    round.matrix = Availability::Available(SharingMatrix::from_file_text(csv).unwrap());
-    let rounds = [Arc::new(round)];
+    let rounds = [with_matrix(",a,b\na,-,40\nb,20,-\n")];
     let sharing = screen((80, 24), &rounds, "2");
     assert!(sharing.contains("frames n/a") && sharing.contains("40.0"), "{sharing}");
     let overview = screen((80, 24), &rounds, "1");
@@ -258,10 +265,8 @@ fn rates_without_frames_never_read_as_zero_frames() {
 #[test]
 fn names_of_any_script_fit_and_nothing_else_is_lost() {
     let csv = ",仮想機械一番,b\u{1b}[31m\n仮想機械一番,-,40\nb\u{1b}[31m,20,-\n";
-    let mut round = (*snapshot(SMALL, 1)).clone();
-    round.matrix = Availability::Available(SharingMatrix::from_file_text(csv).unwrap());
     let mut app = app((80, 24), Charset::Unicode);
-    app.on_snapshot(Arc::new(round));
+    app.on_view(with_matrix(csv), 0);
     keys(&mut app, "2");
     let screen = render(&app, (80, 24));
     // The backend shows a blank after each character of two columns.
@@ -281,7 +286,7 @@ fn the_picture_for_files_is_that_on_the_screen() {
         };
         let mut app = App::new(options);
         app.set_palette(palette);
-        app.on_snapshot(renamed(1));
+        app.on_view(renamed(1), 0);
         keys(&mut app, "2");
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         terminal.draw(|frame| draw(frame, &app)).unwrap();

@@ -226,8 +226,12 @@ impl Comparison {
     pub fn of_experiment(dir: &ExperimentDir, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let summary = dir.summary()?;
         let mut found = experiment::arms(&summary);
-        let invalid: Vec<u64> =
-            summary.blocks.iter().filter(|block| block.invalid.is_some()).map(|block| block.number).collect();
+        let invalid: Vec<u64> = summary
+            .blocks
+            .iter()
+            .filter(|block| block.invalid.is_some())
+            .map(|block| block.number as u64)
+            .collect();
         let timed = dir.timed();
         arms::add_latencies(&mut found, &timed, By::Arm, LatencyOf::Responses, &invalid)?;
         let told = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());

@@ -1,23 +1,23 @@
 //! Results of experiments: the directory that `cargo xtask experiment NAME --out DIR` writes.
 //!
-//! Its `summary.json` has the sharing matrices, what every guest did in every block, and the machine.
+//! Its `summary.json` ([`huddle_model::summary`]) has the sharing matrices, what every guest did in every
+//! block, and the machine. Experiments differ in what else they measure: further figures by arm are looked
+//! for in the rest of it.
 //! Raw response times, where an experiment takes them, are the table `responses` of the directory itself or
 //! of recordings beneath it; of its columns `arm`, `block`, `latency_us` and `failure` are read.
 
 mod blocks;
-mod result;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::Table;
+use huddle_model::summary::{ArmFigure, SUMMARY_FILE, Summary};
+use serde_json::Value;
 
 use crate::AnalysisError;
 use crate::run::RunDir;
 pub(crate) use blocks::arms;
-pub(crate) use result::{ArmFigure, Ratio, Summary};
-
-/// Name of a result's file within the directory of an experiment.
-pub(crate) const SUMMARY_FILE: &str = "summary.json";
 
 /// The directory of an experiment's result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,18 +63,26 @@ impl ExperimentDir {
     pub(crate) fn summary(&self) -> Result<Summary, AnalysisError> {
         let path = self.path.join(SUMMARY_FILE);
         let text = std::fs::read_to_string(&path).map_err(AnalysisError::read(&path))?;
-        Summary::from_json(&text).map_err(|message| AnalysisError::Experiment { path, message })
+        Summary::from_json(&text)
+            .map_err(|error| AnalysisError::Experiment { path, message: error.to_string() })
     }
+}
+
+/// Further figures by arm (`arms_time` and the like), by the name of their field.
+pub(crate) fn other_figures(summary: &Summary) -> BTreeMap<&str, BTreeMap<String, ArmFigure>> {
+    let figures = |value: &Value| serde_json::from_value(value.clone()).ok();
+    let of_arms = summary.own.iter().filter(|(name, _)| name.starts_with("arms_"));
+    of_arms.filter_map(|(name, value)| Some((name.as_str(), figures(value)?))).collect()
 }
 
 /// Whether the directory has a file that may be an experiment's result: one that says so, or that cannot
 /// be read as JSON and has to be reported. Other programs also write files of that name.
 pub(crate) fn is_experiment(dir: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(dir.join(SUMMARY_FILE)) else { return false };
-    match serde_json::from_str::<serde_json::Value>(&text) {
+    match serde_json::from_str::<Value>(&text) {
         Ok(value) => value
             .get("schema")
-            .and_then(serde_json::Value::as_str)
+            .and_then(Value::as_str)
             .is_some_and(|schema| schema.starts_with("huddle/summary/")),
         Err(_) => true,
     }

@@ -138,18 +138,7 @@ fn colour(place: usize) -> String {
 
 /// Text for XML and HTML; control characters, which XML forbids, are made visible.
 pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in crate::text::clean(text).chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    out
+    huddle_model::text::xml(&crate::text::clean(text))
 }
 
 /// The name with control characters made visible, and cut in the middle where it is too long to draw.

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::stats::Estimate;
+use huddle_model::summary::{ArmFigure, Ratio, Summary};
+use huddle_model::topology::DomainId;
 use serde_json::Value;
 
 use super::page::Page;
 use super::{arms, or_gap};
 use crate::compare::{Comparison, Measure, estimate_text};
-use crate::experiment::{ArmFigure, ExperimentDir, Ratio, Summary};
+use crate::experiment::{ExperimentDir, other_figures};
 use crate::figure::{Bar, bars, heatmap};
 use crate::text::{duration, figure, percent};
 
 pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary: &Summary) {
-    let host = summary.environment.get("hostname").and_then(Value::as_str).unwrap_or("an unnamed host");
+    let environment = summary.environment.as_ref();
+    let host = environment.and_then(|machine| machine.hostname.as_deref()).unwrap_or("an unnamed host");
     page.chapter(
         &format!("experiment{number}"),
         &format!("Experiment {} on {host}, guests: {}", summary.experiment, summary.guest),
@@ -44,7 +47,7 @@ pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary
         }
     }
     plans(page, summary);
-    environment(page, summary);
+    machine(page, summary);
 }
 
 /// The sharing matrices, the paper's tables 1 to 4.
@@ -115,7 +118,7 @@ fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Co
             .any(|arm| arm.values.get(&measure).is_some_and(|value| value.value().is_some()))
     };
     let main = (!shown(Measure::Throughput)).then_some(("arms", summary.arms.clone()));
-    let others = summary.other_figures().into_iter().filter(|(name, _)| match *name {
+    let others = other_figures(summary).into_iter().filter(|(name, _)| match *name {
         "arms_busy" => !shown(Measure::CpuTimeNs),
         "arms_host_busy" => !shown(Measure::HostCpuTimeNs),
         _ => true,
@@ -175,13 +178,12 @@ fn ratios(page: &mut Page, summary: &Summary) {
         .ratios
         .iter()
         .filter_map(|(name, ratio)| {
-            let Ratio { value, ci95, n } = ratio.as_ref()?;
+            let Ratio { value, ci95, n, .. } = ratio.as_ref()?;
             let interval = ci95.map_or_else(
                 || "too few blocks".to_owned(),
                 |[low, high]| format!("{} to {}", figure(low), figure(high)),
             );
-            let blocks = n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-            Some(vec![name.replace('_', " "), figure(*value), interval, blocks])
+            Some(vec![name.replace('_', " "), figure(*value), interval, n.to_string()])
         })
         .collect();
     if rows.is_empty() {
@@ -204,19 +206,19 @@ fn plans(page: &mut Page, summary: &Summary) {
         .plans
         .iter()
         .map(|(arm, plan)| {
-            let mut domains: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+            let mut domains: BTreeMap<DomainId, Vec<String>> = BTreeMap::new();
             for placed in &plan.placement {
                 domains.entry(placed.domain).or_default().push(format!("{}/{}", placed.vm, placed.vcpu));
             }
             let placed: Vec<String> = domains
                 .iter()
-                .map(|(domain, vcpus)| format!("domain {domain}: {}", vcpus.join(", ")))
+                .map(|(domain, vcpus)| format!("domain {}: {}", domain.0, vcpus.join(", ")))
                 .collect();
             let placed = if placed.is_empty() { "left to the kernel".to_owned() } else { placed.join("; ") };
             let frames = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
             vec![
                 arm.clone(),
-                plan.policy.clone(),
+                plan.policy.to_string(),
                 placed,
                 frames(plan.shared_within),
                 frames(plan.shared_total),
@@ -230,14 +232,15 @@ fn plans(page: &mut Page, summary: &Summary) {
     );
 }
 
-fn environment(page: &mut Page, summary: &Summary) {
+fn machine(page: &mut Page, summary: &Summary) {
     page.section("The machine");
-    if summary.environment.is_empty() {
+    let facts = summary.environment.as_ref().and_then(|machine| serde_json::to_value(machine).ok());
+    let Some(Value::Object(facts)) = facts else {
         page.gap("The result does not describe the machine.");
         return;
-    }
+    };
     let rows: Vec<Vec<String>> =
-        summary.environment.iter().map(|(name, value)| vec![name.replace('_', " "), plain(value)]).collect();
+        facts.iter().map(|(name, value)| vec![name.replace('_', " "), plain(value)]).collect();
     page.table("The machine before the experiment", &["fact", "value"], &rows);
 }
 

@@ -3,7 +3,8 @@
 use std::fmt::Display;
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{Environment, Manifest, utc_text};
+use huddle_model::schema::{Environment, Manifest};
+use huddle_model::text::{bytes, utc_text};
 
 use super::page::Page;
 
@@ -81,9 +82,7 @@ fn facts(page: &mut Page, manifest: &Manifest) {
     });
     let caches = manifest.caches.clone().map(|caches| {
         let told = caches.iter().filter(|cache| !cache.instruction_only).map(|cache| {
-            let size = cache
-                .size_bytes
-                .map_or_else(|| "size not known".to_owned(), |bytes| format!("{} KiB", bytes / 1024));
+            let size = cache.size_bytes.map_or_else(|| "size not known".to_owned(), bytes);
             format!("L{} of CPUs {}: {size}", cache.level, cache.cpus)
         });
         told.collect::<Vec<_>>().join("; ")

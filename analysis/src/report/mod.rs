@@ -12,6 +12,8 @@ mod run;
 use std::fs;
 use std::path::Path;
 
+use huddle_host::files;
+
 use crate::AnalysisError;
 use crate::experiment::ExperimentDir;
 use crate::figure::Figure;
@@ -103,21 +105,9 @@ impl Report {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), AnalysisError> {
-        let cannot = |error: std::io::Error| AnalysisError::Write {
-            path: path.to_owned(),
-            message: error.to_string(),
-        };
-        let name = path.file_name().ok_or_else(|| AnalysisError::Write {
-            path: path.to_owned(),
-            message: "it names no file".to_owned(),
-        })?;
-        let open = path.with_file_name(format!(".{}.tmp", name.to_string_lossy()));
-        let written = fs::write(&open, &self.html).and_then(|()| fs::rename(&open, path));
-        if written.is_err() {
-            // What is left of it is of no use; the first error is the one to report.
-            let _ = fs::remove_file(&open);
-        }
-        written.map_err(cannot)
+        files::replace_file(path, self.html.as_bytes(), files::FOR_ALL)
+            .map(drop)
+            .map_err(|error| AnalysisError::Write { path: path.to_owned(), message: error.to_string() })
     }
 
     /// Writes each figure to `dir/ID.svg`.

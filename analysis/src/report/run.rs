@@ -1,6 +1,6 @@
 //! The chapter of one recording.
 
-use huddle_model::schema::utc_text;
+use huddle_model::text::utc_text;
 
 use super::page::Page;
 use super::{data, host, or_gap};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use huddle_model::schema::utc_text;
+use huddle_model::text::utc_text;
 
 use super::RunSummary;
 use crate::text::{clean, duration, figure, lines, or_dash, percent, table, write_losses};

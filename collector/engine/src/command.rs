@@ -1,36 +1,39 @@
-//! Wishes of viewers, done between rounds.
+//! Commands of viewers, done between rounds.
 
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
+use huddle_model::event::EventKind;
+use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, Policy};
-use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
+use huddle_model::update::{Round, Step};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{DRY_RUN, Engine, Events};
+use super::{Engine, Events, decision_event, events_at};
 
-/// A wish, and where to say how it went: one sentence either way.
+/// A command, and where to answer how it went: one sentence either way.
 #[derive(Debug)]
 pub struct Request {
-    /// What is wanted.
+    /// What is to be done.
     pub command: LoopCommand,
-    /// Told once; nobody need be there to hear it.
+    /// Answered once; nobody need wait for it.
     pub reply: oneshot::Sender<Result<String, String>>,
 }
 
-/// Where wishes are sent to.
+/// Where commands are sent to.
 pub type Requests = mpsc::Sender<Request>;
 
 impl Engine {
-    /// Does what is wanted with what the last round found, and tells it as a round of its own: a placement
-    /// that changes is a new one in every recording. A trial that the wish is against is broken off first,
-    /// and its decision told with it.
+    /// Does a command with what the last round found, and tells it as a round of its own: a placement that
+    /// changes is a new one in every recording. A trial that the command is against is broken off first, and
+    /// its decision told with it.
     ///
     /// # Errors
     /// One sentence: what cannot be done and why. Nothing was changed then.
-    pub fn command(&mut self, command: &LoopCommand) -> Result<(Arc<Snapshot>, String), String> {
-        let last = self.memory.last.clone().ok_or("the first round is not done yet")?;
+    pub fn command(&mut self, command: &LoopCommand) -> Result<(Step, String), String> {
+        let view = self.memory.view.as_ref().ok_or("the first round is not done yet")?;
+        let last = Arc::clone(&view.round);
         let begin_unix_us = self.clock.now_unix_us();
         match command {
             LoopCommand::Apply => {
@@ -46,16 +49,16 @@ impl Engine {
             }
         }
         // A window holds one placement only, so it ends before anything is changed.
-        let observation = self.window(&last.vms, last.topology.value());
+        let observation = self.window(&last.vms, last.topology.value().map(|topology| &**topology));
         let mut events = Vec::new();
-        let (said, plan) = match command {
+        let (answer, plan) = match command {
             LoopCommand::Apply => {
                 self.apply = true;
-                let said = match self.trying {
+                let answer = match self.trying {
                     Some(_) => "what is planned is tried from the next round on, and stays if it is better",
                     None => "vCPUs are pinned as planned from now on",
                 };
-                (said.to_owned(), last.plan.clone())
+                (answer.to_owned(), last.plan.clone())
             }
             LoopCommand::SetPolicy(policy) => {
                 self.policy = *policy;
@@ -74,67 +77,65 @@ impl Engine {
                 return Err("recordings are not the engine's".into());
             }
         };
-        events.push((EventKind::Lifecycle, None, format!("asked by a viewer: {said}")));
-        let pinned = if self.apply {
-            self.pin_as_wanted(&last, &plan, &mut events)
-        } else {
-            Availability::Unavailable(DRY_RUN.into())
-        };
-        events.extend(self.decisions());
+        events.push((EventKind::Lifecycle, None, format!("asked by a viewer: {answer}")));
+        let pinning =
+            if self.apply { self.pin_as_wanted(&last, &plan, &mut events) } else { Pinning::DryRun };
+        let decisions = self.new_decisions();
+        events.extend(decisions.iter().map(decision_event));
         self.memory.round += 1;
         let end_unix_us = self.clock.now_unix_us();
-        let snapshot = Arc::new(Snapshot {
-            round: self.memory.round,
+        let round = Round {
+            number: self.memory.round,
             begin_unix_us,
             end_unix_us,
+            ksm: last.ksm.clone(),
+            topology: last.topology.clone(),
+            vms: Arc::clone(&last.vms),
+            matrix: last.matrix.clone(),
             plan,
-            pinned,
-            observation,
-            comparison: self.comparison(),
-            events: at(end_unix_us, events),
+            pinning,
+            events: events_at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
-            ..Snapshot::clone(&last)
-        });
-        self.memory.last = Some(Arc::clone(&snapshot));
-        Ok((snapshot, said))
+        };
+        Ok((self.tell_round(round, observation, decisions), answer))
     }
 
     /// What is to be pinned until the next round: the plan, or where placements are tried, what was kept of
     /// those before.
     fn pin_as_wanted(
         &mut self,
-        last: &Snapshot,
-        plan: &Availability<Plan>,
+        last: &Round,
+        plan: &Availability<Arc<Plan>>,
         events: &mut Events,
-    ) -> Availability<PinOutcome> {
+    ) -> Pinning {
         let wanted = match (&mut self.trying, plan) {
             (Some(trying), Availability::Available(plan)) => {
                 trying.planned(plan);
-                trying.next_to_pin(true).map(Availability::Available)
+                trying.next_to_pin(true).map(|plan| Availability::Available(Arc::new(plan)))
             }
             _ => None,
         };
-        self.pin(&last.vms, wanted.as_ref().unwrap_or(plan), events)
+        self.pin_and_tell(&last.vms, wanted.as_ref().unwrap_or(plan), events)
     }
 
     /// Breaks off a trial; whether placements are tried and pinned at all.
-    fn break_off(&mut self, wish: &str) -> bool {
+    fn break_off(&mut self, what: &str) -> bool {
         let at = self.moment();
         let Some(trying) = self.trying.as_mut().filter(|_| self.apply) else { return false };
-        trying.interrupt(at, wish);
+        trying.interrupt(at, what);
         true
     }
 
     fn change_policy(&mut self, policy: Policy) -> String {
-        let (at, wish) = (self.moment(), format!("policy {policy}"));
+        let (at, what) = (self.moment(), format!("policy {policy}"));
         match &mut self.trying {
             // In a dry run too: what was kept is not to come back with the next apply.
             Some(trying) if policy == Policy::None => {
-                trying.let_go(at, &wish);
+                trying.let_go(at, &what);
                 "every vCPU is left to the kernel from now on".to_owned()
             }
             Some(trying) if self.apply => {
-                trying.interrupt(at, &wish);
+                trying.interrupt(at, &what);
                 format!("planned by policy {policy} from now on, and tried before it stays")
             }
             _ => format!("planned by policy {policy} from now on"),
@@ -160,18 +161,13 @@ impl Engine {
     }
 
     /// The policy that is set now, on what the last round measured.
-    fn plan_anew(&mut self, last: &Snapshot) -> Availability<Plan> {
+    fn plan_anew(&mut self, last: &Round) -> Availability<Arc<Plan>> {
         match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
                 let basis = self.basis(&last.vms, matrix, topology);
-                Availability::Available(self.policy.plan(&basis.input(&self.limits)))
+                Availability::Available(Arc::new(self.policy.plan(&basis.input(&self.limits))))
             }
             _ => last.plan.clone(),
         }
     }
-}
-
-/// Events of a moment.
-fn at(at_unix_us: u64, events: Events) -> Vec<Event> {
-    events.into_iter().map(|(kind, vm, message)| Event { at_unix_us, kind, vm, message }).collect()
 }

@@ -1,10 +1,9 @@
-//! Drives rounds: when they happen, who hears of them, and how they end.
+//! Drives rounds: when they happen, who is told of them, and how they end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_model::snapshot::Snapshot;
-use tokio::sync::{mpsc, watch};
+use huddle_model::update::Step;
+use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -43,9 +42,8 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
 /// Does a round at once and then after every completed pass, and ends a window of observation every
 /// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
-/// everything back. In between it does what viewers ask for through `requests`. `keep` is given every snapshot
-/// (for the recorder) and must not block; each is then published on `publish`, where readers that are slow
-/// see the latest.
+/// everything back. In between it does what viewers ask for through `requests`. `tell` is given what each step
+/// tells, in order, and must not block.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
 ///
@@ -55,25 +53,20 @@ pub async fn run(
     mut engine: Engine,
     mut passes: Box<dyn PassTrigger>,
     stop: impl Future<Output = ()>,
-    keep: impl Fn(&Arc<Snapshot>),
-    publish: &watch::Sender<Option<Arc<Snapshot>>>,
+    tell: impl Fn(&Step),
     mut requests: mpsc::Receiver<Request>,
     options: RunOptions,
 ) -> Result<RunEnd, JoinError> {
     tokio::pin!(stop);
-    let tell = |snapshot: Arc<Snapshot>| {
-        keep(&snapshot);
-        publish.send_replace(Some(snapshot));
-    };
     let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
     windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut rounds, mut broken) = (0, None);
     loop {
         let began = Instant::now();
-        let (back, snapshot) = blocking(engine, Engine::round).await?;
+        let (back, step) = blocking(engine, Engine::round).await?;
         engine = back;
         rounds += 1;
-        tell(snapshot);
+        tell(&step);
         if options.rounds.is_some_and(|wanted| rounds >= wanted) {
             break;
         }
@@ -100,9 +93,9 @@ pub async fn run(
                         tracing::error!("{error}; no further round will follow");
                         failed = true;
                         let what = format!("passes of KSM are not told any more: {error}");
-                        let (back, snapshot) = blocking(engine, move |engine| engine.blinded(&what)).await?;
+                        let (back, step) = blocking(engine, move |engine| engine.lost_passes(&what)).await?;
                         engine = back;
-                        snapshot.into_iter().for_each(&tell);
+                        step.iter().for_each(&tell);
                         if options.rounds.is_some() {
                             broken = Some(error.to_string());
                             break None;
@@ -112,17 +105,17 @@ pub async fn run(
                 Some(Request { command, reply }) = requests.recv() => {
                     let (back, outcome) = blocking(engine, move |engine| engine.command(&command)).await?;
                     engine = back;
-                    let said = outcome.map(|(snapshot, said)| {
-                        tell(snapshot);
-                        said
+                    let answer = outcome.map(|(step, answer)| {
+                        tell(&step);
+                        answer
                     });
                     // Who asked may have gone meanwhile.
-                    let _ = reply.send(said);
+                    let _ = reply.send(answer);
                 }
                 _ = windows.tick() => {
-                    let (back, snapshot) = blocking(engine, Engine::observe).await?;
+                    let (back, step) = blocking(engine, Engine::observe).await?;
                     engine = back;
-                    snapshot.into_iter().for_each(&tell);
+                    step.iter().for_each(&tell);
                 }
             }
         };
@@ -130,8 +123,8 @@ pub async fn run(
         passes = trigger;
     }
     // What was seen since the last window is told before the end.
-    let (back, snapshot) = blocking(engine, Engine::observe).await?;
-    snapshot.into_iter().for_each(&tell);
+    let (back, step) = blocking(engine, Engine::observe).await?;
+    step.iter().for_each(&tell);
     let (_, undo) = blocking(back, Engine::undo).await?;
     Ok(RunEnd { rounds, broken, undo })
 }

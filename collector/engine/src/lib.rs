@@ -2,9 +2,10 @@
 //!
 //! [`Engine`] knows the stages as the traits of [`huddle_host::stages`], so a test runs the whole loop on fakes and
 //! a second hypervisor is a second set of implementations. One [`Engine::round`] is synchronous and
-//! blocking; [`run`] drives rounds off the async threads and publishes each [`Snapshot`] on a watch
-//! channel. A stage that fails makes its part of the snapshot unavailable, with the reason, and the
-//! loop goes on; only a failed undo is an error of its own.
+//! blocking, and gives what is new as a [`Step`] of updates; [`run`] drives rounds off the async threads and
+//! hands each step on, and a [`publish::Publisher`] gives it to whoever subscribes. A stage that fails makes
+//! its part of the round unavailable, with the reason, and the loop goes on; only a failed undo is an error
+//! of its own.
 
 pub mod attach;
 pub mod backend;
@@ -12,6 +13,7 @@ pub mod command;
 mod drive;
 mod events_sharing;
 mod host_stages;
+pub mod publish;
 mod trying;
 
 use std::collections::BTreeMap;
@@ -19,12 +21,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
+use huddle_model::event::{Event, EventKind};
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
+use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
-use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
-use huddle_model::trial::{Comparison, HostReading, Moment};
+use huddle_model::trial::{Comparison, Decision, HostReading, Moment, Phase};
+use huddle_model::update::{Round, Step, Update};
+use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 pub use drive::{RunEnd, RunOptions, run};
@@ -36,9 +41,6 @@ use huddle_host::numa;
 use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
 
 use huddle_host::pin::UndoReport;
-
-/// Why nothing is pinned in a dry run.
-pub const DRY_RUN: &str = "dry run: affinities are left as they are";
 
 /// What the BPF programs of the sharing stage are called together, in windows.
 const SHARING_PROGRAMS: &str = "sharing_events";
@@ -79,19 +81,19 @@ pub struct Memory {
     known: BTreeMap<(String, VmId), Option<Uuid>>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
-    /// What was published last: windows of observation are told with it.
-    last: Option<Arc<Snapshot>>,
+    /// What was told so far.
+    view: Option<View>,
 }
 
 impl Engine {
     /// One time through all stages. The window of observation that ends just before pinning is told with
     /// it, so that no window holds two placements.
-    pub fn round(&mut self) -> Arc<Snapshot> {
+    pub fn round(&mut self) -> Step {
         self.memory.round += 1;
         let begin_unix_us = self.clock.now_unix_us();
         let mut events = Vec::new();
 
-        let topology: Availability<_> = self.host.topology().into();
+        let topology = Availability::from(self.host.topology()).map(Arc::new);
         let (mut vms, vms_reason) = match self.vms.discover() {
             Ok(found) => {
                 events.extend(found.notes.into_iter().map(|note| (EventKind::VmVanished, None, note)));
@@ -116,7 +118,7 @@ impl Engine {
                         events.push((EventKind::VmVanished, Some(gone), vanished.reason));
                     }
                     events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
-                    Availability::Available(measured.matrix)
+                    Availability::Available(Arc::new(measured.matrix))
                 }
                 Err(error) => Availability::Unavailable(error.to_string()),
             },
@@ -134,8 +136,8 @@ impl Engine {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
             }
         };
-        let plan = basis.as_ref().map(|basis| self.policy.plan(&basis.input(&self.limits)));
-        let observation = self.window(&vms, topology.value());
+        let plan = basis.as_ref().map(|basis| Arc::new(self.policy.plan(&basis.input(&self.limits))));
+        let observation = self.window(&vms, topology.value().map(|topology| &**topology));
         let at = self.moment();
         let wanted = match (&mut self.trying, &basis, &plan) {
             (Some(trying), Availability::Available(basis), Availability::Available(plan)) => {
@@ -145,79 +147,94 @@ impl Engine {
             }
             _ => None,
         };
-        let to_pin = wanted.map_or_else(|| plan.clone(), Availability::Available);
-        let pinned = self.pin(&vms, &to_pin, &mut events);
-        events.extend(self.decisions());
+        let to_pin = wanted.map_or_else(|| plan.clone(), |plan| Availability::Available(Arc::new(plan)));
+        let pinning = self.pin_and_tell(&vms, &to_pin, &mut events);
+        let decisions = self.new_decisions();
+        events.extend(decisions.iter().map(decision_event));
 
         for (stage, reason) in [
             ("topology", topology.reason()),
             ("discovery", vms_reason.as_deref()),
             ("sharing", matrix.reason()),
-            ("pinning", pinned.reason().filter(|reason| *reason != DRY_RUN)),
+            ("pinning", pinning.failure()),
         ] {
-            let message = reason.map(|reason| format!("{stage} is unavailable: {reason}"));
-            events.extend(message.map(|message| (EventKind::StageFailed, None, message)));
+            events.extend(reason.map(|reason| unavailable_event(stage, reason)));
         }
         let end_unix_us = self.clock.now_unix_us();
-        let snapshot = Arc::new(Snapshot {
-            round: self.memory.round,
+        let round = Round {
+            number: self.memory.round,
             begin_unix_us,
             end_unix_us,
             ksm: self.host.ksm().into(),
             topology,
-            vms,
+            vms: Arc::new(vms),
             matrix,
             plan,
-            pinned,
-            observation,
-            comparison: self.comparison(),
-            events: events
-                .into_iter()
-                .map(|(kind, vm, message)| Event { at_unix_us: end_unix_us, kind, vm, message })
-                .collect(),
+            pinning,
+            events: events_at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
-        });
-        self.memory.last = Some(Arc::clone(&snapshot));
-        snapshot
+        };
+        self.tell_round(round, observation, decisions)
     }
 
-    /// Ends a window of observation: the last snapshot with what was seen since. `None` before the first
-    /// round, and where nothing is watched.
-    pub fn observe(&mut self) -> Option<Arc<Snapshot>> {
-        let last = self.memory.last.clone()?;
+    /// Ends a window of observation, and switches to another placement where a trial asks for it. `None`
+    /// before the first round, and where nothing is watched.
+    pub fn observe(&mut self) -> Option<Step> {
+        let View { round: last, pinning: before, .. } = self.memory.view.clone()?;
         self.observer.as_ref()?;
-        let observation = self.window(&last.vms, last.topology.value());
+        let observation = self.window(&last.vms, last.topology.value().map(|topology| &**topology));
+        let mut updates = vec![Update::Window(observation)];
+        let mut events = Vec::new();
         let to_pin = self.trying.as_mut().filter(|_| self.apply).and_then(|trying| trying.next_to_pin(false));
-        let mut news = Vec::new();
-        let pinned = match to_pin {
-            Some(plan) => self.pin(&last.vms, &Availability::Available(plan), &mut news),
-            None => last.pinned.clone(),
-        };
-        if let Some(reason) =
-            pinned.reason().filter(|reason| *reason != DRY_RUN && last.pinned.value().is_some())
-        {
-            news.push((EventKind::StageFailed, None, format!("pinning is unavailable: {reason}")));
+        if let Some(plan) = to_pin {
+            // That a trial switches is no event: the decision at its end is.
+            let (pinning, skipped) = self.pin(&last.vms, &Availability::Available(Arc::new(plan)));
+            events.extend(skipped);
+            let failure = pinning.failure().filter(|_| before.outcome().is_some());
+            events.extend(failure.map(|reason| unavailable_event("pinning", reason)));
+            updates.push(Update::Switch(pinning));
         }
-        // A switch within a trial is not told one by one: the decision at its end is.
-        news.retain(|(kind, ..)| *kind != EventKind::Pinned);
-        news.extend(self.decisions());
-        let at_unix_us = self.clock.now_unix_us();
-        let news = news.into_iter().map(|(kind, vm, message)| Event { at_unix_us, kind, vm, message });
-        let snapshot = Arc::new(Snapshot {
-            observation,
-            pinned,
-            comparison: self.comparison(),
-            events: last.events.iter().cloned().chain(news).collect(),
-            own_cpu_us: self.host.own_cpu_us().into(),
-            ..Snapshot::clone(&last)
-        });
-        self.memory.last = Some(Arc::clone(&snapshot));
-        Some(snapshot)
+        Some(self.tell(updates, events))
+    }
+
+    /// Tells a round, the window that ended in it, and what was decided in it.
+    fn tell_round(
+        &mut self,
+        round: Round,
+        observation: Availability<Arc<Observation>>,
+        decisions: Vec<Decision>,
+    ) -> Step {
+        let window = Update::Window(observation);
+        let mut updates = match &self.memory.view {
+            // The window ended before anything was placed anew.
+            Some(view) => {
+                vec![window, Update::Round(Arc::new(round.sharing_parts_with(&view.round)))]
+            }
+            None => vec![Update::Round(Arc::new(round)), window],
+        };
+        updates.extend(self.changed_comparison());
+        updates.extend(decisions.into_iter().map(Update::Decision));
+        self.remember(updates)
+    }
+
+    /// Tells what happened between rounds, with what was decided meanwhile.
+    fn tell(&mut self, mut updates: Vec<Update>, mut events: Events) -> Step {
+        let decisions = self.new_decisions();
+        events.extend(decisions.iter().map(decision_event));
+        updates.extend(self.changed_comparison());
+        updates.extend(events_at(self.clock.now_unix_us(), events).into_iter().map(Update::Event));
+        updates.extend(decisions.into_iter().map(Update::Decision));
+        self.remember(updates)
+    }
+
+    fn remember(&mut self, updates: Vec<Update>) -> Step {
+        View::follow(&mut self.memory.view, &updates);
+        updates.into()
     }
 
     /// What a plan is made from.
     fn basis<'a>(&mut self, vms: &[Vm], matrix: &'a SharingMatrix, topology: &'a Topology) -> Basis<'a> {
-        let seen = self.memory.last.as_ref().and_then(|last| last.observation.value());
+        let seen = self.memory.view.as_ref().and_then(|view| view.observation.value());
         let mut places: Vec<PlanVm> = Vec::new();
         for vm in vms {
             let place = PlanVm::of(vm, topology);
@@ -237,11 +254,11 @@ impl Engine {
 
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are
     /// watched.
-    fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Observation> {
+    fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Arc<Observation>> {
         let Some(observer) = &mut self.observer else {
             return Availability::Unavailable("no probes and no counters are set up".into());
         };
-        let placed_in = self.memory.last.as_ref().map_or(0, |last| last.round);
+        let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
         let sharing_cost = self.sharing.programs_cost();
         let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
         let seen = observer.observe(vms, topology).map(|mut seen| {
@@ -255,37 +272,31 @@ impl Engine {
             Observation { round: placed_in, ..seen }
         });
         let at = self.moment();
-        let Some(trying) = &mut self.trying else { return seen };
+        let Some(trying) = &mut self.trying else { return seen.map(Arc::new) };
         let host = HostReading {
             load_per_cpu: self.host.runnable_per_cpu().ok(),
             ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
         };
-        seen.map(|seen| trying.window(at, seen, host))
+        seen.map(|seen| Arc::new(trying.window(at, seen, host)))
     }
 
     /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
-    pub(crate) fn blinded(&mut self, what: &str) -> Option<Arc<Snapshot>> {
-        let last = self.memory.last.clone()?;
+    pub(crate) fn lost_passes(&mut self, what: &str) -> Option<Step> {
+        let last = Arc::clone(&self.memory.view.as_ref()?.round);
         let at = self.moment();
-        let mut news = vec![(EventKind::StageFailed, None, what.to_owned())];
-        let mut pinned = last.pinned.clone();
+        let mut events = vec![(EventKind::StageFailed, None, what.to_owned())];
+        let mut updates = Vec::new();
         if self.is_trying() {
             let to_pin = self.trying.as_mut().and_then(|trying| {
                 trying.broken_off(at, what);
                 trying.next_to_pin(false)
             });
             if let Some(plan) = to_pin {
-                pinned = self.pin(&last.vms, &Availability::Available(plan), &mut news);
+                let plan = Availability::Available(Arc::new(plan));
+                updates.push(Update::Switch(self.pin_and_tell(&last.vms, &plan, &mut events)));
             }
         }
-        news.extend(self.decisions());
-        let news =
-            news.into_iter().map(|(kind, vm, message)| Event { at_unix_us: at.unix_us, kind, vm, message });
-        let events = last.events.iter().cloned().chain(news).collect();
-        let comparison = self.comparison();
-        let snapshot = Arc::new(Snapshot { pinned, comparison, events, ..Snapshot::clone(&last) });
-        self.memory.last = Some(Arc::clone(&snapshot));
-        Some(snapshot)
+        Some(self.tell(updates, events))
     }
 
     fn moment(&self) -> Moment {
@@ -303,21 +314,35 @@ impl Engine {
     }
 
     fn comparison(&mut self) -> Availability<Comparison> {
-        match &mut self.trying {
-            // What was decided earlier stays told.
-            Some(trying) if !self.apply => match trying.comparison(Some(DRY_RUN)) {
-                comparison if comparison.decisions.is_empty() => Availability::Unavailable(comparison.phase),
-                comparison => Availability::Available(comparison),
-            },
-            Some(trying) => Availability::Available(trying.comparison(None)),
-            None => Availability::Unavailable("placements are not tried against each other (--trial)".into()),
+        let Some(trying) = &mut self.trying else {
+            return Availability::Unavailable("placements are not tried against each other (--trial)".into());
+        };
+        let comparison = trying.comparison();
+        if self.apply {
+            return Availability::Available(comparison);
+        }
+        let resting = Comparison { phase: Phase::DryRun, ..comparison };
+        // What was decided earlier stays told.
+        match trying.has_decided() {
+            true => Availability::Available(resting),
+            false => Availability::Unavailable(resting.phase.to_string()),
         }
     }
 
-    /// Decisions that are to be told.
-    fn decisions(&mut self) -> Events {
-        let lines = self.trying.as_mut().map(Trying::news).unwrap_or_default();
-        lines.into_iter().map(|line| (EventKind::Note, None, line)).collect()
+    /// How the trial stands, if that is not what was told last.
+    fn changed_comparison(&mut self) -> Option<Update> {
+        let now = self.comparison();
+        let is_told = match (&now, self.memory.view.as_ref().map(|view| &view.comparison)) {
+            (Availability::Available(now), Some(Availability::Available(told))) => *now == **told,
+            (Availability::Unavailable(now), Some(Availability::Unavailable(told))) => now == told,
+            _ => false,
+        };
+        (!is_told).then(|| Update::Comparison(now.map(Arc::new)))
+    }
+
+    /// Decisions that were not told yet.
+    fn new_decisions(&mut self) -> Vec<Decision> {
+        self.trying.as_mut().map(Trying::new_decisions).unwrap_or_default()
     }
 
     /// Takes back every change; `None` when nothing could change.
@@ -359,39 +384,43 @@ impl Engine {
         self.memory.known = now;
     }
 
-    fn pin(
-        &mut self,
-        vms: &[Vm],
-        plan: &Availability<Plan>,
-        events: &mut Events,
-    ) -> Availability<PinOutcome> {
+    /// Pins, and tells what was moved and who was passed over.
+    fn pin_and_tell(&mut self, vms: &[Vm], plan: &Availability<Arc<Plan>>, events: &mut Events) -> Pinning {
+        let (pinning, skipped) = self.pin(vms, plan);
+        events.extend(skipped);
+        if let (Some(outcome), Availability::Available(plan)) = (pinning.outcome(), plan)
+            && outcome.changed > 0
+        {
+            let message = format!(
+                "policy {}: {} vCPU threads moved, {} already in place",
+                plan.policy, outcome.changed, outcome.unchanged
+            );
+            events.push((EventKind::Pinned, None, message));
+        }
+        pinning
+    }
+
+    /// Pins, unless this is a dry run; with it those who were passed over.
+    fn pin(&mut self, vms: &[Vm], plan: &Availability<Arc<Plan>>) -> (Pinning, Events) {
         let Some(pinner) = self.pinner.as_mut().filter(|_| self.apply) else {
-            return Availability::Unavailable(DRY_RUN.into());
+            return (Pinning::DryRun, Vec::new());
         };
         let plan = match plan {
             Availability::Available(plan) => plan,
-            Availability::Unavailable(reason) => return Availability::Unavailable(reason.clone()),
+            Availability::Unavailable(reason) => return (Pinning::NoPlan(reason.clone()), Vec::new()),
         };
-        let pinned = match pinner.apply(vms, plan) {
+        let (pinning, skipped) = match pinner.apply(vms, plan) {
             Ok(report) => {
-                let outcome = report.outcome;
-                events.extend(report.notes.into_iter().map(|note| (EventKind::PinSkipped, None, note)));
-                if outcome.changed > 0 {
-                    let message = format!(
-                        "policy {}: {} vCPU threads moved, {} already in place",
-                        plan.policy, outcome.changed, outcome.unchanged
-                    );
-                    events.push((EventKind::Pinned, None, message));
-                }
-                Availability::Available(outcome)
+                let skipped = report.notes.into_iter().map(|note| (EventKind::PinSkipped, None, note));
+                (Pinning::Done(report.outcome), skipped.collect())
             }
-            Err(error) => Availability::Unavailable(error.to_string()),
+            Err(error) => (Pinning::Failed(error.to_string()), Vec::new()),
         };
         let at = self.moment();
         if let Some(trying) = &mut self.trying {
-            trying.pinned(at, &pinned);
+            trying.pinned(at, &pinning);
         }
-        pinned
+        (pinning, skipped)
     }
 }
 
@@ -414,8 +443,21 @@ impl Basis<'_> {
     }
 }
 
-/// Events of a round that have no time yet.
-type Events = Vec<(EventKind, Option<VmRef>, String)>;
+/// Events that have no time yet.
+type Events = Vec<EventNow>;
+type EventNow = (EventKind, Option<VmRef>, String);
+
+fn unavailable_event(stage: &str, reason: &str) -> EventNow {
+    (EventKind::StageFailed, None, format!("{stage} is unavailable: {reason}"))
+}
+
+fn decision_event(decision: &Decision) -> EventNow {
+    (EventKind::Note, None, decision.to_string())
+}
+
+fn events_at(at_unix_us: u64, events: Events) -> Vec<Event> {
+    events.into_iter().map(|(kind, vm, message)| Event { at_unix_us, kind, vm, message }).collect()
+}
 
 #[cfg(test)]
 use huddle_host::HostRoot;

@@ -9,11 +9,13 @@ use std::time::Duration;
 use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::pinning::PinOutcome;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{TaskId, Vcpu, VmmKind};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::command::Request;
+use super::publish::{Delivery, Publisher, Subscriber};
 use super::*;
 use huddle_host::discover::Discovery;
 use huddle_host::pin::PinReport;
@@ -176,8 +178,31 @@ fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engin
     }
 }
 
-fn nobody_asks() -> mpsc::Receiver<Request> {
+fn no_commands() -> mpsc::Receiver<Request> {
     mpsc::channel(1).1
+}
+
+/// The view after a round.
+fn round(engine: &mut Engine) -> View {
+    engine.round();
+    engine.memory.view.clone().unwrap()
+}
+
+/// The view after a command, and its answer.
+fn command(engine: &mut Engine, command: &LoopCommand) -> Result<(View, String), String> {
+    let (_, answer) = engine.command(command)?;
+    Ok((engine.memory.view.clone().unwrap(), answer))
+}
+
+/// Waits until what was told adds up to such a view.
+async fn seen(mut subscriber: Subscriber<Step>, is_such: impl Fn(&View) -> bool) {
+    let mut view = None;
+    while !view.as_ref().is_some_and(&is_such) {
+        match subscriber.next().await.unwrap() {
+            Delivery::View { view: whole, .. } => view = Some(*whole),
+            Delivery::Next(step) => View::follow(&mut view, &step[..]),
+        }
+    }
 }
 
 /// Numbers its windows and writes into the pinner's book when they end.
@@ -220,10 +245,10 @@ fn watched(pinner: &FakePinner, vms: Vec<Vm>) -> Engine {
 
 #[test]
 fn plans_know_what_the_last_window_saw() {
-    let snapshot = super::sample_observed::observed(3, 2);
-    let (topology, seen) = (snapshot.topology.value().unwrap(), snapshot.observation.value().unwrap());
+    let view = super::sample_observed::observed(3, 2);
+    let (topology, seen) = (view.round.topology.value().unwrap(), view.observation.value().unwrap());
     let place = |vm: &Vm| PlanVm::of(vm, topology).observed(vm, seen);
-    let first = place(&snapshot.vms[0]);
+    let first = place(&view.round.vms[0]);
     let run_ns: u64 = seen.vcpus.iter().filter(|vcpu| vcpu.vm == "vm0").flat_map(run_ns).sum();
     assert!(run_ns > 0);
     assert!(
@@ -238,8 +263,8 @@ fn plans_know_what_the_last_window_saw() {
     let limits = PlanLimits { load_per_cpu: Some(0.5), local_memory: Some(0.5), ..PlanLimits::default() };
     let pinner = FakePinner::default();
     let mut engine = Engine { limits, ..watched(&pinner, vec![vm("a", 1), vm("b", 2)]) };
-    let first = engine.round();
-    let reasons = &first.plan.value().unwrap().reasons;
+    let first = round(&mut engine);
+    let reasons = &first.round.plan.value().unwrap().reasons;
     assert!(reasons.iter().any(|reason| reason.contains("a: its CPU load is not known")), "{reasons:?}");
 }
 
@@ -252,14 +277,15 @@ fn a_window_ends_before_the_placement_changes_and_belongs_to_the_old_one() {
     let pinner = FakePinner::default();
     let mut engine = watched(&pinner, vec![vm("a", 1), vm("b", 2)]);
     assert!(engine.observe().is_none(), "before the first round there is nothing to watch");
-    assert_eq!(engine.round().observation.reason(), Some("the first"));
+    assert_eq!(round(&mut engine).observation.reason(), Some("the first"));
     let between = engine.observe().unwrap();
-    let seen = between.observation.value().unwrap();
-    assert_eq!((between.round, seen.round, seen.window), (1, 1, 1));
-    assert!(between.plan.value().is_some(), "the rest of the round is told again");
+    let [Update::Window(Availability::Available(seen))] = &between[..] else { panic!("{between:?}") };
+    assert_eq!((seen.round, seen.window), (1, 1), "the window and nothing else");
     let second = engine.round();
-    let seen = second.observation.value().unwrap();
-    assert_eq!((second.round, seen.round, seen.window), (2, 1, 2));
+    let [Update::Window(Availability::Available(seen)), Update::Round(round)] = &second[..] else {
+        panic!("{second:?}")
+    };
+    assert_eq!((round.number, seen.round, seen.window), (2, 1, 2));
     let book = ["observe 2", "apply 2 of 2", "observe 2", "observe 2", "apply 2 of 2"];
     assert_eq!(*pinner.0.lock().unwrap(), book);
 }
@@ -268,44 +294,41 @@ fn a_window_ends_before_the_placement_changes_and_belongs_to_the_old_one() {
 async fn windows_are_told_between_rounds_and_after_the_trigger_broke() {
     let pinner = FakePinner::default();
     let engine = watched(&pinner, vec![vm("a", 1)]);
-    let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
+    let publisher = Publisher::new(100);
     let told = Mutex::new(Vec::new());
-    let keep = |snapshot: &Arc<Snapshot>| {
-        told.lock().unwrap().push((snapshot.round, snapshot.observation.value().map(|seen| seen.window)));
+    let tell = |step: &Step| {
+        publisher.publish(step, Arc::clone(step));
+        let view = publisher.view().unwrap();
+        told.lock().unwrap().push((view.round.number, view.observation.value().map(|seen| seen.window)));
     };
-    let stop = async move {
-        let third = |seen: &Option<Arc<Snapshot>>| {
-            let observation = seen.as_ref().and_then(|seen| seen.observation.value());
-            observation.is_some_and(|seen| seen.window >= 3)
-        };
-        seen.wait_for(third).await.unwrap();
-    };
+    let stop =
+        seen(publisher.subscribe(), |view| view.observation.value().is_some_and(|seen| seen.window >= 3));
     let options =
         RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_millis(20) };
-    let end = run(engine, Box::new(Broken), stop, keep, &publish, nobody_asks(), options).await.unwrap();
+    let end = run(engine, Box::new(Broken), stop, tell, no_commands(), options).await.unwrap();
     assert_eq!(end.rounds, 1);
     // The second is the word that no pass will be told any more.
     let last = vec![(1, None), (1, None), (1, Some(1)), (1, Some(2)), (1, Some(3)), (1, Some(4))];
     assert_eq!(*told.lock().unwrap(), last, "the window that the stop cut short is told too");
 }
 
-fn kinds(snapshot: &Snapshot) -> Vec<(EventKind, Option<&str>)> {
-    snapshot.events.iter().map(|event| (event.kind, event.vm.as_ref().map(|vm| vm.name.as_str()))).collect()
+fn kinds(view: &View) -> Vec<(EventKind, Option<&str>)> {
+    view.events.iter().map(|event| (event.kind, event.vm.as_ref().map(|vm| vm.name.as_str()))).collect()
 }
 
 #[test]
 fn a_round_goes_through_all_stages() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)]), Ok(vec![vm("b", 2)])], &pinner);
-    let snapshot = engine.round();
-    assert_eq!(snapshot.plan.value().unwrap().shared_within, Some(0), "one vCPU a CPU: the pair is parted");
+    let view = round(&mut engine);
+    assert_eq!(view.round.plan.value().unwrap().shared_within, Some(0), "one vCPU a CPU: the pair is parted");
     assert_eq!(*pinner.0.lock().unwrap(), ["apply 2 of 2"]);
     assert_eq!(
-        kinds(&snapshot),
+        kinds(&view),
         [(EventKind::VmAppeared, Some("a")), (EventKind::VmAppeared, Some("b")), (EventKind::Pinned, None)]
     );
-    assert_eq!(snapshot.ksm.reason(), Some("no KSM here"));
-    assert!(kinds(&engine.round()).contains(&(EventKind::VmVanished, Some("a"))));
+    assert_eq!(view.round.ksm.reason(), Some("no KSM here"));
+    assert!(kinds(&round(&mut engine)).contains(&(EventKind::VmVanished, Some("a"))));
 }
 
 #[test]
@@ -313,9 +336,9 @@ fn a_vm_that_ends_during_the_scan_is_said_once_and_not_pinned() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
     engine.sharing = Box::new(FakeSharing { ends: Some("a") });
-    let snapshot = engine.round();
-    assert_eq!(snapshot.vms.len(), 1);
-    assert_eq!(kinds(&snapshot)[0], (EventKind::VmVanished, Some("a")));
+    let view = round(&mut engine);
+    assert_eq!(view.round.vms.len(), 1);
+    assert_eq!(kinds(&view)[0], (EventKind::VmVanished, Some("a")));
     assert_eq!(*pinner.0.lock().unwrap(), ["apply 1 of 1"]);
 }
 
@@ -323,13 +346,13 @@ fn a_vm_that_ends_during_the_scan_is_said_once_and_not_pinned() {
 fn a_stage_that_fails_makes_its_part_unavailable_and_the_loop_goes_on() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Err("proc is not mounted"), Ok(vec![vm("a", 1)]), Ok(Vec::new())], &pinner);
-    let failed = engine.round();
-    assert!(failed.matrix.reason().unwrap().contains("proc is not mounted"));
-    assert!(failed.plan.reason().unwrap().contains("proc is not mounted"));
+    let failed = round(&mut engine);
+    assert!(failed.round.matrix.reason().unwrap().contains("proc is not mounted"));
+    assert!(failed.round.plan.reason().unwrap().contains("proc is not mounted"));
     assert!(kinds(&failed).contains(&(EventKind::StageFailed, None)));
     assert!(pinner.0.lock().unwrap().is_empty(), "nothing is pinned without a plan");
-    assert!(engine.round().plan.value().is_some());
-    assert_eq!(engine.round().matrix.reason(), Some("no VM runs on this host"));
+    assert!(round(&mut engine).round.plan.value().is_some());
+    assert_eq!(round(&mut engine).round.matrix.reason(), Some("no VM runs on this host"));
 }
 
 #[test]
@@ -337,9 +360,9 @@ fn a_dry_run_pins_nothing_and_is_no_failure() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     engine.apply = false;
-    let snapshot = engine.round();
-    assert_eq!(snapshot.pinned.reason(), Some(DRY_RUN));
-    assert!(!kinds(&snapshot).contains(&(EventKind::StageFailed, None)));
+    let view = round(&mut engine);
+    assert_eq!(view.pinning, Pinning::DryRun);
+    assert!(!kinds(&view).contains(&(EventKind::StageFailed, None)));
     assert!(pinner.0.lock().unwrap().is_empty());
 }
 
@@ -347,20 +370,17 @@ fn a_dry_run_pins_nothing_and_is_no_failure() {
 async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let (publish, mut seen) = watch::channel::<Option<Arc<Snapshot>>>(None);
-    let kept = Mutex::new(0);
-    let stop = async move {
-        seen.wait_for(|snapshot| snapshot.as_ref().is_some_and(|snapshot| snapshot.round >= 4))
-            .await
-            .unwrap();
+    let publisher = Publisher::new(100);
+    let told = Mutex::new(0);
+    let tell = |step: &Step| {
+        *told.lock().unwrap() += 1;
+        publisher.publish(step, Arc::clone(step));
     };
+    let stop = seen(publisher.subscribe(), |view| view.round.number >= 4);
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-    let end =
-        run(engine, Box::new(Often), stop, |_| *kept.lock().unwrap() += 1, &publish, nobody_asks(), options)
-            .await
-            .unwrap();
+    let end = run(engine, Box::new(Often), stop, tell, no_commands(), options).await.unwrap();
     assert_eq!(end.rounds, 4);
-    assert_eq!(*kept.lock().unwrap(), 4);
+    assert_eq!(*told.lock().unwrap(), 4);
     let said = pinner.0.lock().unwrap();
     assert_eq!(said.iter().filter(|what| what.starts_with("apply")).count(), 4);
     assert_eq!(said.last().map(String::as_str), Some("undo"));
@@ -371,16 +391,13 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
 async fn passes_that_come_faster_than_the_interval_make_one_round() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let (publish, _seen) = watch::channel(None);
     let begin = std::time::Instant::now();
     let options = RunOptions {
         min_interval: Duration::from_millis(100),
         rounds: Some(4),
         window: Duration::from_secs(60),
     };
-    run(engine, Box::new(Often), std::future::pending(), |_| {}, &publish, nobody_asks(), options)
-        .await
-        .unwrap();
+    run(engine, Box::new(Often), std::future::pending(), |_| {}, no_commands(), options).await.unwrap();
     assert!(begin.elapsed() >= Duration::from_millis(300), "three intervals lie between four rounds");
 }
 
@@ -388,42 +405,56 @@ async fn passes_that_come_faster_than_the_interval_make_one_round() {
 async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let (publish, _seen) = watch::channel(None);
     let stop = tokio::time::sleep(Duration::from_millis(300));
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-    let end = run(engine, Box::new(Broken), stop, |_| {}, &publish, nobody_asks(), options).await.unwrap();
+    let end = run(engine, Box::new(Broken), stop, |_| {}, no_commands(), options).await.unwrap();
     assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
 }
 
 #[test]
-fn wishes_are_rounds_of_their_own() {
+fn commands_are_rounds_of_their_own() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
     assert!(engine.command(&LoopCommand::Apply).is_err(), "before the first round");
-    engine.round();
-    let (snapshot, said) = engine.command(&LoopCommand::SetPolicy(Policy::None)).unwrap();
-    assert!(said.contains("none") && snapshot.round == 2, "{said}");
-    assert_eq!(snapshot.plan.value().unwrap().policy, Policy::None);
-    let (snapshot, _) = engine.command(&LoopCommand::Restore).unwrap();
-    assert_eq!(snapshot.pinned.reason(), Some(DRY_RUN));
-    assert_eq!(engine.round().pinned.reason(), Some(DRY_RUN), "and it stays so");
-    let (snapshot, _) = engine.command(&LoopCommand::Apply).unwrap();
-    assert!(snapshot.pinned.value().is_some());
+    let first = round(&mut engine);
+    let (view, answer) = command(&mut engine, &LoopCommand::SetPolicy(Policy::None)).unwrap();
+    assert!(answer.contains("none") && view.round.number == 2, "{answer}");
+    assert_eq!(view.round.plan.value().unwrap().policy, Policy::None);
+    let matrix = |view: &View| view.round.matrix.value().map(Arc::clone).unwrap();
+    assert!(Arc::ptr_eq(&matrix(&view), &matrix(&first)), "nothing was measured");
+    let (view, _) = command(&mut engine, &LoopCommand::Restore).unwrap();
+    assert_eq!(view.pinning, Pinning::DryRun);
+    assert_eq!(round(&mut engine).pinning, Pinning::DryRun, "and it stays so");
+    let (view, _) = command(&mut engine, &LoopCommand::Apply).unwrap();
+    assert!(view.pinning.outcome().is_some());
     let book = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
     assert_eq!(*pinner.0.lock().unwrap(), book);
     engine.pinner = None;
     assert!(engine.command(&LoopCommand::Restore).unwrap_err().contains("--dry-run"));
 }
 
+#[test]
+fn rounds_that_change_nothing_share_what_they_found() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    let (first, second) = (round(&mut engine).round, round(&mut engine).round);
+    let is_one = |round: &Round, other: &Round| {
+        Arc::ptr_eq(round.topology.value().unwrap(), other.topology.value().unwrap())
+            && Arc::ptr_eq(round.matrix.value().unwrap(), other.matrix.value().unwrap())
+            && Arc::ptr_eq(round.plan.value().unwrap(), other.plan.value().unwrap())
+            && Arc::ptr_eq(&round.vms, &other.vms)
+    };
+    assert!(is_one(&first, &second), "{first:?} {second:?}");
+}
+
 #[tokio::test]
 async fn a_viewer_is_answered_while_the_loop_waits() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let (publish, _seen) = watch::channel(None);
-    let (asks, requests) = mpsc::channel(1);
+    let (commands, requests) = mpsc::channel(1);
     let (reply, answer) = oneshot::channel();
-    asks.send(Request { command: LoopCommand::DryRun, reply }).await.unwrap();
+    commands.send(Request { command: LoopCommand::DryRun, reply }).await.unwrap();
     let stop = async { assert!(answer.await.unwrap().unwrap().contains("nothing is pinned")) };
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-    run(engine, Box::new(Broken), stop, |_| {}, &publish, requests, options).await.unwrap();
+    run(engine, Box::new(Broken), stop, |_| {}, requests, options).await.unwrap();
 }

@@ -1,16 +1,16 @@
 //! The stage that tries placements: between the loop and the state machine of [`huddle_model::trial`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
+use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
-use huddle_model::snapshot::PinOutcome;
 use huddle_model::trial::{
-    Assignment, Cadence, CadenceLimits, Comparison, HostReading, Machine, Member, Moment, Objective,
-    RoundReading, TrialSettings,
+    Assignment, Cadence, CadenceLimits, Comparison, Decision, HostReading, Machine, Member, Moment,
+    Objective, RoundReading, TrialSettings,
 };
 use huddle_model::vm::Vm;
 
@@ -25,7 +25,7 @@ pub struct Trying {
     /// A window shorter than this is a fragment, which a round or a viewer cut off.
     least_window: Duration,
     /// The last plan: what a switched placement is made from.
-    plan: Option<Plan>,
+    plan: Option<Arc<Plan>>,
     /// What was pinned last; `None` when that went wrong, or was not all of it.
     in_force: Option<Assignment>,
     /// Decisions that were told.
@@ -87,7 +87,7 @@ impl Trying {
         round: u64,
         vms: &[Vm],
         input: PlanInput<'_>,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         is_dry: bool,
     ) {
         let (matrix, topology) = (input.matrix(), input.topology());
@@ -119,7 +119,7 @@ impl Trying {
         if let Some(change) = self.machine.sharing_change() {
             self.cadence.pass(change, self.moving_limit);
         }
-        self.plan = Some(plan.clone());
+        self.plan = Some(Arc::clone(plan));
     }
 
     /// The placement to pin; `None` when it is in force already, or nothing was planned yet. After a round
@@ -129,18 +129,18 @@ impl Trying {
         if !anew && self.in_force.as_ref() == Some(wanted) {
             return None;
         }
-        let plan = self.plan.clone()?;
+        let plan = self.plan.as_deref()?.clone();
         self.in_force = Some(wanted.clone());
         Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, ..plan })
     }
 
     /// How pinning what [`Trying::next_to_pin`] gave went. A placement that is not in force cannot be judged:
     /// a trial ends, and what is wanted then is pinned with the next window.
-    pub(super) fn pinned(&mut self, at: Moment, outcome: &Availability<PinOutcome>) {
-        let reason = match outcome {
-            Availability::Available(outcome) if outcome.skipped == 0 => return,
-            Availability::Available(outcome) => format!("{} vCPUs were passed over", outcome.skipped),
-            Availability::Unavailable(reason) => reason.clone(),
+    pub(super) fn pinned(&mut self, at: Moment, pinning: &Pinning) {
+        let reason = match pinning {
+            Pinning::Done(outcome) if outcome.skipped == 0 => return,
+            Pinning::Done(outcome) => format!("{} vCPUs were passed over", outcome.skipped),
+            other => other.reason().unwrap_or_default().to_owned(),
         };
         if self.machine.is_trying() {
             self.in_force = None;
@@ -153,14 +153,14 @@ impl Trying {
         self.machine.interrupt(at, why.to_owned());
     }
 
-    /// A viewer wants something else than the trial that runs: it is broken off.
-    pub(super) fn interrupt(&mut self, at: Moment, wish: &str) {
-        self.machine.interrupt(at, format!("a viewer asked for {wish}"));
+    /// A viewer asks for something else than the trial that runs: it is broken off.
+    pub(super) fn interrupt(&mut self, at: Moment, what: &str) {
+        self.machine.interrupt(at, format!("a viewer asked for {what}"));
     }
 
     /// A viewer wants vCPUs where they were before huddle came.
-    pub(super) fn let_go(&mut self, at: Moment, wish: &str) {
-        self.machine.let_go(at, format!("a viewer asked for {wish}"));
+    pub(super) fn let_go(&mut self, at: Moment, what: &str) {
+        self.machine.let_go(at, format!("a viewer asked for {what}"));
     }
 
     /// Nothing of ours is in force any more: somebody took it all back.
@@ -169,23 +169,24 @@ impl Trying {
     }
 
     /// The plan that placements are made from until the next round.
-    pub(super) fn planned(&mut self, plan: &Plan) {
-        self.plan = Some(plan.clone());
+    pub(super) fn planned(&mut self, plan: &Arc<Plan>) {
+        self.plan = Some(Arc::clone(plan));
     }
 
-    /// Decisions that were not told yet, one line each.
-    pub(super) fn news(&mut self) -> Vec<String> {
-        let new = self.machine.decisions()[self.told..].iter().map(ToString::to_string).collect();
+    /// Decisions that were not told yet.
+    pub(super) fn new_decisions(&mut self) -> Vec<Decision> {
+        let new = self.machine.decisions()[self.told..].to_vec();
         self.told = self.machine.decisions().len();
         new
     }
 
-    /// What the screen and the recording show; `resting` says why nothing is tried now, if so.
-    pub(super) fn comparison(&mut self, resting: Option<&str>) -> Comparison {
-        let comparison = self.machine.comparison();
-        match resting {
-            Some(why) => Comparison { phase: format!("nothing is tried: {why}"), ..comparison },
-            None => comparison,
-        }
+    /// Whether anything was decided so far.
+    pub(super) fn has_decided(&self) -> bool {
+        !self.machine.decisions().is_empty()
+    }
+
+    /// How the trial stands.
+    pub(super) fn comparison(&mut self) -> Comparison {
+        self.machine.comparison()
     }
 }

@@ -21,6 +21,11 @@ pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Now by the wall clock, in microseconds since the Unix epoch; 0 for a clock before it, which is broken.
+pub fn unix_us() -> i64 {
+    i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX)
+}
+
 /// CPU time this process has used so far, in microseconds.
 ///
 /// # Errors

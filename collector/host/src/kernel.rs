@@ -3,7 +3,9 @@
 //!
 //! A setting that this kernel does not have is an error for which [`HostError::is_gone`] is true.
 
-use super::{HostError, HostRoot, chosen, read_line, read_number, read_text};
+use huddle_model::text::chosen;
+
+use super::{HostError, HostRoot, read_line, read_number, read_text};
 
 /// The release, as `uname -r` has it: `6.18.44-cloud-amd64`.
 pub fn release(root: &HostRoot) -> Result<String, HostError> {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use huddle_model::ksm::KsmState;
+use huddle_model::text::chosen;
 
-use super::{HostError, HostRoot, chosen, optional, read_line, read_number, read_text};
+use super::{HostError, HostRoot, optional, read_line, read_number, read_text};
 
 /// KSM's counters and settings. Files that this kernel does not have are `None`.
 ///

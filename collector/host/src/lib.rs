@@ -5,11 +5,11 @@
 //! that changes the host goes through [`pin::journal`].
 
 pub mod cgroup;
-mod chosen;
 pub mod clock;
 pub mod cpufreq;
 pub mod cpuinfo;
 pub mod discover;
+pub mod files;
 pub mod huge_pages;
 pub mod kernel;
 pub mod ksm;
@@ -30,8 +30,6 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
 use procfs_core::FromRead;
-
-pub use chosen::chosen;
 
 /// Where a host's `/proc`, `/sys` and `/dev` are: the real ones, or a tree of fixtures.
 #[derive(Clone, Debug)]

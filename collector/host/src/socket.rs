@@ -1,14 +1,15 @@
-//! Unix sockets of other programs, which may hang: connecting without ever waiting, wherever the path leads, and
-//! reading and writing until a deadline.
+//! Unix sockets: connecting without ever waiting, wherever a path leads; reading and writing until a deadline; and
+//! making room for a new one.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect as connect_to, socket};
 
@@ -76,4 +77,86 @@ impl Write for Timed<'_> {
 /// Whether a read or write failed because its time was up.
 pub fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// How a socket is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// By a stream.
+    Stream,
+    /// By datagrams.
+    Datagram,
+}
+
+/// Why there is no room for a socket at a path.
+#[derive(Debug)]
+pub enum NoRoom {
+    /// Another program listens there.
+    Taken,
+    /// Something that is no socket is there.
+    NotASocket,
+    /// The system does not tell, or refuses.
+    Io(io::Error),
+}
+
+/// Removes the socket at `path` that a killed program left, so that a new one can be made there. One that
+/// somebody listens on, and whatever is no socket, is left alone.
+///
+/// # Errors
+/// There is no room: see [`NoRoom`].
+pub fn remove_stale(path: &Path, kind: SocketKind) -> Result<(), NoRoom> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(NoRoom::Io(error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(NoRoom::NotASocket);
+    }
+    let connected = match kind {
+        SocketKind::Stream => connect(path).map(drop),
+        SocketKind::Datagram => UnixDatagram::unbound().and_then(|socket| socket.connect(path)),
+    };
+    match connected {
+        // Without a listener it is refused whatever kind the socket was (net/unix/af_unix.c, unix_find_bsd).
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(NoRoom::Io)
+        }
+        // Of another kind, or with a full backlog: somebody listens.
+        Err(error)
+            if error.kind() == io::ErrorKind::WouldBlock
+                || error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) =>
+        {
+            Err(NoRoom::Taken)
+        }
+        Err(error) => Err(NoRoom::Io(error)),
+        Ok(()) => Err(NoRoom::Taken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_a_dead_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        for kind in [SocketKind::Stream, SocketKind::Datagram] {
+            assert!(remove_stale(&path, kind).is_ok(), "there is none");
+            let listener = UnixListener::bind(&path).unwrap();
+            assert!(matches!(remove_stale(&path, kind), Err(NoRoom::Taken)), "{kind:?}");
+            drop(listener);
+            assert!(path.exists() && remove_stale(&path, kind).is_ok() && !path.exists(), "{kind:?}");
+            let datagrams = UnixDatagram::bind(&path).unwrap();
+            assert!(matches!(remove_stale(&path, kind), Err(NoRoom::Taken)), "{kind:?}");
+            drop(datagrams);
+            assert!(remove_stale(&path, kind).is_ok() && !path.exists(), "{kind:?}");
+        }
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(remove_stale(&path, SocketKind::Stream), Err(NoRoom::NotASocket)));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
 }

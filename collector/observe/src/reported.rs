@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +24,8 @@ use huddle_model::observation::ReportObservation;
 use huddle_model::vm::Vm;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::stat::{Mode, fchmod};
+
+use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
 
 /// How long the end may have to wait for the reader.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -113,7 +114,11 @@ impl ReportSocket {
     /// When somebody listens there, something else is there, or it cannot be made.
     pub fn open(path: &Path) -> Result<Self, ReportError> {
         let failed = |source: io::Error| ReportError::Io { path: path.to_owned(), source };
-        make_room(path)?;
+        remove_stale(path, SocketKind::Datagram).map_err(|why| match why {
+            NoRoom::Taken => ReportError::Taken(path.to_owned()),
+            NoRoom::NotASocket => ReportError::NotASocket(path.to_owned()),
+            NoRoom::Io(source) => failed(source),
+        })?;
         let socket = bound(path).map_err(|errno| failed(errno.into()))?;
         socket.set_read_timeout(Some(LOOK_INTERVAL)).map_err(failed)?;
         let book = Arc::new(Mutex::new(Book::default()));
@@ -155,26 +160,6 @@ impl Drop for ReportSocket {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!("the socket {} could not be removed: {error}", self.path.display());
         }
-    }
-}
-
-/// Takes away what a killed run left.
-fn make_room(path: &Path) -> Result<(), ReportError> {
-    let failed = |source| ReportError::Io { path: path.to_owned(), source };
-    let found = match std::fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    if !found.file_type().is_socket() {
-        return Err(ReportError::NotASocket(path.to_owned()));
-    }
-    let asks = UnixDatagram::unbound().map_err(failed)?;
-    match asks.connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(failed)
-        }
-        _ => Err(ReportError::Taken(path.to_owned())),
     }
 }
 

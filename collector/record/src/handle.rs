@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use huddle_host::clock::unix_us;
 use huddle_model::availability::Availability;
-use huddle_model::news::{News, Taken};
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Rows, Table};
-use huddle_model::snapshot::Snapshot;
+use huddle_model::schema::{MANIFEST_FILE, Manifest, RowContext, Rows, Table};
+use huddle_model::update::{Step, Update};
+use huddle_model::view::View;
 
 use super::writer::RunWriter;
 use super::{RecordError, RecorderLimits};
@@ -27,17 +28,17 @@ pub struct RecorderHandle {
     sender: Option<SyncSender<Sent>>,
     thread: Option<JoinHandle<Result<RecordingSummary, RecordError>>>,
     shared: Arc<Shared>,
-    /// What was handed over so far, so that nothing is recorded twice.
-    taken: Mutex<Taken>,
+    /// In which round the next step is told.
+    context: Mutex<RowContext>,
 }
 
 /// How a recording goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordingStatus {
-    /// Snapshots handed to the encoder so far; those of the open segments are not yet safe.
-    pub snapshots_recorded: u64,
-    /// Snapshots dropped because the channel was full or recording had stopped.
-    pub snapshots_lost: u64,
+    /// Steps of the loop handed to the encoder so far; those of the open segments are not yet safe.
+    pub steps_recorded: u64,
+    /// Steps dropped because the channel was full or recording had stopped.
+    pub steps_lost: u64,
 }
 
 /// A finished recording.
@@ -47,25 +48,25 @@ pub struct RecordingSummary {
     pub dir: PathBuf,
     /// Its last manifest, with the counts of every table.
     pub manifest: Manifest,
-    /// Snapshots recorded and lost.
-    pub snapshots: RecordingStatus,
+    /// Steps recorded and lost.
+    pub steps: RecordingStatus,
 }
 
 /// What goes to the thread.
 #[derive(Debug)]
 enum Sent {
-    Snapshot(Arc<Snapshot>, News),
+    Step(RowContext, Step),
     Rows(Box<Rows>),
 }
 
 impl Sent {
-    fn is_snapshot(&self) -> bool {
-        matches!(self, Self::Snapshot(..))
+    fn is_step(&self) -> bool {
+        matches!(self, Self::Step(..))
     }
 
     fn rows(self) -> Rows {
         match self {
-            Self::Snapshot(snapshot, news) => news.rows(&snapshot),
+            Self::Step(mut context, step) => context.rows(&step[..]),
             Self::Rows(rows) => *rows,
         }
     }
@@ -76,7 +77,7 @@ impl Sent {
 struct Shared {
     recorded: AtomicU64,
     lost: AtomicU64,
-    /// Rows of the lost snapshots by position in [`Table::ALL`], until the thread counts them.
+    /// Rows of the lost steps by position in [`Table::ALL`], until the thread counts them.
     rows_lost: Mutex<Vec<u64>>,
     /// Why recording stopped.
     stopped: Mutex<Option<String>>,
@@ -101,21 +102,30 @@ impl Recorder {
             .name("huddle-record".to_owned())
             .spawn(move || record(dir_of_thread, writer, &receiver, &of_thread))
             .map_err(RecordError::file("start a thread to record to", dir))?;
-        let taken = Mutex::default();
-        Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared, taken })
+        let context = Mutex::default();
+        Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared, context })
     }
 }
 
 impl RecorderHandle {
-    /// Hands over what is new in a snapshot and never waits: where the writer cannot follow, the snapshot
-    /// is counted as lost, with its rows.
-    pub fn send(&self, snapshot: Arc<Snapshot>) {
-        let news = lock(&self.taken).take(&snapshot);
-        self.try_send(Sent::Snapshot(snapshot, news));
+    /// Hands over what a step of the loop tells and never waits: where the writer cannot follow, the step is
+    /// counted as lost, with its rows.
+    pub fn send(&self, step: Step) {
+        let mut context = lock(&self.context);
+        let before = context.clone();
+        context.follow(&step[..]);
+        self.try_send(Sent::Step(before, step));
     }
 
-    /// Hands over rows that do not come of snapshots, such as the responses that a load generator timed;
-    /// like [`RecorderHandle::send`] it never waits, and counts what is lost.
+    /// Hands over what there is already, where a recording begins in the middle: the last round, which the
+    /// windows that follow are of, and the decisions so far. Its windows before that are not recorded.
+    pub fn begin(&self, view: &View) {
+        let updates = view.updates_since(None).into_iter();
+        self.send(updates.filter(|update| !matches!(update, Update::Window(_))).collect());
+    }
+
+    /// Hands over rows that do not come of the loop's steps, such as the responses that a load generator
+    /// timed; like [`RecorderHandle::send`] it never waits, and counts what is lost.
     pub fn send_rows(&self, rows: Rows) {
         self.try_send(Sent::Rows(Box::new(rows)));
     }
@@ -164,13 +174,13 @@ impl Drop for RecorderHandle {
 impl Shared {
     fn status(&self) -> RecordingStatus {
         RecordingStatus {
-            snapshots_recorded: self.recorded.load(Ordering::Relaxed),
-            snapshots_lost: self.lost.load(Ordering::Relaxed),
+            steps_recorded: self.recorded.load(Ordering::Relaxed),
+            steps_lost: self.lost.load(Ordering::Relaxed),
         }
     }
 
     fn lose(&self, sent: Sent) {
-        self.lost.fetch_add(u64::from(sent.is_snapshot()), Ordering::Relaxed);
+        self.lost.fetch_add(u64::from(sent.is_step()), Ordering::Relaxed);
         let rows = sent.rows();
         let mut lost = lock(&self.rows_lost);
         lost.resize(Table::ALL.len(), 0);
@@ -204,7 +214,7 @@ fn record(
         match received {
             Ok(sent) => {
                 let counter = if writer.failure().is_none() { &shared.recorded } else { &shared.lost };
-                counter.fetch_add(u64::from(sent.is_snapshot()), Ordering::Relaxed);
+                counter.fetch_add(u64::from(sent.is_step()), Ordering::Relaxed);
                 writer.write(&sent.rows(), Instant::now());
             }
             Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
@@ -217,13 +227,8 @@ fn record(
     writer.finish(Instant::now(), unix_us());
     match writer.failure() {
         Some(error) => Err(RecordError::Stopped(error.to_string())),
-        None => Ok(RecordingSummary { dir, manifest: writer.manifest().clone(), snapshots: shared.status() }),
+        None => Ok(RecordingSummary { dir, manifest: writer.manifest().clone(), steps: shared.status() }),
     }
-}
-
-fn unix_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// No holder of these locks can leave half a change behind, so a poisoned one is as good as any.

@@ -7,7 +7,7 @@
 //! RUN/.reserve                                space for the last manifest when the disk is full
 //! RUN/vms/..  RUN/placements/..  RUN/counters/..  and so on: a table has a directory from its first row on
 //! ```
-//! The loop hands snapshots to a bounded channel and never waits: what does not fit is counted as
+//! The loop hands what each step tells to a bounded channel and never waits: what does not fit is counted as
 //! lost. One thread of its own encodes and writes. Directories are 0700 and files 0600, because what
 //! tenants share is theirs to know (shared pages are the surface of Flush+Reload).
 
@@ -39,4 +39,5 @@ pub use error::RecordError;
 pub use handle::{Recorder, RecorderHandle, RecordingStatus, RecordingSummary};
 pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, SegmentLimits};
 pub use manifest::{RunAbout, host_name, new_manifest};
+pub use segment::write_segment;
 pub use target::RecordTarget;

@@ -35,11 +35,11 @@ pub struct RecorderLimits {
     pub segment: SegmentLimits,
     /// What is kept.
     pub recording: RecordingLimits,
-    /// How many snapshots may wait for the writer.
+    /// How many steps of the loop may wait for the writer.
     pub queue: QueueLimit,
 }
 
-/// How many snapshots (at least 1) may wait for the writer before further ones are counted as lost.
+/// How many steps of the loop (at least 1) may wait for the writer before further ones are counted as lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimit(pub usize);
 

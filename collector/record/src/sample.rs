@@ -1,20 +1,40 @@
-//! Snapshots and manifests for tests; integration tests include this file by its path.
+//! Views of made-up rounds, and manifests, for tests; integration tests include this file by its path.
+
+use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
+use huddle_model::event::{Event, EventKind};
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{PlanInput, Policy};
 use huddle_model::schema::Manifest;
-use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::Topology;
+use huddle_model::update::{Round, Step};
+use huddle_model::view::View;
 use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Uuid, Vcpu, Vm, VmmKind};
 
 // The module that includes this file has these: this crate's tests, and integration tests of others.
 use super::{HostRoot, RunAbout, new_manifest};
 
-/// A round over `vms` VMs, of which the first two share; in odd rounds nothing could be pinned.
-pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
+/// The view after a round over `vms` VMs, of which the first two share; in odd rounds nothing was pinned.
+pub(crate) fn view(number: u64, vms: usize) -> View {
+    let mut view = View::new(Arc::new(round(number, vms)));
+    view.observation = Availability::Unavailable("nothing is observed here".into());
+    view.comparison = Availability::Unavailable("nothing is tried here".into());
+    view
+}
+
+/// What a loop with these views tells, step by step.
+#[allow(dead_code, reason = "not every test that includes this file records")]
+pub(crate) fn steps<'a>(views: impl IntoIterator<Item = &'a View>) -> Vec<Step> {
+    let mut before: Option<&View> = None;
+    let step = |view: &'a View| view.updates_since(before.replace(view)).into();
+    views.into_iter().map(step).collect()
+}
+
+fn round(round: u64, vms: usize) -> Round {
     let memory = MemoryUse { pages_resident: 1000 + round, frames_used: 800, ..Default::default() };
     let name = |i: usize| format!("vm{i}");
     let measured: Vec<MatrixVm> = (0..vms)
@@ -34,22 +54,20 @@ pub(crate) fn snapshot(round: u64, vms: usize) -> Snapshot {
     let topology = Topology::from_json(r#"{"domains":[{"id":0,"cpus":[0]},{"id":1,"cpus":[1]}]}"#).unwrap();
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
     let begin = 1_700_000_000_000_000 + round * 1_000_000;
-    Snapshot {
-        round,
+    Round {
+        number: round,
         begin_unix_us: begin,
         end_unix_us: begin + 1500,
         ksm: Availability::Available(KsmState { run: 1, full_scans: round, ..Default::default() }),
-        topology: Availability::Available(topology),
-        vms: (0..vms).map(|i| vm(i)).collect(),
-        matrix: Availability::Available(matrix),
-        plan: Availability::Available(plan),
-        pinned: if round % 2 == 1 {
-            Availability::Unavailable("dry run".into())
+        topology: Availability::Available(Arc::new(topology)),
+        vms: Arc::new((0..vms).map(vm).collect()),
+        matrix: Availability::Available(Arc::new(matrix)),
+        plan: Availability::Available(Arc::new(plan)),
+        pinning: if round % 2 == 1 {
+            Pinning::DryRun
         } else {
-            Availability::Available(PinOutcome { changed: 1, unchanged: 1, skipped: 0 })
+            Pinning::Done(PinOutcome { changed: 1, unchanged: 1, skipped: 0 })
         },
-        observation: Availability::Unavailable("nothing is observed here".into()),
-        comparison: Availability::Unavailable("nothing is tried here".into()),
         events: vec![Event {
             at_unix_us: begin + 10,
             kind: EventKind::Lifecycle,

@@ -1,9 +1,10 @@
-//! Snapshots with a window of counters, for tests; integration tests include this file by its path.
+//! Views with a window of counters, for tests; integration tests include this file by its path.
 //!
 //! Odd rounds run the arm `before`, even ones `paper`, two rounds a block. In `before` a VM has 10 misses
 //! per 1000 instructions, in `paper` 8, and each block has 1 % more of both than the one before it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::counters::{CounterRole, Counts, GroupReading};
@@ -13,10 +14,10 @@ use huddle_model::observation::{
 };
 use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{ResponseRow, Rows, VmColumns};
-use huddle_model::snapshot::Snapshot;
 use huddle_model::stats::Estimate;
 use huddle_model::topology::DomainId;
-use huddle_model::trial::{Arm, Comparison, Decision, Objective, Outcome};
+use huddle_model::trial::{Arm, Comparison, Decision, Objective, Outcome, Phase};
+use huddle_model::view::View;
 use huddle_model::vm::Vm;
 
 // The module that includes this file has it.
@@ -25,25 +26,26 @@ use super::sample;
 /// The arms, in the order of the rounds of a block.
 pub(super) const ARMS: [&str; 2] = ["before", "paper"];
 
-/// [`sample::snapshot`] with the window of the same number, and from round 4 on a decision.
-pub(crate) fn observed(round: u64, vms: usize) -> Snapshot {
-    let mut snapshot = sample::snapshot(round, vms);
-    let window = observation(&snapshot);
-    snapshot.observation = Availability::Available(window);
-    snapshot.comparison = Availability::Available(comparison(&snapshot, round >= 4));
-    snapshot
+/// [`sample::view`] with the window of the same number, and from round 4 on a decision.
+pub(crate) fn observed(round: u64, vms: usize) -> View {
+    let mut view = sample::view(round, vms);
+    view.observation = Availability::Available(Arc::new(observation(&view)));
+    view.comparison = Availability::Available(Arc::new(comparison(round)));
+    view.decisions = Arc::new(if round >= 4 { vec![decision()] } else { Vec::new() });
+    view
 }
 
-/// What a load generator timed in the window of `snapshot`: 20 requests to the first VM, of which the last
+/// What a load generator timed in the window of `view`: 20 requests to the first VM, of which the last
 /// timed out and the one before it was an error.
-pub(super) fn responses(snapshot: &Snapshot) -> Rows {
-    let (block, arm) = ((snapshot.round - 1) / 2, (snapshot.round - 1) % 2);
-    let of = VmColumns::from(&snapshot.vms[0]);
+pub(super) fn responses(view: &View) -> Rows {
+    let round = &view.round;
+    let (block, arm) = ((round.number - 1) / 2, (round.number - 1) % 2);
+    let of = VmColumns::from(&round.vms[0]);
     let response = |number: u64| ResponseRow {
-        at_us: (snapshot.begin_unix_us + 1000 * number) as i64,
-        window: snapshot.round,
-        round: snapshot.round,
-        vm: snapshot.vms[0].name.clone(),
+        at_us: (round.begin_unix_us + 1000 * number) as i64,
+        window: round.number,
+        round: round.number,
+        vm: round.vms[0].name.clone(),
         vm_kind: of.vm_kind,
         uuid: of.uuid,
         domid: of.domid,
@@ -68,10 +70,10 @@ pub(super) fn responses(snapshot: &Snapshot) -> Rows {
     Rows { responses: (0..20).map(response).collect(), ..Rows::default() }
 }
 
-fn observation(snapshot: &Snapshot) -> Observation {
-    let round = snapshot.round;
+fn observation(view: &View) -> Observation {
+    let (round, vms, begin_unix_us) = (view.round.number, &view.round.vms, view.round.begin_unix_us);
     let (block, arm) = ((round - 1) / 2, (round - 1) % 2);
-    let vcpus = snapshot.vms.iter().enumerate().flat_map(|(number, vm)| {
+    let vcpus = vms.iter().enumerate().flat_map(|(number, vm)| {
         vm.vcpus.iter().map(move |vcpu| VcpuObservation {
             vm: vm.name.clone(),
             vcpu: vcpu.index,
@@ -91,21 +93,21 @@ fn observation(snapshot: &Snapshot) -> Observation {
             exits: Availability::Available(BTreeMap::from([(1, 30), (12, 20)])),
         })
     });
-    let merging = snapshot.vms.iter().enumerate().map(|(number, vm)| MergeObservation {
+    let merging = vms.iter().enumerate().map(|(number, vm)| MergeObservation {
         vm: vm.name.clone(),
         id: vm.id,
         merged_now: Availability::Available(200),
         merges: Availability::Available(7),
         // Pages of the last VM are written to in the third block.
-        breaks: Availability::Available(u64::from(block == 2 && number + 1 == snapshot.vms.len())),
+        breaks: Availability::Available(u64::from(block == 2 && number + 1 == vms.len())),
         failed: Availability::Unavailable("not watched".into()),
     });
-    let reported = snapshot.vms.iter().take(2).enumerate().map(|(number, vm)| ReportObservation {
+    let reported = vms.iter().take(2).enumerate().map(|(number, vm)| ReportObservation {
         vm: vm.name.clone(),
         operations: 1000 + 150 * arm + 3 * block,
         latency_us: Some(5.0 + number as f64 - 0.8 * arm as f64 + 0.05 * block as f64),
     });
-    let occupancy = snapshot.vms.iter().map(|vm| OccupancyObservation {
+    let occupancy = vms.iter().map(|vm| OccupancyObservation {
         vm: vm.name.clone(),
         cache: 0,
         domain: Some(DomainId(0)),
@@ -116,10 +118,10 @@ fn observation(snapshot: &Snapshot) -> Observation {
     Observation {
         window: round,
         round,
-        vms: snapshot.vms.iter().map(Vm::reference).collect(),
+        vms: vms.iter().map(Vm::reference).collect(),
         trial: Some(TrialBlock { trial: 1, arm: ARMS[arm as usize].into(), block: block as u32 }),
-        begin_unix_us: snapshot.begin_unix_us,
-        end_unix_us: snapshot.begin_unix_us + 1_000_000,
+        begin_unix_us,
+        end_unix_us: begin_unix_us + 1_000_000,
         vcpus: vcpus.collect(),
         merging: merging.collect(),
         occupancy: Availability::Available(occupancy.collect()),
@@ -179,25 +181,28 @@ fn residency(cpu: u32, run_ns: u64) -> CpuResidency {
     }
 }
 
-fn comparison(snapshot: &Snapshot, is_decided: bool) -> Comparison {
+fn comparison(round: u64) -> Comparison {
     let arms = ARMS.iter().map(|name| Arm {
         name: (*name).into(),
         value: Availability::Unavailable("the trial has just begun".into()),
         blocks: Vec::new(),
     });
-    let decision = Decision {
+    Comparison {
+        objective: Objective::Mpki,
+        phase: Phase::Trial { block: round as u32, blocks: 12 },
+        arms: arms.collect(),
+    }
+}
+
+fn decision() -> Decision {
+    Decision {
         at_unix_us: 1_700_000_004_000_000,
         round: 4,
+        objective: Objective::Mpki,
         proposal: "paper: 2 VMs to one domain".into(),
         expected_change: Some(0.25),
         observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.15, 0.24]) }),
         outcome: Outcome::Kept,
         reason: "the misses fell".into(),
-    };
-    Comparison {
-        objective: Objective::Mpki,
-        phase: format!("round {}", snapshot.round),
-        arms: arms.collect(),
-        decisions: if is_decided { vec![decision] } else { Vec::new() },
     }
 }

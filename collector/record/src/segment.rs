@@ -1,8 +1,7 @@
-//! One segment file, from its temporary name to its final one, and writing files that are whole or not there.
+//! One segment file, from its temporary name to its final one.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::RecordError;
 use super::batch::{arrow_schema, batch};
+use huddle_host::files;
 
 /// A segment that is being written. Dropped without [`OpenSegment::close`], it removes its file, which
 /// nobody could read.
@@ -91,10 +91,9 @@ impl OpenSegment {
     pub(super) fn close(mut self) -> Result<ClosedSegment, RecordError> {
         let Some(writer) = self.writer.take() else { return Err(RecordError::Panicked) };
         let file = writer.into_inner().map_err(RecordError::parquet(&self.temporary))?;
-        file.sync_all().map_err(RecordError::file("sync", &self.temporary))?;
         let bytes = file.metadata().map_err(RecordError::file("look at", &self.temporary))?.len();
-        std::fs::rename(&self.temporary, &self.name).map_err(RecordError::file("rename", &self.temporary))?;
-        sync_parent(&self.name)?;
+        files::publish(&file, &self.temporary, &self.name)
+            .map_err(RecordError::file("sync and rename", &self.temporary))?;
         Ok(ClosedSegment { path: self.name.clone(), rows: self.rows, bytes })
     }
 }
@@ -106,26 +105,30 @@ impl Drop for OpenSegment {
     }
 }
 
+/// Writes a dataset of one segment, with the rows of all `groups`, beneath `dir`: a table that
+/// stands beside the result of a run instead of in a recording. Everybody may read it, as the result.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_segment<R: Row>(
+    dir: &Path,
+    table: Table,
+    groups: impl Iterator<Item = Vec<R>>,
+) -> Result<PathBuf, RecordError> {
+    let mut segment = OpenSegment::open(dir, table, 1, Instant::now())?;
+    groups.into_iter().try_for_each(|rows| segment.append(&rows))?;
+    let path = segment.close()?.path;
+    for (path, mode) in [(&*path, 0o644), (&*dir.join(table.name()), 0o755)] {
+        let readable = std::fs::set_permissions(path, Permissions::from_mode(mode));
+        readable.map_err(RecordError::file("let others read", path))?;
+    }
+    Ok(path)
+}
+
 /// Makes `dir` and its missing parents, for the owner alone.
 pub(super) fn make_private_dir(dir: &Path) -> Result<(), RecordError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(RecordError::file("make the directory", dir))
-}
-
-/// Replaces `path` by `content`: a reader sees the old file or the new one, never a part.
-pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), RecordError> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}.tmp"));
-    // Left by a failed attempt of this very recorder; the directory is its own.
-    let _ = std::fs::remove_file(&temporary);
-    let mut file = create_private(&temporary)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    if let Err(source) = written {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(RecordError::file("write", &temporary)(source));
-    }
-    std::fs::rename(&temporary, path).map_err(RecordError::file("rename", &temporary))?;
-    sync_parent(path)
 }
 
 /// Makes a file that occupies `bytes` on disk.
@@ -138,10 +141,4 @@ pub(super) fn reserve_space(path: &Path, bytes: i64) -> Result<(), RecordError> 
 fn create_private(path: &Path) -> Result<File, RecordError> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.map_err(RecordError::file("create", path))
-}
-
-/// A rename is on disk only when the directory is.
-fn sync_parent(path: &Path) -> Result<(), RecordError> {
-    let Some(dir) = path.parent() else { return Ok(()) };
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(RecordError::file("sync", dir))
 }

@@ -3,19 +3,16 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Rows, Table, TableVisitor, rows_of};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, RowContext, Rows, Table, TableVisitor, round_rows};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
 
-use huddle_model::news::Taken;
-
 use super::batch::{arrow_schema, batch};
-use super::sample::{manifest, snapshot};
+use super::sample::{manifest, steps, view};
 use super::sample_observed::{observed, responses};
 use super::writer::RunWriter;
 use super::*;
@@ -61,12 +58,15 @@ fn what_was_sent_is_read_back_with_its_nulls() {
     let run = dir.path().join("new/run");
     let recorder = Recorder::start(&run, manifest(), RecorderLimits::default()).unwrap();
     let sent = observed(4, 3);
-    recorder.send(Arc::new(sent.clone()));
+    recorder.send(sent.updates_since(None).into());
     recorder.send_rows(responses(&sent));
     let summary = recorder.finish().unwrap();
-    assert_eq!(summary.snapshots, RecordingStatus { snapshots_recorded: 1, snapshots_lost: 0 });
+    assert_eq!(summary.steps, RecordingStatus { steps_recorded: 1, steps_lost: 0 });
 
-    let rows = Rows { responses: responses(&sent).responses, ..Taken::default().take(&sent).rows(&sent) };
+    let rows = Rows {
+        responses: responses(&sent).responses,
+        ..RowContext::default().rows(&sent.updates_since(None))
+    };
     let mut expected = Expected(BTreeMap::new());
     let Ok(()) = rows.visit(&mut expected);
     for table in Table::ALL {
@@ -101,7 +101,7 @@ fn what_was_sent_is_read_back_with_its_nulls() {
 fn files_are_zstd_with_dictionaries_for_names() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap();
-    (1..20).for_each(|round| recorder.send(Arc::new(snapshot(round, 4))));
+    (1..20).for_each(|round| recorder.send(steps([&view(round, 4)]).remove(0)));
     recorder.finish().unwrap();
     let file = File::open(dir.path().join("sharing/segment-000001.parquet")).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
@@ -118,7 +118,7 @@ fn an_open_segment_has_no_final_name_and_full_ones_are_closed() {
     let dir = tempfile::tempdir().unwrap();
     let now = Instant::now();
     let mut writer = RunWriter::create(dir.path(), manifest(), limits(u64::MAX, HOUR)).unwrap();
-    writer.write(&rows_of(&snapshot(1, 3)), now);
+    writer.write(&round_rows(&view(1, 3).round), now);
     assert_eq!(files(dir.path(), Table::Sharing), [".segment-000001.parquet.tmp"]);
     assert_eq!(read_manifest(dir.path()).counts(Table::Sharing).rows_written, 0);
     assert_eq!(writer.next_deadline(), Some(now + HOUR));
@@ -132,7 +132,7 @@ fn an_open_segment_has_no_final_name_and_full_ones_are_closed() {
     assert_eq!((manifest.counts(Table::Sharing).rows_written, manifest.end_us), (6, None));
     assert_eq!(writer.next_deadline(), None);
 
-    writer.write(&rows_of(&snapshot(2, 3)), now + HOUR);
+    writer.write(&round_rows(&view(2, 3).round), now + HOUR);
     writer.finish(now + HOUR, 77);
     assert_eq!(files(dir.path(), Table::Sharing), ["segment-000001.parquet", "segment-000002.parquet"]);
     assert_eq!(read_manifest(dir.path()).end_us, Some(77));
@@ -144,7 +144,7 @@ fn segments_are_closed_by_size() {
     let now = Instant::now();
     let mut writer = RunWriter::create(dir.path(), manifest(), limits(20_000, HOUR)).unwrap();
     for round in 1..=60 {
-        writer.write(&rows_of(&snapshot(round, 20)), now);
+        writer.write(&round_rows(&view(round, 20).round), now);
     }
     writer.finish(now, 1);
     let names = files(dir.path(), Table::Sharing);
@@ -167,7 +167,7 @@ fn the_oldest_closed_segments_go_when_the_recording_is_too_large() {
     let mut writer = RunWriter::create(dir.path(), manifest(), all).unwrap();
     // Each round is a segment of every table.
     for round in 1..=60 {
-        writer.write(&rows_of(&snapshot(round, 24)), now);
+        writer.write(&round_rows(&view(round, 24).round), now);
     }
     writer.finish(now, 1);
     let manifest = read_manifest(dir.path());
@@ -196,8 +196,8 @@ fn old_segments_go_when_there_is_a_limit_of_age() {
     all.recording.max_age = Some(HOUR);
     let now = Instant::now();
     let mut writer = RunWriter::create(dir.path(), manifest(), all).unwrap();
-    writer.write(&rows_of(&snapshot(1, 2)), now);
-    writer.write(&rows_of(&snapshot(2, 2)), now + HOUR / 2);
+    writer.write(&round_rows(&view(1, 2).round), now);
+    writer.write(&round_rows(&view(2, 2).round), now + HOUR / 2);
     assert_eq!(writer.next_deadline(), Some(now + HOUR));
     writer.tick(now + HOUR);
     assert_eq!(files(dir.path(), Table::Ksm), ["segment-000002.parquet"]);
@@ -229,22 +229,22 @@ fn what_the_writer_cannot_follow_is_counted() {
     let all = RecorderLimits { queue: QueueLimit(1), ..limits(1, Duration::ZERO) };
     let recorder = Recorder::start(dir.path(), manifest(), all).unwrap();
     let sent = 50;
-    // Each snapshot costs the writer six synced files, and the sender nothing.
-    let shared: Vec<Arc<_>> = (1..=sent).map(|round| Arc::new(snapshot(round, 8))).collect();
-    shared.iter().for_each(|snapshot| recorder.send(Arc::clone(snapshot)));
+    // Each step costs the writer six synced files, and the sender nothing.
+    let views: Vec<_> = (1..=sent).map(|round| view(round, 8)).collect();
+    steps(&views).into_iter().for_each(|step| recorder.send(step));
     let summary = recorder.finish().unwrap();
-    let RecordingStatus { snapshots_recorded, snapshots_lost } = summary.snapshots;
-    assert_eq!(snapshots_recorded + snapshots_lost, sent);
-    assert!(snapshots_lost > 0);
+    let RecordingStatus { steps_recorded, steps_lost } = summary.steps;
+    assert_eq!(steps_recorded + steps_lost, sent);
+    assert!(steps_lost > 0);
     let counts = read_manifest(dir.path()).counts(Table::Sharing);
-    assert_eq!((counts.rows_written, counts.rows_lost), (snapshots_recorded * 56, snapshots_lost * 56));
+    assert_eq!((counts.rows_written, counts.rows_lost), (steps_recorded * 56, steps_lost * 56));
 }
 
 #[test]
 fn dropping_the_handle_closes_the_recording() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap();
-    recorder.send(Arc::new(snapshot(1, 2)));
+    recorder.send(steps([&view(1, 2)]).remove(0));
     drop(recorder);
     assert!(read_manifest(dir.path()).end_us.is_some());
     assert_eq!(files(dir.path(), Table::Vms), ["segment-000001.parquet"]);
@@ -252,11 +252,25 @@ fn dropping_the_handle_closes_the_recording() {
 
 /// Nothing to record is a recording too.
 #[test]
-fn a_run_without_a_snapshot_has_a_manifest_and_no_table() {
+fn a_run_without_a_step_has_a_manifest_and_no_table() {
     let dir = tempfile::tempdir().unwrap();
     let summary =
         Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap().finish().unwrap();
     assert_eq!(summary.manifest.tables.len(), Table::ALL.len());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    assert_eq!(rows_of(&snapshot(1, 0)).sharing, Rows::default().sharing);
+    assert_eq!(round_rows(&view(1, 0).round).sharing, Rows::default().sharing);
+}
+
+#[test]
+fn a_recording_that_begins_in_the_middle_holds_the_round_that_its_windows_are_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap();
+    let views: Vec<_> = (3..=5).map(|round| observed(round, 2)).collect();
+    recorder.begin(&views[0]);
+    steps(&views).into_iter().skip(1).for_each(|step| recorder.send(step));
+    let summary = recorder.finish().unwrap();
+    let written = |table| summary.manifest.counts(table).rows_written;
+    // Three rounds; and the windows of the two that ended since.
+    assert_eq!((written(Table::Decisions), written(Table::Windows), written(Table::Trials)), (3, 2, 1));
+    assert_eq!(written(Table::Sharing), 6);
 }

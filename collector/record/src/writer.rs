@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Rows, Table, TableVisitor};
 
-use super::segment::{ClosedSegment, OpenSegment, make_private_dir, replace_file, reserve_space};
+use super::segment::{ClosedSegment, OpenSegment, make_private_dir, reserve_space};
 use super::{RecordError, RecorderLimits};
+use huddle_host::files;
 
 /// Space kept so that a full disk can still be told in the last manifest.
 const RESERVE_FILE: &str = ".reserve";
@@ -215,7 +216,9 @@ impl RunWriter {
     }
 
     fn write_manifest(&mut self) -> Result<(), RecordError> {
-        replace_file(&self.dir.join(MANIFEST_FILE), self.manifest.to_json()?.as_bytes())?;
+        let path = self.dir.join(MANIFEST_FILE);
+        files::replace_file(&path, self.manifest.to_json()?.as_bytes(), files::FOR_OWNER)
+            .map_err(RecordError::file("replace", &path))?;
         self.manifest_is_old = false;
         Ok(())
     }

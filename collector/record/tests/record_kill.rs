@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
@@ -63,7 +62,7 @@ fn child(run: &Path) -> ExitCode {
     let recorder = Recorder::start(run, sample::manifest(), limits(Duration::from_millis(20))).unwrap();
     // An end for the case that nobody kills it.
     for round in 1..20_000 {
-        recorder.send(Arc::new(sample::snapshot(round, 4)));
+        recorder.send(sample::view(round, 4).updates_since(None).into());
         std::thread::sleep(Duration::from_millis(1));
     }
     ExitCode::FAILURE
@@ -164,7 +163,7 @@ fn full_disk() {
     // Each round is a segment of every table.
     let recorder = Recorder::start(&run, sample::manifest(), limits(Duration::ZERO)).unwrap();
     let rounds_sent = 60;
-    (1..=rounds_sent).for_each(|round| recorder.send(Arc::new(sample::snapshot(round, 16))));
+    (1..=rounds_sent).for_each(|round| recorder.send(sample::view(round, 16).updates_since(None).into()));
     let until = Instant::now() + Duration::from_secs(60);
     while recorder.status().value().is_some() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(10));
@@ -172,7 +171,7 @@ fn full_disk() {
     let Availability::Unavailable(reason) = recorder.status() else { panic!("{:?}", recorder.status()) };
     assert!(reason.contains("No space left on device") && reason.contains(run.to_str().unwrap()), "{reason}");
     // Whoever goes on sending does no harm.
-    recorder.send(Arc::new(sample::snapshot(rounds_sent + 1, 16)));
+    recorder.send(sample::view(rounds_sent + 1, 16).updates_since(None).into());
     let error = recorder.finish().unwrap_err();
     assert!(error.to_string().starts_with("recording stopped early: cannot"), "{error}");
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::doctor::examine;
 use anyhow::Context as _;
-use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Told};
+use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Sources};
 use huddle_engine::backend::{LoopChoice, Stages};
 use huddle_engine::command::{Request, Requests};
+use huddle_engine::publish::{Publisher, Subscriber};
 use huddle_engine::{Engine, Memory, RunEnd, RunOptions, Trying, run};
 use huddle_host::HostRoot;
 use huddle_host::clock::HostClock;
@@ -17,9 +18,10 @@ use huddle_host::stages::PassTrigger;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::schema::run_id;
-use huddle_model::snapshot::Snapshot;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::trial::Objective;
+use huddle_model::update::Step;
+use huddle_model::view::View;
 use huddle_observe::reported::ReportSocket;
 use huddle_record::{
     Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
@@ -102,14 +104,14 @@ impl Loop {
     }
 
     /// Runs until `stop`, recording if asked to; the recording is closed before this returns. Viewers are
-    /// served at the socket, and `outlets` are where it is watched and asked in this process.
+    /// served at the socket, and `channels` are where it is watched and commanded in this process.
     pub(crate) async fn run(
         self,
         stop: impl Future<Output = ()>,
-        outlets: Outlets,
+        channels: LoopChannels,
         options: RunOptions,
     ) -> Result<RunEnd, Failure> {
-        let Outlets { publish, recording, asks, mut asked } = outlets;
+        let LoopChannels { publisher, recording, commands, mut requests } = channels;
         let serving = self.server.map(|server| {
             let hello = Hello {
                 protocol: PROTOCOL.to_owned(),
@@ -117,24 +119,25 @@ impl Loop {
                 pid: std::process::id(),
                 can_pin: self.can_pin,
             };
-            let told = Told { snapshots: publish.subscribe(), recording: recording.subscribe() };
-            tokio::spawn(server.serve(hello, told, asks))
+            let sources = Sources { steps: publisher.subscribe(), recording: recording.subscribe() };
+            tokio::spawn(server.serve(hello, sources, commands))
         });
         let recorder = Mutex::new(self.recorder);
         recording.send_replace(self.records_into);
-        let keep = |snapshot: &Arc<Snapshot>| {
+        let tell = |step: &Step| {
             if let Some(recorder) = &*lock(&recorder) {
-                recorder.send(Arc::clone(snapshot));
+                recorder.send(Arc::clone(step));
             }
+            publisher.publish(step, Arc::clone(step));
         };
-        let (to_engine, requests) = mpsc::channel(1);
-        // Wishes that concern the recording are done here, the others are the engine's.
+        let (to_engine, of_engine) = mpsc::channel(1);
+        // Commands that concern the recording are done here, the others are the engine's.
         let route = async {
-            while let Some(Request { command, reply }) = asked.recv().await {
-                let said = match command {
+            while let Some(Request { command, reply }) = requests.recv().await {
+                let answer = match command {
                     LoopCommand::StartRecording { dir } => {
                         let dir = PathBuf::from(dir);
-                        start(&recorder, &self.recordings, &dir)
+                        start(&recorder, &self.recordings, &dir, publisher.view())
                             .inspect(|_| _ = recording.send_replace(Some(dir)))
                     }
                     LoopCommand::StopRecording => {
@@ -146,12 +149,12 @@ impl Loop {
                         continue;
                     }
                 };
-                let _ = reply.send(said);
+                let _ = reply.send(answer);
             }
             std::future::pending::<()>().await;
         };
         let end = tokio::select! {
-            end = run(self.engine, self.passes, stop, keep, &publish, requests, options) => end,
+            end = run(self.engine, self.passes, stop, tell, of_engine, options) => end,
             () = route => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {
@@ -169,40 +172,53 @@ impl Loop {
     }
 }
 
-/// Where a loop is watched and asked; what was published last is forgotten with it.
-pub(crate) struct Outlets {
-    publish: watch::Sender<Option<Arc<Snapshot>>>,
+/// Steps that somebody in this process may be behind before a whole view is shown instead.
+const MOST_BEHIND: usize = 64;
+
+/// The loop's ends of the channels to whoever watches and commands it in this process.
+pub(crate) struct LoopChannels {
+    publisher: Publisher<Step>,
     recording: watch::Sender<Option<PathBuf>>,
-    asks: Requests,
-    asked: mpsc::Receiver<Request>,
+    commands: Requests,
+    requests: mpsc::Receiver<Request>,
 }
 
-/// The other end of [`Outlets`].
-pub(crate) struct Inlets {
-    pub(crate) told: Told,
-    pub(crate) asks: Requests,
+/// The other ends of [`LoopChannels`].
+pub(crate) struct ViewerChannels {
+    /// What the loop tells.
+    pub(crate) steps: Subscriber<Step>,
+    /// Where it records now.
+    pub(crate) recording: watch::Receiver<Option<PathBuf>>,
+    /// Takes commands.
+    pub(crate) commands: Requests,
 }
 
 /// A pair that belongs together.
-pub(crate) fn outlets() -> (Outlets, Inlets) {
-    let (publish, snapshots) = watch::channel(None);
+pub(crate) fn channels() -> (LoopChannels, ViewerChannels) {
+    let publisher = Publisher::new(MOST_BEHIND);
     let (recording, recorded) = watch::channel(None);
-    let (asks, asked) = mpsc::channel(8);
-    let inlets = Inlets { told: Told { snapshots, recording: recorded }, asks: asks.clone() };
-    (Outlets { publish, recording, asks, asked }, inlets)
+    let (commands, requests) = mpsc::channel(8);
+    let viewer =
+        ViewerChannels { steps: publisher.subscribe(), recording: recorded, commands: commands.clone() };
+    (LoopChannels { publisher, recording, commands, requests }, viewer)
 }
 
-/// Begins a recording, on a viewer's command.
+/// Begins a recording, on a viewer's command, with what there is to see already.
 fn start(
     recorder: &Mutex<Option<RecorderHandle>>,
     recordings: &Recordings,
     dir: &Path,
+    view: Option<View>,
 ) -> Result<String, String> {
     let mut recorder = lock(recorder);
     if recorder.is_some() {
         return Err("a recording is running; stop it first".into());
     }
-    *recorder = Some(recordings.start(dir).map_err(|failure| failure.to_string())?);
+    let begun = recordings.start(dir).map_err(|failure| failure.to_string())?;
+    if let Some(view) = view {
+        begun.begin(&view);
+    }
+    *recorder = Some(begun);
     Ok(format!("recording into {}", dir.display()))
 }
 
@@ -211,7 +227,7 @@ fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
     let running = lock(recorder).take().ok_or("no recording is running")?;
     let summary = running.finish().map_err(|error| error.to_string())?;
     say_recorded(&summary);
-    Ok(format!("recorded {} snapshots in {}", summary.snapshots.snapshots_recorded, summary.dir.display()))
+    Ok(format!("recorded {} steps of the loop in {}", summary.steps.steps_recorded, summary.dir.display()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -312,10 +328,10 @@ impl Recordings {
 }
 
 fn say_recorded(summary: &RecordingSummary) {
-    let RecordingStatus { snapshots_recorded, snapshots_lost } = summary.snapshots;
-    tracing::info!("recorded {snapshots_recorded} snapshots in {}", summary.dir.display());
-    if snapshots_lost > 0 {
-        tracing::warn!("{snapshots_lost} snapshots were lost: the disk was too slow");
+    let RecordingStatus { steps_recorded, steps_lost } = summary.steps;
+    tracing::info!("recorded {steps_recorded} steps of the loop in {}", summary.dir.display());
+    if steps_lost > 0 {
+        tracing::warn!("{steps_lost} steps of the loop were lost: the disk was too slow");
     }
 }
 

@@ -40,29 +40,3 @@ pub(crate) fn print_table(table: &Table) -> Result<(), Failure> {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(serde_json::to_string(value).map_err(Failure::failed)?)
 }
-
-/// A number of bytes with its binary unit.
-pub(crate) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = usize::from(value.fract() > 0.05 && value < 100.0);
-    format!("{value:.digits$} {}", UNITS[unit])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn bytes_have_units() {
-        assert_eq!(
-            [0, 1023, 1536, 20 << 20, 1 << 40].map(bytes),
-            ["0 B", "1023 B", "1.5 KiB", "20 MiB", "1 TiB"]
-        );
-    }
-}

@@ -1,7 +1,9 @@
 //! Settings of the kernel's memory management that move or split what VMs share.
 
+use huddle_model::text::chosen;
+
 use super::{Finding, Item};
-use huddle_host::{HostRoot, chosen, huge_pages, kernel, numa, optional};
+use huddle_host::{HostRoot, huge_pages, kernel, numa, optional};
 
 const AREA: &str = "memory";
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use huddle_model::cpuset::CpuSet;
+use huddle_model::text::bytes;
 
 use super::{Finding, Item};
 use huddle_host::{HostError, HostRoot, cgroup, cpufreq, optional, status, topology};
@@ -54,9 +55,9 @@ fn levels(root: &HostRoot) -> Vec<Finding> {
         let sizes = found.domains().iter().filter_map(|domain| domain.size_bytes);
         let (smallest, largest) = (sizes.clone().min(), sizes.max());
         let size = match (smallest, largest) {
-            (Some(smallest), Some(largest)) if smallest == largest => format!(" of {}", kibibytes(smallest)),
+            (Some(smallest), Some(largest)) if smallest == largest => format!(" of {}", bytes(smallest)),
             (Some(smallest), Some(largest)) => {
-                format!(" of {} to {}", kibibytes(smallest), kibibytes(largest))
+                format!(" of {} to {}", bytes(smallest), bytes(largest))
             }
             _ => ", size not known".into(),
         };
@@ -65,14 +66,6 @@ fn levels(root: &HostRoot) -> Vec<Finding> {
         findings.push(Item { area: AREA, item }.good(value, meaning));
     }
     findings
-}
-
-fn kibibytes(bytes: u64) -> String {
-    if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) {
-        format!("{} MiB", bytes >> 20)
-    } else {
-        format!("{} KiB", bytes >> 10)
-    }
 }
 
 fn isolated(root: &HostRoot) -> Finding {

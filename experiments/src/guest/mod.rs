@@ -3,14 +3,15 @@
 //! A [`Guest`] holds data and reads it on command. There are three kinds, and the runner does not know which
 //! it has: [`process`] (the program `huddle-standin`, a process of its own with mergeable memory and
 //! threads named like vCPUs), [`qemu`] (a real VM whose only program is `huddle-guest-init`) and [`xen`] (a
-//! domain of Xen's with the same program). All speak the words of [`huddle_guest::protocol`], over a pair of
-//! pipes or a console: see [`spoken::SpokenGuest`].
+//! domain of Xen's with the same program). All speak the protocol of [`huddle_guest::protocol`], over a pair
+//! of pipes or a console: see [`protocol_guest::ProtocolGuest`].
 
 pub mod child;
 pub mod kvm;
 pub mod process;
+pub(crate) mod process_group;
+pub mod protocol_guest;
 pub mod qemu;
-pub mod spoken;
 pub mod start;
 pub mod xen;
 

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use huddle_model::rng::Rng;
 
 use super::process::ProcessGuestSpec;
+use super::protocol_guest::{Instance, ProtocolGuest};
 use super::qemu::{Accelerator, QemuGuestSpec};
-use super::spoken::{Body, SpokenGuest};
 use super::xen::{Maker, XenGuestSpec};
 use super::{Guest, GuestError};
 use crate::interrupt::Interrupt;
-use crate::spec::Config;
+use crate::microbench::Config;
 
 /// The stream of chance that draws what each stand-in holds for itself (see [`Rng::of_part`]).
 const PRIVATE: u64 = 20;
@@ -67,7 +67,7 @@ impl Starter {
                     image: &images[number],
                     accelerator: *accelerator,
                     memory_mib: config.memory_mib,
-                    vcpus: config.vcpus,
+                    vcpus: config.own.vcpus,
                     console: directory.join(format!("console-{name}.log")),
                     patience: config.patience(),
                     interrupt: interrupt.clone(),
@@ -78,9 +78,9 @@ impl Starter {
                 XenGuestSpec {
                     name,
                     image: &images[number],
-                    domain_type: config.domain_type,
+                    domain_type: config.own.domain_type,
                     memory_mib: config.memory_mib,
-                    vcpus: config.vcpus,
+                    vcpus: config.own.vcpus,
                     directory,
                     patience: config.patience(),
                     interrupt: interrupt.clone(),
@@ -101,8 +101,8 @@ fn stand_in(
     ProcessGuestSpec {
         name,
         program,
-        vcpus: config.vcpus,
-        private_kib: config.private_kib,
+        vcpus: config.own.vcpus,
+        private_kib: config.own.private_kib,
         private_seed: Rng::of_part(config.seed, PRIVATE + number as u64).next_u64(),
         patience: config.patience(),
         interrupt: interrupt.clone(),
@@ -111,16 +111,16 @@ fn stand_in(
 }
 
 /// All of them are started before the first is waited for.
-fn all_ready<B: Body + 'static>(
+fn all_ready<B: Instance + 'static>(
     config: &Config,
     interrupt: &Interrupt,
-    start: impl Fn(usize, &str) -> Result<SpokenGuest<B>, GuestError>,
+    start: impl Fn(usize, &str) -> Result<ProtocolGuest<B>, GuestError>,
 ) -> Result<Vec<Box<dyn Guest>>, GuestError> {
     let started = (0..config.guests()).map(|number| {
         interrupt.check()?;
         start(number, &config.guest_name(number))
     });
     let mut started = started.collect::<Result<Vec<_>, _>>()?;
-    started.iter_mut().try_for_each(SpokenGuest::wait_ready)?;
+    started.iter_mut().try_for_each(ProtocolGuest::wait_ready)?;
     Ok(started.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect())
 }

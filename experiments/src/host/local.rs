@@ -4,23 +4,22 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::path::Path;
 
+use huddle_engine::backend::{Backend as _, CounterChoice, HostBackend, SharingChoice};
 use huddle_host::HostRoot;
-use huddle_host::discover::{DiscoverOptions, NamedProcess, discover};
+use huddle_host::discover::{DiscoverOptions, NamedProcess};
 use huddle_host::pin::{HostPinner, Journal};
-use huddle_host::topology::{self, TopologyReadError};
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{Method, SharingMatrix};
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::topology::{DomainId, Topology};
 use huddle_model::vm::Vm;
 use huddle_observe::perf::EventSet;
-use huddle_sharing::content::{ContentScan, ContentSettings, Share};
-use huddle_sharing::{MergedScan, frames_visible};
+use huddle_sharing::frames_visible;
 use nix::errno::Errno;
 use nix::sched;
 use nix::unistd::{Pid, Uid};
 
-use super::{Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
+use super::{CONTENT, Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
 use crate::data_pages::{DataPages, ProcessMemory};
 use crate::guest::{GuestData, Holder};
 use crate::probes::{HostWindow, Watch};
@@ -36,19 +35,14 @@ const MERGE_FAST: [(&str, &str); 5] = [
     ("run", "1"),
 ];
 
-/// How it is measured what VMs have in common.
-enum Scan {
-    /// By the frames they share.
-    Merged(MergedScan),
-    /// By what they hold, where nothing is merged.
-    Content(ContentScan),
-}
-
 /// This host, by way of the collector's crates: every change goes through its journal.
 pub struct CollectorHost {
     root: HostRoot,
+    backend: HostBackend,
+    /// How it is measured what VMs have in common: by the frames they share, or, where nothing is merged, by what
+    /// they hold.
+    method: Method,
     pinner: HostPinner,
-    scan: Scan,
     watch: Watch,
     /// Where the data that VMs were given was found.
     data_pages: Option<DataPages>,
@@ -86,14 +80,17 @@ impl CollectorHost {
         })?;
         let lock = lock(state_dir)?;
         let journal = empty_journal(Journal::open(&root, &lock).map_err(HostFailure::failed)?)?;
-        // Nobody measures meanwhile.
-        let settings = ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() };
+        let backend = HostBackend {
+            root: root.clone(),
+            cache_level: None,
+            discover: DiscoverOptions { scan_host: false, ..DiscoverOptions::default() },
+            sharing: SharingChoice::default(),
+            counters: CounterChoice::default(),
+        };
         Ok(Self {
-            pinner: HostPinner::new(root.clone(), journal),
-            scan: match merges {
-                true => Scan::Merged(MergedScan::new(root.clone())),
-                false => Scan::Content(ContentScan::new(root.clone(), settings)),
-            },
+            pinner: backend.pinner(journal)?,
+            method: if merges { Method::Merged } else { Method::Content },
+            backend,
             watch: Watch::new(&root, events),
             data_pages: None,
             vcpus,
@@ -140,10 +137,7 @@ impl CollectorHost {
 
 impl Host for CollectorHost {
     fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure> {
-        topology::read(&self.root, level).map_err(|error| match error {
-            TopologyReadError::Host(_) => HostFailure::failed(error),
-            _ => HostFailure::cannot(error),
-        })
+        Ok(HostBackend { cache_level: level, ..self.backend.clone() }.topology()?)
     }
 
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
@@ -154,8 +148,8 @@ impl Host for CollectorHost {
             }
         };
         let processes = guests.iter().map(pid_of).collect::<Result<_, _>>()?;
-        let options = DiscoverOptions { processes, scan_host: false, ..DiscoverOptions::default() };
-        let mut found = discover(&self.root, &options).map_err(HostFailure::failed)?.vms;
+        let discover = DiscoverOptions { processes, ..self.backend.discover.clone() };
+        let mut found = HostBackend { discover, ..self.backend.clone() }.vms()?.vms;
         let vm_of = |(name, holder): &(String, Holder)| {
             let at = found.iter().position(|vm| vm.name == *name);
             let at =
@@ -166,18 +160,14 @@ impl Host for CollectorHost {
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
-        let measured = match &mut self.scan {
-            Scan::Merged(scan) => scan.measure(vms),
-            Scan::Content(scan) => scan.measure(vms),
-        };
-        Ok(measured.map_err(HostFailure::failed)?.matrix)
+        Ok(self.backend.measure(self.method, CONTENT, vms)?.matrix)
     }
 
     fn data_shared(&mut self, vms: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
         let mut memory = ProcessMemory::new(&self.root);
         let shared = DataPages::look(&mut self.data_pages, &mut memory, vms, data);
         let shared = shared.map_err(HostFailure::failed)?;
-        if let (Scan::Content(_), Some(held)) = (&self.scan, &self.data_pages) {
+        if let (Method::Content, Some(held)) = (self.method, &self.data_pages) {
             held.check_found(vms).map_err(HostFailure::failed)?;
         }
         Ok(shared)

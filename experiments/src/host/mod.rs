@@ -1,10 +1,13 @@
 //! What an experiment asks of the host: [`local`] answers for VMs that are processes, [`xen`] for domains.
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod local;
 pub mod xen;
 
 use std::path::Path;
 
+use huddle_engine::backend::BackendError;
 use huddle_host::pin::{HostPinner, Journal, StateDir, StateLock, ThreadPin};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
@@ -12,11 +15,16 @@ use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
+use huddle_sharing::content::{ContentSettings, Share};
 
 pub use self::local::CollectorHost;
 pub use self::xen::XenHost;
 use crate::guest::{GuestData, Holder};
 use crate::probes::HostWindow;
+
+/// Contents are compared at full speed: nobody measures meanwhile.
+const CONTENT: ContentSettings =
+    ContentSettings { cpu_share: Share::ALL, memory_mib: 256, sample: None, seed: 1 };
 
 /// The host as an experiment needs it; tests put a fake in its place.
 pub trait Host {
@@ -71,6 +79,15 @@ pub enum HostFailure {
     /// It should have worked.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<BackendError> for HostFailure {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Host(error) => Self::Cannot(error.to_string()),
+            BackendError::Usage(_) | BackendError::Failed(_) => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl HostFailure {

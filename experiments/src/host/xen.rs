@@ -2,44 +2,38 @@
 
 use std::path::Path;
 
+use huddle_engine::backend::{Backend as _, SharingChoice, XenBackend};
 use huddle_host::HostRoot;
-use huddle_host::pin::{HostPinner, Journal, Scheduler, Subject, Undoers};
+use huddle_host::pin::{HostPinner, Journal, Subject};
 use huddle_host::stages::PageMerger;
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::CpuSet;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{Method, SharingMatrix};
 use huddle_model::observation::CountedEvent;
 use huddle_model::plan::Plan;
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use huddle_observe::reported::Reports;
-use huddle_sharing::content::{ContentScan, ContentSettings, Share};
 use huddle_xen as xen;
-use huddle_xen::affinity::XenAffinities;
-use huddle_xen::merging::{MergeSettings, UndoSharing};
+use huddle_xen::merging::MergeSettings;
 use huddle_xen::observer::XenObserver;
-use huddle_xen::stages::{Merging, XenContents};
-use huddle_xen::toolstack::{AffinityKind, Domain, ForeignMemory, MemorySharing, Toolstack};
-use huddle_xen::topology::{KnownCaches, topology};
+use huddle_xen::stages::Merging;
+use huddle_xen::toolstack::{Domain, ForeignMemory, MemorySharing, Toolstack};
+use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::DomainChoice;
 
-use super::{Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
+use super::{CONTENT, Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
 use crate::data_pages::{DataPages, DomainMemory};
 use crate::guest::xen::domain_name;
 use crate::guest::{GuestData, Holder};
 use crate::probes::{DomainWatch, HostWindow};
 
-/// Contents are compared at full speed: nobody measures meanwhile.
-const CONTENT: ContentSettings =
-    ContentSettings { cpu_share: Share::ALL, memory_mib: 256, sample: None, seed: 0 };
-
 /// This host and its domains. Every change goes through the journals.
 pub struct XenHost {
     toolstack: Box<dyn Toolstack>,
-    caches: KnownCaches,
+    backend: XenBackend,
     pinner: HostPinner,
-    contents: XenContents,
     memory: Box<dyn ForeignMemory>,
     merging: Option<Merges>,
     watch: DomainWatch,
@@ -78,6 +72,13 @@ impl XenHost {
         let open = || xen::open(root).map_err(HostFailure::cannot);
         let open_memory = || xen::open_memory(root).map_err(HostFailure::cannot);
         let toolstack = open()?;
+        let backend = XenBackend {
+            root: root.clone(),
+            cache_level: None,
+            domains: DomainChoice::default(),
+            caches: KnownCaches::of_host(root, last_level),
+            sharing: SharingChoice::default(),
+        };
         let lock = lock(state_dir)?;
         let journal = |subject| Journal::open_of(subject, root, &lock).map_err(HostFailure::failed);
         let pins = empty_journal(journal(Subject::Placement)?)?;
@@ -100,23 +101,14 @@ impl XenHost {
             None => None,
         };
         Ok(Self {
-            pinner: HostPinner::with(
-                root.clone(),
-                pins,
-                Undoers::of_host(root.clone()).with_xen(
-                    Box::new(XenAffinities::of(root.clone(), open()?)),
-                    Box::new(UndoSharing(root.clone())),
-                ),
-                Scheduler::Xen(AffinityKind::Hard),
-            ),
-            contents: XenContents::new(ContentScan::new(root.clone(), CONTENT), open()?, open_memory()?),
+            pinner: backend.pinner(pins)?,
+            backend,
             memory: open_memory()?,
             watch: DomainWatch::new(XenObserver::new(
                 open()?,
                 xen::open_monitor(root),
                 Box::new(Reports::new(None)),
             )),
-            caches: KnownCaches::of_host(root, last_level),
             data_pages: None,
             merging,
             toolstack,
@@ -145,15 +137,14 @@ impl XenHost {
 
 impl Host for XenHost {
     fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure> {
-        let machine = self.toolstack.machine().map_err(HostFailure::failed)?;
-        topology(&machine, &self.caches, level).map_err(HostFailure::cannot)
+        Ok(XenBackend { cache_level: level, ..self.backend.clone() }.topology()?)
     }
 
     fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
         let (domains, machine) = (self.toolstack.domains(), self.toolstack.machine());
         let (domains, machine) =
             domains.and_then(|domains| Ok((domains, machine?))).map_err(HostFailure::failed)?;
-        let choice = DomainChoice::default();
+        let choice = &self.backend.domains;
         let vm_of = |(name, holder): &(String, Holder)| {
             let is_it = |domain: &&Domain| *holder == Holder::Domain(domain.domain);
             let found = domains.iter().find(is_it).filter(|domain| choice.takes(domain));
@@ -167,7 +158,7 @@ impl Host for XenHost {
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
-        let measured = self.contents.scan(vms).map_err(HostFailure::failed)?;
+        let measured = self.backend.measure(Method::Content, CONTENT, vms)?;
         match measured.vanished.first() {
             Some(gone) => Err(HostFailure::Failed(format!("{} was not measured: {}", gone.vm, gone.reason))),
             None => Ok(measured.matrix),

@@ -1,171 +1,19 @@
 //! The whole run on a fake host and fake guests: what it changes, in which order, and how it ends.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::rc::Rc;
 
-use huddle_model::cpuset::CpuSet;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
-use huddle_model::topology::{CacheDomain, DomainId};
-use huddle_model::vm::{TaskId, Vcpu, VmmKind};
+use huddle_model::stats::Estimate;
+use huddle_model::summary::ArmFigure;
 
 use super::*;
-use crate::guest::Reading;
+use crate::frame::course::run;
+use crate::frame::report;
+use crate::frame::summary::{About, summary};
+use crate::guest::{GuestData, GuestError, Holder, Reading};
 use crate::host::HostFailure;
-use crate::summary::Summary;
-use crate::{HostWindow, VcpuProbe};
-use huddle_model::availability::Availability;
-use huddle_model::counters::{Counts, GroupReading};
-use huddle_model::rates::CounterDelta;
-use huddle_model::stats::Estimate;
-use huddle_model::vm::Vm;
-
-/// What the fake host and its guests know of each other.
-#[derive(Default)]
-struct World {
-    log: Vec<String>,
-    domain_of: BTreeMap<String, DomainId>,
-    measurements: usize,
-    readings: usize,
-    living_guests: usize,
-    loaded: Vec<GuestData>,
-}
-
-type Shared = Rc<RefCell<World>>;
-
-struct FakeHost {
-    world: Shared,
-    domains: u32,
-    /// From which look at the data to which it is merged.
-    merged: std::ops::Range<usize>,
-    /// The look that fails; 0 for none.
-    fails_at: usize,
-    undo_fails: bool,
-    has_pmu: bool,
-    watched: usize,
-}
-
-impl Host for FakeHost {
-    fn topology(&self, _: Option<u8>) -> Result<Topology, HostFailure> {
-        let domain = |id| CacheDomain {
-            id: DomainId(id),
-            cpus: [id].into_iter().collect(),
-            size_bytes: Some(2 << 20),
-            nodes: Default::default(),
-        };
-        Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
-    }
-
-    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
-        let vm = |(name, _): &(String, Holder)| Vm {
-            name: name.clone(),
-            id: TaskId { id: 100, start_ticks: 1 }.into(),
-            uuid: None,
-            vmm: VmmKind::Process,
-            vcpus: vec![Vcpu {
-                index: 0,
-                id: TaskId { id: 100, start_ticks: 1 }.into(),
-                process: Some(TaskId { id: 100, start_ticks: 1 }),
-                thread_name: Some("CPU 0/FAKE".into()),
-                affinity: CpuSet::new(),
-                last_cpu: None,
-            }],
-            memory: Vec::new(),
-            allowed_cpus: CpuSet::new(),
-            cannot_merge: Vec::new(),
-        };
-        Ok(guests.iter().map(vm).collect())
-    }
-
-    fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
-        let merged = self.is_merged();
-        let memory = MemoryUse { frames_used: 448, ..MemoryUse::default() };
-        let rows = vms
-            .iter()
-            .map(|vm| MatrixVm {
-                name: vm.name.clone(),
-                id: None,
-                uuid: None,
-                vcpus: 1,
-                memory: Some(memory),
-            })
-            .collect();
-        let shared = |i: usize, j: usize| if merged && i / 2 == j / 2 { 384 } else { 0 };
-        let frames: Vec<Vec<u64>> = (0..4).map(|i| (0..4).map(|j| shared(i, j)).collect()).collect();
-        Ok(SharingMatrix::measured(Method::Merged, rows, &frames, 1.0, 1.0))
-    }
-
-    fn data_shared(&mut self, _: &[Vm], data: &[GuestData]) -> Result<Vec<Vec<u64>>, HostFailure> {
-        self.world.borrow_mut().measurements += 1;
-        if self.world.borrow().measurements == self.fails_at {
-            return Err(HostFailure::Failed("cannot read /proc/100/mem".into()));
-        }
-        let pages = if self.is_merged() { data[0].kib / 4 } else { 0 };
-        let shared = |i: usize, j: usize| if data[i].seed == data[j].seed { pages } else { 0 };
-        Ok((0..data.len()).map(|i| (0..data.len()).map(|j| shared(i, j)).collect()).collect())
-    }
-
-    fn place(&mut self, _: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
-        let mut world = self.world.borrow_mut();
-        world.log.push(format!("place {}", plan.policy));
-        world.domain_of = plan.placement.iter().map(|placed| (placed.vm.clone(), placed.domain)).collect();
-        Ok(())
-    }
-
-    fn watch(&mut self, vms: &[Vm], _: &Topology) {
-        self.watched = vms.len();
-    }
-
-    fn window(&mut self) -> HostWindow {
-        let world = self.world.borrow();
-        let opposed = world.log.last().is_some_and(|entry| entry == "place opposed");
-        // The second VM misses twice as often as the first, and all of them more when opposed.
-        let vcpu = |vm: usize| {
-            let reading = |end_ns: u64, misses: u64| GroupReading {
-                begin_ns: end_ns - 1,
-                end_ns,
-                time_enabled_ns: end_ns,
-                time_running_ns: end_ns,
-                counts: Counts { llc_misses: Some(misses), ..Counts::default() },
-            };
-            let misses = if opposed { 500 } else { 100 } * (vm as u64 + 1);
-            VcpuProbe {
-                counters: CounterDelta::between(&reading(10, 0), &reading(20, misses)),
-                ..VcpuProbe::unavailable("a fake host")
-            }
-        };
-        let vcpus = if self.has_pmu { (0..self.watched).map(vcpu).collect() } else { Vec::new() };
-        HostWindow { vcpus, ..HostWindow::default() }
-    }
-
-    fn counted(&self) -> (Vec<CountedEvent>, Vec<String>) {
-        (Vec::new(), Vec::new())
-    }
-
-    fn merge(&mut self) -> Result<(), HostFailure> {
-        self.world.borrow_mut().log.push("merge".into());
-        Ok(())
-    }
-
-    fn pause_merging(&mut self) -> Result<(), HostFailure> {
-        self.world.borrow_mut().log.push("pause".into());
-        Ok(())
-    }
-
-    fn undo(&mut self) -> Result<(), HostFailure> {
-        let mut world = self.world.borrow_mut();
-        let living = world.living_guests;
-        world.log.push(format!("undo with {living} guests"));
-        if self.undo_fails { Err(HostFailure::Failed("the journal is gone".into())) } else { Ok(()) }
-    }
-}
-
-impl FakeHost {
-    fn is_merged(&self) -> bool {
-        self.merged.contains(&self.world.borrow().measurements)
-    }
-}
+use crate::host::fake::{FakeHost, Shared};
+use crate::interrupt::Interrupt;
 
 struct FakeGuest {
     world: Shared,
@@ -208,13 +56,7 @@ impl Guest for FakeGuest {
         if self.starves_at_reading == Some(world.readings) {
             return Ok(vec![self.now]);
         }
-        let partner = match self.name.as_str() {
-            "vm1" => "vm2",
-            "vm2" => "vm1",
-            "vm3" => "vm4",
-            _ => "vm3",
-        };
-        let together = world.domain_of.get(&self.name) == world.domain_of.get(partner);
+        let together = world.is_with_partner(&self.name);
         self.now.elapsed_ns += 1_000_000_000;
         self.now.busy_ns += 500_000_000;
         self.now.reads += if together && !self.own { 2_000 } else { 1_000 };
@@ -240,13 +82,13 @@ impl FakeGuest {
 
 impl Drop for FakeGuest {
     fn drop(&mut self) {
-        self.world.borrow_mut().living_guests -= 1;
+        self.world.borrow_mut().living -= 1;
     }
 }
 
 struct Setup {
     host: FakeHost,
-    config: Config,
+    bench: Microbench,
     interrupt: Interrupt,
     dies_at_reading: Option<usize>,
     starves_at_reading: Option<usize>,
@@ -254,21 +96,15 @@ struct Setup {
 
 fn setup() -> Setup {
     Setup {
-        host: FakeHost {
-            world: Shared::default(),
-            domains: 2,
-            merged: 2..usize::MAX,
-            fails_at: 0,
-            undo_fails: false,
-            has_pmu: false,
-            watched: 0,
-        },
-        config: Config {
-            seconds_per_arm: 1e-9,
-            settle_seconds: 0.0,
-            repetitions: 6,
-            merge_seconds: 0.03,
-            ..Config::default()
+        host: FakeHost::new(448, |merged, i, j| if merged && i / 2 == j / 2 { 384 } else { 0 }),
+        bench: Microbench {
+            spec: Config {
+                repetitions: 6,
+                merge_seconds: 0.03,
+                own: Own { seconds_per_arm: 1e-9, settle_seconds: 0.0, ..Own::default() },
+                ..Config::default()
+            },
+            last_level_cache: Vec::new(),
         },
         interrupt: Interrupt::default(),
         dies_at_reading: None,
@@ -280,8 +116,9 @@ impl Setup {
     fn run(&mut self) -> Result<Outcome, RunError> {
         let world = Rc::clone(&self.host.world);
         let (dies_at_reading, starves_at_reading) = (self.dies_at_reading, self.starves_at_reading);
-        let mut start = |config: &Config| {
-            world.borrow_mut().living_guests = config.guests();
+        let config = &self.bench.spec;
+        let mut start = || {
+            world.borrow_mut().living = config.guests();
             Ok((0..config.guests())
                 .map(|number| {
                     let (world, name) = (Rc::clone(&world), config.guest_name(number));
@@ -297,7 +134,7 @@ impl Setup {
                 .collect())
         };
         let interrupt = self.interrupt.clone();
-        run(&self.config, &mut self.host, &mut start, &interrupt, &mut |_| {})
+        run(&self.bench, &mut self.host, &mut start, &interrupt, &mut |_| {})
     }
 
     fn log(&self) -> Vec<String> {
@@ -305,7 +142,7 @@ impl Setup {
     }
 
     fn living_guests(&self) -> usize {
-        self.host.world.borrow().living_guests
+        self.host.world.borrow().living
     }
 }
 
@@ -323,14 +160,14 @@ fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
         .iter()
         .map(|block| {
             assert_eq!(block.invalid, None);
-            let rate = |arm| block.sample(arm).unwrap().reads_per_s();
+            let rate = |arm| block.sample(arm).unwrap().reads_per_s().unwrap();
             (rate(Arm::Recommended), rate(Arm::Opposed))
         })
         .collect();
     assert_eq!(pairs[0], (8000.0, 4000.0));
     assert_eq!(Estimate::of_paired_ratio(&pairs).unwrap().median, 2.0);
     let sample = outcome.blocks[0].sample(Arm::Opposed).unwrap();
-    assert_eq!((sample.cpu_share, sample.busy_ns_per_read()), (1.0, 500_000.0));
+    assert_eq!((sample.seen.as_ref().unwrap().cpu_share, sample.busy_ns_per_read()), (1.0, Some(500_000.0)));
 
     let log = setup.log();
     assert_eq!(log[..2], ["merge", "pause"]);
@@ -438,13 +275,13 @@ fn a_failed_undo_is_loud_and_keeps_the_cause() {
 #[test]
 fn settings_that_make_no_sense_change_nothing() {
     for change in [
-        (|config: &mut Config| config.data_kib = vec![1]) as fn(&mut Config),
-        |config| config.private_kib = 0,
-        |config| config.burst_reads = Some(0),
+        (|config: &mut Config| config.own.data_kib = vec![1]) as fn(&mut Config),
+        |config| config.own.private_kib = 0,
+        |config| config.own.burst_reads = Some(0),
         |config| config.repetitions = 0,
     ] {
         let mut setup = setup();
-        change(&mut setup.config);
+        change(&mut setup.bench.spec);
         let error = setup.run().unwrap_err();
         assert!(matches!(&error, RunError::Settings(_)) && error.to_string().contains("--"), "{error}");
         assert_eq!(setup.log(), ["undo with 0 guests"]);
@@ -454,11 +291,11 @@ fn settings_that_make_no_sense_change_nothing() {
 #[test]
 fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
     let mut setup = setup();
-    setup.config.arms = Arm::ALL.to_vec();
+    setup.bench.spec.arms = Arm::ALL.to_vec();
     let outcome = setup.run().unwrap();
     let mut lots = std::collections::BTreeSet::new();
     for block in &outcome.blocks {
-        let rate = |arm| block.sample(arm).unwrap().reads_per_s();
+        let rate = |arm| block.sample(arm).unwrap().reads_per_s().unwrap();
         assert_eq!(
             (rate(Arm::Recommended), rate(Arm::Control), rate(Arm::Opposed)),
             (8000.0, 8000.0, 4000.0)
@@ -482,28 +319,27 @@ fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
 
 #[test]
 fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
+    let text = |summary: &_| report::text(&setup().bench, summary);
     let summary = |has_pmu| {
         let mut setup = setup();
         setup.host.has_pmu = has_pmu;
         let outcome = setup.run().unwrap();
-        let environment =
-            crate::environment::Environment::read(&huddle_host::HostRoot::at(Path::new("/nonexistent")));
-        Summary::of_microbench(&setup.config, outcome, environment, Vec::new(), None, String::new(), 1.0)
+        summary(&setup.bench, outcome, About::default())
     };
     let with = summary(true);
-    let misses = with.llc_misses.value().unwrap();
-    let per_read = |figures: &BTreeMap<&str, crate::summary::ArmFigure>, arm| figures[arm].estimate.median;
+    let misses = with.llc_misses.as_ref().unwrap().value().unwrap();
+    let per_read = |figures: &BTreeMap<String, ArmFigure>, arm: &str| figures[arm].estimate.median;
     // 100 + 200 + 300 + 400 misses in 4 * 2000 reads; opposed five times as many in half the reads.
     assert_eq!((per_read(misses, "recommended"), per_read(misses, "opposed")), (0.125, 1.25));
-    let second = &with.vcpus[1];
-    assert_eq!((second.vm.as_str(), second.vcpu, with.vcpus.len()), ("vm2", 0, 4));
+    let second = &with.own.vcpus[1];
+    assert_eq!((second.vm.as_str(), second.vcpu, with.own.vcpus.len()), ("vm2", 0, 4));
     let second = second.llc_misses.value().unwrap();
     assert_eq!((per_read(second, "recommended"), per_read(second, "opposed")), (0.1, 1.0));
-    let text = crate::report::text(&with);
-    assert!(text.contains("0.1250") && text.contains("misses/read"), "{text}");
+    let told = text(&with);
+    assert!(told.contains("0.1250") && told.contains("misses/read"), "{told}");
 
     let without = summary(false);
-    assert!(matches!(without.llc_misses, Availability::Unavailable(_)), "never 0");
-    assert!(without.vcpus.iter().all(|vcpu| vcpu.llc_misses.value().is_none()));
-    assert!(!crate::report::text(&without).contains("misses/read  "), "no row without a counter");
+    assert!(without.why_no_misses().is_some(), "never 0");
+    assert!(without.own.vcpus.iter().all(|vcpu| vcpu.llc_misses.value().is_none()));
+    assert!(!text(&without).contains("misses/read  "), "no row without a counter");
 }

@@ -1,49 +1,40 @@
 //! The command `huddle-experiment web`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use anyhow::Context;
+use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use huddle_host::HostRoot;
 use huddle_model::rng::Rng;
-use huddle_observe::perf::EventSet;
-use indicatif::{ProgressBar, ProgressStyle};
+use huddle_model::summary::Block;
 
 use super::apache::{APACHE, Programs};
-use super::load::Rhythm;
+use super::load::Schedule;
 use super::server::Server;
 use super::site::{PLACE, Site};
-use super::spec::{Page, Preset, ServerKind, WebConfig};
-use super::summary::{About, WebSummary};
 use super::tenant::{Tenant, TenantSpec, WebTenant};
 use super::vm::WebVms;
-use super::{report, responses, run};
-use crate::clock;
-use crate::course::Step;
-use crate::design::Arm;
-use crate::environment::{CpuTicks, Environment, disturbances};
+use super::{Config, Page, Preset, Web, responses};
+use crate::frame::command::{self, Options, Prepared, Runnable, accelerator};
+use crate::frame::spec::{GuestKind, SpecError};
 use crate::guest::qemu::Accelerator;
-use crate::guest::{GuestError, Patience, kvm};
+use crate::guest::{GuestError, Patience};
 use crate::host::CollectorHost;
 use crate::interrupt::Interrupt;
-use crate::spec::SpecError;
 
 /// The stream of chance that draws where requests begin (see [`Rng::of_part`]).
 const REQUESTS: u64 = 4000;
 
 /// Options of the web experiment.
 #[derive(Debug, clap::Args)]
-pub struct WebArgs {
+pub struct Args {
     /// A specification that comes with the program [default: quick; with --guest qemu, paper]
     #[arg(long, value_enum, conflicts_with = "spec")]
     preset: Option<Preset>,
-    /// A specification of your own, in TOML; the presets are experiments/presets/web-*.toml
-    #[arg(long)]
-    spec: Option<PathBuf>,
-    /// What stands for the VMs: Apaches of this host, or VMs with a Debian and an Apache each
-    #[arg(long, value_enum)]
-    guest: Option<ServerKind>,
+    /// What stands for the VMs
+    #[arg(long, value_parser = guest_kinds())]
+    guest: Option<GuestKind>,
     /// What requests ask for: data that stays in the server's memory, or a file read on each request
     #[arg(long, value_enum)]
     page: Option<Page>,
@@ -65,141 +56,78 @@ pub struct WebArgs {
     /// KiB of each data set [default: seven sixteenths of the cache]
     #[arg(long)]
     data_kib: Option<u64>,
-    /// Blocks; every block measures every arm once
-    #[arg(long)]
-    repetitions: Option<usize>,
-    /// Only the recommended arm against itself: the interval of the ratio should contain 1
-    #[arg(long)]
-    only_control: bool,
-    /// Cache level of the domains [default: the highest that parts the CPUs]
-    #[arg(long)]
-    cache_level: Option<u8>,
-    /// Seed of data, order of arms and intervals
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Most seconds KSM may take to merge
-    #[arg(long)]
-    merge_seconds: Option<f64>,
     /// Seconds after which a request has timed out
     #[arg(long)]
     timeout_seconds: Option<f64>,
     /// Apache's program, for servers that are processes
     #[arg(long, default_value = APACHE)]
     apache: PathBuf,
-    /// Where the kernel and the initramfs of VMs are [default: target/guests]
-    #[arg(long)]
-    images: Option<PathBuf>,
-    /// Directory for summary.json and the table of responses [default: runs/web-TIME, in UTC]
-    #[arg(long)]
-    out: Option<PathBuf>,
-    /// What goes to standard output
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-    /// Where huddle keeps its lock and its journal
-    #[arg(long)]
-    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
+/// The guests that this experiment has.
+fn guest_kinds() -> impl TypedValueParser<Value = GuestKind> {
+    PossibleValuesParser::new([
+        PossibleValue::new("process").help("Apaches on this host"),
+        PossibleValue::new("qemu").help("VMs of QEMU's with a Debian and an Apache each"),
+    ])
+    .try_map(|name| GuestKind::from_str(&name, false))
 }
 
-fn config(args: &WebArgs) -> Result<WebConfig, SpecError> {
-    let mut config = match &args.spec {
-        Some(path) => WebConfig::read(path)?,
-        None => WebConfig::preset(args.preset.unwrap_or(match args.guest {
-            Some(ServerKind::Qemu) => Preset::Paper,
-            _ => Preset::Quick,
-        }))?,
-    };
-    config.guest = args.guest.unwrap_or(config.guest);
-    config.page = args.page.unwrap_or(config.page);
-    config.requests = args.requests.unwrap_or(config.requests);
-    config.warm_up_requests = args.warm_up_requests.unwrap_or(config.warm_up_requests);
-    config.rate_per_s = args.rate.or(config.rate_per_s);
-    config.visits = args.visits.unwrap_or(config.visits);
-    config.reads_per_visit = args.reads_per_visit.or(config.reads_per_visit);
-    config.data_kib = args.data_kib.or(config.data_kib);
-    config.repetitions = args.repetitions.unwrap_or(config.repetitions);
-    config.cache_level = args.cache_level.or(config.cache_level);
-    config.seed = args.seed.unwrap_or(config.seed);
-    config.merge_seconds = args.merge_seconds.unwrap_or(config.merge_seconds);
-    config.timeout_seconds = args.timeout_seconds.unwrap_or(config.timeout_seconds);
-    if args.only_control {
-        config.arms = vec![Arm::Recommended, Arm::Control];
+impl Args {
+    fn config(&self) -> Result<Config, SpecError> {
+        let usual = if self.guest == Some(GuestKind::Qemu) { Preset::Paper } else { Preset::Quick };
+        let mut config: Config = self.options.spec(self.preset.unwrap_or(usual))?;
+        config.guest = self.guest.unwrap_or(config.guest);
+        let own = &mut config.own;
+        own.page = self.page.unwrap_or(own.page);
+        own.requests = self.requests.unwrap_or(own.requests);
+        own.warm_up_requests = self.warm_up_requests.unwrap_or(own.warm_up_requests);
+        own.rate_per_s = self.rate.or(own.rate_per_s);
+        own.visits = self.visits.unwrap_or(own.visits);
+        own.reads_per_visit = self.reads_per_visit.or(own.reads_per_visit);
+        own.data_kib = self.data_kib.or(own.data_kib);
+        own.timeout_seconds = self.timeout_seconds.unwrap_or(own.timeout_seconds);
+        config.check()?;
+        Ok(config)
     }
-    config.check()?;
-    Ok(config)
-}
-
-/// Writes a line to standard error. That nobody reads it any more must not end a run halfway.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Runs it, writes its files and prints its report.
 ///
 /// # Errors
 /// Nothing was measured, or what was measured cannot be written.
-pub fn web(args: &WebArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let config = config(args)?;
-    let root = HostRoot::real();
-    let (started, begun) = (SystemTime::now(), Instant::now());
-    let directory = args
-        .out
-        .clone()
-        .unwrap_or_else(|| Path::new("runs").join(format!("web-{}", clock::utc_for_file_names(started))));
-    let environment = Environment::read(&root);
-    let programs = match config.guest {
-        ServerKind::Process => Some(Programs::find(&args.apache)?),
-        ServerKind::Qemu => None,
-    };
-    let events = EventSet::for_host(&root).unwrap_or_else(|_| EventSet::of(None));
-    let mut host = CollectorHost::open(root.clone(), args.state_dir.as_deref(), 1, events, true)?;
-    let site = Site::make(Path::new(PLACE))?;
-    let servers = match programs {
-        Some(programs) => Servers::Processes(programs),
-        None => Servers::Vms(WebVms::make(&images(args)?, &site, accelerator(), config.memory_mib)?),
-    };
+pub fn execute(args: &Args, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let mut web = Web { spec: args.config()?, apache: args.apache.clone() };
+    command::execute(&mut web, &args.options, interrupt)
+}
 
-    let bar = ProgressBar::new(0);
-    // Without a template that can be read there is only a plainer bar.
-    if let Ok(style) = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {msg}") {
-        bar.set_style(style);
+impl Runnable for Web {
+    fn prepare(
+        &mut self,
+        root: &HostRoot,
+        options: &Options,
+        _: &Path,
+    ) -> anyhow::Result<Prepared<dyn Tenant>> {
+        let programs =
+            (self.spec.guest == GuestKind::Process).then(|| Programs::find(&self.apache)).transpose()?;
+        let (events, state_dir) = (command::usual_events(root), options.state_dir.as_deref());
+        let host = CollectorHost::open(root.clone(), state_dir, 1, events, true)?;
+        let site = Site::make(Path::new(PLACE))?;
+        let memory_mib = self.spec.memory_mib;
+        let servers = match programs {
+            Some(programs) => Servers::Processes(programs),
+            None => Servers::Vms(WebVms::make(&options.images()?, &site, accelerator(), memory_mib)?),
+        };
+        let (accelerator, spec) = (servers.accelerator(), self.spec.clone());
+        let start = Box::new(move |interrupt: &Interrupt| start(&spec, &servers, &site, interrupt));
+        Ok(Prepared { host: Box::new(host), accelerator, start })
     }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    let mut progress = |step: Step<'_>| {
-        let left = step.left.map_or_else(String::new, |left| format!(" ({} s left)", left.as_secs()));
-        if bar.is_hidden() {
-            say(&format!("[{:>5.1} s] {}{left}", begun.elapsed().as_secs_f64(), step.text));
-            return;
-        }
-        bar.set_length(step.of as u64);
-        bar.set_position(step.done as u64);
-        bar.set_message(format!("{}{left}", step.text));
-    };
-    let mut start = |config: &WebConfig| start(config, &servers, &site, interrupt);
-    let ticks = CpuTicks::read(&root);
-    let outcome = run(&config, &mut host, &mut start, interrupt, &mut progress);
-    bar.finish_and_clear();
-    let outcome = outcome?;
-    let stolen = CpuTicks::read(&root).zip(ticks).and_then(|(late, early)| late.stolen_since(&early));
-    drop((host, site));
 
-    let disturbances = disturbances(&environment, &[], stolen);
-    let (started_utc, duration_s) = (clock::utc(started), begun.elapsed().as_secs_f64());
-    let accelerator = servers.accelerator().map(Accelerator::name);
-    let about = About { environment, disturbances, accelerator, started_utc, duration_s };
-    let summary = WebSummary::of(&config, outcome, about);
-    write(args, &directory, &summary)?;
-    anyhow::ensure!(
-        summary.blocks.iter().any(|block| block.invalid.is_none()),
-        "no block is valid, so there is no result; the first: {}",
-        summary.invalid_blocks.first().map_or("none was measured", String::as_str)
-    );
-    Ok(())
+    fn write_more(&self, directory: &Path, blocks: &[Block]) -> anyhow::Result<Option<PathBuf>> {
+        Ok(Some(responses::write(directory, blocks)?))
+    }
 }
 
 /// What starts servers.
@@ -224,79 +152,34 @@ impl Servers {
     }
 }
 
-/// Beside this program, in `target/guests`, where nothing else is said.
-fn images(args: &WebArgs) -> anyhow::Result<PathBuf> {
-    if let Some(images) = &args.images {
-        return Ok(images.clone());
-    }
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
-    let target = own.ancestors().nth(2).context("this program is in no target directory; say --images")?;
-    Ok(target.join("guests"))
-}
-
-fn accelerator() -> Accelerator {
-    match kvm::runs_natively() {
-        Ok(_) => Accelerator::Kvm,
-        Err(why) => {
-            say(&format!("{why}; the VMs are translated (TCG)"));
-            Accelerator::Tcg
-        }
-    }
-}
-
 fn start(
-    config: &WebConfig,
+    config: &Config,
     servers: &Servers,
     site: &Site,
     interrupt: &Interrupt,
 ) -> Result<Vec<Box<dyn Tenant>>, GuestError> {
-    let bench = config.bench();
-    let number = config.data.len();
+    let number = config.guests();
     // Users of an open loop take turns, so that not all ask at once.
     let open = |server: usize| {
-        let every = Duration::from_secs_f64(1.0 / config.rate_per_s?);
-        Some(Rhythm::Open { every, first: every.mul_f64(server as f64 / number as f64) })
+        let every = Duration::from_secs_f64(1.0 / config.own.rate_per_s?);
+        Some(Schedule::Open { every, first: every.mul_f64(server as f64 / number as f64) })
     };
     // A Debian takes a while to be up, and all of them do so at once.
-    let ready = Duration::from_secs(match config.guest {
-        ServerKind::Process => 60,
-        ServerKind::Qemu => 300,
-    });
+    let ready = Duration::from_secs(if config.guest.has_kernels() { 300 } else { 60 });
     let mut started = Vec::new();
     for server in 0..number {
         let spec = TenantSpec {
-            name: bench.guest_name(server),
-            page: config.page,
+            name: config.guest_name(server),
+            page: config.own.page,
             writes: config.writes(server),
-            visits: config.visits,
+            visits: config.own.visits,
             seed: Rng::of_part(config.seed, REQUESTS + server as u64).next_u64(),
             open: open(server),
-            timeout: Duration::from_secs_f64(config.timeout_seconds),
+            timeout: Duration::from_secs_f64(config.own.timeout_seconds),
             patience: Patience { ready, answer: Duration::from_secs(15) },
         };
         started.push(WebTenant::of(servers.start(&spec.name, site)?, spec)?);
     }
     started.iter_mut().try_for_each(|tenant| tenant.wait_ready(interrupt))?;
     Ok(started.into_iter().map(|tenant| Box::new(tenant) as Box<dyn Tenant>).collect())
-}
-
-fn write(args: &WebArgs, directory: &Path, summary: &WebSummary) -> anyhow::Result<()> {
-    let file = directory.join("summary.json");
-    let text = serde_json::to_string_pretty(summary)?;
-    std::fs::create_dir_all(directory)
-        .and_then(|()| std::fs::write(&file, text + "\n"))
-        .with_context(|| format!("cannot write {}; name another place with --out", file.display()))?;
-    let table = responses::write(directory, &summary.blocks)?;
-    let mut out = std::io::stdout().lock();
-    match args.format {
-        Format::Table => {
-            write!(out, "{}", report::text(summary))?;
-            writeln!(out, "Written: {} and {}", file.display(), table.display())?;
-        }
-        Format::Json => {
-            writeln!(out, "{}", serde_json::to_string(summary)?)?;
-            say(&format!("written: {} and {}", file.display(), table.display()));
-        }
-    }
-    Ok(())
 }

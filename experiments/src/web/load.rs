@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use huddle_guest::chase::NODE_WORDS;
 use huddle_model::rng::Rng;
+use huddle_model::summary::{Failure, Response};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -24,50 +25,14 @@ use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
 
+use huddle_host::clock::unix_us;
+
 /// How long the thread rests after a connection that failed at once.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Why a request has no good response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No connection, or it broke.
-    Connection,
-    /// No response in time.
-    TimedOut,
-    /// A status other than 200.
-    Status,
-    /// A body that is no position within the data.
-    Body,
-}
-
-impl Failure {
-    /// Its name in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::TimedOut => "timed_out",
-            Self::Status => "status",
-            Self::Body => "body",
-        }
-    }
-}
-
-/// One request and what became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// When it was sent or, in an open loop, was to be sent: microseconds since the Unix epoch.
-    pub at_us: i64,
-    /// From then until the body was complete, or until it failed, in nanoseconds.
-    pub latency_ns: u64,
-    /// The HTTP status; `None` without a response.
-    pub status: Option<u16>,
-    /// Why it is no good response.
-    pub failure: Option<Failure>,
-}
-
 /// When requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rhythm {
+pub enum Schedule {
     /// After the response to the one before and a rest.
     Closed {
         /// The rest.
@@ -92,7 +57,7 @@ pub struct Work {
     /// Seed of that lot.
     pub seed: u64,
     /// When requests are sent.
-    pub rhythm: Rhythm,
+    pub schedule: Schedule,
     /// After how long a request has failed.
     pub timeout: Duration,
 }
@@ -120,7 +85,7 @@ impl Request {
     }
 }
 
-enum Order {
+enum Command {
     Ask { request: Request, timeout: Duration, answer: Sender<Result<(u16, String), Failure>> },
     Work { work: Work, served: Arc<Served>, done: Sender<()> },
 }
@@ -128,7 +93,7 @@ enum Order {
 /// A user. Dropping it ends its thread.
 #[derive(Debug)]
 pub struct User {
-    orders: Option<Sender<Order>>,
+    commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     working: Option<(Arc<Served>, Receiver<()>)>,
 }
@@ -140,14 +105,14 @@ impl User {
     /// No thread can be started.
     pub fn start(name: &str, address: SocketAddr, pid: i32) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (orders, received) = channel();
+        let (commands, received) = channel();
         let thread = std::thread::Builder::new().name(format!("user of {name}")).spawn(move || {
-            let mut line = Line { address, sender: None };
-            while let Ok(order) = received.recv() {
-                runtime.block_on(obey(order, &mut line, pid));
+            let mut connection = Connection { address, sender: None };
+            while let Ok(command) = received.recv() {
+                runtime.block_on(handle(command, &mut connection, pid));
             }
         })?;
-        Ok(Self { orders: Some(orders), thread: Some(thread), working: None })
+        Ok(Self { commands: Some(commands), thread: Some(thread), working: None })
     }
 
     /// Asks once: status and body.
@@ -168,7 +133,7 @@ impl User {
 
     fn ask(&self, request: Request, timeout: Duration) -> Result<(u16, String), Failure> {
         let (answer, answered) = channel();
-        self.order(Order::Ask { request, timeout, answer });
+        self.command(Command::Ask { request, timeout, answer });
         // The thread keeps the limit itself; this is only for one that is gone.
         answered.recv_timeout(timeout + Duration::from_secs(5)).unwrap_or(Err(Failure::Connection))
     }
@@ -177,7 +142,7 @@ impl User {
     pub fn work(&mut self, work: Work) {
         let served = Arc::new(Served::default());
         let (done, finished) = channel();
-        self.order(Order::Work { work, served: served.clone(), done });
+        self.command(Command::Work { work, served: served.clone(), done });
         self.working = Some((served, finished));
     }
 
@@ -206,9 +171,9 @@ impl User {
         }
     }
 
-    fn order(&self, order: Order) {
+    fn command(&self, command: Command) {
         // A thread that is gone shows in the answer that does not come.
-        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+        let _ = self.commands.as_ref().map(|commands| commands.send(command));
     }
 }
 
@@ -218,48 +183,48 @@ impl Drop for User {
             served.stop.store(true, Ordering::Release);
         }
         // Its queue ends, and with it the thread, at the latest after the time-out of a request.
-        self.orders = None;
+        self.commands = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-async fn obey(order: Order, line: &mut Line, pid: i32) {
-    match order {
-        Order::Ask { request, timeout, answer } => {
-            let mut got = line.ask(&request, timeout).await;
+async fn handle(command: Command, connection: &mut Connection, pid: i32) {
+    match command {
+        Command::Ask { request, timeout, answer } => {
+            let mut got = connection.ask(&request, timeout).await;
             if got == Err(Failure::Connection) {
                 // A connection that was idle may have been closed; a new one tells.
-                got = line.ask(&request, timeout).await;
+                got = connection.ask(&request, timeout).await;
             }
             let _ = answer.send(got);
         }
-        Order::Work { work, served, done } => {
+        Command::Work { work, served, done } => {
             // Where the server may run: it was placed before.
             if let Ok(cpus) = sched_getaffinity(Pid::from_raw(pid)) {
                 let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
             }
-            serve(&work, &served, line).await;
+            serve(&work, &served, connection).await;
             let _ = done.send(());
         }
     }
 }
 
-async fn serve(work: &Work, served: &Served, line: &mut Line) {
+async fn serve(work: &Work, served: &Served, connection: &mut Connection) {
     let (begun, begun_us) = (Instant::now(), unix_us());
     let mut rng = Rng::new(work.seed);
     for number in 0.. {
         if served.stop.load(Ordering::Acquire) {
             return;
         }
-        let due = match work.rhythm {
-            Rhythm::Closed { rest } if number > 0 && !rest.is_zero() => {
+        let due = match work.schedule {
+            Schedule::Closed { rest } if number > 0 && !rest.is_zero() => {
                 tokio::time::sleep(rest).await;
                 Instant::now()
             }
-            Rhythm::Closed { .. } => Instant::now(),
-            Rhythm::Open { every, first } => {
+            Schedule::Closed { .. } => Instant::now(),
+            Schedule::Open { every, first } => {
                 let due = begun + first + every.mul_f64(f64::from(number));
                 if !wait_until(due, &served.stop).await {
                     return;
@@ -270,9 +235,9 @@ async fn serve(work: &Work, served: &Served, line: &mut Line) {
         let nodes = work.words / NODE_WORDS as u64;
         let from = rng.below(nodes.max(1) as usize) * NODE_WORDS;
         let request = Request::get(format!("{}&from={from}", work.target));
-        let got = line.ask(&request, work.timeout).await;
+        let got = connection.ask(&request, work.timeout).await;
         let latency_ns = due.elapsed().as_nanos() as u64;
-        let (status, verdict) = judge(got, work.words);
+        let (status, verdict) = classify(got, work.words);
         if let Ok(position) = verdict {
             served.position.store(position, Ordering::Release);
             served.good.fetch_add(1, Ordering::Release);
@@ -303,7 +268,7 @@ async fn wait_until(due: Instant, stop: &AtomicBool) -> bool {
 }
 
 /// The status of an answer, and the position it tells or why it is no good one.
-fn judge(got: Result<(u16, String), Failure>, words: u64) -> (Option<u16>, Result<u64, Failure>) {
+fn classify(got: Result<(u16, String), Failure>, words: u64) -> (Option<u16>, Result<u64, Failure>) {
     match got {
         Err(failure) => (None, Err(failure)),
         Ok((200, body)) => {
@@ -314,18 +279,13 @@ fn judge(got: Result<(u16, String), Failure>, words: u64) -> (Option<u16>, Resul
     }
 }
 
-fn unix_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
 /// A connection that is kept, and made anew after it broke.
-struct Line {
+struct Connection {
     address: SocketAddr,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
-impl Line {
+impl Connection {
     async fn ask(&mut self, request: &Request, timeout: Duration) -> Result<(u16, String), Failure> {
         let answer =
             tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Err(Failure::TimedOut));

@@ -3,20 +3,14 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{getpid, getppid};
 
+use crate::guest::process_group::{dies_with_runner, tail};
 use crate::guest::{GuestError, Holder};
-
-/// Lines of a log that are shown when its server dies.
-const LOG_LINES: usize = 15;
 
 /// A running server. Dropping it ends the process and waits for its end.
 #[derive(Debug)]
@@ -29,8 +23,7 @@ pub struct Server {
 
 impl Server {
     /// Starts `process`, without waiting until it answers at `address`. It dies with the thread that calls
-    /// this (PR_SET_PDEATHSIG, prctl(2)), so that a runner that is killed leaves none. What it writes goes
-    /// to `log`. `become_user` is called in it before its program is; only system calls may be made there.
+    /// this, so that a runner that is killed leaves none. What it writes goes to `log`. `become_user` is called in it before its program is; only system calls may be made there.
     ///
     /// # Errors
     /// The program or its log cannot be had.
@@ -44,28 +37,9 @@ impl Server {
         let program = process.get_program().to_string_lossy().into_owned();
         let failed = |source| GuestError::Start { name: name.to_owned(), program: program.clone(), source };
         let output = File::options().create(true).append(true).open(log).map_err(failed)?;
-        process
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(failed)?)
-            .stderr(output)
-            // A group of its own: Ctrl-C on the terminal is for the runner, which ends it itself.
-            .process_group(0);
-        let parent = getpid();
-        // SAFETY: only system calls between fork and exec: no allocation, no lock.
-        unsafe {
-            process.pre_exec(move || {
-                // The runner blocks signals in its threads, and a child inherits that (execve(2)).
-                SigSet::all().thread_unblock()?;
-                // Huge pages merge only once they are split.
-                prctl::set_thp_disable(true)?;
-                become_user()?;
-                // After that: a change of user forgets it.
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // The runner may have died before the signal was asked for.
-                if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
-            });
-        }
+        let errors = output.try_clone().map_err(failed)?;
+        process.current_dir("/").stdin(Stdio::null()).stdout(output).stderr(errors);
+        dies_with_runner(&mut process, become_user);
         let child = process.spawn().map_err(failed)?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned(), address })
     }
@@ -114,20 +88,16 @@ impl Server {
             holder: Holder::Process(self.pid()),
             asked,
             status,
-            console: self.last_words(),
+            console: self.log_tail(),
         }
     }
 
     /// The last lines of its log, for messages; empty when there are none.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let shown = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        if shown.is_empty() {
-            String::new()
-        } else {
-            format!("\nthe end of its log:\n  {}", shown.join("\n  "))
+        match tail(&String::from_utf8_lossy(&text)) {
+            shown if shown.is_empty() => shown,
+            shown => format!("\nthe end of its log:\n  {shown}"),
         }
     }
 }

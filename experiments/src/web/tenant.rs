@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use huddle_guest::chase;
+use huddle_model::summary::{Failure, Response};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use super::load::{Failure, Response, Rhythm, User, Work};
+use super::load::{Schedule, User, Work};
 use super::server::Server;
 use super::spec::Page;
 use crate::guest::{Guest, GuestData, GuestError, Holder, Pace, Patience, Reading};
@@ -35,7 +36,7 @@ pub struct TenantSpec {
     /// Seed of where in the data requests begin.
     pub seed: u64,
     /// In an open loop, when the requests are sent; in a closed one the pace's rest counts.
-    pub open: Option<Rhythm>,
+    pub open: Option<Schedule>,
     /// After how long a request has failed.
     pub timeout: Duration,
     /// How long it may take to be up and to take its data, and to answer anything else.
@@ -127,7 +128,7 @@ impl WebTenant {
             name: self.spec.name.clone(),
             holder: Holder::Process(self.server.pid()),
             asked,
-            answer: format!("{status} {}{}", body.trim_end(), self.server.last_words()),
+            answer: format!("{status} {}{}", body.trim_end(), self.server.log_tail()),
         }
     }
 
@@ -137,7 +138,7 @@ impl WebTenant {
             holder: Holder::Process(self.server.pid()),
             asked,
             seconds: limit.as_secs_f64(),
-            console: self.server.last_words(),
+            console: self.server.log_tail(),
         }
     }
 
@@ -216,7 +217,7 @@ impl Guest for WebTenant {
             target: self.target(own, pace.burst_reads),
             words: self.words,
             seed: self.spec.seed,
-            rhythm: self.spec.open.unwrap_or(Rhythm::Closed { rest }),
+            schedule: self.spec.open.unwrap_or(Schedule::Closed { rest }),
             timeout: self.spec.timeout,
         });
         Ok(())

@@ -1,10 +1,11 @@
 //! Reading and writing matrices: the JSON `huddle/matrix/1` and CSV in percent.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use super::{Cells, MatrixVm, MemoryUse, Method, SharingMatrix};
 use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
 
 /// The schema name in the JSON.
@@ -210,11 +211,11 @@ impl Serialize for SharingMatrix {
             schema: SCHEMA,
             method: self.method,
             vms: self.vms.iter().map(OutVm::from).collect(),
-            shared_frames: &self.shared_frames,
-            rate: &self.rate,
+            shared_frames: &self.cells.shared_frames,
+            rate: &self.cells.rate,
             duration_ms: self.duration_ms,
             coverage: self.coverage,
-            rate_error: &self.rate_error,
+            rate_error: &self.cells.rate_error,
         }
         .serialize(serializer)
     }
@@ -276,7 +277,7 @@ impl SharingMatrix {
                 }
             }
         }
-        let matrix = Self::from_parts(MatrixParts {
+        let mut matrix = Self::from_parts(MatrixParts {
             method: file.method.unwrap_or(Method::File),
             vms,
             shared_frames: file.shared_frames,
@@ -284,7 +285,8 @@ impl SharingMatrix {
             duration_ms: file.duration_ms,
             coverage: file.coverage,
         })?;
-        Ok(Self { rate_error: file.rate_error, ..matrix })
+        Arc::make_mut(&mut matrix.cells).rate_error = file.rate_error;
+        Ok(matrix)
     }
 
     /// A matrix of parts that come from elsewhere, after the checks of a file.
@@ -326,11 +328,9 @@ impl SharingMatrix {
         Ok(Self {
             method: parts.method,
             vms,
-            shared_frames: parts.shared_frames,
-            rate: parts.rate,
+            cells: Arc::new(Cells { shared_frames: parts.shared_frames, rate: parts.rate, rate_error: None }),
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
-            rate_error: None,
         })
     }
 
@@ -383,11 +383,9 @@ impl SharingMatrix {
         Ok(Self {
             method: Method::File,
             vms,
-            shared_frames: None,
-            rate,
+            cells: Arc::new(Cells { shared_frames: None, rate, rate_error: None }),
             duration_ms: None,
             coverage: None,
-            rate_error: None,
         })
     }
 }

@@ -363,6 +363,7 @@ pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
     /// The domains it is about.
+    #[serde(default)]
     pub domains: Vec<CacheDomain>,
     /// One entry a placed vCPU, in the order of the matrix, then of the vCPU; vCPUs not named are
     /// left to the kernel.
@@ -377,6 +378,7 @@ pub struct Plan {
     #[serde(default)]
     pub expected: Option<Expected>,
     /// Why, one sentence each, in the order of decision.
+    #[serde(default)]
     pub reasons: Vec<String>,
 }
 

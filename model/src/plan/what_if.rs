@@ -2,8 +2,8 @@
 
 use super::{Plan, PlanInput, PlanVm, Policy};
 use crate::availability::Availability;
-use crate::snapshot::Snapshot;
 use crate::topology::DomainId;
+use crate::update::Round;
 
 /// The plan of a policy for a past round, beside what was planned then.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,10 +15,10 @@ pub struct WhatIf {
     pub moves: usize,
 }
 
-/// What `policy` makes of the matrix and the topology of `snapshot`. `before` is its plan of the round
+/// What `policy` makes of the matrix and the topology of `round`. `before` is its plan of the round
 /// before; without one VMs are where they were found.
-pub fn what_if(policy: Policy, snapshot: &Snapshot, before: Option<&Plan>) -> Availability<WhatIf> {
-    let (matrix, topology) = match (&snapshot.matrix, &snapshot.topology) {
+pub fn what_if(policy: Policy, round: &Round, before: Option<&Plan>) -> Availability<WhatIf> {
+    let (matrix, topology) = match (&round.matrix, &round.topology) {
         (Availability::Available(matrix), Availability::Available(topology)) => (matrix, topology),
         (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
             return Availability::Unavailable(reason.clone());
@@ -31,7 +31,7 @@ pub fn what_if(policy: Policy, snapshot: &Snapshot, before: Option<&Plan>) -> Av
         .vms()
         .iter()
         .map(|measured| {
-            let Some(vm) = snapshot.vms.iter().find(|vm| vm.name == measured.name) else {
+            let Some(vm) = round.vms.iter().find(|vm| vm.name == measured.name) else {
                 return PlanVm::default();
             };
             let mut limits = PlanVm::of(vm, topology);

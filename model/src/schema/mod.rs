@@ -12,27 +12,33 @@ mod observation_rows;
 mod page;
 mod rows;
 mod tables;
-mod time;
+mod update_rows;
 mod vm_columns;
 
 pub use manifest::{
     CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
     TopologyFact,
 };
-pub use observation_rows::{observation_rows, trial_rows};
+pub use observation_rows::{decision_row, observation_rows};
 pub use page::{schema_json, schema_page};
-pub use rows::{event_rows, rows_of};
+pub use rows::{event_rows, round_rows};
 pub use tables::*;
-pub use time::{run_id, utc_text};
+pub use update_rows::RowContext;
 pub use vm_columns::{UuidText, VmColumns};
+
+/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time, holds
+/// nothing that is special in a path or a shell.
+pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
+    format!("{}-{pid}", crate::text::utc_compact(begin_unix_us))
+}
 
 /// Version of tables and columns.
 ///
 /// 1: sharing, vms, placements, decisions, ksm, events. 2: adds counters, residency, exits, merging,
 /// occupancy, reported, programs, windows, trials; the tables of 1 are unchanged. 3: adds responses; the
 /// column `run` of ksm, which collided with the partition `run=`, is `ksm_run` ([`Table::column_name`]). 4: adds
-/// `vm_kind`, `uuid` and `domid` wherever a VM is named, `trial` beside `arm` and `block`, `nodes` to placements
-/// and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
+/// `vm_kind`, `uuid` and `domid` wherever a VM is named, `trial` beside `arm` and `block`, `nodes` to placements,
+/// `pinning` to decisions and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
 /// numbers there and the first 8 bytes of the UUID as start time.
 pub const SCHEMA_VERSION: u32 = 4;
 
@@ -75,6 +81,7 @@ impl Table {
         let later = match name {
             "vm_kind" | "uuid" | "domid" | "other_kind" | "other_uuid" | "other_domid" | "trial" => 4,
             "nodes" if self == Self::Placements => 4,
+            "pinning" if self == Self::Decisions => 4,
             "run_ns" if self == Self::Counters => 4,
             _ => 1,
         };

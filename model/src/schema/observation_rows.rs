@@ -11,7 +11,7 @@ use crate::availability::Availability;
 use crate::counters::CounterRole;
 use crate::observation::{Observation, ProgramCost, VcpuObservation};
 use crate::topology::{DomainId, Topology};
-use crate::trial::{Comparison, Decision};
+use crate::trial::Decision;
 
 /// The rows of one window; `topology` has the domains of CPUs.
 pub fn observation_rows(topology: Option<&Topology>, seen: &Observation) -> Rows {
@@ -30,26 +30,23 @@ pub fn observation_rows(topology: Option<&Topology>, seen: &Observation) -> Rows
     }
 }
 
-/// The rows of decisions: hand over each decision once.
-pub fn trial_rows(comparison: &Comparison, decisions: &[Decision]) -> Rows {
-    let row = |decision: &Decision| {
-        let seen = decision.observed_change;
-        let ends = seen.and_then(|seen| seen.ci95);
-        TrialRow {
-            begin_us: signed(decision.at_unix_us),
-            round: decision.round,
-            objective: comparison.objective.name().to_owned(),
-            proposal: decision.proposal.clone(),
-            expected_change: decision.expected_change,
-            observed_change: seen.map(|seen| seen.median),
-            observed_low: ends.map(|[low, _]| low),
-            observed_high: ends.map(|[_, high]| high),
-            blocks: seen.map_or(0, |seen| seen.n as u64),
-            outcome: decision.outcome.name().to_owned(),
-            reason: decision.reason.clone(),
-        }
-    };
-    Rows { trials: decisions.iter().map(row).collect(), ..Rows::default() }
+/// The row of a decision.
+pub fn decision_row(decision: &Decision) -> TrialRow {
+    let seen = decision.observed_change;
+    let ends = seen.and_then(|seen| seen.ci95);
+    TrialRow {
+        begin_us: signed(decision.at_unix_us),
+        round: decision.round,
+        objective: decision.objective.name().to_owned(),
+        proposal: decision.proposal.clone(),
+        expected_change: decision.expected_change,
+        observed_change: seen.map(|seen| seen.median),
+        observed_low: ends.map(|[low, _]| low),
+        observed_high: ends.map(|[_, high]| high),
+        blocks: seen.map_or(0, |seen| seen.n as u64),
+        outcome: decision.outcome.name().to_owned(),
+        reason: decision.reason.clone(),
+    }
 }
 
 /// A window with what its rows have in common.

@@ -62,7 +62,7 @@ pub fn schema_page() -> String {
          - Versions {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} are read. A table that came with a later version than the manifest's \
          is not there. Before version 3 the column `ksm_run` of the table `ksm` was named `run`: read that table of old \
          recordings without the partitions of the path. Before version 4 there was no `vm_kind`, `uuid`, `domid`, `trial`, `nodes` of \
-         placements and `run_ns` of counters, and a domain of Xen had its number as `pid` and `vm_pid`, the number of a vCPU as \
+         placements, `pinning` of decisions and `run_ns` of counters, and a domain of Xen had its number as `pid` and `vm_pid`, the number of a vCPU as \
          `thread`, and the first 8 bytes of its UUID as start time.\n"
     );
     for table in Table::ALL {

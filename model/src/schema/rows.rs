@@ -1,33 +1,34 @@
-//! From a snapshot to the rows that are recorded of it.
+//! From a round and from events to the rows that are recorded of them.
 
 use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmColumns, VmRow};
+use crate::event::Event;
 use crate::matrix::{MemoryUse, SharingMatrix};
 use crate::plan::Plan;
-use crate::snapshot::{Event, Snapshot};
+use crate::update::Round;
 use crate::vm::{MemoryKind, Vcpu, Vm};
 
-/// The rows of `snapshot`: equal snapshots give equal rows.
+/// The rows of `round` with its events: equal rounds give equal rows.
 ///
 /// One row per round in `decisions` and `ksm`, whatever was unavailable, with the reasons; none in
 /// `sharing` while there is no matrix.
-pub fn rows_of(snapshot: &Snapshot) -> Rows {
+pub fn round_rows(round: &Round) -> Rows {
     let time = Window {
-        begin_us: signed(snapshot.begin_unix_us),
-        end_us: signed(snapshot.end_unix_us),
-        round: snapshot.round,
+        begin_us: signed(round.begin_unix_us),
+        end_us: signed(round.end_unix_us),
+        round: round.number,
     };
-    let matrix = snapshot.matrix.value();
+    let matrix = round.matrix.value().map(|matrix| &**matrix);
     Rows {
         sharing: matrix.map(|matrix| sharing(time, matrix)).unwrap_or_default(),
-        vms: snapshot.vms.iter().map(|vm| vm_row(time, vm, matrix)).collect(),
-        placements: snapshot
+        vms: round.vms.iter().map(|vm| vm_row(time, vm, matrix)).collect(),
+        placements: round
             .vms
             .iter()
-            .flat_map(|vm| vm.vcpus.iter().map(move |vcpu| placement(time, snapshot, vm, vcpu)))
+            .flat_map(|vm| vm.vcpus.iter().map(move |vcpu| placement(time, round, vm, vcpu)))
             .collect(),
-        decisions: vec![decision(time, snapshot)],
-        ksm: vec![ksm(time, snapshot)],
-        events: event_rows(time.round, &snapshot.events),
+        decisions: vec![decision(time, round)],
+        ksm: vec![ksm(time, round)],
+        events: event_rows(time.round, &round.events),
         ..Rows::default()
     }
 }
@@ -124,11 +125,11 @@ fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {
     }
 }
 
-fn placement(time: Window, snapshot: &Snapshot, vm: &Vm, vcpu: &Vcpu) -> PlacementRow {
-    let domain = snapshot.plan.value().and_then(|plan| plan.domain_of(&vm.name, vcpu.index));
-    let (applied, not_applied_reason) = match (domain, snapshot.pinned.value()) {
-        (None, _) => (None, Some(no_domain_reason(snapshot))),
-        (Some(_), None) => (Some(false), snapshot.pinned.reason().map(str::to_owned)),
+fn placement(time: Window, round: &Round, vm: &Vm, vcpu: &Vcpu) -> PlacementRow {
+    let domain = round.plan.value().and_then(|plan| plan.domain_of(&vm.name, vcpu.index));
+    let (applied, not_applied_reason) = match (domain, round.pinning.outcome()) {
+        (None, _) => (None, Some(no_domain_reason(round))),
+        (Some(_), None) => (Some(false), round.pinning.reason().map(str::to_owned)),
         (Some(_), Some(outcome)) if outcome.skipped == 0 => (Some(true), None),
         // Nothing was to be done for a thread that was within its domain when the round found it.
         (Some(domain), Some(_)) if vcpu.affinity.is_subset(&domain.cpus) => (Some(true), None),
@@ -163,16 +164,16 @@ fn placement(time: Window, snapshot: &Snapshot, vm: &Vm, vcpu: &Vcpu) -> Placeme
     }
 }
 
-fn no_domain_reason(snapshot: &Snapshot) -> String {
-    snapshot.plan.reason().map_or_else(
+fn no_domain_reason(round: &Round) -> String {
+    round.plan.reason().map_or_else(
         || "the plan leaves this vCPU to the kernel's scheduler".to_owned(),
         |why| format!("there is no plan: {why}"),
     )
 }
 
-fn decision(time: Window, snapshot: &Snapshot) -> DecisionRow {
-    let plan: Option<&Plan> = snapshot.plan.value();
-    let pinned = snapshot.pinned.value();
+fn decision(time: Window, round: &Round) -> DecisionRow {
+    let plan: Option<&Plan> = round.plan.value().map(|plan| &**plan);
+    let pinned = round.pinning.outcome();
     DecisionRow {
         begin_us: time.begin_us,
         end_us: time.end_us,
@@ -185,21 +186,22 @@ fn decision(time: Window, snapshot: &Snapshot) -> DecisionRow {
         threads_changed: pinned.map(|outcome| outcome.changed),
         threads_unchanged: pinned.map(|outcome| outcome.unchanged),
         threads_skipped: pinned.map(|outcome| outcome.skipped),
-        sharing_unavailable: snapshot.matrix.reason().map(str::to_owned),
-        topology_unavailable: snapshot.topology.reason().map(str::to_owned),
-        plan_unavailable: snapshot.plan.reason().map(str::to_owned),
-        pin_unavailable: snapshot.pinned.reason().map(str::to_owned),
-        own_cpu_us: snapshot.own_cpu_us.value().copied(),
+        sharing_unavailable: round.matrix.reason().map(str::to_owned),
+        topology_unavailable: round.topology.reason().map(str::to_owned),
+        plan_unavailable: round.plan.reason().map(str::to_owned),
+        pin_unavailable: round.pinning.reason().map(str::to_owned),
+        pinning: round.pinning.name().map(str::to_owned),
+        own_cpu_us: round.own_cpu_us.value().copied(),
     }
 }
 
-fn ksm(time: Window, snapshot: &Snapshot) -> KsmRow {
-    let state = snapshot.ksm.value();
+fn ksm(time: Window, round: &Round) -> KsmRow {
+    let state = round.ksm.value();
     KsmRow {
         begin_us: time.begin_us,
         end_us: time.end_us,
         round: time.round,
-        unavailable: snapshot.ksm.reason().map(str::to_owned),
+        unavailable: round.ksm.reason().map(str::to_owned),
         ksm_run: state.map(|s| s.run),
         full_scans: state.map(|s| s.full_scans),
         pages_shared: state.map(|s| s.pages_shared),

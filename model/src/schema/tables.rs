@@ -61,6 +61,11 @@ macro_rules! tables {
                 match table { $( Table::$table => self.$name.len() as u64, )+ }
             }
 
+            /// Adds the rows of `more` after these.
+            pub fn append(&mut self, more: Self) {
+                $( self.$name.extend(more.$name); )+
+            }
+
             /// Hands the rows of each table to `visitor`, and stops at its first error.
             pub fn visit<V: TableVisitor>(&self, visitor: &mut V) -> Result<(), V::Error> {
                 $( visitor.visit(&self.$name)?; )+
@@ -262,6 +267,8 @@ tables! {
         plan_unavailable: Option<String>, "none";
         /// Why nothing could be pinned; null when it could.
         pin_unavailable: Option<String>, "none";
+        /// What came of pinning: done, dry_run, no_plan or failed; null in recordings that do not say which.
+        pinning: Option<String>, "none";
         /// CPU time that huddle itself has used since its start; null where it was not available.
         own_cpu_us: Option<u64>, "us";
     }

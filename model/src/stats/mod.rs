@@ -11,6 +11,7 @@
 
 mod blocks;
 mod compare;
+mod distribution;
 mod rank;
 mod trend;
 
@@ -18,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use blocks::{BlockSums, Part, SampleFlags};
 pub use compare::{CannotCompare, Compared, Side, Warning, compare_blocks, compare_samples};
+pub use distribution::{Distribution, Figure};
 pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, signed_rank};
-pub use trend::{LEAST_FOR_TREND, OUTLIER_SCORE, Trend, outliers, trend};
+pub use trend::{LEAST_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};
 
 /// Fewest values from which an interval is given: even the range from the least to the greatest of
 /// five values misses the median in more than 5 of 100 cases (2 / 2^5).

@@ -33,8 +33,6 @@ use crate::topology::Topology;
 /// Fewest blocks that can be decided on.
 const LEAST_BLOCKS: u32 = 8;
 
-const THERE: &str = "there already";
-
 /// A VM as a trial knows it: when any of this changes it is another one.
 pub type Member = (String, VmId, u32);
 
@@ -102,10 +100,29 @@ struct Rejected {
 /// Proposals that were taken back and are remembered.
 const MOST_REJECTED: usize = 64;
 
-/// Why a proposal was not tried: said once until something else happens.
+/// Why a proposal is not tried now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Nothing is to be changed, only said.
+    DryRun,
+    /// The VMs are where it wants them already.
+    InPlace,
+    /// It brings too little.
+    Gain,
+    /// It was taken back a short while ago.
+    CoolDown,
+    /// The host has too much to do.
+    Load,
+    /// The objective cannot be measured.
+    NoValue,
+    /// Too few moves are left in this hour.
+    Budget,
+}
+
+/// A proposal that was refused: told once until something else happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Said {
-    why: &'static str,
+struct Refused {
+    why: Refusal,
     proposal: Assignment,
     writers: Vec<String>,
 }
@@ -126,7 +143,7 @@ pub struct Machine {
     writers: Writers,
     budget: MoveBudget,
     rejected: Vec<Rejected>,
-    said: Option<Said>,
+    refused: Option<Refused>,
     /// Why the last window had no value of the objective.
     blind: Option<String>,
     host: HostReading,
@@ -151,7 +168,7 @@ impl Machine {
             writers: Writers::default(),
             budget,
             rejected: Vec::new(),
-            said: None,
+            refused: None,
             blind: None,
             host: HostReading::default(),
             trials: 0,
@@ -204,23 +221,18 @@ impl Machine {
                 };
             }
         }
-        Comparison {
-            objective: self.objective,
-            phase: self.phase_line(),
-            arms: self.arms.clone(),
-            decisions: self.decisions.clone(),
-        }
+        Comparison { objective: self.objective, phase: self.phase(), arms: self.arms.clone() }
     }
 
-    fn phase_line(&self) -> String {
+    fn phase(&self) -> super::Phase {
         match &self.phase {
-            Phase::Trial(trial) => format!("trial block {} of {}", trial.pairs.len() + 1, trial.blocks),
-            Phase::Holding { .. } => "holding".into(),
-            Phase::Observing => match self.moved {
-                Some(moved) if moved > self.settings.moving_limit => {
-                    format!("observing: sharing changes, {:.0} % since the last pass", moved * 100.0)
-                }
-                _ => "observing".into(),
+            Phase::Trial(trial) => super::Phase::Trial {
+                block: u32::try_from(trial.pairs.len() + 1).unwrap_or(u32::MAX),
+                blocks: trial.blocks,
+            },
+            Phase::Holding { .. } => super::Phase::Holding,
+            Phase::Observing => super::Phase::Observing {
+                moved: self.moved.filter(|moved| *moved > self.settings.moving_limit),
             },
         }
     }
@@ -232,7 +244,7 @@ impl Machine {
             self.abort(at, reason);
         }
         self.phase = Phase::Observing;
-        self.said = None;
+        self.refused = None;
     }
 
     /// What is wanted could not be put in force, or not all of it: what is tried so is not tried at all.
@@ -364,6 +376,7 @@ impl Machine {
         self.decisions.push(Decision {
             at_unix_us: at.unix_us,
             round: trial.round,
+            objective: self.objective,
             proposal: trial.line,
             expected_change: trial.expected_change,
             observed_change: change,

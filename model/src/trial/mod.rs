@@ -13,6 +13,8 @@ mod writers;
 use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
+use crate::observation::TrialBlock;
+use crate::pinning::Pinning;
 use crate::stats::Estimate;
 
 pub use assignment::Assignment;
@@ -57,17 +59,61 @@ impl Objective {
     }
 }
 
-/// The placements tried so far, for the screen and the recording.
+/// How the trial of placements stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// What they are judged by.
     pub objective: Objective,
-    /// What the loop is doing now, as one short line: `observing`, `trial block 3 of 12`, `holding`.
-    pub phase: String,
+    /// What the loop is doing now.
+    pub phase: Phase,
     /// The placements of the trial that runs, or of the last one.
     pub arms: Vec<Arm>,
-    /// What was decided so far, the latest last.
-    pub decisions: Vec<Decision>,
+}
+
+/// What a loop that tries placements is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// No trial runs; one begins when a proposal is worth it.
+    Observing {
+        /// How much of what is shared changed in the last pass (0.1: a tenth), where it is too much to try
+        /// anything.
+        moved: Option<f64>,
+    },
+    /// A trial runs.
+    Trial {
+        /// Number of its block, from 1.
+        block: u32,
+        /// Most blocks it can have.
+        blocks: u32,
+    },
+    /// Something was decided a short while ago, and nothing is tried yet.
+    Holding,
+    /// Nothing is pinned, so nothing is tried.
+    DryRun,
+    /// A recording's window; the part of a trial that it was of.
+    Recorded(Option<TrialBlock>),
+}
+
+impl std::fmt::Display for Phase {
+    /// One short line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Observing { moved: None } => f.write_str("observing"),
+            Self::Observing { moved: Some(moved) } => {
+                write!(f, "observing: sharing changes, {:.0} % since the last pass", moved * 100.0)
+            }
+            Self::Trial { block, blocks } => write!(f, "trial block {block} of {blocks}"),
+            Self::Holding => f.write_str("holding"),
+            Self::DryRun => {
+                write!(f, "nothing is tried: {}", Pinning::DryRun.reason().unwrap_or_default())
+            }
+            Self::Recorded(Some(TrialBlock { arm, block, .. })) => {
+                write!(f, "trial block {}, arm {arm}", u64::from(*block) + 1)
+            }
+            Self::Recorded(None) => f.write_str("no trial in this window"),
+        }
+    }
 }
 
 /// One placement in a trial.
@@ -114,6 +160,8 @@ pub struct Decision {
     pub at_unix_us: u64,
     /// The round whose plan it was.
     pub round: u64,
+    /// What it was judged by.
+    pub objective: Objective,
     /// What was proposed, as one short line.
     pub proposal: String,
     /// The relative change of the objective that was expected (0.1: ten percent better), where known.

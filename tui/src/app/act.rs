@@ -1,10 +1,10 @@
 //! What the user asks to be done: whether it may be, the question before it, and what came of it.
 
 use huddle_model::plan::Policy;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::view::View as LoopView;
 
 use super::App;
-use super::action::{Action, Deed};
+use super::action::{Action, Capability};
 use super::keys::{Command, KeyMap};
 use super::source::{Source, Tone};
 use crate::colour::Palette;
@@ -36,7 +36,7 @@ pub(crate) struct Report {
 const SEEK_PARTS: usize = 10;
 
 impl App {
-    /// Where snapshots come from; call it again whenever a replay moves. [`Source::Live`] until then.
+    /// Where updates come from; call it again whenever a replay moves. [`Source::Live`] until then.
     pub fn set_source(&mut self, source: Source) {
         self.is_dirty |= source != self.source;
         self.source = source;
@@ -60,19 +60,19 @@ impl App {
         self.is_dirty = true;
     }
 
-    /// What the screen shows now; `None` before the first snapshot.
-    pub fn snapshot(&self) -> Option<&Snapshot> {
-        self.shown.as_ref().map(|picture| &*picture.snapshot)
+    /// What the screen shows now; `None` before the first view.
+    pub fn shown_view(&self) -> Option<&LoopView> {
+        self.shown.as_ref().map(|picture| &picture.view)
     }
 
     /// From now on the user is told `reason` where they ask for this, and the caller is not asked.
-    pub fn refuse(&mut self, deed: Deed, reason: impl Into<String>) {
-        self.refused.insert(deed, reason.into());
+    pub fn refuse(&mut self, capability: Capability, reason: impl Into<String>) {
+        self.refused.insert(capability, reason.into());
     }
 
     /// Takes [`App::refuse`] back.
-    pub fn allow(&mut self, deed: Deed) {
-        self.refused.remove(&deed);
+    pub fn allow(&mut self, capability: Capability) {
+        self.refused.remove(&capability);
     }
 
     /// Says one sentence in the bottom line until the next key: what became of an action.
@@ -93,15 +93,15 @@ impl App {
         self.is_dirty = true;
     }
 
-    /// Why a deed cannot be done; `None` where it can.
-    fn refusal(&self, deed: Deed) -> Option<String> {
-        let own = self.refused.get(&deed).cloned();
-        own.or_else(|| self.source.refuses(deed).map(str::to_owned))
+    /// Why something cannot be done; `None` where it can.
+    fn refusal(&self, capability: Capability) -> Option<String> {
+        let own = self.refused.get(&capability).cloned();
+        own.or_else(|| self.source.refuses(capability).map(str::to_owned))
     }
 
     /// Hands an action to the caller, or asks first, or says why not.
     pub(super) fn attempt(&mut self, action: Action) -> Vec<Action> {
-        if let Some(reason) = action.deed().and_then(|deed| self.refusal(deed)) {
+        if let Some(reason) = action.capability().and_then(|capability| self.refusal(capability)) {
             self.notify(Tone::Warning, format!("not done: {reason}"));
             return Vec::new();
         }
@@ -121,13 +121,13 @@ impl App {
     fn no_plan(&self) -> Option<String> {
         match &self.shown {
             None => Some("no round has ended yet".into()),
-            Some(picture) => picture.snapshot.plan.reason().map(str::to_owned),
+            Some(picture) => picture.view.round.plan.reason().map(str::to_owned),
         }
     }
 
     /// The question that stands before an action.
     pub(crate) fn question(&self, action: Action) -> String {
-        let plan = self.shown.as_ref().and_then(|picture| picture.snapshot.plan.value());
+        let plan = self.shown.as_ref().and_then(|picture| picture.view.round.plan.value());
         let threads = |count: usize| match count {
             1 => "1 vCPU thread".to_owned(),
             count => format!("{count} vCPU threads"),
@@ -150,7 +150,7 @@ impl App {
     }
 
     /// Commands that ask for an action, in any view.
-    pub(super) fn on_deed(&mut self, command: Command) -> Vec<Action> {
+    pub(super) fn on_action_command(&mut self, command: Command) -> Vec<Action> {
         match command {
             Command::DryRun => self.attempt(Action::ApplyPlan { dry_run: true }),
             Command::ApplyPlan => self.attempt(Action::ApplyPlan { dry_run: false }),
@@ -160,10 +160,10 @@ impl App {
             Command::SaveText => vec![Action::SaveText],
             Command::SaveSvg => vec![Action::SaveSvg],
             Command::ChoosePolicy => {
-                match self.refusal(Deed::Policy) {
+                match self.refusal(Capability::Policy) {
                     Some(reason) => self.notify(Tone::Warning, format!("not done: {reason}")),
                     None => {
-                        let plan = self.shown.as_ref().and_then(|picture| picture.snapshot.plan.value());
+                        let plan = self.shown.as_ref().and_then(|picture| picture.view.round.plan.value());
                         let now =
                             plan.and_then(|plan| Policy::ALL.iter().position(|one| *one == plan.policy));
                         self.overlay = Some(Overlay::Choose { at: now.unwrap_or(0) });

@@ -30,11 +30,11 @@ pub enum Action {
     Play,
     /// Replay: stand still.
     Pause,
-    /// Replay: one snapshot on.
+    /// Replay: one step on.
     Step,
     /// Replay: at this speed.
     SetSpeed(Speed),
-    /// Replay: to the snapshot at this position, from 0.
+    /// Replay: to the step at this position, from 0.
     Seek {
         /// The position; always within the recording.
         position: usize,
@@ -47,23 +47,23 @@ impl Action {
         matches!(self, Self::ApplyPlan { dry_run: false } | Self::SetPolicy(_) | Self::Restore)
     }
 
-    /// The deed that must be allowed for it; `None` for what is always allowed.
-    pub fn deed(self) -> Option<Deed> {
+    /// The capability that it needs; `None` for what is always allowed.
+    pub fn capability(self) -> Option<Capability> {
         match self {
-            Self::ApplyPlan { dry_run: true } => Some(Deed::DryRun),
-            Self::ApplyPlan { dry_run: false } => Some(Deed::Apply),
-            Self::SetPolicy(_) => Some(Deed::Policy),
-            Self::Restore => Some(Deed::Restore),
-            Self::StartRecording | Self::StopRecording => Some(Deed::Record),
+            Self::ApplyPlan { dry_run: true } => Some(Capability::DryRun),
+            Self::ApplyPlan { dry_run: false } => Some(Capability::Apply),
+            Self::SetPolicy(_) => Some(Capability::Policy),
+            Self::Restore => Some(Capability::Restore),
+            Self::StartRecording | Self::StopRecording => Some(Capability::Record),
             Self::Play | Self::Pause | Self::Step | Self::SetSpeed(_) | Self::Seek { .. } => None,
             Self::Quit | Self::SaveText | Self::SaveSvg => None,
         }
     }
 }
 
-/// What may be refused, with a reason that the user is told instead of being asked.
+/// What a loop may not be able to do; the user is told the reason then instead of being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Deed {
+pub enum Capability {
     /// [`Action::ApplyPlan`] with `dry_run`.
     DryRun,
     /// [`Action::ApplyPlan`] without.
@@ -76,7 +76,7 @@ pub enum Deed {
     Record,
 }
 
-impl Deed {
+impl Capability {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::DryRun, Self::Apply, Self::Policy, Self::Restore, Self::Record];
 }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use huddle_model::availability::Availability;
+use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, Policy};
-use huddle_model::snapshot::{PinOutcome, Snapshot};
 use huddle_model::topology::DomainId;
+use huddle_model::update::Round;
 
 /// A VM's vCPUs that went from one domain to another together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct Change {
     /// The policy before, where it was another one.
     pub(crate) policy_before: Option<Policy>,
     pub(crate) moves: Vec<Move>,
-    pub(crate) pinned: Availability<PinOutcome>,
+    pub(crate) pinning: Pinning,
     pub(crate) reasons: Vec<String>,
 }
 
@@ -46,21 +46,21 @@ impl Change {
     }
 }
 
-/// What `snapshot` changes against the plan last seen; `None` when nothing moves.
-pub(crate) fn change(before: Option<&Plan>, snapshot: &Snapshot) -> Option<Change> {
-    let plan = snapshot.plan.value()?;
+/// What `round` changes against the plan last seen; `None` when nothing moves.
+pub(crate) fn change(before: Option<&Plan>, round: &Round) -> Option<Change> {
+    let plan = round.plan.value()?;
     let moves = moves(before, plan);
     let policy_before = before.map(|before| before.policy).filter(|policy| *policy != plan.policy);
     if moves.is_empty() && policy_before.is_none() && before.is_some() {
         return None;
     }
     Some(Change {
-        round: snapshot.round,
-        at_unix_us: snapshot.end_unix_us,
+        round: round.number,
+        at_unix_us: round.end_unix_us,
         policy: plan.policy,
         policy_before,
         moves,
-        pinned: snapshot.pinned.clone(),
+        pinning: round.pinning.clone(),
         reasons: plan.reasons.clone(),
     })
 }

@@ -16,8 +16,7 @@ pub(crate) struct Compare {
 impl App {
     /// The decisions of the picture shown, the latest last.
     pub(crate) fn decisions(&self) -> &[Decision] {
-        let comparison = self.shown.as_ref().and_then(|picture| picture.snapshot.comparison.value());
-        comparison.map_or(&[], |comparison| &comparison.decisions)
+        self.shown.as_ref().map_or(&[], |picture| &picture.view.decisions)
     }
 
     /// Position of the selected decision, from the latest.
@@ -26,7 +25,7 @@ impl App {
     }
 
     pub(crate) fn compare_layout(&self, body: ratatui::layout::Rect) -> CompareLayout {
-        let comparison = self.shown.as_ref().and_then(|picture| picture.snapshot.comparison.value());
+        let comparison = self.shown.as_ref().and_then(|picture| picture.view.comparison.value());
         CompareLayout::new(body, comparison.map_or(0, |comparison| comparison.arms.len()))
     }
 

@@ -91,9 +91,11 @@ impl App {
         use Command as C;
         let is_replay = self.source.replay().is_some();
         match command {
-            C::Pause | C::Step | C::Faster | C::Slower if is_replay => return self.on_deed(command),
+            C::Pause | C::Step | C::Faster | C::Slower if is_replay => {
+                return self.on_action_command(command);
+            }
             C::StepBack | C::SeekBack | C::SeekForward | C::SeekStart | C::SeekEnd => {
-                return self.on_deed(command);
+                return self.on_action_command(command);
             }
             C::DryRun
             | C::ApplyPlan
@@ -102,7 +104,7 @@ impl App {
             | C::Record
             | C::SaveText
             | C::SaveSvg => {
-                return self.on_deed(command);
+                return self.on_action_command(command);
             }
             C::Quit | C::Accept | C::Decline => {}
             C::Help => self.help = Some(0),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use huddle_model::snapshot::Snapshot;
+use huddle_model::update::Round;
 
 /// Most points kept: more than any screen is wide.
 const KEPT: usize = 4096;
@@ -25,13 +25,13 @@ pub(crate) struct KsmHistory {
 }
 
 impl KsmHistory {
-    pub(crate) fn push(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn push(&mut self, round: &Round) {
         if self.points.len() == KEPT {
             self.points.pop_front();
         }
         self.pushed += 1;
-        self.points.push_back(snapshot.ksm.value().map(|ksm| KsmPoint {
-            at_unix_us: snapshot.end_unix_us,
+        self.points.push_back(round.ksm.value().map(|ksm| KsmPoint {
+            at_unix_us: round.end_unix_us,
             pages_shared: ksm.pages_shared,
             pages_sharing: ksm.pages_sharing,
             full_scans: ksm.full_scans,

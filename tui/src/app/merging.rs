@@ -62,7 +62,7 @@ pub(crate) fn table() -> Table {
 impl App {
     /// The VMs with what KSM did to them, in order, and the length of the window in seconds.
     pub(crate) fn merge_rows(&self) -> (Vec<&MergeObservation>, f64) {
-        let seen = self.shown.as_ref().and_then(|picture| picture.snapshot.observation.value());
+        let seen = self.shown.as_ref().and_then(|picture| picture.view.observation.value());
         let Some(seen) = seen else { return (Vec::new(), 0.0) };
         let seconds = seen.seconds();
         let column = MergeColumn::ALL[self.merging.sort.min(MergeColumn::ALL.len() - 1)];

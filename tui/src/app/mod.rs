@@ -1,4 +1,4 @@
-//! The terminal's state: a pure function of the snapshots, keys, mouse, sizes and ticks it was given.
+//! The terminal's state: a pure function of the updates, keys, mouse, sizes and ticks it was given.
 
 mod act;
 mod action;
@@ -21,21 +21,21 @@ pub(crate) mod series;
 mod sharing;
 mod source;
 pub(crate) mod table;
+mod taken;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::news::Taken;
 use huddle_model::plan::Plan;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::view::View as LoopView;
 use ratatui::layout::Rect;
 
 use crate::colour::{Charset, ColourMode, Palette};
 pub(crate) use act::{Overlay, Report};
-pub use action::{Action, Deed, Speed};
+pub use action::{Action, Capability, Speed};
 pub(crate) use change::{Change, Move};
 use compare::Compare;
 use geometry::Screen;
@@ -112,10 +112,10 @@ pub struct Options {
     pub tick: Duration,
 }
 
-/// A snapshot with what was drawn from it and from those before.
+/// What the loop showed at one time, with what was drawn from it and from what came before.
 #[derive(Clone, Debug)]
 pub(crate) struct Picture {
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) view: LoopView,
     pub(crate) overview: Arc<Overview>,
     pub(crate) figures: Option<MatrixFigures>,
     pub(crate) change: Option<Arc<Change>>,
@@ -128,18 +128,18 @@ pub(crate) struct Picture {
 
 impl Picture {
     pub(crate) fn matrix(&self) -> Option<(&SharingMatrix, &MatrixFigures)> {
-        self.snapshot.matrix.value().zip(self.figures.as_ref())
+        self.view.round.matrix.value().map(|matrix| &**matrix).zip(self.figures.as_ref())
     }
 
     /// When what it shows was seen, in microseconds since the Unix epoch.
     pub(crate) fn moment(&self) -> u64 {
-        moment(&self.snapshot)
+        moment(&self.view)
     }
 }
 
-fn moment(snapshot: &Snapshot) -> u64 {
-    let seen = snapshot.observation.value().map_or(0, |seen| seen.end_unix_us);
-    seen.max(snapshot.end_unix_us)
+fn moment(view: &LoopView) -> u64 {
+    let seen = view.observation.value().map_or(0, |seen| seen.end_unix_us);
+    seen.max(view.round.end_unix_us)
 }
 
 /// Lengths of the charts, in seconds.
@@ -166,7 +166,7 @@ pub struct App {
     pub(crate) source: Source,
     /// Where a recording goes while one is made.
     pub(crate) recording: Option<String>,
-    refused: HashMap<Deed, String>,
+    refused: HashMap<Capability, String>,
     pub(crate) sharing: Sharing,
     pub(crate) log: Log,
     pub(crate) misses: Misses,
@@ -178,17 +178,17 @@ pub struct App {
     /// Positions in [`SPANS_S`] and [`INTERVALS_S`].
     span: usize,
     interval: usize,
-    taken: Taken,
-    /// The arm and the number of the window that came last.
+    /// The arm of the window that came last.
     last_arm: Option<String>,
     /// Selected domain and first visible row of boxes.
     pub(crate) domain: usize,
     pub(crate) domain_row: usize,
     latest: Option<Picture>,
     pub(crate) shown: Option<Picture>,
-    last_plan: Option<Arc<Snapshot>>,
+    /// The last plan there was.
+    last_plan: Option<Arc<Plan>>,
     area: Rect,
-    ticks_since_snapshot: u32,
+    ticks_since_update: u32,
     is_dirty: bool,
 }
 
@@ -218,7 +218,6 @@ impl App {
             ksm_history: KsmHistory::default(),
             span: 2,
             interval: 0,
-            taken: Taken::default(),
             last_arm: None,
             domain: 0,
             domain_row: 0,
@@ -226,126 +225,15 @@ impl App {
             shown: None,
             last_plan: None,
             area: Rect::new(0, 0, width, height),
-            ticks_since_snapshot: 0,
+            ticks_since_update: 0,
             is_dirty: true,
         }
-    }
-
-    /// Takes a snapshot over: a new round, or a new window of observation in the same one. What was
-    /// given before is not logged again; rounds that were passed over are said in the log. While paused
-    /// the picture stays, and nothing is lost. A snapshot of an earlier time (a replay sought back, a
-    /// loop begun anew) begins log and charts anew.
-    pub fn on_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.ticks_since_snapshot = 0;
-        self.is_dirty = true;
-        let before = self.latest.take();
-        // A live loop's clock may be set back: that alone is no reason to forget.
-        let is_back = self.source.replay().is_some()
-            && before.as_ref().is_some_and(|before| moment(&snapshot) < before.moment());
-        if is_back {
-            self.begin_anew();
-        }
-        let before = before.filter(|_| !is_back);
-        let is_known = before.as_ref().is_some_and(|before| {
-            let before = &before.snapshot;
-            (before.round, before.begin_unix_us) == (snapshot.round, snapshot.begin_unix_us)
-        });
-        if !is_known && before.as_ref().is_some_and(|before| before.snapshot.round >= snapshot.round) {
-            self.taken = Taken::default();
-        }
-        let news = self.taken.take(&snapshot);
-        let mut change = before.as_ref().and_then(|before| before.change.clone());
-        if !is_known {
-            self.note_missed(before.as_ref().map(|before| before.snapshot.round), &snapshot);
-        }
-        for event in news.events(&snapshot) {
-            self.log.push(
-                event.at_unix_us,
-                event.kind.name(),
-                event.vm.as_ref().map(|vm| vm.name.clone()),
-                event.message.clone(),
-            );
-        }
-        if !is_known {
-            if let Some(new) = change::change(self.last_plan(), &snapshot) {
-                self.log_reasons(&new);
-                self.history.mark(new.at_unix_us, new.label());
-                change = Some(Arc::new(new));
-            }
-            if snapshot.plan.value().is_some() {
-                self.last_plan = Some(Arc::clone(&snapshot));
-            }
-            self.ksm_history.push(&snapshot);
-        }
-        for decision in news.decisions(&snapshot) {
-            let outcome = decision.outcome.name().replace('_', " ");
-            let text = format!("{}: {outcome}: {}", decision.proposal, decision.reason);
-            self.log.push(decision.at_unix_us, "decision", None, text);
-        }
-        let window = self.window(&snapshot, before.as_ref());
-        let figures = snapshot
-            .matrix
-            .value()
-            .map(|matrix| MatrixFigures::of(matrix, before.as_ref().and_then(Picture::matrix)));
-        let is_due = self.is_due(&snapshot);
-        self.latest = Some(Picture {
-            overview: Arc::new(Overview::of(&snapshot)),
-            figures,
-            change,
-            window,
-            log_end: self.log.end(),
-            ksm_end: self.ksm_history.end(),
-            snapshot,
-        });
-        if self.shown.is_none() || (is_due && !self.is_paused) {
-            self.show_latest();
-        }
-    }
-
-    /// The figures of the window of a snapshot; a new window goes to the history.
-    fn window(&mut self, snapshot: &Snapshot, before: Option<&Picture>) -> Availability<Arc<WindowFigures>> {
-        let seen = match &snapshot.observation {
-            Availability::Available(seen) => seen,
-            Availability::Unavailable(reason) => return Availability::Unavailable(reason.clone()),
-        };
-        if let Some(known) = before.and_then(|before| before.window.value())
-            && (known.window, known.end_unix_us) == (seen.window, seen.end_unix_us)
-        {
-            return Availability::Available(Arc::clone(known));
-        }
-        let arm = seen.trial.as_ref().map(|trial| trial.arm.clone());
-        if arm != self.last_arm {
-            let label = arm.as_ref().map_or_else(|| "end of the trial".into(), |arm| format!("arm {arm}"));
-            self.history.mark(seen.begin_unix_us, label);
-            self.last_arm = arm;
-        }
-        let figures = WindowFigures::of(seen, snapshot.topology.value());
-        self.history.push(&figures);
-        Availability::Available(Arc::new(figures))
-    }
-
-    /// Whether the picture may be renewed already.
-    fn is_due(&self, snapshot: &Snapshot) -> bool {
-        let interval_us = self.interval_s() * 1_000_000;
-        let shown = self.shown.as_ref().map_or(0, Picture::moment);
-        // A replay shows each snapshot it comes to; a time that goes back shows at once.
-        self.source.replay().is_some() || moment(snapshot).abs_diff(shown) >= interval_us
-    }
-
-    /// Forgets what was seen: a replay went back.
-    fn begin_anew(&mut self) {
-        self.log.clear();
-        self.history = History::default();
-        self.ksm_history = KsmHistory::default();
-        self.taken = Taken::default();
-        self.last_plan = None;
-        self.last_arm = None;
     }
 
     /// Counts the age of the picture; call it every [`Options::tick`].
     pub fn on_tick(&mut self) {
         let before = self.age();
-        self.ticks_since_snapshot = self.ticks_since_snapshot.saturating_add(1);
+        self.ticks_since_update = self.ticks_since_update.saturating_add(1);
         self.is_dirty |= before.as_secs() != self.age().as_secs();
     }
 
@@ -404,12 +292,13 @@ impl App {
 
     /// Time since the newest round came, in ticks; since the start when none came.
     pub(crate) fn age(&self) -> Duration {
-        self.options.tick.saturating_mul(self.ticks_since_snapshot)
+        self.options.tick.saturating_mul(self.ticks_since_update)
     }
 
     /// Rounds that came while paused.
     pub(crate) fn rounds_held(&self) -> u64 {
-        let round = |picture: &Option<Picture>| picture.as_ref().map_or(0, |picture| picture.snapshot.round);
+        let round =
+            |picture: &Option<Picture>| picture.as_ref().map_or(0, |picture| picture.view.round.number);
         round(&self.latest).saturating_sub(round(&self.shown))
     }
 
@@ -435,10 +324,6 @@ impl App {
         }
     }
 
-    fn last_plan(&self) -> Option<&Plan> {
-        self.last_plan.as_ref().and_then(|snapshot| snapshot.plan.value())
-    }
-
     fn show_latest(&mut self) {
         let decisions = self.decisions().len();
         self.shown = self.latest.clone();
@@ -450,33 +335,6 @@ impl App {
 
     fn arrange(&mut self) {
         self.sharing.arrange(self.shown.as_ref().and_then(Picture::matrix));
-    }
-
-    fn note_missed(&mut self, last_round: Option<u64>, snapshot: &Snapshot) {
-        let round = snapshot.round;
-        let text = match last_round {
-            Some(last) if round > last + 1 => {
-                let missed = round - last - 1;
-                format!("{missed} rounds before round {round} did not reach this screen")
-            }
-            Some(last) if round < last => format!("the loop began anew: round {round} after round {last}"),
-            None if round > 1 => format!("joined at round {round}; what happened before is not shown"),
-            _ => return,
-        };
-        self.log.push(snapshot.end_unix_us, "missed", None, text);
-    }
-
-    /// Logs a change and those of its reasons that the plan before did not give too.
-    fn log_reasons(&mut self, change: &Change) {
-        let before = self.last_plan.clone();
-        let known: HashSet<&str> = before
-            .as_ref()
-            .and_then(|snapshot| snapshot.plan.value())
-            .map(|plan| plan.reasons.iter().map(String::as_str).collect())
-            .unwrap_or_default();
-        for reason in change.reasons.iter().filter(|reason| !known.contains(reason.as_str())) {
-            self.log.push(change.at_unix_us, "reason", None, reason.clone());
-        }
     }
 }
 

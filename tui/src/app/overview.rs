@@ -1,14 +1,15 @@
-//! What stands in each cache domain, drawn from a snapshot once, not at every frame.
+//! What stands in each cache domain, drawn from a view once, not at every frame.
 //!
 //! Units: distinct frames of 4 KiB. What a pair shares within a domain is its shared frames times the
 //! part of its pairs of vCPUs that meet there, as a plan counts it (`Plan::shared_within`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::snapshot::Snapshot;
-use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::view::View as LoopView;
 use huddle_model::vm::{Vcpu, Vm};
 use ratatui::text::Span;
 
@@ -75,38 +76,38 @@ pub(crate) struct Overview {
 }
 
 impl Overview {
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        let plan = snapshot.plan.value();
-        let (basis, places) = match &snapshot.plan {
+    pub(crate) fn of(view: &LoopView) -> Self {
+        let plan = view.round.plan.value();
+        let (basis, places) = match &view.round.plan {
             // What is planned is only proposed, where placements are tried.
-            Availability::Available(_) if snapshot.comparison.value().is_some() => {
-                let is_tried = snapshot.observation.value().is_some_and(|seen| seen.trial.is_some());
+            Availability::Available(_) if view.comparison.value().is_some() => {
+                let is_tried = view.observation.value().is_some_and(|seen| seen.trial.is_some());
                 if is_tried {
-                    (Basis::Tried, planned_places(snapshot))
+                    (Basis::Tried, planned_places(view))
                 } else {
-                    (Basis::Bound, bound_places(snapshot))
+                    (Basis::Bound, bound_places(view))
                 }
             }
             Availability::Available(plan) if !plan.placement.is_empty() => {
-                let basis = match &snapshot.pinned {
-                    Availability::Available(_) => Basis::Pinned,
-                    Availability::Unavailable(reason) => Basis::PlannedOnly(reason.clone()),
+                let basis = match view.pinning.reason() {
+                    None => Basis::Pinned,
+                    Some(reason) => Basis::PlannedOnly(reason.to_owned()),
                 };
-                (basis, planned_places(snapshot))
+                (basis, planned_places(view))
             }
             Availability::Available(plan) => {
                 let reason = format!("policy {} places nothing", plan.policy);
-                (Basis::LastRan(reason), last_places(snapshot))
+                (Basis::LastRan(reason), last_places(view))
             }
-            Availability::Unavailable(reason) => (Basis::LastRan(reason.clone()), last_places(snapshot)),
+            Availability::Unavailable(reason) => (Basis::LastRan(reason.clone()), last_places(view)),
         };
-        let domains = match (&snapshot.topology, plan) {
+        let domains = match (&view.round.topology, plan) {
             (Availability::Available(topology), _) => Ok(topology.domains()),
             (Availability::Unavailable(_), Some(plan)) if !plan.domains.is_empty() => Ok(&plan.domains[..]),
             (Availability::Unavailable(reason), _) => Err(reason.clone()),
         };
-        let total_frames = total_frames(&snapshot.matrix);
-        let loads = domains.map(|domains| loads(domains, &places, &snapshot.matrix));
+        let total_frames = total_frames(&view.round.matrix);
+        let loads = domains.map(|domains| loads(domains, &places, &view.round.matrix));
         let placed: usize = loads.iter().flatten().map(|load| load.vcpus).sum();
         let all: usize = places.iter().map(|place| place.vcpus.len()).sum();
         let within_frames = match &loads {
@@ -133,8 +134,8 @@ struct Place<'a> {
     vcpus: Vec<(u32, Option<DomainId>)>,
 }
 
-fn planned_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
-    let Some(plan) = snapshot.plan.value() else { return Vec::new() };
+fn planned_places(view: &LoopView) -> Vec<Place<'_>> {
+    let Some(plan) = view.round.plan.value() else { return Vec::new() };
     let mut places: Vec<Place<'_>> = Vec::new();
     let mut position: HashMap<&str, usize> = HashMap::new();
     for placed in &plan.placement {
@@ -144,7 +145,7 @@ fn planned_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
         });
         places[at].vcpus.push((placed.vcpu, Some(placed.domain)));
     }
-    for vm in &snapshot.vms {
+    for vm in view.round.vms.iter() {
         let at = *position.entry(&vm.name).or_insert_with(|| {
             places.push(Place { vm: &vm.name, vcpus: Vec::new() });
             places.len() - 1
@@ -160,34 +161,34 @@ fn planned_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
 }
 
 /// Where vCPUs are bound to by their affinity; those that are not, where they last ran.
-fn bound_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
-    let domain_of = domain_of_cpus(snapshot);
-    places(snapshot, |vcpu| {
+fn bound_places(view: &LoopView) -> Vec<Place<'_>> {
+    let domain_of = domain_of_cpus(view);
+    places(view, |vcpu| {
         let mut domains = vcpu.affinity.iter().map(|cpu| domain_of.get(&cpu).copied());
         let first = domains.next().flatten().filter(|first| domains.all(|domain| domain == Some(*first)));
         first.or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
     })
 }
 
-fn last_places(snapshot: &Snapshot) -> Vec<Place<'_>> {
-    let domain_of = domain_of_cpus(snapshot);
-    places(snapshot, |vcpu| domain_of.get(&vcpu.last_cpu?).copied())
+fn last_places(view: &LoopView) -> Vec<Place<'_>> {
+    let domain_of = domain_of_cpus(view);
+    places(view, |vcpu| domain_of.get(&vcpu.last_cpu?).copied())
 }
 
-fn places(snapshot: &Snapshot, of: impl Fn(&Vcpu) -> Option<DomainId>) -> Vec<Place<'_>> {
+fn places(view: &LoopView, of: impl Fn(&Vcpu) -> Option<DomainId>) -> Vec<Place<'_>> {
     let vcpus = |vm: &Vm| vm.vcpus.iter().map(|vcpu| (vcpu.index, of(vcpu))).collect();
-    snapshot.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
+    view.round.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
 }
 
-fn domain_of_cpus(snapshot: &Snapshot) -> HashMap<u32, DomainId> {
-    let domains = snapshot.topology.value().map_or(&[][..], Topology::domains);
+fn domain_of_cpus(view: &LoopView) -> HashMap<u32, DomainId> {
+    let domains = view.round.topology.value().map_or(&[][..], |topology| topology.domains());
     domains.iter().flat_map(|domain| domain.cpus.iter().map(|cpu| (cpu, domain.id))).collect()
 }
 
 fn loads(
     domains: &[CacheDomain],
     places: &[Place<'_>],
-    matrix: &Availability<SharingMatrix>,
+    matrix: &Availability<Arc<SharingMatrix>>,
 ) -> Vec<DomainLoad> {
     let position: HashMap<&str, usize> = match matrix {
         Availability::Available(matrix) => {
@@ -240,7 +241,7 @@ fn member(place: &Place<'_>, here: &[u32]) -> Member {
     Member { label, width }
 }
 
-fn within(matrix: &Availability<SharingMatrix>, shares: &[(usize, f64)]) -> Availability<u64> {
+fn within(matrix: &Availability<Arc<SharingMatrix>>, shares: &[(usize, f64)]) -> Availability<u64> {
     let matrix = match matrix {
         Availability::Available(matrix) => matrix,
         Availability::Unavailable(reason) => return Availability::Unavailable(reason.clone()),
@@ -268,7 +269,7 @@ fn frames_known(matrix: &SharingMatrix) -> bool {
     matrix.is_empty() || matrix.shared_frames(0, 0).is_some()
 }
 
-fn total_frames(matrix: &Availability<SharingMatrix>) -> Availability<u64> {
+fn total_frames(matrix: &Availability<Arc<SharingMatrix>>) -> Availability<u64> {
     match matrix {
         Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
         Availability::Available(matrix) => {

@@ -1,7 +1,7 @@
 //! Why values are not available, gathered for the view that is shown.
 
 use huddle_model::availability::Availability;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::view::View as LoopView;
 
 use super::rate::{Rate, RateRow};
 use super::{App, Picture, Report, View};
@@ -60,10 +60,10 @@ impl App {
     }
 
     fn gather(&self, picture: &Picture, reasons: &mut Reasons) {
-        let snapshot = &picture.snapshot;
+        let view = &picture.view;
         match self.view {
             View::Overview => {
-                stages(snapshot, reasons);
+                stages(view, reasons);
                 reasons.check("shared frames", &picture.overview.total_frames);
                 reasons.check("shared frames within domains", &picture.overview.within_frames);
                 if let Some(figures) = picture.window.value() {
@@ -75,21 +75,21 @@ impl App {
                 }
             }
             View::Sharing => {
-                reasons.check("sharing matrix", &snapshot.matrix);
+                reasons.check("sharing matrix", &view.round.matrix);
                 if let Some((matrix, _)) = picture.matrix() {
                     for vm in matrix.vms().iter().filter(|vm| vm.memory.is_none()) {
                         reasons.add(format!("frames of {}", vm.name), super::RATES_ONLY);
                     }
                 }
-                for vm in &snapshot.vms {
+                for vm in view.round.vms.iter() {
                     for why in &vm.cannot_merge {
                         reasons.add(format!("part of the memory of {}", vm.name), why);
                     }
                 }
             }
             View::Misses => {
-                reasons.check("counters", &snapshot.observation);
-                if let Some(seen) = snapshot.observation.value() {
+                reasons.check("counters", &view.observation);
+                if let Some(seen) = view.observation.value() {
                     for counted in &seen.events {
                         reasons.check(counted.role.name(), &counted.event);
                     }
@@ -104,14 +104,14 @@ impl App {
                 }
             }
             View::Compare => {
-                reasons.check("comparison", &snapshot.comparison);
-                for arm in snapshot.comparison.value().into_iter().flat_map(|comparison| &comparison.arms) {
+                reasons.check("comparison", &view.comparison);
+                for arm in view.comparison.value().into_iter().flat_map(|comparison| &comparison.arms) {
                     reasons.check(&format!("arm {}", arm.name), &arm.value);
                 }
             }
             View::Ksm => {
-                reasons.check("state of KSM", &snapshot.ksm);
-                reasons.check("merges and breaks", &snapshot.observation);
+                reasons.check("state of KSM", &view.round.ksm);
+                reasons.check("merges and breaks", &view.observation);
                 for row in self.merge_rows().0 {
                     reasons.check(&format!("merged pages of {}", row.vm), &row.merged_now);
                     reasons.check(&format!("merges of {}", row.vm), &row.merges);
@@ -120,8 +120,8 @@ impl App {
                 }
             }
             View::Log => {
-                stages(snapshot, reasons);
-                if let Some(seen) = snapshot.observation.value() {
+                stages(view, reasons);
+                if let Some(seen) = view.observation.value() {
                     reasons.check("cache occupancy", &seen.occupancy);
                     reasons.check("losses of probes", &seen.losses);
                     for program in &seen.programs {
@@ -138,15 +138,17 @@ pub(crate) fn label(row: &RateRow) -> String {
     row.vcpu.map_or_else(|| row.vm.clone(), |index| format!("{}[{index}]", row.vm))
 }
 
-fn stages(snapshot: &Snapshot, reasons: &mut Reasons) {
-    reasons.check("cache domains", &snapshot.topology);
-    reasons.check("sharing matrix", &snapshot.matrix);
-    reasons.check("plan", &snapshot.plan);
-    reasons.check("pinning", &snapshot.pinned);
-    reasons.check("counters and load", &snapshot.observation);
-    reasons.check("comparison", &snapshot.comparison);
-    reasons.check("KSM", &snapshot.ksm);
-    reasons.check("own CPU time", &snapshot.own_cpu_us);
+fn stages(view: &LoopView, reasons: &mut Reasons) {
+    reasons.check("cache domains", &view.round.topology);
+    reasons.check("sharing matrix", &view.round.matrix);
+    reasons.check("plan", &view.round.plan);
+    if let Some(reason) = view.pinning.reason() {
+        reasons.add("pinning", reason);
+    }
+    reasons.check("counters and load", &view.observation);
+    reasons.check("comparison", &view.comparison);
+    reasons.check("KSM", &view.round.ksm);
+    reasons.check("own CPU time", &view.round.own_cpu_us);
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl MatrixFigures {
 fn same_rates(a: &SharingMatrix, b: &SharingMatrix) -> bool {
     let same_names = || a.vms().iter().zip(b.vms()).all(|(a, b)| a.name == b.name);
     let same_row = |i| (0..a.len()).all(|j| a.rate(i, j) == b.rate(i, j));
-    a.len() == b.len() && same_names() && (0..a.len()).all(same_row)
+    std::ptr::eq(a, b) || a.len() == b.len() && same_names() && (0..a.len()).all(same_row)
 }
 
 /// Which VMs stand where, and where the cursor is.

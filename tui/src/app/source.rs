@@ -1,8 +1,8 @@
-//! Where snapshots come from, and what that leaves to be done with them.
+//! Where updates come from, and what that leaves to be done with them.
 
-use super::action::{Deed, Speed};
+use super::action::{Capability, Speed};
 
-/// Where snapshots come from.
+/// Where updates come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Source {
     /// The loop in the same process.
@@ -24,11 +24,11 @@ pub enum Source {
 pub struct Replay {
     /// The recording's name, for the screen.
     pub name: String,
-    /// Position of the snapshot shown, from 0.
+    /// Position of the step shown, from 0.
     pub position: usize,
-    /// Number of snapshots in the recording.
+    /// Number of steps in the recording.
     pub length: usize,
-    /// Time of the first and of the last snapshot, in microseconds since the Unix epoch.
+    /// Time of the first and of the last step, in microseconds since the Unix epoch.
     pub span_unix_us: (u64, u64),
     /// Whether it goes on by itself.
     pub is_playing: bool,
@@ -37,7 +37,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Position `by` snapshots from where it stands, within the recording.
+    /// Position `by` steps from where it stands, within the recording.
     pub(crate) fn moved(&self, by: isize) -> usize {
         self.position.saturating_add_signed(by).min(self.length.saturating_sub(1))
     }
@@ -52,12 +52,12 @@ impl Replay {
 }
 
 impl Source {
-    /// Why this source cannot do a deed at all.
-    pub(crate) fn refuses(&self, deed: Deed) -> Option<&'static str> {
+    /// Why this source cannot do something at all.
+    pub(crate) fn refuses(&self, capability: Capability) -> Option<&'static str> {
         match self {
             Self::Live | Self::Attached { lost: None, .. } => None,
             // What it would change can be read from what was seen last.
-            Self::Attached { lost: Some(_), .. } if deed == Deed::DryRun => None,
+            Self::Attached { lost: Some(_), .. } if capability == Capability::DryRun => None,
             Self::Attached { lost: Some(_), .. } => Some("no loop is attached"),
             Self::Replay(_) => Some("a recording is past: there is no host to change behind it"),
         }

@@ -1,6 +1,6 @@
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use huddle_model::plan::Policy;
-use huddle_testing::fixtures::{SMALL, Scene, compared, observed, snapshot, unavailable};
+use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 
 use super::*;
 
@@ -38,17 +38,17 @@ fn quitting_is_an_action_but_a_typed_q_is_not() {
 #[test]
 fn a_paused_picture_stays_and_nothing_is_lost() {
     let mut app = app();
-    app.on_snapshot(snapshot(SMALL, 1));
+    app.on_view(view(SMALL, 1), 0);
     let before = log_texts(&app);
     keys(&mut app, " ");
-    app.on_snapshot(snapshot(SMALL, 2));
-    app.on_snapshot(snapshot(SMALL, 3));
-    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 1);
+    app.on_view(view(SMALL, 2), 0);
+    app.on_view(view(SMALL, 3), 0);
+    assert_eq!(app.shown.as_ref().unwrap().view.round.number, 1);
     assert_eq!(app.rounds_held(), 2);
     assert_eq!(log_texts(&app), before);
     keys(&mut app, "t");
     assert!(app.is_paused());
-    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 3);
+    assert_eq!(app.shown.as_ref().unwrap().view.round.number, 3);
     assert!(log_texts(&app).len() > before.len(), "round 3 has an event");
     keys(&mut app, " ");
     assert!(!app.is_paused());
@@ -57,11 +57,11 @@ fn a_paused_picture_stays_and_nothing_is_lost() {
 #[test]
 fn a_round_given_twice_is_logged_once_and_a_missed_one_is_said() {
     let mut app = app();
-    app.on_snapshot(snapshot(SMALL, 1));
+    app.on_view(view(SMALL, 1), 0);
     let once = log_texts(&app);
-    app.on_snapshot(snapshot(SMALL, 1));
+    app.on_view(view(SMALL, 1), 0);
     assert_eq!(log_texts(&app), once);
-    app.on_snapshot(snapshot(SMALL, 4));
+    app.on_view(view(SMALL, 4), 0);
     let texts = log_texts(&app);
     assert!(texts.iter().any(|text| text.starts_with("2 rounds before round 4")), "{texts:?}");
 }
@@ -69,15 +69,15 @@ fn a_round_given_twice_is_logged_once_and_a_missed_one_is_said() {
 #[test]
 fn the_last_change_is_the_last_that_moved_something() {
     let mut app = app();
-    app.on_snapshot(snapshot(SMALL, 1));
-    app.on_snapshot(snapshot(SMALL, 2));
+    app.on_view(view(SMALL, 1), 0);
+    app.on_view(view(SMALL, 2), 0);
     let change = app.shown.as_ref().unwrap().change.clone().unwrap();
     assert_eq!((change.round, change.policy_before), (1, None));
-    app.on_snapshot(snapshot(Scene { policy: Policy::Opposed, ..SMALL }, 3));
+    app.on_view(view(Scene { policy: Policy::Opposed, ..SMALL }, 3), 0);
     let change = app.shown.as_ref().unwrap().change.clone().unwrap();
     assert_eq!((change.round, change.policy_before), (3, Some(Policy::Paper)));
     assert!(!change.moves.is_empty());
-    app.on_snapshot(unavailable(4));
+    app.on_view(unavailable(4), 0);
     assert_eq!(app.shown.as_ref().unwrap().change.as_ref().unwrap().round, 3);
 }
 
@@ -85,9 +85,9 @@ fn the_last_change_is_the_last_that_moved_something() {
 fn frames_within_domains_are_those_of_the_plan() {
     for policy in [Policy::Paper, Policy::Opposed] {
         for (vms, vcpus) in [(4, 2), (9, 3), (40, 1)] {
-            let snapshot = snapshot(Scene { vms, vcpus, policy, ..SMALL }, 1);
-            let overview = Overview::of(&snapshot);
-            let plan = snapshot.plan.value().unwrap();
+            let view = view(Scene { vms, vcpus, policy, ..SMALL }, 1);
+            let overview = Overview::of(&view);
+            let plan = view.round.plan.value().unwrap();
             let within = *overview.within_frames.value().unwrap();
             let planned = plan.shared_within.unwrap();
             // Each box is rounded by itself.
@@ -100,7 +100,7 @@ fn frames_within_domains_are_those_of_the_plan() {
 
 #[test]
 fn without_a_placement_boxes_show_where_vcpus_last_ran() {
-    let overview = Overview::of(&snapshot(Scene { policy: Policy::None, ..SMALL }, 1));
+    let overview = Overview::of(&view(Scene { policy: Policy::None, ..SMALL }, 1));
     assert!(matches!(overview.basis, Basis::LastRan(_)));
     let vcpus: Vec<usize> = overview.domains.value().unwrap().iter().map(|domain| domain.vcpus).collect();
     assert_eq!(vcpus.iter().sum::<usize>(), 8);
@@ -118,7 +118,7 @@ fn what_is_unavailable_keeps_its_reason() {
 fn the_cursor_stays_with_its_vms_through_orders_rounds_and_filters() {
     let mut app = app();
     let scene = Scene { vms: 12, ..SMALL };
-    app.on_snapshot(snapshot(scene, 1));
+    app.on_view(view(scene, 1), 0);
     keys(&mut app, "2m");
     let named = |app: &App| {
         let (matrix, _) = app.shown.as_ref().unwrap().matrix().unwrap();
@@ -128,7 +128,7 @@ fn the_cursor_stays_with_its_vms_through_orders_rounds_and_filters() {
     let before = named(&app);
     keys(&mut app, "s");
     assert_eq!(named(&app), before);
-    app.on_snapshot(snapshot(scene, 2));
+    app.on_view(view(scene, 2), 0);
     assert_eq!(named(&app), before);
     keys(&mut app, "/");
     keys(&mut app, &before.0[..before.0.len() - 2]);
@@ -143,21 +143,21 @@ fn the_cursor_stays_with_its_vms_through_orders_rounds_and_filters() {
 #[test]
 fn clustering_is_done_once_for_equal_rates() {
     let mut app = app();
-    app.on_snapshot(snapshot(SMALL, 1));
+    app.on_view(view(SMALL, 1), 0);
     let clustered = |app: &App| Arc::clone(&app.shown.as_ref().unwrap().figures.as_ref().unwrap().clustered);
     let first = clustered(&app);
-    let mut same = (*snapshot(SMALL, 1)).clone();
-    same.round = 2;
-    app.on_snapshot(Arc::new(same));
+    let mut same = view(SMALL, 1);
+    Arc::make_mut(&mut same.round).number = 2;
+    app.on_view(same, 0);
     assert!(Arc::ptr_eq(&first, &clustered(&app)));
-    app.on_snapshot(snapshot(SMALL, 3));
+    app.on_view(view(SMALL, 3), 0);
     assert!(!Arc::ptr_eq(&first, &clustered(&app)));
 }
 
 #[test]
 fn the_mouse_selects_tabs_and_cells_and_the_wheel_scrolls() {
     let mut app = app();
-    app.on_snapshot(snapshot(Scene { vms: 100, ..SMALL }, 1));
+    app.on_view(view(Scene { vms: 100, ..SMALL }, 1), 0);
     let mouse = |app: &mut App, kind, column, row| {
         app.on_event(Event::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE }));
     };
@@ -198,14 +198,14 @@ fn only_what_changes_the_screen_asks_for_drawing() {
     assert!(!app.take_dirty());
     app.on_tick();
     assert!(app.take_dirty());
-    app.on_snapshot(snapshot(SMALL, 1));
+    app.on_view(view(SMALL, 1), 0);
     assert!(app.take_dirty());
 }
 
 #[test]
 fn what_changes_the_host_is_asked_for_first_and_can_be_declined() {
     let mut app = app();
-    app.on_snapshot(observed(SMALL, 1));
+    app.on_view(observed(SMALL, 1), 0);
     for (key, action) in [('a', Action::ApplyPlan { dry_run: false }), ('R', Action::Restore)] {
         for no in ['n', '\u{1b}'] {
             assert!(press(&mut app, KeyCode::Char(key)).is_empty());
@@ -236,10 +236,10 @@ fn what_cannot_be_done_is_said_and_not_asked() {
         app.notice.clone().map(|(_, text)| text).unwrap_or_default()
     };
     assert!(said(&mut app, 'a').contains("no round has ended"));
-    app.on_snapshot(observed(SMALL, 1));
-    app.refuse(Deed::Apply, "the loop was started with --dry-run");
+    app.on_view(observed(SMALL, 1), 0);
+    app.refuse(Capability::Apply, "the loop was started with --dry-run");
     assert!(said(&mut app, 'a').contains("--dry-run"));
-    app.allow(Deed::Apply);
+    app.allow(Capability::Apply);
     press(&mut app, KeyCode::Char('a'));
     assert!(app.overlay.is_some());
     press(&mut app, KeyCode::Char('n'));
@@ -305,10 +305,10 @@ fn a_replay_that_goes_back_begins_log_and_charts_anew() {
     let mut app = app();
     app.set_source(Source::Replay(Replay { length: 9, ..Replay::default() }));
     for round in 1..=6 {
-        app.on_snapshot(compared(SMALL, round));
+        app.on_view(compared(SMALL, round), 0);
     }
-    app.on_snapshot(compared(SMALL, 2));
-    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 2);
+    app.on_view(compared(SMALL, 2), 0);
+    assert_eq!(app.shown.as_ref().unwrap().view.round.number, 2);
     let failures = log_texts(&app).iter().filter(|text| text.contains("pagemap")).count();
     assert_eq!(failures, 0, "round 3 has not happened yet");
     let decisions = log_texts(&app).iter().filter(|text| text.contains("paper, 6 vCPUs")).count();
@@ -318,17 +318,17 @@ fn a_replay_that_goes_back_begins_log_and_charts_anew() {
 #[test]
 fn windows_of_the_same_round_are_new_and_their_events_are_logged_once() {
     let mut app = app();
-    app.on_snapshot(observed(SMALL, 3));
+    app.on_view(observed(SMALL, 3), 0);
     let logged = log_texts(&app).len();
-    let mut next = (*observed(SMALL, 3)).clone();
+    let mut next = observed(SMALL, 3);
     let Availability::Available(seen) = &mut next.observation else { panic!("the fixture is observed") };
+    let seen = Arc::make_mut(seen);
     seen.window += 1;
     (seen.begin_unix_us, seen.end_unix_us) = (seen.end_unix_us, seen.end_unix_us + 1_000_000);
-    next.events
-        .push(huddle_model::snapshot::Event { message: "while observing".into(), ..next.events[0].clone() });
-    let next = Arc::new(next);
-    app.on_snapshot(Arc::clone(&next));
-    app.on_snapshot(next);
+    let event = huddle_model::event::Event { message: "while observing".into(), ..next.events[0].clone() };
+    Arc::make_mut(&mut next.events).push(event);
+    app.on_view(next.clone(), 0);
+    app.on_view(next, 0);
     assert_eq!(log_texts(&app).len(), logged + 1);
     let window = app.shown.as_ref().unwrap().window.value().unwrap().window;
     assert_eq!(window, 4);
@@ -337,7 +337,7 @@ fn windows_of_the_same_round_are_new_and_their_events_are_logged_once() {
 #[test]
 fn misses_are_ordered_filtered_and_followed() {
     let mut app = app();
-    app.on_snapshot(observed(Scene { vms: 12, ..SMALL }, 1));
+    app.on_view(observed(Scene { vms: 12, ..SMALL }, 1), 0);
     keys(&mut app, "3");
     let names = |app: &App| app.miss_rows().iter().map(|row| row_label(row)).collect::<Vec<_>>();
     let figure = |app: &App, rate: rate::Rate| {
@@ -363,7 +363,7 @@ fn misses_are_ordered_filtered_and_followed() {
 #[test]
 fn the_mouse_orders_and_selects_in_tables() {
     let mut app = app();
-    app.on_snapshot(observed(Scene { vms: 12, ..SMALL }, 1));
+    app.on_view(observed(Scene { vms: 12, ..SMALL }, 1), 0);
     keys(&mut app, "3");
     let layout = geometry::MissesLayout::new(app.screen().unwrap().body);
     let mut click = |column, row| {
@@ -379,35 +379,67 @@ fn the_mouse_orders_and_selects_in_tables() {
 
 #[test]
 fn load_is_the_cpu_time_of_vcpus_over_that_of_the_domain() {
-    let snapshot = observed(SMALL, 1);
-    let seen = snapshot.observation.value().unwrap();
-    let figures = WindowFigures::of(seen, snapshot.topology.value());
+    let view = observed(SMALL, 1);
+    let seen = view.observation.value().unwrap();
+    let topology = view.round.topology.value().map(|topology| &**topology);
+    let figures = WindowFigures::of(seen, topology);
     for domain in &figures.domains {
         // Four vCPUs that ran 0.7 s each, on four CPUs, in a second.
         let busy = domain.busy.value().unwrap();
         assert!((busy.part - 0.7).abs() < 1e-9 && !busy.is_least, "{busy:?}");
     }
-    let mut partly = seen.clone();
+    let mut partly = huddle_model::observation::Observation::clone(seen);
     partly.vcpus[0].residency = Availability::Unavailable("the thread ended".into());
-    let figures = WindowFigures::of(&partly, snapshot.topology.value());
+    let figures = WindowFigures::of(&partly, topology);
     assert!(figures.domains.iter().all(|domain| domain.busy.value().unwrap().is_least));
     partly.vcpus.iter_mut().for_each(|vcpu| {
         vcpu.residency = Availability::Unavailable("no BPF".into());
     });
-    let figures = WindowFigures::of(&partly, snapshot.topology.value());
+    let figures = WindowFigures::of(&partly, topology);
     assert!(figures.domains.iter().all(|domain| domain.busy.reason() == Some("no BPF")));
 }
 
 #[test]
 fn the_interval_holds_pictures_back_but_no_event() {
     let mut app = app();
-    app.on_snapshot(observed(SMALL, 1));
+    app.on_view(observed(SMALL, 1), 0);
     keys(&mut app, "--");
     assert_eq!(app.interval_s(), 5);
-    app.on_snapshot(observed(SMALL, 2));
-    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 1);
-    app.on_snapshot(observed(SMALL, 3));
-    app.on_snapshot(observed(SMALL, 4));
-    assert_eq!(app.shown.as_ref().unwrap().snapshot.round, 4);
+    app.on_view(observed(SMALL, 2), 0);
+    assert_eq!(app.shown.as_ref().unwrap().view.round.number, 1);
+    app.on_view(observed(SMALL, 3), 0);
+    app.on_view(observed(SMALL, 4), 0);
+    assert_eq!(app.shown.as_ref().unwrap().view.round.number, 4);
     assert!(log_texts(&app).iter().any(|text| text.contains("pagemap")), "round 3 was logged");
+}
+
+/// What leads from one view to the next, as a loop tells it.
+fn told(views: &[LoopView]) -> Vec<Vec<huddle_model::update::Update>> {
+    let before = std::iter::once(None).chain(views.iter().map(Some));
+    before.zip(views).map(|(before, view)| view.updates_since(before)).collect()
+}
+
+#[test]
+fn updates_show_what_a_whole_view_shows_and_a_late_screen_says_so() {
+    let views: Vec<LoopView> = (1..=5).map(|round| compared(SMALL, round)).collect();
+    let (mut one_by_one, mut late) = (app(), app());
+    for updates in told(&views) {
+        one_by_one.on_updates(&updates);
+        assert!(one_by_one.shown.is_some());
+    }
+    late.on_updates(&told(&views)[0]);
+    late.on_view(views[4].clone(), 3);
+    let shown = |app: &App| app.shown.as_ref().unwrap().view.clone();
+    assert_eq!((shown(&one_by_one), shown(&late)), (views[4].clone(), views[4].clone()));
+    let overview = |app: &App| Overview::clone(&app.shown.as_ref().unwrap().overview);
+    assert_eq!(overview(&one_by_one), overview(&late));
+    let texts = log_texts(&late);
+    for said in ["3 steps of the loop did not reach this screen", "3 rounds before round 5"] {
+        assert!(texts.iter().any(|text| text.starts_with(said)), "{texts:?}");
+    }
+    assert!(!log_texts(&one_by_one).iter().any(|text| text.contains("did not reach")));
+    // A loop that began anew at the same socket.
+    late.on_view(compared(SMALL, 1), 0);
+    assert_eq!(shown(&late), views[0]);
+    assert!(log_texts(&late).iter().any(|text| text.starts_with("the loop began anew")));
 }

@@ -20,7 +20,7 @@ const WITH_SPARK: u16 = 130;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
-    let comparison = match &picture.snapshot.comparison {
+    let comparison = match &picture.view.comparison {
         Availability::Available(comparison) => comparison,
         Availability::Unavailable(reason) => {
             let area = Rect { x: body.x + 1, y: body.y + 1, width: body.width.saturating_sub(2), height: 4 };
@@ -31,9 +31,10 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     let layout = app.compare_layout(body);
     let better = if comparison.objective.more_is_better() { "more is better" } else { "less is better" };
     let unit = unit(comparison.objective);
+    let phase = comparison.phase.to_string();
     let pieces = [
         ("now: ", theme.faint()),
-        (comparison.phase.as_str(), theme.strong()),
+        (phase.as_str(), theme.strong()),
         ("   judged by ", theme.faint()),
         (unit, theme.plain()),
         (", ", theme.faint()),

@@ -1,5 +1,8 @@
 //! Numbers and times for people.
 
+use huddle_model::text;
+pub(crate) use huddle_model::text::bytes;
+
 use crate::app::rate::Rate;
 
 /// Bytes of a page or frame: what `model` counts in.
@@ -16,24 +19,6 @@ pub(crate) fn count(number: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-/// Bytes in the unit that suits them.
-pub(crate) fn bytes(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if unit == "B" || (value.fract() == 0.0 && value < 1024.0) {
-        format!("{value:.0} {unit}")
-    } else {
-        format!("{value:.1} {unit}")
-    }
 }
 
 /// Bytes that may be negative.
@@ -108,8 +93,7 @@ pub(crate) fn things(number: u64, thing: &str) -> String {
 
 /// Time of day of a moment given in microseconds since the Unix epoch, in UTC.
 pub(crate) fn time_of_day(unix_us: u64) -> String {
-    let seconds = unix_us / 1_000_000 % 86_400;
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    text::time_of_day(i64::try_from(unix_us).unwrap_or(i64::MAX))
 }
 
 /// A span given in seconds.
@@ -129,8 +113,6 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!(count(0), "0");
         assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!(bytes(1_048_576), "1 MiB");
-        assert_eq!(bytes(1_500_000), "1.4 MiB");
         assert_eq!(signed_bytes(-2048), "-2 KiB");
         assert_eq!(time_of_day(86_399_000_000), "23:59:59");
     }

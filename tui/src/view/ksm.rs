@@ -17,7 +17,7 @@ const NAME: u16 = 20;
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     let layout = KsmLayout::new(body);
-    match &picture.snapshot.ksm {
+    match &picture.view.round.ksm {
         Availability::Available(ksm) if layout.is_wide => {
             rows(canvas, layout.state, " state ", &state_rows(ksm));
             rows(canvas, layout.settings, " settings ", &setting_rows(ksm));
@@ -39,14 +39,14 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
 fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     let (found, seconds) = app.merge_rows();
-    let title = match &picture.snapshot.observation {
+    let title = match &picture.view.observation {
         Availability::Available(_) => {
             format!(" {}, pages, window of {seconds:.1} s ", format::things(found.len() as u64, "VM"))
         }
         Availability::Unavailable(_) => " VMs ".to_owned(),
     };
     let below = canvas.rule(layout.table, &title);
-    if let Availability::Unavailable(reason) = &picture.snapshot.observation {
+    if let Availability::Unavailable(reason) = &picture.view.observation {
         let inner = Rect { x: below.x + 1, width: below.width.saturating_sub(2), ..below };
         canvas.paragraph(inner, &format!("merges and breaks: n/a: {reason}"), theme.warning());
         return;

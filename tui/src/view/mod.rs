@@ -136,7 +136,7 @@ fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     let Some(replay) = app.source.replay() else { return };
     let state = if replay.is_playing { "playing" } else { "standing" };
     let at = app.shown.as_ref().map_or_else(
-        || "no snapshot yet".to_owned(),
+        || "nothing yet".to_owned(),
         |picture| format!("{} UTC", format::time_of_day(picture.moment())),
     );
     let text = format!(
@@ -158,7 +158,7 @@ fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
 /// The round shown, whether it is held, and how old it is.
 fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
     let Some(picture) = &app.shown else { return ("no round yet".into(), theme.plain()) };
-    let round = picture.snapshot.round;
+    let round = picture.view.round.number;
     if app.is_paused {
         return (format!("PAUSED {round}, {} newer", app.rounds_held()), theme.warning());
     }

@@ -1,6 +1,7 @@
 //! The overview: cache domains as boxes, and the last change with its reasons.
 
 use huddle_model::availability::Availability;
+use huddle_model::pinning::Pinning;
 use huddle_model::topology::DomainId;
 use ratatui::layout::Rect;
 
@@ -21,7 +22,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
         }
         Availability::Available(domains) => {
             let top = app.domain_top(&layout);
-            let level = picture.snapshot.topology.value().and_then(|topology| topology.level());
+            let level = picture.view.round.topology.value().and_then(|topology| topology.level());
             for (index, domain) in domains.iter().enumerate() {
                 if let Some(area) = layout.box_at(index, top) {
                     domain_box(canvas, area, app, picture, domain, level, index == app.domain);
@@ -45,13 +46,13 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
 fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let theme = canvas.theme;
     let overview = &picture.overview;
-    let snapshot = &picture.snapshot;
-    let vcpus: usize = snapshot.vms.iter().map(|vm| vm.vcpus.len()).sum();
-    let (policy, known) = or_reason(&snapshot.plan, |plan| plan.policy.to_string());
+    let view = &picture.view;
+    let vcpus: usize = view.round.vms.iter().map(|vm| vm.vcpus.len()).sum();
+    let (policy, known) = or_reason(&view.round.plan, |plan| plan.policy.to_string());
     let style = if known { theme.strong() } else { theme.warning() };
     let vms = format!(
         "{}, {}  policy ",
-        format::things(snapshot.vms.len() as u64, "VM"),
+        format::things(view.round.vms.len() as u64, "VM"),
         format::things(vcpus as u64, "vCPU")
     );
     let x = canvas.pieces(area, area.x + 1, area.y, &[(&vms, theme.plain()), (&policy, style)]);
@@ -230,7 +231,7 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     let Some(change) = &picture.change else {
         let inner = canvas.rule(area, " last change ");
-        let text = match &picture.snapshot.plan {
+        let text = match &picture.view.round.plan {
             Availability::Available(_) => "none seen".to_owned(),
             Availability::Unavailable(reason) => format!("none seen; plan n/a: {reason}"),
         };
@@ -253,7 +254,7 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let (text, is_known) = since(app, picture, change);
     let mut left = line(canvas, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
     // A proposal is not pinned in the round that makes it.
-    if picture.snapshot.comparison.value().is_none() {
+    if picture.view.comparison.value().is_none() {
         left = line(canvas, &pinned(change), theme.plain(), 1);
     }
     for (at, reason) in change.reasons.iter().enumerate() {
@@ -340,13 +341,13 @@ fn one_move(moved: &Move, arrow: &str) -> String {
 }
 
 fn pinned(change: &Change) -> String {
-    match &change.pinned {
-        Availability::Available(outcome) => format!(
+    match &change.pinning {
+        Pinning::Done(outcome) => format!(
             "pinned: {} changed, {} already there, {} skipped",
             format::things(outcome.changed.into(), "thread"),
             outcome.unchanged,
             outcome.skipped
         ),
-        Availability::Unavailable(reason) => format!("not pinned: {reason}"),
+        other => format!("not pinned: {}", other.reason().unwrap_or_default()),
     }
 }

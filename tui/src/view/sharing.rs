@@ -16,7 +16,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     let sharing = &app.sharing;
     let inner =
         Rect::new(body.x + 1, body.y + 1, body.width.saturating_sub(2), body.height.saturating_sub(1));
-    let (matrix, figures) = match (&picture.snapshot.matrix, picture.matrix()) {
+    let (matrix, figures) = match (&picture.view.round.matrix, picture.matrix()) {
         (Availability::Unavailable(reason), _) => {
             canvas.paragraph(inner, &format!("sharing matrix: n/a: {reason}"), theme.warning());
             return;
@@ -317,6 +317,6 @@ fn measured(picture: &Picture, matrix: &SharingMatrix) -> Vec<String> {
         Some(duration_ms) => format!("scanned in {duration_ms:.0} ms"),
         None => "scan time n/a".into(),
     };
-    let at = format::time_of_day(picture.snapshot.end_unix_us);
+    let at = format::time_of_day(picture.view.round.end_unix_us);
     vec![format!("method {}", matrix.method()), coverage, duration, format!("round ended {at} UTC")]
 }

@@ -8,7 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{Hello, MAX_LINE_BYTES, PROTOCOL, Said, line_of};
+use super::wire::Decoder;
+use super::{Hello, MAX_LINE_BYTES, Message, PROTOCOL, ViewerHello, line_of};
 
 /// Why a loop cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum AttachError {
     Language {
         /// The socket.
         path: PathBuf,
-        /// What was heard.
+        /// What was read.
         reason: String,
     },
     /// The connection broke.
@@ -44,6 +45,7 @@ pub struct Viewer {
     write: OwnedWriteHalf,
     /// What was read of the line that comes; kept here, so that waiting for it can be given up.
     line: Vec<u8>,
+    decoder: Decoder,
 }
 
 impl Viewer {
@@ -54,44 +56,54 @@ impl Viewer {
     pub async fn attach(path: &Path) -> Result<Self, AttachError> {
         let nobody = |source| AttachError::Nobody { path: path.to_owned(), source };
         let (read, write) = UnixStream::connect(path).await.map_err(nobody)?.into_split();
-        let unknown = Hello { protocol: String::new(), version: String::new(), pid: 0, can_pin: false };
-        let read = BufReader::new(read);
-        let mut viewer = Self { hello: unknown, path: path.to_owned(), read, write, line: Vec::new() };
+        let mut viewer = Self {
+            hello: Hello { protocol: String::new(), version: String::new(), pid: 0, can_pin: false },
+            path: path.to_owned(),
+            read: BufReader::new(read),
+            write,
+            line: Vec::new(),
+            decoder: Decoder::default(),
+        };
         match viewer.next().await? {
-            Some(Said::Hello(hello)) if hello.protocol == PROTOCOL => viewer.hello = hello,
-            Some(Said::Hello(hello)) => {
+            Some(Message::Hello(hello)) if hello.protocol == PROTOCOL => viewer.hello = hello,
+            Some(Message::Hello(hello)) => {
                 let reason = format!("it is huddle {} and speaks {}", hello.version, hello.protocol);
-                return Err(AttachError::Language { path: path.to_owned(), reason });
+                return Err(viewer.language(reason));
             }
-            _ => {
-                let reason = "it did not say who it is".to_owned();
-                return Err(AttachError::Language { path: path.to_owned(), reason });
-            }
+            _ => return Err(viewer.language("it did not say who it is".to_owned())),
         }
+        let hello =
+            ViewerHello::Hello { protocol: PROTOCOL.into(), version: env!("CARGO_PKG_VERSION").into() };
+        let line = line_of(&hello).map_err(io::Error::from)?;
+        viewer.write.write_all(&line).await?;
         Ok(viewer)
     }
 
-    /// The next thing that is said; `None` when the loop has ended. Can be given up and called again.
+    fn language(&self, reason: String) -> AttachError {
+        AttachError::Language { path: self.path.clone(), reason }
+    }
+
+    /// The next message; `None` when the loop has ended. Can be given up and called again.
     ///
     /// # Errors
-    /// The connection broke, or what was said is not understood.
-    pub async fn next(&mut self) -> Result<Option<Said>, AttachError> {
+    /// The connection broke, or what came is not understood.
+    pub async fn next(&mut self) -> Result<Option<Message>, AttachError> {
         let room = (MAX_LINE_BYTES - self.line.len()) as u64;
         (&mut self.read).take(room).read_until(b'\n', &mut self.line).await?;
         if self.line.is_empty() {
             return Ok(None);
         }
         let line = std::mem::take(&mut self.line);
-        let said = serde_json::from_slice(&line)
-            .map_err(|error| AttachError::Language { path: self.path.clone(), reason: error.to_string() })?;
-        Ok(Some(said))
+        let line = serde_json::from_slice(&line).map_err(|error| self.language(error.to_string()))?;
+        let message = self.decoder.message(line).map_err(|what| self.language(what.to_owned()))?;
+        Ok(Some(message))
     }
 
-    /// Says a wish; its answer comes among what is said next.
+    /// Sends a command; its answer comes among the next messages.
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn ask(&mut self, command: &LoopCommand) -> Result<(), AttachError> {
+    pub async fn command(&mut self, command: &LoopCommand) -> Result<(), AttachError> {
         let line = line_of(command).map_err(io::Error::from)?;
         Ok(self.write.write_all(&line).await?)
     }

@@ -2,27 +2,34 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener as BlockingListener, UnixStream as BlockingStream};
+use std::os::unix::net::UnixListener as BlockingListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::command::LoopCommand;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::update::Step;
+use huddle_model::view::View;
 use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Answer, Hello, MAX_COMMAND_BYTES, Said};
+use super::wire::{Line, encode};
+use super::{Answer, Hello, MAX_COMMAND_BYTES, PROTOCOL, ViewerHello, line_of};
+use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
+
 use crate::command::{Request, Requests};
+use crate::publish::{Delivery, Publisher, Subscriber};
 
 /// A viewer that takes none of a line for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Viewers at a time.
 const MAX_VIEWERS: usize = 32;
+/// Steps that a viewer may be behind before it gets a whole view instead of them.
+const MOST_BEHIND: usize = 16;
 
 /// Why nobody can attach.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +51,10 @@ pub enum ServeError {
 }
 
 /// What viewers are told of.
-#[derive(Clone, Debug)]
-pub struct Told {
-    /// What the loop sees now.
-    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+#[derive(Debug)]
+pub struct Sources {
+    /// What the loop tells.
+    pub steps: Subscriber<Step>,
     /// Where it records now.
     pub recording: watch::Receiver<Option<PathBuf>>,
 }
@@ -66,23 +73,11 @@ impl Server {
     /// Another loop serves there, something else is there, or the kernel refuses.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Socket { path: path.to_owned(), source };
-        match std::fs::symlink_metadata(path) {
-            Ok(found) => {
-                use std::os::unix::fs::FileTypeExt;
-                if !found.file_type().is_socket() {
-                    return Err(ServeError::NoSocket(path.to_owned()));
-                }
-                match BlockingStream::connect(path) {
-                    Ok(_) => return Err(ServeError::Taken(path.to_owned())),
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                        std::fs::remove_file(path).map_err(failed)?;
-                    }
-                    Err(source) => return Err(failed(source)),
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(failed(source)),
-        }
+        remove_stale(path, SocketKind::Stream).map_err(|why| match why {
+            NoRoom::Taken => ServeError::Taken(path.to_owned()),
+            NoRoom::NotASocket => ServeError::NoSocket(path.to_owned()),
+            NoRoom::Io(source) => failed(source),
+        })?;
         // The mask makes it private from its first moment; a file made meanwhile is only more private.
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = BlockingListener::bind(path);
@@ -94,10 +89,10 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves viewers until nobody sends snapshots any more. Each snapshot is put into words once,
-    /// whoever listens, and only while somebody does. To be called within a runtime.
-    pub async fn serve(self, hello: Hello, told: Told, requests: Requests) {
-        let Told { mut snapshots, recording } = told;
+    /// Serves viewers until the loop ends. The updates of a step become a line once, whoever listens, and only
+    /// while somebody does. To be called within a runtime.
+    pub async fn serve(self, hello: Hello, sources: Sources, commands: Requests) {
+        let Sources { mut steps, recording } = sources;
         let listener = match self.listener.try_clone().and_then(UnixListener::from_std) {
             Ok(listener) => listener,
             Err(error) => {
@@ -105,17 +100,19 @@ impl Server {
                 return;
             }
         };
-        let (words, hear) = watch::channel(None);
-        let ears = Ears { words: hear, recording };
+        let lines: Publisher<Arc<[u8]>> = Publisher::new(MOST_BEHIND);
         let mut viewers = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) if viewers.len() < MAX_VIEWERS => {
-                        if let (true, Some(snapshot)) = (viewers.is_empty(), &*snapshots.borrow()) {
-                            words.send_replace(in_words(snapshot));
-                        }
-                        viewers.spawn(view(stream, hello.clone(), ears.clone(), requests.clone()));
+                        let connection = Connection {
+                            hello: hello.clone(),
+                            lines: lines.subscribe(),
+                            recording: recording.clone(),
+                            commands: commands.clone(),
+                        };
+                        viewers.spawn(connection.serve(stream));
                     }
                     Ok(_) => tracing::warn!("{MAX_VIEWERS} viewers are attached already"),
                     Err(error) => {
@@ -124,20 +121,19 @@ impl Server {
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
-                changed = snapshots.changed() => {
-                    if changed.is_err() {
-                        break;
+                delivery = steps.next() => match delivery {
+                    None => break,
+                    Some(Delivery::Next(step)) => publish(&lines, step).await,
+                    // This task fell behind the loop; viewers are told what it missed in one go.
+                    Some(Delivery::View { view, .. }) => {
+                        publish(&lines, view.updates_since(lines.view().as_ref()).into()).await;
                     }
-                    let latest = snapshots.borrow_and_update().clone();
-                    if let (false, Some(snapshot)) = (viewers.is_empty(), latest) {
-                        words.send_replace(in_words(&snapshot));
-                    }
-                }
+                },
                 Some(_) = viewers.join_next(), if !viewers.is_empty() => {}
             }
         }
-        // The last words are given a moment.
-        drop(words);
+        // What was told last is given a moment.
+        drop(lines);
         let all = async { while viewers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(500), all).await;
     }
@@ -150,75 +146,134 @@ impl Drop for Server {
     }
 }
 
-fn in_words(snapshot: &Snapshot) -> Option<Arc<[u8]>> {
-    /// As [`Said::Snapshot`], without a copy.
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Borrowed<'a> {
-        Snapshot(&'a Snapshot),
+/// Makes a line of the updates of a step and hands it to all viewers.
+async fn publish(lines: &Publisher<Arc<[u8]>>, step: Step) {
+    if step.is_empty() || lines.skip(&step) {
+        return;
     }
-    match serde_json::to_vec(&Borrowed::Snapshot(snapshot)) {
-        Ok(mut words) => {
-            words.push(b'\n');
-            Some(words.into())
+    let before = lines.view().map(|view| view.round);
+    let encoded = Arc::clone(&step);
+    let line = written(move || match before {
+        Some(before) => Line::Updates(encode(&encoded, Some(&before))),
+        // Viewers that came before the first round begin with a view too.
+        None => {
+            let mut view = None;
+            View::follow(&mut view, &encoded[..]);
+            view.map_or_else(
+                || Line::Updates(Vec::new()),
+                |view| Line::View { missed: 0, state: Box::new(view) },
+            )
         }
-        Err(error) => {
-            tracing::error!("a snapshot cannot be told to viewers: {error}");
+    })
+    .await;
+    if let Some(line) = line {
+        lines.publish(&step, line);
+    }
+}
+
+/// A line, made off the async threads: it may be long.
+async fn written(line: impl FnOnce() -> Line + Send + 'static) -> Option<Arc<[u8]>> {
+    let written = tokio::task::spawn_blocking(move || line_of(&line())).await;
+    match written {
+        Ok(Ok(line)) => Some(line.into()),
+        Ok(Err(error)) => {
+            tracing::error!("viewers cannot be told what the loop sees: {error}");
             None
         }
+        // The runtime is ending.
+        Err(_) => None,
     }
 }
 
-/// What one viewer hears.
-#[derive(Clone)]
-struct Ears {
-    /// Snapshots in words.
-    words: watch::Receiver<Option<Arc<[u8]>>>,
+/// One viewer.
+struct Connection {
+    hello: Hello,
+    /// Updates as lines.
+    lines: Subscriber<Arc<[u8]>>,
     recording: watch::Receiver<Option<PathBuf>>,
+    commands: Requests,
 }
 
-/// One viewer, until either side ends it.
-async fn view(stream: UnixStream, hello: Hello, Ears { mut words, mut recording }: Ears, requests: Requests) {
-    let (read, mut write) = stream.into_split();
-    let (answers, mut answered) = mpsc::channel(8);
-    let listen = listen(BufReader::new(read), requests, answers);
-    let tell = async {
-        say(&mut write, &Said::Hello(hello)).await?;
-        // What was said last is told at once.
-        words.mark_changed();
-        recording.mark_changed();
-        loop {
+impl Connection {
+    /// Serves it until either side ends.
+    async fn serve(self, stream: UnixStream) {
+        let (read, mut write) = stream.into_split();
+        let Self { hello, mut lines, mut recording, commands } = self;
+        let mut read = BufReader::new(read);
+        let ended: io::Result<()> = async {
+            send(&mut write, &Line::Hello(hello)).await?;
+            if let Err(reason) = greeted(&mut read).await? {
+                tracing::warn!("a viewer was let go: {reason}");
+                return send(&mut write, &Line::Answer(Answer::Error(reason))).await;
+            }
+            let (answers, mut answered) = mpsc::channel(8);
+            let listen = listen(read, commands, answers);
+            let tell = async {
+                // Where it records is told at once.
+                recording.mark_changed();
+                loop {
+                    tokio::select! {
+                        delivery = lines.next() => match delivery {
+                            None => return Ok(()),
+                            Some(Delivery::Next(line)) => write_patiently(&mut write, &line).await?,
+                            Some(Delivery::View { view, missed }) => {
+                                if missed > 0 {
+                                    tracing::info!("a viewer fell behind and is shown the whole again");
+                                }
+                                let Some(line) = written(move || Line::View { missed, state: view }).await
+                                else {
+                                    return Ok(());
+                                };
+                                write_patiently(&mut write, &line).await?;
+                            }
+                        },
+                        Ok(()) = recording.changed() => {
+                            let dir = recording.borrow_and_update().clone();
+                            send(&mut write, &Line::Recording(dir)).await?;
+                        }
+                        Some(answer) = answered.recv() => send(&mut write, &Line::Answer(answer)).await?,
+                    }
+                }
+            };
             tokio::select! {
-                changed = words.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    let latest = words.borrow_and_update().clone();
-                    if let Some(latest) = latest {
-                        write_patiently(&mut write, &latest).await?;
-                    }
-                }
-                Ok(()) = recording.changed() => {
-                    let dir = recording.borrow_and_update().clone();
-                    say(&mut write, &Said::Recording(dir)).await?;
-                }
-                Some(answer) = answered.recv() => say(&mut write, &Said::Answer(answer)).await?,
+                ended = tell => ended,
+                ended = listen => ended,
             }
         }
-    };
-    let ended: io::Result<()> = tokio::select! {
-        ended = tell => ended,
-        ended = listen => ended,
-    };
-    if let Err(error) = ended {
-        tracing::debug!("a viewer was let go: {error}");
+        .await;
+        if let Err(error) = ended {
+            tracing::debug!("a viewer was let go: {error}");
+        }
     }
 }
 
-/// Hears wishes and has them done, one after the other, until the viewer ends.
+/// Waits for the viewer's hello; why it cannot be served, where it speaks another protocol.
+async fn greeted(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Result<(), String>> {
+    let how = format!("begin with {{\"hello\":{{\"protocol\":\"{PROTOCOL}\",\"version\":\"..\"}}}}");
+    let mut line = Vec::new();
+    let mut limited = read.take(MAX_COMMAND_BYTES as u64);
+    let taken = limited.read_until(b'\n', &mut line);
+    let Ok(taken) = tokio::time::timeout(PATIENCE, taken).await else {
+        return Ok(Err(format!("it did not say that it speaks {PROTOCOL}, as this loop does: {how}")));
+    };
+    if taken? == 0 {
+        // An older viewer goes when it reads which protocol this is; so does a loop that looks for others.
+        tracing::info!("somebody connected who does not speak {PROTOCOL}, or had nothing to say");
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(match serde_json::from_slice(&line) {
+        Ok(ViewerHello::Hello { protocol, .. }) if protocol == PROTOCOL => Ok(()),
+        Ok(ViewerHello::Hello { protocol, version }) => {
+            Err(format!("it is huddle {version} and speaks {protocol}; this loop speaks {PROTOCOL}"))
+        }
+        Err(_) => Err(format!("it does not speak {PROTOCOL}, as this loop does (an older huddle?): {how}")),
+    })
+}
+
+/// Takes commands and has them done, one after the other, until the viewer ends.
 async fn listen(
-    mut read: BufReader<tokio::net::unix::OwnedReadHalf>,
-    requests: Requests,
+    mut read: BufReader<OwnedReadHalf>,
+    commands: Requests,
     answers: mpsc::Sender<Answer>,
 ) -> io::Result<()> {
     let mut line = Vec::new();
@@ -229,10 +284,10 @@ async fn listen(
             return Ok(());
         }
         if line.last() != Some(&b'\n') {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a wish has no end"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a command has no end"));
         }
         let answer = match serde_json::from_slice::<LoopCommand>(&line) {
-            Ok(command) => ask(&requests, command).await.into(),
+            Ok(command) => request(&commands, command).await.into(),
             Err(error) => Answer::Error(format!("not understood: {error}")),
         };
         if answers.send(answer).await.is_err() {
@@ -241,21 +296,19 @@ async fn listen(
     }
 }
 
-async fn ask(requests: &Requests, command: LoopCommand) -> Result<String, String> {
+async fn request(commands: &Requests, command: LoopCommand) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
     let ended = || "the loop is ending".to_owned();
-    requests.send(Request { command, reply }).await.map_err(|_| ended())?;
+    commands.send(Request { command, reply }).await.map_err(|_| ended())?;
     answer.await.map_err(|_| ended())?
 }
 
-async fn say(write: &mut OwnedWriteHalf, said: &Said) -> io::Result<()> {
-    let mut words = serde_json::to_vec(said)?;
-    words.push(b'\n');
-    write_patiently(write, &words).await
+async fn send(write: &mut OwnedWriteHalf, line: &Line) -> io::Result<()> {
+    write_patiently(write, &line_of(line)?).await
 }
 
-async fn write_patiently(write: &mut OwnedWriteHalf, words: &[u8]) -> io::Result<()> {
-    let mut rest = words;
+async fn write_patiently(write: &mut OwnedWriteHalf, line: &[u8]) -> io::Result<()> {
+    let mut rest = line;
     while !rest.is_empty() {
         let written = tokio::time::timeout(PATIENCE, write.write(rest)).await;
         match written.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it reads nothing"))?? {

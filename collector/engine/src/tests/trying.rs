@@ -1,4 +1,4 @@
-//! Wishes of viewers while placements are tried: four VMs, of which those in opposite domains share.
+//! Commands of viewers while placements are tried: four VMs, of which those in opposite domains share.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,8 +8,9 @@ use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
 use huddle_model::observation::ReportObservation;
+use huddle_model::pinning::PinOutcome;
 use huddle_model::topology::{CacheDomain, DomainId};
-use huddle_model::trial::{Comparison, Objective, Outcome, TrialSettings};
+use huddle_model::trial::{Objective, Outcome, TrialSettings};
 use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
 use super::super::*;
@@ -226,7 +227,7 @@ fn trying() -> (Engine, Pinned) {
     engine.round();
     for _ in 0..10 {
         if TOGETHER.contains(&pinned.now().as_str()) {
-            assert!(engine.observe().unwrap().comparison.value().unwrap().phase.starts_with("trial block"));
+            assert!(is_in_trial(&observe(&mut engine)));
             return (engine, pinned);
         }
         engine.observe();
@@ -234,17 +235,41 @@ fn trying() -> (Engine, Pinned) {
     panic!("no trial began: {}", pinned.now());
 }
 
-fn compared(snapshot: &Snapshot) -> &Comparison {
-    snapshot.comparison.value().unwrap()
+fn viewed(engine: &Engine) -> View {
+    engine.memory.view.clone().unwrap()
 }
 
-/// The one decision there is: the trial was broken off for `wish`, and this is said in one line.
-fn assert_broken_off(snapshot: &Snapshot, wish: &str) {
-    let [decision] = &compared(snapshot).decisions[..] else { panic!("{:?}", snapshot.comparison) };
+/// The view after a round, a window, a command.
+fn round(engine: &mut Engine) -> View {
+    engine.round();
+    viewed(engine)
+}
+
+fn observe(engine: &mut Engine) -> View {
+    engine.observe().unwrap();
+    viewed(engine)
+}
+
+fn command(engine: &mut Engine, command: &LoopCommand) -> (View, String) {
+    let (_, answer) = engine.command(command).unwrap();
+    (viewed(engine), answer)
+}
+
+fn phase(view: &View) -> Phase {
+    view.comparison.value().unwrap().phase.clone()
+}
+
+fn is_in_trial(view: &View) -> bool {
+    matches!(phase(view), Phase::Trial { .. })
+}
+
+/// The one decision there is: the trial was broken off for `what`, and this is said in one line.
+fn assert_broken_off(view: &View, what: &str) {
+    let [decision] = &view.decisions[..] else { panic!("{:?}", view.decisions) };
     assert_eq!(decision.outcome, Outcome::Aborted);
-    assert_eq!(decision.reason, format!("a viewer asked for {wish}"));
-    let told = snapshot.events.iter().filter(|event| event.message.starts_with("aborted: ")).count();
-    assert_eq!(told, 1, "{:?}", snapshot.events);
+    assert_eq!(decision.reason, format!("a viewer asked for {what}"));
+    let told = view.events.iter().filter(|event| event.message.starts_with("aborted: ")).count();
+    assert_eq!(told, 1, "{:?}", view.events);
 }
 
 #[test]
@@ -253,10 +278,10 @@ fn who_is_to_be_kept_apart_is_parted_at_once_and_without_a_trial() {
     let apart = vec![vec!["a".to_owned(), "b".to_owned()]];
     let (mut engine, pinned) = engine(PlanLimits { apart, ..PlanLimits::default() });
     // The first round already, and no block in which they would be together again.
-    let first = engine.round();
+    let first = round(&mut engine);
     let now = pinned.now();
     assert!(TOGETHER.contains(&now.as_str()), "{now}");
-    let [decision] = &compared(&first).decisions[..] else { panic!("{:?}", first.comparison) };
+    let [decision] = &first.decisions[..] else { panic!("{:?}", first.decisions) };
     assert_eq!(decision.outcome, Outcome::Kept, "{decision}");
     assert!(decision.reason.contains("a and b are to be kept apart"), "{decision}");
     for _ in 0..10 {
@@ -271,8 +296,7 @@ fn next_decision(engine: &mut Engine) -> huddle_model::trial::Decision {
     for _ in 0..40 {
         engine.round();
         for _ in 0..5 {
-            let snapshot = engine.observe().unwrap();
-            let decisions = &compared(&snapshot).decisions;
+            let decisions = observe(engine).decisions;
             // What a dry run would have done is told too.
             let new = decisions.iter().skip(1).find(|decision| !decision.reason.contains("a dry run"));
             if let Some(decision) = new {
@@ -286,20 +310,19 @@ fn next_decision(engine: &mut Engine) -> huddle_model::trial::Decision {
 #[test]
 fn restore_breaks_a_trial_off_and_nothing_is_pinned_until_asked_for() {
     let (mut engine, pinned) = trying();
-    let (snapshot, _) = engine.command(&LoopCommand::Restore).unwrap();
-    assert_broken_off(&snapshot, "everything to be taken back");
-    assert_eq!((pinned.now(), snapshot.pinned.reason()), ("nothing".into(), Some(DRY_RUN)));
+    let (view, _) = command(&mut engine, &LoopCommand::Restore);
+    assert_broken_off(&view, "everything to be taken back");
+    assert_eq!((pinned.now(), view.pinning), ("nothing".into(), Pinning::DryRun));
     let changes = pinned.changes();
     for _ in 0..10 {
         engine.observe();
-        let snapshot = engine.round();
-        assert!(compared(&snapshot).phase.starts_with("nothing is tried"), "{:?}", snapshot.comparison);
+        assert_eq!(phase(&round(&mut engine)), Phase::DryRun);
     }
     assert_eq!(pinned.changes(), changes, "nothing was switched");
 
-    let (snapshot, said) = engine.command(&LoopCommand::Apply).unwrap();
-    assert!(said.contains("tried"), "{said}");
-    assert_eq!(pinned.now(), "nothing", "it is tried first: {:?}", snapshot.pinned);
+    let (view, answer) = command(&mut engine, &LoopCommand::Apply);
+    assert!(answer.contains("tried"), "{answer}");
+    assert_eq!(pinned.now(), "nothing", "it is tried first: {:?}", view.pinning);
     let decision = next_decision(&mut engine);
     assert_eq!(decision.outcome, Outcome::Kept, "{decision}");
     assert!(TOGETHER.contains(&pinned.now().as_str()), "{}", pinned.now());
@@ -308,8 +331,8 @@ fn restore_breaks_a_trial_off_and_nothing_is_pinned_until_asked_for() {
 #[test]
 fn a_dry_run_leaves_what_was_kept_and_not_what_was_only_tried() {
     let (mut engine, pinned) = trying();
-    let (snapshot, _) = engine.command(&LoopCommand::DryRun).unwrap();
-    assert_broken_off(&snapshot, "a dry run");
+    let (view, _) = command(&mut engine, &LoopCommand::DryRun);
+    assert_broken_off(&view, "a dry run");
     assert_eq!(pinned.now(), "nothing", "nothing had been kept yet");
     engine.command(&LoopCommand::Apply).unwrap();
     assert_eq!(next_decision(&mut engine).outcome, Outcome::Kept);
@@ -331,17 +354,17 @@ fn a_dry_run_leaves_what_was_kept_and_not_what_was_only_tried() {
 #[test]
 fn another_policy_is_tried_before_it_stays() {
     let (mut engine, pinned) = trying();
-    let (snapshot, said) = engine.command(&LoopCommand::SetPolicy(Policy::Paper)).unwrap();
-    assert!(said.contains("tried before it stays"), "{said}");
-    assert_broken_off(&snapshot, "policy paper");
-    assert_eq!(snapshot.plan.value().unwrap().policy, Policy::Paper);
+    let (view, answer) = command(&mut engine, &LoopCommand::SetPolicy(Policy::Paper));
+    assert!(answer.contains("tried before it stays"), "{answer}");
+    assert_broken_off(&view, "policy paper");
+    assert_eq!(view.round.plan.value().unwrap().policy, Policy::Paper);
     assert_eq!(pinned.now(), "nothing", "the proposal is not pinned at once");
     let decision = next_decision(&mut engine);
     assert!(decision.proposal.starts_with("policy paper"), "{decision}");
     assert_eq!(decision.outcome, Outcome::Kept);
 
-    let (_, said) = engine.command(&LoopCommand::SetPolicy(Policy::None)).unwrap();
-    assert!(said.contains("left to the kernel"), "{said}");
+    let (_, answer) = command(&mut engine, &LoopCommand::SetPolicy(Policy::None));
+    assert!(answer.contains("left to the kernel"), "{answer}");
     assert_eq!(pinned.now(), "nothing");
     engine.round();
     engine.observe();
@@ -349,11 +372,11 @@ fn another_policy_is_tried_before_it_stays() {
 }
 
 #[test]
-fn a_wish_to_apply_what_is_applied_lets_the_trial_go_on() {
+fn to_apply_what_is_applied_lets_the_trial_go_on() {
     let (mut engine, _) = trying();
-    let (snapshot, _) = engine.command(&LoopCommand::Apply).unwrap();
-    assert!(compared(&snapshot).phase.starts_with("trial block"), "{:?}", snapshot.comparison);
-    assert!(compared(&snapshot).decisions.is_empty());
+    let (view, _) = command(&mut engine, &LoopCommand::Apply);
+    assert!(is_in_trial(&view), "{:?}", view.comparison);
+    assert!(view.decisions.is_empty());
 }
 
 #[test]
@@ -362,8 +385,8 @@ fn a_vm_with_another_number_of_vcpus_ends_the_trial() {
     let more = FakeVms::default();
     more.0.store(true, Ordering::Relaxed);
     engine.vms = Box::new(more);
-    let snapshot = engine.round();
-    let [decision] = &compared(&snapshot).decisions[..] else { panic!("{:?}", snapshot.comparison) };
+    let view = round(&mut engine);
+    let [decision] = &view.decisions[..] else { panic!("{:?}", view.decisions) };
     assert_eq!(
         (decision.outcome, decision.reason.as_str()),
         (Outcome::Aborted, "a has 2 vCPUs now during the trial")
@@ -376,8 +399,8 @@ fn a_vm_with_another_number_of_vcpus_ends_the_trial() {
 fn what_is_to_be_kept_apart_is_not_tried_together() {
     let (mut engine, pinned) = trying();
     engine.limits.apart = vec![vec!["a".into(), "c".into()], vec!["b".into(), "d".into()]];
-    let (snapshot, _) = engine.command(&LoopCommand::SetPolicy(Policy::Sharing)).unwrap();
-    let plan = snapshot.plan.value().unwrap();
+    let (view, _) = command(&mut engine, &LoopCommand::SetPolicy(Policy::Sharing));
+    let plan = view.round.plan.value().unwrap();
     for (one, other) in [("a", "c"), ("b", "d")] {
         assert_ne!(plan.domain_of(one, 0).unwrap().id, plan.domain_of(other, 0).unwrap().id);
     }
@@ -387,4 +410,24 @@ fn what_is_to_be_kept_apart_is_not_tried_together() {
         engine.observe();
     }
     assert_eq!((pinned.now(), pinned.changes()), ("nothing".into(), changes));
+}
+
+#[test]
+fn a_switch_within_a_trial_is_told_as_one_and_is_no_event() {
+    let (mut engine, pinned) = trying();
+    for _ in 0..20 {
+        let changes = pinned.changes();
+        let step = engine.observe().unwrap();
+        let switch = step.iter().find_map(|update| match update {
+            Update::Switch(pinning) => Some(pinning),
+            _ => None,
+        });
+        assert_eq!(switch.is_some(), pinned.changes() > changes);
+        if let Some(Pinning::Done(outcome)) = switch {
+            assert_eq!(outcome.changed, 1);
+            assert!(!step.iter().any(|update| matches!(update, Update::Event(_))), "{step:?}");
+            return;
+        }
+    }
+    panic!("nothing was switched");
 }

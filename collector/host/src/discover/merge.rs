@@ -5,6 +5,7 @@
 
 use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
+use huddle_model::text::bytes;
 use huddle_model::vm::{GuestRegion, MemoryKind, VmmKind};
 
 /// One sentence for each reason, with how much memory it concerns and what to do; empty where all of
@@ -16,7 +17,7 @@ pub fn cannot_merge(memory: &[GuestRegion], vmm: VmmKind, ksm: &Availability<Ksm
         return reasons;
     }
     if of(MemoryKind::SharedMemory) > 0 {
-        let size = mebibytes(of(MemoryKind::SharedMemory));
+        let size = bytes(of(MemoryKind::SharedMemory));
         let remedy = private_memory(vmm);
         reasons.push(format!(
             "{size} of its memory is shared memory (memfd, /dev/shm or System V); KSM merges private \
@@ -24,18 +25,18 @@ pub fn cannot_merge(memory: &[GuestRegion], vmm: VmmKind, ksm: &Availability<Ksm
         ));
     }
     if of(MemoryKind::HugeTlb) > 0 {
-        let size = mebibytes(of(MemoryKind::HugeTlb));
+        let size = bytes(of(MemoryKind::HugeTlb));
         reasons.push(format!(
             "{size} of its memory is hugetlbfs pages, which KSM never merges; start it without \
              hugetlbfs (transparent huge pages are no obstacle, KSM splits them)"
         ));
     }
     if of(MemoryKind::Anonymous) > 0 {
-        let size = mebibytes(of(MemoryKind::Anonymous));
+        let size = bytes(of(MemoryKind::Anonymous));
         let remedy = mark_mergeable(vmm);
         reasons.push(format!("{size} of its memory is not marked mergeable, so KSM skips it; {remedy}"));
     }
-    reasons.extend(ksm_off(mebibytes(memory.iter().map(GuestRegion::len_bytes).sum()), ksm));
+    reasons.extend(ksm_off(bytes(memory.iter().map(GuestRegion::len_bytes).sum()), ksm));
     reasons
 }
 
@@ -80,15 +81,6 @@ fn mark_mergeable(vmm: VmmKind) -> &'static str {
 
 fn bytes_of(memory: &[GuestRegion], kind: MemoryKind) -> u64 {
     memory.iter().filter(|region| region.kind == kind).map(GuestRegion::len_bytes).sum()
-}
-
-fn mebibytes(bytes: u64) -> String {
-    const MIB: u64 = 1 << 20;
-    if bytes >= 10 * MIB {
-        format!("{} MiB", (bytes + MIB / 2) / MIB)
-    } else {
-        format!("{:.1} MiB", bytes as f64 / MIB as f64)
-    }
 }
 
 #[cfg(test)]
@@ -141,7 +133,7 @@ mod tests {
         for run in [0, 2] {
             let stopped = reasons(state(run, 0));
             assert!(
-                stopped[0].contains(&format!("run is {run}")) && stopped[0].contains("2.0 MiB"),
+                stopped[0].contains(&format!("run is {run}")) && stopped[0].contains("2 MiB"),
                 "{stopped:?}"
             );
         }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use huddle_model::cpuset::CpuSet;
 use huddle_model::id::{TaskId, VcpuId};
+use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::Plan;
-use huddle_model::snapshot::PinOutcome;
 use huddle_model::vm::Vm;
 use nix::errno::Errno;
 

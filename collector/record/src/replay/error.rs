@@ -57,7 +57,7 @@ pub enum ReplayError {
         limit: usize,
     },
     /// A position beyond the end.
-    #[error("there is no snapshot {position} in a recording of {length}")]
+    #[error("there is no step {position} in a recording of {length}")]
     OutOfRange {
         /// What was asked for, from 0.
         position: usize,

@@ -1,6 +1,6 @@
-//! The order of snapshots: one per round and one per window, as the loop published them.
+//! The order of steps: one per round and one per window, as the loop told them.
 //!
-//! The loop publishes a round with the window that ended in it, just before pinning, and every other
+//! The loop tells a round with the window that ended in it, just before pinning, and every other
 //! window with the round before it. That window has the round before as its own, and ends after the next
 //! round began.
 
@@ -26,7 +26,7 @@ pub(super) struct WindowTime {
     pub(super) end_us: u64,
 }
 
-/// One snapshot.
+/// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     /// Its round; times are those of the window where the round itself was not recorded.

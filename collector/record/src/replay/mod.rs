@@ -1,9 +1,9 @@
-//! Reading a recording back: the snapshots of a run, in the order the loop published them.
+//! Reading a recording back: what the loop told, step by step, as views and as updates.
 //!
 //! [`Recording::open`] looks at the footer of every closed segment and keeps of it which rounds or windows
-//! each row group holds, and of the whole recording one entry a snapshot; rows are read when their
-//! snapshot is asked for, and forgotten but for the last rounds. So what is kept is some 100 bytes a
-//! snapshot and a segment, whatever they hold. A recording that is still being written shows what was
+//! each row group holds, and of the whole recording one entry a step; rows are read when their step is asked
+//! for, and forgotten but for the last rounds. So what is kept is some 100 bytes a step and a segment,
+//! whatever they hold. A recording that is still being written shows what was
 //! closed when it was opened.
 //!
 //! What was not recorded is unavailable with a reason, never 0 (the gaps that a type leaves no word for
@@ -25,16 +25,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
+use huddle_model::event::Event;
+use huddle_model::observation::Observation;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Table, TrialRow};
-use huddle_model::snapshot::{Event, Snapshot};
 use huddle_model::stats::Estimate;
 use huddle_model::topology::Topology;
-use huddle_model::trial::{Arm, Comparison, Decision, Objective};
+use huddle_model::trial::{Arm, Comparison, Decision, Objective, Phase};
+use huddle_model::update::Step;
+use huddle_model::view::View;
 
 pub use error::ReplayError;
 use files::{Footers, TableFiles};
 use index::{Position, unsigned};
-use round::{Pairs, RoundRows, named};
+use round::{Pairs, RebuiltRound, RoundRows, named};
 pub use segment::row_group_keys;
 use window::WindowRows;
 
@@ -51,7 +54,7 @@ const ROUNDS_KEPT: usize = 4;
 pub struct Recording {
     name: String,
     manifest: Manifest,
-    topology: Availability<Topology>,
+    topology: Availability<Arc<Topology>>,
     /// By position in [`Table::ALL`].
     tables: Vec<TableFiles>,
     positions: Vec<Position>,
@@ -59,7 +62,7 @@ pub struct Recording {
     objective: Option<Objective>,
     warnings: Vec<String>,
     footers: Footers,
-    rounds: VecDeque<Arc<Snapshot>>,
+    rounds: VecDeque<Arc<RebuiltRound>>,
 }
 
 impl Recording {
@@ -88,7 +91,9 @@ impl Recording {
             return Err(ReplayError::Empty { dir: dir.to_owned(), warnings });
         }
         let topology = match &manifest.topology {
-            Availability::Available(fact) => Topology::new(fact.level, fact.domains.clone()).into(),
+            Availability::Available(fact) => {
+                Availability::from(Topology::new(fact.level, fact.domains.clone())).map(Arc::new)
+            }
             Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
         };
         Ok(Self {
@@ -96,7 +101,7 @@ impl Recording {
             topology,
             tables,
             positions,
-            objective: trials.first().and_then(|row| row.objective.parse().ok()),
+            objective: trials.iter().find_map(|row| row.objective.parse().ok()),
             decisions: trials.iter().filter_map(decision).collect(),
             warnings,
             footers: Footers::default(),
@@ -120,27 +125,27 @@ impl Recording {
         &self.warnings
     }
 
-    /// How many snapshots there are: never 0.
+    /// How many steps there are: never 0.
     pub fn len(&self) -> usize {
         self.positions.len()
     }
 
-    /// Always false: a recording without a snapshot does not open.
+    /// Always false: a recording without a step does not open.
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty()
     }
 
-    /// When each snapshot was told, in microseconds since the Unix epoch. They go back where the clock did.
+    /// When each step was told, in microseconds since the Unix epoch. They go back where the clock did.
     pub fn times_unix_us(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.positions.iter().map(|position| position.at_us)
     }
 
-    /// When this snapshot was told; `None` beyond the end.
+    /// When this step was told; `None` beyond the end.
     pub fn time_unix_us(&self, position: usize) -> Option<u64> {
         self.positions.get(position).map(|position| position.at_us)
     }
 
-    /// When the first and the last snapshot were told, likewise.
+    /// When the first and the last step were told, likewise.
     pub fn span_unix_us(&self) -> (u64, u64) {
         let at = |position: Option<&Position>| position.map_or(0, |position| position.at_us);
         (at(self.positions.first()), at(self.positions.last()))
@@ -152,46 +157,86 @@ impl Recording {
         positions.filter(|(_, position)| position.is_round).map(|(at, position)| (at, position.round.round))
     }
 
-    /// The snapshot at a position, from 0, as the loop published it.
+    /// The view after the step at a position, from 0, as whoever followed the loop had it.
     ///
     /// # Errors
     /// When there is no such position. What cannot be read in it is unavailable, and an event says why.
-    pub fn snapshot(&mut self, position: usize) -> Result<Arc<Snapshot>, ReplayError> {
+    pub fn view(&mut self, position: usize) -> Result<View, ReplayError> {
         let length = self.positions.len();
         let at = *self.positions.get(position).ok_or(ReplayError::OutOfRange { position, length })?;
         let next = self.positions.get(position + 1).copied();
-        let base = self.round(at);
-        let mut snapshot = Snapshot::clone(&base);
+        let rebuilt = self.round(position);
+        let mut view = View::new(Arc::clone(&rebuilt.round));
         let mut problems = Vec::new();
-        if let Some(window) = at.window {
-            let rows = self.window_rows(window, &mut problems);
-            snapshot.observation = window::rebuild(rows, &base.vms);
+        view.observation = match at.window {
+            Some(window) => {
+                let rows = self.window_rows(window, &mut problems);
+                window::rebuild(rows, &view.round.vms).map(Arc::new)
+            }
+            None => Availability::Unavailable(NO_WINDOW.into()),
+        };
+        let events = Arc::make_mut(&mut view.events);
+        if !at.is_round {
+            // What is told with a step happened before the next one was told.
+            let is_told = |event: &&Event| {
+                next.is_none_or(|next| next.round.round != at.round.round || event.at_unix_us < next.open_us)
+            };
+            events.extend(rebuilt.later.iter().filter(is_told).cloned());
         }
-        // What is told with a snapshot happened before the next one was told.
-        if let Some(next) = next.filter(|next| next.round.round == at.round.round) {
-            snapshot.events.retain(|event: &Event| event.at_unix_us < next.open_us);
-        }
-        snapshot.events.extend(problems.into_iter().map(|problem| round::problem(at.at_us, problem)));
-        snapshot.comparison = self.comparison(next, &snapshot);
-        Ok(Arc::new(snapshot))
+        events.extend(problems.into_iter().map(|problem| round::problem(at.at_us, problem)));
+        let is_before = |decision: &&Decision| next.is_none_or(|next| decision.at_unix_us < next.open_us);
+        view.decisions = Arc::new(self.decisions.iter().take_while(is_before).cloned().collect());
+        view.comparison = self.comparison(view.observation.value().map(|seen| &**seen));
+        Ok(view)
     }
 
-    /// All of a round but its window and its comparison; with it all events, those of its windows too.
-    fn round(&mut self, at: Position) -> Arc<Snapshot> {
-        let time = at.round;
-        let is_known = |known: &&Arc<Snapshot>| {
-            (known.round, known.begin_unix_us, known.end_unix_us) == (time.round, time.begin_us, time.end_us)
+    /// What the step at a position told, as the loop told it: what leads to its view from that before. At
+    /// position 0, all of the first view.
+    ///
+    /// # Errors
+    /// As [`Recording::view`].
+    pub fn step(&mut self, position: usize) -> Result<Step, ReplayError> {
+        let before = position.checked_sub(1).map(|before| self.view(before)).transpose()?;
+        Ok(self.view(position)?.updates_since(before.as_ref()).into())
+    }
+
+    /// The round of a position, with what happened in its windows.
+    fn round(&mut self, position: usize) -> Arc<RebuiltRound> {
+        let time = self.positions[position].round;
+        let is_known = |known: &&Arc<RebuiltRound>| {
+            let round = &known.round;
+            (round.number, round.begin_unix_us, round.end_unix_us) == (time.round, time.begin_us, time.end_us)
         };
         if let Some(known) = self.rounds.iter().find(is_known) {
             return Arc::clone(known);
         }
         let rows = self.round_rows(time.round);
-        let snapshot = Arc::new(round::rebuild(time, rows, &self.topology));
+        let rebuilt = round::rebuild(time, self.told_until_us(position), rows, &self.topology);
+        // Equal parts of rounds that are looked at one after the other are one in memory, as in the loop.
+        let rebuilt = match self.rounds.back() {
+            Some(last) => RebuiltRound {
+                round: Arc::new(Arc::unwrap_or_clone(rebuilt.round).sharing_parts_with(&last.round)),
+                ..rebuilt
+            },
+            None => rebuilt,
+        };
+        let rebuilt = Arc::new(rebuilt);
         if self.rounds.len() >= ROUNDS_KEPT {
             self.rounds.pop_front();
         }
-        self.rounds.push_back(Arc::clone(&snapshot));
-        snapshot
+        self.rounds.push_back(Arc::clone(&rebuilt));
+        rebuilt
+    }
+
+    /// From when on what happened in the round of a position is of its windows; `None` where it has none.
+    fn told_until_us(&self, position: usize) -> Option<u64> {
+        let number = self.positions[position].round.round;
+        let own = |at: &Position| at.round.round == number;
+        let begin = self.positions[..=position].iter().rposition(|at| at.is_round || !own(at));
+        self.positions
+            .get(begin.map_or(0, |begin| begin + 1))
+            .filter(|next| own(next))
+            .map(|next| next.open_us)
     }
 
     /// The rows of one round or window; what cannot be read is told in `problems`, and is as if it was not
@@ -239,13 +284,12 @@ impl Recording {
         }
     }
 
-    /// The decisions up to the snapshot before `next`.
-    fn comparison(&self, next: Option<Position>, snapshot: &Snapshot) -> Availability<Comparison> {
+    /// How the trial stood in a window, as far as it was recorded.
+    fn comparison(&self, seen: Option<&Observation>) -> Availability<Arc<Comparison>> {
         let Some(objective) = self.objective else {
             return Availability::Unavailable("the recording does not hold a decision of a trial".into());
         };
-        let is_before = |decision: &&Decision| next.is_none_or(|next| decision.at_unix_us < next.open_us);
-        let block = snapshot.observation.value().and_then(|seen| seen.trial.as_ref());
+        let block = seen.and_then(|seen| seen.trial.as_ref());
         let arm = Arm {
             name: block.map_or_else(|| "arms".to_owned(), |block| block.arm.clone()),
             value: Availability::Unavailable(
@@ -254,17 +298,16 @@ impl Recording {
             ),
             blocks: Vec::new(),
         };
-        Availability::Available(Comparison {
+        Availability::Available(Arc::new(Comparison {
             objective,
-            phase: match block {
-                Some(block) => format!("trial block {}, arm {}", u64::from(block.block) + 1, block.arm),
-                None => "no trial in this window".into(),
-            },
+            phase: Phase::Recorded(block.cloned()),
             arms: vec![arm],
-            decisions: self.decisions.iter().take_while(is_before).cloned().collect(),
-        })
+        }))
     }
 }
+
+/// Why a view has no window.
+const NO_WINDOW: &str = "the recording does not hold a window that ended with this round";
 
 fn read_manifest(dir: &Path) -> Result<Manifest, ReplayError> {
     use std::io::Read as _;
@@ -288,13 +331,14 @@ fn name(dir: &Path, manifest: &Manifest) -> String {
     name.unwrap_or_else(|| manifest.run.clone())
 }
 
-/// `None` where its outcome is none that this version knows.
+/// `None` where its outcome or objective is none that this version knows.
 fn decision(row: &TrialRow) -> Option<Decision> {
     let ci95 = row.observed_low.zip(row.observed_high).map(|(low, high)| [low, high]);
     let n = usize::try_from(row.blocks).unwrap_or(usize::MAX);
     Some(Decision {
         at_unix_us: unsigned(row.begin_us),
         round: row.round,
+        objective: row.objective.parse().ok()?,
         proposal: row.proposal.clone(),
         expected_change: row.expected_change,
         observed_change: row.observed_change.map(|median| Estimate { n, median, ci95 }),

@@ -1,22 +1,25 @@
-//! From the rows of a round back to the snapshot of it, without the window that was told with it.
+//! From the rows of a round back to the round.
 //!
-//! The inverse of [`huddle_model::schema::rows_of`], as far as it goes. Not recorded, and so filled in:
+//! The inverse of [`huddle_model::schema::round_rows`], as far as it goes. Not recorded, and so filled in:
 //! - the name of a vCPU's thread: none;
 //! - the process of a vCPU, which differs from its VM's in a cgroup only: that of the VM;
 //! - where in its process guest memory lies: one range of each kind, of the recorded size, from 0;
 //! - the CPUs that a VM's cgroup allows: all that are known, so that nothing is taken as forbidden.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
+use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, VcpuId, VmId, VmRef};
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{Plan, VcpuPlacement};
 use huddle_model::schema::{DecisionRow, EventRow, KsmRow, PlacementRow, SharingRow, VmColumns, VmRow};
-use huddle_model::snapshot::{Event, EventKind, PinOutcome, Snapshot};
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
+use huddle_model::update::Round;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vcpu, Vm, VmmKind};
 use serde::de::DeserializeOwned;
 
@@ -83,15 +86,24 @@ fn lacks<T>(what: &str) -> Availability<T> {
     Availability::Unavailable(format!("the recording does not hold {what}"))
 }
 
-/// `topology` is that of the start of the recording.
-pub(super) fn rebuild(time: RoundTime, rows: RoundRows, topology: &Availability<Topology>) -> Snapshot {
+/// `topology` is that of the start of the recording. What happened from `until_us` on, if that is known, is of
+/// windows after the round.
+pub(super) fn rebuild(
+    time: RoundTime,
+    until_us: Option<u64>,
+    rows: RoundRows,
+    topology: &Availability<Arc<Topology>>,
+) -> RebuiltRound {
     let decision = rows.decision.as_ref();
     let topology = match decision.and_then(|decision| decision.topology_unavailable.clone()) {
         Some(reason) => Availability::Unavailable(reason),
         None => topology_of(topology, &rows.placements),
     };
-    let vms = vms(&rows, topology.value());
-    let mut events: Vec<Event> = rows.events.iter().map(|row| event(row, &vms)).collect();
+    let domains = topology.value().map(|topology| &**topology);
+    let vms = vms(&rows, domains);
+    let is_of_round = |event: &Event| until_us.is_none_or(|until| event.at_unix_us < until);
+    let (mut events, later): (Vec<Event>, Vec<Event>) =
+        rows.events.iter().map(|row| event(row, &vms)).partition(is_of_round);
     if rows.has_gaps && vms.is_empty() {
         events.push(Event {
             at_unix_us: time.end_us,
@@ -101,23 +113,29 @@ pub(super) fn rebuild(time: RoundTime, rows: RoundRows, topology: &Availability<
         });
     }
     events.extend(rows.problems.into_iter().map(|what| problem(time.end_us, what)));
-    Snapshot {
-        round: time.round,
+    let plan = plan(decision, domains, &rows.placements).map(Arc::new);
+    let round = Round {
+        number: time.round,
         begin_unix_us: time.begin_us,
         end_unix_us: time.end_us,
         ksm: ksm(rows.ksm),
-        matrix: matrix(decision, rows.sharing, &rows.vms),
-        plan: plan(decision, topology.value(), &rows.placements),
-        pinned: pinned(decision),
+        matrix: matrix(decision, rows.sharing, &rows.vms).map(Arc::new),
+        plan,
+        pinning: pinning(decision),
         topology,
-        vms,
-        observation: Availability::Unavailable(NO_WINDOW.into()),
-        comparison: lacks("what was tried"),
+        vms: Arc::new(vms),
         events,
         own_cpu_us: decision
             .and_then(|decision| decision.own_cpu_us)
             .map_or_else(|| lacks("the CPU time that huddle had used"), Availability::Available),
-    }
+    };
+    RebuiltRound { round: Arc::new(round), later }
+}
+
+/// A round, and what happened in it after it was told.
+pub(super) struct RebuiltRound {
+    pub(super) round: Arc<Round>,
+    pub(super) later: Vec<Event>,
 }
 
 /// What could not be read, as an event.
@@ -125,11 +143,11 @@ pub(super) fn problem(at_unix_us: u64, message: String) -> Event {
     Event { at_unix_us, kind: EventKind::StageFailed, vm: None, message }
 }
 
-/// Why a snapshot has no window.
-const NO_WINDOW: &str = "the recording does not hold a window that ended with this round";
-
 /// The domains of the start, unless a placement of the round says that they were others by then.
-fn topology_of(at_start: &Availability<Topology>, placements: &[PlacementRow]) -> Availability<Topology> {
+fn topology_of(
+    at_start: &Availability<Arc<Topology>>,
+    placements: &[PlacementRow],
+) -> Availability<Arc<Topology>> {
     let topology = match at_start {
         Availability::Available(topology) => topology,
         Availability::Unavailable(reason) => {
@@ -141,14 +159,16 @@ fn topology_of(at_start: &Availability<Topology>, placements: &[PlacementRow]) -
         topology.domain(DomainId(id)).is_some_and(|domain| domain.cpus.to_string() == *cpus)
     };
     if placements.iter().all(is_same) {
-        Availability::Available(topology.clone())
+        Availability::Available(Arc::clone(topology))
     } else {
         lacks("the cache domains of this round, which were others than at its start")
     }
 }
 
 fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
-    let mut by_vm: HashMap<(&str, Option<i32>, Option<u32>), Vec<&PlacementRow>> = HashMap::new();
+    // By name, process and Xen domain.
+    type Key<'a> = (&'a str, Option<i32>, Option<u32>);
+    let mut by_vm: HashMap<Key<'_>, Vec<&PlacementRow>> = HashMap::new();
     for row in &rows.placements {
         by_vm.entry((&row.vm, row.vm_pid, row.domid)).or_default().push(row);
     }
@@ -407,14 +427,15 @@ fn domains_of(placements: &[PlacementRow]) -> Vec<CacheDomain> {
     domains
 }
 
-fn pinned(decision: Option<&DecisionRow>) -> Availability<PinOutcome> {
+fn pinning(decision: Option<&DecisionRow>) -> Pinning {
+    let lacks = |what: &str| Pinning::NotDone(format!("the recording does not hold {what}"));
     let Some(decision) = decision else { return lacks("whether anything was pinned in this round") };
     if let Some(reason) = &decision.pin_unavailable {
-        return Availability::Unavailable(reason.clone());
+        return Pinning::recorded(decision.pinning.as_deref(), reason.clone());
     }
     match (decision.threads_changed, decision.threads_unchanged, decision.threads_skipped) {
         (Some(changed), Some(unchanged), Some(skipped)) => {
-            Availability::Available(PinOutcome { changed, unchanged, skipped })
+            Pinning::Done(PinOutcome { changed, unchanged, skipped })
         }
         _ => lacks("how many threads were pinned in this round"),
     }

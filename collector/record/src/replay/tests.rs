@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use huddle_model::availability::Availability;
+use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, Uuid, VcpuId, VmId, XenDomainId};
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
-use huddle_model::news::Taken;
 use huddle_model::observation::Observation;
-use huddle_model::schema::{Rows, SCHEMA_VERSION, Table};
-use huddle_model::snapshot::{Event, EventKind, Snapshot};
+use huddle_model::schema::{RowContext, SCHEMA_VERSION, Table};
 use huddle_model::topology::Topology;
+use huddle_model::update::Round;
+use huddle_model::view::View;
 use huddle_model::vm::{Vm, VmmKind};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -28,86 +29,86 @@ mod footers;
 
 const SECOND: u64 = 1_000_000;
 
-/// What a loop over `vms` VMs publishes: rounds a second apart, each with the window that ended in it, and
-/// one window in between.
-fn published(rounds: u64, vms: usize) -> Vec<Snapshot> {
-    let mut all = Vec::new();
+/// What a loop over `vms` VMs tells: rounds a second apart, each with the window that ended in it, and one
+/// window in between.
+fn published(rounds: u64, vms: usize) -> Vec<View> {
+    let mut all: Vec<View> = Vec::new();
     let mut window = 0;
     for round in 1..=rounds {
-        let mut snapshot = sample_observed::observed(round, vms);
-        let seen = snapshot.observation.value().cloned().unwrap();
-        let first = snapshot.vms[0].reference();
+        let mut view = sample_observed::observed(round, vms);
+        let seen = view.observation.value().map(Arc::clone).unwrap();
+        let first = view.round.vms[0].reference();
         let event = |at_unix_us, what: &str| Event {
             at_unix_us,
             kind: EventKind::Note,
             vm: Some(first.clone()),
             message: format!("{what} of round {round}"),
         };
-        snapshot.events.push(event(snapshot.end_unix_us, "the end"));
         let mut next = |begin_unix_us, end_unix_us, round| {
             window += 1;
-            let observation = Observation { window, round, begin_unix_us, end_unix_us, ..seen.clone() };
-            Availability::Available(observation)
+            let observation =
+                Observation { window, round, begin_unix_us, end_unix_us, ..Observation::clone(&seen) };
+            Availability::Available(Arc::new(observation))
         };
-        let begin = snapshot.begin_unix_us;
-        snapshot.observation = match round {
+        let own = Arc::make_mut(&mut view.round);
+        own.events.push(event(own.end_unix_us, "the end"));
+        view.events = Arc::new(own.events.clone());
+        let (begin, end) = (own.begin_unix_us, own.end_unix_us);
+        view.observation = match round {
             1 => Availability::Unavailable(
                 "the recording does not hold a window that ended with this round".into(),
             ),
             _ => next(begin - SECOND / 2, begin + 100, round - 1),
         };
-        let within = Snapshot {
-            observation: next(snapshot.end_unix_us, begin + SECOND / 2, round),
-            ..snapshot.clone()
-        };
-        all.push(snapshot);
+        let mut within = View { observation: next(end, begin + SECOND / 2, round), ..view.clone() };
+        Arc::make_mut(&mut within.events).push(event(begin + SECOND / 2 + 7, "a window"));
+        all.push(view);
         all.push(within);
-        let last = all.last_mut().unwrap();
-        last.events.push(event(begin + SECOND / 2 + 7, "a window"));
     }
     all
 }
 
 /// A manifest of the topology that the samples have.
 fn manifest() -> Manifest {
-    let topology: Availability<Topology> = sample::snapshot(1, 1).topology;
-    Manifest { topology: topology.map(|topology| (&topology).into()), ..sample::manifest() }
+    let topology = sample::view(1, 1).round.topology.clone();
+    Manifest { topology: topology.map(|topology| (&*topology).into()), ..sample::manifest() }
 }
 
-/// Records snapshots as the loop does, in segments of `a_segment` each.
-fn record(dir: &Path, snapshots: &[Snapshot], a_segment: usize) {
-    record_with(dir, snapshots, a_segment, manifest());
+/// Records what a loop with these views tells, in segments of `a_segment` steps each.
+fn record(dir: &Path, views: &[View], a_segment: usize) {
+    record_with(dir, views, a_segment, manifest());
 }
 
-fn record_with(dir: &Path, snapshots: &[Snapshot], a_segment: usize, manifest: Manifest) {
+fn record_with(dir: &Path, views: &[View], a_segment: usize, manifest: Manifest) {
     let mut limits = crate::RecorderLimits::default();
     limits.segment.max_age = Duration::from_secs(3600);
     let mut writer = crate::RunWriter::create(dir, manifest, limits).unwrap();
-    let mut taken = Taken::default();
+    let mut context = RowContext::default();
     let mut now = Instant::now();
-    for (at, snapshot) in snapshots.iter().enumerate() {
+    for (at, step) in sample::steps(views).iter().enumerate() {
         if at > 0 && at % a_segment == 0 {
             now += limits.segment.max_age;
             writer.tick(now);
         }
-        writer.write(&taken.take(snapshot).rows(snapshot), now);
+        writer.write(&context.rows(&step[..]), now);
     }
     writer.finish(now, 1_800_000_000_000_000);
 }
 
-/// Everything a snapshot says, without what is not recorded: the reasons within windows, names of threads,
-/// allowed CPUs, how a trial stands, the parts of what a plan is expected to bring (its reasons say them).
-fn said(snapshot: &Snapshot) -> Value {
-    let mut value = serde_json::to_value(snapshot).unwrap();
+/// Everything a view says, without what is not recorded: the reasons within windows, names of threads, allowed CPUs, how a trial stands, the parts of what a plan is
+/// expected to bring (its reasons say them).
+fn said(view: &View) -> Value {
+    let mut value = serde_json::to_value(view).unwrap();
     forget_reasons(&mut value["observation"]);
     if let Some(comparison) = value["comparison"].get_mut("available") {
         comparison["phase"].take();
         comparison["arms"].take();
     }
-    if let Some(plan) = value["plan"].get_mut("available") {
+    let round = &mut value["round"];
+    if let Some(plan) = round["plan"].get_mut("available") {
         plan["expected"].take();
     }
-    for vm in value["vms"].as_array_mut().unwrap() {
+    for vm in round["vms"].as_array_mut().unwrap() {
         vm["allowed_cpus"].take();
         vm["vcpus"].as_array_mut().unwrap().iter_mut().for_each(|vcpu| _ = vcpu["thread_name"].take());
     }
@@ -125,8 +126,8 @@ fn forget_reasons(value: &mut Value) {
     }
 }
 
-fn replayed(recording: &mut Recording) -> Vec<Snapshot> {
-    (0..recording.len()).map(|at| Snapshot::clone(&recording.snapshot(at).unwrap())).collect()
+fn replayed(recording: &mut Recording) -> Vec<View> {
+    (0..recording.len()).map(|at| recording.view(at).unwrap()).collect()
 }
 
 fn segment(dir: &Path, table: Table, number: u64) -> PathBuf {
@@ -148,6 +149,12 @@ fn what_the_loop_published_is_read_back() {
         assert_eq!(recording.warnings(), [""; 0]);
         assert_eq!((recording.name(), recording.len()), ("run-7", published.len()));
         let found = replayed(&mut recording);
+        // Whoever follows the steps of the recording sees what whoever followed the loop saw.
+        let mut followed = None;
+        for (at, view) in found.iter().enumerate() {
+            View::follow(&mut followed, &recording.step(at).unwrap()[..]);
+            assert_eq!(followed.as_ref(), Some(view), "step {at}");
+        }
         for (at, (found, published)) in found.iter().zip(&published).enumerate() {
             let mut expected = said(published);
             if vms == 1 {
@@ -155,14 +162,14 @@ fn what_the_loop_published_is_read_back() {
                 for (name, value) in
                     [("method", "file".into()), ("duration_ms", Value::Null), ("coverage", Value::Null)]
                 {
-                    expected["matrix"]["available"][name] = value;
+                    expected["round"]["matrix"]["available"][name] = value;
                 }
             }
-            if published.round < 4 {
+            if published.round.number < 4 {
                 // A decision is told from its own time on: the sample's is of the fourth second.
-                assert!(found.comparison.value().unwrap().decisions.is_empty());
+                assert!(found.decisions.is_empty());
             }
-            assert_eq!(said(found), expected, "snapshot {at} of {vms} VMs");
+            assert_eq!(said(found), expected, "step {at} of {vms} VMs");
         }
         let times: Vec<u64> = recording.times_unix_us().collect();
         assert!(times.is_sorted() && times.len() == found.len());
@@ -170,9 +177,9 @@ fn what_the_loop_published_is_read_back() {
         assert_eq!(recording.rounds().map(|(_, round)| round).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         // In any order, and twice.
         for at in [11, 0, 7, 7, 3] {
-            assert_eq!(*recording.snapshot(at).unwrap(), found[at]);
+            assert_eq!(recording.view(at).unwrap(), found[at]);
         }
-        let beyond = recording.snapshot(12).unwrap_err().to_string();
+        let beyond = recording.view(12).unwrap_err().to_string();
         assert!(beyond.contains("12"), "{beyond}");
     }
 }
@@ -203,8 +210,11 @@ fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
         assert!(warnings.contains(word), "{word}: {warnings}");
     }
     let found = replayed(&mut recording);
-    let round = |of: &[Snapshot], round| of.iter().find(|s: &&Snapshot| s.round == round).unwrap().clone();
-    assert_eq!(found.iter().filter(|snapshot| snapshot.round == 1).count(), 1, "its windows are gone");
+    let round = |of: &[View], number| {
+        let view = of.iter().find(|view| view.round.number == number).unwrap();
+        Round::clone(&view.round)
+    };
+    assert_eq!(found.iter().filter(|view| view.round.number == 1).count(), 1, "its windows are gone");
     let three = round(&found, 3);
     assert!(three.vms.is_empty());
     assert!(
@@ -220,11 +230,11 @@ fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
     assert!(seven.plan.reason().unwrap().contains("the recording does not hold"), "{:?}", seven.plan);
     assert!(seven.own_cpu_us.reason().is_some());
     assert_eq!((&seven.matrix, &seven.ksm), (&round(&whole, 7).matrix, &round(&whole, 7).ksm));
-    assert!(
-        found
-            .iter()
-            .all(|s| s.round != 7 || s.observation == round(&whole, 7).observation || s.begin_unix_us > 0)
-    );
+    let of_seven = |of: &[View]| {
+        let views = of.iter().filter(|view| view.round.number == 7);
+        views.map(|view| view.observation.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of_seven(&found), of_seven(&whole));
 
     // The whole rounds are as they were.
     assert_eq!(round(&found, 6).ksm, round(&whole, 6).ksm);
@@ -245,7 +255,8 @@ fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
             std::fs::write(&path, &bad).unwrap();
             let Ok(mut recording) = Recording::open(&run) else { continue };
             let found = replayed(&mut recording);
-            let is_event = found.iter().flat_map(|s| &s.events).any(|e| e.kind == EventKind::StageFailed);
+            let is_event =
+                found.iter().flat_map(|view| &*view.events).any(|e| e.kind == EventKind::StageFailed);
             told += usize::from(is_event || !recording.warnings().is_empty());
         }
         for length in (0..good.len()).step_by(good.len() / 5) {
@@ -318,12 +329,12 @@ fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
 fn a_recording_of_the_first_version_has_rounds_and_no_windows() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    let published: Vec<View> = (1..4).map(|round| sample::view(round, 2)).collect();
     record_with(&run, &published, 1000, Manifest { schema_version: 1, ..manifest() });
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!((recording.len(), recording.warnings()), (3, &[][..]));
-    let second = recording.snapshot(1).unwrap();
-    assert_eq!(second.matrix, published[1].matrix);
+    let second = recording.view(1).unwrap();
+    assert_eq!(second.round.matrix, published[1].round.matrix);
     assert!(second.observation.reason().unwrap().contains("does not hold a window"));
     assert!(second.comparison.reason().unwrap().contains("does not hold a decision"));
 }
@@ -335,23 +346,24 @@ fn a_recording_that_is_still_written_shows_what_is_closed() {
     let mut limits = crate::RecorderLimits::default();
     limits.segment.max_age = Duration::from_secs(60);
     let mut writer = crate::RunWriter::create(&run, manifest(), limits).unwrap();
-    let (mut taken, now, all) = (Taken::default(), Instant::now(), published(4, 2));
-    let mut write = |snapshot: &Snapshot, now| {
-        let rows: Rows = taken.take(snapshot).rows(snapshot);
-        writer.write(&rows, now);
-    };
-    write(&all[0], now);
+    let (mut context, now, all) = (RowContext::default(), Instant::now(), published(4, 2));
+    let steps = sample::steps(&all);
+    let mut write = |step: &Step, now| writer.write(&context.rows(&step[..]), now);
+    write(&steps[0], now);
     assert!(open_error(&run).contains("the recording has no end"));
-    all[1..5].iter().for_each(|snapshot| write(snapshot, now));
+    steps[1..5].iter().for_each(|step| write(step, now));
     // This one closes the first segments, and is in open ones itself.
-    write(&all[5], now + Duration::from_secs(60));
-    write(&all[6], now + Duration::from_secs(61));
+    write(&steps[5], now + Duration::from_secs(60));
+    write(&steps[6], now + Duration::from_secs(61));
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings().len(), 1, "{:?}", recording.warnings());
     let found = replayed(&mut recording);
     assert!((5..7).contains(&found.len()), "{}", found.len());
     for (found, published) in found.iter().zip(&all[..5]) {
-        assert_eq!((found.round, &found.matrix), (published.round, &published.matrix));
+        assert_eq!(
+            (found.round.number, &found.round.matrix),
+            (published.round.number, &published.round.matrix)
+        );
     }
 }
 
@@ -366,10 +378,10 @@ fn other_cache_domains_than_at_the_start_are_not_made_up() {
         1000,
         Manifest { topology: Availability::Available((&other).into()), ..manifest() },
     );
-    let snapshot = Recording::open(&run).unwrap().snapshot(0).unwrap();
-    assert!(snapshot.topology.reason().unwrap().contains("others than at its start"));
-    let plan = snapshot.plan.value().unwrap();
-    assert_eq!(plan.placement, sample::snapshot(1, 2).plan.value().unwrap().placement);
+    let round = Recording::open(&run).unwrap().view(0).unwrap().round;
+    assert!(round.topology.reason().unwrap().contains("others than at its start"));
+    let plan = round.plan.value().unwrap();
+    assert_eq!(plan.placement, sample::view(1, 2).round.plan.value().unwrap().placement);
     assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
 }
 
@@ -401,12 +413,12 @@ fn age_by_one_version(path: &Path, name: &str, old: &str) {
 fn columns_of_older_versions_are_read_by_their_old_names() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let published: Vec<Snapshot> = (1..4).map(|round| sample::snapshot(round, 2)).collect();
+    let published: Vec<View> = (1..4).map(|round| sample::view(round, 2)).collect();
     record_with(&run, &published, 1000, manifest());
     age_by_one_version(&segment(&run, Table::Ksm, 1), "ksm_run", "run");
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings(), &[] as &[String]);
-    assert_eq!(recording.snapshot(1).unwrap().ksm, published[1].ksm);
+    assert_eq!(recording.view(1).unwrap().round.ksm, published[1].round.ksm);
 
     // Any other name is a fault.
     age_by_one_version(&segment(&run, Table::Ksm, 1), "run", "runs");
@@ -428,20 +440,22 @@ fn identity() -> impl Strategy<Value = (VmId, Option<Uuid>, VcpuId)> {
     prop_oneof![held, on_xen]
 }
 
-/// The snapshot with VMs of these identities.
-fn identified(mut snapshot: Snapshot, ids: &[(VmId, Option<Uuid>, VcpuId)]) -> Snapshot {
-    for (vm, (id, uuid, vcpu)) in snapshot.vms.iter_mut().zip(ids) {
+/// The view with VMs of these identities.
+fn identified(mut view: View, ids: &[(VmId, Option<Uuid>, VcpuId)]) -> View {
+    let round = Arc::make_mut(&mut view.round);
+    for (vm, (id, uuid, vcpu)) in Arc::make_mut(&mut round.vms).iter_mut().zip(ids) {
         (vm.id, vm.uuid, vm.vcpus[0].id, vm.vcpus[0].process) = (*id, *uuid, *vcpu, id.process());
         vm.memory[0].process = id.process();
         vm.vmm = if id.process().is_some() { VmmKind::QemuKvm } else { VmmKind::XenPvh };
     }
     let memory = MemoryUse { frames_used: 800, ..MemoryUse::default() };
-    let measured = snapshot.vms.iter().map(|vm| MatrixVm::of(vm, Some(memory))).collect();
+    let measured = round.vms.iter().map(|vm| MatrixVm::of(vm, Some(memory))).collect();
     let shared = vec![vec![7; ids.len()]; ids.len()];
-    snapshot.matrix =
-        Availability::Available(SharingMatrix::measured(Method::Merged, measured, &shared, 1.0, 1.0));
-    if let Availability::Available(seen) = &mut snapshot.observation {
-        seen.vms = snapshot.vms.iter().map(Vm::reference).collect();
+    let matrix = SharingMatrix::measured(Method::Merged, measured, &shared, 1.0, 1.0);
+    round.matrix = Availability::Available(Arc::new(matrix));
+    if let Availability::Available(seen) = &mut view.observation {
+        let seen = Arc::make_mut(seen);
+        seen.vms = round.vms.iter().map(Vm::reference).collect();
         for (vcpu, (id, _, of)) in seen.vcpus.iter_mut().zip(ids) {
             (vcpu.id, vcpu.process) = (*of, id.process());
         }
@@ -449,7 +463,7 @@ fn identified(mut snapshot: Snapshot, ids: &[(VmId, Option<Uuid>, VcpuId)]) -> S
             merging.id = *id;
         }
     }
-    snapshot
+    view
 }
 
 proptest! {
@@ -462,12 +476,15 @@ proptest! {
         record(&run, std::slice::from_ref(&published), 1000);
         let mut recording = Recording::open(&run).unwrap();
         prop_assert_eq!(recording.warnings(), &[] as &[String]);
-        let found = recording.snapshot(recording.len() - 1).unwrap();
-        let of = |snapshot: &Snapshot| -> Vec<_> {
-            snapshot.vms.iter().map(|vm| (vm.id, vm.uuid, vm.vcpus[0].id)).collect()
+        let found = recording.view(recording.len() - 1).unwrap();
+        let of = |view: &View| -> Vec<_> {
+            view.round.vms.iter().map(|vm| (vm.id, vm.uuid, vm.vcpus[0].id)).collect()
         };
         prop_assert_eq!(of(&found), ids);
-        prop_assert_eq!(found.matrix.value().unwrap().vms(), published.matrix.value().unwrap().vms());
+        prop_assert_eq!(
+            found.round.matrix.value().unwrap().vms(),
+            published.round.matrix.value().unwrap().vms()
+        );
         let (seen, was) = (found.observation.value().unwrap(), published.observation.value().unwrap());
         prop_assert_eq!(&seen.vms, &was.vms);
         prop_assert_eq!(&seen.trial, &was.trial);
@@ -487,12 +504,13 @@ fn cpu_time_without_a_place_is_read_back() {
     let run = dir.path().join("run");
     let mut published = sample_observed::observed(2, 1);
     let Availability::Available(seen) = &mut published.observation else { panic!() };
+    let seen = Arc::make_mut(seen);
     seen.vcpus[0].residency = Availability::Unavailable("on one of several".into());
     seen.vcpus[0].migrations = Availability::Unavailable("not told".into());
     seen.vcpus[0].run_ns_anywhere = Some(123_456);
     record(&run, &[published], 1000);
     let mut recording = Recording::open(&run).unwrap();
-    let found = recording.snapshot(recording.len() - 1).unwrap();
+    let found = recording.view(recording.len() - 1).unwrap();
     let vcpu = &found.observation.value().unwrap().vcpus[0];
     assert_eq!((vcpu.run_ns(), vcpu.residency.value()), (Some(123_456), None));
 }
@@ -504,16 +522,18 @@ fn a_recording_of_version_3_is_read_as_before() {
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/schema-3");
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!((recording.warnings(), recording.manifest().schema_version), (&[] as &[String], 3));
-    assert_eq!(recording.len(), 4);
-    let found = recording.snapshot(1).unwrap();
+    // Each round is told with the window before it, and the last window by itself.
+    assert_eq!(recording.len(), 5);
+    let found = recording.view(1).unwrap();
+    let round = &found.round;
     let task = |id, start_ticks| TaskId { id, start_ticks };
     let domain = XenDomainId::partly_known(5, 0x6a8c_3a1e_6e1c_4c0e);
-    let ids: Vec<VmId> = found.vms.iter().map(|vm| vm.id).collect();
+    let ids: Vec<VmId> = round.vms.iter().map(|vm| vm.id).collect();
     let expected = [task(100, 5).into(), task(101, 5).into(), VmId::XenDomain(domain)];
     assert_eq!(ids, expected);
-    assert!(found.vms.iter().all(|vm| vm.uuid.is_none()));
-    assert_eq!(found.vms[2].vmm, VmmKind::XenPvh);
-    let vcpus: Vec<_> = found.vms.iter().map(|vm| (vm.vcpus[0].id, vm.vcpus[0].process)).collect();
+    assert!(round.vms.iter().all(|vm| vm.uuid.is_none()));
+    assert_eq!(round.vms[2].vmm, VmmKind::XenPvh);
+    let vcpus: Vec<_> = round.vms.iter().map(|vm| (vm.vcpus[0].id, vm.vcpus[0].process)).collect();
     let on_xen = VcpuId::Xen { domain, vcpu: 0 };
     let expected = [
         (task(1100, 6).into(), Some(task(100, 5))),
@@ -521,7 +541,7 @@ fn a_recording_of_version_3_is_read_as_before() {
         (on_xen, None),
     ];
     assert_eq!(vcpus, expected);
-    let matrix = found.matrix.value().unwrap();
+    let matrix = round.matrix.value().unwrap();
     assert_eq!(matrix.vms().iter().map(|vm| vm.id).collect::<Vec<_>>(), some(&ids));
     assert_eq!((matrix.rate(0, 1), matrix.shared_frames(0, 1)), (202.0 / 800.0, Some(202)));
     let seen = found.observation.value().unwrap();
@@ -531,11 +551,12 @@ fn a_recording_of_version_3_is_read_as_before() {
     assert_eq!(seen.vms.iter().map(|vm| vm.id).collect::<Vec<_>>(), some(&ids));
     // What that version did not say.
     let trial = seen.trial.as_ref().unwrap();
-    assert_eq!((trial.trial, trial.arm.as_str(), trial.block), (0, "paper", 0));
+    assert_eq!((trial.trial, trial.arm.as_str(), trial.block), (0, "before", 0));
     // What is not of a VM's identity is as it was.
     let sample = sample_observed::observed(2, 2);
-    assert_eq!((&found.ksm, &found.pinned), (&sample.ksm, &sample.pinned));
-    let was = sample.observation.value().unwrap();
+    assert_eq!((&round.ksm, &round.pinning), (&sample.round.ksm, &sample.round.pinning));
+    let before = sample_observed::observed(1, 2);
+    let was = before.observation.value().unwrap();
     for (found, was) in seen.vcpus.iter().zip(&was.vcpus) {
         assert_eq!((&found.vm, &found.counters, &found.residency), (&was.vm, &was.counters, &was.residency));
     }

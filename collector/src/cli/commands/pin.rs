@@ -1,7 +1,7 @@
 //! `huddle pin`.
 
+use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::PlanOfVms;
-use huddle_model::snapshot::PinOutcome;
 use serde::Serialize;
 
 use super::show_plan::print_plan;

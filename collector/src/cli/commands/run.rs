@@ -1,14 +1,13 @@
 //! `huddle run`.
 
-use std::sync::Arc;
-
 use anyhow::Context as _;
+use huddle_engine::publish::{Delivery, Subscriber};
 use huddle_model::availability::Availability;
-use huddle_model::news::Taken;
+use huddle_model::event::{Event, EventKind};
 use huddle_model::observation::{LossObservation, Observation};
-use huddle_model::snapshot::{Event, EventKind, Snapshot};
+use huddle_model::update::{Round, Step, Update};
+use huddle_model::view::View;
 use serde::Serialize;
-use tokio::sync::watch;
 
 use crate::cli::args::{Common, Format, RunArgs};
 use crate::cli::context::Context;
@@ -23,39 +22,67 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let options = looping::options(&context, &args.looping, args.rounds);
     let end = runtime.block_on(async {
         let stop = looping::stop_signal()?;
-        let (outlets, inlets) = looping::outlets();
-        let reader = tokio::spawn(follow(inlets.told.snapshots, common.format));
-        let end = parts.run(stop, outlets, options).await;
-        let said = reader.await.context("the log stopped early").map_err(Failure::Failed)?;
-        end.and_then(|end| said.map(|()| end))
+        let (channels, viewer) = looping::channels();
+        let reader = tokio::spawn(follow(viewer.steps, common.format));
+        let end = parts.run(stop, channels, options).await;
+        let logged = reader.await.context("the log stopped early").map_err(Failure::Failed)?;
+        end.and_then(|end| logged.map(|()| end))
     })?;
     looping::say_undone(&end)
 }
 
 /// Says each round as it comes: a readable line on stderr, or a line of JSON on stdout. Windows of
-/// observation in between are summed up until then; what happened in them is said at once.
-async fn follow(mut seen: watch::Receiver<Option<Arc<Snapshot>>>, format: Format) -> Result<(), Failure> {
-    let mut taken = Taken::default();
-    let mut cost = CostSoFar::default();
-    while seen.changed().await.is_ok() {
-        let Some(snapshot) = seen.borrow_and_update().clone() else { continue };
-        let news = taken.take(&snapshot);
-        log_events(news.events(&snapshot));
-        if let Some(observation) = snapshot.observation.value().filter(|_| news.window) {
-            cost.add(observation);
+/// observation in between are summed up until then; what happens in them is said at once.
+async fn follow(mut steps: Subscriber<Step>, format: Format) -> Result<(), Failure> {
+    let mut log = Log { format, view: None, cost: CostSoFar::default() };
+    while let Some(delivery) = steps.next().await {
+        match delivery {
+            Delivery::Next(step) => log.take(&step)?,
+            Delivery::View { view, missed } => {
+                if missed > 0 {
+                    tracing::warn!("this log fell behind: {missed} steps of the loop are told in one");
+                }
+                log.take(&view.updates_since(log.view.as_ref()))?;
+            }
         }
-        if !news.round {
-            continue;
-        }
-        log_round(&snapshot);
-        cost.log();
-        if format == Format::Json {
-            print_json(&Round::of(&snapshot, &cost))?;
-        }
-        cost = CostSoFar::default();
     }
-    cost.log();
+    log.cost.log();
     Ok(())
+}
+
+/// The log of a loop.
+struct Log {
+    format: Format,
+    /// What was logged so far.
+    view: Option<View>,
+    cost: CostSoFar,
+}
+
+impl Log {
+    fn take(&mut self, updates: &[Update]) -> Result<(), Failure> {
+        View::follow(&mut self.view, updates);
+        for update in updates {
+            match update {
+                Update::Window(Availability::Available(seen)) => self.cost.add(seen),
+                Update::Round(round) => self.take_round(round)?,
+                Update::Event(event) => log_events(std::slice::from_ref(event)),
+                // An event says it in words.
+                Update::Window(_) | Update::Switch(_) | Update::Comparison(_) | Update::Decision(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take_round(&mut self, round: &Round) -> Result<(), Failure> {
+        log_events(&round.events);
+        log_round(round);
+        self.cost.log();
+        if self.format == Format::Json {
+            print_json(&RoundLine::of(round, &self.cost))?;
+        }
+        self.cost = CostSoFar::default();
+        Ok(())
+    }
 }
 
 fn log_events(events: &[Event]) {
@@ -67,22 +94,22 @@ fn log_events(events: &[Event]) {
     }
 }
 
-fn log_round(snapshot: &Snapshot) {
-    let shared = match snapshot.plan.value().map(|plan| (plan.shared_within, plan.shared_total)) {
+fn log_round(round: &Round) {
+    let shared = match round.plan.value().map(|plan| (plan.shared_within, plan.shared_total)) {
         Some((Some(within), Some(total))) => format!("{within} of {total} shared frames within domains"),
         Some((None, Some(total))) => format!("{total} shared frames"),
         _ => "no plan".into(),
     };
-    let took_ms = snapshot.end_unix_us.saturating_sub(snapshot.begin_unix_us) / 1000;
-    let cost = match &snapshot.own_cpu_us {
+    let took_ms = round.end_unix_us.saturating_sub(round.begin_unix_us) / 1000;
+    let cost = match &round.own_cpu_us {
         Availability::Available(us) => format!("{} ms of CPU so far", us / 1000),
         Availability::Unavailable(reason) => format!("own CPU time unavailable: {reason}"),
     };
     tracing::info!(
         "round {}: {} VMs, {shared}, {} pinned anew, took {took_ms} ms, {cost}",
-        snapshot.round,
-        snapshot.vms.len(),
-        snapshot.pinned.value().map_or_else(|| "nothing".into(), |pinned| pinned.changed.to_string()),
+        round.number,
+        round.vms.len(),
+        round.pinning.outcome().map_or_else(|| "nothing".into(), |pinned| pinned.changed.to_string()),
     );
 }
 
@@ -154,7 +181,7 @@ impl CostSoFar {
 
 /// The line of JSON of one round.
 #[derive(Serialize)]
-struct Round<'a> {
+struct RoundLine<'a> {
     schema: &'static str,
     round: u64,
     begin_unix_us: u64,
@@ -171,26 +198,26 @@ struct Round<'a> {
     events: Vec<&'a str>,
 }
 
-impl<'a> Round<'a> {
-    fn of(snapshot: &'a Snapshot, cost: &'a CostSoFar) -> Self {
+impl<'a> RoundLine<'a> {
+    fn of(of: &'a Round, cost: &'a CostSoFar) -> Self {
         Self {
             schema: "huddle/round/1",
-            round: snapshot.round,
-            begin_unix_us: snapshot.begin_unix_us,
-            end_unix_us: snapshot.end_unix_us,
-            full_scans: snapshot.ksm.value().map(|ksm| ksm.full_scans),
-            matrix: snapshot.matrix.value(),
-            matrix_unavailable: snapshot.matrix.reason(),
-            plan: snapshot
+            round: of.number,
+            begin_unix_us: of.begin_unix_us,
+            end_unix_us: of.end_unix_us,
+            full_scans: of.ksm.value().map(|ksm| ksm.full_scans),
+            matrix: of.matrix.value().map(|matrix| &**matrix),
+            matrix_unavailable: of.matrix.reason(),
+            plan: of
                 .plan
                 .value()
-                .map(|plan| plan.of_vms(snapshot.matrix.value().map_or(&[], |matrix| matrix.vms()))),
-            plan_unavailable: snapshot.plan.reason(),
-            changed: snapshot.pinned.value().map(|pinned| pinned.changed),
-            pinning_unavailable: snapshot.pinned.reason(),
-            own_cpu_us: snapshot.own_cpu_us.value().copied(),
+                .map(|plan| plan.of_vms(of.matrix.value().map_or(&[], |matrix| matrix.vms()))),
+            plan_unavailable: of.plan.reason(),
+            changed: of.pinning.outcome().map(|pinned| pinned.changed),
+            pinning_unavailable: of.pinning.reason(),
+            own_cpu_us: of.own_cpu_us.value().copied(),
             cost,
-            events: snapshot.events.iter().map(|event| event.message.as_str()).collect(),
+            events: of.events.iter().map(|event| event.message.as_str()).collect(),
         }
     }
 }

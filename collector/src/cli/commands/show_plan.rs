@@ -1,9 +1,10 @@
 //! How a plan is shown.
 
 use huddle_model::plan::Plan;
+use huddle_model::text::bytes;
 
 use crate::cli::failure::Failure;
-use crate::cli::table::{bytes, print, print_table, right, table};
+use crate::cli::table::{print, print_table, right, table};
 
 /// The domains with who goes there, and why.
 pub(crate) fn print_plan(plan: &Plan) -> Result<(), Failure> {

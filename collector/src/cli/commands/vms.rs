@@ -1,13 +1,14 @@
 //! `huddle vms`.
 
 use huddle_engine::backend::Words;
+use huddle_model::text::bytes;
 use huddle_model::vm::{MemoryKind, Vcpu, VcpuId, Vm};
 use serde::Serialize;
 
 use crate::cli::args::{Common, Format};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::table::{bytes, print, print_json, print_table, right, table};
+use crate::cli::table::{print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;

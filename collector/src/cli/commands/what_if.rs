@@ -6,8 +6,8 @@ use anyhow::anyhow;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
-use huddle_model::schema::utc_text;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::text::utc_text;
+use huddle_model::update::Round;
 use huddle_record::replay::Recording;
 use serde::Serialize;
 
@@ -22,13 +22,13 @@ struct Answer<'a> {
     schema: &'static str,
     recording: &'a str,
     policy: Policy,
-    rounds: Vec<Round>,
+    rounds: Vec<RoundAnswer>,
     warnings: &'a [String],
 }
 
 /// One round, then and as it would have been.
 #[derive(Debug, PartialEq, Serialize)]
-struct Round {
+struct RoundAnswer {
     round: u64,
     /// In microseconds since the Unix epoch.
     begin_unix_us: u64,
@@ -58,12 +58,12 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
     let mut rounds = Vec::new();
     let mut before: Option<Plan> = None;
     for (position, number) in positions {
-        let snapshot = recording.snapshot(position).map_err(Failure::failed)?;
-        let outcome = what_if(policy, &snapshot, before.as_ref());
+        let recorded = recording.view(position).map_err(Failure::failed)?.round;
+        let outcome = what_if(policy, &recorded, before.as_ref());
         if only == Some(number) {
-            return one(format, outcome, snapshot.matrix.value());
+            return one(format, outcome, recorded.matrix.value().map(|matrix| &**matrix));
         }
-        rounds.push(round(&snapshot, &outcome));
+        rounds.push(answer(&recorded, &outcome));
         // A round that tells nothing leaves the placement as it was.
         before = outcome.value().map(|what_if| what_if.plan.clone()).or(before);
     }
@@ -99,31 +99,31 @@ fn one(format: Format, outcome: Availability<WhatIf>, matrix: Option<&SharingMat
     }
 }
 
-fn round(snapshot: &Snapshot, outcome: &Availability<WhatIf>) -> Round {
-    let recorded = snapshot.plan.value().map(|plan| Planned {
+fn answer(round: &Round, outcome: &Availability<WhatIf>) -> RoundAnswer {
+    let recorded = round.plan.value().map(|plan| Planned {
         policy: plan.policy,
         shared_within: plan.shared_within,
-        moves: snapshot.pinned.value().map(|pinned| pinned.changed as usize),
+        moves: round.pinning.outcome().map(|pinned| pinned.changed as usize),
     });
     let what_if = outcome.as_ref().map(|outcome| Planned {
         policy: outcome.plan.policy,
         shared_within: outcome.plan.shared_within,
         moves: Some(outcome.moves),
     });
-    Round {
-        round: snapshot.round,
-        begin_unix_us: snapshot.begin_unix_us,
+    RoundAnswer {
+        round: round.number,
+        begin_unix_us: round.begin_unix_us,
         shared_total: outcome
             .value()
             .and_then(|outcome| outcome.plan.shared_total)
-            .or_else(|| snapshot.plan.value()?.shared_total),
+            .or_else(|| round.plan.value()?.shared_total),
         recorded,
         what_if,
     }
 }
 
 /// A line for each run of rounds that are alike, and the sums.
-fn show(policy: Policy, rounds: &[Round]) -> Result<(), Failure> {
+fn show(policy: Policy, rounds: &[RoundAnswer]) -> Result<(), Failure> {
     let mut lines =
         table(&["rounds", "from (UTC)", "shared", "then", "within", "moves", "what if", "within", "moves"]);
     right(&mut lines, [2, 4, 5, 7, 8]);
@@ -156,7 +156,7 @@ fn show(policy: Policy, rounds: &[Round]) -> Result<(), Failure> {
     }
     print_table(&lines)?;
     print("")?;
-    let part = |of: &dyn Fn(&Round) -> Option<u64>| {
+    let part = |of: &dyn Fn(&RoundAnswer) -> Option<u64>| {
         let sums = rounds.iter().filter_map(|round| Some((of(round)?, round.shared_total?)));
         let (within, total) = sums.fold((0u64, 0u64), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         match total {
@@ -174,7 +174,7 @@ fn show(policy: Policy, rounds: &[Round]) -> Result<(), Failure> {
 }
 
 /// Whether two rounds that follow one another may stand on one line.
-fn are_alike(one: &Round, other: &Round) -> bool {
+fn are_alike(one: &RoundAnswer, other: &RoundAnswer) -> bool {
     let still = |planned: Option<&Planned>| {
         planned.is_none_or(|planned| planned.moves.is_none_or(|moves| moves == 0))
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use huddle_model::cpuset::CpuSet;
-use huddle_model::vm::VmmKind;
+use huddle_model::vm::{TaskId, VmmKind};
 use nix::errno::Errno;
 use proptest::prelude::*;
 
@@ -244,7 +244,7 @@ fn one_domain_is_one_vm() {
     let twice = [vm(1), Vm { name: "again".into(), ..vm(1) }];
     let error = measured_with(&xen, &twice, settings()).unwrap_err().to_string();
     assert!(error.contains("\"vm1\" and \"again\" both claim domain 1"), "{error}");
-    let process = [vm(1), Vm { vmm: VmmKind::Process, ..vm(2) }];
+    let process = [vm(1), Vm { id: TaskId { id: 2, start_ticks: 1 }.into(), vmm: VmmKind::Process, ..vm(2) }];
     assert_eq!(
         measured_with(&xen, &process, settings()).unwrap().vanished[0].reason,
         "it is not a Xen domain"

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use nix::libc::O_NOCTTY;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::guest::spoken::Line;
+use crate::guest::protocol_guest::Connection;
 
 /// How an answer begins; what else is on a console the kernel or another program has said.
 const ANSWER: &str = "{\"event\":";
@@ -24,7 +24,7 @@ impl Console {
     ///
     /// # Errors
     /// Why it cannot, as one sentence.
-    pub(super) fn open(terminal: &Path, log: &Path) -> Result<(Self, Line), String> {
+    pub(super) fn open(terminal: &Path, log: &Path) -> Result<(Self, Connection), String> {
         let cannot = |what: &str, path: &Path, error: std::io::Error| {
             format!("cannot {what} its console {}: {error}", path.display())
         };
@@ -45,7 +45,7 @@ impl Console {
             .name("console".to_owned())
             .spawn(move || take(BufReader::new(output), said, &sender))
             .map_err(|error| cannot("read", terminal, error))?;
-        Ok((Self { log: log.to_owned() }, Line { input: Box::new(file), answers }))
+        Ok((Self { log: log.to_owned() }, Connection { input: Box::new(file), answers }))
     }
 
     /// What was said so far, and where it is.

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use self::console::Console;
 use self::guard::{Guard, Uuid};
-use super::spoken::{Body, SpokenGuest};
+use super::protocol_guest::{Instance, ProtocolGuest};
 use super::{GuestError, Holder, Patience};
 use crate::interrupt::Interrupt;
 
@@ -114,11 +114,11 @@ pub struct XenGuestSpec<'a> {
 }
 
 impl XenGuestSpec<'_> {
-    /// Makes the domain without waiting until it is up: see [`SpokenGuest::wait_ready`].
+    /// Makes the domain without waiting until it is up: see [`ProtocolGuest::wait_ready`].
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn start(&self, maker: &Rc<Maker>) -> Result<SpokenGuest<DomainBody>, GuestError> {
+    pub fn start(&self, maker: &Rc<Maker>) -> Result<ProtocolGuest<DomainInstance>, GuestError> {
         let failed = |why: String| GuestError::Make { name: self.name.to_owned(), why };
         let uuid = read_text(&maker.root.proc("sys/kernel/random/uuid"))
             .map_err(|error| failed(error.to_string()))?;
@@ -150,11 +150,11 @@ impl XenGuestSpec<'_> {
             }
         };
         // From here on it is destroyed with this.
-        let mut body = DomainBody { domain, uuid, maker: Rc::clone(maker), console: None };
+        let mut instance = DomainInstance { domain, uuid, maker: Rc::clone(maker), console: None };
         maker.guard.borrow_mut().made(uuid).map_err(guard_failed)?;
         let (console, line) = self.terminal(maker, domain).map_err(failed)?;
-        body.console = Some(console);
-        Ok(SpokenGuest::new(self.name, body, line, self.patience, self.interrupt.clone()))
+        instance.console = Some(console);
+        Ok(ProtocolGuest::new(self.name, instance, line, self.patience, self.interrupt.clone()))
     }
 
     /// Its configuration (xl.cfg(5), Xen 4.17).
@@ -181,7 +181,11 @@ impl XenGuestSpec<'_> {
     }
 
     /// Opens the domain's console, once there is one.
-    fn terminal(&self, maker: &Maker, domain: DomainRef) -> Result<(Console, super::spoken::Line), String> {
+    fn terminal(
+        &self,
+        maker: &Maker,
+        domain: DomainRef,
+    ) -> Result<(Console, super::protocol_guest::Connection), String> {
         let store = Xenstore::new(&maker.root);
         let until = Instant::now() + TERMINAL;
         let path = loop {
@@ -199,14 +203,14 @@ impl XenGuestSpec<'_> {
 }
 
 /// A domain. Dropping it destroys it.
-pub struct DomainBody {
+pub struct DomainInstance {
     domain: DomainRef,
     uuid: Uuid,
     maker: Rc<Maker>,
     console: Option<Console>,
 }
 
-impl Body for DomainBody {
+impl Instance for DomainInstance {
     fn holder(&self) -> Holder {
         Holder::Domain(self.domain)
     }
@@ -233,7 +237,7 @@ impl Body for DomainBody {
     }
 }
 
-impl Drop for DomainBody {
+impl Drop for DomainInstance {
     fn drop(&mut self) {
         self.end();
     }

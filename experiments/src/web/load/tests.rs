@@ -49,13 +49,13 @@ fn answer(mut stream: TcpStream, act: &impl Fn(usize) -> Act, number: &mut usize
     }
 }
 
-fn work(rhythm: Rhythm) -> Work {
-    Work { target: "/x?reads=1".into(), words: 64, seed: 1, rhythm, timeout: Duration::from_millis(300) }
+fn work(schedule: Schedule) -> Work {
+    Work { target: "/x?reads=1".into(), words: 64, seed: 1, schedule, timeout: Duration::from_millis(300) }
 }
 
-fn responses(address: SocketAddr, rhythm: Rhythm, requests: usize) -> Vec<Response> {
+fn responses(address: SocketAddr, schedule: Schedule, requests: usize) -> Vec<Response> {
     let mut user = User::start("vm1", address, std::process::id() as i32).unwrap();
-    user.work(work(rhythm));
+    user.work(work(schedule));
     let until = Instant::now() + Duration::from_secs(20);
     while user.count() < requests && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(2));
@@ -66,7 +66,7 @@ fn responses(address: SocketAddr, rhythm: Rhythm, requests: usize) -> Vec<Respon
     responses
 }
 
-const CLOSED: Rhythm = Rhythm::Closed { rest: Duration::ZERO };
+const CLOSED: Schedule = Schedule::Closed { rest: Duration::ZERO };
 
 #[test]
 fn every_response_is_recorded_with_its_time() {
@@ -104,8 +104,8 @@ fn in_an_open_loop_the_waiting_behind_a_slow_response_is_counted() {
         1 => Act::Answer { status: 200, body: "8\n", after: Duration::from_millis(200) },
         _ => GOOD,
     };
-    let rhythm = Rhythm::Open { every: Duration::from_millis(20), first: Duration::from_millis(1) };
-    let open = responses(server(slow_first), rhythm, 8);
+    let schedule = Schedule::Open { every: Duration::from_millis(20), first: Duration::from_millis(1) };
+    let open = responses(server(slow_first), schedule, 8);
     // Due 20 ms after the first, answered at its end at the earliest.
     assert!(open[1].latency_ns >= 170_000_000 && open[4].latency_ns >= 110_000_000, "{open:?}");
     for two in open.windows(2) {

@@ -1,20 +1,25 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::*;
 use crate::availability::Availability;
 use crate::counters::{CounterRole, Counts, GroupReading};
 use crate::cpuset::CpuSet;
+use crate::event::{Event, EventKind};
 use crate::ksm::KsmState;
 use crate::matrix::{MatrixVm, Method};
-use crate::news::Taken;
 use crate::observation::*;
+use crate::pinning::{PinOutcome, Pinning};
 use crate::plan::{PlanInput, Policy};
 use crate::rates::CounterDelta;
-use crate::schema::{ResponseRow, Row, Table, TableVisitor, Value, observation_rows, trial_rows};
-use crate::snapshot::{Event, EventKind, PinOutcome};
+use crate::schema::{
+    ResponseRow, Row, RowContext, Table, TableVisitor, Value, decision_row, observation_rows,
+};
 use crate::stats::Estimate;
 use crate::topology::{DomainId, Topology};
-use crate::trial::{Comparison, Decision, Objective, Outcome};
+use crate::trial::{Comparison, Decision, Objective, Outcome, Phase};
+use crate::update::Update;
+use crate::view::View;
 use crate::vm::{GuestRegion, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, VmmKind, XenDomainId};
 
 fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
@@ -44,7 +49,7 @@ fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
     }
 }
 
-fn snapshot() -> Snapshot {
+fn round() -> Round {
     let memory = |frames| MemoryUse { pages_resident: 90, frames_used: frames, ..Default::default() };
     let of = |name: &str, pid, frames| MatrixVm {
         name: name.into(),
@@ -65,18 +70,16 @@ fn snapshot() -> Snapshot {
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
     let mut lonely = vm("c", 30, "0-3");
     lonely.cannot_merge = vec!["it is a memfd".into(), "nobody asked".into()];
-    Snapshot {
-        round: 4,
+    Round {
+        number: 4,
         begin_unix_us: 1000,
         end_unix_us: 2000,
         ksm: Availability::Available(KsmState { full_scans: 9, ..Default::default() }),
-        topology: Availability::Available(topology),
-        vms: vec![vm("a", 10, "0-3"), vm("b", 21, "0-3"), lonely],
-        matrix: Availability::Available(matrix),
-        plan: Availability::Available(plan),
-        pinned: Availability::Available(PinOutcome { changed: 2, unchanged: 0, skipped: 0 }),
-        observation: Availability::Unavailable("nothing is observed here".into()),
-        comparison: Availability::Unavailable("nothing is tried here".into()),
+        topology: Availability::Available(Arc::new(topology)),
+        vms: Arc::new(vec![vm("a", 10, "0-3"), vm("b", 21, "0-3"), lonely]),
+        matrix: Availability::Available(Arc::new(matrix)),
+        plan: Availability::Available(Arc::new(plan)),
+        pinning: Pinning::Done(PinOutcome { changed: 2, unchanged: 0, skipped: 0 }),
         events: vec![Event { at_unix_us: 1500, kind: EventKind::Pinned, vm: None, message: "moved".into() }],
         own_cpu_us: Availability::Unavailable("no /proc/self/stat".into()),
     }
@@ -84,7 +87,7 @@ fn snapshot() -> Snapshot {
 
 #[test]
 fn each_ordered_pair_is_a_row_with_its_own_rate() {
-    let rows = rows_of(&snapshot());
+    let rows = round_rows(&round());
     let pairs: Vec<_> = rows.sharing.iter().map(|r| (r.vm.as_str(), r.other.as_str(), r.rate)).collect();
     assert_eq!(pairs, [("a", "b", 0.25), ("b", "a", 0.5)]);
     let first = &rows.sharing[0];
@@ -95,7 +98,7 @@ fn each_ordered_pair_is_a_row_with_its_own_rate() {
 
 #[test]
 fn a_vm_that_was_not_measured_has_nulls_not_zeros() {
-    let rows = rows_of(&snapshot());
+    let rows = round_rows(&round());
     assert_eq!((rows.vms[0].frames_used, rows.vms[0].pages_huge), (Some(80), None));
     assert_eq!(rows.vms[0].mergeable_bytes, 8192);
     // b is measured as process 20, and is process 21 now; c is not in the matrix.
@@ -106,8 +109,8 @@ fn a_vm_that_was_not_measured_has_nulls_not_zeros() {
 
 #[test]
 fn a_placement_says_whether_it_holds_or_why_not() {
-    let mut snapshot = snapshot();
-    let rows = rows_of(&snapshot);
+    let mut round = round();
+    let rows = round_rows(&round);
     assert_eq!(
         (rows.placements[0].applied, rows.placements[0].not_applied_reason.as_deref()),
         (Some(true), None)
@@ -118,14 +121,18 @@ fn a_placement_says_whether_it_holds_or_why_not() {
     assert_eq!((rows.placements[2].domain, rows.placements[2].applied), (None, None));
     assert!(rows.placements[2].not_applied_reason.as_deref().unwrap().contains("leaves this vCPU"));
 
-    snapshot.pinned = Availability::Unavailable("dry run".into());
-    let row = &rows_of(&snapshot).placements[0];
-    assert_eq!((row.applied, row.not_applied_reason.as_deref()), (Some(false), Some("dry run")));
+    round.pinning = Pinning::DryRun;
+    let row = &round_rows(&round).placements[0];
+    assert_eq!(
+        (row.applied, row.not_applied_reason.as_deref()),
+        (Some(false), Some("dry run: affinities are left as they are"))
+    );
 
     // With a thread passed over, only those that were in place before are known to be there.
-    snapshot.pinned = Availability::Available(PinOutcome { changed: 0, unchanged: 1, skipped: 1 });
-    snapshot.vms[0].vcpus[0].affinity = rows.placements[0].cpus.as_deref().unwrap().parse().unwrap();
-    let placements = rows_of(&snapshot).placements;
+    round.pinning = Pinning::Done(PinOutcome { changed: 0, unchanged: 1, skipped: 1 });
+    Arc::make_mut(&mut round.vms)[0].vcpus[0].affinity =
+        rows.placements[0].cpus.as_deref().unwrap().parse().unwrap();
+    let placements = round_rows(&round).placements;
     assert_eq!((placements[0].applied, placements[1].applied), (Some(true), None));
     assert!(placements[1].not_applied_reason.as_deref().unwrap().contains("skipped"));
 }
@@ -224,37 +231,37 @@ fn observation() -> Observation {
 }
 
 fn comparison() -> Comparison {
-    Comparison {
+    Comparison { objective: Objective::Mpki, phase: Phase::Holding, arms: Vec::new() }
+}
+
+fn decided() -> Decision {
+    Decision {
+        at_unix_us: 5,
+        round: 4,
         objective: Objective::Mpki,
-        phase: "holding".into(),
-        arms: Vec::new(),
-        decisions: vec![Decision {
-            at_unix_us: 5,
-            round: 4,
-            proposal: "a and b together".into(),
-            expected_change: None,
-            observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.1, 0.3]) }),
-            outcome: Outcome::Kept,
-            reason: "it helped".into(),
-        }],
+        proposal: "a and b together".into(),
+        expected_change: None,
+        observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.1, 0.3]) }),
+        outcome: Outcome::Kept,
+        reason: "it helped".into(),
     }
 }
 
 #[test]
 fn a_round_without_anything_still_is_a_round() {
     let no = || "not root".to_owned();
-    let empty = Snapshot {
+    let empty = Round {
         ksm: Availability::Unavailable(no()),
         topology: Availability::Unavailable(no()),
-        vms: Vec::new(),
+        vms: Arc::default(),
         matrix: Availability::Unavailable(no()),
         plan: Availability::Unavailable(no()),
-        pinned: Availability::Unavailable(no()),
+        pinning: Pinning::NoPlan(no()),
         events: Vec::new(),
         own_cpu_us: Availability::Available(3),
-        ..snapshot()
+        ..round()
     };
-    let rows = rows_of(&empty);
+    let rows = round_rows(&empty);
     let counts: Vec<_> = Table::ALL.iter().map(|table| rows.count(*table)).collect();
     assert_eq!(counts[..6], [0, 0, 0, 1, 1, 0]);
     assert!(
@@ -297,9 +304,9 @@ fn values_are_of_the_type_of_their_column() {
         }
     }
     let mut check = Check(Vec::new());
-    let mut rows = rows_of(&snapshot());
+    let mut rows = round_rows(&round());
     let seen = observation();
-    let of_window = observation_rows(snapshot().topology.value(), &seen);
+    let of_window = observation_rows(round().topology.value().map(|topology| &**topology), &seen);
     let (counters, residency) = (of_window.counters.clone(), of_window.residency.clone());
     rows = Rows {
         sharing: rows.sharing,
@@ -308,7 +315,7 @@ fn values_are_of_the_type_of_their_column() {
         decisions: rows.decisions,
         ksm: rows.ksm,
         events: rows.events,
-        trials: trial_rows(&comparison(), &comparison().decisions).trials,
+        trials: vec![decision_row(&decided())],
         // Told by load generators, not by the loop.
         responses: vec![ResponseRow {
             at_us: 1,
@@ -352,33 +359,37 @@ fn values_are_of_the_type_of_their_column() {
 }
 
 #[test]
-fn what_is_told_again_is_recorded_once() {
-    let mut taken = Taken::default();
-    let first = snapshot();
-    let news = taken.take(&first);
-    assert_eq!((news.round, news.window), (true, false));
-    assert_eq!(news.rows(&first), rows_of(&first));
+fn each_update_is_recorded_once_and_in_its_round() {
+    let mut context = RowContext::default();
+    let first = Arc::new(round());
+    let mut view = View::new(Arc::clone(&first));
+    assert_eq!(context.rows(&[Update::Round(Arc::clone(&first))]), round_rows(&first));
 
-    let mut window = first.clone();
-    window.observation = Availability::Available(observation());
-    window.comparison = Availability::Available(comparison());
-    window.events.push(Event {
-        at_unix_us: 9,
-        kind: EventKind::Note,
-        vm: None,
-        message: "in the window".into(),
-    });
-    let rows = taken.take(&window).rows(&window);
-    let of_window = observation_rows(window.topology.value(), &observation());
+    let note = Event { at_unix_us: 9, kind: EventKind::Note, vm: None, message: "in the window".into() };
+    let window = [
+        Update::Window(Availability::Available(Arc::new(observation()))),
+        Update::Switch(Pinning::DryRun),
+        Update::Comparison(Availability::Available(Arc::new(comparison()))),
+        Update::Event(note),
+        Update::Decision(decided()),
+    ];
+    let rows = context.rows(&window);
+    let of_window = observation_rows(first.topology.value().map(|topology| &**topology), &observation());
     assert_eq!((rows.sharing.len(), rows.ksm.len(), rows.counters), (0, 0, of_window.counters));
-    assert_eq!(rows.events.iter().map(|row| row.message.as_str()).collect::<Vec<_>>(), ["in the window"]);
-    assert_eq!(rows.trials.len(), comparison().decisions.len());
+    let events: Vec<_> = rows.events.iter().map(|row| (row.round, row.message.as_str())).collect();
+    assert_eq!(events, [(4, "in the window")]);
+    assert_eq!(rows.trials, [decision_row(&decided())]);
 
-    assert_eq!(taken.take(&window).rows(&window), Rows::default(), "the same again");
+    // Who comes late records the last round, and all that was decided.
+    let before = view.clone();
+    window.iter().for_each(|update| view.apply(update));
+    let late = RowContext::default().rows(&view.updates_since(None));
+    assert_eq!((late.decisions.len(), late.events.len(), late.trials.len()), (1, 2, 1));
+    assert_eq!(context.rows(&view.updates_since(Some(&view))), Rows::default(), "nothing is new");
+    assert_eq!(view.updates_since(Some(&before)), window);
 
-    let mut next = window.clone();
-    next.round += 1;
-    let rows = taken.take(&next).rows(&next);
+    let next = Arc::new(Round { number: 5, ..round() });
+    let rows = context.rows(&[Update::Round(Arc::clone(&next))]);
     assert_eq!((rows.events.len(), rows.counters.len(), rows.trials.len()), (next.events.len(), 0, 0));
 }
 
@@ -397,20 +408,20 @@ fn a_domain_of_xen_is_in_columns_of_its_own() {
             ..vm.vcpus[0].clone()
         };
     };
-    let mut snapshot = snapshot();
-    on_xen(&mut snapshot.vms[2]);
-    let rows = rows_of(&snapshot);
+    let mut round = round();
+    on_xen(&mut Arc::make_mut(&mut round.vms)[2]);
+    let rows = round_rows(&round);
     let (vm, vcpu) = (&rows.vms[2], &rows.placements[2]);
     let uuid = Some(domain.uuid.into());
     assert_eq!((vm.vm_kind, vm.domid, vm.uuid), (Some(VmKind::XenDomain), Some(5), uuid));
     assert_eq!((vm.pid, vm.start_ticks), (None, None));
     assert_eq!((vcpu.vm_kind, vcpu.domid, vcpu.uuid), (Some(VmKind::XenDomain), Some(5), uuid));
     assert_eq!((vcpu.vm_pid, vcpu.thread, vcpu.thread_start_ticks), (None, None, None));
-    assert_eq!(super::VmColumns::from(&snapshot.vms[2]).id(), Some(VmId::XenDomain(domain)));
+    assert_eq!(super::VmColumns::from(&round.vms[2]).id(), Some(VmId::XenDomain(domain)));
     assert_eq!((rows.vms[0].vm_kind, rows.vms[0].domid), (Some(VmKind::Process), None));
 
     let mut seen = observation();
-    seen.vms[1] = snapshot.vms[2].reference();
+    seen.vms[1] = round.vms[2].reference();
     seen.vcpus[1].vm = seen.vms[1].name.clone();
     seen.vcpus[1].id = VcpuId::Xen { domain, vcpu: 0 };
     seen.vcpus[1].process = None;
@@ -426,13 +437,13 @@ fn a_domain_of_xen_is_in_columns_of_its_own() {
 
 #[test]
 fn a_domain_that_spans_nodes_says_which() {
-    let mut snapshot = snapshot();
+    let mut round = round();
     let json = r#"{"domains":[{"id":0,"cpus":[0,1],"nodes":[0,1]},{"id":3,"cpus":[2,3],"node":2}]}"#;
     let topology = Topology::from_json(json).unwrap();
-    let Availability::Available(plan) = &mut snapshot.plan else { panic!() };
-    plan.domains = topology.domains().to_vec();
+    let Availability::Available(plan) = &mut round.plan else { panic!() };
+    Arc::make_mut(plan).domains = topology.domains().to_vec();
     let nodes: Vec<_> =
-        rows_of(&snapshot).placements.iter().map(|row| (row.domain, row.nodes.clone())).collect();
+        round_rows(&round).placements.iter().map(|row| (row.domain, row.nodes.clone())).collect();
     for (domain, nodes) in nodes {
         let expected = match domain {
             Some(0) => Some("0-1"),

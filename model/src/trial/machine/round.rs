@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{LEAST_BLOCKS, Machine, Member, Moment, Phase, Rejected, RoundReading, Said, THERE, new_arm};
+use super::{
+    LEAST_BLOCKS, Machine, Member, Moment, Phase, Refusal, Refused, Rejected, RoundReading, new_arm,
+};
 use crate::rng::Rng;
 use crate::trial::assignment::Assignment;
 use crate::trial::running::Trial;
@@ -65,7 +67,13 @@ impl Machine {
         if reading.is_dry {
             let gain = Gain::default();
             let line = format!("policy {} keeps to the limits", reading.policy);
-            self.say_refused(reading, "dry", format!("a dry run; it is required: {why}"), &gain, line);
+            self.tell_refused(
+                reading,
+                Refusal::DryRun,
+                format!("a dry run; it is required: {why}"),
+                &gain,
+                line,
+            );
             return;
         }
         if let Phase::Trial(_) = &self.phase {
@@ -76,10 +84,11 @@ impl Machine {
             machine.incumbent = reading.proposal.clone();
             machine.phase = Phase::Holding { until };
         });
-        self.said = None;
+        self.refused = None;
         self.decisions.push(Decision {
             at_unix_us: reading.at.unix_us,
             round: reading.round,
+            objective: self.objective,
             proposal: format!("policy {} keeps to the limits", reading.policy),
             expected_change: None,
             observed_change: None,
@@ -132,18 +141,20 @@ impl Machine {
                 } else {
                     format!("{left} moves are left in this hour, too few for a trial")
                 };
-                ("budget", reason)
+                (Refusal::Budget, reason)
             })
         });
         let refusal = refusal.or_else(|| {
-            reading.is_dry.then(|| ("dry", format!("a dry run; it would be tried in up to {blocks} blocks")))
+            reading
+                .is_dry
+                .then(|| (Refusal::DryRun, format!("a dry run; it would be tried in up to {blocks} blocks")))
         });
         if let Some((why, reason)) = refusal {
-            self.say_refused(reading, why, reason, &gain, line);
+            self.tell_refused(reading, why, reason, &gain, line);
             return;
         }
         self.trials += 1;
-        self.said = None;
+        self.refused = None;
         let swapped = Rng::of_part(self.settings.seed, self.trials).next_u64() & 1 == 1;
         let mut trial =
             Trial::new(proposal.clone(), reading.round, line, gain.expected_change(), blocks, swapped);
@@ -153,27 +164,36 @@ impl Machine {
     }
 
     /// Why the proposal is not to be tried now.
-    fn refusal(&self, reading: &RoundReading<'_>, gain: &Gain, moves: u32) -> Option<(&'static str, String)> {
+    fn refusal(&self, reading: &RoundReading<'_>, gain: &Gain, moves: u32) -> Option<(Refusal, String)> {
         let (at, proposal) = (reading.at, reading.proposal);
         if moves == 0 {
-            return Some((THERE, "the VMs are where the policy wants them".into()));
+            return Some((Refusal::InPlace, "the VMs are where the policy wants them".into()));
         }
         if reading.seeks_sharing && gain.part() < self.settings.least_gain {
             let asked = self.settings.least_gain * 100.0;
-            return Some(("gain", format!("less than the {asked:.0} % that are required for a trial")));
+            return Some((
+                Refusal::Gain,
+                format!("less than the {asked:.0} % that are required for a trial"),
+            ));
         }
         if let Some(rejected) =
             self.rejected.iter().find(|rejected| self.is_of(rejected, proposal) && at.now < rejected.until)
         {
             let left = (rejected.until - at.now).as_secs();
-            return Some(("cool-down", format!("it was taken back, and is not tried again for {left} s")));
+            return Some((
+                Refusal::CoolDown,
+                format!("it was taken back, and is not tried again for {left} s"),
+            ));
         }
         if let Some(load) = self.host.load_per_cpu.filter(|load| *load > self.settings.load_limit) {
-            return Some(("load", format!("{load:.1} runnable tasks per CPU are too many to measure")));
+            return Some((
+                Refusal::Load,
+                format!("{load:.1} runnable tasks per CPU are too many to measure"),
+            ));
         }
         self.blind
             .as_ref()
-            .map(|why| ("blind", format!("{} cannot be measured: {why}", self.objective.name())))
+            .map(|why| (Refusal::NoValue, format!("{} cannot be measured: {why}", self.objective.name())))
     }
 
     /// Whether it is this proposal that was taken back, for the same VMs.
@@ -183,26 +203,28 @@ impl Machine {
             && self.members.iter().filter(|member| is_placed(&member.0)).all(|m| rejected.members.contains(m))
     }
 
-    fn say_refused(
+    fn tell_refused(
         &mut self,
         reading: &RoundReading<'_>,
-        why: &'static str,
+        why: Refusal,
         reason: String,
         gain: &Gain,
         line: String,
     ) {
         let writers = self.writers.sentences(self.settings.lasting_s);
         let names: Vec<String> = writers.iter().map(|(name, _)| name.clone()).collect();
-        let said = Said { why, proposal: reading.proposal.clone(), writers: names };
+        let refused = Refused { why, proposal: reading.proposal.clone(), writers: names };
         // That what was kept is in force needs no message, unless there is something to say of a VM.
-        let as_kept = why == THERE && *reading.proposal == self.incumbent && said.writers.is_empty();
-        if self.said.as_ref() == Some(&said) || as_kept {
+        let as_kept =
+            why == Refusal::InPlace && *reading.proposal == self.incumbent && refused.writers.is_empty();
+        if self.refused.as_ref() == Some(&refused) || as_kept {
             return;
         }
-        self.said = Some(said);
+        self.refused = Some(refused);
         self.decisions.push(Decision {
             at_unix_us: reading.at.unix_us,
             round: reading.round,
+            objective: self.objective,
             proposal: line,
             expected_change: gain.expected_change(),
             observed_change: None,

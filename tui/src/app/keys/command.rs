@@ -13,9 +13,9 @@ pub enum Command {
     Why,
     /// Hold the picture, or follow the loop again; let a replay stand or go on.
     Pause,
-    /// While paused, take over the newest round once; in a replay, one snapshot on.
+    /// While paused, take over the newest round once; in a replay, one step on.
     Step,
-    /// In a replay, one snapshot back.
+    /// In a replay, one step back.
     StepBack,
     /// Go to the next view.
     NextView,
@@ -67,9 +67,9 @@ pub enum Command {
     SeekBack,
     /// In a replay, a tenth on.
     SeekForward,
-    /// In a replay, to its first snapshot.
+    /// In a replay, to its first step.
     SeekStart,
-    /// In a replay, to its last snapshot.
+    /// In a replay, to its last step.
     SeekEnd,
     /// Say what applying the plan would change.
     DryRun,

@@ -20,6 +20,7 @@ use huddle_model::id::XenDomainId;
 use nix::fcntl::OFlag;
 
 use super::state::StateLock;
+use crate::files::{self, replace_file};
 use crate::{HostError, HostRoot, kernel};
 pub use change::{Change, Key};
 pub use format::{Damage, Header, Parsed, parse};
@@ -331,22 +332,9 @@ impl Journal {
             }
             (self.file, self.len_bytes, self.lines) = (None, 0, 0);
         } else {
-            let new = self.state.dir().join(format!("{}.new", self.subject.file()));
             let lines: Vec<Line> = entries.iter().cloned().map(Line::Change).collect();
             let bytes = self.encode(&lines, true)?;
-            let write = || {
-                match std::fs::remove_file(&new) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-                let mut file = open_file(&new, true)?;
-                file.write_all(&bytes)?;
-                file.sync_all()?;
-                std::fs::rename(&new, &path)?;
-                Ok(file)
-            };
-            self.file = Some(write().map_err(self.failed("rewrite"))?);
-            self.sync_dir()?;
+            self.file = Some(replace_file(&path, &bytes, files::FOR_OWNER).map_err(self.failed("rewrite"))?);
             (self.len_bytes, self.lines) = (bytes.len() as u64, lines.len() + 1);
         }
         self.entries = entries;
@@ -432,7 +420,7 @@ impl Journal {
     }
 
     fn sync_dir(&self) -> Result<(), JournalError> {
-        File::open(self.state.dir()).and_then(|dir| dir.sync_all()).map_err(self.failed("sync"))
+        files::sync_parent(&self.path()).map_err(self.failed("sync"))
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> JournalError + use<> {

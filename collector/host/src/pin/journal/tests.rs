@@ -75,7 +75,7 @@ fn what_is_recorded_is_there_for_the_next_run() {
     assert_eq!(journal.entries(), changes);
     assert_eq!(journal.notes(), &[] as &[String]);
     let first = place.text().lines().next().unwrap().to_owned();
-    assert_eq!(first, r#"{"schema":"huddle/journal/2","boot_id":"first-boot"}"#);
+    assert_eq!(first, r#"{"schema":"huddle/journal/3","boot_id":"first-boot"}"#);
     journal.clear().unwrap();
     assert!(!place.file().exists());
 }

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_engine::attach::{Answer, AttachError, Hello, Said, Viewer};
-use huddle_tui::{Action, Deed, Source};
+use huddle_engine::attach::{Answer, AttachError, Hello, Message, Viewer};
+use huddle_tui::{Action, Capability, Source};
 use tokio::time::{Interval, interval};
 
 use super::command_of;
@@ -52,7 +51,7 @@ impl Attached {
 }
 
 impl Feed for Attached {
-    fn refusals(&self) -> Vec<(Deed, String)> {
+    fn refusals(&self) -> Vec<(Capability, String)> {
         // They come with each loop.
         Vec::new()
     }
@@ -70,12 +69,13 @@ impl Feed for Attached {
                 continue;
             };
             return Some(match viewer.next().await {
-                Ok(Some(Said::Snapshot(snapshot))) => News::Snapshot(Arc::from(snapshot)),
-                Ok(Some(Said::Recording(dir))) => News::Recording(named(dir)),
-                Ok(Some(Said::Answer(Answer::Ok(said)))) => News::Answer(Ok(said)),
-                Ok(Some(Said::Answer(Answer::Error(why)))) => News::Answer(Err(why)),
+                Ok(Some(Message::View { view, missed })) => News::View { view, missed },
+                Ok(Some(Message::Updates(updates))) => News::Updates(updates.into()),
+                Ok(Some(Message::Recording(dir))) => News::Recording(named(dir)),
+                Ok(Some(Message::Answer(Answer::Ok(done)))) => News::Answer(Ok(done)),
+                Ok(Some(Message::Answer(Answer::Error(why)))) => News::Answer(Err(why)),
                 // It introduces itself once, before this.
-                Ok(Some(Said::Hello(_))) => continue,
+                Ok(Some(Message::Hello(_))) => continue,
                 Ok(None) => self.lose("the loop has ended".into()),
                 Err(error @ AttachError::Language { .. }) => self.lose(error.to_string()),
                 Err(_) => self.lose("the connection broke".into()),
@@ -86,6 +86,6 @@ impl Feed for Attached {
     async fn act(&mut self, action: Action) -> Result<(), String> {
         let Some(command) = command_of(action)? else { return Ok(()) };
         let viewer = self.viewer.as_mut().ok_or("no loop is attached")?;
-        viewer.ask(&command).await.map_err(|error| error.to_string())
+        viewer.command(&command).await.map_err(|error| error.to_string())
     }
 }

@@ -1,19 +1,19 @@
 //! What applying the plan that is shown would do.
 
 use huddle_model::plan::{Plan, PlanVm};
-use huddle_model::snapshot::Snapshot;
 use huddle_model::topology::Topology;
+use huddle_model::view::View;
 use huddle_model::vm::Vm;
 
 /// One line for each vCPU that would be moved, and one for all that would stay.
-pub(super) fn moves(snapshot: &Snapshot) -> Vec<String> {
-    let (Some(plan), Some(topology)) = (snapshot.plan.value(), snapshot.topology.value()) else {
+pub(super) fn moves(view: &View) -> Vec<String> {
+    let (Some(plan), Some(topology)) = (view.round.plan.value(), view.round.topology.value()) else {
         return vec!["do nothing: there is no plan".into()];
     };
-    if snapshot.pinned.value().is_some() && snapshot.comparison.value().is_none() {
+    if view.pinning.outcome().is_some() && view.comparison.value().is_none() {
         return vec![format!("change nothing: the loop pins as policy {} plans already", plan.policy)];
     }
-    lines(plan, topology, &snapshot.vms)
+    lines(plan, topology, &view.round.vms)
 }
 
 fn lines(plan: &Plan, topology: &Topology, vms: &[Vm]) -> Vec<String> {

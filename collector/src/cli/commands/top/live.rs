@@ -2,54 +2,49 @@
 
 use std::path::PathBuf;
 
-use huddle_engine::attach::Told;
-use huddle_engine::command::{Request, Requests};
-use huddle_tui::{Action, Deed};
+use huddle_engine::command::Request;
+use huddle_engine::publish::Delivery;
+use huddle_tui::{Action, Capability};
 use tokio::sync::oneshot;
 
 use super::command_of;
 use super::screen::{Feed, News};
-use crate::cli::looping::Inlets;
+use crate::cli::looping::ViewerChannels;
 
 /// The loop, seen from the screen.
 pub(super) struct Live {
-    told: Told,
-    asks: Requests,
+    channels: ViewerChannels,
     can_pin: bool,
     /// The command that is being carried out; one at a time is enough for one user.
     waits: Option<oneshot::Receiver<Result<String, String>>>,
 }
 
 impl Live {
-    pub(super) fn new(Inlets { mut told, asks }: Inlets, can_pin: bool) -> Self {
-        told.recording.mark_changed();
-        Self { told, asks, can_pin, waits: None }
+    pub(super) fn new(mut channels: ViewerChannels, can_pin: bool) -> Self {
+        channels.recording.mark_changed();
+        Self { channels, can_pin, waits: None }
     }
 }
 
 impl Feed for Live {
-    fn refusals(&self) -> Vec<(Deed, String)> {
+    fn refusals(&self) -> Vec<(Capability, String)> {
         refusals(self.can_pin)
     }
 
     async fn next(&mut self) -> Option<News> {
-        loop {
-            tokio::select! {
-                changed = self.told.snapshots.changed() => {
-                    changed.ok()?;
-                    let snapshot = self.told.snapshots.borrow_and_update().clone();
-                    if let Some(snapshot) = snapshot {
-                        return Some(News::Snapshot(snapshot));
-                    }
-                }
-                changed = self.told.recording.changed() => {
-                    changed.ok()?;
-                    return Some(News::Recording(named(self.told.recording.borrow_and_update().clone())));
-                }
-                said = answered(&mut self.waits) => {
-                    self.waits = None;
-                    return Some(News::Answer(said));
-                }
+        let ViewerChannels { steps, recording, .. } = &mut self.channels;
+        tokio::select! {
+            delivery = steps.next() => Some(match delivery? {
+                Delivery::Next(step) => News::Updates(step),
+                Delivery::View { view, missed } => News::View { view, missed },
+            }),
+            changed = recording.changed() => {
+                changed.ok()?;
+                Some(News::Recording(named(recording.borrow_and_update().clone())))
+            }
+            answer = answered(&mut self.waits) => {
+                self.waits = None;
+                Some(News::Answer(answer))
             }
         }
     }
@@ -60,7 +55,8 @@ impl Feed for Live {
             return Err("the loop is still busy with what was asked before".into());
         }
         let (reply, answer) = oneshot::channel();
-        self.asks
+        self.channels
+            .commands
             .try_send(Request { command, reply })
             .map_err(|_| "the loop takes nothing now".to_owned())?;
         self.waits = Some(answer);
@@ -77,9 +73,13 @@ async fn answered(waits: &mut Option<oneshot::Receiver<Result<String, String>>>)
 }
 
 /// What a loop that cannot pin refuses.
-pub(super) fn refusals(can_pin: bool) -> Vec<(Deed, String)> {
+pub(super) fn refusals(can_pin: bool) -> Vec<(Capability, String)> {
     let why = "this loop was started with --dry-run and changes nothing";
-    [Deed::Apply, Deed::Restore].into_iter().filter(|_| !can_pin).map(|deed| (deed, why.to_owned())).collect()
+    [Capability::Apply, Capability::Restore]
+        .into_iter()
+        .filter(|_| !can_pin)
+        .map(|capability| (capability, why.to_owned()))
+        .collect()
 }
 
 pub(super) fn named(dir: Option<PathBuf>) -> Option<String> {

@@ -48,9 +48,9 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     let options = looping::options(context, &args.looping, None);
     let end = runtime.block_on(async {
         let signalled = looping::stop_signal()?;
-        let (outlets, inlets) = looping::outlets();
+        let (channels, viewer) = looping::channels();
         // A task of its own, so that the loop ends in order even if it panics.
-        let mut shown = tokio::spawn(screen.show(Live::new(inlets, parts.can_pin())));
+        let mut shown = tokio::spawn(screen.show(Live::new(viewer, parts.can_pin())));
         let mut left = None;
         let stop = async {
             tokio::select! {
@@ -59,7 +59,7 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
                 ended = &mut shown => left = Some(ended),
             }
         };
-        let end = parts.run(stop, outlets, options).await;
+        let end = parts.run(stop, channels, options).await;
         let left = match left {
             Some(left) => left,
             None => shown.await,

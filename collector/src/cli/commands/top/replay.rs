@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use huddle_record::replay::Recording;
-use huddle_tui::{Action, Deed, Replay, Source, Speed};
+use huddle_tui::{Action, Capability, Replay, Source, Speed};
 use tokio::time::Instant;
 
 use super::screen::{Feed, News};
@@ -13,14 +13,14 @@ use super::screen::{Feed, News};
 pub(super) struct Replayed {
     recording: Recording,
     at: Replay,
-    /// When the next snapshot is to be shown, while it goes on by itself.
+    /// When the next step is to be shown, while it goes on by itself.
     due: Option<Instant>,
     /// What is to be told before anything else.
     first: VecDeque<News>,
 }
 
 impl Replayed {
-    /// Shows the first snapshot, and goes on from there.
+    /// Shows the first step, and goes on from there.
     pub(super) fn new(recording: Recording) -> Self {
         let at = Replay {
             name: recording.name().to_owned(),
@@ -40,13 +40,13 @@ impl Replayed {
         self.schedule();
         // Histories start again where time goes back, which the source's position tells first.
         self.first.push_back(News::Source(Source::Replay(self.at.clone())));
-        self.first.push_back(match self.recording.snapshot(position) {
-            Ok(snapshot) => News::Snapshot(snapshot),
+        self.first.push_back(match self.recording.view(position) {
+            Ok(view) => News::View { view: Box::new(view), missed: 0 },
             Err(error) => News::Answer(Err(error.to_string())),
         });
     }
 
-    /// Sets when the next snapshot is due; at the end it stands.
+    /// Sets when the next step is due; at the end it stands.
     fn schedule(&mut self) {
         let next = self.recording.time_unix_us(self.at.position + 1);
         let now = self.recording.time_unix_us(self.at.position);
@@ -62,7 +62,7 @@ impl Replayed {
 }
 
 impl Feed for Replayed {
-    fn refusals(&self) -> Vec<(Deed, String)> {
+    fn refusals(&self) -> Vec<(Capability, String)> {
         // The screen itself knows that a recording is past.
         Vec::new()
     }

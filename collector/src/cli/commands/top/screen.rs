@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -11,10 +10,11 @@ use futures::StreamExt;
 use huddle_host::clock::HostClock;
 use huddle_host::stages::Clock as _;
 use huddle_model::schema::run_id;
-use huddle_model::snapshot::Snapshot;
+use huddle_model::update::Step;
+use huddle_model::view::View;
 use huddle_tui::terminal::TerminalGuard;
 use huddle_tui::{
-    Action, App, Charset, ColourEnv, ColourMode, Deed, LocaleEnv, Options, Source, Tone, draw, picture,
+    Action, App, Capability, Charset, ColourEnv, ColourMode, LocaleEnv, Options, Source, Tone, draw, picture,
     render,
 };
 
@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// What stands behind a screen.
 pub(super) trait Feed: Send {
     /// What cannot be done here, with the reason.
-    fn refusals(&self) -> Vec<(Deed, String)>;
+    fn refusals(&self) -> Vec<(Capability, String)>;
 
     /// What comes next; `None` at the end. Waiting can be given up at any time, and nothing is lost.
     fn next(&mut self) -> impl Future<Output = Option<News>> + Send;
@@ -42,10 +42,17 @@ pub(super) trait Feed: Send {
 
 /// One thing to show.
 pub(super) enum News {
-    Snapshot(Arc<Snapshot>),
+    /// What a step of the loop told.
+    Updates(Step),
+    /// Everything there is to see, at the begin and where that is not what came one by one.
+    View {
+        view: Box<View>,
+        /// Steps that did not come one by one.
+        missed: u64,
+    },
     Source(Source),
     /// What cannot be done from now on; all else can.
-    Refusals(Vec<(Deed, String)>),
+    Refusals(Vec<(Capability, String)>),
     /// Where a recording is made now.
     Recording(Option<String>),
     /// How something that was asked for went.
@@ -80,8 +87,8 @@ impl Screen {
 
     /// Shows what comes and takes keys until the user quits or nothing can come any more.
     pub(super) async fn show(mut self, mut feed: impl Feed) -> Result<(), Failure> {
-        for (deed, why) in feed.refusals() {
-            self.app.refuse(deed, why);
+        for (capability, why) in feed.refusals() {
+            self.app.refuse(capability, why);
         }
         let mut keys = EventStream::new();
         let mut tick = tokio::time::interval(TICK);
@@ -115,14 +122,15 @@ impl Screen {
     fn take(&mut self, news: News) {
         let app = &mut self.app;
         match news {
-            News::Snapshot(snapshot) => app.on_snapshot(snapshot),
+            News::Updates(step) => app.on_updates(&step),
+            News::View { view, missed } => app.on_view(*view, missed),
             News::Source(source) => app.set_source(source),
             News::Refusals(refusals) => {
-                Deed::ALL.into_iter().for_each(|deed| app.allow(deed));
-                refusals.into_iter().for_each(|(deed, why)| app.refuse(deed, why));
+                Capability::ALL.into_iter().for_each(|capability| app.allow(capability));
+                refusals.into_iter().for_each(|(capability, why)| app.refuse(capability, why));
             }
             News::Recording(to) => app.set_recording(to),
-            News::Answer(Ok(said)) => app.notify(Tone::Done, said),
+            News::Answer(Ok(done)) => app.notify(Tone::Done, done),
             News::Answer(Err(why)) => app.notify(Tone::Warning, format!("not done: {why}")),
         }
     }
@@ -130,7 +138,7 @@ impl Screen {
     async fn act(&mut self, action: Action, feed: &mut impl Feed) {
         let done = match action {
             Action::ApplyPlan { dry_run: true } => {
-                let lines = self.app.snapshot().map(moves).unwrap_or_default();
+                let lines = self.app.shown_view().map(moves).unwrap_or_default();
                 self.app.report("Applying the plan would", lines);
                 return;
             }

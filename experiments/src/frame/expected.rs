@@ -1,9 +1,8 @@
 //! Whether the guests share what they should: the check that decides which measurements count.
 
-use huddle_model::matrix::SharingMatrix;
-use huddle_model::plan::Plan;
-
 use huddle_guest::chase::PAGE_BYTES;
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::plan::Plan;
 use huddle_model::stats::median;
 
 /// Least part of its data that a pair with the same data must have merged.
@@ -88,6 +87,19 @@ impl Expected {
             }
         }
         Ok(())
+    }
+
+    /// What VMs would share if the data they hold were merged and nothing else.
+    pub(crate) fn in_common(&self, matrix: &SharingMatrix) -> SharingMatrix {
+        let pages = self.data_pages;
+        let memory =
+            MemoryUse { pages_resident: pages, pages_used: pages, frames_used: pages, ..Default::default() };
+        let vms: Vec<MatrixVm> =
+            matrix.vms().iter().map(|vm| MatrixVm { memory: Some(memory), ..vm.clone() }).collect();
+        let shared = |i: usize, j: usize| if self.same_data(i, j) { pages } else { 0 };
+        let frames: Vec<Vec<u64>> =
+            (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
+        SharingMatrix::measured(Method::File, vms, &frames, 0.0, 1.0)
     }
 
     /// How many pairs with the same data run within one cache domain, by where their first vCPUs are.

@@ -8,11 +8,15 @@ pub fn utc_text(unix_us: i64) -> String {
     format!("{date}T{h:02}:{m:02}:{s:02}Z")
 }
 
-/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time,
-/// holds nothing that a path or a shell minds.
-pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
-    let (date, [h, m, s]) = parts(begin_unix_us);
-    format!("{}T{h:02}{m:02}{s:02}Z-{pid}", date.replace('-', ""))
+/// The same in a form that sorts by time and that no path or shell minds: `20261123T060233Z`.
+pub fn utc_compact(unix_us: i64) -> String {
+    utc_text(unix_us).replace(['-', ':'], "")
+}
+
+/// Time of day of a moment: `06:02:33`.
+pub fn time_of_day(unix_us: i64) -> String {
+    let (_, [h, m, s]) = parts(unix_us);
+    format!("{h:02}:{m:02}:{s:02}")
 }
 
 fn parts(unix_us: i64) -> (String, [i64; 3]) {
@@ -54,6 +58,7 @@ mod tests {
         ] {
             assert_eq!(utc_text(seconds * US_A_SECOND + 999_999), text, "{seconds}");
         }
-        assert_eq!(run_id(1_795_413_753 * US_A_SECOND, 4711), "20261123T060233Z-4711");
+        assert_eq!(utc_compact(1_795_413_753 * US_A_SECOND), "20261123T060233Z");
+        assert_eq!((time_of_day(86_399_000_000), time_of_day(-1)), ("23:59:59".into(), "23:59:59".into()));
     }
 }

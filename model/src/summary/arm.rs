@@ -1,16 +1,10 @@
-//! The order in which arms are measured: blocks that hold every arm once, the order within each block
-//! drawn by a seed.
-//!
-//! Arms that alternate meet the same drift of the machine; a random order within the block keeps a
-//! disturbance with a period from always hitting the same arm. Equal seeds give equal orders.
+//! The arms of experiments.
 
-use huddle_model::plan::Policy;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use huddle_model::rng::Rng;
-
-/// The stream of chance that draws orders (see [`Rng::of_part`]).
-const ORDER: u64 = 1;
+use crate::plan::Policy;
 
 /// One way of placing the guests that is measured against the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,6 +38,11 @@ impl Arm {
         Self::Random,
         Self::Control,
     ];
+
+    /// What each arm has of something, by its name; those that do not have it are left out.
+    pub fn by_name<T>(of: impl Fn(Self) -> Option<T>) -> BTreeMap<String, T> {
+        Self::ALL.into_iter().filter_map(|arm| Some((arm.name().to_owned(), of(arm)?))).collect()
+    }
 
     /// Its name in files and reports.
     pub fn name(self) -> &'static str {
@@ -82,45 +81,5 @@ impl Arm {
 impl std::fmt::Display for Arm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
-    }
-}
-
-/// `blocks` orders of `arms`.
-pub fn orders(arms: &[Arm], blocks: usize, seed: u64) -> Vec<Vec<Arm>> {
-    let mut rng = Rng::of_part(seed, ORDER);
-    (0..blocks)
-        .map(|_| {
-            let mut order = arms.to_vec();
-            rng.shuffle(&mut order);
-            order
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_block_has_every_arm_once() {
-        for block in orders(&Arm::ALL, 50, 3) {
-            let mut arms = block.clone();
-            arms.sort();
-            assert_eq!(arms, Arm::ALL);
-        }
-    }
-
-    #[test]
-    fn equal_seeds_give_equal_orders_and_a_longer_run_begins_like_a_shorter_one() {
-        assert_eq!(orders(&Arm::ALL, 40, 8), orders(&Arm::ALL, 40, 8));
-        assert_eq!(orders(&Arm::ALL, 40, 8)[..10], orders(&Arm::ALL, 10, 8));
-        assert_ne!(orders(&Arm::ALL, 40, 8), orders(&Arm::ALL, 40, 9));
-    }
-
-    #[test]
-    fn both_orders_occur() {
-        let arms = [Arm::Recommended, Arm::Opposed];
-        let first = orders(&arms, 100, 1).iter().filter(|block| block[0] == Arm::Opposed).count();
-        assert!((30..=70).contains(&first), "{first} of 100 blocks begin with opposed");
     }
 }

@@ -1,20 +1,21 @@
-//! Distributions of response times, with intervals that respect the blocks.
+//! Distributions of values that came in blocks, with intervals that respect the blocks.
 //!
-//! Responses of one block met the same disturbances, so that they are no independent values. Intervals
+//! Response times of one block met the same disturbances, so that they are no independent values. Intervals
 //! are therefore of a bootstrap over blocks (a cluster bootstrap: Davison and Hinkley, "Bootstrap Methods
 //! and their Application", 1997, section 3.8): as many blocks as there are, drawn with replacement, all
-//! responses of those drawn put together, the figure taken, many times; the interval lies between the
+//! values of those drawn put together, the figure taken, many times; the interval lies between the
 //! 2.5th and the 97.5th percentile.
 
-use huddle_model::rng::Rng;
-use huddle_model::stats::{LEAST_VALUES, quantiles};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::{LEAST_VALUES, quantiles};
+use crate::rng::Rng;
 
 /// How many times blocks are drawn anew.
 const RESAMPLES: usize = 1000;
 
 /// A figure with its interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The figure, in the unit of the values.
     pub value: f64,
@@ -24,7 +25,7 @@ pub struct Figure {
 
 /// What is told of a distribution. A percentile is `None` where fewer values than its own resolution are
 /// there: the 99.9th needs 1000.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// How many values.
     pub n: usize,
@@ -127,8 +128,6 @@ fn middle(drawn: &[f64]) -> Option<[f64; 2]> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     fn blocks(n: usize, each: usize, seed: u64) -> Vec<Vec<f64>> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use huddle_guest::protocol::{Command, Pace, Reading, Reply};
 
+use super::process_group::tail;
 use super::{Guest, GuestData, GuestError, Holder, Patience};
 use crate::interrupt::Interrupt;
 
@@ -17,14 +18,11 @@ const READY: &str = "ready";
 /// How often the waiting for an answer looks whether the run shall end.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often it looks whether the guest is still there: one may end and leave its line open.
+/// How often it looks whether the guest is still there: one may end and leave its connection open.
 const LOOK_FOR_END: Duration = Duration::from_secs(1);
 
-/// Lines of a console that are shown when its guest dies.
-const CONSOLE_LINES: usize = 15;
-
 /// What a guest runs in. Dropping it ends it.
-pub trait Body {
+pub trait Instance {
     /// What the host knows it as.
     fn holder(&self) -> Holder;
 
@@ -38,8 +36,8 @@ pub trait Body {
     fn console(&self) -> Option<(String, String)>;
 }
 
-/// The line to a guest.
-pub(super) struct Line {
+/// The connection to a guest.
+pub(super) struct Connection {
     /// Takes the commands to the guest.
     pub(super) input: Box<dyn Write + Send>,
     /// Its answers, a line each.
@@ -47,24 +45,30 @@ pub(super) struct Line {
 }
 
 /// A running guest. Dropping it ends it.
-pub struct SpokenGuest<B: Body> {
+pub struct ProtocolGuest<B: Instance> {
     name: String,
-    body: B,
-    line: Line,
+    instance: B,
+    connection: Connection,
     patience: Patience,
     interrupt: Interrupt,
 }
 
-impl<B: Body> fmt::Debug for SpokenGuest<B> {
+impl<B: Instance> fmt::Debug for ProtocolGuest<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.body.holder())
+        write!(f, "{} ({})", self.name, self.instance.holder())
     }
 }
 
-impl<B: Body> SpokenGuest<B> {
-    /// The guest in `body`. `interrupt` ends every waiting for it.
-    pub(super) fn new(name: &str, body: B, line: Line, patience: Patience, interrupt: Interrupt) -> Self {
-        Self { name: name.to_owned(), body, line, patience, interrupt }
+impl<B: Instance> ProtocolGuest<B> {
+    /// The guest in `instance`. `interrupt` ends every waiting for it.
+    pub(super) fn new(
+        name: &str,
+        instance: B,
+        connection: Connection,
+        patience: Patience,
+        interrupt: Interrupt,
+    ) -> Self {
+        Self { name: name.to_owned(), instance, connection, patience, interrupt }
     }
 
     /// Waits until it is up.
@@ -79,15 +83,21 @@ impl<B: Body> SpokenGuest<B> {
     }
 
     /// What it runs in.
-    pub(super) fn body(&self) -> &B {
-        &self.body
+    pub(super) fn instance(&self) -> &B {
+        &self.instance
     }
 
     fn tell(&mut self, command: Command, limit: Duration) -> Result<Reply, GuestError> {
         let asked = command.word();
         // One write a line: a terminal takes each on its own.
         let line = command.line() + "\n";
-        if self.line.input.write_all(line.as_bytes()).and_then(|()| self.line.input.flush()).is_err() {
+        if self
+            .connection
+            .input
+            .write_all(line.as_bytes())
+            .and_then(|()| self.connection.input.flush())
+            .is_err()
+        {
             // A pipe without a reader: the guest is gone.
             return Err(self.ended(asked));
         }
@@ -98,19 +108,19 @@ impl<B: Body> SpokenGuest<B> {
         match self.next_line(limit)? {
             Ok(line) => serde_json::from_str(&line).map_err(|_| GuestError::Unexpected {
                 name: self.name.clone(),
-                holder: self.body.holder(),
+                holder: self.instance.holder(),
                 asked,
                 answer: line,
             }),
             Err(RecvTimeoutError::Disconnected) => Err(self.ended(asked)),
             Err(RecvTimeoutError::Timeout) => {
-                self.body.end();
+                self.instance.end();
                 Err(GuestError::Silent {
                     name: self.name.clone(),
-                    holder: self.body.holder(),
+                    holder: self.instance.holder(),
                     asked,
                     seconds: limit.as_secs_f64(),
-                    console: self.last_words(),
+                    console: self.console_tail(),
                 })
             }
         }
@@ -122,14 +132,14 @@ impl<B: Body> SpokenGuest<B> {
         let mut looked = Instant::now();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.line.answers.recv_timeout(left.min(LOOK)) {
+            match self.connection.answers.recv_timeout(left.min(LOOK)) {
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => self.interrupt.check()?,
                 outcome => return Ok(outcome),
             }
             if looked.elapsed() >= LOOK_FOR_END {
-                if self.body.ended().is_some() {
+                if self.instance.ended().is_some() {
                     // What it has said before is an answer still.
-                    let last = self.line.answers.recv_timeout(LOOK);
+                    let last = self.connection.answers.recv_timeout(LOOK);
                     return Ok(last.map_err(|_| RecvTimeoutError::Disconnected));
                 }
                 looked = Instant::now();
@@ -140,26 +150,26 @@ impl<B: Body> SpokenGuest<B> {
     fn ended(&mut self, asked: &'static str) -> GuestError {
         let status = match self.ended_by_itself() {
             Some(status) => status,
-            // Its line is closed, so it is of no use.
+            // Its connection is closed, so it is of no use.
             None => {
-                self.body.end();
+                self.instance.end();
                 "it closed its output".to_owned()
             }
         };
         GuestError::Ended {
             name: self.name.clone(),
-            holder: self.body.holder(),
+            holder: self.instance.holder(),
             asked,
             status,
-            console: self.last_words(),
+            console: self.console_tail(),
         }
     }
 
-    /// How it ended, if it does so within a moment: its line closes a little before.
+    /// How it ended, if it does so within a moment: its connection closes a little before.
     fn ended_by_itself(&mut self) -> Option<String> {
         let until = Instant::now() + Duration::from_secs(1);
         loop {
-            match self.body.ended() {
+            match self.instance.ended() {
                 Some(status) => return Some(status),
                 None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
                 None => return None,
@@ -167,34 +177,32 @@ impl<B: Body> SpokenGuest<B> {
         }
     }
 
-    fn last_words(&self) -> String {
-        let Some((text, place)) = self.body.console() else { return String::new() };
-        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let shown = lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n  ");
-        format!("\nthe end of its console ({place}):\n  {shown}")
+    fn console_tail(&self) -> String {
+        let Some((text, place)) = self.instance.console() else { return String::new() };
+        format!("\nthe end of its console ({place}):\n  {}", tail(&text))
     }
 
     fn unexpected(&self, asked: &'static str, reply: &Reply) -> GuestError {
         GuestError::Unexpected {
             name: self.name.clone(),
-            holder: self.body.holder(),
+            holder: self.instance.holder(),
             asked,
             answer: serde_json::to_string(reply).unwrap_or_default(),
         }
     }
 }
 
-impl<B: Body> Guest for SpokenGuest<B> {
+impl<B: Instance> Guest for ProtocolGuest<B> {
     fn name(&self) -> &str {
         &self.name
     }
 
     fn holder(&self) -> Holder {
-        self.body.holder()
+        self.instance.holder()
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
-        match self.body.ended() {
+        match self.instance.ended() {
             None => Ok(()),
             Some(_) => Err(self.ended("what it was to do next")),
         }

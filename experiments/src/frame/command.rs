@@ -1,0 +1,296 @@
+//! What the command lines of all experiments share: their options, one run from the host to its files,
+//! and what is printed.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use huddle_host::clock::unix_us;
+use huddle_host::load::CpuTicks;
+use huddle_host::{HostRoot, files};
+use huddle_model::summary::{Arm, Block, SUMMARY_FILE, Summary};
+use huddle_model::text::{utc_compact, utc_text};
+use huddle_observe::perf::EventSet;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::Workload;
+use super::course::{Step, run};
+use super::environment;
+use super::report;
+use super::spec::{Preset, Settings, Spec, SpecError};
+use super::summary::{About, summary};
+use crate::guest::qemu::Accelerator;
+use crate::guest::{GuestError, kvm};
+use crate::host::Host;
+use crate::interrupt::Interrupt;
+
+/// Options of every experiment.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// A specification of your own, in TOML; the presets are in experiments/presets
+    #[arg(long)]
+    pub spec: Option<PathBuf>,
+    /// Blocks; every block measures every arm once
+    #[arg(long)]
+    pub repetitions: Option<usize>,
+    /// Only the recommended arm against itself: the interval of the ratio should contain 1
+    #[arg(long)]
+    pub only_control: bool,
+    /// Cache level of the domains [default: the highest that parts the CPUs]
+    #[arg(long)]
+    pub cache_level: Option<u8>,
+    /// Seed of data, order of arms and intervals
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Most seconds that merging may take
+    #[arg(long, value_parser = seconds)]
+    pub merge_seconds: Option<f64>,
+    /// Where kernels and initramfs of VMs are [default: target/guests]
+    #[arg(long)]
+    pub images: Option<PathBuf>,
+    /// Directory for summary.json and further files [default: runs/NAME-TIME, in UTC]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// What goes to standard output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Where huddle keeps its lock and its journal
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What goes to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Tables for people.
+    Table,
+    /// The summary as one JSON object.
+    Json,
+}
+
+/// A length of time on the command line.
+///
+/// # Errors
+/// It is none that can be waited for.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0 to 86400".into()),
+    }
+}
+
+impl Options {
+    /// The specification that is named, changed as these options say.
+    ///
+    /// # Errors
+    /// It cannot be read or understood.
+    pub fn spec<S: Settings>(&self, preset: impl Preset) -> Result<Spec<S>, SpecError> {
+        let mut spec = match &self.spec {
+            Some(path) => Spec::read(path)?,
+            None => Spec::preset(preset)?,
+        };
+        spec.repetitions = self.repetitions.unwrap_or(spec.repetitions);
+        spec.cache_level = self.cache_level.or(spec.cache_level);
+        spec.seed = self.seed.unwrap_or(spec.seed);
+        spec.merge_seconds = self.merge_seconds.unwrap_or(spec.merge_seconds);
+        if self.only_control {
+            spec.arms = vec![Arm::Recommended, Arm::Control];
+        }
+        Ok(spec)
+    }
+
+    /// The directory of the run.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let usual = || Path::new("runs").join(format!("{name}-{}", utc_compact(unix_us())));
+        self.out.clone().unwrap_or_else(usual)
+    }
+
+    /// Where images of VMs are: beside this program, in `target/guests`, where nothing else is said.
+    ///
+    /// # Errors
+    /// This program is in no target directory.
+    pub fn images(&self) -> anyhow::Result<PathBuf> {
+        if let Some(images) = &self.images {
+            return Ok(images.clone());
+        }
+        let own = own_program()?;
+        let target =
+            own.ancestors().nth(2).context("this program is in no target directory; say --images")?;
+        Ok(target.join("guests"))
+    }
+}
+
+/// Where this program is.
+///
+/// # Errors
+/// The system does not tell.
+pub fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program is")
+}
+
+/// Writes a line to standard error. That nobody reads it any more must not end a run halfway, as the
+/// panic of `eprintln!` would.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// What runs VMs of QEMU's here.
+pub fn accelerator() -> Accelerator {
+    match kvm::runs_natively() {
+        Ok(_) => Accelerator::Kvm,
+        Err(why) => {
+            say(&format!("{why}; the VMs are translated (TCG)"));
+            Accelerator::Tcg
+        }
+    }
+}
+
+/// What is counted on each vCPU: what suits the processor; one that nobody knows gets the kernel's generic events.
+pub fn usual_events(root: &HostRoot) -> EventSet {
+    EventSet::for_host(root).unwrap_or_else(|_| EventSet::of(None))
+}
+
+/// What starts all guests of a run.
+pub type Starter<G> = Box<dyn Fn(&Interrupt) -> Result<Vec<Box<G>>, GuestError>>;
+
+/// What a run needs of the host.
+pub struct Prepared<G: ?Sized> {
+    /// The host that runs the guests.
+    pub host: Box<dyn Host>,
+    /// What runs the instructions of VMs; `None` where nobody chose.
+    pub accelerator: Option<Accelerator>,
+    /// What starts the guests.
+    pub start: Starter<G>,
+}
+
+/// A workload that can be run from the command line.
+pub trait Runnable: Workload + Sized {
+    /// Finds what it needs on this host, and suits its specification to that. Files of guests go to `directory`.
+    ///
+    /// # Errors
+    /// The host cannot run it, or another program changes it.
+    fn prepare(
+        &mut self,
+        root: &HostRoot,
+        options: &Options,
+        directory: &Path,
+    ) -> anyhow::Result<Prepared<Self::Guest>>;
+
+    /// Writes what else than the summary is kept of a run, and tells where.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn write_more(&self, _directory: &Path, _blocks: &[Block]) -> anyhow::Result<Option<PathBuf>> {
+        Ok(None)
+    }
+}
+
+/// Runs it once and writes its files.
+///
+/// # Errors
+/// Nothing was measured, or what was measured cannot be written.
+pub fn measure<W: Runnable>(
+    workload: &mut W,
+    options: &Options,
+    directory: &Path,
+    interrupt: &Interrupt,
+) -> anyhow::Result<(Summary<W::Figures>, Vec<PathBuf>)> {
+    let root = HostRoot::real();
+    let (started_utc, begun) = (utc_text(unix_us()), Instant::now());
+    let environment = environment::read(&root);
+    let Prepared { mut host, accelerator, start } = workload.prepare(&root, options, directory)?;
+
+    let bar = ProgressBar::new(0);
+    // Without a template that can be read there is only a plainer bar.
+    if let Ok(style) = ProgressStyle::with_template("[{elapsed}] {bar:30} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let mut progress = |step: Step<'_>| {
+        let left = step.left.map_or_else(String::new, |left| format!(" ({} s left)", left.as_secs()));
+        if bar.is_hidden() {
+            say(&format!("[{:>5.1} s] {}{left}", begun.elapsed().as_secs_f64(), step.text));
+            return;
+        }
+        bar.set_length(step.of as u64);
+        bar.set_position(step.done as u64);
+        bar.set_message(format!("{}{left}", step.text));
+    };
+    let ticks = CpuTicks::read(&root);
+    let outcome = run(workload, &mut *host, &mut || start(interrupt), interrupt, &mut progress);
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    let stolen = CpuTicks::read(&root).zip(ticks).and_then(|(late, early)| late.stolen_since(&early));
+    drop((host, start));
+
+    let about = About {
+        disturbances: environment::disturbances(&environment, &outcome.blocks, stolen),
+        environment,
+        accelerator: accelerator.map(|accelerator| accelerator.name().to_owned()),
+        started_utc,
+        duration_s: begun.elapsed().as_secs_f64(),
+    };
+    let summary = summary(workload, outcome, about);
+    let mut files = vec![write(directory, &summary)?];
+    files.extend(workload.write_more(directory, &summary.blocks)?);
+    Ok((summary, files))
+}
+
+/// Runs it once, writes its files and prints its report.
+///
+/// # Errors
+/// As [`measure`], and where no block is valid.
+pub fn execute<W: Runnable>(
+    workload: &mut W,
+    options: &Options,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
+    let (summary, files) = measure(workload, options, &options.directory(W::NAME), interrupt)?;
+    print(options.format, &report::text(workload, &summary), &summary, &files)?;
+    any_valid(workload, &summary)
+}
+
+/// Makes sure that a run has a result: one without one valid block has none.
+///
+/// # Errors
+/// It has none.
+pub fn any_valid<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !workload.spec().is_timed() || summary.has_result(),
+        "no block is valid, so there is no result; the first: {}",
+        summary.invalid_blocks.first().map_or("none was measured", String::as_str)
+    );
+    Ok(())
+}
+
+/// Prints a result and where it was written.
+///
+/// # Errors
+/// Nobody reads it.
+pub fn print(format: Format, text: &str, result: &impl Serialize, files: &[PathBuf]) -> anyhow::Result<()> {
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let mut out = std::io::stdout().lock();
+    match format {
+        Format::Table => writeln!(out, "{text}Written: {}", files.join(" and "))?,
+        Format::Json => {
+            writeln!(out, "{}", serde_json::to_string(result)?)?;
+            say(&format!("written: {}", files.join(" and ")));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a summary to its file in `directory`.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(directory: &Path, summary: &impl Serialize) -> anyhow::Result<PathBuf> {
+    let file = directory.join(SUMMARY_FILE);
+    let text = serde_json::to_string_pretty(summary)? + "\n";
+    std::fs::create_dir_all(directory)
+        .and_then(|()| files::replace_file(&file, text.as_bytes(), files::FOR_ALL))
+        .with_context(|| format!("cannot write {}; name another place with --out", file.display()))?;
+    Ok(file)
+}

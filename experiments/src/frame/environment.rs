@@ -1,0 +1,141 @@
+//! What the machine was like, and what of it may have disturbed a run.
+
+use huddle_host::kernel::host_name;
+use huddle_host::process_ksm::merging_pages;
+use huddle_host::{HostRoot, load};
+use huddle_model::summary::{Arm, Block, Environment, Extra};
+use huddle_record::read_environment;
+use huddle_xen as xen;
+
+/// Below this part of their CPUs, guests were disturbed by other programs.
+const QUIET_CPU_SHARE: f64 = 0.95;
+
+/// The machine as it is now.
+pub fn read(root: &HostRoot) -> Environment {
+    let extra = Extra {
+        hostname: host_name(root).ok(),
+        xen: xen::running_version(root),
+        load_1min: load::read(root).ok().map(|load| load.one_minute),
+        ksm_users: Some(ksm_users(root)),
+        huddle_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
+    };
+    Environment::of(&read_environment(root), extra)
+}
+
+fn ksm_users(root: &HostRoot) -> usize {
+    let entries = std::fs::read_dir(root.proc("")).into_iter().flatten().filter_map(Result::ok);
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // One that ends meanwhile uses it no more.
+    processes.filter(|pid| merging_pages(root, *pid).is_ok_and(|pages| pages > 0)).count()
+}
+
+/// What may have disturbed a run, one sentence each.
+pub fn disturbances(environment: &Environment, blocks: &[Block], stolen: Option<f64>) -> Vec<String> {
+    let mut found = Vec::new();
+    for arm in Arm::ALL {
+        let shares: Vec<f64> =
+            blocks.iter().filter_map(|block| Some(block.sample(arm)?.seen.as_ref()?.cpu_share)).collect();
+        let lost = shares.iter().filter(|share| **share < QUIET_CPU_SHARE).count();
+        if let (true, Some(share)) = (lost > 0, huddle_model::stats::median(&shares)) {
+            found.push(format!(
+                "other programs took CPU time: in arm {arm} the guests got {:.0} % of their CPUs (median), \
+                 below {:.0} % in {lost} of {} blocks",
+                share * 100.0,
+                QUIET_CPU_SHARE * 100.0,
+                shares.len()
+            ));
+        }
+    }
+    if let Some(load) = environment.load_1min.filter(|load| *load > 0.5) {
+        found.push(format!("the host was not idle before the run: load average {load:.2}"));
+    }
+    if let Some(stolen) = stolen.filter(|stolen| *stolen > 0.01) {
+        found.push(format!(
+            "the host is itself a VM, and {:.1} % of its CPU time was given to others meanwhile",
+            stolen * 100.0
+        ));
+    }
+    // Not by `pages_shared`, which counts frames of processes that have ended until the next scan.
+    let ksm_users = environment.ksm_users.unwrap_or(0);
+    if ksm_users > 0 || environment.ksm.get("run").is_some_and(|run| run == "1") {
+        found.push(format!(
+            "KSM had other users: {ksm_users} processes had merged pages before the run, and its scan was sped up \
+             and paused meanwhile"
+        ));
+    }
+    if let Some(governor) = environment.governor.as_ref().filter(|governor| *governor != "performance") {
+        found.push(format!("the CPU frequency governor is {governor:?}: frequencies may have changed"));
+    }
+    if environment.numa_balancing.as_deref().is_some_and(|text| text != "0") {
+        found.push("NUMA balancing is on: the kernel may have moved pages between nodes".into());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::summary::{Sample, Seen};
+
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, HostRoot) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        for (path, text) in [
+            (root.proc("cpuinfo"), "processor\t: 0\nmodel name\t: Xeon E5-2680\nflags\t\t: fpu hypervisor\n"),
+            (root.sys("hypervisor/version/major"), "4\n"),
+            (root.sys("hypervisor/version/minor"), "17\n"),
+            (root.proc("loadavg"), "1.50 0.40 0.30 2/200 4711\n"),
+            (root.sys("kernel/mm/transparent_hugepage/enabled"), "always [madvise] never\n"),
+            (root.sys("kernel/mm/ksm/run"), "1\n"),
+            (root.sys("kernel/mm/ksm/pages_shared"), "12\n"),
+            (root.proc("7/ksm_merging_pages"), "3\n"),
+            (root.proc("8/ksm_merging_pages"), "0\n"),
+            (root.sys("kernel/mm/ksm/advisor_mode"), "[none] scan-time\n"),
+            (root.sys("devices/system/cpu/online"), "0\n"),
+            (root.sys("devices/system/cpu/cpu0/cpufreq/scaling_governor"), "powersave\n"),
+        ] {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        (dir, root)
+    }
+
+    #[test]
+    fn a_host_is_read_and_what_it_does_not_tell_is_null() {
+        let (_dir, root) = tree();
+        let environment = read(&root);
+        assert_eq!(environment.cpu_model.as_deref(), Some("Xeon E5-2680"));
+        assert_eq!(environment.is_virtual, Some(true));
+        assert_eq!(environment.transparent_hugepage.as_deref(), Some("madvise"));
+        assert_eq!(environment.load_1min, Some(1.5));
+        assert_eq!(environment.ksm["advisor_mode"], "none");
+        assert_eq!((environment.kernel.as_deref(), environment.xen.as_deref()), (None, Some("4.17")));
+
+        let empty = tempfile::tempdir().unwrap();
+        let nothing = read(&HostRoot::at(empty.path()));
+        assert_eq!((nothing.is_virtual, nothing.load_1min, nothing.ksm.len()), (None, None, 0));
+    }
+
+    #[test]
+    fn disturbances_are_told_and_a_quiet_host_has_none() {
+        let (_dir, root) = tree();
+        let block = |cpu_share| {
+            let seen = Some(Seen { merging: Vec::new(), occupancy: None, cpu_share });
+            Block { number: 1, samples: vec![Sample { seen, ..Sample::new(Arm::Opposed) }], invalid: None }
+        };
+        let mut environment = read(&root);
+        let found = disturbances(&environment, &[block(0.5), block(0.99)], Some(0.02)).join("\n");
+        for word in ["arm opposed", "1 of 2 blocks", "load average 1.50", "2.0 %", "1 processes", "powersave"]
+        {
+            assert!(found.contains(word), "{word} in {found}");
+        }
+        environment.load_1min = Some(0.1);
+        environment.governor = Some("performance".into());
+        // Frames that were merged for processes that are gone disturb nobody.
+        environment.ksm_users = Some(0);
+        environment.ksm.insert("run".into(), "0".into());
+        assert_eq!(disturbances(&environment, &[block(0.99)], Some(0.0)), Vec::<String>::new());
+    }
+}

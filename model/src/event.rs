@@ -1,0 +1,53 @@
+//! Things that happen while the loop runs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::VmRef;
+
+/// Something that happened, for the log, the terminal and the recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in microseconds since the Unix epoch.
+    pub at_unix_us: u64,
+    /// What sort of thing.
+    pub kind: EventKind,
+    /// The VM it concerns.
+    pub vm: Option<VmRef>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Sorts of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A VM was seen for the first time.
+    VmAppeared,
+    /// A VM is gone.
+    VmVanished,
+    /// A stage could not do its work; the loop goes on.
+    StageFailed,
+    /// Affinities were changed.
+    Pinned,
+    /// A thread was passed over instead of pinned.
+    PinSkipped,
+    /// Something a stage wants the user to know.
+    Note,
+    /// The loop was started or is ending.
+    Lifecycle,
+}
+
+impl EventKind {
+    /// Its name in recordings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VmAppeared => "vm_appeared",
+            Self::VmVanished => "vm_vanished",
+            Self::StageFailed => "stage_failed",
+            Self::Pinned => "pinned",
+            Self::PinSkipped => "pin_skipped",
+            Self::Note => "note",
+            Self::Lifecycle => "lifecycle",
+        }
+    }
+}

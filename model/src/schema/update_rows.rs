@@ -1,0 +1,48 @@
+//! From updates to the rows that are recorded of them.
+
+use std::sync::Arc;
+
+use super::{Rows, decision_row, event_rows, observation_rows, round_rows};
+use crate::availability::Availability;
+use crate::topology::Topology;
+use crate::update::Update;
+
+/// What the rows of an update depend on, beside the update: the round that it is told in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowContext {
+    round: u64,
+    topology: Option<Arc<Topology>>,
+}
+
+impl RowContext {
+    /// Takes updates over, in the order in which they are told.
+    pub fn follow<'a>(&mut self, updates: impl IntoIterator<Item = &'a Update>) {
+        for update in updates {
+            if let Update::Round(round) = update {
+                self.round = round.number;
+                self.topology = round.topology.value().map(Arc::clone);
+            }
+        }
+    }
+
+    /// The rows of updates that are told now, and takes them over.
+    pub fn rows<'a>(&mut self, updates: impl IntoIterator<Item = &'a Update>) -> Rows {
+        let mut rows = Rows::default();
+        for update in updates {
+            self.follow([update]);
+            match update {
+                Update::Round(round) => rows.append(round_rows(round)),
+                Update::Window(Availability::Available(seen)) => {
+                    rows.append(observation_rows(self.topology.as_deref(), seen));
+                }
+                Update::Event(event) => {
+                    rows.events.extend(event_rows(self.round, std::slice::from_ref(event)))
+                }
+                Update::Decision(decision) => rows.trials.push(decision_row(decision)),
+                // How a trial stands is told again by its windows and its decision.
+                Update::Window(Availability::Unavailable(_)) | Update::Switch(_) | Update::Comparison(_) => {}
+            }
+        }
+        rows
+    }
+}

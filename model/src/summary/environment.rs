@@ -1,0 +1,90 @@
+//! The machine as a summary describes it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::availability::Availability;
+use crate::schema;
+use crate::text::chosen;
+
+/// The machine as it was before the run: a short form of what manifests of recordings say of a host
+/// ([`schema::Environment`], which is read), with what only a run's result needs. What a host does not
+/// tell is null.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Environment {
+    /// Its name.
+    pub hostname: Option<String>,
+    /// Kernel release.
+    pub kernel: Option<String>,
+    /// The CPU's name.
+    pub cpu_model: Option<String>,
+    /// Whether it is itself a virtual machine (the CPU flag `hypervisor`; x86 only).
+    pub is_virtual: Option<bool>,
+    /// Version of the Xen beneath it, where there is one: then CPUs and load are those of dom0, or of a domain.
+    pub xen: Option<String>,
+    /// CPUs that are online, as a list of ranges.
+    pub cpus_online: Option<String>,
+    /// Frequency governor of the CPUs; several, with commas, where they differ.
+    pub governor: Option<String>,
+    /// `/sys/kernel/mm/transparent_hugepage/enabled`.
+    pub transparent_hugepage: Option<String>,
+    /// `/proc/sys/kernel/numa_balancing`.
+    pub numa_balancing: Option<String>,
+    /// Mean number of runnable tasks over the last minute.
+    pub load_1min: Option<f64>,
+    /// Every file of `/sys/kernel/mm/ksm`.
+    pub ksm: BTreeMap<String, String>,
+    /// Processes that had pages merged by KSM, as far as they may be looked at.
+    pub ksm_users: Option<usize>,
+    /// Version of the program that wrote the summary.
+    pub huddle_version: Option<String>,
+    /// Git revision of that program; null where it was built from an archive of its sources.
+    pub git_revision: Option<String>,
+}
+
+/// What a summary says of a machine and a manifest of a recording does not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Extra {
+    /// See [`Environment::hostname`].
+    pub hostname: Option<String>,
+    /// See [`Environment::xen`].
+    pub xen: Option<String>,
+    /// See [`Environment::load_1min`].
+    pub load_1min: Option<f64>,
+    /// See [`Environment::ksm_users`].
+    pub ksm_users: Option<usize>,
+    /// See [`Environment::huddle_version`].
+    pub huddle_version: Option<String>,
+    /// See [`Environment::git_revision`].
+    pub git_revision: Option<String>,
+}
+
+impl Environment {
+    /// From what was read of the host.
+    pub fn of(host: &schema::Environment, extra: Extra) -> Self {
+        let ksm = host.ksm.value().into_iter().flatten();
+        let governors = host.governors.value().map(|found| found.keys().cloned().collect::<Vec<_>>());
+        Self {
+            hostname: extra.hostname,
+            kernel: host.kernel_release.value().cloned(),
+            cpu_model: host.cpu_model.value().cloned(),
+            is_virtual: host.is_guest.value().copied(),
+            xen: extra.xen,
+            cpus_online: host.cpus_online.value().cloned(),
+            governor: governors.map(|names| names.join(", ")),
+            transparent_hugepage: host.transparent_hugepage.value().map(|text| chosen(text).to_owned()),
+            numa_balancing: host.numa_balancing.value().map(u64::to_string),
+            load_1min: extra.load_1min,
+            ksm: ksm.filter_map(|(file, text)| Some((file.clone(), setting(text)?))).collect(),
+            ksm_users: extra.ksm_users,
+            huddle_version: extra.huddle_version,
+            git_revision: extra.git_revision,
+        }
+    }
+}
+
+fn setting(text: &Availability<String>) -> Option<String> {
+    Some(chosen(text.value()?).to_owned())
+}

@@ -1,0 +1,79 @@
+use serde_json::json;
+
+use super::*;
+use crate::stats::Estimate;
+
+fn text() -> String {
+    let vcpu = json!({"cpu_time_ns": {"available": 41}, "exits": {"available": {"12": 3}}});
+    let guest = json!({"vm": "vm1", "vcpu": 0, "reads": 8, "elapsed_ns": 4, "busy_ns": 2, "host": vcpu});
+    let tenant = json!({"vm": "vm2", "requests": 2, "failed": 0, "timed_out": 0, "mean_us": 1.5,
+                        "requests_in_window": 3, "host": null});
+    json!({
+        "schema": SUMMARY_SCHEMA, "experiment": "microbench", "guest": "process",
+        "arms": {"opposed": {"n": 7, "median": 4.2, "ci95": null, "unit": "reads/s"}},
+        "arms_time": {"opposed": {"n": 7, "median": 0.5, "ci95": [0.4, 0.6], "unit": "s/Mreads"}},
+        "ratios": {"opposed_over_recommended": {"value": 1.3, "ci95": [1.2, 1.4], "n": 7}, "other": null},
+        "llc_misses": {"unavailable": "no PMU"},
+        "spec": {"data": ["A", "B"]},
+        "blocks": [{"number": 1, "invalid": null, "samples": [
+            {"arm": "opposed", "guests": [guest], "merging": [], "occupancy": null, "cpu_share": 0.5},
+            {"arm": "recommended", "tenants": [tenant]},
+        ]}],
+        "environment": {"hostname": "h", "governor": null, "ksm": {"run": "0"}, "later": 1},
+    })
+    .to_string()
+}
+
+#[test]
+fn what_every_experiment_has_is_read_of_any_of_them() {
+    let summary: Summary = Summary::from_json(&text()).unwrap();
+    let estimate = Estimate { n: 7, median: 4.2, ci95: None };
+    assert_eq!(summary.arms["opposed"], ArmFigure { estimate, unit: "reads/s".into() });
+    assert_eq!((summary.ratio("opposed_over_recommended").unwrap().n, summary.ratio("other")), (7, None));
+    assert_eq!((summary.data(), summary.why_no_misses()), (vec!["A", "B"], Some("no PMU")));
+    assert_eq!(
+        (summary.verdict.as_ref(), summary.matrix.is_none(), summary.has_result()),
+        (None, true, true)
+    );
+    assert!(
+        summary.own.contains_key("arms_time") && !summary.own.contains_key("blocks"),
+        "{:?}",
+        summary.own
+    );
+    let [guests, tenants] = &summary.blocks[0].samples[..] else { panic!("two arms") };
+    assert_eq!((guests.reads_per_s(), tenants.reads_per_s()), (Some(2e9), None));
+    assert_eq!(guests.seen.as_ref().unwrap().cpu_share, 0.5);
+    assert!(tenants.seen.is_none() && tenants.tenants[0].mean_us == Some(1.5));
+    let probe = guests.guests[0].host.as_ref().unwrap();
+    // Keys of JSON are text, and these are numbers.
+    assert_eq!(probe.exits.value().unwrap()[&12], 3);
+    assert!(probe.counters.is_none() && probe.migrations.reason().unwrap().contains("does not tell"));
+    assert_eq!(summary.environment.unwrap().ksm["run"], "0");
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let summary: Summary = Summary::from_json(&text()).unwrap();
+    let written = serde_json::to_value(&summary).unwrap();
+    let samples = &written["blocks"][0]["samples"];
+    assert_eq!((&samples[0]["cpu_share"], &samples[0]["occupancy"]), (&json!(0.5), &json!(null)));
+    for name in ["guests", "cpu_share", "merging", "plan", "seen"] {
+        assert!(samples[1].get(name).is_none(), "{name} is no field of the web experiment");
+    }
+    assert_eq!(written["arms"]["opposed"]["median"], 4.2);
+    assert!(written.get("boot").is_none() && written.get("own").is_none());
+    let again: Summary = Summary::from_json(&written.to_string()).unwrap();
+    assert_eq!(serde_json::to_value(&again).unwrap(), written);
+}
+
+#[test]
+fn what_is_no_summary_is_refused_with_the_reason() {
+    for (text, words) in [
+        ("{\"schema\":\"huddle/summary/2\"}", "\"huddle/summary/2\""),
+        ("{\"schema\":", "not an experiment's result"),
+        ("{\"schema\":\"huddle/summary/1\",\"experiment\":\"x\",\"guest\":\"y\"}", "missing field `arms`"),
+    ] {
+        let error = Summary::<Map<String, Value>>::from_json(text).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}

@@ -1,0 +1,27 @@
+//! Facts as text for people and files: times, bytes, escapes, each written once for every program here.
+
+mod bytes;
+mod escape;
+mod time;
+
+pub use bytes::bytes;
+pub use escape::xml;
+pub use time::{time_of_day, utc_compact, utc_text};
+
+/// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text where none is.
+pub fn chosen(text: &str) -> &str {
+    let inside = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    inside.map_or(text.trim(), |(choice, _)| choice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen;
+
+    #[test]
+    fn the_choice_is_in_brackets() {
+        assert_eq!(chosen("always [madvise] never\n"), "madvise");
+        assert_eq!(chosen("1\n"), "1");
+        assert_eq!(chosen("[none"), "[none");
+    }
+}

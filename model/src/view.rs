@@ -1,0 +1,143 @@
+//! What the loop has told so far, as far as anybody needs it who comes late.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::availability::Availability;
+use crate::event::Event;
+use crate::observation::Observation;
+use crate::pinning::Pinning;
+use crate::trial::{Comparison, Decision};
+use crate::update::{Round, Update};
+
+/// What updates add up to. Copies share all parts, so one costs a few pointers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The last round.
+    pub round: Arc<Round>,
+    /// Whether affinities are as the placement in force wants them: as the round left them, or the last
+    /// switch of a trial since.
+    pub pinning: Pinning,
+    /// What counters and probes saw in the last window.
+    pub observation: Availability<Arc<Observation>>,
+    /// How the trial of placements stands.
+    pub comparison: Availability<Arc<Comparison>>,
+    /// What was decided so far, the latest last.
+    pub decisions: Arc<Vec<Decision>>,
+    /// What happened in the last round and since.
+    pub events: Arc<Vec<Event>>,
+}
+
+impl View {
+    /// The view after a first round, of a loop that has told nothing else yet.
+    pub fn new(round: Arc<Round>) -> Self {
+        let not_yet = "the loop has not told it yet";
+        Self {
+            pinning: round.pinning.clone(),
+            observation: Availability::Unavailable(not_yet.to_owned()),
+            comparison: Availability::Unavailable(not_yet.to_owned()),
+            decisions: Arc::default(),
+            events: Arc::new(round.events.clone()),
+            round,
+        }
+    }
+
+    /// Takes one update in.
+    pub fn apply(&mut self, update: &Update) {
+        match update {
+            Update::Round(round) => {
+                self.pinning = round.pinning.clone();
+                self.events = Arc::new(round.events.clone());
+                self.round = Arc::clone(round);
+            }
+            Update::Window(observation) => self.observation = observation.clone(),
+            Update::Switch(pinning) => self.pinning = pinning.clone(),
+            Update::Comparison(comparison) => self.comparison = comparison.clone(),
+            Update::Event(event) => Arc::make_mut(&mut self.events).push(event.clone()),
+            Update::Decision(decision) => Arc::make_mut(&mut self.decisions).push(decision.clone()),
+        }
+    }
+
+    /// Takes updates in where there may be no view yet: it begins with the first round, and what came before
+    /// that is left out.
+    pub fn follow<'a>(view: &mut Option<Self>, updates: impl IntoIterator<Item = &'a Update>) {
+        for update in updates {
+            match (&mut *view, update) {
+                (Some(view), update) => view.apply(update),
+                (none, Update::Round(round)) => *none = Some(Self::new(Arc::clone(round))),
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Whether it is of the same loop as `before`, and as late or later.
+    pub fn follows(&self, before: &Self) -> bool {
+        let (now, then) = (&self.round, &before.round);
+        let is_later = if self.is_same_round(before) {
+            self.events.starts_with(&before.events)
+        } else {
+            now.number > then.number
+        };
+        is_later && self.decisions.starts_with(&before.decisions)
+    }
+
+    fn is_same_round(&self, other: &Self) -> bool {
+        let (now, then) = (&self.round, &other.round);
+        Arc::ptr_eq(now, then) || (now.number, now.begin_unix_us) == (then.number, then.begin_unix_us)
+    }
+
+    /// Updates that lead from `before` to this view. `None`, or a view that this one does not follow, is
+    /// nothing: they begin with the round then, and are for somebody who has no view.
+    pub fn updates_since(&self, before: Option<&Self>) -> Vec<Update> {
+        let before = before.filter(|before| self.follows(before));
+        let round = || Update::Round(Arc::clone(&self.round));
+        let Some(before) = before else {
+            let mut updates = vec![round()];
+            self.others_since(&Self::new(Arc::clone(&self.round)), &mut updates);
+            return updates;
+        };
+        let (mut updates, mut then) = (Vec::new(), before.clone());
+        if !self.is_same_round(before) {
+            // A window that ended in a round was of the placement before it, and is told before it.
+            let is_earlier = self.observation.value().is_some_and(|seen| seen.round < self.round.number);
+            if is_earlier && !is_same(&self.observation, &before.observation) {
+                updates.push(Update::Window(self.observation.clone()));
+                then.observation = self.observation.clone();
+            }
+            updates.push(round());
+            then.apply(&round());
+        }
+        self.others_since(&then, &mut updates);
+        updates
+    }
+
+    /// What is told between rounds, in the order of the loop.
+    fn others_since(&self, before: &Self, updates: &mut Vec<Update>) {
+        if !is_same(&self.observation, &before.observation) {
+            updates.push(Update::Window(self.observation.clone()));
+        }
+        if self.pinning != before.pinning {
+            updates.push(Update::Switch(self.pinning.clone()));
+        }
+        if !is_same(&self.comparison, &before.comparison) {
+            updates.push(Update::Comparison(self.comparison.clone()));
+        }
+        updates.extend(self.events[before.events.len()..].iter().cloned().map(Update::Event));
+        updates.extend(self.decisions[before.decisions.len()..].iter().cloned().map(Update::Decision));
+    }
+}
+
+/// Whether both are equal; the same memory is not compared.
+fn is_same<T: PartialEq>(one: &Availability<Arc<T>>, other: &Availability<Arc<T>>) -> bool {
+    match (one, other) {
+        (Availability::Available(one), Availability::Available(other)) => {
+            Arc::ptr_eq(one, other) || one == other
+        }
+        (Availability::Unavailable(one), Availability::Unavailable(other)) => one == other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
