@@ -5,8 +5,10 @@
 //! (Xen 4.17). Requests are answered in order, but events of watches may come in between; this client sets no
 //! watch and passes them over. A xenstored that runs in a domain of its own has no socket.
 
+pub mod reply;
+
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -15,23 +17,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use self::reply::{Reply, ReplyError};
 use super::plain;
 use super::toolstack::XenError;
-use huddle_host::{HostRoot, socket};
+use huddle_host::HostRoot;
+use huddle_host::socket::{self, Timed};
 
 /// How long an answer may take; xenstored answers in well below a millisecond.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// `XENSTORE_PAYLOAD_MAX`: the most that follows a header, in both directions.
-const MAX_PAYLOAD: usize = 4096;
-
-/// `struct xsd_sockmsg`: type, request, transaction, length, in the machine's byte order.
-const HEADER: usize = 16;
-
-// `enum xsd_sockmsg_type`.
-const XS_READ: u32 = 2;
-const XS_WATCH_EVENT: u32 = 15;
-const XS_ERROR: u32 = 16;
 
 /// A client of xenstored: connects when it is first asked, and again when the daemon has been restarted.
 #[derive(Debug)]
@@ -45,16 +38,6 @@ pub struct Xenstore {
 struct Connection {
     stream: UnixStream,
     last_request: u32,
-}
-
-/// Why a request failed, as the retry has to know it.
-enum Failure {
-    /// The daemon hung up: it was restarted, or is not there any more.
-    HungUp(io::Error),
-    /// It does not answer.
-    Silent,
-    /// It sent what is not the protocol.
-    Protocol(String),
 }
 
 impl Xenstore {
@@ -101,12 +84,13 @@ impl Xenstore {
             };
             // After a failure the connection is not kept: its next bytes may belong to the old answer.
             match connection.read(path, deadline) {
-                Ok((kind, payload)) => {
+                Ok(reply) => {
                     *kept = Some(connection);
-                    return answer(path, kind, payload);
+                    return value(path, reply);
                 }
-                Err(Failure::HungUp(_)) if !is_fresh => is_fresh = true,
-                Err(failure) => return Err(self.error(path, failure)),
+                // The daemon hung up: it was restarted, or is not there any more.
+                Err(ReplyError::Io(error)) if !socket::is_timeout(&error) && !is_fresh => is_fresh = true,
+                Err(error) => return Err(self.error(path, error)),
             }
         }
     }
@@ -131,109 +115,46 @@ impl Xenstore {
         Err(XenError::Xenstore(format!("{why}; is xenstored running?")))
     }
 
-    fn error(&self, path: &str, failure: Failure) -> XenError {
-        match failure {
-            Failure::HungUp(error) => {
-                XenError::Xenstore(format!("it closed the connection when asked for {path}: {error}"))
-            }
-            Failure::Silent => {
+    fn error(&self, path: &str, error: ReplyError) -> XenError {
+        match error {
+            ReplyError::Io(error) if socket::is_timeout(&error) => {
                 XenError::TimedOut { what: format!("xenstore, asked for {path},"), after: self.limit }
             }
-            Failure::Protocol(text) => {
+            ReplyError::Io(error) => {
+                XenError::Xenstore(format!("it closed the connection when asked for {path}: {error}"))
+            }
+            ReplyError::Protocol(text) => {
                 XenError::Answer { what: format!("xenstore's answer about {path}"), text: plain(&text) }
             }
         }
     }
 }
 
-/// What a reply says: its value, none, or an error by name.
-fn answer(path: &str, kind: u32, payload: Vec<u8>) -> Result<Option<Vec<u8>>, XenError> {
-    if kind != XS_ERROR {
-        return Ok(Some(payload));
-    }
-    match payload.strip_suffix(b"\0").unwrap_or(&payload) {
-        b"ENOENT" => Ok(None),
-        name => Err(XenError::Xenstore(format!("{} for {path}", plain(&String::from_utf8_lossy(name))))),
+/// The value that a reply gives; `None` where there is no such path.
+fn value(path: &str, reply: Reply) -> Result<Option<Vec<u8>>, XenError> {
+    match reply {
+        Reply::Value(value) => Ok(Some(value)),
+        Reply::Error(name) if name == b"ENOENT" => Ok(None),
+        Reply::Error(name) => {
+            Err(XenError::Xenstore(format!("{} for {path}", plain(&String::from_utf8_lossy(&name)))))
+        }
     }
 }
 
 impl Connection {
-    /// Asks for `path` and gives the type and the payload of the reply.
-    fn read(&mut self, path: &str, deadline: Instant) -> Result<(u32, Vec<u8>), Failure> {
+    /// Asks for `path`.
+    fn read(&mut self, path: &str, deadline: Instant) -> Result<Reply, ReplyError> {
         self.last_request = self.last_request.wrapping_add(1);
         let request = self.last_request;
         // Paths end with a nul, which counts (docs/misc/xenstore.txt, `READ`: `<path>|`).
-        let length = u32::try_from(path.len() + 1).map_err(|_| Failure::Protocol(path.to_owned()))?;
+        let length = u32::try_from(path.len() + 1).map_err(|_| ReplyError::Protocol(path.to_owned()))?;
         let mut message: Vec<u8> =
-            [XS_READ, request, 0, length].into_iter().flat_map(u32::to_ne_bytes).collect();
+            [reply::XS_READ, request, 0, length].into_iter().flat_map(u32::to_ne_bytes).collect();
         message.extend_from_slice(path.as_bytes());
         message.push(0);
-        self.send(&message, deadline)?;
-        loop {
-            let mut header = [0; HEADER];
-            self.fill(&mut header, deadline)?;
-            let [kind, to, transaction, length] = words(header);
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            if length > MAX_PAYLOAD {
-                return Err(Failure::Protocol(format!("{length} bytes at once")));
-            }
-            let mut payload = vec![0; length];
-            self.fill(&mut payload, deadline)?;
-            match kind {
-                XS_WATCH_EVENT => {}
-                XS_READ | XS_ERROR if to == request && transaction == 0 => return Ok((kind, payload)),
-                _ => {
-                    return Err(Failure::Protocol(format!(
-                        "type {kind} to request {to} of transaction {transaction}, not to {request}"
-                    )));
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), Failure> {
-        while !bytes.is_empty() {
-            self.stream.set_write_timeout(Some(left(deadline)?)).map_err(failure)?;
-            match self.stream.write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failure(error)),
-            }
-        }
-        Ok(())
-    }
-
-    fn fill(&mut self, mut bytes: &mut [u8], deadline: Instant) -> Result<(), Failure> {
-        while !bytes.is_empty() {
-            self.stream.set_read_timeout(Some(left(deadline)?)).map_err(failure)?;
-            match self.stream.read(bytes) {
-                Ok(0) => return Err(Failure::HungUp(io::ErrorKind::UnexpectedEof.into())),
-                Ok(count) => bytes = &mut bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failure(error)),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn words(header: [u8; HEADER]) -> [u32; 4] {
-    let mut words = [0; 4];
-    for (word, bytes) in words.iter_mut().zip(header.as_chunks().0) {
-        *word = u32::from_ne_bytes(*bytes);
-    }
-    words
-}
-
-fn left(deadline: Instant) -> Result<Duration, Failure> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(Failure::Silent) } else { Ok(left) }
-}
-
-fn failure(error: io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::Silent,
-        _ => Failure::HungUp(error),
+        let mut stream = Timed::new(&self.stream, deadline);
+        stream.write_all(&message)?;
+        reply::read(&mut stream, request)
     }
 }
 

@@ -4,12 +4,17 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::vm::{Uuid, VmmKind};
 
+/// The arguments in the text of `/proc/PID/cmdline`: each ends with a NUL (proc_pid_cmdline(5)).
+pub fn args(text: &str) -> Vec<String> {
+    text.split_terminator('\0').map(str::to_owned).collect()
+}
+
 /// The name that the command line gives to the VM; `None` where it gives none.
 ///
 /// QEMU: `-name guest=NAME,..` or `-name NAME,..` (qemu(1)); Firecracker: `--id`; cloud-hypervisor:
 /// the file name of `--api-socket`; crosvm: `--name`. Characters that could upset a terminal become
 /// `?`.
-pub(crate) fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
+pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
     let name = match kind {
         VmmKind::QemuKvm | VmmKind::QemuTcg => {
             let value = values(args, "-name").last()?;
@@ -35,7 +40,7 @@ pub(crate) fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
 /// QEMU alone: `-uuid UUID`, with one dash or two (qemu(1)); libvirt always passes it. QEMU knows no `-uuid=UUID`
 /// (`lookup_opt`, system/vl.c), takes the last of several, and no other form than 36 characters with hyphens
 /// (`qemu_uuid_parse`, util/uuid.c; both QEMU 10).
-pub(crate) fn vm_uuid(kind: VmmKind, args: &[String]) -> Option<Uuid> {
+pub fn vm_uuid(kind: VmmKind, args: &[String]) -> Option<Uuid> {
     if !matches!(kind, VmmKind::QemuKvm | VmmKind::QemuTcg) {
         return None;
     }
@@ -51,7 +56,7 @@ const fn uuid_length() -> usize {
 
 /// The unix sockets on which QEMU speaks QMP, as paths in its own view: `-qmp unix:PATH,..`, and
 /// `-chardev socket,id=ID,path=PATH,..` that a `-mon ..,mode=control` names.
-pub(crate) fn qmp_sockets(args: &[String]) -> Vec<PathBuf> {
+pub fn qmp_sockets(args: &[String]) -> Vec<PathBuf> {
     let mut sockets = Vec::new();
     for value in values(args, "-qmp").chain(values(args, "-qmp-pretty")) {
         if let Some(path) = value.strip_prefix("unix:") {
@@ -180,6 +185,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_text_is_survived(
+            text in "(-name|-uuid|-qmp|-mon|-chardev|--id|--api-socket|[a-z=:,\\-\\x00]|.){0,30}",
+        ) {
+            let args = super::args(&text);
+            for kind in [
+                VmmKind::QemuKvm, VmmKind::Firecracker, VmmKind::CloudHypervisor, VmmKind::Crosvm,
+            ] {
+                let name = vm_name(kind, &args);
+                prop_assert!(name.is_none_or(|name| !name.contains(char::is_control) && !name.trim().is_empty()));
+                let _ = vm_uuid(kind, &args);
+            }
+            prop_assert!(qmp_sockets(&args).len() <= args.len());
+        }
+
         #[test]
         fn any_uuid_is_read(uuid in any::<u128>()) {
             let uuid = Uuid::from_u128(uuid);

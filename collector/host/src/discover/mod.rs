@@ -4,13 +4,13 @@
 //! identified by pid and start time; one that ends while it is looked at is a note, never an error.
 
 mod build;
-mod cmdline;
+pub mod cmdline;
 mod complete;
 #[cfg(test)]
 mod fixture;
 pub mod memory;
 pub mod merge;
-mod qmp;
+pub mod qmp;
 mod scan;
 #[cfg(test)]
 mod tests;

@@ -6,20 +6,20 @@
 //! both end within the time limit. Nothing is sent before QEMU has greeted, since the path comes from
 //! a command line that anybody can write.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::socket;
+use crate::socket::{self, Timed};
 
 /// Why QMP did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QmpError {
     #[error("cannot connect to its QMP socket {}: {source}", path.display())]
-    Connect { path: PathBuf, source: std::io::Error },
+    Connect { path: PathBuf, source: io::Error },
     #[error(
         "its QMP socket {} does not answer within {} ms; it serves one client at a time, so another one holds it",
         path.display(), limit.as_millis()
@@ -29,20 +29,46 @@ pub(crate) enum QmpError {
     Protocol { path: PathBuf, what: String },
 }
 
+/// Why a conversation did not end with an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConversationError {
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The other side sent something that is not QMP, or refused: the first 120 characters of it, without those
+    /// that could upset a terminal.
+    #[error("{0}")]
+    NotQmp(String),
+}
+
 /// Asks the QEMU at `path` (as this program sees it) and gives vCPU numbers with thread ids, the
 /// latter as QEMU's own pid namespace counts them. Takes at most about `limit`.
 pub(crate) fn query_cpus(path: &Path, limit: Duration) -> Result<Vec<(u32, i32)>, QmpError> {
     let deadline = Instant::now() + limit;
     let stream = open(path, limit)?;
-    let mut client = Client { path, stream, received: Vec::new(), deadline, limit };
+    let path = path.to_owned();
+    vcpu_threads(Timed::new(&stream, deadline)).map_err(|error| match error {
+        ConversationError::NotQmp(what) => QmpError::Protocol { path, what },
+        ConversationError::Io(source) if socket::is_timeout(&source) => QmpError::Busy { path, limit },
+        ConversationError::Io(source) => QmpError::Connect { path, source },
+    })
+}
+
+/// Has the conversation over a stream that was just connected: waits for the greeting, asks, and gives vCPU
+/// numbers with thread ids. Memory is bounded whatever the other side sends; time is not, unless reading is.
+///
+/// # Errors
+/// When reading or writing fails, or when the other side does not speak QMP or refuses.
+pub fn vcpu_threads(stream: impl Read + Write) -> Result<Vec<(u32, i32)>, ConversationError> {
+    let mut client = Client { stream, received: Vec::new() };
     let greeting = client.message()?;
     if greeting.get("QMP").is_none() {
-        return Err(client.protocol(&greeting));
+        return Err(not_qmp(&greeting));
     }
     client.execute("qmp_capabilities")?;
     let answer = client.execute("query-cpus-fast")?;
     let threads = answer.as_array().and_then(|cpus| cpus.iter().map(thread_of).collect::<Option<Vec<_>>>());
-    threads.ok_or_else(|| client.protocol(&answer))
+    threads.ok_or_else(|| not_qmp(&answer))
 }
 
 fn thread_of(cpu: &Value) -> Option<(u32, i32)> {
@@ -50,84 +76,59 @@ fn thread_of(cpu: &Value) -> Option<(u32, i32)> {
     Some((index, i32::try_from(cpu.get("thread-id")?.as_i64()?).ok()?))
 }
 
+fn not_qmp(what: &impl ToString) -> ConversationError {
+    let what = what.to_string();
+    ConversationError::NotQmp(what.chars().filter(|c| !c.is_control()).take(120).collect())
+}
+
 /// Longest answer read, in bytes: that of a VM with thousands of vCPUs.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-struct Client<'a> {
-    path: &'a Path,
-    stream: UnixStream,
+struct Client<S> {
+    stream: S,
     received: Vec<u8>,
-    deadline: Instant,
-    limit: Duration,
 }
 
-impl Client<'_> {
+impl<S: Read + Write> Client<S> {
     /// Sends a command and waits for what it returns; events in between are skipped.
-    fn execute(&mut self, command: &str) -> Result<Value, QmpError> {
-        let line = format!("{{\"execute\":\"{command}\"}}\n");
-        self.stream.set_write_timeout(Some(self.left()?)).map_err(|source| self.io(source))?;
-        self.stream.write_all(line.as_bytes()).map_err(|source| self.io(source))?;
+    fn execute(&mut self, command: &str) -> Result<Value, ConversationError> {
+        self.stream.write_all(format!("{{\"execute\":\"{command}\"}}\n").as_bytes())?;
         loop {
             let mut message = self.message()?;
             if let Some(value) = message.get_mut("return") {
                 return Ok(value.take());
             }
             if message.get("error").is_some() {
-                return Err(self.protocol(&message));
+                return Err(not_qmp(&message));
             }
         }
     }
 
     /// The next line, as JSON.
-    fn message(&mut self) -> Result<Value, QmpError> {
+    fn message(&mut self) -> Result<Value, ConversationError> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
-                return serde_json::from_slice(&line)
-                    .map_err(|_| self.protocol(&String::from_utf8_lossy(&line)));
+                return serde_json::from_slice(&line).map_err(|_| not_qmp(&String::from_utf8_lossy(&line)));
             }
             if self.received.len() > MAX_ANSWER_BYTES {
-                return Err(self.protocol(&"an endless line"));
+                return Err(not_qmp(&"an endless line"));
             }
-            self.stream.set_read_timeout(Some(self.left()?)).map_err(|source| self.io(source))?;
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(self.protocol(&"the end of the connection")),
+                Ok(0) => return Err(not_qmp(&"the end of the connection")),
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.io(error)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    fn left(&self) -> Result<Duration, QmpError> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(QmpError::Busy { path: self.path.to_owned(), limit: self.limit });
-        }
-        Ok(left)
-    }
-
-    fn io(&self, source: std::io::Error) -> QmpError {
-        let path = self.path.to_owned();
-        match source.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-                QmpError::Busy { path, limit: self.limit }
-            }
-            _ => QmpError::Connect { path, source },
-        }
-    }
-
-    fn protocol(&self, what: &impl ToString) -> QmpError {
-        let what = what.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
-        QmpError::Protocol { path: self.path.to_owned(), what }
     }
 }
 
 /// Connects without ever waiting: see [`socket::connect`].
 fn open(path: &Path, limit: Duration) -> Result<UnixStream, QmpError> {
     socket::connect(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::WouldBlock => QmpError::Busy { path: path.to_owned(), limit },
+        io::ErrorKind::WouldBlock => QmpError::Busy { path: path.to_owned(), limit },
         _ => QmpError::Connect { path: path.to_owned(), source },
     })
 }
@@ -137,6 +138,8 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::os::unix::net::UnixListener;
     use std::thread::JoinHandle;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -220,5 +223,58 @@ mod tests {
 
         let error = query_cpus(&dir.path().join("nowhere"), LIMIT).unwrap_err().to_string();
         assert!(error.contains("nowhere") && error.contains("No such file"), "{error}");
+    }
+
+    /// What another side sent before it ended; what it was sent is kept.
+    struct Sent<'a> {
+        left: &'a [u8],
+        heard: Vec<u8>,
+    }
+
+    impl Read for Sent<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.left.read(buffer)
+        }
+    }
+
+    impl Write for Sent<'_> {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            self.heard.write(buffer)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Lines that are nearly a conversation.
+    fn line() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            GREETING,
+            r#"{"return": {}}"#,
+            r#"{"return": [{"cpu-index": 1, "thread-id": 71}]}"#,
+            r#"{"return": [{"cpu-index": -1, "thread-id": 1e99}]}"#,
+            r#"{"event": "RESUME"}"#,
+            r#"{"error": "no"}"#,
+            "[]",
+        ]);
+        prop_oneof![3 => known.prop_map(str::to_owned), 1 => ".{0,40}"]
+    }
+
+    proptest! {
+        #[test]
+        fn any_lines_are_survived(lines in proptest::collection::vec(line(), 0..6)) {
+            let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+            let mut sent = Sent { left: text.as_bytes(), heard: Vec::new() };
+            let threads = vcpu_threads(&mut sent);
+            prop_assert!(threads.is_err() || lines[0] == GREETING);
+            prop_assert!(sent.heard.is_empty() || lines[0].contains("QMP"));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut sent = Sent { left: &bytes, heard: Vec::new() };
+            prop_assert!(vcpu_threads(&mut sent).is_err());
+        }
     }
 }

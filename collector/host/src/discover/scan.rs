@@ -9,7 +9,7 @@ use std::io;
 
 use huddle_model::vm::VmmKind;
 
-use super::vcpus;
+use super::{cmdline, vcpus};
 use crate::task::{self, TaskStat};
 use crate::{HostError, HostRoot, read_text};
 
@@ -185,7 +185,7 @@ fn program(root: &HostRoot, pid: i32) -> Option<String> {
 /// The command line; empty for threads of the kernel and for what has ended.
 fn args(root: &HostRoot, pid: i32) -> Result<Vec<String>, HostError> {
     match read_text(&root.proc(format!("{pid}/cmdline"))) {
-        Ok(text) => Ok(text.split_terminator('\0').map(str::to_owned).collect()),
+        Ok(text) => Ok(cmdline::args(&text)),
         Err(error) if error.is_gone() || error.is_denied() => Ok(Vec::new()),
         Err(error) => Err(error),
     }

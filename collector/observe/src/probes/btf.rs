@@ -1,6 +1,8 @@
 //! Where the fields of the kernel's structures are, from the kernel's own BTF
 //! (Documentation/bpf/btf.rst, Linux 6.18): one BPF object fits every kernel.
 
+use std::collections::BTreeSet;
+
 /// The type section and the strings of one BTF file, with the place of each type.
 #[derive(Debug)]
 pub struct KernelTypes {
@@ -70,7 +72,8 @@ impl KernelTypes {
         let mut type_id = self.structure(name)?.ok_or_else(missing)?;
         let mut bits = 0_u32;
         for field in path {
-            let (offset, next) = self.member(type_id, field, 0)?.ok_or_else(missing)?;
+            let mut searched = BTreeSet::new();
+            let (offset, next) = self.member(type_id, field, 0, &mut searched)?.ok_or_else(missing)?;
             bits = bits.saturating_add(offset);
             type_id = next;
         }
@@ -89,10 +92,19 @@ impl KernelTypes {
     }
 
     /// Offset in bits and type of a member; looks into members without a name, as C does.
-    fn member(&self, type_id: usize, name: &str, depth: u32) -> Result<Option<(u32, usize)>, BtfError> {
+    ///
+    /// Each structure is searched once: one whose unnamed members are of its own type, as damaged BTF may have,
+    /// would otherwise be searched as often as their number to the power of the depth.
+    fn member(
+        &self,
+        type_id: usize,
+        name: &str,
+        depth: u32,
+        searched: &mut BTreeSet<usize>,
+    ) -> Result<Option<(u32, usize)>, BtfError> {
         let Some(at) = self.resolve(type_id)? else { return Ok(None) };
         let info = read_u32(&self.bytes, at + 4)?;
-        if !matches!(kind(info), KIND_STRUCT | KIND_UNION) || depth > 16 {
+        if !matches!(kind(info), KIND_STRUCT | KIND_UNION) || depth > 16 || !searched.insert(at) {
             return Ok(None);
         }
         for index in 0..count(info) {
@@ -101,7 +113,7 @@ impl KernelTypes {
                 return Ok(Some((member.offset_bits, member.type_id)));
             }
             if self.string_is(member.name, "")
-                && let Some((offset, found)) = self.member(member.type_id, name, depth + 1)?
+                && let Some((offset, found)) = self.member(member.type_id, name, depth + 1, searched)?
             {
                 return Ok(Some((member.offset_bits.saturating_add(offset), found)));
             }
@@ -225,7 +237,35 @@ mod tests {
         assert!(KernelTypes::parse(whole[..40].to_vec()).is_err());
     }
 
+    #[test]
+    fn a_structure_that_holds_itself_is_searched_once() {
+        let strings = b"\0outer\0";
+        let members = 12_u32;
+        let mut types = vec![1, 4 << 24 | members, 8];
+        types.extend((0..members).flat_map(|_| [0, 1, 0]));
+        let length = types.len() as u32 * 4;
+        let words = [24, 0, length, length, strings.len() as u32].into_iter().chain(types);
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        bytes.extend(words.flat_map(u32::to_le_bytes));
+        bytes.extend(strings);
+        let types = KernelTypes::parse(bytes).unwrap();
+        assert_eq!(types.offset_bytes("outer", &["a"]), Err(BtfError::Missing("outer.a".into())));
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_are_survived(rest in proptest::collection::vec(any::<u8>(), 0..200), name in "[a-z]?") {
+            let _ = KernelTypes::parse(rest.clone());
+            // With a header that is right the rest is looked at.
+            let length = rest.len() as u32;
+            let mut bytes = vec![0x9f, 0xeb, 1, 0];
+            bytes.extend([24, 0, length / 2, length / 2, length.div_ceil(2)].into_iter().flat_map(u32::to_le_bytes));
+            bytes.extend(rest);
+            if let Ok(types) = KernelTypes::parse(bytes) {
+                let _ = types.offset_bytes(&name, &["a", ""]);
+            }
+        }
+
         #[test]
         fn changed_bytes_never_panic(at in 0..300_usize, byte: u8, cut in 0..300_usize) {
             let mut bytes = example();

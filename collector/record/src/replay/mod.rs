@@ -38,6 +38,7 @@ pub use error::ReplayError;
 use files::{Footers, TableFiles};
 use index::{Position, unsigned};
 use round::{Pairs, RebuiltRound, RoundRows, named};
+pub use segment::row_group_keys;
 use window::WindowRows;
 
 /// A manifest is a few KiB; what is far larger is none.

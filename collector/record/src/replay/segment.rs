@@ -18,6 +18,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
 };
+use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
 use super::ReplayError;
@@ -35,16 +36,30 @@ pub(super) fn key(table: Table) -> &'static str {
     if has_windows { "window" } else { "round" }
 }
 
-/// The footer of a segment of `table`, after a look at its columns.
+/// The footer of the segment of `table` at `path`, after a look at its columns.
 pub(super) fn footer(path: &Path, table: Table) -> Result<ArrowReaderMetadata, ReplayError> {
     let file = File::open(path).map_err(ReplayError::file("open", path))?;
+    read_footer(&file, table).map_err(|what| ReplayError::segment(path, what))
+}
+
+fn read_footer(segment: &impl ChunkReader, table: Table) -> Result<ArrowReaderMetadata, String> {
     // The types follow from Parquet's own; a second description of them would be one more to distrust.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let footer = guarded(|| ArrowReaderMetadata::load(&file, options))
-        .ok_or_else(|| ReplayError::segment(path, DAMAGED))?
-        .map_err(|error| ReplayError::segment(path, error))?;
-    check(&footer, table).map_err(|what| ReplayError::segment(path, what))?;
+    let footer = guarded(|| ArrowReaderMetadata::load(segment, options))
+        .ok_or_else(|| DAMAGED.to_owned())?
+        .map_err(|error| error.to_string())?;
+    check(&footer, table)?;
     Ok(footer)
+}
+
+/// What finds rows in a segment of `table`, wherever its bytes are: the least and the greatest key of each row
+/// group. The key is the window, or the round where a table has no windows; a row group whose footer does not say
+/// may have every key.
+///
+/// # Errors
+/// When it is no Parquet file, or none that huddle wrote for this table: what is wrong, of any length.
+pub fn row_group_keys(segment: &impl ChunkReader, table: Table) -> Result<Vec<(u64, u64)>, String> {
+    Ok(key_spans(&read_footer(segment, table)?, table))
 }
 
 fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {

@@ -25,6 +25,8 @@ use serde_json::Value;
 use super::*;
 use crate::{sample, sample_observed};
 
+mod footers;
+
 const SECOND: u64 = 1_000_000;
 
 /// What a loop over `vms` VMs tells: rounds a second apart, each with the window that ended in it, and one

@@ -1,8 +1,10 @@
+use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 
+use super::reply::{HEADER, XS_ERROR, XS_READ, XS_WATCH_EVENT, words};
 use super::*;
 
 /// What a fake daemon sends for one request, of which it is told the number; `None` closes the connection.

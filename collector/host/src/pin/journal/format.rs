@@ -11,12 +11,13 @@ pub(super) const SCHEMA: &str = "huddle/journal/3";
 /// Those that it reads, too: 1 without domains of Xen, 2 with their numbers as those of tasks.
 pub(super) const OLDER_SCHEMAS: [&str; 2] = ["huddle/journal/1", "huddle/journal/2"];
 
-/// The first line.
+/// The first line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Header {
-    pub(super) schema: String,
+pub struct Header {
+    /// Name and version of the format, such as `huddle/journal/3`.
+    pub schema: String,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which the changes were made.
-    pub(super) boot_id: String,
+    pub boot_id: String,
 }
 
 /// Every later line.
@@ -32,26 +33,28 @@ pub(super) enum Line {
 
 /// A complete line that is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Damage {
-    pub(super) line: usize,
-    pub(super) text: String,
+pub struct Damage {
+    /// Its number, from 1.
+    pub line: usize,
+    /// Its first 120 characters.
+    pub text: String,
 }
 
 /// What a journal file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Parsed {
+pub struct Parsed {
     /// `None` when there is no readable first line.
-    pub(super) header: Option<Header>,
+    pub header: Option<Header>,
     /// Changes that nothing has taken back yet, in the order they were made.
-    pub(super) entries: Vec<Change>,
+    pub entries: Vec<Change>,
     /// Complete lines.
-    pub(super) lines: usize,
+    pub lines: usize,
     /// Bytes up to the end of the last readable line; what follows is a write that was cut short.
-    pub(super) keep_bytes: usize,
+    pub keep_bytes: usize,
     /// Whether the last readable line lacks its end.
-    pub(super) unterminated: bool,
+    pub unterminated: bool,
     /// Complete lines that cannot be read.
-    pub(super) damage: Vec<Damage>,
+    pub damage: Vec<Damage>,
 }
 
 /// One line of a file, with its end.
@@ -61,9 +64,9 @@ pub(super) fn encode(line: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads any bytes. A last line without an end that cannot be read was never synced, so its change was
+/// Reads the bytes of a journal, whatever they are. A last line without an end that cannot be read was never synced, so its change was
 /// never made: it is left out and is no damage.
-pub(super) fn parse(bytes: &[u8]) -> Parsed {
+pub fn parse(bytes: &[u8]) -> Parsed {
     let mut parsed = Parsed::default();
     let mut at = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {

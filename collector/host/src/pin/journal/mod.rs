@@ -23,7 +23,8 @@ use super::state::StateLock;
 use crate::files::{self, replace_file};
 use crate::{HostError, HostRoot, kernel};
 pub use change::{Change, Key};
-use format::{Header, Line, OLDER_SCHEMAS, SCHEMA, encode};
+pub use format::{Damage, Header, Parsed, parse};
+use format::{Line, OLDER_SCHEMAS, SCHEMA, encode};
 
 /// A journal that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
