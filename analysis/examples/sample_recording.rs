@@ -2,20 +2,12 @@
 //! `cargo run --package huddle-analysis --example sample_recording -- DIR [ROUNDS]` makes
 //! `DIR/host=alpha/run=..`, and the same of the hosts `beta` and `gamma`.
 
-// The samples are the tests', which may unwrap what they wrote themselves.
-#![allow(clippy::unwrap_used, reason = "an example: what fails, panics")]
-
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use huddle_host::HostRoot;
 use huddle_model::schema::Manifest;
-use huddle_record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
-
-#[path = "../../collector/record/src/sample.rs"]
-mod sample;
-#[path = "../../collector/record/src/sample_observed.rs"]
-mod sample_observed;
+use huddle_record::{RecordTarget, Recorder, RecorderLimits};
+use huddle_testing::{sample, sample_observed};
 
 const VMS: usize = 4;
 

@@ -9,21 +9,16 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use huddle_host::HostRoot;
 use huddle_model::availability::Availability;
 use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{Finding, Manifest, Rows};
 use huddle_model::stats::{BlockSums, compare_blocks};
 use huddle_model::trial::Objective;
 use huddle_model::view::View;
-use huddle_record::{RecordTarget, Recorder, RecorderLimits, RunAbout, new_manifest};
+use huddle_record::{RecordTarget, Recorder, RecorderLimits};
+use huddle_testing::sample_observed::{ARMS, observed};
+use huddle_testing::{sample, sample_observed};
 use serde_json::Value;
-
-#[path = "../../collector/record/src/sample.rs"]
-mod sample;
-#[path = "../../collector/record/src/sample_observed.rs"]
-mod sample_observed;
-use sample_observed::{ARMS, observed};
 
 fn record(run: &Path, manifest: Manifest, rounds: impl Iterator<Item = View>) {
     let mut limits = RecorderLimits::default();

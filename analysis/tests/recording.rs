@@ -9,16 +9,11 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_host::HostRoot;
 use huddle_model::view::View;
-use huddle_record::{
-    QueueLimit, RecordTarget, Recorder, RecorderLimits, RunAbout, SegmentLimits, new_manifest,
-};
+use huddle_record::{QueueLimit, RecordTarget, Recorder, RecorderLimits, SegmentLimits};
+use huddle_testing::sample;
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde_json::Value;
-
-#[path = "../../collector/record/src/sample.rs"]
-mod sample;
 
 const VMS: usize = 3;
 

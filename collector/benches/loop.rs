@@ -4,25 +4,11 @@
 //!
 //! `cargo bench -p huddle --bench loop`; needs root, KSM, and CPUs 0 and 1 with a second-level
 //! cache each. KSM's settings come back at the end.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    dead_code,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
-)]
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark: what fails, panics")]
 
-#[path = "../tests/host/ksm.rs"]
-mod ksm;
-#[path = "../tests/host/reader.rs"]
-mod reader;
-#[path = "../tests/host/readers_loop.rs"]
-mod readers_loop;
-#[path = "../tests/support/recording.rs"]
-mod recording;
-#[path = "../tests/host/tenant.rs"]
-mod tenant;
+use std::path::Path;
+
+use huddle_testing::{ksm, reader, readers_loop};
 
 fn main() {
     let mut own = std::env::args().skip(1);
@@ -33,7 +19,8 @@ fn main() {
         println!("nothing is measured: {reason}");
         return;
     }
-    let ran = readers_loop::run([(1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0)], "kept: ");
+    let huddle = Path::new(env!("CARGO_BIN_EXE_huddle"));
+    let ran = readers_loop::run(huddle, [(1, 0, 0), (1, 1, 0), (2, 0, 0), (2, 1, 0)], "kept: ");
     println!("readers end on CPUs {:?}", ran.during);
     match ran.recorded.rates {
         [Some(before), Some(after)] => println!(

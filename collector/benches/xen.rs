@@ -3,31 +3,18 @@
 //!
 //! `cargo bench --profile dev -p huddle --bench xen [-- --rounds N]`, after `cargo xtask xen-host
 //! --make-only`: boots that host with this program in its dom0, where it measures itself in turns with the loop
-//! (`xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
+//! (`collector/testing/src/xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
 //! loop. Median [min to max] over the rounds, of elapsed time, and of CPU time of dom0.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    missing_docs,
-    dead_code,
-    unreachable_pub,
-    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
-)]
-
-#[path = "../tests/boot_xen/dom0.rs"]
-mod dom0;
-#[path = "../sharing/benches/support/figures.rs"]
-mod figures;
-#[path = "../tests/boot_xen/plain.rs"]
-mod plain;
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dom0::{Dom0, File};
-use figures::spread;
 use huddle_host::HostRoot;
 use huddle_sharing::content::{ContentScan, ContentSettings, Share};
+use huddle_testing::figures::spread;
+use huddle_testing::xen::dom0::{self, Dom0, File};
+use huddle_testing::xen::plain;
 use huddle_xen::vms::{DomainChoice, XenVms};
 use huddle_xen::{self as xen, contents::hash_domains};
 use nix::time::ClockId;

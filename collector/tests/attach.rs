@@ -1,5 +1,5 @@
 //! Viewers of a real `huddle run`, over its socket.
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_testing::output::say;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-
-mod support;
 
 struct Ended(Child);
 
@@ -41,7 +40,7 @@ fn skipped_without_root() -> bool {
         return false;
     }
     assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
-    support::say("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
+    say("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
     true
 }
 
@@ -204,7 +203,7 @@ fn commands_are_done_and_answered() {
     if before > 1 {
         assert!(cpus(vm.pid()) < before, "it is pinned");
     } else {
-        support::say("one CPU: that restoring widens the affinity is not seen");
+        say("one CPU: that restoring widens the affinity is not seen");
     }
     viewer.write(&json!("restore"));
     let round = viewer.update("round", |_| true);

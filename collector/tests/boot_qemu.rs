@@ -1,6 +1,6 @@
 //! Discovery of real QEMU processes, under KVM and TCG, with and without thread names, and of the
 //! kinds of guest memory. The guests have no disk: the firmware runs, which is all that is needed.
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_testing::output::say;
 use serde_json::Value;
 
 struct Qemu(Child);
@@ -32,8 +33,6 @@ impl Drop for Qemu {
     }
 }
 
-mod support;
-
 /// Says why a test is skipped; in CI nothing may be.
 fn skipped(needs_kvm: bool) -> bool {
     let version = Command::new("qemu-system-x86_64").arg("--version").output();
@@ -43,13 +42,13 @@ fn skipped(needs_kvm: bool) -> bool {
         "needs root to look into other processes"
     } else if needs_kvm && std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         // A CI machine without nested virtualisation is no fault of the code.
-        support::say("skipped: /dev/kvm cannot be opened here");
+        say("skipped: /dev/kvm cannot be opened here");
         return true;
     } else {
         return false;
     };
     assert!(std::env::var_os("CI").is_none(), "CI must run this: {reason}");
-    support::say(&format!("skipped: {reason}"));
+    say(&format!("skipped: {reason}"));
     true
 }
 

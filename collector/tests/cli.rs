@@ -1,5 +1,5 @@
 //! The real `huddle` on real processes: what it answers, what it refuses, and what it leaves behind.
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -7,16 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_testing::output::say;
+use huddle_testing::recording::columns;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-
-#[path = "support/recording.rs"]
-mod recording;
-mod support;
-
-use recording::columns;
 
 /// A `huddle` with a state directory of its own.
 struct Huddle {
@@ -103,7 +99,7 @@ fn skipped_without_root() -> bool {
         return false;
     }
     assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
-    support::say("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
+    say("skipped: needs root (CAP_SYS_ADMIN for frame numbers)");
     true
 }
 
@@ -279,7 +275,7 @@ fn contents_are_measured_by_whoever_may_read_them() {
     // Yama lets nobody read but a parent.
     let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     if yama.is_ok_and(|scope| scope.trim() != "0") {
-        support::say("skipped in part: kernel.yama.ptrace_scope keeps users from their own processes");
+        say("skipped in part: kernel.yama.ptrace_scope keeps users from their own processes");
         return;
     }
     let by_nobody = content(&pair, &mut nobody(&binary));
@@ -327,7 +323,7 @@ fn level_with_two_domains(huddle: &Huddle) -> Option<String> {
             return Some(level.to_owned());
         }
     }
-    support::say("skipped: this host has one cache domain at every level");
+    say("skipped: this host has one cache domain at every level");
     None
 }
 

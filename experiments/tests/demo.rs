@@ -6,10 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use huddle_testing::tmux;
 use nix::fcntl::{Flock, FlockArg};
-
-#[path = "../../collector/tests/host/tmux.rs"]
-mod tmux;
 
 /// What is missing to run it here.
 fn missing() -> Option<String> {

@@ -8,11 +8,8 @@ use anyhow::{Context, ensure};
 use crate::shell;
 use crate::test::targets::BOOTS;
 
-/// Where modules still have `#[path]`: what tests of several packages share is not a package yet.
-const STILL: [&str; 3] = ["analysis/", "collector/", "experiments/tests/"];
-
 /// What boots a guest has one of these in its source.
-const BOOTING: [&str; 3] = ["qemu-system-", "guest::qemu", "create_vcpu"];
+const BOOTING: [&str; 4] = ["qemu-system-", "guest::qemu", "create_vcpu", "testing::xen"];
 
 /// - Modules are found where the compiler looks for them; tests of one are its `mod tests`, inline or in
 ///   `tests.rs` of its directory, and what tests of several packages share is in a package.
@@ -23,15 +20,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for file in sources(&root)? {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let shown = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
-        if !STILL.iter().any(|place| shown.starts_with(place)) {
-            let lines = path_attributes(&text);
-            found.extend(lines.map(|line| {
-                format!(
-                    "{shown}:{line}: `#[path]`; put the file where the compiler looks for it, or what is shared \
-                     in a package"
-                )
-            }));
-        }
+        found.extend(path_attributes(&text).map(|line| {
+            format!(
+                "{shown}:{line}: `#[path]`; put the file where the compiler looks for it, or what is shared in a \
+                 package"
+            )
+        }));
         if boots_unnamed(&shown, &text) {
             found.push(format!(
                 "{shown}: a test program that boots guests has a name that begins with {BOOTS}"

@@ -15,20 +15,7 @@
 //! updated` is how far the matrix of before would be off: a drift that is not clearly below that shows
 //! nothing. `merged ranges`: reading again only the
 //! page tables of what was merged, the way that needs no events.
-#![allow(
-    clippy::unwrap_used,
-    dead_code,
-    clippy::print_stdout,
-    missing_docs,
-    unreachable_pub,
-    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
-)]
-
-#[path = "../../tests/host/ksm.rs"]
-mod ksm;
-
-#[path = "../../sharing/benches/support/figures.rs"]
-mod figures;
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -37,7 +24,6 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use figures::{median, spread};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
@@ -45,6 +31,8 @@ use huddle_observe::probes::cost::CostMeter;
 use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::MergedScan;
 use huddle_sharing::events::{Drift, EventsConfig, EventsGraph};
+use huddle_testing::figures::{median, spread};
+use huddle_testing::ksm;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::time::ClockId;
 

@@ -460,16 +460,4 @@ fn events_at(at_unix_us: u64, events: Events) -> Vec<Event> {
 }
 
 #[cfg(test)]
-use huddle_host::HostRoot;
-#[cfg(test)]
-use huddle_record::{RunAbout, new_manifest};
-#[cfg(test)]
-#[expect(dead_code, reason = "other crates' tests use the rest")]
-#[path = "../../record/src/sample.rs"]
-mod sample;
-#[cfg(test)]
-#[expect(dead_code, reason = "other crates' tests use the rest")]
-#[path = "../../record/src/sample_observed.rs"]
-mod sample_observed;
-#[cfg(test)]
 mod tests;

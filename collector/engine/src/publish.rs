@@ -114,7 +114,7 @@ mod tests {
 
     /// Steps of a loop, one a round.
     fn steps(rounds: u64) -> Vec<Step> {
-        let view = |round| crate::sample::view(round, 2);
+        let view = |round| huddle_testing::sample::view(round, 2);
         let step = |round| view(round).updates_since((round > 1).then(|| view(round - 1)).as_ref()).into();
         (1..=rounds).map(step).collect()
     }

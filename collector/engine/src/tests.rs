@@ -245,7 +245,7 @@ fn watched(pinner: &FakePinner, vms: Vec<Vm>) -> Engine {
 
 #[test]
 fn plans_know_what_the_last_window_saw() {
-    let view = super::sample_observed::observed(3, 2);
+    let view = huddle_testing::sample_observed::observed(3, 2);
     let (topology, seen) = (view.round.topology.value().unwrap(), view.observation.value().unwrap());
     let place = |vm: &Vm| PlanVm::of(vm, topology).observed(vm, seen);
     let first = place(&view.round.vms[0]);

@@ -1,18 +1,6 @@
 //! The graph of frames that is kept current by events, on the real KSM, against fresh scans. The tenants
 //! are this program again. Needs root, BTF and KSM; says so where they are missing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "a test: what fails, panics; it uses a part of what tests share"
-)]
-
-#[path = "../../tests/host/ksm.rs"]
-mod ksm;
-#[path = "../../tests/support/mod.rs"]
-mod support;
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a test: what fails, panics")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,10 +17,10 @@ use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::events::{Drift, EventsConfig, EventsGraph, Stale, Update};
 use huddle_sharing::{Measurement, MergedScan};
-use ksm::Ksm;
+use huddle_testing::ksm::{self, Ksm};
+use huddle_testing::output::say;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
-use support::say;
 
 const PAGE: usize = 4096;
 /// Pages that each tenant has merged.

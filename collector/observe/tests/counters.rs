@@ -3,11 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
-#[allow(unreachable_pub, reason = "a test program is a crate of its own")]
-#[path = "../../tests/support/mod.rs"]
-mod support;
-#[path = "observe_support/worker.rs"]
-mod worker;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,12 +15,12 @@ use huddle_model::counters::{CounterRole, GroupReading};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{Vcpu, Vm, VmmKind};
 use huddle_observe::perf::{EventSet, EventSpec, VcpuCounters, VcpuReading};
+use huddle_testing::output::say;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use observe_support::MergeableMemory;
-use support::say;
-use worker::{Worker, switches};
+use observe_support::worker::{Worker, switches};
 
 /// The variable by which this program starts itself as the process that is counted.
 const WORK: &str = "HUDDLE_TEST_COUNTED";

@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
-#[path = "observe_support/worker.rs"]
-mod worker;
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -15,7 +13,7 @@ use huddle_observe::perf::group::{GroupReading, PerfGroup, Scope};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::unistd::gettid;
 use observe_support::MergeableMemory;
-use worker::{Worker, switches};
+use observe_support::worker::{Worker, switches};
 
 fn main() {
     let allowed = nix::unistd::geteuid().is_root();

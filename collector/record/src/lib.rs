@@ -23,12 +23,6 @@ mod target;
 mod writer;
 
 #[cfg(test)]
-use huddle_host::HostRoot;
-#[cfg(test)]
-pub(crate) mod sample;
-#[cfg(test)]
-pub(crate) mod sample_observed;
-#[cfg(test)]
 mod tests;
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, RowContext, Rows, Table, TableVisitor, round_rows};
+use huddle_testing::sample::{manifest, steps, view};
+use huddle_testing::sample_observed::{observed, responses};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
 
 use super::batch::{arrow_schema, batch};
-use super::sample::{manifest, steps, view};
-use super::sample_observed::{observed, responses};
 use super::writer::RunWriter;
 use super::*;
 

@@ -10,15 +10,12 @@ use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use huddle_host::HostRoot;
 use huddle_model::availability::Availability;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
-use huddle_record::{QueueLimit, Recorder, RecorderLimits, RunAbout, SegmentLimits, new_manifest};
+use huddle_record::{QueueLimit, Recorder, RecorderLimits, SegmentLimits};
+use huddle_testing::sample;
 use libtest_mimic::{Arguments, Trial};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-
-#[path = "../src/sample.rs"]
-mod sample;
 
 /// Tells the child where to record.
 const CHILD_RUN: &str = "HUDDLE_TEST_RECORD_CHILD_RUN";

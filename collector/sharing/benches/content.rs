@@ -11,23 +11,18 @@
 //! `CPU share`: what a scan limited to a quarter of a CPU really took. Median [min to max] over the rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
-#[path = "support/figures.rs"]
-mod figures;
-#[path = "support/memory.rs"]
-mod memory;
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use figures::spread;
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_sharing::content::{ContentScan, ContentSettings, Share};
-use memory::extra_mib;
+use huddle_testing::figures::spread;
+use huddle_testing::memory::extra_mib;
 use nix::time::ClockId;
 
 const PAGE: usize = 4096;

@@ -10,22 +10,7 @@
 //! with one kept from before after ksmd has gone on (a round of `huddle run`), `again` with one kept from
 //! before while ksmd rests, so that its verdicts hold. Ratios of one thread are of processor time, which other work on the machine disturbs
 //! least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the rounds.
-#![allow(
-    clippy::unwrap_used,
-    dead_code,
-    clippy::print_stdout,
-    missing_docs,
-    unreachable_pub,
-    reason = "a benchmark: what fails, panics; it uses a part of what tests share"
-)]
-
-#[path = "../../tests/host/ksm.rs"]
-mod ksm;
-
-#[path = "support/figures.rs"]
-mod figures;
-#[path = "support/memory.rs"]
-mod memory;
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -34,12 +19,13 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use figures::{median, spread};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmId, VmmKind};
 use huddle_sharing::MergedScan;
-use memory::extra_mib;
+use huddle_testing::figures::{median, spread};
+use huddle_testing::ksm;
+use huddle_testing::memory::extra_mib;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::time::ClockId;
 use nix::unistd::{ForkResult, fork};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 
-use crate::dom0::Dom0;
-use crate::host::Host;
 use crate::trial;
+use huddle_testing::xen::dom0::Dom0;
+use huddle_testing::xen::host::Host;
 
 /// More than a command of a few tenths of a second takes on a loaded machine.
 const SOON: Duration = Duration::from_secs(60);

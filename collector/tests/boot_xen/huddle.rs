@@ -6,9 +6,9 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::dom0::Dom0;
-use crate::host::Host;
 use crate::trial;
+use huddle_testing::xen::dom0::Dom0;
+use huddle_testing::xen::host::Host;
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -5,23 +5,20 @@
 #![allow(
     missing_docs,
     unreachable_pub,
-    dead_code,
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test: what fails, panics; benchmarks share its modules"
+    reason = "a test: what fails, panics"
 )]
 
-mod dom0;
 mod domains;
-mod host;
 mod huddle;
-mod plain;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dom0::{Dom0, File};
-use host::{Host, stripped};
+use huddle_testing::xen::dom0::{Dom0, File};
+use huddle_testing::xen::host::{self, Host, stripped};
+use huddle_testing::xen::plain;
 use libtest_mimic::Trial;
 
 /// The program that is tested.

@@ -11,9 +11,9 @@ use huddle_sharing::{Measurement, MergedScan};
 use libtest_mimic::Trial;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::ksm::Ksm;
 use crate::tenant::Tenant;
 use crate::trial;
+use huddle_testing::ksm::Ksm;
 
 const PAGE: usize = 4096;
 

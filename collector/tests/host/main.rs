@@ -6,25 +6,19 @@
 #![allow(
     missing_docs,
     unreachable_pub,
-    dead_code,
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a test: what fails, panics; benchmarks share its modules"
+    reason = "a test: what fails, panics"
 )]
 
 mod content;
-mod ksm;
-mod reader;
-mod readers_loop;
-#[path = "../support/recording.rs"]
-mod recording;
 mod run;
 mod sharing;
 mod tenant;
-mod tmux;
 mod top;
 mod trying;
 
+use huddle_testing::{ksm, reader};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {

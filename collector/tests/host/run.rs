@@ -9,10 +9,10 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ksm::Ksm;
-use crate::recording::columns;
 use crate::tenant::Tenant;
 use crate::trial;
+use huddle_testing::ksm::Ksm;
+use huddle_testing::recording::columns;
 
 pub fn trials() -> Vec<Trial> {
     vec![trial("run_records_the_merges_of_each_vm", records_merges)]

@@ -12,9 +12,9 @@ use huddle_model::vm::Vm;
 use huddle_sharing::{Measurement, MergedScan, ZeroPages, frames_visible};
 use libtest_mimic::Trial;
 
-use crate::ksm::Ksm;
 use crate::tenant::Tenant;
 use crate::trial;
+use huddle_testing::ksm::Ksm;
 
 const PAGE: u64 = 4096;
 

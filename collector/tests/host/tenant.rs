@@ -9,13 +9,12 @@
 //! - `hole:0:COUNT`: pages never touched.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::num::NonZeroUsize;
 use std::process::{Child, Command, Stdio};
 
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+use huddle_testing::memory::mergeable;
 
 const PAGE: usize = 4096;
 
@@ -116,18 +115,4 @@ pub fn run(spec: &str) -> ! {
     std::io::stdout().flush().unwrap();
     let _ = std::io::stdin().read(&mut [0]);
     std::process::exit(0)
-}
-
-/// Memory of this process that KSM may merge, of so many pages; it is never given back.
-pub fn mergeable(pages: usize) -> &'static mut [u64] {
-    let length = NonZeroUsize::new(pages * PAGE).unwrap();
-    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
-    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
-    for advice in [MmapAdvise::MADV_NOHUGEPAGE, MmapAdvise::MADV_MERGEABLE] {
-        // SAFETY: the range is the mapping made above; neither advice changes its content.
-        unsafe { madvise(map, length.get(), advice) }.unwrap();
-    }
-    // SAFETY: the mapping is writable, page-aligned, `pages * PAGE` long, and only used through this.
-    unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) }
 }

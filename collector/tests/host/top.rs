@@ -9,10 +9,10 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ksm::Ksm;
 use crate::tenant::Tenant;
-use crate::tmux::{self, Terminal};
 use crate::trial;
+use huddle_testing::ksm::Ksm;
+use huddle_testing::tmux::{self, Terminal};
 
 pub fn trials() -> Vec<Trial> {
     let tests: [(&str, fn()); 5] = [

@@ -1,8 +1,10 @@
 //! The closed loop for real: processes that report their reads, moved by what they report.
 
+use std::path::Path;
+
+use huddle_testing::readers_loop::{self, Ran};
 use libtest_mimic::Trial;
 
-use crate::readers_loop::run;
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -12,6 +14,10 @@ pub fn trials() -> Vec<Trial> {
         trial("the_loop_leaves_four_equal_readers_alone", equal),
         trial("the_loop_leaves_a_writer_and_says_why", writer),
     ]
+}
+
+fn run(readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
+    readers_loop::run(Path::new(env!("CARGO_BIN_EXE_huddle")), readers, wanted)
 }
 
 fn opposed() {

@@ -1,25 +1,14 @@
-//! The microbenchmark in dom0 of a real Xen, in QEMU: see `collector/tests/xen`, whose host this is. Debian's
+//! The microbenchmark in dom0 of a real Xen, in QEMU: see `collector/testing/src/xen`, whose host this is. Debian's
 //! Xen has no memory sharing, so what is measured is the placebo; that nothing can be merged is said.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    dead_code,
-    clippy::unwrap_used,
-    reason = "a test: what fails, panics; the host is shared with the collector's tests"
-)]
-
-#[path = "../../../collector/tests/boot_xen/dom0.rs"]
-mod dom0;
-#[path = "../../../collector/tests/boot_xen/host.rs"]
-mod host;
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test: what fails, panics")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dom0::{Dom0, File};
-use host::{Host, stripped};
+use huddle_testing::xen::dom0::{self, Dom0, File};
+use huddle_testing::xen::host::{self, Host, stripped};
 use libtest_mimic::Trial;
 use serde_json::Value;
 

@@ -238,7 +238,7 @@ fn whole(round: LineRound, before: Option<&Round>) -> Option<Round> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample_observed;
+    use huddle_testing::sample_observed;
 
     #[test]
     fn what_is_known_is_not_sent_again_and_nothing_is_lost() {

@@ -1,6 +1,8 @@
 //! What the tests of the probes share: the lock on KSM with its settings restored, and mergeable memory.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, reason = "support of tests; each uses a part")]
 
+pub mod worker;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::num::NonZeroUsize;

@@ -1,5 +1,4 @@
 //! A thread that works when it is told to, with its own account of faults and switches.
-#![allow(dead_code, clippy::unwrap_used, unreachable_pub, reason = "support of tests; each uses a part")]
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

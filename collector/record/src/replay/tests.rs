@@ -16,6 +16,7 @@ use huddle_model::topology::Topology;
 use huddle_model::update::Round;
 use huddle_model::view::View;
 use huddle_model::vm::{Vm, VmmKind};
+use huddle_testing::{sample, sample_observed};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
@@ -23,7 +24,6 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::{sample, sample_observed};
 
 mod footers;
 

@@ -24,8 +24,9 @@ fn data_kib() -> usize {
 
 /// What came of one run of the loop.
 pub struct Ran {
-    /// Where each reader was at the end of the run, and after it.
+    /// Where each reader was at the end of the run.
     pub during: Vec<Option<usize>>,
+    /// The same after it.
     pub after: Vec<Option<usize>>,
     /// Lines of decisions.
     pub decisions: Vec<String>,
@@ -102,9 +103,9 @@ fn text(row: &Row, name: &str) -> String {
     }
 }
 
-/// Runs the loop over four readers, each of a seed of data, on a CPU, with so many writes a second, until
-/// a decision is of `wanted`.
-pub fn run(readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
+/// Runs the loop of the program `huddle` over four readers, each of a seed of data, on a CPU, with so many
+/// writes a second, until a decision is of `wanted`.
+pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
     let ksm = Ksm::start();
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("reports");
@@ -120,7 +121,7 @@ pub fn run(readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
     let config = dir.path().join("config.toml");
     // Whatever else this machine does, it is to be tried.
     std::fs::write(&config, "[trial]\nload_limit = 1000.0\nworse_limit = 0.9\n").unwrap();
-    let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"));
+    let mut huddle = Command::new(huddle);
     huddle.args([
         "run",
         "--cache-level",

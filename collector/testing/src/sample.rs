@@ -1,5 +1,6 @@
-//! Views of made-up rounds, and manifests, for tests; integration tests include this file by its path.
+//! Views of made-up rounds, and a manifest, for recordings. None of it was measured.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
@@ -9,17 +10,14 @@ use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{PlanInput, Policy};
-use huddle_model::schema::Manifest;
+use huddle_model::schema::{Environment, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
 use huddle_model::topology::Topology;
 use huddle_model::update::{Round, Step};
 use huddle_model::view::View;
 use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Uuid, Vcpu, Vm, VmmKind};
 
-// The module that includes this file has these: this crate's tests, and integration tests of others.
-use super::{HostRoot, RunAbout, new_manifest};
-
 /// The view after a round over `vms` VMs, of which the first two share; in odd rounds nothing was pinned.
-pub(crate) fn view(number: u64, vms: usize) -> View {
+pub fn view(number: u64, vms: usize) -> View {
     let mut view = View::new(Arc::new(round(number, vms)));
     view.observation = Availability::Unavailable("nothing is observed here".into());
     view.comparison = Availability::Unavailable("nothing is tried here".into());
@@ -27,8 +25,7 @@ pub(crate) fn view(number: u64, vms: usize) -> View {
 }
 
 /// What a loop with these views tells, step by step.
-#[allow(dead_code, reason = "not every test that includes this file records")]
-pub(crate) fn steps<'a>(views: impl IntoIterator<Item = &'a View>) -> Vec<Step> {
+pub fn steps<'a>(views: impl IntoIterator<Item = &'a View>) -> Vec<Step> {
     let mut before: Option<&View> = None;
     let step = |view: &'a View| view.updates_since(before.replace(view)).into();
     views.into_iter().map(step).collect()
@@ -111,21 +108,49 @@ fn vm(number: usize) -> Vm {
     }
 }
 
-/// A manifest of this host.
-pub(crate) fn manifest() -> Manifest {
-    new_manifest(
-        &HostRoot::real(),
-        RunAbout {
-            run: "20261123T060233Z-1".into(),
-            host: "h".into(),
-            begin_us: 1_700_000_000_000_000,
-            huddle_version: "0.1.0".into(),
-            git_revision: Some("abc".into()),
-            command_line: vec!["huddle".into(), "run".into()],
-            config: None,
-            caches: Availability::Unavailable("not asked".into()),
-            topology: Availability::Unavailable("not asked".into()),
-            findings: Some(Vec::new()),
-        },
-    )
+/// A manifest of a made-up host, of which nothing was recorded yet.
+pub fn manifest() -> Manifest {
+    Manifest {
+        schema: MANIFEST_SCHEMA.to_owned(),
+        schema_version: SCHEMA_VERSION,
+        run: "20261123T060233Z-1".into(),
+        host: "h".into(),
+        begin_us: 1_700_000_000_000_000,
+        end_us: None,
+        stopped: None,
+        huddle_version: "0.1.0".into(),
+        git_revision: Some("abc".into()),
+        command_line: vec!["huddle".into(), "run".into()],
+        config: None,
+        environment: environment(),
+        caches: Availability::Unavailable("not asked".into()),
+        topology: Availability::Unavailable("not asked".into()),
+        findings: Some(Vec::new()),
+        tables: BTreeMap::new(),
+    }
+}
+
+/// A guest of two CPUs, of which not everything is known.
+fn environment() -> Environment {
+    let unavailable = || "this host does not tell".to_owned();
+    Environment {
+        kernel_release: Availability::Available("6.12.0".into()),
+        kernel_version: Availability::Available("Linux version 6.12.0".into()),
+        kernel_parameters: Availability::Available(vec!["isolcpus=1".into()]),
+        cpu_model: Availability::Available("A Processor @ 2.00GHz".into()),
+        is_guest: Availability::Available(true),
+        cpus_online: Availability::Available("0-1".into()),
+        memory_bytes: Availability::Available(8 << 30),
+        ksm: Availability::Available(BTreeMap::from([
+            ("run".into(), Availability::Available("1".into())),
+            ("pages_to_scan".into(), Availability::Available("100".into())),
+        ])),
+        transparent_hugepage: Availability::Available("always [madvise] never".into()),
+        khugepaged_defrag: Availability::Available("1".into()),
+        governors: Availability::Unavailable(unavailable()),
+        frequency_boost: Availability::Unavailable(unavailable()),
+        numa_balancing: Availability::Available(0),
+        smt_active: Availability::Available(false),
+        nmi_watchdog: Availability::Unavailable(unavailable()),
+    }
 }

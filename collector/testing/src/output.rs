@@ -1,4 +1,4 @@
-//! What several test programs share.
+//! What test programs say.
 
 use std::io::Write;
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-/// `benches/xen/plain.c` as a program for dom0.
+/// `plain.c` as a program for dom0.
 pub fn compiled(image: &Path) -> Vec<u8> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/xen/plain.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/xen/plain.c");
     let program = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     let (include, lib) = (image.join("include"), image.join("lib"));
     let output = Command::new("cc")

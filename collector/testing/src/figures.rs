@@ -1,12 +1,13 @@
 //! What the benchmarks print of a row of values.
 
 /// `median [least to most]` over the values.
-pub(crate) fn spread(values: &[f64], digits: usize) -> String {
+pub fn spread(values: &[f64], digits: usize) -> String {
     let all = sorted(values);
     format!("{:.digits$} [{:.digits$} to {:.digits$}]", median(values), all[0], all[all.len() - 1])
 }
 
-pub(crate) fn median(values: &[f64]) -> f64 {
+/// The value in the middle; of an even number of values the upper of the two.
+pub fn median(values: &[f64]) -> f64 {
     sorted(values)[values.len() / 2]
 }
 

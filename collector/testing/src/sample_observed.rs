@@ -1,4 +1,4 @@
-//! Views with a window of counters, for tests; integration tests include this file by its path.
+//! Views with a window of counters, for recordings. None of it was measured.
 //!
 //! Odd rounds run the arm `before`, even ones `paper`, two rounds a block. In `before` a VM has 10 misses
 //! per 1000 instructions, in `paper` 8, and each block has 1 % more of both than the one before it.
@@ -20,14 +20,13 @@ use huddle_model::trial::{Arm, Comparison, Decision, Objective, Outcome, Phase};
 use huddle_model::view::View;
 use huddle_model::vm::Vm;
 
-// The module that includes this file has it.
-use super::sample;
+use crate::sample;
 
 /// The arms, in the order of the rounds of a block.
-pub(super) const ARMS: [&str; 2] = ["before", "paper"];
+pub const ARMS: [&str; 2] = ["before", "paper"];
 
 /// [`sample::view`] with the window of the same number, and from round 4 on a decision.
-pub(crate) fn observed(round: u64, vms: usize) -> View {
+pub fn observed(round: u64, vms: usize) -> View {
     let mut view = sample::view(round, vms);
     view.observation = Availability::Available(Arc::new(observation(&view)));
     view.comparison = Availability::Available(Arc::new(comparison(round)));
@@ -37,7 +36,7 @@ pub(crate) fn observed(round: u64, vms: usize) -> View {
 
 /// What a load generator timed in the window of `view`: 20 requests to the first VM, of which the last
 /// timed out and the one before it was an error.
-pub(super) fn responses(view: &View) -> Rows {
+pub fn responses(view: &View) -> Rows {
     let round = &view.round;
     let (block, arm) = ((round.number - 1) / 2, (round.number - 1) % 2);
     let of = VmColumns::from(&round.vms[0]);

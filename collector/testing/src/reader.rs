@@ -12,7 +12,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::tenant::mergeable;
+use crate::memory::mergeable;
 
 /// Words of eight bytes in a cache line.
 const LINE_WORDS: usize = 8;
@@ -20,6 +20,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A process that reads; it ends with this value.
 pub struct Reader {
+    /// Its name in reports.
     pub name: String,
     child: Child,
 }
@@ -39,6 +40,7 @@ impl Reader {
         Self { name: name.to_owned(), child }
     }
 
+    /// Its process.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
@@ -58,7 +60,7 @@ impl Drop for Reader {
     }
 }
 
-/// The reader itself.
+/// The reader itself, of the arguments after `reader`; the program that starts readers calls this when it is one.
 pub fn run(mut arguments: impl Iterator<Item = String>) -> ! {
     prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     let name = arguments.next().unwrap();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::dom0::{self, Dom0};
+use super::dom0::{self, Dom0};
 
 /// The host, once it is up.
 pub type Host = Arc<Mutex<Option<Dom0>>>;
