@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
+use huddle_model::schema::Table;
 use huddle_model::view::View;
 use huddle_record::{QueueLimit, RecordTarget, Recorder, RecorderLimits, SegmentLimits};
 use huddle_testing::sample;
@@ -259,7 +260,7 @@ fn other_columns_are_named() {
     // A segment of another table under this one's name.
     fs::copy(run.join("ksm/segment-000003.parquet"), &path).unwrap();
     let problems = wrong(&run);
-    assert!(problems.contains("columns of decisions in schema version 3: policy is missing"), "{problems}");
+    assert!(problems.contains("columns of decisions in schema version 4: policy is missing"), "{problems}");
     // A segment of another run, whose rows the manifest does not count.
     let other = run.with_file_name("other");
     record(&other, (1..=4).map(|round| sample::view(round, VMS - 1)));
@@ -292,7 +293,7 @@ fn manifests_that_cannot_be_used_are_refused_by_name() {
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
     for (content, words) in [
-        (written.replace("\"schema_version\": 3", "\"schema_version\": 7"), "schema version 7"),
+        (written.replace("\"schema_version\": 4", "\"schema_version\": 7"), "schema version 7"),
         (written.replace("huddle/manifest/1", "huddle/manifest/2"), "\"huddle/manifest/2\""),
         (written[..written.len() / 2].to_owned(), "not a huddle manifest"),
     ] {
@@ -313,8 +314,8 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     let (_dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 1")).unwrap();
-    name_columns_as_before_3(&run);
+    fs::write(&manifest, written.replace("\"schema_version\": 4", "\"schema_version\": 1")).unwrap();
+    with_columns_of(1, &run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     assert_eq!(analysis(&["summary"], &run).status.code(), Some(0));
     assert_eq!(usable_rows(&run, "sharing"), 24);
@@ -323,12 +324,21 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     assert!(wrong(&run).contains("table windows, which came with schema version 2, and its manifest says 1"));
 }
 
-fn name_columns_as_before_3(run: &Path) {
+/// Gives the segments the columns and names that this version had.
+fn with_columns_of(version: u32, run: &Path) {
     use polars::prelude::{ParquetReader, SerReader};
-    for segment in fs::read_dir(run.join("ksm")).unwrap().map(|entry| entry.unwrap().path()) {
-        let mut frame = ParquetReader::new(fs::File::open(&segment).unwrap()).finish().unwrap();
-        frame.rename("ksm_run", "run".into()).unwrap();
-        ParquetWriter::new(fs::File::create(&segment).unwrap()).finish(&mut frame).unwrap();
+    for table in Table::ALL.iter().filter(|table| run.join(table.name()).is_dir()) {
+        for segment in fs::read_dir(run.join(table.name())).unwrap().map(|entry| entry.unwrap().path()) {
+            let mut frame = ParquetReader::new(fs::File::open(&segment).unwrap()).finish().unwrap();
+            for column in table.columns() {
+                match table.column_name(column.name, version) {
+                    Some(name) if name == column.name => {}
+                    Some(name) => _ = frame.rename(column.name, name.into()).unwrap(),
+                    None => frame = frame.drop(column.name).unwrap(),
+                }
+            }
+            ParquetWriter::new(fs::File::create(&segment).unwrap()).finish(&mut frame).unwrap();
+        }
     }
 }
 
@@ -337,10 +347,10 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     let (dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, written.replace("\"schema_version\": 3", "\"schema_version\": 2")).unwrap();
+    fs::write(&manifest, written.replace("\"schema_version\": 4", "\"schema_version\": 2")).unwrap();
     // Version 2 named the column `run`.
     assert!(wrong(&run).contains("does not have the columns of ksm in schema version 2: run is missing"));
-    name_columns_as_before_3(&run);
+    with_columns_of(2, &run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     let out = dir.path().join("out");
     let arguments = ["export", "--format", "csv", "--table", "ksm", "-o", out.to_str().unwrap()];
