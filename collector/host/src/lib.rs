@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod cpufreq;
 pub mod cpuinfo;
+pub mod descriptors;
 pub mod discover;
 pub mod files;
 pub mod huge_pages;

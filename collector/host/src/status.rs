@@ -22,6 +22,8 @@ pub struct TaskStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Capability {
+    /// To open files that their owner alone may read, as most of another user's /proc/PID.
+    DacReadSearch = 2,
     /// To look into the memory and descriptors of other users' processes.
     SysPtrace = 19,
     /// To see page frame numbers.
@@ -31,6 +33,23 @@ pub enum Capability {
     /// To count events of other users' threads.
     Perfmon = 38,
 }
+
+impl Capability {
+    /// What the kernel calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::SysNice => "CAP_SYS_NICE",
+            Self::Perfmon => "CAP_PERFMON",
+        }
+    }
+}
+
+/// What it takes to look into processes of other users: /proc/PID/pagemap, mem and fd are files of mode 0400
+/// or 0600, and the kernel checks for ptrace access too (fs/proc/base.c and task_mmu.c, Linux 6.18).
+pub const TO_INSPECT: [Capability; 2] = [Capability::SysPtrace, Capability::DacReadSearch];
 
 impl TaskStatus {
     /// Whether the task has this capability in effect.

@@ -97,7 +97,8 @@ pub enum SharingError {
     },
     /// The memory of a VM cannot be read by this process.
     #[error(
-        "{} cannot be read, so the contents of {vm:?} cannot be compared: run as root or with CAP_SYS_PTRACE",
+        "{} cannot be read, so what {vm:?} shares cannot be measured: run as root or with \
+         CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
         path.display()
     )]
     MemoryHidden {
@@ -163,8 +164,9 @@ impl MergedScan {
     /// as not resident.
     ///
     /// # Errors
-    /// [`SharingError::FramesHidden`] without CAP_SYS_ADMIN; a kernel file that cannot be read though
-    /// its process is there; VMs that claim the same memory.
+    /// [`SharingError::FramesHidden`] without CAP_SYS_ADMIN; [`SharingError::MemoryHidden`] without the
+    /// privilege to look into a VM's process; a kernel file that cannot be read though its process is there;
+    /// VMs that claim the same memory.
     pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
         frames_visible(&self.root)?;
         self.measure_with(vms, pagemap::zero_page_frame(&self.root)?)

@@ -1,6 +1,7 @@
 //! The processes whose memory is scanned, their open kernel files, and where each page of them is.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +85,7 @@ impl Processes {
     /// Opens what is needed of every process of `vms`.
     ///
     /// # Errors
-    /// Memory given to two VMs; a kernel file that cannot be opened although its process is there.
+    /// Memory given to two VMs; a VM that this process may not look into; a kernel file that cannot be opened although its process is there.
     pub(super) fn open(root: &HostRoot, vms: &[Vm], page_bytes: u64) -> Result<Self, SharingError> {
         check_disjoint(vms)?;
         let mut processes = Self::default();
@@ -97,6 +98,9 @@ impl Processes {
                 processes.ended.push((vm, ENDED.to_owned()));
                 continue;
             }
+            // Where discovery could not look into it, it has no memory here, which is not to say that it has
+            // none.
+            check_readable(root, found, "pagemap")?;
             let mut ids: Vec<TaskId> = found.memory.iter().filter_map(|region| region.process).collect();
             ids.sort_unstable();
             ids.dedup();
@@ -143,6 +147,21 @@ impl Processes {
         let gone = self.all.iter().filter(|process| process.is_gone());
         self.missing.extend(gone.map(|process| (process.vm, process.id)));
         Ok(ended)
+    }
+}
+
+/// Tries to open one of the files of the process that holds a VM.
+///
+/// # Errors
+/// [`SharingError::MemoryHidden`] where this process may not.
+pub(super) fn check_readable(root: &HostRoot, vm: &Vm, file: &str) -> Result<(), SharingError> {
+    let Some(process) = vm.process() else { return Ok(()) };
+    let path = root.proc(format!("{}/{file}", process.id));
+    match pagemap::open(&path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(SharingError::MemoryHidden { vm: vm.name.clone(), path })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -149,6 +149,11 @@ impl Context {
         self.policy.plan(&input.apart(&apart).limits(limits))
     }
 
+    /// Where the state directory is, for who only looks into it.
+    pub(crate) fn state_place(&self) -> Result<PathBuf, Failure> {
+        StateDir::place(self.state_dir.as_deref()).map_err(state_failure)
+    }
+
     /// The state directory, made if it is not there.
     pub(crate) fn state(&self) -> Result<StateDir, Failure> {
         StateDir::open(self.state_dir.as_deref()).map_err(state_failure)

@@ -1,9 +1,20 @@
 //! Where the log goes: stderr, but not across a screen that is being drawn.
 
-use std::io::{self, Write};
+use std::env;
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::anyhow;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::failure::Failure;
+
+/// What is logged: a level, or levels by module, as `warn,huddle_engine=debug`.
+const FILTER: &str = "HUDDLE_LOG";
 
 /// Lines go to stderr at once, or are kept while a [`HeldLog`] lives.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +25,24 @@ pub(crate) struct Log(Arc<Mutex<Option<Vec<u8>>>>);
 pub(crate) struct HeldLog(Log);
 
 impl Log {
+    /// Starts logging to stderr, as the environment variable [`FILTER`] says; `info` where it is not set.
+    ///
+    /// # Errors
+    /// Where the variable is no filter.
+    pub(crate) fn start() -> Result<Self, Failure> {
+        let filter = match env::var_os(FILTER).filter(|text| !text.is_empty()) {
+            None => Targets::new().with_default(LevelFilter::INFO),
+            Some(text) => filter(&text.to_string_lossy())?,
+        };
+        let log = Self::default();
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(log.clone())
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none());
+        tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+        Ok(log)
+    }
+
     /// Keeps lines back until what is returned is dropped.
     pub(crate) fn hold(&self) -> HeldLog {
         self.kept().get_or_insert_default();
@@ -23,6 +52,16 @@ impl Log {
     fn kept(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn filter(text: &str) -> Result<Targets, Failure> {
+    text.parse().map_err(|error| {
+        Failure::usage(anyhow!(
+            "{FILTER} is `{}`: {error}. Give a level (error, warn, info, debug, trace, off), or levels by module: \
+             `warn,huddle_engine=debug`",
+            text.escape_debug()
+        ))
+    })
 }
 
 impl Drop for HeldLog {
@@ -58,6 +97,15 @@ impl MakeWriter<'_> for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filters_are_levels_or_levels_by_module() {
+        for text in ["debug", "warn,huddle_engine=debug", "off"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        let error = filter("huddle=loud").unwrap_err().to_string();
+        assert!(error.starts_with("HUDDLE_LOG is `huddle=loud`: "), "{error}");
+    }
 
     #[test]
     fn lines_are_kept_while_held_and_only_then() {

@@ -13,7 +13,6 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use args::{Args, Command};
 use failure::Failure;
@@ -23,18 +22,10 @@ use log::Log;
 /// failed, 2 wrong usage, 3 the host cannot do it.
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_env("HUDDLE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = Log::default();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(log.clone())
-        .with_target(false)
-        .with_ansi(
-            std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none(),
-        )
-        .init();
-    privileges::drop_unneeded();
-    match dispatch(&args, &log) {
+    match Log::start().and_then(|log| {
+        privileges::confine(&args.command);
+        dispatch(&args, &log)
+    }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("huddle: {failure}");

@@ -19,20 +19,25 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
         (
             Item { area: AREA, item: "privilege.ptrace" },
             Capability::SysPtrace,
-            "CAP_SYS_PTRACE",
             "memory and descriptors of other users' VMs are not seen, so such VMs are not found",
+        ),
+        (
+            Item { area: AREA, item: "privilege.files" },
+            Capability::DacReadSearch,
+            "memory and descriptors of other users' VMs cannot be opened, so such VMs are not found",
         ),
         (
             Item { area: AREA, item: "privilege.nice" },
             Capability::SysNice,
-            "CAP_SYS_NICE",
             "vCPUs of other users' VMs cannot be pinned",
         ),
     ];
     let own = status::own(root);
-    findings.extend(capabilities.map(|(item, capability, name, without)| match &own {
-        Ok(status) if status.has(capability) => item.good(name, "VMs of all users are within reach"),
-        Ok(_) => item.missing(format!("no {name}"), without, Some("run huddle as root")),
+    findings.extend(capabilities.map(|(item, capability, without)| match &own {
+        Ok(status) if status.has(capability) => {
+            item.good(capability.name(), "VMs of all users are within reach")
+        }
+        Ok(_) => item.missing(format!("no {}", capability.name()), without, Some("run huddle as root")),
         Err(error) => item.unknown(error),
     }));
     findings

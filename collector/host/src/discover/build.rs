@@ -13,7 +13,7 @@ use super::memory::MAX_AGE;
 use super::merge::cannot_merge;
 use super::scan::{self, Inspected};
 use super::{DiscoverError, Discoverer, Discovery, NamedProcess, cmdline, qmp, vcpus};
-use crate::status::{self, Capability};
+use crate::status::{self, Capability, TO_INSPECT};
 use crate::task::{self, TaskStat};
 use crate::{HostError, HostRoot, cgroup, ksm, topology};
 
@@ -475,11 +475,16 @@ fn denied_note(root: &HostRoot, denied: &BTreeSet<i32>) -> Option<String> {
     if denied.is_empty() {
         return None;
     }
-    let privileged = status::own(root).is_ok_and(|status| status.has(Capability::SysPtrace));
-    let why = if privileged {
-        "although huddle has CAP_SYS_PTRACE: a security module or another user namespace forbids it"
+    let missing = status::own(root).map_or_else(
+        |_| Vec::new(),
+        |status| TO_INSPECT.into_iter().filter(|capability| !status.has(*capability)).collect(),
+    );
+    let why = if missing.is_empty() {
+        "although huddle has the capabilities: a security module or another user namespace forbids it"
+            .to_owned()
     } else {
-        "because huddle lacks CAP_SYS_PTRACE: run it as root"
+        let missing: Vec<&str> = missing.into_iter().map(Capability::name).collect();
+        format!("because huddle lacks {}: run it as root", missing.join(" and "))
     };
     let processes = if denied.len() == 1 { "process" } else { "processes" };
     let (count, pids) = (denied.len(), list(denied.iter().copied()));

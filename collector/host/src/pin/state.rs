@@ -113,6 +113,17 @@ pub enum StateError {
 }
 
 impl StateDir {
+    /// Where the state directory is: here, or at its default place. Nothing is looked at.
+    ///
+    /// # Errors
+    /// Where nothing names a place.
+    pub fn place(path: Option<&Path>) -> Result<PathBuf, StateError> {
+        match path {
+            Some(path) => Ok(path.to_owned()),
+            None => Self::default_path(|name| std::env::var_os(name), Uid::effective().is_root()),
+        }
+    }
+
     /// Opens the directory `path`, or without one `$HUDDLE_STATE_DIR`, else `/run/huddle` for root,
     /// else `$XDG_RUNTIME_DIR/huddle`; creates it (not its parents) with mode 0700 where it is missing.
     ///
@@ -120,10 +131,7 @@ impl StateDir {
     /// When there is no place for it, or it is no directory, of another user, writable for others, or
     /// not readable and writable for this user.
     pub fn open(path: Option<&Path>) -> Result<Self, StateError> {
-        let path = match path {
-            Some(path) => path.to_owned(),
-            None => Self::default_path(|name| std::env::var_os(name), Uid::effective().is_root())?,
-        };
+        let path = Self::place(path)?;
         let fail = |what: &'static str| {
             move |path: &Path, source| StateError::Io { what, path: path.to_owned(), source }
         };

@@ -215,7 +215,7 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
     let failed = |what: &str, errno: Errno| {
         let advice = match errno {
             Errno::EINVAL => "none of these CPUs is online and in its cpuset or cpupool",
-            Errno::EPERM => "run as the user who pinned it, or as root",
+            Errno::EPERM => "run as the user who pinned it, as root, or with CAP_SYS_NICE",
             _ => "try again",
         };
         Undone::Failed(format!("cannot {what} the affinity {before} of {who}: {errno}; {advice}"))

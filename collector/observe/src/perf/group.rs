@@ -1,6 +1,7 @@
 //! One group of events on one thread.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
@@ -103,6 +104,11 @@ impl PerfGroup {
     /// Which of the events asked for are counted, and why others are not, in the order of asking.
     pub fn events(&self) -> Vec<Availability<()>> {
         self.places.iter().map(|place| place.clone().map(|_| ())).collect()
+    }
+
+    /// The descriptors of the events that are counted.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.members.iter().map(AsRawFd::as_raw_fd)
     }
 
     /// Reads all events at once.

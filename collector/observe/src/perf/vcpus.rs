@@ -7,10 +7,9 @@ use huddle_model::counters::{Counts, GroupReading};
 use huddle_model::observation::CountedEvent;
 use huddle_model::rates::CounterDelta;
 use huddle_model::vm::{TaskId, Vm};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::set::{EventSet, OpenSet};
-use huddle_host::{HostRoot, task};
+use huddle_host::{HostRoot, descriptors, task};
 
 /// One vCPU at one reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,15 +57,8 @@ impl VcpuCounters {
     /// Tries the set on the calling thread; no vCPU is watched yet. Never fails: a host that counts
     /// nothing says so in [`Self::events`] and at each reading.
     ///
-    /// Every vCPU takes a file descriptor for each event, so this process's soft limit of open files is
-    /// raised to its hard one.
+    /// Every vCPU takes a file descriptor for each event: see [`descriptors`].
     pub fn new(root: HostRoot, set: EventSet) -> Self {
-        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-            && soft < hard
-            && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-        {
-            tracing::debug!("the limit of open files stays at {soft}: {errno}");
-        }
         let events = set.probe();
         Self { root, set, events, vcpus: Vec::new() }
     }
@@ -107,6 +99,7 @@ impl VcpuCounters {
             return Err(reason);
         }
         let mut open = self.set.open(thread.id);
+        open.group.descriptors().try_for_each(descriptors::leave_reserve)?;
         // After the events were opened, so that they cannot be those of a later thread.
         still_there(&self.root, process, thread)?;
         if open.outcome.iter().all(|(_, event)| event.value().is_none()) {

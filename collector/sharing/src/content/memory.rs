@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
-use huddle_model::vm::Vm;
 use nix::errno::Errno;
 
 use super::super::SharingError;
@@ -74,19 +73,6 @@ struct Space<'a> {
     /// The first slot of each region, ascending.
     regions: Vec<(u64, Region)>,
     slots: u64,
-}
-
-/// # Errors
-/// [`SharingError::MemoryHidden`] without the privilege to read the process of the VM.
-pub(super) fn check_readable(root: &HostRoot, vm: &Vm) -> Result<(), SharingError> {
-    let Some(process) = vm.process() else { return Ok(()) };
-    let path = root.proc(format!("{}/mem", process.id));
-    match pagemap::open(&path) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            Err(SharingError::MemoryHidden { vm: vm.name.clone(), path })
-        }
-        _ => Ok(()),
-    }
 }
 
 impl<'a> ProcessMemory<'a> {

@@ -52,7 +52,7 @@ pub use self::settings::{ContentSettings, NotAShare, Share};
 use self::tally::Tally;
 pub use self::throttle::Throttle;
 use self::verify::{Spaces, Verifier};
-use super::processes::Processes;
+use super::processes::{Processes, check_readable};
 use super::{Found, Measurement, SharingError, assemble, pagemap};
 use huddle_host::HostRoot;
 
@@ -99,7 +99,7 @@ impl ContentScan {
         let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
         for vm in vms.iter().filter(|vm| vm.memory.is_empty()) {
             // Where discovery was not let in, it found no memory, which must not read as a VM of 0 pages.
-            memory::check_readable(&self.root, vm)?;
+            check_readable(&self.root, vm, "mem")?;
         }
         let scanned = {
             let name_of = |vm: usize| vms[vm].name.clone();

@@ -75,7 +75,7 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
 fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     let socket = match socket {
         Some(socket) => socket.to_owned(),
-        None => context.state()?.path().join(SOCKET_FILE),
+        None => context.state_place()?.join(SOCKET_FILE),
     };
     let runtime = looping::runtime()?;
     let viewer = runtime.block_on(Viewer::attach(&socket)).map_err(Failure::failed)?;

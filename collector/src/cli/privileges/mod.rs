@@ -1,0 +1,83 @@
+//! Least privilege: of what root may, a command keeps what it needs (see docs/privileges.md).
+
+mod capabilities;
+mod system_calls;
+
+use huddle_host::{HostRoot, descriptors};
+
+use super::args::{Command, MethodArg};
+
+/// What a command does to the host, and so what it may keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Reads files that the user names, and talks to a loop of another process.
+    Offline,
+    /// Finds VMs and reads their contents.
+    Contents,
+    /// Finds VMs and reads which frames they map.
+    Frames,
+    /// Tries everything out, and changes nothing.
+    Examine,
+    /// Measures again and again, reads counters, records, serves viewers.
+    Watch,
+    /// As [`Mode::Frames`], and sets affinities.
+    Pin,
+    /// As [`Mode::Watch`], and sets affinities.
+    Loop,
+    /// Sets affinities and settings to what they were.
+    Restore,
+}
+
+#[cfg(test)]
+const MODES: [Mode; 8] = [
+    Mode::Offline,
+    Mode::Contents,
+    Mode::Frames,
+    Mode::Examine,
+    Mode::Watch,
+    Mode::Pin,
+    Mode::Loop,
+    Mode::Restore,
+];
+
+impl Mode {
+    /// What this command needs.
+    pub(super) fn of(command: &Command) -> Self {
+        match command {
+            Command::Doctor => Self::Examine,
+            Command::Vms => Self::Contents,
+            Command::Matrix(matrix) if matrix.method == Some(MethodArg::Content) => Self::Contents,
+            Command::Matrix(_) => Self::Frames,
+            Command::Plan(plan) if plan.matrix.is_some() || plan.replay.is_some() => Self::Offline,
+            Command::Plan(_) => Self::Frames,
+            Command::Pin(pin) if pin.dry_run => Self::Frames,
+            Command::Pin(_) => Self::Pin,
+            Command::Top(top) if top.attach.is_some() || top.replay.is_some() => Self::Offline,
+            Command::Run(super::args::RunArgs { looping, .. })
+            | Command::Top(super::args::TopArgs { looping, .. }) => {
+                if looping.dry_run {
+                    Self::Watch
+                } else {
+                    Self::Loop
+                }
+            }
+            Command::Restore => Self::Restore,
+        }
+    }
+}
+
+/// Gives up what this command does not need, for this process and what it might ever start. To be called
+/// before the first thread: threads started later inherit it.
+///
+/// What cannot be given up is logged and kept: the command works all the same.
+pub(super) fn confine(command: &Command) {
+    descriptors::raise_limit();
+    let mode = Mode::of(command);
+    capabilities::keep(mode);
+    if let Err(error) = nix::sys::prctl::set_no_new_privs() {
+        tracing::warn!("programs that huddle starts may gain privileges: {error}");
+    }
+    if let Err(error) = system_calls::allow(mode, huddle_xen::is_control_domain(&HostRoot::real())) {
+        tracing::warn!("huddle is not confined to the system calls that it needs: {error}");
+    }
+}

@@ -1,0 +1,187 @@
+//! What each command needs, by the table of docs/privileges.md, and what it gives up.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use huddle_testing::output::say;
+
+const TABLE: &str = include_str!("../../docs/privileges.md");
+const MATRIX: &str = "vm,a,b\na,-,50\nb,50,-\n";
+const TOPOLOGY: &str = r#"{"domains":[{"id":0,"cpus":[0],"size_bytes":1048576,"node":0},
+    {"id":1,"cpus":[1],"size_bytes":1048576,"node":0}]}"#;
+
+/// A line of the table.
+struct Line {
+    arguments: Vec<String>,
+    needs: BTreeSet<String>,
+}
+
+fn lines() -> Vec<Line> {
+    let rows = TABLE.lines().filter_map(|line| line.strip_prefix("| `"));
+    let lines = rows.map(|row| {
+        let (command, rest) = row.split_once("` | ").unwrap();
+        let needs = rest.split(" | ").next().unwrap();
+        let needs = match needs {
+            "nothing" => BTreeSet::new(),
+            needs => needs.split(", ").map(str::to_owned).collect(),
+        };
+        Line { arguments: command.split(' ').map(str::to_owned).collect(), needs }
+    });
+    lines.collect()
+}
+
+/// Processes of root that are treated as VMs, a copy of the program that anybody may run, and a state
+/// directory of the user nobody.
+struct Host {
+    dir: tempfile::TempDir,
+    processes: [Child; 2],
+}
+
+const NOBODY: u32 = 65534;
+
+impl Host {
+    fn new() -> Self {
+        let open = PermissionsExt::from_mode(0o755);
+        let dir = tempfile::Builder::new().permissions(open).tempdir().unwrap();
+        std::fs::copy(env!("CARGO_BIN_EXE_huddle"), dir.path().join("huddle")).unwrap();
+        std::fs::write(dir.path().join("matrix"), MATRIX).unwrap();
+        std::fs::write(dir.path().join("topology"), TOPOLOGY).unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&state, Some(NOBODY), Some(NOBODY)).unwrap();
+        let processes = [0; 2].map(|_| Command::new("sleep").arg("600").spawn().unwrap());
+        Self { dir, processes }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs a line of the table as nobody with these capabilities.
+    fn run(&self, line: &Line, capabilities: &BTreeSet<String>) -> Output {
+        let names = capabilities.iter().map(|name| format!("+{}", name.strip_prefix("CAP_").unwrap()));
+        let set = names.map(|name| name.to_lowercase()).collect::<Vec<_>>().join(",");
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        if !set.is_empty() {
+            command.args(["--inh-caps", &set, "--ambient-caps", &set]);
+        }
+        command.arg(self.path("huddle"));
+        let mut file = "";
+        for argument in &line.arguments {
+            match argument.as_str() {
+                "FILE" => _ = command.arg(self.path(file)),
+                argument => _ = command.arg(argument),
+            }
+            file = argument.trim_start_matches('-');
+        }
+        match line.arguments[0].as_str() {
+            "run" => _ = command.args(["--rounds", "1", "--window", "0.1"]),
+            // By processor time of its own alone it would take seconds.
+            "matrix" if line.arguments.len() > 1 => _ = command.args(["--cpu-share", "1"]),
+            _ => {}
+        }
+        if !matches!(line.arguments[0].as_str(), "doctor" | "restore") {
+            for (name, process) in ["a", "b"].iter().zip(&self.processes) {
+                command.arg("--vm").arg(format!("{name}={}", process.id()));
+            }
+        }
+        command.env("HUDDLE_STATE_DIR", self.path("state")).env_remove("HUDDLE_LOG");
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn is_root() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
+    say("skipped: needs root, to give capabilities");
+    false
+}
+
+#[test]
+fn each_command_works_with_what_the_table_says_and_not_without() {
+    if !is_root() {
+        return;
+    }
+    let lines = lines();
+    assert!(lines.len() >= 11, "the table of docs/privileges.md has another form");
+    let pin = lines.iter().find(|line| line.arguments == ["pin"]).unwrap();
+    for line in &lines {
+        let host = Host::new();
+        if line.arguments[0] == "restore" {
+            let pinned = host.run(pin, &pin.needs);
+            assert!(pinned.status.success(), "{}", String::from_utf8_lossy(&pinned.stderr));
+        }
+        for missing in &line.needs {
+            let mut less = line.needs.clone();
+            less.remove(missing);
+            let output = host.run(line, &less);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            // Newer kernels let CAP_SYS_ADMIN do what else CAP_SYS_PTRACE is needed for.
+            if missing == "CAP_SYS_PTRACE" && less.contains("CAP_SYS_ADMIN") && output.status.success() {
+                continue;
+            }
+            // `vms` lists what it sees, and a loop goes on without what it cannot have; both with the reason.
+            let in_part = matches!(line.arguments[0].as_str(), "vms" | "run");
+            assert!(
+                in_part || !output.status.success(),
+                "{:?} works without {missing}: {stderr}",
+                line.arguments
+            );
+            assert!(stderr.contains(missing), "{:?} without {missing} says: {stderr}", line.arguments);
+        }
+        let output = host.run(line, &line.needs);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?} with {:?}: {stderr}", line.arguments, line.needs);
+    }
+}
+
+#[test]
+fn a_loop_is_confined() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let process = format!("a={}", host.processes[0].id());
+    // capabilities(7): CHOWN is bit 0, SYS_MODULE 16, SYS_ADMIN 21, SYS_NICE 23.
+    for (more, kept, given_up) in
+        [(&[][..], 1 << 21 | 1 << 23, 1 | 1 << 16), (&["--dry-run"], 1 << 21, 1 | 1 << 23)]
+    {
+        let mut command = Command::new(host.path("huddle"));
+        command.args(["run", "--vm", &process]).args(more).env("HUDDLE_STATE_DIR", host.path("roots"));
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(log.any(|line| line.contains("round 1")), "it works with what is left");
+        for task in std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap() {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                line.unwrap().trim().to_owned()
+            };
+            assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
+            for set in ["CapEff", "CapPrm", "CapBnd"] {
+                let bits = u64::from_str_radix(&field(set), 16).unwrap();
+                assert_eq!(bits & (kept | given_up), kept, "{more:?}: {set} {bits:x}");
+            }
+        }
+        let process = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGINT).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+}
