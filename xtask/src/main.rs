@@ -10,6 +10,7 @@ mod ebpf;
 mod experiment;
 mod host;
 mod images;
+mod kills;
 mod modules;
 mod rebuild;
 mod rooms;
@@ -65,6 +66,8 @@ enum Task {
     },
     /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
     XenHost(xen_host::Arguments),
+    /// Ends huddle by SIGKILL at random moments and checks that nothing is left behind (as root)
+    Kills(kills::Arguments),
     /// Times building the program again after a change of one line, beside an earlier revision
     Rebuild(rebuild::Arguments),
     /// Looks at what each crate builds on: nothing above it, and no library that its room does not need
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
         Task::XenHost(arguments) => xen_host::run(&arguments),
+        Task::Kills(arguments) => kills::run(&arguments),
         Task::Rebuild(arguments) => rebuild::run(&arguments),
         Task::Rooms => rooms::check(),
         Task::Check => check::run(),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 
@@ -30,11 +31,15 @@ pub fn rows(dir: &Path) -> Vec<Row> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    let open = |path: PathBuf| SerializedFileReader::new(File::open(path).unwrap()).unwrap();
-    paths
-        .into_iter()
-        .flat_map(|path| open(path).get_row_iter(None).unwrap().map(Result::unwrap).collect::<Vec<_>>())
-        .collect()
+    paths.into_iter().flat_map(|path| segment_rows(&path).unwrap()).collect()
+}
+
+/// All rows of a segment.
+///
+/// # Errors
+/// The file cannot be opened, or is not the Parquet it should be.
+pub fn segment_rows(path: &Path) -> Result<Vec<Row>, ParquetError> {
+    SerializedFileReader::new(File::open(path)?)?.get_row_iter(None)?.collect()
 }
 
 /// A column of a row.
