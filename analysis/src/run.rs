@@ -1,4 +1,4 @@
-//! One recording, and how its tables are scanned.
+//! One recording, and scans of its tables.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::AnalysisError;
 use crate::losses::Losses;
 use crate::segment::data_type;
 
-/// The directory of one run, and what of it cannot be read.
+/// The directory of one run, and its unreadable parts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunDir {
     path: PathBuf,
@@ -25,7 +25,7 @@ pub struct TableFiles {
     pub segments: Vec<(u64, PathBuf)>,
     /// Segments that were open when the recording stopped; they cannot be read.
     pub open: Vec<PathBuf>,
-    /// Files that no recorder makes.
+    /// Files that are not from a recorder.
     pub strange: Vec<PathBuf>,
 }
 
@@ -37,7 +37,7 @@ impl TableFiles {
 }
 
 impl RunDir {
-    /// The run in this directory, which [`is_run`] found; looks at the footers of its segments.
+    /// The run in this directory, which [`is_run`] found; reads the footers of its segments.
     pub(crate) fn new(path: PathBuf) -> Self {
         let mut run = Self { path, losses: Losses::default() };
         run.losses = Losses::of(&run);
@@ -49,13 +49,13 @@ impl RunDir {
         &self.path
     }
 
-    /// What was recorded and cannot be read, one sentence each: answers are of the rest.
+    /// Recorded data that cannot be read, one sentence each: answers are from the rest.
     pub fn losses(&self) -> &[String] {
         self.losses.sentences()
     }
 
-    /// Reads every row, and passes over the segments that turn out to be damaged within; how many were
-    /// not known before.
+    /// Reads every row, and excludes segments that turn out to be damaged inside; returns the number of newly
+    /// found ones.
     pub(crate) fn read_through(&mut self) -> usize {
         let mut losses = std::mem::take(&mut self.losses);
         let found = losses.read_through(self);
@@ -71,15 +71,14 @@ impl RunDir {
     /// Its manifest.
     ///
     /// # Errors
-    /// When it cannot be read, or is of a version that this program does not know.
+    /// When it cannot be read, or has an unknown version.
     pub fn manifest(&self) -> Result<Manifest, AnalysisError> {
         let path = self.manifest_path();
         let text = std::fs::read_to_string(&path).map_err(AnalysisError::read(&path))?;
         Manifest::from_json(&text).map_err(|source| AnalysisError::Manifest { path, source })
     }
 
-    /// The files of a table; none where its directory is not there, since a table gets one with its
-    /// first row.
+    /// The files of a table; none if its directory does not exist, since it is created with the first row.
     pub fn files(&self, table: Table) -> Result<TableFiles, AnalysisError> {
         let dir = self.path.join(table.name());
         let entries = match std::fs::read_dir(&dir) {
@@ -103,11 +102,11 @@ impl RunDir {
         Ok(files)
     }
 
-    /// A lazy scan of a table's usable closed segments in order, with the columns of today whatever the version
-    /// of the recording: what it does not have is null. `None` where there is no segment.
+    /// A lazy scan of a table's usable closed segments in order, with today's columns whatever the version of
+    /// the recording: missing columns are null. `None` if there is no segment.
     ///
     /// # Errors
-    /// When the manifest is of a version that this program does not know, or the directory cannot be read.
+    /// When the manifest has an unknown version, or the directory cannot be read.
     pub fn scan(&self, table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
         let version = self.schema_version()?;
         let segments = self.files(table)?.segments;
@@ -122,7 +121,7 @@ impl RunDir {
         if columns.iter().all(|column| old(column.name) == Some(column.name)) {
             return Ok(Some(frame));
         }
-        // Beside the others, so that they have as many rows as these whatever is asked for.
+        // Joined to the others, so that they have the same number of rows whatever is selected.
         let missing = columns.iter().filter(|column| old(column.name).is_none());
         let nulls = missing.map(|column| lit(NULL).cast(data_type(column.kind)).alias(column.name));
         let frame = frame.with_columns(nulls.collect::<Vec<_>>());
@@ -130,7 +129,7 @@ impl RunDir {
         Ok(Some(frame.select(columns.iter().map(of_today).collect::<Vec<_>>())))
     }
 
-    /// The version of its tables; where the manifest was lost, that of today.
+    /// The version of its tables; today's if the manifest was lost.
     fn schema_version(&self) -> Result<u32, AnalysisError> {
         match self.manifest() {
             Ok(manifest) => Ok(manifest.schema_version),
@@ -155,7 +154,7 @@ fn segment_number(name: &str) -> Option<u64> {
     (digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// A run has a manifest; one that lost it still has its tables, which `validate` has to find.
+/// A run has a manifest; without it, it still has its tables, which `validate` must find.
 pub(crate) fn is_run(dir: &Path) -> bool {
     let has_segment = |table: &&Table| {
         std::fs::read_dir(dir.join(table.name())).is_ok_and(|mut entries| {
@@ -172,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_told_from_everything_else() {
+    fn segments_are_distinguished_from_everything_else() {
         assert_eq!(segment_number("segment-000042.parquet"), Some(42));
         assert_eq!(segment_number("segment-1000000.parquet"), Some(1_000_000));
         for name in [".segment-000001.parquet.tmp", "segment-1.parquet", "segment-00000x.parquet", "a"] {

@@ -1,5 +1,5 @@
 //! A real VM of a few instructions: which thread is which vCPU, entries, exits and time in the guest,
-//! against the kernel's own trace. Needs root, KVM, BTF and tracefs; says so where they are missing. A
+//! against the kernel's own trace. Needs root, KVM, BTF and tracefs; skipped with a message where they are missing. A
 //! KVM that emulates the guest never enters it: there the trace and the probes have to agree on that.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
@@ -24,7 +24,7 @@ fn main() {
     let missing = observe_support::missing().or_else(|| {
         let paths = ["/dev/kvm", "/sys/kernel/tracing/events/kvm"];
         let path = paths.into_iter().find(|path| !Path::new(path).exists())?;
-        Some(format!("there is no {path}"))
+        Some(format!("{path} is missing"))
     });
     if let Some(reason) = &missing {
         println!("skipped: {reason}");
@@ -36,7 +36,7 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-/// The kernel's trace of KVM's entries and exits, apart from anybody else's, until it is dropped.
+/// The kernel's trace of KVM's entries and exits, in a separate instance, until it is dropped.
 struct Trace(PathBuf);
 
 impl Trace {
@@ -54,7 +54,7 @@ impl Trace {
         }
     }
 
-    /// How often a thread caused an event.
+    /// Number of a thread's events.
     fn count(&self, event: &str, tid: i32) -> u64 {
         let (event, tid) = (format!(": {event}: "), format!("-{tid} "));
         let text = std::fs::read_to_string(self.0.join("trace")).unwrap();
@@ -69,7 +69,7 @@ impl Drop for Trace {
     }
 }
 
-/// Writes `al` to port 0x3f8 again and again.
+/// Writes `al` to port 0x3f8 in a loop.
 const CODE: [u8; 6] = [0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfd];
 const GUEST_ADDRESS: u64 = 0x1000;
 const VCPU: u64 = 3;

@@ -1,4 +1,4 @@
-//! The tables: one macro gives each its row type, its columns and how a value gets from one to the other.
+//! The tables: one macro generates the row type, the columns and the conversion between them.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{Cell, CellOf, Column, Row, UuidText, Value};
 use crate::id::VmKind;
 
-/// Does something with the rows of each table.
+/// A visitor of the rows of each table.
 pub trait TableVisitor {
-    /// What may go wrong.
+    /// Its error.
     type Error;
-    /// Called once a table, in the order of [`Table::ALL`].
+    /// Called once per table, in the order of [`Table::ALL`].
     fn visit<R: Row>(&mut self, rows: &[R]) -> Result<(), Self::Error>;
 }
 
@@ -33,12 +33,12 @@ macro_rules! tables {
             /// All tables.
             pub const ALL: &'static [Self] = &[$( Self::$table, )+];
 
-            /// Its name: that of its directory in the run.
+            /// Its name, which is also that of its directory in the run.
             pub fn name(self) -> &'static str {
                 match self { $( Self::$table => stringify!($name), )+ }
             }
 
-            /// What a row of it says, one sentence.
+            /// Meaning of a row, one sentence.
             pub fn meaning(self) -> &'static str {
                 match self { $( Self::$table => $row_doc.trim_ascii(), )+ }
             }
@@ -56,17 +56,17 @@ macro_rules! tables {
         }
 
         impl Rows {
-            /// How many rows there are for `table`.
+            /// Number of rows of `table`.
             pub fn count(&self, table: Table) -> u64 {
                 match table { $( Table::$table => self.$name.len() as u64, )+ }
             }
 
-            /// Adds the rows of `more` after these.
+            /// Appends the rows of `more`.
             pub fn append(&mut self, more: Self) {
                 $( self.$name.extend(more.$name); )+
             }
 
-            /// Hands the rows of each table to `visitor`, and stops at its first error.
+            /// Passes the rows of each table to `visitor`, and stops at its first error.
             pub fn visit<V: TableVisitor>(&self, visitor: &mut V) -> Result<(), V::Error> {
                 $( visitor.visit(&self.$name)?; )+
                 Ok(())
@@ -91,7 +91,7 @@ macro_rules! tables {
                 }, )+];
                 const CELLS: &'static [CellOf<Self>] = &[$( $name::$field, )+];
                 fn of<'a>(mut cell: impl FnMut(usize) -> Value<'a>) -> Option<Self> {
-                    // Fields are evaluated as they are written, which is the order of the columns.
+                    // Fields are evaluated in the order of writing, which is that of the columns.
                     let mut next = 0..;
                     let mut cell = || next.next().map_or(Value::Null, &mut cell);
                     Some(Self { $( $field: <$type as Cell>::of(cell())?, )+ })
@@ -195,7 +195,7 @@ tables! {
         cannot_merge: Option<String>, "none";
     }
 
-    /// Where one vCPU shall run, in one round.
+    /// Planned place of one vCPU in one round.
     PlacementRow, Placements, placements {
         /// When the round began, since the Unix epoch.
         begin_us: i64, "us";
@@ -231,7 +231,7 @@ tables! {
         nodes: Option<String>, "none";
         /// Whether the thread now runs in its domain; null when that is not known or nothing is planned.
         applied: Option<bool>, "none";
-        /// Why `applied` is not true; null when it is.
+        /// Why `applied` is not true; null if it is.
         not_applied_reason: Option<String>, "none";
     }
 
@@ -255,9 +255,9 @@ tables! {
         changed: Option<bool>, "none";
         /// Threads whose affinity was changed; null like `changed`.
         threads_changed: Option<u32>, "count";
-        /// Threads that were already where they should be; null like `changed`.
+        /// Threads that were already in place; null like `changed`.
         threads_unchanged: Option<u32>, "count";
-        /// Threads skipped because they were gone or another's; null like `changed`.
+        /// Threads skipped because they were gone or replaced; null like `changed`.
         threads_skipped: Option<u32>, "count";
         /// Why there is no sharing matrix; null when there is one.
         sharing_unavailable: Option<String>, "none";
@@ -267,7 +267,7 @@ tables! {
         plan_unavailable: Option<String>, "none";
         /// Why nothing could be pinned; null when it could.
         pin_unavailable: Option<String>, "none";
-        /// What came of pinning: done, dry_run, no_plan or failed; null in recordings that do not say which.
+        /// Outcome of pinning: done, dry_run, no_plan or failed; null in recordings that lack it.
         pinning: Option<String>, "none";
         /// CPU time that huddle itself has used since its start; null where it was not available.
         own_cpu_us: Option<u64>, "us";
@@ -291,41 +291,41 @@ tables! {
         pages_shared: Option<u64>, "pages";
         /// Pages beyond the first on those frames, which is what is saved.
         pages_sharing: Option<u64>, "pages";
-        /// Pages that were looked at and are unique.
+        /// Pages that were scanned and are unique.
         pages_unshared: Option<u64>, "pages";
-        /// Pages that change too fast to be looked at.
+        /// Pages that change too fast to be merged.
         pages_volatile: Option<u64>, "pages";
         /// Pages that smart_scan skipped; null where the kernel has no such file.
         pages_skipped: Option<u64>, "pages";
-        /// Pages put on the kernel's zero page by use_zero_pages; null where the kernel has no such file.
+        /// Pages merged with the kernel's zero page by use_zero_pages; null where the kernel has no such file.
         ksm_zero_pages: Option<i64>, "pages";
         /// Memory saved less its bookkeeping; null where the kernel has no such file.
         general_profit_bytes: Option<i64>, "bytes";
-        /// Pages ksmd looks at before it sleeps.
+        /// Pages that ksmd scans before it sleeps.
         pages_to_scan: Option<u64>, "pages";
         /// How long ksmd sleeps.
         sleep_millisecs: Option<u64>, "ms";
-        /// 1 when pages that did not merge before are looked at less often; null where the kernel has no such file.
+        /// 1 if pages that did not merge before are scanned less often; null where the kernel has no such file.
         smart_scan: Option<u64>, "number";
-        /// Most pages on one merged frame; null where the kernel has no such file.
+        /// Maximum number of pages on one merged frame; null where the kernel has no such file.
         max_page_sharing: Option<u64>, "count";
-        /// 0 when pages of different NUMA nodes are never merged; null where the kernel has no such file.
+        /// 0 if pages of different NUMA nodes are never merged; null where the kernel has no such file.
         merge_across_nodes: Option<u64>, "number";
-        /// 1 when zero-filled pages are put on the kernel's zero page; null where the kernel has no such file.
+        /// 1 if zero-filled pages are merged with the kernel's zero page; null where the kernel has no such file.
         use_zero_pages: Option<u64>, "number";
         /// none or scan-time; null where the kernel has no such file.
         advisor_mode: Option<String>, "none";
     }
 
-    /// Something that happened.
+    /// One event.
     EventRow, Events, events {
         /// When it happened, since the Unix epoch.
         at_us: i64, "us";
         /// The round it happened in, from 1; 0 before the first.
         round: u64, "count";
-        /// What sort of thing.
+        /// Kind of the event.
         kind: String, "none";
-        /// The VM it concerns; null when it concerns none.
+        /// The VM it concerns; null if it concerns none.
         vm: Option<String>, "none";
         /// process or xen_domain; null where there is no VM or that is not known.
         vm_kind: Option<VmKind>, "none";
@@ -433,9 +433,9 @@ tables! {
         run_ns: Option<u64>, "ns";
         /// Times it was switched away from there; null when not watched.
         switches: Option<u64>, "count";
-        /// Samples of the software clock that hit it there; null when there were none taken.
+        /// Samples of the software clock in it there; null if none were taken.
         clock_samples: Option<u64>, "count";
-        /// Samples of last-level cache misses that hit it there; null when there were none taken.
+        /// Samples of last-level cache misses in it there; null if none were taken.
         miss_samples: Option<u64>, "count";
     }
 
@@ -461,11 +461,11 @@ tables! {
         vcpu: u32, "number";
         /// The processor's exit reason, as its vendor numbers them.
         reason: u32, "number";
-        /// How often.
+        /// Number of exits.
         exits: u64, "count";
     }
 
-    /// What KSM did to one VM in one window.
+    /// KSM's work on one VM in one window.
     MergingRow, Merging, merging {
         /// When the window began, since the Unix epoch.
         begin_us: i64, "us";
@@ -487,15 +487,15 @@ tables! {
         domid: Option<u32>, "number";
         /// Pages of it that are merged at the end of the window; null when the kernel did not say.
         pages_merged_now: Option<u64>, "pages";
-        /// Pages put on a merged frame; null when not watched.
+        /// Pages merged; null when not watched.
         pages_merged: Option<u64>, "pages";
         /// Pages that left a merged frame; null when not watched.
         pages_broken: Option<u64>, "pages";
-        /// Merges that were tried and failed; null when not watched.
+        /// Failed merges; null when not watched.
         merges_failed: Option<u64>, "count";
     }
 
-    /// What the processor's own monitoring (resctrl, or PSR on Xen) says of one VM and one cache in one window.
+    /// The processor's own monitoring (resctrl, or PSR on Xen) of one VM and one cache in one window.
     OccupancyRow, Occupancy, occupancy {
         /// When the window began, since the Unix epoch.
         begin_us: i64, "us";
@@ -515,7 +515,7 @@ tables! {
         domid: Option<u32>, "number";
         /// The cache, by the kernel's number.
         cache: u32, "number";
-        /// The cache domain it is; null when domains are of another level.
+        /// Its cache domain; null if domains are of another level.
         domain: Option<u32>, "number";
         /// Bytes of the cache that hold lines of the VM at the end of the window; null when not available.
         llc_bytes: Option<u64>, "bytes";
@@ -525,7 +525,7 @@ tables! {
         memory_local_bytes: Option<u64>, "bytes";
     }
 
-    /// What a workload said of itself in one window: one row per VM that reported.
+    /// Reports of a workload in one window: one row per VM that reported.
     ReportRow, Reported, reported {
         /// When the window began, since the Unix epoch.
         begin_us: i64, "us";
@@ -563,7 +563,7 @@ tables! {
         window: u64, "count";
         /// The round whose placement was in force; 0 where there are no rounds.
         round: u64, "count";
-        /// Name of the VM that was asked.
+        /// Name of the VM that served it.
         vm: String, "none";
         /// process or xen_domain; null where that is not known.
         vm_kind: Option<VmKind>, "none";
@@ -581,11 +581,11 @@ tables! {
         latency_us: Option<f64>, "us";
         /// HTTP status; null without a response or where the protocol has none.
         status: Option<u32>, "number";
-        /// Why it is no good response: connection, timed_out, status or body; null for a good one.
+        /// Why it is not a good response: connection, timed_out, status or body; null for a good one.
         failure: Option<String>, "none";
     }
 
-    /// One BPF program in one window: one row per program, also for those that do not run.
+    /// One BPF program in one window: one row per program, including those that do not run.
     ProgramRow, Programs, programs {
         /// When the window began, since the Unix epoch.
         begin_us: i64, "us";
@@ -599,13 +599,13 @@ tables! {
         program: String, "none";
         /// How often it ran; null when it is not attached or the kernel keeps no statistics.
         runs: Option<u64>, "count";
-        /// How long that took in all; null like `runs`.
+        /// Total time of these runs; null like `runs`.
         run_ns: Option<u64>, "ns";
         /// Why `runs` is null; null when it is not.
         unavailable: Option<String>, "none";
     }
 
-    /// One window: what observing cost, what was lost, and which events were counted.
+    /// One window: cost of observation, losses, and counted events.
     WindowRow, Windows, windows {
         /// When the window began, since the Unix epoch.
         begin_us: i64, "us";
@@ -617,11 +617,11 @@ tables! {
         round: u64, "count";
         /// CPU time of this process in the window; null where it was not available.
         own_cpu_us: Option<u64>, "us";
-        /// CPU time of it that went into reading counters and probes; null where it was not available.
+        /// CPU time of it for reading counters and probes; null where it was not available.
         reading_cpu_us: Option<u64>, "us";
         /// Time that all BPF programs ran in the window; null when the kernel keeps no statistics.
         programs_ns: Option<u64>, "ns";
-        /// Beginnings and ends of KSM passes that were lost; null when no probes run.
+        /// Starts and ends of KSM passes that were lost; null when no probes run.
         lost_pass_events: Option<u64>, "count";
         /// KSM events that were lost; null when no probes run.
         lost_ksm_events: Option<u64>, "count";
@@ -629,39 +629,39 @@ tables! {
         lost_exit_reasons: Option<u64>, "count";
         /// Threads that could not be watched; null when no probes run.
         lost_vcpu_threads: Option<u64>, "count";
-        /// Event that stands for cycles; null when it is not counted.
+        /// Event counted for cycles; null if there is none.
         cycles_event: Option<String>, "none";
-        /// Event that stands for instructions; null when it is not counted.
+        /// Event counted for instructions; null if there is none.
         instructions_event: Option<String>, "none";
-        /// Event that stands for look-ups of the last-level cache; null when it is not counted.
+        /// Event counted for look-ups of the last-level cache; null if there is none.
         llc_references_event: Option<String>, "none";
-        /// Event that stands for misses of the last-level cache; null when it is not counted.
+        /// Event counted for misses of the last-level cache; null if there is none.
         llc_misses_event: Option<String>, "none";
     }
 
-    /// What a trial of a placement came to: one row per decision.
+    /// Outcome of a trial of a placement: one row per decision.
     TrialRow, Trials, trials {
         /// When it was decided, since the Unix epoch.
         begin_us: i64, "us";
         /// The round whose plan was tried.
         round: u64, "count";
-        /// What it was judged by: mpki, miss_ratio, ipc or reported.
+        /// Objective: mpki, miss_ratio, ipc or reported.
         objective: String, "none";
-        /// What was proposed.
+        /// The proposal.
         proposal: String, "none";
-        /// Relative change that was expected, positive is better; null when not known.
+        /// Expected relative change, positive is better; null if unknown.
         expected_change: Option<f64>, "fraction";
-        /// Relative change that was seen, paired by block, positive is better; null when nothing was tried.
+        /// Observed relative change, paired by block, positive is better; null if there was no trial.
         observed_change: Option<f64>, "fraction";
-        /// Lower end of its 95 % interval; null when there are too few blocks.
+        /// Lower end of its 95 % interval; null if there are too few blocks.
         observed_low: Option<f64>, "fraction";
-        /// Upper end of its 95 % interval; null when there are too few blocks.
+        /// Upper end of its 95 % interval; null if there are too few blocks.
         observed_high: Option<f64>, "fraction";
-        /// Pairs of blocks it is of.
+        /// Number of pairs of blocks.
         blocks: u64, "count";
-        /// kept, taken_back, aborted or not_tried.
+        /// kept, taken_back (reverted), aborted or not_tried.
         outcome: String, "none";
-        /// Why, one sentence.
+        /// The reason, one sentence.
         reason: String, "none";
     }
 }
@@ -672,9 +672,9 @@ impl fmt::Display for Table {
     }
 }
 
-/// A table that no recording has.
+/// An unknown table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no table {0:?} in a recording")]
+#[error("unknown table {0:?}")]
 pub struct UnknownTable(String);
 
 impl std::str::FromStr for Table {

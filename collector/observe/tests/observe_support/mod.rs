@@ -1,4 +1,4 @@
-//! What the tests of the probes share: the lock on KSM with its settings restored, and mergeable memory.
+//! Shared support of the probes' tests: the lock on KSM with its settings restored, and mergeable memory.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, reason = "support of tests; each uses a part")]
 
 pub mod worker;
@@ -31,7 +31,7 @@ pub fn missing() -> Option<String> {
     None
 }
 
-/// The only user of KSM on this machine; every setting is as it was once this is dropped.
+/// Exclusive use of KSM on this machine; dropping it restores every setting.
 pub struct KsmLock {
     before: Mutex<BTreeMap<&'static str, String>>,
     _lock: Flock<File>,
@@ -71,7 +71,7 @@ pub struct MergeableMemory {
 }
 
 impl MergeableMemory {
-    /// Fills each page with the content that `content` numbers.
+    /// Fills each page with the content number that `content` returns.
     pub fn new(pages: usize, content: impl Fn(usize) -> usize) -> Self {
         let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
@@ -90,7 +90,7 @@ impl MergeableMemory {
         memory
     }
 
-    /// Memory that nobody has touched yet, so that each first touch of a page is one page fault.
+    /// Untouched memory, so that each first access to a page is one page fault.
     pub fn untouched(pages: usize) -> Self {
         let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
