@@ -46,7 +46,8 @@ enum Command {
     Compare {
         #[command(flatten)]
         runs: Runs,
-        /// What distinguishes the arms; default: arms of trials if there are any, else policies, else recordings.
+        /// What distinguishes the arms; default: arms of trials if there are any, else policies, else
+        /// recordings.
         #[arg(long, value_enum)]
         by: Option<By>,
         /// The baseline arm; default: `before`, or an experiment's `opposed`, if there is one.

@@ -1,11 +1,22 @@
 //! Queries with Polars: they run on its streaming engine, so that a recording may be larger than memory.
 
+use std::path::Path;
+
+use polars::io::HiveOptions;
 use polars::prelude::*;
 
 /// Runs the query on the streaming engine; only the result must fit in memory.
 pub(crate) fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
     // One query has one result; only `collect_all` returns several.
     query.collect_with_engine(Engine::Streaming).map(|answer| answer.unwrap_single())
+}
+
+/// Scans exactly these files, whatever characters and `key=value` parts their paths have.
+pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsResult<LazyFrame> {
+    let paths: Vec<PlRefPath> = files.map(PlRefPath::try_from_path).collect::<PolarsResult<_>>()?;
+    let args =
+        ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
+    LazyFrame::scan_parquet_files(paths.into_iter().collect(), args)
 }
 
 /// Rows of a result, by column name.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
 
 use crate::AnalysisError;
-use crate::run::{RunDir, TableFiles};
+use crate::directory::{Directory, TableFiles};
 use crate::segment;
 
 /// Losses of one run.
@@ -21,7 +21,7 @@ pub(crate) struct Losses {
 impl Losses {
     /// Losses that show without reading rows: from the numbers of the segments, their footers and columns. An
     /// unusable manifest is reported by the question itself.
-    pub(crate) fn of(run: &RunDir) -> Self {
+    pub(crate) fn of(run: &Directory) -> Self {
         let manifest = match run.manifest() {
             Ok(manifest) => Some(manifest),
             // The responses of an experiment have no manifest.
@@ -41,7 +41,7 @@ impl Losses {
 
     /// Reads every row, since damage may be inside, and adds segments that turn out to be unusable; returns
     /// their number.
-    pub(crate) fn read_through(&mut self, run: &RunDir) -> usize {
+    pub(crate) fn read_through(&mut self, run: &Directory) -> usize {
         let known = self.unusable.len();
         let manifest = run.manifest().ok();
         let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
@@ -63,7 +63,7 @@ impl Losses {
 
     fn look(
         &mut self,
-        run: &RunDir,
+        run: &Directory,
         manifest: Option<&Manifest>,
         check: impl Fn(&Path, Table) -> Result<(), String>,
     ) {
@@ -82,7 +82,7 @@ impl Losses {
 
 /// The tables of the manifest's version, with their files; a directory that cannot be listed is reported by
 /// the question that needs it.
-fn tables(run: &RunDir, manifest: Option<&Manifest>) -> impl Iterator<Item = (Table, TableFiles)> {
+fn tables(run: &Directory, manifest: Option<&Manifest>) -> impl Iterator<Item = (Table, TableFiles)> {
     Table::ALL
         .iter()
         .copied()

@@ -6,7 +6,7 @@ use huddle_model::schema::{ColumnKind, Table};
 use polars::prelude::*;
 
 use crate::error::first_line;
-use crate::run::scan_files;
+use crate::frame::scan_files;
 
 /// Last time and round of the segments checked so far.
 #[derive(Default)]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use huddle_model::schema::MANIFEST_FILE;
 
 use crate::AnalysisError;
+use crate::directory::is_run;
 use crate::experiment::{ExperimentDir, is_experiment};
-use crate::run::{RunDir, is_run};
+use crate::run::RunDir;
 
 /// Maximum depth of a run below the named directory: `host=NAME/run=ID`, and one for a tree of trees.
 const DEEPEST: usize = 3;

@@ -65,11 +65,6 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-/// A p value.
-pub(crate) fn p_value(p: f64) -> String {
-    if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
-}
-
 /// A value, or `-` if it is unavailable.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -107,7 +102,7 @@ mod tests {
         ] {
             assert_eq!(figure(value), text);
         }
-        assert_eq!((signed_percent(0.25).as_str(), p_value(1e-9).as_str()), ("+25.0 %", "< 0.0001"));
+        assert_eq!(signed_percent(0.25), "+25.0 %");
     }
 
     #[test]

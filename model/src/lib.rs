@@ -3,8 +3,7 @@
 //!
 //! Nothing here does I/O, reads a clock or uses unsafe code, so every decision of huddle can be replayed from
 //! plain values. The data flow is discover -> measure sharing -> plan -> pin -> observe -> compare -> record
-//! -> show; every arrow is
-//! a type of this crate.
+//! -> show; every arrow is a type of this crate.
 #![forbid(unsafe_code)]
 
 pub mod availability;

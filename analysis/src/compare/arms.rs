@@ -161,8 +161,10 @@ pub(crate) fn latencies(
         if let Some(frame) = labelled(run, of.table(), by)? {
             let frame =
                 without.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))));
-            frames
-                .push((number, frame.filter(known.clone()).select(["label", "place", "latency_us"].map(col))));
+            frames.push((
+                number,
+                frame.filter(known.clone()).select(["label", "place", "latency_us"].map(col)),
+            ));
         }
     }
     Ok(frames)
@@ -268,8 +270,8 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
     })
 }
 
-/// The position of a row by trial and block, so that block 0 of one trial differs from that of the next. If trials have no
-/// numbers (recordings before version 4, the responses of experiments) it is the block.
+/// The position of a row by trial and block, so that block 0 of one trial differs from that of the next. If
+/// trials have no numbers (recordings before version 4, the responses of experiments) it is the block.
 fn block_of_trial(run: &RunDir, table: Table, mut frame: LazyFrame) -> Result<Expr, AnalysisError> {
     let block = col("block").cast(DataType::UInt64);
     let columns = frame.collect_schema().map_err(AnalysisError::table(run.path(), table))?;

@@ -4,9 +4,10 @@ use std::fmt;
 
 use huddle_model::availability::Availability;
 use huddle_model::stats::{Compared, Estimate, Side, Warning};
+use huddle_model::text::p_value;
 
 use super::{By, Comparison, LATENCY_QUANTILES, LatencyOf};
-use crate::text::{clean, figure, lines, p_value, signed_percent, table};
+use crate::text::{clean, figure, lines, signed_percent, table};
 
 impl Comparison {
     /// What a value of an arm is.

@@ -7,7 +7,8 @@ use super::{data, or_gap};
 use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
 use crate::figure::{Bar, ScatterPoint, bars, distribution, spots};
 use crate::run::RunDir;
-use crate::text::{figure, p_value, signed_percent};
+use crate::text::{figure, signed_percent};
+use huddle_model::text::p_value;
 
 pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
     page.chapter("comparison", "Placements compared");

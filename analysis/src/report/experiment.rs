@@ -214,7 +214,8 @@ fn plans(page: &mut Page, summary: &Summary) {
                 .iter()
                 .map(|(domain, vcpus)| format!("domain {}: {}", domain.0, vcpus.join(", ")))
                 .collect();
-            let placed = if placed.is_empty() { "placed by the kernel".to_owned() } else { placed.join("; ") };
+            let placed =
+                if placed.is_empty() { "placed by the kernel".to_owned() } else { placed.join("; ") };
             let frames = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
             vec![
                 arm.clone(),

@@ -84,8 +84,10 @@ impl Report {
                 .into_iter()
                 .flatten()
                 .collect();
-        let lead =
-            format!("{}. Unavailable is shown as a dash with its reason, never as zero.", counts.join(" and "));
+        let lead = format!(
+            "{}. Unavailable is shown as a dash with its reason, never as zero.",
+            counts.join(" and ")
+        );
         let title = if runs.is_empty() && !experiments.is_empty() {
             "huddle: report of experiments"
         } else {

@@ -122,12 +122,12 @@ fn watched_switches(watcher: &ThreadProbe) -> u64 {
 /// CPU time of reading `VCPUS` busy threads once, in percent of a second.
 fn reading_percent(watcher: &mut ThreadProbe) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
-    let (tell, tid) = mpsc::channel();
+    let (sender, tid) = mpsc::channel();
     let busy: Vec<JoinHandle<()>> = (0..VCPUS)
         .map(|_| {
-            let (stop, tell) = (stop.clone(), tell.clone());
+            let (stop, sender) = (stop.clone(), sender.clone());
             std::thread::spawn(move || {
-                tell.send(gettid().as_raw()).unwrap();
+                sender.send(gettid().as_raw()).unwrap();
                 while !stop.load(SeqCst) {
                     std::hint::spin_loop();
                 }
@@ -164,14 +164,14 @@ impl PingPong {
         let (from_a, mut to_b) = std::io::pipe().unwrap();
         let (from_b, to_a) = std::io::pipe().unwrap();
         to_b.write_all(b"x").unwrap();
-        let (tell, tid) = mpsc::channel();
+        let (sender, tid) = mpsc::channel();
         let side = |mut from: std::io::PipeReader, mut to: std::io::PipeWriter| {
-            let (stop, tell) = (stop.clone(), tell.clone());
+            let (stop, sender) = (stop.clone(), sender.clone());
             std::thread::spawn(move || {
                 let mut set = CpuSet::new();
                 set.set(0).unwrap();
                 sched_setaffinity(Pid::from_raw(0), &set).unwrap();
-                tell.send(gettid().as_raw()).unwrap();
+                sender.send(gettid().as_raw()).unwrap();
                 let mut byte = [0];
                 while !stop.load(SeqCst) && from.read_exact(&mut byte).is_ok() {
                     // The other side may have ended first.

@@ -1,6 +1,7 @@
 //! A real VM of a few instructions: which thread is which vCPU, entries, exits and time in the guest,
-//! against the kernel's own trace. Needs root, KVM, BTF and tracefs; skipped with a message where they are missing. A
-//! KVM that emulates the guest never enters it: there the trace and the probes have to agree on that.
+//! against the kernel's own trace. Needs root, KVM, BTF and tracefs; skipped with a message where they are
+//! missing. A KVM that emulates the guest never enters it: there the trace and the probes have to agree on
+//! that.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -16,7 +17,7 @@ use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::unistd::gettid;
 
@@ -26,14 +27,7 @@ fn main() {
         let path = paths.into_iter().find(|path| !Path::new(path).exists())?;
         Some(format!("{path} is missing"))
     });
-    if let Some(reason) = &missing {
-        println!("skipped: {reason}");
-    }
-    let trials = vec![
-        Trial::test("a_vcpu_is_found_and_its_entries_and_exits_are_counted", guest)
-            .with_ignored_flag(missing.is_some()),
-    ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    observe_support::run(missing, false, &[("a_vcpu_is_found_and_its_entries_and_exits_are_counted", guest)]);
 }
 
 /// The kernel's trace of KVM's entries and exits, in a separate instance, until it is dropped.
@@ -82,7 +76,7 @@ fn vm() -> (VmFd, VcpuFd) {
     // SAFETY: a new anonymous mapping touches no existing memory; it is never unmapped, so the VM
     // cannot outlive it.
     let memory = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
-    // SAFETY: the code fits into the page, which nobody else uses yet.
+    // SAFETY: the code fits into the page, which has no other user yet.
     unsafe { memory.as_ptr().cast::<u8>().copy_from_nonoverlapping(CODE.as_ptr(), CODE.len()) };
     let region = kvm_userspace_memory_region {
         slot: 0,

@@ -16,11 +16,11 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{Vcpu, Vm, VmmKind};
 use huddle_observe::perf::{EventSet, EventSpec, VcpuCounters, VcpuReading};
 use huddle_testing::output::say;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use observe_support::MergeableMemory;
 use observe_support::worker::{Worker, switches};
+use observe_support::{MergeableMemory, Test, not_root, run};
 
 /// The variable with which this program starts itself as the counted process.
 const WORK: &str = "HUDDLE_TEST_COUNTED";
@@ -29,19 +29,13 @@ fn main() {
     if std::env::var_os(WORK).is_some() {
         return work();
     }
-    let allowed = nix::unistd::geteuid().is_root();
-    if !allowed {
-        say("skipped: not root");
-    }
-    let trial =
-        |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(!allowed);
-    let trials = vec![
-        trial("faults_and_switches_of_vcpus_are_exact", exact),
-        trial("threads_come_and_go", come_and_go),
-        trial("software_events_agree_with_perf_stat", software_against_perf),
-        trial("hardware_events_agree_with_perf_stat", hardware_against_perf),
+    let tests: &[Test] = &[
+        ("faults_and_switches_of_vcpus_are_exact", exact),
+        ("threads_come_and_go", come_and_go),
+        ("software_events_agree_with_perf_stat", software_against_perf),
+        ("hardware_events_agree_with_perf_stat", hardware_against_perf),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(not_root(), false, tests);
 }
 
 fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
@@ -285,11 +279,11 @@ impl PerfStat {
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
         let (control, acknowledged) = (open(&control), BufReader::new(open(&acknowledge)));
         let mut perf = Self { child, dir, control, acknowledged };
-        perf.tell("enable");
+        perf.send("enable");
         Some(perf)
     }
 
-    fn tell(&mut self, command: &str) {
+    fn send(&mut self, command: &str) {
         self.control.write_all(format!("{command}\n").as_bytes()).unwrap();
         let mut line = String::new();
         self.acknowledged.read_line(&mut line).unwrap();
@@ -299,7 +293,7 @@ impl PerfStat {
 
     /// Stops counting; the count of each event by perf's name.
     fn finish(mut self) -> Vec<(String, f64)> {
-        self.tell("disable");
+        self.send("disable");
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
         self.child.wait().unwrap();
         let text = std::fs::read_to_string(self.dir.path().join("out")).unwrap();

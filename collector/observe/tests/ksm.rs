@@ -1,5 +1,6 @@
 //! Merges and breaks per process on the real KSM, against `ksm_merging_pages`. The tenants are this
-//! program again, each a process of its own. Needs root, BTF and KSM; skipped with a message where they are missing.
+//! program again, each a process of its own. Needs root, BTF and KSM; skipped with a message where they are
+//! missing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -15,8 +16,8 @@ use huddle_model::vm::TaskId;
 use huddle_observe::probes::ksm::{BreakCount, KsmProbe, ProcessMerges, merging_pages};
 use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
-use libtest_mimic::{Arguments, Failed, Trial};
-use observe_support::{KsmLock, MergeableMemory, missing};
+use libtest_mimic::Failed;
+use observe_support::{KsmLock, MergeableMemory, Test, missing, run};
 
 /// Set in a tenant process: the number of the data group whose contents it holds.
 const ROLE: &str = "HUDDLE_TEST_TENANT_GROUP";
@@ -26,17 +27,11 @@ fn main() {
     if let Ok(group) = std::env::var(ROLE) {
         tenant(group.parse().unwrap());
     }
-    let reason = missing();
-    if let Some(reason) = &reason {
-        println!("skipped: {reason}");
-    }
-    let trials = vec![
-        Trial::test("merges_equal_ksm_merging_pages_and_breaks_what_was_rewritten", merges_and_breaks)
-            .with_ignored_flag(reason.is_some()),
-        Trial::test("events_of_more_processes_than_fit_are_counted_as_lost", too_many)
-            .with_ignored_flag(reason.is_some()),
+    let tests: &[Test] = &[
+        ("merges_equal_ksm_merging_pages_and_breaks_equal_rewritten_pages", merges_and_breaks),
+        ("events_of_more_processes_than_fit_are_counted_as_lost", too_many),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(missing(), false, tests);
 }
 
 /// Holds `PAGES` pages that its group holds too; for each line with a number, overwrites that many of them

@@ -14,8 +14,8 @@ use huddle_model::availability::Availability;
 use huddle_observe::probes::pass::FullScansTrigger;
 use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
-use libtest_mimic::{Arguments, Failed, Trial};
-use observe_support::{KsmLock, MergeableMemory, missing};
+use libtest_mimic::Failed;
+use observe_support::{KsmLock, MergeableMemory, Test, missing, run};
 
 /// Set in the process that attaches all probes and waits to be killed.
 const ROLE: &str = "HUDDLE_TEST_HOLD_PROBES";
@@ -24,20 +24,13 @@ fn main() {
     if std::env::var_os(ROLE).is_some() {
         hold_probes();
     }
-    let reason = missing();
-    if let Some(reason) = &reason {
-        println!("skipped: {reason}");
-    }
-    let trial = |name: &str, test: fn() -> Result<(), Failed>| {
-        Trial::test(name, test).with_ignored_flag(reason.is_some())
-    };
-    let trials = vec![
-        trial("probes_and_full_scans_tell_the_same_passes", same_passes),
-        trial("nothing_is_left_after_kill_9", nothing_left),
-        trial("what_the_ring_cannot_hold_is_counted_and_no_pass_is_forgotten", ring_full),
-        trial("what_a_host_lacks_leaves_the_rest_working", parts),
+    let tests: &[Test] = &[
+        ("probes_and_full_scans_report_the_same_passes", same_passes),
+        ("nothing_is_left_after_kill_9", nothing_left),
+        ("events_lost_by_the_ring_are_counted_and_no_pass_is_missed", ring_full),
+        ("the_rest_works_without_parts_that_a_host_lacks", parts),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(missing(), false, tests);
 }
 
 fn probes(programs: &[Program]) -> Probes {

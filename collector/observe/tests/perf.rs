@@ -10,24 +10,18 @@ use huddle_host::{HostRoot, cpuinfo};
 use huddle_model::availability::Availability;
 use huddle_observe::perf::events::{CacheEvents, EventSpec};
 use huddle_observe::perf::group::{GroupReading, PerfGroup, Scope};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::unistd::gettid;
-use observe_support::MergeableMemory;
 use observe_support::worker::{Worker, switches};
+use observe_support::{MergeableMemory, Test, not_root, run};
 
 fn main() {
-    let allowed = nix::unistd::geteuid().is_root();
-    if !allowed {
-        println!("skipped: not root");
-    }
-    let trial =
-        |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(!allowed);
-    let trials = vec![
-        trial("faults_and_switches_are_exact", faults_and_switches),
-        trial("hardware_events_count_or_say_why_not", hardware),
-        trial("a_thread_that_is_gone_is_told", gone),
+    let tests: &[Test] = &[
+        ("faults_and_switches_are_exact", faults_and_switches),
+        ("hardware_events_count_or_have_a_reason", hardware),
+        ("a_thread_that_is_gone_is_an_error", gone),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(not_root(), false, tests);
 }
 
 fn faults_and_switches() -> Result<(), Failed> {

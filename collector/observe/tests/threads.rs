@@ -17,29 +17,22 @@ use huddle_model::vm::TaskId;
 use huddle_observe::probes::program::Program;
 use huddle_observe::probes::threads::{ThreadProbe, ThreadReading, WatchError};
 use huddle_observe::probes::{ProbeConfig, Probes};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
-use observe_support::missing;
+use observe_support::{Test, missing, run};
 
 fn main() {
-    let reason = missing();
-    if let Some(reason) = &reason {
-        println!("skipped: {reason}");
-    }
-    let trial = |name: &str, test: fn() -> Result<(), Failed>| {
-        Trial::test(name, test).with_ignored_flag(reason.is_some())
-    };
-    let trials = vec![
-        trial("residency_sums_to_cpu_time", residency_sums_to_cpu_time),
-        trial("a_thread_that_runs_when_its_watch_begins_is_counted_from_then", running_at_the_start),
-        trial("moves_and_switches_equal_the_kernels_counts", moves_and_switches),
-        trial("samples_of_the_clock_follow_the_cpu_time", samples),
-        trial("slots_run_out_with_a_word_and_a_reused_id_is_not_counted", limits),
+    let tests: &[Test] = &[
+        ("residency_sums_to_cpu_time", residency_sums_to_cpu_time),
+        ("a_running_thread_is_counted_from_when_watching_starts", running_at_the_start),
+        ("moves_and_switches_equal_the_kernels_counts", moves_and_switches),
+        ("samples_of_the_clock_follow_the_cpu_time", samples),
+        ("running_out_of_slots_is_an_error_and_a_reused_id_is_not_counted", limits),
     ];
     // Sequential: they load both CPUs.
-    libtest_mimic::run(&Arguments { test_threads: Some(1), ..Arguments::from_args() }, trials).exit();
+    run(missing(), true, tests);
 }
 
 /// Probes with the watching part taken out.
@@ -95,7 +88,7 @@ impl Worker {
     fn new(work: impl FnOnce() + Send + 'static) -> Self {
         let (tell_tid, tid) = mpsc::channel();
         let (go, wait) = mpsc::channel();
-        let (tell, done) = mpsc::channel();
+        let (sender, done) = mpsc::channel();
         let handle = std::thread::spawn(move || {
             tell_tid.send(gettid().as_raw()).unwrap();
             if wait.recv().is_err() {
@@ -103,7 +96,7 @@ impl Worker {
             }
             let before_ns = thread_cpu_ns();
             work();
-            tell.send(thread_cpu_ns() - before_ns).unwrap();
+            sender.send(thread_cpu_ns() - before_ns).unwrap();
             let _ = wait.recv();
         });
         let thread = identify(tid.recv().unwrap());

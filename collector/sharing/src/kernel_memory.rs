@@ -205,7 +205,8 @@ fn load() -> Result<OwnedFd, String> {
         program_type: BPF_PROG_TYPE_SYSCALL,
         instructions_count: program.len() as u32,
         instructions: program.as_ptr() as u64,
-        // The helper is for programs under the GPL only; this program is licensed under it, in addition to our own licences.
+        // The helper is for programs under the GPL only; this program is licensed under it, in addition to
+        // our own licences.
         license: c"Dual MIT/GPL".as_ptr() as u64,
         flags: BPF_F_SLEEPABLE,
         ..LoadAttributes::default()

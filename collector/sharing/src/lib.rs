@@ -6,10 +6,10 @@
 //! Definitions are those of [`huddle_model::matrix`]. It reads `/proc/PID/pagemap`, once, and changes
 //! nothing. The scan has two phases, each on all threads:
 //! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one page,
-//! one frame. So is a page on the kernel's zero page. Every other page is added, as 4 bytes, to the bucket of
-//! its frame. Then the zero-filled merged frames are determined ([`zero`]).
+//!    one frame. So is a page on the kernel's zero page. Every other page is added, as 4 bytes, to the
+//!    bucket of its frame. Then the zero-filled merged frames are determined ([`zero`]).
 //! 2. [`count`] processes the buckets one by one: which VMs map each frame, and from that the frames of each
-//! VM and of each pair ([`pairs`]).
+//!    VM and of each pair ([`pairs`]).
 //!
 //! Memory grows with the pages that share their frame (4 to 8 bytes each, not with guest memory), plus
 //! about 1 MiB per thread for every 64 VMs.

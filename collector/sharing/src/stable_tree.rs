@@ -1,4 +1,5 @@
-//! The zero-filled frames among those that KSM merged, found in its own data structures instead of their contents.
+//! The zero-filled frames among those that KSM merged, found in its own data structures instead of their
+//! contents.
 //!
 //! KSM keeps merged frames in a red-black tree ordered by content (mm/ksm.c, Linux 4.14 to 6.18:
 //! `stable_tree_insert` descends by memcmp). Zero is the least content, so if any merged frame is

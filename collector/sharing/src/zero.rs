@@ -46,11 +46,11 @@ impl ZeroFrames {
         let (merged, method) = if samples.is_empty() {
             (BTreeSet::new(), None)
         } else {
-            let by_books = match way {
+            let by_tree = match way {
                 ZeroPages::ByBooks => stable_tree::zero_filled(root, samples),
                 ZeroPages::ByContent => Err("it was configured not to read KSM's own data".to_owned()),
             };
-            match by_books {
+            match by_tree {
                 Ok(frames) => (frames, Some(ZeroPages::ByBooks)),
                 Err(reason) => {
                     tracing::debug!("each merged frame is read: {reason}");

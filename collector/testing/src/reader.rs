@@ -60,7 +60,8 @@ impl Drop for Reader {
     }
 }
 
-/// The reader itself, with the arguments after `reader`; a program that starts readers calls this in the reader process.
+/// The reader itself, with the arguments after `reader`; a program that starts readers calls this in the
+/// reader process.
 pub fn run(mut arguments: impl Iterator<Item = String>) -> ! {
     prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     let name = arguments.next().unwrap();
@@ -92,7 +93,8 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> ! {
         while written < (began.elapsed().as_secs_f64() * writes as f64) as usize {
             // The last word of a page, which the chase does not use; its value does not change.
             let word = (written % (data.len() / 512)) * 512 + 511;
-            // SAFETY: the word is one of `data`; volatile, so that the write of the same value is not optimised away.
+            // SAFETY: the word is one of `data`; volatile, so that the write of the same value is not
+            // optimised away.
             unsafe { std::ptr::from_mut(&mut data[word]).write_volatile(std::hint::black_box(data[word])) };
             written += 1;
         }

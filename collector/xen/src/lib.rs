@@ -82,8 +82,8 @@ pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
     }
 }
 
-/// The running version of Xen, as reported by the kernel (Documentation/ABI/stable/sysfs-hypervisor-xen); `None` on
-/// other hosts.
+/// The running version of Xen, as reported by the kernel (Documentation/ABI/stable/sysfs-hypervisor-xen);
+/// `None` on other hosts.
 pub fn running_version(root: &HostRoot) -> Option<String> {
     let part = |name: &str| {
         let text = read_text(&root.sys(format!("hypervisor/version/{name}"))).ok()?;

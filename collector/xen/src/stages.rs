@@ -78,7 +78,7 @@ impl XenContents {
 
 impl SharingSource for XenContents {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
-        self.scan.draw_anew();
+        self.scan.resample();
         Ok(self.scan(vms)?)
     }
 }

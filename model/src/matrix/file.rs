@@ -11,7 +11,8 @@ use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
 
-/// Maximum number of vCPUs of a VM: KVM's limit on x86 (KVM_MAX_VCPUS with CONFIG_KVM_MAX_NR_VCPUS, Linux 6.18).
+/// Maximum number of vCPUs of a VM: KVM's limit on x86 (KVM_MAX_VCPUS with CONFIG_KVM_MAX_NR_VCPUS, Linux
+/// 6.18).
 const MOST_VCPUS: u32 = 4096;
 
 /// The number of 4 KiB frames in a physical address space of 52 bits.

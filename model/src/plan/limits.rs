@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
 
-/// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons. There are
-/// no limits by default.
+/// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons.
+/// There are no limits by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanLimits {

@@ -207,7 +207,8 @@ impl<'a> State<'a> {
                 let to_gain = self.gain(item, to) - here;
                 for other in &self.members[to] {
                     let gross = to_gain + self.gain(*other, from) - self.gain(*other, to);
-                    // The gain of the two with each other is subtracted twice: each was counted where the other was.
+                    // The gain of the two with each other is subtracted twice: each was counted where the
+                    // other was.
                     if gross <= best.map_or(EPSILON, |(gain, ..)| gain) {
                         continue;
                     }

@@ -1,4 +1,5 @@
-//! `manifest.json` of a run: when and where it was recorded, the state of the host, and the counts of each table.
+//! `manifest.json` of a run: when and where it was recorded, the state of the host, and the counts of each
+//! table.
 
 use std::collections::BTreeMap;
 

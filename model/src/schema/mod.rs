@@ -1,6 +1,5 @@
 //! The schema of recordings: tables, their columns, and the manifest of a run.
 //!
-//! A run is a directory with `manifest.json` and one Parquet dataset per [`Table`]. Times are
 //! A run is a directory with `manifest.json` and one Parquet dataset per [`Table`]. Times are microseconds
 //! since the Unix epoch (UTC) as signed 64-bit integers, as the timestamp functions of the usual engines
 //! expect. Unavailable is null, never zero.
@@ -210,6 +209,8 @@ pub type CellOf<R> = for<'a> fn(&'a R) -> Value<'a>;
 pub trait Row: Sized + 'static {
     /// The table of the row.
     const TABLE: Table;
+    /// Meaning of a row, one sentence.
+    const MEANING: &'static str;
     /// The columns, in the order of the file.
     const COLUMNS: &'static [Column];
     /// One for each of [`Row::COLUMNS`], in their order.

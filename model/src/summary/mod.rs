@@ -56,7 +56,8 @@ pub struct Summary<F = Map<String, Value>> {
     pub started_utc: Option<String>,
     /// Total duration, in seconds.
     pub duration_s: Option<f64>,
-    /// Whether every block is valid: pages stayed merged (in a placebo: there was no merging), and every guest ran.
+    /// Whether every block is valid: pages stayed merged (in a placebo: there was no merging), and every
+    /// guest ran.
     #[serde(default)]
     pub valid: bool,
     /// Why blocks were left out, one sentence each.

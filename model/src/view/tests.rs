@@ -41,7 +41,7 @@ impl Loop {
         Event { at_unix_us: self.others, kind: EventKind::Note, vm: None, message: self.others.to_string() }
     }
 
-    fn tell(&mut self, does: &Does) -> Update {
+    fn step(&mut self, does: &Does) -> Update {
         match does {
             Does::Round { shared, pinning, events } => {
                 self.rounds += 1;
@@ -159,7 +159,7 @@ fn does() -> impl Strategy<Value = Does> {
 fn updates_of(first: u64, then: &[Does]) -> Vec<Update> {
     let mut of = Loop::default();
     let first = Does::Round { shared: first, pinning: Pinning::DryRun, events: 1 };
-    std::iter::once(&first).chain(then).map(|does| of.tell(does)).collect()
+    std::iter::once(&first).chain(then).map(|does| of.step(does)).collect()
 }
 
 fn seen(updates: &[Update]) -> View {
@@ -218,7 +218,7 @@ fn rounds_that_change_no_sharing_have_one_matrix_and_one_topology() {
 fn a_restarted_loop_is_not_the_same() {
     let before =
         seen(&updates_of(1, &[Does::Decide, Does::Round { shared: 1, pinning: Pinning::DryRun, events: 0 }]));
-    let anew = seen(&updates_of(1, &[]));
-    assert!(!anew.follows(&before));
-    assert_eq!(anew.updates_since(Some(&before)), anew.updates_since(None));
+    let restarted = seen(&updates_of(1, &[]));
+    assert!(!restarted.follows(&before));
+    assert_eq!(restarted.updates_since(Some(&before)), restarted.updates_since(None));
 }

@@ -35,7 +35,7 @@ impl App {
         let is_back = self.source.replay().is_some()
             && self.latest.as_ref().is_some_and(|before| moment(&view) < before.moment());
         if is_back {
-            self.begin_anew();
+            self.clear_history();
         }
         if missed > 0 {
             let text = format!("{missed} steps of the loop were not received one by one");
@@ -43,12 +43,12 @@ impl App {
         }
         let known = self.latest.as_ref().map(|latest| &latest.view).filter(|known| view.follows(known));
         let updates = view.updates_since(known);
-        let is_anew = known.is_none();
-        self.take(&updates, is_anew);
+        let is_discontinuous = known.is_none();
+        self.take(&updates, is_discontinuous);
     }
 
-    /// `is_anew`: they do not continue the previous state.
-    fn take(&mut self, updates: &[Update], mut is_anew: bool) {
+    /// `is_discontinuous`: they do not continue the previous state.
+    fn take(&mut self, updates: &[Update], mut is_discontinuous: bool) {
         self.ticks_since_update = 0;
         self.is_dirty = true;
         let mut picture = self.latest.take();
@@ -56,8 +56,8 @@ impl App {
         for update in updates {
             match (update, &mut picture) {
                 (Update::Round(round), _) => {
-                    picture = Some(self.take_round(picture.take(), round, is_anew));
-                    is_anew = false;
+                    picture = Some(self.take_round(picture.take(), round, is_discontinuous));
+                    is_discontinuous = false;
                 }
                 (update, Some(picture)) => {
                     picture.view.apply(update);
@@ -81,7 +81,7 @@ impl App {
         }
     }
 
-    fn take_round(&mut self, before: Option<Picture>, round: &Arc<Round>, is_anew: bool) -> Picture {
+    fn take_round(&mut self, before: Option<Picture>, round: &Arc<Round>, is_discontinuous: bool) -> Picture {
         self.note_missed(before.as_ref().map(|before| before.view.round.number), round);
         for event in &round.events {
             self.log.push(
@@ -107,7 +107,7 @@ impl App {
         });
         let known = before.as_ref().map(|before| Arc::clone(&before.overview));
         let (view, window) = match before {
-            Some(before) if !is_anew => {
+            Some(before) if !is_discontinuous => {
                 let mut view = before.view;
                 view.apply(&Update::Round(Arc::clone(round)));
                 (view, before.window)
@@ -162,7 +162,7 @@ impl App {
     }
 
     /// Clears log and charts: a replay went back.
-    fn begin_anew(&mut self) {
+    fn clear_history(&mut self) {
         self.log.clear();
         self.history = History::default();
         self.ksm_history = KsmHistory::default();

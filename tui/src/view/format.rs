@@ -10,15 +10,7 @@ const PAGE_BYTES: u64 = 4096;
 
 /// A number with its digits grouped by thousands.
 pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+    text::grouped(&number.to_string())
 }
 
 /// Bytes, possibly negative.

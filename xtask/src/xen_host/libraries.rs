@@ -9,7 +9,8 @@ use anyhow::{Context, ensure};
 /// Debian's directories of libraries.
 pub(super) const DIRECTORY: &str = "usr/lib/x86_64-linux-gnu";
 
-/// The paths of the libraries that the programs need, by name: from the unpacked packages first, then from the host.
+/// The paths of the libraries that the programs need, by name: from the unpacked packages first, then from
+/// the host.
 pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for program in programs {

@@ -22,7 +22,8 @@ pub(crate) use image::make;
 /// The placeholder of the image's directory in its `command`.
 const PLACE: &str = "@DIR@";
 
-/// The replacement of its line for dom0's console on a terminal: with QEMU's escape keys, so that Ctrl-C goes to dom0.
+/// The replacement of its line for dom0's console on a terminal: with QEMU's escape keys, so that Ctrl-C goes
+/// to dom0.
 const TERMINAL: (&str, &str) = ("stdio", "mon:stdio");
 
 #[derive(Args)]

@@ -2,14 +2,23 @@
 //!
 //! The kernel's generic `cache-misses` is the last-level cache on Intel; on AMD it is the L2
 //! (arch/x86/events/amd/core.c, Linux 6.18), and AMD's L3 counters count per cache, not per thread. There
-//! counts the fills of the data cache by source are used instead, which show what missed the L3: AMD's
-//! Processor Programming References for families 17h, 19h and 1Ah, event 0x43.
+//! the fills of the data cache are counted by source, which shows what missed the L3: AMD's Processor
+//! Programming References for families 17h, 19h and 1Ah, event 0x43.
 
 use huddle_model::availability::Availability;
+use huddle_model::counters::CounterRole;
 use perf_event::Builder;
 use perf_event::events::{Cache, Hardware, Raw, Software};
 
 use huddle_host::cpuinfo::Processor;
+
+/// Roles by their name in the configuration.
+pub(super) const ROLES: [(&str, CounterRole); 4] = [
+    ("cycles", CounterRole::Cycles),
+    ("instructions", CounterRole::Instructions),
+    ("llc_references", CounterRole::LlcReferences),
+    ("llc_misses", CounterRole::LlcMisses),
+];
 
 /// One event for perf_event_open(2).
 #[derive(Clone, Debug, PartialEq, Eq)]

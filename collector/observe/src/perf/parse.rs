@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use perf_event::events::{Cache, CacheId, CacheOp, CacheResult, Hardware, Software};
 
-use super::events::{EventCode, EventSpec};
+use super::events::{EventCode, EventSpec, ROLES};
 
 /// Text that is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +80,7 @@ fn names() -> String {
 }
 
 fn roles() -> String {
-    super::set::ROLES.map(|(key, _)| key).join(", ")
+    ROLES.map(|(key, _)| key).join(", ")
 }
 
 impl FromStr for EventSpec {

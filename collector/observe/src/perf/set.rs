@@ -6,19 +6,11 @@ use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
 
-use super::events::{CacheEvents, EventSpec};
+use super::events::{CacheEvents, EventSpec, ROLES};
 use super::group::{CALLING_THREAD, PerfGroup, Scope};
 use super::parse::EventError;
 use huddle_host::cpuinfo::{self, Processor};
 use huddle_host::{HostError, HostRoot};
-
-/// Roles by their name in the configuration.
-pub(super) const ROLES: [(&str, CounterRole); 4] = [
-    ("cycles", CounterRole::Cycles),
-    ("instructions", CounterRole::Instructions),
-    ("llc_references", CounterRole::LlcReferences),
-    ("llc_misses", CounterRole::LlcMisses),
-];
 
 /// The value that leaves a role uncounted.
 const NONE: &str = "none";

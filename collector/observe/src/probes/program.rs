@@ -48,7 +48,8 @@ impl Program {
         Self::KvmExit,
     ];
 
-    /// Its name in the object, in `bpftool prog` and in recordings; for tracepoint programs also the tracepoint's.
+    /// Its name in the object, in `bpftool prog` and in recordings; for tracepoint programs also the
+    /// tracepoint's.
     pub fn name(self) -> &'static str {
         match self {
             Self::KsmStartScan => "ksm_start_scan",

@@ -22,11 +22,11 @@ impl Worker {
     pub fn new(work: impl Fn() + Send + 'static) -> Self {
         let (mut orders, order) = std::io::pipe().unwrap();
         let (answer, mut answers) = std::io::pipe().unwrap();
-        let (tell, tid) = mpsc::channel();
+        let (sender, tid) = mpsc::channel();
         let usage = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
         let shared = usage.clone();
         std::thread::spawn(move || {
-            tell.send(gettid().as_raw()).unwrap();
+            sender.send(gettid().as_raw()).unwrap();
             let mut byte = [0];
             while orders.read_exact(&mut byte).is_ok() {
                 work();

@@ -44,7 +44,8 @@ impl Draw {
         self.probability
     }
 
-    /// Whether a page is drawn; the same in every reading. Pages of two VMs at the same position are drawn independently.
+    /// Whether a page is drawn; the same in every reading. Pages of two VMs at the same position are drawn
+    /// independently.
     #[inline]
     pub(super) fn takes(self, page: u64) -> bool {
         self.is_all() || mix(page ^ mix(self.seed)) <= self.up_to

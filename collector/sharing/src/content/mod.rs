@@ -23,7 +23,6 @@
 //! before it is hashed is not counted; resident pages are counted again at the end, and a VM that shrank or
 //! grew by more than 1 % gets a note. Reading leaves a page as it is, merged or not, but the kernel treats it
 //! as recently used.
-//! used recently.
 
 pub mod candidates;
 mod draw;
@@ -82,7 +81,7 @@ impl ContentScan {
     }
 
     /// Makes the next sample use other pages.
-    pub fn draw_anew(&mut self) {
+    pub fn resample(&mut self) {
         self.settings.seed = self.settings.seed.wrapping_add(1);
     }
 

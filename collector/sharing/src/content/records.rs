@@ -5,7 +5,8 @@
 //! of the guests, and so on. Equal contents have equal hashes and are never separated, so the result of
 //! several readings is as exact as that of one.
 
-/// Bits of the hash that are kept. Different contents with equal hashes cost a comparison, but do not change the result.
+/// Bits of the hash that are kept. Different contents with equal hashes cost a comparison, but do not change
+/// the result.
 const HASH_BITS: u32 = 48;
 /// Bits of a frame's and of a page's number: 4 PiB of either.
 const NUMBER_BITS: u32 = 40;

@@ -88,7 +88,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The entry of page number `page`, at position `index`, and the place in it; `None` if the address space is gone.
+    /// The entry of page number `page`, at position `index`, and the place in it; `None` if the address space
+    /// is gone.
     pub(super) fn read_one(&mut self, process: &Process, page: u64, index: u64) -> Option<(Place, Entry)> {
         let entry = read_entry(&process.pagemap, page).ok().flatten()?;
         let mut places = Places {

@@ -375,7 +375,8 @@ impl TrackedGraph {
         Some(agrees(self.tracked[process].pages.get(index), place, entry))
     }
 
-    /// The VM with the largest difference of resident memory, if above `share` of it, and the difference in pages.
+    /// The VM with the largest difference of resident memory, if above `share` of it, and the difference in
+    /// pages.
     pub(super) fn resident_off(&self, share: f64) -> Option<(String, u64)> {
         let off = (0..self.vms.len()).map(|vm| (self.vm_off(vm), vm)).max()?;
         let resident: u64 = self.of_vm(off.1).map(|(tracked, _)| tracked.resident).sum();

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::layouts::{
     AFFINITY_HARD, AFFINITY_SOFT, CpuTopology, DomainInfo, Handle, INVALID_ID, VERSION, VcpuInfo,
 };
-use super::symbols::{Control, KNOWN_VERSION, SILENT};
+use super::symbols::{AffinityCall, Control, KNOWN_VERSION, SILENT};
 use crate::running_version;
 use crate::toolstack::{AffinityKind, CpuPool, DomainRef, XenError};
 use huddle_host::HostRoot;
@@ -133,22 +133,10 @@ impl Xen {
     }
 
     pub(super) fn affinity(&self, domain: u16, vcpu: u32, kind: AffinityKind) -> Result<CpuSet, XenError> {
-        let bytes = self.map_bytes()?;
-        let (mut hard, mut soft) = (vec![0; bytes], vec![0; bytes]);
-        let vcpu = vcpu as i32;
-        // SAFETY: both maps have as many bytes as the library says.
-        let result = unsafe {
-            (self.calls.xc_vcpu_getaffinity)(
-                self.handle,
-                u32::from(domain),
-                vcpu,
-                hard.as_mut_ptr(),
-                soft.as_mut_ptr(),
-                flag(kind),
-            )
-        };
-        self.check(result, || format!("xc_vcpu_getaffinity of vCPU {vcpu} of domain {domain}"))?;
-        let map = if kind == AffinityKind::Hard { hard } else { soft };
+        let call = self.calls.xc_vcpu_getaffinity;
+        let map = self.call_affinity(call, domain, vcpu, kind, vec![0; self.map_bytes()?], || {
+            format!("xc_vcpu_getaffinity of vCPU {vcpu} of domain {domain}")
+        })?;
         Ok(cpus(&map, self.max_cpus()?).intersection(&self.existing()?))
     }
 
@@ -159,27 +147,34 @@ impl Xen {
         kind: AffinityKind,
         cpus: &CpuSet,
     ) -> Result<(), XenError> {
-        // The call returns the resulting affinities in the maps. All existing CPUs are passed as all bits, so
-        // that a CPU that comes later is included.
+        // All existing CPUs are passed as all bits, so that a CPU that comes later is included.
         let bytes = self.map_bytes()?;
         let map = if self.existing()?.is_subset(cpus) { vec![u8::MAX; bytes] } else { map(cpus, bytes) };
-        let (mut hard, mut soft) = (map.clone(), map);
-        let vcpu = vcpu as i32;
-        // SAFETY: both maps have as many bytes as the library says.
-        let result = unsafe {
-            (self.calls.xc_vcpu_setaffinity)(
-                self.handle,
-                u32::from(domain),
-                vcpu,
-                hard.as_mut_ptr(),
-                soft.as_mut_ptr(),
-                flag(kind),
-            )
-        };
-        self.check(result, || {
+        self.call_affinity(self.calls.xc_vcpu_setaffinity, domain, vcpu, kind, map, || {
             format!("xc_vcpu_setaffinity of vCPU {vcpu} of domain {domain} to CPUs {cpus}")
         })?;
         Ok(())
+    }
+
+    /// Calls one of the two functions for affinities, which have the same arguments; `map` is passed, and the
+    /// affinity of `kind` that the call leaves in the map is returned.
+    fn call_affinity(
+        &self,
+        call: AffinityCall,
+        domain: u16,
+        vcpu: u32,
+        kind: AffinityKind,
+        map: Vec<u8>,
+        what: impl FnOnce() -> String,
+    ) -> Result<Vec<u8>, XenError> {
+        let (mut hard, mut soft) = (map.clone(), map);
+        let (hard_map, soft_map) = (hard.as_mut_ptr(), soft.as_mut_ptr());
+        // SAFETY: `call` is one of the two functions, the handle is open, and both maps have as many bytes as
+        // the library says (`map_bytes`).
+        let result =
+            unsafe { call(self.handle, u32::from(domain), vcpu as i32, hard_map, soft_map, flag(kind)) };
+        self.check(result, what)?;
+        Ok(if kind == AffinityKind::Hard { hard } else { soft })
     }
 
     pub(super) fn cpus(&self) -> Result<Vec<CpuTopology>, XenError> {

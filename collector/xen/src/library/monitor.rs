@@ -29,7 +29,8 @@ pub struct LibraryMonitor {
 
 impl LibraryMonitor {
     /// # Errors
-    /// `ENODEV` where the processor or Xen's command line (`psr=cmt`) does not have it; otherwise as for other handles.
+    /// `ENODEV` where the processor or Xen's command line (`psr=cmt`) does not have it; otherwise as for
+    /// other handles.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
         let xen = Xen::open(root)?;
         // SAFETY: the handle is open.

@@ -67,7 +67,8 @@ impl MemorySharing for LibrarySharing {
                 client_handle,
             )
         };
-        // An invalid handle is reported as error number 9 or 10 (`XENMEM_SHARING_OP_*_HANDLE_INVALID`), which merging knows.
+        // An invalid handle is reported as error number 9 or 10 (`XENMEM_SHARING_OP_*_HANDLE_INVALID`), which
+        // merging knows.
         let call = || format!("xc_memshr_share_gfns of page {client_gfn:#x} of domain {}", client.id);
         self.xen.check(result, call).map(|_| ()).map_err(|error| self.xen.why(client, error))
     }

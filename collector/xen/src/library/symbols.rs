@@ -105,6 +105,9 @@ symbols! {
     }
 }
 
+/// `xc_vcpu_getaffinity` or `xc_vcpu_setaffinity`.
+pub(super) type AffinityCall = unsafe extern "C" fn(Handle, u32, c_int, *mut u8, *mut u8, u32) -> c_int;
+
 /// A logger that discards messages: failures are reported by the calls' own errors.
 pub(super) static SILENT: Silent = Silent(Logger { vmessage, progress, destroy });
 

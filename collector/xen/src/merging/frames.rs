@@ -73,7 +73,8 @@ mod tests {
     use crate::fake_memory::{FakeXen, domain_ref};
     use crate::toolstack::DomainKind;
 
-    /// Two domains: pages 0 to 2 are on one frame each, page 3 differs, page 4 is equal but not shared, 5 is a hole.
+    /// Two domains: pages 0 to 2 are on one frame each, page 3 differs, page 4 is equal but not shared, 5 is
+    /// a hole.
     fn made() -> FakeXen {
         let xen = FakeXen::of(
             DomainKind::Pvh,

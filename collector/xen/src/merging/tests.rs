@@ -252,7 +252,8 @@ fn an_error_leaves_nothing_nominated() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Without concurrent changes each content that two domains have is on one frame, and all others are unchanged.
+    /// Without concurrent changes each content that two domains have is on one frame, and all others are
+    /// unchanged.
     #[test]
     fn frames_equal_those_computed_with_sets(domains in proptest::collection::vec(
         proptest::collection::vec(proptest::option::weighted(0.9, 0u64..40), 0..60), 2..5,

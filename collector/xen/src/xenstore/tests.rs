@@ -21,7 +21,8 @@ struct Daemon {
     thread: JoinHandle<Vec<String>>,
 }
 
-/// A daemon that answers each request with the next of `replies`, over any connection, and returns its requests.
+/// A daemon that answers each request with the next of `replies`, over any connection, and returns its
+/// requests.
 fn daemon(replies: &'static [Reply]) -> (Daemon, Xenstore) {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("proc/1/root/run/xenstored");

@@ -1,5 +1,5 @@
-//! Parsers of the output of `xl list` and `xl vcpu-list` (xl(1), `list` and `vcpu-list`; tools/xl/xl_info.c and xl_vcpu.c,
-//! Xen 4.17). Pure.
+//! Parsers of the output of `xl list` and `xl vcpu-list` (xl(1), `list` and `vcpu-list`; tools/xl/xl_info.c
+//! and xl_vcpu.c, Xen 4.17). Pure.
 //!
 //! Names come first and may contain blanks and digits, so lines are parsed from their end.
 

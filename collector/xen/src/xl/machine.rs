@@ -1,4 +1,5 @@
-//! Parsers of the output of `xl info -n` and `xl cpupool-list` (xl(1); tools/xl/xl_info.c and xl_cpupool.c, Xen 4.17). Pure.
+//! Parsers of the output of `xl info -n` and `xl cpupool-list` (xl(1); tools/xl/xl_info.c and xl_cpupool.c,
+//! Xen 4.17). Pure.
 
 use huddle_model::cpuset::CpuSet;
 

@@ -60,7 +60,8 @@ impl CacheMonitor for Xl {
         // A domain that is not monitored has no line.
         let unwatched = || XenError::Call { call: command, errno: Errno::ENOENT };
         let line = shown.lines.iter().find(|line| line.id == domain.id).ok_or_else(unwatched)?;
-        // `xl` prints nothing for a socket that cannot be read: then it is unknown to which sockets the values belong.
+        // `xl` prints nothing for a socket that cannot be read: then it is unknown to which sockets the
+        // values belong.
         let is_whole = line.values.len() == shown.sockets.len();
         let reading =
             |(index, socket): (usize, &u32)| SocketReading {

@@ -69,7 +69,7 @@ fn round() -> Round {
     let topology = Topology::from_json(json).unwrap();
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
     let mut lonely = vm("c", 30, "0-3");
-    lonely.cannot_merge = vec!["it is a memfd".into(), "nobody asked".into()];
+    lonely.cannot_merge = vec!["it is a memfd".into(), "not requested".into()];
     Round {
         number: 4,
         begin_unix_us: 1000,
@@ -103,7 +103,7 @@ fn a_vm_that_was_not_measured_has_nulls_not_zeros() {
     assert_eq!(rows.vms[0].mergeable_bytes, 8192);
     // b is measured as process 20, and is process 21 now; c is not in the matrix.
     assert_eq!((rows.vms[1].frames_used, rows.vms[2].pages_resident), (None, None));
-    assert_eq!(rows.vms[2].cannot_merge.as_deref(), Some("it is a memfd\nnobody asked"));
+    assert_eq!(rows.vms[2].cannot_merge.as_deref(), Some("it is a memfd\nnot requested"));
     assert_eq!(rows.vms[0].cannot_merge, None);
 }
 

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-// In the format of tools/xl/xl_psr.c (Xen 4.17), with two sockets; not recorded, for lack of a processor with PSR.
+// In the format of tools/xl/xl_psr.c (Xen 4.17), with two sockets; not recorded, for lack of a processor with
+// PSR.
 const OCCUPANCY: &str = include_str!("../../fixtures/psr-cmt-show-cache-occupancy.txt");
 const BANDWIDTH: &str = include_str!("../../fixtures/psr-cmt-show-total-mem-bandwidth.txt");
 
