@@ -32,7 +32,7 @@ fn bad_csv_is_rejected_with_its_position() {
         ("vm,a,b\na,5,1\nb,1,-\n", "diagonal"),
         ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
         ("vm,a,\na,-,1\n,1,-\n", "no name"),
-        ("vm,a,b\nb,-,1\na,1,-\n", "one order"),
+        ("vm,a,b\nb,-,1\na,1,-\n", "same order"),
     ] {
         let error = SharingMatrix::from_file_text(text).unwrap_err().to_string();
         assert!(error.contains(word), "{text:?}: {error}");
