@@ -33,7 +33,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
             if shown < domains.len() {
                 let last = (first + shown).min(domains.len());
                 let text =
-                    format!("domains {} to {last} of {} (Up, Down to scroll)", first + 1, domains.len());
+                    format!(" domains {} to {last} of {} (Up, Down to scroll)", first + 1, domains.len());
                 let row = Rect { y: layout.summary.y + 2, height: 1, ..layout.summary };
                 let x = row.right().saturating_sub(text.len() as u16 + 1);
                 canvas.text(row, x, row.y, &text, canvas.theme.warning());
