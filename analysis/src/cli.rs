@@ -33,23 +33,24 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// What a run recorded: VMs, what they share, where they were placed, what was lost.
+    /// Summary of a run: VMs, sharing, placements, losses.
     Summary {
         #[command(flatten)]
         runs: Runs,
-        /// How many pairs to show, those that share most first.
+        /// Number of pairs to show, those with the highest rates first.
         #[arg(long, default_value_t = 10, value_name = "N")]
         top: usize,
     },
-    /// Placements compared: misses, IPC, throughput and latency of each arm, and the change between them.
-    /// Recordings are compared together, each experiment by itself.
+    /// Comparison of placements: misses, IPC, throughput and latency of each arm, and the change between them.
+    /// Recordings are compared together, each experiment separately.
     Compare {
         #[command(flatten)]
         runs: Runs,
-        /// What distinguishes the arms; arms of trials where there are any, else policies, else recordings.
+        /// What distinguishes the arms; default: arms of trials if there are any, else policies, else
+        /// recordings.
         #[arg(long, value_enum)]
         by: Option<By>,
-        /// The arm that the others are compared with; `before`, or an experiment's `opposed`, where there is one.
+        /// The baseline arm; default: `before`, or an experiment's `opposed`, if there is one.
         #[arg(long, value_name = "ARM")]
         baseline: Option<String>,
     },
@@ -57,7 +58,7 @@ enum Command {
     Sharing {
         #[command(flatten)]
         runs: Runs,
-        /// This round instead of the last one.
+        /// Show this round instead of the last one.
         #[arg(long, value_name = "N")]
         round: Option<u64>,
     },
@@ -65,38 +66,38 @@ enum Command {
     Timeline {
         #[command(flatten)]
         runs: Runs,
-        /// About how many points; each sums up as many windows as that needs.
+        /// Approximate number of points; each aggregates as many windows as needed.
         #[arg(long, default_value_t = 60, value_name = "N")]
         points: usize,
     },
-    /// All figures and tables in one HTML file that needs nothing else.
+    /// All figures and tables in one self-contained HTML file.
     Report {
         /// Recordings and experiments: their directories, trees of them, or patterns.
         #[arg(required = true, value_name = "RUN")]
         paths: Vec<PathBuf>,
-        /// Where to write it.
+        /// The output file.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// Also each figure as a file of its own, in this directory.
+        /// Also write each figure as a separate file to this directory.
         #[arg(long, value_name = "DIR")]
         figures: Option<PathBuf>,
     },
-    /// The tables as files for other programs, all runs in one file a table.
+    /// Tables as files for other programs, with all runs in one file per table.
     Export {
         /// Recordings: directories of runs, trees of them, or patterns.
         #[arg(required = true, value_name = "RUN")]
         paths: Vec<PathBuf>,
-        /// What to write.
+        /// File format.
         #[arg(long, value_enum)]
         format: ExportFormat,
-        /// A new or empty directory to write to.
+        /// Output directory, new or empty.
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
-        /// Only this table (repeatable).
+        /// Export only this table (repeatable).
         #[arg(long = "table", value_name = "TABLE")]
         tables: Vec<Table>,
     },
-    /// Whether a recording is whole, and what of it can be used; exit code 1 when something is wrong.
+    /// Check whether a recording is complete, and which parts are usable; exit code 1 if there is a problem.
     Validate {
         #[command(flatten)]
         runs: Runs,
@@ -108,7 +109,7 @@ struct Runs {
     /// Recordings: directories of runs, trees of them, or patterns.
     #[arg(required = true, value_name = "RUN")]
     paths: Vec<PathBuf>,
-    /// For people or for programs: json is one object on stdout.
+    /// Output format: text, or json (one object on stdout).
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -127,7 +128,7 @@ struct Document<T> {
 }
 
 impl Cli {
-    /// Does what the command line says and writes the answer to `out`.
+    /// Runs the command and writes its output to `out`.
     ///
     /// # Errors
     /// When the question cannot be answered, or `out` cannot be written.
@@ -201,7 +202,7 @@ impl Cli {
 }
 
 impl Runs {
-    /// Answers a question to each run by itself.
+    /// Answers a question for each run separately.
     fn answer<T: Serialize + Display>(
         &self,
         out: &mut impl Write,
@@ -225,7 +226,7 @@ impl Runs {
     }
 }
 
-/// The recordings against each other, then each experiment by itself.
+/// The recordings compared with each other, then each experiment separately.
 fn comparisons(
     sources: &Sources,
     by: Option<By>,
@@ -234,7 +235,7 @@ fn comparisons(
     let runs = (!sources.runs.is_empty()).then(|| Comparison::of(&sources.runs, by, baseline));
     let experiments = sources.experiments.iter().map(|dir| match by {
         None | Some(By::Arm) => Comparison::of_experiment(dir, baseline),
-        // The recordings of an experiment can also be looked at otherwise; its result cannot.
+        // The recordings of an experiment can also be compared in other ways; its result cannot.
         Some(_) if dir.runs().is_empty() => Err(AnalysisError::OnlyExperiment(dir.path().to_owned())),
         Some(_) => Comparison::of(dir.runs(), by, baseline),
     });
@@ -251,7 +252,7 @@ fn json_line(out: &mut impl Write, document: &impl Serialize) -> anyhow::Result<
     Ok(())
 }
 
-/// Whether writing failed because the reader went away.
+/// Whether writing failed because the reader closed the pipe.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let direct = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);

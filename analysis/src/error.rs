@@ -1,4 +1,4 @@
-//! What can go wrong with a question.
+//! Errors of questions.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,20 @@ pub enum AnalysisError {
     /// A file or directory cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// There is no recording at this path.
     #[error(
-        "{} holds no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
+        "{} has no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
         .0.display()
     )]
     NoRun(PathBuf),
-    /// There are results of experiments, which this question is not for.
+    /// There are only results of experiments, which this question does not support.
     #[error(
-        "{} holds the result of an experiment and no recording; `compare` (by arm) and `report` read it",
+        "{} has the result of an experiment and no recording; `compare` (by arm) and `report` read it",
         .0.display()
     )]
     OnlyExperiment(PathBuf),
@@ -33,7 +33,7 @@ pub enum AnalysisError {
     Experiment {
         /// Its summary.json.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         message: String,
     },
     /// The path is a file.
@@ -44,21 +44,21 @@ pub enum AnalysisError {
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: ManifestError,
     },
-    /// A pattern matches nothing, or is none.
+    /// A pattern matches nothing, or is invalid.
     #[error("{0}")]
     Pattern(String),
-    /// The arm to compare with is not there.
-    #[error("there is no arm {name:?} to compare with; there is {}", list(known))]
+    /// The baseline arm does not exist.
+    #[error("unknown arm {name:?}; the arms are {}", list(known))]
     NoBaseline {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The existing arms.
         known: Vec<String>,
     },
-    /// There is no such round.
+    /// The round does not exist.
     #[error("{} has no sharing in round {round}", run.display())]
     NoRound {
         /// The run.
@@ -69,22 +69,22 @@ pub enum AnalysisError {
     /// Something cannot be written.
     #[error("cannot write {}: {message}", path.display())]
     Write {
-        /// Where to.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         message: String,
     },
     /// A table cannot be queried.
     #[error(
-        "cannot read the table {table} of {}: {message}; `huddle-analysis validate` says what can still be used",
+        "cannot read the table {table} of {}: {message}; `huddle-analysis validate` shows which parts are usable",
         run.display()
     )]
     Table {
         /// The run.
         run: PathBuf,
-        /// Which table.
+        /// The table.
         table: Table,
-        /// What Polars said.
+        /// The error of Polars.
         message: String,
     },
 }
@@ -106,7 +106,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Polars explains at length, with its query plan; the first line says what is wrong.
+/// Polars' errors are long, with the query plan; the first line has the cause.
 pub(crate) fn first_line(text: &str) -> String {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Recordings as other programs like them: one file a table, all runs in it, with host and run id.
+//! Export for other programs: one file per table with all runs, with host and run id.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,27 +18,27 @@ use crate::run::RunDir;
 pub enum ExportFormat {
     /// Comma-separated values with a heading; unavailable is empty.
     Csv,
-    /// One Parquet file a table, compressed by zstd.
+    /// One Parquet file per table, compressed by zstd.
     Parquet,
-    /// One JSON object a line; unavailable is null.
+    /// One JSON object per line; unavailable is null.
     Json,
 }
 
-/// A file that was written.
+/// A written file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// The table.
     pub table: Table,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
 }
 
-/// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
-/// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory. All
-/// files are there in the end, or none: they are written beside `dir`, for its owner only.
+/// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or `TABLE.jsonl`.
+/// Tables without rows get no file. Rows are streamed, not held in memory. The files appear all at once or
+/// not at all: they are first written beside `dir`, readable only for the owner.
 ///
 /// # Errors
-/// When a recording cannot be read, or `dir` holds something or cannot be written.
+/// When a recording cannot be read, or `dir` is not empty or cannot be written.
 pub fn export(
     runs: &[RunDir],
     tables: &[Table],
@@ -62,7 +62,7 @@ pub fn export(
         .map_err(|error| cannot(error.to_string()))?;
     let written = write(runs, tables, format, unfinished.path(), dir)?;
     if !written.is_empty() {
-        // An empty directory gives way to another that gets its name.
+        // An empty directory is replaced by the new one.
         fs::rename(unfinished.path(), dir).map_err(|error| cannot(error.to_string()))?;
         // Nothing has that name any more.
         let _ = unfinished.keep();
@@ -70,7 +70,7 @@ pub fn export(
     Ok(written)
 }
 
-/// Writes the files to `unfinished`, and names them as they are to be found in `dir`.
+/// Writes the files to `unfinished`, and returns their later paths in `dir`.
 fn write(
     runs: &[RunDir],
     tables: &[Table],

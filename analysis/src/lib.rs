@@ -1,12 +1,12 @@
 //! Questions to huddle's recordings, answered by Polars from their Parquet segments.
 //!
-//! A recording is found ([`sources`]), then summed up ([`summary`]), compared ([`compare`]), drawn
-//! ([`report`]), handed on ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
-//! streaming engine: a query reads the columns it asks for and nothing else, and a recording may be
-//! larger than memory.
+//! A recording is found ([`sources`]), then summarised ([`summary`]), compared ([`compare`]), drawn
+//! ([`report`]), exported ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
+//! streaming engine: a query reads only the columns it needs, and a recording may be larger than memory.
 
 pub mod cli;
 pub mod compare;
+mod directory;
 mod error;
 pub mod experiment;
 pub mod export;

@@ -1,6 +1,6 @@
-//! What of a recording is lost to its readers: segments that were removed, and those that cannot be used.
+//! Losses of a recording: segments that were removed, and those that cannot be used.
 //!
-//! Questions are answered from what is left, and say what was not. `validate` reports the same and more.
+//! Questions are answered from the rest, with a note of the losses. `validate` reports the same and more.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
 
 use crate::AnalysisError;
-use crate::run::{RunDir, TableFiles};
+use crate::directory::{Directory, TableFiles};
 use crate::segment;
 
-/// What one run lost.
+/// Losses of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Losses {
     sentences: Vec<String>,
@@ -19,12 +19,12 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
-    /// What can be told without reading the rows: the numbers of the segments, their footers and columns.
-    /// Where the manifest cannot be used it is left to the question to say so.
-    pub(crate) fn of(run: &RunDir) -> Self {
+    /// Losses that show without reading rows: from the numbers of the segments, their footers and columns. An
+    /// unusable manifest is reported by the question itself.
+    pub(crate) fn of(run: &Directory) -> Self {
         let manifest = match run.manifest() {
             Ok(manifest) => Some(manifest),
-            // The responses of an experiment stand without a manifest.
+            // The responses of an experiment have no manifest.
             Err(AnalysisError::Read { .. }) => None,
             Err(_) => return Self::default(),
         };
@@ -39,9 +39,9 @@ impl Losses {
         losses
     }
 
-    /// Reads every row, since damage may be within, and adds what turns out to be unusable; how many
-    /// segments that are.
-    pub(crate) fn read_through(&mut self, run: &RunDir) -> usize {
+    /// Reads every row, since damage may be inside, and adds segments that turn out to be unusable; returns
+    /// their number.
+    pub(crate) fn read_through(&mut self, run: &Directory) -> usize {
         let known = self.unusable.len();
         let manifest = run.manifest().ok();
         let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
@@ -51,19 +51,19 @@ impl Losses {
         self.unusable.len() - known
     }
 
-    /// One sentence a loss.
+    /// One sentence per loss.
     pub(crate) fn sentences(&self) -> &[String] {
         &self.sentences
     }
 
-    /// Whether a segment must be passed over.
+    /// Whether a segment must be skipped.
     pub(crate) fn has(&self, segment: &Path) -> bool {
         self.unusable.contains(segment)
     }
 
     fn look(
         &mut self,
-        run: &RunDir,
+        run: &Directory,
         manifest: Option<&Manifest>,
         check: impl Fn(&Path, Table) -> Result<(), String>,
     ) {
@@ -80,9 +80,9 @@ impl Losses {
     }
 }
 
-/// The tables that the manifest's version knows, with their files; a directory that cannot be listed is left
-/// to the question that needs it.
-fn tables(run: &RunDir, manifest: Option<&Manifest>) -> impl Iterator<Item = (Table, TableFiles)> {
+/// The tables of the manifest's version, with their files; a directory that cannot be listed is reported by
+/// the question that needs it.
+fn tables(run: &Directory, manifest: Option<&Manifest>) -> impl Iterator<Item = (Table, TableFiles)> {
     Table::ALL
         .iter()
         .copied()
@@ -90,30 +90,30 @@ fn tables(run: &RunDir, manifest: Option<&Manifest>) -> impl Iterator<Item = (Ta
         .filter_map(|table| Some((table, run.files(table).ok()?)))
 }
 
-/// The segments of `table` that ought to be there and are not, one sentence a range. Segments are numbered
-/// one by one, and the recorder removes them from the oldest on; without a manifest only gaps are known.
+/// The missing segments of `table`, one sentence per range. Segments are numbered consecutively, and the
+/// recorder removes the oldest first; without a manifest only gaps are known.
 pub(crate) fn missing(table: Table, files: &TableFiles, manifest: Option<&Manifest>) -> Vec<String> {
     let gaps = files.segments.windows(2).filter(|pair| pair[1].0 > pair[0].0 + 1);
-    let mut said: Vec<String> = gaps
+    let mut found: Vec<String> = gaps
         .map(|pair| {
             format!("{table} lacks the segments {} to {}: they were removed", pair[0].0 + 1, pair[1].0 - 1)
         })
         .collect();
-    let Some(manifest) = manifest else { return said };
+    let Some(manifest) = manifest else { return found };
     let TableCounts { segments_written: last, segments_removed, .. } = manifest.counts(table);
     let first = segments_removed + 1;
     let Some((found_first, found_last)) = files.span() else {
         if last >= first {
-            said.push(format!("{table} lacks all of its segments {first} to {last}: they were removed"));
+            found.push(format!("{table} lacks all of its segments {first} to {last}: they were removed"));
         }
-        return said;
+        return found;
     };
-    // While a run goes on the manifest may lag behind by what was removed last.
+    // During a run the manifest may not include the latest removals.
     if manifest.end_us.is_some() && found_first > first {
-        said.push(format!("{table} lacks its segments {first} to {}: they were removed", found_first - 1));
+        found.push(format!("{table} lacks its segments {first} to {}: they were removed", found_first - 1));
     }
     if found_last < last {
-        said.push(format!("{table} lacks its segments {} to {last}: they were removed", found_last + 1));
+        found.push(format!("{table} lacks its segments {} to {last}: they were removed", found_last + 1));
     }
-    said
+    found
 }

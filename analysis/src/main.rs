@@ -8,10 +8,10 @@ use huddle_analysis::cli::{Cli, is_broken_pipe};
 fn main() -> ExitCode {
     match Cli::parse().run(&mut std::io::stdout().lock()) {
         Ok(code) => code,
-        // `| head` has seen enough.
+        // The reader closed the pipe, as `| head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Its words have its cause in them already.
+            // Its message includes its cause.
             eprintln!("huddle-analysis: {error}");
             ExitCode::FAILURE
         }

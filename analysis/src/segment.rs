@@ -1,4 +1,4 @@
-//! One segment: does it open, are its columns those of the schema, does its time go forward.
+//! Checks of one segment: it opens, its columns match the schema, its time goes forward.
 
 use std::path::Path;
 
@@ -6,29 +6,29 @@ use huddle_model::schema::{ColumnKind, Table};
 use polars::prelude::*;
 
 use crate::error::first_line;
-use crate::run::scan_files;
+use crate::frame::scan_files;
 
-/// Where time and rounds stand after the segments looked at so far.
+/// Last time and round of the segments checked so far.
 #[derive(Default)]
 pub(crate) struct Times {
     last_us: Option<i64>,
     last_round: Option<u64>,
 }
 
-/// What a readable segment holds.
+/// Contents of a readable segment.
 pub(crate) struct Found {
     pub(crate) rows: u64,
     pub(crate) rounds: Option<(u64, u64)>,
-    /// What is wrong though its rows can be used.
+    /// Problems that leave its rows usable.
     pub(crate) problems: Vec<String>,
 }
 
-/// Reads its footer only; an error is why it cannot be used.
+/// Reads only its footer; the error is why it cannot be used.
 pub(crate) fn opens(path: &Path) -> Result<(), String> {
     schema(path).map(|_| ())
 }
 
-/// Reads its footer only, and compares its columns with those of this schema version; an error is why it
+/// Reads only its footer, and compares its columns with those of this schema version; the error is why it
 /// cannot be used.
 pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), String> {
     let schema = schema(path)?;
@@ -52,7 +52,7 @@ pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), Str
     }
 }
 
-/// Reads all of a segment of a recording of this schema version; an error is why it cannot be used.
+/// Reads a whole segment of a recording of this schema version; the error is why it cannot be used.
 pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) -> Result<Found, String> {
     columns(path, table, version)?;
     let damaged = |error| unreadable(path, &error);
@@ -94,7 +94,7 @@ fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Re
         let Some(name) = table.column_name(column.name, version) else { continue };
         let nulls = frame.column(name).map_or(0, Column::null_count);
         if nulls > 0 {
-            let what = format!("{} is null in {nulls} rows and may never be", column.name);
+            let what = format!("{} is null in {nulls} rows but must not be null", column.name);
             return Err(drift(path, table, version, &what));
         }
     }
@@ -128,7 +128,7 @@ pub(crate) fn data_type(kind: ColumnKind) -> DataType {
     }
 }
 
-/// The first value that is less than the greatest before it: its row (from 1), that greatest, itself.
+/// The first value below the maximum before it: its row (from 1), the maximum, the value.
 fn first_step_back<T: PartialOrd + Copy>(
     mut greatest: Option<T>,
     values: impl Iterator<Item = T>,

@@ -1,4 +1,4 @@
-//! The sharing matrix of a run: in one round, and over all of them.
+//! The sharing matrix of a run: of one round, and over all rounds.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,21 +13,21 @@ use crate::frame::Answer;
 use crate::run::RunDir;
 use crate::text::{clean, lines, percent, table, write_losses};
 
-/// What the VMs of one run share.
+/// Sharing of the VMs of one run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sharing {
     /// Directory of the run.
     pub path: PathBuf,
-    /// What was recorded and is lost, one sentence each; the matrices are of the rest.
+    /// Losses, one sentence each; the matrices are from the rest.
     pub losses: Vec<String>,
     /// The round of the matrix; `None` when no sharing was recorded.
     pub round: Option<u64>,
-    /// How it was measured.
+    /// The method of measurement.
     pub method: Option<String>,
     /// The VMs of that round, in order of name.
     pub vms: Vec<String>,
-    /// `rates[i][j]`: the part (0 to 1) of the frames that VM i uses which it shares with VM j; `None` on
-    /// the diagonal and where there is no row.
+    /// `rates[i][j]`: the fraction (0 to 1) of VM i's used frames that it shares with VM j; `None` on the
+    /// diagonal and if there is no row.
     pub rates: Vec<Vec<Option<f64>>>,
     /// Shared frames likewise.
     pub shared_frames: Vec<Vec<Option<u64>>>,
@@ -131,7 +131,7 @@ impl fmt::Display for Sharing {
         writeln!(f, "{}, round {round}, measured by {}", self.path.display(), clean(method))?;
         let names: Vec<String> = self.vms.iter().map(|name| clean(name)).collect();
         for (title, rates) in [
-            ("In this round: of the frames a row's VM uses, shared with", &self.rates),
+            ("In this round: share of the frames of the row's VM shared with", &self.rates),
             ("Mean over all rounds", &self.mean_rates),
         ] {
             let titles: Vec<String> = names.iter().map(|name| format!(">{name}")).collect();

@@ -1,30 +1,31 @@
-//! Where recordings and results of experiments are.
+//! Finding recordings and results of experiments.
 
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::MANIFEST_FILE;
 
 use crate::AnalysisError;
+use crate::directory::is_run;
 use crate::experiment::{ExperimentDir, is_experiment};
-use crate::run::{RunDir, is_run};
+use crate::run::RunDir;
 
-/// How many directories below the named one a run may be: `host=NAME/run=ID`, and one for a tree of trees.
+/// Maximum depth of a run below the named directory: `host=NAME/run=ID`, and one for a tree of trees.
 const DEEPEST: usize = 3;
 
-/// What can be questioned.
+/// Sources of data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// Recordings, but for those that an experiment made.
+    /// Recordings, except for those of experiments.
     pub runs: Vec<RunDir>,
     /// Results of experiments, with their recordings.
     pub experiments: Vec<ExperimentDir>,
 }
 
 impl Sources {
-    /// What is at all these paths, each thing once.
+    /// The sources at all these paths, without duplicates.
     ///
     /// # Errors
-    /// When one of them has nothing.
+    /// When one of them has none.
     pub fn of(paths: &[PathBuf]) -> Result<Self, AnalysisError> {
         let mut all = Self::default();
         for path in paths {
@@ -33,23 +34,23 @@ impl Sources {
         Ok(all)
     }
 
-    /// What is at `path`: the directory of a run or of an experiment, a tree that holds some, or a pattern
-    /// (`*`, `?`, `[..]`) of such, in ascending order.
+    /// The sources at `path`: the directory of a run or of an experiment, a tree that contains some, or a
+    /// pattern (`*`, `?`, `[..]`) of such, in ascending order.
     ///
     /// # Errors
-    /// When there is nothing.
+    /// When there are none.
     pub fn find(path: &Path) -> Result<Self, AnalysisError> {
-        // A path that exists is meant as it is, whatever characters it has.
+        // An existing path is taken literally, whatever characters it has.
         match path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
             Some(pattern) => Self::matching(pattern),
             None => Self::at(path),
         }
     }
 
-    /// The recordings alone, those of experiments among them.
+    /// Only the recordings, including those of experiments.
     ///
     /// # Errors
-    /// When there are results of experiments only, which some questions cannot be put to.
+    /// When there are only results of experiments, which some questions do not support.
     pub fn recordings(&self) -> Result<Vec<RunDir>, AnalysisError> {
         let of_experiments = self.experiments.iter().flat_map(ExperimentDir::runs);
         let all: Vec<RunDir> = self.runs.iter().chain(of_experiments).cloned().collect();
@@ -59,17 +60,17 @@ impl Sources {
         }
     }
 
-    /// What `ask` answers. Where a segment turns out to be damaged within, which its footer does not tell,
-    /// all rows are read to find such segments, and it is asked again without them.
+    /// The result of `ask`. If a segment turns out to be damaged inside, which its footer does not show, all
+    /// rows are read to find such segments, and `ask` runs again without them.
     ///
     /// # Errors
-    /// Those of `ask`.
+    /// The errors of `ask`.
     pub(crate) fn answer<T>(
         &mut self,
         ask: impl Fn(&Self) -> Result<T, AnalysisError>,
     ) -> Result<T, AnalysisError> {
         match ask(self) {
-            // An export that cannot read cannot write.
+            // An export cannot read its input and fails as a write.
             Err(AnalysisError::Table { .. } | AnalysisError::Write { .. }) if self.read_through() > 0 => {
                 ask(self)
             }
@@ -82,7 +83,7 @@ impl Sources {
         of_runs + self.experiments.iter_mut().map(ExperimentDir::read_through).sum::<usize>()
     }
 
-    /// What is at all paths that match a pattern; what is neither is passed over.
+    /// The sources at all paths that match a pattern; other paths are skipped.
     fn matching(pattern: &str) -> Result<Self, AnalysisError> {
         let bad = |error: &dyn std::fmt::Display| {
             AnalysisError::Pattern(format!("{pattern:?} is not a pattern of paths: {error}"))
@@ -117,7 +118,7 @@ impl Sources {
     }
 
     fn look_below(&mut self, dir: &Path, depth: usize) -> Result<(), AnalysisError> {
-        // An experiment may have the table of its responses beside its result, and no manifest.
+        // An experiment may have a table of responses beside its result, without a manifest.
         let is_experiment = !dir.join(MANIFEST_FILE).exists() && is_experiment(dir);
         if !is_experiment && is_run(dir) {
             self.runs.push(RunDir::new(dir.to_owned()));
@@ -165,13 +166,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_neither_is_said_in_one_sentence() {
+    fn other_paths_have_a_one_sentence_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        // A file of that name that another program wrote.
+        // A file with that name from another program.
         std::fs::write(dir.path().join("summary.json"), "{\"schema\":\"other\"}").unwrap();
         for (path, words) in
-            [("", "holds no recording"), ("file", "is a file"), ("none", "No such file or directory")]
+            [("", "has no recording"), ("file", "is a file"), ("none", "No such file or directory")]
         {
             let error = Sources::find(&dir.path().join(path)).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains('\n'), "{error}");
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_experiment_has_the_recordings_beneath_it() {
+    fn an_experiment_has_the_recordings_below_it() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, text: &str| {
             let path = dir.path().join(name);
@@ -195,9 +196,9 @@ mod tests {
         let found = Sources::find(dir.path()).unwrap();
         let at = |name: &str| dir.path().join(name);
         assert_eq!(found.runs, [RunDir::new(at("run"))]);
-        let told: Vec<(PathBuf, usize)> =
+        let found: Vec<(PathBuf, usize)> =
             found.experiments.iter().map(|one| (one.path().to_owned(), one.runs().len())).collect();
-        assert_eq!(told, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
+        assert_eq!(found, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
         assert_eq!(found.recordings().unwrap().len(), 2);
         std::fs::remove_dir_all(at("scan/128-kib/recording")).unwrap();
         let error = Sources::find(&at("scan")).unwrap().recordings().unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! Counters summed by Polars into the sums that the loop makes of its windows
-//! ([`huddle_model::stats::BlockSums`]), so that both come to the same rates.
+//! Counters summed by Polars in the same way as the loop does for its windows
+//! ([`huddle_model::stats::BlockSums`]), so that both have the same rates.
 
 use huddle_model::stats::{BlockSums, Part, SampleFlags};
 use polars::prelude::*;
@@ -20,7 +20,7 @@ pub(crate) fn counter_sums() -> Vec<Expr> {
         asked.push(sum_with(above, below).alias(format!("{name}_above")));
         asked.push(sum_with(below, above).alias(format!("{name}_below")));
     }
-    // Moves within a domain leave the cache as it is; where domains are not known any move is one.
+    // Moves within a domain keep the cache; if domains are unknown any move counts.
     let moved = col("domain_migrations").fill_null(col("migrations")).gt(lit(0));
     asked.extend([
         len().cast(DataType::UInt64).alias("samples"),
@@ -32,7 +32,7 @@ pub(crate) fn counter_sums() -> Vec<Expr> {
     asked
 }
 
-/// The sums of each row of an answer to [`counter_sums`].
+/// The sums of each row of a result of [`counter_sums`].
 pub(crate) fn sums_of(answer: &Answer) -> PolarsResult<Vec<BlockSums>> {
     let part = |name: &str| -> PolarsResult<Vec<Part>> {
         let (above, below) = (answer.f64s(&format!("{name}_above"))?, answer.f64s(&format!("{name}_below"))?);

@@ -1,4 +1,4 @@
-//! Text for people: tables, rates, times, and names that cannot disturb a terminal.
+//! Text for people: tables, rates, times, and names that are safe for a terminal.
 
 use std::fmt;
 
@@ -18,12 +18,12 @@ pub(crate) fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// The table's lines without the spaces that fill its last column.
+/// The table's lines without trailing spaces.
 pub(crate) fn lines(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// A name or sentence with control characters made visible: names come from guests' command lines.
+/// A name or sentence with control characters replaced by visible ones: names come from guests' command lines.
 pub(crate) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -36,7 +36,7 @@ pub(crate) fn clean(text: &str) -> String {
     out
 }
 
-/// What an answer could not have in it, a line each.
+/// Losses of an answer, a line each.
 pub(crate) fn write_losses(f: &mut fmt::Formatter<'_>, losses: &[String]) -> fmt::Result {
     losses.iter().try_for_each(|loss| writeln!(f, "left out  {}", clean(loss)))
 }
@@ -51,7 +51,7 @@ pub(crate) fn signed_percent(change: f64) -> String {
     format!("{:+.1} %", change * 100.0)
 }
 
-/// A figure with four digits that count.
+/// A figure with four significant digits.
 pub(crate) fn figure(value: f64) -> String {
     let size = value.abs();
     match size {
@@ -65,17 +65,12 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-/// A p value.
-pub(crate) fn p_value(p: f64) -> String {
-    if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
-}
-
-/// A value, or `-` where it was not available.
+/// A value, or `-` if it is unavailable.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// A duration in microseconds, to the second from a minute on.
+/// A duration in microseconds, rounded to seconds from a minute on.
 pub(crate) fn duration(us: i64) -> String {
     let seconds = us / 1_000_000;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -107,7 +102,7 @@ mod tests {
         ] {
             assert_eq!(figure(value), text);
         }
-        assert_eq!((signed_percent(0.25).as_str(), p_value(1e-9).as_str()), ("+25.0 %", "< 0.0001"));
+        assert_eq!(signed_percent(0.25), "+25.0 %");
     }
 
     #[test]

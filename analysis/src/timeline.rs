@@ -1,4 +1,4 @@
-//! Rates over time, with what changed when.
+//! Rates over time, with changes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,13 +22,13 @@ use crate::text::{clean, figure, lines, table, write_losses};
 pub struct Timeline {
     /// Directory of the run.
     pub path: PathBuf,
-    /// What was recorded and is lost, one sentence each; the points are of the rest.
+    /// Losses, one sentence each; the points are from the rest.
     pub losses: Vec<String>,
-    /// How many windows one point sums up.
+    /// Number of windows per point.
     pub windows_a_point: u64,
     /// All VMs together, in order of time.
     pub points: Vec<Point>,
-    /// Each VM by itself, in order of name.
+    /// Each VM separately, in order of name.
     pub vms: BTreeMap<String, Vec<Point>>,
     /// Placement changes, decisions and events, in order of time.
     pub moments: Vec<Moment>,
@@ -43,9 +43,9 @@ pub struct Point {
     pub end_us: i64,
     /// The round of the last of them.
     pub round: u64,
-    /// The arm of the last of them, where a trial ran.
+    /// The arm of the last of them, if a trial ran.
     pub arm: Option<String>,
-    /// LLC misses per 1000 instructions; `None` where it is not known.
+    /// LLC misses per 1000 instructions; `None` if unknown.
     pub mpki: Option<f64>,
     /// LLC misses per LLC reference.
     pub miss_ratio: Option<f64>,
@@ -55,7 +55,7 @@ pub struct Point {
     pub samples: SampleFlags,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moment {
     /// When, since the Unix epoch.
@@ -67,7 +67,7 @@ pub struct Moment {
 }
 
 impl Timeline {
-    /// The timeline of `run` in at most about `points` points.
+    /// The timeline of `run` in approximately `points` points.
     ///
     /// # Errors
     /// When the recording cannot be read.
@@ -117,7 +117,7 @@ impl Timeline {
 fn read(answer: &Answer) -> PolarsResult<Vec<(Option<String>, Point)>> {
     let (begins, ends, rounds) = (answer.i64s("begin_us")?, answer.i64s("end_us")?, answer.u64s("round")?);
     let arms = answer.texts("arm")?;
-    // Without a column of VMs the points are of all of them.
+    // Without a column of VMs the points are for all VMs together.
     let vms = answer.texts("vm").unwrap_or_else(|_| vec![None; answer.rows()]);
     let point = |(row, sums): (usize, BlockSums)| {
         let value = |objective| sums.value(objective).value().copied();
@@ -153,7 +153,7 @@ fn moments(run: &RunDir) -> Result<Vec<Moment>, AnalysisError> {
             at_us: ends[row].unwrap_or_default(),
             kind: "placement".to_owned(),
             what: format!(
-                "round {}: {} threads placed anew; the plan is of {}",
+                "round {}: {} threads moved, by policy {}",
                 rounds[row].unwrap_or_default(),
                 threads[row].unwrap_or_default(),
                 policies[row].as_deref().unwrap_or("no policy")
@@ -203,7 +203,7 @@ impl fmt::Display for Timeline {
         let mut moments = self.moments.iter().peekable();
         let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
         for (place, point) in self.points.iter().enumerate() {
-            // What happened before the next point belongs to this one.
+            // Events before the next point belong to this one.
             let until = self.points.get(place + 1).map_or(i64::MAX, |next| next.begin_us);
             let mut happened = Vec::new();
             while let Some(moment) = moments.next_if(|moment| moment.at_us < until) {
@@ -225,7 +225,7 @@ impl fmt::Display for Timeline {
         if !self.points.is_empty() {
             writeln!(f, "{}", lines(&rows))?;
         }
-        // Without counters the moments have no points to stand beside.
+        // Without counters there are no points to show events with.
         for moment in moments {
             writeln!(f, "{}  {}  {}", utc_text(moment.at_us), clean(&moment.kind), clean(&moment.what))?;
         }

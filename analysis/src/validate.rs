@@ -1,4 +1,4 @@
-//! Whether a recording is whole, and what of it can be used.
+//! Checks whether a recording is complete, and which parts are usable.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,31 +12,31 @@ use crate::run::{RunDir, TableFiles};
 use crate::segment::{self, Times};
 use crate::text::clean;
 
-/// What was found in one run.
+/// Findings about one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Directory of the run.
     pub path: PathBuf,
-    /// What is wrong, one sentence each; empty when the recording is whole.
+    /// Problems, one sentence each; empty if the recording is complete.
     pub problems: Vec<String>,
-    /// What a user should know though it is as it should be.
+    /// Notes that are not problems.
     pub notes: Vec<String>,
-    /// What can be used, by table; empty when the run was refused as a whole.
+    /// Usable parts, by table; empty if the whole run was rejected.
     pub usable: Vec<Usable>,
 }
 
-/// What can be used of one table.
+/// Usable parts of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usable {
     /// The table.
     pub table: Table,
-    /// Segments that are whole.
+    /// Number of intact segments.
     pub segments: u64,
     /// Rows in them.
     pub rows: u64,
     /// Their first and last round; `None` without a row.
     pub rounds: Option<(u64, u64)>,
-    /// Segments that are there and cannot be used.
+    /// Number of existing segments that cannot be used.
     pub damaged: u64,
 }
 
@@ -52,7 +52,7 @@ impl Report {
                 None
             }
             Err(error) => {
-                // Another version's tables mean something else, and a guess could be wrong unseen.
+                // Tables of another version may mean something else, and a guess could be silently wrong.
                 report.problems.push(error.to_string());
                 return report;
             }
@@ -62,7 +62,7 @@ impl Report {
         }
         for table in Table::ALL {
             match run.files(*table) {
-                // A table gets its directory with its first row, so most runs lack some.
+                // The directory of a table is created with its first row, so most runs lack some.
                 Ok(files) if files == TableFiles::default() && !is_expected(manifest.as_ref(), *table) => {}
                 Ok(files) if manifest.as_ref().is_some_and(|manifest| !manifest.knows(*table)) => {
                     report.problems.push(format!(
@@ -81,14 +81,14 @@ impl Report {
         report
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there are no problems.
     pub fn is_whole(&self) -> bool {
         self.problems.is_empty()
     }
 
     fn check_end(&mut self, manifest: &Manifest) {
         if let Some(reason) = &manifest.stopped {
-            self.problems.push(format!("recording stopped before the run did: {reason}"));
+            self.problems.push(format!("recording stopped before the run: {reason}"));
         }
         match manifest.end_us {
             None => self.problems.push(
@@ -111,7 +111,7 @@ impl Report {
             ));
         }
         for strange in &files.strange {
-            self.notes.push(format!("{} is not of a recording and was ignored", strange.display()));
+            self.notes.push(format!("{} is not part of a recording and was ignored", strange.display()));
         }
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();
@@ -138,7 +138,7 @@ impl Report {
         self.problems.extend(missing);
         if let Some(manifest) = manifest {
             self.note_counts(manifest, table);
-            // While a run goes on the manifest lags behind.
+            // During a run the manifest lags behind.
             if is_complete && manifest.end_us.is_some() {
                 self.check_counts(manifest, table, files, &usable);
             }
@@ -155,7 +155,7 @@ impl Report {
         }
         if rows_removed > 0 {
             self.notes.push(format!(
-                "the first {rows_removed} rows of {table} were removed to keep within the limits of the recording"
+                "the first {rows_removed} rows of {table} were removed to stay within the limits of the recording"
             ));
         }
     }
@@ -166,13 +166,13 @@ impl Report {
         match files.span() {
             Some((found_first, found_last)) if found_first < first || found_last > last => {
                 self.problems.push(format!(
-                    "{table} has segments {found_first} to {found_last}, and the manifest knows of {first} to {last} only: \
+                    "{table} has segments {found_first} to {found_last}, but the manifest has only {first} to {last}: \
                      they may be of another run"
                 ));
             }
             _ if usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
                 self.problems.push(format!(
-                    "{table} has {} rows, and the manifest counts {}",
+                    "{table} has {} rows, but the manifest counts {}",
                     usable.rows,
                     manifest.counts(table).rows_kept()
                 ));
@@ -208,7 +208,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Whether the manifest says that segments of `table` are there.
+/// Whether segments of `table` exist according to the manifest.
 fn is_expected(manifest: Option<&Manifest>, table: Table) -> bool {
     manifest.map(|manifest| manifest.counts(table)).is_some_and(|counts| {
         counts.segments_written > counts.segments_removed || counts.rows_lost > 0 || counts.rows_removed > 0

@@ -502,7 +502,7 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
     let html = fs::read_to_string(&page).unwrap();
     for words in [
         "read 1.30 times as fast",
-        "May have disturbed it: the host was not idle",
+        "Possible disturbance: the host was not idle",
         "no PMU in this guest",
         "Execution time by arm",
         "opposed over recommended",

@@ -265,7 +265,7 @@ fn other_columns_are_named() {
     let other = run.with_file_name("other");
     record(&other, (1..=4).map(|round| sample::view(round, VMS - 1)));
     fs::copy(other.join("vms/segment-000002.parquet"), run.join("vms/segment-000002.parquet")).unwrap();
-    assert!(wrong(&run).contains("vms has 11 rows, and the manifest counts 12"));
+    assert!(wrong(&run).contains("vms has 11 rows, but the manifest counts 12"));
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
 fn bad_input_is_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
-    for (path, words) in [("", "holds no recording"), ("file", "is a file"), ("none", "cannot read")] {
+    for (path, words) in [("", "has no recording"), ("file", "is a file"), ("none", "cannot read")] {
         for command in ["summary", "validate"] {
             let output = analysis(&[command], &dir.path().join(path));
             let said = text(&output.stderr);

@@ -1,4 +1,4 @@
-//! What could not be noted, counted per place.
+//! Lost events, counted by kind.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use huddle_abi::Loss;

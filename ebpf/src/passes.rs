@@ -1,4 +1,4 @@
-//! Beginning and end of each pass of ksmd: what triggers the loop.
+//! Start and end of each pass of ksmd, the trigger of the loop.
 
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,

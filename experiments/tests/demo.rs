@@ -61,7 +61,7 @@ fn the_demo_shows_stand_ins_and_leaves_nothing() {
     assert!(screen.contains("6 VMs") && screen.contains("web-1"), "{screen}");
     assert_eq!(processes(&ours).iter().filter(|name| *name == "huddle-standin").count(), 6);
     terminal.keys(&["4"]);
-    terminal.shows("operations per second that workloads report");
+    terminal.shows("operations per second, as reported by workloads");
     terminal.keys(&["q"]);
     terminal.shows("ended with 0");
     assert_eq!(ksm(), before);

@@ -1,13 +1,13 @@
-//! How good and how fast placing is: the search beside the optimum, beside the paper's greedy, and beside
-//! a multilevel graph partitioner (metis-rs, in Rust after METIS; it knows equal parts and nothing of
-//! limits, so how often a part is over the share of its domain is printed with it).
+//! Quality and speed of placing: the search compared with the optimum, with the paper's greedy, and with a
+//! multilevel graph partitioner (metis-rs, METIS in Rust; it assumes equal parts and knows no limits, so the
+//! number of parts above their domain's share is printed, too).
 //!
 //! `cargo bench -p huddle-model --bench plan`
 #![allow(
     missing_docs,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a benchmark: what fails, panics, and what it finds is printed"
+    reason = "a benchmark: failures panic, results are printed"
 )]
 
 use std::time::Instant;
@@ -28,7 +28,7 @@ fn topology(domains: u32, cpus: u32) -> Topology {
     Topology::new(Some(3), (0..domains).map(domain).collect()).unwrap()
 }
 
-/// VMs of random sharing, or in layers of sharing (system, libraries, application) as real ones are.
+/// VMs with random sharing, or with layers of sharing (system, libraries, application) like real ones.
 fn matrix(seed: u64, n: usize, structured: bool) -> SharingMatrix {
     let mut rng = Rng::new(seed);
     let layers: Vec<[usize; 3]> = (0..n).map(|_| [rng.below(2), rng.below(3), rng.below(4)]).collect();
@@ -54,7 +54,7 @@ fn matrix(seed: u64, n: usize, structured: bool) -> SharingMatrix {
     SharingMatrix::measured(Method::Merged, vms.collect(), &frames, 0.0, 1.0)
 }
 
-/// The graph of gains, in frames, as the partitioner takes it.
+/// The graph of gains, in frames, in the partitioner's format.
 fn graph(sizes: &[u32], gains: &[Vec<(usize, f64)>]) -> Graph {
     let mut begins = vec![0];
     let (mut others, mut weights) = (Vec::new(), Vec::new());
@@ -67,7 +67,7 @@ fn graph(sizes: &[u32], gains: &[Vec<(usize, f64)>]) -> Graph {
     Graph::new(gains.len(), begins, others).with_adjwgt(weights).with_vwgt(sizes)
 }
 
-/// The same problem for the partitioner: an instance whose room is the share of a plan on equal domains.
+/// The same problem for the partitioner: an instance whose capacity is the share of a plan on equal domains.
 fn instance(matrix: &SharingMatrix, domains: u32, cpus: u32) -> Instance {
     let n = matrix.len();
     let sizes: Vec<u32> = matrix.vms().iter().map(|vm| vm.vcpus).collect();
@@ -83,7 +83,7 @@ fn instance(matrix: &SharingMatrix, domains: u32, cpus: u32) -> Instance {
     Instance { gains: gains.collect(), room: vec![share; domains as usize], sizes, ..Instance::default() }
 }
 
-/// What the partitioner makes of an instance: value, whether all fits, and seconds.
+/// The partitioner's result for an instance: value, whether everything fits, and seconds.
 fn partitioned(instance: &Instance) -> (f64, bool, f64) {
     let graph = graph(&instance.sizes, &instance.gains);
     let began = Instant::now();
@@ -158,8 +158,8 @@ fn large_plans() {
     );
 }
 
-/// A sparse instance: a matrix of 10,000 VMs is a hundred million pairs, of which a scan names those that
-/// share.
+/// A sparse instance: the matrix of 10,000 VMs has a hundred million pairs, of which a scan lists only those
+/// that share.
 fn huge() {
     let (n, d, group) = (10_000, 32, 40);
     let mut rng = Rng::new(3);

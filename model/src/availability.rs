@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Availability<T> {
-    /// What was measured.
+    /// The measured value.
     Available(T),
     /// Why it could not be measured, as one sentence for the user.
     Unavailable(String),
@@ -21,7 +21,7 @@ impl<T> Availability<T> {
         }
     }
 
-    /// The value where there is one.
+    /// The value, if available.
     pub fn value(&self) -> Option<&T> {
         match self {
             Self::Available(value) => Some(value),
@@ -29,7 +29,7 @@ impl<T> Availability<T> {
         }
     }
 
-    /// The reason where there is no value.
+    /// The reason, if unavailable.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Available(_) => None,

@@ -1,37 +1,37 @@
-//! What a viewer may ask of a running loop.
+//! Commands of a viewer to a running loop.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Policy;
 
-/// One command; all but the recording may change where vCPUs run.
+/// A command; all but those for recording may change where vCPUs run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoopCommand {
-    /// Pin as planned, now and from now on.
+    /// Pin as planned, from now on.
     Apply,
-    /// Pin nothing from now on; what is pinned stays.
+    /// Pin nothing from now on; existing pinning stays.
     DryRun,
-    /// Plan by another policy, at once; pinned as well where the loop pins.
+    /// Use another policy, at once; also pins if the loop pins.
     SetPolicy(Policy),
-    /// Take back every change, and pin nothing from now on.
+    /// Undo every change, and pin nothing from now on.
     Restore,
     /// Record into this directory, which must be new or empty.
     StartRecording {
-        /// As the loop's process sees it.
+        /// Path as seen by the loop's process.
         dir: String,
     },
-    /// Close the recording.
+    /// Stop recording.
     StopRecording,
 }
 
 impl LoopCommand {
-    /// What it does to the host, as a question to the user; `None` where it changes nothing there.
+    /// The confirmation to show before it changes the host; `None` if it does not.
     pub fn question(&self) -> Option<String> {
         match self {
             Self::Apply => Some("Pin vCPUs as planned?".into()),
             Self::SetPolicy(policy) => {
-                Some(format!("Plan with policy {policy}, and pin accordingly where the loop pins?"))
+                Some(format!("Plan with policy {policy}, and pin accordingly if the loop pins?"))
             }
             Self::Restore => Some("Undo every change?".into()),
             Self::DryRun | Self::StartRecording { .. } | Self::StopRecording => None,

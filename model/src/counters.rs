@@ -31,7 +31,7 @@ impl CounterRole {
     }
 }
 
-/// One value a role; `None` where the event could not be opened.
+/// One value per role; `None` if the event could not be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// See [`CounterRole::Cycles`].
@@ -55,7 +55,7 @@ impl Counts {
         }
     }
 
-    /// Puts the value of one role.
+    /// Sets the value of one role.
     pub fn set(&mut self, role: CounterRole, value: Option<u64>) {
         *match role {
             CounterRole::Cycles => &mut self.cycles,
@@ -66,7 +66,7 @@ impl Counts {
     }
 }
 
-/// One reading of a group whose members were opened, and so are scheduled on the PMU, together.
+/// One reading of a group, whose members are scheduled on the PMU together.
 ///
 /// Values and times are totals since the group was opened (perf_event_open(2), `PERF_FORMAT_GROUP`,
 /// `PERF_FORMAT_TOTAL_TIME_ENABLED`, `PERF_FORMAT_TOTAL_TIME_RUNNING`), never scaled.

@@ -16,7 +16,7 @@ pub struct CpuSet(BTreeSet<u32>);
 /// cannot exhaust memory.
 const MAX_CPU: u32 = 65_535;
 
-/// A cpulist that is not one.
+/// An invalid cpulist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a list of CPUs like 0-3,8: {part:?} is not valid")]
 pub struct ParseCpuSetError {
@@ -30,17 +30,17 @@ impl CpuSet {
         Self::default()
     }
 
-    /// How many CPUs are in the set.
+    /// Number of CPUs in the set.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether the set holds no CPU.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `cpu` is in the set.
+    /// Whether the set contains `cpu`.
     pub fn contains(&self, cpu: u32) -> bool {
         self.0.contains(&cpu)
     }

@@ -1,15 +1,15 @@
-//! Things that happen while the loop runs.
+//! Events while the loop runs.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::VmRef;
 
-/// Something that happened, for the log, the terminal and the recording.
+/// An event for the log, the terminal and the recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When, in microseconds since the Unix epoch.
     pub at_unix_us: u64,
-    /// What sort of thing.
+    /// Kind of the event.
     pub kind: EventKind,
     /// The VM it concerns.
     pub vm: Option<VmRef>,
@@ -17,7 +17,7 @@ pub struct Event {
     pub message: String,
 }
 
-/// Sorts of events.
+/// Kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -25,13 +25,13 @@ pub enum EventKind {
     VmAppeared,
     /// A VM is gone.
     VmVanished,
-    /// A stage could not do its work; the loop goes on.
+    /// A stage failed; the loop goes on.
     StageFailed,
     /// Affinities were changed.
     Pinned,
-    /// A thread was passed over instead of pinned.
+    /// A thread was skipped instead of pinned.
     PinSkipped,
-    /// Something a stage wants the user to know.
+    /// A note of a stage for the user.
     Note,
     /// The loop was started or is ending.
     Lifecycle,

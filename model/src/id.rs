@@ -1,8 +1,8 @@
-//! Who is who on a host: ids that cannot be confused with those of a later task or domain of the same
-//! number, and the names that go with them.
+//! Identity on a host: ids that cannot be confused with those of a later task or domain of the same number,
+//! and the names that go with them.
 //!
-//! A VM is either held by a process of the host or is a domain of Xen, which no process holds; a vCPU is a
-//! thread or one of a domain's. What does not apply to a kind is absent, never filled in.
+//! A VM is either held by a process of the host or is a domain of Xen, which no process holds; a vCPU is
+//! either a thread or a vCPU of a domain. Fields that do not apply to a kind are absent.
 
 use std::fmt;
 
@@ -35,19 +35,19 @@ pub struct XenDomainId {
 }
 
 impl XenDomainId {
-    /// A domain of which files of older versions hold the first 8 bytes of the UUID only, in big-endian
+    /// A domain from files of older versions, which hold only the first 8 bytes of the UUID, in big-endian
     /// order: the other 8 are zero here, which no UUID of RFC 9562 has (its variant bits are in byte 8).
     pub fn partly_known(domid: u32, first_half: u64) -> Self {
         Self { domid, uuid: Uuid::from_u64_pair(first_half, 0) }
     }
 
-    /// Whether only the first half of the UUID is known: see [`Self::partly_known`].
+    /// Whether only the first half of the UUID is known, see [`Self::partly_known`].
     pub fn is_partly_known(&self) -> bool {
         let (first, second) = self.uuid.as_u64_pair();
         first != 0 && second == 0
     }
 
-    /// Whether both name one domain, as far as both are known.
+    /// Whether both are the same domain, as far as both are known.
     pub fn matches(&self, other: &Self) -> bool {
         let firsts_agree = || self.uuid.as_u64_pair().0 == other.uuid.as_u64_pair().0;
         self == other
@@ -63,7 +63,7 @@ impl fmt::Display for XenDomainId {
     }
 }
 
-/// What a VM is to its host.
+/// The kind of a VM on its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VmKind {
@@ -82,7 +82,7 @@ impl VmKind {
         }
     }
 
-    /// What has this name in files.
+    /// The kind with this name in files.
     pub fn of_name(name: &str) -> Option<Self> {
         [Self::Process, Self::XenDomain].into_iter().find(|kind| kind.name() == name)
     }
@@ -98,9 +98,9 @@ impl fmt::Display for VmKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "vm_kind", rename_all = "snake_case")]
 pub enum VmId {
-    /// The process that holds it; of a cgroup its first process.
+    /// The process that holds it; for a cgroup its first process.
     Process(TaskId),
-    /// The domain that it is.
+    /// The domain.
     XenDomain(XenDomainId),
 }
 
@@ -121,7 +121,7 @@ impl VmId {
         }
     }
 
-    /// The domain of Xen that it is; `None` elsewhere.
+    /// Its domain of Xen; `None` for others.
     pub fn xen_domain(&self) -> Option<XenDomainId> {
         match self {
             Self::Process(_) => None,
@@ -129,7 +129,7 @@ impl VmId {
         }
     }
 
-    /// The number that its kind is known by: pid or domid.
+    /// Its number: pid or domid.
     pub fn number(&self) -> i64 {
         match self {
             Self::Process(process) => i64::from(process.id),
@@ -201,19 +201,19 @@ impl fmt::Display for VcpuId {
     }
 }
 
-/// A VM as events and windows name it, which may outlive what is known of it otherwise.
+/// A VM as named by events and windows, which may outlive other facts about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRef {
     /// Its name, unique at the time.
     pub name: String,
-    /// Which it is; `None` where a recording does not say.
+    /// Its id; `None` if not recorded.
     pub id: Option<VmId>,
-    /// Its UUID; `None` where it has none or nobody says.
+    /// Its UUID; `None` if it has none or it is unknown.
     pub uuid: Option<Uuid>,
 }
 
 impl VmRef {
-    /// A VM of which nothing is known but its name.
+    /// A VM of which only the name is known.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), id: None, uuid: None }
     }
@@ -258,7 +258,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_partly_known_matches_its_domain_and_no_other(domain in domain(), other in domain()) {
+        fn partly_known_ids_match_their_domain_and_no_other(domain in domain(), other in domain()) {
             let (first, second) = domain.uuid.as_u64_pair();
             let known = XenDomainId::partly_known(domain.domid, first);
             prop_assert!(known.matches(&domain) || first == 0 && second != 0);

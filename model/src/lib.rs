@@ -1,10 +1,9 @@
-//! Plain data and pure logic of huddle: ids, topology, the sharing matrix, plans, the
-//! updates that the loop tells, and the schema of recordings.
+//! Plain data and pure logic of huddle: ids, topology, the sharing matrix, plans, the updates of the loop,
+//! and the schema of recordings.
 //!
-//! Nothing here does I/O, reads a clock or uses unsafe code, so every decision huddle takes can be
-//! replayed from plain values. The way of the data is
-//! discover -> measure sharing -> plan -> pin -> observe -> compare -> record -> show; every arrow is
-//! a type of this crate.
+//! Nothing here does I/O, reads a clock or uses unsafe code, so every decision of huddle can be replayed from
+//! plain values. The data flow is discover -> measure sharing -> plan -> pin -> observe -> compare -> record
+//! -> show; every arrow is a type of this crate.
 #![forbid(unsafe_code)]
 
 pub mod availability;

@@ -7,8 +7,8 @@
 //! - `rate(i, j) = shared_frames(i, j) / frames_used(i)`: not symmetric, diagonal 0. A VM that uses
 //!   no frame shares none: its row is 0.
 //!
-//! Method `content` counts the frames that there would be if every content had one frame: its "frames"
-//! are distinct contents, and `pages_zero` are all zero-filled pages. Where it drew a sample, counts are
+//! Method `content` counts the frames there would be if every content had one frame: its "frames"
+//! are distinct contents, and `pages_zero` are all zero-filled pages. With sampling, counts are
 //! estimates and each rate has a standard error.
 //!
 //! Source: Ito and Kono, section 3.2 (rate = shared pages / pages in use), with frames for pages,
@@ -31,11 +31,11 @@ pub use file::{MatrixFileError, MatrixParts};
 pub enum Method {
     /// Frames that both VMs map, from the page tables: what is shared now.
     Merged,
-    /// The same, kept current by what the kernel reports of merges and writes since the page tables were read.
+    /// The same, kept current by the kernel's reports of merges and writes since the page tables were read.
     Events,
     /// Equal contents of pages, wherever they are: what could be shared.
     Content,
-    /// Rates from a file that does not say how they were measured.
+    /// Rates from a file without the method of measurement.
     File,
 }
 
@@ -50,23 +50,22 @@ impl std::fmt::Display for Method {
     }
 }
 
-/// What the guest memory of one VM consists of, in 4 KiB pages and frames.
+/// The composition of one VM's guest memory, in 4 KiB pages and frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
     /// Pages of guest memory that are in physical memory.
     pub pages_resident: u64,
-    /// Resident pages on frames that are not zero-filled; more than `frames_used` where the VM
-    /// repeats itself.
+    /// Resident pages on frames that are not zero-filled; more than `frames_used` if the VM repeats pages.
     pub pages_used: u64,
     /// Distinct frames that are not zero-filled.
     pub frames_used: u64,
     /// Resident pages on the kernel's zero page or on a merged frame whose content is zero.
-    /// Zero-filled pages that were not merged are looked for by method `content` only.
+    /// Only method `content` finds zero-filled pages that were not merged.
     pub pages_zero: u64,
     /// Pages on a non-zero-filled frame that another page of the same VM maps too.
     pub self_shared_pages: u64,
     /// Resident pages that are part of a huge page, which KSM does not merge until it is split;
-    /// `None` where it was not asked.
+    /// `None` if not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages_huge: Option<u64>,
 }
@@ -76,29 +75,29 @@ pub struct MemoryUse {
 pub struct MatrixVm {
     /// Unique within the matrix.
     pub name: String,
-    /// Which it is; `None` when a file did not say, or not so that a later one could be told from it.
+    /// Its id; `None` if a file does not have it, or not completely.
     pub id: Option<VmId>,
-    /// Its UUID; `None` where it has none, and when a file did not say.
+    /// Its UUID; `None` if it has none or a file does not have it.
     pub uuid: Option<Uuid>,
-    /// How many vCPUs it has; 1 when a file did not say.
+    /// Number of its vCPUs; 1 if a file does not have it.
     pub vcpus: u32,
-    /// Its memory; `None` when a file gave rates only.
+    /// Its memory; `None` if a file has only rates.
     pub memory: Option<MemoryUse>,
 }
 
 impl MatrixVm {
-    /// A VM with what was measured of it.
+    /// A VM with its measured memory.
     pub fn of(vm: &Vm, memory: Option<MemoryUse>) -> Self {
         let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX);
         Self { name: vm.name.clone(), id: Some(vm.id), uuid: vm.uuid, vcpus, memory }
     }
 
-    /// A VM of which nothing but the name is known.
+    /// A VM of which only the name is known.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), id: None, uuid: None, vcpus: 1, memory: None }
     }
 
-    /// Whether it is `vm`, as far as is known.
+    /// Whether it is `vm`, as far as known.
     pub fn is(&self, vm: &Vm) -> bool {
         self.name == vm.name && self.id.is_none_or(|id| id == vm.id)
     }
@@ -116,7 +115,7 @@ pub struct SharingMatrix {
     coverage: Option<f64>,
 }
 
-/// What there is for each pair, row by row.
+/// The cells of the pairs, row by row.
 #[derive(Clone, Debug, PartialEq)]
 struct Cells {
     shared_frames: Option<Vec<Vec<u64>>>,
@@ -128,7 +127,7 @@ impl SharingMatrix {
     /// A measured matrix.
     ///
     /// `shared_frames` is indexed by position in `vms`; only the part above the diagonal is read.
-    /// `coverage` is the share (0 to 1) of the resident pages that was looked at.
+    /// `coverage` is the share (0 to 1) of the resident pages that was read.
     ///
     /// # Panics
     /// If a VM has no [`MemoryUse`] or `shared_frames` is not as large as `vms`: the caller measured both.
@@ -158,10 +157,10 @@ impl SharingMatrix {
         }
     }
 
-    /// This one as an estimate: `errors` has the standard error of each rate; the diagonal is not read.
+    /// This matrix as an estimate: `errors` has the standard error of each rate; the diagonal is not read.
     ///
     /// # Panics
-    /// If `errors` is not as large as the matrix or holds what is no error: the caller estimated both.
+    /// If `errors` is not as large as the matrix or contains an invalid error: the caller estimated both.
     #[must_use]
     pub fn estimated(mut self, errors: &[Vec<f64>]) -> Self {
         let n = self.len();
@@ -173,7 +172,7 @@ impl SharingMatrix {
         self
     }
 
-    /// This one with the shared frames of each pair counted by a factor (0 to 1).
+    /// This matrix with the shared frames of each pair multiplied by a factor (0 to 1).
     #[must_use]
     pub fn weighted(&self, factor: impl Fn(usize, usize) -> f64) -> Self {
         let mut weighted = self.clone();
@@ -196,7 +195,7 @@ impl SharingMatrix {
         weighted
     }
 
-    /// Whether it equals `other` but for the time that measuring took.
+    /// Whether it equals `other` except for the duration of the measurement.
     pub fn same_sharing_as(&self, other: &Self) -> bool {
         self.method == other.method
             && self.coverage == other.coverage
@@ -204,7 +203,7 @@ impl SharingMatrix {
             && (Arc::ptr_eq(&self.cells, &other.cells) || self.cells == other.cells)
     }
 
-    /// This one with the cells of `before` where they are equal, so that they are in memory once.
+    /// This matrix with the cells of `before` if they are equal, so that they are in memory once.
     #[must_use]
     pub fn share_cells_with(mut self, before: &Self) -> Self {
         if self.cells == before.cells {
@@ -213,7 +212,7 @@ impl SharingMatrix {
         self
     }
 
-    /// This one with another time that measuring took, in milliseconds.
+    /// This matrix with another duration of the measurement, in milliseconds.
     #[must_use]
     pub fn measured_in(mut self, duration_ms: Option<f64>) -> Self {
         self.duration_ms = duration_ms;
@@ -230,7 +229,7 @@ impl SharingMatrix {
         &self.vms
     }
 
-    /// How many VMs there are.
+    /// Number of VMs.
     pub fn len(&self) -> usize {
         self.vms.len()
     }
@@ -240,7 +239,7 @@ impl SharingMatrix {
         self.vms.is_empty()
     }
 
-    /// Distinct frames that VMs `i` and `j` share; `None` when a file gave rates only.
+    /// Distinct frames that VMs `i` and `j` share; `None` if a file has only rates.
     pub fn shared_frames(&self, i: usize, j: usize) -> Option<u64> {
         self.cells.shared_frames.as_ref().map(|frames| frames[i][j])
     }
@@ -250,7 +249,7 @@ impl SharingMatrix {
         self.cells.rate[i][j]
     }
 
-    /// Standard error of [`Self::rate`]; `None` where the matrix is not an estimate from a sample.
+    /// Standard error of [`Self::rate`]; `None` if the matrix is not an estimate from a sample.
     pub fn rate_error(&self, i: usize, j: usize) -> Option<f64> {
         self.cells.rate_error.as_ref().map(|errors| errors[i][j])
     }
@@ -260,7 +259,7 @@ impl SharingMatrix {
         self.duration_ms
     }
 
-    /// Share (0 to 1) of the resident pages that was looked at.
+    /// Share (0 to 1) of the resident pages that was read.
     pub fn coverage(&self) -> Option<f64> {
         self.coverage
     }

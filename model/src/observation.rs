@@ -1,6 +1,5 @@
-//! What counters and probes saw of the VMs in one window of time: counters and residency per vCPU,
-//! merges and breaks per VM, the cache occupancy of the processor's own monitoring, and what all this
-//! cost.
+//! Observations of the VMs in one window of time: counters and residency per vCPU, merges and breaks per VM,
+//! cache occupancy by the processor's own monitoring, and the cost of all this.
 
 use std::collections::BTreeMap;
 
@@ -17,40 +16,40 @@ use crate::topology::{DomainId, Topology};
 pub struct Observation {
     /// Number of the window since the start, from 1.
     pub window: u64,
-    /// The round whose placement was in force.
+    /// The round whose placement was in effect.
     pub round: u64,
-    /// The placement of a trial that was in force; `None` outside of trials.
+    /// The part of a trial whose placement was in effect; `None` outside of trials.
     pub trial: Option<TrialBlock>,
     /// When its first reading began, in microseconds since the Unix epoch.
     pub begin_unix_us: u64,
     /// When its last reading ended, likewise.
     pub end_unix_us: u64,
-    /// The VMs that were watched, in the order of discovery: whom the names below are of.
+    /// The observed VMs, in the order of discovery, to which the names below belong.
     pub vms: Vec<VmRef>,
-    /// Each vCPU thread that was there at the end of the window.
+    /// Each vCPU that existed at the end of the window.
     pub vcpus: Vec<VcpuObservation>,
-    /// What KSM did to each VM, in the order of discovery.
+    /// KSM's work on each VM, in the order of discovery.
     pub merging: Vec<MergeObservation>,
-    /// What the processor's own monitoring (resctrl) says per VM and cache.
+    /// The processor's own monitoring (resctrl) per VM and cache.
     pub occupancy: Availability<Vec<OccupancyObservation>>,
-    /// What workloads said of themselves, in the order of discovery; VMs that said nothing are not there.
+    /// Reports of workloads, in the order of discovery; VMs without a report are left out.
     pub reported: Vec<ReportObservation>,
-    /// The event that is really counted for each role, or why none is.
+    /// The event that is really counted for each role, or why there is none.
     pub events: Vec<CountedEvent>,
-    /// Each BPF program: whether it runs, and what it cost in the window.
+    /// Each BPF program: whether it is attached, and its cost in the window.
     pub programs: Vec<ProgramObservation>,
-    /// What could not be noted because a buffer or a map was full, in the window.
+    /// Events of the window lost because a buffer or a map was full.
     pub losses: Availability<LossObservation>,
-    /// CPU time of the whole of this process in the window, in microseconds.
+    /// CPU time of this process in the window, in microseconds.
     pub own_cpu_us: Availability<u64>,
-    /// CPU time of that which went into reading counters and probes, in microseconds.
+    /// CPU time of it for reading counters and probes, in microseconds.
     pub reading_cpu_us: Availability<u64>,
 }
 
-/// Which part of a trial a window belongs to.
+/// The part of a trial that a window belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialBlock {
-    /// Number of the trial since the loop began, from 1; 0 where a recording does not say.
+    /// Number of the trial since the loop began, from 1; 0 if not recorded.
     pub trial: u32,
     /// Name of the arm.
     pub arm: String,
@@ -71,15 +70,15 @@ pub struct VcpuObservation {
     pub process: Option<TaskId>,
     /// Its counters.
     pub counters: CounterDelta,
-    /// Where it ran.
+    /// Where it ran, by CPU.
     pub residency: Availability<Vec<CpuResidency>>,
-    /// CPU time it used, in nanoseconds, where it is known and `residency` is not (Xen reports a vCPU's CPU
-    /// time, and not on which CPUs it was used); else `None`.
+    /// CPU time it used, in nanoseconds, if it is known and `residency` is not (Xen reports a vCPU's CPU
+    /// time, but not on which CPUs it was used); otherwise `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ns_anywhere: Option<u64>,
     /// Moves from one CPU to another.
     pub migrations: Availability<u64>,
-    /// Those of them between cache domains.
+    /// Moves between cache domains among them.
     pub domain_migrations: Availability<u64>,
     /// Entries into guest mode (KVM).
     pub guest_entries: Availability<u64>,
@@ -98,38 +97,38 @@ pub struct CpuResidency {
     pub run_ns: Option<u64>,
     /// Times it was switched away from there.
     pub switches: Option<u64>,
-    /// Samples of the software clock that hit it there.
+    /// Samples of the software clock in it there.
     pub clock_samples: Option<u64>,
-    /// Samples of LLC misses that hit it there.
+    /// Samples of LLC misses in it there.
     pub miss_samples: Option<u64>,
 }
 
-/// What KSM did to one VM in one window, in pages.
+/// KSM's work on one VM in one window, in pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MergeObservation {
     /// Name of the VM.
     pub vm: String,
-    /// Which it is.
+    /// Its id.
     pub id: VmId,
     /// Pages that are merged at the end of the window.
     pub merged_now: Availability<u64>,
-    /// Pages put on a merged frame.
+    /// Pages merged.
     pub merges: Availability<u64>,
-    /// Pages that left a merged frame because they were written to or unmapped: merges less the growth
-    /// of what is merged.
+    /// Pages that left a merged frame because they were written to or unmapped: merges minus the growth of
+    /// merged pages.
     pub breaks: Availability<u64>,
-    /// Merges that were tried and failed.
+    /// Failed merges.
     pub failed: Availability<u64>,
 }
 
-/// What resctrl says of one VM on one cache, at the end of the window.
+/// resctrl's values of one VM on one cache, at the end of the window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OccupancyObservation {
     /// Name of the VM.
     pub vm: String,
     /// The L3 cache, by the kernel's id (`mon_L3_NN`).
     pub cache: u32,
-    /// The cache domain it is, where the cache level of the domains is the L3.
+    /// Its cache domain, if domains are L3 caches.
     pub domain: Option<DomainId>,
     /// Bytes of the cache that hold the VM's lines.
     pub llc_bytes: Availability<u64>,
@@ -139,23 +138,23 @@ pub struct OccupancyObservation {
     pub local_bytes: Availability<u64>,
 }
 
-/// What the workload in one VM said of itself in one window.
+/// The report of one VM's workload in one window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportObservation {
     /// Name of the VM.
     pub vm: String,
     /// Operations done in the window.
     pub operations: u64,
-    /// Mean latency of an operation in microseconds; `None` when it was not reported.
+    /// Mean latency of an operation in microseconds; `None` if not reported.
     pub latency_us: Option<f64>,
 }
 
-/// Which event stands for a role.
+/// The event that is counted for a role.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountedEvent {
-    /// What it stands for.
+    /// The role.
     pub role: CounterRole,
-    /// The name of the event that is really counted, or why none is.
+    /// The name of the event that is really counted, or why there is none.
     pub event: Availability<String>,
 }
 
@@ -164,8 +163,8 @@ pub struct CountedEvent {
 pub struct ProgramObservation {
     /// Its name.
     pub name: String,
-    /// Its runs and what they cost; unavailable when it is not attached, or when the kernel keeps no
-    /// statistics, with the reason.
+    /// Its runs and their cost; unavailable, with the reason, if it is not attached or the kernel keeps no
+    /// statistics.
     pub cost: Availability<ProgramCost>,
 }
 
@@ -174,32 +173,32 @@ pub struct ProgramObservation {
 pub struct ProgramCost {
     /// How often it ran.
     pub runs: u64,
-    /// How long that took in all, in nanoseconds.
+    /// Total time of these runs, in nanoseconds.
     pub run_ns: u64,
 }
 
-/// What the programs could not note in one window.
+/// Events that the programs lost in one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LossObservation {
-    /// Beginnings and ends of KSM passes that found the ring buffer full.
+    /// Starts and ends of KSM passes for which the ring buffer was full.
     pub pass_events: u64,
-    /// KSM events of processes that no longer fitted the map.
+    /// KSM events of processes for which the map was full.
     pub ksm_events: u64,
-    /// Guest exits whose reason no longer fitted the map.
+    /// Guest exits whose reason did not fit in the map.
     pub exit_reasons: u64,
-    /// Threads that no longer fitted the map.
+    /// Threads for which the map was full.
     pub vcpu_threads: u64,
 }
 
 impl LossObservation {
-    /// All of them together.
+    /// The sum of all losses.
     pub fn total(&self) -> u64 {
         self.pass_events + self.ksm_events + self.exit_reasons + self.vcpu_threads
     }
 }
 
 impl VcpuObservation {
-    /// CPU time it used in the window in nanoseconds; `None` where that was not measured.
+    /// CPU time it used in the window in nanoseconds; `None` if not measured.
     pub fn run_ns(&self) -> Option<u64> {
         match self.residency.value() {
             Some(cpus) => cpus.iter().map(|cpu| cpu.run_ns).sum(),
@@ -207,7 +206,7 @@ impl VcpuObservation {
         }
     }
 
-    /// The domain it ran in for most of the window; `None` when it did not run, or where is not known.
+    /// The domain it ran in for most of the window; `None` if it did not run, or the place is unknown.
     pub fn domain(&self, topology: &Topology) -> Option<DomainId> {
         let mut per_domain = BTreeMap::<DomainId, u64>::new();
         for cpu in self.residency.value()? {
@@ -227,17 +226,17 @@ impl Observation {
         self.end_unix_us.saturating_sub(self.begin_unix_us) as f64 / 1e6
     }
 
-    /// The VM of this name, where it was watched.
+    /// The VM of this name, if it was observed.
     pub fn vm(&self, name: &str) -> Option<&VmRef> {
         self.vms.iter().find(|vm| vm.name == name)
     }
 
-    /// The rates of one VM: its vCPUs together.
+    /// The rates of one VM, over all of its vCPUs.
     pub fn vm_rates(&self, vm: &str) -> Rates {
         self.rates_of(|vcpu| vcpu.vm == vm)
     }
 
-    /// The rates of one cache domain: the vCPUs that ran there for most of the window, together.
+    /// The rates of one cache domain, over the vCPUs that ran there for most of the window.
     pub fn domain_rates(&self, topology: &Topology, domain: DomainId) -> Rates {
         self.rates_of(|vcpu| vcpu.domain(topology) == Some(domain))
     }

@@ -1,15 +1,15 @@
-//! Whether vCPUs were put where the plan wants them.
+//! Whether vCPUs were pinned as planned.
 
 use serde::{Deserialize, Serialize};
 
-/// What pinning did at one time.
+/// Counts of one pinning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinOutcome {
     /// Threads whose affinity was changed.
     pub changed: u32,
-    /// Threads that were already where they should be.
+    /// Threads that were already in place.
     pub unchanged: u32,
-    /// Threads passed over: gone, or of a process that is another one now.
+    /// Threads skipped: gone, or of a process that was replaced.
     pub skipped: u32,
 }
 
@@ -17,20 +17,20 @@ pub struct PinOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pinning {
-    /// They are, but for the threads that were passed over.
+    /// They are, except for skipped threads.
     Done(PinOutcome),
-    /// They were left as they are, as asked for.
+    /// They were left as they are, as requested.
     DryRun,
-    /// There was no plan to set them by, for this reason.
+    /// There was no plan, for this reason.
     NoPlan(String),
     /// They could not be set, for this reason.
     Failed(String),
-    /// They are not, for this reason; which of the others it was is not known (an older recording).
+    /// They are not, for this reason; which of the other cases it was is unknown (an older recording).
     NotDone(String),
 }
 
 impl Pinning {
-    /// What was changed; `None` where nothing was pinned.
+    /// The counts; `None` if nothing was pinned.
     pub fn outcome(&self) -> Option<PinOutcome> {
         match self {
             Self::Done(outcome) => Some(*outcome),
@@ -38,7 +38,7 @@ impl Pinning {
         }
     }
 
-    /// Why nothing was pinned, as one sentence for the user; `None` where something was.
+    /// Why nothing was pinned, as one sentence for the user; `None` if something was.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Done(_) => None,
@@ -47,7 +47,7 @@ impl Pinning {
         }
     }
 
-    /// Its name in recordings; `None` where it is not known which.
+    /// Its name in recordings; `None` if it is unknown which.
     pub fn name(&self) -> Option<&'static str> {
         match self {
             Self::Done(_) => Some("done"),
@@ -58,7 +58,7 @@ impl Pinning {
         }
     }
 
-    /// What a recording says by its name and its reason: nothing was pinned.
+    /// The state of a recording's name and reason: nothing was pinned.
     pub fn recorded(name: Option<&str>, reason: String) -> Self {
         match name {
             Some("dry_run") => Self::DryRun,
@@ -68,7 +68,7 @@ impl Pinning {
         }
     }
 
-    /// Why nothing was pinned although it was to be.
+    /// Why pinning failed.
     pub fn failure(&self) -> Option<&str> {
         match self {
             Self::Done(_) | Self::DryRun => None,

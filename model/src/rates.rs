@@ -6,13 +6,13 @@
 //! - IPC = d(instructions) / d(cycles)
 //! - misses per second = d(LLC misses) scaled / wall time between the middles of the two readings
 //!
-//! The members of a group run on the PMU at the same times, so their ratios are true without scaling.
-//! What stands for the whole interval (sums over vCPUs, misses per second) is scaled by
-//! `time_enabled / time_running`, which assumes that the unseen part was like the seen one
-//! (perf_event_open(2)); the sample is then flagged as multiplexed.
+//! The members of a group run on the PMU at the same times, so their ratios are valid without scaling. Values
+//! for the whole interval (sums over vCPUs, misses per second) are scaled by `time_enabled / time_running`,
+//! which assumes that the uncounted part was like the counted one (perf_event_open(2)); the sample is then
+//! flagged as multiplexed.
 //!
-//! What cannot be known is unavailable with its reason: an event that is not there, a group that was
-//! never on the PMU, a counter that was reset, a denominator of 0. None of these is a rate of 0.
+//! Unknown values are unavailable with a reason: a missing event, a group that was never on the PMU, a
+//! counter that was reset, a denominator of 0. None of these is a rate of 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ pub struct CounterDelta {
 }
 
 impl CounterDelta {
-    /// What happened between two readings of the same group of the same thread.
+    /// The difference of two readings of the same group of the same thread.
     pub fn between(earlier: &GroupReading, later: &GroupReading) -> Self {
         let times = elapsed(earlier, later);
         let of = |role: CounterRole| {
@@ -62,7 +62,7 @@ impl CounterDelta {
         }
     }
 
-    /// A vCPU of which there is nothing to compare: its thread ended, its events did not open.
+    /// A vCPU without two readings: its thread ended, or its events did not open.
     pub fn unavailable(reason: &str) -> Self {
         let none = || Availability::Unavailable(reason.to_owned());
         Self {
@@ -76,7 +76,7 @@ impl CounterDelta {
         }
     }
 
-    /// One that was computed before, as a recording holds it: the counts are scaled already.
+    /// A difference computed before, as in a recording: the counts are scaled already.
     pub fn recorded(
         interval_s: f64,
         (time_enabled_ns, time_running_ns): (u64, u64),
@@ -125,17 +125,17 @@ pub struct Rates {
     pub misses_per_s: Availability<f64>,
     /// Instructions per cycle.
     pub ipc: Availability<f64>,
-    /// vCPUs that were looked at.
+    /// Number of vCPUs.
     pub vcpus: usize,
-    /// vCPUs that some rate above had to leave out.
+    /// vCPUs that are missing from some rate above.
     pub vcpus_missing: usize,
     /// vCPUs whose counts are scaled estimates.
     pub vcpus_multiplexed: usize,
 }
 
 impl Rates {
-    /// The rates of several vCPUs together: sums over sums, each over the vCPUs that have both counts,
-    /// so that no vCPU is in a numerator without being in its denominator.
+    /// The rates of several vCPUs together: sums over sums, each over the vCPUs that have both counts, so
+    /// that no vCPU is only in a numerator or only in a denominator.
     pub fn of(deltas: &[CounterDelta]) -> Self {
         use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
         let per_second = deltas.iter().map(|delta| {
@@ -195,8 +195,8 @@ fn middle_s(reading: &GroupReading) -> f64 {
     (reading.begin_ns as f64 + reading.end_ns as f64) / 2.0 / 1e9
 }
 
-/// How much a counter has grown; `None` when it was reset. A 64-bit counter that passes its end drops
-/// from the upper half of its range to the lower one; any other drop is a reset.
+/// Growth of a counter; `None` if it was reset. A 64-bit counter that wraps drops from the upper half of its
+/// range to the lower one; any other drop is a reset.
 fn grown(before: u64, after: u64) -> Option<u64> {
     const HALF: u64 = 1 << 63;
     if after >= before {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_known_has_its_reason() {
+    fn unknown_values_have_a_reason() {
         let first = reading(1, 100, 100, counts(1_000, 2_000, 10, 5));
         let why = |later: GroupReading| {
             let delta = CounterDelta::between(&first, &later);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_passes_its_end_is_no_reset() {
+    fn a_counter_that_wraps_is_not_a_reset() {
         let delta = CounterDelta::between(
             &reading(1, 1, 1, counts(u64::MAX - 9, 0, 0, 0)),
             &reading(2, 2, 2, counts(10, 40, 0, 0)),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpu_without_counts_is_left_out_of_sums_and_said() {
+    fn a_vcpu_without_counts_is_left_out_of_sums_and_counted() {
         let good = CounterDelta::between(
             &reading(1, 0, 0, counts(0, 0, 0, 0)),
             &reading(2, 1, 1, counts(1_000, 1_000, 10, 5)),

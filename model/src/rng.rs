@@ -1,5 +1,5 @@
-//! The one source of chance of experiments, policies and intervals: SplitMix64 (Steele, Lea, Flood,
-//! OOPSLA 2014), seeded, so that equal seeds give equal data, orders and intervals on every host.
+//! The random number generator of experiments, policies and intervals: SplitMix64 (Steele, Lea, Flood, OOPSLA
+//! 2014), seeded, so that equal seeds give equal data, orders and intervals on every host.
 
 /// A stream of pseudo-random numbers.
 #[derive(Clone, Debug)]
@@ -11,8 +11,8 @@ impl Rng {
         Self(seed)
     }
 
-    /// A stream of its own for the part `part` of a run with `seed`, so that the order of arms does not
-    /// depend on how many numbers another part drew.
+    /// A separate stream for the part `part` of a run with `seed`, so that the order of arms does not depend
+    /// on how many numbers another part used.
     pub fn of_part(seed: u64, part: u64) -> Self {
         let mut parts = Self(seed ^ part.wrapping_mul(0xD1B5_4A32_D192_ED03));
         Self(parts.next_u64())
@@ -30,7 +30,7 @@ impl Rng {
     /// A number from 0 to `bound - 1`, each equally likely (Lemire's method); 0 when `bound` is 0 or 1.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = bound as u64;
-        // Of the 2^64 draws the first `2^64 mod bound` products would favour some numbers.
+        // Without rejection, the first `2^64 mod bound` products would favour some numbers.
         let uneven = if bound == 0 { 0 } else { bound.wrapping_neg() % bound };
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
@@ -40,7 +40,7 @@ impl Rng {
         }
     }
 
-    /// Puts `items` in a random order, every order equally likely (Fisher and Yates).
+    /// Shuffles `items`, with every order equally likely (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));

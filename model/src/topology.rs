@@ -25,21 +25,21 @@ pub struct CacheDomain {
     pub id: DomainId,
     /// Usable CPUs (online, allowed, not isolated), never empty.
     pub cpus: CpuSet,
-    /// Size of the cache in bytes, where known.
+    /// Size of the cache in bytes, if known.
     pub size_bytes: Option<u64>,
-    /// NUMA nodes of its CPUs: mostly one, several where a cache spans them; empty where that is not known.
+    /// NUMA nodes of its CPUs: usually one, several if a cache spans them; empty if unknown.
     pub nodes: BTreeSet<u32>,
 }
 
 impl CacheDomain {
-    /// The NUMA nodes as a list like a cpulist (`0`, `0-1`, `0,2`); `None` where they are not known.
+    /// The NUMA nodes as a list like a cpulist (`0`, `0-1`, `0,2`); `None` if unknown.
     pub fn nodes_text(&self) -> Option<String> {
         let list: CpuSet = self.nodes.iter().copied().collect();
         (!list.is_empty()).then(|| list.to_string())
     }
 }
 
-/// The JSON of a cache domain: `node` where it is on one node, `nodes` where it spans several.
+/// The JSON of a cache domain: `node` if it is on one node, `nodes` if it spans several.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileDomain {
@@ -94,15 +94,15 @@ impl TryFrom<File> for Topology {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "File")]
 pub struct Topology {
-    /// Cache level the domains are drawn at; `None` when a file gave the domains.
+    /// Cache level of the domains; `None` if they come from a file.
     level: Option<u8>,
     domains: Vec<CacheDomain>,
-    /// CPUs of one core each (SMT siblings); empty where that is not known.
+    /// CPUs of one core each (SMT siblings); empty if unknown.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cores: Vec<CpuSet>,
 }
 
-/// A topology that cannot be.
+/// An invalid topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
     /// No domain at all.
@@ -118,11 +118,11 @@ pub enum TopologyError {
         "CPU {cpu} is in domain {first} and in domain {second} of the topology; a CPU has one cache at a level"
     )]
     Overlap {
-        /// The CPU named twice.
+        /// The CPU.
         cpu: u32,
-        /// The first domain that names it.
+        /// The first domain with it.
         first: DomainId,
-        /// The second domain that names it.
+        /// The second domain with it.
         second: DomainId,
     },
     /// Two domains with one id.
@@ -135,7 +135,7 @@ pub enum TopologyError {
     Json(String),
 }
 
-/// One cache as sysfs shows it, restricted by nothing yet.
+/// One cache from sysfs, unrestricted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheInfo {
     /// Level, 1 being nearest to the core.
@@ -144,12 +144,12 @@ pub struct CacheInfo {
     pub instruction_only: bool,
     /// CPUs that share it.
     pub shared_cpus: CpuSet,
-    /// Size in bytes, where sysfs has it.
+    /// Size in bytes, if sysfs has it.
     pub size_bytes: Option<u64>,
 }
 
 impl Topology {
-    /// Checks and keeps `domains`, in ascending order of id.
+    /// A topology of valid `domains`, in ascending order of id.
     pub fn new(level: Option<u8>, mut domains: Vec<CacheDomain>) -> Result<Self, TopologyError> {
         if domains.is_empty() {
             return Err(TopologyError::NoDomain);
@@ -173,13 +173,13 @@ impl Topology {
         Ok(Self { level, domains, cores: Vec::new() })
     }
 
-    /// The same with what is known of cores: the CPUs of each (SMT siblings), disjoint.
+    /// The same with cores: the CPUs of each (SMT siblings), disjoint.
     #[must_use]
     pub fn with_cores(self, cores: Vec<CpuSet>) -> Self {
         Self { cores, ..self }
     }
 
-    /// How many cores the CPUs of a domain are on; a CPU whose core is not known counts as one.
+    /// Number of cores of a domain; a CPU whose core is unknown counts as one.
     pub fn cores_in(&self, domain: &CacheDomain) -> usize {
         let known = self.cores.iter().filter(|core| !core.is_disjoint(&domain.cpus));
         let (mut cores, mut rest) = (0, domain.cpus.clone());
@@ -197,14 +197,13 @@ impl Topology {
         Self::try_from(file)
     }
 
-    /// Draws the domains of a host: `caches` restricted to the `usable` CPUs.
+    /// The domains of a host: `caches` restricted to the `usable` CPUs.
     ///
-    /// With `level` given, the domains of that level; else those of the highest level at which the
-    /// usable CPUs form more than one domain, and the highest level there is where no level does
-    /// (then there is a [`Topology::single_domain_note`]). A usable CPU without a cache at the level (an
-    /// offline description, or a core without it) gets a domain of its own, without a size.
-    /// Domains are numbered from 0 in ascending order of their first CPU. `node_of` gives the NUMA
-    /// node of a CPU.
+    /// With `level`, the domains of that level; otherwise those of the highest level at which the usable CPUs
+    /// form more than one domain, and of the highest existing level if no level does (then there is a
+    /// [`Topology::single_domain_note`]). A usable CPU without a cache at the level (an offline description,
+    /// or a core without it) gets its own domain, without a size. Domains are numbered from 0 in ascending
+    /// order of their first CPU. `node_of` returns the NUMA node of a CPU.
     pub fn from_caches(
         caches: &[CacheInfo],
         usable: &CpuSet,
@@ -229,7 +228,7 @@ impl Topology {
         Self::new(level, domains)
     }
 
-    /// The cache level the domains are drawn at; `None` when a file gave them.
+    /// The cache level of the domains; `None` if they come from a file.
     pub fn level(&self) -> Option<u8> {
         self.level
     }
@@ -244,7 +243,7 @@ impl Topology {
         self.domains.iter().find(|domain| domain.id == id)
     }
 
-    /// The domain that holds `cpu`.
+    /// The domain that contains `cpu`.
     pub fn domain_of(&self, cpu: u32) -> Option<DomainId> {
         self.domains.iter().find(|domain| domain.cpus.contains(cpu)).map(|domain| domain.id)
     }
@@ -254,7 +253,7 @@ impl Topology {
         self.domains.iter().flat_map(|domain| domain.cpus.iter()).collect()
     }
 
-    /// The sentence for the user where there is only one domain, so that no placement can matter.
+    /// The note for the user if there is only one domain, so that placement cannot matter.
     pub fn single_domain_note(&self) -> Option<String> {
         let [only] = self.domains.as_slice() else { return None };
         let level = self.level.map_or_else(String::new, |level| format!(" at level {level}"));
@@ -308,7 +307,7 @@ mod tests {
         }
     }
 
-    /// Two sockets of two cores with two threads: private L2, one L3 a socket.
+    /// Two sockets of two cores with two threads: private L2, one L3 per socket.
     fn two_sockets() -> Vec<CacheInfo> {
         let mut caches = vec![cache(3, "0-3", 20480), cache(3, "4-7", 20480)];
         for core in 0..4u32 {
@@ -324,10 +323,10 @@ mod tests {
         let counted = |topology: &Topology| -> Vec<usize> {
             topology.domains().iter().map(|domain| topology.cores_in(domain)).collect()
         };
-        assert_eq!(counted(&topology), [4, 3], "nothing is known of cores");
+        assert_eq!(counted(&topology), [4, 3], "cores are unknown");
         let cores = ["0-1", "2-3", "6-7"].map(|core| core.parse().unwrap()).to_vec();
         let topology = topology.with_cores(cores);
-        // Of the second socket the core of 4 and 5 is not known, and 7 is not usable.
+        // In the second socket the core of 4 and 5 is unknown, and 7 is not usable.
         assert_eq!(counted(&topology), [2, 3]);
         let text = serde_json::to_string(&topology).unwrap();
         assert_eq!(Topology::from_json(&text).unwrap(), topology);
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_level_is_the_highest_that_parts_the_usable_cpus() {
+    fn the_default_level_is_the_highest_that_separates_the_usable_cpus() {
         let all = "0-7".parse().unwrap();
         let topology = Topology::from_caches(&two_sockets(), &all, None, |cpu| Some(cpu / 4)).unwrap();
         assert_eq!((topology.level(), cpus(&topology)), (Some(3), vec!["0-3".into(), "4-7".into()]));
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn one_domain_is_said_in_a_sentence() {
+    fn a_single_domain_has_a_note() {
         let topology =
             Topology::from_caches(&two_sockets(), &"0-1".parse().unwrap(), None, |_| None).unwrap();
         assert_eq!(topology.level(), Some(3));
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_level_is_taken_and_cpus_without_a_cache_stand_alone() {
+    fn a_given_level_is_used_and_cpus_without_a_cache_are_alone() {
         let topology =
             Topology::from_caches(&[cache(2, "0-1", 256)], &"0-2".parse().unwrap(), Some(2), |_| None)
                 .unwrap();
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_are_refused() {
+    fn invalid_files_are_rejected() {
         for (json, word) in [
             (r#"{"domains":[]}"#, "no domain"),
             (r#"{"domains":[{"id":0,"cpus":[]}]}"#, "no CPU"),

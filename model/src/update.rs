@@ -1,8 +1,8 @@
-//! What the loop tells while it runs: one thing that is new at a time.
+//! Updates of the loop: one change at a time.
 //!
-//! Readers take updates as they come; a [`View`](crate::view::View) is what they add up to. What a round has
-//! in common with the one before (the cells of the matrix, the cache domains, the plan) is the same memory,
-//! so that an update costs what is new in it.
+//! Readers receive updates as they come; a [`View`](crate::view::View) is their sum. Parts of a round that
+//! equal those of the previous one (the cells of the matrix, the cache domains, the plan) share memory, so
+//! that an update costs only what is new.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::topology::Topology;
 use crate::trial::{Comparison, Decision};
 use crate::vm::Vm;
 
-/// One time through the stages, or a command that was done with what the round before had found: from then on
-/// another plan may be in force.
+/// One pass through the stages, or a command executed with the data of the previous round, after which
+/// another plan may be in effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     /// Rounds since the start, from 1.
@@ -33,22 +33,22 @@ pub struct Round {
     pub ksm: Availability<KsmState>,
     /// Cache domains.
     pub topology: Availability<Arc<Topology>>,
-    /// The VMs found.
+    /// The VMs.
     pub vms: Arc<Vec<Vm>>,
-    /// What they share.
+    /// The sharing matrix.
     pub matrix: Availability<Arc<SharingMatrix>>,
-    /// What the policy makes of it.
+    /// The plan of the policy.
     pub plan: Availability<Arc<Plan>>,
     /// Whether affinities were set at its end.
     pub pinning: Pinning,
-    /// What happened in it.
+    /// Its events.
     pub events: Vec<Event>,
     /// CPU time this process has used so far, in microseconds.
     pub own_cpu_us: Availability<u64>,
 }
 
 impl Round {
-    /// This one on what it has in common with the round before, so that equal parts are in memory once.
+    /// This one with the equal parts of the previous round, so that they are in memory once.
     #[must_use]
     pub fn sharing_parts_with(mut self, before: &Self) -> Self {
         share(&mut self.topology, &before.topology);
@@ -76,22 +76,22 @@ fn share<T: PartialEq>(now: &mut Availability<Arc<T>>, before: &Availability<Arc
     }
 }
 
-/// One thing that is new.
+/// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
-    /// A round has ended, or a command was done.
+    /// A round has ended, or a command was executed.
     Round(Arc<Round>),
-    /// A window of observation has ended; it belongs to the round before.
+    /// A window of observation has ended; it belongs to the previous round.
     Window(Availability<Arc<Observation>>),
-    /// A trial put another placement in force between rounds, or took one back.
+    /// A trial applied or reverted a placement between rounds.
     Switch(Pinning),
-    /// How the trial of placements stands now; unavailable where the loop does not try, with the reason.
+    /// The state of trials; unavailable, with the reason, if there are none.
     Comparison(Availability<Arc<Comparison>>),
-    /// Something happened since the round ended. What happened in the round is told with it.
+    /// Something happened since the round ended. Events of the round are part of it.
     Event(Event),
-    /// A proposed placement was kept, taken back, or not tried at all.
+    /// A proposed placement was kept, reverted, aborted or not tried.
     Decision(Decision),
 }
 
-/// What one step of the loop tells (a round, a window, a command), in order: readers see all of it at once.
+/// The updates of one step of the loop (a round, a window, a command), in order: readers see them at once.
 pub type Step = Arc<[Update]>;

@@ -1,4 +1,4 @@
-//! What the loop has told so far, as far as anybody needs it who comes late.
+//! The state of the loop, for readers that join late.
 
 use std::sync::Arc;
 
@@ -11,28 +11,28 @@ use crate::pinning::Pinning;
 use crate::trial::{Comparison, Decision};
 use crate::update::{Round, Update};
 
-/// What updates add up to. Copies share all parts, so one costs a few pointers.
+/// The sum of all updates. Copies share all parts, so one costs a few pointers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
     /// The last round.
     pub round: Arc<Round>,
-    /// Whether affinities are as the placement in force wants them: as the round left them, or the last
-    /// switch of a trial since.
+    /// Whether affinities match the placement in effect: as of the round, or of the last switch of a trial
+    /// since.
     pub pinning: Pinning,
-    /// What counters and probes saw in the last window.
+    /// The observation of the last window.
     pub observation: Availability<Arc<Observation>>,
-    /// How the trial of placements stands.
+    /// The state of trials.
     pub comparison: Availability<Arc<Comparison>>,
-    /// What was decided so far, the latest last.
+    /// All decisions, oldest first.
     pub decisions: Arc<Vec<Decision>>,
-    /// What happened in the last round and since.
+    /// Events of the last round and since.
     pub events: Arc<Vec<Event>>,
 }
 
 impl View {
-    /// The view after a first round, of a loop that has told nothing else yet.
+    /// The view after a first round, without other updates.
     pub fn new(round: Arc<Round>) -> Self {
-        let not_yet = "the loop has not told it yet";
+        let not_yet = "not received from the loop yet";
         Self {
             pinning: round.pinning.clone(),
             observation: Availability::Unavailable(not_yet.to_owned()),
@@ -43,7 +43,7 @@ impl View {
         }
     }
 
-    /// Takes one update in.
+    /// Applies one update.
     pub fn apply(&mut self, update: &Update) {
         match update {
             Update::Round(round) => {
@@ -59,8 +59,8 @@ impl View {
         }
     }
 
-    /// Takes updates in where there may be no view yet: it begins with the first round, and what came before
-    /// that is left out.
+    /// Applies updates to a view that may not exist yet: it starts with the first round, and earlier updates
+    /// are left out.
     pub fn follow<'a>(view: &mut Option<Self>, updates: impl IntoIterator<Item = &'a Update>) {
         for update in updates {
             match (&mut *view, update) {
@@ -71,7 +71,7 @@ impl View {
         }
     }
 
-    /// Whether it is of the same loop as `before`, and as late or later.
+    /// Whether it is of the same loop as `before`, and not earlier.
     pub fn follows(&self, before: &Self) -> bool {
         let (now, then) = (&self.round, &before.round);
         let is_later = if self.is_same_round(before) {
@@ -87,8 +87,8 @@ impl View {
         Arc::ptr_eq(now, then) || (now.number, now.begin_unix_us) == (then.number, then.begin_unix_us)
     }
 
-    /// Updates that lead from `before` to this view. `None`, or a view that this one does not follow, is
-    /// nothing: they begin with the round then, and are for somebody who has no view.
+    /// Updates that lead from `before` to this view. With `None`, or a view that this one does not follow,
+    /// they start with the round, for a reader without a view.
     pub fn updates_since(&self, before: Option<&Self>) -> Vec<Update> {
         let before = before.filter(|before| self.follows(before));
         let round = || Update::Round(Arc::clone(&self.round));
@@ -99,7 +99,7 @@ impl View {
         };
         let (mut updates, mut then) = (Vec::new(), before.clone());
         if !self.is_same_round(before) {
-            // A window that ended in a round was of the placement before it, and is told before it.
+            // A window that ended in a round had the previous placement, and comes before the round.
             let is_earlier = self.observation.value().is_some_and(|seen| seen.round < self.round.number);
             if is_earlier && !is_same(&self.observation, &before.observation) {
                 updates.push(Update::Window(self.observation.clone()));
@@ -112,7 +112,7 @@ impl View {
         updates
     }
 
-    /// What is told between rounds, in the order of the loop.
+    /// Updates between rounds, in the order of the loop.
     fn others_since(&self, before: &Self, updates: &mut Vec<Update>) {
         if !is_same(&self.observation, &before.observation) {
             updates.push(Update::Window(self.observation.clone()));
@@ -128,7 +128,7 @@ impl View {
     }
 }
 
-/// Whether both are equal; the same memory is not compared.
+/// Whether both are equal; shared memory is not compared.
 fn is_same<T: PartialEq>(one: &Availability<Arc<T>>, other: &Availability<Arc<T>>) -> bool {
     match (one, other) {
         (Availability::Available(one), Availability::Available(other)) => {

@@ -32,11 +32,11 @@ pub enum VmmKind {
     Cgroup,
     /// A paravirtualised domain of Xen.
     XenPv,
-    /// A domain of Xen whose addresses hardware translates, without emulated devices.
+    /// A domain of Xen with hardware assisted paging, without emulated devices (PVH).
     XenPvh,
     /// A domain of Xen with an emulated PC.
     XenHvm,
-    /// A Xen domain whose kind of virtualisation is not known.
+    /// A domain of Xen whose kind of virtualisation is unknown.
     Xen,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for VmmKind {
     }
 }
 
-/// One virtual CPU and what runs it.
+/// One virtual CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vcpu {
     /// Number within the VM, from 0.
@@ -75,7 +75,7 @@ pub struct Vcpu {
     pub id: VcpuId,
     /// The process the thread belongs to (differs between vCPUs only for a cgroup); `None` on Xen.
     pub process: Option<TaskId>,
-    /// The thread's name (`/proc/PID/task/TID/comm`); `None` on Xen, and where a recording does not say.
+    /// The thread's name (`/proc/PID/task/TID/comm`); `None` on Xen, and if not recorded.
     pub thread_name: Option<String>,
     /// CPUs it may run on now.
     pub affinity: CpuSet,
@@ -90,11 +90,11 @@ impl Vcpu {
     }
 }
 
-/// What backs a range of guest memory, which decides whether KSM can merge it.
+/// The backing of guest memory, which decides whether KSM can merge it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryKind {
-    /// Private anonymous memory marked mergeable (madvise or prctl): the only kind KSM looks at.
+    /// Private anonymous memory marked mergeable (madvise or prctl): the only kind that KSM scans.
     Mergeable,
     /// Private anonymous memory that is not marked mergeable.
     Anonymous,
@@ -102,7 +102,7 @@ pub enum MemoryKind {
     SharedMemory,
     /// hugetlbfs pages: KSM never merges them.
     HugeTlb,
-    /// Memory of a Xen domain: Xen's memory sharing merges it, where the host has that.
+    /// Memory of a Xen domain: merged by Xen's memory sharing, if available.
     Domain,
 }
 
@@ -121,13 +121,13 @@ impl fmt::Display for MemoryKind {
 /// A range of an address space that holds guest memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRegion {
-    /// The process whose address space it is; `None` where it is a domain's own on Xen.
+    /// The process whose address space it is; `None` for a domain of Xen.
     pub process: Option<TaskId>,
     /// First byte.
     pub start: u64,
     /// One past the last byte.
     pub end: u64,
-    /// What backs it.
+    /// Its backing.
     pub kind: MemoryKind,
 }
 
@@ -138,14 +138,14 @@ impl GuestRegion {
     }
 }
 
-/// A virtual machine, or what the user declared one.
+/// A virtual machine, or a process or cgroup that the user declared one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {
     /// Unique among the VMs of one scan.
     pub name: String,
-    /// Which VM it is.
+    /// Its id.
     pub id: VmId,
-    /// Its UUID, which its management gave it: QEMU's `-uuid`, or Xen's; `None` where it has none.
+    /// Its UUID, set by its management: QEMU's `-uuid`, or Xen's; `None` if it has none.
     pub uuid: Option<Uuid>,
     /// What runs it.
     pub vmm: VmmKind,
@@ -153,14 +153,14 @@ pub struct Vm {
     pub vcpus: Vec<Vcpu>,
     /// Its guest memory in ascending (process, start).
     pub memory: Vec<GuestRegion>,
-    /// CPUs that its cgroup allows; affinities can only be set within.
+    /// CPUs that its cgroup allows; affinities can only be set within them.
     pub allowed_cpus: CpuSet,
-    /// Why (part of) its memory cannot be merged, one sentence each; empty when all of it can.
+    /// Why (part of) its memory cannot be merged, one sentence each; empty if all of it can.
     pub cannot_merge: Vec<String>,
 }
 
 impl Vm {
-    /// The process that holds it, of a cgroup the first one; `None` for a domain of Xen.
+    /// The process that holds it, for a cgroup the first one; `None` for a domain of Xen.
     pub fn process(&self) -> Option<TaskId> {
         self.id.process()
     }

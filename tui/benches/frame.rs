@@ -1,6 +1,6 @@
-//! Time of a frame at 200x60 with 256 VMs and 512 vCPUs: taking a round over, and drawing each view
+//! Time of a frame at 200x60 with 256 VMs and 512 vCPUs: applying a round, and drawing each view
 //! into the buffer. Prints medians, and their ratio to a baseline (writing every cell of the buffer
-//! once), which carries over between machines better than times do.
+//! once), which is comparable between machines better than times do.
 //!
 //! `cargo bench -p huddle-tui`; ends with status 1 when a frame takes longer than its limit.
 
@@ -43,7 +43,7 @@ fn later(rounds: &[View], round: u64) -> View {
     view
 }
 
-/// A copy that has nothing in common with the view, so that it is the last reader of its parts.
+/// A deep copy that shares no data with the view, so that dropping it frees all its parts.
 fn apart(view: &View) -> View {
     let mut view = view.clone();
     let round = Arc::make_mut(&mut view.round);
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
         println!("{what}: {time:?}, {ratio:.1} times the baseline, {word} {LIMIT:?}");
     };
     let mut busiest = Duration::ZERO;
-    // Histories as long as they get, so that charts cost what they cost after hours.
+    // Full histories, so that charts cost what they cost after hours.
     for round in 1..=900 {
         app.on_view(later(&rounds, round), 0);
     }
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
     for tab in Tab::ALL {
         let key = KeyEvent::new(KeyCode::Char(tab.digit()), KeyModifiers::NONE);
         app.on_event(Event::Key(key));
-        // Kept until after: that a view is dropped is its owner's time, told below.
+        // Kept until after: dropping a view is measured apart, below.
         let kept: Vec<View> = (at + 1..=at + 5 + ROUNDS as u64).map(|round| later(&rounds, round)).collect();
         at += kept.len() as u64;
         let mut next = kept.iter();

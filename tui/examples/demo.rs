@@ -1,7 +1,7 @@
 //! A demonstration of the terminal on MADE-UP data: nothing shown was measured on this host.
 //!
 //! `cargo run -p huddle-tui --example demo -- [VMS] [DOMAINS] [--panic]`; with `--panic` it panics
-//! after two seconds, to show that the terminal comes back.
+//! after two seconds, to show that the terminal is restored.
 
 use std::error::Error;
 use std::sync::Arc;

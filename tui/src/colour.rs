@@ -1,4 +1,4 @@
-//! What the terminal can show, judged from plain values the caller read from its environment.
+//! What the terminal can show, derived from environment variables that the caller passes.
 
 /// How many colours may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,11 +9,11 @@ pub enum ColourMode {
     Indexed256,
     /// The 16 colours of ANSI terminals.
     Ansi16,
-    /// None: values are ranked by glyphs alone.
+    /// No colours: values are ranked by glyphs alone.
     NoColour,
 }
 
-/// The environment variables that speak of colours; `None` for one that is not set.
+/// The environment variables about colours; `None` for one that is not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ColourEnv<'a> {
     /// `NO_COLOR` (<https://no-color.org>): no colours when set to anything but the empty string.
@@ -25,7 +25,7 @@ pub struct ColourEnv<'a> {
 }
 
 impl ColourMode {
-    /// The richest mode that the environment vouches for.
+    /// The richest mode that the environment indicates.
     pub fn detect(env: ColourEnv<'_>) -> Self {
         if env.no_color.is_some_and(|value| !value.is_empty()) {
             return Self::NoColour;
@@ -46,20 +46,20 @@ impl ColourMode {
     }
 }
 
-/// Which ramp of colours ranks the cells of the heatmap, where there are colours enough.
+/// The colour ramp of the heatmap, if there are enough colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Palette {
-    /// Blue to yellow, alike for every kind of colour vision.
+    /// Blue to yellow, the same for every kind of colour vision.
     #[default]
     Cividis,
-    /// Black over red to pale yellow.
+    /// Black through red to pale yellow.
     Ember,
     /// Greys.
     Grey,
 }
 
 impl Palette {
-    /// All of them, the default first.
+    /// All palettes, the default first.
     pub const ALL: [Self; 3] = [Self::Cividis, Self::Ember, Self::Grey];
 
     /// Its name in the configuration.
@@ -78,13 +78,13 @@ impl std::fmt::Display for Palette {
     }
 }
 
-/// There is no palette of this name.
+/// No palette has this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaletteError(String);
 
 impl std::fmt::Display for PaletteError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "there is no palette `{}`; the palettes are cividis, ember and grey", self.0)
+        write!(f, "unknown palette `{}`; the palettes are cividis, ember and grey", self.0)
     }
 }
 
@@ -98,17 +98,17 @@ impl std::str::FromStr for Palette {
     }
 }
 
-/// Which characters may be used.
+/// Supported characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Charset {
     /// Box drawing, block elements, and names as they are.
     Unicode,
-    /// 7-bit ASCII; other characters of names show as `?`.
+    /// 7-bit ASCII; other characters in names are shown as `?`.
     Ascii,
 }
 
-/// The environment variables that name the character set, in the order in which the C library
-/// heeds them (locale(7)); `None` for one that is not set.
+/// The environment variables that name the character set, in the C library's order of precedence (locale(7));
+/// `None` for one that is not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocaleEnv<'a> {
     /// `LC_ALL`.
@@ -120,7 +120,7 @@ pub struct LocaleEnv<'a> {
 }
 
 impl Charset {
-    /// [`Charset::Unicode`] where the locale that applies says UTF-8, else [`Charset::Ascii`].
+    /// [`Charset::Unicode`] if the effective locale is UTF-8, else [`Charset::Ascii`].
     pub fn detect(env: LocaleEnv<'_>) -> Self {
         let locale =
             [env.lc_all, env.lc_ctype, env.lang].into_iter().flatten().find(|value| !value.is_empty());
@@ -170,9 +170,6 @@ mod tests {
         }
         assert_eq!(Palette::default(), Palette::Cividis);
         let wrong = "rainbow".parse::<Palette>().map_err(|error| error.to_string());
-        assert_eq!(
-            wrong,
-            Err("there is no palette `rainbow`; the palettes are cividis, ember and grey".into())
-        );
+        assert_eq!(wrong, Err("unknown palette `rainbow`; the palettes are cividis, ember and grey".into()));
     }
 }

@@ -1,7 +1,7 @@
-//! The terminal of huddle: where VMs run, what they share, what KSM does, and why.
+//! The terminal interface of huddle: where VMs run, what they share, what KSM does, and why.
 //!
-//! [`App`] is pure state: it is given updates, terminal events and ticks, and answers with
-//! [`Action`]s. [`draw`] renders it and changes nothing. Neither does I/O; [`terminal`] alone touches
+//! [`App`] is pure state: it takes updates, terminal events and ticks, and returns
+//! [`Action`]s. [`draw`] renders it without changing it. Neither does I/O; [`terminal`] alone touches
 //! the real terminal. The event loop is the caller's:
 //!
 //! ```no_run

@@ -1,4 +1,4 @@
-//! The picture on the screen as text and as SVG, for files.
+//! The screen as text and as SVG, for files.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use ratatui::text::Span;
 const CELL_WIDTH: f64 = 8.4;
 const CELL_HEIGHT: f64 = 17.0;
 const FONT_SIZE: f64 = 14.0;
-/// From the top of a cell to the line that letters stand on.
+/// From the top of a cell to the baseline of its text.
 const BASELINE: f64 = 13.0;
 
 const FOREGROUND: (u8, u8, u8) = (222, 222, 222);
@@ -37,7 +37,7 @@ const BASE: [(u8, u8, u8); 16] = [
     (255, 255, 255),
 ];
 
-/// One line of text a row, without blanks at its end.
+/// One line of text a row, without trailing blanks.
 pub fn text(buffer: &Buffer) -> String {
     let mut out = String::new();
     for y in buffer.area.top()..buffer.area.bottom() {
@@ -65,7 +65,7 @@ pub fn svg(buffer: &Buffer) -> String {
             let look = Look::of(cell);
             let symbol = cell.symbol();
             match &mut run {
-                // Characters of two columns stand alone, so that no font shifts what follows them.
+                // Characters of two columns are separate elements, so that no font shifts what follows them.
                 Some(open) if open.look == look && columns == 1 && open.is_narrow => {
                     open.text.push_str(symbol);
                     open.columns += 1;
@@ -87,7 +87,7 @@ pub fn svg(buffer: &Buffer) -> String {
     out
 }
 
-/// The cells of a row with their columns; the cells that a wide character covers are passed over.
+/// The cells of a row with their columns; cells covered by a wide character are skipped.
 fn cells(buffer: &Buffer, y: u16) -> impl Iterator<Item = (u16, &Cell, u16)> {
     let mut covered_to = buffer.area.left();
     (buffer.area.left()..buffer.area.right()).filter_map(move |x| {
@@ -217,7 +217,7 @@ mod tests {
         let svg = svg(&buffer());
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert!(svg.contains("> a&lt;b &amp; </text>"), "{svg}");
-        // Seven columns stand before the wide character, and nine before what follows it.
+        // Seven columns precede the wide character, and nine the text after it.
         assert!(svg.contains(&format!("x=\"{:.1}\"", 7.0 * CELL_WIDTH)), "{svg}");
         assert!(svg.contains(&format!("x=\"{:.1}\"", 9.0 * CELL_WIDTH)), "{svg}");
         assert!(svg.contains("fill=\"#ffff5f\"") && svg.contains("fill=\"#000000\""), "{svg}");

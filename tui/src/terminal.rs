@@ -1,6 +1,6 @@
-//! The real terminal: raw mode, alternate screen and mouse, and the way back on any end that lets
-//! code run (return, error, panic). For SIGTERM the caller's loop must return; after `kill -9` the
-//! shell's `reset` is the remedy.
+//! The real terminal: raw mode, alternate screen and mouse, restored on any end that lets code run (return,
+//! error, panic). For SIGTERM the caller's loop must return; after `kill -9` the shell's `reset` is the
+//! remedy.
 
 use std::io::{self, IsTerminal, Stdout, Write};
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// Holds the terminal as the program needs it; dropping it, or a panic of any thread, brings back
-/// what was before.
+/// Holds the terminal in the state the program needs; dropping it, or a panic of any thread, restores the
+/// previous state.
 pub struct TerminalGuard {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    /// Whether the terminal is ours; shared with the panic hook, so that it is given back once.
+    /// Whether the terminal is in our state; shared with the panic hook, so that it is restored once.
     is_entered: Arc<AtomicBool>,
 }
 
 impl TerminalGuard {
-    /// Enters raw mode and the alternate screen and asks for the mouse.
+    /// Enters raw mode and the alternate screen and enables the mouse.
     ///
     /// # Errors
-    /// When standard input or output is no terminal, with what to do instead, or when the terminal
-    /// refuses; what was changed by then is undone.
+    /// When standard input or output is not a terminal, with a remedy, or when the terminal refuses; changes
+    /// made by then are undone.
     pub fn enter() -> io::Result<Self> {
         if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "standard input and output are not both a terminal, so there is nothing to draw on; \
+                "standard input and output are not both a terminal, so there is no screen to draw on; \
                  use `huddle run` to run without one",
             ));
         }
@@ -39,7 +39,7 @@ impl TerminalGuard {
         let restore_on_panic = Arc::clone(&is_entered);
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            // The message must go to the screen that stays.
+            // The message must go to the main screen, which stays.
             restore(&restore_on_panic);
             before(info);
         }));
@@ -58,32 +58,32 @@ impl TerminalGuard {
         }
     }
 
-    /// What to draw on.
+    /// The terminal to draw on.
     pub fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Stdout>> {
         &mut self.terminal
     }
 
-    /// Columns and rows now.
+    /// Current columns and rows.
     ///
     /// # Errors
-    /// When the terminal does not tell.
+    /// When the terminal does not report its size.
     pub fn size(&self) -> io::Result<(u16, u16)> {
         crossterm::terminal::size()
     }
 }
 
-/// A serial line or a console of a VM does not know how large the terminal at its other end is, and says 0 by 0: then
-/// the terminal is asked where its last corner is, and the line is told, as the program `resize` (xterm) does.
+/// A serial line or a VM's console does not know the size of the terminal at its other end and reports 0 by
+/// 0: then the terminal itself is asked for its last corner, and the line is set to that size, as the program
+/// `resize` (xterm) does.
 fn measure_if_unknown() -> io::Result<()> {
     if crossterm::terminal::size().is_ok_and(|(columns, rows)| columns > 0 && rows > 0) {
         return Ok(());
     }
-    // Where it is moved to beyond the end it stays at the end (ECMA-48, CUP).
+    // A cursor moved beyond the end stays at the end (ECMA-48, CUP).
     execute!(io::stdout(), cursor::MoveTo(998, 998))?;
     let (column, row) = cursor::position().map_err(|error| {
-        let text = format!(
-            "the terminal does not tell how large it is ({error}); say it with `stty cols 120 rows 40`"
-        );
+        let text =
+            format!("the terminal does not report its size ({error}); set it with `stty cols 120 rows 40`");
         io::Error::new(io::ErrorKind::Unsupported, text)
     })?;
     let size = Winsize { ws_col: column + 1, ws_row: row + 1, ws_xpixel: 0, ws_ypixel: 0 };
@@ -96,8 +96,8 @@ impl Drop for TerminalGuard {
     }
 }
 
-/// Gives the terminal back unless that was done. Errors are passed over: there is no screen left to
-/// say them on, and every step is tried all the same.
+/// Restores the terminal unless that was done. Errors are ignored: there is no screen left to show them on,
+/// and every step is tried all the same.
 fn restore(is_entered: &AtomicBool) {
     if !is_entered.swap(false, Ordering::SeqCst) {
         return;

@@ -1,4 +1,4 @@
-//! No size, view, update, key or mouse event brings the program down.
+//! No size, view, update, key or mouse event makes the program panic.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ enum Step {
     Tick,
     Source(Source),
     Report(usize),
-    /// Draws at the size the state knows, or at another one that it was not yet told of.
+    /// Draws at the size that the state knows, or at a new size before its resize event.
     Draw(Option<(u16, u16)>),
 }
 
@@ -60,7 +60,7 @@ fn size() -> impl Strategy<Value = (u16, u16)> {
     (0u16..300, 0u16..100)
 }
 
-/// Sound ones, ones with parts missing, ones that contradict themselves.
+/// Valid views, views with parts missing, and inconsistent ones.
 fn a_view() -> impl Strategy<Value = View> {
     let policy = prop::sample::select(Policy::ALL.to_vec());
     let scene =
@@ -69,7 +69,7 @@ fn a_view() -> impl Strategy<Value = View> {
         });
     (scene, scene_of_names(), 0u64..50, any::<u64>(), prop::array::uniform6(0u8..3)).prop_map(
         |(scene, rates, round, at, parts)| {
-            // The planner wants every VM to have a vCPU; here one may have lost them since.
+            // The planner needs a vCPU in every VM; here a VM may have lost them since.
             let planned = fixtures::Scene { vcpus: scene.vcpus.max(1), ..scene };
             let mut view = match parts[4] {
                 0 => fixtures::view(planned, round),
@@ -116,7 +116,7 @@ fn a_view() -> impl Strategy<Value = View> {
     )
 }
 
-/// A matrix of rates only, with names of any script.
+/// A matrix of rates only, with names in any script.
 fn scene_of_names() -> impl Strategy<Value = SharingMatrix> {
     prop::collection::btree_set("[a-z漢é]{1,40}", 1..6).prop_map(|names| {
         let names: Vec<String> = names.into_iter().collect();
@@ -202,7 +202,7 @@ proptest! {
                     };
                     app.set_source(source);
                 }
-                Step::Report(lines) => app.report("lines", vec!["a line of it".into(); lines]),
+                Step::Report(lines) => app.report("lines", vec!["a line".into(); lines]),
                 Step::Draw(size) => {
                     let (width, height) = size.unwrap_or(known);
                     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();

@@ -1,4 +1,4 @@
-//! What the screen shows, as text: without colours, in ASCII unless said.
+//! What the screen shows, as text: without colours, in ASCII unless noted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +105,7 @@ fn each_view_without_counters() {
 }
 
 #[test]
-fn each_view_with_names_of_any_script() {
+fn each_view_with_names_in_any_script() {
     let rounds: Vec<_> = (1..=2).map(renamed).collect();
     for size in SIZES {
         for (key, view) in VIEWS {
@@ -190,7 +190,7 @@ fn the_smallest_screen_holds_every_view() {
 }
 
 #[test]
-fn a_move_stands_on_the_time_axis_and_in_the_overview() {
+fn a_move_is_on_the_time_axis_and_in_the_overview() {
     let apart = Scene { policy: Policy::Opposed, ..SMALL };
     let rounds: Vec<_> = (1..=12)
         .map(|round| if round <= 6 { observed(apart, round) } else { observed(SMALL, round) })
@@ -208,7 +208,7 @@ fn questions_choices_and_messages() {
     insta::assert_snapshot!("asked", screen((80, 24), &four_vms(), "a"));
     insta::assert_snapshot!("choosing", screen((80, 24), &four_vms(), "p"));
     let refused = screen((80, 24), &[unavailable(1)], "a");
-    assert!(refused.contains("there is no plan: without a sharing matrix"), "{refused}");
+    assert!(refused.contains("no plan: without a sharing matrix"), "{refused}");
     let mut app = app((80, 24), Charset::Ascii);
     app.on_view(observed(SMALL, 1), 0);
     app.report("dry run", (0..30).map(|line| format!("line {line} of what would be done")).collect());
@@ -217,7 +217,7 @@ fn questions_choices_and_messages() {
 }
 
 #[test]
-fn a_replay_shows_how_it_stands() {
+fn a_replay_shows_its_state() {
     let mut app = app((80, 24), Charset::Ascii);
     app.set_source(Source::Replay(Replay {
         name: "run-7".into(),
@@ -231,12 +231,12 @@ fn a_replay_shows_how_it_stands() {
 }
 
 #[test]
-fn the_help_is_that_of_the_view() {
+fn the_help_is_specific_to_the_view() {
     insta::assert_snapshot!("help", screen((80, 24), &four_vms(), "2?"));
 }
 
 #[test]
-fn unicode_and_a_held_picture() {
+fn unicode_and_a_paused_display() {
     let mut app = app((80, 24), Charset::Unicode);
     for round in four_vms() {
         app.on_view(round, 0);
@@ -263,7 +263,7 @@ fn rates_without_frames_never_read_as_zero_frames() {
 }
 
 #[test]
-fn names_of_any_script_fit_and_nothing_else_is_lost() {
+fn names_in_any_script_fit_and_nothing_else_is_lost() {
     let csv = ",仮想機械一番,b\u{1b}[31m\n仮想機械一番,-,40\nb\u{1b}[31m,20,-\n";
     let mut app = app((80, 24), Charset::Unicode);
     app.on_view(with_matrix(csv), 0);
@@ -275,7 +275,7 @@ fn names_of_any_script_fit_and_nothing_else_is_lost() {
 }
 
 #[test]
-fn the_picture_for_files_is_that_on_the_screen() {
+fn the_saved_picture_equals_the_screen() {
     let mut pictures = std::collections::HashSet::new();
     for palette in Palette::ALL {
         let options = Options {

@@ -12,7 +12,7 @@ pub(crate) const FILE: u32 = 0o100_000;
 pub(crate) const LINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
-/// A file and what it holds.
+/// A file and its content.
 pub(crate) type Entry = (Builder, Cursor<Vec<u8>>);
 
 /// Files in the order in which they are unpacked.
@@ -24,7 +24,7 @@ pub(crate) fn console() -> Entry {
     (console, Cursor::default())
 }
 
-/// A directory, a file or a link, whose content is what it leads to.
+/// A directory, a file, or a link, whose content is its target.
 pub(crate) fn entry(name: &str, mode: u32, content: impl Into<Vec<u8>>) -> Entry {
     (Builder::new(name).mode(mode), Cursor::new(content.into()))
 }
@@ -43,8 +43,7 @@ fn numbered(entries: Entries) -> impl Iterator<Item = Entry> {
     entries.into_iter().zip(1..).map(|((entry, content), inode)| (entry.ino(inode), content))
 }
 
-/// Fills up to a multiple of four bytes, where an archive that is appended must begin (init/initramfs.c,
-/// Linux 6.1).
+/// Pads to a multiple of four bytes, where an appended archive must begin (init/initramfs.c, Linux 6.1).
 pub(crate) fn pad(path: &Path) -> std::io::Result<()> {
     let mut file = File::options().append(true).open(path)?;
     let over = file.metadata()?.len() as usize % 4;

@@ -11,7 +11,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     tools::unused_dependencies()?;
     tools::allowed_dependencies()?;
     shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    // Links in the documentation that lead nowhere are warnings of rustdoc only.
+    // Broken links in the documentation are only warnings of rustdoc.
     shell::run(shell::cargo().env("RUSTDOCFLAGS", "-D warnings").args([
         "doc",
         "--workspace",

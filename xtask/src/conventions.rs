@@ -1,4 +1,4 @@
-//! Conventions that no lint of the compiler knows.
+//! Conventions for which the compiler has no lint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use anyhow::{Context, ensure};
 use crate::shell;
 use crate::test::targets::BOOTS;
 
-/// What boots a guest has one of these in its source.
+/// Code that boots a guest contains one of these.
 const BOOTING: [&str; 4] = ["qemu-system-", "guest::qemu", "create_vcpu", "testing::xen"];
 
 /// - Modules are found where the compiler looks for them; tests of one are its `mod tests`, inline or in
-///   `tests.rs` of its directory, and what tests of several packages share is in a package.
-/// - Test programs that boot guests are named so, since quick runs leave them out.
+///   `tests.rs` of its directory, and test support shared by several packages is a package.
+/// - Test programs that boot guests have a prefix, since quick runs leave them out.
 pub(crate) fn check() -> anyhow::Result<()> {
     let root = shell::root();
     let mut found = Vec::new();
@@ -22,13 +22,13 @@ pub(crate) fn check() -> anyhow::Result<()> {
         let shown = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
         found.extend(path_attributes(&text).map(|line| {
             format!(
-                "{shown}:{line}: `#[path]`; put the file where the compiler looks for it, or what is shared in a \
+                "{shown}:{line}: `#[path]`; put the file where the compiler looks for it, or shared code in a \
                  package"
             )
         }));
         if boots_unnamed(&shown, &text) {
             found.push(format!(
-                "{shown}: a test program that boots guests has a name that begins with {BOOTS}"
+                "{shown}: the name of a test program that boots guests must begin with {BOOTS}"
             ));
         }
     }
@@ -36,7 +36,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a file, told by its path, is part of a test program that boots guests and is not named so.
+/// Whether the file at a path is part of a test program that boots guests without the prefix in its name.
 fn boots_unnamed(path: &str, text: &str) -> bool {
     let program = path.split_once("/tests/").filter(|(package, _)| !package.contains("/src"));
     let is_unnamed = program.is_some_and(|(_, program)| !program.starts_with(BOOTS));
@@ -59,7 +59,7 @@ fn sources(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy();
             if entry.file_type()?.is_dir() {
-                // What cargo and git make, and what runs leave.
+                // Directories of cargo, git and runs.
                 if !name.starts_with('.') && !["target", "runs"].contains(&name.as_ref()) {
                     left.push(path);
                 }
@@ -77,13 +77,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_told_by_their_lines() {
+    fn attributes_are_found_with_their_lines() {
         let text = "mod a;\n#[path = \"x.rs\"]\nmod b;\n    #[path=\"y.rs\"]\n// #[path] in a comment\n";
         assert_eq!(path_attributes(text).collect::<Vec<_>>(), [2, 4]);
     }
 
     #[test]
-    fn a_test_program_that_boots_guests_has_to_be_named_so() {
+    fn a_test_program_that_boots_guests_needs_the_prefix() {
         let text = "Command::new(\"qemu-system-x86_64\")";
         assert!(boots_unnamed("collector/tests/qemu.rs", text));
         assert!(!boots_unnamed("collector/tests/boot_qemu.rs", text));

@@ -1,14 +1,14 @@
-//! `cargo xtask dist`: the programs as they ship, and how large they are.
+//! `cargo xtask dist`: builds the programs for distribution, and checks their size.
 
 use anyhow::{Context, ensure};
 
 use crate::shell;
 
-/// A program that ships.
+/// A program for distribution.
 struct Program {
     package: &'static str,
     name: &'static str,
-    /// How large it may be, in millions of bytes.
+    /// Its maximum size, in millions of bytes.
     limit_mb: f64,
 }
 
@@ -18,13 +18,13 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    // One after the other: in one build their dependencies would have each other's features.
+    // One by one: in a single build their dependencies would have the features of both.
     for Program { package, name, .. } in &PROGRAMS {
         let build = ["build", "--locked", "--profile", "dist", "--package", package, "--bin", name];
         shell::run(shell::cargo().args(build))?;
     }
-    // Beside the directory of the profile that this was built in.
-    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    // Next to the directory of the profile of this program.
+    let own = std::env::current_exe().context("cannot find cargo's target directory")?;
     let target = own.ancestors().nth(2).context("cargo's target directory has no name")?;
     let mut too_large = Vec::new();
     for Program { name, limit_mb, .. } in &PROGRAMS {

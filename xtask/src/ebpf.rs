@@ -1,9 +1,8 @@
 //! `cargo xtask ebpf`: rebuilds the BPF object that is in the repository, with pinned tools.
 //!
-//! The object is built by one release of stable Rust with its `rust-src` component, and linked by
-//! bpf-linker on the LLVM library that this very release brings along: one version pins compiler and
-//! code generator, and no LLVM of a distribution is needed. Paths are remapped, so that the bytes are
-//! the same from any checkout.
+//! The object is built by one release of stable Rust with its `rust-src` component, and linked by bpf-linker
+//! with the LLVM library of that release: one version pins compiler and code generator, and no distribution's
+//! LLVM is needed. Paths are remapped, so that the bytes are the same from any checkout.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +18,7 @@ const LINKER_VERSION: &str = "0.13.0";
 /// The feature of the linker that names the major version of LLVM in [`TOOLCHAIN`].
 const LINKER_LLVM: &str = "llvm-22";
 const TARGET: &str = "bpfel-unknown-none";
-/// The objects, below the root of the repository, each with the binary that it is.
+/// The objects, below the root of the repository, each with the name of its binary.
 const OBJECTS: [(&str, &str); 2] = [("ebpf/huddle.bpf.o", "huddle"), ("ebpf/events.bpf.o", "events")];
 /// Names a directory for the linker, so that several checkouts can use one.
 const TOOLS_VARIABLE: &str = "HUDDLE_EBPF_TOOLS";
@@ -27,15 +26,15 @@ const TOOLS_VARIABLE: &str = "HUDDLE_EBPF_TOOLS";
 /// Arguments of `cargo xtask ebpf`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Build, and fail if the bytes differ from the object in the repository; write nothing there.
+    /// Build, and fail if the bytes differ from the object in the repository; write nothing.
     #[arg(long)]
     check: bool,
 }
 
-/// Rebuilds the object, or checks that the one in the repository is what its source makes.
+/// Rebuilds the object, or checks that the one in the repository matches its source.
 ///
 /// # Errors
-/// The pinned tools cannot be had, the build fails, or (with `--check`) the bytes differ.
+/// The pinned tools are unavailable, the build fails, or (with `--check`) the bytes differ.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = repository_root()?;
     let sysroot = toolchain().context("the pinned tools of the BPF object are not available here")?;
@@ -58,7 +57,7 @@ fn keep_or_compare(arguments: &Arguments, object: &Path, built: &Path) -> Result
     let kept = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     if let Some(at) = first_difference(&kept, &bytes) {
         bail!(
-            "{} is not what its source makes: {} bytes in the repository, {} built ({}), first \
+            "{} does not match its source: {} bytes in the repository, {} built ({}), first \
              difference at byte {at}; run `cargo xtask ebpf` and commit the object",
             object.display(),
             kept.len(),
@@ -66,7 +65,7 @@ fn keep_or_compare(arguments: &Arguments, object: &Path, built: &Path) -> Result
             built.display()
         );
     }
-    eprintln!("xtask: {} is what its source makes ({} bytes)", object.display(), bytes.len());
+    eprintln!("xtask: {} matches its source ({} bytes)", object.display(), bytes.len());
     Ok(())
 }
 
@@ -75,13 +74,13 @@ fn repository_root() -> Result<PathBuf> {
     Ok(manifest.parent().context("xtask has no parent directory")?.to_owned())
 }
 
-/// Where the first byte differs; the shorter length where one continues the other.
+/// Position of the first difference; the shorter length if one is a prefix of the other.
 fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
     let common = one.iter().zip(other).position(|(a, b)| a != b);
     common.or((one.len() != other.len()).then(|| one.len().min(other.len())))
 }
 
-/// The sysroot of the pinned release, installed with its sources where it is missing.
+/// The sysroot of the pinned release, installed with its sources if missing.
 fn toolchain() -> Result<PathBuf> {
     let ask = || output(Command::new("rustc").arg(format!("+{TOOLCHAIN}")).args(["--print", "sysroot"]));
     let has_sources = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust/library/core").is_dir();
@@ -97,7 +96,7 @@ fn toolchain() -> Result<PathBuf> {
     Ok(sysroot)
 }
 
-/// The linker, built on the LLVM library of the pinned release where it is missing.
+/// The linker, built with the LLVM library of the pinned release if missing.
 fn linker(root: &Path, sysroot: &Path) -> Result<PathBuf> {
     let tools = match std::env::var_os(TOOLS_VARIABLE) {
         Some(directory) => PathBuf::from(directory),
@@ -127,8 +126,8 @@ fn linker(root: &Path, sysroot: &Path) -> Result<PathBuf> {
     Ok(linker)
 }
 
-/// A directory that looks like an installation of LLVM and holds the library of the toolchain: under
-/// the name the linker links with, and under its own, by which the linker finds it at run time.
+/// A directory that looks like an installation of LLVM and contains the library of the toolchain: under the
+/// name used for linking, and under its own, which the linker needs at run time.
 fn llvm_prefix(tools: &Path, sysroot: &Path) -> Result<PathBuf> {
     let libraries = sysroot.join("lib");
     let mut found = None;
@@ -138,9 +137,8 @@ fn llvm_prefix(tools: &Path, sysroot: &Path) -> Result<PathBuf> {
             found = Some(name);
         }
     }
-    let own_name = found.with_context(|| {
-        format!("{} holds no libLLVM.so: use the toolchain of rustup", libraries.display())
-    })?;
+    let own_name = found
+        .with_context(|| format!("{} has no libLLVM.so: use the toolchain of rustup", libraries.display()))?;
     let directory = tools.join("llvm/lib");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     for name in [OsString::from("libLLVM.so"), own_name.clone()] {
@@ -177,7 +175,7 @@ fn build(root: &Path, sysroot: &Path, linker: &Path) -> Result<PathBuf> {
         // build-std is not stable yet; the release is pinned, so it cannot change under us.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_CFG_BPF_TARGET_ARCH", "x86_64")
-        // Not a flag: flags go into the hash of every symbol, and the path differs by checkout.
+        // Not a flag: flags are part of the hash of every symbol, and the path differs by checkout.
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     let output = cargo.output().context("cannot run cargo")?;
@@ -192,7 +190,7 @@ fn cargo_home() -> Result<PathBuf> {
     Ok(PathBuf::from(std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo"))
 }
 
-/// Takes away what the caller's cargo and shell would add to the build.
+/// Removes settings of the caller's cargo and shell from the build.
 fn clean(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -204,7 +202,7 @@ fn clean(command: &mut Command) -> &mut Command {
     command.env_remove("RUSTUP_TOOLCHAIN")
 }
 
-/// What a command printed.
+/// The standard output of a command.
 fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let Output { status, stdout, stderr } =

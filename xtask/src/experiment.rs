@@ -1,4 +1,4 @@
-//! `cargo xtask experiment`: builds the runner and its guests, then becomes the runner.
+//! `cargo xtask experiment`: builds the runner and its guests, then executes the runner.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::{images, setup, shell, web_image};
 
-/// What an experiment needs beside its runner.
+/// What an experiment needs besides its runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
     /// The microbenchmark's VMs.
@@ -28,19 +28,19 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         Some(Need::WebImage) => setup::qemu().and_then(|()| setup::mmdebstrap())?,
         Some(Need::Guests) | None => {}
     }
-    // The profile of all other tasks: the crate is optimised in it, and a second one would have to be
-    // built from the start.
+    // The profile of all other tasks: the crate is optimised in it, and another one would need a complete
+    // build.
     shell::run(shell::cargo().args(["build", "--package", "huddle-experiments", "--bins"]))?;
     match need {
         Some(Need::Guests) => images::make()?,
         Some(Need::WebImage) => web_image::make()?,
         Some(Need::Apache) | None => {}
     }
-    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    let own = std::env::current_exe().context("cannot find cargo's target directory")?;
     shell::become_command(Command::new(own.with_file_name("huddle-experiment")).args(args))
 }
 
-/// Told by the command line, or by a preset of which VMs are a part; nothing when only help is asked for.
+/// Determined by the command line, or by a preset with VMs; nothing if only help is requested.
 fn need(args: &[String]) -> Option<Need> {
     let says = |flag: &str, values: &[&str]| {
         args.windows(2).any(|two| two[0] == flag && values.contains(&two[1].as_str()))
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_made_when_vms_are_asked_for() {
+    fn images_are_made_if_vms_are_requested() {
         let need = |line: &str| need(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         for line in [
             "microbench --guest qemu",

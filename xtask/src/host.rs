@@ -1,4 +1,4 @@
-//! What this machine lacks, and what that makes impossible.
+//! What this machine lacks, and the consequences.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,13 +8,13 @@ use crate::shell;
 /// The emulator that the tests of discovery start.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
-/// Something a task looks for.
+/// A requirement of a task.
 pub(crate) struct Need {
-    /// What.
+    /// Its name.
     pub(crate) name: &'static str,
-    /// Whether it is here.
+    /// Whether it is present.
     pub(crate) is_met: bool,
-    /// What it is needed for.
+    /// Its purpose.
     pub(crate) purpose: &'static str,
     /// How to get it.
     pub(crate) remedy: &'static str,
@@ -50,7 +50,7 @@ pub(crate) fn needs() -> [Need; 4] {
     ]
 }
 
-/// The release of Debian that this host is, by which its archive names it (os-release(5)).
+/// The code name of this host's Debian release (os-release(5)).
 pub(crate) fn debian_release() -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = |name: &str| {

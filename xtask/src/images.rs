@@ -1,4 +1,4 @@
-//! What VMs of experiments boot: for each flavour a kernel of Debian's and an initramfs with one static
+//! Images of experiments' VMs: for each flavour a Debian kernel and an initramfs with one static
 //! program. Made in `target/guests`; nothing is installed.
 
 use std::fs;
@@ -10,12 +10,12 @@ use anyhow::{Context, ensure};
 use crate::archive::{self, DIRECTORY, Entries, FILE};
 use crate::shell;
 
-/// A kernel and a userland; two of them stand for the two operating systems of the paper.
+/// A kernel and a userland; two of them represent the two operating systems of the paper.
 struct Flavour {
     name: &'static str,
     /// Debian's package that names the newest kernel of this kind.
     package: &'static str,
-    /// Whether busybox is in its initramfs too.
+    /// Whether busybox is in its initramfs, too.
     busybox: bool,
 }
 
@@ -24,7 +24,7 @@ const FLAVOURS: [Flavour; 2] = [
     Flavour { name: "generic", package: "linux-image-amd64", busybox: true },
 ];
 
-/// The userland of the flavour that has one.
+/// The userland of flavours that have one.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// The program of the initramfs.
@@ -33,7 +33,7 @@ const INIT: &str = "huddle-guest-init";
 /// A program, as a mode of stat(2).
 pub(crate) const EXECUTABLE: u32 = FILE | 0o755;
 
-/// Makes what is missing, and the initramfs again.
+/// Makes missing images, and always the initramfs.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images()?;
@@ -60,7 +60,7 @@ pub(crate) fn make() -> anyhow::Result<()> {
 
 /// Builds the program of an initramfs and reads it.
 pub(crate) fn guest_program() -> anyhow::Result<Vec<u8>> {
-    // Only the program itself is linked statically; its dependencies are what everything else uses.
+    // Only the program itself is linked statically; its dependencies are those of all other builds.
     shell::run(shell::cargo().args([
         "rustc",
         "--package",
@@ -73,28 +73,28 @@ pub(crate) fn guest_program() -> anyhow::Result<Vec<u8>> {
         "-C",
         "strip=symbols",
     ]))?;
-    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    let own = std::env::current_exe().context("cannot find cargo's target directory")?;
     fs::read(own.with_file_name(INIT)).with_context(|| format!("cannot read {INIT}"))
 }
 
-/// Where they are.
+/// The directory of images.
 pub(crate) fn images() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+    let own = std::env::current_exe().context("cannot find cargo's target directory")?;
     Ok(own.ancestors().nth(2).context("this program is in no target directory")?.join("guests"))
 }
 
-/// Downloads the kernel's package and takes the kernel out of it.
+/// Downloads the kernel's package and extracts the kernel.
 fn fetch_kernel(flavour: &Flavour, directory: &Path, kernel: &Path) -> anyhow::Result<()> {
     let unpacked = directory.join("package");
     let release = unpack_kernel(flavour.package, &unpacked)?;
     let found = unpacked.join("boot").join(format!("vmlinuz-{release}"));
     fs::copy(&found, kernel).with_context(|| format!("cannot copy {}", found.display()))?;
-    // Its modules are many times larger than the kernel, and of no use here.
+    // Its modules are many times larger than the kernel, and not needed here.
     fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))
 }
 
 /// Downloads the newest kernel that Debian's package `newest_of` names, and unpacks it into the directory
-/// `unpacked`, made again; returns its release (uname(2)).
+/// `unpacked`, which is created anew; returns its release (uname(2)).
 pub(crate) fn unpack_kernel(newest_of: &str, unpacked: &Path) -> anyhow::Result<String> {
     let depends = Command::new("apt-cache").args(["depends", newest_of]).output();
     let depends =

@@ -1,5 +1,5 @@
-//! Tasks of the repository: `cargo xtask --help`. Light on purpose, so that the first command a user
-//! types does something at once: it only checks, says what it does, and calls cargo.
+//! Tasks of the repository: `cargo xtask --help`. Deliberately small, so that the first command of a user
+//! starts at once: it only checks, reports what it does, and calls cargo.
 
 mod archive;
 mod check;
@@ -36,20 +36,20 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Reports what this machine needs and lacks, and installs what a task needs
+    /// Reports missing requirements of this machine, and installs them where possible
     Setup,
-    /// Runs all tests, after saying which of them are skipped on this machine
+    /// Runs all tests, after listing those that are skipped on this machine
     Test {
-        /// Only what boots no guest and takes no minutes; says what it leaves out
+        /// Only tests that boot no guest and do not take minutes; lists what it leaves out
         #[arg(long)]
         quick: bool,
         /// Passed on to `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Builds what an experiment needs and runs it; `--help` after its name lists its options
+    /// Builds an experiment and runs it; `--help` after its name lists its options
     Experiment {
-        /// Which one, and its options
+        /// Name of the experiment, and its options
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -58,23 +58,23 @@ enum Task {
         )]
         args: Vec<String>,
     },
-    /// Shows stand-in VMs in the terminal; `--help` after it lists its options
+    /// Shows simulated VMs in the terminal; `--help` after it lists its options
     Demo {
-        /// Passed on
+        /// Passed on to the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
     XenHost(xen_host::Arguments),
-    /// Ends huddle by SIGKILL at random moments and checks that nothing is left behind (as root)
+    /// Kills huddle with SIGKILL at random moments and checks that nothing is left behind (as root)
     Kills(kills::Arguments),
-    /// Times building the program again after a change of one line, beside an earlier revision
+    /// Measures rebuild times after a one-line change, compared with an earlier revision
     Rebuild(rebuild::Arguments),
-    /// Looks at what each crate builds on: nothing above it, and no library that its room does not need
+    /// Checks the dependencies of each crate: none on upper layers, and no library that its room does not need
     Rooms,
-    /// Format, conventions, dependencies, lints and documentation, warnings being errors
+    /// Checks format, conventions, dependencies, lints and documentation, with warnings as errors
     Check,
-    /// Builds the programs as they ship, and checks that they are as small as they have to be
+    /// Builds the programs for distribution, and checks their size
     Dist,
     /// Rebuilds the BPF objects that are in the repository, with pinned tools
     Ebpf(ebpf::Arguments),
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<shell::Ended>() {
-            // The command has spoken for itself; its exit code is passed on.
+            // The command has printed its own error; its exit code is passed on.
             Some(ended) => {
                 eprintln!("xtask: {ended}");
                 ExitCode::from(ended.code)

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
-/// The files of the modules `names` in an unpacked kernel, by a name in `modules` that sorts them. What is
-/// built into a kernel is no file, and not missed.
+/// The files of the modules `names` in an unpacked kernel, by a name in `modules` that sorts them. Modules
+/// built into a kernel have no file and are skipped.
 pub(crate) fn find(unpacked: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let (mut found, mut left) = (Vec::new(), vec![unpacked.join("lib/modules")]);
     if !left[0].exists() {

@@ -1,5 +1,5 @@
-//! `cargo xtask rebuild`: how long the program takes to be built again after a change of one line, beside an
-//! earlier revision, in turns.
+//! `cargo xtask rebuild`: rebuild times of the program after a one-line change, compared with an earlier
+//! revision, in alternation.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,21 +9,21 @@ use anyhow::{Context, ensure};
 
 use crate::shell;
 
-/// What to compare with.
+/// Arguments of `cargo xtask rebuild`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The revision that is built beside this one
+    /// The revision to compare with
     #[arg(long, value_name = "REV", default_value = "7950a8a")]
     against: String,
-    /// How often each change is made
+    /// Number of measurements of each change
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: u32,
 }
 
-/// A function that every revision has, in whose body a line is added.
+/// A function that exists in every revision, to whose body a line is added.
 struct Place {
     what: &'static str,
-    /// Where it was at some time.
+    /// Its files in different revisions.
     files: [&'static str; 2],
     signature: &'static str,
 }
@@ -41,7 +41,7 @@ const PLACES: [Place; 2] = [
     },
 ];
 
-/// A checkout that is built in a target directory of its own.
+/// A checkout with its own target directory.
 struct Tree {
     dir: PathBuf,
     target: PathBuf,
@@ -74,7 +74,7 @@ impl Tree {
         Ok(began.elapsed())
     }
 
-    /// Adds a line to the body of a function, another one each time.
+    /// Adds a line to the body of a function, a different one each time.
     fn change(&self, place: &Place, round: u32) -> anyhow::Result<()> {
         let file =
             place.files.iter().map(|file| self.dir.join(file)).find(|file| holds(file, place.signature));
@@ -88,7 +88,7 @@ fn holds(file: &Path, signature: &str) -> bool {
     std::fs::read_to_string(file).is_ok_and(|text| text.contains(signature))
 }
 
-/// The text with a line after the signature, in place of the one of another round.
+/// The text with a line after the signature, replacing the one of an earlier round.
 fn changed(text: &str, signature: &str, round: u32) -> String {
     const MARK: &str = "// cargo xtask rebuild";
     let mut lines = Vec::new();
@@ -115,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for place in &PLACES {
         let mut ratios = Vec::new();
         let (mut times_now, mut times_before) = (Vec::new(), Vec::new());
-        // The first round makes the incremental state of the change, and does not count.
+        // The first round creates the incremental state of the change, and does not count.
         for round in 0..=arguments.rounds {
             let mut took = [0.0; 2];
             for (tree, took) in [&now, &before].into_iter().zip(&mut took) {
@@ -141,7 +141,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The middle one; sorts them.
+/// The median; sorts the values.
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_one_line_and_replaces_the_one_before() {
+    fn a_change_is_one_line_and_replaces_the_previous_one() {
         let text = "fn a() {\n    b();\n}\n";
         let once = changed(text, "fn a() {", 1);
         assert_eq!(once, "fn a() {\n    std::hint::black_box(1); // cargo xtask rebuild\n    b();\n}\n");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_of_values() {
+    fn the_median_of_values() {
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
     }
 }

@@ -1,5 +1,5 @@
-//! What each crate may build on: the crates of the workspace below it, and which libraries its room does not
-//! need. docs/architecture.md draws the same.
+//! Allowed dependencies of each crate: the crates of the workspace below it, and libraries that its room does
+//! not need. docs/architecture.md draws the same.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use anyhow::{Context, ensure};
 
 use crate::shell;
 
-/// One crate and what its room may hold.
+/// One crate and its allowed dependencies.
 struct Room {
     package: &'static str,
-    /// Crates of the workspace that it may depend on, directly or not: those that lie below it.
+    /// Crates of the workspace that it may depend on, directly or not: those below it.
     below: &'static [&'static str],
     /// Libraries that must not be among its dependencies, directly or not.
     without: &'static [&'static str],
@@ -92,10 +92,10 @@ const ROOMS: [Room; 10] = [
     Room { package: "huddle-analysis", below: &["huddle-model", "huddle-host"], without: &[BPF, SCREEN] },
 ];
 
-/// Looks at the dependencies of each crate, and prints how many there are.
+/// Checks the dependencies of each crate, and prints their number.
 ///
 /// # Errors
-/// A crate holds what its room does not need.
+/// A crate has a dependency that its room does not need.
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut wrong = Vec::new();
     for room in &ROOMS {
@@ -108,12 +108,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
 }
 
 impl Room {
-    /// What is wrong with the names of its dependencies, one sentence each.
+    /// Violations by a crate's dependencies, one sentence each.
     fn complaints(&self, names: &BTreeSet<String>) -> Vec<String> {
         let package = self.package;
         let ours = |name: &&String| name.starts_with("huddle") && name.as_str() != package;
         let upwards = names.iter().filter(ours).filter(|name| !self.below.contains(&name.as_str()));
-        let upwards = upwards.map(|name| format!("{package} depends on {name}, which does not lie below it"));
+        let upwards = upwards.map(|name| format!("{package} depends on {name}, which is not below it"));
         let heavy = self.without.iter().filter(|name| names.contains(**name));
         let heavy = heavy.map(|name| {
             format!("{package} depends on {name}, which its room does not need (cargo tree -e normal -p {package} -i {name})")
@@ -122,7 +122,7 @@ impl Room {
     }
 }
 
-/// The names of all that a package is built from, itself too.
+/// The names of all packages that a package is built from, including itself.
 fn dependencies(package: &str) -> anyhow::Result<BTreeSet<String>> {
     let mut command = shell::cargo();
     command.args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_belong_is_named() {
+    fn wrong_dependencies_are_named() {
         let room = Room { package: "huddle-host", below: &["huddle-model"], without: &["tokio"] };
         assert_eq!(room.complaints(&names(&["huddle-host", "huddle-model", "nix"])), [] as [&str; 0]);
         let complaints = room.complaints(&names(&["huddle-host", "huddle-engine", "tokio"])).join("\n");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_lie_above_each_other_in_their_order() {
+    fn rooms_are_listed_from_the_lowest_up() {
         for (at, room) in ROOMS.iter().enumerate() {
             for below in room.below.iter().filter(|name| **name != "huddle-abi") {
                 assert!(ROOMS[..at].iter().any(|other| other.package == *below), "{} {below}", room.package);

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: what the tasks need, said before anything is installed.
+//! `cargo xtask setup`: requirements of the tasks, listed before anything is installed.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ const COMPONENTS: [(&str, &str); 2] = [("fmt", "rustfmt"), ("clippy", "clippy")]
 
 pub(crate) fn run() -> anyhow::Result<()> {
     eprintln!(
-        "The microbenchmark needs a Rust toolchain and a C compiler (`cc`), and nothing else: its stand-in"
+        "The microbenchmark needs a Rust toolchain and a C compiler (`cc`), and nothing else: its simulated"
     );
     eprintln!(
         "VMs are programs of this repository. The web experiment needs Apache with PHP. Real VMs, in tests"
@@ -44,7 +44,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that format and lints can be checked.
+/// Installs what checks of format and lints need.
 pub(crate) fn components() -> anyhow::Result<()> {
     for (subcommand, component) in COMPONENTS {
         if shell::works(shell::cargo().args([subcommand, "--version"])) {
@@ -57,13 +57,13 @@ pub(crate) fn components() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs QEMU where it is missing and this is root on Debian; elsewhere the tests that need it say
-/// that they are skipped.
+/// Installs QEMU if it is missing and this is root on Debian; elsewhere tests that need it report that they
+/// are skipped.
 pub(crate) fn qemu() -> anyhow::Result<()> {
     let is_met = host::needs().iter().any(|need| need.name == "QEMU" && need.is_met);
     install_unless(is_met, host::QEMU, "the VMs of tests and experiments", || {
         let mut packages = vec!["qemu-system-x86".to_owned()];
-        // Its tools may be here in another version, with which it cannot be installed: they give way.
+        // Its tools may be installed in another version that conflicts: they are replaced.
         if shell::works(Command::new("dpkg").args(["--status", QEMU_TOOLS])) {
             let policy = Command::new("apt-cache").args(["policy", &packages[0]]).output();
             let policy = String::from_utf8(policy.context("cannot run apt-cache")?.stdout)?;
@@ -75,13 +75,13 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
     })
 }
 
-/// Installs the userland of the second flavour of VMs, where it is missing and this is root on Debian.
+/// Installs the userland of the second flavour of VMs, if it is missing and this is root on Debian.
 pub(crate) fn busybox() -> anyhow::Result<()> {
     let is_met = Path::new(images::BUSYBOX).exists();
     install_unless(is_met, "busybox", "VMs of experiments", || Ok(vec!["busybox-static".to_owned()]))
 }
 
-/// Installs Apache and its PHP module where they are missing and this is root on Debian. Without Debian's
+/// Installs Apache and its PHP module if they are missing and this is root on Debian. Without Debian's
 /// package `apache2`, which would start a server on port 80.
 pub(crate) fn apache() -> anyhow::Result<()> {
     install_unless(has_apache(), "Apache with PHP", "the web experiment (no service is started)", || {
@@ -89,7 +89,7 @@ pub(crate) fn apache() -> anyhow::Result<()> {
     })
 }
 
-/// Installs what makes the image of the web experiment's VMs.
+/// Installs the tool for the image of the web experiment's VMs.
 pub(crate) fn mmdebstrap() -> anyhow::Result<()> {
     let is_met = shell::works(Command::new("mmdebstrap").arg("--version"));
     install_unless(is_met, "mmdebstrap", "the image of the web experiment's VMs", || {
@@ -97,8 +97,8 @@ pub(crate) fn mmdebstrap() -> anyhow::Result<()> {
     })
 }
 
-/// Installs packages where they are missing and this is root on Debian; elsewhere whatever needs them says
-/// that they are missing.
+/// Installs packages if they are missing and this is root on Debian; elsewhere the tasks that need them
+/// report that they are missing.
 fn install_unless(
     is_met: bool,
     what: &str,
@@ -109,7 +109,7 @@ fn install_unless(
     if is_met || !is_root || !shell::works(Command::new("apt-get").arg("--version")) {
         return Ok(());
     }
-    // Versions come from the archive's lists, and so are those that it no longer has.
+    // Old lists may have versions that the archive no longer has.
     shell::run(Command::new("apt-get").args(["update", "-q"]))?;
     let packages = packages()?;
     eprintln!("{what} is missing: installing {} with apt-get, for {purpose}", packages.join(" "));

@@ -1,4 +1,4 @@
-//! Running commands: printed before they run, their exit codes passed on.
+//! Running commands, which are printed first, and passing on their exit codes.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use anyhow::Context;
 pub(crate) struct Ended {
     command: String,
     status: ExitStatus,
-    /// Its exit code; for a signal 128 and its number, as shells have it.
+    /// Its exit code; for a signal 128 plus its number, as in shells.
     pub(crate) code: u8,
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The cargo that runs this.
+/// The cargo that runs this program.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
@@ -46,13 +46,13 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     Err(Ended { command: text, status, code: u8::try_from(code).unwrap_or(1) }.into())
 }
 
-/// Becomes the command, so that signals and exit code are its own.
+/// Executes the command in this process, so that signals and exit code are its own.
 pub(crate) fn become_command(command: &mut Command) -> anyhow::Result<()> {
     let text = announce(command);
     Err(anyhow::Error::new(command.exec()).context(format!("cannot run `{text}`")))
 }
 
-/// Whether a command is there and ends well; what it prints is thrown away.
+/// Whether a command exists and succeeds; its output is discarded.
 pub(crate) fn works(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }

@@ -13,18 +13,18 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let web = setup::mmdebstrap().and_then(|()| web_image::make());
     let xen = setup::busybox().and_then(|()| xen_host::make().map(drop));
     for error in [guests, web, xen].into_iter().filter_map(Result::err) {
-        eprintln!("VMs cannot be made ({error:#}): the tests that boot them will say that they are skipped");
+        eprintln!("VMs cannot be made ({error:#}): the tests that boot them are reported as skipped");
     }
     say_missing();
     // The whole workspace, so that its crates are built with one set of features.
     shell::run(shell::cargo().args(["test", "--workspace"]).args(args))
 }
 
-/// Tests that boot no guest and take no minutes. Installs nothing.
+/// Tests that boot no guest and do not take minutes. Installs nothing.
 pub(crate) fn quick(args: &[String]) -> anyhow::Result<()> {
     say_missing();
     let mut command = shell::cargo();
-    // Still the whole workspace, for the same features: else switching between both would build anew.
+    // Still the whole workspace, for the same features: otherwise switching between both would rebuild.
     command.args(["test", "--workspace", "--lib", "--bins"]);
     let mut left_out = Vec::new();
     for target in targets::find(&shell::root())? {
@@ -48,7 +48,7 @@ pub(crate) fn quick(args: &[String]) -> anyhow::Result<()> {
 fn say_missing() {
     for need in host::needs().iter().filter(|need| !need.is_met) {
         eprintln!(
-            "{} is missing: tests that need it ({}) will say that they are skipped; to run them, {}",
+            "{} is missing: tests that need it ({}) are reported as skipped; to run them, {}",
             need.name, need.purpose, need.remedy
         );
     }

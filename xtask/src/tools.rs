@@ -14,24 +14,22 @@ struct Tool {
     command: &'static str,
     /// Its package at crates.io.
     package: &'static str,
-    /// The version that is installed where none is there, here and in `requirements.txt`.
+    /// The version that is installed if none is present, here and in `requirements.txt`.
     version: &'static str,
 }
 
-/// Finds dependencies that nothing uses and files that no module names, by reading the sources: nothing has to
-/// be built for it.
+/// Finds unused dependencies and files outside of the module tree, by reading the sources, without a build.
 const SHEAR: Tool = Tool { command: "shear", package: "cargo-shear", version: "1.14.0" };
 
 /// Checks licences, sources and bans of dependencies by `deny.toml`.
 const DENY: Tool = Tool { command: "deny", package: "cargo-deny", version: "0.20.2" };
 
-/// Makes sure that dependencies can be checked. Tools that are there are used as they are, whatever their
-/// version.
+/// Installs the tools that check dependencies. Tools that are present are used, whatever their version.
 pub(crate) fn install() -> anyhow::Result<()> {
     if !(is_there(&SHEAR) && is_there(&DENY))
         && let Err(error) = install_wheels()
     {
-        eprintln!("xtask: the tools that are built ahead cannot be had: {error:#}");
+        eprintln!("xtask: the prebuilt tools are unavailable: {error:#}");
     }
     for tool in [SHEAR, DENY].iter().filter(|tool| !is_there(tool)) {
         let Tool { command, package, version } = tool;
@@ -43,12 +41,12 @@ pub(crate) fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails where a package names a dependency that it does not use, or a file belongs to no module.
+/// Fails if a package has an unused dependency, or a file belongs to no module.
 pub(crate) fn unused_dependencies() -> anyhow::Result<()> {
     shell::run(cargo()?.args([SHEAR.command, "--locked"]))
 }
 
-/// Fails where a dependency is not what `deny.toml` allows. Its comment tells why advisories are left out.
+/// Fails if a dependency violates `deny.toml`. Its comment explains why advisories are left out.
 pub(crate) fn allowed_dependencies() -> anyhow::Result<()> {
     let checks = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
     shell::run(cargo()?.args([DENY.command, "--workspace", "--locked"]).args(checks))
@@ -58,12 +56,12 @@ fn is_there(tool: &Tool) -> bool {
     cargo().is_ok_and(|mut cargo| shell::works(cargo.args([tool.command, "--version"])))
 }
 
-/// Where tools are installed: not in the user's home, whose tools are left alone.
+/// The directory of installed tools: not the user's home, whose tools are left alone.
 fn place() -> PathBuf {
     shell::root().join("target/tools")
 }
 
-/// Cargo, which finds the tools that are installed here after those of the user.
+/// Cargo, with a PATH that has the user's tools before those installed here.
 fn cargo() -> anyhow::Result<Command> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain([place().join("bin")]);
@@ -72,7 +70,7 @@ fn cargo() -> anyhow::Result<Command> {
     Ok(cargo)
 }
 
-/// Installs them from PyPI, where they are built ahead, each told by its hash.
+/// Installs prebuilt ones from PyPI, each pinned by its hash.
 fn install_wheels() -> anyhow::Result<()> {
     let place = place();
     shell::run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
@@ -87,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_built_ahead_is_of_the_versions_that_would_be_built() {
+    fn prebuilt_tools_have_the_versions_that_would_be_built() {
         let text = include_str!("../requirements.txt");
         for Tool { package, version, .. } in [SHEAR, DENY] {
             assert!(text.contains(&format!("{package}=={version} ")), "{package} {version}");

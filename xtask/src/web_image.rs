@@ -1,6 +1,6 @@
-//! What the web experiment's VMs boot: a kernel of Debian's and, as an initramfs, a whole Debian with
-//! Apache and PHP, made once in `target/guests/web`. What they serve, the runner adds. The host's packages
-//! stay as they are.
+//! The image of the web experiment's VMs: a Debian kernel and, as an initramfs, a complete Debian with Apache
+//! and PHP, made once in `target/guests/web`. The runner adds the content to serve. The host's packages do
+//! not change.
 
 use std::fs::{self, File};
 use std::io::{Cursor, Read};
@@ -17,8 +17,8 @@ use crate::{host, images, modules, shell, whole};
 /// Debian's package that names its newest kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// Its modules that make a network card of QEMU's `virtio-net-pci`, each after those it needs. What is
-/// built into a kernel is no file, and not missed.
+/// Its modules that make a network card of QEMU's `virtio-net-pci`, each after those it needs. Modules
+/// built into a kernel have no file and are skipped.
 const MODULES: [&str; 8] = [
     "virtio_ring",
     "virtio",
@@ -30,10 +30,10 @@ const MODULES: [&str; 8] = [
     "virtio_net",
 ];
 
-/// What is installed beside Debian's smallest system.
+/// Packages installed in addition to Debian's smallest system.
 const PACKAGES: &str = "busybox,libapache2-mod-php";
 
-/// What no web server reads: an initramfs stays in memory, and may fill half of it.
+/// Files that a web server does not need: an initramfs stays in memory, and may fill half of it.
 const LEFT_OUT: [&str; 11] = [
     "dev",
     "usr/include",
@@ -48,7 +48,7 @@ const LEFT_OUT: [&str; 11] = [
     "var/lib/dpkg/info",
 ];
 
-/// Makes the image where it is missing or was made from something else.
+/// Makes the image if it is missing or was made from something else.
 pub(crate) fn make() -> anyhow::Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "VMs of experiments are made for x86-64 only");
     let images = images::images()?;
@@ -84,13 +84,13 @@ fn build(directory: &Path, release: &str) -> anyhow::Result<()> {
 
     let (sources, tree) = (directory.join("sources.list"), directory.join("tree.tar"));
     fs::write(&sources, sources_of_host()?).context("cannot write a list of packages' sources")?;
-    // In namespaces of its own, and dead with this program: no mount of it is ever the host's, and none
-    // is left by any end.
+    // In its own namespaces, which end with this program: its mounts are never visible on the host, and none
+    // stays behind.
     shell::run(
         Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"])
             .args(["--mount-proc", "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"])
-            // An archive may be a copy of one day, as on machines whose packages are pinned.
+            // An archive may be a snapshot, as on machines with pinned packages.
             .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", &format!("--include={PACKAGES}")])
             .arg(release)
             .args([&tree, &sources])
@@ -124,7 +124,7 @@ fn sources_of_host() -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// What a tree holds and a VM needs, in the order of an initramfs.
+/// The files of a tree that a VM needs, in the order of an initramfs.
 fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Result<Entries> {
     let mut entries: Entries = Vec::new();
     let mut archive = tar::Archive::new(tree);
@@ -148,7 +148,7 @@ fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Resul
                 let target = target.context("a link without a target")?;
                 (LINK, target.to_string_lossy().into_owned().into_bytes())
             }
-            // Another name of a file: a link to it does as well, and needs no inode of the first.
+            // A hard link: a symbolic link does as well, and needs no inode of the first.
             EntryType::Link => {
                 let target = target.context("a link without a target")?;
                 (LINK, format!("/{}", plain(&target)).into_bytes())
@@ -171,7 +171,7 @@ fn entries_of(tree: impl Read, modules: Vec<(String, Vec<u8>)>) -> anyhow::Resul
     Ok(entries)
 }
 
-/// A path without what says that it starts at the root.
+/// A path without the leading slash.
 fn plain(path: &Path) -> String {
     let parts = path.components().filter_map(|part| match part {
         Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_becomes_an_initramfs_without_what_is_left_out() {
+    fn a_tree_becomes_an_initramfs_without_excluded_files() {
         let mut tree = tar::Builder::new(Vec::new());
         let mut add = |name: &str, kind: EntryType, content: &str| {
             let mut header = tar::Header::new_gnu();

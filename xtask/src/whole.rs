@@ -1,6 +1,6 @@
-//! Images that are made once, and are whole or not there.
+//! Images that are made once, and are complete or absent.
 //!
-//! An image is made in a directory of its own and moved into place when it is whole; a build that fails or
+//! An image is made in its own directory and moved into place when it is complete; a build that fails or
 //! is killed leaves that directory, and the next one removes it.
 
 use std::fs::{self, File};
@@ -11,8 +11,8 @@ use anyhow::Context;
 /// What an image was made from, beside it.
 const RECIPE: &str = "recipe";
 
-/// Has `build` fill a directory beside `place`, and moves it there; nothing where `place` is of this
-/// recipe already. When `build` fails, `place` stays what it was.
+/// Lets `build` fill a directory beside `place`, and moves it there; does nothing if `place` has this recipe
+/// already. If `build` fails, `place` does not change.
 pub(crate) fn make(
     place: &Path,
     recipe: &str,
@@ -41,7 +41,7 @@ pub(crate) fn make(
         fs::rename(&building, place).with_context(|| format!("cannot make {}", place.display()))
     });
     made.inspect_err(|_| {
-        // What cannot be removed now, the next build removes or names.
+        // If it cannot be removed now, the next build removes it or reports it.
         let _ = fs::remove_dir_all(&building);
     })
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_whole_or_not_there_and_made_once() {
+    fn an_image_is_complete_or_absent_and_made_once() {
         let dir = std::env::temp_dir().join(format!("xtask-whole-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let place = dir.join("web");

@@ -1,4 +1,4 @@
-//! From recordings to arms: what ran under which placement, block by block.
+//! Arms of recordings: the samples of each placement, by block.
 
 use std::collections::BTreeMap;
 
@@ -15,34 +15,34 @@ use crate::sums::{counter_sums, sums_of};
 
 use super::Measure;
 
-/// What distinguishes the things that are compared.
+/// What distinguishes the compared arms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
     /// The arms of trials; values are paired by block.
     Arm,
-    /// The policy whose placement was in force; a round is a value, and nothing is paired.
+    /// The policy whose placement was in effect; each round is a value, without pairing.
     Policy,
-    /// The recordings; a span of windows is a value, and nothing is paired.
+    /// The recordings; each span of windows is a value, without pairing.
     Run,
 }
 
-/// The quantiles of latency that are reported.
+/// The reported quantiles of latency.
 pub const LATENCY_QUANTILES: [f64; 6] = [0.5, 0.9, 0.95, 0.99, 0.995, 0.999];
 
-/// What latencies are of.
+/// What latencies were measured for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LatencyOf {
-    /// Single responses, which a load generator timed (table `responses`).
+    /// Single responses, timed by a load generator (table `responses`).
     Responses,
-    /// The means that workloads report, one a VM and window (table `reported`): the tail within a window
-    /// is not in them.
+    /// The means reported by workloads, one per VM and window (table `reported`): they do not include the
+    /// tail within a window.
     WindowMeans,
 }
 
 impl LatencyOf {
-    /// The table they are in.
+    /// Their table.
     pub(crate) fn table(self) -> Table {
         match self {
             Self::Responses => Table::Responses,
@@ -50,7 +50,7 @@ impl LatencyOf {
         }
     }
 
-    /// What one of them is, for headings.
+    /// Name of one of them, for headings.
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Responses => "responses",
@@ -69,31 +69,31 @@ impl LatencyOf {
     }
 }
 
-/// Most values that a recording is cut into when recordings are compared.
+/// Maximum number of values per recording when recordings are compared.
 const MOST_SPANS: u64 = 200;
 
-/// More blocks than a trial has: what parts the places of trials.
+/// More blocks than a trial has: the stride between positions of trials.
 const BLOCKS_OF_A_TRIAL: u64 = 1 << 32;
 
-/// Where a value stands: the number of the run, then of the block, round or window.
+/// Position of a value: the number of the run, then of the block, round or window.
 pub(crate) type Place = (usize, u64);
 
-/// One of the things that are compared.
+/// One of the compared arms.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ArmData {
-    /// What was counted, by place.
+    /// Counts, by position.
     pub(crate) blocks: BTreeMap<Place, BlockSums>,
-    /// Median latency by place, in microseconds.
+    /// Median latency by position, in microseconds.
     pub(crate) latencies_us: BTreeMap<Place, f64>,
-    /// [`LATENCY_QUANTILES`] over all windows of this arm, in microseconds: one set a run that has any.
+    /// [`LATENCY_QUANTILES`] over all windows of this arm, in microseconds: one set per run that has any.
     pub(crate) quantiles_us: Vec<Vec<f64>>,
-    /// How many latencies there are.
+    /// Number of latencies.
     pub(crate) latencies: u64,
-    /// What they are of; `None` without any.
+    /// What they were measured for; `None` if there are none.
     pub(crate) latency_of: Option<LatencyOf>,
-    /// Requests without a good response; they are in no latency.
+    /// Requests without a good response, which have no latency.
     pub(crate) failed: u64,
-    /// Further values by place, which an experiment measured.
+    /// Further values by position, measured by an experiment.
     pub(crate) figures: BTreeMap<Measure, BTreeMap<Place, f64>>,
 }
 
@@ -104,18 +104,18 @@ impl ArmData {
         all
     }
 
-    /// The quantiles over all runs: of one run as they are, of several the median of each run's.
+    /// The quantiles over all runs: unchanged for one run, the median over several runs.
     pub(crate) fn latency_quantiles_us(&self) -> Option<Vec<f64>> {
         let of = |i: usize| median(&self.quantiles_us.iter().map(|run| run[i]).collect::<Vec<_>>());
         (0..LATENCY_QUANTILES.len()).map(of).collect()
     }
 }
 
-/// Names of what is compared, in order of name, with their data.
+/// The compared arms, in order of name, with their data.
 pub(crate) type Arms = BTreeMap<String, ArmData>;
 
-/// What distinguishes the arms of these runs, where the caller does not say: trials if there are any, policies
-/// if there are several, else the runs.
+/// What distinguishes the arms of these runs by default: trials if there are any, policies if there are
+/// several, else the runs.
 pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
     let mut policies = std::collections::BTreeSet::new();
     for run in runs {
@@ -136,7 +136,7 @@ pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
     Ok(if policies.len() > 1 || runs.len() < 2 { By::Policy } else { By::Run })
 }
 
-/// What the latencies of these runs are of: single responses as soon as there are any.
+/// What the latencies of these runs were measured for: single responses if there are any.
 pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
     for run in runs {
         if run.scan(Table::Responses)?.is_some() {
@@ -146,8 +146,8 @@ pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
     Ok(LatencyOf::WindowMeans)
 }
 
-/// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame a run with
-/// its number; without those that are not known, and those of the places `without`.
+/// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame per run with its
+/// number; without unknown ones, and without those of the places `without`.
 pub(crate) fn latencies(
     runs: &[RunDir],
     by: By,
@@ -155,14 +155,16 @@ pub(crate) fn latencies(
     without: &[u64],
 ) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
     let good = if of == LatencyOf::Responses { is_good() } else { lit(true) };
-    let told = col("latency_us").is_not_null().and(col("latency_us").is_finite()).and(good);
+    let known = col("latency_us").is_not_null().and(col("latency_us").is_finite()).and(good);
     let mut frames = Vec::new();
     for (number, run) in runs.iter().enumerate() {
         if let Some(frame) = labelled(run, of.table(), by)? {
             let frame =
                 without.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))));
-            frames
-                .push((number, frame.filter(told.clone()).select(["label", "place", "latency_us"].map(col))));
+            frames.push((
+                number,
+                frame.filter(known.clone()).select(["label", "place", "latency_us"].map(col)),
+            ));
         }
     }
     Ok(frames)
@@ -172,8 +174,8 @@ fn left_out(frame: LazyFrame, places: &[u64]) -> LazyFrame {
     places.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))))
 }
 
-/// A response is good when there is no reason why it is not. Its status is not looked at: `failure` covers that, too,
-/// and experiments write it in 16 bits, which is a type that this build of Polars does not have.
+/// A response is good if it has no failure. Its status is not used: `failure` covers that, too, and
+/// experiments write it in 16 bits, a type that this build of Polars lacks.
 fn is_good() -> Expr {
     col("failure").is_null()
 }
@@ -222,7 +224,7 @@ pub(crate) fn run_name(run: &RunDir) -> Result<String, AnalysisError> {
     Ok(format!("{} on {}", manifest.run, manifest.host))
 }
 
-/// Rounds with the policy in force; rounds that pinned nothing have a label of their own.
+/// Rounds with the policy in effect; rounds that pinned nothing have a separate label.
 fn policies_of(run: &RunDir) -> Result<Option<LazyFrame>, AnalysisError> {
     let Some(frame) = run.scan(Table::Decisions)? else { return Ok(None) };
     let label = when(col("pin_unavailable").is_not_null())
@@ -231,8 +233,8 @@ fn policies_of(run: &RunDir) -> Result<Option<LazyFrame>, AnalysisError> {
     Ok(Some(frame.select([col("round"), label.alias("label")])))
 }
 
-/// How many windows make one value when recordings are compared: neighbouring windows are alike, so a
-/// day of them is no more than some hundred values.
+/// Number of windows per value when recordings are compared: neighbouring windows are correlated, so a day of
+/// them is only some hundred values.
 fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
     let mut last = 0;
     for table in [Table::Counters, Table::Reported, Table::Responses] {
@@ -244,7 +246,7 @@ fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
     Ok(last.div_ceil(MOST_SPANS).max(1))
 }
 
-/// A table with the columns `label` and `place`; rows that belong to no arm are left out.
+/// A table with the columns `label` and `place`; rows without an arm are left out.
 pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<LazyFrame>, AnalysisError> {
     let Some(frame) = run.scan(table)? else { return Ok(None) };
     let place = |column: &str| col(column).cast(DataType::UInt64).alias("place");
@@ -259,7 +261,7 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
             Some(frame.with_columns([lit(run_name(run)?).alias("label"), place.alias("place")]))
         }
         By::Policy => policies_of(run)?.map(|policies| {
-            // A round may be recorded twice only by a fault, and must then not double its windows.
+            // A round is recorded twice only by a fault, and must not double its windows then.
             let policies = policies.group_by([col("round")]).agg([col("label").last()]);
             frame
                 .join(policies, [col("round")], [col("round")], JoinArgs::new(JoinType::Inner))
@@ -268,8 +270,8 @@ pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<Lazy
     })
 }
 
-/// The place of a row by trial and block, so that block 0 of one trial is not that of the next. Where trials have no
-/// numbers (recordings before version 4, the responses of experiments) it is the block.
+/// The position of a row by trial and block, so that block 0 of one trial differs from that of the next. If
+/// trials have no numbers (recordings before version 4, the responses of experiments) it is the block.
 fn block_of_trial(run: &RunDir, table: Table, mut frame: LazyFrame) -> Result<Expr, AnalysisError> {
     let block = col("block").cast(DataType::UInt64);
     let columns = frame.collect_schema().map_err(AnalysisError::table(run.path(), table))?;
@@ -311,8 +313,8 @@ fn add_reports(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()
     Ok(())
 }
 
-fn add_latencies_of(arms: &mut Arms, run: usize, told: LazyFrame, of: LatencyOf) -> PolarsResult<()> {
-    let medians = told.clone().group_by([col("label"), col("place")]).agg([col("latency_us").median()]);
+fn add_latencies_of(arms: &mut Arms, run: usize, latencies: LazyFrame, of: LatencyOf) -> PolarsResult<()> {
+    let medians = latencies.clone().group_by([col("label"), col("place")]).agg([col("latency_us").median()]);
     let answer = Answer::of(medians)?;
     let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
     for ((label, place), middle) in labels.into_iter().zip(places).zip(answer.f64s("latency_us")?) {
@@ -320,7 +322,7 @@ fn add_latencies_of(arms: &mut Arms, run: usize, told: LazyFrame, of: LatencyOf)
         let arm = arms.entry(label).or_default();
         arm.latencies_us.insert((run, place), middle);
         arm.latency_of = Some(of);
-        // A place with responses alone is one, too.
+        // A position with only responses counts, too.
         arm.blocks.entry((run, place)).or_default();
     }
 
@@ -329,7 +331,7 @@ fn add_latencies_of(arms: &mut Arms, run: usize, told: LazyFrame, of: LatencyOf)
         .map(|q| col("latency_us").quantile(lit(*q), QuantileMethod::Linear).alias(format!("q{q}")))
         .collect();
     asked.push(len().cast(DataType::UInt64).alias("count"));
-    let answer = Answer::of(told.group_by([col("label")]).agg(asked))?;
+    let answer = Answer::of(latencies.group_by([col("label")]).agg(asked))?;
     let (labels, counts) = (answer.texts("label")?, answer.u64s("count")?);
     let columns: Vec<Vec<Option<f64>>> =
         LATENCY_QUANTILES.iter().map(|q| answer.f64s(&format!("q{q}"))).collect::<PolarsResult<_>>()?;

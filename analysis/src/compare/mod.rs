@@ -1,7 +1,7 @@
-//! Placements compared: rates, throughput and latency of each arm, and the change between arms.
+//! Comparison of placements: rates, throughput and latency of each arm, and the change between arms.
 //!
-//! Block values are summed by [`crate::sums`] and compared by [`huddle_model::stats::compare_blocks`],
-//! which is what the loop decides with.
+//! Block values are summed by [`crate::sums`] and compared by [`huddle_model::stats::compare_blocks`], as in
+//! the loop's decisions.
 
 mod arms;
 mod show;
@@ -21,10 +21,10 @@ pub(crate) use arms::{ArmData, Arms, Place, latencies};
 pub use arms::{By, LATENCY_QUANTILES, LatencyOf};
 pub(crate) use show::{change as change_text, estimate as estimate_text};
 
-/// Seed of the bootstrap of values that are not paired, so that equal recordings give equal intervals.
+/// Seed of the bootstrap of unpaired values, so that equal recordings give equal intervals.
 const SEED: u64 = 1;
 
-/// What is compared.
+/// A compared measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
@@ -34,24 +34,24 @@ pub enum Measure {
     MissRatio,
     /// Instructions per cycle.
     Ipc,
-    /// Operations per second that workloads report; in an experiment reads of all guests together.
+    /// Operations per second reported by workloads; in an experiment reads of all guests together.
     Throughput,
-    /// CPU time of an operation in nanoseconds, as the guests of an experiment count it.
+    /// CPU time per operation in nanoseconds, by the clocks of an experiment's guests.
     CpuTimeNs,
-    /// CPU time of an operation in nanoseconds that the host of an experiment gave.
+    /// CPU time per operation in nanoseconds, by the clock of an experiment's host.
     HostCpuTimeNs,
-    /// LLC misses of an operation of an experiment.
+    /// LLC misses per operation of an experiment.
     MissesPerOperation,
-    /// Median of latencies in microseconds; [`LatencyOf`] says which.
+    /// Median of latencies in microseconds, see [`LatencyOf`].
     LatencyUs,
 }
 
 impl Measure {
-    /// What recordings tell.
+    /// Measures of recordings.
     pub const RECORDED: [Self; 5] =
         [Self::Mpki, Self::MissRatio, Self::Ipc, Self::Throughput, Self::LatencyUs];
 
-    /// What experiments may tell.
+    /// Possible measures of experiments.
     pub const OF_EXPERIMENTS: [Self; 8] = [
         Self::Throughput,
         Self::CpuTimeNs,
@@ -96,7 +96,7 @@ impl Measure {
         self.objective().is_some_and(Objective::more_is_better)
     }
 
-    /// What the loop calls it; it does not judge by the others.
+    /// The loop's name of it; `None` for measures that the loop does not use.
     fn objective(self) -> Option<Objective> {
         match self {
             Self::Mpki => Some(Objective::Mpki),
@@ -122,7 +122,7 @@ impl Measure {
         }
     }
 
-    /// Why there is no value, for a sentence.
+    /// Why there is no value, as part of a sentence.
     fn missing(self, arm: &ArmData) -> String {
         let block = arm.blocks.values().next();
         match (self.objective(), block) {
@@ -141,34 +141,34 @@ impl Measure {
 pub struct ArmSummary {
     /// Its name.
     pub name: String,
-    /// Blocks, rounds or windows with anything in them.
+    /// Number of nonempty blocks, rounds or windows.
     pub places: usize,
-    /// Each measure over them, or why there is none.
+    /// Each measure over them, or why it is missing.
     pub values: BTreeMap<Measure, Availability<Estimate>>,
-    /// Latency in microseconds at [`LATENCY_QUANTILES`], over all of them; `None` where none was reported.
+    /// Latency in microseconds at [`LATENCY_QUANTILES`], over all of them; `None` if none was reported.
     pub latency_quantiles_us: Option<Vec<f64>>,
-    /// How many latencies there are.
+    /// Number of latencies.
     pub latencies: u64,
-    /// What they are of: the quantiles of means are not those of single responses.
+    /// What they were measured for: the quantiles of means are not those of single responses.
     pub latency_of: Option<LatencyOf>,
-    /// Requests without a good response, which are in no latency; 0 where none are recorded.
+    /// Requests without a good response, which have no latency; 0 if none are recorded.
     pub failed: u64,
-    /// How many samples (a vCPU in a window) there are, and how many have a flaw. All are counted in.
+    /// Number of samples (a vCPU in a window), and of those with a flaw. All are counted.
     pub samples: SampleFlags,
 }
 
-/// One arm against the baseline, by one measure.
+/// One arm compared with the baseline, by one measure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
     /// The arm.
     pub arm: String,
     /// The measure.
     pub measure: Measure,
-    /// What it came to, or why it is not known.
+    /// The result, or why it is unknown.
     pub compared: Availability<Compared>,
 }
 
-/// Arms compared.
+/// A comparison of arms.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// `huddle/comparison/1`.
@@ -177,26 +177,26 @@ pub struct Comparison {
     pub of: Vec<PathBuf>,
     /// What distinguishes the arms.
     pub by: By,
-    /// What is compared.
+    /// The compared measures.
     pub measures: Vec<Measure>,
-    /// Which arm the others are compared with; `None` when there are fewer than two.
+    /// The baseline arm; `None` if there are fewer than two arms.
     pub baseline: Option<String>,
     /// The arms, the baseline first.
     pub arms: Vec<ArmSummary>,
-    /// Each other arm against the baseline.
+    /// Each other arm compared with the baseline.
     pub changes: Vec<Change>,
-    /// What a reader should know, one sentence each.
+    /// Warnings, one sentence each.
     pub warnings: Vec<String>,
-    /// Numbers of an experiment's blocks that enter nothing.
+    /// Numbers of an experiment's blocks that are left out.
     #[serde(skip)]
     pub(crate) left_out_blocks: Vec<u64>,
 }
 
 impl Comparison {
-    /// Compares what `runs` recorded, grouped by `by`, with `baseline` as the first arm.
+    /// Compares the recordings `runs`, grouped by `by`, with `baseline` as the first arm.
     ///
     /// # Errors
-    /// When a recording cannot be read, or there is no such baseline.
+    /// When a recording cannot be read, or the baseline does not exist.
     pub fn of(runs: &[RunDir], by: Option<By>, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let by = by.map_or_else(|| arms::choose(runs), Ok)?;
         let mut found = arms::arms(runs, by)?;
@@ -222,7 +222,7 @@ impl Comparison {
     /// are those of its recordings.
     ///
     /// # Errors
-    /// When its result or a recording of it cannot be read, or there is no such baseline.
+    /// When its result or a recording of it cannot be read, or the baseline does not exist.
     pub fn of_experiment(dir: &ExperimentDir, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let summary = dir.summary()?;
         let mut found = experiment::arms(&summary);
@@ -234,10 +234,10 @@ impl Comparison {
             .collect();
         let timed = dir.timed();
         arms::add_latencies(&mut found, &timed, By::Arm, LatencyOf::Responses, &invalid)?;
-        let told = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());
-        let mut measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(told).collect();
+        let is_measured = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());
+        let mut measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(is_measured).collect();
         if measures.is_empty() {
-            // So that there is something to say why it is missing.
+            // Kept so that the reason why it is missing is shown.
             measures.push(Measure::Throughput);
         }
         let of = vec![dir.path().to_owned()];
@@ -271,7 +271,7 @@ impl Comparison {
                 });
             }
             Some(name) => Some(name),
-            // The names of arms that are what there was before anything was changed, or the control.
+            // Names of arms that are the original state or the control.
             None => ["before", "none", "not pinned", "opposed"]
                 .into_iter()
                 .find(|name| found.contains_key(*name))
@@ -305,7 +305,7 @@ impl Comparison {
     }
 }
 
-/// What no answer from this run can have in it.
+/// Losses that affect every answer from this run.
 fn lost(run: &RunDir) -> impl Iterator<Item = String> {
     run.losses().iter().map(|loss| format!("left out: {loss}"))
 }
@@ -349,16 +349,16 @@ fn change(by: By, measure: Measure, before: &ArmData, name: &str, after: &ArmDat
 }
 
 fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut warnings = Vec::new();
     match summaries.len() {
-        0 => said.push(match by {
+        0 => warnings.push(match by {
             By::Arm => "no window belongs to an arm of a trial: record a run that tries placements, or compare by policy or run".to_owned(),
             By::Policy | By::Run => {
                 "no counters and no reports were recorded: there is nothing to compare".to_owned()
             }
         }),
-        1 => said.push(format!(
-            "there is one arm only ({}), so nothing is compared: name a second recording, or record a trial",
+        1 => warnings.push(format!(
+            "there is only one arm ({}), so nothing is compared: name a second recording, or record a trial",
             summaries[0].name
         )),
         _ => {}
@@ -366,14 +366,14 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
     let mut flawed: Vec<(String, Vec<&str>)> = Vec::new();
     for arm in summaries {
         if arm.failed > 0 {
-            said.push(format!(
-                "{}: {} requests had no good response, and are in no latency: look at the server before the figures",
+            warnings.push(format!(
+                "{}: {} requests had no good response, and have no latency: check the server before using the figures",
                 arm.name, arm.failed
             ));
         }
         let flags = arm.samples;
         let flaws = [
-            (flags.without_misses, "have no LLC misses: see `doctor` for why the counters are not there"),
+            (flags.without_misses, "have no LLC misses: see `doctor` for why the counters are missing"),
             (
                 flags.multiplexed,
                 "are scaled estimates because the counters shared the PMU: count fewer events, or stop other users of perf",
@@ -381,11 +381,11 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
             (flags.migrated, "moved between caches within the window: pin, or use longer windows"),
             (
                 flags.broken,
-                "had shared pages broken by writes within the window: their sharing is less than the matrix says",
+                "had shared pages broken by writes within the window: they share less than the matrix shows",
             ),
         ];
         for (count, words) in flaws.into_iter().filter(|(count, _)| *count > 0) {
-            // What is true of several arms is said once.
+            // A warning that applies to several arms is shown once.
             let text = format!("{count} of {} samples {words}", flags.samples);
             match flawed.iter_mut().find(|(known, _)| *known == text) {
                 Some((_, names)) => names.push(&arm.name),
@@ -393,18 +393,18 @@ fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
             }
         }
     }
-    said.extend(flawed.into_iter().map(|(text, names)| format!("{}: {text}", names.join(", "))));
+    warnings.extend(flawed.into_iter().map(|(text, names)| format!("{}: {text}", names.join(", "))));
     if by == By::Arm && summaries.len() > 1 {
         let all: std::collections::BTreeSet<Place> =
             arms.values().flat_map(|arm| arm.blocks.keys().copied()).collect();
         let unpaired =
             all.iter().filter(|place| arms.values().any(|arm| !arm.blocks.contains_key(place))).count();
         if unpaired > 0 {
-            said.push(format!(
-                "{unpaired} of {} blocks lack one of the arms and are in no pair: the trial was cut short there",
+            warnings.push(format!(
+                "{unpaired} of {} blocks lack one of the arms and are in no pair: the trial ended early there",
                 all.len()
             ));
         }
     }
-    said
+    warnings
 }

@@ -4,12 +4,13 @@ use std::fmt;
 
 use huddle_model::availability::Availability;
 use huddle_model::stats::{Compared, Estimate, Side, Warning};
+use huddle_model::text::p_value;
 
 use super::{By, Comparison, LATENCY_QUANTILES, LatencyOf};
-use crate::text::{clean, figure, lines, p_value, signed_percent, table};
+use crate::text::{clean, figure, lines, signed_percent, table};
 
 impl Comparison {
-    /// What a value of an arm is of.
+    /// What a value of an arm is.
     pub(crate) fn place_word(&self) -> &'static str {
         match self.by {
             By::Arm => "blocks",
@@ -18,8 +19,8 @@ impl Comparison {
         }
     }
 
-    /// The warnings of all changes, each with the arm and measure it is of; what concerns the baseline is
-    /// said once, not once an arm.
+    /// The warnings of all changes, each with its arm and measure; warnings about the baseline are shown
+    /// once, not for each arm.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for found in &self.changes {
@@ -41,7 +42,7 @@ impl Comparison {
         notes
     }
 
-    /// What its latencies are of; `None` where it has none.
+    /// What its latencies were measured for; `None` if it has none.
     pub(crate) fn latency_of(&self) -> Option<LatencyOf> {
         self.arms.iter().find_map(|arm| arm.latency_of)
     }
@@ -118,7 +119,7 @@ impl Comparison {
                 flags.broken.to_string(),
             ]);
         }
-        writeln!(f, "\nSamples (one vCPU in one window), flaws counted in\n{}", lines(&rows))
+        writeln!(f, "\nSamples (one vCPU in one window), including flawed ones\n{}", lines(&rows))
     }
 
     fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

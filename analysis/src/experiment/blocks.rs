@@ -1,4 +1,4 @@
-//! From the blocks of an experiment to arms that [`crate::compare`] compares.
+//! Arms for [`crate::compare`] from the blocks of an experiment.
 
 use huddle_model::rates::CounterDelta;
 use huddle_model::stats::BlockSums;
@@ -6,7 +6,7 @@ use huddle_model::summary::{Block, Sample, Summary};
 
 use crate::compare::{ArmData, Arms, Measure, Place};
 
-/// The arms of an experiment, block by block; invalid blocks enter nothing.
+/// The arms of an experiment, by block; invalid blocks are left out.
 pub(crate) fn arms(summary: &Summary) -> Arms {
     let mut arms = Arms::new();
     for block in summary.blocks.iter().filter(|block| block.invalid.is_none()) {

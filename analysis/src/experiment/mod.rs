@@ -1,10 +1,10 @@
 //! Results of experiments: the directory that `cargo xtask experiment NAME --out DIR` writes.
 //!
-//! Its `summary.json` ([`huddle_model::summary`]) has the sharing matrices, what every guest did in every
-//! block, and the machine. Experiments differ in what else they measure: further figures by arm are looked
-//! for in the rest of it.
-//! Raw response times, where an experiment takes them, are the table `responses` of the directory itself or
-//! of recordings beneath it; of its columns `arm`, `block`, `latency_us` and `failure` are read.
+//! Its `summary.json` ([`huddle_model::summary`]) has the sharing matrices, the measurements of every guest
+//! in every block, and the machine. Experiments differ in their further measurements: figures by arm are
+//! looked up in the rest of it. Raw response times, if an experiment measures them, are the table `responses`
+//! of the directory itself or of recordings below it; its columns `arm`, `block`, `latency_us` and `failure`
+//! are used.
 
 mod blocks;
 
@@ -23,9 +23,9 @@ pub(crate) use blocks::arms;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExperimentDir {
     path: PathBuf,
-    /// Itself, where it has the table of its responses.
+    /// Itself, if it has a table of responses.
     own: Option<RunDir>,
-    /// Recordings beneath it.
+    /// Recordings below it.
     runs: Vec<RunDir>,
 }
 
@@ -41,17 +41,17 @@ impl ExperimentDir {
         &self.path
     }
 
-    /// The recordings that the experiment made, ascending.
+    /// The recordings of the experiment, ascending.
     pub fn runs(&self) -> &[RunDir] {
         &self.runs
     }
 
-    /// Where its single responses are: in itself, and in its recordings.
+    /// The directories with its single responses: itself, and its recordings.
     pub(crate) fn timed(&self) -> Vec<RunDir> {
         self.own.iter().chain(&self.runs).cloned().collect()
     }
 
-    /// As [`RunDir::read_through`], for all that it has.
+    /// Like [`RunDir::read_through`], for all of them.
     pub(crate) fn read_through(&mut self) -> usize {
         self.own.iter_mut().chain(&mut self.runs).map(RunDir::read_through).sum()
     }
@@ -59,7 +59,7 @@ impl ExperimentDir {
     /// Its result.
     ///
     /// # Errors
-    /// When it cannot be read, or is of a schema that this program does not know.
+    /// When it cannot be read, or has an unknown schema.
     pub(crate) fn summary(&self) -> Result<Summary, AnalysisError> {
         let path = self.path.join(SUMMARY_FILE);
         let text = std::fs::read_to_string(&path).map_err(AnalysisError::read(&path))?;
@@ -68,15 +68,15 @@ impl ExperimentDir {
     }
 }
 
-/// Further figures by arm (`arms_time` and the like), by the name of their field.
+/// Further figures by arm (such as `arms_time`), by the name of their field.
 pub(crate) fn other_figures(summary: &Summary) -> BTreeMap<&str, BTreeMap<String, ArmFigure>> {
     let figures = |value: &Value| serde_json::from_value(value.clone()).ok();
     let of_arms = summary.own.iter().filter(|(name, _)| name.starts_with("arms_"));
     of_arms.filter_map(|(name, value)| Some((name.as_str(), figures(value)?))).collect()
 }
 
-/// Whether the directory has a file that may be an experiment's result: one that says so, or that cannot
-/// be read as JSON and has to be reported. Other programs also write files of that name.
+/// Whether the directory has a file that may be an experiment's result: one with the schema, or one that
+/// cannot be read as JSON and has to be reported. Other programs also write files with that name.
 pub(crate) fn is_experiment(dir: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(dir.join(SUMMARY_FILE)) else { return false };
     match serde_json::from_str::<Value>(&text) {

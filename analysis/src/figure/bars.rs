@@ -10,11 +10,11 @@ pub(crate) struct Bar {
     pub(crate) name: String,
     pub(crate) value: f64,
     pub(crate) ci95: Option<[f64; 2]>,
-    /// How many values it is of.
+    /// Number of values.
     pub(crate) n: usize,
 }
 
-/// Draws the bars over each other, from 0 on, with `unit` below the axis.
+/// Draws the bars one above the other, starting at 0, with `unit` below the axis.
 pub(crate) fn bars(id: &str, title: &str, unit: &str, bars: &[Bar]) -> Figure {
     let (left, right, top, row) = (190.0, 560.0, 14.0, 40.0);
     let bottom = top + row * bars.len() as f64;
@@ -60,7 +60,7 @@ pub(crate) fn bars(id: &str, title: &str, unit: &str, bars: &[Bar]) -> Figure {
     }
     canvas.line("axis", (scale.at(0.0), top), (scale.at(0.0), bottom));
     canvas.text((left + right) / 2.0, bottom + 40.0, Anchor::Middle, "dim", unit);
-    let told: Vec<String> = bars
+    let texts: Vec<String> = bars
         .iter()
         .map(|bar| match bar.ci95 {
             Some([low, high]) => {
@@ -69,5 +69,5 @@ pub(crate) fn bars(id: &str, title: &str, unit: &str, bars: &[Bar]) -> Figure {
             None => format!("{} {}, too few values for an interval", bar.name, figure(bar.value)),
         })
         .collect();
-    canvas.finish(id, title, &format!("Bars of {unit}, medians with 95 % intervals: {}.", told.join("; ")))
+    canvas.finish(id, title, &format!("Bars of {unit}, medians with 95 % intervals: {}.", texts.join("; ")))
 }

@@ -1,9 +1,9 @@
-//! How latencies are spread, arm by arm: the paper's Figure 5.
+//! Distributions of latencies by arm: the paper's Figure 5.
 
 use super::scale::Scale;
 use super::{Anchor, Canvas, Figure, colour};
 
-/// How often values fell into equal bins, of one arm.
+/// The histogram of one arm, with equal bins.
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     pub(crate) name: String,
@@ -11,11 +11,11 @@ pub(crate) struct Histogram {
     pub(crate) low: f64,
     /// Width of a bin.
     pub(crate) width: f64,
-    /// Values in each bin; the last one also has all that lie beyond.
+    /// Values in each bin; the last one includes all larger values.
     pub(crate) counts: Vec<u64>,
 }
 
-/// Draws the histograms as outlines over one axis, each as a part of its own total.
+/// Draws the histograms as outlines over one axis, each relative to its own total.
 pub(crate) fn distribution(id: &str, title: &str, unit: &str, arms: &[Histogram]) -> Figure {
     let (left, right, top, bottom) = (70.0, 690.0, 14.0, 270.0);
     let mut canvas = Canvas::new(720.0, bottom + 66.0 + 18.0 * (arms.len() / 4) as f64);
@@ -41,7 +41,7 @@ pub(crate) fn distribution(id: &str, title: &str, unit: &str, arms: &[Histogram]
             path.push_str(&format!("V{y:.1}H{x:.1}"));
         }
         path.push_str(&format!("V{bottom:.1}Z"));
-        // Dashes tell the arms apart without colour.
+        // Dashes distinguish the arms without colour.
         let dash = ["none", "7 3", "2 3", "9 3 2 3"][place % 4];
         canvas.raw(format_args!(
             "<path d=\"{path}\" fill=\"{0}\" fill-opacity=\"0.18\" stroke=\"{0}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>",
@@ -51,7 +51,7 @@ pub(crate) fn distribution(id: &str, title: &str, unit: &str, arms: &[Histogram]
     canvas.text((left + right) / 2.0, bottom + 38.0, Anchor::Middle, "dim", unit);
     let names: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
     canvas.legend(left, bottom + 60.0, &names);
-    let told: Vec<String> = arms
+    let texts: Vec<String> = arms
         .iter()
         .map(|arm| format!("{} with {} values", arm.name, arm.counts.iter().sum::<u64>()))
         .collect();
@@ -60,7 +60,7 @@ pub(crate) fn distribution(id: &str, title: &str, unit: &str, arms: &[Histogram]
         title,
         &format!(
             "Distributions of {unit}: {}. The quantiles are in the table of latencies.",
-            told.join(", ")
+            texts.join(", ")
         ),
     )
 }

@@ -3,10 +3,10 @@
 
 use super::{Anchor, Canvas, Figure, shortened};
 
-/// Beyond this many VMs numbers no longer fit their cells.
+/// With more VMs, numbers no longer fit in cells.
 const NUMBERS_UP_TO: usize = 24;
 
-/// Draws `rates[i][j]` (0 to 1), row i being the VM whose frames are the whole.
+/// Draws `rates[i][j]` (0 to 1), relative to the frames of row i's VM.
 pub(crate) fn heatmap(id: &str, title: &str, names: &[String], rates: &[Vec<Option<f64>>]) -> Figure {
     let n = names.len();
     let cell = if n <= 8 {
@@ -34,7 +34,7 @@ pub(crate) fn heatmap(id: &str, title: &str, names: &[String], rates: &[Vec<Opti
     for (i, row) in rates.iter().enumerate() {
         for (j, rate) in row.iter().enumerate() {
             let (x, y) = (left + cell * j as f64, top + height * i as f64);
-            // Rates far below the highest still show.
+            // Rates far below the highest remain visible.
             let opacity = rate.map_or(0.0, |rate| 0.04 + 0.62 * (rate / most.max(1e-9)).clamp(0.0, 1.0));
             canvas.raw(format_args!(
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{cell:.1}\" height=\"{height:.1}\" fill=\"var(--c0)\" \

@@ -1,5 +1,5 @@
 //! Figures as static SVG: text stays text, a title and a description for screen readers, colours from a
-//! palette that colour-blind readers can tell apart (Okabe and Ito), light and dark by the reader's choice.
+//! palette for colour-blind readers (Okabe and Ito), light or dark by the reader's preference.
 
 mod bars;
 mod distribution;
@@ -18,7 +18,7 @@ pub(crate) use points::{ScatterPoint, spots};
 pub(crate) use residency::{Stack, residency};
 pub(crate) use series::{Line, Mark, series};
 
-/// Colours that every figure uses; the page has them once, a file of its own has them within.
+/// Colours of every figure; a page has them once, a separate file includes them.
 pub(crate) const STYLE: &str = "\
 svg.figure{--ink:#1a1a1a;--dim:#5c5c5c;--grid:#d9d9d9;--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;\
 --c4:#e69f00;--c5:#56b4e9;--c6:#8a7f00;--c7:#7a7a7a;font:13px system-ui,sans-serif;fill:var(--ink)}\
@@ -27,7 +27,7 @@ svg.figure{--ink:#1a1a1a;--dim:#5c5c5c;--grid:#d9d9d9;--c0:#0072b2;--c1:#d55e00;
 svg.figure .dim{fill:var(--dim)}svg.figure .grid{stroke:var(--grid);stroke-width:1}\
 svg.figure .axis{stroke:var(--dim);stroke-width:1}";
 
-/// How many colours there are.
+/// Number of colours.
 const COLOURS: usize = 8;
 
 /// A finished figure.
@@ -41,12 +41,12 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// For a page that has the common style.
+    /// As part of a page with the common style.
     pub(crate) fn inline(&self) -> &str {
         &self.svg
     }
 
-    /// As a file of its own.
+    /// As a separate file.
     pub(crate) fn file(&self) -> String {
         let styled = self.svg.replacen("</desc>", &format!("</desc><style>{STYLE}</style>"), 1);
         format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{styled}\n")
@@ -61,7 +61,7 @@ enum Anchor {
     End,
 }
 
-/// A figure that is being drawn; y grows downwards.
+/// A figure under construction; y grows downwards.
 struct Canvas {
     width: f64,
     height: f64,
@@ -73,7 +73,7 @@ impl Canvas {
         Self { width, height, body: String::new() }
     }
 
-    /// Adds an element as it is.
+    /// Adds an element verbatim.
     fn raw(&mut self, element: std::fmt::Arguments<'_>) {
         // Writing to a String cannot fail.
         let _ = self.body.write_fmt(element);
@@ -99,7 +99,7 @@ impl Canvas {
         ));
     }
 
-    /// Names beside their colours, from left to right below `y`.
+    /// A legend of names with their colours, from left to right below `y`.
     fn legend(&mut self, left: f64, y: f64, names: &[String]) {
         let mut x = left;
         for (place, name) in names.iter().enumerate() {
@@ -136,7 +136,7 @@ fn colour(place: usize) -> String {
     format!("var(--c{})", place % COLOURS)
 }
 
-/// Text for XML and HTML; control characters, which XML forbids, are made visible.
+/// Text for XML and HTML; control characters, which XML forbids, are replaced by visible ones.
 pub(crate) fn escape(text: &str) -> String {
     huddle_model::text::xml(&crate::text::clean(text))
 }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_says_what_it_is() {
+    fn a_figure_has_a_title_and_a_description() {
         let figure = Canvas::new(10.0, 20.0).finish("f", "A <title>", "what it shows");
         let svg = figure.file();
         for words in

@@ -1,15 +1,15 @@
-//! One figure against another: MPKI against shared frames, predicted against observed change.
+//! One value against another: MPKI against shared frames, predicted against observed change.
 
 use super::scale::Scale;
 use super::{Anchor, Canvas, Figure};
 
-/// One point, with the interval of its y where there is one.
+/// One point, with the interval of its y value if there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct ScatterPoint {
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) y_ci95: Option<[f64; 2]>,
-    /// What it is, shown when pointed at.
+    /// Tooltip of the point.
     pub(crate) what: String,
 }
 

@@ -1,4 +1,4 @@
-//! Where VMs ran: the parts of their CPU time in each cache domain.
+//! Where VMs ran: their CPU time by cache domain.
 
 use super::{Anchor, Canvas, Figure, colour, shortened};
 
@@ -9,7 +9,7 @@ pub(crate) struct Stack {
     pub(crate) parts: Vec<f64>,
 }
 
-/// Draws a bar of 100 % a VM.
+/// Draws a bar of 100 % per VM.
 pub(crate) fn residency(id: &str, title: &str, domains: &[String], vms: &[Stack]) -> Figure {
     let (left, right, top, row) = (190.0, 690.0, 10.0, 26.0);
     let bottom = top + row * vms.len() as f64;

@@ -1,4 +1,4 @@
-//! From values to places on an axis, with round ticks.
+//! Mapping of values to positions on an axis, with round ticks.
 
 use crate::text::figure;
 
@@ -7,14 +7,14 @@ use crate::text::figure;
 pub(super) struct Scale {
     low: f64,
     high: f64,
-    /// Where `low` and `high` are drawn.
+    /// Positions of `low` and `high`.
     from: f64,
     to: f64,
     step: f64,
 }
 
 impl Scale {
-    /// An axis over all finite `values`, widened to round ends; with 0 when `from_zero`.
+    /// An axis over all finite `values`, widened to round ends; including 0 with `from_zero`.
     pub(super) fn over(values: impl IntoIterator<Item = f64>, from_zero: bool, from: f64, to: f64) -> Self {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for value in values.into_iter().filter(|value| value.is_finite()) {
@@ -46,7 +46,7 @@ impl Scale {
         let count = ((self.high - self.low) / self.step).round() as usize;
         (0..=count)
             .map(|number| self.low + self.step * number as f64)
-            // What should be 0 and is not by rounding only.
+            // Values that differ from 0 only by rounding.
             .map(|value| if value.abs() < self.step * 1e-9 { 0.0 } else { value })
             .map(|value| (value, label(value)))
             .collect()
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_have_no_zeros_that_say_nothing() {
+    fn labels_have_no_trailing_zeros() {
         for (value, text) in [(2e7, "2e7"), (-1.5e-4, "-1.5e-4"), (0.5, "0.5"), (100.0, "100"), (1e8, "1e8")]
         {
             assert_eq!(label(value), text);

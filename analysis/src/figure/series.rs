@@ -11,7 +11,7 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
-/// A moment that the figure marks.
+/// A marked moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
     /// In seconds.
@@ -19,7 +19,7 @@ pub(crate) struct Mark {
     pub(crate) what: String,
 }
 
-/// Draws the lines over time in seconds; marks are numbered, and said in full in the description.
+/// Draws the lines over time in seconds; marks are numbered, with their full text in the description.
 pub(crate) fn series(id: &str, title: &str, unit: &str, lines: &[Line], marks: &[Mark]) -> Figure {
     let (left, right, top, bottom) = (70.0, 860.0, 26.0, 290.0);
     let mut canvas = Canvas::new(890.0, bottom + 66.0 + 18.0 * (lines.len() / 4) as f64);
@@ -49,7 +49,7 @@ pub(crate) fn series(id: &str, title: &str, unit: &str, lines: &[Line], marks: &
             last_label = x;
         }
     }
-    // The first line last, so that it lies above the others.
+    // The first line last, so that it is drawn above the others.
     for (place, line) in lines.iter().enumerate().rev() {
         let mut path = String::new();
         let mut is_drawing = false;
@@ -88,7 +88,7 @@ pub(crate) fn series(id: &str, title: &str, unit: &str, lines: &[Line], marks: &
         (Some(low), Some(high)) => format!("from {} to {}", figure(low), figure(high)),
         _ => "without a value".to_owned(),
     };
-    let said: Vec<String> = marks
+    let texts: Vec<String> = marks
         .iter()
         .take(20)
         .enumerate()
@@ -98,7 +98,7 @@ pub(crate) fn series(id: &str, title: &str, unit: &str, lines: &[Line], marks: &
         "{unit} over time, {range}, for {}. {} marked changes. {}",
         names.join(", "),
         marks.len(),
-        said.join(". ")
+        texts.join(". ")
     );
     canvas.finish(id, title, &description)
 }

@@ -1,4 +1,4 @@
-//! The chapter that compares arms, and what an experiment's chapter has of it.
+//! The chapter that compares arms, and the parts of it in an experiment's chapter.
 
 use huddle_model::availability::Availability;
 
@@ -7,7 +7,8 @@ use super::{data, or_gap};
 use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
 use crate::figure::{Bar, ScatterPoint, bars, distribution, spots};
 use crate::run::RunDir;
-use crate::text::{figure, p_value, signed_percent};
+use crate::text::{figure, signed_percent};
+use huddle_model::text::p_value;
 
 pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
     page.chapter("comparison", "Placements compared");
@@ -85,7 +86,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
         })
         .collect();
     page.table(
-        "Samples (one vCPU in one window); flawed ones are counted in",
+        "Samples (one vCPU in one window); including flawed ones",
         &["arm", ">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"],
         &rows,
     );
@@ -121,14 +122,14 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
         By::Policy | By::Run => "not paired",
     };
     page.table(
-        &format!("Change against {baseline}, {how}; positive is better"),
+        &format!("Change from {baseline}, {how}; positive is better"),
         &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
         &rows,
     );
     page.gaps(&comparison.notes().iter().map(|note| format!("{note}.")).collect::<Vec<_>>());
 }
 
-/// How response times are spread (the paper's Figure 5), and their quantiles.
+/// Distributions of response times (the paper's Figure 5), and their quantiles.
 pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparison: &Comparison) {
     let Some(of) = comparison.latency_of() else {
         page.gap("No workload reported a latency, so there is no distribution of response times.");
@@ -144,7 +145,7 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         page.figure(
             distribution(&format!("{prefix}latency"), "Response times by arm", unit, &found),
             &format!(
-                "Latencies {}. Each outline is scaled to its own arm; what lies beyond the 99.9th percentile is in the last bin. \
+                "Latencies {}. Each outline is scaled to its own arm; values beyond the 99.9th percentile are in the last bin. \
                  The paper's Figure 5 shows response times.",
                 of.words()
             ),
@@ -170,7 +171,7 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
 }
 
 fn predicted(page: &mut Page, runs: &[RunDir]) {
-    page.section("Predicted against observed");
+    page.section("Predicted and observed changes");
     let mut drawn = Vec::new();
     let mut rows = Vec::new();
     for run in runs {
@@ -203,19 +204,19 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
         }
     }
     if rows.is_empty() {
-        page.gap("No trial was recorded, so there is no prediction to compare with what happened.");
+        page.gap("No trial was recorded, so there is no prediction to compare with an observation.");
         return;
     }
     if !drawn.is_empty() {
         page.figure(
             spots(
                 "predicted",
-                "Predicted against observed change",
+                "Predicted and observed changes",
                 ("predicted change in %", "observed change in %"),
                 &drawn,
                 true,
             ),
-            "On the line a prediction came true. Vertical strokes are 95 % intervals.",
+            "On the line the prediction was exact. Vertical strokes are 95 % intervals.",
         );
     }
     page.table(

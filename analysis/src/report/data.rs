@@ -1,4 +1,4 @@
-//! What the figures are drawn from.
+//! Data of the figures.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ const BINS: usize = 48;
 
 /// CPU time of each VM by domain.
 pub(super) struct Residency {
-    /// The domains; `None` is CPUs that are in none.
+    /// The domains; `None` for CPUs in no domain.
     pub(super) domains: Vec<Option<u64>>,
     /// Nanoseconds in the order of `domains`, by VM.
     pub(super) vms: BTreeMap<String, Vec<f64>>,
@@ -120,8 +120,8 @@ pub(super) fn trials(run: &RunDir) -> Result<Vec<Trial>, AnalysisError> {
     Ok(found.unwrap_or_default())
 }
 
-/// How the latencies of each arm are spread, over one common axis: from the least to the greatest 99.9th
-/// percentile of the arms, what lies beyond in the last bin.
+/// Distributions of the latencies of each arm, over one common axis: from the smallest value to the largest
+/// 99.9th percentile of the arms; larger values are in the last bin.
 pub(super) fn histograms(
     runs: &[RunDir],
     by: By,

@@ -33,7 +33,7 @@ pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary
         page.paragraph(&format!("Result: {verdict}."));
     }
     let disturbed: Vec<String> =
-        summary.disturbances.iter().map(|what| format!("May have disturbed it: {what}.")).collect();
+        summary.disturbances.iter().map(|what| format!("Possible disturbance: {what}.")).collect();
     page.gaps(&disturbed);
     let prefix = format!("experiment{number}-");
     sharing(page, &prefix, summary);
@@ -63,7 +63,7 @@ fn sharing(page: &mut Page, prefix: &str, summary: &Summary) {
                 "The paper's Table 1: VMs before they hold data.",
             );
         }
-        Some(Availability::Unavailable(why)) => page.gap(&format!("Sharing after boot is not known: {why}.")),
+        Some(Availability::Unavailable(why)) => page.gap(&format!("Sharing after boot is unknown: {why}.")),
         None => {}
     }
     let Some(found) = &summary.matrix else {
@@ -76,13 +76,13 @@ fn sharing(page: &mut Page, prefix: &str, summary: &Summary) {
         .zip(summary.data())
         .map(|(vm, data)| format!("{} holds data {data}", vm.name))
         .collect();
-    let told = if holds.is_empty() { String::new() } else { format!(" Here {}.", holds.join(", ")) };
+    let data = if holds.is_empty() { String::new() } else { format!(" Here {}.", holds.join(", ")) };
     matrix(
         page,
         &format!("{prefix}sharing"),
         "Sharing with data",
         found,
-        &format!("As the paper's tables 2 to 4: VMs that hold the same data share most.{told}"),
+        &format!("As the paper's tables 2 to 4: VMs that hold the same data share most.{data}"),
     );
 }
 
@@ -93,7 +93,7 @@ fn matrix(page: &mut Page, id: &str, title: &str, found: &SharingMatrix, caption
     let rates: Vec<Vec<Option<f64>>> = (0..n).map(|i| (0..n).map(|j| rate(i, j)).collect()).collect();
     page.figure(
         heatmap(id, title, &names, &rates),
-        &format!("{caption} Zero-filled pages and what a VM shares with itself are not in it."),
+        &format!("{caption} Zero-filled pages and sharing within a VM are not included."),
     );
     let headings: Vec<String> =
         names.iter().map(|name| format!(">{}", name.trim_start_matches('>'))).collect();
@@ -109,7 +109,7 @@ fn matrix(page: &mut Page, id: &str, title: &str, found: &SharingMatrix, caption
     page.table(&format!("{title}: rates"), &headings, &rows);
 }
 
-/// Figures that the summary has by arm and the comparison does not already show.
+/// Figures by arm that the summary has and the comparison does not show.
 fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Comparison) {
     let shown = |measure: Measure| {
         comparison
@@ -124,7 +124,7 @@ fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Co
         _ => true,
     });
     for (name, figures) in main.into_iter().chain(others) {
-        // In the order of the comparison, so that an arm has one colour throughout.
+        // In the order of the comparison, so that an arm has the same colour everywhere.
         let at = |name: &str| comparison.arms.iter().position(|arm| arm.name == name).unwrap_or(usize::MAX);
         let mut ordered: Vec<(String, ArmFigure)> = figures.into_iter().collect();
         ordered.sort_by_key(|(arm, _)| at(arm));
@@ -135,7 +135,7 @@ fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Co
 fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure)]) {
     let Some(unit) = figures.first().map(|(_, figure)| figure.unit.clone()) else { return };
     let title = match name {
-        // The web experiment's are means of a block's responses.
+        // In the web experiment they are means of a block's responses.
         "arms" if unit == "us" => "Mean response time".to_owned(),
         "arms" => "Main figure".to_owned(),
         "arms_time" => "Execution time".to_owned(),
@@ -152,7 +152,7 @@ fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure
         .collect();
     let id = format!("{prefix}{}", name.replace('_', "-"));
     let unit = match unit.as_str() {
-        "s/Mreads" => "seconds for a million reads of each guest",
+        "s/Mreads" => "seconds per million reads of each guest",
         other => other,
     };
     let caption = match name {
@@ -191,7 +191,7 @@ fn ratios(page: &mut Page, summary: &Summary) {
         return;
     }
     page.table(
-        "Ratios of the arms, paired by block, as the experiment computed them; above 1 the arm in the denominator is the better one",
+        "Ratios of the arms, paired by block, as computed by the experiment; above 1 the arm in the denominator is better",
         &["ratio", ">median", ">95 % interval", ">blocks"],
         &rows,
     );
@@ -214,7 +214,8 @@ fn plans(page: &mut Page, summary: &Summary) {
                 .iter()
                 .map(|(domain, vcpus)| format!("domain {}: {}", domain.0, vcpus.join(", ")))
                 .collect();
-            let placed = if placed.is_empty() { "left to the kernel".to_owned() } else { placed.join("; ") };
+            let placed =
+                if placed.is_empty() { "placed by the kernel".to_owned() } else { placed.join("; ") };
             let frames = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
             vec![
                 arm.clone(),

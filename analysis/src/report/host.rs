@@ -1,4 +1,4 @@
-//! The section on the host: what it is, and what limits its figures.
+//! The section on the host: its facts, and the limits of its figures.
 
 use std::fmt::Display;
 
@@ -20,11 +20,11 @@ pub(super) fn write(page: &mut Page, manifest: &Manifest) {
     facts(page, manifest);
 }
 
-/// Everything that `doctor` found not to be good, at the start of the recording.
+/// All findings of `doctor` other than good, at the start of the recording.
 fn caveats(page: &mut Page, manifest: &Manifest) {
     page.section("What limits these figures");
     let Some(findings) = &manifest.findings else {
-        page.gap("This recording was made before the findings of `huddle doctor` were kept in it, so its caveats are not known beyond the facts below.");
+        page.gap("This recording was made before the findings of `huddle doctor` were kept in it, so its limits are unknown except for the facts below.");
         return;
     };
     let limits: Vec<Vec<String>> = findings
@@ -46,7 +46,7 @@ fn caveats(page: &mut Page, manifest: &Manifest) {
     }
     page.table(
         &format!(
-            "{} of {} findings of `huddle doctor` at the start limit what can be said",
+            "{} of {} findings of `huddle doctor` at the start limit the figures",
             limits.len(),
             findings.len()
         ),
@@ -81,11 +81,11 @@ fn facts(page: &mut Page, manifest: &Manifest) {
         files.iter().map(|(name, value)| format!("{name}={}", known(value))).collect::<Vec<_>>().join(", ")
     });
     let caches = manifest.caches.clone().map(|caches| {
-        let told = caches.iter().filter(|cache| !cache.instruction_only).map(|cache| {
-            let size = cache.size_bytes.map_or_else(|| "size not known".to_owned(), bytes);
+        let data_caches = caches.iter().filter(|cache| !cache.instruction_only).map(|cache| {
+            let size = cache.size_bytes.map_or_else(|| "size unknown".to_owned(), bytes);
             format!("L{} of CPUs {}: {size}", cache.level, cache.cpus)
         });
-        told.collect::<Vec<_>>().join("; ")
+        data_caches.collect::<Vec<_>>().join("; ")
     });
     let topology = manifest.topology.clone().map(|topology| {
         topology

@@ -1,6 +1,6 @@
 //! The report: every figure and table of recordings and experiments in one HTML file.
 //!
-//! What cannot be said is said to be missing, with the reason, and the rest goes on.
+//! Missing parts are shown as missing, with the reason, and the rest goes on.
 
 mod arms;
 mod data;
@@ -21,7 +21,7 @@ use crate::run::RunDir;
 use crate::sources::Sources;
 use page::Page;
 
-/// A report that is ready to be written.
+/// A finished report.
 #[derive(Clone, Debug)]
 pub struct Report {
     html: String,
@@ -29,7 +29,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of these recordings and experiments: what they compare, then each by itself.
+    /// The report of these recordings and experiments: their comparison, then each separately.
     ///
     /// # Errors
     /// When none of them can be used: then there is nothing to report.
@@ -79,13 +79,15 @@ impl Report {
             1 => Some(format!("1 {what}")),
             n => Some(format!("{n} {what}s")),
         };
-        let said: Vec<String> =
+        let counts: Vec<String> =
             [count(experiments.len(), "experiment"), count(runs.len() + of_experiments.len(), "recording")]
                 .into_iter()
                 .flatten()
                 .collect();
-        let lead =
-            format!("{}. Unavailable is shown as a dash with its reason, never as zero.", said.join(" and "));
+        let lead = format!(
+            "{}. Unavailable is shown as a dash with its reason, never as zero.",
+            counts.join(" and ")
+        );
         let title = if runs.is_empty() && !experiments.is_empty() {
             "huddle: report of experiments"
         } else {
@@ -128,7 +130,7 @@ impl Report {
     }
 }
 
-/// Writes what `ask` answers; an error becomes a gap in the page.
+/// Writes the result of `ask`; an error becomes a gap in the page.
 fn or_gap<T>(page: &mut Page, what: &str, answer: Result<T, AnalysisError>) -> Option<T> {
     answer.map_err(|error| page.gap(&format!("{what}: {error}"))).ok()
 }

@@ -1,4 +1,4 @@
-//! The page: HTML that needs nothing but itself.
+//! The page: self-contained HTML.
 
 use std::fmt::Write as _;
 
@@ -20,10 +20,10 @@ svg.figure{max-width:100%;height:auto}\
 tbody tr:first-child{break-before:avoid}thead{display:table-header-group}nav{display:none}\
 .scroll{overflow:visible}a{text-decoration:none}}";
 
-/// Characters of a cell that is not broken into lines.
+/// Maximum length of a cell without line breaks.
 const SHORT: usize = 24;
 
-/// A page that is being written.
+/// A page under construction.
 pub(super) struct Page {
     body: String,
     contents: Vec<(String, String)>,
@@ -35,7 +35,7 @@ impl Page {
         Self { body: String::new(), contents: Vec::new(), figures: Vec::new() }
     }
 
-    /// A chapter, which the contents list.
+    /// A chapter, listed in the contents.
     pub(super) fn chapter(&mut self, id: &str, title: &str) {
         self.contents.push((id.to_owned(), title.to_owned()));
         self.raw(format_args!("<h2 id=\"{id}\">{}</h2>", escape(title)));
@@ -49,12 +49,12 @@ impl Page {
         self.raw(format_args!("<p>{}</p>", escape(text)));
     }
 
-    /// Something that is missing, or that a reader must know.
+    /// A gap or a warning.
     pub(super) fn gap(&mut self, text: &str) {
         self.raw(format_args!("<p class=\"gap\" role=\"note\">{}</p>", escape(text)));
     }
 
-    /// Several of them as one list.
+    /// Several of these as one list.
     pub(super) fn gaps(&mut self, texts: &[String]) {
         if texts.is_empty() {
             return;
@@ -74,7 +74,7 @@ impl Page {
         self.figures.push(figure);
     }
 
-    /// A table; headings that begin with `>` are of numbers. The first cell of a row is its heading.
+    /// A table; headings that begin with `>` are for numbers. The first cell of a row is its heading.
     pub(super) fn table(&mut self, caption: &str, headings: &[&str], rows: &[Vec<String>]) {
         let mut text =
             format!("<div class=\"scroll\"><table><caption>{}</caption><thead><tr>", escape(caption));
@@ -93,7 +93,7 @@ impl Page {
             text.push_str("<tr>");
             for (place, cell) in row.iter().enumerate() {
                 let class = match class(headings.get(place).copied().unwrap_or_default()) {
-                    // What is short stays on one line, and long sentences get the width.
+                    // Short cells stay on one line, so that long sentences get the width.
                     "" if place > 0 && cell.chars().count() <= SHORT => " class=\"s\"",
                     class => class,
                 };
@@ -133,7 +133,7 @@ impl Page {
     }
 }
 
-/// States of `doctor` stand out, by more than colour.
+/// States of `doctor` are highlighted, by more than colour.
 fn cell_text(cell: &str) -> String {
     match cell {
         "degraded" | "missing" => format!("<span class=\"state-{cell}\">{cell}</span>"),

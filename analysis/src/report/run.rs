@@ -12,10 +12,10 @@ use crate::text::{figure, percent};
 use crate::timeline::{Point, Timeline};
 use crate::validate;
 
-/// Points of a line in a figure.
+/// Number of points of a line in a figure.
 const POINTS: usize = 240;
 
-/// VMs with a line of their own.
+/// Maximum number of VMs with their own line.
 const LINES: usize = 6;
 
 pub(super) fn write(page: &mut Page, number: usize, run: &RunDir) {
@@ -23,7 +23,7 @@ pub(super) fn write(page: &mut Page, number: usize, run: &RunDir) {
     page.chapter(&format!("run{number}"), &format!("Recording {} on {}", manifest.run, manifest.host));
     let checked = validate::Report::of(run);
     if checked.is_whole() {
-        page.paragraph("The recording is whole: every segment that it names is there and can be read.");
+        page.paragraph("The recording is complete: every segment exists and can be read.");
     }
     checked.problems.iter().chain(&checked.notes).for_each(|text| page.gap(text));
     host::write(page, &manifest);
@@ -57,7 +57,7 @@ fn summary(page: &mut Page, run: &RunDir) {
         page.table("VMs", &["VM", ">pid", "VMM", ">vCPUs", ">rounds", ">frames used"], &rows);
     }
     if summary.counted.is_empty() {
-        page.gap("No counters were recorded: there are no miss rates of this run.");
+        page.gap("No counters were recorded: this run has no miss rates.");
     } else {
         let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
         let rows: Vec<Vec<String>> = summary
@@ -75,7 +75,7 @@ fn summary(page: &mut Page, run: &RunDir) {
             .collect();
         page.table("Counters over the whole run", &["VM", ">MPKI", ">miss ratio", ">IPC", ">samples"], &rows);
         if summary.counted.iter().all(|vm| vm.mpki.is_none()) {
-            page.gap("No MPKI: last-level cache misses or instructions were not counted on this host; the findings above say why.");
+            page.gap("No MPKI: last-level cache misses or instructions were not counted on this host; see the findings above.");
         }
     }
     let reasons = [
@@ -104,7 +104,7 @@ fn sharing(page: &mut Page, number: usize, run: &RunDir) {
         let drawn = heatmap(&format!("run{number}-sharing-{id}"), &title, &sharing.vms, rates);
         page.figure(
             drawn,
-            "As the paper's tables 1 to 4. Zero-filled pages and what a VM shares with itself are not in it.",
+            "As the paper's tables 1 to 4. Zero-filled pages and sharing within a VM are not included.",
         );
     }
     let headings: Vec<String> =
@@ -177,7 +177,7 @@ fn time(page: &mut Page, number: usize, run: &RunDir) {
 
 fn rounds(page: &mut Page, number: usize, run: &RunDir) {
     let Some(points) = or_gap(page, "Rounds", data::rounds(run)) else { return };
-    page.section("Misses against shared frames");
+    page.section("Misses by shared frames");
     if points.is_empty() {
         page.gap("There is no round with both an MPKI and a number of shared frames.");
         return;
@@ -193,7 +193,7 @@ fn rounds(page: &mut Page, number: usize, run: &RunDir) {
         .collect();
     page.figure(
         spots(&format!("run{number}-mpki-frames"), "MPKI against frames shared within cache domains", ("frames shared within domains", "MPKI"), &drawn, false),
-        "A point is a round. Other things change from round to round as well: this shows together what happened together.",
+        "A point is a round. Other things change from round to round as well: this is a correlation, not a cause.",
     );
     let shown = 100;
     let rows: Vec<Vec<String>> = points
@@ -210,7 +210,7 @@ fn resident(page: &mut Page, number: usize, run: &RunDir) {
     page.section("Where VMs ran");
     let Some(found) = or_gap(page, "Residency", data::residency(run)) else { return };
     let Some(found) = found else {
-        page.gap("No residency was recorded: it was not observed on which CPUs the vCPUs ran.");
+        page.gap("No residency was recorded: the CPUs of the vCPUs were not observed.");
         return;
     };
     let domains: Vec<String> = found

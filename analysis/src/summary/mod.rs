@@ -1,4 +1,4 @@
-//! What one run recorded.
+//! Summary of one run.
 
 mod query;
 mod show;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::AnalysisError;
 use crate::run::RunDir;
 
-/// The summary of one run. Rates are parts of 1, times microseconds since the Unix epoch.
+/// The summary of one run. Rates are from 0 to 1, times are microseconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunSummary {
     /// Directory of the run.
@@ -24,52 +24,52 @@ pub struct RunSummary {
     pub host: String,
     /// When recording began.
     pub begin_us: i64,
-    /// When it ended; `None` when it still runs or was killed.
+    /// When it ended; `None` if it still runs or was killed.
     pub end_us: Option<i64>,
-    /// Why recording stopped before its time.
+    /// Why recording stopped early.
     pub stopped: Option<String>,
-    /// What was recorded and is lost, one sentence each; the summary is of the rest.
+    /// Losses, one sentence each; the summary is from the rest.
     pub losses: Vec<String>,
     /// The rounds.
     pub rounds: Rounds,
     /// The VMs, in ascending order of name.
     pub vms: Vec<VmSummary>,
-    /// How many ordered pairs of VMs there are sharing rates for.
+    /// Number of ordered pairs of VMs with sharing rates.
     pub pairs: usize,
     /// The ordered pairs with the highest mean rates, highest first.
     pub top_pairs: Vec<PairSummary>,
-    /// Where each vCPU was in the last round.
+    /// The place of each vCPU in the last round.
     pub placements: Vec<PlacementSummary>,
-    /// What was counted of each VM, in ascending order of name.
+    /// Counters of each VM, in ascending order of name.
     pub counted: Vec<Counted>,
-    /// How often each sort of event happened.
+    /// Number of events of each kind.
     pub events: BTreeMap<String, u64>,
-    /// What was written and lost, by table.
+    /// Written and lost rows, by table.
     pub tables: BTreeMap<Table, TableCounts>,
 }
 
 /// The rounds of a run, from the closed segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rounds {
-    /// How many there are.
+    /// Number of rounds.
     pub count: u64,
-    /// Begin of the first; `None` without a round.
+    /// Start of the first; `None` without rounds.
     pub first_begin_us: Option<i64>,
     /// End of the last.
     pub last_end_us: Option<i64>,
     /// Rounds without a sharing matrix.
     pub without_sharing: u64,
-    /// Why the last of those had none.
+    /// Why the last of these had none.
     pub sharing_unavailable: Option<String>,
     /// Rounds in which nothing could be pinned.
     pub without_pinning: u64,
-    /// Why, in the last of those.
+    /// Why, in the last of these.
     pub pin_unavailable: Option<String>,
     /// Rounds in which an affinity was changed.
     pub changed: u64,
-    /// How many threads' affinities were changed in all of them.
+    /// Number of changed affinities of threads in all rounds.
     pub threads_changed: u64,
-    /// CPU time huddle itself had used at the end; `None` where it was not available.
+    /// CPU time used by huddle itself at the end; `None` if unavailable.
     pub own_cpu_us: Option<u64>,
 }
 
@@ -80,25 +80,25 @@ pub struct VmSummary {
     pub vm: String,
     /// process or xen_domain; `None` in recordings before version 4.
     pub vm_kind: Option<String>,
-    /// Its process; a VM that was restarted appears once a process. `None` for a domain of Xen; before version 4
-    /// its number is here.
+    /// Its process; a VM that was restarted has an entry per process. `None` for a domain of Xen; before
+    /// version 4 the domain's number.
     pub pid: Option<i32>,
-    /// Its UUID; `None` where it has none or the recording does not say.
+    /// Its UUID; `None` if it has none or it is not recorded.
     pub uuid: Option<String>,
-    /// Number of its domain of Xen; `None` elsewhere.
+    /// Number of its domain of Xen; `None` for others.
     pub domid: Option<u32>,
     /// What runs it.
     pub vmm: String,
-    /// Its vCPUs in the last round that saw it.
+    /// Number of its vCPUs in its last round.
     pub vcpus: u32,
-    /// Rounds that saw it.
+    /// Number of rounds with it.
     pub rounds: u64,
-    /// Frames it used in the last of them; `None` where that was not measured.
+    /// Its used frames in its last round; `None` if not measured.
     pub frames_used: Option<u64>,
 }
 
 impl VmSummary {
-    /// What holds it, for people: the pid, or the domain.
+    /// Its pid or domain, for display.
     pub(crate) fn holder(&self) -> String {
         match (self.pid, self.domid) {
             (Some(pid), _) => pid.to_string(),
@@ -108,10 +108,10 @@ impl VmSummary {
     }
 }
 
-/// What one VM shares with another.
+/// Sharing of one VM with another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PairSummary {
-    /// The VM whose used frames are the whole.
+    /// The VM to whose used frames the rate refers.
     pub vm: String,
     /// The other one.
     pub other: String,
@@ -121,7 +121,7 @@ pub struct PairSummary {
     pub mean_rate: f64,
     /// Rate in the last of them.
     pub last_rate: f64,
-    /// Shared frames in the last of them; `None` where only rates are known.
+    /// Shared frames in the last of them; `None` if only rates are known.
     pub last_shared_frames: Option<u64>,
 }
 
@@ -132,35 +132,35 @@ pub struct Counted {
     pub vm: String,
     /// The first and the last window with it.
     pub windows: (u64, u64),
-    /// LLC misses per 1000 instructions; `None` where they were not counted.
+    /// LLC misses per 1000 instructions; `None` if not counted.
     pub mpki: Option<f64>,
-    /// LLC misses per LLC reference; `None` where they were not counted.
+    /// LLC misses per LLC reference; `None` if not counted.
     pub miss_ratio: Option<f64>,
-    /// Instructions per cycle; `None` where they were not counted.
+    /// Instructions per cycle; `None` if not counted.
     pub ipc: Option<f64>,
-    /// Samples (one vCPU in one window), and how many of them have a flaw.
+    /// Number of samples (one vCPU in one window), and of those with a flaw.
     pub samples: SampleFlags,
 }
 
-/// Where one vCPU was in the last round.
+/// The place of one vCPU in the last round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlacementSummary {
     /// The VM.
     pub vm: String,
     /// Number of the vCPU.
     pub vcpu: u32,
-    /// Its planned domain; `None` when it is left to the kernel.
+    /// Its planned domain; `None` if it is placed by the kernel.
     pub domain: Option<u32>,
     /// CPUs of that domain.
     pub cpus: Option<String>,
-    /// Whether it ran there; `None` when nothing is planned or it is not known.
+    /// Whether it ran there; `None` if nothing is planned or it is unknown.
     pub applied: Option<bool>,
-    /// Why not.
+    /// Why it did not.
     pub not_applied_reason: Option<String>,
 }
 
 impl RunSummary {
-    /// Sums up `run`, with at most `top` pairs.
+    /// Summarises `run`, with at most `top` pairs.
     ///
     /// # Errors
     /// When the manifest or a segment cannot be read.

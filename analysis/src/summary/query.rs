@@ -12,7 +12,7 @@ use crate::frame::{Answer, collect};
 use crate::run::RunDir;
 use crate::sums::{counter_sums, sums_of};
 
-/// Questions to one table of one run.
+/// Queries of one table of one run.
 pub(super) struct Query<'a> {
     run: &'a RunDir,
     table: Table,
@@ -23,7 +23,7 @@ impl<'a> Query<'a> {
         Self { run, table }
     }
 
-    /// What `ask` makes of the table; the default where nothing was recorded of it.
+    /// The result of `ask` for the table; the default if nothing of it was recorded.
     fn answer<T: Default>(&self, ask: impl FnOnce(LazyFrame) -> PolarsResult<T>) -> Result<T, AnalysisError> {
         match self.run.scan(self.table)? {
             Some(frame) => ask(frame).map_err(AnalysisError::table(self.run.path(), self.table)),
@@ -31,7 +31,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// How many ordered pairs there are, and the `top` of them.
+    /// The number of ordered pairs, and the `top` of them.
     pub(super) fn pairs(&self, top: usize) -> Result<(usize, Vec<PairSummary>), AnalysisError> {
         self.answer(|frame| {
             // Within a group rows keep the order of the segments, so `last` is the latest round.
@@ -66,7 +66,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// The VMs, one entry a process or domain.
+    /// The VMs, one entry per process or domain.
     pub(super) fn vms(&self) -> Result<Vec<VmSummary>, AnalysisError> {
         self.answer(|frame| {
             let vms = frame
@@ -167,7 +167,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// What was counted of each VM.
+    /// Counters of each VM.
     pub(super) fn counted(&self) -> Result<Vec<Counted>, AnalysisError> {
         self.answer(|frame| {
             let mut asked = counter_sums();
@@ -191,7 +191,7 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// How many events there are of each sort.
+    /// Number of events of each kind.
     pub(super) fn events(&self) -> Result<BTreeMap<String, u64>, AnalysisError> {
         self.answer(|frame| {
             let kinds = frame.group_by([col("kind")]).agg([len().cast(DataType::UInt64).alias("count")]);
@@ -202,7 +202,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// A value of a column that has no nulls, which `validate` checks.
+/// A value of a column without nulls, which `validate` checks.
 fn text(column: &StringChunked, row: usize) -> String {
     column.get(row).unwrap_or_default().to_owned()
 }

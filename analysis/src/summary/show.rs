@@ -31,7 +31,7 @@ impl RunSummary {
         };
         writeln!(f, "time      {} {end}", utc_text(self.begin_us))?;
         if let Some(reason) = &self.stopped {
-            writeln!(f, "stopped   recording stopped before the run did: {}", clean(reason))?;
+            writeln!(f, "stopped   recording stopped before the run: {}", clean(reason))?;
         }
         write_losses(f, &self.losses)?;
         let rounds = &self.rounds;

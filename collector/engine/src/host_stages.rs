@@ -36,7 +36,7 @@ pub struct HostContents(pub ContentScan);
 
 impl SharingSource for HostContents {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
-        self.0.draw_anew();
+        self.0.resample();
         Ok(self.0.measure(vms)?)
     }
 }

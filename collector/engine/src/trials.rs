@@ -160,7 +160,7 @@ impl TrialRunner {
 
     /// A viewer wants vCPUs where they were before huddle came.
     pub(super) fn let_go(&mut self, at: Moment, what: &str) {
-        self.machine.let_go(at, format!("a viewer asked for {what}"));
+        self.machine.reset(at, format!("a viewer asked for {what}"));
     }
 
     /// Nothing of ours is in force any more: somebody took it all back.

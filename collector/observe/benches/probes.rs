@@ -1,4 +1,4 @@
-//! What the probes cost, from the kernel's own BPF statistics, and what a reading costs this process.
+//! Cost of the probes, from the kernel's own BPF statistics, and cost of a reading in this process.
 //!
 //! `cargo bench -p huddle-observe --bench probes`; with `--profile dev` it builds faster, and the cost
 //! of the programs is the same. Needs root. The kernel's statistics contain two readings of its clock
@@ -23,10 +23,10 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
 
-/// Intervals whose mean costs the median is taken of.
+/// Number of intervals; the result is the median of their mean costs.
 const INTERVALS: usize = 41;
 const INTERVAL: Duration = Duration::from_millis(50);
-/// vCPU threads of the host that the goal for the process speaks of.
+/// vCPU threads of the host in the goal for this process.
 const VCPUS: usize = 64;
 const LIMIT_WATCHED_NS: f64 = 500.0;
 const LIMIT_OTHER_NS: f64 = 100.0;
@@ -40,8 +40,8 @@ fn main() {
     let config =
         ProbeConfig { programs: vec![Program::SchedSwitch, Program::SchedMigrateTask], ..Default::default() };
     let mut probes = Probes::load(&HostRoot::real(), &config).unwrap();
-    let taken = Availability::Unavailable("taken".into());
-    let mut watcher = match std::mem::replace(&mut probes.threads, taken) {
+    let moved = Availability::Unavailable("moved out".into());
+    let mut watcher = match std::mem::replace(&mut probes.threads, moved) {
         Availability::Available(watcher) => watcher,
         Availability::Unavailable(reason) => {
             println!("skipped: {reason}");
@@ -51,8 +51,8 @@ fn main() {
     let _meter = CostMeter::start().unwrap();
     let pair = PingPong::start();
 
-    // The same switches twice, first when nobody watches the two threads, then when both are watched:
-    // the dearest case, one leaves and the other enters in one run.
+    // The same switches twice, first with neither thread watched, then with both watched: the most expensive
+    // case, since one leaves and the other enters in one run.
     let other_ns = median_cost(&probes, Program::SchedSwitch);
     for thread in pair.threads {
         watcher.watch(&HostRoot::real(), own_pid(), thread).unwrap();
@@ -79,7 +79,7 @@ fn main() {
     let missed =
         watched_ns > LIMIT_WATCHED_NS || other_ns > LIMIT_OTHER_NS || percent > LIMIT_PROCESS_PERCENT;
     if missed {
-        println!("a limit is missed");
+        println!("a limit is exceeded");
         std::process::exit(1);
     }
 }
@@ -122,12 +122,12 @@ fn watched_switches(watcher: &ThreadProbe) -> u64 {
 /// CPU time of reading `VCPUS` busy threads once, in percent of a second.
 fn reading_percent(watcher: &mut ThreadProbe) -> f64 {
     let stop = Arc::new(AtomicBool::new(false));
-    let (tell, tid) = mpsc::channel();
+    let (sender, tid) = mpsc::channel();
     let busy: Vec<JoinHandle<()>> = (0..VCPUS)
         .map(|_| {
-            let (stop, tell) = (stop.clone(), tell.clone());
+            let (stop, sender) = (stop.clone(), sender.clone());
             std::thread::spawn(move || {
-                tell.send(gettid().as_raw()).unwrap();
+                sender.send(gettid().as_raw()).unwrap();
                 while !stop.load(SeqCst) {
                     std::hint::spin_loop();
                 }
@@ -151,7 +151,7 @@ fn thread_cpu_ns() -> u64 {
     Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap()).as_nanos() as u64
 }
 
-/// Two threads on one CPU that wake each other by turns through pipes.
+/// Two threads on one CPU that wake each other in turn through pipes.
 struct PingPong {
     threads: [TaskId; 2],
     stop: Arc<AtomicBool>,
@@ -164,14 +164,14 @@ impl PingPong {
         let (from_a, mut to_b) = std::io::pipe().unwrap();
         let (from_b, to_a) = std::io::pipe().unwrap();
         to_b.write_all(b"x").unwrap();
-        let (tell, tid) = mpsc::channel();
+        let (sender, tid) = mpsc::channel();
         let side = |mut from: std::io::PipeReader, mut to: std::io::PipeWriter| {
-            let (stop, tell) = (stop.clone(), tell.clone());
+            let (stop, sender) = (stop.clone(), sender.clone());
             std::thread::spawn(move || {
                 let mut set = CpuSet::new();
                 set.set(0).unwrap();
                 sched_setaffinity(Pid::from_raw(0), &set).unwrap();
-                tell.send(gettid().as_raw()).unwrap();
+                sender.send(gettid().as_raw()).unwrap();
                 let mut byte = [0];
                 while !stop.load(SeqCst) && from.read_exact(&mut byte).is_ok() {
                     // The other side may have ended first.

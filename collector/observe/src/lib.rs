@@ -1,8 +1,7 @@
-//! What happens to VMs while they run: events of the kernel's own (KSM, the scheduler, KVM) and
-//! counters of the processor.
+//! What happens to VMs while they run: kernel events (KSM, the scheduler, KVM) and counters of the processor.
 //!
-//! Everything here is optional. What a host cannot give is unavailable with a reason, and the rest
-//! goes on.
+//! Everything here is optional. What a host does not provide is unavailable with a reason, and the rest goes
+//! on.
 
 pub mod observer;
 pub mod perf;

@@ -1,11 +1,11 @@
-//! What the processor's own monitoring says: cache occupancy and memory traffic per VM and L3 cache, from
+//! The processor's own monitoring: cache occupancy and memory traffic per VM and L3 cache, from
 //! resctrl (Documentation/filesystems/resctrl.rst, Linux 6.18).
 //!
-//! Each VM gets a monitoring group of its own, `mon_groups/huddle-OWNER-START.PID-NAME`, that holds its
-//! vCPU threads; OWNER and START name the huddle that made it. Groups are removed with the VM and when
-//! this is dropped. After a `kill -9` they stay, and whoever comes next removes them: they change nothing
-//! of how VMs run, but each holds one of the few RMIDs of the processor. So no journal is needed: a group
-//! with our prefix whose owner is gone is left over.
+//! Each VM gets its own monitoring group, `mon_groups/huddle-OWNER-START.PID-NAME`, with its vCPU threads;
+//! OWNER and START identify the huddle process that made it. Groups are removed with the VM and when this is
+//! dropped. After a `kill -9` they stay, and the next huddle removes them: they do not change how VMs run,
+//! but each holds one of the processor's few RMIDs. So no journal is needed: a group with our prefix whose
+//! owner is gone is stale.
 
 mod groups;
 
@@ -22,7 +22,7 @@ use groups::{GroupDirectories, Kernel};
 pub use groups::{Leftovers, remove_leftovers};
 use huddle_host::{HostError, HostRoot, mounts, optional, read_number, read_text, task};
 
-/// Why resctrl as a whole gives nothing.
+/// Why resctrl is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum ResctrlError {
     /// Not mounted.
@@ -46,7 +46,7 @@ pub enum ResctrlError {
     Host(#[from] HostError),
 }
 
-/// Which numbers this processor has.
+/// Which values this processor measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Bytes of a cache that a group occupies.
@@ -55,11 +55,11 @@ pub struct Features {
     pub total_bytes: bool,
     /// Traffic to the memory of the cache's own node.
     pub local_bytes: bool,
-    /// How many groups there can be.
+    /// Maximum number of groups.
     pub groups: Option<u64>,
 }
 
-/// Where resctrl is mounted; `None` where it is not.
+/// Mount point of resctrl; `None` if it is not mounted.
 ///
 /// # Errors
 /// The table of mounts cannot be read.
@@ -67,7 +67,7 @@ pub fn mount_point(root: &HostRoot) -> Result<Option<PathBuf>, HostError> {
     mounts::mount_point(root, "resctrl")
 }
 
-/// What the resctrl mounted at `mount` can tell.
+/// What the resctrl mounted at `mount` measures.
 ///
 /// # Errors
 /// It monitors nothing, or a file cannot be read.
@@ -93,7 +93,7 @@ pub struct Resctrl {
     features: Features,
     owner: TaskId,
     directories: Box<dyn GroupDirectories>,
-    /// The L3 caches there are, and the cache domain of each.
+    /// The L3 caches, and the cache domain of each.
     caches: BTreeMap<u32, Option<DomainId>>,
     /// In the order of discovery.
     vms: Vec<Watched>,
@@ -111,17 +111,17 @@ struct Watched {
 struct Group {
     path: PathBuf,
     threads: BTreeSet<TaskId>,
-    /// Why some threads are not in it.
+    /// Why some threads are missing from it.
     trouble: Option<String>,
-    /// The bytes moved at the last reading, by cache: of all memory, of the own node.
+    /// Traffic counters at the last reading, by cache: all memory, own node.
     moved: BTreeMap<u32, [Availability<u64>; 2]>,
 }
 
 impl Resctrl {
-    /// Looks for resctrl and removes what ended huddles left in it; no VM is watched yet.
+    /// Finds resctrl and removes groups of ended huddle processes; no VM is watched yet.
     ///
     /// # Errors
-    /// resctrl is not there or monitors nothing: the reason is the one to show for all its numbers.
+    /// resctrl is missing or monitors nothing; the reason applies to all its values.
     pub fn open(root: &HostRoot) -> Result<Self, ResctrlError> {
         Self::with(root, Box::new(Kernel))
     }
@@ -139,12 +139,12 @@ impl Resctrl {
         Ok(Self { root: root.clone(), mount, features, owner, directories, caches, vms: Vec::new() })
     }
 
-    /// What this processor can tell.
+    /// What this processor measures.
     pub fn features(&self) -> Features {
         self.features
     }
 
-    /// Tells which cache domain each L3 cache is; without domains at level 3 none is.
+    /// Sets the cache domain of each L3 cache; there are none without domains at level 3.
     pub fn set_domains(&mut self, topology: &Topology) {
         let mut domain_of = BTreeMap::new();
         if topology.level() == Some(3) {
@@ -161,8 +161,8 @@ impl Resctrl {
         }
     }
 
-    /// Takes the vCPUs of `vms`: makes a group for each new VM, puts new threads into it, removes the
-    /// groups of VMs that are gone. A VM without a group is tried again.
+    /// Watches the VMs `vms`: makes a group for each new VM, adds new threads to it, removes the groups of
+    /// VMs that are gone. A VM without a group is tried again.
     pub fn sync(&mut self, vms: &[Vm]) {
         let mut earlier = std::mem::take(&mut self.vms);
         for vm in vms {
@@ -183,7 +183,7 @@ impl Resctrl {
         }
     }
 
-    /// What each VM occupies of each L3 cache now, and what it moved since the reading before (at the
+    /// The current occupancy of each L3 cache by each VM, and its traffic since the last reading (at the
     /// first one: since its group was made), in the order of the last [`Self::sync`].
     pub fn read(&mut self) -> Vec<OccupancyObservation> {
         let mut rows = Vec::new();
@@ -200,7 +200,7 @@ impl Resctrl {
         rows
     }
 
-    /// VMs whose numbers are missing or lack some of their threads, one sentence each.
+    /// VMs with missing values or missing threads, one sentence each.
     pub fn notes(&self) -> Vec<String> {
         let of = |watched: &Watched| match &watched.group {
             Ok(group) => group.trouble.clone(),
@@ -221,7 +221,7 @@ impl Resctrl {
             format!("VM {}: no monitoring group {} could be made: {error}{advice}", vm.name, path.display())
         })?;
         let mut group = Group { path, threads: BTreeSet::new(), trouble: None, moved: BTreeMap::new() };
-        // What was counted before is nobody's: an RMID may have been another group's.
+        // Earlier counts do not count: the RMID may have belonged to another group.
         for &cache in self.caches.keys() {
             group.read(cache, self.features);
         }
@@ -248,7 +248,7 @@ impl Drop for Resctrl {
 }
 
 impl Group {
-    /// Puts the VM's threads in. Those that left need no work: the kernel forgets them.
+    /// Adds the VM's threads. Ended threads need no work: the kernel removes them.
     fn add(&mut self, vm: &Vm) {
         let threads: BTreeSet<TaskId> = vm.vcpus.iter().filter_map(|vcpu| vcpu.id.thread()).collect();
         self.threads.retain(|thread| threads.contains(thread));
@@ -261,7 +261,7 @@ impl Group {
                 Ok(()) => {
                     self.threads.insert(thread);
                 }
-                // Gone: the next discovery will not name it.
+                // Gone: the next discovery will not list it.
                 Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32) => {}
                 Err(error) => {
                     self.trouble = Some(format!(
@@ -290,10 +290,10 @@ impl Group {
                 let [total_now, local_now] = now;
                 [since(total, total_now), since(local, local_now)]
             }
-            None => [(); 2].map(|()| Availability::Unavailable("there is no earlier reading".into())),
+            None => [(); 2].map(|()| Availability::Unavailable("no earlier reading".into())),
         };
         match (&self.trouble, self.threads.is_empty()) {
-            // A part of the VM is not the VM.
+            // Values of only some threads are not values of the VM.
             (Some(trouble), _) => [(); 3].map(|()| Availability::Unavailable(trouble.clone())),
             (None, true) => {
                 [(); 3].map(|()| Availability::Unavailable("no vCPU thread of the VM is known".into()))
@@ -303,7 +303,7 @@ impl Group {
     }
 }
 
-/// The kernel says in words why there is no number: `Unavailable` (no reading yet, or the RMID is not
+/// The kernel has a word for each reason of a missing value: `Unavailable` (no reading yet, or the RMID is not
 /// tracked), `Error`, `Unassigned` (no hardware counter is assigned to the group).
 fn number(path: &Path) -> Availability<u64> {
     let text = match read_text(path) {
@@ -328,12 +328,12 @@ fn since(before: Availability<u64>, now: Availability<u64>) -> Availability<u64>
         ),
         (_, Availability::Unavailable(reason)) => Availability::Unavailable(reason),
         (Availability::Unavailable(reason), _) => {
-            Availability::Unavailable(format!("the reading before has no number: {reason}"))
+            Availability::Unavailable(format!("the earlier reading has no value: {reason}"))
         }
     }
 }
 
-/// The caches that the group at `group` is measured on: the directories `mon_L3_NN`.
+/// The caches for which the group at `group` is measured: the directories `mon_L3_NN`.
 fn caches(group: &Path) -> Result<BTreeSet<u32>, HostError> {
     let path = group.join("mon_data");
     let failed = |source: io::Error| HostError::Read { path: path.clone(), source };
@@ -354,14 +354,14 @@ fn l3_of(root: &HostRoot, cpu: u32) -> Option<u32> {
     read_number(&l3.join("id")).ok()
 }
 
-/// The control group whose threads the VM's are: a monitoring group can only take threads of the control
-/// group it lies in. `cpu_resctrl_groups` has a line `res:/NAME` and a line `mon:NAME`.
+/// The control group of the VM's threads: a monitoring group can only contain threads of its own control
+/// group. `cpu_resctrl_groups` has a line `res:/NAME` and a line `mon:NAME`.
 fn control_group(root: &HostRoot, mount: &Path, vm: &Vm) -> Result<PathBuf, String> {
     let Some((process, thread)) = vm.vcpus.iter().find_map(Vcpu::thread) else { return Ok(mount.to_owned()) };
     let path = root.proc(format!("{}/task/{}/cpu_resctrl_groups", process.id, thread.id));
     let text = match optional(read_text(&path)) {
         Ok(Some(text)) => text,
-        // A kernel without CONFIG_PROC_CPU_RESCTRL: most VMs are in no control group.
+        // A kernel without CONFIG_PROC_CPU_RESCTRL: most VMs are in the default control group.
         Ok(None) => return Ok(mount.to_owned()),
         Err(error) => return Err(format!("VM {}: {error}", vm.name)),
     };
@@ -372,7 +372,7 @@ fn control_group(root: &HostRoot, mount: &Path, vm: &Vm) -> Result<PathBuf, Stri
     let (control, monitored) = (value("res:"), value("mon:"));
     if !monitored.is_empty() && !groups::is_ours(&monitored) {
         return Err(format!(
-            "VM {}: its threads are in the monitoring group {monitored} of somebody else, which huddle leaves \
+            "VM {}: its threads are in the monitoring group {monitored} of another program, which huddle leaves \
              as it is",
             vm.name
         ));

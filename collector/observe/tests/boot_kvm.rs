@@ -1,6 +1,7 @@
 //! A real VM of a few instructions: which thread is which vCPU, entries, exits and time in the guest,
-//! against the kernel's own trace. Needs root, KVM, BTF and tracefs; says so where they are missing. A
-//! KVM that emulates the guest never enters it: there the trace and the probes have to agree on that.
+//! against the kernel's own trace. Needs root, KVM, BTF and tracefs; skipped with a message where they are
+//! missing. A KVM that emulates the guest never enters it: there the trace and the probes have to agree on
+//! that.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -16,7 +17,7 @@ use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::unistd::gettid;
 
@@ -24,19 +25,12 @@ fn main() {
     let missing = observe_support::missing().or_else(|| {
         let paths = ["/dev/kvm", "/sys/kernel/tracing/events/kvm"];
         let path = paths.into_iter().find(|path| !Path::new(path).exists())?;
-        Some(format!("there is no {path}"))
+        Some(format!("{path} is missing"))
     });
-    if let Some(reason) = &missing {
-        println!("skipped: {reason}");
-    }
-    let trials = vec![
-        Trial::test("a_vcpu_is_found_and_its_entries_and_exits_are_counted", guest)
-            .with_ignored_flag(missing.is_some()),
-    ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    observe_support::run(missing, false, &[("a_vcpu_is_found_and_its_entries_and_exits_are_counted", guest)]);
 }
 
-/// The kernel's trace of KVM's entries and exits, apart from anybody else's, until it is dropped.
+/// The kernel's trace of KVM's entries and exits, in a separate instance, until it is dropped.
 struct Trace(PathBuf);
 
 impl Trace {
@@ -54,7 +48,7 @@ impl Trace {
         }
     }
 
-    /// How often a thread caused an event.
+    /// Number of a thread's events.
     fn count(&self, event: &str, tid: i32) -> u64 {
         let (event, tid) = (format!(": {event}: "), format!("-{tid} "));
         let text = std::fs::read_to_string(self.0.join("trace")).unwrap();
@@ -69,7 +63,7 @@ impl Drop for Trace {
     }
 }
 
-/// Writes `al` to port 0x3f8 again and again.
+/// Writes `al` to port 0x3f8 in a loop.
 const CODE: [u8; 6] = [0xba, 0xf8, 0x03, 0xee, 0xeb, 0xfd];
 const GUEST_ADDRESS: u64 = 0x1000;
 const VCPU: u64 = 3;
@@ -82,7 +76,7 @@ fn vm() -> (VmFd, VcpuFd) {
     // SAFETY: a new anonymous mapping touches no existing memory; it is never unmapped, so the VM
     // cannot outlive it.
     let memory = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
-    // SAFETY: the code fits into the page, which nobody else uses yet.
+    // SAFETY: the code fits into the page, which has no other user yet.
     unsafe { memory.as_ptr().cast::<u8>().copy_from_nonoverlapping(CODE.as_ptr(), CODE.len()) };
     let region = kvm_userspace_memory_region {
         slot: 0,

@@ -1,5 +1,5 @@
 //! Counters of all vCPUs of a VM: software events against known numbers and against perf(1), hardware
-//! events against perf(1) where there is a PMU. Needs root; says what it skips.
+//! events against perf(1) where there is a PMU. Needs root; prints what it skips.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -16,32 +16,26 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{Vcpu, Vm, VmmKind};
 use huddle_observe::perf::{EventSet, EventSpec, VcpuCounters, VcpuReading};
 use huddle_testing::output::say;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use observe_support::MergeableMemory;
 use observe_support::worker::{Worker, switches};
+use observe_support::{MergeableMemory, Test, not_root, run};
 
-/// The variable by which this program starts itself as the process that is counted.
+/// The variable with which this program starts itself as the counted process.
 const WORK: &str = "HUDDLE_TEST_COUNTED";
 
 fn main() {
     if std::env::var_os(WORK).is_some() {
         return work();
     }
-    let allowed = nix::unistd::geteuid().is_root();
-    if !allowed {
-        say("skipped: not root");
-    }
-    let trial =
-        |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(!allowed);
-    let trials = vec![
-        trial("faults_and_switches_of_vcpus_are_exact", exact),
-        trial("threads_come_and_go", come_and_go),
-        trial("software_events_agree_with_perf_stat", software_against_perf),
-        trial("hardware_events_agree_with_perf_stat", hardware_against_perf),
+    let tests: &[Test] = &[
+        ("faults_and_switches_of_vcpus_are_exact", exact),
+        ("threads_come_and_go", come_and_go),
+        ("software_events_agree_with_perf_stat", software_against_perf),
+        ("hardware_events_agree_with_perf_stat", hardware_against_perf),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(not_root(), false, tests);
 }
 
 fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
@@ -72,7 +66,7 @@ fn own_vm(name: &str, workers: &[&Worker]) -> Vm {
     vm(name, std::process::id().cast_signed(), &threads)
 }
 
-/// Software events in the places of hardware events, by the words a user would give.
+/// Software events in place of hardware events, as a user would configure them.
 fn counters(choices: &[&str]) -> VcpuCounters {
     let mut set = EventSet::only([]);
     for choice in choices {
@@ -92,7 +86,7 @@ fn faulting(pages: usize) -> Worker {
             memory.touch(page);
         }
     });
-    // Once before, so that code and stack are there.
+    // A warm-up, so that code and stack are in memory.
     worker.run();
     worker
 }
@@ -125,7 +119,7 @@ fn exact() -> Result<(), Failed> {
         let (from, to) = (reading(&first[index]), reading(row));
         let faults = to.counts.llc_misses.unwrap() - from.counts.llc_misses.unwrap();
         assert_eq!(faults, 20 * pages, "page faults of worker {index}");
-        assert_eq!(faults, worker.usage[0].load(SeqCst) - used[index], "the thread's own account");
+        assert_eq!(faults, worker.usage[0].load(SeqCst) - used[index], "the thread's own count");
         let switches = to.counts.llc_references.unwrap() - from.counts.llc_references.unwrap();
         assert_eq!(switches, switched_after[index] - switched[index], "context switches of worker {index}");
         assert!(switches > 0 && to.counts.cycles.is_none());
@@ -134,12 +128,12 @@ fn exact() -> Result<(), Failed> {
         let reason = row.delta.count(CounterRole::Cycles).reason();
         assert!(reason.unwrap().contains("cycles are not counted"), "{row:?}");
     }
-    // What one reading says of the time since the one before.
+    // Counts of one reading since the previous one.
     workers[0].run();
     let rows = counters.read();
     let faults = |row: &VcpuReading| row.delta.count(CounterRole::LlcMisses).value().copied();
     assert_eq!(faults(&rows[0]), Some(300.0));
-    // The other has waited: it did not run, or ran only to its wait.
+    // The other one waited: it did not run, or only until its wait.
     assert!(faults(&rows[1]).is_none_or(|faults| faults == 0.0), "{:?}", rows[1]);
     Ok(())
 }
@@ -168,13 +162,13 @@ fn come_and_go() -> Result<(), Failed> {
     assert_eq!(row.delta.count(CounterRole::LlcMisses).reason(), row.reading.reason());
     counters.sync(&vms);
     let row = counters.read().remove(0);
-    assert!(row.reading.reason().is_some(), "the dead are not counted: {row:?}");
+    assert!(row.reading.reason().is_some(), "ended threads are not counted: {row:?}");
     counters.sync(&[]);
     assert!(counters.read().is_empty());
     Ok(())
 }
 
-/// What the counted process does: for each order it faults some pages and computes for a while.
+/// The counted process: for each command it faults some pages and computes for a while.
 fn work() {
     let (mut orders, mut answers) = (std::io::stdin(), std::io::stdout());
     let mut byte = [0];
@@ -192,8 +186,8 @@ fn work() {
     }
 }
 
-/// A process of one thread that waits, works when told to, and waits again: whoever begins and ends to
-/// count while it waits has counted the same interval.
+/// A single-threaded process that waits, works on command, and waits again: counters started and stopped
+/// while it waits cover the same interval.
 struct Counted {
     child: Child,
     order: Option<ChildStdin>,
@@ -210,7 +204,7 @@ impl Counted {
             .unwrap();
         let (order, answer) = (child.stdin.take(), child.stdout.take().unwrap());
         let mut counted = Self { child, order, answer };
-        // Once before, so that it has started and its code is there.
+        // A warm-up, so that it has started and its code is in memory.
         counted.work();
         counted
     }
@@ -249,7 +243,7 @@ struct PerfStat {
 }
 
 impl PerfStat {
-    /// Begins to count; `None`, said, where there is no perf(1) that can be controlled.
+    /// Starts to count; `None`, with a message, where perf(1) is missing or cannot be controlled.
     fn start(pid: i32, events: &str) -> Option<Self> {
         let works = Command::new("perf").args(["stat", "-e", "task-clock", "true"]).output();
         match works {
@@ -281,25 +275,25 @@ impl PerfStat {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Read and write, so that opening waits for nobody.
+        // Read and write, so that opening does not block.
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
         let (control, acknowledged) = (open(&control), BufReader::new(open(&acknowledge)));
         let mut perf = Self { child, dir, control, acknowledged };
-        perf.tell("enable");
+        perf.send("enable");
         Some(perf)
     }
 
-    fn tell(&mut self, command: &str) {
+    fn send(&mut self, command: &str) {
         self.control.write_all(format!("{command}\n").as_bytes()).unwrap();
         let mut line = String::new();
         self.acknowledged.read_line(&mut line).unwrap();
-        // perf 6.1 ends each answer with a zero byte behind the end of the line.
+        // perf 6.1 ends each answer with a zero byte after the newline.
         assert_eq!(line.trim_matches('\0').trim_end(), "ack");
     }
 
-    /// Ends to count; the count of each event by perf's own name.
+    /// Stops counting; the count of each event by perf's name.
     fn finish(mut self) -> Vec<(String, f64)> {
-        self.tell("disable");
+        self.send("disable");
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
         self.child.wait().unwrap();
         let text = std::fs::read_to_string(self.dir.path().join("out")).unwrap();
@@ -313,13 +307,13 @@ impl PerfStat {
 
 impl Drop for PerfStat {
     fn drop(&mut self) {
-        // Already gone unless a test failed.
+        // Ended already unless a test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The counts of one interval by huddle, and by perf(1).
+/// The counts of one interval by huddle and by perf(1).
 fn both(counters: &mut VcpuCounters, events: &str) -> Option<(VcpuReading, Vec<(String, f64)>)> {
     let mut counted = Counted::start();
     counters.sync(&[vm("counted", counted.pid(), &[counted.pid()])]);

@@ -1,5 +1,5 @@
-//! Complete passes of ksmd on the real kernel: the probes against `full_scans`, and that nothing of
-//! them is left after `kill -9`. Needs root, BTF and KSM; says so where they are missing.
+//! Complete passes of ksmd on the real kernel: the probes compared with `full_scans`, and no remains after
+//! `kill -9`. Needs root, BTF and KSM; skipped with a message where they are missing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -14,30 +14,23 @@ use huddle_model::availability::Availability;
 use huddle_observe::probes::pass::FullScansTrigger;
 use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
-use libtest_mimic::{Arguments, Failed, Trial};
-use observe_support::{KsmLock, MergeableMemory, missing};
+use libtest_mimic::Failed;
+use observe_support::{KsmLock, MergeableMemory, Test, missing, run};
 
-/// Says that this process is to attach all probes and wait to be killed.
+/// Set in the process that attaches all probes and waits to be killed.
 const ROLE: &str = "HUDDLE_TEST_HOLD_PROBES";
 
 fn main() {
     if std::env::var_os(ROLE).is_some() {
         hold_probes();
     }
-    let reason = missing();
-    if let Some(reason) = &reason {
-        println!("skipped: {reason}");
-    }
-    let trial = |name: &str, test: fn() -> Result<(), Failed>| {
-        Trial::test(name, test).with_ignored_flag(reason.is_some())
-    };
-    let trials = vec![
-        trial("probes_and_full_scans_tell_the_same_passes", same_passes),
-        trial("nothing_is_left_after_kill_9", nothing_left),
-        trial("what_the_ring_cannot_hold_is_counted_and_no_pass_is_forgotten", ring_full),
-        trial("what_a_host_lacks_leaves_the_rest_working", parts),
+    let tests: &[Test] = &[
+        ("probes_and_full_scans_report_the_same_passes", same_passes),
+        ("nothing_is_left_after_kill_9", nothing_left),
+        ("events_lost_by_the_ring_are_counted_and_no_pass_is_missed", ring_full),
+        ("the_rest_works_without_parts_that_a_host_lacks", parts),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(missing(), false, tests);
 }
 
 fn probes(programs: &[Program]) -> Probes {
@@ -74,13 +67,13 @@ fn same_passes() -> Result<(), Failed> {
     let seen = watched.wait(Duration::from_secs(10)).unwrap().expect("full_scans goes up");
     assert_eq!((seen.began_ns, seen.ended_ns), (None, None));
 
-    // With ksmd stopped both agree exactly, and neither tells of a pass that was not.
+    // With ksmd stopped both agree exactly, and neither reports a pass that did not happen.
     ksm.set("run", 0);
-    let mut told = last.unwrap().0;
+    let mut newest = last.unwrap().0;
     while let Some(pass) = trigger.wait(Duration::from_millis(300)).unwrap() {
-        told = pass.full_scans;
+        newest = pass.full_scans;
     }
-    assert_eq!(read_number::<u64>(&root.sys("kernel/mm/ksm/full_scans")).unwrap(), told);
+    assert_eq!(read_number::<u64>(&root.sys("kernel/mm/ksm/full_scans")).unwrap(), newest);
     assert_eq!(probes.losses.value().unwrap().read().unwrap().total(), 0);
     Ok(())
 }
@@ -105,7 +98,7 @@ fn nothing_left() -> Result<(), Failed> {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let ids: Vec<u32> = line.split_whitespace().map(|id| id.parse().unwrap()).collect();
     let left = || -> Vec<u32> {
-        // Programs of others may go while the kernel lists them.
+        // Programs of others may disappear while the kernel lists them.
         let loaded: Vec<u32> = aya::programs::loaded_programs().flatten().map(|info| info.id()).collect();
         ids.iter().copied().filter(|id| loaded.contains(id)).collect()
     };
@@ -138,22 +131,22 @@ fn ring_full() -> Result<(), Failed> {
     ksm.set("run", 1);
     let deadline = Instant::now() + Duration::from_secs(60);
     while losses() < 100 {
-        assert!(Instant::now() < deadline, "the ring is full within a minute");
+        assert!(Instant::now() < deadline, "timed out: the ring is full");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // The ring holds the oldest events; the newest pass of them is told first.
-    let mut told = trigger.wait(Duration::from_secs(1)).unwrap().expect("passes in the ring");
-    assert_eq!(told.full_scans - told.passed_over - 1, first);
+    // The ring holds the oldest events; the newest pass among them is reported first.
+    let mut reported = trigger.wait(Duration::from_secs(1)).unwrap().expect("passes in the ring");
+    assert_eq!(reported.full_scans - reported.passed_over - 1, first);
     ksm.set("sleep_millisecs", 20);
     while let Some(pass) = trigger.wait(Duration::from_secs(5)).unwrap() {
-        // Lost or not: each pass is either told or counted as skipped.
-        assert_eq!(pass.full_scans - pass.passed_over - 1, told.full_scans);
-        told = pass;
+        // Lost or not: each pass is either reported or counted as skipped.
+        assert_eq!(pass.full_scans - pass.passed_over - 1, reported.full_scans);
+        reported = pass;
         if pass.passed_over == 0 {
             break;
         }
     }
-    assert_eq!(told.passed_over, 0, "the ring works again");
+    assert_eq!(reported.passed_over, 0, "the ring works again");
     Ok(())
 }
 
@@ -177,7 +170,7 @@ fn parts() -> Result<(), Failed> {
     };
     assert_eq!(reason(Program::SchedSwitch), None);
     assert!(reason(Program::KvmExit).unwrap().contains("mount -t tracefs"));
-    assert!(reason(Program::KvmEntry).unwrap().contains("not asked for"));
+    assert!(reason(Program::KvmEntry).unwrap().contains("not requested"));
 
     std::fs::remove_file(root.sys("kernel/btf/vmlinux"))?;
     let Err(error) = Probes::load(&root, &ProbeConfig::default()) else {

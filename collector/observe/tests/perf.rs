@@ -1,5 +1,5 @@
-//! Groups of counters on real threads: software events against numbers that are known. Needs no PMU;
-//! where there is none, the hardware events have to say so.
+//! Groups of counters on real threads: software events compared with known numbers. Needs no PMU; without
+//! one, the hardware events must have a reason.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -10,36 +10,30 @@ use huddle_host::{HostRoot, cpuinfo};
 use huddle_model::availability::Availability;
 use huddle_observe::perf::events::{CacheEvents, EventSpec};
 use huddle_observe::perf::group::{GroupReading, PerfGroup, Scope};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::unistd::gettid;
-use observe_support::MergeableMemory;
 use observe_support::worker::{Worker, switches};
+use observe_support::{MergeableMemory, Test, not_root, run};
 
 fn main() {
-    let allowed = nix::unistd::geteuid().is_root();
-    if !allowed {
-        println!("skipped: not root");
-    }
-    let trial =
-        |name: &str, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(!allowed);
-    let trials = vec![
-        trial("faults_and_switches_are_exact", faults_and_switches),
-        trial("hardware_events_count_or_say_why_not", hardware),
-        trial("a_thread_that_is_gone_is_told", gone),
+    let tests: &[Test] = &[
+        ("faults_and_switches_are_exact", faults_and_switches),
+        ("hardware_events_count_or_have_a_reason", hardware),
+        ("a_thread_that_is_gone_is_an_error", gone),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run(not_root(), false, tests);
 }
 
 fn faults_and_switches() -> Result<(), Failed> {
     let pages = 777;
     let mut worker = Worker::new(move || {
-        // Each page is touched for the first time by this thread; nothing else of it is new.
+        // Each page is touched for the first time by this thread; nothing else is new.
         let memory = MergeableMemory::untouched(pages);
         for page in 0..pages {
             memory.touch(page);
         }
     });
-    // Once before, so that code and stack are there.
+    // A warm-up, so that code and stack are in memory.
     worker.run();
     let events = [EventSpec::page_faults(), EventSpec::context_switches(), EventSpec::cpu_migrations()];
     let mut group = PerfGroup::open(worker.tid, &events, Scope::HostAndGuest);
@@ -55,11 +49,11 @@ fn faults_and_switches() -> Result<(), Failed> {
         count(&after.counts) - count(&before.counts)
     };
     assert_eq!(delta(0), 3 * pages as u64, "page faults");
-    assert_eq!(delta(0), used_after - used, "the thread's own account");
+    assert_eq!(delta(0), used_after - used, "the thread's own count");
     assert!(after.begin_ns >= before.end_ns && after.end_ns >= after.begin_ns);
     assert!(!after.is_multiplexed() && after.time_enabled_ns > before.time_enabled_ns);
 
-    // The worker may be switched at any time; what lies between two equal counts is of one moment.
+    // The worker may be switched at any time; a reading between two equal counts is of one moment.
     let (first, from) = at_one_moment(&mut group, worker.tid);
     for _ in 0..50 {
         worker.run();
@@ -67,7 +61,7 @@ fn faults_and_switches() -> Result<(), Failed> {
     let (last, to) = at_one_moment(&mut group, worker.tid);
     let switches = last.counts[1].value().unwrap() - first.counts[1].value().unwrap();
     assert_eq!(switches, to - from);
-    assert!(switches > 0, "now and then it has to wait for an order");
+    assert!(switches > 0, "it sometimes waits for a command");
     Ok(())
 }
 
@@ -103,7 +97,7 @@ fn hardware() -> Result<(), Failed> {
 }
 
 fn gone() -> Result<(), Failed> {
-    // Beyond the largest thread id there can be.
+    // Beyond the largest possible thread id.
     let group = PerfGroup::open(i32::MAX, &[EventSpec::page_faults()], Scope::HostAndGuest);
     let events = group.events();
     assert!(events[0].reason().unwrap().contains("the thread is gone"), "{events:?}");

@@ -1,5 +1,6 @@
-//! Watched threads on the real scheduler: residency against the threads' own CPU time, moves and
-//! switches against the kernel's counts. Needs root and BTF; says so where they are missing.
+//! Watched threads on the real scheduler: residency compared with the threads' own CPU time, moves and
+//! switches compared with the kernel's counts. Needs root and BTF; skipped with a message where they are
+//! missing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod observe_support;
@@ -16,36 +17,29 @@ use huddle_model::vm::TaskId;
 use huddle_observe::probes::program::Program;
 use huddle_observe::probes::threads::{ThreadProbe, ThreadReading, WatchError};
 use huddle_observe::probes::{ProbeConfig, Probes};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
-use observe_support::missing;
+use observe_support::{Test, missing, run};
 
 fn main() {
-    let reason = missing();
-    if let Some(reason) = &reason {
-        println!("skipped: {reason}");
-    }
-    let trial = |name: &str, test: fn() -> Result<(), Failed>| {
-        Trial::test(name, test).with_ignored_flag(reason.is_some())
-    };
-    let trials = vec![
-        trial("residency_sums_to_cpu_time", residency_sums_to_cpu_time),
-        trial("a_thread_that_runs_when_its_watch_begins_is_counted_from_then", running_at_the_start),
-        trial("moves_and_switches_equal_the_kernels_counts", moves_and_switches),
-        trial("samples_of_the_clock_follow_the_cpu_time", samples),
-        trial("slots_run_out_with_a_word_and_a_reused_id_is_not_counted", limits),
+    let tests: &[Test] = &[
+        ("residency_sums_to_cpu_time", residency_sums_to_cpu_time),
+        ("a_running_thread_is_counted_from_when_watching_starts", running_at_the_start),
+        ("moves_and_switches_equal_the_kernels_counts", moves_and_switches),
+        ("samples_of_the_clock_follow_the_cpu_time", samples),
+        ("running_out_of_slots_is_an_error_and_a_reused_id_is_not_counted", limits),
     ];
-    // One after the other: they load both CPUs.
-    libtest_mimic::run(&Arguments { test_threads: Some(1), ..Arguments::from_args() }, trials).exit();
+    // Sequential: they load both CPUs.
+    run(missing(), true, tests);
 }
 
 /// Probes with the watching part taken out.
 fn probe(programs: &[Program], config: ProbeConfig) -> Result<(ThreadProbe, Probes), Failed> {
     let config = ProbeConfig { programs: programs.to_vec(), ..config };
     let mut probes = Probes::load(&HostRoot::real(), &config).unwrap();
-    match std::mem::replace(&mut probes.threads, Availability::Unavailable("taken".into())) {
+    match std::mem::replace(&mut probes.threads, Availability::Unavailable("moved out".into())) {
         Availability::Available(threads) => Ok((threads, probes)),
         Availability::Unavailable(reason) => Err(format!("{reason}: {:?}", probes.programs.status()).into()),
     }
@@ -81,10 +75,10 @@ fn spin(time: Duration) {
     }
 }
 
-/// A thread that waits to be started, works, tells the CPU time of its work, and waits to be let go.
+/// A thread that waits to be started, works, reports the CPU time of its work, and waits to be released.
 struct Worker {
     thread: TaskId,
-    /// Dropped to let the thread go.
+    /// Dropped to release the thread.
     go: Option<mpsc::Sender<()>>,
     done: mpsc::Receiver<u64>,
     handle: Option<JoinHandle<()>>,
@@ -94,7 +88,7 @@ impl Worker {
     fn new(work: impl FnOnce() + Send + 'static) -> Self {
         let (tell_tid, tid) = mpsc::channel();
         let (go, wait) = mpsc::channel();
-        let (tell, done) = mpsc::channel();
+        let (sender, done) = mpsc::channel();
         let handle = std::thread::spawn(move || {
             tell_tid.send(gettid().as_raw()).unwrap();
             if wait.recv().is_err() {
@@ -102,7 +96,7 @@ impl Worker {
             }
             let before_ns = thread_cpu_ns();
             work();
-            tell.send(thread_cpu_ns() - before_ns).unwrap();
+            sender.send(thread_cpu_ns() - before_ns).unwrap();
             let _ = wait.recv();
         });
         let thread = identify(tid.recv().unwrap());
@@ -111,8 +105,8 @@ impl Worker {
         worker
     }
 
-    /// Waits until it waits. The state alone does not tell: a thread says that it sleeps before it has
-    /// left its CPU, and on a busy machine it may be kept from that for a while.
+    /// Waits until the thread sleeps off its CPU. The state alone is not enough: it says sleeping before the
+    /// thread has left its CPU, and on a busy machine that may take a while.
     fn blocked(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         let look = || {
@@ -126,7 +120,7 @@ impl Worker {
             if now == before && now.0 == 'S' {
                 return;
             }
-            assert!(Instant::now() < deadline, "the worker does not come to rest");
+            assert!(Instant::now() < deadline, "the worker does not go to sleep");
             before = now;
         }
     }
@@ -135,8 +129,8 @@ impl Worker {
         self.go.as_ref().unwrap().send(()).unwrap();
     }
 
-    /// The CPU time of its work, once it has left its CPU: what a thread on a CPU has used is known only
-    /// up to the last tick of the kernel, its own clock is ahead of that.
+    /// The CPU time of its work, once it has left its CPU: the CPU time of a running thread is known only up
+    /// to the last tick of the kernel, and its own clock is ahead of that.
     fn finish(&self) -> u64 {
         let work_ns = self.done.recv().unwrap();
         self.blocked();
@@ -180,7 +174,7 @@ fn residency_sums_to_cpu_time() -> Result<(), Failed> {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }),
-        // Gives way often.
+        // Yields often.
         Worker::new(|| {
             let end = Instant::now() + Duration::from_millis(1500);
             while Instant::now() < end {
@@ -188,7 +182,7 @@ fn residency_sums_to_cpu_time() -> Result<(), Failed> {
                 std::thread::yield_now();
             }
         }),
-        // Wanders.
+        // Moves between CPUs.
         Worker::new(move || {
             for turn in 0..100 {
                 pin(wander[turn % wander.len()]);
@@ -239,7 +233,7 @@ fn running_at_the_start() -> Result<(), Failed> {
         probe.watch(&HostRoot::real(), own_pid(), thread).unwrap();
     }
     std::thread::sleep(Duration::from_millis(1000));
-    // This thread may be kept waiting between the two readings, so the truth is taken on both sides.
+    // This thread may be delayed between the two readings, so the reference is read before and after.
     let least_ns = cpu_ns.load(SeqCst) - before_ns;
     let measured_ns = run_ns(&reading_of(&probe, thread));
     let most_ns = cpu_ns.load(SeqCst) - before_ns;
@@ -257,7 +251,7 @@ fn kernel_count(file: &str, thread: TaskId, name: &str) -> u64 {
     line.rsplit([':', ' ', '\t']).next().unwrap().parse().unwrap()
 }
 
-/// Switches away from a thread, of its own will or not.
+/// Switches away from a thread, voluntarily or not.
 fn switches(thread: TaskId) -> u64 {
     let names = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
     names.iter().map(|name| kernel_count("status", thread, name)).sum()
@@ -284,7 +278,7 @@ fn moves_and_switches() -> Result<(), Failed> {
     let domains: BTreeMap<u32, u32> = cpus.iter().map(|cpu| (*cpu as u32, *cpu as u32)).collect();
     probe.set_domains(&domains).unwrap();
     let count = || (switches(worker.thread), kernel_count("sched", worker.thread, "se.nr_migrations"));
-    // The worker may be switched at any time; what lies between two equal counts is of one moment.
+    // The worker may be switched at any time; a reading between two equal counts is of one moment.
     let before = loop {
         let before = count();
         probe.watch(&HostRoot::real(), own_pid(), worker.thread).unwrap();
@@ -305,7 +299,7 @@ fn moves_and_switches() -> Result<(), Failed> {
     assert_eq!((switches, reading.migrations.unwrap()), (after.0 - before.0, after.1 - before.1));
     assert!(reading.migrations.unwrap() >= 100, "{reading:?}");
     assert_eq!(reading.domain_migrations, reading.migrations, "here each CPU is a domain");
-    assert_eq!(reading.guest.entries, None, "what is not attached is not zero");
+    assert_eq!(reading.guest.entries, None, "an unattached program's count is not zero");
     Ok(())
 }
 

@@ -1,14 +1,15 @@
-//! What hashing and comparing pages costs, against a plain loop that merely reads them.
+//! Cost of hashing and comparing pages, relative to a plain loop that only reads them.
 //!
 //! `cargo bench -p huddle-sharing --bench content -- [--gib N] [--vms N] [--rounds N]`, as root. Tenants are
 //! processes that this program starts from itself; pairs of them have part of their pages in common, not
-//! merged. Every byte of a page is different from page to page.
+//! merged. Every byte differs from page to page.
 //!
-//! plain: the same pages through `/proc/PID/mem` in the same batches, each word added up, one thread. All
-//! figures but the last two are of processor time of one thread, and ratios of the same round, as speeds: 1 is
-//! as fast as the plain loop. `hash`: reading, hashing and remembering all pages; `scan`: the whole scan, with
-//! what is read again to be compared; `sample 10 %`: a scan of a tenth, against the plain loop over all.
-//! `CPU share`: what a scan limited to a quarter of a CPU really took. Median [min to max] over the rounds.
+//! plain: the same pages through `/proc/PID/mem` in the same batches, adding up each word, in one thread. All
+//! figures but the last two are CPU time of one thread, as ratios of speeds in the same round: 1 is as fast
+//! as the plain loop. `hash`: reading, hashing and storing all pages; `scan`: the whole scan, including
+//! reading again for comparison; `sample 10 %`: a scan of a tenth, relative to the plain loop over all pages.
+//! `CPU share`: the real CPU share of a scan limited to a quarter of a CPU. Median [min to max] over the
+//! rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 use std::fs::File;
@@ -26,7 +27,7 @@ use huddle_testing::memory::extra_mib;
 use nix::time::ClockId;
 
 const PAGE: usize = 4096;
-/// As the scan has it.
+/// As in the scan.
 const BATCH_PAGES: usize = 64;
 
 fn main() {
@@ -56,7 +57,7 @@ fn measure(percent: usize, pages: usize, count: usize, rounds: usize) {
     let vms = &tenants.vms;
     let unhurried = ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() };
     let scan = |settings| ContentScan::new(HostRoot::real(), settings);
-    // A benchmark of a wrong result is worth nothing.
+    // A benchmark of a wrong result would be worthless.
     let found = scan(unhurried).measure(vms).unwrap();
     assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     for (i, j) in found.matrix.pairs() {
@@ -115,7 +116,7 @@ fn plain(vms: &[Vm], buffer: &mut [u64]) -> usize {
     pages
 }
 
-/// Seconds of processor time of this thread, and of wall time.
+/// Seconds of CPU time of this thread, and of wall time.
 fn timed(work: impl FnOnce()) -> (f64, f64) {
     let processor = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap()).as_secs_f64();
     let (began, before) = (Instant::now(), processor());
@@ -175,7 +176,7 @@ fn vm(pid: i32, start: u64, pages: usize) -> Vm {
     }
 }
 
-/// Fills memory, the first part of it like the other one of its pair, says where it is, and waits.
+/// Fills memory, the first part with the same data as its pair's, prints its address, and waits.
 fn tenant(args: &[String]) -> ! {
     let numbers: Vec<usize> = args.iter().map(|arg| arg.parse().unwrap()).collect();
     let [pages, shared, position] = numbers[..] else { unreachable!("the arguments are our own") };

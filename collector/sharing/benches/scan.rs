@@ -1,15 +1,16 @@
-//! What a sharing scan costs, against merely reading the same pagemaps.
+//! Cost of a sharing scan, relative to only reading the same pagemaps.
 //!
 //! `cargo bench -p huddle-sharing --bench scan -- [--gib N] [--vms N] [--rounds N] [--only TEXT]`, as
-//! root. Tenants are processes that this program starts from itself; each arrangement is told in the
-//! first column. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
-//! that KSM merged (its settings are changed meanwhile and put back). 4 KiB pages unless it says THP.
+//! root. Tenants are processes that this program starts from itself; the first column names the
+//! arrangement. `fork`: pages that tenants share since they were forked from one process; `KSM`: pages
+//! that KSM merged (its settings are changed and restored). 4 KiB pages unless marked THP.
 //!
 //! raw: the same ranges by `pread`, 1 MiB at a time, one thread. Each ratio is scan over raw of the same
-//! round: `first` with a scan that knows nothing and has loaded nothing (a single `huddle matrix`), `next`
-//! with one kept from before after ksmd has gone on (a round of `huddle run`), `again` with one kept from
-//! before while ksmd rests, so that its verdicts hold. Ratios of one thread are of processor time, which other work on the machine disturbs
-//! least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the rounds.
+//! round: `first` with a new scan (a single `huddle matrix`), `next` with an earlier scan's object after ksmd
+//! has run (a round of `huddle run`), `again` with an earlier scan's object while ksmd is stopped, so that
+//! its results are still valid. Ratios of one thread are of CPU time, which other work on the machine
+//! disturbs least (nothing here sleeps); those of all CPUs are of wall time. Median [min to max] over the
+//! rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]
 
 use std::fs::File;
@@ -32,7 +33,7 @@ use nix::unistd::{ForkResult, fork};
 
 const PAGE: usize = 4096;
 
-/// How tenants come to share.
+/// Why tenants share pages.
 #[derive(Clone, Copy, PartialEq)]
 enum By {
     Nothing,
@@ -141,7 +142,7 @@ fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
     );
 }
 
-/// A benchmark of a wrong result is worth nothing.
+/// A benchmark of a wrong result would be worthless.
 fn check(arrangement: &Arrangement, scan: &MergedScan, vms: &[Vm], pages: usize, shared: usize) {
     let found = scan.measure(vms).unwrap();
     assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
@@ -155,7 +156,7 @@ fn check(arrangement: &Arrangement, scan: &MergedScan, vms: &[Vm], pages: usize,
     }
 }
 
-/// Seconds of processor time of this thread, and of wall time.
+/// Seconds of CPU time of this thread, and of wall time.
 fn timed(work: impl FnOnce()) -> (f64, f64) {
     let processor = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap()).as_secs_f64();
     let (began, processor_before) = (Instant::now(), processor());
@@ -222,7 +223,7 @@ impl Drop for Tenants {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // Those it forked end by its end, a moment later.
+        // Its forked children end soon after it.
         for vm in &self.vms {
             while task::is_alive(&HostRoot::real(), vm.process().unwrap()).unwrap_or(false) {
                 std::thread::sleep(Duration::from_millis(10));
@@ -251,8 +252,8 @@ fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
     }
 }
 
-/// Maps memory, writes a different word to each page (the same in each tenant of a group for those they
-/// are to share), says where it is, and waits.
+/// Maps memory, writes a different word to each page (the same in each tenant of a group for shared pages),
+/// prints its address, and waits.
 fn tenant(args: &[String]) -> ! {
     let numbers: Vec<usize> = args[..4].iter().map(|arg| arg.parse().unwrap()).collect();
     let [pages, shared, forks, seed] = numbers[..] else { unreachable!("the arguments are our own") };
@@ -272,7 +273,7 @@ fn tenant(args: &[String]) -> ! {
     touch(words, 0, shared, seed);
     let mut own_seed = std::process::id() as usize;
     for _ in 1..forks {
-        // SAFETY: this process has one thread, so the child may go on with everything it has.
+        // SAFETY: this process has one thread, so the child may continue to use everything.
         if let ForkResult::Child = unsafe { fork() }.unwrap() {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
             own_seed = std::process::id() as usize;
@@ -284,7 +285,7 @@ fn tenant(args: &[String]) -> ! {
         // SAFETY: as above; merged or not, the content is the same.
         unsafe { madvise(map, shared * PAGE, MmapAdvise::MADV_MERGEABLE) }.unwrap();
     }
-    // One write, so that lines of tenants on one pipe do not mix.
+    // A single write, so that lines of tenants on one pipe do not mix.
     let line = format!("{} {}\n", std::process::id(), map.as_ptr() as u64);
     std::io::stdout().write_all(line.as_bytes()).unwrap();
     std::io::stdout().flush().unwrap();

@@ -1,6 +1,6 @@
-//! Zero-filled frames told by their content: each frame that KSM may have merged is read once,
-//! through one page that maps it. That costs a system call (about 0.5 to 0.8 us, forty times a pagemap
-//! entry), and is done only where KSM's own data structures cannot be read.
+//! Zero-filled frames found by their content: each frame that KSM may have merged is read once, through one
+//! page that maps it. That costs a system call (about 0.5 to 0.8 us, forty times a pagemap entry), and is
+//! done only if KSM's own data structures cannot be read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -17,7 +17,7 @@ use huddle_host::HostRoot;
 
 /// Bit 21 of `/proc/kpageflags`: a frame that KSM merged.
 const FLAG_KSM: u64 = 1 << 21;
-/// Bytes looked at before a whole page is read.
+/// Bytes checked before a whole page is read.
 const FIRST_BYTES: usize = 64;
 
 /// The memory of the processes of a scan.
@@ -28,7 +28,7 @@ pub(super) struct Contents<'a> {
     pub(super) threads: NonZeroUsize,
 }
 
-/// What all threads have found so far.
+/// Results of all threads.
 #[derive(Default)]
 struct Examined {
     /// Frames that were read, by bucket.
@@ -37,8 +37,7 @@ struct Examined {
 }
 
 impl Contents<'_> {
-    /// The zero-filled ones among all frames that KSM may have merged. The pagemaps are read once more, to
-    /// know through which page each frame can be seen.
+    /// to learn through which page each frame can be read.
     pub(super) fn zero_filled(&self) -> Result<BTreeSet<u64>, SharingError> {
         let units = split(self.processes, |region| region.may_be_merged);
         let (next, examined) = (AtomicUsize::new(0), Mutex::new(Examined::default()));
@@ -73,7 +72,7 @@ impl Contents<'_> {
                 if !entry.may_be_merged(self.zero_page_frame) || is_examined(examined, entry.frame()) {
                     continue;
                 }
-                // A page that cannot be read, or is elsewhere by now, says nothing: the next one may.
+                // A page that cannot be read, or has moved, gives no answer: the next one may.
                 if let Some(zero) = look(page, entry.frame()) {
                     note_examined(examined, entry.frame(), zero);
                 }
@@ -83,8 +82,8 @@ impl Contents<'_> {
         Ok(())
     }
 
-    /// Whether the content of the frame is zero, seen through one page; `None` where that page cannot be
-    /// read or turned out to be elsewhere by now.
+    /// Whether the frame's content is zero, read through one page; `None` if that page cannot be read or has
+    /// moved.
     fn look(
         &self,
         process: &Process,
@@ -107,11 +106,11 @@ impl Contents<'_> {
         if !is_zero(page) {
             return Some(false);
         }
-        // Zero, but not merged: two processes of one origin, say. Nobody looks for those.
+        // Zero, but not merged: for example two forked processes. Those are not counted as zero.
         if flags(kpageflags, frame).is_some_and(|flags| flags & FLAG_KSM == 0) {
             return Some(false);
         }
-        // It may have been written to, and so have moved to another frame, before it was read.
+        // It may have been written to, and thus moved to another frame, before it was read.
         let entry = read_entry(&process.pagemap, number).ok().flatten()?;
         (entry.is_present() && entry.frame() == frame).then_some(true)
     }
@@ -134,7 +133,7 @@ fn slot(frame: u64) -> usize {
     (frame % BUCKET_FRAMES as u64) as usize
 }
 
-/// No holder of the lock can leave half a change behind, so a poisoned one is as good as any.
+/// No holder of the lock leaves a half-made change, so a poisoned lock is usable.
 fn lock(examined: &Mutex<Examined>) -> MutexGuard<'_, Examined> {
     examined.lock().unwrap_or_else(PoisonError::into_inner)
 }

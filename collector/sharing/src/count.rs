@@ -1,4 +1,4 @@
-//! The second half of a scan: from the candidates of each bucket to frames per VM and per pair.
+//! The second half of a scan: counts frames per VM and per pair from the candidates of each bucket.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use super::zero::ZeroFrames;
 /// A bucket's number and the candidates that all threads found for it, in chunks.
 pub(super) type Bucket<'a> = (u64, Vec<&'a [Candidate]>);
 
-/// Pages of one VM that only looking at whole frames can tell.
+/// Page counts of one VM that need whole frames.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FramePages {
     /// Pages on zero-filled frames.
@@ -19,7 +19,7 @@ pub(super) struct FramePages {
     pub(super) self_shared: u64,
 }
 
-/// Counts that one thread made.
+/// Counts of one thread.
 #[derive(Debug)]
 pub(super) struct Counted {
     /// By VM.
@@ -28,10 +28,10 @@ pub(super) struct Counted {
     pub(super) frames: Vec<Vec<u64>>,
 }
 
-/// What all threads of the second half share.
+/// State shared by all threads of the second half.
 #[derive(Debug)]
 pub(super) struct Counting<'a> {
-    /// The VM of each process; `None` for a process that is gone.
+    /// The VM of each process; `None` for an ended process.
     pub(super) vm_of: Vec<Option<u32>>,
     pub(super) vms: usize,
     pub(super) buckets: Mutex<Vec<Bucket<'a>>>,
@@ -43,8 +43,8 @@ impl Counting<'_> {
     pub(super) fn work(&self) -> Counted {
         let mut table = Table::new(self.vms);
         loop {
-            let taken = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some((bucket, candidates)) = taken else { break };
+            let next = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((bucket, candidates)) = next else { break };
             table.bucket(self, bucket, &candidates);
         }
         Counted { pages: table.pages, frames: table.pairs.finish() }
@@ -58,7 +58,7 @@ struct Table {
     mapped_again: Vec<u64>,
     seen: FrameSet,
     zero: FrameSet,
-    /// The frames that are mapped, by their slots.
+    /// The mapped frames, by their slots.
     frames: Vec<u16>,
     pages: Vec<FramePages>,
     pairs: Pairs,
@@ -95,7 +95,7 @@ impl Table {
         if repeats || some_zero {
             self.count_pages(counting, lists);
         }
-        // Only what was used: a bucket of few candidates costs little.
+        // Only used entries: a bucket with few candidates costs little.
         for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
             let row = slot * words..(slot + 1) * words;
             self.mapped[row.clone()].fill(0);
@@ -108,12 +108,12 @@ impl Table {
         self.zero.clear();
     }
 
-    /// Notes which VMs map each frame, and whether one does more than once, for up to 64 VMs: the word of a
+    /// Records which VMs map each frame, and whether one does more than once, for up to 64 VMs: the word of a
     /// frame then shows by itself whether the frame is new.
     fn map_in_words(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) -> bool {
         let bits: Vec<u64> = counting.vm_of.iter().map(|vm| vm.map_or(0, |vm| 1 << vm)).collect();
         let mut repeats = false;
-        // Plain loops: this is the innermost work of the half, and a flattened iterator is slower.
+        // Plain loops: this is the inner loop, and a flattened iterator is slower.
         for list in lists {
             for candidate in *list {
                 let (slot, bit) = (usize::from(candidate.slot()), bits[candidate.process()]);

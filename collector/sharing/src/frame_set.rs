@@ -18,7 +18,7 @@ impl FrameSet {
         self.0[slot / 64] >> (slot % 64) & 1 != 0
     }
 
-    /// Adds a frame; whether it is new.
+    /// Adds a frame; returns whether it is new.
     #[inline]
     pub(super) fn insert(&mut self, slot: usize) -> bool {
         let word = &mut self.0[slot / 64];
@@ -28,7 +28,7 @@ impl FrameSet {
         new
     }
 
-    /// 64 frames a word, the lowest bit first.
+    /// 64 frames per word, the lowest bit first.
     pub(super) fn words(&self) -> &[u64] {
         &self.0
     }

@@ -14,22 +14,22 @@ use huddle_host::HostError;
 pub(super) const BUCKET_BITS: u32 = 16;
 /// Frames of one bucket.
 pub(super) const BUCKET_FRAMES: usize = 1 << BUCKET_BITS;
-/// No processor addresses more than 52 bits of physical memory, so no bucket has a higher number.
+/// No processor has more than 52 bits of physical address, so no bucket has a higher number.
 const MAX_BUCKETS: u64 = 1 << 24;
 /// Bytes of pagemap read at once: measured, 64 to 256 KiB are equal and 1 MiB (beyond the
 /// second-level cache of small machines, with what the kernel touches) is slightly slower.
 pub(super) const READ_BYTES: usize = 128 << 10;
-/// Candidates of one chunk: enough that chunks are seldom begun, few enough that what the last ones of
-/// all buckets leave empty does not matter.
+/// Candidates per chunk: enough that new chunks are rare, few enough that the unused rest of all last chunks
+/// does not matter.
 const CHUNK: usize = 256;
 /// Entries of pagemap read at once.
 const READ_ENTRIES: usize = READ_BYTES / ENTRY_BYTES;
-/// Entries that are looked at together first, and if they are not all alike.
+/// Entries that are first checked for uniformity together.
 const BLOCK: usize = 64;
 const GROUP: usize = 8;
 /// Pages one thread takes at a time.
 const UNIT_PAGES: u64 = 128 << 10;
-/// Of so many entries one is a sample of what KSM may have merged.
+/// One of so many entries is sampled for frames that KSM may have merged.
 const SAMPLE_ENTRIES: usize = 2048;
 /// Samples one thread takes at most.
 const MAX_SAMPLES: usize = 4096;
@@ -63,8 +63,8 @@ pub(super) const MAX_PROCESSES: usize = 1 << 16;
 
 /// Candidates by bucket: chunks of one bucket each, all in one piece of memory.
 ///
-/// Frames come in any order (memory that has been in use for a while is handed out page by page), so each
-/// candidate costs one look at where its bucket goes on, and no more.
+/// Frames come in any order (used memory is fragmented page by page), so each candidate costs one lookup of
+/// its bucket's end, and no more.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
     /// By number of the bucket.
@@ -75,7 +75,7 @@ pub(super) struct Buckets {
     owners: Vec<u32>,
 }
 
-/// Where the next candidate of a bucket goes, and where its chunk ends; equal where there is no room.
+/// The next free position of a bucket, and the end of its chunk; equal if there is no room.
 #[derive(Clone, Copy, Debug, Default)]
 struct Head {
     next: usize,
@@ -83,7 +83,7 @@ struct Head {
 }
 
 impl Buckets {
-    /// Takes in the candidates of one process.
+    /// Adds the candidates of one process.
     ///
     /// # Errors
     /// A frame that no processor can have.
@@ -109,7 +109,7 @@ impl Buckets {
         }
     }
 
-    /// Begins a chunk and gives the place of its first candidate; `None` for a bucket that cannot be.
+    /// Starts a chunk and returns the position of its first candidate; `None` for an impossible bucket.
     #[cold]
     fn begin_chunk(&mut self, bucket: usize) -> Option<usize> {
         if bucket as u64 >= MAX_BUCKETS {
@@ -125,7 +125,7 @@ impl Buckets {
         Some(next)
     }
 
-    /// The candidates, a chunk at a time, with the number of their bucket.
+    /// The candidates by chunk, with the number of their bucket.
     pub(super) fn chunks(&self) -> impl Iterator<Item = (u64, &[Candidate])> {
         let chunks = self.owners.iter().zip(self.candidates.chunks_exact(CHUNK)).enumerate();
         chunks.map(|(position, (bucket, chunk))| {
@@ -137,7 +137,7 @@ impl Buckets {
     }
 }
 
-/// What the pagemap of one process says without looking at others.
+/// Counts from the pagemap of one process alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PageCounts {
     /// Pages in physical memory.
@@ -148,17 +148,17 @@ pub(super) struct PageCounts {
     pub(super) zero_page: u64,
 }
 
-/// What one thread gathered.
+/// Results of one thread.
 #[derive(Debug)]
 pub(super) struct Gathered {
     /// By process.
     pub(super) counts: Vec<PageCounts>,
     pub(super) buckets: Buckets,
-    /// Frames that KSM may have merged, a few of all: none only if there are none.
+    /// A few of the frames that KSM may have merged; empty only if there are none.
     pub(super) samples: Vec<u64>,
 }
 
-/// The work of the first half, in pieces that threads take one after the other.
+/// The work of the first half, in pieces that threads take in turn.
 #[derive(Debug)]
 pub(super) struct Units<'a> {
     processes: &'a [Process],
@@ -167,7 +167,7 @@ pub(super) struct Units<'a> {
     zero_page_frame: u64,
 }
 
-/// What one thread works with.
+/// State of one thread.
 struct ThreadBuffers {
     buffer: Vec<u8>,
     frames: Box<[u64; READ_ENTRIES]>,
@@ -179,12 +179,12 @@ impl<'a> Units<'a> {
         Self { processes, units, next: AtomicUsize::new(0), zero_page_frame }
     }
 
-    /// How many threads can be of use.
+    /// Maximum number of useful threads.
     pub(super) fn len(&self) -> usize {
         self.units.len()
     }
 
-    /// Works until nothing is left.
+    /// Works until no piece is left.
     pub(super) fn work(&self) -> Result<Gathered, SharingError> {
         let mut buffers = ThreadBuffers { buffer: vec![0; READ_BYTES], frames: Box::new([0; READ_ENTRIES]) };
         let mut gathered = Gathered {
@@ -206,7 +206,7 @@ impl<'a> Units<'a> {
         gathered: &mut Gathered,
     ) -> Result<(), SharingError> {
         let process = &self.processes[position];
-        // Counted here and added once: this is what a scan spends its time in.
+        // Counted locally and added once: this is the hot loop of a scan.
         let mut counts = PageCounts::default();
         let mut done = 0;
         while done < region.pages && !process.is_gone() {
@@ -229,7 +229,7 @@ impl<'a> Units<'a> {
         Ok(())
     }
 
-    /// Counts what entries show by themselves, and gives the frames of the others.
+    /// Counts entries that need no further look, and passes on the frames of the others.
     #[inline]
     fn candidates<'f>(
         &self,
@@ -241,7 +241,7 @@ impl<'a> Units<'a> {
         let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
         let (blocks, rest) = entries.as_chunks::<BLOCK>();
         for block in blocks {
-            // Most memory is all alike, and counted at once.
+            // Most memory is uniform and counted at once.
             if sums.all_exclusive(block) {
                 continue;
             }
@@ -262,8 +262,7 @@ impl<'a> Units<'a> {
     }
 }
 
-/// What was counted in one buffer: kept in registers, and added without the checks for an overflow that no
-/// buffer can cause.
+/// Counts of one buffer: kept in registers, and added without checks for overflow, which no buffer can cause.
 struct Sums {
     zero_page_frame: u64,
     /// Frames of pages that are not alone on them.
@@ -272,7 +271,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Counts the entries if each is of a page that is alone on its frame; else nothing.
+    /// Counts the entries if each page is alone on its frame; otherwise nothing.
     #[inline(always)]
     fn all_exclusive(&mut self, entries: &[[u8; ENTRY_BYTES]]) -> bool {
         let all = Entry(entries.iter().fold(u64::MAX, |all, bytes| all & u64::from_ne_bytes(*bytes)));
@@ -284,7 +283,7 @@ impl Sums {
         alike
     }
 
-    /// Counts what each entry shows by itself, and keeps the frames of the others.
+    /// Counts entries that need no further look, and keeps the frames of the others.
     #[inline(always)]
     fn group(&mut self, group: &[[u8; ENTRY_BYTES]], frames: &mut [u64; READ_ENTRIES]) {
         if self.all_exclusive(group) {
@@ -305,7 +304,7 @@ impl Sums {
             }
             return;
         }
-        // Without branches: what is shared and what is not lies mixed.
+        // Without branches: shared and unshared entries alternate unpredictably.
         for entry in entries() {
             let (present, alone) = (entry.is_present(), entry.is_exclusive());
             let zero_page = entry.frame() == self.zero_page_frame;
@@ -318,7 +317,7 @@ impl Sums {
     }
 }
 
-/// The regions that are wanted, in pieces, with the position of their process.
+/// The regions to read, in pieces, with the position of their process.
 pub(super) fn split(processes: &[Process], wanted: impl Fn(&Region) -> bool) -> Vec<(usize, Region)> {
     let mut units = Vec::new();
     for (process, scanned) in processes.iter().enumerate() {
@@ -334,8 +333,8 @@ pub(super) fn split(processes: &[Process], wanted: impl Fn(&Region) -> bool) -> 
     units
 }
 
-/// Reads the entries of a region that come after the first `done`, as many as the buffer holds; `None`,
-/// and the process is gone, where there are none any more.
+/// Reads the entries of a region after the first `done`, as many as fit in the buffer; `None`, and the
+/// process is gone, if there are no more.
 pub(super) fn read_entries<'b>(
     process: &Process,
     region: &Region,
@@ -354,7 +353,7 @@ pub(super) fn read_entries<'b>(
     Ok(Some(&buffer[..read]))
 }
 
-/// Reads until at least one whole entry is there; 0 where there is nothing (any more).
+/// Reads until at least one whole entry is read; 0 if there is nothing (any more).
 fn read_some(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
     loop {
         match file.read_at(buffer, at) {
@@ -385,11 +384,11 @@ mod tests {
         assert_eq!(buckets.scatter(&[7, 1 << 50], 3), Err(1 << 50));
         let found: Vec<_> = buckets.chunks().map(|(number, chunk)| (number, slots(chunk))).collect();
         let expected = [(0, vec![0xffff, 0xfffe, 7]), (1, vec![0]), (0x12_3456, vec![0x7890])];
-        assert_eq!(found, expected, "in the order they came");
+        assert_eq!(found, expected, "in order of arrival");
     }
 
     #[test]
-    fn chunks_hold_all_that_came() {
+    fn chunks_hold_all_candidates() {
         let frames: Vec<u64> = (0..3 * CHUNK as u64 + 5).map(|n| n * 7 % 5000 + ((n % 2) << 16)).collect();
         let mut buckets = Buckets::default();
         for part in frames.chunks(100) {

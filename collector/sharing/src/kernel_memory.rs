@@ -1,9 +1,9 @@
-//! Reading the kernel's own memory, 64 bytes at a time, through a BPF program of 25 instructions that is
-//! run and never attached (`BPF_PROG_RUN` of a `BPF_PROG_TYPE_SYSCALL` program, Linux 5.14).
+//! Reading the kernel's own memory, 64 bytes at a time, through a BPF program of 25 instructions that is run
+//! but never attached (`BPF_PROG_RUN` of a `BPF_PROG_TYPE_SYSCALL` program, Linux 5.14).
 //!
-//! The program is written out here and loaded with bpf(2) itself: the loader that the other programs go
-//! through first parses the kernel's types, which takes longer than a whole scan. It needs CAP_BPF and
-//! CAP_PERFMON, and a kernel that is not locked down for confidentiality.
+//! The program is assembled here and loaded with bpf(2) directly: the loader of the other programs first
+//! parses the kernel's types, which takes longer than a whole scan. It needs CAP_BPF and CAP_PERFMON, and a
+//! kernel that is not locked down for confidentiality.
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -14,7 +14,7 @@ use nix::libc;
 use super::pagemap::{self, read_entry};
 use huddle_host::HostRoot;
 
-/// 8-byte words that one read gives.
+/// 8-byte words per read.
 pub(super) const WORDS: usize = 8;
 
 /// Where the direct map of physical memory and the array of `struct page` begin on x86-64 when they are
@@ -25,7 +25,7 @@ const FIXED_BASES: [Bases; 2] = [
     Bases { direct_map: 0xff11_0000_0000_0000, frame_array: 0xffd4_0000_0000_0000 },
 ];
 
-/// Where the kernel keeps its view of physical memory.
+/// Bases of the kernel's view of physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bases {
     /// Address of frame 0.
@@ -34,7 +34,7 @@ struct Bases {
     frame_array: u64,
 }
 
-/// A way into the kernel's memory; closed when it is dropped.
+/// Access to the kernel's memory; closed on drop.
 #[derive(Debug)]
 pub(super) struct KernelMemory {
     program: OwnedFd,
@@ -46,7 +46,7 @@ impl KernelMemory {
     /// Loads the program and finds physical memory with it.
     ///
     /// # Errors
-    /// Why this host does not let us, as one clause.
+    /// Why this host does not allow it, as one clause.
     pub(super) fn open(root: &HostRoot) -> Result<Self, String> {
         let page_bytes = pagemap::page_bytes();
         let mut memory = Self { program: load()?, bases: FIXED_BASES[0], page_bytes };
@@ -65,7 +65,7 @@ impl KernelMemory {
         }
     }
 
-    /// The words at an address; `None` where nothing is mapped.
+    /// The words at an address; `None` if nothing is mapped.
     pub(super) fn read(&self, address: u64) -> Option<[u64; WORDS]> {
         let mut context = Context { address, status: 0, words: [0; WORDS] };
         let mut run = RunAttributes {
@@ -74,19 +74,19 @@ impl KernelMemory {
             context_in: (&raw mut context) as u64,
             ..RunAttributes::default()
         };
-        // The kernel writes the context back to where it read it from.
+        // The kernel writes the context back to the address it was read from.
         bpf(BPF_PROG_RUN, &mut run).ok()?;
         // SAFETY: a plain read of a local that the kernel may have written to behind the compiler's back.
         let context = unsafe { (&raw const context).read_volatile() };
         (context.status == 0).then_some(context.words)
     }
 
-    /// The `struct page` of a frame (64 bytes on every kernel that is configured as distributions do).
+    /// The `struct page` of a frame (64 bytes in the configuration of distributions).
     pub(super) fn frame_record(&self, frame: u64) -> Option<[u64; WORDS]> {
         self.read(self.bases.frame_array.checked_add(frame.checked_mul(64)?)?)
     }
 
-    /// Whether a frame holds nothing but zeros; `None` where it cannot be read.
+    /// Whether a frame contains only zeros; `None` if it cannot be read.
     pub(super) fn is_zero_filled(&self, frame: u64) -> Option<bool> {
         let first = self.bases.direct_map.checked_add(frame.checked_mul(self.page_bytes)?)?;
         for at in (0..self.page_bytes).step_by(WORDS * 8) {
@@ -97,8 +97,8 @@ impl KernelMemory {
         Some(true)
     }
 
-    /// The kernel's variables for the bases, where they are variables (CONFIG_RANDOMIZE_MEMORY) whose
-    /// addresses it tells (CONFIG_KALLSYMS_ALL, and kernel.kptr_restrict below 2).
+    /// The kernel's variables for the bases, if they are variables (CONFIG_RANDOMIZE_MEMORY) with visible
+    /// addresses (CONFIG_KALLSYMS_ALL, and kernel.kptr_restrict below 2).
     fn randomised_bases(&self, root: &HostRoot) -> Option<Bases> {
         let symbols = fs::read_to_string(root.proc("kallsyms")).ok()?;
         let variable = |name: &str| {
@@ -110,11 +110,11 @@ impl KernelMemory {
         Some(Bases { direct_map: variable("page_offset_base")?, frame_array: variable("vmemmap_base")? })
     }
 
-    /// Whether a page of this process is found at its frame.
+    /// Checks that a page of this process is found at its frame.
     fn is_direct_map(&self, root: &HostRoot) -> Result<bool, String> {
         let mut own = vec![0u64; 2 * self.page_bytes as usize / 8];
         let aligned = own.as_ptr().align_offset(self.page_bytes as usize);
-        // Something that nobody else has in memory: an address of this process, scrambled.
+        // A value that is unique in memory: a scrambled address of this process.
         let magic =
             (own.as_ptr() as u64 ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         own[aligned] = magic;
@@ -131,11 +131,11 @@ impl KernelMemory {
     }
 }
 
-/// What the program is given and gives back.
+/// Input and output of the program.
 #[repr(C)]
 struct Context {
     address: u64,
-    /// 0, or a negative error where the address cannot be read.
+    /// 0, or a negative error if the address cannot be read.
     status: i64,
     words: [u64; WORDS],
 }
@@ -151,7 +151,7 @@ struct Instruction {
     immediate: i32,
 }
 
-/// The part of `union bpf_attr` that BPF_PROG_LOAD reads; what is not named is zero for the kernel.
+/// The part of `union bpf_attr` that BPF_PROG_LOAD reads; all other fields are zero for the kernel.
 #[repr(C)]
 #[derive(Default)]
 struct LoadAttributes {
@@ -187,14 +187,14 @@ struct RunAttributes {
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_RUN: libc::c_int = 10;
 const BPF_PROG_TYPE_SYSCALL: u32 = 31;
-/// Programs of that type must say that they may sleep.
+/// Programs of that type must be marked as sleepable.
 const BPF_F_SLEEPABLE: u32 = 1 << 4;
 /// `bpf_probe_read_kernel`.
 const PROBE_READ_KERNEL: i32 = 113;
 
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> Result<libc::c_long, Errno> {
-    // SAFETY: the attributes live through the call, their size is given, and every address in them is of
-    // something that lives as long and is as large as they say.
+    // SAFETY: the attributes live through the call, their size is passed, and every address in them refers to
+    // an object that lives as long and has the given size.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     Errno::result(result)
 }
@@ -205,14 +205,15 @@ fn load() -> Result<OwnedFd, String> {
         program_type: BPF_PROG_TYPE_SYSCALL,
         instructions_count: program.len() as u32,
         instructions: program.as_ptr() as u64,
-        // The helper is for programs under the GPL only; this one is under it beside our own licences.
+        // The helper is for programs under the GPL only; this program is licensed under it, in addition to
+        // our own licences.
         license: c"Dual MIT/GPL".as_ptr() as u64,
         flags: BPF_F_SLEEPABLE,
         ..LoadAttributes::default()
     };
     let fd = bpf(BPF_PROG_LOAD, &mut attributes)
         .map_err(|errno| format!("the kernel refused a BPF program that reads its memory ({errno})"))?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
@@ -260,19 +261,19 @@ mod tests {
         let memory = match KernelMemory::open(&root) {
             Ok(memory) => memory,
             Err(reason) => {
-                // Without the privilege there is nothing to test; with it the reason is a fault.
+                // Without the privilege the test is skipped; with it the reason is a failure.
                 assert!(!nix::unistd::geteuid().is_root(), "{reason}");
                 use std::io::Write;
-                // Not eprintln!, which libtest keeps back: a skip has to be seen.
-                let said = format!("skipped: needs root: {reason}\n");
-                std::io::stderr().write_all(said.as_bytes()).unwrap();
+                // Not eprintln!, which libtest captures: a skip must be visible.
+                let message = format!("skipped: needs root: {reason}\n");
+                std::io::stderr().write_all(message.as_bytes()).unwrap();
                 return;
             }
         };
         let words = pagemap::page_bytes() as usize / 8;
         let mut pages = vec![0u64; 5 * words];
         let aligned = pages.as_ptr().align_offset(words * 8);
-        // Written, so that each has a frame: all zero, not zero at its begin, not zero at its end only.
+        // Written, so that each has a frame: all zero, nonzero at the start, nonzero only at the end.
         for page in 0..3 {
             pages[aligned + page * words] = 1;
         }

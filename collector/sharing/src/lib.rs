@@ -1,24 +1,23 @@
-//! What VMs share, by three methods: `merged`, here, by the physical frames that guest memory is on;
-//! [`content`], by what pages hold; [`events`], which keeps the matrix of `merged` current by what the kernel
-//! reports. The BPF programs of the last are behind
-//! [`huddle_host::stages::FrameChanges`], which `huddle-observe` implements.
+//! What VMs share, by three methods: `merged`, here, by the physical frames of guest memory; [`content`], by
+//! the content of pages; [`events`], which keeps the matrix of `merged` current from kernel events. The BPF
+//! programs of the last are behind [`huddle_host::stages::FrameChanges`], which `huddle-observe` implements.
 //!
 //! # Method `merged`
-//! Definitions are those of [`huddle_model::matrix`]. What is read is `/proc/PID/pagemap`, once, and
-//! nothing is changed. The scan runs in two halves, each on all threads:
-//! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one
-//!    page, one frame. A page on the kernel's zero page too. Every other page goes, as 4 bytes, into
-//!    the bucket of its frame. Then it is found out which merged frames are zero-filled ([`zero`]).
-//! 2. [`count`] takes the buckets one by one: which VMs map each frame, and from that the frames of each
+//! Definitions are those of [`huddle_model::matrix`]. It reads `/proc/PID/pagemap`, once, and changes
+//! nothing. The scan has two phases, each on all threads:
+//! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one page,
+//!    one frame. So is a page on the kernel's zero page. Every other page is added, as 4 bytes, to the
+//!    bucket of its frame. Then the zero-filled merged frames are determined ([`zero`]).
+//! 2. [`count`] processes the buckets one by one: which VMs map each frame, and from that the frames of each
 //!    VM and of each pair ([`pairs`]).
 //!
 //! Memory grows with the pages that share their frame (4 to 8 bytes each, not with guest memory), plus
 //! about 1 MiB per thread for every 64 VMs.
 //!
-//! VMs run on while they are measured. Each page table entry is read at one moment, entries of two VMs
-//! at different ones, so a frame that was merged, split or reused in between may be counted for one VM
-//! and not for the other, or as shared though it was handed from one to the other. Nothing else is
-//! inexact: a host that holds still is measured exactly.
+//! VMs run while they are measured. Each page table entry is read at one moment, entries of two VMs at
+//! different ones, so a frame that was merged, split or reused in between may be counted for one VM but not
+//! for the other, or as shared although it was passed from one to the other. Nothing else is inexact: an
+//! unchanging host is measured exactly.
 
 pub mod content;
 mod contents;
@@ -63,16 +62,16 @@ pub enum SharingError {
         path.display()
     )]
     FramesHidden {
-        /// The pagemap of our own that was looked at.
+        /// The pagemap of this process that was read.
         path: PathBuf,
     },
     /// A kernel file could not be read.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The hypervisor that has the memory could not be asked.
+    /// The hypervisor's memory interface failed.
     #[error(transparent)]
     Hypervisor(StageError),
-    /// Two VMs were said to have the same memory, or one VM twice.
+    /// Two VMs claim the same memory, or one VM claims it twice.
     #[error(
         "VMs {first:?} and {second:?} both claim the memory of process {pid} at {start:#x}: \
          name each process once"
@@ -80,11 +79,11 @@ pub enum SharingError {
     SameMemory {
         /// One VM.
         first: String,
-        /// The other; the same name where one VM has it twice.
+        /// The other; the same name if one VM has it twice.
         second: String,
         /// The process.
         pid: i32,
-        /// First address that is claimed twice.
+        /// First address claimed twice.
         start: u64,
     },
     /// More than the scan can number.
@@ -92,7 +91,7 @@ pub enum SharingError {
     TooLarge {
         /// The VM.
         vm: String,
-        /// What there is too much of.
+        /// What exceeds the limit.
         what: String,
     },
     /// The memory of a VM cannot be read by this process.
@@ -107,15 +106,15 @@ pub enum SharingError {
         /// The file.
         path: PathBuf,
     },
-    /// One content on more pages than the scan may remember.
+    /// More pages with one content than the scan may record.
     #[error(
-        "more than {pages} pages hold one content, more than {memory_mib} MiB can remember: give the scan \
+        "more than {pages} pages hold one content, more than fit in {memory_mib} MiB: give the scan \
          more memory, or let it draw a sample"
     )]
     TooManyAlike {
-        /// Pages there is room for.
+        /// Capacity in pages.
         pages: usize,
-        /// Memory that was allowed.
+        /// Memory limit.
         memory_mib: u32,
     },
     /// A frame number that no processor can have.
@@ -133,7 +132,7 @@ pub enum SharingError {
 
 /// Measures what VMs share by the frames they map.
 ///
-/// Nothing is kept from one scan to the next.
+/// No state is kept between scans.
 #[derive(Clone, Debug)]
 pub struct MergedScan {
     root: HostRoot,
@@ -160,13 +159,13 @@ impl MergedScan {
 
     /// Measures exactly the regions in [`Vm::memory`].
     ///
-    /// A VM that ends meanwhile is in [`Measurement::vanished`]; memory that is unmapped meanwhile reads
-    /// as not resident.
+    /// A VM that ends during the scan is in [`Measurement::vanished`]; memory that is unmapped during the
+    /// scan reads as not resident.
     ///
     /// # Errors
     /// [`SharingError::FramesHidden`] without CAP_SYS_ADMIN; [`SharingError::MemoryHidden`] without the
-    /// privilege to look into a VM's process; a kernel file that cannot be read though its process is there;
-    /// VMs that claim the same memory.
+    /// privilege to inspect the process of a VM; a kernel file that cannot be read although its process
+    /// exists; VMs that claim the same memory.
     pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
         frames_visible(&self.root)?;
         self.measure_with(vms, pagemap::zero_page_frame(&self.root)?)
@@ -233,8 +232,8 @@ impl MergedScan {
             vm.pages_used = vm.pages_resident - vm.pages_zero;
         }
         let notes = self.notes(vms, &processes, &ended, counting.zero.flags_readable());
-        let zero_pages = counting.zero.told();
-        // Every page that was found resident was looked at: what cannot be read is an error or vanished.
+        let zero_pages = counting.zero.method();
+        // Every resident page was read: what cannot be read is an error or vanished.
         let found = Found { method: Method::Merged, coverage: 1.0, counts: &counts, shared: &shared };
         Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], ended, notes, began) })
     }
@@ -280,8 +279,8 @@ struct Found<'a> {
     shared: &'a [Vec<u64>],
 }
 
-/// The result without the VMs that ended; `errors` has the standard error of each rate where it is an
-/// estimate, else nothing.
+/// The result without the VMs that ended; `errors` has the standard error of each rate if it is an estimate,
+/// otherwise nothing.
 fn assemble(
     vms: &[Vm],
     found: &Found<'_>,
@@ -315,7 +314,7 @@ fn of_stayed<T: Copy>(rows: &[Vec<T>], stayed: &[usize]) -> Vec<Vec<T>> {
 /// Checks that the kernel shows frame numbers to this process, which takes CAP_SYS_ADMIN.
 ///
 /// # Errors
-/// [`SharingError::FramesHidden`] where it does not; [`SharingError::Host`] where there is no pagemap.
+/// [`SharingError::FramesHidden`] if it does not; [`SharingError::Host`] if there is no pagemap.
 pub fn frames_visible(root: &HostRoot) -> Result<(), SharingError> {
     pagemap::frames_visible(root)
 }

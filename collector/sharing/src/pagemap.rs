@@ -1,4 +1,4 @@
-//! `/proc/PID/pagemap`: which frame each page of a process is on, and what its bits mean
+//! `/proc/PID/pagemap`: the frame of each page of a process, and the meaning of the bits
 //! (Documentation/admin-guide/mm/pagemap.rst, Linux 6.18).
 
 use std::fs::File;
@@ -42,7 +42,7 @@ impl Entry {
         self.0 & FILE_OR_SHARED != 0
     }
 
-    /// Whether KSM may have merged the page: it is on a frame with others, and of anonymous memory.
+    /// Whether KSM may have merged the page: it shares its frame with others, and is anonymous memory.
     #[inline]
     pub(super) fn may_be_merged(self, zero_page_frame: u64) -> bool {
         self.is_present()
@@ -57,7 +57,7 @@ impl Entry {
         self.0 & FRAME
     }
 
-    /// The entry whose bytes these are.
+    /// The entry with these bytes.
     #[inline]
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         let mut entry = [0; ENTRY_BYTES];
@@ -76,22 +76,22 @@ pub(super) fn page_bytes() -> u64 {
         .unwrap_or(4096)
 }
 
-/// One entry of an open pagemap; `None` where the address space is gone or ends before.
+/// One entry of an open pagemap; `None` if the address space is gone or ends before.
 pub(super) fn read_entry(pagemap: &File, page: u64) -> std::io::Result<Option<Entry>> {
     let mut bytes = [0; ENTRY_BYTES];
     let read = pagemap.read_at(&mut bytes, page * ENTRY_BYTES as u64)?;
     Ok((read == ENTRY_BYTES).then(|| Entry::from_bytes(&bytes)))
 }
 
-/// Checks that the kernel shows frame numbers to this process, by looking at a page of its own that is
-/// certainly in memory. Without CAP_SYS_ADMIN the entry is there and its frame reads 0.
+/// Checks that the kernel shows frame numbers to this process, by reading the entry of a page of its own that
+/// is certainly in memory. Without CAP_SYS_ADMIN the entry is present, but its frame reads 0.
 pub(super) fn frames_visible(root: &HostRoot) -> Result<(), SharingError> {
     let resident = Box::new(1u64);
     let page = std::ptr::from_ref::<u64>(std::hint::black_box(&resident)) as u64 / page_bytes();
     own_frame(root, page).map(drop)
 }
 
-/// The frame of the kernel's zero page, which every page that was only ever read maps: learnt from a
+/// The frame of the kernel's zero page, which every page maps that was only read: determined from a
 /// page of our own.
 pub(super) fn zero_page_frame(root: &HostRoot) -> Result<u64, SharingError> {
     let path = root.proc("self/pagemap");
@@ -103,7 +103,7 @@ pub(super) fn zero_page_frame(root: &HostRoot) -> Result<u64, SharingError> {
     // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
     let map = unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE) }
         .map_err(failed)?;
-    // A huge page would hide the small zero page. Kernels without huge pages refuse the advice, rightly.
+    // A huge page would hide the small zero page. Kernels without huge pages refuse the advice, which is fine.
     // SAFETY: the range is the mapping made above; the advice does not change its content.
     let _ = unsafe { madvise(map, bytes as usize, MmapAdvise::MADV_NOHUGEPAGE) };
     // SAFETY: the mapping is readable and `bytes` long, and nothing else refers to it.
@@ -118,7 +118,7 @@ fn own_frame(root: &HostRoot, page: u64) -> Result<u64, SharingError> {
     let path = root.proc("self/pagemap");
     let read = |source| HostError::Read { path: path.clone(), source };
     let entry = match open(&path).and_then(|pagemap| read_entry(&pagemap, page)) {
-        // Kernels from 4.0 to 4.1 refused the open instead of showing 0.
+        // Kernels 4.0 and 4.1 refuse the open instead of showing 0.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => None,
         other => other.map_err(read)?,
     };
@@ -133,7 +133,7 @@ pub(super) fn open(path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
-/// The flags of a frame; `None` where they cannot be read.
+/// The flags of a frame; `None` if they cannot be read.
 pub(super) fn flags(kpageflags: Option<&File>, frame: u64) -> Option<u64> {
     read_entry(kpageflags?, frame).ok().flatten().map(|entry| entry.0)
 }

@@ -3,12 +3,12 @@
 //!
 //! A frame is a row of bits, bit `i` set when VM `i` maps it. A frame of `k` VMs adds one to
 //! `k * (k + 1) / 2` counts. Three ways to do that are used, whichever is cheapest:
-//! - runs of equal rows are counted once for the whole run (equal tenants give long runs);
+//! - runs of equal rows are counted once for the whole run (equal tenants make long runs);
 //! - rows with few bits: every pair of them is incremented;
-//! - rows with many bits are gathered, [`BATCH`] at a time, and turned so that each VM has one bit per
-//!   frame; a pair's count is then the number of bits in the AND of two VMs, 64 frames an operation.
+//! - rows with many bits are collected, [`BATCH`] at a time, and transposed so that each VM has one bit per
+//!   frame; a pair's count is then the number of bits in the AND of two VMs, 64 frames per operation.
 
-/// Frames that are turned at once; 8 words of bits for each VM.
+/// Frames that are transposed at once; 8 words of bits for each VM.
 const BATCH: usize = 512;
 const BATCH_WORDS: usize = BATCH / 64;
 
@@ -41,13 +41,13 @@ impl Pairs {
             batch: vec![0; words * BATCH],
             batched: 0,
             // A batched frame costs about vms^2 / 2 * BATCH_WORDS / BATCH operations, and a direct one
-            // k^2 / 2 increments: equal at k = vms / 8. Below 6 bits the direct way always wins.
+            // k^2 / 2 increments: equal at k = vms / 8. Below 6 bits the direct way is always cheaper.
             dense_from: (vms / 8).max(6),
             members: Vec::with_capacity(vms),
         }
     }
 
-    /// One frame that the VMs of `row` map; `row` has one bit for each VM.
+    /// Counts one frame that the VMs of `row` map; `row` has one bit for each VM.
     #[inline]
     pub(super) fn add(&mut self, row: &[u64]) {
         debug_assert_eq!(row.len(), self.words);
@@ -65,7 +65,7 @@ impl Pairs {
         if self.run == 0 || bits == 0 {
             return;
         }
-        // A batched row stands for one frame; a long run is cheaper as one addition of its length.
+        // A batched row is one frame; a long run is cheaper as one addition of its length.
         if bits < self.dense_from || self.run >= 8 {
             self.members.clear();
             for (position, word) in self.last.iter().enumerate() {
@@ -96,7 +96,7 @@ impl Pairs {
     fn end_batch(&mut self) {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("popcnt") {
-            // SAFETY: the processor was just found to have the instruction the function is built for.
+            // SAFETY: the processor was just checked for the instruction that the function uses.
             return unsafe { self.end_batch_popcnt() };
         }
         self.end_batch_any();
@@ -145,7 +145,7 @@ impl Pairs {
     }
 }
 
-/// Turns a square of 64 times 64 bits: bit `j` of word `i` becomes bit `i` of word `j` (Warren,
+/// Transposes a square of 64 times 64 bits: bit `j` of word `i` becomes bit `i` of word `j` (Warren,
 /// Hacker's Delight, 7-3).
 #[inline(always)]
 fn transpose(block: &mut [u64; 64]) {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_square_is_turned() {
+    fn a_square_is_transposed() {
         let mut block = [0u64; 64];
         block[3] = 1 << 60 | 1;
         block[63] = 1 << 2;
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn full_batches_and_long_runs_agree_with_the_naive_way() {
+    fn full_batches_and_long_runs_agree_with_the_naive_count() {
         // 2,000 different dense rows, then a long run of one.
         let mut rows: Vec<Vec<usize>> = (0..2000usize)
             .map(|frame| (0..70).filter(|vm| (frame * 31 + vm * 17) % 5 < 3).collect())
@@ -224,7 +224,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
         #[test]
-        fn pairs_agree_with_the_naive_way(
+        fn pairs_agree_with_the_naive_count(
             (vms, rows) in (1usize..200).prop_flat_map(|vms| {
                 let row = prop_oneof![
                     proptest::collection::btree_set(0..vms, 0..=vms.min(5)),

@@ -1,4 +1,4 @@
-//! The processes whose memory is scanned, their open kernel files, and where each page of them is.
+//! The processes whose memory is scanned, and their open kernel files.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use super::SharingError;
 use super::pagemap;
 use huddle_host::{HostError, HostRoot, read_number, task};
 
-/// Why a process that is no longer the one that was discovered cannot be measured.
+/// Why a process that ended or was replaced since discovery cannot be measured.
 pub const ENDED: &str = "it ended while it was measured";
 const NO_PROCESS: &str = "no process of this host holds it";
 /// Its descriptor still works, but the memory behind it is gone.
@@ -38,7 +38,7 @@ pub(super) struct Process {
     /// Position of its VM.
     pub(super) vm: usize,
     pub(super) regions: Vec<Region>,
-    /// Bound to the address space it had when it was opened: it never shows another process's pages.
+    /// Bound to the address space at the time of opening: it never shows another process's pages.
     pub(super) pagemap: File,
     mem: OnceLock<Option<File>>,
     gone: AtomicBool,
@@ -50,22 +50,22 @@ impl Process {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Remembers that its memory can no longer be read.
+    /// Records that its memory can no longer be read.
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    /// Reads memory of the process at an address; false where it cannot be read.
+    /// Reads memory of the process at an address; false if it cannot be read.
     ///
-    /// Through `/proc/PID/mem` and never `process_vm_readv`: the latter pins pages, and pinning a merged
-    /// page first gives the process a copy of its own (FAULT_FLAG_UNSHARE, Linux 5.19 and later), so it
-    /// would undo the very sharing that is being measured.
+    /// Through `/proc/PID/mem` and never `process_vm_readv`: the latter pins pages, and pinning a merged page
+    /// first gives the process its own copy (FAULT_FLAG_UNSHARE, Linux 5.19 and later), so it would undo the
+    /// sharing that is being measured.
     pub(super) fn read_memory(&self, root: &HostRoot, address: u64, bytes: &mut [u8]) -> bool {
         let mem = self.mem.get_or_init(|| pagemap::open(&root.proc(format!("{}/mem", self.id.id))).ok());
         mem.as_ref().is_some_and(|mem| mem.read_exact_at(bytes, address).is_ok())
     }
 
-    /// Whether its memory could be opened for reading; true while nobody tried.
+    /// Whether its memory could be opened for reading; true if it was not tried.
     pub(super) fn memory_opened(&self) -> bool {
         !matches!(self.mem.get(), Some(None))
     }
@@ -77,15 +77,16 @@ pub(super) struct Processes {
     pub(super) all: Vec<Process>,
     /// VMs that had ended before anything was read, with the reason.
     pub(super) ended: Vec<(usize, String)>,
-    /// Processes of VMs that go on without them: position of the VM and the process.
+    /// Ended processes of VMs that go on: position of the VM and the process.
     pub(super) missing: Vec<(usize, TaskId)>,
 }
 
 impl Processes {
-    /// Opens what is needed of every process of `vms`.
+    /// Opens the kernel files of every process of `vms`.
     ///
     /// # Errors
-    /// Memory given to two VMs; a VM that this process may not look into; a kernel file that cannot be opened although its process is there.
+    /// Memory claimed by two VMs; a VM whose process may not be inspected; a kernel file that cannot be opened
+    /// although its process exists.
     pub(super) fn open(root: &HostRoot, vms: &[Vm], page_bytes: u64) -> Result<Self, SharingError> {
         check_disjoint(vms)?;
         let mut processes = Self::default();
@@ -114,7 +115,7 @@ impl Processes {
         Ok(processes)
     }
 
-    /// Looks again which processes are still those that were opened; returns the VMs that ended.
+    /// Checks which processes are still the opened ones; returns the VMs that ended.
     ///
     /// A VM ends with the process that holds it; a cgroup only with the last of its processes.
     pub(super) fn check_again(
@@ -180,11 +181,11 @@ fn open_process(
             return if error.is_gone() { Ok(None) } else { Err(error.into()) };
         }
     };
-    // Only now: the descriptor belongs to the process that is there at this moment or was there before.
+    // Checked only now: the descriptor belongs to the current process or an earlier one.
     if !task::is_alive(root, id)? {
         return Ok(None);
     }
-    // 0 says for certain that KSM merged nothing here; kernels without the file say nothing.
+    // 0 means for certain that KSM merged nothing here; older kernels lack the file.
     let never_merged =
         matches!(read_number::<u64>(&root.proc(format!("{}/ksm_merging_pages", id.id))), Ok(0));
     let mut regions = Vec::new();
@@ -204,7 +205,7 @@ fn open_process(
     }))
 }
 
-/// A page counted for two VMs would look shared without being so.
+/// A page counted for two VMs would look shared although it is not.
 fn check_disjoint(vms: &[Vm]) -> Result<(), SharingError> {
     let mut regions: Vec<_> = vms
         .iter()

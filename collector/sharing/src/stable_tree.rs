@@ -1,27 +1,27 @@
-//! The zero-filled frames among those that KSM merged, found in its own data structures instead of in the frames.
+//! The zero-filled frames among those that KSM merged, found in its own data structures instead of their
+//! contents.
 //!
-//! KSM keeps merged frames in a red-black tree that is ordered by their content (mm/ksm.c, Linux 4.14 to
-//! 6.18: `stable_tree_insert` descends by memcmp). Zero is the least content there is, so if any merged
-//! frame is zero-filled, the leftmost node is. Content that more than `max_page_sharing` pages have is
-//! spread over several frames: its node is then the head of a chain that lists them all. So a walk of a
-//! few dozen steps finds all zero-filled merged frames, or that there are none, however many frames were
-//! merged; looking into each of them would cost several times the rest of a scan.
+//! KSM keeps merged frames in a red-black tree ordered by content (mm/ksm.c, Linux 4.14 to 6.18:
+//! `stable_tree_insert` descends by memcmp). Zero is the least content, so if any merged frame is
+//! zero-filled, the leftmost node is. A content of more than `max_page_sharing` pages is spread over several
+//! frames: its node is then the head of a chain that lists them all. So a walk of a few dozen steps finds all
+//! zero-filled merged frames, or that there are none, however many frames were merged; reading each of them
+//! would cost several times the rest of a scan.
 //!
 //! The walk starts at a merged frame, whose `struct page` points to its node, and climbs to the root. The
-//! layout of `struct ksm_stable_node` and `struct page` is not taken on trust: a node must name the
-//! frame it was reached from, a child's parent must have that child, a chain's links must lead both ways.
-//! Wherever that fails there is no answer, and frames are read one by one.
+//! layout of `struct ksm_stable_node` and `struct page` is verified: a node must name the frame it was
+//! reached from, a child's parent must have that child, a chain's links must match in both directions. If
+//! that fails there is no result, and frames are read one by one.
 //!
-//! ksmd may be at work meanwhile. Changes to such a tree may hide a part of it from a walk for an instant
-//! but never make it go round (lib/rbtree.c, "Notes on lockless lookups"). So two walks in a row must
-//! agree.
+//! ksmd may run concurrently. Changes to such a tree may hide a part of it from a walk for an instant but
+//! never create a loop (lib/rbtree.c, "Notes on lockless lookups"). So two successive walks must agree.
 
 use std::collections::BTreeSet;
 
 use super::kernel_memory::{KernelMemory, WORDS};
 use huddle_host::{HostRoot, ksm, numa};
 
-/// Words of `struct page`: what the frame belongs to. Both lowest bits are set for KSM.
+/// Words of `struct page`: the owner of the frame. Both lowest bits are set for KSM.
 const PAGE_OWNER: usize = 3;
 const OWNER_BITS: u64 = 3;
 /// Words of `struct ksm_stable_node` in the tree: parent and colour, right and left child.
@@ -35,23 +35,23 @@ const CHAIN_PREVIOUS: usize = 2;
 const FIRST_ENTRY: usize = 5;
 /// The frame, unless it is the head of a chain.
 const FRAME: usize = 6;
-/// How many pages map it (32 bits), or that it is the head of a chain.
+/// Number of pages that map it (32 bits), or a mark of a chain's head.
 const LENGTH: usize = 7;
 const LENGTH_OF_CHAIN: i32 = -1024;
 
-/// A red-black tree of all frames there can be (2^52) is no deeper than twice that.
+/// A red-black tree of all possible frames (2^52) is at most twice that deep.
 const DEEPEST: usize = 104;
-/// Longest chain that is followed: 2^20 frames of 256 pages are a tebibyte of equal pages.
+/// Maximum length of a chain: 2^20 frames of 256 pages are a tebibyte of equal pages.
 const LONGEST_CHAIN: usize = 1 << 20;
-/// Nodes at the left end whose frames are gone that are skipped: ksmd takes them out soon.
+/// Maximum number of skipped nodes at the left end whose frames are gone: ksmd removes them soon.
 const MOST_STALE: usize = 64;
-/// Walks before we give up finding two in a row that agree.
+/// Maximum number of walks until two successive ones agree.
 const MOST_WALKS: usize = 16;
 
 /// The zero-filled ones among all frames that KSM merged; `samples` are frames that are likely merged.
 ///
 /// # Errors
-/// Why it cannot be told this way, as one clause.
+/// Why this method does not work here, as one clause.
 pub(super) fn zero_filled(root: &HostRoot, samples: &[u64]) -> Result<BTreeSet<u64>, String> {
     if ksm::merge_across_nodes(root).is_ok_and(|across| !across)
         && numa::online_nodes(root).is_ok_and(|nodes| nodes.to_string() != "0")
@@ -166,7 +166,7 @@ impl Tree {
         None
     }
 
-    /// Descends on one side and checks each step from below.
+    /// Descends on one side and verifies each step from the child.
     fn child(&self, node: Node, side: usize) -> Option<Node> {
         let child = self.node(node.words[side])?;
         (child.parent() == node.at).then_some(child)

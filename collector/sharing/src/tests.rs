@@ -1,4 +1,4 @@
-//! The scan on trees of fixtures: sparse files in the place of `/proc/PID/pagemap` and `/proc/PID/mem`.
+//! The scan on fixtures: sparse files in place of `/proc/PID/pagemap` and `/proc/PID/mem`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -95,7 +95,7 @@ fn memory(measurement: &Measurement, vm: usize) -> MemoryUse {
 }
 
 #[test]
-fn frames_pages_and_repeats_are_told_apart() {
+fn frames_pages_and_repeats_are_distinguished() {
     let tree = Tree::new();
     let a: &[(u64, u64)] = &[
         (100, PRESENT | EXCLUSIVE | 1000),
@@ -135,13 +135,13 @@ fn frames_pages_and_repeats_are_told_apart() {
 }
 
 #[test]
-fn merged_frames_are_judged_by_content_at_each_scan() {
+fn merged_frames_are_checked_by_content_at_each_scan() {
     const KSM: u64 = 1 << 21;
     let tree = Tree::new();
     let entries = [(100, PRESENT | 40), (101, PRESENT | 41), (102, PRESENT | 42), (103, PRESENT | 43)];
     tree.process(1, &entries);
     tree.process(2, &entries);
-    // 40 is zero; 41 differs in its last byte only; 42 is zero but not merged; 43 begins differently.
+    // 40 is zero; 41 differs in its last byte only; 42 is zero but not merged; 43 differs at the start.
     tree.flags(40, KSM);
     tree.flags(41, KSM);
     tree.flags(43, KSM);
@@ -165,7 +165,7 @@ fn merged_frames_are_judged_by_content_at_each_scan() {
 }
 
 #[test]
-fn what_was_never_merged_is_not_looked_into() {
+fn frames_that_were_never_merged_are_not_read() {
     let tree = Tree::new();
     for pid in [1, 2] {
         tree.process(pid, &[(100, PRESENT | 40)]);
@@ -177,7 +177,7 @@ fn what_was_never_merged_is_not_looked_into() {
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
     assert!(found.notes.is_empty(), "{:?}", found.notes);
-    // Where it may have been, and its content cannot be read, that is said.
+    // If it may have been merged, and its content cannot be read, there is a note.
     fs::write(tree.root().proc("1/ksm_merging_pages"), "1\n").unwrap();
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
@@ -209,7 +209,7 @@ fn a_vm_that_ended_or_lost_its_memory_is_named_and_left_out() {
     }
     let mut vms = [1, 2, 3, 4]
         .map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 1, MemoryKind::Anonymous)]));
-    // Another process took the number; another program took the memory; nobody there.
+    // The pid was reused; another program was executed; no process.
     vms[0].id = TaskId { start_ticks: 49, ..task(1) }.into();
     fs::write(tree.root().proc("2/pagemap"), b"").unwrap();
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
@@ -255,7 +255,7 @@ fn no_vm_is_an_empty_matrix() {
 }
 
 #[test]
-fn many_vms_on_random_frames_agree_with_plain_sets() {
+fn many_vms_on_random_frames_agree_with_sets() {
     use std::collections::{BTreeMap, BTreeSet};
     let tree = Tree::new();
     let mut state = 88172645463325252u64;
@@ -265,7 +265,7 @@ fn many_vms_on_random_frames_agree_with_plain_sets() {
         state ^= state << 17;
         state
     };
-    // Frames around two borders of buckets, 130 VMs: three words of bits.
+    // Frames around two boundaries of buckets, 130 VMs: three words of bits.
     let count = 130;
     let mut frames: Vec<BTreeMap<u64, u64>> = Vec::new();
     for vm in 0..count {

@@ -1,11 +1,11 @@
 //! Which frames are zero-filled: merged frames by KSM's own data structures or by their content, and the huge zero
 //! page by its flag.
 //!
-//! KSM's data structures ([`super::stable_tree`]) tell it in a few dozen readings of the kernel's memory. Where they
-//! cannot be read, each frame that KSM may have merged is read once ([`super::contents`]), which
-//! costs several times the rest of a scan. Either is done only where KSM can have been at work: in
-//! regions marked mergeable, in processes of which the kernel says that pages were merged
-//! (`/proc/PID/ksm_merging_pages`), on pages of anonymous memory.
+//! KSM's data structures ([`super::stable_tree`]) show it in a few dozen reads of the kernel's memory. If
+//! they cannot be read, each frame that KSM may have merged is read once ([`super::contents`]), which costs
+//! several times the rest of a scan. Either is done only where KSM may have merged: in regions marked
+//! mergeable, in processes with merged pages according to the kernel (`/proc/PID/ksm_merging_pages`), on
+//! pages of anonymous memory.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,29 +28,29 @@ pub(super) struct ZeroFrames {
     kpageflags: Option<File>,
     /// Zero-filled frames among those that KSM merged.
     merged: BTreeSet<u64>,
-    /// How these were found; `None` where nothing can have been merged.
-    told: Option<ZeroPages>,
+    /// How these were found; `None` if nothing can have been merged.
+    method: Option<ZeroPages>,
 }
 
 impl ZeroFrames {
-    /// To be made after the pagemaps were read; `samples` are some of the frames that KSM may have merged.
+    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged.
     ///
     /// # Errors
-    /// A pagemap cannot be read though its process is there.
+    /// A pagemap cannot be read although its process exists.
     pub(super) fn find(
         contents: &Contents<'_>,
         samples: &[u64],
         way: ZeroPages,
     ) -> Result<Self, SharingError> {
         let root = contents.root;
-        let (merged, told) = if samples.is_empty() {
+        let (merged, method) = if samples.is_empty() {
             (BTreeSet::new(), None)
         } else {
-            let by_books = match way {
+            let by_tree = match way {
                 ZeroPages::ByBooks => stable_tree::zero_filled(root, samples),
                 ZeroPages::ByContent => Err("it was configured not to read KSM's own data".to_owned()),
             };
-            match by_books {
+            match by_tree {
                 Ok(frames) => (frames, Some(ZeroPages::ByBooks)),
                 Err(reason) => {
                     tracing::debug!("each merged frame is read: {reason}");
@@ -58,12 +58,12 @@ impl ZeroFrames {
                 }
             }
         };
-        Ok(Self { kpageflags: pagemap::open(&root.proc("kpageflags")).ok(), merged, told })
+        Ok(Self { kpageflags: pagemap::open(&root.proc("kpageflags")).ok(), merged, method })
     }
 
-    /// How zero-filled merged frames were distinguished from others; `None` where nothing can have been merged.
-    pub(super) fn told(&self) -> Option<ZeroPages> {
-        self.told
+    /// How zero-filled merged frames were distinguished from others; `None` if nothing can have been merged.
+    pub(super) fn method(&self) -> Option<ZeroPages> {
+        self.method
     }
 
     /// Whether `/proc/kpageflags` can be read.
@@ -71,7 +71,7 @@ impl ZeroFrames {
         self.kpageflags.is_some()
     }
 
-    /// Puts the zero-filled frames of a bucket into `zero`; `seen` has those that are mapped.
+    /// Adds the zero-filled frames of a bucket to `zero`; `seen` has the mapped ones.
     pub(super) fn of_bucket(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
         let mut found = self.find_huge(bucket, seen, zero);
         let first = bucket << BUCKET_BITS;

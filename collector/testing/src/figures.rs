@@ -1,4 +1,4 @@
-//! What the benchmarks print of a row of values.
+//! Formatting of a series of values for benchmarks.
 
 /// `median [least to most]` over the values.
 pub fn spread(values: &[f64], digits: usize) -> String {
@@ -6,7 +6,7 @@ pub fn spread(values: &[f64], digits: usize) -> String {
     format!("{:.digits$} [{:.digits$} to {:.digits$}]", median(values), all[0], all[all.len() - 1])
 }
 
-/// The value in the middle; of an even number of values the upper of the two.
+/// The median; of an even number of values the upper of the middle two.
 pub fn median(values: &[f64]) -> f64 {
     sorted(values)[values.len() / 2]
 }

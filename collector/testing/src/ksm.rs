@@ -1,4 +1,4 @@
-//! KSM's settings, changed for one test and put back after it, by one test of the machine at a time.
+//! KSM's settings, changed for one test and restored after it, by one test of the machine at a time.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
@@ -8,11 +8,11 @@ use nix::fcntl::{Flock, FlockArg};
 
 const LOCK: &str = "/run/lock/huddle-ksm-test.lock";
 const DIR: &str = "/sys/kernel/mm/ksm";
-/// `run` comes last, so that a host that had it running goes on with its own settings.
+/// `run` is last, so that a host on which KSM was running continues with its own settings.
 const SAVED: [&str; 6] =
     ["advisor_mode", "use_zero_pages", "smart_scan", "sleep_millisecs", "pages_to_scan", "run"];
 
-/// KSM in the hands of this process; the host's own settings come back when it is dropped.
+/// Exclusive use of KSM; dropping it restores the host's settings.
 pub struct Ksm {
     saved: Vec<(&'static str, String)>,
     _lock: Flock<File>,
@@ -58,7 +58,7 @@ impl Ksm {
         fs::read_to_string(Path::new(DIR).join(name)).unwrap().trim().parse().unwrap()
     }
 
-    /// Lets ksmd look at some pages, and stops it again.
+    /// Lets ksmd scan some pages, and stops it again.
     pub fn go_on(&self) {
         let before = self.number("pages_scanned");
         self.set("run", "1");
@@ -68,8 +68,8 @@ impl Ksm {
         self.set("run", "0");
     }
 
-    /// Waits until KSM has nothing left to do: at least three passes, and the counts of all `pids` and
-    /// of the host the same over two further ones. Then stops it, which leaves merged what is merged.
+    /// Waits until KSM has nothing left to do: at least three passes, and unchanged counts of all `pids` and
+    /// of the host over two further ones. Then stops it, which keeps merged pages merged.
     pub fn merge(&self, pids: &[i32]) {
         let deadline = Instant::now() + Duration::from_secs(120);
         let first = self.number("full_scans");
@@ -100,7 +100,7 @@ impl Drop for Ksm {
     }
 }
 
-/// The value of a setting; where the kernel lists all values, the one in brackets.
+/// The value of a setting; if the kernel lists all values, the one in brackets.
 fn chosen(text: &str) -> String {
     let text = text.trim();
     text.split_once('[')
@@ -109,7 +109,7 @@ fn chosen(text: &str) -> String {
         .to_owned()
 }
 
-/// What `/proc/PID/ksm_stat` says was merged.
+/// Merged pages according to `/proc/PID/ksm_stat`.
 fn merged(pid: i32) -> Vec<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/ksm_stat")).unwrap_or_default();
     text.lines()

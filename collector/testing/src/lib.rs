@@ -1,4 +1,4 @@
-//! What tests, benchmarks and examples of several packages share. Never a normal dependency.
+//! Support for tests, benchmarks and examples of several packages. Never a normal dependency.
 #![allow(clippy::unwrap_used, reason = "support of tests: what fails, panics")]
 
 pub mod figures;

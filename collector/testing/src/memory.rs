@@ -1,4 +1,4 @@
-//! Memory of this process: some that KSM may merge, and what a piece of work takes.
+//! Memory of this process: mergeable memory, and the peak usage of a piece of work.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
 const PAGE: usize = 4096;
 
-/// Memory of this process that KSM may merge, of so many pages; it is never given back.
+/// Mergeable memory of so many pages; it is never freed.
 pub fn mergeable(pages: usize) -> &'static mut [u64] {
     let length = NonZeroUsize::new(pages * PAGE).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -21,10 +21,10 @@ pub fn mergeable(pages: usize) -> &'static mut [u64] {
     unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) }
 }
 
-/// Most resident memory during `work` beyond what there was before, in MiB (proc(5): clear_refs 5 and VmHWM).
+/// Peak resident memory during `work` above the level before, in MiB (proc(5): clear_refs 5 and VmHWM).
 pub fn extra_mib(work: impl FnOnce()) -> f64 {
-    // What earlier work freed and the allocator keeps would hide what this one needs.
-    // SAFETY: gives back free memory of the allocator, which nothing refers to.
+    // Freed memory that the allocator keeps would hide the usage of this work.
+    // SAFETY: releases free memory of the allocator, which nothing refers to.
     unsafe { nix::libc::malloc_trim(0) };
     fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = status_kib("VmRSS");

@@ -1,8 +1,8 @@
-//! What test programs say.
+//! Output of test programs.
 
 use std::io::Write;
 
-/// Says something that has to be seen: libtest keeps back what a passing test prints with `eprintln!`.
+/// Prints a line that must be visible: libtest captures the `eprintln!` output of passing tests.
 pub fn say(text: &str) {
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }

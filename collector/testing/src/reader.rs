@@ -18,7 +18,7 @@ use crate::memory::mergeable;
 const LINE_WORDS: usize = 8;
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A process that reads; it ends with this value.
+/// A reader process; dropping it ends the process.
 pub struct Reader {
     /// Its name in reports.
     pub name: String,
@@ -26,7 +26,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts one on a CPU. Readers of one seed hold the same `kib` of data; `writes` pages of it are
+    /// Starts a reader on a CPU. Readers of one seed hold the same `kib` of data; `writes` pages of it are
     /// written to every second.
     pub fn start(name: &str, seed: u64, kib: usize, cpu: usize, writes: usize, socket: &Path) -> Self {
         let numbers = [seed, kib as u64, cpu as u64, writes as u64].map(|number| number.to_string());
@@ -45,7 +45,7 @@ impl Reader {
         self.child.id() as i32
     }
 
-    /// The only CPU it may run on; `None` when there are several.
+    /// The only CPU it may run on; `None` if there are several.
     pub fn cpu(&self) -> Option<usize> {
         let cpus = sched_getaffinity(Pid::from_raw(self.pid())).unwrap();
         let mut allowed = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap());
@@ -60,7 +60,8 @@ impl Drop for Reader {
     }
 }
 
-/// The reader itself, of the arguments after `reader`; the program that starts readers calls this when it is one.
+/// The reader itself, with the arguments after `reader`; a program that starts readers calls this in the
+/// reader process.
 pub fn run(mut arguments: impl Iterator<Item = String>) -> ! {
     prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     let name = arguments.next().unwrap();
@@ -82,24 +83,25 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> ! {
     }
     let out = UnixDatagram::unbound().unwrap();
     let (mut at, mut reads, mut written) = (0, 0u64, 0);
-    let (mut told, began) = (Instant::now(), Instant::now());
+    let (mut reported, began) = (Instant::now(), Instant::now());
     loop {
-        // A quarter more than all lines, so that each turn uses all of the data.
+        // A quarter more than all lines, so that each lap uses all of the data.
         for _ in 0..lines + lines / 4 {
             at = data[at] as usize;
         }
         reads += (lines + lines / 4) as u64;
         while written < (began.elapsed().as_secs_f64() * writes as f64) as usize {
-            // The last word of a page, which the chase does not use; what it was stays what it was.
+            // The last word of a page, which the chase does not use; its value does not change.
             let word = (written % (data.len() / 512)) * 512 + 511;
-            // SAFETY: the word is one of `data`; volatile, so that a write of the same value is made.
+            // SAFETY: the word is one of `data`; volatile, so that the write of the same value is not
+            // optimised away.
             unsafe { std::ptr::from_mut(&mut data[word]).write_volatile(std::hint::black_box(data[word])) };
             written += 1;
         }
-        if told.elapsed() >= REPORT_INTERVAL {
-            // Nobody listens before huddle runs and after it; what was read then belongs to no window.
+        if reported.elapsed() >= REPORT_INTERVAL {
+            // Nothing listens before and after huddle runs; these reads belong to no window.
             let _ = out.send_to(format!("{name} {reads}").as_bytes(), &socket);
-            (reads, told) = (0, Instant::now());
+            (reads, reported) = (0, Instant::now());
         }
         sched_yield().unwrap();
     }

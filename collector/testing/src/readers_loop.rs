@@ -1,4 +1,4 @@
-//! One run of the closed loop over readers, as the tests and the benchmark `loop` do it.
+//! One run of the closed loop over readers, for tests and the benchmark `loop`.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::ksm::Ksm;
 use crate::reader::Reader;
 use crate::recording;
 
-/// Longer than passes and two whole trials take.
+/// Longer than the passes and two whole trials take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Three quarters of the second-level cache: two readers of one data set fit, of two sets not.
@@ -22,25 +22,25 @@ fn data_kib() -> usize {
     text.trim().trim_end_matches('K').parse::<usize>().unwrap_or(2048) * 3 / 4 / 4 * 4
 }
 
-/// What came of one run of the loop.
+/// Result of one run of the loop.
 pub struct Ran {
-    /// Where each reader was at the end of the run.
+    /// The CPU of each reader at the end of the run.
     pub during: Vec<Option<usize>>,
     /// The same after it.
     pub after: Vec<Option<usize>>,
-    /// Lines of decisions.
+    /// Log lines of decisions.
     pub decisions: Vec<String>,
-    /// What was recorded.
+    /// Contents of the recording.
     pub recorded: Recorded,
 }
 
-/// What a recording of the run holds of it.
+/// Contents of the recording of a run.
 pub struct Recorded {
-    /// Expected and observed change in per mille, the ends of its interval, blocks; one row a decision.
+    /// Expected and observed change in per mille, the ends of its interval, blocks; one row per decision.
     pub changes: Vec<[Option<i64>; 5]>,
     /// Proposal, outcome and reason of each.
     pub words: Vec<[String; 3]>,
-    /// Reads a second of all readers together: before the first trial, and after the last decision.
+    /// Reads per second of all readers together: before the first trial, and after the last decision.
     pub rates: [Option<f64>; 2],
 }
 
@@ -76,7 +76,7 @@ impl Recorded {
             let (reads, us) = windows.values().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
             (us > 0.0).then(|| reads / us * 1e6)
         };
-        // The window before the first that counts may be one of the proposal already, warming up.
+        // The window before the first counted one may already be one of the proposal, warming up.
         let before = first.and_then(|first| outside(&|_, end| end <= first - 200_000.0));
         // The first window after a switch warms the caches.
         let after = last.and_then(|last| outside(&|begin, _| begin >= last + 500_000.0));
@@ -103,8 +103,8 @@ fn text(row: &Row, name: &str) -> String {
     }
 }
 
-/// Runs the loop of the program `huddle` over four readers, each of a seed of data, on a CPU, with so many
-/// writes a second, until a decision is of `wanted`.
+/// Runs the loop of the program `huddle` over four readers, each with a data seed, on a CPU, with so many
+/// writes per second, until a decision has the outcome `wanted`.
 pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ran {
     let ksm = Ksm::start();
     let dir = tempfile::tempdir().unwrap();
@@ -113,13 +113,13 @@ pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ra
         Reader::start(&format!("vm{i}"), seed, data_kib(), cpu, writes, &socket)
     };
     let readers: Vec<Reader> = readers.into_iter().enumerate().map(start).collect();
-    // Merged by the settings of a hurry, and then followed at the kernel's own pace: ksmd runs on the
+    // Merged quickly with fast settings, and then scanned at the kernel's default rate: ksmd runs on the
     // readers' CPUs.
     std::thread::sleep(Duration::from_secs(3));
     ksm.set("sleep_millisecs", "20");
     ksm.set("pages_to_scan", "200");
     let config = dir.path().join("config.toml");
-    // Whatever else this machine does, it is to be tried.
+    // Trials must run whatever the load of this machine.
     std::fs::write(&config, "[trial]\nload_limit = 1000.0\nworse_limit = 0.9\n").unwrap();
     let mut huddle = Command::new(huddle);
     huddle.args([
@@ -142,13 +142,13 @@ pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ra
     let mut huddle =
         huddle.env("HUDDLE_STATE_DIR", dir.path().join("state")).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(huddle.id() as i32);
-    let (send, said) = std::sync::mpsc::channel();
+    let (send, received) = std::sync::mpsc::channel();
     let stderr = BufReader::new(huddle.stderr.take().unwrap());
     std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
     let (mut lines, mut decisions) = (Vec::new(), Vec::new());
     let deadline = Instant::now() + PATIENCE;
-    while let Ok(line) = said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        if ["kept: ", "taken back: ", "aborted: ", "not tried: "].iter().any(|word| line.contains(word)) {
+    while let Ok(line) = received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if ["kept: ", "reverted: ", "aborted: ", "not tried: "].iter().any(|word| line.contains(word)) {
             eprintln!("{line}");
             decisions.push(line.clone());
         }
@@ -158,18 +158,19 @@ pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ra
             break;
         }
     }
-    // Some windows of what was decided.
+    // Some windows after the decision.
     std::thread::sleep(if wanted == "kept: " { Duration::from_secs(6) } else { Duration::from_millis(500) });
     let during = readers.iter().map(Reader::cpu).collect();
     kill(pid, Signal::SIGINT).unwrap();
     assert!(huddle.wait().unwrap().success(), "{lines:#?}");
-    assert!(!Path::new(&socket).exists(), "the socket goes with the loop");
+    assert!(!Path::new(&socket).exists(), "the socket is removed with the loop");
     let after = readers.iter().map(Reader::cpu).collect();
     assert!(!decisions.is_empty(), "{lines:#?}");
     let recorded = Recorded::read(&record);
-    // Each line of a decision is one row, and nothing else is.
+    // Each log line of a decision is one row, and there are no others.
     for line in &decisions {
         let as_line = |[proposal, outcome, reason]: &&[String; 3]| {
+            let outcome = if outcome == "taken_back" { "reverted" } else { outcome };
             line.contains(&format!("{}: {proposal}", outcome.replace('_', " ")))
                 && line.ends_with(reason.as_str())
         };

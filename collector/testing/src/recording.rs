@@ -1,4 +1,4 @@
-//! Reads back what was recorded, by another way than the recorder's own code.
+//! Reads recordings independently of the recorder's own code.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

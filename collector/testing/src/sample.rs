@@ -1,4 +1,4 @@
-//! Views of made-up rounds, and a manifest, for recordings. None of it was measured.
+//! Synthetic views of rounds, and a manifest, for recordings. Nothing of it was measured.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, Uuid, Vcpu, Vm, VmmKind}
 pub fn view(number: u64, vms: usize) -> View {
     let mut view = View::new(Arc::new(round(number, vms)));
     view.observation = Availability::Unavailable("nothing is observed here".into());
-    view.comparison = Availability::Unavailable("nothing is tried here".into());
+    view.comparison = Availability::Unavailable("no trials here".into());
     view
 }
 
-/// What a loop with these views tells, step by step.
+/// The updates that a loop with these views sends, step by step.
 pub fn steps<'a>(views: impl IntoIterator<Item = &'a View>) -> Vec<Step> {
     let mut before: Option<&View> = None;
     let step = |view: &'a View| view.updates_since(before.replace(view)).into();
@@ -108,7 +108,7 @@ fn vm(number: usize) -> Vm {
     }
 }
 
-/// A manifest of a made-up host, of which nothing was recorded yet.
+/// A manifest of a synthetic host, before anything was recorded.
 pub fn manifest() -> Manifest {
     Manifest {
         schema: MANIFEST_SCHEMA.to_owned(),
@@ -130,9 +130,9 @@ pub fn manifest() -> Manifest {
     }
 }
 
-/// A guest of two CPUs, of which not everything is known.
+/// A guest with two CPUs, with some unknown facts.
 fn environment() -> Environment {
-    let unavailable = || "this host does not tell".to_owned();
+    let unavailable = || "not reported by this host".to_owned();
     Environment {
         kernel_release: Availability::Available("6.12.0".into()),
         kernel_version: Availability::Available("Linux version 6.12.0".into()),

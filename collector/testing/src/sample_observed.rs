@@ -1,4 +1,4 @@
-//! Views with a window of counters, for recordings. None of it was measured.
+//! Views with a window of counters, for recordings. Nothing of it was measured.
 //!
 //! Odd rounds run the arm `before`, even ones `paper`, two rounds a block. In `before` a VM has 10 misses
 //! per 1000 instructions, in `paper` 8, and each block has 1 % more of both than the one before it.
@@ -34,8 +34,8 @@ pub fn observed(round: u64, vms: usize) -> View {
     view
 }
 
-/// What a load generator timed in the window of `view`: 20 requests to the first VM, of which the last
-/// timed out and the one before it was an error.
+/// Requests that a load generator timed in the window of `view`: 20 requests to the first VM, of which the
+/// last timed out and the one before it was an error.
 pub fn responses(view: &View) -> Rows {
     let round = &view.round;
     let (block, arm) = ((round.number - 1) / 2, (round.number - 1) % 2);
@@ -112,7 +112,7 @@ fn observation(view: &View) -> Observation {
         domain: Some(DomainId(0)),
         llc_bytes: Availability::Available(4 << 20),
         total_bytes: Availability::Available(10 << 20),
-        local_bytes: Availability::Unavailable("the processor does not tell".into()),
+        local_bytes: Availability::Unavailable("not measured by this processor".into()),
     });
     Observation {
         window: round,
@@ -202,6 +202,6 @@ fn decision() -> Decision {
         expected_change: Some(0.25),
         observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.15, 0.24]) }),
         outcome: Outcome::Kept,
-        reason: "the misses fell".into(),
+        reason: "fewer misses".into(),
     }
 }

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What a busy machine may take to draw something.
+/// Time limit for drawing on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Why there is no terminal to test with.
+/// Why no terminal is available for tests.
 pub fn missing() -> Option<String> {
     let found = Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success());
     (!found).then(|| "tmux is missing".to_owned())
 }
 
-/// A terminal in which a script runs; it ends with this value.
+/// A terminal in which a script runs; dropping it ends both.
 pub struct Terminal {
     socket: PathBuf,
 }
@@ -26,7 +26,7 @@ impl Terminal {
         let terminal = Self { socket };
         let (width, height) = (width.to_string(), height.to_string());
         let command = format!("sh {}", file.display());
-        // Of the environment only what the test says.
+        // Only the environment variables that the test sets.
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height, &command]);
         terminal
     }
@@ -37,12 +37,12 @@ impl Terminal {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What is on the screen.
+    /// The text on the screen.
     pub fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
 
-    /// Waits until the screen is as wanted, and gives it.
+    /// Waits until the screen is as wanted, and returns it.
     pub fn until(&self, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -50,12 +50,12 @@ impl Terminal {
             if wanted(&screen) {
                 return screen;
             }
-            assert!(Instant::now() < deadline, "the screen did not become as wanted:\n{screen}");
+            assert!(Instant::now() < deadline, "timed out waiting for the screen:\n{screen}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Waits until these words are on the screen.
+    /// Waits until this text is on the screen.
     pub fn shows(&self, words: &str) -> String {
         self.until(|screen| screen.contains(words))
     }
@@ -65,12 +65,12 @@ impl Terminal {
         self.tmux(&[&["send-keys"], keys].concat());
     }
 
-    /// Changes the size to so many columns and rows.
+    /// Resizes to so many columns and rows.
     pub fn resize(&self, width: u16, height: u16) {
         self.tmux(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]);
     }
 
-    /// A variable of the terminal's state, as `cursor_flag`.
+    /// A variable of the terminal's state, such as `cursor_flag`.
     pub fn state(&self, name: &str) -> String {
         self.tmux(&["display-message", "-p", &format!("#{{{name}}}")]).trim().to_owned()
     }

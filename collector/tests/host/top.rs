@@ -344,7 +344,7 @@ fn replays() {
     let screen = terminal.shows("replay of run");
     assert!(screen.contains("REPLAY round"), "{screen}");
     terminal.keys(&["Space"]);
-    terminal.shows("standing");
+    terminal.shows("paused");
     terminal.keys(&["<"]);
     terminal.shows(": 1 of");
     terminal.keys(&["t"]);
@@ -352,11 +352,11 @@ fn replays() {
     terminal.keys(&["2"]);
     terminal.shows("share 300 frames");
     terminal.keys(&["a"]);
-    terminal.shows("a recording is past");
+    terminal.shows("a replay cannot change the host");
     terminal.keys(&["+", "+", "Space"]);
     terminal.shows("playing at 4x");
     terminal.keys(&[">"]);
-    terminal.shows("standing");
+    terminal.shows("paused");
     terminal.keys(&["q"]);
     left(&terminal, dir.path(), 0);
 }

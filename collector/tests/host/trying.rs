@@ -56,6 +56,6 @@ fn writer() {
     // Readers 0 and 1 are together already; 2 holds what they do and writes to all of it all the time.
     let ran = run([(1, 0, 0), (1, 0, 0), (1, 1, 2000), (2, 1, 0)], "vm2 writes: ");
     let last = ran.decisions.last().unwrap();
-    assert!(last.contains("pages break per second, so what it shares counts"), "{last}");
+    assert!(last.contains("pages break per second, so its sharing counts"), "{last}");
     assert_eq!(ran.during, [Some(0), Some(0), Some(1), Some(1)]);
 }

@@ -10,22 +10,22 @@ use nix::errno::Errno;
 
 use crate::toolstack::{DomainRef, Toolstack, XenError};
 
-/// The vCPUs of domains. Xen is opened when the first is asked for.
+/// The vCPUs of domains. Xen is opened at the first request.
 pub struct XenAffinities {
     root: HostRoot,
     xen: OnceCell<Box<dyn Toolstack>>,
-    /// The domains as they were listed last: the calls about one look at its UUID themselves, and a list of all
-    /// for each vCPU of each would take minutes on a large host.
+    /// The domains as last listed: calls about one domain check its UUID themselves, and listing all domains
+    /// for each vCPU would take minutes on a large host.
     domains: RefCell<Vec<DomainRef>>,
 }
 
 impl XenAffinities {
-    /// Of the Xen beneath this host.
+    /// On the Xen below this host.
     pub fn new(root: HostRoot) -> Self {
         Self { root, xen: OnceCell::new(), domains: RefCell::default() }
     }
 
-    /// With a Xen that is open already.
+    /// With an already open Xen.
     pub fn of(root: HostRoot, toolstack: Box<dyn Toolstack>) -> Self {
         Self { xen: OnceCell::from(toolstack), ..Self::new(root) }
     }
@@ -38,7 +38,7 @@ impl XenAffinities {
         Ok(&**self.xen.get_or_init(|| toolstack))
     }
 
-    /// The domain that is meant; listed again where it is not known.
+    /// The domain of this id; domains are listed again if it is unknown.
     fn domain(&self, wanted: XenDomainId) -> Result<Option<DomainRef>, XenError> {
         let known = |domains: &[DomainRef]| domains.iter().find(|of| of.xen_id().matches(&wanted)).copied();
         if let Some(domain) = known(&self.domains.borrow()) {
@@ -50,14 +50,14 @@ impl XenAffinities {
         Ok(domain)
     }
 
-    /// Whom to ask of a domain's vCPUs, and by which name of the domain.
+    /// The toolstack, and the domain as it identifies it.
     fn on_domain(&self, wanted: XenDomainId) -> Result<(&dyn Toolstack, DomainRef), XenError> {
         let domain = self.domain(wanted)?.ok_or_else(|| XenError::gone(wanted))?;
         Ok((self.xen()?, domain))
     }
 }
 
-/// What Xen refused, as the kernel would; what is not a refusal is logged.
+/// Xen's refusal as an error number of the kernel; other errors are logged.
 fn errno(error: XenError) -> Errno {
     match &error {
         XenError::Gone(_) => Errno::ESRCH,
@@ -81,10 +81,10 @@ impl Affinities for XenAffinities {
         match asked {
             Ok(_) => Ok(Presence::Here),
             Err(XenError::Gone(_)) => {
-                let taken =
+                let same_number =
                     |of: &DomainRef| of.xen_id().domid == domain.domid && !of.xen_id().matches(&domain);
-                let is_taken = self.domains.borrow().iter().any(taken);
-                Ok(if is_taken { Presence::Reused } else { Presence::Gone })
+                let is_reused = self.domains.borrow().iter().any(same_number);
+                Ok(if is_reused { Presence::Reused } else { Presence::Gone })
             }
             Err(error) => Err(PinError::Hypervisor(Box::new(error))),
         }
@@ -103,7 +103,7 @@ impl Affinities for XenAffinities {
     }
 }
 
-/// The vCPU as Xen knows it; threads of the host are never asked for here.
+/// The vCPU of a domain; threads of the host never get here.
 fn on_xen(of: VcpuRef) -> Option<(XenDomainId, u32, AffinityKind)> {
     match of {
         VcpuRef::Xen { domain, vcpu, affinity } => Some((domain, vcpu, affinity)),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_ended_is_gone_and_its_number_may_be_anothers() {
+    fn an_ended_domain_is_gone_even_if_its_number_is_reused() {
         let xen = FakeToolstack::default();
         let all: CpuSet = "0-3".parse().unwrap();
         xen.0.lock().unwrap().affinities.insert(domain(5, 1), all.clone());

@@ -1,14 +1,14 @@
-//! The memory of Xen's domains behind the seam [`GuestMemory`], and content scans over it. They take some 10 MiB
-//! besides what the scan's settings allow, and what the numbers of frames take.
+//! The memory of Xen's domains as [`GuestMemory`], and content scans over it. They take some 10 MiB in
+//! addition to the scan's limits and to the lists of frame numbers.
 //!
-//! A space is a domain, and its slots are positions in the list of its frames, as it was when it was opened: of
-//! a PV domain its machine frames in the order of its own page numbers, of others guest frame numbers, of which
-//! some may be holes. Each slot is taken for a page of its own ([`Slot::frame`] is 0): Xen gives a frame to one
-//! domain and maps it as that one's only, and does not tell which guest frames sharing has put on one.
+//! A space is a domain, and its slots are positions in the list of its frames at the time it was opened: for
+//! a PV domain its machine frames in the order of its own page numbers, for others guest frame numbers, some
+//! of which may be holes. Each slot counts as a separate page ([`Slot::frame`] is 0): Xen gives a frame to
+//! one domain and maps it as that domain's only, and does not report which guest frames share a frame.
 //!
-//! The list is kept as runs of consecutive numbers, 16 bytes each. Guest frames are a few runs. Machine frames
-//! are as many as the domain was built or has ballooned in pieces: 2 MiB pieces are 8 KiB for each GiB, and at
-//! worst, each page for itself, it is 4 MiB for each GiB.
+//! The list is kept as runs of consecutive numbers, 16 bytes each. Guest frames are a few runs. The runs of
+//! machine frames depend on how the domain was built or ballooned: with 2 MiB pieces they take 8 KiB for each
+//! GiB, and at worst, with a run per page, 4 MiB for each GiB.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,18 +22,18 @@ use huddle_sharing::{ENDED, Measurement, SharingError};
 
 use crate::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_BYTES, XenError};
 
-/// Slots that are looked at in one go; more than a batch, so that a sample of them fills batches too.
+/// Slots per step; more than a batch, so that samples fill batches, too.
 const SLOTS_AT_ONCE: u64 = 16 * BATCH_PAGES as u64;
 
-/// As [`ContentScan::measure`], of domains: each VM's [`id`](Vm::id) says which. All memory of a domain
-/// is measured, whatever [`Vm::memory`] says.
+/// Like [`ContentScan::measure`], but for domains, given by each VM's [`id`](Vm::id). All memory of a domain
+/// is measured, whatever [`Vm::memory`] has.
 ///
-/// A domain that ends meanwhile is in [`Measurement::vanished`], and one whose pages cannot be listed or mapped
-/// though others' can, with the reason; one that is paused is measured like any other.
+/// A domain that ends during the scan is in [`Measurement::vanished`], and so is, with the reason, one whose
+/// pages cannot be listed or mapped although others' can. A paused domain is measured like any other.
 ///
 /// # Errors
-/// Xen does not answer, or lets no domain's pages be read; two VMs are one domain; more equal pages than there may
-/// be remembered.
+/// Xen does not answer, or no domain's pages can be read; two VMs are the same domain; more equal pages than
+/// the limit allows.
 pub fn measure_domains(
     scan: &ContentScan,
     memory: &mut dyn ForeignMemory,
@@ -47,7 +47,7 @@ pub fn measure_domains(
     Ok(scan.report(vms, scanned, ended, notes, began))
 }
 
-/// As [`ContentScan::hash_only`], of domains; calls `listed` once it is known which pages they have.
+/// Like [`ContentScan::hash_only`], but for domains; calls `listed` once their pages are listed.
 ///
 /// # Errors
 /// As [`measure_domains`].
@@ -68,13 +68,13 @@ pub fn hash_domains(
 /// A page of a domain that may be equal to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// Its domain, by position among those that were asked for.
+    /// Its domain, by position in the request.
     pub(crate) domain: usize,
-    /// Its number, as [`ForeignMemory::frames`] has it.
+    /// Its number in [`ForeignMemory::frames`].
     pub(crate) frame: u64,
 }
 
-/// Groups of pages of one hash: together no more than [`BATCH_PAGES`], or one group that is larger.
+/// Groups of pages with equal hashes: at most [`BATCH_PAGES`] in total, or one larger group.
 #[derive(Debug, Default)]
 pub(crate) struct HashGroups {
     pages: Vec<Candidate>,
@@ -103,15 +103,15 @@ impl HashGroups {
     }
 }
 
-/// What takes the groups: with what reads pages meanwhile, and what is to rest by.
+/// Receiver of the groups, with the reader of pages and the CPU limiter.
 pub(crate) type TakeGroups<'t> = dyn FnMut(&mut dyn ForeignMemory, &HashGroups, &mut Throttle) + 't;
 
-/// What a search found besides groups.
+/// Results of a search other than groups.
 #[derive(Debug)]
 pub(crate) struct Searched {
-    /// Domains that could not be read or not to the end, by position, with the reason.
+    /// Domains that could not be read, or not completely, by position, with the reason.
     pub(crate) left_out: Vec<(usize, String)>,
-    /// What is to be said of others.
+    /// Notes about other domains.
     pub(crate) notes: Vec<String>,
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn search(
     Ok(Searched { left_out, notes })
 }
 
-/// Which domain each VM is; `None` for what is none.
+/// The domain of each VM; `None` for a VM that is not a domain.
 fn wanted(vms: &[Vm]) -> Result<Vec<Option<XenDomainId>>, SharingError> {
     let mut first = BTreeMap::new();
     for (vm, id) in vms.iter().filter_map(|vm| Some((vm, vm.id.xen_domain()?))) {
@@ -155,13 +155,13 @@ struct DomainMemory<'a> {
     memory: &'a mut dyn ForeignMemory,
     domains: &'a mut ListDomains<'a>,
     spaces: Vec<Space>,
-    /// What is not read, by position of the VM, with the reason.
+    /// VMs that are not read, by position, with the reason.
     left_out: Vec<(usize, String)>,
     /// The frames of one batch.
     batch: Vec<u64>,
 }
 
-/// VMs that have no part in the result, by position, with the reason; and what is to be said of others.
+/// VMs left out of the result, by position, with the reason; and notes about others.
 type Closed = (Vec<(usize, String)>, Vec<String>);
 
 struct Space {
@@ -172,15 +172,15 @@ struct Space {
     pages: u64,
     is_gone: bool,
     is_mapped: bool,
-    /// The first batch that could not be mapped, though the domain was there.
+    /// The error of the first batch that could not be mapped although the domain existed.
     failed: Option<XenError>,
 }
 
 impl<'a> DomainMemory<'a> {
-    /// Opens the domains of `wanted`, of which the positions are those of VMs.
+    /// Opens the domains of `wanted`, whose positions are those of VMs.
     ///
     /// # Errors
-    /// When Xen does not answer, or lists no domain's pages.
+    /// When Xen does not answer, or the pages of no domain can be listed.
     fn open(
         memory: &'a mut dyn ForeignMemory,
         domains: &'a mut ListDomains<'_>,
@@ -228,10 +228,10 @@ impl<'a> DomainMemory<'a> {
         self.spaces[space].frames.frame(slot)
     }
 
-    /// What came of it.
+    /// The outcome of reading.
     ///
     /// # Errors
-    /// When no page of any domain that is still there could be mapped.
+    /// When no page of any remaining domain could be mapped.
     fn close<'n>(self, name_of: impl Fn(usize) -> &'n str) -> Result<Closed, SharingError> {
         let (mut left_out, mut notes, mut refused) = (self.left_out, Vec::new(), None);
         let mut is_any_mapped = false;
@@ -280,7 +280,7 @@ impl GuestMemory for DomainMemory<'_> {
         Ok(end - first)
     }
 
-    fn told_pages(&self, space: usize) -> Option<u64> {
+    fn reported_pages(&self, space: usize) -> Option<u64> {
         Some(self.spaces[space].pages)
     }
 
@@ -316,7 +316,7 @@ impl GuestMemory for DomainMemory<'_> {
     }
 }
 
-/// A list of frames, as runs of numbers that follow one another.
+/// A list of frames, as runs of consecutive numbers.
 #[derive(Debug)]
 struct Frames {
     /// The first slot of each run, ascending, and its frame.
@@ -354,7 +354,7 @@ mod frames_tests {
     use super::*;
 
     #[test]
-    fn frames_that_follow_one_another_are_one_run() {
+    fn consecutive_frames_are_one_run() {
         assert_eq!(
             Frames::new(&[7, 8, 9, 100, 101, 5, u64::MAX]).runs,
             [(0, 7), (3, 100), (5, 5), (6, u64::MAX)]

@@ -1,7 +1,7 @@
-//! The memory of domains of a Xen that is made up: frames, who maps them, and what sharing does with them.
+//! The memory of domains of a fake Xen: frames, who maps them, and how sharing changes them.
 //!
-//! Sharing is as in Xen 4.17 (xen/arch/x86/mm/mem_sharing.c): a nominated page and one that is shared differ
-//! only in how many pages are on the frame, and a write to either takes its page out.
+//! Sharing behaves as in Xen 4.17 (xen/arch/x86/mm/mem_sharing.c): a nominated page and a shared one differ
+//! only in the number of pages on the frame, and a write to either unshares its page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,44 +12,44 @@ use super::toolstack::{
     BATCH_PAGES, Domain, DomainKind, DomainRef, ForeignMemory, MemorySharing, PAGE_BYTES, XenError,
 };
 
-/// Something that happens before the call of this number.
+/// An action that runs before the call with this number.
 pub(crate) type Event = Box<dyn FnOnce(&mut State) + Send>;
 
-/// The made up host; clones are the same one.
+/// The fake host; clones share its state.
 #[derive(Clone, Default)]
 pub(crate) struct FakeXen(Arc<Mutex<State>>);
 
-/// What is true of it.
+/// Its state.
 #[derive(Default)]
 pub(crate) struct State {
     domains: BTreeMap<u16, Domain>,
     /// The frame of each page, by domain and guest frame number.
     pages: BTreeMap<(u16, u64), u64>,
-    /// What is in each frame.
+    /// The content of each frame.
     contents: BTreeMap<u64, u64>,
     /// The handle of each frame that is nominated or shared.
     handles: BTreeMap<u64, u64>,
     /// Domains whose pages may be shared.
     pub(crate) controlled: BTreeSet<u16>,
-    /// How each domain refuses to be controlled; under `None` how the host does.
+    /// The error with which each domain refuses control; `None` is for the host.
     pub(crate) refusals: BTreeMap<Option<u16>, Errno>,
     /// Pages that cannot be nominated.
     pub(crate) fixed: BTreeSet<(u16, u64)>,
     /// Domains whose pages cannot be mapped, or not be listed.
     pub(crate) unmappable: BTreeSet<u16>,
     pub(crate) unlistable: BTreeSet<u16>,
-    /// Whether there is no memory to unshare with.
+    /// Whether memory for unsharing is exhausted.
     pub(crate) is_full: bool,
     next: u64,
     calls: u64,
     events: BTreeMap<u64, Vec<Event>>,
     /// Every page that was read, in order.
     pub(crate) read: Vec<(u16, u64)>,
-    /// How many pages each mapping was of.
+    /// Number of pages of each mapping.
     pub(crate) batches: Vec<usize>,
 }
 
-/// A domain that is named after its number.
+/// A domain named after its number.
 pub(crate) fn domain_ref(id: u16) -> DomainRef {
     DomainRef { id, uuid: [id as u8 + 1; 16] }
 }
@@ -68,12 +68,12 @@ impl FakeXen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets something happen before the call of that number, from 1; a page that is read is a call.
+    /// Schedules an action before the call with this number, from 1; each page read is a call.
     pub(crate) fn at(&self, call: u64, event: impl FnOnce(&mut State) + Send + 'static) {
         self.lock().events.entry(call).or_default().push(Box::new(event));
     }
 
-    /// The domains as a toolstack lists them.
+    /// The domains in the form of a toolstack's list.
     pub(crate) fn list(&self) -> impl FnMut() -> Result<Vec<Domain>, XenError> + Send + use<> {
         let xen = self.clone();
         move || {
@@ -115,7 +115,7 @@ impl State {
         self.domains.get_mut(&id).unwrap()
     }
 
-    /// The guest writes to a page, or gets it.
+    /// The guest writes to a page, allocating it if needed.
     pub(crate) fn write(&mut self, id: u16, gfn: u64, content: u64) {
         if !self.domains.contains_key(&id) {
             return;
@@ -138,7 +138,7 @@ impl State {
         }
     }
 
-    /// The domain ends; what it shared with others stays theirs.
+    /// The domain ends; frames it shared with others stay with them.
     pub(crate) fn end(&mut self, id: u16) {
         let gfns: Vec<u64> = self.pages.keys().filter(|(of, _)| *of == id).map(|(_, gfn)| *gfn).collect();
         gfns.into_iter().for_each(|gfn| self.give_back(id, gfn));
@@ -146,7 +146,7 @@ impl State {
         self.controlled.remove(&id);
     }
 
-    /// What the domain sees in a page.
+    /// The content of a page as the domain sees it.
     pub(crate) fn content(&self, id: u16, gfn: u64) -> Option<u64> {
         self.pages.get(&(id, gfn)).map(|frame| self.contents[frame])
     }
@@ -156,7 +156,7 @@ impl State {
         self.pages.get(&(id, gfn)).copied()
     }
 
-    /// How many frames all domains use.
+    /// Number of frames that all domains use.
     pub(crate) fn frames(&self) -> usize {
         self.contents.len()
     }
@@ -166,12 +166,12 @@ impl State {
         self.frame(id, gfn).is_some_and(|frame| self.handles.contains_key(&frame))
     }
 
-    /// Pages that are nominated and alone on their frame.
+    /// Nominated pages that are alone on their frame.
     pub(crate) fn nominated_alone(&self) -> usize {
         self.handles.keys().filter(|frame| self.on(**frame) == 1).count()
     }
 
-    /// Whether sharing has left nothing behind.
+    /// Whether nothing is shared or nominated any more.
     pub(crate) fn is_untouched(&self) -> bool {
         self.handles.is_empty() && self.controlled.is_empty()
     }
@@ -182,11 +182,11 @@ impl State {
 
     fn new_frame(&mut self) -> u64 {
         self.next += 1;
-        // Not one after the other throughout.
+        // Not all consecutive.
         1000 + self.next + self.next / 5
     }
 
-    /// Gives a page a frame of its own that is not nominated.
+    /// Gives a page its own frame, which is not nominated.
     fn take_out(&mut self, id: u16, gfn: u64) {
         let frame = self.pages[&(id, gfn)];
         if !self.handles.contains_key(&frame) {
@@ -222,7 +222,7 @@ impl State {
 }
 
 fn refused(errno: Errno) -> XenError {
-    XenError::Call { call: "a made up call".into(), errno }
+    XenError::Call { call: "a fake call".into(), errno }
 }
 
 fn bytes_of(content: u64) -> [u8; PAGE_BYTES] {
@@ -336,7 +336,7 @@ impl MemorySharing for FakeXen {
         if state.handles.get(&from) != Some(&client.2) {
             return Err(refused(Errno::EBADF));
         }
-        // Whoever shares what differs destroys it, as in Xen.
+        // Sharing different pages destroys one of them, as in Xen.
         state.pages.values_mut().filter(|frame| **frame == from).for_each(|frame| *frame = to);
         state.contents.remove(&from);
         state.handles.remove(&from);

@@ -1,11 +1,11 @@
 //! Xen, from its first domain (dom0): the domains as VMs, their memory, affinities, cache monitoring and
 //! memory sharing.
 //!
-//! What huddle asks of Xen are the traits of [`toolstack`]: [`toolstack::Toolstack`] for domains and
-//! affinities, [`toolstack::ForeignMemory`] for their pages, [`toolstack::CacheMonitor`] and
-//! [`toolstack::MemorySharing`] for what some hosts have. Behind them are Xen's own C libraries, loaded at run
-//! time ([`library`]); where they are not there or of an unknown version, the program `xl` lists and pins
-//! ([`xl`]). Nothing of Xen is needed to build huddle, and a host without it is never asked.
+//! huddle uses Xen through the traits of [`toolstack`]: [`toolstack::Toolstack`] for domains and affinities,
+//! [`toolstack::ForeignMemory`] for their pages, [`toolstack::CacheMonitor`] and [`toolstack::MemorySharing`]
+//! for features of some hosts. They are implemented with Xen's own C libraries, loaded at run time
+//! ([`library`]); where these are missing or of an unknown version, the program `xl` lists and pins ([`xl`]).
+//! Nothing of Xen is needed to build huddle, and nothing of it is used on other hosts.
 
 pub mod affinity;
 pub mod contents;
@@ -28,17 +28,17 @@ use self::toolstack::{CacheMonitor, ForeignMemory, MemorySharing, Toolstack, Xen
 use self::xl::Xl;
 use huddle_host::{HostRoot, read_text};
 
-/// Whether this is a domain that controls a Xen host: `/proc/xen/capabilities` (xenfs) says `control_d`
+/// Whether this is the control domain of a Xen host: `/proc/xen/capabilities` (xenfs) contains `control_d`
 /// (drivers/xen/xenfs/super.c, Linux 6.1).
 pub fn is_control_domain(root: &HostRoot) -> bool {
     std::fs::read_to_string(root.proc("xen/capabilities")).is_ok_and(|text| text.contains("control_d"))
 }
 
-/// Opens what can list and pin on this host: Xen's libraries, or `xl` where those of the version that runs are
-/// not known or not there.
+/// Opens the toolstack for listing and pinning: Xen's libraries, or `xl` if those of the running version are
+/// unknown or missing.
 ///
 /// # Errors
-/// When neither can.
+/// When neither works.
 pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
     match LibraryToolstack::open(root) {
         Ok(toolstack) => Ok(Box::new(toolstack)),
@@ -53,18 +53,18 @@ pub fn open(root: &HostRoot) -> Result<Box<dyn Toolstack>, XenError> {
     }
 }
 
-/// Opens what maps the pages of domains.
+/// Opens the mapping of domains' pages.
 ///
 /// # Errors
-/// Without Xen's libraries of the version that runs, or the right to use them.
+/// When Xen's libraries of the running version are missing, or may not be used.
 pub fn open_memory(root: &HostRoot) -> Result<Box<dyn ForeignMemory>, XenError> {
     Ok(Box::new(LibraryMemory::open(root)?))
 }
 
-/// Opens Xen's memory sharing; whether Xen has it, its answers tell.
+/// Opens Xen's memory sharing. Whether this Xen supports it shows only at the first call.
 ///
 /// # Errors
-/// Without Xen's libraries of the version that runs, or the right to use them.
+/// When Xen's libraries of the running version are missing, or may not be used.
 pub fn open_sharing(root: &HostRoot) -> Result<Box<dyn MemorySharing>, XenError> {
     Ok(Box::new(LibrarySharing::open(root)?))
 }
@@ -74,7 +74,7 @@ pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
     match LibraryMonitor::open(root) {
         Ok(monitor) => Availability::Available(Box::new(monitor)),
         Err(error @ (XenError::NoLibrary { .. } | XenError::UnknownVersion { .. })) => match Xl::find(root) {
-            // Whether it can, its first answers tell.
+            // Whether it is supported shows at the first call.
             Ok(xl) => Availability::Available(Box::new(xl)),
             Err(_) => Availability::Unavailable(error.to_string()),
         },
@@ -82,8 +82,8 @@ pub fn open_monitor(root: &HostRoot) -> Availability<Box<dyn CacheMonitor>> {
     }
 }
 
-/// The version of Xen that runs, as the kernel reports it (Documentation/ABI/stable/sysfs-hypervisor-xen); `None` on
-/// other hosts.
+/// The running version of Xen, as reported by the kernel (Documentation/ABI/stable/sysfs-hypervisor-xen);
+/// `None` on other hosts.
 pub fn running_version(root: &HostRoot) -> Option<String> {
     let part = |name: &str| {
         let text = read_text(&root.sys(format!("hypervisor/version/{name}"))).ok()?;
@@ -92,7 +92,7 @@ pub fn running_version(root: &HostRoot) -> Option<String> {
     Some(format!("{}.{}", part("major")?, part("minor")?))
 }
 
-/// Text from a domain's owner or a program as it may be shown: `?` for characters that could upset a terminal.
+/// Untrusted text for display: `?` replaces characters that could upset a terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,6 +1,6 @@
-//! Windows of observation on Xen: the CPU time of vCPUs, the processor's cache monitoring where there is any,
-//! and what workloads report. LLC misses of single vCPUs are not to be had: the processor's counters are Xen's
-//! own, or a domain's for itself (vPMU), and dom0's are about dom0.
+//! Windows of observation on Xen: the CPU time of vCPUs, the processor's cache monitoring where available,
+//! and reports of workloads. LLC misses of single vCPUs are not available: the processor's counters belong to
+//! Xen itself, or virtually to one domain (vPMU), and dom0's count only dom0.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -24,12 +24,12 @@ pub const NO_COUNTERS: &str = "Xen gives dom0 no counters of other domains' vCPU
                                of domains, where the processor measures them, are the nearest";
 const NO_PROGRAMS: &str = "no BPF programs observe domains: Xen, not dom0's kernel, schedules them";
 
-/// Watches domains.
+/// Observes domains.
 pub struct XenObserver {
     toolstack: Box<dyn Toolstack>,
     monitor: Availability<Box<dyn CacheMonitor>>,
     reports: Box<dyn WorkloadReports>,
-    /// Domains that the monitor was told to watch.
+    /// Domains under cache monitoring.
     monitored: BTreeMap<VmId, Monitored>,
     window: u64,
     running: Option<Began>,
@@ -40,11 +40,11 @@ struct Monitored {
     domain: DomainRef,
     /// The last reading of each socket.
     before: BTreeMap<u32, SocketReading>,
-    /// Why there is none.
+    /// Why the domain is not monitored.
     trouble: Option<String>,
 }
 
-/// A window that runs.
+/// The current window.
 struct Began {
     unix_us: u64,
     at: Instant,
@@ -55,7 +55,7 @@ struct Began {
 }
 
 impl XenObserver {
-    /// Watches by these.
+    /// An observer with these sources.
     pub fn new(
         toolstack: Box<dyn Toolstack>,
         monitor: Availability<Box<dyn CacheMonitor>>,
@@ -78,7 +78,7 @@ impl XenObserver {
                 });
                 let rows: Vec<_> = rows.collect();
                 if rows.is_empty() && !began.vms.is_empty() {
-                    // Of no domain there is a number: that is not a list of none.
+                    // No domain has a value, so the result is unavailable, not an empty list.
                     let trouble = self.monitored.values().find_map(|of| of.trouble.clone());
                     let trouble = trouble.unwrap_or_else(|| "no domain could be read".to_owned());
                     Availability::Unavailable(trouble)
@@ -107,7 +107,7 @@ impl XenObserver {
         }
     }
 
-    /// Has the processor watch these domains and no others.
+    /// Sets cache monitoring to exactly these domains.
     fn follow(&mut self, vms: &[Vm], domains: &Result<Vec<Domain>, XenError>) {
         let Availability::Available(monitor) = &mut self.monitor else { return };
         let wanted: BTreeSet<VmId> = vms.iter().map(|vm| vm.id).collect();
@@ -125,7 +125,7 @@ impl XenObserver {
             }
             let trouble = monitor.attach(domain).err().map(|error| error.to_string());
             let mut of = Monitored { domain, before: BTreeMap::new(), trouble };
-            // What was counted before is nobody's: an id may have been another domain's.
+            // Earlier counts do not count: the id may have belonged to another domain.
             of.read(&mut **monitor, "");
             self.monitored.insert(id, of);
         }
@@ -183,7 +183,7 @@ impl Monitored {
             let moved =
                 |part: fn(&SocketReading) -> Option<u64>| match (before.as_ref().map(part), part(&now)) {
                     (_, None) => Availability::Unavailable("this processor does not measure it".into()),
-                    (None | Some(None), _) => Availability::Unavailable("there is no earlier reading".into()),
+                    (None | Some(None), _) => Availability::Unavailable("no earlier reading".into()),
                     (Some(Some(before)), Some(now)) => match now.checked_sub(before) {
                         Some(moved) => Availability::Available(moved),
                         None => Availability::Unavailable("the processor's counter was reset".into()),
@@ -200,7 +200,7 @@ impl Monitored {
     }
 }
 
-/// A row whose cache is a socket's number; its domain is found later.
+/// A row with the socket's number as its cache; its cache domain is set later.
 fn row(
     vm: &str,
     socket: u32,
@@ -216,7 +216,7 @@ fn row(
     }
 }
 
-/// Says which domain each socket's cache is, where domains are sockets.
+/// Sets the cache domain of each socket's cache, where cache domains are sockets.
 fn in_domains(
     rows: &mut [OccupancyObservation],
     topology: &Topology,
@@ -251,7 +251,7 @@ fn seen_of(
         (Err(reason), _) | (_, Err(reason)) => Err(reason.clone()),
         (Ok(before), Ok(now)) => match (before.get(&vcpu.id), now.get(&vcpu.id)) {
             (Some(before), Some(now)) => Ok(now.saturating_sub(*before)),
-            _ => Err("the vCPU was not there at both ends of the window".to_owned()),
+            _ => Err("the vCPU did not exist at both ends of the window".to_owned()),
         },
     };
     let only_cpu = (vcpu.affinity.len() == 1).then(|| vcpu.affinity.first()).flatten();

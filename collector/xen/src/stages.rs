@@ -1,4 +1,4 @@
-//! The rest of the loop's stages on Xen: facts of the host, and when rounds happen.
+//! The other stages of the loop on Xen: facts of the host, and the trigger of rounds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,13 +21,13 @@ use huddle_host::stages::{
 use huddle_sharing::content::ContentScan;
 use huddle_sharing::{Measurement, SharingError};
 
-/// Topology and own cost; what Xen does not tell is unavailable.
+/// Topology and own cost; values that Xen does not report are unavailable.
 pub struct XenFacts {
-    /// Knows CPUs and cpupools.
+    /// Source of CPUs and cpupools.
     pub toolstack: Box<dyn Toolstack>,
-    /// What else is known of caches.
+    /// Further facts about caches.
     pub caches: KnownCaches,
-    /// Cache level the user asked for.
+    /// Cache level chosen by the user.
     pub cache_level: Option<u8>,
 }
 
@@ -53,7 +53,7 @@ impl HostSource for XenFacts {
     }
 }
 
-/// What the pages of domains have in common by their content.
+/// What the memory of domains has in common, by content.
 pub struct XenContents {
     scan: ContentScan,
     toolstack: Box<dyn Toolstack>,
@@ -66,7 +66,7 @@ impl XenContents {
         Self { scan, toolstack, memory }
     }
 
-    /// The matrix of these VMs, which are domains.
+    /// The matrix of these VMs, which must be domains.
     ///
     /// # Errors
     /// When Xen does not answer, or a limit of the scan is reached.
@@ -78,19 +78,19 @@ impl XenContents {
 
 impl SharingSource for XenContents {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
-        self.scan.draw_anew();
+        self.scan.resample();
         Ok(self.scan(vms)?)
     }
 }
 
-/// Merging through Xen's memory sharing, with its journal; taken back when it is dropped.
+/// Merging through Xen's memory sharing, with its journal; undone when it is dropped.
 pub struct Merging {
     merger: Merger,
     journal: Arc<Mutex<Journal>>,
 }
 
 impl Merging {
-    /// Nothing is touched before the first [`Self::merge`].
+    /// Nothing is changed before the first [`Self::merge`].
     pub fn new(xen: Xen, settings: MergeSettings, journal: Journal) -> Self {
         let journal = Arc::new(Mutex::new(journal));
         let announced = Arc::clone(&journal);
@@ -101,10 +101,10 @@ impl Merging {
         Self { merger: Merger::new(xen, settings, Box::new(announce)), journal }
     }
 
-    /// Merges all that is equal once.
+    /// Merges all equal pages once.
     ///
     /// # Errors
-    /// As [`Merger::merge`]; that merging is not to be had is none.
+    /// As [`Merger::merge`]; missing support for merging is not an error.
     pub fn merge_once(&mut self) -> Result<Availability<Merged>, MergeError> {
         self.merger.merge()
     }
@@ -147,23 +147,23 @@ impl Drop for Merging {
     }
 }
 
-/// A panic while it was held has left no entry half written: the journal itself takes care of that.
+/// A panic while it was locked left no half-written entry: the journal ensures that itself.
 fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A round at fixed times, where nothing reports when merging has completed a pass.
+/// Rounds at fixed intervals, where nothing reports passes of merging.
 #[derive(Debug)]
 pub struct Interval {
     every: Duration,
     next: Instant,
-    told: u64,
+    count: u64,
 }
 
 impl Interval {
-    /// The first is `every` from now.
+    /// The first round is `every` from now.
     pub fn new(every: Duration) -> Self {
-        Self { every, next: Instant::now() + every, told: 0 }
+        Self { every, next: Instant::now() + every, count: 0 }
     }
 }
 
@@ -179,9 +179,9 @@ impl PassTrigger for Interval {
             return Ok(None);
         }
         self.next = Instant::now() + self.every;
-        self.told += 1;
+        self.count += 1;
         let pass =
-            Pass { full_scans: self.told, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 };
+            Pass { full_scans: self.count, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 };
         Ok(Some(pass))
     }
 }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_merging_does_is_in_its_journal_until_it_is_taken_back() {
+    fn merging_is_in_its_journal_until_it_is_undone() {
         let (xen, dir) = (made(), tempfile::tempdir().unwrap());
         let root = HostRoot::real();
         let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
@@ -209,7 +209,7 @@ mod tests {
         let parts =
             Xen { sharing: Box::new(xen.clone()), memory: Box::new(xen.clone()), list: Box::new(xen.list()) };
         let mut merging = Merging::new(parts, MergeSettings::default(), open());
-        assert_eq!(open().entries(), [], "nothing is touched yet");
+        assert_eq!(open().entries(), [], "nothing is changed yet");
         let notes = merging.merge().unwrap().join("; ");
         assert!(notes.contains("40 pages are shared by Xen; 20 frames became free"), "{notes}");
         // What `huddle restore` would find after a kill -9.

@@ -1,4 +1,4 @@
-//! What huddle asks of Xen, and what it answers. Tests stand in for it here.
+//! The interface to Xen. Tests implement it with fakes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use nix::errno::Errno;
 /// Bytes of a page of a domain.
 pub const PAGE_BYTES: usize = 4096;
 
-/// Pages that are mapped at once: large enough that the calls do not show, 4 MiB of address space.
+/// Pages that are mapped at once: large enough that the cost of calls is negligible, 4 MiB of address space.
 pub const BATCH_PAGES: usize = 1024;
 
-/// A domain that cannot be confused with a later one of the same number.
+/// A domain id that cannot be confused with a later domain of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainRef {
     /// Its number (`domid_t`).
@@ -27,11 +27,11 @@ pub struct DomainRef {
 impl DomainRef {
     /// The domain as the model identifies it.
     pub fn xen_id(self) -> XenDomainId {
-        // The handle has the UUID's bytes in their usual order (libxl_uuid.h, Xen 4.17).
+        // The handle has the UUID's bytes in the usual order (libxl_uuid.h, Xen 4.17).
         XenDomainId { domid: u32::from(self.id), uuid: Uuid::from_bytes(self.uuid) }
     }
 
-    /// One of its vCPUs, likewise.
+    /// The model's id of one of its vCPUs.
     pub fn vcpu_id(self, vcpu: u32) -> VcpuId {
         VcpuId::Xen { domain: self.xen_id(), vcpu }
     }
@@ -51,21 +51,21 @@ pub enum DomainKind {
 /// A domain as Xen lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// Which.
+    /// Its id.
     pub domain: DomainRef,
-    /// Its name in xenstore; `Domain-ID` where it has none or it is not known.
+    /// Its name in xenstore; `Domain-ID` if it has none or the name is unknown.
     pub name: String,
-    /// How it is virtualised; `None` where that is not known (`xl`).
+    /// How it is virtualised; `None` if unknown (`xl`).
     pub kind: Option<DomainKind>,
     /// Its cpupool.
     pub pool: u32,
     /// Whether its toolstack has paused it.
     pub is_paused: bool,
-    /// Whether it is going, or has shut down: such a domain is not measured and not pinned.
+    /// Whether it is ending or has shut down: such a domain is neither measured nor pinned.
     pub is_ending: bool,
-    /// Pages it has now.
+    /// Its current number of pages.
     pub pages: u64,
-    /// Pages of them that memory sharing has merged with others; `None` where that is not known.
+    /// Number of its pages that memory sharing has merged with others; `None` if unknown.
     pub shared_pages: Option<u64>,
     /// Its vCPUs that are online, in ascending number.
     pub vcpus: Vec<DomainVcpu>,
@@ -76,13 +76,13 @@ pub struct Domain {
 pub struct DomainVcpu {
     /// Its number within the domain.
     pub index: u32,
-    /// The physical CPU it runs on or ran on last.
+    /// The physical CPU on which it runs or last ran.
     pub cpu: Option<u32>,
     /// CPU time it has used, in nanoseconds (`xl` reports tenths of a second).
     pub cpu_time_ns: u64,
-    /// Physical CPUs it may run on, as they were set; restricted to those that exist.
+    /// Its hard affinity as set, limited to existing CPUs.
     pub hard: CpuSet,
-    /// Those of them it is preferred to run on, likewise.
+    /// Its soft affinity, likewise.
     pub soft: CpuSet,
 }
 
@@ -95,11 +95,11 @@ pub struct PhysicalCpu {
     pub core: u32,
     /// Its socket.
     pub socket: u32,
-    /// Its NUMA node, where it is known.
+    /// Its NUMA node, if known.
     pub node: Option<u32>,
 }
 
-/// A cpupool: its domains run on its CPUs only.
+/// A cpupool: its domains run only on its CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuPool {
     /// Its number.
@@ -108,18 +108,18 @@ pub struct CpuPool {
     pub cpus: CpuSet,
 }
 
-/// The machine beneath the domains.
+/// The machine below the domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Its online CPUs, ascending.
     pub cpus: Vec<PhysicalCpu>,
-    /// Its cpupools; a CPU in none runs no domain.
+    /// Its cpupools; a CPU in no pool runs no domain.
     pub pools: Vec<CpuPool>,
 }
 
 /// Listing domains and setting affinities.
 pub trait Toolstack: Send {
-    /// What answers, for `doctor`, as "libxenctrl 4.17".
+    /// Name of the interface for `doctor`, such as "libxenctrl 4.17".
     fn name(&self) -> String;
 
     /// All domains, dom0 too, in ascending number. A domain that ends meanwhile is left out.
@@ -134,13 +134,13 @@ pub trait Toolstack: Send {
     /// When Xen does not answer.
     fn machine(&self) -> Result<Machine, XenError>;
 
-    /// An affinity as it was set (not narrowed by the cpupool), restricted to CPUs that exist.
+    /// An affinity as set (not narrowed by the cpupool), limited to existing CPUs.
     ///
     /// # Errors
-    /// [`XenError::Gone`] where another domain or none has the number, or the vCPU does not exist.
+    /// [`XenError::Gone`] if another domain or none has the number, or the vCPU does not exist.
     fn affinity(&self, domain: DomainRef, vcpu: u32, kind: AffinityKind) -> Result<CpuSet, XenError>;
 
-    /// Sets one of a vCPU's affinities and leaves the other.
+    /// Sets one of a vCPU's affinities and keeps the other.
     ///
     /// # Errors
     /// As [`Self::affinity`]; `EINVAL` where none of the CPUs is online in the domain's cpupool.
@@ -153,19 +153,20 @@ pub trait Toolstack: Send {
     ) -> Result<(), XenError>;
 }
 
-/// What lists the domains for those who only look at them: [`Toolstack::domains`].
+/// A read-only list of domains: [`Toolstack::domains`].
 pub type ListDomains<'a> = dyn FnMut() -> Result<Vec<Domain>, XenError> + 'a;
 
 /// Reading the pages of domains.
 pub trait ForeignMemory: Send {
-    /// The pages of a domain as numbers that [`Self::map`] takes: for a PV domain its machine frames, in the order
-    /// of its own page numbers; for others guest frame numbers that may be holes. Without what is certainly none.
+    /// The pages of a domain as numbers for [`Self::map`]: for a PV domain its machine frames, in the order
+    /// of its own page numbers; for others guest frame numbers, which may include holes. Known holes are left
+    /// out.
     ///
     /// # Errors
     /// [`XenError::Gone`] where the domain has ended.
     fn frames(&mut self, domain: &Domain) -> Result<Vec<u64>, XenError>;
 
-    /// Maps up to [`BATCH_PAGES`] pages read-only, gives the content of those that can be mapped, by their
+    /// Maps up to [`BATCH_PAGES`] pages read-only, passes the content of those that can be mapped with their
     /// position in `frames`, and unmaps them before it returns, whatever happens.
     ///
     /// # Errors
@@ -178,32 +179,32 @@ pub trait ForeignMemory: Send {
     ) -> Result<(), XenError>;
 }
 
-/// What a processor's cache monitoring says of a domain on one socket.
+/// Cache monitoring of a domain on one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketReading {
     /// The socket.
     pub socket: u32,
-    /// Bytes of its last-level cache that hold the domain's lines; `None` where that is not counted.
+    /// Bytes of its last-level cache that hold the domain's lines; `None` if not measured.
     pub llc_bytes: Option<u64>,
-    /// Bytes moved so far between any memory and that cache; a counter that may wrap; `None` likewise.
+    /// Bytes moved so far between all memory and that cache, a counter that may wrap; `None` likewise.
     pub total_bytes: Option<u64>,
-    /// Those of them from the socket's own node.
+    /// Likewise between the socket's own node and that cache.
     pub local_bytes: Option<u64>,
 }
 
 /// The processor's cache monitoring (PSR: CMT and MBM), per domain and socket; Intel only.
 pub trait CacheMonitor: Send {
-    /// Begins to watch a domain.
+    /// Starts to monitor a domain.
     ///
     /// # Errors
     /// No monitoring on this host (`ENODEV`), no monitoring id left (`EOVERFLOW`, `EUSERS`), the domain is gone.
     fn attach(&mut self, domain: DomainRef) -> Result<(), XenError>;
-    /// Ends that; a domain that is gone is no error.
+    /// Stops monitoring a domain; a gone domain is not an error.
     ///
     /// # Errors
     /// When Xen does not answer.
     fn detach(&mut self, domain: DomainRef) -> Result<(), XenError>;
-    /// What was counted of a watched domain, one reading a socket.
+    /// The counts of a monitored domain, one reading per socket.
     ///
     /// # Errors
     /// As [`Self::attach`].
@@ -212,67 +213,67 @@ pub trait CacheMonitor: Send {
 
 /// Memory sharing (`XENMEM_sharing_op`), which few hosts have.
 pub trait MemorySharing: Send {
-    /// Lets pages of the domain be shared, or no more.
+    /// Enables or disables sharing of the domain's pages.
     ///
     /// # Errors
     /// `ENOSYS` or `EOPNOTSUPP` where Xen was built without it, `ENODEV` where the domain has no hardware
     /// assisted paging.
     fn control(&mut self, domain: DomainRef, is_on: bool) -> Result<(), XenError>;
-    /// Makes a page read-only, to be shared; the handle is void once it is written.
+    /// Makes a page read-only for sharing; a write to it invalidates the handle.
     ///
     /// # Errors
     /// `EINVAL` or `E2BIG` for a page that cannot be shared.
     fn nominate(&mut self, domain: DomainRef, gfn: u64) -> Result<u64, XenError>;
-    /// Puts the client's page on the source's frame. It does not compare contents: who calls it has, after
-    /// nominating both.
+    /// Moves the client's page to the source's frame. It does not compare contents: the caller must have done
+    /// so after nominating both.
     ///
     /// # Errors
-    /// A handle that is void by now.
+    /// A handle is not valid any more.
     fn share(&mut self, source: (DomainRef, u64, u64), client: (DomainRef, u64, u64))
     -> Result<(), XenError>;
-    /// Gives a page a frame of its own again, as a write to it would.
+    /// Gives a page its own frame again, as a write to it would.
     ///
     /// # Errors
-    /// No memory for it.
+    /// No memory for the frame.
     fn unshare(&mut self, domain: DomainRef, gfn: u64) -> Result<(), XenError>;
 }
 
-/// Why Xen could not be asked, or what it refused.
+/// Why a request to Xen failed.
 #[derive(Debug, thiserror::Error)]
 pub enum XenError {
     /// Not privileged.
-    #[error("{} cannot be opened ({errno}), so Xen cannot be asked; run as root in dom0", path.display())]
+    #[error("{} cannot be opened ({errno}), so Xen cannot be queried; run as root in dom0", path.display())]
     NoAccess {
         /// The device.
         path: PathBuf,
         /// Why.
         errno: Errno,
     },
-    /// A library of Xen's is not there.
+    /// A library of Xen is missing.
     #[error("{library} cannot be loaded ({why}); install Xen's libraries (Debian: libxenmisc4.17)")]
     NoLibrary {
         /// Its versioned name.
         library: String,
-        /// What the loader said.
+        /// The loader's error.
         why: String,
     },
-    /// A version whose structures nobody checked.
-    #[error("this is Xen {found}, and huddle knows the structures of {known} only")]
+    /// A version whose structures are unknown.
+    #[error("this is Xen {found}; huddle supports only {known}")]
     UnknownVersion {
         /// The version that was found.
         found: String,
-        /// Those that are known.
+        /// The supported versions.
         known: &'static str,
     },
     /// A call failed.
     #[error("{call} failed: {errno}")]
     Call {
-        /// What was asked, with the domain it was about.
+        /// The call, with its domain.
         call: String,
-        /// What Xen answered.
+        /// Xen's error number.
         errno: Errno,
     },
-    /// The domain is not there any more, or another one has its number.
+    /// The domain does not exist any more, or another one has its number.
     #[error("domain {0} is gone")]
     Gone(u16),
     /// `xl` could not be run or failed.
@@ -280,29 +281,29 @@ pub enum XenError {
     Xl {
         /// The command line.
         command: String,
-        /// How it ended, with what it printed.
+        /// How it ended, with its output.
         why: String,
     },
     /// `xl` or xenstore did not answer in time.
     #[error("{what} did not answer within {} s; is xenstored running?", after.as_secs())]
     TimedOut {
-        /// What was asked.
+        /// The request.
         what: String,
-        /// How long was waited.
+        /// The time limit.
         after: Duration,
     },
-    /// An answer that is not understood.
-    #[error("{what} is not understood: {text:?}")]
+    /// An answer that cannot be parsed.
+    #[error("{what} cannot be parsed: {text:?}")]
     Answer {
-        /// What was asked.
+        /// The request.
         what: String,
-        /// The part that makes no sense.
+        /// The offending part.
         text: String,
     },
-    /// Xenstore refused.
+    /// Xenstore returned an error.
     #[error("xenstore: {0}")]
     Xenstore(String),
-    /// Two VMs were said to be one domain.
+    /// Two VMs refer to one domain.
     #[error("VMs {first:?} and {second:?} both claim domain {domain}: name each domain once")]
     SameDomain {
         /// One VM.
@@ -321,7 +322,7 @@ impl From<XenError> for SharingError {
 }
 
 impl XenError {
-    /// The domain of this id is not there, or not any more.
+    /// The domain of this id does not exist, or not any more.
     pub fn gone(domain: XenDomainId) -> Self {
         Self::Gone(u16::try_from(domain.domid).unwrap_or(u16::MAX))
     }

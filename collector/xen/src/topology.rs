@@ -1,6 +1,6 @@
-//! Cache domains of a Xen host. Xen reports which CPUs are on one core, socket and NUMA node, and nothing of
-//! caches: a core is taken to have one second-level cache, a socket one third-level cache. Where that is not so
-//! (processors of several dies) the caches are given.
+//! Cache domains of a Xen host. Xen reports which CPUs are on one core, socket and NUMA node, but nothing
+//! about caches: each core is assumed to have one second-level cache, each socket one third-level cache.
+//! Where that is wrong (processors with several dies) the user configures the caches.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +16,18 @@ const SOCKET_LEVEL: u8 = 3;
 /// The level at which a core has one cache.
 const CORE_LEVEL: u8 = 2;
 
-/// What is known of caches beyond what Xen reports.
+/// Facts about caches that Xen does not report.
 #[derive(Clone, Debug, Default)]
 pub struct KnownCaches {
-    /// The CPUs of each last-level cache, as the user gave them; empty to take one a socket.
+    /// The CPUs of each last-level cache, as configured; empty for one per socket.
     pub last_level: Vec<CpuSet>,
-    /// Size of a cache of each level in bytes, as the processor reports it to dom0.
+    /// Size of a cache of each level in bytes, as the processor reports to dom0.
     pub size_bytes: BTreeMap<u8, u64>,
 }
 
 impl KnownCaches {
-    /// With the sizes that the processor beneath dom0 has (CPUID, through sysfs); which CPUs share a cache it
-    /// tells of dom0's own vCPUs only, which says nothing here.
+    /// With the cache sizes of the processor (CPUID, through dom0's sysfs). Which CPUs share a cache is
+    /// reported only for dom0's own vCPUs, which is useless here.
     pub fn of_host(root: &HostRoot, last_level: Vec<CpuSet>) -> Self {
         let first: CpuSet = [0].into_iter().collect();
         let caches = topology::caches(root, &first).unwrap_or_default();
@@ -42,21 +42,21 @@ impl KnownCaches {
 pub enum XenTopologyError {
     /// A level that is neither a core's nor a socket's.
     #[error(
-        "Xen reports sockets and cores, which stand for caches of level {SOCKET_LEVEL} and {CORE_LEVEL}; \
+        "Xen reports only sockets and cores, taken as caches of level {SOCKET_LEVEL} and {CORE_LEVEL}; \
          there is none of level {0}"
     )]
     NoSuchLevel(u8),
     /// CPUs of a cache that do not exist.
     #[error(
-        "[xen] last_level_caches names CPUs {given}, and the host has {existing}; give each CPU once, as `xl info -n` numbers them"
+        "[xen] last_level_caches names CPUs {given}, but the host has {existing}; give each CPU once, as `xl info -n` numbers them"
     )]
     NoSuchCpu {
-        /// What was given.
+        /// The configured CPUs.
         given: CpuSet,
-        /// The CPUs there are.
+        /// The existing CPUs.
         existing: CpuSet,
     },
-    /// What was given makes no topology.
+    /// The configured caches are not a valid topology.
     #[error(transparent)]
     Topology(#[from] TopologyError),
 }
@@ -64,7 +64,7 @@ pub enum XenTopologyError {
 /// The cache domains of the CPUs that are in a cpupool, at `level` or at the highest that has more than one.
 ///
 /// # Errors
-/// No such level; caches given by the user that name other CPUs.
+/// No such level; configured caches with other CPUs.
 pub fn topology(
     machine: &Machine,
     known: &KnownCaches,
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_that_are_given_stand_for_sockets() {
+    fn configured_caches_replace_sockets() {
         let given = |lists: &[&str]| KnownCaches {
             last_level: lists.iter().map(|list| list.parse().unwrap()).collect(),
             ..KnownCaches::default()

@@ -9,15 +9,15 @@ use super::toolstack::{AffinityKind, Domain, DomainKind, Machine, PAGE_BYTES, To
 use huddle_host::discover::Discovery;
 use huddle_host::stages::{StageError, VmSource};
 
-/// Number of the domain that controls the host, in which huddle runs.
+/// Number of the control domain, in which huddle runs.
 pub const CONTROL_DOMAIN: u16 = 0;
 
-/// What of the domains is looked at.
+/// Selection of domains.
 #[derive(Clone, Debug, Default)]
 pub struct DomainChoice {
     /// The affinity that is read and set.
     pub affinity: AffinityKind,
-    /// Names of domains that are left alone: not measured, not pinned, not merged. The control domain always is.
+    /// Names of domains to leave alone: not measured, pinned or merged. The control domain always is.
     pub exclude: Vec<String>,
 }
 
@@ -30,14 +30,14 @@ impl DomainChoice {
 
 /// The domains of this host.
 pub struct XenVms {
-    /// Lists them.
+    /// Lists the domains.
     pub toolstack: Box<dyn Toolstack>,
-    /// Which of them.
+    /// Selects among them.
     pub choice: DomainChoice,
 }
 
 impl XenVms {
-    /// All domains there are now, in ascending number.
+    /// The selected domains, in ascending number.
     ///
     /// # Errors
     /// When Xen does not answer.
@@ -52,16 +52,16 @@ impl VmSource for XenVms {
     }
 }
 
-/// The VMs that these domains are.
+/// The VMs of these domains.
 pub(super) fn discovery(domains: &[Domain], machine: &Machine, choice: &DomainChoice) -> Discovery {
-    let taken: Vec<&Domain> = domains.iter().filter(|domain| choice.takes(domain)).collect();
+    let chosen: Vec<&Domain> = domains.iter().filter(|domain| choice.takes(domain)).collect();
     let mut names = BTreeMap::<&str, usize>::new();
-    for domain in &taken {
+    for domain in &chosen {
         *names.entry(&domain.name).or_default() += 1;
     }
     let mut notes = Vec::new();
     let mut vms = Vec::new();
-    for domain in taken {
+    for domain in chosen {
         let name = match names.get(domain.name.as_str()) {
             Some(1) | None => domain.name.clone(),
             Some(_) => {
@@ -75,7 +75,7 @@ pub(super) fn discovery(domains: &[Domain], machine: &Machine, choice: &DomainCh
     Discovery { vms, notes }
 }
 
-/// The VM that a domain is, under a name that no other has; of its affinities it has the one of that kind.
+/// The VM of a domain, under a unique name, with its affinity of the given kind.
 pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKind) -> Vm {
     let domain = found.domain.xen_id();
     let existing: CpuSet = machine.cpus.iter().map(|cpu| cpu.cpu).collect();
@@ -111,11 +111,11 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
     }
 }
 
-/// Xen's memory sharing works on what hardware translates (xen/arch/x86/mm/mem_sharing.c, Xen 4.17:
+/// Xen's memory sharing works only with hardware assisted paging (xen/arch/x86/mm/mem_sharing.c, Xen 4.17:
 /// `hap_enabled`).
 fn cannot_merge(domain: &Domain) -> Vec<String> {
     let is_pv = domain.kind == Some(DomainKind::Pv);
-    let why = "its memory cannot be merged: Xen's memory sharing needs a domain whose addresses hardware translates; \
+    let why = "its memory cannot be merged: Xen's memory sharing needs a domain with hardware assisted paging; \
                start it with type=\"pvh\" or \"hvm\"";
     is_pv.then(|| why.to_owned()).into_iter().collect()
 }

@@ -1,9 +1,10 @@
-//! The names and consoles of domains from xenstore, over the socket of its daemon.
+//! Names and consoles of domains from xenstore, over the socket of its daemon.
 //!
-//! Xen's own library for this (libxenstore) waits for ever where the daemon hangs, so huddle speaks the protocol
-//! itself, for one kind of question and with a time limit: docs/misc/xenstore.txt and xen/include/public/io/xs_wire.h
-//! (Xen 4.17). Requests are answered in order, but events of watches may come in between; this client sets no
-//! watch and passes them over. A xenstored that runs in a domain of its own has no socket.
+//! Xen's own library for this (libxenstore) waits forever if the daemon hangs, so huddle implements the
+//! protocol itself, for one kind of request and with a time limit: docs/misc/xenstore.txt and
+//! xen/include/public/io/xs_wire.h (Xen 4.17). Requests are answered in order, but events of watches may come
+//! in between; this client sets no watch and skips them. A xenstored that runs in its own domain has no
+//! socket.
 
 pub mod reply;
 
@@ -26,7 +27,7 @@ use huddle_host::socket::{self, Timed};
 /// How long an answer may take; xenstored answers in well below a millisecond.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// A client of xenstored: connects when it is first asked, and again when the daemon has been restarted.
+/// A client of xenstored: connects at the first request, and again after a restart of the daemon.
 #[derive(Debug)]
 pub struct Xenstore {
     paths: Vec<PathBuf>,
@@ -41,38 +42,38 @@ struct Connection {
 }
 
 impl Xenstore {
-    /// A client of the host's daemon, found from the root directory of the host's first process, so that a huddle
-    /// in a container finds it too. Nothing is connected yet.
+    /// A client of the host's daemon, found through the root directory of the host's first process, so that
+    /// huddle in a container finds it, too. Connects later.
     pub fn new(root: &HostRoot) -> Self {
         let paths = ["1/root/run/xenstored/socket", "1/root/var/run/xenstored/socket"];
         Self { paths: paths.map(|path| root.proc(path)).into(), limit: LIMIT, connection: Mutex::new(None) }
     }
 
-    /// The name of a domain (`/local/domain/ID/name`), with `?` for what could upset a terminal; `None` where it
-    /// has none.
+    /// The name of a domain (`/local/domain/ID/name`), with `?` for characters that could upset a terminal;
+    /// `None` if it has none.
     ///
     /// # Errors
-    /// [`XenError::TimedOut`] where the daemon hangs, [`XenError::NoAccess`] and [`XenError::Xenstore`] where it
-    /// cannot be asked or refuses, [`XenError::Answer`] where it makes no sense.
+    /// [`XenError::TimedOut`] if the daemon hangs, [`XenError::NoAccess`] and [`XenError::Xenstore`] if it
+    /// cannot be reached or refuses, [`XenError::Answer`] if its answer cannot be parsed.
     pub fn domain_name(&self, id: u16) -> Result<Option<String>, XenError> {
         let value = self.read(&format!("/local/domain/{id}/name"))?;
         let name = value.map(|value| plain(&String::from_utf8_lossy(&value)));
         Ok(name.filter(|name| !name.trim().is_empty()))
     }
 
-    /// The terminal that xenconsoled made for a domain's first console (`/local/domain/ID/console/tty`); `None`
-    /// where it has not made one yet.
+    /// The terminal that xenconsoled made for a domain's first console (`/local/domain/ID/console/tty`);
+    /// `None` if it has not made one yet.
     ///
     /// # Errors
     /// As [`Self::domain_name`].
     pub fn console(&self, id: u16) -> Result<Option<PathBuf>, XenError> {
         let value = self.read(&format!("/local/domain/{id}/console/tty"))?;
         let path = value.map(|value| PathBuf::from(OsString::from_vec(value)));
-        // It is dom0's own daemon that writes it; a relative path would be anybody's.
+        // Only dom0's daemon writes it; a relative path could be anyone's.
         Ok(path.filter(|path| path.is_absolute()))
     }
 
-    /// The value at `path`; `None` where there is no such path.
+    /// The value at `path`; `None` if there is no such path.
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, XenError> {
         let deadline = Instant::now() + self.limit;
         let mut kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +89,7 @@ impl Xenstore {
                     *kept = Some(connection);
                     return value(path, reply);
                 }
-                // The daemon hung up: it was restarted, or is not there any more.
+                // The daemon closed the connection: it was restarted or has ended.
                 Err(ReplyError::Io(error)) if !socket::is_timeout(&error) && !is_fresh => is_fresh = true,
                 Err(error) => return Err(self.error(path, error)),
             }
@@ -130,7 +131,7 @@ impl Xenstore {
     }
 }
 
-/// The value that a reply gives; `None` where there is no such path.
+/// The value in a reply; `None` if there is no such path.
 fn value(path: &str, reply: Reply) -> Result<Option<Vec<u8>>, XenError> {
     match reply {
         Reply::Value(value) => Ok(Some(value)),
@@ -146,7 +147,7 @@ impl Connection {
     fn read(&mut self, path: &str, deadline: Instant) -> Result<Reply, ReplyError> {
         self.last_request = self.last_request.wrapping_add(1);
         let request = self.last_request;
-        // Paths end with a nul, which counts (docs/misc/xenstore.txt, `READ`: `<path>|`).
+        // Paths end with a NUL, which counts (docs/misc/xenstore.txt, `READ`: `<path>|`).
         let length = u32::try_from(path.len() + 1).map_err(|_| ReplyError::Protocol(path.to_owned()))?;
         let mut message: Vec<u8> =
             [reply::XS_READ, request, 0, length].into_iter().flat_map(u32::to_ne_bytes).collect();

@@ -1,16 +1,16 @@
-//! The program `xl`, which makes domains, and in place of Xen's libraries lists and pins where they are not there or
-//! of an unknown version.
+//! The program `xl`, which creates domains, and which lists and pins instead of Xen's libraries where they
+//! are missing or of an unknown version.
 //!
-//! What is asked, and what it costs: each question is a program that starts, 0.02 s on hardware, 0.3 to 0.8 s in
-//! an emulator; without a running xenstored it waits for ever, so each has a time limit. Its output is text for
-//! people (xl(1), Xen 4.17; its source prints the same lines in 2026), which the pure parsers in [`list`], [`machine`] and [`psr`] take apart; what they do
-//! not understand is an error, never a guess. What it does not tell: pages that are shared; memory below a MiB,
-//! CPU time below a tenth of a second; the numbers of cpupools, in place of which stands the order in which this
-//! client first saw them, `Pool-0` before all others; affinities to CPUs beyond the number of online ones
-//! (`smt=0`), which is refused.
+//! Cost and limits: each request starts a program, which takes 0.02 s on hardware, 0.3 to 0.8 s in an
+//! emulator; without a running xenstored it waits forever, so each has a time limit. Its output is text for
+//! people (xl(1), Xen 4.17; its source prints the same lines in 2026), which the pure parsers in [`list`],
+//! [`machine`] and [`psr`] read; unknown output is an error, never a guess. Not available from it: pages that
+//! are shared; memory below a MiB, CPU time below a tenth of a second; the numbers of cpupools, replaced by
+//! the order in which this client first saw them, `Pool-0` first; affinities to CPUs beyond the number of
+//! online ones (`smt=0`), which is refused.
 //!
-//! A domain is named by its number, which `xl` prefers to a name that looks like one. Numbers are used again one
-//! day, so its UUID is compared before and after each change.
+//! A domain is given by its number, which `xl` prefers to a name that looks like one. Numbers are reused
+//! eventually, so the UUID is compared before and after each change.
 
 mod life;
 mod list;
@@ -49,13 +49,13 @@ pub struct Xl {
     limit: Duration,
     /// Cpupools in the order in which they were first seen.
     pools: Mutex<Vec<String>>,
-    /// How domains are virtualised, which never changes: asked for once.
+    /// How domains are virtualised, which never changes: requested once.
     kinds: Mutex<BTreeMap<DomainRef, Option<DomainKind>>>,
-    /// Domains whose monitoring somebody else has begun.
+    /// Domains monitored by another program.
     monitored_by_others: BTreeSet<DomainRef>,
 }
 
-/// A part of an answer that makes no sense.
+/// A part of an answer that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ParseError {
     what: &'static str,
@@ -75,16 +75,16 @@ impl From<ParseError> for XenError {
 }
 
 impl Xl {
-    /// The program as it is installed: in `PATH`, in `/usr/sbin` or `/usr/local/sbin`, or where Debian keeps that
-    /// of the running version.
+    /// The installed program: in `PATH`, in `/usr/sbin` or `/usr/local/sbin`, or in Debian's directory for
+    /// the running version.
     ///
     /// # Errors
-    /// [`XenError::Xl`] where there is none.
+    /// [`XenError::Xl`] if there is none.
     pub fn find(root: &HostRoot) -> Result<Self, XenError> {
         let version = running_version(root);
         let path = env::var_os("PATH").unwrap_or_default();
         let debian = version.as_ref().map(|version| PathBuf::from(format!("/usr/lib/xen-{version}/bin")));
-        // A relative directory would be anybody's.
+        // A relative directory could be anyone's.
         let program = env::split_paths(&path)
             .filter(|directory| directory.is_absolute())
             .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
@@ -118,13 +118,13 @@ impl Xl {
         self.run(args)?.text()
     }
 
-    /// As [`Self::ask`], about the domain of that number.
+    /// Like [`Self::ask`], for a domain given by its number.
     fn ask_about(&self, id: u16, args: &[&str]) -> Result<String, XenError> {
         let answer = self.run(args)?;
         if is_gone(&answer) { Err(XenError::Gone(id)) } else { answer.text() }
     }
 
-    /// That the number still means this domain.
+    /// Checks that the number still belongs to this domain.
     fn check(&self, domain: DomainRef) -> Result<(), XenError> {
         let text = self.ask_about(domain.id, &["list", "-v", &domain.id.to_string()])?;
         let listed = list::list(&text)?;
@@ -135,7 +135,7 @@ impl Xl {
         Ok(machine::info(&self.ask(&["info", "-n"])?)?)
     }
 
-    /// [`Self::info`], where affinities can be told from it.
+    /// [`Self::info`], if `xl` prints whole affinities.
     fn info_for_affinities(&self) -> Result<Info, XenError> {
         let info = self.info()?;
         if info.is_whole() {
@@ -150,7 +150,7 @@ impl Xl {
         Err(XenError::Xl { command: "xl vcpu-list".to_owned(), why })
     }
 
-    /// Cpupools, with the numbers that stand for them.
+    /// Cpupools, with the numbers assigned here.
     fn pools(&self) -> Result<Vec<(String, CpuPool)>, XenError> {
         let counts = self.ask(&["cpupool-list"])?;
         let lists = self.ask(&["cpupool-list", "-c"])?;
@@ -167,7 +167,7 @@ impl Xl {
         Ok(pools)
     }
 
-    /// How the domains are virtualised, asked for when one is new. It is no error where that is not known.
+    /// How the domains are virtualised, requested when one is new. Unknown kinds are not an error.
     fn kinds(&self, listed: &[Listed]) -> BTreeMap<DomainRef, Option<DomainKind>> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if listed.iter().any(|line| !kinds.contains_key(&line.domain)) {
@@ -179,8 +179,8 @@ impl Xl {
             *kinds = listed
                 .iter()
                 .map(|Listed { domain, .. }| {
-                    let told = details.get(&domain.id).and_then(|detailed| detailed.kind(*domain));
-                    (*domain, told.or(kinds.get(domain).copied().flatten()))
+                    let kind = details.get(&domain.id).and_then(|detailed| detailed.kind(*domain));
+                    (*domain, kind.or(kinds.get(domain).copied().flatten()))
                 })
                 .collect();
         }
@@ -207,7 +207,7 @@ impl Toolstack for Xl {
     fn domains(&self) -> Result<Vec<Domain>, XenError> {
         let info = self.info_for_affinities()?;
         let listed = list::list(&self.ask(&["list", "-v", "-c"])?)?;
-        // After the domains: a cpupool that holds one does not go.
+        // After the domains: a cpupool with domains cannot be destroyed.
         let pools = self.pools()?;
         let names: Vec<String> = pools.iter().map(|(name, _)| name.clone()).collect();
         let kinds = self.kinds(&listed);
@@ -217,7 +217,7 @@ impl Toolstack for Xl {
         }
         let mut domains = Vec::new();
         for line in listed {
-            // None: it ended between the two questions. Another name: so did it, and its number is another's.
+            // None: it ended between the two requests. Another name: likewise, and its number was reused.
             let vcpus = vcpus.remove(&line.domain.id).unwrap_or_default();
             if vcpus.is_empty() || vcpus.iter().any(|vcpu| vcpu.name != line.name) {
                 continue;
@@ -238,7 +238,7 @@ impl Toolstack for Xl {
     fn affinity(&self, domain: DomainRef, vcpu: u32, kind: AffinityKind) -> Result<CpuSet, XenError> {
         let info = self.info_for_affinities()?;
         let vcpus = self.vcpus(domain)?;
-        // After it: a domain that is still there was there.
+        // Checked afterwards: a domain that still exists existed before.
         self.check(domain)?;
         let vcpu = vcpus.into_iter().find(|line| line.index == vcpu).ok_or(XenError::Gone(domain.id))?;
         Ok(match kind {
@@ -254,7 +254,7 @@ impl Toolstack for Xl {
         kind: AffinityKind,
         cpus: &CpuSet,
     ) -> Result<(), XenError> {
-        // All that are online means all: a CPU that comes online later is not left out.
+        // All online CPUs are passed as `all`, so that a CPU that comes online later is included.
         let online = self.info()?.set();
         let set = if online.is_subset(cpus) { "all".to_owned() } else { cpus.to_string() };
         let (id, index) = (domain.id.to_string(), vcpu.to_string());
@@ -263,7 +263,7 @@ impl Toolstack for Xl {
             AffinityKind::Soft => ["vcpu-pin", &id, &index, "-", &set],
         };
         let refused = || XenError::Call { call: format!("xl {}", args.join(" ")), errno: Errno::EINVAL };
-        // Xl takes no empty set, and a number of no CPU for one of many.
+        // `xl` accepts no empty set, and misinterprets unknown CPU numbers.
         if cpus.is_disjoint(&online) {
             return Err(refused());
         }
@@ -276,7 +276,7 @@ impl Toolstack for Xl {
         if !answer.stderr.contains(INVALID) && !answer.stderr.contains(EMPTY) {
             return Err(answer.failed());
         }
-        // The same error for a vCPU that is not there.
+        // The same error for a missing vCPU.
         let exists = self.vcpus(domain)?.iter().any(|line| line.index == vcpu);
         Err(if exists { refused() } else { XenError::Gone(domain.id) })
     }
@@ -284,10 +284,10 @@ impl Toolstack for Xl {
 
 /// `EINVAL` as `xl` prints it.
 const INVALID: &str = "Invalid argument";
-/// `xl vcpu-pin` where none of the CPUs is there.
+/// `xl vcpu-pin` if none of the CPUs exists.
 const EMPTY: &str = "affinity map is empty";
 
-/// Whether an answer says that there is no such domain: words of `xl` and libxl, and `ESRCH`.
+/// Whether an answer reports a missing domain: messages of `xl` and libxl, and `ESRCH`.
 fn is_gone(answer: &Answer) -> bool {
     let words =
         ["does not exist", "invalid domain identifier", "Could not get domain info", "invalid domain ID"];

@@ -7,7 +7,7 @@ use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::summary::{Arm, ArmFigure, Ratio, Summary};
-use huddle_model::text::bytes;
+use huddle_model::text::{bytes, grouped, p_value};
 use std::collections::BTreeMap;
 
 use super::summary::all_ratios;
@@ -121,11 +121,6 @@ fn ratio_line(out: &mut String, what: &str, ratio: Ratio) {
     line(out, &format!("{what:<46} {text}"));
 }
 
-/// A p value; what is smaller than four digits show is not written as 0.
-fn p_value(p: f64) -> String {
-    if p < 0.0001 { "< 0.0001".into() } else { format!("{p:.4}") }
-}
-
 pub(crate) fn table(header: Vec<String>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -214,16 +209,7 @@ pub(crate) fn ratio(ratio: Option<Ratio>) -> String {
 
 /// A number with a thin grouping of thousands: `12,345,678`.
 pub(crate) fn number(value: f64, digits: usize) -> String {
-    let text = format!("{value:.digits$}");
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
-    let mut grouped = String::new();
-    for (at, digit) in whole.chars().enumerate() {
-        if at > 0 && (whole.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    fraction.map_or_else(|| grouped.clone(), |fraction| format!("{grouped}.{fraction}"))
+    grouped(&format!("{value:.digits$}"))
 }
 
 #[cfg(test)]

@@ -11,19 +11,20 @@ use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
 
-/// Most vCPUs of a VM: KVM's limit on x86 (KVM_MAX_VCPUS with CONFIG_KVM_MAX_NR_VCPUS, Linux 6.18).
+/// Maximum number of vCPUs of a VM: KVM's limit on x86 (KVM_MAX_VCPUS with CONFIG_KVM_MAX_NR_VCPUS, Linux
+/// 6.18).
 const MOST_VCPUS: u32 = 4096;
 
-/// More frames of 4 KiB than 52 bits of physical address can name there are not.
+/// The number of 4 KiB frames in a physical address space of 52 bits.
 const MOST_FRAMES: u64 = 1 << 40;
 
-/// A matrix file that cannot be used; each message names the place and the offending text.
+/// A matrix file that cannot be used; each message names the position and the offending text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MatrixFileError {
-    /// Neither JSON nor CSV that could be read.
+    /// Neither valid JSON nor CSV.
     #[error("not a matrix: {0}")]
     Syntax(String),
-    /// The JSON of something else.
+    /// JSON with another schema.
     #[error("the schema is {0:?}, expected \"huddle/matrix/1\"")]
     Schema(String),
     /// No VM in it.
@@ -38,16 +39,16 @@ pub enum MatrixFileError {
     /// Rows and columns differ in number.
     #[error("the matrix is not square: {what} has {found} cells for {expected} VMs")]
     NotSquare {
-        /// Which row or table.
+        /// The row or table.
         what: String,
-        /// Cells there.
+        /// Its number of cells.
         found: usize,
-        /// VMs named.
+        /// Number of VMs.
         expected: usize,
     },
     /// The first column does not repeat the header.
     #[error(
-        "row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have one order"
+        "row {row} is for VM {found:?}, but column {row} is for {expected:?}; rows and columns must have the same order"
     )]
     RowName {
         /// Row number from 1.
@@ -57,16 +58,16 @@ pub enum MatrixFileError {
         /// Name in the header.
         expected: String,
     },
-    /// A cell that is no rate.
+    /// A cell that is not a rate.
     #[error("the cell of {row:?} and {column:?} is {text:?}; expected {expected}")]
     Cell {
         /// VM of the row.
         row: String,
         /// VM of the column.
         column: String,
-        /// What stands there.
+        /// The text of the cell.
         text: String,
-        /// What may stand there.
+        /// The expected text.
         expected: &'static str,
     },
     /// More vCPUs than a VM can have.
@@ -74,10 +75,10 @@ pub enum MatrixFileError {
     Vcpus {
         /// Name of the VM.
         name: String,
-        /// What stands there.
+        /// Its number of vCPUs.
         vcpus: u32,
     },
-    /// Part of what a measured VM has is missing.
+    /// Some of a measured VM's figures are missing.
     #[error(
         "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
     )]
@@ -112,20 +113,20 @@ struct File {
     rate_error: Option<Vec<Vec<f64>>>,
 }
 
-/// What a matrix is made of, before it is checked.
+/// The parts of a matrix, before they are checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixParts {
     /// How it was measured.
     pub method: Method,
     /// The VMs, in the order of rows and columns.
     pub vms: Vec<MatrixVm>,
-    /// Distinct frames that each pair shares; `None` when only rates are known.
+    /// Distinct frames that each pair shares; `None` if only rates are known.
     pub shared_frames: Option<Vec<Vec<u64>>>,
     /// Share (0 to 1) of the row's used frames that the column maps too.
     pub rate: Vec<Vec<f64>>,
     /// How long measuring took, in milliseconds.
     pub duration_ms: Option<f64>,
-    /// Share (0 to 1) of the resident pages that was looked at.
+    /// Share (0 to 1) of the resident pages that was read.
     pub coverage: Option<f64>,
 }
 
@@ -151,7 +152,7 @@ impl FileVm {
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
         };
-        // Earlier files have a number only, which may be another's by now.
+        // Earlier files have only a number, which may have been reused.
         let id = match (self.pid, self.start_ticks, self.domid, self.uuid) {
             (Some(id), Some(start_ticks), None, _) => Some(VmId::Process(TaskId { id, start_ticks })),
             (None, _, Some(domid), Some(uuid)) => Some(VmId::XenDomain(XenDomainId { domid, uuid })),
@@ -161,7 +162,7 @@ impl FileVm {
     }
 }
 
-/// A VM as the JSON has it: what does not apply to its kind is null.
+/// A VM in the JSON: fields that do not apply to its kind are null.
 #[derive(Serialize)]
 struct OutVm<'a> {
     name: &'a str,
@@ -222,7 +223,7 @@ impl Serialize for SharingMatrix {
 }
 
 impl<'de> Deserialize<'de> for SharingMatrix {
-    /// The same, with the checks of a file.
+    /// The same, with validation.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::from_parsed(File::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
@@ -238,7 +239,7 @@ impl SharingMatrix {
         Ok(matrix)
     }
 
-    /// What cannot have been measured; what a loop publishes need not be asked.
+    /// Rejects impossible values; data of a loop is not checked.
     fn check_counts(&self) -> Result<(), MatrixFileError> {
         if let Some(vm) = self.vms.iter().find(|vm| vm.vcpus > MOST_VCPUS) {
             return Err(MatrixFileError::Vcpus { name: vm.name.clone(), vcpus: vm.vcpus });
@@ -289,10 +290,10 @@ impl SharingMatrix {
         Ok(matrix)
     }
 
-    /// A matrix of parts that come from elsewhere, after the checks of a file.
+    /// A matrix from external parts, with the validation of a file.
     ///
     /// # Errors
-    /// When it has no VM, names one twice or not at all, is not square, or holds what is no rate.
+    /// When it has no VM, a duplicate or missing name, is not square, or contains an invalid rate.
     pub fn from_parts(parts: MatrixParts) -> Result<Self, MatrixFileError> {
         let vms = parts.vms;
         check_vms(&vms)?;

@@ -1,43 +1,43 @@
-//! What the VMs of a domain take away from each other: by how much their working sets exceed its cache.
+//! Contention of the VMs of a domain: by how much their working sets exceed its cache.
 //!
-//! The frames that the VMs of a domain use together are at most the sum of their working sets, less what
+//! The frames that the VMs of a domain use together are at most the sum of their working sets, minus what
 //! neighbours in a tree over them share, for any tree; the least of these bounds is that of a maximum
 //! spanning tree (Hunter, "An upper bound for the probability of a union", 1976). It is exact where nothing
-//! is shared, and where all share the same frames. Of what two VMs share, so much counts as lies in their
-//! working sets if these are spread over all their frames alike.
+//! is shared, and where all share the same frames. Of the frames that two VMs share, those within their
+//! working sets count, assuming that working sets are spread evenly over all frames.
 //!
-//! Local search: as long as the value rises, the best move of one VM out of a domain whose cache is
-//! exceeded, or the best exchange of one with one elsewhere. Cost: O(n d) moves and O(n^2) exchanges a step,
-//! each with two trees of O(m^2) for m VMs in a domain.
+//! Local search: as long as the value rises, the best move of one VM out of a domain whose cache is exceeded,
+//! or the best exchange of one with one elsewhere. Cost: O(n d) moves and O(n^2) exchanges per step, each
+//! with two trees of O(m^2) for m VMs in a domain.
 
 use super::PlanInput;
 use super::instance::{Bins, Instance};
 
-/// Comparisons after which the search is given up.
+/// Maximum number of comparisons of the search.
 const MOST_WORK: u64 = 200_000_000;
 
-/// Below this a gain is rounding.
+/// Smaller gains are rounding errors.
 const EPSILON: f64 = 1e-6;
 
-/// The working sets of the VMs that are placed, and the caches.
+/// The working sets of the placed VMs, and the caches.
 pub(super) struct Contention<'a> {
     input: PlanInput<'a>,
     /// The VM of each item.
     items: Vec<usize>,
     /// Frames in the working set of each item.
     own: Vec<f64>,
-    /// What part of the item's frames that is; `None` where it is not known how many it has.
+    /// The fraction of the item's frames; `None` if their number is unknown.
     parts: Vec<Option<f64>>,
-    /// Frames in the cache of each bin; infinite where its size is not known.
+    /// Frames in the cache of each bin; infinite if its size is unknown.
     cache: Vec<f64>,
-    /// Shared frames that a frame less of contention is worth.
+    /// Shared frames that one frame less of contention is worth.
     weight: f64,
-    /// VMs whose working set is not known; it counts as nothing.
+    /// VMs whose working set is unknown and counts as nothing.
     pub(super) unknown: Vec<usize>,
 }
 
 impl<'a> Contention<'a> {
-    /// `None` where nothing is known of working sets or caches, or nothing is to be counted.
+    /// `None` if no working sets or cache sizes are known, or contention has no weight.
     pub(super) fn of(input: &PlanInput<'a>, items: &[usize]) -> Option<Self> {
         let weight = input.limits.and_then(|limits| limits.contention).unwrap_or(1.0);
         let sets: Vec<Option<u64>> = items.iter().map(|vm| input.working_set_frames(*vm)).collect();
@@ -45,7 +45,7 @@ impl<'a> Contention<'a> {
             domain.size_bytes.map_or(f64::INFINITY, |bytes| bytes as f64 / super::FRAME_BYTES as f64)
         });
         let cache: Vec<f64> = cache.collect();
-        // Rates alone cannot be weighed against frames.
+        // Rates cannot be weighed against frames.
         let has_frames = input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some());
         let matters = weight > 0.0 && has_frames && cache.iter().any(|frames| frames.is_finite());
         if !matters || sets.iter().all(Option::is_none) {
@@ -81,7 +81,7 @@ impl<'a> Contention<'a> {
         (self.union(members) - self.cache[bin]).max(0.0)
     }
 
-    /// Frames that the items use together, at most (Prim's algorithm, for a maximum).
+    /// Upper bound of the frames that the items use together (Prim's algorithm, for a maximum).
     fn union(&self, members: &[usize]) -> f64 {
         let Some((first, rest)) = members.split_first() else { return 0.0 };
         let mut frames = self.own[*first];
@@ -97,7 +97,7 @@ impl<'a> Contention<'a> {
         frames
     }
 
-    /// A placement with less contention, as far as that is worth the sharing it costs.
+    /// A placement with less contention, if that is worth the sharing it costs.
     pub(super) fn relieved(&self, instance: &Instance, bins: &Bins) -> Bins {
         let mut climb = HillClimb { contention: self, instance, bins: bins.clone(), work: 0 };
         while climb.step() {}
@@ -113,7 +113,7 @@ struct HillClimb<'a> {
 }
 
 impl HillClimb<'_> {
-    /// Makes the best change; false when none is left.
+    /// Makes the best change; false if there is none.
     fn step(&mut self) -> bool {
         let d = self.contention.cache.len();
         let mut members: Vec<Vec<usize>> = vec![Vec::new(); d];
@@ -154,7 +154,7 @@ impl HillClimb<'_> {
         self.work <= MOST_WORK
     }
 
-    /// What a change is worth, in shared frames.
+    /// The value of a change, in shared frames.
     fn gain(
         &mut self,
         members: &[Vec<usize>],
@@ -175,7 +175,7 @@ impl HillClimb<'_> {
             let here = self.instance.gains[item].iter().filter(|(other, _)| bins[*other] == bins[item]);
             here.map(|(_, gain)| gain).sum()
         };
-        // Two that change places are in one bin neither before nor after, so no pair counts twice.
+        // Two exchanged items are never in one bin, so no pair counts twice.
         let moved = std::iter::once(item).chain(other);
         let shared: f64 = moved.map(|item| with(item, changed) - with(item, &self.bins)).sum();
         shared - self.contention.weight * contention

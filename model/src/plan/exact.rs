@@ -1,24 +1,24 @@
 //! The best assignment of an [`Instance`], by branch and bound.
 //!
-//! Items in descending order of all they could gain go to each bin in turn. Bound: what is placed, and for
-//! each open item the most it can gain with placed ones in one bin that it may go to, and half of what it
-//! could gain with other open ones. Bins that are empty and alike are tried once. The search begins from
-//! what [`search`](mod@super::search) found, so that it only has to prove or to improve.
+//! Items in descending order of their total possible gain are tried in each bin. Bound: the value of placed
+//! items, plus for each open item its best gain with placed ones in one allowed bin, plus half of its
+//! possible gain with other open ones. Of empty equal bins only one is tried. The search starts from the
+//! result of [`search`](mod@super::search), so that it only has to prove or improve it.
 
 use super::instance::{Bins, Instance};
 use super::search::search;
 
-/// Steps after which the proof is given up.
+/// Maximum number of steps of the proof.
 const MOST_STEPS: u64 = 3_000_000;
 
-/// What was found.
+/// Result of the search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exact {
-    /// The best assignment that was found.
+    /// The best assignment found.
     pub bins: Bins,
-    /// No assignment is worth more than this.
+    /// Upper bound of the value of any assignment.
     pub bound: f64,
-    /// Whether it is the best there is.
+    /// Whether the assignment is proven to be optimal.
     pub proven: bool,
 }
 
@@ -42,7 +42,7 @@ pub fn exact(instance: &Instance, current: &Bins) -> Exact {
     };
     let all = solver.bound(0, 0.0);
     solver.descend(0, 0.0);
-    // Nothing is proven of an assignment that leaves a VM out.
+    // Nothing is proven for an assignment that leaves a VM out.
     let proven = solver.steps < MOST_STEPS && solver.best.iter().all(Option::is_some);
     let bound = if proven { instance.value(&solver.best) } else { all };
     Exact { bins: solver.best, bound, proven }

@@ -1,25 +1,24 @@
-//! What a plan is expected to bring and to cost.
+//! Expected gain and cost of a plan.
 
 use serde::{Deserialize, Serialize};
 
 use super::{FRAME_BYTES, PlanInput, VcpuPlacement};
 
-/// What a placement comes to, by the matrix it was made from.
+/// Expected effect of a placement, by the matrix it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     /// Frames shared by pairs within one domain, as `shared_within` of the plan.
     pub frames_within: u64,
-    /// What that saves of the caches: a frame that two VMs of one domain share is there once, not twice.
+    /// Cache memory saved: a frame that two VMs of one domain share is cached once, not twice.
     pub cache_bytes_saved: u64,
-    /// vCPUs that are elsewhere now, or free to be; `None` where nothing is known of any vCPU's place, as
-    /// offline.
+    /// vCPUs that are elsewhere now or not bound; `None` if no vCPU's place is known, as offline.
     pub moves: Option<u64>,
     /// vCPUs that are placed.
     pub placed: u64,
-    /// Frames that no placement under the same limits can bring together more of; `None` where the policy
-    /// knows no such bound.
+    /// Upper bound of the shared frames within domains under the same limits; `None` if the policy has no
+    /// such bound.
     pub bound_frames: Option<u64>,
-    /// Whether the bound is that of the optimum, which then is this placement if it has as many frames.
+    /// Whether the bound is that of the optimum; then a placement with as many frames is optimal.
     pub bound_is_proven: bool,
 }
 
@@ -34,7 +33,7 @@ impl Expected {
         let frames_within = within?;
         let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
         let is_known = input.vms.iter().any(|vm| !vm.current.is_empty());
-        // The entries of a VM follow each other, in the order of its vCPUs.
+        // The entries of a VM are adjacent, in the order of its vCPUs.
         let mut at: (&str, Option<usize>, usize) = ("", None, 0);
         let mut moves = 0;
         for placed in placement {
@@ -68,7 +67,7 @@ impl std::fmt::Display for Expected {
         )?;
         match self.moves {
             Some(moves) => write!(f, ", {moves} of {} vCPUs moved", self.placed)?,
-            None => write!(f, "; where the {} vCPUs are now is not known", self.placed)?,
+            None => write!(f, "; the current place of the {} vCPUs is unknown", self.placed)?,
         }
         match self.bound_frames {
             Some(bound) if self.bound_is_proven => write!(f, "; the optimum has {bound}"),

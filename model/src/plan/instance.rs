@@ -1,26 +1,26 @@
-//! The placing problem without names: items with sizes and pairwise gains, bins with room.
+//! The placement problem without names: items with sizes and pairwise gains, bins with capacities.
 //!
 //! Value of an assignment: the sum of the gains of all pairs in one bin. It is the quadratic multiple
-//! knapsack (or graph partitioning with capacities, seen from what is kept instead of what is cut), which
-//! is NP-hard: [`local_search`](mod@super::search) finds good answers fast, [`exact`](mod@super::exact) the best
-//! one for small instances.
+//! knapsack problem (or graph partitioning with capacities, counting what is kept instead of what is cut),
+//! which is NP-hard: [`local_search`](mod@super::search) finds good solutions fast,
+//! [`exact`](mod@super::exact) the optimum of small instances.
 
-/// What is to be placed, and where it may go.
+/// What to place, and where it may go.
 #[derive(Clone, Debug, Default)]
 pub struct Instance {
     /// Size of each item, in vCPUs.
     pub sizes: Vec<u32>,
-    /// For each item the others it gains with, each with its gain; symmetric, no item with itself.
+    /// For each item its partners with their gains; symmetric, no item with itself.
     pub gains: Vec<Vec<(usize, f64)>>,
     /// Room of each bin.
     pub room: Vec<u32>,
-    /// Bins that may take one more.
+    /// Bins that may exceed their room by one.
     pub stretches: Vec<bool>,
-    /// How many of them at most.
+    /// Maximum number of bins that do.
     pub stretched: u32,
     /// Bins that each item may go to; empty for all.
     pub allowed: Vec<Vec<bool>>,
-    /// Pairs that must not share a bin, for each item; may be empty.
+    /// For each item those that it must not share a bin with; may be empty.
     pub apart: Vec<Vec<usize>>,
     /// CPUs that each item keeps busy; empty for none.
     pub busy: Vec<f64>,
@@ -28,7 +28,7 @@ pub struct Instance {
     pub busy_room: Vec<f64>,
 }
 
-/// The bin of each item; `None` where no bin can hold it.
+/// The bin of each item; `None` if no bin has room for it.
 pub type Bins = Vec<Option<usize>>;
 
 impl Instance {
@@ -61,7 +61,7 @@ impl Instance {
         self.busy_room.get(bin).is_none_or(|room| busy <= room + 1e-9)
     }
 
-    /// Whether an assignment keeps to every limit.
+    /// Whether an assignment keeps every limit.
     pub fn holds(&self, bins: &Bins) -> bool {
         let mut load = vec![0; self.room.len()];
         let mut busy = vec![0.0; self.room.len()];

@@ -42,7 +42,7 @@ impl Serialize for Plan {
     }
 }
 
-/// A plan whose JSON says of each placed vCPU which VM it is of: see [`Plan::of_vms`].
+/// A plan whose JSON has the id of each placed vCPU's VM, see [`Plan::of_vms`].
 #[derive(Clone, Copy, Debug)]
 pub struct PlanOfVms<'a> {
     plan: &'a Plan,
@@ -50,8 +50,8 @@ pub struct PlanOfVms<'a> {
 }
 
 impl Plan {
-    /// For programs that read the plan: with `vm_kind`, `pid`, `uuid` and `domid` of the VMs of the matrix that it was
-    /// made from, null where they do not apply or the matrix does not say.
+    /// For programs that read the plan: with `vm_kind`, `pid`, `uuid` and `domid` of the VMs of its matrix,
+    /// null if they do not apply or the matrix lacks them.
     pub fn of_vms<'a>(&'a self, vms: &'a [MatrixVm]) -> PlanOfVms<'a> {
         PlanOfVms { plan: self, vms }
     }
@@ -100,7 +100,7 @@ mod tests {
     use crate::id::{TaskId, XenDomainId};
 
     #[test]
-    fn placed_vcpus_say_which_vm_they_are_of() {
+    fn placed_vcpus_have_the_ids_of_their_vm() {
         let place = |vm: &str| VcpuPlacement { vm: vm.into(), vcpu: 0, domain: DomainId(1) };
         let plan = Plan {
             policy: Policy::Paper,

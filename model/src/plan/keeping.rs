@@ -1,21 +1,21 @@
-//! Which of the user's limits a placement breaks.
+//! The user's limits that a placement breaks.
 
 use std::collections::BTreeMap;
 
 use super::{PlanInput, VcpuPlacement};
 use crate::topology::DomainId;
 
-/// Limits that a placement breaks, one sentence's worth each.
+/// Limits that a placement breaks, one clause each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Broken {
-    /// VMs that are not kept apart: they share a cache, or one of them runs where the kernel likes.
+    /// VMs that are not kept apart: they share a cache, or one of them is placed by the kernel.
     pub apart: Vec<String>,
     /// Of vCPUs, CPU time and NUMA nodes.
     pub others: Vec<String>,
 }
 
 impl Broken {
-    /// Whether the other breaks fewer, those of VMs to be kept apart counting first.
+    /// Whether the other breaks fewer limits; those of VMs to be kept apart count first.
     pub fn is_worse_than(&self, other: &Self) -> bool {
         (self.apart.len(), self.others.len()) > (other.apart.len(), other.others.len())
     }
@@ -29,7 +29,7 @@ impl std::fmt::Display for Broken {
 }
 
 impl PlanInput<'_> {
-    /// The limits that a placement breaks; where vCPUs run that it does not name is not known.
+    /// The limits that a placement breaks; vCPUs without an entry are in an unknown place.
     pub fn broken(&self, placement: &[VcpuPlacement]) -> Broken {
         let position: BTreeMap<&str, usize> =
             self.matrix.vms().iter().enumerate().map(|(at, vm)| (vm.name.as_str(), at)).collect();

@@ -6,62 +6,62 @@ use serde::{Deserialize, Serialize};
 
 use crate::matrix::SharingMatrix;
 
-/// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons. Nothing is
-/// limited by default.
+/// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons.
+/// There are no limits by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanLimits {
     /// Groups of VMs, by name, of which no two may share a cache: tenants that do not trust each other. VMs
     /// that do not run are ignored.
     pub apart: Vec<Vec<String>>,
-    /// Most vCPUs on a cache domain for each of its CPUs. It can only lower the share of the vCPUs that each
-    /// domain gets.
+    /// Maximum number of vCPUs on a cache domain per CPU of it. It can only lower the share of the vCPUs that
+    /// each domain gets.
     pub vcpus_per_cpu: Option<f64>,
-    /// The same for each core: two siblings (SMT) have one pipeline and one first-level cache. Where the cores
-    /// of the host are not known, each CPU counts as one.
+    /// The same per core: two SMT siblings have one pipeline and one first-level cache. If the cores of the
+    /// host are unknown, each CPU counts as one.
     pub vcpus_per_core: Option<f64>,
-    /// Most CPU time that the VMs of a domain use together, for each of its CPUs, from 0 to 1, in the last
-    /// window of observation. A VM that was not observed counts as one with all vCPUs busy.
+    /// Maximum CPU time that the VMs of a domain use together, per CPU of it, from 0 to 1, in the last window
+    /// of observation. A VM that was not observed counts as one with all vCPUs busy.
     pub load_per_cpu: Option<f64>,
-    /// Least share, from 0 to 1, of a VM's memory that is on the NUMA node of a domain it may go to. A VM
+    /// Minimum share, from 0 to 1, of a VM's memory that is on the NUMA node of a domain it may go to. A VM
     /// without such a domain is not limited.
     pub local_memory: Option<f64>,
-    /// What VMs use of a cache, in KiB, by name. For other VMs it is what the processor's monitoring (resctrl)
-    /// measures.
+    /// The working set of VMs in a cache, in KiB, by name. For other VMs it is the measurement of the
+    /// processor's monitoring (resctrl).
     pub working_set_kib: BTreeMap<String, u64>,
-    /// With policy `sharing`: how many shared frames within a domain are given up for one frame less by which
-    /// the working sets in a domain exceed its cache. Without working sets it has no effect. [default: 1]
+    /// With policy `sharing`: how many shared frames within a domain are given up for one frame less of
+    /// working sets above the cache size. Without working sets it has no effect. [default: 1]
     pub contention: Option<f64>,
 }
 
-/// A limit that cannot be.
+/// An invalid limit.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BadLimit {
-    /// A group of one VM keeps nothing apart.
+    /// A group needs two VMs.
     #[error("apart has the group {0:?}, expected the names of two or more different VMs")]
     Group(Vec<String>),
-    /// No VM fits into that.
+    /// No VM would fit.
     #[error("vcpus_per_cpu is {0}, expected more than 0")]
     VcpusPerCpu(f64),
-    /// No VM fits into that either.
+    /// No VM would fit.
     #[error("vcpus_per_core is {0}, expected more than 0")]
     VcpusPerCore(f64),
-    /// A CPU cannot be busier than all the time.
+    /// A CPU is busy for at most all of its time.
     #[error("load_per_cpu is {0}, expected more than 0 and at most 1")]
     LoadPerCpu(f64),
-    /// A share.
+    /// It is a share.
     #[error("local_memory is {0}, expected more than 0 and at most 1")]
     LocalMemory(f64),
-    /// It can only cost.
+    /// It cannot be a gain.
     #[error("contention is {0}, expected 0 or more")]
     Contention(f64),
 }
 
 impl PlanLimits {
-    /// Says which limit makes no sense, if one does not.
+    /// Checks all limits.
     ///
     /// # Errors
-    /// The first limit that cannot be.
+    /// The first invalid limit.
     pub fn check(&self) -> Result<(), BadLimit> {
         for group in &self.apart {
             let twice = (1..group.len()).any(|at| group[..at].contains(&group[at]));
@@ -79,15 +79,15 @@ impl PlanLimits {
         check(self.contention, cost, BadLimit::Contention)
     }
 
-    /// Names in these limits that no VM of `matrix` has, a sentence each: a misspelt name must not
-    /// switch a limit off silently.
+    /// Names in these limits that no VM of `matrix` has, a sentence each: a misspelt name must not disable a
+    /// limit silently.
     pub fn unknown_names(&self, matrix: &SharingMatrix) -> Vec<String> {
         let is_known = |name: &str| matrix.vms().iter().any(|vm| vm.name == name);
         let apart = self.apart.iter().flatten().map(|name| ("apart", name));
         let sets = self.working_set_kib.keys().map(|name| ("working_set_kib", name));
         let mut notes: Vec<String> = Vec::new();
         for (limit, name) in apart.chain(sets).filter(|(_, name)| !is_known(name)) {
-            let note = format!("{limit} names {name:?}, and no VM here is called that");
+            let note = format!("{limit} names {name:?}, but no VM has that name");
             if !notes.contains(&note) {
                 notes.push(note);
             }

@@ -13,7 +13,7 @@
 //! then a reason of the plan says so. A limit in vCPUs per CPU, or per core where siblings (SMT) are not
 //! to count as two, lowers the share where it is below it; it never raises one. VMs that are to be kept
 //! apart are never in one domain, a domain's VMs do not use more CPU time than its limit, and a VM stays on
-//! the NUMA node of its memory, unless there is no other domain that they may run in; a reason says that
+//! the NUMA node of its memory, unless they may run in no other domain; a reason says that,
 //! too. All of these are of [`PlanLimits`], and only set if the user sets them.
 //!
 //! # VMs with several vCPUs
@@ -56,27 +56,27 @@ pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
 pub use what_if::{WhatIf, what_if};
 
-/// What a policy may know of one VM, beside the matrix.
+/// Input of a policy about one VM, in addition to the matrix.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PlanVm {
     /// Domains it may run in; `None` for all.
     pub allowed: Option<BTreeSet<DomainId>>,
-    /// Domain each vCPU is placed in now, in order of vCPU; empty or shorter when unknown. Only breaks
-    /// ties, so that equally good placements do not move VMs to and fro.
+    /// Current domain of each vCPU, in order of vCPU; empty or shorter if unknown. Only breaks ties, so that
+    /// equally good placements do not move VMs back and forth.
     pub current: Vec<Option<DomainId>>,
     /// Numbers of its vCPUs in their order, which may have gaps; empty for 0, 1, 2, ...
     pub vcpus: Vec<u32>,
-    /// CPUs that its vCPUs kept busy of late, on average; `None` when that is not known.
+    /// CPUs that its vCPUs recently kept busy, on average; `None` if unknown.
     pub cpus_busy: Option<f64>,
-    /// Frames of a cache that it uses when no other VM takes them; `None` when that is not known.
+    /// Frames of a cache that it uses without contention; `None` if unknown.
     pub working_set_frames: Option<u64>,
-    /// Pages of its memory on each NUMA node; empty when that is not known.
+    /// Pages of its memory on each NUMA node; empty if unknown.
     pub node_pages: BTreeMap<u32, u64>,
 }
 
 impl PlanVm {
-    /// What a VM found on a host may and does: it may run in the domains that its cgroup allows some
-    /// CPU of, and a vCPU is placed in a domain when its affinity lies within.
+    /// Input for a VM found on a host: it may run in the domains with some CPU that its cgroup allows, and a
+    /// vCPU is placed in a domain if its affinity lies within it.
     pub fn of(vm: &Vm, topology: &Topology) -> Self {
         let allowed = topology.domains().iter().filter(|domain| !domain.cpus.is_disjoint(&vm.allowed_cpus));
         let current = vm.vcpus.iter().map(|vcpu| {
@@ -92,12 +92,12 @@ impl PlanVm {
         }
     }
 
-    /// Adds what a window saw of the VM: the CPU time of its vCPUs, and what it had of the caches that the
-    /// domains are drawn at.
+    /// Adds the observation of a window: the CPU time of the VM's vCPUs, and its occupancy of the caches that
+    /// are the domains.
     #[must_use]
     pub fn observed(mut self, vm: &Vm, seen: &Observation) -> Self {
         let window_ns = seen.end_unix_us.saturating_sub(seen.begin_unix_us) as f64 * 1000.0;
-        // By name: the vCPUs of a cgroup are of several processes.
+        // By name: the vCPUs of a cgroup belong to several processes.
         let mine = || seen.vcpus.iter().filter(|vcpu| vcpu.vm == vm.name);
         let run_ns = mine().map(VcpuObservation::run_ns);
         let run_ns = run_ns.sum::<Option<u64>>().filter(|_| mine().next().is_some() && window_ns > 0.0);
@@ -117,7 +117,7 @@ const FRAME_BYTES: u64 = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct PlanInput<'a> {
     matrix: &'a SharingMatrix,
-    /// What figures are computed from, where the plan is made by other weights.
+    /// The matrix for figures, if the plan is made from a weighted one.
     measured: Option<&'a SharingMatrix>,
     topology: &'a Topology,
     vms: &'a [PlanVm],
@@ -126,7 +126,7 @@ pub struct PlanInput<'a> {
 }
 
 impl<'a> PlanInput<'a> {
-    /// `vms` is in the order of `matrix.vms()`; VMs beyond its end have no limits and no known place.
+    /// `vms` is in the order of `matrix.vms()`; VMs beyond its end have no limits and an unknown place.
     pub fn new(matrix: &'a SharingMatrix, topology: &'a Topology, vms: &'a [PlanVm]) -> Self {
         Self { matrix, measured: None, topology, vms, apart: &[], limits: None }
     }
@@ -138,21 +138,21 @@ impl<'a> PlanInput<'a> {
         Self { apart: pairs, ..self }
     }
 
-    /// What the user limits, except whom he keeps apart, which are pairs of this matrix
+    /// The user's limits, except for VMs to keep apart, which are pairs of this matrix
     /// ([`PlanLimits::pairs_apart`], [`PlanInput::apart`]).
     #[must_use]
     pub fn limits(self, limits: &'a PlanLimits) -> Self {
         Self { limits: Some(limits), ..self }
     }
 
-    /// What was measured, where the plan is made from a matrix that counts some VMs for less: what the plan
-    /// says of shared frames is by this one.
+    /// The measured matrix, if the plan is made from one in which some VMs have lower weights: the plan's
+    /// figures of shared frames come from this one.
     #[must_use]
     pub fn measured(self, measured: &'a SharingMatrix) -> Self {
         Self { measured: Some(measured), ..self }
     }
 
-    fn told(&self) -> &'a SharingMatrix {
+    fn measured_matrix(&self) -> &'a SharingMatrix {
         self.measured.unwrap_or(self.matrix)
     }
 
@@ -189,41 +189,41 @@ impl<'a> PlanInput<'a> {
         self.vms.get(vm).map_or(0, |vm| vm.current.iter().filter(|current| **current == Some(domain)).count())
     }
 
-    /// Most vCPUs on a domain by the user's limits.
+    /// Maximum number of vCPUs on a domain by the user's limits.
     fn most_vcpus(&self, domain: &CacheDomain) -> u64 {
         let Some(limits) = self.limits else { return u64::MAX };
-        // A little more, so that 0.1 of 10 CPUs is 1.
+        // Rounding tolerance, so that 0.1 of 10 CPUs is 1.
         let of = |most: f64, units: usize| (most * units as f64 + 1e-9).floor() as u64;
         let by_cpu = limits.vcpus_per_cpu.map(|most| of(most, domain.cpus.len()));
         let by_core = limits.vcpus_per_core.map(|most| of(most, self.topology.cores_in(domain)));
         by_cpu.into_iter().chain(by_core).min().unwrap_or(u64::MAX)
     }
 
-    /// Most CPUs that the VMs of a domain may keep busy together; `None` for any number.
+    /// Maximum number of CPUs that the VMs of a domain may keep busy; `None` for any number.
     fn most_busy(&self, domain: &CacheDomain) -> Option<f64> {
         Some(self.limits?.load_per_cpu? * domain.cpus.len() as f64)
     }
 
-    /// CPUs that a VM keeps busy; all of its vCPUs where that is not known.
+    /// CPUs that a VM keeps busy; all of its vCPUs if unknown.
     fn cpus_busy(&self, vm: usize) -> f64 {
         self.vms.get(vm).and_then(|vm| vm.cpus_busy).unwrap_or_else(|| f64::from(self.vcpus(vm)))
     }
 
-    /// What a VM uses of a cache: as the user says, else as measured.
+    /// The working set of a VM: as configured, or else as measured.
     fn working_set_frames(&self, vm: usize) -> Option<u64> {
-        let said = self.limits.and_then(|limits| limits.working_set_kib.get(self.name(vm)));
-        let said = said.map(|kib| kib * 1024 / FRAME_BYTES);
-        said.or_else(|| self.vms.get(vm)?.working_set_frames)
+        let configured = self.limits.and_then(|limits| limits.working_set_kib.get(self.name(vm)));
+        let configured = configured.map(|kib| kib * 1024 / FRAME_BYTES);
+        configured.or_else(|| self.vms.get(vm)?.working_set_frames)
     }
 
-    /// The rate a pair is ranked by: the higher of its two directions, since a small VM that lies
-    /// wholly within a large one gains as much as two equal ones.
+    /// The rate a pair is ranked by: the higher of its two directions, since a small VM that is completely
+    /// shared with a large one gains as much as two equal ones.
     fn pair_rate(&self, i: usize, j: usize) -> f64 {
         self.matrix.rate(i, j).max(self.matrix.rate(j, i))
     }
 }
 
-/// How VMs are placed.
+/// Policies of placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
@@ -233,15 +233,15 @@ pub enum Policy {
     Opposed,
     /// The most shared frames within domains, by search.
     Sharing,
-    /// The same, the optimum: for small hosts, the yardstick of the others.
+    /// The same, by the optimum: for small hosts, and as a reference for the others.
     Exact,
     /// VMs spread evenly, whatever they share.
     Spread,
     /// VMs anywhere, by a fixed seed.
     Random,
-    /// VMs stay where they are as far as the load is even.
+    /// VMs stay where they are unless the load is uneven.
     Load,
-    /// Leave it to the kernel.
+    /// The kernel places all VMs.
     None,
 }
 
@@ -277,7 +277,7 @@ impl Policy {
         let mut reasons = Vec::new();
         reasons.extend(input.topology.single_domain_note());
         reasons.extend(input.limits.into_iter().flat_map(|limits| limits.unknown_names(input.matrix)));
-        // Policy none places nothing, so nothing is narrowed for it.
+        // Policy none places nothing, so it needs no node limits.
         let near = nodes::narrowed(input).filter(|_| self != Self::None);
         let input = &match &near {
             Some((vms, notes)) => {
@@ -300,7 +300,7 @@ impl Policy {
             Some(placed_so_far) => {
                 let placement = placed_so_far.placement();
                 let within = shared_within(input, &placed_so_far);
-                // A bound by weights says nothing of frames.
+                // A bound of weighted frames is not one of frames.
                 let bound = placed_so_far.bound().filter(|_| input.measured.is_none());
                 let expected = Expected::of(input, &placement, within, bound);
                 reasons.extend(placed_so_far.into_reasons());
@@ -317,7 +317,11 @@ impl Policy {
             domains: input.topology.domains().to_vec(),
             placement,
             shared_within,
-            shared_total: input.told().pairs().map(|(i, j)| input.told().shared_frames(i, j)).sum(),
+            shared_total: input
+                .measured_matrix()
+                .pairs()
+                .map(|(i, j)| input.measured_matrix().shared_frames(i, j))
+                .sum(),
             expected,
             reasons,
         }
@@ -332,7 +336,7 @@ impl std::fmt::Display for Policy {
 
 /// A policy name that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no policy {0:?}; choose paper, sharing, exact, opposed, spread, random, load or none")]
+#[error("unknown policy {0:?}; choose paper, sharing, exact, opposed, spread, random, load or none")]
 pub struct UnknownPolicy(String);
 
 impl std::str::FromStr for Policy {
@@ -346,14 +350,14 @@ impl std::str::FromStr for Policy {
     }
 }
 
-/// Where one vCPU shall run.
+/// The domain of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VcpuPlacement {
     /// Name of the VM.
     pub vm: String,
     /// Number of the vCPU within the VM.
     pub vcpu: u32,
-    /// Domain on whose CPUs it shall run.
+    /// Domain on whose CPUs it is to run.
     pub domain: DomainId,
 }
 
@@ -362,28 +366,27 @@ pub struct VcpuPlacement {
 pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
-    /// The domains it is about.
+    /// The domains of the plan.
     #[serde(default)]
     pub domains: Vec<CacheDomain>,
-    /// One entry a placed vCPU, in the order of the matrix, then of the vCPU; vCPUs not named are
-    /// left to the kernel.
+    /// One entry per placed vCPU, in the order of the matrix, then of the vCPU; other vCPUs are placed by the
+    /// kernel.
     pub placement: Vec<VcpuPlacement>,
-    /// Frames shared by pairs within one domain; the part of a pair that is split over domains counts
-    /// by the part of its pairs of vCPUs that meet. `None` when the matrix has rates only or nothing
-    /// is placed.
+    /// Frames shared by pairs within one domain; a pair that is split over domains counts by the fraction of
+    /// its pairs of vCPUs that meet. `None` if the matrix has only rates or nothing is placed.
     pub shared_within: Option<u64>,
-    /// Frames shared by all pairs; `None` when the matrix has rates only.
+    /// Frames shared by all pairs; `None` if the matrix has only rates.
     pub shared_total: Option<u64>,
-    /// What it brings and costs; `None` when the matrix has rates only or nothing is placed.
+    /// Its gain and cost; `None` if the matrix has only rates or nothing is placed.
     #[serde(default)]
     pub expected: Option<Expected>,
-    /// Why, one sentence each, in the order of decision.
+    /// The reasons, one sentence each, in the order of decision.
     #[serde(default)]
     pub reasons: Vec<String>,
 }
 
 impl Plan {
-    /// The domain of a vCPU; `None` when it is left to the kernel.
+    /// The domain of a vCPU; `None` if it is placed by the kernel.
     pub fn domain_of(&self, vm: &str, vcpu: u32) -> Option<&CacheDomain> {
         let placement = self.placement.iter().find(|placed| placed.vm == vm && placed.vcpu == vcpu)?;
         self.domains.iter().find(|domain| domain.id == placement.domain)
@@ -392,9 +395,12 @@ impl Plan {
 
 fn shared_within(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>) -> Option<u64> {
     let within = |(i, j)| {
-        input.told().shared_frames(i, j).map(|shared| shared as f64 * placed_so_far.meeting_fraction(i, j))
+        input
+            .measured_matrix()
+            .shared_frames(i, j)
+            .map(|shared| shared as f64 * placed_so_far.meeting_fraction(i, j))
     };
-    input.told().pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
+    input.measured_matrix().pairs().map(within).sum::<Option<f64>>().map(|frames| frames.round() as u64)
 }
 
 #[cfg(test)]

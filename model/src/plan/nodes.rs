@@ -1,12 +1,12 @@
-//! VMs stay on the NUMA node of their memory.
+//! Keeping VMs on the NUMA node of their memory.
 
 use std::collections::BTreeSet;
 
 use super::{PlanInput, PlanVm};
 use crate::topology::DomainId;
 
-/// The VMs with the domains they may go to narrowed to those on a node with enough of their memory, and
-/// what there is to say of it. `None` where that is no limit: none is set, or all domains are on one node.
+/// The VMs with their allowed domains restricted to nodes with enough of their memory, and notes about that.
+/// `None` if there is no restriction: no limit is set, or all domains are on one node.
 pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String>)> {
     let least = input.limits?.local_memory?;
     let nodes: BTreeSet<&BTreeSet<u32>> =
@@ -20,9 +20,7 @@ pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String
         let name = input.name(position);
         let pages: u64 = vm.node_pages.values().sum();
         if pages == 0 {
-            notes.push(format!(
-                "{name}: it is not known on which nodes its memory is, so that limits nothing"
-            ));
+            notes.push(format!("{name}: the nodes of its memory are unknown, so it is not limited"));
             return vm;
         }
         let share = |node: u32| vm.node_pages.get(&node).copied().unwrap_or(0) as f64 / pages as f64;
@@ -33,7 +31,7 @@ pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String
         let near: BTreeSet<DomainId> = may.filter(|domain| is_near(&domain.nodes)).map(|d| d.id).collect();
         if near.is_empty() {
             notes.push(format!(
-                "{name}: no domain it may run in is on a node with {:.0} % of its memory, so that limits \
+                "{name}: no domain it may run in is on a node with {:.0} % of its memory, so it is not \
                  nothing",
                 least * 100.0
             ));

@@ -1,11 +1,10 @@
 //! Policy `opposed`: as little sharing within domains as the shares allow, the causal control of
 //! `paper`.
-//!
 //! Problem: minimise the sum of [`PlanInput::pair_rate`] over pairs in one domain. Approach: VMs in
-//! descending order of their strongest rate (ties: order of the matrix) each go where they add least
-//! (ties: most room, then most of their vCPUs there already, then lowest id); then exchanges of two
-//! VMs of equal size, first found first, until none lowers the sum. A local optimum: the exact one is
-//! not needed of a control, only that it is deterministic and separates what `paper` joins.
+//! descending order of their strongest rate (ties: order of the matrix) are each placed where they add least
+//! (ties: most room, then most of their vCPUs there already, then lowest id); then two VMs of equal size are
+//! exchanged, the first improvement found first, until none lowers the sum. The result is a local optimum,
+//! which is enough for a control: it must be deterministic and separate the pairs that `paper` joins.
 //!
 //! Cost: O(n^2 d) for the first part, O(n^3) for a round of exchanges.
 
@@ -13,7 +12,7 @@ use std::cmp::Reverse;
 
 use super::{PlacementState, PlanInput};
 
-/// Improvements smaller than this are rounding.
+/// Smaller improvements are rounding errors.
 const LEAST_GAIN: f64 = 1e-12;
 
 pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
@@ -50,7 +49,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
     placed_so_far
 }
 
-/// Sum of the rates of `vm` with the VMs that are whole in `domain`.
+/// Sum of the rates of `vm` with the VMs that are completely in `domain`.
 fn shared_in(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>, vm: usize, domain: usize) -> f64 {
     (0..input.matrix.len())
         .filter(|other| *other != vm && placed_so_far.whole_in(*other) == Some(domain))
@@ -58,7 +57,7 @@ fn shared_in(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>, vm: usiz
         .sum()
 }
 
-/// Makes the first exchange of two VMs that lowers the sum; false when there is none.
+/// Makes the first exchange of two VMs that lowers the sum; false if there is none.
 fn exchange(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) -> bool {
     for (i, j) in input.matrix.pairs() {
         let (Some(from), Some(to)) = (placed_so_far.whole_in(i), placed_so_far.whole_in(j)) else { continue };
@@ -70,7 +69,7 @@ fn exchange(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) -> bo
             continue;
         }
         let now = shared_in(input, placed_so_far, i, from) + shared_in(input, placed_so_far, j, to);
-        // Each leaves the other's domain, so the pair itself counts on neither side.
+        // The two never share a domain, so their own rate counts on neither side.
         let then = shared_in(input, placed_so_far, i, to) + shared_in(input, placed_so_far, j, from)
             - 2.0 * input.pair_rate(i, j);
         if now - then > LEAST_GAIN {

@@ -9,8 +9,8 @@
 //! - one placed: the other joins it if its share has room, else it waits for a later pair;
 //! - both placed: nothing to decide.
 //!
-//! VMs left over (an odd one out, one that shares nothing, one that found no room) then go where there
-//! is most room, larger VMs first.
+//! Remaining VMs (an odd one, one that shares nothing, one without room) then go where there is most room,
+//! larger VMs first.
 //!
 //! Cost: O(n^2 log n + n^2 d) for n VMs and d domains.
 
@@ -26,7 +26,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
         .pairs()
         .filter(|(i, j)| input.pair_rate(*i, *j) > 0.0 && can_be_placed(*i) && can_be_placed(*j))
         .collect();
-    // A stable sort keeps the order of the matrix among equals.
+    // A stable sort keeps the order of the matrix for equal rates.
     pairs.sort_by(|a, b| input.pair_rate(b.0, b.1).total_cmp(&input.pair_rate(a.0, a.1)));
 
     for (i, j) in pairs {

@@ -1,27 +1,27 @@
-//! The state of a plan in the making: which vCPU is where, and how full each domain is.
+//! The state of an unfinished plan: the domain of each vCPU, and the load of each domain.
 
 use std::cmp::Reverse;
 
 use super::{PlanInput, VcpuPlacement};
 use crate::topology::DomainId;
 
-/// Positions of domains index the vectors; positions of VMs are those of the matrix.
+/// Vectors are indexed by the position of domains; positions of VMs are those of the matrix.
 pub(super) struct PlacementState<'a> {
     input: PlanInput<'a>,
     /// Share of each domain without the vCPUs left over by rounding.
     base: Vec<u32>,
-    /// Whether the domain may take one of those.
+    /// Whether the domain may take one of these.
     fractional: Vec<bool>,
-    /// How many of those are not yet placed.
+    /// Number of these that are not placed yet.
     extra: u32,
     load: Vec<u32>,
-    /// CPUs that the VMs in each domain keep busy, and how many they may.
+    /// CPUs that the VMs in each domain keep busy, and the limit.
     busy: Vec<f64>,
     most_busy: Vec<Option<f64>>,
-    /// Domain of each vCPU of each VM; empty while the VM is not placed.
+    /// Domain of each vCPU of each VM; empty until the VM is placed.
     placed: Vec<Vec<usize>>,
     reasons: Vec<String>,
-    /// Frames that no placement can bring together more of, and whether that is proven to be reached.
+    /// Upper bound of the shared frames within domains, and whether it is proven to be the optimum.
     bound: Option<(u64, bool)>,
 }
 
@@ -59,7 +59,7 @@ impl<'a> PlacementState<'a> {
                 input.vcpus(*vm) > 0 && input.vms.get(*vm).is_none_or(|vm| vm.cpus_busy.is_none())
             });
             reasons.extend(unknown.map(|vm| {
-                format!("{}: its CPU load is not known, so all its vCPUs count as busy", input.name(vm))
+                format!("{}: its CPU load is unknown, so all its vCPUs count as busy", input.name(vm))
             }));
         }
         Self {
@@ -80,12 +80,12 @@ impl<'a> PlacementState<'a> {
         &self.input
     }
 
-    /// VMs that still have to be placed, in the order of the matrix.
+    /// VMs that are not placed yet, in the order of the matrix.
     pub(super) fn unplaced(&self) -> Vec<usize> {
         (0..self.placed.len()).filter(|vm| self.placed[*vm].is_empty() && self.input.vcpus(*vm) > 0).collect()
     }
 
-    /// The domain of a VM that is whole in one.
+    /// The domain of a VM that is completely in one.
     pub(super) fn whole_in(&self, vm: usize) -> Option<usize> {
         let first = *self.placed[vm].first()?;
         self.placed[vm].iter().all(|domain| *domain == first).then_some(first)
@@ -103,8 +103,8 @@ impl<'a> PlacementState<'a> {
         self.reasons.push(reason);
     }
 
-    /// The share of each domain, which may take one vCPU left over by rounding, and how many of those there
-    /// are.
+    /// The share of each domain, whether it may take one of the vCPUs left over by rounding, and the number
+    /// of these.
     pub(super) fn shares(&self) -> (Vec<u32>, Vec<bool>, u32) {
         (self.base.clone(), self.fractional.clone(), self.extra)
     }
@@ -125,7 +125,7 @@ impl<'a> PlacementState<'a> {
         })
     }
 
-    /// vCPUs that still fit into the domain's share.
+    /// vCPUs that still fit in the domain's share.
     pub(super) fn room(&self, domain: usize) -> u32 {
         let extra =
             u32::from(self.fractional[domain] && self.extra > 0 && self.load[domain] <= self.base[domain]);
@@ -144,7 +144,7 @@ impl<'a> PlacementState<'a> {
             && !self.input.apart.iter().any(|(a, b)| vms.contains(a) && vms.contains(b))
     }
 
-    /// Whether VMs that keep so many CPUs busy may come into the domain.
+    /// Whether VMs that keep so many CPUs busy may be added to the domain.
     pub(super) fn bears(&self, domain: usize, busy: f64) -> bool {
         self.most_busy[domain].is_none_or(|most| self.busy[domain] + busy <= most + 1e-9)
     }
@@ -183,7 +183,7 @@ impl<'a> PlacementState<'a> {
         self.placed[vm].push(domain);
     }
 
-    /// Takes the whole VM back.
+    /// Removes the whole VM.
     pub(super) fn lift(&mut self, vm: usize) {
         for domain in std::mem::take(&mut self.placed[vm]) {
             if self.load[domain] == self.base[domain] + 1 && self.fractional[domain] {
@@ -194,13 +194,13 @@ impl<'a> PlacementState<'a> {
         }
     }
 
-    /// CPUs that one vCPU of a VM keeps busy, as if all did as much.
+    /// CPUs that one vCPU of a VM keeps busy, on average over its vCPUs.
     fn vcpu_busy(&self, vm: usize) -> f64 {
         self.input.cpus_busy(vm) / f64::from(self.input.vcpus(vm).max(1))
     }
 
-    /// Places a VM that has no partner to join: whole where a share has room, else over as few domains
-    /// as possible, else over a share, with a reason.
+    /// Places a VM without a partner: whole if a share has room, else over as few domains as possible, else
+    /// beyond a share, with a reason.
     pub(super) fn put_anywhere(&mut self, vm: usize) {
         if let Some(domain) = self.roomiest(&[vm]) {
             self.put(vm, domain);
@@ -228,7 +228,7 @@ impl<'a> PlacementState<'a> {
         for _ in 0..self.input.vcpus(vm) {
             let last = self.placed[vm].last().copied();
             let with_room = |domain: &usize| self.room(*domain) > 0 && self.bears(*domain, busy);
-            // Stay where the last vCPU went while there is room, so that few domains are touched.
+            // Stay in the domain of the last vCPU while there is room, so that few domains are used.
             let domain = last.filter(with_room).or_else(|| {
                 allowed
                     .iter()
@@ -237,7 +237,7 @@ impl<'a> PlacementState<'a> {
                     .max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
             });
             let domain = domain.unwrap_or_else(|| {
-                // The share is the firmer limit of the two.
+                // The share has priority over the limit of load.
                 let with_share = allowed.iter().copied().filter(|domain| self.room(*domain) > 0);
                 let with_share: Vec<usize> = with_share.collect();
                 over_share |= with_share.is_empty();

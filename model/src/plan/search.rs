@@ -1,10 +1,10 @@
 //! Greedy and local search for an [`Instance`].
 //!
-//! Greedy: items in descending order of all they could gain (larger ones first among equals), each into
-//! the bin where it gains most and fits; ties: the bin with most room. Items that find no room after
-//! others are put first in a second try. Local search: best move of each item, then best swap of two
-//! items, while the value rises. On small instances the two are repeated from many seeded random orders,
-//! and the best is kept; a large one is searched once, for a bounded number of rounds.
+//! Greedy: items in descending order of their total possible gain (larger ones first among equals), each into
+//! the bin where it gains most and fits; ties: the bin with most room. Items that find no room come first in
+//! a second attempt. Local search: best move of each item, then best swap of two items, while the value
+//! rises. Small instances are repeated from many seeded random orders, and the best result is kept; a large
+//! one is searched once, for a limited number of rounds.
 //!
 //! Cost of one round: O(e + n d) for moves and O(n^2 / d) for swaps, for e pairs with a gain, n items and
 //! d bins.
@@ -21,10 +21,10 @@ const RESTARTS: u64 = 60;
 /// Rounds of local search over a large instance.
 const ROUNDS: usize = 8;
 
-/// Below this a gain is rounding.
+/// Smaller gains are rounding errors.
 const EPSILON: f64 = 1e-9;
 
-/// A good assignment. `current` breaks ties and is a start of its own, so that what is as good stays.
+/// A good assignment. `current` breaks ties and is also a starting point, so that an equally good one stays.
 pub fn search(instance: &Instance, current: &Bins, seed: u64) -> Bins {
     let n = instance.sizes.len();
     let mut order: Vec<usize> = (0..n).collect();
@@ -83,7 +83,7 @@ struct State<'a> {
     busy: Vec<f64>,
     stretched: u32,
     members: Vec<Vec<usize>>,
-    /// What each item would gain in each bin: `item * bins + bin`.
+    /// The gain of each item in each bin: `item * bins + bin`.
     at: Vec<f64>,
 }
 
@@ -128,7 +128,7 @@ impl<'a> State<'a> {
         i64::from(self.instance.room[bin]) - i64::from(self.load[bin])
     }
 
-    /// Whether an item fits into a bin, with `without` taken out of it.
+    /// Whether an item fits into a bin after `without` is removed from it.
     fn fits(&self, item: usize, bin: usize, without: Option<usize>) -> bool {
         if !self.instance.may(item, bin) || !self.bears(item, bin, without) {
             return false;
@@ -207,7 +207,8 @@ impl<'a> State<'a> {
                 let to_gain = self.gain(item, to) - here;
                 for other in &self.members[to] {
                     let gross = to_gain + self.gain(*other, from) - self.gain(*other, to);
-                    // What the two gain with each other is lost twice: each is counted where the other was.
+                    // The gain of the two with each other is subtracted twice: each was counted where the
+                    // other was.
                     if gross <= best.map_or(EPSILON, |(gain, ..)| gain) {
                         continue;
                     }
@@ -237,7 +238,7 @@ impl<'a> State<'a> {
 
     fn may_swap(&self, item: usize, other: usize, from: usize, to: usize) -> bool {
         if self.instance.sizes[item] == self.instance.sizes[other] {
-            // Loads stay as they are.
+            // Loads do not change.
             let free = |item: usize, bin: usize, without: usize| {
                 let apart = self.instance.apart_of(item);
                 self.instance.may(item, bin)

@@ -1,11 +1,10 @@
-//! Policies `sharing` and `exact`: the most shared frames within domains, under the limits of every plan
-//! (the share of a domain in vCPUs, where a VM may run) and what must be kept apart. Groups count, not
-//! only pairs: each VM adds what it shares with all the others in its domain. Where working sets and cache
-//! sizes are known, `sharing` gives up what is shared for less [contention](super::contention); `exact`
-//! counts what is shared alone.
+//! Policies `sharing` and `exact`: the most shared frames within domains, under the limits of every plan (the
+//! share of a domain in vCPUs, where a VM may run, VMs to keep apart). Groups count, not only pairs: each VM
+//! adds what it shares with all others in its domain. If working sets and cache sizes are known, `sharing`
+//! gives up sharing for less [contention](super::contention); `exact` counts only sharing.
 //!
-//! VMs that fit whole into no share, or find no room, are placed after the others as in every policy, and
-//! a reason says which limit could not be kept.
+//! VMs that fit into no share, or find no room, are placed after the others as in every policy, and a reason
+//! names the limit that could not be kept.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +14,7 @@ use super::instance::{Bins, Instance};
 use super::search::search;
 use super::{PlacementState, PlanInput};
 
-/// VMs up to which the optimum is searched for.
+/// Maximum number of VMs for which the optimum is searched.
 const EXACT_VMS: usize = 16;
 
 pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> PlacementState<'a> {
@@ -25,7 +24,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> PlacementState<
     let small = items.len() <= EXACT_VMS;
     let bins = if optimum && small {
         let found = exact(&instance, &current);
-        // The bound is of VMs that are whole in a domain each; of rates it is no frames.
+        // The bound assumes that each VM is completely in one domain; with rates it is not in frames.
         let whole = found.bins.iter().all(Option::is_some);
         let frames = input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some());
         let (n, value) = (items.len(), instance.value(&found.bins));
@@ -50,7 +49,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> PlacementState<
         }
         relieved(&mut placed_so_far, &items, &instance, search(&instance, &current, 1))
     };
-    // Bins that are as large may be named as the VMs lie now, so that equal plans move no VM.
+    // Equal bins are named to match the current places, so that equal plans move no VM.
     for (item, bin) in relabelled(&instance, &bins, &current).iter().enumerate() {
         if let Some(bin) = *bin {
             placed_so_far.put(items[item], bin);
@@ -75,7 +74,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, optimum: bool) -> PlacementState<
     placed_so_far
 }
 
-/// The same with contention counted, where it is known.
+/// The same with contention counted, if it is known.
 fn relieved(
     placed_so_far: &mut PlacementState<'_>,
     items: &[usize],
@@ -102,7 +101,7 @@ fn relieved(
     });
     if !contention.unknown.is_empty() {
         let names: Vec<&str> = contention.unknown.iter().map(|vm| placed_so_far.input().name(*vm)).collect();
-        placed_so_far.because(format!("contention: the working sets of {} are not known", names.join(", ")));
+        placed_so_far.because(format!("contention: the working sets of {} are unknown", names.join(", ")));
     }
     bins
 }
@@ -143,7 +142,7 @@ fn instance(input: &PlanInput<'_>, placed_so_far: &PlacementState<'_>) -> (Vec<u
     (items, instance)
 }
 
-/// The bin of each item whose vCPUs are all in one now.
+/// The bin of each item whose vCPUs are currently all in one.
 fn current(input: &PlanInput<'_>, items: &[usize]) -> Bins {
     let domains = input.topology.domains();
     let all_there = |vm: usize| {
@@ -152,7 +151,7 @@ fn current(input: &PlanInput<'_>, items: &[usize]) -> Bins {
     items.iter().map(|vm| all_there(*vm)).collect()
 }
 
-/// The same groups in those bins that most of their members are in now, as far as every limit still holds.
+/// The same groups in the bins that hold most of their members now, if every limit still holds.
 fn relabelled(instance: &Instance, bins: &Bins, current: &Bins) -> Bins {
     let d = instance.room.len();
     let mut stay = vec![vec![0u32; d]; d];
@@ -165,11 +164,11 @@ fn relabelled(instance: &Instance, bins: &Bins, current: &Bins) -> Bins {
         (0..d).flat_map(|from| (0..d).map(move |to| (from, to))).map(|(f, t)| (stay[f][t], f, t)).collect();
     wishes.sort_by_key(|(count, from, to)| (std::cmp::Reverse(*count), *from, *to));
     let mut name: Vec<Option<usize>> = vec![None; d];
-    let mut taken = vec![false; d];
+    let mut used = vec![false; d];
     for (_, from, to) in wishes {
-        if name[from].is_none() && !taken[to] {
+        if name[from].is_none() && !used[to] {
             name[from] = Some(to);
-            taken[to] = true;
+            used[to] = true;
         }
     }
     let renamed: Bins = bins.iter().map(|bin| bin.and_then(|bin| name[bin])).collect();

@@ -1,4 +1,4 @@
-//! Policies that do not look at what is shared: `spread` and `random`, to compare with, and `load`.
+//! Policies that ignore sharing: `spread` and `random`, for comparison, and `load`.
 
 use std::cmp::Reverse;
 
@@ -36,13 +36,13 @@ pub(super) fn random<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
     placed_so_far
 }
 
-/// A move has to lessen the distance between two domains by so many CPUs that are busy, for each CPU of a
-/// domain: else noise would move VMs to and fro.
+/// A move must reduce the difference of two domains by so many busy CPUs, per CPU of a domain: else noise
+/// would move VMs back and forth.
 const LEAST_EVENING: f64 = 0.05;
 
-/// Leaves every VM where it is as long as that keeps to the shares, and moves the rest to where most room
-/// is. Where it is known how busy all VMs keep their CPUs, then moves one VM after another from a busier
-/// domain to a less busy one, the one that evens the two most first, as long as that is worth a move.
+/// Leaves every VM where it is as long as that keeps the shares, and moves the rest to where there is most
+/// room. If the CPU load of all VMs is known, then moves one VM after another from a busier domain to a less
+/// busy one, the largest improvement first, as long as that is worth a move.
 pub(super) fn load<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
     let mut placed_so_far = PlacementState::new(input);
     let mut left = placed_so_far.unplaced();
@@ -61,7 +61,7 @@ pub(super) fn load<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
         placed_so_far.put_anywhere(vm);
         if let Some(domain) = placed_so_far.whole_in(vm) {
             let id = placed_so_far.domain_id(domain);
-            placed_so_far.because(format!("{} moves to domain {id}, where most room is", input.name(vm)));
+            placed_so_far.because(format!("{} moves to domain {id}, which has most room", input.name(vm)));
         }
     }
     if (0..input.matrix.len()).all(|vm| input.vms.get(vm).is_some_and(|vm| vm.cpus_busy.is_some())) {
@@ -70,12 +70,12 @@ pub(super) fn load<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
     placed_so_far
 }
 
-/// One change: a VM to another domain, and in exchange one of as many vCPUs from there, or none.
+/// One change: a VM moves to another domain, optionally in exchange for one with as many vCPUs.
 type Change = (usize, usize, Option<usize>);
 
 fn even(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) {
     let cpus = |domain: usize| input.topology.domains()[domain].cpus.len() as f64;
-    // Every change brings two domains nearer to each other, so none comes twice; the limit is for rounding.
+    // Every change reduces the difference of two domains, so none repeats; the limit is for rounding errors.
     for _ in 0..4 * input.matrix.len() {
         let mut best: Option<(f64, Change)> = None;
         for vm in 0..input.matrix.len() {
@@ -118,7 +118,7 @@ fn even(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) {
     }
 }
 
-/// Whether a change that moves so many busy CPUs keeps to every limit.
+/// Whether a change that moves so many busy CPUs keeps every limit.
 fn may(
     input: &PlanInput<'_>,
     placed_so_far: &PlacementState<'_>,

@@ -6,7 +6,7 @@ use super::*;
 use crate::cpuset::CpuSet;
 use crate::matrix::{MatrixVm, MemoryUse, Method};
 
-/// Domains with the given numbers of CPUs, numbered on.
+/// Domains with the given numbers of CPUs, numbered consecutively.
 pub(super) fn host(cpus: &[u32]) -> Topology {
     let mut next = 0;
     let domains = cpus.iter().zip(0u32..).map(|(count, id)| {
@@ -37,7 +37,7 @@ fn plan(policy: Policy, matrix: &SharingMatrix, topology: &Topology) -> Plan {
     policy.plan(&PlanInput::new(matrix, topology, &[]))
 }
 
-/// `ab|cd` for the VMs in each domain, with a letter a vCPU.
+/// `ab|cd` for the VMs in each domain, with a letter per vCPU.
 fn drawn(plan: &Plan) -> String {
     let domains = plan.domains.iter().map(|domain| {
         plan.placement
@@ -61,7 +61,7 @@ fn the_papers_table_gives_the_papers_placement() {
     for cpus in [[1, 1], [8, 8]] {
         let plan = plan(Policy::Paper, &table_1(), &host(&cpus));
         assert_eq!(drawn(&plan), "VM1VM2|VM3VM4");
-        assert_eq!((plan.shared_within, plan.shared_total), (None, None), "a rate is no frame");
+        assert_eq!((plan.shared_within, plan.shared_total), (None, None), "rates are not frames");
         assert_eq!(plan.reasons[0], "VM1 and VM2 share 71.43 %: together in domain 0");
     }
     let opposed = plan(Policy::Opposed, &table_1(), &host(&[1, 1]));
@@ -83,7 +83,7 @@ fn an_odd_vm_goes_where_there_is_room() {
 }
 
 #[test]
-fn rounding_loads_as_few_domains_as_it_must() {
+fn rounding_overloads_as_few_domains_as_possible() {
     let shared: Vec<_> = (0..16).map(|i| (i, i + 1, 500 + i as u64)).collect();
     let plan = plan(Policy::Paper, &vms(&[1; 17], &shared), &host(&[1; 16]));
     let mut loads: Vec<usize> = drawn(&plan).split('|').map(str::len).collect();
@@ -101,7 +101,7 @@ fn a_pair_runs_together_on_a_host_with_more_domains_than_vms() {
 }
 
 #[test]
-fn a_vm_too_large_for_a_share_is_spread_and_said() {
+fn a_vm_too_large_for_a_share_is_spread_with_a_reason() {
     let matrix = vms(&[4, 1, 1], &[(0, 1, 900)]);
     let plan = plan(Policy::Paper, &matrix, &host(&[3, 3]));
     assert_eq!(plan.placement.len(), 6);
@@ -109,7 +109,7 @@ fn a_vm_too_large_for_a_share_is_spread_and_said() {
 }
 
 #[test]
-fn over_the_share_only_when_there_is_no_other_way_and_said() {
+fn shares_are_exceeded_only_if_necessary_with_a_reason() {
     let matrix = vms(&[1; 4], &[(0, 1, 900)]);
     let only_first = PlanVm { allowed: Some([DomainId(0)].into()), ..PlanVm::default() };
     let limits = vec![only_first; 4];
@@ -123,7 +123,7 @@ fn over_the_share_only_when_there_is_no_other_way_and_said() {
 }
 
 #[test]
-fn a_vm_that_may_run_nowhere_is_left_to_the_kernel() {
+fn a_vm_that_may_run_nowhere_is_placed_by_the_kernel() {
     let matrix = vms(&[1, 1], &[(0, 1, 900)]);
     let limits = [PlanVm { allowed: Some(BTreeSet::new()), ..PlanVm::default() }];
     let topology = host(&[2, 2]);
@@ -133,7 +133,7 @@ fn a_vm_that_may_run_nowhere_is_left_to_the_kernel() {
 }
 
 #[test]
-fn a_vm_without_known_vcpus_is_said_not_placed() {
+fn a_vm_without_known_vcpus_is_not_placed_with_a_reason() {
     let matrix = vms(&[0, 1, 1], &[(0, 1, 900), (1, 2, 100)]);
     for policy in [Policy::Paper, Policy::Opposed] {
         let plan = plan(policy, &matrix, &host(&[2, 2]));
@@ -143,7 +143,7 @@ fn a_vm_without_known_vcpus_is_said_not_placed() {
 }
 
 #[test]
-fn what_a_found_vm_may_and_does_is_taken_from_its_cpus() {
+fn limits_and_place_of_a_found_vm_come_from_its_cpus() {
     let task = crate::vm::TaskId { id: 7, start_ticks: 9 };
     let vcpu = |index, cpus: &str| crate::vm::Vcpu {
         index,
@@ -169,7 +169,7 @@ fn what_a_found_vm_may_and_does_is_taken_from_its_cpus() {
 }
 
 #[test]
-fn where_vms_are_breaks_ties_only() {
+fn current_places_only_break_ties() {
     let matrix = vms(&[1; 4], &[(0, 1, 500), (2, 3, 900)]);
     let at = |domain| PlanVm { current: vec![Some(DomainId(domain))], ..PlanVm::default() };
     let topology = host(&[1, 1]);

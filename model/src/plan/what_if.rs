@@ -1,22 +1,22 @@
-//! What another policy would have done with what was seen.
+//! What another policy would have done in a past round.
 
 use super::{Plan, PlanInput, PlanVm, Policy};
 use crate::availability::Availability;
 use crate::topology::DomainId;
 use crate::update::Round;
 
-/// The plan of a policy for a past round, beside what was planned then.
+/// The plan of a policy for a past round, for comparison with the one made then.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WhatIf {
     /// The plan of the policy.
     pub plan: Plan,
-    /// vCPUs that it would have moved from one domain to another, or bound to one at all, had its own
-    /// plan of the round before been in force.
+    /// vCPUs that it would have moved between domains, or bound to one, if its own plan of the previous round
+    /// had been in effect.
     pub moves: usize,
 }
 
-/// What `policy` makes of the matrix and the topology of `round`. `before` is its plan of the round
-/// before; without one VMs are where they were found.
+/// The plan of `policy` for the matrix and the topology of `round`. `before` is its plan of the previous
+/// round; without one VMs are where they were found.
 pub fn what_if(policy: Policy, round: &Round, before: Option<&Plan>) -> Availability<WhatIf> {
     let (matrix, topology) = match (&round.matrix, &round.topology) {
         (Availability::Available(matrix), Availability::Available(topology)) => (matrix, topology),
@@ -26,7 +26,7 @@ pub fn what_if(policy: Policy, round: &Round, before: Option<&Plan>) -> Availabi
     };
     let place_before =
         |name: &str, vcpu: u32| -> Option<DomainId> { Some(before?.domain_of(name, vcpu)?.id) };
-    // In the order of the matrix: a VM of it that was not described has no limits and no known place.
+    // In the order of the matrix: a VM without a description has no limits and an unknown place.
     let limits: Vec<PlanVm> = matrix
         .vms()
         .iter()

@@ -1,4 +1,5 @@
-//! `manifest.json` of a run: who recorded what, when, on which host in which state, and how much of it.
+//! `manifest.json` of a run: when and where it was recorded, the state of the host, and the counts of each
+//! table.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +13,10 @@ use crate::topology::{CacheDomain, CacheInfo, Topology};
 /// Name of the manifest within the directory of a run.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// What the manifest's `schema` says.
+/// The value of the manifest's `schema`.
 pub const MANIFEST_SCHEMA: &str = "huddle/manifest/1";
 
-/// The manifest of a run. While the run goes on, the counts are those of the last segment closed.
+/// The manifest of a run. During the run, the counts are those of the last closed segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`MANIFEST_SCHEMA`].
@@ -29,18 +30,18 @@ pub struct Manifest {
     pub host: String,
     /// When recording began, in microseconds since the Unix epoch.
     pub begin_us: i64,
-    /// When recording ended; `None` while it runs, and for ever when it was killed.
+    /// When recording ended; `None` while it runs, and if it was killed.
     pub end_us: Option<i64>,
-    /// Why recording stopped before the run did (a full disk, say); `None` when it did not.
+    /// Why recording stopped before the run (for example a full disk); `None` if it did not.
     pub stopped: Option<String>,
     /// Version of huddle.
     pub huddle_version: String,
-    /// Git revision huddle was built from, as `git describe --always --dirty` tells it; `None` where it was
-    /// built from an archive of its sources.
+    /// Git revision huddle was built from, from `git describe --always --dirty`; `None` if it was built from
+    /// a source archive.
     pub git_revision: Option<String>,
     /// The command line, program first.
     pub command_line: Vec<String>,
-    /// Text of the configuration file, where one was given.
+    /// Text of the configuration file, if there is one.
     pub config: Option<String>,
     /// State of the host at the start.
     pub environment: Environment,
@@ -48,25 +49,25 @@ pub struct Manifest {
     pub caches: Availability<Vec<CacheFact>>,
     /// The cache domains at the start.
     pub topology: Availability<TopologyFact>,
-    /// What `huddle doctor` found at the start; `None` in recordings made before it was kept.
+    /// Findings of `huddle doctor` at the start; `None` in older recordings.
     #[serde(default)]
     pub findings: Option<Vec<Finding>>,
-    /// What was recorded and lost of each table.
+    /// Recorded and lost rows of each table.
     pub tables: BTreeMap<Table, TableCounts>,
 }
 
-/// How much of a table was recorded.
+/// Counts of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableCounts {
-    /// Segments that were closed, those removed since included; they are numbered from 1.
+    /// Closed segments, including those removed since; they are numbered from 1.
     pub segments_written: u64,
     /// Rows of those segments.
     pub rows_written: u64,
     /// Bytes of those segments' files.
     pub bytes_written: u64,
-    /// Rows that should have been recorded and were not: the channel was full or writing failed.
+    /// Rows that could not be recorded: the channel was full or writing failed.
     pub rows_lost: u64,
-    /// Closed segments removed since, oldest first, to keep within the limits of the recording.
+    /// Closed segments removed since, oldest first, to stay within the limits of the recording.
     pub segments_removed: u64,
     /// Rows of the removed segments.
     pub rows_removed: u64,
@@ -75,17 +76,17 @@ pub struct TableCounts {
 /// One finding of `huddle doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What it belongs to, as a heading.
+    /// Its subject, as a heading.
     pub area: String,
     /// Stable name, like `ksm.run`.
     pub item: String,
     /// good, degraded or missing.
     pub state: String,
-    /// What was read.
+    /// The value read.
     pub value: String,
-    /// What it means for a result.
+    /// Its effect on results.
     pub meaning: String,
-    /// What to do about it, where something can be done.
+    /// The remedy, if there is one.
     pub remedy: Option<String>,
 }
 
@@ -98,29 +99,29 @@ pub struct CacheFact {
     pub instruction_only: bool,
     /// CPUs that share it.
     pub cpus: CpuSet,
-    /// Size in bytes, where known.
+    /// Size in bytes, if known.
     pub size_bytes: Option<u64>,
 }
 
-/// The cache domains huddle worked with.
+/// The cache domains that huddle used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyFact {
-    /// Cache level of the domains; `None` when a file gave them.
+    /// Cache level of the domains; `None` if they come from a file.
     pub level: Option<u8>,
     /// The domains in ascending order of id.
     pub domains: Vec<CacheDomain>,
 }
 
-/// Facts about a host that a reader of its figures must know: each with the reason where it is not
-/// known. Texts are as the kernel writes them.
+/// Facts about a host that matter for its figures, each with the reason if unknown. Texts are as the kernel
+/// writes them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// `/proc/sys/kernel/osrelease`.
     pub kernel_release: Availability<String>,
     /// `/proc/version`.
     pub kernel_version: Availability<String>,
-    /// Parameters of `/proc/cmdline` that change how CPUs and memory behave, such as `isolcpus=2-3`;
-    /// the others are none of a recording's business.
+    /// Parameters of `/proc/cmdline` that change how CPUs and memory behave, such as `isolcpus=2-3`; the
+    /// others are left out.
     pub kernel_parameters: Availability<Vec<String>>,
     /// Model name of the first CPU.
     pub cpu_model: Availability<String>,
@@ -136,15 +137,15 @@ pub struct Environment {
     pub transparent_hugepage: Availability<String>,
     /// `/sys/kernel/mm/transparent_hugepage/khugepaged/defrag`: whether khugepaged collapses pages.
     pub khugepaged_defrag: Availability<String>,
-    /// The CPUs' frequency governors, each with how many CPUs have it.
+    /// The CPUs' frequency governors, each with its number of CPUs.
     pub governors: Availability<BTreeMap<String, u32>>,
-    /// Whether the CPUs may go beyond their base frequency.
+    /// Whether the CPUs may exceed their base frequency.
     pub frequency_boost: Availability<bool>,
-    /// `/proc/sys/kernel/numa_balancing`; not 0 means that the kernel moves pages and tasks.
+    /// `/proc/sys/kernel/numa_balancing`; other than 0 means that the kernel moves pages and tasks.
     pub numa_balancing: Availability<u64>,
     /// `/sys/devices/system/cpu/smt/active`.
     pub smt_active: Availability<bool>,
-    /// `/proc/sys/kernel/nmi_watchdog`; 1 means that it holds a hardware counter.
+    /// `/proc/sys/kernel/nmi_watchdog`; 1 means that it occupies a hardware counter.
     pub nmi_watchdog: Availability<u64>,
 }
 
@@ -165,7 +166,7 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// Reads a manifest of this or an older version, and refuses others by their name.
+    /// Reads a manifest of this or an older version, and rejects others by name.
     pub fn from_json(text: &str) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct Head {
@@ -173,7 +174,7 @@ impl Manifest {
             schema_version: u64,
         }
         let json = |error: serde_json::Error| ManifestError::Json(error.to_string());
-        // The version decides what the rest means, so it comes first.
+        // The version decides what the rest means, so it is checked first.
         let head: Head = serde_json::from_str(text).map_err(json)?;
         if head.schema != MANIFEST_SCHEMA {
             return Err(ManifestError::Schema(head.schema));
@@ -197,14 +198,14 @@ impl Manifest {
         table.since() <= self.schema_version
     }
 
-    /// The counts of one table; zeros where nothing of it was recorded.
+    /// The counts of one table; zeros if nothing of it was recorded.
     pub fn counts(&self, table: Table) -> TableCounts {
         self.tables.get(&table).copied().unwrap_or_default()
     }
 }
 
 impl TableCounts {
-    /// Rows in the segments that are still there.
+    /// Rows in the remaining segments.
     pub fn rows_kept(&self) -> u64 {
         self.rows_written.saturating_sub(self.rows_removed)
     }
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_are_refused_by_name_even_when_the_rest_differs() {
+    fn other_versions_are_rejected_by_name_even_if_the_rest_differs() {
         for (text, word) in [
             (r#"{"schema":"huddle/manifest/1","schema_version":7,"new":1}"#, "schema version 7"),
             (r#"{"schema":"huddle/manifest/1","schema_version":0}"#, "schema version 0"),

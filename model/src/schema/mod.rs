@@ -1,8 +1,8 @@
 //! The schema of recordings: tables, their columns, and the manifest of a run.
 //!
-//! A run is a directory with `manifest.json` and one Parquet dataset per [`Table`]. Times are
-//! microseconds since the Unix epoch (UTC) as signed 64-bit integers, which is what the timestamp
-//! functions of the usual engines take. Unavailable is null, never zero.
+//! A run is a directory with `manifest.json` and one Parquet dataset per [`Table`]. Times are microseconds
+//! since the Unix epoch (UTC) as signed 64-bit integers, as the timestamp functions of the usual engines
+//! expect. Unavailable is null, never zero.
 //!
 //! Columns and row types come from one macro ([`tables`]), so that they cannot drift apart. A change
 //! to a column's name, type, unit or meaning raises [`SCHEMA_VERSION`].
@@ -26,8 +26,8 @@ pub use tables::*;
 pub use update_rows::RowContext;
 pub use vm_columns::{UuidText, VmColumns};
 
-/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time, holds
-/// nothing that is special in a path or a shell.
+/// A name for a run that began at `begin_unix_us` and is recorded by the process `pid`: sorts by time, and
+/// contains nothing special for a path or a shell.
 pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
     format!("{}-{pid}", crate::text::utc_compact(begin_unix_us))
 }
@@ -46,7 +46,7 @@ pub const SCHEMA_VERSION: u32 = 4;
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
 
 impl Table {
-    /// The version of the schema that this table came with; recordings of an older one do not have it.
+    /// The schema version that introduced this table; older recordings do not have it.
     pub fn since(self) -> u32 {
         match self {
             Self::Sharing | Self::Vms | Self::Placements | Self::Decisions | Self::Ksm | Self::Events => 1,
@@ -63,8 +63,7 @@ impl Table {
         }
     }
 
-    /// The name that the column `name` of today had in recordings of `version`, today's where it is the same;
-    /// `None` where they have no such column.
+    /// The name of today's column `name` in recordings of `version`; `None` if they have no such column.
     pub fn column_name(self, name: &'static str, version: u32) -> Option<&'static str> {
         if version < self.column_since(name) {
             return None;
@@ -75,8 +74,8 @@ impl Table {
         }
     }
 
-    /// The version of the schema that a column of this table came with; what came later than the table may be
-    /// null, and is in older recordings.
+    /// The schema version that introduced a column of this table; a column newer than its table may be null,
+    /// and is in older recordings.
     pub fn column_since(self, name: &str) -> u32 {
         let later = match name {
             "vm_kind" | "uuid" | "domid" | "other_kind" | "other_uuid" | "other_domid" | "trial" => 4,
@@ -118,7 +117,7 @@ pub enum ColumnKind {
 /// One column of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Name in the file, its unit in it.
+    /// Name in the file, including its unit.
     pub name: &'static str,
     /// Type.
     pub kind: ColumnKind,
@@ -126,7 +125,7 @@ pub struct Column {
     pub unit: &'static str,
     /// Whether a value may be missing, which means that it was not available.
     pub nullable: bool,
-    /// What a value says, one sentence.
+    /// Meaning of a value, one sentence.
     pub meaning: &'static str,
 }
 
@@ -151,15 +150,15 @@ pub enum Value<'a> {
     Text(&'a str),
 }
 
-/// A Rust type that a column can have: what ties a row's field to its column.
+/// A Rust type of a column, which connects a row's field to its column.
 pub trait Cell {
     /// Type of the column.
     const KIND: ColumnKind;
     /// Whether the column may hold nulls.
     const NULLABLE: bool;
-    /// The value as the column holds it: null, or of [`Cell::KIND`].
+    /// The value in the column: null, or of [`Cell::KIND`].
     fn value(&self) -> Value<'_>;
-    /// The value out of the column; `None` when it is of another kind, or null where none may be.
+    /// The value from the column; `None` if it is of another kind, or null in a non-nullable column.
     fn of(value: Value<'_>) -> Option<Self>
     where
         Self: Sized;
@@ -203,19 +202,21 @@ impl<T: Cell> Cell for Option<T> {
     }
 }
 
-/// A function that takes one column's value out of a row.
+/// A function that returns one column's value of a row.
 pub type CellOf<R> = for<'a> fn(&'a R) -> Value<'a>;
 
 /// A row of a table.
 pub trait Row: Sized + 'static {
-    /// The table it is a row of.
+    /// The table of the row.
     const TABLE: Table;
+    /// Meaning of a row, one sentence.
+    const MEANING: &'static str;
     /// The columns, in the order of the file.
     const COLUMNS: &'static [Column];
     /// One for each of [`Row::COLUMNS`], in their order.
     const CELLS: &'static [CellOf<Self>];
-    /// The row with these values, which `cell` gives by the position of the column; `None` when one is not
-    /// of its column's kind, or null where none may be.
+    /// The row with these values, where `cell` returns the value at the position of a column; `None` if one
+    /// is not of its column's kind, or null in a non-nullable column.
     fn of<'a>(cell: impl FnMut(usize) -> Value<'a>) -> Option<Self>;
 }
 
@@ -281,7 +282,7 @@ mod tests {
                 assert!(!["host", "run"].contains(&column.name), "{table}: {}", column.name);
                 let old = table.column_name(column.name, SCHEMA_VERSION);
                 assert_eq!(old, Some(column.name), "{table}");
-                // What older recordings lack is null for them.
+                // Columns missing from older recordings are null for them.
                 assert!(
                     column.nullable || table.column_since(column.name) == table.since(),
                     "{table}: {column:?}"

@@ -1,4 +1,4 @@
-//! From an observation, and from the decisions of trials, to the rows that are recorded of them.
+//! Conversion of an observation, and of decisions of trials, to rows of a recording.
 
 use std::collections::HashMap;
 
@@ -49,13 +49,13 @@ pub fn decision_row(decision: &Decision) -> TrialRow {
     }
 }
 
-/// A window with what its rows have in common.
+/// A window with the common values of its rows.
 #[derive(Clone, Copy)]
 struct Window<'a> {
     seen: &'a Observation,
     round: u64,
     topology: Option<&'a Topology>,
-    /// Which VM each name is.
+    /// The VM of each name.
     vms: &'a HashMap<&'a str, VmColumns>,
 }
 
@@ -86,7 +86,7 @@ impl Window<'_> {
 
     fn counters(&self, vcpu: &VcpuObservation) -> CounterRow {
         let counters = &vcpu.counters;
-        // Without two readings there is no interval; a thread that did not run has one, with no counts.
+        // Without two readings there is no interval; a thread that did not run has an interval without counts.
         let read = (counters.interval_s > 0.0).then_some(counters);
         let count = |role| counters.count(role).value().copied();
         let broken = self.seen.merging.iter().find(|vm| vm.vm == vcpu.vm);
@@ -266,7 +266,7 @@ impl Window<'_> {
 }
 
 impl Observation {
-    /// What all BPF programs together cost in the window; unavailable when none of them reports it.
+    /// Total cost of all BPF programs in the window; unavailable if none of them reports it.
     pub fn programs_cost(&self) -> Availability<ProgramCost> {
         let mut reason = "no BPF program runs".to_owned();
         let mut total: Option<ProgramCost> = None;

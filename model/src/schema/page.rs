@@ -1,4 +1,4 @@
-//! The schema as a page for people and as JSON for programs, made from the tables themselves.
+//! The schema as a page for people and as JSON for programs, generated from the tables.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Column, ColumnKind, MANIFEST_FILE, OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, Table};
 
-/// The schema in a form that other languages can check files against.
+/// The schema in a form for checking files in other languages.
 #[derive(Serialize)]
 struct Schema {
     schema: &'static str,
@@ -32,7 +32,7 @@ struct ColumnFact {
 }
 
 impl ColumnKind {
-    /// Name of the type in Arrow, which the usual engines also show.
+    /// Name of the type in Arrow, as shown by the usual engines.
     pub fn arrow_name(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -55,12 +55,12 @@ pub fn schema_page() -> String {
          on. Names that begin with a dot are open segments, which cannot be read. A table has its directory from its first row \
          on, so a run may lack some. In a fleet a run is `host=NAME/run=ID`; no column has the name of a partition.\n\n\
          - Times are microseconds since the Unix epoch, UTC. Units are in the names of columns.\n\
-         - Null is \"not available\", never zero; a column that is not nullable never is null.\n\
+         - Null is \"not available\", never zero; a column that is not nullable is never null.\n\
          - Files are compressed by zstd; unit and meaning of each column are also in the file's own metadata.\n\
          - A VM is held by a process (`vm_kind` process) or is a domain of Xen (xen_domain). `pid`, `vm_pid`, `thread` and start \
          times are of processes, `domid` is of domains; what does not apply is null. `uuid` is of either.\n\
          - Versions {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} are read. A table that came with a later version than the manifest's \
-         is not there. Before version 3 the column `ksm_run` of the table `ksm` was named `run`: read that table of old \
+         does not exist. Before version 3 the column `ksm_run` of the table `ksm` was named `run`: read that table of old \
          recordings without the partitions of the path. Before version 4 there was no `vm_kind`, `uuid`, `domid`, `trial`, `nodes` of \
          placements, `pinning` of decisions and `run_ns` of counters, and a domain of Xen had its number as `pid` and `vm_pid`, the number of a vCPU as \
          `thread`, and the first 8 bytes of its UUID as start time.\n"

@@ -1,4 +1,4 @@
-//! From a round and from events to the rows that are recorded of them.
+//! Conversion of a round and of events to rows of a recording.
 
 use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmColumns, VmRow};
 use crate::event::Event;
@@ -9,8 +9,8 @@ use crate::vm::{MemoryKind, Vcpu, Vm};
 
 /// The rows of `round` with its events: equal rounds give equal rows.
 ///
-/// One row per round in `decisions` and `ksm`, whatever was unavailable, with the reasons; none in
-/// `sharing` while there is no matrix.
+/// One row per round in `decisions` and `ksm`, whatever was unavailable, with the reasons; none in `sharing`
+/// without a matrix.
 pub fn round_rows(round: &Round) -> Rows {
     let time = Window {
         begin_us: signed(round.begin_unix_us),
@@ -51,7 +51,7 @@ pub fn event_rows(round: u64, events: &[Event]) -> Vec<EventRow> {
     events.iter().map(row).collect()
 }
 
-/// When a reading was taken, and in which round.
+/// Time and round of a reading.
 #[derive(Clone, Copy)]
 struct Window {
     begin_us: i64,
@@ -59,7 +59,7 @@ struct Window {
     round: u64,
 }
 
-/// Microseconds since the epoch overflow a signed integer in the year 294247 only.
+/// Microseconds since the epoch overflow a signed integer only in the year 294247.
 pub(super) fn signed(unix_us: u64) -> i64 {
     i64::try_from(unix_us).unwrap_or(i64::MAX)
 }
@@ -95,7 +95,7 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
 }
 
 fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {
-    // A VM that vanished during the scan and came back under its name is another process.
+    // A VM that ended during the scan and was restarted with its name is another process.
     let measured = matrix.and_then(|matrix| matrix.vms().iter().find(|measured| measured.is(vm)));
     let memory: Option<MemoryUse> = measured.and_then(|m| m.memory);
     let columns = VmColumns::from(vm);
@@ -131,7 +131,7 @@ fn placement(time: Window, round: &Round, vm: &Vm, vcpu: &Vcpu) -> PlacementRow 
         (None, _) => (None, Some(no_domain_reason(round))),
         (Some(_), None) => (Some(false), round.pinning.reason().map(str::to_owned)),
         (Some(_), Some(outcome)) if outcome.skipped == 0 => (Some(true), None),
-        // Nothing was to be done for a thread that was within its domain when the round found it.
+        // A thread that was already in its domain needed no change.
         (Some(domain), Some(_)) if vcpu.affinity.is_subset(&domain.cpus) => (Some(true), None),
         (Some(_), Some(outcome)) => (
             None,

@@ -1,4 +1,4 @@
-//! From updates to the rows that are recorded of them.
+//! Conversion of updates to rows of a recording.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::availability::Availability;
 use crate::topology::Topology;
 use crate::update::Update;
 
-/// What the rows of an update depend on, beside the update: the round that it is told in.
+/// Context of an update's rows: the round in which it was sent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RowContext {
     round: u64,
@@ -15,7 +15,7 @@ pub struct RowContext {
 }
 
 impl RowContext {
-    /// Takes updates over, in the order in which they are told.
+    /// Applies updates, in the order of sending.
     pub fn follow<'a>(&mut self, updates: impl IntoIterator<Item = &'a Update>) {
         for update in updates {
             if let Update::Round(round) = update {
@@ -25,7 +25,7 @@ impl RowContext {
         }
     }
 
-    /// The rows of updates that are told now, and takes them over.
+    /// Applies updates and returns their rows.
     pub fn rows<'a>(&mut self, updates: impl IntoIterator<Item = &'a Update>) -> Rows {
         let mut rows = Rows::default();
         for update in updates {
@@ -39,7 +39,7 @@ impl RowContext {
                     rows.events.extend(event_rows(self.round, std::slice::from_ref(event)))
                 }
                 Update::Decision(decision) => rows.trials.push(decision_row(decision)),
-                // How a trial stands is told again by its windows and its decision.
+                // The state of a trial is also in its windows and its decision.
                 Update::Window(Availability::Unavailable(_)) | Update::Switch(_) | Update::Comparison(_) => {}
             }
         }

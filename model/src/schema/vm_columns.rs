@@ -1,4 +1,4 @@
-//! The columns that say which VM a row is of, and the way from an id to them and back.
+//! The columns that identify a row's VM, and conversion from and to ids.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct UuidText([u8; uuid::fmt::Hyphenated::LENGTH]);
 impl UuidText {
     /// The text.
     pub fn as_str(&self) -> &str {
-        // Of ASCII alone: it is made from a UUID only.
+        // It is ASCII, as it is only made from a UUID.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
@@ -62,7 +62,7 @@ impl Cell for VmKind {
     }
 }
 
-/// Which VM a row is of, column by column; what does not apply or is not known is `None`.
+/// The VM of a row, by column; `None` if a column does not apply or is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VmColumns {
     /// Column `vm_kind`.
@@ -78,7 +78,7 @@ pub struct VmColumns {
 }
 
 impl VmColumns {
-    /// Of a VM with this id and UUID.
+    /// The columns of a VM with this id and UUID.
     pub fn new(id: Option<VmId>, uuid: Option<Uuid>) -> Self {
         let process = id.and_then(|id| id.process());
         let domain = id.and_then(|id| id.xen_domain());
@@ -91,7 +91,7 @@ impl VmColumns {
         }
     }
 
-    /// The id, where it is known whole.
+    /// The id, if it is completely known.
     pub fn id(&self) -> Option<VmId> {
         match (self.pid, self.start_ticks, self.domid, self.uuid) {
             (Some(id), Some(start_ticks), None, _) => Some(VmId::Process(TaskId { id, start_ticks })),
@@ -102,8 +102,8 @@ impl VmColumns {
         }
     }
 
-    /// What a row of a version before 4 meant, which had the number of a domain for a pid and the first 8
-    /// bytes of its UUID for a start time. The row is of a VM that `vmm` runs.
+    /// Converts a row of a version before 4, which had the number of a domain as pid and the first 8 bytes of
+    /// its UUID as start time. The row's VM is run by `vmm`.
     #[must_use]
     pub fn modern(self, vmm: VmmKind) -> Self {
         if self.vm_kind.is_some() {
@@ -112,7 +112,7 @@ impl VmColumns {
         match (self.pid, self.start_ticks) {
             (Some(pid), Some(part)) if vmm.is_xen() => {
                 let domain = XenDomainId::partly_known(pid.unsigned_abs(), part);
-                // Half of a UUID is none.
+                // Half of a UUID is not a UUID.
                 Self::new(Some(VmId::XenDomain(domain)), Some(domain.uuid))
             }
             (Some(_), _) => Self { vm_kind: Some(VmKind::Process), ..self },
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_before_version_4_keep_what_they_said() {
+    fn rows_before_version_4_keep_their_meaning() {
         let old = VmColumns { pid: Some(5), start_ticks: Some(0x1122), ..VmColumns::default() };
         let process = VmId::Process(TaskId { id: 5, start_ticks: 0x1122 });
         assert_eq!(old.modern(VmmKind::QemuKvm).id(), Some(process));

@@ -1,5 +1,5 @@
-//! From the samples of a trial to one value a block: what the loop decides on and what the offline tables
-//! show is summed here, in the same way.
+//! Aggregation of the samples of a trial to one value per block, the same for decisions of the loop and for
+//! offline tables.
 //!
 //! A sample is one vCPU in one window. A block's value is a ratio of sums over its samples (and not a
 //! mean of ratios, in which an idle window would weigh as much as a busy one), each sum over the samples
@@ -13,7 +13,7 @@ use crate::observation::Observation;
 use crate::rates::CounterDelta;
 use crate::trial::Objective;
 
-/// What was counted in one placement's part of one block, summed.
+/// Sums of one placement's part of one block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BlockSums {
     /// LLC misses and instructions of the samples that have both.
@@ -24,21 +24,21 @@ pub struct BlockSums {
     pub ipc: Part,
     /// Operations that workloads reported, and the seconds of the windows they reported in.
     pub reported: Part,
-    /// How good the samples are.
+    /// Quality of the samples.
     pub samples: SampleFlags,
 }
 
 /// A numerator and its denominator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Part {
-    /// The sum above.
+    /// The numerator.
     pub above: f64,
-    /// The sum below.
+    /// The denominator.
     pub below: f64,
 }
 
-/// How many samples there are, and how many of them have a flaw. A flawed sample counts like any other:
-/// the flags say how far to trust the sums.
+/// Number of samples, and number of samples with a flaw. A flawed sample counts like any other: the flags
+/// show how far to trust the sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleFlags {
     /// All samples.
@@ -58,7 +58,7 @@ impl BlockSums {
     pub fn add(&mut self, seen: &Observation) {
         for vcpu in &seen.vcpus {
             let broken = seen.merging.iter().find(|vm| vm.vm == vcpu.vm).and_then(|vm| vm.breaks.value());
-            // Moves within a domain leave the cache as it is; where domains are not known any move is one.
+            // Moves within a domain keep the cache; if domains are unknown any move counts.
             let moved = vcpu.domain_migrations.value().or(vcpu.migrations.value());
             self.add_sample(
                 &vcpu.counters,
@@ -72,8 +72,8 @@ impl BlockSums {
         }
     }
 
-    /// Adds one vCPU in one window: what was counted, whether it moved to another cache, and whether shared
-    /// pages of its VM were broken.
+    /// Adds one vCPU in one window: its counts, whether it moved to another cache, and whether shared pages
+    /// of its VM were broken.
     pub fn add_sample(&mut self, counters: &CounterDelta, moved: bool, broken: bool) {
         use CounterRole::{Cycles, Instructions, LlcMisses, LlcReferences};
         self.mpki.add(counters, LlcMisses, Instructions);
@@ -86,7 +86,7 @@ impl BlockSums {
         self.samples.broken += u64::from(broken);
     }
 
-    /// The value of the block by `objective`; unavailable when nothing was counted for it.
+    /// The value of the block by `objective`; unavailable if nothing was counted for it.
     pub fn value(&self, objective: Objective) -> Availability<f64> {
         let (part, scale, missing) = match objective {
             Objective::Mpki => (self.mpki, 1000.0, "no sample has both LLC misses and instructions"),
@@ -115,7 +115,7 @@ impl Part {
 }
 
 impl SampleFlags {
-    /// Adds the counts of others.
+    /// Adds other counts.
     pub fn merge(&mut self, other: &Self) {
         self.samples += other.samples;
         self.without_misses += other.without_misses;
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_nothing_has_no_value() {
+    fn an_empty_block_has_no_value() {
         let mut block = BlockSums::default();
         for objective in [Objective::Mpki, Objective::MissRatio, Objective::Ipc, Objective::Reported] {
             assert_eq!(block.value(objective).value(), None);

@@ -1,11 +1,11 @@
-//! Two placements compared: the one implementation behind the loop's decisions and the offline tables.
+//! Comparison of two placements: the one implementation for the loop's decisions and the offline tables.
 //!
 //! Change is relative to the first (`before`) and signed so that positive is better:
 //! `after / before - 1` where more is better, `1 - after / before` where less is.
 //!
-//! [`compare_blocks`] pairs by block: in a block both placements met the same disturbance, so the change
-//! is taken within each block; its median and interval are over blocks. [`compare_samples`] is for values
-//! that have no partner: the change is that of the medians, with the percentile bootstrap (Efron 1979) that
+//! [`compare_blocks`] pairs by block: in a block both placements had the same disturbances, so the change is
+//! computed within each block; its median and interval are over blocks. [`compare_samples`] is for values
+//! without partners: the change is that of the medians, with the percentile bootstrap (Efron 1979), which
 //! resamples both samples independently, and the test is Mann-Whitney's.
 
 use std::fmt;
@@ -17,23 +17,23 @@ use super::trend::{Trend, outliers, trend};
 use super::{Estimate, LEAST_VALUES, median, quantile};
 use crate::rng::Rng;
 
-/// How many times the bootstrap draws.
+/// Number of bootstrap samples.
 const RESAMPLES: usize = 4000;
 
 /// p value below which a drift is reported.
 const DRIFT_P: f64 = 0.05;
 
-/// One of the two things that are compared.
+/// One of the two compared placements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// The first.
+    /// The first one.
     Before,
-    /// The second.
+    /// The second one.
     After,
 }
 
-/// What a comparison came to.
+/// Result of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
     /// Whether values were paired by block.
@@ -44,10 +44,10 @@ pub struct Compared {
     pub after: Estimate,
     /// Relative change, positive is better (0.1: ten percent better).
     pub change: Estimate,
-    /// The rank test, with its effect size in the sense of the values (positive: `after` is greater);
-    /// `None` when all pairs are equal.
+    /// The rank test, with its effect size in the direction of the values (positive: `after` is greater);
+    /// `None` if all pairs are equal.
     pub test: Option<RankTest>,
-    /// What a reader should know, and do about it.
+    /// Warnings with remedies.
     pub warnings: Vec<Warning>,
 }
 
@@ -58,47 +58,47 @@ impl Compared {
     }
 }
 
-/// Why two things cannot be compared.
+/// Why two placements cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotCompare {
     /// No block has a usable value on both sides.
     #[error("no block has a value above 0 for both placements ({left_out} were left out)")]
     NoPair {
-        /// Pairs that could not be used.
+        /// Number of unusable pairs.
         left_out: usize,
     },
     /// A side has no usable value.
     #[error("one of the two placements has no usable value")]
     NoValue,
-    /// The first side's median is 0, so there is no relative change.
-    #[error("the median of the values before is 0, so there is no relative change")]
+    /// The first side's median is 0, so the relative change is undefined.
+    #[error("the median of the values before is 0, so the relative change is undefined")]
     ZeroBefore,
 }
 
-/// Something about the data that makes the comparison weaker than it looks.
+/// A property of the data that weakens the comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Warning {
     /// Too few values for an interval.
     FewValues {
-        /// How many there are.
+        /// Number of values.
         n: usize,
     },
-    /// Values that are not finite, or 0 where they divide, were left out.
+    /// Values that are not finite, or 0 as a divisor, were left out.
     LeftOut {
-        /// How many pairs or values.
+        /// Number of pairs or values.
         n: usize,
     },
     /// The values of one side rise or fall with time.
     Drift {
-        /// Which side.
+        /// The side.
         side: Side,
-        /// How much.
+        /// The trend.
         trend: Trend,
     },
     /// Values far from the others.
     Outliers {
-        /// Which side.
+        /// The side.
         side: Side,
         /// Their positions in order, from 0.
         at: Vec<usize>,
@@ -116,11 +116,11 @@ impl fmt::Display for Warning {
             ),
             Self::LeftOut { n } => write!(
                 f,
-                "{n} values were left out because they are not finite or there is a 0 to divide by: look at why the counters had none"
+                "{n} values were left out because they are not finite or would divide by 0: check why the counters had none"
             ),
             Self::Drift { side, trend } => write!(
                 f,
-                "the values {} drift with time (Kendall's tau {:.2}, p {:.1e}): warm up longer, fix the frequency, or look for other load; \
+                "the values {} drift with time (Kendall's tau {:.2}, p {:.1e}): warm up longer, fix the frequency, or check for other load; \
                  only the change within blocks can be trusted",
                 side.name(),
                 trend.tau,
@@ -130,7 +130,7 @@ impl fmt::Display for Warning {
                 let at: Vec<String> = at.iter().map(ToString::to_string).collect();
                 write!(
                     f,
-                    "values {} are outliers (number {}): look for what else ran then; the median is robust against them, a mean is not",
+                    "values {} are outliers (number {}): check what else ran then; the median is robust against them, a mean is not",
                     side.name(),
                     at.join(", ")
                 )
@@ -152,9 +152,9 @@ impl Side {
     }
 }
 
-/// Compares two placements over blocks: each pair is the value `(before, after)` of one block, in the
-/// order of time. Pairs that have no ratio (not finite, or `before` is not above 0) are left out, and
-/// counted in a warning.
+/// Compares two placements over blocks: each pair is the value `(before, after)` of one block, in the order
+/// of time. Pairs without a ratio (not finite, or `before` is not above 0) are left out, and counted in a
+/// warning.
 ///
 /// # Errors
 /// When no pair is left.

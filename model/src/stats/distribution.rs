@@ -1,17 +1,17 @@
-//! Distributions of values that came in blocks, with intervals that respect the blocks.
+//! Distributions of values in blocks, with intervals that account for the blocks.
 //!
-//! Response times of one block met the same disturbances, so that they are no independent values. Intervals
-//! are therefore of a bootstrap over blocks (a cluster bootstrap: Davison and Hinkley, "Bootstrap Methods
-//! and their Application", 1997, section 3.8): as many blocks as there are, drawn with replacement, all
-//! values of those drawn put together, the figure taken, many times; the interval lies between the
-//! 2.5th and the 97.5th percentile.
+//! Response times of one block had the same disturbances, so they are not independent values. Intervals are
+//! therefore from a bootstrap over blocks (a cluster bootstrap: Davison and Hinkley, "Bootstrap Methods and
+//! their Application", 1997, section 3.8): as many blocks as there are, drawn with replacement, all their
+//! values pooled, the figure computed, many times; the interval is between the 2.5th and the 97.5th
+//! percentile.
 
 use serde::{Deserialize, Serialize};
 
 use super::{LEAST_VALUES, quantiles};
 use crate::rng::Rng;
 
-/// How many times blocks are drawn anew.
+/// Number of bootstrap samples.
 const RESAMPLES: usize = 1000;
 
 /// A figure with its interval.
@@ -19,15 +19,15 @@ const RESAMPLES: usize = 1000;
 pub struct Figure {
     /// The figure, in the unit of the values.
     pub value: f64,
-    /// Lower and upper end of its 95 % interval; `None` for few blocks.
+    /// Lower and upper end of its 95 % interval; `None` for too few blocks.
     pub ci95: Option<[f64; 2]>,
 }
 
-/// What is told of a distribution. A percentile is `None` where fewer values than its own resolution are
-/// there: the 99.9th needs 1000.
+/// Figures of a distribution. A percentile is `None` if there are fewer values than its resolution needs: the
+/// 99.9th needs 1000.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
-    /// How many values.
+    /// Number of values.
     pub n: usize,
     /// Their mean.
     pub mean: Figure,
@@ -41,11 +41,11 @@ pub struct Distribution {
     pub p99_9: Option<Figure>,
 }
 
-/// The percentiles, and how many values each needs.
+/// The percentiles, and the number of values each needs.
 const PERCENTILES: [(f64, usize); 4] = [(0.5, 2), (0.95, 20), (0.99, 100), (0.999, 1000)];
 
 impl Distribution {
-    /// Of the values of all blocks; `None` when there are none or one is not finite.
+    /// The figures of all blocks; `None` if there are no values or one is not finite.
     pub fn of(blocks: &[Vec<f64>], seed: u64) -> Option<Self> {
         let all: Vec<f64> = blocks.iter().flatten().copied().collect();
         let values = quantiles(&all, &PERCENTILES.map(|(at, _)| at))?;
@@ -62,7 +62,7 @@ impl Distribution {
     }
 }
 
-/// The figures of blocks drawn anew.
+/// The figures of resampled blocks.
 struct Drawn {
     means: Vec<f64>,
     percentiles: [Vec<f64>; 4],
@@ -70,7 +70,7 @@ struct Drawn {
 
 impl Drawn {
     fn of(blocks: &[Vec<f64>], seed: u64) -> Self {
-        // Sorted once: a draw only changes how often each block's values count.
+        // Sorted once: a sample only changes the weight of each block's values.
         let numbered = blocks.iter().enumerate();
         let mut sorted: Vec<(f64, usize)> =
             numbered.flat_map(|(block, values)| values.iter().map(move |value| (*value, block))).collect();
@@ -82,7 +82,7 @@ impl Drawn {
             let mut times = vec![0_usize; blocks.len()];
             (0..blocks.len()).for_each(|_| times[rng.below(blocks.len())] += 1);
             let n: usize = times.iter().zip(blocks).map(|(times, values)| times * values.len()).sum();
-            // Blocks without values were drawn.
+            // Only blocks without values were drawn.
             if n == 0 {
                 continue;
             }
@@ -96,12 +96,12 @@ impl Drawn {
     }
 }
 
-/// The percentiles of `sorted` (value and block) when the values of each block count `times` times, `n`
-/// in all; interpolated as [`quantiles`] does.
+/// The percentiles of `sorted` (value and block) if the values of each block count `times` times, `n` in
+/// total; interpolated like [`quantiles`].
 fn weighted(sorted: &[(f64, usize)], times: &[usize], n: usize) -> [f64; 4] {
     let mut found = [0.0; 4];
     let mut values = sorted.iter();
-    // How many values are at most `value`, counted by their blocks.
+    // Number of values up to a position, weighted by block.
     let (mut value, mut passed) = (0.0, 0);
     let mut advance = |rank: usize| {
         while passed <= rank {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draw_counts_as_if_its_blocks_were_put_together() {
+    fn a_sample_counts_like_its_pooled_blocks() {
         let blocks = blocks(5, 37, 3);
         let numbered = blocks.iter().enumerate();
         let mut sorted: Vec<(f64, usize)> =

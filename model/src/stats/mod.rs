@@ -1,13 +1,13 @@
 //! Medians, paired ratios and their intervals, rank tests, drift, and the comparison of two
 //! placements ([`compare_blocks`]). Pure: equal input and seed, equal output.
 //!
-//! Every figure is tested against SciPy's on the same data (`golden.json`, made by
+//! Every figure is tested against that of SciPy for the same data (`golden.json`, made by
 //! `analysis/python/golden_stats.py`).
 //!
 //! The interval of a median is the exact one of order statistics (Thompson 1936; Conover, "Practical
-//! Nonparametric Statistics", 3.2): it holds the true median in at least 95 of 100 cases whatever the
-//! values are like. The percentile bootstrap, which is common for this, does so in 87 of 100 with 7 values,
-//! 93 with 16 and 94 with 30. Ratios are taken within a block, where both arms met the same disturbance.
+//! Nonparametric Statistics", 3.2): it contains the true median in at least 95 of 100 cases for any
+//! distribution. The common percentile bootstrap does so in 87 of 100 with 7 values, 93 with 16 and 94 with
+//! 30. Ratios are computed within a block, where both arms had the same disturbance.
 
 mod blocks;
 mod compare;
@@ -23,14 +23,14 @@ pub use distribution::{Distribution, Figure};
 pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, signed_rank};
 pub use trend::{LEAST_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};
 
-/// Fewest values from which an interval is given: even the range from the least to the greatest of
-/// five values misses the median in more than 5 of 100 cases (2 / 2^5).
+/// Minimum number of values for an interval: even the range of all five values misses the median in more than
+/// 5 of 100 cases (2 / 2^5).
 pub const LEAST_VALUES: usize = 6;
 
 /// A median with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// How many values it is of.
+    /// Number of values.
     pub n: usize,
     /// The median, in the unit of the values.
     pub median: f64,
@@ -39,7 +39,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The median of `values` with its interval; `None` when there are none or one is not finite.
+    /// The median of `values` with its interval; `None` if there are none or one is not finite.
     pub fn of_median(values: &[f64]) -> Option<Self> {
         let median = median(values)?;
         Some(Self { n: values.len(), median, ci95: interval(values) })
@@ -82,7 +82,7 @@ fn interval(values: &[f64]) -> Option<[f64; 2]> {
     if n < LEAST_VALUES {
         return None;
     }
-    // Logarithms, since 2^-n is no number any more from n = 1075 on.
+    // Logarithms, since 2^-n underflows from n = 1075 on.
     let mut ln_probability = -(n as f64) * std::f64::consts::LN_2;
     let (mut fewer, mut k) = (0.0, 0);
     loop {
@@ -95,7 +95,7 @@ fn interval(values: &[f64]) -> Option<[f64; 2]> {
     }
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    // With six values or more the first sum is at most 2^-6, so k is at least 1.
+    // With six or more values the first sum is at most 2^-6, so k is at least 1.
     Some([*sorted.get(k.checked_sub(1)?)?, *sorted.get(n - k)?])
 }
 

@@ -1,25 +1,25 @@
 //! Rank tests and the effect sizes that go with them: Wilcoxon's signed-rank test for pairs,
 //! Mann-Whitney's U for two samples.
 //!
-//! Up to [`EXACT_UP_TO`] values the p value is exact: of all ways in which signs (pairs) or labels
-//! (samples) could have fallen, the part that is at least as far out, given the ranks as they are, ties
-//! included. Beyond it is the normal approximation with the correction for ties (and, for Mann-Whitney,
-//! for continuity), as in Hollander, Wolfe and Chicken, "Nonparametric Statistical Methods", 3.1 and 4.1.
+//! Up to [`EXACT_UP_TO`] values the p value is exact: of all possible signs (pairs) or labels (samples), the
+//! fraction that is at least as extreme, given the ranks including ties. Beyond it is the normal
+//! approximation with the correction for ties (and, for Mann-Whitney, for continuity), as in Hollander, Wolfe
+//! and Chicken, "Nonparametric Statistical Methods", 3.1 and 4.1.
 //! All p values are two-sided.
 
 use serde::{Deserialize, Serialize};
 
-/// Most values for which p is computed exactly.
+/// Maximum number of values for which p is computed exactly.
 pub const EXACT_UP_TO: usize = 50;
 
-/// What a rank test says.
+/// Result of a rank test.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankTest {
-    /// How many values, or pairs that differ, went into it.
+    /// Number of values, or of pairs that differ.
     pub n: usize,
     /// The test's statistic: the smaller rank sum W of pairs, or U of the first sample.
     pub statistic: f64,
-    /// Two-sided probability of a difference at least as large when there is none.
+    /// Two-sided p value.
     pub p_value: f64,
     /// Whether that is exact, and not the normal approximation.
     pub exact: bool,
@@ -28,8 +28,8 @@ pub struct RankTest {
     pub effect_size: f64,
 }
 
-/// Wilcoxon's signed-rank test of `second - first` over pairs; pairs without a difference are left out
-/// (Wilcoxon's own treatment). `None` when no pair differs or a value is not finite.
+/// Wilcoxon's signed-rank test of `second - first` over pairs; pairs without a difference are left out (as in
+/// Wilcoxon's paper). `None` if no pair differs or a value is not finite.
 pub fn signed_rank(pairs: &[(f64, f64)]) -> Option<RankTest> {
     if pairs.iter().any(|(first, second)| !first.is_finite() || !second.is_finite()) {
         return None;
@@ -89,15 +89,15 @@ pub fn mann_whitney(first: &[f64], second: &[f64]) -> Option<RankTest> {
         let ties: f64 = tie_sizes(&all).map(|t| t * t * t - t).sum();
         let count = n as f64;
         let variance = product / 12.0 * (count + 1.0 - ties / (count * (count - 1.0)));
-        // Half a step of U towards the middle, since U moves in steps.
+        // Continuity correction: half a step of U towards the middle.
         let off = ((u - product / 2.0).abs() - 0.5).max(0.0);
         if variance > 0.0 { two_sided_normal(off / variance.sqrt()) } else { 1.0 }
     };
     Some(RankTest { n, statistic: u, p_value, exact, effect_size: 1.0 - 2.0 * u / product })
 }
 
-/// Twice the rank of each value, from 2; equal values share the mean of their ranks, which doubled is
-/// whole.
+/// Twice the rank of each value, from 2; equal values share the mean of their ranks, which is an integer when
+/// doubled.
 fn doubled_ranks(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
@@ -116,7 +116,7 @@ fn doubled_ranks(values: &[f64]) -> Vec<usize> {
     ranks
 }
 
-/// How many values each group of equal values has.
+/// The size of each group of equal values.
 pub(super) fn tie_sizes(values: &[f64]) -> impl Iterator<Item = f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -124,7 +124,7 @@ pub(super) fn tie_sizes(values: &[f64]) -> impl Iterator<Item = f64> {
     groups.into_iter()
 }
 
-/// Probability of each sum when every rank is in or out with equal chance.
+/// Probability of each sum if every rank is included with probability 1/2.
 fn subset_sums(ranks: &[usize]) -> Vec<f64> {
     let mut ways = vec![0.0; ranks.iter().sum::<usize>() + 1];
     ways[0] = 1.0;
@@ -137,10 +137,10 @@ fn subset_sums(ranks: &[usize]) -> Vec<f64> {
     ways
 }
 
-/// Probability of each sum when `size` of the ranks are drawn, every choice with equal chance.
+/// Probability of each sum if `size` of the ranks are drawn, every choice equally likely.
 fn subsets_of_size(ranks: &[usize], size: usize) -> Vec<f64> {
     let width = ranks.iter().sum::<usize>() + 1;
-    // Counts stay exact in f64 as long as they are below 2^53, and are off by rounding only beyond:
+    // Counts are exact in f64 below 2^53, and have only rounding errors beyond:
     // 50 choose 25 is 1.3e14.
     let mut ways = vec![vec![0.0; width]; size + 1];
     ways[0][0] = 1.0;
@@ -159,7 +159,7 @@ fn subsets_of_size(ranks: &[usize], size: usize) -> Vec<f64> {
     drawn
 }
 
-/// Twice the smaller tail at `observed`, itself included; at most 1.
+/// Twice the smaller tail at `observed`, inclusive; at most 1.
 fn two_sided(ways: &[f64], observed: usize) -> f64 {
     let below: f64 = ways[..=observed].iter().sum();
     let above: f64 = ways[observed..].iter().sum();

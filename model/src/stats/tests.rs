@@ -23,7 +23,7 @@ fn quantiles_of_known_values() {
 fn the_interval_has_the_ranks_of_the_tables() {
     // Ranks as in the tables of the sign test's interval.
     for (n, low, high) in [(6, 1, 6), (8, 1, 8), (9, 2, 8), (15, 4, 12), (30, 10, 21), (5000, 2431, 2570)] {
-        // In no order.
+        // Unsorted.
         let values: Vec<f64> = (0..n).map(|i| f64::from((i * 7 + 3) % n + 1)).collect();
         assert_eq!(interval(&values), Some([f64::from(low), f64::from(high)]), "{n}");
     }
@@ -31,7 +31,7 @@ fn the_interval_has_the_ranks_of_the_tables() {
 
 #[test]
 fn ratios_are_taken_within_blocks() {
-    // A drift that both arms of a block meet leaves the ratio alone.
+    // A drift of both arms of a block does not change the ratio.
     let pairs: Vec<(f64, f64)> = (1..=9).map(|block| (2.0 * f64::from(block), f64::from(block))).collect();
     let ratio = Estimate::of_paired_ratio(&pairs).unwrap();
     assert_eq!((ratio.n, ratio.median, ratio.ci95), (9, 2.0, Some([2.0, 2.0])));
@@ -47,7 +47,7 @@ fn few_values_have_no_interval() {
 }
 
 #[test]
-fn the_interval_covers_the_true_median_at_least_as_often_as_it_says() {
+fn the_interval_covers_the_true_median_at_least_as_often_as_stated() {
     let mut rng = crate::rng::Rng::new(2);
     for n in [7, 16, 30] {
         let runs = 4000;
@@ -59,7 +59,7 @@ fn the_interval_covers_the_true_median_at_least_as_often_as_it_says() {
                 low <= 0.5 && 0.5 <= high
             })
             .count();
-        // 95 % less three standard errors.
+        // 95 % minus three standard errors.
         assert!(covered * 100 >= runs * 94, "{covered} of {runs} intervals of {n} held the true median");
     }
 }

@@ -1,11 +1,11 @@
-//! Whether values drift with time, and which of them stand apart.
+//! Drift of values over time, and outliers.
 
 use serde::{Deserialize, Serialize};
 
 use super::median;
 use super::rank::{tie_sizes, two_sided_normal};
 
-/// Fewest values of which a trend is reported: below it the normal approximation of the test is poor.
+/// Minimum number of values for a trend: below it the normal approximation of the test is poor.
 pub const LEAST_FOR_TREND: usize = 8;
 
 /// Modified z score from which a value is an outlier (Iglewicz and Hoaglin 1993).
@@ -21,8 +21,8 @@ pub struct Trend {
     pub p_value: f64,
 }
 
-/// The trend of `values` in their order; `None` for fewer than [`LEAST_FOR_TREND`], for values that are
-/// all equal, and when one is not finite. Takes time by the square of their number.
+/// The trend of `values` in their order; `None` for fewer than [`LEAST_FOR_TREND`], if all values are equal,
+/// or if one is not finite. Quadratic in their number.
 pub fn trend(values: &[f64]) -> Option<Trend> {
     let n = values.len();
     if n < LEAST_FOR_TREND || values.iter().any(|value| !value.is_finite()) {
@@ -51,7 +51,7 @@ pub fn trend(values: &[f64]) -> Option<Trend> {
 }
 
 /// Positions of the values whose modified z score, `0.6745 * |value - median| / MAD`, is above
-/// [`OUTLIER_SCORE`]. Where more than half of the values are equal the MAD is 0, and none is reported.
+/// [`OUTLIER_SCORE`]. If more than half of the values are equal the MAD is 0, and none is reported.
 pub fn outliers(values: &[f64]) -> Vec<usize> {
     let Some(middle) = median(values) else { return Vec::new() };
     let distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
@@ -66,10 +66,10 @@ pub fn outliers(values: &[f64]) -> Vec<usize> {
     }
 }
 
-/// How far `values`, one a block in their order, moved from the first block to the last, as a part of
-/// their median: 0.05 means that they rose by 5 %. By the slope of Theil and Sen, the median of the slopes of
-/// all pairs of blocks (Sen 1968), which single disturbed blocks do not move. `None` below three values or
-/// when one is not finite.
+/// Change of `values`, one per block in their order, from the first block to the last, relative to their
+/// median: 0.05 means a rise of 5 %. By the slope of Theil and Sen, the median of the slopes of all pairs of
+/// blocks (Sen 1968), which is robust against single disturbed blocks. `None` for fewer than three values or
+/// if one is not finite.
 pub fn relative_drift(values: &[f64]) -> Option<f64> {
     if values.len() < 3 {
         return None;

@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Policy;
 
-/// One way of placing the guests that is measured against the others.
+/// One placement of the guests, compared with the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
-    /// Not merged (the paper's A): each guest reads a copy of its own that equals no other's, placed as
-    /// recommended. The same sequence of reads, so that only the frames differ.
+    /// Not merged (the paper's A): each guest reads its own copy, which equals no other's, placed as
+    /// recommended. The sequence of reads is the same, so that only the frames differ.
     NotMerged,
-    /// Not merged either, placed the opposite way: what the placement alone does, without sharing.
+    /// Not merged either, placed the opposite way: the effect of the placement alone, without sharing.
     NotMergedOpposed,
     /// Merged, placed as the method recommends (the paper's B).
     Recommended,
     /// Merged, placed the opposite way (the paper's C).
     Opposed,
-    /// Merged, left to the kernel on the CPUs of the same domains (D).
+    /// Merged, placed by the kernel on the CPUs of the same domains (D).
     Kernel,
-    /// Merged, placed by lot, anew in every block; as many guests on each domain.
+    /// Merged, placed at random in every block; equally many guests on each domain.
     Random,
-    /// As recommended once more: the ratio of the two tells what chance alone makes.
+    /// As recommended, once more: the ratio of the two shows the effect of chance alone.
     Control,
 }
 
@@ -39,7 +39,7 @@ impl Arm {
         Self::Control,
     ];
 
-    /// What each arm has of something, by its name; those that do not have it are left out.
+    /// Values by the names of arms; arms without a value are left out.
     pub fn by_name<T>(of: impl Fn(Self) -> Option<T>) -> BTreeMap<String, T> {
         Self::ALL.into_iter().filter_map(|arm| Some((arm.name().to_owned(), of(arm)?))).collect()
     }
@@ -67,7 +67,7 @@ impl Arm {
         }
     }
 
-    /// Whether the guests are placed anew in every block, by lot; else one plan holds for the whole run.
+    /// Whether the guests are placed at random in every block; otherwise one plan holds for the whole run.
     pub fn is_drawn(self) -> bool {
         self == Self::Random
     }

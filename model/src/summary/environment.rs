@@ -8,9 +8,8 @@ use crate::availability::Availability;
 use crate::schema;
 use crate::text::chosen;
 
-/// The machine as it was before the run: a short form of what manifests of recordings say of a host
-/// ([`schema::Environment`], which is read), with what only a run's result needs. What a host does not
-/// tell is null.
+/// The machine before the run: a short form of the host in manifests of recordings ([`schema::Environment`],
+/// from which it is made), with facts that only a run's result needs. Unknown facts are null.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Environment {
@@ -20,13 +19,13 @@ pub struct Environment {
     pub kernel: Option<String>,
     /// The CPU's name.
     pub cpu_model: Option<String>,
-    /// Whether it is itself a virtual machine (the CPU flag `hypervisor`; x86 only).
+    /// Whether it is a virtual machine itself (the CPU flag `hypervisor`; x86 only).
     pub is_virtual: Option<bool>,
-    /// Version of the Xen beneath it, where there is one: then CPUs and load are those of dom0, or of a domain.
+    /// Version of the Xen below it, if any: then CPUs and load are those of dom0, or of a domain.
     pub xen: Option<String>,
     /// CPUs that are online, as a list of ranges.
     pub cpus_online: Option<String>,
-    /// Frequency governor of the CPUs; several, with commas, where they differ.
+    /// Frequency governor of the CPUs; several, separated by commas, if they differ.
     pub governor: Option<String>,
     /// `/sys/kernel/mm/transparent_hugepage/enabled`.
     pub transparent_hugepage: Option<String>,
@@ -36,15 +35,15 @@ pub struct Environment {
     pub load_1min: Option<f64>,
     /// Every file of `/sys/kernel/mm/ksm`.
     pub ksm: BTreeMap<String, String>,
-    /// Processes that had pages merged by KSM, as far as they may be looked at.
+    /// Processes that had pages merged by KSM, as far as they may be read.
     pub ksm_users: Option<usize>,
     /// Version of the program that wrote the summary.
     pub huddle_version: Option<String>,
-    /// Git revision of that program; null where it was built from an archive of its sources.
+    /// Git revision of that program; null if it was built from a source archive.
     pub git_revision: Option<String>,
 }
 
-/// What a summary says of a machine and a manifest of a recording does not.
+/// Facts of a machine in a summary but not in a manifest of a recording.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extra {
     /// See [`Environment::hostname`].
@@ -62,7 +61,7 @@ pub struct Extra {
 }
 
 impl Environment {
-    /// From what was read of the host.
+    /// From facts read from the host.
     pub fn of(host: &schema::Environment, extra: Extra) -> Self {
         let ksm = host.ksm.value().into_iter().flatten();
         let governors = host.governors.value().map(|found| found.keys().cloned().collect::<Vec<_>>());

@@ -24,16 +24,16 @@ pub struct Ratio {
     pub value: f64,
     /// Lower and upper end of its 95 % interval.
     pub ci95: Option<[f64; 2]>,
-    /// How many blocks.
+    /// Number of blocks.
     pub n: usize,
-    /// Wilcoxon's signed-rank test of the logarithms, over blocks, of what is above the line against what
-    /// is below; null when no block differs.
+    /// Wilcoxon's signed-rank test of the logarithms, over blocks, of the numerator against the denominator;
+    /// null if no block differs.
     pub test: Option<RankTest>,
 }
 
 impl Ratio {
-    /// The median of `figure` in the arm `over` by that in `under`, over the blocks that have both; `None`
-    /// where there is none.
+    /// The median of `figure` in the arm `over` divided by that in `under`, over the blocks that have both;
+    /// `None` if there are none.
     pub fn of(
         blocks: &[&Block],
         over: Arm,
@@ -43,13 +43,13 @@ impl Ratio {
         let of = |block: &&Block| Some((figure(block.sample(over)?)?, figure(block.sample(under)?)?));
         let pairs: Vec<(f64, f64)> = blocks.iter().filter_map(of).collect();
         let Estimate { n, median, ci95 } = Estimate::of_paired_ratio(&pairs)?;
-        // Of logarithms, so that a block counts by its ratio, however fast the machine was then.
+        // With logarithms, so that a block counts by its ratio, however fast the machine was.
         let logarithms: Vec<(f64, f64)> = pairs.iter().map(|(over, under)| (under.ln(), over.ln())).collect();
         Some(Self { value: median, ci95, n, test: signed_rank(&logarithms) })
     }
 }
 
-/// The median of `figure` over blocks, by arm; an arm of which one block does not have it is left out.
+/// The median of `figure` over blocks, by arm; an arm with a block without it is left out.
 pub fn figures(
     blocks: &[&Block],
     unit: &str,
@@ -96,12 +96,12 @@ mod tests {
         assert!((time.value - 1.5).abs() < 1e-12 && time.n == 8);
         let [low, high] = time.ci95.unwrap();
         assert!((low - 1.5).abs() < 1e-12 && (high - 1.5).abs() < 1e-12);
-        // All 8 signs alike, of 2^8 ways that they can fall: two-sided 2 / 256.
+        // All 8 signs are equal, one of 2^8 possibilities: two-sided 2 / 256.
         let test = time.test.unwrap();
         assert_eq!((test.n, test.p_value, test.effect_size), (8, 2.0 / 256.0, 1.0));
         let found = figures(&all, "reads/s", Sample::reads_per_s);
         assert_eq!((found["recommended"].estimate.n, found["recommended"].estimate.median), (8, 1350.0));
-        assert!(!found.contains_key("kernel"), "an arm that was not measured has no figure");
+        assert!(!found.contains_key("kernel"), "an unmeasured arm has no figure");
         assert!(figures(&all, "misses/read", Sample::llc_misses_per_read).is_empty(), "never 0");
     }
 }

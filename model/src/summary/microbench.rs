@@ -1,4 +1,4 @@
-//! What only the microbenchmark measures.
+//! Figures of the microbenchmark.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::availability::Availability;
 use crate::observation::CountedEvent;
 use crate::stats::Trend;
 
-/// Figures of the microbenchmark beside those of every experiment. Its main figure is the reads per
+/// Figures of the microbenchmark in addition to those of every experiment. Its main figure is the reads per
 /// second of all guests together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MicrobenchFigures {
-    /// CPU time per read, which other programs on the host disturb less.
+    /// CPU time per read, which is less disturbed by other programs on the host.
     pub arms_busy: BTreeMap<String, ArmFigure>,
-    /// CPU time that the host gave the vCPUs per read: with VMs, a guest cannot tell when the host lets
-    /// another run.
+    /// CPU time that the host gave the vCPUs per read: with VMs, a guest cannot see when the host runs
+    /// something else.
     pub arms_host_busy: BTreeMap<String, ArmFigure>,
-    /// Time for a million reads of each guest, in seconds: the paper's figure is of a fixed number.
+    /// Time for a million reads of each guest, in seconds: the paper has it for a fixed number.
     pub arms_time: BTreeMap<String, ArmFigure>,
-    /// Reads and misses of each vCPU; every other counter stands in `blocks`.
+    /// Reads and misses of each vCPU; all other counters are in `blocks`.
     pub vcpus: Vec<VcpuFigures>,
-    /// The event that was counted for each role, or why none was.
+    /// The event that was counted for each role, or why there was none.
     pub events: Vec<CountedEvent>,
     /// Whether the reads per second of the recommended arm rose or fell (Mann-Kendall); null for few blocks.
     pub trend: Option<Trend>,
-    /// The settings as they came out.
+    /// The effective settings.
     pub config: MicrobenchConfig,
 }
 
@@ -39,7 +39,7 @@ pub struct VcpuFigures {
     pub vcpu: u32,
     /// Reads per second.
     pub reads: BTreeMap<String, ArmFigure>,
-    /// LLC misses per read, or why they cannot be told.
+    /// LLC misses per read, or why they are unknown.
     pub llc_misses: Availability<BTreeMap<String, ArmFigure>>,
 }
 
@@ -50,19 +50,19 @@ pub struct MicrobenchConfig {
     pub data_kib: u64,
     /// KiB of each guest's own memory.
     pub private_kib: u64,
-    /// Reads between two rests.
+    /// Reads between two pauses.
     pub burst_reads: u64,
-    /// How long a rest is, in microseconds; 0 only lets others run.
+    /// Length of a pause, in microseconds; 0 only yields.
     pub idle_us: u64,
-    /// Seconds an arm is measured.
+    /// Seconds of measurement per arm.
     pub seconds_per_arm: f64,
-    /// Seconds the guests run in a new placement first.
+    /// Seconds of warm-up in a new placement.
     pub settle_s: f64,
     /// Blocks.
     pub repetitions: usize,
-    /// Blocks before them that do not count.
+    /// Uncounted blocks before these.
     pub warm_up_blocks: usize,
-    /// Cache level of the domains; null when the topology does not tell.
+    /// Cache level of the domains; null if the topology lacks it.
     pub cache_level: Option<u8>,
     /// Seed of data, orders and intervals.
     pub seed: u64,

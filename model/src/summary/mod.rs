@@ -1,13 +1,12 @@
 //! The schema of `summary.json`, the result of an experiment: `huddle/summary/1`.
 //!
-//! One definition for whoever writes a summary and whoever reads one. What every experiment has stands
-//! in [`Summary`]; what only one of them measures stands beside it ([`MicrobenchFigures`],
-//! [`WebFigures`]). A reader that does not care which experiment it has takes `Summary`, whose further
-//! figures are plain JSON.
+//! One definition for writers and readers of summaries. The common part of all experiments is [`Summary`],
+//! with figures of single experiments beside it ([`MicrobenchFigures`], [`WebFigures`]). A reader for any
+//! experiment uses `Summary`, whose further figures are plain JSON.
 //!
-//! Figures are of valid blocks only. An interval that too few blocks support is null, and so is a
-//! figure that cannot be had; neither is ever 0. Of what is optional here, everything is written by this
-//! version; what a summary of another one lacks is read as not told.
+//! Figures are of valid blocks only. An interval is null if there are too few blocks, and so is an
+//! unavailable figure; neither is ever 0. This version writes all optional fields; fields that a summary of
+//! another version lacks are read as unknown.
 
 mod arm;
 mod environment;
@@ -39,25 +38,26 @@ pub use web::{Failure, Requests, Response, TenantFigures, WebConfig, WebFigures,
 /// Name of a result's file within the directory of an experiment.
 pub const SUMMARY_FILE: &str = "summary.json";
 
-/// What the summary's `schema` says.
+/// The value of the summary's `schema`.
 pub const SUMMARY_SCHEMA: &str = "huddle/summary/1";
 
-/// The result of an experiment. `F` are the figures of its own.
+/// The result of an experiment. `F` has the experiment's own figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary<F = Map<String, Value>> {
     /// [`SUMMARY_SCHEMA`].
     pub schema: String,
-    /// Which experiment.
+    /// Name of the experiment.
     pub experiment: String,
-    /// What stood for the VMs.
+    /// What was used as VMs.
     pub guest: String,
     /// What ran the VMs' instructions, `kvm` or `tcg`; null for processes and domains of Xen.
     pub accelerator: Option<String>,
     /// When it began, UTC, RFC 3339.
     pub started_utc: Option<String>,
-    /// How long it took in all, in seconds.
+    /// Total duration, in seconds.
     pub duration_s: Option<f64>,
-    /// Whether every block is valid: merging held (in a placebo: there was none), and every guest got to run.
+    /// Whether every block is valid: pages stayed merged (in a placebo: there was no merging), and every
+    /// guest ran.
     #[serde(default)]
     pub valid: bool,
     /// Why blocks were left out, one sentence each.
@@ -65,26 +65,26 @@ pub struct Summary<F = Map<String, Value>> {
     pub invalid_blocks: Vec<String>,
     /// The main figure of each arm.
     pub arms: BTreeMap<String, ArmFigure>,
-    /// LLC misses of an operation, or why they cannot be told.
+    /// LLC misses per operation, or why they are unknown.
     pub llc_misses: Option<Availability<BTreeMap<String, ArmFigure>>>,
-    /// How the arms compare, paired by block: times, so that above 1 the arm named first is the slower one.
+    /// Ratios of the arms, paired by block: of times, so that above 1 the arm named first is slower.
     #[serde(default)]
     pub ratios: BTreeMap<String, Option<Ratio>>,
     /// What the ratio of opposed over recommended means, in one sentence.
     pub verdict: Option<String>,
-    /// How far the main figure of the recommended arm moved over the run, as a part of its median.
+    /// Drift of the main figure of the recommended arm over the run, relative to its median.
     pub drift: Option<f64>,
     /// Median rate (0 to 1) of the pairs that hold the same data.
     pub sharing_rate: Option<f64>,
-    /// Median rate (0 to 1) of the pairs that do not.
+    /// Median rate (0 to 1) of the other pairs.
     pub sharing_rate_across: Option<f64>,
-    /// The paper's Table 1: what VMs shared after boot; absent where an experiment does not look.
+    /// The paper's Table 1: what VMs shared after boot; absent if an experiment does not measure it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<Availability<BootFigures>>,
-    /// The specification, whose keys are the experiment's own; `data` names what each VM held.
+    /// The specification, with keys of the experiment; `data` names the data of each VM.
     #[serde(default)]
     pub spec: Value,
-    /// The cache domains that were used.
+    /// The cache domains used.
     pub topology: Option<Topology>,
     /// What the VMs shared before the first window.
     pub matrix: Option<SharingMatrix>,
@@ -96,10 +96,10 @@ pub struct Summary<F = Map<String, Value>> {
     pub blocks: Vec<Block>,
     /// The machine.
     pub environment: Option<Environment>,
-    /// What may have disturbed the run, one sentence each.
+    /// Possible disturbances of the run, one sentence each.
     #[serde(default)]
     pub disturbances: Vec<String>,
-    /// Figures of this experiment alone.
+    /// Figures of this experiment only.
     #[serde(flatten)]
     pub own: F,
 }
@@ -107,7 +107,7 @@ pub struct Summary<F = Map<String, Value>> {
 /// What VMs shared once they were up, before they held data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BootFigures {
-    /// All of it.
+    /// The complete matrix.
     pub matrix: SharingMatrix,
     /// Median rate (0 to 1) of pairs of one flavour.
     pub rate_within: Option<f64>,
@@ -115,31 +115,31 @@ pub struct BootFigures {
     pub rate_across: Option<f64>,
 }
 
-/// A text that is no summary of a version that is read here.
+/// A text that is not a summary of a supported version.
 #[derive(Debug, thiserror::Error)]
 pub enum SummaryError {
-    /// It is of no known form.
+    /// It is not a summary.
     #[error("not an experiment's result: {0}")]
     NotASummary(serde_json::Error),
-    /// Another version.
+    /// It has another version.
     #[error("its schema is {0:?}, and this version reads {SUMMARY_SCHEMA:?} only")]
     Schema(String),
-    /// It lacks what every summary has, or has something of another type.
+    /// It lacks a required field, or has a field of another type.
     #[error("not a {SUMMARY_SCHEMA}: {0}")]
     Content(serde_json::Error),
 }
 
 impl<F: DeserializeOwned> Summary<F> {
-    /// Reads one.
+    /// Parses a summary.
     ///
     /// # Errors
-    /// It is no summary, or of another version.
+    /// It is not a summary, or has another version.
     pub fn from_json(text: &str) -> Result<Self, SummaryError> {
         #[derive(Deserialize)]
         struct Head {
             schema: String,
         }
-        // The schema decides what the rest means, so it comes first.
+        // The schema decides what the rest means, so it is checked first.
         let head: Head = serde_json::from_str(text).map_err(SummaryError::NotASummary)?;
         if head.schema != SUMMARY_SCHEMA {
             return Err(SummaryError::Schema(head.schema));
@@ -149,12 +149,12 @@ impl<F: DeserializeOwned> Summary<F> {
 }
 
 impl<F> Summary<F> {
-    /// A ratio of the arms, where it could be had.
+    /// A ratio of the arms, if available.
     pub fn ratio(&self, name: &str) -> Option<Ratio> {
         self.ratios.get(name).copied().flatten()
     }
 
-    /// What each VM holds, in the order of the matrix, where the specification tells.
+    /// The data of each VM, in the order of the matrix, if the specification has it.
     pub fn data(&self) -> Vec<&str> {
         let data = self.spec.get("data").and_then(Value::as_array);
         data.into_iter().flatten().filter_map(Value::as_str).collect()
@@ -165,7 +165,7 @@ impl<F> Summary<F> {
         self.blocks.iter().any(|block| block.invalid.is_none())
     }
 
-    /// Why there are no LLC misses, where the summary says so.
+    /// Why there are no LLC misses, if the summary has the reason.
     pub fn why_no_misses(&self) -> Option<&str> {
         self.llc_misses.as_ref()?.reason()
     }

@@ -1,4 +1,4 @@
-//! What was measured in the blocks of an experiment.
+//! Measurements of the blocks of an experiment.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use crate::rates::CounterDelta;
 /// One block: every arm once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Block {
-    /// Counted from 1.
+    /// Number, from 1.
     pub number: usize,
     /// The arms, in the order they were measured; in an invalid block one may be missing.
     #[serde(default)]
     pub samples: Vec<Sample>,
-    /// Why it must enter no figure; `None` when it is valid.
+    /// Why it is left out of all figures; `None` if it is valid.
     pub invalid: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl Block {
     }
 }
 
-/// What all VMs did in one window of one arm: either `guests` that read, or `tenants` that serve.
+/// Measurements of all VMs in one window of one arm: either `guests` that read, or `tenants` that serve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// The arm.
@@ -41,29 +41,29 @@ pub struct Sample {
     /// The web experiment: each server, in the order of the matrix.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tenants: Vec<TenantSample>,
-    /// The plan of an arm whose VMs are placed anew in each block; `None` where one holds for the run.
+    /// The plan of an arm whose VMs are placed anew in each block; `None` if one plan holds for the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
-    /// What else the host tells of the window; nothing of it in the web experiment.
+    /// Other measurements of the host; empty in the web experiment.
     #[serde(flatten)]
     pub seen: Option<Seen>,
 }
 
-/// What the host tells of a window beside its vCPUs.
+/// Measurements of the host in a window, other than of vCPUs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
-    /// What KSM did to each VM; empty where nobody watched, and on Xen.
+    /// KSM's work on each VM; empty if not observed, and on Xen.
     #[serde(default)]
     pub merging: Vec<MergeObservation>,
-    /// Cache occupancy of each VM at its end; `None` where nobody watched.
+    /// Cache occupancy of each VM at its end; `None` if not observed.
     #[serde(default)]
     pub occupancy: Option<Availability<Vec<OccupancyObservation>>>,
-    /// CPU time the guests got, as a part (0 to 1) of what the CPUs they were placed on could give to
-    /// as many threads: what is missing went to other programs.
+    /// CPU time the guests got, as a fraction (0 to 1) of what the CPUs they were placed on could give to as
+    /// many threads: the rest was used by other programs.
     pub cpu_share: f64,
 }
 
-/// What one vCPU of a guest did in one window.
+/// Measurements of one vCPU of a guest in one window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GuestSample {
     /// Name of its VM.
@@ -74,48 +74,48 @@ pub struct GuestSample {
     pub reads: u64,
     /// From the end of the burst before the window to the end of the last burst in it, in nanoseconds.
     pub elapsed_ns: u64,
-    /// CPU time of its reading thread in that time, in nanoseconds, as the guest counts it.
+    /// CPU time of its reading thread in that time, in nanoseconds, by the guest's clock.
     pub busy_ns: u64,
-    /// What the host counted of the vCPU's thread in the window.
+    /// The host's counts of the vCPU's thread in the window.
     pub host: Option<VcpuProbe>,
 }
 
-/// What the users of one server got in one window.
+/// Responses of one server in one window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TenantSample {
     /// Name of its VM.
     pub vm: String,
-    /// The measured requests; they stand in the table `responses`.
+    /// The measured requests; they are in the table `responses`.
     #[serde(skip)]
     pub responses: Vec<Response>,
-    /// Requests that were measured.
+    /// Number of measured requests.
     pub requests: usize,
-    /// Those without a good response, time-outs among them.
+    /// Requests without a good response, including time-outs.
     pub failed: usize,
-    /// Those without one in time.
+    /// Time-outs.
     pub timed_out: usize,
-    /// Mean response time of the good ones, in microseconds; `None` when there are none.
+    /// Mean response time of good responses, in microseconds; `None` if there are none.
     pub mean_us: Option<f64>,
-    /// All requests of the window, the warm-up among them: what the host's counters are of.
+    /// All requests of the window, including the warm-up, as covered by the host's counters.
     pub requests_in_window: usize,
-    /// What the host counted of the server in the window.
+    /// The host's counts of the server in the window.
     pub host: Option<VcpuProbe>,
 }
 
-/// What the host counted of one vCPU in one window.
+/// The host's counts of one vCPU in one window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VcpuProbe {
     /// CPU time of the vCPU as the host counts it, in nanoseconds (`/proc/PID/task/TID/schedstat` of its thread; Xen).
     pub cpu_time_ns: Availability<u64>,
-    /// Cycles, instructions, LLC references and LLC misses, scaled where the group had to share the PMU;
-    /// `None` where a summary has none.
+    /// Cycles, instructions, LLC references and LLC misses, scaled if the group had to share the PMU; `None`
+    /// if a summary has none.
     pub counters: Option<CounterDelta>,
     /// CPU time on each CPU.
     pub residency: Availability<Vec<CpuResidency>>,
     /// Moves from one CPU to another.
     pub migrations: Availability<u64>,
-    /// Those of them between cache domains.
+    /// Moves between cache domains among them.
     pub domain_migrations: Availability<u64>,
     /// Entries into guest mode (KVM).
     pub guest_entries: Availability<u64>,
@@ -126,12 +126,12 @@ pub struct VcpuProbe {
 }
 
 impl Sample {
-    /// A sample of this arm with nothing in it yet.
+    /// An empty sample of this arm.
     pub fn new(arm: Arm) -> Self {
         Self { arm, guests: Vec::new(), tenants: Vec::new(), plan: None, seen: None }
     }
 
-    /// Each vCPU that the host was asked of: the name of its VM, and what the host counted.
+    /// Each vCPU: the name of its VM, and the host's counts.
     pub fn probes(&self) -> impl Iterator<Item = (&str, Option<&VcpuProbe>)> {
         let guests = self.guests.iter().map(|guest| (&*guest.vm, guest.host.as_ref()));
         guests.chain(self.tenants.iter().map(|tenant| (&*tenant.vm, tenant.host.as_ref())))
@@ -142,14 +142,14 @@ impl Sample {
         (!self.guests.is_empty()).then(|| self.guests.iter().map(GuestSample::reads_per_s).sum())
     }
 
-    /// The sum of `figure` over all guests by the sum of their reads; `None` where one does not have it.
+    /// The sum of `figure` over all guests divided by the sum of their reads; `None` if one lacks it.
     pub fn per_read(&self, figure: impl Fn(&GuestSample) -> Option<f64>) -> Option<f64> {
         let reads: u64 = self.guests.iter().map(|guest| guest.reads).sum();
         let total: f64 = self.guests.iter().map(figure).sum::<Option<f64>>()?;
         (reads > 0).then(|| total / reads as f64)
     }
 
-    /// CPU time per read over all guests, in nanoseconds, as they count it.
+    /// CPU time per read over all guests, in nanoseconds, by the guests' clocks.
     pub fn busy_ns_per_read(&self) -> Option<f64> {
         self.per_read(|guest| Some(guest.busy_ns as f64))
     }
@@ -174,7 +174,7 @@ impl Sample {
         mean(&self.times_us())
     }
 
-    /// LLC misses of the servers for each request; `None` where one has no such counter.
+    /// LLC misses of the servers for each request; `None` if one has no such counter.
     pub fn llc_misses_per_request(&self) -> Option<f64> {
         let requests: usize = self.tenants.iter().map(|tenant| tenant.requests_in_window).sum();
         let misses = |tenant: &TenantSample| tenant.host.as_ref()?.llc_misses();
@@ -193,24 +193,24 @@ impl GuestSample {
         self.reads as f64 * 1e9 / self.elapsed_ns as f64
     }
 
-    /// CPU time that the host gave the vCPU, in nanoseconds; `None` where it does not tell.
+    /// CPU time that the host gave the vCPU, in nanoseconds; `None` if unknown.
     pub fn host_ns(&self) -> Option<f64> {
         Some(*self.host.as_ref()?.cpu_time_ns.value()? as f64)
     }
 
-    /// LLC misses of the vCPU; `None` where there is no such counter.
+    /// LLC misses of the vCPU; `None` if there is no such counter.
     pub fn llc_misses(&self) -> Option<f64> {
         self.host.as_ref()?.llc_misses()
     }
 
-    /// LLC misses of the vCPU per read; `None` where there is no such counter.
+    /// LLC misses of the vCPU per read; `None` if there is no such counter.
     pub fn llc_misses_per_read(&self) -> Option<f64> {
         Some(self.llc_misses()? / self.reads as f64)
     }
 }
 
 impl TenantSample {
-    /// What one server gave: of `all` requests of a window those at `measured` count.
+    /// The responses of one server: of `all` requests of a window those at `measured` count.
     pub fn new(
         vm: &str,
         all: Vec<Response>,
@@ -229,7 +229,7 @@ impl TenantSample {
 }
 
 impl VcpuProbe {
-    /// A vCPU of which nothing is known but why.
+    /// A vCPU without counts, with the reason.
     pub fn unavailable(reason: &str) -> Self {
         let reason = || reason.to_owned();
         Self {
@@ -249,16 +249,16 @@ impl VcpuProbe {
         self.counters.as_ref()?.count(CounterRole::LlcMisses).value().copied()
     }
 
-    /// Why they cannot be told, where they cannot.
+    /// Why they are unknown, if they are.
     pub fn why_no_misses(&self) -> Option<&str> {
         self.counters.as_ref()?.count(CounterRole::LlcMisses).reason()
     }
 }
 
 impl Default for VcpuProbe {
-    /// A vCPU of which a summary tells nothing.
+    /// A vCPU without counts in a summary.
     fn default() -> Self {
-        Self { counters: None, ..Self::unavailable("the summary does not tell") }
+        Self { counters: None, ..Self::unavailable("not in the summary") }
     }
 }
 
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_told_of_a_vcpu_has_its_reason_everywhere() {
+    fn unknown_counts_of_a_vcpu_have_a_reason_everywhere() {
         let probe = VcpuProbe::unavailable("no PMU");
         assert_eq!((probe.llc_misses(), probe.why_no_misses()), (None, Some("no PMU")));
         assert_eq!((probe.cpu_time_ns.value(), probe.migrations.reason()), (None, Some("no PMU")));

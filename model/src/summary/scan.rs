@@ -1,4 +1,4 @@
-//! Several data sizes, one run each, beside each other: at which the effect is largest, and where it ends.
+//! Results of several data sizes, one run each: where the effect is largest, and where it ends.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{ArmFigure, Environment, MicrobenchFigures, Ratio, SUMMARY_SCHEMA, Summary};
 
-/// The result of a scan over data sizes. It has the form of every summary, its arms and ratios named with
-/// their size (`recommended_512_kib`); the whole result of each size stands in its own directory.
+/// The result of a scan over data sizes. It has the form of every summary, with arms and ratios named with
+/// their size (`recommended_512_kib`); the whole result of each size is in its own directory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScanSummary {
     /// [`SUMMARY_SCHEMA`].
     pub schema: String,
-    /// Which experiment.
+    /// Name of the experiment.
     pub experiment: String,
-    /// What stood for the VMs.
+    /// What was used as VMs.
     pub guest: String,
     /// When it began, UTC, RFC 3339.
     pub started_utc: Option<String>,
-    /// How long it took in all, in seconds.
+    /// Total duration, in seconds.
     pub duration_s: Option<f64>,
     /// Whether every block of every size is valid.
     pub valid: bool,
@@ -26,8 +26,8 @@ pub struct ScanSummary {
     pub arms: BTreeMap<String, ArmFigure>,
     /// Ratios of times per read, by size.
     pub ratios: BTreeMap<String, Option<Ratio>>,
-    /// Median rate (0 to 1) of the pairs that hold the same data, of the largest size; each size has its
-    /// own in `sizes`.
+    /// Median rate (0 to 1) of the pairs that hold the same data, for the largest size; each size has its own
+    /// in `sizes`.
     pub sharing_rate: Option<f64>,
     /// The sizes, in the order they were measured.
     pub sizes: Vec<Size>,
@@ -40,7 +40,7 @@ pub struct ScanSummary {
 pub struct Size {
     /// KiB of a data set.
     pub data_kib: u64,
-    /// The directory of its own summary, beneath that of the scan.
+    /// The directory of its own summary, below that of the scan.
     pub directory: String,
     /// Whether every block is valid.
     pub valid: bool,
@@ -51,8 +51,7 @@ pub struct Size {
 }
 
 impl ScanSummary {
-    /// Puts the summaries of all sizes, each with its directory, beside each other; `None` when there are
-    /// none.
+    /// Combines the summaries of all sizes, each with its directory; `None` if there are none.
     pub fn of(runs: &[(String, Summary<MicrobenchFigures>)]) -> Option<Self> {
         let (_, first) = runs.first()?;
         let kib = |summary: &Summary<MicrobenchFigures>| summary.own.config.data_kib;

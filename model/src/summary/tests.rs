@@ -25,7 +25,7 @@ fn text() -> String {
 }
 
 #[test]
-fn what_every_experiment_has_is_read_of_any_of_them() {
+fn the_common_part_of_all_experiments_is_read() {
     let summary: Summary = Summary::from_json(&text()).unwrap();
     let estimate = Estimate { n: 7, median: 4.2, ci95: None };
     assert_eq!(summary.arms["opposed"], ArmFigure { estimate, unit: "reads/s".into() });
@@ -47,7 +47,7 @@ fn what_every_experiment_has_is_read_of_any_of_them() {
     let probe = guests.guests[0].host.as_ref().unwrap();
     // Keys of JSON are text, and these are numbers.
     assert_eq!(probe.exits.value().unwrap()[&12], 3);
-    assert!(probe.counters.is_none() && probe.migrations.reason().unwrap().contains("does not tell"));
+    assert!(probe.counters.is_none() && probe.migrations.reason().unwrap().contains("not in the summary"));
     assert_eq!(summary.environment.unwrap().ksm["run"], "0");
 }
 
@@ -58,7 +58,7 @@ fn what_is_written_is_read_back() {
     let samples = &written["blocks"][0]["samples"];
     assert_eq!((&samples[0]["cpu_share"], &samples[0]["occupancy"]), (&json!(0.5), &json!(null)));
     for name in ["guests", "cpu_share", "merging", "plan", "seen"] {
-        assert!(samples[1].get(name).is_none(), "{name} is no field of the web experiment");
+        assert!(samples[1].get(name).is_none(), "{name} is not a field of the web experiment");
     }
     assert_eq!(written["arms"]["opposed"]["median"], 4.2);
     assert!(written.get("boot").is_none() && written.get("own").is_none());
@@ -67,7 +67,7 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn what_is_no_summary_is_refused_with_the_reason() {
+fn other_texts_are_rejected_with_the_reason() {
     for (text, words) in [
         ("{\"schema\":\"huddle/summary/2\"}", "\"huddle/summary/2\""),
         ("{\"schema\":", "not an experiment's result"),

@@ -1,4 +1,4 @@
-//! What only the web experiment measures.
+//! Figures of the web experiment.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::{ArmFigure, Ratio};
 use crate::stats::Distribution;
 
-/// Figures of the web experiment beside those of every experiment. Its main figure is the mean response
+/// Figures of the web experiment in addition to those of every experiment. Its main figure is the mean response
 /// time of all servers' responses in a block. Figures are of good responses only; failed ones are counted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WebFigures {
-    /// What requests asked for.
+    /// Contents of the requests.
     pub page: String,
-    /// All response times of an arm together, in microseconds.
+    /// Distribution of all response times of an arm, in microseconds.
     pub latency_us: BTreeMap<String, Distribution>,
     /// Requests of each arm.
     pub requests: BTreeMap<String, Requests>,
@@ -21,20 +21,20 @@ pub struct WebFigures {
     pub tenants: Vec<TenantFigures>,
     /// Pages of the data that each pair had merged before the first window.
     pub data_shared_pages: Vec<Vec<u64>>,
-    /// What the plans were made from.
+    /// The matrix of the plans.
     pub placed_by: String,
-    /// The settings as they came out.
+    /// The effective settings.
     pub config: WebConfig,
 }
 
 /// Requests of an arm in valid blocks, without the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
-    /// All of them.
+    /// All requests.
     pub sent: usize,
-    /// Those without a good response, time-outs among them.
+    /// Requests without a good response, including time-outs.
     pub failed: usize,
-    /// Those without one in time.
+    /// Time-outs.
     pub timed_out: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct TenantFigures {
     pub opposed_over_recommended: Option<Ratio>,
 }
 
-/// The settings of a run as they came out.
+/// The effective settings of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WebConfig {
     /// KiB of a data set.
@@ -62,15 +62,15 @@ pub struct WebConfig {
     pub visits: u64,
     /// Dependent reads of a visit.
     pub reads_per_visit: u64,
-    /// Whether the next request followed the response (`closed`) or a clock (`open`).
+    /// Whether requests followed responses (`closed`) or a clock (`open`).
     pub loop_kind: String,
-    /// Cache level of the domains; null when the topology does not tell.
+    /// Cache level of the domains; null if the topology lacks it.
     pub cache_level: Option<u8>,
     /// How long merging took, in seconds.
     pub merging_s: Option<f64>,
 }
 
-/// One request and what became of it: a row of the table `responses`.
+/// One request and its outcome: a row of the table `responses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// When it was sent or, in an open loop, was to be sent: microseconds since the Unix epoch.
@@ -79,7 +79,7 @@ pub struct Response {
     pub latency_ns: u64,
     /// The HTTP status; `None` without a response.
     pub status: Option<u16>,
-    /// Why it is no good response.
+    /// Why it is not a good response.
     pub failure: Option<Failure>,
 }
 
@@ -92,7 +92,7 @@ pub enum Failure {
     TimedOut,
     /// A status other than 200.
     Status,
-    /// A body that is no position within the data.
+    /// A body that is not a position within the data.
     Body,
 }
 

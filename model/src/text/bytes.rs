@@ -1,6 +1,6 @@
 //! Numbers of bytes.
 
-/// A number of bytes in the binary unit that suits it; with one digit after the point unless it is whole.
+/// A number of bytes in a suitable binary unit, with one decimal unless it is whole.
 pub fn bytes(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, "B");
     for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {

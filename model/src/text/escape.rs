@@ -1,7 +1,8 @@
 //! Text within XML and HTML.
 
-/// Text that cannot leave its element or its attribute. Characters that XML 1.0 forbids even escaped
-/// (control characters, two of Unicode's noncharacters) become `?`, one for one, so that columns stay.
+/// Text escaped so that it cannot leave its element or attribute. Characters that XML 1.0 forbids even
+/// escaped (control characters, two of Unicode's noncharacters) become `?`, one for one, so that columns stay
+/// aligned.
 pub fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

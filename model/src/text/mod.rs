@@ -1,14 +1,16 @@
-//! Facts as text for people and files: times, bytes, escapes, each written once for every program here.
+//! Formatting for people and files: times, bytes, escapes, shared by all programs here.
 
 mod bytes;
 mod escape;
+mod number;
 mod time;
 
 pub use bytes::bytes;
 pub use escape::xml;
+pub use number::{grouped, p_value};
 pub use time::{time_of_day, utc_compact, utc_text};
 
-/// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text where none is.
+/// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text if none is.
 pub fn chosen(text: &str) -> &str {
     let inside = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     inside.map_or(text.trim(), |(choice, _)| choice)

@@ -1,4 +1,4 @@
-//! Times as text, without a clock and without time zones: UTC of the proleptic Gregorian calendar.
+//! Times as text, without a clock or time zones: UTC of the proleptic Gregorian calendar.
 
 const US_A_SECOND: i64 = 1_000_000;
 
@@ -8,7 +8,7 @@ pub fn utc_text(unix_us: i64) -> String {
     format!("{date}T{h:02}:{m:02}:{s:02}Z")
 }
 
-/// The same in a form that sorts by time and that no path or shell minds: `20261123T060233Z`.
+/// The same in a form that sorts by time and is safe in paths and shells: `20261123T060233Z`.
 pub fn utc_compact(unix_us: i64) -> String {
     utc_text(unix_us).replace(['-', ':'], "")
 }

@@ -1,11 +1,11 @@
-//! Which vCPU is in which domain, as a trial switches it.
+//! Assignment of vCPUs to domains, as switched by a trial.
 
 use std::collections::BTreeMap;
 
 use crate::plan::{Plan, VcpuPlacement};
 use crate::topology::DomainId;
 
-/// A placement. vCPUs that it does not name are where they were before huddle came.
+/// A placement. vCPUs without an entry are where they were before huddle started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment(BTreeMap<(String, u32), DomainId>);
 
@@ -17,26 +17,26 @@ impl Assignment {
 
     /// The domain of a vCPU.
     pub fn domain(&self, vm: &str, vcpu: u32) -> Option<DomainId> {
-        // A map of pairs with an owned name can be asked by an owned name only.
+        // A map with owned names as keys can only be queried with an owned name.
         self.0.get(&(vm.to_owned(), vcpu)).copied()
     }
 
-    /// The domains of the vCPUs of a VM that it names.
+    /// The domains of a VM's placed vCPUs.
     pub fn domains_of(&self, vm: &str) -> impl Iterator<Item = DomainId> {
         self.0.range((vm.to_owned(), 0)..=(vm.to_owned(), u32::MAX)).map(|(_, domain)| *domain)
     }
 
-    /// How many vCPUs it names.
+    /// Number of placed vCPUs.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether it leaves everything as it was.
+    /// Whether it places nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Each vCPU that it names.
+    /// The placed vCPUs.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32, DomainId)> {
         self.0.iter().map(|((vm, vcpu), domain)| (vm.as_str(), *vcpu, *domain))
     }
@@ -46,20 +46,20 @@ impl Assignment {
         self.iter().map(|(vm, vcpu, domain)| VcpuPlacement { vm: vm.to_owned(), vcpu, domain }).collect()
     }
 
-    /// This one, with what it does not name taken from `before`.
+    /// This one, with missing entries from `before`.
     pub fn over(&self, before: &Self) -> Self {
         let mut all = before.0.clone();
         all.extend(self.0.iter().map(|(vcpu, domain)| (vcpu.clone(), *domain)));
         Self(all)
     }
 
-    /// The vCPUs of the VMs for which `keep` holds.
+    /// The entries of VMs for which `keep` is true.
     pub fn of_vms(&self, keep: impl Fn(&str) -> bool) -> Self {
         self.iter().filter(|(vm, _, _)| keep(vm)).map(|(vm, vcpu, d)| ((vm.to_owned(), vcpu), d)).collect()
     }
 
-    /// vCPUs that are elsewhere in the other; one that only one of the two names counts, since
-    /// it is not known where it is.
+    /// Number of vCPUs in different domains; a vCPU with an entry in only one of the two counts, since its
+    /// other place is unknown.
     pub fn moves_to(&self, other: &Self) -> u32 {
         let here = self.0.iter().filter(|(vcpu, domain)| other.0.get(vcpu) != Some(domain)).count();
         let there = other.0.keys().filter(|vcpu| !self.0.contains_key(vcpu)).count();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_are_what_differs_on_either_side() {
+    fn moves_are_differences_on_either_side() {
         let one = placed(&[("a", 0), ("b", 1), ("c", 0)]);
         assert_eq!(one.moves_to(&one), 0);
         assert_eq!(one.moves_to(&placed(&[("a", 1), ("b", 1), ("d", 0)])), 3);

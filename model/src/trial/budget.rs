@@ -1,4 +1,4 @@
-//! How many vCPUs may still be moved in this hour.
+//! Budget of moves of vCPUs per hour.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl MoveBudget {
         self.per_hour.saturating_sub(spent)
     }
 
-    /// Notes moves that were made.
+    /// Records moves.
     pub fn spend(&mut self, now: Duration, moves: u32) {
         if moves > 0 {
             self.spent.push_back((now, moves));

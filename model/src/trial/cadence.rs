@@ -1,11 +1,11 @@
-//! How often to measure: seldom while nothing changes, soon again when it does.
+//! The interval of measurements: long while nothing changes, short when something does.
 
 use std::time::Duration;
 
-/// Below this change of the matrix a pass brought nothing new.
+/// Smaller changes of the matrix count as no change.
 const QUIET: f64 = 0.02;
 
-/// Bounds of the time between two rounds.
+/// Limits of the time between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CadenceLimits {
     /// Shortest time.
@@ -14,8 +14,8 @@ pub struct CadenceLimits {
     pub most: Duration,
 }
 
-/// The time between two rounds: half as long after a pass in which sharing moved, half as long again after
-/// one that brought nothing new.
+/// The time between two rounds: halved after a pass in which sharing changed, half as long again after one
+/// without change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cadence {
     limits: CadenceLimits,
@@ -23,17 +23,17 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// Begins with the shortest time.
+    /// Starts with the shortest time.
     pub fn new(limits: CadenceLimits) -> Self {
         Self { limits, interval: limits.least }
     }
 
-    /// Time from the begin of the last round to that of the next.
+    /// Time from the start of the last round to that of the next.
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// Takes the change of the matrix in one pass, of which `moving` and more is sharing that moves.
+    /// Adds the change of the matrix in one pass; from `moving` on, sharing counts as changing.
     pub fn pass(&mut self, change: f64, moving: f64) {
         let wanted = if change >= moving {
             self.interval / 2
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quiet_passes_are_looked_at_less_often_within_limits() {
+    fn quiet_passes_lengthen_the_interval_within_limits() {
         let limits = CadenceLimits { least: Duration::from_secs(1), most: Duration::from_secs(10) };
         let mut cadence = Cadence::new(limits);
         for _ in 0..20 {

@@ -1,14 +1,13 @@
 //! The closed loop as a state machine: observe -> propose -> trial -> decide -> hold.
 //!
-//! It is driven by rounds (a complete pass of KSM, with what was measured and planned) and windows (what
-//! counters and workloads reported since), each with the time; it says which placement is to be in force. It
-//! reads no clock: `now` is from a monotonic clock, so a step of the wall clock changes nothing but
-//! the dates in the log.
+//! It is driven by rounds (a complete pass of KSM, with the measurements and the plan after it) and windows
+//! (counters and reports of workloads), each with the time; it decides which placement is in effect. It reads
+//! no clock: `now` is from a monotonic clock, so a step of the wall clock changes only dates in the log.
 //!
-//! A trial has blocks; in each, both placements are in force once. The order alternates (before, after;
-//! after, before; ...) from a start drawn by the seed: a drift that is even over two blocks falls on both
-//! sides alike, and there is one switch a block, since a switch is paid in moves and cold caches. The
-//! first windows after a switch are not counted.
+//! A trial has blocks; in each, both placements are in effect once. The order alternates (before, after;
+//! after, before; ...) from a random start by the seed: a drift that is linear over two blocks affects both
+//! sides equally, and there is one switch per block, since a switch costs moves and cold caches. The first
+//! windows after a switch are not counted.
 
 mod round;
 
@@ -30,13 +29,13 @@ use crate::plan::PlanInput;
 use crate::stats::Estimate;
 use crate::topology::Topology;
 
-/// Fewest blocks that can be decided on.
+/// Minimum number of blocks for a decision.
 const LEAST_BLOCKS: u32 = 8;
 
-/// A VM as a trial knows it: when any of this changes it is another one.
+/// Identity of a VM for a trial: if any of this changes it is another VM.
 pub type Member = (String, VmId, u32);
 
-/// When something was seen.
+/// Time of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// On a monotonic clock, since any fixed start.
@@ -45,40 +44,40 @@ pub struct Moment {
     pub unix_us: u64,
 }
 
-/// A complete pass, with what was measured and planned after it.
+/// A complete pass, with the measurements and the plan after it.
 #[derive(Clone, Copy, Debug)]
 pub struct RoundReading<'a> {
-    /// When.
+    /// Its time.
     pub at: Moment,
     /// Its number.
     pub round: u64,
-    /// The VMs there are: name, id, vCPUs.
+    /// The VMs: name, id, vCPUs.
     pub members: &'a BTreeSet<Member>,
-    /// What they share.
+    /// The sharing matrix.
     pub matrix: &'a SharingMatrix,
     /// The cache domains.
     pub topology: &'a Topology,
-    /// Where vCPUs are as far as their affinity shows.
+    /// The current domains of vCPUs, by their affinity.
     pub here: &'a Assignment,
-    /// What the policy wants.
+    /// The plan of the policy.
     pub proposal: &'a Assignment,
     /// The policy's name.
     pub policy: &'a str,
-    /// Whether the policy wants as much shared within domains as can be, so that a proposal that brings
-    /// little is not worth a trial. What others bring only a trial can tell.
+    /// Whether the policy maximises sharing within domains, so that a proposal with little gain is not worth
+    /// a trial. For other policies only a trial shows the gain.
     pub seeks_sharing: bool,
-    /// What the plan was made from, to see which limits placements break; `None` where none are set.
+    /// The planner's input, to check which limits placements break; `None` if no limits are set.
     pub limits: Option<PlanInput<'a>>,
-    /// Nothing is to be tried or changed, only said.
+    /// Nothing is tried or changed, only reported.
     pub is_dry: bool,
 }
 
-/// The host around a window.
+/// State of the host at a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HostReading {
-    /// Runnable tasks a CPU; `None` where that is not known.
+    /// Runnable tasks per CPU; `None` if unknown.
     pub load_per_cpu: Option<f64>,
-    /// KSM's `run`; `None` where that is not known.
+    /// KSM's `run`; `None` if unknown.
     pub ksm_run: Option<u64>,
 }
 
@@ -88,30 +87,30 @@ enum Phase {
     Holding { until: Duration },
 }
 
-/// A proposal that was taken back, and until when it is not tried again.
+/// A reverted proposal, and until when it is not tried again.
 struct Rejected {
     proposal: Assignment,
-    /// The VMs there were.
+    /// The VMs at that time.
     members: BTreeSet<Member>,
     times: u32,
     until: Duration,
 }
 
-/// Proposals that were taken back and are remembered.
+/// Maximum number of remembered reverted proposals.
 const MOST_REJECTED: usize = 64;
 
 /// Why a proposal is not tried now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// Nothing is to be changed, only said.
+    /// It is a dry run.
     DryRun,
-    /// The VMs are where it wants them already.
+    /// The VMs are already placed like that.
     InPlace,
-    /// It brings too little.
+    /// Its gain is too small.
     Gain,
-    /// It was taken back a short while ago.
+    /// It was reverted recently.
     CoolDown,
-    /// The host has too much to do.
+    /// The host is too busy.
     Load,
     /// The objective cannot be measured.
     NoValue,
@@ -119,7 +118,7 @@ enum Refusal {
     Budget,
 }
 
-/// A proposal that was refused: told once until something else happens.
+/// A refused proposal: reported once until something else happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Refused {
     why: Refusal,
@@ -132,13 +131,13 @@ pub struct Machine {
     settings: TrialSettings,
     objective: Objective,
     phase: Phase,
-    /// What is in force outside of trials; empty as long as nothing was kept.
+    /// The placement in effect outside of trials; empty until one is kept.
     incumbent: Assignment,
-    /// Where vCPUs were before huddle placed them.
+    /// Domains of vCPUs before huddle placed them.
     origin: Assignment,
     members: BTreeSet<Member>,
     matrix: Option<SharingMatrix>,
-    /// How much the matrix changed in the last pass; `None` before the second.
+    /// Change of the matrix in the last pass; `None` before the second.
     moved: Option<f64>,
     writers: Writers,
     budget: MoveBudget,
@@ -153,7 +152,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Nothing is tried yet, and everything is where it was.
+    /// The initial state: no trial, and nothing placed.
     pub fn new(objective: Objective, settings: TrialSettings) -> Self {
         let budget = MoveBudget::new(settings.moves_per_hour);
         Self {
@@ -177,8 +176,8 @@ impl Machine {
         }
     }
 
-    /// The placement that is to be in force now; vCPUs that it does not name are to be where they were
-    /// before huddle came.
+    /// The placement that must be in effect now; vCPUs without an entry must be where they were before huddle
+    /// started.
     pub fn wanted(&self) -> &Assignment {
         match &self.phase {
             Phase::Trial(trial) if trial.side() == Side::After => &trial.proposal,
@@ -186,8 +185,8 @@ impl Machine {
         }
     }
 
-    /// Which part of a trial a window that ends now is of; `None` outside of trials and while caches warm
-    /// up after a switch.
+    /// The part of a trial that a window ending now belongs to; `None` outside of trials and during warm-up
+    /// after a switch.
     pub fn block(&self) -> Option<TrialBlock> {
         let Phase::Trial(trial) = &self.phase else { return None };
         let (arm, block) = trial.counted()?;
@@ -195,25 +194,25 @@ impl Machine {
         Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block })
     }
 
-    /// How much the VMs' sharing counts: less than 1 for those that write to what they share.
+    /// Weights of the VMs' sharing: less than 1 for those that write to shared pages.
     pub fn weights(&self) -> BTreeMap<String, f64> {
         self.writers.weights(self.settings.lasting_s)
     }
 
-    /// How much the matrix changed in the last pass (0: not at all); `None` before the second pass.
+    /// Change of the matrix in the last pass (0: none); `None` before the second pass.
     pub fn sharing_change(&self) -> Option<f64> {
         self.moved
     }
 
-    /// All decisions, the latest last.
+    /// All decisions, oldest first.
     pub fn decisions(&self) -> &[Decision] {
         &self.decisions
     }
 
-    /// What the screen and the recording show.
+    /// The comparison for the screen and the recording.
     pub fn comparison(&mut self) -> Comparison {
         for arm in &mut self.arms {
-            // Computed when a block was added, not at every look.
+            // Computed when a block is added, not at every call.
             if arm.value.value().map_or(0, |value| value.n) != arm.blocks.len() {
                 arm.value = match Estimate::of_median(&arm.blocks) {
                     Some(value) => Availability::Available(value),
@@ -237,8 +236,8 @@ impl Machine {
         }
     }
 
-    /// Ends a trial that runs because a viewer wants something else, and does not wait before the next one:
-    /// what was in force before it is wanted again. `reason` is a whole sentence's worth.
+    /// Ends a running trial on request of a viewer, without a delay before the next one: the earlier
+    /// placement is in effect again. `reason` is a clause.
     pub fn interrupt(&mut self, at: Moment, reason: String) {
         if let Phase::Trial(_) = &self.phase {
             self.abort(at, reason);
@@ -247,7 +246,7 @@ impl Machine {
         self.refused = None;
     }
 
-    /// What is wanted could not be put in force, or not all of it: what is tried so is not tried at all.
+    /// The placement could not be applied, or not completely, so the trial is invalid.
     pub fn not_in_force(&mut self, at: Moment, reason: &str) {
         if let Phase::Trial(_) = &self.phase {
             self.abort(at, format!("the placement could not be applied: {reason}"));
@@ -259,15 +258,15 @@ impl Machine {
         matches!(self.phase, Phase::Trial(_))
     }
 
-    /// Lets go of what was kept: nothing is to be in force but what was there before huddle came. A trial
-    /// that runs is ended first, as by [`Machine::interrupt`].
-    pub fn let_go(&mut self, at: Moment, reason: String) {
+    /// Drops the kept placement: only the state before huddle started is wanted. A running trial is ended
+    /// first, as by [`Machine::interrupt`].
+    pub fn reset(&mut self, at: Moment, reason: String) {
         self.interrupt(at, reason);
         self.switch(at.now, |machine| machine.incumbent = Assignment::default());
     }
 
-    /// A window has ended; what is wanted may be another placement from now on. A fragment, which ended
-    /// before its time because a round began or a viewer asked for something, is no sample.
+    /// Processes the end of a window, after which another placement may be wanted. A partial window, cut
+    /// short by a round or a viewer's command, is not a sample.
     pub fn window(&mut self, at: Moment, seen: &Observation, host: HostReading, is_whole: bool) {
         self.host = host;
         self.writers.add(seen);
@@ -296,7 +295,7 @@ impl Machine {
         }
     }
 
-    /// Breaks a trial off if the host, or a whole window, asks for it; false then.
+    /// Aborts a trial if the host, or a whole window, requires it; returns false then.
     fn guard(&mut self, at: Moment, seen: Option<&Observation>, host: HostReading) -> bool {
         let Phase::Trial(trial) = &mut self.phase else { return true };
         let broken = match host {
@@ -329,7 +328,7 @@ impl Machine {
                 self.end(at, Outcome::Kept, Some(compared.change), reason, true);
             }
             Verdict::TakeBack(compared, reason) => {
-                self.end(at, Outcome::TakenBack, Some(compared.change), reason, true);
+                self.end(at, Outcome::Reverted, Some(compared.change), reason, true);
             }
             Verdict::Abort(change) => {
                 let limit = self.settings.worse_limit * 100.0;
@@ -340,8 +339,7 @@ impl Machine {
         }
     }
 
-    /// Ends a trial for a reason that is not the proposal's fault: it may be tried again when things have
-    /// been quiet for a while.
+    /// Ends a trial for a reason other than the proposal itself: it may be tried again after a quiet period.
     fn abort(&mut self, at: Moment, reason: String) {
         self.end(at, Outcome::Aborted, None, reason, false);
     }
@@ -396,7 +394,7 @@ impl Machine {
         }
     }
 
-    /// Does what may change the placement in force, and charges the budget with it.
+    /// Runs a change of the placement in effect, and charges its moves to the budget.
     fn switch(&mut self, now: Duration, step: impl FnOnce(&mut Self)) {
         let was = self.wanted().over(&self.origin);
         step(self);

@@ -1,4 +1,4 @@
-//! Comparing placements: what was tried, how it went, and what was decided.
+//! Comparing placements: trials, their progress, and decisions.
 
 mod assignment;
 mod budget;
@@ -25,7 +25,7 @@ pub use settings::{BadSetting, TrialSettings};
 pub use sharing::{Gain, change};
 pub use writers::{Breaking, WRITER, Writers};
 
-/// What a placement is judged by.
+/// The objective of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
@@ -35,7 +35,7 @@ pub enum Objective {
     MissRatio,
     /// Instructions per cycle; more is better.
     Ipc,
-    /// Operations per second that the workloads report themselves; more is better.
+    /// Operations per second, as reported by workloads; more is better.
     Reported,
 }
 
@@ -59,39 +59,38 @@ impl Objective {
     }
 }
 
-/// How the trial of placements stands.
+/// State of the comparison of placements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// What they are judged by.
+    /// The objective.
     pub objective: Objective,
-    /// What the loop is doing now.
+    /// The current state of the loop.
     pub phase: Phase,
-    /// The placements of the trial that runs, or of the last one.
+    /// The placements of the current trial, or of the last one.
     pub arms: Vec<Arm>,
 }
 
-/// What a loop that tries placements is doing.
+/// State of a loop with trials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// No trial runs; one begins when a proposal is worth it.
+    /// No trial runs; one starts when a proposal is worth it.
     Observing {
-        /// How much of what is shared changed in the last pass (0.1: a tenth), where it is too much to try
-        /// anything.
+        /// Change of sharing in the last pass (0.1: a tenth), if it is too large for trials.
         moved: Option<f64>,
     },
     /// A trial runs.
     Trial {
         /// Number of its block, from 1.
         block: u32,
-        /// Most blocks it can have.
+        /// Its maximum number of blocks.
         blocks: u32,
     },
-    /// Something was decided a short while ago, and nothing is tried yet.
+    /// A pause after a decision.
     Holding,
     /// Nothing is pinned, so nothing is tried.
     DryRun,
-    /// A recording's window; the part of a trial that it was of.
+    /// A recorded window, with its part of a trial.
     Recorded(Option<TrialBlock>),
 }
 
@@ -106,7 +105,7 @@ impl std::fmt::Display for Phase {
             Self::Trial { block, blocks } => write!(f, "trial block {block} of {blocks}"),
             Self::Holding => f.write_str("holding"),
             Self::DryRun => {
-                write!(f, "nothing is tried: {}", Pinning::DryRun.reason().unwrap_or_default())
+                write!(f, "no trials: {}", Pinning::DryRun.reason().unwrap_or_default())
             }
             Self::Recorded(Some(TrialBlock { arm, block, .. })) => {
                 write!(f, "trial block {}, arm {arm}", u64::from(*block) + 1)
@@ -119,11 +118,11 @@ impl std::fmt::Display for Phase {
 /// One placement in a trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
-    /// What it is called: `before`, or the policy that proposed it.
+    /// Its name: `before`, or the policy that proposed it.
     pub name: String,
     /// The objective in this arm over its blocks so far.
     pub value: Availability<Estimate>,
-    /// The objective block by block, in order.
+    /// The objective by block, in order.
     pub blocks: Vec<f64>,
 }
 
@@ -131,13 +130,14 @@ pub struct Arm {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It was better by at least the configured effect, and stays.
+    /// It was better by at least the configured effect, and was kept.
     Kept,
-    /// It was not, and was taken back.
-    TakenBack,
-    /// A guard was crossed, or a VM changed, in the middle of the trial; it was taken back.
+    /// It was not better enough, and was reverted.
+    #[serde(rename = "taken_back")]
+    Reverted,
+    /// A limit was exceeded, or a VM changed, during the trial; it was reverted.
     Aborted,
-    /// It was not tried at all.
+    /// It was not tried.
     NotTried,
 }
 
@@ -146,39 +146,48 @@ impl Outcome {
     pub fn name(self) -> &'static str {
         match self {
             Self::Kept => "kept",
-            Self::TakenBack => "taken_back",
+            Self::Reverted => "taken_back",
             Self::Aborted => "aborted",
             Self::NotTried => "not_tried",
         }
     }
+
+    /// Its name for users.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Reverted => "reverted",
+            Self::Aborted => "aborted",
+            Self::NotTried => "not tried",
+        }
+    }
 }
 
-/// One decision, with what it was made from.
+/// One decision, with its basis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// When, in microseconds since the Unix epoch.
     pub at_unix_us: u64,
-    /// The round whose plan it was.
+    /// The round of the plan.
     pub round: u64,
-    /// What it was judged by.
+    /// The objective.
     pub objective: Objective,
-    /// What was proposed, as one short line.
+    /// The proposal, as one short line.
     pub proposal: String,
-    /// The relative change of the objective that was expected (0.1: ten percent better), where known.
+    /// Expected relative change of the objective (0.1: ten percent better), if known.
     pub expected_change: Option<f64>,
-    /// The relative change of the objective that was seen, paired by block, with its interval; positive is
-    /// better.
+    /// Observed relative change of the objective, paired by block, with its interval; positive is better.
     pub observed_change: Option<Estimate>,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Why, as one sentence.
+    /// The reason, as one sentence.
     pub reason: String,
 }
 
 impl std::fmt::Display for Decision {
     /// One readable line.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.outcome.name().replace('_', " "), self.proposal)?;
+        write!(f, "{}: {}", self.outcome.label(), self.proposal)?;
         if let Some(expected) = self.expected_change {
             write!(f, "; expected {:+.1} %", expected * 100.0)?;
         }
@@ -195,7 +204,7 @@ impl std::fmt::Display for Decision {
 
 /// An objective that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no objective {0:?}; choose mpki, miss_ratio, ipc or reported")]
+#[error("unknown objective {0:?}; choose mpki, miss_ratio, ipc or reported")]
 pub struct UnknownObjective(String);
 
 impl std::str::FromStr for Objective {

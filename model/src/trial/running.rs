@@ -1,4 +1,4 @@
-//! One trial while it runs: where in its blocks it is, and what was counted.
+//! One running trial: its position in its blocks, and its counts.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::id::VcpuId;
 use crate::observation::Observation;
 use crate::stats::BlockSums;
 
-/// Windows in a row without a value of the objective, or without a sign of life of a VM, that end it.
+/// Number of successive windows without a value of the objective, or without activity of a VM, that end it.
 const SILENT_WINDOWS: u32 = 3;
 
 /// One of the two placements.
@@ -20,7 +20,7 @@ pub(super) enum Side {
     After = 1,
 }
 
-/// What a window did to the trial.
+/// Progress of the trial by a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     Same,
@@ -34,11 +34,11 @@ pub(super) struct Trial {
     pub(super) line: String,
     pub(super) expected_change: Option<f64>,
     pub(super) blocks: u32,
-    /// Blocks that ended: the objective before and after.
+    /// Completed blocks: the objective before and after.
     pub(super) pairs: Vec<(f64, f64)>,
-    /// Whether the first block begins with the proposal.
+    /// Whether the first block starts with the proposal.
     swapped: bool,
-    /// Which half of the block runs.
+    /// The current half of the block.
     second: bool,
     sums: [BlockSums; 2],
     warmed: u32,
@@ -46,7 +46,7 @@ pub(super) struct Trial {
     silent: u32,
     /// vCPU threads at the first window.
     threads: Option<BTreeSet<(String, u32, VcpuId)>>,
-    /// VMs that gave signs of life, with the windows since the last.
+    /// VMs that showed activity, with the windows since the last activity.
     alive: Vec<(String, u32)>,
 }
 
@@ -77,19 +77,19 @@ impl Trial {
         }
     }
 
-    /// The placement that is in force.
+    /// The placement in effect.
     pub(super) fn side(&self) -> Side {
         let odd = self.pairs.len() % 2 == 1;
         if odd ^ self.swapped ^ self.second { Side::After } else { Side::Before }
     }
 
-    /// The side and block that a window that ends now counts for; `None` while it only warms up.
+    /// The side and block of a window ending now; `None` during warm-up.
     pub(super) fn counted(&self) -> Option<(Side, u32)> {
         let block = u32::try_from(self.pairs.len()).unwrap_or(u32::MAX);
         (self.warmed == 0).then(|| (self.side(), block))
     }
 
-    /// Why the window cannot be one of this trial: a vCPU thread came or went, a VM stands still.
+    /// Why the window is invalid for this trial: a vCPU thread came or went, a VM is stalled.
     pub(super) fn disturbed(&mut self, seen: &Observation, objective: Objective) -> Option<String> {
         let threads: BTreeSet<_> =
             seen.vcpus.iter().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.id)).collect();
@@ -114,7 +114,7 @@ impl Trial {
                 None => self.alive.push(((*vm).to_owned(), 0)),
             }
         }
-        // Where no VM shows activity, it is the measuring that failed; see `add`.
+        // If no VM shows activity, the measurement failed, see `add`.
         for (name, silent) in self.alive.iter_mut().filter(|_| !awake.is_empty()) {
             if !awake.contains(name.as_str()) {
                 *silent += 1;
@@ -126,7 +126,7 @@ impl Trial {
         None
     }
 
-    /// Adds a window; an error when the objective has had no value for several.
+    /// Adds a window; an error if the objective had no value for several.
     pub(super) fn add(
         &mut self,
         seen: &Observation,
@@ -162,7 +162,7 @@ impl Trial {
         match (before.value(objective), after.value(objective)) {
             (Availability::Available(before), Availability::Available(after)) => {
                 self.pairs.push((before, after));
-                // From here on `side` is that of the next block's first half, which is the same one.
+                // From here on `side` is that of the next block's first half, which is the same.
                 self.second = false;
                 Ok(Progress::BlockEnded)
             }
@@ -170,20 +170,20 @@ impl Trial {
         }
     }
 
-    /// Begins the second half of the block, in the other placement.
+    /// Starts the second half of the block, in the other placement.
     pub(super) fn next_part(&mut self, settings: &TrialSettings) {
         self.second = true;
         self.counted = 0;
         self.warmed = settings.warm_up_windows;
     }
 
-    /// Begins the next block, in the placement that is in force already.
+    /// Starts the next block, in the current placement.
     pub(super) fn next_block(&mut self) {
         self.counted = 0;
         self.sums = Default::default();
     }
 
-    /// The first window after the start is a switch too.
+    /// The start counts as a switch, too.
     pub(super) fn warm_up(&mut self, settings: &TrialSettings) {
         self.warmed = settings.warm_up_windows;
     }

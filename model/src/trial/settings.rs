@@ -1,4 +1,4 @@
-//! What the loop is allowed, and how sure it has to be.
+//! Limits of trials and their required confidence.
 
 use std::time::Duration;
 
@@ -8,33 +8,33 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrialSettings {
-    /// Least relative change of the objective for which a placement is kept (0.03: 3 % better).
+    /// Minimum relative change of the objective for which a placement is kept (0.03: 3 % better).
     pub least_effect: f64,
-    /// Most blocks of one trial, 8 to 50.
+    /// Maximum number of blocks of one trial, 8 to 50.
     pub blocks: u32,
-    /// Windows that are counted in each placement's part of a block.
+    /// Counted windows in each placement's part of a block.
     pub windows: u32,
-    /// Windows after a switch that are not counted, since caches fill again.
+    /// Uncounted windows after a switch, in which caches fill again.
     pub warm_up_windows: u32,
     /// Relative change for the worse at which a trial is aborted at once (0.3: 30 % worse).
     pub worse_limit: f64,
     /// Runnable tasks per CPU above which a trial is aborted, and none is started.
     pub load_limit: f64,
-    /// Least share of all shared frames that a proposal must bring together within domains to be tried: the
+    /// Minimum share of all shared frames that a proposal must bring together within domains to be tried: the
     /// hysteresis that keeps noise in the matrix from moving VMs.
     pub least_gain: f64,
-    /// Relative change of the matrix between two passes above which sharing is taken to be still changing.
+    /// Relative change of the matrix between two passes above which sharing counts as still changing.
     pub moving_limit: f64,
-    /// How long a proposal that was taken back is not tried again, in seconds. It is doubled each time.
+    /// How long a reverted proposal is not tried again, in seconds. It is doubled each time.
     pub cool_down_s: u64,
-    /// How long nothing is tried after a placement was kept, in seconds.
+    /// How long there are no trials after a placement was kept, in seconds.
     pub hold_s: u64,
-    /// Most vCPUs that are moved between domains in any hour, trials included.
+    /// Maximum number of vCPUs moved between domains in any hour, including trials.
     pub moves_per_hour: u32,
     /// How long merged pages have to last to be worth a move, in seconds. The weight of a VM is the share of
-    /// its merged pages that is expected to.
+    /// its merged pages that is expected to last that long.
     pub lasting_s: f64,
-    /// Longest time between two rounds while nothing changes, in seconds.
+    /// Maximum time between two rounds while nothing changes, in seconds.
     pub longest_interval_s: u64,
     /// Seed of the random numbers for intervals and for the order of blocks.
     pub seed: u64,
@@ -61,7 +61,7 @@ impl Default for TrialSettings {
     }
 }
 
-/// A setting that cannot be.
+/// An invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} is {value}, expected {expected}")]
 pub struct BadSetting {
@@ -71,7 +71,7 @@ pub struct BadSetting {
 }
 
 impl TrialSettings {
-    /// Says which setting makes no sense, if one does not.
+    /// Checks all settings.
     ///
     /// # Errors
     /// The first setting that is out of its range.
@@ -100,7 +100,7 @@ impl TrialSettings {
     }
 
     pub(super) fn cool_down(&self, times: u32) -> Duration {
-        // Doubled at most ten times: a week of a default of ten minutes.
+        // Doubled at most ten times: a week for the default of ten minutes.
         Duration::from_secs(self.cool_down_s.saturating_mul(1 << times.saturating_sub(1).min(10)))
     }
 

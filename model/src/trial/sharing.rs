@@ -1,4 +1,4 @@
-//! What the loop makes of the matrix: whether sharing still moves, and what a placement brings together.
+//! Use of the matrix by the loop: whether sharing still changes, and the gain of a placement.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use super::assignment::Assignment;
 use crate::matrix::SharingMatrix;
 use crate::topology::Topology;
 
-/// Below this part of the frames in use a change of the matrix is noise.
+/// Changes of the matrix below this fraction of the frames in use are noise.
 const NOISE_OF_FRAMES_USED: f64 = 0.01;
 
-/// How much the matrix changed between two passes: the sum of the changes of all pairs, relative to what is
-/// shared in the fuller of the two. 1 when the VMs are not the same, or frames are not known.
+/// Change of the matrix between two passes: the sum of the changes of all pairs, relative to the larger total
+/// of shared frames of the two. 1 if the VMs are not the same, or frames are unknown.
 pub fn change(before: &SharingMatrix, now: &SharingMatrix) -> f64 {
     let same = before.len() == now.len()
         && before
@@ -36,12 +36,12 @@ pub fn change(before: &SharingMatrix, now: &SharingMatrix) -> f64 {
     if whole > 0.0 { changed as f64 / whole } else { 0.0 }
 }
 
-/// What a placement would bring within domains, in frames.
+/// Gain of a placement in shared frames within domains.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Gain {
-    /// Shared frames within domains as the VMs are placed now.
+    /// Shared frames within domains in the current placement.
     pub now: f64,
-    /// As they would be placed.
+    /// The same in the new placement.
     pub proposed: f64,
     /// Shared by all pairs.
     pub total: f64,
@@ -50,7 +50,7 @@ pub struct Gain {
 }
 
 impl Gain {
-    /// By the matrix, each pair counted by the weights of its two VMs (1 where none is given).
+    /// From the matrix, with each pair weighted by the weights of its two VMs (1 if there is none).
     pub fn of(
         matrix: &SharingMatrix,
         topology: &Topology,
@@ -78,23 +78,23 @@ impl Gain {
         gain
     }
 
-    /// More shared frames within domains, as a part of all shared frames; may be negative.
+    /// Increase of shared frames within domains, as a fraction of all shared frames; may be negative.
     pub fn part(&self) -> f64 {
         if self.total > 0.0 { (self.proposed - self.now) / self.total } else { 0.0 }
     }
 
-    /// The part of the frames the caches hold that one copy fewer is needed of: the change for the better
-    /// that is expected of misses if they go with how much has to be cached. `None` without frames.
+    /// The fraction of cached frames that is saved: the expected improvement of misses if they are
+    /// proportional to the amount to be cached. `None` without frames.
     pub fn expected_change(&self) -> Option<f64> {
         let cached = self.used - self.now;
         (cached > 0.0).then(|| (self.proposed - self.now) / cached)
     }
 }
 
-/// Share (0 to 1) of a VM's vCPUs in each domain; a vCPU that was not placed may be on any CPU.
+/// Share (0 to 1) of a VM's vCPUs in each domain; an unplaced vCPU may be on any CPU.
 fn presence(vm: &str, vcpus: u32, topology: &Topology, placed: &Assignment) -> Vec<f64> {
     let cpus: usize = topology.domains().iter().map(|domain| domain.cpus.len()).sum();
-    // The numbers of vCPUs may have gaps, so those that are placed are counted, and the rest is free.
+    // Numbers of vCPUs may have gaps, so placed ones are counted, and the rest is free.
     let there: Vec<_> = placed.domains_of(vm).take(vcpus as usize).collect();
     let free = f64::from(vcpus) - there.len() as f64;
     let parts = topology.domains().iter().map(|domain| {

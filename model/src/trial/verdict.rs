@@ -1,42 +1,41 @@
-//! What the blocks of a trial say so far.
+//! Evaluation of the blocks of a trial.
 //!
-//! The change is paired by block ([`compare_blocks`]). Looking at the data more than once makes a chance
-//! finding likelier than 5 %: so the trial looks only at blocks 8, 12, 16, ... and at its last, and each
-//! look asks for a lower p of the signed-rank test, as Pocock's boundary has it ("Group sequential methods
-//! in the design and analysis of clinical trials", Biometrika 64, 1977), so that all looks together err in
-//! at most 5 % (and half of that towards keeping). Stopping early because nothing is to be won cannot make
-//! a wrong keep likelier.
+//! The change is paired by block ([`compare_blocks`]). Testing the data more than once makes a chance finding
+//! likelier than 5 %: so the trial is evaluated only at blocks 8, 12, 16, ... and at its last, and each
+//! evaluation requires a lower p of the signed-rank test, by Pocock's boundary ("Group sequential methods in
+//! the design and analysis of clinical trials", Biometrika 64, 1977), so that all together err in at most 5 %
+//! (and half of that towards keeping). Stopping early for futility cannot make a wrong keep likelier.
 //!
-//! Kept is what is better by at least the effect asked for (the median of the changes), with an interval
-//! that holds no change for the worse, and a p below the boundary.
+//! A placement is kept if it is better by at least the required effect (the median of the changes), with an
+//! interval that contains no change for the worse, and a p below the boundary.
 
 use super::settings::TrialSettings;
 use crate::stats::{Compared, compare_blocks, median};
 
-/// First block at which it is decided, and how many lie between two looks: below 8 pairs the signed-rank
-/// test reaches no boundary.
+/// First block at which it is evaluated, and number of blocks between evaluations: below 8 pairs the
+/// signed-rank test reaches no boundary.
 const FIRST_LOOK: u32 = 8;
 const BETWEEN_LOOKS: u32 = 4;
 
-/// Nominal two-sided p of each look for 5 % over all, by the number of looks (Pocock 1977, table 1).
+/// Nominal two-sided p of each evaluation for 5 % in total, by their number (Pocock 1977, table 1).
 const POCOCK: [f64; 10] = [0.05, 0.0294, 0.0221, 0.0182, 0.0158, 0.0142, 0.0130, 0.0120, 0.0112, 0.0106];
 
 /// What to do with a trial.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
-    /// Go on.
+    /// Continue.
     Open,
     /// It is better.
     Keep(Compared),
-    /// It is not, or not enough.
+    /// It is not better, or not enough.
     TakeBack(Compared, String),
-    /// It is so much worse that no further block is due to it.
+    /// It is so much worse that the trial ends at once.
     Abort(f64),
     /// The blocks cannot be compared.
     Unusable(String),
 }
 
-/// Judges the blocks so far; each is `(before, after)`.
+/// Evaluates the blocks so far; each is `(before, after)`.
 pub(super) fn judge(pairs: &[(f64, f64)], more_is_better: bool, settings: &TrialSettings) -> Verdict {
     let change = |(before, after): &(f64, f64)| {
         let grown = after / before - 1.0;
@@ -75,8 +74,7 @@ pub(super) fn judge(pairs: &[(f64, f64)], more_is_better: bool, settings: &Trial
     }
 }
 
-/// How much worse, where that is beyond the limit: the median of the last three blocks, or one block by
-/// twice the limit.
+/// Loss beyond the limit: the median of the last three blocks, or one block by twice the limit.
 fn crosses_guard(changes: &[f64], limit: f64) -> Option<f64> {
     let last = *changes.last()?;
     if last < -2.0 * limit {
@@ -104,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clear_gain_is_kept_at_the_first_look_and_not_before() {
+    fn a_clear_gain_is_kept_at_the_first_evaluation_and_not_before() {
         let gain = |block| 0.1 + f64::from(block) / 1000.0;
         assert_eq!(judged(&blocks(7, gain)), Verdict::Open);
         assert!(matches!(judged(&blocks(8, gain)), Verdict::Keep(_)));
@@ -113,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_placements_are_taken_back_before_the_end() {
+    fn equal_placements_are_reverted_before_the_end() {
         let none = |block: u32| if block.is_multiple_of(2) { 0.005 } else { -0.005 };
         assert!(matches!(judged(&blocks(8, none)), Verdict::TakeBack(..)));
     }

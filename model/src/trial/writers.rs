@@ -1,21 +1,21 @@
-//! VMs that write to what they share: their merged pages break, so they gain less from a common cache and
-//! a move for their sake is paid in vain. The weight of a VM is the share of its merged pages that is
-//! expected to last: `merged / (merged + breaks per second * lasting)`.
+//! VMs that write to shared pages: their merged pages break, so they gain less from a common cache, and a
+//! move for them is wasted. The weight of a VM is the share of its merged pages that is expected to last:
+//! `merged / (merged + breaks per second * lasting)`.
 
 use std::collections::BTreeMap;
 
 use crate::observation::Observation;
 
-/// Windows of the last half minute weigh about as much as all before them.
+/// Smoothing: windows of the last half minute weigh about as much as all earlier ones.
 const MEMORY_S: f64 = 30.0;
 
-/// Below this weight a VM is said to write a lot.
+/// Below this weight a VM counts as writing a lot.
 pub const WRITER: f64 = 0.8;
 
-/// What is known of one VM.
+/// State of one VM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breaking {
-    /// Pages that left their merged frame, a second.
+    /// Pages that left their merged frame, per second.
     pub breaks_per_s: f64,
     /// Pages that are merged.
     pub merged: f64,
@@ -26,7 +26,7 @@ pub struct Breaking {
 pub struct Writers(BTreeMap<String, Breaking>);
 
 impl Writers {
-    /// Adds one window. What is not available changes nothing.
+    /// Adds one window. Unavailable values change nothing.
     pub fn add(&mut self, seen: &Observation) {
         let seconds = seen.seconds();
         if seconds <= 0.0 {
@@ -53,7 +53,7 @@ impl Writers {
         let many = self.0.iter().filter(|(_, vm)| vm.weight(lasting_s) < WRITER);
         many.map(|(name, vm)| {
             let sentence = format!(
-                "{name} writes: {:.0} of its {:.0} merged pages break per second, so what it shares counts {:.2}",
+                "{name} writes: {:.0} of its {:.0} merged pages break per second, so its sharing counts {:.2}",
                 vm.breaks_per_s,
                 vm.merged,
                 vm.weight(lasting_s),

@@ -26,7 +26,7 @@ enum Does {
     Decide,
 }
 
-/// A loop on made-up figures, as the engine tells it.
+/// A loop with synthetic figures, with the updates of the engine.
 #[derive(Default)]
 struct Loop {
     rounds: u64,
@@ -41,7 +41,7 @@ impl Loop {
         Event { at_unix_us: self.others, kind: EventKind::Note, vm: None, message: self.others.to_string() }
     }
 
-    fn tell(&mut self, does: &Does) -> Update {
+    fn step(&mut self, does: &Does) -> Update {
         match does {
             Does::Round { shared, pinning, events } => {
                 self.rounds += 1;
@@ -95,7 +95,7 @@ fn round(number: u64, shared: u64, pinning: Pinning, events: Vec<Event>) -> Roun
         1.0,
     );
     let topology = Topology::from_json(r#"{"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[2]}]}"#)
-        .expect("a made-up topology is one");
+        .expect("a synthetic topology is valid");
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
     Round {
         number,
@@ -156,10 +156,10 @@ fn does() -> impl Strategy<Value = Does> {
     ]
 }
 
-fn told(first: u64, then: &[Does]) -> Vec<Update> {
+fn updates_of(first: u64, then: &[Does]) -> Vec<Update> {
     let mut of = Loop::default();
     let first = Does::Round { shared: first, pinning: Pinning::DryRun, events: 1 };
-    std::iter::once(&first).chain(then).map(|does| of.tell(does)).collect()
+    std::iter::once(&first).chain(then).map(|does| of.step(does)).collect()
 }
 
 fn seen(updates: &[Update]) -> View {
@@ -170,12 +170,12 @@ fn seen(updates: &[Update]) -> View {
 
 proptest! {
     #[test]
-    fn who_comes_late_sees_what_all_see(first in 0u64..3, then in prop::collection::vec(does(), 0..40), at in any::<prop::sample::Index>()) {
-        let updates = told(first, &then);
+    fn late_readers_see_the_same_as_all_others(first in 0u64..3, then in prop::collection::vec(does(), 0..40), at in any::<prop::sample::Index>()) {
+        let updates = updates_of(first, &then);
         let at = 1 + at.index(updates.len());
         let whole = seen(&updates);
 
-        // One whole view, which went through JSON, and then the updates.
+        // One whole view, through JSON, and then the updates.
         let text = serde_json::to_string(&seen(&updates[..at])).unwrap();
         let mut late: View = serde_json::from_str(&text).unwrap();
         updates[at..].iter().for_each(|update| late.apply(update));
@@ -184,7 +184,7 @@ proptest! {
         // Nothing but the updates that make a whole view.
         prop_assert_eq!(&seen(&whole.updates_since(None)), &whole);
 
-        // Who fell behind and is told in one go what was missed.
+        // A reader that fell behind and receives missed updates at once.
         let behind = seen(&updates[..at]);
         prop_assert!(whole.follows(&behind));
         let mut caught_up = behind.clone();
@@ -197,7 +197,7 @@ proptest! {
 #[test]
 fn rounds_that_change_no_sharing_have_one_matrix_and_one_topology() {
     let round = |shared| Does::Round { shared, pinning: Pinning::DryRun, events: 0 };
-    let rounds: Vec<_> = told(2, &[round(2), round(1)])
+    let rounds: Vec<_> = updates_of(2, &[round(2), round(1)])
         .into_iter()
         .map(|update| match update {
             Update::Round(round) => round,
@@ -208,17 +208,17 @@ fn rounds_that_change_no_sharing_have_one_matrix_and_one_topology() {
     let plan = |at: usize| rounds[at].plan.value().unwrap();
     let matrix = |at: usize| rounds[at].matrix.value().unwrap();
     assert!(Arc::ptr_eq(topology(0), topology(2)) && Arc::ptr_eq(plan(0), plan(1)));
-    assert!(!Arc::ptr_eq(plan(1), plan(2)), "the frames that it is told by are others");
-    // Measuring took another time, and that is all.
+    assert!(!Arc::ptr_eq(plan(1), plan(2)), "its figures of frames differ");
+    // Only the duration of the measurement differs.
     assert!(matrix(0) != matrix(1) && matrix(0).same_sharing_as(matrix(1)));
     assert!(!matrix(1).same_sharing_as(matrix(2)));
 }
 
 #[test]
-fn a_loop_that_began_anew_is_not_taken_for_the_same() {
+fn a_restarted_loop_is_not_the_same() {
     let before =
-        seen(&told(1, &[Does::Decide, Does::Round { shared: 1, pinning: Pinning::DryRun, events: 0 }]));
-    let anew = seen(&told(1, &[]));
-    assert!(!anew.follows(&before));
-    assert_eq!(anew.updates_since(Some(&before)), anew.updates_since(None));
+        seen(&updates_of(1, &[Does::Decide, Does::Round { shared: 1, pinning: Pinning::DryRun, events: 0 }]));
+    let restarted = seen(&updates_of(1, &[]));
+    assert!(!restarted.follows(&before));
+    assert_eq!(restarted.updates_since(Some(&before)), restarted.updates_since(None));
 }

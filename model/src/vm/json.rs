@@ -1,7 +1,7 @@
 //! The JSON of VMs: the fields of both kinds side by side, null where they do not apply.
 //!
-//! `vm_kind`, `process`, `uuid` and `domid` stand for [`Vm::id`] and [`Vm::uuid`]; `thread` (or `xen`, which is
-//! there on Xen only) for [`Vcpu::id`].
+//! `vm_kind`, `process`, `uuid` and `domid` encode [`Vm::id`] and [`Vm::uuid`]; `thread` (or `xen`, only on
+//! Xen) encodes [`Vcpu::id`].
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_are_read_back_and_say_null_where_a_field_does_not_apply() {
+    fn both_kinds_round_trip_with_null_where_a_field_does_not_apply() {
         let process = TaskId { id: 4711, start_ticks: 5 };
         let domain = XenDomainId { domid: 5, uuid: Uuid::from_u128(7 << 64 | 9) };
         let held = vm(process.into(), TaskId { id: 4712, start_ticks: 6 }.into(), Some(process));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_or_both_is_refused() {
+    fn neither_or_both_is_rejected() {
         let task = TaskId { id: 1, start_ticks: 1 };
         let good = serde_json::to_value(vm(task.into(), task.into(), Some(task))).unwrap();
         for (field, value) in [("process", serde_json::Value::Null), ("domid", 5.into())] {

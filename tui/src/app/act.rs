@@ -1,4 +1,4 @@
-//! What the user asks to be done: whether it may be, the question before it, and what came of it.
+//! Actions the user asks for: whether they are possible, the confirmation before them, and their result.
 
 use huddle_model::plan::Policy;
 use huddle_model::view::View as LoopView;
@@ -9,21 +9,21 @@ use super::keys::{Command, KeyMap};
 use super::source::{Source, Tone};
 use crate::colour::Palette;
 
-/// What stands above the view and takes the keys.
+/// What is drawn above the view and takes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Overlay {
-    /// A question: do this?
+    /// A confirmation of this action.
     Ask(Action),
-    /// Which policy?
+    /// A choice of policies.
     Choose {
         /// Position in [`Policy::ALL`].
         at: usize,
     },
-    /// Something to read.
+    /// Lines of text.
     Report(Report),
 }
 
-/// Lines to read, with a heading.
+/// Lines of text with a heading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) title: String,
@@ -32,7 +32,7 @@ pub(crate) struct Report {
     pub(crate) top: usize,
 }
 
-/// Part of a replay that one key seeks over.
+/// A replay is sought in steps of one of so many parts.
 const SEEK_PARTS: usize = 10;
 
 impl App {
@@ -42,19 +42,19 @@ impl App {
         self.source = source;
     }
 
-    /// Where a recording is made now; `None` while none is.
+    /// Where the recording is written; `None` while nothing is recorded.
     pub fn set_recording(&mut self, to: Option<String>) {
         self.is_dirty |= to != self.recording;
         self.recording = to;
     }
 
-    /// Other keys than the default ones.
+    /// Replaces the default keys.
     pub fn set_keys(&mut self, keys: KeyMap) {
         self.keys = keys;
         self.is_dirty = true;
     }
 
-    /// Other colours than the default ones.
+    /// Replaces the default colours.
     pub fn set_palette(&mut self, palette: Palette) {
         self.palette = palette;
         self.is_dirty = true;
@@ -65,28 +65,28 @@ impl App {
         self.shown.as_ref().map(|picture| &picture.view)
     }
 
-    /// From now on the user is told `reason` where they ask for this, and the caller is not asked.
+    /// Makes an action unavailable: the user sees `reason` instead, and the caller does not get the action.
     pub fn refuse(&mut self, capability: Capability, reason: impl Into<String>) {
         self.refused.insert(capability, reason.into());
     }
 
-    /// Takes [`App::refuse`] back.
+    /// Reverts [`App::refuse`].
     pub fn allow(&mut self, capability: Capability) {
         self.refused.remove(&capability);
     }
 
-    /// Says one sentence in the bottom line until the next key: what became of an action.
+    /// Shows one sentence in the bottom line until the next key: the result of an action.
     pub fn notify(&mut self, tone: Tone, text: impl Into<String>) {
         self.notice = Some((tone, text.into()));
         self.is_dirty = true;
     }
 
-    /// Shows lines to read above the view: what a dry run would change. A question that waits for its
-    /// answer is not hidden: the lines are then left out of sight, and said to be.
+    /// Shows text above the view, such as the result of a dry run. A pending question is not covered: the
+    /// lines are then dropped, with a notice.
     pub fn report(&mut self, title: impl Into<String>, lines: Vec<String>) {
         let title = title.into();
         if matches!(self.overlay, Some(Overlay::Ask(_) | Overlay::Choose { .. })) {
-            self.notify(Tone::Warning, format!("{title}: not shown, because a question waits; ask again"));
+            self.notify(Tone::Warning, format!("{title}: not shown while a question is open; try again"));
             return;
         }
         self.overlay = Some(Overlay::Report(Report { title, lines, top: 0 }));
@@ -99,7 +99,7 @@ impl App {
         own.or_else(|| self.source.refuses(capability).map(str::to_owned))
     }
 
-    /// Hands an action to the caller, or asks first, or says why not.
+    /// Returns an action for the caller, asks for confirmation first, or shows why it is unavailable.
     pub(super) fn attempt(&mut self, action: Action) -> Vec<Action> {
         if let Some(reason) = action.capability().and_then(|capability| self.refusal(capability)) {
             self.notify(Tone::Warning, format!("not done: {reason}"));
@@ -108,7 +108,7 @@ impl App {
         if matches!(action, Action::ApplyPlan { .. })
             && let Some(reason) = self.no_plan()
         {
-            self.notify(Tone::Warning, format!("there is no plan: {reason}"));
+            self.notify(Tone::Warning, format!("no plan: {reason}"));
             return Vec::new();
         }
         if action.changes_host() {
@@ -125,7 +125,7 @@ impl App {
         }
     }
 
-    /// The question that stands before an action.
+    /// The confirmation shown before an action.
     pub(crate) fn question(&self, action: Action) -> String {
         let plan = self.shown.as_ref().and_then(|picture| picture.view.round.plan.value());
         let threads = |count: usize| match count {
@@ -140,11 +140,9 @@ impl App {
             }
             Action::SetPolicy(policy) => {
                 let before = plan.map_or_else(String::new, |plan| format!(" from {}", plan.policy));
-                format!("Change the policy{before} to {policy}? The next round moves vCPUs as it says.")
+                format!("Change the policy{before} to {policy}? The next round moves vCPUs accordingly.")
             }
-            Action::Restore => {
-                "Undo what was pinned? Every vCPU thread gets back the affinity it had before.".into()
-            }
+            Action::Restore => "Undo all pinning? Every vCPU thread gets its original affinity back.".into(),
             other => format!("{other:?}?"),
         }
     }
@@ -177,7 +175,7 @@ impl App {
 
     fn on_replay(&mut self, command: Command) -> Vec<Action> {
         let Source::Replay(replay) = &mut self.source else {
-            self.notify(Tone::Warning, "this is no replay: there is nothing to go back or on in");
+            self.notify(Tone::Warning, "only a replay can be stepped through");
             return Vec::new();
         };
         let part = isize::try_from(replay.length.div_ceil(SEEK_PARTS)).unwrap_or(isize::MAX);
@@ -209,14 +207,14 @@ impl App {
         vec![action]
     }
 
-    /// Seeks in a replay; what follows is reckoned from there, before the source has caught up.
+    /// Seeks in a replay. Following commands count from the new position, before the source has caught up.
     pub(super) fn seek(&mut self, position: usize) -> Vec<Action> {
         let Source::Replay(replay) = &mut self.source else { return Vec::new() };
         replay.position = position.min(replay.length.saturating_sub(1));
         vec![Action::Seek { position: replay.position }]
     }
 
-    /// Commands while something stands above the view.
+    /// Commands while an overlay is open.
     pub(super) fn on_overlay(&mut self, overlay: Overlay, command: Command) -> Vec<Action> {
         match (overlay, command) {
             (Overlay::Ask(action), Command::Accept) => return vec![action],
@@ -244,7 +242,7 @@ impl App {
                     Command::First => 0,
                     Command::Last => most,
                     Command::Help => return Vec::new(),
-                    // Whatever else a key does is done in the open.
+                    // Any other command closes the overlay first, so that its effect is visible.
                     other => return self.on_command(other),
                 };
                 self.overlay = Some(Overlay::Report(Report { top: top.min(most), ..report }));

@@ -1,40 +1,40 @@
-//! What the terminal asks of its caller.
+//! Requests of the terminal to its caller.
 
 use huddle_model::plan::Policy;
 
-/// What the caller must do. Those that change the host ([`Action::changes_host`]) are only given after
-/// the user said yes.
+/// What the caller must do. Actions that change the host ([`Action::changes_host`]) are only returned once
+/// the user has confirmed them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Leave the terminal and end.
+    /// Restore the terminal and exit.
     Quit,
-    /// Apply the plan shown; with `dry_run` only say what would be changed, by
+    /// Apply the plan shown; with `dry_run` only report what would change, by
     /// [`App::report`](super::App::report).
     ApplyPlan {
         /// Change nothing.
         dry_run: bool,
     },
-    /// Plan by another policy from the next round on.
+    /// Use this policy from the next round on.
     SetPolicy(Policy),
     /// Undo what was pinned.
     Restore,
-    /// Begin to record; answer with [`App::set_recording`](super::App::set_recording).
+    /// Start recording; answer with [`App::set_recording`](super::App::set_recording).
     StartRecording,
-    /// Close the recording; answer likewise.
+    /// Stop recording; answer likewise.
     StopRecording,
     /// Save the picture ([`render`](crate::render)) as text ([`picture::text`](crate::picture::text)).
     SaveText,
     /// Save the picture as SVG ([`picture::svg`](crate::picture::svg)).
     SaveSvg,
-    /// Replay: go on by itself.
+    /// Replay: play.
     Play,
-    /// Replay: stand still.
+    /// Replay: pause.
     Pause,
-    /// Replay: one step on.
+    /// Replay: one step forward.
     Step,
-    /// Replay: at this speed.
+    /// Replay: set this speed.
     SetSpeed(Speed),
-    /// Replay: to the step at this position, from 0.
+    /// Replay: go to the step at this position, from 0.
     Seek {
         /// The position; always within the recording.
         position: usize,
@@ -42,7 +42,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it changes how VMs run on the host, so that the user is asked first.
+    /// Whether it changes how VMs run on the host, so that it needs confirmation.
     pub fn changes_host(self) -> bool {
         matches!(self, Self::ApplyPlan { dry_run: false } | Self::SetPolicy(_) | Self::Restore)
     }
@@ -61,7 +61,7 @@ impl Action {
     }
 }
 
-/// What a loop may not be able to do; the user is told the reason then instead of being asked.
+/// What a loop may not be able to do; the user then sees the reason instead of a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Capability {
     /// [`Action::ApplyPlan`] with `dry_run`.
@@ -77,16 +77,16 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// All of them.
+    /// All capabilities.
     pub const ALL: [Self; 5] = [Self::DryRun, Self::Apply, Self::Policy, Self::Restore, Self::Record];
 }
 
-/// How fast a recording is replayed, as a power of two of the speed it was recorded at.
+/// Replay speed, as a power of two of the recorded speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Speed(i8);
 
 impl Speed {
-    /// As it was recorded.
+    /// The recorded speed.
     pub const ONE: Self = Self(0);
     const SLOWEST: i8 = -3;
     const FASTEST: i8 = 8;

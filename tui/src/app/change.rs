@@ -7,14 +7,14 @@ use huddle_model::plan::{Plan, Policy};
 use huddle_model::topology::DomainId;
 use huddle_model::update::Round;
 
-/// A VM's vCPUs that went from one domain to another together.
+/// vCPUs of one VM that moved together from one domain to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Move {
     pub(crate) vm: String,
     pub(crate) vcpus: Vec<u32>,
-    /// `None`: it was left to the kernel.
+    /// `None`: placed by the kernel.
     pub(crate) from: Option<DomainId>,
-    /// `None`: it is left to the kernel, or gone.
+    /// `None`: placed by the kernel, or gone.
     pub(crate) to: Option<DomainId>,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Change {
     pub(crate) round: u64,
     pub(crate) at_unix_us: u64,
     pub(crate) policy: Policy,
-    /// The policy before, where it was another one.
+    /// The previous policy, if it differs.
     pub(crate) policy_before: Option<Policy>,
     pub(crate) moves: Vec<Move>,
     pub(crate) pinning: Pinning,
@@ -32,7 +32,7 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// It in a few words, for the time axis.
+    /// A short label for the time axis.
     pub(crate) fn label(&self) -> String {
         let vcpus: usize = self.moves.iter().map(|moved| moved.vcpus.len()).sum();
         let vcpus = match vcpus {
@@ -46,7 +46,7 @@ impl Change {
     }
 }
 
-/// What `round` changes against the plan last seen; `None` when nothing moves.
+/// What `round` changes compared with the last plan; `None` when nothing moves.
 pub(crate) fn change(before: Option<&Plan>, round: &Round) -> Option<Change> {
     let plan = round.plan.value()?;
     let moves = moves(before, plan);
@@ -75,7 +75,7 @@ fn moves(before: Option<&Plan>, after: &Plan) -> Vec<Move> {
         if from == to {
             return;
         }
-        // vCPUs of one VM stand together in a placement, so only the last moves can be of this VM.
+        // vCPUs of one VM are adjacent in a placement, so only the latest moves can be of this VM.
         let own = moves.iter_mut().rev().take_while(|last| last.vm == vm);
         match own.into_iter().find(|last| last.from == from && last.to == to) {
             Some(last) => last.vcpus.push(vcpu),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn vcpus_that_go_together_are_one_move() {
+    fn vcpus_that_move_together_are_one_move() {
         let before = plan(&[("a", 0, 0), ("a", 1, 0), ("b", 0, 1), ("c", 0, 1)]);
         let after = plan(&[("a", 0, 1), ("a", 1, 1), ("b", 0, 1), ("d", 0, 0)]);
         let moved = |vm: &str, vcpus: &[u32], from: Option<u32>, to: Option<u32>| Move {

@@ -1,11 +1,11 @@
-//! The order in which VMs that share most stand together.
+//! The order of the heatmap's rows, which puts VMs that share most next to each other.
 //!
-//! Units: rates from 0 to 1. Problem: order the rows of the matrix so that groups show as blocks on
-//! the diagonal. Approach: agglomerative clustering with average linkage (UPGMA) over the pair rate
-//! (the higher of the two directions, as policies rank pairs), found by nearest-neighbour chains in
-//! time quadratic in the number of VMs (Murtagh, The Computer Journal 26(4), 1983); the order is that
-//! of the leaves of the tree, where of two groups the one with the lowest row of the matrix stands
-//! first, so that small changes of the rates move little.
+//! Units: rates from 0 to 1. Problem: order the rows of the matrix so that groups show as blocks on the
+//! diagonal. Approach: agglomerative clustering with average linkage (UPGMA) over the pair rate (the higher
+//! of the two directions, as policies rank pairs), found by nearest-neighbour chains in time quadratic in the
+//! number of VMs (Murtagh, The Computer Journal 26(4), 1983). The order is that of the leaves of the tree. Of
+//! two groups the one with the lowest row of the matrix comes first, so that small changes of the rates move
+//! little.
 
 use huddle_model::matrix::SharingMatrix;
 
@@ -37,19 +37,19 @@ pub(crate) fn order(matrix: &SharingMatrix) -> Vec<usize> {
         }
         active.retain(|cluster| *cluster != gone);
         similarity.remove(gone);
-        // Clusters carry the number of their lowest leaf, so `keep` is the one that stands first.
+        // Clusters are identified by their lowest leaf, so `keep` is the one that comes first.
         let moved = std::mem::take(&mut leaves[gone]);
         leaves[keep].extend(moved);
     }
     active.first().map(|root| std::mem::take(&mut leaves[*root])).unwrap_or_default()
 }
 
-/// Similarities of clusters, in rows; [`NEVER`] on the diagonal and for clusters that are gone, so that
-/// a row can be searched without asking which clusters there are.
+/// Similarities of clusters, in rows; [`NEVER`] on the diagonal and for merged clusters, so that a row can be
+/// searched without a list of live clusters.
 struct Similarity {
     n: usize,
-    /// Cells from one row to the next: more than `n`, and no power of two, so that a column is spread
-    /// over the processor's cache.
+    /// Cells from one row to the next: more than `n`, and not a power of two, so that a column is spread over
+    /// the processor's cache.
     stride: usize,
     cells: Vec<f32>,
 }
@@ -62,7 +62,7 @@ impl Similarity {
         let n = matrix.len();
         let stride = n.next_multiple_of(16) + 8;
         let mut cells = vec![NEVER; n * stride];
-        // Row by row, because the matrix is too large to be read by columns.
+        // Row by row, because reading the matrix by columns would miss the cache.
         for i in 0..n {
             for j in (0..n).filter(|j| *j != i) {
                 cells[i * stride + j] = matrix.rate(i, j) as f32;
@@ -92,11 +92,11 @@ impl Similarity {
         }
     }
 
-    /// The cluster most similar to `tip`: `before` among equals, so that chains end, then the lowest.
-    /// There must be another cluster than `tip`.
+    /// The cluster most similar to `tip`. Ties go to `before`, so that chains end, then to the lowest. There
+    /// must be another cluster than `tip`.
     fn nearest(&self, tip: usize, before: Option<usize>) -> usize {
         let row = &self.cells[tip * self.stride..][..self.n];
-        // Eight maxima side by side, which the compiler keeps in one register.
+        // Eight maxima at once, which the compiler keeps in one vector register.
         let mut lanes = [NEVER; 8];
         let mut chunks = row.chunks_exact(8);
         for chunk in &mut chunks {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn groups_stand_together() {
-        // 0, 2 and 4 share much, 1 and 3 too, across little.
+        // 0, 2 and 4 share much, 1 and 3 too, little across the groups.
         let rates: [&[u32]; 5] = [
             &[0, 1, 60, 2, 50],
             &[1, 0, 1, 40, 2],
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn vms_that_share_nothing_keep_the_order_of_the_matrix() {
+    fn vms_that_share_nothing_keep_their_order() {
         let zero: [&[u32]; 4] = [&[0; 4]; 4];
         assert_eq!(order(&matrix(&zero)), [0, 1, 2, 3]);
     }
 
     proptest::proptest! {
         #[test]
-        fn every_vm_stands_in_the_order_once(
+        fn every_vm_is_in_the_order_once(
             n in 1usize..30,
             cells in proptest::collection::vec(0u32..=100, 900),
         ) {

@@ -1,20 +1,20 @@
-//! The compare view's state: which decision is looked at.
+//! The compare view's state: which decision is selected.
 
 use huddle_model::trial::Decision;
 
 use super::App;
 use super::geometry::{CompareLayout, window_top};
 
-/// How the view is looked at.
+/// Selection and scroll position.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Compare {
-    /// Position from the latest decision; 0 follows the latest.
+    /// Position counted from the latest decision; 0 follows the latest.
     pub(crate) selected: usize,
     top: usize,
 }
 
 impl App {
-    /// The decisions of the picture shown, the latest last.
+    /// The decisions of the shown picture, oldest first.
     pub(crate) fn decisions(&self) -> &[Decision] {
         self.shown.as_ref().map_or(&[], |picture| &picture.view.decisions)
     }
@@ -42,7 +42,7 @@ impl App {
         self.compare.top = self.decisions_top(visible);
     }
 
-    /// New decisions come in front: one that is looked at keeps its place.
+    /// New decisions come in front: a selected older one stays selected.
     pub(super) fn keep_decision(&mut self, before: usize) {
         let after = self.decisions().len();
         if self.compare.selected > 0 {

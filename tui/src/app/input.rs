@@ -12,7 +12,7 @@ use super::{Action, App, INTERVALS_S, Overlay, Picture, SPANS_S, View};
 /// Rows of the log view that are not entries: its heading, and the selected entry in full.
 pub(crate) const LOG_FRAME: u16 = 5;
 
-/// Where a movement leads to from a position of a list with `page` rows on the screen.
+/// The position after a movement in a list with `page` rows on the screen.
 fn stepped(command: Command) -> impl FnOnce(usize, usize) -> usize {
     move |position, page| match command {
         Command::Up => position.saturating_sub(1),
@@ -26,7 +26,7 @@ fn stepped(command: Command) -> impl FnOnce(usize, usize) -> usize {
 }
 
 impl App {
-    /// Handles what the terminal reports; the answer is what the caller must do.
+    /// Handles a terminal event; returns what the caller must do.
     pub fn on_event(&mut self, event: Event) -> Vec<Action> {
         match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => self.on_key(key.into()),
@@ -77,7 +77,7 @@ impl App {
                 self.help = None;
                 return Vec::new();
             }
-            // Whatever else a key does is done in the open, so that one sees what it did.
+            // Any other command closes the help first, so that its effect is visible.
             other => {
                 self.help = None;
                 return self.on_command(other);
@@ -276,14 +276,14 @@ impl App {
         self.log.select(position, end, visible);
     }
 
-    /// Where the log ends for the picture shown.
+    /// The end of the log for the shown picture.
     pub(crate) fn log_end(&self) -> u64 {
         self.shown.as_ref().map_or(0, |picture| picture.log_end)
     }
 
     fn move_domain(&mut self, by: isize) {
         let count = self.shown.as_ref().map_or(0, |picture| picture.overview.domain_count());
-        // A step that leaves the grid stays, so that the cursor keeps its column.
+        // A step out of the grid does nothing, so that the cursor keeps its column.
         if let Some(to) = self.domain.checked_add_signed(by).filter(|to| *to < count) {
             self.select_domain(to);
         } else if by.unsigned_abs() > 1 && by < 0 {
@@ -319,7 +319,8 @@ impl App {
         OverviewLayout::new(body, domains.map_or(0, Vec::len), lines)
     }
 
-    /// The help, made from the table of keys: keys and what they do, or a heading and nothing.
+    /// The help, generated from the table of keys: keys and their description, or a heading with an empty
+    /// description.
     pub(crate) fn help_lines(&self) -> Vec<(String, &'static str)> {
         use super::keys::Scope;
         let mut lines = Vec::new();

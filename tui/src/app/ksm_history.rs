@@ -20,7 +20,7 @@ pub(crate) struct KsmPoint {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KsmHistory {
     points: VecDeque<Option<KsmPoint>>,
-    /// Points ever pushed, so that a paused picture knows where it ends.
+    /// Points pushed since the start, so that a paused picture knows where it ends.
     pushed: u64,
 }
 
@@ -38,7 +38,7 @@ impl KsmHistory {
         }));
     }
 
-    /// Where the history ends now.
+    /// The current end of the history.
     pub(crate) fn end(&self) -> u64 {
         self.pushed
     }

@@ -1,10 +1,10 @@
-//! The log: events and reasons as they came, a filter, and a selected entry.
+//! The log: events and reasons in order of arrival, a filter, and a selected entry.
 
 use std::collections::VecDeque;
 
 use super::geometry::window_top;
 
-/// Most entries kept; older ones are dropped, and the view says so.
+/// Most entries kept; older ones are dropped, and the view shows that.
 const KEPT: usize = 10_000;
 
 /// One line of the log.
@@ -13,13 +13,13 @@ pub(crate) struct Entry {
     /// Number since the start, from 0.
     pub(crate) number: u64,
     pub(crate) at_unix_us: u64,
-    /// An event's kind, `reason` for a plan's, `missed` for rounds this viewer did not get.
+    /// An event's kind, `reason` for a plan's, `missed` for rounds that this viewer did not receive.
     pub(crate) kind: &'static str,
     pub(crate) vm: Option<String>,
     pub(crate) text: String,
 }
 
-/// The log and how it is looked at.
+/// The log with its filter and selection.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     entries: VecDeque<Entry>,
@@ -31,7 +31,7 @@ pub(crate) struct Log {
     pub(crate) newest_first: bool,
     /// `None` follows the newest entry.
     selected: Option<u64>,
-    /// First visible position, as far as known when the last key was pressed.
+    /// First visible position, as of the last key press.
     top: usize,
 }
 
@@ -68,14 +68,14 @@ impl Log {
         }
     }
 
-    /// Forgets all entries, but not how they are looked at.
+    /// Removes all entries, but keeps filter and selection.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.matched.clear();
         (self.dropped, self.selected, self.top) = (0, None, 0);
     }
 
-    /// Number of the next entry: where a picture taken now ends.
+    /// Number of the next entry: the end for a picture made now.
     pub(crate) fn end(&self) -> u64 {
         self.next_number
     }
@@ -87,17 +87,17 @@ impl Log {
         self.filter = filter;
     }
 
-    /// How many entries before `end` pass the filter.
+    /// Number of entries before `end` that pass the filter.
     pub(crate) fn len(&self, end: u64) -> usize {
         self.matched.partition_point(|number| *number < end)
     }
 
-    /// How many entries before `end` there are.
+    /// Number of entries before `end`.
     pub(crate) fn total(&self, end: u64) -> usize {
         self.entries.partition_point(|entry| entry.number < end)
     }
 
-    /// The entry at a position of the list as shown.
+    /// The entry at a position of the shown list.
     pub(crate) fn at(&self, position: usize, end: u64) -> Option<&Entry> {
         let index = self.flip(position, self.len(end))?;
         let number = self.matched.get(index)?;
@@ -124,7 +124,7 @@ impl Log {
         window_top(self.top, self.position(end), visible, self.len(end))
     }
 
-    /// Selects a position; the newest one is followed from then on.
+    /// Selects a position; selecting the newest one follows new entries.
     pub(crate) fn select(&mut self, position: usize, end: u64, visible: usize) {
         let len = self.len(end);
         let position = position.min(len.saturating_sub(1));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_picture_does_not_see_what_comes_after() {
+    fn a_paused_picture_does_not_show_later_entries() {
         let mut log = log(3);
         let end = log.end();
         log.push(9, "odd", None, "late".into());

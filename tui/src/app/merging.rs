@@ -13,9 +13,9 @@ pub(crate) enum MergeColumn {
     Name,
     /// Pages merged at the end of the window.
     Merged,
-    /// Pages put on a merged frame, per second.
+    /// Pages merged, per second.
     Merges,
-    /// Pages that left one, per second.
+    /// Pages unmerged, per second.
     Breaks,
     /// Merges that failed, per second.
     Failed,
@@ -54,13 +54,13 @@ impl MergeColumn {
     }
 }
 
-/// The table as it begins: who merges most.
+/// The initial table: most merged pages first.
 pub(crate) fn table() -> Table {
     Table::by(2)
 }
 
 impl App {
-    /// The VMs with what KSM did to them, in order, and the length of the window in seconds.
+    /// The VMs with KSM's work on each, in order, and the length of the window in seconds.
     pub(crate) fn merge_rows(&self) -> (Vec<&MergeObservation>, f64) {
         let seen = self.shown.as_ref().and_then(|picture| picture.view.observation.value());
         let Some(seen) = seen else { return (Vec::new(), 0.0) };

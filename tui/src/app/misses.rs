@@ -1,4 +1,4 @@
-//! The misses view's state: VMs or vCPUs, their order, the one that is charted.
+//! The misses view's state: VMs or vCPUs, their order, the charted one.
 
 use std::cmp::Ordering;
 
@@ -35,25 +35,25 @@ impl MissColumn {
         }
     }
 
-    /// Names read best from A, rates from the highest.
+    /// Names ascend by default, rates descend.
     fn begins_descending(self) -> bool {
         matches!(self, Self::Rate(_))
     }
 }
 
-/// How the view is looked at.
+/// What the view shows and in which order.
 #[derive(Clone, Debug)]
 pub(crate) struct Misses {
     pub(crate) table: Table,
-    /// vCPUs one by one, else VMs.
+    /// Rows are vCPUs; otherwise VMs.
     pub(crate) are_vcpus: bool,
-    /// The rate that is charted where there is room for one.
+    /// The rate to chart where there is room for one chart.
     pub(crate) rate: Rate,
 }
 
 impl Default for Misses {
     fn default() -> Self {
-        // Misses per second first: who puts most load on caches and memory.
+        // By misses per second, the load on caches and memory.
         Self { table: Table::by(4), are_vcpus: false, rate: Rate::Mpki }
     }
 }
@@ -86,7 +86,7 @@ impl Misses {
                 compare_values(&self.table, value(a), value(b))
             }
         };
-        // Equal values stay where they are from frame to frame.
+        // A stable sort: equal values keep their place from frame to frame.
         first.then_with(by_name)
     }
 }
@@ -96,7 +96,7 @@ pub(crate) fn key(row: &RateRow) -> RowKey {
     (row.vm.clone(), row.vcpu)
 }
 
-/// What a row's series is of.
+/// Whose series a row shows.
 pub(crate) fn subject(row: &RateRow) -> Subject<'_> {
     match row.vcpu {
         None => Subject::Vm(&row.vm),

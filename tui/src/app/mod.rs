@@ -1,4 +1,4 @@
-//! The terminal's state: a pure function of the updates, keys, mouse, sizes and ticks it was given.
+//! The terminal's state: a pure function of updates, keys, mouse events, sizes and ticks.
 
 mod act;
 mod action;
@@ -21,7 +21,7 @@ pub(crate) mod series;
 mod sharing;
 mod source;
 pub(crate) mod table;
-mod taken;
+mod updates;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,15 +55,15 @@ use table::Table;
 /// The views.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum View {
-    /// Cache domains with what is placed in them, and the last change with its reasons.
+    /// Cache domains with the VMs placed in them, and the last change with its reasons.
     Overview,
     /// What each pair of VMs shares.
     Sharing,
     /// Cache misses per VM and vCPU, now and over time.
     Misses,
-    /// The placements tried, and what was decided.
+    /// Trials of placements, and decisions.
     Compare,
-    /// The state of KSM, and what it does to each VM.
+    /// The state of KSM, and its work on each VM.
     Ksm,
     /// Events and reasons.
     Log,
@@ -86,7 +86,7 @@ impl View {
         }
     }
 
-    /// The digit that shows it.
+    /// The digit that selects it.
     pub fn digit(self) -> char {
         match self {
             Self::Overview => '1',
@@ -99,20 +99,20 @@ impl View {
     }
 }
 
-/// What the caller knows of the terminal.
+/// What the caller knows about the terminal.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Colours that may be used; see [`ColourMode::detect`].
+    /// Supported colours; see [`ColourMode::detect`].
     pub colour: ColourMode,
-    /// Characters that may be used; see [`Charset::detect`].
+    /// Supported characters; see [`Charset::detect`].
     pub charset: Charset,
-    /// Columns and rows at the start; afterwards resize events tell.
+    /// Columns and rows at the start; later changes arrive as resize events.
     pub size: (u16, u16),
-    /// Time between calls of [`App::on_tick`]; the age of the picture is counted in it.
+    /// Time between calls of [`App::on_tick`]; the unit of the picture's age.
     pub tick: Duration,
 }
 
-/// What the loop showed at one time, with what was drawn from it and from what came before.
+/// The loop's state at one time, with figures derived from it and from earlier states.
 #[derive(Clone, Debug)]
 pub(crate) struct Picture {
     pub(crate) view: LoopView,
@@ -121,7 +121,7 @@ pub(crate) struct Picture {
     pub(crate) change: Option<Arc<Change>>,
     /// The rates of the window, or why there are none.
     pub(crate) window: Availability<Arc<WindowFigures>>,
-    /// Where the log and the history end for this picture.
+    /// End of the log and of the history for this picture.
     pub(crate) log_end: u64,
     pub(crate) ksm_end: u64,
 }
@@ -131,7 +131,7 @@ impl Picture {
         self.view.round.matrix.value().map(|matrix| &**matrix).zip(self.figures.as_ref())
     }
 
-    /// When what it shows was seen, in microseconds since the Unix epoch.
+    /// When the shown data were measured, in microseconds since the Unix epoch.
     pub(crate) fn moment(&self) -> u64 {
         moment(&self.view)
     }
@@ -142,9 +142,9 @@ fn moment(view: &LoopView) -> u64 {
     seen.max(view.round.end_unix_us)
 }
 
-/// Lengths of the charts, in seconds.
+/// Time spans of charts, in seconds.
 const SPANS_S: [u64; 6] = [30, 60, 300, 900, 3600, 7200];
-/// Least times between two pictures, in seconds; 0 shows every one.
+/// Minimum times between two pictures, in seconds; 0 shows every picture.
 const INTERVALS_S: [u64; 6] = [0, 2, 5, 10, 30, 60];
 
 /// The whole state. Does no I/O and reads no clock.
@@ -155,37 +155,37 @@ pub struct App {
     pub(crate) palette: Palette,
     pub(crate) view: View,
     pub(crate) is_paused: bool,
-    /// First visible line of the help while it is open.
+    /// First visible line of the help; `None` while it is closed.
     pub(crate) help: Option<usize>,
-    /// The filter as it was before typing began, while one is typed.
+    /// The previous filter, while a new one is typed.
     pub(crate) typing: Option<String>,
-    /// What stands above the view and takes the keys.
+    /// What is drawn above the view and takes the keys.
     pub(crate) overlay: Option<Overlay>,
-    /// The last thing said to the user, until the next key.
+    /// The last message to the user, until the next key.
     pub(crate) notice: Option<(Tone, String)>,
     pub(crate) source: Source,
-    /// Where a recording goes while one is made.
+    /// Where the current recording is written.
     pub(crate) recording: Option<String>,
     refused: HashMap<Capability, String>,
     pub(crate) sharing: Sharing,
     pub(crate) log: Log,
     pub(crate) misses: Misses,
     pub(crate) compare: Compare,
-    /// The table of what KSM does to VMs.
+    /// The table of the ksm view.
     pub(crate) merging: Table,
     pub(crate) history: History,
     pub(crate) ksm_history: KsmHistory,
     /// Positions in [`SPANS_S`] and [`INTERVALS_S`].
     span: usize,
     interval: usize,
-    /// The arm of the window that came last.
+    /// The arm of the latest window.
     last_arm: Option<String>,
     /// Selected domain and first visible row of boxes.
     pub(crate) domain: usize,
     pub(crate) domain_row: usize,
     latest: Option<Picture>,
     pub(crate) shown: Option<Picture>,
-    /// The last plan there was.
+    /// The latest plan.
     last_plan: Option<Arc<Plan>>,
     area: Rect,
     ticks_since_update: u32,
@@ -193,7 +193,7 @@ pub struct App {
 }
 
 impl App {
-    /// A state without any data yet.
+    /// A state without data.
     pub fn new(options: Options) -> Self {
         let (width, height) = options.size;
         Self {
@@ -237,7 +237,7 @@ impl App {
         self.is_dirty |= before.as_secs() != self.age().as_secs();
     }
 
-    /// Whether anything changed since this was last asked: if not, nothing need be drawn.
+    /// Whether anything changed since the last call; if not, nothing needs to be drawn.
     pub fn take_dirty(&mut self) -> bool {
         std::mem::take(&mut self.is_dirty)
     }
@@ -247,7 +247,7 @@ impl App {
         self.view
     }
 
-    /// Whether the picture is held.
+    /// Whether the display is paused.
     pub fn is_paused(&self) -> bool {
         self.is_paused
     }
@@ -265,38 +265,38 @@ impl App {
         Screen::new(self.area, self.has_bar())
     }
 
-    /// Whether how a replay stands has a row of its own.
+    /// Whether the state of a replay has its own row.
     pub(crate) fn has_bar(&self) -> bool {
         self.source.replay().is_some()
     }
 
-    /// How long charts are, in seconds.
+    /// Time span of charts, in seconds.
     pub(crate) fn span_s(&self) -> u64 {
         SPANS_S[self.span]
     }
 
-    /// Least time between two pictures, in seconds.
+    /// Minimum time between two pictures, in seconds.
     pub(crate) fn interval_s(&self) -> u64 {
         INTERVALS_S[self.interval]
     }
 
-    /// From when to when charts reach, in microseconds since the Unix epoch.
+    /// Time range of charts, in microseconds since the Unix epoch.
     pub(crate) fn chart_span(&self, picture: &Picture) -> (u64, u64) {
         let to = picture.moment();
         let age_us = self.history.begin().map_or(0, |begin| to.saturating_sub(begin));
-        // A history that is still short is not squeezed into a corner.
+        // A short history fills the whole width.
         let enough = SPANS_S.into_iter().map(|span| span * 1_000_000).find(|span| *span >= age_us);
         let span_us = enough.unwrap_or(u64::MAX).min(self.span_s() * 1_000_000);
         (to.saturating_sub(span_us), to)
     }
 
-    /// Time since the newest round came, in ticks; since the start when none came.
+    /// Time since the newest round, in ticks; since the start if there was none.
     pub(crate) fn age(&self) -> Duration {
         self.options.tick.saturating_mul(self.ticks_since_update)
     }
 
-    /// Rounds that came while paused.
-    pub(crate) fn rounds_held(&self) -> u64 {
+    /// Rounds received while paused.
+    pub(crate) fn rounds_behind(&self) -> u64 {
         let round =
             |picture: &Option<Picture>| picture.as_ref().map_or(0, |picture| picture.view.round.number);
         round(&self.latest).saturating_sub(round(&self.shown))
@@ -313,7 +313,7 @@ impl App {
         }
     }
 
-    /// The filter of the view shown, where it has one.
+    /// The filter of the shown view, if it has one.
     pub(crate) fn filter(&self) -> Option<&str> {
         match self.view {
             View::Sharing => Some(&self.sharing.filter),

@@ -27,7 +27,7 @@ impl App {
         self.is_dirty = true;
         if let Some(overlay) = self.overlay.take() {
             return match (overlay, wheel) {
-                // A question is answered with a key: a click may have been meant for what it hides.
+                // Only keys answer a question: a click may have been meant for what the question covers.
                 (overlay @ Overlay::Ask(_), _) => {
                     self.overlay = Some(overlay);
                     Vec::new()
@@ -80,7 +80,7 @@ impl App {
         }
         let tab = screen.tabs().find(|(_, _, tab)| tab.contains((x, y).into()));
         if let Some((view, ..)) = tab {
-            // A filter typed so far belongs to the view that is left, and stays there.
+            // A half-typed filter stays with the view it was typed in.
             self.typing = None;
             self.view = view;
             return Vec::new();
@@ -110,7 +110,7 @@ impl App {
             }
             View::Ksm => {
                 let layout = KsmLayout::new(screen.body);
-                // Below the rule: titles and rows.
+                // Below the heading: titles and rows.
                 let table = Rect { y: layout.table.y + 1, ..layout.table };
                 let table = table.intersection(layout.table);
                 self.on_table_click(x, y, table, &layout.columns());
@@ -135,7 +135,7 @@ impl App {
         }
         Vec::new()
     }
-    /// A click on a title orders by its column, one on a row selects it.
+    /// A click on a title sorts by its column, one on a row selects it.
     fn on_table_click(&mut self, x: u16, y: u16, table: Rect, columns: &[(u16, u16)]) {
         if !table.contains((x, y).into()) {
             return;

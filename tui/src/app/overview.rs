@@ -1,4 +1,4 @@
-//! What stands in each cache domain, drawn from a view once, not at every frame.
+//! The contents of each cache domain, computed once per view, not per frame.
 //!
 //! Units: distinct frames of 4 KiB. What a pair shares within a domain is its shared frames times the
 //! part of its pairs of vCPUs that meet there, as a plan counts it (`Plan::shared_within`).
@@ -13,43 +13,43 @@ use huddle_model::view::View as LoopView;
 use huddle_model::vm::{Vcpu, Vm};
 use ratatui::text::Span;
 
-/// Where the vCPUs shown in the boxes come from.
+/// The source of the placement shown in the boxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Basis {
-    /// The plan, applied.
+    /// The applied plan.
     Pinned,
-    /// The plan, which is on trial now.
+    /// The plan, which is on trial.
     Tried,
-    /// The domains that vCPUs are bound to by their affinity, or last ran in where they are not bound: a
-    /// plan is pinned after a trial only.
+    /// The domains that vCPUs are bound to by their affinity, or last ran in where they are not bound: plans
+    /// are pinned only after a trial.
     Bound,
-    /// The plan, which is not applied, because of this.
+    /// The plan, which is not applied for this reason.
     PlannedOnly(String),
-    /// There is no plan that places anything: the CPUs that the vCPUs last ran on; why there is none.
+    /// The CPUs that vCPUs last ran on, because no plan places anything; with the reason.
     LastRan(String),
 }
 
 /// A VM in a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// Its name with its vCPUs there: `web x2` when all are, else `web[0,2]`.
+    /// Its name with its vCPUs there: `web x2` if all are there, else `web[0,2]`.
     pub(crate) label: String,
     /// Columns of the label.
     pub(crate) width: usize,
 }
 
-/// A domain with what is in it.
+/// A domain with its contents.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DomainLoad {
     pub(crate) domain: CacheDomain,
     pub(crate) members: Vec<Member>,
     pub(crate) vcpus: usize,
-    /// Frames that pairs share in here.
+    /// Frames that pairs share within the domain.
     pub(crate) within_frames: Availability<u64>,
 }
 
 impl DomainLoad {
-    /// Lines that the members take when they flow through `width` columns.
+    /// Lines that the members take in `width` columns.
     pub(crate) fn lines(&self, width: usize) -> usize {
         let mut lines = 0;
         let mut left = 0;
@@ -69,7 +69,7 @@ impl DomainLoad {
 pub(crate) struct Overview {
     pub(crate) domains: Availability<Vec<DomainLoad>>,
     pub(crate) basis: Basis,
-    /// vCPUs in no box: left to the kernel, or not known where.
+    /// vCPUs in no box: placed by the kernel, or of unknown place.
     pub(crate) elsewhere: usize,
     pub(crate) within_frames: Availability<u64>,
     pub(crate) total_frames: Availability<u64>,
@@ -79,7 +79,7 @@ impl Overview {
     pub(crate) fn of(view: &LoopView) -> Self {
         let plan = view.round.plan.value();
         let (basis, places) = match &view.round.plan {
-            // What is planned is only proposed, where placements are tried.
+            // With trials a plan is only a proposal.
             Availability::Available(_) if view.comparison.value().is_some() => {
                 let is_tried = view.observation.value().is_some_and(|seen| seen.trial.is_some());
                 if is_tried {
@@ -160,7 +160,7 @@ fn planned_places(view: &LoopView) -> Vec<Place<'_>> {
     places
 }
 
-/// Where vCPUs are bound to by their affinity; those that are not, where they last ran.
+/// The domain a vCPU is bound to by its affinity, or in which it last ran if it is not bound.
 fn bound_places(view: &LoopView) -> Vec<Place<'_>> {
     let domain_of = domain_of_cpus(view);
     places(view, |vcpu| {
@@ -198,7 +198,7 @@ fn loads(
     };
     let index: HashMap<DomainId, usize> =
         domains.iter().enumerate().map(|(at, domain)| (domain.id, at)).collect();
-    // For each domain: position in the matrix, share of the VM's vCPUs that is here.
+    // For each domain: position in the matrix, share of the VM's vCPUs in the domain.
     let mut shares: Vec<Vec<(usize, f64)>> = vec![Vec::new(); domains.len()];
     let mut members: Vec<Vec<Member>> = vec![Vec::new(); domains.len()];
     let mut vcpus = vec![0; domains.len()];
@@ -255,14 +255,14 @@ fn within(matrix: &Availability<Arc<SharingMatrix>>, shares: &[(usize, f64)]) ->
             }
         }
     }
-    // A file of rates has no frames, and one VM alone would hide that.
+    // A matrix of rates has no frames, which a single VM would hide.
     match frames_known(matrix) {
         true => Availability::Available(sum.round() as u64),
         false => Availability::Unavailable(RATES_ONLY.into()),
     }
 }
 
-/// Why there are no frames in a matrix that was read from rates.
+/// Why a matrix of rates has no frames.
 pub(crate) const RATES_ONLY: &str = "the matrix holds rates only";
 
 fn frames_known(matrix: &SharingMatrix) -> bool {

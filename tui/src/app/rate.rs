@@ -7,7 +7,7 @@ use huddle_model::observation::{Observation, VcpuObservation};
 use huddle_model::rates::{CounterDelta, Rates};
 use huddle_model::topology::{DomainId, Topology};
 
-/// One of the rates that counters give.
+/// A rate derived from counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rate {
     /// LLC misses per 1000 instructions.
@@ -32,7 +32,7 @@ impl Rate {
         }
     }
 
-    /// Where it stands in [`Self::ALL`] and in a [`super::series::Point`].
+    /// Its position in [`Self::ALL`] and in a [`super::series::Point`].
     pub(crate) fn index(self) -> usize {
         self as usize
     }
@@ -55,9 +55,9 @@ impl Rate {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RateRow {
     pub(crate) vm: String,
-    /// `None`: the VM as a whole.
+    /// `None`: the whole VM.
     pub(crate) vcpu: Option<u32>,
-    /// Where it ran for most of the window; several for a VM that is spread; empty where nobody knows.
+    /// Where it ran for most of the window; several if the VM is spread; empty if unknown.
     pub(crate) domains: Vec<DomainId>,
     pub(crate) rates: Rates,
 }
@@ -67,7 +67,7 @@ pub(crate) struct RateRow {
 pub(crate) struct Busy {
     /// 0 to 1.
     pub(crate) part: f64,
-    /// Some vCPU's CPU time is not known, so that it is at least this.
+    /// Some vCPU's CPU time is unknown, so the load is at least this.
     pub(crate) is_least: bool,
 }
 
@@ -152,7 +152,7 @@ impl WindowFigures {
     }
 }
 
-/// How busy each domain is, in the order of the topology: CPU time of vCPUs over the CPUs' time.
+/// Load of each domain, in the order of the topology: CPU time of vCPUs over the CPUs' time.
 fn busy(seen: &Observation, topology: &Topology) -> Vec<Availability<Busy>> {
     let domains = topology.domains();
     let mut used_ns = vec![0u64; domains.len()];

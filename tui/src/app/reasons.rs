@@ -1,4 +1,4 @@
-//! Why values are not available, gathered for the view that is shown.
+//! Why values are not available, collected for the shown view.
 
 use huddle_model::availability::Availability;
 use huddle_model::view::View as LoopView;
@@ -6,7 +6,7 @@ use huddle_model::view::View as LoopView;
 use super::rate::{Rate, RateRow};
 use super::{App, Picture, Report, View};
 
-/// Reasons with what they are the reason for; equal reasons stand together.
+/// Reasons with the values they explain; equal reasons are grouped.
 #[derive(Debug, Default)]
 struct Reasons {
     found: Vec<(String, Vec<String>)>,
@@ -31,7 +31,7 @@ impl Reasons {
         }
     }
 
-    /// One line a reason; of many things only the first few are named.
+    /// One line a reason; of many values only the first few are named.
     fn lines(self) -> Vec<String> {
         const NAMED: usize = 6;
         let line = |(reason, whats): (String, Vec<String>)| {
@@ -94,7 +94,7 @@ impl App {
                         reasons.check(counted.role.name(), &counted.event);
                     }
                 }
-                // The selected row first: it is what one looks at.
+                // The selected row comes first.
                 let rows = self.miss_rows();
                 let selected = self.misses.table.position(rows.iter().map(|row| super::misses::key(row)));
                 for row in rows.get(selected).into_iter().chain(&rows) {
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_reasons_stand_together_and_long_lists_end() {
+    fn equal_reasons_are_grouped_and_long_lists_cut() {
         let mut reasons = Reasons::default();
         for vm in 0..10 {
             reasons.add(format!("vm{vm}"), "no PMU");

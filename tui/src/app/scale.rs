@@ -1,6 +1,6 @@
-//! How a rate becomes one of ten levels of colour or glyph.
+//! Mapping of rates to ten levels of colour or glyph.
 
-/// How rates are spread over the levels.
+/// How rates are distributed over the levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// Equal steps of rate.
@@ -34,8 +34,8 @@ pub(crate) struct Ramp {
 }
 
 impl Ramp {
-    /// A ramp that reaches to the next round number above `highest`, so that its colours keep their
-    /// meaning while rates waver.
+    /// A scale that reaches to the next round number above `highest`, so that colours keep their meaning
+    /// while rates fluctuate.
     pub(crate) fn new(scale: Scale, highest: f64) -> Self {
         Self { scale, top: round_up(highest) }
     }

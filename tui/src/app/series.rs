@@ -22,7 +22,7 @@ const MOST_MARKS: usize = 256;
 pub(crate) type Point = [f32; 4];
 const GAP: Point = [f32::NAN; 4];
 
-/// What has a series.
+/// The owner of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject<'a> {
     Host,
@@ -41,11 +41,11 @@ pub(crate) struct Mark {
 /// One column of a chart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Column {
-    /// No window was seen then.
+    /// There was no window.
     Nothing,
-    /// Windows were seen, and the rate was unavailable in all of them.
+    /// The rate was unavailable in all windows.
     Gap,
-    /// The mean over the windows that the column stands for.
+    /// The mean over the windows of the column.
     Value(f64),
 }
 
@@ -56,7 +56,7 @@ struct Series {
     sums: [f64; 4],
     counts: [u32; 4],
     next: Option<Point>,
-    /// Windows since it was last seen.
+    /// Windows since the last value.
     silent: usize,
 }
 
@@ -99,7 +99,7 @@ struct VmSeries {
     vcpus: BTreeMap<u32, Series>,
 }
 
-/// All series, and the time axis that they share: the last point of each is of the last window.
+/// All series, and the time axis that they share: the last point of each belongs to the last window.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     host: Series,
@@ -118,7 +118,7 @@ fn point(rates: &Rates) -> Point {
 }
 
 impl History {
-    /// Takes a window over.
+    /// Adds a window.
     pub(crate) fn push(&mut self, window: &WindowFigures) {
         if self.windows.is_multiple_of(EVERY) {
             self.coarse_begin = window.begin_unix_us;
@@ -157,7 +157,7 @@ impl History {
         }
         self.host.close_window(ends_coarse);
         self.domains.values_mut().for_each(|series| series.close_window(ends_coarse));
-        // What has been away for as long as windows are kept one by one is let go.
+        // A series without a value for as long as single windows are kept is dropped.
         self.domains.retain(|_, series| series.silent < FINE);
         self.count = 0;
         self.vms.retain(|_, vm| {
@@ -172,7 +172,7 @@ impl History {
         });
     }
 
-    /// Notes a change of the placement.
+    /// Adds a mark for a change of the placement.
     pub(crate) fn mark(&mut self, at_unix_us: u64, label: String) {
         push(&mut self.marks, Mark { at_unix_us, label }, MOST_MARKS);
     }
@@ -182,7 +182,7 @@ impl History {
         self.marks.iter().filter(move |mark| mark.at_unix_us > from && mark.at_unix_us <= to)
     }
 
-    /// When the first window that is kept began.
+    /// When the first kept window began.
     pub(crate) fn begin(&self) -> Option<u64> {
         self.coarse_spans.front().or(self.fine_spans.front()).map(|span| span.0)
     }
@@ -208,7 +208,7 @@ impl History {
         let Some(series) = self.series(subject).filter(|_| columns > 0 && to > from) else {
             return vec![Column::Nothing; columns];
         };
-        // The fine history where it reaches back far enough, or as far as the coarse one.
+        // The fine history if it reaches back far enough, or as far as the coarse one.
         let fine_from = self.fine_spans.front().map_or(u64::MAX, |span| span.0);
         let coarse_from = self.coarse_spans.front().map_or(u64::MAX, |span| span.0);
         let is_fine = fine_from <= from.max(coarse_from);
@@ -217,11 +217,11 @@ impl History {
         let width = (to - from) as f64 / columns as f64;
         let column = |at: u64| (at.saturating_sub(from) as f64 / width) as usize;
         for (span, point) in spans.iter().rev().zip(points.iter().rev()) {
-            // Not a break: the clock may have been set back in between.
+            // Not `break`: the clock may have been set back in between.
             if span.1 > to || span.1 <= from {
                 continue;
             }
-            // A window stands in every column that it reaches into, but for one that it only ends at.
+            // A window counts in every column that it overlaps, but not in one at whose start it ends.
             let first = column(span.0.max(from));
             let last = column(span.1.saturating_sub(1)).max(first).min(columns - 1);
             for sum in sums.iter_mut().take(last + 1).skip(first) {
@@ -241,8 +241,8 @@ impl History {
         sums.into_iter().map(column).collect()
     }
 
-    /// Mean of a rate over the windows that lie wholly between two moments, with their number; `None`
-    /// where it was unavailable in all of them.
+    /// Mean of a rate over the windows wholly between two moments, with their number; `None` if it was
+    /// unavailable in all of them.
     pub(crate) fn mean(&self, subject: Subject<'_>, rate: Rate, from: u64, to: u64) -> Option<(f64, usize)> {
         let series = self.series(subject)?;
         let within = self.fine_spans.iter().rev().zip(series.fine.iter().rev());
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_that_comes_later_stands_at_its_own_time() {
+    fn a_later_vm_starts_at_its_own_time() {
         let mut history = History::default();
         history.push(&window(1, "a", Some(1.0)));
         history.push(&window(2, "b", Some(2.0)));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_what_is_gone_is_let_go() {
+    fn memory_is_bounded_and_gone_series_are_dropped() {
         let mut history = History::default();
         for at in 1..=19_990 {
             let vm = if at % 2_000 < 5 { format!("short-{}", at / 2_000) } else { "long".to_owned() };
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!((long.fine.len(), long.coarse.len()), (FINE, COARSE));
         assert_eq!((history.fine_spans.len(), history.coarse_spans.len()), (FINE, COARSE));
         assert_eq!(history.marks.len(), MOST_MARKS);
-        // Two hours back only the coarse history reaches.
+        // Only the coarse history reaches two hours back.
         let columns = chart(&history, "long", 19_990 - 7200, 19_990, 72);
         assert!(columns.iter().all(|column| matches!(column, Column::Value(_))), "{columns:?}");
     }

@@ -9,17 +9,17 @@ use super::cluster;
 use super::geometry::{HeatLayout, window_top};
 use super::scale::Scale;
 
-/// What is drawn from a matrix once, not at every frame.
+/// Figures computed once per matrix, not per frame.
 #[derive(Clone, Debug)]
 pub(crate) struct MatrixFigures {
-    /// Positions in the matrix, groups together.
+    /// Positions in the matrix, clustered.
     pub(crate) clustered: Arc<[usize]>,
     /// Row and column of the highest rate; `None` where nothing is shared.
     pub(crate) highest: Option<(usize, usize)>,
 }
 
 impl MatrixFigures {
-    /// Takes over what `before` says where its matrix had the same VMs and rates.
+    /// Reuses `before` if its matrix had the same VMs and rates.
     pub(crate) fn of(matrix: &SharingMatrix, before: Option<(&SharingMatrix, &Self)>) -> Self {
         if let Some((_, figures)) = before.filter(|(old, _)| same_rates(old, matrix)) {
             return figures.clone();
@@ -43,7 +43,7 @@ fn same_rates(a: &SharingMatrix, b: &SharingMatrix) -> bool {
     std::ptr::eq(a, b) || a.len() == b.len() && same_names() && (0..a.len()).all(same_row)
 }
 
-/// Which VMs stand where, and where the cursor is.
+/// Order of the VMs, and position of the cursor.
 #[derive(Clone, Debug)]
 pub(crate) struct Sharing {
     pub(crate) is_clustered: bool,
@@ -57,7 +57,7 @@ pub(crate) struct Sharing {
     pub(crate) cursor: (usize, usize),
     /// Names of the VMs under the cursor, which it follows when rows move.
     cursor_names: Option<(String, String)>,
-    /// First visible row and column, as far as known when the last key was pressed.
+    /// First visible row and column, as of the last key press.
     top: (usize, usize),
 }
 
@@ -77,7 +77,7 @@ impl Default for Sharing {
 }
 
 impl Sharing {
-    /// Lays the VMs out anew; the cursor stays with its VMs.
+    /// Computes the layout again; the cursor stays with its VMs.
     pub(crate) fn arrange(&mut self, matrix: Option<(&SharingMatrix, &MatrixFigures)>) {
         let Some((matrix, figures)) = matrix else {
             self.order.clear();
@@ -132,7 +132,7 @@ impl Sharing {
         self.cursor_names = name(self.cursor.0).zip(name(self.cursor.1));
     }
 
-    /// Scrolls so that the cursor stands in the middle, as far as there is something to show around it.
+    /// Scrolls so that the cursor is in the middle, as far as the grid allows.
     pub(crate) fn centre(&mut self, layout: &HeatLayout) {
         let start = |at: usize, visible: usize| at.saturating_sub(visible / 2);
         self.top =

@@ -1,4 +1,4 @@
-//! Where updates come from, and what that leaves to be done with them.
+//! Where updates come from, and which actions the source allows.
 
 use super::action::{Capability, Speed};
 
@@ -8,18 +8,18 @@ pub enum Source {
     /// The loop in the same process.
     #[default]
     Live,
-    /// A loop in another process, which does what it is asked over its socket.
+    /// A loop in another process, controlled over its socket.
     Attached {
-        /// What it is attached to, for the screen.
+        /// Name of the loop, for the screen.
         to: String,
-        /// Why nothing comes at the moment: the loop ended, the connection broke.
+        /// Why no updates arrive: the loop ended, the connection broke.
         lost: Option<String>,
     },
     /// A recording.
     Replay(Replay),
 }
 
-/// How a replay stands.
+/// State of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replay {
     /// The recording's name, for the screen.
@@ -30,14 +30,14 @@ pub struct Replay {
     pub length: usize,
     /// Time of the first and of the last step, in microseconds since the Unix epoch.
     pub span_unix_us: (u64, u64),
-    /// Whether it goes on by itself.
+    /// Whether it is playing.
     pub is_playing: bool,
-    /// How fast.
+    /// Its speed.
     pub speed: Speed,
 }
 
 impl Replay {
-    /// Position `by` steps from where it stands, within the recording.
+    /// The position `by` steps away, within the recording.
     pub(crate) fn moved(&self, by: isize) -> usize {
         self.position.saturating_add_signed(by).min(self.length.saturating_sub(1))
     }
@@ -52,14 +52,14 @@ impl Replay {
 }
 
 impl Source {
-    /// Why this source cannot do something at all.
+    /// Why this source does not support an action.
     pub(crate) fn refuses(&self, capability: Capability) -> Option<&'static str> {
         match self {
             Self::Live | Self::Attached { lost: None, .. } => None,
-            // What it would change can be read from what was seen last.
+            // A dry run needs only the last state.
             Self::Attached { lost: Some(_), .. } if capability == Capability::DryRun => None,
-            Self::Attached { lost: Some(_), .. } => Some("no loop is attached"),
-            Self::Replay(_) => Some("a recording is past: there is no host to change behind it"),
+            Self::Attached { lost: Some(_), .. } => Some("not connected to a loop"),
+            Self::Replay(_) => Some("a replay cannot change the host"),
         }
     }
 
@@ -71,11 +71,11 @@ impl Source {
     }
 }
 
-/// How a message to the user is meant.
+/// Severity of a message to the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// Something was done.
+    /// An action succeeded.
     Done,
-    /// Something was not done, or is not as it should be.
+    /// An action failed or was refused.
     Warning,
 }

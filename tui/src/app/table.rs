@@ -1,13 +1,13 @@
-//! A table that is looked at: order, filter, the selected row.
+//! State of a table: sort order, filter, selected row.
 
 use std::cmp::Ordering;
 
 use super::geometry::window_top;
 
-/// What a row is known by: a VM, and a vCPU of it.
+/// The key of a row: a VM, and a vCPU of it.
 pub(crate) type RowKey = (String, Option<u32>);
 
-/// How a table is looked at.
+/// Sort order, filter and selection of a table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     /// The column that orders the rows.
@@ -28,7 +28,7 @@ impl Table {
         self.filter.is_empty() || name.to_lowercase().contains(&self.filter.to_lowercase())
     }
 
-    /// Orders by this column, the other way round where it does already.
+    /// Sorts by this column, or reverses the order if it already does.
     pub(crate) fn sort_by(&mut self, column: usize, is_descending: bool) {
         if self.sort == column {
             self.is_descending = !self.is_descending;
@@ -37,12 +37,12 @@ impl Table {
         }
     }
 
-    /// Ascending order turned round where it is to descend.
+    /// The ascending order, reversed if the table descends.
     pub(crate) fn directed(&self, ascending: Ordering) -> Ordering {
         if self.is_descending { ascending.reverse() } else { ascending }
     }
 
-    /// Position of the selected row; of where it was, when it is gone.
+    /// Position of the selected row; its last position if it is gone.
     pub(crate) fn position(&self, mut rows: impl ExactSizeIterator<Item = RowKey>) -> usize {
         let last = rows.len().saturating_sub(1);
         match &self.selected {
@@ -58,7 +58,7 @@ impl Table {
         self.selected = rows.get(position).map(|key| (key.clone(), position));
     }
 
-    /// The first row again, whichever it is.
+    /// Selects the first row again, whichever it is.
     pub(crate) fn deselect(&mut self) {
         (self.selected, self.top) = (None, 0);
     }
@@ -68,7 +68,7 @@ impl Table {
     }
 }
 
-/// Values in ascending order; what is unavailable comes last, whichever way the rest is turned.
+/// Values in ascending order; unavailable ones come last in either direction.
 pub(crate) fn compare_values(table: &Table, a: Option<f64>, b: Option<f64>) -> Ordering {
     match (a, b) {
         (Some(a), Some(b)) => table.directed(a.total_cmp(&b)),
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_selection_follows_its_row_and_what_is_unavailable_comes_last() {
+    fn the_selection_follows_its_row_and_unavailable_values_are_last() {
         let key = |name: &str| (name.to_owned(), None);
         let rows = [key("a"), key("b"), key("c")];
         let mut table = Table::by(0);

@@ -44,7 +44,7 @@ fn a_paused_picture_stays_and_nothing_is_lost() {
     app.on_view(view(SMALL, 2), 0);
     app.on_view(view(SMALL, 3), 0);
     assert_eq!(app.shown.as_ref().unwrap().view.round.number, 1);
-    assert_eq!(app.rounds_held(), 2);
+    assert_eq!(app.rounds_behind(), 2);
     assert_eq!(log_texts(&app), before);
     keys(&mut app, "t");
     assert!(app.is_paused());
@@ -55,7 +55,7 @@ fn a_paused_picture_stays_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_round_given_twice_is_logged_once_and_a_missed_one_is_said() {
+fn a_round_given_twice_is_logged_once_and_a_missed_one_too() {
     let mut app = app();
     app.on_view(view(SMALL, 1), 0);
     let once = log_texts(&app);
@@ -63,11 +63,14 @@ fn a_round_given_twice_is_logged_once_and_a_missed_one_is_said() {
     assert_eq!(log_texts(&app), once);
     app.on_view(view(SMALL, 4), 0);
     let texts = log_texts(&app);
-    assert!(texts.iter().any(|text| text.starts_with("2 rounds before round 4")), "{texts:?}");
+    assert!(
+        texts.iter().any(|text| text.starts_with("2 rounds before round 4 were not received")),
+        "{texts:?}"
+    );
 }
 
 #[test]
-fn the_last_change_is_the_last_that_moved_something() {
+fn the_last_change_is_the_last_that_moved_a_vcpu() {
     let mut app = app();
     app.on_view(view(SMALL, 1), 0);
     app.on_view(view(SMALL, 2), 0);
@@ -90,7 +93,7 @@ fn frames_within_domains_are_those_of_the_plan() {
             let plan = view.round.plan.value().unwrap();
             let within = *overview.within_frames.value().unwrap();
             let planned = plan.shared_within.unwrap();
-            // Each box is rounded by itself.
+            // Each box is rounded separately.
             assert!(within.abs_diff(planned) <= 2, "{policy} {vms}: {within} and {planned}");
             assert_eq!(overview.total_frames.value().copied(), plan.shared_total);
             assert_eq!(overview.elsewhere, 0);
@@ -107,7 +110,7 @@ fn without_a_placement_boxes_show_where_vcpus_last_ran() {
 }
 
 #[test]
-fn what_is_unavailable_keeps_its_reason() {
+fn unavailable_values_keep_their_reason() {
     let overview = Overview::of(&unavailable(1));
     assert!(overview.domains.reason().unwrap().contains("cache"));
     assert!(overview.total_frames.reason().unwrap().contains("pagemap"));
@@ -203,7 +206,7 @@ fn only_what_changes_the_screen_asks_for_drawing() {
 }
 
 #[test]
-fn what_changes_the_host_is_asked_for_first_and_can_be_declined() {
+fn changes_of_the_host_are_confirmed_first_and_can_be_declined() {
     let mut app = app();
     app.on_view(observed(SMALL, 1), 0);
     for (key, action) in [('a', Action::ApplyPlan { dry_run: false }), ('R', Action::Restore)] {
@@ -211,11 +214,11 @@ fn what_changes_the_host_is_asked_for_first_and_can_be_declined() {
             assert!(press(&mut app, KeyCode::Char(key)).is_empty());
             let declined = if no == 'n' { KeyCode::Char('n') } else { KeyCode::Esc };
             assert!(press(&mut app, declined).is_empty());
-            assert!(press(&mut app, KeyCode::Char('y')).is_empty(), "nothing waits any more");
+            assert!(press(&mut app, KeyCode::Char('y')).is_empty(), "no question is open any more");
         }
         press(&mut app, KeyCode::Char(key));
         for other in "q aR ?1/".chars() {
-            assert!(press(&mut app, KeyCode::Char(other)).is_empty(), "{other} is no answer");
+            assert!(press(&mut app, KeyCode::Char(other)).is_empty(), "{other} is not an answer");
             press(&mut app, KeyCode::Char(key));
         }
         assert_eq!(press(&mut app, KeyCode::Char('y')), [action]);
@@ -228,17 +231,17 @@ fn what_changes_the_host_is_asked_for_first_and_can_be_declined() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_and_not_asked() {
+fn impossible_actions_show_a_reason_and_no_question() {
     let mut app = app();
-    let said = |app: &mut App, key| {
+    let notice = |app: &mut App, key| {
         assert!(press(app, KeyCode::Char(key)).is_empty());
         assert_eq!(app.overlay, None);
         app.notice.clone().map(|(_, text)| text).unwrap_or_default()
     };
-    assert!(said(&mut app, 'a').contains("no round has ended"));
+    assert!(notice(&mut app, 'a').contains("no round has ended"));
     app.on_view(observed(SMALL, 1), 0);
     app.refuse(Capability::Apply, "the loop was started with --dry-run");
-    assert!(said(&mut app, 'a').contains("--dry-run"));
+    assert!(notice(&mut app, 'a').contains("--dry-run"));
     app.allow(Capability::Apply);
     press(&mut app, KeyCode::Char('a'));
     assert!(app.overlay.is_some());
@@ -249,18 +252,18 @@ fn what_cannot_be_done_is_said_and_not_asked() {
     };
     app.set_source(attached(Some("the loop has ended")));
     for key in ['a', 'p', 'R', 'r'] {
-        assert!(said(&mut app, key).contains("no loop is attached"), "{key}");
+        assert!(notice(&mut app, key).contains("not connected to a loop"), "{key}");
     }
     assert_eq!(press(&mut app, KeyCode::Char('d')), [Action::ApplyPlan { dry_run: true }], "changes nothing");
     app.set_source(attached(None));
     assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StartRecording]);
     app.set_source(Source::Replay(Replay::default()));
     for key in ['a', 'd', 'p', 'R', 'r'] {
-        assert!(said(&mut app, key).contains("a recording is past"), "{key}");
+        assert!(notice(&mut app, key).contains("a replay cannot change the host"), "{key}");
     }
     app.set_source(Source::Live);
     assert_eq!(press(&mut app, KeyCode::Char('w')), [Action::SaveText]);
-    assert!(said(&mut app, '.').contains("no replay"));
+    assert!(notice(&mut app, '.').contains("only a replay"));
 }
 
 #[test]
@@ -301,7 +304,7 @@ fn a_replay_is_played_stepped_and_sought_within_its_length() {
 }
 
 #[test]
-fn a_replay_that_goes_back_begins_log_and_charts_anew() {
+fn a_replay_that_goes_back_clears_log_and_charts() {
     let mut app = app();
     app.set_source(Source::Replay(Replay { length: 9, ..Replay::default() }));
     for round in 1..=6 {
@@ -413,33 +416,33 @@ fn the_interval_holds_pictures_back_but_no_event() {
     assert!(log_texts(&app).iter().any(|text| text.contains("pagemap")), "round 3 was logged");
 }
 
-/// What leads from one view to the next, as a loop tells it.
-fn told(views: &[LoopView]) -> Vec<Vec<huddle_model::update::Update>> {
+/// The updates between successive views, as a loop sends them.
+fn updates_between(views: &[LoopView]) -> Vec<Vec<huddle_model::update::Update>> {
     let before = std::iter::once(None).chain(views.iter().map(Some));
     before.zip(views).map(|(before, view)| view.updates_since(before)).collect()
 }
 
 #[test]
-fn updates_show_what_a_whole_view_shows_and_a_late_screen_says_so() {
+fn updates_show_the_same_as_a_whole_view_and_gaps_are_logged() {
     let views: Vec<LoopView> = (1..=5).map(|round| compared(SMALL, round)).collect();
     let (mut one_by_one, mut late) = (app(), app());
-    for updates in told(&views) {
+    for updates in updates_between(&views) {
         one_by_one.on_updates(&updates);
         assert!(one_by_one.shown.is_some());
     }
-    late.on_updates(&told(&views)[0]);
+    late.on_updates(&updates_between(&views)[0]);
     late.on_view(views[4].clone(), 3);
     let shown = |app: &App| app.shown.as_ref().unwrap().view.clone();
     assert_eq!((shown(&one_by_one), shown(&late)), (views[4].clone(), views[4].clone()));
     let overview = |app: &App| Overview::clone(&app.shown.as_ref().unwrap().overview);
     assert_eq!(overview(&one_by_one), overview(&late));
     let texts = log_texts(&late);
-    for said in ["3 steps of the loop did not reach this screen", "3 rounds before round 5"] {
-        assert!(texts.iter().any(|text| text.starts_with(said)), "{texts:?}");
+    for start in ["3 steps of the loop were not received", "3 rounds before round 5 were not received"] {
+        assert!(texts.iter().any(|text| text.starts_with(start)), "{texts:?}");
     }
-    assert!(!log_texts(&one_by_one).iter().any(|text| text.contains("did not reach")));
-    // A loop that began anew at the same socket.
+    assert!(!log_texts(&one_by_one).iter().any(|text| text.contains("not received")));
+    // A loop that restarted at the same socket.
     late.on_view(compared(SMALL, 1), 0);
     assert_eq!(shown(&late), views[0]);
-    assert!(log_texts(&late).iter().any(|text| text.starts_with("the loop began anew")));
+    assert!(log_texts(&late).iter().any(|text| text.starts_with("the loop restarted")));
 }

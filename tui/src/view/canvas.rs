@@ -1,4 +1,4 @@
-//! Writing into a buffer, always clipped to where one may write.
+//! Writing into a buffer, clipped to the given area.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -8,13 +8,13 @@ use ratatui::text::Span;
 use super::theme::Theme;
 use crate::colour::Charset;
 
-/// A buffer with the looks to draw in.
+/// A buffer with the theme to draw in.
 pub(crate) struct Canvas<'a> {
     pub(crate) buffer: &'a mut Buffer,
     pub(crate) theme: Theme,
 }
 
-/// Columns that a text takes.
+/// Width of a text in columns.
 pub(crate) fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { Span::raw(text).width() }
 }
@@ -50,7 +50,7 @@ impl Canvas<'_> {
         self.text(area, start, area.y, text, style);
     }
 
-    /// Writes one line of several pieces. Returns the column after it.
+    /// Writes several pieces on one line. Returns the column after it.
     pub(crate) fn pieces(&mut self, area: Rect, mut x: u16, y: u16, pieces: &[(&str, Style)]) -> u16 {
         for (text, style) in pieces {
             x = self.text(area, x, y, text, *style);
@@ -58,8 +58,8 @@ impl Canvas<'_> {
         x
     }
 
-    /// Writes text in lines broken between words. Returns how many lines it took, at most the height
-    /// of `area`; what is left over shows as an ellipsis at the end of the last.
+    /// Writes text in lines broken between words. Returns how many lines it took, at most the height of
+    /// `area`; text that does not fit ends in an ellipsis.
     pub(crate) fn paragraph(&mut self, area: Rect, text: &str, style: Style) -> u16 {
         let area = area.intersection(self.buffer.area);
         if area.is_empty() {
@@ -80,14 +80,14 @@ impl Canvas<'_> {
         lines
     }
 
-    /// Writes one character, if the cell is on the buffer.
+    /// Writes one character, if the cell is in the buffer.
     pub(crate) fn put(&mut self, x: u16, y: u16, character: char, style: Style) {
         if let Some(cell) = self.buffer.cell_mut((x, y)) {
             cell.set_char(character).set_style(style);
         }
     }
 
-    /// Empties an area.
+    /// Clears an area.
     pub(crate) fn clear(&mut self, area: Rect) {
         let area = area.intersection(self.buffer.area);
         for y in area.y..area.bottom() {
@@ -99,7 +99,7 @@ impl Canvas<'_> {
         }
     }
 
-    /// A frame with a title; returns what is inside.
+    /// A frame with a title; returns its inside.
     pub(crate) fn frame(&mut self, area: Rect, title: &str, style: Style, title_style: Style) -> Rect {
         let area = area.intersection(self.buffer.area);
         if area.width < 2 || area.height < 2 {
@@ -124,7 +124,7 @@ impl Canvas<'_> {
         Rect::new(area.x + 1, area.y + 1, area.width - 2, area.height - 2)
     }
 
-    /// A rule with a title; returns what is below it within `area`.
+    /// A horizontal line with a title; returns the part of `area` below it.
     pub(crate) fn rule(&mut self, area: Rect, title: &str) -> Rect {
         let line = self.theme.lines().horizontal;
         let row = Rect { height: area.height.min(1), ..area };
@@ -146,7 +146,7 @@ fn break_line(text: &str, room: usize) -> (&str, &str) {
         }
         columns += width(character.encode_utf8(&mut [0; 4]));
         if columns > room {
-            // At least one character, or nothing would ever be used up.
+            // At least one character, or the loop would never end.
             let at = last_space.filter(|space| *space > 0).unwrap_or(at);
             let at = if at == 0 { character.len_utf8() } else { at };
             return text.split_at(at);

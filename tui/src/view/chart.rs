@@ -12,10 +12,10 @@ use crate::app::series::{Column, History, Mark, Subject};
 pub(crate) struct Chart<'a> {
     pub(crate) history: &'a History,
     pub(crate) subject: Subject<'a>,
-    /// What the subject is called.
+    /// Name of the subject.
     pub(crate) name: &'a str,
     pub(crate) rate: Rate,
-    /// From when to when, in microseconds since the Unix epoch.
+    /// Time range, in microseconds since the Unix epoch.
     pub(crate) span: (u64, u64),
 }
 
@@ -68,7 +68,7 @@ impl Chart<'_> {
         bars.x + ((part * f64::from(bars.width)) as u16).min(bars.width.saturating_sub(1))
     }
 
-    /// The time axis: how far back it reaches, a `^` under each change, and what the last one was.
+    /// The time axis: its span, a `^` under each change, and a label of the last one.
     fn axis(&self, canvas: &mut Canvas<'_>, area: Rect, marks: &[(u16, &Mark)]) {
         let theme = canvas.theme;
         for x in area.x..area.right() {
@@ -86,7 +86,7 @@ impl Chart<'_> {
         let Some((x, mark)) = marks.last() else { return };
         let text = format!(" {} {} ", format::time_of_day(mark.at_unix_us), mark.label);
         let width = canvas::width(&text) as u16;
-        // Right of its mark where there is room, else left of it.
+        // Right of its mark if there is room, else left of it.
         let start = area.x + length.len() as u16 + 2;
         let at = if x + 1 + width <= area.right().saturating_sub(4) {
             x + 1
@@ -100,7 +100,7 @@ impl Chart<'_> {
     }
 }
 
-/// One row of bars, at the right end of which the newest window stands.
+/// One row of bars, with the newest window at the right end.
 pub(crate) fn sparkline(canvas: &mut Canvas<'_>, area: Rect, columns: &[Column]) {
     let top = highest(columns);
     let area = Rect { height: 1, ..area };
@@ -130,7 +130,7 @@ fn bar(canvas: &mut Canvas<'_>, area: Rect, x: u16, column: Column, top: f64) {
     }
 }
 
-/// A bar as high as a part (0 to 1) of `area`; the lowest row always shows something.
+/// A bar as high as a part (0 to 1) of `area`; the lowest row is never empty.
 pub(crate) fn filled(canvas: &mut Canvas<'_>, area: Rect, x: u16, part: f64, style: Style) {
     let theme = canvas.theme;
     let height = part * f64::from(area.height);

@@ -1,4 +1,4 @@
-//! The compare view: the arms of a trial with their intervals on one scale, and what was decided.
+//! The compare view: the arms of a trial with their intervals on one scale, and the decisions.
 
 use huddle_model::availability::Availability;
 use huddle_model::stats::Estimate;
@@ -14,7 +14,7 @@ use crate::app::{App, Picture};
 const NAME: u16 = 14;
 const BLOCKS: u16 = 8;
 const VALUE: u16 = 28;
-/// Columns of the sparkline of blocks, where there is room for it.
+/// Columns of the sparkline of blocks, if there is room.
 const SPARK: u16 = 24;
 const WITH_SPARK: u16 = 130;
 
@@ -51,7 +51,7 @@ fn unit(objective: Objective) -> &'static str {
         Objective::Mpki => "MPKI (LLC misses per 1000 instructions)",
         Objective::MissRatio => "miss ratio (LLC misses per reference)",
         Objective::Ipc => "IPC (instructions per cycle)",
-        Objective::Reported => "operations per second that workloads report",
+        Objective::Reported => "operations per second, as reported by workloads",
     }
 }
 
@@ -66,7 +66,7 @@ fn value(objective: Objective, value: f64) -> String {
 fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
     let theme = canvas.theme;
     if comparison.arms.is_empty() {
-        canvas.text(area, area.x + 1, area.y, "no placement was tried yet", theme.plain());
+        canvas.text(area, area.x + 1, area.y, "no trial yet", theme.plain());
         return;
     }
     let has_spark = area.width >= WITH_SPARK;
@@ -77,7 +77,7 @@ fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
         x += width;
     }
     if has_spark {
-        canvas.text(area, x, area.y, "block by block", theme.faint());
+        canvas.text(area, x, area.y, "by block", theme.faint());
     }
     let scale_x = x + spark;
     let scale = Rect { x: scale_x, width: area.right().saturating_sub(scale_x + 1), ..area };
@@ -96,7 +96,7 @@ fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
                 continue;
             }
             Availability::Available(estimate) => {
-                let text = told(comparison.objective, estimate);
+                let text = value_with_interval(comparison.objective, estimate);
                 canvas.text(Rect { x, width: VALUE, ..line }, x, y, &text, theme.plain());
                 if has_spark {
                     let newest = arm.blocks.len().saturating_sub(usize::from(SPARK));
@@ -113,7 +113,7 @@ fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
     }
     let y = area.bottom().saturating_sub(1);
     if comparison.arms.len() > room {
-        let text = format!("+{} more arms: a taller terminal shows them", comparison.arms.len() - room);
+        let text = format!("+{} more arms (enlarge the terminal to see them)", comparison.arms.len() - room);
         canvas.text(area, area.x + 1, y, &text, theme.warning());
     } else if let Some((low, high)) = range.filter(|_| scale.width >= 20) {
         let row = Rect { y, height: 1, ..scale };
@@ -122,7 +122,7 @@ fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
     }
 }
 
-fn told(objective: Objective, estimate: &Estimate) -> String {
+fn value_with_interval(objective: Objective, estimate: &Estimate) -> String {
     let median = value(objective, estimate.median);
     match estimate.ci95 {
         Some([low, high]) => format!("{median} [{}, {}]", value(objective, low), value(objective, high)),
@@ -130,7 +130,7 @@ fn told(objective: Objective, estimate: &Estimate) -> String {
     }
 }
 
-/// From the least to the greatest end of any interval.
+/// The range that covers all intervals.
 fn range(arms: &[Arm]) -> Option<(f64, f64)> {
     let ends = arms.iter().filter_map(|arm| arm.value.value()).flat_map(|estimate| {
         let [low, high] = estimate.ci95.unwrap_or([estimate.median; 2]);
@@ -163,16 +163,6 @@ fn interval(canvas: &mut Canvas<'_>, area: Rect, estimate: &Estimate, (low, high
     canvas.put(column(estimate.median), area.y, 'o', theme.strong());
 }
 
-/// What a decision came to, in one word.
-fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Kept => "kept",
-        Outcome::TakenBack => "taken back",
-        Outcome::Aborted => "aborted",
-        Outcome::NotTried => "not tried",
-    }
-}
-
 /// A relative change with its interval; positive is better.
 pub(crate) fn gain(estimate: &Estimate) -> String {
     let signed = |part: f64| format!("{:+.1} %", part * 100.0);
@@ -190,7 +180,7 @@ pub(crate) fn decision_line(decision: &Decision) -> String {
         Some(estimate) => format!(", {}", gain(estimate)),
         None => String::new(),
     };
-    format!("{}{seen}: {}", outcome(decision.outcome), decision.proposal)
+    format!("{}{seen}: {}", decision.outcome.label(), decision.proposal)
 }
 
 fn decisions(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
@@ -198,11 +188,11 @@ fn decisions(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     let all = app.decisions();
     let title = match all.len() {
         0 => " decisions ".to_owned(),
-        count => format!(" {}, the latest first, UTC ", format::things(count as u64, "decision")),
+        count => format!(" {}, latest first, UTC ", format::things(count as u64, "decision")),
     };
     let list = canvas.rule(area, &title);
     if all.is_empty() {
-        canvas.text(list, list.x + 1, list.y, "nothing was decided yet", theme.plain());
+        canvas.text(list, list.x + 1, list.y, "no decision yet", theme.plain());
         return;
     }
     let selected = app.selected_decision();
@@ -232,8 +222,11 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         .expected_change
         .map_or_else(|| "n/a (not predicted)".into(), |part| format!("{:+.1} %", part * 100.0));
     let seen = decision.observed_change.as_ref().map_or_else(|| "n/a (not measured)".into(), gain);
-    let first =
-        format!("round {}: {}; expected {expected}, seen {seen}", decision.round, outcome(decision.outcome));
+    let first = format!(
+        "round {}: {}; expected {expected}, observed {seen}",
+        decision.round,
+        decision.outcome.label()
+    );
     let used = canvas.paragraph(Rect { height: inner.height.min(2), ..inner }, &first, theme.plain());
     let below = Rect { y: inner.y + used, height: inner.height.saturating_sub(used), ..inner };
     canvas.paragraph(below, &format!("because {}", decision.reason), theme.plain());

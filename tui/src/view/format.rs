@@ -1,4 +1,4 @@
-//! Numbers and times for people.
+//! Formatting of numbers and times.
 
 use huddle_model::text;
 pub(crate) use huddle_model::text::bytes;
@@ -8,20 +8,12 @@ use crate::app::rate::Rate;
 /// Bytes of a page or frame: what `model` counts in.
 const PAGE_BYTES: u64 = 4096;
 
-/// A number with its thousands apart.
+/// A number with its digits grouped by thousands.
 pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+    text::grouped(&number.to_string())
 }
 
-/// Bytes that may be negative.
+/// Bytes, possibly negative.
 pub(crate) fn signed_bytes(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}", bytes(number.unsigned_abs()))
@@ -32,7 +24,7 @@ pub(crate) fn frames_bytes(frames: u64) -> String {
     bytes(frames.saturating_mul(PAGE_BYTES))
 }
 
-/// A part (0 to 1) in per cent, with digits enough that what is not 0 does not read as 0.
+/// A fraction (0 to 1) in per cent, with enough digits that a value above 0 does not read as 0.
 pub(crate) fn percent(part: f64) -> String {
     let value = part * 100.0;
     if value > 0.0 && value < 0.05 {
@@ -48,7 +40,7 @@ pub(crate) fn cell_percent(part: f64) -> String {
     if value > 0.0 && value < 0.05 { "<.1".into() } else { format!("{value:.1}") }
 }
 
-/// A rate in its usual form.
+/// A rate in its usual unit.
 pub(crate) fn rate(rate: Rate, value: f64) -> String {
     match rate {
         Rate::Mpki | Rate::Ipc => small(value),
@@ -57,7 +49,7 @@ pub(crate) fn rate(rate: Rate, value: f64) -> String {
     }
 }
 
-/// Two digits after the point, more where what is not 0 would read as 0.
+/// Two decimals, more where a value above 0 would read as 0.
 fn small(value: f64) -> String {
     if value > 0.0 && value < 0.005 {
         if value < 0.0001 { "<0.0001".into() } else { format!("{value:.4}") }
@@ -68,7 +60,7 @@ fn small(value: f64) -> String {
     }
 }
 
-/// A number with k, M or G for thousands, millions and milliards.
+/// A number with k, M or G for thousands, millions and billions (10^9).
 pub(crate) fn si(value: f64) -> String {
     let mut value = value;
     let mut prefix = "";
@@ -91,12 +83,12 @@ pub(crate) fn things(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{} {thing}s", count(number)) }
 }
 
-/// Time of day of a moment given in microseconds since the Unix epoch, in UTC.
+/// Time of day in UTC, from microseconds since the Unix epoch.
 pub(crate) fn time_of_day(unix_us: u64) -> String {
     text::time_of_day(i64::try_from(unix_us).unwrap_or(i64::MAX))
 }
 
-/// A span given in seconds.
+/// A duration given in seconds.
 pub(crate) fn seconds(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -125,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_read_well_and_little_never_as_nothing() {
+    fn small_rates_never_read_as_zero() {
         assert_eq!(si(0.0), "0");
         assert_eq!(si(0.01), "<0.1");
         assert_eq!(si(999.96), "1.0k");
@@ -137,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn little_never_reads_as_nothing() {
+    fn small_fractions_never_read_as_zero() {
         assert_eq!(percent(0.0), "0.0 %");
         assert_eq!(percent(0.0001), "0.010 %");
         assert_eq!(percent(1e-9), "<0.001 %");

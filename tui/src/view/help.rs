@@ -21,7 +21,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, area: Rect, app: &App, top: usize) {
     let top = top.min(lines.len().saturating_sub(visible));
     let title = if lines.len() > visible {
         format!(
-            " keys {} to {} of {}, Down for more ",
+            " keys {} to {} of {} (Down for more) ",
             top + 1,
             (top + visible).min(lines.len()),
             lines.len()

@@ -1,4 +1,4 @@
-//! The KSM view: what the kernel merges, how it is set, and the way it went.
+//! The KSM view: what the kernel merges, its settings, and its history.
 
 use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
@@ -35,7 +35,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     history(canvas, layout.history, app, picture);
 }
 
-/// What KSM does to each VM.
+/// KSM's work on each VM.
 fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     let (found, seconds) = app.merge_rows();
@@ -59,7 +59,7 @@ fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Pic
     let top = app.merging.top(selected, visible, found.len());
     if found.is_empty() && below.height > 1 {
         let text = if app.merging.filter.is_empty() {
-            "no VM was observed in this window"
+            "no VM in this window"
         } else {
             "no VM's name matches the filter; Esc clears it"
         };
@@ -86,7 +86,7 @@ fn merging(canvas: &mut Canvas<'_>, layout: &KsmLayout, app: &App, picture: &Pic
     }
 }
 
-/// A value; `None` where this kernel does not have the file.
+/// A value; `None` if this kernel lacks the file.
 type Row = (&'static str, Option<String>);
 
 fn state_rows(ksm: &KsmState) -> Vec<Row> {
@@ -130,7 +130,7 @@ fn setting_rows(ksm: &KsmState) -> Vec<Row> {
 
 const NOT_THERE: &str = "n/a: not in this kernel";
 
-/// One row a value under a rule.
+/// One row per value, under a heading.
 fn rows(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) {
     let theme = canvas.theme;
     let inner = canvas.rule(area, title);
@@ -141,7 +141,7 @@ fn rows(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) {
     }
 }
 
-/// The same flowing over lines, for small screens.
+/// The same as running text, for small screens.
 fn compact(canvas: &mut Canvas<'_>, area: Rect, title: &str, rows: &[Row]) {
     let theme = canvas.theme;
     if area.is_empty() {
@@ -166,7 +166,7 @@ fn shown(value: &Option<String>, plain: Style, warning: Style) -> (&str, Style) 
     }
 }
 
-/// Pages that are saved, and shared frames, over the rounds that fit.
+/// Saved pages and shared frames, over the rounds that fit.
 fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
     if area.height < 3 {
@@ -202,7 +202,7 @@ fn history(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
         let now = now.map_or_else(|| "n/a".into(), format::count);
         let label = format!("{name}: now {now}, highest {}", format::count(top));
         let label_row = Rect { height: 1, ..chart };
-        // On a chart of one row the label would hide the bars: they stand beside it.
+        // On a chart of one row the label would hide the bars: they are beside it.
         let bars = if chart.height == 1 {
             let end = canvas.text(label_row, chart.x + 1, chart.y, &label, theme.plain()) + 1;
             Rect { x: end, width: chart.right().saturating_sub(end + 1), ..chart }

@@ -6,7 +6,7 @@ use super::canvas::Canvas;
 use super::format;
 use crate::app::{App, LOG_FRAME};
 
-/// Lines of the selected entry, with its rule.
+/// Lines of the selected entry, with its heading.
 const DETAIL: u16 = LOG_FRAME - 1;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
@@ -17,9 +17,9 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
     let mut heading =
         format!("UTC, {} of {} entries", format::count(len as u64), format::count(total as u64));
     heading += if log.newest_first { ", newest first" } else { ", oldest first" };
-    heading += if log.is_following() { ", following" } else { ", held on the selected (Esc follows)" };
+    heading += if log.is_following() { ", following" } else { ", not following (Esc to follow)" };
     if log.dropped > 0 {
-        heading += &format!("; {} older ones dropped", format::count(log.dropped));
+        heading += &format!("; {} older entries dropped", format::count(log.dropped));
     }
     canvas.text(body, body.x + 1, body.y, &heading, theme.faint());
     let list_height = body.height.saturating_sub(1 + DETAIL);
@@ -40,7 +40,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
         canvas.text(kind, kind.x, y, entry.kind, kind_style);
         let mut x = kind.right();
         if let Some(vm) = &entry.vm {
-            // The name first, unless the sentence says it anyway.
+            // The name first, unless the sentence contains it.
             if !entry.text.contains(vm.as_str()) {
                 x = canvas.pieces(list, x, y, &[(vm, theme.strong()), (": ", theme.plain())]);
             }
@@ -48,11 +48,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App) {
         canvas.text(list, x, y, &entry.text, if is_selected { theme.strong() } else { theme.plain() });
     }
     if len == 0 {
-        let text = if total == 0 {
-            "nothing has happened yet"
-        } else {
-            "no entry matches the filter; Esc clears it"
-        };
+        let text = if total == 0 { "no events yet" } else { "no entry matches the filter; Esc clears it" };
         canvas.text(list, list.x + 1, list.y, text, theme.plain());
     }
     let detail = Rect::new(body.x, list.bottom(), body.width, DETAIL);

@@ -36,7 +36,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     let top = app.misses.table.top(selected, visible, rows.len());
     if rows.is_empty() {
         let text = if figures.vcpus.is_empty() {
-            "no vCPU was observed in this window"
+            "no vCPU in this window"
         } else {
             "no VM's name matches the filter; Esc clears it"
         };

@@ -1,4 +1,4 @@
-//! Rendering: a picture of the state, which it does not change.
+//! Rendering of the state, which it does not change.
 
 mod canvas;
 mod chart;
@@ -25,13 +25,12 @@ use crate::app::{App, Source, Tone, View};
 use canvas::Canvas;
 use theme::Theme;
 
-/// Draws the state into the whole frame.
+/// Draws the state into the frame.
 pub fn draw(frame: &mut Frame<'_>, app: &App) {
     draw_into(frame.buffer_mut(), app);
 }
 
-/// The same picture in a buffer of its own, as large as the terminal that the state knows of: for
-/// files ([`crate::picture`]).
+/// The same picture in a buffer of its own, as large as the terminal: for files ([`crate::picture`]).
 pub fn render(app: &App) -> Buffer {
     let mut buffer = Buffer::empty(app.area());
     draw_into(&mut buffer, app);
@@ -76,7 +75,7 @@ fn too_small(canvas: &mut Canvas<'_>, area: Rect) {
 
 fn waiting(canvas: &mut Canvas<'_>, body: Rect) {
     let style = canvas.theme.plain();
-    canvas.text(body, body.x + 1, body.y + 1, "waiting for the first round of measurements", style);
+    canvas.text(body, body.x + 1, body.y + 1, "waiting for the first round", style);
 }
 
 fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
@@ -91,7 +90,7 @@ fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
         let style = if is_shown { theme.selected() } else { theme.plain() };
         canvas.text(tab, tab.x, tab.y, &label, style);
         if is_shown {
-            // The one mark that a screen without colours and attributes keeps.
+            // The mark of the selection on a screen without colours and attributes.
             canvas.put(tab.x, tab.y, '[', style);
             canvas.put(tab.right() - 1, tab.y, ']', style);
         }
@@ -104,7 +103,7 @@ fn header(canvas: &mut Canvas<'_>, screen: &Screen, app: &App) {
     canvas.text(right, start, area.y, &state, style);
 }
 
-/// A table's titles; the one that orders the rows says so and which way.
+/// A table's titles, with an arrow at the sorting column.
 fn titles(
     canvas: &mut Canvas<'_>,
     area: Rect,
@@ -130,11 +129,11 @@ fn titles(
     }
 }
 
-/// Where a replay stands: click it to go elsewhere.
+/// Position of a replay; a click seeks.
 fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     let theme = canvas.theme;
     let Some(replay) = app.source.replay() else { return };
-    let state = if replay.is_playing { "playing" } else { "standing" };
+    let state = if replay.is_playing { "playing" } else { "paused" };
     let at = app.shown.as_ref().map_or_else(
         || "nothing yet".to_owned(),
         |picture| format!("{} UTC", format::time_of_day(picture.moment())),
@@ -155,12 +154,12 @@ fn replay_bar(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     canvas.text(area, area.x + 1, area.y, &text, theme.strong());
 }
 
-/// The round shown, whether it is held, and how old it is.
+/// The shown round, whether the display is paused, and the round's age.
 fn state(app: &App, theme: Theme) -> (String, ratatui::style::Style) {
     let Some(picture) = &app.shown else { return ("no round yet".into(), theme.plain()) };
     let round = picture.view.round.number;
     if app.is_paused {
-        return (format!("PAUSED {round}, {} newer", app.rounds_held()), theme.warning());
+        return (format!("PAUSED {round}, {} newer", app.rounds_behind()), theme.warning());
     }
     if app.source.replay().is_some() {
         return (format!("REPLAY round {round}"), theme.warning());
@@ -189,7 +188,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         let filter = app.filter().unwrap_or_default();
         let end = canvas.pieces(area, x, area.y, &[("filter: ", theme.strong()), (filter, theme.plain())]);
         let end = canvas.text(area, end, area.y, " ", theme.selected());
-        canvas.text(area, end + 2, area.y, "Enter keeps it, Esc cancels", theme.faint());
+        canvas.text(area, end + 2, area.y, "Enter applies, Esc cancels", theme.faint());
         return;
     }
     let hints: &[(Command, &str)] = match app.view {
@@ -217,8 +216,8 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         ],
         View::Log => &[(Command::Filter, "filter"), (Command::Order, "order")],
     };
-    let is_standing = app.is_paused || app.source.replay().is_some_and(|replay| !replay.is_playing);
-    let pause = match (is_standing, app.source.replay()) {
+    let is_stopped = app.is_paused || app.source.replay().is_some_and(|replay| !replay.is_playing);
+    let pause = match (is_stopped, app.source.replay()) {
         (true, Some(_)) => "play",
         (true, None) => "follow",
         (false, _) => "pause",
@@ -242,7 +241,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         let text = format!("every {} s", app.interval_s());
         x = canvas.text(area, x, area.y, &text, theme.warning()) + 2;
     }
-    // What hides part of the picture comes before any hint.
+    // A filter, which hides part of the picture, comes before any hint.
     if let Some(filter) = app.filter().filter(|filter| !filter.is_empty()) {
         let text = format!("filter: {filter}");
         let room = Rect { width: area.width / 2, ..area };
@@ -250,7 +249,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     }
     for (command, what) in always.iter().chain(hints) {
         if let Some(key) = app.keys.key_of(app.view, *command) {
-            // Half a hint is of no use.
+            // Hints are shown whole or not at all.
             if usize::from(x) + canvas::width(&key) + 1 + what.len() > usize::from(area.right()) {
                 break;
             }
@@ -260,7 +259,7 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
     }
 }
 
-/// A value as text, or `n/a` with its reason; the flag says which.
+/// A value as text, or `n/a` with its reason; the flag tells which.
 fn or_reason<T>(value: &Availability<T>, show: impl FnOnce(&T) -> String) -> (String, bool) {
     match value {
         Availability::Available(value) => (show(value), true),

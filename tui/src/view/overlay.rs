@@ -1,4 +1,4 @@
-//! What stands above the view: a question, a choice, something to read.
+//! Overlays above the view: a confirmation, a choice, a report.
 
 use huddle_model::plan::Policy;
 use ratatui::layout::Rect;
@@ -7,23 +7,23 @@ use super::canvas::Canvas;
 use crate::app::keys::{Command, Scope};
 use crate::app::{App, Overlay, Report};
 
-/// Widest box with text.
+/// Maximum width of a box with text.
 const WIDTH: u16 = 76;
 
 pub(crate) fn draw(canvas: &mut Canvas<'_>, area: Rect, app: &App, overlay: &Overlay) {
     let theme = canvas.theme;
     match overlay {
         Overlay::Ask(action) => {
-            let inner = boxed(canvas, area, WIDTH, 6, " the host would be changed ");
+            let inner = boxed(canvas, area, WIDTH, 6, " this changes the host ");
             let question = Rect { height: inner.height.saturating_sub(1), ..inner };
             canvas.paragraph(question, &app.question(*action), theme.strong());
             let yes = app.keys.keys_in(Scope::Asking, Command::Accept);
             let no = app.keys.keys_in(Scope::Asking, Command::Decline);
-            answer(canvas, inner, &yes, "yes", &no, "no, change nothing");
+            answer(canvas, inner, &yes, "yes", &no, "no");
         }
         Overlay::Choose { at } => {
             let height = Policy::ALL.len() as u16 + 3;
-            let inner = boxed(canvas, area, 50, height, " which policy? ");
+            let inner = boxed(canvas, area, 50, height, " policy ");
             for ((position, policy), y) in Policy::ALL.iter().enumerate().zip(inner.y..inner.bottom()) {
                 let is_here = position == *at;
                 let style = if is_here { theme.selected() } else { theme.plain() };
@@ -32,7 +32,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, area: Rect, app: &App, overlay: &Ove
             }
             let take = app.keys.keys_in(Scope::Choosing, Command::Accept);
             let leave = app.keys.keys_in(Scope::Choosing, Command::Decline);
-            answer(canvas, inner, &take, "takes it", &leave, "leaves it");
+            answer(canvas, inner, &take, "select", &leave, "cancel");
         }
         Overlay::Report(report) => read(canvas, area, report),
     }
@@ -58,7 +58,7 @@ fn read(canvas: &mut Canvas<'_>, area: Rect, report: &Report) {
     let mut below = inner;
     for (at, line) in report.lines.iter().enumerate().skip(report.top) {
         if below.height <= 1 && at + 1 < report.lines.len() {
-            let more = format!("... {} more lines, Down for them", report.lines.len() - at);
+            let more = format!("... {} more lines (Down)", report.lines.len() - at);
             canvas.text(below, below.x, below.y, &more, theme.faint());
             return;
         }
@@ -67,7 +67,7 @@ fn read(canvas: &mut Canvas<'_>, area: Rect, report: &Report) {
     }
 }
 
-/// An emptied box in the middle; returns what is inside.
+/// A cleared box in the middle; returns its inside.
 fn boxed(canvas: &mut Canvas<'_>, area: Rect, width: u16, height: u16, title: &str) -> Rect {
     let theme = canvas.theme;
     let (width, height) = (width.min(area.width), height.min(area.height));

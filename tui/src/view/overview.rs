@@ -33,7 +33,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
             if shown < domains.len() {
                 let last = (first + shown).min(domains.len());
                 let text =
-                    format!("domains {} to {last} of {}, Down and Up for others", first + 1, domains.len());
+                    format!(" domains {} to {last} of {} (Up, Down to scroll)", first + 1, domains.len());
                 let row = Rect { y: layout.summary.y + 2, height: 1, ..layout.summary };
                 let x = row.right().saturating_sub(text.len() as u16 + 1);
                 canvas.text(row, x, row.y, &text, canvas.theme.warning());
@@ -93,17 +93,17 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
 
     let y = area.y + 2;
     let (basis, style) = match &overview.basis {
-        Basis::Pinned => ("placed as pinned".into(), theme.plain()),
-        Basis::Tried => ("as proposed, in a trial against the earlier placement".into(), theme.strong()),
-        Basis::Bound => ("by affinity, or where last run; proposals are tried first".into(), theme.plain()),
-        Basis::PlannedOnly(reason) => (format!("as planned, not pinned: {reason}"), theme.warning()),
-        Basis::LastRan(reason) => (format!("where vCPUs last ran; no placement: {reason}"), theme.warning()),
+        Basis::Pinned => ("as pinned".into(), theme.plain()),
+        Basis::Tried => ("on trial against the previous placement".into(), theme.strong()),
+        Basis::Bound => ("by affinity or last CPU; plans are tried first".into(), theme.plain()),
+        Basis::PlannedOnly(reason) => (format!("planned, not pinned: {reason}"), theme.warning()),
+        Basis::LastRan(reason) => (format!("by last CPU; no placement: {reason}"), theme.warning()),
     };
     let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
     let elsewhere = format::things(overview.elsewhere as u64, "vCPU");
     let elsewhere = match overview.basis {
-        Basis::LastRan(_) | Basis::Bound => format!("; {elsewhere} not known where"),
-        _ => format!("; {elsewhere} left to the kernel"),
+        Basis::LastRan(_) | Basis::Bound => format!("; {elsewhere} of unknown place"),
+        _ => format!("; {elsewhere} placed by the kernel"),
     };
     if overview.elsewhere > 0 {
         pieces.push((&elsewhere, theme.plain()));
@@ -145,7 +145,7 @@ fn domain_box(
     let load_style = if load.vcpus > cpus { theme.strong() } else { theme.plain() };
     let x = canvas.text(inner, inner.x, inner.y + 1, &load_text, load_style);
     let seen = picture.window.value().and_then(|figures| figures.domain(domain.id));
-    // Where nothing is observed the change below says why; here there is no room for it.
+    // Without observation the last change below shows the reason; there is no room for it here.
     match seen.map(|seen| &seen.busy) {
         Some(Availability::Available(busy)) => {
             let least = if busy.is_least { ">=" } else { "" };
@@ -159,11 +159,11 @@ fn domain_box(
     }
     let (within, known) = match &load.within_frames {
         Availability::Available(frames) => (format!("{} frames shared", format::count(*frames)), true),
-        // The reason stands in the summary.
+        // The reason is in the summary.
         Availability::Unavailable(_) => ("shared n/a".to_owned(), false),
     };
     canvas.text(inner, inner.x, inner.y + 2, &within, if known { theme.plain() } else { theme.warning() });
-    // A box that is too low for all keeps the VMs and leaves out the misses.
+    // A box that is too low keeps the VMs and leaves out the misses.
     let mut used = 3;
     if inner.height >= 5 {
         misses(canvas, Rect { y: inner.y + 3, height: 1, ..inner }, app, picture, domain.id);
@@ -173,7 +173,7 @@ fn domain_box(
     flow_members(canvas, members, load);
 }
 
-/// Misses per second of the vCPUs in a domain, and how they went.
+/// Misses per second of the vCPUs in a domain, with their history.
 fn misses(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture, id: DomainId) {
     let theme = canvas.theme;
     let seen = picture.window.value().and_then(|figures| figures.domain(id));
@@ -186,7 +186,7 @@ fn misses(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture, id:
         _ => ("n/a".to_owned(), theme.warning()),
     };
     let x = canvas.pieces(area, area.x, area.y, &[("misses/s ", theme.faint()), (&text, style)]);
-    // Sparklines of neighbours begin below each other.
+    // Sparklines of neighbours are aligned.
     let x = x.max(area.x + 15) + 1;
     let width = area.right().saturating_sub(x);
     if width >= 4 {
@@ -196,7 +196,7 @@ fn misses(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture, id:
     }
 }
 
-/// The VMs of a box, over as many lines as there are; says how many do not fit.
+/// The VMs of a box, on the available lines, with the number of those that do not fit.
 fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
     let theme = canvas.theme;
     if area.is_empty() {
@@ -215,7 +215,7 @@ fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
         if !fits && y + 1 < area.bottom() {
             (x, y) = (area.x, y + 1);
         }
-        // On the last line a name may take the room of `rest` only if no name is left out after it.
+        // On the last line a name may take the room of `rest` only if it is the last name.
         let all = left.iter().map(|member| member.width + 2).sum::<usize>() - 2;
         let with_rest = member.width + 2 + rest.len();
         if y + 1 == area.bottom() && usize::from(x) + all.min(with_rest) > right && (left.len() > 1 || !fits)
@@ -233,7 +233,7 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
         let inner = canvas.rule(area, " last change ");
         let text = match &picture.view.round.plan {
             Availability::Available(_) => "none seen".to_owned(),
-            Availability::Unavailable(reason) => format!("none seen; plan n/a: {reason}"),
+            Availability::Unavailable(reason) => format!("none; plan n/a: {reason}"),
         };
         let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
         canvas.paragraph(inner, &text, theme.plain());
@@ -253,7 +253,7 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     line(canvas, &what(change, usize::from(inner.width), theme.arrow()), theme.strong(), 1);
     let (text, is_known) = since(app, picture, change);
     let mut left = line(canvas, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
-    // A proposal is not pinned in the round that makes it.
+    // A proposal is not pinned in its own round.
     if picture.view.comparison.value().is_none() {
         left = line(canvas, &pinned(change), theme.plain(), 1);
     }
@@ -266,14 +266,14 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
             line(canvas, &format!("... and {remaining} more reasons: see the log"), theme.faint(), 1);
             break;
         }
-        // A long reason may take a second line only where the others keep theirs.
+        // A long reason may take a second line only if the others keep theirs.
         let spare = usize::from(left).saturating_sub(remaining).clamp(0, 2) as u16;
         left = line(canvas, &format!("because {reason}"), theme.plain(), 1 + spare);
     }
 }
 
-/// Whether it helped: the latest decision where placements are tried against each other, else the
-/// misses before and after, which is a look and no test. The flag: whether anything is known.
+/// Whether it helped: the latest decision of a trial, else the misses before and after, which is only a
+/// comparison without a test. The flag tells whether anything is known.
 fn since(app: &App, picture: &Picture, change: &Change) -> (String, bool) {
     if let Some(decision) = app.decisions().last() {
         return (format!("last decision: {}", compare::decision_line(decision)), true);
@@ -295,7 +295,7 @@ fn since(app: &App, picture: &Picture, change: &Change) -> (String, bool) {
                 String::new()
             };
             let text = format!(
-                "MPKI of all vCPUs: {} before, {} in {} since{part}; no test",
+                "MPKI of all vCPUs: {} before, {} in {} since{part}; not tested",
                 format::rate(rate, before),
                 format::rate(rate, after),
                 format::things(windows as u64, "window")
@@ -307,18 +307,18 @@ fn since(app: &App, picture: &Picture, change: &Change) -> (String, bool) {
         }
         _ => match &rates.mpki {
             Availability::Unavailable(reason) => (format!("MPKI n/a: {reason}"), false),
-            Availability::Available(_) => ("MPKI since then: no window has ended yet".into(), false),
+            Availability::Available(_) => ("MPKI since then: no window yet".into(), false),
         },
     }
 }
 
-/// The moves, as many as fit on a line.
+/// The moves that fit on a line.
 fn what(change: &Change, room: usize, arrow: &str) -> String {
     let mut text = change
         .policy_before
         .map_or_else(String::new, |before| format!("policy {before} {arrow} {}; ", change.policy));
     if change.moves.is_empty() {
-        return text + "no vCPU is placed elsewhere than before";
+        return text + "no vCPU moved";
     }
     for (at, moved) in change.moves.iter().enumerate() {
         let next = one_move(moved, arrow);
@@ -343,7 +343,7 @@ fn one_move(moved: &Move, arrow: &str) -> String {
 fn pinned(change: &Change) -> String {
     match &change.pinning {
         Pinning::Done(outcome) => format!(
-            "pinned: {} changed, {} already there, {} skipped",
+            "pinned: {} changed, {} already in place, {} skipped",
             format::things(outcome.changed.into(), "thread"),
             outcome.unchanged,
             outcome.skipped

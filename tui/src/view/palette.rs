@@ -1,5 +1,5 @@
-//! Ramps of colour from low to high: each rises in brightness all the way, so that it ranks cells for
-//! every kind of colour vision and on a monochrome print.
+//! Colour ramps from low to high: brightness rises throughout, so that they rank cells for every kind of
+//! colour vision and in monochrome print.
 
 use crate::app::scale::TOP_LEVEL;
 use crate::colour::Palette;
@@ -13,7 +13,7 @@ pub(crate) struct Ramps {
     pub(crate) indexed: [(u8, Rgb); STEPS],
 }
 
-/// Cividis (Nunez, Anderton and Renslow, PLOS ONE 13(7), 2018): made so that people with and without
+/// Cividis (Nunez, Anderton and Renslow, PLOS ONE 13(7), 2018): designed so that people with and without
 /// colour-vision deficiency rank its colours alike.
 const CIVIDIS: Ramps = Ramps {
     rgb: [
@@ -40,8 +40,8 @@ const CIVIDIS: Ramps = Ramps {
     ],
 };
 
-/// From black over red and orange to pale yellow: more steps that can be distinguished than
-/// [`CIVIDIS`], and darker ones for what is low.
+/// From black through red and orange to pale yellow: more steps that can be distinguished than
+/// [`CIVIDIS`], and darker ones for low values.
 const EMBER: Ramps = Ramps {
     rgb: [
         (32, 12, 40),

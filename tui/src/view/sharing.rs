@@ -25,7 +25,7 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
         _ => return,
     };
     if matrix.is_empty() {
-        canvas.paragraph(inner, "no VM was found, so nothing can be shared", theme.plain());
+        canvas.paragraph(inner, "no VM found", theme.plain());
         return;
     }
     let layout = sharing.layout(body);
@@ -97,8 +97,8 @@ fn column_labels(
             canvas.text(own, x, area.y, &label, style);
             continue;
         }
-        // The number downwards, at the right of a cell of two columns; every column its last digit,
-        // the others only where they change, so that the eye finds the tens.
+        // The number downwards, at the right of a cell of two columns; the last digit in every column, the
+        // others only where they change, so that tens stand out.
         let number = (at + 1).to_string();
         let x = x + layout.cell_width - 1;
         let is_marked = at == sharing.cursor.1 || column == 0;
@@ -160,7 +160,7 @@ fn rate_cell(canvas: &mut Canvas<'_>, area: Rect, rate: f64, level: u8, style: S
     let has_figure = area.width >= HeatLayout::FIGURE_WIDTH;
     for y in area.y..area.bottom() {
         for x in area.x..area.right() {
-            // A column of glyphs would hide where one cell ends and its figure begins.
+            // A column of glyphs would blur the boundary between a cell and its figure.
             let is_gap = !theme.has_backgrounds() && has_figure && x + 1 == area.right();
             canvas.put(x, y, if is_gap { ' ' } else { glyph }, style);
         }
@@ -174,7 +174,7 @@ fn rate_cell(canvas: &mut Canvas<'_>, area: Rect, rate: f64, level: u8, style: S
     brackets(canvas, area, y, style, is_current);
 }
 
-/// The cursor, where a cell has room for it; else the cell is reversed.
+/// The cursor, if a cell has room for it; otherwise the cell is reversed.
 fn brackets(canvas: &mut Canvas<'_>, area: Rect, y: u16, style: Style, is_current: bool) {
     if is_current && area.width >= 2 {
         let right = area.right() - if area.width >= HeatLayout::FIGURE_WIDTH { 2 } else { 1 };
@@ -193,7 +193,7 @@ fn legend(canvas: &mut Canvas<'_>, area: Rect, ramp: Ramp) {
     x = canvas.text(area, x, area.y, "'  up to ", theme.faint());
     let wide = area.width >= 110;
     for level in 1..=TOP_LEVEL {
-        // Where there is room every step has its upper end, else the first and the last.
+        // Every step shows its upper end if there is room, else only the first and the last.
         let is_told = wide || level == 1 || level == TOP_LEVEL;
         if level == TOP_LEVEL && !wide {
             x = canvas.text(area, x, area.y, " ", theme.plain());
@@ -236,7 +236,7 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture, matrix: &Shari
             lines.push((pair, theme.strong()));
             lines.push((format!("share {shared}"), theme.strong()));
         } else {
-            // The figures are what is looked for: a long pair of names gives way, not they.
+            // The figures matter most: long names are cut, not they.
             let room = usize::from(inner.width).saturating_sub(canvas::width(&shared) + 9);
             lines.push((
                 format!("{}: share {shared}", shorten(&pair, room, theme.ellipsis())),
@@ -300,18 +300,18 @@ fn own_lines(matrix: &SharingMatrix, vm: usize) -> Vec<String> {
             format::frames_bytes(memory.pages_resident)
         ),
         format!(
-            "{} zero-filled pages, {} pages repeat another of its own",
+            "{} zero-filled pages, {} pages repeat another page of the VM",
             format::count(memory.pages_zero),
             format::count(memory.self_shared_pages)
         ),
     ]
 }
 
-/// How the matrix was made.
+/// How the matrix was measured.
 fn measured(picture: &Picture, matrix: &SharingMatrix) -> Vec<String> {
     let coverage = match matrix.coverage() {
         Some(coverage) => format!("coverage {}", format::percent(coverage)),
-        None => "coverage n/a (not given by the file)".into(),
+        None => "coverage n/a (not in the file)".into(),
     };
     let duration = match matrix.duration_ms() {
         Some(duration_ms) => format!("scanned in {duration_ms:.0} ms"),

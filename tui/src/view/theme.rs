@@ -8,7 +8,7 @@ use crate::colour::{Charset, ColourMode, Palette};
 
 const LEVELS: usize = TOP_LEVEL as usize + 1;
 
-/// Glyphs of rising ink, level 0 to 9.
+/// Glyphs of increasing density, level 0 to 9.
 const GLYPHS: [char; LEVELS] = [' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];
 
 /// Bars of a sparkline, lowest first.
@@ -23,7 +23,7 @@ pub(crate) struct Lines {
     pub(crate) corners: [char; 4],
 }
 
-/// How things look.
+/// Styles and characters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Theme {
     pub(crate) colour: ColourMode,
@@ -36,7 +36,7 @@ impl Theme {
         Self { colour, charset, palette }
     }
 
-    /// Whether levels show as backgrounds; else their glyphs must rank them.
+    /// Whether levels are shown as backgrounds; otherwise glyphs rank them.
     pub(crate) fn has_backgrounds(&self) -> bool {
         matches!(self.colour, ColourMode::TrueColour | ColourMode::Indexed256)
     }
@@ -52,7 +52,7 @@ impl Theme {
                 let (index, rgb) = Ramps::of(self.palette).indexed[step];
                 Style::new().bg(Color::Indexed(index)).fg(text_on(rgb, self.colour))
             }
-            // Grey is grey: the glyphs rank it.
+            // No colour for greys: glyphs rank them.
             ColourMode::Ansi16 if self.palette == Palette::Grey => Style::new(),
             ColourMode::Ansi16 if self.palette == Palette::Ember => match step {
                 0..3 => Style::new().fg(Color::Magenta),
@@ -73,14 +73,14 @@ impl Theme {
         GLYPHS[usize::from(level.min(TOP_LEVEL))]
     }
 
-    /// A bar for a part (0 to 1) of the whole.
+    /// A bar for a fraction (0 to 1) of the whole.
     pub(crate) fn bar(&self, part: f64) -> char {
         let bars = if self.charset == Charset::Unicode { BARS } else { ASCII_BARS };
         let step = (part * bars.len() as f64).ceil() as usize;
         bars[step.clamp(1, bars.len()) - 1]
     }
 
-    /// Stands where there was no value to draw.
+    /// Drawn in place of a missing value.
     pub(crate) fn gap(&self) -> char {
         if self.charset == Charset::Unicode { '·' } else { 'x' }
     }
@@ -94,7 +94,7 @@ impl Theme {
         }
     }
 
-    /// Which way a column orders.
+    /// Arrow of the sort direction.
     pub(crate) fn order(&self, is_descending: bool) -> char {
         match (self.charset, is_descending) {
             (Charset::Unicode, true) => '▼',
@@ -108,7 +108,7 @@ impl Theme {
         if self.charset == Charset::Unicode { "→" } else { "->" }
     }
 
-    /// Stands where text was cut.
+    /// Drawn where text was cut.
     pub(crate) fn ellipsis(&self) -> char {
         if self.charset == Charset::Unicode { '…' } else { '~' }
     }
@@ -117,12 +117,12 @@ impl Theme {
         Style::new()
     }
 
-    /// Headings and what is marked.
+    /// Headings and marked items.
     pub(crate) fn strong(&self) -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    /// What explains rather than tells.
+    /// Explanations.
     pub(crate) fn faint(&self) -> Style {
         match self.colour {
             ColourMode::TrueColour => Style::new().fg(Color::Rgb(140, 140, 140)),
@@ -132,7 +132,7 @@ impl Theme {
         }
     }
 
-    /// A value that is not there, a failure, a pause.
+    /// An unavailable value, a failure, a pause.
     pub(crate) fn warning(&self) -> Style {
         let bold = self.strong();
         match self.colour {
@@ -143,7 +143,7 @@ impl Theme {
         }
     }
 
-    /// What is selected.
+    /// The selected item.
     pub(crate) fn selected(&self) -> Style {
         Style::new().add_modifier(Modifier::REVERSED)
     }
@@ -163,7 +163,7 @@ impl Theme {
 fn text_on(background: (u8, u8, u8), colour: ColourMode) -> Color {
     let (black, white) = match colour {
         ColourMode::TrueColour => (Color::Rgb(0, 0, 0), Color::Rgb(255, 255, 255)),
-        // 0 to 15 are the user's palette; 16 and 231 are black and white for certain.
+        // 0 to 15 depend on the user's palette; 16 and 231 are always black and white.
         _ => (Color::Indexed(16), Color::Indexed(231)),
     };
     if luma(background) > 110.0 { black } else { white }

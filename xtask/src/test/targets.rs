@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// Names of test programs that boot guests begin with this.
+/// Prefix of the names of test programs that boot guests.
 pub(crate) const BOOTS: &str = "boot_";
-/// Names of those that boot none, but take long, with this.
+/// Prefix of the names of those that boot none, but take long.
 const LONG: &str = "long_";
 
 /// A test program: `tests/NAME.rs`, or `tests/NAME/main.rs`.
@@ -18,7 +18,7 @@ pub(super) struct Target {
     pub(super) name: String,
 }
 
-/// Why a quick run leaves a test program out.
+/// Why a test program is left out of a quick run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// It boots guests.
@@ -28,7 +28,7 @@ pub(super) enum Left {
 }
 
 impl Target {
-    /// Why a quick run leaves it out, if it does.
+    /// Why it is left out of a quick run, if it is.
     pub(super) fn left_out(&self) -> Option<Left> {
         if self.name.starts_with(BOOTS) {
             return Some(Left::Boots);
@@ -58,7 +58,7 @@ pub(super) fn find(root: &Path) -> anyhow::Result<Vec<Target>> {
     Ok(found)
 }
 
-/// Names of the programs in a directory `tests`, as cargo finds them.
+/// Names of the programs in a directory `tests`, by cargo's rules.
 fn names(tests: &Path) -> anyhow::Result<Vec<String>> {
     let program = |(path, name, is_directory): (PathBuf, String, bool)| match is_directory {
         true => path.join("main.rs").exists().then_some(name),
@@ -67,7 +67,7 @@ fn names(tests: &Path) -> anyhow::Result<Vec<String>> {
     Ok(entries(tests)?.into_iter().filter_map(program).collect())
 }
 
-/// What is in a directory: paths, names, and whether each is a directory.
+/// Entries of a directory: paths, names, and whether each is a directory.
 fn entries(directory: &Path) -> anyhow::Result<Vec<(PathBuf, String, bool)>> {
     let read = || {
         let entries = fs::read_dir(directory)?;
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_found_as_cargo_finds_them_and_told_by_their_names() {
+    fn programs_are_found_by_cargos_rules_and_classified_by_name() {
         let dir = std::env::temp_dir().join(format!("xtask-targets-{}", std::process::id()));
         for file in [
             "Cargo.toml",
@@ -107,17 +107,17 @@ mod tests {
             fs::write(path, "").unwrap();
         }
         let found = find(&dir).unwrap();
-        let told: Vec<_> = found
+        let found_programs: Vec<_> = found
             .iter()
             .map(|target| (target.package.as_str(), target.name.as_str(), target.left_out()))
             .collect();
         let boots = ("a", "boot_xen", Some(Left::Boots));
-        assert_eq!(told, [boots, ("a", "cli", None), ("a/b", "long_loop", Some(Left::Long))]);
+        assert_eq!(found_programs, [boots, ("a", "cli", None), ("a/b", "long_loop", Some(Left::Long))]);
         fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
-    fn those_of_this_repository_are_there() {
+    fn those_of_this_repository_are_found() {
         let found = find(&crate::shell::root()).unwrap();
         assert!(found.iter().any(|target| target.left_out() == Some(Left::Boots)), "{found:?}");
         assert!(found.iter().any(|target| target.left_out().is_none()), "{found:?}");

@@ -14,10 +14,10 @@ use crate::{archive, host, images, shell, whole};
 /// Debian's package that names its newest kernel: dom0's, and its domains'.
 const KERNEL: &str = "linux-image-amd64";
 
-/// QEMU's arguments, one a line.
+/// QEMU's arguments, one per line.
 const COMMAND: &str = include_str!("command");
 
-/// Makes it where it is missing or was made from something else; returns its directory.
+/// Makes it if it is missing or was made from something else; returns its directory.
 pub(crate) fn make() -> anyhow::Result<PathBuf> {
     ensure!(cfg!(target_arch = "x86_64"), "the Xen host is made for x86-64 only");
     let release = host::debian_release().context(
@@ -29,7 +29,7 @@ pub(crate) fn make() -> anyhow::Result<PathBuf> {
     Ok(place)
 }
 
-/// All that it is made of: what can be downloaded again by name, what is built here by its content.
+/// Its recipe: downloads by name, files built here by content.
 fn recipe(release: &str, guest: &[u8]) -> String {
     let mut content = DefaultHasher::new();
     content.write(guest);
@@ -60,7 +60,7 @@ fn build(directory: &Path, guest: Vec<u8>) -> anyhow::Result<()> {
         .and_then(|()| archive::pad(&archive))
         .with_context(|| format!("cannot write {}", archive.display()))?;
     fs::write(directory.join("command"), COMMAND).context("cannot write how it is booted")?;
-    // For what is compiled against them: tests of structures, benchmarks.
+    // For programs compiled against them: tests of structures, benchmarks.
     for (from, to) in [("usr/include", "include"), (libraries::DIRECTORY, "lib")] {
         fs::rename(xen.join(from), directory.join(to))
             .with_context(|| format!("Xen's packages have no {from}"))?;

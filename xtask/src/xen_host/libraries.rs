@@ -6,10 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// Where libraries are found and put on Debian.
+/// Debian's directories of libraries.
 pub(super) const DIRECTORY: &str = "usr/lib/x86_64-linux-gnu";
 
-/// By their names, where those that the programs need are: of the unpacked packages first, then the host's.
+/// The paths of the libraries that the programs need, by name: from the unpacked packages first, then from
+/// the host.
 pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for program in programs {
@@ -35,7 +36,7 @@ pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeM
     Ok(found)
 }
 
-/// The name and path in a line of ldd's; the loader and what the kernel maps have none.
+/// The name and path in a line of ldd; the loader and the vDSO have none.
 fn library(line: &str) -> Option<(&str, Option<&str>)> {
     let (name, rest) = line.trim().split_once(" => ")?;
     let path = rest.split_once(" (").map(|(path, _)| path);

@@ -1,4 +1,4 @@
-//! `cargo xtask xen-host`: a host with Xen in QEMU, to play with and for tests.
+//! `cargo xtask xen-host`: a host with Xen in QEMU, for trying out and for tests.
 
 mod image;
 mod libraries;
@@ -19,10 +19,11 @@ use crate::{host, setup, shell};
 
 pub(crate) use image::make;
 
-/// What stands for the image's directory in its `command`.
+/// The placeholder of the image's directory in its `command`.
 const PLACE: &str = "@DIR@";
 
-/// What becomes of its line for dom0's console on a terminal: QEMU's own keys, so that Ctrl-C is dom0's.
+/// The replacement of its line for dom0's console on a terminal: with QEMU's escape keys, so that Ctrl-C goes
+/// to dom0.
 const TERMINAL: (&str, &str) = ("stdio", "mon:stdio");
 
 #[derive(Args)]
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
     /// Only makes the image, in target/guests/xen
     #[arg(long)]
     make_only: bool,
-    /// Boots it without the three domains to play with
+    /// Boots it without the three example domains
     #[arg(long)]
     no_guests: bool,
 }
@@ -65,16 +66,16 @@ fn qemu_arguments(command: &str, image: &Path, root: &Path) -> Vec<String> {
     command.lines().map(line).collect()
 }
 
-/// dom0's root with what is added to it; removed with this.
+/// dom0's root with the added files; removed on drop.
 struct Own {
     path: PathBuf,
 }
 
 impl Own {
     fn write(&self, image: &Path, with_guests: bool) -> anyhow::Result<()> {
-        let programs = std::env::current_exe().context("cannot tell where cargo puts its programs")?;
+        let programs = std::env::current_exe().context("cannot find cargo's target directory")?;
         let stripped = self.path.with_extension("huddle");
-        // With its symbols it would fill dom0's memory.
+        // With symbols it would fill dom0's memory.
         shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(programs.with_file_name("huddle")))
             .context("strip makes huddle small enough for dom0; on Debian: apt-get install binutils")?;
         let huddle = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
@@ -86,7 +87,7 @@ impl Own {
             entries.push(archive::entry("start", EXECUTABLE, include_str!("start.sh")));
         }
         let added = archive::bytes(entries).context("cannot make an initramfs")?;
-        // The kernel unpacks archives that follow each other (init/initramfs.c).
+        // The kernel unpacks concatenated archives (init/initramfs.c).
         let mut root = fs::read(image.join("dom0.cpio")).context("cannot read dom0's root")?;
         root.extend(added);
         fs::write(&self.path, root).with_context(|| format!("cannot write {}", self.path.display()))
@@ -95,7 +96,7 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // Without it there is nothing to remove.
+        // If it does not exist there is nothing to remove.
         let _ = fs::remove_file(&self.path);
     }
 }

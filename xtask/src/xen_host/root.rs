@@ -1,4 +1,4 @@
-//! The root of dom0: busybox, Xen's tools and services, and what its domains boot.
+//! The root of dom0: busybox, Xen's tools and services, and the image of its domains.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::archive::{self, DIRECTORY, Entries, FILE, LINK};
 use crate::images::{self, EXECUTABLE};
 use crate::modules;
 
-/// Xen's programs in its packages; those in `bin` of its own directory are put where a shell finds them.
+/// Xen's programs in its packages; those in `bin` of its own directory are installed in PATH.
 pub(super) const TOOLS: [&str; 8] = [
     "usr/lib/xen-4.17/bin/xl",
     "usr/lib/xen-4.17/bin/xenstored",
@@ -23,10 +23,10 @@ pub(super) const TOOLS: [&str; 8] = [
     "usr/bin/xenstore-write",
 ];
 
-/// `xl console` starts it from here.
+/// `xl console` runs it from here.
 const CONSOLE: &str = "usr/lib/xen-4.17/bin/xenconsole";
 
-/// What huddle loads at run time, by name.
+/// Libraries that huddle loads at run time, by name.
 const LOADED: [&str; 5] = [
     "libxenctrl.so.4.17",
     "libxenguest.so.4.17",
@@ -35,13 +35,13 @@ const LOADED: [&str; 5] = [
     "libxentoollog.so.1",
 ];
 
-/// What programs of this host need beside the C library, in whose directory they are.
+/// Libraries that programs of this host need besides the C library, in the same directory.
 const OF_PROGRAMS: [&str; 2] = ["libgcc_s.so.1", "libm.so.6"];
 
-/// The dynamic loader, by the name that is in every program (System V ABI, AMD64).
+/// The dynamic loader, by the name in every program (System V ABI, AMD64).
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
-/// The kernel's side of Xen's tools, each after those it needs.
+/// Kernel modules of Xen's tools, each after those it needs.
 pub(super) const MODULES: [&str; 5] = ["xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs"];
 
 /// The scripts in it.
@@ -80,8 +80,7 @@ const DIRECTORIES: [&str; 26] = [
     "var/log/xen/console",
 ];
 
-/// What it is made of: Xen's packages and the kernel's, unpacked, the kernel proper, and the program of
-/// the domains.
+/// Its sources: Xen's packages and the kernel's, unpacked, the kernel itself, and the program of the domains.
 pub(super) struct Parts<'a> {
     pub(super) xen: &'a Path,
     pub(super) kernel: &'a Path,
@@ -116,7 +115,7 @@ pub(super) fn entries(parts: Parts<'_>) -> anyhow::Result<Entries> {
     for (name, text) in SCRIPTS {
         entries.push(archive::entry(name, EXECUTABLE, text));
     }
-    // Without this file xl says so with every command.
+    // Without this file xl complains at every command.
     entries.push(archive::entry("etc/xen/xl.conf", FILE | 0o644, ""));
     entries.push(archive::entry("guest/vmlinux", FILE | 0o644, vmlinux));
     let initrd = images::initramfs(vec![("init", EXECUTABLE, guest)])?;
@@ -139,7 +138,7 @@ fn busybox() -> anyhow::Result<Entries> {
     Ok(std::iter::once(archive::entry("bin/busybox", EXECUTABLE, program)).chain(links).collect())
 }
 
-/// Every library that is needed, by its path there.
+/// Every needed library, by its path in the root.
 fn libraries(xen: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let mut programs: Vec<PathBuf> = TOOLS.iter().map(|tool| xen.join(tool)).collect();
     let loaded = LOADED.map(|name| (name, xen.join(libraries::DIRECTORY).join(name)));

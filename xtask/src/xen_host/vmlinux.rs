@@ -1,4 +1,4 @@
-//! The kernel proper, taken out of what boot loaders load: Xen boots an ELF file.
+//! Extracting the kernel from a boot image: Xen boots an ELF file.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ const VERSION: usize = 0x206;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// How a payload begins, and what unpacks it from its standard input.
+/// Magic numbers of payloads, and the programs that unpack them from standard input.
 const FORMATS: [(&[u8], &str); 6] = [
     (b"\x1f\x8b", "gzip"),
     (b"\xfd7zXZ\0", "xz"),
@@ -34,7 +34,7 @@ pub(super) fn extract(kernel: &[u8]) -> anyhow::Result<Vec<u8>> {
     Ok(elf)
 }
 
-/// The compressed kernel, without its length, which the linker puts behind it.
+/// The compressed kernel, without its length, which the linker appends.
 fn payload(kernel: &[u8]) -> anyhow::Result<&[u8]> {
     let number = |at: usize| {
         let bytes = kernel.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -52,7 +52,7 @@ fn payload(kernel: &[u8]) -> anyhow::Result<&[u8]> {
     let start = (sectors + 1) * 512 + number(PAYLOAD_OFFSET)? as usize;
     let length = number(PAYLOAD_LENGTH)? as usize;
     let whole = kernel.get(start..start.saturating_add(length)).context("the kernel is cut off")?;
-    // The length in four bytes; gzip's own end is the same, and part of it.
+    // The length in four bytes; gzip's own trailer is the same, and part of it.
     Ok(if whole.starts_with(FORMATS[0].0) { whole } else { &whole[..whole.len().saturating_sub(4)] })
 }
 
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kernel_is_said() {
+    fn other_files_are_rejected() {
         for (bytes, why) in [(&b"MZ"[..], "cut off"), (&[0; 2048][..], "no setup header")] {
             let error = extract(bytes).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

@@ -1,4 +1,4 @@
-//! What watching costs: CPU time of this process, run time of the programs, and what they lost.
+//! Cost of observation: CPU time of this process, run time of the programs, and events they lost.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::super::probes::program::Program;
 /// Costs and losses of the programs, window by window.
 pub(super) struct CostWindow {
     programs: Result<Programs, String>,
-    /// Keeps the kernel's statistics on; or why they are not.
+    /// Keeps the kernel's statistics on; or the reason why they are off.
     meter: Result<CostMeter, String>,
     losses: Availability<LossReader>,
     costs: BTreeMap<Program, cost::ProgramCost>,
@@ -37,7 +37,7 @@ impl CostWindow {
         }
     }
 
-    /// Why each program that does not run does not.
+    /// The reasons of all programs that do not run.
     pub(super) fn reasons(&self) -> BTreeMap<Program, String> {
         let reason = |program: Program| {
             let reason = match &self.programs {

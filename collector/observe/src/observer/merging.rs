@@ -10,11 +10,11 @@ use huddle_model::vm::{TaskId, Vm};
 use super::super::probes::ksm::{BreakCount, KsmProbe, ProcessMerges, merging_pages};
 use huddle_host::HostRoot;
 
-/// How often an apparent break is looked at again, and after which time.
+/// How often an apparent break is read again, and after how long.
 const LOOKS_AGAIN: u32 = 3;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(200);
 
-/// What was counted of one process when the window began.
+/// Counts of one process when the window began.
 #[derive(Clone, Copy, Debug)]
 struct Before {
     merged_pages: u64,
@@ -23,17 +23,17 @@ struct Before {
     breaks: BreakCount,
 }
 
-/// One look at the totals of one VM.
+/// One reading of the totals of one VM.
 struct Look<'a> {
     vm: &'a Vm,
     merged_pages: u64,
     failed_merges: u64,
-    /// Why the two before are not there.
+    /// Why the two above are missing.
     unavailable: Option<String>,
     merged_now: Availability<u64>,
 }
 
-/// KSM's doings with the VMs that are followed.
+/// KSM's merges and breaks of the VMs that are followed.
 pub(super) struct MergeWindow {
     probe: Availability<KsmProbe>,
     processes: BTreeMap<TaskId, Before>,
@@ -44,10 +44,10 @@ impl MergeWindow {
         Self { probe, processes: BTreeMap::new() }
     }
 
-    /// What happened to `vms` since they were followed, or since the last call.
+    /// Merges and breaks of `vms` since they were first followed, or since the last call.
     pub(super) fn read(&mut self, root: &HostRoot, vms: &[Vm]) -> Vec<MergeObservation> {
         let mut looks = self.look(root, vms);
-        // A merge that ksmd is in the middle of looks like a break for some microseconds. A break stays.
+        // A merge in progress looks like a break for some microseconds. A real break stays.
         for _ in 0..LOOKS_AGAIN {
             if !looks.iter().any(|look| self.apparent_breaks(look) > 0) {
                 break;
@@ -62,7 +62,7 @@ impl MergeWindow {
         looks.into_iter().map(|look| self.of(look)).collect()
     }
 
-    /// The totals of each VM now.
+    /// The current totals of each VM.
     fn look<'a>(&self, root: &HostRoot, vms: &'a [Vm]) -> Vec<Look<'a>> {
         let counted = self.counted();
         let look = |vm: &'a Vm| {
@@ -82,7 +82,7 @@ impl MergeWindow {
         vms.iter().map(look).collect()
     }
 
-    /// Breaks that this look has and that were not told yet.
+    /// Breaks in this reading that were not reported yet.
     fn apparent_breaks(&self, look: &Look<'_>) -> u64 {
         let before = look.vm.process().and_then(|process| self.processes.get(&process));
         match (before, &look.merged_now, &look.unavailable) {
@@ -102,7 +102,7 @@ impl MergeWindow {
             if self.processes.contains_key(&process) {
                 continue;
             }
-            // A process that is gone by now has no beginning; the next round leaves it out.
+            // A process that has ended has no start value; the next round leaves it out.
             let Ok(merging) = merging_pages(root, process.id) else { continue };
             let (merged_pages, failed_merges) = totals(counted.get(&process));
             let breaks = BreakCount::new(merged_pages, merging);
@@ -147,7 +147,7 @@ impl MergeWindow {
         }
     }
 
-    /// The kernel's map keeps processes that are gone: without this it would fill up.
+    /// The kernel's map keeps ended processes: without this it would fill up.
     fn make_room(&mut self, root: &HostRoot, counted: BTreeMap<TaskId, ProcessMerges>) {
         let Availability::Available(probe) = &mut self.probe else { return };
         for merges in counted.values().filter(|merges| !self.processes.contains_key(&merges.process)) {
@@ -163,7 +163,7 @@ fn totals(merges: Option<&ProcessMerges>) -> (u64, u64) {
     merges.map_or((0, 0), |merges| (merges.merged_pages, merges.failed_merges))
 }
 
-/// By how much a total has grown; it is the new beginning.
+/// Growth of a total since the start value, which is replaced by it.
 fn grown(before: &mut u64, now: u64) -> u64 {
     now.saturating_sub(std::mem::replace(before, now))
 }

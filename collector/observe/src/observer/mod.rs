@@ -1,5 +1,5 @@
-//! One window after the other of what counters and probes see of the VMs: everything that watches is
-//! read at the end of a window, told as differences, and then made to follow the VMs there are now.
+//! Successive windows of what counters and probes see of the VMs: at the end of a window everything is read
+//! and converted to differences, and then follows the current VMs.
 
 mod cost;
 mod merging;
@@ -24,7 +24,7 @@ use huddle_host::stages::{Clock, Observer, WorkloadReports};
 use merging::MergeWindow;
 use residency::{ResidencyWindow, ThreadWindow};
 
-/// What there is to watch with; each part is optional and says why it is not there.
+/// The sources of observation; each is optional, with a reason if it is missing.
 pub struct Sources {
     /// BPF programs.
     pub probes: Result<Probes, String>,
@@ -32,11 +32,11 @@ pub struct Sources {
     pub counters: VcpuCounters,
     /// Cache occupancy.
     pub resctrl: Availability<Resctrl>,
-    /// What workloads say of themselves.
+    /// Reports of workloads.
     pub reports: Option<ReportSocket>,
 }
 
-/// All that watches VMs on this host.
+/// Observation of all VMs of this host.
 pub struct HostObserver {
     root: HostRoot,
     counters: VcpuCounters,
@@ -45,10 +45,10 @@ pub struct HostObserver {
     threads: ResidencyWindow,
     merging: MergeWindow,
     cost: CostWindow,
-    /// The topology that resctrl knows.
+    /// The topology last passed to resctrl.
     topology: Option<Topology>,
     window: u64,
-    /// The window that runs: when it began, and the VMs that are watched in it.
+    /// The current window: when it began, and the VMs observed in it.
     running: Option<(Began, Vec<Vm>)>,
 }
 
@@ -60,7 +60,7 @@ struct Began {
 }
 
 impl HostObserver {
-    /// Watches with what there is.
+    /// An observer with these sources.
     pub fn new(root: HostRoot, sources: Sources) -> Self {
         let Sources { probes, counters, resctrl, reports } = sources;
         let (threads, merging, cost) = match probes {
@@ -90,11 +90,11 @@ impl HostObserver {
         }
     }
 
-    /// Reads what was watched, as the window that ends now.
+    /// Reads all sources and returns the window that ends now.
     fn end(&mut self, began: &Began, vms: &[Vm]) -> Observation {
         self.window += 1;
         let mut threads = self.threads.read(&self.root);
-        // In the order of the VMs, as they were given to `sync`.
+        // In the order of the VMs passed to `sync`.
         let counted = self.counters.read().into_iter();
         let vcpus = counted.map(|vcpu| {
             let thread = threads.of(vcpu.thread);
@@ -113,7 +113,7 @@ impl HostObserver {
             round: 0,
             trial: None,
             begin_unix_us: began.unix_us,
-            // By the monotonic clock: a step of the wall clock changes no window's length.
+            // By the monotonic clock: a step of the wall clock does not change a window's length.
             end_unix_us: began.unix_us + micros(began.at.elapsed()),
             vms: vms.iter().map(Vm::reference).collect(),
             vcpus,
@@ -124,7 +124,8 @@ impl HostObserver {
             programs,
             losses,
             own_cpu_us: now.process_since(&began.own),
-            // Reading is what this thread did since it was asked to; the watching itself is the programs'.
+            // Only the work of this thread since the call is reading; observation itself is done by the
+            // programs.
             reading_cpu_us: Availability::Unavailable("not read yet".into()),
         }
     }

@@ -49,15 +49,15 @@ impl ThreadWindows {
     }
 }
 
-/// The threads that are followed.
+/// The watched threads.
 pub(super) struct ResidencyWindow {
     probe: Availability<ThreadProbe>,
-    /// Why programs that do not run do not.
+    /// The reasons of programs that do not run.
     reasons: BTreeMap<Program, String>,
     before: BTreeMap<TaskId, ThreadReading>,
-    /// Why threads that should be watched are not.
+    /// The reasons of threads that could not be watched.
     unwatched: BTreeMap<TaskId, String>,
-    /// Domain of each CPU as the programs were last told.
+    /// Domain of each CPU as last passed to the programs.
     domains: BTreeMap<u32, u32>,
 }
 
@@ -66,7 +66,7 @@ impl ResidencyWindow {
         Self { probe, reasons, before: BTreeMap::new(), unwatched: BTreeMap::new(), domains: BTreeMap::new() }
     }
 
-    /// What the followed threads did since they were followed, or since the last call.
+    /// What the watched threads did since they were first watched, or since the last call.
     pub(super) fn read(&mut self, root: &HostRoot) -> ThreadWindows {
         let otherwise = |reason: String| ThreadWindows { threads: BTreeMap::new(), otherwise: reason };
         let readings = match &self.probe {
@@ -121,7 +121,7 @@ impl ResidencyWindow {
         }
     }
 
-    /// Every thread that was seen to enter guest mode; none where that is not traced.
+    /// Every thread that entered guest mode; none where that is not traced.
     pub(super) fn guest_threads(&self) -> Result<Vec<GuestThread>, ProbeError> {
         match &self.probe {
             Availability::Available(probe) => Ok(probe.vcpu_threads()?.unwrap_or_default()),
@@ -138,7 +138,7 @@ impl ResidencyWindow {
             count(Program::SchedMigrateTask, part(now), before.and_then(part))
         };
         let (guest, guest_before) = (&now.guest, before.map(|before| &before.guest));
-        // Time in the guest needs both programs; the one that is missing tells why.
+        // Time in the guest needs both programs; the missing one has the reason.
         let guest_program = if guest.entries.is_none() { Program::KvmEntry } else { Program::KvmExit };
         ThreadWindow {
             residency: self.residency(before, now),
@@ -169,7 +169,7 @@ impl ResidencyWindow {
         before: Option<&ThreadReading>,
         now: &ThreadReading,
     ) -> Availability<Vec<CpuResidency>> {
-        // Without any of the three there is nothing to tell, not an empty list.
+        // Without any of the three the result is unavailable, not an empty list.
         let programs = [Program::SchedSwitch, Program::SampleClock, Program::SampleMisses];
         if programs.iter().all(|program| self.reasons.contains_key(program)) {
             return Availability::Unavailable(self.reason(Program::SchedSwitch));
@@ -179,7 +179,7 @@ impl ResidencyWindow {
             cpus.and_then(|cpus| cpus.iter().find(|reading| reading.cpu == cpu))
         };
         if let Some(reason) = before.and_then(|before| before.cpus.reason()) {
-            return Availability::Unavailable(format!("the window has no beginning: {reason}"));
+            return Availability::Unavailable(format!("the window has no start value: {reason}"));
         }
         now.cpus.clone().map(|cpus| {
             let windows = cpus.iter().map(|now| between_cpu(earlier(now.cpu), now));
@@ -206,7 +206,7 @@ fn between_cpu(before: Option<&CpuReading>, now: &CpuReading) -> CpuResidency {
     }
 }
 
-/// A CPU on which nothing happened in the window.
+/// Omits CPUs on which nothing happened in the window.
 fn idle(cpu: &CpuResidency) -> bool {
     [cpu.run_ns, cpu.switches, cpu.clock_samples, cpu.miss_samples].iter().all(|n| n.unwrap_or(0) == 0)
 }

@@ -1,22 +1,31 @@
-//! Which events to count on which processor.
+//! The events to count on each kind of processor.
 //!
 //! The kernel's generic `cache-misses` is the last-level cache on Intel; on AMD it is the L2
 //! (arch/x86/events/amd/core.c, Linux 6.18), and AMD's L3 counters count per cache, not per thread. There
-//! the fills of the data cache by where they came from tell what the L3 had not: AMD's Processor
+//! the fills of the data cache are counted by source, which shows what missed the L3: AMD's Processor
 //! Programming References for families 17h, 19h and 1Ah, event 0x43.
 
 use huddle_model::availability::Availability;
+use huddle_model::counters::CounterRole;
 use perf_event::Builder;
 use perf_event::events::{Cache, Hardware, Raw, Software};
 
 use huddle_host::cpuinfo::Processor;
 
-/// One event, as perf_event_open(2) takes it.
+/// Roles by their name in the configuration.
+pub(super) const ROLES: [(&str, CounterRole); 4] = [
+    ("cycles", CounterRole::Cycles),
+    ("instructions", CounterRole::Instructions),
+    ("llc_references", CounterRole::LlcReferences),
+    ("llc_misses", CounterRole::LlcMisses),
+];
+
+/// One event for perf_event_open(2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSpec {
-    /// What is really counted, for the recording.
+    /// Name of the event that is really counted, for the recording.
     pub name: String,
-    /// How the kernel is asked for it.
+    /// How it is specified to the kernel.
     pub code: EventCode,
 }
 
@@ -29,12 +38,12 @@ pub enum EventCode {
     Cache(Cache),
     /// Counted by the kernel itself, on any host.
     Software(Software),
-    /// In the processor's own code.
+    /// A raw event code of the processor.
     Raw(Raw),
 }
 
 impl EventCode {
-    /// A builder that asks for the event and for nothing else yet.
+    /// A builder with the event and no other setting.
     pub(super) fn builder(&self) -> Builder<'static> {
         match self {
             Self::Hardware(event) => Builder::new(*event),
@@ -46,7 +55,7 @@ impl EventCode {
 }
 
 impl EventSpec {
-    /// A raw event of the core's counters, in the processor's own code (`config` of `perf_event_attr`).
+    /// A raw event of the core's counters, in the processor's own encoding (`config` of `perf_event_attr`).
     pub fn raw(name: impl Into<String>, config: u64) -> Self {
         Self { name: name.into(), code: EventCode::Raw(Raw::new(config)) }
     }
@@ -64,7 +73,7 @@ impl EventSpec {
         matches!(self.code, EventCode::Software(_))
     }
 
-    /// The processor's own code of a raw event; `None` where the kernel has a name for the event.
+    /// The code of a raw event; `None` for an event with a kernel name.
     pub fn raw_code(&self) -> Option<u64> {
         match &self.code {
             EventCode::Raw(raw) => Some(raw.config),
@@ -88,7 +97,7 @@ impl EventSpec {
     }
 }
 
-/// The events that rates are made of.
+/// The events that rates are computed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheEvents {
     /// Clock cycles of the core.
@@ -97,12 +106,12 @@ pub struct CacheEvents {
     pub instructions: Availability<EventSpec>,
     /// Look-ups of the last-level cache.
     pub llc_references: Availability<EventSpec>,
-    /// Those it could not serve.
+    /// Misses of the last-level cache.
     pub llc_misses: Availability<EventSpec>,
 }
 
 impl CacheEvents {
-    /// The events to count on a processor (`None`: unknown, the kernel's generic events are taken).
+    /// The events to count on a processor (`None`: unknown, so the kernel's generic events).
     pub fn of(processor: Option<&Processor>) -> Self {
         let (references, misses) = match processor {
             Some(amd) if matches!(amd.vendor.as_str(), "AuthenticAMD" | "HygonGenuine") => {

@@ -11,15 +11,15 @@ use perf_event::{Builder, Counter, ReadFormat};
 use super::events::EventSpec;
 use huddle_host::clock::monotonic_ns;
 
-/// The thread id that means whoever calls (perf_event_open(2)).
+/// The thread id that means the calling thread (perf_event_open(2)).
 pub(super) const CALLING_THREAD: i32 = 0;
 
-/// What of a thread is counted.
+/// Which part of a thread is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Everything the thread does, in the guest and for it.
     HostAndGuest,
-    /// Only while it runs the guest (KVM); software events do not know the difference.
+    /// Only while it runs the guest (KVM); software events cannot distinguish the two.
     GuestOnly,
 }
 
@@ -31,10 +31,10 @@ pub enum GroupError {
     Read {
         /// The thread.
         tid: i32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The kernel gave something else than it documents.
+    /// The kernel returned something else than it documents.
     #[error("the counters of thread {tid} gave {got} counts instead of {expected}")]
     Format {
         /// The thread.
@@ -51,18 +51,18 @@ pub enum GroupError {
 pub struct GroupReading {
     /// When the reading began, on `CLOCK_MONOTONIC` in nanoseconds.
     pub begin_ns: u64,
-    /// When it was done, likewise.
+    /// When the reading ended, likewise.
     pub end_ns: u64,
     /// Time the group was enabled, in nanoseconds.
     pub time_enabled_ns: u64,
     /// Time it was really on the processor, in nanoseconds; less where events were multiplexed.
     pub time_running_ns: u64,
-    /// The raw count of each event in the order they were asked for; not scaled.
+    /// The raw count of each event in the order of the request; not scaled.
     pub counts: Vec<Availability<u64>>,
 }
 
 impl GroupReading {
-    /// Whether the group was on the processor for a part of the time only, so that counts are estimates.
+    /// Whether the group was on the processor for only part of the time, so that counts are estimates.
     pub fn is_multiplexed(&self) -> bool {
         self.time_running_ns < self.time_enabled_ns
     }
@@ -74,12 +74,12 @@ pub struct PerfGroup {
     tid: i32,
     /// The events that could be opened, the leader first.
     members: Vec<Counter>,
-    /// For each event asked for its place among the members, or why it is not there.
+    /// For each requested event its position among the members, or why it is missing.
     places: Vec<Availability<usize>>,
 }
 
 impl PerfGroup {
-    /// Starts to count. Events that cannot be opened are unavailable, with the reason; the others are one
+    /// Starts to count. Events that cannot be opened are unavailable, with the reason; the others form one
     /// group. The thread's children are not counted.
     pub fn open(tid: i32, events: &[EventSpec], scope: Scope) -> Self {
         let mut members: Vec<Counter> = Vec::new();
@@ -101,7 +101,7 @@ impl PerfGroup {
         Self { tid, members, places }
     }
 
-    /// Which of the events asked for are counted, and why others are not, in the order of asking.
+    /// Which of the requested events are counted, and why others are not, in the order of the request.
     pub fn events(&self) -> Vec<Availability<()>> {
         self.places.iter().map(|place| place.clone().map(|_| ())).collect()
     }
@@ -114,7 +114,7 @@ impl PerfGroup {
     /// Reads all events at once.
     ///
     /// # Errors
-    /// The kernel does not give the group.
+    /// The group cannot be read.
     pub fn read(&mut self) -> Result<GroupReading, GroupError> {
         let begin_ns = monotonic_ns();
         let mut reading = GroupReading {
@@ -128,7 +128,7 @@ impl PerfGroup {
         if let Some(leader) = self.members.first_mut() {
             let wrong = |got| GroupError::Format { tid, got, expected };
             let data = leader.read_group().map_err(|source| match source.kind() {
-                // Linux gives no bytes at all for a group in an error state.
+                // Linux returns no bytes for a group in an error state.
                 io::ErrorKind::UnexpectedEof => wrong(0),
                 _ => GroupError::Read { tid, source },
             })?;
@@ -145,9 +145,9 @@ impl PerfGroup {
     }
 }
 
-/// Asks for all that the thread does, in user space, kernel and guest, as soon as the event is open, and
-/// not for its children. The builder's own default leaves out the kernel and the hypervisor, without
-/// which context switches and migrations are 0 for ever.
+/// Counts everything that the thread does, in user space, kernel and guest, from the moment the event is
+/// open, without its children. The builder's default excludes the kernel and the hypervisor, so that context
+/// switches and migrations would always be 0.
 fn builder(tid: i32, event: &EventSpec, scope: Scope) -> Builder<'static> {
     let mut builder = event.code.builder();
     builder
@@ -160,7 +160,7 @@ fn builder(tid: i32, event: &EventSpec, scope: Scope) -> Builder<'static> {
         .exclude_kernel(false)
         .exclude_hv(false)
         .exclude_guest(false)
-        // Software events do not know the guest from the host.
+        // Software events cannot distinguish the guest from the host.
         .exclude_host(scope == Scope::GuestOnly && !event.is_software())
         .read_format(
             ReadFormat::GROUP
@@ -171,16 +171,16 @@ fn builder(tid: i32, event: &EventSpec, scope: Scope) -> Builder<'static> {
     builder
 }
 
-/// Times are asked for, so they are there.
+/// Times are requested, so they are present.
 fn nanoseconds(time: Option<Duration>) -> u64 {
     time.and_then(|time| u64::try_from(time.as_nanos()).ok()).unwrap_or(0)
 }
 
-/// The error number of a call that the builder made.
+/// The error number of a call by the builder.
 fn errno(error: &io::Error) -> Errno {
     match error.raw_os_error() {
         Some(number) => Errno::from_raw(number),
-        // The builder puts an error of its own in the place of E2BIG alone.
+        // The builder has its own error only for E2BIG.
         None => Errno::E2BIG,
     }
 }
@@ -192,7 +192,7 @@ fn explain(event: &EventSpec, tid: i32, errno: Errno) -> String {
             "this host has no such counter (a VM without a virtual PMU has none)"
         }
         Errno::EOPNOTSUPP => {
-            "this host cannot count it so; while a VM with KVM's mediated vPMU runs, nothing that guests do \
+            "this host cannot count it this way; while a VM with KVM's mediated vPMU runs, nothing that guests do \
              can be counted"
         }
         Errno::EACCES | Errno::EPERM => {
@@ -203,7 +203,7 @@ fn explain(event: &EventSpec, tid: i32, errno: Errno) -> String {
         Errno::EINVAL => {
             "the processor cannot count it, or not together with the others or in the guest only"
         }
-        Errno::EBUSY => "another user keeps the counters for itself",
+        Errno::EBUSY => "another user has exclusive use of the counters",
         _ => "the kernel refused",
     };
     let of = if tid == CALLING_THREAD { String::new() } else { format!(" of thread {tid}") };
@@ -219,7 +219,7 @@ mod tests {
     const ENABLED_RUNNING_ID_GROUP: u64 = 0b1111;
 
     #[test]
-    fn the_kernel_is_asked_for_the_event_and_for_nothing_else() {
+    fn the_request_has_the_event_and_nothing_else() {
         let events = [
             EventSpec::context_switches(),
             EventSpec::cpu_migrations(),
@@ -248,7 +248,7 @@ mod tests {
     fn errors_keep_their_number() {
         assert_eq!(errno(&io::Error::from_raw_os_error(Errno::ENOENT as i32)), Errno::ENOENT);
         let mut builder = EventSpec::page_faults().code.builder();
-        // Too small for any kernel, which answers with E2BIG.
+        // Too small for any kernel, which returns E2BIG.
         builder.attrs_mut().size = 1;
         assert_eq!(errno(&builder.build().unwrap_err()), Errno::E2BIG);
     }

@@ -1,8 +1,8 @@
 //! Counters per vCPU thread through perf_event_open(2): one group per thread, so that all its events
-//! are on the processor together and their ratios are true.
+//! are on the processor together and their ratios are valid.
 //!
-//! [`EventSet`] says which event stands for each role, [`VcpuCounters`] keeps the groups of all watched
-//! vCPUs and reads them in the vocabulary of `huddle_model`.
+//! [`EventSet`] has the event of each role, [`VcpuCounters`] keeps the groups of all watched vCPUs and
+//! converts their readings to the types of `huddle_model`.
 
 pub mod events;
 pub mod group;

@@ -1,21 +1,21 @@
-//! Events as users name them: by the kernel's names, as perf(1) does, or raw.
+//! Events as users write them: by the kernel's names, as in perf(1), or raw.
 
 use std::str::FromStr;
 
 use perf_event::events::{Cache, CacheId, CacheOp, CacheResult, Hardware, Software};
 
-use super::events::{EventCode, EventSpec};
+use super::events::{EventCode, EventSpec, ROLES};
 
 /// Text that is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    /// Not a name, nor a raw event.
+    /// Neither a name nor a raw event.
     #[error(
         "{text:?} is not an event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
         names()
     )]
     Unknown {
-        /// What was given.
+        /// The text.
         text: String,
     },
     /// A raw event whose code cannot be read.
@@ -24,18 +24,18 @@ pub enum EventError {
              event=0x2e,umask=0x41"
     )]
     Raw {
-        /// What was given.
+        /// The text.
         text: String,
         /// What is wrong.
         why: String,
     },
     /// Not `ROLE=EVENT`.
     #[error(
-        "{text:?} does not say what to count; expected ROLE=EVENT with a role of {}, as llc_misses=r412e",
+        "{text:?} does not name a role; expected ROLE=EVENT with a role of {}, as llc_misses=r412e",
         roles()
     )]
     Choice {
-        /// What was given.
+        /// The text.
         text: String,
     },
 }
@@ -53,7 +53,7 @@ const fn last_level(operation: CacheOp, result: CacheResult) -> EventCode {
     EventCode::Cache(Cache { which: CacheId::LL, operation, result })
 }
 
-/// The names that perf(1) uses, too.
+/// The names of perf(1).
 const NAMES: [(&str, EventCode); 18] = [
     ("cycles", hardware(Hardware::CPU_CYCLES)),
     ("ref-cycles", hardware(Hardware::REF_CPU_CYCLES)),
@@ -80,7 +80,7 @@ fn names() -> String {
 }
 
 fn roles() -> String {
-    super::set::ROLES.map(|(key, _)| key).join(", ")
+    ROLES.map(|(key, _)| key).join(", ")
 }
 
 impl FromStr for EventSpec {
@@ -88,7 +88,7 @@ impl FromStr for EventSpec {
 
     /// A name of the table, `rHEX` (the `config` of `PERF_TYPE_RAW`), or `event=N,umask=N` in the layout
     /// of x86 (Intel SDM volume 3, IA32_PERFEVTSELx; AMD's PERF_CTL has four more bits of the event at
-    /// 35:32), with `cpu/` and `/` around it if you like. The name that is kept is the text.
+    /// 35:32), optionally enclosed in `cpu/` and `/`. The event keeps the text as its name.
     fn from_str(text: &str) -> Result<Self, EventError> {
         let text = text.trim();
         if let Some((name, code)) = NAMES.into_iter().find(|(name, _)| *name == text) {
@@ -116,7 +116,7 @@ fn fields(terms: &str) -> Result<u64, String> {
     for term in terms.split(',') {
         let (key, value) = term.split_once('=').ok_or_else(|| format!("{term:?} is not KEY=NUMBER"))?;
         let number = match value.strip_prefix("0x") {
-            // `from_str_radix` would take a sign.
+            // `from_str_radix` would accept a sign.
             Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).ok(),
             Some(_) => None,
             None => value.parse().ok().filter(|_| !value.starts_with('+')),
@@ -134,13 +134,13 @@ fn fields(terms: &str) -> Result<u64, String> {
             return Err(format!("{key} is {value}, beyond {largest:#x}"));
         }
         if seen.contains(&key) {
-            return Err(format!("{key} is there twice"));
+            return Err(format!("{key} is given twice"));
         }
         seen.push(key);
         has_event |= key == "event";
         config |= bits;
     }
-    if has_event { Ok(config) } else { Err("it names no event".into()) }
+    if has_event { Ok(config) } else { Err("it has no event".into()) }
 }
 
 #[cfg(test)]
@@ -155,7 +155,7 @@ mod tests {
     const HW_CACHE: u32 = 3;
     const RAW: u32 = 4;
 
-    /// `type` and `config` that the kernel is given.
+    /// `type` and `config` as passed to the kernel.
     fn config(text: &str) -> (u32, u64) {
         let event: EventSpec = text.parse().unwrap();
         assert_eq!(event.name, text.trim());
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_what_would_do() {
+    fn errors_name_the_mistake_and_the_expected_form() {
         for (text, word) in [
             ("", "not an event"),
             ("cache-mises", "cache-misses"),
@@ -185,7 +185,7 @@ mod tests {
             ("rxyz", "not an event"),
             ("r+1", "not an event"),
             ("r11111111111111111", "more than 64 bits"),
-            ("umask=1", "names no event"),
+            ("umask=1", "has no event"),
             ("event=0x1000", "beyond 0xfff"),
             ("event=1,umask=256", "beyond 0xff"),
             ("event=+1", "not a number"),
@@ -208,7 +208,7 @@ mod tests {
         }
 
         #[test]
-        fn any_raw_code_is_taken_as_it_is(code in any::<u64>()) {
+        fn any_raw_code_is_used_unchanged(code in any::<u64>()) {
             let event: EventSpec = format!("r{code:x}").parse().unwrap();
             prop_assert_eq!(event.raw_code(), Some(code));
         }

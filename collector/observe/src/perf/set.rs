@@ -1,4 +1,4 @@
-//! Which event stands for each role, and what of a thread is counted.
+//! The event of each role, and which part of a thread is counted.
 
 use std::str::FromStr;
 
@@ -6,29 +6,21 @@ use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
 
-use super::events::{CacheEvents, EventSpec};
+use super::events::{CacheEvents, EventSpec, ROLES};
 use super::group::{CALLING_THREAD, PerfGroup, Scope};
 use super::parse::EventError;
 use huddle_host::cpuinfo::{self, Processor};
 use huddle_host::{HostError, HostRoot};
 
-/// Each role by its name in the configuration.
-pub(super) const ROLES: [(&str, CounterRole); 4] = [
-    ("cycles", CounterRole::Cycles),
-    ("instructions", CounterRole::Instructions),
-    ("llc_references", CounterRole::LlcReferences),
-    ("llc_misses", CounterRole::LlcMisses),
-];
-
-/// The word that leaves a role uncounted.
+/// The value that leaves a role uncounted.
 const NONE: &str = "none";
 
-/// What the user wants for one role: `llc_misses=r412e`, `llc_references=none`.
+/// The user's choice for one role: `llc_misses=r412e`, `llc_references=none`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventChoice {
     /// The role.
     pub role: CounterRole,
-    /// The event; `None`: it shall not be counted.
+    /// The event; `None`: the role is not counted.
     pub event: Option<EventSpec>,
 }
 
@@ -47,7 +39,7 @@ impl FromStr for EventChoice {
     type Err = EventError;
 
     fn from_str(text: &str) -> Result<Self, EventError> {
-        // An event may hold `=` itself: the first one parts it from the role.
+        // An event may contain `=`: the first one separates it from the role.
         let parts = text.split_once('=').and_then(|(key, event)| {
             let (_, role) = ROLES.iter().find(|(name, _)| *name == key.trim())?;
             Some((*role, event))
@@ -74,13 +66,13 @@ impl EventSet {
         Ok(Self::of(cpuinfo::read(root)?.processor().as_ref()))
     }
 
-    /// The set for a processor; `None`: unknown, the kernel's generic events are taken.
+    /// The set for a processor; `None`: unknown, so the kernel's generic events.
     pub fn of(processor: Option<&Processor>) -> Self {
         let CacheEvents { cycles, instructions, llc_references, llc_misses } = CacheEvents::of(processor);
         Self { scope: Scope::HostAndGuest, events: [cycles, instructions, llc_references, llc_misses] }
     }
 
-    /// A set of these events and no others.
+    /// A set of exactly these events.
     pub fn only(events: impl IntoIterator<Item = (CounterRole, EventSpec)>) -> Self {
         let none = CounterRole::ALL.map(|role| Availability::Unavailable(not_asked(role)));
         let mut set = Self { scope: Scope::HostAndGuest, events: none };
@@ -90,7 +82,7 @@ impl EventSet {
         set
     }
 
-    /// Takes the user's choice for one role.
+    /// Applies the user's choice for one role.
     pub fn choose(&mut self, choice: EventChoice) {
         let EventChoice { role, event } = choice;
         self.events[place(role)] = match event {
@@ -104,12 +96,12 @@ impl EventSet {
         self.scope = scope;
     }
 
-    /// What of a thread is counted.
+    /// Which part of a thread is counted.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// The event that is to stand for a role, or why there is none.
+    /// The event to count for a role, or why there is none.
     pub fn event(&self, role: CounterRole) -> &Availability<EventSpec> {
         &self.events[place(role)]
     }
@@ -119,7 +111,7 @@ impl EventSet {
         let chosen = CounterRole::ALL.into_iter().filter_map(|role| Some((role, self.event(role).value()?)));
         let software = chosen.filter(|(_, event)| event.is_software()).map(|(role, event)| {
             format!(
-                "{} stands for {}: the kernel counts it without the processor, so its rates say nothing about a cache",
+                "{} is counted for {}: it is a software event of the kernel, so its rates say nothing about a cache",
                 event.name,
                 role.name()
             )
@@ -127,8 +119,8 @@ impl EventSet {
         software.collect()
     }
 
-    /// Tries the set on the calling thread: which events this host counts, and why it does not count
-    /// the others.
+    /// Tries the set on the calling thread: which events this host counts, and why it does not count the
+    /// others.
     pub fn probe(&self) -> Vec<CountedEvent> {
         let group = self.open(CALLING_THREAD);
         let opened = group.outcome.into_iter();
@@ -165,7 +157,7 @@ pub(super) struct OpenSet {
     pub(super) group: PerfGroup,
     /// The role of each event of the group.
     pub(super) roles: Vec<CounterRole>,
-    /// The name of the event that is counted for each role, or why none is.
+    /// The name of the event that is counted for each role, or why there is none.
     pub(super) outcome: [(CounterRole, Availability<String>); 4],
 }
 
@@ -179,7 +171,7 @@ fn place(role: CounterRole) -> usize {
 }
 
 fn not_asked(role: CounterRole) -> String {
-    format!("{} were not asked for", role.name())
+    format!("{} are not configured", role.name())
 }
 
 #[cfg(test)]
@@ -187,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_replaces_the_table_and_none_takes_away() {
+    fn a_choice_replaces_the_table_and_none_removes() {
         let mut set = EventSet::of(None);
         assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().name, "cache-misses");
         for choice in ["llc_misses=event=0x2e,umask=0x41", "llc_references=none"] {
@@ -195,15 +187,15 @@ mod tests {
         }
         assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().raw_code(), Some(0x412e));
         let reason = set.event(CounterRole::LlcReferences).reason();
-        assert_eq!(reason, Some("LLC references were not asked for"));
+        assert_eq!(reason, Some("LLC references are not configured"));
         assert_eq!(set.event(CounterRole::Cycles).value().unwrap().name, "cycles");
         assert_eq!(set.notes(), Vec::<String>::new());
         set.choose("llc_misses=page-faults".parse().unwrap());
-        assert!(set.notes()[0].contains("page-faults stands for LLC misses"), "{:?}", set.notes());
+        assert!(set.notes()[0].contains("page-faults is counted for LLC misses"), "{:?}", set.notes());
     }
 
     #[test]
-    fn a_choice_that_is_none_is_named() {
+    fn an_invalid_choice_is_named() {
         for (text, word) in [
             ("llc_mises=r1", "llc_misses"),
             ("cycles", "ROLE=EVENT"),
@@ -223,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_counted_keeps_the_tables_reason() {
+    fn uncounted_events_keep_the_tables_reason() {
         let old = Processor { vendor: "AuthenticAMD".into(), family: 0x15, model: 1 };
         let counted = EventSet::of(Some(&old)).probe();
         assert_eq!(counted.len(), 4);

@@ -1,4 +1,4 @@
-//! The counters of all vCPU threads of the VMs that are watched.
+//! The counters of all vCPU threads of the watched VMs.
 
 use std::collections::BTreeMap;
 
@@ -22,9 +22,9 @@ pub struct VcpuReading {
     pub process: TaskId,
     /// The thread that runs it.
     pub thread: TaskId,
-    /// Totals since its group was opened, with the time of this reading, or why there are none.
+    /// Totals since its group was opened, with the time of this reading, or why they are missing.
     pub reading: Availability<GroupReading>,
-    /// What happened since the reading before; at the first one, since the group was opened.
+    /// Difference to the previous reading; at the first one, to when the group was opened.
     pub delta: CounterDelta,
 }
 
@@ -54,8 +54,8 @@ struct Group {
 }
 
 impl VcpuCounters {
-    /// Tries the set on the calling thread; no vCPU is watched yet. Never fails: a host that counts
-    /// nothing says so in [`Self::events`] and at each reading.
+    /// Tries the set on the calling thread; no vCPU is watched yet. Never fails: on a host that counts
+    /// nothing, [`Self::events`] and each reading have the reason.
     ///
     /// Every vCPU takes a file descriptor for each event: see [`descriptors`].
     pub fn new(root: HostRoot, set: EventSet) -> Self {
@@ -63,20 +63,20 @@ impl VcpuCounters {
         Self { root, set, events, vcpus: Vec::new() }
     }
 
-    /// The event that is really counted for each role, or why none is.
+    /// The event that is really counted for each role, or why there is none.
     pub fn events(&self) -> &[CountedEvent] {
         &self.events
     }
 
-    /// Takes the vCPUs of `vms`: opens a group for each new thread, keeps those that go on, closes the
-    /// others. A thread whose group could not be opened is tried again.
+    /// Watches the vCPUs of `vms`: opens a group for each new thread, keeps existing ones, closes the others.
+    /// A thread whose group could not be opened is tried again.
     pub fn sync(&mut self, vms: &[Vm]) {
         let earlier = std::mem::take(&mut self.vcpus).into_iter();
         let mut earlier: BTreeMap<TaskId, Group> =
             earlier.filter_map(|watched| Some((watched.thread, watched.group.ok()?))).collect();
         for vm in vms {
             for vcpu in &vm.vcpus {
-                // Nothing of this host counts a vCPU that no thread of it runs.
+                // A vCPU without a thread on this host cannot be counted here.
                 let Some((process, thread)) = vcpu.thread() else { continue };
                 let group = match earlier.remove(&thread) {
                     Some(group) => Ok(group),
@@ -87,8 +87,8 @@ impl VcpuCounters {
         }
     }
 
-    /// Reads each vCPU, in the order of the last [`Self::sync`]. A thread that has ended meanwhile has
-    /// no numbers: for how much of the time they stand is not known.
+    /// Reads each vCPU, in the order of the last [`Self::sync`]. A thread that has ended since has no
+    /// numbers, because the time they cover is unknown.
     pub fn read(&mut self) -> Vec<VcpuReading> {
         let Self { root, vcpus, .. } = self;
         vcpus.iter_mut().map(|watched| watched.read(root)).collect()
@@ -100,7 +100,7 @@ impl VcpuCounters {
         }
         let mut open = self.set.open(thread.id);
         open.group.descriptors().try_for_each(descriptors::leave_reserve)?;
-        // After the events were opened, so that they cannot be those of a later thread.
+        // After opening the events, so that they cannot belong to a later thread.
         still_there(&self.root, process, thread)?;
         if open.outcome.iter().all(|(_, event)| event.value().is_none()) {
             return Err(first_reason(open.outcome.iter().map(|(_, event)| event)));
@@ -120,7 +120,7 @@ impl Watched {
         let outcome = match &mut self.group {
             Ok(group) => {
                 let read = read(&mut group.open);
-                // After the reading, so that it is not one of a thread that had ended.
+                // After the reading, so that the reading is not of an ended thread.
                 let there = still_there(root, self.process, self.thread);
                 there.and(read).map(|now| {
                     let delta = CounterDelta::between(&group.last, &now);
@@ -142,7 +142,7 @@ impl Watched {
     }
 }
 
-/// A reading in the vocabulary of the model.
+/// A reading in the types of the model.
 fn read(open: &mut OpenSet) -> Result<GroupReading, String> {
     let raw = open.group.read().map_err(|error| error.to_string())?;
     let mut counts = Counts::default();
@@ -164,10 +164,10 @@ fn still_there(root: &HostRoot, process: TaskId, thread: TaskId) -> Result<(), S
         Ok(stat) if stat.id == thread => Err(format!("thread {thread} has ended")),
         Ok(_) => Err(format!("thread {thread} has ended, and another has its number now")),
         Err(error) if error.is_gone() => Err(format!("thread {thread} has ended")),
-        Err(error) => Err(format!("thread {thread} cannot be looked at: {error}")),
+        Err(error) => Err(format!("thread {thread} cannot be read: {error}")),
     }
 }
 
 fn first_reason<'a>(mut events: impl Iterator<Item = &'a Availability<String>>) -> String {
-    events.find_map(Availability::reason).unwrap_or("no event was asked for").to_owned()
+    events.find_map(Availability::reason).unwrap_or("no event is configured").to_owned()
 }

@@ -1,4 +1,4 @@
-//! Attaching one program at a time, each with its own reason when it cannot be.
+//! Attaching programs one by one, each with its own reason if that fails.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::program::{Program, ProgramStatus};
 use super::{ProbeConfig, one_line};
 use crate::perf::events::EventSpec;
 
-/// The globals of the object that hold offsets, the structure and the path of each.
+/// The globals of the object that hold offsets, with structure and path of each field.
 const FIELDS: [(&str, &str, &[&str]); 7] = [
     ("TASK_PID", "task_struct", &["pid"]),
     ("TASK_TGID", "task_struct", &["tgid"]),
@@ -30,7 +30,7 @@ const FIELDS: [(&str, &str, &[&str]); 7] = [
 
 const FIELD_REMEDY: &str = "mm_struct.owner needs CONFIG_MEMCG, the others Linux 5.16 or later";
 
-/// The offsets that this kernel has, or why it has not.
+/// The offsets of this kernel's fields, or why they are missing.
 pub(super) struct Offsets(BTreeMap<&'static str, Result<u32, String>>);
 
 impl Offsets {
@@ -54,7 +54,7 @@ impl Offsets {
     }
 }
 
-/// The offsets a program reads.
+/// The offsets that a program uses.
 fn needs(program: Program) -> &'static [&'static str] {
     match program {
         Program::KsmMergeOnePage | Program::KsmMergeWithKsmPage | Program::KsmRemoveRmapItem => {
@@ -66,7 +66,7 @@ fn needs(program: Program) -> &'static [&'static str] {
     }
 }
 
-/// What this kernel says about itself.
+/// Facts of this kernel.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel<'a> {
     pub(super) btf: &'a Btf,
@@ -76,7 +76,7 @@ pub(super) struct Kernel<'a> {
     pub(super) miss_event: &'a Availability<EventSpec>,
 }
 
-/// Attaches programs of one loaded object and keeps book of what became of each.
+/// Attaches programs of one loaded object and records the outcome of each.
 pub(super) struct Attacher<'a> {
     pub(super) ebpf: &'a mut Ebpf,
     pub(super) kernel: Kernel<'a>,
@@ -89,13 +89,13 @@ impl<'a> Attacher<'a> {
         Self { ebpf, kernel, config, status: BTreeMap::new() }
     }
 
-    /// Attaches a program to the tracepoint of its name; the tracepoint is left when the link is dropped.
+    /// Attaches a program to the tracepoint of its name; dropping the link detaches it.
     pub(super) fn tracepoint(&mut self, program: Program) -> Availability<BtfTracePointLink> {
         let link = self.wanted(program).and_then(|()| self.try_tracepoint(program));
         self.note(program, link)
     }
 
-    /// Notes the outcome for `status` and hands it on.
+    /// Records the outcome for `status` and returns it.
     pub(super) fn note<T>(&mut self, program: Program, outcome: Result<T, String>) -> Availability<T> {
         let outcome = Availability::from(outcome);
         let status = match outcome.reason() {
@@ -106,10 +106,10 @@ impl<'a> Attacher<'a> {
         outcome
     }
 
-    /// Whether the program is asked for and this kernel has the fields it reads.
+    /// Checks that the program is requested and that this kernel has the fields it reads.
     pub(super) fn wanted(&self, program: Program) -> Result<(), String> {
         if !self.config.programs.contains(&program) {
-            return Err(format!("the BPF program {} was not asked for", program.name()));
+            return Err(format!("the BPF program {} is not requested", program.name()));
         }
         match self.kernel.offsets.missing(needs(program)) {
             None => Ok(()),
@@ -136,7 +136,7 @@ impl<'a> Attacher<'a> {
         tracepoint.take_link(link).map_err(failed)
     }
 
-    /// Attaches a sampling program to a perf event on every CPU that is online.
+    /// Attaches a sampling program to a perf event on every online CPU.
     pub(super) fn samples(&mut self, program: Program) -> Availability<Vec<PerfEventLink>> {
         let links = self.wanted(program).and_then(|()| self.try_samples(program));
         self.note(program, links)

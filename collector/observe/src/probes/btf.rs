@@ -1,24 +1,24 @@
-//! Where the fields of the kernel's structures are, from the kernel's own BTF
+//! Offsets of fields of kernel structures, from the kernel's own BTF
 //! (Documentation/bpf/btf.rst, Linux 6.18): one BPF object fits every kernel.
 
 use std::collections::BTreeSet;
 
-/// The type section and the strings of one BTF file, with the place of each type.
+/// The type section and the strings of one BTF file, with the position of each type.
 #[derive(Debug)]
 pub struct KernelTypes {
     bytes: Vec<u8>,
     strings: usize,
-    /// Where each type begins in `bytes`; type 0 is void and has no place.
+    /// Where each type begins in `bytes`; type 0 is void and has no position.
     types: Vec<usize>,
 }
 
 /// Why BTF could not be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BtfError {
-    /// It is not BTF, or it ends too early.
-    #[error("the kernel's BTF cannot be understood at byte {at}: {what}")]
+    /// It is not BTF, or it is truncated.
+    #[error("the kernel's BTF cannot be parsed at byte {at}: {what}")]
     Damaged {
-        /// Where.
+        /// Position in bytes.
         at: usize,
         /// What is wrong.
         what: &'static str,
@@ -83,7 +83,7 @@ impl KernelTypes {
     fn structure(&self, name: &str) -> Result<Option<usize>, BtfError> {
         for (id, &at) in self.types.iter().enumerate().skip(1) {
             let info = read_u32(&self.bytes, at + 4)?;
-            // A structure without members is one that is only declared in this unit.
+            // A structure without members is only declared in this unit.
             if kind(info) == KIND_STRUCT && count(info) > 0 && self.name_is(at, name)? {
                 return Ok(Some(id));
             }
@@ -93,8 +93,8 @@ impl KernelTypes {
 
     /// Offset in bits and type of a member; looks into members without a name, as C does.
     ///
-    /// Each structure is searched once: one whose unnamed members are of its own type, as damaged BTF may have,
-    /// would otherwise be searched as often as their number to the power of the depth.
+    /// Each structure is searched once: damaged BTF with unnamed members of a structure's own type would
+    /// otherwise take time exponential in the depth.
     fn member(
         &self,
         type_id: usize,
@@ -129,7 +129,7 @@ impl KernelTypes {
         Ok(Member { name: read_u32(&self.bytes, at)? as usize, type_id, offset_bits })
     }
 
-    /// Where a type is, behind typedefs and qualifiers.
+    /// Position of a type, with typedefs and qualifiers resolved.
     fn resolve(&self, mut type_id: usize) -> Result<Option<usize>, BtfError> {
         for _ in 0..32 {
             let Some(&at) = self.types.get(type_id).filter(|_| type_id > 0) else { return Ok(None) };
@@ -161,7 +161,7 @@ fn count(info: u32) -> usize {
     (info & 0xffff) as usize
 }
 
-/// Bytes that follow the 12 of every type.
+/// Bytes after the 12 that every type has.
 fn trailer(info: u32, at: usize) -> Result<usize, BtfError> {
     Ok(match kind(info) {
         1 | 14 | 17 => 4,
@@ -169,7 +169,7 @@ fn trailer(info: u32, at: usize) -> Result<usize, BtfError> {
         KIND_STRUCT | KIND_UNION | 15 | 19 => count(info) * 12,
         6 | 13 => count(info) * 8,
         2 | 7..=12 | 16 | 18 => 0,
-        _ => return Err(BtfError::Damaged { at, what: "a kind of type that this version does not know" }),
+        _ => return Err(BtfError::Damaged { at, what: "a kind of type that is unknown to this version" }),
     })
 }
 
@@ -231,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_with_its_place() {
+    fn damage_is_reported_with_its_position() {
         assert!(matches!(KernelTypes::parse(vec![1, 2, 3]), Err(BtfError::Damaged { at: 0, .. })));
         let whole = example();
         assert!(KernelTypes::parse(whole[..40].to_vec()).is_err());
     }
 
     #[test]
-    fn a_structure_that_holds_itself_is_searched_once() {
+    fn a_structure_that_contains_itself_is_searched_once() {
         let strings = b"\0outer\0";
         let members = 12_u32;
         let mut types = vec![1, 4 << 24 | members, 8];
@@ -254,9 +254,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(rest in proptest::collection::vec(any::<u8>(), 0..200), name in "[a-z]?") {
+        fn arbitrary_bytes_do_not_panic(rest in proptest::collection::vec(any::<u8>(), 0..200), name in "[a-z]?") {
             let _ = KernelTypes::parse(rest.clone());
-            // With a header that is right the rest is looked at.
+            // With a valid header the rest is parsed.
             let length = rest.len() as u32;
             let mut bytes = vec![0x9f, 0xeb, 1, 0];
             bytes.extend([24, 0, length / 2, length / 2, length.div_ceil(2)].into_iter().flat_map(u32::to_le_bytes));

@@ -1,4 +1,4 @@
-//! What the programs themselves cost, from the kernel's BPF statistics.
+//! Cost of the programs, from the kernel's BPF statistics.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use super::{ProbeError, one_line};
 pub struct ProgramCost {
     /// How often it ran while statistics were on.
     pub runs: u64,
-    /// How long that took in all, in nanoseconds.
+    /// Total time of these runs, in nanoseconds.
     pub run_ns: u64,
 }
 

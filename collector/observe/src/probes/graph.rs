@@ -1,15 +1,15 @@
 //! Which page of which process moved to or from a merged frame, as it happens: the programs behind
 //! sharing method `events`.
 //!
-//! ksmd's tracepoints report merges. That a page left its merged frame they report only at ksmd's next visit
-//! and only in part, so the write fault itself is watched: `page_fault_user` and `page_fault_kernel`
-//! (x86-64) where a process writes or the kernel writes for it, and `kvm_unmap_hva_range` where a KVM
-//! guest does, whose faults come by the processor's second page table and reach no other tracepoint. They
-//! are tracepoints, not functions of mm/memory.c: attaching to `do_wp_page` would see every writer at
-//! once, but kernels refuse it (no CONFIG_KPROBES, EPERM for fentry) where these work.
+//! ksmd's tracepoints report merges. That a page left its merged frame they report only at ksmd's next visit,
+//! and incompletely, so the write fault itself is traced: `page_fault_user` and `page_fault_kernel` (x86-64)
+//! for writes by a process or by the kernel on its behalf, and `kvm_unmap_hva_range` for KVM guests, whose
+//! faults use the processor's second-level page table and reach no other tracepoint. These are tracepoints,
+//! not functions of mm/memory.c: attaching to `do_wp_page` would cover all writers at once, but some kernels
+//! refuse it (no CONFIG_KPROBES, EPERM for fentry) where these work.
 //!
-//! Not told: writes by kernel threads for a process (vhost), memory given back, swapped out or moved by
-//! compaction outside KVM. Those are what method `events` measures as drift.
+//! Not reported: writes by kernel threads for a process (vhost), memory that is given back, swapped out or
+//! moved by compaction outside KVM. Method `events` measures these as drift.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ use huddle_model::observation::ProgramCost;
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/events.bpf.o");
 
-/// The globals of the object that hold offsets, the structure and the path of each.
+/// The globals of the object that hold offsets, with structure and path of each field.
 const FIELDS: [(&str, &str, &[&str]); 3] = [
     ("MM_OWNER", "mm_struct", &["owner"]),
     ("TASK_TGID", "task_struct", &["tgid"]),
@@ -49,23 +49,23 @@ pub enum GraphProbeError {
     Types {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// A structure is not as it has to be.
+    /// A structure lacks a required field.
     #[error(
         "changes of merged frames cannot be followed: {0}; Linux 6.4 or later with CONFIG_MEMCG is needed"
     )]
     Fields(#[from] BtfError),
-    /// The kernel does not take the object.
+    /// The kernel rejects the object.
     #[error(
         "changes of merged frames cannot be followed: {reason}; run as root, or with CAP_BPF and CAP_PERFMON"
     )]
     Load {
-        /// What the kernel or the loader said.
+        /// The error of the kernel or the loader.
         reason: String,
     },
-    /// A program without which the method is blind.
+    /// A program that the method cannot do without.
     #[error("changes of merged frames cannot be followed: {0}")]
     Attach(String),
     /// A map cannot be used.
@@ -80,7 +80,7 @@ pub struct GraphProbe {
     losses: PerCpuArray<MapData, GraphLosses>,
     missing: Vec<String>,
     _tracepoints: Vec<BtfTracePointLink>,
-    /// Holds the programs.
+    /// Owns the programs.
     object: Ebpf,
 }
 
@@ -91,11 +91,11 @@ impl std::fmt::Debug for GraphProbe {
 }
 
 impl GraphProbe {
-    /// Loads and attaches the programs; room for events that nobody has taken yet is `ring_bytes`, a power
-    /// of two and a multiple of the page (an event takes 32 bytes).
+    /// Loads and attaches the programs. `ring_bytes` is the room for events that are not read yet, a power of
+    /// two and a multiple of the page size (an event takes 32 bytes).
     ///
     /// # Errors
-    /// Why this kernel does not have what the method cannot do without.
+    /// What this kernel lacks that the method needs.
     pub fn load(root: &HostRoot, ring_bytes: u32) -> Result<Self, GraphProbeError> {
         let path = root.sys("kernel/btf/vmlinux");
         let bytes =
@@ -149,7 +149,7 @@ impl GraphProbe {
     }
 }
 
-/// Attaches the programs on this host once it is asked to.
+/// Attaches the programs on this host when requested.
 pub fn frame_changes(root: HostRoot) -> Box<StartFrameChanges> {
     Box::new(move |ring_bytes| Ok(Box::new(GraphProbe::load(&root, ring_bytes)?)))
 }
@@ -198,7 +198,7 @@ impl FrameChanges for GraphProbe {
     }
 }
 
-/// `None` for a kind that this program does not know.
+/// `None` for an unknown kind.
 fn change_of(event: GraphEvent) -> Option<FrameChange> {
     let GraphEvent { address, frame, process, kind } = event;
     let kind = match kind {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_parsed_whole_or_not_at_all() {
+    fn events_are_parsed_completely_or_not_at_all() {
         let mut bytes = Vec::new();
         bytes.extend(0x7000_0000_u64.to_ne_bytes());
         bytes.extend(17_u64.to_ne_bytes());

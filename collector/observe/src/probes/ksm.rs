@@ -1,10 +1,10 @@
 //! Merges and breaks of KSM per process.
 //!
-//! The kernel traces every merge, but not every break: a page that is written to leaves its merged frame
-//! by an ordinary page fault, ksmd finds out on its next visit, and of those visits only the ones that
-//! find the whole frame gone are traced (`remove_node_from_stable_tree` against
-//! `remove_rmap_item_from_tree` in mm/ksm.c, Linux 6.18). So breaks are counted by balance, which misses
-//! none: pages merged since a moment, less what `ksm_merging_pages` has gone up by since.
+//! The kernel traces every merge, but not every break: a page that is written to leaves its merged frame by
+//! an ordinary page fault. ksmd detects it on its next visit, and only visits that find the whole frame gone
+//! are traced (`remove_node_from_stable_tree` against `remove_rmap_item_from_tree` in mm/ksm.c, Linux 6.18).
+//! So breaks are counted by balance, which misses none: pages merged since a moment, minus the increase of
+//! `ksm_merging_pages` since then.
 
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::tp_btf::BtfTracePointLink;
@@ -22,14 +22,14 @@ pub use huddle_host::process_ksm::merging_pages;
 pub struct ProcessMerges {
     /// The process.
     pub process: TaskId,
-    /// Pages put on a merged frame.
+    /// Pages mapped to a merged frame.
     pub merged_pages: u64,
-    /// Merges that were tried and failed: the page changed, or was busy.
+    /// Failed merges: the page changed, or was busy.
     pub failed_merges: u64,
-    /// Pages put on the kernel's zero page; `None` where that is not traced.
+    /// Pages mapped to the kernel's zero page; `None` where that is not traced.
     pub zero_merged_pages: Option<u64>,
-    /// Pages that ksmd found to have left a merged frame that is gone: part of the breaks, see the
-    /// module; `None` where that is not traced.
+    /// Pages that ksmd found to have left a merged frame that is gone: a part of the breaks, see the module;
+    /// `None` where that is not traced.
     pub removed_pages: Option<u64>,
     key: ProcessKey,
 }
@@ -37,9 +37,9 @@ pub struct ProcessMerges {
 /// What KSM did on the whole host since the probe was attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMerges {
-    /// Merged frames that nobody mapped any more; `None` where that is not traced.
+    /// Merged frames that were no longer mapped; `None` where that is not traced.
     pub frames_removed: Option<u64>,
-    /// Events whose process could not be told because it was ending.
+    /// Events of an unknown process, because it was ending.
     pub unattributed: u64,
 }
 
@@ -76,10 +76,10 @@ impl KsmProbe {
         attach().into()
     }
 
-    /// Every process that KSM did something to, in ascending process id.
+    /// Every process with KSM events, in ascending process id.
     ///
     /// # Errors
-    /// The kernel does not give the map.
+    /// The map cannot be read.
     pub fn read(&self) -> Result<Vec<ProcessMerges>, ProbeError> {
         let mut merges = Vec::new();
         for row in self.processes.iter() {
@@ -101,18 +101,18 @@ impl KsmProbe {
         Ok(merges)
     }
 
-    /// Makes room in the kernel's map: call it for processes that are gone.
+    /// Frees an entry of the kernel's map: call it for ended processes.
     ///
     /// # Errors
-    /// The kernel does not take the entry away.
+    /// The entry cannot be removed.
     pub fn forget(&mut self, merges: &ProcessMerges) -> Result<(), ProbeError> {
         if_there(self.processes.remove(&merges.key)).map_err(failed(PROCESSES))
     }
 
-    /// What is not told per process.
+    /// Counts that are not per process.
     ///
     /// # Errors
-    /// The kernel does not give the map.
+    /// The map cannot be read.
     pub fn host(&self) -> Result<HostMerges, ProbeError> {
         let totals = self.totals.get(&0, 0).map_err(failed(TOTALS))?;
         Ok(HostMerges {
@@ -138,23 +138,23 @@ pub struct BreakCount {
 }
 
 impl BreakCount {
-    /// Starts at what the probe and `ksm_merging_pages` say now.
+    /// Starts at the current values of the probe and of `ksm_merging_pages`.
     pub fn new(merged_pages: u64, merging_pages: u64) -> Self {
         Self { merged_pages, merging_pages, broken_pages: 0 }
     }
 
-    /// Breaks since the start as one reading has them: it may be too high by a merge or two that ksmd has
-    /// traced and not yet counted (`try_to_merge_two_pages` before `stable_tree_append`, mm/ksm.c, Linux
-    /// 6.18), and too low by merges between the two readings.
+    /// Breaks since the start by this reading: possibly too high by a merge or two that ksmd has traced but
+    /// not counted yet (`try_to_merge_two_pages` before `stable_tree_append`, mm/ksm.c, Linux 6.18), and too
+    /// low by merges between the two readings.
     pub fn apparent(&self, merged_pages: u64, merging_pages: u64) -> u64 {
         let merged = merged_pages.saturating_sub(self.merged_pages);
         (self.merging_pages + merged).saturating_sub(merging_pages)
     }
 
-    /// Breaks since the start, now that the probe says `merged_pages` and the kernel `merging_pages`.
+    /// Breaks since the start, from the probe's `merged_pages` and the kernel's `merging_pages`.
     ///
-    /// Never goes down: the two are read one after the other, and a merge in between looks like a break
-    /// undone until the next reading.
+    /// Never decreases: the two are read one after the other, and a merge in between looks like an undone
+    /// break until the next reading.
     pub fn update(&mut self, merged_pages: u64, merging_pages: u64) -> u64 {
         self.broken_pages = self.broken_pages.max(self.apparent(merged_pages, merging_pages));
         self.broken_pages
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn breaks_are_what_was_merged_and_is_no_longer() {
+    fn breaks_are_pages_that_are_no_longer_merged() {
         let mut breaks = BreakCount::new(100, 40);
         assert_eq!(breaks.update(100, 40), 0);
         assert_eq!(breaks.update(110, 45), 5);

@@ -10,8 +10,8 @@ use super::one_line;
 use super::program::Program;
 use huddle_host::{HostRoot, read_text};
 
-/// Where the fields are that the programs read, from the `format` of each tracepoint
-/// (Documentation/trace/events.rst, Linux 6.18), or why that is not known.
+/// Offsets of the fields that the programs read, from the `format` of each tracepoint
+/// (Documentation/trace/events.rst, Linux 6.18), or why they are unknown.
 pub(super) struct KvmFormat {
     entry_vcpu_id: Result<u32, String>,
     exit_reason: Result<u32, String>,
@@ -38,7 +38,7 @@ impl KvmFormat {
     }
 }
 
-/// The programs on KVM's tracepoints, as far as they could be attached.
+/// The programs on KVM's tracepoints that could be attached.
 pub(super) struct KvmLinks {
     entry: Option<TracePointLink>,
     exit: Option<TracePointLink>,
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_apart() {
+    fn missing_parts_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
         assert!(field(&root, "kvm_exit", "exit_reason").unwrap_err().contains("mount -t tracefs"));

@@ -1,4 +1,4 @@
-//! What the programs could not note because a buffer or a map was full.
+//! Events that the programs lost because a buffer or a map was full.
 
 use aya::maps::{MapData, PerCpuArray};
 use huddle_abi::Loss;
@@ -10,24 +10,24 @@ use super::{ProbeError, take_map};
 /// Losses since the programs were attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Beginnings and ends of passes that found the ring buffer full.
+    /// Starts and ends of passes for which the ring buffer was full.
     pub pass_events: u64,
-    /// KSM events of processes that no longer fitted the map.
+    /// KSM events of processes for which the map was full.
     pub ksm_events: u64,
-    /// Guest exits whose reason no longer fitted the map.
+    /// Guest exits whose reason did not fit in the map.
     pub exit_reasons: u64,
-    /// Entries into guest mode of threads that no longer fitted the map.
+    /// Entries into guest mode of threads for which the map was full.
     pub vcpu_threads: u64,
 }
 
 impl Losses {
-    /// All of them together.
+    /// The sum of all losses.
     pub fn total(&self) -> u64 {
         self.pass_events + self.ksm_events + self.exit_reasons + self.vcpu_threads
     }
 }
 
-/// Reads the counts of losses.
+/// Reader of the counts of losses.
 pub struct LossReader {
     counts: PerCpuArray<MapData, u64>,
 }
@@ -45,7 +45,7 @@ impl LossReader {
     /// The losses so far.
     ///
     /// # Errors
-    /// The kernel does not give the map.
+    /// The map cannot be read.
     pub fn read(&self) -> Result<Losses, ProbeError> {
         let count = |loss: Loss| -> Result<u64, ProbeError> {
             Ok(self.counts.get(&(loss as u32), 0).map_err(failed)?.iter().sum())

@@ -1,4 +1,4 @@
-//! A BPF array in the memory of this process: read without a system call.
+//! A BPF array mapped into this process, read without a system call.
 
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;

@@ -35,7 +35,7 @@ use pass::ProbeTrigger;
 use program::{Program, ProgramStatus};
 use threads::{Sizes, ThreadProbe};
 
-/// Why the probes as a whole are not there.
+/// Why no probe works.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// The kernel's types cannot be read.
@@ -47,10 +47,10 @@ pub enum ProbeError {
     Types {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// The kernel's types cannot be understood.
+    /// The kernel's types cannot be parsed.
     #[error("{}: {source}", path.display())]
     Btf {
         /// The file.
@@ -58,13 +58,13 @@ pub enum ProbeError {
         /// What is wrong.
         source: btf::BtfError,
     },
-    /// The host's size or its processor is not known.
+    /// The host's number of CPUs or its processor is unknown.
     #[error("the probes cannot be adapted to this host: {0}")]
     Host(#[from] HostError),
     /// The maps cannot be created.
     #[error("the BPF maps cannot be created: {reason}; run as root, or with CAP_BPF and CAP_PERFMON")]
     Load {
-        /// What the kernel or the loader said.
+        /// The error of the kernel or the loader.
         reason: String,
     },
     /// A map cannot be read or written.
@@ -72,20 +72,19 @@ pub enum ProbeError {
     Map {
         /// Its name.
         map: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: MapError,
     },
 }
 
-/// Which programs are wanted, and for how much.
+/// Which programs to attach, and their limits.
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
-    /// The programs to attach; the others are unavailable as not wanted.
+    /// The programs to attach; the others are unavailable as not requested.
     pub programs: Vec<Program>,
     /// How many threads can be watched at once; each takes 32 bytes per CPU in the kernel.
     pub max_threads: u32,
-    /// How many processes KSM's merges can be counted for; events of further ones are lost, and counted
-    /// as such.
+    /// How many processes KSM's merges can be counted for; events of further processes are counted as lost.
     pub max_ksm_processes: u32,
     /// Samples of the software clock per second and CPU.
     pub clock_samples_hz: u64,
@@ -95,7 +94,7 @@ pub struct ProbeConfig {
 
 impl Default for ProbeConfig {
     fn default() -> Self {
-        // 97 is prime, so that samples do not keep step with the tick or with a guest's timer.
+        // 97 is prime, so that samples are not in phase with the tick or a guest's timer.
         Self {
             programs: Program::ALL.to_vec(),
             max_threads: 1024,
@@ -107,14 +106,14 @@ impl Default for ProbeConfig {
 }
 
 impl ProbeConfig {
-    /// These programs alone, with the usual limits.
+    /// Only these programs, with the usual limits.
     pub fn only(programs: &[Program]) -> Self {
         Self { programs: programs.to_vec(), ..Self::default() }
     }
 }
 
-/// All that could be attached. Each part can be moved out and used (and dropped, which detaches it)
-/// on its own; what could not be attached tells why.
+/// Everything that could be attached. Each part can be moved out and used (and dropped, which detaches it) on
+/// its own; a part that could not be attached has the reason.
 pub struct Probes {
     /// Complete passes of ksmd.
     pub passes: Availability<ProbeTrigger>,
@@ -122,20 +121,20 @@ pub struct Probes {
     pub ksm: Availability<KsmProbe>,
     /// Where watched threads run.
     pub threads: Availability<ThreadProbe>,
-    /// What was lost.
+    /// Lost events.
     pub losses: Availability<LossReader>,
     /// The programs themselves: which run, and what they cost.
     pub programs: Programs,
 }
 
-/// The programs that were loaded, or were to be; dropping it detaches nothing that is in use.
+/// The programs, loaded or not; dropping it detaches nothing that is in use.
 pub struct Programs {
     status: Vec<ProgramStatus>,
     ebpf: Ebpf,
 }
 
 impl Probes {
-    /// Loads the object and attaches what this kernel lets us attach.
+    /// Loads the object and attaches the programs that this kernel allows.
     ///
     /// # Errors
     /// Nothing at all can work: no BTF, or no permission for BPF.
@@ -184,7 +183,7 @@ impl Programs {
         &self.status
     }
 
-    /// What each loaded program cost since it was loaded, while a [`cost::CostMeter`] was on.
+    /// Cost of each loaded program since it was loaded, while a [`cost::CostMeter`] was on.
     pub fn costs(&self) -> BTreeMap<Program, ProgramCost> {
         cost::read(&self.ebpf)
     }
@@ -213,7 +212,7 @@ fn sizes(root: &HostRoot, config: &ProbeConfig) -> Result<Sizes, ProbeError> {
     })
 }
 
-/// The outcome of taking a key away, where it is fine that it was not there.
+/// The outcome of removing a key, where a missing key is fine.
 fn if_there(outcome: Result<(), MapError>) -> Result<(), MapError> {
     match outcome {
         Err(MapError::KeyNotFound) => Ok(()),
@@ -228,15 +227,15 @@ fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ProbeError> {
     ebpf.take_map(name).ok_or_else(missing)
 }
 
-/// An error with its causes on one line: the loader's errors often say only in their cause what the
-/// kernel said, and the verifier's are many lines long (they go to the log).
+/// An error with its causes on one line: the loader's errors often have the kernel's error only in their
+/// cause, and the verifier's have many lines (which go to the log).
 fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
-        let said = error.to_string();
-        tracing::debug!("{said}");
-        let first = said.lines().next().unwrap_or_default();
+        let message = error.to_string();
+        tracing::debug!("{message}");
+        let first = message.lines().next().unwrap_or_default();
         if !text.contains(first) {
             if !text.is_empty() {
                 text.push_str(": ");

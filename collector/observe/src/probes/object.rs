@@ -1,6 +1,6 @@
 //! The BPF object, built by `cargo xtask ebpf` and kept in the repository.
 
-/// Aligned as an ELF reader needs it; `include_bytes` alone promises no alignment.
+/// Aligned as an ELF reader needs it, which `include_bytes` alone does not guarantee.
 #[repr(C, align(16))]
 struct Aligned<T: ?Sized>(T);
 

@@ -17,11 +17,11 @@ use huddle_host::clock::monotonic_ns;
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
 use huddle_host::{HostRoot, ksm};
 
-/// Told by the tracepoints `ksm_start_scan` and `ksm_stop_scan` (Linux 6.4), at once and with times.
+/// Reported by the tracepoints `ksm_start_scan` and `ksm_stop_scan` (Linux 6.4), at once and with times.
 pub struct ProbeTrigger {
     ring: RingBuf<MapData>,
     tally: Tally,
-    /// Dropping the links detaches the programs. Without `ksm_start_scan` passes have no beginning.
+    /// Dropping the links detaches the programs. Without `ksm_start_scan` passes have no start time.
     _links: (Option<BtfTracePointLink>, BtfTracePointLink),
 }
 
@@ -41,7 +41,7 @@ impl ProbeTrigger {
             Ok(ring) => ring,
             Err(error) => return Availability::Unavailable(error.to_string()),
         };
-        // Read after attaching: a pass that ends in between is in the ring, and older than `from_ns`.
+        // Read after attaching: a pass that ends in between is in the ring, but older than `from_ns`.
         let tally = ksm::full_scans(root).map(|full_scans| Tally {
             full_scans,
             from_ns: monotonic_ns(),
@@ -50,7 +50,7 @@ impl ProbeTrigger {
         tally.map(|tally| Self { ring, tally, _links: (start, stop) }).into()
     }
 
-    /// Takes in all that the ring holds; the newest pass that is complete.
+    /// Reads all events of the ring; returns the newest complete pass.
     fn drain(&mut self) -> Option<Pass> {
         let mut newest: Option<Pass> = None;
         while let Some(item) = self.ring.next() {
@@ -63,19 +63,19 @@ impl ProbeTrigger {
     }
 }
 
-/// Makes passes of events.
+/// Assembles passes from events.
 #[derive(Debug)]
 struct Tally {
-    /// The last pass that is complete, as `full_scans` counts.
+    /// Number of the last complete pass, as in `full_scans`.
     full_scans: u64,
-    /// Events before this are counted in `full_scans` already; `CLOCK_MONOTONIC` in nanoseconds.
+    /// Earlier events are counted in `full_scans` already; `CLOCK_MONOTONIC` in nanoseconds.
     from_ns: u64,
-    /// Number and beginning of the pass that runs.
+    /// Number and start of the current pass.
     began: Option<(u32, u64)>,
 }
 
 impl Tally {
-    /// The pass that is complete with this event; `passed_over` counts those between it and the last.
+    /// The pass that this event completes; `passed_over` counts passes between it and the last one.
     fn take(&mut self, event: &PassEvent) -> Option<Pass> {
         match event.kind {
             PASS_START => {
@@ -89,7 +89,7 @@ impl Tally {
                 }
                 let mut full_scans = widen(self.full_scans, event.sequence.wrapping_add(1));
                 if full_scans <= self.full_scans {
-                    // The kernel counts from 0 again when KSM is told to unmerge everything.
+                    // The kernel counts from 0 again after KSM was set to unmerge everything.
                     self.full_scans = 0;
                     full_scans = u64::from(event.sequence) + 1;
                 }
@@ -134,7 +134,7 @@ impl PassTrigger for ProbeTrigger {
     }
 }
 
-/// Told by `/sys/kernel/mm/ksm/full_scans`, looked at now and then: the fallback.
+/// The fallback: polls `/sys/kernel/mm/ksm/full_scans`.
 #[derive(Debug)]
 pub struct FullScansTrigger {
     root: HostRoot,
@@ -143,7 +143,7 @@ pub struct FullScansTrigger {
 }
 
 impl FullScansTrigger {
-    /// Looks every `interval`.
+    /// Polls every `interval`.
     ///
     /// # Errors
     /// This kernel has no KSM.
@@ -162,7 +162,7 @@ impl PassTrigger for FullScansTrigger {
         let deadline = Instant::now() + timeout;
         loop {
             let full_scans = ksm::full_scans(&self.root)?;
-            // The kernel counts from 0 again when KSM is told to unmerge everything: no pass was completed.
+            // The kernel counts from 0 again after KSM was set to unmerge everything: no pass was completed.
             self.full_scans = self.full_scans.min(full_scans);
             if full_scans > self.full_scans {
                 let passed_over = full_scans - self.full_scans - 1;
@@ -186,7 +186,7 @@ fn parse(bytes: &[u8]) -> Option<PassEvent> {
     Some(PassEvent { at_ns, kind: word(8)?, sequence: word(12)?, rmap_items: word(16)?, reserved: word(20)? })
 }
 
-/// The number nearest to `known` whose lower half is `low`: the tracepoint has 32 bits of the kernel's
+/// The number nearest to `known` with the lower half `low`: the tracepoint has only 32 bits of the kernel's
 /// count.
 fn widen(known: u64, low: u32) -> u64 {
     let distance = low.wrapping_sub(known as u32) as i32;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_are_paired_counted_and_survive_a_new_count() {
+    fn passes_are_paired_and_counted_across_a_reset() {
         let event = |at_ns, kind, sequence| PassEvent { at_ns, kind, sequence, rmap_items: 5, reserved: 0 };
         let mut tally = Tally { full_scans: 7, from_ns: 100, began: None };
         assert_eq!(tally.take(&event(90, PASS_STOP, 6)), None, "known from full_scans");
@@ -217,8 +217,12 @@ mod tests {
         assert_eq!((pass.full_scans, pass.began_ns, pass.ended_ns), (9, Some(120), Some(130)));
         assert_eq!(tally.take(&event(140, PASS_START, 9)), None);
         let pass = tally.take(&event(150, PASS_STOP, 11)).unwrap();
-        assert_eq!((pass.began_ns, pass.passed_over), (None, 2), "two were lost, and this one's beginning");
-        // All was unmerged, and the kernel counts from 0 again.
+        assert_eq!(
+            (pass.began_ns, pass.passed_over),
+            (None, 2),
+            "two passes and the start of this one were lost"
+        );
+        // Everything was unmerged, and the kernel counts from 0 again.
         let pass = tally.take(&event(160, PASS_STOP, 1)).unwrap();
         assert_eq!((pass.full_scans, pass.passed_over), (2, 1));
         assert_eq!(tally.take(&event(170, PASS_STOP, 2)).unwrap().full_scans, 3);
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fallback_tells_each_advance_once_and_how_many_it_missed() {
+    fn the_fallback_reports_each_advance_once_with_the_missed_passes() {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
         let path = root.sys("kernel/mm/ksm/full_scans");
@@ -239,7 +243,7 @@ mod tests {
         assert_eq!((pass.full_scans, pass.passed_over, pass.ended_ns), (10, 2, None));
         assert_eq!(trigger.wait(Duration::from_millis(3)).unwrap(), None);
         std::fs::write(&path, "0\n").unwrap();
-        assert_eq!(trigger.wait(Duration::ZERO).unwrap(), None, "counting anew is no pass");
+        assert_eq!(trigger.wait(Duration::ZERO).unwrap(), None, "a reset of the count is not a pass");
         std::fs::write(&path, "1\n").unwrap();
         assert_eq!(trigger.wait(Duration::ZERO).unwrap().map(|pass| pass.full_scans), Some(1));
         std::fs::remove_file(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The programs, what each needs, and why one may be missing.
+//! The BPF programs and their state.
 
 use huddle_model::availability::Availability;
 
@@ -9,9 +9,9 @@ pub enum Program {
     KsmStartScan,
     /// A pass of ksmd is complete.
     KsmStopScan,
-    /// A page was put on the kernel's zero page.
+    /// A page was merged with the kernel's zero page.
     KsmMergeOnePage,
-    /// A page was put on a merged frame.
+    /// A page was merged.
     KsmMergeWithKsmPage,
     /// A page has left a merged frame that is gone.
     KsmRemoveRmapItem,
@@ -48,7 +48,8 @@ impl Program {
         Self::KvmExit,
     ];
 
-    /// Its name in the object, in `bpftool prog` and in recordings; of a tracepoint also that.
+    /// Its name in the object, in `bpftool prog` and in recordings; for tracepoint programs also the
+    /// tracepoint's.
     pub fn name(self) -> &'static str {
         match self {
             Self::KsmStartScan => "ksm_start_scan",
@@ -66,7 +67,7 @@ impl Program {
         }
     }
 
-    /// What is lost without it, for `doctor`.
+    /// What it provides, for `doctor`.
     pub fn gives(self) -> &'static str {
         match self {
             Self::KsmStartScan => "when a pass of ksmd began",
@@ -85,10 +86,10 @@ impl Program {
     }
 }
 
-/// One program and whether it runs.
+/// A program and whether it is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramStatus {
-    /// Which.
+    /// The program.
     pub program: Program,
     /// Attached, or why not.
     pub attached: Availability<()>,

@@ -1,8 +1,8 @@
-//! Watched threads: where they run and for how long, when they move, what samples hit them, and what
-//! they do in guest mode.
+//! Watched threads: where they run and for how long, when they move, which samples hit them, and their time
+//! in guest mode.
 //!
-//! The programs look up every thread that is switched; only watched ones cost more than a few
-//! instructions. Their numbers lie in arrays that are mapped here, so a reading makes no system call.
+//! The programs look up every thread at each switch; only watched ones cost more than a few instructions.
+//! Their counts are in arrays mapped into this process, so a reading makes no system call.
 
 mod reading;
 mod slots;
@@ -40,8 +40,8 @@ const KVM_EXITS: &str = "KVM_EXITS";
 const SLOT_WORDS: usize = size_of::<Slot>() / 8;
 const RESIDENCY_WORDS: usize = size_of::<Residency>() / 8;
 
-/// How long a slot rests after its thread is no longer watched: a program that found the slot just
-/// before may still be writing to it.
+/// How long a slot stays unused after its thread was watched: a program that found the slot just before may
+/// still write to it.
 const REST: Duration = Duration::from_secs(1);
 
 /// Why a thread cannot be watched.
@@ -50,10 +50,10 @@ pub enum WatchError {
     /// All slots are taken.
     #[error("{limit} threads are watched already; raise the limit of watched threads")]
     Full {
-        /// How many there can be.
+        /// The limit.
         limit: u32,
     },
-    /// The thread id is beyond what the kernel gave out when the programs were loaded.
+    /// The thread id is beyond the largest one when the programs were loaded.
     #[error("thread {tid} is beyond the largest id when the probes were loaded; restart huddle")]
     TooLarge {
         /// The thread.
@@ -66,11 +66,11 @@ pub enum WatchError {
         tid: i32,
         /// Its process.
         pid: i32,
-        /// What `/proc` said.
+        /// The error of `/proc`.
         source: HostError,
     },
-    /// The id is another thread's now.
-    #[error("thread {tid} of process {pid} is another one now")]
+    /// The id now belongs to another thread.
+    #[error("thread {tid} of process {pid} was replaced by another thread")]
     Reused {
         /// The thread.
         tid: i32,
@@ -82,17 +82,17 @@ pub enum WatchError {
     Probe(#[from] ProbeError),
 }
 
-/// What is known about a thread when its watch begins.
+/// Facts about a thread when watching starts.
 struct Watch {
     thread: TaskId,
     pid: i32,
     slot: u32,
     watched_from_ns: u64,
-    /// What an earlier thread left in the slot.
+    /// Counts of an earlier thread in the slot.
     base: Vec<Residency>,
 }
 
-/// How many CPUs and threads the maps are made for.
+/// Number of CPUs and threads that the maps have room for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) cpus: u32,
@@ -168,8 +168,8 @@ impl ThreadProbe {
         })
     }
 
-    /// Tells which cache domain each CPU belongs to, so that moves between domains are told from moves
-    /// within one; until then, all CPUs count as one domain.
+    /// Sets the cache domain of each CPU, so that moves between domains are distinguished from moves within
+    /// one; until then, all CPUs count as one domain.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -180,21 +180,21 @@ impl ThreadProbe {
         Ok(())
     }
 
-    /// The threads that are watched, in ascending id.
+    /// The watched threads, in ascending id.
     pub fn watched(&self) -> impl Iterator<Item = TaskId> {
         self.watches.keys().copied()
     }
 
-    /// Begins to watch a thread of process `pid`; its numbers start at zero. A thread that is watched
-    /// already goes on.
+    /// Starts to watch a thread of process `pid`, with counts from zero. A thread that is watched already is
+    /// left as it is.
     ///
     /// # Errors
-    /// The thread is gone or another one, all slots are taken, or a map cannot be written.
+    /// The thread is gone or replaced, all slots are taken, or a map cannot be written.
     pub fn watch(&mut self, root: &HostRoot, pid: i32, thread: TaskId) -> Result<(), WatchError> {
         if self.watches.contains_key(&thread) {
             return Ok(());
         }
-        // An earlier thread of this number cannot live any more.
+        // An earlier thread of this id has ended.
         let earlier = self.watches.keys().find(|watched| watched.id == thread.id).copied();
         if let Some(earlier) = earlier {
             self.unwatch(earlier)?;
@@ -218,7 +218,7 @@ impl ThreadProbe {
         Ok(())
     }
 
-    /// Ends the watch of a thread; nothing happens when it is not watched.
+    /// Stops watching a thread; does nothing for an unwatched one.
     ///
     /// # Errors
     /// A map cannot be written.
@@ -231,11 +231,11 @@ impl ThreadProbe {
         Ok(())
     }
 
-    /// Every thread seen to enter guest mode since the probes were loaded, watched or not. `None` where
-    /// that is not traced.
+    /// Every thread that entered guest mode since the programs were loaded, watched or not. `None` where that
+    /// is not traced.
     ///
     /// # Errors
-    /// The kernel does not give the map.
+    /// The map cannot be read.
     pub fn vcpu_threads(&self) -> Result<Option<Vec<GuestThread>>, ProbeError> {
         if !self.links.kvm.entries() {
             return Ok(None);
@@ -248,7 +248,7 @@ impl ThreadProbe {
         rows.collect::<Result<Vec<_>, _>>().map(Some)
     }
 
-    /// Takes away what an earlier thread left in the map of exit reasons.
+    /// Removes an earlier thread's entries from the map of exit reasons.
     fn clear_exits(&mut self, slot: u32) -> Result<(), ProbeError> {
         if !self.links.kvm.exits() {
             return Ok(());
@@ -292,11 +292,11 @@ fn failed(map: &'static str) -> impl Fn(MapError) -> ProbeError {
 
 /// CPU time of a thread as the scheduler counts it, up to the last tick: the first field of
 /// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst, Linux 6.18), or, without
-/// CONFIG_SCHED_INFO, of `stat` in whole clock ticks. `None` when the id is another thread's.
+/// CONFIG_SCHED_INFO, of `stat` in whole clock ticks. `None` if the id belongs to another thread now.
 fn cpu_time_ns(root: &HostRoot, pid: i32, thread: TaskId, tick_ns: u64) -> Result<Option<u64>, HostError> {
     let path = root.proc(format!("{pid}/task/{}/schedstat", thread.id));
     let text = read_text(&path);
-    // After the time, so that the time is not that of a later thread.
+    // After the time, so that the time is not of a later thread.
     let stat = task::thread(root, pid, thread.id)?;
     if stat.id != thread {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! The directories of monitoring groups: their names, making and removing them, and those that a huddle
-//! that is gone left behind.
+//! The directories of monitoring groups: their names, making and removing them, and stale ones of ended
+//! huddle processes.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -13,13 +13,13 @@ use huddle_host::{HostRoot, task};
 
 const PREFIX: &str = "huddle-";
 
-/// Making and removing groups: in resctrl a directory brings its files with it and takes them along.
+/// Making and removing groups: in resctrl a directory comes and goes with its files.
 pub(super) trait GroupDirectories: fmt::Debug + Send {
     fn make(&self, path: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
-/// The kernel's own.
+/// The real ones of the kernel.
 #[derive(Debug)]
 pub(super) struct Kernel;
 
@@ -36,14 +36,14 @@ impl GroupDirectories for Kernel {
     }
 }
 
-/// The name of the group of a VM: who made it, whose it is.
+/// The name of a VM's group: its owner process and the VM.
 pub(super) fn name(owner: TaskId, vm: &Vm) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
     let shown: String = vm.name.chars().take(64).map(plain).collect();
     format!("{PREFIX}{}-{}.{}-{shown}", owner.id, owner.start_ticks, vm.id.number())
 }
 
-/// Whether a group has a name as huddle gives it.
+/// Whether a group's name is one of huddle's.
 pub(super) fn is_ours(name: &str) -> bool {
     owner(name).is_some()
 }
@@ -56,11 +56,11 @@ fn owner(name: &str) -> Option<TaskId> {
 
 /// Moves a thread into a group.
 pub(super) fn add_task(group: &Path, tid: i32) -> io::Result<()> {
-    // One write a thread: kernels before 6.2 take no lists, and one that is gone fails alone.
+    // One write per thread: kernels before 6.2 accept no lists, and only a write of an ended thread fails.
     OpenOptions::new().append(true).open(group.join("tasks"))?.write_all(format!("{tid}\n").as_bytes())
 }
 
-/// What became of groups that ended huddles left, one sentence each.
+/// Outcome of removing stale groups, one sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
     /// How many were removed.
@@ -71,12 +71,12 @@ pub struct Leftovers {
     pub failures: Vec<String>,
 }
 
-/// Removes the monitoring groups of every huddle that is gone; those of one that runs stay. Nothing
-/// happens where resctrl is not mounted.
+/// Removes the monitoring groups of ended huddle processes; those of running ones stay. Does nothing where
+/// resctrl is not mounted.
 pub fn remove_leftovers(root: &HostRoot) -> Leftovers {
     match mount_point(root) {
         Ok(Some(mount)) => remove_left(root, &mount, &Kernel),
-        // Without the table of mounts nothing is known to be left.
+        // Without the table of mounts no stale group is known.
         Ok(None) | Err(_) => Leftovers::default(),
     }
 }
@@ -103,7 +103,7 @@ pub(super) fn remove_left(root: &HostRoot, mount: &Path, directories: &dyn Group
     left
 }
 
-/// Groups with our name whose owner is gone, in every control group.
+/// Groups with huddle's prefix whose owner is gone, in every control group.
 fn left_over(root: &HostRoot, mount: &Path, failures: &mut Vec<String>) -> Vec<PathBuf> {
     let children = |path: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -119,7 +119,7 @@ fn left_over(root: &HostRoot, mount: &Path, failures: &mut Vec<String>) -> Vec<P
             Ok(true) => {}
             Ok(false) => found.push(path),
             Err(error) => failures.push(format!(
-                "whether the monitoring group {} is still used is not known: {error}",
+                "it is unknown whether the monitoring group {} is still used: {error}",
                 path.display()
             )),
         }
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_their_owner_whatever_the_vm_is_called() {
+    fn names_identify_their_owner_for_any_vm_name() {
         let vm = |name: &str| Vm {
             name: name.into(),
             id: TaskId { id: 42, start_ticks: 1 }.into(),

@@ -1,4 +1,4 @@
-//! resctrl as a tree of fixtures, whose groups get their files as the kernel would give them.
+//! resctrl as a tree of fixtures, whose groups get the files that the kernel would create.
 
 use std::fs;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use super::*;
 
 const FILES: [&str; 3] = ["llc_occupancy", "mbm_total_bytes", "mbm_local_bytes"];
 
-/// Makes groups with files, and can run out of them.
+/// Makes groups with files, up to a limit.
 #[derive(Clone, Debug, Default)]
 struct Fixture {
     full: Arc<Mutex<bool>>,
@@ -46,7 +46,7 @@ struct Tree {
 }
 
 impl Tree {
-    /// Two L3 caches of two CPUs each, all three numbers.
+    /// Two L3 caches of two CPUs each, with all three values.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tree = Self { root: HostRoot::at(dir.path()), dir, groups: Fixture::default() };
@@ -132,12 +132,12 @@ fn topology(level: u8) -> Topology {
         size_bytes: None,
         nodes: Default::default(),
     };
-    // The other way round than the caches, so that an id taken for a number would show.
+    // In the opposite order of the caches, so that a confusion of id and number would show.
     Topology::new(Some(level), [(0, "2-3"), (1, "0-1")].map(domain).into()).unwrap()
 }
 
 #[test]
-fn each_vm_has_a_group_with_its_threads_for_as_long_as_it_is_there() {
+fn each_vm_has_a_group_with_its_threads_as_long_as_it_exists() {
     let tree = Tree::new();
     let mut resctrl = tree.open();
     let expected = Features { llc_occupancy: true, total_bytes: true, local_bytes: true, groups: Some(32) };
@@ -152,7 +152,7 @@ fn each_vm_has_a_group_with_its_threads_for_as_long_as_it_is_there() {
 }
 
 #[test]
-fn occupancy_is_of_now_and_traffic_of_the_window() {
+fn occupancy_is_current_and_traffic_of_the_window() {
     let tree = Tree::new();
     let mut resctrl = tree.open();
     resctrl.set_domains(&topology(3));
@@ -174,7 +174,7 @@ fn occupancy_is_of_now_and_traffic_of_the_window() {
     let row = &resctrl.read()[1];
     assert!(row.llc_bytes.reason().unwrap().contains("Error"));
     assert!(row.total_bytes.reason().unwrap().contains("reset"), "{row:?}");
-    assert!(row.local_bytes.reason().unwrap().contains("the reading before"), "{row:?}");
+    assert!(row.local_bytes.reason().unwrap().contains("the earlier reading"), "{row:?}");
     tree.write(&format!("{data}/llc_occupancy"), "many\n");
     tree.write(&format!("{data}/mbm_total_bytes"), "Unassigned\n");
     let row = &resctrl.read()[1];
@@ -187,7 +187,7 @@ fn occupancy_is_of_now_and_traffic_of_the_window() {
 }
 
 #[test]
-fn what_the_processor_lacks_is_said() {
+fn values_that_the_processor_lacks_have_a_reason() {
     let tree = Tree::new();
     tree.write("resctrl/info/L3_MON/mon_features", "llc_occupancy\nmbm_total_bytes_config\n");
     let mut resctrl = tree.open();
@@ -205,7 +205,7 @@ fn what_the_processor_lacks_is_said() {
 }
 
 #[test]
-fn groups_of_huddles_that_are_gone_are_removed_and_those_of_others_stay() {
+fn stale_groups_are_removed_and_those_of_others_stay() {
     let tree = Tree::new();
     tree.stat(70, 5);
     tree.stat(71, 5);
@@ -218,7 +218,7 @@ fn groups_of_huddles_that_are_gone_are_removed_and_those_of_others_stay() {
     assert_eq!((left.removed, left.notes.len(), left.failures.len()), (2, 2, 0), "{left:?}");
     assert_eq!(tree.groups(""), ["huddle-70-5.1-a", "huddle-x", "libvirt"]);
     assert_eq!(tree.groups("gold"), Vec::<String>::new());
-    // The real one cannot remove a directory that holds files: that is said, and nothing else happens.
+    // The real one cannot remove a directory that holds files: that is reported, and nothing else happens.
     tree.stat(70, 6);
     let left = remove_leftovers(&tree.root);
     assert_eq!((left.removed, left.failures.len()), (0, 1));
@@ -228,7 +228,7 @@ fn groups_of_huddles_that_are_gone_are_removed_and_those_of_others_stay() {
 }
 
 #[test]
-fn a_vm_in_a_control_group_is_monitored_there_and_somebody_elses_monitoring_stays() {
+fn a_vm_in_a_control_group_is_monitored_there_and_foreign_monitoring_stays() {
     let tree = Tree::new();
     fs::create_dir_all(tree.mount().join("gold/mon_groups")).unwrap();
     tree.write("proc/10/task/11/cpu_resctrl_groups", "res:/gold\nmon:\n");
@@ -258,7 +258,7 @@ fn a_vm_without_a_group_or_a_thread_has_a_reason_and_is_tried_again() {
 
     resctrl.sync(&[vm("web", 10, &[])]);
     assert!(resctrl.read()[0].llc_bytes.reason().unwrap().contains("no vCPU thread"));
-    // A `tasks` that cannot be written to.
+    // A `tasks` that is not writable.
     let tasks = tree.dir.path().join(tree.group_of("web")).join("tasks");
     fs::remove_file(&tasks).unwrap();
     fs::create_dir(&tasks).unwrap();

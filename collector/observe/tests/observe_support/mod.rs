@@ -1,5 +1,11 @@
-//! What the tests of the probes share: the lock on KSM with its settings restored, and mergeable memory.
-#![allow(dead_code, clippy::unwrap_used, unreachable_pub, reason = "support of tests; each uses a part")]
+//! Shared support of the probes' tests: the lock on KSM with its settings restored, and mergeable memory.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "support of tests; each uses a part"
+)]
 
 pub mod worker;
 
@@ -10,6 +16,7 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
+use libtest_mimic::{Arguments, Failed, Trial};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -20,8 +27,8 @@ const KSM: &str = "/sys/kernel/mm/ksm";
 
 /// Why the real kernel cannot be tested here.
 pub fn missing() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("not root".into());
+    if let Some(reason) = not_root() {
+        return Some(reason);
     }
     for path in [KSM, "/sys/kernel/btf/vmlinux"] {
         if !PathBuf::from(path).exists() {
@@ -31,7 +38,29 @@ pub fn missing() -> Option<String> {
     None
 }
 
-/// The only user of KSM on this machine; every setting is as it was once this is dropped.
+/// Name and function of a test.
+pub type Test = (&'static str, fn() -> Result<(), Failed>);
+
+/// Runs the tests and ends this program; with a reason why they cannot run, prints it and skips them.
+/// `is_sequential`: one test at a time.
+pub fn run(missing: Option<String>, is_sequential: bool, tests: &[Test]) -> ! {
+    if let Some(reason) = &missing {
+        println!("skipped: {reason}");
+    }
+    let trial = |(name, test): &Test| Trial::test(*name, *test).with_ignored_flag(missing.is_some());
+    let mut arguments = Arguments::from_args();
+    if is_sequential {
+        arguments.test_threads = Some(1);
+    }
+    libtest_mimic::run(&arguments, tests.iter().map(trial).collect()).exit()
+}
+
+/// Why a test that needs root cannot run.
+pub fn not_root() -> Option<String> {
+    (!nix::unistd::geteuid().is_root()).then(|| "not root".into())
+}
+
+/// Exclusive use of KSM on this machine; dropping it restores every setting.
 pub struct KsmLock {
     before: Mutex<BTreeMap<&'static str, String>>,
     _lock: Flock<File>,
@@ -71,7 +100,7 @@ pub struct MergeableMemory {
 }
 
 impl MergeableMemory {
-    /// Fills each page with the content that `content` numbers.
+    /// Fills each page with the content number that `content` returns.
     pub fn new(pages: usize, content: impl Fn(usize) -> usize) -> Self {
         let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
@@ -90,7 +119,7 @@ impl MergeableMemory {
         memory
     }
 
-    /// Memory that nobody has touched yet, so that each first touch of a page is one page fault.
+    /// Untouched memory, so that each first access to a page is one page fault.
     pub fn untouched(pages: usize) -> Self {
         let length = NonZeroUsize::new(pages * PAGE_BYTES).unwrap();
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

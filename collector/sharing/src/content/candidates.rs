@@ -1,5 +1,5 @@
-//! The first half of a content scan for those who merge: pages that are equal by their hash to pages of another
-//! VM. Whether they are equal is left to who merges them.
+//! The first half of a content scan for mergers: pages whose hash equals that of a page of another VM. The
+//! merger compares them itself.
 
 use super::super::SharingError;
 use super::draw::Draw;
@@ -20,11 +20,11 @@ pub struct Candidate {
     pub vm: usize,
     /// Its space (see [`GuestMemory`]).
     pub space: usize,
-    /// Its place in the space.
+    /// Its position in the space.
     pub slot: u64,
 }
 
-/// Groups of pages of one hash: together no more than [`GuestMemory::batch_pages`], or one group that is larger.
+/// Groups of pages with equal hashes: at most [`GuestMemory::batch_pages`], or one larger group.
 #[derive(Debug, Default)]
 pub struct HashGroups {
     pages: Vec<Candidate>,
@@ -40,12 +40,12 @@ impl HashGroups {
     }
 }
 
-/// What takes the groups: with the memory, to read pages meanwhile, and what is to rest by.
+/// Receiver of the groups, with the memory for reading pages and the CPU limiter.
 pub type TakeGroups<'t, M> = dyn FnMut(&mut M, &HashGroups, &mut Throttle) + 't;
 
-/// Reads all pages and gives groups of equal hash that have pages of two spaces or more. Zero-filled pages are
-/// not among them, as they count as not shared. All pages are looked at, whatever `settings` say of
-/// samples; `vms` is how many VMs the spaces belong to, and `largest` the VM to name where there is too much.
+/// Reads all pages and passes on groups of equal hashes with pages of two or more spaces. Zero-filled pages
+/// are left out, as they count as not shared. All pages are read, whatever `settings` has for samples; `vms`
+/// is the number of VMs that the spaces belong to, and `largest` the VM to name in an error about size.
 ///
 /// # Errors
 /// As [`super::ContentScan::measure`].
@@ -65,7 +65,7 @@ pub fn search<M: GuestMemory>(
     while let Some(slice) = next {
         records.begin(slice);
         let mut reading = Reading { memory, spaces: &spaces, draw, throttle: &mut throttle };
-        // Nobody asks for the counts here.
+        // The counts are not needed here.
         hash_slice(&mut reading, &mut records, &mut Tally::new(vms, draw), false)
             .map_err(|stopped| stopped.error(&records, settings))?;
         let sorted = records.sorted();

@@ -1,6 +1,6 @@
-//! Looking at some pages only: which are drawn, what follows for all, and how far off that may be.
+//! Sampling: which pages are drawn, the estimates for all pages, and their error.
 //!
-//! Each page is drawn by itself with probability p. A content that VM i has once is then seen there with
+//! Each page is drawn independently with probability p. A content that VM i has once is then seen there with
 //! probability p, and in both i and j with p^2. So with K distinct contents seen in i and Y seen in both,
 //! - `frames_used(i)` is about U = K / p,
 //! - `shared_frames(i, j)` is about S = Y / p^2,
@@ -8,22 +8,22 @@
 //!   `R^2 * ((1 - p^2) / (p^2 S) - (1 - p) / (p U))`: the variances of both, less twice their covariance, since
 //!   each content seen in both is one of those seen in i.
 //!
-//! Where no common content was seen, R is 0, and what is given as its error is R for one: not 0, because
-//! nothing seen is not nothing there.
+//! If no common content was seen, R is 0, and its stated error is that of R for one common content: not 0,
+//! because unseen common content is possible.
 //!
-//! A content that a VM has m times is seen with probability `1 - (1 - p)^m`. It is weighed by the inverse of
-//! that, with m as the number of times it was seen, over p. Seen once, it is taken for one that is there once.
-//! That is right for contents that are there once and for those that are there often, and weighs those in
-//! between (2 to about 3 / p times) too much: what a VM repeats a few times makes `frames_used` too large,
-//! up to `pages_used`. The error does not hold that. `self_shared_pages` tells whether there is such a thing.
+//! A content that a VM has m times is seen with probability `1 - (1 - p)^m`. It is weighted by the inverse,
+//! with m estimated as the number of times it was seen, over p. Seen once, it counts as a content that exists
+//! once. That is right for contents that exist once and for frequent ones, and overestimates those in between
+//! (2 to about 3 / p times): contents that a VM repeats a few times make `frames_used` too large, up to
+//! `pages_used`. The error does not include that. `self_shared_pages` shows whether such contents exist.
 
 use super::settings::Share;
 
-/// Which pages are looked at.
+/// The selection of pages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draw {
     probability: f64,
-    /// A page is drawn when its number, mixed, is not above this.
+    /// A page is drawn if its mixed number is not above this.
     up_to: u64,
     seed: u64,
 }
@@ -44,13 +44,14 @@ impl Draw {
         self.probability
     }
 
-    /// Whether a page is drawn; the same in every reading. Pages of two VMs at one place are drawn apart.
+    /// Whether a page is drawn; the same in every reading. Pages of two VMs at the same position are drawn
+    /// independently.
     #[inline]
     pub(super) fn takes(self, page: u64) -> bool {
         self.is_all() || mix(page ^ mix(self.seed)) <= self.up_to
     }
 
-    /// What a content counts for that was seen so many times in one VM.
+    /// The weight of a content that was seen so many times in one VM.
     pub(super) fn weight(self, seen: u32) -> f64 {
         let times = if seen <= 1 { 1.0 } else { f64::from(seen) / self.probability };
         1.0 / (1.0 - (1.0 - self.probability).powf(times))
@@ -96,7 +97,7 @@ mod tests {
         // 6 standard deviations of a binomial.
         assert!((9_430..10_570).contains(&drawn), "{drawn}");
         let both = (0..100_000).filter(|page| draw(0.1).takes(*page) && draw(0.1).takes(page + (1 << 30)));
-        assert!((810..1_190).contains(&both.count()), "pages of one place are drawn apart");
+        assert!((810..1_190).contains(&both.count()), "pages at one position are drawn independently");
     }
 
     #[test]
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_seen_in_common_is_not_certain() {
+    fn no_common_content_seen_has_an_error() {
         assert_eq!(draw(0.5).rate_error(0.0, 100.0), 0.04);
         assert_eq!(draw(0.1).rate_error(0.0, 20.0), 1.0);
         assert_eq!(draw(0.1).rate_error(0.0, 0.0), 0.0);

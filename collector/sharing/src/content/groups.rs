@@ -1,20 +1,20 @@
-//! Pages of equal hash, side by side: which of them are worth a second look.
+//! Pages with equal hashes, sorted: which of them need a comparison.
 
 use super::records::Record;
 use super::throttle::Throttle;
 
-/// Records that are gone through in far less than a rest is due after.
+/// Records that are processed in far less than one time slice.
 const RECORDS_BETWEEN_RESTS: usize = 8192;
 
-/// The pages of one hash that begin at a place.
+/// The pages of one hash that begin at a position.
 pub(super) fn group_at(records: &[Record], start: u32) -> &[Record] {
     let rest = &records[start as usize..];
     &rest[..rest.iter().take_while(|record| record.hash() == rest[0].hash()).count()]
 }
 
-/// Removes the pages of each hash that is not to be kept from those that are sorted; returns where the groups
-/// of the others begin, in the order of their first pages: equal memory of two VMs mostly lies in equal order,
-/// so that what is read next lies side by side in both.
+/// Removes the pages of unwanted hashes from the sorted pages; returns where the remaining groups begin, in
+/// the order of their first pages: equal memory of two VMs mostly has the same order, so that consecutive
+/// reads are adjacent in both.
 pub(super) fn keep_groups(
     records: &mut Vec<Record>,
     throttle: &mut Throttle,

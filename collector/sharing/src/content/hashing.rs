@@ -1,4 +1,4 @@
-//! The first half of a content scan: all pages are read and hashed, and what is needed of them is remembered.
+//! The first half of a content scan: all pages are read and hashed, and a record of each is stored.
 
 use rapidhash::v3::rapidhash_v3;
 
@@ -11,7 +11,7 @@ use super::tally::Tally;
 use super::throttle::Throttle;
 use super::verify::Spaces;
 
-/// What the first half works with.
+/// Parameters of the first half.
 pub(super) struct Reading<'a, M> {
     pub(super) memory: &'a mut M,
     pub(super) spaces: &'a Spaces,
@@ -36,8 +36,8 @@ impl Stopped {
     }
 }
 
-/// Reads and hashes all pages that are drawn, and remembers those of the current slice. Pages are counted in
-/// the first reading only.
+/// Reads and hashes all drawn pages, and stores those of the current slice. Pages are counted only in the
+/// first reading.
 pub(super) fn hash_slice<M: GuestMemory>(
     reading: &mut Reading<'_, M>,
     records: &mut Records,
@@ -82,16 +82,16 @@ pub(super) fn hash_slice<M: GuestMemory>(
             reading.throttle.rest();
         }
         if is_first {
-            let told = reading.memory.told_pages(space);
+            let reported = reading.memory.reported_pages(space);
             let unread = drawn - read;
             let vm = tally.vm(vm);
-            vm.resident += told.unwrap_or(present);
+            vm.resident += reported.unwrap_or(present);
             vm.read += read;
             vm.zero += zero;
-            // Slots may have been holes then, so what is missing is what was told of and not found; among pages
-            // that were drawn nobody can tell.
-            vm.lost += match told {
-                Some(told) if reading.draw.is_all() => unread.min(told.saturating_sub(read)),
+            // Slots may have been holes then, so pages are missing if they were reported and not found; for
+            // sampled pages that is unknown.
+            vm.lost += match reported {
+                Some(reported) if reading.draw.is_all() => unread.min(reported.saturating_sub(read)),
                 Some(_) => 0,
                 None => unread,
             };
@@ -100,7 +100,7 @@ pub(super) fn hash_slice<M: GuestMemory>(
     Ok(())
 }
 
-/// Whether all bytes are 0; most pages that are not tell so in their first line of a cache.
+/// Whether all bytes are 0; most others differ in their first cache line.
 #[inline]
 fn is_zero(bytes: &[u8]) -> bool {
     let (lines, rest) = bytes.as_chunks::<64>();
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bit_anywhere_makes_a_page_not_zero() {
+    fn one_bit_anywhere_makes_a_page_nonzero() {
         for length in [64, 4096, 100, 7] {
             let mut bytes = vec![0; length];
             assert!(is_zero(&bytes));

@@ -1,5 +1,5 @@
-//! Where the pages of guests are read: the seam between a content scan and a hypervisor, and the memory of
-//! processes behind it.
+//! Reading pages of guests: the seam between a content scan and a hypervisor, and the implementation for
+//! processes.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -13,53 +13,53 @@ use super::super::pagemap::{self, ENTRY_BYTES, Entry};
 use super::super::processes::{Process, Processes, Region};
 use huddle_host::{HostError, HostRoot};
 
-/// Pages of a process read at once: few enough that they are still in the second-level cache when they are hashed.
+/// Pages of a process read at once: few enough to be still in the second-level cache when they are hashed.
 const BATCH_PAGES: usize = 64;
 
 /// A page of a space that is in physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Its place in the space, from 0.
+    /// Its position in the space, from 0.
     pub number: u64,
-    /// The frame it may have in common with other pages; 0 where it is alone on it or it is not known.
+    /// The frame it may share with other pages; 0 if it is alone on its frame or the frame is unknown.
     pub frame: u64,
 }
 
-/// Guest memory that can be read page by page, without changing it. A *space* is what pages are numbered in: a
-/// process of a VM, or a domain.
+/// Guest memory that can be read page by page, without changing it. A *space* numbers pages: a process of a
+/// VM, or a domain.
 pub trait GuestMemory {
-    /// For each space its VM, by position, and how many slots it has.
+    /// For each space its VM, by position, and its number of slots.
     fn spaces(&self) -> Vec<(usize, u64)>;
 
     /// Bytes of a page.
     fn page_bytes(&self) -> usize;
 
-    /// How many pages are best read at once; no more are asked for.
+    /// The best number of pages to read at once, and the maximum.
     fn batch_pages(&self) -> usize;
 
-    /// Adds the slots from `first` on that hold a page, and returns how many slots were looked at; 0 where
-    /// the space has gone. Where [`Self::told_pages`] tells, slots may be among them that hold none.
+    /// Adds the slots from `first` on that hold a page, and returns the number of slots examined; 0 if the
+    /// space is gone. With [`Self::reported_pages`], slots without a page may be among them.
     fn present(&mut self, space: usize, first: u64, slots: &mut Vec<Slot>) -> Result<u64, SharingError>;
 
-    /// How many pages a space has in memory, as it was told when it was last looked at, where that is known
-    /// without asking for each slot.
-    fn told_pages(&self, _space: usize) -> Option<u64> {
+    /// Number of pages that a space has in memory, as of the last refresh, if that is known without examining
+    /// each slot.
+    fn reported_pages(&self, _space: usize) -> Option<u64> {
         None
     }
 
-    /// Has [`Self::told_pages`] tell of this moment.
+    /// Refreshes [`Self::reported_pages`].
     fn look_again(&mut self) -> Result<(), SharingError> {
         Ok(())
     }
 
-    /// Gives the content of those slots that can be read, by their position in `slots`. A page that cannot
-    /// be read has gone meanwhile, and is left out.
+    /// Passes the content of those slots that can be read, with their position in `slots`. A page that cannot
+    /// be read is gone, and is left out.
     fn read(&mut self, space: usize, slots: &[Slot], each: &mut dyn FnMut(usize, &[u8]));
 }
 
-/// The memory of processes, through `/proc/PID/pagemap` and `/proc/PID/mem` (proc(5)). Not by
-/// `process_vm_readv`, which undoes merging (see [`Process::read_memory`]), and not what is swapped out, which
-/// reading would bring back.
+/// The memory of processes, through `/proc/PID/pagemap` and `/proc/PID/mem` (proc(5)). `process_vm_readv` is
+/// not used, because it undoes merging (see [`Process::read_memory`]), and swapped-out pages are not read,
+/// because reading would bring them back.
 pub(super) struct ProcessMemory<'a> {
     spaces: Vec<Space<'a>>,
     page_bytes: usize,
@@ -77,7 +77,7 @@ struct Space<'a> {
 
 impl<'a> ProcessMemory<'a> {
     /// # Errors
-    /// [`SharingError::MemoryHidden`] without the privilege to read a process that is there.
+    /// [`SharingError::MemoryHidden`] without the privilege to read an existing process.
     pub(super) fn open(
         root: &HostRoot,
         processes: &'a Processes,
@@ -181,7 +181,7 @@ impl GuestMemory for ProcessMemory<'_> {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // Unmapped meanwhile (EIO), or memory of a device: what comes after it may be there.
+                    // Unmapped since (EIO), or device memory: the pages after it may be readable.
                     if error.raw_os_error() == Some(Errno::ESRCH as i32) {
                         space.process.set_gone();
                     }

@@ -1,29 +1,28 @@
 //! Method `content`: which pages of VMs are equal, wherever they are: what could be shared, before merging or
-//! without it. The paper's way (Ito and Kono, section 4.1): a hash of each page finds candidates, and they
-//! count as equal only after a comparison of all their bytes.
+//! without it. As in the paper (Ito and Kono, section 4.1), a hash of each page finds candidates, which count
+//! as equal only after a comparison of all their bytes.
 //!
-//! A page is read up to twice: to be hashed ([`hash_slice`]), and, if another page has its hash, to be compared
-//! ([`verify`]). Pages that are not in physical memory are not touched. In the figures a frame is a distinct
-//! content: what there would be if everything equal were merged into one frame. Once KSM has merged all
-//! there is to merge, they are those of method `merged`, but for contents that KSM spreads over several frames
-//! (`max_page_sharing`) and for equal pages it is not allowed to merge.
+//! A page is read up to twice: for hashing ([`hash_slice`]), and, if another page has the same hash, for
+//! comparison ([`verify`]). Pages that are not in physical memory are not touched. In the results a frame is
+//! a distinct content: the frames there would be if everything equal were merged. Once KSM has merged
+//! everything, they equal those of method `merged`, except for contents that KSM spreads over several frames
+//! (`max_page_sharing`) and for equal pages that it may not merge.
 //!
-//! Guest memory is that of processes ([`ContentScan::measure`]) or what a hypervisor gives
-//! ([`ContentScan::scan`] over a [`GuestMemory`]); all but the reading is the same.
+//! Guest memory is that of processes ([`ContentScan::measure`]) or of a hypervisor ([`ContentScan::scan`]
+//! over a [`GuestMemory`]); only the reading differs.
 //!
-//! **Memory** is bounded by [`ContentSettings::memory_mib`] and some 2 MiB (and what a hypervisor's memory takes
-//! itself): 18 bytes a page. Where that is not enough, guests are read
-//! several times, each time for another part of the hashes ([`records`]). **Processor
-//! time** is bounded by [`ContentSettings::cpu_share`]: one thread, which rests after every 2 ms of reading and
-//! comparing (or after the batch that is read at once, [`GuestMemory::batch_pages`]), and once after what is remembered was sorted, for as
-//! long as that takes ([`throttle`]). A **sample** costs its share of the time and has an error that is stated
-//! ([`draw`]).
+//! **Memory** is limited to [`ContentSettings::memory_mib`] and some 2 MiB (and the memory of a hypervisor's
+//! implementation): 18 bytes per page. If that is not enough, guests are read several times, each time for
+//! another part of the hashes ([`records`]). **CPU time** is limited by [`ContentSettings::cpu_share`]: one
+//! thread, which sleeps after every 2 ms of reading and comparing (or after a batch that is read at once,
+//! [`GuestMemory::batch_pages`]), and once after sorting, for as long as that takes ([`throttle`]). A
+//! **sample** costs its share of the time and has a stated error ([`draw`]).
 //!
-//! VMs run on meanwhile. A page that is written between its hashing and its comparison differs from its
-//! group then, and counts as not shared; how many did is a note. A page that is given back before it is
-//! hashed is not counted; what is resident is counted again at the end, and a VM that shrank or grew by more than
-//! 1 % is a note. Reading leaves a page as it is, merged or not; but the kernel takes it for one that was
-//! used recently.
+//! VMs run during the scan. A page that is written between its hashing and its comparison differs from its
+//! group then, and counts as not shared; a note has the number of such pages. A page that is given back
+//! before it is hashed is not counted; resident pages are counted again at the end, and a VM that shrank or
+//! grew by more than 1 % gets a note. Reading leaves a page as it is, merged or not, but the kernel treats it
+//! as recently used.
 
 pub mod candidates;
 mod draw;
@@ -56,7 +55,7 @@ use super::processes::{Processes, check_readable};
 use super::{Found, Measurement, SharingError, assemble, pagemap};
 use huddle_host::HostRoot;
 
-/// A change of memory by more than one part in so many is noted.
+/// A change of memory by more than one part in this many is noted.
 const WORTH_SAYING: u64 = 100;
 
 /// Measures what VMs could share by the contents of their pages.
@@ -66,12 +65,12 @@ pub struct ContentScan {
     settings: ContentSettings,
 }
 
-/// What hashing all pages took, for benchmarks.
+/// Counts of hashing all pages, for benchmarks.
 #[derive(Clone, Copy, Debug)]
 pub struct Hashed {
     /// Pages that were read and hashed.
     pub pages: u64,
-    /// Those that are zero-filled.
+    /// Zero-filled pages among them.
     pub zero: u64,
 }
 
@@ -81,24 +80,24 @@ impl ContentScan {
         Self { root, settings }
     }
 
-    /// Lets the next sample be of other pages.
-    pub fn draw_anew(&mut self) {
+    /// Makes the next sample use other pages.
+    pub fn resample(&mut self) {
         self.settings.seed = self.settings.seed.wrapping_add(1);
     }
 
     /// Measures exactly the regions in [`Vm::memory`].
     ///
-    /// A VM that ends meanwhile is in [`Measurement::vanished`]; memory that is given back meanwhile is left
-    /// out, and noted.
+    /// A VM that ends during the scan is in [`Measurement::vanished`]; memory that is given back during the
+    /// scan is left out, with a note.
     ///
     /// # Errors
-    /// [`SharingError::MemoryHidden`] without CAP_SYS_PTRACE; a kernel file that cannot be read though its
-    /// process is there; VMs that claim the same memory; more equal pages than there may be remembered.
+    /// [`SharingError::MemoryHidden`] without CAP_SYS_PTRACE; a kernel file that cannot be read although its
+    /// process exists; VMs that claim the same memory; more equal pages than the limit allows.
     pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
         let began = Instant::now();
         let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
         for vm in vms.iter().filter(|vm| vm.memory.is_empty()) {
-            // Where discovery was not let in, it found no memory, which must not read as a VM of 0 pages.
+            // Where discovery had no access it found no memory, which must not read as a VM of 0 pages.
             check_readable(&self.root, vm, "mem")?;
         }
         let scanned = {
@@ -112,23 +111,23 @@ impl ContentScan {
         for (vm, process) in processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
             let name = &vms[*vm].name;
             notes.push(format!(
-                "process {process} of {name:?} ended while it was measured; what had been read of it counts"
+                "process {process} of {name:?} ended while it was measured; pages read by then are counted"
             ));
         }
         Ok(self.report(vms, scanned, ended, notes, began))
     }
 
-    /// Reads and compares all pages of some memory of `vms`, to be given to [`Self::report`] with what became of
-    /// the VMs.
+    /// Reads and compares all pages of some memory of `vms`, to be passed to [`Self::report`] with the VMs
+    /// that ended.
     ///
     /// # Errors
-    /// The memory cannot be read at all; more pages, or more equal ones, than there may be remembered.
+    /// The memory cannot be read at all; more pages, or more equal ones, than the limit allows.
     pub fn scan<M: GuestMemory>(&self, memory: &mut M, vms: &[Vm]) -> Result<Scanned, SharingError> {
         scan(memory, vms.len(), &self.settings, || largest(vms))
     }
 
-    /// The figures of the VMs that stayed, of those in `ended` (by position, with the reason) none; what is worth
-    /// saying is added to `notes`. The scan began at `began`.
+    /// The figures of the remaining VMs, without those in `ended` (by position, with the reason); remarks are
+    /// added to `notes`. The scan began at `began`.
     pub fn report(
         &self,
         vms: &[Vm],
@@ -146,7 +145,7 @@ impl ContentScan {
             if counts.lost > usual {
                 let (pages, name) = (counts.lost, &vms[vm].name);
                 notes.push(format!(
-                    "{pages} pages of {name:?} could not be read: given back meanwhile, or of {whose}"
+                    "{pages} pages of {name:?} could not be read: given back since, or of {whose}"
                 ));
             }
         }
@@ -168,7 +167,7 @@ impl ContentScan {
         }
         if scanned.readings > 1 {
             notes.push(format!(
-                "memory was read {} times, to remember no more than {} MiB of it at once",
+                "memory was read {} times, to stay within {} MiB of records",
                 scanned.readings, self.settings.memory_mib
             ));
         }
@@ -180,7 +179,7 @@ impl ContentScan {
         assemble(vms, &found, &errors, ended, notes, began)
     }
 
-    /// The first half alone, for benchmarks: reads all pages in batches, hashes and remembers them.
+    /// Only the first half, for benchmarks: reads all pages in batches, hashes and stores them.
     ///
     /// # Errors
     /// As [`Self::measure`].
@@ -190,7 +189,7 @@ impl ContentScan {
         self.hash_memory(&mut memory, vms.len())
     }
 
-    /// As [`Self::hash_only`], of some memory of so many VMs.
+    /// Like [`Self::hash_only`], for some memory of so many VMs.
     ///
     /// # Errors
     /// As [`Self::scan`].
@@ -212,13 +211,13 @@ fn bytes(settings: &ContentSettings) -> u64 {
     u64::from(settings.memory_mib) << 20
 }
 
-/// The VM to name where there is too much of all.
+/// The VM to name in an error about the size of all.
 fn largest(vms: &[Vm]) -> String {
     let largest = vms.iter().max_by_key(|vm| vm.memory.iter().map(|region| region.len_bytes()).sum::<u64>());
     largest.map_or_else(String::new, |vm| vm.name.clone())
 }
 
-/// No more pages than can be numbered.
+/// Checks that all pages can be numbered.
 fn check_pages(pages: u64, largest: impl FnOnce() -> String) -> Result<(), SharingError> {
     if pages <= MAX_PAGES {
         return Ok(());
@@ -227,18 +226,18 @@ fn check_pages(pages: u64, largest: impl FnOnce() -> String) -> Result<(), Shari
     Err(SharingError::TooLarge { vm: largest(), what })
 }
 
-/// What a scan of some memory found.
+/// Result of a scan of some memory.
 pub struct Scanned {
     tally: Tally,
-    /// Pages that were equal by their hash and then differed, or had gone.
+    /// Pages with equal hashes that then differed or were gone.
     differing: u64,
-    /// How often the memory was read.
+    /// Number of readings of the memory.
     readings: u64,
-    /// Present pages of each VM after all of that.
+    /// Resident pages of each VM after the scan.
     resident_after: Vec<u64>,
 }
 
-/// Both halves, as often as it takes.
+/// Both halves, repeated as needed.
 fn scan<M: GuestMemory>(
     memory: &mut M,
     vms: usize,
@@ -269,8 +268,8 @@ fn scan<M: GuestMemory>(
     memory.look_again()?;
     let mut slots = Vec::new();
     for (space, (vm, count)) in memory.spaces().into_iter().enumerate() {
-        if let Some(told) = memory.told_pages(space) {
-            scanned.resident_after[vm] += told;
+        if let Some(reported) = memory.reported_pages(space) {
+            scanned.resident_after[vm] += reported;
             continue;
         }
         let mut done = 0;

@@ -1,11 +1,12 @@
-//! What is remembered of each page, within a fixed piece of memory.
+//! Records of pages, in a fixed amount of memory.
 //!
-//! A page is 16 bytes: part of its hash, the frame it may have in common with others, and its number. Where
-//! there are more pages than room, the space of hashes is cut in two, the upper half is left for another
-//! reading of the guests, and so on. Equal contents have equal hashes and are never parted by that, so the
-//! result of several readings is as exact as that of one.
+//! A record has 16 bytes: part of the page's hash, the frame it may share with others, and its number. If
+//! there are more pages than room, the space of hashes is halved, the upper half is left for another reading
+//! of the guests, and so on. Equal contents have equal hashes and are never separated, so the result of
+//! several readings is as exact as that of one.
 
-/// Bits of the hash that are kept. Different contents of one hash cost a comparison, not the result.
+/// Bits of the hash that are kept. Different contents with equal hashes cost a comparison, but do not change
+/// the result.
 const HASH_BITS: u32 = 48;
 /// Bits of a frame's and of a page's number: 4 PiB of either.
 const NUMBER_BITS: u32 = 40;
@@ -13,12 +14,12 @@ const NUMBER: u128 = (1 << NUMBER_BITS) - 1;
 /// One more than the largest number of a page.
 pub(super) const MAX_PAGES: u64 = 1 << NUMBER_BITS;
 
-/// One page; ordered by hash, then by frame (pages alone on theirs first), then by number.
+/// One page; ordered by hash, then by frame (pages alone on their frame first), then by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Record(u128);
 
 impl Record {
-    /// `frame` is 0 for a page that is alone on its frame, or whose frame is not known.
+    /// `frame` is 0 for a page that is alone on its frame, or whose frame is unknown.
     #[inline]
     pub(super) fn new(hash: u64, frame: u64, page: u64) -> Self {
         let hash = u128::from(hash >> (64 - HASH_BITS));
@@ -33,7 +34,7 @@ impl Record {
         (self.0 >> (2 * NUMBER_BITS)) as u64
     }
 
-    /// The frame it may have in common with others; 0 for none.
+    /// The frame it may share with others; 0 for none.
     #[inline]
     pub(super) fn frame(self) -> u64 {
         (self.0 >> NUMBER_BITS & NUMBER) as u64
@@ -77,14 +78,14 @@ pub(super) struct Full;
 #[derive(Debug)]
 pub(super) struct Records {
     slice: Slice,
-    /// What did not find room.
+    /// Slices that did not fit.
     left: Vec<Slice>,
     room: usize,
     records: Vec<Record>,
 }
 
 impl Records {
-    /// Room for so many bytes; at least two pages.
+    /// Records within so many bytes; at least two.
     pub(super) fn within(bytes: u64) -> Self {
         // 4 bytes for the position of each group of two or more.
         let each = (size_of::<Record>() + size_of::<u32>() / 2) as u64;
@@ -92,13 +93,13 @@ impl Records {
         Self { slice: Slice::ALL, left: Vec::new(), room, records: Vec::new() }
     }
 
-    /// Forgets all pages; from now on those of another slice are kept.
+    /// Clears all records; then those of another slice are stored.
     pub(super) fn begin(&mut self, slice: Slice) {
         self.slice = slice;
         self.records.clear();
     }
 
-    /// Keeps a page if it is of the slice.
+    /// Stores a page if it is in the slice.
     #[inline]
     pub(super) fn push(&mut self, record: Record) -> Result<(), Full> {
         if self.slice.bits > 0 && !self.slice.holds(record) {
@@ -118,7 +119,7 @@ impl Records {
     fn make_room(&mut self) -> Result<(), Full> {
         let have = self.records.len();
         if have < self.room {
-            // Not by doubling: that could be beyond what is allowed.
+            // Not by doubling, which could exceed the limit.
             self.records.reserve_exact(have.max(4096).min(self.room - have));
             return Ok(());
         }
@@ -131,18 +132,18 @@ impl Records {
         Ok(())
     }
 
-    /// The next slice that did not find room.
+    /// The next slice that did not fit.
     pub(super) fn next_slice(&mut self) -> Option<Slice> {
         self.left.pop()
     }
 
-    /// The pages, equal hashes side by side.
+    /// The records, sorted so that equal hashes are adjacent.
     pub(super) fn sorted(&mut self) -> &mut Vec<Record> {
         self.records.sort_unstable();
         &mut self.records
     }
 
-    /// How many pages there is room for.
+    /// Capacity in pages.
     pub(super) fn room(&self) -> usize {
         self.room
     }
@@ -159,10 +160,10 @@ mod tests {
         let record = Record::new(0xfedc_ba98_7654_3210, 0x12_3456_7890, MAX_PAGES - 1);
         assert_eq!((record.hash(), record.frame()), (0xfedc_ba98_7654, 0x12_3456_7890));
         assert_eq!(record.page(), MAX_PAGES - 1);
-        assert_eq!(Record::new(1, 1 << 40, 1).frame(), 0, "a frame that does not fit is not known");
+        assert_eq!(Record::new(1, 1 << 40, 1).frame(), 0, "a frame that does not fit is unknown");
     }
 
-    /// All readings that it takes, with the largest number of records in memory.
+    /// All readings, with the largest number of records in memory.
     fn readings(hashes: &[u64], bytes: u64) -> Result<(Vec<Vec<Record>>, usize), Full> {
         let mut records = Records::within(bytes);
         let (mut found, mut most, mut slice) = (Vec::new(), 0, Some(Slice::ALL));
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_content_that_does_not_fit_is_said() {
+    fn one_content_that_does_not_fit_is_an_error() {
         assert_eq!(readings(&[7 << 40; 9], 8 * 18), Err(Full));
         assert_eq!(readings(&[7 << 40; 8], 8 * 18).unwrap().0.len(), 1);
     }

@@ -1,23 +1,23 @@
-//! What a content scan may use of the host, and how much of the memory it looks at.
+//! Limits of a content scan, and how much of the memory it reads.
 
 use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// A part of a whole: more than 0, at most 1.
+/// A fraction: more than 0, at most 1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Deserialize)]
 #[serde(try_from = "f64")]
 pub struct Share(f64);
 
-/// A number that is no [`Share`].
+/// A number that is not a [`Share`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a share: expected a number above 0 and up to 1, as 0.25")]
 pub struct NotAShare(String);
 
 impl Share {
-    /// All of it.
+    /// The whole.
     pub const ALL: Self = Self(1.0);
-    /// Half of it.
+    /// One half.
     pub const HALF: Self = Self(0.5);
 
     /// The number.
@@ -46,14 +46,14 @@ impl FromStr for Share {
 /// Limits of a content scan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ContentSettings {
-    /// Most processor time, as a share of one CPU.
+    /// Limit of CPU time, as a share of one CPU.
     pub cpu_share: Share,
-    /// Most memory for what is remembered of the pages, in MiB. Where that is not enough for all pages, the
-    /// guests are read several times.
+    /// Limit of memory for records of pages, in MiB. If that is not enough for all pages, the guests are read
+    /// several times.
     pub memory_mib: u32,
-    /// Share of the pages that are drawn and looked at; all where `None`.
+    /// Share of the pages that are sampled; `None` for all.
     pub sample: Option<Share>,
-    /// What decides which pages are drawn.
+    /// Seed of the sample.
     pub seed: u64,
 }
 

@@ -1,38 +1,38 @@
-//! From groups of equal pages to figures of VMs and pairs.
+//! Counts of VMs and pairs from groups of equal pages.
 
 use huddle_model::matrix::MemoryUse;
 
 use super::super::pairs::Pairs;
 use super::draw::Draw;
 
-/// What is counted of the pages that were looked at.
+/// Counts of the pages read.
 pub(super) struct Tally {
     draw: Draw,
     vms: Vec<OfVm>,
     /// Distinct contents of each VM and pair, by plain count.
     pairs: Pairs,
-    /// The same by weight, `[i][j]` for `i <= j`; only of a sample.
+    /// The same by weight, `[i][j]` for `i <= j`; only for a sample.
     weighed: Vec<Vec<f64>>,
-    /// How often each VM has the content that is being counted, and which have it.
+    /// How often each VM has the current content, and which VMs have it.
     times: Vec<u32>,
     having: Vec<usize>,
     row: Vec<u64>,
 }
 
-/// What is counted of one VM.
+/// Counts of one VM.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OfVm {
     /// Pages that are present.
     pub(super) resident: u64,
     /// Pages that were read.
     pub(super) read: u64,
-    /// Pages that were present and then could not be read.
+    /// Pages that were present but could not be read.
     pub(super) lost: u64,
-    /// Zero-filled ones of those that were read.
+    /// Zero-filled pages among those read.
     pub(super) zero: u64,
-    /// Pages of those that were read whose content the VM has more than once.
+    /// Pages among those read whose content the VM has more than once.
     repeated: u64,
-    /// Contents that were seen on one page of all.
+    /// Contents seen on exactly one page.
     unique: u64,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Figures {
     pub(super) memory: Vec<MemoryUse>,
     /// `[i][j]` for `i < j`.
     pub(super) shared: Vec<Vec<u64>>,
-    /// Standard error of each rate; only of a sample.
+    /// Standard error of each rate; only for a sample.
     pub(super) errors: Option<Vec<Vec<f64>>>,
 }
 
@@ -67,13 +67,13 @@ impl Tally {
         &self.vms
     }
 
-    /// A content that is not zero and was seen on this one page only.
+    /// Counts a nonzero content seen on only this page.
     #[inline]
     pub(super) fn unique(&mut self, vm: usize) {
         self.vms[vm].unique += 1;
     }
 
-    /// One content that is not zero: the VMs that have it, and how often; a VM may come several times.
+    /// Counts a nonzero content: the VMs that have it, and how often; a VM may occur several times.
     pub(super) fn content(&mut self, pages: impl Iterator<Item = (usize, u32)>) {
         for (vm, times) in pages {
             if self.times[vm] == 0 {
@@ -104,7 +104,7 @@ impl Tally {
         }
     }
 
-    /// Share (0 to 1) of the resident pages that was looked at; 1 where there is none.
+    /// Share (0 to 1) of the resident pages that was read; 1 if there are none.
     pub(super) fn coverage(&self) -> f64 {
         let sum = |of: fn(&OfVm) -> u64| self.vms.iter().map(of).sum::<u64>();
         let resident = sum(|vm| vm.resident);
@@ -131,7 +131,7 @@ impl Tally {
         Figures { memory: memory.collect(), shared, errors: None }
     }
 
-    /// Estimates are kept to what is possible: no more shared than used, no more used than resident.
+    /// Estimates are clamped to possible values: no more shared than used, no more used than resident.
     fn estimated(self) -> Figures {
         let scale = |count: u64| (count as f64 / self.draw.probability()).round() as u64;
         let memory: Vec<MemoryUse> = self

@@ -1,4 +1,4 @@
-//! The scan on memory that is made up: against the plainest way, on change, on loss, and its stated error.
+//! The scan on fake memory: compared with a naive count, with changes and losses, and its stated error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,20 +8,20 @@ use proptest::prelude::*;
 use super::memory::{GuestMemory, Slot};
 use super::*;
 
-/// Small pages: what is tested does not depend on their size.
+/// Small pages: the tests do not depend on their size.
 const PAGE_BYTES: usize = 64;
 
-/// Spaces of pages; each page is a content and a frame, and 0 is zero-filled. What happens to it meanwhile is
-/// told by the number of pages read so far.
+/// Spaces of pages; each page is a content and a frame, and 0 is zero-filled. Changes are scheduled by the
+/// number of pages read so far.
 #[derive(Clone, Debug, Default)]
 struct Made {
     spaces: Vec<(usize, Vec<Option<Page>>)>,
     reads: u64,
-    /// From that many pages read on, this page of that space has another content, or none.
+    /// After that many reads, this page of that space has another content, or none.
     change: Option<(u64, usize, usize, Option<u64>)>,
-    /// From that many pages read on, that space is gone.
+    /// After that many reads, that space is gone.
     gone: Option<(u64, usize)>,
-    /// From that many pages read on, that space has only its first pages, so many.
+    /// After that many reads, that space has only so many of its first pages.
     shrunk: Option<(u64, usize, usize)>,
 }
 
@@ -68,7 +68,7 @@ impl GuestMemory for Made {
         if self.is_gone(space) {
             return Ok(0);
         }
-        // Seven at a time, so that ends and rests are met.
+        // Seven at a time, so that ends and sleeps occur.
         let pages = self.spaces[space].1.iter().zip(0..).skip(first as usize).take(7);
         let looked_at = pages.clone().count() as u64;
         let shrunk = self.shrunk.filter(|(from, of, _)| self.reads >= *from && *of == space);
@@ -124,7 +124,7 @@ fn matrix(scanned: Scanned) -> SharingMatrix {
     }
 }
 
-/// The figures by plain sets.
+/// The expected figures, computed with sets.
 fn plain(made: &Made, vms: usize) -> (Vec<MemoryUse>, Vec<BTreeSet<u64>>) {
     let mut memory = vec![MemoryUse::default(); vms];
     let mut times = vec![BTreeMap::<u64, u64>::new(); vms];
@@ -173,7 +173,7 @@ fn made() -> impl Strategy<Value = (Made, usize)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
-    fn what_is_found_is_what_sets_say((made, vms) in made()) {
+    fn the_result_equals_that_of_sets((made, vms) in made()) {
         let scanned = scanned(&made, vms, &settings());
         prop_assert_eq!((scanned.readings, scanned.differing), (1, 0));
         assert_is_plain(&matrix(scanned), &made, vms);
@@ -181,7 +181,7 @@ proptest! {
 }
 
 #[test]
-fn little_memory_takes_more_readings_and_gives_the_same() {
+fn little_memory_takes_more_readings_with_the_same_result() {
     // 70,000 contents of 18 bytes each are more than 1 MiB holds.
     let pages = |from: u64| (from..from + 70_000).map(page).collect::<Vec<_>>();
     let made = Made::of(&[pages(1), pages(20_001), vec![page(5); 100]]);
@@ -222,11 +222,11 @@ fn pages_on_one_frame_are_not_read_twice() {
 }
 
 #[test]
-fn a_page_that_changes_before_it_is_compared_is_shared_with_nobody() {
+fn a_page_that_changes_before_its_comparison_is_not_shared() {
     for group in [2, 3, 100] {
         for now in [Some(1_000), None] {
             let mut made = Made::of(&vec![vec![page(5), page(6)]; group]);
-            // All were hashed by then: 2 pages of each.
+            // All were hashed by then: 2 pages each.
             made.change = Some((2 * group as u64, 1, 0, now));
             let scanned = scanned(&made, group, &settings());
             assert_eq!(scanned.differing, 1, "{group} {now:?}");
@@ -262,9 +262,9 @@ fn a_space_that_shrinks_after_it_was_read_is_noticed() {
     assert_eq!(scanned.resident_after, [40, 10]);
 }
 
-/// Whenever a space goes, the others are counted rightly.
+/// Whenever a space goes, the others are counted correctly.
 #[test]
-fn a_space_that_goes_leaves_the_others_right() {
+fn a_space_that_goes_does_not_affect_the_others() {
     let pages: Vec<_> = (1..40).map(page).collect();
     for at in 0..200 {
         let mut made = Made::of(&[pages.clone(), pages.clone(), pages.clone()]);
@@ -275,9 +275,9 @@ fn a_space_that_goes_leaves_the_others_right() {
     }
 }
 
-/// The mean of many draws is the truth, and they scatter as is stated.
+/// The mean of many samples is the true value, and they scatter as stated.
 #[test]
-fn estimates_are_right_on_average_and_scatter_as_they_say() {
+fn estimates_are_unbiased_and_scatter_as_stated() {
     // 3,000 of 8,000 and of 5,000 in common; one content is in both very often, and zeros are a tenth.
     let pages = |from: u64, to: u64| {
         let repeated = std::iter::repeat_n(page(1), 400);

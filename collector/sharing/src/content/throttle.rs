@@ -1,4 +1,4 @@
-//! Keeps work to a share of one CPU.
+//! Limits work to a share of one CPU.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::settings::Share;
 
-/// Processor time after which a rest is due: guests that wait for the CPU wait no longer than this.
+/// CPU time after which a sleep is due: guests that wait for the CPU wait no longer than this.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// Rests between pieces of work of the thread that made it.
+/// Sleeps between pieces of work of the thread that created it.
 #[derive(Debug)]
 pub struct Throttle {
     share: Share,
@@ -18,12 +18,12 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// From now on.
+    /// Starts now.
     pub fn new(share: Share) -> Self {
         Self { share, cpu: thread_cpu_time(), wall: Instant::now() }
     }
 
-    /// To be called after every short piece of work: sleeps when a slice was used up.
+    /// To be called after every short piece of work: sleeps once a slice is used up.
     pub fn rest(&mut self) {
         if self.share == Share::ALL {
             return;
@@ -33,17 +33,17 @@ impl Throttle {
             return;
         }
         std::thread::sleep(rest_after(used, self.wall.elapsed(), self.share));
-        // From here on anew: time that was waited for something else is not saved up for a burst.
+        // Starts again: time spent waiting for something else is not saved up for a burst.
         (self.cpu, self.wall) = (thread_cpu_time(), Instant::now());
     }
 }
 
-/// How long to rest after `used` of processor time within `passed`, so that it was the share of all.
+/// How long to sleep after `used` CPU time within `passed`, to keep the share.
 fn rest_after(used: Duration, passed: Duration, share: Share) -> Duration {
     used.div_f64(share.get()).saturating_sub(passed)
 }
 
-/// 0 on a kernel without the clock, which there is none of since Linux 2.6.12: then nothing rests.
+/// 0 on a kernel without the clock (before Linux 2.6.12): then there are no sleeps.
 fn thread_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
@@ -55,12 +55,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rest_makes_the_share() {
+    fn a_sleep_keeps_the_share() {
         let ms = Duration::from_millis;
         let share = |share: f64| Share::try_from(share).unwrap();
         assert_eq!(rest_after(ms(2), ms(2), share(0.5)), ms(2));
         assert_eq!(rest_after(ms(2), ms(3), share(0.1)), ms(17));
-        assert_eq!(rest_after(ms(2), ms(30), share(0.1)), ms(0), "others had the CPU meanwhile");
+        assert_eq!(rest_after(ms(2), ms(30), share(0.1)), ms(0), "others used the CPU");
     }
 
     proptest! {
@@ -75,15 +75,15 @@ mod tests {
     }
 
     #[test]
-    fn work_without_a_limit_never_rests_and_limited_work_does() {
-        // What is asserted is that the thread's time goes on while it rests, not how fast anything is.
+    fn only_limited_work_sleeps() {
+        // This asserts that wall time passes while the thread sleeps, not how fast anything is.
         let mut throttle = Throttle::new(Share::try_from(0.2).unwrap());
         let (wall, cpu) = (Instant::now(), thread_cpu_time());
         while thread_cpu_time() - cpu < Duration::from_millis(20) {
             std::hint::black_box((0..1000u64).sum::<u64>());
             throttle.rest();
         }
-        // The last slice may be unfinished, so 18 of 20 ms had their rest.
+        // The last slice may be unfinished, so 18 of 20 ms had their sleep.
         assert!(wall.elapsed() >= Duration::from_millis(18 * 5), "{:?}", wall.elapsed());
     }
 }

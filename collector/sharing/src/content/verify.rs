@@ -1,8 +1,8 @@
-//! The second half of a content scan: pages of equal hash are compared byte by byte, and what is equal is
+//! The second half of a content scan: pages with equal hashes are compared byte by byte, and equal pages are
 //! counted.
 //!
-//! Pages on one frame are one page and need no comparison. For the rest one page is read of each frame, each
-//! once. Groups are taken in the order of their first page (see [`keep_groups`]).
+//! Pages on one frame are one page and need no comparison. Of the others one page per frame is read, each
+//! once. Groups are processed in the order of their first page (see [`keep_groups`]).
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use super::records::Record;
 use super::tally::Tally;
 use super::throttle::Throttle;
 
-/// Contents of one hash that are distinguished; what is beyond counts as not shared.
+/// Limit of different contents per hash; further ones count as not shared.
 const MAX_CLASSES: usize = 4;
 
-/// Where a page is.
+/// Positions of pages.
 pub(super) struct Spaces {
     /// For each space its first page, ascending.
     first: Vec<u64>,
@@ -23,7 +23,7 @@ pub(super) struct Spaces {
 }
 
 impl Spaces {
-    /// Numbers the pages of all spaces one after the other; returns with it how many pages there are.
+    /// Numbers the pages of all spaces consecutively; also returns their total.
     pub(super) fn new(spaces: &[(usize, u64)]) -> (Self, u64) {
         let mut numbered = Self { first: Vec::new(), vm: Vec::new() };
         let mut pages = 0u64;
@@ -41,7 +41,7 @@ impl Spaces {
     }
 
     pub(super) fn space(&self, page: u64) -> usize {
-        // A space without pages begins where the next one does: the last that begins here has the page.
+        // A space without pages begins where the next one does: the last one that begins here has the page.
         self.first.partition_point(|first| *first <= page) - 1
     }
 
@@ -50,20 +50,20 @@ impl Spaces {
     }
 }
 
-/// What the pages of one slice are compared with.
+/// The comparison of the pages of one slice.
 pub(super) struct Verifier<'a, M> {
     memory: &'a mut M,
     spaces: &'a Spaces,
     throttle: &'a mut Throttle,
     tally: &'a mut Tally,
-    /// Groups that are compared together, and pages that are read together.
+    /// Groups compared together, and pages read together.
     batch_pages: usize,
     buffers: BatchBuffers,
-    /// Pages that were equal to others by their hash and then were not, or had gone.
+    /// Pages with equal hashes that then differed or were gone.
     pub(super) differing: u64,
 }
 
-/// Pages of one hash that are equal indeed.
+/// Pages of one hash that are really equal.
 struct Class {
     content: Vec<u8>,
     /// By VM.
@@ -71,17 +71,17 @@ struct Class {
     pages: usize,
 }
 
-/// What is needed for one batch of groups, kept from one to the next.
+/// Buffers for one batch of groups, reused by the next.
 #[derive(Default)]
 struct BatchBuffers {
     /// For each group of the batch its first page's content.
     contents: Vec<u8>,
-    /// Which groups have that.
+    /// Which groups have one.
     known: Vec<bool>,
     /// The pages to read: position of the group in the batch, and the record.
     wanted: Vec<(usize, Record)>,
     slots: Vec<Slot>,
-    /// What was found, for each wanted page.
+    /// The result for each wanted page.
     equal: Vec<bool>,
 }
 
@@ -98,10 +98,10 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         Self { memory, spaces, throttle, tally, batch_pages, buffers, differing: 0 }
     }
 
-    /// Counts the pages of one slice, which are sorted; leaves them in no order.
+    /// Counts the sorted pages of one slice; leaves them unordered.
     pub(super) fn count(&mut self, records: &mut Vec<Record>) {
         let (spaces, tally) = (self.spaces, &mut *self.tally);
-        // A page whose hash no other has needs no comparison.
+        // A page with a unique hash needs no comparison.
         let groups = keep_groups(records, self.throttle, |group| {
             if let [only] = group {
                 tally.unique(spaces.vm(only.page()));
@@ -148,10 +148,10 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         }
     }
 
-    /// Reads what is wanted and compares it with the first page of its group, or makes it that.
+    /// Reads the wanted pages and compares each with the first page of its group, or makes it the first.
     fn compare_wanted(&mut self) {
         let BatchBuffers { contents, known, wanted, slots, equal } = &mut self.buffers;
-        // Pages of one space one after the other, and neighbours too: they are read together.
+        // Sorted by space and position, so that neighbours are read together.
         wanted.sort_unstable_by_key(|(_, record)| record.page());
         equal.clear();
         equal.resize(wanted.len(), false);
@@ -180,7 +180,7 @@ impl<'a, M: GuestMemory> Verifier<'a, M> {
         }
     }
 
-    /// A group of which not all are known to be equal, or one that is very large.
+    /// A group whose pages are not all known to be equal, or a very large one.
     fn apart(&mut self, group: &[Record]) {
         let (spaces, page_bytes) = (self.spaces, self.memory.page_bytes());
         let mut classes: Vec<Class> = Vec::new();

@@ -1,4 +1,4 @@
-//! Which frames are zero-filled, asked once for each frame that turns up.
+//! Which frames are zero-filled, determined once for each new frame.
 
 use std::fs::File;
 
@@ -9,13 +9,13 @@ use huddle_host::HostRoot;
 
 /// Bit 21 of `/proc/kpageflags`: a frame that KSM merged.
 const FLAG_KSM: u64 = 1 << 21;
-/// Bytes looked at before a whole page is read.
+/// Bytes checked before a whole page is read.
 const FIRST_BYTES: usize = 64;
-/// Frames from which on KSM's own data structures are asked: to open and walk them costs as much as reading
-/// some hundreds.
+/// Number of frames from which on KSM's own data structures are used: opening and walking them costs as much
+/// as reading some hundreds of frames.
 const BOOKS_FROM: usize = 1000;
 
-/// A frame and one page that is on it.
+/// A frame and one page on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameLookup {
     pub(super) frame: u64,
@@ -25,7 +25,7 @@ pub(super) struct FrameLookup {
     pub(super) page: u64,
 }
 
-/// Looks into frames.
+/// Determines the content of frames.
 #[derive(Debug)]
 pub(super) struct Contents {
     kpageflags: Option<File>,
@@ -40,7 +40,7 @@ impl Contents {
         }
     }
 
-    /// The merged frames among `asked` that are zero-filled.
+    /// The zero-filled merged frames among `asked`.
     pub(super) fn zero(&mut self, root: &HostRoot, processes: &[Process], asked: &[FrameLookup]) -> Vec<u64> {
         if asked.len() >= BOOKS_FROM {
             let samples: Vec<u64> = asked.iter().map(|asked| asked.frame).collect();
@@ -69,12 +69,12 @@ impl Contents {
         {
             return false;
         }
-        // Zero, but not merged (two processes of one origin, say): the scan does not look for those.
+        // Zero, but not merged (for example two forked processes): the scan does not count those as zero.
         let flags = self.kpageflags.as_ref().and_then(|flags| read_entry(flags, asked.frame).ok().flatten());
         if flags.is_some_and(|flags| flags.0 & FLAG_KSM == 0) {
             return false;
         }
-        // It may have been written to, and so have moved to another frame, before it was read.
+        // It may have been written to, and thus moved to another frame, before it was read.
         let entry = read_entry(&process.pagemap, page).ok().flatten();
         entry.is_some_and(|entry| entry.is_present() && entry.frame() == asked.frame)
     }

@@ -1,21 +1,21 @@
-//! How far one matrix is from another of the same host.
+//! Difference of two matrices of the same host.
 
 use huddle_model::matrix::SharingMatrix;
 
-/// How far a matrix that was kept current is from one that was measured afresh.
+/// Difference of a matrix that was kept current from a freshly measured one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Drift {
     /// Frames too many or too few: of every VM (`frames_used`) and of every pair (`shared_frames`).
     pub frames: u64,
-    /// The larger of two shares: wrong `frames_used` of all used, wrong `shared_frames` of all shared (each
-    /// of the fresh matrix). Used frames alone would hide an error in what is shared, which is less.
+    /// The larger of two fractions: wrong `frames_used` of all used, wrong `shared_frames` of all shared
+    /// (both of the fresh matrix). Used frames alone would hide errors in shared frames, which are fewer.
     pub share: f64,
-    /// VMs that only one of the two knows; they are left out of the counts.
+    /// VMs in only one of the two; they are left out of the counts.
     pub unmatched_vms: usize,
 }
 
 impl Drift {
-    /// Compares VMs of equal name; `None` where one of the two has no counts of frames.
+    /// Compares VMs of equal name; `None` if one of the two has no counts of frames.
     pub fn between(kept: &SharingMatrix, fresh: &SharingMatrix) -> Option<Self> {
         let place = |name: &str| kept.vms().iter().position(|vm| vm.name == name);
         let matched: Vec<(usize, usize)> =
@@ -37,7 +37,7 @@ impl Drift {
     }
 }
 
-/// 1 where something is wrong and nothing should be there.
+/// 1 for any error where the fresh count is 0.
 fn share_of(wrong: u64, all: u64) -> f64 {
     match (wrong, all) {
         (0, _) => 0.0,
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_frames_weigh_by_themselves() {
+    fn shared_frames_count_separately() {
         let fresh = matrix(&[("a", 1000), ("b", 1000)], &[vec![0, 100], vec![0, 0]]);
         let kept = matrix(&[("b", 1000), ("a", 1001)], &[vec![0, 95], vec![0, 0]]);
         let drift = Drift::between(&kept, &fresh).unwrap();
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn sharing_where_there_is_none_is_wholly_wrong() {
+    fn sharing_where_there_is_none_is_a_full_error() {
         let fresh = matrix(&[("a", 10), ("b", 10)], &[vec![0, 0], vec![0, 0]]);
         let kept = matrix(&[("a", 10), ("b", 10), ("c", 5)], &[vec![0, 3, 0], vec![0, 0, 0], vec![0; 3]]);
         assert_eq!(Drift::between(&kept, &fresh).unwrap(), Drift { frames: 3, share: 1.0, unmatched_vms: 1 });

@@ -1,7 +1,7 @@
-//! Which VMs are on which frame, and from that the counts of the matrix, kept right change by change.
+//! Which VMs are on which frame, and the counts of the matrix, updated with each change.
 //!
-//! The counts are those of [`huddle_model::matrix`]. One page that comes to or leaves a frame of `k` VMs
-//! changes at most `k` counts, so bringing the matrix up to date costs what has changed, not what there is.
+//! The counts are those of [`huddle_model::matrix`]. A page that is added to or removed from a frame of `k`
+//! VMs changes at most `k` counts, so the cost of updates depends on the changes, not on the size.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use smallvec::SmallVec;
 
-/// How many pages of a VM are on a frame.
+/// Number of pages of a VM on a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mapper {
     vm: u32,
@@ -29,7 +29,7 @@ impl Frame {
     }
 }
 
-/// Pages and frames of one VM, of those that [`FrameGraph`] knows.
+/// Pages and frames of one VM, among those in [`FrameGraph`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameCounts {
     /// Frames that are not zero-filled.
@@ -57,7 +57,7 @@ impl FrameGraph {
         Self { vms, frames: HashMap::default(), counts, shared }
     }
 
-    /// A page of `vm` is now on `frame`; whether nobody was on it before.
+    /// Adds a page of `vm` to `frame`; returns whether the frame is new.
     pub(super) fn attach(&mut self, frame: u64, vm: u32) -> bool {
         let (counts, shared, vms) = (&mut self.counts, &mut self.shared, self.vms);
         let found = self.frames.entry(frame).or_default();
@@ -84,7 +84,7 @@ impl FrameGraph {
         new
     }
 
-    /// A page of `vm` left `frame`.
+    /// Removes a page of `vm` from `frame`.
     pub(super) fn detach(&mut self, frame: u64, vm: u32) {
         let (counts, shared, vms) = (&mut self.counts, &mut self.shared, self.vms);
         let Entry::Occupied(mut entry) = self.frames.entry(frame) else { return };
@@ -112,7 +112,7 @@ impl FrameGraph {
         }
     }
 
-    /// The content of `frame` is zero.
+    /// Marks the content of `frame` as zero.
     pub(super) fn set_zero(&mut self, frame: u64) {
         let (counts, shared, vms) = (&mut self.counts, &mut self.shared, self.vms);
         let Some(found) = self.frames.get_mut(&frame).filter(|found| !found.zero) else { return };
@@ -136,13 +136,13 @@ impl FrameGraph {
         &self.counts
     }
 
-    /// Frames that are not zero-filled and that both VMs are on.
+    /// Frames that are not zero-filled that both VMs map.
     pub(super) fn shared(&self, i: usize, j: usize) -> u64 {
         if i == j { 0 } else { self.shared[pair(self.vms, i as u32, j as u32)] }
     }
 }
 
-/// A zero-filled frame with a single page counts as used, as in the scan, which does not look into those.
+/// A zero-filled frame with a single page counts as used, as in the scan, which does not read those.
 fn count_zero(frame: &Frame, counts: &mut [FrameCounts], add: bool) {
     let single = frame.pages() == 1;
     for mapper in &frame.mappers {
@@ -158,7 +158,7 @@ fn pair(vms: usize, i: u32, j: u32) -> usize {
     i.min(j) as usize * vms + i.max(j) as usize
 }
 
-/// Frame numbers need to be spread, not to be kept from an attacker: one multiplication (Knuth, The Art
+/// Frame numbers need spreading, not protection from attackers: one multiplication (Knuth, The Art
 /// of Computer Programming 3, 6.4).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FrameHasher(u64);
@@ -228,7 +228,7 @@ mod tests {
                     4..7 if !pages.is_empty() => {
                         let (frame, vm) = pages.swap_remove(which.index(pages.len()));
                         graph.detach(frame, vm);
-                        // A frame that nobody is on is forgotten, its content too.
+                        // A frame without pages is removed, with its content.
                         if pages.iter().all(|page| page.0 != frame) {
                             zero.retain(|zero| *zero != frame);
                         }
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_cannot_leave() {
+    fn missing_pages_cannot_be_removed() {
         let mut graph = FrameGraph::new(2);
         graph.attach(5, 0);
         graph.detach(5, 1);

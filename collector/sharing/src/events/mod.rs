@@ -1,20 +1,20 @@
 //! Method `events`: what VMs share, kept current between full readings of the page tables.
 //!
-//! A baseline reads where every page of every VM is, as the scan does, and keeps it as a graph of frames
-//! and VMs ([`graph`], [`pages`]). From then on the kernel reports what changes ([`FrameChanges`]): each
-//! merge of ksmd's with its page and frame, and each write fault of a watched process, by which a page
-//! leaves its merged frame. [`EventsGraph::bring_up_to_date`] applies what was reported, so it costs what has
-//! changed. Reading only the page tables of what was merged would cost the share of memory that is
-//! merged, whether anything changed or not; the benchmark `events` measures both.
+//! A baseline reads where every page of every VM is, as the scan does, and keeps it as a graph of frames and
+//! VMs ([`graph`], [`pages`]). From then on the kernel reports changes ([`FrameChanges`]): each merge by ksmd
+//! with its page and frame, and each write fault of a watched process, by which a page leaves its merged
+//! frame. [`EventsGraph::bring_up_to_date`] applies the reported changes, so its cost depends on them.
+//! Reading only the page tables of merged memory would cost the share of memory that is merged, whether
+//! anything changed or not; the benchmark `events` measures both.
 //!
-//! What is not reported: memory given back or unmapped (reported late, and only when a whole frame goes), swapped
-//! out or moved, writes by other processes, KSM switched off for a range, memory touched for the first
-//! time. So each time some pages, drawn at random, are read again, and the resident memory of each process
-//! is compared with what the graph believes; too many differences, like lost events, make the graph
-//! [`Stale`], and only a new baseline mends that. The exact drift against a fresh scan is [`Drift`].
+//! Not reported: memory given back or unmapped (reported late, and only when a whole frame goes), swapped out
+//! or moved, writes by other processes, KSM disabled for a range, memory touched for the first time. So each
+//! update also reads some random pages again, and compares the resident memory of each process with the
+//! graph; too many differences, like lost events, make the graph [`Stale`], and only a new baseline repairs
+//! that. The exact drift from a fresh scan is [`Drift`].
 //!
-//! On hosts that have not the tracepoints (x86-64, Linux 6.4 and CONFIG_MEMCG are needed) starting fails
-//! with the reason, and the scan remains.
+//! On hosts without the tracepoints (x86-64, Linux 6.4 and CONFIG_MEMCG are needed) starting fails with the
+//! reason, and the scan remains.
 
 mod content;
 mod drift;
@@ -36,7 +36,7 @@ use self::pages::Place;
 use self::tracked_graph::TrackedGraph;
 use super::{Measurement, SharingError};
 
-/// Why the graph cannot be had or kept.
+/// Why the graph cannot be made or updated.
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
     /// Changes cannot be followed on this host.
@@ -45,28 +45,28 @@ pub enum EventsError {
     /// Page tables cannot be read.
     #[error(transparent)]
     Sharing(#[from] SharingError),
-    /// There is nothing to bring up to date.
+    /// There is no graph to update.
     #[error("the graph of frames has no baseline yet: read one first")]
     NoBaseline,
 }
 
-/// How carefully the graph is kept.
+/// Settings of the graph.
 #[derive(Clone, Copy, Debug)]
 pub struct EventsConfig {
-    /// Room for changes that wait to be applied, in bytes: a power of two and a multiple of the page. A
-    /// change takes 32 bytes.
+    /// Room for pending changes, in bytes: a power of two and a multiple of the page size. A change takes 32
+    /// bytes.
     pub ring_bytes: u32,
-    /// Pages that are read again each time, drawn at random.
+    /// Number of random pages that each update reads again.
     pub sample_pages: usize,
-    /// Share (0 to 1) of pages found elsewhere than believed from which on the graph is stale.
+    /// Share (0 to 1) of these pages on unexpected frames from which on the graph is stale.
     pub stale_share: f64,
-    /// Seed of what is drawn.
+    /// Seed of the random pages.
     pub seed: u64,
 }
 
 impl Default for EventsConfig {
     fn default() -> Self {
-        // 512 pages find 1 % of wrong ones with a standard error of 0.4 %, for half a millisecond.
+        // 512 pages detect 1 % of wrong ones with a standard error of 0.4 %, in half a millisecond.
         Self { ring_bytes: 16 << 20, sample_pages: 512, stale_share: 0.01, seed: 0 }
     }
 }
@@ -74,18 +74,18 @@ impl Default for EventsConfig {
 /// Why only a new baseline can make the graph right again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stale {
-    /// Changes were told that nobody took in time.
+    /// Reported changes were lost, because they were not read in time.
     Lost {
-        /// How many, since the baseline.
+        /// Number of lost changes since the baseline.
         events: u64,
     },
-    /// Too many of the pages that were read again were elsewhere.
+    /// Too many of the pages read again were on unexpected frames.
     Sample(Sample),
-    /// A VM has clearly more or less memory than the graph knows.
+    /// A VM has clearly more or less memory than the graph.
     Resident {
         /// The VM.
         vm: String,
-        /// Pages (of 4 KiB) that its processes have more, or less, than believed.
+        /// Pages (of 4 KiB) that its processes have more, or less, than the graph.
         pages: u64,
     },
 }
@@ -109,56 +109,56 @@ impl std::fmt::Display for Stale {
 pub struct Sample {
     /// Pages that were read.
     pub looked_at: u64,
-    /// Those of them that were elsewhere than believed.
+    /// Pages among them on unexpected frames.
     pub wrong: u64,
 }
 
 impl Sample {
-    /// Wrong pages of those looked at, 0 to 1; `None` where none was.
+    /// Share of wrong pages, 0 to 1; `None` if none was read.
     pub fn wrong_share(self) -> Option<f64> {
         (self.looked_at > 0).then(|| self.wrong as f64 / self.looked_at as f64)
     }
 }
 
-/// What was applied.
+/// Applied changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Pages that ksmd put on a merged frame or on the zero page.
+    /// Pages that ksmd merged, including with the zero page.
     pub merges: u64,
     /// Faults of writes to write-protected pages.
     pub write_faults: u64,
-    /// Pages that were read again because only that they changed was told.
+    /// Pages that were read again because only the fact of a change was reported.
     pub reread_pages: u64,
 }
 
 /// A full reading.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    /// What was read: the same as the scan measures.
+    /// The measurement, the same as of the scan.
     pub measurement: Measurement,
-    /// All pages that the graph knew before, against the reading: its drift page by page. Nothing was
-    /// looked at the first time.
+    /// All pages that the graph knew before, compared with the reading: its drift page by page. Empty at the
+    /// first baseline.
     pub before: Sample,
 }
 
-/// The matrix, brought up to date.
+/// The updated matrix.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// What VMs share by now. Coverage is the share of their resident pages that the graph knows of.
+    /// What VMs share now. Coverage is the share of their resident pages in the graph.
     pub measurement: Measurement,
-    /// What was applied.
+    /// Applied changes.
     pub changes: Changes,
     /// Changes that were lost since the baseline.
     pub lost_events: u64,
-    /// What reading some pages again found: an estimate of the drift, page by page.
+    /// Result of reading some pages again: an estimate of the drift, page by page.
     pub sample: Sample,
     /// Time since the baseline.
     pub age: Duration,
-    /// Why the graph has to be read again; it stays so until it is.
+    /// Why a new baseline is needed; it stays so until then.
     pub stale: Option<Stale>,
 }
 
-/// A frame-to-VM graph that is kept current. The kernel's programs are attached as long as it lives.
+/// A frame-to-VM graph that is kept current. The BPF programs are attached as long as it lives.
 pub struct EventsGraph {
     root: HostRoot,
     config: EventsConfig,
@@ -173,7 +173,7 @@ impl EventsGraph {
     /// Attaches the programs. There is no graph until [`EventsGraph::baseline`].
     ///
     /// # Errors
-    /// Why this kernel cannot tell what changes.
+    /// Why this kernel cannot report changes.
     pub fn start(
         root: HostRoot,
         config: EventsConfig,
@@ -183,8 +183,8 @@ impl EventsGraph {
         Ok(Self { root, config, probe, rng: Rng::new(config.seed), first_number: 0, kept: None })
     }
 
-    /// Reads where all pages of `vms` are, and keeps that current from now on. Where there was a baseline
-    /// of the same processes, its graph is brought up to date first and compared page by page.
+    /// Reads where all pages of `vms` are, and keeps that current from now on. An earlier baseline of the
+    /// same processes is updated first and compared page by page.
     ///
     /// # Errors
     /// As [`super::MergedScan::measure`]; a map of the probe cannot be used.
@@ -203,7 +203,7 @@ impl EventsGraph {
         for (number, process) in (self.first_number..).zip(kept.processes()) {
             self.probe.watch(process.id.id.cast_unsigned(), number)?;
         }
-        // From here on everything is told, and told again later where it is also read.
+        // From here on every change is reported, and again later if it is also read here.
         kept.lost_before = self.probe.lost()?;
         let before = kept.read_all(old.as_ref())?;
         let measurement = kept.measurement(began, &*self.probe)?;
@@ -216,7 +216,7 @@ impl EventsGraph {
         self.kept.as_ref().is_some_and(|kept| kept.covers(vms))
     }
 
-    /// Applies what has changed since the last time.
+    /// Applies the changes since the last call.
     ///
     /// # Errors
     /// [`EventsError::NoBaseline`]; a kernel file or a map that cannot be read.
@@ -238,7 +238,7 @@ impl EventsGraph {
             }
         }
         if !wrong.is_empty() {
-            // What changed just now is told by now and was not wrong.
+            // Pages that changed just now are reported by now and were not wrong.
             let more = apply_events(&mut *self.probe, kept, self.first_number);
             changes.merges += more.merges;
             changes.write_faults += more.write_faults;
@@ -272,7 +272,7 @@ impl EventsGraph {
         self.probe.program_ids()
     }
 
-    /// What the programs cost since they were attached, while the kernel's BPF statistics were on.
+    /// Cost of the programs since they were attached, while the kernel's BPF statistics were on.
     pub fn cost(&self) -> ProgramCost {
         self.probe.cost()
     }
@@ -281,8 +281,7 @@ impl EventsGraph {
 /// Events that are looked up together.
 const TOGETHER: usize = 32;
 
-/// Takes the events that wait and applies them in order; those that only say that something changed are
-/// noted to be read.
+/// Reads pending events and applies them in order; pages whose change has no details are queued for reading.
 fn apply_events(probe: &mut dyn FrameChanges, kept: &mut TrackedGraph, first_number: u32) -> Changes {
     let mut changes = Changes::default();
     let mut waiting = Vec::with_capacity(TOGETHER);
@@ -298,8 +297,8 @@ fn apply_events(probe: &mut dyn FrameChanges, kept: &mut TrackedGraph, first_num
 
 fn apply(waiting: &mut Vec<FrameChange>, kept: &mut TrackedGraph, first_number: u32, changes: &mut Changes) {
     let process = |event: &FrameChange| event.process.wrapping_sub(first_number) as usize;
-    // What is touched is spread over all memory that the graph takes. Looked up one after the other each
-    // would wait for it in turn; looked up first, together, they wait at the same time.
+    // Accessed entries are spread over all memory of the graph. Looked up one by one, each lookup would wait
+    // for a cache miss in turn; prefetched together, the misses overlap.
     kept.warm_up(waiting.iter().map(|event| (process(event), event.address)));
     for event in waiting.drain(..) {
         let process = process(&event);

@@ -1,4 +1,4 @@
-//! Where each page of a process is, in little memory: a table of 512 pages is kept only where they differ.
+//! The frame of each page of a process, stored compactly: a table of 512 pages is kept only if they differ.
 
 /// Pages of one table, as many as one page table of 4 KiB maps.
 pub(super) const CHUNK: usize = 512;
@@ -15,7 +15,7 @@ impl Place {
     /// On the kernel's zero page.
     pub(super) const ZERO_PAGE: Self = Self(2);
 
-    /// On a frame that others map too, or may.
+    /// On a frame that others map, too, or may map.
     pub(super) fn on(frame: u64) -> Self {
         Self(frame << 2 | 3)
     }
@@ -56,7 +56,7 @@ impl Pages {
         Self { chunks: vec![Chunk::All(Place::ABSENT); len.div_ceil(CHUNK as u64) as usize], len }
     }
 
-    /// How many pages there are.
+    /// Number of pages.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -70,7 +70,7 @@ impl Pages {
         }
     }
 
-    /// Puts a page elsewhere.
+    /// Sets the place of a page.
     pub(super) fn set(&mut self, index: u64, place: Place) {
         let Some(chunk) = self.chunks.get_mut(index as usize / CHUNK) else { return };
         let at = index as usize % CHUNK;
@@ -85,7 +85,7 @@ impl Pages {
         }
     }
 
-    /// If all pages from `first` on, `count` of them, are one whole chunk with one place: that place.
+    /// If the `count` pages from `first` on are one whole chunk with one place: that place.
     pub(super) fn whole(&self, first: u64, count: usize) -> Option<Place> {
         let end = (first + CHUNK as u64).min(self.len);
         if !first.is_multiple_of(CHUNK as u64) || first + count as u64 != end {
@@ -97,7 +97,7 @@ impl Pages {
         }
     }
 
-    /// Puts all pages of the chunk that begins at `first` on one place.
+    /// Sets the place of all pages of the chunk that begins at `first`.
     pub(super) fn set_whole(&mut self, first: u64, place: Place) {
         if let Some(chunk) = self.chunks.get_mut(first as usize / CHUNK) {
             *chunk = Chunk::All(place);
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_apart() {
+    fn places_are_distinguished() {
         let all =
             [Place::ABSENT, Place::ALONE, Place::ZERO_PAGE, Place::on(0), Place::on(1), Place::on(1 << 52)];
         for (i, left) in all.iter().enumerate() {
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!((pages.get(0), pages.get(511)), (Place::ALONE, Place::ALONE));
         assert_eq!((pages.get(599), pages.get(600)), (Place::ABSENT, Place::on(7)));
         assert_eq!(pages.get(1024), Place::ABSENT);
-        // The last chunk is whole with fewer pages; it is not all alike any more.
+        // The last chunk is whole with fewer pages; it is not uniform any more.
         assert_eq!((pages.whole(0, 512), pages.whole(512, 488)), (Some(Place::ALONE), None));
         assert_eq!((pages.whole(0, 100), pages.whole(1, 511)), (None, None));
         pages.set(600, Place::ABSENT);

@@ -1,4 +1,4 @@
-//! Reading where pages are: all pages of a process, or some.
+//! Reading the places of pages: all pages of a process, or some.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ const HUGE_PAGES: u64 = 512;
 /// Bit 24 of `/proc/kpageflags`: the zero page or the huge zero page.
 const FLAG_ZERO_PAGE: u64 = 1 << 24;
 
-/// Reads pagemaps, with the buffers that takes.
+/// Reads pagemaps into its buffers.
 #[derive(Debug)]
 pub(super) struct Reader {
     buffer: Vec<u8>,
@@ -37,14 +37,14 @@ impl Reader {
         })
     }
 
-    /// Whether `/proc/kpageflags` can be read, without which the huge zero page is not known.
+    /// Whether `/proc/kpageflags` can be read, without which the huge zero page is unknown.
     pub(super) fn flags_readable(&self) -> bool {
         self.kpageflags.is_some()
     }
 
-    /// Hands the entries of `pages` pages from page number `page` on to `take`, at most up to the end of a
-    /// chunk of positions at once, each time with the position of the first; `index` is that of `page`.
-    /// Stops and marks the process as gone where its address space ended.
+    /// Passes the entries of `pages` pages from page number `page` on to `take`, at most up to the end of a
+    /// chunk of positions at once, each time with the position of the first; `index` is that of `page`. Stops
+    /// and marks the process as gone if its address space ended.
     pub(super) fn read(
         &mut self,
         process: &Process,
@@ -88,7 +88,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The entry of page number `page`, at position `index`, and where it says the page is; `None` where the address space is gone.
+    /// The entry of page number `page`, at position `index`, and the place in it; `None` if the address space
+    /// is gone.
     pub(super) fn read_one(&mut self, process: &Process, page: u64, index: u64) -> Option<(Place, Entry)> {
         let entry = read_entry(&process.pagemap, page).ok().flatten()?;
         let mut places = Places {
@@ -102,7 +103,7 @@ impl Reader {
     }
 }
 
-/// Tells where pages are from their entries.
+/// Converts entries to places.
 pub(super) struct Places<'a> {
     zero_page_frame: u64,
     kpageflags: Option<&'a File>,
@@ -131,7 +132,7 @@ impl Places<'_> {
         if self.huge_zero.is_some_and(|first| frame.wrapping_sub(first) < HUGE_PAGES) {
             return true;
         }
-        // Mapped as a whole, so its first page is met first; few others are so aligned.
+        // Mapped as a whole, so its first page comes first; few others are aligned like that.
         let page = self.first_page + (index - self.first_index);
         frame.is_multiple_of(HUGE_PAGES) && page.is_multiple_of(HUGE_PAGES) && self.asked_huge_zero(frame)
     }
@@ -147,8 +148,8 @@ impl Places<'_> {
     }
 }
 
-/// Whether a page that was thought to be at `known` is where `entry` (at `found`) says: a page that is
-/// the last one on a merged frame is there and alone.
+/// Whether a page that was at `known` is where `entry` (at `found`) says: a page that is the last one on a
+/// merged frame is still there, alone.
 #[inline]
 pub(super) fn agrees(known: Place, found: Place, entry: Entry) -> bool {
     known == found || (found == Place::ALONE && known.frame() == Some(entry.frame()))

@@ -1,4 +1,4 @@
-//! The state that is kept: processes, where their pages are, and the graph of frames.
+//! The tracked state: processes, the places of their pages, and the graph of frames.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ use crate::{Measurement, SharingError, Vanished};
 use huddle_host::stages::FrameChanges;
 use huddle_host::{HostRoot, read_text};
 
-/// Pages between two that are to be read again, up to which those between are read with them: a read
-/// costs as much as about this many entries.
+/// Gaps up to this many pages between two pages to read are read with them: a read costs as much as about
+/// this many entries.
 const GAP_PAGES: u64 = 16;
 /// Pages by which resident memory may be off on any host: the kernel counts it per CPU and in batches.
 const RESIDENT_SLACK_PAGES: u64 = 1024;
@@ -41,9 +41,9 @@ struct Tracked {
     spans: Vec<Span>,
     /// Regions in the order of addresses: page number of the first page, pages, position of the first.
     by_address: Vec<(u64, u64, u64)>,
-    /// Resident pages by the kernel's count less those known here, when all was read.
+    /// Resident pages by the kernel's count minus those counted here, when everything was read.
     other_resident: Option<i64>,
-    /// It ended, and its pages were taken out of the graph.
+    /// It ended, and its pages were removed from the graph.
     left: bool,
 }
 
@@ -95,7 +95,7 @@ impl Tracked {
         add(&mut self.resident);
     }
 
-    /// What the kernel's count of resident pages has beyond what is known here: it leaves out the zero page.
+    /// The kernel's count of resident pages minus that of the graph; the kernel leaves out the zero page.
     fn beyond_known(&self, root: &HostRoot, process: &Process) -> Option<i64> {
         let statm = read_text(&root.proc(format!("{}/statm", process.id.id))).ok()?;
         let resident: i64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -103,7 +103,7 @@ impl Tracked {
     }
 }
 
-/// All that is kept of one baseline.
+/// The state of one baseline.
 #[derive(Debug)]
 pub(super) struct TrackedGraph {
     root: HostRoot,
@@ -118,7 +118,7 @@ pub(super) struct TrackedGraph {
     new_frames: Vec<FrameLookup>,
     /// Process, position of the first page, pages.
     to_read: Vec<(usize, u64, u64)>,
-    /// Pages of the processes up to and including each one.
+    /// Cumulative number of pages, up to and including each process.
     pages_up_to: Vec<u64>,
     pub(super) lost_before: u64,
     pub(super) read_at: Instant,
@@ -160,7 +160,7 @@ impl TrackedGraph {
         &self.processes.all
     }
 
-    /// Whether these are the VMs that were opened, with the same memory.
+    /// Whether these are the opened VMs, with the same memory.
     pub(super) fn covers(&self, vms: &[Vm]) -> bool {
         self.vms.len() == vms.len()
             && self.vms.iter().zip(vms).all(|(own, other)| {
@@ -168,7 +168,7 @@ impl TrackedGraph {
             })
     }
 
-    /// Reads all pages, and compares them with what `old` knew of the same memory.
+    /// Reads all pages, and compares them with `old` for the same memory.
     pub(super) fn read_all(&mut self, old: Option<&Self>) -> Result<Sample, SharingError> {
         let mut before = Sample::default();
         for at in 0..self.processes.all.len() {
@@ -189,7 +189,7 @@ impl TrackedGraph {
                     |places, first, bytes| {
                         let entries = || bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
                         let count = entries().len();
-                        // Most chunks are all alike, and counted at once.
+                        // Most chunks are uniform and counted at once.
                         if tracked.pages.whole(first, count).is_some()
                             && let Some(place) = all_alike(entries())
                         {
@@ -233,12 +233,12 @@ impl TrackedGraph {
         self.tracked.get(process)?.index_of(address / self.page_bytes)
     }
 
-    /// Whether a page is believed to be there.
+    /// Whether a page is present in the graph.
     pub(super) fn is_at(&self, process: usize, index: u64, place: Place) -> bool {
         self.tracked[process].pages.get(index) == place
     }
 
-    /// Puts a page elsewhere; what `may_be_merged` to a frame of unknown content is read later.
+    /// Sets the place of a page; a frame of unknown content that `may_be_merged` is read later.
     pub(super) fn move_page(&mut self, process: usize, index: u64, to: Place, may_be_merged: bool) {
         let tracked = &mut self.tracked[process];
         let from = tracked.pages.get(index);
@@ -261,12 +261,12 @@ impl TrackedGraph {
         }
     }
 
-    /// Notes pages that have to be read.
+    /// Queues pages for reading.
     pub(super) fn read_again(&mut self, process: usize, first: u64, pages: u64) {
         self.to_read.push((process, first, pages));
     }
 
-    /// Notes the guest memory between two addresses.
+    /// Queues the guest memory between two addresses.
     pub(super) fn read_range_again(&mut self, process: usize, start: u64, end: u64) {
         let Some(tracked) = self.tracked.get(process) else { return };
         let (start, end) = (start / self.page_bytes, end.div_ceil(self.page_bytes));
@@ -278,7 +278,7 @@ impl TrackedGraph {
         }
     }
 
-    /// Reads what was noted, and returns how many pages that were.
+    /// Reads the queued pages, and returns their number.
     pub(super) fn reread(&mut self) -> Result<u64, SharingError> {
         let ranges = joined(std::mem::take(&mut self.to_read));
         let mut read = 0;
@@ -309,7 +309,7 @@ impl TrackedGraph {
         Ok(read)
     }
 
-    /// Takes the pages of processes that ended out of the graph.
+    /// Removes the pages of ended processes from the graph.
     pub(super) fn forget_ended(&mut self) -> Result<(), SharingError> {
         self.ended = self.processes.check_again(&self.root, &self.vms)?;
         for (tracked, process) in self.tracked.iter_mut().zip(&self.processes.all) {
@@ -325,22 +325,22 @@ impl TrackedGraph {
         Ok(())
     }
 
-    /// Finds out which of the frames that turned up are zero-filled.
+    /// Determines which of the new frames are zero-filled.
     pub(super) fn look_into_new_frames(&mut self) {
         let mut asked = std::mem::take(&mut self.new_frames);
-        // A frame with a single page counts as used whatever it holds, and most of those that were left
-        // again since are not there any more.
+        // A frame with a single page counts as used whatever its content, and most frames that were left
+        // since do not exist any more.
         asked.retain(|asked| self.graph.pages_on(asked.frame) > 0);
         for frame in self.contents.zero(&self.root, &self.processes.all, &asked) {
             self.graph.set_zero(frame);
         }
     }
 
-    /// So many pages of all, each as likely, in the order of their places; none where there is none.
+    /// A uniform random sample of pages, in the order of positions; empty if there are no pages.
     pub(super) fn draw(&self, rng: &mut Rng, count: usize) -> Vec<(usize, u64)> {
         let Some(all) = self.pages_up_to.last().filter(|pages| **pages > 0) else { return Vec::new() };
         let mut drawn: Vec<u64> = (0..count).map(|_| rng.below(*all as usize) as u64).collect();
-        // Neighbours share page tables, which the kernel reads the more cheaply.
+        // Neighbours share page tables, which are cheaper to read together.
         drawn.sort_unstable();
         let place = |drawn: u64| {
             let process = self.pages_up_to.partition_point(|up_to| *up_to <= drawn);
@@ -350,7 +350,7 @@ impl TrackedGraph {
         drawn.into_iter().map(place).collect()
     }
 
-    /// Brings what the graph knows of these pages, each by process and address, near the processor.
+    /// Prefetches the entries of these pages, each by process and address.
     pub(super) fn warm_up(&self, pages: impl Iterator<Item = (usize, u64)>) {
         let mut frames = [0; 64];
         let mut count = 0;
@@ -365,7 +365,7 @@ impl TrackedGraph {
         std::hint::black_box(known);
     }
 
-    /// Whether a page is where it is believed to be; `None` for a process that ended.
+    /// Whether a page is where the graph has it; `None` for an ended process.
     pub(super) fn is_right(&mut self, process: usize, index: u64) -> Option<bool> {
         if self.tracked[process].left {
             return None;
@@ -375,7 +375,8 @@ impl TrackedGraph {
         Some(agrees(self.tracked[process].pages.get(index), place, entry))
     }
 
-    /// The VM whose resident memory is most off, where that is more than `share` of it, and by how many pages.
+    /// The VM with the largest difference of resident memory, if above `share` of it, and the difference in
+    /// pages.
     pub(super) fn resident_off(&self, share: f64) -> Option<(String, u64)> {
         let off = (0..self.vms.len()).map(|vm| (self.vm_off(vm), vm)).max()?;
         let resident: u64 = self.of_vm(off.1).map(|(tracked, _)| tracked.resident).sum();
@@ -387,7 +388,7 @@ impl TrackedGraph {
         self.tracked.iter().zip(&self.processes.all).filter(move |(_, process)| process.vm == vm)
     }
 
-    /// Pages by which the resident memory of a VM is off.
+    /// Difference of a VM's resident memory, in pages.
     fn vm_off(&self, vm: usize) -> u64 {
         self.of_vm(vm)
             .filter(|(tracked, _)| !tracked.left)
@@ -398,7 +399,7 @@ impl TrackedGraph {
             .sum()
     }
 
-    /// The matrix as it is known now.
+    /// The current matrix.
     pub(super) fn measurement(
         &self,
         began: Instant,
@@ -459,7 +460,7 @@ impl TrackedGraph {
     }
 }
 
-/// The one place of entries that all say alone, or all say absent.
+/// The common place of entries that are all alone, or all absent.
 fn all_alike(entries: impl Iterator<Item = Entry>) -> Option<Place> {
     let (all, any) = entries.fold((u64::MAX, 0), |(all, any), entry| (all & entry.0, any | entry.0));
     if !Entry(any).is_present() {
@@ -471,7 +472,7 @@ fn all_alike(entries: impl Iterator<Item = Entry>) -> Option<Place> {
     }
 }
 
-/// Counts which of the pages from position `first` on are not where `old` had them.
+/// Counts the pages from position `first` on that are not where `old` had them.
 fn compare(
     before: &mut Sample,
     old: Option<&Pages>,
@@ -485,7 +486,7 @@ fn compare(
     }
 }
 
-/// The same ranges in order, those that touch or nearly do as one.
+/// The ranges sorted, with those that touch or nearly touch joined.
 fn joined(mut ranges: Vec<(usize, u64, u64)>) -> Vec<(usize, u64, u64)> {
     ranges.sort_unstable();
     let mut joined: Vec<(usize, u64, u64)> = Vec::new();
@@ -512,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_are_all_alike_are_told_at_once() {
+    fn uniform_chunks_are_detected() {
         let (alone, merged, absent) = (Entry(0x8100_0000_0000_0001), Entry(0x8000_0000_0000_0001), Entry(0));
         let alike = |entries: &[Entry]| all_alike(entries.iter().copied());
         assert_eq!(alike(&[alone, alone]), Some(Place::ALONE));

@@ -17,19 +17,19 @@ use nix::sys::signal::Signal;
 /// The emulator.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// What both lines say when Xen's tools work.
+/// The line on both serial lines once Xen's tools work.
 const READY: &str = "huddle-xen-host: ready";
 
-/// How long a boot may take: 20 to 50 s were measured on two loaded cores.
+/// Time limit of a boot: 20 to 50 s were measured on two loaded cores.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// How much longer than its command an answer may take: the line carries some 5 KB a second.
+/// Extra time for an answer beyond that of its command: the line carries some 5 KB a second.
 const ON_THE_LINE: Duration = Duration::from_secs(60);
 
-/// What is between a command's output and its errors, on the line.
+/// Separator between a command's output and its errors on the line.
 const ERRORS: &[u8] = b"\0errors\0";
 
-/// Lines of the console that are shown when something fails.
+/// Number of console lines shown after a failure.
 const CONSOLE_LINES: usize = 25;
 
 /// A file that is added to dom0's root.
@@ -38,26 +38,26 @@ pub struct File {
     pub path: &'static str,
     /// Its permissions.
     pub mode: u32,
-    /// What it holds.
+    /// Its content.
     pub content: Vec<u8>,
 }
 
-/// What a command has done.
+/// Result of a command.
 #[derive(Debug)]
 pub struct Output {
     /// Its exit code.
     pub code: i32,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: String,
-    /// What it printed on its standard error.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Output {
-    /// What it printed, if it ended well.
+    /// Its standard output, if it succeeded.
     ///
     /// # Panics
-    /// With all that it said, if it did not.
+    /// With all of its output, if it failed.
     #[track_caller]
     pub fn success(self) -> String {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
@@ -65,17 +65,17 @@ impl Output {
     }
 }
 
-/// A running host. Dropping it ends QEMU and waits for its end.
+/// A running host. Dropping it kills QEMU and waits for it.
 pub struct Dom0 {
     qemu: Child,
     input: ChildStdin,
     lines: Receiver<String>,
-    /// Has the console's file, and dom0's root.
+    /// Contains the console's file, and dom0's root.
     directory: tempfile::TempDir,
     commands: u64,
 }
 
-/// Where the image is, beside a program that cargo has built.
+/// The directory of the image, beside a program built by cargo.
 ///
 /// # Errors
 /// Why it cannot be booted, with the remedy.
@@ -98,14 +98,14 @@ pub fn image(program: &Path) -> Result<PathBuf, String> {
 }
 
 impl Dom0 {
-    /// Boots `image` with `files` added, and waits until Xen's tools work. A boot that fails is tried once
-    /// more: under QEMU's translator it does so now and then.
+    /// Boots `image` with `files` added, and waits until Xen's tools work. A failed boot is tried once more:
+    /// with QEMU's emulation it fails occasionally.
     ///
     /// # Panics
-    /// With the end of the console, if the second one fails too.
+    /// With the last lines of the console, if the second boot fails, too.
     pub fn boot(image: &Path, files: &[File]) -> Self {
         Self::boot_once(image, files).unwrap_or_else(|error| {
-            eprintln!("Xen did not boot, once more: {error}");
+            eprintln!("Xen did not boot, trying again: {error}");
             Self::boot_once(image, files).unwrap_or_else(|error| panic!("Xen did not boot twice: {error}"))
         })
     }
@@ -122,21 +122,21 @@ impl Dom0 {
             .args(["-serial", "stdio"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A group of its own: Ctrl-C is for the test, with which it dies.
+            // Its own process group: Ctrl-C goes to the test, and QEMU dies with it.
             .process_group(0);
         let parent = nix::unistd::getpid();
         // SAFETY: only system calls between fork and exec: no allocation, no lock.
         unsafe {
             qemu.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // The test may have died before the signal was asked for.
+                // The test may have died before the signal was requested.
                 if nix::unistd::getppid() == parent { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
             });
         }
         let mut qemu = qemu.spawn().unwrap();
         let (input, output) = (qemu.stdin.take().unwrap(), qemu.stdout.take().unwrap());
         let (sender, lines) = channel();
-        // A thread, because a pipe cannot be read with a time limit; it ends with the pipe.
+        // A thread, because a pipe cannot be read with a timeout; it ends with the pipe.
         std::thread::spawn(move || {
             let mut output = BufReader::new(output);
             let mut line = Vec::new();
@@ -149,24 +149,24 @@ impl Dom0 {
         });
         let mut dom0 = Self { qemu, input, lines, directory, commands: 0 };
         dom0.wait_for(READY, Instant::now() + BOOT)?;
-        // It is in the host's memory now, and large.
+        // It is in the host's memory now, and the file is large.
         std::fs::remove_file(&root).unwrap();
         Ok(dom0)
     }
 
-    /// Runs a line of shell in dom0, without standard input, for at most `limit`.
+    /// Runs a shell command in dom0, without standard input, for at most `limit`.
     ///
     /// # Panics
-    /// If the time is over, or with the end of the console if the host has ended.
+    /// On a timeout, or with the last lines of the console if the host has ended.
     #[track_caller]
     pub fn run(&mut self, command: &str, limit: Duration) -> Output {
         self.try_run(command, limit).unwrap_or_else(|error| panic!("`{command}` in dom0: {error}"))
     }
 
-    /// As [`Self::run`], for a command that may take too long: it is ended, and dom0 goes on.
+    /// Like [`Self::run`], for a command that may take too long: it is killed, and dom0 goes on.
     ///
     /// # Errors
-    /// The time is over, or the host has ended.
+    /// A timeout, or the host has ended.
     pub fn try_run(&mut self, command: &str, limit: Duration) -> Result<Output, String> {
         self.commands += 1;
         let id = self.commands;
@@ -186,11 +186,11 @@ impl Dom0 {
         let at =
             bytes.windows(ERRORS.len()).rposition(|bytes| bytes == ERRORS).ok_or("its errors are missing")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        // What timeout(1) of busybox makes of SIGKILL.
+        // The exit code of busybox's timeout(1) after SIGKILL.
         if code == 128 + Signal::SIGKILL as i32 {
-            let said = text(&bytes);
+            let output = text(&bytes);
             return Err(format!(
-                "took longer than {limit:?}, or dom0 had no memory for it, and was killed; it said {said:?}"
+                "took longer than {limit:?}, or dom0 had no memory for it, and was killed; its output was {output:?}"
             ));
         }
         Ok(Output { code, stdout: text(&bytes[..at]), stderr: text(&bytes[at + ERRORS.len()..]) })
@@ -227,7 +227,7 @@ impl Dom0 {
 
 impl Drop for Dom0 {
     fn drop(&mut self) {
-        // Both fail only for a process that has ended and was waited for.
+        // Both fail only for a process that has ended and was reaped.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
@@ -246,14 +246,14 @@ fn arguments(command: &str, image: &Path, directory: &Path) -> Vec<String> {
 /// An archive that the kernel unpacks after dom0's root.
 fn archive_of(files: &[File]) -> Vec<u8> {
     let entries = files.iter().zip(1..).map(|(file, inode)| {
-        // The kind of a file that is one, as in stat(2).
+        // The file type of a regular file, as in stat(2).
         let builder = Builder::new(file.path).mode(0o100_000 | file.mode).ino(inode);
         (builder, Cursor::new(file.content.clone()))
     });
     cpio::write_cpio(entries, Vec::new()).unwrap()
 }
 
-/// A command for dom0's shell that keeps what is printed and the errors apart, and ends in time.
+/// A command for dom0's shell that separates output and errors, with a time limit.
 fn wrapped(command: &str, limit: Duration) -> String {
     assert!(!command.contains('\n'), "one line is one command: {command:?}");
     let quoted = command.replace('\'', r"'\''");
@@ -264,7 +264,7 @@ fn wrapped(command: &str, limit: Duration) -> String {
     )
 }
 
-/// The other way round of `gzip -c | base64`.
+/// The inverse of `gzip -c | base64`.
 fn unpacked(text: &str) -> Vec<u8> {
     let script = "base64 -d | gzip -dc";
     let mut child =
@@ -274,6 +274,6 @@ fn unpacked(text: &str) -> Vec<u8> {
     let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
-    assert!(output.status.success(), "what dom0 printed was lost on the line");
+    assert!(output.status.success(), "dom0's output was corrupted on the line");
     output.stdout
 }

@@ -12,7 +12,7 @@ use super::dom0::{self, Dom0};
 /// The host, once it is up.
 pub type Host = Arc<Mutex<Option<Dom0>>>;
 
-/// What boots it, from the image.
+/// Boots it, from the image.
 pub type Boot = fn(&Path) -> Dom0;
 
 /// Runs tests, and ends this program with their result.
@@ -21,12 +21,12 @@ pub fn run(trials: impl FnOnce(&Host) -> Vec<Trial>) -> ! {
     arguments.test_threads = Some(1);
     let host = Host::default();
     let ended = libtest_mimic::run(&arguments, trials(&host));
-    // Before this program ends, so that it is waited for.
+    // Dropped before this program ends, so that QEMU is waited for.
     drop(host.lock().unwrap_or_else(PoisonError::into_inner).take());
     ended.exit()
 }
 
-/// A test on the host, which the first of them boots. `program` is one that cargo has built for it.
+/// A test on the host, which the first test boots. `program` is one that cargo has built for it.
 pub fn trial(name: &str, host: &Host, program: &str, boot: Boot, test: fn(&mut Dom0)) -> Trial {
     let image = match dom0::image(Path::new(program)) {
         Ok(image) => image,
@@ -40,14 +40,14 @@ pub fn trial(name: &str, host: &Host, program: &str, boot: Boot, test: fn(&mut D
     };
     let host = Arc::clone(host);
     Trial::test(name, move || {
-        // A test that fails leaves a host that others can go on with.
+        // A failed test leaves a host that the others can use.
         let mut host = host.lock().unwrap_or_else(PoisonError::into_inner);
         let run = AssertUnwindSafe(|| test(host.get_or_insert_with(|| boot(&image))));
         std::panic::catch_unwind(run).map_err(|panic| Failed::from(text_of(&*panic)))
     })
 }
 
-/// A program without its symbols, which would fill dom0's memory.
+/// Strips a program of its symbols, which would fill dom0's memory.
 pub fn stripped(program: &Path) -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let status = Command::new("strip").arg("-o").args([file.path(), program]).status();

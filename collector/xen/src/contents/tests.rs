@@ -1,4 +1,4 @@
-//! The scan on domains of a Xen that is made up.
+//! The scan on domains of a fake Xen.
 
 use std::collections::BTreeSet;
 
@@ -60,7 +60,7 @@ fn a_domain_has_a_number_and_no_pid() {
 }
 
 #[test]
-fn batches_are_as_large_as_they_may_be() {
+fn batches_are_as_large_as_allowed() {
     let count = 3 * BATCH_PAGES as u64;
     let xen = FakeXen::of(DomainKind::Pv, &[pages(1, count + 1), pages(1, count + 1)]);
     assert_eq!(measured(&xen, 2).matrix.shared_frames(0, 1), Some(count));
@@ -72,7 +72,7 @@ fn batches_are_as_large_as_they_may_be() {
     assert_eq!(xen.lock().batches.len(), 18);
 }
 
-/// The figures by plain sets.
+/// The expected figures, computed with sets.
 fn assert_is_plain(found: &Measurement, domains: &[Vec<Option<u64>>]) -> Result<(), TestCaseError> {
     for (i, own) in domains.iter().enumerate() {
         let used = |pages: &Vec<Option<u64>>| -> BTreeSet<u64> {
@@ -92,7 +92,7 @@ fn assert_is_plain(found: &Measurement, domains: &[Vec<Option<u64>>]) -> Result<
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn what_is_found_is_what_sets_say(
+    fn the_result_equals_that_of_sets(
         domains in proptest::collection::vec(
             proptest::collection::vec(proptest::option::weighted(0.8, 0u64..60), 0..120), 1..5),
         is_pv: bool,
@@ -103,9 +103,9 @@ proptest! {
         assert_is_plain(&found, &domains)?;
     }
 
-    /// Whatever is written, given back or ended meanwhile: a pair that stayed as it was is measured rightly.
+    /// Whatever is written, given back or ended during the scan: an unchanged pair is measured correctly.
     #[test]
-    fn what_happens_to_one_domain_leaves_the_others_right(call in 0u64..500, what in 0u8..4, gfn in 0u64..50) {
+    fn changes_of_one_domain_do_not_affect_the_others(call in 0u64..500, what in 0u8..4, gfn in 0u64..50) {
         let own = pages(1, 101);
         let xen = FakeXen::of(DomainKind::Hvm, &[own.clone(), own.clone(), own]);
         xen.at(call, move |state| match what {
@@ -133,7 +133,7 @@ fn holes_are_not_pages_and_are_not_missed() {
 }
 
 #[test]
-fn a_page_that_goes_between_the_halves_is_shared_with_nobody() {
+fn a_page_that_goes_between_the_halves_is_not_shared() {
     let xen = FakeXen::of(DomainKind::Pv, &[pages(1, 41), pages(1, 41)]);
     // Two lists and 80 pages are hashed by then.
     xen.at(83, |state| state.give_back(2, 5));
@@ -144,7 +144,7 @@ fn a_page_that_goes_between_the_halves_is_shared_with_nobody() {
 }
 
 #[test]
-fn pages_that_go_before_they_are_hashed_are_missed() {
+fn pages_that_go_before_they_are_hashed_are_counted_as_missing() {
     let xen = FakeXen::of(DomainKind::Pv, &[pages(1, 101), pages(1, 101)]);
     xen.at(103, |state| (90..100).for_each(|gfn| state.give_back(2, gfn)));
     let found = measured(&xen, 2);
@@ -153,7 +153,7 @@ fn pages_that_go_before_they_are_hashed_are_missed() {
 }
 
 #[test]
-fn a_domain_that_ends_in_the_middle_is_said_to_have() {
+fn a_domain_that_ends_during_the_scan_is_reported() {
     for call in [0, 1, 2, 3, 30, 50, 90, 120, 160] {
         let xen = FakeXen::of(DomainKind::Pv, &[pages(1, 41), pages(1, 41), pages(21, 61)]);
         xen.at(call, |state| state.end(2));
@@ -172,7 +172,7 @@ fn a_domain_that_ends_in_the_middle_is_said_to_have() {
 }
 
 #[test]
-fn another_domain_of_that_number_is_another() {
+fn a_new_domain_with_the_same_number_is_different() {
     let xen = FakeXen::of(DomainKind::Pv, &[pages(1, 41), pages(1, 41)]);
     xen.lock().domain(2).domain.uuid = [9; 16];
     let found = measured(&xen, 2);
@@ -191,7 +191,7 @@ fn a_paused_domain_is_measured_and_a_dying_one_is_not() {
 }
 
 #[test]
-fn a_domain_that_grows_meanwhile_is_noticed() {
+fn a_domain_that_grows_during_the_scan_is_noticed() {
     let xen = FakeXen::of(DomainKind::Hvm, &[pages(1, 41), pages(1, 41)]);
     xen.at(60, |state| (0..30).for_each(|gfn| state.write(1, 100 + gfn, 5_000 + gfn)));
     let found = measured(&xen, 2);
@@ -200,7 +200,7 @@ fn a_domain_that_grows_meanwhile_is_noticed() {
 }
 
 #[test]
-fn little_memory_takes_more_readings_and_gives_the_same() {
+fn little_memory_takes_more_readings_with_the_same_result() {
     let domains = [pages(1, 70_001), pages(20_001, 90_001), vec![Some(5); 100]];
     let xen = FakeXen::of(DomainKind::Hvm, &domains);
     let found = measured_with(&xen, &vms(3), ContentSettings { memory_mib: 1, ..settings() }).unwrap();
@@ -209,7 +209,7 @@ fn little_memory_takes_more_readings_and_gives_the_same() {
 }
 
 #[test]
-fn a_sample_estimates_and_says_how_well() {
+fn a_sample_is_an_estimate_with_its_error() {
     let xen = FakeXen::of(DomainKind::Hvm, &[pages(1, 20_001), pages(10_001, 30_001)]);
     let sample = Some(Share::try_from(0.25).unwrap());
     let found = measured_with(&xen, &vms(2), ContentSettings { sample, ..settings() }).unwrap();
@@ -221,7 +221,7 @@ fn a_sample_estimates_and_says_how_well() {
 }
 
 #[test]
-fn a_domain_that_cannot_be_read_is_left_out_and_none_at_all_is_an_error() {
+fn unreadable_domains_are_left_out_and_no_readable_one_is_an_error() {
     let xen = FakeXen::of(DomainKind::Pv, &[pages(1, 41), pages(1, 41), pages(1, 41), pages(1, 41)]);
     xen.lock().unmappable.insert(1);
     xen.lock().unlistable.insert(3);

@@ -1,4 +1,4 @@
-//! An open handle of libxenctrl, and calls on it with Rust's types.
+//! An open handle of libxenctrl, with calls in Rust's types.
 
 use std::path::PathBuf;
 
@@ -8,15 +8,15 @@ use nix::errno::Errno;
 use super::layouts::{
     AFFINITY_HARD, AFFINITY_SOFT, CpuTopology, DomainInfo, Handle, INVALID_ID, VERSION, VcpuInfo,
 };
-use super::symbols::{Control, KNOWN_VERSION, SILENT};
+use super::symbols::{AffinityCall, Control, KNOWN_VERSION, SILENT};
 use crate::running_version;
 use crate::toolstack::{AffinityKind, CpuPool, DomainRef, XenError};
 use huddle_host::HostRoot;
 
-/// Domains asked for at once.
+/// Domains per request.
 const DOMAINS_AT_ONCE: usize = 256;
 
-/// A handle, closed with it.
+/// A handle, closed on drop.
 pub(super) struct Xen {
     pub(super) calls: Control,
     pub(super) handle: Handle,
@@ -34,10 +34,10 @@ impl Drop for Xen {
 }
 
 impl Xen {
-    /// Opens a handle and makes sure that the Xen beneath is of the version that the library is made for.
+    /// Opens a handle and checks that the running Xen has the library's version.
     pub(super) fn open(root: &HostRoot) -> Result<Self, XenError> {
         let calls = Control::load().map_err(|missing| match running_version(root) {
-            // Its own libraries may well be there, under names that nobody looks for.
+            // Its own libraries may be present, under names that are not looked for.
             Some(found) if found != KNOWN_VERSION => XenError::UnknownVersion { found, known: KNOWN_VERSION },
             _ => missing,
         })?;
@@ -74,7 +74,7 @@ impl Xen {
             let first = all.last().map_or(0, |last| u32::from(last.domain) + 1);
             let mut some = vec![DomainInfo::default(); DOMAINS_AT_ONCE];
             let count = DOMAINS_AT_ONCE as u32;
-            // SAFETY: the array has as many elements as is said.
+            // SAFETY: the array has as many elements as passed.
             let found =
                 unsafe { (self.calls.xc_domain_getinfolist)(self.handle, first, count, some.as_mut_ptr()) };
             let found = self.check(found, || "xc_domain_getinfolist".into())? as usize;
@@ -85,13 +85,13 @@ impl Xen {
         }
     }
 
-    /// The domain as it is now.
+    /// The current state of a domain.
     ///
     /// # Errors
-    /// [`XenError::Gone`] where there is none of this number, or another one.
+    /// [`XenError::Gone`] if no domain, or another one, has its number.
     pub(super) fn domain(&self, domain: DomainRef) -> Result<DomainInfo, XenError> {
         let mut info = DomainInfo::default();
-        // SAFETY: one element, as is said.
+        // SAFETY: one element, as passed.
         let found = unsafe {
             (self.calls.xc_domain_getinfolist)(self.handle, u32::from(domain.id), 1, &raw mut info)
         };
@@ -102,7 +102,7 @@ impl Xen {
         Ok(info)
     }
 
-    /// Tells the end of a domain from any other reason why a call about it failed.
+    /// Distinguishes the end of a domain from other failures of a call about it.
     pub(super) fn why(&self, domain: DomainRef, error: XenError) -> XenError {
         match self.domain(domain) {
             Err(gone @ XenError::Gone(_)) => gone,
@@ -119,7 +119,7 @@ impl Xen {
         Ok(info)
     }
 
-    /// CPUs there may be: the bits that a map has.
+    /// Maximum number of CPUs: the bits of a map.
     fn map_bytes(&self) -> Result<usize, XenError> {
         // SAFETY: the handle is open.
         let bytes = unsafe { (self.calls.xc_get_cpumap_size)(self.handle) };
@@ -133,22 +133,10 @@ impl Xen {
     }
 
     pub(super) fn affinity(&self, domain: u16, vcpu: u32, kind: AffinityKind) -> Result<CpuSet, XenError> {
-        let bytes = self.map_bytes()?;
-        let (mut hard, mut soft) = (vec![0; bytes], vec![0; bytes]);
-        let vcpu = vcpu as i32;
-        // SAFETY: both maps have as many bytes as the library says.
-        let result = unsafe {
-            (self.calls.xc_vcpu_getaffinity)(
-                self.handle,
-                u32::from(domain),
-                vcpu,
-                hard.as_mut_ptr(),
-                soft.as_mut_ptr(),
-                flag(kind),
-            )
-        };
-        self.check(result, || format!("xc_vcpu_getaffinity of vCPU {vcpu} of domain {domain}"))?;
-        let map = if kind == AffinityKind::Hard { hard } else { soft };
+        let call = self.calls.xc_vcpu_getaffinity;
+        let map = self.call_affinity(call, domain, vcpu, kind, vec![0; self.map_bytes()?], || {
+            format!("xc_vcpu_getaffinity of vCPU {vcpu} of domain {domain}")
+        })?;
         Ok(cpus(&map, self.max_cpus()?).intersection(&self.existing()?))
     }
 
@@ -159,27 +147,34 @@ impl Xen {
         kind: AffinityKind,
         cpus: &CpuSet,
     ) -> Result<(), XenError> {
-        // The call writes into the maps what comes of it. All there are means all: a CPU that comes later is
-        // not left out.
+        // All existing CPUs are passed as all bits, so that a CPU that comes later is included.
         let bytes = self.map_bytes()?;
         let map = if self.existing()?.is_subset(cpus) { vec![u8::MAX; bytes] } else { map(cpus, bytes) };
-        let (mut hard, mut soft) = (map.clone(), map);
-        let vcpu = vcpu as i32;
-        // SAFETY: both maps have as many bytes as the library says.
-        let result = unsafe {
-            (self.calls.xc_vcpu_setaffinity)(
-                self.handle,
-                u32::from(domain),
-                vcpu,
-                hard.as_mut_ptr(),
-                soft.as_mut_ptr(),
-                flag(kind),
-            )
-        };
-        self.check(result, || {
+        self.call_affinity(self.calls.xc_vcpu_setaffinity, domain, vcpu, kind, map, || {
             format!("xc_vcpu_setaffinity of vCPU {vcpu} of domain {domain} to CPUs {cpus}")
         })?;
         Ok(())
+    }
+
+    /// Calls one of the two functions for affinities, which have the same arguments; `map` is passed, and the
+    /// affinity of `kind` that the call leaves in the map is returned.
+    fn call_affinity(
+        &self,
+        call: AffinityCall,
+        domain: u16,
+        vcpu: u32,
+        kind: AffinityKind,
+        map: Vec<u8>,
+        what: impl FnOnce() -> String,
+    ) -> Result<Vec<u8>, XenError> {
+        let (mut hard, mut soft) = (map.clone(), map);
+        let (hard_map, soft_map) = (hard.as_mut_ptr(), soft.as_mut_ptr());
+        // SAFETY: `call` is one of the two functions, the handle is open, and both maps have as many bytes as
+        // the library says (`map_bytes`).
+        let result =
+            unsafe { call(self.handle, u32::from(domain), vcpu as i32, hard_map, soft_map, flag(kind)) };
+        self.check(result, what)?;
+        Ok(if kind == AffinityKind::Hard { hard } else { soft })
     }
 
     pub(super) fn cpus(&self) -> Result<Vec<CpuTopology>, XenError> {
@@ -192,7 +187,7 @@ impl Xen {
         Ok(cpus)
     }
 
-    /// The CPUs that exist; there may be room for more, to be plugged in.
+    /// The existing CPUs; there may be room for more, to be plugged in.
     fn existing(&self) -> Result<CpuSet, XenError> {
         let known = (0..).zip(self.cpus()?).filter(|(_, of)| of.core != INVALID_ID);
         Ok(known.map(|(cpu, _)| cpu).collect())
@@ -204,12 +199,12 @@ impl Xen {
         loop {
             let next = pools.last().map_or(0, |last| last.id + 1);
             Errno::clear();
-            // SAFETY: the handle is open; the call gives the pool of this number or the next, or nothing.
+            // SAFETY: the handle is open; the call returns the pool of this number or the next one, or null.
             let found = unsafe { (self.calls.xc_cpupool_getinfo)(self.handle, next) };
-            // SAFETY: what it gives is a structure of the library's own, until it is freed below.
+            // SAFETY: the result is owned by the library until it is freed below.
             let Some(info) = (unsafe { found.as_ref() }) else {
                 return match Errno::last() {
-                    // There are no more.
+                    // There are no further pools.
                     Errno::ENOENT => Ok(pools),
                     errno => Err(XenError::Call { call: "xc_cpupool_getinfo".into(), errno }),
                 };
@@ -217,13 +212,13 @@ impl Xen {
             // SAFETY: the map has as many bytes as the library says.
             let map = unsafe { std::slice::from_raw_parts(info.cpumap, bytes) };
             pools.push(CpuPool { id: info.cpupool_id, cpus: cpus(map, max_cpus) });
-            // SAFETY: it was given by `xc_cpupool_getinfo` and is used no more.
+            // SAFETY: it is from `xc_cpupool_getinfo` and is not used any more.
             unsafe { (self.calls.xc_cpupool_infofree)(self.handle, found) };
         }
     }
 }
 
-/// What the library opens.
+/// The device that the library opens.
 fn device(root: &HostRoot) -> PathBuf {
     root.dev("xen/privcmd")
 }
@@ -235,13 +230,13 @@ fn flag(kind: AffinityKind) -> u32 {
     }
 }
 
-/// The CPUs of a map, of those that exist.
+/// The CPUs of a map, limited to existing ones.
 fn cpus(map: &[u8], max_cpus: u32) -> CpuSet {
     let is_set = |cpu: &u32| map.get(*cpu as usize / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 == 1);
     (0..max_cpus).filter(is_set).collect()
 }
 
-/// A map of CPUs; those beyond its end are left out, as they cannot exist.
+/// A map of CPUs; those beyond its end cannot exist and are left out.
 fn map(cpus: &CpuSet, bytes: usize) -> Vec<u8> {
     let mut map = vec![0u8; bytes];
     for cpu in cpus.iter() {
@@ -261,7 +256,7 @@ mod tests {
         let set: CpuSet = "0,3,8-9".parse().unwrap();
         assert_eq!(map(&set, 2), [0b1001, 0b11]);
         assert_eq!(cpus(&[0b1001, 0b11], 16), set);
-        assert_eq!(cpus(&[0xff, 0xff], 4).to_string(), "0-3", "bits beyond the CPUs there are");
+        assert_eq!(cpus(&[0xff, 0xff], 4).to_string(), "0-3", "bits beyond the existing CPUs");
         assert_eq!(map(&"1000".parse().unwrap(), 2), [0, 0]);
     }
 }

@@ -1,5 +1,5 @@
-//! Structures and constants of Xen 4.17's libraries, as its headers have them (xenctrl.h, xenguest.h, xen/domctl.h,
-//! xen/sysctl.h). They belong to the version of the library's name: another version has another name, and is
+//! Structures and constants of Xen 4.17's libraries, from its headers (xenctrl.h, xenguest.h, xen/domctl.h,
+//! xen/sysctl.h). They belong to the version in the library's name: another version has another name and is
 //! not loaded. A test compares each with the headers through a C compiler.
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
@@ -39,10 +39,10 @@ pub(super) const DOMINF_HVM_GUEST: u32 = 1 << 1;
 pub(super) const DOMINF_SHUTDOWN: u32 = 1 << 2;
 pub(super) const DOMINF_PAUSED: u32 = 1 << 3;
 
-/// Of [`DomainInfo::max_vcpu_id`]: it has none.
+/// Value of [`DomainInfo::max_vcpu_id`] for a domain without vCPUs.
 pub(super) const INVALID_MAX_VCPU_ID: u32 = u32::MAX;
 
-/// A bit of [`DomainInfo::emulation_flags`] that only a whole emulated PC has.
+/// A bit of [`DomainInfo::emulation_flags`] that only a fully emulated PC has.
 pub(super) const EMU_PIC: u32 = 1 << 5;
 
 /// `xc_vcpuinfo_t`: `struct xen_domctl_getvcpuinfo`.
@@ -70,7 +70,7 @@ pub(super) struct CpuTopology {
     pub(super) node: u32,
 }
 
-/// Of [`CpuTopology`]: the CPU is offline, or it is not known.
+/// Value in [`CpuTopology`] for an offline CPU or an unknown number.
 pub(super) const INVALID_ID: u32 = u32::MAX;
 
 /// `xc_cpupoolinfo_t`.
@@ -117,7 +117,7 @@ pub(super) struct Logger {
     pub(super) destroy: extern "C" fn(*mut Logger),
 }
 
-// x86-64 alone has these sizes; `c_long` is what Xen's `long` is there.
+// Only x86-64 has these sizes; `c_long` is Xen's `long` there.
 const _: () = {
     assert!(size_of::<c_long>() == 8);
     assert!(size_of::<DomainInfo>() == 112 && offset_of!(DomainInfo, handle) == 76);

@@ -15,21 +15,21 @@ use super::symbols::{Foreign, Guest, SILENT};
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, PAGE_BYTES, XenError};
 use huddle_host::HostRoot;
 
-/// Guest frame numbers just below 4 GiB, where domains have pages that are no memory of their kernel's: rings of
-/// console and xenstore and the like (tools/libs/guest/xg_dom_x86.c, 4.17: `special_pfn`).
+/// Guest frame numbers just below 4 GiB, where domains have special pages outside their kernel's memory, such
+/// as the rings of console and xenstore (tools/libs/guest/xg_dom_x86.c, 4.17: `special_pfn`).
 const SPECIAL: Range<c_ulong> = 0xf_0000..0x10_0000;
 
-/// More of them than a domain has.
+/// An upper bound of their number.
 const SPECIAL_PAGES: u64 = 256;
 
-/// So many frame numbers without a page are the end of a domain's memory where no more than the special pages are
+/// This many frame numbers without a page are the end of a domain's memory if only special pages are still
 /// missing.
 const GAP: c_ulong = 0x4000;
 
-/// How long the pages of a domain may be searched for.
+/// Time limit for finding the pages of a domain.
 const SEARCH: Duration = Duration::from_secs(30);
 
-/// Through libxenforeignmemory; which pages there are, libxenguest and libxenctrl tell.
+/// Maps through libxenforeignmemory; libxenguest and libxenctrl list the pages.
 pub struct LibraryMemory {
     xen: Xen,
     guest: Guest,
@@ -38,7 +38,7 @@ pub struct LibraryMemory {
 
 impl LibraryMemory {
     /// # Errors
-    /// Without the libraries of the known version, another Xen, or no right to ask it.
+    /// The libraries of the known version are missing, Xen is of another version, or access is denied.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
         Ok(Self { xen: Xen::open(root)?, guest: Guest::load()?, mappings: Mappings::open(root)? })
     }
@@ -54,14 +54,14 @@ impl LibraryMemory {
             p2m_frames: 0,
         };
         let id = u32::from(domain.id);
-        // SAFETY: the structure is empty, as the call wants it, and of the library's layout.
+        // SAFETY: the structure is zeroed, as the call needs it, and of the library's layout.
         let result = unsafe { (self.guest.xc_map_domain_meminfo)(self.xen.handle, id, &raw mut info) };
         let call = || format!("xc_map_domain_meminfo of domain {}", domain.id);
         self.xen.check(result, call).map_err(|error| self.xen.why(domain, error))?;
         let pages = info.p2m_size as usize;
-        // SAFETY: both tables have `p2m_size` entries until they are unmapped below: types are `xen_pfn_t`, frames
-        // are of the guest's width (xenguest.h; tools/libs/guest/xg_domain.c, 4.17). The guest may write its table
-        // meanwhile: each entry is read once, and what it says is only ever asked of Xen.
+        // SAFETY: both tables have `p2m_size` entries until they are unmapped below: types are `xen_pfn_t`,
+        // frames are of the guest's width (xenguest.h; tools/libs/guest/xg_domain.c, 4.17). The guest may
+        // write its table concurrently: each entry is read once, and its value is only ever passed to Xen.
         let frames = unsafe {
             let frame = |pfn: usize| match info.guest_width {
                 4 => match info.p2m_table.cast::<u32>().add(pfn).read_volatile() {
@@ -75,18 +75,17 @@ impl LibraryMemory {
             let there = (0..pages).filter(is_page).map(frame).filter(|frame| *frame != c_ulong::MAX);
             there.collect()
         };
-        // SAFETY: it was filled by the call before and is used no more.
+        // SAFETY: it was filled by the previous call and is not used any more.
         unsafe { (self.guest.xc_unmap_domain_meminfo)(self.xen.handle, &raw mut info) };
         Ok(frames)
     }
 
-    /// The guest frame numbers at which a domain has pages, ascending, until as many are found as it has. A few of
-    /// them are [`SPECIAL`] and far beyond its memory (PVH: up to 0xfefff), with nothing in between, which is passed
-    /// over.
+    /// The guest frame numbers of a domain's pages, ascending, until as many are found as it has. A few of
+    /// them are [`SPECIAL`] and far beyond its memory (PVH: up to 0xfefff); the gap before them is skipped.
     fn frames_of_translated(&self, domain: DomainRef, pages: u64) -> Result<Vec<u64>, XenError> {
         let id = u32::from(domain.id);
         let mut highest: c_ulong = 0;
-        // SAFETY: the number is the call's to write.
+        // SAFETY: the call writes this number.
         let result =
             unsafe { (self.xen.calls.xc_domain_maximum_gpfn)(self.xen.handle, id, &raw mut highest) };
         let call = || format!("xc_domain_maximum_gpfn of domain {}", domain.id);
@@ -103,7 +102,7 @@ impl LibraryMemory {
             let end = (next + BATCH_PAGES as c_ulong).min(highest + 1);
             let mut batch: Vec<c_ulong> = (next..end).collect();
             let count = batch.len() as u32;
-            // SAFETY: the array has as many elements as is said.
+            // SAFETY: the array has as many elements as passed.
             let result = unsafe {
                 (self.xen.calls.xc_get_pfn_type_batch)(self.xen.handle, id, count, batch.as_mut_ptr())
             };
@@ -143,8 +142,8 @@ impl ForeignMemory for LibraryMemory {
     ) -> Result<(), XenError> {
         let mapped = self.mappings.map(domain, PROT_READ, frames);
         let mapped = mapped.map_err(|error| self.xen.why(domain, error))?;
-        // Only now: what is mapped stays that of the domain which had the number then, and none but this one was to be
-        // read.
+        // Checked only now: a mapping stays with the domain that had the number then, and only this domain
+        // may be read.
         self.xen.domain(domain)?;
         for position in 0..mapped.pages {
             if let Some(page) = mapped.page(position) {
@@ -155,13 +154,13 @@ impl ForeignMemory for LibraryMemory {
     }
 }
 
-/// The device through which pages are mapped.
+/// The device for mapping pages.
 pub(super) struct Mappings {
     calls: Foreign,
     handle: *mut c_void,
 }
 
-// SAFETY: the handle is a file of this process's; any thread may use it, and there is no shared access.
+// SAFETY: the handle is a file of this process that any thread may use, and there is no shared access.
 unsafe impl Send for Mappings {}
 
 impl Drop for Mappings {
@@ -191,7 +190,7 @@ impl Mappings {
     ) -> Result<Mapped<'_>, XenError> {
         let mut errors = vec![0; frames.len()];
         Errno::clear();
-        // SAFETY: both arrays have as many elements as is said; `u64` is `xen_pfn_t` on x86-64.
+        // SAFETY: both arrays have as many elements as passed; `u64` is `xen_pfn_t` on x86-64.
         let address = unsafe {
             (self.calls.xenforeignmemory_map)(
                 self.handle,
@@ -210,12 +209,12 @@ impl Mappings {
     }
 }
 
-/// Pages that are mapped until this is dropped.
+/// Pages that stay mapped until this is dropped.
 pub(super) struct Mapped<'a> {
     mappings: &'a Mappings,
     address: *mut c_void,
     pub(super) pages: usize,
-    /// An error number a page; 0 for those that are there.
+    /// An error number per page; 0 for mapped pages.
     pub(super) errors: Vec<c_int>,
 }
 
@@ -225,9 +224,9 @@ impl Mapped<'_> {
         if self.errors[position] != 0 {
             return None;
         }
-        // SAFETY: the page at this position is mapped, readable, until this is dropped. A running domain may change
-        // its bytes meanwhile; they are plain bytes of which any value is valid, only ever hashed, compared and
-        // copied, and every decision that is taken from them is confirmed by a later reading.
+        // SAFETY: the page at this position is mapped, readable, until this is dropped. A running domain may
+        // change its bytes concurrently; they are plain bytes of which any value is valid, only ever hashed,
+        // compared and copied, and every decision based on them is confirmed by a later reading.
         unsafe { self.address.cast::<u8>().add(position * PAGE_BYTES).cast::<[u8; PAGE_BYTES]>().as_ref() }
     }
 }

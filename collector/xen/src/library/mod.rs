@@ -1,6 +1,6 @@
-//! Xen's own C libraries, loaded when the program runs. Nothing of Xen is needed to build it, and each function
-//! is of the one version whose structures are known ([`layouts`]): its libraries have that version in their names,
-//! and the Xen beneath is asked for it, too.
+//! Xen's own C libraries, loaded at run time. Nothing of Xen is needed to build huddle, and only the one
+//! version whose structures are known ([`layouts`]) is used: the libraries have it in their names, and the
+//! running Xen is checked, too.
 
 mod control;
 mod layouts;
@@ -27,7 +27,7 @@ use super::toolstack::{
 };
 use huddle_host::HostRoot;
 
-/// Lists and pins through libxenctrl; names are xenstore's.
+/// Lists and pins through libxenctrl; names come from xenstore.
 pub struct LibraryToolstack {
     xen: Xen,
     names: Names,
@@ -35,7 +35,7 @@ pub struct LibraryToolstack {
 
 impl LibraryToolstack {
     /// # Errors
-    /// Without the libraries of the known version, another Xen, or no right to ask it.
+    /// The libraries of the known version are missing, Xen is of another version, or access is denied.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
         Ok(Self { xen: Xen::open(root)?, names: Names::new(root) })
     }
@@ -60,7 +60,7 @@ impl LibraryToolstack {
         })
     }
 
-    /// `None` for one that is offline, or was never made.
+    /// `None` for one that is offline or was never created.
     fn vcpu(&self, domain: DomainRef, index: u32) -> Result<Option<DomainVcpu>, XenError> {
         let info = match self.xen.vcpu(domain.id, index) {
             Ok(info) if info.online == 0 => return Ok(None),
@@ -97,7 +97,7 @@ impl Toolstack for LibraryToolstack {
                     let domain = DomainRef { id: info.domain, uuid: info.handle };
                     match self.xen.why(domain, error) {
                         XenError::Gone(_) => {}
-                        // On its way out it has no vCPUs to ask about any more.
+                        // A domain that is ending has no vCPUs any more.
                         _ if info.flags & DOMINF_DYING != 0 => {}
                         error => return Err(error),
                     }
@@ -129,7 +129,7 @@ impl Toolstack for LibraryToolstack {
     ) -> Result<(), XenError> {
         self.xen.domain(domain)?;
         self.xen.set_affinity(domain.id, vcpu, kind, cpus).map_err(|error| self.xen.why(domain, error))?;
-        // Its number may have come to another domain meanwhile: then nothing was done to this one.
+        // Its number may have been reused: then this domain was not changed.
         self.xen.domain(domain).map(|_| ())
     }
 }
@@ -147,21 +147,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_tell_how_a_domain_is_virtualised() {
+    fn the_kind_of_a_domain_is_derived_from_its_flags() {
         let of =
             |flags, emulation_flags| kind(&DomainInfo { flags, emulation_flags, ..DomainInfo::default() });
         assert_eq!(of(0, 0), DomainKind::Pv);
-        // What 4.17's libxl gives PVH (the LAPIC), and HVM (all but vPCI).
+        // As set by 4.17's libxl for PVH (the LAPIC) and HVM (all but vPCI).
         assert_eq!(of(DOMINF_HVM_GUEST, 1), DomainKind::Pvh);
         assert_eq!(of(DOMINF_HVM_GUEST, 0x3ff), DomainKind::Hvm);
     }
 
     #[test]
-    fn a_host_without_xen_says_what_is_missing() {
+    fn without_xen_the_error_names_what_is_missing() {
         let error = LibraryToolstack::open(&HostRoot::real()).err();
-        // Where the libraries are there, the hypervisor is not.
-        let said = error.map(|error| error.to_string()).unwrap_or_default();
-        assert!(said.contains("libxenctrl.so.4.17") || said.contains("xen/privcmd"), "{said}");
-        assert!(!said.contains('\n'), "{said}");
+        // The libraries may be installed, but the hypervisor is not.
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("libxenctrl.so.4.17") || text.contains("xen/privcmd"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
     }
 }

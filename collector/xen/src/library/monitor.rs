@@ -15,21 +15,22 @@ const EVENT_OCCUPANCY: u32 = 1 << 0;
 const EVENT_TOTAL: u32 = 1 << 1;
 const EVENT_LOCAL: u32 = 1 << 2;
 
-/// Monitoring that is there.
+/// Monitoring that this processor has.
 pub struct LibraryMonitor {
     xen: Xen,
     events: u32,
-    /// Bytes that one count stands for.
+    /// Bytes per count.
     bytes_per_count: u64,
-    /// A CPU of each socket, to ask for the socket's counts.
+    /// One CPU of each socket, for reading the socket's counts.
     sockets: BTreeMap<u32, u32>,
-    /// Domains that somebody else has watched: that is not ours to end.
+    /// Domains monitored by another program, whose monitoring is not stopped here.
     of_others: BTreeSet<DomainRef>,
 }
 
 impl LibraryMonitor {
     /// # Errors
-    /// `ENODEV` where the processor or Xen's command line (`psr=cmt`) does not have it; as other handles.
+    /// `ENODEV` where the processor or Xen's command line (`psr=cmt`) does not have it; otherwise as for
+    /// other handles.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
         let xen = Xen::open(root)?;
         // SAFETY: the handle is open.
@@ -38,7 +39,7 @@ impl LibraryMonitor {
             return Err(XenError::Call { call, errno: Errno::ENODEV });
         }
         let (mut events, mut scale) = (0, 0);
-        // SAFETY: the number is the call's to write.
+        // SAFETY: the call writes this number.
         let result = unsafe { (xen.calls.xc_psr_cmt_get_l3_event_mask)(xen.handle, &raw mut events) };
         xen.check(result, || "xc_psr_cmt_get_l3_event_mask".into())?;
         // SAFETY: likewise.
@@ -57,7 +58,7 @@ impl LibraryMonitor {
         }
         let mut count = 0;
         Errno::clear();
-        // SAFETY: the number is the call's to write; no time stamp is asked for (tools/libs/ctrl/xc_psr.c, 4.17).
+        // SAFETY: the call writes this number; no time stamp is requested (tools/libs/ctrl/xc_psr.c, 4.17).
         let result = unsafe {
             (self.xen.calls.xc_psr_cmt_get_data)(
                 self.xen.handle,
@@ -68,7 +69,7 @@ impl LibraryMonitor {
                 std::ptr::null_mut(),
             )
         };
-        // Without an error number: the processor says that it has no count now.
+        // Failure without an error number: the processor has no count now.
         if result == -1 && Errno::last_raw() == 0 {
             return Ok(None);
         }
@@ -93,7 +94,7 @@ impl CacheMonitor for LibraryMonitor {
     }
 
     fn detach(&mut self, domain: DomainRef) -> Result<(), XenError> {
-        // A later domain of its number may be watched by others.
+        // A later domain with its number may be monitored by others.
         match self.xen.domain(domain) {
             Err(XenError::Gone(_)) => return Ok(()),
             found => _ = found?,
@@ -112,14 +113,14 @@ impl CacheMonitor for LibraryMonitor {
 
     fn read(&mut self, domain: DomainRef) -> Result<Vec<SocketReading>, XenError> {
         let mut id = 0;
-        // SAFETY: the number is the call's to write.
+        // SAFETY: the call writes this number.
         let result = unsafe {
             (self.xen.calls.xc_psr_cmt_get_domain_rmid)(self.xen.handle, u32::from(domain.id), &raw mut id)
         };
         let call = || format!("xc_psr_cmt_get_domain_rmid of domain {}", domain.id);
         self.xen.check(result, call).map_err(|error| self.xen.why(domain, error))?;
         if id == 0 {
-            // What is not monitored is counted under 0, together with all else.
+            // Everything that is not monitored is counted together under 0.
             let call =
                 format!("reading the cache monitoring of domain {}, which is not monitored", domain.id);
             return Err(XenError::Call { call, errno: Errno::ENOENT });

@@ -1,4 +1,4 @@
-//! Names of domains, which xenstore has and Xen does not.
+//! Names of domains, which xenstore knows and Xen does not.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,11 +8,11 @@ use crate::toolstack::{DomainRef, XenError};
 use crate::xenstore::Xenstore;
 use huddle_host::HostRoot;
 
-/// A daemon that did not answer is left alone for as long, so that a list of domains does not wait for it once
-/// for each of them.
+/// After a timeout the daemon is not asked for this long, so that a list of domains does not wait once for
+/// each of them.
 const REST: Duration = Duration::from_secs(30);
 
-/// The names, each kept as it was last known: a VM does not become another when xenstore stops answering.
+/// The last known names: a VM keeps its name when xenstore stops answering.
 pub(super) struct Names {
     store: Xenstore,
     known: RefCell<BTreeMap<DomainRef, String>>,
@@ -24,13 +24,13 @@ impl Names {
         Self { store: Xenstore::new(root), known: RefCell::default(), failed_at: Cell::new(None) }
     }
 
-    /// Forgets all but these domains.
+    /// Forgets all other domains.
     pub(super) fn keep(&self, domains: impl Iterator<Item = DomainRef>) {
         let there: BTreeSet<DomainRef> = domains.collect();
         self.known.borrow_mut().retain(|domain, _| there.contains(domain));
     }
 
-    /// Its name; `Domain-ID` where it has none or none was ever known.
+    /// Its name; `Domain-ID` if it has none or none was ever known.
     pub(super) fn of(&self, domain: DomainRef) -> String {
         let rests = self.failed_at.get().is_some_and(|at| at.elapsed() < REST);
         let mut known = self.known.borrow_mut();
@@ -48,7 +48,7 @@ impl Names {
 
     fn failed(&self, error: &XenError) {
         if self.failed_at.replace(Some(Instant::now())).is_none() {
-            tracing::warn!("names of domains are not known: {error}");
+            tracing::warn!("names of domains are unknown: {error}");
         }
     }
 }

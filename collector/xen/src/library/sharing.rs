@@ -1,5 +1,5 @@
 //! Memory sharing through libxenctrl (xen/public/memory.h: `XENMEM_sharing_op`, Xen 4.17). Debian's Xen is
-//! built without it; what such a Xen answers (`ENOSYS`) is told as it is.
+//! built without it; the error of such a Xen (`ENOSYS`) is returned unchanged.
 
 use nix::errno::Errno;
 use nix::libc::{PROT_READ, PROT_WRITE};
@@ -17,7 +17,7 @@ pub struct LibrarySharing {
 
 impl LibrarySharing {
     /// # Errors
-    /// As other handles.
+    /// As for other handles.
     pub fn open(root: &HostRoot) -> Result<Self, XenError> {
         Ok(Self { xen: Xen::open(root)?, mappings: Mappings::open(root)? })
     }
@@ -36,7 +36,7 @@ impl MemorySharing for LibrarySharing {
 
     fn nominate(&mut self, domain: DomainRef, gfn: u64) -> Result<u64, XenError> {
         let mut handle = 0;
-        // SAFETY: the number is the call's to write.
+        // SAFETY: the call writes this number.
         let result = unsafe {
             (self.xen.calls.xc_memshr_nominate_gfn)(
                 self.xen.handle,
@@ -67,19 +67,20 @@ impl MemorySharing for LibrarySharing {
                 client_handle,
             )
         };
-        // A void handle comes as error number 9 or 10 (`XENMEM_SHARING_OP_*_HANDLE_INVALID`), which merging knows.
+        // An invalid handle is reported as error number 9 or 10 (`XENMEM_SHARING_OP_*_HANDLE_INVALID`), which
+        // merging knows.
         let call = || format!("xc_memshr_share_gfns of page {client_gfn:#x} of domain {}", client.id);
         self.xen.check(result, call).map(|_| ()).map_err(|error| self.xen.why(client, error))
     }
 
-    /// By mapping it to be written, which makes Xen copy it (xen/arch/x86/mm.c, 4.17: `P2M_UNSHARE`).
+    /// By mapping it writable, which makes Xen copy it (xen/arch/x86/mm.c, 4.17: `P2M_UNSHARE`).
     fn unshare(&mut self, domain: DomainRef, gfn: u64) -> Result<(), XenError> {
         let mapped = self.mappings.map(domain, PROT_READ | PROT_WRITE, &[gfn]);
         let mapped = mapped.map_err(|error| self.xen.why(domain, error))?;
         match mapped.errors[0] {
             0 => Ok(()),
             error => {
-                let call = format!("giving page {gfn:#x} of domain {} a frame of its own", domain.id);
+                let call = format!("unsharing page {gfn:#x} of domain {}", domain.id);
                 Err(self.xen.why(domain, XenError::Call { call, errno: Errno::from_raw(error.abs()) }))
             }
         }

@@ -1,4 +1,4 @@
-//! The functions of Xen's libraries that are called, loaded by the libraries' versioned names.
+//! The used functions of Xen's libraries, loaded by the libraries' versioned names.
 
 use std::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
@@ -15,13 +15,13 @@ macro_rules! symbols {
         $(#[$doc])*
         pub(super) struct $table {
             $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> $result,)*
-            /// The functions are there as long as it is.
+            /// The functions are valid as long as it is loaded.
             _library: Library,
         }
 
         impl $table {
             /// # Errors
-            /// [`XenError::NoLibrary`] where the library or one of its functions is not there.
+            /// [`XenError::NoLibrary`] where the library or one of its functions is missing.
             pub(super) fn load() -> Result<Self, XenError> {
                 let library = load($file)?;
                 Ok(Self {
@@ -42,7 +42,7 @@ macro_rules! symbols {
 }
 
 fn load(file: &str) -> Result<Library, XenError> {
-    // SAFETY: what Xen's libraries do when they are loaded is to set up tables of their own.
+    // SAFETY: on loading, Xen's libraries only set up tables of their own.
     unsafe { Library::open(Some(file), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| missing(file, &error))
 }
 
@@ -105,10 +105,13 @@ symbols! {
     }
 }
 
-/// A logger that says nothing: what fails is told by the calls' own errors.
+/// `xc_vcpu_getaffinity` or `xc_vcpu_setaffinity`.
+pub(super) type AffinityCall = unsafe extern "C" fn(Handle, u32, c_int, *mut u8, *mut u8, u32) -> c_int;
+
+/// A logger that discards messages: failures are reported by the calls' own errors.
 pub(super) static SILENT: Silent = Silent(Logger { vmessage, progress, destroy });
 
-/// The libraries are given a pointer to it and only read it.
+/// The libraries get a pointer to it and only read it.
 pub(super) struct Silent(Logger);
 
 impl Silent {

@@ -1,15 +1,15 @@
-//! Which pages are on one frame, as Xen itself reports it.
+//! Which pages share a frame, as reported by Xen.
 
 use std::collections::BTreeMap;
 
 use crate::toolstack::{DomainRef, ListDomains, MemorySharing, XenError};
 
-/// What Xen calls the frame of each page: pages with the same number are on one frame. `None` for a page that is on
-/// a frame of its own, or cannot be shared.
+/// Xen's handle of each page's frame: pages with the same number share a frame. `None` for a page that has
+/// its own frame or cannot be shared.
 ///
-/// A page that is shared tells its frame's handle when it is nominated once more (xen/arch/x86/mm/mem_sharing.c, Xen
-/// 4.17: `nominate_page`). One that is not shared becomes nominated by that and is released again. So may a page be
-/// whose partners are all outside of `pages`.
+/// Nominating a shared page once more returns its frame's handle (xen/arch/x86/mm/mem_sharing.c, Xen 4.17:
+/// `nominate_page`). A page that is not shared becomes nominated by that and is released again. So may a page
+/// be whose partners are all outside of `pages`.
 ///
 /// # Errors
 /// When a domain has ended, or Xen does not answer.
@@ -39,7 +39,7 @@ pub fn shared_frames(
         failed.get_or_insert(error);
         None
     });
-    // Where the domains have as many shared pages as before, none became nominated.
+    // If the domains have as many shared pages as before, none became nominated.
     let is_any_new = failed.is_some() || after.is_none() || after != before;
     for ((domain, gfn), handle) in pages.iter().zip(&mut handles) {
         let Some(alone) = handle.filter(|handle| times.get(handle) == Some(&1)) else { continue };
@@ -54,7 +54,7 @@ pub fn shared_frames(
     failed.map_or(Ok(handles), Err)
 }
 
-/// How many pages of these domains are shared or nominated; `None` where that is not known.
+/// Number of shared or nominated pages of these domains; `None` if unknown.
 fn shared_pages(pages: &[(DomainRef, u64)], list: &mut ListDomains<'_>) -> Result<Option<u64>, XenError> {
     let listed = list()?;
     let mut domains: Vec<DomainRef> = pages.iter().map(|(domain, _)| *domain).collect();
@@ -73,7 +73,8 @@ mod tests {
     use crate::fake_memory::{FakeXen, domain_ref};
     use crate::toolstack::DomainKind;
 
-    /// Two domains: pages 0 to 2 are on one frame each, page 3 differs, page 4 is equal and not shared, 5 is a hole.
+    /// Two domains: pages 0 to 2 are on one frame each, page 3 differs, page 4 is equal but not shared, 5 is
+    /// a hole.
     fn made() -> FakeXen {
         let xen = FakeXen::of(
             DomainKind::Pvh,
@@ -106,7 +107,7 @@ mod tests {
             let state = xen.lock();
             assert_eq!((state.nominated_alone(), state.frames()), (0, 7));
         }
-        // One of the two is written.
+        // One of the two is written to.
         xen.lock().write(2, 1, 70);
         let frames = shared_frames(&pages, &mut xen.clone(), &mut xen.list()).unwrap();
         assert!(frames[1].is_none() && frames[7].is_none() && frames[2] == frames[8], "{frames:?}");
@@ -124,7 +125,7 @@ mod tests {
             xen.at(11 + call, |state| state.end(2));
             let found = shared_frames(&pages, &mut xen.clone(), &mut xen.list());
             assert!(found.as_ref().is_err_and(XenError::is_gone), "{call} {found:?}");
-            // What was shared may be so still, with nobody; what was not is not.
+            // Shared pages may still be marked as shared, without a partner; others are not.
             let state = xen.lock();
             assert!((3..5).all(|gfn| !state.is_nominated(1, gfn)), "{call}");
         }

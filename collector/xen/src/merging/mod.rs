@@ -1,27 +1,27 @@
 //! Merging equal pages of domains by Xen's memory sharing, as Ito and Kono did it (section 4.1): a hash finds
 //! pages that may be equal, they are nominated, compared in full and shared.
 //!
-//! Few hosts have it: Xen must be built with `CONFIG_MEM_SHARING`, and a domain must have hardware assisted
-//! paging (docs/misc/xen-command-line and xen/arch/x86/mm/mem_sharing.c, Xen 4.17). Whether it is there is found
-//! out by asking for it; [`Merger::merge`] gives the reason where it is not.
+//! Few hosts support it: Xen must be built with `CONFIG_MEM_SHARING`, and a domain must have hardware
+//! assisted paging (docs/misc/xen-command-line and xen/arch/x86/mm/mem_sharing.c, Xen 4.17). Support is
+//! detected by trying; [`Merger::merge`] returns the reason where it is missing.
 //!
-//! **What is merged**: pages that are equal to one of another domain, and those of their own domain that are
-//! equal to them too. Zero-filled pages are left alone: they count as not shared, and a guest writes
-//! to its free memory soon. dom0, domains that are excluded by name, and those whose pages somebody else shares
-//! already are never touched.
+//! **What is merged**: pages that are equal to one of another domain, and pages of their own domain that
+//! equal these. Zero-filled pages are left alone: they count as not shared, and a guest writes to its free
+//! memory soon. dom0, domains that are excluded by name, and domains with pages shared by another program are
+//! never touched.
 //!
-//! **Contents** are compared after both pages were nominated ([`pass`]): what is written later voids its handle,
-//! and Xen refuses to share it.
+//! **Contents** are compared after both pages were nominated ([`pass`]): a later write invalidates a page's
+//! handle, and Xen refuses to share it.
 //!
-//! **What is left behind**: a page that is nominated and has found no partner is released before the next ones are
-//! nominated, whatever happens. The rest is undone by [`Merger::undo`] and when the merger is dropped, unless
-//! it is [kept](Merger::keep). To undo after any other end, each domain is announced before its sharing is switched
-//! on, for the journal; [`undo_all`] needs no more than that. As a domain whose pages were shared before is never
-//! touched, all that is shared in it then is this program's.
+//! **What stays behind**: a nominated page without a partner is released before the next ones are nominated,
+//! whatever happens. The rest is undone by [`Merger::undo`] and when the merger is dropped, unless it is
+//! [kept](Merger::keep). To undo after any other end, each domain is announced for the journal before its
+//! sharing is enabled; [`undo_all`] needs nothing else. Since a domain with shared pages is never touched,
+//! everything shared in it later is from this program.
 //!
-//! **Memory** is that of a content scan, and once more as much for one content that fills it. **Processor time** is
-//! bounded likewise: the merger rests after each batch, when nothing is nominated but the page that the parts of
-//! one large group have in common.
+//! **Memory** is that of a content scan, and the same again for one content that fills it. **CPU time** is
+//! limited in the same way: the merger rests after each batch, when nothing is nominated except the page that
+//! the parts of one large group have in common.
 
 mod frames;
 mod pass;
@@ -43,7 +43,7 @@ use huddle_host::pin::JournalError;
 use huddle_sharing::SharingError;
 use huddle_sharing::content::ContentSettings;
 
-/// What merging asks of Xen.
+/// The parts of Xen that merging uses.
 pub struct Xen {
     /// Shares pages.
     pub sharing: Box<dyn MemorySharing>,
@@ -53,36 +53,35 @@ pub struct Xen {
     pub list: Box<dyn FnMut() -> Result<Vec<Domain>, XenError> + Send>,
 }
 
-/// What merging may touch and use.
+/// Limits of merging.
 #[derive(Clone, Debug, Default)]
 pub struct MergeSettings {
-    /// Memory and processor time, as for a content scan. All pages are looked at: a sample is none.
+    /// Memory and processor time, as for a content scan. All pages are read; sampling is not used.
     pub content: ContentSettings,
     /// Names of domains that are never touched.
     pub exclude: BTreeSet<String>,
-    /// Names of the only domains that are touched; all others too where `None`.
+    /// Names of the only domains that are touched; `None` for all domains.
     pub only: Option<BTreeSet<String>>,
 }
 
-/// What a pass of merging did.
+/// Result of a merge pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
-    /// Pages of each domain that were found on a frame with others in the end, by name; those of an
-    /// earlier pass are among them.
+    /// Pages of each domain that share a frame at the end, by name, including those of earlier passes.
     pub domains: Vec<(String, u64)>,
-    /// The sum of them.
+    /// Their sum.
     pub pages_shared: u64,
     /// Frames that became free in this pass.
     pub frames_freed: u64,
     /// Pages that were not merged because Xen refused to nominate or share them.
     pub refused: u64,
-    /// Pages that were equal to others by their hash and by then had changed, or found their partners changed.
+    /// Pages with equal hashes that had changed since, or whose partners had changed.
     pub unpaired: u64,
-    /// What was left out and why, and what was refused, one sentence each.
+    /// What was left out or refused, with the reason, one sentence each.
     pub reasons: Vec<String>,
 }
 
-/// Why merging ended early. Nothing is nominated then; what is shared is undone as ever.
+/// Why merging ended early. Nothing stays nominated; shared pages are undone as usual.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
     /// Xen does not answer.
@@ -91,22 +90,22 @@ pub enum MergeError {
     /// Pages could not be read.
     #[error(transparent)]
     Sharing(#[from] SharingError),
-    /// No journal, no change.
+    /// The journal cannot be written, so nothing is changed.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
 
-/// Hears of each domain before its sharing is switched on, to write it to the journal.
+/// Called with each domain before its sharing is enabled, to write it to the journal.
 pub type Announce = Box<dyn FnMut(&Domain) -> Result<(), JournalError> + Send>;
 
-/// The one that merges. Dropping it undoes what it did, unless it is [kept](Self::keep).
+/// Merges pages of domains. Dropping it undoes what it did, unless it is [kept](Self::keep).
 pub struct Merger {
     xen: Xen,
     settings: MergeSettings,
     announce: Announce,
-    /// Domains that were announced, with their names: their sharing may have been switched on.
+    /// Announced domains with their names: their sharing may have been enabled.
     announced: BTreeMap<DomainRef, String>,
-    /// Those of them whose sharing this run has switched on.
+    /// Domains whose sharing this run has enabled.
     on: BTreeSet<DomainRef>,
     is_kept: bool,
 }
@@ -117,15 +116,15 @@ impl Merger {
         Self { xen, settings, announce, announced: BTreeMap::new(), on: BTreeSet::new(), is_kept: false }
     }
 
-    /// Takes over a domain that an earlier run announced and left as it was, from the journal.
+    /// Takes over a domain from the journal that an earlier run announced and left as it was.
     pub fn adopt(&mut self, domain: DomainRef, name: String) {
         self.announced.insert(domain, name);
     }
 
-    /// Merges all equal pages once. What an earlier pass merged stays so.
+    /// Merges all equal pages once. Pages merged by earlier passes stay merged.
     ///
     /// # Errors
-    /// [`MergeError`]; that merging is not to be had is none.
+    /// [`MergeError`]; missing support for merging is not an error.
     pub fn merge(&mut self) -> Result<Availability<Merged>, MergeError> {
         let listed = (self.xen.list)()?;
         let mut reasons = Vec::new();
@@ -138,7 +137,7 @@ impl Merger {
             }
         }
         let mut targets = Vec::new();
-        // One alone has none to share with, and is not touched.
+        // A single domain has no partner and is not touched.
         for domain in if eligible.len() > 1 { eligible } else { Vec::new() } {
             match self.switch_on(&domain)? {
                 Switched::On => targets.push(domain),
@@ -180,7 +179,7 @@ impl Merger {
         Ok(())
     }
 
-    /// Whether a domain's pages may be shared; the reason where the user would not know it.
+    /// Whether a domain's pages may be shared; with the reason if the user cannot know it.
     fn is_eligible(&self, domain: &Domain) -> Result<bool, String> {
         let name = &domain.name;
         let MergeSettings { exclude, only, .. } = &self.settings;
@@ -241,8 +240,8 @@ impl Merger {
         })
     }
 
-    /// Gives every page that was merged a frame of its own, and switches sharing off where it was switched on. What
-    /// cannot be undone is tried again by the next call.
+    /// Gives every merged page its own frame, and disables sharing where it was enabled. Failures are tried
+    /// again by the next call.
     pub fn undo(&mut self) -> UndoneAll {
         let mut all = UndoneAll::default();
         let Xen { sharing, memory, list } = &mut self.xen;
@@ -266,18 +265,18 @@ impl Merger {
         all
     }
 
-    /// Leaves everything as it is.
+    /// Keeps everything merged.
     pub fn keep(mut self) {
         self.is_kept = true;
     }
 }
 
-/// What [`Merger::undo`] did.
+/// Result of [`Merger::undo`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UndoneAll {
-    /// Domains that are as they were, or have ended: the journal may forget them.
+    /// Domains that are restored or have ended: their journal entries can be removed.
     pub undone: Vec<DomainRef>,
-    /// What is left, one sentence each.
+    /// What could not be undone, one sentence each.
     pub failures: Vec<String>,
 }
 
@@ -291,11 +290,11 @@ impl Drop for Merger {
     }
 }
 
-/// How switching on went.
+/// Outcome of enabling sharing.
 enum Switched {
     On,
-    /// Not for this domain.
+    /// Not possible for this domain.
     Refused(String),
-    /// For none.
+    /// Not possible for any domain.
     NotOnThisHost(String),
 }

@@ -1,8 +1,8 @@
-//! One pass over groups of pages of one hash: nominate, compare, share, release what found no partner.
+//! One pass over groups of pages with equal hashes: nominate, compare, share, release pages without a partner.
 //!
-//! A batch is nominated as a whole, then read, then shared. A page that is written after it was nominated loses
-//! its handle, so what was equal when it was read is equal when Xen shares it, or Xen refuses. Pages are not
-//! mapped while they are nominated, as Xen refuses pages that have other users.
+//! A batch is nominated as a whole, then read, then shared. A page that is written after it was nominated
+//! loses its handle, so pages that were equal when they were read are equal when Xen shares them, or Xen
+//! refuses. Pages are not mapped while they are nominated, because Xen refuses pages that have other users.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::contents::{Candidate, HashGroups};
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, MemorySharing, PAGE_BYTES, XenError};
 use huddle_sharing::content::Throttle;
 
-/// Contents of one hash that are distinguished; pages of others are released.
+/// Maximum number of different contents per hash; pages with further ones are released.
 const MAX_CONTENTS: usize = 4;
 
-/// `XENMEM_SHARING_OP_S_HANDLE_INVALID` (xen/include/public/memory.h), which comes as an error number: the
-/// source was written.
+/// `XENMEM_SHARING_OP_S_HANDLE_INVALID` (xen/include/public/memory.h), reported as an error number: the
+/// source was written to.
 const SOURCE_VOID: Errno = Errno::ECHILD;
-/// `XENMEM_SHARING_OP_C_HANDLE_INVALID`, likewise: the client was.
+/// `XENMEM_SHARING_OP_C_HANDLE_INVALID`, likewise: the client was written to.
 const CLIENT_VOID: Errno = Errno::EBADF;
 
 /// A nominated page.
@@ -31,33 +31,33 @@ struct Page {
     handle: u64,
 }
 
-/// Pages that are on one frame, and what is in it.
+/// Pages on one frame, and its content.
 #[derive(Debug)]
 struct FrameGroup {
     content: Box<[u8; PAGE_BYTES]>,
-    /// All have the frame's handle; empty when they were all written.
+    /// All have the frame's handle; empty if all were written to.
     on: Vec<Page>,
 }
 
-/// What a pass did.
+/// Result of a pass.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Pages on a frame with others, by domain.
+    /// Pages that share a frame with others, by domain.
     pub(super) shared: Vec<u64>,
     pub(super) freed: u64,
     pub(super) refused: u64,
-    /// Pages whose partners had changed, or that had themselves.
+    /// Pages that had changed, or whose partners had.
     pub(super) unpaired: u64,
     pub(super) reasons: Vec<String>,
 }
 
-/// A pass and its books.
+/// A pass with its counts.
 pub(super) struct Pass<'a> {
     sharing: &'a mut dyn MemorySharing,
     domains: Vec<(DomainRef, &'a str)>,
     is_gone: Vec<bool>,
     found: Found,
-    /// How often what was refused with which words.
+    /// Number of refusals by operation and message.
     refusals: BTreeMap<(&'static str, String), u64>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Merges what is equal of some groups. Nothing is nominated afterwards but what is shared.
+    /// Merges the equal pages of some groups. Afterwards only shared pages are nominated.
     pub(super) fn take(
         &mut self,
         memory: &mut dyn ForeignMemory,
@@ -82,7 +82,7 @@ impl<'a> Pass<'a> {
         let groups: Vec<&[Candidate]> = alike.groups().collect();
         let mut leads: Vec<Option<FrameGroup>> = groups.iter().map(|_| None).collect();
         match &groups[..] {
-            // One large group in parts: they have their lead in common.
+            // One large group in parts, which have the lead page in common.
             [only] => {
                 for part in only.chunks(BATCH_PAGES) {
                     self.part(memory, &[part], &mut leads);
@@ -95,7 +95,7 @@ impl<'a> Pass<'a> {
         throttle.rest();
     }
 
-    /// The end of it, with what was refused in words.
+    /// Finishes the pass, with refusals as sentences.
     pub(super) fn finish(mut self) -> Found {
         for ((what, why), pages) in self.refusals {
             self.found.reasons.push(format!("{pages} pages could not be {what}: {why}"));
@@ -115,8 +115,8 @@ impl<'a> Pass<'a> {
         leads: &mut [Option<FrameGroup>],
     ) {
         let mut open = self.nominate(groups);
-        // Mostly all pages of a group are equal, and once is enough. Where the first was written since it was
-        // hashed, the others are compared with one of theirs.
+        // Usually all pages of a group are equal, and once is enough. If the first one was written to since
+        // it was hashed, the others are compared with one of theirs.
         open = self.compare_and_share(memory, open, leads);
         for _ in 1..MAX_CONTENTS {
             let alone = |page: &Page| open.iter().filter(|other| other.group == page.group).count() < 2;
@@ -146,8 +146,8 @@ impl<'a> Pass<'a> {
         pages
     }
 
-    /// Puts pages on the frame of their lead if they are equal to it; a group without one takes its first page.
-    /// Returns the pages that differ; those that cannot be read or shared are released.
+    /// Moves pages to the frame of their lead page if they are equal to it; a group without a lead uses its
+    /// first page. Returns the pages that differ; pages that cannot be read or shared are released.
     fn compare_and_share(
         &mut self,
         memory: &mut dyn ForeignMemory,
@@ -188,10 +188,10 @@ impl<'a> Pass<'a> {
         differing
     }
 
-    /// Puts a page that is equal to the lead on its frame, or releases it.
+    /// Shares a page that equals the lead, or releases it.
     fn join(&mut self, lead: &mut FrameGroup, page: Page) {
         while let Some(source) = lead.on.last().copied() {
-            // On one frame since an earlier pass.
+            // They share a frame since an earlier pass.
             if source.handle == page.handle {
                 break;
             }
@@ -203,7 +203,7 @@ impl<'a> Pass<'a> {
                     lead.on.push(Page { handle: source.handle, ..page });
                     return;
                 }
-                // Another page may be on the frame still.
+                // Another page may still be on the frame.
                 Err(error) if error.errno() == Some(SOURCE_VOID) || self.is_end_of(&error, source) => {
                     self.note(&error);
                     lead.on.pop();
@@ -221,7 +221,7 @@ impl<'a> Pass<'a> {
         lead.on.push(page);
     }
 
-    /// Counts the pages of a frame, or releases the one that is alone on it.
+    /// Counts the pages of a frame, or releases a single page.
     fn settle(&mut self, lead: FrameGroup) {
         match lead.on[..] {
             [] => {}
@@ -230,19 +230,19 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Releases a page that has no equal any more.
+    /// Releases a page that has no equal page any more.
     fn part_with(&mut self, page: Page) {
         self.found.unpaired += u64::from(!self.is_gone[page.domain]);
         self.release(page);
     }
 
-    /// Has a page be nominated no more.
+    /// Reverts the nomination of a page.
     fn release(&mut self, page: Page) {
         if self.is_gone[page.domain] {
             return;
         }
         match self.sharing.unshare(self.domains[page.domain].0, page.gfn) {
-            // Given back by its guest meanwhile.
+            // The guest has given it back since.
             Err(error) if error.errno() == Some(Errno::EINVAL) => {}
             Err(error) => {
                 self.note(&error);
@@ -254,7 +254,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// A page that cannot be merged, unless its domain has ended.
+    /// Counts a page that cannot be merged, unless its domain has ended.
     fn refuse(&mut self, what: &'static str, error: &XenError) {
         self.note(error);
         if !error.is_gone() {
@@ -263,7 +263,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Remembers a domain that has ended.
+    /// Records that a domain has ended.
     fn note(&mut self, error: &XenError) {
         if let XenError::Gone(id) = error
             && let Some(position) = self.domains.iter().position(|(domain, _)| domain.id == *id)

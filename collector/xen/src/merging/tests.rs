@@ -1,5 +1,4 @@
-//! Merging on a Xen that is made up: what is equal is on one frame, no guest sees another content, and nothing
-//! is left behind.
+//! Merging on a fake Xen: equal pages share a frame, no guest sees foreign content, and nothing stays behind.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -45,8 +44,8 @@ fn hvm(domains: &[Vec<Option<u64>>]) -> FakeXen {
 }
 
 #[test]
-fn what_is_equal_is_on_one_frame_and_undone_on_request() {
-    // Zeros, a page that one domain has twice, and what nobody else has.
+fn equal_pages_share_a_frame_and_are_unshared_on_request() {
+    // Zeros, a page that one domain has twice, and unique pages.
     let (mut one, mut two) = (pages(1, 41), pages(21, 61));
     one.extend([Some(0), Some(30), Some(900), Some(900)]);
     two.extend([None, Some(0)]);
@@ -63,7 +62,7 @@ fn what_is_equal_is_on_one_frame_and_undone_on_request() {
         assert_eq!(state.nominated_alone(), 0);
         assert!((20..40).all(|gfn| state.frame(1, gfn) == state.frame(2, gfn - 20)));
         assert_ne!(state.frame(1, 40), state.frame(2, 41), "zeros are left alone");
-        assert_ne!(state.frame(1, 42), state.frame(1, 43), "and so is what one domain repeats");
+        assert_ne!(state.frame(1, 42), state.frame(1, 43), "and so are repeated pages of one domain");
     }
     let undone = merger.undo();
     assert_eq!(undone, UndoneAll { undone: vec![domain_ref(1), domain_ref(2)], failures: Vec::new() });
@@ -81,7 +80,7 @@ fn dropping_undoes_and_keeping_does_not() {
     merged(&mut kept);
     kept.keep();
     assert_eq!(xen.lock().frames(), 40);
-    // A later run takes over what is in the journal; without it, it would not touch what others share.
+    // A later run takes over the domains in the journal; others with shared pages it does not touch.
     let reason = unavailable(&xen);
     assert!(reason.contains("40 pages of \"vm1\" are shared by another program"), "{reason}");
     let mut later = merger(&xen);
@@ -92,9 +91,9 @@ fn dropping_undoes_and_keeping_does_not() {
     assert!(xen.lock().is_untouched());
 }
 
-/// What a run that was killed leaves: the domains it announced are enough.
+/// Undo after a killed run: the announced domains are enough.
 #[test]
-fn what_was_announced_is_enough_to_undo() {
+fn announced_domains_are_enough_to_undo() {
     let xen = hvm(&[pages(1, 3_001), pages(1, 3_001), pages(9_000, 9_010)]);
     let journal = Arc::new(Mutex::new(Vec::new()));
     let (log, host) = (journal.clone(), xen.clone());
@@ -116,31 +115,31 @@ fn what_was_announced_is_enough_to_undo() {
     let undone = |id| undo_all(domain_ref(id), &mut xen.clone(), &mut xen.clone(), &mut xen.list()).unwrap();
     assert_eq!([undone(1), undone(2), undone(3)], [Undone::Off, Undone::Gone, Undone::Off]);
     assert!(xen.lock().is_untouched());
-    assert_eq!(undone(1), Undone::Off, "twice does no harm");
+    assert_eq!(undone(1), Undone::Off, "repeating it is harmless");
 }
 
 #[test]
-fn what_cannot_be_undone_is_said_and_tried_again() {
+fn failed_undos_are_reported_and_tried_again() {
     let xen = hvm(&[pages(1, 41), pages(1, 41)]);
     let mut merger = merger(&xen);
     merged(&mut merger);
     xen.lock().is_full = true;
     let undone = merger.undo();
     assert!(undone.undone.is_empty() && undone.failures[0].contains("40 pages of \"vm1\" are still shared"));
-    assert!(xen.lock().controlled.contains(&1), "switched off it could not give them up");
+    assert!(xen.lock().controlled.contains(&1), "with sharing disabled it could not unshare them");
     xen.lock().is_full = false;
     assert_eq!(merger.undo().undone.len(), 2);
     assert!(xen.lock().is_untouched());
 }
 
 #[test]
-fn a_host_without_sharing_is_said_to_be_one() {
+fn a_host_without_sharing_is_reported() {
     let xen = hvm(&[pages(1, 41), pages(1, 41)]);
     xen.lock().refusals.insert(None, Errno::ENOSYS);
     let reason = unavailable(&xen);
     assert!(reason.starts_with("this Xen was built without memory sharing (ENOSYS)"), "{reason}");
-    assert!(xen.lock().read.is_empty(), "no page is read for nothing");
-    // What was announced for nothing does not stand in the way.
+    assert!(xen.lock().read.is_empty(), "no page is read unnecessarily");
+    // Unnecessary announcements do no harm.
     let undone = undo_all(domain_ref(1), &mut xen.clone(), &mut xen.clone(), &mut xen.list());
     assert_eq!(undone.unwrap(), Undone::Off);
 }
@@ -166,7 +165,7 @@ fn domains_that_cannot_share_are_left_out_with_a_reason() {
     let reason = unavailable(&xen);
     assert!(reason.starts_with("there are no two domains whose pages Xen can share; \"vm1\""), "{reason}");
     assert!(xen.lock().is_untouched());
-    // What is no refusal is an error.
+    // Other failures are errors.
     xen.lock().refusals.insert(Some(5), Errno::EPERM);
     assert!(
         matches!(merger(&xen).merge(), Err(MergeError::Xen(error)) if error.errno() == Some(Errno::EPERM))
@@ -181,7 +180,7 @@ fn dom0_and_excluded_domains_are_never_touched() {
     let only = Some(["vm1", "vm2"].map(str::to_owned).into());
     let reason =
         merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() }).merge().unwrap();
-    assert!(reason.reason().is_some(), "of the two one is excluded: {reason:?}");
+    assert!(reason.reason().is_some(), "one of the two is excluded: {reason:?}");
     let found = merged(&mut merger_with(&xen, MergeSettings { exclude, ..settings() }));
     assert_eq!(found.domains, [("vm1".to_owned(), 40), ("vm3".to_owned(), 40)]);
     assert!(xen.lock().read.iter().all(|(id, _)| [1, 3].contains(id)));
@@ -223,7 +222,7 @@ fn little_memory_merges_the_same() {
 #[test]
 fn a_lead_that_changed_is_replaced() {
     let xen = hvm(&[pages(1, 11), pages(1, 11), pages(1, 11)]);
-    // Three controls, three lists of frames and thirty pages are over then.
+    // After three control calls, three lists of frames and thirty pages.
     xen.at(38, |state| state.write(1, 4, 8_000));
     let mut merger = merger(&xen);
     let found = merged(&mut merger);
@@ -253,9 +252,10 @@ fn an_error_leaves_nothing_nominated() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Nothing happens meanwhile: each content that two domains have is on one frame, and all others as before.
+    /// Without concurrent changes each content that two domains have is on one frame, and all others are
+    /// unchanged.
     #[test]
-    fn frames_are_what_sets_say(domains in proptest::collection::vec(
+    fn frames_equal_those_computed_with_sets(domains in proptest::collection::vec(
         proptest::collection::vec(proptest::option::weighted(0.9, 0u64..40), 0..60), 2..5,
     )) {
         let xen = hvm(&domains);
@@ -273,15 +273,15 @@ proptest! {
         prop_assert_eq!(found.pages_shared, shared().map(|(_, pages)| pages).sum::<u64>());
         prop_assert_eq!(found.frames_freed, shared().map(|(_, pages)| pages - 1).sum::<u64>());
         prop_assert_eq!(xen.lock().nominated_alone(), 0);
-        // A second pass finds all of it done.
+        // A second pass finds nothing to do.
         let again = merged(&mut merger);
         prop_assert_eq!((again.domains, again.frames_freed, again.refused), (found.domains, 0, 0));
     }
 
-    /// Whatever is written, given back or ended at whatever moment: every guest sees what it wrote, and nothing
-    /// is left after the undo.
+    /// Whatever is written, given back or ended at any moment: every guest sees what it wrote, and nothing is
+    /// left after the undo.
     #[test]
-    fn no_guest_sees_what_it_did_not_write(
+    fn no_guest_sees_foreign_content(
         events in proptest::collection::vec((1u64..400, 1u16..4, 0u64..30, proptest::option::of(0u64..10), 0u8..20), 0..40),
     ) {
         let own: Vec<Option<u64>> = (0..30).map(|page| Some(1 + page % 8)).collect();

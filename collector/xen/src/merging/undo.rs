@@ -1,4 +1,4 @@
-//! Putting back what merging did to a domain, also after the one that merged was killed.
+//! Undoing the merging of a domain, also after the merging process was killed.
 
 use huddle_host::HostRoot;
 use huddle_host::pin::{self as host, UndoMerging};
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::toolstack::{BATCH_PAGES, Domain, DomainRef, ForeignMemory, ListDomains, MemorySharing, XenError};
 
-/// Undoes what an ended run merged, through the Xen beneath this host.
+/// Undoes the merging of an ended run, through the Xen below this host.
 pub struct UndoSharing(pub HostRoot);
 
 impl UndoMerging for UndoSharing {
@@ -39,24 +39,24 @@ impl UndoMerging for UndoSharing {
     }
 }
 
-/// What became of it.
+/// Outcome of an undo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undone {
-    /// No page of it is shared or nominated, and sharing is switched off.
+    /// No page of it is shared or nominated, and sharing is disabled.
     Off,
-    /// It has ended, and what it shared with it.
+    /// It has ended, and its shared pages with it.
     Gone,
-    /// Some could not be undone; sharing is left switched on, as Xen needs it to give up what is shared.
+    /// Some pages could not be unshared; sharing stays enabled, because Xen needs it for unsharing.
     StillShared {
-        /// How many pages.
+        /// Number of pages still shared.
         pages: u64,
-        /// What Xen said.
+        /// Xen's error.
         why: String,
     },
 }
 
-/// Gives every page of a domain a frame of its own that is shared or nominated, and switches its sharing off. Nothing
-/// needs to be known of it but that all its sharing is this program's. Safe to be repeated.
+/// Gives every shared or nominated page of a domain its own frame, and disables sharing of the domain.
+/// Requires only that all its sharing is from this program. Can be repeated safely.
 ///
 /// # Errors
 /// When Xen does not answer.
@@ -103,22 +103,22 @@ fn unshare_all(
         (None, None) => 0,
     };
     if left > 0 {
-        let why = last.map_or_else(|| "Xen does not say why".to_owned(), |error| error.to_string());
+        let why = last.map_or_else(|| "Xen gives no reason".to_owned(), |error| error.to_string());
         return Ok(Undone::StillShared { pages: left, why });
     }
     match sharing.control(domain, false) {
-        // It was announced, and then Xen refused to switch it on, as it does now.
+        // It was announced, but Xen refused to enable it, as it does now.
         Err(error) if is_refusal(&error) => Ok(Undone::Off),
         switched => switched.map(|()| Undone::Off),
     }
 }
 
-/// Whether Xen says that pages of the domain cannot be shared at all (mem_sharing_control(), Xen 4.17).
+/// Whether Xen reports that pages of the domain cannot be shared at all (mem_sharing_control(), Xen 4.17).
 fn is_refusal(error: &XenError) -> bool {
     matches!(error.errno(), Some(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENODEV | Errno::EXDEV))
 }
 
-/// A domain that is ending counts as gone: Xen takes its pages out itself and refuses to be asked.
+/// A domain that is ending counts as gone: Xen unshares its pages itself and refuses requests.
 fn find(domain: DomainRef, list: &mut ListDomains<'_>) -> Result<Domain, XenError> {
     let found = list()?.into_iter().find(|found| found.domain == domain && !found.is_ending);
     found.ok_or(XenError::Gone(domain.id))

@@ -13,30 +13,30 @@ pub(super) const XS_READ: u32 = 2;
 pub(super) const XS_WATCH_EVENT: u32 = 15;
 pub(super) const XS_ERROR: u32 = 16;
 
-/// What the daemon says of a path.
+/// The daemon's answer about a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Its value: any bytes, [`MAX_PAYLOAD`] at most.
     Value(Vec<u8>),
-    /// The name of an error, such as `ENOENT`, without the nul at its end.
+    /// The name of an error, such as `ENOENT`, without the trailing NUL.
     Error(Vec<u8>),
 }
 
 /// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplyError {
-    /// Reading or writing failed; the daemon hung up, or does not answer.
+    /// Reading or writing failed; the daemon closed the connection or does not answer.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It sent what is not the protocol.
+    /// The daemon violated the protocol.
     #[error("{0}")]
     Protocol(String),
 }
 
-/// Reads the reply to the `READ` of this number; events of watches before it are passed over.
+/// Reads the reply to the `READ` of this number; events of watches before it are skipped.
 ///
 /// # Errors
-/// When reading fails or ends, or when what comes is of another type, to another request, or too long.
+/// When reading fails or ends, or the reply has another type, belongs to another request, or is too long.
 pub fn read(from: &mut impl Read, request: u32) -> Result<Reply, ReplyError> {
     loop {
         let mut header = [0; HEADER];
@@ -65,7 +65,7 @@ pub fn read(from: &mut impl Read, request: u32) -> Result<Reply, ReplyError> {
     }
 }
 
-/// As `read_exact`, with an error that says the same at every length.
+/// Like `read_exact`, with the same error at every length.
 fn fill(from: &mut impl Read, mut bytes: &mut [u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match from.read(bytes) {
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Headers that are nearly those of a reply to request 7, or of events before it.
+    /// Headers similar to those of a reply to request 7, or of events before it.
     fn header() -> impl Strategy<Value = [u32; 4]> {
         let kind = prop_oneof![Just(XS_READ), Just(XS_WATCH_EVENT), Just(XS_ERROR), any::<u32>()];
         let request = prop_oneof![3 => Just(7), 1 => any::<u32>()];
@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(
+        fn arbitrary_bytes_do_not_panic(
             messages in proptest::collection::vec((header(), proptest::collection::vec(any::<u8>(), 0..20)), 0..5),
         ) {
             let bytes = messages.iter().flat_map(|(header, payload)| {

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::reply::{HEADER, XS_ERROR, XS_READ, XS_WATCH_EVENT, words};
 use super::*;
 
-/// What a fake daemon sends for one request, of which it is told the number; `None` closes the connection.
+/// The answer of a fake daemon to the request with this number; `None` closes the connection.
 type Reply = fn(u32) -> Option<Vec<u8>>;
 
 fn message(kind: u32, request: u32, payload: &[u8]) -> Vec<u8> {
@@ -21,7 +21,8 @@ struct Daemon {
     thread: JoinHandle<Vec<String>>,
 }
 
-/// A daemon that gives one of `replies` a request, whatever the connection, and tells at its end what it was asked.
+/// A daemon that answers each request with the next of `replies`, over any connection, and returns its
+/// requests.
 fn daemon(replies: &'static [Reply]) -> (Daemon, Xenstore) {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("proc/1/root/run/xenstored");
@@ -49,7 +50,7 @@ fn daemon(replies: &'static [Reply]) -> (Daemon, Xenstore) {
                 }
             }
         }
-        // Until the client has gone.
+        // Until the client has disconnected.
         let _ = stream.read(&mut [0]);
         heard
     });
@@ -58,7 +59,7 @@ fn daemon(replies: &'static [Reply]) -> (Daemon, Xenstore) {
     (Daemon { root, thread }, store)
 }
 
-/// The one answer of a daemon that sends `reply` and stays.
+/// The client's result with a daemon that sends `reply` and stays.
 fn ask(replies: &'static [Reply]) -> Result<Option<String>, XenError> {
     let (daemon, store) = daemon(replies);
     let answer = store.domain_name(7);
@@ -106,15 +107,15 @@ fn names_cannot_upset_a_terminal() {
 }
 
 #[test]
-fn refusals_are_told_by_name() {
+fn refusals_are_reported_by_name() {
     let error = ask(&[|request| Some(message(XS_ERROR, request, b"EACCES\x07\0"))]).unwrap_err();
     assert_eq!(error.to_string(), "xenstore: EACCES? for /local/domain/7/name");
 }
 
 #[test]
-fn what_is_not_the_protocol_is_not_believed() {
+fn protocol_violations_are_errors() {
     let replies: [&'static [Reply]; 3] = [
-        // Larger than allowed, though nothing of it comes.
+        // Larger than allowed, without any payload.
         &[|request| Some([XS_READ, request, 0, 4097].into_iter().flat_map(u32::to_ne_bytes).collect())],
         // To another request.
         &[|request| Some(message(XS_READ, request + 1, b"other"))],
@@ -143,7 +144,7 @@ fn silence_ends_after_the_limit() {
         assert!(matches!(error, XenError::TimedOut { .. }), "{error}");
         assert!(begin.elapsed() >= Duration::from_millis(300) && begin.elapsed() < Duration::from_secs(3));
     }
-    // One that sends events for ever is no better than a silent one.
+    // Endless events time out like silence.
     let (daemon, store) = daemon(&[|_| Some(message(XS_WATCH_EVENT, 0, b"/\0t\0").repeat(2))]);
     assert!(matches!(store.domain_name(1), Err(XenError::TimedOut { .. })));
     drop(store);
@@ -151,7 +152,7 @@ fn silence_ends_after_the_limit() {
 }
 
 #[test]
-fn a_late_answer_is_not_taken_for_the_next() {
+fn a_late_answer_is_not_used_for_the_next_request() {
     let (daemon, store) =
         daemon(&[|_| Some(Vec::new()), |request| Some(message(XS_READ, request, b"second"))]);
     assert!(matches!(store.domain_name(1), Err(XenError::TimedOut { .. })));
@@ -171,7 +172,7 @@ fn a_restarted_daemon_is_asked_again() {
     ]);
     assert_eq!(store.domain_name(1).unwrap().as_deref(), Some("before"));
     assert_eq!(store.domain_name(1).unwrap().as_deref(), Some("after"));
-    // Once: a daemon that hangs up at each request is told.
+    // Once: a daemon that closes the connection at each request is an error.
     let error = store.domain_name(1).unwrap_err().to_string();
     assert!(error.contains("closed the connection"), "{error}");
     drop(UnixStream::connect(daemon.root.path().join("proc/1/root/run/xenstored/socket")));
@@ -180,7 +181,7 @@ fn a_restarted_daemon_is_asked_again() {
 }
 
 #[test]
-fn where_no_daemon_listens_the_error_says_so() {
+fn without_a_daemon_the_error_names_the_socket() {
     let root = tempfile::tempdir().unwrap();
     let store = Xenstore::new(&HostRoot::at(root.path()));
     let error = store.domain_name(1).unwrap_err().to_string();

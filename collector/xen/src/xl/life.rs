@@ -1,4 +1,4 @@
-//! Domains of one's own: made from a configuration, and destroyed.
+//! Creating domains from a configuration, and destroying them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use super::{Xl, run};
 use crate::toolstack::{DomainRef, XenError};
 
 impl Xl {
-    /// Makes a domain from a configuration file (xl.cfg(5)) and returns when it runs. No process stays behind that
-    /// waits for its end (`-e`): whoever makes it destroys it, also when it has crashed.
+    /// Creates a domain from a configuration file (xl.cfg(5)) and returns when it runs. No process stays
+    /// behind to wait for its end (`-e`): the caller must destroy it, even if it has crashed.
     ///
     /// # Errors
-    /// [`XenError::Xl`] with what `xl` said; [`XenError::TimedOut`], after which the domain may be there.
+    /// [`XenError::Xl`] with the message of `xl`; [`XenError::TimedOut`], after which the domain may exist.
     pub fn create(&self, config: &Path, limit: Duration) -> Result<(), XenError> {
         let Some(path) = config.to_str() else {
             let why = format!("is not called: {} is not UTF-8", config.display());
@@ -20,10 +20,10 @@ impl Xl {
         run::run(&self.program, &["create", "-q", "-e", path], limit)?.text().map(drop)
     }
 
-    /// Destroys a domain. One that is gone is no error.
+    /// Destroys a domain. A gone domain is not an error.
     ///
     /// # Errors
-    /// When `xl` does not answer, or cannot.
+    /// When `xl` does not answer, or fails.
     pub fn destroy(&self, domain: DomainRef) -> Result<(), XenError> {
         let destroyed = self
             .check(domain)

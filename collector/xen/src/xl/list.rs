@@ -1,7 +1,7 @@
-//! What `xl list` and `xl vcpu-list` print (xl(1), `list` and `vcpu-list`; tools/xl/xl_info.c and xl_vcpu.c,
-//! Xen 4.17). Pure.
+//! Parsers of the output of `xl list` and `xl vcpu-list` (xl(1), `list` and `vcpu-list`; tools/xl/xl_info.c
+//! and xl_vcpu.c, Xen 4.17). Pure.
 //!
-//! Names come first and may hold blanks and figures, so lines are taken apart from their end.
+//! Names come first and may contain blanks and digits, so lines are parsed from their end.
 
 use std::collections::BTreeMap;
 
@@ -15,20 +15,20 @@ use crate::toolstack::{DomainKind, DomainRef};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) domain: DomainRef,
-    /// `None` where xenstore reports none, for which `xl` prints `(null)`.
+    /// `None` if xenstore reports none, for which `xl` prints `(null)`.
     pub(super) name: Option<String>,
     /// Memory in MiB, rounded down.
     pub(super) mib: u64,
     pub(super) is_paused: bool,
-    /// It has shut down or is going.
+    /// It has shut down or is ending.
     pub(super) is_ending: bool,
-    /// What follows the UUID: the reason code, the security label and, with `-c`, the cpupool. The last two run
-    /// into each other where they are longer than 16 characters.
+    /// The text after the UUID: the reason code, the security label and, with `-c`, the cpupool. The last two
+    /// run together if they are longer than 16 characters.
     pub(super) rest: String,
 }
 
 impl Listed {
-    /// The longest of the cpupools' names with which the line ends, by its position.
+    /// Position of the longest cpupool name that the line ends with.
     pub(super) fn pool(&self, pools: &[String]) -> Result<usize, ParseError> {
         let named = pools.iter().enumerate().filter(|(_, name)| self.rest.ends_with(name.as_str()));
         let longest = named.max_by_key(|(_, name)| name.len());
@@ -47,7 +47,7 @@ pub(super) fn list(text: &str) -> Result<Vec<Listed>, ParseError> {
 
 fn listed(line: &str) -> Result<Listed, ParseError> {
     let error = || ParseError::new("a domain of xl list", line);
-    // The last UUID: a domain may be named by one.
+    // The last UUID: a domain's name may be one.
     let (start, uuid) =
         (0..line.len()).rev().find_map(|start| Some((start, uuid_at(line, start)?))).ok_or_else(error)?;
     let (mut before, rest) = (&line[..start], &line[start + UUID_CHARS..]);
@@ -78,7 +78,7 @@ pub(super) struct ListedVcpu {
     pub(super) id: u16,
     pub(super) name: Option<String>,
     pub(super) index: u32,
-    /// `None` where it is offline.
+    /// `None` if it is offline.
     pub(super) cpu: Option<u32>,
     pub(super) cpu_time_ns: u64,
     pub(super) hard: Affinity,
@@ -90,7 +90,7 @@ pub(super) struct ListedVcpu {
 pub(super) enum Affinity {
     /// All below that number.
     All,
-    /// These; none for `none`.
+    /// These; an empty set for `none`.
     Cpus(CpuSet),
 }
 
@@ -155,20 +155,20 @@ fn nanoseconds(text: &str) -> Option<u64> {
 /// A domain of `xl list -l`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Detailed {
-    /// `None` for dom0, of which it is not told.
+    /// `None` for dom0, for which `xl` does not print it.
     uuid: Option<[u8; 16]>,
     kind: DomainKind,
 }
 
 impl Detailed {
-    /// How `domain` is virtualised, where this is that domain.
+    /// How `domain` is virtualised, if this is that domain.
     pub(super) fn kind(self, domain: DomainRef) -> Option<DomainKind> {
         self.uuid.is_none_or(|uuid| uuid == domain.uuid).then_some(self.kind)
     }
 }
 
 /// How domains are virtualised, by number, from `xl list -l`: JSON, an array of `{"domid", "config"}`, with
-/// `type` (`libxl_domain_type`) and `uuid` in `config.c_info`. Domains of which libxl keeps no configuration are
+/// `type` (`libxl_domain_type`) and `uuid` in `config.c_info`. Domains without a configuration in libxl are
 /// not in it.
 pub(super) fn details(text: &str) -> Result<BTreeMap<u16, Detailed>, ParseError> {
     #[derive(Deserialize)]
@@ -208,7 +208,7 @@ fn name(text: &str) -> Option<String> {
     (!name.trim().is_empty() && name != "(null)").then(|| crate::plain(name))
 }
 
-/// The last word, and what stands before it. Blanks are those that `xl` prints: names may hold others.
+/// The last word, and the text before it. Only the blanks that `xl` prints separate: names may contain others.
 fn split_last(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_end_matches(BLANKS);
     let start = text.rfind(BLANKS).map_or(0, |blank| blank + 1);
@@ -226,7 +226,7 @@ pub(super) fn header(line: Option<&str>, words: &[&str]) -> Result<(), ParseErro
     Err(ParseError::new("a header of xl", line))
 }
 
-/// The same number twice means that a name with a line break stands for a line.
+/// The same number twice means that a name contains a line break.
 fn unique<T: Ord>(keys: impl Iterator<Item = T>, text: &str) -> Result<(), ParseError> {
     let mut seen = std::collections::BTreeSet::new();
     for (index, key) in keys.enumerate() {
@@ -242,7 +242,7 @@ fn unique<T: Ord>(keys: impl Iterator<Item = T>, text: &str) -> Result<(), Parse
 
 const UUID_CHARS: usize = 36;
 
-/// The UUID that stands at `start` of a line, between blanks: 8-4-4-4-12 figures (`LIBXL_UUID_FMT`).
+/// The UUID at `start` of a line, between blanks: 8-4-4-4-12 hexadecimal digits (`LIBXL_UUID_FMT`).
 fn uuid_at(line: &str, start: usize) -> Option<[u8; 16]> {
     let text = line.get(start..start.checked_add(UUID_CHARS)?)?.as_bytes();
     let is_blank = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_whitespace);

@@ -1,4 +1,5 @@
-//! What `xl info -n` and `xl cpupool-list` print (xl(1); tools/xl/xl_info.c and xl_cpupool.c, Xen 4.17). Pure.
+//! Parsers of the output of `xl info -n` and `xl cpupool-list` (xl(1); tools/xl/xl_info.c and xl_cpupool.c,
+//! Xen 4.17). Pure.
 
 use huddle_model::cpuset::CpuSet;
 
@@ -11,12 +12,12 @@ use crate::toolstack::PhysicalCpu;
 pub(super) struct Info {
     /// Online CPUs, ascending.
     pub(super) cpus: Vec<PhysicalCpu>,
-    /// How many `xl` counts, which is where it stops printing affinities.
+    /// The number of CPUs that `xl` counts, and up to which it prints affinities.
     pub(super) count: u32,
 }
 
 impl Info {
-    /// Whether `xl` prints whole affinities: not where CPUs are offline (`smt=0`) before others that are online.
+    /// Whether `xl` prints whole affinities: not if offline CPUs (`smt=0`) precede online ones.
     pub(super) fn is_whole(&self) -> bool {
         self.cpus.iter().all(|cpu| cpu.cpu < self.count)
     }
@@ -26,7 +27,7 @@ impl Info {
     }
 }
 
-/// `xl info -n`: `nr_cpus` and the block `cpu_topology`, a line a CPU that is online.
+/// `xl info -n`: `nr_cpus` and the block `cpu_topology`, a line per online CPU.
 pub(super) fn info(text: &str) -> Result<Info, ParseError> {
     let count = text
         .lines()
@@ -54,7 +55,7 @@ fn cpu(number: &str, places: &str) -> Option<PhysicalCpu> {
         cpu: number.trim().parse().ok()?,
         core: core.parse().ok()?,
         socket: socket.parse().ok()?,
-        // Unknown is `XEN_INVALID_NODE_ID`, all bits set, which is printed as a signed number.
+        // Unknown is `XEN_INVALID_NODE_ID`, all bits set, printed as a signed number.
         node: if node == "-1" { None } else { Some(node.parse().ok()?) },
     })
 }
@@ -66,8 +67,8 @@ pub(super) struct ListedPool {
     pub(super) cpus: CpuSet,
 }
 
-/// `xl cpupool-list` and `xl cpupool-list -c`: the first for where names end, since the list of CPUs follows a name
-/// of 19 characters or more without a blank; the second for that list.
+/// `xl cpupool-list` and `xl cpupool-list -c`: the first shows where names end, since the list of CPUs
+/// follows a name of 19 characters or more without a blank; the second has that list.
 pub(super) fn pools(counts: &str, lists: &str) -> Result<Vec<ListedPool>, ParseError> {
     let (mut counted, mut listed) = (counts.lines(), lists.lines());
     header(counted.next(), &["Name", "CPUs", "Sched", "Active", "Domain", "count"])?;
@@ -94,7 +95,7 @@ fn pool(line: &str) -> Option<(&str, usize)> {
     domains.parse::<u32>().ok()?;
     let line = line.trim_end().strip_suffix('y')?;
     let (line, _scheduler) = line.trim_end().rsplit_once(char::is_whitespace)?;
-    // A number of three figures follows a long name without a blank; a shorter one has blanks before it.
+    // A number of three digits follows a long name without a blank; a shorter one has blanks before it.
     let line = line.trim_end();
     let (name, count) = match line.rsplit_once(char::is_whitespace) {
         Some((name, count)) if count.parse::<usize>().is_ok() => (name, count),

@@ -1,12 +1,12 @@
 //! The processor's cache monitoring as `xl psr-cmt-show` prints it (xl(1) and docs/misc/xl-psr.pandoc;
 //! tools/xl/xl_psr.c, Xen 4.17).
 //!
-//! `cache-occupancy` is the last-level cache that holds a domain's lines now, in KB of 1024 bytes, per socket.
-//! `total-mem-bandwidth` and `local-mem-bandwidth` are KB/s, of 1024 bytes as well, over the 10 ms for which `xl`
-//! itself watches: a rate over an interval that is not the caller's, from which no total follows. So this
-//! [`CacheMonitor`] tells occupancy only; the totals need Xen's libraries.
+//! `cache-occupancy` is the current occupancy of the last-level cache by a domain, in KB of 1024 bytes, per
+//! socket. `total-mem-bandwidth` and `local-mem-bandwidth` are KB/s, also of 1024 bytes, over the 10 ms for
+//! which `xl` itself measures: a rate over an interval that the caller does not choose, from which no total
+//! follows. So this [`CacheMonitor`] provides only occupancy; the totals need Xen's libraries.
 //!
-//! `xl` is the only way here to see that a domain was watched before: then it is not ended.
+//! `xl` reports if a domain was monitored before: then monitoring is not stopped here.
 
 use nix::errno::Errno;
 
@@ -34,7 +34,7 @@ impl CacheMonitor for Xl {
         if self.monitored_by_others.remove(&domain) {
             return Ok(());
         }
-        // Not what another domain of this number has begun.
+        // Not the monitoring of another domain with this number.
         match self.check(domain) {
             Err(error) if error.is_gone() => return Ok(()),
             checked => checked?,
@@ -57,10 +57,11 @@ impl CacheMonitor for Xl {
         let command = answer.command.clone();
         let shown = show(&answer.text()?)?;
         self.check(domain)?;
-        // A domain that is not watched has no line.
+        // A domain that is not monitored has no line.
         let unwatched = || XenError::Call { call: command, errno: Errno::ENOENT };
         let line = shown.lines.iter().find(|line| line.id == domain.id).ok_or_else(unwatched)?;
-        // Of a socket that cannot be read `xl` prints nothing: then it is unknown whose the others are.
+        // `xl` prints nothing for a socket that cannot be read: then it is unknown to which sockets the
+        // values belong.
         let is_whole = line.values.len() == shown.sockets.len();
         let reading =
             |(index, socket): (usize, &u32)| SocketReading {
@@ -95,7 +96,7 @@ fn refusal(answer: &Answer, domain: DomainRef) -> XenError {
     }
 }
 
-/// What `xl psr-cmt-show` prints.
+/// The output of `xl psr-cmt-show`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
     /// The sockets, in the order of the columns.
@@ -103,11 +104,11 @@ struct Shown {
     lines: Vec<Line>,
 }
 
-/// A watched domain.
+/// A monitored domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
     id: u16,
-    /// A column a socket, without those that could not be read.
+    /// A column per socket, without those that could not be read.
     values: Vec<Value>,
 }
 
@@ -125,8 +126,8 @@ enum Unit {
     KbPerSecond,
 }
 
-/// Takes `xl psr-cmt-show` apart. Lines end with a value and its unit for each socket; before those are the number
-/// and the name of the domain. The size of the cache has no number.
+/// Parses `xl psr-cmt-show`. Lines end with a value and its unit for each socket; before these are the number
+/// and the name of the domain. The line with the cache size has no number.
 fn show(text: &str) -> Result<Shown, ParseError> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with("Name"));
     let header = lines.next().unwrap_or_default();

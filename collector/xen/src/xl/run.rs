@@ -13,15 +13,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::plain;
 use crate::toolstack::XenError;
 
-/// The most that is read of what it prints: some ten thousand domains.
+/// Limit of its standard output, enough for some ten thousand domains.
 const MAX_STDOUT: usize = 16 << 20;
-/// Likewise of its messages, of which the rest is skipped.
+/// Limit of its messages; the rest is skipped.
 const MAX_STDERR: usize = 16 << 10;
 
-/// How often the end of a program that has closed its outputs is looked for.
+/// Interval of polling for the end of a program that has closed its outputs.
 const REAP: Duration = Duration::from_millis(2);
 
-/// What `xl` answered.
+/// The answer of `xl`.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// The command line, for errors.
@@ -33,12 +33,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// What it printed, where it succeeded.
+    /// Its output, if it succeeded.
     pub(super) fn text(self) -> Result<String, XenError> {
         if self.status.success() { Ok(self.stdout) } else { Err(self.failed()) }
     }
 
-    /// That it failed, with its messages and what to do.
+    /// The error of a failed run, with its messages and a remedy.
     pub(super) fn failed(&self) -> XenError {
         let how = match self.status.code() {
             Some(code) => format!("exited with {code}"),
@@ -52,7 +52,7 @@ impl Answer {
     }
 }
 
-/// What to do about a message of `xl`, where huddle knows.
+/// The remedy for a message of `xl`, if known.
 fn advice(messages: &str) -> &'static str {
     let has = |parts: &[&str]| parts.iter().any(|part| messages.contains(part));
     if has(&["ermission denied", "peration not permitted"]) {
@@ -68,7 +68,7 @@ fn advice(messages: &str) -> &'static str {
     }
 }
 
-/// Runs `program` and waits for its end, at most `limit`: a later one is killed.
+/// Runs `program` and waits for its end; after `limit` it is killed.
 pub(super) fn run(program: &Path, args: &[&str], limit: Duration) -> Result<Answer, XenError> {
     let command = std::iter::once("xl").chain(args.iter().copied()).collect::<Vec<_>>().join(" ");
     let deadline = Instant::now() + limit;
@@ -81,7 +81,7 @@ pub(super) fn run(program: &Path, args: &[&str], limit: Duration) -> Result<Answ
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C ends huddle, which restores affinities then: not the `xl` that does it.
+            // Ctrl-C must end huddle, which then restores affinities, but not the `xl` that does it.
             .process_group(0)
             .spawn()
             .map_err(|error| failed(format!("cannot be run ({}): {error}", program.display())))?,
@@ -124,7 +124,7 @@ impl Stream {
     }
 }
 
-/// Waits until an output has something, and takes it.
+/// Waits until an output has data, and reads it.
 fn read_ready(streams: &mut [Stream], left: Duration) -> io::Result<()> {
     let wait = left.as_millis().saturating_add(1);
     let wait = PollTimeout::from(u16::try_from(wait).unwrap_or(u16::MAX));
@@ -160,7 +160,7 @@ fn read_ready(streams: &mut [Stream], left: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// A child that is killed and reaped when it is given up.
+/// A child that is killed and reaped on drop.
 struct Running(Option<Child>);
 
 impl Running {
@@ -184,7 +184,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
-        // Not reaped yet, so the number is still its own.
+        // Not reaped yet, so the process id is still its own.
         let _ = child.kill();
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_millis(200) {
@@ -193,7 +193,7 @@ impl Drop for Running {
             }
             std::thread::sleep(REAP);
         }
-        // It sits in a call that does not end; whoever waits for it must not be huddle's loop.
+        // It hangs in a system call; huddle's loop must not wait for it.
         let _ = std::thread::Builder::new().name("xl-reap".to_owned()).spawn(move || child.wait());
     }
 }

@@ -16,15 +16,15 @@ const B3: DomainRef = DomainRef {
     uuid: [0x23, 0x2a, 0xbe, 0x3c, 0x69, 0x5f, 0x40, 0x8d, 0x9b, 0xdd, 0xf0, 0xca, 0xe6, 0xf0, 0x5b, 0x6e],
 };
 
-/// A stand-in for `xl`, which runs a piece of shell for each command it is asked.
+/// A fake `xl`, which runs a shell script for each command.
 struct Fake(TempDir);
 
 impl Fake {
-    /// It answers as the host of the fixtures did.
+    /// It answers like the host of the fixtures.
     fn new() -> (Self, Xl) {
         let directory = tempfile::tempdir().unwrap();
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fixtures");
-        // A link: a script that was written just now cannot be run while another test forks.
+        // A link: a freshly written script cannot be run while another test forks.
         std::os::unix::fs::symlink(fixtures.join("fake-xl.sh"), directory.path().join("xl")).unwrap();
         let fake = Self(directory);
         for (command, fixture) in [
@@ -64,27 +64,27 @@ fn set(text: &str) -> CpuSet {
 fn domains_of_a_real_host() {
     let (fake, xl) = Fake::new();
     let domains = xl.domains().unwrap();
-    let told: Vec<_> =
+    let found: Vec<_> =
         domains.iter().map(|domain| (domain.domain.id, domain.name.as_str(), domain.pool)).collect();
-    assert_eq!(told, [(0, "Domain-0", 0), (1, "a1", 1), (2, "b 2", 0), (3, "b3", 0)]);
+    assert_eq!(found, [(0, "Domain-0", 0), (1, "a1", 1), (2, "b 2", 0), (3, "b3", 0)]);
     assert!(
         domains.iter().all(|domain| domain.kind == Some(DomainKind::Pv) && domain.shared_pages.is_none())
     );
     assert_eq!((domains[2].domain, domains[2].pages, domains[2].is_paused), (B2, 32_768, false));
     assert!(domains[3].is_paused);
-    // The one that is offline is not there.
+    // The offline one is missing.
     let vcpus: Vec<u32> = domains[2].vcpus.iter().map(|vcpu| vcpu.index).collect();
     assert_eq!(vcpus, [0]);
     assert_eq!((&domains[2].vcpus[0].hard, &domains[2].vcpus[0].soft), (&set("0-3"), &set("2-3")));
     assert_eq!((&domains[3].vcpus[1].hard, &domains[3].vcpus[1].soft), (&set("0,2"), &set("0-3")));
 
-    // How they are virtualised is asked for once.
+    // How they are virtualised is requested once.
     assert_eq!(xl.domains().unwrap(), domains);
     assert_eq!(fake.asked().iter().filter(|command| *command == "list -l").count(), 1);
 }
 
 #[test]
-fn what_xl_does_not_tell_is_none() {
+fn values_that_xl_does_not_print_are_none() {
     let (fake, xl) = Fake::new();
     fake.on("list -l", "echo trouble >&2; exit 1");
     let domains = xl.domains().unwrap();
@@ -96,7 +96,7 @@ fn a_domain_that_ends_meanwhile_is_left_out() {
     let (fake, xl) = Fake::new();
     let all = include_str!("../fixtures/vcpu-list.txt");
     let rest: Vec<&str> = all.lines().filter(|line| !line.starts_with("b3")).collect();
-    // And the number of another has been given to a new one.
+    // And the number of another one was reused.
     let text = rest.join("\n").replace("a1 ", "a2 ");
     fake.on("vcpu-list", &format!("cat <<'END'\n{text}\nEND"));
     let ids: Vec<u16> = xl.domains().unwrap().iter().map(|domain| domain.domain.id).collect();
@@ -111,7 +111,7 @@ fn the_machine_and_the_order_of_its_pools() {
     let pools: Vec<_> = machine.pools.iter().map(|pool| (pool.id, pool.cpus.to_string())).collect();
     assert_eq!(pools, [(0, "0-2".to_owned()), (1, "3".to_owned()), (2, String::new())]);
 
-    // A pool keeps its number when the one before it is destroyed.
+    // A pool keeps its number when an earlier one is destroyed.
     fake.on(
         "cpupool-list",
         "cat <<'END'\n\
@@ -132,7 +132,7 @@ fn affinities_are_read_and_set() {
     let (fake, xl) = Fake::new();
     assert_eq!(xl.affinity(B3, 0, AffinityKind::Hard).unwrap(), set("0-1"));
     assert_eq!(xl.affinity(B3, 0, AffinityKind::Soft).unwrap(), set("1"));
-    // A vCPU that is offline has them too.
+    // An offline vCPU has them, too.
     assert_eq!(xl.affinity(B2, 1, AffinityKind::Soft).unwrap(), set("2-3"));
     assert!(xl.affinity(B3, 3, AffinityKind::Hard).unwrap_err().is_gone());
 
@@ -147,7 +147,7 @@ fn affinities_are_read_and_set() {
 }
 
 #[test]
-fn another_domain_of_that_number_is_not_pinned() {
+fn another_domain_with_that_number_is_not_pinned() {
     let (fake, xl) = Fake::new();
     fake.on("vcpu-pin 3 0 0 -", "");
     let other = DomainRef { id: 3, uuid: B2.uuid };
@@ -155,7 +155,7 @@ fn another_domain_of_that_number_is_not_pinned() {
     assert!(xl.affinity(other, 0, AffinityKind::Hard).unwrap_err().is_gone());
     assert!(fake.asked().iter().all(|command| !command.starts_with("vcpu-pin")));
 
-    // It comes in between.
+    // It appears in between.
     fake.on(
         "vcpu-pin 3 0 0 -",
         "echo 'echo \"Error: Domain '\"'3'\"' does not exist.\" >&2; exit 1' >\"$directory/list_-v_3\"",
@@ -164,9 +164,9 @@ fn another_domain_of_that_number_is_not_pinned() {
 }
 
 #[test]
-fn refusals_are_told_apart() {
+fn refusals_are_distinguished() {
     let (fake, xl) = Fake::new();
-    // As Xen 4.17 answers for a CPU of another cpupool and for a vCPU that is not there.
+    // As Xen 4.17 answers for a CPU of another cpupool and for a missing vCPU.
     for vcpu in [0, 7] {
         fake.on(&format!("vcpu-pin 3 {vcpu} 3 -"), &format!(
             "echo 'libxl: error: libxl_sched.c:62:libxl__set_vcpuaffinity: Domain 3:Setting vcpu affinity: Invalid argument' >&2\n\
@@ -176,7 +176,7 @@ fn refusals_are_told_apart() {
     let pool = xl.set_affinity(B3, 0, AffinityKind::Hard, &set("3")).unwrap_err();
     assert_eq!(pool.errno(), Some(Errno::EINVAL), "{pool}");
     assert!(xl.set_affinity(B3, 7, AffinityKind::Hard, &set("3")).unwrap_err().is_gone());
-    // None of them exists: xl is not asked.
+    // None of them exists: `xl` is not run.
     let absent = xl.set_affinity(B3, 0, AffinityKind::Soft, &set("9")).unwrap_err();
     assert_eq!(absent.errno(), Some(Errno::EINVAL));
     assert!(xl.set_affinity(B3, 0, AffinityKind::Hard, &CpuSet::new()).is_err());
@@ -204,7 +204,7 @@ fn a_silent_xl_is_killed() {
     xl.limit = Duration::from_millis(300);
     for script in [
         "echo $$ >\"$directory/pid\"; exec sleep 100",
-        // It closes its outputs and stays.
+        // It closes its outputs but does not end.
         "echo $$ >\"$directory/pid\"; exec sleep 100 >&- 2>&-",
     ] {
         fake.on("info -n", script);
@@ -230,7 +230,7 @@ fn too_much_output_ends_it() {
 }
 
 #[test]
-fn a_missing_xl_is_told() {
+fn a_missing_xl_is_reported() {
     let error = Xl::at("/nowhere/xl".into()).machine().unwrap_err().to_string();
     assert!(error.contains("/nowhere/xl") && error.contains("No such file"), "{error}");
 }
@@ -253,10 +253,10 @@ fn caches_are_watched() {
     };
     assert_eq!(xl.read(B3).unwrap(), [reading(0, 14_976), reading(1, 0)]);
     xl.detach(B3).unwrap();
-    // Not watched: no line.
+    // Not monitored: no line.
     assert_eq!(xl.read(B2).unwrap_err().errno(), Some(Errno::ENOENT));
 
-    // What somebody else watches goes on being watched.
+    // Monitoring by another program goes on.
     fake.on(
         "psr-cmt-attach 2",
         "echo 'libxl: error: CMT is already attached to this domain: File exists' >&2; exit 253",
@@ -267,7 +267,7 @@ fn caches_are_watched() {
 }
 
 #[test]
-fn a_host_without_cache_monitoring_says_so() {
+fn a_host_without_cache_monitoring_is_reported() {
     let (fake, mut xl) = Fake::new();
     // As Xen 4.17 answers on such a host.
     let unsupported = "echo 'libxl: error: libxl_psr.c:71:libxl__psr_cmt_log_err_msg: CMT is not supported in this system: No such device' >&2; exit 253";
@@ -290,7 +290,7 @@ fn a_host_without_cache_monitoring_says_so() {
 }
 
 #[test]
-fn a_domain_is_made_and_destroyed_by_its_uuid() {
+fn a_domain_is_created_and_destroyed_by_its_uuid() {
     let (fake, xl) = Fake::new();
     fake.on("create -q -e /tmp/vm.cfg", "exit 0");
     xl.create(Path::new("/tmp/vm.cfg"), LIMIT).unwrap();
@@ -302,7 +302,7 @@ fn a_domain_is_made_and_destroyed_by_its_uuid() {
     xl.destroy(B2).unwrap();
     let asked = fake.asked();
     assert_eq!(asked[asked.len() - 2..], ["list -v 2", "destroy 2"]);
-    // Another domain has its number: it is gone, and that one is left alone.
+    // Another domain has its number: the domain is gone, and the other one is left alone.
     xl.destroy(DomainRef { uuid: [7; 16], ..B2 }).unwrap();
     assert_eq!(fake.asked().last().unwrap(), "list -v 2");
     fake.on("list -v 9", "echo '9 is an invalid domain identifier (rc=-6)' >&2; exit 1");

@@ -19,7 +19,7 @@ fn the_papers_table_is_read() {
 }
 
 #[test]
-fn bad_csv_is_refused_with_its_place() {
+fn bad_csv_is_rejected_with_its_position() {
     for (text, word) in [
         ("", "names no VM"),
         ("vm,a,b\na,-,1\n", "first column"),
@@ -32,7 +32,7 @@ fn bad_csv_is_refused_with_its_place() {
         ("vm,a,b\na,5,1\nb,1,-\n", "diagonal"),
         ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
         ("vm,a,\na,-,1\n,1,-\n", "no name"),
-        ("vm,a,b\nb,-,1\na,1,-\n", "one order"),
+        ("vm,a,b\nb,-,1\na,1,-\n", "same order"),
     ] {
         let error = SharingMatrix::from_file_text(text).unwrap_err().to_string();
         assert!(error.contains(word), "{text:?}: {error}");
@@ -41,7 +41,7 @@ fn bad_csv_is_refused_with_its_place() {
 }
 
 #[test]
-fn bad_json_is_refused_with_its_place() {
+fn bad_json_is_rejected_with_its_position() {
     let with = |vms: &str, frames: &str, rate: &str| {
         format!(r#"{{"schema":"huddle/matrix/1","vms":{vms},"shared_frames":{frames},"rate":{rate}}}"#)
     };
@@ -93,7 +93,7 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
         (frames, used).prop_map(|(frames, used)| {
             let vms = used.iter().enumerate().map(|(i, frames_used)| MatrixVm {
                 name: format!("vm{i}"),
-                // Of a process, with or without a UUID, or of a domain.
+                // A process, with or without a UUID, or a domain.
                 id: Some(match i % 3 {
                     0 | 1 => VmId::Process(TaskId { id: i as i32 + 1, start_ticks: u64::MAX - *frames_used }),
                     _ => VmId::XenDomain(XenDomainId { domid: i as u32, uuid: uuid(*frames_used) }),

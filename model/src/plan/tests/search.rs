@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::rng::Rng;
 
-/// A random instance of `n` items and `d` bins that has room for all.
+/// A random instance of `n` items and `d` bins with room for all.
 fn instance(seed: u64, n: usize, d: usize) -> Instance {
     let mut rng = Rng::new(seed);
     let sizes: Vec<u32> = (0..n).map(|_| 1 + rng.below(3) as u32).collect();
@@ -24,7 +24,7 @@ fn instance(seed: u64, n: usize, d: usize) -> Instance {
     Instance { sizes, gains, room: vec![each; d], ..Instance::default() }
 }
 
-/// The best by trying everything.
+/// The best value by exhaustive search.
 fn by_trying_all(instance: &Instance) -> f64 {
     let (n, d) = (instance.sizes.len(), instance.room.len());
     let all = (d as u32).pow(n as u32) as usize;
@@ -45,7 +45,7 @@ fn by_trying_all(instance: &Instance) -> f64 {
 }
 
 #[test]
-fn the_optimum_is_that_of_trying_everything() {
+fn the_optimum_equals_that_of_exhaustive_search() {
     for seed in 0..25 {
         let instance = instance(seed, 6, 2 + seed as usize % 2);
         let found = exact(&instance, &vec![None; 6]);
@@ -57,7 +57,7 @@ fn the_optimum_is_that_of_trying_everything() {
 }
 
 #[test]
-fn the_search_comes_near_the_optimum() {
+fn the_search_is_near_the_optimum() {
     let mut sum = 0.0;
     for seed in 0..30 {
         let instance = instance(100 + seed, 10, 3);
@@ -93,7 +93,7 @@ fn topology(domains: u32, cpus: u32) -> Topology {
     Topology::new(Some(3), (0..domains).map(domain).collect()).unwrap()
 }
 
-/// The same with two CPUs a core, and its domains on two nodes.
+/// The same with two CPUs per core, and its domains on two nodes.
 fn siblings(topology: &Topology) -> Topology {
     let domains = topology.domains().iter().map(|domain| CacheDomain {
         nodes: [domain.id.0 % 2].into(),
@@ -108,9 +108,9 @@ fn siblings(topology: &Topology) -> Topology {
 }
 
 proptest! {
-    /// Every limit holds in every plan, or a reason says which does not.
+    /// Every limit holds in every plan, or a reason names it.
     #[test]
-    fn limits_hold_or_the_plan_says_so(
+    fn limits_hold_or_the_plan_has_a_reason(
         sizes in proptest::collection::vec(1u32..4, 1..9),
         domains in 1u32..4,
         cpus in 1u32..6,
@@ -151,8 +151,8 @@ proptest! {
         for policy in Policy::ALL.into_iter().filter(|policy| *policy != Policy::None) {
             let plan = policy.plan(&input);
             prop_assert_eq!(&plan, &policy.plan(&input), "equal input, equal plan");
-            let mut said = plan.reasons.iter();
-            let tells = |vm: usize, what: &str| {
+            let mut reasons = plan.reasons.iter();
+            let has_reason = |vm: usize, what: &str| {
                 plan.reasons.iter().any(|reason| reason.starts_with(&format!("vm{vm} ")) && reason.contains(what))
             };
             for placed in &plan.placement {
@@ -166,8 +166,8 @@ proptest! {
                     plan.placement.iter().filter(|p| p.vm == name).map(|p| p.domain).collect()
                 };
                 let meet = !of(*a).is_disjoint(&of(*b));
-                let told = tells(*a, "kept apart") || tells(*b, "kept apart");
-                prop_assert!(!meet || told, "{} {} and {}: {:?}", policy, a, b, plan.reasons);
+                let has_reason = has_reason(*a, "kept apart") || has_reason(*b, "kept apart");
+                prop_assert!(!meet || has_reason, "{} {} and {}: {:?}", policy, a, b, plan.reasons);
             }
             let (room, _, extra) = PlacementState::new(&input).shares();
             let over: u32 = (0..domains)
@@ -176,12 +176,12 @@ proptest! {
                     load.saturating_sub(room[domain as usize])
                 })
                 .sum();
-            let told = plan.reasons.iter().any(|reason| reason.contains("more vCPUs than their share"));
+            let has_reason = plan.reasons.iter().any(|reason| reason.contains("more vCPUs than their share"));
             for domain in 0..domains {
                 let load = plan.placement.iter().filter(|p| p.domain == DomainId(domain)).count();
                 let beyond = |most: Option<f64>, of: u32| most.is_some_and(|most| load as f64 > most * f64::from(of) + 1e-9);
                 let beyond = beyond(most, cpus) || beyond(per_core, cpus.div_ceil(2));
-                prop_assert!(!beyond || told, "{} puts {} vCPUs on {}: {:?}", policy, load, domain, plan.reasons);
+                prop_assert!(!beyond || has_reason, "{} puts {} vCPUs on {}: {:?}", policy, load, domain, plan.reasons);
             }
             for domain in topology.domains() {
                 let here = plan.placement.iter().filter(|p| p.domain == domain.id);
@@ -190,8 +190,8 @@ proptest! {
                     busy[vm].unwrap_or(1.0)
                 }).sum();
                 let beyond = limits.load_per_cpu.is_some_and(|most| used > most * f64::from(cpus) + 1e-6);
-                let told = plan.reasons.iter().any(|reason| reason.contains("use more CPU time"));
-                prop_assert!(!beyond || told, "{} has {} CPUs busy on {:?}: {:?}", policy, used, domain.id, plan.reasons);
+                let has_reason = plan.reasons.iter().any(|reason| reason.contains("use more CPU time"));
+                prop_assert!(!beyond || has_reason, "{} has {} CPUs busy on {:?}: {:?}", policy, used, domain.id, plan.reasons);
             }
             for placed in &plan.placement {
                 let vm: usize = placed.vm[2..].parse().unwrap();
@@ -199,17 +199,17 @@ proptest! {
                 let node = *topology.domain(placed.domain).unwrap().nodes.first().unwrap();
                 let here = if node == 0 { a } else { b };
                 let far = domains > 1 && local.is_some_and(|least| here < least * (a + b));
-                let told = plan.reasons.iter().any(|reason| {
+                let has_reason = plan.reasons.iter().any(|reason| {
                     reason.starts_with(&format!("vm{vm}: ")) && reason.contains("memory")
                 });
-                prop_assert!(!far || told, "{} {:?}: {:?}", policy, placed, plan.reasons);
+                prop_assert!(!far || has_reason, "{} {:?}: {:?}", policy, placed, plan.reasons);
             }
             let expected = plan.expected.unwrap();
             prop_assert_eq!(Some(expected.frames_within), plan.shared_within);
             prop_assert_eq!(expected.cache_bytes_saved, expected.frames_within * 4096);
-            prop_assert_eq!(expected.moves, None, "nobody knows where they are");
+            prop_assert_eq!(expected.moves, None, "their places are unknown");
             prop_assert!(expected.bound_frames.is_none_or(|bound| expected.frames_within <= bound));
-            prop_assert!(over <= extra || said.any(|reason| reason.contains("more vCPUs than their share")),
+            prop_assert!(over <= extra || reasons.any(|reason| reason.contains("more vCPUs than their share")),
                 "{}: {:?}", policy, plan.reasons);
         }
     }
@@ -231,12 +231,12 @@ fn domains_of(plan: &Plan) -> Vec<u32> {
 }
 
 #[test]
-fn load_parts_what_share_would_join() {
+fn load_separates_what_sharing_would_join() {
     let matrix = two_pairs();
     let topology = topology(2, 4);
     let busy = |cpus: f64| PlanVm { cpus_busy: Some(cpus), ..PlanVm::default() };
     let limits = PlanLimits { load_per_cpu: Some(0.25), ..PlanLimits::default() };
-    // One CPU a domain may be busy: the two that share are busy for more than that together.
+    // One CPU per domain may be busy: the two that share use more than that together.
     let vms = [busy(0.7), busy(0.7), busy(0.2), busy(0.2)];
     for policy in [Policy::Sharing, Policy::Exact, Policy::Opposed] {
         let plan = policy.plan(&PlanInput::new(&matrix, &topology, &vms).limits(&limits));
@@ -244,14 +244,14 @@ fn load_parts_what_share_would_join() {
         assert_ne!(domains[0], domains[1], "{policy}: {:?}", plan.reasons);
         assert!(!plan.reasons.iter().any(|reason| reason.contains("more CPU time")), "{:?}", plan.reasons);
     }
-    // Nobody knows the load of the last: it counts as a whole CPU.
+    // The load of the last is unknown: it counts as a whole CPU.
     let plan = Policy::Sharing.plan(&PlanInput::new(&matrix, &topology, &vms[..3]).limits(&limits));
     assert!(plan.reasons.iter().any(|reason| reason.starts_with("vm3: its CPU load")), "{:?}", plan.reasons);
     assert!(plan.reasons.iter().any(|reason| reason.contains("more CPU time")), "{:?}", plan.reasons);
 }
 
 #[test]
-fn load_is_evened_by_what_vms_really_use() {
+fn load_is_balanced_by_measured_cpu_time() {
     let matrix = two_pairs();
     let topology = topology(2, 4);
     let at = |domain: u32, cpus_busy: Option<f64>| PlanVm {
@@ -260,7 +260,7 @@ fn load_is_evened_by_what_vms_really_use() {
         ..PlanVm::default()
     };
     let plan = |vms: &[PlanVm]| Policy::Load.plan(&PlanInput::new(&matrix, &topology, vms));
-    // By vCPUs the domains are even, so two have to change places.
+    // By vCPUs the domains are balanced, so two have to be exchanged.
     let uneven = [at(0, Some(0.9)), at(0, Some(0.9)), at(1, Some(0.1)), at(1, Some(0.1))];
     let evened = plan(&uneven);
     assert_ne!(domains_of(&evened)[0], domains_of(&evened)[1], "{:?}", evened.reasons);
@@ -274,7 +274,7 @@ fn load_is_evened_by_what_vms_really_use() {
     let three = SharingMatrix::measured(Method::Merged, vms_of(&[1; 3]), &vec![vec![0; 3]; 3], 0.0, 1.0);
     let evened = Policy::Load.plan(&PlanInput::new(&three, &roomy, &vms));
     assert_ne!(domains_of(&evened)[0], domains_of(&evened)[1], "{:?}", evened.reasons);
-    // Where it is not known, nothing moves; nor for a difference that is noise.
+    // If it is unknown, nothing moves; nor for a difference that is noise.
     let vms = [at(0, Some(0.9)), at(0, Some(0.9)), at(1, None)];
     assert_eq!(domains_of(&Policy::Load.plan(&PlanInput::new(&three, &roomy, &vms))), [0, 0, 1]);
     let vms = [at(0, Some(0.06)), at(0, Some(0.06)), at(1, Some(0.0))];
@@ -282,7 +282,7 @@ fn load_is_evened_by_what_vms_really_use() {
 }
 
 #[test]
-fn siblings_count_as_one_where_asked() {
+fn siblings_count_as_one_if_configured() {
     let matrix = two_pairs();
     let topology = siblings(&topology(2, 4));
     let vcpus = |limits: &PlanLimits| {
@@ -306,15 +306,15 @@ fn vms_stay_where_their_memory_is() {
     let limits = PlanLimits { local_memory: Some(0.8), ..PlanLimits::default() };
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &vms).limits(&limits));
     assert_eq!(domains_of(&plan)[..2], [0, 1]);
-    let said = |vm: &str| plan.reasons.iter().filter(|reason| reason.starts_with(vm)).count();
-    assert_eq!((said("vm0:"), said("vm2:"), said("vm3:")), (0, 1, 1), "{:?}", plan.reasons);
+    let notes = |vm: &str| plan.reasons.iter().filter(|reason| reason.starts_with(vm)).count();
+    assert_eq!((notes("vm0:"), notes("vm2:"), notes("vm3:")), (0, 1, 1), "{:?}", plan.reasons);
     // Without the limit the two that share are together.
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &vms));
     assert_eq!(domains_of(&plan)[0], domains_of(&plan)[1]);
 }
 
 #[test]
-fn contention_is_weighed_against_what_is_shared() {
+fn contention_is_weighed_against_sharing() {
     let matrix = two_pairs();
     // Caches of 1,200 frames.
     let plain = topology(2, 4);
@@ -330,8 +330,8 @@ fn contention_is_weighed_against_what_is_shared() {
     let fitting = plan(&sets([1000, 1000, 1000, 1000]));
     assert_eq!(fitting.shared_within, Some(2000));
     assert!(fitting.reasons.iter().any(|reason| reason.contains("fit into the caches")));
-    // vm0 and vm1 use 2,000 frames more than they are said to hold: each frame of that is one more in a
-    // cache of its own, but no more than the 1,000 that are shared is gained by parting them.
+    // vm0 and vm1 use 2,000 frames more than the caches hold together: separating them saves that much
+    // contention, but costs no more than the 1,000 shared frames.
     let apart = plan(&sets([2200, 2200, 10, 10]));
     assert!(apart.reasons.iter().any(|reason| reason.contains("exceed")), "{:?}", apart.reasons);
     // With nothing to gain from sharing, working sets are spread: 1,100 each in caches of 1,200.
@@ -339,7 +339,7 @@ fn contention_is_weighed_against_what_is_shared() {
     let limits = sets([1100, 1100, 10, 10]);
     let plan = Policy::Sharing.plan(&PlanInput::new(&strangers, &topology, &[]).limits(&limits));
     assert_ne!(domains_of(&plan)[0], domains_of(&plan)[1], "{:?}", plan.reasons);
-    // A weight of nothing leaves it alone.
+    // A weight of 0 ignores it.
     let limits = PlanLimits { contention: Some(0.0), ..limits };
     let plan = Policy::Sharing.plan(&PlanInput::new(&strangers, &topology, &[]).limits(&limits));
     assert!(!plan.reasons.iter().any(|reason| reason.contains("contention")));
@@ -347,7 +347,7 @@ fn contention_is_weighed_against_what_is_shared() {
 
 #[test]
 fn groups_count_and_not_only_pairs() {
-    // One strong pair would tear two groups of three apart: 0-1-2 share 60 each, 3-4-5 too, and 2-3 share 100.
+    // One strong pair would break up two groups of three: 0-1-2 share 60 each, 3-4-5 too, and 2-3 share 100.
     let mut frames = vec![vec![0; 6]; 6];
     for (i, j, shared) in
         [(0, 1, 60), (0, 2, 60), (1, 2, 60), (3, 4, 60), (3, 5, 60), (4, 5, 60), (2, 3, 100)]
@@ -363,7 +363,7 @@ fn groups_count_and_not_only_pairs() {
 }
 
 #[test]
-fn a_plan_that_is_as_good_moves_nobody() {
+fn an_equally_good_plan_moves_no_vm() {
     let mut frames = vec![vec![0; 4]; 4];
     (frames[0][1], frames[2][3]) = (100, 100);
     let matrix = SharingMatrix::measured(Method::Merged, vms_of(&[1; 4]), &frames, 0.0, 1.0);
@@ -408,7 +408,7 @@ fn vcpus_keep_their_numbers_where_some_are_missing() {
 }
 
 #[test]
-fn a_name_nobody_has_is_told() {
+fn unknown_names_are_reported() {
     let matrix = two_pairs();
     let topology = topology(2, 2);
     let limits = PlanLimits { apart: vec![vec!["vm0".into(), "vm7".into()]], ..PlanLimits::default() };
@@ -417,7 +417,7 @@ fn a_name_nobody_has_is_told() {
 }
 
 #[test]
-fn what_breaks_limits_is_seen() {
+fn broken_limits_are_detected() {
     let matrix = two_pairs();
     let topology = topology(2, 2);
     let limits = PlanLimits { vcpus_per_cpu: Some(1.0), load_per_cpu: Some(0.5), ..PlanLimits::default() };
@@ -431,12 +431,12 @@ fn what_breaks_limits_is_seen() {
         });
         placed.collect()
     };
-    // Nobody's load is known, so two VMs keep the two CPUs of a domain busy, beyond half.
+    // No load is known, so two VMs keep the two CPUs of a domain busy, beyond half.
     let parted = input.broken(&at([0, 1, 0, 1]));
     assert_eq!((parted.apart.len(), parted.others.len()), (0, 2), "{parted}");
     let joined = input.broken(&at([0, 0, 1, 1]));
     assert_eq!(joined.apart, ["vm0 and vm1 are to be kept apart"]);
     assert!(joined.is_worse_than(&parted));
     assert_eq!(input.broken(&at([0, 0, 0, 1])).others.len(), 2, "three on one domain, and its load");
-    assert_eq!(input.broken(&[]).apart.len(), 1, "nobody knows where the kernel runs them");
+    assert_eq!(input.broken(&[]).apart.len(), 1, "where the kernel runs them is unknown");
 }

@@ -69,7 +69,7 @@ fn round() -> Round {
     let topology = Topology::from_json(json).unwrap();
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
     let mut lonely = vm("c", 30, "0-3");
-    lonely.cannot_merge = vec!["it is a memfd".into(), "nobody asked".into()];
+    lonely.cannot_merge = vec!["it is a memfd".into(), "not requested".into()];
     Round {
         number: 4,
         begin_unix_us: 1000,
@@ -103,12 +103,12 @@ fn a_vm_that_was_not_measured_has_nulls_not_zeros() {
     assert_eq!(rows.vms[0].mergeable_bytes, 8192);
     // b is measured as process 20, and is process 21 now; c is not in the matrix.
     assert_eq!((rows.vms[1].frames_used, rows.vms[2].pages_resident), (None, None));
-    assert_eq!(rows.vms[2].cannot_merge.as_deref(), Some("it is a memfd\nnobody asked"));
+    assert_eq!(rows.vms[2].cannot_merge.as_deref(), Some("it is a memfd\nnot requested"));
     assert_eq!(rows.vms[0].cannot_merge, None);
 }
 
 #[test]
-fn a_placement_says_whether_it_holds_or_why_not() {
+fn a_placement_is_applied_or_has_a_reason() {
     let mut round = round();
     let rows = round_rows(&round);
     assert_eq!(
@@ -128,7 +128,7 @@ fn a_placement_says_whether_it_holds_or_why_not() {
         (Some(false), Some("dry run: affinities are left as they are"))
     );
 
-    // With a thread passed over, only those that were in place before are known to be there.
+    // With a skipped thread, only those that were already in place are known to be.
     round.pinning = Pinning::Done(PinOutcome { changed: 0, unchanged: 1, skipped: 1 });
     Arc::make_mut(&mut round.vms)[0].vcpus[0].affinity =
         rows.placements[0].cpus.as_deref().unwrap().parse().unwrap();
@@ -248,7 +248,7 @@ fn decided() -> Decision {
 }
 
 #[test]
-fn a_round_without_anything_still_is_a_round() {
+fn an_empty_round_still_has_rows() {
     let no = || "not root".to_owned();
     let empty = Round {
         ksm: Availability::Unavailable(no()),
@@ -274,7 +274,7 @@ fn a_round_without_anything_still_is_a_round() {
     assert_eq!((rows.ksm[0].ksm_run, rows.ksm[0].unavailable.as_deref()), (None, Some("not root")));
 }
 
-/// The type of each value is that of its column, and only nullable columns hold nulls.
+/// Each value has the type of its column, and only nullable columns contain nulls.
 #[test]
 fn values_are_of_the_type_of_their_column() {
     struct Check(Vec<Table>);
@@ -316,7 +316,7 @@ fn values_are_of_the_type_of_their_column() {
         ksm: rows.ksm,
         events: rows.events,
         trials: vec![decision_row(&decided())],
-        // Told by load generators, not by the loop.
+        // Reported by load generators, not by the loop.
         responses: vec![ResponseRow {
             at_us: 1,
             window: 0,
@@ -380,7 +380,7 @@ fn each_update_is_recorded_once_and_in_its_round() {
     assert_eq!(events, [(4, "in the window")]);
     assert_eq!(rows.trials, [decision_row(&decided())]);
 
-    // Who comes late records the last round, and all that was decided.
+    // A recorder that joins late records the last round, and all decisions.
     let before = view.clone();
     window.iter().for_each(|update| view.apply(update));
     let late = RowContext::default().rows(&view.updates_since(None));
@@ -393,9 +393,9 @@ fn each_update_is_recorded_once_and_in_its_round() {
     assert_eq!((rows.events.len(), rows.counters.len(), rows.trials.len()), (next.events.len(), 0, 0));
 }
 
-/// A domain of Xen has no pid and no thread, and its UUID is in no column of theirs.
+/// A domain of Xen has no pid and no thread, and its UUID is in none of their columns.
 #[test]
-fn a_domain_of_xen_is_in_columns_of_its_own() {
+fn a_domain_of_xen_has_its_own_columns() {
     let domain = XenDomainId { domid: 5, uuid: Uuid::from_u128(0x6a8c_3a1e << 96 | 0x8000 << 48 | 7) };
     let on_xen = |vm: &mut Vm| {
         vm.id = VmId::XenDomain(domain);
@@ -436,7 +436,7 @@ fn a_domain_of_xen_is_in_columns_of_its_own() {
 }
 
 #[test]
-fn a_domain_that_spans_nodes_says_which() {
+fn a_domain_that_spans_nodes_lists_them() {
     let mut round = round();
     let json = r#"{"domains":[{"id":0,"cpus":[0,1],"nodes":[0,1]},{"id":3,"cpus":[2,3],"node":2}]}"#;
     let topology = Topology::from_json(json).unwrap();

@@ -101,7 +101,7 @@ fn paired_changes_and_their_intervals_are_as_scipy_computes_them() {
 }
 
 #[test]
-fn signs_say_what_is_better() {
+fn signs_show_what_is_better() {
     let pairs: Vec<(f64, f64)> = (1..=8).map(|n| (f64::from(n) * 2.0, f64::from(n))).collect();
     let (less, more) = (compare_blocks(&pairs, false).unwrap(), compare_blocks(&pairs, true).unwrap());
     assert_eq!((less.change.median, more.change.median), (0.5, -0.5));
@@ -113,7 +113,7 @@ fn signs_say_what_is_better() {
 }
 
 #[test]
-fn what_cannot_be_compared_says_so_and_nothing_is_dropped_in_silence() {
+fn incomparable_data_is_an_error_and_nothing_is_dropped_silently() {
     assert_eq!(compare_blocks(&[], true), Err(CannotCompare::NoPair { left_out: 0 }));
     assert_eq!(
         compare_blocks(&[(0.0, 1.0), (f64::NAN, 1.0)], true),

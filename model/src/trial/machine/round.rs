@@ -1,5 +1,4 @@
-//! What a complete pass of KSM leads to: a limit that is kept to at once, a trial, or a refusal with its
-//! reason, said once.
+//! Handling of a complete pass of KSM: an urgent limit, a trial, or a refusal with its reason, reported once.
 
 use std::collections::BTreeSet;
 
@@ -43,9 +42,9 @@ impl Machine {
         }
     }
 
-    /// Which limits what is in force breaks, if the proposal breaks fewer. That VMs are kept apart cannot
-    /// wait; for the others a trial is finished and what was decided is held for a while, so that load
-    /// that comes and goes does not move VMs in every round.
+    /// The limits that the current placement breaks, if the proposal breaks fewer. VMs to be kept apart are
+    /// urgent; for the others a trial is finished first and a decision is held for a while, so that
+    /// fluctuating load does not move VMs in every round.
     fn required(&self, reading: &RoundReading<'_>) -> Option<String> {
         let input = reading.limits?;
         if reading.proposal.is_empty() {
@@ -62,7 +61,7 @@ impl Machine {
         (is_urgent || !can_wait && now.is_worse_than(&then)).then(|| now.to_string())
     }
 
-    /// Puts the proposal in force without a trial, because limits ask for it.
+    /// Applies the proposal without a trial, because limits require it.
     fn adopt(&mut self, reading: &RoundReading<'_>, why: &str) {
         if reading.is_dry {
             let gain = Gain::default();
@@ -97,7 +96,7 @@ impl Machine {
         });
     }
 
-    /// Ends a trial that another set of VMs began, and forgets those that are gone.
+    /// Ends a trial if the set of VMs has changed, and forgets ended ones.
     fn take_members(&mut self, members: &BTreeSet<Member>, at: Moment) {
         if *members == self.members {
             return;
@@ -130,7 +129,7 @@ impl Machine {
         );
         let refusal = self.refusal(reading, &gain, moves);
         let affordable = self.budget.left(reading.at.now) / moves.max(1);
-        // A trial switches once a block, once to begin and once to end at most.
+        // A trial switches at most once per block, once at the start and once at the end.
         let blocks = self.settings.blocks.min(affordable.saturating_sub(2));
         let refusal = refusal.or_else(|| {
             (blocks < LEAST_BLOCKS).then(|| {
@@ -163,7 +162,7 @@ impl Machine {
         self.switch(reading.at.now, |machine| machine.phase = Phase::Trial(Box::new(trial)));
     }
 
-    /// Why the proposal is not to be tried now.
+    /// Why the proposal is not tried now.
     fn refusal(&self, reading: &RoundReading<'_>, gain: &Gain, moves: u32) -> Option<(Refusal, String)> {
         let (at, proposal) = (reading.at, reading.proposal);
         if moves == 0 {
@@ -182,7 +181,7 @@ impl Machine {
             let left = (rejected.until - at.now).as_secs();
             return Some((
                 Refusal::CoolDown,
-                format!("it was taken back, and is not tried again for {left} s"),
+                format!("it was reverted, and is not tried again for {left} s"),
             ));
         }
         if let Some(load) = self.host.load_per_cpu.filter(|load| *load > self.settings.load_limit) {
@@ -196,7 +195,7 @@ impl Machine {
             .map(|why| (Refusal::NoValue, format!("{} cannot be measured: {why}", self.objective.name())))
     }
 
-    /// Whether it is this proposal that was taken back, for the same VMs.
+    /// Whether this is the reverted proposal, for the same VMs.
     pub(super) fn is_of(&self, rejected: &Rejected, proposal: &Assignment) -> bool {
         let is_placed = |name: &str| proposal.domains_of(name).next().is_some();
         rejected.proposal == *proposal
@@ -214,7 +213,7 @@ impl Machine {
         let writers = self.writers.sentences(self.settings.lasting_s);
         let names: Vec<String> = writers.iter().map(|(name, _)| name.clone()).collect();
         let refused = Refused { why, proposal: reading.proposal.clone(), writers: names };
-        // That what was kept is in force needs no message, unless there is something to say of a VM.
+        // No message is needed if the kept placement is in effect, unless there is a note about a VM.
         let as_kept =
             why == Refusal::InPlace && *reading.proposal == self.incumbent && refused.writers.is_empty();
         if self.refused.as_ref() == Some(&refused) || as_kept {
@@ -234,7 +233,7 @@ impl Machine {
     }
 }
 
-/// What changed between two sets of VMs, as the beginning of a sentence.
+/// The difference of two sets of VMs, as the start of a sentence.
 fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
     let has = |all: &BTreeSet<Member>, vm: &str| all.iter().any(|(name, ..)| name == vm);
     if let Some((name, ..)) = before.iter().find(|(name, ..)| !has(now, name)) {
@@ -246,7 +245,7 @@ fn difference(before: &BTreeSet<Member>, now: &BTreeSet<Member>) -> String {
     let other = now.difference(before).next();
     match other {
         Some((name, id, vcpus)) => match before.iter().find(|(was, ..)| was == name) {
-            Some((_, was, _)) if was == id => format!("{name} has {vcpus} vCPUs now"),
+            Some((_, was, _)) if was == id => format!("{name} now has {vcpus} vCPUs"),
             _ => format!("{name} was restarted"),
         },
         None => "the VMs changed".into(),

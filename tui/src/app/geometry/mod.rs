@@ -1,4 +1,4 @@
-//! Where things stand on the screen: one answer for drawing and for the mouse.
+//! Screen layout, computed once for drawing and for the mouse.
 
 mod panels;
 
@@ -10,9 +10,9 @@ pub(crate) use panels::{CompareLayout, KsmLayout, MissesLayout};
 /// Smallest screen that is drawn, in columns and rows.
 pub const MINIMUM_SIZE: (u16, u16) = (60, 15);
 
-/// Columns from the left edge to the first tab: room for the program's name, where there is any.
+/// Columns from the left edge to the first tab: room for the program's name, if it fits.
 const TABS_START: u16 = 8;
-/// From this width on tabs are written out, and from the other on the program's name is.
+/// From these widths on, tabs are spelled out and the program's name is shown.
 const LONG_TABS: u16 = 70;
 const WITH_NAME: u16 = 90;
 
@@ -20,7 +20,7 @@ const WITH_NAME: u16 = 90;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Screen {
     pub(crate) header: Rect,
-    /// How a replay stands.
+    /// State of a replay.
     pub(crate) bar: Option<Rect>,
     pub(crate) body: Rect,
     pub(crate) footer: Rect,
@@ -42,7 +42,7 @@ impl Screen {
         })
     }
 
-    /// Whether the program's name has room before the tabs.
+    /// Whether there is room for the program's name before the tabs.
     pub(crate) fn has_name(&self) -> bool {
         self.header.width >= WITH_NAME
     }
@@ -62,7 +62,7 @@ impl Screen {
     }
 }
 
-/// First visible position of a list, moved as little as needed from `top` so that `position` is seen.
+/// First visible position of a list, moved from `top` as little as needed to show `position`.
 pub(crate) fn window_top(top: usize, position: usize, visible: usize, len: usize) -> usize {
     if visible == 0 {
         return 0;
@@ -91,11 +91,11 @@ pub(crate) struct HeatLayout {
     pub(crate) legend: Rect,
 }
 
-/// Widths of a cell, best first; from [`HeatLayout::FIGURE_WIDTH`] on a cell shows its figure.
+/// Widths of a cell, widest first; from [`HeatLayout::FIGURE_WIDTH`] on a cell shows its figure.
 const CELL_WIDTHS: [u16; 6] = [14, 10, 8, 6, 2, 1];
-/// Rows of the detail panel when it stands below.
+/// Rows of the detail panel below the heatmap.
 const DETAIL_HEIGHT: u16 = 5;
-/// From this width on the detail panel stands beside, this wide.
+/// From this screen width on the detail panel is beside the heatmap, this wide.
 const WIDE: u16 = 110;
 const DETAIL_WIDTH: u16 = 46;
 
@@ -103,7 +103,7 @@ impl HeatLayout {
     /// Narrowest cell with room for a figure like ` 42.1 `.
     pub(crate) const FIGURE_WIDTH: u16 = 6;
 
-    /// `count` VMs are shown, the longest name taking `longest_name` columns.
+    /// `count`: VMs shown; `longest_name`: columns of the longest name.
     pub(crate) fn new(body: Rect, count: usize, longest_name: usize) -> Self {
         let beside = body.width >= WIDE;
         let below = if beside { 0 } else { DETAIL_HEIGHT.min(body.height / 3) };
@@ -117,7 +117,7 @@ impl HeatLayout {
             Rect::new(body.x, body.y + body.height - below, body.width, below)
         };
         let digits = digits(count);
-        // A mark for the cursor's row, the number, a space, the name, a space.
+        // The cursor's mark, the number, a space, the name, a space.
         let names = longest_name.clamp(4, 24).min(usize::from(map_width / 4)) as u16;
         let label_width = (3 + digits + names).min(map_width);
         let wanted = count.max(1);
@@ -158,7 +158,7 @@ impl HeatLayout {
         usize::from(self.cells.width / self.cell_width)
     }
 
-    /// The visible row and column under a position of the mouse.
+    /// The visible row and column at a mouse position.
     pub(crate) fn cell_at(&self, x: u16, y: u16) -> Option<(usize, usize)> {
         self.cells.contains((x, y).into()).then(|| {
             let row = (y - self.cells.y) / self.cell_height;
@@ -185,25 +185,25 @@ pub(crate) struct OverviewLayout {
 
 /// Narrowest box of a domain.
 const BOX_WIDTH: u16 = 26;
-/// Borders, four lines of figures, one of VMs.
+/// Borders, four lines of figures, one line of VMs.
 const BOX_HEIGHT: u16 = 7;
 
 impl OverviewLayout {
-    /// `domains` boxes; `lines` is how many lines the fullest box needs for its VMs when boxes are
-    /// as wide as the function says it, `lines(width)`.
+    /// `domains` boxes; `lines` returns how many lines the fullest box needs for its VMs when boxes are of
+    /// the given width.
     pub(crate) fn new(body: Rect, domains: usize, lines: impl Fn(u16) -> usize) -> Self {
         let summary = Rect { height: 3.min(body.height), ..body };
         let most_across = usize::from((body.width / BOX_WIDTH).max(1));
         let rows = domains.max(1).div_ceil(most_across);
         let change_height = (body.height / 3).clamp(4, 14).min(body.height - summary.height);
-        // Boxes that would just not fit get some of the room below.
+        // Boxes that barely do not fit get some of the room below.
         let wanted = rows.saturating_mul(usize::from(BOX_HEIGHT)) + usize::from(summary.height);
         let spare = usize::from(body.height).saturating_sub(wanted);
         let change_height = if spare >= 4 { change_height.min(spare as u16) } else { change_height };
         let grid_height = body.height - summary.height - change_height;
         let grid = Rect::new(body.x, body.y + summary.height, body.width, grid_height);
         let change = Rect::new(body.x, grid.y + grid.height, body.width, change_height);
-        // As many columns as the number of rows needs, so that boxes are as wide as they can be.
+        // As many columns as the number of rows needs, so that boxes are as wide as possible.
         let boxes_across = domains.max(1).div_ceil(rows);
         let box_width = body.width / boxes_across as u16;
         let needed = lines(box_width.saturating_sub(4)).max(1).saturating_add(usize::from(BOX_HEIGHT - 1));
@@ -217,7 +217,7 @@ impl OverviewLayout {
         usize::from(self.grid.height / self.box_height)
     }
 
-    /// Where the box at `index` stands when the first visible row of boxes is `top_row`.
+    /// Position of the box at `index` when the first visible row of boxes is `top_row`.
     pub(crate) fn box_at(&self, index: usize, top_row: usize) -> Option<Rect> {
         let row = (index / self.boxes_across).checked_sub(top_row)?;
         if row >= self.visible_rows() {

@@ -1,4 +1,4 @@
-//! The parts of the views with tables: misses, compare, ksm.
+//! Layout of the views with tables: misses, compare, ksm.
 
 use ratatui::layout::Rect;
 
@@ -6,16 +6,16 @@ use ratatui::layout::Rect;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MissesLayout {
     pub(crate) info: Rect,
-    /// Its first row holds the titles.
+    /// The first row holds the titles.
     pub(crate) table: Rect,
-    /// Columns of the name; the sparkline has what is left.
+    /// Columns of the name; the sparkline takes the rest.
     pub(crate) name_width: u16,
     pub(crate) charts: Rect,
-    /// Whether there is room for a chart of every rate.
+    /// Whether there is room for charts of all rates.
     pub(crate) has_all_charts: bool,
 }
 
-/// From this width on charts stand beside the table.
+/// From this width on charts are beside the table.
 const CHARTS_BESIDE: u16 = 140;
 const TABLE_WIDTH: u16 = 78;
 /// Rows that a chart needs: title, three of bars, axis.
@@ -47,7 +47,7 @@ impl MissesLayout {
         usize::from(self.table.height.saturating_sub(1))
     }
 
-    /// Where each column stands: its first screen column and its width.
+    /// First screen column and width of each column.
     pub(crate) fn columns(&self) -> [(u16, u16); 6] {
         let mut x = self.table.x + 1;
         let mut widths = [self.name_width; 6];
@@ -59,7 +59,7 @@ impl MissesLayout {
         })
     }
 
-    /// What is left of the table for sparklines.
+    /// The part of the table left for sparklines.
     pub(crate) fn spark(&self) -> (u16, u16) {
         let (x, width) = self.columns()[5];
         (x + width + 1, self.table.right().saturating_sub(x + width + 2))
@@ -71,16 +71,16 @@ impl MissesLayout {
 pub(crate) struct KsmLayout {
     pub(crate) state: Rect,
     pub(crate) settings: Rect,
-    /// A rule, a row of titles, the VMs.
+    /// A heading, a row of titles, the VMs.
     pub(crate) table: Rect,
     pub(crate) history: Rect,
-    /// Whether values have a row each, else they flow.
+    /// Whether each value has its own row; otherwise they flow.
     pub(crate) is_wide: bool,
 }
 
-/// From this width on state and settings stand beside each other.
+/// From this width on state and settings are side by side.
 const KSM_WIDE: u16 = 112;
-/// Columns of the state there.
+/// Columns of the state then.
 const STATE_WIDTH: u16 = 66;
 
 impl KsmLayout {
@@ -114,7 +114,7 @@ impl KsmLayout {
         usize::from(self.table.height.saturating_sub(2))
     }
 
-    /// Where each column stands: its first screen column and its width.
+    /// First screen column and width of each column.
     pub(crate) fn columns(&self) -> [(u16, u16); 5] {
         let name = self.table.width.saturating_sub(4 * Self::FIGURE + 1).clamp(8, 24);
         let mut x = self.table.x + 1;
@@ -132,9 +132,9 @@ pub(crate) struct CompareLayout {
     pub(crate) info: Rect,
     /// A row of titles, the arms, a scale.
     pub(crate) arms: Rect,
-    /// A rule and the decisions.
+    /// A heading and the decisions.
     pub(crate) decisions: Rect,
-    /// A rule and the selected decision.
+    /// A heading and the selected decision.
     pub(crate) detail: Rect,
 }
 

@@ -1,25 +1,25 @@
-//! What keys can ask for: names for the configuration, descriptions for the help.
+//! Commands of keys: their names in the configuration and their descriptions in the help.
 
 use super::super::View;
 
-/// What a key asks for.
+/// A command that a key triggers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Leave the program.
+    /// Quit the program.
     Quit,
     /// Open or close the help.
     Help,
-    /// Tell why values of this view are not available.
+    /// Explain why values of this view are unavailable.
     Why,
-    /// Hold the picture, or follow the loop again; let a replay stand or go on.
+    /// Freeze or resume the display; pause or play a replay.
     Pause,
-    /// While paused, take over the newest round once; in a replay, one step on.
+    /// While paused, show the newest round once; in a replay, one step forward.
     Step,
     /// In a replay, one step back.
     StepBack,
     /// Go to the next view.
     NextView,
-    /// Go to the view before.
+    /// Go to the previous view.
     PreviousView,
     /// Go to this view.
     Show(View),
@@ -31,74 +31,74 @@ pub enum Command {
     Left,
     /// One right.
     Right,
-    /// A screen up.
+    /// One page up.
     PageUp,
-    /// A screen down.
+    /// One page down.
     PageDown,
-    /// To the first.
+    /// To the first row.
     First,
-    /// To the last.
+    /// To the last row.
     Last,
-    /// Begin to type a filter.
+    /// Start typing a filter.
     Filter,
-    /// Switch to the view's next order.
+    /// Switch to the view's next sort order.
     Order,
-    /// Turn the order round.
+    /// Reverse the sort order.
     Reverse,
     /// Switch between linear and logarithmic colours.
     Scale,
-    /// Put the cursor on the highest rate.
+    /// Move the cursor to the highest rate.
     Highest,
     /// Switch between VMs and vCPUs.
     Level,
-    /// Chart the next rate.
+    /// Chart the next metric.
     Metric,
-    /// Drop the filter and the selection.
+    /// Clear the filter and the selection.
     Clear,
-    /// A longer window of time in charts.
+    /// Charts over a longer time span.
     LongerWindow,
-    /// A shorter one.
+    /// Charts over a shorter time span.
     ShorterWindow,
     /// Redraw less often; in a replay, half the speed.
     Slower,
     /// Redraw more often; in a replay, twice the speed.
     Faster,
-    /// In a replay, a tenth back.
+    /// In a replay, back by a tenth of its length.
     SeekBack,
-    /// In a replay, a tenth on.
+    /// In a replay, forward by a tenth of its length.
     SeekForward,
     /// In a replay, to its first step.
     SeekStart,
     /// In a replay, to its last step.
     SeekEnd,
-    /// Say what applying the plan would change.
+    /// Show what applying the plan would change.
     DryRun,
-    /// Apply the plan shown.
+    /// Apply the shown plan.
     ApplyPlan,
     /// Choose another policy.
     ChoosePolicy,
-    /// Undo what was pinned.
+    /// Undo all pinning.
     Restore,
     /// Start or stop recording.
     Record,
-    /// Save the picture as text.
+    /// Save the screen as text.
     SaveText,
-    /// Save the picture as SVG.
+    /// Save the screen as SVG.
     SaveSvg,
-    /// Do what was asked about, or take what was chosen.
+    /// Confirm the action, or take the chosen item.
     Accept,
-    /// Do not.
+    /// Cancel the action or the choice.
     Decline,
-    /// Keep the filter as typed.
+    /// Apply the typed filter.
     AcceptFilter,
-    /// Give up the filter.
+    /// Cancel the filter.
     CancelFilter,
-    /// Take back the last character.
+    /// Delete the last character.
     Erase,
 }
 
 impl Command {
-    /// All of them.
+    /// All commands.
     pub fn all() -> impl Iterator<Item = Self> {
         let views = View::ALL.into_iter().map(Self::Show);
         PLAIN.into_iter().chain(views)
@@ -160,64 +160,64 @@ impl Command {
         }
     }
 
-    /// What it does, for the help.
+    /// Its description in the help.
     pub fn description(self) -> &'static str {
         match self {
             Self::Quit => "quit",
-            Self::Help => "this help, and back",
-            Self::Why => "why values here are n/a",
-            Self::Pause => "hold the picture or the replay, and go on",
-            Self::Step => "while paused: the newest round; replay: one on",
-            Self::StepBack => "replay: one back",
+            Self::Help => "toggle this help",
+            Self::Why => "explain n/a values in this view",
+            Self::Pause => "pause or resume the display or the replay",
+            Self::Step => "paused: newest round; replay: one step forward",
+            Self::StepBack => "replay: one step back",
             Self::NextView => "next view",
-            Self::PreviousView => "view before",
+            Self::PreviousView => "previous view",
             Self::Show(View::Overview) => "overview: where VMs run, and why",
             Self::Show(View::Sharing) => "sharing: which VMs share most",
             Self::Show(View::Misses) => "misses: cache misses of VMs and vCPUs",
-            Self::Show(View::Compare) => "compare: placements tried, and decisions",
+            Self::Show(View::Compare) => "compare: trials of placements and decisions",
             Self::Show(View::Ksm) => "ksm: the kernel's page merging",
             Self::Show(View::Log) => "log: events and reasons",
             Self::Up => "up",
             Self::Down => "down",
             Self::Left => "left",
             Self::Right => "right",
-            Self::PageUp => "a screen up",
-            Self::PageDown => "a screen down",
-            Self::First => "to the first",
-            Self::Last => "to the last",
-            Self::Filter => "filter by text",
-            Self::Order => "next order",
-            Self::Reverse => "turn the order round",
-            Self::Scale => "linear or log colours",
-            Self::Highest => "cursor to the highest rate",
-            Self::Level => "VMs or vCPUs",
-            Self::Metric => "chart the next rate",
-            Self::Clear => "drop filter and selection",
-            Self::LongerWindow => "charts over a longer time",
-            Self::ShorterWindow => "charts over a shorter time",
+            Self::PageUp => "page up",
+            Self::PageDown => "page down",
+            Self::First => "first row",
+            Self::Last => "last row",
+            Self::Filter => "filter",
+            Self::Order => "next sort order",
+            Self::Reverse => "reverse the sort order",
+            Self::Scale => "linear or logarithmic colours",
+            Self::Highest => "go to the highest rate",
+            Self::Level => "switch between VMs and vCPUs",
+            Self::Metric => "next metric in the chart",
+            Self::Clear => "clear filter and selection",
+            Self::LongerWindow => "longer time span in charts",
+            Self::ShorterWindow => "shorter time span in charts",
             Self::Slower => "redraw less often; replay: slower",
             Self::Faster => "redraw more often; replay: faster",
-            Self::SeekBack => "replay: a tenth back",
-            Self::SeekForward => "replay: a tenth on",
-            Self::SeekStart => "replay: to the start",
-            Self::SeekEnd => "replay: to the end",
-            Self::DryRun => "what applying the plan would change",
-            Self::ApplyPlan => "apply the plan (asks first)",
-            Self::ChoosePolicy => "another policy (asks first)",
-            Self::Restore => "undo what was pinned (asks first)",
+            Self::SeekBack => "replay: back by a tenth",
+            Self::SeekForward => "replay: forward by a tenth",
+            Self::SeekStart => "replay: go to the start",
+            Self::SeekEnd => "replay: go to the end",
+            Self::DryRun => "dry run: show what the plan would change",
+            Self::ApplyPlan => "apply the plan (with confirmation)",
+            Self::ChoosePolicy => "change the policy (with confirmation)",
+            Self::Restore => "undo all pinning (with confirmation)",
             Self::Record => "start or stop recording",
-            Self::SaveText => "save the picture as text",
-            Self::SaveSvg => "save the picture as SVG",
+            Self::SaveText => "save the screen as text",
+            Self::SaveSvg => "save the screen as SVG",
             Self::Accept => "yes",
             Self::Decline => "no",
-            Self::AcceptFilter => "keep the filter",
-            Self::CancelFilter => "give up the filter",
-            Self::Erase => "take back a character",
+            Self::AcceptFilter => "apply the filter",
+            Self::CancelFilter => "cancel the filter",
+            Self::Erase => "delete the last character",
         }
     }
 }
 
-/// All but those that show a view.
+/// All commands but those that show a view.
 const PLAIN: [Command; 44] = {
     use Command as C;
     [

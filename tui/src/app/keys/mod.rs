@@ -1,4 +1,4 @@
-//! The one table of keys: what handles them is what the help shows.
+//! The table of keys, from which both key handling and the help are made.
 
 mod command;
 mod table;
@@ -9,22 +9,22 @@ use super::View;
 pub use command::Command;
 pub use table::KeysError;
 
-/// Where a binding holds.
+/// Where a binding applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Everywhere, even while a filter is typed.
     Always,
     /// In every view and in the help, but not while a filter is typed.
     Everywhere,
-    /// In one view only, before what holds everywhere.
+    /// In one view only; takes precedence over everywhere.
     In(View),
-    /// In the help, before what holds everywhere.
+    /// In the help; takes precedence over everywhere.
     InHelp,
     /// While a filter is typed.
     Typing,
-    /// While a question waits for yes or no.
+    /// While a confirmation is open.
     Asking,
-    /// While one of several is chosen.
+    /// While a choice is open.
     Choosing,
 }
 
@@ -34,15 +34,15 @@ impl Scope {
         match self {
             Self::Always | Self::Everywhere => "everywhere".into(),
             Self::In(view) => format!("in {}", view.name()),
-            Self::InHelp => "in this help, and in what is told like it".into(),
+            Self::InHelp => "in this help".into(),
             Self::Typing => "while typing a filter".into(),
-            Self::Asking => "when asked".into(),
-            Self::Choosing => "when choosing".into(),
+            Self::Asking => "when asked for confirmation".into(),
+            Self::Choosing => "when choosing from a list".into(),
         }
     }
 }
 
-/// A key as pressed. Shift is part of the character, so it is not kept for characters.
+/// A pressed key. Shift is part of the character, so it is not kept for characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     code: KeyCode,
@@ -55,12 +55,12 @@ impl Key {
         Self { code, modifiers: KeyModifiers::NONE }
     }
 
-    /// A key with the control key.
+    /// A key with Ctrl.
     pub fn control(code: KeyCode) -> Self {
         Self { code, modifiers: KeyModifiers::CONTROL }
     }
 
-    /// What it types into a filter.
+    /// The character it types into a filter.
     pub(crate) fn typed(self) -> Option<char> {
         match self.code {
             KeyCode::Char(typed) if self.modifiers.is_empty() && !typed.is_control() => Some(typed),
@@ -71,7 +71,7 @@ impl Key {
 
 impl From<KeyEvent> for Key {
     fn from(event: KeyEvent) -> Self {
-        // Terminals differ in whether they report shift with what shift already made of the key.
+        // Terminals differ in whether they report Shift for a key that Shift already changed.
         let shifted = matches!(event.code, KeyCode::Char(_) | KeyCode::BackTab);
         let dropped = if shifted { KeyModifiers::SHIFT } else { KeyModifiers::NONE };
         Self { code: event.code, modifiers: event.modifiers - dropped }
@@ -99,18 +99,18 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// One key and what it asks for.
+/// One key and its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// The key.
     pub key: Key,
-    /// Where it holds.
+    /// Where it applies.
     pub scope: Scope,
-    /// What it asks for.
+    /// The command.
     pub command: Command,
 }
 
-/// What the keys are for at a moment.
+/// What keys currently do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Normal,
@@ -120,15 +120,15 @@ pub(crate) enum Mode {
     Choosing,
 }
 
-/// All bindings; the single source for handling and help.
+/// All bindings; the single source for key handling and help.
 #[derive(Clone, Debug)]
 pub struct KeyMap {
     bindings: Vec<Binding>,
 }
 
 impl Default for KeyMap {
-    /// The keys of the project's conventions. `h` is left in the sharing view, whose cursor moves
-    /// both ways, and help everywhere else.
+    /// The default keys. `h` moves left in the sharing view, whose cursor moves in both directions, and opens
+    /// the help elsewhere.
     fn default() -> Self {
         use Command as C;
         use KeyCode::{
@@ -211,7 +211,7 @@ impl KeyMap {
             Mode::Normal => &[Scope::Always, Scope::In(view), Scope::Everywhere],
             Mode::Help => &[Scope::Always, Scope::InHelp, Scope::Everywhere],
             Mode::Typing => &[Scope::Always, Scope::Typing],
-            // Nothing else, so that no key meant for another place answers a question.
+            // Nothing else, so that no key meant for something else confirms an action.
             Mode::Asking => &[Scope::Always, Scope::Asking],
             Mode::Choosing => &[Scope::Always, Scope::Choosing],
         };
@@ -233,7 +233,7 @@ impl KeyMap {
         commands.into_iter().map(|(command, keys)| (keys.join(" "), command.description())).collect()
     }
 
-    /// The keys of a command while something is asked or chosen.
+    /// The keys of a command in a scope, such as a confirmation.
     pub(crate) fn keys_in(&self, scope: Scope, command: Command) -> String {
         let own = self.bindings.iter().filter(|binding| binding.scope == scope && binding.command == command);
         own.map(|binding| binding.key.to_string()).collect::<Vec<_>>().join(" or ")
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn every_binding_is_reachable_and_stands_in_the_help() {
+    fn every_binding_is_reachable_and_in_the_help() {
         let map = KeyMap::default();
         for binding in map.bindings() {
             let mode = match binding.scope {

@@ -1,4 +1,4 @@
-//! Keys as the configuration names them.
+//! Key bindings as read from the configuration.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use crossterm::event::{KeyCode, KeyModifiers};
 use super::{Binding, Command, Key, KeyMap, Scope};
 use crate::app::View;
 
-/// What is wrong with a table of keys.
+/// An error in the table of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeysError {
     /// No command has this name.
@@ -28,18 +28,18 @@ pub enum KeysError {
         /// As written.
         key: String,
     },
-    /// One key would mean two things at once.
+    /// One key would have two commands.
     Twice {
         /// The key.
         key: String,
-        /// One command.
+        /// One of the commands.
         first: &'static str,
-        /// The other.
+        /// The other one.
         second: &'static str,
-        /// Where both hold.
+        /// Where both apply.
         place: String,
     },
-    /// A command without which one could not get out has no key.
+    /// A command that is needed to get out of a mode has no key left.
     NoKey {
         /// The command.
         command: &'static str,
@@ -51,7 +51,7 @@ impl fmt::Display for KeysError {
         match self {
             Self::UnknownCommand { name } => {
                 let names: Vec<&str> = Command::all().map(Command::name).collect();
-                write!(f, "keys: there is no command `{name}`; the commands are {}", names.join(", "))
+                write!(f, "keys: unknown command `{name}`; the commands are {}", names.join(", "))
             }
             Self::NotInView { name } => write!(
                 f,
@@ -60,7 +60,7 @@ impl fmt::Display for KeysError {
             ),
             Self::UnknownKey { command, key } => write!(
                 f,
-                "keys: `{command}`: `{key}` is no key; a key is one character, or Space, Tab, Enter, Esc, \
+                "keys: `{command}`: `{key}` is not a key; a key is one character, or Space, Tab, Enter, Esc, \
                  Backspace, Delete, Insert, Up, Down, Left, Right, Home, End, PgUp, PgDn, F1 to F24, with \
                  Ctrl-, Alt- or Shift- before it"
             ),
@@ -141,14 +141,13 @@ fn named(name: &str) -> Option<KeyCode> {
 }
 
 impl KeyMap {
-    /// The default keys with some commands on other ones: each entry is a command's name
-    /// ([`Command::name`]), or `VIEW.COMMAND` for its keys in one view only, and all the keys that it
-    /// is to have. A command that is not named keeps its keys, but for those that an entry takes away
-    /// from it.
+    /// The default keys with some commands on other keys: each entry is a command's name ([`Command::name`]),
+    /// or `VIEW.COMMAND` for its keys in one view only, and the complete list of its keys. A command without
+    /// an entry keeps its keys, except those assigned by an entry.
     ///
     /// # Errors
-    /// One sentence that names the entry: an unknown command, view or key, a key that two entries give
-    /// two meanings, or no key left for what one needs to get out.
+    /// One sentence that names the entry: an unknown command, view or key, a key with two meanings, or no key
+    /// left for a command that is needed to get out of a mode.
     pub fn with_keys<'a, K>(entries: impl IntoIterator<Item = (&'a str, K)>) -> Result<Self, KeysError>
     where
         K: IntoIterator<Item = &'a str>,
@@ -165,14 +164,14 @@ impl KeyMap {
                 }
             }
             match view {
-                // What holds everywhere may have keys of its own in one view.
+                // A command that applies everywhere may have other keys in one view.
                 Some(view) if scopes.is_empty() && holds_everywhere(command) => {
                     scopes.push(Scope::In(view));
                 }
                 Some(_) if scopes.is_empty() => return Err(KeysError::NotInView { name: name.into() }),
                 _ => {}
             }
-            // `Always` is where a key must reach even while typing; new keys could not be typed there.
+            // `Always` is for keys that must work even while typing; a new key there could not be typed.
             if view.is_none() && scopes.contains(&Scope::Everywhere) {
                 scopes.retain(|scope| *scope != Scope::Always);
             }
@@ -200,20 +199,20 @@ impl KeyMap {
                 });
             }
         }
-        let taken = |binding: &Binding| {
+        let is_reassigned = |binding: &Binding| {
             given.iter().any(|own| {
-                // A key given for everywhere must not be hidden by what a view used it for.
+                // A key assigned everywhere must not be hidden by a view's default.
                 let hides = own.scope == Scope::Everywhere && matches!(binding.scope, Scope::In(_));
                 own.key == binding.key && (own.scope == binding.scope || hides)
             })
         };
-        map.bindings.retain(|binding| !taken(binding));
+        map.bindings.retain(|binding| !is_reassigned(binding));
         map.bindings.extend(given);
         map.has_way_out()?;
         Ok(map)
     }
 
-    /// Every place that one can get into must have a key that leads out of it.
+    /// Every mode must have a key that leaves it.
     fn has_way_out(&self) -> Result<(), KeysError> {
         let needed = [
             (Command::Quit, Scope::Everywhere),
@@ -299,18 +298,18 @@ mod tests {
         let meant = |view, text| map.command(Mode::Normal, view, key(text));
         assert_eq!(meant(View::Log, "x"), Some(Command::Quit));
         assert_eq!(meant(View::Log, "q"), None);
-        assert_eq!(meant(View::Log, "Ctrl-c"), Some(Command::Quit), "kept, so that it always works");
+        assert_eq!(meant(View::Log, "Ctrl-c"), Some(Command::Quit), "it always works");
         assert_eq!(meant(View::Sharing, "F2"), Some(Command::Highest));
     }
 
     #[test]
-    fn a_key_that_is_given_away_is_taken_from_who_had_it() {
+    fn a_reassigned_key_loses_its_old_command() {
         let map = map(&[("next_view", &["Space"])]).unwrap();
         assert_eq!(map.command(Mode::Normal, View::Log, key("Space")), Some(Command::NextView));
     }
 
     #[test]
-    fn a_key_given_for_everywhere_is_hidden_in_no_view() {
+    fn a_key_assigned_everywhere_is_hidden_in_no_view() {
         let map = map(&[("pause", &["s"])]).unwrap();
         for view in View::ALL {
             assert_eq!(map.command(Mode::Normal, view, key("s")), Some(Command::Pause), "{view:?}");
@@ -318,15 +317,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
-        let said = |entries: &[(&str, &[&str])]| map(entries).unwrap_err();
-        assert!(said(&[("quti", &["x"])]).contains("no command `quti`; the commands are quit, "));
-        assert!(said(&[("nowhere.quit", &["x"])]).contains("no command `nowhere.quit`"));
-        assert!(said(&[("log.highest", &["x"])]).contains("that view has no such command"));
-        assert!(said(&[("quit", &["Hyper-x"])]).contains("`quit`: `Hyper-x` is no key"));
-        let twice = said(&[("quit", &["x"]), ("help", &["x"])]);
+    fn errors_name_the_entry() {
+        let error = |entries: &[(&str, &[&str])]| map(entries).unwrap_err();
+        assert!(error(&[("quti", &["x"])]).contains("unknown command `quti`; the commands are quit, "));
+        assert!(error(&[("nowhere.quit", &["x"])]).contains("unknown command `nowhere.quit`"));
+        assert!(error(&[("log.highest", &["x"])]).contains("that view has no such command"));
+        assert!(error(&[("quit", &["Hyper-x"])]).contains("`quit`: `Hyper-x` is not a key"));
+        let twice = error(&[("quit", &["x"]), ("help", &["x"])]);
         assert!(twice.contains("x would mean both `quit` and `help` everywhere"), "{twice}");
-        assert!(said(&[("quit", &[])]).contains("`quit` would have no key left"));
-        assert!(said(&[("up", &["q"])]).contains("`quit` would have no key left"));
+        assert!(error(&[("quit", &[])]).contains("`quit` would have no key left"));
+        assert!(error(&[("up", &["q"])]).contains("`quit` would have no key left"));
     }
 }

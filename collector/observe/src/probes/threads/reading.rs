@@ -1,4 +1,4 @@
-//! Reading the numbers of watched threads while the programs go on writing.
+//! Reading the counts of watched threads while the programs update them.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use super::{KVM_EXITS, RESIDENCY_WORDS, SLOT_WORDS, ThreadProbe, Watch, cpu_time
 use huddle_host::clock::monotonic_ns;
 use huddle_host::{HostRoot, task};
 
-/// One watched thread since its watch began. `None` means that the program which counts it is not
-/// attached; its reason is in the status of the probes.
+/// One watched thread since watching started. `None` means that the program which counts it is not attached;
+/// the reason is in the status of the probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadReading {
     /// The thread.
@@ -21,50 +21,49 @@ pub struct ThreadReading {
     pub pid: i32,
     /// When it was read, on `CLOCK_MONOTONIC` in nanoseconds.
     pub at_ns: u64,
-    /// When the watch began, likewise.
+    /// When watching started, likewise.
     pub watched_from_ns: u64,
-    /// The CPUs it ran on or was hit on, in ascending number.
+    /// The CPUs it ran on or was sampled on, in ascending number.
     pub cpus: Availability<Vec<CpuReading>>,
     /// Moves from one CPU to another.
     pub migrations: Option<u64>,
-    /// Those of them between cache domains.
+    /// Moves between cache domains among them.
     pub domain_migrations: Option<u64>,
-    /// What it did in guest mode.
+    /// Its activity in guest mode.
     pub guest: GuestReading,
 }
 
-/// One watched thread on one CPU since its watch began.
+/// One watched thread on one CPU since watching started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuReading {
     /// The CPU.
     pub cpu: u32,
-    /// CPU time it used there in nanoseconds; up to the last tick where it runs now.
+    /// CPU time it used there in nanoseconds; up to the last tick on the CPU where it runs now.
     pub run_ns: Option<u64>,
-    /// Times it was switched away from there, of its own will or not, as `/proc/PID/task/TID/status` counts.
+    /// Times it was switched away from there, voluntarily or not, as `/proc/PID/task/TID/status` counts.
     pub switches: Option<u64>,
-    /// Samples of the software clock that hit it there.
+    /// Samples of the software clock in it there.
     pub clock_samples: Option<u64>,
-    /// Samples of last-level cache misses that hit it there.
+    /// Samples of last-level cache misses in it there.
     pub miss_samples: Option<u64>,
 }
 
-/// One watched thread in guest mode since its watch began.
+/// One watched thread in guest mode since watching started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestReading {
     /// Entries into guest mode.
     pub entries: Option<u64>,
-    /// Time between entries and exits in nanoseconds; a stay that lasts is not counted yet.
+    /// Time between entries and exits in nanoseconds; the current stay is not counted yet.
     pub guest_ns: Option<u64>,
     /// Exits by the processor's exit reason.
     pub exits: Option<BTreeMap<u32, u64>>,
 }
 
 impl ThreadProbe {
-    /// Reads every watched thread. Threads that have ended keep their last numbers until they are no
-    /// longer watched.
+    /// Reads every watched thread. Ended threads keep their last counts until they are no longer watched.
     ///
     /// # Errors
-    /// The kernel does not give a map.
+    /// A map cannot be read.
     pub fn read(&self, root: &HostRoot) -> Result<Vec<ThreadReading>, ProbeError> {
         let mut exits: BTreeMap<u32, BTreeMap<u32, u64>> = BTreeMap::new();
         if self.links.kvm.exits() {
@@ -127,9 +126,9 @@ impl ThreadProbe {
         used.map(reading).collect()
     }
 
-    /// Slot, residency and time of one moment: read again when a switch came in between. A thread that
-    /// is switched more often than it can be read would take no end, so the last of some tries counts;
-    /// it is off by one stay on a CPU at most.
+    /// Slot, residency and time of one moment: read again if a switch came in between. For a thread that
+    /// switches faster than it can be read this would never end, so the last of some tries counts; it is off
+    /// by one stay on a CPU at most.
     fn consistent(&self, slot: u32) -> Option<(Slot, Vec<Residency>, u64)> {
         let mut last = None;
         for _ in 0..8 {
@@ -146,9 +145,9 @@ impl ThreadProbe {
         last
     }
 
-    /// The CPU a thread is on and what it has used there since it was switched to, which the programs
-    /// add up only when it is switched away. A thread that was never switched since the watch began has
-    /// been on one CPU all along, or on none, and has used nothing.
+    /// The CPU a thread is on and its CPU time there since it was switched to, which the programs add only
+    /// when it is switched away. A thread that was never switched since watching started has been on one CPU
+    /// all along, or on none, and has used nothing.
     fn running(&self, root: &HostRoot, watch: &Watch, slot: &Slot) -> Result<Option<(u32, u64)>, String> {
         if self.links.switch.is_none() || (slot.seen == 1 && slot.on_cpu_plus_one == 0) {
             return Ok(None);
@@ -156,7 +155,9 @@ impl ThreadProbe {
         let (pid, thread) = (watch.pid, watch.thread);
         let now_ns = match cpu_time_ns(root, pid, thread, self.sizes.tick_ns) {
             Ok(Some(now_ns)) => now_ns,
-            Ok(None) => return Err(format!("thread {thread} of process {pid} is another one now")),
+            Ok(None) => {
+                return Err(format!("thread {thread} of process {pid} was replaced by another thread"));
+            }
             Err(error) => return Err(error.to_string()),
         };
         if slot.seen == 1 {
@@ -194,7 +195,7 @@ impl ThreadProbe {
     }
 }
 
-/// Two 32-bit fields that lie in one word, in the order of memory.
+/// Two 32-bit fields in one word, in memory order.
 fn halves(word: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_are_in_the_order_of_memory() {
+    fn halves_are_in_memory_order() {
         let mut bytes = [0; 8];
         bytes[..4].copy_from_slice(&7_u32.to_ne_bytes());
         bytes[4..].copy_from_slice(&9_u32.to_ne_bytes());

@@ -1,9 +1,9 @@
-//! Which slots are free.
+//! Allocation of slots.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Slots that were never used first, then those that have rested longest.
+/// Never used slots first, then those unused for longest.
 #[derive(Debug)]
 pub(super) struct SlotTable {
     limit: u32,
@@ -16,7 +16,7 @@ impl SlotTable {
         Self { limit, unused: 0, resting: VecDeque::new() }
     }
 
-    /// A slot that nobody uses; slots that have to rest beyond `now` are not given out.
+    /// A free slot; slots that must stay unused beyond `now` are not returned.
     pub(super) fn take(&mut self, now: Instant) -> Option<u32> {
         if self.resting.front().is_some_and(|(until, _)| *until <= now) {
             return self.resting.pop_front().map(|(_, slot)| slot);
@@ -26,7 +26,7 @@ impl SlotTable {
         Some(slot)
     }
 
-    /// Takes a slot back; it rests until `until`, which never goes down from call to call.
+    /// Frees a slot, which stays unused until `until`; `until` must not decrease from call to call.
     pub(super) fn give_back(&mut self, slot: u32, until: Instant) {
         self.resting.push_back((until, slot));
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_rest_before_they_are_used_again_and_run_out() {
+    fn freed_slots_wait_before_reuse_and_slots_run_out() {
         let (mut table, now) = (SlotTable::new(2), Instant::now());
         let later = now + Duration::from_secs(1);
         assert_eq!((table.take(now), table.take(now), table.take(now)), (Some(0), Some(1), None));

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::*;
 
-/// C's name of what is measured, and what it is here.
+/// A C expression, and its value in Rust.
 fn measures() -> Vec<(String, u64)> {
     let mut all = Vec::new();
     let mut add = |c: &str, value: usize| all.push((c.to_owned(), value as u64));
@@ -67,14 +67,14 @@ fn measures() -> Vec<(String, u64)> {
 
 #[test]
 fn layouts_are_those_of_xens_headers() {
-    // Where `cargo xtask xen-host` puts them: beside this test's own programs.
+    // The directory of `cargo xtask xen-host`, beside the test programs.
     let own = std::env::current_exe().unwrap();
     let target = own.ancestors().find(|path| path.join("guests").is_dir());
     let include = target.map(|target| target.join("guests/xen/include"));
     let Some(include) = include.filter(|path| path.join("xenctrl.h").is_file()) else {
         let missing = "Xen's headers are missing; `cargo xtask xen-host --make-only` fetches them";
         assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {missing}");
-        // Not a macro of printing: the harness keeps those back.
+        // Not a print macro: the test harness captures those.
         std::io::stderr().write_all(format!("skipped: {missing}\n").as_bytes()).unwrap();
         return;
     };
@@ -86,11 +86,11 @@ fn layouts_are_those_of_xens_headers() {
         writeln!(program, "printf(\"%llu\\n\", (unsigned long long){c});").unwrap();
     }
     program += "return 0; }\n";
-    let told = compile_and_run(&program, &include);
-    let told: Vec<u64> = told.lines().map(|line| line.parse().unwrap()).collect();
+    let values = compile_and_run(&program, &include);
+    let values: Vec<u64> = values.lines().map(|line| line.parse().unwrap()).collect();
     let measures = measures();
-    assert_eq!(told.len(), measures.len());
-    for ((c, ours), theirs) in measures.iter().zip(told) {
+    assert_eq!(values.len(), measures.len());
+    for ((c, ours), theirs) in measures.iter().zip(values) {
         assert_eq!(*ours, theirs, "{c}");
     }
 }

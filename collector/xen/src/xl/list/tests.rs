@@ -7,7 +7,7 @@ use super::*;
 const LIST: &str = include_str!("../../fixtures/list-v-c.txt");
 const DETAILS: &str = include_str!("../../fixtures/list-l.json");
 const VCPUS: &str = include_str!("../../fixtures/vcpu-list.txt");
-/// Of xl_info.c: what no fixture shows.
+/// From xl_info.c: cases without a fixture.
 const HEADER: &str = "Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\tSecurity Label         Cpupool";
 const VCPU_HEADER: &str =
     "Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)";
@@ -58,7 +58,7 @@ fn states_labels_and_pools_of_any_length() {
 }
 
 #[test]
-fn domains_named_like_a_uuid_or_by_nobody() {
+fn domains_named_like_a_uuid_or_not_at_all() {
     let name = "00000000-1111-2222-3333-444444444444";
     let listed = list(&format!("{HEADER}\n{}\n", line(name, 4, "r-----", "-", "Pool-0"))).unwrap();
     assert_eq!((listed[0].name.as_deref(), listed[0].domain.uuid), (Some(name), UUID));
@@ -109,7 +109,7 @@ fn vcpus_of_a_real_host() {
 }
 
 #[test]
-fn vcpus_that_make_no_sense_are_named() {
+fn invalid_vcpus_are_named() {
     let good = "b 2    2     0    1   -b-      24.9  all / 2-3";
     assert!(vcpu_list(&format!("{VCPU_HEADER}\n{good}")).is_ok());
     for (from, to) in [("all", "most"), ("/", ""), ("24.9", "24.95"), ("-b-", "-bp"), ("2-3", "3-2")] {
@@ -117,7 +117,7 @@ fn vcpus_that_make_no_sense_are_named() {
         let error = vcpu_list(&format!("{VCPU_HEADER}\n{bad}")).unwrap_err();
         assert_eq!(error, ParseError::new("a vCPU of xl vcpu-list", &bad));
     }
-    // Below the number of online CPUs there may be none of a set.
+    // A set may have no CPU below the number of online CPUs.
     let none = vcpu_list(&format!("{VCPU_HEADER}\n{}", good.replace("all", "none"))).unwrap();
     assert_eq!(none[0].hard, Affinity::Cpus(CpuSet::new()));
 }
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn any_name_comes_back(name in "[!-~äß日]([ -~äß日]{0,50}[!-~äß日])?", id in 0u16..32_752, pool in "[!-~]{1,20}") {
+    fn any_name_round_trips(name in "[!-~äß日]([ -~äß日]{0,50}[!-~äß日])?", id in 0u16..32_752, pool in "[!-~]{1,20}") {
         let listed = list(&format!("{HEADER}\n{}\n", line(&name, id, "r-----", "-", &pool))).unwrap();
         prop_assert_eq!(listed[0].name.as_deref(), Some(name.as_str()).filter(|name| *name != "(null)"));
         prop_assert_eq!(listed[0].domain.id, id);

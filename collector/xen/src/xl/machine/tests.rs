@@ -14,9 +14,9 @@ fn a_real_host() {
     assert_eq!(places, [(0, 0, 0, Some(0)), (1, 1, 0, Some(0)), (2, 0, 1, Some(1)), (3, 1, 1, Some(1))]);
     assert!(info.is_whole());
     let pools = pools(COUNTS, LISTS).unwrap();
-    let told: Vec<_> = pools.iter().map(|pool| (pool.name.as_str(), pool.cpus.to_string())).collect();
+    let found: Vec<_> = pools.iter().map(|pool| (pool.name.as_str(), pool.cpus.to_string())).collect();
     let expected = [("Pool-0", "0-2"), ("second", "3"), ("empty", "")];
-    assert_eq!(told, expected.map(|(name, cpus)| (name, cpus.to_owned())));
+    assert_eq!(found, expected.map(|(name, cpus)| (name, cpus.to_owned())));
 }
 
 #[test]
@@ -69,7 +69,7 @@ proptest! {
         let lists = format!("Name               CPU list\n{name:<19}{list}\n");
         match pools(&counts, &lists) {
             Ok(pools) => prop_assert_eq!(pools, [ListedPool { name, cpus: set }]),
-            // Where a number of three figures touches a long name, it may be refused.
+            // A number of three digits that touches a long name may be refused.
             Err(_) => prop_assert!(name.len() >= 19 && set.len() >= 100),
         }
     }

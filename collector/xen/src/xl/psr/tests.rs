@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-// In the format of tools/xl/xl_psr.c (Xen 4.17), with two sockets: no processor without PSR prints it.
+// In the format of tools/xl/xl_psr.c (Xen 4.17), with two sockets; not recorded, for lack of a processor with
+// PSR.
 const OCCUPANCY: &str = include_str!("../../fixtures/psr-cmt-show-cache-occupancy.txt");
 const BANDWIDTH: &str = include_str!("../../fixtures/psr-cmt-show-total-mem-bandwidth.txt");
 
@@ -19,7 +20,7 @@ fn occupancy_and_bandwidth() {
         [
             Line { id: 0, values: kb(&[6400, 320], Unit::Kb) },
             Line { id: 3, values: kb(&[14_976, 0], Unit::Kb) },
-            // Named `web 7 KB`, and one of its sockets could not be read.
+            // A domain named `web 7 KB`; one of its sockets could not be read.
             Line { id: 5, values: kb(&[64], Unit::Kb) },
         ]
     );
@@ -28,7 +29,7 @@ fn occupancy_and_bandwidth() {
 }
 
 #[test]
-fn no_domain_is_watched() {
+fn no_domain_is_monitored() {
     let head: Vec<&str> = OCCUPANCY.lines().take(3).collect();
     assert_eq!(show(&head.join("\n")), Ok(Shown { sockets: vec![0, 1], lines: Vec::new() }));
 }

@@ -8,7 +8,7 @@ use crate::xenstore::Xenstore;
 
 fn xl() -> Xl {
     let root = HostRoot::real();
-    assert!(is_control_domain(&root), "this is no dom0");
+    assert!(is_control_domain(&root), "this is not dom0");
     Xl::find(&root).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn xl_and_xenstore_agree() {
 
 #[test]
 #[ignore = "needs dom0 of a Xen host with another domain"]
-fn affinities_are_set_and_put_back() {
+fn affinities_are_set_and_restored() {
     let xl = xl();
     let domains = xl.domains().unwrap();
     let tried = domains.iter().find(|domain| domain.domain.id != 0 && !domain.vcpus.is_empty()).unwrap();
@@ -64,7 +64,7 @@ fn affinities_are_set_and_put_back() {
 
 #[test]
 #[ignore = "needs dom0 of a Xen host"]
-fn cache_monitoring_is_there_or_said_not_to_be() {
+fn cache_monitoring_works_or_is_reported_as_missing() {
     let mut xl = xl();
     let domain = DomainRef { id: 0, uuid: [0; 16] };
     match xl.attach(domain) {

@@ -1,4 +1,4 @@
-//! What comes from the loop: updates, or a whole view where there was none or it is not what they lead to.
+//! Input from the loop: updates, or a whole view at the start or where updates are missing.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,38 +17,38 @@ use super::series::History;
 use super::sharing::MatrixFigures;
 use super::{App, Picture, moment};
 
-/// Why there is no window before the first.
+/// Why there is no window yet.
 const NO_WINDOW: &str = "no window of observation has ended yet";
 
 impl App {
-    /// Takes over what a step of the loop told. Rounds that were passed over are said in the log. While
-    /// paused the picture stays, and nothing is lost.
+    /// Applies the updates of one step of the loop. Missed rounds are logged. While paused the picture stays,
+    /// and nothing is lost.
     pub fn on_updates(&mut self, updates: &[Update]) {
         self.take(updates, false);
     }
 
-    /// Takes over everything there is to see, where that is not what came before and the updates since:
-    /// `missed` steps of the loop did not come one by one. What is known is not logged again. A view of an
-    /// earlier time (a replay sought back) begins log and charts anew.
+    /// Applies a complete view, where single updates are missing: `missed` steps of the loop did not arrive
+    /// one by one. Known events are not logged again. A view of an earlier time (a replay sought back) clears
+    /// log and charts.
     pub fn on_view(&mut self, view: LoopView, missed: u64) {
-        // A live loop's clock may be set back: that alone is no reason to forget.
+        // A live loop's clock may be set back: that alone is no reason to clear.
         let is_back = self.source.replay().is_some()
             && self.latest.as_ref().is_some_and(|before| moment(&view) < before.moment());
         if is_back {
-            self.begin_anew();
+            self.clear_history();
         }
         if missed > 0 {
-            let text = format!("{missed} steps of the loop did not reach this screen one by one");
+            let text = format!("{missed} steps of the loop were not received one by one");
             self.log.push(moment(&view), "missed", None, text);
         }
         let known = self.latest.as_ref().map(|latest| &latest.view).filter(|known| view.follows(known));
         let updates = view.updates_since(known);
-        let is_anew = known.is_none();
-        self.take(&updates, is_anew);
+        let is_discontinuous = known.is_none();
+        self.take(&updates, is_discontinuous);
     }
 
-    /// `is_anew`: they do not follow what came before.
-    fn take(&mut self, updates: &[Update], mut is_anew: bool) {
+    /// `is_discontinuous`: they do not continue the previous state.
+    fn take(&mut self, updates: &[Update], mut is_discontinuous: bool) {
         self.ticks_since_update = 0;
         self.is_dirty = true;
         let mut picture = self.latest.take();
@@ -56,14 +56,14 @@ impl App {
         for update in updates {
             match (update, &mut picture) {
                 (Update::Round(round), _) => {
-                    picture = Some(self.take_round(picture.take(), round, is_anew));
-                    is_anew = false;
+                    picture = Some(self.take_round(picture.take(), round, is_discontinuous));
+                    is_discontinuous = false;
                 }
                 (update, Some(picture)) => {
                     picture.view.apply(update);
                     self.take_other(picture, update);
                 }
-                // Nothing can be shown before the first round.
+                // There is nothing to show before the first round.
                 (_, None) => {}
             }
         }
@@ -81,7 +81,7 @@ impl App {
         }
     }
 
-    fn take_round(&mut self, before: Option<Picture>, round: &Arc<Round>, is_anew: bool) -> Picture {
+    fn take_round(&mut self, before: Option<Picture>, round: &Arc<Round>, is_discontinuous: bool) -> Picture {
         self.note_missed(before.as_ref().map(|before| before.view.round.number), round);
         for event in &round.events {
             self.log.push(
@@ -107,19 +107,19 @@ impl App {
         });
         let known = before.as_ref().map(|before| Arc::clone(&before.overview));
         let (view, window) = match before {
-            Some(before) if !is_anew => {
+            Some(before) if !is_discontinuous => {
                 let mut view = before.view;
                 view.apply(&Update::Round(Arc::clone(round)));
                 (view, before.window)
             }
             _ => (LoopView::new(Arc::clone(round)), Availability::Unavailable(NO_WINDOW.to_owned())),
         };
-        // It is renewed with the ends when all updates of the step are taken.
+        // It is computed again once all updates of the step are applied, as are the ends.
         let overview = known.unwrap_or_else(|| Arc::new(Overview::of(&view)));
         Picture { view, overview, figures, change, window, log_end: 0, ksm_end: 0 }
     }
 
-    /// What is told between rounds.
+    /// An update other than a round.
     fn take_other(&mut self, picture: &mut Picture, update: &Update) {
         match update {
             Update::Window(_) => picture.window = self.window(&picture.view),
@@ -136,7 +136,7 @@ impl App {
         }
     }
 
-    /// The figures of a new window, which goes to the history.
+    /// The figures of a new window, which are added to the history.
     fn window(&mut self, view: &LoopView) -> Availability<Arc<WindowFigures>> {
         let seen = match &view.observation {
             Availability::Available(seen) => seen,
@@ -153,16 +153,16 @@ impl App {
         Availability::Available(Arc::new(figures))
     }
 
-    /// Whether the picture may be renewed already.
+    /// Whether the picture may be replaced yet.
     fn is_due(&self, view: &LoopView) -> bool {
         let interval_us = self.interval_s() * 1_000_000;
         let shown = self.shown.as_ref().map_or(0, Picture::moment);
-        // A replay shows each step it comes to; a time that goes back shows at once.
+        // A replay shows every step; a time that goes back shows at once.
         self.source.replay().is_some() || moment(view).abs_diff(shown) >= interval_us
     }
 
-    /// Forgets what was seen: a replay went back.
-    fn begin_anew(&mut self) {
+    /// Clears log and charts: a replay went back.
+    fn clear_history(&mut self) {
         self.log.clear();
         self.history = History::default();
         self.ksm_history = KsmHistory::default();
@@ -176,16 +176,16 @@ impl App {
         let text = match last_round {
             Some(last) if number > last + 1 => {
                 let missed = number - last - 1;
-                format!("{missed} rounds before round {number} did not reach this screen")
+                format!("{missed} rounds before round {number} were not received")
             }
-            Some(last) if number < last => format!("the loop began anew: round {number} after round {last}"),
+            Some(last) if number < last => format!("the loop restarted: round {number} after round {last}"),
             None if number > 1 => format!("joined at round {number}; what happened before is not shown"),
             _ => return,
         };
         self.log.push(round.end_unix_us, "missed", None, text);
     }
 
-    /// Logs a change and those of its reasons that the plan before did not give too.
+    /// Logs those reasons of a change that the previous plan did not have.
     fn log_reasons(&mut self, change: &Change) {
         let before = self.last_plan.clone();
         let known: HashSet<&str> = before.iter().flat_map(|plan| &plan.reasons).map(String::as_str).collect();
@@ -195,13 +195,12 @@ impl App {
     }
 
     fn log_decision(&mut self, decision: &Decision) {
-        let outcome = decision.outcome.name().replace('_', " ");
-        let text = format!("{}: {outcome}: {}", decision.proposal, decision.reason);
+        let text = format!("{}: {}: {}", decision.proposal, decision.outcome.label(), decision.reason);
         self.log.push(decision.at_unix_us, "decision", None, text);
     }
 }
 
-/// Whether the overview of both is the same, as far as that can be seen at a glance.
+/// A cheap test of whether both have the same overview.
 fn is_overview_same(one: &LoopView, other: &LoopView) -> bool {
     fn depends_on(view: &LoopView) -> (&Pinning, bool, bool) {
         let is_tried = view.observation.value().is_some_and(|seen| seen.trial.is_some());
