@@ -2,10 +2,12 @@
 
 mod bytes;
 mod escape;
+mod number;
 mod time;
 
 pub use bytes::bytes;
 pub use escape::xml;
+pub use number::thousands;
 pub use time::{time_of_day, utc_compact, utc_text};
 
 /// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text where none is.

@@ -8,17 +8,9 @@ use crate::app::rate::Rate;
 /// Bytes of a page or frame: what `model` counts in.
 const PAGE_BYTES: u64 = 4096;
 
-/// A number with its thousands apart.
+/// A number with its thousands separated.
 pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+    text::thousands(&number.to_string())
 }
 
 /// Bytes that may be negative.
