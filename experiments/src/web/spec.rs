@@ -228,9 +228,10 @@ impl WebSpec {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use clap::ValueEnum;
+    use clap::{Args, FromArgMatches, ValueEnum};
 
     use super::*;
+    use crate::frame::spec::Changes;
 
     #[test]
     fn every_preset_can_be_run() {
@@ -278,5 +279,18 @@ mod tests {
         assert_eq!(spec.reads(64 * 1600), 100);
         spec.settings.reads_per_visit = Some(7);
         assert_eq!(spec.reads(64 * 1000), 7);
+    }
+
+    #[test]
+    fn options_change_the_keys_that_they_name_and_no_others() {
+        let command = Changes::<WebSettings>::augment_args(clap::Command::new("web"));
+        let options = ["web", "--guest", "qemu", "--requests", "7", "--rate", "2.5", "--cache-level", "3"];
+        let changes = Changes::<WebSettings>::from_arg_matches(&command.get_matches_from(options)).unwrap();
+        let before = WebSpec::preset(Preset::Mixed).unwrap();
+        let mut spec = before.clone();
+        changes.apply(&mut spec).unwrap();
+        assert_ne!(spec.settings.requests, before.settings.requests);
+        let settings = WebSettings { requests: 7, rate_per_s: Some(2.5), ..before.settings.clone() };
+        assert_eq!(spec, WebSpec { guest: GuestKind::Qemu, cache_level: Some(3), settings, ..before });
     }
 }
