@@ -1,9 +1,9 @@
 //! Where in a VM's memory its data lies, and which of its pages two VMs really have in common.
 //!
-//! What a pair of VMs shares beyond its operating system cannot be told from totals where the data is
-//! small: a base of ten thousand shared frames comes and goes by a hundred while VMs run, and a data set
-//! has a few hundred. But the data is known to the byte. So its pages are looked up by their content,
-//! once, and then it is seen by their frames which of them are merged: exactly, and for any kind of guest.
+//! How much small data a pair of VMs shares beyond its operating system is not visible in totals: ten thousand
+//! shared frames of the system vary by a hundred while VMs run, and a data set has a few hundred. But the data is
+//! known to the byte. So its pages are found by their content, once, and then their frames show which of them are
+//! merged: exactly, and for any kind of guest.
 
 mod domain;
 mod process;
@@ -66,11 +66,11 @@ pub trait VmMemory {
     /// The memory of the VM cannot be read.
     fn each_page(&mut self, vm: &Vm, each: &mut dyn FnMut(u64, &[u8; NODE_BYTES])) -> Result<(), CannotRead>;
 
-    /// What tells the frame of each page, given by its VM and address, from the frames of the others; `None` where
+    /// An identifier of the frame of each page, which is given by its VM and address; `None` where
     /// the page has none, or one of its own.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// They cannot be read.
     fn frames(&mut self, pages: &[(&Vm, u64)]) -> Result<Vec<Option<u64>>, CannotRead>;
 }
 
@@ -85,7 +85,7 @@ pub struct DataPages {
 
 impl DataPages {
     /// How many pages of their common data each pair of VMs has on one frame, as [`Self::shared`]. What `held` says
-    /// is taken where it is of this data and all of it is merged; else the data is looked for anew, as a guest's
+    /// is taken where it is of this data and all of it is merged; else the data is searched again, as a guest's
     /// kernel may move its pages.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl DataPages {
         Ok(())
     }
 
-    /// Whether this is where `data` was looked for.
+    /// Whether these are the pages of `data`.
     pub fn is_of(&self, data: &[GuestData]) -> bool {
         self.seeds.iter().eq(data.iter().map(|data| &data.seed))
     }
@@ -163,13 +163,13 @@ impl DataPages {
     /// differs.
     ///
     /// # Errors
-    /// The frames of a VM cannot be told.
+    /// The frames of a VM cannot be read.
     pub fn shared(&self, memory: &mut dyn VmMemory, vms: &[Vm]) -> Result<Vec<Vec<u64>>, CannotRead> {
         let pages = vms.iter().zip(&self.addresses);
         let pages = pages.flat_map(|(vm, addresses)| addresses.iter().flatten().map(move |at| (vm, *at)));
-        let mut told = memory.frames(&pages.collect::<Vec<_>>())?.into_iter();
+        let mut frames = memory.frames(&pages.collect::<Vec<_>>())?.into_iter();
         let mut of_page =
-            |addresses: &Vec<u64>| told.by_ref().take(addresses.len()).flatten().collect::<Vec<u64>>();
+            |addresses: &Vec<u64>| frames.by_ref().take(addresses.len()).flatten().collect::<Vec<u64>>();
         let frames: Vec<Vec<Vec<u64>>> =
             self.addresses.iter().map(|pages| pages.iter().map(&mut of_page).collect()).collect();
         let both = |i: usize, j: usize| {
@@ -211,7 +211,7 @@ mod tests {
 
     const PID: i32 = 7;
 
-    /// Bits of an entry of pagemap: present, and two that are no part of the frame's number.
+    /// Bits of an entry of pagemap: present, and two that are not part of the frame number.
     const PRESENT: u64 = (1 << 63) | (3 << 56);
 
     /// A VM whose process is a tree of files: three pages, then its data, then its own copy of it.
@@ -265,7 +265,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
         let data = GuestData { seed: 1, own_seed: 2, kib: 32 };
-        // One process stands for all VMs, so all of its frames are common.
+        // All VMs are one process here, so all of its frames are common.
         let vm = vm(&root, data, |page| 100 + page);
         let vms = [vm.clone(), vm.clone(), vm];
         let mut found = DataPages::find(

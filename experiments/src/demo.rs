@@ -1,5 +1,5 @@
-//! Something to look at: stand-in VMs in groups that hold the same data, which start spread over the
-//! caches in the worst way and report how fast they read, with `huddle top` before them.
+//! The demonstration: stand-in VMs in groups that hold the same data, which start in the worst placement and
+//! report how fast they read, and `huddle top` on them.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::guest::child::ChildGuest;
 use crate::guest::process::ProcessGuestSpec;
-use crate::guest::{Guest, GuestData, GuestError, TimeLimits};
+use crate::guest::{Guest, GuestData, GuestError, Reader, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// Names of groups; further ones are numbered.
@@ -27,13 +27,13 @@ const GROUP: usize = 2;
 const PRIVATE_KIB: u64 = 256;
 /// Where no size of a cache is known.
 const DATA_KIB: u64 = 1536;
-/// A rest after each burst, longer with more VMs, leaves time for KSM and for the terminal.
+/// Idle time after each burst, longer with more VMs, leaves time for KSM and for the terminal.
 const BURST_READS: u64 = 50_000;
 const IDLE_US_A_VM: u64 = 150;
-const PATIENCE: TimeLimits = TimeLimits { ready: Duration::from_secs(60), answer: Duration::from_secs(20) };
+const LIMITS: TimeLimits = TimeLimits { ready: Duration::from_secs(60), answer: Duration::from_secs(20) };
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is to be shown.
+/// What to show.
 #[derive(Clone, Debug)]
 pub struct Demo {
     /// The program `huddle`.
@@ -46,13 +46,13 @@ pub struct Demo {
     pub more: Vec<String>,
 }
 
-/// Why there is nothing to see.
+/// Why the demonstration failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// A stand-in.
+    /// A stand-in failed.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// The host.
+    /// The host failed.
     #[error("{0}: {1}")]
     Host(&'static str, std::io::Error),
 }
@@ -65,7 +65,7 @@ impl Demo {
     /// A stand-in or the terminal cannot be started.
     pub fn run(&self) -> Result<ExitStatus, DemoError> {
         let root = HostRoot::real();
-        // Without caches to choose between there is still the sharing to see.
+        // Without a choice of caches there is still sharing to show.
         let topology = topology::read(&root, None).ok();
         let mut guests = self.start(topology.as_ref())?;
         let dir = tempdir()?;
@@ -78,12 +78,12 @@ impl Demo {
         let started = top.args(&self.more).spawn();
         let shown = started.and_then(|mut top| {
             let reports = UnixDatagram::unbound()?;
-            let mut told = vec![0; guests.len()];
+            let mut reported = vec![0; guests.len()];
             loop {
                 if let Some(status) = top.try_wait()? {
                     return Ok(status);
                 }
-                report(&mut guests, &mut told, &reports, &socket);
+                report(&mut guests, &mut reported, &reports, &socket);
                 std::thread::sleep(REPORT_INTERVAL);
             }
         });
@@ -99,7 +99,7 @@ impl Demo {
         let groups = self.vms.div_ceil(GROUP);
         let mut guests = Vec::new();
         for i in 0..self.vms {
-            // Neighbours in a group are apart, and no two that share are together while there is another way.
+            // VMs of a group are on different domains as far as there are enough.
             let (group, member) = (i % groups, i / groups);
             let name = match GROUPS.get(group) {
                 Some(name) => format!("{name}-{}", member + 1),
@@ -112,7 +112,7 @@ impl Demo {
                 vcpus: 1,
                 private_kib: PRIVATE_KIB,
                 private_seed: i as u64 + 1,
-                limits: PATIENCE,
+                limits: LIMITS,
                 interrupt: Interrupt::default(),
             };
             guests.push(match domains.get(member % domains.len().max(1)) {
@@ -130,7 +130,7 @@ impl Demo {
     }
 }
 
-/// Calls `start` on other CPUs: a child has the affinity of the thread that starts it.
+/// Calls `start` on these CPUs: a child inherits the affinity of the thread that starts it.
 fn placed(
     cpus: &Cpus,
     start: impl FnOnce() -> Result<ChildGuest, GuestError>,
@@ -148,21 +148,20 @@ fn placed(
     Ok(started?)
 }
 
-/// Says for each stand-in how much it read since the last time. One that has ended, as the user may try,
-/// is reported no more.
-fn report(guests: &mut Vec<ChildGuest>, told: &mut Vec<u64>, to: &UnixDatagram, socket: &Path) {
+/// Reports for each stand-in how much it read since the last report, except those that have ended.
+fn report(guests: &mut Vec<ChildGuest>, reported: &mut Vec<u64>, to: &UnixDatagram, socket: &Path) {
     let mut at = 0;
     while at < guests.len() {
         let Ok(readings) = guests[at].read() else {
             guests.remove(at);
-            told.remove(at);
+            reported.remove(at);
             continue;
         };
         let reads: u64 = readings.iter().map(|reading| reading.reads).sum();
-        let line = format!("{}\t{}", guests[at].name(), reads.saturating_sub(told[at]));
-        // Nobody listens before the loop runs; what was read until then does not count.
+        let line = format!("{}\t{}", guests[at].name(), reads.saturating_sub(reported[at]));
+        // Before the loop runs there is no reader of the socket; reads until then do not count.
         let _ = to.send_to(line.as_bytes(), socket);
-        told[at] = reads;
+        reported[at] = reads;
         at += 1;
     }
 }

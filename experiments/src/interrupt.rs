@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM as a value: the run is left by an error, so that everything is undone on the way.
+//! Ctrl-C and SIGTERM as an error that ends the run, so that everything is undone on the way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// Whether the run shall end early. Clones tell of the same.
+/// Whether the run is interrupted. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<Inner>);
 
@@ -17,7 +17,7 @@ struct Inner {
     wake: Condvar,
 }
 
-/// The run was told to end.
+/// The run was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted; the host is as it was before")]
 pub struct Interrupted;
@@ -43,19 +43,19 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Tells the run to end.
+    /// Interrupts the run.
     pub fn raise(&self) {
         let _held = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.raised.store(true, Ordering::SeqCst);
         self.0.wake.notify_all();
     }
 
-    /// Goes on only if nobody told the run to end.
+    /// Fails if the run was interrupted.
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.0.raised.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
     }
 
-    /// Waits for `time`, or until the run is told to end.
+    /// Waits for `time`, or until the run is interrupted.
     pub fn sleep(&self, time: Duration) -> Result<(), Interrupted> {
         let until = Instant::now() + time;
         let mut held = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! What the host sees of each vCPU in a window: its CPU time, and all that `huddle-observe` observes, each
-//! where this host has it: the processor's counters, where the thread ran, its moves, its time in guest
+//! What the host observes of each vCPU in a window: its CPU time, and what `huddle-observe` observes, as far as
+//! this host has it: the processor's counters, where the thread ran, its moves, its time in guest
 //! mode, KSM's merges and breaks, and cache occupancy.
 
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use huddle_observe::resctrl::Resctrl;
 use huddle_xen::observer::XenObserver;
 
 /// The programs that run while guests are measured. Those that sample on a timer are left out: they
-/// tell nothing that the counters do not, and interrupt what is measured.
+/// add nothing to the counters, and interrupt what is measured.
 const PROGRAMS: [Program; 8] = [
     Program::KsmMergeOnePage,
     Program::KsmMergeWithKsmPage,
@@ -31,14 +31,14 @@ const PROGRAMS: [Program; 8] = [
     Program::KvmExit,
 ];
 
-/// What the host saw in one window.
+/// What the host observed in one window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostWindow {
     /// Each vCPU, in the order of the VMs.
     pub vcpus: Vec<VcpuProbe>,
     /// What KSM did to each VM.
     pub merging: Vec<MergeObservation>,
-    /// Cache occupancy of each VM, where the processor tells.
+    /// Cache occupancy of each VM, where the processor reports it.
     pub occupancy: Option<Availability<Vec<OccupancyObservation>>>,
 }
 
@@ -58,7 +58,7 @@ struct Running {
 }
 
 impl Watch {
-    /// Counts `events` once it is told of vCPUs.
+    /// Counts `events` once it is started.
     pub(crate) fn new(root: &HostRoot, events: EventSet) -> Self {
         Self { root: root.clone(), events, running: None }
     }
@@ -68,14 +68,14 @@ impl Watch {
         self.events.probe()
     }
 
-    /// What one should know about the choice of events.
+    /// Remarks on the choice of events.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.events.notes()
     }
 
     /// Begins to watch the vCPUs of `vms`, and with it the first window.
     pub(crate) fn start(&mut self, vms: &[Vm], topology: &Topology) {
-        // What is attached for an earlier run is taken away first.
+        // What is attached for an earlier run is detached first.
         self.running = None;
         let probes = Probes::load(&self.root, &ProbeConfig::only(&PROGRAMS));
         let sources = Sources {
@@ -95,7 +95,7 @@ impl Watch {
             topology: topology.clone(),
             cpu_times: cpu_times.collect(),
         };
-        // Begins the first window; there is none to end.
+        // Begins the first window.
         running.window();
         self.running = Some(running);
     }
@@ -105,7 +105,7 @@ impl Watch {
         self.running.as_mut().map(Running::window).unwrap_or_default()
     }
 
-    /// Watches no more: programs, counters and monitoring groups are gone.
+    /// Stops watching: detaches programs, counters and monitoring groups.
     pub(crate) fn stop(&mut self) {
         self.running = None;
     }
@@ -166,17 +166,21 @@ impl DomainWatch {
         }
     }
 
-    /// Watches no more: the processor's monitoring is told so.
+    /// Stops watching and the processor's monitoring.
     pub(crate) fn stop(&mut self) {
         self.running = None;
         self.observer.observe(&[], None);
     }
 }
 
-/// CPU time of a vCPU, whether or not it is told on which CPUs.
+/// CPU time of a vCPU, whether or not its CPUs are known.
 fn time_of(seen: &VcpuObservation) -> Availability<u64> {
     seen.run_ns().map_or_else(
-        || Availability::Unavailable(seen.residency.reason().unwrap_or("not all of it is told").to_owned()),
+        || {
+            Availability::Unavailable(
+                seen.residency.reason().unwrap_or("it is not known on all CPUs").to_owned(),
+            )
+        },
         Availability::Available,
     )
 }
@@ -223,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_told_as_a_difference_and_a_reason_is_kept() {
+    fn cpu_time_is_a_difference_and_a_reason_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("schedstat");
         let mut watched = (path.clone(), Err("not begun".to_owned()));
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_vcpu_is_told_with_and_without_its_cpus() {
+    fn the_time_of_a_vcpu_is_known_with_and_without_its_cpus() {
         let vcpu = |run_ns_anywhere, residency| VcpuObservation {
             vm: "vm1".into(),
             vcpu: 0,

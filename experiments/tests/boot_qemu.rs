@@ -1,4 +1,4 @@
-//! A real VM as the runner meets it. QEMU and the images of `cargo xtask experiment microbench --guest
+//! A real VM as the runner uses it. QEMU and the images of `cargo xtask experiment microbench --guest
 //! qemu` are needed; a test that misses them says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use huddle_experiments::guest::qemu::{Accelerator, PROGRAM, QemuGuestSpec};
-use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, TimeLimits};
+use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Reader, TimeLimits};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
@@ -47,18 +47,18 @@ fn a_vm_reads_what_it_says_and_shows_its_console_when_it_dies() {
     guest.load(GuestData { seed: 5, own_seed: 6, kib: 256 }).unwrap();
     guest.start(Pace { burst_reads: 1000, idle_us: 100 }, false).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    let total = guest.stop().unwrap()[0];
+    let total = guest.stop_reading().unwrap()[0];
     let mut data = vec![0; 256 * 128];
     chase::fill(&mut data, 5);
     assert!(total.reads > 0);
     assert_eq!(chase::walk(&data, 0, total.reads) as u64, total.position);
 
-    std::fs::write(&spec.console, "the last words\n").unwrap();
+    std::fs::write(&spec.console, "the last output\n").unwrap();
     let pid = guest.pid();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     let error = guest.read().unwrap_err();
     assert!(matches!(error, GuestError::Ended { .. }), "{error}");
-    assert!(error.to_string().contains("the last words"), "{error}");
+    assert!(error.to_string().contains("the last output"), "{error}");
     drop(guest);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }

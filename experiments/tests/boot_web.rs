@@ -3,6 +3,7 @@
 //! that it is skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod run_support;
 mod web_support;
 
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::process::Command;
 
 use huddle_experiments::guest::qemu::PROGRAM;
 use huddle_experiments::web::vm::IMAGE;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use huddle_testing::ksm;
 
-use web_support::{command, finished, is_gone, ksm_lock, lacks, settings, skip, started, stderr};
+use run_support::{Run, assert_fails, finished, settings, skip};
+use web_support::{assert_ends_with_server, command};
 
 /// The images beside the test's own programs, in `target/guests`.
 fn images() -> PathBuf {
@@ -26,7 +27,7 @@ fn is_skipped() -> bool {
         missing.then(|| format!("{PROGRAM} is missing"))
     };
     let missing =
-        lacks().or_else(|| huddle_experiments::images::find(&images(), IMAGE).err()).or_else(program);
+        ksm::missing().or_else(|| huddle_experiments::images::find(&images(), IMAGE).err()).or_else(program);
     if let Some(reason) = &missing {
         assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {reason}");
         skip(reason);
@@ -35,9 +36,7 @@ fn is_skipped() -> bool {
 }
 
 fn vms(dir: &Path) -> Command {
-    let mut command = command(dir);
-    command.args(["--guest", "qemu"]);
-    command
+    command(dir, &["--guest", "qemu"])
 }
 
 #[test]
@@ -45,7 +44,7 @@ fn vms_answer_every_request_and_what_they_read_is_merged() {
     if is_skipped() {
         return;
     }
-    let _lock = ksm_lock();
+    let _lock = ksm::lock();
     let dir = tempfile::tempdir().unwrap();
     let before = settings();
     let mut command = vms(dir.path());
@@ -70,29 +69,20 @@ fn a_vm_that_dies_ends_the_run_with_its_name_and_its_last_words() {
     if is_skipped() {
         return;
     }
-    let _lock = ksm_lock();
+    let _lock = ksm::lock();
     let dir = tempfile::tempdir().unwrap();
     let before = settings();
-    let Some(mut run) = started(vms(dir.path())) else { return };
-    kill(Pid::from_raw(run.servers[1]), Signal::SIGKILL).unwrap();
-    let (code, said) = run.end();
-    assert_eq!(code, Some(1), "{said}");
-    let named = format!("(pid {})", run.servers[1]);
-    assert!(said.contains("the guest vm") && said.contains(&named) && said.contains("SIGKILL"), "{said}");
-    assert!(said.contains("the end of its log"), "{said}");
-    assert_eq!(settings(), before);
-    assert!(run.servers.iter().all(|server| is_gone(*server)) && !run.site.exists());
+    let Some(run) = Run::start(vms(dir.path())) else { return };
+    assert_ends_with_server(run, 1, &["the end of its log"], &before);
 }
 
 #[test]
 fn without_the_image_it_says_how_to_get_it_and_changes_nothing() {
-    if let Some(reason) = lacks() {
+    if let Some(reason) = ksm::missing() {
         return skip(&reason);
     }
     let (dir, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let output = vms(dir.path()).arg("--images").arg(empty.path()).output().unwrap();
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("web/vmlinuz") && said.contains("cargo xtask experiment web"), "{said}");
+    assert_fails(&output, 3, &["web/vmlinuz", "cargo xtask experiment web"]);
     assert!(!dir.path().join("run").exists());
 }

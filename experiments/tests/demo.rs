@@ -1,27 +1,19 @@
 //! The demo in a real terminal: it shows its stand-ins, and leaves nothing behind.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, reason = "tests")]
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use huddle_testing::tmux;
-use nix::fcntl::{Flock, FlockArg};
+use huddle_testing::output::say;
+use huddle_testing::{ksm, tmux};
 
 /// What is missing to run it here.
 fn missing() -> Option<String> {
-    if !nix::unistd::Uid::effective().is_root() {
-        return Some("not root".into());
-    }
-    if !Path::new("/sys/kernel/mm/ksm/run").exists() {
-        return Some("this kernel has no KSM".into());
-    }
     let huddle = Path::new(env!("CARGO_BIN_EXE_huddle-demo")).with_file_name("huddle");
     if !huddle.exists() {
         return Some(format!("{} is missing: build the workspace", huddle.display()));
     }
-    tmux::missing()
+    ksm::missing().or_else(tmux::missing)
 }
 
 /// Processes with this in their environment, by name.
@@ -41,14 +33,11 @@ fn processes(ours: &str) -> Vec<String> {
 fn the_demo_shows_stand_ins_and_leaves_nothing() {
     if let Some(reason) = missing() {
         assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {reason}");
-        let _ = writeln!(std::io::stderr(), "skipped: {reason}");
-        return;
+        return say(&format!("skipped: {reason}"));
     }
-    let lock = "/run/lock/huddle-ksm-test.lock";
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock).unwrap();
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
-    let ksm = || std::fs::read_to_string("/sys/kernel/mm/ksm/run").unwrap();
-    let before = ksm();
+    let _lock = ksm::lock();
+    let running = || std::fs::read_to_string("/sys/kernel/mm/ksm/run").unwrap();
+    let before = running();
     let dir = tempfile::tempdir().unwrap();
     let (state, demo) = (dir.path().join("state"), env!("CARGO_BIN_EXE_huddle-demo"));
     let ours = format!("HUDDLE_STATE_DIR={}", state.display());
@@ -64,7 +53,7 @@ fn the_demo_shows_stand_ins_and_leaves_nothing() {
     terminal.shows("operations per second, as reported by workloads");
     terminal.keys(&["q"]);
     terminal.shows("ended with 0");
-    assert_eq!(ksm(), before);
+    assert_eq!(running(), before);
     let deadline = Instant::now() + Duration::from_secs(5);
     while !processes(&ours).is_empty() {
         assert!(Instant::now() < deadline, "{:?}", processes(&ours));

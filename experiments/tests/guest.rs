@@ -1,4 +1,4 @@
-//! The stand-in VM as the runner meets it: the real program, spoken to over its pipes.
+//! The stand-in VM as the runner uses it: the real program, controlled over its pipes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use huddle_experiments::guest::child::ChildGuest;
 use huddle_experiments::guest::process::ProcessGuestSpec;
-use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, TimeLimits};
+use huddle_experiments::guest::{Guest, GuestData, GuestError, Pace, Reader, TimeLimits};
 use huddle_experiments::interrupt::Interrupt;
 use huddle_guest::chase;
 use nix::sys::signal::{Signal, kill};
@@ -63,7 +63,7 @@ fn a_guest_reads_what_it_says_and_can_be_started_again() {
         guest.start(PACE, own).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let midway = guest.read().unwrap();
-        let total = guest.stop().unwrap();
+        let total = guest.stop_reading().unwrap();
         assert_eq!((midway.len(), total.len()), (2, 2), "one reading a vCPU");
         for (vcpu, (total, midway)) in total.iter().zip(&midway).enumerate() {
             assert!(total.reads > 0 && total.reads.is_multiple_of(PACE.burst_reads));
@@ -102,7 +102,7 @@ fn its_worker_is_named_like_a_vcpu_and_its_memory_is_mergeable() {
 }
 
 #[test]
-fn orders_that_make_no_sense_are_answered_with_an_error() {
+fn commands_that_make_no_sense_are_answered_with_an_error() {
     let mut guest = ready(&spec());
     let error = guest.stop().unwrap_err();
     assert!(
@@ -125,7 +125,7 @@ fn a_guest_ends_when_its_input_ends_even_while_it_reads() {
     let mut input = child.stdin.take().unwrap();
     std::io::Write::write_all(&mut input, b"load 1 2 64\nstart 1000 0 0\n").unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    assert!(child.try_wait().unwrap().is_none(), "it reads until it is told otherwise");
+    assert!(child.try_wait().unwrap().is_none(), "it reads until it is stopped");
     drop(input);
     let pid = child.id() as i32;
     wait_until("the end of the guest", || has_ended(pid));
@@ -134,7 +134,7 @@ fn a_guest_ends_when_its_input_ends_even_while_it_reads() {
 
 #[test]
 fn a_guest_ends_with_its_parent() {
-    // A shell starts the guest, tells its pid and is killed. The guest's input is a FIFO that this test
+    // A shell starts the guest, prints its pid and is killed. The guest's input is a FIFO that this test
     // keeps open, so only the parent's death can end it.
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("input");
@@ -168,13 +168,13 @@ fn a_guest_that_hangs_is_named_and_ended() {
     let pid = guest.pid();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     let error = guest.start(PACE, false).unwrap_err();
-    assert!(matches!(error, GuestError::Silent { .. }), "{error}");
+    assert!(matches!(error, GuestError::TimedOut { .. }), "{error}");
     assert!(error.to_string().contains(&format!("v1 (pid {pid})")), "{error}");
     assert!(!runs(pid), "the hung guest is gone");
 }
 
 #[test]
-fn a_guest_that_died_is_told_from_one_that_hangs() {
+fn a_guest_that_died_is_distinguished_from_one_that_hangs() {
     let mut guest = ready(&spec());
     let pid = guest.pid();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();

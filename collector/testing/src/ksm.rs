@@ -26,11 +26,16 @@ pub fn missing() -> Option<String> {
     (!Path::new(DIR).join("run").exists()).then(|| format!("this kernel has no KSM ({DIR}/run is missing)"))
 }
 
+/// The sole right to change KSM among the tests of this machine, once other users have ended.
+pub fn lock() -> Flock<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(LOCK).unwrap();
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap()
+}
+
 impl Ksm {
     /// Waits for other users, then sets KSM to merge everything mergeable as fast as it can.
     pub fn start() -> Self {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(LOCK).unwrap();
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
+        let lock = lock();
         let saved = SAVED
             .into_iter()
             .filter_map(|name| Some((name, chosen(&fs::read_to_string(Path::new(DIR).join(name)).ok()?))))

@@ -33,8 +33,8 @@ pub fn fill(data: &mut [u64], seed: u64) {
     }
 }
 
-/// Changes the noise of a ring, by `seed`, and nothing of the ring itself: the same sequence of reads on
-/// pages that equal nobody else's.
+/// Changes the noise of a ring, by `seed`, and not the ring itself: the same sequence of reads on pages that no
+/// other guest has.
 pub fn set_apart(data: &mut [u64], seed: u64) {
     let mut rng = Rng::new(seed);
     for node in data.chunks_exact_mut(NODE_WORDS) {
@@ -42,7 +42,7 @@ pub fn set_apart(data: &mut [u64], seed: u64) {
     }
 }
 
-/// Fills `words` with the noise of `seed`: memory that nobody else holds.
+/// Fills `words` with the noise of `seed`: memory that no other guest has.
 pub fn fill_noise(words: &mut [u64], seed: u64) {
     let mut rng = Rng::new(seed);
     words.fill_with(|| rng.next_u64());

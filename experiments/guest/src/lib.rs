@@ -1,6 +1,6 @@
-//! The inside of a guest: the data it holds, the way it reads it, and the words it is spoken to with.
+//! The inside of a guest: the data it holds, the way it reads it, and the protocol that controls it.
 //!
-//! Two programs are made of it: `huddle-standin` (a process that stands for a VM) and
+//! Two programs are made of it: `huddle-standin` (a process as a stand-in for a VM) and
 //! `huddle-guest-init`, the only program of a real VM. So that the second can be small and linked
 //! statically, this crate depends on nothing of the host's side.
 

@@ -1,4 +1,4 @@
-//! Memory as a VMM gives it to a guest: private, anonymous, and mergeable if it shall be.
+//! Memory as a VMM gives it to a guest: private, anonymous, and mergeable on request.
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -17,11 +17,11 @@ pub struct MergeableMemory {
     words: usize,
 }
 
-/// Memory that could not be had.
+/// Memory that is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// Not a whole number of pages, or none.
-    #[error("{0} bytes are no whole number of pages of {PAGE_BYTES} bytes; ask for a multiple")]
+    #[error("{0} bytes are not a whole number of pages of {PAGE_BYTES} bytes; ask for a multiple")]
     Size(usize),
     /// The kernel refused.
     #[error("cannot {what} {bytes} bytes of guest memory: {errno}{hint}")]
@@ -30,7 +30,7 @@ pub enum MemoryError {
         what: &'static str,
         /// Size of the memory in bytes.
         bytes: usize,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
         /// What it may mean.
         hint: &'static str,
@@ -61,7 +61,7 @@ impl MergeableMemory {
         Ok(memory)
     }
 
-    /// Marks it as mergeable, or takes apart what is merged (MADV_UNMERGEABLE) and forbids it.
+    /// Marks it as mergeable, or unmerges it (MADV_UNMERGEABLE) and forbids merging.
     ///
     /// # Errors
     /// The kernel refuses: it has no KSM, or no memory for the copies.

@@ -1,5 +1,5 @@
-//! What runner and guest say to each other: one line of words to the guest, one JSON object a line
-//! back. When its input ends, the guest ends.
+//! The protocol of runner and guest: a command is one line of words, an answer one line of JSON. When its input
+//! ends, the guest ends.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub enum Command {
     Load {
         /// Seed of the data: guests with the same seed hold the same.
         seed: u64,
-        /// Seed of what sets the guest's own copy apart: the same ring, so the same sequence of reads,
+        /// Seed of the differences of the guest's own copy: the same ring, so the same sequence of reads,
         /// but no page that equals one of another guest, so that it can never be merged.
         own_seed: u64,
         /// Size of the data in KiB, whole pages.
@@ -24,18 +24,18 @@ pub enum Command {
         /// Whether the guest's own copy is read, which cannot be merged, instead of the common data.
         own: bool,
     },
-    /// Tell the counters and go on; answered by [`Reply::Reading`].
+    /// Report the counters and go on; answered by [`Reply::Reading`].
     Read,
-    /// Stop and tell the counters; answered by [`Reply::Stopped`].
+    /// Stop and report the counters; answered by [`Reply::Stopped`].
     Stop,
 }
 
 /// How a guest reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Dependent reads between two rests.
+    /// Dependent reads between two idle times.
     pub burst_reads: u64,
-    /// How long a rest is, in microseconds; 0 only lets others run (sched_yield(2)).
+    /// How long it is idle, in microseconds; 0 only yields the CPU (sched_yield(2)).
     pub idle_us: u64,
 }
 
@@ -50,7 +50,7 @@ impl Command {
         }
     }
 
-    /// The line that says it, without the line's end.
+    /// Its line, without the line end.
     pub fn line(self) -> String {
         let word = self.word();
         match self {
@@ -62,7 +62,7 @@ impl Command {
         }
     }
 
-    /// The command a line says; `None` when it says none.
+    /// The command of a line; `None` when it is not one.
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let word = words.next()?;
@@ -86,7 +86,7 @@ impl Command {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Reply {
-    /// It is up; said once, unasked.
+    /// It is up: the first message.
     Ready {
         /// How many vCPUs read.
         vcpus: u32,
@@ -108,7 +108,7 @@ pub enum Reply {
         /// In the order of vCPUs.
         vcpus: Vec<Reading>,
     },
-    /// It did not understand or cannot do it now.
+    /// The command is unknown or makes no sense now.
     Error {
         /// Why.
         message: String,
@@ -124,9 +124,9 @@ pub struct Reading {
     /// Time since the start (CLOCK_MONOTONIC), in nanoseconds of the guest's clock.
     pub elapsed_ns: u64,
     /// CPU time its thread used (CLOCK_THREAD_CPUTIME_ID), in nanoseconds. In a VM it holds the time
-    /// that the host gave to others in the middle of a burst, which a guest cannot tell.
+    /// that the host gave to other programs in the middle of a burst, which a guest cannot distinguish.
     pub busy_ns: u64,
-    /// Where in its data it stands, in words: follows from the data and the reads, so that reads that
+    /// Its position in its data, in words: follows from the data and the reads, so that reads that
     /// were never made cannot be counted.
     pub position: u64,
 }

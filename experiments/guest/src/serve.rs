@@ -35,7 +35,7 @@ pub enum GuestFailure {
     /// An order at the wrong time.
     #[error(transparent)]
     Work(#[from] WorkError),
-    /// No thread, no way to speak with the runner, or no way to learn where pages lie.
+    /// No thread, no connection to the runner, or no access to the addresses of pages.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),
     /// Something else.
@@ -55,7 +55,7 @@ struct Guest {
 /// Serves one runner until its input ends.
 ///
 /// # Errors
-/// Memory or threads cannot be had at the start, or the runner cannot be spoken to. Orders that fail
+/// Memory or threads are not available at the start, or the connection to the runner failed. Commands that fail
 /// later are answered with an error.
 pub fn serve(options: ServeOptions, input: impl BufRead, mut output: impl Write) -> Result<(), GuestFailure> {
     let workers = Workers::start(options.vcpus, options.thread_name, options.at_start)

@@ -1,4 +1,4 @@
-//! The vCPUs of a guest: threads that read its data while they are asked to.
+//! The vCPUs of a guest: threads that read its data between start and stop.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::chase;
 use crate::memory::MergeableMemory;
 use crate::protocol::{Pace, Reading};
 
-/// What shall be read, and how.
+/// What to read, and how.
 #[derive(Clone)]
 struct Job {
     data: Arc<MergeableMemory>,
@@ -27,7 +27,7 @@ struct State {
     failure: Option<String>,
 }
 
-/// What the workers shall do, and what they have done.
+/// What the workers are to do, and what they have done.
 #[derive(Default)]
 struct WorkerSync {
     state: Mutex<State>,
@@ -55,16 +55,16 @@ pub struct Workers {
     vcpus: usize,
 }
 
-/// An order that makes no sense now, or a worker that failed.
+/// A command that makes no sense now, or a worker that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
     /// Started twice.
     #[error("reads already")]
     ReadsAlready,
-    /// Asked while it did nothing.
+    /// A command about reading while it did not read.
     #[error("does not read")]
     DoesNotRead,
-    /// A burst of nothing would never end.
+    /// An empty burst would never end.
     #[error("a burst needs at least one read")]
     EmptyBurst,
     /// A worker could not go on.

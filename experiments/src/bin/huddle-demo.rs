@@ -1,4 +1,4 @@
-//! Stand-in VMs and `huddle top` before them: `cargo xtask demo` builds and calls it.
+//! Stand-in VMs and `huddle top` on them: `cargo xtask demo` builds and calls it.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use huddle_experiments::demo::Demo;
 /// Exit code where the host cannot do it.
 const CANNOT: u8 = 3;
 
-/// Stand-in VMs that share data in pairs and start in the worst placement, and `huddle top` before them.
+/// Stand-in VMs that share data in pairs and start in the worst placement, and `huddle top` on them.
 ///
 /// KSM runs for as long; all is as before when the terminal is left (q). Needs root.
 #[derive(Parser)]
@@ -35,14 +35,14 @@ fn main() -> ExitCode {
         None
     };
     if let Some(why) = cannot {
-        say(why);
+        print_error(why);
         return ExitCode::from(CANNOT);
     }
     let beside = |name| std::env::current_exe().map(|own| own.with_file_name(name));
     let (huddle, standin) = match (beside("huddle"), beside("huddle-standin")) {
         (Ok(huddle), Ok(standin)) => (huddle, standin),
         (Err(error), _) | (_, Err(error)) => {
-            say(&format!("cannot tell where the programs are: {error}"));
+            print_error(&format!("cannot find the paths of the programs: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -50,12 +50,12 @@ fn main() -> ExitCode {
     match demo.run() {
         Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
         Err(error) => {
-            say(&error.to_string());
+            print_error(&error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-fn say(line: &str) {
+fn print_error(line: &str) {
     let _ = writeln!(std::io::stderr(), "huddle-demo: {line}");
 }

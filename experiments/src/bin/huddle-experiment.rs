@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use huddle_experiments::frame::command::say;
-use huddle_experiments::frame::course::RunError;
+use huddle_experiments::frame::command::print_status;
+use huddle_experiments::frame::run::RunError;
 use huddle_experiments::frame::spec::SpecError;
 use huddle_experiments::guest::xen::guard;
 use huddle_experiments::host::HostFailure;
@@ -29,7 +29,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Experiment {
     /// The paper's Figure 4 and Tables 1 to 3: VMs on data A and B, not merged, placed as recommended, the
-    /// opposite way, by the kernel and by lot, in alternation. Needs root and KSM, or a Xen that shares memory;
+    /// opposite way, by the kernel and at random, in alternation. Needs root and KSM, or a Xen that shares memory;
     /// takes a few minutes
     Microbench(microbench::Args),
     /// The paper's Table 4 and Figure 5: Apaches with PHP, as processes or in VMs, that hold data A or B, and
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("huddle-experiment: {error:#}"));
+            print_status(&format!("huddle-experiment: {error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 /// The guard of a runner's domains.
 fn guard_domains() -> anyhow::Result<()> {
     let domains = guard::XenDomains::open(&HostRoot::real())?;
-    guard::run(std::io::stdin().lock(), &domains, guard::PATIENCE)
+    guard::run(std::io::stdin().lock(), &domains, guard::CREATE_LIMIT)
         .map_err(|left| anyhow::anyhow!("{}; destroy it with `xl destroy`", left.join("; ")))
 }
 

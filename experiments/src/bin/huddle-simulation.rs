@@ -1,4 +1,4 @@
-//! Prints how the closed loop does on thousands of synthetic hosts, beside the rule that looks at one
+//! Prints the results of the closed loop on thousands of synthetic hosts, beside those of a rule that uses one
 //! block only.
 
 use std::time::Instant;
@@ -14,7 +14,7 @@ struct Args {
     /// Hosts for each figure
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     worlds: u32,
-    /// Where the chance comes from
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }

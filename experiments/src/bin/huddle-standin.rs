@@ -8,7 +8,7 @@ use huddle_guest::{ServeOptions, serve};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 
-/// A process that stands for a VM: mergeable memory, and threads named like vCPUs that read it when told
+/// A stand-in for a VM: a process with mergeable memory, and threads named like vCPUs that read it on commands
 /// on standard input (`load`, `start`, `read`, `stop`). It ends when its input or its parent ends.
 #[derive(Parser)]
 struct Args {

@@ -12,7 +12,7 @@ pub struct DomainMemory<'a> {
     pub toolstack: &'a dyn Toolstack,
     /// Reads their pages.
     pub memory: &'a mut dyn ForeignMemory,
-    /// Tells which pages are on one frame; without it none are.
+    /// Reports which pages are on one frame; without it none are.
     pub sharing: Option<&'a mut dyn MemorySharing>,
 }
 

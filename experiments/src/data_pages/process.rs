@@ -45,7 +45,7 @@ impl ProcessMemory {
         let mut node = [0; NODE_BYTES];
         for (number, entry) in (0..).zip(entries.as_chunks().0) {
             let address = region.start + number * PAGE_BYTES as u64;
-            // Reading what is not there would make it be there. A page that goes away meanwhile is no data.
+            // Reading a page that is not present would allocate it. One that is freed meanwhile holds no data.
             let is_there = u64::from_ne_bytes(*entry) & PRESENT != 0;
             if is_there && memory.file.read_exact_at(&mut node, address).is_ok() {
                 each(address, &node);

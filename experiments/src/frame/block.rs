@@ -8,11 +8,11 @@ use huddle_model::summary::{Arm, Block, Sample};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 
-use super::course::{RunError, Step};
 use super::expected::Expected;
-use super::placement::{drawn, plan_of};
+use super::placement::{plan_of, random_plan};
+use super::run::{RunError, Step};
 use super::{Verify, Workload};
-use crate::guest::{Guest, GuestData, GuestError, Pace, Reading};
+use crate::guest::{Guest, GuestData, GuestError, Pace, Reader, Reading};
 use crate::host::Host;
 use crate::interrupt::Interrupt;
 
@@ -22,16 +22,16 @@ pub struct Window<'a, G: ?Sized> {
     pub host: &'a mut dyn Host,
     /// The guests, in the order of the matrix.
     pub guests: &'a mut [Box<G>],
-    /// The VMs that they are.
+    /// Their VMs.
     pub vms: &'a [Vm],
     /// How they read.
     pub pace: Pace,
-    /// What ends every waiting.
+    /// Ends every wait.
     pub interrupt: &'a Interrupt,
 }
 
 impl<G: Guest + ?Sized> Window<'_, G> {
-    /// Has all guests begin: on the common data, or on what each has for itself.
+    /// Starts all guests: on the common data, or on their own copies.
     ///
     /// # Errors
     /// A guest does not.
@@ -40,39 +40,41 @@ impl<G: Guest + ?Sized> Window<'_, G> {
         self.guests.iter_mut().try_for_each(|guest| guest.start(pace, own))
     }
 
-    /// What each vCPU of each guest has done since the start.
-    ///
-    /// # Errors
-    /// A guest does not tell.
-    pub fn read(&mut self) -> Result<Vec<Vec<Reading>>, GuestError> {
-        self.guests.iter_mut().map(|guest| guest.read()).collect()
-    }
-
-    /// Has all guests stop.
+    /// Stops all guests.
     ///
     /// # Errors
     /// A guest does not.
     pub fn stop(&mut self) -> Result<(), GuestError> {
-        self.guests.iter_mut().try_for_each(|guest| guest.stop().map(drop))
+        self.guests.iter_mut().try_for_each(|guest| guest.stop())
     }
 }
 
-/// What blocks are measured with.
-pub(super) struct Bench<'a, W: Workload> {
+impl Window<'_, dyn Reader> {
+    /// What each vCPU of each guest has done since the start.
+    ///
+    /// # Errors
+    /// A guest does not answer.
+    pub fn read(&mut self) -> Result<Vec<Vec<Reading>>, GuestError> {
+        self.guests.iter_mut().map(|guest| guest.read()).collect()
+    }
+}
+
+/// Measures blocks.
+pub(super) struct BlockRunner<'a, W: Workload> {
     pub(super) workload: &'a W,
     pub(super) window: Window<'a, W::Guest>,
-    /// What each VM holds, as far as it is verified.
+    /// The data of each VM, as far as it is verified.
     pub(super) data: &'a [GuestData],
     pub(super) plans: &'a [(Arm, Plan)],
     pub(super) topology: &'a Topology,
-    /// What plans are made from.
+    /// The sharing that plans are made from.
     pub(super) basis: &'a SharingMatrix,
     pub(super) expected: &'a Expected,
 }
 
-impl<W: Workload> Bench<'_, W> {
-    /// Measures one block after the other; those that warm up are not among what is returned.
-    pub(super) fn blocks(
+impl<W: Workload> BlockRunner<'_, W> {
+    /// Measures one block after the other, and returns those after the warm-up.
+    pub(super) fn run(
         mut self,
         orders: &[Vec<Arm>],
         progress: &mut dyn FnMut(Step<'_>),
@@ -97,7 +99,7 @@ impl<W: Workload> Bench<'_, W> {
         Ok(blocks)
     }
 
-    /// Every arm once; a block at whose end what was to be merged is not is invalid.
+    /// Measures every arm once. The block is invalid if merging does not hold at its end.
     fn block(&mut self, number: usize, order: &[Arm]) -> Result<Block, RunError> {
         let mut samples = Vec::new();
         let mut invalid = None;
@@ -117,18 +119,18 @@ impl<W: Workload> Bench<'_, W> {
 
     fn sample(&mut self, arm: Arm, block: usize) -> Result<Result<Sample, String>, RunError> {
         let seed = self.workload.spec().seed;
-        let drawn = arm.is_drawn().then(|| drawn(self.basis, self.topology, seed, block));
-        let plan = plan_of(arm, drawn.as_ref(), self.plans)?;
+        let random = arm.is_drawn().then(|| random_plan(self.basis, self.topology, seed, block));
+        let plan = plan_of(arm, random.as_ref(), self.plans)?;
         self.window.host.place(self.window.vms, plan)?;
         let sample = self.workload.measure(&mut self.window, arm, plan)?;
-        Ok(sample.map(|sample| Sample { plan: drawn, ..sample }))
+        Ok(sample.map(|sample| Sample { plan: random, ..sample }))
     }
 }
 
-/// The blocks that are left take as long each as those before them, or, before the first, as `first`.
+/// About how long the remaining blocks take: each as long as those before, or, before the first, as `first`.
 fn time_left(first: Option<Duration>, elapsed: Duration, done: usize, of: usize) -> Option<Duration> {
-    let a_block = if done > 0 { Some(elapsed.div_f64(done as f64)) } else { first };
-    a_block.map(|one| one.mul_f64((of - done) as f64))
+    let one = if done > 0 { Some(elapsed.div_f64(done as f64)) } else { first };
+    one.map(|one| one.mul_f64((of - done) as f64))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What the command lines of all experiments share: their options, one run from the host to its files,
-//! and what is printed.
+//! What the command lines of all experiments have in common: options, one run from the host to its files, and
+//! what is printed.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,11 @@ use huddle_observe::perf::EventSet;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::Workload;
-use super::course::{Step, run};
-use super::environment;
-use super::report;
-use super::spec::{Preset, Settings, Spec, SpecError};
+use super::report::{self, Report};
+use super::run::{Step, run};
+use super::spec::{Changes, Preset, Settings, Spec, SpecError};
 use super::summary::{About, summary};
+use super::{Workload, environment};
 use crate::guest::qemu::Accelerator;
 use crate::guest::{GuestError, kvm};
 use crate::host::Host;
@@ -32,21 +31,9 @@ pub struct Options {
     /// A specification of your own, in TOML; the presets are in experiments/presets
     #[arg(long)]
     pub spec: Option<PathBuf>,
-    /// Blocks; every block measures every arm once
-    #[arg(long)]
-    pub repetitions: Option<usize>,
     /// Only the recommended arm against itself: the interval of the ratio should contain 1
     #[arg(long)]
     pub only_control: bool,
-    /// Cache level of the domains [default: the highest that parts the CPUs]
-    #[arg(long)]
-    pub cache_level: Option<u8>,
-    /// Seed of data, order of arms and intervals
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Most seconds that merging may take
-    #[arg(long, value_parser = seconds)]
-    pub merge_seconds: Option<f64>,
     /// Where kernels and initramfs of VMs are [default: target/guests]
     #[arg(long)]
     pub images: Option<PathBuf>,
@@ -70,31 +57,14 @@ pub enum Format {
     Json,
 }
 
-/// A length of time on the command line.
-///
-/// # Errors
-/// It is none that can be waited for.
-pub fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected seconds from 0 to 86400".into()),
-    }
-}
-
 impl Options {
-    /// The specification that is named, changed as these options say.
+    /// The specification in the file, or else the preset, with these changes.
     ///
     /// # Errors
     /// It cannot be read or understood.
-    pub fn spec<S: Settings>(&self, preset: impl Preset) -> Result<Spec<S>, SpecError> {
-        let mut spec = match &self.spec {
-            Some(path) => Spec::read(path)?,
-            None => Spec::preset(preset)?,
-        };
-        spec.repetitions = self.repetitions.unwrap_or(spec.repetitions);
-        spec.cache_level = self.cache_level.or(spec.cache_level);
-        spec.seed = self.seed.unwrap_or(spec.seed);
-        spec.merge_seconds = self.merge_seconds.unwrap_or(spec.merge_seconds);
+    pub fn spec<S: Settings>(&self, preset: impl Preset, changes: &Changes<S>) -> Result<Spec<S>, SpecError> {
+        let mut spec = self.spec.as_ref().map_or_else(|| Spec::preset(preset), |path| Spec::read(path))?;
+        changes.apply(&mut spec)?;
         if self.only_control {
             spec.arms = vec![Arm::Recommended, Arm::Control];
         }
@@ -103,11 +73,11 @@ impl Options {
 
     /// The directory of the run.
     pub fn directory(&self, name: &str) -> PathBuf {
-        let usual = || Path::new("runs").join(format!("{name}-{}", utc_compact(unix_us())));
-        self.out.clone().unwrap_or_else(usual)
+        let default = || Path::new("runs").join(format!("{name}-{}", utc_compact(unix_us())));
+        self.out.clone().unwrap_or_else(default)
     }
 
-    /// Where images of VMs are: beside this program, in `target/guests`, where nothing else is said.
+    /// Where images of VMs are: by default `target/guests`, beside this program.
     ///
     /// # Errors
     /// This program is in no target directory.
@@ -117,43 +87,43 @@ impl Options {
         }
         let own = own_program()?;
         let target =
-            own.ancestors().nth(2).context("this program is in no target directory; say --images")?;
+            own.ancestors().nth(2).context("this program is in no target directory; use --images")?;
         Ok(target.join("guests"))
     }
 }
 
-/// Where this program is.
+/// The path of this program.
 ///
 /// # Errors
-/// The system does not tell.
+/// The system does not report it.
 pub fn own_program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("cannot tell where this program is")
+    std::env::current_exe().context("cannot find the path of this program")
 }
 
-/// Writes a line to standard error. That nobody reads it any more must not end a run halfway, as the
-/// panic of `eprintln!` would.
-pub fn say(line: &str) {
+/// Writes a line to standard error. A reader that is gone must not end a run halfway, as the panic of
+/// `eprintln!` would.
+pub fn print_status(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// What runs VMs of QEMU's here.
+/// What runs the instructions of QEMU's VMs on this host.
 pub fn accelerator() -> Accelerator {
     match kvm::runs_natively() {
         Ok(_) => Accelerator::Kvm,
         Err(why) => {
-            say(&format!("{why}; the VMs are translated (TCG)"));
+            print_status(&format!("{why}; the VMs are emulated (TCG)"));
             Accelerator::Tcg
         }
     }
 }
 
-/// What is counted on each vCPU: what suits the processor; one that nobody knows gets the kernel's generic events.
-pub fn usual_events(root: &HostRoot) -> EventSet {
+/// The events that are counted on each vCPU by default: for an unknown processor the kernel's generic ones.
+pub fn default_events(root: &HostRoot) -> EventSet {
     EventSet::for_host(root).unwrap_or_else(|_| EventSet::of(None))
 }
 
-/// What starts all guests of a run.
-pub type Starter<G> = Box<dyn Fn(&Interrupt) -> Result<Vec<Box<G>>, GuestError>>;
+/// Starts the guest of a number, without waiting until it is up.
+pub type StartGuest<G> = Box<dyn Fn(usize, &Interrupt) -> Result<Box<G>, GuestError>>;
 
 /// What a run needs of the host.
 pub struct Prepared<G: ?Sized> {
@@ -161,13 +131,13 @@ pub struct Prepared<G: ?Sized> {
     pub host: Box<dyn Host>,
     /// What runs the instructions of VMs; `None` where nobody chose.
     pub accelerator: Option<Accelerator>,
-    /// What starts the guests.
-    pub start: Starter<G>,
+    /// Starts a guest.
+    pub start: StartGuest<G>,
 }
 
 /// A workload that can be run from the command line.
-pub trait Runnable: Workload + Sized {
-    /// Finds what it needs on this host, and suits its specification to that. Files of guests go to `directory`.
+pub trait Runnable: Report + Sized {
+    /// Finds what it needs on this host, and completes its specification. Files of guests go to `directory`.
     ///
     /// # Errors
     /// The host cannot run it, or another program changes it.
@@ -178,7 +148,7 @@ pub trait Runnable: Workload + Sized {
         directory: &Path,
     ) -> anyhow::Result<Prepared<Self::Guest>>;
 
-    /// Writes what else than the summary is kept of a run, and tells where.
+    /// Writes files beside the summary, and returns their path.
     ///
     /// # Errors
     /// It cannot be written.
@@ -211,7 +181,7 @@ pub fn measure<W: Runnable>(
     let mut progress = |step: Step<'_>| {
         let left = step.left.map_or_else(String::new, |left| format!(" ({} s left)", left.as_secs()));
         if bar.is_hidden() {
-            say(&format!("[{:>5.1} s] {}{left}", begun.elapsed().as_secs_f64(), step.text));
+            print_status(&format!("[{:>5.1} s] {}{left}", begun.elapsed().as_secs_f64(), step.text));
             return;
         }
         bar.set_length(step.of as u64);
@@ -219,11 +189,12 @@ pub fn measure<W: Runnable>(
         bar.set_message(format!("{}{left}", step.text));
     };
     let ticks = CpuTicks::read(&root);
-    let outcome = run(workload, &mut *host, &mut || start(interrupt), interrupt, &mut progress);
+    let mut start_guest = |number| start(number, interrupt);
+    let outcome = run(workload, &mut *host, &mut start_guest, interrupt, &mut progress);
     bar.finish_and_clear();
     let outcome = outcome?;
     let stolen = CpuTicks::read(&root).zip(ticks).and_then(|(late, early)| late.stolen_since(&early));
-    drop((host, start));
+    drop(host);
 
     let about = About {
         disturbances: environment::disturbances(&environment, &outcome.blocks, stolen),
@@ -249,14 +220,14 @@ pub fn execute<W: Runnable>(
 ) -> anyhow::Result<()> {
     let (summary, files) = measure(workload, options, &options.directory(W::NAME), interrupt)?;
     print(options.format, &report::text(workload, &summary), &summary, &files)?;
-    any_valid(workload, &summary)
+    check_result(workload, &summary)
 }
 
-/// Makes sure that a run has a result: one without one valid block has none.
+/// Makes sure that a run has a result.
 ///
 /// # Errors
-/// It has none.
-pub fn any_valid<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> anyhow::Result<()> {
+/// No block is valid.
+pub fn check_result<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> anyhow::Result<()> {
     anyhow::ensure!(
         !workload.spec().is_timed() || summary.has_result(),
         "no block is valid, so there is no result; the first: {}",
@@ -268,7 +239,7 @@ pub fn any_valid<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> an
 /// Prints a result and where it was written.
 ///
 /// # Errors
-/// Nobody reads it.
+/// Standard output is closed.
 pub fn print(format: Format, text: &str, result: &impl Serialize, files: &[PathBuf]) -> anyhow::Result<()> {
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     let mut out = std::io::stdout().lock();
@@ -276,7 +247,7 @@ pub fn print(format: Format, text: &str, result: &impl Serialize, files: &[PathB
         Format::Table => writeln!(out, "{text}Written: {}", files.join(" and "))?,
         Format::Json => {
             writeln!(out, "{}", serde_json::to_string(result)?)?;
-            say(&format!("written: {}", files.join(" and ")));
+            print_status(&format!("written: {}", files.join(" and ")));
         }
     }
     Ok(())

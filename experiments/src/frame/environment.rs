@@ -1,4 +1,4 @@
-//! What the machine was like, and what of it may have disturbed a run.
+//! The machine, and what of it may have disturbed a run.
 
 use huddle_host::kernel::host_name;
 use huddle_host::process_ksm::merging_pages;
@@ -7,7 +7,7 @@ use huddle_model::summary::{Arm, Block, Environment, Extra};
 use huddle_record::read_environment;
 use huddle_xen as xen;
 
-/// Below this part of their CPUs, guests were disturbed by other programs.
+/// The share of their CPUs below which guests were disturbed by other programs.
 const QUIET_CPU_SHARE: f64 = 0.95;
 
 /// The machine as it is now.
@@ -26,7 +26,7 @@ pub fn read(root: &HostRoot) -> Environment {
 fn ksm_users(root: &HostRoot) -> usize {
     let entries = std::fs::read_dir(root.proc("")).into_iter().flatten().filter_map(Result::ok);
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // One that ends meanwhile uses it no more.
+    // One that ends meanwhile does not use it any more.
     processes.filter(|pid| merging_pages(root, *pid).is_ok_and(|pages| pages > 0)).count()
 }
 
@@ -52,7 +52,7 @@ pub fn disturbances(environment: &Environment, blocks: &[Block], stolen: Option<
     }
     if let Some(stolen) = stolen.filter(|stolen| *stolen > 0.01) {
         found.push(format!(
-            "the host is itself a VM, and {:.1} % of its CPU time was given to others meanwhile",
+            "the host is itself a VM, and {:.1} % of its CPU time was stolen meanwhile",
             stolen * 100.0
         ));
     }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_read_and_what_it_does_not_tell_is_null() {
+    fn a_host_is_read_and_what_is_missing_is_null() {
         let (_dir, root) = tree();
         let environment = read(&root);
         assert_eq!(environment.cpu_model.as_deref(), Some("Xeon E5-2680"));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn disturbances_are_told_and_a_quiet_host_has_none() {
+    fn disturbances_are_reported_and_a_quiet_host_has_none() {
         let (_dir, root) = tree();
         let block = |cpu_share| {
             let seen = Some(Seen { merging: Vec::new(), occupancy: None, cpu_share });
@@ -133,7 +133,7 @@ mod tests {
         }
         environment.load_1min = Some(0.1);
         environment.governor = Some("performance".into());
-        // Frames that were merged for processes that are gone disturb nobody.
+        // Frames that were merged for processes that have ended disturb nobody.
         environment.ksm_users = Some(0);
         environment.ksm.insert("run".into(), "0".into());
         assert_eq!(disturbances(&environment, &[block(0.99)], Some(0.0)), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Whether the guests share what they should: the check that decides which measurements count.
+//! Whether guests share what they should: the check that decides which blocks are valid.
 
 use huddle_guest::chase::PAGE_BYTES;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
@@ -8,10 +8,10 @@ use huddle_model::stats::median;
 /// Least part of its data that a pair with the same data must have merged.
 const LEAST_WITHIN: f64 = 0.95;
 
-/// Which pairs of guests hold the same data, and how much of it.
+/// Which pairs of guests hold the same data, how much of it, and whether it is to be merged.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    holds: Vec<String>,
+    data_names: Vec<String>,
     data_pages: u64,
     merges: bool,
 }
@@ -52,15 +52,15 @@ pub enum NotMerged {
 }
 
 impl Expected {
-    /// `holds`: for each VM, in the order of the matrix, the name of its data; `data_bytes`: the size of
+    /// `data_names`: for each VM, in the order of the matrix, the name of its data; `data_bytes`: the size of
     /// a data set; whether it `merges`, or is to stay unmerged.
-    pub fn new(holds: &[String], data_bytes: u64, merges: bool) -> Self {
-        Self { holds: holds.to_vec(), data_pages: data_bytes / PAGE_BYTES as u64, merges }
+    pub fn new(data_names: &[String], data_bytes: u64, merges: bool) -> Self {
+        Self { data_names: data_names.to_vec(), data_pages: data_bytes / PAGE_BYTES as u64, merges }
     }
 
     /// Whether VMs `i` and `j` hold the same data.
     pub fn same_data(&self, i: usize, j: usize) -> bool {
-        self.holds[i] == self.holds[j]
+        self.data_names[i] == self.data_names[j]
     }
 
     /// Checks that pairs with the same data have nearly all of it on common frames, or none. `shared`: for each
@@ -70,7 +70,7 @@ impl Expected {
     /// # Errors
     /// The first pair that does not.
     pub fn verify(&self, shared: &[Vec<u64>]) -> Result<(), NotMerged> {
-        let vms = self.holds.len();
+        let vms = self.data_names.len();
         if shared.len() != vms {
             return Err(NotMerged::Vanished { found: shared.len(), wanted: vms });
         }

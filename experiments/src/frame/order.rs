@@ -1,5 +1,4 @@
-//! The order in which arms are measured: blocks that hold every arm once, the order within each block
-//! drawn by a seed.
+//! The order in which arms are measured: blocks with every arm once, in a random order within each block.
 //!
 //! Arms that alternate meet the same drift of the machine; a random order within the block keeps a
 //! disturbance with a period from always hitting the same arm. Equal seeds give equal orders.
@@ -7,7 +6,7 @@
 use huddle_model::rng::Rng;
 use huddle_model::summary::Arm;
 
-/// The stream of chance that draws orders (see [`Rng::of_part`]).
+/// The random stream of orders (see [`Rng::of_part`]).
 const ORDER: u64 = 1;
 
 /// `blocks` orders of `arms`.

@@ -6,14 +6,14 @@ use huddle_model::rng::Rng;
 use huddle_model::summary::Arm;
 use huddle_model::topology::Topology;
 
-use super::course::RunError;
 use super::expected::Expected;
+use super::run::RunError;
 use crate::host::HostFailure;
 
-/// The stream of chance that draws placements (see [`Rng::of_part`]).
-const DRAWN: u64 = 3000;
+/// The random stream of placements (see [`Rng::of_part`]).
+const PLACEMENTS: u64 = 3000;
 
-/// Where each arm places the guests; not those that are placed by lot.
+/// Where each arm places the guests, except those that are placed at random.
 ///
 /// # Errors
 /// The placements to compare do not differ in what data is together.
@@ -39,16 +39,16 @@ pub(super) fn plans(
     }
 }
 
-/// Guests placed by lot, as many on each domain, all vCPUs of one together. Equal seeds and blocks give
-/// equal lots. The policy of the same name draws once and for all; here each block has a lot of its own.
-pub(super) fn drawn(matrix: &SharingMatrix, topology: &Topology, seed: u64, block: usize) -> Plan {
+/// A random placement of guests, as many on each domain, all vCPUs of one together. Equal seeds and blocks give
+/// equal placements. The policy of the same name has one placement for a run; here each block has its own.
+pub(super) fn random_plan(matrix: &SharingMatrix, topology: &Topology, seed: u64, block: usize) -> Plan {
     let vms = matrix.vms();
     let mut order: Vec<usize> = (0..vms.len()).collect();
-    Rng::of_part(seed, DRAWN + block as u64).shuffle(&mut order);
+    Rng::of_part(seed, PLACEMENTS + block as u64).shuffle(&mut order);
     let domains = topology.domains();
     let domain_of = |vm: usize| {
-        let drawn = order.iter().position(|at| *at == vm).unwrap_or(0);
-        domains[drawn * domains.len() / vms.len()].id
+        let at = order.iter().position(|at| *at == vm).unwrap_or(0);
+        domains[at * domains.len() / vms.len()].id
     };
     let vcpus =
         vms.iter().enumerate().flat_map(|(number, vm)| (0..vm.vcpus).map(move |vcpu| (number, vm, vcpu)));
@@ -64,21 +64,21 @@ pub(super) fn drawn(matrix: &SharingMatrix, topology: &Topology, seed: u64, bloc
         shared_within: within.map(|(i, j)| matrix.shared_frames(i, j)).sum(),
         shared_total: matrix.pairs().map(|(i, j)| matrix.shared_frames(i, j)).sum(),
         expected: None,
-        reasons: vec![format!("placed by lot, for block {block} of seed {seed}")],
+        reasons: vec![format!("placed at random, for block {block} of seed {seed}")],
     }
 }
 
-/// The plan of an arm: the one drawn for this block, or that of the whole run.
+/// The plan of an arm: the random one of this block, or that of the whole run.
 ///
 /// # Errors
-/// When there is none.
+/// There is none.
 pub(super) fn plan_of<'a>(
     arm: Arm,
-    drawn: Option<&'a Plan>,
+    random: Option<&'a Plan>,
     plans: &'a [(Arm, Plan)],
 ) -> Result<&'a Plan, RunError> {
     let planned = || plans.iter().find(|(planned, _)| *planned == arm).map(|(_, plan)| plan);
-    drawn
+    random
         .or_else(planned)
         .ok_or_else(|| HostFailure::Failed(format!("there is no plan for the arm {arm}")).into())
 }

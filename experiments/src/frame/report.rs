@@ -1,20 +1,46 @@
-//! What a person reads of a run: tables in the form of the paper.
+//! The report of a run: tables in the form of the paper.
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, Table, presets};
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::summary::{Arm, ArmFigure, Ratio, Summary};
-use huddle_model::text::{bytes, grouped, p_value};
+use huddle_model::text::{bytes, p_value, thousands};
 use std::collections::BTreeMap;
 
 use super::summary::all_ratios;
-use super::{Part, Verify, Workload};
+use super::{Verify, Workload};
+
+/// What a workload has in its report.
+pub trait Report: Workload {
+    /// KiB of a data set.
+    fn data_kib(figures: &Self::Figures) -> u64;
+
+    /// Remarks after a part of the report, a line each.
+    fn remarks(&self, part: Part, summary: &Summary<Self::Figures>) -> Vec<String>;
+
+    /// Tables of its figures, each with its title.
+    fn tables(&self, summary: &Summary<Self::Figures>) -> Vec<(String, Table)>;
+
+    /// The paper's figures beside those of the run: what, the paper's, ours.
+    fn paper(&self, summary: &Summary<Self::Figures>) -> Vec<[String; 3]>;
+}
+
+/// A part of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What VMs share.
+    Sharing,
+    /// The ratios of the arms.
+    Ratios,
+    /// The paper's figures.
+    Paper,
+}
 
 /// The whole report of a run.
-pub fn text<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> String {
+pub fn text<W: Report>(workload: &W, summary: &Summary<W::Figures>) -> String {
     let mut out = String::new();
     let spec = workload.spec();
     match &summary.boot {
@@ -27,10 +53,10 @@ pub fn text<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> String 
         None => {}
     }
     if let Some(matrix) = &summary.matrix {
-        let holds = workload.holds().into_iter().zip(1..).map(|(data, vm)| format!("vm{vm}: {data}"));
+        let data = workload.data_names().into_iter().zip(1..).map(|(data, vm)| format!("vm{vm}: {data}"));
         // In the unit of the setting, exactly.
-        let (holds, kib) = (holds.collect::<Vec<_>>().join(", "), W::data_kib(&summary.own));
-        let title = format!("Sharing of {} with {kib} KiB of data each ({holds})", workload.guests());
+        let (data, kib) = (data.collect::<Vec<_>>().join(", "), W::data_kib(&summary.own));
+        let title = format!("Sharing of {} with {kib} KiB of data each ({data})", workload.guests());
         section(&mut out, &title, &sharing_table(matrix));
     }
     remarks(&mut out, workload.remarks(Part::Sharing, summary));
@@ -50,7 +76,7 @@ pub fn text<W: Workload>(workload: &W, summary: &Summary<W::Figures>) -> String 
         workload.remarks(Part::Ratios, summary).iter().for_each(|remark| line(&mut out, remark));
         line(&mut out, "");
     }
-    let mut paper = table(["", "the paper", "this run"].map(str::to_owned).to_vec());
+    let mut paper = table(["", "the paper", "this run"]);
     workload.paper(summary).into_iter().for_each(|row| _ = paper.add_row(row));
     section(&mut out, "Beside the paper", &paper);
     remarks(&mut out, workload.remarks(Part::Paper, summary));
@@ -71,7 +97,7 @@ fn result<F>(out: &mut String, verify: Verify, summary: &Summary<F>) {
     if summary.valid {
         let held = match verify {
             Verify::Merged => ": merging held throughout",
-            Verify::Unmerged => ": nothing was merged throughout",
+            Verify::Unmerged => ": nothing was merged at any time",
             Verify::Nothing => "",
         };
         line(out, &format!("Every block is valid{held}."));
@@ -80,7 +106,7 @@ fn result<F>(out: &mut String, verify: Verify, summary: &Summary<F>) {
         line(out, &format!("Left out, {why}."));
     }
     if summary.disturbances.is_empty() {
-        line(out, "Nothing was seen that disturbed the run.");
+        line(out, "No disturbance of the run was observed.");
     }
     for disturbance in &summary.disturbances {
         line(out, &format!("May have disturbed the run: {disturbance}."));
@@ -121,25 +147,19 @@ fn ratio_line(out: &mut String, what: &str, ratio: Ratio) {
     line(out, &format!("{what:<46} {text}"));
 }
 
-pub(crate) fn table(header: Vec<String>) -> Table {
+/// A table whose columns after the first are right-aligned.
+pub(crate) fn table<T: Into<Cell>>(header: impl IntoIterator<Item = T>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    let columns = header.len();
-    table.set_header(header);
-    for column in
-        (1..columns).filter_map(|column| table.column_mut(column).map(|_| column)).collect::<Vec<_>>()
-    {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+    table.load_style(presets::NOTHING).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
 fn sharing_table(matrix: &SharingMatrix) -> Table {
-    let names = matrix.vms().iter().map(|vm| vm.name.clone());
-    let mut table =
-        table([String::new()].into_iter().chain(names).chain(["frames used".to_owned()]).collect());
+    let names = matrix.vms().iter().map(|vm| &*vm.name);
+    let mut table = table([""].into_iter().chain(names).chain(["frames used"]));
     for (i, vm) in matrix.vms().iter().enumerate() {
         let mut row = vec![vm.name.clone()];
         for j in 0..matrix.len() {
@@ -152,12 +172,12 @@ fn sharing_table(matrix: &SharingMatrix) -> Table {
 }
 
 fn plan_table(arms: &[Arm], plans: &BTreeMap<String, Plan>) -> Table {
-    let mut table = table(["arm", "policy", "CPUs: VMs", "shared frames within"].map(str::to_owned).to_vec());
+    let mut table = table(["arm", "policy", "CPUs: VMs", "shared frames within"]);
     for arm in Arm::ALL {
         let row = match plans.get(arm.name()) {
             Some(plan) => [arm.name().into(), plan.policy.to_string(), places(plan), within(plan)],
             None if arm.is_drawn() && arms.contains(&arm) => {
-                [arm.name().into(), arm.policy().to_string(), "by lot in each block".into(), "varies".into()]
+                [arm.name().into(), arm.policy().to_string(), "random in each block".into(), "varies".into()]
             }
             None => continue,
         };
@@ -169,7 +189,7 @@ fn plan_table(arms: &[Arm], plans: &BTreeMap<String, Plan>) -> Table {
 fn places(plan: &Plan) -> String {
     if plan.placement.is_empty() {
         let cpus = plan.domains.iter().map(|domain| domain.cpus.to_string());
-        return format!("{}: all, as the kernel likes", cpus.collect::<Vec<_>>().join(","));
+        return format!("{}: all, chosen by the kernel", cpus.collect::<Vec<_>>().join(","));
     }
     let domains = plan.domains.iter().map(|domain| {
         let vms: Vec<&str> = plan
@@ -207,22 +227,14 @@ pub(crate) fn ratio(ratio: Option<Ratio>) -> String {
     }
 }
 
-/// A number with a thin grouping of thousands: `12,345,678`.
+/// A number with its thousands separated.
 pub(crate) fn number(value: f64, digits: usize) -> String {
-    grouped(&format!("{value:.digits$}"))
+    thousands(&format!("{value:.digits$}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        assert_eq!(number(7.0, 0), "7");
-        assert_eq!(number(123_456_789.4, 0), "123,456,789");
-        assert_eq!(number(1234.567, 2), "1,234.57");
-        assert_eq!(number(999.0, 0), "999");
-    }
 
     #[test]
     fn ratios_are_shown_with_what_is_known_of_them() {

@@ -1,24 +1,25 @@
-//! What is run: a specification in TOML. What every experiment has of it stands in [`Spec`], and beside
-//! it the [`Settings`] of the workload, with keys of the same file.
+//! What is run: a specification in TOML. [`Spec`] has what is common to all experiments, and beside it the
+//! [`Settings`] of the workload, with keys of the same file. The command line [`Changes`] single keys.
 
+use std::marker::PhantomData;
 use std::path::Path;
 
-use clap::ValueEnum;
+use clap::{ArgMatches, FromArgMatches, ValueEnum};
 use huddle_guest::chase::PAGE_BYTES;
 use huddle_model::summary::Arm;
 use huddle_model::topology::Topology;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// What stands for the VMs.
+/// What the VMs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestKind {
-    /// Processes of this host: the program `huddle-standin`, or Apaches.
+    /// Stand-ins: processes of this host, `huddle-standin` or Apache
     Process,
-    /// VMs of QEMU, under KVM where it runs at native speed, else translated (TCG).
+    /// VMs of QEMU, under KVM where it runs at native speed, else emulated (TCG)
     Qemu,
-    /// Domains of Xen's, in whose dom0 this runs.
+    /// Domains of Xen, in whose dom0 this runs
     Xen,
 }
 
@@ -32,7 +33,7 @@ impl GuestKind {
         }
     }
 
-    /// Whether they boot kernels of their own.
+    /// Whether they boot their own kernels.
     pub fn has_kernels(self) -> bool {
         self != Self::Process
     }
@@ -44,40 +45,55 @@ pub trait Preset: ValueEnum + Copy {
     fn toml(self) -> &'static str;
 }
 
-/// What is run. Keys that a file leaves out have the values of [`Settings::defaults`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What is run. Keys that a file does not have take their default values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, bound(deserialize = "S: Settings"))]
-pub struct Spec<S> {
-    /// What stands for the VMs.
+pub struct Spec<S: Settings> {
+    /// What the VMs are; domains of Xen are made in its dom0
+    #[arg(long, value_enum)]
     pub guest: GuestKind,
     /// Memory of a VM in MiB; not used with processes.
+    #[arg(skip)]
     pub memory_mib: u64,
     /// For each VM, a name of the data it holds: equal names, equal data.
+    #[arg(skip)]
     pub data: Vec<String>,
-    /// The part of the smallest of the caches that a data set fills where no size is given; `None` for what
-    /// suits the guests.
+    /// The part of the smallest of the caches that a data set fills where no size is given; `None` for a default
+    /// that depends on the guests.
+    #[arg(skip)]
     pub data_cache_fraction: Option<f64>,
     /// The arms.
+    #[arg(skip)]
     pub arms: Vec<Arm>,
     /// Blocks before those that are measured.
+    #[arg(skip)]
     pub warm_up_blocks: usize,
-    /// Blocks that are measured.
+    /// Blocks; every block measures every arm once
+    #[arg(long)]
     pub repetitions: usize,
-    /// Cache level of the domains; `None` for the highest that parts the CPUs.
+    /// Cache level of the domains [default: the highest that divides the CPUs]
+    #[arg(long)]
     pub cache_level: Option<u8>,
-    /// Seed of data, orders and intervals.
+    /// Seed of data, order of arms and intervals
+    #[arg(long)]
     pub seed: u64,
-    /// How long merging may take.
+    /// Most seconds that merging may take
+    #[arg(long, value_parser = seconds)]
     pub merge_seconds: f64,
-    /// What the workload has beside that.
+    /// Settings of the workload.
     #[serde(flatten)]
-    pub own: S,
+    #[command(flatten)]
+    pub settings: S,
 }
 
-/// What a workload's specification has beside what all of them have.
-pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
-    /// A specification of which a file says nothing.
-    fn defaults() -> Spec<Self>;
+/// Keys that only the specification of one workload has.
+pub trait Settings: Clone + Default + Serialize + DeserializeOwned + clap::Args {
+    /// Default of [`Spec::memory_mib`].
+    const MEMORY_MIB: u64;
+    /// Default of [`Spec::data_cache_fraction`].
+    const DATA_CACHE_FRACTION: Option<f64>;
+    /// Default of [`Spec::repetitions`].
+    const REPETITIONS: usize;
 
     /// KiB of a data set, whole pages; several are measured one after the other; none for a part of a cache.
     fn data_kib(&self) -> &[u64];
@@ -89,33 +105,73 @@ pub trait Settings: Clone + Default + Serialize + DeserializeOwned {
     fn check(spec: &Spec<Self>) -> Result<(), SpecError>;
 }
 
+/// Options of the command line that are keys of a specification: those that are given change it.
+#[derive(Clone, Debug)]
+pub struct Changes<S>(ArgMatches, PhantomData<S>);
+
+impl<S: Settings> Changes<S> {
+    /// Changes `spec`.
+    ///
+    /// # Errors
+    /// A value is not one of its key, which the parser of the command line has refused before.
+    pub fn apply(&self, spec: &mut Spec<S>) -> Result<(), SpecError> {
+        spec.update_from_arg_matches(&self.0).map_err(|error| SpecError::Settings(error.to_string()))
+    }
+}
+
+impl<S: Settings> clap::Args for Changes<S> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Spec::<S>::augment_args_for_update(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Spec::<S>::augment_args_for_update(command)
+    }
+}
+
+impl<S: Settings> FromArgMatches for Changes<S> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(matches.clone(), PhantomData))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0 = matches.clone();
+        Ok(())
+    }
+}
+
 /// A specification that cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// The file cannot be read.
     #[error("cannot read the specification {0}: {1}")]
     Read(String, std::io::Error),
-    /// It is no TOML, or a value is of another type.
+    /// It is not TOML, or a value has the wrong type.
     #[error("the specification {0} cannot be understood: {1}")]
     Parse(String, toml::de::Error),
-    /// It names what does not exist.
-    #[error("the specification {0} has the key {1:?}, which does not exist; there are {2}")]
+    /// It has an unknown key.
+    #[error("the specification {0} has the unknown key {1:?}; known are {2}")]
     Key(String, String, String),
-    /// It makes no sense.
+    /// A value is out of range, or does not go with another.
     #[error("{0}")]
     Settings(String),
 }
 
-impl SpecError {
-    /// Settings that make no sense, said in one sentence.
-    pub fn settings(text: &str) -> Self {
-        Self::Settings(text.to_owned())
-    }
-}
-
 impl<S: Settings> Default for Spec<S> {
     fn default() -> Self {
-        S::defaults()
+        Self {
+            guest: GuestKind::Process,
+            memory_mib: S::MEMORY_MIB,
+            data: ["A", "A", "B", "B"].map(str::to_owned).to_vec(),
+            data_cache_fraction: S::DATA_CACHE_FRACTION,
+            arms: vec![Arm::Recommended, Arm::Opposed],
+            warm_up_blocks: 1,
+            repetitions: S::REPETITIONS,
+            cache_level: None,
+            seed: 1,
+            merge_seconds: 60.0,
+            settings: S::default(),
+        }
     }
 }
 
@@ -189,14 +245,13 @@ impl<S: Settings> Spec<S> {
     pub fn data_bytes(&self, topology: &Topology) -> Result<u64, SpecError> {
         /// The paper's 15 MB of 20 MB.
         const USUAL_PART: f64 = 0.75;
-        if let Some(kib) = self.own.data_kib().first() {
+        if let Some(kib) = self.settings.data_kib().first() {
             return Ok(kib * 1024);
         }
         let smallest = topology.domains().iter().map(|domain| domain.size_bytes).min().flatten();
         let bytes = smallest.ok_or_else(|| {
-            SpecError::settings(
-                "the host does not tell how large its caches are; give --data-kib, about three quarters of one",
-            )
+            let text = "the host does not report the size of its caches; give --data-kib, about three quarters of one";
+            SpecError::Settings(text.to_owned())
         })?;
         let part = self.data_cache_fraction.unwrap_or(USUAL_PART);
         let pages = (bytes as f64 * part) as u64 / PAGE_BYTES as u64;
@@ -208,29 +263,32 @@ impl<S: Settings> Spec<S> {
     /// # Errors
     /// One sentence that says what to change.
     pub fn check(&self) -> Result<(), SpecError> {
-        let refuse = |text: &str| Err(SpecError::settings(text));
         let page_kib = PAGE_BYTES as u64 / 1024;
-        if self.own.data_kib().iter().any(|kib| *kib == 0 || !kib.is_multiple_of(page_kib)) {
-            return refuse("--data-kib must be a multiple of 4 and not 0: KSM merges whole pages");
-        }
-        if self.data_cache_fraction.is_some_and(|part| !(0.01..=100.0).contains(&part)) {
-            return refuse("data_cache_fraction must be between 0.01 and 100");
-        }
-        if self.repetitions == 0 && !self.arms.is_empty() {
-            return refuse("--repetitions must be more than 0 when there are arms");
-        }
-        if !(2..=64).contains(&self.guests()) {
-            return refuse("`data` must name the data of 2 to 64 VMs");
-        }
-        if !has_twice(&self.data) {
-            return refuse("no two VMs hold the same data: nothing would be shared");
-        }
-        if has_twice(&self.arms) {
-            return refuse("an arm is named twice; the arm that repeats `recommended` is `control`");
-        }
+        let are_pages = self.settings.data_kib().iter().all(|kib| *kib > 0 && kib.is_multiple_of(page_kib));
+        let fraction = self.data_cache_fraction.is_none_or(|part| (0.01..=100.0).contains(&part));
+        require(are_pages, "--data-kib must be a multiple of 4 and not 0: KSM merges whole pages")?;
+        require(fraction, "data_cache_fraction must be between 0.01 and 100")?;
+        require(
+            self.repetitions > 0 || self.arms.is_empty(),
+            "--repetitions must be more than 0 when there are arms",
+        )?;
+        require((2..=64).contains(&self.guests()), "`data` must name the data of 2 to 64 VMs")?;
+        require(has_twice(&self.data), "no two VMs hold the same data: nothing would be shared")?;
+        require(
+            !has_twice(&self.arms),
+            "an arm is named twice; the arm that repeats `recommended` is `control`",
+        )?;
         check_seconds(&[self.merge_seconds])?;
         S::check(self)
     }
+}
+
+/// The error `text`, unless `holds`.
+///
+/// # Errors
+/// It does not hold.
+pub fn require(holds: bool, text: &str) -> Result<(), SpecError> {
+    if holds { Ok(()) } else { Err(SpecError::Settings(text.to_owned())) }
 }
 
 /// Whether one of the values is there twice.
@@ -238,13 +296,20 @@ pub fn has_twice<T: PartialEq>(values: &[T]) -> bool {
     values.iter().enumerate().any(|(i, value)| values[i + 1..].contains(value))
 }
 
-/// Makes sure that these are lengths of time that can be waited for.
+/// Makes sure that these are numbers of seconds that can be waited for.
 ///
 /// # Errors
-/// One is none.
+/// One is negative, too large or not a number.
 pub fn check_seconds(seconds: &[f64]) -> Result<(), SpecError> {
-    if seconds.iter().all(|seconds| (0.0..=86_400.0).contains(seconds)) {
-        return Ok(());
-    }
-    Err(SpecError::settings("a number of seconds must be from 0 to 86400"))
+    let are_valid = seconds.iter().all(|seconds| (0.0..=86_400.0).contains(seconds));
+    require(are_valid, "a number of seconds must be from 0 to 86400")
+}
+
+/// Seconds on the command line.
+///
+/// # Errors
+/// As [`check_seconds`].
+pub fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().map_err(|error| format!("{error}"))?;
+    check_seconds(&[seconds]).map(|()| seconds).map_err(|error| error.to_string())
 }

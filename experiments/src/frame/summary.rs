@@ -1,7 +1,7 @@
-//! From what a run found to its summary.
+//! The summary of a run.
 //!
-//! Figures are of valid blocks only. An interval that too few blocks support is null, and so is a
-//! figure that cannot be had; neither is ever 0.
+//! Figures are of valid blocks only. An interval for which there are too few blocks is null, and so is a
+//! figure that is not available; neither is ever 0.
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
@@ -14,15 +14,15 @@ use std::collections::BTreeMap;
 use super::expected::rates_by;
 use super::{Metric, Outcome, RatioSpec, Verify, Workload};
 
-/// A larger part than this is named as a disturbance.
+/// A larger relative drift than this is reported as a disturbance.
 const MOST_DRIFT: f64 = 0.1;
 
-/// What a summary is made of beside the measurement.
+/// What a summary has beside the measurement.
 #[derive(Clone, Debug, Default)]
 pub struct About {
     /// The machine.
     pub environment: Environment,
-    /// What may have disturbed the run, one sentence each.
+    /// Possible disturbances of the run, one sentence each.
     pub disturbances: Vec<String>,
     /// What ran the instructions of VMs.
     pub accelerator: Option<String>,
@@ -41,7 +41,7 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
         .map(|ratio| (ratio.name.to_owned(), Ratio::of(&valid, ratio.over, ratio.under, ratio.of)))
         .collect();
     let mut disturbances = about.disturbances;
-    let drift = relative_drift(&of_arm(&valid, Arm::Recommended, W::MAIN.of));
+    let drift = relative_drift(&values_of_arm(&valid, Arm::Recommended, W::MAIN.of));
     if let Some(drift) = drift.filter(|drift| drift.abs() > MOST_DRIFT) {
         disturbances.push(format!(
             "the recommended arm's {} moved by {:+.0} % from the first block to the last",
@@ -92,14 +92,14 @@ pub(super) fn all_ratios<W: Workload>() -> impl Iterator<Item = RatioSpec> {
         ("not_merged_over_opposed", "not merged over opposed", Arm::NotMerged, Arm::Opposed),
         ("not_merged_over_recommended", "not merged over recommended", Arm::NotMerged, Arm::Recommended),
         ("kernel_over_recommended", "left to the kernel over recommended", Arm::Kernel, Arm::Recommended),
-        ("random_over_recommended", "placed by lot over recommended", Arm::Random, Arm::Recommended),
+        ("random_over_recommended", "placed at random over recommended", Arm::Random, Arm::Recommended),
         ("control_over_recommended", "recommended again over recommended", Arm::Control, Arm::Recommended),
     ];
     W::RATIOS.iter().copied().chain(others.map(of_time))
 }
 
-/// A figure of one arm in each block that has it.
-pub(crate) fn of_arm(blocks: &[&Block], arm: Arm, figure: Metric) -> Vec<f64> {
+/// The values of a figure in one arm, in the blocks that have it.
+pub(crate) fn values_of_arm(blocks: &[&Block], arm: Arm, figure: Metric) -> Vec<f64> {
     blocks.iter().filter_map(|block| figure(block.sample(arm)?)).collect()
 }
 
@@ -116,14 +116,14 @@ pub(crate) fn misses(
     Availability::Unavailable(reason.unwrap_or("no valid block has them").to_owned())
 }
 
-/// What VMs shared after boot, by whether `alike` tells that two are of one kind.
+/// What VMs shared after boot, those that are `alike` and the others.
 pub(crate) fn boot_figures(matrix: &SharingMatrix, alike: impl Fn(usize, usize) -> bool) -> BootFigures {
     let (rate_within, rate_across) = rates_by(matrix, alike);
     BootFigures { matrix: matrix.clone(), rate_within, rate_across }
 }
 
-/// What a ratio of times, opposed over recommended, says; no more than its interval allows. `effect` says
-/// what it means where the interval does not include 1.
+/// The result in words, from a ratio of times, opposed over recommended: `effect` of it only where its interval
+/// does not include 1.
 pub fn verdict(ratio: Option<Ratio>, effect: impl Fn(f64) -> String) -> String {
     let Some(Ratio { value, n, ci95, .. }) = ratio else {
         return "no result: recommended and opposed were not both measured in a valid block".into();

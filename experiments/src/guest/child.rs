@@ -1,31 +1,58 @@
-//! A guest that is a child process, controlled through pipes.
+//! Guests in child processes, and those of them that are controlled through pipes.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::mpsc::channel;
 
+use nix::errno::Errno;
+
 use super::process_group::dies_with_runner;
-use super::protocol_guest::{Connection, Instance, ProtocolGuest};
-use super::{GuestError, Holder, TimeLimits};
+use super::protocol_guest::{Connection, ProtocolGuest};
+use super::running::{Instance, Running};
+use super::{GuestError, GuestId, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// A child process. Dropping it ends the process and waits for its end.
 #[derive(Debug)]
-pub struct ChildInstance {
+pub struct ChildProcess {
     child: Child,
-    console: Option<PathBuf>,
+    output: Option<(PathBuf, String)>,
 }
 
-/// A guest in a child process.
-pub type ChildGuest = ProtocolGuest<ChildInstance>;
+impl ChildProcess {
+    /// Starts `process` for the guest `name`. It dies with the thread that calls this, so that a runner that is
+    /// killed leaves none behind. `prepare` is called in it before its program is; only system calls may be made
+    /// there. `output` is the file that its console or log is written to, and what messages call that.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn(
+        name: &str,
+        mut process: Process,
+        output: Option<(PathBuf, String)>,
+        prepare: impl Fn() -> Result<(), Errno> + Send + Sync + 'static,
+    ) -> Result<Self, GuestError> {
+        dies_with_runner(&mut process, prepare);
+        let child =
+            process.spawn().map_err(|source| GuestError::start(name, process.get_program(), source))?;
+        Ok(Self { child, output })
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> i32 {
+        // A pid of Linux is at most 2^22 (proc(5), pid_max).
+        self.child.id() as i32
+    }
+}
+
+/// A guest in a child process that is controlled through pipes.
+pub type ChildGuest = ProtocolGuest<ChildProcess>;
 
 impl ChildGuest {
     /// Starts `process`, which is controlled on its standard input and output, without waiting until it is
-    /// ready: see [`Self::wait_ready`]. `interrupt` ends every waiting for it; `console` is the file it
-    /// writes its console to, if it has one.
-    ///
-    /// The guest dies with the thread that calls this, so that a runner that is killed leaves none behind.
+    /// ready: see [`Guest::wait_ready`](super::Guest::wait_ready). `interrupt` ends every waiting for it;
+    /// `console` is the file it writes its console to, if it has one.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -36,11 +63,11 @@ impl ChildGuest {
         interrupt: Interrupt,
         console: Option<PathBuf>,
     ) -> Result<Self, GuestError> {
-        let program = process.get_program().to_string_lossy().into_owned();
-        let failed = |source| GuestError::Start { name: name.to_owned(), program: program.clone(), source };
+        let program = process.get_program().to_owned();
+        let failed = |source| GuestError::start(name, &program, source);
         process.stdin(Stdio::piped()).stdout(Stdio::piped());
-        dies_with_runner(&mut process, || Ok(()));
-        let mut instance = ChildInstance { child: process.spawn().map_err(failed)?, console };
+        let output = console.map(|path| (path.clone(), format!("console ({})", path.display())));
+        let mut instance = ChildProcess::spawn(name, process, output, || Ok(()))?;
         let (Some(input), Some(output)) = (instance.child.stdin.take(), instance.child.stdout.take()) else {
             return Err(failed(std::io::Error::other("its pipes are missing")));
         };
@@ -57,7 +84,7 @@ impl ChildGuest {
             })
             .map_err(failed)?;
         let connection = Connection { input: Box::new(input), answers };
-        Ok(Self::new(name, instance, connection, limits, interrupt))
+        Ok(Self::new(Running::new(name, instance), connection, limits, interrupt))
     }
 
     /// The process.
@@ -66,16 +93,9 @@ impl ChildGuest {
     }
 }
 
-impl ChildInstance {
-    fn pid(&self) -> i32 {
-        // A pid of Linux is at most 2^22 (proc(5), pid_max).
-        self.child.id() as i32
-    }
-}
-
-impl Instance for ChildInstance {
-    fn holder(&self) -> Holder {
-        Holder::Process(self.pid())
+impl Instance for ChildProcess {
+    fn id(&self) -> GuestId {
+        GuestId::Process(self.pid())
     }
 
     fn ended(&mut self) -> Option<String> {
@@ -92,14 +112,14 @@ impl Instance for ChildInstance {
         let _ = self.child.wait();
     }
 
-    fn console(&self) -> Option<(String, String)> {
-        let console = self.console.as_ref()?;
-        let text = std::fs::read(console).unwrap_or_default();
-        Some((String::from_utf8_lossy(&text).into_owned(), console.display().to_string()))
+    fn output(&self) -> Option<(String, String)> {
+        let (path, name) = self.output.as_ref()?;
+        let text = std::fs::read(path).unwrap_or_default();
+        Some((String::from_utf8_lossy(&text).into_owned(), name.clone()))
     }
 }
 
-impl Drop for ChildInstance {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.end();
     }

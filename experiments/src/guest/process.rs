@@ -10,7 +10,7 @@ use crate::interrupt::Interrupt;
 /// How to start a stand-in.
 #[derive(Clone, Debug)]
 pub struct ProcessGuestSpec<'a> {
-    /// Name of the VM it stands for.
+    /// Name of the VM.
     pub name: &'a str,
     /// The program `huddle-standin`.
     pub program: &'a Path,
@@ -27,7 +27,7 @@ pub struct ProcessGuestSpec<'a> {
 }
 
 impl ProcessGuestSpec<'_> {
-    /// Starts the process without waiting until it is ready: see [`ChildGuest::wait_ready`].
+    /// Starts the process without waiting until it is ready: see [`Guest::wait_ready`](super::Guest::wait_ready).
     ///
     /// # Errors
     /// The program cannot be started.

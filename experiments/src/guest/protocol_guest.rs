@@ -1,5 +1,4 @@
-//! A guest as the runner sees it, whatever it is: it receives lines and answers them, with a time limit on every
-//! answer.
+//! A guest that is controlled by lines and answers them, whatever it runs in, with a time limit on every answer.
 
 use std::fmt;
 use std::io::Write;
@@ -8,33 +7,18 @@ use std::time::{Duration, Instant};
 
 use huddle_guest::protocol::{Command, Pace, Reading, Reply};
 
-use super::process_group::tail;
-use super::{Guest, GuestData, GuestError, Holder, TimeLimits};
+use super::running::{Instance, Running};
+use super::{Guest, GuestData, GuestError, GuestId, Reader, TimeLimits};
 use crate::interrupt::Interrupt;
 
-/// What the guest is waited for after it was started.
+/// The message that a guest sends first.
 const READY: &str = "ready";
 
-/// How often the waiting for an answer looks whether the run shall end.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often the wait for an answer checks whether the run is interrupted.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often it looks whether the guest is still there: one may end and leave its connection open.
-const LOOK_FOR_END: Duration = Duration::from_secs(1);
-
-/// What a guest runs in. Dropping it ends it.
-pub trait Instance {
-    /// What the host knows it as.
-    fn holder(&self) -> Holder;
-
-    /// How it ended, if it has.
-    fn ended(&mut self) -> Option<String>;
-
-    /// Ends it and waits for that. It may have ended already.
-    fn end(&mut self);
-
-    /// What it has said on its console, and the name of that; `None` if it has none.
-    fn console(&self) -> Option<(String, String)>;
-}
+/// How often it checks whether the guest has ended: one may end and leave its connection open.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connection to a guest.
 pub(super) struct Connection {
@@ -44,51 +28,49 @@ pub(super) struct Connection {
     pub(super) answers: Receiver<String>,
 }
 
-/// A running guest. Dropping it ends it.
-pub struct ProtocolGuest<B: Instance> {
-    name: String,
-    instance: B,
+/// A running guest that is controlled by lines. Dropping it ends it.
+pub struct ProtocolGuest<I: Instance> {
+    running: Running<I>,
     connection: Connection,
     limits: TimeLimits,
     interrupt: Interrupt,
 }
 
-impl<B: Instance> fmt::Debug for ProtocolGuest<B> {
+impl<I: Instance> fmt::Debug for ProtocolGuest<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.instance.holder())
+        self.running.fmt(f)
     }
 }
 
-impl<B: Instance> ProtocolGuest<B> {
-    /// The guest in `instance`. `interrupt` ends every waiting for it.
+impl<I: Instance> ProtocolGuest<I> {
+    /// Controls `running` over `connection`. `interrupt` ends every waiting for it.
     pub(super) fn new(
-        name: &str,
-        instance: B,
+        running: Running<I>,
         connection: Connection,
         limits: TimeLimits,
         interrupt: Interrupt,
     ) -> Self {
-        Self { name: name.to_owned(), instance, connection, limits, interrupt }
-    }
-
-    /// Waits until it is up.
-    ///
-    /// # Errors
-    /// It ended or did not say so in time.
-    pub fn wait_ready(&mut self) -> Result<(), GuestError> {
-        match self.answer(READY, self.limits.ready)? {
-            Reply::Ready { .. } => Ok(()),
-            other => Err(self.unexpected(READY, &other)),
-        }
+        Self { running, connection, limits, interrupt }
     }
 
     /// What it runs in.
-    pub(super) fn instance(&self) -> &B {
-        &self.instance
+    pub(super) fn instance(&self) -> &I {
+        &self.running.instance
     }
 
-    fn tell(&mut self, command: Command, limit: Duration) -> Result<Reply, GuestError> {
-        let asked = command.word();
+    /// Stops reading and reports what each vCPU has done since it was started.
+    ///
+    /// # Errors
+    /// It does not answer, or does not read.
+    pub fn stop_reading(&mut self) -> Result<Vec<Reading>, GuestError> {
+        match self.send(Command::Stop, self.limits.answer)? {
+            Reply::Stopped { vcpus } => Ok(vcpus),
+            other => Err(self.unexpected(Command::Stop.word(), &other)),
+        }
+    }
+
+    fn send(&mut self, command: Command, limit: Duration) -> Result<Reply, GuestError> {
+        let word = command.word();
         // One write a line: a terminal takes each on its own.
         let line = command.line() + "\n";
         if self
@@ -99,29 +81,18 @@ impl<B: Instance> ProtocolGuest<B> {
             .is_err()
         {
             // A pipe without a reader: the guest is gone.
-            return Err(self.ended(asked));
+            return Err(self.ended(word));
         }
-        self.answer(asked, limit)
+        self.answer(word, limit)
     }
 
-    fn answer(&mut self, asked: &'static str, limit: Duration) -> Result<Reply, GuestError> {
+    fn answer(&mut self, command: &'static str, limit: Duration) -> Result<Reply, GuestError> {
         match self.next_line(limit)? {
-            Ok(line) => serde_json::from_str(&line).map_err(|_| GuestError::Unexpected {
-                name: self.name.clone(),
-                holder: self.instance.holder(),
-                asked,
-                answer: line,
-            }),
-            Err(RecvTimeoutError::Disconnected) => Err(self.ended(asked)),
+            Ok(line) => serde_json::from_str(&line).map_err(|_| self.running.unexpected(command, line)),
+            Err(RecvTimeoutError::Disconnected) => Err(self.ended(command)),
             Err(RecvTimeoutError::Timeout) => {
-                self.instance.end();
-                Err(GuestError::Silent {
-                    name: self.name.clone(),
-                    holder: self.instance.holder(),
-                    asked,
-                    seconds: limit.as_secs_f64(),
-                    console: self.console_tail(),
-                })
+                self.running.instance.end();
+                Err(self.running.timed_out(command, limit))
             }
         }
     }
@@ -129,89 +100,61 @@ impl<B: Instance> ProtocolGuest<B> {
     /// The next line of its answers, if it comes before the limit.
     fn next_line(&mut self, limit: Duration) -> Result<Result<String, RecvTimeoutError>, GuestError> {
         let until = Instant::now() + limit;
-        let mut looked = Instant::now();
+        let mut checked = Instant::now();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.connection.answers.recv_timeout(left.min(LOOK)) {
+            match self.connection.answers.recv_timeout(left.min(POLL_INTERVAL)) {
                 Err(RecvTimeoutError::Timeout) if !left.is_zero() => self.interrupt.check()?,
                 outcome => return Ok(outcome),
             }
-            if looked.elapsed() >= LOOK_FOR_END {
-                if self.instance.ended().is_some() {
+            if checked.elapsed() >= CHECK_INTERVAL {
+                if self.running.instance.ended().is_some() {
                     // What it has said before is an answer still.
-                    let last = self.connection.answers.recv_timeout(LOOK);
+                    let last = self.connection.answers.recv_timeout(POLL_INTERVAL);
                     return Ok(last.map_err(|_| RecvTimeoutError::Disconnected));
                 }
-                looked = Instant::now();
+                checked = Instant::now();
             }
         }
     }
 
-    fn ended(&mut self, asked: &'static str) -> GuestError {
-        let status = match self.ended_by_itself() {
-            Some(status) => status,
+    fn ended(&mut self, command: &'static str) -> GuestError {
+        self.running.check_disconnected(command).err().unwrap_or_else(|| {
             // Its connection is closed, so it is of no use.
-            None => {
-                self.instance.end();
-                "it closed its output".to_owned()
-            }
-        };
-        GuestError::Ended {
-            name: self.name.clone(),
-            holder: self.instance.holder(),
-            asked,
-            status,
-            console: self.console_tail(),
-        }
+            self.running.instance.end();
+            self.running.ended(command, "it closed its output".to_owned())
+        })
     }
 
-    /// How it ended, if it does so within a moment: its connection closes a little before.
-    fn ended_by_itself(&mut self) -> Option<String> {
-        let until = Instant::now() + Duration::from_secs(1);
-        loop {
-            match self.instance.ended() {
-                Some(status) => return Some(status),
-                None if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
-                None => return None,
-            }
-        }
-    }
-
-    fn console_tail(&self) -> String {
-        let Some((text, place)) = self.instance.console() else { return String::new() };
-        format!("\nthe end of its console ({place}):\n  {}", tail(&text))
-    }
-
-    fn unexpected(&self, asked: &'static str, reply: &Reply) -> GuestError {
-        GuestError::Unexpected {
-            name: self.name.clone(),
-            holder: self.instance.holder(),
-            asked,
-            answer: serde_json::to_string(reply).unwrap_or_default(),
-        }
+    fn unexpected(&self, command: &'static str, reply: &Reply) -> GuestError {
+        self.running.unexpected(command, serde_json::to_string(reply).unwrap_or_default())
     }
 }
 
-impl<B: Instance> Guest for ProtocolGuest<B> {
+impl<I: Instance> Guest for ProtocolGuest<I> {
     fn name(&self) -> &str {
-        &self.name
+        self.running.name()
     }
 
-    fn holder(&self) -> Holder {
-        self.instance.holder()
+    fn id(&self) -> GuestId {
+        self.running.id()
+    }
+
+    fn wait_ready(&mut self) -> Result<(), GuestError> {
+        match self.answer(READY, self.limits.ready)? {
+            Reply::Ready { .. } => Ok(()),
+            other => Err(self.unexpected(READY, &other)),
+        }
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
-        match self.instance.ended() {
-            None => Ok(()),
-            Some(_) => Err(self.ended("what it was to do next")),
-        }
+        self.running.check("what it was to do next")
     }
 
     fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
         let GuestData { seed, own_seed, kib } = data;
         let command = Command::Load { seed, own_seed, kib };
-        match self.tell(command, self.limits.ready)? {
+        match self.send(command, self.limits.ready)? {
             Reply::Loaded { data_bytes } if data_bytes == kib * 1024 => Ok(()),
             other => Err(self.unexpected(command.word(), &other)),
         }
@@ -219,23 +162,22 @@ impl<B: Instance> Guest for ProtocolGuest<B> {
 
     fn start(&mut self, pace: Pace, own: bool) -> Result<(), GuestError> {
         let command = Command::Start { pace, own };
-        match self.tell(command, self.limits.answer)? {
+        match self.send(command, self.limits.answer)? {
             Reply::Started => Ok(()),
             other => Err(self.unexpected(command.word(), &other)),
         }
     }
 
+    fn stop(&mut self) -> Result<(), GuestError> {
+        self.stop_reading().map(drop)
+    }
+}
+
+impl<I: Instance> Reader for ProtocolGuest<I> {
     fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
-        match self.tell(Command::Read, self.limits.answer)? {
+        match self.send(Command::Read, self.limits.answer)? {
             Reply::Reading { vcpus } => Ok(vcpus),
             other => Err(self.unexpected(Command::Read.word(), &other)),
-        }
-    }
-
-    fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
-        match self.tell(Command::Stop, self.limits.answer)? {
-            Reply::Stopped { vcpus } => Ok(vcpus),
-            other => Err(self.unexpected(Command::Stop.word(), &other)),
         }
     }
 }

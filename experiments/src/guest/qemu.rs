@@ -1,8 +1,7 @@
 //! A real VM: QEMU with a Linux kernel and an initramfs. Its console goes to a file.
 //!
-//! Of the microbenchmark's VMs the initramfs has one program of ours, `huddle-guest-init`, to which the
-//! runner speaks over a second serial line: QEMU's standard input and output, so that no socket is left
-//! behind by any end.
+//! The initramfs of the microbenchmark's VMs has one program, `huddle-guest-init`, which the runner controls over a
+//! second serial line: QEMU's standard input and output, so that no socket can be left behind.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +19,7 @@ pub const PROGRAM: &str = "qemu-system-x86_64";
 pub enum Accelerator {
     /// The processor itself.
     Kvm,
-    /// QEMU's translator; many times slower, and its own data uses the caches too.
+    /// QEMU's emulator; many times slower, and its own data uses the caches too.
     Tcg,
 }
 
@@ -63,7 +62,7 @@ impl Machine<'_> {
 
     /// That it could not be started.
     pub fn failed(&self, source: std::io::Error) -> GuestError {
-        GuestError::Start { name: self.name.to_owned(), program: PROGRAM.to_owned(), source }
+        GuestError::start(self.name, PROGRAM, source)
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -93,7 +92,7 @@ fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// How to start a VM that is spoken to.
+/// How to start a VM that is controlled by lines.
 #[derive(Clone, Debug)]
 pub struct QemuGuestSpec<'a> {
     /// Its name.
@@ -115,12 +114,12 @@ pub struct QemuGuestSpec<'a> {
 }
 
 impl QemuGuestSpec<'_> {
-    /// Starts the VM without waiting until it is up: see [`ChildGuest::wait_ready`].
+    /// Starts the VM without waiting until it is up: see [`Guest::wait_ready`](super::Guest::wait_ready).
     ///
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(&self) -> Result<ChildGuest, GuestError> {
-        // What an earlier VM of this name said is not its own.
+        // The output of an earlier VM of this name.
         let _ = std::fs::remove_file(&self.console);
         let mut process = Machine {
             name: self.name,

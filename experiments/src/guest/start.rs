@@ -1,19 +1,18 @@
-//! Starting all guests of the microbenchmark, of whichever kind.
+//! Starting the guests of the microbenchmark, of whichever kind.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use huddle_model::rng::Rng;
 
 use super::process::ProcessGuestSpec;
-use super::protocol_guest::{Instance, ProtocolGuest};
 use super::qemu::{Accelerator, QemuGuestSpec};
 use super::xen::{Maker, XenGuestSpec};
-use super::{Guest, GuestError};
+use super::{GuestError, Reader};
 use crate::interrupt::Interrupt;
-use crate::microbench::Config;
+use crate::microbench::MicrobenchSpec;
 
-/// The stream of chance that draws what each stand-in holds for itself (see [`Rng::of_part`]).
+/// The random streams of the stand-ins' private memory (see [`Rng::of_part`]).
 const PRIVATE: u64 = 20;
 
 /// What guests are started with.
@@ -52,75 +51,47 @@ impl Starter {
         }
     }
 
-    /// Starts the guests of `config`, in its order; all of them ready.
+    /// Starts the guest `number` of `spec`, without waiting until it is up.
     ///
     /// # Errors
-    /// One of them cannot be started, or is not up in time.
-    pub fn start(&self, config: &Config, interrupt: &Interrupt) -> Result<Vec<Box<dyn Guest>>, GuestError> {
-        match self {
-            Self::Processes { program } => all_ready(config, interrupt, |number, name| {
-                stand_in(config, interrupt, program, number, name)
-            }),
-            Self::Vms { images, accelerator, directory } => all_ready(config, interrupt, |number, name| {
-                QemuGuestSpec {
+    /// It cannot be started.
+    pub fn start(
+        &self,
+        spec: &MicrobenchSpec,
+        number: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Box<dyn Reader>, GuestError> {
+        let (name, limits) = (&spec.guest_name(number), spec.limits());
+        let (vcpus, memory_mib, interrupt) = (spec.settings.vcpus, spec.memory_mib, interrupt.clone());
+        Ok(match self {
+            Self::Processes { program } => {
+                let (private_kib, private_seed) =
+                    (spec.settings.private_kib, Rng::of_part(spec.seed, PRIVATE + number as u64).next_u64());
+                let guest =
+                    ProcessGuestSpec { name, program, vcpus, private_kib, private_seed, limits, interrupt };
+                Box::new(guest.start()?)
+            }
+            Self::Vms { images, accelerator, directory } => {
+                let (image, accelerator) = (&images[number], *accelerator);
+                let console = directory.join(format!("console-{name}.log"));
+                let guest =
+                    QemuGuestSpec { name, image, accelerator, memory_mib, vcpus, console, limits, interrupt };
+                Box::new(guest.start()?)
+            }
+            Self::Domains { images, maker, directory } => {
+                let (image, domain_type) = (&images[number], spec.settings.domain_type);
+                let guest = XenGuestSpec {
                     name,
-                    image: &images[number],
-                    accelerator: *accelerator,
-                    memory_mib: config.memory_mib,
-                    vcpus: config.own.vcpus,
-                    console: directory.join(format!("console-{name}.log")),
-                    limits: config.limits(),
-                    interrupt: interrupt.clone(),
-                }
-                .start()
-            }),
-            Self::Domains { images, maker, directory } => all_ready(config, interrupt, |number, name| {
-                XenGuestSpec {
-                    name,
-                    image: &images[number],
-                    domain_type: config.own.domain_type,
-                    memory_mib: config.memory_mib,
-                    vcpus: config.own.vcpus,
+                    image,
+                    domain_type,
+                    memory_mib,
+                    vcpus,
                     directory,
-                    limits: config.limits(),
-                    interrupt: interrupt.clone(),
-                }
-                .start(maker)
-            }),
-        }
+                    limits,
+                    interrupt,
+                };
+                Box::new(guest.start(maker)?)
+            }
+        })
     }
-}
-
-fn stand_in(
-    config: &Config,
-    interrupt: &Interrupt,
-    program: &Path,
-    number: usize,
-    name: &str,
-) -> Result<super::child::ChildGuest, GuestError> {
-    ProcessGuestSpec {
-        name,
-        program,
-        vcpus: config.own.vcpus,
-        private_kib: config.own.private_kib,
-        private_seed: Rng::of_part(config.seed, PRIVATE + number as u64).next_u64(),
-        limits: config.limits(),
-        interrupt: interrupt.clone(),
-    }
-    .start()
-}
-
-/// All of them are started before the first is waited for.
-fn all_ready<B: Instance + 'static>(
-    config: &Config,
-    interrupt: &Interrupt,
-    start: impl Fn(usize, &str) -> Result<ProtocolGuest<B>, GuestError>,
-) -> Result<Vec<Box<dyn Guest>>, GuestError> {
-    let started = (0..config.guests()).map(|number| {
-        interrupt.check()?;
-        start(number, &config.guest_name(number))
-    });
-    let mut started = started.collect::<Result<Vec<_>, _>>()?;
-    started.iter_mut().try_for_each(ProtocolGuest::wait_ready)?;
-    Ok(started.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect())
 }

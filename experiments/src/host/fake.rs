@@ -18,9 +18,9 @@ use huddle_model::vm::{TaskId, Vcpu, Vm, VmmKind};
 
 use super::{Host, HostFailure};
 use crate::HostWindow;
-use crate::guest::{GuestData, Holder};
+use crate::guest::{GuestData, GuestId};
 
-/// What the fake host and its guests know of each other.
+/// The state that the fake host and its guests share.
 #[derive(Default)]
 pub(crate) struct World {
     /// What was changed, in order.
@@ -29,11 +29,9 @@ pub(crate) struct World {
     domain_of: BTreeMap<String, DomainId>,
     /// How often the data was looked at.
     pub(crate) looks: usize,
-    /// How often a guest was read.
-    pub(crate) readings: usize,
-    /// Guests that live.
+    /// Guests that run.
     pub(crate) living: usize,
-    /// What guests were told to hold.
+    /// What guests have loaded.
     pub(crate) loaded: Vec<GuestData>,
 }
 
@@ -52,7 +50,7 @@ impl World {
 pub(crate) struct FakeHost {
     pub(crate) world: Shared,
     pub(crate) domains: u32,
-    /// From which look at the data to which it is merged.
+    /// The looks at the data at which it is merged.
     pub(crate) merged: Range<usize>,
     /// The look that fails; 0 for none.
     pub(crate) fails_at: usize,
@@ -106,9 +104,9 @@ impl Host for FakeHost {
         Ok(Topology::new(Some(2), (0..self.domains).map(domain).collect()).unwrap())
     }
 
-    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
+    fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure> {
         let task = TaskId { id: 100, start_ticks: 1 };
-        let vm = |(name, _): &(String, Holder)| Vm {
+        let vm = |(name, _): &(String, GuestId)| Vm {
             name: name.clone(),
             id: task.into(),
             uuid: None,

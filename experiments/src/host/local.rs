@@ -1,4 +1,4 @@
-//! A host that runs VMs as processes, by way of the collector's crates.
+//! A host whose VMs are processes, by the collector's crates.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -21,10 +21,10 @@ use nix::unistd::{Pid, Uid};
 
 use super::{CONTENT, Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
 use crate::data_pages::{DataPages, ProcessMemory};
-use crate::guest::{GuestData, Holder};
+use crate::guest::{GuestData, GuestId};
 use crate::probes::{HostWindow, Watch};
 
-/// KSM at full speed and over everything. With `smart_scan` a part of equal data is passed over
+/// KSM at full speed and over everything. With `smart_scan` a part of equal data is skipped
 /// (Documentation/admin-guide/mm/ksm.rst, Linux 6.18), and an advisor would set `pages_to_scan` itself.
 /// `run` comes last, so that the scan begins with all of it.
 const MERGE_FAST: [(&str, &str); 5] = [
@@ -35,12 +35,11 @@ const MERGE_FAST: [(&str, &str); 5] = [
     ("run", "1"),
 ];
 
-/// This host, by way of the collector's crates: every change goes through its journal.
+/// This host, by the collector's crates: every change goes through its journal.
 pub struct CollectorHost {
     root: HostRoot,
     backend: HostBackend,
-    /// How it is measured what VMs have in common: by the frames they share, or, where nothing is merged, by what
-    /// they hold.
+    /// How sharing is measured: by the frames that VMs share, or, where nothing is merged, by their contents.
     method: Method,
     pinner: HostPinner,
     watch: Watch,
@@ -50,9 +49,9 @@ pub struct CollectorHost {
 }
 
 impl CollectorHost {
-    /// Makes sure that this host can do it and that nobody else changes it at the same time. Changes
-    /// nothing but for the lock in the state directory. Each VM is to have `vcpus` vCPUs, on which
-    /// `events` are counted while they are watched. Unless it `merges`, what VMs have in common is told by
+    /// Makes sure that this host can do it and that no other huddle changes it at the same time. Changes
+    /// only the lock in the state directory. Each VM is to have `vcpus` vCPUs, on which
+    /// `events` are counted while they are watched. Unless it `merges`, what VMs have in common is measured by
     /// their contents.
     ///
     /// # Errors
@@ -98,10 +97,10 @@ impl CollectorHost {
         })
     }
 
-    /// Puts the threads of a guest that are no vCPU (QEMU's main loop, which serves the timers of its
+    /// Puts the threads of a guest that are not vCPUs (QEMU's main loop, which serves the timers of its
     /// vCPUs) on the CPUs of its vCPUs, as libvirt's `emulatorpin` does: elsewhere they would use the
     /// other cache, and every placement would be a little of both. These are processes of this run's own,
-    /// which end with it, so there is nothing to put back.
+    /// which end with it, so there is nothing to undo.
     fn place_helpers(&self, vm: &Vm, plan: &Plan) -> Result<(), HostFailure> {
         let placed = plan.placement.iter().filter(|placed| placed.vm == vm.name);
         let domains: BTreeSet<DomainId> = placed.map(|placed| placed.domain).collect();
@@ -112,7 +111,7 @@ impl CollectorHost {
         }
         let Some(process) = vm.process() else { return Ok(()) };
         let tasks = self.root.proc(format!("{}/task", process.id));
-        // A thread that ends meanwhile needs no place.
+        // A thread may end meanwhile.
         let entries = std::fs::read_dir(&tasks).into_iter().flatten().filter_map(Result::ok);
         let threads = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
         let is_vcpu = |id: i32| vm.vcpus.iter().any(|vcpu| vcpu.id.thread().is_some_and(|of| of.id == id));
@@ -140,21 +139,18 @@ impl Host for CollectorHost {
         Ok(HostBackend { cache_level: level, ..self.backend.clone() }.topology()?)
     }
 
-    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
-        let pid_of = |(name, holder): &(String, Holder)| match holder {
-            Holder::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
-            Holder::Domain(_) => {
-                Err(HostFailure::Failed(format!("the VM {name} ({holder}) is not a process")))
-            }
+    fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure> {
+        let pid_of = |(name, id): &(String, GuestId)| match id {
+            GuestId::Process(pid) => Ok(NamedProcess { name: name.clone(), pid: *pid }),
+            GuestId::Domain(_) => Err(HostFailure::Failed(format!("the VM {name} ({id}) is not a process"))),
         };
         let processes = guests.iter().map(pid_of).collect::<Result<_, _>>()?;
         let discover = DiscoverOptions { processes, ..self.backend.discover.clone() };
         let mut found = HostBackend { discover, ..self.backend.clone() }.vms()?.vms;
-        let vm_of = |(name, holder): &(String, Holder)| {
+        let vm_of = |(name, id): &(String, GuestId)| {
             let at = found.iter().position(|vm| vm.name == *name);
-            let at =
-                at.ok_or_else(|| HostFailure::Failed(format!("the VM {name} ({holder}) was not found")))?;
-            check_vcpus(found.swap_remove(at), *holder, self.vcpus)
+            let at = at.ok_or_else(|| HostFailure::Failed(format!("the VM {name} ({id}) was not found")))?;
+            check_vcpus(found.swap_remove(at), *id, self.vcpus)
         };
         guests.iter().map(vm_of).collect()
     }

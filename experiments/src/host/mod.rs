@@ -1,4 +1,4 @@
-//! What an experiment asks of the host: [`local`] answers for VMs that are processes, [`xen`] for domains.
+//! The host as experiments use it: [`local`] for VMs that are processes, [`xen`] for domains.
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -19,20 +19,20 @@ use huddle_sharing::content::{ContentSettings, Share};
 
 pub use self::local::CollectorHost;
 pub use self::xen::XenHost;
-use crate::guest::{GuestData, Holder};
+use crate::guest::{GuestData, GuestId};
 use crate::probes::HostWindow;
 
-/// Contents are compared at full speed: nobody measures meanwhile.
+/// Contents are compared at full speed, since nothing is measured meanwhile.
 const CONTENT: ContentSettings =
     ContentSettings { cpu_share: Share::ALL, memory_mib: 256, sample: None, seed: 1 };
 
-/// The host as an experiment needs it; tests put a fake in its place.
+/// The host as experiments use it; tests have a fake one.
 pub trait Host {
     /// The cache domains at `level`, or at the default level.
     fn topology(&self, level: Option<u8>) -> Result<Topology, HostFailure>;
 
     /// The VMs that these guests are, by name, in that order.
-    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure>;
+    fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure>;
 
     /// What the VMs share now; where nothing is merged, or what is merged is not known, what they could share.
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure>;
@@ -48,29 +48,28 @@ pub trait Host {
     /// Begins to watch what each vCPU does, as the first window, and ends the watching begun before.
     fn watch(&mut self, vms: &[Vm], topology: &Topology);
 
-    /// Ends the window and returns what was seen in it; the next begins.
+    /// Ends the window, begins the next, and returns what was observed.
     fn window(&mut self) -> HostWindow;
 
-    /// The event that is counted for each role, or why none is, and what one should know of the choice.
+    /// The event that is counted for each role, or why none is, and remarks on the choice.
     fn counted(&self) -> (Vec<CountedEvent>, Vec<String>);
 
     /// Makes the host merge everything it may, fast.
     fn merge(&mut self) -> Result<(), HostFailure>;
 
-    /// Called while merging is waited for: where nothing goes on merging by itself, merges once more.
-    fn go_on_merging(&mut self) -> Result<(), HostFailure> {
+    /// Called while waiting for merging: merges once more where that does not continue by itself.
+    fn continue_merging(&mut self) -> Result<(), HostFailure> {
         Ok(())
     }
 
-    /// Has the host merge no more; what is merged stays merged.
+    /// Pauses merging; what is merged stays merged.
     fn pause_merging(&mut self) -> Result<(), HostFailure>;
 
-    /// Undoes everything the above have changed. Also done when it is dropped, but only here can one
-    /// learn that it failed.
+    /// Undoes all changes. Also done when it is dropped, but only here is a failure reported.
     fn undo(&mut self) -> Result<(), HostFailure>;
 }
 
-/// A host that does not do what the experiment asks.
+/// A host that cannot run the experiment, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostFailure {
     /// This host cannot do it at all: the reason and the remedy, one sentence.
@@ -105,7 +104,7 @@ fn empty_journal(journal: Journal) -> Result<Journal, HostFailure> {
     if journal.entries().is_empty() {
         return Ok(journal);
     }
-    // It would be undone at the end, and somebody may want it as it is.
+    // This run would undo it at its end, though it may be wanted.
     Err(HostFailure::Failed(format!(
         "an earlier huddle left changes in force (by `huddle pin`, or it was killed; see {}); \
          undo them first: huddle restore",
@@ -121,7 +120,7 @@ fn lock(state_dir: Option<&Path>) -> Result<StateLock, HostFailure> {
 /// Sets the affinity of every vCPU as planned, and makes sure that it holds.
 fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), HostFailure> {
     let report = if plan.placement.is_empty() {
-        // Left to the scheduler, but on the CPUs that the other arms use: else it would have more.
+        // Left to the scheduler, but only on the CPUs that the other arms use.
         let cpus: CpuSet = plan.domains.iter().flat_map(|domain| domain.cpus.iter()).collect();
         let pins = vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu)));
         let pins = pins.map(|(vm, vcpu)| ThreadPin {
@@ -136,7 +135,7 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
         pinner.apply(vms, plan)
     };
     let report = report.map_err(HostFailure::failed)?;
-    // Notes are about vCPUs that are elsewhere than they were asked to be.
+    // Notes are about vCPUs that are not where they were placed.
     if report.outcome.skipped > 0 || !report.notes.is_empty() {
         return Err(HostFailure::Failed(format!(
             "the placement {} could not be applied: {}",
@@ -148,12 +147,12 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
 }
 
 /// Makes sure that a guest's VM has the vCPUs it should have.
-fn check_vcpus(vm: Vm, holder: Holder, vcpus: u32) -> Result<Vm, HostFailure> {
+fn check_vcpus(vm: Vm, id: GuestId, vcpus: u32) -> Result<Vm, HostFailure> {
     if vm.vcpus.len() == vcpus as usize {
         return Ok(vm);
     }
     Err(HostFailure::Failed(format!(
-        "the VM {} ({holder}) should have {vcpus} vCPU(s) and has {}",
+        "the VM {} ({id}) should have {vcpus} vCPU(s) and has {}",
         vm.name,
         vm.vcpus.len()
     )))

@@ -1,4 +1,4 @@
-//! A Xen host, by way of `huddle-xen`: domains, and Xen's memory sharing.
+//! A Xen host, by `huddle-xen`: domains, and Xen's memory sharing.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ use huddle_xen::vms::DomainChoice;
 use super::{CONTENT, Host, HostFailure, check_vcpus, empty_journal, lock, place_vcpus};
 use crate::data_pages::{DataPages, DomainMemory};
 use crate::guest::xen::domain_name;
-use crate::guest::{GuestData, Holder};
+use crate::guest::{GuestData, GuestId};
 use crate::probes::{DomainWatch, HostWindow};
 
 /// This host and its domains. Every change goes through the journals.
@@ -41,20 +41,20 @@ pub struct XenHost {
     vcpus: u32,
 }
 
-/// What merges, and what asks which pages are merged.
+/// What merges, and what reports which pages are merged.
 struct Merges {
     merging: Merging,
     sharing: Box<dyn MemorySharing>,
 }
 
 impl XenHost {
-    /// Makes sure that this is dom0 of a Xen that can be asked, and that nobody else changes it at the same time.
-    /// Changes nothing but for the lock in the state directory. Each domain is to have `vcpus` vCPUs. `last_level`
-    /// are the CPUs of each last-level cache; empty for one a socket. Whether Xen can merge what the domains have
-    /// in common is found out when it is asked to; it `merges` those of these VMs only, and nothing where `None`.
+    /// Makes sure that this is dom0 of a Xen that answers, and that no other huddle changes it at the same time.
+    /// Changes only the lock in the state directory. Each domain is to have `vcpus` vCPUs. `last_level`
+    /// are the CPUs of each last-level cache; empty for one a socket. Whether Xen can merge memory is known only once
+    /// it merges; it `merges` those of these VMs only, and nothing where `None`.
     ///
     /// # Errors
-    /// [`HostFailure::Cannot`] where this is no dom0, or without Xen's libraries of the version that runs;
+    /// [`HostFailure::Cannot`] where this is not dom0, or without Xen's libraries of the version that runs;
     /// [`HostFailure::Failed`] when another huddle holds the lock, or the journal of an earlier one is not undone.
     pub fn open(
         root: &HostRoot,
@@ -116,10 +116,10 @@ impl XenHost {
         })
     }
 
-    /// Makes sure that nobody else shares pages of these VMs where they are to stay unmerged.
+    /// Makes sure that no other program shares pages of these VMs, which are to stay unmerged.
     fn check_unmerged(&self, vms: &[Vm]) -> Result<(), HostFailure> {
         let listed = self.toolstack.domains().map_err(HostFailure::failed)?;
-        // What is not reported is not none.
+        // An unknown number is not 0.
         let shared = |domain: &&Domain| domain.shared_pages != Some(0);
         let ours = |domain: &&Domain| vms.iter().any(|vm| vm.id == domain.domain.xen_id().into());
         match listed.iter().filter(ours).find(shared) {
@@ -140,19 +140,19 @@ impl Host for XenHost {
         Ok(XenBackend { cache_level: level, ..self.backend.clone() }.topology()?)
     }
 
-    fn find(&self, guests: &[(String, Holder)]) -> Result<Vec<Vm>, HostFailure> {
+    fn find(&self, guests: &[(String, GuestId)]) -> Result<Vec<Vm>, HostFailure> {
         let (domains, machine) = (self.toolstack.domains(), self.toolstack.machine());
         let (domains, machine) =
             domains.and_then(|domains| Ok((domains, machine?))).map_err(HostFailure::failed)?;
         let choice = &self.backend.domains;
-        let vm_of = |(name, holder): &(String, Holder)| {
-            let is_it = |domain: &&Domain| *holder == Holder::Domain(domain.domain);
+        let vm_of = |(name, id): &(String, GuestId)| {
+            let is_it = |domain: &&Domain| *id == GuestId::Domain(domain.domain);
             let found = domains.iter().find(is_it).filter(|domain| choice.takes(domain));
-            let found = found
-                .ok_or_else(|| HostFailure::Failed(format!("the VM {name} ({holder}) was not found")))?;
-            // Under the name that the experiment gave it: in Xen it has one that no other domain has.
+            let found =
+                found.ok_or_else(|| HostFailure::Failed(format!("the VM {name} ({id}) was not found")))?;
+            // By its name in the experiment, which differs from Xen's.
             let vm = xen::vms::vm(name.clone(), found, &machine, choice.affinity);
-            check_vcpus(vm, *holder, self.vcpus)
+            check_vcpus(vm, *id, self.vcpus)
         };
         guests.iter().map(vm_of).collect()
     }
@@ -211,11 +211,11 @@ impl Host for XenHost {
         }
     }
 
-    fn go_on_merging(&mut self) -> Result<(), HostFailure> {
+    fn continue_merging(&mut self) -> Result<(), HostFailure> {
         self.merge()
     }
 
-    /// Nothing merges but on command.
+    /// Xen merges only on command.
     fn pause_merging(&mut self) -> Result<(), HostFailure> {
         Ok(())
     }

@@ -6,24 +6,24 @@ use huddle_model::plan::Plan;
 use huddle_model::summary::{Arm, GuestSample, Sample, Seen};
 use huddle_model::vm::Vm;
 
-use super::Own;
+use super::MicrobenchSettings;
 use crate::frame::Window;
-use crate::frame::course::RunError;
-use crate::guest::{Guest, Reading};
+use crate::frame::run::RunError;
+use crate::guest::{Reader, Reading};
 
-/// What the guests did in one window, or why it cannot be told: a guest that other programs kept
-/// from finishing one burst has no rate, and one such window must not end a long run.
+/// One window, or why it has no result: a guest that other programs kept from finishing one burst has no rate,
+/// and one such window must not end a long run.
 pub(super) fn sample(
-    own: &Own,
-    window: &mut Window<'_, dyn Guest>,
+    settings: &MicrobenchSettings,
+    window: &mut Window<'_, dyn Reader>,
     arm: Arm,
     plan: &Plan,
 ) -> Result<Result<Sample, String>, RunError> {
     window.start(arm.reads_own())?;
-    window.interrupt.sleep(Duration::from_secs_f64(own.settle_seconds))?;
-    // The first window ends here, with what was done to place the guests; the second is the measured.
+    window.interrupt.sleep(Duration::from_secs_f64(settings.settle_seconds))?;
+    // Ends the host's window in which guests were placed; the next one is measured.
     let (before, _) = (window.read()?, window.host.window());
-    window.interrupt.sleep(Duration::from_secs_f64(own.seconds_per_arm))?;
+    window.interrupt.sleep(Duration::from_secs_f64(settings.seconds_per_arm))?;
     let (after, seen) = (window.read()?, window.host.window());
     window.stop()?;
 
@@ -38,7 +38,7 @@ pub(super) fn sample(
                     "in arm {arm} the guest {} finished no burst within {} s, so little CPU time did \
                      other programs leave it",
                     guest.name(),
-                    own.seconds_per_arm
+                    settings.seconds_per_arm
                 )));
             };
             let vm = guest.name().to_owned();

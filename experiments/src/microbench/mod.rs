@@ -2,9 +2,9 @@
 //!
 //! Guests hold data: two of them data A, two data B, as a rule. Each has memory of its own, and a copy of
 //! its data that equals no other guest's. The host merges what is equal, or, in a placebo, nothing. Then the
-//! arms alternate in blocks: the guests are placed, begin to read at random, a settling time passes, and what they read in
-//! a window of time is counted. Placed as recommended, a cache holds one data set that both its guests
-//! use; placed the opposite way, or reading what is not merged, it has to hold two.
+//! arms alternate in blocks: the guests are placed, begin to read at random, a settling time passes, and their
+//! reads in a window of time are counted. Placed as recommended, a cache holds one data set that both its guests
+//! use; placed the opposite way, or with data that is not merged, it has to hold two.
 //!
 //! Merging is verified by the frames of the guests before the first window and after every block: a
 //! block at whose end it did not hold is invalid and enters no figure, and so is one in which a guest was
@@ -15,11 +15,10 @@ mod measure;
 mod report;
 mod spec;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 
-use comfy_table::Table;
 use huddle_guest::chase::NODE_WORDS;
 use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
@@ -27,24 +26,23 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::stats::trend;
 use huddle_model::summary::{
-    Arm, Block, BootFigures, GuestSample, MicrobenchConfig, MicrobenchFigures, Sample, Summary, VcpuFigures,
-    figures,
+    Arm, Block, BootFigures, GuestSample, MicrobenchConfig, MicrobenchFigures, Sample, VcpuFigures, figures,
 };
 
-use crate::frame::course::RunError;
+use crate::frame::run::RunError;
 use crate::frame::spec::GuestKind;
-use crate::frame::summary::{boot_figures, misses, of_arm};
-use crate::frame::{Figure, Metric, Outcome, Part, RatioSpec, Verify, Window, Workload};
-use crate::guest::{Guest, Pace};
+use crate::frame::summary::{boot_figures, misses, values_of_arm};
+use crate::frame::{Figure, Metric, Outcome, RatioSpec, Verify, Window, Workload};
+use crate::guest::{Pace, Reader};
 
 pub use command::{Args, execute};
-pub use spec::{Config, Own, Preset};
+pub use spec::{MicrobenchSettings, MicrobenchSpec, Preset};
 
 /// The microbenchmark of a specification.
 #[derive(Clone, Debug)]
 pub struct Microbench {
     /// What is run.
-    pub spec: Config,
+    pub spec: MicrobenchSpec,
     /// On Xen, the CPUs of each last-level cache; empty for one a socket.
     pub last_level_cache: Vec<CpuSet>,
 }
@@ -57,11 +55,11 @@ const fn opposed(name: &'static str, text: &'static str, of: Metric) -> RatioSpe
 
 impl Workload for Microbench {
     const NAME: &'static str = "microbench";
-    type Settings = Own;
-    type Guest = dyn Guest;
+    type Settings = MicrobenchSettings;
+    type Guest = dyn Reader;
     type Figures = MicrobenchFigures;
 
-    fn spec(&self) -> &Config {
+    fn spec(&self) -> &MicrobenchSpec {
         &self.spec
     }
 
@@ -71,34 +69,35 @@ impl Workload for Microbench {
 
     fn pace(&self, data_bytes: u64) -> Pace {
         let lines = data_bytes / (NODE_WORDS * size_of::<u64>()) as u64;
-        // A turn reads all of the data, and whoever else runs on the CPU then has time for a turn of his own.
+        // A burst reads all of the data, and then another guest on the CPU has time for a burst.
         let idle_us = if self.spec.guest.has_kernels() { 50 } else { 0 };
         Pace {
-            burst_reads: self.spec.own.burst_reads.unwrap_or(lines * 5 / 4),
-            idle_us: self.spec.own.idle_us.unwrap_or(idle_us),
+            burst_reads: self.spec.settings.burst_reads.unwrap_or(lines * 5 / 4),
+            idle_us: self.spec.settings.idle_us.unwrap_or(idle_us),
         }
     }
 
     fn verify(&self) -> Verify {
-        if self.spec.own.merge { Verify::Merged } else { Verify::Unmerged }
+        if self.spec.settings.merge { Verify::Merged } else { Verify::Unmerged }
     }
 
-    fn looks_after_boot(&self) -> bool {
-        // What stand-ins hold before their data is their own.
+    fn measures_boot(&self) -> bool {
+        // Stand-ins share nothing before they hold data.
         self.spec.guest.has_kernels()
     }
 
     fn measure(
         &self,
-        window: &mut Window<'_, dyn Guest>,
+        window: &mut Window<'_, dyn Reader>,
         arm: Arm,
         plan: &Plan,
     ) -> Result<Result<Sample, String>, RunError> {
-        measure::sample(&self.spec.own, window, arm, plan)
+        measure::sample(&self.spec.settings, window, arm, plan)
     }
 
     fn first_block(&self) -> Option<Duration> {
-        let an_arm = Duration::from_secs_f64(self.spec.own.settle_seconds + self.spec.own.seconds_per_arm);
+        let an_arm =
+            Duration::from_secs_f64(self.spec.settings.settle_seconds + self.spec.settings.seconds_per_arm);
         Some(an_arm * self.spec.arms.len() as u32)
     }
 
@@ -122,7 +121,7 @@ impl Workload for Microbench {
     ];
 
     fn figures(&self, valid: &[&Block], outcome: &Outcome) -> MicrobenchFigures {
-        let Config { own, .. } = &self.spec;
+        let settings = &self.spec.settings;
         MicrobenchFigures {
             arms_busy: figures(valid, "ns/read", Sample::busy_ns_per_read),
             arms_host_busy: figures(valid, "ns/read", Sample::host_ns_per_read),
@@ -131,14 +130,14 @@ impl Workload for Microbench {
             }),
             vcpus: vcpus(valid),
             events: outcome.events.clone(),
-            trend: trend(&of_arm(valid, Arm::Recommended, Sample::reads_per_s)),
+            trend: trend(&values_of_arm(valid, Arm::Recommended, Sample::reads_per_s)),
             config: MicrobenchConfig {
                 data_kib: outcome.data_bytes / 1024,
-                private_kib: own.private_kib,
+                private_kib: settings.private_kib,
                 burst_reads: outcome.pace.burst_reads,
                 idle_us: outcome.pace.idle_us,
-                seconds_per_arm: own.seconds_per_arm,
-                settle_s: own.settle_seconds,
+                seconds_per_arm: settings.seconds_per_arm,
+                settle_s: settings.settle_seconds,
                 repetitions: self.spec.repetitions,
                 warm_up_blocks: self.spec.warm_up_blocks,
                 cache_level: outcome.topology.level(),
@@ -149,7 +148,7 @@ impl Workload for Microbench {
     }
 
     fn boot(&self, matrix: Option<&SharingMatrix>) -> Option<Availability<BootFigures>> {
-        let flavours = &self.spec.own.flavours;
+        let flavours = &self.spec.settings.flavours;
         Some(match (matrix, self.spec.guest) {
             (Some(matrix), _) => {
                 Availability::Available(boot_figures(matrix, |i, j| flavours[i] == flavours[j]))
@@ -173,29 +172,13 @@ impl Workload for Microbench {
             ),
         }
     }
-
-    fn data_kib(figures: &MicrobenchFigures) -> u64 {
-        figures.config.data_kib
-    }
-
-    fn remarks(&self, part: Part, summary: &Summary<MicrobenchFigures>) -> Vec<String> {
-        report::remarks(&self.spec, part, summary)
-    }
-
-    fn tables(&self, summary: &Summary<MicrobenchFigures>) -> Vec<(String, Table)> {
-        report::tables(summary)
-    }
-
-    fn paper(&self, summary: &Summary<MicrobenchFigures>) -> Vec<[String; 3]> {
-        report::paper(&self.spec, summary)
-    }
 }
 
 fn vcpus(blocks: &[&Block]) -> Vec<VcpuFigures> {
     let sample = blocks.iter().find_map(|block| block.samples.first());
     let vcpus = sample.into_iter().flat_map(|sample| &sample.guests);
     let figures_of = |first: &GuestSample| {
-        // Only of this one, as if it were all guests.
+        // Only this one, as if there were no other guests.
         let alone = |block: &&Block| {
             let is_it = |guest: &GuestSample| guest.vm == first.vm && guest.vcpu == first.vcpu;
             let mut block = Block::clone(block);

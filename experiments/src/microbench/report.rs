@@ -7,40 +7,82 @@ use huddle_model::availability::Availability;
 use huddle_model::summary::{Arm, ArmFigure, Block, MicrobenchFigures, Sample, Summary};
 use huddle_model::text::bytes;
 
-use super::Config;
-use crate::frame::Part;
-use crate::frame::report::{cell, number, percent, ratio, table};
+use super::{Microbench, MicrobenchSpec};
+use crate::frame::report::{Part, Report, cell, number, percent, ratio, table};
 use crate::frame::spec::GuestKind;
 
-/// What is to be said after a part of the report.
-pub(super) fn remarks(spec: &Config, part: Part, summary: &Summary<MicrobenchFigures>) -> Vec<String> {
-    match part {
-        Part::Sharing => Vec::new(),
-        Part::Ratios if summary.why_no_misses().is_some() => Vec::new(),
-        Part::Ratios => {
-            let counted = summary.own.events.iter();
-            let counted = counted
-                .filter_map(|counted| Some(format!("{} by {}", counted.role.name(), counted.event.value()?)));
-            vec![format!("Counted: {}", counted.collect::<Vec<_>>().join(", "))]
-        }
-        Part::Paper => {
-            differences(spec, summary).iter().map(|what| format!("The machines differ: {what}.")).collect()
+impl Report for Microbench {
+    fn data_kib(figures: &MicrobenchFigures) -> u64 {
+        figures.config.data_kib
+    }
+
+    fn remarks(&self, part: Part, summary: &Summary<MicrobenchFigures>) -> Vec<String> {
+        match part {
+            Part::Sharing => Vec::new(),
+            Part::Ratios if summary.why_no_misses().is_some() => Vec::new(),
+            Part::Ratios => {
+                let counted = summary.own.events.iter();
+                let counted = counted.filter_map(|counted| {
+                    Some(format!("{} by {}", counted.role.name(), counted.event.value()?))
+                });
+                vec![format!("Counted: {}", counted.collect::<Vec<_>>().join(", "))]
+            }
+            Part::Paper => differences(&self.spec, summary)
+                .iter()
+                .map(|what| format!("The machines differ: {what}."))
+                .collect(),
         }
     }
-}
 
-/// Tables of its figures.
-pub(super) fn tables(summary: &Summary<MicrobenchFigures>) -> Vec<(String, Table)> {
-    let config = &summary.own.config;
-    let reads = format!(
-        "Reads of all VMs, {} block(s) of {} s an arm, a rest of {} us every {} reads",
-        config.repetitions, config.seconds_per_arm, config.idle_us, config.burst_reads
-    );
-    vec![
-        (reads, arm_table(summary)),
-        ("Each vCPU: reads/s, and LLC misses/read beside them".to_owned(), vcpu_table(summary)),
-        ("Each block, in the order measured (reads/s)".to_owned(), block_table(&summary.blocks)),
-    ]
+    fn tables(&self, summary: &Summary<MicrobenchFigures>) -> Vec<(String, Table)> {
+        let config = &summary.own.config;
+        let reads = format!(
+            "Reads of all VMs, {} block(s) of {} s an arm, a rest of {} us every {} reads",
+            config.repetitions, config.seconds_per_arm, config.idle_us, config.burst_reads
+        );
+        vec![
+            (reads, arm_table(summary)),
+            ("Each vCPU: reads/s, and LLC misses/read beside them".to_owned(), vcpu_table(summary)),
+            ("Each block, in the order measured (reads/s)".to_owned(), block_table(&summary.blocks)),
+        ]
+    }
+
+    fn paper(&self, summary: &Summary<MicrobenchFigures>) -> Vec<[String; 3]> {
+        let boot = summary.boot.as_ref().and_then(Availability::value);
+        let flavours = &self.spec.settings.flavours;
+        let one_flavour = self.spec.guest.has_kernels() && flavours.windows(2).all(|two| two[0] == two[1]);
+        let (number, within, across) = if one_flavour {
+            ("Table 2, VMs of one OS with data", "64.8 to 67.9 %", "53.3 to 55.5 %")
+        } else {
+            ("Table 3, microbenchmark", "45.4 to 66.5 %", "0.03 to 0.08 %")
+        };
+        [
+            (
+                "Table 1, after boot: same OS",
+                "52.2 to 71.4 %".to_owned(),
+                percent(boot.and_then(|boot| boot.rate_within)),
+            ),
+            (
+                "Table 1, after boot: other OS",
+                "0.04 to 0.07 %".to_owned(),
+                percent(boot.and_then(|boot| boot.rate_across)),
+            ),
+            (&*format!("{number}: same data"), within.to_owned(), percent(summary.sharing_rate)),
+            (&format!("{number}: other data"), across.to_owned(), percent(summary.sharing_rate_across)),
+            (
+                "Figure 4: time, opposed over recommended (C / B)",
+                "2.1".to_owned(),
+                ratio(summary.ratio("opposed_over_recommended")),
+            ),
+            (
+                "Figure 4: time, not merged over opposed (A / C)",
+                "about 1".to_owned(),
+                ratio(summary.ratio("not_merged_over_opposed")),
+            ),
+        ]
+        .map(|(what, paper, ours)| [what.to_owned(), paper, ours])
+        .to_vec()
+    }
 }
 
 fn arm_table(summary: &Summary<MicrobenchFigures>) -> Table {
@@ -53,7 +95,7 @@ fn arm_table(summary: &Summary<MicrobenchFigures>) -> Table {
         "host CPU ns/read",
         "LLC misses/read",
     ];
-    let mut table = table(header.map(str::to_owned).to_vec());
+    let mut table = table(header);
     let none = BTreeMap::new();
     let misses = summary.llc_misses.as_ref().and_then(Availability::value).unwrap_or(&none);
     for arm in Arm::ALL.map(Arm::name) {
@@ -79,7 +121,7 @@ fn vcpu_table(summary: &Summary<MicrobenchFigures>) -> Table {
     let arms: Vec<&str> =
         Arm::ALL.iter().map(|arm| arm.name()).filter(|arm| summary.arms.contains_key(*arm)).collect();
     let header = ["vCPU", "of"].into_iter().chain(arms.iter().copied());
-    let mut table = table(header.map(str::to_owned).collect());
+    let mut table = table(header);
     for vcpu in &summary.own.vcpus {
         let name = format!("{} {}", vcpu.vm, vcpu.vcpu);
         let mut row = |what: &str, figures: &BTreeMap<String, ArmFigure>, digits| {
@@ -97,10 +139,8 @@ fn vcpu_table(summary: &Summary<MicrobenchFigures>) -> Table {
 fn block_table(blocks: &[Block]) -> Table {
     let arms: Vec<Arm> =
         Arm::ALL.into_iter().filter(|arm| blocks.iter().any(|block| block.sample(*arm).is_some())).collect();
-    let mut header = vec!["block".to_owned(), "first".to_owned()];
-    header.extend(arms.iter().map(|arm| arm.name().to_owned()));
-    header.push("valid".into());
-    let mut table = table(header);
+    let names = arms.iter().map(|arm| arm.name());
+    let mut table = table(["block", "first"].into_iter().chain(names).chain(["valid"]));
     for block in blocks {
         let first = block.samples.first().map_or("-", |sample| sample.arm.name());
         let mut row = vec![block.number.to_string(), first.to_owned()];
@@ -114,46 +154,8 @@ fn block_table(blocks: &[Block]) -> Table {
     table
 }
 
-/// The paper's figures beside those of the run.
-pub(super) fn paper(spec: &Config, summary: &Summary<MicrobenchFigures>) -> Vec<[String; 3]> {
-    let boot = summary.boot.as_ref().and_then(Availability::value);
-    let flavours = &spec.own.flavours;
-    let one_flavour = spec.guest.has_kernels() && flavours.windows(2).all(|two| two[0] == two[1]);
-    let (number, within, across) = if one_flavour {
-        ("Table 2, VMs of one OS with data", "64.8 to 67.9 %", "53.3 to 55.5 %")
-    } else {
-        ("Table 3, microbenchmark", "45.4 to 66.5 %", "0.03 to 0.08 %")
-    };
-    [
-        (
-            "Table 1, after boot: same OS",
-            "52.2 to 71.4 %".to_owned(),
-            percent(boot.and_then(|boot| boot.rate_within)),
-        ),
-        (
-            "Table 1, after boot: other OS",
-            "0.04 to 0.07 %".to_owned(),
-            percent(boot.and_then(|boot| boot.rate_across)),
-        ),
-        (&*format!("{number}: same data"), within.to_owned(), percent(summary.sharing_rate)),
-        (&format!("{number}: other data"), across.to_owned(), percent(summary.sharing_rate_across)),
-        (
-            "Figure 4: time, opposed over recommended (C / B)",
-            "2.1".to_owned(),
-            ratio(summary.ratio("opposed_over_recommended")),
-        ),
-        (
-            "Figure 4: time, not merged over opposed (A / C)",
-            "about 1".to_owned(),
-            ratio(summary.ratio("not_merged_over_opposed")),
-        ),
-    ]
-    .map(|(what, paper, ours)| [what.to_owned(), paper, ours])
-    .to_vec()
-}
-
-/// In what this machine and run differ from the paper's, one sentence each.
-fn differences(spec: &Config, summary: &Summary<MicrobenchFigures>) -> Vec<String> {
+/// How this machine and run differ from the paper's, one sentence each.
+fn differences(spec: &MicrobenchSpec, summary: &Summary<MicrobenchFigures>) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(topology) = &summary.topology {
         let caches = topology.domains().iter().map(|domain| match domain.size_bytes {
@@ -168,11 +170,11 @@ fn differences(spec: &Config, summary: &Summary<MicrobenchFigures>) -> Vec<Strin
     }
     match (spec.guest, summary.accelerator.as_deref()) {
         (GuestKind::Process, _) => {
-            found.push("VMs of Xen with an operating system there, processes that stand for VMs here".into());
+            found.push("VMs of Xen with an operating system there, stand-in processes here".into());
         }
         (GuestKind::Qemu, Some("tcg")) => found.push(
-            "processors that run VMs themselves there, a translator (TCG) here, whose own tables and code \
-             fill part of the caches and whose work dilutes every ratio"
+            "processors that run VMs themselves there, an emulator (TCG) here, whose own tables and code fill part of \
+             the caches and whose work dilutes every ratio"
                 .into(),
         ),
         (GuestKind::Qemu, _) => found.push("Xen there, KVM here".into()),

@@ -1,14 +1,13 @@
-//! What the microbenchmark runs: keys of its own in a specification, presets, and their checks.
+//! The specification of the microbenchmark: keys of its own, presets, and their checks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use huddle_guest::chase::PAGE_BYTES;
-use huddle_model::summary::Arm;
 use huddle_observe::perf::{EventChoice, EventError};
 use serde::{Deserialize, Serialize};
 
-use crate::frame::spec::{GuestKind, Settings, Spec, SpecError, check_seconds};
+use crate::frame::spec::{GuestKind, Settings, Spec, SpecError, check_seconds, require, seconds};
 use crate::guest::TimeLimits;
 use crate::guest::qemu::Accelerator;
 use crate::guest::xen::DomainType;
@@ -39,50 +38,64 @@ impl crate::frame::spec::Preset for Preset {
 
 /// A specification of the microbenchmark. Its data fills three quarters of a cache, the paper's part (15 MB of
 /// 20 MB), where neither a size nor a part is given; with stand-ins five eighths, since caches that others
-/// use too hold no more for long; and under TCG a quarter: its own tables and code need room too, and what
-/// is more was measured to be displaced however VMs are placed.
-pub type Config = Spec<Own>;
+/// use too hold no more for long; and under TCG a quarter: its own tables and code need room too, and more data
+/// was measured to be evicted however VMs are placed.
+pub type MicrobenchSpec = Spec<MicrobenchSettings>;
 
-/// What the microbenchmark's specification has beside what every one has.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Keys of the microbenchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default)]
-pub struct Own {
+pub struct MicrobenchSettings {
     /// For each VM, which kernel and userland it runs; stand-ins have none.
+    #[arg(skip)]
     pub flavours: Vec<String>,
-    /// How domains of Xen's are virtualised; others are not.
+    /// How domains are virtualised, with --guest xen; only those of type pvh can be merged
+    #[arg(long, value_enum)]
     pub domain_type: DomainType,
     /// vCPUs of each VM.
+    #[arg(skip)]
     pub vcpus: u32,
-    /// KiB of memory of each stand-in that no other holds, whole pages. A VM has its own anyway.
+    /// KiB of memory of each stand-in that no other holds, whole pages
+    // A VM has its own anyway.
+    #[arg(long)]
     pub private_kib: u64,
-    /// KiB of a data set, whole pages; several are measured one after the other; none for a part of the
-    /// smallest of the caches.
+    /// KiB of each data set, whole pages; several, with commas, are measured one after the other [default: a part
+    /// of the cache: three quarters, with stand-ins five eighths, with VMs that are emulated (TCG) a quarter]
+    #[arg(long, value_delimiter = ',')]
     pub data_kib: Vec<u64>,
-    /// Reads of a guest between two rests; `None` for a quarter more than the data has lines, so that
-    /// each turn uses all of the data and pays for what the turn before it displaced (with longer turns
-    /// the guests alternate less and the effect is smaller).
+    /// Reads of a VM between two idle times [default: a quarter more than the data has lines]
+    // So each burst uses all of the data and pays for what the one before it evicted; with longer bursts the guests
+    // alternate less and the effect is smaller.
+    #[arg(long)]
     pub burst_reads: Option<u64>,
-    /// How long a rest is, in microseconds; 0 only lets others run. `None` for 0, and 50 for VMs: a
-    /// guest's kernel cannot give its CPU to another VM but by being idle, and where rests are much longer
-    /// than turns the CPU is idle too and time says less of the cache.
+    /// How long a guest is idle between bursts, in microseconds; 0 only yields the CPU. `None` for 0, and 50 for
+    /// VMs: a guest's kernel cannot give its CPU to another VM but by being idle, and where idle times are much
+    /// longer than bursts the CPU is idle too and time depends less on the cache.
+    #[arg(skip)]
     pub idle_us: Option<u64>,
-    /// Whether what is equal is merged. Without it the run is a placebo: the same guests, data and placements,
+    /// Whether equal pages are merged. Without it the run is a placebo: the same guests, data and placements,
     /// among which no difference comes from sharing.
+    #[arg(skip)]
     pub merge: bool,
-    /// How long one arm is measured in each block.
+    /// Seconds each arm is measured in each block
+    #[arg(long, value_parser = seconds)]
     pub seconds_per_arm: f64,
-    /// How long the guests run in a new placement before they are measured.
+    /// Seconds the VMs run in a new placement before they are measured
+    #[arg(long, value_parser = seconds)]
     pub settle_seconds: f64,
     /// How long a guest may take to be up, and to load its data; `None` for a minute, three for VMs.
+    #[arg(skip)]
     pub ready_seconds: Option<f64>,
-    /// How long a guest may take to answer anything else; `None` for 15 s, 30 for VMs.
+    /// Seconds a VM may take to answer before it counts as hung [default: 15, QEMU's 30]
+    #[arg(long, value_parser = seconds)]
     pub answer_seconds: Option<f64>,
-    /// What is counted on each vCPU instead of what suits the processor, as ROLE=EVENT
-    /// (`llc_misses=r412e`, `cycles=none`).
+    /// The event that is counted for a role (cycles, instructions, llc_references, llc_misses) instead of the
+    /// processor's default, as in `llc_misses=r412e` or `cycles=none`; repeatable
+    #[arg(long = "event", value_name = "ROLE=EVENT")]
     pub events: Vec<String>,
 }
 
-impl Default for Own {
+impl Default for MicrobenchSettings {
     fn default() -> Self {
         Self {
             flavours: ["cloud", "cloud", "generic", "generic"].map(str::to_owned).to_vec(),
@@ -102,58 +115,46 @@ impl Default for Own {
     }
 }
 
-impl Settings for Own {
-    fn defaults() -> Config {
-        Config {
-            guest: GuestKind::Process,
-            memory_mib: 128,
-            data: ["A", "A", "B", "B"].map(str::to_owned).to_vec(),
-            data_cache_fraction: None,
-            arms: vec![Arm::Recommended, Arm::Opposed],
-            warm_up_blocks: 1,
-            repetitions: 30,
-            cache_level: None,
-            seed: 1,
-            merge_seconds: 60.0,
-            own: Self::default(),
-        }
-    }
+impl Settings for MicrobenchSettings {
+    const MEMORY_MIB: u64 = 128;
+    const DATA_CACHE_FRACTION: Option<f64> = None;
+    const REPETITIONS: usize = 30;
 
     fn data_kib(&self) -> &[u64] {
         &self.data_kib
     }
 
-    fn check(spec: &Config) -> Result<(), SpecError> {
-        let refuse = |text: &str| Err(SpecError::settings(text));
-        let own = &spec.own;
-        if own.private_kib == 0 || !(own.private_kib * 1024).is_multiple_of(PAGE_BYTES as u64) {
-            return refuse("--private-kib must be a multiple of 4 and not 0");
-        }
-        if own.burst_reads == Some(0) || (spec.is_timed() && own.seconds_per_arm <= 0.0) {
-            return refuse("--burst-reads and --seconds-per-arm must be more than 0");
-        }
-        if own.vcpus == 0 {
-            return refuse("`vcpus` must be at least 1");
-        }
-        if spec.guest.has_kernels() && own.flavours.len() != spec.guests() {
-            return refuse("`flavours` must name one flavour for each VM that `data` has");
-        }
-        if spec.guest == GuestKind::Xen && own.domain_type == DomainType::Pv && own.merge {
-            return refuse(
-                "Xen merges nothing of paravirtualised domains: take `domain_type` pvh, or run a placebo with --no-merge",
-            );
-        }
-        check_seconds(&[own.seconds_per_arm, own.settle_seconds])?;
-        let waits = own.ready_seconds.into_iter().chain(own.answer_seconds);
-        check_seconds(&waits.collect::<Vec<_>>())?;
+    fn check(spec: &MicrobenchSpec) -> Result<(), SpecError> {
+        let settings = &spec.settings;
+        let private_bytes = settings.private_kib * 1024;
+        require(
+            private_bytes > 0 && private_bytes.is_multiple_of(PAGE_BYTES as u64),
+            "--private-kib must be a multiple of 4 and not 0",
+        )?;
+        require(
+            settings.burst_reads != Some(0) && (settings.seconds_per_arm > 0.0 || !spec.is_timed()),
+            "--burst-reads and --seconds-per-arm must be more than 0",
+        )?;
+        require(settings.vcpus > 0, "`vcpus` must be at least 1")?;
+        require(
+            settings.flavours.len() == spec.guests() || !spec.guest.has_kernels(),
+            "`flavours` must name one flavour for each VM that `data` has",
+        )?;
+        require(
+            spec.guest != GuestKind::Xen || settings.domain_type != DomainType::Pv || !settings.merge,
+            "Xen merges nothing of paravirtualised domains: take `domain_type` pvh, or run a placebo with --no-merge",
+        )?;
+        check_seconds(&[settings.seconds_per_arm, settings.settle_seconds])?;
+        let limits = settings.ready_seconds.into_iter().chain(settings.answer_seconds);
+        check_seconds(&limits.collect::<Vec<_>>())?;
         spec.event_choices().map(drop)
     }
 }
 
-impl Config {
-    /// Data as it suits what runs the VMs' instructions, where the specification does not say.
+impl MicrobenchSpec {
+    /// With the data size for what runs the VMs' instructions, unless the specification has one.
     #[must_use]
-    pub fn suited_to(mut self, accelerator: Option<Accelerator>) -> Self {
+    pub fn with_data_for(mut self, accelerator: Option<Accelerator>) -> Self {
         let part = match (self.guest, accelerator) {
             (GuestKind::Process, _) => 0.625,
             (_, Some(Accelerator::Tcg)) => 0.25,
@@ -169,19 +170,19 @@ impl Config {
             GuestKind::Process => (60.0, 15.0),
             GuestKind::Qemu | GuestKind::Xen => (180.0, 30.0),
         };
-        let seconds = |chosen: Option<f64>, usual| Duration::from_secs_f64(chosen.unwrap_or(usual));
+        let seconds = |chosen: Option<f64>, default| Duration::from_secs_f64(chosen.unwrap_or(default));
         TimeLimits {
-            ready: seconds(self.own.ready_seconds, ready),
-            answer: seconds(self.own.answer_seconds, answer),
+            ready: seconds(self.settings.ready_seconds, ready),
+            answer: seconds(self.settings.answer_seconds, answer),
         }
     }
 
-    /// What is counted where something else than usual was chosen.
+    /// The events that were chosen instead of the default ones.
     ///
     /// # Errors
-    /// A choice that is none.
+    /// One is not ROLE=EVENT.
     pub fn event_choices(&self) -> Result<Vec<EventChoice>, SpecError> {
-        let choices = self.own.events.iter().map(|text| text.parse());
+        let choices = self.settings.events.iter().map(|text| text.parse());
         choices.collect::<Result<_, EventError>>().map_err(|error| SpecError::Settings(error.to_string()))
     }
 
@@ -189,7 +190,7 @@ impl Config {
     pub fn flavours_needed(&self) -> BTreeSet<&str> {
         match self.guest {
             GuestKind::Process => BTreeSet::new(),
-            GuestKind::Qemu | GuestKind::Xen => self.own.flavours.iter().map(String::as_str).collect(),
+            GuestKind::Qemu | GuestKind::Xen => self.settings.flavours.iter().map(String::as_str).collect(),
         }
     }
 }
@@ -205,41 +206,42 @@ mod tests {
     #[test]
     fn every_preset_can_be_run() {
         for preset in Preset::value_variants() {
-            Config::preset(*preset).unwrap().check().unwrap();
+            MicrobenchSpec::preset(*preset).unwrap().check().unwrap();
         }
-        let paper = Config::preset(Preset::Paper).unwrap();
+        let paper = MicrobenchSpec::preset(Preset::Paper).unwrap();
         assert_eq!(
-            (paper.memory_mib, &paper.own.data_kib[..], paper.cache_level),
+            (paper.memory_mib, &paper.settings.data_kib[..], paper.cache_level),
             (512, &[15_360][..], Some(3))
         );
-        assert!(!Config::preset(Preset::Table2).unwrap().is_timed());
+        assert!(!MicrobenchSpec::preset(Preset::Table2).unwrap().is_timed());
         assert_eq!(paper.flavours_needed().into_iter().collect::<Vec<_>>(), ["cloud", "generic"]);
-        assert!(Config::preset(Preset::Quick).unwrap().flavours_needed().is_empty());
+        assert!(MicrobenchSpec::preset(Preset::Quick).unwrap().flavours_needed().is_empty());
     }
 
     #[test]
-    fn data_suits_what_runs_the_vms_unless_it_is_given() {
-        let part = |config: Config, accelerator| config.suited_to(accelerator).data_cache_fraction;
-        let quick = |guest| Config { guest, ..Config::preset(Preset::Quick).unwrap() };
+    fn the_data_size_depends_on_the_accelerator_unless_it_is_given() {
+        let part =
+            |config: MicrobenchSpec, accelerator| config.with_data_for(accelerator).data_cache_fraction;
+        let quick = |guest| MicrobenchSpec { guest, ..MicrobenchSpec::preset(Preset::Quick).unwrap() };
         assert_eq!(part(quick(GuestKind::Process), None), Some(0.625));
         assert_eq!(part(quick(GuestKind::Qemu), Some(Accelerator::Tcg)), Some(0.25));
         assert_eq!(part(quick(GuestKind::Qemu), Some(Accelerator::Kvm)), Some(0.75));
         assert_eq!(part(quick(GuestKind::Xen), None), Some(0.75));
-        let given = Config { data_cache_fraction: Some(0.4), ..quick(GuestKind::Qemu) };
+        let given = MicrobenchSpec { data_cache_fraction: Some(0.4), ..quick(GuestKind::Qemu) };
         assert_eq!(part(given, Some(Accelerator::Tcg)), Some(0.4));
     }
 
     #[test]
     fn a_placebo_of_paravirtualised_domains_can_be_run() {
         let text = "guest = \"xen\"\ndomain_type = \"pv\"\nmerge = false";
-        Config::parse("spec", text).unwrap().check().unwrap();
+        MicrobenchSpec::parse("spec", text).unwrap().check().unwrap();
     }
 
     #[test]
     fn a_key_that_does_not_exist_is_named() {
-        let error = Config::parse("my.toml", "seeed = 3").unwrap_err().to_string();
+        let error = MicrobenchSpec::parse("my.toml", "seeed = 3").unwrap_err().to_string();
         assert!(error.contains("my.toml") && error.contains("seeed"), "{error}");
-        let error = Config::parse("my.toml", "arms = [\"best\"]").unwrap_err().to_string();
+        let error = MicrobenchSpec::parse("my.toml", "arms = [\"best\"]").unwrap_err().to_string();
         assert!(error.contains("best") && error.contains("recommended"), "{error}");
     }
 
@@ -260,7 +262,7 @@ mod tests {
             "guest = \"xen\"\nflavours = [\"cloud\"]",
             "guest = \"xen\"\ndomain_type = \"pv\"",
         ] {
-            let config = Config::parse("spec", text).unwrap();
+            let config = MicrobenchSpec::parse("spec", text).unwrap();
             assert!(matches!(config.check(), Err(SpecError::Settings(_))), "{text}");
         }
     }

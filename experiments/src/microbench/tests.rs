@@ -1,158 +1,34 @@
-//! The whole run on a fake host and fake guests: what it changes, in which order, and how it ends.
+//! The whole run with fake guests on a fake host: what it measures and changes.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use huddle_model::stats::Estimate;
 use huddle_model::summary::ArmFigure;
 
 use super::*;
-use crate::frame::course::run;
 use crate::frame::report;
-use crate::frame::summary::{About, summary};
-use crate::guest::{GuestData, GuestError, Holder, Reading};
-use crate::host::HostFailure;
-use crate::host::fake::{FakeHost, Shared};
-use crate::interrupt::Interrupt;
+use crate::guest::fake::FakeRun;
+use crate::host::fake::FakeHost;
 
-struct FakeGuest {
-    world: Shared,
-    name: String,
-    own: bool,
-    now: Reading,
-    dies_at_reading: Option<usize>,
-    starves_at_reading: Option<usize>,
-}
-
-impl Guest for FakeGuest {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn holder(&self) -> Holder {
-        Holder::Process(100)
-    }
-
-    fn load(&mut self, data: GuestData) -> Result<(), GuestError> {
-        self.world.borrow_mut().loaded.push(data);
-        Ok(())
-    }
-
-    fn start(&mut self, _: Pace, own: bool) -> Result<(), GuestError> {
-        self.own = own;
-        Ok(())
-    }
-
-    fn check(&mut self) -> Result<(), GuestError> {
-        if self.dies_at_reading == Some(0) { Err(self.ended("anything")) } else { Ok(()) }
-    }
-
-    fn read(&mut self) -> Result<Vec<Reading>, GuestError> {
-        let mut world = self.world.borrow_mut();
-        world.readings += 1;
-        if self.dies_at_reading.is_some_and(|at| world.readings >= at) {
-            return Err(self.ended("read"));
-        }
-        if self.starves_at_reading == Some(world.readings) {
-            return Ok(vec![self.now]);
-        }
-        let together = world.is_with_partner(&self.name);
-        self.now.elapsed_ns += 1_000_000_000;
-        self.now.busy_ns += 500_000_000;
-        self.now.reads += if together && !self.own { 2_000 } else { 1_000 };
-        Ok(vec![self.now])
-    }
-
-    fn stop(&mut self) -> Result<Vec<Reading>, GuestError> {
-        Ok(vec![self.now])
-    }
-}
-
-impl FakeGuest {
-    fn ended(&self, asked: &'static str) -> GuestError {
-        GuestError::Ended {
-            name: self.name.clone(),
-            holder: Holder::Process(100),
-            asked,
-            status: "killed".into(),
-            console: String::new(),
-        }
-    }
-}
-
-impl Drop for FakeGuest {
-    fn drop(&mut self) {
-        self.world.borrow_mut().living -= 1;
-    }
-}
-
-struct Setup {
-    host: FakeHost,
-    bench: Microbench,
-    interrupt: Interrupt,
-    dies_at_reading: Option<usize>,
-    starves_at_reading: Option<usize>,
-}
-
-fn setup() -> Setup {
-    Setup {
-        host: FakeHost::new(448, |merged, i, j| if merged && i / 2 == j / 2 { 384 } else { 0 }),
-        bench: Microbench {
-            spec: Config {
-                repetitions: 6,
-                merge_seconds: 0.03,
-                own: Own { seconds_per_arm: 1e-9, settle_seconds: 0.0, ..Own::default() },
-                ..Config::default()
-            },
-            last_level_cache: Vec::new(),
-        },
-        interrupt: Interrupt::default(),
-        dies_at_reading: None,
-        starves_at_reading: None,
-    }
-}
-
-impl Setup {
-    fn run(&mut self) -> Result<Outcome, RunError> {
-        let world = Rc::clone(&self.host.world);
-        let (dies_at_reading, starves_at_reading) = (self.dies_at_reading, self.starves_at_reading);
-        let config = &self.bench.spec;
-        let mut start = || {
-            world.borrow_mut().living = config.guests();
-            Ok((0..config.guests())
-                .map(|number| {
-                    let (world, name) = (Rc::clone(&world), config.guest_name(number));
-                    Box::new(FakeGuest {
-                        world,
-                        name,
-                        own: false,
-                        now: Reading::default(),
-                        dies_at_reading,
-                        starves_at_reading,
-                    }) as Box<dyn Guest>
-                })
-                .collect())
-        };
-        let interrupt = self.interrupt.clone();
-        run(&self.bench, &mut self.host, &mut start, &interrupt, &mut |_| {})
-    }
-
-    fn log(&self) -> Vec<String> {
-        self.host.world.borrow().log.clone()
-    }
-
-    fn living_guests(&self) -> usize {
-        self.host.world.borrow().living
-    }
+/// Two pairs of guests with data of 384 pages.
+pub(crate) fn fake_run() -> FakeRun<Microbench> {
+    let settings =
+        MicrobenchSettings { seconds_per_arm: 1e-9, settle_seconds: 0.0, ..MicrobenchSettings::default() };
+    let bench = Microbench {
+        spec: MicrobenchSpec { repetitions: 6, merge_seconds: 0.03, settings, ..MicrobenchSpec::default() },
+        last_level_cache: Vec::new(),
+    };
+    let host = FakeHost::new(448, |merged, i, j| if merged && i / 2 == j / 2 { 384 } else { 0 });
+    FakeRun::new(bench, host, |guest| Box::new(guest))
 }
 
 #[test]
 fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
-    let mut setup = setup();
-    let outcome = setup.run().unwrap();
+    let mut fake = fake_run();
+    let outcome = fake.run().unwrap();
     let pace = Pace { burst_reads: 30_720, idle_us: 0 };
     assert_eq!((outcome.data_bytes, outcome.pace), (1536 * 1024, pace));
-    let seeds: Vec<u64> = setup.host.world.borrow().loaded.iter().map(|data| data.seed).collect();
+    let seeds: Vec<u64> = fake.host.world.borrow().loaded.iter().map(|data| data.seed).collect();
     assert!(seeds[0] == seeds[1] && seeds[2] == seeds[3] && seeds[0] != seeds[2], "{seeds:?}");
     assert_eq!(outcome.blocks.len(), 6);
     let pairs: Vec<(f64, f64)> = outcome
@@ -169,31 +45,18 @@ fn the_effect_of_the_fake_caches_is_found_and_the_host_is_left_as_it_was() {
     let sample = outcome.blocks[0].sample(Arm::Opposed).unwrap();
     assert_eq!((sample.seen.as_ref().unwrap().cpu_share, sample.busy_ns_per_read()), (1.0, Some(500_000.0)));
 
-    let log = setup.log();
+    let log = fake.log();
     assert_eq!(log[..2], ["merge", "pause"]);
     assert_eq!(log.iter().filter(|entry| entry.starts_with("place")).count(), 14, "7 blocks of 2 arms");
-    assert_eq!(log.last().unwrap(), "undo with 4 guests", "affinities go back while the guests live");
-    assert_eq!(setup.living_guests(), 0);
-}
-
-#[test]
-fn a_block_in_which_merging_did_not_hold_is_invalid() {
-    let mut setup = setup();
-    // Look 1: not yet; 2: merged; 3: before the plans; 4: after the warm-up; 5, 6: blocks 1 and 2.
-    setup.host.merged = 2..7;
-    let outcome = setup.run().unwrap();
-    let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
-    assert_eq!(valid, [true, true, false, false, false, false]);
-    assert!(outcome.blocks[2].invalid.as_ref().unwrap().contains("vm1 and vm2 hold the same 384 pages"));
+    fake.assert_undone(4);
 }
 
 #[test]
 fn a_block_in_which_a_guest_never_ran_is_invalid_and_the_run_goes_on() {
-    let mut setup = setup();
-    // A window is 8 readings, a block 16, and the first block is the warm-up: the end of block 1's
-    // first window.
-    setup.starves_at_reading = Some(16 + 5);
-    let outcome = setup.run().unwrap();
+    let mut fake = fake_run();
+    // Each block starts guests twice, and the first one is the warm-up: the first window of block 1.
+    fake.change = |guest| guest.starves_at_start = (guest.name == "vm1").then_some(3);
+    let outcome = fake.run().unwrap();
     let valid: Vec<bool> = outcome.blocks.iter().map(|block| block.invalid.is_none()).collect();
     assert_eq!(valid, [false, true, true, true, true, true]);
     assert!(outcome.blocks[0].invalid.as_ref().unwrap().contains("vm1 finished no burst"));
@@ -201,99 +64,27 @@ fn a_block_in_which_a_guest_never_ran_is_invalid_and_the_run_goes_on() {
 }
 
 #[test]
-fn data_that_never_merges_is_an_error_that_names_the_pair() {
-    let mut setup = setup();
-    setup.host.merged = 0..0;
-    let error = setup.run().unwrap_err();
-    assert!(matches!(error, RunError::NotMerged { .. }), "{error}");
-    assert!(
-        error.to_string().contains("vm1 and vm2 hold the same 384 pages of data and 0 of them are merged")
-    );
-    assert_eq!(setup.log(), ["merge", "undo with 4 guests"]);
-    assert_eq!(setup.living_guests(), 0);
-}
-
-#[test]
-fn with_one_domain_nothing_is_started_or_changed() {
-    let mut setup = setup();
-    setup.host.domains = 1;
-    let error = setup.run().unwrap_err();
-    assert!(matches!(error, RunError::Host(HostFailure::Cannot(_))), "{error}");
-    assert!(error.to_string().contains("share one cache at level 2"), "{error}");
-    assert_eq!(setup.log(), ["undo with 0 guests"]);
-}
-
-#[test]
-fn of_many_domains_two_are_used() {
-    let mut setup = setup();
-    setup.host.domains = 8;
-    assert_eq!(setup.run().unwrap().topology.domains().len(), 2);
-}
-
-#[test]
-fn a_guest_that_dies_midway_ends_the_run_and_all_is_undone() {
-    let mut setup = setup();
-    setup.dies_at_reading = Some(20);
-    let error = setup.run().unwrap_err();
-    assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
-    assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
-    assert_eq!(setup.living_guests(), 0);
-}
-
-#[test]
-fn where_the_host_fails_because_a_guest_has_died_it_is_the_guest_that_is_named() {
-    let mut setup = setup();
-    setup.host.fails_at = 1;
-    let error = setup.run().unwrap_err();
-    assert!(matches!(error, RunError::Host(HostFailure::Failed(_))), "{error}");
-    let mut setup = self::setup();
-    (setup.host.fails_at, setup.dies_at_reading) = (1, Some(0));
-    let error = setup.run().unwrap_err();
-    assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
-    assert_eq!(setup.log().last().unwrap(), "undo with 4 guests");
-}
-
-#[test]
-fn an_interrupted_run_is_undone() {
-    let mut setup = setup();
-    setup.interrupt.raise();
-    assert!(matches!(setup.run().unwrap_err(), RunError::Interrupted(_)));
-    assert_eq!(setup.log(), ["undo with 4 guests"]);
-    assert_eq!(setup.living_guests(), 0);
-}
-
-#[test]
-fn a_failed_undo_is_loud_and_keeps_the_cause() {
-    let mut setup = setup();
-    setup.host.undo_fails = true;
-    setup.dies_at_reading = Some(1);
-    let text = setup.run().unwrap_err().to_string();
-    assert!(text.contains("NOT AS IT WAS") && text.contains("the journal is gone"), "{text}");
-    assert!(text.contains("huddle restore") && text.contains("the guest vm1"), "{text}");
-}
-
-#[test]
 fn settings_that_make_no_sense_change_nothing() {
     for change in [
-        (|config: &mut Config| config.own.data_kib = vec![1]) as fn(&mut Config),
-        |config| config.own.private_kib = 0,
-        |config| config.own.burst_reads = Some(0),
-        |config| config.repetitions = 0,
+        (|spec: &mut MicrobenchSpec| spec.settings.data_kib = vec![1]) as fn(&mut MicrobenchSpec),
+        |spec| spec.settings.private_kib = 0,
+        |spec| spec.settings.burst_reads = Some(0),
+        |spec| spec.repetitions = 0,
     ] {
-        let mut setup = setup();
-        change(&mut setup.bench.spec);
-        let error = setup.run().unwrap_err();
+        let mut fake = fake_run();
+        change(&mut fake.workload.spec);
+        let error = fake.run().unwrap_err();
         assert!(matches!(&error, RunError::Settings(_)) && error.to_string().contains("--"), "{error}");
-        assert_eq!(setup.log(), ["undo with 0 guests"]);
+        assert_eq!(fake.log(), ["undo with 0 guests"]);
     }
 }
 
 #[test]
 fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
-    let mut setup = setup();
-    setup.bench.spec.arms = Arm::ALL.to_vec();
-    let outcome = setup.run().unwrap();
-    let mut lots = std::collections::BTreeSet::new();
+    let mut fake = fake_run();
+    fake.workload.spec.arms = Arm::ALL.to_vec();
+    let outcome = fake.run().unwrap();
+    let mut random = std::collections::BTreeSet::new();
     for block in &outcome.blocks {
         let rate = |arm| block.sample(arm).unwrap().reads_per_s().unwrap();
         assert_eq!(
@@ -309,22 +100,21 @@ fn every_arm_is_placed_as_it_says_and_reads_what_it_says() {
         assert_eq!(plan.shared_within, Some(if together { 768 } else { 0 }));
         let domains: Vec<u32> = plan.placement.iter().map(|placed| placed.domain.0).collect();
         assert_eq!(domains.iter().filter(|domain| **domain == 0).count(), 2, "as many on each");
-        lots.insert(domains);
+        random.insert(domains);
     }
-    assert!(lots.len() > 1, "each block has its own lot: {lots:?}");
-    let again = setup.run().unwrap();
-    let lot = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().plan.clone();
-    assert_eq!(lot(&again), lot(&outcome), "equal seeds give equal lots");
+    assert!(random.len() > 1, "each block has its own: {random:?}");
+    let again = fake.run().unwrap();
+    let third = |outcome: &Outcome| outcome.blocks[3].sample(Arm::Random).unwrap().plan.clone();
+    assert_eq!(third(&again), third(&outcome), "equal seeds give equal placements");
 }
 
 #[test]
 fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
-    let text = |summary: &_| report::text(&setup().bench, summary);
+    let text = |summary: &_| report::text(&fake_run().workload, summary);
     let summary = |has_pmu| {
-        let mut setup = setup();
-        setup.host.has_pmu = has_pmu;
-        let outcome = setup.run().unwrap();
-        summary(&setup.bench, outcome, About::default())
+        let mut fake = fake_run();
+        fake.host.has_pmu = has_pmu;
+        fake.summary()
     };
     let with = summary(true);
     let misses = with.llc_misses.as_ref().unwrap().value().unwrap();
@@ -335,8 +125,8 @@ fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
     assert_eq!((second.vm.as_str(), second.vcpu, with.own.vcpus.len()), ("vm2", 0, 4));
     let second = second.llc_misses.value().unwrap();
     assert_eq!((per_read(second, "recommended"), per_read(second, "opposed")), (0.1, 1.0));
-    let told = text(&with);
-    assert!(told.contains("0.1250") && told.contains("misses/read"), "{told}");
+    let report = text(&with);
+    assert!(report.contains("0.1250") && report.contains("misses/read"), "{report}");
 
     let without = summary(false);
     assert!(without.why_no_misses().is_some(), "never 0");

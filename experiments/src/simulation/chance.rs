@@ -1,4 +1,4 @@
-//! Noise from the project's one source of chance.
+//! Noise from the project's random generator.
 
 use huddle_model::rng::Rng;
 

@@ -1,4 +1,4 @@
-//! The figures that the loop has to reach, over many worlds.
+//! The figures that the loop has to reach, over many simulated hosts.
 
 use huddle_model::rng::Rng;
 use huddle_model::trial::{Outcome, TrialSettings};
@@ -9,10 +9,10 @@ use super::world::{HostChange, World, WorldSettings};
 /// Longer than any trial with its passes before it.
 const PATIENCE_S: u64 = 1200;
 
-/// How many of how many.
+/// A share: how many of how many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// Those it is true of.
+    /// Those of which it is true.
     pub hits: u32,
     /// All.
     pub of: u32,

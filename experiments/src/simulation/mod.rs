@@ -1,4 +1,4 @@
-//! The closed loop by the thousand: synthetic hosts and workloads whose best placement is known, with
+//! Simulation of the closed loop: thousands of synthetic hosts and workloads whose best placement is known, with
 //! noise and drift, drive the same state machine as `huddle run`.
 //!
 //! A world has VMs in groups that share data, cache domains, and a true effect: how much more the

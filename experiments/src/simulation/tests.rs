@@ -53,7 +53,7 @@ fn whatever_happens_to_the_host_ends_a_trial_cleanly() {
         (HostChange::Silence(true), HostChange::Silence(false), "cannot be measured"),
         (HostChange::Ksm(0), HostChange::Ksm(1), "KSM was switched off"),
         (HostChange::Load(99.0), HostChange::Load(1.0), "runnable tasks"),
-        // What was proposed is the wrong placement from then on: the next pass tells, or the guard before it.
+        // What was proposed is the wrong placement from then on: the next pass finds out, or the guard before it.
         (HostChange::Regroup, HostChange::Regroup, "changed during|worse, beyond the limit"),
     ];
     for (begin, end, word) in happenings {

@@ -1,4 +1,4 @@
-//! A synthetic host under the state machine's command.
+//! A synthetic host that the state machine controls.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,9 +39,9 @@ pub struct WorldSettings {
     pub drift_per_hour: f64,
     /// Seconds between two passes of KSM.
     pub pass_s: u64,
-    /// Where its chance comes from.
+    /// Seed of its random numbers.
     pub seed: u64,
-    /// What the loop is allowed.
+    /// The limits of the loop.
     pub trial: TrialSettings,
 }
 
@@ -71,9 +71,9 @@ pub enum HostChange {
     Restart(usize),
     /// The VM at this position goes, or comes back.
     Toggle(usize),
-    /// The VM at this position stands still, or goes on.
+    /// The VM at this position pauses, or continues.
     Pause(usize),
-    /// Workloads say nothing any more, or again (as counters that vanish).
+    /// Workloads report nothing any more, or again (as counters that vanish).
     Silence(bool),
     /// KSM's `run`.
     Ksm(u64),

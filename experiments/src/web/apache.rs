@@ -1,9 +1,9 @@
 //! One Apache with PHP as a process of this host, run apart from any other: configuration, port, log and
 //! memory of its own.
 //!
-//! It runs as one process (`-X`: one worker and no parent that would start another), so that this
-//! process is to the experiment what a VM is, and its end is seen at once. It is not root, and all of its
-//! private memory may be merged (PR_SET_MEMORY_MERGE, prctl(2), Linux 6.4 and later).
+//! It runs as one process (`-X`: one worker and no parent that would start another), which the experiment treats
+//! as a VM, and whose end is seen at once. It is not root, and all of its private memory may be merged
+//! (PR_SET_MEMORY_MERGE, prctl(2), Linux 6.4 and later).
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{Gid, Uid, User, chown, setgid, setgroups, setuid};
 
+use super::run_directory::RunDirectory;
 use super::server::{Server, free_port};
-use super::site::Site;
 use crate::guest::GuestError;
 use crate::host::HostFailure;
 
@@ -32,17 +32,17 @@ const REMEDY: &str = "install it with `cargo xtask setup` (Debian: apt-get insta
 const PR_SET_MEMORY_MERGE: libc::c_int = 67;
 const PR_GET_MEMORY_MERGE: libc::c_int = 68;
 
-/// The programs of a server, found on this host.
+/// Apache as it is installed on this host.
 #[derive(Clone, Debug)]
-pub struct Programs {
+pub struct ApacheFiles {
     apache: PathBuf,
     modules: PathBuf,
     php: PathBuf,
     user: (Uid, Gid),
 }
 
-impl Programs {
-    /// Looks for `apache`, its modules, and a user without rights.
+impl ApacheFiles {
+    /// Finds `apache`, its modules, and an unprivileged user.
     ///
     /// # Errors
     /// [`HostFailure::Cannot`]: something is missing, or the kernel cannot mark a process mergeable.
@@ -69,26 +69,23 @@ impl Programs {
         Ok(Self { apache: apache.to_owned(), modules, php, user: (user.uid, user.gid) })
     }
 
-    /// Starts Apache with files in `site`, on a free port of the loopback, without waiting until it
+    /// Starts Apache with files in `directory`, on a free port of the loopback, without waiting until it
     /// answers.
     ///
     /// # Errors
-    /// The program or its files cannot be had.
-    pub fn start(&self, name: &str, site: &Site) -> Result<Server, GuestError> {
-        let program = self.apache.display().to_string();
-        let failed = |source: std::io::Error| GuestError::Start {
-            name: name.to_owned(),
-            program: program.clone(),
-            source,
-        };
+    /// The program cannot be started, or its files not be written.
+    pub fn start(&self, name: &str, directory: &RunDirectory) -> Result<Server, GuestError> {
         let (uid, gid) = self.user;
-        let dir = site.tenant(name, self.user).map_err(failed)?;
-        let address = free_port().map_err(failed)?;
-        let (config, log) = (dir.file("apache.conf"), dir.file("log"));
-        let places = Places { modules: &self.modules, php: &self.php, own: dir.path(), log: &log, address };
-        std::fs::write(&config, configuration(&places)).map_err(failed)?;
-        File::create(&log).map_err(failed)?;
-        chown(&log, Some(uid), Some(gid)).map_err(|errno| failed(errno.into()))?;
+        let prepare = || {
+            let (own, address) = (directory.create_server(name, self.user)?, free_port()?);
+            let (config, log) = (own.join("apache.conf"), own.join("log"));
+            std::fs::write(&config, configuration(&self.modules, &self.php, &own, &log, address))?;
+            File::create(&log)?;
+            chown(&log, Some(uid), Some(gid))?;
+            Ok((config, log, address))
+        };
+        let (config, log, address) =
+            prepare().map_err(|source| GuestError::start(name, &self.apache, source))?;
         let mut process = Command::new(&self.apache);
         process
             .args(["-X", "-f"])
@@ -116,53 +113,17 @@ fn newest_php(modules: &Path) -> Option<PathBuf> {
     entries.filter(is_php).max()
 }
 
-/// What an Apache is told of, as it finds it.
-pub(super) struct Places<'a> {
-    /// Directory of its modules.
-    pub(super) modules: &'a Path,
-    /// Its PHP module.
-    pub(super) php: &'a Path,
-    /// Directory of its own files.
-    pub(super) own: &'a Path,
-    /// Its log.
-    pub(super) log: &'a Path,
-    /// Where it listens.
-    pub(super) address: SocketAddr,
-}
-
-/// One worker that keeps its connection, and nothing that no page here needs.
-pub(super) fn configuration(places: &Places<'_>) -> String {
-    let Places { address, .. } = places;
-    let [modules, php, own, log] = [places.modules, places.php, places.own, places.log].map(Path::display);
-    let pages = places.own.join("pages");
-    let pages = pages.display();
-    format!(
-        "ServerRoot \"{own}\"\n\
-         ServerName {address}\n\
-         Listen {address}\n\
-         PidFile \"{own}/pid\"\n\
-         DefaultRuntimeDir \"{own}\"\n\
-         ErrorLog \"{log}\"\n\
-         LogLevel warn\n\
-         LoadModule mpm_prefork_module \"{modules}/mod_mpm_prefork.so\"\n\
-         LoadModule authz_core_module \"{modules}/mod_authz_core.so\"\n\
-         LoadModule php_module \"{php}\"\n\
-         PHPINIDir \"{own}\"\n\
-         DocumentRoot \"{pages}\"\n\
-         <Directory \"{pages}\">\n\
-         Require all granted\n\
-         </Directory>\n\
-         <FilesMatch \"\\.php$\">\n\
-         SetHandler application/x-httpd-php\n\
-         </FilesMatch>\n\
-         ServerLimit 1\n\
-         MaxRequestWorkers 1\n\
-         MaxConnectionsPerChild 0\n\
-         KeepAlive On\n\
-         MaxKeepAliveRequests 0\n\
-         KeepAliveTimeout 3600\n\
-         Timeout 3600\n"
-    )
+/// The configuration of an Apache, by paths as it finds them: its modules, its PHP module, its own files, its log.
+pub(super) fn configuration(
+    modules: &Path,
+    php: &Path,
+    own: &Path,
+    log: &Path,
+    address: SocketAddr,
+) -> String {
+    let paths = [("modules", modules), ("php", php), ("own", own), ("log", log)];
+    let paths = paths.map(|(name, path)| format!("Define {name} \"{}\"\n", path.display())).concat();
+    format!("{paths}Define address {address}\n{}", include_str!("../../web/apache.conf"))
 }
 
 #[cfg(test)]
@@ -173,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_the_remedy() {
-        let error = Programs::find(Path::new("/nonexistent/apache2")).unwrap_err();
+        let error = ApacheFiles::find(Path::new("/nonexistent/apache2")).unwrap_err();
         assert!(matches!(error, HostFailure::Cannot(_)));
         let text = error.to_string();
         assert!(text.contains("/nonexistent/apache2") && text.contains("cargo xtask setup"), "{text}");

@@ -1,21 +1,22 @@
-//! The load generator: one user of one server, on a thread and a connection of its own, who records when
-//! each response was complete.
+//! The load generator: one user of one server, who records when each response was complete.
 //!
 //! In a closed loop the next request follows the response. In an open loop requests are sent at constant
-//! distances; where the server is late, they wait for the one connection, and a response time counts from
+//! intervals; where the server is late, they wait for the one connection, and a response time counts from
 //! when its request was to be sent, so that waiting is not hidden ("coordinated omission").
 //!
-//! The thread runs where its server runs, as the paper's users do, who sit inside the VMs.
+//! Requests are sent by a thread that runs on the CPUs of its server, as the paper's users do, who sit inside
+//! the VMs.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use huddle_guest::chase::NODE_WORDS;
+use huddle_host::clock::unix_us;
 use huddle_model::rng::Rng;
 use huddle_model::summary::{Failure, Response};
 use hyper::body::Bytes;
@@ -24,37 +25,36 @@ use hyper_util::rt::TokioIo;
 use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 
-use huddle_host::clock::unix_us;
+/// How long to wait after a connection failed at once.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// How long the thread rests after a connection that failed at once.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How often the wait for the next request of an open loop looks whether it is to stop.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// When requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Schedule {
-    /// After the response to the one before and a rest.
-    Closed {
-        /// The rest.
-        rest: Duration,
-    },
-    /// At constant distances.
+    /// As soon as the one before has its response.
+    Closed,
+    /// At constant intervals.
     Open {
-        /// The distance.
+        /// The interval.
         every: Duration,
         /// How long after the start the first one is.
         first: Duration,
     },
 }
 
-/// What is asked for, and how.
+/// The requests of a user, one after the other until they are stopped.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct Requests {
     /// The target without the position to begin at: `/resident.php?own=0&reads=7`.
     pub target: String,
-    /// Words of the data; requests begin at nodes drawn by lot.
+    /// Words of the data; each request begins at a random node.
     pub words: u64,
-    /// Seed of that lot.
+    /// Seed of these nodes.
     pub seed: u64,
     /// When requests are sent.
     pub schedule: Schedule,
@@ -62,264 +62,208 @@ pub struct Work {
     pub timeout: Duration,
 }
 
-/// What a user got while it worked.
-#[derive(Debug, Default)]
-struct Served {
-    stop: AtomicBool,
-    count: AtomicUsize,
-    good: AtomicU64,
-    position: AtomicU64,
-    responses: Mutex<Vec<Response>>,
-}
+/// Status and body of a response.
+type Answer = Result<(u16, String), Failure>;
 
-/// What is sent.
-struct Request {
-    target: String,
-    /// What is to be put there; `None` to get.
-    body: Option<Bytes>,
-}
-
-impl Request {
-    fn get(target: impl Into<String>) -> Self {
-        Self { target: target.into(), body: None }
-    }
-}
-
-enum Command {
-    Ask { request: Request, timeout: Duration, answer: Sender<Result<(u16, String), Failure>> },
-    Work { work: Work, served: Arc<Served>, done: Sender<()> },
-}
-
-/// A user. Dropping it ends its thread.
+/// A user. Dropping it ends its requests.
 #[derive(Debug)]
 pub struct User {
-    commands: Option<Sender<Command>>,
-    thread: Option<JoinHandle<()>>,
-    working: Option<(Arc<Served>, Receiver<()>)>,
+    address: SocketAddr,
+    pid: i32,
+    /// `None` while its thread has it.
+    client: Option<Client>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    progress: Arc<Progress>,
+    results: Receiver<(Client, Vec<Response>)>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    stop: AtomicBool,
+    answered: AtomicUsize,
 }
 
 impl User {
     /// A user of the server at `address` whose process is `pid`.
+    pub fn new(address: SocketAddr, pid: i32) -> Self {
+        Self { address, pid, client: None, running: None }
+    }
+
+    /// Sends one request: a PUT of `body`, or a GET where there is none.
+    ///
+    /// # Errors
+    /// No response.
+    pub fn ask(&mut self, target: &str, body: Option<Bytes>, timeout: Duration) -> Answer {
+        let mut client = self.client().map_err(|_| Failure::Connection)?;
+        let mut answer = client.ask(target, body.clone(), timeout);
+        if answer == Err(Failure::Connection) {
+            // The server may have closed an idle connection: try a new one.
+            answer = client.ask(target, body, timeout);
+        }
+        self.client = Some(client);
+        answer
+    }
+
+    /// Begins to send requests.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(name: &str, address: SocketAddr, pid: i32) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (commands, received) = channel();
-        let thread = std::thread::Builder::new().name(format!("user of {name}")).spawn(move || {
-            let mut connection = Connection { address, sender: None };
-            while let Ok(command) = received.recv() {
-                runtime.block_on(handle(command, &mut connection, pid));
+    pub fn start(&mut self, requests: Requests) -> std::io::Result<()> {
+        let mut client = self.client()?;
+        let progress = Arc::new(Progress::default());
+        let (sender, results) = channel();
+        let (pid, shared) = (self.pid, Arc::clone(&progress));
+        let thread = std::thread::Builder::new().name(format!("user of {pid}")).spawn(move || {
+            // The CPUs of the server, which was placed before.
+            if let Ok(cpus) = sched_getaffinity(Pid::from_raw(pid)) {
+                let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
             }
+            let responses = requests.send_all(&shared, &mut client);
+            let _ = sender.send((client, responses));
         })?;
-        Ok(Self { commands: Some(commands), thread: Some(thread), working: None })
+        self.running = Some(Running { progress, results, thread });
+        Ok(())
     }
 
-    /// Asks once: status and body.
-    ///
-    /// # Errors
-    /// No response.
-    pub fn get(&self, target: &str, timeout: Duration) -> Result<(u16, String), Failure> {
-        self.ask(Request::get(target), timeout)
+    /// How many requests since the start have an outcome, good or not.
+    pub fn answered(&self) -> usize {
+        self.running.as_ref().map_or(0, |running| running.progress.answered.load(Ordering::Acquire))
     }
 
-    /// Sends `body` once: status and body of the answer.
-    ///
-    /// # Errors
-    /// No response.
-    pub fn put(&self, target: &str, body: Vec<u8>, timeout: Duration) -> Result<(u16, String), Failure> {
-        self.ask(Request { target: target.to_owned(), body: Some(body.into()) }, timeout)
-    }
-
-    fn ask(&self, request: Request, timeout: Duration) -> Result<(u16, String), Failure> {
-        let (answer, answered) = channel();
-        self.command(Command::Ask { request, timeout, answer });
-        // The thread keeps the limit itself; this is only for one that is gone.
-        answered.recv_timeout(timeout + Duration::from_secs(5)).unwrap_or(Err(Failure::Connection))
-    }
-
-    /// Begins to work, and forgets what it did before.
-    pub fn work(&mut self, work: Work) {
-        let served = Arc::new(Served::default());
-        let (done, finished) = channel();
-        self.command(Command::Work { work, served: served.clone(), done });
-        self.working = Some((served, finished));
-    }
-
-    /// How many requests are done since it began, good or not.
-    pub fn count(&self) -> usize {
-        self.working.as_ref().map_or(0, |(served, _)| served.count.load(Ordering::Acquire))
-    }
-
-    /// How many of them were good, and the position that the last of those came to.
-    pub fn good(&self) -> (u64, u64) {
-        let (good, position) = match &self.working {
-            Some((served, _)) => (&served.good, &served.position),
-            None => return (0, 0),
-        };
-        (good.load(Ordering::Acquire), position.load(Ordering::Acquire))
-    }
-
-    /// Stops, and tells all requests since it began in their order; `None` when it does not stop within
+    /// Stops, and returns all requests since the start in their order; `None` when it does not stop within
     /// `limit`.
     pub fn stop(&mut self, limit: Duration) -> Option<Vec<Response>> {
-        let Some((served, finished)) = self.working.take() else { return Some(Vec::new()) };
-        served.stop.store(true, Ordering::Release);
-        match finished.recv_timeout(limit) {
-            Err(RecvTimeoutError::Timeout) => None,
-            _ => Some(std::mem::take(&mut *served.responses.lock().unwrap_or_else(PoisonError::into_inner))),
-        }
+        let Some(running) = &self.running else { return Some(Vec::new()) };
+        running.progress.stop.store(true, Ordering::Release);
+        let (client, responses) = running.results.recv_timeout(limit).ok()?;
+        (self.client, self.running) = (Some(client), None);
+        Some(responses)
     }
 
-    fn command(&self, command: Command) {
-        // A thread that is gone shows in the answer that does not come.
-        let _ = self.commands.as_ref().map(|commands| commands.send(command));
+    fn client(&mut self) -> std::io::Result<Client> {
+        self.client.take().map_or_else(|| Client::new(self.address), Ok)
     }
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        if let Some((served, _)) = &self.working {
-            served.stop.store(true, Ordering::Release);
-        }
-        // Its queue ends, and with it the thread, at the latest after the time-out of a request.
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
+        if let Some(Running { progress, thread, .. }) = self.running.take() {
+            progress.stop.store(true, Ordering::Release);
+            // At the latest after the time-out of a request.
             let _ = thread.join();
         }
     }
 }
 
-async fn handle(command: Command, connection: &mut Connection, pid: i32) {
-    match command {
-        Command::Ask { request, timeout, answer } => {
-            let mut got = connection.ask(&request, timeout).await;
-            if got == Err(Failure::Connection) {
-                // A connection that was idle may have been closed; a new one tells.
-                got = connection.ask(&request, timeout).await;
+impl Requests {
+    fn send_all(&self, progress: &Progress, client: &mut Client) -> Vec<Response> {
+        let (begun, begun_us) = (Instant::now(), unix_us());
+        let mut rng = Rng::new(self.seed);
+        let mut responses = Vec::new();
+        while let Some(due) = self.wait_until_due(begun, responses.len(), &progress.stop) {
+            let nodes = self.words / NODE_WORDS as u64;
+            let from = rng.below(nodes.max(1) as usize) * NODE_WORDS;
+            let answer = client.ask(&format!("{}&from={from}", self.target), None, self.timeout);
+            let latency_ns = due.elapsed().as_nanos() as u64;
+            let (status, failure) = classify(answer, self.words);
+            let at_us = begun_us + due.duration_since(begun).as_micros() as i64;
+            responses.push(Response { at_us, latency_ns, status, failure });
+            progress.answered.store(responses.len(), Ordering::Release);
+            if failure == Some(Failure::Connection) {
+                std::thread::sleep(RETRY_DELAY);
             }
-            let _ = answer.send(got);
         }
-        Command::Work { work, served, done } => {
-            // Where the server may run: it was placed before.
-            if let Ok(cpus) = sched_getaffinity(Pid::from_raw(pid)) {
-                let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
-            }
-            serve(&work, &served, connection).await;
-            let _ = done.send(());
-        }
+        responses
     }
-}
 
-async fn serve(work: &Work, served: &Served, connection: &mut Connection) {
-    let (begun, begun_us) = (Instant::now(), unix_us());
-    let mut rng = Rng::new(work.seed);
-    for number in 0.. {
-        if served.stop.load(Ordering::Acquire) {
-            return;
-        }
-        let due = match work.schedule {
-            Schedule::Closed { rest } if number > 0 && !rest.is_zero() => {
-                tokio::time::sleep(rest).await;
-                Instant::now()
-            }
-            Schedule::Closed { .. } => Instant::now(),
-            Schedule::Open { every, first } => {
-                let due = begun + first + every.mul_f64(f64::from(number));
-                if !wait_until(due, &served.stop).await {
-                    return;
-                }
-                due
-            }
+    /// When request `number` is to be sent, once that is; `None` when stopped.
+    fn wait_until_due(&self, begun: Instant, number: usize, stop: &AtomicBool) -> Option<Instant> {
+        let due = match self.schedule {
+            Schedule::Closed => Instant::now(),
+            Schedule::Open { every, first } => begun + first + every.mul_f64(number as f64),
         };
-        let nodes = work.words / NODE_WORDS as u64;
-        let from = rng.below(nodes.max(1) as usize) * NODE_WORDS;
-        let request = Request::get(format!("{}&from={from}", work.target));
-        let got = connection.ask(&request, work.timeout).await;
-        let latency_ns = due.elapsed().as_nanos() as u64;
-        let (status, verdict) = classify(got, work.words);
-        if let Ok(position) = verdict {
-            served.position.store(position, Ordering::Release);
-            served.good.fetch_add(1, Ordering::Release);
+        while !stop.load(Ordering::Acquire) {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Some(due);
+            }
+            std::thread::sleep(left.min(POLL_INTERVAL));
         }
-        let failure = verdict.err();
-        let at_us = begun_us + due.duration_since(begun).as_micros() as i64;
-        let response = Response { at_us, latency_ns, status, failure };
-        served.responses.lock().unwrap_or_else(PoisonError::into_inner).push(response);
-        served.count.fetch_add(1, Ordering::Release);
-        if failure == Some(Failure::Connection) {
-            tokio::time::sleep(PAUSE).await;
-        }
+        None
     }
 }
 
-/// Whether to go on: false when it was stopped before.
-async fn wait_until(due: Instant, stop: &AtomicBool) -> bool {
-    loop {
-        let left = due.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        tokio::time::sleep(left.min(Duration::from_millis(50))).await;
-        if stop.load(Ordering::Acquire) {
-            return false;
-        }
-    }
-}
-
-/// The status of an answer, and the position it tells or why it is no good one.
-fn classify(got: Result<(u16, String), Failure>, words: u64) -> (Option<u16>, Result<u64, Failure>) {
-    match got {
-        Err(failure) => (None, Err(failure)),
+/// The status of an answer, and why it is not a good one, with a position within the data as its body.
+fn classify(answer: Answer, words: u64) -> (Option<u16>, Option<Failure>) {
+    match answer {
+        Err(failure) => (None, Some(failure)),
         Ok((200, body)) => {
-            let position = body.trim_end().parse().ok().filter(|position| *position < words);
-            (Some(200), position.ok_or(Failure::Body))
+            let is_position = body.trim_end().parse().is_ok_and(|position: u64| position < words);
+            (Some(200), (!is_position).then_some(Failure::Body))
         }
-        Ok((status, _)) => (Some(status), Err(Failure::Status)),
+        Ok((status, _)) => (Some(status), Some(Failure::Status)),
     }
 }
 
-/// A connection that is kept, and made anew after it broke.
-struct Connection {
+/// One connection that is kept, and opened anew after it broke: a server has one worker, which a second
+/// connection would wait for.
+#[derive(Debug)]
+struct Client {
     address: SocketAddr,
+    runtime: Runtime,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
-impl Connection {
-    async fn ask(&mut self, request: &Request, timeout: Duration) -> Result<(u16, String), Failure> {
-        let answer =
-            tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Err(Failure::TimedOut));
-        if answer.is_err() {
-            // What is still to come on it would be the answer to another request.
-            self.sender = None;
-        }
-        answer
+impl Client {
+    fn new(address: SocketAddr) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        Ok(Self { address, runtime, sender: None })
     }
 
-    async fn exchange(&mut self, request: &Request) -> Result<(u16, String), Failure> {
-        let broken = |_| Failure::Connection;
-        if self.sender.as_ref().is_none_or(SendRequest::is_closed) {
-            let stream = TcpStream::connect(self.address).await.map_err(|_| Failure::Connection)?;
+    fn ask(&mut self, target: &str, body: Option<Bytes>, timeout: Duration) -> Answer {
+        let exchange = exchange(self.address, &mut self.sender, target, body);
+        let answer = self.runtime.block_on(async { tokio::time::timeout(timeout, exchange).await });
+        answer.unwrap_or(Err(Failure::TimedOut))
+    }
+}
+
+/// Keeps the connection only after a whole answer: what is still to come after a time-out would be taken for the
+/// answer to another request.
+async fn exchange(
+    address: SocketAddr,
+    kept: &mut Option<SendRequest<Full<Bytes>>>,
+    target: &str,
+    body: Option<Bytes>,
+) -> Answer {
+    let broken = |_| Failure::Connection;
+    let mut sender = match kept.take().filter(|sender| !sender.is_closed()) {
+        Some(sender) => sender,
+        None => {
+            let stream = TcpStream::connect(address).await.map_err(|_| Failure::Connection)?;
             stream.set_nodelay(true).map_err(|_| Failure::Connection)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
             // It ends with the sender; what breaks it shows in the answer that does not come.
             tokio::spawn(async move { drop(connection.await) });
-            self.sender = Some(sender);
+            sender
         }
-        let Some(sender) = self.sender.as_mut() else { return Err(Failure::Connection) };
-        sender.ready().await.map_err(broken)?;
-        let method = if request.body.is_some() { hyper::Method::PUT } else { hyper::Method::GET };
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(&request.target)
-            .header(hyper::header::HOST, self.address.to_string())
-            .body(Full::new(request.body.clone().unwrap_or_default()))
-            .map_err(|_| Failure::Connection)?;
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    }
+    };
+    sender.ready().await.map_err(broken)?;
+    let request = hyper::Request::builder()
+        .method(if body.is_some() { hyper::Method::PUT } else { hyper::Method::GET })
+        .uri(target)
+        .header(hyper::header::HOST, address.to_string())
+        .body(Full::new(body.unwrap_or_default()))
+        .map_err(|_| Failure::Connection)?;
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    *kept = Some(sender);
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 #[cfg(test)]

@@ -4,26 +4,25 @@ use std::time::{Duration, Instant};
 
 use huddle_model::summary::{Arm, Sample, TenantSample};
 
-use super::Own;
+use super::WebSettings;
 use super::tenant::Tenant;
 use crate::frame::Window;
-use crate::frame::course::RunError;
+use crate::frame::run::RunError;
 
-/// How often it is looked whether all requests are done: seldom, since this is work on the CPUs that are
-/// measured.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often to check whether all requests are done: seldom, since this is work on the CPUs that are measured.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// One window, or why it gives no figure.
+/// One window, or why it has no result.
 pub(super) fn sample(
-    own: &Own,
+    settings: &WebSettings,
     window: &mut Window<'_, dyn Tenant>,
     arm: Arm,
 ) -> Result<Result<Sample, String>, RunError> {
-    let wanted = own.warm_up_requests + own.requests;
-    // What ends here holds the placing.
+    let wanted = settings.warm_up_requests + settings.requests;
+    // Ends the host's window in which guests were placed.
     window.host.window();
     window.start(arm.reads_own())?;
-    let late = wait_until_answered(own, window, wanted)?;
+    let late = wait_until_answered(settings, window, wanted)?;
     window.stop()?;
     let mut probes = window.host.window().vcpus.into_iter();
     let mut tenants = Vec::new();
@@ -32,7 +31,7 @@ pub(super) fn sample(
         tenants.push(TenantSample::new(
             tenant.name(),
             responses,
-            own.warm_up_requests..wanted,
+            settings.warm_up_requests..wanted,
             probes.next(),
         ));
     }
@@ -44,16 +43,16 @@ pub(super) fn sample(
     })
 }
 
-/// Lets all users work until each has had `wanted` requests, so that the load is the same to the last of
-/// them; tells who was too late.
+/// Waits until each user has had `wanted` requests, with the same load until the last of them; returns who was too
+/// slow.
 pub(super) fn wait_until_answered(
-    own: &Own,
+    settings: &WebSettings,
     window: &mut Window<'_, dyn Tenant>,
     wanted: usize,
 ) -> Result<Option<String>, RunError> {
-    let until = Instant::now() + Duration::from_secs_f64(own.most_seconds_per_arm);
+    let until = Instant::now() + Duration::from_secs_f64(settings.most_seconds_per_arm);
     loop {
-        window.interrupt.sleep(LOOK)?;
+        window.interrupt.sleep(POLL_INTERVAL)?;
         let Some(slow) = window.guests.iter_mut().find(|tenant| tenant.answered() < wanted) else {
             return Ok(None);
         };
@@ -63,7 +62,7 @@ pub(super) fn wait_until_answered(
                 "{} answered {} of {wanted} requests within {} s",
                 slow.name(),
                 slow.answered(),
-                own.most_seconds_per_arm
+                settings.most_seconds_per_arm
             )));
         }
     }

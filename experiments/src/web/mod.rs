@@ -1,16 +1,16 @@
-//! The web experiment of the paper (Table 4 and Figure 5): what the users of web servers feel of where
-//! the servers run.
+//! The web experiment of the paper (Table 4 and Figure 5): how the placement of web servers changes the response
+//! times of their users.
 //!
 //! Every server is a real Apache with PHP, a process of this host ([`apache`]) or in a VM with a Debian of
 //! its own ([`vm`]), and every user a thread that sends one request after the other and records each
-//! response time ([`load`]). Two servers hold data A, two data B, each
-//! beside a copy of its own that equals nobody else's. KSM merges what is equal; then arms alternate in
-//! blocks, as in every experiment of the [frame](crate::frame).
+//! response time ([`load`]). Two servers hold data A, two data B, each beside a copy of its own that equals
+//! nobody else's. KSM merges what is equal; then arms alternate in blocks, as in every
+//! [experiment](crate::frame).
 //!
 //! Two pages ([`spec::Page`]): `resident`, whose data stays in the server's own memory and merges, and
 //! `paper`, which reads the data's file on every request, as the paper's program does. In VMs the file
-//! merges, since a VM's page cache is memory of its own. Between processes nothing of it does, so that
-//! there it is not what is shared that tells the placements apart, but what the servers are known to hold.
+//! merges, since a VM's page cache is guest memory. Between processes it does not, so plans are made there from
+//! the data that servers are known to hold.
 
 pub mod apache;
 mod command;
@@ -18,44 +18,43 @@ pub mod load;
 mod measure;
 mod report;
 mod responses;
+pub mod run_directory;
 pub mod server;
-pub mod site;
 mod spec;
 pub mod tenant;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod vm;
 
 use std::path::PathBuf;
 
-use comfy_table::Table;
 use huddle_model::plan::Plan;
 use huddle_model::rng::Rng;
 use huddle_model::stats::{Distribution, quantiles};
 use huddle_model::summary::{
-    Arm, Block, Ratio, Requests, Sample, Summary, TenantFigures, TenantSample, WebConfig, WebFigures, figures,
+    Arm, Block, Ratio, Requests, Sample, TenantFigures, TenantSample, WebConfig, WebFigures, figures,
 };
 
-use crate::frame::course::RunError;
-use crate::frame::{Figure, Metric, Outcome, Part, RatioSpec, Verify, Window, Workload};
+use crate::frame::run::RunError;
+use crate::frame::{Figure, Metric, Outcome, RatioSpec, Verify, Window, Workload};
 use crate::guest::{GuestData, Pace};
 use tenant::Tenant;
 
 pub use command::{Args, execute};
-pub use spec::{Config, Own, Page, Preset};
+pub use spec::{Page, Preset, WebSettings, WebSpec};
 
-/// Requests to each server after merging and before its sharing is measured: what they write of merged
-/// memory is no longer merged, and would not be in any window.
+/// Requests to each server after merging and before its sharing is measured: merged memory that they write to is
+/// merged no more, as in any window.
 const AFTER_MERGING: usize = 50;
 
-/// The stream of chance that draws intervals (see [`Rng::of_part`]).
+/// The random stream of intervals (see [`Rng::of_part`]).
 const INTERVALS: u64 = 30;
 
 /// The web experiment of a specification.
 #[derive(Clone, Debug)]
 pub struct Web {
     /// What is run.
-    pub spec: Config,
+    pub spec: WebSpec,
     /// Apache's program, for servers that are processes.
     pub apache: PathBuf,
 }
@@ -68,16 +67,16 @@ const OPPOSED: (Arm, Arm) = (Arm::Opposed, Arm::Recommended);
 
 impl Workload for Web {
     const NAME: &'static str = "web";
-    type Settings = Own;
+    type Settings = WebSettings;
     type Guest = dyn Tenant;
     type Figures = WebFigures;
 
-    fn spec(&self) -> &Config {
+    fn spec(&self) -> &WebSpec {
         &self.spec
     }
 
     fn guests(&self) -> String {
-        format!("{} web servers, page {}", self.spec.guests(), self.spec.own.page.name())
+        format!("{} web servers, page {}", self.spec.guests(), self.spec.settings.page.name())
     }
 
     fn pace(&self, data_bytes: u64) -> Pace {
@@ -88,19 +87,18 @@ impl Workload for Web {
         if self.spec.data_merges() { Verify::Merged } else { Verify::Nothing }
     }
 
-    fn holds(&self) -> Vec<String> {
-        self.spec.holds()
+    fn data_names(&self) -> Vec<String> {
+        self.spec.data_names()
     }
 
-    fn looked_for(&self, server: usize, data: GuestData) -> GuestData {
-        // What a writer holds equals nobody else's from its first request on: it is not looked for.
+    fn shareable_data(&self, server: usize, data: GuestData) -> GuestData {
+        // The data of a writer equals nobody else's from its first request on.
         let seed = if self.spec.writes(server) { !data.own_seed } else { data.seed };
         GuestData { seed, ..data }
     }
 
-    fn growth(&self) -> Option<f64> {
-        // The rest of what servers have in common is waited for, too: the paper's Table 4 is of all their
-        // memory, and operating systems write to theirs all the time.
+    fn settling_growth(&self) -> Option<f64> {
+        // The paper's Table 4 is of all memory, and operating systems write to theirs all the time.
         Some(if self.spec.guest.has_kernels() { 0.01 } else { 0.0 })
     }
 
@@ -108,7 +106,7 @@ impl Workload for Web {
         for own in [false, true] {
             window.start(own)?;
             // One that is too slow for it will be too slow for the blocks, which say so.
-            let _ = measure::wait_until_answered(&self.spec.own, window, AFTER_MERGING)?;
+            let _ = measure::wait_until_answered(&self.spec.settings, window, AFTER_MERGING)?;
             window.stop()?;
         }
         Ok(())
@@ -120,7 +118,7 @@ impl Workload for Web {
         arm: Arm,
         _: &Plan,
     ) -> Result<Result<Sample, String>, RunError> {
-        measure::sample(&self.spec.own, window, arm)
+        measure::sample(&self.spec.settings, window, arm)
     }
 
     const MAIN: Figure = Figure { name: "mean response time", unit: "us", of: Sample::mean_us };
@@ -150,15 +148,21 @@ impl Workload for Web {
     ];
 
     fn figures(&self, valid: &[&Block], outcome: &Outcome) -> WebFigures {
-        let Config { own, .. } = &self.spec;
+        let settings = &self.spec.settings;
         let seed = Rng::of_part(self.spec.seed, INTERVALS).next_u64();
         let samples = |arm| valid.iter().filter_map(move |block| block.sample(arm));
         WebFigures {
-            page: own.page.name().to_owned(),
+            page: settings.page.name().to_owned(),
             latency_us: Arm::by_name(|arm| {
                 Distribution::of(&samples(arm).map(Sample::times_us).collect::<Vec<_>>(), seed)
             }),
-            requests: Arm::by_name(|arm| requests(samples(arm))),
+            requests: Arm::by_name(|arm| {
+                let tenants: Vec<&TenantSample> = samples(arm).flat_map(|sample| &sample.tenants).collect();
+                let sum = |of: fn(&TenantSample) -> usize| tenants.iter().copied().map(of).sum();
+                let (sent, failed) = (sum(|tenant| tenant.requests), sum(|tenant| tenant.failed));
+                let timed_out = sum(|tenant| tenant.timed_out);
+                (!tenants.is_empty()).then_some(Requests { sent, failed, timed_out })
+            }),
             tenants: (0..self.spec.guests()).map(|server| self.tenant(server, valid)).collect(),
             data_shared_pages: outcome.data_shared.clone(),
             placed_by: match self.verify() {
@@ -168,9 +172,9 @@ impl Workload for Web {
             .to_owned(),
             config: WebConfig {
                 data_kib: outcome.data_bytes / 1024,
-                visits: own.visits,
+                visits: settings.visits,
                 reads_per_visit: outcome.pace.burst_reads,
-                loop_kind: if own.rate_per_s.is_some() { "open" } else { "closed" }.to_owned(),
+                loop_kind: if settings.rate_per_s.is_some() { "open" } else { "closed" }.to_owned(),
                 cache_level: outcome.topology.level(),
                 merging_s: outcome.merging_s,
             },
@@ -187,22 +191,6 @@ impl Workload for Web {
             ),
         }
     }
-
-    fn data_kib(figures: &WebFigures) -> u64 {
-        figures.config.data_kib
-    }
-
-    fn remarks(&self, part: Part, summary: &Summary<WebFigures>) -> Vec<String> {
-        report::remarks(&self.spec, part, summary)
-    }
-
-    fn tables(&self, summary: &Summary<WebFigures>) -> Vec<(String, Table)> {
-        report::tables(&self.spec.own, summary)
-    }
-
-    fn paper(&self, summary: &Summary<WebFigures>) -> Vec<[String; 3]> {
-        report::paper(summary)
-    }
 }
 
 impl Web {
@@ -216,15 +204,4 @@ impl Web {
             opposed_over_recommended: Ratio::of(blocks, Arm::Opposed, Arm::Recommended, mean),
         }
     }
-}
-
-fn requests<'a>(samples: impl Iterator<Item = &'a Sample>) -> Option<Requests> {
-    let add = |sum: Requests, tenant: &TenantSample| Requests {
-        sent: sum.sent + tenant.requests,
-        failed: sum.failed + tenant.failed,
-        timed_out: sum.timed_out + tenant.timed_out,
-    };
-    let mut samples = samples.peekable();
-    samples.peek()?;
-    Some(samples.flat_map(|sample| &sample.tenants).fold(Requests::default(), add))
 }

@@ -1,38 +1,75 @@
 //! The tables of the web experiment, and the paper's Table 4 and Figure 5 beside them.
 
+use std::collections::BTreeMap;
+
 use comfy_table::Table;
 use huddle_model::availability::Availability;
 use huddle_model::stats::{Distribution, Figure};
 use huddle_model::summary::{Arm, Summary, WebFigures};
 
-use super::{Config, Own, Page};
-use crate::frame::Part;
-use crate::frame::report::{cell, number, percent, ratio, table};
+use super::{Page, Web, WebSettings, WebSpec};
+use crate::frame::report::{Part, Report, cell, number, percent, ratio, table};
 use crate::frame::spec::GuestKind;
 use crate::guest::qemu::Accelerator;
 
-/// What is to be said after a part of the report.
-pub(super) fn remarks(spec: &Config, part: Part, summary: &Summary<WebFigures>) -> Vec<String> {
-    match part {
-        Part::Sharing => vec![merges(spec).to_owned(), format!("Placed by {}.", summary.own.placed_by)],
-        Part::Ratios => Vec::new(),
-        Part::Paper => {
-            let is_translated = summary.accelerator.as_deref() == Some(Accelerator::Tcg.name());
-            let more = is_translated.then_some(
-                "The VMs are translated (TCG): no effect of the placement is to be expected. Each instruction of a \
-                 guest is many of the host's, and the translator's own code and tables overwrite the second-level \
-                 cache on every request; on a host where KVM runs them the same command measures the paper's \
-                 experiment.",
-            );
-            [machines(spec.guest)].into_iter().chain(more).map(str::to_owned).collect()
+impl Report for Web {
+    fn data_kib(figures: &WebFigures) -> u64 {
+        figures.config.data_kib
+    }
+
+    fn remarks(&self, part: Part, summary: &Summary<WebFigures>) -> Vec<String> {
+        match part {
+            Part::Sharing => {
+                vec![merges(&self.spec).to_owned(), format!("Placed by {}.", summary.own.placed_by)]
+            }
+            Part::Ratios => Vec::new(),
+            Part::Paper => {
+                let is_emulated = summary.accelerator.as_deref() == Some(Accelerator::Tcg.name());
+                let more = is_emulated.then_some(
+                    "The VMs are emulated (TCG): no effect of the placement is to be expected. Each instruction of a guest \
+                     is many of the host's, and the emulator's own code and tables overwrite the second-level cache on \
+                     every request; on a host where KVM runs them the same command measures the paper's experiment.",
+                );
+                [machines(self.spec.guest)].into_iter().chain(more).map(str::to_owned).collect()
+            }
         }
     }
-}
 
-/// Tables of its figures.
-pub(super) fn tables(own: &Own, summary: &Summary<WebFigures>) -> Vec<(String, Table)> {
-    let tenants = "Mean response time of each server's users in ms, medians of blocks".to_owned();
-    vec![(title(own, summary.blocks.len()), latency_table(summary)), (tenants, tenant_table(summary))]
+    fn tables(&self, summary: &Summary<WebFigures>) -> Vec<(String, Table)> {
+        let tenants = "Mean response time of each server's users in ms, medians of blocks".to_owned();
+        vec![
+            (title(&self.spec.settings, summary.blocks.len()), latency_table(summary)),
+            (tenants, tenant_table(summary)),
+        ]
+    }
+
+    fn paper(&self, summary: &Summary<WebFigures>) -> Vec<[String; 3]> {
+        let by_data = |arm: Arm| {
+            let mut means: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+            for tenant in summary.own.tenants.iter().filter(|tenant| !tenant.writes) {
+                let figure = tenant.arms.get(arm.name());
+                means.entry(&tenant.data).or_default().extend(figure.map(|figure| figure.estimate.median));
+            }
+            means.retain(|_, values| !values.is_empty());
+            let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+            let means = means.iter().map(|(data, values)| format!("{:.2} ms ({data})", mean(values) / 1e3));
+            let means = means.collect::<Vec<_>>().join(", ");
+            if means.is_empty() { "not measured".to_owned() } else { means }
+        };
+        [
+            ("Table 4, web: same data", "30.5 %", percent(summary.sharing_rate)),
+            ("Table 4, web: other data", "24.6 to 25.1 %", percent(summary.sharing_rate_across)),
+            (
+                "Figure 5: mean response time as recommended",
+                "5.1 ms (A), 5.4 ms (B)",
+                by_data(Arm::Recommended),
+            ),
+            ("Figure 5: mean response time opposed", "6.2 ms (A), 6.1 ms (B)", by_data(Arm::Opposed)),
+            ("Figure 5: opposed over recommended", "1.17", ratio(summary.ratio("opposed_over_recommended"))),
+        ]
+        .map(|(what, paper, ours)| [what.to_owned(), paper.to_owned(), ours])
+        .to_vec()
+    }
 }
 
 fn machines(guest: GuestKind) -> &'static str {
@@ -49,8 +86,8 @@ fn machines(guest: GuestKind) -> &'static str {
     }
 }
 
-fn merges(spec: &Config) -> &'static str {
-    match (spec.guest, spec.own.page) {
+fn merges(spec: &WebSpec) -> &'static str {
+    match (spec.guest, spec.settings.page) {
         (GuestKind::Qemu | GuestKind::Xen, Page::Paper) => {
             "What KSM merges here: all that the VMs have in common. The data's file is in each VM's page cache, which \
              is memory of its own; it was verified page by page before the first window and after each block."
@@ -70,32 +107,21 @@ fn merges(spec: &Config) -> &'static str {
     }
 }
 
-fn title(own: &Own, blocks: usize) -> String {
-    let how = match own.rate_per_s {
+fn title(settings: &WebSettings, blocks: usize) -> String {
+    let how = match settings.rate_per_s {
         Some(rate) => format!("open loop, {rate} requests/s to each server, counted from the intended start"),
         None => "closed loop, one user a server".to_owned(),
     };
     format!(
         "Response times in ms of {blocks} block(s) of {} requests to each server ({how}), with 95 % intervals over \
          blocks",
-        own.requests
+        settings.requests
     )
 }
 
 fn latency_table(summary: &Summary<WebFigures>) -> Table {
-    let header = [
-        "arm",
-        "mean",
-        "p50",
-        "p95",
-        "p99",
-        "p99.9",
-        "requests",
-        "failed",
-        "timed out",
-        "LLC misses/request",
-    ];
-    let mut table = table(header.map(str::to_owned).to_vec());
+    let header = ["arm", "mean", "p50", "p95", "p99", "p99.9", "requests", "failed", "timed out"];
+    let mut table = table(header.into_iter().chain(["LLC misses/request"]));
     for arm in Arm::ALL {
         let (Some(latency), Some(requests)) =
             (summary.own.latency_us.get(arm.name()), summary.own.requests.get(arm.name()))
@@ -125,10 +151,8 @@ fn milliseconds(figure: Option<Figure>) -> String {
 
 fn tenant_table(summary: &Summary<WebFigures>) -> Table {
     let arms: Vec<Arm> = Arm::ALL.into_iter().filter(|arm| summary.arms.contains_key(arm.name())).collect();
-    let mut header = vec!["server".to_owned(), "data".to_owned()];
-    header.extend(arms.iter().map(|arm| arm.name().to_owned()));
-    header.push("opposed over recommended".into());
-    let mut table = table(header);
+    let names = arms.iter().map(|arm| arm.name());
+    let mut table = table(["server", "data"].into_iter().chain(names).chain(["opposed over recommended"]));
     for tenant in &summary.own.tenants {
         let data = if tenant.writes { format!("{}, written", tenant.data) } else { tenant.data.clone() };
         let mut row = vec![tenant.vm.clone(), data];
@@ -140,37 +164,6 @@ fn tenant_table(summary: &Summary<WebFigures>) -> Table {
         table.add_row(row);
     }
     table
-}
-
-/// The paper's figures beside those of the run.
-pub(super) fn paper(summary: &Summary<WebFigures>) -> Vec<[String; 3]> {
-    let of_data = |arm: Arm| {
-        let mut means: Vec<String> = Vec::new();
-        let mut seen: Vec<&str> = Vec::new();
-        for tenant in summary.own.tenants.iter().filter(|tenant| !tenant.writes) {
-            if seen.contains(&&*tenant.data) {
-                continue;
-            }
-            seen.push(&tenant.data);
-            let alike = summary.own.tenants.iter().filter(|other| other.data == tenant.data && !other.writes);
-            let values: Vec<f64> =
-                alike.filter_map(|other| Some(other.arms.get(arm.name())?.estimate.median)).collect();
-            if !values.is_empty() {
-                let mean = values.iter().sum::<f64>() / values.len() as f64;
-                means.push(format!("{:.2} ms ({})", mean / 1e3, tenant.data));
-            }
-        }
-        if means.is_empty() { "not measured".to_owned() } else { means.join(", ") }
-    };
-    [
-        ("Table 4, web: same data", "30.5 %", percent(summary.sharing_rate)),
-        ("Table 4, web: other data", "24.6 to 25.1 %", percent(summary.sharing_rate_across)),
-        ("Figure 5: mean response time as recommended", "5.1 ms (A), 5.4 ms (B)", of_data(Arm::Recommended)),
-        ("Figure 5: mean response time opposed", "6.2 ms (A), 6.1 ms (B)", of_data(Arm::Opposed)),
-        ("Figure 5: opposed over recommended", "1.17", ratio(summary.ratio("opposed_over_recommended"))),
-    ]
-    .map(|(what, paper, ours)| [what.to_owned(), paper.to_owned(), ours])
-    .to_vec()
 }
 
 #[cfg(test)]

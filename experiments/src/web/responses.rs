@@ -1,4 +1,4 @@
-//! Every response as the table `responses` of recordings: a dataset of segment files.
+//! Writes every response to the table `responses` of recordings.
 
 use std::path::{Path, PathBuf};
 
@@ -15,29 +15,28 @@ pub(super) fn write(directory: &Path, blocks: &[Block]) -> Result<PathBuf, Recor
 }
 
 fn rows(block: &Block) -> Vec<ResponseRow> {
-    let number = u32::try_from(block.number).unwrap_or(u32::MAX);
-    let tenants =
-        block.samples.iter().flat_map(|sample| sample.tenants.iter().map(move |of| (sample.arm, of)));
-    let of_tenants = tenants.flat_map(|(arm, of)| of.responses.iter().map(move |one| (arm, &of.vm, one)));
-    let row = |(arm, vm, one): (huddle_model::summary::Arm, &String, &huddle_model::summary::Response)| {
-        ResponseRow {
-            at_us: one.at_us,
-            window: 0,
-            round: 0,
-            vm: vm.clone(),
-            // VMs of an experiment are named by its specification, and it is one trial.
-            vm_kind: None,
-            uuid: None,
-            domid: None,
-            trial: None,
-            arm: Some(arm.name().to_owned()),
-            block: Some(number),
-            latency_us: Some(one.latency_ns as f64 / 1000.0),
-            status: one.status.map(u32::from),
-            failure: one.failure.map(|why| why.name().to_owned()),
+    let mut rows = Vec::new();
+    for sample in &block.samples {
+        for tenant in &sample.tenants {
+            rows.extend(tenant.responses.iter().map(|response| ResponseRow {
+                at_us: response.at_us,
+                window: 0,
+                round: 0,
+                vm: tenant.vm.clone(),
+                // VMs of an experiment are named by its specification, and it is one trial.
+                vm_kind: None,
+                uuid: None,
+                domid: None,
+                trial: None,
+                arm: Some(sample.arm.name().to_owned()),
+                block: Some(u32::try_from(block.number).unwrap_or(u32::MAX)),
+                latency_us: Some(response.latency_ns as f64 / 1000.0),
+                status: response.status.map(u32::from),
+                failure: response.failure.map(|why| why.name().to_owned()),
+            }));
         }
-    };
-    of_tenants.map(row).collect()
+    }
+    rows
 }
 
 #[cfg(test)]
@@ -56,9 +55,9 @@ mod tests {
         let samples = vec![Sample { tenants, ..Sample::new(Arm::Opposed) }];
         let block = Block { number: 3, samples, invalid: None };
         let rows = rows(&block);
-        let told = |row: &ResponseRow| (row.latency_us, row.status, row.failure.clone());
-        assert_eq!(told(&rows[0]), (Some(1.5), Some(200), None));
-        assert_eq!(told(&rows[1]), (Some(0.009), None, Some("timed_out".into())));
+        let outcome = |row: &ResponseRow| (row.latency_us, row.status, row.failure.clone());
+        assert_eq!(outcome(&rows[0]), (Some(1.5), Some(200), None));
+        assert_eq!(outcome(&rows[1]), (Some(0.009), None, Some("timed_out".into())));
         assert_eq!((rows[0].arm.as_deref(), rows[0].block, &*rows[0].vm), (Some("opposed"), Some(3), "vm1"));
 
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! One Apache with PHP in a real VM: QEMU with a Debian of `cargo xtask`, to which this adds what it serves.
+//! One Apache with PHP in a real VM: QEMU with a Debian that `cargo xtask` has made, to which this adds pages.
 //!
 //! Requests come from the host, through QEMU's user network: its main thread carries them, on the CPUs of
 //! the VM's vCPU. The guest reaches nothing but who asks it (`restrict=on`).
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use cpio::newc::Builder;
 
 use super::apache::{self, DEBIAN_MODULES};
+use super::run_directory::{RunDirectory, SERVER_FILES};
 use super::server::{Server, free_port};
-use super::site::{Site, served};
 use crate::guest::GuestError;
 use crate::guest::qemu::{Accelerator, Machine};
 use crate::host::HostFailure;
@@ -22,7 +22,7 @@ use crate::images;
 pub const IMAGE: &str = "web";
 
 /// Where a server finds its files.
-const PLACE: &str = "srv/web";
+const FILES: &str = "srv/web";
 
 /// Where it listens: the address that init.sh gives it.
 const INSIDE: SocketAddr =
@@ -36,23 +36,24 @@ const WWW_DATA: u32 = 33;
 pub struct WebVms {
     kernel: PathBuf,
     initrd: PathBuf,
-    accelerator: Accelerator,
+    /// What runs their instructions.
+    pub accelerator: Accelerator,
     memory_mib: u64,
 }
 
 impl WebVms {
-    /// Takes the image beneath `images` and adds the pages, in `site`.
+    /// Adds the pages to a copy of the image beneath `images`, in `directory`.
     ///
     /// # Errors
     /// [`HostFailure::Cannot`]: there is no image; [`HostFailure::Failed`]: it cannot be read or written.
     pub fn make(
         images: &Path,
-        site: &Site,
+        directory: &RunDirectory,
         accelerator: Accelerator,
         memory_mib: u64,
     ) -> Result<Self, HostFailure> {
         let image = images::find(images, IMAGE).map_err(HostFailure::Cannot)?;
-        let initrd = site.path().join("initrd");
+        let initrd = directory.path().join("initrd");
         let copied = || {
             std::fs::copy(image.join("initrd"), &initrd)?;
             let mut file = BufWriter::new(File::options().append(true).open(&initrd)?);
@@ -65,16 +66,11 @@ impl WebVms {
         Ok(Self { kernel: image.join("vmlinuz"), initrd, accelerator, memory_mib })
     }
 
-    /// What runs them.
-    pub fn accelerator(&self) -> Accelerator {
-        self.accelerator
-    }
-
     /// Starts a VM, without waiting until it answers.
     ///
     /// # Errors
-    /// The program or its files cannot be had.
-    pub fn start(&self, name: &str, site: &Site) -> Result<Server, GuestError> {
+    /// The program or its files are not available.
+    pub fn start(&self, name: &str, directory: &RunDirectory) -> Result<Server, GuestError> {
         let machine = Machine {
             name,
             kernel: &self.kernel,
@@ -82,7 +78,7 @@ impl WebVms {
             accelerator: self.accelerator,
             memory_mib: self.memory_mib,
             vcpus: 1,
-            console: &site.path().join(format!("{name}.log")),
+            console: &directory.path().join(format!("{name}.log")),
         };
         let mut process = machine.command();
         let failed = |source| machine.failed(source);
@@ -103,18 +99,14 @@ fn pages() -> io::Result<Vec<u8>> {
     const DIRECTORY: u32 = 0o040_755;
     const FILE: u32 = 0o100_644;
     const PROGRAM: u32 = 0o100_755;
-    let config = apache::configuration(&apache::Places {
-        modules: Path::new(DEBIAN_MODULES),
-        php: &Path::new("/").join(PLACE).join("libphp.so"),
-        own: &Path::new("/").join(PLACE),
-        log: Path::new("/dev/console"),
-        address: INSIDE,
-    });
+    let (own, modules) = (&Path::new("/").join(FILES), Path::new(DEBIAN_MODULES));
+    let config =
+        apache::configuration(modules, &own.join("libphp.so"), own, Path::new("/dev/console"), INSIDE);
     let mut entries = vec![("init".to_owned(), PROGRAM, 0, include_str!("../../web/init.sh").to_owned())];
-    entries.push((PLACE.to_owned(), DIRECTORY, WWW_DATA, String::new()));
-    entries.push((format!("{PLACE}/pages"), DIRECTORY, WWW_DATA, String::new()));
-    entries.push((format!("{PLACE}/apache.conf"), FILE, 0, config));
-    entries.extend(served().map(|(name, text)| (format!("{PLACE}/{name}"), FILE, 0, text.to_owned())));
+    entries.push((FILES.to_owned(), DIRECTORY, WWW_DATA, String::new()));
+    entries.push((format!("{FILES}/pages"), DIRECTORY, WWW_DATA, String::new()));
+    entries.push((format!("{FILES}/apache.conf"), FILE, 0, config));
+    entries.extend(SERVER_FILES.map(|(name, text)| (format!("{FILES}/{name}"), FILE, 0, text.to_owned())));
     let numbered = entries.into_iter().zip(1..).map(|((name, mode, user, text), inode)| {
         let entry = Builder::new(&name).mode(mode).uid(user).gid(user).ino(inode);
         (entry, Cursor::new(text.into_bytes()))
@@ -131,8 +123,8 @@ mod tests {
     #[test]
     fn what_is_served_is_appended_to_the_image_and_a_missing_image_is_named() {
         let (dir, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let site = Site::make(dir.path()).unwrap();
-        let error = WebVms::make(images.path(), &site, Accelerator::Tcg, 512).unwrap_err();
+        let directory = RunDirectory::create(dir.path()).unwrap();
+        let error = WebVms::make(images.path(), &directory, Accelerator::Tcg, 512).unwrap_err();
         assert!(matches!(error, HostFailure::Cannot(_)), "{error}");
         assert!(error.to_string().contains("cargo xtask experiment web --guest qemu"), "{error}");
 
@@ -140,12 +132,14 @@ mod tests {
         std::fs::create_dir(&image).unwrap();
         std::fs::write(image.join("vmlinuz"), "").unwrap();
         std::fs::write(image.join("initrd"), "base").unwrap();
-        let vms = WebVms::make(images.path(), &site, Accelerator::Tcg, 512).unwrap();
+        let vms = WebVms::make(images.path(), &directory, Accelerator::Tcg, 512).unwrap();
         let initrd = std::fs::read(&vms.initrd).unwrap();
         assert_eq!(std::fs::read_to_string(image.join("initrd")).unwrap(), "base");
         assert_eq!(initrd.strip_prefix(b"base").unwrap(), pages().unwrap());
         let text = String::from_utf8(initrd).unwrap();
-        for part in ["init\0", "srv/web/pages/resident.php\0", "srv/web/php.ini\0", "Listen 10.0.2.15:8080"] {
+        for part in
+            ["init\0", "srv/web/pages/resident.php\0", "srv/web/php.ini\0", "Define address 10.0.2.15:8080"]
+        {
             assert!(text.contains(part), "{part}");
         }
     }

@@ -162,7 +162,7 @@ fn a_killed_runner_leaves_no_domain(dom0: &mut Dom0) {
         }
         dom0.run(&format!("kill -9 {}", pid.trim()), SOON).success();
         assert_no_domain_is_left(dom0, Duration::from_secs(100));
-        // The affinities that it set were those of domains that are gone: only its journal tells of them.
+        // The affinities that it set were those of domains that are gone: only its journal has them.
         let restored = dom0.run("/tmp/huddle restore --format json", SOON).success();
         let restored: Value = serde_json::from_str(&restored).unwrap();
         assert_eq!(restored["failures"], serde_json::json!([]), "{restored}");

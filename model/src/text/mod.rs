@@ -7,7 +7,7 @@ mod time;
 
 pub use bytes::bytes;
 pub use escape::xml;
-pub use number::{grouped, p_value};
+pub use number::{p_value, thousands};
 pub use time::{time_of_day, utc_compact, utc_text};
 
 /// The choice in brackets of a sysfs file like `[none] scan-time`; the whole text if none is.

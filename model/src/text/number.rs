@@ -1,21 +1,22 @@
-//! Numbers for people.
+//! Numbers as text.
 
 /// A p value with four decimals; a smaller one is not written as 0.
 pub fn p_value(p: f64) -> String {
     if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
 }
 
-/// A string of digits, optionally with decimals, grouped by thousands: `12,345,678.9`.
-pub fn grouped(number: &str) -> String {
-    let (whole, decimals) = number.split_at(number.find('.').unwrap_or(number.len()));
-    let mut out = String::with_capacity(number.len() + whole.len() / 3);
-    for (at, digit) in whole.char_indices() {
-        if at > 0 && (whole.len() - at).is_multiple_of(3) {
-            out.push(',');
+/// A decimal number with its thousands separated: `-12,345.6`.
+pub fn thousands(decimal: &str) -> String {
+    let begin = decimal.find(|digit: char| digit.is_ascii_digit()).unwrap_or(decimal.len());
+    let end = decimal.find('.').unwrap_or(decimal.len());
+    let mut separated = String::with_capacity(decimal.len() + decimal.len() / 3);
+    for (at, digit) in decimal.char_indices() {
+        if (begin + 1..end).contains(&at) && (end - at).is_multiple_of(3) {
+            separated.push(',');
         }
-        out.push(digit);
+        separated.push(digit);
     }
-    out + decimals
+    separated
 }
 
 #[cfg(test)]
@@ -23,10 +24,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_grouped() {
-        let cases = [("7", "7"), ("999", "999"), ("1234.57", "1,234.57"), ("123456789", "123,456,789")];
-        for (number, expected) in cases {
-            assert_eq!(grouped(number), expected);
+    fn thousands_are_separated_before_the_point_only() {
+        for (decimal, separated) in [
+            ("7", "7"),
+            ("999", "999"),
+            ("123456789", "123,456,789"),
+            ("1234.5678", "1,234.5678"),
+            ("-123456", "-123,456"),
+            ("-1234", "-1,234"),
+            ("", ""),
+        ] {
+            assert_eq!(thousands(decimal), separated);
         }
     }
 

@@ -8,9 +8,9 @@ use crate::app::rate::Rate;
 /// Bytes of a page or frame: what `model` counts in.
 const PAGE_BYTES: u64 = 4096;
 
-/// A number with its digits grouped by thousands.
+/// A number with its thousands separated.
 pub(crate) fn count(number: u64) -> String {
-    text::grouped(&number.to_string())
+    text::thousands(&number.to_string())
 }
 
 /// Bytes, possibly negative.

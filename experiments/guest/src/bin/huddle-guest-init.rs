@@ -2,7 +2,7 @@
 //!
 //! It mounts what it needs, runs the flavour's userland once, so that it is in memory as it would be in
 //! a VM that has booted, and serves the runner on the second serial line, or on the one that the kernel's
-//! command line names: `huddle.line=hvc0` is the console of a domain of Xen's, which has no serial line.
+//! command line names: `huddle.line=hvc0` is the console of a Xen domain, which has no serial line.
 //! When it ends, for whatever reason, the kernel panics; with `panic=-1` and QEMU's `-no-reboot` that
 //! ends the VM.
 
@@ -20,13 +20,13 @@ use nix::unistd::Pid;
 /// The second serial line; the first is the console.
 const LINE: &str = "ttyS1";
 
-/// What names another line on the kernel's command line.
+/// The parameter of the kernel's command line that names another line.
 const PARAMETER: &str = "huddle.line=";
 
-/// The first number is what the kernel still says on its console: level 0, that all is lost (proc(5)).
+/// The first number is the level of messages that the kernel still prints on its console: emergencies (proc(5)).
 const PRINTK: (&str, &str) = ("/proc/sys/kernel/printk", "1");
 
-/// What is run of the userland, if it is there.
+/// The program of the userland that is run, if it exists.
 const SHELL: &str = "/bin/sh";
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn run() -> Result<(), GuestFailure> {
     let parameters = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let named = named_line(&parameters);
     if named.is_some() {
-        // It may be the console, where the kernel would speak in between.
+        // It may be the console, where output of the kernel would come in between.
         std::fs::write(PRINTK.0, PRINTK.1)
             .map_err(|error| GuestFailure::Io("cannot quiet the kernel", error))?;
     }
@@ -83,7 +83,7 @@ fn named_line(parameters: &str) -> Option<&str> {
     parameters.split_ascii_whitespace().filter_map(|word| word.strip_prefix(PARAMETER)).next_back()
 }
 
-/// Reads every file of the userland and runs its shell once. A flavour without one is as good.
+/// Reads every file of the userland and runs its shell once, if the flavour has one.
 fn userland() {
     for directory in ["/bin", "/lib"] {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };

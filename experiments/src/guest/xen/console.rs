@@ -11,10 +11,10 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::guest::protocol_guest::Connection;
 
-/// How an answer begins; what else is on a console the kernel or another program has said.
+/// How an answer begins; other lines of a console are output of the kernel or another program.
 const ANSWER: &str = "{\"event\":";
 
-/// What a domain says besides its answers, kept in a file.
+/// The output of a domain besides its answers, in a file.
 pub(super) struct Console {
     log: PathBuf,
 }
@@ -28,7 +28,7 @@ impl Console {
         let cannot = |what: &str, path: &Path, error: std::io::Error| {
             format!("cannot {what} its console {}: {error}", path.display())
         };
-        // Not to become the runner's own terminal, which would signal it.
+        // It must not become the runner's controlling terminal, which would signal it.
         let file = OpenOptions::new().read(true).write(true).custom_flags(O_NOCTTY).open(terminal);
         let file = file.map_err(|error| cannot("open", terminal, error))?;
         // As xenconsoled sets it; somebody else may have changed that.
@@ -48,23 +48,23 @@ impl Console {
         Ok((Self { log: log.to_owned() }, Connection { input: Box::new(file), answers }))
     }
 
-    /// What was said so far, and where it is.
-    pub(super) fn said(&self) -> (String, String) {
+    /// The output so far, and what messages call it.
+    pub(super) fn output(&self) -> (String, String) {
         let text = std::fs::read(&self.log).unwrap_or_default();
-        (String::from_utf8_lossy(&text).into_owned(), self.log.display().to_string())
+        (String::from_utf8_lossy(&text).into_owned(), format!("console ({})", self.log.display()))
     }
 }
 
-/// Parts answers from all else, until the console ends or there is no reader any more.
+/// Separates answers from other output, until the console ends or the reader is gone.
 fn take(mut console: impl BufRead, mut said: impl Write, answers: &Sender<String>) {
     let mut line = Vec::new();
     // EIO is how a terminal reports that its other side is gone.
     while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         let text = String::from_utf8_lossy(&line);
-        // Somebody may have left the line before it open.
+        // The line before it may not have ended.
         let (other, answer) = text.split_at(text.find(ANSWER).unwrap_or(text.len()));
         if !other.trim().is_empty() {
-            // Without the file there are no last words, and the guest is as good.
+            // Without the file only messages lack this output.
             let _ = writeln!(said, "{}", other.trim_end());
         }
         if !answer.is_empty() && answers.send(answer.trim_end().to_owned()).is_err() {
@@ -83,12 +83,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_from_what_else_is_said() {
+    fn answers_are_separated_from_other_output() {
         let console = "Booting\r\n[ 1.0] a driver {odd}\r\n\r\n{\"event\":\"ready\",\"vcpus\":1}\r\nno end: \
                        {\"event\":\"started\"}\n";
         let (sender, answers) = channel();
         let mut said = Vec::new();
-        // Its last line is no UTF-8 and has no end.
+        // Its last line is not UTF-8 and has no line end.
         take(&[console.as_bytes(), b"\xff"].concat()[..], &mut said, &sender);
         drop(sender);
         assert_eq!(
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_spoken_to_and_its_end_is_heard() {
+    fn commands_are_sent_to_a_terminal_and_its_end_is_noticed() {
         let pty = openpty(None, None).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("console.log");
@@ -108,15 +108,15 @@ mod tests {
         drop(pty.slave);
         let mut domain = File::from(pty.master);
         line.input.write_all(b"read\n").unwrap();
-        let mut heard = String::new();
-        BufReader::new(domain.try_clone().unwrap()).read_line(&mut heard).unwrap();
-        assert_eq!(heard, "read\n");
+        let mut received = String::new();
+        BufReader::new(domain.try_clone().unwrap()).read_line(&mut received).unwrap();
+        assert_eq!(received, "read\n");
         domain.write_all(b"Kernel panic\n{\"event\":\"started\"}\n").unwrap();
-        // It is raw: no echo of what was said to it comes before that.
+        // It is raw: no echo of the command comes before that.
         assert_eq!(line.answers.recv().unwrap(), "{\"event\":\"started\"}");
         drop(domain);
         assert!(line.answers.recv().is_err());
-        assert_eq!(console.said().0, "Kernel panic\n");
+        assert_eq!(console.output().0, "Kernel panic\n");
         assert!(Console::open(Path::new("/dev/null"), &log).is_err_and(|why| why.contains("/dev/null")));
     }
 }

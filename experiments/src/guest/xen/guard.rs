@@ -1,62 +1,36 @@
-//! The guard of domains: a process that destroys what is left of them when the runner has ended.
+//! The guard of domains: a process that destroys those that are left when the runner has ended.
 //!
 //! It reads on its standard input of each domain before it is made, when it has been made, and when it is gone.
 //! The end of that input is the end of the runner, and comes with a `kill -9` too. The guard is a session of its
 //! own, so that Ctrl-C does not reach it, and has the signals blocked that the runner has blocked.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use huddle_host::HostRoot;
 use huddle_xen::toolstack::{DomainRef, Toolstack, XenError};
 use huddle_xen::xl::Xl;
+use uuid::Uuid;
 
-/// How long a domain is waited for that may still come: longer than `xl` may take to make one.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long to wait for a domain that may still be created: longer than `xl` may take.
+pub const CREATE_LIMIT: Duration = Duration::from_secs(90);
 
-/// How often it is looked for.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The name of a domain that no other ever has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uuid(pub [u8; 16]);
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, byte) in self.0.iter().enumerate() {
-            let dash = if [4, 6, 8, 10].contains(&position) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for Uuid {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let digits: Vec<u32> =
-            text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or(())?;
-        let bytes: Vec<u8> = digits.chunks_exact(2).map(|two| (two[0] * 16 + two[1]) as u8).collect();
-        if digits.len() == 32 { bytes.try_into().map(Self).map_err(|_| ()) } else { Err(()) }
-    }
-}
-
-/// What becomes of a domain, as it is reported to the guard.
+/// The state of a domain, as it is reported to the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It may come at any time.
+    /// It may be created at any time.
     Expected,
-    /// It is there, until somebody destroys it.
+    /// It exists until it is destroyed.
     Made,
 }
 
-/// The runner's side of it. Dropping it has the guard end.
+/// The runner's side of the guard, which ends when this is dropped.
 pub struct Guard {
     child: Child,
     input: Option<ChildStdin>,
@@ -86,15 +60,15 @@ impl Guard {
     /// # Errors
     /// The guard has ended: it must not be made.
     pub fn expect(&mut self, uuid: Uuid) -> io::Result<()> {
-        self.tell("expect", uuid)
+        self.send("expect", uuid)
     }
 
-    /// It is there.
+    /// It has been created.
     ///
     /// # Errors
     /// The guard has ended.
     pub fn made(&mut self, uuid: Uuid) -> io::Result<()> {
-        self.tell("made", uuid)
+        self.send("made", uuid)
     }
 
     /// It is gone.
@@ -102,10 +76,10 @@ impl Guard {
     /// # Errors
     /// The guard has ended.
     pub fn gone(&mut self, uuid: Uuid) -> io::Result<()> {
-        self.tell("gone", uuid)
+        self.send("gone", uuid)
     }
 
-    fn tell(&mut self, word: &str, uuid: Uuid) -> io::Result<()> {
+    fn send(&mut self, word: &str, uuid: Uuid) -> io::Result<()> {
         let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         input.write_all(format!("{word} {uuid}\n").as_bytes())?;
         input.flush()
@@ -115,19 +89,19 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.input = None;
-        // What it could not do it has said itself.
+        // It reports its own failures.
         let _ = self.child.wait();
     }
 }
 
-/// What the guard does to domains, so that tests can stand in for Xen.
+/// What the guard does with domains; tests have fake ones.
 pub trait Domains {
     /// All there are.
     ///
     /// # Errors
     /// When Xen does not answer.
     fn list(&self) -> Result<Vec<DomainRef>, XenError>;
-    /// Destroys one; one that is gone is no error.
+    /// Destroys one; that it is gone already is not an error.
     ///
     /// # Errors
     /// When it cannot.
@@ -160,13 +134,13 @@ impl Domains for XenDomains {
     }
 }
 
-/// The guard: reads until the runner has ended, and destroys what is left. A domain that was expected is waited for
-/// as long as it may take to make one.
+/// The guard: reads until the runner has ended, and destroys what is left. It waits for a domain that was expected
+/// as long as its creation may take.
 ///
 /// # Errors
 /// One sentence for each domain that may be left.
 pub fn run(input: impl BufRead, domains: &dyn Domains, limits: Duration) -> Result<(), Vec<String>> {
-    let mut left = told(input);
+    let mut left = read_states(input);
     let until = Instant::now() + limits;
     loop {
         let failures = destroy(&mut left, domains);
@@ -174,15 +148,15 @@ pub fn run(input: impl BufRead, domains: &dyn Domains, limits: Duration) -> Resu
             return Ok(());
         }
         if Instant::now() >= until {
-            // One that was only expected has never come.
+            // One that was only expected was never created.
             return if failures.is_empty() { Ok(()) } else { Err(failures) };
         }
-        std::thread::sleep(LOOK.min(limits));
+        std::thread::sleep(POLL_INTERVAL.min(limits));
     }
 }
 
-/// What is there or may come when the input has ended.
-fn told(input: impl BufRead) -> BTreeMap<Uuid, State> {
+/// The domains that exist or may be created when the input has ended.
+fn read_states(input: impl BufRead) -> BTreeMap<Uuid, State> {
     let mut left = BTreeMap::new();
     for line in input.lines().map_while(Result::ok) {
         let Some((word, uuid)) = line.split_once(' ') else { continue };
@@ -197,7 +171,7 @@ fn told(input: impl BufRead) -> BTreeMap<Uuid, State> {
     left
 }
 
-/// Destroys those that are there, and forgets those that are gone; what failed, one sentence each.
+/// Destroys those that exist, and removes those that are gone; returns failures, one sentence each.
 fn destroy(left: &mut BTreeMap<Uuid, State>, domains: &dyn Domains) -> Vec<String> {
     if left.is_empty() {
         return Vec::new();
@@ -210,7 +184,7 @@ fn destroy(left: &mut BTreeMap<Uuid, State>, domains: &dyn Domains) -> Vec<Strin
     };
     let mut failures = Vec::new();
     left.retain(|uuid, state| {
-        let Some(domain) = listed.iter().find(|domain| domain.uuid == uuid.0) else {
+        let Some(domain) = listed.iter().find(|domain| domain.uuid == *uuid.as_bytes()) else {
             return *state == State::Expected;
         };
         match domains.destroy(*domain) {
@@ -242,7 +216,7 @@ mod tests {
     }
 
     fn uuid(id: u16) -> Uuid {
-        Uuid([id as u8; 16])
+        Uuid::from_bytes([id as u8; 16])
     }
 
     impl Domains for Fake {
@@ -251,7 +225,12 @@ mod tests {
             if let Some((_, id)) = self.comes.get().filter(|(look, _)| *look == self.looks.get()) {
                 self.there.borrow_mut().push(id);
             }
-            Ok(self.there.borrow().iter().map(|id| DomainRef { id: *id, uuid: uuid(*id).0 }).collect())
+            Ok(self
+                .there
+                .borrow()
+                .iter()
+                .map(|id| DomainRef { id: *id, uuid: uuid(*id).into_bytes() })
+                .collect())
         }
 
         fn destroy(&self, domain: DomainRef) -> Result<(), XenError> {
@@ -264,24 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn uuids_are_written_as_they_are_read() {
-        let text = "8b31ca9c-5e34-4a82-b251-d0d908621430";
-        assert_eq!(text.parse::<Uuid>().unwrap().to_string(), text);
-        for text in
-            ["", "8b31ca9c", "8b31ca9c-5e34-4a82-b251-d0d90862143g", "8b31ca9c-5e34-4a82-b251-d0d9086214300"]
-        {
-            assert!(text.parse::<Uuid>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn what_the_runner_left_is_destroyed_and_nothing_else() {
         let fake = Fake { there: RefCell::new(vec![0, 1, 2, 3, 7]), ..Fake::default() };
         let (one, two, three) = (uuid(1), uuid(2), uuid(3));
-        let said = format!(
+        let input = format!(
             "expect {one}\nmade {one}\nexpect {two}\nmade {two}\nexpect {three}\ngone {two}\nnonsense\nmade x\n"
         );
-        run(said.as_bytes(), &fake, Duration::ZERO).unwrap();
+        run(input.as_bytes(), &fake, Duration::ZERO).unwrap();
         assert_eq!(*fake.there.borrow(), [0, 2, 7]);
         // A runner that ended in order left nothing to look for.
         let looks = fake.looks.get();
@@ -294,7 +262,7 @@ mod tests {
         let fake = Fake { comes: Cell::new(Some((3, 4))), ..Fake::default() };
         run(format!("expect {}\n", uuid(4)).as_bytes(), &fake, Duration::from_secs(60)).unwrap();
         assert_eq!((fake.looks.get(), fake.there.borrow().len()), (3, 0));
-        // One that never comes is no failure.
+        // That one is never created is not a failure.
         run(format!("expect {}\n", uuid(5)).as_bytes(), &fake, Duration::from_millis(1)).unwrap();
     }
 

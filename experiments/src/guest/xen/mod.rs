@@ -1,5 +1,5 @@
-//! A domain of Xen's, made with `xl`, whose only program is `huddle-guest-init`. It is spoken to on its console,
-//! which is the one line that every domain has.
+//! A Xen domain, created by `xl`, whose only program is `huddle-guest-init`. It is controlled on its console, the
+//! one line that every domain has.
 //!
 //! A domain does not die with the process that made it. So a [`guard`], a process of its own, knows of each
 //! domain before it is made, and destroys those that are left when the runner has ended, however it did.
@@ -18,11 +18,13 @@ use huddle_xen::toolstack::{Domain, DomainRef, Toolstack, XenError};
 use huddle_xen::xenstore::Xenstore;
 use huddle_xen::xl::Xl;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use self::console::Console;
-use self::guard::{Guard, Uuid};
-use super::protocol_guest::{Instance, ProtocolGuest};
-use super::{GuestError, Holder, TimeLimits};
+use self::guard::Guard;
+use super::protocol_guest::{Connection, ProtocolGuest};
+use super::running::{Instance, Running};
+use super::{GuestError, GuestId, TimeLimits};
 use crate::interrupt::Interrupt;
 
 /// How long `xl` may take to make a domain: some seconds in an emulator.
@@ -31,7 +33,7 @@ const CREATE: Duration = Duration::from_secs(60);
 /// How long xenconsoled may take to make the domain's terminal.
 const TERMINAL: Duration = Duration::from_secs(10);
 
-/// What the names of domains begin with in Xen, so that they are nobody else's.
+/// The prefix of the domains' names in Xen, which no other domains have.
 const PREFIX: &str = "huddle-";
 
 /// How the domains are virtualised.
@@ -60,7 +62,7 @@ pub fn domain_name(vm: &str) -> String {
     format!("{PREFIX}{vm}")
 }
 
-/// What makes domains, and what they are asked by.
+/// What creates domains and queries them.
 pub struct Maker {
     root: HostRoot,
     xl: Xl,
@@ -88,7 +90,7 @@ impl Maker {
     /// The domain of that UUID, if there is one.
     fn find(&self, uuid: Uuid) -> Result<Option<Domain>, XenError> {
         let listed = self.toolstack.domains()?;
-        Ok(listed.into_iter().find(|domain| domain.domain.uuid == uuid.0))
+        Ok(listed.into_iter().find(|domain| domain.domain.uuid == *uuid.as_bytes()))
     }
 }
 
@@ -114,7 +116,7 @@ pub struct XenGuestSpec<'a> {
 }
 
 impl XenGuestSpec<'_> {
-    /// Makes the domain without waiting until it is up: see [`ProtocolGuest::wait_ready`].
+    /// Makes the domain without waiting until it is up: see [`Guest::wait_ready`](super::Guest::wait_ready).
     ///
     /// # Errors
     /// It cannot be made.
@@ -122,7 +124,7 @@ impl XenGuestSpec<'_> {
         let failed = |why: String| GuestError::Make { name: self.name.to_owned(), why };
         let uuid = read_text(&maker.root.proc("sys/kernel/random/uuid"))
             .map_err(|error| failed(error.to_string()))?;
-        let uuid: Uuid = uuid.trim().parse().map_err(|()| failed(format!("{uuid:?} is not a UUID")))?;
+        let uuid: Uuid = uuid.trim().parse().map_err(|_| failed(format!("{uuid:?} is not a UUID")))?;
         let config = self.directory.join(format!("domain-{}.cfg", self.name));
         let text = self.config(uuid).map_err(failed)?;
         std::fs::write(&config, text)
@@ -130,12 +132,12 @@ impl XenGuestSpec<'_> {
         let guard_failed = |error: std::io::Error| failed(format!("the guard of domains has ended: {error}"));
         maker.guard.borrow_mut().expect(uuid).map_err(guard_failed)?;
         let created = maker.xl.create(&config, CREATE);
-        // Where it failed too: by the time it was given up the domain may have been there.
+        // Also where it failed: when it was given up, the domain may have existed.
         let found = maker.find(uuid).map_err(|error| failed(error.to_string()))?;
         let domain = match (created, found) {
             (Ok(()), Some(found)) => found.domain,
             (Err(error), None) => {
-                // Where `xl` has ended none will come, and the guard need not wait for one.
+                // Where `xl` has ended there will be none, and the guard need not wait for one.
                 if !matches!(error, XenError::TimedOut { .. }) {
                     maker.guard.borrow_mut().gone(uuid).map_err(guard_failed)?;
                 }
@@ -154,7 +156,8 @@ impl XenGuestSpec<'_> {
         maker.guard.borrow_mut().made(uuid).map_err(guard_failed)?;
         let (console, line) = self.terminal(maker, domain).map_err(failed)?;
         instance.console = Some(console);
-        Ok(ProtocolGuest::new(self.name, instance, line, self.limits, self.interrupt.clone()))
+        let running = Running::new(self.name, instance);
+        Ok(ProtocolGuest::new(running, line, self.limits, self.interrupt.clone()))
     }
 
     /// Its configuration (xl.cfg(5), Xen 4.17).
@@ -181,11 +184,7 @@ impl XenGuestSpec<'_> {
     }
 
     /// Opens the domain's console, once there is one.
-    fn terminal(
-        &self,
-        maker: &Maker,
-        domain: DomainRef,
-    ) -> Result<(Console, super::protocol_guest::Connection), String> {
+    fn terminal(&self, maker: &Maker, domain: DomainRef) -> Result<(Console, Connection), String> {
         let store = Xenstore::new(&maker.root);
         let until = Instant::now() + TERMINAL;
         let path = loop {
@@ -211,29 +210,29 @@ pub struct DomainInstance {
 }
 
 impl Instance for DomainInstance {
-    fn holder(&self) -> Holder {
-        Holder::Domain(self.domain)
+    fn id(&self) -> GuestId {
+        GuestId::Domain(self.domain)
     }
 
     fn ended(&mut self) -> Option<String> {
         match self.maker.find(self.uuid) {
             Ok(Some(found)) if found.is_ending => Some("its kernel has shut down or crashed".to_owned()),
             Ok(None) => Some("the domain is gone".to_owned()),
-            // Who cannot ask does not know.
+            // Not known.
             Ok(Some(_)) | Err(_) => None,
         }
     }
 
     fn end(&mut self) {
         match self.maker.xl.destroy(self.domain) {
-            // That it could not be told, the guard finds out itself.
+            // Where this fails the guard finds out itself.
             Ok(()) => _ = self.maker.guard.borrow_mut().gone(self.uuid),
             Err(error) => tracing::error!("domain {} is not destroyed: {error}", self.domain.id),
         }
     }
 
-    fn console(&self) -> Option<(String, String)> {
-        self.console.as_ref().map(Console::said)
+    fn output(&self) -> Option<(String, String)> {
+        self.console.as_ref().map(Console::output)
     }
 }
 

@@ -15,7 +15,7 @@ enum Act {
 
 const GOOD: Act = Act::Answer { status: 200, body: "8\n", after: Duration::ZERO };
 
-/// A server that serves one connection after the other; `act` is told the number of the request.
+/// A server that serves one connection after the other; `act` gets the number of the request.
 fn server(act: impl Fn(usize) -> Act + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -49,15 +49,21 @@ fn answer(mut stream: TcpStream, act: &impl Fn(usize) -> Act, number: &mut usize
     }
 }
 
-fn work(schedule: Schedule) -> Work {
-    Work { target: "/x?reads=1".into(), words: 64, seed: 1, schedule, timeout: Duration::from_millis(300) }
+fn load(schedule: Schedule) -> Requests {
+    Requests {
+        target: "/x?reads=1".into(),
+        words: 64,
+        seed: 1,
+        schedule,
+        timeout: Duration::from_millis(300),
+    }
 }
 
 fn responses(address: SocketAddr, schedule: Schedule, requests: usize) -> Vec<Response> {
-    let mut user = User::start("vm1", address, std::process::id() as i32).unwrap();
-    user.work(work(schedule));
+    let mut user = User::new(address, std::process::id() as i32);
+    user.start(load(schedule)).unwrap();
     let until = Instant::now() + Duration::from_secs(20);
-    while user.count() < requests && Instant::now() < until {
+    while user.answered() < requests && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(2));
     }
     let mut responses = user.stop(Duration::from_secs(5)).expect("it stops");
@@ -66,22 +72,20 @@ fn responses(address: SocketAddr, schedule: Schedule, requests: usize) -> Vec<Re
     responses
 }
 
-const CLOSED: Schedule = Schedule::Closed { rest: Duration::ZERO };
-
 #[test]
 fn every_response_is_recorded_with_its_time() {
     let slow_third = |number| match number {
         3 => Act::Answer { status: 200, body: "56\n", after: Duration::from_millis(60) },
         _ => GOOD,
     };
-    let responses = responses(server(slow_third), CLOSED, 5);
+    let responses = responses(server(slow_third), Schedule::Closed, 5);
     assert!(responses.iter().all(|response| response.failure.is_none() && response.status == Some(200)));
     assert!(responses[2].latency_ns >= 60_000_000, "{responses:?}");
     assert!(responses.windows(2).all(|two| two[0].at_us <= two[1].at_us));
 }
 
 #[test]
-fn what_is_no_good_response_is_told_apart_and_the_user_goes_on() {
+fn bad_responses_are_classified_and_the_user_goes_on() {
     let act = |number| match number {
         1 => Act::Answer { status: 500, body: "8\n", after: Duration::ZERO },
         2 => Act::Answer { status: 200, body: "64\n", after: Duration::ZERO },
@@ -90,7 +94,7 @@ fn what_is_no_good_response_is_told_apart_and_the_user_goes_on() {
         5 => Act::Answer { status: 200, body: "8\n", after: Duration::from_millis(800) },
         _ => GOOD,
     };
-    let responses = responses(server(act), CLOSED, 6);
+    let responses = responses(server(act), Schedule::Closed, 6);
     let failures: Vec<Option<Failure>> = responses.iter().map(|response| response.failure).collect();
     let wanted = [Failure::Status, Failure::Body, Failure::Body, Failure::Connection, Failure::TimedOut];
     assert_eq!(failures[..5], wanted.map(Some));
@@ -111,14 +115,16 @@ fn in_an_open_loop_the_waiting_behind_a_slow_response_is_counted() {
     for two in open.windows(2) {
         assert!((19_000..=21_000).contains(&(two[1].at_us - two[0].at_us)), "{open:?}");
     }
-    let closed = responses(server(slow_first), CLOSED, 8);
+    let closed = responses(server(slow_first), Schedule::Closed, 8);
     assert!(closed[4].latency_ns < 110_000_000, "the closed loop hides it: {closed:?}");
 }
 
 #[test]
 fn a_server_that_is_not_there_is_a_failed_connection() {
     let address = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-    let user = User::start("vm1", address, std::process::id() as i32).unwrap();
-    assert_eq!(user.get("/", Duration::from_secs(2)), Err(Failure::Connection));
-    assert!(responses(address, CLOSED, 2).iter().all(|one| one.failure == Some(Failure::Connection)));
+    let mut user = User::new(address, std::process::id() as i32);
+    assert_eq!(user.ask("/", None, Duration::from_secs(2)), Err(Failure::Connection));
+    assert!(
+        responses(address, Schedule::Closed, 2).iter().all(|one| one.failure == Some(Failure::Connection))
+    );
 }
