@@ -196,9 +196,9 @@ mod tests {
         let found = Sources::find(dir.path()).unwrap();
         let at = |name: &str| dir.path().join(name);
         assert_eq!(found.runs, [RunDir::new(at("run"))]);
-        let found: Vec<(PathBuf, usize)> =
+        let experiments: Vec<(PathBuf, usize)> =
             found.experiments.iter().map(|one| (one.path().to_owned(), one.runs().len())).collect();
-        assert_eq!(found, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
+        assert_eq!(experiments, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
         assert_eq!(found.recordings().unwrap().len(), 2);
         std::fs::remove_dir_all(at("scan/128-kib/recording")).unwrap();
         let error = Sources::find(&at("scan")).unwrap().recordings().unwrap_err().to_string();
