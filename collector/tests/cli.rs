@@ -31,6 +31,8 @@ impl Huddle {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
         command.args(args).env("HUDDLE_STATE_DIR", self.state_dir()).env_remove("HUDDLE_LOG");
+        // Tests run side by side, each on processes of its own.
+        command.env("HUDDLE_HOST_LOCK", self.dir.path().join("host"));
         command
     }
 

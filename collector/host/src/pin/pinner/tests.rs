@@ -120,7 +120,7 @@ impl World {
             write_stat(&root, &format!("100/task/{id}/stat"), id);
             kernel.affinity.insert(id.id, cpus("0-7"));
         }
-        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock(&root).unwrap();
         Self { dir, root, state, kernel: Shared(Arc::new(Mutex::new(kernel))) }
     }
 
@@ -301,7 +301,9 @@ fn a_number_taken_by_another_task_is_passed_over_at_every_moment() {
     assert_eq!(world.affinity(1), "0-7");
 
     // The same for its process.
-    write_stat(&world.root, "100/stat", TaskId { start_ticks: 9, ..PROCESS });
+    for file in ["100/stat", "100/task/100/stat"] {
+        write_stat(&world.root, file, TaskId { start_ticks: 9, ..PROCESS });
+    }
     let report = pinner.set_affinities(&[pin(0, "1")]).unwrap();
     assert_eq!((report.outcome.skipped, world.affinity(0)), (1, "0-7".to_owned()));
 }
