@@ -23,6 +23,7 @@ pub mod process_ksm;
 pub mod socket;
 pub mod stages;
 pub mod status;
+pub mod stop;
 pub mod task;
 pub mod topology;
 

@@ -9,7 +9,7 @@ use huddle_host::files::cannot_be_written;
 use huddle_host::discover::{DiscoverOptions, Discovery, NamedCgroup, NamedComm, NamedProcess};
 use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, Subject, recover};
 use huddle_host::stages::{Clock as _, Measurement};
-use huddle_host::{HostRoot, numa};
+use huddle_host::{HostRoot, numa, task};
 use huddle_model::matrix::{Method, SharingMatrix};
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
@@ -55,6 +55,16 @@ impl Context {
             }
         }
         let root = HostRoot::real();
+        for NamedProcess { name, pid } in &discover.processes {
+            // One that is not there is told of by discovery.
+            if let Ok(process) = task::process_of(&root, *pid)
+                && process != *pid
+            {
+                return Err(Failure::usage(anyhow::anyhow!(
+                    "{pid}, named as VM {name:?}, is a thread of process {process}; name the process"
+                )));
+            }
+        }
         let names_processes = !common.vms.is_empty() || !config.vm.is_empty();
         let cache_level = common.cache_level.or(config.cache_level);
         let sharing = config.sharing.choice();

@@ -414,3 +414,47 @@ fn a_journal_cannot_make_it_write_elsewhere() {
     assert_eq!(std::fs::read_to_string(world.root.sys("kernel/mm/other")).unwrap(), "1");
     pinner.keep();
 }
+
+/// Each byte of a journal, changed: `huddle restore` names the line, undoes every other one, and sets nothing else.
+#[test]
+fn whatever_byte_of_a_journal_changes_the_rest_is_undone_and_nothing_else_is_set() {
+    let world = World::new();
+    let pins = [pin(0, "1"), pin(1, "2"), pin(2, "3")];
+    let mut pinner = world.pinner();
+    pinner.set_affinities(&pins).unwrap();
+    pinner.keep();
+    let (file, state) = (world.dir.path().join("state/journal"), world.state.clone());
+    let whole = std::fs::read(&file).unwrap();
+    let undoers = || Undoers::of_host(world.root.clone()).with_threads(Box::new(world.kernel.clone()));
+    let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+    for at in 0..whole.len() {
+        for number in 0..3 {
+            world.taskset(number, ["1", "2", "3"][number as usize]);
+        }
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&file, &damaged).unwrap();
+        let refused = Journal::open(&world.root, &state).unwrap_err().to_string();
+        assert!(refused.contains("is damaged") && refused.contains("huddle restore"), "byte {at}: {refused}");
+        let report = super::super::undo::restore(&undoers(), &state).unwrap();
+        // Lines from 0, the first being the header; the vCPU of line N is N - 1.
+        let line = ends.iter().filter(|end| **end < at).count();
+        let named = report.failures.iter().any(|failure| failure.contains(&format!("line {} cannot", line + 1)));
+        assert!(named, "byte {at}: {report:?}");
+        for number in 0..3 {
+            let now = world.affinity(number);
+            let pinned = ["1", "2", "3"][number as usize];
+            let is_of_line = line == number as usize + 1;
+            assert!(now == "0-7" || (is_of_line && now == pinned), "byte {at}, vCPU {number}: {now}, {report:?}");
+        }
+        if line > 0 && world.affinity(line as i32 - 1) != "0-7" {
+            let who = [format!("vCPU {}", line - 1), format!("thread {}", 99 + line), "VM \"a\"".to_owned()];
+            let said = report.failures.join("; ");
+            assert!(who.iter().any(|who| said.contains(who)), "byte {at}: {said}");
+        }
+        let aside = world.dir.path().join("state/journal.damaged-1");
+        assert_eq!(std::fs::read(&aside).unwrap(), damaged);
+        std::fs::remove_file(aside).unwrap();
+        assert!(!file.exists());
+    }
+}
