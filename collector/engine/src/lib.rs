@@ -55,7 +55,7 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// What was seen since the last window is told at the end, if reading it takes no longer than this.
 const LAST_WINDOW: Duration = Duration::from_millis(250);
 
-/// How long the process waits, after the undo, for readings that were abandoned.
+/// How long the process waits, after the undo, for an observer that was abandoned.
 const LAST_READING: Duration = Duration::from_millis(300);
 
 /// What the BPF programs of the sharing stage are called together, in windows.
@@ -101,6 +101,8 @@ pub struct Memory {
     view: Option<View>,
     /// Where the host is read, so that the end need not wait for it.
     apart: Apart,
+    /// Whether the observer was abandoned, which has monitoring groups to remove.
+    has_lost_observer: bool,
 }
 
 impl Engine {
@@ -135,11 +137,13 @@ impl Engine {
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         if let Some(observer) = &mut self.observer {
-            let notes;
-            (vms, notes) = self.memory.apart.run(AT_ONCE, observer, Box::new(Lost), move |observer| {
+            let completed = self.memory.apart.run(AT_ONCE, observer, Box::new(Lost), move |observer| {
                 let notes = observer.complete(&mut vms);
                 (vms, notes)
-            })?;
+            });
+            self.memory.has_lost_observer |= completed.is_none();
+            let notes;
+            (vms, notes) = completed?;
             events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
         }
         if !vms.is_empty() {
@@ -240,10 +244,11 @@ impl Engine {
     fn measure(&mut self, vms: &mut Vec<Vm>) -> Option<Result<Measurement, StageError>> {
         let of = std::mem::take(vms);
         let measured;
-        (*vms, measured) = self.memory.apart.run(AT_ONCE, &mut self.sharing, Box::new(Lost), move |sharing| {
-            let measured = sharing.measure(&of);
-            (of, measured)
-        })?;
+        (*vms, measured) =
+            self.memory.apart.run(AT_ONCE, &mut self.sharing, Box::new(Lost), move |sharing| {
+                let measured = sharing.measure(&of);
+                (of, measured)
+            })?;
         Some(measured)
     }
 
@@ -352,10 +357,11 @@ impl Engine {
             return Some(Availability::Unavailable("no probes and no counters are set up".into()));
         };
         let (watched, on) = (Arc::clone(vms), topology.map(Arc::clone));
-        let seen = self
-            .memory
-            .apart
-            .run(LAST_WINDOW, observer, Box::new(Lost), move |observer| observer.observe(&watched, on.as_deref()))?;
+        let seen = self.memory.apart.run(LAST_WINDOW, observer, Box::new(Lost), move |observer| {
+            observer.observe(&watched, on.as_deref())
+        });
+        self.memory.has_lost_observer |= seen.is_none();
+        let seen = seen?;
         let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
         let sharing_cost = self.sharing.programs_cost();
         let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
@@ -443,12 +449,12 @@ impl Engine {
         self.trials.as_mut().map(TrialRunner::new_decisions).unwrap_or_default()
     }
 
-    /// Waits a moment for readings that were abandoned, so that they leave nothing; after the undo, which waits for
+    /// Waits a moment for an observer that was abandoned, so that it leaves nothing; after the undo, which waits for
     /// nobody.
     pub(crate) fn settle(&mut self) {
-        if !self.memory.apart.settle(LAST_READING) {
+        if self.memory.has_lost_observer && !self.memory.apart.settle(LAST_READING) {
             tracing::warn!(
-                "a reading of the host still goes on and ends with this process; if monitoring groups (resctrl) are \
+                "the counters are still being read, and end with this process; if monitoring groups (resctrl) are \
                  left, `huddle restore` removes them"
             );
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use huddle_engine::backend::{Backend, CounterChoice, HostBackend, XenBackend, undoers};
 use huddle_host::clock::HostClock;
-use huddle_host::files::cannot_be_written;
 use huddle_host::discover::{DiscoverOptions, Discovery, NamedCgroup, NamedComm, NamedProcess};
+use huddle_host::files::cannot_be_written;
 use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, Subject, recover};
 use huddle_host::stages::{Clock as _, Measurement};
 use huddle_host::{HostRoot, numa, task};

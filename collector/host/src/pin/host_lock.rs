@@ -21,16 +21,16 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, UnixCredentials, bind, connect, getsockopt,
-    listen, shutdown, socket,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, UnixCredentials, bind, connect,
+    getsockopt, listen, shutdown, socket,
 };
 use nix::unistd::Uid;
 
 use super::state::{Purpose, StateDir, StateError};
+use crate::HostRoot;
 use crate::files::{Access, NotOwn, cannot_be_written, open_own};
 use crate::socket::Timed;
 use crate::status::{self, Capability};
-use crate::HostRoot;
 
 /// The variable that names another directory for the file: for tests that run several huddles on one machine at the
 /// same time, each on VMs of its own. Whoever sets it has as many huddles as there are such directories.
@@ -197,7 +197,11 @@ fn take_name(root: &HostRoot, name: &str, state_dir: &Path) -> Result<Option<Own
         match ask(name) {
             Ok((peer, holder)) if may_change_the_same(root, &peer) => return Err(holder.into()),
             Ok((peer, _)) => {
-                break format!("process {} of user {} has taken it, who is no huddle", peer.pid(), peer.uid());
+                break format!(
+                    "process {} of user {} has taken it, who is no huddle",
+                    peer.pid(),
+                    peer.uid()
+                );
             }
             // It is being let go of, or many ask at once.
             Err(Errno::ECONNREFUSED | Errno::EAGAIN) if begun.elapsed() < PATIENCE => {

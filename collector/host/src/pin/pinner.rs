@@ -384,7 +384,10 @@ impl HostPinner {
         }
         if let Err(error) = self.journal.forget(&settled) {
             // They are back; that the file still has them is harmless.
-            round.report.notes.push(format!("{} vCPUs that are back stay in the journal: {error}", settled.len()));
+            round
+                .report
+                .notes
+                .push(format!("{} vCPUs that are back stay in the journal: {error}", settled.len()));
         }
     }
 

@@ -11,8 +11,8 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::unistd::{AccessFlags, Uid, faccessat};
 
 use super::host_lock::HostLock;
-use crate::files::{Access, NotOwn, cannot_be_written, kind, open_own};
 use crate::HostRoot;
+use crate::files::{Access, NotOwn, cannot_be_written, kind, open_own};
 
 /// The variable that names the state directory.
 pub const STATE_DIR_VARIABLE: &str = "HUDDLE_STATE_DIR";
@@ -362,12 +362,13 @@ mod tests {
         assert!(refusal(&file).contains("file is not a directory but a plain file"), "{}", refusal(&file));
         assert!(refusal(&file.join("x")).contains("Not a directory"), "{}", refusal(&file.join("x")));
         assert!(refusal(&dir.path().join("a/b")).contains("parent does not exist"));
-        let (real, link, pipe) =
-            (dir.path().join("real"), dir.path().join("link"), dir.path().join("pipe"));
+        let (real, link, pipe) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("pipe"));
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        for (path, kind) in [(link.clone(), "a symbolic link"), (link.join(""), "a symbolic link"), (pipe, "a named pipe")] {
+        for (path, kind) in
+            [(link.clone(), "a symbolic link"), (link.join(""), "a symbolic link"), (pipe, "a named pipe")]
+        {
             let to_undo = StateDir::open_to_undo(Some(&path)).unwrap_err().to_string();
             assert_eq!(refusal(&path), to_undo);
             assert!(to_undo.contains(&format!("is not a directory but {kind}")), "{to_undo}");

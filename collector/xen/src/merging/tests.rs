@@ -179,8 +179,9 @@ fn dom0_and_excluded_domains_are_never_touched() {
     xen.lock().add(0, DomainKind::Pvh, &pages(1, 41));
     let exclude = BTreeSet::from(["vm2".to_owned()]);
     let only = Some(["vm1", "vm2"].map(str::to_owned).into());
-    let reason =
-        merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() }).merge(&Stop::default()).unwrap();
+    let reason = merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() })
+        .merge(&Stop::default())
+        .unwrap();
     assert!(reason.reason().is_some(), "of the two one is excluded: {reason:?}");
     let found = merged(&mut merger_with(&xen, MergeSettings { exclude, ..settings() }));
     assert_eq!(found.domains, [("vm1".to_owned(), 40), ("vm3".to_owned(), 40)]);
@@ -261,7 +262,8 @@ fn a_stop_ends_merging_and_what_was_nominated_is_let_go() {
         let mut merger = merger(&xen);
         let merged = merger.merge(&stop);
         assert!(stop.is_set(), "{calls}");
-        let shared = merged.as_ref().ok().and_then(|merged| merged.value()).map_or(0, |merged| merged.pages_shared);
+        let shared =
+            merged.as_ref().ok().and_then(|merged| merged.value()).map_or(0, |merged| merged.pages_shared);
         assert!(shared < 400, "{calls}: {merged:?}");
         assert_eq!(xen.lock().nominated_alone(), 0);
         drop(merger);

@@ -42,9 +42,7 @@ pub(super) enum Line {
         change: Change,
     },
     /// The changes so far to this thread or setting are undone or void.
-    Forget {
-        forget: KeyLine,
-    },
+    Forget { forget: KeyLine },
 }
 
 /// A complete line that is not an entry.
@@ -121,11 +119,7 @@ fn verified(body: &[u8]) -> Option<&[u8]> {
 /// Reads the bytes of a journal, whatever they are. A last line without an end that cannot be read was never
 /// synced, so its change was never made: it is left out and is no damage.
 pub fn parse(bytes: &[u8]) -> Parsed {
-    let mut reading = Reading {
-        is_checked: is_checked(bytes),
-        header: None,
-        entries: Entries::default(),
-    };
+    let mut reading = Reading { is_checked: is_checked(bytes), header: None, entries: Entries::default() };
     let mut parsed = Parsed::default();
     let mut at = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -425,7 +419,10 @@ mod tests {
                 }
                 assert!(parsed.entries.iter().all(|entry| changes.contains(entry)), "{at} {flip:#x}");
                 let about = parsed.damage.iter().find_map(|damage| damage.about.clone()).unwrap_or_default();
-                assert!(line == 0 || about.contains("VM \"web") || about.contains("thread 70"), "{at}: {parsed:?}");
+                assert!(
+                    line == 0 || about.contains("VM \"web") || about.contains("thread 70"),
+                    "{at}: {parsed:?}"
+                );
             }
         }
     }

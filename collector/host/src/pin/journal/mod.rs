@@ -408,10 +408,8 @@ impl Journal {
             (self.file, self.len_bytes, self.lines) = (None, 0, 0);
         } else {
             let mut seen = HashSet::new();
-            let line = |change: &Change| Line::Change {
-                first: seen.insert(change.key()),
-                change: change.clone(),
-            };
+            let line =
+                |change: &Change| Line::Change { first: seen.insert(change.key()), change: change.clone() };
             let lines: Vec<Line> = self.entries.iter().map(line).collect();
             let bytes = self.encode(&lines, true)?;
             self.file = Some(replace_file(&path, &bytes, files::FOR_OWNER).map_err(self.failed("rewrite"))?);

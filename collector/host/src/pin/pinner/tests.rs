@@ -439,13 +439,17 @@ fn whatever_byte_of_a_journal_changes_the_rest_is_undone_and_nothing_else_is_set
         let report = super::super::undo::restore(&undoers(), &state).unwrap();
         // Lines from 0, the first being the header; the vCPU of line N is N - 1.
         let line = ends.iter().filter(|end| **end < at).count();
-        let named = report.failures.iter().any(|failure| failure.contains(&format!("line {} cannot", line + 1)));
+        let named =
+            report.failures.iter().any(|failure| failure.contains(&format!("line {} cannot", line + 1)));
         assert!(named, "byte {at}: {report:?}");
         for number in 0..3 {
             let now = world.affinity(number);
             let pinned = ["1", "2", "3"][number as usize];
             let is_of_line = line == number as usize + 1;
-            assert!(now == "0-7" || (is_of_line && now == pinned), "byte {at}, vCPU {number}: {now}, {report:?}");
+            assert!(
+                now == "0-7" || (is_of_line && now == pinned),
+                "byte {at}, vCPU {number}: {now}, {report:?}"
+            );
         }
         if line > 0 && world.affinity(line as i32 - 1) != "0-7" {
             let who = [format!("vCPU {}", line - 1), format!("thread {}", 99 + line), "VM \"a\"".to_owned()];
