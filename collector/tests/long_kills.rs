@@ -163,7 +163,11 @@ impl Scene {
 
     fn huddle(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
-        command.env("HUDDLE_STATE_DIR", self.state()).env(MARK, &self.mark).env_remove("HUDDLE_LOG");
+        command
+            .env("HUDDLE_STATE_DIR", self.state())
+            .env("HUDDLE_HOST_LOCK", self.dir.path().join("host"))
+            .env(MARK, &self.mark)
+            .env_remove("HUDDLE_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -255,6 +259,7 @@ impl Scene {
         let out = self.dir.path().join("experiment");
         let _ = std::fs::remove_dir_all(&out);
         command.arg("--out").arg(out).env(MARK, &self.mark);
+        command.env("HUDDLE_HOST_LOCK", self.dir.path().join("host"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }

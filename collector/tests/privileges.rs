@@ -91,7 +91,10 @@ impl Host {
                 command.arg("--vm").arg(format!("{name}={}", process.id()));
             }
         }
-        command.env("HUDDLE_STATE_DIR", self.path("state")).env_remove("HUDDLE_LOG");
+        command
+            .env("HUDDLE_STATE_DIR", self.path("state"))
+            .env("HUDDLE_HOST_LOCK", self.path("host"))
+            .env_remove("HUDDLE_LOG");
         command.stdin(Stdio::null()).output().unwrap()
     }
 }
@@ -164,7 +167,11 @@ fn a_loop_is_confined() {
         [(&[][..], 1 << 21 | 1 << 23, 1 | 1 << 16), (&["--dry-run"], 1 << 21, 1 | 1 << 23)]
     {
         let mut command = Command::new(host.path("huddle"));
-        command.args(["run", "--vm", &process]).args(more).env("HUDDLE_STATE_DIR", host.path("roots"));
+        command
+            .args(["run", "--vm", &process])
+            .args(more)
+            .env("HUDDLE_STATE_DIR", host.path("roots"))
+            .env("HUDDLE_HOST_LOCK", host.path("host"));
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         assert!(log.any(|line| line.contains("round 1")), "it works with what is left");

@@ -7,12 +7,14 @@
 //! its part of the round unavailable, with the reason, and the loop goes on; only a failed undo is an error
 //! of its own.
 
+mod apart;
 pub mod attach;
 pub mod backend;
 pub mod command;
 mod drive;
 mod events_sharing;
 mod host_stages;
+mod lost;
 pub mod publish;
 mod trials;
 
@@ -32,15 +34,29 @@ use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
+use self::apart::Apart;
+use self::lost::Lost;
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
 
 use huddle_host::numa;
-use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
+use huddle_host::stages::{
+    Clock, HostSource, Measurement, Observer, PageMerger, Pinner, SharingSource, StageError, VmSource,
+};
+use huddle_host::stop::Stop;
 
 use huddle_host::pin::UndoReport;
+
+/// What is read for a placement is of no use when the loop is to end.
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// What was seen since the last window is told at the end, if reading it takes no longer than this.
+const LAST_WINDOW: Duration = Duration::from_millis(250);
+
+/// How long the process waits, after the undo, for an observer that was abandoned.
+const LAST_READING: Duration = Duration::from_millis(300);
 
 /// What the BPF programs of the sharing stage are called together, in windows.
 const SHARING_PROGRAMS: &str = "sharing_events";
@@ -83,33 +99,60 @@ pub struct Memory {
     sharing_cost: ProgramCost,
     /// What was told so far.
     view: Option<View>,
+    /// Where the host is read, so that the end need not wait for it.
+    apart: Apart,
+    /// Whether the observer was abandoned, which has monitoring groups to remove.
+    has_lost_observer: bool,
 }
 
 impl Engine {
+    /// Has the loop end: a round that goes on is given up, and its readings are abandoned where they are.
+    pub fn stop(&self) -> Stop {
+        self.memory.apart.stop().clone()
+    }
+
     /// One time through all stages. The window of observation that ends just before pinning is told with
     /// it, so that no window holds two placements.
+    ///
+    /// It tells nothing, and pins nothing, where it is given up because the loop is to end.
     pub fn round(&mut self) -> Step {
+        self.whole_round().unwrap_or_default()
+    }
+
+    /// `None` where the loop is to end meanwhile.
+    fn whole_round(&mut self) -> Option<Step> {
         self.memory.round += 1;
         let begin_unix_us = self.clock.now_unix_us();
         let mut events = Vec::new();
 
-        let topology = Availability::from(self.host.topology()).map(Arc::new);
-        let (mut vms, vms_reason) = match self.vms.discover() {
+        let topology = self.ask_host(|host| host.topology())?;
+        let topology = Availability::from(topology).map(Arc::new);
+        let discovered =
+            self.memory.apart.run(AT_ONCE, &mut self.vms, Box::new(Lost), |vms| vms.discover())?;
+        let (mut vms, vms_reason) = match discovered {
             Ok(found) => {
                 events.extend(found.notes.into_iter().map(|note| (EventKind::VmVanished, None, note)));
                 (found.vms, None)
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        let completed = self.observer.as_mut().map(|observer| observer.complete(&mut vms));
-        events.extend(completed.into_iter().flatten().map(|note| (EventKind::Note, None, note)));
+        if let Some(observer) = &mut self.observer {
+            let completed = self.memory.apart.run(AT_ONCE, observer, Box::new(Lost), move |observer| {
+                let notes = observer.complete(&mut vms);
+                (vms, notes)
+            });
+            self.memory.has_lost_observer |= completed.is_none();
+            let notes;
+            (vms, notes) = completed?;
+            events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
+        }
         if !vms.is_empty() {
             events.extend(self.merge().into_iter().map(|note| (EventKind::Note, None, note)));
         }
         let matrix = match &vms_reason {
             Some(reason) => Availability::Unavailable(format!("no VMs are known: {reason}")),
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
-            None => match self.sharing.measure(&vms) {
+            None => match self.measure(&mut vms)? {
                 Ok(measured) => {
                     for vanished in measured.vanished {
                         let gone = vms.iter().find(|vm| vm.name == vanished.vm).map(Vm::reference);
@@ -128,17 +171,29 @@ impl Engine {
             self.note_comings_and_goings(&vms, &mut events);
         }
 
+        let vms = Arc::new(vms);
         let basis = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                Availability::Available(self.basis(&vms, matrix, topology))
+                Availability::Available(self.basis(&vms, matrix, topology)?)
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
             }
         };
-        let plan = basis.as_ref().map(|basis| Arc::new(self.policy.plan(&basis.input(&self.limits))));
-        let observation = self.window(&vms, topology.value().map(|topology| &**topology));
+        let (basis, plan) = match basis {
+            Availability::Available(basis) => {
+                let (basis, plan) = self.plan(self.policy, basis)?;
+                (Availability::Available(basis), Availability::Available(plan))
+            }
+            Availability::Unavailable(reason) => {
+                (Availability::Unavailable(reason.clone()), Availability::Unavailable(reason))
+            }
+        };
+        let observation = self.window(&vms, topology.value())?;
         let at = self.moment();
+        if self.memory.apart.stop().is_set() {
+            return None;
+        }
         let wanted = match (&mut self.trials, &basis, &plan) {
             (Some(trials), Availability::Available(basis), Availability::Available(plan)) => {
                 let input = basis.input(&self.limits);
@@ -167,22 +222,51 @@ impl Engine {
             end_unix_us,
             ksm: self.host.ksm().into(),
             topology,
-            vms: Arc::new(vms),
+            vms,
             matrix,
             plan,
             pinning,
             events: events_at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
         };
-        self.tell_round(round, observation, decisions)
+        Some(self.tell_round(round, observation, decisions))
+    }
+
+    /// Asks the host for something; `None` where the loop is to end meanwhile.
+    fn ask_host<R: Send + 'static>(
+        &mut self,
+        ask: impl FnOnce(&mut (dyn HostSource + Send + 'static)) -> R + Send + 'static,
+    ) -> Option<R> {
+        self.memory.apart.run(AT_ONCE, &mut self.host, Box::new(Lost), ask)
+    }
+
+    /// What these VMs share; `None` where the loop is to end meanwhile.
+    fn measure(&mut self, vms: &mut Vec<Vm>) -> Option<Result<Measurement, StageError>> {
+        let of = std::mem::take(vms);
+        let measured;
+        (*vms, measured) =
+            self.memory.apart.run(AT_ONCE, &mut self.sharing, Box::new(Lost), move |sharing| {
+                let measured = sharing.measure(&of);
+                (of, measured)
+            })?;
+        Some(measured)
+    }
+
+    /// What a policy makes of it; `None` where the loop is to end meanwhile: the optimum takes long to find.
+    fn plan(&mut self, policy: Policy, basis: Basis) -> Option<(Basis, Arc<Plan>)> {
+        let (limits, mut basis) = (self.limits.clone(), Box::new(Some(basis)));
+        let plan = self.memory.apart.run(AT_ONCE, &mut basis, Box::new(None), move |basis| {
+            basis.as_ref().map(|basis| Arc::new(policy.plan(&basis.input(&limits))))
+        })??;
+        Some((basis.take()?, plan))
     }
 
     /// Ends a window of observation, and switches to another placement where a trial asks for it. `None`
-    /// before the first round, and where nothing is watched.
+    /// before the first round, where nothing is watched, and where it takes too long for a loop that is to end.
     pub fn observe(&mut self) -> Option<Step> {
         let View { round: last, pinning: before, .. } = self.memory.view.clone()?;
         self.observer.as_ref()?;
-        let observation = self.window(&last.vms, last.topology.value().map(|topology| &**topology));
+        let observation = self.window(&last.vms, last.topology.value())?;
         let mut updates = vec![Update::Window(observation)];
         let mut events = Vec::new();
         let to_pin = self.trials.as_mut().filter(|_| self.apply).and_then(|trials| trials.next_to_pin(false));
@@ -232,36 +316,56 @@ impl Engine {
         updates.into()
     }
 
-    /// What a plan is made from.
-    fn basis<'a>(&mut self, vms: &[Vm], matrix: &'a SharingMatrix, topology: &'a Topology) -> Basis<'a> {
+    /// What a plan is made from; `None` where the loop is to end meanwhile.
+    fn basis(
+        &mut self,
+        vms: &Arc<Vec<Vm>>,
+        matrix: &Arc<SharingMatrix>,
+        topology: &Arc<Topology>,
+    ) -> Option<Basis> {
         let seen = self.memory.view.as_ref().and_then(|view| view.observation.value());
         let mut places: Vec<PlanVm> = Vec::new();
-        for vm in vms {
+        for vm in &**vms {
             let place = PlanVm::of(vm, topology);
-            let mut place = match seen {
+            places.push(match seen {
                 Some(seen) => place.observed(vm, seen),
                 None => place,
-            };
-            if self.limits.local_memory.is_some() {
-                // Where it is not known a reason of the plan says so.
-                place.node_pages = numa::vm_node_pages(vm, |process| self.host.node_pages(process));
-            }
-            places.push(place);
+            });
+        }
+        if self.limits.local_memory.is_some() {
+            let vms = Arc::clone(vms);
+            let node_pages = self.ask_host(move |host| {
+                let of = |vm| numa::vm_node_pages(vm, |process| host.node_pages(process));
+                vms.iter().map(of).collect::<Vec<_>>()
+            })?;
+            // Where it is not known a reason of the plan says so.
+            places.iter_mut().zip(node_pages).for_each(|(place, pages)| place.node_pages = pages);
         }
         let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
-        Basis { matrix, topology, places, weighted, apart: self.limits.pairs_apart(matrix) }
+        let apart = self.limits.pairs_apart(matrix);
+        Some(Basis { matrix: Arc::clone(matrix), topology: Arc::clone(topology), places, weighted, apart })
     }
 
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are
-    /// watched.
-    fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Arc<Observation>> {
+    /// watched. `None` where the loop is to end and this takes longer than the end may.
+    fn window(
+        &mut self,
+        vms: &Arc<Vec<Vm>>,
+        topology: Option<&Arc<Topology>>,
+    ) -> Option<Availability<Arc<Observation>>> {
         let Some(observer) = &mut self.observer else {
-            return Availability::Unavailable("no probes and no counters are set up".into());
+            return Some(Availability::Unavailable("no probes and no counters are set up".into()));
         };
+        let (watched, on) = (Arc::clone(vms), topology.map(Arc::clone));
+        let seen = self.memory.apart.run(LAST_WINDOW, observer, Box::new(Lost), move |observer| {
+            observer.observe(&watched, on.as_deref())
+        });
+        self.memory.has_lost_observer |= seen.is_none();
+        let seen = seen?;
         let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
         let sharing_cost = self.sharing.programs_cost();
         let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
-        let seen = observer.observe(vms, topology).map(|mut seen| {
+        let seen = seen.map(|mut seen| {
             seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
                 name: SHARING_PROGRAMS.to_owned(),
                 cost: Availability::Available(ProgramCost {
@@ -272,12 +376,12 @@ impl Engine {
             Observation { round: placed_in, ..seen }
         });
         let at = self.moment();
-        let Some(trials) = &mut self.trials else { return seen.map(Arc::new) };
+        let Some(trials) = &mut self.trials else { return Some(seen.map(Arc::new)) };
         let host = HostReading {
             load_per_cpu: self.host.runnable_per_cpu().ok(),
             ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
         };
-        seen.map(|seen| Arc::new(trials.window(at, seen, host)))
+        Some(seen.map(|seen| Arc::new(trials.window(at, seen, host))))
     }
 
     /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
@@ -345,6 +449,17 @@ impl Engine {
         self.trials.as_mut().map(TrialRunner::new_decisions).unwrap_or_default()
     }
 
+    /// Waits a moment for an observer that was abandoned, so that it leaves nothing; after the undo, which waits for
+    /// nobody.
+    pub(crate) fn settle(&mut self) {
+        if self.memory.has_lost_observer && !self.memory.apart.settle(LAST_READING) {
+            tracing::warn!(
+                "the counters are still being read, and end with this process; if monitoring groups (resctrl) are \
+                 left, `huddle restore` removes them"
+            );
+        }
+    }
+
     /// Takes back every change; `None` when nothing could change.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
@@ -362,7 +477,8 @@ impl Engine {
 
     /// Merges what VMs have in common, and says what came of it.
     fn merge(&mut self) -> Vec<String> {
-        match self.merger.as_mut().map(|merger| merger.merge()) {
+        let stop = self.memory.apart.stop();
+        match self.merger.as_mut().map(|merger| merger.merge(stop)) {
             None => Vec::new(),
             Some(Ok(notes)) => notes,
             Some(Err(error)) => vec![format!("merging ended early: {error}")],
@@ -425,20 +541,20 @@ impl Engine {
 }
 
 /// What a plan is made from, beside the limits.
-struct Basis<'a> {
-    matrix: &'a SharingMatrix,
-    topology: &'a Topology,
+struct Basis {
+    matrix: Arc<SharingMatrix>,
+    topology: Arc<Topology>,
     places: Vec<PlanVm>,
     /// The matrix with less for VMs that write to what they share, where placements are tried.
     weighted: Option<SharingMatrix>,
     apart: Vec<(usize, usize)>,
 }
 
-impl Basis<'_> {
+impl Basis {
     fn input<'b>(&'b self, limits: &'b PlanLimits) -> PlanInput<'b> {
         let input =
-            PlanInput::new(self.weighted.as_ref().unwrap_or(self.matrix), self.topology, &self.places);
-        let input = if self.weighted.is_some() { input.measured(self.matrix) } else { input };
+            PlanInput::new(self.weighted.as_ref().unwrap_or(&self.matrix), &self.topology, &self.places);
+        let input = if self.weighted.is_some() { input.measured(&self.matrix) } else { input };
         input.apart(&self.apart).limits(limits)
     }
 }

@@ -273,6 +273,9 @@ pub enum XenError {
         /// Xen's error number.
         errno: Errno,
     },
+    /// The loop is to end, and reads nothing more.
+    #[error("the loop is ending")]
+    Ending,
     /// The domain does not exist any more, or another one has its number.
     #[error("domain {0} is gone")]
     Gone(u16),

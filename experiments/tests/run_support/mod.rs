@@ -31,6 +31,7 @@ pub(crate) fn command(dir: &Path, experiment: &str, options: &[&str]) -> Command
     let mut command = Command::new(env!("CARGO_BIN_EXE_huddle-experiment"));
     command.arg(experiment).args(options).args(["--format", "json"]);
     command.arg("--out").arg(dir.join("run")).arg("--state-dir").arg(dir.join("state"));
+    command.env("HUDDLE_HOST_LOCK", dir.join("host"));
     command
 }
 
@@ -170,7 +171,8 @@ pub(crate) fn assert_restored_after_kill(
     assert_eq!(next.status.code(), Some(1));
     assert!(stderr(&next).contains("huddle restore"), "{}", stderr(&next));
 
-    let state = StateDir::open(Some(&dir.join("state"))).unwrap().lock().unwrap();
+    let root = HostRoot::real().with_run(dir);
+    let state = StateDir::open(Some(&dir.join("state"))).unwrap().lock(&root).unwrap();
     let report = restore(&Undoers::of_host(HostRoot::real()), &state).unwrap();
     assert_eq!((&settings()[..], report.failures), (before, Vec::new()));
 }

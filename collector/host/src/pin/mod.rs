@@ -22,6 +22,7 @@
 //!   grows later.
 
 mod affinity;
+mod host_lock;
 pub mod journal;
 pub mod ksm;
 pub mod pinner;
@@ -29,6 +30,7 @@ pub mod state;
 pub mod undo;
 
 pub use affinity::{Affinities, AffinityKind, Presence, Scheduler, ThreadAffinities, VcpuRef};
+pub use host_lock::HOST_LOCK_VARIABLE;
 pub use journal::{Change, Journal, JournalError, Key, Subject};
 pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
 pub use state::{StateDir, StateError, StateLock};

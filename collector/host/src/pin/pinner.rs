@@ -1,11 +1,12 @@
 //! Carrying out a plan: affinities of vCPU threads, and the settings of KSM that experiments need.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use huddle_model::cpuset::CpuSet;
 use huddle_model::id::{TaskId, VcpuId};
 use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::Plan;
+use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::vm::Vm;
 use nix::errno::Errno;
 
@@ -160,9 +161,19 @@ impl HostPinner {
     pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
         let mut round = Round::default();
         let mut pins = Vec::new();
+        let domains: HashMap<DomainId, &CacheDomain> =
+            plan.domains.iter().map(|domain| (domain.id, domain)).collect();
+        let mut placed: HashMap<(&str, u32), DomainId> = HashMap::new();
+        for place in &plan.placement {
+            placed.entry((&place.vm, place.vcpu)).or_insert(place.domain);
+        }
+        let mut found = HashSet::new();
         for vm in vms {
             for vcpu in &vm.vcpus {
-                let Some(domain) = plan.domain_of(&vm.name, vcpu.index) else { continue };
+                let place = (vm.name.as_str(), vcpu.index);
+                found.insert(place);
+                let domain = placed.get(&place).and_then(|domain| domains.get(domain));
+                let Some(domain) = domain else { continue };
                 let cpus = domain.cpus.intersection(&vm.allowed_cpus);
                 if cpus.is_empty()
                     && let Some(of) = VcpuRef::of(self.scheduler, vcpu.id, vcpu.process)
@@ -185,10 +196,7 @@ impl HostPinner {
             }
         }
         for placed in &plan.placement {
-            let is_found = vms
-                .iter()
-                .any(|vm| vm.name == placed.vm && vm.vcpus.iter().any(|vcpu| vcpu.index == placed.vcpu));
-            if !is_found {
+            if !found.contains(&(placed.vm.as_str(), placed.vcpu)) {
                 round.report.outcome.skipped += 1;
                 round.report.notes.push(format!(
                     "vCPU {} of VM {} is placed, but was not found on this host",
@@ -197,7 +205,7 @@ impl HostPinner {
             }
         }
         self.pin(&pins, &mut round)?;
-        self.release_others(&mut round)?;
+        self.release_others(&mut round);
         Ok(round.report)
     }
 
@@ -216,7 +224,7 @@ impl HostPinner {
             self.journal.complete_domains(&self.undoers.domains()?)?;
         }
         let mut todo: Vec<(&ThreadPin, VcpuRef, CpuSet)> = Vec::new();
-        let mut seen = HashSet::new();
+        let (mut seen, mut foreign) = (HashSet::new(), Vec::new());
         for pin in pins {
             let Some(of) = VcpuRef::of(self.scheduler, pin.id, pin.process) else {
                 round.report.outcome.skipped += 1;
@@ -259,16 +267,22 @@ impl HostPinner {
                     round.report.notes.push(format!(
                         "somebody else set the affinity of {who} to {current}; huddle will return it to that"
                     ));
-                    self.journal.forget(&[key])?;
+                    foreign.push(key);
                 }
                 todo.push((pin, of, current));
             }
         }
         let changes: Vec<Change> =
             todo.iter().map(|(pin, of, current)| pin.change(*of, current, &pin.cpus)).collect();
-        self.journal.record(&changes)?;
+        // All at once: the disk is waited for once a round, and all is on it before the first change.
+        self.journal.record_anew(&foreign, &changes)?;
+        let mut narrowed = Vec::new();
         for (pin, of, current) in todo {
-            self.pin_one(pin, of, &current, round)?;
+            narrowed.extend(self.pin_one(pin, of, &current, round)?);
+        }
+        // Undoing recognizes what the kernel narrowed without this too, only less directly.
+        if let Err(error) = self.journal.record(&narrowed) {
+            round.report.notes.push(error.to_string());
         }
         match round.refused.take() {
             Some(error) if round.placed.is_empty() => Err(error),
@@ -278,7 +292,7 @@ impl HostPinner {
 
     /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
     fn is_foreign(&self, key: &Key, current: &CpuSet) -> bool {
-        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        let mut known = self.journal.by_key().of(key).peekable();
         known.peek().is_some()
             && !known.any(|change| {
                 matches!(change, Change::Affinity { before, after, .. }
@@ -286,15 +300,15 @@ impl HostPinner {
             })
     }
 
-    /// Sets one affinity that is in the journal. Where nothing comes of it the entry stays: undoing it
-    /// is harmless.
+    /// Sets one affinity that is in the journal; what is to be written there too, where the kernel narrowed it. Where
+    /// nothing comes of it the entry stays: undoing it is harmless.
     fn pin_one(
         &mut self,
         pin: &ThreadPin,
         of: VcpuRef,
         current: &CpuSet,
         round: &mut Round,
-    ) -> Result<(), PinError> {
+    ) -> Result<Option<Change>, PinError> {
         let key = Key::from(of);
         let who = describe(&pin.vm, pin.vcpu, of);
         let result = self.undoers.set(of, &pin.cpus).and_then(|()| self.undoers.get(of));
@@ -314,8 +328,9 @@ impl HostPinner {
                 });
             }
             round.skip(key, format!("{who} {}: skipped", after.reason()));
-            return Ok(());
+            return Ok(None);
         }
+        let mut narrowed = None;
         match result {
             Ok(got) => {
                 round.report.outcome.changed += 1;
@@ -325,7 +340,7 @@ impl HostPinner {
                         "{who} should run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
                         pin.cpus
                     ));
-                    self.journal.record(&[pin.change(of, current, &got)])?;
+                    narrowed = Some(pin.change(of, current, &got));
                 }
             }
             Err(Errno::EINVAL) => {
@@ -340,18 +355,13 @@ impl HostPinner {
             }
             Err(errno) => round.refuse(key, PinError::Affinity { what: "set", who, errno }),
         }
-        Ok(())
+        Ok(narrowed)
     }
 
     /// Puts back every journaled thread that this round did not place.
-    fn release_others(&mut self, round: &mut Round) -> Result<(), PinError> {
-        let mut others: Vec<Key> = Vec::new();
-        for change in self.journal.entries() {
-            let key = change.key();
-            if change.vcpu().is_some() && !round.placed.contains(&key) && !others.contains(&key) {
-                others.push(key);
-            }
-        }
+    fn release_others(&mut self, round: &mut Round) {
+        let is_other = |key: &Key| key.is_of_vcpu() && !round.placed.contains(key);
+        let others: Vec<Key> = self.journal.by_key().keys().into_iter().filter(is_other).collect();
         let mut settled = Vec::new();
         for key in others {
             match undo_key(&self.undoers, &self.journal, &key) {
@@ -372,7 +382,13 @@ impl HostPinner {
                 }
             }
         }
-        Ok(self.journal.forget(&settled)?)
+        if let Err(error) = self.journal.forget(&settled) {
+            // They are back; that the file still has them is harmless.
+            round
+                .report
+                .notes
+                .push(format!("{} vCPUs that are back stay in the journal: {error}", settled.len()));
+        }
     }
 
     /// Writes settings of KSM in the given order; those that have the value already are not touched.
@@ -408,7 +424,7 @@ impl HostPinner {
             before: before.to_owned(),
             after: after.to_owned(),
         };
-        let mut changes = Vec::new();
+        let (mut changes, mut foreign) = (Vec::new(), Vec::new());
         if file == "advisor_mode" && current == "none" {
             // Both turning an advisor on and off overwrites pages_to_scan (mm/ksm.c, Linux 6.18). Its
             // entry is the older one, so that it is put back after the advisor is off.
@@ -417,10 +433,10 @@ impl HostPinner {
         }
         if self.is_foreign_setting(&key, &current) {
             tracing::warn!("somebody else set KSM's {file} to {current}; huddle will return it to that");
-            self.journal.forget(&[key])?;
+            foreign.push(key);
         }
         changes.push(change(file, &current, value));
-        self.journal.record(&changes)?;
+        self.journal.record_anew(&foreign, &changes)?;
         ksm::write(&self.root, file, value).map_err(refused)?;
         let got = ksm::read(&self.root, file)?;
         if got != value {
@@ -431,7 +447,7 @@ impl HostPinner {
     }
 
     fn is_foreign_setting(&self, key: &Key, current: &str) -> bool {
-        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        let mut known = self.journal.by_key().of(key).peekable();
         known.peek().is_some()
             && *key != Key::KsmSetting("pages_to_scan".to_owned())
             && !known.any(|change| {
@@ -466,7 +482,7 @@ impl Pinner for HostPinner {
 
 impl Drop for HostPinner {
     fn drop(&mut self) {
-        if self.kept || self.journal.entries().is_empty() {
+        if self.kept || self.journal.is_empty() {
             return;
         }
         let report = self.undo();

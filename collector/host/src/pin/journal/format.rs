@@ -1,20 +1,29 @@
 //! The lines of a journal file, and what can be made of a damaged one.
+//!
+//! Since version 4 each line, the first one too, begins with the CRC-32 (IEEE 802.3) of its JSON: 8 lower-case
+//! hexadecimal digits and a space. A line whose bytes changed is known by that, is named, and changes nothing; what
+//! it may have cost its neighbours is found again: a changed end of a line joins two lines, which are still read
+//! apart. Lines of earlier versions are JSON alone, and what is damaged in them is found where it is no JSON.
 
 use serde::{Deserialize, Serialize};
 
 use super::Change;
+use super::entries::Entries;
 use super::lines::KeyLine;
 
 /// The schema that this program writes.
-pub(super) const SCHEMA: &str = "huddle/journal/3";
+pub(super) const SCHEMA: &str = "huddle/journal/4";
 
-/// Those that it reads, too: 1 without domains of Xen, 2 with their numbers as those of tasks.
-pub(super) const OLDER_SCHEMAS: [&str; 2] = ["huddle/journal/1", "huddle/journal/2"];
+/// Those that it reads, too: 1 without domains of Xen, 2 with their numbers as those of tasks, 3 without checksums.
+pub(super) const OLDER_SCHEMAS: [&str; 3] = ["huddle/journal/1", "huddle/journal/2", "huddle/journal/3"];
+
+/// Digits of a checksum, and the space behind them.
+const PREFIX_BYTES: usize = 9;
 
 /// The first line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Name and version of the format, such as `huddle/journal/3`.
+    /// Name and version of the format, such as `huddle/journal/4`.
     pub schema: String,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which the changes were made.
     pub boot_id: String,
@@ -24,11 +33,16 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Line {
-    Change(Change),
-    /// The changes so far to this thread or setting are undone or void.
-    Forget {
-        forget: KeyLine,
+    Change {
+        /// Earlier changes to this thread or setting are undone or void, whatever other lines say: `before` was read
+        /// when this one was written. A line that took them back could be damaged.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        first: bool,
+        #[serde(flatten)]
+        change: Change,
     },
+    /// The changes so far to this thread or setting are undone or void.
+    Forget { forget: KeyLine },
 }
 
 /// A complete line that is not an entry.
@@ -38,6 +52,15 @@ pub struct Damage {
     pub line: usize,
     /// Its first 120 characters.
     pub text: String,
+    /// What it is about, as far as that can still be read: nothing is done by it.
+    pub about: Option<String>,
+}
+
+impl Damage {
+    fn of(line: usize, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        Self { line, about: about(&text), text: text.chars().take(120).collect() }
+    }
 }
 
 /// What a journal file says.
@@ -57,44 +80,141 @@ pub struct Parsed {
     pub damage: Vec<Damage>,
 }
 
-/// One line of a file, with its end.
+/// One line of a file, with its checksum and its end.
 pub(super) fn encode(line: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec(line)?;
+    let json = serde_json::to_vec(line)?;
+    let mut bytes = checksum(&json).into_bytes();
+    bytes.extend(json);
     bytes.push(b'\n');
     Ok(bytes)
 }
 
-/// Reads the bytes of a journal, whatever they are. A last line without an end that cannot be read was never synced, so its change was
-/// never made: it is left out and is no damage.
+/// What stands before the JSON.
+fn checksum(json: &[u8]) -> String {
+    format!("{:08x} ", crc32fast::hash(json))
+}
+
+/// Whether a line begins as one with a checksum does, whether or not that holds.
+fn has_checksum(body: &[u8]) -> bool {
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    body.split_at_checked(PREFIX_BYTES - 1)
+        .is_some_and(|(digits, rest)| digits.iter().all(is_digit) && rest.starts_with(b" {"))
+}
+
+/// Whether a line without a checksum is damaged, and not of an earlier version: one of the others has one, and the
+/// file does not say otherwise at its beginning.
+fn is_checked(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let Some(first) = lines.clone().next() else { return false };
+    let is_plain = serde_json::from_slice::<Header>(first).is_ok();
+    !is_plain && (has_checksum(first) || lines.any(|line| line.ends_with(b"\n") && has_checksum(line)))
+}
+
+/// The JSON of a line, if its checksum says that it is as it was written.
+fn verified(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, json) = body.split_at_checked(PREFIX_BYTES)?;
+    (prefix == checksum(json).as_bytes()).then_some(json)
+}
+
+/// Reads the bytes of a journal, whatever they are. A last line without an end that cannot be read was never
+/// synced, so its change was never made: it is left out and is no damage.
 pub fn parse(bytes: &[u8]) -> Parsed {
+    let mut reading = Reading { is_checked: is_checked(bytes), header: None, entries: Entries::default() };
     let mut parsed = Parsed::default();
     let mut at = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         at += line.len();
-        let complete = line.ends_with(b"\n");
-        let read = if index == 0 {
-            serde_json::from_slice(line).map(|header| parsed.header = Some(header))
-        } else {
-            serde_json::from_slice(line).map(|line| take(&mut parsed.entries, line))
+        let (body, is_complete) = match line.strip_suffix(b"\n") {
+            Some(body) => (body, true),
+            None => (line, false),
         };
-        if read.is_ok() || complete {
+        let is_read = reading.take(index == 0, body);
+        let is_damaged = !is_read && (reading.salvage(index == 0, body) || is_complete);
+        if is_damaged {
+            parsed.damage.push(Damage::of(index + 1, body));
+        }
+        if is_read || is_damaged {
             parsed.lines += 1;
             parsed.keep_bytes = at;
-            parsed.unterminated = !complete;
-        }
-        if read.is_err() && complete {
-            let text = String::from_utf8_lossy(line).trim_end().chars().take(120).collect();
-            parsed.damage.push(Damage { line: index + 1, text });
+            parsed.unterminated = !is_complete;
         }
     }
+    (parsed.header, parsed.entries) = (reading.header, reading.entries.into());
     parsed
 }
 
-fn take(entries: &mut Vec<Change>, line: Line) {
-    match line {
-        Line::Change(change) => entries.push(change),
-        Line::Forget { forget } => entries.retain(|change| !forget.is_of(change)),
+/// What the lines so far have said.
+struct Reading {
+    is_checked: bool,
+    header: Option<Header>,
+    entries: Entries,
+}
+
+impl Reading {
+    /// Takes a line; whether it could be read.
+    fn take(&mut self, is_header: bool, body: &[u8]) -> bool {
+        let json = if self.is_checked { verified(body) } else { Some(body) };
+        let Some(json) = json else { return false };
+        if is_header {
+            self.header = serde_json::from_slice(json).ok();
+            return self.header.is_some();
+        }
+        match serde_json::from_slice(json) {
+            Ok(Line::Change { first, change }) => {
+                if first {
+                    self.entries.remove(&change.key());
+                }
+                self.entries.push(change);
+            }
+            Ok(Line::Forget { forget }) => match forget.key() {
+                Some(key) => _ = self.entries.remove(&key),
+                None => self.entries.remove_where(|change| forget.is_of(change)),
+            },
+            Err(_) => return false,
+        }
+        true
     }
+
+    /// Takes what is whole in a damaged line: where its end, or that of the one before, was changed, two lines are
+    /// one. Whether anything was found.
+    fn salvage(&mut self, is_header: bool, body: &[u8]) -> bool {
+        if !self.is_checked {
+            return false;
+        }
+        let begins = |at: &usize| has_checksum(&body[*at..]) && verified(&body[*at..]).is_some();
+        match (1..body.len()).find(begins) {
+            Some(at) => {
+                let first = &body[..at - 1];
+                let is_found = self.take(is_header, first) || self.salvage(is_header, first);
+                // It is not the header, even where the header is lost.
+                self.take(false, &body[at..]) || is_found
+            }
+            // The last byte may have been its end.
+            None => self.take(is_header, &body[..body.len().saturating_sub(1)]),
+        }
+    }
+}
+
+/// What a damaged line is about, as far as it says.
+fn about(text: &str) -> Option<String> {
+    let after = |name: &str| text.split_once(name).map(|(_, rest)| rest);
+    let word = |name: &str| {
+        let (word, _) = after(name)?.split_once('"')?;
+        (word.len() <= 256).then(|| format!("{word:?}"))
+    };
+    let number = |name: &str| {
+        let digits: String = after(name)?.chars().take_while(char::is_ascii_digit).collect();
+        (!digits.is_empty()).then_some(digits)
+    };
+    let parts = [
+        word("\"vm\":\"").map(|vm| format!("VM {vm}")),
+        number("\"vcpu\":").map(|vcpu| format!("vCPU {vcpu}")),
+        number("\"thread\":{\"id\":").map(|thread| format!("thread {thread}")),
+        number("\"domid\":").map(|domain| format!("Xen domain {domain}")),
+        word("\"file\":\"").map(|file| format!("KSM's {file}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 #[cfg(test)]
@@ -141,9 +261,23 @@ mod tests {
         let mut bytes =
             encode(&Header { schema: SCHEMA.to_owned(), boot_id: "some-boot".to_owned() }).unwrap();
         for change in changes {
-            bytes.extend(encode(&Line::Change(change.clone())).unwrap());
+            bytes.extend(encode(&line(change)).unwrap());
         }
         bytes
+    }
+
+    fn line(change: &Change) -> Line {
+        Line::Change { first: false, change: change.clone() }
+    }
+
+    /// The same as an earlier version wrote it.
+    fn plain_file(schema: &str, changes: &[Change]) -> Vec<u8> {
+        let mut text = format!("{{\"schema\":\"{schema}\",\"boot_id\":\"some-boot\"}}\n");
+        for change in changes {
+            text.push_str(&serde_json::to_string(change).unwrap());
+            text.push('\n');
+        }
+        text.into_bytes()
     }
 
     proptest! {
@@ -208,6 +342,39 @@ mod tests {
             prop_assert!(parsed.keep_bytes <= bytes.len());
         }
 
+        /// Whatever byte changes to whatever value: that line is named, and every other one is read.
+        #[test]
+        fn a_changed_byte_is_always_found_and_costs_its_own_line_only(
+            vcpus in 1u32..5,
+            at in any::<prop::sample::Index>(),
+            flip in 1u8..,
+        ) {
+            let changes: Vec<Change> = (0..vcpus).map(of_vcpu).collect();
+            let mut bytes = file(&changes);
+            let at = at.index(bytes.len());
+            let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+            bytes[at] ^= flip;
+            let parsed = parse(&bytes);
+            prop_assert!(!parsed.damage.is_empty());
+            prop_assert_eq!(parsed.damage[0].line, line + 1);
+            // The header is line 0; the end of a line may be lost without its content.
+            prop_assert!(parsed.entries.iter().all(|change| changes.contains(change)), "{:?}", parsed);
+            for (other, change) in (1..).zip(&changes).filter(|(other, _)| *other != line) {
+                prop_assert!(parsed.entries.contains(change), "line {} of {:?}", other, parsed);
+            }
+        }
+
+        #[test]
+        fn earlier_versions_are_read(
+            changes in proptest::collection::vec(change(), 0..6),
+            schema in prop::sample::select(OLDER_SCHEMAS.to_vec()),
+        ) {
+            let parsed = parse(&plain_file(schema, &changes));
+            prop_assert_eq!(&parsed.entries, &changes);
+            prop_assert_eq!(parsed.damage, []);
+            prop_assert_eq!(parsed.header.unwrap().schema, schema);
+        }
+
         #[test]
         fn any_flipped_byte_is_survived(
             changes in proptest::collection::vec(change(), 1..4),
@@ -221,6 +388,64 @@ mod tests {
         }
     }
 
+    fn of_vcpu(vcpu: u32) -> Change {
+        let task = |id| TaskId { id, start_ticks: 6 };
+        let thread = task(700 + i32::try_from(vcpu).unwrap());
+        Change::Affinity {
+            vm: "web\n1".to_owned(),
+            vcpu,
+            of: VcpuRef::Thread { process: task(10), thread },
+            before: "0-7".parse().unwrap(),
+            after: CpuSet::from_iter([vcpu]),
+        }
+    }
+
+    /// Each byte of a journal, changed in each of its bits and to nothing: as above, and who is concerned is said.
+    #[test]
+    fn every_changed_byte_is_found_and_who_is_concerned_is_named() {
+        let changes = [of_vcpu(1), of_vcpu(2)];
+        let whole = file(&changes);
+        let begins: Vec<usize> =
+            whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+        for at in 0..whole.len() {
+            for flip in (0..8).map(|bit| 1 << bit).chain([whole[at]]) {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                let parsed = parse(&bytes);
+                let line = begins.iter().filter(|begin| **begin <= at).count();
+                assert_eq!(parsed.damage.first().map(|damage| damage.line), Some(line + 1), "{at} {flip:#x}");
+                for (other, change) in (1..).zip(&changes).filter(|(other, _)| *other != line) {
+                    assert!(parsed.entries.contains(change), "{at} {flip:#x}: line {other}: {parsed:?}");
+                }
+                assert!(parsed.entries.iter().all(|entry| changes.contains(entry)), "{at} {flip:#x}");
+                let about = parsed.damage.iter().find_map(|damage| damage.about.clone()).unwrap_or_default();
+                assert!(
+                    line == 0 || about.contains("VM \"web") || about.contains("thread 70"),
+                    "{at}: {parsed:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_line_that_took_changes_back_makes_no_older_value_come_back() {
+        let [before, after] = [("0-7", "1"), ("5-6", "2")].map(|(before, after)| Change::Affinity {
+            vm: "a".to_owned(),
+            vcpu: 0,
+            of: VcpuRef::Thread {
+                process: TaskId { id: 10, start_ticks: 5 },
+                thread: TaskId { id: 11, start_ticks: 6 },
+            },
+            before: before.parse().unwrap(),
+            after: after.parse().unwrap(),
+        });
+        let mut bytes = file(&[before.clone()]);
+        bytes.extend(b"what took it back is lost\n");
+        bytes.extend(encode(&Line::Change { first: true, change: after.clone() }).unwrap());
+        let parsed = parse(&bytes);
+        assert_eq!((parsed.entries, parsed.damage[0].line), (vec![after], 3));
+    }
+
     #[test]
     fn what_is_forgotten_is_not_an_entry() {
         let setting = |file: &str, after: &str| Change::KsmSetting {
@@ -230,7 +455,7 @@ mod tests {
         };
         let mut bytes = file(&[setting("run", "1"), setting("smart_scan", "0"), setting("run", "0")]);
         bytes.extend(encode(&Line::Forget { forget: Key::KsmSetting("run".to_owned()).into() }).unwrap());
-        bytes.extend(encode(&Line::Change(setting("run", "2"))).unwrap());
+        bytes.extend(encode(&line(&setting("run", "2"))).unwrap());
         assert_eq!(parse(&bytes).entries, [setting("smart_scan", "0"), setting("run", "2")]);
     }
 
@@ -241,6 +466,21 @@ mod tests {
         r#"{"change":"memory_sharing","vm":"x","domain":{"id":5,"start_ticks":7676852397838257166}}"#,
         r#"{"change":"ksm_setting","file":"run","before":"0","after":"1"}"#,
     ];
+
+    #[test]
+    fn a_line_without_a_checksum_is_damaged_beside_those_with_one() {
+        let mut bytes = file(&[of_vcpu(1)]);
+        bytes.extend(serde_json::to_vec(&of_vcpu(2)).unwrap());
+        bytes.push(b'\n');
+        let parsed = parse(&bytes);
+        assert_eq!((&parsed.entries[..], parsed.damage[0].line), (&[of_vcpu(1)][..], 3));
+        // An upper-case digit is the same number, and not what was written.
+        let upper = String::from_utf8(file(&[of_vcpu(1)])).unwrap();
+        let letter = upper.find(|letter: char| matches!(letter, 'a'..='f')).unwrap();
+        let mut upper = upper.into_bytes();
+        upper[letter] = upper[letter].to_ascii_uppercase();
+        assert_eq!(parse(&upper).damage.len(), 1);
+    }
 
     fn older_file(more: &[&str]) -> Vec<u8> {
         let header = r#"{"schema":"huddle/journal/2","boot_id":"some-boot"}"#;
