@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use huddle_model::schema::Table;
 use serde::Serialize;
 
 use crate::compare::{By, Comparison};
-use crate::export::{ExportFormat, export};
+use crate::export::{ExportAs, ExportFormat, export};
 use crate::report::Report;
 use crate::run::RunDir;
 use crate::sharing::Sharing;
@@ -95,6 +96,10 @@ enum Command {
         /// Only this table (repeatable).
         #[arg(long = "table", value_name = "TABLE")]
         tables: Vec<Table>,
+        /// With --format csv: puts a ' before text that begins with =, +, -, @, a tab or a carriage return, so
+        /// that a spreadsheet takes it for text and not for a formula.
+        #[arg(long)]
+        for_spreadsheet: bool,
     },
     /// Whether a recording is whole, and what of it can be used; exit code 1 when something is wrong.
     Validate {
@@ -137,8 +142,11 @@ impl Cli {
                 runs.answer(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
             }
             Command::Compare { runs, by, baseline } => {
-                let comparisons =
-                    Sources::of(&runs.paths)?.answer(|all| comparisons(all, by, baseline.as_deref()))?;
+                let mut sources = Sources::of(&runs.paths)?;
+                let comparisons = sources.answer(|all| comparisons(all, by, baseline.as_deref()))?;
+                if runs.format == Format::Json {
+                    say_left_out(&sources);
+                }
                 match (runs.format, comparisons.as_slice()) {
                     (Format::Json, [one]) => json_line(out, one)?,
                     (Format::Json, all) => json(out, "huddle/comparisons/1", all.to_vec())?,
@@ -162,7 +170,12 @@ impl Cli {
                 runs.answer(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
             }
             Command::Report { paths, output, figures } => {
-                let report = Report::of(&Sources::of(&paths)?)?;
+                let mut sources = Sources::of(&paths)?;
+                let mut report = Report::of(&sources)?;
+                if report.has_unread() && sources.read_through() > 0 {
+                    report = Report::of(&sources)?;
+                }
+                say_left_out(&sources);
                 report.write(&output)?;
                 if let Some(dir) = figures {
                     report.write_figures(&dir)?;
@@ -170,13 +183,16 @@ impl Cli {
                 writeln!(out, "wrote {}", output.display())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Export { paths, format, output, tables } => {
+            Command::Export { paths, format, output, tables, for_spreadsheet } => {
+                if for_spreadsheet && format != ExportFormat::Csv {
+                    let what = "--for-spreadsheet is for --format csv: other formats tell text from formulas";
+                    Self::command().error(ErrorKind::ArgumentConflict, what).exit();
+                }
+                let how = ExportAs { format, for_spreadsheet };
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
                 let mut sources = Sources::of(&paths)?;
-                let written = sources.answer(|all| export(&all.recordings()?, &tables, format, &output))?;
-                for loss in sources.recordings()?.iter().flat_map(RunDir::losses) {
-                    eprintln!("huddle-analysis: not exported: {}", clean(loss));
-                }
+                let written = sources.answer(|all| export(&all.recordings()?, &tables, how, &output))?;
+                say_left_out(&sources);
                 for file in &written {
                     writeln!(out, "wrote {}", file.path.display())?;
                 }
@@ -208,10 +224,13 @@ impl Runs {
         schema: &'static str,
         ask: impl Fn(&RunDir) -> Result<T, AnalysisError>,
     ) -> anyhow::Result<ExitCode> {
-        let answers: Vec<T> =
-            Sources::of(&self.paths)?.answer(|all| all.recordings()?.iter().map(&ask).collect())?;
+        let mut sources = Sources::of(&self.paths)?;
+        let answers: Vec<T> = sources.answer(|all| all.recordings()?.iter().map(&ask).collect())?;
         match self.format {
-            Format::Json => json(out, schema, answers)?,
+            Format::Json => {
+                say_left_out(&sources);
+                json(out, schema, answers)?;
+            }
             Format::Table => {
                 for (number, answer) in answers.iter().enumerate() {
                     if number > 0 {
@@ -222,6 +241,13 @@ impl Runs {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Says on stderr what an answer is without, where it is not read by people: those find it in the answer.
+fn say_left_out(sources: &Sources) {
+    for loss in sources.losses() {
+        eprintln!("huddle-analysis: left out: {}", clean(loss));
     }
 }
 

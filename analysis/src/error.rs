@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{ManifestError, Table};
+use huddle_recording::regular::RegularError;
+use huddle_recording::{ManifestFault, TableFault};
 use polars::error::PolarsError;
 
 /// A question that cannot be answered.
@@ -13,9 +15,12 @@ pub enum AnalysisError {
     Read {
         /// Which.
         path: PathBuf,
-        /// What the kernel said.
-        source: std::io::Error,
+        /// Why.
+        source: RegularError,
     },
+    /// The segments of a table cannot be listed.
+    #[error(transparent)]
+    Files(#[from] TableFault),
     /// There is no recording at this path.
     #[error(
         "{} holds no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
@@ -90,12 +95,21 @@ pub enum AnalysisError {
 }
 
 impl AnalysisError {
-    pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Read { path: path.to_owned(), source }
+    pub(crate) fn read<E: Into<RegularError>>(path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| Self::Read { path: path.to_owned(), source: source.into() }
     }
 
     pub(crate) fn table(run: &Path, table: Table) -> impl Fn(PolarsError) -> Self {
         move |error| Self::Table { run: run.to_owned(), table, message: first_line(&error.to_string()) }
+    }
+}
+
+impl From<ManifestFault> for AnalysisError {
+    fn from(fault: ManifestFault) -> Self {
+        match fault {
+            ManifestFault::File { path, source } => Self::Read { path, source },
+            ManifestFault::Content { path, source } => Self::Manifest { path, source },
+        }
     }
 }
 

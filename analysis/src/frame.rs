@@ -1,11 +1,22 @@
 //! Asking Polars: queries run on its streaming engine, so that a recording may be larger than memory.
+//!
+//! Every call that may read a segment goes through [`reading`].
 
+use huddle_recording::guarded::{Threads, guarded};
 use polars::prelude::*;
+
+/// What `work` reads with Polars; a panic of Polars, in whatever thread, is an error of reading and says nothing on
+/// its own. Segments with a checksum are compared with it before, so damaged bytes get here from recordings of older
+/// versions only.
+pub(crate) fn reading<T>(work: impl FnOnce() -> PolarsResult<T>) -> PolarsResult<T> {
+    guarded(Threads::All, work)
+        .unwrap_or_else(|panicked| polars_bail!(ComputeError: "the Parquet reader panicked: {panicked}"))
+}
 
 /// Runs the query on the streaming engine; the answer is what must fit in memory.
 pub(crate) fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
     // One query has one answer; several come of `collect_all` only.
-    query.collect_with_engine(Engine::Streaming).map(|answer| answer.unwrap_single())
+    reading(|| query.collect_with_engine(Engine::Streaming).map(|answer| answer.unwrap_single()))
 }
 
 /// Rows of an answer, by column name.
@@ -51,4 +62,22 @@ pub(crate) fn sum_with(column: &str, other: &str) -> Expr {
 /// How many rows the condition holds in; a null is not a yes.
 pub(crate) fn count_where(condition: Expr) -> Expr {
     condition.fill_null(lit(false)).cast(DataType::UInt64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A query that panics on purpose, on the engine's own threads.
+    #[test]
+    fn a_panic_of_polars_is_an_error_in_one_line() {
+        let frame = df!("a" => [1, 2, 3]).unwrap().lazy();
+        let panics = col("a").map(
+            |column| if column.len() < 10 { panic!("of a test\nin two lines") } else { Ok(column) },
+            |_, field| Ok(field.clone()),
+        );
+        let error = collect(frame.clone().select([panics])).unwrap_err().to_string();
+        assert!(error.contains("the Parquet reader panicked: of a test") && !error.contains("two"), "{error}");
+        assert_eq!(collect(frame).unwrap().height(), 3);
+    }
 }

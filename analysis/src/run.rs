@@ -1,13 +1,14 @@
 //! One recording, and how its tables are scanned.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{Column, MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
+use huddle_recording::{Listing, list_segments, read_manifest};
 use polars::io::HiveOptions;
 use polars::prelude::{LazyFrame, NULL, PlRefPath, PolarsResult, ScanArgsParquet, col, lit};
 
 use crate::AnalysisError;
+use crate::frame::reading;
 use crate::losses::Losses;
 use crate::segment::data_type;
 
@@ -18,26 +19,9 @@ pub struct RunDir {
     losses: Losses,
 }
 
-/// The files of one table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TableFiles {
-    /// Closed segments with their numbers, ascending.
-    pub segments: Vec<(u64, PathBuf)>,
-    /// Segments that were open when the recording stopped; they cannot be read.
-    pub open: Vec<PathBuf>,
-    /// Files that no recorder makes.
-    pub strange: Vec<PathBuf>,
-}
-
-impl TableFiles {
-    /// The numbers of the first and the last segment.
-    pub(crate) fn span(&self) -> Option<(u64, u64)> {
-        self.segments.first().zip(self.segments.last()).map(|((first, _), (last, _))| (*first, *last))
-    }
-}
-
 impl RunDir {
-    /// The run in this directory, which [`is_run`] found; looks at the footers of its segments.
+    /// The run in this directory, which [`is_run`] found; compares its segments with their checksums, and looks at
+    /// their footers.
     pub(crate) fn new(path: PathBuf) -> Self {
         let mut run = Self { path, losses: Losses::default() };
         run.losses = Losses::of(&run);
@@ -52,6 +36,16 @@ impl RunDir {
     /// What was recorded and cannot be read, one sentence each: answers are of the rest.
     pub fn losses(&self) -> &[String] {
         self.losses.sentences()
+    }
+
+    /// Why a segment is passed over; `None` for one that is read.
+    pub(crate) fn fault(&self, segment: &Path) -> Option<&str> {
+        self.losses.fault(segment)
+    }
+
+    /// What a user should know of its segments though nothing is known to be wrong.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> + '_ {
+        self.losses.notes()
     }
 
     /// Reads every row, and passes over the segments that turn out to be damaged within; how many were
@@ -73,34 +67,15 @@ impl RunDir {
     /// # Errors
     /// When it cannot be read, or is of a version that this program does not know.
     pub fn manifest(&self) -> Result<Manifest, AnalysisError> {
-        let path = self.manifest_path();
-        let text = std::fs::read_to_string(&path).map_err(AnalysisError::read(&path))?;
-        Manifest::from_json(&text).map_err(|source| AnalysisError::Manifest { path, source })
+        Ok(read_manifest(&self.path)?)
     }
 
-    /// The files of a table; none where its directory is not there, since a table gets one with its
-    /// first row.
-    pub fn files(&self, table: Table) -> Result<TableFiles, AnalysisError> {
-        let dir = self.path.join(table.name());
-        let entries = match std::fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(TableFiles::default()),
-            Err(error) => return Err(AnalysisError::read(&dir)(error)),
-        };
-        let mut files = TableFiles::default();
-        for entry in entries {
-            let path = entry.map_err(AnalysisError::read(&dir))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match segment_number(&name) {
-                Some(number) => files.segments.push((number, path)),
-                None if name.starts_with(".segment-") && name.ends_with(".tmp") => files.open.push(path),
-                None => files.strange.push(path),
-            }
-        }
-        files.segments.sort();
-        files.open.sort();
-        files.strange.sort();
-        Ok(files)
+    /// The files of a table; none where its directory is not there, since a table gets one with its first row.
+    ///
+    /// # Errors
+    /// Its directory is none, or cannot be listed.
+    pub fn files(&self, table: Table) -> Result<Listing, AnalysisError> {
+        Ok(list_segments(&self.path, table)?)
     }
 
     /// A lazy scan of a table's usable closed segments in order, with the columns of today whatever the version
@@ -110,9 +85,10 @@ impl RunDir {
     /// When the manifest is of a version that this program does not know, or the directory cannot be read.
     pub fn scan(&self, table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
         let version = self.schema_version()?;
-        let segments = self.files(table)?.segments;
-        let usable: Vec<&Path> =
-            segments.iter().map(|(_, path)| path.as_path()).filter(|path| !self.losses.has(path)).collect();
+        // A directory that cannot be listed is among the losses.
+        let segments = self.files(table).unwrap_or_default().segments;
+        let paths = segments.iter().map(|(_, path)| path.as_path());
+        let usable: Vec<&Path> = paths.filter(|path| self.fault(path).is_none()).collect();
         if usable.is_empty() {
             return Ok(None);
         }
@@ -134,9 +110,7 @@ impl RunDir {
     fn schema_version(&self) -> Result<u32, AnalysisError> {
         match self.manifest() {
             Ok(manifest) => Ok(manifest.schema_version),
-            Err(AnalysisError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                Ok(SCHEMA_VERSION)
-            }
+            Err(AnalysisError::Read { source, .. }) if source.is_not_found() => Ok(SCHEMA_VERSION),
             Err(error) => Err(error),
         }
     }
@@ -147,36 +121,14 @@ pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsRes
     let paths: Vec<PlRefPath> = files.map(PlRefPath::try_from_path).collect::<PolarsResult<_>>()?;
     let args =
         ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
-    LazyFrame::scan_parquet_files(paths.into_iter().collect(), args)
+    reading(|| LazyFrame::scan_parquet_files(paths.into_iter().collect(), args))
 }
 
-fn segment_number(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("segment-")?.strip_suffix(".parquet")?;
-    (digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
-}
-
-/// A run has a manifest; one that lost it still has its tables, which `validate` has to find.
+/// A run has a manifest; one that lost it still has its tables, which `validate` has to find. What has the name of a
+/// manifest and is no file is refused by name when it is read.
 pub(crate) fn is_run(dir: &Path) -> bool {
-    let has_segment = |table: &&Table| {
-        std::fs::read_dir(dir.join(table.name())).is_ok_and(|mut entries| {
-            entries.any(|entry| {
-                entry.is_ok_and(|entry| segment_number(&entry.file_name().to_string_lossy()).is_some())
-            })
-        })
+    let has_segment = |table: &Table| {
+        list_segments(dir, *table).is_ok_and(|files| !files.segments.is_empty())
     };
-    dir.join(MANIFEST_FILE).is_file() || Table::ALL.iter().any(|table| has_segment(&table))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_are_told_from_everything_else() {
-        assert_eq!(segment_number("segment-000042.parquet"), Some(42));
-        assert_eq!(segment_number("segment-1000000.parquet"), Some(1_000_000));
-        for name in [".segment-000001.parquet.tmp", "segment-1.parquet", "segment-00000x.parquet", "a"] {
-            assert_eq!(segment_number(name), None, "{name}");
-        }
-    }
+    dir.join(MANIFEST_FILE).symlink_metadata().is_ok() || Table::ALL.iter().any(has_segment)
 }

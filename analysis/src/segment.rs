@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use huddle_model::schema::{ColumnKind, Table};
+use huddle_recording::SegmentFault;
 use polars::prelude::*;
 
-use crate::error::first_line;
+use crate::frame::reading;
 use crate::run::scan_files;
 
 /// Where time and rounds stand after the segments looked at so far.
@@ -24,13 +25,13 @@ pub(crate) struct Found {
 }
 
 /// Reads its footer only; an error is why it cannot be used.
-pub(crate) fn opens(path: &Path) -> Result<(), String> {
+pub(crate) fn opens(path: &Path) -> Result<(), SegmentFault> {
     schema(path).map(|_| ())
 }
 
 /// Reads its footer only, and compares its columns with those of this schema version; an error is why it
 /// cannot be used.
-pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), String> {
+pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), SegmentFault> {
     let schema = schema(path)?;
     let expected: Vec<(&str, DataType)> = table
         .columns()
@@ -53,11 +54,16 @@ pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), Str
 }
 
 /// Reads all of a segment of a recording of this schema version; an error is why it cannot be used.
-pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) -> Result<Found, String> {
+pub(crate) fn check(
+    path: &Path,
+    table: Table,
+    version: u32,
+    times: &mut Times,
+) -> Result<Found, SegmentFault> {
     columns(path, table, version)?;
-    let damaged = |error| unreadable(path, &error);
+    let damaged = |error: PolarsError| SegmentFault::of(path, error);
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
-    let frame = scan_files(std::iter::once(path)).and_then(LazyFrame::collect).map_err(damaged)?;
+    let frame = reading(|| scan_files(std::iter::once(path)).and_then(LazyFrame::collect)).map_err(damaged)?;
     check_nulls(path, table, version, &frame)?;
     let mut problems = Vec::new();
     // The first column of every table is its time.
@@ -89,7 +95,7 @@ pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) 
     Ok(Found { rows: frame.height() as u64, rounds: rounds.min().zip(rounds.max()), problems })
 }
 
-fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), String> {
+fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), SegmentFault> {
     for column in table.columns().iter().filter(|column| !table.is_nullable(column, version)) {
         let Some(name) = table.column_name(column.name, version) else { continue };
         let nulls = frame.column(name).map_or(0, Column::null_count);
@@ -101,18 +107,14 @@ fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Re
     Ok(())
 }
 
-fn schema(path: &Path) -> Result<SchemaRef, String> {
-    scan_files(std::iter::once(path))
-        .and_then(|mut frame| frame.collect_schema())
-        .map_err(|error| unreadable(path, &error))
+fn schema(path: &Path) -> Result<SchemaRef, SegmentFault> {
+    reading(|| scan_files(std::iter::once(path)).and_then(|mut frame| frame.collect_schema()))
+        .map_err(|error| SegmentFault::of(path, error))
 }
 
-fn unreadable(path: &Path, error: &PolarsError) -> String {
-    format!("{} cannot be read: {}", path.display(), first_line(&error.to_string()))
-}
-
-fn drift(path: &Path, table: Table, version: u32, what: &str) -> String {
-    format!("{} does not have the columns of {table} in schema version {version}: {what}", path.display())
+fn drift(path: &Path, table: Table, version: u32, what: &str) -> SegmentFault {
+    let what = format!("it does not have the columns of {table} in schema version {version}: {what}");
+    SegmentFault::of(path, what)
 }
 
 /// The type in Polars.

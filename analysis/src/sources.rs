@@ -59,6 +59,12 @@ impl Sources {
         }
     }
 
+    /// What of them was left out, one sentence each.
+    pub(crate) fn losses(&self) -> impl Iterator<Item = &String> {
+        let of_experiments = self.experiments.iter().flat_map(ExperimentDir::all_runs);
+        self.runs.iter().chain(of_experiments).flat_map(RunDir::losses)
+    }
+
     /// What `ask` answers. Where a segment turns out to be damaged within, which its footer does not tell,
     /// all rows are read to find such segments, and it is asked again without them.
     ///
@@ -77,7 +83,8 @@ impl Sources {
         }
     }
 
-    fn read_through(&mut self) -> usize {
+    /// Reads all rows to find segments that are damaged within; how many were not known before.
+    pub(crate) fn read_through(&mut self) -> usize {
         let of_runs: usize = self.runs.iter_mut().map(RunDir::read_through).sum();
         of_runs + self.experiments.iter_mut().map(ExperimentDir::read_through).sum::<usize>()
     }

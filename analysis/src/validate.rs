@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
+use huddle_recording::Listing;
+use huddle_recording::table::missing_segments;
 use serde::Serialize;
 
 use crate::AnalysisError;
-use crate::losses::missing;
-use crate::run::{RunDir, TableFiles};
+use crate::run::RunDir;
 use crate::segment::{self, Times};
 use crate::text::clean;
 
@@ -60,10 +61,11 @@ impl Report {
         if let Some(manifest) = &manifest {
             report.check_end(manifest);
         }
+        report.notes.extend(run.notes());
         for table in Table::ALL {
             match run.files(*table) {
                 // A table gets its directory with its first row, so most runs lack some.
-                Ok(files) if files == TableFiles::default() && !is_expected(manifest.as_ref(), *table) => {}
+                Ok(files) if files == Listing::default() && !is_expected(manifest.as_ref(), *table) => {}
                 Ok(files) if manifest.as_ref().is_some_and(|manifest| !manifest.knows(*table)) => {
                     report.problems.push(format!(
                         "{} has the table {table}, which came with schema version {}, and its manifest says {}: \
@@ -74,7 +76,7 @@ impl Report {
                         files.segments.len() + files.open.len() + files.strange.len(),
                     ));
                 }
-                Ok(files) => report.check_table(*table, &files, manifest.as_ref()),
+                Ok(files) => report.check_table(run, *table, &files, manifest.as_ref()),
                 Err(error) => report.problems.push(error.to_string()),
             }
         }
@@ -87,9 +89,7 @@ impl Report {
     }
 
     fn check_end(&mut self, manifest: &Manifest) {
-        if let Some(reason) = &manifest.stopped {
-            self.problems.push(format!("recording stopped before the run did: {reason}"));
-        }
+        self.problems.extend(manifest.interruptions());
         match manifest.end_us {
             None => self.problems.push(
                 "the manifest has no end: the recording still runs, or was killed with its last segments open"
@@ -103,7 +103,7 @@ impl Report {
         }
     }
 
-    fn check_table(&mut self, table: Table, files: &TableFiles, manifest: Option<&Manifest>) {
+    fn check_table(&mut self, run: &RunDir, table: Table, files: &Listing, manifest: Option<&Manifest>) {
         for open in &files.open {
             self.problems.push(format!(
                 "{} is an open segment: unreadable, its rows are lost unless the recording still runs",
@@ -117,7 +117,11 @@ impl Report {
         let mut times = Times::default();
         let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
         for (_, path) in &files.segments {
-            match segment::check(path, table, version, &mut times) {
+            let checked = match run.fault(path) {
+                Some(why) => Err(why.to_owned()),
+                None => segment::check(path, table, version, &mut times).map_err(|why| why.to_string()),
+            };
+            match checked {
                 Ok(found) => {
                     self.problems.extend(found.problems);
                     usable.segments += 1;
@@ -133,7 +137,7 @@ impl Report {
                 }
             }
         }
-        let missing = missing(table, files, manifest);
+        let missing = missing_segments(table, files, manifest);
         let is_complete = missing.is_empty();
         self.problems.extend(missing);
         if let Some(manifest) = manifest {
@@ -160,7 +164,7 @@ impl Report {
         }
     }
 
-    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &TableFiles, usable: &Usable) {
+    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &Listing, usable: &Usable) {
         let TableCounts { segments_written, segments_removed, .. } = manifest.counts(table);
         let (first, last) = (segments_removed + 1, segments_written);
         match files.span() {

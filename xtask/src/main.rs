@@ -4,6 +4,7 @@
 mod archive;
 mod check;
 mod conventions;
+mod damage;
 mod demo;
 mod dist;
 mod ebpf;
@@ -65,6 +66,8 @@ enum Task {
     },
     /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
     XenHost(xen_host::Arguments),
+    /// Damages recordings, puts every question to each, and counts panics, hangs and wrong answers
+    Damage(damage::Arguments),
     /// Times building the program again after a change of one line, beside an earlier revision
     Rebuild(rebuild::Arguments),
     /// Looks at what each crate builds on: nothing above it, and no library that its room does not need
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
         Task::XenHost(arguments) => xen_host::run(&arguments),
+        Task::Damage(arguments) => damage::run(&arguments),
         Task::Rebuild(arguments) => rebuild::run(&arguments),
         Task::Rooms => rooms::check(),
         Task::Check => check::run(),

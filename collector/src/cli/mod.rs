@@ -8,6 +8,7 @@ mod failure;
 mod log;
 mod looping;
 mod privileges;
+mod recording;
 mod table;
 
 use std::process::ExitCode;

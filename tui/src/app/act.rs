@@ -1,6 +1,7 @@
 //! What the user asks to be done: whether it may be, the question before it, and what came of it.
 
 use huddle_model::plan::Policy;
+use huddle_model::recording::RecordingState;
 use huddle_model::view::View as LoopView;
 
 use super::App;
@@ -42,10 +43,10 @@ impl App {
         self.source = source;
     }
 
-    /// Where a recording is made now; `None` while none is.
-    pub fn set_recording(&mut self, to: Option<String>) {
-        self.is_dirty |= to != self.recording;
-        self.recording = to;
+    /// Where a recording is made now, and whether it can be written; `None` while none is made.
+    pub fn set_recording(&mut self, state: Option<RecordingState>) {
+        self.is_dirty |= state != self.recording;
+        self.recording = state;
     }
 
     /// Other keys than the default ones.

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
+use huddle_model::recording::RecordingState;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::view::View as LoopView;
@@ -165,7 +166,7 @@ pub struct App {
     pub(crate) notice: Option<(Tone, String)>,
     pub(crate) source: Source,
     /// Where a recording goes while one is made.
-    pub(crate) recording: Option<String>,
+    pub(crate) recording: Option<RecordingState>,
     refused: HashMap<Capability, String>,
     pub(crate) sharing: Sharing,
     pub(crate) log: Log,
