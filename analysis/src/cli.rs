@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use huddle_model::schema::Table;
 use serde::Serialize;
 
 use crate::compare::{By, Comparison};
-use crate::export::{ExportFormat, export};
+use crate::export::{ExportAs, ExportFormat, export};
 use crate::report::Report;
 use crate::run::RunDir;
 use crate::sharing::Sharing;
@@ -33,24 +34,23 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Summary of a run: VMs, sharing, placements, losses.
+    /// What a run recorded: VMs, what they share, where they were placed, what was lost.
     Summary {
         #[command(flatten)]
         runs: Runs,
-        /// Number of pairs to show, those with the highest rates first.
+        /// How many pairs to show, those that share most first.
         #[arg(long, default_value_t = 10, value_name = "N")]
         top: usize,
     },
-    /// Comparison of placements: misses, IPC, throughput and latency of each arm, and the change between them.
-    /// Recordings are compared together, each experiment separately.
+    /// Placements compared: misses, IPC, throughput and latency of each arm, and the change between them.
+    /// Recordings are compared together, each experiment by itself.
     Compare {
         #[command(flatten)]
         runs: Runs,
-        /// What distinguishes the arms; default: arms of trials if there are any, else policies, else
-        /// recordings.
+        /// What distinguishes the arms; arms of trials where there are any, else policies, else recordings.
         #[arg(long, value_enum)]
         by: Option<By>,
-        /// The baseline arm; default: `before`, or an experiment's `opposed`, if there is one.
+        /// The arm that the others are compared with; `before`, or an experiment's `opposed`, where there is one.
         #[arg(long, value_name = "ARM")]
         baseline: Option<String>,
     },
@@ -58,7 +58,7 @@ enum Command {
     Sharing {
         #[command(flatten)]
         runs: Runs,
-        /// Show this round instead of the last one.
+        /// This round instead of the last one.
         #[arg(long, value_name = "N")]
         round: Option<u64>,
     },
@@ -66,38 +66,42 @@ enum Command {
     Timeline {
         #[command(flatten)]
         runs: Runs,
-        /// Approximate number of points; each aggregates as many windows as needed.
+        /// About how many points; each sums up as many windows as that needs.
         #[arg(long, default_value_t = 60, value_name = "N")]
         points: usize,
     },
-    /// All figures and tables in one self-contained HTML file.
+    /// All figures and tables in one HTML file that needs nothing else.
     Report {
         /// Recordings and experiments: their directories, trees of them, or patterns.
         #[arg(required = true, value_name = "RUN")]
         paths: Vec<PathBuf>,
-        /// The output file.
+        /// Where to write it.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// Also write each figure as a separate file to this directory.
+        /// Also each figure as a file of its own, in this directory.
         #[arg(long, value_name = "DIR")]
         figures: Option<PathBuf>,
     },
-    /// Tables as files for other programs, with all runs in one file per table.
+    /// The tables as files for other programs, all runs in one file a table.
     Export {
         /// Recordings: directories of runs, trees of them, or patterns.
         #[arg(required = true, value_name = "RUN")]
         paths: Vec<PathBuf>,
-        /// File format.
+        /// What to write.
         #[arg(long, value_enum)]
         format: ExportFormat,
-        /// Output directory, new or empty.
+        /// A new or empty directory to write to.
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
-        /// Export only this table (repeatable).
+        /// Only this table (repeatable).
         #[arg(long = "table", value_name = "TABLE")]
         tables: Vec<Table>,
+        /// With --format csv: puts a ' before text that begins with =, +, -, @, a tab or a carriage return, so
+        /// that a spreadsheet takes it for text and not for a formula.
+        #[arg(long)]
+        for_spreadsheet: bool,
     },
-    /// Check whether a recording is complete, and which parts are usable; exit code 1 if there is a problem.
+    /// Whether a recording is whole, and what of it can be used; exit code 1 when something is wrong.
     Validate {
         #[command(flatten)]
         runs: Runs,
@@ -109,7 +113,7 @@ struct Runs {
     /// Recordings: directories of runs, trees of them, or patterns.
     #[arg(required = true, value_name = "RUN")]
     paths: Vec<PathBuf>,
-    /// Output format: text, or json (one object on stdout).
+    /// For people or for programs: json is one object on stdout.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -128,7 +132,7 @@ struct Document<T> {
 }
 
 impl Cli {
-    /// Runs the command and writes its output to `out`.
+    /// Does what the command line says and writes the answer to `out`.
     ///
     /// # Errors
     /// When the question cannot be answered, or `out` cannot be written.
@@ -138,8 +142,11 @@ impl Cli {
                 runs.answer(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
             }
             Command::Compare { runs, by, baseline } => {
-                let comparisons =
-                    Sources::of(&runs.paths)?.answer(|all| comparisons(all, by, baseline.as_deref()))?;
+                let mut sources = Sources::of(&runs.paths)?;
+                let comparisons = sources.answer(|all| comparisons(all, by, baseline.as_deref()))?;
+                if runs.format == Format::Json {
+                    say_left_out(&sources);
+                }
                 match (runs.format, comparisons.as_slice()) {
                     (Format::Json, [one]) => json_line(out, one)?,
                     (Format::Json, all) => json(out, "huddle/comparisons/1", all.to_vec())?,
@@ -163,7 +170,12 @@ impl Cli {
                 runs.answer(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
             }
             Command::Report { paths, output, figures } => {
-                let report = Report::of(&Sources::of(&paths)?)?;
+                let mut sources = Sources::of(&paths)?;
+                let mut report = Report::of(&sources)?;
+                if report.has_unread() && sources.read_through() > 0 {
+                    report = Report::of(&sources)?;
+                }
+                say_left_out(&sources);
                 report.write(&output)?;
                 if let Some(dir) = figures {
                     report.write_figures(&dir)?;
@@ -171,13 +183,16 @@ impl Cli {
                 writeln!(out, "wrote {}", output.display())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Export { paths, format, output, tables } => {
+            Command::Export { paths, format, output, tables, for_spreadsheet } => {
+                if for_spreadsheet && format != ExportFormat::Csv {
+                    let what = "--for-spreadsheet is for --format csv: other formats tell text from formulas";
+                    Self::command().error(ErrorKind::ArgumentConflict, what).exit();
+                }
+                let how = ExportAs { format, for_spreadsheet };
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
                 let mut sources = Sources::of(&paths)?;
-                let written = sources.answer(|all| export(&all.recordings()?, &tables, format, &output))?;
-                for loss in sources.recordings()?.iter().flat_map(RunDir::losses) {
-                    eprintln!("huddle-analysis: not exported: {}", clean(loss));
-                }
+                let written = sources.answer(|all| export(&all.recordings()?, &tables, how, &output))?;
+                say_left_out(&sources);
                 for file in &written {
                     writeln!(out, "wrote {}", file.path.display())?;
                 }
@@ -202,17 +217,20 @@ impl Cli {
 }
 
 impl Runs {
-    /// Answers a question for each run separately.
+    /// Answers a question to each run by itself.
     fn answer<T: Serialize + Display>(
         &self,
         out: &mut impl Write,
         schema: &'static str,
         ask: impl Fn(&RunDir) -> Result<T, AnalysisError>,
     ) -> anyhow::Result<ExitCode> {
-        let answers: Vec<T> =
-            Sources::of(&self.paths)?.answer(|all| all.recordings()?.iter().map(&ask).collect())?;
+        let mut sources = Sources::of(&self.paths)?;
+        let answers: Vec<T> = sources.answer(|all| all.recordings()?.iter().map(&ask).collect())?;
         match self.format {
-            Format::Json => json(out, schema, answers)?,
+            Format::Json => {
+                say_left_out(&sources);
+                json(out, schema, answers)?;
+            }
             Format::Table => {
                 for (number, answer) in answers.iter().enumerate() {
                     if number > 0 {
@@ -226,7 +244,14 @@ impl Runs {
     }
 }
 
-/// The recordings compared with each other, then each experiment separately.
+/// Says on stderr what an answer is without, where it is not read by people: those find it in the answer.
+fn say_left_out(sources: &Sources) {
+    for loss in sources.losses() {
+        eprintln!("huddle-analysis: left out: {}", clean(loss));
+    }
+}
+
+/// The recordings against each other, then each experiment by itself.
 fn comparisons(
     sources: &Sources,
     by: Option<By>,
@@ -235,7 +260,7 @@ fn comparisons(
     let runs = (!sources.runs.is_empty()).then(|| Comparison::of(&sources.runs, by, baseline));
     let experiments = sources.experiments.iter().map(|dir| match by {
         None | Some(By::Arm) => Comparison::of_experiment(dir, baseline),
-        // The recordings of an experiment can also be compared in other ways; its result cannot.
+        // The recordings of an experiment can also be looked at otherwise; its result cannot.
         Some(_) if dir.runs().is_empty() => Err(AnalysisError::OnlyExperiment(dir.path().to_owned())),
         Some(_) => Comparison::of(dir.runs(), by, baseline),
     });
@@ -252,7 +277,7 @@ fn json_line(out: &mut impl Write, document: &impl Serialize) -> anyhow::Result<
     Ok(())
 }
 
-/// Whether writing failed because the reader closed the pipe.
+/// Whether writing failed because the reader went away.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let direct = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);

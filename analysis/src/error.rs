@@ -1,8 +1,10 @@
-//! Errors of questions.
+//! What can go wrong with a question.
 
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{ManifestError, Table};
+use huddle_recording::regular::RegularError;
+use huddle_recording::{ManifestFault, TableFault};
 use polars::error::PolarsError;
 
 /// A question that cannot be answered.
@@ -11,20 +13,23 @@ pub enum AnalysisError {
     /// A file or directory cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// The path.
+        /// Which.
         path: PathBuf,
-        /// The kernel's error.
-        source: std::io::Error,
+        /// Why.
+        source: RegularError,
     },
+    /// The segments of a table cannot be listed.
+    #[error(transparent)]
+    Files(#[from] TableFault),
     /// There is no recording at this path.
     #[error(
-        "{} has no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
+        "{} holds no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
         .0.display()
     )]
     NoRun(PathBuf),
-    /// There are only results of experiments, which this question does not support.
+    /// There are results of experiments, which this question is not for.
     #[error(
-        "{} has the result of an experiment and no recording; `compare` (by arm) and `report` read it",
+        "{} holds the result of an experiment and no recording; `compare` (by arm) and `report` read it",
         .0.display()
     )]
     OnlyExperiment(PathBuf),
@@ -33,7 +38,7 @@ pub enum AnalysisError {
     Experiment {
         /// Its summary.json.
         path: PathBuf,
-        /// The reason.
+        /// Why.
         message: String,
     },
     /// The path is a file.
@@ -44,21 +49,21 @@ pub enum AnalysisError {
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// The reason.
+        /// Why.
         source: ManifestError,
     },
-    /// A pattern matches nothing, or is invalid.
+    /// A pattern matches nothing, or is none.
     #[error("{0}")]
     Pattern(String),
-    /// The baseline arm does not exist.
-    #[error("unknown arm {name:?}; the arms are {}", list(known))]
+    /// The arm to compare with is not there.
+    #[error("there is no arm {name:?} to compare with; there is {}", list(known))]
     NoBaseline {
-        /// The requested name.
+        /// What was asked for.
         name: String,
-        /// The existing arms.
+        /// What there is.
         known: Vec<String>,
     },
-    /// The round does not exist.
+    /// There is no such round.
     #[error("{} has no sharing in round {round}", run.display())]
     NoRound {
         /// The run.
@@ -69,33 +74,42 @@ pub enum AnalysisError {
     /// Something cannot be written.
     #[error("cannot write {}: {message}", path.display())]
     Write {
-        /// The path.
+        /// Where to.
         path: PathBuf,
-        /// The reason.
+        /// Why.
         message: String,
     },
     /// A table cannot be queried.
     #[error(
-        "cannot read the table {table} of {}: {message}; `huddle-analysis validate` shows which parts are usable",
+        "cannot read the table {table} of {}: {message}; `huddle-analysis validate` says what can still be used",
         run.display()
     )]
     Table {
         /// The run.
         run: PathBuf,
-        /// The table.
+        /// Which table.
         table: Table,
-        /// The error of Polars.
+        /// What Polars said.
         message: String,
     },
 }
 
 impl AnalysisError {
-    pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Read { path: path.to_owned(), source }
+    pub(crate) fn read<E: Into<RegularError>>(path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| Self::Read { path: path.to_owned(), source: source.into() }
     }
 
     pub(crate) fn table(run: &Path, table: Table) -> impl Fn(PolarsError) -> Self {
         move |error| Self::Table { run: run.to_owned(), table, message: first_line(&error.to_string()) }
+    }
+}
+
+impl From<ManifestFault> for AnalysisError {
+    fn from(fault: ManifestFault) -> Self {
+        match fault {
+            ManifestFault::File { path, source } => Self::Read { path, source },
+            ManifestFault::Content { path, source } => Self::Manifest { path, source },
+        }
     }
 }
 
@@ -106,7 +120,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Polars' errors are long, with the query plan; the first line has the cause.
+/// Polars explains at length, with its query plan; the first line says what is wrong.
 pub(crate) fn first_line(text: &str) -> String {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
 }

@@ -1,11 +1,12 @@
-//! Export for other programs: one file per table with all runs, with host and run id.
+//! Recordings as other programs like them: one file a table, all runs in it, with host and run id.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use huddle_model::schema::Table;
+use huddle_model::schema::{ColumnKind, Table};
 use polars::prelude::*;
 
 use crate::AnalysisError;
@@ -18,31 +19,40 @@ use crate::run::RunDir;
 pub enum ExportFormat {
     /// Comma-separated values with a heading; unavailable is empty.
     Csv,
-    /// One Parquet file per table, compressed by zstd.
+    /// One Parquet file a table, compressed by zstd.
     Parquet,
-    /// One JSON object per line; unavailable is null.
+    /// One JSON object a line; unavailable is null.
     Json,
 }
 
-/// A written file.
+/// How an export is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExportAs {
+    /// The file format.
+    pub format: ExportFormat,
+    /// Whether text that a spreadsheet would take for a formula gets a `'` before it, by which it is text.
+    pub for_spreadsheet: bool,
+}
+
+/// A file that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// The table.
     pub table: Table,
-    /// Its path.
+    /// Where it is.
     pub path: PathBuf,
 }
 
-/// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or `TABLE.jsonl`.
-/// Tables without rows get no file. Rows are streamed, not held in memory. The files appear all at once or
-/// not at all: they are first written beside `dir`, readable only for the owner.
+/// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
+/// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory. All
+/// files are there in the end, or none: they are written beside `dir`, for its owner only.
 ///
 /// # Errors
-/// When a recording cannot be read, or `dir` is not empty or cannot be written.
+/// When a recording cannot be read, or `dir` holds something or cannot be written.
 pub fn export(
     runs: &[RunDir],
     tables: &[Table],
-    format: ExportFormat,
+    how: ExportAs,
     dir: &Path,
 ) -> Result<Vec<Exported>, AnalysisError> {
     let cannot = |message: String| AnalysisError::Write { path: dir.to_owned(), message };
@@ -60,9 +70,9 @@ pub fn export(
         .prefix(".huddle-export-")
         .tempdir_in(parent)
         .map_err(|error| cannot(error.to_string()))?;
-    let written = write(runs, tables, format, unfinished.path(), dir)?;
+    let written = write(runs, tables, how, unfinished.path(), dir)?;
     if !written.is_empty() {
-        // An empty directory is replaced by the new one.
+        // An empty directory gives way to another that gets its name.
         fs::rename(unfinished.path(), dir).map_err(|error| cannot(error.to_string()))?;
         // Nothing has that name any more.
         let _ = unfinished.keep();
@@ -70,18 +80,21 @@ pub fn export(
     Ok(written)
 }
 
-/// Writes the files to `unfinished`, and returns their later paths in `dir`.
+/// Writes the files to `unfinished`, and names them as they are to be found in `dir`.
 fn write(
     runs: &[RunDir],
     tables: &[Table],
-    format: ExportFormat,
+    how: ExportAs,
     unfinished: &Path,
     dir: &Path,
 ) -> Result<Vec<Exported>, AnalysisError> {
     let mut written = Vec::new();
     for table in tables {
-        let Some(frame) = of_all(runs, *table)? else { continue };
-        let (ending, kind) = match format {
+        let Some(mut frame) = of_all(runs, *table)? else { continue };
+        if how.for_spreadsheet {
+            frame = frame.with_columns(text_columns(*table).map(as_text).collect::<Vec<_>>());
+        }
+        let (ending, kind) = match how.format {
             ExportFormat::Csv => ("csv", FileWriteFormat::Csv(CsvWriterOptions::default())),
             ExportFormat::Parquet => ("parquet", FileWriteFormat::Parquet(Arc::default())),
             ExportFormat::Json => ("jsonl", FileWriteFormat::NDJson(NDJsonWriterOptions::default())),
@@ -116,4 +129,40 @@ fn of_all(runs: &[RunDir], table: Table) -> Result<Option<LazyFrame>, AnalysisEr
     }
     let all = concat(frames, UnionArgs::default());
     all.map(Some).map_err(AnalysisError::table(runs[0].path(), table))
+}
+
+/// Names of the columns of text of an export.
+fn text_columns(table: Table) -> impl Iterator<Item = &'static str> {
+    let own = table.columns().iter().filter(|column| column.kind == ColumnKind::Text);
+    ["host", "run_id"].into_iter().chain(own.map(|column| column.name))
+}
+
+/// The column with a `'` before each text that begins as a formula does.
+fn as_text(name: &'static str) -> Expr {
+    let all = |column: Column| Ok(column.str()?.apply_values(quoted).into_column());
+    col(name).map(all, |_, field| Ok(field.clone()))
+}
+
+/// What spreadsheets take for a formula begins with one of these; tab and carriage return are passed over before it
+/// (OWASP, "CSV Injection").
+fn quoted(text: &str) -> Cow<'_, str> {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => Cow::Owned(format!("'{text}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_begins_as_a_formula_is_quoted() {
+        for text in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"] {
+            assert_eq!(quoted(text), format!("'{text}"));
+        }
+        for text in ["", "vm-1", "a=b", "'=1", " =1"] {
+            assert_eq!(quoted(text), text);
+        }
+    }
 }

@@ -1,25 +1,25 @@
-//! Queries with Polars: they run on its streaming engine, so that a recording may be larger than memory.
+//! Asking Polars: queries run on its streaming engine, so that a recording may be larger than memory.
+//!
+//! Every call that may read a segment goes through [`reading`].
 
-use std::path::Path;
-
-use polars::io::HiveOptions;
+use huddle_recording::guarded::{Threads, guarded};
 use polars::prelude::*;
 
-/// Runs the query on the streaming engine; only the result must fit in memory.
+/// What `work` reads with Polars; a panic of Polars, in whatever thread, is an error of reading and says nothing on
+/// its own. Segments with a checksum are compared with it before, so damaged bytes get here from recordings of older
+/// versions only.
+pub(crate) fn reading<T>(work: impl FnOnce() -> PolarsResult<T>) -> PolarsResult<T> {
+    guarded(Threads::All, work)
+        .unwrap_or_else(|panicked| polars_bail!(ComputeError: "the Parquet reader panicked: {panicked}"))
+}
+
+/// Runs the query on the streaming engine; the answer is what must fit in memory.
 pub(crate) fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
-    // One query has one result; only `collect_all` returns several.
-    query.collect_with_engine(Engine::Streaming).map(|answer| answer.unwrap_single())
+    // One query has one answer; several come of `collect_all` only.
+    reading(|| query.collect_with_engine(Engine::Streaming).map(|answer| answer.unwrap_single()))
 }
 
-/// Scans exactly these files, whatever characters and `key=value` parts their paths have.
-pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsResult<LazyFrame> {
-    let paths: Vec<PlRefPath> = files.map(PlRefPath::try_from_path).collect::<PolarsResult<_>>()?;
-    let args =
-        ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
-    LazyFrame::scan_parquet_files(paths.into_iter().collect(), args)
-}
-
-/// Rows of a result, by column name.
+/// Rows of an answer, by column name.
 pub(crate) struct Answer(DataFrame);
 
 impl Answer {
@@ -28,22 +28,22 @@ impl Answer {
         collect(query).map(Self)
     }
 
-    /// Number of rows.
+    /// How many rows.
     pub(crate) fn rows(&self) -> usize {
         self.0.height()
     }
 
-    /// A column of numbers as floats, whatever its numeric type.
+    /// A column of numbers as floats, whatever kind of number it holds.
     pub(crate) fn f64s(&self, name: &str) -> PolarsResult<Vec<Option<f64>>> {
         Ok(self.0.column(name)?.cast(&DataType::Float64)?.f64()?.iter().collect())
     }
 
-    /// A column of unsigned integers.
+    /// A column of whole numbers.
     pub(crate) fn u64s(&self, name: &str) -> PolarsResult<Vec<Option<u64>>> {
         Ok(self.0.column(name)?.cast(&DataType::UInt64)?.u64()?.iter().collect())
     }
 
-    /// A column of signed integers: times.
+    /// A column of whole numbers with sign: times.
     pub(crate) fn i64s(&self, name: &str) -> PolarsResult<Vec<Option<i64>>> {
         Ok(self.0.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect())
     }
@@ -59,7 +59,28 @@ pub(crate) fn sum_with(column: &str, other: &str) -> Expr {
     col(column).filter(col(other).is_not_null()).sum()
 }
 
-/// Number of rows for which the condition holds; null does not count.
+/// How many rows the condition holds in; a null is not a yes.
 pub(crate) fn count_where(condition: Expr) -> Expr {
     condition.fill_null(lit(false)).cast(DataType::UInt64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A query that panics on purpose, on the engine's own threads.
+    #[test]
+    fn a_panic_of_polars_is_an_error_in_one_line() {
+        let frame = df!("a" => [1, 2, 3]).unwrap().lazy();
+        let panics = col("a").map(
+            |column| if column.len() < 10 { panic!("of a test\nin two lines") } else { Ok(column) },
+            |_, field| Ok(field.clone()),
+        );
+        let error = collect(frame.clone().select([panics])).unwrap_err().to_string();
+        assert!(
+            error.contains("the Parquet reader panicked: of a test") && !error.contains("two"),
+            "{error}"
+        );
+        assert_eq!(collect(frame).unwrap().height(), 3);
+    }
 }

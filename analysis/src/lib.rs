@@ -6,7 +6,6 @@
 
 pub mod cli;
 pub mod compare;
-mod directory;
 mod error;
 pub mod experiment;
 pub mod export;

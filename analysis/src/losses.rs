@@ -1,119 +1,153 @@
-//! Losses of a recording: segments that were removed, and those that cannot be used.
+//! What of a recording is lost to its readers: times that were not recorded, segments that were removed, and those
+//! that cannot be used.
 //!
-//! Questions are answered from the rest, with a note of the losses. `validate` reports the same and more.
+//! Questions are answered from what is left, and say what was not. `validate` reports the same and more.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
+use huddle_model::schema::{Manifest, RecordingGap, SCHEMA_VERSION, Table};
+use huddle_recording::table::missing_segments;
+use huddle_recording::{Listing, SegmentFault, SegmentName, check_segment};
 
 use crate::AnalysisError;
-use crate::directory::{Directory, TableFiles};
+use crate::run::RunDir;
 use crate::segment;
 
-/// Losses of one run.
+/// What one run lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Losses {
     sentences: Vec<String>,
-    unusable: BTreeSet<PathBuf>,
+    /// Segments to be passed over, with the reason.
+    unusable: BTreeMap<PathBuf, String>,
+    /// Segments that have no checksum, since they were written before segments had one.
+    unchecked: usize,
 }
 
 impl Losses {
-    /// Losses that show without reading rows: from the numbers of the segments, their footers and columns. An
-    /// unusable manifest is reported by the question itself.
-    pub(crate) fn of(run: &Directory) -> Self {
+    /// What can be told without reading rows: the gaps of the manifest, the numbers of the segments, whether their
+    /// bytes are those that were written, and their columns. Where the manifest cannot be used it is left to the
+    /// question to say so.
+    pub(crate) fn of(run: &RunDir) -> Self {
         let manifest = match run.manifest() {
             Ok(manifest) => Some(manifest),
-            // The responses of an experiment have no manifest.
+            // The responses of an experiment stand without a manifest.
             Err(AnalysisError::Read { .. }) => None,
             Err(_) => return Self::default(),
         };
+        let manifest = manifest.as_ref();
         let mut losses = Self::default();
-        losses.look(run, manifest.as_ref(), |path, table| match &manifest {
-            Some(manifest) => segment::columns(path, table, manifest.schema_version),
-            None => segment::opens(path),
-        });
-        for (table, files) in tables(run, manifest.as_ref()) {
-            losses.sentences.extend(missing(table, &files, manifest.as_ref()));
+        let gaps = manifest.into_iter().flat_map(|manifest| &manifest.gaps);
+        losses.sentences.extend(gaps.map(RecordingGap::sentence));
+        for table in tables(manifest) {
+            match run.files(table) {
+                Ok(files) => losses.look(table, &files, manifest),
+                Err(error) => losses.sentences.push(error.to_string()),
+            }
         }
         losses
     }
 
-    /// Reads every row, since damage may be inside, and adds segments that turn out to be unusable; returns
-    /// their number.
-    pub(crate) fn read_through(&mut self, run: &Directory) -> usize {
+    fn look(&mut self, table: Table, files: &Listing, manifest: Option<&Manifest>) {
+        for ((_, path), checked) in files.segments.iter().zip(check_all(table, files, manifest)) {
+            let why = match checked {
+                // A recorder that still runs removes the oldest ones.
+                Err(fault) if fault.is_gone() => {
+                    self.unusable.insert(path.clone(), fault.to_string());
+                    continue;
+                }
+                Err(fault) => Some(fault),
+                Ok(has_checksum) => {
+                    self.unchecked += usize::from(!has_checksum);
+                    match manifest {
+                        Some(manifest) => segment::columns(path, table, manifest.schema_version).err(),
+                        None => segment::opens(path).err(),
+                    }
+                }
+            };
+            if let Some(why) = why {
+                self.give_up(path, &why);
+            }
+        }
+        self.sentences.extend(missing_segments(table, files, manifest));
+    }
+
+    /// Reads every row, since damage may be within a segment that has no checksum, and adds what turns out to be
+    /// unusable; how many segments that are.
+    pub(crate) fn read_through(&mut self, run: &RunDir) -> usize {
         let known = self.unusable.len();
         let manifest = run.manifest().ok();
         let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
-        self.look(run, manifest.as_ref(), |path, table| {
-            segment::check(path, table, version, &mut segment::Times::default()).map(|_| ())
-        });
+        for table in tables(manifest.as_ref()) {
+            for (_, path) in run.files(table).unwrap_or_default().segments {
+                if self.fault(&path).is_none()
+                    && let Err(why) = segment::check(&path, table, version, &mut segment::Times::default())
+                {
+                    self.give_up(&path, &why);
+                }
+            }
+        }
         self.unusable.len() - known
     }
 
-    /// One sentence per loss.
+    fn give_up(&mut self, path: &Path, why: &SegmentFault) {
+        self.sentences.push(why.to_string());
+        self.unusable.insert(path.to_owned(), why.to_string());
+    }
+
+    /// One sentence a loss.
     pub(crate) fn sentences(&self) -> &[String] {
         &self.sentences
     }
 
-    /// Whether a segment must be skipped.
-    pub(crate) fn has(&self, segment: &Path) -> bool {
-        self.unusable.contains(segment)
+    /// Why a segment must be passed over.
+    pub(crate) fn fault(&self, segment: &Path) -> Option<&str> {
+        self.unusable.get(segment).map(String::as_str)
     }
 
-    fn look(
-        &mut self,
-        run: &Directory,
-        manifest: Option<&Manifest>,
-        check: impl Fn(&Path, Table) -> Result<(), String>,
-    ) {
-        for (table, files) in tables(run, manifest) {
-            for (_, path) in files.segments {
-                if !self.has(&path)
-                    && let Err(why) = check(&path, table)
-                {
-                    self.sentences.push(why);
-                    self.unusable.insert(path);
-                }
-            }
-        }
-    }
-}
-
-/// The tables of the manifest's version, with their files; a directory that cannot be listed is reported by
-/// the question that needs it.
-fn tables(run: &Directory, manifest: Option<&Manifest>) -> impl Iterator<Item = (Table, TableFiles)> {
-    Table::ALL
-        .iter()
-        .copied()
-        .filter(move |table| manifest.is_none_or(|manifest| manifest.knows(*table)))
-        .filter_map(|table| Some((table, run.files(table).ok()?)))
-}
-
-/// The missing segments of `table`, one sentence per range. Segments are numbered consecutively, and the
-/// recorder removes the oldest first; without a manifest only gaps are known.
-pub(crate) fn missing(table: Table, files: &TableFiles, manifest: Option<&Manifest>) -> Vec<String> {
-    let gaps = files.segments.windows(2).filter(|pair| pair[1].0 > pair[0].0 + 1);
-    let mut found: Vec<String> = gaps
-        .map(|pair| {
-            format!("{table} lacks the segments {} to {}: they were removed", pair[0].0 + 1, pair[1].0 - 1)
+    /// What should be known though nothing is known to be lost.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> + '_ {
+        (self.unchecked > 0).then(|| {
+            format!(
+                "{} segments were written before segments had a checksum: damage in them may go unnoticed",
+                self.unchecked
+            )
         })
-        .collect();
-    let Some(manifest) = manifest else { return found };
-    let TableCounts { segments_written: last, segments_removed, .. } = manifest.counts(table);
-    let first = segments_removed + 1;
-    let Some((found_first, found_last)) = files.span() else {
-        if last >= first {
-            found.push(format!("{table} lacks all of its segments {first} to {last}: they were removed"));
+        .into_iter()
+    }
+}
+
+/// The tables that the manifest's version knows.
+fn tables(manifest: Option<&Manifest>) -> impl Iterator<Item = Table> {
+    let is_known = move |table: &Table| manifest.is_none_or(|manifest| manifest.knows(*table));
+    Table::ALL.iter().copied().filter(is_known)
+}
+
+/// Compares the segments of a table with their checksums, several at a time: reading all of a recording is what that
+/// takes. Whether each has one, or why it cannot be used.
+fn check_all(table: Table, files: &Listing, manifest: Option<&Manifest>) -> Vec<Result<bool, SegmentFault>> {
+    let segments = &files.segments;
+    let results = Mutex::new(Vec::with_capacity(segments.len()));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((number, path)) = segments.get(at) else { return };
+            let checked = check_segment(path, SegmentName { table, number: *number, manifest });
+            let checked = checked.map(|checked| checked.has_checksum);
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((at, checked));
         }
-        return found;
     };
-    // During a run the manifest may not include the latest removals.
-    if manifest.end_us.is_some() && found_first > first {
-        found.push(format!("{table} lacks its segments {first} to {}: they were removed", found_first - 1));
-    }
-    if found_last < last {
-        found.push(format!("{table} lacks its segments {} to {last}: they were removed", found_last + 1));
-    }
-    found
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(segments.len());
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, checked)| checked).collect()
 }

@@ -1,93 +1,133 @@
-//! One recording, and scans of its tables.
+//! One recording, and how its tables are scanned.
 
 use std::path::{Path, PathBuf};
 
-use huddle_model::schema::{Column, Manifest, Table};
-use polars::prelude::{LazyFrame, NULL, col, lit};
+use huddle_model::schema::{Column, MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
+use huddle_recording::{Listing, list_segments, read_manifest};
+use polars::io::HiveOptions;
+use polars::prelude::{LazyFrame, NULL, PlRefPath, PolarsResult, ScanArgsParquet, col, lit};
 
 use crate::AnalysisError;
-use crate::directory::Directory;
-pub use crate::directory::TableFiles;
-use crate::frame::scan_files;
+use crate::frame::reading;
 use crate::losses::Losses;
 use crate::segment::data_type;
 
-/// The directory of one run, and its unreadable parts.
+/// The directory of one run, and what of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunDir {
-    directory: Directory,
+    path: PathBuf,
     losses: Losses,
 }
 
 impl RunDir {
-    /// The run in this directory; reads the footers of its segments.
+    /// The run in this directory, which [`is_run`] found; compares its segments with their checksums, and looks at
+    /// their footers.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let directory = Directory::new(path);
-        let losses = Losses::of(&directory);
-        Self { directory, losses }
+        let mut run = Self { path, losses: Losses::default() };
+        run.losses = Losses::of(&run);
+        run
     }
 
     /// Its path.
     pub fn path(&self) -> &Path {
-        self.directory.path()
+        &self.path
     }
 
-    /// Recorded data that cannot be read, one sentence each: answers are from the rest.
+    /// What was recorded and cannot be read, one sentence each: answers are of the rest.
     pub fn losses(&self) -> &[String] {
         self.losses.sentences()
     }
 
-    /// Reads every row, and excludes segments that turn out to be damaged inside; returns the number of newly
-    /// found ones.
+    /// Why a segment is passed over; `None` for one that is read.
+    pub(crate) fn fault(&self, segment: &Path) -> Option<&str> {
+        self.losses.fault(segment)
+    }
+
+    /// What a user should know of its segments though nothing is known to be wrong.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> + '_ {
+        self.losses.notes()
+    }
+
+    /// Reads every row, and passes over the segments that turn out to be damaged within; how many were
+    /// not known before.
     pub(crate) fn read_through(&mut self) -> usize {
-        self.losses.read_through(&self.directory)
+        let mut losses = std::mem::take(&mut self.losses);
+        let found = losses.read_through(self);
+        self.losses = losses;
+        found
     }
 
     /// Path of its manifest.
     pub fn manifest_path(&self) -> PathBuf {
-        self.directory.manifest_path()
+        self.path.join(MANIFEST_FILE)
     }
 
     /// Its manifest.
     ///
     /// # Errors
-    /// When it cannot be read, or has an unknown version.
+    /// When it cannot be read, or is of a version that this program does not know.
     pub fn manifest(&self) -> Result<Manifest, AnalysisError> {
-        self.directory.manifest()
+        Ok(read_manifest(&self.path)?)
     }
 
-    /// The files of a table; none if its directory does not exist, since it is created with the first row.
+    /// The files of a table; none where its directory is not there, since a table gets one with its first row.
     ///
     /// # Errors
-    /// When the directory cannot be read.
-    pub fn files(&self, table: Table) -> Result<TableFiles, AnalysisError> {
-        self.directory.files(table)
+    /// Its directory is none, or cannot be listed.
+    pub fn files(&self, table: Table) -> Result<Listing, AnalysisError> {
+        Ok(list_segments(&self.path, table)?)
     }
 
-    /// A lazy scan of a table's usable closed segments in order, with today's columns whatever the version of
-    /// the recording: missing columns are null. `None` if there is no segment.
+    /// A lazy scan of a table's usable closed segments in order, with the columns of today whatever the version
+    /// of the recording: what it does not have is null. `None` where there is no segment.
     ///
     /// # Errors
-    /// When the manifest has an unknown version, or the directory cannot be read.
+    /// When the manifest is of a version that this program does not know, or the directory cannot be read.
     pub fn scan(&self, table: Table) -> Result<Option<LazyFrame>, AnalysisError> {
-        let version = self.directory.schema_version()?;
-        let segments = self.files(table)?.segments;
-        let usable: Vec<&Path> =
-            segments.iter().map(|(_, path)| path.as_path()).filter(|path| !self.losses.has(path)).collect();
+        let version = self.schema_version()?;
+        // A directory that cannot be listed is among the losses.
+        let segments = self.files(table).unwrap_or_default().segments;
+        let paths = segments.iter().map(|(_, path)| path.as_path());
+        let usable: Vec<&Path> = paths.filter(|path| self.fault(path).is_none()).collect();
         if usable.is_empty() {
             return Ok(None);
         }
-        let frame = scan_files(usable.into_iter()).map_err(AnalysisError::table(self.path(), table))?;
+        let frame = scan_files(usable.into_iter()).map_err(AnalysisError::table(&self.path, table))?;
         let columns = table.columns();
         let old = |name| table.column_name(name, version);
         if columns.iter().all(|column| old(column.name) == Some(column.name)) {
             return Ok(Some(frame));
         }
-        // Joined to the others, so that they have the same number of rows whatever is selected.
+        // Beside the others, so that they have as many rows as these whatever is asked for.
         let missing = columns.iter().filter(|column| old(column.name).is_none());
         let nulls = missing.map(|column| lit(NULL).cast(data_type(column.kind)).alias(column.name));
         let frame = frame.with_columns(nulls.collect::<Vec<_>>());
         let of_today = |column: &Column| col(old(column.name).unwrap_or(column.name)).alias(column.name);
         Ok(Some(frame.select(columns.iter().map(of_today).collect::<Vec<_>>())))
     }
+
+    /// The version of its tables; where the manifest was lost, that of today.
+    fn schema_version(&self) -> Result<u32, AnalysisError> {
+        match self.manifest() {
+            Ok(manifest) => Ok(manifest.schema_version),
+            Err(AnalysisError::Read { source, .. }) if source.is_not_found() => Ok(SCHEMA_VERSION),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Scans exactly these files, whatever characters and `key=value` parts their paths have.
+pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsResult<LazyFrame> {
+    let paths: Vec<PlRefPath> = files.map(PlRefPath::try_from_path).collect::<PolarsResult<_>>()?;
+    let args =
+        ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
+    reading(|| LazyFrame::scan_parquet_files(paths.into_iter().collect(), args))
+}
+
+/// A run has a manifest; one that lost it still has its tables, which `validate` has to find. What has the name of a
+/// manifest and is no file is refused by name when it is read.
+pub(crate) fn is_run(dir: &Path) -> bool {
+    let has_segment =
+        |table: &Table| list_segments(dir, *table).is_ok_and(|files| !files.segments.is_empty());
+    dir.join(MANIFEST_FILE).symlink_metadata().is_ok() || Table::ALL.iter().any(has_segment)
 }

@@ -1,36 +1,37 @@
-//! Checks of one segment: it opens, its columns match the schema, its time goes forward.
+//! One segment: does it open, are its columns those of the schema, does its time go forward.
 
 use std::path::Path;
 
 use huddle_model::schema::{ColumnKind, Table};
+use huddle_recording::SegmentFault;
 use polars::prelude::*;
 
-use crate::error::first_line;
-use crate::frame::scan_files;
+use crate::frame::reading;
+use crate::run::scan_files;
 
-/// Last time and round of the segments checked so far.
+/// Where time and rounds stand after the segments looked at so far.
 #[derive(Default)]
 pub(crate) struct Times {
     last_us: Option<i64>,
     last_round: Option<u64>,
 }
 
-/// Contents of a readable segment.
+/// What a readable segment holds.
 pub(crate) struct Found {
     pub(crate) rows: u64,
     pub(crate) rounds: Option<(u64, u64)>,
-    /// Problems that leave its rows usable.
+    /// What is wrong though its rows can be used.
     pub(crate) problems: Vec<String>,
 }
 
-/// Reads only its footer; the error is why it cannot be used.
-pub(crate) fn opens(path: &Path) -> Result<(), String> {
+/// Reads its footer only; an error is why it cannot be used.
+pub(crate) fn opens(path: &Path) -> Result<(), SegmentFault> {
     schema(path).map(|_| ())
 }
 
-/// Reads only its footer, and compares its columns with those of this schema version; the error is why it
+/// Reads its footer only, and compares its columns with those of this schema version; an error is why it
 /// cannot be used.
-pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), String> {
+pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), SegmentFault> {
     let schema = schema(path)?;
     let expected: Vec<(&str, DataType)> = table
         .columns()
@@ -52,12 +53,18 @@ pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), Str
     }
 }
 
-/// Reads a whole segment of a recording of this schema version; the error is why it cannot be used.
-pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) -> Result<Found, String> {
+/// Reads all of a segment of a recording of this schema version; an error is why it cannot be used.
+pub(crate) fn check(
+    path: &Path,
+    table: Table,
+    version: u32,
+    times: &mut Times,
+) -> Result<Found, SegmentFault> {
     columns(path, table, version)?;
-    let damaged = |error| unreadable(path, &error);
+    let damaged = |error: PolarsError| SegmentFault::of(path, error);
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
-    let frame = scan_files(std::iter::once(path)).and_then(LazyFrame::collect).map_err(damaged)?;
+    let frame =
+        reading(|| scan_files(std::iter::once(path)).and_then(LazyFrame::collect)).map_err(damaged)?;
     check_nulls(path, table, version, &frame)?;
     let mut problems = Vec::new();
     // The first column of every table is its time.
@@ -89,30 +96,26 @@ pub(crate) fn check(path: &Path, table: Table, version: u32, times: &mut Times) 
     Ok(Found { rows: frame.height() as u64, rounds: rounds.min().zip(rounds.max()), problems })
 }
 
-fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), String> {
+fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Result<(), SegmentFault> {
     for column in table.columns().iter().filter(|column| !table.is_nullable(column, version)) {
         let Some(name) = table.column_name(column.name, version) else { continue };
         let nulls = frame.column(name).map_or(0, Column::null_count);
         if nulls > 0 {
-            let what = format!("{} is null in {nulls} rows but must not be null", column.name);
+            let what = format!("{} is null in {nulls} rows and may never be", column.name);
             return Err(drift(path, table, version, &what));
         }
     }
     Ok(())
 }
 
-fn schema(path: &Path) -> Result<SchemaRef, String> {
-    scan_files(std::iter::once(path))
-        .and_then(|mut frame| frame.collect_schema())
-        .map_err(|error| unreadable(path, &error))
+fn schema(path: &Path) -> Result<SchemaRef, SegmentFault> {
+    reading(|| scan_files(std::iter::once(path)).and_then(|mut frame| frame.collect_schema()))
+        .map_err(|error| SegmentFault::of(path, error))
 }
 
-fn unreadable(path: &Path, error: &PolarsError) -> String {
-    format!("{} cannot be read: {}", path.display(), first_line(&error.to_string()))
-}
-
-fn drift(path: &Path, table: Table, version: u32, what: &str) -> String {
-    format!("{} does not have the columns of {table} in schema version {version}: {what}", path.display())
+fn drift(path: &Path, table: Table, version: u32, what: &str) -> SegmentFault {
+    let what = format!("it does not have the columns of {table} in schema version {version}: {what}");
+    SegmentFault::of(path, what)
 }
 
 /// The type in Polars.
@@ -128,7 +131,7 @@ pub(crate) fn data_type(kind: ColumnKind) -> DataType {
     }
 }
 
-/// The first value below the maximum before it: its row (from 1), the maximum, the value.
+/// The first value that is less than the greatest before it: its row (from 1), that greatest, itself.
 fn first_step_back<T: PartialOrd + Copy>(
     mut greatest: Option<T>,
     values: impl Iterator<Item = T>,

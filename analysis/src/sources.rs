@@ -1,31 +1,30 @@
-//! Finding recordings and results of experiments.
+//! Where recordings and results of experiments are.
 
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::MANIFEST_FILE;
 
 use crate::AnalysisError;
-use crate::directory::is_run;
 use crate::experiment::{ExperimentDir, is_experiment};
-use crate::run::RunDir;
+use crate::run::{RunDir, is_run};
 
-/// Maximum depth of a run below the named directory: `host=NAME/run=ID`, and one for a tree of trees.
+/// How many directories below the named one a run may be: `host=NAME/run=ID`, and one for a tree of trees.
 const DEEPEST: usize = 3;
 
-/// Sources of data.
+/// What can be questioned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// Recordings, except for those of experiments.
+    /// Recordings, but for those that an experiment made.
     pub runs: Vec<RunDir>,
     /// Results of experiments, with their recordings.
     pub experiments: Vec<ExperimentDir>,
 }
 
 impl Sources {
-    /// The sources at all these paths, without duplicates.
+    /// What is at all these paths, each thing once.
     ///
     /// # Errors
-    /// When one of them has none.
+    /// When one of them has nothing.
     pub fn of(paths: &[PathBuf]) -> Result<Self, AnalysisError> {
         let mut all = Self::default();
         for path in paths {
@@ -34,23 +33,23 @@ impl Sources {
         Ok(all)
     }
 
-    /// The sources at `path`: the directory of a run or of an experiment, a tree that contains some, or a
-    /// pattern (`*`, `?`, `[..]`) of such, in ascending order.
+    /// What is at `path`: the directory of a run or of an experiment, a tree that holds some, or a pattern
+    /// (`*`, `?`, `[..]`) of such, in ascending order.
     ///
     /// # Errors
-    /// When there are none.
+    /// When there is nothing.
     pub fn find(path: &Path) -> Result<Self, AnalysisError> {
-        // An existing path is taken literally, whatever characters it has.
+        // A path that exists is meant as it is, whatever characters it has.
         match path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
             Some(pattern) => Self::matching(pattern),
             None => Self::at(path),
         }
     }
 
-    /// Only the recordings, including those of experiments.
+    /// The recordings alone, those of experiments among them.
     ///
     /// # Errors
-    /// When there are only results of experiments, which some questions do not support.
+    /// When there are results of experiments only, which some questions cannot be put to.
     pub fn recordings(&self) -> Result<Vec<RunDir>, AnalysisError> {
         let of_experiments = self.experiments.iter().flat_map(ExperimentDir::runs);
         let all: Vec<RunDir> = self.runs.iter().chain(of_experiments).cloned().collect();
@@ -60,17 +59,23 @@ impl Sources {
         }
     }
 
-    /// The result of `ask`. If a segment turns out to be damaged inside, which its footer does not show, all
-    /// rows are read to find such segments, and `ask` runs again without them.
+    /// What of them was left out, one sentence each.
+    pub(crate) fn losses(&self) -> impl Iterator<Item = &String> {
+        let of_experiments = self.experiments.iter().flat_map(ExperimentDir::all_runs);
+        self.runs.iter().chain(of_experiments).flat_map(RunDir::losses)
+    }
+
+    /// What `ask` answers. Where a segment turns out to be damaged within, which its footer does not tell,
+    /// all rows are read to find such segments, and it is asked again without them.
     ///
     /// # Errors
-    /// The errors of `ask`.
+    /// Those of `ask`.
     pub(crate) fn answer<T>(
         &mut self,
         ask: impl Fn(&Self) -> Result<T, AnalysisError>,
     ) -> Result<T, AnalysisError> {
         match ask(self) {
-            // An export cannot read its input and fails as a write.
+            // An export that cannot read cannot write.
             Err(AnalysisError::Table { .. } | AnalysisError::Write { .. }) if self.read_through() > 0 => {
                 ask(self)
             }
@@ -78,12 +83,13 @@ impl Sources {
         }
     }
 
-    fn read_through(&mut self) -> usize {
+    /// Reads all rows to find segments that are damaged within; how many were not known before.
+    pub(crate) fn read_through(&mut self) -> usize {
         let of_runs: usize = self.runs.iter_mut().map(RunDir::read_through).sum();
         of_runs + self.experiments.iter_mut().map(ExperimentDir::read_through).sum::<usize>()
     }
 
-    /// The sources at all paths that match a pattern; other paths are skipped.
+    /// What is at all paths that match a pattern; what is neither is passed over.
     fn matching(pattern: &str) -> Result<Self, AnalysisError> {
         let bad = |error: &dyn std::fmt::Display| {
             AnalysisError::Pattern(format!("{pattern:?} is not a pattern of paths: {error}"))
@@ -118,7 +124,7 @@ impl Sources {
     }
 
     fn look_below(&mut self, dir: &Path, depth: usize) -> Result<(), AnalysisError> {
-        // An experiment may have a table of responses beside its result, without a manifest.
+        // An experiment may have the table of its responses beside its result, and no manifest.
         let is_experiment = !dir.join(MANIFEST_FILE).exists() && is_experiment(dir);
         if !is_experiment && is_run(dir) {
             self.runs.push(RunDir::new(dir.to_owned()));
@@ -166,13 +172,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_paths_have_a_one_sentence_error() {
+    fn what_is_neither_is_said_in_one_sentence() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        // A file with that name from another program.
+        // A file of that name that another program wrote.
         std::fs::write(dir.path().join("summary.json"), "{\"schema\":\"other\"}").unwrap();
         for (path, words) in
-            [("", "has no recording"), ("file", "is a file"), ("none", "No such file or directory")]
+            [("", "holds no recording"), ("file", "is a file"), ("none", "No such file or directory")]
         {
             let error = Sources::find(&dir.path().join(path)).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains('\n'), "{error}");
@@ -180,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_experiment_has_the_recordings_below_it() {
+    fn an_experiment_has_the_recordings_beneath_it() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, text: &str| {
             let path = dir.path().join(name);
@@ -196,9 +202,9 @@ mod tests {
         let found = Sources::find(dir.path()).unwrap();
         let at = |name: &str| dir.path().join(name);
         assert_eq!(found.runs, [RunDir::new(at("run"))]);
-        let experiments: Vec<(PathBuf, usize)> =
+        let told: Vec<(PathBuf, usize)> =
             found.experiments.iter().map(|one| (one.path().to_owned(), one.runs().len())).collect();
-        assert_eq!(experiments, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
+        assert_eq!(told, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
         assert_eq!(found.recordings().unwrap().len(), 2);
         std::fs::remove_dir_all(at("scan/128-kib/recording")).unwrap();
         let error = Sources::find(&at("scan")).unwrap().recordings().unwrap_err().to_string();

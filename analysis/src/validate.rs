@@ -1,42 +1,43 @@
-//! Checks whether a recording is complete, and which parts are usable.
+//! Whether a recording is whole, and what of it can be used.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
+use huddle_recording::Listing;
+use huddle_recording::table::missing_segments;
 use serde::Serialize;
 
 use crate::AnalysisError;
-use crate::losses::missing;
-use crate::run::{RunDir, TableFiles};
+use crate::run::RunDir;
 use crate::segment::{self, Times};
 use crate::text::clean;
 
-/// Findings about one run.
+/// What was found in one run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Directory of the run.
     pub path: PathBuf,
-    /// Problems, one sentence each; empty if the recording is complete.
+    /// What is wrong, one sentence each; empty when the recording is whole.
     pub problems: Vec<String>,
-    /// Notes that are not problems.
+    /// What a user should know though it is as it should be.
     pub notes: Vec<String>,
-    /// Usable parts, by table; empty if the whole run was rejected.
+    /// What can be used, by table; empty when the run was refused as a whole.
     pub usable: Vec<Usable>,
 }
 
-/// Usable parts of one table.
+/// What can be used of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usable {
     /// The table.
     pub table: Table,
-    /// Number of intact segments.
+    /// Segments that are whole.
     pub segments: u64,
     /// Rows in them.
     pub rows: u64,
     /// Their first and last round; `None` without a row.
     pub rounds: Option<(u64, u64)>,
-    /// Number of existing segments that cannot be used.
+    /// Segments that are there and cannot be used.
     pub damaged: u64,
 }
 
@@ -52,7 +53,7 @@ impl Report {
                 None
             }
             Err(error) => {
-                // Tables of another version may mean something else, and a guess could be silently wrong.
+                // Another version's tables mean something else, and a guess could be wrong unseen.
                 report.problems.push(error.to_string());
                 return report;
             }
@@ -60,10 +61,11 @@ impl Report {
         if let Some(manifest) = &manifest {
             report.check_end(manifest);
         }
+        report.notes.extend(run.notes());
         for table in Table::ALL {
             match run.files(*table) {
-                // The directory of a table is created with its first row, so most runs lack some.
-                Ok(files) if files == TableFiles::default() && !is_expected(manifest.as_ref(), *table) => {}
+                // A table gets its directory with its first row, so most runs lack some.
+                Ok(files) if files == Listing::default() && !is_expected(manifest.as_ref(), *table) => {}
                 Ok(files) if manifest.as_ref().is_some_and(|manifest| !manifest.knows(*table)) => {
                     report.problems.push(format!(
                         "{} has the table {table}, which came with schema version {}, and its manifest says {}: \
@@ -74,22 +76,20 @@ impl Report {
                         files.segments.len() + files.open.len() + files.strange.len(),
                     ));
                 }
-                Ok(files) => report.check_table(*table, &files, manifest.as_ref()),
+                Ok(files) => report.check_table(run, *table, &files, manifest.as_ref()),
                 Err(error) => report.problems.push(error.to_string()),
             }
         }
         report
     }
 
-    /// Whether there are no problems.
+    /// Whether nothing is wrong.
     pub fn is_whole(&self) -> bool {
         self.problems.is_empty()
     }
 
     fn check_end(&mut self, manifest: &Manifest) {
-        if let Some(reason) = &manifest.stopped {
-            self.problems.push(format!("recording stopped before the run: {reason}"));
-        }
+        self.problems.extend(manifest.interruptions());
         match manifest.end_us {
             None => self.problems.push(
                 "the manifest has no end: the recording still runs, or was killed with its last segments open"
@@ -103,7 +103,7 @@ impl Report {
         }
     }
 
-    fn check_table(&mut self, table: Table, files: &TableFiles, manifest: Option<&Manifest>) {
+    fn check_table(&mut self, run: &RunDir, table: Table, files: &Listing, manifest: Option<&Manifest>) {
         for open in &files.open {
             self.problems.push(format!(
                 "{} is an open segment: unreadable, its rows are lost unless the recording still runs",
@@ -111,13 +111,17 @@ impl Report {
             ));
         }
         for strange in &files.strange {
-            self.notes.push(format!("{} is not part of a recording and was ignored", strange.display()));
+            self.notes.push(format!("{} is not of a recording and was ignored", strange.display()));
         }
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();
         let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
         for (_, path) in &files.segments {
-            match segment::check(path, table, version, &mut times) {
+            let checked = match run.fault(path) {
+                Some(why) => Err(why.to_owned()),
+                None => segment::check(path, table, version, &mut times).map_err(|why| why.to_string()),
+            };
+            match checked {
                 Ok(found) => {
                     self.problems.extend(found.problems);
                     usable.segments += 1;
@@ -133,12 +137,12 @@ impl Report {
                 }
             }
         }
-        let missing = missing(table, files, manifest);
+        let missing = missing_segments(table, files, manifest);
         let is_complete = missing.is_empty();
         self.problems.extend(missing);
         if let Some(manifest) = manifest {
             self.note_counts(manifest, table);
-            // During a run the manifest lags behind.
+            // While a run goes on the manifest lags behind.
             if is_complete && manifest.end_us.is_some() {
                 self.check_counts(manifest, table, files, &usable);
             }
@@ -155,24 +159,24 @@ impl Report {
         }
         if rows_removed > 0 {
             self.notes.push(format!(
-                "the first {rows_removed} rows of {table} were removed to stay within the limits of the recording"
+                "the first {rows_removed} rows of {table} were removed to keep within the limits of the recording"
             ));
         }
     }
 
-    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &TableFiles, usable: &Usable) {
+    fn check_counts(&mut self, manifest: &Manifest, table: Table, files: &Listing, usable: &Usable) {
         let TableCounts { segments_written, segments_removed, .. } = manifest.counts(table);
         let (first, last) = (segments_removed + 1, segments_written);
         match files.span() {
             Some((found_first, found_last)) if found_first < first || found_last > last => {
                 self.problems.push(format!(
-                    "{table} has segments {found_first} to {found_last}, but the manifest has only {first} to {last}: \
+                    "{table} has segments {found_first} to {found_last}, and the manifest knows of {first} to {last} only: \
                      they may be of another run"
                 ));
             }
             _ if usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
                 self.problems.push(format!(
-                    "{table} has {} rows, but the manifest counts {}",
+                    "{table} has {} rows, and the manifest counts {}",
                     usable.rows,
                     manifest.counts(table).rows_kept()
                 ));
@@ -208,7 +212,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Whether segments of `table` exist according to the manifest.
+/// Whether the manifest says that segments of `table` are there.
 fn is_expected(manifest: Option<&Manifest>, table: Table) -> bool {
     manifest.map(|manifest| manifest.counts(table)).is_some_and(|counts| {
         counts.segments_written > counts.segments_removed || counts.rows_lost > 0 || counts.rows_removed > 0

@@ -9,11 +9,12 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_model::schema::Table;
+use huddle_model::schema::{Manifest, RecordingGap, Table};
 use huddle_model::view::View;
 use huddle_record::{QueueLimit, RecordTarget, Recorder, RecorderLimits, SegmentLimits};
+use huddle_testing::older::forget_checksums;
 use huddle_testing::sample;
-use polars::prelude::{Column, DataFrame, ParquetWriter};
+use polars::prelude::{Column, CsvReader, DataFrame, ParquetReader, ParquetWriter, SerReader};
 use serde_json::Value;
 
 const VMS: usize = 3;
@@ -203,23 +204,27 @@ fn damaged_and_missing_segments_are_named_and_the_rest_is_usable() {
     }
     let all = ["summary", "sharing", "timeline", "compare"];
     answers_of_the_rest(&run, &all, "segment-000002.parquet cannot be read");
-    // Damage that only those see who read the rows.
-    let mut within = whole.clone();
-    within[8..200].fill(0xff);
-    fs::write(&path, &within).unwrap();
-    assert!(wrong(&run).contains("segment-000002.parquet cannot be read"));
-    answers_of_the_rest(&run, &["summary", "sharing"], "segment-000002.parquet cannot be read");
+    // A single bit, which a reader of Parquet may give another value for.
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 4;
+    fs::write(&path, &flipped).unwrap();
+    assert!(wrong(&run).contains("its bytes are not those that were written"));
+    answers_of_the_rest(&run, &all, "its bytes are not those that were written");
+    // A segment of the same recording in the place of another.
+    fs::copy(run.join("sharing/segment-000003.parquet"), &path).unwrap();
+    assert!(wrong(&run).contains("it is segment 3 of sharing of the run 20261123T060233Z-1, and stands in"));
+    answers_of_the_rest(&run, &all, "it is segment 3 of sharing");
 
     fs::remove_file(&path).unwrap();
-    assert!(wrong(&run).contains("sharing lacks the segments 2 to 2"));
-    answers_of_the_rest(&run, &all, "sharing lacks the segments 2 to 2");
+    assert!(wrong(&run).contains("sharing lacks segment 2"));
+    answers_of_the_rest(&run, &all, "sharing lacks segment 2");
     fs::remove_file(run.join("vms/segment-000004.parquet")).unwrap();
-    assert!(wrong(&run).contains("vms lacks its segments 4 to 4"));
+    assert!(wrong(&run).contains("vms lacks segment 4"));
     fs::remove_file(run.join("ksm/segment-000001.parquet")).unwrap();
-    assert!(wrong(&run).contains("ksm lacks its segments 1 to 1"));
+    assert!(wrong(&run).contains("ksm lacks segment 1"));
     fs::remove_dir_all(run.join("events")).unwrap();
-    assert!(wrong(&run).contains("events lacks all of its segments 1 to 4"));
-    assert!(text(&analysis(&["summary"], &run).stdout).contains("events lacks all of its segments 1 to 4"));
+    assert!(wrong(&run).contains("events lacks segments 1 to 4"));
+    assert!(text(&analysis(&["summary"], &run).stdout).contains("events lacks segments 1 to 4"));
     fs::copy(run.join("decisions/segment-000004.parquet"), run.join("decisions/segment-000005.parquet"))
         .unwrap();
     assert!(wrong(&run).contains("decisions has segments 1 to 5"));
@@ -234,24 +239,123 @@ fn answers_of_the_rest(run: &Path, questions: &[&str], lost: &str) {
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{question}");
         let said = text(&output.stdout);
         assert_eq!(said.matches(lost).count(), 1, "{question}: {said}");
+        // What programs read is told on stderr too.
         let output = analysis(&[question, "--format", "json"], run);
         assert!(text(&output.stdout).contains(lost), "{question}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("huddle-analysis: left out: ") && said.contains(lost), "{question}: {said}");
+        assert_eq!((output.status.code(), said.lines().count()), (Some(0), 1), "{question}: {said}");
     }
+    let page = tempfile::tempdir().unwrap();
+    let page = page.path().join("report.html");
+    let output = analysis(&["report", "-o", page.to_str().unwrap()], run);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains(lost) && said.lines().count() == 1, "{said}");
+    assert!(fs::read_to_string(page).unwrap().contains(lost));
     let out = tempfile::tempdir().unwrap();
     let exported = out.path().join("new");
     let output = analysis(&["export", "--format", "csv", "-o", exported.to_str().unwrap()], run);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("not exported") && said.contains(lost) && said.lines().count() == 1, "{said}");
+    assert!(said.contains("left out: ") && said.contains(lost) && said.lines().count() == 1, "{said}");
     let rows = fs::read_to_string(exported.join("sharing.csv")).unwrap().lines().count();
     assert_eq!(rows, 1 + 18);
     // Nothing but what was asked for is left there.
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
 }
 
+/// Damage of a recording that has no checksums is found where the rows are read.
+#[test]
+fn an_older_recording_that_is_damaged_is_answered_from_the_rest() {
+    let (_dir, run) = recording();
+    forget_checksums(&run);
+    let whole = analysis(&["validate"], &run);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
+    assert!(text(&whole.stdout).contains("segments were written before segments had a checksum"));
+    let path = run.join("sharing/segment-000002.parquet");
+    let mut within = fs::read(&path).unwrap();
+    within[8..200].fill(0xff);
+    fs::write(&path, &within).unwrap();
+    assert!(wrong(&run).contains("segment-000002.parquet cannot be read"));
+    answers_of_the_rest(&run, &["summary", "sharing"], "segment-000002.parquet cannot be read");
+}
+
+#[test]
+fn times_that_were_not_recorded_are_told_by_every_answer() {
+    let (_dir, run) = recording();
+    let path = run.join("manifest.json");
+    let mut manifest = Manifest::from_json(&fs::read_to_string(&path).unwrap()).unwrap();
+    let gap =
+        RecordingGap { rows_lost: 7, ..RecordingGap::begin(manifest.begin_us, "the disk was full".into()) };
+    manifest.gaps.push(RecordingGap { end_us: manifest.end_us, ..gap });
+    fs::write(&path, manifest.to_json().unwrap()).unwrap();
+    let lost = "0 windows and 7 rows are missing: the disk was full";
+    assert!(wrong(&run).contains(lost));
+    for question in ["summary", "sharing", "timeline", "compare"] {
+        let output = analysis(&[question], &run);
+        assert_eq!(output.status.code(), Some(0), "{question}");
+        assert!(text(&output.stdout).contains(lost), "{question}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
+    let (_dir, run) = recording();
+    let pipe = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let segment = run.join("sharing/segment-000002.parquet");
+    fs::remove_file(&segment).unwrap();
+    pipe(&segment);
+    let lost = "segment-000002.parquet cannot be read: it is a named pipe";
+    assert!(wrong(&run).contains(lost));
+    answers_of_the_rest(&run, &["summary", "sharing", "timeline", "compare"], lost);
+    fs::remove_file(&segment).unwrap();
+    std::os::unix::fs::symlink(run.join("sharing/segment-000001.parquet"), &segment).unwrap();
+    let lost = "segment-000002.parquet cannot be read: it is a symbolic link";
+    answers_of_the_rest(&run, &["summary", "sharing"], lost);
+    for (name, question) in [("manifest.json", "summary"), ("summary.json", "compare")] {
+        fs::remove_file(run.join("manifest.json")).unwrap();
+        pipe(&run.join(name));
+        let output = analysis(&[question], &run);
+        let said = text(&output.stderr);
+        assert!(said.contains("it is a named pipe, and only a regular file is read here"), "{said}");
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    }
+}
+
+#[test]
+fn a_spreadsheet_takes_no_name_for_a_formula() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut view = sample::view(1, VMS);
+    for (vm, name) in
+        Arc::make_mut(&mut Arc::make_mut(&mut view.round).vms).iter_mut().zip(["=1+1", "-x", "a=b"])
+    {
+        vm.name = name.into();
+    }
+    record(&run, std::iter::once(view));
+    let names = |more: &[&str]| {
+        let out = dir.path().join(format!("out{}", more.len()));
+        let words =
+            [&["export", "--format", "csv", "--table", "vms", "-o", out.to_str().unwrap()], more].concat();
+        let output = analysis(&words, &run);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+        let frame = CsvReader::new(fs::File::open(out.join("vms.csv")).unwrap()).finish().unwrap();
+        let names = frame.column("vm").unwrap().str().unwrap().iter().flatten().map(str::to_owned);
+        (names.collect::<Vec<String>>(), frame.height())
+    };
+    assert_eq!(names(&[]), (["=1+1", "-x", "a=b"].map(str::to_owned).into(), 3));
+    assert_eq!(names(&["--for-spreadsheet"]), (["'=1+1", "'-x", "a=b"].map(str::to_owned).into(), 3));
+    let out = dir.path().join("none");
+    let words = ["export", "--format", "json", "--for-spreadsheet", "-o", out.to_str().unwrap()];
+    let output = analysis(&words, &run);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--for-spreadsheet is for --format csv") && !out.exists());
+}
+
 #[test]
 fn other_columns_are_named() {
     let (_dir, run) = recording();
+    forget_checksums(&run);
     let path = run.join("decisions/segment-000003.parquet");
     let mut frame = DataFrame::new(1, vec![Column::new("begin_us".into(), [1_i32])]).unwrap();
     ParquetWriter::new(fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
@@ -264,6 +368,7 @@ fn other_columns_are_named() {
     // A segment of another run, whose rows the manifest does not count.
     let other = run.with_file_name("other");
     record(&other, (1..=4).map(|round| sample::view(round, VMS - 1)));
+    forget_checksums(&other);
     fs::copy(other.join("vms/segment-000002.parquet"), run.join("vms/segment-000002.parquet")).unwrap();
     assert!(wrong(&run).contains("vms has 11 rows, but the manifest counts 12"));
 }
@@ -324,9 +429,9 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     assert!(wrong(&run).contains("table windows, which came with schema version 2, and its manifest says 1"));
 }
 
-/// Gives the segments the columns and names that this version had.
+/// Gives the segments the columns and names that this version had, and no checksum.
 fn with_columns_of(version: u32, run: &Path) {
-    use polars::prelude::{ParquetReader, SerReader};
+    forget_checksums(run);
     for table in Table::ALL.iter().filter(|table| run.join(table.name()).is_dir()) {
         for segment in fs::read_dir(run.join(table.name())).unwrap().map(|entry| entry.unwrap().path()) {
             let mut frame = ParquetReader::new(fs::File::open(&segment).unwrap()).finish().unwrap();
@@ -347,6 +452,7 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     let (dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
+    assert!(written.contains("\"schema_version\": 4"));
     fs::write(&manifest, written.replace("\"schema_version\": 4", "\"schema_version\": 2")).unwrap();
     // Version 2 named the column `run`.
     assert!(wrong(&run).contains("does not have the columns of ksm in schema version 2: run is missing"));

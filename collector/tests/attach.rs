@@ -127,6 +127,18 @@ impl Viewer {
         }
     }
 
+    /// The next state of the recording that is as wanted.
+    fn recording(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut line = self.read();
+            if let Some(state) = line.get_mut("recording").filter(|state| wanted(state)) {
+                return state.take();
+            }
+            assert!(Instant::now() < until, "no such state");
+        }
+    }
+
     fn command(&mut self, command: &Value) -> Value {
         self.write(command);
         self.answer()
@@ -230,6 +242,52 @@ fn commands_are_done_and_answered() {
     assert!(viewer.command(&json!("make_coffee"))["error"].as_str().unwrap().contains("not understood"));
     huddle.end(Signal::SIGTERM);
     assert_eq!(cpus(vm.pid()), before);
+}
+
+/// The directory of a recording is removed while the loop runs: viewers are told, and recording goes on in it.
+#[test]
+fn viewers_are_told_when_nothing_can_be_recorded_and_when_it_goes_on() {
+    if skipped_without_root() {
+        return;
+    }
+    let (dir, vm) = (tempfile::tempdir().unwrap(), process());
+    let (state, recording) = (dir.path().join("state"), dir.path().join("recording"));
+    let socket = state.join("attach.sock");
+    let huddle = start(
+        &state,
+        &vm,
+        &["--dry-run", "--record", recording.to_str().unwrap(), "--socket", socket.to_str().unwrap()],
+    );
+    let mut viewer = Viewer::attach(&socket);
+    let named = json!({"dir": recording.to_str().unwrap(), "interrupted": null});
+    assert_eq!(viewer.recording(|_| true), named);
+    std::fs::remove_dir_all(&recording).unwrap();
+    let interrupted = viewer.recording(|state| !state["interrupted"].is_null());
+    let reason = interrupted["interrupted"]["reason"].as_str().unwrap();
+    assert!(reason.contains("is gone while it was being written"), "{interrupted}");
+    // Whoever comes now is told so first.
+    let mut late = Viewer::attach(&socket);
+    let told = late.recording(|_| true);
+    assert!(told == interrupted || told == named, "{told}");
+    let event = late.view()["events"].as_array().unwrap().iter().find_map(|event| {
+        let message = event["message"].as_str().unwrap();
+        message.contains("nothing is recorded into").then(|| message.to_owned())
+    });
+    assert!(event.is_some_and(|message| message.contains(reason)));
+    assert_eq!(viewer.recording(|state| state["interrupted"].is_null()), named, "it is tried again");
+    huddle.end(Signal::SIGTERM);
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(recording.join("manifest.json")).unwrap()).unwrap();
+    let gap = &manifest["gaps"][0];
+    assert!(gap["end_us"].is_i64() && gap["rows_lost"].as_u64() > Some(0), "{gap}");
+    assert_eq!((manifest["gaps"].as_array().unwrap().len(), &manifest["stopped"]), (1, &Value::Null));
+    // What is recorded after it says so too.
+    let replayed = Command::new(env!("CARGO_BIN_EXE_huddle"))
+        .args(["plan", "--replay", recording.to_str().unwrap(), "--format", "json"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&replayed.stderr).into_owned();
+    assert!(said.contains("the recording was interrupted from"), "{said}");
 }
 
 #[test]

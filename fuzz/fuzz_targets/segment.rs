@@ -1,6 +1,6 @@
 //! Footers of recorded segments, as a replay reads them. The first byte says of which table.
 //!
-//! A panic of the Parquet reader is not ours: the replay catches it (`collector/record/src/replay/guarded.rs`), and
+//! A panic of the Parquet reader is not ours: the replay catches it (`collector/record/files/src/guarded.rs`), and
 //! so does this target, which takes away the hook with which libFuzzer would abort before.
 #![no_main]
 

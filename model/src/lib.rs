@@ -18,6 +18,7 @@ pub mod observation;
 pub mod pinning;
 pub mod plan;
 pub mod rates;
+pub mod recording;
 pub mod rng;
 pub mod schema;
 pub mod stats;

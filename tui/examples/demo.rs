@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         lang: lang.as_deref(),
     });
 
-    let mut guard = TerminalGuard::enter()?;
+    let mut guard = TerminalGuard::enter(|| false)?;
     let mut app = App::new(Options { colour, charset, size: guard.size()?, tick: TICK });
     let mut round = 0;
     let mut next_tick = Instant::now();

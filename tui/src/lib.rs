@@ -8,7 +8,7 @@
 //! # use std::time::Duration;
 //! # use huddle_tui::{terminal::TerminalGuard, Action, App, Charset, ColourMode, Options};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut guard = TerminalGuard::enter()?;
+//! let mut guard = TerminalGuard::enter(|| false)?;
 //! let size = guard.size()?;
 //! let tick = Duration::from_secs(1);
 //! let mut app =

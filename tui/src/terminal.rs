@@ -22,12 +22,13 @@ pub struct TerminalGuard {
 }
 
 impl TerminalGuard {
-    /// Enters raw mode and the alternate screen and enables the mouse.
+    /// Enters raw mode and the alternate screen and enables the mouse. `is_caught` tells, on a thread that
+    /// panics, whether the program catches that panic and goes on: then the screen stays.
     ///
     /// # Errors
     /// When standard input or output is not a terminal, with a remedy, or when the terminal refuses; changes
     /// made by then are undone.
-    pub fn enter() -> io::Result<Self> {
+    pub fn enter(is_caught: fn() -> bool) -> io::Result<Self> {
         if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -39,8 +40,10 @@ impl TerminalGuard {
         let restore_on_panic = Arc::clone(&is_entered);
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            // The message must go to the main screen, which stays.
-            restore(&restore_on_panic);
+            if !is_caught() {
+                // The message must go to the main screen, which stays.
+                restore(&restore_on_panic);
+            }
             before(info);
         }));
         let set_up = || -> io::Result<Terminal<CrosstermBackend<Stdout>>> {

@@ -4,6 +4,7 @@
 mod archive;
 mod check;
 mod conventions;
+mod damage;
 mod demo;
 mod dist;
 mod ebpf;
@@ -68,6 +69,8 @@ enum Task {
     XenHost(xen_host::Arguments),
     /// Kills huddle with SIGKILL at random moments and checks that nothing is left behind (as root)
     Kills(kills::Arguments),
+    /// Damages recordings, puts every question to each, and counts panics, hangs and wrong answers
+    Damage(damage::Arguments),
     /// Measures rebuild times after a one-line change, compared with an earlier revision
     Rebuild(rebuild::Arguments),
     /// Checks the dependencies of each crate: none on upper layers, and no library that its room does not need
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Demo { args } => demo::run(&args),
         Task::XenHost(arguments) => xen_host::run(&arguments),
         Task::Kills(arguments) => kills::run(&arguments),
+        Task::Damage(arguments) => damage::run(&arguments),
         Task::Rebuild(arguments) => rebuild::run(&arguments),
         Task::Rooms => rooms::check(),
         Task::Check => check::run(),

@@ -26,11 +26,16 @@ const FRAMES: &str = "polars";
 /// System calls.
 const CALLS: &str = "nix";
 
-const ROOMS: [Room; 10] = [
+const ROOMS: [Room; 11] = [
     Room {
         package: "huddle-model",
         below: &[],
         without: &[BPF, COLUMNS, PARQUET, RUNTIME, FLAGS, SCREEN, FRAMES, CALLS],
+    },
+    Room {
+        package: "huddle-recording",
+        below: &["huddle-model"],
+        without: &[BPF, COLUMNS, PARQUET, RUNTIME, FLAGS, SCREEN, FRAMES],
     },
     Room {
         package: "huddle-host",
@@ -54,7 +59,7 @@ const ROOMS: [Room; 10] = [
     },
     Room {
         package: "huddle-record",
-        below: &["huddle-model", "huddle-host"],
+        below: &["huddle-model", "huddle-recording", "huddle-host"],
         without: &[BPF, RUNTIME, FLAGS, SCREEN, FRAMES],
     },
     Room {
@@ -83,13 +88,18 @@ const ROOMS: [Room; 10] = [
             "huddle-sharing",
             "huddle-observe",
             "huddle-xen",
+            "huddle-recording",
             "huddle-record",
             "huddle-engine",
             "huddle-tui",
         ],
         without: &[FRAMES],
     },
-    Room { package: "huddle-analysis", below: &["huddle-model", "huddle-host"], without: &[BPF, SCREEN] },
+    Room {
+        package: "huddle-analysis",
+        below: &["huddle-model", "huddle-recording", "huddle-host"],
+        without: &[BPF, SCREEN],
+    },
 ];
 
 /// Checks the dependencies of each crate, and prints their number.

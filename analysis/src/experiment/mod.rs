@@ -13,11 +13,15 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::schema::Table;
 use huddle_model::summary::{ArmFigure, SUMMARY_FILE, Summary};
+use huddle_recording::regular::{RegularError, read_text};
 use serde_json::Value;
 
 use crate::AnalysisError;
 use crate::run::RunDir;
 pub(crate) use blocks::arms;
+
+/// A result is some 100 KiB; what is far larger is none.
+const MOST_SUMMARY_BYTES: u64 = 256 << 20;
 
 /// The directory of an experiment's result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,7 +52,12 @@ impl ExperimentDir {
 
     /// The directories with its single responses: itself, and its recordings.
     pub(crate) fn timed(&self) -> Vec<RunDir> {
-        self.own.iter().chain(&self.runs).cloned().collect()
+        self.all_runs().cloned().collect()
+    }
+
+    /// Itself where it has a table of its own, and its recordings.
+    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &RunDir> {
+        self.own.iter().chain(&self.runs)
     }
 
     /// Like [`RunDir::read_through`], for all of them.
@@ -62,7 +71,7 @@ impl ExperimentDir {
     /// When it cannot be read, or has an unknown schema.
     pub(crate) fn summary(&self) -> Result<Summary, AnalysisError> {
         let path = self.path.join(SUMMARY_FILE);
-        let text = std::fs::read_to_string(&path).map_err(AnalysisError::read(&path))?;
+        let text = read_text(&path, MOST_SUMMARY_BYTES).map_err(AnalysisError::read(&path))?;
         Summary::from_json(&text)
             .map_err(|error| AnalysisError::Experiment { path, message: error.to_string() })
     }
@@ -78,7 +87,12 @@ pub(crate) fn other_figures(summary: &Summary) -> BTreeMap<&str, BTreeMap<String
 /// Whether the directory has a file that may be an experiment's result: one with the schema, or one that
 /// cannot be read as JSON and has to be reported. Other programs also write files with that name.
 pub(crate) fn is_experiment(dir: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(dir.join(SUMMARY_FILE)) else { return false };
+    let text = match read_text(&dir.join(SUMMARY_FILE), MOST_SUMMARY_BYTES) {
+        Ok(text) => text,
+        Err(RegularError::Io(_)) => return false,
+        // It is refused by name when it is asked for.
+        Err(_) => return true,
+    };
     match serde_json::from_str::<Value>(&text) {
         Ok(value) => value
             .get("schema")

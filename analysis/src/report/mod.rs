@@ -26,6 +26,8 @@ use page::Page;
 pub struct Report {
     html: String,
     figures: Vec<Figure>,
+    /// Whether a table could not be read.
+    has_unread: bool,
 }
 
 impl Report {
@@ -93,8 +95,15 @@ impl Report {
         } else {
             "huddle: report of recordings"
         };
+        let has_unread = page.has_unread();
         let (html, figures) = page.finish(title, &lead);
-        Ok(Self { html, figures })
+        Ok(Self { html, figures, has_unread })
+    }
+
+    /// Whether a table could not be read, though nothing was known to be wrong with its segments: it is worth asking
+    /// again when they were read through.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.has_unread
     }
 
     /// The page.
@@ -132,5 +141,11 @@ impl Report {
 
 /// Writes the result of `ask`; an error becomes a gap in the page.
 fn or_gap<T>(page: &mut Page, what: &str, answer: Result<T, AnalysisError>) -> Option<T> {
-    answer.map_err(|error| page.gap(&format!("{what}: {error}"))).ok()
+    let leave_out = |error: AnalysisError| {
+        if matches!(error, AnalysisError::Table { .. }) {
+            page.note_unread();
+        }
+        page.gap(&format!("{what}: {error}"));
+    };
+    answer.map_err(leave_out).ok()
 }

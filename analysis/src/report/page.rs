@@ -28,11 +28,22 @@ pub(super) struct Page {
     body: String,
     contents: Vec<(String, String)>,
     figures: Vec<Figure>,
+    has_unread: bool,
 }
 
 impl Page {
     pub(super) fn new() -> Self {
-        Self { body: String::new(), contents: Vec::new(), figures: Vec::new() }
+        Self { body: String::new(), contents: Vec::new(), figures: Vec::new(), has_unread: false }
+    }
+
+    /// Notes that a table could not be read.
+    pub(super) fn note_unread(&mut self) {
+        self.has_unread = true;
+    }
+
+    /// Whether that was noted.
+    pub(super) fn has_unread(&self) -> bool {
+        self.has_unread
     }
 
     /// A chapter, listed in the contents.

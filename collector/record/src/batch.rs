@@ -32,6 +32,34 @@ pub(super) fn batch<R: Row>(schema: SchemaRef, rows: &[R]) -> Result<RecordBatch
     RecordBatch::try_new(schema, columns.map(|(column, cell)| array(column.kind, rows, *cell)).collect())
 }
 
+/// Text that one batch may have, in bytes: a column of text of 2 GiB or more has no offsets (Arrow's `Utf8`).
+const MOST_TEXT_BYTES: usize = 64 << 20;
+
+/// The rows in pieces that a batch can hold each, however long their texts are.
+pub(super) fn pieces<R: Row>(rows: &[R]) -> impl Iterator<Item = &[R]> {
+    pieces_of(rows, MOST_TEXT_BYTES)
+}
+
+fn pieces_of<R: Row>(rows: &[R], most: usize) -> impl Iterator<Item = &[R]> {
+    let text = |row: &R| -> usize {
+        let length = |cell: &CellOf<R>| if let Value::Text(text) = cell(row) { text.len() } else { 0 };
+        R::CELLS.iter().map(length).sum()
+    };
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let mut fits = |row: &R| {
+            bytes += text(row);
+            bytes <= most
+        };
+        // A row that is too long by itself is a piece of its own.
+        let count = rest.iter().position(|row| !fits(row)).unwrap_or(rest.len()).max(1);
+        let (piece, others) = rest.split_at_checked(count)?;
+        rest = others;
+        Some(piece)
+    })
+}
+
 fn data_type(kind: ColumnKind) -> DataType {
     match kind {
         ColumnKind::Bool => DataType::Boolean,
@@ -66,5 +94,31 @@ fn array<R: Row>(kind: ColumnKind, rows: &[R], cell: CellOf<R>) -> ArrayRef {
         ColumnKind::U64 => collect!(UInt64Array, U64),
         ColumnKind::F64 => collect!(Float64Array, F64),
         ColumnKind::Text => collect!(StringArray, Text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::schema::EventRow;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_where_their_texts_are_too_long() {
+        let row = |length: usize| EventRow {
+            at_us: 1,
+            round: 1,
+            kind: String::new(),
+            vm: None,
+            vm_kind: None,
+            uuid: None,
+            domid: None,
+            message: "x".repeat(length),
+        };
+        let rows: Vec<EventRow> = [3, 3, 4, 11, 0, 10, 1].map(row).into();
+        let lengths: Vec<usize> = pieces_of(&rows, 10).map(<[_]>::len).collect();
+        assert_eq!(lengths, [3, 1, 2, 1]);
+        assert_eq!(pieces_of(&rows, 10).flatten().count(), rows.len());
+        assert_eq!(pieces::<EventRow>(&[]).count(), 0);
     }
 }

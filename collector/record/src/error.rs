@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::ManifestError;
+use huddle_recording::label::LabelFault;
 use parquet::errors::ParquetError;
 
 /// A recording that cannot begin or go on.
@@ -32,6 +33,25 @@ pub enum RecordError {
         /// What the encoder or the kernel said.
         source: ParquetError,
     },
+    /// A segment could not get its checksum.
+    #[error("cannot put a checksum into {}: {source}", path.display())]
+    Label {
+        /// The segment.
+        path: PathBuf,
+        /// Why.
+        source: LabelFault,
+    },
+    /// A segment that is being written is no longer where it was.
+    #[error("{} is gone while it was being written: somebody removed or moved the recording", .0.display())]
+    Gone(PathBuf),
+    /// Something else is where the recording was.
+    #[error("{} {what}, so the recording cannot go on there", dir.display())]
+    NotOurs {
+        /// Directory of the run.
+        dir: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
     /// The manifest could not be turned into JSON.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -44,16 +64,18 @@ pub enum RecordError {
          free space or mend what is said, and record to a new directory"
     )]
     Stopped(String),
-    /// The recorder's thread ended by a panic, which is a defect of huddle.
-    #[error(
-        "the recorder's thread panicked, which is a defect of huddle; the segments closed before can be read"
-    )]
-    Panicked,
+    /// The recorder panicked, which is a defect of huddle.
+    #[error("the recorder panicked, which is a defect of huddle to be reported: {0}")]
+    Panicked(String),
 }
 
 impl RecordError {
     pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::File { action, path: path.to_owned(), source }
+    }
+
+    pub(super) fn label(path: &Path) -> impl FnOnce(LabelFault) -> Self {
+        move |source| Self::Label { path: path.to_owned(), source }
     }
 
     pub(super) fn parquet(path: &Path) -> impl FnOnce(ParquetError) -> Self {

@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use huddle_host::clock::unix_us;
 use huddle_model::availability::Availability;
-use huddle_model::schema::{MANIFEST_FILE, Manifest, RowContext, Rows, Table};
+use huddle_model::schema::{MANIFEST_FILE, Manifest, RecordingGap, RowContext, Rows, Table};
 use huddle_model::update::{Step, Update};
 use huddle_model::view::View;
+use huddle_recording::guarded::{Threads, guarded};
 
 use super::writer::RunWriter;
-use super::{RecordError, RecorderLimits};
+use super::{QueueLimit, RecordError, RecorderLimits};
 
 /// Starts recordings.
 #[derive(Debug)]
@@ -32,12 +33,26 @@ pub struct RecorderHandle {
     context: Mutex<RowContext>,
 }
 
+/// What a recorder tells at once, from its own thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecorderNotice {
+    /// Nothing can be written; it is tried again until it works or the recording is finished.
+    Interrupted {
+        /// Since when, in microseconds since the Unix epoch.
+        since_us: i64,
+        /// What failed, one sentence.
+        reason: String,
+    },
+    /// It works again, in new segments, and this is missing.
+    Resumed(RecordingGap),
+}
+
 /// How a recording goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordingStatus {
     /// Steps of the loop handed to the encoder so far; those of the open segments are not yet safe.
     pub steps_recorded: u64,
-    /// Steps dropped because the channel was full or recording had stopped.
+    /// Steps dropped because the channel was full or recording was interrupted.
     pub steps_lost: u64,
 }
 
@@ -79,12 +94,13 @@ struct Shared {
     lost: AtomicU64,
     /// Rows of the lost steps by position in [`Table::ALL`], until the thread counts them.
     rows_lost: Mutex<Vec<u64>>,
-    /// Why recording stopped.
-    stopped: Mutex<Option<String>>,
+    /// Why nothing is recorded now.
+    interrupted: Mutex<Option<String>>,
 }
 
 impl Recorder {
-    /// Makes `dir` (new or empty) and its first manifest, and starts the recorder's thread.
+    /// Makes `dir` (new or empty) and its first manifest, and starts the recorder's thread. What happens to the
+    /// recording goes to the log.
     ///
     /// # Errors
     /// When the directory is not empty or cannot be written, or the limits allow nothing.
@@ -93,18 +109,46 @@ impl Recorder {
         manifest: Manifest,
         limits: RecorderLimits,
     ) -> Result<RecorderHandle, RecordError> {
-        let writer = RunWriter::create(dir, manifest, limits)?;
-        let (sender, receiver) = sync_channel(limits.queue.0.max(1));
-        let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
-        let dir_of_thread = dir.to_owned();
-        let thread = std::thread::Builder::new()
-            .name("huddle-record".to_owned())
-            .spawn(move || record(dir_of_thread, writer, &receiver, &of_thread))
-            .map_err(RecordError::file("start a thread to record to", dir))?;
-        let context = Mutex::default();
-        Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared, context })
+        Self::start_telling(dir, manifest, limits, |notice| match notice {
+            RecorderNotice::Interrupted { reason, .. } => {
+                tracing::error!("nothing is recorded, and it is tried again: {reason}");
+            }
+            RecorderNotice::Resumed(gap) => tracing::warn!("recording again; {}", gap.sentence()),
+        })
     }
+
+    /// As [`Recorder::start`]; what happens to the recording is told to `tell`, on the recorder's thread, which
+    /// waits for it.
+    ///
+    /// # Errors
+    /// As [`Recorder::start`].
+    pub fn start_telling(
+        dir: &Path,
+        manifest: Manifest,
+        limits: RecorderLimits,
+        tell: impl Fn(RecorderNotice) + Send + 'static,
+    ) -> Result<RecorderHandle, RecordError> {
+        start_writer(dir, RunWriter::create(dir, manifest, limits)?, limits.queue, tell)
+    }
+}
+
+/// Starts the thread of a recording that was made.
+pub(super) fn start_writer(
+    dir: &Path,
+    writer: RunWriter,
+    queue: QueueLimit,
+    tell: impl Fn(RecorderNotice) + Send + 'static,
+) -> Result<RecorderHandle, RecordError> {
+    let (sender, receiver) = sync_channel(queue.0.max(1));
+    let shared = Arc::new(Shared::default());
+    let of_thread = Arc::clone(&shared);
+    let dir_of_thread = dir.to_owned();
+    let thread = std::thread::Builder::new()
+        .name("huddle-record".to_owned())
+        .spawn(move || record(dir_of_thread, writer, &receiver, &of_thread, &tell))
+        .map_err(RecordError::file("start a thread to record to", dir))?;
+    let context = Mutex::default();
+    Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared, context })
 }
 
 impl RecorderHandle {
@@ -137,12 +181,12 @@ impl RecorderHandle {
         }
     }
 
-    /// How it goes, or why recording stopped.
+    /// How it goes, or why nothing is recorded now.
     pub fn status(&self) -> Availability<RecordingStatus> {
-        match lock(&self.shared.stopped).clone() {
+        match lock(&self.shared.interrupted).clone() {
             Some(reason) => Availability::Unavailable(reason),
             None if self.thread.as_ref().is_none_or(JoinHandle::is_finished) => {
-                Availability::Unavailable(RecordError::Panicked.to_string())
+                Availability::Unavailable(ended().to_string())
             }
             None => Availability::Available(self.shared.status()),
         }
@@ -151,15 +195,15 @@ impl RecorderHandle {
     /// Writes what was sent, closes all segments and the manifest.
     ///
     /// # Errors
-    /// When recording stopped before, or the last writes fail; what was closed before is readable.
+    /// When nothing could be recorded at the end, or the last writes fail; what was closed before is readable.
     pub fn finish(mut self) -> Result<RecordingSummary, RecordError> {
-        self.close().unwrap_or(Err(RecordError::Panicked))
+        self.close().unwrap_or_else(|| Err(ended()))
     }
 
     fn close(&mut self) -> Option<Result<RecordingSummary, RecordError>> {
         // The thread ends when the channel has no sender and is empty.
         drop(self.sender.take());
-        self.thread.take().map(|thread| thread.join().unwrap_or(Err(RecordError::Panicked)))
+        self.thread.take().map(|thread| thread.join().unwrap_or_else(|_| Err(ended())))
     }
 }
 
@@ -198,35 +242,60 @@ impl Shared {
     }
 }
 
-/// The thread: ends when all senders are gone.
+/// What is said of a thread that is gone; panics in it are caught.
+fn ended() -> RecordError {
+    RecordError::Panicked("its thread has ended".to_owned())
+}
+
+/// The thread: ends when all senders are gone. A panic is an interruption like any other: what was being written is
+/// given up, and it is tried again.
 fn record(
     dir: PathBuf,
     mut writer: RunWriter,
     receiver: &Receiver<Sent>,
     shared: &Shared,
+    tell: &impl Fn(RecorderNotice),
 ) -> Result<RecordingSummary, RecordError> {
     loop {
         let received = match writer.next_deadline() {
             Some(deadline) => receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        shared.settle(&mut writer);
-        match received {
-            Ok(sent) => {
-                let counter = if writer.failure().is_none() { &shared.recorded } else { &shared.lost };
-                counter.fetch_add(u64::from(sent.is_step()), Ordering::Relaxed);
-                writer.write(&sent.rows(), Instant::now());
+        let is_over = matches!(received, Err(RecvTimeoutError::Disconnected));
+        let is_step = received.as_ref().is_ok_and(Sent::is_step);
+        let mut are_taken = false;
+        let outcome = guarded(Threads::This, || {
+            shared.settle(&mut writer);
+            match received {
+                Ok(sent) => are_taken = writer.write(&sent.rows(), Instant::now()),
+                Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => writer.finish(Instant::now(), unix_us()),
             }
-            Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
-            Err(RecvTimeoutError::Disconnected) => break,
+        });
+        if let Err(panicked) = outcome {
+            are_taken = false;
+            let error = RecordError::Panicked(panicked.to_string());
+            // What this does is little, and a second panic ends the thread, which `status` and `finish` tell.
+            writer.give_up_open_segments(error, Instant::now());
+            if is_over {
+                writer.finish(Instant::now(), unix_us());
+            }
         }
-        if let Some(error) = writer.failure() {
-            lock(&shared.stopped).get_or_insert_with(|| error.to_string());
+        if is_step {
+            let counter = if are_taken { &shared.recorded } else { &shared.lost };
+            counter.fetch_add(1, Ordering::Relaxed);
+            if !are_taken {
+                writer.count_lost_step();
+            }
+        }
+        *lock(&shared.interrupted) = writer.interruption().map(str::to_owned);
+        writer.take_notices().into_iter().for_each(tell);
+        if is_over {
+            break;
         }
     }
-    writer.finish(Instant::now(), unix_us());
-    match writer.failure() {
-        Some(error) => Err(RecordError::Stopped(error.to_string())),
+    match writer.interruption() {
+        Some(reason) => Err(RecordError::Stopped(reason.to_owned())),
         None => Ok(RecordingSummary { dir, manifest: writer.manifest().clone(), steps: shared.status() }),
     }
 }

@@ -8,7 +8,10 @@
 //! RUN/vms/..  RUN/placements/..  RUN/counters/..  and so on: a table has a directory from its first row on
 //! ```
 //! The loop hands what each step tells to a bounded channel and never waits: what does not fit is counted as
-//! lost. One thread of its own encodes and writes. Directories are 0700 and files 0600, because what
+//! lost. One thread of its own encodes and writes. What it cannot write (a full disk, a directory that is gone, a
+//! panic) is an interruption: it is told at once, tried again later and later, and recording goes on in new
+//! segments when it works; the manifest has the gap. Every segment has a checksum in its footer
+//! ([`huddle_recording::label`]). Directories are 0700 and files 0600, because what
 //! tenants share is theirs to know (shared pages are the surface of Flush+Reload).
 
 mod batch;
@@ -17,7 +20,9 @@ mod error;
 mod handle;
 mod limits;
 mod manifest;
+mod place;
 pub mod replay;
+mod retry;
 mod segment;
 mod target;
 mod writer;
@@ -30,8 +35,9 @@ pub(crate) use writer::RunWriter;
 
 pub use environment::read_environment;
 pub use error::RecordError;
-pub use handle::{Recorder, RecorderHandle, RecordingStatus, RecordingSummary};
-pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, SegmentLimits};
+pub use handle::{Recorder, RecorderHandle, RecorderNotice, RecordingStatus, RecordingSummary};
+pub use huddle_recording::guarded::is_guarded;
+pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, RetryLimits, SegmentLimits};
 pub use manifest::{RunAbout, host_name, new_manifest};
 pub use segment::write_segment;
 pub use target::RecordTarget;

@@ -37,6 +37,17 @@ pub struct RecorderLimits {
     pub recording: RecordingLimits,
     /// How many steps of the loop may wait for the writer.
     pub queue: QueueLimit,
+    /// When it is tried again to write, after a failure.
+    pub retry: RetryLimits,
+}
+
+/// How long a recording that cannot be written waits before it is tried again: twice as long each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryLimits {
+    /// After the first failure.
+    pub first: Duration,
+    /// At most.
+    pub most: Duration,
 }
 
 /// How many steps of the loop (at least 1) may wait for the writer before further ones are counted as lost.
@@ -52,6 +63,12 @@ impl Default for SegmentLimits {
 impl Default for RecordingLimits {
     fn default() -> Self {
         Self { max_total_bytes: Some(4 << 30), max_age: None }
+    }
+}
+
+impl Default for RetryLimits {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), most: Duration::from_secs(60) }
     }
 }
 

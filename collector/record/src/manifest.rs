@@ -53,6 +53,8 @@ pub fn new_manifest(root: &HostRoot, about: RunAbout) -> Manifest {
         caches: about.caches.map(|caches| caches.iter().map(Into::into).collect()),
         topology: about.topology.map(|topology| (&topology).into()),
         findings: about.findings,
+        segment_checksum: None,
+        gaps: Vec::new(),
         tables: BTreeMap::new(),
     }
 }

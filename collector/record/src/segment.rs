@@ -1,19 +1,20 @@
 //! One segment file, from its temporary name to its final one.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arrow_schema::SchemaRef;
-use huddle_model::schema::{Row, SCHEMA_VERSION, Table};
+use huddle_model::schema::{Row, SCHEMA_VERSION, Table, Value};
+use huddle_recording::{label, table};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::RecordError;
-use super::batch::{arrow_schema, batch};
+use super::batch::{arrow_schema, batch, pieces};
 use huddle_host::files;
 
 /// A segment that is being written. Dropped without [`OpenSegment::close`], it removes its file, which
@@ -22,10 +23,14 @@ pub(super) struct OpenSegment {
     temporary: PathBuf,
     name: PathBuf,
     schema: SchemaRef,
+    /// Device and number of the file at the temporary name.
+    file: (u64, u64),
     /// `None` once closing has begun.
     writer: Option<ArrowWriter<File>>,
     /// Rows in it.
     pub(super) rows: u64,
+    /// The time of its first row, in microseconds since the Unix epoch.
+    pub(super) first_us: Option<i64>,
     /// When it was opened.
     pub(super) opened: Instant,
 }
@@ -42,13 +47,22 @@ pub(super) struct ClosedSegment {
 }
 
 impl OpenSegment {
-    /// Opens segment `number` (from 1) of `table` in the run `dir`.
-    pub(super) fn open(dir: &Path, table: Table, number: u64, now: Instant) -> Result<Self, RecordError> {
+    /// Opens segment `number` (from 1) of `table` in the run of this id in `dir`.
+    pub(super) fn open(
+        dir: &Path,
+        run: &str,
+        table: Table,
+        number: u64,
+        now: Instant,
+    ) -> Result<Self, RecordError> {
         let dir = dir.join(table.name());
         make_private_dir(&dir)?;
-        let temporary = dir.join(format!(".segment-{number:06}.parquet.tmp"));
-        let name = dir.join(format!("segment-{number:06}.parquet"));
+        let temporary = dir.join(table::open_name(number));
+        let name = dir.join(table::file_name(number));
+        // What an attempt left that could not be removed then.
+        let _ = std::fs::remove_file(&temporary);
         let file = create_private(&temporary)?;
+        let about_file = file.metadata().map_err(RecordError::file("look at", &temporary))?;
         let about = |key: &str, value: String| KeyValue::new(key.to_owned(), value);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -58,6 +72,7 @@ impl OpenSegment {
             .set_key_value_metadata(Some(vec![
                 about("huddle.table", table.name().to_owned()),
                 about("huddle.schema_version", SCHEMA_VERSION.to_string()),
+                about(label::LABEL_KEY, label::unsealed(run, table.name(), number)),
             ]))
             .build();
         let schema = arrow_schema(table);
@@ -67,18 +82,36 @@ impl OpenSegment {
             let _ = std::fs::remove_file(&temporary);
             RecordError::parquet(&temporary)(source)
         })?;
-        Ok(Self { temporary, name, schema, writer: Some(writer), rows: 0, opened: now })
+        Ok(Self {
+            temporary,
+            name,
+            schema,
+            file: (about_file.dev(), about_file.ino()),
+            writer: Some(writer),
+            rows: 0,
+            first_us: None,
+            opened: now,
+        })
     }
 
     /// Adds rows.
     pub(super) fn append<R: Row>(&mut self, rows: &[R]) -> Result<(), RecordError> {
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
-        batch(self.schema.clone(), rows)
-            .map_err(parquet::errors::ParquetError::from)
-            .and_then(|batch| writer.write(&batch))
-            .map_err(RecordError::parquet(&self.temporary))?;
+        for piece in pieces(rows) {
+            batch(self.schema.clone(), piece)
+                .map_err(parquet::errors::ParquetError::from)
+                .and_then(|batch| writer.write(&batch))
+                .map_err(RecordError::parquet(&self.temporary))?;
+        }
         self.rows += rows.len() as u64;
+        self.first_us = self.first_us.or_else(|| time_of(rows.first()?));
         Ok(())
+    }
+
+    /// Whether its file is still where it was opened: if not, what is written is lost when it is closed.
+    pub(super) fn is_in_place(&self) -> bool {
+        let there = std::fs::symlink_metadata(&self.temporary);
+        there.is_ok_and(|about| (about.dev(), about.ino()) == self.file)
     }
 
     /// About how many bytes its file will have.
@@ -86,14 +119,20 @@ impl OpenSegment {
         self.writer.as_ref().map_or(0, |writer| (writer.bytes_written() + writer.in_progress_size()) as u64)
     }
 
-    /// Writes what is left, syncs, and gives the file its final name: from then on a crash cannot
-    /// harm it.
+    /// Writes what is left, seals its label, syncs, and gives the file its final name: from then on a crash
+    /// cannot harm it, and whoever reads it can check it.
     pub(super) fn close(mut self) -> Result<ClosedSegment, RecordError> {
-        let Some(writer) = self.writer.take() else { return Err(RecordError::Panicked) };
+        let Some(writer) = self.writer.take() else {
+            return Err(RecordError::Panicked("a segment was closed twice".to_owned()));
+        };
         let file = writer.into_inner().map_err(RecordError::parquet(&self.temporary))?;
+        label::seal(&file).map_err(RecordError::label(&self.temporary))?;
         let bytes = file.metadata().map_err(RecordError::file("look at", &self.temporary))?.len();
-        files::publish(&file, &self.temporary, &self.name)
-            .map_err(RecordError::file("sync and rename", &self.temporary))?;
+        files::publish(&file, &self.temporary, &self.name).map_err(|source| {
+            // It may have its name already, without being on disk: its rows are counted as lost.
+            let _ = std::fs::remove_file(&self.name);
+            RecordError::file("sync and rename", &self.temporary)(source)
+        })?;
         Ok(ClosedSegment { path: self.name.clone(), rows: self.rows, bytes })
     }
 }
@@ -102,6 +141,14 @@ impl Drop for OpenSegment {
     fn drop(&mut self) {
         // After `close` the temporary name is gone and this does nothing.
         let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+/// The time of a row: the first column of every table is one.
+pub(super) fn time_of<R: Row>(row: &R) -> Option<i64> {
+    match R::CELLS.first()?(row) {
+        Value::I64(time_us) => Some(time_us),
+        _ => None,
     }
 }
 
@@ -115,7 +162,8 @@ pub fn write_segment<R: Row>(
     table: Table,
     groups: impl Iterator<Item = Vec<R>>,
 ) -> Result<PathBuf, RecordError> {
-    let mut segment = OpenSegment::open(dir, table, 1, Instant::now())?;
+    // It is of no run; what it is of is beside it.
+    let mut segment = OpenSegment::open(dir, "-", table, 1, Instant::now())?;
     groups.into_iter().try_for_each(|rows| segment.append(&rows))?;
     let path = segment.close()?.path;
     for (path, mode) in [(&*path, 0o644), (&*dir.join(table.name()), 0o755)] {
@@ -139,6 +187,7 @@ pub(super) fn reserve_space(path: &Path, bytes: i64) -> Result<(), RecordError> 
 }
 
 fn create_private(path: &Path) -> Result<File, RecordError> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    // The label is sealed by reading what was written.
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
     file.map_err(RecordError::file("create", path))
 }

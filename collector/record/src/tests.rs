@@ -17,6 +17,8 @@ use super::batch::{arrow_schema, batch};
 use super::writer::RunWriter;
 use super::*;
 
+mod interruptions;
+
 fn limits(max_bytes: u64, max_age: Duration) -> RecorderLimits {
     RecorderLimits { segment: SegmentLimits { max_bytes, max_age }, ..Default::default() }
 }

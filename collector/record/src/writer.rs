@@ -1,33 +1,56 @@
-//! All segments of a run, its limits and its manifest; no thread and no clock of its own.
+//! All segments of a run, its limits, its interruptions and its manifest; no thread of its own, and of clocks only
+//! that of the wall, for the times of gaps.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Rows, Table, TableVisitor};
+use huddle_host::clock::unix_us;
+use huddle_model::schema::{
+    MANIFEST_FILE, Manifest, RecordingGap, Row, Rows, SEGMENT_CHECKSUM, Table, TableVisitor,
+};
 
-use super::segment::{ClosedSegment, OpenSegment, make_private_dir, reserve_space};
-use super::{RecordError, RecorderLimits};
+use super::place::Place;
+use super::retry::{Backoff, later};
+use super::segment::{ClosedSegment, OpenSegment, make_private_dir, time_of};
+use super::{RecordError, RecorderLimits, RecorderNotice};
 use huddle_host::files;
 
-/// Space kept so that a full disk can still be told in the last manifest.
-const RESERVE_FILE: &str = ".reserve";
-const RESERVE_BYTES: i64 = 64 << 10;
-
-/// Writes one run. After its first error it is [`RunWriter::failure`] and only counts what is lost.
+/// Writes one run. After an error it is interrupted: what comes is counted as lost, and from time to time it is
+/// tried again; when that works it goes on with new segments, and the manifest has the gap.
 pub(crate) struct RunWriter {
-    dir: PathBuf,
+    place: Place,
     manifest: Manifest,
     limits: RecorderLimits,
     /// By position in [`Table::ALL`].
     open: Vec<Option<OpenSegment>>,
+    /// Rows that are being written and are in no segment yet, likewise.
+    in_hand: Vec<u64>,
     /// Oldest first.
     closed: VecDeque<(Table, ClosedSegment, Instant)>,
     closed_bytes: u64,
-    failure: Option<RecordError>,
+    state: State,
+    backoff: Backoff,
     /// Whether the manifest on disk lacks a close or a removal.
     manifest_is_old: bool,
+    /// What is to be told of it.
+    notices: Vec<RecorderNotice>,
+    #[cfg(test)]
+    pub(super) panic_at_next_write: bool,
+}
+
+/// Whether rows are written.
+enum State {
+    Writing {
+        since: Instant,
+    },
+    /// The last gap of the manifest is this one.
+    Interrupted {
+        /// What failed first; later errors follow from it.
+        reason: String,
+        retry_at: Instant,
+    },
 }
 
 impl RunWriter {
@@ -44,24 +67,39 @@ impl RunWriter {
             return Err(RecordError::NotEmpty(dir.to_owned()));
         }
         manifest.tables = Table::ALL.iter().map(|table| (*table, Default::default())).collect();
+        manifest.segment_checksum = Some(SEGMENT_CHECKSUM.to_owned());
+        manifest.gaps = Vec::new();
         let mut writer = Self {
-            dir: dir.to_owned(),
+            place: Place::of(dir, &manifest.run)?,
             manifest,
             limits,
             open: Table::ALL.iter().map(|_| None).collect(),
+            in_hand: vec![0; Table::ALL.len()],
             closed: VecDeque::new(),
             closed_bytes: 0,
-            failure: None,
+            state: State::Writing { since: Instant::now() },
+            backoff: Backoff::new(limits.retry),
             manifest_is_old: true,
+            notices: Vec::new(),
+            #[cfg(test)]
+            panic_at_next_write: false,
         };
         writer.write_manifest()?;
-        reserve_space(&dir.join(RESERVE_FILE), RESERVE_BYTES)?;
+        writer.place.reserve()?;
         Ok(writer)
     }
 
-    /// Why nothing is written any more.
-    pub(super) fn failure(&self) -> Option<&RecordError> {
-        self.failure.as_ref()
+    /// Why nothing is written now.
+    pub(super) fn interruption(&self) -> Option<&str> {
+        match &self.state {
+            State::Writing { .. } => None,
+            State::Interrupted { reason, .. } => Some(reason),
+        }
+    }
+
+    /// What happened to the recording since this was asked last.
+    pub(super) fn take_notices(&mut self) -> Vec<RecorderNotice> {
+        std::mem::take(&mut self.notices)
     }
 
     /// The manifest as it is now.
@@ -69,10 +107,17 @@ impl RunWriter {
         &self.manifest
     }
 
-    /// Writes rows, closes the segments that are full or old, and removes what is beyond the limits.
-    pub(crate) fn write(&mut self, rows: &Rows, now: Instant) {
+    /// Writes rows, closes the segments that are full or old, and removes what is beyond the limits. Whether the
+    /// rows were taken, and not counted as lost.
+    pub(crate) fn write(&mut self, rows: &Rows, now: Instant) -> bool {
+        self.look_after(now);
+        self.in_hand = Table::ALL.iter().map(|table| rows.count(*table)).collect();
+        #[cfg(test)]
+        assert!(!std::mem::take(&mut self.panic_at_next_write), "a panic that a test asked for");
         let Ok(()) = rows.visit(&mut Appender { writer: self, now });
-        self.tick(now);
+        let are_taken = self.interruption().is_none();
+        self.keep_limits(now);
+        are_taken
     }
 
     /// Counts rows that never came here as lost.
@@ -80,8 +125,21 @@ impl RunWriter {
         self.manifest.tables.entry(table).or_default().rows_lost += rows;
     }
 
-    /// Applies the limits of age and size.
+    /// Counts a step of the loop that came while nothing could be written.
+    pub(super) fn count_lost_step(&mut self) {
+        if let Some(gap) = self.open_gap() {
+            gap.steps_lost += 1;
+        }
+    }
+
+    /// What has to be done when time goes by.
     pub(crate) fn tick(&mut self, now: Instant) {
+        self.look_after(now);
+        self.keep_limits(now);
+    }
+
+    /// Applies the limits of age and size.
+    fn keep_limits(&mut self, now: Instant) {
         for table in self.due(now) {
             self.close(table, now);
         }
@@ -91,8 +149,8 @@ impl RunWriter {
 
     /// When [`RunWriter::tick`] has to be called next, rows or not.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.failure.is_some() {
-            return None;
+        if let State::Interrupted { retry_at, .. } = self.state {
+            return Some(retry_at);
         }
         let age = self.limits.segment.max_age;
         let open = self.open.iter().flatten().filter_map(|segment| segment.opened.checked_add(age));
@@ -106,10 +164,66 @@ impl RunWriter {
             self.close(*table, now);
         }
         self.remove_what_is_beyond(now);
-        self.free_reserve();
+        self.place.free_reserve();
+        self.manifest.stopped = self.interruption().map(str::to_owned);
         self.manifest.end_us = Some(end_us);
         self.manifest_is_old = true;
         self.after_change(now);
+        // The last error may be of this very end.
+        if self.manifest.stopped.is_none() && self.interruption().is_some() {
+            self.manifest.stopped = self.interruption().map(str::to_owned);
+            let _ = self.write_manifest();
+        }
+    }
+
+    /// After a panic, which may have come anywhere: what was being written is given up.
+    pub(super) fn give_up_open_segments(&mut self, error: RecordError, now: Instant) {
+        self.fail(error, now);
+        for table in Table::ALL {
+            let in_hand = std::mem::take(&mut self.in_hand[*table as usize]);
+            self.lose(*table, in_hand, None);
+            if let Some(segment) = self.open[*table as usize].take() {
+                self.lose(*table, segment.rows, segment.first_us);
+            }
+        }
+        self.after_change(now);
+    }
+
+    /// Notices that the recording was taken away, and tries to go on when it is time to.
+    fn look_after(&mut self, now: Instant) {
+        match self.state {
+            State::Writing { .. } => {
+                if self.open.iter().flatten().any(|segment| !segment.is_in_place()) {
+                    let error = RecordError::Gone(self.place.dir().to_owned());
+                    self.fail(error, now);
+                    self.after_change(now);
+                }
+            }
+            State::Interrupted { retry_at, .. } if now >= retry_at => self.resume(now),
+            State::Interrupted { .. } => {}
+        }
+    }
+
+    fn resume(&mut self, now: Instant) {
+        let end_us = unix_us();
+        if let Some(gap) = self.open_gap() {
+            gap.end_us = Some(end_us);
+        }
+        let works = self.place.restore().and_then(|()| self.write_manifest());
+        let gap = self.manifest.gaps.last_mut();
+        if works.is_err() {
+            // Another reason than the first one would hide what happened.
+            if let Some(gap) = gap {
+                gap.end_us = None;
+            }
+            let delay = self.backoff.after(Duration::ZERO);
+            if let State::Interrupted { retry_at, .. } = &mut self.state {
+                *retry_at = later(now, delay);
+            }
+            return;
+        }
+        self.state = State::Writing { since: now };
+        self.notices.extend(gap.map(|gap| RecorderNotice::Resumed(gap.clone())));
     }
 
     fn due(&self, now: Instant) -> Vec<Table> {
@@ -127,14 +241,17 @@ impl RunWriter {
         let slot = &mut self.open[R::TABLE as usize];
         let segment = match slot {
             Some(segment) => segment,
-            None => slot.insert(OpenSegment::open(&self.dir, R::TABLE, number, now)?),
+            None => {
+                let (dir, run) = (self.place.dir(), &self.manifest.run);
+                slot.insert(OpenSegment::open(dir, run, R::TABLE, number, now)?)
+            }
         };
         segment.append(rows)
     }
 
     fn close(&mut self, table: Table, now: Instant) {
         let Some(segment) = self.open[table as usize].take() else { return };
-        let rows = segment.rows;
+        let (rows, first_us) = (segment.rows, segment.first_us);
         match segment.close() {
             Ok(closed) => {
                 let counts = self.manifest.tables.entry(table).or_default();
@@ -146,8 +263,8 @@ impl RunWriter {
                 self.manifest_is_old = true;
             }
             Err(error) => {
-                self.count_lost(table, rows);
-                self.fail(error);
+                self.fail(error, now);
+                self.lose(table, rows, first_us);
             }
         }
     }
@@ -170,7 +287,7 @@ impl RunWriter {
             };
             if let Err(error) = gone {
                 // A recording that cannot be kept within its limit must not go on.
-                return self.fail(error);
+                return self.fail(error, now);
             }
             let counts = self.manifest.tables.entry(*table).or_default();
             counts.segments_removed += 1;
@@ -182,41 +299,56 @@ impl RunWriter {
     }
 
     /// Keeps the first error; later ones follow from it.
-    fn fail(&mut self, error: RecordError) {
-        if self.failure.is_none() {
-            self.manifest.stopped = Some(error.to_string());
-            self.manifest_is_old = true;
-            self.failure = Some(error);
+    fn fail(&mut self, error: RecordError, now: Instant) {
+        let State::Writing { since } = self.state else { return };
+        let delay = self.backoff.after(now.saturating_duration_since(since));
+        let (reason, since_us) = (error.to_string(), unix_us());
+        RecordingGap::begin(since_us, reason.clone()).follow(&mut self.manifest.gaps);
+        self.manifest_is_old = true;
+        self.notices.push(RecorderNotice::Interrupted { since_us, reason: reason.clone() });
+        self.state = State::Interrupted { reason, retry_at: later(now, delay) };
+    }
+
+    /// The gap that has no end yet.
+    fn open_gap(&mut self) -> Option<&mut RecordingGap> {
+        let is_interrupted = self.interruption().is_some();
+        self.manifest.gaps.last_mut().filter(|_| is_interrupted)
+    }
+
+    /// Counts rows that an interruption costs; `first_us` is the time of the first where they had been taken in
+    /// before.
+    fn lose(&mut self, table: Table, rows: u64, first_us: Option<i64>) {
+        self.count_lost(table, rows);
+        if let Some(gap) = self.open_gap() {
+            gap.rows_lost += rows;
+            gap.windows_lost += if table == Table::Windows { rows } else { 0 };
+            gap.begin_us = first_us.map_or(gap.begin_us, |first_us| gap.begin_us.min(first_us));
         }
     }
 
     fn after_change(&mut self, now: Instant) {
-        if self.failure.is_none()
+        if self.interruption().is_none()
             && self.manifest_is_old
             && let Err(error) = self.write_manifest()
         {
-            self.fail(error);
+            self.fail(error, now);
         }
-        if self.failure.is_some() {
+        if self.interruption().is_some() && self.manifest_is_old {
             // What the other tables hold may still fit: the failed segment's file is gone by now.
             for table in Table::ALL {
                 self.close(*table, now);
             }
-            self.free_reserve();
-            // The first error is the one to tell; without this the manifest is that of the last close.
-            if self.manifest_is_old {
-                let _ = self.write_manifest();
-            }
+            self.place.free_reserve();
+            // Without this the manifest is that of the last close. It is tried once, since nothing but this
+            // interruption is new in it until the next attempt.
+            let _ = self.write_manifest();
+            self.manifest_is_old = false;
         }
     }
 
-    fn free_reserve(&self) {
-        // Absent after the first time, and of no consequence but 64 KiB where it cannot be removed.
-        let _ = std::fs::remove_file(self.dir.join(RESERVE_FILE));
-    }
-
     fn write_manifest(&mut self) -> Result<(), RecordError> {
-        let path = self.dir.join(MANIFEST_FILE);
+        self.place.be_here()?;
+        let path = self.place.dir().join(MANIFEST_FILE);
         files::replace_file(&path, self.manifest.to_json()?.as_bytes(), files::FOR_OWNER)
             .map_err(RecordError::file("replace", &path))?;
         self.manifest_is_old = false;
@@ -233,17 +365,21 @@ impl TableVisitor for Appender<'_> {
     type Error = Infallible;
 
     fn visit<R: Row>(&mut self, rows: &[R]) -> Result<(), Infallible> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let mut lost = rows.len() as u64;
-        if self.writer.failure.is_none() {
-            let Err(error) = self.writer.append(rows, self.now) else { return Ok(()) };
+        let Some(first) = rows.first() else { return Ok(()) };
+        let writer = &mut *self.writer;
+        let (mut lost, mut first_us) = (rows.len() as u64, None);
+        if writer.interruption().is_none() {
+            let appended = writer.append(rows, self.now);
+            writer.in_hand[R::TABLE as usize] = 0;
+            let Err(error) = appended else { return Ok(()) };
+            writer.fail(error, self.now);
             // The encoder's state is unknown after an error, so its segment is given up.
-            lost += self.writer.open[R::TABLE as usize].take().map_or(0, |segment| segment.rows);
-            self.writer.fail(error);
+            let segment = writer.open[R::TABLE as usize].take();
+            first_us = segment.as_ref().and_then(|segment| segment.first_us).or_else(|| time_of(first));
+            lost += segment.map_or(0, |segment| segment.rows);
         }
-        self.writer.count_lost(R::TABLE, lost);
+        writer.in_hand[R::TABLE as usize] = 0;
+        writer.lose(R::TABLE, lost, first_us);
         Ok(())
     }
 }

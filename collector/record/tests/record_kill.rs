@@ -12,7 +12,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use huddle_model::availability::Availability;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
-use huddle_record::{QueueLimit, Recorder, RecorderLimits, SegmentLimits};
+use huddle_record::{QueueLimit, Recorder, RecorderLimits, RecorderNotice, SegmentLimits};
+use huddle_recording::{SegmentName, check_segment};
 use huddle_testing::sample;
 use libtest_mimic::{Arguments, Trial};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -27,7 +28,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let small_disk = SmallDisk::probe();
     if let Err(reason) = &small_disk {
-        eprintln!("skipped: a_full_disk_stops_the_recorder_and_leaves_what_was_closed: {reason}");
+        eprintln!(
+            "skipped: a_full_disk_stops_the_recorder_and_leaves_what_was_closed, and what comes after: {reason}"
+        );
     }
     let trials = vec![
         Trial::test("a_kill_loses_at_most_the_open_segment", || {
@@ -39,6 +42,11 @@ fn main() -> ExitCode {
         }),
         Trial::test("a_full_disk_stops_the_recorder_and_leaves_what_was_closed", || {
             full_disk();
+            Ok(())
+        })
+        .with_ignored_flag(small_disk.is_err()),
+        Trial::test("recording_goes_on_when_space_returns", || {
+            space_returns();
             Ok(())
         })
         .with_ignored_flag(small_disk.is_err()),
@@ -117,6 +125,8 @@ fn killed(delay: Duration) {
         assert_eq!(found, expected, "{table}");
         for (number, path) in (1..).zip(&closed) {
             assert!(path.ends_with(format!("segment-{number:06}.parquet")), "{}", path.display());
+            let name = SegmentName { table, number, manifest: Some(&manifest) };
+            assert!(check_segment(path, name).unwrap().has_checksum);
         }
         let counts = manifest.counts(table);
         assert!(counts.rows_written <= found.len() as u64, "{table}: {counts:?}");
@@ -185,6 +195,61 @@ fn full_disk() {
         assert_eq!(rows as u64, counts.rows_written, "{table}");
     }
     assert!(manifest.counts(Table::Sharing).rows_written > 0);
+}
+
+/// The disk is filled by somebody else, and freed again.
+fn space_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(dir.path(), 8 << 20).unwrap();
+    let run = disk.0.join("run");
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut limits = limits(Duration::ZERO);
+    limits.retry.first = Duration::from_millis(50);
+    let recorder =
+        Recorder::start_telling(&run, sample::manifest(), limits, move |notice| _ = tell.send(notice))
+            .unwrap();
+    let send = |round| recorder.send(sample::view(round, 16).updates_since(None).into());
+    let next = || told.recv_timeout(Duration::from_secs(60));
+    send(1);
+    let filler = disk.0.join("filler");
+    // To the last page, and it is said at once.
+    let mut file = File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    send(2);
+    let interrupted = next().unwrap();
+    let RecorderNotice::Interrupted { reason, .. } = &interrupted else { panic!("{interrupted:?}") };
+    assert!(reason.contains("No space left on device"), "{reason}");
+    assert_eq!(recorder.status(), Availability::Unavailable(reason.clone()));
+    send(3);
+    // Some attempts fail: the reserve that was freed for the manifest is not there again.
+    std::thread::sleep(Duration::from_millis(300));
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    std::fs::remove_file(&filler).unwrap();
+    drop(file);
+    let gap = loop {
+        if let RecorderNotice::Resumed(gap) = next().unwrap()
+            && recorder.status().value().is_some()
+        {
+            break gap;
+        }
+    };
+    assert!(gap.rows_lost > 0, "{gap:?}");
+    let rounds_sent = 9;
+    (4..=rounds_sent).for_each(send);
+    let summary = recorder.finish().unwrap();
+    assert_eq!(summary.manifest.stopped, None);
+    assert!(summary.manifest.gaps.iter().all(|gap| gap.end_us.is_some()), "{:?}", summary.manifest.gaps);
+    for (table, rows_a_round) in [(Table::Sharing, 16 * 15), (Table::Vms, 16), (Table::Decisions, 1)] {
+        let counts = summary.manifest.counts(table);
+        assert_eq!(counts.rows_written + counts.rows_lost, rounds_sent * rows_a_round, "{table}");
+        let closed = segments(&run, table);
+        assert_eq!(closed.len() as u64, counts.segments_written, "{table}");
+        let found: Vec<u64> = closed.iter().flat_map(|path| rounds(path)).collect();
+        assert_eq!(found.len() as u64, counts.rows_written, "{table}");
+        assert_eq!((found.first(), found.last()), (Some(&1), Some(&rounds_sent)), "{table}");
+    }
+    let recording = huddle_record::replay::Recording::open(&run).unwrap();
+    assert!(recording.warnings().iter().any(|warning| warning.contains("No space left")));
 }
 
 fn read_manifest(run: &Path) -> Manifest {

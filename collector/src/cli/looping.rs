@@ -17,6 +17,7 @@ use huddle_host::stages::Clock;
 use huddle_host::stages::PassTrigger;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
+use huddle_model::recording::RecordingState;
 use huddle_model::schema::run_id;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::trial::Objective;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use super::args::LoopArgs;
 use super::context::{Context, seconds};
 use super::failure::Failure;
+use super::recording::{self, Notices};
 use super::signals::Stopping;
 
 /// The socket for reports in the state directory.
@@ -45,6 +47,7 @@ pub(crate) struct Loop {
     recorder: Option<RecorderHandle>,
     records_into: Option<PathBuf>,
     recordings: Recordings,
+    notices: Notices,
     server: Option<Server>,
     can_pin: bool,
 }
@@ -60,7 +63,7 @@ impl Loop {
         let stopping = Stopping::listen()?;
         let mut pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
-        let recordings = Recordings::of(context);
+        let (recordings, notices) = Recordings::of(context);
         let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
         for advice in context.backend.advice(&choice) {
             tracing::warn!("{advice}");
@@ -94,7 +97,8 @@ impl Loop {
         };
         let can_pin = engine.pinner.is_some();
         let records_into = args.record.clone();
-        Ok((Self { engine, passes, recorder, records_into, recordings, server, can_pin }, stopping))
+        let parts = Self { engine, passes, recorder, records_into, recordings, notices, server, can_pin };
+        Ok((parts, stopping))
     }
 
     /// Whether it can pin at all.
@@ -122,7 +126,7 @@ impl Loop {
             tokio::spawn(server.serve(hello, sources, commands))
         });
         let recorder = Mutex::new(self.recorder);
-        recording.send_replace(self.records_into);
+        recording.send_replace(self.records_into.as_deref().map(recording::state_of));
         let tell = |step: &Step| {
             if let Some(recorder) = &*lock(&recorder) {
                 recorder.send(Arc::clone(step));
@@ -137,10 +141,13 @@ impl Loop {
                     LoopCommand::StartRecording { dir } => {
                         let dir = PathBuf::from(dir);
                         start(&recorder, &self.recordings, &dir, publisher.view())
-                            .inspect(|_| _ = recording.send_replace(Some(dir)))
+                            .inspect(|_| _ = recording.send_replace(Some(recording::state_of(&dir))))
                     }
                     LoopCommand::StopRecording => {
-                        finish(&recorder).inspect(|_| _ = recording.send_replace(None))
+                        let answer = finish(&recorder);
+                        // It is over, however it went.
+                        recording.send_replace(None);
+                        answer
                     }
                     command => {
                         // The loop has ended when nobody takes it; the reply then says so by being dropped.
@@ -152,9 +159,14 @@ impl Loop {
             }
             std::future::pending::<()>().await;
         };
+        let news = recording::watch(self.notices, &recording, |step, is_recorded| match is_recorded {
+            true => tell(step),
+            false => publisher.publish(step, Arc::clone(step)),
+        });
         let end = tokio::select! {
-            end = run(self.engine, self.passes, stop, tell, of_engine, options) => end,
+            end = run(self.engine, self.passes, stop, &tell, of_engine, options) => end,
             () = route => unreachable!("it waits for ever"),
+            () = news => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {
             serving.abort();
@@ -177,7 +189,7 @@ const MOST_BEHIND: usize = 64;
 /// The loop's ends of the channels to whoever watches and commands it in this process.
 pub(crate) struct LoopChannels {
     publisher: Publisher<Step>,
-    recording: watch::Sender<Option<PathBuf>>,
+    recording: watch::Sender<Option<RecordingState>>,
     commands: Requests,
     requests: mpsc::Receiver<Request>,
 }
@@ -186,8 +198,8 @@ pub(crate) struct LoopChannels {
 pub(crate) struct ViewerChannels {
     /// What the loop tells.
     pub(crate) steps: Subscriber<Step>,
-    /// Where it records now.
-    pub(crate) recording: watch::Receiver<Option<PathBuf>>,
+    /// Where it records now, and whether it can.
+    pub(crate) recording: watch::Receiver<Option<RecordingState>>,
     /// Takes commands.
     pub(crate) commands: Requests,
 }
@@ -282,10 +294,12 @@ struct Recordings {
     config_text: Option<String>,
     caches: Availability<Vec<CacheInfo>>,
     topology: Availability<Topology>,
+    notices: recording::NoticeSender,
 }
 
 impl Recordings {
-    fn of(context: &Context) -> Self {
+    /// With what their recorders tell.
+    fn of(context: &Context) -> (Self, Notices) {
         let settings = &context.config.record;
         let mut limits = RecorderLimits::default();
         if let Some(mib) = settings.segment_max_mib {
@@ -298,13 +312,16 @@ impl Recordings {
             limits.recording.max_total_bytes = Some(mib << 20);
         }
         limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
-        Self {
+        let (notices, told) = mpsc::unbounded_channel();
+        let recordings = Self {
             root: context.root.clone(),
             limits,
             config_text: context.config_text.clone(),
             caches: context.backend.caches(),
             topology: context.topology().into(),
-        }
+            notices,
+        };
+        (recordings, told)
     }
 
     fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {
@@ -322,15 +339,21 @@ impl Recordings {
             topology: self.topology.clone(),
             findings: Some(examine(root).into_iter().map(Into::into).collect()),
         };
-        Recorder::start(dir, new_manifest(root, about), self.limits).map_err(Failure::failed)
+        let tell = recording::teller(&self.notices, dir);
+        Recorder::start_telling(dir, new_manifest(root, about), self.limits, tell).map_err(Failure::failed)
     }
 }
 
 fn say_recorded(summary: &RecordingSummary) {
     let RecordingStatus { steps_recorded, steps_lost } = summary.steps;
     tracing::info!("recorded {steps_recorded} steps of the loop in {}", summary.dir.display());
-    if steps_lost > 0 {
-        tracing::warn!("{steps_lost} steps of the loop were lost: the disk was too slow");
+    for gap in &summary.manifest.gaps {
+        tracing::warn!("{}", gap.sentence());
+    }
+    let interrupted: u64 = summary.manifest.gaps.iter().map(|gap| gap.steps_lost).sum();
+    let too_slow = steps_lost.saturating_sub(interrupted);
+    if too_slow > 0 {
+        tracing::warn!("{too_slow} steps of the loop were lost: the disk was too slow");
     }
 }
 

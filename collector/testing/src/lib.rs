@@ -5,6 +5,7 @@ pub mod figures;
 pub mod fixtures;
 pub mod ksm;
 pub mod memory;
+pub mod older;
 pub mod output;
 pub mod reader;
 #[cfg(feature = "recordings")]

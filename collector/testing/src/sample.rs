@@ -126,6 +126,8 @@ pub fn manifest() -> Manifest {
         caches: Availability::Unavailable("not asked".into()),
         topology: Availability::Unavailable("not asked".into()),
         findings: Some(Vec::new()),
+        segment_checksum: None,
+        gaps: Vec::new(),
         tables: BTreeMap::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, Table};
+use super::{OLDEST_SCHEMA_VERSION, RecordingGap, SCHEMA_VERSION, Table};
 use crate::availability::Availability;
 use crate::cpuset::CpuSet;
 use crate::topology::{CacheDomain, CacheInfo, Topology};
@@ -15,6 +15,9 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// The value of the manifest's `schema`.
 pub const MANIFEST_SCHEMA: &str = "huddle/manifest/1";
+
+/// What a manifest says of the checksum of its segments: CRC-32, kept in the value `huddle.segment` of the footer.
+pub const SEGMENT_CHECKSUM: &str = "crc32";
 
 /// The manifest of a run. During the run, the counts are those of the last closed segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,13 @@ pub struct Manifest {
     /// Findings of `huddle doctor` at the start; `None` in older recordings.
     #[serde(default)]
     pub findings: Option<Vec<Finding>>,
+    /// The checksum that every segment has in its footer: [`SEGMENT_CHECKSUM`]; `None` in recordings made before
+    /// segments had one, in which damage may go unnoticed.
+    #[serde(default)]
+    pub segment_checksum: Option<String>,
+    /// Times in which nothing could be recorded, the earliest first.
+    #[serde(default)]
+    pub gaps: Vec<RecordingGap>,
     /// Recorded and lost rows of each table.
     pub tables: BTreeMap<Table, TableCounts>,
 }
@@ -198,6 +208,18 @@ impl Manifest {
         table.since() <= self.schema_version
     }
 
+    /// Whether every segment was written with a checksum.
+    pub fn has_checksums(&self) -> bool {
+        self.segment_checksum.is_some()
+    }
+
+    /// What a reader has to know of how the recording went, one sentence each: where it was interrupted, and
+    /// whether it stopped for good.
+    pub fn interruptions(&self) -> impl Iterator<Item = String> + '_ {
+        let stopped = self.stopped.iter().map(|why| format!("recording stopped before the run did: {why}"));
+        stopped.chain(self.gaps.iter().map(RecordingGap::sentence))
+    }
+
     /// The counts of one table; zeros if nothing of it was recorded.
     pub fn counts(&self, table: Table) -> TableCounts {
         self.tables.get(&table).copied().unwrap_or_default()
@@ -274,6 +296,8 @@ mod tests {
             }]),
             topology: Availability::Unavailable("no caches".into()),
             findings: None,
+            segment_checksum: Some(SEGMENT_CHECKSUM.into()),
+            gaps: vec![RecordingGap::begin(5, "no space".into())],
             tables: BTreeMap::from([(Table::Vms, TableCounts { rows_written: 5, ..Default::default() })]),
         }
     }
@@ -284,6 +308,18 @@ mod tests {
         let text = manifest.to_json().unwrap();
         assert_eq!(Manifest::from_json(&text).unwrap(), manifest);
         assert!(text.contains("\"vms\": {") && text.contains("\"end_us\": null"), "{text}");
+    }
+
+    #[test]
+    fn a_manifest_from_before_checksums_and_gaps_has_none() {
+        let text = manifest().to_json().unwrap();
+        let gaps = text.find("  \"gaps\"").unwrap()..text.find("  \"tables\"").unwrap();
+        let old = text.replace(&text[gaps], "").replace("  \"segment_checksum\": \"crc32\",\n", "");
+        assert_ne!(old, text);
+        let read = Manifest::from_json(&old).unwrap();
+        assert_eq!(read, Manifest { segment_checksum: None, gaps: Vec::new(), ..manifest() });
+        assert!(!read.has_checksums() && manifest().has_checksums());
+        assert_eq!((read.interruptions().count(), manifest().interruptions().count()), (0, 1));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Columns and row types come from one macro ([`tables`]), so that they cannot drift apart. A change
 //! to a column's name, type, unit or meaning raises [`SCHEMA_VERSION`].
 
+mod gap;
 mod manifest;
 mod observation_rows;
 mod page;
@@ -15,9 +16,10 @@ mod tables;
 mod update_rows;
 mod vm_columns;
 
+pub use gap::RecordingGap;
 pub use manifest::{
-    CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError, TableCounts,
-    TopologyFact,
+    CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError,
+    SEGMENT_CHECKSUM, TableCounts, TopologyFact,
 };
 pub use observation_rows::{decision_row, observation_rows};
 pub use page::{schema_json, schema_page};

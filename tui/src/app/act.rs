@@ -1,6 +1,7 @@
 //! Actions the user asks for: whether they are possible, the confirmation before them, and their result.
 
 use huddle_model::plan::Policy;
+use huddle_model::recording::RecordingState;
 use huddle_model::view::View as LoopView;
 
 use super::App;
@@ -42,10 +43,10 @@ impl App {
         self.source = source;
     }
 
-    /// Where the recording is written; `None` while nothing is recorded.
-    pub fn set_recording(&mut self, to: Option<String>) {
-        self.is_dirty |= to != self.recording;
-        self.recording = to;
+    /// Where the recording is written, and whether it can be; `None` while nothing is recorded.
+    pub fn set_recording(&mut self, state: Option<RecordingState>) {
+        self.is_dirty |= state != self.recording;
+        self.recording = state;
     }
 
     /// Replaces the default keys.

@@ -30,6 +30,7 @@ use std::time::Duration;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
+use huddle_model::recording::RecordingState;
 use huddle_model::view::View as LoopView;
 use ratatui::layout::Rect;
 
@@ -165,7 +166,7 @@ pub struct App {
     pub(crate) notice: Option<(Tone, String)>,
     pub(crate) source: Source,
     /// Where the current recording is written.
-    pub(crate) recording: Option<String>,
+    pub(crate) recording: Option<RecordingState>,
     refused: HashMap<Capability, String>,
     pub(crate) sharing: Sharing,
     pub(crate) log: Log,

@@ -1,5 +1,6 @@
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use huddle_model::plan::Policy;
+use huddle_model::recording::Interruption;
 use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
 
 use super::*;
@@ -270,8 +271,23 @@ fn impossible_actions_show_a_reason_and_no_question() {
 fn recording_starts_and_stops_with_one_key() {
     let mut app = app();
     assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StartRecording]);
-    app.set_recording(Some("/tmp/run".into()));
+    app.set_recording(Some(RecordingState::of("/tmp/run")));
     assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StopRecording]);
+}
+
+#[test]
+fn a_recording_that_cannot_be_written_is_shown_until_it_can() {
+    let mut app = app();
+    let bottom = |app: &App| crate::picture::text(&crate::render(app)).lines().last().unwrap().to_owned();
+    app.set_recording(Some(RecordingState::of("/tmp/run")));
+    assert!(bottom(&app).contains("REC /tmp/run"), "{}", bottom(&app));
+    let interruption = Interruption { since_unix_us: 1_700_000_000_000_000, reason: "no space left".into() };
+    app.set_recording(Some(RecordingState { dir: "/tmp/run".into(), interrupted: Some(interruption) }));
+    assert!(app.take_dirty());
+    assert!(bottom(&app).contains("NOT RECORDING since 22:13:20: no space left"), "{}", bottom(&app));
+    assert_eq!(press(&mut app, KeyCode::Char('r')), [Action::StopRecording]);
+    app.set_recording(Some(RecordingState::of("/tmp/run")));
+    assert!(bottom(&app).contains("REC /tmp/run"));
 }
 
 #[test]

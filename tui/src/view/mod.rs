@@ -15,6 +15,8 @@ mod sharing;
 mod theme;
 
 use huddle_model::availability::Availability;
+use huddle_model::recording::Interruption;
+use huddle_model::text::time_of_day;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -229,9 +231,15 @@ fn footer(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         (Command::NextView, "view"),
     ];
     let mut x = x;
-    if let Some(to) = &app.recording {
-        let room = Rect { width: area.width / 3, ..area };
-        x = canvas.text(room, x, area.y, &format!("REC {to}"), theme.warning()) + 2;
+    if let Some(state) = &app.recording {
+        let (part, text) = match &state.interrupted {
+            None => (area.width / 3, format!("REC {}", state.dir)),
+            Some(Interruption { since_unix_us, reason }) => {
+                let since = time_of_day(i64::try_from(*since_unix_us).unwrap_or(i64::MAX));
+                (area.width * 2 / 3, format!("NOT RECORDING since {since}: {reason}"))
+            }
+        };
+        x = canvas.text(Rect { width: part, ..area }, x, area.y, &text, theme.warning()) + 2;
     }
     if let Source::Attached { lost: Some(why), .. } = &app.source {
         let room = Rect { width: area.width / 2, ..area };

@@ -5,7 +5,8 @@
 //! with one whole view as soon as there is one, `{"view": {..}}`, then `{"updates": [..]}` for each step, and
 //! a whole view again where the viewer fell behind, with the number of steps that it missed. Parts of a round
 //! that are those of the round before are not sent again ([`wire`]). In between it writes
-//! `{"recording": "DIR"}` or `{"recording": null}` at the begin and when that changes, and
+//! `{"recording": {"dir": "DIR", "interrupted": null}}` or `{"recording": null}` at the begin and when that changes
+//! (`interrupted` is `{"since_unix_us": .., "reason": ".."}` while nothing can be written), and
 //! `{"answer": {"ok": ".."}}` or `{"answer": {"error": ".."}}` to each further line of the viewer, which is a
 //! [`LoopCommand`](huddle_model::command::LoopCommand). A slow viewer never slows the loop or other viewers. The socket is its owner's alone
 //! (0600).
@@ -14,8 +15,7 @@ mod client;
 mod server;
 pub mod wire;
 
-use std::path::PathBuf;
-
+use huddle_model::recording::RecordingState;
 use huddle_model::update::Update;
 use huddle_model::view::View;
 use serde::{Deserialize, Serialize};
@@ -74,8 +74,8 @@ pub enum Message {
     },
     /// What one step of the loop changed.
     Updates(Vec<Update>),
-    /// Where it records now; `None` while it does not.
-    Recording(Option<PathBuf>),
+    /// Where it records now, and whether it can; `None` while it does not.
+    Recording(Option<RecordingState>),
     /// How a command went, in the order of commands.
     Answer(Answer),
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::command::LoopCommand;
+use huddle_model::recording::RecordingState;
 use huddle_model::update::Step;
 use huddle_model::view::View;
 use nix::sys::stat::{Mode, umask};
@@ -55,8 +56,8 @@ pub enum ServeError {
 pub struct Sources {
     /// What the loop tells.
     pub steps: Subscriber<Step>,
-    /// Where it records now.
-    pub recording: watch::Receiver<Option<PathBuf>>,
+    /// Where it records now, and whether it can.
+    pub recording: watch::Receiver<Option<RecordingState>>,
 }
 
 /// A socket that viewers can connect to; it is removed when this is dropped.
@@ -190,7 +191,7 @@ struct Connection {
     hello: Hello,
     /// Updates as lines.
     lines: Subscriber<Arc<[u8]>>,
-    recording: watch::Receiver<Option<PathBuf>>,
+    recording: watch::Receiver<Option<RecordingState>>,
     commands: Requests,
 }
 
@@ -228,8 +229,8 @@ impl Connection {
                             }
                         },
                         Ok(()) = recording.changed() => {
-                            let dir = recording.borrow_and_update().clone();
-                            send(&mut write, &Line::Recording(dir)).await?;
+                            let state = recording.borrow_and_update().clone();
+                            send(&mut write, &Line::Recording(state)).await?;
                         }
                         Some(answer) = answered.recv() => send(&mut write, &Line::Answer(answer)).await?,
                     }

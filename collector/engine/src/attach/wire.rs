@@ -4,7 +4,6 @@
 //! domains, the VMs and the plan, and `{"unchanged": {"duration_ms": ..}}` for the matrix, whose measuring
 //! may have taken another time. [`Decoder`] fills them in again.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
@@ -14,6 +13,7 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::Plan;
+use huddle_model::recording::RecordingState;
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Comparison, Decision};
 use huddle_model::update::{Round, Update};
@@ -39,7 +39,7 @@ pub enum Line {
     /// See [`Message::Updates`].
     Updates(Vec<LineUpdate>),
     /// See [`Message::Recording`].
-    Recording(Option<PathBuf>),
+    Recording(Option<RecordingState>),
     /// See [`Message::Answer`].
     Answer(Answer),
 }
@@ -180,7 +180,7 @@ impl Decoder {
                 let updates: Result<_, _> = updates.into_iter().map(|update| self.update(update)).collect();
                 Message::Updates(updates?)
             }
-            Line::Recording(dir) => Message::Recording(dir),
+            Line::Recording(state) => Message::Recording(state),
             Line::Answer(answer) => Message::Answer(answer),
         })
     }

@@ -1,8 +1,9 @@
 //! What can go wrong while a recording is read.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use huddle_model::schema::{ManifestError, Table};
+use huddle_model::schema::Table;
+use huddle_recording::{ManifestFault, SegmentFault};
 
 /// A recording that cannot be replayed, or a part of it that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -10,24 +11,9 @@ pub enum ReplayError {
     /// A directory without a manifest.
     #[error("{} is no recording: it has no manifest.json; name the directory that `--record` was given", .0.display())]
     NoRecording(PathBuf),
-    /// A file or directory could not be read.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-    /// A manifest that is none, or of a version that is not read.
-    #[error("{}: {source}", path.display())]
-    Manifest {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: ManifestError,
-    },
+    /// A manifest that cannot be read, is none, or of a version that is not read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestFault),
     /// Not one round or window in the closed segments.
     #[error("{} holds no round that can be read{}", dir.display(), because(.warnings))]
     Empty {
@@ -37,13 +23,8 @@ pub enum ReplayError {
         warnings: Vec<String>,
     },
     /// A segment that cannot be read.
-    #[error("{} cannot be read: {what}", path.display())]
-    Segment {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong with it, one line.
-        what: String,
-    },
+    #[error(transparent)]
+    Segment(#[from] SegmentFault),
     /// More rows than one round or window can have.
     #[error("{table} holds more than {limit} rows of one {key} ({at}): that is no recording of huddle")]
     TooManyRows {
@@ -64,17 +45,6 @@ pub enum ReplayError {
         /// How many there are.
         length: usize,
     },
-}
-
-impl ReplayError {
-    pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::File { action, path: path.to_owned(), source }
-    }
-
-    pub(super) fn segment(path: &Path, what: impl std::fmt::Display) -> Self {
-        let what = what.to_string();
-        Self::Segment { path: path.to_owned(), what: what.lines().next().unwrap_or_default().to_owned() }
-    }
 }
 
 fn because(warnings: &[String]) -> String {

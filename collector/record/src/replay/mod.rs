@@ -1,6 +1,6 @@
 //! Reading a recording back: what the loop told, step by step, as views and as updates.
 //!
-//! [`Recording::open`] looks at the footer of every closed segment and keeps of it which rounds or windows
+//! [`Recording::open`] compares every closed segment with its checksum, looks at its footer and keeps of it which rounds or windows
 //! each row group holds, and of the whole recording one entry a step; rows are read when their step is asked
 //! for, and forgotten but for the last rounds. So what is kept is some 100 bytes a step and a segment,
 //! whatever they hold. A recording that is still being written shows what was
@@ -11,7 +11,6 @@
 
 mod error;
 mod files;
-mod guarded;
 mod index;
 mod round;
 mod segment;
@@ -27,12 +26,14 @@ use std::sync::Arc;
 use huddle_model::availability::Availability;
 use huddle_model::event::Event;
 use huddle_model::observation::Observation;
-use huddle_model::schema::{MANIFEST_FILE, Manifest, Row, Table, TrialRow};
+use huddle_model::schema::{Manifest, Row, Table, TrialRow};
 use huddle_model::stats::Estimate;
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Arm, Comparison, Decision, Objective, Phase};
 use huddle_model::update::Step;
 use huddle_model::view::View;
+use huddle_recording::label::escaped;
+use huddle_recording::read_manifest;
 
 pub use error::ReplayError;
 use files::{Footers, TableFiles};
@@ -40,9 +41,6 @@ use index::{Position, unsigned};
 use round::{Pairs, RebuiltRound, RoundRows, named};
 pub use segment::row_group_keys;
 use window::WindowRows;
-
-/// A manifest is a few KiB; what is far larger is none.
-const MOST_MANIFEST_BYTES: u64 = 64 << 20;
 
 /// Decisions that are kept in memory: a trial takes minutes.
 const MOST_DECISIONS: usize = 100_000;
@@ -72,11 +70,11 @@ impl Recording {
     /// When there is no manifest of a version that is read, or nothing that can be replayed. A damaged or
     /// missing segment is no error: [`Recording::warnings`] names it.
     pub fn open(dir: &Path) -> Result<Self, ReplayError> {
-        let manifest = read_manifest(dir)?;
-        let mut warnings = Vec::new();
-        if let Some(reason) = &manifest.stopped {
-            warnings.push(format!("recording stopped before the run did: {reason}"));
-        }
+        let manifest = read_manifest(dir).map_err(|fault| match fault.is_not_found() && dir.is_dir() {
+            true => ReplayError::NoRecording(dir.to_owned()),
+            false => fault.into(),
+        })?;
+        let mut warnings: Vec<String> = manifest.interruptions().collect();
         if manifest.end_us.is_none() {
             warnings.push(
                 "the recording has no end: it still runs, or was killed; what was not closed is not shown"
@@ -87,6 +85,8 @@ impl Recording {
             Table::ALL.iter().map(|table| TableFiles::open(dir, *table, &manifest, &mut warnings)).collect();
         let positions = index::positions(&mut tables, &manifest, &mut warnings);
         let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MOST_DECISIONS, &mut warnings);
+        // They go to terminals and logs, and have texts of the manifest in them.
+        let warnings: Vec<String> = warnings.iter().map(|warning| escaped(warning)).collect();
         if positions.is_empty() {
             return Err(ReplayError::Empty { dir: dir.to_owned(), warnings });
         }
@@ -308,21 +308,6 @@ impl Recording {
 
 /// Why a view has no window.
 const NO_WINDOW: &str = "the recording does not hold a window that ended with this round";
-
-fn read_manifest(dir: &Path) -> Result<Manifest, ReplayError> {
-    use std::io::Read as _;
-    let path = dir.join(MANIFEST_FILE);
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && dir.is_dir() => {
-            return Err(ReplayError::NoRecording(dir.to_owned()));
-        }
-        Err(error) => return Err(ReplayError::file("open", &path)(error)),
-    };
-    let mut text = String::new();
-    file.take(MOST_MANIFEST_BYTES).read_to_string(&mut text).map_err(ReplayError::file("read", &path))?;
-    Manifest::from_json(&text).map_err(|source| ReplayError::Manifest { path, source })
-}
 
 fn name(dir: &Path, manifest: &Manifest) -> String {
     // `.` has no name of its own.

@@ -14,18 +14,14 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, DataType};
 use huddle_model::schema::{ColumnKind, OLDEST_SCHEMA_VERSION, Row, SCHEMA_VERSION, Table, Value};
+use huddle_recording::SegmentFault;
+use huddle_recording::guarded::{Panicked, Threads, guarded};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
 };
 use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
-
-use super::ReplayError;
-use super::guarded::guarded;
-
-/// What is said where the reader gave up without a word of its own.
-const DAMAGED: &str = "its pages are damaged";
 
 /// Rows that are decoded at a time.
 const BATCH_ROWS: usize = 4096;
@@ -36,17 +32,17 @@ pub(super) fn key(table: Table) -> &'static str {
     if has_windows { "window" } else { "round" }
 }
 
-/// The footer of the segment of `table` at `path`, after a look at its columns.
-pub(super) fn footer(path: &Path, table: Table) -> Result<ArrowReaderMetadata, ReplayError> {
-    let file = File::open(path).map_err(ReplayError::file("open", path))?;
-    read_footer(&file, table).map_err(|what| ReplayError::segment(path, what))
+/// What is said where the reader panicked.
+fn damaged(panicked: &Panicked) -> String {
+    format!("its pages are damaged ({panicked})")
 }
 
-fn read_footer(segment: &impl ChunkReader, table: Table) -> Result<ArrowReaderMetadata, String> {
+/// The footer of a segment of `table`, after a look at its columns.
+pub(super) fn footer(segment: &impl ChunkReader, table: Table) -> Result<ArrowReaderMetadata, String> {
     // The types follow from Parquet's own; a second description of them would be one more to distrust.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let footer = guarded(|| ArrowReaderMetadata::load(segment, options))
-        .ok_or_else(|| DAMAGED.to_owned())?
+    let footer = guarded(Threads::This, || ArrowReaderMetadata::load(segment, options))
+        .map_err(|panicked| damaged(&panicked))?
         .map_err(|error| error.to_string())?;
     check(&footer, table)?;
     Ok(footer)
@@ -59,7 +55,7 @@ fn read_footer(segment: &impl ChunkReader, table: Table) -> Result<ArrowReaderMe
 /// # Errors
 /// When it is no Parquet file, or none that huddle wrote for this table: what is wrong, of any length.
 pub fn row_group_keys(segment: &impl ChunkReader, table: Table) -> Result<Vec<(u64, u64)>, String> {
-    Ok(key_spans(&read_footer(segment, table)?, table))
+    Ok(key_spans(&footer(segment, table)?, table))
 }
 
 fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
@@ -141,12 +137,13 @@ pub(super) struct Wanted {
 /// Reads rows, one by one, until `each` says no.
 pub(super) fn rows<R: Row>(
     path: &Path,
+    file: File,
     footer: ArrowReaderMetadata,
     wanted: Wanted,
     mut each: impl FnMut(R) -> bool,
-) -> Result<(), ReplayError> {
+) -> Result<(), SegmentFault> {
     let names: Vec<&'static str> = R::COLUMNS.iter().map(|column| column.name).collect();
-    cells(path, footer, R::TABLE, &names, wanted, |cells| {
+    cells(path, file, footer, R::TABLE, &names, wanted, |cells| {
         let row = R::of(|at| cells.value(at)).ok_or("a value is null that may not be")?;
         Ok(each(row))
     })
@@ -210,26 +207,27 @@ impl<'a> Cells<'a> {
 /// Reads the columns `names`, row by row, until `each` says no.
 pub(super) fn cells(
     path: &Path,
+    file: File,
     footer: ArrowReaderMetadata,
     table: Table,
     names: &[&'static str],
     wanted: Wanted,
     each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
-) -> Result<(), ReplayError> {
-    guarded(|| decode(path, footer, table, names, wanted, each))
-        .unwrap_or_else(|| Err(ReplayError::segment(path, DAMAGED)))
+) -> Result<(), SegmentFault> {
+    guarded(Threads::This, || decode(file, footer, table, names, wanted, each))
+        .map_err(|panicked| damaged(&panicked))
+        .flatten()
+        .map_err(|what| SegmentFault::of(path, what))
 }
 
 fn decode(
-    path: &Path,
+    file: File,
     footer: ArrowReaderMetadata,
     table: Table,
     names: &[&'static str],
     wanted: Wanted,
     mut each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
-) -> Result<(), ReplayError> {
-    let damaged = |what: &dyn std::fmt::Display| ReplayError::segment(path, what);
-    let file = File::open(path).map_err(ReplayError::file("open", path))?;
+) -> Result<(), String> {
     // As they were called when this was written.
     let version = version(&footer).unwrap_or(SCHEMA_VERSION);
     let names: Vec<Option<&str>> = names.iter().map(|name| table.column_name(name, version)).collect();
@@ -248,16 +246,16 @@ fn decode(
     if let Some(filter) = filter {
         builder = builder.with_row_filter(filter);
     }
-    for batch in builder.build().map_err(|error| damaged(&error))? {
-        let batch = batch.map_err(|error| damaged(&error))?;
+    for batch in builder.build().map_err(|error| error.to_string())? {
+        let batch = batch.map_err(|error| error.to_string())?;
         let column = |name: &Option<&str>| match name {
             None => Some(None),
             Some(name) => Array::of(batch.column_by_name(name)?).map(Some),
         };
         let columns: Option<Vec<Option<Array<'_>>>> = names.iter().map(column).collect();
-        let columns = columns.ok_or_else(|| damaged(&"a column is missing"))?;
+        let columns = columns.ok_or("a column is missing")?;
         for row in 0..batch.num_rows() {
-            if !each(&Cells { columns: &columns, row }).map_err(|what| damaged(&what))? {
+            if !each(&Cells { columns: &columns, row })? {
                 return Ok(());
             }
         }

@@ -11,11 +11,12 @@ use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, Uuid, VcpuId, VmId, XenDomainId};
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::observation::Observation;
-use huddle_model::schema::{RowContext, SCHEMA_VERSION, Table};
+use huddle_model::schema::{MANIFEST_FILE, RowContext, SCHEMA_VERSION, Table};
 use huddle_model::topology::Topology;
 use huddle_model::update::Round;
 use huddle_model::view::View;
 use huddle_model::vm::{Vm, VmmKind};
+use huddle_testing::older::forget_checksums;
 use huddle_testing::{sample, sample_observed};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -245,6 +246,8 @@ fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     record(&run, &published(2, 2), 1000);
+    // With a checksum nothing of it reaches the reader; older ones have none.
+    forget_checksums(&run);
     let mut told = 0;
     for table in [Table::Sharing, Table::Decisions, Table::Windows, Table::Counters] {
         let path = segment(&run, table, 1);
@@ -300,6 +303,14 @@ fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
     let recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings().len(), 1);
     assert!(
+        recording.warnings()[0]
+            .contains("it is segment 1 of events of the run 20261123T060233Z-1, and stands"),
+        "{:?}",
+        recording.warnings()
+    );
+    forget_checksums(&run);
+    let recording = Recording::open(&run).unwrap();
+    assert!(
         recording.warnings()[0].contains("it is no segment of the table ksm"),
         "{:?}",
         recording.warnings()
@@ -348,7 +359,7 @@ fn a_recording_that_is_still_written_shows_what_is_closed() {
     let mut writer = crate::RunWriter::create(&run, manifest(), limits).unwrap();
     let (mut context, now, all) = (RowContext::default(), Instant::now(), published(4, 2));
     let steps = sample::steps(&all);
-    let mut write = |step: &Step, now| writer.write(&context.rows(&step[..]), now);
+    let mut write = |step: &Step, now| assert!(writer.write(&context.rows(&step[..]), now));
     write(&steps[0], now);
     assert!(open_error(&run).contains("the recording has no end"));
     steps[1..5].iter().for_each(|step| write(step, now));
@@ -385,6 +396,97 @@ fn other_cache_domains_than_at_the_start_are_not_made_up() {
     assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
 }
 
+/// Segments of tables, runs and numbers that stand in the place of others, and bytes that are others: each is passed
+/// over by name, whatever a reader of Parquet would make of it.
+#[test]
+fn what_was_not_written_there_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, other) = (dir.path().join("run"), dir.path().join("other"));
+    let published = published(4, 2);
+    record(&run, &published, 4);
+    record_with(&other, &published, 4, Manifest { run: "another".into(), ..manifest() });
+    let whole = replayed(&mut Recording::open(&run).unwrap());
+    let first = segment(&run, Table::Sharing, 1);
+    let good = std::fs::read(&first).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 3] ^= 1;
+    let mut unlabelled = good.clone();
+    let mark = good.windows(17).rposition(|bytes| bytes == b"huddle/segment/1 ").unwrap();
+    unlabelled[mark] ^= 1;
+    let read = |run: &Path, table, number| std::fs::read(segment(run, table, number)).unwrap();
+    for (bytes, words) in [
+        (flipped, "its bytes are not those that were written: checksum"),
+        (good[..good.len() - 1].to_vec(), "bytes, and was written with"),
+        (good[..good.len() / 2].to_vec(), "has no checksum, and every segment of this recording"),
+        ([&good[..], &[0]].concat(), "bytes, and was written with"),
+        (unlabelled, "has no checksum"),
+        (Vec::new(), "has no checksum"),
+        (read(&run, Table::Sharing, 2), "it is segment 2 of sharing of the run 20261123T060233Z-1"),
+        (read(&run, Table::Vms, 1), "it is segment 1 of vms"),
+        (read(&other, Table::Sharing, 1), "it is segment 1 of sharing of the run another"),
+    ] {
+        std::fs::write(&first, bytes).unwrap();
+        let mut recording = Recording::open(&run).unwrap();
+        let warnings = recording.warnings().to_vec();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains(words) && warnings[0].contains("sharing/segment-000001"),
+            "{warnings:?}"
+        );
+        let found = replayed(&mut recording);
+        assert!(found[0].round.matrix.reason().unwrap().contains("does not hold"));
+        assert_eq!(found[7].round.matrix, whole[7].round.matrix);
+    }
+    // A file that is changed while it is shown.
+    std::fs::write(&first, &good).unwrap();
+    let mut recording = Recording::open(&run).unwrap();
+    std::fs::write(&first, &read(&other, Table::Sharing, 1)[1..]).unwrap();
+    let view = recording.view(0).unwrap();
+    assert!(view.round.matrix.value().is_none());
+    assert!(
+        view.events.iter().any(|event| event.message.contains("was changed while the recording was open"))
+    );
+}
+
+#[test]
+fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    record(&run, &published(2, 2), 1000);
+    let replace = |path: &Path, how: &dyn Fn(&Path)| {
+        let aside = dir.path().join("aside");
+        std::fs::rename(path, &aside).unwrap();
+        how(path);
+        let told = Recording::open(&run).map(|recording| recording.warnings().join("\n"));
+        let told = told.unwrap_or_else(|error| error.to_string());
+        std::fs::remove_file(path).unwrap();
+        std::fs::rename(&aside, path).unwrap();
+        told
+    };
+    let pipe = |path: &Path| {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap()
+    };
+    let aside = dir.path().join("aside");
+    let link = |path: &Path| symlink(&aside, path).unwrap();
+    for path in [segment(&run, Table::Vms, 1), run.join(MANIFEST_FILE)] {
+        let told = replace(&path, &pipe);
+        assert!(told.contains("it is a named pipe, and only a regular file is read here"), "{told}");
+        assert!(told.contains(path.to_str().unwrap()), "{told}");
+        let told = replace(&path, &link);
+        assert!(told.contains("it is a symbolic link"), "{told}");
+    }
+    let told = replace(&run.join("vms"), &link);
+    assert!(
+        told.contains("vms is a symbolic link, and the segments of a table are in a directory"),
+        "{told}"
+    );
+    // The recording itself may be named by a link.
+    let linked = dir.path().join("linked");
+    symlink(&run, &linked).unwrap();
+    assert_eq!(Recording::open(&linked).unwrap().warnings(), [""; 0]);
+}
+
 /// Writes a segment anew as version 2 had it: with another name for one column.
 fn age_by_one_version(path: &Path, name: &str, old: &str) {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
@@ -415,6 +517,7 @@ fn columns_of_older_versions_are_read_by_their_old_names() {
     let run = dir.path().join("run");
     let published: Vec<View> = (1..4).map(|round| sample::view(round, 2)).collect();
     record_with(&run, &published, 1000, manifest());
+    forget_checksums(&run);
     age_by_one_version(&segment(&run, Table::Ksm, 1), "ksm_run", "run");
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings(), &[] as &[String]);

@@ -51,9 +51,7 @@ struct Planned {
 
 pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>) -> Result<(), Failure> {
     let mut recording = Recording::open(dir).map_err(Failure::failed)?;
-    for warning in recording.warnings() {
-        tracing::warn!("{warning}");
-    }
+    say_warnings(&recording);
     let positions: Vec<(usize, u64)> = recording.rounds().collect();
     let mut rounds = Vec::new();
     let mut before: Option<Plan> = None;
@@ -84,6 +82,20 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
             warnings: recording.warnings(),
         }),
         Format::Table => show(policy, &rounds),
+    }
+}
+
+/// Says what of a recording is left out.
+pub(super) fn say_warnings(recording: &Recording) {
+    for warning in recording.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let manifest = recording.manifest();
+    if !manifest.has_checksums() {
+        tracing::info!(
+            "huddle {} wrote this recording without checksums: damage in it may go unnoticed",
+            manifest.huddle_version
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use huddle_tui::{Action, Capability, Source};
 use tokio::time::{Interval, interval};
 
 use super::command_of;
-use super::live::{named, refusals};
+use super::live::refusals;
 use super::screen::{Feed, FeedMessage};
 
 /// How often a loop that ended is looked for.
@@ -71,7 +71,7 @@ impl Feed for Attached {
             return Some(match viewer.next().await {
                 Ok(Some(Message::View { view, missed })) => FeedMessage::View { view, missed },
                 Ok(Some(Message::Updates(updates))) => FeedMessage::Updates(updates.into()),
-                Ok(Some(Message::Recording(dir))) => FeedMessage::Recording(named(dir)),
+                Ok(Some(Message::Recording(state))) => FeedMessage::Recording(state),
                 Ok(Some(Message::Answer(Answer::Ok(done)))) => FeedMessage::Answer(Ok(done)),
                 Ok(Some(Message::Answer(Answer::Error(why)))) => FeedMessage::Answer(Err(why)),
                 // It introduces itself once, before this.

@@ -1,7 +1,5 @@
 //! What the screen shows of a loop in the same process.
 
-use std::path::PathBuf;
-
 use huddle_engine::command::Request;
 use huddle_engine::publish::Delivery;
 use huddle_tui::{Action, Capability};
@@ -40,7 +38,7 @@ impl Feed for Live {
             }),
             changed = recording.changed() => {
                 changed.ok()?;
-                Some(FeedMessage::Recording(named(recording.borrow_and_update().clone())))
+                Some(FeedMessage::Recording(recording.borrow_and_update().clone()))
             }
             answer = answered(&mut self.waits) => {
                 self.waits = None;
@@ -80,8 +78,4 @@ pub(super) fn refusals(can_pin: bool) -> Vec<(Capability, String)> {
         .filter(|_| !can_pin)
         .map(|capability| (capability, why.to_owned()))
         .collect()
-}
-
-pub(super) fn named(dir: Option<PathBuf>) -> Option<String> {
-    dir.map(|dir| dir.display().to_string())
 }

@@ -18,6 +18,7 @@ use self::attached::Attached;
 use self::live::Live;
 use self::replay::Replayed;
 use self::screen::Screen;
+use super::what_if::say_warnings;
 use crate::cli::args::{Common, Format, TopArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -98,9 +99,7 @@ fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log)
 /// Shows a recording; nothing of the host is looked at.
 fn replayed(context: &Context, dir: &Path, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     let recording = Recording::open(dir).map_err(Failure::failed)?;
-    for warning in recording.warnings() {
-        tracing::warn!("{warning}");
-    }
+    say_warnings(&recording);
     looping::runtime()?.block_on(async {
         let stopping = Stopping::listen()?;
         let screen = Screen::enter(&context.config.top, args.ascii)?;

@@ -30,8 +30,16 @@ impl Replayed {
             is_playing: true,
             speed: Speed::ONE,
         };
+        let missing = match recording.warnings() {
+            [] => None,
+            [only] => Some(only.clone()),
+            [first, others @ ..] => {
+                Some(format!("{first} (and {} more, see the log on leaving)", others.len()))
+            }
+        };
         let mut replayed = Self { recording, at, due: None, first: VecDeque::new() };
         replayed.show(0);
+        replayed.first.extend(missing.map(FeedMessage::Notice));
         replayed
     }
 

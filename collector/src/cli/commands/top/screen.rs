@@ -9,6 +9,7 @@ use crossterm::event::EventStream;
 use futures::StreamExt;
 use huddle_host::clock::HostClock;
 use huddle_host::stages::Clock as _;
+use huddle_model::recording::RecordingState;
 use huddle_model::schema::run_id;
 use huddle_model::update::Step;
 use huddle_model::view::View;
@@ -53,8 +54,10 @@ pub(super) enum FeedMessage {
     Source(Source),
     /// What cannot be done from now on; all else can.
     Refusals(Vec<(Capability, String)>),
-    /// Where a recording is made now.
-    Recording(Option<String>),
+    /// Where a recording is made now, and whether it can be written.
+    Recording(Option<RecordingState>),
+    /// Something to know that nobody asked for.
+    Notice(String),
     /// How something that was asked for went.
     Answer(Result<String, String>),
 }
@@ -70,7 +73,7 @@ impl Screen {
     pub(super) fn enter(settings: &TopSettings, ascii: bool) -> Result<Self, Failure> {
         let (keys, palette) =
             (settings.keys().map_err(Failure::usage)?, settings.palette().map_err(Failure::usage)?);
-        let guard = TerminalGuard::enter().map_err(|error| match error.kind() {
+        let guard = TerminalGuard::enter(huddle_record::is_guarded).map_err(|error| match error.kind() {
             ErrorKind::Unsupported => Failure::host(anyhow!("{error}")),
             _ => Failure::failed(error),
         })?;
@@ -129,7 +132,8 @@ impl Screen {
                 Capability::ALL.into_iter().for_each(|capability| app.allow(capability));
                 refusals.into_iter().for_each(|(capability, why)| app.refuse(capability, why));
             }
-            FeedMessage::Recording(to) => app.set_recording(to),
+            FeedMessage::Recording(state) => app.set_recording(state),
+            FeedMessage::Notice(text) => app.notify(Tone::Warning, text),
             FeedMessage::Answer(Ok(done)) => app.notify(Tone::Done, done),
             FeedMessage::Answer(Err(why)) => app.notify(Tone::Warning, format!("not done: {why}")),
         }

@@ -1,0 +1,98 @@
+//! What happens to a recording while it is made, told to whoever watches the loop.
+
+use std::path::{Path, PathBuf};
+
+use huddle_host::clock::unix_us;
+use huddle_model::event::{Event, EventKind};
+use huddle_model::recording::{Interruption, RecordingState};
+use huddle_model::update::{Step, Update};
+use huddle_record::RecorderNotice;
+use tokio::sync::{mpsc, watch};
+
+/// Takes notices from recorders, each with the directory of its recording. A recorder tells one at most for every
+/// attempt to write, and attempts are seconds apart.
+pub(crate) type NoticeSender = mpsc::UnboundedSender<(PathBuf, RecorderNotice)>;
+
+/// The other end of a [`NoticeSender`].
+pub(crate) type Notices = mpsc::UnboundedReceiver<(PathBuf, RecorderNotice)>;
+
+/// The state of a recording that begins.
+pub(crate) fn state_of(dir: &Path) -> RecordingState {
+    RecordingState::of(dir.display().to_string())
+}
+
+/// What the recorder of `dir` tells its notices to.
+pub(crate) fn teller(notices: &NoticeSender, dir: &Path) -> impl Fn(RecorderNotice) + Send + use<> {
+    let (notices, dir) = (notices.clone(), dir.to_owned());
+    move |notice| {
+        // The loop has ended when nobody takes it; what is wrong then is told when the recording is finished.
+        let _ = notices.send((dir.clone(), notice));
+    }
+}
+
+/// Tells what recorders tell, for ever: the state of the recording to `recording`, and an event to `tell`, with
+/// whether it is to be recorded too.
+pub(crate) async fn watch(
+    mut notices: Notices,
+    recording: &watch::Sender<Option<RecordingState>>,
+    tell: impl Fn(&Step, bool),
+) {
+    while let Some((dir, notice)) = notices.recv().await {
+        recording.send_if_modified(|state| follow(state.as_mut(), &dir, &notice));
+        let can_be_recorded = matches!(notice, RecorderNotice::Resumed(_));
+        tell(&Step::from([Update::Event(event(&dir, notice))]), can_be_recorded);
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Takes a notice over where it is of the recording that is made now; whether it was.
+fn follow(state: Option<&mut RecordingState>, dir: &Path, notice: &RecorderNotice) -> bool {
+    let Some(state) = state.filter(|state| state.dir == state_of(dir).dir) else { return false };
+    state.interrupted = match notice {
+        RecorderNotice::Interrupted { since_us, reason } => Some(Interruption {
+            since_unix_us: u64::try_from(*since_us).unwrap_or(0),
+            reason: reason.clone(),
+        }),
+        RecorderNotice::Resumed(_) => None,
+    };
+    true
+}
+
+fn event(dir: &Path, notice: RecorderNotice) -> Event {
+    let dir = dir.display();
+    let (kind, message) = match notice {
+        RecorderNotice::Interrupted { reason, .. } => (
+            EventKind::StageFailed,
+            format!("nothing is recorded into {dir} now, and it is tried again until it works: {reason}"),
+        ),
+        RecorderNotice::Resumed(gap) => {
+            (EventKind::Note, format!("recording into {dir} goes on; {}", gap.sentence()))
+        }
+    };
+    Event { at_unix_us: u64::try_from(unix_us()).unwrap_or(0), kind, vm: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::schema::RecordingGap;
+
+    use super::*;
+
+    #[test]
+    fn a_notice_changes_the_state_of_its_own_recording_only() {
+        let here = Path::new("/run/here");
+        let failed = RecorderNotice::Interrupted { since_us: 7, reason: "no space".into() };
+        let resumed = RecorderNotice::Resumed(RecordingGap::begin(7, "no space".into()));
+        let mut state = state_of(here);
+        assert!(!follow(Some(&mut state), Path::new("/run/there"), &failed));
+        assert!(!follow(None, here, &failed));
+        assert!(follow(Some(&mut state), here, &failed));
+        let interruption = Interruption { since_unix_us: 7, reason: "no space".into() };
+        assert_eq!(state.interrupted, Some(interruption));
+        assert!(follow(Some(&mut state), here, &resumed));
+        assert_eq!(state, state_of(here));
+        let said = event(here, failed);
+        assert!(said.kind == EventKind::StageFailed && said.message.ends_with(": no space"), "{said:?}");
+        assert!(event(here, resumed).message.starts_with("recording into /run/here goes on; "));
+    }
+}
