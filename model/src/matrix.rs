@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Uuid, VmId};
+use crate::id::{Owner, Uuid, VmId};
 use crate::vm::Vm;
 
 pub use file::{MatrixFileError, MatrixParts};
@@ -80,6 +80,8 @@ pub struct MatrixVm {
     pub id: Option<VmId>,
     /// Its UUID; `None` where it has none, and when a file did not say.
     pub uuid: Option<Uuid>,
+    /// The user that it belongs to; `None` on Xen, and when a file did not say.
+    pub owner: Option<Owner>,
     /// How many vCPUs it has; 1 when a file did not say.
     pub vcpus: u32,
     /// Its memory; `None` when a file gave rates only.
@@ -90,12 +92,13 @@ impl MatrixVm {
     /// A VM with what was measured of it.
     pub fn of(vm: &Vm, memory: Option<MemoryUse>) -> Self {
         let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX);
-        Self { name: vm.name.clone(), id: Some(vm.id), uuid: vm.uuid, vcpus, memory }
+        let (name, owner) = (vm.name.clone(), vm.owner.clone());
+        Self { name, id: Some(vm.id), uuid: vm.uuid, owner, vcpus, memory }
     }
 
     /// A VM of which nothing but the name is known.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), id: None, uuid: None, vcpus: 1, memory: None }
+        Self { name: name.into(), id: None, uuid: None, owner: None, vcpus: 1, memory: None }
     }
 
     /// Whether it is `vm`, as far as is known.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
-pub use crate::id::{TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
+pub use crate::id::{Owner, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
 
 /// What runs the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -147,6 +147,8 @@ pub struct Vm {
     pub id: VmId,
     /// Its UUID, which its management gave it: QEMU's `-uuid`, or Xen's; `None` where it has none.
     pub uuid: Option<Uuid>,
+    /// The user that its process belongs to; `None` for a domain of Xen, and where that is not known.
+    pub owner: Option<Owner>,
     /// What runs it.
     pub vmm: VmmKind,
     /// Its vCPUs in ascending index.

@@ -164,7 +164,8 @@ impl Engine {
     fn plan_anew(&mut self, last: &Round) -> Availability<Arc<Plan>> {
         match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                let basis = self.basis(&last.vms, matrix, topology);
+                let apart = self.memory.bearers.apply(&self.limits, matrix.vms()).apart;
+                let basis = self.basis(&last.vms, matrix, topology, apart);
                 Availability::Available(Arc::new(self.policy.plan(&basis.input(&self.limits))))
             }
             _ => last.plan.clone(),

@@ -29,6 +29,7 @@ fn vm(name: &str, pid: i32) -> Vm {
         name: name.into(),
         id: task.into(),
         uuid: None,
+        owner: None,
         vmm: VmmKind::Process,
         vcpus: vec![Vcpu {
             index: 0,
@@ -50,7 +51,7 @@ struct FakeVms(VecDeque<Result<Vec<Vm>, &'static str>>);
 impl VmSource for FakeVms {
     fn discover(&mut self) -> Result<Discovery, StageError> {
         let now = if self.0.len() > 1 { self.0.pop_front().unwrap() } else { self.0[0].clone() };
-        Ok(Discovery { vms: now?, notes: Vec::new() })
+        Ok(Discovery { vms: now?, ..Discovery::default() })
     }
 }
 

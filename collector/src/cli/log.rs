@@ -3,7 +3,20 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use huddle_model::text::plain;
+use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 use tracing_subscriber::fmt::MakeWriter;
+
+/// How what is logged becomes text: messages hold names and paths of others, and each stays one plain line.
+pub(crate) fn plain_fields() -> impl for<'writer> FormatFields<'writer> {
+    debug_fn(|writer: &mut Writer<'_>, field, value| {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => write!(writer, "{}", plain(&text)),
+            name => write!(writer, " {name}={}", plain(&text)),
+        }
+    })
+}
 
 /// Lines go to stderr at once, or are kept while a [`HeldLog`] lives.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +71,25 @@ impl MakeWriter<'_> for Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_logged_is_one_plain_line() {
+        let log = Log::default();
+        let held = log.hold();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(plain_fields())
+            .with_writer(log.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(vm = "a\nb", "VM {} is left out", "web\n INFO forged\u{202e}\u{1b}[2J");
+        });
+        let said = String::from_utf8(log.kept().take().unwrap()).unwrap();
+        assert_eq!(said, " WARN VM web\\n INFO forged\\u{202e}\\u{1b}[2J is left out vm=\"a\\nb\"\n");
+        drop(held);
+    }
 
     #[test]
     fn lines_are_kept_while_held_and_only_then() {

@@ -53,6 +53,7 @@ impl Loop {
         context.topology()?;
         let choice = choice(args);
         context.backend.check(&choice)?;
+        context.check_limits()?;
         let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let recordings = Recordings::of(context);

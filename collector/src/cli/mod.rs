@@ -13,6 +13,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
+use huddle_model::text::plain;
 use tracing_subscriber::EnvFilter;
 
 use args::{Args, Command};
@@ -27,6 +28,7 @@ pub(crate) fn main() -> ExitCode {
     let log = Log::default();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .fmt_fields(log::plain_fields())
         .with_writer(log.clone())
         .with_target(false)
         .with_ansi(
@@ -37,7 +39,7 @@ pub(crate) fn main() -> ExitCode {
     match dispatch(&args, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("huddle: {failure}");
+            eprintln!("huddle: {}", plain(&failure.to_string()));
             failure.exit_code()
         }
     }

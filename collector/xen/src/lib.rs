@@ -92,7 +92,10 @@ pub fn running_version(root: &HostRoot) -> Option<String> {
     Some(format!("{}.{}", part("major")?, part("minor")?))
 }
 
-/// Text from a domain's owner or a program as it may be shown: `?` for characters that could upset a terminal.
+/// Longest text of a domain's owner or of a program that is kept, in bytes.
+const MOST_TEXT_BYTES: usize = 256;
+
+/// Text from a domain's owner or a program as it may be shown.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    huddle_model::text::plain_short(text, MOST_TEXT_BYTES)
 }

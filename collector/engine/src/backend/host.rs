@@ -131,7 +131,10 @@ impl Backend for HostBackend {
     }
 
     fn vms(&self) -> Result<Discovery, BackendError> {
-        self.discoverer().discover().map_err(BackendError::failed)
+        self.discoverer().discover().map_err(|error| match error {
+            error if error.is_usage() => BackendError::Usage(error.to_string()),
+            error => BackendError::failed(error),
+        })
     }
 
     fn topology(&self) -> Result<Topology, BackendError> {
