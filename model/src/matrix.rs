@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Owner, Uuid, VmId};
+use crate::names::Identity;
 use crate::vm::Vm;
 
 pub use file::{MatrixFileError, MatrixParts};
@@ -99,6 +100,11 @@ impl MatrixVm {
     /// A VM of which nothing but the name is known.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), id: None, uuid: None, owner: None, vcpus: 1, memory: None }
+    }
+
+    /// What it can be named by.
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { name: &self.name, id: self.id, uuid: self.uuid, owner: self.owner.as_ref() }
     }
 
     /// Whether it is `vm`, as far as is known.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::VmId;
+use crate::id::{Owner, Uuid, VmId};
 
 /// The names that were given so far, to the VMs there are.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +66,36 @@ fn unused(wanted: &str, id: VmId, taken: &BTreeSet<String>) -> String {
 pub fn is_called(own: &str, name: &str, id: Option<VmId>) -> bool {
     let number = || name.strip_prefix(own)?.strip_prefix('-')?.parse().ok();
     name == own || id.is_some_and(|id| number() == Some(id.number()))
+}
+
+/// What a VM can be named by.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a> {
+    /// What it is called here.
+    pub name: &'a str,
+    /// Which it is, where that is known.
+    pub id: Option<VmId>,
+    /// Its UUID, where it has one.
+    pub uuid: Option<Uuid>,
+    /// Whose it is, where that is known.
+    pub owner: Option<&'a Owner>,
+}
+
+impl Identity<'_> {
+    /// Whether `entry` may mean this VM: it is what the VM called itself, that after `OWNER:`, or its UUID.
+    pub fn is_meant_by(&self, entry: &str) -> bool {
+        // 36 characters: what else `Uuid` would read may as well be a name.
+        if let Some(uuid) = Uuid::try_parse(entry).ok().filter(|_| entry.len() == 36) {
+            let of_domain = self.id.and_then(|id| id.xen_domain()).map(|domain| domain.uuid);
+            return self.uuid.or(of_domain) == Some(uuid);
+        }
+        let is_owners = |(at, _): (usize, &str)| {
+            // Who owns a VM of a file, or of Xen, is not known.
+            let is_theirs = self.owner.is_none_or(|owner| owner.is(&entry[..at]));
+            is_theirs && is_called(&entry[at + 1..], self.name, self.id)
+        };
+        is_called(entry, self.name, self.id) || entry.match_indices(':').any(is_owners)
+    }
 }
 
 #[cfg(test)]

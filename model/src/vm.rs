@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
+use crate::names::Identity;
 pub use crate::id::{Owner, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
 
 /// What runs the VM.
@@ -172,6 +173,11 @@ impl Vm {
         let of_vcpus = self.vcpus.iter().filter_map(|vcpu| vcpu.process);
         let of_memory = self.memory.iter().filter_map(|region| region.process);
         self.process().into_iter().chain(of_vcpus).chain(of_memory).collect()
+    }
+
+    /// What it can be named by.
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { name: &self.name, id: Some(self.id), uuid: self.uuid, owner: self.owner.as_ref() }
     }
 
     /// Its name with its identity.

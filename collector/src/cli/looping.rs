@@ -257,7 +257,7 @@ fn report_socket(
         None if objective == Some(Objective::Reported) => context.state()?.path().join("reports"),
         None => return Ok(None),
     };
-    let socket = ReportSocket::open(&path).map_err(Failure::failed)?;
+    let socket = ReportSocket::open(&path, &context.config.limits).map_err(Failure::failed)?;
     tracing::info!("workloads may report to {}", path.display());
     Ok(Some(socket))
 }

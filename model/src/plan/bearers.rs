@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use super::limits::PlanLimits;
 use crate::id::{Owner, Uuid, VmId};
 use crate::matrix::MatrixVm;
-use crate::names::is_called;
 
 /// The VMs that names of limits meant so far.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +71,7 @@ impl Bearers {
 
     /// The VMs that `entry` means, and what is wrong if they are not exactly one.
     fn find(&mut self, limit: &str, entry: &str, vms: &[MatrixVm]) -> (Vec<usize>, Option<String>) {
-        let all: Vec<usize> = (0..vms.len()).filter(|at| means(entry, &vms[*at])).collect();
+        let all: Vec<usize> = (0..vms.len()).filter(|at| vms[*at].identity().is_meant_by(entry)).collect();
         let mut here = all.clone();
         if let Some(before) = self.known.get(entry) {
             if let Some(at) = vms.iter().position(|vm| vm.id == Some(before.id)) {
@@ -126,21 +125,6 @@ fn closest(entry: &str, vms: &[MatrixVm], here: Vec<usize>) -> Vec<usize> {
     };
     let exact: Vec<usize> = here.iter().copied().filter(is_exact).collect();
     if exact.len() == 1 { exact } else { here }
-}
-
-/// Whether a VM may be the one that a limit names.
-pub(super) fn means(entry: &str, vm: &MatrixVm) -> bool {
-    // 36 characters: what else `Uuid` would read may as well be a name.
-    if let Some(uuid) = Uuid::try_parse(entry).ok().filter(|_| entry.len() == 36) {
-        let of_domain = vm.id.and_then(|id| id.xen_domain()).map(|domain| domain.uuid);
-        return vm.uuid.or(of_domain) == Some(uuid);
-    }
-    let is_owners = |(at, _): (usize, &str)| {
-        // Who owns a VM of a file, or of Xen, is not known.
-        let is_theirs = vm.owner.as_ref().is_none_or(|owner| owner.is(&entry[..at]));
-        is_theirs && is_called(&entry[at + 1..], &vm.name, vm.id)
-    };
-    is_called(entry, &vm.name, vm.id) || entry.match_indices(':').any(is_owners)
 }
 
 /// The first few of them with their owners.

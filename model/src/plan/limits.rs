@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::bearers::{Bearers, means};
+use super::bearers::Bearers;
 use crate::matrix::{MatrixVm, SharingMatrix};
 
 /// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons. Nothing is
@@ -96,7 +96,11 @@ impl PlanLimits {
     pub(super) fn working_set_of(&self, vm: &MatrixVm) -> Option<u64> {
         // What is called exactly so, before what was renamed.
         let exact = self.working_set_kib.get(&vm.name);
-        exact.or_else(|| self.working_set_kib.iter().find(|(name, _)| means(name, vm)).map(|(_, kib)| kib)).copied()
+        let meant = || {
+            let mut sets = self.working_set_kib.iter();
+            sets.find(|(name, _)| vm.identity().is_meant_by(name)).map(|(_, kib)| kib)
+        };
+        exact.or_else(meant).copied()
     }
 }
 

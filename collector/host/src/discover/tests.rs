@@ -1,3 +1,5 @@
+mod strangers;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -150,11 +152,15 @@ fn unknown_threads_leave_a_vm_without_vcpus_and_say_so() {
 fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
     let host = Host::new();
     let listener = UnixListener::bind(host.dir.path().join("q.sock")).unwrap();
+    // The kernel says who listens: this test itself.
+    let (pid, uid) = (std::process::id().cast_signed(), nix::unistd::getuid().as_raw());
     host.add(&Process {
+        pid,
+        uid,
         program: "/usr/bin/qemu-system-x86_64",
         args: &["qemu", "-name", "web", "-qmp", "unix:/q.sock,server=on,wait=off"],
         fds: KVM,
-        threads: &[(100, "qemu"), (101, "qemu"), (102, "qemu")],
+        threads: &[(pid, "qemu"), (1_000_000_101, "qemu"), (1_000_000_102, "qemu")],
         ..Process::default()
     });
     let limits = Limits { monitor_ms: 200, ..Limits::default() };
@@ -176,7 +182,7 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"{\"QMP\": {}}\r\n").unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        for answer in ["{}", r#"[{"cpu-index": 0, "thread-id": 102}, {"cpu-index": 1, "thread-id": 101}]"#] {
+        for answer in ["{}", r#"[{"cpu-index": 0, "thread-id": 1000000102}, {"cpu-index": 1, "thread-id": 1000000101}]"#] {
             lines.next().unwrap().unwrap();
             stream.write_all(format!("{{\"return\": {answer}}}\r\n").as_bytes()).unwrap();
         }
@@ -184,7 +190,7 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
     });
     let mut discoverer = Discoverer::new(host.root.clone(), options);
     let first = discoverer.discover().unwrap();
-    assert_eq!(vcpus(&first.vms[0]), [(0, 102), (1, 101)]);
+    assert_eq!(vcpus(&first.vms[0]), [(0, 1_000_000_102), (1, 1_000_000_101)]);
     server.join().unwrap();
     // The server is gone; the answer is kept.
     assert_eq!(discoverer.discover().unwrap().vms, first.vms);
