@@ -3,6 +3,7 @@
 use std::fmt;
 
 use comfy_table::{CellAlignment, Table, presets};
+use huddle_model::text::plain;
 
 /// A table with these headings; columns whose heading begins with `>` are aligned to the right.
 pub(crate) fn table(headings: &[&str]) -> Table {
@@ -23,17 +24,9 @@ pub(crate) fn lines(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// A name or sentence with control characters replaced by visible ones: names come from guests' command lines.
+/// A name or sentence as plain text: names come from guests' command lines.
 pub(crate) fn clean(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
-    }
-    out
+    plain(text).into_owned()
 }
 
 /// Losses of an answer, a line each.

@@ -70,7 +70,7 @@ fn figures_of(line: &str) -> [f64; 3] {
 fn in_dom0() {
     let root = HostRoot::real();
     let toolstack = xen::open(&root).unwrap();
-    let vms = XenVms { toolstack: xen::open(&root).unwrap(), choice: DomainChoice::default() };
+    let mut vms = XenVms::new(xen::open(&root).unwrap(), DomainChoice::default());
     let vms = vms.discover().unwrap().vms;
     let mut memory = xen::open_memory(&root).unwrap();
     let settings = ContentSettings { cpu_share: Share::ALL, ..ContentSettings::default() };

@@ -198,6 +198,51 @@ fn processes_that_are_no_vm_are_refused() {
 }
 
 #[test]
+fn a_limit_that_names_no_vm_or_several_is_refused() {
+    let huddle = Huddle::new();
+    let (matrix, topology) = (huddle.file("m.csv", TABLE_1), huddle.file("t.json", TWO_SOCKETS));
+    for (plan, word) in [
+        ("apart = [[\"VM1\", \"VM7\"]]", "apart names \"VM7\", and no VM here is called that"),
+        ("apart = [[\"VM1\", \"any:VM1\"]]", "names VM1 twice"),
+        ("working_set_kib = { VM8 = 5 }", "working_set_kib names \"VM8\""),
+    ] {
+        let config = huddle.file("c.toml", &format!("[plan]\n{plan}\n"));
+        let args = ["plan", "--matrix", &matrix, "--topology", &topology, "--config", &config];
+        let line = huddle.refusal(2, &args);
+        assert!(line.contains(word), "{line}");
+    }
+    let config = huddle.file("c.toml", "[plan]\napart = [[\"VM1\", \"VM2\"]]\n");
+    let plan = huddle.json(&["plan", "--matrix", &matrix, "--topology", &topology, "--config", &config]);
+    let domains: Vec<_> = plan["placement"].as_array().unwrap().iter().map(|vcpu| &vcpu["domain"]).collect();
+    assert_ne!(domains[0], domains[1]);
+
+    // A VM that runs has to be there too, before anything is measured or changed.
+    let process = Process::start();
+    let config = huddle.file("c.toml", "[plan]\napart = [[\"web\", \"gone\"]]\n");
+    let vm = format!("web={}", process.pid());
+    if is_root() {
+        let line = huddle.refusal(2, &["pin", "--vm", &vm, "--config", &config]);
+        assert!(line.contains("gone"), "{line}");
+    }
+}
+
+#[test]
+fn the_number_of_a_thread_is_no_vm_beside_its_process() {
+    let huddle = Huddle::new();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let (told, tell) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        told.send(nix::unistd::gettid()).unwrap();
+        let _ = stopped.recv();
+    });
+    let (pid, tid) = (std::process::id(), tell.recv().unwrap());
+    let line = huddle.refusal(2, &["vms", "--vm", &format!("a={pid}"), "--vm", &format!("b={tid}")]);
+    assert!(line.contains(&format!("{tid}, named as VM b, is a thread of process {pid}")), "{line}");
+    drop(stop);
+    thread.join().unwrap();
+}
+
+#[test]
 fn a_process_named_as_a_vm_is_shown() {
     let huddle = Huddle::new();
     let process = Process::start();

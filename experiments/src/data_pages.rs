@@ -234,6 +234,7 @@ mod tests {
             name: "vm".into(),
             id: process.into(),
             uuid: None,
+            owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),
             memory: vec![GuestRegion { process: Some(process), start: 0, end, kind: MemoryKind::Mergeable }],

@@ -31,7 +31,7 @@ impl Write for Connection<'_> {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut connection = Connection { sent: bytes, was_asked: false };
-    let threads = vcpu_threads(&mut connection);
+    let threads = vcpu_threads(&mut connection, 1 << 20);
     // Nothing is sent before QEMU has greeted, in its first line.
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let greeting = serde_json::from_slice::<serde_json::Value>(first);

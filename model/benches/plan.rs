@@ -48,6 +48,7 @@ fn matrix(seed: u64, n: usize, structured: bool) -> SharingMatrix {
         name: format!("vm{i}"),
         id: None,
         uuid: None,
+        owner: None,
         vcpus: 1 + rng.below(2) as u32,
         memory: Some(MemoryUse { frames_used: 20_000, ..MemoryUse::default() }),
     });

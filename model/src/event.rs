@@ -27,6 +27,8 @@ pub enum EventKind {
     VmVanished,
     /// A stage failed; the loop goes on.
     StageFailed,
+    /// A limit for plans names a VM that is not there, or that cannot be told from others.
+    LimitLost,
     /// Affinities were changed.
     Pinned,
     /// A thread was skipped instead of pinned.
@@ -44,6 +46,7 @@ impl EventKind {
             Self::VmAppeared => "vm_appeared",
             Self::VmVanished => "vm_vanished",
             Self::StageFailed => "stage_failed",
+            Self::LimitLost => "limit_lost",
             Self::Pinned => "pinned",
             Self::PinSkipped => "pin_skipped",
             Self::Note => "note",

@@ -160,6 +160,32 @@ impl fmt::Display for VmId {
     }
 }
 
+/// The user that a process belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// Number of the user on the host.
+    pub uid: u32,
+    /// Name of the user in the host's `/etc/passwd`; `None` where it has none there.
+    pub name: Option<String>,
+}
+
+impl Owner {
+    /// Whether `text` is the user's name or number.
+    pub fn is(&self, text: &str) -> bool {
+        self.name.as_deref() == Some(text) || text.parse() == Ok(self.uid)
+    }
+}
+
+impl fmt::Display for Owner {
+    /// The name, or the number where there is none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => write!(f, "{}", self.uid),
+        }
+    }
+}
+
 /// A vCPU that cannot be confused with a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -20,7 +20,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Uuid, VmId};
+use crate::id::{Owner, Uuid, VmId};
+use crate::names::Identity;
 use crate::vm::Vm;
 
 pub use file::{MatrixFileError, MatrixParts};
@@ -79,6 +80,8 @@ pub struct MatrixVm {
     pub id: Option<VmId>,
     /// Its UUID; `None` if it has none or a file does not have it.
     pub uuid: Option<Uuid>,
+    /// The user that it belongs to; `None` on Xen, and if a file does not have it.
+    pub owner: Option<Owner>,
     /// Number of its vCPUs; 1 if a file does not have it.
     pub vcpus: u32,
     /// Its memory; `None` if a file has only rates.
@@ -89,12 +92,18 @@ impl MatrixVm {
     /// A VM with its measured memory.
     pub fn of(vm: &Vm, memory: Option<MemoryUse>) -> Self {
         let vcpus = u32::try_from(vm.vcpus.len()).unwrap_or(u32::MAX);
-        Self { name: vm.name.clone(), id: Some(vm.id), uuid: vm.uuid, vcpus, memory }
+        let (name, owner) = (vm.name.clone(), vm.owner.clone());
+        Self { name, id: Some(vm.id), uuid: vm.uuid, owner, vcpus, memory }
     }
 
     /// A VM of which only the name is known.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), id: None, uuid: None, vcpus: 1, memory: None }
+        Self { name: name.into(), id: None, uuid: None, owner: None, vcpus: 1, memory: None }
+    }
+
+    /// What it can be named by.
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { name: &self.name, id: self.id, uuid: self.uuid, owner: self.owner.as_ref() }
     }
 
     /// Whether it is `vm`, as far as known.

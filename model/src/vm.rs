@@ -8,7 +8,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
-pub use crate::id::{TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
+pub use crate::id::{Owner, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
+use crate::names::Identity;
 
 /// What runs the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -147,6 +148,8 @@ pub struct Vm {
     pub id: VmId,
     /// Its UUID, set by its management: QEMU's `-uuid`, or Xen's; `None` if it has none.
     pub uuid: Option<Uuid>,
+    /// The user that its process belongs to; `None` for a domain of Xen, and where that is not known.
+    pub owner: Option<Owner>,
     /// What runs it.
     pub vmm: VmmKind,
     /// Its vCPUs in ascending index.
@@ -170,6 +173,11 @@ impl Vm {
         let of_vcpus = self.vcpus.iter().filter_map(|vcpu| vcpu.process);
         let of_memory = self.memory.iter().filter_map(|region| region.process);
         self.process().into_iter().chain(of_vcpus).chain(of_memory).collect()
+    }
+
+    /// What it can be named by.
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { name: &self.name, id: Some(self.id), uuid: self.uuid, owner: self.owner.as_ref() }
     }
 
     /// Its name with its identity.

@@ -86,6 +86,7 @@ fn vm(at: usize) -> Vm {
         name: format!("tenant-{at:04}"),
         id: process.into(),
         uuid: None,
+        owner: None,
         vmm: VmmKind::QemuKvm,
         vcpus: vec![Vcpu {
             index: 0,
@@ -105,7 +106,7 @@ struct Vms(usize);
 
 impl VmSource for Vms {
     fn discover(&mut self) -> Result<Discovery, StageError> {
-        Ok(Discovery { vms: (0..self.0).map(vm).collect(), notes: Vec::new() })
+        Ok(Discovery { vms: (0..self.0).map(vm).collect(), ..Discovery::default() })
     }
 }
 

@@ -180,7 +180,8 @@ impl Engine {
     fn plan_anew(&mut self, policy: Policy, last: &Round) -> Option<Availability<Arc<Plan>>> {
         Some(match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                let basis = self.basis(&last.vms, matrix, topology)?;
+                let apart = self.memory.bearers.apply(&self.limits, matrix.vms()).apart;
+                let basis = self.basis(&last.vms, matrix, topology, apart)?;
                 Availability::Available(self.plan(policy, basis)?.1)
             }
             _ => last.plan.clone(),

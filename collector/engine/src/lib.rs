@@ -27,7 +27,8 @@ use huddle_model::event::{Event, EventKind};
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
 use huddle_model::pinning::Pinning;
-use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
+use huddle_model::plan::{Applied, Bearers, Plan, PlanInput, PlanLimits, PlanVm, Policy};
+use huddle_model::text::plain;
 use huddle_model::topology::Topology;
 use huddle_model::trial::{Comparison, Decision, HostReading, Moment, Phase};
 use huddle_model::update::{Round, Step, Update};
@@ -95,6 +96,10 @@ pub struct Engine {
 pub struct Memory {
     round: u64,
     known: BTreeMap<(String, VmId), Option<Uuid>>,
+    /// Whom the names in limits mean.
+    bearers: Bearers,
+    /// What was wrong with them in the last round.
+    limit_problems: Vec<String>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
     /// What was told so far.
@@ -172,9 +177,11 @@ impl Engine {
         }
 
         let vms = Arc::new(vms);
+        let applied = matrix.value().map(|matrix| self.apply_limits(matrix, &mut events));
         let basis = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                Availability::Available(self.basis(&vms, matrix, topology)?)
+                let apart = applied.map(|applied| applied.apart).unwrap_or_default();
+                Availability::Available(self.basis(&vms, matrix, topology, apart)?)
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
@@ -322,6 +329,7 @@ impl Engine {
         vms: &Arc<Vec<Vm>>,
         matrix: &Arc<SharingMatrix>,
         topology: &Arc<Topology>,
+        apart: Vec<(usize, usize)>,
     ) -> Option<Basis> {
         let seen = self.memory.view.as_ref().and_then(|view| view.observation.value());
         let mut places: Vec<PlanVm> = Vec::new();
@@ -342,8 +350,19 @@ impl Engine {
             places.iter_mut().zip(node_pages).for_each(|(place, pages)| place.node_pages = pages);
         }
         let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
-        let apart = self.limits.pairs_apart(matrix);
         Some(Basis { matrix: Arc::clone(matrix), topology: Arc::clone(topology), places, weighted, apart })
+    }
+
+    /// Finds the VMs that limits name, and reports when one cannot be told any more: a limit that holds for
+    /// nobody must not pass unnoticed.
+    fn apply_limits(&mut self, matrix: &SharingMatrix, events: &mut Events) -> Applied {
+        let applied = self.memory.bearers.apply(&self.limits, matrix.vms());
+        let new = applied.problems.iter().filter(|problem| !self.memory.limit_problems.contains(problem));
+        events.extend(
+            new.map(|problem| (EventKind::LimitLost, None, format!("a limit is not kept: {problem}"))),
+        );
+        self.memory.limit_problems.clone_from(&applied.problems);
+        applied
     }
 
     /// What was seen since the last call, in the placement that was in force; from now on `vms` are
@@ -571,8 +590,11 @@ fn decision_event(decision: &Decision) -> EventNow {
     (EventKind::Note, None, decision.to_string())
 }
 
+/// Events as they are told, to the log, the terminal and the recording: each is one plain line.
 fn events_at(at_unix_us: u64, events: Events) -> Vec<Event> {
-    events.into_iter().map(|(kind, vm, message)| Event { at_unix_us, kind, vm, message }).collect()
+    let plain = |message: String| plain(&message).into_owned();
+    let event = |(kind, vm, message)| Event { at_unix_us, kind, vm, message: plain(message) };
+    events.into_iter().map(event).collect()
 }
 
 #[cfg(test)]

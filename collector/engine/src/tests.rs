@@ -10,8 +10,9 @@ use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::pinning::PinOutcome;
+use huddle_model::text::is_plain;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
-use huddle_model::vm::{TaskId, Vcpu, VmmKind};
+use huddle_model::vm::{Owner, TaskId, Vcpu, VmmKind};
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::Request;
@@ -29,6 +30,7 @@ fn vm(name: &str, pid: i32) -> Vm {
         name: name.into(),
         id: task.into(),
         uuid: None,
+        owner: None,
         vmm: VmmKind::Process,
         vcpus: vec![Vcpu {
             index: 0,
@@ -50,7 +52,7 @@ struct FakeVms(VecDeque<Result<Vec<Vm>, &'static str>>);
 impl VmSource for FakeVms {
     fn discover(&mut self) -> Result<Discovery, StageError> {
         let now = if self.0.len() > 1 { self.0.pop_front().unwrap() } else { self.0[0].clone() };
-        Ok(Discovery { vms: now?, notes: Vec::new() })
+        Ok(Discovery { vms: now?, ..Discovery::default() })
     }
 }
 
@@ -329,6 +331,46 @@ fn a_round_goes_through_all_stages() {
     );
     assert_eq!(view.round.ksm.reason(), Some("no KSM here"));
     assert!(kinds(&round(&mut engine)).contains(&(EventKind::VmVanished, Some("a"))));
+}
+
+#[test]
+fn a_limit_stays_with_the_vm_that_was_meant_and_its_loss_is_told() {
+    let whose = |name, pid, uid| Vm { owner: Some(Owner { uid, name: None }), ..vm(name, pid) };
+    let (web, db) = (whose("web", 10, 64055), whose("db", 20, 64055));
+    let rounds = vec![
+        Ok(vec![web.clone(), db.clone()]),
+        // A stranger that bears the name too, and is listed first.
+        Ok(vec![whose("web-5", 5, 1000), web, db.clone()]),
+        // It is alone with the name, and the one that was meant is gone.
+        Ok(vec![whose("web", 5, 1000), db.clone()]),
+        Ok(vec![whose("web", 5, 1000), db]),
+    ];
+    let mut engine = engine(rounds, &FakePinner::default());
+    engine.limits.apart = vec![vec!["web".into(), "db".into()]];
+    let lost = |view: &View| {
+        let events = view.round.events.iter().filter(|event| event.kind == EventKind::LimitLost);
+        events.map(|event| event.message.clone()).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        let view = round(&mut engine);
+        assert_eq!(lost(&view), [""; 0]);
+        let plan = view.round.plan.value().unwrap();
+        let domain = |name| plan.domain_of(name, 0).unwrap().id;
+        assert_ne!(domain("web"), domain("db"), "{plan:?}");
+    }
+    let told = lost(&round(&mut engine));
+    assert!(told.len() == 1 && told[0].contains("belongs to somebody else"), "{told:?}");
+    assert_eq!(lost(&round(&mut engine)), [""; 0], "once");
+}
+
+#[test]
+fn what_is_told_is_one_plain_line() {
+    let mut engine = engine(vec![Ok(vec![vm("a\nb\u{202e}", 1)])], &FakePinner::default());
+    let events = round(&mut engine).round.events.clone();
+    assert!(
+        !events.is_empty() && events.iter().all(|event| event.message.chars().all(is_plain)),
+        "{events:?}"
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use huddle_model::cpuset::CpuSet;
 use procfs_core::{ProcessCGroup, ProcessCGroups};
 
+use super::limits::{TooMuch, count};
 use super::{HostError, HostRoot, optional, parsed, read_cpus, read_text};
 
 /// The CPUs that the control group of a process allows it; `None` where no cpuset controller tells
@@ -22,6 +23,13 @@ pub fn allowed_cpus(root: &HostRoot, pid: i32) -> Result<Option<CpuSet>, HostErr
         }
     }
     Ok(None)
+}
+
+/// The control groups of a process, one for each hierarchy, as `/proc/PID/cgroup` has them.
+pub fn paths(root: &HostRoot, pid: i32) -> Result<Vec<String>, HostError> {
+    let text = read_text(&root.proc(format!("{pid}/cgroup")))?;
+    // `ID:CONTROLLERS:PATH`, of which only the path may hold colons (cgroups(7)).
+    Ok(text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(str::to_owned).collect())
 }
 
 /// Where to look: the mount of a hierarchy, the group in it, and the files that tell, best first.
@@ -94,10 +102,20 @@ fn holds_processes(directory: PathBuf) -> Result<PathBuf, HostError> {
 }
 
 /// The processes of the group at `directory` and of all groups below it, in ascending order.
-pub fn processes(directory: &Path) -> Result<Vec<i32>, HostError> {
+///
+/// # Errors
+/// They cannot be read, or there are more than `most` of them, or as many groups: who is in a group may be allowed to
+/// make any number below it.
+pub fn processes(directory: &Path, most: u32) -> Result<Vec<i32>, HostError> {
     let mut pids = Vec::new();
     let mut left = vec![directory.to_owned()];
+    let mut groups = 0;
     while let Some(directory) = left.pop() {
+        groups += 1;
+        if groups > count(most) || left.len() > count(most) || pids.len() > count(most) {
+            let of = "processes and groups below it";
+            return Err(TooMuch::Count { of, most: most.into(), limit: "cgroup_processes" }.into());
+        }
         let path = directory.join("cgroup.procs");
         let Some(text) = optional(read_text(&path))? else { continue };
         for line in text.lines() {
@@ -154,6 +172,12 @@ mod tests {
     }
 
     #[test]
+    fn paths_may_hold_colons() {
+        let (_dir, root) = tree(&[("proc/9/cgroup", "4:memory:/a:b\n1:name=systemd:/c\n0::/\n")]);
+        assert_eq!(paths(&root, 9).unwrap(), ["/a:b", "/c", "/"]);
+    }
+
+    #[test]
     fn version_1_rules_where_it_has_the_controller() {
         let (_dir, root) = tree(&[
             ("proc/9/cgroup", "4:memory:/a\n3:cpuset:/vms/one\n0::/\n"),
@@ -185,7 +209,8 @@ mod tests {
             ("sys/fs/cgroup/memory/web/a/b/cgroup.procs", "10\n"),
         ]);
         let directory = super::directory(&root, Path::new("web")).unwrap();
-        assert_eq!(processes(&directory).unwrap(), [10, 20, 30]);
+        assert_eq!(processes(&directory, 10).unwrap(), [10, 20, 30]);
+        assert!(processes(&directory, 2).unwrap_err().to_string().contains("cgroup_processes"));
         assert_eq!(super::directory(&root, &directory).unwrap(), directory);
         assert!(super::directory(&root, Path::new("nowhere")).unwrap_err().is_gone());
     }

@@ -14,6 +14,7 @@ pub mod files;
 pub mod huge_pages;
 pub mod kernel;
 pub mod ksm;
+pub mod limits;
 pub mod load;
 pub mod maps;
 pub mod memory;
@@ -27,7 +28,10 @@ pub mod status;
 pub mod stop;
 pub mod task;
 pub mod topology;
+pub mod users;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
@@ -40,6 +44,7 @@ pub struct HostRoot {
     sys: PathBuf,
     dev: PathBuf,
     run: PathBuf,
+    etc: PathBuf,
 }
 
 /// A kernel file that could not be read or understood.
@@ -53,6 +58,17 @@ pub enum HostError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// It is longer than what is read of it.
+    #[error("{} is longer than {most} bytes, which is more than is read of it", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        most: usize,
+    },
+    /// There is too much of what is read.
+    #[error(transparent)]
+    TooMuch(#[from] limits::TooMuch),
     /// The content is not what the kernel documents.
     #[error("{} holds {text:?}, which is not {expected}", path.display())]
     Parse {
@@ -78,22 +94,35 @@ impl HostError {
         matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
-    /// The content of `path` is not `expected`; `text` is the offending part.
+    /// The content of `path` is not `expected`; `text` is the offending part, of which the beginning is kept.
     pub fn parse(path: &Path, text: &str, expected: &'static str) -> Self {
-        Self::Parse { path: path.to_owned(), text: text.to_owned(), expected }
+        let text = text[..text.floor_char_boundary(MOST_SHOWN)].to_owned();
+        Self::Parse { path: path.to_owned(), text, expected }
     }
 }
 
 impl HostRoot {
     /// The host this program runs on.
     pub fn real() -> Self {
-        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into(), run: "/run".into() }
+        Self {
+            proc: "/proc".into(),
+            sys: "/sys".into(),
+            dev: "/dev".into(),
+            run: "/run".into(),
+            etc: "/etc".into(),
+        }
     }
 
-    /// A tree with `proc`, `sys`, `dev` and `run` in it.
+    /// A tree with `proc`, `sys`, `dev`, `run` and `etc` in it.
     pub fn at(root: &Path) -> Self {
         let below = |name: &str| root.join(name);
-        Self { proc: below("proc"), sys: below("sys"), dev: below("dev"), run: below("run") }
+        Self {
+            proc: below("proc"),
+            sys: below("sys"),
+            dev: below("dev"),
+            run: below("run"),
+            etc: below("etc"),
+        }
     }
 
     /// The same with another `/run`: for tests that lock a host which other tests lock at the same time.
@@ -125,11 +154,38 @@ impl HostRoot {
     pub fn dev(&self, path: impl AsRef<Path>) -> PathBuf {
         self.dev.join(path)
     }
+
+    /// A path below `/etc`.
+    pub fn etc(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.etc.join(path)
+    }
+}
+
+/// Most of an offending text that is shown, in bytes.
+const MOST_SHOWN: usize = 200;
+
+/// Most that is read of any one file, in bytes. The longest, `/proc/kallsyms`, has 20 MiB at most.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Reads a file of at most `most` bytes, and of a longer one no more than that.
+///
+/// # Errors
+/// It cannot be read, or is longer.
+pub fn read_at_most(path: &Path, most: usize) -> Result<Vec<u8>, HostError> {
+    let read = |source| HostError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(read)?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() > most {
+        return Err(HostError::TooLong { path: path.to_owned(), most });
+    }
+    Ok(bytes)
 }
 
 /// Reads a whole file.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, HostError> {
-    std::fs::read(path).map_err(|source| HostError::Read { path: path.to_owned(), source })
+    read_at_most(path, MOST_BYTES)
 }
 
 /// Reads a whole text file; bytes that are not UTF-8 (thread names may hold any) are replaced.

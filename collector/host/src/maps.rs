@@ -3,9 +3,12 @@
 //! The parser is our own: of the twenty lines that smaps has for every mapping only the first and
 //! the flags are wanted, and paths may hold bytes that are not UTF-8.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use super::{HostError, HostRoot, read_text};
+use super::limits::{Limits, TooMuch, VmTime, count};
+use super::{HostError, HostRoot, read_at_most};
 
 /// One mapping of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,38 +48,77 @@ impl Mapping {
 }
 
 /// The text of `/proc/PID/maps`: cheap, and different whenever mappings come, go, split or join.
-pub fn maps_text(root: &HostRoot, pid: i32) -> Result<String, HostError> {
-    read_text(&root.proc(format!("{pid}/maps")))
+///
+/// # Errors
+/// It cannot be read, or there are more mappings than `limits` has.
+pub fn maps_text(root: &HostRoot, pid: i32, limits: &Limits) -> Result<String, HostError> {
+    let bytes = match read_at_most(&root.proc(format!("{pid}/maps")), limits.mappings_bytes()) {
+        Err(HostError::TooLong { .. }) => return Err(too_many(limits).into()),
+        other => other?,
+    };
+    if bytes.iter().filter(|byte| **byte == b'\n').count() > count(limits.mappings) {
+        return Err(too_many(limits).into());
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Parses the text of `/proc/PID/maps`; the flags of all mappings are `None`.
 pub fn parse_maps(root: &HostRoot, pid: i32, text: &str) -> Result<Vec<Mapping>, HostError> {
-    parse(&root.proc(format!("{pid}/maps")), text)
+    let path = root.proc(format!("{pid}/maps"));
+    let mut mappings = Vec::new();
+    text.lines().try_for_each(|line| take_line(&path, line, &mut mappings))?;
+    Ok(mappings)
 }
 
-/// Reads `/proc/PID/smaps`. The kernel walks the page tables of the whole process for it, which
+/// Reads `/proc/PID/smaps`, a line at a time. The kernel walks the page tables of the whole process for it, which
 /// costs as much as reading its pagemap.
-pub fn smaps(root: &HostRoot, pid: i32) -> Result<Vec<Mapping>, HostError> {
+///
+/// # Errors
+/// It cannot be read or understood, there are more mappings than `limits` has, or `time` is over.
+pub fn smaps(root: &HostRoot, pid: i32, limits: &Limits, time: VmTime) -> Result<Vec<Mapping>, HostError> {
     let path = root.proc(format!("{pid}/smaps"));
-    parse(&path, &read_text(&path)?)
-}
-
-fn parse(path: &Path, text: &str) -> Result<Vec<Mapping>, HostError> {
+    let read = |source| HostError::Read { path: path.clone(), source };
+    let mut lines = BufReader::with_capacity(1 << 16, File::open(&path).map_err(read)?);
     let mut mappings: Vec<Mapping> = Vec::new();
-    for line in text.lines() {
-        // Fields of smaps begin with a capital letter, mappings with a hexadecimal digit in lower case.
-        if line.starts_with(|first: char| first.is_ascii_uppercase()) {
-            if let (Some(flags), Some(mapping)) = (line.strip_prefix("VmFlags:"), mappings.last_mut()) {
-                let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
-                mapping.flags = Some(MappingFlags { mergeable: has("mg"), huge_tlb: has("ht") });
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        (&mut lines).take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(read)?;
+        if line.is_empty() {
+            return Ok(mappings);
+        }
+        let before = mappings.len();
+        take_line(&path, String::from_utf8_lossy(&line).trim_end_matches('\n'), &mut mappings)?;
+        if mappings.len() > before {
+            time.check()?;
+            if mappings.len() > count(limits.mappings) {
+                return Err(too_many(limits).into());
             }
-        } else {
-            mappings.push(
-                parse_line(line).ok_or_else(|| HostError::parse(path, line, "a line of /proc/PID/maps"))?,
-            );
         }
     }
-    Ok(mappings)
+}
+
+/// Longest line of smaps: a path of 4,096 bytes, each written as four where it is an unusual one, and what stands
+/// before it.
+const LONGEST_LINE: u64 = 4 * 4096 + 200;
+
+fn too_many(limits: &Limits) -> TooMuch {
+    TooMuch::Count { of: "mappings", most: limits.mappings.into(), limit: "mappings" }
+}
+
+fn take_line(path: &Path, line: &str, mappings: &mut Vec<Mapping>) -> Result<(), HostError> {
+    // Fields of smaps begin with a capital letter, mappings with a hexadecimal digit in lower case.
+    if line.starts_with(|first: char| first.is_ascii_uppercase()) {
+        if let (Some(flags), Some(mapping)) = (line.strip_prefix("VmFlags:"), mappings.last_mut()) {
+            let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
+            mapping.flags = Some(MappingFlags { mergeable: has("mg"), huge_tlb: has("ht") });
+        }
+    } else {
+        let mapping =
+            parse_line(line).ok_or_else(|| HostError::parse(path, line, "a line of /proc/PID/maps"))?;
+        mappings.push(mapping);
+    }
+    Ok(())
 }
 
 /// `START-END PERMS OFFSET DEV INODE   NAME`, where the name may be missing and may hold spaces.
@@ -110,6 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::Budget;
 
     const SMAPS: &str = "\
 7f0000000000-7f0004000000 rw-p 00000000 00:00 0 
@@ -122,9 +165,23 @@ VmFlags: rd wr sh mr mw me ms de ht sd
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
 
+    fn parse(path: &Path, text: &str) -> Result<Vec<Mapping>, HostError> {
+        let mut mappings = Vec::new();
+        text.lines().try_for_each(|line| take_line(path, line, &mut mappings))?;
+        Ok(mappings)
+    }
+
+    fn time() -> VmTime {
+        Budget::of_round(&Limits { vm_ms: 60_000, ..Limits::default() }).vm()
+    }
+
     #[test]
     fn smaps_is_read_with_its_flags() {
-        let mappings = parse(Path::new("smaps"), SMAPS).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("9")).unwrap();
+        std::fs::write(root.proc("9/smaps"), SMAPS).unwrap();
+        let mappings = smaps(&root, 9, &Limits::default(), time()).unwrap();
         assert_eq!(mappings.len(), 3);
         assert_eq!(mappings[0].len_bytes(), 64 << 20);
         assert_eq!(mappings[0].flags, Some(MappingFlags { mergeable: true, huge_tlb: false }));
@@ -143,10 +200,33 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
     }
 
     #[test]
+    fn more_mappings_than_the_limit_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("9")).unwrap();
+        let maps: String =
+            SMAPS.lines().filter(|line| !line.starts_with('V')).map(|l| format!("{l}\n")).collect();
+        let maps =
+            maps.lines().filter(|line| line.contains('-')).map(|l| format!("{l}\n")).collect::<String>();
+        std::fs::write(root.proc("9/maps"), &maps).unwrap();
+        std::fs::write(root.proc("9/smaps"), SMAPS).unwrap();
+        let most = |mappings| Limits { mappings, ..Limits::default() };
+        assert_eq!(maps_text(&root, 9, &most(3)).unwrap(), maps);
+        for error in [maps_text(&root, 9, &most(2)).err(), smaps(&root, 9, &most(2), time()).err()] {
+            assert_eq!(error.unwrap().to_string(), "it has more than 2 mappings ([limits] mappings)");
+        }
+        let long = format!("{}\n", "7f".repeat(10_000));
+        std::fs::write(root.proc("9/maps"), &long).unwrap();
+        assert!(matches!(maps_text(&root, 9, &most(2)), Err(HostError::TooMuch(_))));
+        std::fs::write(root.proc("9/smaps"), &long).unwrap();
+        assert!(smaps(&root, 9, &most(2), time()).is_err());
+    }
+
+    #[test]
     fn this_process_has_a_stack_and_smaps_agrees_with_maps() {
         let (root, pid) = (HostRoot::real(), std::process::id() as i32);
-        let maps = parse_maps(&root, pid, &maps_text(&root, pid).unwrap()).unwrap();
-        let smaps = smaps(&root, pid).unwrap();
+        let maps = parse_maps(&root, pid, &maps_text(&root, pid, &Limits::default()).unwrap()).unwrap();
+        let smaps = smaps(&root, pid, &Limits::default(), time()).unwrap();
         for mappings in [&maps, &smaps] {
             assert!(mappings.iter().any(|mapping| mapping.name == "[stack]" && mapping.writable));
         }

@@ -26,8 +26,12 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     // go through a descriptor of the directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let directory = OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()).open(parent)?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-    let address = UnixAddr::new(&short)?;
+    connect_to_address(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
+}
+
+/// The same for a path that is short enough for the address of a socket.
+pub(crate) fn connect_to_address(path: &Path) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect_to(socket.as_raw_fd(), &address)?;

@@ -68,6 +68,33 @@ pub fn thread(root: &HostRoot, pid: i32, tid: i32) -> Result<TaskStatus, HostErr
     read(&thread_path(root, pid, tid))
 }
 
+/// Whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessIds {
+    /// `Uid`: the real, the effective and the saved user id.
+    pub uids: [u32; 3],
+    /// `Tgid`: the process; another number than the one that was asked for where that is one of a thread.
+    pub process: i32,
+}
+
+/// Reads whose a process is. Numbers of threads that are no process have such a file too.
+pub fn ids(root: &HostRoot, pid: i32) -> Result<ProcessIds, HostError> {
+    let path = root.proc(format!("{pid}/status"));
+    let text = read_text(&path)?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let uids = || {
+        let mut ids = field("Uid")?.split_ascii_whitespace().map(|id| id.parse::<u32>().ok());
+        Some([ids.next()??, ids.next()??, ids.next()??])
+    };
+    let bad = |expected| HostError::parse(&path, text.lines().next().unwrap_or(""), expected);
+    Ok(ProcessIds {
+        uids: uids().ok_or_else(|| bad("a status with Uid"))?,
+        process: field("Tgid")
+            .and_then(|id| id.trim().parse().ok())
+            .ok_or_else(|| bad("a status with Tgid"))?,
+    })
+}
+
 fn thread_path(root: &HostRoot, pid: i32, tid: i32) -> PathBuf {
     root.proc(format!("{pid}/task/{tid}/status"))
 }
@@ -112,6 +139,24 @@ mod tests {
         assert!(error.contains("0-,4") && error.contains("7/task/8/status"), "{error}");
         std::fs::write(&file, "Name:\tx\n").unwrap();
         assert!(thread(&root, 7, 8).unwrap_err().to_string().contains("Cpus_allowed_list"));
+    }
+
+    #[test]
+    fn whose_a_process_is_stands_in_its_status() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("7")).unwrap();
+        let text = "Name:\tx\nTgid:\t6\nUid:\t1000\t0\t0\t1000\n";
+        std::fs::write(root.proc("7/status"), text).unwrap();
+        assert_eq!(ids(&root, 7).unwrap(), ProcessIds { uids: [1000, 0, 0], process: 6 });
+        for (damaged, word) in [("Uid:\t1000", "Uid"), ("Tgid:\t-", "Tgid")] {
+            let text = text.replace(damaged.split('\t').next().unwrap(), "No");
+            std::fs::write(root.proc("7/status"), text).unwrap();
+            assert!(ids(&root, 7).unwrap_err().to_string().contains(word));
+        }
+        let own = ids(&HostRoot::real(), std::process::id().cast_signed()).unwrap();
+        assert_eq!(own.process, std::process::id().cast_signed());
+        assert_eq!(own.uids[1], nix::unistd::geteuid().as_raw());
     }
 
     #[test]

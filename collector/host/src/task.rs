@@ -1,11 +1,14 @@
 //! `/proc/PID/stat` and `/proc/PID/task/TID/stat`: identity, name and last CPU of a task.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use huddle_model::vm::TaskId;
 use procfs_core::FromRead;
 use procfs_core::process::Stat;
 
+use super::limits::{TooMuch, count};
 use super::{HostError, HostRoot, read_text};
 
 /// What one `stat` file says (proc(5), Linux 6.18).
@@ -33,6 +36,64 @@ impl TaskStat {
     pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
+}
+
+/// What one look at a process tells cheaply: whether it is the one that was looked at before, and whether it may have
+/// become another kind since. A program that is executed changes the name, and who opens a VM of KVM maps memory for
+/// it and starts threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// Id and start time.
+    pub id: TaskId,
+    /// `comm`, in its first 16 bytes.
+    pub name: [u8; 16],
+    /// Whether it is a thread of the kernel.
+    pub is_kernel_thread: bool,
+    /// Whether it has ended and only its entry is left.
+    pub is_dead: bool,
+    /// Field 20, its threads.
+    pub threads: u32,
+    /// Field 23, the size of its address space in bytes.
+    pub address_space_bytes: u64,
+}
+
+/// Looks at the process `pid`. It reads the same file as [`process`], but only what is needed to know a process again,
+/// since it is done for every process of the host in every round.
+pub fn glance(root: &HostRoot, pid: i32) -> Result<Glance, HostError> {
+    let path = root.proc(format!("{pid}/stat"));
+    let mut line = [0; 1024];
+    let read = |source| HostError::Read { path: path.clone(), source };
+    // The kernel gives the whole line at once: it is made when it is first read (fs/proc/array.c).
+    let length = File::open(&path).and_then(|mut file| file.read(&mut line)).map_err(read)?;
+    parse_glance(&line[..length]).ok_or_else(|| {
+        HostError::parse(&path, String::from_utf8_lossy(&line[..length]).trim(), "a stat line of proc(5)")
+    })
+}
+
+fn parse_glance(line: &[u8]) -> Option<Glance> {
+    let open = line.iter().position(|byte| *byte == b'(')?;
+    let close = line.iter().rposition(|byte| *byte == b')')?;
+    let id = std::str::from_utf8(line.get(..open)?).ok()?.trim_end().parse().ok()?;
+    let mut name = [0; 16];
+    let comm = line.get(open + 1..close)?;
+    let kept = comm.len().min(name.len());
+    name[..kept].copy_from_slice(&comm[..kept]);
+    // Fields from 3 on.
+    let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    let flags: u32 = fields.nth(9 - 4)?.parse().ok()?;
+    let threads = fields.nth(20 - 10)?.parse().ok()?;
+    let start_ticks = fields.nth(22 - 21)?.parse().ok()?;
+    let address_space_bytes = fields.next()?.parse().ok()?;
+    Some(Glance {
+        id: TaskId { id, start_ticks },
+        name,
+        is_kernel_thread: flags & PF_KTHREAD != 0,
+        is_dead: matches!(state, "Z" | "X"),
+        threads,
+        address_space_bytes,
+    })
 }
 
 /// Reads the process `pid`.
@@ -65,13 +126,19 @@ pub fn is_alive(root: &HostRoot, task: TaskId) -> Result<bool, HostError> {
 }
 
 /// The thread ids of a process, in ascending order.
-pub fn thread_ids(root: &HostRoot, pid: i32) -> Result<Vec<i32>, HostError> {
+///
+/// # Errors
+/// They cannot be read, or there are more than `most`; then no more are read.
+pub fn thread_ids(root: &HostRoot, pid: i32, most: u32) -> Result<Vec<i32>, HostError> {
     let path: PathBuf = root.proc(format!("{pid}/task"));
     let read = |source| HostError::Read { path: path.clone(), source };
     let mut ids = Vec::new();
     for entry in std::fs::read_dir(&path).map_err(read)? {
         let entry = entry.map_err(read)?;
         ids.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+        if ids.len() > count(most) {
+            return Err(TooMuch::Count { of: "threads", most: most.into(), limit: "threads" }.into());
+        }
     }
     ids.sort_unstable();
     Ok(ids)
@@ -144,7 +211,38 @@ mod tests {
         let own = process(&root, std::process::id() as i32).unwrap().id;
         assert!(is_alive(&root, own).unwrap());
         assert!(!is_alive(&root, TaskId { start_ticks: own.start_ticks + 1, ..own }).unwrap());
-        assert!(thread_ids(&root, own.id).unwrap().contains(&own.id));
+        assert!(thread_ids(&root, own.id, 10_000).unwrap().contains(&own.id));
+    }
+
+    #[test]
+    fn a_glance_sees_what_the_whole_line_says() {
+        let seen = parse_glance(LINE.replace(" 98765 0 ", " 98765 4096 ").as_bytes()).unwrap();
+        assert_eq!(seen.id, parse(LINE).unwrap().id);
+        assert_eq!(
+            (&seen.name[..], seen.threads, seen.address_space_bytes),
+            (&b"CPU 0/KVM) x\0\0\0\0"[..], 4, 4096)
+        );
+        assert!(!seen.is_dead && !seen.is_kernel_thread);
+        let other = LINE.replace(") S ", ") Z ").replace("4194560", "2129984");
+        let other = parse_glance(other.as_bytes()).unwrap();
+        assert!(other.is_dead && other.is_kernel_thread);
+        let (root, pid) = (HostRoot::real(), std::process::id().cast_signed());
+        let own = glance(&root, pid).unwrap();
+        assert_eq!(own.id, process(&root, pid).unwrap().id);
+        assert!(own.threads >= 1 && own.address_space_bytes > 1 << 20);
+        assert!(glance(&root, i32::MAX).unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn more_threads_than_asked_for_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        for tid in 9..12 {
+            std::fs::create_dir_all(root.proc(format!("9/task/{tid}"))).unwrap();
+        }
+        assert_eq!(thread_ids(&root, 9, 3).unwrap(), [9, 10, 11]);
+        let error = thread_ids(&root, 9, 2).unwrap_err().to_string();
+        assert_eq!(error, "it has more than 2 threads ([limits] threads)");
     }
 
     #[test]
@@ -177,12 +275,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "(4711 )?[ (]{0,3}\\PC{0,9}[ )]{0,3}[ 0-9A-Z-]{0,200}") {
-            let _ = parse(&text);
+            let _ = (parse(&text), parse_glance(text.as_bytes()));
         }
 
         #[test]
         fn no_part_of_a_line_makes_it_panic(begin in 0..LINE.len(), end in 0..LINE.len()) {
-            let _ = parse(LINE.get(begin..end).unwrap_or_default());
+            let part = LINE.get(begin..end).unwrap_or_default();
+            let _ = (parse(part), parse_glance(part.as_bytes()));
         }
     }
 }

@@ -104,7 +104,7 @@ fn named_threads_are_the_vcpus_and_marked_memory_is_the_guests() {
 #[test]
 fn the_whole_host_is_looked_at_in_little_time() {
     let sleep = Sleep::start();
-    let comms = vec![NamedComm { name: "sleeper".into(), comm: "sleep".into() }];
+    let comms = vec![NamedComm { name: "sleeper".into(), comm: "sleep".into(), uid: None }];
     let options = DiscoverOptions { comms, ..DiscoverOptions::default() };
     let mut discoverer = Discoverer::new(HostRoot::real(), options);
     let begin = Instant::now();

@@ -80,6 +80,7 @@ fn vm(name: &str, process: TaskId) -> Vm {
         name: name.to_owned(),
         id: process.into(),
         uuid: None,
+        owner: None,
         vmm: VmmKind::Process,
         vcpus: vec![vcpu],
         memory: Vec::new(),

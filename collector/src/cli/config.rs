@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use huddle_engine::backend::SharingChoice;
+use huddle_host::discover::DiscoverOptions;
+use huddle_host::limits::Limits;
+use huddle_host::users::{Users, VM_USERS};
 use huddle_model::counters::CounterRole;
 use huddle_model::cpuset::{CpuSet, ParseCpuSetError};
 use huddle_model::matrix::Method;
 use huddle_model::plan::{PlanLimits, Policy};
+use huddle_model::selection::{Selection, VmPattern};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_observe::perf::{EventChoice, EventError};
 use huddle_sharing::content::{ContentSettings, Share};
@@ -38,9 +42,15 @@ use super::failure::Failure;
 /// [[vm]]
 /// name = "database"
 /// process = "postgres"
+/// owner = "postgres"
+///
+/// [discover]
+/// owners = ["libvirt-qemu", "64055"]
+/// include = ["lab-*", { owner = "alice", cgroup = "/user.slice/*" }]
+/// exclude = [{ name = "build-*" }, "6a8c3a1e-6e1c-4c0e-9c3c-1f0e5a6b7c8d"]
 ///
 /// [plan]
-/// apart = [["web", "database"], ["a", "b", "c"]]
+/// apart = [["web", "database"], ["libvirt-qemu:a", "b", "c"]]
 /// vcpus_per_core = 2.0
 /// load_per_cpu = 0.8
 /// local_memory = 0.9
@@ -85,6 +95,10 @@ pub(crate) struct Config {
     pub(crate) report_socket: Option<PathBuf>,
     /// Processes and cgroups to treat as VMs.
     pub(crate) vm: Vec<VmEntry>,
+    /// Which processes are taken for VMs.
+    pub(crate) discover: DiscoverSettings,
+    /// How much is read of what others write.
+    pub(crate) limits: Limits,
     /// Limits for every plan.
     pub(crate) plan: PlanLimits,
     /// How the loop measures what VMs share.
@@ -99,6 +113,51 @@ pub(crate) struct Config {
     pub(crate) record: RecordSettings,
     /// How the terminal looks and is used.
     pub(crate) top: TopSettings,
+}
+
+/// Which of the processes that look like VMs are taken for VMs. By default those that hold a VM of KVM, those in a
+/// control group that a VM manager made, and those of root, of the user of huddle, and of `owners`. The others are
+/// listed by `huddle vms`, with the reason, and nothing else is done with them.
+///
+/// A pattern is a name of VMs, in which `*` stands for any text, `?` for any character and `[ab]` for one of several;
+/// or a UUID; or a table with one or more of `name`, `owner` (name or number), `cgroup` (a path as in
+/// `/proc/PID/cgroup`) and `uuid`, all of which must match.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DiscoverSettings {
+    /// Users that run VMs, by name or number. [default: `libvirt-qemu`, `qemu`, `nova`, `oneadmin`, `vdsm`, `lxd`,
+    /// `incus`, where the host has them]
+    owners: Option<Vec<String>>,
+    /// Patterns of VMs that are taken whoever owns them. [default: none]
+    include: Vec<VmPattern>,
+    /// Patterns of VMs that are left alone, also Xen domains. They win over `include`. [default: none]
+    exclude: Vec<VmPattern>,
+}
+
+impl DiscoverSettings {
+    /// What is taken on a host with these users; `more` is excluded too.
+    pub(crate) fn selection(&self, users: &Users, more: &[String]) -> Result<Selection, String> {
+        // Root, and who starts huddle.
+        let DiscoverOptions { mut selection, .. } = DiscoverOptions::default();
+        match &self.owners {
+            None => selection.owners.extend(VM_USERS.iter().filter_map(|user| users.uid(user))),
+            Some(owners) => {
+                for owner in owners {
+                    let uid = users.uid(owner);
+                    selection.owners.insert(uid.ok_or_else(|| unknown_user("[discover] owners", owner))?);
+                }
+            }
+        }
+        selection.include.clone_from(&self.include);
+        selection.exclude.clone_from(&self.exclude);
+        selection.exclude.extend(more.iter().map(|name| VmPattern::of_name(name)));
+        Ok(selection)
+    }
+}
+
+/// A user that cannot be told.
+pub(crate) fn unknown_user(place: &str, user: &str) -> String {
+    format!("{place} names user {user:?}, who is not in /etc/passwd; give the number")
 }
 
 /// How the terminal looks and is used.
@@ -132,7 +191,8 @@ pub(crate) struct XenSettings {
     /// Which affinity of vCPUs is set, as `--xen-affinity`: with `hard` they run nowhere else, with `soft` they
     /// prefer those CPUs. [default: `hard`]
     pub(crate) affinity: Option<AffinityKind>,
-    /// Names of Xen domains that are left alone. dom0 always is. [default: none]
+    /// Names of Xen domains that are left alone, besides those of `[discover] exclude`. dom0 always is.
+    /// [default: none]
     pub(crate) exclude: Vec<String>,
     /// CPUs of each last-level cache, as lists such as `"0-3"`. [default: one cache per socket]
     last_level_caches: Vec<String>,
@@ -221,7 +281,7 @@ impl CounterSettings {
     }
 }
 
-/// A process or a cgroup to treat as a VM. Each entry names exactly one of `pid`, `cgroup` and `process`.
+/// A process or a cgroup to treat as a VM, whoever owns it. Each entry names exactly one of `pid`, `cgroup` and `process`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VmEntry {
@@ -231,8 +291,10 @@ pub(crate) struct VmEntry {
     pid: Option<i32>,
     /// Directory of a cgroup: absolute, or below `/sys/fs/cgroup`. Groups below it belong to it.
     cgroup: Option<PathBuf>,
-    /// Name (comm) of one running process.
+    /// Name (comm) of one running process. Any user can give a process this name, so name the `owner` too.
     process: Option<String>,
+    /// With `process`: only processes of this user, by name or number. [default: any user]
+    pub(crate) owner: Option<String>,
 }
 
 /// What a [`VmEntry`] names.
@@ -260,6 +322,9 @@ pub(crate) struct RecordSettings {
 impl VmEntry {
     pub(crate) fn target(&self) -> Result<VmTarget<'_>, String> {
         match (self.pid, &self.cgroup, &self.process) {
+            _ if self.owner.is_some() && self.process.is_none() => {
+                Err(format!("[[vm]] {:?} has an owner, which only goes with process", self.name))
+            }
             (Some(pid), None, None) => Ok(VmTarget::Pid(pid)),
             (None, Some(path), None) => Ok(VmTarget::Cgroup(path)),
             (None, None, Some(name)) => Ok(VmTarget::Process(name)),
@@ -306,6 +371,7 @@ impl Config {
             );
         }
         config.counters.choices().context("[counters]")?;
+        config.limits.check().context("[limits]")?;
         config.plan.check().context("[plan]")?;
         config.xen.last_level_caches().context("[xen] last_level_caches")?;
         config.trial.check().context("[trial]")?;
@@ -386,6 +452,24 @@ mod tests {
     }
 
     #[test]
+    fn whose_processes_are_vms_is_asked_of_the_hosts_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = huddle_host::HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.etc("")).unwrap();
+        std::fs::write(root.etc("passwd"), "root:x:0:0:\nqemu:x:107:107:\nalice:x:1000:1000:\n").unwrap();
+        let users = Users::read(&root).unwrap();
+        let selection = |text: &str| Config::parse(text).unwrap().discover.selection(&users, &["a[b".into()]);
+        let default = selection("").unwrap();
+        assert!(default.owners.is_superset(&[0, 107].into()) && !default.owners.contains(&1000));
+        assert_eq!(default.exclude.len(), 1, "a name of [xen] exclude is no pattern");
+        let given = selection("[discover]\nowners = [\"alice\", \"5\"]\ninclude = [\"x\"]\n").unwrap();
+        assert!(given.owners.is_superset(&[0, 5, 1000].into()) && !given.owners.contains(&107));
+        assert_eq!(given.include.len(), 1);
+        let why = selection("[discover]\nowners = [\"bob\"]\n").unwrap_err();
+        assert!(why.contains("\"bob\"") && why.contains("/etc/passwd"), "{why}");
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_line() {
         for (text, word) in [
             ("\npolicy = \"papre\"\n", "line 2"),
@@ -395,6 +479,13 @@ mod tests {
             ("[[vm]]\nname = \"a\"\npid = 1\ncgroup = \"x\"\n", "exactly one of"),
             ("[[vm]]\nname = \"\"\npid = 1\n", "empty name"),
             ("[[vm]]\nname = \"a\\nb\"\npid = 1\n", "control character"),
+            ("[[vm]]\nname = \"a\"\npid = 1\nowner = \"b\"\n", "only goes with process"),
+            ("[discover]\nexclude = [\"a[\"]\n", "line 2: \"a[\" is no pattern"),
+            ("[discover]\ninclude = [{ nmae = \"a\" }]\n", "nmae"),
+            ("[discover]\ninclude = [{}]\n", "none of name"),
+            ("[limits]\nthreads = 0\n", "threads is 0, expected 1 or more"),
+            ("[limits]\nname_bytes = 5\n", "16 to 4096"),
+            ("[limits]\nthread = 5\n", "line 2"),
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
             (

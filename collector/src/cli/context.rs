@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use huddle_engine::backend::{Backend, CounterChoice, HostBackend, XenBackend, undoers};
 use huddle_host::clock::HostClock;
-use huddle_host::discover::{DiscoverOptions, Discovery, NamedCgroup, NamedComm, NamedProcess};
+use huddle_host::discover::{DiscoverOptions, Discovery, LeftOut, NamedCgroup, NamedComm, NamedProcess};
 use huddle_host::files::cannot_be_written;
 use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, Subject, recover};
 use huddle_host::stages::{Clock as _, Measurement};
-use huddle_host::{HostRoot, numa, task};
-use huddle_model::matrix::{Method, SharingMatrix};
-use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_host::users::Users;
+use huddle_host::{HostRoot, numa};
+use huddle_model::matrix::{MatrixVm, Method, SharingMatrix};
+use huddle_model::plan::{Applied, Bearers, Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use huddle_sharing::content::ContentSettings;
@@ -19,7 +20,7 @@ use huddle_xen::topology::KnownCaches;
 use huddle_xen::vms::DomainChoice;
 
 use super::args::{Common, ContentArgs};
-use super::config::{Config, VmTarget};
+use super::config::{Config, VmTarget, unknown_user};
 use super::failure::Failure;
 
 /// Flags and config, resolved.
@@ -42,27 +43,33 @@ impl Context {
             Some((config, text)) => (config, Some(text)),
             None => (Config::default(), None),
         };
-        let mut discover = DiscoverOptions { scan_host: common.vms.is_empty(), ..DiscoverOptions::default() };
+        let root = HostRoot::real();
+        let users = Users::read(&root).map_err(Failure::failed)?;
+        let unusable = |why: String| Failure::usage(anyhow::anyhow!(why));
+        let selection = config.discover.selection(&users, &config.xen.exclude).map_err(unusable)?;
+        let mut discover = DiscoverOptions {
+            scan_host: common.vms.is_empty(),
+            selection: selection.clone(),
+            limits: config.limits.clone(),
+            ..DiscoverOptions::default()
+        };
         for vm in &common.vms {
             discover.processes.push(NamedProcess { name: vm.name.clone(), pid: vm.pid });
         }
         for vm in &config.vm {
             let name = vm.name.clone();
-            match vm.target().map_err(|error| Failure::usage(anyhow::anyhow!(error)))? {
+            match vm.target().map_err(unusable)? {
                 VmTarget::Pid(pid) => discover.processes.push(NamedProcess { name, pid }),
                 VmTarget::Cgroup(path) => discover.cgroups.push(NamedCgroup { name, path: path.to_owned() }),
-                VmTarget::Process(comm) => discover.comms.push(NamedComm { name, comm: comm.to_owned() }),
-            }
-        }
-        let root = HostRoot::real();
-        for NamedProcess { name, pid } in &discover.processes {
-            // One that is not there is told of by discovery.
-            if let Ok(process) = task::process_of(&root, *pid)
-                && process != *pid
-            {
-                return Err(Failure::usage(anyhow::anyhow!(
-                    "{pid}, named as VM {name:?}, is a thread of process {process}; name the process"
-                )));
+                VmTarget::Process(comm) => {
+                    let whose = |user: &String| {
+                        users
+                            .uid(user)
+                            .ok_or_else(|| unusable(unknown_user(&format!("[[vm]] {name:?}"), user)))
+                    };
+                    let uid = vm.owner.as_ref().map(whose).transpose()?;
+                    discover.comms.push(NamedComm { name, comm: comm.to_owned(), uid });
+                }
             }
         }
         let names_processes = !common.vms.is_empty() || !config.vm.is_empty();
@@ -75,8 +82,7 @@ impl Context {
         let counters = CounterChoice { events, guest_only };
         let backend: Box<dyn Backend> = if huddle_xen::is_control_domain(&root) && !names_processes {
             let affinity = common.xen_affinity.map(AffinityKind::from).or(config.xen.affinity);
-            let exclude = config.xen.exclude.clone();
-            let domains = DomainChoice { affinity: affinity.unwrap_or_default(), exclude };
+            let domains = DomainChoice { affinity: affinity.unwrap_or_default(), selection };
             let last_level = config.xen.last_level_caches().map_err(Failure::usage)?;
             let caches = KnownCaches::of_host(&root, last_level);
             Box::new(XenBackend { root: root.clone(), cache_level, domains, caches, sharing })
@@ -100,13 +106,28 @@ impl Context {
         })
     }
 
-    /// The VMs there are; notes go to the log.
-    pub(crate) fn vms(&self) -> Result<Vec<Vm>, Failure> {
-        let Discovery { vms, notes } = self.backend.vms()?;
+    /// The VMs there are, and what looks like one; notes go to the log.
+    pub(crate) fn discover(&self) -> Result<(Vec<Vm>, Vec<LeftOut>), Failure> {
+        let Discovery { vms, left_out, notes } = self.backend.vms()?;
         for note in notes {
             tracing::warn!("{note}");
         }
-        Ok(vms)
+        Ok((vms, left_out))
+    }
+
+    /// The VMs there are; notes go to the log.
+    pub(crate) fn vms(&self) -> Result<Vec<Vm>, Failure> {
+        Ok(self.discover()?.0)
+    }
+
+    /// Whether each name in the limits for plans means exactly one of the VMs there are.
+    pub(crate) fn check_limits(&self) -> Result<(), Failure> {
+        let limits = &self.config.plan;
+        if limits.apart.is_empty() && limits.working_set_kib.is_empty() {
+            return Ok(());
+        }
+        let vms: Vec<MatrixVm> = self.backend.vms()?.vms.iter().map(|vm| MatrixVm::of(vm, None)).collect();
+        usable(Bearers::default().apply(limits, &vms)).map(drop)
     }
 
     pub(crate) fn topology(&self) -> Result<Topology, Failure> {
@@ -144,9 +165,16 @@ impl Context {
         Ok((vms, matrix))
     }
 
-    pub(crate) fn plan(&self, vms: &[Vm], matrix: &SharingMatrix, topology: &Topology) -> Plan {
+    /// # Errors
+    /// A limit names a VM that is not in the matrix, or not only once.
+    pub(crate) fn plan(
+        &self,
+        vms: &[Vm],
+        matrix: &SharingMatrix,
+        topology: &Topology,
+    ) -> Result<Plan, Failure> {
         let limits = &self.config.plan;
-        let apart = limits.pairs_apart(matrix);
+        let apart = usable(Bearers::default().apply(limits, matrix.vms()))?.apart;
         let vms = vms.iter().map(|vm| {
             let mut place = PlanVm::of(vm, topology);
             if limits.local_memory.is_some() {
@@ -157,7 +185,7 @@ impl Context {
         });
         let vms: Vec<PlanVm> = vms.collect();
         let input = PlanInput::new(matrix, topology, &vms);
-        self.policy.plan(&input.apart(&apart).limits(limits))
+        Ok(self.policy.plan(&input.apart(&apart).limits(limits)))
     }
 
     /// Where the state directory is, for who only looks into it.
@@ -211,6 +239,14 @@ impl Context {
             );
         }
         Ok(self.backend.pinner(journal)?)
+    }
+}
+
+/// Limits of which every name means one VM.
+fn usable(applied: Applied) -> Result<Applied, Failure> {
+    match applied.problems.first() {
+        None => Ok(applied),
+        Some(problem) => Err(Failure::usage(anyhow::anyhow!("[plan] {problem}"))),
     }
 }
 

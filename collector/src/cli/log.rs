@@ -5,9 +5,11 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::anyhow;
+use huddle_model::text::plain;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -15,6 +17,17 @@ use super::failure::Failure;
 
 /// What is logged: a level, or levels by module, as `warn,huddle_engine=debug`.
 const FILTER: &str = "HUDDLE_LOG";
+
+/// How what is logged becomes text: messages hold names and paths of others, and each stays one plain line.
+fn plain_fields() -> impl for<'writer> FormatFields<'writer> {
+    debug_fn(|writer: &mut Writer<'_>, field, value| {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => write!(writer, "{}", plain(&text)),
+            name => write!(writer, " {name}={}", plain(&text)),
+        }
+    })
+}
 
 /// Lines go to stderr at once, or are kept while a [`HeldLog`] lives.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +49,7 @@ impl Log {
         };
         let log = Self::default();
         let lines = tracing_subscriber::fmt::layer()
+            .fmt_fields(plain_fields())
             .with_writer(log.clone())
             .with_target(false)
             .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none());
@@ -105,6 +119,25 @@ mod tests {
         }
         let error = filter("huddle=loud").unwrap_err().to_string();
         assert!(error.starts_with("HUDDLE_LOG is `huddle=loud`: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_logged_is_one_plain_line() {
+        let log = Log::default();
+        let held = log.hold();
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(plain_fields())
+            .with_writer(log.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(vm = "a\nb", "VM {} is left out", "web\n INFO forged\u{202e}\u{1b}[2J");
+        });
+        let said = String::from_utf8(log.kept().take().unwrap()).unwrap();
+        assert_eq!(said, " WARN VM web\\n INFO forged\\u{202e}\\u{1b}[2J is left out vm=\"a\\nb\"\n");
+        drop(held);
     }
 
     #[test]

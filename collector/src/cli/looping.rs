@@ -60,6 +60,7 @@ impl Loop {
         context.topology()?;
         let choice = choice(args);
         context.backend.check(&choice)?;
+        context.check_limits()?;
         let stopping = Stopping::listen()?;
         let mut pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
@@ -267,7 +268,7 @@ fn report_socket(
         None if objective == Some(Objective::Reported) => context.state()?.path().join(REPORTS_FILE),
         None => return Ok(None),
     };
-    let socket = ReportSocket::open(&path).map_err(Failure::failed)?;
+    let socket = ReportSocket::open(&path, &context.config.limits).map_err(Failure::failed)?;
     tracing::info!("workloads may report to {}", path.display());
     Ok(Some(socket))
 }

@@ -15,6 +15,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
+use huddle_model::text::plain;
 
 use args::{Args, Command};
 use failure::Failure;
@@ -30,7 +31,7 @@ pub(crate) fn main() -> ExitCode {
     }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("huddle: {failure}");
+            eprintln!("huddle: {}", plain(&failure.to_string()));
             failure.exit_code()
         }
     }

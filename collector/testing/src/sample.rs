@@ -39,6 +39,7 @@ fn round(round: u64, vms: usize) -> Round {
             name: name(i),
             id: Some(TaskId { id: 100 + i as i32, start_ticks: 5 }.into()),
             uuid: uuid(i),
+            owner: None,
             vcpus: 1,
             memory: Some(memory),
         })
@@ -88,6 +89,7 @@ fn vm(number: usize) -> Vm {
         name,
         id: process.into(),
         uuid: uuid(number),
+        owner: None,
         vmm: VmmKind::QemuTcg,
         vcpus: vec![Vcpu {
             index: 0,

@@ -92,7 +92,10 @@ pub fn running_version(root: &HostRoot) -> Option<String> {
     Some(format!("{}.{}", part("major")?, part("minor")?))
 }
 
-/// Untrusted text for display: `?` replaces characters that could upset a terminal.
+/// Longest text of a domain's owner or of a program that is kept, in bytes.
+const MOST_TEXT_BYTES: usize = 256;
+
+/// Untrusted text for display: characters that could upset a terminal are escaped, and long text is cut.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    huddle_model::text::plain_short(text, MOST_TEXT_BYTES)
 }

@@ -1,12 +1,14 @@
 //! Domains as the VMs of the loop.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use huddle_model::cpuset::CpuSet;
+use huddle_model::names::Names;
+use huddle_model::selection::{Facts, NotTaken, Selection};
 use huddle_model::vm::{GuestRegion, MemoryKind, Vcpu, Vm, VmmKind};
 
 use super::toolstack::{AffinityKind, Domain, DomainKind, Machine, PAGE_BYTES, Toolstack, XenError};
-use huddle_host::discover::Discovery;
+use huddle_host::discover::{Discovery, LeftOut};
 use huddle_host::stages::{StageError, VmSource};
 
 /// Number of the control domain, in which huddle runs.
@@ -17,15 +19,36 @@ pub const CONTROL_DOMAIN: u16 = 0;
 pub struct DomainChoice {
     /// The affinity that is read and set.
     pub affinity: AffinityKind,
-    /// Names of domains to leave alone: not measured, pinned or merged. The control domain always is.
-    pub exclude: Vec<String>,
+    /// Which are left alone: not measured, not pinned, not merged. The control domain always is. Xen itself says
+    /// which domains there are, so all others are VMs unless they are excluded.
+    pub selection: Selection,
 }
 
 impl DomainChoice {
     /// Whether a domain is one of the VMs.
     pub fn takes(&self, domain: &Domain) -> bool {
-        domain.domain.id != CONTROL_DOMAIN && !domain.is_ending && !self.exclude.contains(&domain.name)
+        is_guest(domain) && judge(&self.selection, domain).is_ok()
     }
+}
+
+/// Whether it could be one: it runs, and is not the one that huddle runs in.
+fn is_guest(domain: &Domain) -> bool {
+    domain.domain.id != CONTROL_DOMAIN && !domain.is_ending
+}
+
+/// Whether a domain that runs is one of the VMs.
+///
+/// # Errors
+/// Why it is not.
+pub fn judge(selection: &Selection, domain: &Domain) -> Result<(), NotTaken> {
+    selection.judge(&Facts {
+        name: &domain.name,
+        owner: None,
+        uids: &[],
+        cgroups: &[],
+        uuid: Some(domain.domain.xen_id().uuid),
+        holds_vm: true,
+    })
 }
 
 /// The domains of this host.
@@ -34,15 +57,23 @@ pub struct XenVms {
     pub toolstack: Box<dyn Toolstack>,
     /// Selects among them.
     pub choice: DomainChoice,
+    /// The names that they have here.
+    names: Names,
 }
 
 impl XenVms {
-    /// The selected domains, in ascending number.
+    /// The domains that `toolstack` lists, as far as they are chosen.
+    pub fn new(toolstack: Box<dyn Toolstack>, choice: DomainChoice) -> Self {
+        Self { toolstack, choice, names: Names::default() }
+    }
+
+    /// All domains there are now, in ascending number.
     ///
     /// # Errors
     /// When Xen does not answer.
-    pub fn discover(&self) -> Result<Discovery, XenError> {
-        Ok(discovery(&self.toolstack.domains()?, &self.toolstack.machine()?, &self.choice))
+    pub fn discover(&mut self) -> Result<Discovery, XenError> {
+        let (domains, machine) = (self.toolstack.domains()?, self.toolstack.machine()?);
+        Ok(discovery(&domains, &machine, &self.choice, &mut self.names))
     }
 }
 
@@ -52,27 +83,36 @@ impl VmSource for XenVms {
     }
 }
 
-/// The VMs of these domains.
-pub(super) fn discovery(domains: &[Domain], machine: &Machine, choice: &DomainChoice) -> Discovery {
-    let chosen: Vec<&Domain> = domains.iter().filter(|domain| choice.takes(domain)).collect();
-    let mut names = BTreeMap::<&str, usize>::new();
-    for domain in &chosen {
-        *names.entry(&domain.name).or_default() += 1;
-    }
-    let mut notes = Vec::new();
-    let mut vms = Vec::new();
-    for domain in chosen {
-        let name = match names.get(domain.name.as_str()) {
-            Some(1) | None => domain.name.clone(),
-            Some(_) => {
-                let name = format!("{}-{}", domain.name, domain.domain.id);
-                notes.push(format!("several domains are called {:?}; one is {name:?} here", domain.name));
-                name
+/// The VMs that these domains are.
+pub(super) fn discovery(
+    domains: &[Domain],
+    machine: &Machine,
+    choice: &DomainChoice,
+    names: &mut Names,
+) -> Discovery {
+    let mut found = Discovery::default();
+    let mut taken: Vec<&Domain> = Vec::new();
+    for domain in domains.iter().filter(|domain| is_guest(domain)) {
+        match judge(&choice.selection, domain) {
+            Ok(()) => taken.push(domain),
+            Err(why) => {
+                let Vm { id, uuid, vmm, .. } = vm(String::new(), domain, machine, choice.affinity);
+                let name = domain.name.clone();
+                found.left_out.push(LeftOut { name, id, vmm, owner: None, uuid, reason: why.to_string() });
             }
-        };
-        vms.push(vm(name, domain, machine, choice.affinity));
+        }
     }
-    Discovery { vms, notes }
+    let wanted: Vec<_> =
+        taken.iter().map(|domain| (domain.domain.xen_id().into(), domain.name.clone())).collect();
+    for (domain, given) in taken.into_iter().zip(names.give(&wanted, &BTreeSet::new())) {
+        if given.is_renamed {
+            found
+                .notes
+                .push(format!("several domains are called {:?}; one is {:?} here", domain.name, given.name));
+        }
+        found.vms.push(vm(given.name, domain, machine, choice.affinity));
+    }
+    found
 }
 
 /// The VM of a domain, under a unique name, with its affinity of the given kind.
@@ -98,6 +138,7 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
         name,
         id: domain.into(),
         uuid: Some(domain.uuid),
+        owner: None,
         vmm: match found.kind {
             Some(DomainKind::Pv) => VmmKind::XenPv,
             Some(DomainKind::Pvh) => VmmKind::XenPvh,

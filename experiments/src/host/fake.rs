@@ -110,6 +110,7 @@ impl Host for FakeHost {
             name: name.clone(),
             id: task.into(),
             uuid: None,
+            owner: None,
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {
                 index: 0,
@@ -133,6 +134,7 @@ impl Host for FakeHost {
             name: vm.name.clone(),
             id: None,
             uuid: None,
+            owner: None,
             vcpus: 1,
             memory: Some(memory),
         };

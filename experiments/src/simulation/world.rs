@@ -298,6 +298,7 @@ impl World {
             name: vm.name.clone(),
             id: Some(vm.process.into()),
             uuid: None,
+            owner: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: FRAMES_USED, ..MemoryUse::default() }),
         });

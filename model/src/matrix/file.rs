@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Cells, MatrixVm, MemoryUse, Method, SharingMatrix};
-use crate::id::{TaskId, Uuid, VmId, VmKind, XenDomainId};
+use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
 
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
@@ -92,6 +92,7 @@ struct FileVm {
     start_ticks: Option<u64>,
     uuid: Option<Uuid>,
     domid: Option<u32>,
+    owner: Option<Owner>,
     vcpus: Option<u32>,
     pages_resident: Option<u64>,
     pages_used: Option<u64>,
@@ -158,7 +159,8 @@ impl FileVm {
             (None, _, Some(domid), Some(uuid)) => Some(VmId::XenDomain(XenDomainId { domid, uuid })),
             _ => None,
         };
-        Ok(MatrixVm { name: self.name, id, uuid: self.uuid, vcpus: self.vcpus.unwrap_or(1), memory })
+        let vcpus = self.vcpus.unwrap_or(1);
+        Ok(MatrixVm { name: self.name, id, uuid: self.uuid, owner: self.owner, vcpus, memory })
     }
 }
 
@@ -171,6 +173,7 @@ struct OutVm<'a> {
     start_ticks: Option<u64>,
     uuid: Option<Uuid>,
     domid: Option<u32>,
+    owner: Option<&'a Owner>,
     vcpus: u32,
     #[serde(flatten)]
     memory: Option<MemoryUse>,
@@ -187,6 +190,7 @@ impl<'a> From<&'a MatrixVm> for OutVm<'a> {
             start_ticks: process.map(|process| process.start_ticks),
             uuid: vm.uuid.or(domain.map(|domain| domain.uuid)),
             domid: domain.map(|domain| domain.domid),
+            owner: vm.owner.as_ref(),
             vcpus: vm.vcpus,
             memory: vm.memory,
         }

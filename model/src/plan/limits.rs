@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::matrix::SharingMatrix;
+use super::bearers::Bearers;
+use crate::matrix::{MatrixVm, SharingMatrix};
 
 /// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons.
 /// There are no limits by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanLimits {
-    /// Groups of VMs, by name, of which no two may share a cache: tenants that do not trust each other. VMs
-    /// that do not run are ignored.
+    /// Groups of VMs of which no two may share a cache: tenants that do not trust each other. A VM is named by its
+    /// name, by `OWNER:NAME`, or by its UUID. At the start each has to be exactly one VM that runs. Later a loop
+    /// remembers who was meant, and reports when it is gone.
     pub apart: Vec<Vec<String>>,
     /// Maximum number of vCPUs on a cache domain per CPU of it. It can only lower the share of the vCPUs that
     /// each domain gets.
@@ -26,8 +28,8 @@ pub struct PlanLimits {
     /// Minimum share, from 0 to 1, of a VM's memory that is on the NUMA node of a domain it may go to. A VM
     /// without such a domain is not limited.
     pub local_memory: Option<f64>,
-    /// The working set of VMs in a cache, in KiB, by name. For other VMs it is the measurement of the
-    /// processor's monitoring (resctrl).
+    /// The working set of VMs in a cache, in KiB, by name as in `apart`. For other VMs it is the measurement of
+    /// the processor's monitoring (resctrl).
     pub working_set_kib: BTreeMap<String, u64>,
     /// With policy `sharing`: how many shared frames within a domain are given up for one frame less of
     /// working sets above the cache size. Without working sets it has no effect. [default: 1]
@@ -79,33 +81,26 @@ impl PlanLimits {
         check(self.contention, cost, BadLimit::Contention)
     }
 
-    /// Names in these limits that no VM of `matrix` has, a sentence each: a misspelt name must not disable a
-    /// limit silently.
-    pub fn unknown_names(&self, matrix: &SharingMatrix) -> Vec<String> {
-        let is_known = |name: &str| matrix.vms().iter().any(|vm| vm.name == name);
-        let apart = self.apart.iter().flatten().map(|name| ("apart", name));
-        let sets = self.working_set_kib.keys().map(|name| ("working_set_kib", name));
-        let mut notes: Vec<String> = Vec::new();
-        for (limit, name) in apart.chain(sets).filter(|(_, name)| !is_known(name)) {
-            let note = format!("{limit} names {name:?}, but no VM has that name");
-            if !notes.contains(&note) {
-                notes.push(note);
-            }
-        }
-        notes
+    /// Names in these limits that mean no VM of `matrix`, or more than one, a sentence each: a misspelt name must
+    /// not disable a limit silently.
+    pub fn problems(&self, matrix: &SharingMatrix) -> Vec<String> {
+        Bearers::default().apply(self, matrix.vms()).problems
     }
 
     /// The pairs to be kept apart, as positions in `matrix`.
     pub fn pairs_apart(&self, matrix: &SharingMatrix) -> Vec<(usize, usize)> {
-        let position = |name: &String| matrix.vms().iter().position(|vm| vm.name == *name);
-        let mut pairs = Vec::new();
-        for group in &self.apart {
-            let here: Vec<usize> = group.iter().filter_map(position).collect();
-            for (at, first) in here.iter().enumerate() {
-                pairs.extend(here[at + 1..].iter().map(|second| (*first, *second)));
-            }
-        }
-        pairs
+        Bearers::default().apply(self, matrix.vms()).apart
+    }
+
+    /// What the user says that a VM uses of a cache, in KiB.
+    pub(super) fn working_set_of(&self, vm: &MatrixVm) -> Option<u64> {
+        // What is called exactly so, before what was renamed.
+        let exact = self.working_set_kib.get(&vm.name);
+        let meant = || {
+            let mut sets = self.working_set_kib.iter();
+            sets.find(|(name, _)| vm.identity().is_meant_by(name)).map(|(_, kib)| kib)
+        };
+        exact.or_else(meant).copied()
     }
 }
 
@@ -120,7 +115,7 @@ fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::{MatrixVm, MemoryUse, Method};
+    use crate::matrix::{MemoryUse, Method};
 
     #[test]
     fn groups_are_pairs_of_those_that_run() {
@@ -128,6 +123,7 @@ mod tests {
             name: name.into(),
             id: None,
             uuid: None,
+            owner: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: 1, ..MemoryUse::default() }),
         };

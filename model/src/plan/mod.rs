@@ -21,6 +21,7 @@
 //! all of them, and are spread over as few domains as possible where none has. A VM whose vCPU
 //! threads are not known cannot be placed; a reason says so.
 
+mod bearers;
 mod contention;
 mod exact;
 mod expected;
@@ -47,6 +48,7 @@ use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
 use placement_state::PlacementState;
 
+pub use bearers::{Applied, Bearers};
 pub use exact::{Exact, exact};
 pub use expected::Expected;
 pub use instance::{Bins, Instance};
@@ -211,7 +213,7 @@ impl<'a> PlanInput<'a> {
 
     /// The working set of a VM: as configured, or else as measured.
     fn working_set_frames(&self, vm: usize) -> Option<u64> {
-        let configured = self.limits.and_then(|limits| limits.working_set_kib.get(self.name(vm)));
+        let configured = self.limits.and_then(|limits| limits.working_set_of(&self.matrix.vms()[vm]));
         let configured = configured.map(|kib| kib * 1024 / FRAME_BYTES);
         configured.or_else(|| self.vms.get(vm)?.working_set_frames)
     }
@@ -276,7 +278,7 @@ impl Policy {
     pub fn plan(self, input: &PlanInput<'_>) -> Plan {
         let mut reasons = Vec::new();
         reasons.extend(input.topology.single_domain_note());
-        reasons.extend(input.limits.into_iter().flat_map(|limits| limits.unknown_names(input.matrix)));
+        reasons.extend(input.limits.into_iter().flat_map(|limits| limits.problems(input.matrix)));
         // Policy none places nothing, so it needs no node limits.
         let near = nodes::narrowed(input).filter(|_| self != Self::None);
         let input = &match &near {

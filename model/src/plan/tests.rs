@@ -27,6 +27,7 @@ fn vms(vcpus: &[u32], shared: &[(usize, usize, u64)]) -> SharingMatrix {
         name: name.to_string(),
         id: None,
         uuid: None,
+        owner: None,
         vcpus: *vcpus,
         memory: Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() }),
     });
@@ -157,6 +158,7 @@ fn limits_and_place_of_a_found_vm_come_from_its_cpus() {
         name: "a".into(),
         id: task.into(),
         uuid: None,
+        owner: None,
         vmm: crate::vm::VmmKind::QemuKvm,
         vcpus: vec![vcpu(0, "2-3"), vcpu(1, "0-3"), vcpu(2, "5")],
         memory: Vec::new(),

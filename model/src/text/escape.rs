@@ -1,8 +1,10 @@
 //! Text within XML and HTML.
 
+use super::is_plain;
+
 /// Text escaped so that it cannot leave its element or attribute. Characters that XML 1.0 forbids even
-/// escaped (control characters, two of Unicode's noncharacters) become `?`, one for one, so that columns stay
-/// aligned.
+/// escaped (control characters, two of Unicode's noncharacters), and those that turn the direction of text or do
+/// not show ([`is_plain`]), become `?`, one for one, so that columns stay aligned.
 pub fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -13,7 +15,7 @@ pub fn xml(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             '\u{fffe}' | '\u{ffff}' => out.push('?'),
-            control if control.is_control() => out.push('?'),
+            hidden if !is_plain(hidden) => out.push('?'),
             other => out.push(other),
         }
     }
@@ -26,6 +28,6 @@ mod tests {
 
     #[test]
     fn text_cannot_leave_its_element() {
-        assert_eq!(xml("a<b>&\"'\n\u{1b}\u{ffff}\u{e9}"), "a&lt;b&gt;&amp;&quot;&#39;???\u{e9}");
+        assert_eq!(xml("a<b>&\"'\n\u{1b}\u{ffff}\u{202e}\u{e9}"), "a&lt;b&gt;&amp;&quot;&#39;????\u{e9}");
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{GuestRegion, TaskId, Uuid, Vcpu, VcpuId, Vm, VmId, VmKind, VmmKind, XenDomainId};
+use super::{GuestRegion, Owner, TaskId, Uuid, Vcpu, VcpuId, Vm, VmId, VmKind, VmmKind, XenDomainId};
 use crate::cpuset::CpuSet;
 
 /// A vCPU of a domain.
@@ -82,6 +82,7 @@ impl Serialize for Vm {
             process: Option<TaskId>,
             uuid: Option<Uuid>,
             domid: Option<u32>,
+            owner: Option<&'a Owner>,
             vmm: VmmKind,
             vcpus: &'a [Vcpu],
             memory: &'a [GuestRegion],
@@ -95,6 +96,7 @@ impl Serialize for Vm {
             process: self.process(),
             uuid: self.uuid.or(domain.map(|domain| domain.uuid)),
             domid: domain.map(|domain| domain.domid),
+            owner: self.owner.as_ref(),
             vmm: self.vmm,
             vcpus: &self.vcpus,
             memory: &self.memory,
@@ -113,6 +115,7 @@ impl<'de> Deserialize<'de> for Vm {
             process: Option<TaskId>,
             uuid: Option<Uuid>,
             domid: Option<u32>,
+            owner: Option<Owner>,
             vmm: VmmKind,
             vcpus: Vec<Vcpu>,
             memory: Vec<GuestRegion>,
@@ -129,6 +132,7 @@ impl<'de> Deserialize<'de> for Vm {
             name: read.name,
             id,
             uuid: read.uuid,
+            owner: read.owner,
             vmm: read.vmm,
             vcpus: read.vcpus,
             memory: read.memory,
@@ -148,6 +152,7 @@ mod tests {
             name: "a".into(),
             id,
             uuid: Some(Uuid::from_u128(7 << 64 | 9)),
+            owner: process.map(|_| Owner { uid: 64055, name: Some("libvirt-qemu".into()) }),
             vmm: VmmKind::QemuKvm,
             vcpus: vec![Vcpu {
                 index: 0,

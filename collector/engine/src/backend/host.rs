@@ -132,9 +132,7 @@ impl Backend for HostBackend {
 
     fn vms(&self) -> Result<Discovery, BackendError> {
         self.discoverer().discover().map_err(|error| match error {
-            DiscoverError::DuplicateName(_) | DiscoverError::DuplicateProcess { .. } => {
-                BackendError::Usage(error.to_string())
-            }
+            error if error.is_usage() => BackendError::Usage(error.to_string()),
             error => BackendError::failed(error),
         })
     }

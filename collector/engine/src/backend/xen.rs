@@ -45,7 +45,7 @@ impl XenBackend {
     }
 
     fn source(&self) -> Result<XenVms, BackendError> {
-        Ok(XenVms { toolstack: self.toolstack()?, choice: self.domains.clone() })
+        Ok(XenVms::new(self.toolstack()?, self.domains.clone()))
     }
 
     fn facts(&self) -> Result<XenFacts, BackendError> {
@@ -68,8 +68,8 @@ impl XenBackend {
             memory: huddle_xen::open_memory(root).map_err(BackendError::host)?,
             list: Box::new(move || toolstack.domains()),
         };
-        let exclude = self.domains.exclude.iter().cloned().collect();
-        let settings = MergeSettings { content: self.sharing.content, exclude, only: None };
+        let selection = self.domains.selection.clone();
+        let settings = MergeSettings { content: self.sharing.content, selection, only: None };
         Ok(Merging::new(xen, settings, journal))
     }
 }
@@ -79,7 +79,7 @@ impl Backend for XenBackend {
         Terms {
             vm_id: "domain",
             vcpu_id: "number",
-            no_vms: "no domain but dom0 runs on this Xen host (or all are in [xen] exclude)",
+            no_vms: "no domain but dom0 runs on this Xen host (or all are excluded)",
         }
     }
 

@@ -30,6 +30,7 @@ fn vms() -> Vec<Vm> {
             name: name.into(),
             id: task.into(),
             uuid: None,
+            owner: None,
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {
                 index: 0,
@@ -60,7 +61,7 @@ impl VmSource for FakeVms {
             second.id = TaskId { id: 100, start_ticks: 1 }.into();
             vms[0].vcpus.push(second);
         }
-        Ok(Discovery { vms, notes: Vec::new() })
+        Ok(Discovery { vms, ..Discovery::default() })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use huddle_model::text::plain_short;
 use huddle_model::vm::{Uuid, VmmKind};
 
 /// The arguments in the text of `/proc/PID/cmdline`: each ends with a NUL (proc_pid_cmdline(5)).
@@ -9,11 +10,49 @@ pub fn args(text: &str) -> Vec<String> {
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 
+/// What is kept of a command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The name of the VM.
+    pub name: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<Uuid>,
+    /// QMP sockets that the process listens on, as paths in its own view.
+    pub monitors: Vec<PathBuf>,
+    /// Whether it makes no machine, and so no VM.
+    pub is_without_machine: bool,
+}
+
+impl CommandLine {
+    /// What these arguments of a VMM say.
+    pub fn of(kind: VmmKind, args: &[String]) -> Self {
+        Self {
+            name: vm_name(kind, args),
+            uuid: vm_uuid(kind, args),
+            monitors: if is_qemu(kind) { qmp_sockets(args) } else { Vec::new() },
+            is_without_machine: is_qemu(kind) && is_without_machine(args),
+        }
+    }
+}
+
+/// Longest name that is kept, in bytes; huddle's own limit is lower.
+const MOST_NAME_BYTES: usize = 4096;
+
+/// Whether QEMU is only asked what it can do: `-machine none` (or `-M none`) makes a machine without CPUs and without
+/// memory, as libvirt and others start it to probe (qemu(1)). Of several `-machine` the last type counts.
+pub fn is_without_machine(args: &[String]) -> bool {
+    let machine = values(args, "-machine").chain(values(args, "-M")).last();
+    machine.and_then(|machine| option(machine, "type", true)).as_deref() == Some("none")
+}
+
+fn is_qemu(kind: VmmKind) -> bool {
+    matches!(kind, VmmKind::QemuKvm | VmmKind::QemuTcg)
+}
+
 /// The name that the command line gives to the VM; `None` where it gives none.
 ///
 /// QEMU: `-name guest=NAME,..` or `-name NAME,..` (qemu(1)); Firecracker: `--id`; cloud-hypervisor:
-/// the file name of `--api-socket`; crosvm: `--name`. Characters that could upset a terminal become
-/// `?`.
+/// the file name of `--api-socket`; crosvm: `--name`. It is plain text ([`plain_short`]).
 pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
     let name = match kind {
         VmmKind::QemuKvm | VmmKind::QemuTcg => {
@@ -31,7 +70,7 @@ pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
         // Not found by its command line.
         VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => None,
     }?;
-    let name: String = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let name = plain_short(&name, MOST_NAME_BYTES);
     (!name.trim().is_empty()).then_some(name)
 }
 
@@ -41,7 +80,7 @@ pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
 /// (`lookup_opt`, system/vl.c), takes the last of several, and no other form than 36 characters with hyphens
 /// (`qemu_uuid_parse`, util/uuid.c; both QEMU 10).
 pub fn vm_uuid(kind: VmmKind, args: &[String]) -> Option<Uuid> {
-    if !matches!(kind, VmmKind::QemuKvm | VmmKind::QemuTcg) {
+    if !is_qemu(kind) {
         return None;
     }
     let is_option = |arg: &str| arg == "-uuid" || arg == "--uuid";
@@ -54,12 +93,13 @@ const fn uuid_length() -> usize {
     "00000000-0000-0000-0000-000000000000".len()
 }
 
-/// The unix sockets on which QEMU speaks QMP, as paths in its own view: `-qmp unix:PATH,..`, and
-/// `-chardev socket,id=ID,path=PATH,..` that a `-mon ..,mode=control` names.
+/// The unix sockets on which QEMU listens for QMP, as paths in its own view: `-qmp unix:PATH,server=on,..`, and
+/// `-chardev socket,id=ID,path=PATH,server=on,..` that a `-mon ..,mode=control` names. Without `server` QEMU is a
+/// client of another program's socket (qemu(1)).
 pub fn qmp_sockets(args: &[String]) -> Vec<PathBuf> {
     let mut sockets = Vec::new();
     for value in values(args, "-qmp").chain(values(args, "-qmp-pretty")) {
-        if let Some(path) = value.strip_prefix("unix:") {
+        if let Some(path) = value.strip_prefix("unix:").filter(|path| is_on(path, "server")) {
             sockets.extend(option(path, "path", true));
         }
     }
@@ -72,6 +112,7 @@ pub fn qmp_sockets(args: &[String]) -> Vec<PathBuf> {
             option(chardev, "backend", true).as_deref() == Some("socket")
                 && option(chardev, "id", false).as_deref() == Some(id.as_str())
         });
+        let chardev = chardev.filter(|chardev| is_on(chardev, "server"));
         sockets.extend(chardev.and_then(|chardev| option(chardev, "path", false)));
     }
     sockets.into_iter().map(PathBuf::from).collect()
@@ -109,8 +150,22 @@ fn option(text: &str, key: &str, implied: bool) -> Option<String> {
     parts.find_map(value)
 }
 
+/// Whether a switch is on, as `KEY`, `KEY=on` and what else QEMU takes for that (`qapi_bool_parse`, QEMU 10).
+fn is_on(text: &str, key: &str) -> bool {
+    let text = text.replace(",,", "\0");
+    // A first part without a key is a path or a backend, whatever it is called.
+    let is_implied = |at: usize, part: &str| at == 0 && !part.contains('=');
+    let parts = text.split(',').enumerate().filter(|(at, part)| !is_implied(*at, part));
+    let given = parts.filter_map(|(_, part)| match part.split_once('=') {
+        Some((name, value)) => (name == key).then_some(matches!(value, "on" | "yes" | "true" | "y")),
+        None => (part == key).then_some(true),
+    });
+    given.last().unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
+    use huddle_model::text::is_plain;
     use proptest::prelude::*;
 
     use super::*;
@@ -129,7 +184,7 @@ mod tests {
             (VmmKind::QemuTcg, "qemu -name", None),
             (VmmKind::QemuTcg, "qemu -name guest=", None),
             (VmmKind::QemuTcg, "qemu -named x", None),
-            (VmmKind::QemuTcg, "qemu -name a\x1b[2J", Some("a?[2J")),
+            (VmmKind::QemuTcg, "qemu -name a\x1b[2J", Some("a\\u{1b}[2J")),
             (VmmKind::Firecracker, "firecracker --id web --api-sock /x", Some("web")),
             (VmmKind::Firecracker, "firecracker --id=web", Some("web")),
             (VmmKind::Firecracker, "firecracker --api-sock /x", None),
@@ -148,16 +203,41 @@ mod tests {
         for (line, paths) in [
             ("qemu -qmp unix:/run/q.sock,server=on,wait=off", &["/run/q.sock"][..]),
             ("qemu -qmp unix:path=q,,1.sock,server", &["q,1.sock"]),
+            // As a client of somebody else's socket.
+            ("qemu -qmp unix:/run/q.sock", &[]),
+            ("qemu -qmp unix:/run/q.sock,server=off", &[]),
+            ("qemu -qmp unix:server", &[]),
+            ("qemu -chardev socket,id=x,path=/q -mon chardev=x,mode=control", &[]),
+            ("qemu -chardev socket,id=x,path=/q,server=off -mon chardev=x,mode=control", &[]),
+            ("qemu -chardev socket,id=x,path=/q,server,nowait -mon chardev=x,mode=control", &["/q"]),
             ("qemu -qmp tcp:localhost:4444,server", &[]),
             ("qemu -qmp stdio", &[]),
             ("qemu -chardev socket,id=m,path=/q,server=on -mon chardev=m,id=x,mode=control", &["/q"]),
-            ("qemu -chardev socket,id=m,path=/q -mon chardev=m,mode=readline", &[]),
-            ("qemu -chardev socket,id=m,path=/q -mon m,mode=control", &["/q"]),
+            ("qemu -chardev socket,id=m,path=/q,server=on -mon chardev=m,mode=readline", &[]),
+            ("qemu -chardev socket,id=m,path=/q,server=yes -mon m,mode=control", &["/q"]),
             ("qemu -chardev socket,id=m,fd=3 -mon chardev=m,mode=control", &[]),
             ("qemu -chardev stdio,id=m -mon chardev=m,mode=control", &[]),
         ] {
             let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
             assert_eq!(qmp_sockets(&args(line)), paths, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_none_is_known() {
+        for (line, expected) in [
+            ("qemu -machine none", true),
+            ("qemu -M none,accel=kvm:tcg -qmp stdio", true),
+            ("qemu -machine type=none", true),
+            ("qemu -machine accel=tcg,type=none", true),
+            ("qemu -machine none -machine pc", false),
+            ("qemu -machine pc,usb=none", false),
+            ("qemu -m 1", false),
+            ("qemu -name none", false),
+        ] {
+            assert_eq!(is_without_machine(&args(line)), expected, "{line:?}");
+            assert_eq!(CommandLine::of(VmmKind::QemuTcg, &args(line)).is_without_machine, expected);
+            assert!(!CommandLine::of(VmmKind::Firecracker, &args(line)).is_without_machine);
         }
     }
 
@@ -194,7 +274,7 @@ mod tests {
                 VmmKind::QemuKvm, VmmKind::Firecracker, VmmKind::CloudHypervisor, VmmKind::Crosvm,
             ] {
                 let name = vm_name(kind, &args);
-                prop_assert!(name.is_none_or(|name| !name.contains(char::is_control) && !name.trim().is_empty()));
+                prop_assert!(name.is_none_or(|name| name.chars().all(is_plain) && !name.trim().is_empty()));
                 let _ = vm_uuid(kind, &args);
             }
             prop_assert!(qmp_sockets(&args).len() <= args.len());
@@ -209,6 +289,7 @@ mod tests {
 
         #[test]
         fn any_name_survives_qemus_escaping(name in "[^\\x00-\\x20,=\u{7f}-\u{a0}][^\\x00-\\x1f\u{7f}-\u{9f}]{0,30}[a-z]") {
+            prop_assume!(name.chars().all(is_plain));
             let value = format!("guest={},debug-threads=on", name.replace(',', ",,"));
             let args = ["qemu".to_owned(), "-name".into(), value];
             prop_assert_eq!(vm_name(VmmKind::QemuTcg, &args), Some(name));

@@ -105,6 +105,7 @@ mod tests {
             name: format!("vm{pid}"),
             id: task(pid).into(),
             uuid: None,
+            owner: None,
             vmm: VmmKind::OtherKvm,
             vcpus: Vec::new(),
             memory: Vec::new(),

@@ -20,6 +20,8 @@ pub(super) struct Process<'a> {
     /// Thread ids and names; the first is the process itself.
     pub(super) threads: &'a [(i32, &'a str)],
     pub(super) smaps: &'a str,
+    pub(super) uid: u32,
+    pub(super) cgroup: &'a str,
 }
 
 pub(super) const MERGEABLE: &str = "7f0000000000-7f0004000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mg\n";
@@ -34,6 +36,8 @@ impl Default for Process<'_> {
             fds: &[],
             threads: &[],
             smaps: MERGEABLE,
+            uid: 0,
+            cgroup: "0::/\n",
         }
     }
 }
@@ -82,7 +86,9 @@ impl Host {
         let at = format!("proc/{pid}");
         self.write(&format!("{at}/stat"), &stat(pid, threads[0].1));
         self.write(&format!("{at}/comm"), &format!("{}\n", threads[0].1));
-        self.write(&format!("{at}/cgroup"), "0::/\n");
+        self.write(&format!("{at}/cgroup"), process.cgroup);
+        let uid = process.uid;
+        self.write(&format!("{at}/status"), &format!("Tgid:\t{pid}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n"));
         self.write(&format!("{at}/smaps"), process.smaps);
         let maps: String =
             process.smaps.lines().filter(|line| !line.starts_with("Vm")).map(|l| format!("{l}\n")).collect();

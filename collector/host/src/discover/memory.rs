@@ -17,7 +17,7 @@
 //! smaps reports the flags, but the kernel walks all page tables for it, as expensive as the scan. So
 //! the answer for a process (same id, same start) is kept while all of this holds, and is read again
 //! otherwise:
-//! - the text of its `maps` is the same, byte by byte;
+//! - the text of its `maps` is the same, as far as a hash of 64 bits with random keys tells;
 //! - `ksm_merge_any` and `ksm_mergeable` of its `ksm_stat` are the same (where the kernel has them);
 //! - `/sys/kernel/mm/ksm/run` is the same;
 //! - it is younger than [`MAX_AGE`].
@@ -27,10 +27,12 @@
 //! nothing is mergeable and `maps` has no name that could be hugetlbfs, smaps is not needed at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use huddle_model::vm::{GuestRegion, MemoryKind, TaskId};
 
+use crate::limits::{Limits, VmTime};
 use crate::maps::{self, Mapping};
 use crate::process_ksm::{self, KsmMarks};
 use crate::{HostError, HostRoot};
@@ -100,6 +102,8 @@ fn is_private_anonymous(mapping: &Mapping) -> bool {
 #[derive(Debug, Default)]
 pub struct MemoryCache {
     entries: BTreeMap<TaskId, Entry>,
+    /// Its keys are random, so that nobody can make two texts alike.
+    hasher: RandomState,
     smaps_reads: u64,
 }
 
@@ -113,7 +117,8 @@ struct Entry {
 /// What must be the same for regions to be used again.
 #[derive(Debug, PartialEq, Eq)]
 struct Key {
-    maps: String,
+    /// Hash of the text of `maps`: the text may have megabytes.
+    maps: u64,
     ksm_run: Option<u64>,
     marks: KsmMarks,
 }
@@ -129,31 +134,46 @@ impl MemoryCache {
         self.entries.retain(|process, _| alive.contains(process));
     }
 
-    /// The guest memory of `process` at `now`; `ksm_run` is `/sys/kernel/mm/ksm/run` where there is KSM.
+    /// The guest memory of `process` now; `ksm_run` is `/sys/kernel/mm/ksm/run` where there is KSM.
+    ///
+    /// # Errors
+    /// Its files cannot be read or understood, it has more mappings than `limits` has, or `time` is over.
     pub fn regions(
         &mut self,
         root: &HostRoot,
         process: TaskId,
         ksm_run: Option<u64>,
+        limits: &Limits,
+        time: VmTime,
+    ) -> Result<Vec<GuestRegion>, HostError> {
+        self.regions_at(root, process, ksm_run, limits, time, Instant::now())
+    }
+
+    fn regions_at(
+        &mut self,
+        root: &HostRoot,
+        process: TaskId,
+        ksm_run: Option<u64>,
+        limits: &Limits,
+        time: VmTime,
         now: Instant,
     ) -> Result<Vec<GuestRegion>, HostError> {
-        let key = Key {
-            maps: maps::maps_text(root, process.id)?,
-            ksm_run,
-            marks: process_ksm::marks(root, process.id)?,
-        };
+        let maps = maps::maps_text(root, process.id, limits)?;
+        time.check()?;
+        let marks = process_ksm::marks(root, process.id)?;
+        let key = Key { maps: self.hasher.hash_one(&maps), ksm_run, marks };
         if let Some(entry) = self.entries.get(&process)
             && entry.key == key
             && now.saturating_duration_since(entry.read_at) < MAX_AGE
         {
             return Ok(entry.regions.clone());
         }
-        let by_maps = maps::parse_maps(root, process.id, &key.maps)?;
+        let by_maps = maps::parse_maps(root, process.id, &maps)?;
         let mappings = if key.marks.nothing_marked() && !by_maps.iter().any(may_be_huge_tlb) {
             by_maps
         } else {
             self.smaps_reads += 1;
-            maps::smaps(root, process.id)?
+            maps::smaps(root, process.id, limits, time)?
         };
         let regions = guest_memory(process, &mappings);
         self.entries.insert(process, Entry { key, read_at: now, regions: regions.clone() });
@@ -169,7 +189,12 @@ fn may_be_huge_tlb(mapping: &Mapping) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Budget;
     use crate::maps::MappingFlags;
+
+    fn time() -> VmTime {
+        Budget::of_round(&Limits { vm_ms: 60_000, ..Limits::default() }).vm()
+    }
 
     const PROCESS: TaskId = TaskId { id: 9, start_ticks: 90 };
 
@@ -269,7 +294,7 @@ mod tests {
         }
 
         fn kind(&self, cache: &mut MemoryCache, run: u64, now: Instant) -> MemoryKind {
-            cache.regions(&self.root, PROCESS, Some(run), now).unwrap()[0].kind
+            cache.regions_at(&self.root, PROCESS, Some(run), &Limits::default(), time(), now).unwrap()[0].kind
         }
     }
 
@@ -316,6 +341,6 @@ mod tests {
         let mut cache = MemoryCache::default();
         assert_eq!(tree.kind(&mut cache, 1, Instant::now()), MemoryKind::Mergeable);
         std::fs::remove_file(tree.root.proc("9/maps")).unwrap();
-        assert!(cache.regions(&tree.root, PROCESS, None, Instant::now()).unwrap_err().is_gone());
+        assert!(cache.regions(&tree.root, PROCESS, None, &Limits::default(), time()).unwrap_err().is_gone());
     }
 }

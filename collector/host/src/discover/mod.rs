@@ -1,16 +1,25 @@
 //! Finding VMs: those of any VMM on this host, and what the user names as such.
 //!
-//! What is guest memory says [`memory`], why it cannot be merged says [`merge`]. A process is
+//! Which of the processes that look like VMs are taken for some says [`huddle_model::selection`], what is
+//! guest memory [`memory`], why it cannot be merged [`merge`]. A process is
 //! identified by pid and start time; one that ends while it is looked at is a note, never an error.
+//! Processes of others are hostile: what is read of them has limits ([`crate::limits`]), and what they
+//! wrote is made plain before it is handed on ([`huddle_model::text::plain`]).
 
 mod build;
+mod cgroup_vms;
 pub mod cmdline;
 mod complete;
 #[cfg(test)]
 mod fixture;
 pub mod memory;
 pub mod merge;
+mod monitor_socket;
+mod monitors;
+mod named;
+mod processes;
 pub mod qmp;
+mod round;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -18,13 +27,20 @@ mod vcpus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use huddle_model::vm::{TaskId, Vm};
+use huddle_model::names::Names;
+use huddle_model::selection::Selection;
+use huddle_model::text::plain;
+use huddle_model::vm::{Owner, TaskId, Uuid, Vm, VmId, VmmKind};
+use serde::Serialize;
 
-use self::build::QmpAnswer;
+use self::build::Refused;
 pub use self::complete::{GuestThread, complete_vcpus, complete_vcpus_on_host};
 use self::memory::MemoryCache;
+use self::monitors::Monitors;
+use self::processes::Processes;
+use crate::limits::Limits;
+use crate::users::Users;
 use crate::{HostError, HostRoot};
 
 /// A process to treat as a VM: `--vm NAME=PID`.
@@ -53,6 +69,8 @@ pub struct NamedComm {
     pub name: String,
     /// The process's name as `/proc/PID/comm` has it: at most 15 bytes.
     pub comm: String,
+    /// Only processes of this user; of any where `None`.
+    pub uid: Option<u32>,
 }
 
 /// Where to look.
@@ -66,20 +84,45 @@ pub struct DiscoverOptions {
     pub comms: Vec<NamedComm>,
     /// Whether to look for VMs among all processes; off when `--vm` is given.
     pub scan_host: bool,
-    /// Longest time to wait for one QMP socket.
-    pub qmp_timeout: Duration,
+    /// Which of those that are found are taken.
+    pub selection: Selection,
+    /// How much is read of processes.
+    pub limits: Limits,
 }
 
 impl Default for DiscoverOptions {
+    /// All that is found is looked at; taken are the processes of root and of the user who asks.
     fn default() -> Self {
+        let mut selection = Selection::default();
+        selection.owners.insert(nix::unistd::geteuid().as_raw());
         Self {
             processes: Vec::new(),
             cgroups: Vec::new(),
             comms: Vec::new(),
             scan_host: true,
-            qmp_timeout: Duration::from_secs(1),
+            selection,
+            limits: Limits::default(),
         }
     }
+}
+
+/// Something that looks like a VM and is not taken for one: it is not measured, not planned with, and not pinned, and
+/// that it comes or goes is nobody's concern.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// What it is called; names of these may be equal.
+    pub name: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub id: VmId,
+    /// What would run it.
+    pub vmm: VmmKind,
+    /// The user that it belongs to, where that is known.
+    pub owner: Option<Owner>,
+    /// The UUID that it claims.
+    pub uuid: Option<Uuid>,
+    /// Why it is left out, as the end of a sentence about it.
+    pub reason: String,
 }
 
 /// What was found.
@@ -87,6 +130,8 @@ impl Default for DiscoverOptions {
 pub struct Discovery {
     /// VMs with unique names: those the user named, in that order, then the others in ascending pid.
     pub vms: Vec<Vm>,
+    /// What looks like a VM and is left out, in ascending pid.
+    pub left_out: Vec<LeftOut>,
     /// What the user should know: VMs that ended meanwhile, names changed to be unique, sockets that
     /// did not answer, processes that may not be seen. A [`Discoverer`] says each once until it
     /// stops being true.
@@ -114,6 +159,16 @@ pub enum DiscoverError {
         /// Why not.
         why: &'static str,
     },
+    /// The number is one of a thread, whose process may be another VM already.
+    #[error("{pid}, named as VM {name}, is a thread of process {process}; name the process")]
+    Thread {
+        /// The VM.
+        name: String,
+        /// The number asked for.
+        pid: i32,
+        /// The process it belongs to.
+        process: i32,
+    },
     /// Two VMs with one name.
     #[error("two VMs are called {0:?}; give each a name of its own")]
     DuplicateName(String),
@@ -140,18 +195,36 @@ pub enum DiscoverError {
     Host(#[from] HostError),
 }
 
+impl DiscoverError {
+    /// Whether what the user named contradicts itself, whatever runs on the host.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Thread { .. } | Self::DuplicateName(_) | Self::DuplicateProcess { .. })
+    }
+}
+
 /// Finds VMs again and again, before each scan, and keeps what is expensive to find out.
 #[derive(Debug)]
 pub struct Discoverer {
     root: HostRoot,
     options: DiscoverOptions,
+    processes: Processes,
     memory: MemoryCache,
-    qmp: BTreeMap<TaskId, QmpAnswer>,
+    monitors: Monitors,
+    /// Names of VMs that nobody named, and of those that are named by their process's name.
+    names: Names,
+    comm_names: Names,
+    users: Option<Users>,
+    /// VMs that were beyond a limit.
+    refused: BTreeMap<TaskId, Refused>,
+    /// VMs that were whole at least once.
+    built: BTreeSet<TaskId>,
     /// Named processes that were there once: their end is news, not a mistake of the user.
     known_processes: BTreeMap<i32, TaskId>,
     /// Named control groups that were there once.
     known_cgroups: BTreeSet<PathBuf>,
     said: BTreeSet<String>,
+    /// Whether it was said that there are strangers' VMs.
+    has_said_strangers: bool,
 }
 
 /// Finds the VMs once.
@@ -165,11 +238,18 @@ impl Discoverer {
         Self {
             root,
             options,
+            processes: Processes::default(),
             memory: MemoryCache::default(),
-            qmp: BTreeMap::new(),
+            monitors: Monitors::default(),
+            names: Names::default(),
+            comm_names: Names::default(),
+            users: None,
+            refused: BTreeMap::new(),
+            built: BTreeSet::new(),
             known_processes: BTreeMap::new(),
             known_cgroups: BTreeSet::new(),
             said: BTreeSet::new(),
+            has_said_strangers: false,
         }
     }
 
@@ -181,14 +261,20 @@ impl Discoverer {
     /// found before and has ended is a note.
     pub fn discover(&mut self) -> Result<Discovery, DiscoverError> {
         self.check_names()?;
-        let Discovery { vms, notes } = self.look()?;
+        let Discovery { vms, left_out, notes } = self.look()?;
         let alive: BTreeSet<TaskId> = vms.iter().flat_map(Vm::processes).collect();
         self.memory.retain(&alive);
-        self.qmp.retain(|process, _| alive.contains(process));
+        self.built.retain(|process| alive.contains(process));
+        let notes: Vec<String> = notes.into_iter().map(|note| plain(&note).into_owned()).collect();
         let now: BTreeSet<String> = notes.iter().cloned().collect();
         let news = notes.into_iter().filter(|note| !self.said.contains(note)).collect();
         self.said = now;
-        Ok(Discovery { vms, notes: news })
+        Ok(Discovery { vms, left_out, notes: news })
+    }
+
+    /// How often a process of the host was looked into so far, which is what takes time.
+    pub fn looks(&self) -> u64 {
+        self.processes.looks()
     }
 
     fn check_names(&self) -> Result<(), DiscoverError> {

@@ -1,30 +1,45 @@
-//! Which processes of the host are VMs.
+//! What one process is: whether it holds a VM, of which VMM, and what its command line says.
 //!
 //! A process that holds a KVM VM has a descriptor `anon_inode:kvm-vm` (virt/kvm/kvm_main.c, Linux
 //! 6.18). QEMU that translates code (TCG) has none and is known by its program. Threads of the kernel
-//! have no descriptors and no program, so they cost one empty directory each.
+//! have no descriptors and no program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
-use huddle_model::vm::VmmKind;
+use huddle_model::vm::{TaskId, VmmKind};
 
-use super::{cmdline, vcpus};
-use crate::task::{self, TaskStat};
-use crate::{HostError, HostRoot, read_text};
+use super::cmdline::{self, CommandLine};
+use super::vcpus;
+use crate::limits::{Limits, TooMuch, VmTime, count};
+use crate::status::{self, ProcessIds};
+use crate::task::TaskStat;
+use crate::{HostError, HostRoot, cgroup, read_at_most, read_text};
 
 /// What a process is, as far as its descriptors and its program tell.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspected {
-    pub(crate) stat: TaskStat,
+    pub(crate) id: TaskId,
+    /// `comm`.
+    pub(crate) comm: String,
+    pub(crate) parent: i32,
     /// `None` where it holds no VM.
     pub(crate) kind: Option<VmmKind>,
-    pub(crate) args: Vec<String>,
+    pub(crate) line: CommandLine,
     pub(crate) kvm: KvmDescriptors,
+    /// Whose it is; `None` where that is hidden.
+    pub(crate) ids: Option<ProcessIds>,
+    /// Its control groups, of all hierarchies.
+    pub(crate) cgroups: Vec<String>,
+    /// What of it is beyond a limit.
+    pub(crate) too_much: Option<TooMuch>,
+    /// Whether its descriptors may not be seen.
+    pub(crate) is_hidden: bool,
 }
 
 /// The descriptors of KVM that a process holds: number and what it is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KvmDescriptors {
     all: BTreeSet<(i32, String)>,
 }
@@ -40,16 +55,6 @@ impl KvmDescriptors {
     }
 }
 
-/// What a look at all processes found.
-#[derive(Debug, Default)]
-pub(crate) struct Scanned {
-    /// VMs in ascending pid.
-    pub(crate) vms: Vec<Inspected>,
-    /// Processes whose descriptors this program may not see.
-    pub(crate) denied: BTreeSet<i32>,
-    pub(crate) notes: Vec<String>,
-}
-
 /// The ids of all processes, ascending.
 pub(crate) fn pids(root: &HostRoot) -> Result<Vec<i32>, HostError> {
     let path = root.proc("");
@@ -62,76 +67,93 @@ pub(crate) fn pids(root: &HostRoot) -> Result<Vec<i32>, HostError> {
     Ok(pids)
 }
 
-/// Looks at every process that is not in `skip`.
-pub(crate) fn host(root: &HostRoot, skip: &BTreeSet<i32>) -> Result<Scanned, HostError> {
-    let mut scanned = Scanned::default();
-    for pid in pids(root)?.into_iter().filter(|pid| !skip.contains(pid)) {
-        let kvm = match kvm_descriptors(root, pid) {
-            Ok(kvm) => kvm,
-            Err(error) if error.is_gone() => continue,
-            Err(error) if error.is_denied() => {
-                if is_user_process(root, pid) {
-                    scanned.denied.insert(pid);
-                }
-                KvmDescriptors::default()
-            }
-            Err(error) => {
-                scanned.notes.push(format!("process {pid} is ignored: {error}"));
-                continue;
-            }
-        };
-        let Some(kind) = kind(root, pid, &kvm) else { continue };
-        let stat_and_args = task::process(root, pid).and_then(|stat| Ok((stat, args(root, pid)?)));
-        match stat_and_args {
-            Ok((stat, _)) if stat.is_dead() => {}
-            Ok((stat, args)) => scanned.vms.push(Inspected { stat, kind: Some(kind), args, kvm }),
-            Err(error) if error.is_gone() => {}
-            Err(error) => scanned.notes.push(format!("process {pid} is ignored: {error}")),
-        }
-    }
-    drop_heirs(root, &mut scanned);
-    Ok(scanned)
-}
-
 /// Looks at one process, whatever it is. What may not be seen counts as no VM.
-pub(crate) fn process(root: &HostRoot, stat: TaskStat) -> Result<Inspected, HostError> {
+pub(crate) fn process(
+    root: &HostRoot,
+    stat: &TaskStat,
+    limits: &Limits,
+    time: VmTime,
+) -> Result<Inspected, HostError> {
     let pid = stat.id.id;
-    let kvm = match kvm_descriptors(root, pid) {
-        Err(error) if error.is_denied() => KvmDescriptors::default(),
+    let mut too_much = None;
+    let (kvm, is_hidden) = match kvm_descriptors(root, pid, limits, time) {
+        Ok(kvm) => (kvm, false),
+        Err(error) if error.is_denied() => (KvmDescriptors::default(), true),
+        Err(HostError::TooMuch(why)) => {
+            too_much = Some(why);
+            (KvmDescriptors::default(), false)
+        }
+        Err(error) => return Err(error),
+    };
+    let kind = kind(program(root, pid).as_deref().unwrap_or(""), &kvm);
+    let line = match command_line(root, pid, kind, limits) {
+        Err(HostError::TooMuch(why)) => {
+            too_much = Some(why);
+            CommandLine::default()
+        }
         other => other?,
     };
-    let kind = kind(root, pid, &kvm);
-    Ok(Inspected { stat, kind, args: args(root, pid)?, kvm })
+    Ok(Inspected {
+        id: stat.id,
+        comm: stat.name.clone(),
+        parent: stat.parent,
+        kind,
+        line,
+        kvm,
+        // Both are read of others by whoever may see the process at all.
+        ids: status::ids(root, pid).ok(),
+        cgroups: cgroup::paths(root, pid).unwrap_or_default(),
+        too_much,
+        is_hidden,
+    })
 }
 
-/// A child that was forked with its parent's descriptors open is not a second VM.
-fn drop_heirs(root: &HostRoot, scanned: &mut Scanned) {
-    let held: BTreeMap<i32, BTreeSet<(i32, String)>> =
-        scanned.vms.iter().map(|vm| (vm.stat.id.id, vm.kvm.all.clone())).collect();
-    let notes = &mut scanned.notes;
-    scanned.vms.retain(|vm| {
+/// Children that were forked with their parent's descriptors open are no VMs of their own: what is left without
+/// them, and a sentence about each.
+pub(crate) fn without_heirs(
+    root: &HostRoot,
+    vmms: Vec<Arc<Inspected>>,
+    limits: &Limits,
+) -> (Vec<Arc<Inspected>>, Vec<String>) {
+    let held: BTreeMap<i32, Arc<Inspected>> = vmms.iter().map(|vm| (vm.id.id, Arc::clone(vm))).collect();
+    let mut notes = Vec::new();
+    let mut left = Vec::new();
+    for vm in vmms {
         let inherited = !vm.kvm.all.is_empty()
-            && held.get(&vm.stat.parent).is_some_and(|parents| vm.kvm.all.is_subset(parents));
+            && held.get(&vm.parent).is_some_and(|parent| vm.kvm.all.is_subset(&parent.kvm.all));
         let runs_vcpus = || {
-            let threads = vcpus::threads(root, vm.stat.id.id).unwrap_or_default();
+            let threads = vcpus::threads(root, vm.id.id, limits, None).unwrap_or_default();
             !vcpus::by_name(&threads).is_empty()
         };
-        let heir = inherited && !runs_vcpus();
-        if heir {
+        if inherited && !runs_vcpus() {
             notes.push(format!(
                 "process {} ({}) has inherited the KVM descriptors of process {}; it is not counted as a VM",
-                vm.stat.id, vm.stat.name, vm.stat.parent
+                vm.id, vm.comm, vm.parent
             ));
+        } else {
+            left.push(vm);
         }
-        !heir
-    });
+    }
+    (left, notes)
 }
 
-fn kvm_descriptors(root: &HostRoot, pid: i32) -> Result<KvmDescriptors, HostError> {
+fn kvm_descriptors(
+    root: &HostRoot,
+    pid: i32,
+    limits: &Limits,
+    time: VmTime,
+) -> Result<KvmDescriptors, HostError> {
     let directory = root.proc(format!("{pid}/fd"));
     let read = |source: io::Error| HostError::Read { path: directory.clone(), source };
     let mut all = BTreeSet::new();
-    for entry in std::fs::read_dir(&directory).map_err(read)? {
+    for (number, entry) in std::fs::read_dir(&directory).map_err(read)?.enumerate() {
+        if number >= count(limits.open_files) {
+            let most = limits.open_files.into();
+            return Err(TooMuch::Count { of: "open files", most, limit: "open_files" }.into());
+        }
+        if number % 256 == 255 {
+            time.check()?;
+        }
         let entry = entry.map_err(read)?;
         let target = match std::fs::read_link(entry.path()) {
             Ok(target) => target,
@@ -150,12 +172,8 @@ fn kvm_descriptors(root: &HostRoot, pid: i32) -> Result<KvmDescriptors, HostErro
     Ok(KvmDescriptors { all })
 }
 
-fn kind(root: &HostRoot, pid: i32, kvm: &KvmDescriptors) -> Option<VmmKind> {
-    let holds_vm = kvm.vms() > 0;
-    let program = program(root, pid);
-    let program = program.as_deref().unwrap_or("");
-    let is_qemu = program.starts_with("qemu-system-") || ["qemu-kvm", "kvm"].contains(&program);
-    match (holds_vm, is_qemu) {
+fn kind(program: &str, kvm: &KvmDescriptors) -> Option<VmmKind> {
+    match (kvm.vms() > 0, is_qemu(program)) {
         (true, true) => Some(VmmKind::QemuKvm),
         (false, true) => Some(VmmKind::QemuTcg),
         (false, false) => None,
@@ -167,8 +185,13 @@ fn kind(root: &HostRoot, pid: i32, kvm: &KvmDescriptors) -> Option<VmmKind> {
     }
 }
 
+/// Whether a program is QEMU by its name.
+pub(crate) fn is_qemu(program: &str) -> bool {
+    program.starts_with("qemu-system-") || ["qemu-kvm", "kvm"].contains(&program)
+}
+
 /// The file name of the program that runs; the thread's name where the program may not be seen.
-fn program(root: &HostRoot, pid: i32) -> Option<String> {
+pub(crate) fn program(root: &HostRoot, pid: i32) -> Option<String> {
     match std::fs::read_link(root.proc(format!("{pid}/exe"))) {
         Ok(path) => {
             let name = path.file_name()?.to_string_lossy().into_owned();
@@ -182,15 +205,21 @@ fn program(root: &HostRoot, pid: i32) -> Option<String> {
     }
 }
 
-/// The command line; empty for threads of the kernel and for what has ended.
-fn args(root: &HostRoot, pid: i32) -> Result<Vec<String>, HostError> {
-    match read_text(&root.proc(format!("{pid}/cmdline"))) {
-        Ok(text) => Ok(cmdline::args(&text)),
-        Err(error) if error.is_gone() || error.is_denied() => Ok(Vec::new()),
+/// What the command line says; nothing for threads of the kernel, for what has ended, and for what is no VMM.
+fn command_line(
+    root: &HostRoot,
+    pid: i32,
+    kind: Option<VmmKind>,
+    limits: &Limits,
+) -> Result<CommandLine, HostError> {
+    let Some(kind) = kind else { return Ok(CommandLine::default()) };
+    match read_at_most(&root.proc(format!("{pid}/cmdline")), limits.command_line_bytes()) {
+        Ok(bytes) => Ok(CommandLine::of(kind, &cmdline::args(&String::from_utf8_lossy(&bytes)))),
+        Err(error) if error.is_gone() || error.is_denied() => Ok(CommandLine::default()),
+        Err(HostError::TooLong { .. }) => {
+            let most = limits.command_line_kib.into();
+            Err(TooMuch::Count { of: "KiB of command line", most, limit: "command_line_kib" }.into())
+        }
         Err(error) => Err(error),
     }
-}
-
-fn is_user_process(root: &HostRoot, pid: i32) -> bool {
-    task::process(root, pid).is_ok_and(|stat| !stat.is_kernel_thread && !stat.is_dead())
 }

@@ -1,7 +1,8 @@
+mod strangers;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use huddle_model::vm::{MemoryKind, VmmKind};
 
@@ -95,7 +96,7 @@ fn every_vmm_is_known_with_its_name_and_vcpus() {
         host.add(&Process { pid: threads[0].0, program, args, threads, fds, ..Process::default() });
     }
     host.add(&Process { pid: 700, ..Process::default() });
-    let Discovery { vms, notes } = found(&host);
+    let Discovery { vms, notes, .. } = found(&host);
     assert_eq!(vms.len(), vmms.len(), "{vms:?}");
     for (vm, (.., kind, name)) in vms.iter().zip(vmms) {
         assert_eq!((vm.vmm, vm.name.as_str()), (kind, name));
@@ -120,7 +121,7 @@ fn one_name_for_two_vms_is_made_unique_and_said() {
         let program = "/usr/bin/qemu-system-x86_64";
         host.add(&Process { pid, program, args, threads: &threads, ..Process::default() });
     }
-    let Discovery { vms, notes } = found(&host);
+    let Discovery { vms, notes, .. } = found(&host);
     assert_eq!((vms[0].name.as_str(), vms[1].name.as_str()), ("web-100", "web-200"));
     assert!(notes.iter().all(|note| note.contains("several VMs are called web")), "{notes:?}");
     assert_eq!(notes.len(), 2);
@@ -132,7 +133,7 @@ fn a_child_with_its_parents_descriptors_is_no_vm() {
     let threads = [(100, "own-vmm"), (101, "vcpu0")];
     host.add(&Process { program: "/own-vmm", fds: KVM, threads: &threads, ..Process::default() });
     host.add(&Process { pid: 110, parent: 100, program: "/own-vmm", fds: KVM, ..Process::default() });
-    let Discovery { vms, notes } = found(&host);
+    let Discovery { vms, notes, .. } = found(&host);
     assert_eq!(vms.len(), 1);
     assert!(notes[0].contains("process 110") && notes[0].contains("inherited"), "{notes:?}");
 }
@@ -142,7 +143,7 @@ fn unknown_threads_leave_a_vm_without_vcpus_and_say_so() {
     let host = Host::new();
     let threads = [(100, "own-vmm"), (101, "worker")];
     host.add(&Process { program: "/own-vmm", fds: KVM, threads: &threads, ..Process::default() });
-    let Discovery { vms, notes } = found(&host);
+    let Discovery { vms, notes, .. } = found(&host);
     assert_eq!(vms[0].vcpus, []);
     assert!(notes[0].contains("2 vCPUs") && notes[0].contains("not pinned"), "{notes:?}");
 }
@@ -151,23 +152,28 @@ fn unknown_threads_leave_a_vm_without_vcpus_and_say_so() {
 fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
     let host = Host::new();
     let listener = UnixListener::bind(host.dir.path().join("q.sock")).unwrap();
+    // The kernel says who listens: this test itself.
+    let (pid, uid) = (std::process::id().cast_signed(), nix::unistd::getuid().as_raw());
     host.add(&Process {
+        pid,
+        uid,
         program: "/usr/bin/qemu-system-x86_64",
         args: &["qemu", "-name", "web", "-qmp", "unix:/q.sock,server=on,wait=off"],
         fds: KVM,
-        threads: &[(100, "qemu"), (101, "qemu"), (102, "qemu")],
+        threads: &[(pid, "qemu"), (1_000_000_101, "qemu"), (1_000_000_102, "qemu")],
         ..Process::default()
     });
-    let options = DiscoverOptions { qmp_timeout: Duration::from_millis(200), ..DiscoverOptions::default() };
+    let limits = Limits { monitor_ms: 200, ..Limits::default() };
+    let options = DiscoverOptions { limits, ..DiscoverOptions::default() };
     // Nobody accepts: the socket is held.
     let mut discoverer = Discoverer::new(host.root.clone(), options.clone());
-    let Discovery { vms, notes } = discoverer.discover().unwrap();
+    let Discovery { vms, notes, .. } = discoverer.discover().unwrap();
     assert_eq!(vms[0].vcpus, []);
     assert!(notes.iter().any(|note| note.contains("one client at a time")), "{notes:?}");
     let begin = std::time::Instant::now();
     let again = discoverer.discover().unwrap();
     assert!(again.notes.is_empty() && again.vms == vms, "{again:?}");
-    assert!(begin.elapsed() < options.qmp_timeout, "a held socket is left alone for a while");
+    assert!(begin.elapsed() < options.limits.monitor_time(), "a held socket is left alone for a while");
 
     drop(listener);
     std::fs::remove_file(host.dir.path().join("q.sock")).unwrap();
@@ -176,7 +182,10 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"{\"QMP\": {}}\r\n").unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        for answer in ["{}", r#"[{"cpu-index": 0, "thread-id": 102}, {"cpu-index": 1, "thread-id": 101}]"#] {
+        for answer in [
+            "{}",
+            r#"[{"cpu-index": 0, "thread-id": 1000000102}, {"cpu-index": 1, "thread-id": 1000000101}]"#,
+        ] {
             lines.next().unwrap().unwrap();
             stream.write_all(format!("{{\"return\": {answer}}}\r\n").as_bytes()).unwrap();
         }
@@ -184,7 +193,7 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
     });
     let mut discoverer = Discoverer::new(host.root.clone(), options);
     let first = discoverer.discover().unwrap();
-    assert_eq!(vcpus(&first.vms[0]), [(0, 102), (1, 101)]);
+    assert_eq!(vcpus(&first.vms[0]), [(0, 1_000_000_102), (1, 1_000_000_101)]);
     server.join().unwrap();
     // The server is gone; the answer is kept.
     assert_eq!(discoverer.discover().unwrap().vms, first.vms);
@@ -195,7 +204,7 @@ fn a_named_process_has_its_vcpu_threads_or_all_its_threads() {
     let host = Host::new();
     host.add(&Process { threads: &[(100, "tenant"), (101, "CPU 0/KVM")], ..Process::default() });
     host.add(&Process { pid: 200, threads: &[(200, "db"), (201, "worker")], ..Process::default() });
-    let Discovery { vms, notes } =
+    let Discovery { vms, notes, .. } =
         with(&host, |options| options.processes = vec![named("b", 200), named("a", 100)]).unwrap();
     assert_eq!((vms[0].name.as_str(), vms[1].name.as_str()), ("b", "a"));
     assert_eq!(vcpus(&vms[0]), [(0, 200), (1, 201)]);
@@ -247,7 +256,7 @@ fn a_process_that_is_ending_is_a_note() {
     let threads = [(100, "qemu"), (101, "CPU 0/TCG")];
     let program = "/usr/bin/qemu-system-x86_64";
     host.add(&Process { program, smaps: "", threads: &threads, ..Process::default() });
-    let Discovery { vms, notes } = found(&host);
+    let Discovery { vms, notes, .. } = found(&host);
     assert_eq!(vms, []);
     assert_eq!(notes, ["VM qemu-100 (100) ended during the scan"]);
 }
@@ -261,7 +270,7 @@ fn a_cgroup_is_all_threads_of_all_its_processes() {
     host.write("sys/fs/cgroup/web/cgroup.procs", "100\n999\n");
     host.write("sys/fs/cgroup/web/inner/cgroup.procs", "200\n300\n");
     let group = |path: &str| vec![NamedCgroup { name: "web".into(), path: PathBuf::from(path) }];
-    let Discovery { vms, notes } = with(&host, |options| {
+    let Discovery { vms, notes, .. } = with(&host, |options| {
         options.cgroups = group("web");
         options.processes = vec![named("own", 300)];
     })
@@ -283,8 +292,8 @@ fn processes_are_named_by_comm() {
         host.add(&Process { pid, program: "/usr/bin/postgres", ..Process::default() });
     }
     host.add(&Process { pid: 300, program: "/usr/bin/a-name-that-is-cut", ..Process::default() });
-    let comm = |name: &str, comm: &str| NamedComm { name: name.into(), comm: comm.into() };
-    let Discovery { vms, notes } = with(&host, |options| {
+    let comm = |name: &str, comm: &str| NamedComm { name: name.into(), comm: comm.into(), uid: None };
+    let Discovery { vms, notes, .. } = with(&host, |options| {
         options.comms = vec![comm("db", "postgres"), comm("cut", "a-name-that-is-cut"), comm("no", "nobody")];
     })
     .unwrap();
@@ -316,7 +325,7 @@ fn one_damaged_process_does_not_hide_the_others() {
     }
     host.write("proc/100/stat", "100 (own-vmm)\n");
     host.write("proc/200/smaps", "damage\n");
-    let Discovery { vms, notes } = found(&host);
+    let Discovery { vms, notes, .. } = found(&host);
     assert_eq!(vms.iter().map(|vm| vm.process().unwrap().id).collect::<Vec<_>>(), [300]);
     assert!(notes.iter().any(|note| note.contains("100/stat")), "{notes:?}");
     assert!(notes.iter().any(|note| note.contains("200/smaps")), "{notes:?}");

@@ -4,10 +4,12 @@
 //! `ALL CPUs/TCG` where one thread runs them all, Firecracker `fc_vcpu N`, cloud-hypervisor `vcpuN`,
 //! crosvm `crosvm_vcpuN`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use huddle_model::text::plain;
 use huddle_model::vm::{TaskId, Vcpu};
 
+use crate::limits::{Limits, VmTime};
 use crate::task::{self, TaskStat};
 use crate::{HostError, HostRoot, status};
 
@@ -33,10 +35,17 @@ pub(crate) fn role(thread_name: &str) -> Option<Role> {
     digits.then(|| number.parse().ok().map(Role::Vcpu)).flatten()
 }
 
-/// The threads of a process in ascending order of id; those that end meanwhile are left out.
-pub(crate) fn threads(root: &HostRoot, pid: i32) -> Result<Vec<TaskStat>, HostError> {
+/// The threads of a process in ascending order of id; those that end meanwhile are left out. There is an error where
+/// there are too many, or `time` is over.
+pub(crate) fn threads(
+    root: &HostRoot,
+    pid: i32,
+    limits: &Limits,
+    time: Option<VmTime>,
+) -> Result<Vec<TaskStat>, HostError> {
     let mut threads = Vec::new();
-    for tid in task::thread_ids(root, pid)? {
+    for tid in task::thread_ids(root, pid, limits.threads)? {
+        time.map_or(Ok(()), |time| time.check())?;
         match task::thread(root, pid, tid) {
             Ok(stat) if !stat.is_dead() => threads.push(stat),
             Ok(_) => {}
@@ -82,15 +91,14 @@ pub(crate) fn by_own_id(
         let status = status::thread(root, pid, thread.id.id).ok();
         status.and_then(|status| status.own_id).unwrap_or(thread.id.id)
     };
-    let ids: Vec<(i32, &TaskStat)> = threads.iter().map(|thread| (own_id(thread), thread)).collect();
+    let ids: BTreeMap<i32, &TaskStat> = threads.iter().map(|thread| (own_id(thread), thread)).collect();
     let mut answer = answer.to_vec();
     answer.sort_unstable();
     let mut taken = BTreeSet::new();
     let mut found = Vec::new();
     for (number, own_id) in answer {
-        let thread = ids.iter().find(|(id, _)| *id == own_id).map(|(_, thread)| *thread);
-        if let Some(thread) = thread.filter(|thread| taken.insert(thread.id)) {
-            found.push((number, thread.clone()));
+        if let Some(thread) = ids.get(&own_id).filter(|thread| taken.insert(thread.id)) {
+            found.push((number, (*thread).clone()));
         }
     }
     found
@@ -109,9 +117,7 @@ pub(crate) fn complete(
                 index,
                 id: thread.id.into(),
                 process: Some(process),
-                thread_name: Some(
-                    thread.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
-                ),
+                thread_name: Some(plain(&thread.name).into_owned()),
                 affinity: status.cpus_allowed,
                 last_cpu: Some(thread.last_cpu),
             }),

@@ -198,6 +198,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
             name: row.vm.clone(),
             id,
             uuid: known_uuid(&columns),
+            owner: None,
             vmm: vmm(&row.vmm),
             vcpus: own.iter().filter_map(vcpu).collect(),
             memory: memory(id.process(), row),
@@ -377,7 +378,9 @@ fn matrix_vm(name: String, columns: VmColumns, vms: &[VmRow]) -> MatrixVm {
             pages_huge: row.pages_huge,
         })
     });
-    MatrixVm { name, id: known.id(), uuid: known_uuid(&known), vcpus: row.map_or(1, |row| row.vcpus), memory }
+    let vcpus = row.map_or(1, |row| row.vcpus);
+    // Whose a VM was is not recorded.
+    MatrixVm { name, id: known.id(), uuid: known_uuid(&known), owner: None, vcpus, memory }
 }
 
 fn plan(

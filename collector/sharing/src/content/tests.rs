@@ -114,6 +114,7 @@ fn matrix(scanned: Scanned) -> SharingMatrix {
         name: position.to_string(),
         id: None,
         uuid: None,
+        owner: None,
         vcpus: 1,
         memory: Some(*memory),
     });

@@ -57,6 +57,7 @@ mod tests {
             name: (*name).to_owned(),
             id: None,
             uuid: None,
+            owner: None,
             vcpus: 1,
             memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
         };

@@ -27,7 +27,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
     let pinner = if args.dry_run { None } else { Some(context.pinner(false)?) };
     let topology = context.topology()?;
     let (vms, matrix) = context.measure(None, &ContentArgs::default())?;
-    let plan = context.plan(&vms, &matrix, &topology);
+    let plan = context.plan(&vms, &matrix, &topology)?;
     let (outcome, notes): (Option<PinOutcome>, Vec<String>) = match pinner {
         None => (None, Vec::new()),
         Some(pinner) => {

@@ -28,7 +28,7 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     };
     // CPUs of a topology file are not this host's: what the VMs may and do here says nothing there.
     let limiting = if args.topology.is_some() { &[] } else { vms.as_slice() };
-    let plan = context.plan(limiting, &matrix, &topology);
+    let plan = context.plan(limiting, &matrix, &topology)?;
     match common.format {
         Format::Json => print_json(&plan.of_vms(matrix.vms())),
         Format::Table => print_plan(&plan),

@@ -87,6 +87,7 @@ impl Log {
 fn log_events(events: &[Event]) {
     for event in events {
         match event.kind {
+            EventKind::LimitLost => tracing::error!("{}", event.message),
             EventKind::StageFailed | EventKind::PinSkipped => tracing::warn!("{}", event.message),
             _ => tracing::info!("{}", event.message),
         }

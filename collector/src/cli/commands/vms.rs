@@ -1,6 +1,7 @@
 //! `huddle vms`.
 
 use huddle_engine::backend::Terms;
+use huddle_host::discover::LeftOut;
 use huddle_model::text::bytes;
 use huddle_model::vm::{MemoryKind, Vcpu, VcpuId, Vm};
 use serde::Serialize;
@@ -12,28 +13,55 @@ use crate::cli::table::{print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
-    let vms = context.vms()?;
+    let (vms, left_out) = context.discover()?;
     match common.format {
         Format::Json => {
             #[derive(Serialize)]
             struct Out<'a> {
                 schema: &'static str,
                 vms: &'a [Vm],
+                left_out: &'a [LeftOut],
             }
-            print_json(&Out { schema: "huddle/vms/1", vms: &vms })
+            print_json(&Out { schema: "huddle/vms/1", vms: &vms, left_out: &left_out })
         }
-        Format::Table if vms.is_empty() => print(context.backend.terms().no_vms),
-        Format::Table => print_vms(&vms, context.backend.terms()),
+        Format::Table => {
+            match vms.as_slice() {
+                [] => print(context.backend.terms().no_vms)?,
+                vms => print_vms(vms, context.backend.terms())?,
+            }
+            print_left_out(&left_out, context.backend.terms())
+        }
     }
 }
 
+/// What looks like a VM and is none to huddle.
+fn print_left_out(left_out: &[LeftOut], terms: Terms) -> Result<(), Failure> {
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let mut table = table(&["left out", terms.vm_id, "VMM", "user", "reason"]);
+    right(&mut table, [1]);
+    for left in left_out {
+        table.add_row([
+            left.name.clone(),
+            left.id.number().to_string(),
+            left.vmm.to_string(),
+            left.owner.as_ref().map_or_else(|| "?".into(), ToString::to_string),
+            left.reason.clone(),
+        ]);
+    }
+    print("")?;
+    print_table(&table)
+}
+
 fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
-    let mut overview = table(&["VM", terms.vm_id, "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
-    right(&mut overview, [1, 3]);
+    let mut overview = table(&["VM", terms.vm_id, "user", "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
+    right(&mut overview, [1, 4]);
     for vm in vms {
         overview.add_row([
             vm.name.clone(),
             vm.id.number().to_string(),
+            vm.owner.as_ref().map_or_else(|| "?".into(), ToString::to_string),
             vm.vmm.to_string(),
             vm.vcpus.len().to_string(),
             memory(vm),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use huddle_host::limits::Limits;
 use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::trial::{Objective, TrialSettings};
 use huddle_tui::{Command, KeyMap, Palette, Scope};
@@ -30,6 +31,7 @@ struct Section {
 }
 
 fn sections() -> Vec<Section> {
+    let limits = "collector/host/src/limits.rs";
     let plan = "model/src/plan/limits.rs";
     let trial = "model/src/trial/settings.rs";
     let section =
@@ -38,6 +40,8 @@ fn sections() -> Vec<Section> {
     vec![
         of_config("Top level", "", "Config"),
         of_config("`[[vm]]`", "[[vm]]\n", "VmEntry"),
+        of_config("`[discover]`", "[discover]\n", "DiscoverSettings"),
+        section("`[limits]`", "[limits]\n", limits, "Limits", Some(table(&Limits::default()))),
         section("`[plan]`", "[plan]\n", plan, "PlanLimits", Some(table(&PlanLimits::default()))),
         of_config("`[sharing]`", "[sharing]\n", "SharingSettings"),
         of_config("`[counters]`", "[counters]\n", "CounterSettings"),
@@ -145,7 +149,8 @@ fn of_path(path: &syn::Path, field: &str) -> String {
         "Objective" => names(&Objective::ALL.map(Objective::name)),
         "LoopMethod" => names(&["merged", "events", "content"]),
         "AffinityKind" => names(&["hard", "soft"]),
-        "VmEntry" => "table".into(),
+        "VmPattern" => "pattern".into(),
+        "VmEntry" | "Limits" => "table".into(),
         name if name.ends_with("Settings") || name == "PlanLimits" => "table".into(),
         name => panic!("say in {} what a {name} looks like in TOML", file!()),
     }

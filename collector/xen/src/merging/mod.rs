@@ -37,8 +37,11 @@ use nix::errno::Errno;
 pub use self::frames::shared_frames;
 use self::pass::Pass;
 pub use self::undo::{UndoSharing, Undone, undo_all};
+use huddle_model::selection::Selection;
+
 use super::contents::search;
 use super::toolstack::{Domain, DomainKind, DomainRef, ForeignMemory, MemorySharing, PAGE_BYTES, XenError};
+use super::vms::judge;
 use huddle_host::pin::JournalError;
 use huddle_host::stop::Stop;
 use huddle_sharing::SharingError;
@@ -59,8 +62,8 @@ pub struct Xen {
 pub struct MergeSettings {
     /// Memory and processor time, as for a content scan. All pages are read; sampling is not used.
     pub content: ContentSettings,
-    /// Names of domains that are never touched.
-    pub exclude: BTreeSet<String>,
+    /// Which domains are never touched: those that are no VMs by it.
+    pub selection: Selection,
     /// Names of the only domains that are touched; `None` for all domains.
     pub only: Option<BTreeSet<String>>,
 }
@@ -213,8 +216,9 @@ impl Merger {
     /// Whether a domain's pages may be shared; with the reason if the user cannot know it.
     fn is_eligible(&self, domain: &Domain) -> Result<bool, String> {
         let name = &domain.name;
-        let MergeSettings { exclude, only, .. } = &self.settings;
-        let is_chosen = only.as_ref().is_none_or(|only| only.contains(name)) && !exclude.contains(name);
+        let MergeSettings { selection, only, .. } = &self.settings;
+        let is_chosen =
+            only.as_ref().is_none_or(|only| only.contains(name)) && judge(selection, domain).is_ok();
         if domain.domain.id == 0 || domain.is_ending || !is_chosen {
             return Ok(false);
         }

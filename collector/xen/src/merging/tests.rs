@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fake_memory::{FakeXen, domain_ref};
 use crate::toolstack::BATCH_PAGES;
+use huddle_model::selection::VmPattern;
 use huddle_sharing::content::Share;
 
 fn settings() -> MergeSettings {
@@ -176,13 +177,14 @@ fn domains_that_cannot_share_are_left_out_with_a_reason() {
 fn dom0_and_excluded_domains_are_never_touched() {
     let xen = hvm(&vec![pages(1, 41); 3]);
     xen.lock().add(0, DomainKind::Pvh, &pages(1, 41));
-    let exclude = BTreeSet::from(["vm2".to_owned()]);
+    let exclude = vec![VmPattern::of_text("vm2").unwrap()];
+    let selection = Selection { exclude, ..Selection::default() };
     let only = Some(["vm1", "vm2"].map(str::to_owned).into());
-    let reason = merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() })
+    let reason = merger_with(&xen, MergeSettings { selection: selection.clone(), only, ..settings() })
         .merge(&Stop::default())
         .unwrap();
     assert!(reason.reason().is_some(), "one of the two is excluded: {reason:?}");
-    let found = merged(&mut merger_with(&xen, MergeSettings { exclude, ..settings() }));
+    let found = merged(&mut merger_with(&xen, MergeSettings { selection, ..settings() }));
     assert_eq!(found.domains, [("vm1".to_owned(), 40), ("vm3".to_owned(), 40)]);
     assert!(xen.lock().read.iter().all(|(id, _)| [1, 3].contains(id)));
 }

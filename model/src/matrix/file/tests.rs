@@ -99,6 +99,7 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
                     _ => VmId::XenDomain(XenDomainId { domid: i as u32, uuid: uuid(*frames_used) }),
                 }),
                 uuid: (i % 3 > 0).then(|| uuid(*frames_used)),
+                owner: None,
                 vcpus: 1,
                 memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
             });

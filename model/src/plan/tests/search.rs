@@ -75,6 +75,7 @@ fn vms_of(names: &[u32]) -> Vec<MatrixVm> {
         name: format!("vm{i}"),
         id: None,
         uuid: None,
+        owner: None,
         vcpus: *vcpus,
         memory: Some(crate::matrix::MemoryUse { frames_used: 2000, ..Default::default() }),
     };

@@ -36,6 +36,7 @@ fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
         name: name.into(),
         id: process.into(),
         uuid: None,
+        owner: None,
         vmm: VmmKind::QemuKvm,
         vcpus: vec![vcpu(0)],
         memory: vec![GuestRegion {
@@ -55,6 +56,7 @@ fn round() -> Round {
         name: name.into(),
         id: Some(TaskId { id: pid, start_ticks: 7 }.into()),
         uuid: None,
+        owner: None,
         vcpus: 1,
         memory: Some(memory(frames)),
     };
