@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use huddle_host::HostRoot;
-use huddle_host::discover::{DiscoverError, DiscoverOptions, Discoverer, Discovery};
+use huddle_host::discover::{DiscoverOptions, Discoverer, Discovery};
 use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock};
 use huddle_host::stages::{Measurement, PassTrigger, SharingSource, StageError};
 use huddle_host::topology::{caches, usable_cpus};
