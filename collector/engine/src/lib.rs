@@ -223,7 +223,9 @@ impl Engine {
         let observation = self.window(&last.vms, last.topology.value())?;
         let mut updates = vec![Update::Window(observation)];
         let mut events = Vec::new();
-        let to_pin = self.trials.as_mut().filter(|_| self.apply).and_then(|trials| trials.next_to_pin(false));
+        // At the end nothing is placed anew: it is undone at once.
+        let may_pin = self.apply && !self.memory.apart.stop().is_set();
+        let to_pin = self.trials.as_mut().filter(|_| may_pin).and_then(|trials| trials.next_to_pin(false));
         if let Some(plan) = to_pin {
             // That a trial switches is no event: the decision at its end is.
             let (pinning, skipped) = self.pin(&last.vms, &Availability::Available(Arc::new(plan)));

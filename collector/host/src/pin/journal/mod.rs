@@ -354,11 +354,10 @@ impl Journal {
         self.is_unsure = true;
         let path = self.path();
         if self.entries.is_empty() {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.failed("remove")(error));
-                }
-                _ => self.sync_dir()?,
+            // Looked for first: a read-only disk refuses to remove what is not there.
+            if std::fs::symlink_metadata(&path).is_ok() {
+                std::fs::remove_file(&path).map_err(self.failed("remove"))?;
+                self.sync_dir()?;
             }
             (self.file, self.len_bytes, self.lines) = (None, 0, 0);
         } else {
