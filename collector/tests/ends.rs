@@ -300,6 +300,7 @@ fn what_is_on_a_full_or_a_read_only_disk_is_undone() {
         for words in [changes, "could not be emptied", "harmless"] {
             assert!(said(&restored).contains(words), "{words}: {}", said(&restored));
         }
+        assert!(!said(&restored).contains("journal-sharing"), "there is none: {}", said(&restored));
         assert!(scene.are_as_before());
     }
     disk.remount("rw");

@@ -16,6 +16,7 @@ mod events_sharing;
 mod host_stages;
 mod lost;
 pub mod publish;
+mod readings;
 mod trials;
 
 use std::collections::BTreeMap;
@@ -24,43 +25,28 @@ use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
-use huddle_model::matrix::SharingMatrix;
-use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
+use huddle_model::observation::{Observation, ProgramCost};
 use huddle_model::pinning::Pinning;
-use huddle_model::plan::{Applied, Bearers, Plan, PlanInput, PlanLimits, PlanVm, Policy};
+use huddle_model::plan::{Bearers, Plan, PlanLimits, Policy};
 use huddle_model::text::plain;
-use huddle_model::topology::Topology;
-use huddle_model::trial::{Comparison, Decision, HostReading, Moment, Phase};
+use huddle_model::trial::{Comparison, Decision, Moment, Phase};
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 use self::apart::Apart;
-use self::lost::Lost;
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
 
-use huddle_host::numa;
-use huddle_host::stages::{
-    Clock, HostSource, Measurement, Observer, PageMerger, Pinner, SharingSource, StageError, VmSource,
-};
+use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
 use huddle_host::stop::Stop;
 
 use huddle_host::pin::UndoReport;
 
-/// What is read for a placement is of no use when the loop is to end.
-const AT_ONCE: Duration = Duration::ZERO;
-
-/// What was seen since the last window is told at the end, if reading it takes no longer than this.
-const LAST_WINDOW: Duration = Duration::from_millis(250);
-
 /// How long the process waits, after the undo, for an observer that was abandoned.
 const LAST_READING: Duration = Duration::from_millis(300);
-
-/// What the BPF programs of the sharing stage are called together, in windows.
-const SHARING_PROGRAMS: &str = "sharing_events";
 
 /// The stages and what the loop remembers between rounds.
 pub struct Engine {
@@ -110,10 +96,17 @@ pub struct Memory {
     has_lost_observer: bool,
 }
 
+impl Memory {
+    /// Has the loop end that remembers with this: a round that goes on is given up.
+    pub fn stop(&self) -> Stop {
+        self.apart.stop().clone()
+    }
+}
+
 impl Engine {
     /// Has the loop end: a round that goes on is given up, and its readings are abandoned where they are.
     pub fn stop(&self) -> Stop {
-        self.memory.apart.stop().clone()
+        self.memory.stop()
     }
 
     /// One time through all stages. The window of observation that ends just before pinning is told with
@@ -132,25 +125,15 @@ impl Engine {
 
         let topology = self.ask_host(|host| host.topology())?;
         let topology = Availability::from(topology).map(Arc::new);
-        let discovered =
-            self.memory.apart.run(AT_ONCE, &mut self.vms, Box::new(Lost), |vms| vms.discover())?;
-        let (mut vms, vms_reason) = match discovered {
+        let (mut vms, vms_reason) = match self.discover()? {
             Ok(found) => {
                 events.extend(found.notes.into_iter().map(|note| (EventKind::VmVanished, None, note)));
                 (found.vms, None)
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        if let Some(observer) = &mut self.observer {
-            let completed = self.memory.apart.run(AT_ONCE, observer, Box::new(Lost), move |observer| {
-                let notes = observer.complete(&mut vms);
-                (vms, notes)
-            });
-            self.memory.has_lost_observer |= completed.is_none();
-            let notes;
-            (vms, notes) = completed?;
-            events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
-        }
+        let notes = self.complete(&mut vms)?;
+        events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !vms.is_empty() {
             events.extend(self.merge().into_iter().map(|note| (EventKind::Note, None, note)));
         }
@@ -239,35 +222,6 @@ impl Engine {
         Some(self.tell_round(round, observation, decisions))
     }
 
-    /// Asks the host for something; `None` where the loop is to end meanwhile.
-    fn ask_host<R: Send + 'static>(
-        &mut self,
-        ask: impl FnOnce(&mut (dyn HostSource + Send + 'static)) -> R + Send + 'static,
-    ) -> Option<R> {
-        self.memory.apart.run(AT_ONCE, &mut self.host, Box::new(Lost), ask)
-    }
-
-    /// What these VMs share; `None` where the loop is to end meanwhile.
-    fn measure(&mut self, vms: &mut Vec<Vm>) -> Option<Result<Measurement, StageError>> {
-        let of = std::mem::take(vms);
-        let measured;
-        (*vms, measured) =
-            self.memory.apart.run(AT_ONCE, &mut self.sharing, Box::new(Lost), move |sharing| {
-                let measured = sharing.measure(&of);
-                (of, measured)
-            })?;
-        Some(measured)
-    }
-
-    /// What a policy makes of it; `None` where the loop is to end meanwhile: the optimum takes long to find.
-    fn plan(&mut self, policy: Policy, basis: Basis) -> Option<(Basis, Arc<Plan>)> {
-        let (limits, mut basis) = (self.limits.clone(), Box::new(Some(basis)));
-        let plan = self.memory.apart.run(AT_ONCE, &mut basis, Box::new(None), move |basis| {
-            basis.as_ref().map(|basis| Arc::new(policy.plan(&basis.input(&limits))))
-        })??;
-        Some((basis.take()?, plan))
-    }
-
     /// Ends a window of observation, and switches to another placement where a trial asks for it. `None`
     /// before the first round, where nothing is watched, and where it takes too long for a loop that is to end.
     pub fn observe(&mut self) -> Option<Step> {
@@ -276,7 +230,9 @@ impl Engine {
         let observation = self.window(&last.vms, last.topology.value())?;
         let mut updates = vec![Update::Window(observation)];
         let mut events = Vec::new();
-        let to_pin = self.trials.as_mut().filter(|_| self.apply).and_then(|trials| trials.next_to_pin(false));
+        // At the end nothing is placed anew: it is undone at once.
+        let may_pin = self.apply && !self.memory.apart.stop().is_set();
+        let to_pin = self.trials.as_mut().filter(|_| may_pin).and_then(|trials| trials.next_to_pin(false));
         if let Some(plan) = to_pin {
             // That a trial switches is no event: the decision at its end is.
             let (pinning, skipped) = self.pin(&last.vms, &Availability::Available(Arc::new(plan)));
@@ -321,86 +277,6 @@ impl Engine {
     fn remember(&mut self, updates: Vec<Update>) -> Step {
         View::follow(&mut self.memory.view, &updates);
         updates.into()
-    }
-
-    /// What a plan is made from; `None` where the loop is to end meanwhile.
-    fn basis(
-        &mut self,
-        vms: &Arc<Vec<Vm>>,
-        matrix: &Arc<SharingMatrix>,
-        topology: &Arc<Topology>,
-        apart: Vec<(usize, usize)>,
-    ) -> Option<Basis> {
-        let seen = self.memory.view.as_ref().and_then(|view| view.observation.value());
-        let mut places: Vec<PlanVm> = Vec::new();
-        for vm in &**vms {
-            let place = PlanVm::of(vm, topology);
-            places.push(match seen {
-                Some(seen) => place.observed(vm, seen),
-                None => place,
-            });
-        }
-        if self.limits.local_memory.is_some() {
-            let vms = Arc::clone(vms);
-            let node_pages = self.ask_host(move |host| {
-                let of = |vm| numa::vm_node_pages(vm, |process| host.node_pages(process));
-                vms.iter().map(of).collect::<Vec<_>>()
-            })?;
-            // Where it is not known a reason of the plan says so.
-            places.iter_mut().zip(node_pages).for_each(|(place, pages)| place.node_pages = pages);
-        }
-        let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
-        Some(Basis { matrix: Arc::clone(matrix), topology: Arc::clone(topology), places, weighted, apart })
-    }
-
-    /// Finds the VMs that limits name, and reports when one cannot be told any more: a limit that holds for
-    /// nobody must not pass unnoticed.
-    fn apply_limits(&mut self, matrix: &SharingMatrix, events: &mut Events) -> Applied {
-        let applied = self.memory.bearers.apply(&self.limits, matrix.vms());
-        let new = applied.problems.iter().filter(|problem| !self.memory.limit_problems.contains(problem));
-        events.extend(
-            new.map(|problem| (EventKind::LimitLost, None, format!("a limit is not kept: {problem}"))),
-        );
-        self.memory.limit_problems.clone_from(&applied.problems);
-        applied
-    }
-
-    /// What was seen since the last call, in the placement that was in force; from now on `vms` are
-    /// watched. `None` where the loop is to end and this takes longer than the end may.
-    fn window(
-        &mut self,
-        vms: &Arc<Vec<Vm>>,
-        topology: Option<&Arc<Topology>>,
-    ) -> Option<Availability<Arc<Observation>>> {
-        let Some(observer) = &mut self.observer else {
-            return Some(Availability::Unavailable("no probes and no counters are set up".into()));
-        };
-        let (watched, on) = (Arc::clone(vms), topology.map(Arc::clone));
-        let seen = self.memory.apart.run(LAST_WINDOW, observer, Box::new(Lost), move |observer| {
-            observer.observe(&watched, on.as_deref())
-        });
-        self.memory.has_lost_observer |= seen.is_none();
-        let seen = seen?;
-        let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
-        let sharing_cost = self.sharing.programs_cost();
-        let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
-        let seen = seen.map(|mut seen| {
-            seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
-                name: SHARING_PROGRAMS.to_owned(),
-                cost: Availability::Available(ProgramCost {
-                    runs: now.runs.saturating_sub(before.runs),
-                    run_ns: now.run_ns.saturating_sub(before.run_ns),
-                }),
-            }));
-            Observation { round: placed_in, ..seen }
-        });
-        let at = self.moment();
-        let Some(trials) = &mut self.trials else { return Some(seen.map(Arc::new)) };
-        let host = HostReading {
-            load_per_cpu: self.host.runnable_per_cpu().ok(),
-            ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
-        };
-        Some(seen.map(|seen| Arc::new(trials.window(at, seen, host))))
     }
 
     /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
@@ -556,25 +432,6 @@ impl Engine {
             trials.pinned(at, &pinning);
         }
         (pinning, skipped)
-    }
-}
-
-/// What a plan is made from, beside the limits.
-struct Basis {
-    matrix: Arc<SharingMatrix>,
-    topology: Arc<Topology>,
-    places: Vec<PlanVm>,
-    /// The matrix with less for VMs that write to what they share, where placements are tried.
-    weighted: Option<SharingMatrix>,
-    apart: Vec<(usize, usize)>,
-}
-
-impl Basis {
-    fn input<'b>(&'b self, limits: &'b PlanLimits) -> PlanInput<'b> {
-        let input =
-            PlanInput::new(self.weighted.as_ref().unwrap_or(&self.matrix), &self.topology, &self.places);
-        let input = if self.weighted.is_some() { input.measured(&self.matrix) } else { input };
-        input.apart(&self.apart).limits(limits)
     }
 }
 

@@ -10,6 +10,7 @@ use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::pinning::PinOutcome;
+use huddle_model::plan::PlanVm;
 use huddle_model::text::is_plain;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{Owner, TaskId, Vcpu, VmmKind};

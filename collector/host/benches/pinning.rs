@@ -117,7 +117,7 @@ fn plan(vcpus: usize, all: &CpuSet) -> Plan {
     };
     let domains: Vec<CacheDomain> = (0..).zip(all.iter().take(2)).map(domain).collect();
     let place = |number: usize| VcpuPlacement {
-        vm: format!("vm{}", number / VCPUS_A_VM).into(),
+        vm: format!("vm{}", number / VCPUS_A_VM),
         vcpu: u32::try_from(number % VCPUS_A_VM).unwrap(),
         domain: domains[number / VCPUS_A_VM % domains.len()].id,
     };

@@ -82,19 +82,20 @@ impl Loop {
         if let Some(pinner) = pinner.as_mut().filter(|_| args.ksm_run) {
             pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
         }
+        let memory = Memory::default();
         let engine = Engine {
             vms,
             sharing,
             merger,
             host,
             observer: Some(observer),
-            pinner: pinner.map(|pinner| Box::new(pinner) as _),
+            pinner: pinner.map(|pinner| Box::new(pinner.until(memory.stop())) as _),
             apply: !args.dry_run,
             clock: Box::new(HostClock),
             policy: context.policy,
             limits: context.config.plan.clone(),
             trials,
-            memory: Memory::default(),
+            memory,
         };
         let can_pin = engine.pinner.is_some();
         let records_into = args.record.clone();

@@ -130,7 +130,8 @@ mod tests {
     fn a_signal_that_came_while_it_was_held_is_told_and_ends_nothing() {
         let held = HeldSignals::hold();
         assert_eq!(held.came(), None);
-        nix::sys::pthread::pthread_kill(nix::sys::pthread::pthread_self(), Signal::SIGUSR1).unwrap();
+        // To this thread.
+        nix::sys::signal::raise(Signal::SIGUSR1).unwrap();
         assert_eq!(held.came().as_deref(), Some("SIGUSR1"));
         drop(held);
     }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::observation::ReportObservation;
 use huddle_model::pinning::PinOutcome;
-use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::trial::{Objective, Outcome, TrialSettings};
 use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 

@@ -13,6 +13,10 @@
 //!   from before huddle. A thread that the kernel confined further (a cpuset that shrank, a CPU that
 //!   went offline) is not that: it is put back.
 //! - What cannot be put back is a failure and stays in the journal.
+//! - It needs no room on the disk, and no leave to write: only the journal then still holds what is undone.
+//! - A line of the journal that is damaged is named, and sets nothing; all others are undone.
+//!
+//! One huddle at a time changes a host: [`StateDir::lock`] takes a lock of the host beside that of the directory.
 //!
 //! # What it cannot promise
 //! - A thread that a VMM starts later inherits the affinity of the thread that starts it

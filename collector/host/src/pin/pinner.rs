@@ -1,5 +1,7 @@
 //! Carrying out a plan: affinities of vCPU threads, and the settings of KSM that experiments need.
 
+mod settings;
+
 use std::collections::{HashMap, HashSet};
 
 use huddle_model::cpuset::CpuSet;
@@ -15,6 +17,7 @@ use super::journal::{Change, Journal, JournalError, Key};
 use super::ksm;
 use super::undo::{UndoReport, Undoers, Undone, undo_all, undo_key};
 use crate::stages::{Pinner, StageError};
+use crate::stop::Stop;
 use crate::{HostError, HostRoot};
 
 /// One thread, or vCPU of a domain of Xen, and the CPUs it shall run on.
@@ -65,6 +68,9 @@ pub enum PinError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// There was no time for all of it.
+    #[error("the loop is ending, and pins nothing more")]
+    Ending,
     /// Not a setting of KSM.
     #[error("KSM has no setting {file:?}; huddle knows {}", ksm::SETTINGS.join(", "))]
     UnknownSetting {
@@ -101,6 +107,8 @@ pub struct HostPinner {
     undoers: Undoers,
     /// Who schedules what is pinned here; what the journal holds may be another's.
     scheduler: Scheduler,
+    /// Set when no more is to be pinned.
+    stop: Stop,
     kept: bool,
 }
 
@@ -135,12 +143,18 @@ impl HostPinner {
     /// new run calls [`recover`](super::recover) first.
     pub fn new(root: HostRoot, journal: Journal) -> Self {
         let undoers = Undoers::of_host(root.clone());
-        Self { root, journal, undoers, scheduler: Scheduler::Host, kept: false }
+        Self::with(root, journal, undoers, Scheduler::Host)
     }
 
     /// The same with what puts back a hypervisor's changes, and for the vCPUs of `scheduler`.
     pub fn with(root: HostRoot, journal: Journal, undoers: Undoers, scheduler: Scheduler) -> Self {
-        Self { root, journal, undoers, scheduler, kept: false }
+        Self { root, journal, undoers, scheduler, stop: Stop::default(), kept: false }
+    }
+
+    /// The same for a loop that may have to end while many vCPUs are pinned.
+    pub fn until(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// The journal, for its entries and notes.
@@ -226,6 +240,7 @@ impl HostPinner {
         let mut todo: Vec<(&ThreadPin, VcpuRef, CpuSet)> = Vec::new();
         let (mut seen, mut foreign) = (HashSet::new(), Vec::new());
         for pin in pins {
+            self.go_on()?;
             let Some(of) = VcpuRef::of(self.scheduler, pin.id, pin.process) else {
                 round.report.outcome.skipped += 1;
                 round.report.notes.push(format!(
@@ -278,6 +293,7 @@ impl HostPinner {
         self.journal.record_anew(&foreign, &changes)?;
         let mut narrowed = Vec::new();
         for (pin, of, current) in todo {
+            self.go_on()?;
             narrowed.extend(self.pin_one(pin, of, &current, round)?);
         }
         // Undoing recognizes what the kernel narrowed without this too, only less directly.
@@ -288,6 +304,10 @@ impl HostPinner {
             Some(error) if round.placed.is_empty() => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn go_on(&self) -> Result<(), PinError> {
+        if self.stop.is_set() { Err(PinError::Ending) } else { Ok(()) }
     }
 
     /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
@@ -389,71 +409,6 @@ impl HostPinner {
                 .notes
                 .push(format!("{} vCPUs that are back stay in the journal: {error}", settled.len()));
         }
-    }
-
-    /// Writes settings of KSM in the given order; those that have the value already are not touched.
-    /// They are undone in the opposite order of their first change.
-    ///
-    /// # Errors
-    /// When a setting does not exist or the kernel refuses it; those before it are set, and in the
-    /// journal.
-    pub fn set_ksm(&mut self, settings: &[(&str, String)]) -> Result<(), PinError> {
-        if let Some((file, _)) = settings.iter().find(|(file, _)| !ksm::SETTINGS.contains(file)) {
-            return Err(PinError::UnknownSetting { file: (*file).to_owned() });
-        }
-        for (file, value) in settings {
-            self.set_one_setting(file, value.trim())?;
-        }
-        Ok(())
-    }
-
-    fn set_one_setting(&mut self, file: &str, value: &str) -> Result<(), PinError> {
-        let key = Key::KsmSetting(file.to_owned());
-        let refused = |source| PinError::Setting { file: file.to_owned(), value: value.to_owned(), source };
-        let current = match ksm::read(&self.root, file) {
-            Err(HostError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Err(refused(source));
-            }
-            result => result?,
-        };
-        if current == value {
-            return Ok(());
-        }
-        let change = |file: &str, before: &str, after: &str| Change::KsmSetting {
-            file: file.to_owned(),
-            before: before.to_owned(),
-            after: after.to_owned(),
-        };
-        let (mut changes, mut foreign) = (Vec::new(), Vec::new());
-        if file == "advisor_mode" && current == "none" {
-            // Both turning an advisor on and off overwrites pages_to_scan (mm/ksm.c, Linux 6.18). Its
-            // entry is the older one, so that it is put back after the advisor is off.
-            let pages = ksm::read(&self.root, "pages_to_scan")?;
-            changes.push(change("pages_to_scan", &pages, &pages));
-        }
-        if self.is_foreign_setting(&key, &current) {
-            tracing::warn!("somebody else set KSM's {file} to {current}; huddle will return it to that");
-            foreign.push(key);
-        }
-        changes.push(change(file, &current, value));
-        self.journal.record_anew(&foreign, &changes)?;
-        ksm::write(&self.root, file, value).map_err(refused)?;
-        let got = ksm::read(&self.root, file)?;
-        if got != value {
-            self.journal.record(&[change(file, &current, &got)])?;
-            return Err(PinError::SettingNotTaken { file: file.to_owned(), value: value.to_owned(), got });
-        }
-        Ok(())
-    }
-
-    fn is_foreign_setting(&self, key: &Key, current: &str) -> bool {
-        let mut known = self.journal.by_key().of(key).peekable();
-        known.peek().is_some()
-            && *key != Key::KsmSetting("pages_to_scan".to_owned())
-            && !known.any(|change| {
-                matches!(change, Change::KsmSetting { before, after, .. }
-                    if current == before || current == after)
-            })
     }
 
     /// Undoes everything in the journal, the newest first; see [the module](super) for what is left

@@ -13,6 +13,7 @@
 
 mod change;
 mod entries;
+mod error;
 mod format;
 mod lines;
 
@@ -25,58 +26,12 @@ use huddle_model::id::XenDomainId;
 
 use super::state::StateLock;
 use crate::files::{self, Access, NotOwn, open_own, replace_file};
-use crate::{HostError, HostRoot, kernel};
+use crate::{HostRoot, kernel};
 pub use change::{Change, Key};
 pub(in crate::pin) use entries::Entries;
+pub use error::JournalError;
 pub use format::{Damage, Header, Parsed, parse};
 use format::{Line, OLDER_SCHEMAS, SCHEMA, encode};
-
-/// A journal that cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The disk said no.
-    #[error("cannot {what} the journal {}: {source}; huddle changes nothing that is not in it", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// What is there is not a file of huddle's.
-    #[error(transparent)]
-    NotOwn(NotOwn),
-    /// A complete line that is no entry.
-    #[error(
-        "line {line} of the journal {} is damaged: {text:?}; run `huddle restore`, which undoes all that \
-         can be read and keeps the file aside",
-        path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// Its first 120 characters.
-        text: String,
-    },
-    /// Written by another version.
-    #[error(
-        "the journal {} has the schema {found:?}, and this huddle knows {SCHEMA:?} and older ones only; restore \
-         with the version that wrote it",
-        path.display()
-    )]
-    Schema {
-        /// The file.
-        path: PathBuf,
-        /// What it says.
-        found: String,
-    },
-    /// The boot cannot be told.
-    #[error("cannot tell this boot from an earlier one: {0}")]
-    Boot(#[from] HostError),
-}
 
 /// What messages call the file.
 const ROLE: &str = "journal";
@@ -399,11 +354,10 @@ impl Journal {
         self.is_unsure = true;
         let path = self.path();
         if self.entries.is_empty() {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.failed("remove")(error));
-                }
-                _ => self.sync_dir()?,
+            // Looked for first: a read-only disk refuses to remove what is not there.
+            if std::fs::symlink_metadata(&path).is_ok() {
+                std::fs::remove_file(&path).map_err(self.failed("remove"))?;
+                self.sync_dir()?;
             }
             (self.file, self.len_bytes, self.lines) = (None, 0, 0);
         } else {

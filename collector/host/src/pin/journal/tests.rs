@@ -222,7 +222,7 @@ fn a_full_disk_is_an_error_before_the_change_and_the_old_entries_stay() {
     assert_eq!(place.open().entries(), [affinity(11, "0-1", "0"), affinity(12, "0-1", "0")]);
     journal.file = full();
     let key = affinity(11, "0", "0").key();
-    assert!(journal.forget(&[key.clone()]).is_err());
+    assert!(journal.forget(std::slice::from_ref(&key)).is_err());
     assert_eq!(place.open().entries().len(), 2, "what cannot be taken out stays");
     journal.forget(&[key]).unwrap();
     assert_eq!(place.open().entries(), [affinity(12, "0-1", "0")]);

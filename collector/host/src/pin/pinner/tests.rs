@@ -462,3 +462,17 @@ fn whatever_byte_of_a_journal_changes_the_rest_is_undone_and_nothing_else_is_set
         assert!(!file.exists());
     }
 }
+
+#[test]
+fn a_stop_ends_pinning_in_the_middle_and_all_of_it_is_undone() {
+    let world = World::new();
+    let stop = Stop::default();
+    let mut pinner = world.pinner().until(stop.clone());
+    world.kernel.0.lock().unwrap().after_set = Some(Box::new(move || stop.set()));
+    let error = pinner.set_affinities(&[pin(0, "1"), pin(1, "1")]).unwrap_err().to_string();
+    assert!(error.contains("the loop is ending"), "{error}");
+    assert_eq!((world.affinity(0), world.affinity(1)), ("1".to_owned(), "0-7".to_owned()));
+    let report = pinner.undo();
+    assert_eq!((report.restored, report.failures.len()), (1, 0), "{report:?}");
+    assert_eq!(world.affinity(0), "0-7");
+}
