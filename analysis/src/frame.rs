@@ -77,7 +77,10 @@ mod tests {
             |_, field| Ok(field.clone()),
         );
         let error = collect(frame.clone().select([panics])).unwrap_err().to_string();
-        assert!(error.contains("the Parquet reader panicked: of a test") && !error.contains("two"), "{error}");
+        assert!(
+            error.contains("the Parquet reader panicked: of a test") && !error.contains("two"),
+            "{error}"
+        );
         assert_eq!(collect(frame).unwrap().height(), 3);
     }
 }

@@ -127,11 +127,7 @@ fn tables(manifest: Option<&Manifest>) -> impl Iterator<Item = Table> {
 
 /// Compares the segments of a table with their checksums, several at a time: reading all of a recording is what that
 /// takes. Whether each has one, or why it cannot be used.
-fn check_all(
-    table: Table,
-    files: &Listing,
-    manifest: Option<&Manifest>,
-) -> Vec<Result<bool, SegmentFault>> {
+fn check_all(table: Table, files: &Listing, manifest: Option<&Manifest>) -> Vec<Result<bool, SegmentFault>> {
     let segments = &files.segments;
     let results = Mutex::new(Vec::with_capacity(segments.len()));
     let next = AtomicUsize::new(0);

@@ -127,8 +127,7 @@ pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsRes
 /// A run has a manifest; one that lost it still has its tables, which `validate` has to find. What has the name of a
 /// manifest and is no file is refused by name when it is read.
 pub(crate) fn is_run(dir: &Path) -> bool {
-    let has_segment = |table: &Table| {
-        list_segments(dir, *table).is_ok_and(|files| !files.segments.is_empty())
-    };
+    let has_segment =
+        |table: &Table| list_segments(dir, *table).is_ok_and(|files| !files.segments.is_empty());
     dir.join(MANIFEST_FILE).symlink_metadata().is_ok() || Table::ALL.iter().any(has_segment)
 }

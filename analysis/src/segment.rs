@@ -63,7 +63,8 @@ pub(crate) fn check(
     columns(path, table, version)?;
     let damaged = |error: PolarsError| SegmentFault::of(path, error);
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
-    let frame = reading(|| scan_files(std::iter::once(path)).and_then(LazyFrame::collect)).map_err(damaged)?;
+    let frame =
+        reading(|| scan_files(std::iter::once(path)).and_then(LazyFrame::collect)).map_err(damaged)?;
     check_nulls(path, table, version, &frame)?;
     let mut problems = Vec::new();
     // The first column of every table is its time.

@@ -285,7 +285,8 @@ fn times_that_were_not_recorded_are_told_by_every_answer() {
     let (_dir, run) = recording();
     let path = run.join("manifest.json");
     let mut manifest = Manifest::from_json(&fs::read_to_string(&path).unwrap()).unwrap();
-    let gap = RecordingGap { rows_lost: 7, ..RecordingGap::begin(manifest.begin_us, "the disk was full".into()) };
+    let gap =
+        RecordingGap { rows_lost: 7, ..RecordingGap::begin(manifest.begin_us, "the disk was full".into()) };
     manifest.gaps.push(RecordingGap { end_us: manifest.end_us, ..gap });
     fs::write(&path, manifest.to_json().unwrap()).unwrap();
     let lost = "0 windows and 7 rows are missing: the disk was full";
@@ -326,13 +327,16 @@ fn a_spreadsheet_takes_no_name_for_a_formula() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     let mut view = sample::view(1, VMS);
-    for (vm, name) in Arc::make_mut(&mut Arc::make_mut(&mut view.round).vms).iter_mut().zip(["=1+1", "-x", "a=b"]) {
+    for (vm, name) in
+        Arc::make_mut(&mut Arc::make_mut(&mut view.round).vms).iter_mut().zip(["=1+1", "-x", "a=b"])
+    {
         vm.name = name.into();
     }
     record(&run, std::iter::once(view));
     let names = |more: &[&str]| {
         let out = dir.path().join(format!("out{}", more.len()));
-        let words = [&["export", "--format", "csv", "--table", "vms", "-o", out.to_str().unwrap()], more].concat();
+        let words =
+            [&["export", "--format", "csv", "--table", "vms", "-o", out.to_str().unwrap()], more].concat();
         let output = analysis(&words, &run);
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
         let frame = CsvReader::new(fs::File::open(out.join("vms.csv")).unwrap()).finish().unwrap();

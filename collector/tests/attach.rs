@@ -252,7 +252,11 @@ fn viewers_are_told_when_nothing_can_be_recorded_and_when_it_goes_on() {
     let (dir, vm) = (tempfile::tempdir().unwrap(), process());
     let (state, recording) = (dir.path().join("state"), dir.path().join("recording"));
     let socket = state.join("attach.sock");
-    let huddle = start(&state, &vm, &["--dry-run", "--record", recording.to_str().unwrap(), "--socket", socket.to_str().unwrap()]);
+    let huddle = start(
+        &state,
+        &vm,
+        &["--dry-run", "--record", recording.to_str().unwrap(), "--socket", socket.to_str().unwrap()],
+    );
     let mut viewer = Viewer::attach(&socket);
     let named = json!({"dir": recording.to_str().unwrap(), "interrupted": null});
     assert_eq!(viewer.recording(|_| true), named);

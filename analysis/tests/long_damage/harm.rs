@@ -165,7 +165,8 @@ fn changed(mut bytes: Vec<u8>, rng: &mut Rng) -> (Vec<u8>, String) {
         _ => {
             let count = 1 + rng.below(length.min(300));
             let (one, another) = (rng.below(length - count + 1), rng.below(length - count + 1));
-            let (first, second) = (bytes[one..one + count].to_vec(), bytes[another..another + count].to_vec());
+            let (first, second) =
+                (bytes[one..one + count].to_vec(), bytes[another..another + count].to_vec());
             bytes[one..one + count].copy_from_slice(&second);
             bytes[another..another + count].copy_from_slice(&first);
             format!("{count} bytes at {one} and {another} swapped")

@@ -124,7 +124,8 @@ fn work(seed: u64, numbers: Range<u64>, counts: &Mutex<Counts>) -> u64 {
                     "real" => counts.real += 1,
                     "peak" => counts.peak_kib = counts.peak_kib.max(rest.parse().unwrap()),
                     "end" => {
-                        let numbers: Vec<u64> = rest.split(' ').map(|number| number.parse().unwrap()).collect();
+                        let numbers: Vec<u64> =
+                            rest.split(' ').map(|number| number.parse().unwrap()).collect();
                         at = numbers[0] + 1;
                         counts.recordings += 1;
                         counts.segments += numbers[1];
@@ -176,7 +177,8 @@ fn panics_in(stderr: impl Read) -> Vec<String> {
     let mut panics = Vec::new();
     for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
-        let is_panic = ["panicked at", "memory allocation of", "stack overflow"].iter().any(|sign| line.contains(sign));
+        let is_panic =
+            ["panicked at", "memory allocation of", "stack overflow"].iter().any(|sign| line.contains(sign));
         if is_panic {
             panics.push(line);
         }

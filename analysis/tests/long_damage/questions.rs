@@ -64,7 +64,8 @@ fn forget(value: &mut Value) {
                 fields.remove(name);
             }
             if let Some(Value::Array(warnings)) = fields.get_mut("warnings") {
-                warnings.retain(|warning| !warning.as_str().is_some_and(|text| text.starts_with("left out: ")));
+                warnings
+                    .retain(|warning| !warning.as_str().is_some_and(|text| text.starts_with("left out: ")));
             }
             fields.values_mut().for_each(forget);
         }
@@ -77,7 +78,9 @@ fn forget(value: &mut Value) {
 fn without_gaps(page: &str) -> String {
     let mut rest = page;
     let mut out = String::new();
-    while let Some(start) = rest.find("<p class=\"gap\"").into_iter().chain(rest.find("<ul class=\"gap\"")).min() {
+    while let Some(start) =
+        rest.find("<p class=\"gap\"").into_iter().chain(rest.find("<ul class=\"gap\"")).min()
+    {
         out.push_str(&rest[..start]);
         let end = if rest[start..].starts_with("<p") { "</p>" } else { "</ul>" };
         rest = rest[start..].split_once(end).map_or("", |(_, after)| after);

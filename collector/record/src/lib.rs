@@ -35,8 +35,8 @@ pub(crate) use writer::RunWriter;
 
 pub use environment::read_environment;
 pub use error::RecordError;
-pub use huddle_recording::guarded::is_guarded;
 pub use handle::{Recorder, RecorderHandle, RecorderNotice, RecordingStatus, RecordingSummary};
+pub use huddle_recording::guarded::is_guarded;
 pub use limits::{QueueLimit, RecorderLimits, RecordingLimits, RetryLimits, SegmentLimits};
 pub use manifest::{RunAbout, host_name, new_manifest};
 pub use segment::write_segment;

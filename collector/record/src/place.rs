@@ -135,9 +135,8 @@ mod tests {
 
         std::fs::create_dir(&dir).unwrap();
         let other = dir.join(MANIFEST_FILE);
-        let text = |run: &str| {
-            huddle_model::schema::Manifest { run: run.into(), ..manifest() }.to_json().unwrap()
-        };
+        let text =
+            |run: &str| huddle_model::schema::Manifest { run: run.into(), ..manifest() }.to_json().unwrap();
         std::fs::write(&other, text("another")).unwrap();
         let error = place.restore().unwrap_err().to_string();
         assert!(error.contains("is another directory now, and is not empty"), "{error}");

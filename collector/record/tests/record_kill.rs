@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let small_disk = SmallDisk::probe();
     if let Err(reason) = &small_disk {
-        eprintln!("skipped: a_full_disk_stops_the_recorder_and_leaves_what_was_closed, and what comes after: {reason}");
+        eprintln!(
+            "skipped: a_full_disk_stops_the_recorder_and_leaves_what_was_closed, and what comes after: {reason}"
+        );
     }
     let trials = vec![
         Trial::test("a_kill_loses_at_most_the_open_segment", || {
@@ -204,7 +206,8 @@ fn space_returns() {
     let mut limits = limits(Duration::ZERO);
     limits.retry.first = Duration::from_millis(50);
     let recorder =
-        Recorder::start_telling(&run, sample::manifest(), limits, move |notice| _ = tell.send(notice)).unwrap();
+        Recorder::start_telling(&run, sample::manifest(), limits, move |notice| _ = tell.send(notice))
+            .unwrap();
     let send = |round| recorder.send(sample::view(round, 16).updates_since(None).into());
     let next = || told.recv_timeout(Duration::from_secs(60));
     send(1);

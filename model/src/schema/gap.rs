@@ -77,10 +77,7 @@ impl RecordingGap {
         };
         format!(
             "the recording was interrupted {time}{often}: {} steps of the loop, {} windows and {} rows are missing: {}",
-            self.steps_lost,
-            self.windows_lost,
-            self.rows_lost,
-            self.reason,
+            self.steps_lost, self.windows_lost, self.rows_lost, self.reason,
         )
     }
 }

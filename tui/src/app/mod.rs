@@ -28,9 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
-use huddle_model::recording::RecordingState;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
+use huddle_model::recording::RecordingState;
 use huddle_model::view::View as LoopView;
 use ratatui::layout::Rect;
 

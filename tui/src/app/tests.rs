@@ -278,8 +278,7 @@ fn a_recording_that_cannot_be_written_is_shown_until_it_can() {
     let bottom = |app: &App| crate::picture::text(&crate::render(app)).lines().last().unwrap().to_owned();
     app.set_recording(Some(RecordingState::of("/tmp/run")));
     assert!(bottom(&app).contains("REC /tmp/run"), "{}", bottom(&app));
-    let interruption =
-        Interruption { since_unix_us: 1_700_000_000_000_000, reason: "no space left".into() };
+    let interruption = Interruption { since_unix_us: 1_700_000_000_000_000, reason: "no space left".into() };
     app.set_recording(Some(RecordingState { dir: "/tmp/run".into(), interrupted: Some(interruption) }));
     assert!(app.take_dirty());
     assert!(bottom(&app).contains("NOT RECORDING since 22:13:20: no space left"), "{}", bottom(&app));

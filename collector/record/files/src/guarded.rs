@@ -106,7 +106,10 @@ mod tests {
         for threads in [Threads::This, Threads::All] {
             assert_eq!(guarded(threads, || 7), Ok(7));
             let panicked = Panicked("of a library".into());
-            assert_eq!(guarded(threads, || -> u32 { panic!("of a library\nat length") }), Err(panicked.clone()));
+            assert_eq!(
+                guarded(threads, || -> u32 { panic!("of a library\nat length") }),
+                Err(panicked.clone())
+            );
             let nested = || (guarded(threads, || -> u32 { panic!("of a {}", "library") }), is_guarded());
             assert_eq!(guarded(threads, nested), Ok((Err(panicked), true)));
             assert!(!is_guarded());

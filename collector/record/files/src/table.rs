@@ -105,7 +105,9 @@ pub fn missing_segments(table: Table, files: &Listing, manifest: Option<&Manifes
     let numbers: Vec<u64> = files.segments.iter().map(|(number, _)| *number).collect();
     let said = |(first, last)| match first == last {
         true => format!("{table} lacks segment {first}: it was removed, and its rows are missing"),
-        false => format!("{table} lacks segments {first} to {last}: they were removed, and their rows are missing"),
+        false => {
+            format!("{table} lacks segments {first} to {last}: they were removed, and their rows are missing")
+        }
     };
     missing(&numbers, manifest.map(|manifest| expected(table, manifest))).into_iter().map(said).collect()
 }
@@ -203,7 +205,9 @@ mod tests {
         let table = |name: &str| dir.path().join(name);
         assert_eq!(list_segments(dir.path(), Table::Vms).unwrap(), Listing::default());
         std::fs::create_dir(table("vms")).unwrap();
-        for name in ["segment-000002.parquet", "segment-000001.parquet", ".segment-000003.parquet.tmp", "notes"] {
+        for name in
+            ["segment-000002.parquet", "segment-000001.parquet", ".segment-000003.parquet.tmp", "notes"]
+        {
             std::fs::write(table("vms").join(name), "").unwrap();
         }
         let found = list_segments(dir.path(), Table::Vms).unwrap();

@@ -39,12 +39,7 @@ struct Segment {
 impl TableFiles {
     /// Compares every segment with its checksum, and looks at the footers of those that are as they were written.
     /// What is wrong is told in `warnings`, and the rest can be read.
-    pub(super) fn open(
-        run: &Path,
-        table: Table,
-        manifest: &Manifest,
-        warnings: &mut Vec<String>,
-    ) -> Self {
+    pub(super) fn open(run: &Path, table: Table, manifest: &Manifest, warnings: &mut Vec<String>) -> Self {
         let known = warnings.len();
         let mut files = Self { table, segments: Vec::new(), has_gaps: manifest.end_us.is_none() };
         let listing = list_segments(run, table).unwrap_or_else(|fault| {

@@ -14,13 +14,13 @@ use arrow_array::{
 };
 use arrow_schema::{ArrowError, DataType};
 use huddle_model::schema::{ColumnKind, OLDEST_SCHEMA_VERSION, Row, SCHEMA_VERSION, Table, Value};
+use huddle_recording::SegmentFault;
+use huddle_recording::guarded::{Panicked, Threads, guarded};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
 };
 use parquet::file::reader::ChunkReader;
-use huddle_recording::SegmentFault;
-use huddle_recording::guarded::{Panicked, Threads, guarded};
 use parquet::file::statistics::Statistics;
 
 /// Rows that are decoded at a time.

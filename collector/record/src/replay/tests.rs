@@ -303,7 +303,8 @@ fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
     let recording = Recording::open(&run).unwrap();
     assert_eq!(recording.warnings().len(), 1);
     assert!(
-        recording.warnings()[0].contains("it is segment 1 of events of the run 20261123T060233Z-1, and stands"),
+        recording.warnings()[0]
+            .contains("it is segment 1 of events of the run 20261123T060233Z-1, and stands"),
         "{:?}",
         recording.warnings()
     );
@@ -428,7 +429,10 @@ fn what_was_not_written_there_is_passed_over() {
         let mut recording = Recording::open(&run).unwrap();
         let warnings = recording.warnings().to_vec();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains(words) && warnings[0].contains("sharing/segment-000001"), "{warnings:?}");
+        assert!(
+            warnings[0].contains(words) && warnings[0].contains("sharing/segment-000001"),
+            "{warnings:?}"
+        );
         let found = replayed(&mut recording);
         assert!(found[0].round.matrix.reason().unwrap().contains("does not hold"));
         assert_eq!(found[7].round.matrix, whole[7].round.matrix);
@@ -439,7 +443,9 @@ fn what_was_not_written_there_is_passed_over() {
     std::fs::write(&first, &read(&other, Table::Sharing, 1)[1..]).unwrap();
     let view = recording.view(0).unwrap();
     assert!(view.round.matrix.value().is_none());
-    assert!(view.events.iter().any(|event| event.message.contains("was changed while the recording was open")));
+    assert!(
+        view.events.iter().any(|event| event.message.contains("was changed while the recording was open"))
+    );
 }
 
 #[test]
@@ -471,7 +477,10 @@ fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
         assert!(told.contains("it is a symbolic link"), "{told}");
     }
     let told = replace(&run.join("vms"), &link);
-    assert!(told.contains("vms is a symbolic link, and the segments of a table are in a directory"), "{told}");
+    assert!(
+        told.contains("vms is a symbolic link, and the segments of a table are in a directory"),
+        "{told}"
+    );
     // The recording itself may be named by a link.
     let linked = dir.path().join("linked");
     symlink(&run, &linked).unwrap();

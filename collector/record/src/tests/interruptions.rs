@@ -49,7 +49,11 @@ fn a_directory_that_is_removed_is_told_at_once_and_recording_goes_on_in_it() {
     assert!(writer.write(&rows(4), now + SECOND));
     let [RecorderNotice::Resumed(gap)] = &writer.take_notices()[..] else { panic!() };
     assert_eq!((gap.steps_lost, gap.rows_lost), (2, (1..4).map(|round| total(&rows(round))).sum()));
-    assert_eq!(gap.begin_us, view(1, 1).round.begin_unix_us as i64, "rows are missing from the first round on");
+    assert_eq!(
+        gap.begin_us,
+        view(1, 1).round.begin_unix_us as i64,
+        "rows are missing from the first round on"
+    );
     assert!(gap.end_us.unwrap() > gap.begin_us);
     writer.finish(now + SECOND, 77);
 
@@ -123,7 +127,8 @@ fn a_recording_that_ends_while_nothing_can_be_written_says_so() {
     let top = tempfile::tempdir().unwrap();
     let run = top.path().join("run");
     let (tell, _told) = channel();
-    let recorder = Recorder::start_telling(&run, manifest(), slow(), move |notice| _ = tell.send(notice)).unwrap();
+    let recorder =
+        Recorder::start_telling(&run, manifest(), slow(), move |notice| _ = tell.send(notice)).unwrap();
     recorder.send(steps([&view(1, 3)]).remove(0));
     // Its parent is gone too, and is not made again.
     wait(|| recorder.status().value().is_some_and(|status| status.steps_recorded == 1));
@@ -171,7 +176,8 @@ fn a_panic_is_an_interruption_like_any_other() {
     writer.write(&rows(1), Instant::now());
     writer.panic_at_next_write = true;
     let (tell, told) = channel();
-    let recorder = start_writer(dir.path(), writer, limits.queue, move |notice| _ = tell.send(notice)).unwrap();
+    let recorder =
+        start_writer(dir.path(), writer, limits.queue, move |notice| _ = tell.send(notice)).unwrap();
     let mut rounds = steps([&view(2, 3), &view(3, 3)]).into_iter();
     recorder.send(rounds.next().unwrap());
     let reason = match next(&told) {

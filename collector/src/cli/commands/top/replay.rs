@@ -33,7 +33,9 @@ impl Replayed {
         let missing = match recording.warnings() {
             [] => None,
             [only] => Some(only.clone()),
-            [first, others @ ..] => Some(format!("{first} (and {} more, see the log on leaving)", others.len())),
+            [first, others @ ..] => {
+                Some(format!("{first} (and {} more, see the log on leaving)", others.len()))
+            }
         };
         let mut replayed = Self { recording, at, due: None, first: VecDeque::new() };
         replayed.show(0);
