@@ -54,7 +54,7 @@ fn rows_cannot_pass_for_a_label() {
     let other = unsealed("another", "sharing", 9);
     let file = sealed(other.as_bytes(), b"the end", "run");
     assert_eq!(verdict(&file).unwrap().table, "vms");
-    assert!(matches!(verdict(&sealed(b"", &vec![0; FOOT_BYTES as usize - 200], "run")), Ok(_)));
+    assert!(verdict(&sealed(b"", &vec![0; FOOT_BYTES as usize - 200], "run")).is_ok());
 }
 
 #[test]
