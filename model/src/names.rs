@@ -39,12 +39,14 @@ impl Names {
         // Names that only one wants are given first, so that they stay whatever the others become.
         let is_free = |name: &String| wanted.get(name.as_str()) == Some(&1) && !taken.contains(name);
         let first: Vec<bool> = found.iter().map(|(id, name)| is_new(id) && is_free(name)).collect();
-        taken.extend(found.iter().zip(&first).filter(|(_, first)| **first).map(|((_, name), _)| name.clone()));
+        taken
+            .extend(found.iter().zip(&first).filter(|(_, first)| **first).map(|((_, name), _)| name.clone()));
         let mut given = Vec::new();
         for ((id, wanted), first) in found.iter().zip(first) {
             let known = self.of.get(id).cloned();
             let is_renamed = known.is_none() && !first;
-            let name = known.unwrap_or_else(|| if first { wanted.clone() } else { unused(wanted, *id, &taken) });
+            let name =
+                known.unwrap_or_else(|| if first { wanted.clone() } else { unused(wanted, *id, &taken) });
             taken.insert(name.clone());
             self.of.insert(*id, name.clone());
             given.push(Named { name, is_renamed });
@@ -133,7 +135,10 @@ mod tests {
     #[test]
     fn of_several_at_once_none_gets_the_bare_name() {
         let mut names = Names::default();
-        assert_eq!(give(&mut names, &[(1, "web"), (2, "web"), (3, "web-1")], &[]), ["web-1-2", "web-2", "web-1"]);
+        assert_eq!(
+            give(&mut names, &[(1, "web"), (2, "web"), (3, "web-1")], &[]),
+            ["web-1-2", "web-2", "web-1"]
+        );
         assert_eq!(give(&mut Names::default(), &[(1, "web")], &["web"]), ["web-1"]);
         let named = Names::default().give(&[(process(1), "web".into())], &BTreeSet::from(["web".into()]));
         assert!(named[0].is_renamed);

@@ -109,9 +109,8 @@ impl Selection {
 pub fn is_of_vm_manager(group: &str) -> bool {
     let Some(path) = group.strip_prefix('/') else { return false };
     let parts: Vec<&str> = path.split('/').collect();
-    let is_machine_slice = |part: &str| {
-        part == "machine.slice" || part.starts_with("machine-") && part.ends_with(".slice")
-    };
+    let is_machine_slice =
+        |part: &str| part == "machine.slice" || part.starts_with("machine-") && part.ends_with(".slice");
     match parts.as_slice() {
         [first, ..] if is_machine_slice(first) => {
             let scope = parts.iter().find(|part| !is_machine_slice(part));
@@ -271,7 +270,10 @@ mod tests {
             ("/machine.slice/machine-tenant.scope/payload", false),
             ("/machine.slice/systemd-nspawn@tenant.service", false),
             (r"/machine.slice/machine-lxc\x2d1\x2dc.scope", false),
-            (r"/user.slice/user-1000.slice/user@1000.service/machine.slice/machine-qemu\x2d1\x2dx.scope", false),
+            (
+                r"/user.slice/user-1000.slice/user@1000.service/machine.slice/machine-qemu\x2d1\x2dx.scope",
+                false,
+            ),
             ("/user.slice/qemu.slice/100.scope", false),
             (r"/machine.slice/machine-tenant.scope/machine-qemu\x2d1\x2dx.scope", false),
             ("/machine/tenant/web.libvirt-qemu", false),

@@ -270,7 +270,9 @@ impl Engine {
     fn apply_limits(&mut self, matrix: &SharingMatrix, events: &mut Events) -> Applied {
         let applied = self.memory.bearers.apply(&self.limits, matrix.vms());
         let new = applied.problems.iter().filter(|problem| !self.memory.limit_problems.contains(problem));
-        events.extend(new.map(|problem| (EventKind::LimitLost, None, format!("a limit is not kept: {problem}"))));
+        events.extend(
+            new.map(|problem| (EventKind::LimitLost, None, format!("a limit is not kept: {problem}"))),
+        );
         self.memory.limit_problems.clone_from(&applied.problems);
         applied
     }

@@ -367,7 +367,10 @@ fn a_limit_stays_with_the_vm_that_was_meant_and_its_loss_is_told() {
 fn what_is_told_is_one_plain_line() {
     let mut engine = engine(vec![Ok(vec![vm("a\nb\u{202e}", 1)])], &FakePinner::default());
     let events = round(&mut engine).round.events.clone();
-    assert!(!events.is_empty() && events.iter().all(|event| event.message.chars().all(is_plain)), "{events:?}");
+    assert!(
+        !events.is_empty() && events.iter().all(|event| event.message.chars().all(is_plain)),
+        "{events:?}"
+    );
 }
 
 #[test]

@@ -72,7 +72,10 @@ fn main() {
     let cached = median(|| _ = discoverer.discover().unwrap());
     println!("{processes} processes with {descriptors} descriptors each");
     println!("nothing remembered: {uncached:8.2} ms of processor time");
-    println!("nothing new:        {cached:8.2} ms of processor time, {} looks into processes", discoverer.looks() - looks);
+    println!(
+        "nothing new:        {cached:8.2} ms of processor time, {} looks into processes",
+        discoverer.looks() - looks
+    );
     println!("ratio:              {:8.1}", uncached / cached);
 }
 

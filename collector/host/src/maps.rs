@@ -114,7 +114,8 @@ fn take_line(path: &Path, line: &str, mappings: &mut Vec<Mapping>) -> Result<(),
             mapping.flags = Some(MappingFlags { mergeable: has("mg"), huge_tlb: has("ht") });
         }
     } else {
-        let mapping = parse_line(line).ok_or_else(|| HostError::parse(path, line, "a line of /proc/PID/maps"))?;
+        let mapping =
+            parse_line(line).ok_or_else(|| HostError::parse(path, line, "a line of /proc/PID/maps"))?;
         mappings.push(mapping);
     }
     Ok(())
@@ -203,8 +204,10 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
         std::fs::create_dir_all(root.proc("9")).unwrap();
-        let maps: String = SMAPS.lines().filter(|line| !line.starts_with('V')).map(|l| format!("{l}\n")).collect();
-        let maps = maps.lines().filter(|line| line.contains('-')).map(|l| format!("{l}\n")).collect::<String>();
+        let maps: String =
+            SMAPS.lines().filter(|line| !line.starts_with('V')).map(|l| format!("{l}\n")).collect();
+        let maps =
+            maps.lines().filter(|line| line.contains('-')).map(|l| format!("{l}\n")).collect::<String>();
         std::fs::write(root.proc("9/maps"), &maps).unwrap();
         std::fs::write(root.proc("9/smaps"), SMAPS).unwrap();
         let most = |mappings| Limits { mappings, ..Limits::default() };

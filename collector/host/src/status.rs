@@ -70,7 +70,9 @@ pub fn ids(root: &HostRoot, pid: i32) -> Result<ProcessIds, HostError> {
     let bad = |expected| HostError::parse(&path, text.lines().next().unwrap_or(""), expected);
     Ok(ProcessIds {
         uids: uids().ok_or_else(|| bad("a status with Uid"))?,
-        process: field("Tgid").and_then(|id| id.trim().parse().ok()).ok_or_else(|| bad("a status with Tgid"))?,
+        process: field("Tgid")
+            .and_then(|id| id.trim().parse().ok())
+            .ok_or_else(|| bad("a status with Tgid"))?,
     })
 }
 

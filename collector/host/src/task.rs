@@ -195,7 +195,10 @@ mod tests {
     fn a_glance_sees_what_the_whole_line_says() {
         let seen = parse_glance(LINE.replace(" 98765 0 ", " 98765 4096 ").as_bytes()).unwrap();
         assert_eq!(seen.id, parse(LINE).unwrap().id);
-        assert_eq!((&seen.name[..], seen.threads, seen.address_space_bytes), (&b"CPU 0/KVM) x\0\0\0\0"[..], 4, 4096));
+        assert_eq!(
+            (&seen.name[..], seen.threads, seen.address_space_bytes),
+            (&b"CPU 0/KVM) x\0\0\0\0"[..], 4, 4096)
+        );
         assert!(!seen.is_dead && !seen.is_kernel_thread);
         let other = LINE.replace(") S ", ") Z ").replace("4194560", "2129984");
         let other = parse_glance(other.as_bytes()).unwrap();

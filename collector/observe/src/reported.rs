@@ -290,7 +290,18 @@ mod tests {
         assert_eq!(parse("web 10"), Some(("web", 10, None)));
         assert_eq!(parse("web 10 2.5"), Some(("web", 10, Some(2.5))));
         assert_eq!(parse("my vm\t10\t2.5"), Some(("my vm", 10, Some(2.5))));
-        for line in ["web", "web x", "web -1", "web 1 -2", "web 1 nan", "web 1 inf", "web 1 1e13", "a b c d", "\t1", "my vm 10 2.5"] {
+        for line in [
+            "web",
+            "web x",
+            "web -1",
+            "web 1 -2",
+            "web 1 nan",
+            "web 1 inf",
+            "web 1 1e13",
+            "a b c d",
+            "\t1",
+            "my vm 10 2.5",
+        ] {
             assert_eq!(parse(line), None, "{line:?}");
         }
         let long = format!("{} 1", "n".repeat(MOST_NAME_BYTES + 1));
@@ -330,9 +341,15 @@ mod tests {
         let line = "a 10 5\n";
         let long = line.repeat(MOST_BYTES / line.len() + 1);
         sender.send_to(long.as_bytes(), &path).unwrap();
-        sender.send_to(b"a 18446744073709551615 1e12\na 18446744073709551615 1e12\nb 1\nc 1\nd 1\ne 1\na 1 inf\n", &path).unwrap();
+        sender
+            .send_to(
+                b"a 18446744073709551615 1e12\na 18446744073709551615 1e12\nb 1\nc 1\nd 1\ne 1\na 1 inf\n",
+                &path,
+            )
+            .unwrap();
         wait_for(&socket, |totals| totals.refused.lines == 3);
-        let (reports, refused) = socket.take(&[vm("a", 1, "x"), vm("b", 2, "x"), vm("c", 3, "x"), vm("d", 4, "x")]);
+        let (reports, refused) =
+            socket.take(&[vm("a", 1, "x"), vm("b", 2, "x"), vm("c", 3, "x"), vm("d", 4, "x")]);
         assert_eq!(reports.iter().map(|report| report.vm.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!((reports[0].operations, refused), (u64::MAX, Refused { lines: 3, datagrams: 1 }));
         let latency = reports[0].latency_us.unwrap();
@@ -341,7 +358,8 @@ mod tests {
 
     #[test]
     fn vms_are_named_by_their_owner_too_and_nobody_is_guessed() {
-        let vms = [vm("web", 1, "qemu"), vm("web-2", 2, "alice"), vm("db-3", 3, "qemu"), vm("db-4", 4, "alice")];
+        let vms =
+            [vm("web", 1, "qemu"), vm("web-2", 2, "alice"), vm("db-3", 3, "qemu"), vm("db-4", 4, "alice")];
         for (name, at) in [
             ("web", Some(0)),
             ("web-2", Some(1)),

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use huddle_engine::backend::{Backend, CounterChoice, HostBackend, XenBackend, undoers};
 use huddle_host::clock::HostClock;
-use huddle_host::discover::{
-    DiscoverOptions, Discovery, LeftOut, NamedCgroup, NamedComm, NamedProcess,
-};
+use huddle_host::discover::{DiscoverOptions, Discovery, LeftOut, NamedCgroup, NamedComm, NamedProcess};
 use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, Subject, recover};
 use huddle_host::stages::{Clock as _, Measurement};
-use huddle_host::{HostRoot, numa};
 use huddle_host::users::Users;
+use huddle_host::{HostRoot, numa};
 use huddle_model::matrix::{MatrixVm, Method, SharingMatrix};
 use huddle_model::plan::{Applied, Bearers, Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
@@ -64,7 +62,9 @@ impl Context {
                 VmTarget::Cgroup(path) => discover.cgroups.push(NamedCgroup { name, path: path.to_owned() }),
                 VmTarget::Process(comm) => {
                     let whose = |user: &String| {
-                        users.uid(user).ok_or_else(|| unusable(unknown_user(&format!("[[vm]] {name:?}"), user)))
+                        users
+                            .uid(user)
+                            .ok_or_else(|| unusable(unknown_user(&format!("[[vm]] {name:?}"), user)))
                     };
                     let uid = vm.owner.as_ref().map(whose).transpose()?;
                     discover.comms.push(NamedComm { name, comm: comm.to_owned(), uid });

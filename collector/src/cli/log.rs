@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use huddle_model::text::plain;
-use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatFields, Writer, debug_fn};
 
 /// How what is logged becomes text: messages hold names and paths of others, and each stays one plain line.
 pub(crate) fn plain_fields() -> impl for<'writer> FormatFields<'writer> {

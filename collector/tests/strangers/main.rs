@@ -37,7 +37,10 @@ fn trial(name: &str, test: fn()) -> Trial {
     let run = move || {
         std::panic::catch_unwind(test).map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
-            Failed::from(text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default())
+            Failed::from(
+                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                    .unwrap_or_default(),
+            )
         })
     };
     if nix::unistd::geteuid().is_root() {
@@ -105,7 +108,10 @@ fn are_listed() {
 
     let table = String::from_utf8(host.huddle(&["vms"]).stdout).unwrap();
     let row = table.lines().find(|line| line.contains("\\u{202e}")).unwrap();
-    assert!(row.contains(&strangers[0].pid().to_string()) && row.contains("not in [discover] owners"), "{table}");
+    assert!(
+        row.contains(&strangers[0].pid().to_string()) && row.contains("not in [discover] owners"),
+        "{table}"
+    );
     assert!(!table.contains('\u{202e}') && !table.lines().any(|line| line.starts_with("forged")), "{table}");
 
     // What is not taken cannot be planned with, unless the user says so.
@@ -134,7 +140,7 @@ fn cost_little() {
     strangers.push(Stranger::start(dir, &["-name", "line"], &format!("line={}", (256 << 20) * scale())));
     strangers.extend((0..20 * scale()).map(|_| Stranger::start(dir, &["-name", &long], "")));
     strangers.push(Stranger::start(dir, &["-name", "threads"], &format!("threads={}", 1_200 * scale())));
-    strangers.push(Stranger::start(dir, &["-name", "map"], "reserve_gib=32768"));
+    strangers.push(Stranger::start(dir, &["-name", "map"], "reserve_gib=65536"));
     strangers.extend((0..2).map(|_| Stranger::start(dir, &["-name", "maps"], "mappings=30000")));
     strangers.extend((0..30 * scale()).map(|at| {
         let path = dir.join(format!("mute-{at}"));
@@ -151,11 +157,17 @@ fn cost_little() {
         let (vms, left) = (of(&found, "vms", &strangers), of(&found, "left_out", &strangers));
         say(&format!(
             "{} strangers, scale {}, {args:?}: {took:?}, at most {} MiB; {} taken, {} left out",
-            strangers.len(), scale(), peak_kib >> 10, vms.len(), left.len()
+            strangers.len(),
+            scale(),
+            peak_kib >> 10,
+            vms.len(),
+            left.len()
         ));
         assert!(peak_kib < 200 << 10, "{peak_kib} KiB");
         assert!(took < Duration::from_secs(10), "{took:?}");
-        let of_name = |kind: &[&Value], name: &str| kind.iter().filter(|vm| vm["name"].as_str().unwrap().starts_with(name)).count();
+        let of_name = |kind: &[&Value], name: &str| {
+            kind.iter().filter(|vm| vm["name"].as_str().unwrap().starts_with(name)).count()
+        };
         match args {
             [] => assert_eq!((vms.len(), left.len()), (0, strangers.len()), "{said}"),
             _ => {
@@ -179,11 +191,11 @@ fn taken_ones_have_limits() {
         Stranger::start(dir, &["-name", "maps"], "mappings=400"),
         Stranger::start(dir, &["-name", "plain"], ""),
     ];
-    let config = host.config(&format!(
-        "[discover]\nowners = [\"{NOBODY}\"]\n[limits]\nthreads = 50\nmappings = 300\n"
-    ));
+    let config = host
+        .config(&format!("[discover]\nowners = [\"{NOBODY}\"]\n[limits]\nthreads = 50\nmappings = 300\n"));
     let (found, said) = host.vms(&["--config", &config]);
-    let names = |kind| of(&found, kind, &strangers).iter().map(|vm| vm["name"].as_str().unwrap()).collect::<Vec<_>>();
+    let names =
+        |kind| of(&found, kind, &strangers).iter().map(|vm| vm["name"].as_str().unwrap()).collect::<Vec<_>>();
     assert_eq!((names("vms"), names("left_out")), (vec!["plain"], vec!["threads", "maps"]), "{said}");
     for limit in ["more than 50 threads ([limits] threads)", "more than 300 mappings ([limits] mappings)"] {
         assert_eq!(said.matches(limit).count(), 1, "{said}");

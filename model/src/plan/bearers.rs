@@ -229,7 +229,10 @@ mod tests {
         assert_eq!(applied.apart, []);
         let said = applied.problems.join("\n");
         assert_eq!(applied.problems.len(), 3, "each once: {said}");
-        assert!(said.contains("apart names \"gone\", and no VM") && said.contains("working_set_kib names \"none\""));
+        assert!(
+            said.contains("apart names \"gone\", and no VM")
+                && said.contains("working_set_kib names \"none\"")
+        );
         assert!(said.contains("names web twice"), "{said}");
     }
 }

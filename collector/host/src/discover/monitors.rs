@@ -123,7 +123,8 @@ impl Monitors {
         let (to_here, answers) = mpsc::channel::<Done>();
         for _ in 0..workers {
             let (root, limits, jobs) = (root.clone(), limits.clone(), Arc::clone(&jobs));
-            let (begun, to_here, at_work) = (Arc::clone(&begun), to_here.clone(), AtWork::begin(&self.at_work));
+            let (begun, to_here, at_work) =
+                (Arc::clone(&begun), to_here.clone(), AtWork::begin(&self.at_work));
             let work = move || {
                 let _at_work = at_work;
                 while Instant::now() < deadline {
@@ -136,7 +137,8 @@ impl Monitors {
                 }
             };
             // Where no thread can be had fewer are asked at a time.
-            if std::thread::Builder::new().name("monitor".into()).stack_size(STACK_BYTES).spawn(work).is_err() {
+            if std::thread::Builder::new().name("monitor".into()).stack_size(STACK_BYTES).spawn(work).is_err()
+            {
                 break;
             }
         }

@@ -111,7 +111,9 @@ impl Discoverer {
                 continue;
             }
             let inspected = match task::glance(&self.root, pid) {
-                Ok(seen) if seen.is_kernel_thread || seen.is_dead || !is_called(&seen, &wanted.comm) => continue,
+                Ok(seen) if seen.is_kernel_thread || seen.is_dead || !is_called(&seen, &wanted.comm) => {
+                    continue;
+                }
                 Ok(_) => task::process(&self.root, pid).and_then(|stat| {
                     scan::process(&self.root, &stat, &self.options.limits, round.budget.vm())
                 }),
@@ -121,7 +123,9 @@ impl Discoverer {
                 Ok(process) => Arc::new(process),
                 Err(error) if error.is_gone() => continue,
                 // One process that lies about itself must not hide the others.
-                Err(error @ (HostError::TooMuch(_) | HostError::TooLong { .. } | HostError::Parse { .. })) => {
+                Err(
+                    error @ (HostError::TooMuch(_) | HostError::TooLong { .. } | HostError::Parse { .. }),
+                ) => {
                     round.notes.push(format!("process {pid} is ignored: {error}"));
                     continue;
                 }
@@ -131,7 +135,8 @@ impl Discoverer {
                 continue;
             }
             let owner = self.owner(&process);
-            if let Some(why) = self.options.selection.excludes(&facts(&process, &wanted.name, owner.as_ref())) {
+            if let Some(why) = self.options.selection.excludes(&facts(&process, &wanted.name, owner.as_ref()))
+            {
                 round.left_out.push(self.left_out(&process, &wanted.name, why.to_string()));
                 continue;
             }

@@ -101,7 +101,8 @@ impl Processes {
             if budget.is_over() {
                 refreshed.postponed += 1;
                 // What is known of it is better than nothing.
-                self.seen.extend(known.filter(|known| known.glance.id == glance.id).map(|known| (pid, known)));
+                self.seen
+                    .extend(known.filter(|known| known.glance.id == glance.id).map(|known| (pid, known)));
                 continue;
             }
             self.looks += 1;
@@ -173,7 +174,8 @@ fn look(
     let found = if glance.is_kernel_thread {
         Found::Nothing
     } else {
-        let looked = task::process(root, pid).and_then(|stat| scan::process(root, &stat, limits, budget.vm()));
+        let looked =
+            task::process(root, pid).and_then(|stat| scan::process(root, &stat, limits, budget.vm()));
         match looked {
             Ok(inspected) if inspected.kind.is_some() => Found::Vmm(Arc::new(inspected)),
             Ok(inspected) if inspected.is_hidden => Found::Hidden,

@@ -137,8 +137,10 @@ impl<S: Read + Write> Client<S> {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(not_qmp(&"the end of the connection")),
                 Ok(count) => {
-                    self.left_bytes =
-                        self.left_bytes.checked_sub(count).ok_or_else(|| not_qmp(&"more than is read of it"))?;
+                    self.left_bytes = self
+                        .left_bytes
+                        .checked_sub(count)
+                        .ok_or_else(|| not_qmp(&"more than is read of it"))?;
                     self.received.extend_from_slice(&buffer[..count]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

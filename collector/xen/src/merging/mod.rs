@@ -187,7 +187,8 @@ impl Merger {
     fn is_eligible(&self, domain: &Domain) -> Result<bool, String> {
         let name = &domain.name;
         let MergeSettings { selection, only, .. } = &self.settings;
-        let is_chosen = only.as_ref().is_none_or(|only| only.contains(name)) && judge(selection, domain).is_ok();
+        let is_chosen =
+            only.as_ref().is_none_or(|only| only.contains(name)) && judge(selection, domain).is_ok();
         if domain.domain.id == 0 || domain.is_ending || !is_chosen {
             return Ok(false);
         }

@@ -181,8 +181,9 @@ fn dom0_and_excluded_domains_are_never_touched() {
     let exclude = vec![VmPattern::of_text("vm2").unwrap()];
     let selection = Selection { exclude, ..Selection::default() };
     let only = Some(["vm1", "vm2"].map(str::to_owned).into());
-    let reason =
-        merger_with(&xen, MergeSettings { selection: selection.clone(), only, ..settings() }).merge().unwrap();
+    let reason = merger_with(&xen, MergeSettings { selection: selection.clone(), only, ..settings() })
+        .merge()
+        .unwrap();
     assert!(reason.reason().is_some(), "of the two one is excluded: {reason:?}");
     let found = merged(&mut merger_with(&xen, MergeSettings { selection, ..settings() }));
     assert_eq!(found.domains, [("vm1".to_owned(), 40), ("vm3".to_owned(), 40)]);

@@ -68,7 +68,14 @@ fn who_speaks_for_a_process_decides() {
         let threads = [(pid, "qemu"), (pid + 1, "CPU 0/KVM")];
         let args = ["qemu", "-name", name];
         host.add(&Process {
-            pid, uid: 1000, program: QEMU, args: &args, fds, threads: &threads, cgroup, ..Process::default()
+            pid,
+            uid: 1000,
+            program: QEMU,
+            args: &args,
+            fds,
+            threads: &threads,
+            cgroup,
+            ..Process::default()
         });
     };
     qemu(100, "kernel", KVM, SESSION);
@@ -80,10 +87,17 @@ fn who_speaks_for_a_process_decides() {
         names(&found).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(taken(|_| ()), ["kernel", "manager"]);
-    assert_eq!(taken(|options| _ = options.selection.owners.insert(1000)), ["kernel", "manager", "nobody", "lab-1"]);
-    assert_eq!(taken(|options| options.selection.include = patterns(&["lab-*"])), ["kernel", "manager", "lab-1"]);
+    assert_eq!(
+        taken(|options| _ = options.selection.owners.insert(1000)),
+        ["kernel", "manager", "nobody", "lab-1"]
+    );
+    assert_eq!(
+        taken(|options| options.selection.include = patterns(&["lab-*"])),
+        ["kernel", "manager", "lab-1"]
+    );
     assert_eq!(taken(|options| options.selection.exclude = patterns(&["k*", "lab-*"])), ["manager"]);
-    let found = discoverer(&host, |options| options.selection.exclude = patterns(&["kernel"])).discover().unwrap();
+    let found =
+        discoverer(&host, |options| options.selection.exclude = patterns(&["kernel"])).discover().unwrap();
     assert!(left_out(&found).contains(&("kernel", "it is excluded by name \"kernel\"")), "{found:?}");
     // What the user names is taken whoever it belongs to.
     let named = with(&host, |options| options.processes = vec![named("mine", 300)]).unwrap();
@@ -153,7 +167,9 @@ fn what_is_beyond_a_limit_is_left_out_and_said_once() {
         (pid..pid + many).map(|tid| (tid, if tid == pid { "qemu" } else { "CPU 0/TCG" })).collect::<Vec<_>>()
     };
     let many: String = (0..20u64)
-        .map(|at| format!("{:x}-{:x} rw-p 00000000 00:00 0 \nVmFlags: rd wr mg\n", at << 20, (at << 20) + 4096))
+        .map(|at| {
+            format!("{:x}-{:x} rw-p 00000000 00:00 0 \nVmFlags: rd wr mg\n", at << 20, (at << 20) + 4096)
+        })
         .collect();
     let huge = MERGEABLE.replace("7f0004000000", "ff0000000000");
     for (pid, args, count, smaps) in [
@@ -167,8 +183,7 @@ fn what_is_beyond_a_limit_is_left_out_and_said_once() {
         host.add(&Process { pid, program: QEMU, args, threads: &threads, smaps, ..Process::default() });
     }
     let mut discoverer = discoverer(&host, |options| {
-        options.limits =
-            Limits { command_line_kib: 1, threads: 20, mappings: 10, ..Limits::default() };
+        options.limits = Limits { command_line_kib: 1, threads: 20, mappings: 10, ..Limits::default() };
     });
     let found = discoverer.discover().unwrap();
     assert_eq!(names(&found), ["good"]);
@@ -193,11 +208,17 @@ fn names_are_short_and_plain() {
     let host = Host::new();
     add(&host, 100, 0, "a\nINFO forged\u{202e}");
     add(&host, 200, 0, &"n".repeat(120_000));
+    let mut discoverer = discoverer(&host, |_| ());
+    discoverer.discover().unwrap();
+    add(&host, 4_194_300, 0, &"n".repeat(120_000));
+    let last = discoverer.discover().unwrap().vms.pop().unwrap();
+    assert!(last.name.ends_with("nn..-4194300") && last.name.len() <= 256, "{}", last.name.len());
+    host.remove("proc/4194300");
     let comm = [(300, "c\nd"), (301, "CPU 0/KVM")];
     host.add(&Process { pid: 300, program: "/own-vmm", fds: KVM, threads: &comm, ..Process::default() });
     let found = found(&host);
     assert_eq!(found.vms[0].name, "a\\nINFO forged\\u{202e}");
-    assert_eq!((found.vms[1].name.len(), &found.vms[1].name[252..]), (256, "nn.."));
+    assert_eq!((found.vms[1].name.len(), &found.vms[1].name[241..]), (245, "nn.."));
     assert_eq!(found.vms[2].name, "c\\nd-300");
 }
 
@@ -210,7 +231,9 @@ fn no_room_is_a_reason_too() {
     }
     // Each takes 1 MiB by its mappings, of which there is room for one.
     let many: String = (0..15_000u64)
-        .map(|at| format!("{:x}-{:x} rw-p 00000000 00:00 0 \nVmFlags: rd wr mg\n", at << 20, (at << 20) + 4096))
+        .map(|at| {
+            format!("{:x}-{:x} rw-p 00000000 00:00 0 \nVmFlags: rd wr mg\n", at << 20, (at << 20) + 4096)
+        })
         .collect();
     let maps: String = many.lines().filter(|line| !line.starts_with('V')).map(|l| format!("{l}\n")).collect();
     for pid in [100, 200, 300] {
