@@ -94,6 +94,15 @@ impl HostError {
         matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether this program, or the host, has no more open files or memory to give: EMFILE, ENFILE or ENOMEM.
+    pub fn is_exhausted(&self) -> bool {
+        use nix::errno::Errno;
+        matches!(self, Self::Read { source, .. }
+        if source.raw_os_error().is_some_and(|errno| {
+            [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].contains(&Errno::from_raw(errno))
+        }))
+    }
+
     /// The content of `path` is not `expected`; `text` is the offending part, of which the beginning is kept.
     pub fn parse(path: &Path, text: &str, expected: &'static str) -> Self {
         let text = text[..text.floor_char_boundary(MOST_SHOWN)].to_owned();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Longest command line, in KiB. QEMU's have 10 KiB, with hundreds of disks 100.
     pub command_line_kib: u32,
-    /// Longest name of a VM, in bytes; what is longer is cut.
+    /// Longest name of a VM, in bytes, with the number that makes it unique; what is longer is cut.
     pub name_bytes: u32,
     /// Most threads of a process. KVM has at most 4,096 vCPUs in a VM.
     pub threads: u32,
@@ -53,7 +53,7 @@ impl Default for Limits {
             mappings: 16_384,
             open_files: 65_536,
             cgroup_processes: 4_096,
-            memory_factor: 16,
+            memory_factor: 4,
             monitors: 4,
             monitor_ms: 1_000,
             monitor_kib: 1_024,
@@ -101,6 +101,11 @@ impl Limits {
             ("report_names", self.report_names),
         ];
         all.into_iter().find(|(_, value)| *value == 0).map_or(Ok(()), |(name, _)| Err(BadLimit::Zero(name)))
+    }
+
+    /// Longest name that a VM may want, in bytes: a number has to fit behind it.
+    pub fn wanted_name_bytes(&self) -> usize {
+        count(self.name_bytes).saturating_sub("-2147483647".len())
     }
 
     /// Longest command line, in bytes.

@@ -160,3 +160,52 @@ fn cannot_merge(domain: &Domain) -> Vec<String> {
                start it with type=\"pvh\" or \"hvm\"";
     is_pv.then(|| why.to_owned()).into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::selection::VmPattern;
+
+    use super::*;
+    use crate::toolstack::DomainRef;
+
+    fn domain(id: u16, name: &str) -> Domain {
+        Domain {
+            domain: DomainRef { id, uuid: [u8::try_from(id).unwrap(); 16] },
+            name: name.into(),
+            kind: Some(DomainKind::Pvh),
+            pool: 0,
+            is_paused: false,
+            is_ending: false,
+            pages: 1,
+            shared_pages: None,
+            vcpus: Vec::new(),
+        }
+    }
+
+    fn names(found: &Discovery) -> Vec<&str> {
+        found.vms.iter().map(|vm| vm.name.as_str()).collect()
+    }
+
+    #[test]
+    fn the_bearer_of_a_name_keeps_it_and_the_excluded_are_left_out() {
+        let machine = Machine { cpus: Vec::new(), pools: Vec::new() };
+        let exclude =
+            ["db*", "05050505-0505-0505-0505-050505050505"].map(|text| VmPattern::of_text(text).unwrap());
+        let selection = Selection { exclude: exclude.to_vec(), ..Selection::default() };
+        let choice = DomainChoice { selection, ..DomainChoice::default() };
+        let mut given = Names::default();
+        let first = [domain(0, "Domain-0"), domain(3, "web"), domain(4, "db-1"), domain(5, "uuid")];
+        let found = discovery(&first, &machine, &choice, &mut given);
+        assert_eq!(names(&found), ["web"]);
+        let left: Vec<_> = found.left_out.iter().map(|left| (left.name.as_str(), left.id.number())).collect();
+        assert_eq!(left, [("db-1", 4), ("uuid", 5)]);
+        assert!(found.left_out[0].reason.contains("excluded by name \"db*\""), "{found:?}");
+        assert!(first.iter().skip(1).map(|domain| choice.takes(domain)).eq([true, false, false]));
+
+        let second = [domain(2, "web"), domain(3, "web")];
+        let found = discovery(&second, &machine, &choice, &mut given);
+        assert_eq!((names(&found), found.notes.len()), (vec!["web-2", "web"], 1));
+        let ending = Domain { is_ending: true, ..domain(3, "web") };
+        assert_eq!(names(&discovery(&[domain(2, "web"), ending], &machine, &choice, &mut given)), ["web-2"]);
+    }
+}

@@ -4,8 +4,8 @@
 //! what was found is kept, and in each round only one line is read of each process ([`Glance`]). It is looked into
 //! again when that line says that it may have become another kind of process: another start, another name, other
 //! sizes. Since sizes change all the time in some, and a process can change its name as often as it likes, looks that
-//! find nothing new become rarer, up to once a minute. A program of another name that is a VMM's is looked into at
-//! once.
+//! find nothing new become rarer, up to once a minute. Another program is another process in this: it is looked into
+//! at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub(super) struct Processes {
 struct Seen {
     /// As it was when it was looked into.
     glance: Glance,
+    /// Its program then.
+    program: Option<String>,
     found: Found,
     looked_at: Instant,
     /// How long a change waits for the next look.
@@ -87,6 +89,11 @@ impl Processes {
                     known => due.push((open_files(root, pid), pid, glance, known)),
                 },
                 Err(error) if error.is_gone() => {}
+                // It says nothing about the process.
+                Err(error) if error.is_exhausted() => {
+                    self.seen.extend(here);
+                    return Err(error);
+                }
                 Err(error) => {
                     let why = format!("process {pid} is ignored: {error}");
                     here.insert(pid, without_glance(pid, why, now));
@@ -141,11 +148,10 @@ impl Seen {
         if self.glance == *now_seen {
             return age >= MAX_AGE;
         }
-        let became_vmm = || {
-            let is_other = self.glance.name != now_seen.name && !matches!(self.found, Found::Vmm(_));
-            is_other && scan::program(root, now_seen.id.id).is_some_and(|program| scan::is_qemu(&program))
-        };
-        age >= self.patience || became_vmm()
+        // Only who executes something has another program, and a name is cheap to compare.
+        let is_other =
+            || self.glance.name != now_seen.name && scan::program(root, now_seen.id.id) != self.program;
+        age >= self.patience || is_other()
     }
 }
 
@@ -159,7 +165,7 @@ fn without_glance(pid: i32, why: String, now: Instant) -> Seen {
         threads: 0,
         address_space_bytes: 0,
     };
-    Seen { glance, found: Found::Failed(why), looked_at: now, patience: Duration::ZERO }
+    Seen { glance, program: None, found: Found::Failed(why), looked_at: now, patience: Duration::ZERO }
 }
 
 /// Looks into a process; `None` where it has ended.
@@ -171,6 +177,7 @@ fn look(
     budget: &Budget,
 ) -> Option<Seen> {
     let pid = glance.id.id;
+    let program = if glance.is_kernel_thread { None } else { scan::program(root, pid) };
     let found = if glance.is_kernel_thread {
         Found::Nothing
     } else {
@@ -185,13 +192,15 @@ fn look(
         }
     };
     let patience = match &known {
-        Some(known) if known.glance.id == glance.id && same(&known.found, &found) => {
+        Some(known)
+            if known.glance.id == glance.id && known.program == program && same(&known.found, &found) =>
+        {
             (known.patience * 2).clamp(Duration::from_secs(1), MOST_PATIENCE)
         }
         // The first change after a start or a discovery is looked at at once.
         _ => Duration::ZERO,
     };
-    Some(Seen { glance, found, looked_at: Instant::now(), patience })
+    Some(Seen { glance, program, found, looked_at: Instant::now(), patience })
 }
 
 /// Whether a look found what was known.

@@ -13,7 +13,7 @@ use huddle_model::vm::{Owner, VmmKind};
 use super::build::Candidate;
 use super::scan::{self, Inspected};
 use super::{DiscoverError, Discoverer, Discovery, LeftOut};
-use crate::limits::{Budget, Limits, count};
+use crate::limits::{Budget, Limits};
 use crate::status::{self, Capability, TO_INSPECT};
 use crate::users::Users;
 use crate::{HostError, HostRoot, ksm, memory, optional, topology};
@@ -164,7 +164,7 @@ pub(super) fn facts<'a>(process: &'a Inspected, name: &'a str, owner: Option<&'a
 /// What the command line calls a VM, else `COMM-PID`.
 fn wanted_name(process: &Arc<Inspected>, limits: &Limits) -> String {
     let name = process.line.name.clone().unwrap_or_else(|| format!("{}-{}", process.comm, process.id));
-    plain_short(&name, count(limits.name_bytes))
+    plain_short(&name, limits.wanted_name_bytes())
 }
 
 impl Round {

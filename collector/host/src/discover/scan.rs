@@ -186,7 +186,7 @@ fn kind(program: &str, kvm: &KvmDescriptors) -> Option<VmmKind> {
 }
 
 /// Whether a program is QEMU by its name.
-pub(crate) fn is_qemu(program: &str) -> bool {
+fn is_qemu(program: &str) -> bool {
     program.starts_with("qemu-system-") || ["qemu-kvm", "kvm"].contains(&program)
 }
 

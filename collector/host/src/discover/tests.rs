@@ -160,7 +160,7 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
         program: "/usr/bin/qemu-system-x86_64",
         args: &["qemu", "-name", "web", "-qmp", "unix:/q.sock,server=on,wait=off"],
         fds: KVM,
-        threads: &[(pid, "qemu"), (1_000_000_101, "qemu"), (1_000_000_102, "qemu")],
+        threads: &[(pid, "qemu"), (200_000_101, "qemu"), (200_000_102, "qemu")],
         ..Process::default()
     });
     let limits = Limits { monitor_ms: 200, ..Limits::default() };
@@ -182,10 +182,9 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"{\"QMP\": {}}\r\n").unwrap();
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        for answer in [
-            "{}",
-            r#"[{"cpu-index": 0, "thread-id": 1000000102}, {"cpu-index": 1, "thread-id": 1000000101}]"#,
-        ] {
+        for answer in
+            ["{}", r#"[{"cpu-index": 0, "thread-id": 200000102}, {"cpu-index": 1, "thread-id": 200000101}]"#]
+        {
             lines.next().unwrap().unwrap();
             stream.write_all(format!("{{\"return\": {answer}}}\r\n").as_bytes()).unwrap();
         }
@@ -193,7 +192,7 @@ fn qmp_tells_threads_without_names_and_a_held_socket_is_noted_once() {
     });
     let mut discoverer = Discoverer::new(host.root.clone(), options);
     let first = discoverer.discover().unwrap();
-    assert_eq!(vcpus(&first.vms[0]), [(0, 1_000_000_102), (1, 1_000_000_101)]);
+    assert_eq!(vcpus(&first.vms[0]), [(0, 200_000_102), (1, 200_000_101)]);
     server.join().unwrap();
     // The server is gone; the answer is kept.
     assert_eq!(discoverer.discover().unwrap().vms, first.vms);

@@ -183,7 +183,7 @@ fn refusals_are_distinguished() {
 
     fake.on("vcpu-pin 3 0 2 -", "printf 'xencall: error: Could not obtain handle\\033[2J\\n' >&2; exit 1");
     let error = xl.set_affinity(B3, 0, AffinityKind::Hard, &set("2")).unwrap_err().to_string();
-    let expected = "`xl vcpu-pin 3 0 2 -` exited with 1: xencall: error: Could not obtain handle?[2J (is this dom0, and is xen-privcmd loaded?)";
+    let expected = "`xl vcpu-pin 3 0 2 -` exited with 1: xencall: error: Could not obtain handle\\u{1b}[2J (is this dom0, and is xen-privcmd loaded?)";
     assert_eq!(error, expected);
 }
 

@@ -208,11 +208,17 @@ fn names_are_short_and_plain() {
     let host = Host::new();
     add(&host, 100, 0, "a\nINFO forged\u{202e}");
     add(&host, 200, 0, &"n".repeat(120_000));
+    let mut discoverer = discoverer(&host, |_| ());
+    discoverer.discover().unwrap();
+    add(&host, 4_194_300, 0, &"n".repeat(120_000));
+    let last = discoverer.discover().unwrap().vms.pop().unwrap();
+    assert!(last.name.ends_with("nn..-4194300") && last.name.len() <= 256, "{}", last.name.len());
+    host.remove("proc/4194300");
     let comm = [(300, "c\nd"), (301, "CPU 0/KVM")];
     host.add(&Process { pid: 300, program: "/own-vmm", fds: KVM, threads: &comm, ..Process::default() });
     let found = found(&host);
     assert_eq!(found.vms[0].name, "a\\nINFO forged\\u{202e}");
-    assert_eq!((found.vms[1].name.len(), &found.vms[1].name[252..]), (256, "nn.."));
+    assert_eq!((found.vms[1].name.len(), &found.vms[1].name[241..]), (245, "nn.."));
     assert_eq!(found.vms[2].name, "c\\nd-300");
 }
 

@@ -65,7 +65,7 @@ fn domains_named_like_a_uuid_or_not_at_all() {
     let listed = list(&format!("{HEADER}\n{}\n", line("(null)", 4, "r-----", "-", "Pool-0"))).unwrap();
     assert_eq!(listed[0].name, None);
     let listed = list(&format!("{HEADER}\n{}\n", line("a\u{1b}[2Jb", 4, "r-----", "-", "Pool-0"))).unwrap();
-    assert_eq!(listed[0].name.as_deref(), Some("a?[2Jb"));
+    assert_eq!(listed[0].name.as_deref(), Some("a\\u{1b}[2Jb"));
 }
 
 #[test]
