@@ -13,7 +13,7 @@ use huddle_host::stop::Stop;
 type Job = Box<dyn FnOnce() + Send>;
 
 /// How often it is looked whether the loop is to end, while work goes on.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One thread beside that of the engine, and the word that the loop is to end.
 #[derive(Debug, Default)]

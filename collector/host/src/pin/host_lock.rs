@@ -198,7 +198,7 @@ fn take_name(root: &HostRoot, name: &str, state_dir: &Path) -> Result<Option<Own
             Ok((peer, holder)) if may_change_the_same(root, &peer) => return Err(holder.into()),
             Ok((peer, _)) => {
                 break format!(
-                    "process {} of user {} has taken it, who is no huddle",
+                    "process {} of user {} has taken it, who may not change what this huddle changes",
                     peer.pid(),
                     peer.uid()
                 );
