@@ -28,6 +28,7 @@ fn main() {
         trial("strangers_are_listed_with_the_reason_and_nothing_else", are_listed),
         trial("what_strangers_do_costs_little_time_and_memory", cost_little),
         trial("what_is_taken_has_limits_too", taken_ones_have_limits),
+        trial("a_limit_stays_with_the_vm_that_was_meant", limits_stay),
         trial("sockets_of_others_are_not_connected_to", foreign_sockets),
     ];
     libtest_mimic::run(&arguments, trials).exit()
@@ -212,6 +213,47 @@ fn taken_ones_have_limits() {
     for limit in ["more than 50 threads ([limits] threads)", "more than 300 mappings ([limits] mappings)"] {
         assert_eq!(said.matches(limit).count(), 1, "{said}");
     }
+}
+
+fn limits_stay() {
+    let host = Host::new();
+    let dir = host.dir.path();
+    let start = |user, name| Stranger::start_as(user, dir, &["-name", name], "threads=1");
+    let (web, db) = (start(0, "huddle-web"), start(0, "huddle-db"));
+    let stranger = start(NOBODY, "huddle-web");
+    let topology = host.path("topology.json");
+    std::fs::write(&topology, r#"{"domains":[{"id":0,"cpus":[0]},{"id":1,"cpus":[1]}]}"#).unwrap();
+    let plan = |config: &str| {
+        let config = host.config(config);
+        let topology = topology.to_str().unwrap();
+        host.huddle(&["plan", "--format", "json", "--topology", topology, "--config", &config])
+    };
+    let domain = |plan: &Value, pid: u32| {
+        let placement = plan["placement"].as_array().unwrap();
+        let place = placement.iter().find(|place| place["pid"].as_u64() == Some(pid.into()));
+        place.map(|place| place["domain"].as_u64().unwrap())
+    };
+    let trusted = format!("[discover]\nowners = [\"{NOBODY}\"]\n");
+
+    // The stranger is no VM, so the name means one.
+    let output = plan("[plan]\napart = [[\"huddle-web\", \"huddle-db\"]]\n");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(domain(&planned, web.pid()).is_some());
+    assert_ne!(domain(&planned, web.pid()), domain(&planned, db.pid()));
+    assert_eq!(domain(&planned, stranger.pid()), None);
+
+    // It is one, and nobody knows which of the two is meant.
+    let output = plan(&format!("{trusted}[plan]\napart = [[\"huddle-web\", \"huddle-db\"]]\n"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("2 VMs here are called that") && said.contains("name one by OWNER:NAME"), "{said}");
+
+    let output = plan(&format!("{trusted}[plan]\napart = [[\"root:huddle-web\", \"huddle-db\"]]\n"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_ne!(domain(&planned, web.pid()), domain(&planned, db.pid()));
+    assert!(domain(&planned, stranger.pid()).is_some());
 }
 
 fn foreign_sockets() {
