@@ -19,7 +19,7 @@ use super::{MOST_BYTES, REAL_EVERY};
 /// Steps of a recording in one segment.
 const ROUNDS: u64 = 4;
 
-pub fn run(seed: u64, numbers: Range<u64>) {
+pub(crate) fn run(seed: u64, numbers: Range<u64>) {
     setrlimit(Resource::RLIMIT_DATA, MOST_BYTES, MOST_BYTES).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let original = recording(&scratch.path().join("original"), "20261128T000000Z-1");
