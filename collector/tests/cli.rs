@@ -31,6 +31,8 @@ impl Huddle {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
         command.args(args).env("HUDDLE_STATE_DIR", self.state_dir()).env_remove("HUDDLE_LOG");
+        // Tests run side by side, each on processes of its own.
+        command.env("HUDDLE_HOST_LOCK", self.dir.path().join("host"));
         command
     }
 
@@ -144,7 +146,7 @@ fn files_that_cannot_be_used_are_refused_in_one_line() {
         ("{\"schema\":\"x\"}", "not a matrix"),
     ] {
         let file = huddle.file("bad.csv", text);
-        let line = huddle.refusal(1, &["plan", "--matrix", &file, "--topology", &good.1]);
+        let line = huddle.refusal(2, &["plan", "--matrix", &file, "--topology", &good.1]);
         assert!(line.contains(word) && line.contains("bad.csv"), "{line}");
     }
     for (text, word) in [
@@ -153,10 +155,10 @@ fn files_that_cannot_be_used_are_refused_in_one_line() {
         ("[]", "not a topology"),
     ] {
         let file = huddle.file("bad.json", text);
-        let line = huddle.refusal(1, &["plan", "--matrix", &good.0, "--topology", &file]);
+        let line = huddle.refusal(2, &["plan", "--matrix", &good.0, "--topology", &file]);
         assert!(line.contains(word) && line.contains("bad.json"), "{line}");
     }
-    let line = huddle.refusal(1, &["plan", "--matrix", "/nowhere/m.csv", "--topology", &good.1]);
+    let line = huddle.refusal(2, &["plan", "--matrix", "/nowhere/m.csv", "--topology", &good.1]);
     assert!(line.contains("/nowhere/m.csv"), "{line}");
     let line = huddle.refusal(2, &["vms", "--config", "/nowhere/c.toml"]);
     assert!(line.contains("/nowhere/c.toml"), "{line}");
@@ -171,10 +173,17 @@ fn processes_that_are_no_vm_are_refused() {
     assert!(line.contains("kernel thread"), "{line}");
     let process = Process::start();
     let (first, second) = (format!("a={}", process.pid()), format!("b={}", process.pid()));
-    let line = huddle.refusal(1, &["vms", "--vm", &first, "--vm", &second]);
+    let line = huddle.refusal(2, &["vms", "--vm", &first, "--vm", &second]);
     assert!(line.contains(&process.pid().to_string()), "{line}");
-    let line = huddle.refusal(1, &["vms", "--vm", &first, "--vm", "a=1"]);
+    let line = huddle.refusal(2, &["vms", "--vm", &first, "--vm", "a=1"]);
     assert!(line.contains("\"a\"") || line.contains(" a "), "{line}");
+    // A thread is not counted as a VM beside its own process.
+    let (pid, own) = (std::process::id(), nix::unistd::gettid());
+    let line = huddle.refusal(2, &["vms", "--vm", &format!("a={pid}"), "--vm", &format!("b={own}")]);
+    assert!(line.contains(&format!("{own}, named as VM \"b\", is a thread of process {pid}")), "{line}");
+    let config = huddle.file("large.toml", "[record]\ntotal_max_mib = 17592186044416\n");
+    let line = huddle.refusal(2, &["vms", "--config", &config]);
+    assert!(line.contains("total_max_mib is 17592186044416, expected at most"), "{line}");
     for usage in [
         &["vms", "--vm", "a"][..],
         &["plan", "--policy", "papre"],

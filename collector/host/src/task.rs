@@ -45,6 +45,16 @@ pub fn thread(root: &HostRoot, pid: i32, tid: i32) -> Result<TaskStat, HostError
     read(&root.proc(format!("{pid}/task/{tid}/stat")))
 }
 
+/// The process that the task `tid` is a thread of, `Tgid` of its `status`; of a process itself it is the same number.
+pub fn process_of(root: &HostRoot, tid: i32) -> Result<i32, HostError> {
+    // The directory of a thread can be opened below /proc, though it is not listed there.
+    let path = root.proc(format!("{tid}/status"));
+    let text = read_text(&path)?;
+    let of = text.lines().find_map(|line| line.strip_prefix("Tgid:")).map(str::trim);
+    let parsed = of.and_then(|of| of.parse().ok());
+    parsed.ok_or_else(|| HostError::parse(&path, of.unwrap_or_default(), "a status of proc(5) with Tgid"))
+}
+
 /// Whether `task` still runs: the id is taken by the very same task and it is not dead.
 pub fn is_alive(root: &HostRoot, task: TaskId) -> Result<bool, HostError> {
     match process(root, task.id) {
@@ -113,6 +123,19 @@ mod tests {
         assert_eq!((stat.parent, stat.is_kernel_thread), (1, false));
         let kernel = parse(&LINE.replace("4194560", "2129984")).unwrap();
         assert!(kernel.is_kernel_thread);
+    }
+
+    #[test]
+    fn a_thread_is_of_its_process() {
+        let (root, pid) = (HostRoot::real(), std::process::id().cast_signed());
+        let of = std::thread::spawn(move || {
+            let tid = nix::unistd::gettid().as_raw();
+            (tid, process_of(&HostRoot::real(), tid).unwrap())
+        });
+        let (tid, of) = of.join().unwrap();
+        assert!(tid != pid && of == pid, "{tid} of {of}");
+        assert_eq!(process_of(&root, pid).unwrap(), pid);
+        assert!(process_of(&root, i32::MAX).unwrap_err().is_gone());
     }
 
     #[test]

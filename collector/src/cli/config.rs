@@ -294,6 +294,17 @@ impl Config {
             config.sharing.rescan_rounds != Some(0),
             "[sharing] rescan_rounds is 0, expected 1 or more"
         );
+        for (name, mib) in [
+            ("segment_max_mib", config.record.segment_max_mib),
+            ("total_max_mib", config.record.total_max_mib),
+        ] {
+            let most = u64::MAX >> 20;
+            anyhow::ensure!(
+                mib.is_none_or(|mib| mib <= most),
+                "[record] {name} is {}, expected at most {most} MiB",
+                mib.unwrap_or_default()
+            );
+        }
         config.counters.choices().context("[counters]")?;
         config.plan.check().context("[plan]")?;
         config.xen.last_level_caches().context("[xen] last_level_caches")?;
@@ -386,6 +397,11 @@ mod tests {
             ("[[vm]]\nname = \"a\\nb\"\npid = 1\n", "control character"),
             ("[sharing]\nmethod = \"event\"\n", "line 2"),
             ("[sharing]\nrescan_rounds = 0\n", "expected 1 or more"),
+            (
+                "[record]\ntotal_max_mib = 17592186044416\n",
+                "total_max_mib is 17592186044416, expected at most",
+            ),
+            ("[record]\nsegment_max_mib = 9000000000000000000\n", "segment_max_mib is 9000000000000000000"),
             ("[sharing]\nsample = 0.0\n", "above 0 and up to 1"),
             ("[sharing]\nmemory_mib = 0\n", "line 2"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use huddle_host::HostRoot;
-use huddle_host::discover::{DiscoverOptions, Discoverer, Discovery};
+use huddle_host::discover::{DiscoverError, DiscoverOptions, Discoverer, Discovery};
 use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock};
 use huddle_host::stages::{Measurement, PassTrigger, SharingSource, StageError};
 use huddle_host::topology::{caches, usable_cpus};
@@ -131,7 +131,12 @@ impl Backend for HostBackend {
     }
 
     fn vms(&self) -> Result<Discovery, BackendError> {
-        self.discoverer().discover().map_err(BackendError::failed)
+        self.discoverer().discover().map_err(|error| match error {
+            DiscoverError::DuplicateName(_) | DiscoverError::DuplicateProcess { .. } => {
+                BackendError::Usage(error.to_string())
+            }
+            error => BackendError::failed(error),
+        })
     }
 
     fn topology(&self) -> Result<Topology, BackendError> {

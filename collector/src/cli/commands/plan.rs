@@ -43,6 +43,6 @@ fn read<T, E: std::error::Error + Send + Sync + 'static>(
     let named = || format!("{what} file {}", path.display());
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the {}", named()))
-        .map_err(Failure::Failed)?;
-    parse(&text).with_context(named).map_err(Failure::Failed)
+        .map_err(Failure::Usage)?;
+    parse(&text).with_context(named).map_err(Failure::Usage)
 }
