@@ -43,7 +43,10 @@ fn main() {
 /// CPU time of a `huddle run` over `seconds` of windows, in percent of one core.
 fn measure(busy: &[Busy], record: Option<std::path::PathBuf>, state: &std::path::Path, seconds: u64) -> f64 {
     let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
-    command.args(["run", "--dry-run"]).env("HUDDLE_STATE_DIR", state.join("state"));
+    command
+        .args(["run", "--dry-run"])
+        .env("HUDDLE_STATE_DIR", state.join("state"))
+        .env("HUDDLE_HOST_LOCK", state);
     for (number, process) in busy.iter().enumerate() {
         command.arg("--vm").arg(format!("vm{number}={}", process.0.id()));
     }

@@ -55,6 +55,7 @@ fn start(state: &Path, process: &Ended, more: &[&str]) -> Ended {
         .args(["run", "--vm", &name, "--window", "0.1"])
         .args(more)
         .env("HUDDLE_STATE_DIR", state)
+        .env("HUDDLE_HOST_LOCK", state.with_file_name("host"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -243,6 +244,7 @@ fn a_viewer_of_another_version_is_told_so_and_so_is_the_loop() {
     let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"))
         .args(["run", "--vm", &name])
         .env("HUDDLE_STATE_DIR", &state)
+        .env("HUDDLE_HOST_LOCK", dir.path().join("host"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -52,8 +52,10 @@ fn the_demo_shows_stand_ins_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (state, demo) = (dir.path().join("state"), env!("CARGO_BIN_EXE_huddle-demo"));
     let ours = format!("HUDDLE_STATE_DIR={}", state.display());
+    let host = dir.path().join("host");
+    let host = host.display();
     let script = format!(
-        "export {ours} LC_ALL=C.UTF-8\n{demo} --vms 6\necho ended with $?\nunset HUDDLE_STATE_DIR\nexec sleep 1000\n"
+        "export {ours} HUDDLE_HOST_LOCK={host} LC_ALL=C.UTF-8\n{demo} --vms 6\necho ended with $?\nunset HUDDLE_STATE_DIR\nexec sleep 1000\n"
     );
     let terminal = tmux::Terminal::start(dir.path(), (100, 30), &script);
     terminal.shows("share most");

@@ -57,6 +57,7 @@ fn command(dir: &Path) -> Command {
         Path::new("--state-dir"),
         &dir.join("state"),
     ]);
+    command.env("HUDDLE_HOST_LOCK", dir.join("host"));
     command
 }
 
@@ -222,7 +223,8 @@ fn after_a_kill_the_next_run_asks_for_a_restore_which_puts_everything_back() {
     assert_eq!(next.status.code(), Some(1));
     assert!(stderr(&next).contains("huddle restore"), "{}", stderr(&next));
 
-    let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+    let root = HostRoot::real().with_run(dir.path());
+    let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock(&root).unwrap();
     let report = restore(&Undoers::of_host(HostRoot::real()), &state).unwrap();
     assert_eq!((settings(), report.failures), (before, Vec::new()));
 }

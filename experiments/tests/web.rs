@@ -148,7 +148,8 @@ fn after_a_kill_no_server_is_left_and_restore_and_the_next_run_clean_up() {
     assert_eq!(next.status.code(), Some(1));
     assert!(stderr(&next).contains("huddle restore"), "{}", stderr(&next));
 
-    let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+    let root = HostRoot::real().with_run(dir.path());
+    let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock(&root).unwrap();
     let report = restore(&Undoers::of_host(HostRoot::real()), &state).unwrap();
     assert_eq!((settings(), report.failures), (before, Vec::new()));
     drop(state);

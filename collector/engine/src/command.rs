@@ -10,7 +10,10 @@ use huddle_model::plan::{Plan, Policy};
 use huddle_model::update::{Round, Step};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Engine, Events, decision_event, events_at};
+use super::{Engine, Events, decision_event, events_at, unavailable_event};
+
+/// Why nothing is done any more.
+const ENDING: &str = "the loop is ending";
 
 /// A command, and where to answer how it went: one sentence either way.
 #[derive(Debug)]
@@ -29,9 +32,11 @@ impl Engine {
     /// changes is a new one in every recording. A trial that the command is against is broken off first, and
     /// its decision told with it.
     ///
+    /// The answer is an error where the command was taken and could not be carried out.
+    ///
     /// # Errors
     /// One sentence: what cannot be done and why. Nothing was changed then.
-    pub fn command(&mut self, command: &LoopCommand) -> Result<(Step, String), String> {
+    pub fn command(&mut self, command: &LoopCommand) -> Result<(Step, Result<String, String>), String> {
         let view = self.memory.view.as_ref().ok_or("the first round is not done yet")?;
         let last = Arc::clone(&view.round);
         let begin_unix_us = self.clock.now_unix_us();
@@ -49,7 +54,7 @@ impl Engine {
             }
         }
         // A window holds one placement only, so it ends before anything is changed.
-        let observation = self.window(&last.vms, last.topology.value().map(|topology| &**topology));
+        let observation = self.window(&last.vms, last.topology.value()).ok_or(ENDING)?;
         let mut events = Vec::new();
         let (answer, plan) = match command {
             LoopCommand::Apply => {
@@ -58,11 +63,12 @@ impl Engine {
                     Some(_) => "what is planned is tried from the next round on, and stays if it is better",
                     None => "vCPUs are pinned as planned from now on",
                 };
-                (answer.to_owned(), last.plan.clone())
+                (Ok(answer.to_owned()), last.plan.clone())
             }
             LoopCommand::SetPolicy(policy) => {
+                let plan = self.plan_anew(*policy, &last).ok_or(ENDING)?;
                 self.policy = *policy;
-                (self.change_policy(*policy), self.plan_anew(&last))
+                (Ok(self.change_policy(*policy)), plan)
             }
             LoopCommand::DryRun => {
                 if self.break_off("a dry run") {
@@ -70,16 +76,26 @@ impl Engine {
                     self.pin_as_wanted(&last, &last.plan, &mut events);
                 }
                 self.apply = false;
-                ("nothing is pinned from now on; what is pinned stays".to_owned(), last.plan.clone())
+                (Ok("nothing is pinned from now on; what is pinned stays".to_owned()), last.plan.clone())
             }
             LoopCommand::Restore => (self.restore(&mut events), last.plan.clone()),
             LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
                 return Err("recordings are not the engine's".into());
             }
         };
-        events.push((EventKind::Lifecycle, None, format!("asked by a viewer: {answer}")));
+        let (Ok(said) | Err(said)) = &answer;
+        events.push((EventKind::Lifecycle, None, format!("asked by a viewer: {said}")));
         let pinning =
             if self.apply { self.pin_as_wanted(&last, &plan, &mut events) } else { Pinning::DryRun };
+        let answer = match pinning.failure() {
+            Some(reason) => {
+                events.push(unavailable_event("pinning", reason));
+                answer.and_then(|said| {
+                    Err(format!("{said}, but pinning failed and is tried again in the next round: {reason}"))
+                })
+            }
+            None => answer,
+        };
         let decisions = self.new_decisions();
         events.extend(decisions.iter().map(decision_event));
         self.memory.round += 1;
@@ -143,7 +159,7 @@ impl Engine {
     }
 
     /// Takes everything back, and pins nothing more.
-    fn restore(&mut self, events: &mut Events) -> String {
+    fn restore(&mut self, events: &mut Events) -> Result<String, String> {
         let at = self.moment();
         if let Some(trials) = &mut self.trials {
             trials.let_go(at, "everything to be taken back");
@@ -155,19 +171,19 @@ impl Engine {
         if !report.failures.is_empty() {
             let failures = format!("NOT EVERYTHING WAS UNDONE: {}", report.failures.join("; "));
             events.push((EventKind::StageFailed, None, failures.clone()));
-            return failures;
+            return Err(failures);
         }
-        format!("{} changes were taken back; nothing is pinned from now on", report.restored)
+        Ok(format!("{} changes were taken back; nothing is pinned from now on", report.restored))
     }
 
-    /// The policy that is set now, on what the last round measured.
-    fn plan_anew(&mut self, last: &Round) -> Availability<Arc<Plan>> {
-        match (&last.matrix, &last.topology) {
+    /// What this policy makes of what the last round measured; `None` where the loop is to end meanwhile.
+    fn plan_anew(&mut self, policy: Policy, last: &Round) -> Option<Availability<Arc<Plan>>> {
+        Some(match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                let basis = self.basis(&last.vms, matrix, topology);
-                Availability::Available(Arc::new(self.policy.plan(&basis.input(&self.limits))))
+                let basis = self.basis(&last.vms, matrix, topology)?;
+                Availability::Available(self.plan(policy, basis)?.1)
             }
             _ => last.plan.clone(),
-        }
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! Drives rounds: when they happen, who is told of them, and how they end.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use huddle_model::update::Step;
@@ -11,6 +12,7 @@ use super::Engine;
 use super::command::Request;
 use huddle_host::pin::UndoReport;
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
+use huddle_host::stop::Stop;
 
 /// When rounds happen.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,7 @@ const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
 /// Does a round at once and then after every completed pass, and ends a window of observation every
 /// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
-/// everything back. In between it does what viewers ask for through `requests`. `tell` is given what each step
+/// everything back. A round that goes on when `stop` is ready is given up at once. In between it does what viewers ask for through `requests`. `tell` is given what each step
 /// tells, in order, and must not block.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
@@ -57,17 +59,20 @@ pub async fn run(
     mut requests: mpsc::Receiver<Request>,
     options: RunOptions,
 ) -> Result<RunEnd, JoinError> {
-    tokio::pin!(stop);
+    let mut driver = Driver { stop: std::pin::pin!(stop), is_stopped: false, to_engine: engine.stop() };
     let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
     windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut rounds, mut broken) = (0, None);
     loop {
         let began = Instant::now();
-        let (back, step) = blocking(engine, Engine::round).await?;
+        let (back, step) = driver.blocking(engine, Engine::round).await?;
         engine = back;
-        rounds += 1;
-        tell(&step);
-        if options.rounds.is_some_and(|wanted| rounds >= wanted) {
+        // One that was given up tells nothing.
+        if !step.is_empty() {
+            rounds += 1;
+            tell(&step);
+        }
+        if driver.is_stopped || options.rounds.is_some_and(|wanted| rounds >= wanted) {
             break;
         }
         windows.reset();
@@ -86,14 +91,14 @@ pub async fn run(
             tokio::select! {
                 // The order makes a stop that is ready win over a pass that is, and a pass over a window.
                 biased;
-                () = &mut stop => break None,
+                () = driver.stopped() => break None,
                 next = &mut next, if !failed => match next? {
                     (trigger, Ok(_)) => break Some(trigger),
                     (_, Err(error)) => {
                         tracing::error!("{error}; no further round will follow");
                         failed = true;
                         let what = format!("passes of KSM are not told any more: {error}");
-                        let (back, step) = blocking(engine, move |engine| engine.lost_passes(&what)).await?;
+                        let (back, step) = driver.blocking(engine, move |engine| engine.lost_passes(&what)).await?;
                         engine = back;
                         step.iter().for_each(&tell);
                         if options.rounds.is_some() {
@@ -103,9 +108,9 @@ pub async fn run(
                     }
                 },
                 Some(Request { command, reply }) = requests.recv() => {
-                    let (back, outcome) = blocking(engine, move |engine| engine.command(&command)).await?;
+                    let (back, outcome) = driver.blocking(engine, move |engine| engine.command(&command)).await?;
                     engine = back;
-                    let answer = outcome.map(|(step, answer)| {
+                    let answer = outcome.and_then(|(step, answer)| {
                         tell(&step);
                         answer
                     });
@@ -113,7 +118,7 @@ pub async fn run(
                     let _ = reply.send(answer);
                 }
                 _ = windows.tick() => {
-                    let (back, step) = blocking(engine, Engine::observe).await?;
+                    let (back, step) = driver.blocking(engine, Engine::observe).await?;
                     engine = back;
                     step.iter().for_each(&tell);
                 }
@@ -123,23 +128,52 @@ pub async fn run(
         passes = trigger;
     }
     // What was seen since the last window is told before the end.
-    let (back, step) = blocking(engine, Engine::observe).await?;
+    let (back, step) = driver.blocking(engine, Engine::observe).await?;
     step.iter().for_each(&tell);
-    let (_, undo) = blocking(back, Engine::undo).await?;
+    let (back, undo) = driver.blocking(back, Engine::undo).await?;
+    if driver.is_stopped {
+        driver.blocking(back, Engine::settle).await?;
+    }
     Ok(RunEnd { rounds, broken, undo })
 }
 
-/// Does a step of the engine off the async threads: it takes long and blocks. It is waited for even when
-/// the loop is to stop: a step that is cut off could not be undone in order.
-async fn blocking<T: Send + 'static>(
-    mut engine: Engine,
-    step: impl FnOnce(&mut Engine) -> T + Send + 'static,
-) -> Result<(Engine, T), JoinError> {
-    tokio::task::spawn_blocking(move || {
-        let outcome = step(&mut engine);
-        (engine, outcome)
-    })
-    .await
+/// Does the steps of the engine, and hears when the loop is to stop.
+struct Driver<'a, S> {
+    stop: Pin<&'a mut S>,
+    /// Whether `stop` was ready.
+    is_stopped: bool,
+    /// Tells the engine, whatever it is doing.
+    to_engine: Stop,
+}
+
+impl<S: Future<Output = ()>> Driver<'_, S> {
+    /// Ready when the loop is to stop.
+    async fn stopped(&mut self) {
+        if !self.is_stopped {
+            self.stop.as_mut().await;
+            self.is_stopped = true;
+            self.to_engine.set();
+        }
+    }
+
+    /// Does a step of the engine off the async threads: it takes long and blocks. A stop is told to it, and then it
+    /// ends soon; it is waited for even so, since only the engine's own thread may change anything.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        mut engine: Engine,
+        step: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<(Engine, T), JoinError> {
+        let mut step = tokio::task::spawn_blocking(move || {
+            let outcome = step(&mut engine);
+            (engine, outcome)
+        });
+        tokio::select! {
+            biased;
+            done = &mut step => return done,
+            () = self.stopped(), if !self.is_stopped => {}
+        }
+        step.await
+    }
 }
 
 /// Waits for the next complete pass; the trigger blocks, so it is asked off the async threads.

@@ -7,13 +7,16 @@
 //! its part of the round unavailable, with the reason, and the loop goes on; only a failed undo is an error
 //! of its own.
 
+mod apart;
 pub mod attach;
 pub mod backend;
 pub mod command;
 mod drive;
 mod events_sharing;
 mod host_stages;
+mod lost;
 pub mod publish;
+mod readings;
 mod trials;
 
 use std::collections::BTreeMap;
@@ -22,28 +25,27 @@ use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
-use huddle_model::matrix::SharingMatrix;
-use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
+use huddle_model::observation::{Observation, ProgramCost};
 use huddle_model::pinning::Pinning;
-use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
-use huddle_model::topology::Topology;
-use huddle_model::trial::{Comparison, Decision, HostReading, Moment, Phase};
+use huddle_model::plan::{Plan, PlanLimits, Policy};
+use huddle_model::trial::{Comparison, Decision, Moment, Phase};
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
+use self::apart::Apart;
 pub use drive::{RunEnd, RunOptions, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
 
-use huddle_host::numa;
 use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
+use huddle_host::stop::Stop;
 
 use huddle_host::pin::UndoReport;
 
-/// What the BPF programs of the sharing stage are called together, in windows.
-const SHARING_PROGRAMS: &str = "sharing_events";
+/// How long the process waits, after the undo, for an observer that was abandoned.
+const LAST_READING: Duration = Duration::from_millis(300);
 
 /// The stages and what the loop remembers between rounds.
 pub struct Engine {
@@ -83,33 +85,57 @@ pub struct Memory {
     sharing_cost: ProgramCost,
     /// What was told so far.
     view: Option<View>,
+    /// Where the host is read, so that the end need not wait for it.
+    apart: Apart,
+    /// Whether the observer was abandoned, which has monitoring groups to remove.
+    has_lost_observer: bool,
+}
+
+impl Memory {
+    /// Has the loop end that remembers with this: a round that goes on is given up.
+    pub fn stop(&self) -> Stop {
+        self.apart.stop().clone()
+    }
 }
 
 impl Engine {
+    /// Has the loop end: a round that goes on is given up, and its readings are abandoned where they are.
+    pub fn stop(&self) -> Stop {
+        self.memory.stop()
+    }
+
     /// One time through all stages. The window of observation that ends just before pinning is told with
     /// it, so that no window holds two placements.
+    ///
+    /// It tells nothing, and pins nothing, where it is given up because the loop is to end.
     pub fn round(&mut self) -> Step {
+        self.whole_round().unwrap_or_default()
+    }
+
+    /// `None` where the loop is to end meanwhile.
+    fn whole_round(&mut self) -> Option<Step> {
         self.memory.round += 1;
         let begin_unix_us = self.clock.now_unix_us();
         let mut events = Vec::new();
 
-        let topology = Availability::from(self.host.topology()).map(Arc::new);
-        let (mut vms, vms_reason) = match self.vms.discover() {
+        let topology = self.ask_host(|host| host.topology())?;
+        let topology = Availability::from(topology).map(Arc::new);
+        let (mut vms, vms_reason) = match self.discover()? {
             Ok(found) => {
                 events.extend(found.notes.into_iter().map(|note| (EventKind::VmVanished, None, note)));
                 (found.vms, None)
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        let completed = self.observer.as_mut().map(|observer| observer.complete(&mut vms));
-        events.extend(completed.into_iter().flatten().map(|note| (EventKind::Note, None, note)));
+        let notes = self.complete(&mut vms)?;
+        events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !vms.is_empty() {
             events.extend(self.merge().into_iter().map(|note| (EventKind::Note, None, note)));
         }
         let matrix = match &vms_reason {
             Some(reason) => Availability::Unavailable(format!("no VMs are known: {reason}")),
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
-            None => match self.sharing.measure(&vms) {
+            None => match self.measure(&mut vms)? {
                 Ok(measured) => {
                     for vanished in measured.vanished {
                         let gone = vms.iter().find(|vm| vm.name == vanished.vm).map(Vm::reference);
@@ -128,17 +154,29 @@ impl Engine {
             self.note_comings_and_goings(&vms, &mut events);
         }
 
+        let vms = Arc::new(vms);
         let basis = match (&matrix, &topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                Availability::Available(self.basis(&vms, matrix, topology))
+                Availability::Available(self.basis(&vms, matrix, topology)?)
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
             }
         };
-        let plan = basis.as_ref().map(|basis| Arc::new(self.policy.plan(&basis.input(&self.limits))));
-        let observation = self.window(&vms, topology.value().map(|topology| &**topology));
+        let (basis, plan) = match basis {
+            Availability::Available(basis) => {
+                let (basis, plan) = self.plan(self.policy, basis)?;
+                (Availability::Available(basis), Availability::Available(plan))
+            }
+            Availability::Unavailable(reason) => {
+                (Availability::Unavailable(reason.clone()), Availability::Unavailable(reason))
+            }
+        };
+        let observation = self.window(&vms, topology.value())?;
         let at = self.moment();
+        if self.memory.apart.stop().is_set() {
+            return None;
+        }
         let wanted = match (&mut self.trials, &basis, &plan) {
             (Some(trials), Availability::Available(basis), Availability::Available(plan)) => {
                 let input = basis.input(&self.limits);
@@ -167,25 +205,27 @@ impl Engine {
             end_unix_us,
             ksm: self.host.ksm().into(),
             topology,
-            vms: Arc::new(vms),
+            vms,
             matrix,
             plan,
             pinning,
             events: events_at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
         };
-        self.tell_round(round, observation, decisions)
+        Some(self.tell_round(round, observation, decisions))
     }
 
     /// Ends a window of observation, and switches to another placement where a trial asks for it. `None`
-    /// before the first round, and where nothing is watched.
+    /// before the first round, where nothing is watched, and where it takes too long for a loop that is to end.
     pub fn observe(&mut self) -> Option<Step> {
         let View { round: last, pinning: before, .. } = self.memory.view.clone()?;
         self.observer.as_ref()?;
-        let observation = self.window(&last.vms, last.topology.value().map(|topology| &**topology));
+        let observation = self.window(&last.vms, last.topology.value())?;
         let mut updates = vec![Update::Window(observation)];
         let mut events = Vec::new();
-        let to_pin = self.trials.as_mut().filter(|_| self.apply).and_then(|trials| trials.next_to_pin(false));
+        // At the end nothing is placed anew: it is undone at once.
+        let may_pin = self.apply && !self.memory.apart.stop().is_set();
+        let to_pin = self.trials.as_mut().filter(|_| may_pin).and_then(|trials| trials.next_to_pin(false));
         if let Some(plan) = to_pin {
             // That a trial switches is no event: the decision at its end is.
             let (pinning, skipped) = self.pin(&last.vms, &Availability::Available(Arc::new(plan)));
@@ -230,54 +270,6 @@ impl Engine {
     fn remember(&mut self, updates: Vec<Update>) -> Step {
         View::follow(&mut self.memory.view, &updates);
         updates.into()
-    }
-
-    /// What a plan is made from.
-    fn basis<'a>(&mut self, vms: &[Vm], matrix: &'a SharingMatrix, topology: &'a Topology) -> Basis<'a> {
-        let seen = self.memory.view.as_ref().and_then(|view| view.observation.value());
-        let mut places: Vec<PlanVm> = Vec::new();
-        for vm in vms {
-            let place = PlanVm::of(vm, topology);
-            let mut place = match seen {
-                Some(seen) => place.observed(vm, seen),
-                None => place,
-            };
-            if self.limits.local_memory.is_some() {
-                // Where it is not known a reason of the plan says so.
-                place.node_pages = numa::vm_node_pages(vm, |process| self.host.node_pages(process));
-            }
-            places.push(place);
-        }
-        let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
-        Basis { matrix, topology, places, weighted, apart: self.limits.pairs_apart(matrix) }
-    }
-
-    /// What was seen since the last call, in the placement that was in force; from now on `vms` are
-    /// watched.
-    fn window(&mut self, vms: &[Vm], topology: Option<&Topology>) -> Availability<Arc<Observation>> {
-        let Some(observer) = &mut self.observer else {
-            return Availability::Unavailable("no probes and no counters are set up".into());
-        };
-        let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
-        let sharing_cost = self.sharing.programs_cost();
-        let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
-        let seen = observer.observe(vms, topology).map(|mut seen| {
-            seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
-                name: SHARING_PROGRAMS.to_owned(),
-                cost: Availability::Available(ProgramCost {
-                    runs: now.runs.saturating_sub(before.runs),
-                    run_ns: now.run_ns.saturating_sub(before.run_ns),
-                }),
-            }));
-            Observation { round: placed_in, ..seen }
-        });
-        let at = self.moment();
-        let Some(trials) = &mut self.trials else { return seen.map(Arc::new) };
-        let host = HostReading {
-            load_per_cpu: self.host.runnable_per_cpu().ok(),
-            ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
-        };
-        seen.map(|seen| Arc::new(trials.window(at, seen, host)))
     }
 
     /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
@@ -345,6 +337,17 @@ impl Engine {
         self.trials.as_mut().map(TrialRunner::new_decisions).unwrap_or_default()
     }
 
+    /// Waits a moment for an observer that was abandoned, so that it leaves nothing; after the undo, which waits for
+    /// nobody.
+    pub(crate) fn settle(&mut self) {
+        if self.memory.has_lost_observer && !self.memory.apart.settle(LAST_READING) {
+            tracing::warn!(
+                "the counters are still being read, and end with this process; if monitoring groups (resctrl) are \
+                 left, `huddle restore` removes them"
+            );
+        }
+    }
+
     /// Takes back every change; `None` when nothing could change.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
@@ -362,7 +365,8 @@ impl Engine {
 
     /// Merges what VMs have in common, and says what came of it.
     fn merge(&mut self) -> Vec<String> {
-        match self.merger.as_mut().map(|merger| merger.merge()) {
+        let stop = self.memory.apart.stop();
+        match self.merger.as_mut().map(|merger| merger.merge(stop)) {
             None => Vec::new(),
             Some(Ok(notes)) => notes,
             Some(Err(error)) => vec![format!("merging ended early: {error}")],
@@ -421,25 +425,6 @@ impl Engine {
             trials.pinned(at, &pinning);
         }
         (pinning, skipped)
-    }
-}
-
-/// What a plan is made from, beside the limits.
-struct Basis<'a> {
-    matrix: &'a SharingMatrix,
-    topology: &'a Topology,
-    places: Vec<PlanVm>,
-    /// The matrix with less for VMs that write to what they share, where placements are tried.
-    weighted: Option<SharingMatrix>,
-    apart: Vec<(usize, usize)>,
-}
-
-impl Basis<'_> {
-    fn input<'b>(&'b self, limits: &'b PlanLimits) -> PlanInput<'b> {
-        let input =
-            PlanInput::new(self.weighted.as_ref().unwrap_or(self.matrix), self.topology, &self.places);
-        let input = if self.weighted.is_some() { input.measured(self.matrix) } else { input };
-        input.apart(&self.apart).limits(limits)
     }
 }
 

@@ -10,6 +10,7 @@ use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::pinning::PinOutcome;
+use huddle_model::plan::PlanVm;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 use tokio::sync::{mpsc, oneshot};
@@ -191,7 +192,7 @@ fn round(engine: &mut Engine) -> View {
 /// The view after a command, and its answer.
 fn command(engine: &mut Engine, command: &LoopCommand) -> Result<(View, String), String> {
     let (_, answer) = engine.command(command)?;
-    Ok((engine.memory.view.clone().unwrap(), answer))
+    Ok((engine.memory.view.clone().unwrap(), answer?))
 }
 
 /// Waits until what was told adds up to such a view.
@@ -385,6 +386,94 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     assert_eq!(said.iter().filter(|what| what.starts_with("apply")).count(), 4);
     assert_eq!(said.last().map(String::as_str), Some("undo"));
     assert_eq!(end.undo.unwrap().restored, 1);
+}
+
+/// Never comes back from where it waits, until it is let go.
+struct Hanging(Option<std::sync::mpsc::Receiver<()>>);
+
+impl SharingSource for Hanging {
+    fn measure(&mut self, _: &[Vm]) -> Result<Measurement, StageError> {
+        self.0.take().map(|held| held.recv());
+        Err("it hung".into())
+    }
+}
+
+impl VmSource for Hanging {
+    fn discover(&mut self) -> Result<Discovery, StageError> {
+        self.0.take().map(|held| held.recv());
+        Err("it hung".into())
+    }
+}
+
+impl Observer for Hanging {
+    fn observe(&mut self, _: &[Vm], _: Option<&Topology>) -> Availability<Observation> {
+        self.0.take().map(|held| held.recv());
+        Availability::Unavailable("it hung".into())
+    }
+}
+
+/// Whatever a round waits for, a stop undoes within a second, and nothing is pinned afterwards.
+#[tokio::test]
+async fn a_stop_waits_for_no_reading_of_the_host() {
+    let hang = |stage: usize, engine: &mut Engine| {
+        let (release, held) = std::sync::mpsc::channel();
+        let hanging = Box::new(Hanging(Some(held)));
+        match stage {
+            0 => engine.vms = hanging,
+            1 => engine.sharing = hanging,
+            _ => engine.observer = Some(hanging),
+        }
+        release
+    };
+    for stage in 0..3 {
+        let pinner = FakePinner::default();
+        let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+        let release = hang(stage, &mut engine);
+        let begun = std::time::Instant::now();
+        let stop = tokio::time::sleep(Duration::from_millis(100));
+        let options =
+            RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+        let tell = |step: &Step| panic!("a round that was given up tells {step:?}");
+        let end = run(engine, Box::new(Often), stop, tell, no_commands(), options).await.unwrap();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "stage {stage}: {took:?}");
+        assert_eq!((end.rounds, end.undo.unwrap().restored), (0, 1), "stage {stage}");
+        assert_eq!(*pinner.0.lock().unwrap(), ["undo"], "stage {stage}");
+        drop(release);
+        // What was abandoned ends by itself, and finds nobody whom it could tell.
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(*pinner.0.lock().unwrap(), ["undo"], "stage {stage}");
+    }
+}
+
+/// Cannot pin, as with a journal on a full disk.
+struct Full;
+
+impl Pinner for Full {
+    fn apply(&mut self, _: &[Vm], _: &Plan) -> Result<PinReport, StageError> {
+        Err("cannot write the journal: No space left on device".into())
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        UndoReport { failures: vec!["cannot put back vCPU 0".into()], ..UndoReport::default() }
+    }
+}
+
+#[test]
+fn what_a_command_could_not_do_is_no_success() {
+    let mut engine = engine(vec![Ok(vec![vm("a", 1)])], &FakePinner::default());
+    engine.pinner = Some(Box::new(Full));
+    assert!(round(&mut engine).pinning.failure().unwrap().contains("No space left"));
+    for command in [LoopCommand::Apply, LoopCommand::SetPolicy(Policy::Sharing)] {
+        let (step, answer) = engine.command(&command).unwrap();
+        let why = answer.unwrap_err();
+        assert!(why.contains("pinning failed") && why.contains("No space left"), "{why}");
+        let [.., Update::Round(round)] = &step[..] else { panic!("{step:?}") };
+        let said: Vec<_> = round.events.iter().map(|event| (event.kind, event.message.as_str())).collect();
+        assert!(said.iter().any(|(kind, said)| *kind == EventKind::StageFailed && said.contains("No space")));
+    }
+    let (_, answer) = engine.command(&LoopCommand::Restore).unwrap();
+    assert!(answer.unwrap_err().contains("NOT EVERYTHING WAS UNDONE: cannot put back vCPU 0"));
 }
 
 #[tokio::test]

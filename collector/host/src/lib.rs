@@ -23,6 +23,7 @@ pub mod process_ksm;
 pub mod socket;
 pub mod stages;
 pub mod status;
+pub mod stop;
 pub mod task;
 pub mod topology;
 
@@ -31,12 +32,13 @@ use std::path::{Path, PathBuf};
 use huddle_model::cpuset::CpuSet;
 use procfs_core::FromRead;
 
-/// Where a host's `/proc`, `/sys` and `/dev` are: the real ones, or a tree of fixtures.
+/// Where a host's `/proc`, `/sys`, `/dev` and `/run` are: the real ones, or a tree of fixtures.
 #[derive(Clone, Debug)]
 pub struct HostRoot {
     proc: PathBuf,
     sys: PathBuf,
     dev: PathBuf,
+    run: PathBuf,
 }
 
 /// A kernel file that could not be read or understood.
@@ -84,12 +86,28 @@ impl HostError {
 impl HostRoot {
     /// The host this program runs on.
     pub fn real() -> Self {
-        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into() }
+        Self { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into(), run: "/run".into() }
     }
 
-    /// A tree with `proc`, `sys` and `dev` in it.
+    /// A tree with `proc`, `sys`, `dev` and `run` in it.
     pub fn at(root: &Path) -> Self {
-        Self { proc: root.join("proc"), sys: root.join("sys"), dev: root.join("dev") }
+        let below = |name: &str| root.join(name);
+        Self { proc: below("proc"), sys: below("sys"), dev: below("dev"), run: below("run") }
+    }
+
+    /// The same with another `/run`: for tests that lock a host which other tests lock at the same time.
+    pub fn with_run(self, run: &Path) -> Self {
+        Self { run: run.to_owned(), ..self }
+    }
+
+    /// A path below `/run`.
+    pub fn run(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.run.join(path)
+    }
+
+    /// Whether `/run` is that of the host this program runs on.
+    pub(crate) fn has_real_run(&self) -> bool {
+        self.run == Path::new("/run")
     }
 
     /// A path below `/proc`.

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use crate::HostError;
 use crate::discover::Discovery;
 use crate::pin::{PinReport, UndoReport};
+use crate::stop::Stop;
 
 /// Why a stage could not do its work: one sentence for the user.
 pub type StageError = Box<dyn std::error::Error + Send + Sync>;
@@ -74,11 +75,11 @@ pub trait SharingSource {
 /// Merges what VMs have in common, where the hypervisor leaves that to whoever asks (Xen's memory sharing; KSM
 /// merges by itself). It changes the host, so each change is in a journal first.
 pub trait PageMerger {
-    /// Merges what VMs have in common now; what came of it, one sentence each.
+    /// Merges what VMs have in common now; what came of it, one sentence each. Ends soon after `stop` is set.
     ///
     /// # Errors
     /// Merging ended early. What was merged before stays, and is taken back by [`Self::undo`].
-    fn merge(&mut self) -> Result<Vec<String>, StageError>;
+    fn merge(&mut self, stop: &Stop) -> Result<Vec<String>, StageError>;
 
     /// Gives every page a frame of its own again; what could not be undone stays in the journal.
     fn undo(&mut self) -> UndoReport;

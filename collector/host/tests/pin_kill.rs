@@ -66,7 +66,7 @@ fn run_badly(how: &str, place: &Path, pid: i32) {
         return;
     }
     let root = HostRoot::at(place);
-    let state = StateDir::open(Some(&place.join("state"))).unwrap().lock().unwrap();
+    let state = StateDir::open(Some(&place.join("state"))).unwrap().lock(&root).unwrap();
     let mut journal = Journal::open(&root, &state).unwrap();
     let task = task::process(&root, pid).unwrap().id;
     let single = |cpu: u32| -> CpuSet { [cpu].into_iter().collect() };
@@ -218,12 +218,12 @@ impl Drop for Scene {
 fn sigkill() -> Result<(), Failed> {
     let mut scene = Scene::new();
     scene.start_and_kill("wait", Duration::ZERO, |scene, pid| {
-        let error = scene.state().lock().unwrap_err().to_string();
+        let error = scene.state().lock(&scene.root()).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {pid}")), "{error}");
     });
     assert_eq!(scene.now(), scene.pinned());
     // The kernel gave the lock back.
-    let report = restore(&Undoers::of_host(scene.root()), &scene.state().lock()?)?;
+    let report = restore(&Undoers::of_host(scene.root()), &scene.state().lock(&scene.root())?)?;
     assert_eq!((report.restored, report.failures.len()), (3, 0), "{report:?}");
     assert_eq!(scene.now(), scene.original());
     assert!(!scene.journal().exists());
@@ -233,7 +233,7 @@ fn sigkill() -> Result<(), Failed> {
 fn new_run_recovers() -> Result<(), Failed> {
     let mut scene = Scene::new();
     scene.start_and_kill("wait", Duration::ZERO, |_, _| {});
-    let mut journal = Journal::open(&scene.root(), &scene.state().lock()?)?;
+    let mut journal = Journal::open(&scene.root(), &scene.state().lock(&scene.root())?)?;
     assert_eq!(journal.entries().len(), 3);
     let report = recover(&Undoers::of_host(scene.root()), &mut journal);
     assert_eq!((report.restored, report.failures.len()), (3, 0), "{report:?}");
@@ -247,7 +247,7 @@ fn sigkill_anywhere() -> Result<(), Failed> {
     let mut scene = Scene::new();
     for step in 0..40u64 {
         scene.start_and_kill("to-and-fro", Duration::from_micros(step * 613), |_, _| {});
-        let report = restore(&Undoers::of_host(scene.root()), &scene.state().lock()?)?;
+        let report = restore(&Undoers::of_host(scene.root()), &scene.state().lock(&scene.root())?)?;
         assert_eq!(report.failures, [] as [String; 0], "kill {step}");
         assert!(!report.notes.iter().any(|note| note.contains("somebody else")), "kill {step}: {report:?}");
         assert_eq!(scene.now(), scene.original(), "kill {step}: {report:?}");
@@ -258,7 +258,7 @@ fn sigkill_anywhere() -> Result<(), Failed> {
 fn sigkill_between() -> Result<(), Failed> {
     let mut scene = Scene::new();
     scene.start_and_kill("journal-only", Duration::ZERO, |_, _| {});
-    let report = restore(&Undoers::of_host(scene.root()), &scene.state().lock()?)?;
+    let report = restore(&Undoers::of_host(scene.root()), &scene.state().lock(&scene.root())?)?;
     assert_eq!((report.restored, report.failures.len()), (0, 0), "{report:?}");
     assert!(report.notes[0].contains("was not changed"), "{report:?}");
     assert_eq!(scene.now(), scene.original());

@@ -6,9 +6,10 @@ use std::time::Duration;
 use huddle_engine::backend::{Backend, CounterChoice, HostBackend, XenBackend, undoers};
 use huddle_host::clock::HostClock;
 use huddle_host::discover::{DiscoverOptions, Discovery, NamedCgroup, NamedComm, NamedProcess};
+use huddle_host::files::cannot_be_written;
 use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, Subject, recover};
 use huddle_host::stages::{Clock as _, Measurement};
-use huddle_host::{HostRoot, numa};
+use huddle_host::{HostRoot, numa, task};
 use huddle_model::matrix::{Method, SharingMatrix};
 use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
@@ -54,6 +55,16 @@ impl Context {
             }
         }
         let root = HostRoot::real();
+        for NamedProcess { name, pid } in &discover.processes {
+            // One that is not there is told of by discovery.
+            if let Ok(process) = task::process_of(&root, *pid)
+                && process != *pid
+            {
+                return Err(Failure::usage(anyhow::anyhow!(
+                    "{pid}, named as VM {name:?}, is a thread of process {process}; name the process"
+                )));
+            }
+        }
         let names_processes = !common.vms.is_empty() || !config.vm.is_empty();
         let cache_level = common.cache_level.or(config.cache_level);
         let sharing = config.sharing.choice();
@@ -154,9 +165,23 @@ impl Context {
         StateDir::open(self.state_dir.as_deref()).map_err(state_failure)
     }
 
+    /// The state directory, to undo what is in it: used as it is, on a full or read-only disk too. `None` where there
+    /// is none and none can be made, and so nothing to undo.
+    pub(crate) fn state_to_undo(&self) -> Result<Option<StateDir>, Failure> {
+        let path = self.state_dir.as_deref();
+        if let Some(dir) = StateDir::open_to_undo(path).map_err(state_failure)? {
+            return Ok(Some(dir));
+        }
+        match StateDir::open(path) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(StateError::Io { source, .. }) if cannot_be_written(&source) => Ok(None),
+            Err(error) => Err(state_failure(error)),
+        }
+    }
+
     /// Undoes what an earlier run left in a journal.
     fn recover(&self, journal: &mut Journal) {
-        if journal.entries().is_empty() {
+        if journal.is_empty() {
             return;
         }
         let report = recover(&undoers(&self.root), journal);
@@ -169,7 +194,7 @@ impl Context {
     /// The one pinner of this host. What an earlier run that was killed left behind is undone first
     /// when `undo_leftovers` is set.
     pub(crate) fn pinner(&self, undo_leftovers: bool) -> Result<HostPinner, Failure> {
-        let lock = self.state()?.lock().map_err(state_failure)?;
+        let lock = self.state()?.lock(&self.root).map_err(state_failure)?;
         let mut journal = Journal::open(&self.root, &lock).map_err(Failure::failed)?;
         for note in journal.notes() {
             tracing::warn!("{note}");
@@ -189,6 +214,6 @@ pub(crate) fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-fn state_failure(error: StateError) -> Failure {
+pub(crate) fn state_failure(error: StateError) -> Failure {
     Failure::failed(error)
 }

@@ -28,12 +28,15 @@ use huddle_record::{
     new_manifest,
 };
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
 use super::context::{Context, seconds};
 use super::failure::Failure;
+use super::signals::Stopping;
+
+/// The socket for reports in the state directory.
+pub(crate) const REPORTS_FILE: &str = "reports";
 
 /// The loop, ready to run.
 pub(crate) struct Loop {
@@ -47,25 +50,18 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// Checks the host and the flags, and only then changes what `args` asks for.
-    pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<Self, Failure> {
+    /// Checks the host and the flags, and only then changes what `args` asks for. In a runtime. From the first change on
+    /// signals are heard: until then they end the process at once, since there is nothing to undo.
+    pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<(Self, Stopping), Failure> {
         // Bad names on the command line are an error now, not an event in every round.
         context.topology()?;
         let choice = choice(args);
         context.backend.check(&choice)?;
-        let pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
+        let stopping = Stopping::listen()?;
+        let mut pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let recordings = Recordings::of(context);
         let recorder = args.record.as_deref().map(|dir| recordings.start(dir)).transpose()?;
-        let pinner = match pinner {
-            Some(mut pinner) => {
-                if args.ksm_run {
-                    pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
-                }
-                Some(pinner)
-            }
-            None => None,
-        };
         for advice in context.backend.advice(&choice) {
             tracing::warn!("{advice}");
         }
@@ -79,23 +75,27 @@ impl Loop {
         let state = pinner.as_ref().map(|pinner| pinner.journal().state());
         let Stages { vms, sharing, merger, host, observer, passes } =
             context.backend.stages(&choice, reports, state)?;
+        if let Some(pinner) = pinner.as_mut().filter(|_| args.ksm_run) {
+            pinner.set_ksm(&[("run", "1".to_owned())]).map_err(Failure::failed)?;
+        }
+        let memory = Memory::default();
         let engine = Engine {
             vms,
             sharing,
             merger,
             host,
             observer: Some(observer),
-            pinner: pinner.map(|pinner| Box::new(pinner) as _),
+            pinner: pinner.map(|pinner| Box::new(pinner.until(memory.stop())) as _),
             apply: !args.dry_run,
             clock: Box::new(HostClock),
             policy: context.policy,
             limits: context.config.plan.clone(),
             trials,
-            memory: Memory::default(),
+            memory,
         };
         let can_pin = engine.pinner.is_some();
         let records_into = args.record.clone();
-        Ok(Self { engine, passes, recorder, records_into, recordings, server, can_pin })
+        Ok((Self { engine, passes, recorder, records_into, recordings, server, can_pin }, stopping))
     }
 
     /// Whether it can pin at all.
@@ -253,7 +253,7 @@ fn report_socket(
 ) -> Result<Option<ReportSocket>, Failure> {
     let path = match args.report_socket.as_ref().or(context.config.report_socket.as_ref()) {
         Some(path) => path.clone(),
-        None if objective == Some(Objective::Reported) => context.state()?.path().join("reports"),
+        None if objective == Some(Objective::Reported) => context.state()?.path().join(REPORTS_FILE),
         None => return Ok(None),
     };
     let socket = ReportSocket::open(&path).map_err(Failure::failed)?;
@@ -341,21 +341,6 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
         .build()
         .context("cannot start the runtime")
         .map_err(Failure::Failed)
-}
-
-/// Ready at the first SIGINT, SIGTERM or SIGHUP. Listening starts at once, not at the first poll.
-pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| signal(kind).context("cannot listen for signals").map_err(Failure::Failed);
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    })
 }
 
 /// Tells what was taken back; a failed undo is the one thing the loop may not go over.

@@ -8,6 +8,7 @@ mod failure;
 mod log;
 mod looping;
 mod privileges;
+mod signals;
 mod table;
 
 use std::process::ExitCode;

@@ -15,3 +15,11 @@ pub mod sample;
 pub mod sample_observed;
 pub mod tmux;
 pub mod xen;
+
+use std::path::{Path, PathBuf};
+
+/// The environment of a `huddle` whose state is in `dir`, and which does not keep out those of other tests that run
+/// on this machine at the same time.
+pub fn own_state(dir: &Path) -> [(&'static str, PathBuf); 2] {
+    [("HUDDLE_STATE_DIR", dir.join("state")), ("HUDDLE_HOST_LOCK", dir.join("host"))]
+}

@@ -139,8 +139,7 @@ pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ra
     for reader in &readers {
         huddle.args(["--vm", &format!("{}={}", reader.name, reader.pid())]);
     }
-    let mut huddle =
-        huddle.env("HUDDLE_STATE_DIR", dir.path().join("state")).stderr(Stdio::piped()).spawn().unwrap();
+    let mut huddle = huddle.envs(crate::own_state(dir.path())).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(huddle.id() as i32);
     let (send, said) = std::sync::mpsc::channel();
     let stderr = BufReader::new(huddle.stderr.take().unwrap());

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
+use huddle_testing::own_state;
 use huddle_testing::recording::columns;
 
 pub fn trials() -> Vec<Trial> {
@@ -29,8 +30,7 @@ fn records_merges() {
     for tenant in &tenants {
         huddle.args(["--vm", &format!("{}={}", tenant.name, tenant.pid())]);
     }
-    let mut huddle =
-        huddle.env("HUDDLE_STATE_DIR", dir.path().join("state")).stderr(Stdio::piped()).spawn().unwrap();
+    let mut huddle = huddle.envs(own_state(dir.path())).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.any(|line| line.contains("round 1:")));
     // The programs are attached: whatever is merged from now on is seen.

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
+use huddle_testing::own_state;
 use huddle_testing::tmux::{self, Terminal};
 
 pub fn trials() -> Vec<Trial> {
@@ -54,7 +55,7 @@ fn vm_flags(tenants: &[Tenant]) -> String {
 fn script(dir: &Path, arguments: &str) -> String {
     let (dir, huddle) = (dir.display(), env!("CARGO_BIN_EXE_huddle"));
     format!(
-        "cd {dir}; export HUDDLE_STATE_DIR={dir}/state LC_ALL=C.UTF-8 TERM=tmux-256color\n\
+        "cd {dir}; export HUDDLE_STATE_DIR={dir}/state HUDDLE_HOST_LOCK={dir}/host LC_ALL=C.UTF-8 TERM=tmux-256color\n\
          unset NO_COLOR COLORTERM; stty -a | grep -v rows > before\n\
          {huddle} {arguments} 2> said; echo ended with $?; stty -a | grep -v rows > after; echo looked; sleep 1000\n"
     )
@@ -190,7 +191,7 @@ fn leaves() {
     let ksm = Ksm::start();
     let tenants = pairs(&ksm);
     let before = cpus(tenants[0].pid());
-    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGXCPU] {
         let dir = tempfile::tempdir().unwrap();
         let top = format!("top{}", vm_flags(&tenants));
         let terminal = Terminal::start(dir.path(), (80, 24), &script(dir.path(), &top));
@@ -208,16 +209,15 @@ fn leaves() {
     kill(pid_of_huddle(dir.path()), Signal::SIGKILL).unwrap();
     terminal.shows("looked");
     assert!(dir.path().join("run/manifest.json").exists());
-    let state = dir.path().join("state");
     let restored =
-        Command::new(env!("CARGO_BIN_EXE_huddle")).arg("restore").env("HUDDLE_STATE_DIR", state).status();
+        Command::new(env!("CARGO_BIN_EXE_huddle")).arg("restore").envs(own_state(dir.path())).status();
     assert!(restored.unwrap().success());
     assert_eq!(cpus(tenants[0].pid()), before);
 
     // Without a terminal.
     let output = Command::new(env!("CARGO_BIN_EXE_huddle"))
         .args(["top", "--dry-run", "--vm", &format!("a={}", tenants[0].pid())])
-        .env("HUDDLE_STATE_DIR", dir.path().join("state"))
+        .envs(own_state(dir.path()))
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -242,7 +242,7 @@ fn watches() {
     let dir = tempfile::tempdir().unwrap();
     let run = || {
         let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"));
-        huddle.args(["run", "--window", "0.2"]).env("HUDDLE_STATE_DIR", dir.path().join("state"));
+        huddle.args(["run", "--window", "0.2"]).envs(own_state(dir.path()));
         tenants
             .iter()
             .for_each(|tenant| _ = huddle.args(["--vm", &format!("{}={}", tenant.name, tenant.pid())]));
@@ -289,7 +289,7 @@ fn replays() {
     ksm.set("run", "1");
     let huddle = |arguments: &[&str]| {
         let mut huddle = Command::new(env!("CARGO_BIN_EXE_huddle"));
-        huddle.args(arguments).env("HUDDLE_STATE_DIR", dir.path().join("state"));
+        huddle.args(arguments).envs(own_state(dir.path()));
         huddle
     };
     let mut run = huddle(&["run", "--rounds", "4", "--window", "0.2", "--policy", "opposed", "--record"]);

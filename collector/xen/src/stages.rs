@@ -18,6 +18,7 @@ use huddle_host::pin::{Change, Journal, Key, UndoReport};
 use huddle_host::stages::{
     HostSource, PageMerger, Pass, PassTrigger, SharingSource, StageError, TriggerError,
 };
+use huddle_host::stop::Stop;
 use huddle_sharing::content::ContentScan;
 use huddle_sharing::{Measurement, SharingError};
 
@@ -106,13 +107,13 @@ impl Merging {
     /// # Errors
     /// As [`Merger::merge`]; that merging is not to be had is none.
     pub fn merge_once(&mut self) -> Result<Availability<Merged>, MergeError> {
-        self.merger.merge()
+        self.merger.merge(&Stop::default())
     }
 }
 
 impl PageMerger for Merging {
-    fn merge(&mut self) -> Result<Vec<String>, StageError> {
-        Ok(match self.merge_once()? {
+    fn merge(&mut self, stop: &Stop) -> Result<Vec<String>, StageError> {
+        Ok(match self.merger.merge(stop)? {
             Availability::Available(merged) => {
                 let mut notes = merged.reasons;
                 let (pages, frames) = (merged.pages_shared, merged.frames_freed);
@@ -134,7 +135,8 @@ impl PageMerger for Merging {
         let forgotten = lock(&self.journal).forget(&keys);
         let restored = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         let mut report = UndoReport { restored, failures: undone.failures, ..UndoReport::default() };
-        report.failures.extend(forgotten.err().map(|error| error.to_string()));
+        // They are undone; that the file still has them is harmless.
+        report.notes.extend(forgotten.err().map(|error| error.to_string()));
         report
     }
 }
@@ -203,14 +205,14 @@ mod tests {
     #[test]
     fn what_merging_does_is_in_its_journal_until_it_is_taken_back() {
         let (xen, dir) = (made(), tempfile::tempdir().unwrap());
-        let root = HostRoot::real();
-        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+        let root = HostRoot::real().with_run(dir.path());
+        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock(&root).unwrap();
         let open = || Journal::open_of(Subject::MemorySharing, &root, &state).unwrap();
         let parts =
             Xen { sharing: Box::new(xen.clone()), memory: Box::new(xen.clone()), list: Box::new(xen.list()) };
         let mut merging = Merging::new(parts, MergeSettings::default(), open());
         assert_eq!(open().entries(), [], "nothing is touched yet");
-        let notes = merging.merge().unwrap().join("; ");
+        let notes = merging.merge(&Stop::default()).unwrap().join("; ");
         assert!(notes.contains("40 pages are shared by Xen; 20 frames became free"), "{notes}");
         // What `huddle restore` would find after a kill -9.
         let names: Vec<String> = open()

@@ -272,6 +272,9 @@ pub enum XenError {
         /// What Xen answered.
         errno: Errno,
     },
+    /// The loop is to end, and reads nothing more.
+    #[error("the loop is ending")]
+    Ending,
     /// The domain is not there any more, or another one has its number.
     #[error("domain {0} is gone")]
     Gone(u16),

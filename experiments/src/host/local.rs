@@ -78,7 +78,7 @@ impl CollectorHost {
                 run.display()
             ))
         })?;
-        let lock = lock(state_dir)?;
+        let lock = lock(&root, state_dir)?;
         let journal = empty_journal(Journal::open(&root, &lock).map_err(HostFailure::failed)?)?;
         let backend = HostBackend {
             root: root.clone(),

@@ -8,6 +8,7 @@ pub mod xen;
 use std::path::Path;
 
 use huddle_engine::backend::BackendError;
+use huddle_host::HostRoot;
 use huddle_host::pin::{HostPinner, Journal, StateDir, StateLock, ThreadPin};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
@@ -102,7 +103,7 @@ impl HostFailure {
 
 /// An empty journal: another huddle holds none, and an earlier one left nothing in force.
 fn empty_journal(journal: Journal) -> Result<Journal, HostFailure> {
-    if journal.entries().is_empty() {
+    if journal.is_empty() {
         return Ok(journal);
     }
     // It would be undone at the end, and somebody may want it as it is.
@@ -113,9 +114,9 @@ fn empty_journal(journal: Journal) -> Result<Journal, HostFailure> {
     )))
 }
 
-/// The lock of this host, in its state directory.
-fn lock(state_dir: Option<&Path>) -> Result<StateLock, HostFailure> {
-    StateDir::open(state_dir).and_then(|dir| dir.lock()).map_err(HostFailure::failed)
+/// The lock of this host, and of its state directory.
+fn lock(root: &HostRoot, state_dir: Option<&Path>) -> Result<StateLock, HostFailure> {
+    StateDir::open(state_dir).and_then(|dir| dir.lock(root)).map_err(HostFailure::failed)
 }
 
 /// Sets the affinity of every vCPU as planned, and makes sure that it holds.

@@ -79,7 +79,7 @@ impl XenHost {
             caches: KnownCaches::of_host(root, last_level),
             sharing: SharingChoice::default(),
         };
-        let lock = lock(state_dir)?;
+        let lock = lock(root, state_dir)?;
         let journal = |subject| Journal::open_of(subject, root, &lock).map_err(HostFailure::failed);
         let pins = empty_journal(journal(Subject::Placement)?)?;
         let shared = empty_journal(journal(Subject::MemorySharing)?)?;

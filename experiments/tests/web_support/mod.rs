@@ -51,6 +51,7 @@ pub(crate) fn command(dir: &Path) -> Command {
         Path::new("--state-dir"),
         &dir.join("state"),
     ]);
+    command.env("HUDDLE_HOST_LOCK", dir.join("host"));
     command
 }
 

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::observation::ReportObservation;
 use huddle_model::pinning::PinOutcome;
-use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::trial::{Objective, Outcome, TrialSettings};
 use huddle_model::vm::{TaskId, Vcpu, VmmKind};
 
@@ -252,7 +252,7 @@ fn observe(engine: &mut Engine) -> View {
 
 fn command(engine: &mut Engine, command: &LoopCommand) -> (View, String) {
     let (_, answer) = engine.command(command).unwrap();
-    (viewed(engine), answer)
+    (viewed(engine), answer.unwrap())
 }
 
 fn phase(view: &View) -> Phase {
@@ -334,20 +334,20 @@ fn a_dry_run_leaves_what_was_kept_and_not_what_was_only_tried() {
     let (view, _) = command(&mut engine, &LoopCommand::DryRun);
     assert_broken_off(&view, "a dry run");
     assert_eq!(pinned.now(), "nothing", "nothing had been kept yet");
-    engine.command(&LoopCommand::Apply).unwrap();
+    engine.command(&LoopCommand::Apply).unwrap().1.unwrap();
     assert_eq!(next_decision(&mut engine).outcome, Outcome::Kept);
 
     let kept = pinned.now();
     let changes = pinned.changes();
-    engine.command(&LoopCommand::DryRun).unwrap();
-    engine.command(&LoopCommand::SetPolicy(Policy::Opposed)).unwrap();
+    engine.command(&LoopCommand::DryRun).unwrap().1.unwrap();
+    engine.command(&LoopCommand::SetPolicy(Policy::Opposed)).unwrap().1.unwrap();
     for _ in 0..10 {
         engine.observe();
         engine.round();
     }
     assert_eq!((pinned.now(), pinned.changes()), (kept.clone(), changes));
-    engine.command(&LoopCommand::SetPolicy(Policy::Sharing)).unwrap();
-    engine.command(&LoopCommand::Apply).unwrap();
+    engine.command(&LoopCommand::SetPolicy(Policy::Sharing)).unwrap().1.unwrap();
+    engine.command(&LoopCommand::Apply).unwrap().1.unwrap();
     assert_eq!((pinned.now(), pinned.changes()), (kept, changes), "what was kept is still in force");
 }
 

@@ -13,6 +13,10 @@
 //!   from before huddle. A thread that the kernel confined further (a cpuset that shrank, a CPU that
 //!   went offline) is not that: it is put back.
 //! - What cannot be put back is a failure and stays in the journal.
+//! - It needs no room on the disk, and no leave to write: only the journal then still holds what is undone.
+//! - A line of the journal that is damaged is named, and sets nothing; all others are undone.
+//!
+//! One huddle at a time changes a host: [`StateDir::lock`] takes a lock of the host beside that of the directory.
 //!
 //! # What it cannot promise
 //! - A thread that a VMM starts later inherits the affinity of the thread that starts it
@@ -22,6 +26,7 @@
 //!   grows later.
 
 mod affinity;
+mod host_lock;
 pub mod journal;
 pub mod ksm;
 pub mod pinner;
@@ -29,6 +34,7 @@ pub mod state;
 pub mod undo;
 
 pub use affinity::{Affinities, AffinityKind, Presence, Scheduler, ThreadAffinities, VcpuRef};
+pub use host_lock::HOST_LOCK_VARIABLE;
 pub use journal::{Change, Journal, JournalError, Key, Subject};
 pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
 pub use state::{StateDir, StateError, StateLock};

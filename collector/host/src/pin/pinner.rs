@@ -1,11 +1,14 @@
 //! Carrying out a plan: affinities of vCPU threads, and the settings of KSM that experiments need.
 
-use std::collections::HashSet;
+mod settings;
+
+use std::collections::{HashMap, HashSet};
 
 use huddle_model::cpuset::CpuSet;
 use huddle_model::id::{TaskId, VcpuId};
 use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::Plan;
+use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::vm::Vm;
 use nix::errno::Errno;
 
@@ -14,6 +17,7 @@ use super::journal::{Change, Journal, JournalError, Key};
 use super::ksm;
 use super::undo::{UndoReport, Undoers, Undone, undo_all, undo_key};
 use crate::stages::{Pinner, StageError};
+use crate::stop::Stop;
 use crate::{HostError, HostRoot};
 
 /// One thread, or vCPU of a domain of Xen, and the CPUs it shall run on.
@@ -64,6 +68,9 @@ pub enum PinError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// There was no time for all of it.
+    #[error("the loop is ending, and pins nothing more")]
+    Ending,
     /// Not a setting of KSM.
     #[error("KSM has no setting {file:?}; huddle knows {}", ksm::SETTINGS.join(", "))]
     UnknownSetting {
@@ -100,6 +107,8 @@ pub struct HostPinner {
     undoers: Undoers,
     /// Who schedules what is pinned here; what the journal holds may be another's.
     scheduler: Scheduler,
+    /// Set when no more is to be pinned.
+    stop: Stop,
     kept: bool,
 }
 
@@ -134,12 +143,18 @@ impl HostPinner {
     /// new run calls [`recover`](super::recover) first.
     pub fn new(root: HostRoot, journal: Journal) -> Self {
         let undoers = Undoers::of_host(root.clone());
-        Self { root, journal, undoers, scheduler: Scheduler::Host, kept: false }
+        Self::with(root, journal, undoers, Scheduler::Host)
     }
 
     /// The same with what puts back a hypervisor's changes, and for the vCPUs of `scheduler`.
     pub fn with(root: HostRoot, journal: Journal, undoers: Undoers, scheduler: Scheduler) -> Self {
-        Self { root, journal, undoers, scheduler, kept: false }
+        Self { root, journal, undoers, scheduler, stop: Stop::default(), kept: false }
+    }
+
+    /// The same for a loop that may have to end while many vCPUs are pinned.
+    pub fn until(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// The journal, for its entries and notes.
@@ -160,9 +175,19 @@ impl HostPinner {
     pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
         let mut round = Round::default();
         let mut pins = Vec::new();
+        let domains: HashMap<DomainId, &CacheDomain> =
+            plan.domains.iter().map(|domain| (domain.id, domain)).collect();
+        let mut placed: HashMap<(&str, u32), DomainId> = HashMap::new();
+        for place in &plan.placement {
+            placed.entry((&place.vm, place.vcpu)).or_insert(place.domain);
+        }
+        let mut found = HashSet::new();
         for vm in vms {
             for vcpu in &vm.vcpus {
-                let Some(domain) = plan.domain_of(&vm.name, vcpu.index) else { continue };
+                let place = (vm.name.as_str(), vcpu.index);
+                found.insert(place);
+                let domain = placed.get(&place).and_then(|domain| domains.get(domain));
+                let Some(domain) = domain else { continue };
                 let cpus = domain.cpus.intersection(&vm.allowed_cpus);
                 if cpus.is_empty()
                     && let Some(of) = VcpuRef::of(self.scheduler, vcpu.id, vcpu.process)
@@ -185,10 +210,7 @@ impl HostPinner {
             }
         }
         for placed in &plan.placement {
-            let is_found = vms
-                .iter()
-                .any(|vm| vm.name == placed.vm && vm.vcpus.iter().any(|vcpu| vcpu.index == placed.vcpu));
-            if !is_found {
+            if !found.contains(&(placed.vm.as_str(), placed.vcpu)) {
                 round.report.outcome.skipped += 1;
                 round.report.notes.push(format!(
                     "vCPU {} of VM {} is placed, but was not found on this host",
@@ -197,7 +219,7 @@ impl HostPinner {
             }
         }
         self.pin(&pins, &mut round)?;
-        self.release_others(&mut round)?;
+        self.release_others(&mut round);
         Ok(round.report)
     }
 
@@ -216,8 +238,9 @@ impl HostPinner {
             self.journal.complete_domains(&self.undoers.domains()?)?;
         }
         let mut todo: Vec<(&ThreadPin, VcpuRef, CpuSet)> = Vec::new();
-        let mut seen = HashSet::new();
+        let (mut seen, mut foreign) = (HashSet::new(), Vec::new());
         for pin in pins {
+            self.go_on()?;
             let Some(of) = VcpuRef::of(self.scheduler, pin.id, pin.process) else {
                 round.report.outcome.skipped += 1;
                 round.report.notes.push(format!(
@@ -259,16 +282,23 @@ impl HostPinner {
                     round.report.notes.push(format!(
                         "somebody else set the affinity of {who} to {current}; huddle will return it to that"
                     ));
-                    self.journal.forget(&[key])?;
+                    foreign.push(key);
                 }
                 todo.push((pin, of, current));
             }
         }
         let changes: Vec<Change> =
             todo.iter().map(|(pin, of, current)| pin.change(*of, current, &pin.cpus)).collect();
-        self.journal.record(&changes)?;
+        // All at once: the disk is waited for once a round, and all is on it before the first change.
+        self.journal.record_anew(&foreign, &changes)?;
+        let mut narrowed = Vec::new();
         for (pin, of, current) in todo {
-            self.pin_one(pin, of, &current, round)?;
+            self.go_on()?;
+            narrowed.extend(self.pin_one(pin, of, &current, round)?);
+        }
+        // Undoing recognizes what the kernel narrowed without this too, only less directly.
+        if let Err(error) = self.journal.record(&narrowed) {
+            round.report.notes.push(error.to_string());
         }
         match round.refused.take() {
             Some(error) if round.placed.is_empty() => Err(error),
@@ -276,9 +306,13 @@ impl HostPinner {
         }
     }
 
+    fn go_on(&self) -> Result<(), PinError> {
+        if self.stop.is_set() { Err(PinError::Ending) } else { Ok(()) }
+    }
+
     /// Whether neither huddle nor the kernel's narrowing of what huddle set explains `current`.
     fn is_foreign(&self, key: &Key, current: &CpuSet) -> bool {
-        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
+        let mut known = self.journal.by_key().of(key).peekable();
         known.peek().is_some()
             && !known.any(|change| {
                 matches!(change, Change::Affinity { before, after, .. }
@@ -286,15 +320,15 @@ impl HostPinner {
             })
     }
 
-    /// Sets one affinity that is in the journal. Where nothing comes of it the entry stays: undoing it
-    /// is harmless.
+    /// Sets one affinity that is in the journal; what is to be written there too, where the kernel narrowed it. Where
+    /// nothing comes of it the entry stays: undoing it is harmless.
     fn pin_one(
         &mut self,
         pin: &ThreadPin,
         of: VcpuRef,
         current: &CpuSet,
         round: &mut Round,
-    ) -> Result<(), PinError> {
+    ) -> Result<Option<Change>, PinError> {
         let key = Key::from(of);
         let who = describe(&pin.vm, pin.vcpu, of);
         let result = self.undoers.set(of, &pin.cpus).and_then(|()| self.undoers.get(of));
@@ -314,8 +348,9 @@ impl HostPinner {
                 });
             }
             round.skip(key, format!("{who} {}: skipped", after.reason()));
-            return Ok(());
+            return Ok(None);
         }
+        let mut narrowed = None;
         match result {
             Ok(got) => {
                 round.report.outcome.changed += 1;
@@ -325,7 +360,7 @@ impl HostPinner {
                         "{who} should run on {}, but the kernel allows {got} of it (its cpuset, or CPUs offline)",
                         pin.cpus
                     ));
-                    self.journal.record(&[pin.change(of, current, &got)])?;
+                    narrowed = Some(pin.change(of, current, &got));
                 }
             }
             Err(Errno::EINVAL) => {
@@ -340,18 +375,13 @@ impl HostPinner {
             }
             Err(errno) => round.refuse(key, PinError::Affinity { what: "set", who, errno }),
         }
-        Ok(())
+        Ok(narrowed)
     }
 
     /// Puts back every journaled thread that this round did not place.
-    fn release_others(&mut self, round: &mut Round) -> Result<(), PinError> {
-        let mut others: Vec<Key> = Vec::new();
-        for change in self.journal.entries() {
-            let key = change.key();
-            if change.vcpu().is_some() && !round.placed.contains(&key) && !others.contains(&key) {
-                others.push(key);
-            }
-        }
+    fn release_others(&mut self, round: &mut Round) {
+        let is_other = |key: &Key| key.is_of_vcpu() && !round.placed.contains(key);
+        let others: Vec<Key> = self.journal.by_key().keys().into_iter().filter(is_other).collect();
         let mut settled = Vec::new();
         for key in others {
             match undo_key(&self.undoers, &self.journal, &key) {
@@ -372,72 +402,13 @@ impl HostPinner {
                 }
             }
         }
-        Ok(self.journal.forget(&settled)?)
-    }
-
-    /// Writes settings of KSM in the given order; those that have the value already are not touched.
-    /// They are undone in the opposite order of their first change.
-    ///
-    /// # Errors
-    /// When a setting does not exist or the kernel refuses it; those before it are set, and in the
-    /// journal.
-    pub fn set_ksm(&mut self, settings: &[(&str, String)]) -> Result<(), PinError> {
-        if let Some((file, _)) = settings.iter().find(|(file, _)| !ksm::SETTINGS.contains(file)) {
-            return Err(PinError::UnknownSetting { file: (*file).to_owned() });
+        if let Err(error) = self.journal.forget(&settled) {
+            // They are back; that the file still has them is harmless.
+            round
+                .report
+                .notes
+                .push(format!("{} vCPUs that are back stay in the journal: {error}", settled.len()));
         }
-        for (file, value) in settings {
-            self.set_one_setting(file, value.trim())?;
-        }
-        Ok(())
-    }
-
-    fn set_one_setting(&mut self, file: &str, value: &str) -> Result<(), PinError> {
-        let key = Key::KsmSetting(file.to_owned());
-        let refused = |source| PinError::Setting { file: file.to_owned(), value: value.to_owned(), source };
-        let current = match ksm::read(&self.root, file) {
-            Err(HostError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Err(refused(source));
-            }
-            result => result?,
-        };
-        if current == value {
-            return Ok(());
-        }
-        let change = |file: &str, before: &str, after: &str| Change::KsmSetting {
-            file: file.to_owned(),
-            before: before.to_owned(),
-            after: after.to_owned(),
-        };
-        let mut changes = Vec::new();
-        if file == "advisor_mode" && current == "none" {
-            // Both turning an advisor on and off overwrites pages_to_scan (mm/ksm.c, Linux 6.18). Its
-            // entry is the older one, so that it is put back after the advisor is off.
-            let pages = ksm::read(&self.root, "pages_to_scan")?;
-            changes.push(change("pages_to_scan", &pages, &pages));
-        }
-        if self.is_foreign_setting(&key, &current) {
-            tracing::warn!("somebody else set KSM's {file} to {current}; huddle will return it to that");
-            self.journal.forget(&[key])?;
-        }
-        changes.push(change(file, &current, value));
-        self.journal.record(&changes)?;
-        ksm::write(&self.root, file, value).map_err(refused)?;
-        let got = ksm::read(&self.root, file)?;
-        if got != value {
-            self.journal.record(&[change(file, &current, &got)])?;
-            return Err(PinError::SettingNotTaken { file: file.to_owned(), value: value.to_owned(), got });
-        }
-        Ok(())
-    }
-
-    fn is_foreign_setting(&self, key: &Key, current: &str) -> bool {
-        let mut known = self.journal.entries().iter().filter(|change| change.key() == *key).peekable();
-        known.peek().is_some()
-            && *key != Key::KsmSetting("pages_to_scan".to_owned())
-            && !known.any(|change| {
-                matches!(change, Change::KsmSetting { before, after, .. }
-                    if current == before || current == after)
-            })
     }
 
     /// Undoes everything in the journal, the newest first; see [the module](super) for what is left
@@ -466,7 +437,7 @@ impl Pinner for HostPinner {
 
 impl Drop for HostPinner {
     fn drop(&mut self) {
-        if self.kept || self.journal.entries().is_empty() {
+        if self.kept || self.journal.is_empty() {
             return;
         }
         let report = self.undo();

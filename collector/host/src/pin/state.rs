@@ -2,13 +2,17 @@
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::unistd::{AccessFlags, Uid, faccessat};
+
+use super::host_lock::HostLock;
+use crate::HostRoot;
+use crate::files::{Access, NotOwn, cannot_be_written, kind, open_own};
 
 /// The variable that names the state directory.
 pub const STATE_DIR_VARIABLE: &str = "HUDDLE_STATE_DIR";
@@ -17,9 +21,21 @@ pub const STATE_DIR_VARIABLE: &str = "HUDDLE_STATE_DIR";
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
+    purpose: Purpose,
 }
 
-/// The sole right to change the host by way of this state directory. Clones share it; the kernel takes
+/// What a directory is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To change the host: the directory is made where it is missing, and can be written to.
+    Change,
+    /// To undo what is in it: it is used as it is, on a full or read-only disk too.
+    Undo,
+    /// For the lock of this host: made where it is missing, and used as it is.
+    HostLock,
+}
+
+/// The sole right to change the host, and to do it by way of this state directory. Clones share it; the kernel takes
 /// it back when the last one is dropped or the process ends in any way.
 #[derive(Clone, Debug)]
 pub struct StateLock(Arc<Held>);
@@ -27,7 +43,10 @@ pub struct StateLock(Arc<Held>);
 #[derive(Debug)]
 struct Held {
     dir: PathBuf,
-    file: File,
+    /// `None` where there is no file and none can be made.
+    file: Option<File>,
+    /// Dropped last: whoever is next finds the directory free.
+    _host: HostLock,
 }
 
 /// A state directory that cannot be used.
@@ -41,13 +60,19 @@ pub enum StateError {
     NoPlace,
     /// The path is something else.
     #[error(
-        "the state directory {} is not a directory; remove that file, or name a directory by {STATE_DIR_VARIABLE}",
+        "the state directory {} is not a directory but {kind}; remove that, or name a directory by \
+         {STATE_DIR_VARIABLE}",
         path.display()
     )]
     NotADirectory {
         /// The path.
         path: PathBuf,
+        /// What it is, such as `a symbolic link`.
+        kind: &'static str,
     },
+    /// The file of a lock is not huddle's.
+    #[error(transparent)]
+    NotOwn(NotOwn),
     /// Its parent is not there.
     #[error(
         "the state directory {} cannot be created, since its parent does not exist; create the parent, \
@@ -99,6 +124,15 @@ pub enum StateError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Another huddle changes this host, by another state directory.
+    #[error(
+        "another huddle ({holder}) changes this host, and two would not know each other's changes from those of \
+         others; end it first, or wait for its end"
+    )]
+    HostLocked {
+        /// Its pid and state directory, as far as they are known.
+        holder: String,
+    },
     /// Another huddle is at work.
     #[error(
         "another huddle ({holder}) holds the lock of the state directory {}; end it first, or wait for its end",
@@ -120,29 +154,58 @@ impl StateDir {
     /// When there is no place for it, or it is no directory, of another user, writable for others, or
     /// not readable and writable for this user.
     pub fn open(path: Option<&Path>) -> Result<Self, StateError> {
+        let path = Self::path_of(path)?;
+        match Self::open_for(Purpose::Change, path.clone())? {
+            Some(dir) => Ok(dir),
+            None => Err(StateError::NoParent { path }),
+        }
+    }
+
+    /// The same to undo what is in it, whether or not it can be written to; `None` where it is not there.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for what cannot be written.
+    pub fn open_to_undo(path: Option<&Path>) -> Result<Option<Self>, StateError> {
+        Self::open_for(Purpose::Undo, Self::path_of(path)?)
+    }
+
+    fn path_of(path: Option<&Path>) -> Result<PathBuf, StateError> {
         let path = match path {
             Some(path) => path.to_owned(),
             None => Self::default_path(|name| std::env::var_os(name), Uid::effective().is_root())?,
         };
+        // Without a `/` at its end, which would have a symbolic link followed.
+        Ok(path.components().collect())
+    }
+
+    /// `None` where the directory is not there and is not to be made.
+    pub(super) fn open_for(purpose: Purpose, path: PathBuf) -> Result<Option<Self>, StateError> {
         let fail = |what: &'static str| {
             move |path: &Path, source| StateError::Io { what, path: path.to_owned(), source }
         };
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StateError::NoParent { path });
+        if purpose != Purpose::Undo {
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(StateError::NoParent { path });
+                }
+                // It may be there all the same, on a disk that is read-only.
+                Err(_) if purpose == Purpose::HostLock && path.is_dir() => {}
+                Err(error) => return Err(fail("create")(&path, error)),
             }
-            Err(error) => return Err(fail("create")(&path, error)),
+        }
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(found) => return Err(StateError::NotADirectory { path, kind: kind(found.file_type()) }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(fail("read")(&path, error)),
         }
         let dir = OpenOptions::new()
             .read(true)
-            .custom_flags((OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).bits())
+            .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
             .open(&path)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::NotADirectory => StateError::NotADirectory { path: path.clone() },
-                _ => fail("read")(&path, source),
-            })?;
+            .map_err(|source| fail("read")(&path, source))?;
         let metadata = dir.metadata().map_err(|source| fail("read")(&path, source))?;
         let user = Uid::effective().as_raw();
         if metadata.uid() != user {
@@ -152,9 +215,12 @@ impl StateDir {
         if mode & 0o022 != 0 {
             return Err(StateError::Writable { path, mode });
         }
-        faccessat(&dir, ".", AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
-            .map_err(|errno| fail("write to")(&path, errno.into()))?;
-        Ok(Self { path })
+        if purpose == Purpose::Change {
+            let access = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+            faccessat(&dir, ".", access, AtFlags::AT_EACCESS)
+                .map_err(|errno| fail("write to")(&path, errno.into()))?;
+        }
+        Ok(Some(Self { path, purpose }))
     }
 
     fn default_path(
@@ -174,28 +240,42 @@ impl StateDir {
         &self.path
     }
 
-    /// Takes the lock (flock(2) on the file `lock`) without waiting.
+    /// Takes the lock (flock(2) on the file `lock`) without waiting, and that of the host (see
+    /// `docs/decisions/one-huddle-a-host.md`).
     ///
     /// # Errors
     /// [`StateError::Locked`] with the pid of the holder while another process, or another lock of this
-    /// process, holds it.
-    pub fn lock(&self) -> Result<StateLock, StateError> {
+    /// process, holds it; [`StateError::HostLocked`] while a huddle with another state directory changes this host.
+    pub fn lock(&self, root: &HostRoot) -> Result<StateLock, StateError> {
+        let file = self.lock_file()?;
+        let host = HostLock::take(root, &self.path)?;
+        Ok(StateLock(Arc::new(Held { dir: self.path.clone(), file, _host: host })))
+    }
+
+    fn lock_file(&self) -> Result<Option<File>, StateError> {
         let path = self.path.join("lock");
         let fail = |source| StateError::Io { what: "lock", path: self.path.clone(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(&path)
-            .map_err(fail)?;
+        let refused = |error| match error {
+            NotOwn::Io(source) => fail(source),
+            error => StateError::NotOwn(error),
+        };
+        let is_undo = self.purpose == Purpose::Undo;
+        let mut file = match open_own(&path, "lock", Access::CreateIfMissing) {
+            // A file that is there can be locked without writing to it.
+            Err(NotOwn::Io(error)) if is_undo && cannot_be_written(&error) => {
+                match open_own(&path, "lock", Access::Read) {
+                    Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    file => file.map_err(refused)?,
+                }
+            }
+            file => file.map_err(refused)?,
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 // The holder writes its pid just after it got the lock, so the file may still be empty.
-                let text = std::fs::read_to_string(&path).map_err(fail)?;
+                let mut text = String::new();
+                file.take(32).read_to_string(&mut text).map_err(fail)?;
                 let holder = match text.trim().parse::<u32>() {
                     Ok(pid) => format!("pid {pid}"),
                     Err(_) => "pid not known yet".to_owned(),
@@ -204,9 +284,11 @@ impl StateDir {
             }
             Err(TryLockError::Error(source)) => return Err(fail(source)),
         }
-        file.set_len(0).map_err(fail)?;
-        writeln!(file, "{}", std::process::id()).map_err(fail)?;
-        Ok(StateLock(Arc::new(Held { dir: self.path.clone(), file })))
+        let named = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        if !is_undo {
+            named.map_err(fail)?;
+        }
+        Ok(Some(file))
     }
 }
 
@@ -219,12 +301,13 @@ impl StateLock {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        let Some(file) = &self.file else { return };
         // The name of a process that no longer holds the lock would only mislead; that it may stay
         // after a failure here is harmless, since the lock itself is the kernel's.
-        let _ = self.file.set_len(0);
+        let _ = file.set_len(0);
         // Not left to closing: a child that another thread forked has the file open until its exec, and
         // would hold the lock as long.
-        let _ = self.file.unlock();
+        let _ = file.unlock();
     }
 }
 
@@ -241,28 +324,34 @@ mod tests {
     #[test]
     fn it_is_created_private_and_locked_once() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
+        let (root, path) = (HostRoot::at(dir.path()), dir.path().join("state"));
         let state = StateDir::open(Some(&path)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
 
-        let lock = state.lock().unwrap();
+        let lock = state.lock(&root).unwrap();
         let clone = lock.clone();
         drop(lock);
-        let error = StateDir::open(Some(&path)).unwrap().lock().unwrap_err().to_string();
+        let error = StateDir::open(Some(&path)).unwrap().lock(&root).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        // Another state directory is no way around it.
+        let other = StateDir::open(Some(&dir.path().join("other"))).unwrap();
+        let error = other.lock(&root).unwrap_err().to_string();
+        let holder = format!("(pid {}, state directory {path:?}) changes this host", std::process::id());
+        assert!(error.contains(&holder) && !error.contains('\n'), "{error}");
         drop(clone);
-        state.lock().unwrap();
+        drop(other.lock(&root).unwrap());
+        state.lock(&root).unwrap();
     }
 
     #[test]
     fn it_is_free_once_dropped_although_a_forked_child_still_has_the_file_open() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(Some(dir.path())).unwrap();
-        let lock = state.lock().unwrap();
+        let (root, state) = (HostRoot::at(dir.path()), StateDir::open(Some(dir.path())).unwrap());
+        let lock = state.lock(&root).unwrap();
         // The same open file, as a child has it between fork and exec.
-        let _childs = lock.0.file.try_clone().unwrap();
+        let _childs = lock.0.file.as_ref().unwrap().try_clone().unwrap();
         drop(lock);
-        state.lock().unwrap();
+        state.lock(&root).unwrap();
     }
 
     #[test]
@@ -270,9 +359,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(refusal(&file).contains("file is not a directory"), "{}", refusal(&file));
+        assert!(refusal(&file).contains("file is not a directory but a plain file"), "{}", refusal(&file));
         assert!(refusal(&file.join("x")).contains("Not a directory"), "{}", refusal(&file.join("x")));
         assert!(refusal(&dir.path().join("a/b")).contains("parent does not exist"));
+        let (real, link, pipe) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("pipe"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (path, kind) in
+            [(link.clone(), "a symbolic link"), (link.join(""), "a symbolic link"), (pipe, "a named pipe")]
+        {
+            let to_undo = StateDir::open_to_undo(Some(&path)).unwrap_err().to_string();
+            assert_eq!(refusal(&path), to_undo);
+            assert!(to_undo.contains(&format!("is not a directory but {kind}")), "{to_undo}");
+        }
+        assert!(StateDir::open_to_undo(Some(&dir.path().join("a"))).unwrap().is_none(), "nothing is made");
 
         for mode in [0o777, 0o720, 0o702, 0o1777] {
             let open = dir.path().join(format!("{mode:o}"));
@@ -307,5 +408,14 @@ mod tests {
         assert_eq!(StateDir::default_path(xdg, false).unwrap(), Path::new("/run/user/7/huddle"));
         assert_eq!(StateDir::default_path(both, true).unwrap(), Path::new("/state"));
         assert!(matches!(StateDir::default_path(none, false), Err(StateError::NoPlace)));
+    }
+
+    #[test]
+    fn a_lock_that_is_no_plain_file_of_ones_own_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, state) = (HostRoot::at(dir.path()), StateDir::open(Some(dir.path())).unwrap());
+        nix::unistd::mkfifo(&dir.path().join("lock"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = state.lock(&root).unwrap_err().to_string();
+        assert!(error.contains("lock is a named pipe") && error.contains("remove it"), "{error}");
     }
 }

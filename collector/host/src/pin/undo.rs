@@ -1,5 +1,7 @@
 //! Putting back what the journal holds.
 
+use std::collections::HashSet;
+
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +128,8 @@ impl UndoMerging for NoHypervisor {
 /// Undoes everything the journal of an ended run holds: the command `huddle restore`.
 ///
 /// Of a damaged journal all that can be read is undone; the damaged lines are failures of the report,
-/// and the file is kept as `journal.damaged-N`.
+/// and the file is kept as `journal.damaged-N`. Where nothing can be written, everything is undone all the same, and
+/// a note says that the journal still holds it.
 ///
 /// # Errors
 /// When the journal cannot be read at all.
@@ -146,7 +149,7 @@ pub fn restore(undoers: &Undoers, state: &StateLock) -> Result<UndoReport, Journ
 /// Undoes what an ended run left in a journal that was just opened, before a new run uses it.
 pub fn recover(undoers: &Undoers, journal: &mut Journal) -> UndoReport {
     let mut report = UndoReport { notes: journal.notes().to_vec(), ..UndoReport::default() };
-    if !journal.entries().is_empty() {
+    if !journal.is_empty() {
         report.notes.push("an earlier huddle ended without undoing its changes; they are undone now".into());
     }
     undo_all(undoers, journal, &mut report);
@@ -155,15 +158,8 @@ pub fn recover(undoers: &Undoers, journal: &mut Journal) -> UndoReport {
 
 /// Undoes every key, the last one first, and leaves in the journal what failed.
 pub(super) fn undo_all(undoers: &Undoers, journal: &mut Journal, report: &mut UndoReport) {
-    let mut keys: Vec<Key> = Vec::new();
-    for change in journal.entries() {
-        let key = change.key();
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    let mut failed = Vec::new();
-    for key in keys.into_iter().rev() {
+    let mut failed = HashSet::new();
+    for key in journal.by_key().keys().into_iter().rev() {
         match undo_key(undoers, journal, &key) {
             Undone::Restored(note) => {
                 report.restored += 1;
@@ -172,20 +168,35 @@ pub(super) fn undo_all(undoers: &Undoers, journal: &mut Journal, report: &mut Un
             Undone::Settled(note) => report.notes.push(note),
             Undone::Failed(failure) => {
                 report.failures.push(failure);
-                failed.push(key);
+                failed.insert(key);
             }
         }
     }
-    let left = journal.entries().iter().filter(|change| failed.contains(&change.key())).cloned().collect();
+    let left = journal.by_key().iter().filter(|change| failed.contains(&change.key())).cloned().collect();
     if let Err(error) = journal.keep_only(left) {
-        report.failures.push(error.to_string());
+        // What is undone is undone: a disk that is full or read-only takes nothing of that back.
+        let path = journal.path();
+        report.notes.push(format!(
+            "the journal {} still holds what is undone, since it could not be emptied ({}); undoing it again with \
+             `huddle restore` is harmless",
+            path.display(),
+            cause(&error)
+        ));
+    }
+}
+
+/// What the system said, where it said something.
+fn cause(error: &JournalError) -> String {
+    match error {
+        JournalError::Io { what, source, .. } => format!("cannot {what} it: {source}"),
+        error => error.to_string(),
     }
 }
 
 /// Undoes one key; the journal is not touched.
 pub(super) fn undo_key(undoers: &Undoers, journal: &Journal, key: &Key) -> Undone {
     let root = &undoers.root;
-    let changes: Vec<&Change> = journal.entries().iter().filter(|change| change.key() == *key).collect();
+    let changes: Vec<&Change> = journal.by_key().of(key).collect();
     match changes.first() {
         Some(Change::Affinity { .. }) => undo_affinity(undoers, &changes),
         Some(Change::KsmSetting { file, before, .. }) => {

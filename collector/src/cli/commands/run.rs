@@ -17,14 +17,13 @@ use crate::cli::table::print_json;
 
 pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
-    let parts = Loop::prepare(&context, &args.looping)?;
     let runtime = looping::runtime()?;
     let options = looping::options(&context, &args.looping, args.rounds);
     let end = runtime.block_on(async {
-        let stop = looping::stop_signal()?;
+        let (parts, stopping) = Loop::prepare(&context, &args.looping)?;
         let (channels, viewer) = looping::channels();
         let reader = tokio::spawn(follow(viewer.steps, common.format));
-        let end = parts.run(stop, channels, options).await;
+        let end = parts.run(stopping.come(), channels, options).await;
         let logged = reader.await.context("the log stopped early").map_err(Failure::Failed)?;
         end.and_then(|end| logged.map(|()| end))
     })?;

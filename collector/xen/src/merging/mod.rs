@@ -38,8 +38,9 @@ pub use self::frames::shared_frames;
 use self::pass::Pass;
 pub use self::undo::{UndoSharing, Undone, undo_all};
 use super::contents::search;
-use super::toolstack::{Domain, DomainKind, DomainRef, ForeignMemory, MemorySharing, XenError};
+use super::toolstack::{Domain, DomainKind, DomainRef, ForeignMemory, MemorySharing, PAGE_BYTES, XenError};
 use huddle_host::pin::JournalError;
+use huddle_host::stop::Stop;
 use huddle_sharing::SharingError;
 use huddle_sharing::content::ContentSettings;
 
@@ -99,6 +100,35 @@ pub enum MergeError {
 /// Hears of each domain before its sharing is switched on, to write it to the journal.
 pub type Announce = Box<dyn FnMut(&Domain) -> Result<(), JournalError> + Send>;
 
+/// Memory that cannot be read any more once a stop is set: what goes through all of it then ends soon.
+struct Stoppable<'a> {
+    memory: &'a mut dyn ForeignMemory,
+    stop: &'a Stop,
+}
+
+impl Stoppable<'_> {
+    fn go_on(&self) -> Result<(), XenError> {
+        if self.stop.is_set() { Err(XenError::Ending) } else { Ok(()) }
+    }
+}
+
+impl ForeignMemory for Stoppable<'_> {
+    fn frames(&mut self, domain: &Domain) -> Result<Vec<u64>, XenError> {
+        self.go_on()?;
+        self.memory.frames(domain)
+    }
+
+    fn map(
+        &mut self,
+        domain: DomainRef,
+        frames: &[u64],
+        each: &mut dyn FnMut(usize, &[u8; PAGE_BYTES]),
+    ) -> Result<(), XenError> {
+        self.go_on()?;
+        self.memory.map(domain, frames, each)
+    }
+}
+
 /// The one that merges. Dropping it undoes what it did, unless it is [kept](Self::keep).
 pub struct Merger {
     xen: Xen,
@@ -122,11 +152,12 @@ impl Merger {
         self.announced.insert(domain, name);
     }
 
-    /// Merges all equal pages once. What an earlier pass merged stays so.
+    /// Merges all equal pages once. What an earlier pass merged stays so. Soon after `stop` is set no more is read,
+    /// and so nothing more is merged.
     ///
     /// # Errors
     /// [`MergeError`]; that merging is not to be had is none.
-    pub fn merge(&mut self) -> Result<Availability<Merged>, MergeError> {
+    pub fn merge(&mut self, stop: &Stop) -> Result<Availability<Merged>, MergeError> {
         let listed = (self.xen.list)()?;
         let mut reasons = Vec::new();
         let mut eligible = Vec::new();
@@ -151,16 +182,16 @@ impl Merger {
             return Ok(Availability::Unavailable(reasons.join("; ")));
         }
         let mut merged = Merged { reasons, ..Merged::default() };
-        self.pass(&targets, &mut merged)?;
+        self.pass(&targets, stop, &mut merged)?;
         Ok(Availability::Available(merged))
     }
 
-    fn pass(&mut self, targets: &[Domain], merged: &mut Merged) -> Result<(), MergeError> {
+    fn pass(&mut self, targets: &[Domain], stop: &Stop, merged: &mut Merged) -> Result<(), MergeError> {
         let mut pass = Pass::new(&mut *self.xen.sharing, targets);
         let wanted: Vec<_> =
             targets.iter().map(|domain| (domain.domain.xen_id(), domain.name.as_str())).collect();
         let searched = search(
-            &mut *self.xen.memory,
+            &mut Stoppable { memory: &mut *self.xen.memory, stop },
             &mut *self.xen.list,
             &wanted,
             &self.settings.content,

@@ -29,11 +29,11 @@ fn merger(xen: &FakeXen) -> Merger {
 }
 
 fn merged(merger: &mut Merger) -> Merged {
-    merger.merge().unwrap().value().unwrap().clone()
+    merger.merge(&Stop::default()).unwrap().value().unwrap().clone()
 }
 
 fn unavailable(xen: &FakeXen) -> String {
-    merger(xen).merge().unwrap().reason().unwrap().to_owned()
+    merger(xen).merge(&Stop::default()).unwrap().reason().unwrap().to_owned()
 }
 
 fn pages(from: u64, to: u64) -> Vec<Option<u64>> {
@@ -169,7 +169,7 @@ fn domains_that_cannot_share_are_left_out_with_a_reason() {
     // What is no refusal is an error.
     xen.lock().refusals.insert(Some(5), Errno::EPERM);
     assert!(
-        matches!(merger(&xen).merge(), Err(MergeError::Xen(error)) if error.errno() == Some(Errno::EPERM))
+        matches!(merger(&xen).merge(&Stop::default()), Err(MergeError::Xen(error)) if error.errno() == Some(Errno::EPERM))
     );
 }
 
@@ -179,8 +179,9 @@ fn dom0_and_excluded_domains_are_never_touched() {
     xen.lock().add(0, DomainKind::Pvh, &pages(1, 41));
     let exclude = BTreeSet::from(["vm2".to_owned()]);
     let only = Some(["vm1", "vm2"].map(str::to_owned).into());
-    let reason =
-        merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() }).merge().unwrap();
+    let reason = merger_with(&xen, MergeSettings { exclude: exclude.clone(), only, ..settings() })
+        .merge(&Stop::default())
+        .unwrap();
     assert!(reason.reason().is_some(), "of the two one is excluded: {reason:?}");
     let found = merged(&mut merger_with(&xen, MergeSettings { exclude, ..settings() }));
     assert_eq!(found.domains, [("vm1".to_owned(), 40), ("vm3".to_owned(), 40)]);
@@ -244,10 +245,30 @@ fn an_error_leaves_nothing_nominated() {
         if calls == 3 { Err(XenError::Xenstore("no".into())) } else { list() }
     });
     let mut merger = Merger::new(parts, settings(), Box::new(|_| Ok(())));
-    assert!(matches!(merger.merge(), Err(MergeError::Sharing(_))));
+    assert!(matches!(merger.merge(&Stop::default()), Err(MergeError::Sharing(_))));
     assert_eq!(xen.lock().nominated_alone(), 0);
     drop(merger);
     assert!(xen.lock().is_untouched());
+}
+
+#[test]
+fn a_stop_ends_merging_and_what_was_nominated_is_let_go() {
+    // While pages are hashed, and while they are merged.
+    for calls in [100, 500] {
+        let xen = hvm(&[pages(1, 201), pages(1, 201)]);
+        let stop = Stop::default();
+        let told = stop.clone();
+        xen.at(calls, move |_| told.set());
+        let mut merger = merger(&xen);
+        let merged = merger.merge(&stop);
+        assert!(stop.is_set(), "{calls}");
+        let shared =
+            merged.as_ref().ok().and_then(|merged| merged.value()).map_or(0, |merged| merged.pages_shared);
+        assert!(shared < 400, "{calls}: {merged:?}");
+        assert_eq!(xen.lock().nominated_alone(), 0);
+        drop(merger);
+        assert!(xen.lock().is_untouched());
+    }
 }
 
 proptest! {
@@ -319,7 +340,7 @@ proptest! {
         let mut merger = merger(&xen);
         for _ in 0..2 {
             // Fewer than two domains may be left.
-            drop(merger.merge().unwrap());
+            drop(merger.merge(&Stop::default()).unwrap());
             prop_assert!(is_true(&xen));
         }
         prop_assert_eq!(merger.undo().failures, Vec::<String>::new());

@@ -63,6 +63,13 @@ pub enum Key {
     KsmSetting(String),
 }
 
+impl Key {
+    /// Whether it is an affinity of a vCPU.
+    pub(in crate::pin) fn is_of_vcpu(&self) -> bool {
+        matches!(self, Self::Thread(_) | Self::XenVcpu { .. })
+    }
+}
+
 impl From<VcpuRef> for Key {
     fn from(of: VcpuRef) -> Self {
         match of {
@@ -73,14 +80,6 @@ impl From<VcpuRef> for Key {
 }
 
 impl Change {
-    /// The vCPU it is about, if it is about one.
-    pub(in crate::pin) fn vcpu(&self) -> Option<VcpuRef> {
-        match self {
-            Self::Affinity { of, .. } => Some(*of),
-            Self::MemorySharing { .. } | Self::KsmSetting { .. } => None,
-        }
-    }
-
     /// What it is about.
     pub fn key(&self) -> Key {
         match self {
@@ -91,7 +90,17 @@ impl Change {
     }
 
     /// The domain of Xen it is about, if it is about one.
-    pub(in crate::pin) fn xen_domain(&mut self) -> Option<&mut XenDomainId> {
+    pub(super) fn xen_domain(&self) -> Option<&XenDomainId> {
+        match self {
+            Self::Affinity { of: VcpuRef::Xen { domain, .. }, .. } | Self::MemorySharing { domain, .. } => {
+                Some(domain)
+            }
+            Self::Affinity { .. } | Self::KsmSetting { .. } => None,
+        }
+    }
+
+    /// The same, to name it whole.
+    pub(super) fn xen_domain_mut(&mut self) -> Option<&mut XenDomainId> {
         match self {
             Self::Affinity { of: VcpuRef::Xen { domain, .. }, .. } | Self::MemorySharing { domain, .. } => {
                 Some(domain)

@@ -1,20 +1,29 @@
 //! The lines of a journal file, and what can be made of a damaged one.
+//!
+//! Since version 4 each line, the first one too, begins with the CRC-32 (IEEE 802.3) of its JSON: 8 lower-case
+//! hexadecimal digits and a space. A line whose bytes changed is known by that, is named, and changes nothing; what
+//! it may have cost its neighbours is found again: a changed end of a line joins two lines, which are still read
+//! apart. Lines of earlier versions are JSON alone, and what is damaged in them is found where it is no JSON.
 
 use serde::{Deserialize, Serialize};
 
 use super::Change;
+use super::entries::Entries;
 use super::lines::KeyLine;
 
 /// The schema that this program writes.
-pub(super) const SCHEMA: &str = "huddle/journal/3";
+pub(super) const SCHEMA: &str = "huddle/journal/4";
 
-/// Those that it reads, too: 1 without domains of Xen, 2 with their numbers as those of tasks.
-pub(super) const OLDER_SCHEMAS: [&str; 2] = ["huddle/journal/1", "huddle/journal/2"];
+/// Those that it reads, too: 1 without domains of Xen, 2 with their numbers as those of tasks, 3 without checksums.
+pub(super) const OLDER_SCHEMAS: [&str; 3] = ["huddle/journal/1", "huddle/journal/2", "huddle/journal/3"];
+
+/// Digits of a checksum, and the space behind them.
+const PREFIX_BYTES: usize = 9;
 
 /// The first line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Name and version of the format, such as `huddle/journal/3`.
+    /// Name and version of the format, such as `huddle/journal/4`.
     pub schema: String,
     /// `/proc/sys/kernel/random/boot_id` of the boot in which the changes were made.
     pub boot_id: String,
@@ -24,11 +33,16 @@ pub struct Header {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Line {
-    Change(Change),
-    /// The changes so far to this thread or setting are undone or void.
-    Forget {
-        forget: KeyLine,
+    Change {
+        /// Earlier changes to this thread or setting are undone or void, whatever other lines say: `before` was read
+        /// when this one was written. A line that took them back could be damaged.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        first: bool,
+        #[serde(flatten)]
+        change: Change,
     },
+    /// The changes so far to this thread or setting are undone or void.
+    Forget { forget: KeyLine },
 }
 
 /// A complete line that is not an entry.
@@ -38,6 +52,15 @@ pub struct Damage {
     pub line: usize,
     /// Its first 120 characters.
     pub text: String,
+    /// What it is about, as far as that can still be read: nothing is done by it.
+    pub about: Option<String>,
+}
+
+impl Damage {
+    fn of(line: usize, body: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(body);
+        Self { line, about: about(&text), text: text.chars().take(120).collect() }
+    }
 }
 
 /// What a journal file says.
@@ -57,219 +80,142 @@ pub struct Parsed {
     pub damage: Vec<Damage>,
 }
 
-/// One line of a file, with its end.
+/// One line of a file, with its checksum and its end.
 pub(super) fn encode(line: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec(line)?;
+    let json = serde_json::to_vec(line)?;
+    let mut bytes = checksum(&json).into_bytes();
+    bytes.extend(json);
     bytes.push(b'\n');
     Ok(bytes)
 }
 
-/// Reads the bytes of a journal, whatever they are. A last line without an end that cannot be read was never synced, so its change was
-/// never made: it is left out and is no damage.
+/// What stands before the JSON.
+fn checksum(json: &[u8]) -> String {
+    format!("{:08x} ", crc32fast::hash(json))
+}
+
+/// Whether a line begins as one with a checksum does, whether or not that holds.
+fn has_checksum(body: &[u8]) -> bool {
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    body.split_at_checked(PREFIX_BYTES - 1)
+        .is_some_and(|(digits, rest)| digits.iter().all(is_digit) && rest.starts_with(b" {"))
+}
+
+/// Whether a line without a checksum is damaged, and not of an earlier version: one of the others has one, and the
+/// file does not say otherwise at its beginning.
+fn is_checked(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let Some(first) = lines.clone().next() else { return false };
+    let is_plain = serde_json::from_slice::<Header>(first).is_ok();
+    !is_plain && (has_checksum(first) || lines.any(|line| line.ends_with(b"\n") && has_checksum(line)))
+}
+
+/// The JSON of a line, if its checksum says that it is as it was written.
+fn verified(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, json) = body.split_at_checked(PREFIX_BYTES)?;
+    (prefix == checksum(json).as_bytes()).then_some(json)
+}
+
+/// Reads the bytes of a journal, whatever they are. A last line without an end that cannot be read was never
+/// synced, so its change was never made: it is left out and is no damage.
 pub fn parse(bytes: &[u8]) -> Parsed {
+    let mut reading = Reading { is_checked: is_checked(bytes), header: None, entries: Entries::default() };
     let mut parsed = Parsed::default();
     let mut at = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         at += line.len();
-        let complete = line.ends_with(b"\n");
-        let read = if index == 0 {
-            serde_json::from_slice(line).map(|header| parsed.header = Some(header))
-        } else {
-            serde_json::from_slice(line).map(|line| take(&mut parsed.entries, line))
+        let (body, is_complete) = match line.strip_suffix(b"\n") {
+            Some(body) => (body, true),
+            None => (line, false),
         };
-        if read.is_ok() || complete {
+        let is_read = reading.take(index == 0, body);
+        let is_damaged = !is_read && (reading.salvage(index == 0, body) || is_complete);
+        if is_damaged {
+            parsed.damage.push(Damage::of(index + 1, body));
+        }
+        if is_read || is_damaged {
             parsed.lines += 1;
             parsed.keep_bytes = at;
-            parsed.unterminated = !complete;
-        }
-        if read.is_err() && complete {
-            let text = String::from_utf8_lossy(line).trim_end().chars().take(120).collect();
-            parsed.damage.push(Damage { line: index + 1, text });
+            parsed.unterminated = !is_complete;
         }
     }
+    (parsed.header, parsed.entries) = (reading.header, reading.entries.into());
     parsed
 }
 
-fn take(entries: &mut Vec<Change>, line: Line) {
-    match line {
-        Line::Change(change) => entries.push(change),
-        Line::Forget { forget } => entries.retain(|change| !forget.is_of(change)),
+/// What the lines so far have said.
+struct Reading {
+    is_checked: bool,
+    header: Option<Header>,
+    entries: Entries,
+}
+
+impl Reading {
+    /// Takes a line; whether it could be read.
+    fn take(&mut self, is_header: bool, body: &[u8]) -> bool {
+        let json = if self.is_checked { verified(body) } else { Some(body) };
+        let Some(json) = json else { return false };
+        if is_header {
+            self.header = serde_json::from_slice(json).ok();
+            return self.header.is_some();
+        }
+        match serde_json::from_slice(json) {
+            Ok(Line::Change { first, change }) => {
+                if first {
+                    self.entries.remove(&change.key());
+                }
+                self.entries.push(change);
+            }
+            Ok(Line::Forget { forget }) => match forget.key() {
+                Some(key) => _ = self.entries.remove(&key),
+                None => self.entries.remove_where(|change| forget.is_of(change)),
+            },
+            Err(_) => return false,
+        }
+        true
     }
+
+    /// Takes what is whole in a damaged line: where its end, or that of the one before, was changed, two lines are
+    /// one. Whether anything was found.
+    fn salvage(&mut self, is_header: bool, body: &[u8]) -> bool {
+        if !self.is_checked {
+            return false;
+        }
+        let begins = |at: &usize| has_checksum(&body[*at..]) && verified(&body[*at..]).is_some();
+        match (1..body.len()).find(begins) {
+            Some(at) => {
+                let first = &body[..at - 1];
+                let is_found = self.take(is_header, first) || self.salvage(is_header, first);
+                // It is not the header, even where the header is lost.
+                self.take(false, &body[at..]) || is_found
+            }
+            // The last byte may have been its end.
+            None => self.take(is_header, &body[..body.len().saturating_sub(1)]),
+        }
+    }
+}
+
+/// What a damaged line is about, as far as it says.
+fn about(text: &str) -> Option<String> {
+    let after = |name: &str| text.split_once(name).map(|(_, rest)| rest);
+    let word = |name: &str| {
+        let (word, _) = after(name)?.split_once('"')?;
+        (word.len() <= 256).then(|| format!("{word:?}"))
+    };
+    let number = |name: &str| {
+        let digits: String = after(name)?.chars().take_while(char::is_ascii_digit).collect();
+        (!digits.is_empty()).then_some(digits)
+    };
+    let parts = [
+        word("\"vm\":\"").map(|vm| format!("VM {vm}")),
+        number("\"vcpu\":").map(|vcpu| format!("vCPU {vcpu}")),
+        number("\"thread\":{\"id\":").map(|thread| format!("thread {thread}")),
+        number("\"domid\":").map(|domain| format!("Xen domain {domain}")),
+        word("\"file\":\"").map(|file| format!("KSM's {file}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 #[cfg(test)]
-mod tests {
-    use huddle_model::cpuset::CpuSet;
-    use huddle_model::id::{TaskId, Uuid, XenDomainId};
-    use proptest::prelude::*;
-
-    use super::super::super::affinity::{AffinityKind, VcpuRef};
-    use super::super::Key;
-    use super::*;
-
-    fn cpus() -> impl Strategy<Value = CpuSet> {
-        proptest::collection::btree_set(0u32..64, 1..6).prop_map(|cpus| cpus.into_iter().collect())
-    }
-
-    fn task() -> impl Strategy<Value = TaskId> {
-        (1i32..9, any::<u64>()).prop_map(|(id, start_ticks)| TaskId { id, start_ticks })
-    }
-
-    fn domain() -> impl Strategy<Value = XenDomainId> {
-        (1u32..9, any::<u128>()).prop_map(|(domid, uuid)| XenDomainId { domid, uuid: Uuid::from_u128(uuid) })
-    }
-
-    fn change() -> impl Strategy<Value = Change> {
-        let kind = prop_oneof![Just(AffinityKind::Hard), Just(AffinityKind::Soft)];
-        let of = prop_oneof![
-            (task(), task()).prop_map(|(process, thread)| VcpuRef::Thread { process, thread }),
-            (domain(), 0u32..9, kind).prop_map(|(domain, vcpu, affinity)| VcpuRef::Xen {
-                domain,
-                vcpu,
-                affinity
-            }),
-        ];
-        let affinity = (".{0,12}", 0u32..9, of, cpus(), cpus())
-            .prop_map(|(vm, vcpu, of, before, after)| Change::Affinity { vm, vcpu, of, before, after });
-        let setting = ("[a-z_]{1,12}", ".{0,6}", ".{0,6}")
-            .prop_map(|(file, before, after)| Change::KsmSetting { file, before, after });
-        let sharing = (".{0,12}", domain()).prop_map(|(vm, domain)| Change::MemorySharing { vm, domain });
-        prop_oneof![affinity, setting, sharing]
-    }
-
-    fn file(changes: &[Change]) -> Vec<u8> {
-        let mut bytes =
-            encode(&Header { schema: SCHEMA.to_owned(), boot_id: "some-boot".to_owned() }).unwrap();
-        for change in changes {
-            bytes.extend(encode(&Line::Change(change.clone())).unwrap());
-        }
-        bytes
-    }
-
-    proptest! {
-        #[test]
-        fn what_was_written_is_read(changes in proptest::collection::vec(change(), 0..12)) {
-            let bytes = file(&changes);
-            let parsed = parse(&bytes);
-            prop_assert_eq!(&parsed.entries, &changes);
-            prop_assert_eq!(parsed.lines, changes.len() + 1);
-            prop_assert_eq!((parsed.keep_bytes, parsed.unterminated), (bytes.len(), false));
-            prop_assert_eq!((parsed.header.unwrap().boot_id, parsed.damage), ("some-boot".to_owned(), vec![]));
-        }
-
-        #[test]
-        fn a_write_cut_anywhere_loses_only_what_was_not_complete(
-            changes in proptest::collection::vec(change(), 0..6),
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let bytes = file(&changes);
-            let cut = &bytes[..cut.index(bytes.len() + 1)];
-            let parsed = parse(cut);
-            prop_assert_eq!(&parsed.damage, &vec![]);
-            let ends = cut.iter().filter(|byte| **byte == b'\n').count();
-            prop_assert!(parsed.lines == ends || (parsed.unterminated && parsed.lines == ends + 1));
-            prop_assert_eq!(&parsed.entries[..], &changes[..parsed.lines.saturating_sub(1)]);
-            prop_assert_eq!(&parse(&cut[..parsed.keep_bytes]).entries, &parsed.entries);
-        }
-
-        #[test]
-        fn a_damaged_line_is_named_and_the_others_are_read(
-            changes in proptest::collection::vec(change(), 1..6),
-            which in any::<prop::sample::Index>(),
-        ) {
-            let which = which.index(changes.len());
-            let bytes = file(&changes);
-            let mut lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
-            lines[which + 1] = b"{\"vm\": \xff oops\n";
-            let parsed = parse(&lines.concat());
-            prop_assert_eq!(parsed.damage.len(), 1);
-            prop_assert_eq!(parsed.damage[0].line, which + 2);
-            prop_assert!(parsed.damage[0].text.contains("oops"));
-            let mut others = changes;
-            others.remove(which);
-            prop_assert_eq!(parsed.entries, others);
-        }
-
-        #[test]
-        fn what_is_forgotten_is_its_change_and_no_other(
-            changes in proptest::collection::vec(change(), 1..8),
-            which in any::<prop::sample::Index>(),
-        ) {
-            let key = changes[which.index(changes.len())].key();
-            let mut bytes = file(&changes);
-            bytes.extend(encode(&Line::Forget { forget: key.clone().into() }).unwrap());
-            let left: Vec<Change> = changes.into_iter().filter(|change| change.key() != key).collect();
-            prop_assert_eq!(parse(&bytes).entries, left);
-        }
-
-        #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let parsed = parse(&bytes);
-            prop_assert!(parsed.keep_bytes <= bytes.len());
-        }
-
-        #[test]
-        fn any_flipped_byte_is_survived(
-            changes in proptest::collection::vec(change(), 1..4),
-            at in any::<prop::sample::Index>(),
-            value in any::<u8>(),
-        ) {
-            let mut bytes = file(&changes);
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-            parse(&bytes);
-        }
-    }
-
-    #[test]
-    fn what_is_forgotten_is_not_an_entry() {
-        let setting = |file: &str, after: &str| Change::KsmSetting {
-            file: file.to_owned(),
-            before: "0".to_owned(),
-            after: after.to_owned(),
-        };
-        let mut bytes = file(&[setting("run", "1"), setting("smart_scan", "0"), setting("run", "0")]);
-        bytes.extend(encode(&Line::Forget { forget: Key::KsmSetting("run".to_owned()).into() }).unwrap());
-        bytes.extend(encode(&Line::Change(setting("run", "2"))).unwrap());
-        assert_eq!(parse(&bytes).entries, [setting("smart_scan", "0"), setting("run", "2")]);
-    }
-
-    /// Lines as versions 1 and 2 wrote them.
-    const OLDER_LINES: [&str; 4] = [
-        r#"{"change":"affinity","vm":"a","vcpu":1,"process":{"id":10,"start_ticks":5},"thread":{"id":11,"start_ticks":6},"before":[0,1],"after":[0]}"#,
-        r#"{"change":"affinity","vm":"x","vcpu":1,"scheduler":{"xen":"soft"},"process":{"id":5,"start_ticks":7676852397838257166},"thread":{"id":1,"start_ticks":7676852397838257166},"before":[0,1],"after":[0]}"#,
-        r#"{"change":"memory_sharing","vm":"x","domain":{"id":5,"start_ticks":7676852397838257166}}"#,
-        r#"{"change":"ksm_setting","file":"run","before":"0","after":"1"}"#,
-    ];
-
-    fn older_file(more: &[&str]) -> Vec<u8> {
-        let header = r#"{"schema":"huddle/journal/2","boot_id":"some-boot"}"#;
-        let lines = [header].into_iter().chain(OLDER_LINES).chain(more.iter().copied());
-        lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes()
-    }
-
-    #[test]
-    fn lines_of_older_versions_name_the_same_vcpus_and_domains() {
-        let parsed = parse(&older_file(&[]));
-        assert_eq!(parsed.damage, []);
-        let task = |id, start_ticks| TaskId { id, start_ticks };
-        let domain = XenDomainId::partly_known(5, 7_676_852_397_838_257_166);
-        let keys: Vec<Key> = parsed.entries.iter().map(Change::key).collect();
-        let of_domain = Key::XenVcpu { domain, vcpu: 1, affinity: AffinityKind::Soft };
-        let expected =
-            [Key::Thread(task(11, 6)), of_domain, Key::MemorySharing(domain), Key::KsmSetting("run".into())];
-        assert_eq!(keys, expected);
-        // Written anew they say the same.
-        assert_eq!(parse(&file(&parsed.entries)).entries, parsed.entries);
-        let older = r#"{"forget":{"thread":{"id":11,"start_ticks":6}}}"#;
-        let on_xen = [
-            r#"{"forget":{"domain_vcpu":[{"id":1,"start_ticks":7676852397838257166},"soft"]}}"#,
-            r#"{"forget":{"memory_sharing":{"id":5,"start_ticks":7676852397838257166}}}"#,
-        ];
-        assert_eq!(parse(&older_file(&[older])).entries, parsed.entries[1..]);
-        assert_eq!(
-            parse(&older_file(&on_xen)).entries,
-            [parsed.entries[0].clone(), parsed.entries[3].clone()]
-        );
-    }
-}
+mod tests;

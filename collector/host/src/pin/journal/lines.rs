@@ -137,6 +137,19 @@ impl From<Key> for KeyLine {
 }
 
 impl KeyLine {
+    /// The key, where it is whole.
+    pub(super) fn key(&self) -> Option<Key> {
+        Some(match self {
+            Self::Thread(thread) => Key::Thread(*thread),
+            Self::XenVcpu { domain, vcpu, affinity } => {
+                Key::XenVcpu { domain: *domain, vcpu: *vcpu, affinity: *affinity }
+            }
+            Self::XenMemorySharing(domain) => Key::MemorySharing(*domain),
+            Self::KsmSetting(file) => Key::KsmSetting(file.clone()),
+            Self::DomainVcpu(..) | Self::MemorySharing(_) => return None,
+        })
+    }
+
     /// Whether it is the key of a change, as far as it says.
     pub(super) fn is_of(&self, change: &Change) -> bool {
         match (self, change.key()) {

@@ -1,83 +1,40 @@
 //! The journal of changes to the host: on disk before the change.
 //!
-//! The file `journal` in the state directory holds JSON lines, mode 0600: first
-//! `{"schema":"huddle/journal/3","boot_id":..}`, then one [`Change`] a line, or `{"forget":..}` for
+//! The file `journal` in the state directory holds JSON lines with checksums, mode 0600: first
+//! `{"schema":"huddle/journal/4","boot_id":..}`, then one [`Change`] a line, or `{"forget":..}` for
 //! a thread or setting that was put back. It is only appended to, by one process at a time (it keeps
 //! the [`StateLock`]), and each batch is synced to disk before [`Journal::record`] returns; a new file
 //! is made known by syncing its directory. A change that is in the journal may or may not have been
 //! made; a change that is not in it was not made.
+//!
+//! After a write that failed, nobody knows what the file holds (fsync(2)). It then still holds at least what has to
+//! be undone, since nothing is taken out of it but by replacing it, and the next change is recorded in a new file
+//! that replaces it whole: a disk that was full is used again as soon as there is room.
 
 mod change;
+mod entries;
+mod error;
 mod format;
 mod lines;
 
-use std::fs::{File, OpenOptions};
+use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use huddle_model::id::XenDomainId;
-use nix::fcntl::OFlag;
 
 use super::state::StateLock;
-use crate::files::{self, replace_file};
-use crate::{HostError, HostRoot, kernel};
+use crate::files::{self, Access, NotOwn, open_own, replace_file};
+use crate::{HostRoot, kernel};
 pub use change::{Change, Key};
+pub(in crate::pin) use entries::Entries;
+pub use error::JournalError;
 pub use format::{Damage, Header, Parsed, parse};
 use format::{Line, OLDER_SCHEMAS, SCHEMA, encode};
 
-/// A journal that cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The disk said no.
-    #[error("cannot {what} the journal {}: {source}; huddle changes nothing that is not in it", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A write failed before, so nobody knows what the file holds.
-    #[error(
-        "an earlier write to the journal {} failed, so no more changes are made; undo with `huddle restore`",
-        path.display()
-    )]
-    Broken {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A complete line that is no entry.
-    #[error(
-        "line {line} of the journal {} is damaged: {text:?}; run `huddle restore`, which undoes all that \
-         can be read and keeps the file aside",
-        path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// Its first 120 characters.
-        text: String,
-    },
-    /// Written by another version.
-    #[error(
-        "the journal {} has the schema {found:?}, and this huddle knows {SCHEMA:?} only; restore with the \
-         version that wrote it",
-        path.display()
-    )]
-    Schema {
-        /// The file.
-        path: PathBuf,
-        /// What it says.
-        found: String,
-    },
-    /// The boot cannot be told.
-    #[error("cannot tell this boot from an earlier one: {0}")]
-    Boot(#[from] HostError),
-}
+/// What messages call the file.
+const ROLE: &str = "journal";
 
 /// What a journal is of. Each has one writer, and a file of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,22 +58,33 @@ impl Subject {
     }
 }
 
-/// The journal of one state directory, open for appending. Holds the lock as long as it lives.
+/// The journal of one state directory. Holds the lock as long as it lives.
 #[derive(Debug)]
 pub struct Journal {
     state: StateLock,
     subject: Subject,
     boot_id: String,
-    /// `None` until there is a change to write.
+    /// Open for appending; `None` until there is a change to write.
     file: Option<File>,
     len_bytes: u64,
     lines: usize,
-    entries: Vec<Change>,
+    entries: Entries,
     notes: Vec<String>,
-    broken: bool,
+    /// Whether the file may hold something else than it should, and so is replaced before it is appended to.
+    is_unsure: bool,
     damage: Vec<format::Damage>,
-    /// Whether the file is of an earlier version.
-    is_older: bool,
+}
+
+/// What the file of a journal needs before it can be appended to.
+enum Found {
+    /// There is none.
+    Nothing,
+    /// What it holds is of no use any more: it is removed.
+    Useless,
+    /// An end that was cut short is cut off, at this byte.
+    Whole(u64),
+    /// It is written anew.
+    Other,
 }
 
 impl Journal {
@@ -136,27 +104,46 @@ impl Journal {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_of(subject: Subject, root: &HostRoot, state: &StateLock) -> Result<Self, JournalError> {
-        let mut journal = Self::open_salvaging(subject, root, state)?;
+        let (mut journal, found) = Self::read(subject, root, state)?;
         let path = journal.path();
-        match journal.damage.pop() {
-            Some(damage) => Err(JournalError::Damaged { path, line: damage.line, text: damage.text }),
-            None => {
-                if journal.is_older {
-                    // What is appended is of this version, so all of it has to be.
-                    journal.keep_only(journal.entries.clone())?;
-                }
-                Ok(journal)
-            }
+        if let Some(damage) = journal.damage.pop() {
+            return Err(JournalError::Damaged { path, line: damage.line, text: damage.text });
         }
+        match found {
+            Found::Nothing => {}
+            Found::Useless => journal.clear()?,
+            Found::Whole(len_bytes) => {
+                let file = open_own(&path, ROLE, Access::Append).map_err(journal.refused("open"))?;
+                if file.metadata().map_err(journal.failed("read"))?.len() > len_bytes {
+                    file.set_len(len_bytes).map_err(journal.failed("write"))?;
+                }
+                file.sync_all().map_err(journal.failed("sync"))?;
+                (journal.file, journal.len_bytes) = (Some(file), len_bytes);
+            }
+            Found::Other => journal.rewrite()?,
+        }
+        Ok(journal)
     }
 
-    /// Opens a journal of which only a part may be readable. What it holds can be undone; finishing
-    /// with [`Journal::keep_only`] then sets the damaged file aside.
-    pub(crate) fn open_salvaging(
+    /// Opens a journal to undo what it holds, of which only a part may be readable. Nothing is written: its disk may
+    /// be full or read-only. Finishing with [`Journal::keep_only`] sets a damaged file aside.
+    pub(in crate::pin) fn open_salvaging(
         subject: Subject,
         root: &HostRoot,
         state: &StateLock,
     ) -> Result<Self, JournalError> {
+        let (mut journal, found) = Self::read(subject, root, state)?;
+        // Whatever is written next is a new file.
+        journal.is_unsure = true;
+        if matches!(found, Found::Useless)
+            && let Err(error) = journal.clear()
+        {
+            journal.notes.push(format!("what is left of it stays: {error}"));
+        }
+        Ok(journal)
+    }
+
+    fn read(subject: Subject, root: &HostRoot, state: &StateLock) -> Result<(Self, Found), JournalError> {
         let boot_id = kernel::boot_id(root)?;
         let mut journal = Self {
             state: state.clone(),
@@ -165,64 +152,58 @@ impl Journal {
             file: None,
             len_bytes: 0,
             lines: 0,
-            entries: Vec::new(),
+            entries: Entries::default(),
             notes: Vec::new(),
-            broken: false,
+            is_unsure: false,
             damage: Vec::new(),
-            is_older: false,
         };
-        journal.load()?;
-        Ok(journal)
-    }
-
-    fn load(&mut self) -> Result<(), JournalError> {
-        let path = self.path();
-        let mut file = match open_file(&path, false) {
+        let path = journal.path();
+        let mut file = match open_own(&path, ROLE, Access::Read) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(self.failed("open")(source)),
+            Err(NotOwn::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((journal, Found::Nothing));
+            }
+            Err(error) => return Err(journal.refused("open")(error)),
         };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(self.failed("read"))?;
+        file.read_to_end(&mut bytes).map_err(journal.failed("read"))?;
         let parsed = format::parse(&bytes);
+        let mut is_older = false;
         if let Some(header) = &parsed.header {
-            self.is_older = OLDER_SCHEMAS.contains(&header.schema.as_str());
-            if header.schema != SCHEMA && !self.is_older {
+            is_older = OLDER_SCHEMAS.contains(&header.schema.as_str());
+            if header.schema != SCHEMA && !is_older {
                 return Err(JournalError::Schema { path, found: header.schema.clone() });
             }
-            if header.boot_id != self.boot_id {
+            if header.boot_id != journal.boot_id {
                 let lines = parsed.lines - 1;
-                self.notes.push(format!(
+                journal.notes.push(format!(
                     "the journal {} is of an earlier boot; its {lines} changes ended with it, so there is \
                      nothing to undo",
                     path.display()
                 ));
-                return self.clear();
+                return Ok((journal, Found::Useless));
             }
         }
-        if parsed.damage.is_empty() {
-            if parsed.lines == 0 {
-                // Cut short within its first line: no change was ever recorded.
-                return self.clear();
-            }
-            if parsed.keep_bytes < bytes.len() {
-                self.notes.push(format!(
-                    "the last line of the journal {} was cut short; its change was never made",
-                    path.display()
-                ));
-                file.set_len(parsed.keep_bytes as u64).map_err(self.failed("write"))?;
-            }
-            if parsed.unterminated {
-                file.write_all(b"\n").map_err(self.failed("write"))?;
-            }
-            file.sync_all().map_err(self.failed("sync"))?;
+        // Cut short within its first line: no change was ever recorded.
+        let is_empty = parsed.damage.is_empty() && parsed.lines == 0;
+        if parsed.damage.is_empty() && !is_empty && parsed.keep_bytes < bytes.len() {
+            journal.notes.push(format!(
+                "the last line of the journal {} was cut short; its change was never made",
+                path.display()
+            ));
         }
-        self.len_bytes = parsed.keep_bytes as u64 + u64::from(parsed.unterminated);
-        self.lines = parsed.lines;
-        self.entries = parsed.entries;
-        self.damage = parsed.damage;
-        self.file = Some(file);
-        Ok(())
+        journal.lines = parsed.lines;
+        journal.entries = parsed.entries.into_iter().collect();
+        journal.damage = parsed.damage;
+        let found = if is_empty {
+            Found::Useless
+        } else if is_older || parsed.unterminated {
+            // What is appended is of this version and begins on a line of its own.
+            Found::Other
+        } else {
+            Found::Whole(parsed.keep_bytes as u64)
+        };
+        Ok((journal, found))
     }
 
     /// The locked directory it is in.
@@ -236,8 +217,18 @@ impl Journal {
     }
 
     /// The changes that may have to be undone, in the order they were made.
-    pub fn entries(&self) -> &[Change] {
+    pub fn entries(&self) -> Vec<Change> {
+        self.entries.iter().cloned().collect()
+    }
+
+    /// The same, by what they are about.
+    pub(in crate::pin) fn by_key(&self) -> &Entries {
         &self.entries
+    }
+
+    /// Whether there is nothing to undo.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// What opening it had to say, one sentence each.
@@ -246,16 +237,22 @@ impl Journal {
     }
 
     /// The damaged lines, each as a sentence.
-    pub(crate) fn damage(&self) -> Vec<String> {
+    pub(in crate::pin) fn damage(&self) -> Vec<String> {
         let say = |damage: &format::Damage| {
-            format!("line {} cannot be read and is not undone: {:?}", damage.line, damage.text)
+            let about = damage.about.as_ref().map_or_else(String::new, |about| format!(" ({about})"));
+            format!(
+                "line {} cannot be read and is not undone{about}: {:?}, in {}",
+                damage.line,
+                damage.text,
+                self.path().display()
+            )
         };
         self.damage.iter().map(say).collect()
     }
 
     /// The first change of a key: its `before` is the original.
     pub fn first(&self, key: &Key) -> Option<&Change> {
-        self.entries.iter().find(|change| change.key() == *key)
+        self.entries.first(key)
     }
 
     /// Writes and syncs `changes`; only then may they be made. A change of a thread or setting that is
@@ -263,23 +260,45 @@ impl Journal {
     /// written again, so a placement that goes to and fro does not grow the file.
     ///
     /// # Errors
-    /// When the disk says no; then the changes must not be made, and later ones are refused too.
+    /// When the disk says no; then the changes must not be made.
     pub fn record(&mut self, changes: &[Change]) -> Result<(), JournalError> {
-        let mut new: Vec<Change> = Vec::new();
+        self.record_anew(&[], changes)
+    }
+
+    /// The same, where what the journal has of `void` holds no longer: somebody else has changed it since, and the
+    /// `before` of `changes` is theirs.
+    pub(in crate::pin) fn record_anew(
+        &mut self,
+        void: &[Key],
+        changes: &[Change],
+    ) -> Result<(), JournalError> {
+        let void: HashSet<&Key> = void.iter().collect();
+        let (mut new, mut lines) = (Entries::default(), Vec::new());
         for change in changes {
             let key = change.key();
-            let first = self.first(&key).or_else(|| new.iter().find(|new| new.key() == key));
-            let change = match first {
-                Some(first) => change.clone().with_before_of(first),
+            let known = self.entries.first(&key).filter(|_| !void.contains(&key));
+            let original = known.or_else(|| new.first(&key));
+            let first = original.is_none();
+            let change = match original {
+                Some(original) => change.clone().with_before_of(original),
                 None => change.clone(),
             };
-            if !self.entries.contains(&change) && !new.contains(&change) {
+            let is_known = known.is_some() && self.entries.contains(&change);
+            if !is_known && !new.contains(&change) {
+                lines.push(Line::Change { first, change: change.clone() });
                 new.push(change);
             }
         }
-        let lines: Vec<Line> = new.iter().cloned().map(Line::Change).collect();
+        if self.lines > 256 && self.lines > 4 * (self.entries.len() + lines.len()) {
+            self.is_unsure = true;
+        }
         self.append(&lines)?;
-        self.entries.extend(new);
+        for key in new.keys() {
+            if void.contains(&key) {
+                self.entries.remove(&key);
+            }
+        }
+        new.iter().for_each(|change| self.entries.push(change.clone()));
         Ok(())
     }
 
@@ -288,15 +307,14 @@ impl Journal {
     /// # Errors
     /// When the disk says no; then the keys stay in the journal.
     pub fn forget(&mut self, keys: &[Key]) -> Result<(), JournalError> {
-        let known: Vec<&Key> = keys.iter().filter(|key| self.first(key).is_some()).collect();
+        let mut left = self.entries.clone();
+        let known: Vec<&Key> = keys.iter().filter(|key| left.remove(key)).collect();
         if known.is_empty() {
             return Ok(());
         }
-        let left: Vec<Change> =
-            self.entries.iter().filter(|change| !known.contains(&&change.key())).cloned().collect();
         // A loop that pins and releases for weeks must not fill the disk.
-        let mostly_history = self.lines > 256 && self.lines > 4 * (left.len() + known.len());
-        if left.is_empty() || mostly_history {
+        let is_history = self.lines > 256 && self.lines > 4 * (left.len() + known.len());
+        if left.is_empty() || is_history {
             return self.keep_only(left);
         }
         let lines: Vec<Line> =
@@ -311,43 +329,53 @@ impl Journal {
     /// # Errors
     /// When the file cannot be removed.
     pub fn clear(&mut self) -> Result<(), JournalError> {
-        self.keep_only(Vec::new())
+        self.keep_only(Entries::default())
     }
 
     /// Replaces the content by `entries` in one step that is either done or not, whatever happens. A
     /// damaged file is kept as `journal.damaged-N`.
-    pub(crate) fn keep_only(&mut self, entries: Vec<Change>) -> Result<(), JournalError> {
+    ///
+    /// # Errors
+    /// When the disk says no. Then the file is as it was, and holds more than has to be undone.
+    pub(in crate::pin) fn keep_only(&mut self, entries: Entries) -> Result<(), JournalError> {
+        self.entries = entries;
+        self.is_unsure = true;
         let path = self.path();
         if !self.damage.is_empty() {
             let aside = self.set_aside(&path).map_err(self.failed("set aside"))?;
             self.notes.push(format!("the damaged journal is kept as {}", aside.display()));
             self.damage.clear();
         }
-        if entries.is_empty() {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.failed("remove")(error));
-                }
-                _ => self.sync_dir()?,
+        self.rewrite()
+    }
+
+    /// Replaces the file by one that holds the entries, or removes it where there are none.
+    fn rewrite(&mut self) -> Result<(), JournalError> {
+        self.is_unsure = true;
+        let path = self.path();
+        if self.entries.is_empty() {
+            // Looked for first: a read-only disk refuses to remove what is not there.
+            if std::fs::symlink_metadata(&path).is_ok() {
+                std::fs::remove_file(&path).map_err(self.failed("remove"))?;
+                self.sync_dir()?;
             }
             (self.file, self.len_bytes, self.lines) = (None, 0, 0);
         } else {
-            let lines: Vec<Line> = entries.iter().cloned().map(Line::Change).collect();
+            let mut seen = HashSet::new();
+            let line =
+                |change: &Change| Line::Change { first: seen.insert(change.key()), change: change.clone() };
+            let lines: Vec<Line> = self.entries.iter().map(line).collect();
             let bytes = self.encode(&lines, true)?;
             self.file = Some(replace_file(&path, &bytes, files::FOR_OWNER).map_err(self.failed("rewrite"))?);
             (self.len_bytes, self.lines) = (bytes.len() as u64, lines.len() + 1);
         }
-        self.entries = entries;
-        (self.broken, self.is_older) = (false, false);
+        self.is_unsure = false;
         Ok(())
     }
 
     /// Whether a change is of a domain of Xen that a journal of an earlier version named in part.
     pub(in crate::pin) fn has_partly_known_domains(&self) -> bool {
-        self.entries
-            .iter()
-            .cloned()
-            .any(|mut change| change.xen_domain().is_some_and(|of| of.is_partly_known()))
+        self.entries.iter().any(|change| change.xen_domain().is_some_and(|of| of.is_partly_known()))
     }
 
     /// Names those domains whole that are among `domains`, so that later changes of them have the same key.
@@ -355,42 +383,52 @@ impl Journal {
     /// # Errors
     /// When the file cannot be replaced.
     pub(in crate::pin) fn complete_domains(&mut self, domains: &[XenDomainId]) -> Result<(), JournalError> {
-        let mut entries = self.entries.clone();
-        for known in entries.iter_mut().filter_map(Change::xen_domain).filter(|known| known.is_partly_known())
+        let mut entries = self.entries();
+        let mut is_other = false;
+        for known in
+            entries.iter_mut().filter_map(Change::xen_domain_mut).filter(|known| known.is_partly_known())
         {
             if let Some(whole) = domains.iter().find(|domain| domain.matches(known)) {
-                *known = *whole;
+                (*known, is_other) = (*whole, true);
             }
         }
-        if entries == self.entries { Ok(()) } else { self.keep_only(entries) }
+        if is_other { self.keep_only(entries.into_iter().collect()) } else { Ok(()) }
     }
 
     fn append(&mut self, lines: &[Line]) -> Result<(), JournalError> {
-        if self.broken {
-            return Err(JournalError::Broken { path: self.path() });
-        }
         if lines.is_empty() {
             return Ok(());
         }
+        if self.is_unsure {
+            self.rewrite()?;
+        }
         let is_new = self.file.is_none();
         let bytes = self.encode(lines, is_new)?;
-        if is_new {
-            self.file = Some(open_file(&self.path(), true).map_err(self.failed("create"))?);
-        }
-        let Some(file) = &mut self.file else { return Ok(()) };
-        if let Err(source) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
-            // After a failed fsync nobody can tell what is on disk (fsync(2)): write no more. The cut
-            // makes the file readable again where it can be made; undoing needs what is before it only.
-            let _ = file.set_len(self.len_bytes).and_then(|()| file.sync_all());
-            self.broken = true;
-            return Err(self.failed("write")(source));
-        }
-        if is_new {
-            self.sync_dir().inspect_err(|_| self.broken = true)?;
+        let written = self.write(&bytes, is_new);
+        if written.is_err() {
+            // After a failed fsync nobody can tell what is on disk (fsync(2)): the next change goes into a new file.
+            // The cut makes this one readable again where it can be made; undoing needs what is before it only.
+            if let Some(file) = self.file.take() {
+                let _ = file.set_len(self.len_bytes).and_then(|()| file.sync_all());
+            }
+            self.is_unsure = true;
+            return written;
         }
         self.len_bytes += bytes.len() as u64;
         self.lines += lines.len() + usize::from(is_new);
         Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8], is_new: bool) -> Result<(), JournalError> {
+        if is_new {
+            let created = open_own(&self.path(), ROLE, Access::Create);
+            self.file = Some(created.map_err(self.refused("create"))?);
+        }
+        let failed = self.failed("write");
+        if let Some(file) = &mut self.file {
+            file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        if is_new { self.sync_dir() } else { Ok(()) }
     }
 
     fn encode(&self, lines: &[Line], with_header: bool) -> Result<Vec<u8>, JournalError> {
@@ -423,20 +461,18 @@ impl Journal {
         files::sync_parent(&self.path()).map_err(self.failed("sync"))
     }
 
+    fn refused(&self, what: &'static str) -> impl Fn(NotOwn) -> JournalError + use<> {
+        let failed = self.failed(what);
+        move |error| match error {
+            NotOwn::Io(source) => failed(source),
+            error => JournalError::NotOwn(error),
+        }
+    }
+
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> JournalError + use<> {
         let path = self.path();
         move |source| JournalError::Io { what, path: path.clone(), source }
     }
-}
-
-fn open_file(path: &Path, create_new: bool) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create_new(create_new)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = HostRoot::at(dir.path());
-        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock(&root).unwrap();
         let place = Self { dir, root, state };
         place.boot("first-boot");
         place
@@ -74,8 +74,11 @@ fn what_is_recorded_is_there_for_the_next_run() {
     let mut journal = place.open();
     assert_eq!(journal.entries(), changes);
     assert_eq!(journal.notes(), &[] as &[String]);
-    let first = place.text().lines().next().unwrap().to_owned();
-    assert_eq!(first, r#"{"schema":"huddle/journal/3","boot_id":"first-boot"}"#);
+    let text = place.text();
+    let (checksum, first) = text.lines().next().unwrap().split_once(' ').unwrap();
+    assert_eq!(first, r#"{"schema":"huddle/journal/4","boot_id":"first-boot"}"#);
+    // As other programs compute it: `printf %s '...' | gzip -c | tail -c8 | od -An -tx4 -N4`.
+    assert_eq!(checksum, "27cdbeaa");
     journal.clear().unwrap();
     assert!(!place.file().exists());
 }
@@ -195,7 +198,7 @@ fn what_is_kept_of_a_damaged_journal_replaces_it_and_the_file_stays_aside() {
         let mut journal = Journal::open_salvaging(Subject::Placement, &place.root, &place.state).unwrap();
         assert_eq!(journal.entries(), [affinity(11, "1", "0")]);
         assert!(journal.damage()[0].contains("line 1"), "{:?}", journal.damage());
-        journal.keep_only(vec![affinity(11, "1", "0")]).unwrap();
+        journal.keep_only([affinity(11, "1", "0")].into_iter().collect()).unwrap();
         let aside = place.dir.path().join(format!("state/journal.damaged-{number}"));
         assert_eq!(std::fs::read_to_string(aside).unwrap(), damaged);
         assert_eq!(place.open().entries(), [affinity(11, "1", "0")]);
@@ -207,16 +210,50 @@ fn a_full_disk_is_an_error_before_the_change_and_the_old_entries_stay() {
     let place = Place::new();
     let mut journal = place.open();
     journal.record(&[affinity(11, "0-1", "0")]).unwrap();
-    let good = journal.file.replace(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let full = || Some(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    journal.file = full();
     let error = journal.record(&[affinity(12, "0-1", "0")]).unwrap_err().to_string();
     assert!(error.contains("No space left"), "{error}");
-    journal.file = good;
-    let error = journal.record(&[affinity(12, "0-1", "0")]).unwrap_err().to_string();
-    assert!(error.contains("earlier write"), "{error}");
     assert_eq!(journal.entries(), [affinity(11, "0-1", "0")]);
     assert_eq!(place.open().entries(), [affinity(11, "0-1", "0")]);
+
+    // As soon as there is room it goes on, in a file that is whole.
+    journal.record(&[affinity(12, "0-1", "0")]).unwrap();
+    assert_eq!(place.open().entries(), [affinity(11, "0-1", "0"), affinity(12, "0-1", "0")]);
+    journal.file = full();
+    let key = affinity(11, "0", "0").key();
+    assert!(journal.forget(std::slice::from_ref(&key)).is_err());
+    assert_eq!(place.open().entries().len(), 2, "what cannot be taken out stays");
+    journal.forget(&[key]).unwrap();
+    assert_eq!(place.open().entries(), [affinity(12, "0-1", "0")]);
     journal.clear().unwrap();
     journal.record(&[affinity(12, "0-1", "0")]).unwrap();
+}
+
+#[test]
+fn a_directory_in_which_nothing_can_be_written_is_read_and_stays_as_it_is() {
+    let place = Place::new();
+    place.open().record(&[affinity(11, "0-1", "0")]).unwrap();
+    let text = place.text();
+    // Neither replaced nor removed: a directory stands where the new file would, and is not empty.
+    let salvaged = || Journal::open_salvaging(Subject::Placement, &place.root, &place.state).unwrap();
+    std::fs::create_dir_all(place.dir.path().join("state/.journal.tmp/x")).unwrap();
+    let mut journal = salvaged();
+    assert_eq!(journal.entries(), [affinity(11, "0-1", "0")]);
+    let left = [affinity(11, "0-1", "0")].into_iter().collect();
+    assert!(journal.keep_only(left).unwrap_err().to_string().contains("cannot rewrite the journal"));
+    assert_eq!(place.text(), text);
+    assert_eq!(salvaged().entries(), [affinity(11, "0-1", "0")]);
+}
+
+#[test]
+fn what_is_no_file_of_ones_own_is_refused_by_name() {
+    let place = Place::new();
+    nix::unistd::mkfifo(&place.file(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let error = Journal::open(&place.root, &place.state).unwrap_err().to_string();
+    assert!(error.contains("state/journal is a named pipe"), "{error}");
+    let error = Journal::open_salvaging(Subject::Placement, &place.root, &place.state).unwrap_err();
+    assert!(error.to_string().contains("state/journal is a named pipe"), "{error}");
 }
 
 #[test]
@@ -233,7 +270,7 @@ fn a_journal_of_an_older_version_is_read_and_goes_on_in_this_one() {
     std::fs::write(place.file(), lines.join("\n") + "\n").unwrap();
     let mut journal = place.open();
     assert_eq!(journal.entries()[0], affinity(11, "0-1", "0"));
-    assert!(place.text().starts_with("{\"schema\":\"huddle/journal/3\""), "{}", place.text());
+    assert!(place.text()[9..].starts_with("{\"schema\":\"huddle/journal/4\""), "{}", place.text());
     assert_eq!(place.open().entries(), journal.entries());
 
     // The domain is known by half of its UUID, until it is seen.

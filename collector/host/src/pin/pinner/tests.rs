@@ -120,7 +120,7 @@ impl World {
             write_stat(&root, &format!("100/task/{id}/stat"), id);
             kernel.affinity.insert(id.id, cpus("0-7"));
         }
-        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock().unwrap();
+        let state = StateDir::open(Some(&dir.path().join("state"))).unwrap().lock(&root).unwrap();
         Self { dir, root, state, kernel: Shared(Arc::new(Mutex::new(kernel))) }
     }
 
@@ -301,7 +301,9 @@ fn a_number_taken_by_another_task_is_passed_over_at_every_moment() {
     assert_eq!(world.affinity(1), "0-7");
 
     // The same for its process.
-    write_stat(&world.root, "100/stat", TaskId { start_ticks: 9, ..PROCESS });
+    for file in ["100/stat", "100/task/100/stat"] {
+        write_stat(&world.root, file, TaskId { start_ticks: 9, ..PROCESS });
+    }
     let report = pinner.set_affinities(&[pin(0, "1")]).unwrap();
     assert_eq!((report.outcome.skipped, world.affinity(0)), (1, "0-7".to_owned()));
 }
@@ -411,4 +413,66 @@ fn a_journal_cannot_make_it_write_elsewhere() {
     assert!(report.failures[0].contains("not a setting of KSM"), "{:?}", report.failures);
     assert_eq!(std::fs::read_to_string(world.root.sys("kernel/mm/other")).unwrap(), "1");
     pinner.keep();
+}
+
+/// Each byte of a journal, changed: `huddle restore` names the line, undoes every other one, and sets nothing else.
+#[test]
+fn whatever_byte_of_a_journal_changes_the_rest_is_undone_and_nothing_else_is_set() {
+    let world = World::new();
+    let pins = [pin(0, "1"), pin(1, "2"), pin(2, "3")];
+    let mut pinner = world.pinner();
+    pinner.set_affinities(&pins).unwrap();
+    pinner.keep();
+    let (file, state) = (world.dir.path().join("state/journal"), world.state.clone());
+    let whole = std::fs::read(&file).unwrap();
+    let undoers = || Undoers::of_host(world.root.clone()).with_threads(Box::new(world.kernel.clone()));
+    let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+    for at in 0..whole.len() {
+        for number in 0..3 {
+            world.taskset(number, ["1", "2", "3"][number as usize]);
+        }
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&file, &damaged).unwrap();
+        let refused = Journal::open(&world.root, &state).unwrap_err().to_string();
+        assert!(refused.contains("is damaged") && refused.contains("huddle restore"), "byte {at}: {refused}");
+        let report = super::super::undo::restore(&undoers(), &state).unwrap();
+        // Lines from 0, the first being the header; the vCPU of line N is N - 1.
+        let line = ends.iter().filter(|end| **end < at).count();
+        let named =
+            report.failures.iter().any(|failure| failure.contains(&format!("line {} cannot", line + 1)));
+        assert!(named, "byte {at}: {report:?}");
+        for number in 0..3 {
+            let now = world.affinity(number);
+            let pinned = ["1", "2", "3"][number as usize];
+            let is_of_line = line == number as usize + 1;
+            assert!(
+                now == "0-7" || (is_of_line && now == pinned),
+                "byte {at}, vCPU {number}: {now}, {report:?}"
+            );
+        }
+        if line > 0 && world.affinity(line as i32 - 1) != "0-7" {
+            let who = [format!("vCPU {}", line - 1), format!("thread {}", 99 + line), "VM \"a\"".to_owned()];
+            let said = report.failures.join("; ");
+            assert!(who.iter().any(|who| said.contains(who)), "byte {at}: {said}");
+        }
+        let aside = world.dir.path().join("state/journal.damaged-1");
+        assert_eq!(std::fs::read(&aside).unwrap(), damaged);
+        std::fs::remove_file(aside).unwrap();
+        assert!(!file.exists());
+    }
+}
+
+#[test]
+fn a_stop_ends_pinning_in_the_middle_and_all_of_it_is_undone() {
+    let world = World::new();
+    let stop = Stop::default();
+    let mut pinner = world.pinner().until(stop.clone());
+    world.kernel.0.lock().unwrap().after_set = Some(Box::new(move || stop.set()));
+    let error = pinner.set_affinities(&[pin(0, "1"), pin(1, "1")]).unwrap_err().to_string();
+    assert!(error.contains("the loop is ending"), "{error}");
+    assert_eq!((world.affinity(0), world.affinity(1)), ("1".to_owned(), "0-7".to_owned()));
+    let report = pinner.undo();
+    assert_eq!((report.restored, report.failures.len()), (1, 0), "{report:?}");
+    assert_eq!(world.affinity(0), "0-7");
 }

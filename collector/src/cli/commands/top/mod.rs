@@ -23,6 +23,7 @@ use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::log::Log;
 use crate::cli::looping::{self, Loop};
+use crate::cli::signals::Stopping;
 
 pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     if common.format == Format::Json {
@@ -40,21 +41,22 @@ pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Fail
 
 /// Runs the loop and shows it.
 fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
-    let parts = Loop::prepare(context, &args.looping)?;
-    let screen = Screen::enter(&context.config.top, args.ascii)?;
-    // Dropped after the screen is left, so that what was said meanwhile is read then.
-    let held = log.hold();
     let runtime = looping::runtime()?;
     let options = looping::options(context, &args.looping, None);
+    let entered = runtime.enter();
+    let (parts, stopping) = Loop::prepare(context, &args.looping)?;
+    let screen = Screen::enter(&context.config.top, args.ascii)?;
+    drop(entered);
+    // Dropped after the screen is left, so that what was said meanwhile is read then.
+    let held = log.hold();
     let end = runtime.block_on(async {
-        let signalled = looping::stop_signal()?;
         let (channels, viewer) = looping::channels();
         // A task of its own, so that the loop ends in order even if it panics.
         let mut shown = tokio::spawn(screen.show(Live::new(viewer, parts.can_pin())));
         let mut left = None;
         let stop = async {
             tokio::select! {
-                () = signalled => {}
+                () = stopping.come() => {}
                 // By the user's command, or because it cannot go on.
                 ended = &mut shown => left = Some(ended),
             }
@@ -79,17 +81,18 @@ fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log)
     };
     let runtime = looping::runtime()?;
     let viewer = runtime.block_on(Viewer::attach(&socket)).map_err(Failure::failed)?;
-    let screen = Screen::enter(&context.config.top, args.ascii)?;
-    let held = log.hold();
-    let end = runtime.block_on(async {
-        let signalled = looping::stop_signal()?;
-        tokio::select! {
+    runtime.block_on(async {
+        // Heard before the terminal is taken over, so that it is always given back.
+        let stopping = Stopping::listen()?;
+        let screen = Screen::enter(&context.config.top, args.ascii)?;
+        let held = log.hold();
+        let end = tokio::select! {
             ended = screen.show(Attached::new(socket, viewer)) => ended,
-            () = signalled => Ok(()),
-        }
-    });
-    drop(held);
-    end
+            () = stopping.come() => Ok(()),
+        };
+        drop(held);
+        end
+    })
 }
 
 /// Shows a recording; nothing of the host is looked at.
@@ -98,18 +101,17 @@ fn replayed(context: &Context, dir: &Path, args: &TopArgs, log: &Log) -> Result<
     for warning in recording.warnings() {
         tracing::warn!("{warning}");
     }
-    let screen = Screen::enter(&context.config.top, args.ascii)?;
-    let held = log.hold();
-    let runtime = looping::runtime()?;
-    let end = runtime.block_on(async {
-        let signalled = looping::stop_signal()?;
-        tokio::select! {
+    looping::runtime()?.block_on(async {
+        let stopping = Stopping::listen()?;
+        let screen = Screen::enter(&context.config.top, args.ascii)?;
+        let held = log.hold();
+        let end = tokio::select! {
             ended = screen.show(Replayed::new(recording)) => ended,
-            () = signalled => Ok(()),
-        }
-    });
-    drop(held);
-    end
+            () = stopping.come() => Ok(()),
+        };
+        drop(held);
+        end
+    })
 }
 
 /// What an action asks of the loop; `None` where it is not the loop's.
