@@ -10,24 +10,24 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 /// A recording with its segments, by their paths within it.
-pub struct Original {
-    pub dir: PathBuf,
-    pub segments: Vec<PathBuf>,
+pub(crate) struct Original {
+    pub(crate) dir: PathBuf,
+    pub(crate) segments: Vec<PathBuf>,
 }
 
 /// What became of a copy of the recording.
 #[derive(Default)]
-pub struct Harmed {
+pub(crate) struct Harmed {
     /// What was done, for messages.
-    pub what: Vec<String>,
+    pub(crate) what: Vec<String>,
     /// Segments that are not what they were, by their paths within the recording; segments that were added too.
-    pub damaged: Vec<PathBuf>,
+    pub(crate) damaged: Vec<PathBuf>,
     /// Whether the manifest is another: then it is enough to survive.
-    pub is_manifest_harmed: bool,
+    pub(crate) is_manifest_harmed: bool,
 }
 
 impl Original {
-    pub fn of(dir: &Path) -> Self {
+    pub(crate) fn of(dir: &Path) -> Self {
         let mut segments = Vec::new();
         for table in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
             if table.file_type().unwrap().is_dir() {
@@ -41,7 +41,7 @@ impl Original {
     }
 
     /// A copy in `to`, without these segments. Files are shared: whoever changes one replaces it.
-    pub fn copy(&self, to: &Path, without: &[PathBuf]) {
+    pub(crate) fn copy(&self, to: &Path, without: &[PathBuf]) {
         fs::create_dir(to).unwrap();
         fs::copy(self.dir.join("manifest.json"), to.join("manifest.json")).unwrap();
         for segment in &self.segments {
@@ -58,7 +58,7 @@ impl Original {
 }
 
 /// Harms the copy of `original` in `dir`, as `rng` draws it; `other` is another run of the same kind.
-pub fn harm(original: &Original, other: &Original, dir: &Path, rng: &mut Rng) -> Harmed {
+pub(crate) fn harm(original: &Original, other: &Original, dir: &Path, rng: &mut Rng) -> Harmed {
     let mut harmed = Harmed::default();
     for _ in 0..1 + rng.below(3) {
         let segment = original.segments[rng.below(original.segments.len())].clone();

@@ -18,7 +18,7 @@ const MOST_TOLD: usize = 20;
 
 /// How it went.
 #[derive(Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     recordings: u64,
     segments: u64,
     answers: u64,
@@ -32,7 +32,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         self.recordings > 0 && self.hangs + self.ends + self.panics + self.wrong == 0
     }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Counts {
 }
 
 /// Has workers take these recordings, as many at a time as there are CPUs.
-pub fn run(seed: u64, numbers: Range<u64>) -> Counts {
+pub(crate) fn run(seed: u64, numbers: Range<u64>) -> Counts {
     let counts = Arc::new(Mutex::new(Counts::default()));
     let next = Mutex::new(numbers.clone());
     let threads = thread::available_parallelism().map_or(1, usize::from);

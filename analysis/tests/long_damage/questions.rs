@@ -14,10 +14,10 @@ use huddle_tui::{App, Charset, ColourMode, Options, picture, render};
 use serde_json::Value;
 
 /// Answers by the name of the question; one that could not be answered is its error.
-pub type Answers = BTreeMap<String, String>;
+pub(crate) type Answers = BTreeMap<String, String>;
 
 /// Puts all questions to the recording `run`; what is written goes beneath `scratch`, which is empty.
-pub fn ask(run: &Path, scratch: &Path) -> Answers {
+pub(crate) fn ask(run: &Path, scratch: &Path) -> Answers {
     let mut answers = Answers::new();
     for question in ["summary", "compare", "sharing", "timeline", "validate"] {
         let answer = analysis(&[question, "--format", "json"], run);
@@ -136,7 +136,7 @@ fn replay(run: &Path) -> Answers {
 }
 
 /// Puts the recording to the real programs; what is wrong with how they end.
-pub fn ask_programs(run: &Path, scratch: &Path) -> Vec<String> {
+pub(crate) fn ask_programs(run: &Path, scratch: &Path) -> Vec<String> {
     let analysis = env!("CARGO_BIN_EXE_huddle-analysis");
     let out = |name: &str| scratch.join(name).to_str().unwrap().to_owned();
     let (run, page, csv) = (run.to_str().unwrap(), out("real.html"), out("real-csv"));
