@@ -11,19 +11,19 @@ use nix::unistd::mkfifo;
 
 /// A recording with its segments, by their paths within it.
 pub(crate) struct Original {
-    pub dir: PathBuf,
-    pub segments: Vec<PathBuf>,
+    pub(crate) dir: PathBuf,
+    pub(crate) segments: Vec<PathBuf>,
 }
 
 /// What became of a copy of the recording.
 #[derive(Default)]
 pub(crate) struct Harmed {
     /// What was done, for messages.
-    pub what: Vec<String>,
+    pub(crate) what: Vec<String>,
     /// Segments that are not what they were, by their paths within the recording; segments that were added too.
-    pub damaged: Vec<PathBuf>,
+    pub(crate) damaged: Vec<PathBuf>,
     /// Whether the manifest is another: then it is enough to survive.
-    pub is_manifest_harmed: bool,
+    pub(crate) is_manifest_harmed: bool,
 }
 
 impl Original {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use huddle_model::rng::Rng;
-use huddle_model::schema::Manifest;
+use huddle_model::schema::{Manifest, Rows};
 use huddle_model::view::View;
 use huddle_record::{QueueLimit, Recorder, RecorderLimits, SegmentLimits};
 use huddle_testing::{sample, sample_observed};
@@ -16,7 +16,7 @@ use super::harm::{Original, harm};
 use super::questions::{Answers, ask, ask_programs};
 use super::{MOST_BYTES, REAL_EVERY};
 
-/// Steps of a recording in one segment.
+/// Rounds of a recording, of which each table has two segments.
 const ROUNDS: u64 = 4;
 
 pub(crate) fn run(seed: u64, numbers: Range<u64>) {
@@ -57,8 +57,9 @@ pub(crate) fn run(seed: u64, numbers: Range<u64>) {
     println!("peak {}", peak_kib());
 }
 
-/// A recording of some rounds, each of which is a segment of every table.
+/// A recording of some rounds, in two segments of every table.
 fn recording(dir: &Path, id: &str) -> Original {
+    let views: Vec<View> = (1..=ROUNDS).map(|round| sample_observed::observed(round, 3)).collect();
     let limits = RecorderLimits {
         segment: SegmentLimits { max_bytes: u64::MAX, max_age: Duration::ZERO },
         queue: QueueLimit(1000),
@@ -66,10 +67,14 @@ fn recording(dir: &Path, id: &str) -> Original {
     };
     let manifest = Manifest { run: id.to_owned(), ..sample::manifest() };
     let recorder = Recorder::start(dir, manifest, limits).unwrap();
-    let views: Vec<View> = (1..=ROUNDS).map(|round| sample_observed::observed(round, 3)).collect();
-    for (step, view) in sample::steps(&views).into_iter().zip(&views) {
-        recorder.send(step);
-        recorder.send_rows(sample_observed::responses(view));
+    let mut before: Option<&View> = None;
+    for half in views.chunks(views.len() / 2) {
+        // Where segments may have no age, what is sent at once is a segment.
+        let updates = half.iter().flat_map(|view| view.updates_since(before.replace(view)));
+        recorder.send(updates.collect());
+        let mut responses = Rows::default();
+        half.iter().for_each(|view| responses.append(sample_observed::responses(view)));
+        recorder.send_rows(responses);
     }
     assert_eq!(recorder.finish().unwrap().steps.steps_lost, 0);
     Original::of(dir)
