@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use huddle_host::limits::{Budget, Limits};
+use huddle_host::limits::Limits;
 use huddle_host::{HostRoot, cpuinfo, maps, status, task};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::unistd::gettid;
@@ -43,11 +43,11 @@ fn main() {
         || CpuInfo::from_file(many.proc("cpuinfo")).unwrap().model_name(0).map(str::to_owned),
     );
     add_mappings();
-    let limits = Limits { vm_ms: 60_000, ..Limits::default() };
+    let limits = Limits::default();
     compare(
         "smaps, 2000 mappings",
         5,
-        || maps::smaps(&root, pid, &limits, Budget::of_round(&limits).vm()).unwrap().len(),
+        || maps::smaps(&root, pid, &limits).unwrap().len(),
         || MemoryMaps::from_file(root.proc(format!("{pid}/smaps"))).unwrap().0.len(),
     );
 }

@@ -34,7 +34,7 @@ pub struct Limits {
     pub monitor_ms: u32,
     /// Most that a monitor may send, in KiB. With 4,096 vCPUs the answer has 800.
     pub monitor_kib: u32,
-    /// Time to read about one VM in one round, in milliseconds.
+    /// Time to read about the threads and open files of one VM in one round, in milliseconds.
     pub vm_ms: u32,
     /// Time to look for VMs in one round, in milliseconds. What is not reached is left for the next round.
     pub round_ms: u32,
@@ -142,7 +142,7 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMuch {
     /// Reading takes too long.
-    #[error("reading about it takes longer than {0} ms ([limits] vm_ms)")]
+    #[error("reading about it took longer than {0} ms ([limits] vm_ms)")]
     Time(u128),
     /// What is known of all VMs fills the memory for it.
     #[error("there is no room to know more of VMs ([limits] round_mib)")]

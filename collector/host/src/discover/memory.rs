@@ -173,7 +173,7 @@ impl MemoryCache {
             by_maps
         } else {
             self.smaps_reads += 1;
-            maps::smaps(root, process.id, limits, time)?
+            maps::smaps(root, process.id, limits)?
         };
         let regions = guest_memory(process, &mappings);
         self.entries.insert(process, Entry { key, read_at: now, regions: regions.clone() });

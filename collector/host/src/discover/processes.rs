@@ -24,6 +24,9 @@ const MOST_PATIENCE: Duration = Duration::from_secs(60);
 /// A process is looked into again after this time though nothing seems to have changed.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
+/// A process that could not be looked into is looked into again after this time.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// What is known of the processes of the host.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
@@ -145,6 +148,9 @@ impl Seen {
             return false;
         }
         let age = now.saturating_duration_since(self.looked_at);
+        if matches!(self.found, Found::Failed(_)) && age >= RETRY {
+            return true;
+        }
         if self.glance == *now_seen {
             return age >= MAX_AGE;
         }

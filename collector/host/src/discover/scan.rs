@@ -79,7 +79,8 @@ pub(crate) fn process(
     let (kvm, is_hidden) = match kvm_descriptors(root, pid, limits, time) {
         Ok(kvm) => (kvm, false),
         Err(error) if error.is_denied() => (KvmDescriptors::default(), true),
-        Err(HostError::TooMuch(why)) => {
+        // That it took long now says nothing about the process.
+        Err(HostError::TooMuch(why @ TooMuch::Count { .. })) => {
             too_much = Some(why);
             (KvmDescriptors::default(), false)
         }
