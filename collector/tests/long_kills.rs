@@ -2,7 +2,11 @@
 //! leaves: every affinity and setting of KSM as before, no process, no socket, every closed segment readable.
 //!
 //! `cargo xtask kills --count N` runs it N times; without a count it is run [`DEFAULT_COUNT`] times.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test program without a harness: it ends at the first surprise and prints what it did"
+)]
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;

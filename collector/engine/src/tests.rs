@@ -268,7 +268,7 @@ fn plans_know_what_the_last_window_saw() {
     let mut engine = Engine { limits, ..watched(&pinner, vec![vm("a", 1), vm("b", 2)]) };
     let first = round(&mut engine);
     let reasons = &first.round.plan.value().unwrap().reasons;
-    assert!(reasons.iter().any(|reason| reason.contains("a: its CPU load is not known")), "{reasons:?}");
+    assert!(reasons.iter().any(|reason| reason.contains("a: its CPU load is unknown")), "{reasons:?}");
 }
 
 fn run_ns(vcpu: &huddle_model::observation::VcpuObservation) -> Vec<u64> {

@@ -390,7 +390,7 @@ fn a_vm_with_another_number_of_vcpus_ends_the_trial() {
     let [decision] = &view.decisions[..] else { panic!("{:?}", view.decisions) };
     assert_eq!(
         (decision.outcome, decision.reason.as_str()),
-        (Outcome::Aborted, "a has 2 vCPUs now during the trial")
+        (Outcome::Aborted, "a now has 2 vCPUs during the trial")
     );
     assert_eq!(pinned.now(), "nothing", "all are where they were");
     assert_eq!(next_decision(&mut engine).outcome, Outcome::Kept, "and it is tried with what there is now");
