@@ -136,7 +136,10 @@ fn last_label(foot: &[u8], start: u64) -> Option<Label> {
     let line = std::str::from_utf8(&rest[..rest.iter().position(|byte| *byte == b'\n')?]).ok()?;
     let mut words = line.splitn(5, ' ');
     let mut digits = |count: usize| words.next().filter(|word| word.len() == count);
-    let sum = u32::from_str_radix(digits(SUM_DIGITS)?, 16).ok()?;
+    // One way to write it only: its own digits are not part of what is summed up.
+    let sum =
+        digits(SUM_DIGITS).filter(|word| word.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))?;
+    let sum = u32::from_str_radix(sum, 16).ok()?;
     let bytes = digits(SIZE_DIGITS)?.parse().ok()?;
     Some(Label {
         sum,

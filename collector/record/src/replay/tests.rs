@@ -417,7 +417,7 @@ fn what_was_not_written_there_is_passed_over() {
     for (bytes, words) in [
         (flipped, "its bytes are not those that were written: checksum"),
         (good[..good.len() - 1].to_vec(), "bytes, and was written with"),
-        (good[..good.len() / 2].to_vec(), "has no checksum, and every segment of this recording"),
+        (good[..good.len() / 4].to_vec(), "has no checksum, and every segment of this recording"),
         ([&good[..], &[0]].concat(), "bytes, and was written with"),
         (unlabelled, "has no checksum"),
         (Vec::new(), "has no checksum"),
