@@ -260,9 +260,9 @@ fn watches() {
     terminal.shows("share most: web-1 and web-2");
     // What changes the host is asked for first.
     terminal.keys(&["R"]);
-    terminal.shows("Undo what was pinned?");
+    terminal.shows("Undo all pinning?");
     terminal.keys(&["n", "R"]);
-    terminal.shows("Undo what was pinned?");
+    terminal.shows("Undo all pinning?");
     terminal.keys(&["y"]);
     terminal.shows("were taken back");
     assert_eq!(cpus(tenants[0].pid()), before);
