@@ -23,7 +23,7 @@ pub enum AnalysisError {
     Files(#[from] TableFault),
     /// There is no recording at this path.
     #[error(
-        "{} holds no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
+        "{} has no recording and no result of an experiment: neither a manifest.json nor host=NAME/run=ID directories that have one, nor a summary.json",
         .0.display()
     )]
     NoRun(PathBuf),

@@ -176,7 +176,7 @@ impl Report {
             }
             _ if usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
                 self.problems.push(format!(
-                    "{table} has {} rows, and the manifest counts {}",
+                    "{table} has {} rows, but the manifest counts {}",
                     usable.rows,
                     manifest.counts(table).rows_kept()
                 ));

@@ -275,9 +275,9 @@ fn what_is_missing_is_said_and_the_rest_is_reported() {
         ("empty", Vec::new(), "No VM was recorded.", "nothing to compare"),
         ("plain", all(4, &|round| sample::view(round, 2)), "No counters were recorded", "nothing to compare"),
         ("uncounted", all(4, &none), "No MPKI", "have no LLC misses"),
-        ("one-arm", all(4, &one_arm), "Sharing in round", "one arm only"),
+        ("one-arm", all(4, &one_arm), "Sharing in round", "only one arm"),
         ("nan", all(4, &nan), "no distribution of response times", "values are too few"),
-        ("one-sample", all(1, &|round| observed(round, 1)), "MPKI over time", "one arm only"),
+        ("one-sample", all(1, &|round| observed(round, 1)), "MPKI over time", "only one arm"),
     ];
     for (name, rounds, in_report, in_comparison) in cases {
         let run = dir.path().join(name);

@@ -180,7 +180,7 @@ fn processes_that_are_no_vm_are_refused() {
     // A thread is not counted as a VM beside its own process.
     let (pid, own) = (std::process::id(), nix::unistd::gettid());
     let line = huddle.refusal(2, &["vms", "--vm", &format!("a={pid}"), "--vm", &format!("b={own}")]);
-    assert!(line.contains(&format!("{own}, named as VM \"b\", is a thread of process {pid}")), "{line}");
+    assert!(line.contains(&format!("{own}, named as VM b, is a thread of process {pid}")), "{line}");
     let config = huddle.file("large.toml", "[record]\ntotal_max_mib = 17592186044416\n");
     let line = huddle.refusal(2, &["vms", "--config", &config]);
     assert!(line.contains("total_max_mib is 17592186044416, expected at most"), "{line}");
