@@ -1,9 +1,9 @@
-//! A separate object: changes of which page of a watched process is on which merged frame.
+//! An object of its own: what changes which page of a watched process is on which merged frame.
 //!
-//! ksmd's tracepoints report every merge, but not when a page leaves its merged frame: that is an ordinary
-//! write fault. So faults are traced: those of the processor (a process writes, or the kernel for it)
-//! and those of KVM's guests, for which KVM removes the page from its own tables at the same moment. Each
-//! program is on a path of every process, so each starts with the cheapest test that excludes most events.
+//! ksmd's tracepoints tell every merge, but not when a page leaves its merged frame: that is an ordinary
+//! write fault. So faults are watched: those of the processor (a process writes, or the kernel for it)
+//! and those of KVM's guests, for which KVM takes the page out of its own tables at the same moment. Each
+//! program is on a path of every process, so each first asks the cheapest question that sends most away.
 #![no_std]
 #![no_main]
 
@@ -21,7 +21,7 @@ use huddle_abi::{
 #[map]
 static GRAPH_EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 
-/// The number that user space assigned to each watched process, by process id.
+/// The number that user space gave to each watched process, by process id.
 #[map]
 static GRAPH_PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
@@ -35,9 +35,9 @@ static TASK_TGID: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static RMAP_ADDRESS: Global<u32> = Global::new(0);
 const PAGE_SHIFT: u64 = 12;
-/// Error code of a write to a present, write-protected page (x86-64: bit 0 present, bit 1 write).
+/// What a write to a page that is there and write-protected gives (x86-64: bit 0 present, bit 1 write).
 const WRITE_PROTECTED: u64 = 3;
-/// `BPF_RB_NO_WAKEUP`: user space polls the ring, so no wakeup is needed.
+/// `BPF_RB_NO_WAKEUP`: user space looks when it wants to know, so nobody has to be woken.
 const NO_WAKEUP: u64 = 1;
 
 // (void *ksm_page, unsigned long pfn, void *rmap_item, void *mm, int err) in include/trace/events/ksm.h.
@@ -58,8 +58,8 @@ pub fn graph_zero(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-// (unsigned long pfn, void *rmap_item, void *mm): a page that ksmd had merged, when it finds
-// that the frame is no longer mapped. The page's new frame is not reported.
+// (unsigned long pfn, void *rmap_item, void *mm): a page that ksmd had put on a merged frame, when it finds
+// that nobody maps the frame any more. Where the page went it does not say.
 #[btf_tracepoint(function = "ksm_remove_rmap_item")]
 pub fn graph_left(ctx: BtfTracePointContext) -> i32 {
     merged(GRAPH_LEFT, ctx.arg(0), ctx.arg(1), ctx.arg(2));
@@ -79,7 +79,7 @@ pub fn graph_fault_kernel(ctx: BtfTracePointContext) -> i32 {
 }
 
 // (unsigned long start, unsigned long end) in include/trace/events/kvm.h: memory of this process that
-// hosts a guest is about to be remapped or unmapped.
+// hosts a guest is about to be mapped otherwise, or not at all.
 #[btf_tracepoint(function = "kvm_unmap_hva_range")]
 pub fn graph_kvm_unmap(ctx: BtfTracePointContext) -> i32 {
     match current() {
@@ -101,7 +101,7 @@ fn fault(address: u64, error_code: u64) -> i32 {
     }
 }
 
-/// The number of the current process, if it is watched.
+/// The number of the process that runs, if it is watched.
 #[inline(always)]
 fn current() -> Option<u32> {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -109,7 +109,7 @@ fn current() -> Option<u32> {
     unsafe { GRAPH_PROCESSES.get(tgid) }.copied()
 }
 
-/// Reports a page given by ksmd's structures.
+/// Tells of a page as ksmd knows it.
 fn merged(kind: u32, frame: u64, rmap_item: *const u8, mm: *const u8) {
     let Some(process) = watched(mm) else { return };
     match read::<u64>(rmap_item, RMAP_ADDRESS.load()) {

@@ -1,6 +1,6 @@
 //! Entries into guest mode and exits from it.
 //!
-//! Classic tracepoints: only their record contains the exit reason (KVM computes it for the record), at
+//! Classic tracepoints: only their record holds the exit reason (KVM computes it for the record), at
 //! offsets that user space reads from the tracepoint's `format`.
 
 use aya_ebpf::{
@@ -18,7 +18,7 @@ use crate::watch::{slot, slot_of};
 #[map]
 static KVM_EXITS: HashMap<ExitKey, u64> = HashMap::with_max_entries(16 * 1024, 0);
 
-/// Every thread that entered guest mode, watched or not: used to find vCPU threads of any VMM.
+/// Every thread that entered guest mode, watched or not: how vCPU threads are found for any VMM.
 #[map]
 static VCPU_THREADS: HashMap<u32, VcpuThread> = HashMap::with_max_entries(8 * 1024, 0);
 

@@ -1,4 +1,4 @@
-//! Lost events, counted by kind.
+//! What could not be noted, counted per place.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use huddle_abi::Loss;

@@ -1,4 +1,4 @@
-//! The BPF programs of huddle. Each is independent: if a kernel rejects one, the others still work.
+//! The BPF programs of huddle. Each stands alone: one that a kernel refuses leaves the others working.
 //!
 //! Offsets into kernel structures are not compiled in: user space reads them from the kernel's BTF and
 //! sets them as globals (`.rodata`, frozen), so the verifier sees constants and one object fits every

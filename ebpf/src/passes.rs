@@ -1,4 +1,4 @@
-//! Start and end of each pass of ksmd, the trigger of the loop.
+//! Beginning and end of each pass of ksmd: what triggers the loop.
 
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,

@@ -18,7 +18,7 @@ use crate::{
 #[map]
 static DOMAIN_OF: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Nanoseconds per clock tick of `/proc/PID/stat`.
+/// Nanoseconds of a clock tick as `/proc/PID/stat` shows them.
 #[unsafe(no_mangle)]
 static TICK_NS: Global<u64> = Global::new(10_000_000);
 
@@ -54,7 +54,7 @@ pub fn sched_migrate_task(ctx: BtfTracePointContext) -> i32 {
         (Some(from), Some(to)) => from != to,
         _ => false,
     };
-    // SAFETY: a task is moved under its own lock, so nothing else moves it at the same time.
+    // SAFETY: a task is moved under its own lock, so nobody else moves it at the same time.
     unsafe {
         (*slot).migrations += 1;
         (*slot).domain_migrations += u64::from(crosses);
@@ -64,7 +64,7 @@ pub fn sched_migrate_task(ctx: BtfTracePointContext) -> i32 {
 
 // Time is the scheduler's own account of the thread (`se.sum_exec_runtime`), brought up to date before
 // the tracepoint: what the kernel calls its CPU time, without interrupts and without what the hypervisor
-// took where the kernel leaves them out. This also saves reading a clock.
+// took where the kernel leaves them out. It also saves reading a clock.
 
 #[inline(always)]
 fn leave(index: u32, task: Task, cpu: u32) {
@@ -72,7 +72,7 @@ fn leave(index: u32, task: Task, cpu: u32) {
     // SAFETY: the thread is being switched away on this CPU, under the lock of this CPU's queue: no
     // other CPU handles a switch of it now, and only this CPU writes this element of the residency.
     unsafe {
-        // A thread that was on the CPU when watching started has run since then: had it been switched
+        // A thread that was on the CPU when the watch began has run since then: had it been switched
         // to in between, that switch would have been seen.
         let since_ns = if (*slot).seen == 0 { (*slot).cpu_time_from_ns } else { (*slot).cpu_time_since_ns };
         let now_ns = task.cpu_time_ns();
@@ -97,7 +97,7 @@ fn enter(index: u32, task: Task, cpu: u32) {
     }
 }
 
-/// The slot, if it belongs to this thread and not to an earlier one with the same id.
+/// The slot, if it was meant for this very thread and not for an earlier one of the same number.
 #[inline(always)]
 fn own(index: u32, task: Task) -> Option<*mut Slot> {
     let slot = slot(index)?;

@@ -1,4 +1,4 @@
-//! Which threads are watched, and where their counts are stored.
+//! Which threads are watched, and where their numbers go.
 
 use aya_ebpf::{
     Global,
@@ -9,7 +9,7 @@ use aya_ebpf::{
 use huddle_abi::{Residency, Slot};
 
 /// Bit `tid % 64` of element `tid / 64` is set for a watched thread. An array look-up is a few
-/// instructions without a call, so that a switch of an unwatched thread costs next to nothing.
+/// instructions without a call, so that a switch of a thread nobody watches costs next to nothing.
 #[map]
 static WATCH_BITS: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -27,7 +27,7 @@ static RESIDENCY: Array<Residency> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[unsafe(no_mangle)]
 static CPUS: Global<u32> = Global::new(1);
 
-/// The slot of a watched thread.
+/// The slot of a thread that is watched.
 #[inline(always)]
 pub fn slot_of(tid: u32) -> Option<u32> {
     let bits = WATCH_BITS.get(tid >> 6)?;

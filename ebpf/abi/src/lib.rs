@@ -1,4 +1,4 @@
-//! The interface of BPF programs and user space: map values, keys and events.
+//! What the BPF programs and user space tell each other: map values, keys and events.
 //!
 //! Both sides are built apart, possibly by different compilers, so every type is `repr(C)`, has no
 //! padding (the kernel compares and copies whole keys), and its size is asserted at compile time.
@@ -6,7 +6,7 @@
 #![no_std]
 #![warn(missing_docs)]
 
-/// The start or the end of one pass of ksmd over all mergeable memory.
+/// The end or the beginning of one pass of ksmd over all mergeable memory.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassEvent {
@@ -16,13 +16,13 @@ pub struct PassEvent {
     pub kind: u32,
     /// The kernel's number of the pass: `full_scans` before the pass is complete.
     pub sequence: u32,
-    /// Pages that ksmd tracks.
+    /// Pages that ksmd keeps book of.
     pub rmap_items: u32,
     /// Always 0.
     pub reserved: u32,
 }
 
-/// [`PassEvent::kind`]: a pass starts.
+/// [`PassEvent::kind`]: a pass begins.
 pub const PASS_START: u32 = 1;
 /// [`PassEvent::kind`]: a pass is complete.
 pub const PASS_STOP: u32 = 2;
@@ -40,28 +40,28 @@ pub struct ProcessKey {
     pub reserved: u32,
 }
 
-/// Counts of KSM for one process since the programs were attached.
+/// What KSM did to the pages of one process since the programs were attached.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KsmCounts {
-    /// Pages merged.
+    /// Pages put on a merged frame.
     pub merges: u64,
-    /// Pages merged with the kernel's zero page (`use_zero_pages`).
+    /// Pages put on the kernel's zero page (`use_zero_pages`).
     pub zero_merges: u64,
-    /// Failed merges (the page changed, or was busy).
+    /// Merges that were tried and failed (the page changed, or was busy).
     pub failures: u64,
     /// Pages that ksmd found to have left a merged frame that is gone. The kernel traces only part of
     /// the breaks, see `huddle_observe::probes::ksm`.
     pub removals: u64,
 }
 
-/// Counts of KSM for the whole host since the programs were attached.
+/// What KSM did on the whole host since the programs were attached.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KsmTotals {
-    /// Merged frames that were no longer mapped.
+    /// Merged frames that nobody mapped any more.
     pub frames_removed: u64,
-    /// Events whose process is unknown (it was exiting).
+    /// Events whose process is not known (it was exiting).
     pub unattributed: u64,
 }
 
@@ -72,17 +72,17 @@ pub struct Slot {
     /// User space: start of the thread in clock ticks after boot, field 22 of `/proc/PID/task/TID/stat`.
     /// A thread of the same number that started at another time is not counted.
     pub start_ticks: u64,
-    /// User space: CPU time of the thread when watching started, in nanoseconds.
+    /// User space: CPU time of the thread when the watch began, in nanoseconds.
     pub cpu_time_from_ns: u64,
-    /// CPU time of the thread when it was last switched to, in nanoseconds.
+    /// CPU time of the thread when it was switched to last, in nanoseconds.
     pub cpu_time_since_ns: u64,
-    /// The CPU it was last switched to, plus one; 0 while it is on none.
+    /// The CPU it was switched to last, plus one; 0 while it is on none.
     pub on_cpu_plus_one: u32,
     /// 1 once a switch was seen.
     pub seen: u32,
     /// Moves from one CPU's queue to another's.
     pub migrations: u64,
-    /// Moves across cache domains among them.
+    /// Those of them that crossed cache domains.
     pub domain_migrations: u64,
     /// Entries into guest mode.
     pub kvm_entries: u64,
@@ -100,13 +100,13 @@ pub struct Residency {
     pub run_ns: u64,
     /// Times it was switched away from there.
     pub switches: u64,
-    /// Samples of the software clock in it there.
+    /// Samples of the software clock that hit it there.
     pub clock_samples: u64,
-    /// Samples of last-level cache misses in it there.
+    /// Samples of last-level cache misses that hit it there.
     pub miss_samples: u64,
 }
 
-/// A vCPU thread and its reason for leaving guest mode.
+/// A vCPU thread and why it left guest mode.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExitKey {
@@ -116,7 +116,7 @@ pub struct ExitKey {
     pub reason: u32,
 }
 
-/// The vCPU of a thread that entered guest mode.
+/// A thread that entered guest mode: which vCPU it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VcpuThread {
@@ -126,24 +126,24 @@ pub struct VcpuThread {
     pub vcpu_id: u32,
 }
 
-/// Kinds of losses: indices into the map `LOSSES`.
+/// Places where something can be lost: indices into the map `LOSSES`.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// The ring buffer was full for a pass event.
+    /// A pass event found the ring buffer full.
     PassRing = 0,
-    /// The map of processes was full for a KSM event.
+    /// A KSM event found the map of processes full.
     KsmProcesses = 1,
-    /// The map of exit reasons was full for a guest exit.
+    /// A guest exit found the map of exit reasons full.
     ExitReasons = 2,
-    /// The map of vCPU threads was full for a vCPU thread.
+    /// A vCPU thread found the map of vCPU threads full.
     VcpuThreads = 3,
 }
 
-/// Number of kinds of [`Loss`].
+/// Number of [`Loss`] places.
 pub const LOSSES: u32 = 4;
 
-/// One change of the frame of a page of a watched process.
+/// One change of where a page of a watched process is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GraphEvent {
@@ -151,28 +151,28 @@ pub struct GraphEvent {
     pub address: u64,
     /// The frame ([`GRAPH_MERGE`], [`GRAPH_ZERO_MERGE`], [`GRAPH_LEFT`]); the end of the range ([`GRAPH_RANGE`]); else 0.
     pub frame: u64,
-    /// The number that user space assigned to the process.
+    /// The number user space gave to the process.
     pub process: u32,
     /// [`GRAPH_MERGE`] and so on.
     pub kind: u32,
 }
 
-/// [`GraphEvent::kind`]: the page was merged to this frame.
+/// [`GraphEvent::kind`]: the page is now on the merged frame.
 pub const GRAPH_MERGE: u32 = 1;
-/// [`GraphEvent::kind`]: the page was merged with the kernel's zero page; the frame is its old one.
+/// [`GraphEvent::kind`]: the page is now on the kernel's zero page; the frame is the one it was on.
 pub const GRAPH_ZERO_MERGE: u32 = 2;
 /// [`GraphEvent::kind`]: a write to a write-protected page: a merged one gets a frame of its own.
 pub const GRAPH_WRITE_FAULT: u32 = 3;
-/// [`GraphEvent::kind`]: the frames of a range are about to change.
+/// [`GraphEvent::kind`]: where pages of a range are is about to change.
 pub const GRAPH_RANGE: u32 = 4;
-/// [`GraphEvent::kind`]: the page left the merged frame some time ago; its new frame is not reported.
+/// [`GraphEvent::kind`]: the page left the merged frame, some time ago; where it is now is not reported.
 pub const GRAPH_LEFT: u32 = 5;
 
-/// Lost events since the programs were attached.
+/// What could not be reported since the programs were attached.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GraphLosses {
-    /// [`GraphEvent`]s for which the ring buffer was full, or whose page could not be read.
+    /// [`GraphEvent`]s that found the ring buffer full, or whose page could not be read.
     pub events: u64,
 }
 
