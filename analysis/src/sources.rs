@@ -178,7 +178,7 @@ mod tests {
         // A file of that name that another program wrote.
         std::fs::write(dir.path().join("summary.json"), "{\"schema\":\"other\"}").unwrap();
         for (path, words) in
-            [("", "holds no recording"), ("file", "is a file"), ("none", "No such file or directory")]
+            [("", "has no recording"), ("file", "is a file"), ("none", "No such file or directory")]
         {
             let error = Sources::find(&dir.path().join(path)).unwrap_err().to_string();
             assert!(error.contains(words) && !error.contains('\n'), "{error}");

@@ -307,7 +307,9 @@ fn what_is_missing_is_said_and_the_rest_is_reported() {
     assert!(html.contains("segment-000001.parquet cannot be read") && html.contains("Sharing in round"));
     // Where nothing can be written, nothing is left.
     let output = ask(&["report", run.to_str().unwrap(), "-o", "/proc/none/report.html"]);
-    assert_eq!((output.status.code(), stderr(&output).lines().count()), (Some(1), 1), "{}", stderr(&output));
+    let said: Vec<&str> = stderr(&output).lines().collect();
+    assert_eq!((output.status.code(), said.len()), (Some(1), 2), "{said:?}");
+    assert!(said[0].contains("left out: ") && said[1].contains("cannot write /proc/none/"), "{said:?}");
 }
 
 #[test]

@@ -505,7 +505,7 @@ mod tests {
             ("[xen]\naffinity = \"firm\"\n", "line 2"),
             ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
             ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
-            ("[top.keys]\nqiut = [\"q\"]\n", "no command `qiut`"),
+            ("[top.keys]\nqiut = [\"q\"]\n", "unknown command `qiut`"),
             ("[top.keys]\nquit = [\"x\"]\nhelp = [\"x\"]\n", "both"),
             ("[counters]\nllc_mises = \"r1\"\n", "line 2"),
         ] {
