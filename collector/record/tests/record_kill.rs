@@ -211,6 +211,11 @@ fn space_returns() {
     let send = |round| recorder.send(sample::view(round, 16).updates_since(None).into());
     let next = || told.recv_timeout(Duration::from_secs(60));
     send(1);
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while [Table::Sharing, Table::Vms, Table::Decisions].iter().any(|table| !has_segment(&run, *table)) {
+        assert!(std::time::Instant::now() < until, "the first round is not recorded");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let filler = disk.0.join("filler");
     // To the last page, and it is said at once.
     let mut file = File::create(&filler).unwrap();
@@ -250,6 +255,10 @@ fn space_returns() {
     }
     let recording = huddle_record::replay::Recording::open(&run).unwrap();
     assert!(recording.warnings().iter().any(|warning| warning.contains("No space left")));
+}
+
+fn has_segment(run: &Path, table: Table) -> bool {
+    names(run, table).iter().any(|name| name.ends_with(".parquet"))
 }
 
 fn read_manifest(run: &Path) -> Manifest {
