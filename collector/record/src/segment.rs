@@ -1,6 +1,7 @@
 //! One segment file, from its temporary name to its final one.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -55,8 +56,9 @@ impl OpenSegment {
         number: u64,
         now: Instant,
     ) -> Result<Self, RecordError> {
-        let dir = dir.join(table.name());
-        make_private_dir(&dir)?;
+        let run_dir = dir;
+        let dir = run_dir.join(table.name());
+        make_table_dir(run_dir, &dir)?;
         let temporary = dir.join(table::open_name(number));
         let name = dir.join(table::file_name(number));
         // What an attempt left that could not be removed then.
@@ -162,6 +164,7 @@ pub fn write_segment<R: Row>(
     table: Table,
     groups: impl Iterator<Item = Vec<R>>,
 ) -> Result<PathBuf, RecordError> {
+    make_private_dir(dir)?;
     // It is of no run; what it is of is beside it.
     let mut segment = OpenSegment::open(dir, "-", table, 1, Instant::now())?;
     groups.into_iter().try_for_each(|rows| segment.append(&rows))?;
@@ -177,6 +180,16 @@ pub fn write_segment<R: Row>(
 pub(super) fn make_private_dir(dir: &Path) -> Result<(), RecordError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(RecordError::file("make the directory", dir))
+}
+
+/// Makes the directory of a table in that of its run, which is not made: where it was removed or moved, recording
+/// has to stop and begin again in order.
+fn make_table_dir(run: &Path, dir: &Path) -> Result<(), RecordError> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(RecordError::Gone(run.to_owned())),
+        made => made.map_err(RecordError::file("make the directory", dir)),
+    }
 }
 
 /// Makes a file that occupies `bytes` on disk.
