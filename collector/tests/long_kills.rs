@@ -160,8 +160,8 @@ impl Scene {
         std::fs::write(&matrix, "vm,a,b\na,-,0\nb,0,-\n").unwrap();
         let mut command = self.huddle();
         command.args(["plan", "--cache-level", level, "--format", "json", "--matrix"]).arg(matrix);
-        let plan: serde_json::Value =
-            serde_json::from_slice(&command.output().unwrap().stdout).unwrap_or_default();
+        let output = command.stdout(Stdio::piped()).output().unwrap();
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         plan["domains"].as_array().is_some_and(|domains| domains.len() > 1)
     }
 
