@@ -132,7 +132,8 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(
             dir.path().join("config.toml"),
-            "[trial]\nblocks = 8\ncool_down_s = 0\nhold_s = 0\nleast_gain = 0.0\nload_limit = 1000.0\n",
+            "[trial]\nblocks = 8\ncool_down_s = 0\nhold_s = 0\nleast_gain = 0.0\nload_limit = 1000.0\n\
+             [record]\nsegment_max_age_s = 1\n",
         )
         .unwrap();
         let processes: Vec<Child> =
@@ -208,7 +209,10 @@ impl Scene {
             What::Record => {
                 self.recordings += 1;
                 let mut command = self.on_vms(&loops);
+                command.arg("--config").arg(self.dir.path().join("config.toml"));
                 command.arg("--record").arg(self.recording());
+                // Long enough for segments to be closed.
+                longest *= 3;
                 command
             }
             What::Pin => {
