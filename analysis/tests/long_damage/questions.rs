@@ -85,7 +85,9 @@ fn without_gaps(page: &str) -> String {
         let end = if rest[start..].starts_with("<p") { "</p>" } else { "</ul>" };
         rest = rest[start..].split_once(end).map_or("", |(_, after)| after);
     }
-    out + rest
+    out += rest;
+    // An element that is left out leaves its line.
+    out.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 /// The files of a directory, one after the other.
