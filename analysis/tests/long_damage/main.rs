@@ -32,7 +32,7 @@ const MOST_BYTES: u64 = 1 << 30;
 const REAL_EVERY: u64 = 100;
 
 /// What `cargo test` does.
-const RECORDINGS: u64 = 12;
+const RECORDINGS: u64 = 6;
 const SEED: u64 = 20_261_128;
 
 fn main() -> ExitCode {
