@@ -192,3 +192,37 @@ fn a_loop_is_confined() {
         assert!(child.wait().unwrap().success());
     }
 }
+
+#[test]
+fn a_vm_that_may_not_be_read_is_left_out_and_the_others_are_measured() {
+    if !is_root() {
+        return;
+    }
+    let mut host = Host::new();
+    // Of the user that huddle runs as, whose processes it may always read.
+    let own = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "600"])
+        .spawn()
+        .unwrap();
+    let mut others = std::mem::replace(&mut host.processes[1], own);
+    let line = Line {
+        arguments: ["matrix", "--format", "json"].map(str::to_owned).to_vec(),
+        needs: BTreeSet::new(),
+    };
+    // The kernel shows frame numbers, and no page tables of other users.
+    let frames = BTreeSet::from(["CAP_SYS_ADMIN".to_owned()]);
+    // Until it runs as that user and that program.
+    let name = format!("/proc/{}/comm", host.processes[1].id());
+    while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = host.run(&line, &frames);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("a is left out: its memory cannot be read"), "{stderr}");
+    let matrix: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = matrix["vms"].as_array().unwrap().iter().map(|vm| vm["name"].as_str()).collect();
+    assert_eq!(names, [Some("b")]);
+    let _ = others.kill();
+    let _ = others.wait();
+}

@@ -125,7 +125,7 @@ impl SharingSource for Sharing {
             (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 12.0, 1.0),
-            vanished: Vec::new(),
+            unmeasured: Vec::new(),
             notes: Vec::new(),
             zero_pages: None,
         })

@@ -40,7 +40,9 @@ pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
 
-use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
+use huddle_host::stages::{
+    Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, Unmeasured, VmSource,
+};
 use huddle_host::stop::Stop;
 
 use huddle_host::pin::UndoReport;
@@ -82,6 +84,8 @@ pub struct Engine {
 pub struct Memory {
     round: u64,
     known: BTreeMap<(String, VmId), Option<Uuid>>,
+    /// The VMs that were not measured in the last round.
+    unmeasured: Vec<Unmeasured>,
     /// Whom the names in limits mean.
     bearers: Bearers,
     /// What was wrong with them in the last round.
@@ -142,12 +146,7 @@ impl Engine {
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
             None => match self.measure(&mut vms)? {
                 Ok(measured) => {
-                    for vanished in measured.vanished {
-                        let gone = vms.iter().find(|vm| vm.name == vanished.vm).map(Vm::reference);
-                        vms.retain(|vm| vm.name != vanished.vm);
-                        let gone = gone.unwrap_or_else(|| VmRef::named(vanished.vm));
-                        events.push((EventKind::VmVanished, Some(gone), vanished.reason));
-                    }
+                    self.leave_out(measured.unmeasured, &mut vms, &mut events);
                     events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
                     Availability::Available(Arc::new(measured.matrix))
                 }
@@ -160,11 +159,12 @@ impl Engine {
         }
 
         let vms = Arc::new(vms);
-        let applied = matrix.value().map(|matrix| self.apply_limits(matrix, &mut events));
-        let basis = match (&matrix, &topology) {
-            (Availability::Available(matrix), Availability::Available(topology)) => {
+        let settled = matrix.clone().map(|matrix| self.settled(&vms, matrix));
+        let applied = settled.value().map(|settled| self.apply_limits(&settled.matrix, &mut events));
+        let basis = match (&settled, &topology) {
+            (Availability::Available(settled), Availability::Available(topology)) => {
                 let apart = applied.map(|applied| applied.apart).unwrap_or_default();
-                Availability::Available(self.basis(&vms, matrix, topology, apart)?)
+                Availability::Available(self.basis(&settled.vms, &settled.matrix, topology, apart)?)
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
                 Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
@@ -172,7 +172,10 @@ impl Engine {
         };
         let (basis, plan) = match basis {
             Availability::Available(basis) => {
-                let (basis, plan) = self.plan(self.policy, basis)?;
+                let (basis, mut plan) = self.plan(self.policy, basis)?;
+                if let Some(reason) = settled.value().and_then(|settled| settled.waiting(&vms)) {
+                    Arc::make_mut(&mut plan).reasons.push(reason);
+                }
                 (Availability::Available(basis), Availability::Available(plan))
             }
             Availability::Unavailable(reason) => {
@@ -184,10 +187,10 @@ impl Engine {
         if self.memory.apart.stop().is_set() {
             return None;
         }
-        let wanted = match (&mut self.trials, &basis, &plan) {
-            (Some(trials), Availability::Available(basis), Availability::Available(plan)) => {
+        let wanted = match (&mut self.trials, settled.value(), &basis, &plan) {
+            (Some(trials), Some(settled), Availability::Available(basis), Availability::Available(plan)) => {
                 let input = basis.input(&self.limits);
-                trials.round(at, self.memory.round, &vms, input, plan, !self.apply);
+                trials.round(at, self.memory.round, &settled.vms, input, plan, !self.apply);
                 self.apply.then(|| trials.next_to_pin(true)).flatten()
             }
             _ => None,
@@ -377,6 +380,22 @@ impl Engine {
             None => Vec::new(),
             Some(Ok(notes)) => notes,
             Some(Err(error)) => vec![format!("merging ended early: {error}")],
+        }
+    }
+
+    /// Removes the VMs that were not measured, which no plan may contain. An event says so, and not again while
+    /// the reason stays the same.
+    fn leave_out(&mut self, unmeasured: Vec<Unmeasured>, vms: &mut Vec<Vm>, events: &mut Events) {
+        let before = std::mem::take(&mut self.memory.unmeasured);
+        for left_out in unmeasured {
+            let vm = vms.iter().find(|vm| vm.name == left_out.vm).map(Vm::reference);
+            let vm = vm.unwrap_or_else(|| VmRef::named(left_out.vm.clone()));
+            vms.retain(|vm| vm.name != left_out.vm);
+            let kind = if left_out.is_gone { EventKind::VmVanished } else { EventKind::Note };
+            if !before.contains(&left_out) {
+                events.push((kind, Some(vm), format!("{} is left out: {}", left_out.vm, left_out.reason)));
+            }
+            self.memory.unmeasured.push(left_out);
         }
     }
 

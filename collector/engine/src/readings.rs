@@ -19,6 +19,23 @@ use huddle_model::vm::Vm;
 use super::lost::Lost;
 use super::{Engine, Events};
 
+/// The VMs that may be placed, in the order of their matrix.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) vms: Arc<Vec<Vm>>,
+    pub(super) matrix: Arc<SharingMatrix>,
+}
+
+impl Settled {
+    /// What a plan says of the others among `all`.
+    pub(super) fn waiting(&self, all: &[Vm]) -> Option<String> {
+        let waiting = all.len() - self.vms.len();
+        (waiting > 0).then(|| {
+            format!("{waiting} VMs came lately: they are placed when they have lasted, and no trial runs")
+        })
+    }
+}
+
 /// What is read for a placement is of no use when the loop is to end.
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -106,6 +123,19 @@ impl Engine {
         }
         let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
         Some(Basis { matrix: Arc::clone(matrix), topology: Arc::clone(topology), places, weighted, apart })
+    }
+
+    /// The VMs that may be placed, with what they share: all of them, unless trials wait for some to last.
+    pub(super) fn settled(&mut self, vms: &Arc<Vec<Vm>>, matrix: Arc<SharingMatrix>) -> Settled {
+        let at = self.moment();
+        let settled = self.trials.as_mut().map(|trials| trials.settled(at, vms, &self.limits));
+        match settled.filter(|settled| settled.len() < vms.len()) {
+            None => Settled { vms: Arc::clone(vms), matrix },
+            Some(settled) => Settled {
+                vms: Arc::new(settled.iter().map(|position| vms[*position].clone()).collect()),
+                matrix: Arc::new(matrix.part(&settled)),
+            },
+        }
     }
 
     /// Finds the VMs that limits name, and reports when one cannot be told any more: a limit that holds for

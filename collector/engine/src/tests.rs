@@ -23,7 +23,7 @@ use huddle_host::discover::Discovery;
 use huddle_host::pin::PinReport;
 use huddle_host::stages::StageError;
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
-use huddle_sharing::{Measurement, Vanished};
+use huddle_sharing::{Measurement, Unmeasured};
 
 fn vm(name: &str, pid: i32) -> Vm {
     let task = TaskId { id: pid, start_ticks: 1 };
@@ -57,22 +57,30 @@ impl VmSource for FakeVms {
     }
 }
 
-/// Every VM shares 10 frames with the next; `ends` ends during the scan.
+/// Every VM shares 10 frames with the next; `ends` ends during the scan, and `hidden` may not be read.
+#[derive(Default)]
 struct FakeSharing {
     ends: Option<&'static str>,
+    hidden: Option<&'static str>,
 }
 
 impl SharingSource for FakeSharing {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
-        let left: Vec<&Vm> = vms.iter().filter(|vm| Some(vm.name.as_str()) != self.ends).collect();
+        let is_gone = |vm: &Vm| Some(vm.name.as_str()) == self.ends;
+        let is_unmeasured = |vm: &Vm| is_gone(vm) || Some(vm.name.as_str()) == self.hidden;
+        let left: Vec<&Vm> = vms.iter().filter(|vm| !is_unmeasured(vm)).collect();
         let rows = left
             .iter()
             .map(|vm| MatrixVm::of(vm, Some(MemoryUse { frames_used: 100, ..MemoryUse::default() })));
         let frames = vec![vec![10; left.len()]; left.len()];
-        let vanished = vms.iter().filter(|vm| Some(vm.name.as_str()) == self.ends);
+        let unmeasured = vms.iter().filter(|vm| is_unmeasured(vm)).map(|vm| Unmeasured {
+            vm: vm.name.clone(),
+            is_gone: is_gone(vm),
+            reason: if is_gone(vm) { "ended" } else { "may not be read" }.into(),
+        });
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
-            vanished: vanished.map(|vm| Vanished { vm: vm.name.clone(), reason: "ended".into() }).collect(),
+            unmeasured: unmeasured.collect(),
             notes: Vec::new(),
             zero_pages: None,
         })
@@ -167,7 +175,7 @@ impl PassTrigger for Broken {
 fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engine {
     Engine {
         vms: Box::new(FakeVms(vms.into())),
-        sharing: Box::new(FakeSharing { ends: None }),
+        sharing: Box::new(FakeSharing::default()),
         merger: None,
         host: Box::new(FakeHost),
         observer: None,
@@ -378,7 +386,7 @@ fn what_is_told_is_one_plain_line() {
 fn a_vm_that_ends_during_the_scan_is_said_once_and_not_pinned() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
-    engine.sharing = Box::new(FakeSharing { ends: Some("a") });
+    engine.sharing = Box::new(FakeSharing { ends: Some("a"), ..FakeSharing::default() });
     let view = round(&mut engine);
     assert_eq!(view.round.vms.len(), 1);
     assert_eq!(kinds(&view)[0], (EventKind::VmVanished, Some("a")));
@@ -588,4 +596,23 @@ async fn a_viewer_is_answered_while_the_loop_waits() {
     let stop = async { assert!(answer.await.unwrap().unwrap().contains("nothing is pinned")) };
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
     run(engine, Box::new(Broken), stop, |_| {}, requests, options).await.unwrap();
+}
+
+#[test]
+fn a_vm_that_may_not_be_read_is_reported_once_and_the_others_are_placed() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    engine.sharing = Box::new(FakeSharing { hidden: Some("a"), ..FakeSharing::default() });
+    let view = round(&mut engine);
+    let reported = |view: &View| {
+        let of_a = view.round.events.iter().filter(|event| event.message.starts_with("a is left out: "));
+        of_a.map(|event| event.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(reported(&view), [EventKind::Note]);
+    let plan = view.round.plan.value().unwrap();
+    assert!(plan.placement.iter().all(|placed| placed.vm == "b") && !plan.placement.is_empty());
+    assert_eq!(reported(&round(&mut engine)), [], "it is said once");
+    engine.sharing = Box::new(FakeSharing::default());
+    let readable = round(&mut engine);
+    assert_eq!(readable.round.plan.value().unwrap().placement.len(), 2);
 }

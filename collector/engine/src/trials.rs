@@ -1,21 +1,28 @@
 //! The stage that tries placements: between the loop and the state machine of [`huddle_model::trial`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
-use huddle_model::plan::{Plan, PlanInput, PlanVm, Policy};
+use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
 use huddle_model::trial::{
     Assignment, Cadence, CadenceLimits, Comparison, Decision, HostReading, Machine, Member, Moment,
     Objective, RoundReading, TrialSettings,
 };
-use huddle_model::vm::Vm;
+use huddle_model::vm::{Vm, VmId};
 
 /// Part of a window's length from which it is a whole one.
 const WHOLE: f64 = 0.8;
+
+/// Since when a VM is there, and whether it is placed.
+#[derive(Clone, Copy, Debug)]
+struct Presence {
+    since: Duration,
+    is_settled: bool,
+}
 
 /// Tries what the policy proposes before it is kept.
 pub struct TrialRunner {
@@ -28,8 +35,12 @@ pub struct TrialRunner {
     plan: Option<Arc<Plan>>,
     /// What was pinned last; `None` when that went wrong, or was not all of it.
     in_force: Option<Assignment>,
-    /// Decisions that were told.
-    told: usize,
+    /// The VMs that there are, by name and id; `None` before the first round.
+    present: Option<BTreeMap<(String, VmId), Presence>>,
+    /// Whether anything was decided so far.
+    has_decided: bool,
+    /// How long a VM must have been there to be placed.
+    settle: Duration,
 }
 
 impl TrialRunner {
@@ -42,6 +53,7 @@ impl TrialRunner {
         window: Duration,
     ) -> Self {
         let most = Duration::from_secs(settings.longest_interval_s);
+        let settle = settings.settle();
         Self {
             cadence: Cadence::new(CadenceLimits { least: least_interval, most }),
             moving_limit: settings.moving_limit,
@@ -49,7 +61,9 @@ impl TrialRunner {
             machine: Machine::new(objective, settings),
             plan: None,
             in_force: Some(Assignment::default()),
-            told: 0,
+            present: None,
+            has_decided: false,
+            settle,
         }
     }
 
@@ -67,7 +81,8 @@ impl TrialRunner {
     pub(super) fn window(&mut self, at: Moment, seen: Observation, host: HostReading) -> Observation {
         let lasted = Duration::from_micros(seen.end_unix_us.saturating_sub(seen.begin_unix_us));
         let is_whole = lasted >= self.least_window;
-        let seen = Observation { trial: self.machine.block().filter(|_| is_whole), ..seen };
+        let block = self.machine.block(&seen.vms).filter(|_| is_whole);
+        let seen = Observation { trial: block, ..seen };
         self.machine.window(at, &seen, host, is_whole);
         seen
     }
@@ -77,6 +92,37 @@ impl TrialRunner {
         let weights = self.machine.weights();
         let weight = |vm: usize| weights.get(&matrix.vms()[vm].name).copied().unwrap_or(1.0);
         matrix.weighted(|i, j| weight(i) * weight(j))
+    }
+
+    /// Positions of the VMs that may be placed: those that were there at the first round, those that have been
+    /// there for long enough when no trial runs, and those that `limits` keep apart from others. The others would
+    /// end each trial by coming and going.
+    pub(super) fn settled(&mut self, at: Moment, vms: &[Vm], limits: &PlanLimits) -> Vec<usize> {
+        let before = self.present.take();
+        let is_trying = self.machine.is_trying();
+        let presence = |vm: &Vm, key: &(String, VmId)| {
+            let known = before.as_ref().map(|before| before.get(key).copied());
+            match known {
+                None => Presence { since: at.now, is_settled: true },
+                Some(known) => {
+                    let since = known.map_or(at.now, |known| known.since);
+                    let was_settled = known.is_some_and(|known| known.is_settled);
+                    let has_lasted = !is_trying && at.now.saturating_sub(since) >= self.settle;
+                    let is_settled = was_settled || has_lasted || limits.keeps_apart(vm);
+                    Presence { since, is_settled }
+                }
+            }
+        };
+        let present = vms.iter().map(|vm| {
+            let key = (vm.name.clone(), vm.id);
+            let presence = presence(vm, &key);
+            (key, presence)
+        });
+        let present: Vec<_> = present.collect();
+        let settled = present.iter().enumerate().filter(|(_, (_, presence))| presence.is_settled);
+        let settled = settled.map(|(position, _)| position).collect();
+        self.present = Some(present.into_iter().collect());
+        settled
     }
 
     /// A round, with what the policy makes of it, from `input`, which limits are looked up in. A dry one
@@ -175,14 +221,14 @@ impl TrialRunner {
 
     /// Decisions that were not told yet.
     pub(super) fn new_decisions(&mut self) -> Vec<Decision> {
-        let new = self.machine.decisions()[self.told..].to_vec();
-        self.told = self.machine.decisions().len();
+        let new = self.machine.take_decisions();
+        self.has_decided |= !new.is_empty();
         new
     }
 
     /// Whether anything was decided so far.
     pub(super) fn has_decided(&self) -> bool {
-        !self.machine.decisions().is_empty()
+        self.has_decided || !self.machine.decisions().is_empty()
     }
 
     /// How the trial stands.

@@ -412,8 +412,8 @@ fn tenant_that_ends() {
     drop(ended);
     host.tenants[0].tell("write 0 10 3");
     let update = host.update();
-    assert_eq!(update.measurement.vanished.len(), 1);
-    assert_eq!(update.measurement.vanished[0].vm, "b");
+    assert_eq!(update.measurement.unmeasured.len(), 1);
+    assert_eq!(update.measurement.unmeasured[0].vm, "b");
     host.vms.remove(1);
     assert!(!host.graph.covers(&host.vms));
     let found = fresh(&host.vms);

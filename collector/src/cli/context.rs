@@ -135,7 +135,7 @@ impl Context {
     }
 
     /// Finds the VMs and measures what they share, by this method, or by the backend's own; VMs that ended
-    /// meanwhile are left out with a word. What the flags about contents do not say the config says.
+    /// meanwhile, or may not be read, are left out with a warning. What the flags about contents do not say the config says.
     pub(crate) fn measure(
         &self,
         method: Option<Method>,
@@ -154,14 +154,14 @@ impl Context {
         if vms.is_empty() {
             return Err(Failure::host(anyhow::anyhow!(self.backend.terms().no_vms)));
         }
-        let Measurement { matrix, vanished, notes, .. } = self.backend.measure(method, settings, &vms)?;
-        for vanished in &vanished {
-            tracing::warn!("{}: {}", vanished.vm, vanished.reason);
+        let Measurement { matrix, unmeasured, notes, .. } = self.backend.measure(method, settings, &vms)?;
+        for left_out in &unmeasured {
+            tracing::warn!("{} is left out: {}", left_out.vm, left_out.reason);
         }
         for note in notes {
             tracing::warn!("{note}");
         }
-        vms.retain(|vm| vanished.iter().all(|vanished| vanished.vm != vm.name));
+        vms.retain(|vm| unmeasured.iter().all(|left_out| left_out.vm != vm.name));
         Ok((vms, matrix))
     }
 

@@ -60,9 +60,9 @@ fn is_what_merging_makes_of_it() {
 
     let before = measure(&vms, unhurried());
     assert!(
-        before.vanished.is_empty() && before.notes.is_empty(),
+        before.unmeasured.is_empty() && before.notes.is_empty(),
         "{:?} {:?}",
-        before.vanished,
+        before.unmeasured,
         before.notes
     );
     assert_eq!((before.matrix.method(), before.matrix.coverage()), (Method::Content, Some(1.0)));
@@ -147,11 +147,11 @@ fn tenant_ends_during_the_scan() {
         ending.join().unwrap();
         let (a, b) = (found.matrix.len() - 2, found.matrix.len() - 1);
         assert_eq!(found.matrix.shared_frames(a, b), Some(100), "round {round}");
-        if found.vanished.is_empty() {
+        if found.unmeasured.is_empty() {
             assert_eq!(memory(&found, 0).pages_resident, 30_050);
             measured += 1;
         } else {
-            assert_eq!((found.vanished[0].vm.as_str(), found.matrix.len()), ("short", 2));
+            assert_eq!((found.unmeasured[0].vm.as_str(), found.matrix.len()), ("short", 2));
             vanished += 1;
         }
     }
@@ -176,7 +176,7 @@ fn memory_is_given_back_during_the_scan() {
         let found = measure(&vms, unhurried());
         giving_back.join().unwrap();
         unmap(start, PAGES / 2);
-        assert!(found.vanished.is_empty(), "{:?}", found.vanished);
+        assert!(found.unmeasured.is_empty(), "{:?}", found.unmeasured);
         let memory = memory(&found, 0);
         let resident = PAGES as u64 / 2..=PAGES as u64;
         assert!(resident.contains(&memory.pages_resident), "{memory:?}");

@@ -56,7 +56,12 @@ fn measure(vms: &[Vm]) -> Measurement {
             assert_eq!(found.matrix.shared_frames(i, j), by_content.matrix.shared_frames(i, j));
         }
     }
-    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?} {:?}", found.vanished, found.notes);
+    assert!(
+        found.unmeasured.is_empty() && found.notes.is_empty(),
+        "{:?} {:?}",
+        found.unmeasured,
+        found.notes
+    );
     found
 }
 
@@ -275,8 +280,8 @@ fn tenant_ends_before_the_scan() {
     let (mut tenants, vms) = merged(&ksm, &[("a", spec()), ("b", spec()), ("c", spec())]);
     tenants[1].end();
     let found = scan().measure(&vms).unwrap();
-    assert_eq!(found.vanished.len(), 1);
-    assert_eq!(found.vanished[0].vm, "b");
+    assert_eq!(found.unmeasured.len(), 1);
+    assert_eq!(found.unmeasured[0].vm, "b");
     assert_eq!(found.matrix.len(), 2);
     assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
 }
@@ -294,11 +299,11 @@ fn tenant_ends_during_the_scan() {
         std::thread::sleep(Duration::from_micros(round * 50));
         let found = scan().measure(&all).unwrap();
         assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
-        if found.vanished.is_empty() {
+        if found.unmeasured.is_empty() {
             let memory = memory(&found, 2);
             assert_eq!((memory.pages_resident, memory.pages_zero), (120_000, 60_000));
         } else {
-            assert_eq!((found.vanished[0].vm.as_str(), found.matrix.len()), ("short", 2));
+            assert_eq!((found.unmeasured[0].vm.as_str(), found.matrix.len()), ("short", 2));
             vanished += 1;
         }
     }

@@ -30,6 +30,7 @@ fn main() {
         trial("what_is_taken_has_limits_too", taken_ones_have_limits),
         trial("a_limit_stays_with_the_vm_that_was_meant", limits_stay),
         trial("sockets_of_others_are_not_connected_to", foreign_sockets),
+        trial("a_recording_goes_on_where_descriptors_run_out", few_descriptors),
     ];
     libtest_mimic::run(&arguments, trials).exit()
 }
@@ -277,4 +278,34 @@ fn foreign_sockets() {
     assert!(said.contains("link is a link that belongs to user 65534"), "{said}");
     let none = listener.accept().unwrap_err().kind();
     assert_eq!(none, std::io::ErrorKind::WouldBlock, "nobody has connected");
+}
+
+/// Counters take descriptors by vCPU; what has to go on has a reserve.
+fn few_descriptors() {
+    let host = Host::new();
+    let dir = host.dir.path();
+    let many_vcpus = || vec![Stranger::start_as(0, dir, &["-name", "large"], "threads=2000")];
+    let many_vms = || {
+        let names = (0..300).map(|number| format!("vm{number}"));
+        names.map(|name| Stranger::start_as(0, dir, &["-name", &name], "threads=1")).collect()
+    };
+    let cases: [(&str, &str, &dyn Fn() -> Vec<Stranger>); 2] =
+        [("1500", "2000 vCPUs", &many_vcpus), ("512", "300 VMs", &many_vms)];
+    for (limit, what, start) in cases {
+        let strangers = start();
+        let recording = host.path(what);
+        let mut command = Command::new("prlimit");
+        command.args([format!("--nofile={limit}:{limit}").as_str(), env!("CARGO_BIN_EXE_huddle")]);
+        command.args(["run", "--dry-run", "--rounds", "2", "--min-interval", "0", "--window", "0.2"]);
+        command.arg("--record").arg(&recording).args(["--config", &host.config("")]);
+        let output = command.env("HUDDLE_STATE_DIR", host.path("state")).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{what}: {said}");
+        assert!(said.contains(&format!("the limit of {limit} open files is reached")), "{what}: {said}");
+        assert!(!said.contains("os error 24"), "{what}: {said}");
+        let rounds = huddle_testing::recording::rows(&recording.join("rounds"));
+        assert_eq!(rounds.len(), 2, "{what}: {said}");
+        let vms = huddle_testing::recording::rows(&recording.join("vms"));
+        assert!(vms.len() >= 2 * strangers.len(), "{what}: {} rows of VMs", vms.len());
+    }
 }

@@ -72,11 +72,12 @@ impl SharingSource for FakeSharing {
         let rows = vms
             .iter()
             .map(|vm| MatrixVm::of(vm, Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() })));
+        let shared = |i: usize, j: usize| if i < 4 && j < 4 && i % 2 == j % 2 { 800 } else { 0 };
         let frames: Vec<Vec<u64>> =
-            (0..4).map(|i| (0..4).map(|j| if i % 2 == j % 2 { 800 } else { 0 }).collect()).collect();
+            (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
-            vanished: Vec::new(),
+            unmeasured: Vec::new(),
             notes: Vec::new(),
             zero_pages: None,
         })
@@ -431,4 +432,53 @@ fn a_switch_within_a_trial_is_told_as_one_and_is_no_event() {
         }
     }
     panic!("nothing was switched");
+}
+
+/// The VMs, with another visitor each time, or one that stays.
+struct Visited {
+    visitors: i32,
+    stays: Arc<AtomicBool>,
+}
+
+impl VmSource for Visited {
+    fn discover(&mut self) -> Result<Discovery, StageError> {
+        self.visitors += i32::from(!self.stays.load(Ordering::Relaxed));
+        let mut all = vms();
+        let task = TaskId { id: 100 + self.visitors, start_ticks: 1 };
+        let mut visitor =
+            Vm { name: format!("visitor{}", self.visitors), id: task.into(), ..vms().remove(0) };
+        visitor.vcpus[0].id = task.into();
+        visitor.vcpus[0].process = Some(task);
+        all.push(visitor);
+        Ok(Discovery { vms: all, ..Discovery::default() })
+    }
+}
+
+#[test]
+fn vms_that_come_and_go_do_not_disturb_a_trial_and_one_that_stays_is_placed_after_it() {
+    let (mut engine, pinned) = engine(PlanLimits::default());
+    engine.round();
+    let stays = Arc::new(AtomicBool::new(false));
+    engine.vms = Box::new(Visited { visitors: 0, stays: Arc::clone(&stays) });
+    let kept = (0..100).find_map(|_| {
+        let view = round(&mut engine);
+        assert!(!pinned.now().contains("visitor"), "{}", pinned.now());
+        let plan = view.round.plan.value().unwrap();
+        assert!(plan.reasons.iter().any(|reason| reason.starts_with("1 VMs came lately")), "{plan:?}");
+        let decisions = observe(&mut engine).decisions;
+        decisions.last().filter(|decision| decision.outcome == Outcome::Kept).cloned()
+    });
+    assert!(kept.is_some(), "no verdict: {:?}", viewed(&engine).decisions);
+    let aborted = viewed(&engine).decisions.iter().filter(|d| d.outcome == Outcome::Aborted).count();
+    assert_eq!(aborted, 0);
+
+    stays.store(true, Ordering::Relaxed);
+    let is_planned = |view: &View| {
+        view.round.plan.value().unwrap().placement.iter().any(|placed| placed.vm.starts_with("visitor"))
+    };
+    assert!(!is_planned(&round(&mut engine)), "it has only just come");
+    for _ in 0..12 {
+        engine.observe();
+    }
+    assert!(is_planned(&round(&mut engine)));
 }

@@ -80,11 +80,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
             ),
         })
     };
-    let block = rows.counters.iter().map(|row| (row.trial, &row.arm, row.block));
-    let mut block = block.chain(rows.reported.iter().map(|row| (row.trial, &row.arm, row.block)));
-    let trial = block.find_map(|(trial, arm, block)| {
-        Some(TrialBlock { trial: trial.unwrap_or(0), arm: arm.clone()?, block: block? })
-    });
+    let trial = part_of_trial(&rows);
     Availability::Available(Observation {
         window: window.window,
         round: window.round,
@@ -201,6 +197,22 @@ fn merging(row: &MergingRow, id: VmId) -> MergeObservation {
         breaks: held(row.pages_broken, "the breaks of this VM"),
         failed: held(row.merges_failed, "the failed merges of this VM"),
     }
+}
+
+/// The part of a trial that the window belongs to: rows of VMs that are no part of it have none.
+fn part_of_trial(rows: &WindowRows) -> Option<TrialBlock> {
+    let counters = rows.counters.iter().map(|row| (&row.vm, row.trial, &row.arm, row.block));
+    let parts = counters.chain(rows.reported.iter().map(|row| (&row.vm, row.trial, &row.arm, row.block)));
+    let part =
+        parts.clone().find_map(|(_, trial, arm, block)| Some((trial.unwrap_or(0), arm.clone()?, block?)));
+    let (trial, arm, block) = part?;
+    let mut outside: Vec<String> = Vec::new();
+    for (vm, ..) in parts.filter(|(_, _, arm, _)| arm.is_none()) {
+        if !outside.contains(vm) {
+            outside.push(vm.clone());
+        }
+    }
+    Some(TrialBlock { trial, arm, block, outside })
 }
 
 fn occupancy(rows: &[OccupancyRow]) -> Availability<Vec<OccupancyObservation>> {
