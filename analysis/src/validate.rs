@@ -73,7 +73,7 @@ impl Report {
                         run.path().display(),
                         table.since(),
                         manifest.as_ref().map_or(0, |manifest| manifest.schema_version),
-                        files.segments.len() + files.open.len() + files.strange.len(),
+                        files.segments.len() + files.open.len() + files.unknown.len(),
                     ));
                 }
                 Ok(files) => report.check_table(run, *table, &files, manifest.as_ref()),
@@ -110,8 +110,8 @@ impl Report {
                 open.display()
             ));
         }
-        for strange in &files.strange {
-            self.notes.push(format!("{} is not of a recording and was ignored", strange.display()));
+        for unknown in &files.unknown {
+            self.notes.push(format!("{} is not part of a recording and was ignored", unknown.display()));
         }
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();

@@ -212,7 +212,9 @@ fn damaged_and_missing_segments_are_named_and_the_rest_is_usable() {
     answers_of_the_rest(&run, &all, "its bytes are not those that were written");
     // A segment of the same recording in the place of another.
     fs::copy(run.join("sharing/segment-000003.parquet"), &path).unwrap();
-    assert!(wrong(&run).contains("it is segment 3 of sharing of the run 20261123T060233Z-1, and stands in"));
+    assert!(
+        wrong(&run).contains("it is segment 3 of sharing of the run 20261123T060233Z-1, in the place of")
+    );
     answers_of_the_rest(&run, &all, "it is segment 3 of sharing");
 
     fs::remove_file(&path).unwrap();

@@ -255,7 +255,7 @@ impl FromStr for NamePid {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name may hold `=` itself: the last one parts it from the pid.
+        // A name may contain `=`: the last one separates it from the pid.
         let (name, pid) = text.rsplit_once('=').ok_or("expected NAME=PID, as web=4711")?;
         if name.is_empty() {
             return Err("the name before = is empty; expected NAME=PID, as web=4711".into());
@@ -270,10 +270,10 @@ impl FromStr for NamePid {
     }
 }
 
-/// A day is longer than anybody waits between rounds, and far from overflowing a clock.
+/// A day: longer than useful between rounds, and far from overflowing a clock.
 const MAX_SECONDS: f64 = 86_400.0;
 
-/// Below this a window would mostly hold its own readings.
+/// In a shorter window, reading the counters would take most of the time.
 const LEAST_WINDOW_SECONDS: f64 = 0.01;
 
 fn parse_window(text: &str) -> Result<f64, String> {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn name_and_pid_are_parted_at_the_last_sign() {
+    fn name_and_pid_are_separated_at_the_last_equals_sign() {
         assert_eq!("a=b=7".parse(), Ok(NamePid { name: "a=b".into(), pid: 7 }));
         for text in ["a", "=7", "a=", "a=-1", "a=0", "a=x", "a=99999999999"] {
             assert!(text.parse::<NamePid>().is_err(), "{text}");

@@ -1,4 +1,4 @@
-//! What there is to observe VMs with: KVM, perf, BPF, tracepoints, resctrl.
+//! The facilities to observe VMs: KVM, perf, BPF, tracepoints, resctrl.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -220,7 +220,7 @@ fn resctrl(root: &HostRoot) -> Finding {
     }
 }
 
-/// What a resctrl that is mounted can tell.
+/// What a mounted resctrl can monitor.
 fn monitoring(item: Item, at: &Path) -> Finding {
     let features = match features(at) {
         Ok(features) => features,
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kvm_that_opens_is_not_said_to_be_fast() {
+    fn a_kvm_that_opens_is_not_reported_as_fast() {
         let cases = [(Some(""), State::Good, "not proven"), (None, State::Missing, "no ")];
         check(examine, "kvm.device", "dev/kvm", &cases);
         let tree = Tree::new(&[("dev/kvm/x", "")]);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mediated_vpmu_is_looked_for_in_either_module() {
+    fn a_mediated_vpmu_is_detected_in_either_module() {
         for module in ["kvm_intel", "kvm_amd"] {
             let path = format!("sys/module/{module}/parameters/enable_mediated_pmu");
             let cases = [

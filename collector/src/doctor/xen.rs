@@ -1,4 +1,4 @@
-//! What a Xen host lets dom0 ask. A host without Xen has none of these lines.
+//! What Xen reports to dom0. A host without Xen has none of these lines.
 
 use super::{Finding, Item};
 use huddle_host::HostRoot;

@@ -11,7 +11,7 @@ pub enum ReplayError {
     /// A directory without a manifest.
     #[error("{} is no recording: it has no manifest.json; name the directory that `--record` was given", .0.display())]
     NoRecording(PathBuf),
-    /// A manifest that cannot be read, is none, or of a version that is not read.
+    /// A manifest that cannot be read or parsed, or of an unsupported version.
     #[error(transparent)]
     Manifest(#[from] ManifestFault),
     /// Not one round or window in the closed segments.
@@ -40,7 +40,7 @@ pub enum ReplayError {
     /// A position beyond the end.
     #[error("there is no step {position} in a recording of {length}")]
     OutOfRange {
-        /// What was asked for, from 0.
+        /// The requested position, from 0.
         position: usize,
         /// How many there are.
         length: usize,

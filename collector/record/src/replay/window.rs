@@ -1,7 +1,7 @@
-//! From the rows of a window back to the observation.
+//! Rebuilds an observation from the rows of a window.
 //!
-//! The inverse of [`huddle_model::schema::observation_rows`]. Most reasons are not recorded: what is
-//! missing then says so.
+//! The inverse of [`huddle_model::schema::observation_rows`]. Most reasons are not recorded; the reason then is that
+//! the recording has none.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -36,7 +36,7 @@ pub(super) struct WindowRows {
     pub(super) window: Option<WindowRow>,
 }
 
-/// `vms` are those of the round: they tell the processes of one number apart.
+/// `vms` are those of the round: they distinguish processes of the same number.
 pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation> {
     let Some(window) = &rows.window else {
         return Availability::Unavailable("the recording does not hold this window".into());
@@ -60,7 +60,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         let of = vm_index.of(&row.vm, row.vm_pid, row.uuid, row.domid)?;
         let ran = residency.get(&(row.vm.as_str(), row.vcpu, row.thread)).cloned();
         let left = exits.get(&(row.vm.as_str(), row.vcpu)).cloned();
-        // A thread that was watched and did not run has no row and no place; its moves are known.
+        // A thread that was observed and did not run has no row of residency; its migrations are known.
         let ran = ran.or_else(|| row.migrations.map(|_| Vec::new()));
         Some(VcpuObservation {
             vm: row.vm.clone(),
@@ -116,7 +116,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
     })
 }
 
-/// The VMs of the round, by what rows of its windows say of them.
+/// The VMs of the round, by process and by name.
 struct VmIndex<'a> {
     started: HashMap<i32, u64>,
     by_name: HashMap<&'a str, &'a Vm>,
@@ -129,14 +129,14 @@ impl<'a> VmIndex<'a> {
         Self { started: started.collect(), by_name: by_name.collect() }
     }
 
-    /// Which VM a row is of; `None` where it says neither a process nor a domain. A process that the round does
-    /// not know has no start time that could be told.
+    /// The VM of a row; `None` if it has neither a process nor a Xen domain. A process that the round does not have gets
+    /// the start time 0.
     fn of(&self, name: &str, pid: Option<i32>, uuid: Option<UuidText>, domid: Option<u32>) -> Option<VmId> {
         if let (Some(domid), Some(uuid)) = (domid, uuid) {
             return Some(VmId::XenDomain(XenDomainId { domid, uuid: uuid.uuid() }));
         }
         let pid = pid?;
-        // Before version 4 a domain of Xen had its number here.
+        // Before version 4 this column had the number of a Xen domain.
         let of_name = self.by_name.get(name).map(|vm| vm.id);
         let of_domain = of_name.filter(|id| id.xen_domain().is_some() && id.number() == i64::from(pid));
         let start_ticks = self.started.get(&pid).copied().unwrap_or(0);
@@ -164,7 +164,7 @@ impl<'a> VmIndex<'a> {
     }
 }
 
-/// The value, or that it was not available, and that the recording does not say why.
+/// The value, or that it was unavailable for a reason that the recording does not have.
 fn held<T>(value: Option<T>, what: &str) -> Availability<T> {
     value.map_or_else(
         || Availability::Unavailable(format!("the recording does not hold {what}, nor why not")),
@@ -184,7 +184,7 @@ fn delta(row: &CounterRow) -> CounterDelta {
         match (count, role, &row.unavailable) {
             (None, CounterRole::LlcMisses, Some(reason)) => Availability::Unavailable(reason.clone()),
             (None, _, Some(reason)) => Availability::Unavailable(format!(
-                "the recording does not hold {}, and says only of LLC misses why: {reason}",
+                "the recording does not hold {}, and has a reason for LLC misses only: {reason}",
                 role.name()
             )),
             (count, ..) => held(count, role.name()),

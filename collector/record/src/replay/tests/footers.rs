@@ -16,7 +16,7 @@ static GOOD: LazyLock<Vec<(Table, Vec<u8>)>> = LazyLock::new(|| {
 });
 
 #[test]
-fn a_footer_says_its_keys_and_its_table() {
+fn a_footer_has_its_keys_and_its_table() {
     assert!(GOOD.len() > 5);
     for (table, good) in GOOD.iter() {
         let good = Bytes::copy_from_slice(good);
