@@ -14,6 +14,7 @@ mod frame;
 mod losses;
 pub mod report;
 pub mod run;
+mod scan;
 mod segment;
 pub mod sharing;
 pub mod sources;

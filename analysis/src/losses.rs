@@ -10,10 +10,10 @@ use std::sync::{Mutex, PoisonError};
 
 use huddle_model::schema::{Manifest, RecordingGap, SCHEMA_VERSION, Table};
 use huddle_recording::table::missing_segments;
-use huddle_recording::{Listing, SegmentFault, SegmentName, check_segment};
+use huddle_recording::{
+    Listing, ManifestFault, SegmentFault, SegmentName, check_segment, list_segments, read_manifest,
+};
 
-use crate::AnalysisError;
-use crate::run::RunDir;
 use crate::segment;
 
 /// What one run lost.
@@ -30,11 +30,11 @@ impl Losses {
     /// What can be told without reading rows: the gaps of the manifest, the numbers of the segments, whether their
     /// bytes are those that were written, and their columns. Where the manifest cannot be used it is left to the
     /// question to say so.
-    pub(crate) fn of(run: &RunDir) -> Self {
-        let manifest = match run.manifest() {
+    pub(crate) fn of(run: &Path) -> Self {
+        let manifest = match read_manifest(run) {
             Ok(manifest) => Some(manifest),
             // The responses of an experiment stand without a manifest.
-            Err(AnalysisError::Read { .. }) => None,
+            Err(ManifestFault::File { .. }) => None,
             Err(_) => return Self::default(),
         };
         let manifest = manifest.as_ref();
@@ -42,7 +42,7 @@ impl Losses {
         let gaps = manifest.into_iter().flat_map(|manifest| &manifest.gaps);
         losses.sentences.extend(gaps.map(RecordingGap::sentence));
         for table in tables(manifest) {
-            match run.files(table) {
+            match list_segments(run, table) {
                 Ok(files) => losses.look(table, &files, manifest),
                 Err(error) => losses.sentences.push(error.to_string()),
             }
@@ -76,12 +76,12 @@ impl Losses {
 
     /// Reads every row, since damage may be within a segment that has no checksum, and adds what turns out to be
     /// unusable; how many segments that are.
-    pub(crate) fn read_through(&mut self, run: &RunDir) -> usize {
+    pub(crate) fn read_through(&mut self, run: &Path) -> usize {
         let known = self.unusable.len();
-        let manifest = run.manifest().ok();
+        let manifest = read_manifest(run).ok();
         let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
         for table in tables(manifest.as_ref()) {
-            for (_, path) in run.files(table).unwrap_or_default().segments {
+            for (_, path) in list_segments(run, table).unwrap_or_default().segments {
                 if self.fault(&path).is_none()
                     && let Err(why) = segment::check(&path, table, version, &mut segment::Times::default())
                 {

@@ -4,13 +4,11 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{Column, MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
 use huddle_recording::{Listing, list_segments, read_manifest};
-use polars::io::HiveOptions;
-use polars::prelude::{LazyFrame, NULL, PlRefPath, PolarsResult, ScanArgsParquet, col, lit};
+use polars::prelude::{LazyFrame, NULL, col, lit};
 
 use crate::AnalysisError;
-use crate::frame::reading;
 use crate::losses::Losses;
-use crate::segment::data_type;
+use crate::scan::{data_type, scan_files};
 
 /// The directory of one run, and what of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,9 +21,7 @@ impl RunDir {
     /// The run in this directory, which [`is_run`] found; compares its segments with their checksums, and looks at
     /// their footers.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let mut run = Self { path, losses: Losses::default() };
-        run.losses = Losses::of(&run);
-        run
+        Self { losses: Losses::of(&path), path }
     }
 
     /// Its path.
@@ -51,10 +47,7 @@ impl RunDir {
     /// Reads every row, and passes over the segments that turn out to be damaged within; how many were
     /// not known before.
     pub(crate) fn read_through(&mut self) -> usize {
-        let mut losses = std::mem::take(&mut self.losses);
-        let found = losses.read_through(self);
-        self.losses = losses;
-        found
+        self.losses.read_through(&self.path)
     }
 
     /// Path of its manifest.
@@ -114,14 +107,6 @@ impl RunDir {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Scans exactly these files, whatever characters and `key=value` parts their paths have.
-pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsResult<LazyFrame> {
-    let paths: Vec<PlRefPath> = files.map(PlRefPath::try_from_path).collect::<PolarsResult<_>>()?;
-    let args =
-        ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
-    reading(|| LazyFrame::scan_parquet_files(paths.into_iter().collect(), args))
 }
 
 /// A run has a manifest; one that lost it still has its tables, which `validate` has to find. What has the name of a

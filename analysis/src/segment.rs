@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use huddle_model::schema::{ColumnKind, Table};
+use huddle_model::schema::Table;
 use huddle_recording::SegmentFault;
 use polars::prelude::*;
 
 use crate::frame::reading;
-use crate::run::scan_files;
+use crate::scan::{data_type, scan_files};
 
 /// Where time and rounds stand after the segments looked at so far.
 #[derive(Default)]
@@ -116,19 +116,6 @@ fn schema(path: &Path) -> Result<SchemaRef, SegmentFault> {
 fn drift(path: &Path, table: Table, version: u32, what: &str) -> SegmentFault {
     let what = format!("it does not have the columns of {table} in schema version {version}: {what}");
     SegmentFault::of(path, what)
-}
-
-/// The type in Polars.
-pub(crate) fn data_type(kind: ColumnKind) -> DataType {
-    match kind {
-        ColumnKind::Bool => DataType::Boolean,
-        ColumnKind::I32 => DataType::Int32,
-        ColumnKind::U32 => DataType::UInt32,
-        ColumnKind::I64 => DataType::Int64,
-        ColumnKind::U64 => DataType::UInt64,
-        ColumnKind::F64 => DataType::Float64,
-        ColumnKind::Text => DataType::String,
-    }
 }
 
 /// The first value that is less than the greatest before it: its row (from 1), that greatest, itself.
