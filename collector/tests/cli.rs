@@ -293,9 +293,9 @@ fn without_the_privilege_frames_are_not_computed_with() {
     drop(huddle);
 }
 
-/// Contents need no frame numbers: whoever may read a process's memory may compare it.
+/// Contents need no frame numbers, only permission to read the memory.
 #[test]
-fn contents_are_measured_by_whoever_may_read_them() {
+fn contents_are_measured_with_permission_to_read_them() {
     if skipped_without_root() {
         return;
     }
@@ -329,7 +329,7 @@ fn contents_are_measured_by_whoever_may_read_them() {
     let by_root: Value = serde_json::from_slice(&by_root.stdout).unwrap();
     assert_eq!((&by_root["method"], &by_root["coverage"]), (&"content".into(), &1.0.into()));
     assert!(by_root["shared_frames"][0][1].as_u64().unwrap() > 0, "two of one program: {by_root}");
-    // Yama lets nobody read but a parent.
+    // With Yama only a parent may read.
     let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     if yama.is_ok_and(|scope| scope.trim() != "0") {
         say("skipped in part: kernel.yama.ptrace_scope keeps users from their own processes");

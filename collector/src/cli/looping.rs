@@ -152,7 +152,7 @@ impl Loop {
                         answer
                     }
                     command => {
-                        // If the loop has ended, the reply is dropped, which tells the requester.
+                        // If the loop has ended, the reply is dropped, which the requester notices.
                         let _ = to_engine.send(Request { command, reply }).await;
                         continue;
                     }

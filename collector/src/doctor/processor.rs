@@ -119,7 +119,7 @@ fn smt(root: &HostRoot) -> Finding {
         Ok(Some(true)) => item.degraded(
             "on",
             "the threads of a core share its units besides its caches: two vCPUs on one core slow each other down, \
-             which is no effect of the cache",
+             which is not an effect of the cache",
             "echo off > /sys/devices/system/cpu/smt/control, for measurements",
         ),
         Err(error) => item.unknown(&error),

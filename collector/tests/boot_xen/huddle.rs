@@ -144,7 +144,7 @@ fn a_loop_that_is_killed_is_restored(dom0: &mut Dom0) {
     let pid = pid.trim();
     let pinned = "until grep -q \"round 1:\" /tmp/run.log; do sleep 1; done; cat /tmp/run.log";
     let log = dom0.run(pinned, SCAN).success();
-    assert!(log.contains("3 VMs") && log.contains("3 pinned anew"), "{log}");
+    assert!(log.contains("3 VMs") && log.contains("3 vCPUs moved"), "{log}");
     assert_eq!(hard(dom0, "a1/0"), hard(dom0, "a2/0"));
     assert_ne!(hard(dom0, "a1/0"), "all");
     dom0.run(&format!("kill -9 {pid}"), SOON).success();

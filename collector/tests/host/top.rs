@@ -252,7 +252,7 @@ fn watches() {
     let socket = dir.path().join("state/attach.sock");
     let deadline = Instant::now() + Duration::from_secs(20);
     while !socket.exists() {
-        assert!(Instant::now() < deadline, "nobody serves");
+        assert!(Instant::now() < deadline, "no loop serves");
         std::thread::sleep(Duration::from_millis(20));
     }
     let terminal = Terminal::start(dir.path(), (120, 30), &script(dir.path(), "top --attach"));
@@ -329,7 +329,7 @@ fn replays() {
     assert!(table.contains("0.0 % then, 100.0 % by policy paper"), "{table}");
     for (wrong, word) in [
         (vec!["plan", "--replay", recording, "--at", "99"], "its rounds are 1 to 4"),
-        (vec!["plan", "--replay", dir.path().to_str().unwrap()], "is no recording"),
+        (vec!["plan", "--replay", dir.path().to_str().unwrap()], "is not a recording"),
         (vec!["top", "--replay", "/nowhere"], "/nowhere"),
     ] {
         let output = huddle(&wrong).stdin(Stdio::null()).output().unwrap();

@@ -19,7 +19,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 /// The user that strangers run as.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// In two parts, since nothing here boots a guest, as tests with the whole name in them do.
+/// In two parts: tests that contain the complete name boot guests, and this one does not.
 const PROGRAM: &str = concat!("qemu-", "system-x86_64");
 
 const TASK: &str = "STRANGER";

@@ -53,7 +53,7 @@ pub struct SegmentFault {
 /// What is wrong with a segment.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// It is no file.
+    /// It is not a regular file.
     #[error(transparent)]
     NotRegular(#[from] RegularError),
     /// Its size or checksum is wrong.

@@ -9,7 +9,7 @@ use huddle_recording::{ManifestFault, SegmentFault};
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A directory without a manifest.
-    #[error("{} is no recording: it has no manifest.json; name the directory that `--record` was given", .0.display())]
+    #[error("{} is not a recording: it has no manifest.json; name the directory that `--record` was given", .0.display())]
     NoRecording(PathBuf),
     /// A manifest that cannot be read or parsed, or of an unsupported version.
     #[error(transparent)]
@@ -26,7 +26,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Segment(#[from] SegmentFault),
     /// More rows than one round or window can have.
-    #[error("{table} holds more than {limit} rows of one {key} ({at}): that is no recording of huddle")]
+    #[error("{table} holds more than {limit} rows of one {key} ({at}): huddle did not write this recording")]
     TooManyRows {
         /// The table.
         table: Table,

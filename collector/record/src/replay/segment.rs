@@ -59,7 +59,7 @@ pub fn row_group_keys(segment: &impl ChunkReader, table: Table) -> Result<Vec<(u
 
 fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
     if metadata_value(footer, "huddle.table") != Some(table.name()) {
-        return Err(format!("it is no segment of the table {table}"));
+        return Err(format!("it is not a segment of the table {table}"));
     }
     let known = |version: &u32| (OLDEST_SCHEMA_VERSION..=SCHEMA_VERSION).contains(version);
     let Some(version) = version(footer).filter(known) else {
@@ -265,6 +265,6 @@ fn decode(
 /// Which rows of a batch, whose only column is the key, have this key.
 fn equal(batch: &RecordBatch, key: u64) -> Result<BooleanArray, ArrowError> {
     let keys = batch.columns().first().and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let keys = keys.ok_or_else(|| ArrowError::SchemaError("the key is no unsigned number".to_owned()))?;
+    let keys = keys.ok_or_else(|| ArrowError::SchemaError("the key is not an unsigned number".to_owned()))?;
     Ok(keys.iter().map(|found| Some(found == Some(key))).collect())
 }

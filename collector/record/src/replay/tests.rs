@@ -311,7 +311,7 @@ fn a_segment_of_another_version_or_table_is_skipped_by_name() {
     forget_checksums(&run);
     let recording = Recording::open(&run).unwrap();
     assert!(
-        recording.warnings()[0].contains("it is no segment of the table ksm"),
+        recording.warnings()[0].contains("it is not a segment of the table ksm"),
         "{:?}",
         recording.warnings()
     );

@@ -79,7 +79,7 @@ fn remove_socket(path: &Path, kind: SocketKind) -> Option<String> {
     match remove_stale(path, kind) {
         Ok(()) => is_there.then(|| format!("the socket {shown} of a loop that ended was removed")),
         Err(NoRoom::Taken) => Some(format!("another program listens at {shown}: it is left alone")),
-        Err(NoRoom::NotASocket) => Some(format!("{shown} is no socket: it is left alone")),
+        Err(NoRoom::NotASocket) => Some(format!("{shown} is not a socket: it is left alone")),
         Err(NoRoom::Io(error)) => Some(format!("the socket {shown} stays: {error}")),
     }
 }

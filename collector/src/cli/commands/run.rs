@@ -106,10 +106,10 @@ fn log_round(round: &Round) {
         Availability::Unavailable(reason) => format!("own CPU time unavailable: {reason}"),
     };
     tracing::info!(
-        "round {}: {} VMs, {shared}, {} pinned anew, took {took_ms} ms, {cost}",
+        "round {}: {} VMs, {shared}, {} vCPUs moved, took {took_ms} ms, {cost}",
         round.number,
         round.vms.len(),
-        round.pinning.outcome().map_or_else(|| "nothing".into(), |pinned| pinned.changed.to_string()),
+        round.pinning.outcome().map_or_else(|| "no".into(), |pinned| pinned.changed.to_string()),
     );
 }
 
