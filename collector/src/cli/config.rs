@@ -313,7 +313,7 @@ pub(crate) struct RecordSettings {
     pub(crate) segment_max_mib: Option<u64>,
     /// Close a segment at this age, in seconds. A crash loses at most the open segments. [default: 60]
     pub(crate) segment_max_age_s: Option<u64>,
-    /// Most size of all segments of a recording, in MiB. [default: no limit]
+    /// Most size of all segments of a recording, in MiB. [default: 4096]
     pub(crate) total_max_mib: Option<u64>,
     /// Remove segments that were closed longer ago than this, in seconds. [default: no limit]
     pub(crate) max_age_s: Option<u64>,
