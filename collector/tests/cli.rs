@@ -168,7 +168,7 @@ fn files_that_cannot_be_used_are_refused_in_one_line() {
 fn processes_that_are_no_vm_are_refused() {
     let huddle = Huddle::new();
     let line = huddle.refusal(1, &["vms", "--vm", "a=4194303"]);
-    assert!(line.contains("4194303") && line.contains('a'), "{line}");
+    assert!(line.contains("no process 4194303 for VM a;"), "{line}");
     let line = huddle.refusal(1, &["vms", "--vm", "a=2"]);
     assert!(line.contains("kernel thread"), "{line}");
     let process = Process::start();
@@ -176,7 +176,7 @@ fn processes_that_are_no_vm_are_refused() {
     let line = huddle.refusal(2, &["vms", "--vm", &first, "--vm", &second]);
     assert!(line.contains(&process.pid().to_string()), "{line}");
     let line = huddle.refusal(2, &["vms", "--vm", &first, "--vm", "a=1"]);
-    assert!(line.contains("\"a\"") || line.contains(" a "), "{line}");
+    assert!(line.contains("two VMs are called \"a\""), "{line}");
     // A thread is not counted as a VM beside its own process.
     let (pid, own) = (std::process::id(), nix::unistd::gettid());
     let line = huddle.refusal(2, &["vms", "--vm", &format!("a={pid}"), "--vm", &format!("b={own}")]);
@@ -535,7 +535,7 @@ fn rounds_are_lines_of_json_and_a_recording() {
         }
     }
     let line = huddle.refusal(1, &["run", "--vm", &name, "--dry-run", "--record", run_dir.to_str().unwrap()]);
-    assert!(line.contains("run"), "{line}");
+    assert!(line.contains("is not empty"), "{line}");
 }
 
 #[test]
