@@ -40,7 +40,7 @@ pub struct RunEnd {
 const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// In a shorter window, reading the counters would take most of the time.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
 /// Does a round at once and then after every completed pass, and ends a window of observation every
 /// [`RunOptions::window`] in between, until `stop` is ready or the requested number of rounds is done; then

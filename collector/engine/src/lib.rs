@@ -34,7 +34,7 @@ use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 use self::reader_thread::ReaderThread;
-pub use drive::{RunEnd, RunOptions, run};
+pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use huddle_engine::SHORTEST_WINDOW;
 use huddle_model::matrix::Method;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
@@ -52,7 +53,8 @@ pub(crate) struct Common {
     /// [default: hard]
     #[arg(long, global = true, value_enum, value_name = "KIND")]
     pub(crate) xen_affinity: Option<AffinityArg>,
-    /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root]
+    /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root, or
+    /// $XDG_RUNTIME_DIR/huddle]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 }
@@ -273,8 +275,7 @@ impl FromStr for NamePid {
 /// A day: longer than useful between rounds, and far from overflowing a clock.
 const MAX_SECONDS: f64 = 86_400.0;
 
-/// In a shorter window, reading the counters would take most of the time.
-const LEAST_WINDOW_SECONDS: f64 = 0.01;
+const LEAST_WINDOW_SECONDS: f64 = SHORTEST_WINDOW.as_secs_f64();
 
 fn parse_window(text: &str) -> Result<f64, String> {
     match parse_seconds(text) {

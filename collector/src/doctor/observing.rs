@@ -10,6 +10,8 @@ use huddle_host::{HostRoot, kernel, mounts, optional, read_text};
 use huddle_observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
+/// What is missing without resctrl.
+const WITHOUT_RESCTRL: &str = "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
 
 pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     vec![
@@ -201,7 +203,6 @@ fn lockdown(root: &HostRoot) -> Finding {
 /// Documentation/filesystems/resctrl.rst, Linux 6.18.
 fn resctrl(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "resctrl" };
-    const MEANING: &str = "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
     match mount_point(root) {
         Ok(Some(at)) => return monitoring(item, &at),
         Ok(None) => {}
@@ -209,11 +210,11 @@ fn resctrl(root: &HostRoot) -> Finding {
     }
     match mounts::is_known(root, "resctrl") {
         Ok(true) => {
-            item.degraded("not mounted", MEANING, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
+            item.degraded("not mounted", WITHOUT_RESCTRL, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
         }
         Ok(false) => item.missing(
             "not in this kernel, or not in this processor",
-            MEANING,
+            WITHOUT_RESCTRL,
             Some("use bare metal with RDT (Intel) or PQoS (AMD), and a kernel with CONFIG_X86_CPU_RESCTRL=y"),
         ),
         Err(error) => item.unknown(&error),
@@ -225,11 +226,9 @@ fn monitoring(item: Item, at: &Path) -> Finding {
     let features = match features(at) {
         Ok(features) => features,
         Err(error) => {
-            const MEANING: &str =
-                "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
             return item.missing(
                 error.to_string(),
-                MEANING,
+                WITHOUT_RESCTRL,
                 Some("run huddle as root, on a processor with RDT or PQoS"),
             );
         }

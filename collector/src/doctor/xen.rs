@@ -56,7 +56,6 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
 
 fn cpus(item: Item, machine: &Machine) -> Finding {
     let mut sockets: Vec<u32> = machine.cpus.iter().map(|cpu| cpu.socket).collect();
-    sockets.dedup();
     sockets.sort_unstable();
     sockets.dedup();
     let value =
