@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_experiment_has_the_recordings_beneath_it() {
+    fn an_experiment_has_the_recordings_below_it() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, text: &str| {
             let path = dir.path().join(name);

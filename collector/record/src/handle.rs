@@ -175,7 +175,7 @@ impl RecorderHandle {
     fn try_send(&self, message: Message) {
         let Some(sender) = &self.sender else { return };
         if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = sender.try_send(message) {
-            self.shared.lose(lost);
+            self.shared.count_lost(lost);
         }
     }
 
@@ -221,7 +221,7 @@ impl Shared {
         }
     }
 
-    fn lose(&self, message: Message) {
+    fn count_lost(&self, message: Message) {
         self.lost.fetch_add(u64::from(message.is_step()), Ordering::Relaxed);
         let rows = message.rows();
         let mut lost = lock(&self.rows_lost);

@@ -181,9 +181,9 @@ impl RunWriter {
         self.fail(error, now);
         for table in Table::ALL {
             let pending_rows = std::mem::take(&mut self.pending_rows[*table as usize]);
-            self.lose(*table, pending_rows, None);
+            self.count_lost_in_gap(*table, pending_rows, None);
             if let Some(segment) = self.open[*table as usize].take() {
-                self.lose(*table, segment.rows, segment.first_us);
+                self.count_lost_in_gap(*table, segment.rows, segment.first_us);
             }
         }
         self.after_change(now);
@@ -264,7 +264,7 @@ impl RunWriter {
             }
             Err(error) => {
                 self.fail(error, now);
-                self.lose(table, rows, first_us);
+                self.count_lost_in_gap(table, rows, first_us);
             }
         }
     }
@@ -316,7 +316,7 @@ impl RunWriter {
     }
 
     /// Counts rows that an interruption costs; `first_us` is the time of the first one, if they had been accepted before.
-    fn lose(&mut self, table: Table, rows: u64, first_us: Option<i64>) {
+    fn count_lost_in_gap(&mut self, table: Table, rows: u64, first_us: Option<i64>) {
         self.count_lost(table, rows);
         if let Some(gap) = self.open_gap() {
             gap.rows_lost += rows;
@@ -378,7 +378,7 @@ impl TableVisitor for Appender<'_> {
             lost += segment.map_or(0, |segment| segment.rows);
         }
         writer.pending_rows[R::TABLE as usize] = 0;
-        writer.lose(R::TABLE, lost, first_us);
+        writer.count_lost_in_gap(R::TABLE, lost, first_us);
         Ok(())
     }
 }

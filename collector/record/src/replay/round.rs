@@ -82,7 +82,7 @@ impl Pairs {
     }
 }
 
-fn lacks<T>(what: &str) -> Availability<T> {
+fn not_recorded<T>(what: &str) -> Availability<T> {
     Availability::Unavailable(format!("the recording does not hold {what}"))
 }
 
@@ -127,7 +127,7 @@ pub(super) fn rebuild(
         events,
         own_cpu_us: decision
             .and_then(|decision| decision.own_cpu_us)
-            .map_or_else(|| lacks("the CPU time that huddle had used"), Availability::Available),
+            .map_or_else(|| not_recorded("the CPU time that huddle had used"), Availability::Available),
     };
     RebuiltRound { round: Arc::new(round), later }
 }
@@ -151,7 +151,7 @@ fn topology_of(
     let topology = match at_start {
         Availability::Available(topology) => topology,
         Availability::Unavailable(reason) => {
-            return lacks(&format!("the cache domains: at its start there were none ({reason})"));
+            return not_recorded(&format!("the cache domains: at its start there were none ({reason})"));
         }
     };
     let is_same = |row: &PlacementRow| {
@@ -161,7 +161,7 @@ fn topology_of(
     if placements.iter().all(is_same) {
         Availability::Available(Arc::clone(topology))
     } else {
-        lacks("the cache domains of this round, which were others than at its start")
+        not_recorded("the cache domains of this round, which were others than at its start")
     }
 }
 
@@ -295,7 +295,7 @@ fn event(row: &EventRow, vms: &[Vm]) -> Event {
 }
 
 fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
-    let Some(row) = row else { return lacks("KSM's state in this round") };
+    let Some(row) = row else { return not_recorded("KSM's state in this round") };
     if let Some(reason) = row.unavailable {
         return Availability::Unavailable(reason);
     }
@@ -319,7 +319,7 @@ fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
             advisor_mode: row.advisor_mode.clone(),
         })
     };
-    state().map_or_else(|| lacks("all of KSM's state in this round"), Availability::Available)
+    state().map_or_else(|| not_recorded("all of KSM's state in this round"), Availability::Available)
 }
 
 fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availability<SharingMatrix> {
@@ -334,7 +334,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     }
     let n = pairs.vms.len();
     if n == 0 || pairs.cells.len() != n * (n - 1) {
-        return lacks(if n == 0 { LACKING } else { "all pairs of VMs of this round" });
+        return not_recorded(if n == 0 { LACKING } else { "all pairs of VMs of this round" });
     }
     let mut rate = vec![vec![0.0; n]; n];
     let mut frames = vec![vec![0; n]; n];
@@ -354,7 +354,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     };
     match SharingMatrix::from_parts(parts) {
         Ok(matrix) => Availability::Available(matrix),
-        Err(error) => lacks(&format!("a valid matrix of this round: {error}")),
+        Err(error) => not_recorded(&format!("a valid matrix of this round: {error}")),
     }
 }
 
@@ -388,11 +388,11 @@ fn plan(
     topology: Option<&Topology>,
     placements: &[PlacementRow],
 ) -> Availability<Plan> {
-    let Some(decision) = decision else { return lacks("what was planned in this round") };
+    let Some(decision) = decision else { return not_recorded("what was planned in this round") };
     if let Some(reason) = &decision.plan_unavailable {
         return Availability::Unavailable(reason.clone());
     }
-    let Some(policy) = &decision.policy else { return lacks("the policy that planned this round") };
+    let Some(policy) = &decision.policy else { return not_recorded("the policy that planned this round") };
     let policy = match policy.parse() {
         Ok(policy) => policy,
         Err(error) => {
@@ -431,8 +431,8 @@ fn domains_of(placements: &[PlacementRow]) -> Vec<CacheDomain> {
 }
 
 fn pinning(decision: Option<&DecisionRow>) -> Pinning {
-    let lacks = |what: &str| Pinning::NotDone(format!("the recording does not hold {what}"));
-    let Some(decision) = decision else { return lacks("whether anything was pinned in this round") };
+    let not_recorded = |what: &str| Pinning::NotDone(format!("the recording does not hold {what}"));
+    let Some(decision) = decision else { return not_recorded("whether anything was pinned in this round") };
     if let Some(reason) = &decision.pin_unavailable {
         return Pinning::recorded(decision.pinning.as_deref(), reason.clone());
     }
@@ -440,6 +440,6 @@ fn pinning(decision: Option<&DecisionRow>) -> Pinning {
         (Some(changed), Some(unchanged), Some(skipped)) => {
             Pinning::Done(PinOutcome { changed, unchanged, skipped })
         }
-        _ => lacks("how many threads were pinned in this round"),
+        _ => not_recorded("how many threads were pinned in this round"),
     }
 }

@@ -69,12 +69,12 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
             process: of.process(),
             counters: delta(row),
             run_ns_anywhere: row.run_ns.filter(|_| ran.is_none()),
-            residency: held(ran, "where this vCPU ran"),
-            migrations: held(row.migrations, "the migrations of this vCPU"),
-            domain_migrations: held(row.domain_migrations, "the moves of this vCPU between domains"),
-            guest_entries: held(row.guest_entries, "the guest entries of this vCPU"),
-            guest_ns: held(row.guest_ns, "the guest time of this vCPU"),
-            exits: held(
+            residency: recorded(ran, "where this vCPU ran"),
+            migrations: recorded(row.migrations, "the migrations of this vCPU"),
+            domain_migrations: recorded(row.domain_migrations, "the moves of this vCPU between domains"),
+            guest_entries: recorded(row.guest_entries, "the guest entries of this vCPU"),
+            guest_ns: recorded(row.guest_ns, "the guest time of this vCPU"),
+            exits: recorded(
                 left.or_else(|| row.guest_exits.map(|_| BTreeMap::new())),
                 "the guest exits of this vCPU",
             ),
@@ -111,8 +111,8 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         events: events(window),
         programs: rows.programs.iter().map(program).collect(),
         losses: losses(window),
-        own_cpu_us: held(window.own_cpu_us, "the CPU time of this process in this window"),
-        reading_cpu_us: held(window.reading_cpu_us, "the CPU time of reading in this window"),
+        own_cpu_us: recorded(window.own_cpu_us, "the CPU time of this process in this window"),
+        reading_cpu_us: recorded(window.reading_cpu_us, "the CPU time of reading in this window"),
     })
 }
 
@@ -165,7 +165,7 @@ impl<'a> VmIndex<'a> {
 }
 
 /// The value, or that it was unavailable for a reason that the recording does not have.
-fn held<T>(value: Option<T>, what: &str) -> Availability<T> {
+fn recorded<T>(value: Option<T>, what: &str) -> Availability<T> {
     value.map_or_else(
         || Availability::Unavailable(format!("the recording does not hold {what}, nor why not")),
         Availability::Available,
@@ -187,7 +187,7 @@ fn delta(row: &CounterRow) -> CounterDelta {
                 "the recording does not hold {}, and has a reason for LLC misses only: {reason}",
                 role.name()
             )),
-            (count, ..) => held(count, role.name()),
+            (count, ..) => recorded(count, role.name()),
         }
     })
 }
@@ -196,10 +196,10 @@ fn merging(row: &MergingRow, id: VmId) -> MergeObservation {
     MergeObservation {
         vm: row.vm.clone(),
         id,
-        merged_now: held(row.pages_merged_now, "the merged pages of this VM"),
-        merges: held(row.pages_merged, "the merges of this VM"),
-        breaks: held(row.pages_broken, "the breaks of this VM"),
-        failed: held(row.merges_failed, "the failed merges of this VM"),
+        merged_now: recorded(row.pages_merged_now, "the merged pages of this VM"),
+        merges: recorded(row.pages_merged, "the merges of this VM"),
+        breaks: recorded(row.pages_broken, "the breaks of this VM"),
+        failed: recorded(row.merges_failed, "the failed merges of this VM"),
     }
 }
 
@@ -208,11 +208,11 @@ fn occupancy(rows: &[OccupancyRow]) -> Availability<Vec<OccupancyObservation>> {
         vm: row.vm.clone(),
         cache: row.cache,
         domain: row.domain.map(DomainId),
-        llc_bytes: held(row.llc_bytes, "the cache occupancy of this VM"),
-        total_bytes: held(row.memory_total_bytes, "the memory traffic of this VM"),
-        local_bytes: held(row.memory_local_bytes, "the local memory traffic of this VM"),
+        llc_bytes: recorded(row.llc_bytes, "the cache occupancy of this VM"),
+        total_bytes: recorded(row.memory_total_bytes, "the memory traffic of this VM"),
+        local_bytes: recorded(row.memory_local_bytes, "the local memory traffic of this VM"),
     };
-    held((!rows.is_empty()).then(|| rows.iter().map(of).collect()), "any cache occupancy in this window")
+    recorded((!rows.is_empty()).then(|| rows.iter().map(of).collect()), "any cache occupancy in this window")
 }
 
 fn events(window: &WindowRow) -> Vec<CountedEvent> {
@@ -224,7 +224,7 @@ fn events(window: &WindowRow) -> Vec<CountedEvent> {
     };
     let event = |role: CounterRole| CountedEvent {
         role,
-        event: held(counted(role).clone(), &format!("an event for {}", role.name())),
+        event: recorded(counted(role).clone(), &format!("an event for {}", role.name())),
     };
     CounterRole::ALL.into_iter().map(event).collect()
 }
@@ -233,7 +233,7 @@ fn program(row: &ProgramRow) -> ProgramObservation {
     let cost = match (row.runs, row.run_ns, &row.unavailable) {
         (Some(runs), Some(run_ns), _) => Availability::Available(ProgramCost { runs, run_ns }),
         (_, _, Some(reason)) => Availability::Unavailable(reason.clone()),
-        _ => held(None, "the cost of this program"),
+        _ => recorded(None, "the cost of this program"),
     };
     ProgramObservation { name: row.program.clone(), cost }
 }
@@ -247,5 +247,5 @@ fn losses(window: &WindowRow) -> Availability<LossObservation> {
             vcpu_threads: window.lost_vcpu_threads?,
         })
     };
-    held(losses(), "what was lost in this window")
+    recorded(losses(), "what was lost in this window")
 }
