@@ -14,8 +14,8 @@ use huddle_model::trial::{
 };
 use huddle_model::vm::{Vm, VmId};
 
-/// Part of a window's length from which it is a whole one.
-const WHOLE: f64 = 0.8;
+/// A window that has at least this part of the configured length is a full one.
+const FULL_WINDOW: f64 = 0.8;
 
 /// Since when a VM is there, and whether it is placed.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +29,11 @@ pub struct TrialRunner {
     machine: Machine,
     cadence: Cadence,
     moving_limit: f64,
-    /// A window shorter than this is a fragment, which a round or a viewer cut off.
+    /// A shorter window was cut off by a round or a command, and is not used.
     least_window: Duration,
     /// The last plan: what a switched placement is made from.
     plan: Option<Arc<Plan>>,
-    /// What was pinned last; `None` when that went wrong, or was not all of it.
+    /// What was pinned last; `None` if pinning failed or was incomplete.
     in_force: Option<Assignment>,
     /// The VMs that there are, by name and id; `None` before the first round.
     present: Option<BTreeMap<(String, VmId), Presence>>,
@@ -57,7 +57,7 @@ impl TrialRunner {
         Self {
             cadence: Cadence::new(CadenceLimits { least: least_interval, most }),
             moving_limit: settings.moving_limit,
-            least_window: window.mul_f64(WHOLE),
+            least_window: window.mul_f64(FULL_WINDOW),
             machine: Machine::new(objective, settings),
             plan: None,
             in_force: Some(Assignment::default()),
@@ -68,7 +68,7 @@ impl TrialRunner {
     }
 
     /// Least time between the begins of two rounds, by how much sharing changes. While a trial runs rounds
-    /// do not wait: they are what sees that a VM came.
+    /// do not wait: they detect that a VM appeared.
     pub(super) fn interval(&self) -> Duration {
         if self.machine.is_trying() { Duration::ZERO } else { self.cadence.interval() }
     }
@@ -77,17 +77,17 @@ impl TrialRunner {
         self.machine.is_trying()
     }
 
-    /// The window that ends now, told which part of a trial it is.
+    /// The window that ends now, labelled with its part of a trial.
     pub(super) fn window(&mut self, at: Moment, seen: Observation, host: HostReading) -> Observation {
         let lasted = Duration::from_micros(seen.end_unix_us.saturating_sub(seen.begin_unix_us));
-        let is_whole = lasted >= self.least_window;
-        let block = self.machine.block(&seen.vms).filter(|_| is_whole);
+        let is_full = lasted >= self.least_window;
+        let block = self.machine.block(&seen.vms).filter(|_| is_full);
         let seen = Observation { trial: block, ..seen };
-        self.machine.window(at, &seen, host, is_whole);
+        self.machine.window(at, &seen, host, is_full);
         seen
     }
 
-    /// The matrix as it counts for planning: less for VMs that write to what they share.
+    /// The matrix as it is used for planning: with less weight for VMs that write to pages they share.
     pub(super) fn weighted(&self, matrix: &SharingMatrix) -> SharingMatrix {
         let weights = self.machine.weights();
         let weight = |vm: usize| weights.get(&matrix.vms()[vm].name).copied().unwrap_or(1.0);
@@ -125,8 +125,8 @@ impl TrialRunner {
         settled
     }
 
-    /// A round, with what the policy makes of it, from `input`, which limits are looked up in. A dry one
-    /// changes nothing and only tells.
+    /// Takes a round and the policy's plan for it; `input` has the limits. A dry run changes nothing and only
+    /// reports.
     pub(super) fn round(
         &mut self,
         at: Moment,
@@ -169,10 +169,10 @@ impl TrialRunner {
     }
 
     /// The placement to pin; `None` when it is in force already, or nothing was planned yet. After a round
-    /// (`anew`) it is given in any case: threads may have come.
-    pub(super) fn next_to_pin(&mut self, anew: bool) -> Option<Plan> {
+    /// (`always`) it is returned in any case: there may be new threads.
+    pub(super) fn next_to_pin(&mut self, always: bool) -> Option<Plan> {
         let wanted = self.machine.wanted();
-        if !anew && self.in_force.as_ref() == Some(wanted) {
+        if !always && self.in_force.as_ref() == Some(wanted) {
             return None;
         }
         let plan = self.plan.as_deref()?.clone();
@@ -180,12 +180,12 @@ impl TrialRunner {
         Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, ..plan })
     }
 
-    /// How pinning what [`TrialRunner::next_to_pin`] gave went. A placement that is not in force cannot be judged:
-    /// a trial ends, and what is wanted then is pinned with the next window.
+    /// The result of pinning the plan of [`TrialRunner::next_to_pin`]. A placement that is not in force cannot be
+    /// measured: the trial ends, and the placement that is wanted then is pinned with the next window.
     pub(super) fn pinned(&mut self, at: Moment, pinning: &Pinning) {
         let reason = match pinning {
             Pinning::Done(outcome) if outcome.skipped == 0 => return,
-            Pinning::Done(outcome) => format!("{} vCPUs were passed over", outcome.skipped),
+            Pinning::Done(outcome) => format!("{} vCPUs were skipped", outcome.skipped),
             other => other.reason().unwrap_or_default().to_owned(),
         };
         if self.machine.is_trying() {
@@ -194,32 +194,32 @@ impl TrialRunner {
         }
     }
 
-    /// The trial that runs cannot go on.
-    pub(super) fn broken_off(&mut self, at: Moment, why: &str) {
+    /// Aborts the trial that runs.
+    pub(super) fn abort(&mut self, at: Moment, why: &str) {
         self.machine.interrupt(at, why.to_owned());
     }
 
-    /// A viewer asks for something else than the trial that runs: it is broken off.
-    pub(super) fn interrupt(&mut self, at: Moment, what: &str) {
+    /// Aborts the trial that runs, because of a viewer's command.
+    pub(super) fn abort_for_viewer(&mut self, at: Moment, what: &str) {
         self.machine.interrupt(at, format!("a viewer asked for {what}"));
     }
 
-    /// A viewer wants vCPUs where they were before huddle came.
-    pub(super) fn let_go(&mut self, at: Moment, what: &str) {
+    /// Aborts the trial and forgets the placement that was kept, because of a viewer's command.
+    pub(super) fn reset(&mut self, at: Moment, what: &str) {
         self.machine.reset(at, format!("a viewer asked for {what}"));
     }
 
-    /// Nothing of ours is in force any more: somebody took it all back.
+    /// All changes were undone, so no placement is in force.
     pub(super) fn was_undone(&mut self) {
         self.in_force = Some(Assignment::default());
     }
 
-    /// The plan that placements are made from until the next round.
-    pub(super) fn planned(&mut self, plan: &Arc<Plan>) {
+    /// Sets the plan that placements are made from until the next round.
+    pub(super) fn set_plan(&mut self, plan: &Arc<Plan>) {
         self.plan = Some(Arc::clone(plan));
     }
 
-    /// Decisions that were not told yet.
+    /// Decisions that were not reported yet.
     pub(super) fn new_decisions(&mut self) -> Vec<Decision> {
         let new = self.machine.take_decisions();
         self.has_decided |= !new.is_empty();
@@ -231,7 +231,7 @@ impl TrialRunner {
         self.has_decided || !self.machine.decisions().is_empty()
     }
 
-    /// How the trial stands.
+    /// The state of the trial.
     pub(super) fn comparison(&mut self) -> Comparison {
         self.machine.comparison()
     }

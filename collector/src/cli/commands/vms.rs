@@ -34,7 +34,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     }
 }
 
-/// What looks like a VM and is none to huddle.
+/// Processes that look like VMs and are left out.
 fn print_left_out(left_out: &[LeftOut], terms: Terms) -> Result<(), Failure> {
     if left_out.is_empty() {
         return Ok(());
@@ -92,8 +92,7 @@ fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Each kind of guest memory that the VM has, with its size.
-/// The thread, or the number within the domain.
+/// The thread, or the number within the Xen domain.
 fn number(id: VcpuId) -> String {
     match id {
         VcpuId::Thread(thread) => thread.to_string(),
@@ -109,6 +108,7 @@ fn thread_name(vcpu: &Vcpu) -> String {
     }
 }
 
+/// Each kind of guest memory that the VM has, with its size.
 fn memory(vm: &Vm) -> String {
     let kinds = [
         MemoryKind::Mergeable,
