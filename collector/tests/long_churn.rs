@@ -113,6 +113,8 @@ struct Figures {
     end_kib: u64,
     has_two_domains: bool,
     errors: String,
+    /// The end of the log.
+    last: String,
 }
 
 impl Figures {
@@ -137,7 +139,8 @@ impl std::fmt::Display for Figures {
             writeln!(f, "this host has one cache domain at every level: nothing was tried")?;
         }
         self.disturbed.iter().try_for_each(|reason| writeln!(f, "disturbed: {reason}"))?;
-        f.write_str(&self.errors)
+        f.write_str(&self.errors)?;
+        if self.is_good() { Ok(()) } else { writeln!(f, "the log ended with: {}", self.last) }
     }
 }
 
@@ -173,7 +176,7 @@ impl<'a> Host<'a> {
         std::fs::write(
             &config,
             "[trial]\nblocks = 8\ncool_down_s = 0\nhold_s = 0\nleast_gain = 0.0\nload_limit = 1000.0\n\
-             moves_per_hour = 1000000\n[discover]\ninclude = [\"churn-*\"]\nexclude = [\"*\"]\n\
+             moves_per_hour = 1000000\n\
              [record]\nsegment_max_age_s = 5\n",
         )
         .unwrap();
@@ -217,8 +220,8 @@ impl<'a> Host<'a> {
         )
         .unwrap();
         let status = run.wait().unwrap();
+        let log = std::fs::read_to_string(self.dir.join("log")).unwrap();
         if !status.success() {
-            let log = std::fs::read_to_string(self.dir.join("log")).unwrap();
             errors += &format!("the loop ended with {status}: {}\n", last_lines(&log));
         }
         let (mut decisions, mut disturbed) = (BTreeMap::new(), Vec::new());
@@ -232,7 +235,8 @@ impl<'a> Host<'a> {
             *decisions.entry(outcome).or_default() += 1;
         }
         let has_two_domains = self.level.is_some();
-        Figures { visitors: came, decisions, disturbed, begin_kib, end_kib, has_two_domains, errors }
+        let last = last_lines(&log);
+        Figures { visitors: came, decisions, disturbed, begin_kib, end_kib, has_two_domains, errors, last }
     }
 
     /// A report of each VM that stays, where the loop listens already.
