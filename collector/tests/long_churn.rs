@@ -14,16 +14,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_testing::memory::mergeable;
 use huddle_testing::output::say;
 use huddle_testing::{ksm, recording};
 
-const DEFAULT_SECONDS: u64 = 30;
+const DEFAULT_SECONDS: u64 = 45;
 /// VMs that stay.
 const QUIET: usize = 4;
 /// VMs that come in a second, and how many there are at a time.
 const VISITORS_PER_S: u64 = 10;
 const VISITORS: usize = 20;
-/// Resident memory may grow by so much after the first part.
+/// Mergeable pages of a VM.
+const PAGES: usize = 64;
+/// Resident memory may grow by so much in the second half of the time.
 const MOST_GROWTH_KIB: u64 = 8 << 10;
 
 /// In two parts, since nothing here boots a guest, as tests with the whole name in them do.
@@ -62,8 +65,13 @@ fn main() -> ExitCode {
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A process that is taken for QEMU with one vCPU, until its standard input ends.
+/// A process that is taken for QEMU with one vCPU and some memory, until its standard input ends.
 fn be_a_vm() -> ! {
+    let kind: u64 = std::env::var(ROLE).unwrap().parse().unwrap();
+    for (number, page) in mergeable(PAGES).chunks_mut(4096 / 8).enumerate() {
+        // Equal in VMs of one kind, and in no other page.
+        page.fill((kind << 32) + number as u64 + 1);
+    }
     let vcpu = std::thread::Builder::new().name("CPU 0/TCG".into());
     vcpu.spawn(|| {
         loop {
@@ -80,9 +88,9 @@ fn be_a_vm() -> ! {
 struct Vm(Child);
 
 impl Vm {
-    fn start(program: &Path, name: &str) -> Self {
+    fn start(program: &Path, name: &str, kind: u64) -> Self {
         let mut command = Command::new(program);
-        command.args(["-name", name]).env(ROLE, "1").stdin(Stdio::piped()).stdout(Stdio::null());
+        command.args(["-name", name]).env(ROLE, kind.to_string()).stdin(Stdio::piped()).stdout(Stdio::null());
         Self(command.spawn().unwrap())
     }
 }
@@ -108,7 +116,7 @@ struct Figures {
     decisions: BTreeMap<String, u64>,
     /// Aborted ones whose reason has a visitor in it.
     disturbed: Vec<String>,
-    /// Resident memory of the loop, in KiB: after the first fifth of the time, and at the end.
+    /// Resident memory of the loop, in KiB: after half of the time, and at the end.
     begin_kib: u64,
     end_kib: u64,
     has_two_domains: bool,
@@ -134,7 +142,11 @@ impl Figures {
 impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{} VMs came and went; decisions: {:?}", self.visitors, self.decisions)?;
-        writeln!(f, "resident memory: {} KiB, at the end {} KiB", self.begin_kib, self.end_kib)?;
+        writeln!(
+            f,
+            "resident memory after half of the time: {} KiB, at the end: {} KiB",
+            self.begin_kib, self.end_kib
+        )?;
         if !self.has_two_domains {
             writeln!(f, "this host has one cache domain at every level: nothing was tried")?;
         }
@@ -170,7 +182,9 @@ impl<'a> Host<'a> {
     }
 
     fn run(&mut self, time: Duration) -> Figures {
-        let quiet: Vec<Vm> = self.quiet.iter().map(|name| Vm::start(&self.program, name)).collect();
+        let kinds = [0, 0, 1, 1];
+        let start = |(name, kind): (&String, u64)| Vm::start(&self.program, name, kind);
+        let quiet: Vec<Vm> = self.quiet.iter().zip(kinds).map(start).collect();
         std::thread::sleep(Duration::from_millis(300));
         let config = self.dir.join("config.toml");
         std::fs::write(
@@ -190,6 +204,11 @@ impl<'a> Host<'a> {
         }
         let log = std::fs::File::create(self.dir.join("log")).unwrap();
         let mut run = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        // Who is there then does not wait to be placed.
+        let log = || std::fs::read_to_string(self.dir.join("log")).unwrap();
+        while !log().contains("round 1:") && run.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let begin = Instant::now();
         let (mut visitors, mut came, mut begin_kib) = (VecDeque::new(), 0_u64, 0);
         let mut errors = String::new();
@@ -200,13 +219,13 @@ impl<'a> Host<'a> {
             }
             if begin.elapsed().as_millis() as u64 * VISITORS_PER_S / 1000 > came {
                 came += 1;
-                visitors.push_back(Vm::start(&self.program, &format!("churn-visitor{came}")));
+                visitors.push_back(Vm::start(&self.program, &format!("churn-visitor{came}"), 100 + came));
                 if visitors.len() > VISITORS {
                     visitors.pop_front();
                 }
             }
             self.report(&reports);
-            if begin_kib == 0 && begin.elapsed() > time / 5 {
+            if begin_kib == 0 && begin.elapsed() > time / 2 {
                 begin_kib = resident_kib(run.id());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -220,7 +239,7 @@ impl<'a> Host<'a> {
         )
         .unwrap();
         let status = run.wait().unwrap();
-        let log = std::fs::read_to_string(self.dir.join("log")).unwrap();
+        let log = log();
         if !status.success() {
             errors += &format!("the loop ended with {status}: {}\n", last_lines(&log));
         }
