@@ -318,11 +318,21 @@ fn contents_are_measured_with_permission_to_read_them() {
         }
         by.output().unwrap()
     };
-    let output = content(&[("a", &theirs[0]), ("root", &roots)], &mut nobody(&binary));
+    let output = content(&[("root", &roots)], &mut nobody(&binary));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{stderr}");
     let last = stderr.trim_end().lines().next_back().unwrap();
     assert!(last.contains("CAP_SYS_PTRACE") && last.contains("\"root\""), "{stderr}");
+    // Beside one that may be read it is left out.
+    let output = content(&[("a", &theirs[0]), ("root", &roots)], &mut nobody(&binary));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && stderr.contains("root is left out: its memory cannot be read"),
+        "{stderr}"
+    );
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<_> = found["vms"].as_array().unwrap().iter().map(|vm| vm["name"].as_str()).collect();
+    assert_eq!(names, [Some("a")]);
 
     let pair = [("a", &theirs[0]), ("b", &theirs[1])];
     let by_root = content(&pair, &mut Command::new(&binary));

@@ -83,7 +83,9 @@ impl Host {
         match line.arguments[0].as_str() {
             "run" => _ = command.args(["--rounds", "1", "--window", "0.1"]),
             // By processor time of its own alone it would take seconds.
-            "matrix" if line.arguments.len() > 1 => _ = command.args(["--cpu-share", "1"]),
+            "matrix" if line.arguments.iter().any(|argument| argument == "content") => {
+                _ = command.args(["--cpu-share", "1"])
+            }
             _ => {}
         }
         if !matches!(line.arguments[0].as_str(), "doctor" | "restore") {

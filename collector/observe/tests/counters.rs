@@ -10,13 +10,14 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
 
-use huddle_host::{HostRoot, task};
+use huddle_host::{HostRoot, descriptors, task};
 use huddle_model::counters::{CounterRole, GroupReading};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{Vcpu, Vm, VmmKind};
 use huddle_observe::perf::{EventSet, EventSpec, VcpuCounters, VcpuReading};
 use huddle_testing::output::say;
 use libtest_mimic::Failed;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use observe_support::worker::{Worker, switches};
@@ -32,6 +33,7 @@ fn main() {
     let tests: &[Test] = &[
         ("faults_and_switches_of_vcpus_are_exact", exact),
         ("threads_come_and_go", come_and_go),
+        ("counters_leave_descriptors_for_others", few_descriptors),
         ("software_events_agree_with_perf_stat", software_against_perf),
         ("hardware_events_agree_with_perf_stat", hardware_against_perf),
     ];
@@ -166,6 +168,29 @@ fn come_and_go() -> Result<(), Failed> {
     assert!(row.reading.reason().is_some(), "ended threads are not counted: {row:?}");
     counters.sync(&[]);
     assert!(counters.read().is_empty());
+    Ok(())
+}
+
+/// More vCPUs than there are descriptors: some are counted, the others have the reason, and files can be opened.
+fn few_descriptors() -> Result<(), Failed> {
+    let workers: Vec<Worker> = (0..150).map(|_| Worker::new(|| ())).collect();
+    let workers: Vec<&Worker> = workers.iter().collect();
+    let vms = [own_vm("large", &workers)];
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    // Two for each vCPU are too many.
+    let limit = used + descriptors::RESERVE + 200;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+    let mut counters = counters(&["llc_misses=page-faults", "cycles=task-clock"]);
+    counters.sync(&vms);
+    let rows = counters.read();
+    let files: Vec<_> = (0..descriptors::RESERVE - 4).map(|_| File::open("/dev/null")).collect();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert!(files.iter().all(Result::is_ok), "the reserve is taken");
+    let (counted, refused): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.reading.value().is_some());
+    assert!(counted.len() > 50 && !refused.is_empty(), "{} and {}", counted.len(), refused.len());
+    let reason = format!("the limit of {limit} open files is reached");
+    assert!(refused.iter().all(|row| row.reading.reason().unwrap().contains(&reason)), "{:?}", refused[0]);
     Ok(())
 }
 

