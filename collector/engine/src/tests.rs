@@ -40,6 +40,7 @@ fn vm(name: &str, pid: i32) -> Vm {
             thread_name: Some("CPU 0/KVM".into()),
             affinity: "0-1".parse().unwrap(),
             last_cpu: None,
+            limits: Default::default(),
         }],
         memory: Vec::new(),
         allowed_cpus: "0-1".parse().unwrap(),
