@@ -1,6 +1,7 @@
 //! What a round reads of the host, apart from the thread of the engine ([`super::apart`]), and what a plan is made
 //! from.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,27 @@ impl Engine {
         self.memory.has_lost_observer |= completed.is_none();
         let notes;
         (*vms, notes) = completed?;
+        Some(notes)
+    }
+
+    /// Fills in the limits of vCPUs that became known last, and gives what is to be said of those that their owner
+    /// bound, once; `None` where the loop is to end meanwhile.
+    pub(super) fn find_limits(&mut self, vms: &mut Vec<Vm>) -> Option<Vec<String>> {
+        let mut of = std::mem::take(vms);
+        let found;
+        (*vms, found) = self.memory.apart.run(AT_ONCE, &mut self.vms, Box::new(Lost), move |source| {
+            let found = source.find_limits(&mut of);
+            (of, found)
+        })?;
+        let mut notes: Vec<String> = found
+            .err()
+            .map(|error| format!("where vCPUs may run is not known: {error}"))
+            .into_iter()
+            .collect();
+        notes.extend(vms.iter().flat_map(Vm::binding_notes));
+        let now: BTreeSet<String> = notes.iter().cloned().collect();
+        notes.retain(|note| !self.memory.said_of_bindings.contains(note));
+        self.memory.said_of_bindings = now;
         Some(notes)
     }
 
