@@ -283,8 +283,9 @@ impl Prefork {
     fn start(group: &Group) -> Self {
         // It waits until it is in the group.
         let script = "read go; while read line; do sleep 600 >/dev/null & echo $!; done";
-        let child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut server = Self(child.spawn().unwrap());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = Self(shell.spawn().unwrap());
         group.write("cgroup.procs", server.0.id());
         server.line();
         server
