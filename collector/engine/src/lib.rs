@@ -86,8 +86,8 @@ pub struct Memory {
     bearers: Bearers,
     /// What was wrong with them in the last round.
     limit_problems: Vec<String>,
-    /// What was said of vCPUs that their owner bound, in the last round.
-    said_of_bindings: BTreeSet<String>,
+    /// Notes about vCPUs that their owner bound, as of the last round.
+    reported_bindings: BTreeSet<String>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
     /// What was told so far.

@@ -58,8 +58,8 @@ impl Engine {
         Some(notes)
     }
 
-    /// Fills in the limits of vCPUs that became known last, and gives what is to be said of those that their owner
-    /// bound, once; `None` where the loop is to end meanwhile.
+    /// Fills in the limits of vCPUs that became known last, and returns the notes about those that their owner bound
+    /// which are new; `None` where the loop is to end meanwhile.
     pub(super) fn find_limits(&mut self, vms: &mut Vec<Vm>) -> Option<Vec<String>> {
         let mut of = std::mem::take(vms);
         let found;
@@ -74,8 +74,8 @@ impl Engine {
             .collect();
         notes.extend(vms.iter().flat_map(Vm::binding_notes));
         let now: BTreeSet<String> = notes.iter().cloned().collect();
-        notes.retain(|note| !self.memory.said_of_bindings.contains(note));
-        self.memory.said_of_bindings = now;
+        notes.retain(|note| !self.memory.reported_bindings.contains(note));
+        self.memory.reported_bindings = now;
         Some(notes)
     }
 

@@ -163,7 +163,7 @@ pub(crate) fn unknown_user(place: &str, user: &str) -> String {
 }
 
 /// Which vCPUs are pinned. vCPUs that their owner bound are left as they are: those whose affinity is narrower than
-/// their cpuset, those with a real-time policy, and those on isolated CPUs. Commands say which these are.
+/// their cpuset, those with a real-time policy, and those on isolated CPUs. `vms`, `plan`, `pin` and `run` name them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PinSettings {

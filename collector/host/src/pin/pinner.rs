@@ -21,7 +21,6 @@ use super::undo::{UndoReport, Undoers, Undone, undo_all, undo_key};
 use crate::stages::{Pinner, StageError};
 use crate::stop::Stop;
 use crate::{HostError, HostRoot};
-use origins::Origins;
 
 /// One thread, or vCPU of a domain of Xen, and the CPUs it shall run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -315,27 +314,6 @@ impl HostPinner {
             Some(error) if round.placed.is_empty() => Err(error),
             _ => Ok(()),
         }
-    }
-
-    /// What is to be in the journal before these affinities are set.
-    fn changes(
-        &self,
-        todo: &[(&ThreadPin, VcpuRef, CpuSet)],
-        foreign: &[Key],
-        groups: &HashSet<String>,
-    ) -> Vec<Change> {
-        let mut origins = None;
-        let foreign: HashSet<&Key> = foreign.iter().collect();
-        let change = |(pin, of, current): &(&ThreadPin, VcpuRef, CpuSet)| {
-            let key = Key::from(*of);
-            let change = pin.change(*of, current, &pin.cpus);
-            if self.journal.first(&key).is_some() && !foreign.contains(&key) {
-                return change;
-            }
-            let journal = || self.journal.by_key().iter();
-            origins.get_or_insert_with(|| Origins::of(&self.root, journal())).complete(change, groups)
-        };
-        todo.iter().map(change).collect()
     }
 
     fn go_on(&self) -> Result<(), PinError> {

@@ -75,8 +75,8 @@ pub struct Journal {
     damage: Vec<format::Damage>,
 }
 
-/// What the journal of placements in the directory `state` holds of this boot, for who only looks: it is neither
-/// locked nor changed. Nothing where it cannot be read.
+/// The changes of this boot in the journal of placements in the directory `state`, which is neither locked nor changed;
+/// none where it cannot be read.
 pub(in crate::pin) fn changes_in(root: &HostRoot, state: &Path) -> Vec<Change> {
     let Ok(mut file) = open_own(&state.join(Subject::Placement.file()), ROLE, Access::Read) else {
         return Vec::new();

@@ -6,14 +6,38 @@ use huddle_model::binding::ThreadCpus;
 use huddle_model::cpuset::CpuSet;
 
 use super::super::affinity::VcpuRef;
-use super::super::journal::{Change, Origin};
+use super::super::journal::{Change, Key, Origin};
 use super::super::own_pins::{Before, OwnPins};
 use super::super::started::groups_of;
+use super::{HostPinner, ThreadPin};
 use crate::cgroup::Cpusets;
 use crate::{HostRoot, clock, topology};
 
+impl HostPinner {
+    /// What is to be in the journal before these affinities are set.
+    pub(super) fn changes(
+        &self,
+        todo: &[(&ThreadPin, VcpuRef, CpuSet)],
+        foreign: &[Key],
+        groups: &HashSet<String>,
+    ) -> Vec<Change> {
+        let mut origins = None;
+        let foreign: HashSet<&Key> = foreign.iter().collect();
+        let change = |(pin, of, current): &(&ThreadPin, VcpuRef, CpuSet)| {
+            let key = Key::from(*of);
+            let change = pin.change(*of, current, &pin.cpus);
+            if self.journal.first(&key).is_some() && !foreign.contains(&key) {
+                return change;
+            }
+            let journal = || self.journal.by_key().iter();
+            origins.get_or_insert_with(|| Origins::of(&self.root, journal())).complete(change, groups)
+        };
+        todo.iter().map(change).collect()
+    }
+}
+
 /// What is read of the host for the first changes of one round.
-pub(super) struct Origins<'a> {
+struct Origins<'a> {
     root: &'a HostRoot,
     cpusets: Cpusets,
     /// `None` where that is not known; then nothing is known to be whole.
@@ -24,7 +48,7 @@ pub(super) struct Origins<'a> {
 
 impl<'a> Origins<'a> {
     /// For changes beside those that are in the journal.
-    pub(super) fn of<'b>(root: &'a HostRoot, journal: impl IntoIterator<Item = &'b Change>) -> Self {
+    fn of<'b>(root: &'a HostRoot, journal: impl IntoIterator<Item = &'b Change>) -> Self {
         Self {
             root,
             cpusets: Cpusets::of_host(root),
@@ -36,7 +60,7 @@ impl<'a> Origins<'a> {
 
     /// The first change of a thread, whose `before` is its affinity of now, with what is known of that. What it
     /// inherited from a thread that huddle pinned is not its own: before is what that thread had.
-    pub(super) fn complete(&mut self, change: Change, groups: &HashSet<String>) -> Change {
+    fn complete(&mut self, change: Change, groups: &HashSet<String>) -> Change {
         let Change::Affinity { vm, vcpu, of, before, after, .. } = change else { return change };
         let VcpuRef::Thread { process, thread } = of else {
             return Change::Affinity { vm, vcpu, of, before, after, origin: Origin::default() };
