@@ -20,7 +20,7 @@ use crate::text::clean;
 use crate::timeline::Timeline;
 use crate::{AnalysisError, summary, validate};
 
-/// Questions to recordings of huddle.
+/// Analyses recordings of huddle.
 ///
 /// RUN is the directory of a run (`huddle run --record DIR`), a tree of host=NAME/run=ID directories, or a
 /// pattern of such paths in quotes. `compare` and `report` also take the directory of an experiment
@@ -101,7 +101,7 @@ enum Command {
         #[arg(long)]
         for_spreadsheet: bool,
     },
-    /// Whether a recording is whole, and what of it can be used; exit code 1 when something is wrong.
+    /// Checks recordings: what is missing or damaged, and what can be used; exit code 1 when there is a problem.
     Validate {
         #[command(flatten)]
         runs: Runs,
@@ -113,7 +113,7 @@ struct Runs {
     /// Recordings: directories of runs, trees of them, or patterns.
     #[arg(required = true, value_name = "RUN")]
     paths: Vec<PathBuf>,
-    /// For people or for programs: json is one object on stdout.
+    /// Output format: a readable table, or one JSON object on stdout.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -132,20 +132,20 @@ struct Document<T> {
 }
 
 impl Cli {
-    /// Does what the command line says and writes the answer to `out`.
+    /// Runs the command and writes its output to `out`.
     ///
     /// # Errors
-    /// When the question cannot be answered, or `out` cannot be written.
+    /// When the command fails, or `out` cannot be written.
     pub fn run(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Summary { runs, top } => {
-                runs.answer(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
+                runs.run(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
             }
             Command::Compare { runs, by, baseline } => {
                 let mut sources = Sources::of(&runs.paths)?;
-                let comparisons = sources.answer(|all| comparisons(all, by, baseline.as_deref()))?;
+                let comparisons = sources.run(|all| comparisons(all, by, baseline.as_deref()))?;
                 if runs.format == Format::Json {
-                    say_left_out(&sources);
+                    print_left_out(&sources);
                 }
                 match (runs.format, comparisons.as_slice()) {
                     (Format::Json, [one]) => json_line(out, one)?,
@@ -164,18 +164,18 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Sharing { runs, round } => {
-                runs.answer(out, "huddle/recording-sharing/1", |run| Sharing::of(run, round))
+                runs.run(out, "huddle/recording-sharing/1", |run| Sharing::of(run, round))
             }
             Command::Timeline { runs, points } => {
-                runs.answer(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
+                runs.run(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
             }
             Command::Report { paths, output, figures } => {
                 let mut sources = Sources::of(&paths)?;
                 let mut report = Report::of(&sources)?;
-                if report.has_unread() && sources.read_through() > 0 {
+                if report.has_unread() && sources.check_all_rows() > 0 {
                     report = Report::of(&sources)?;
                 }
-                say_left_out(&sources);
+                print_left_out(&sources);
                 report.write(&output)?;
                 if let Some(dir) = figures {
                     report.write_figures(&dir)?;
@@ -185,14 +185,15 @@ impl Cli {
             }
             Command::Export { paths, format, output, tables, for_spreadsheet } => {
                 if for_spreadsheet && format != ExportFormat::Csv {
-                    let what = "--for-spreadsheet is for --format csv: other formats tell text from formulas";
+                    let what =
+                        "--for-spreadsheet is for --format csv: other formats distinguish text from formulas";
                     Self::command().error(ErrorKind::ArgumentConflict, what).exit();
                 }
                 let how = ExportAs { format, for_spreadsheet };
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
                 let mut sources = Sources::of(&paths)?;
-                let written = sources.answer(|all| export(&all.recordings()?, &tables, how, &output))?;
-                say_left_out(&sources);
+                let written = sources.run(|all| export(&all.recordings()?, &tables, how, &output))?;
+                print_left_out(&sources);
                 for file in &written {
                     writeln!(out, "wrote {}", file.path.display())?;
                 }
@@ -205,30 +206,30 @@ impl Cli {
             Command::Validate { runs } => {
                 let reports: Vec<_> =
                     Sources::of(&runs.paths)?.recordings()?.iter().map(validate::Report::of).collect();
-                let is_whole = reports.iter().all(validate::Report::is_whole);
+                let is_intact = reports.iter().all(validate::Report::is_intact);
                 match runs.format {
                     Format::Json => json(out, "huddle/validation/1", reports)?,
                     Format::Table => reports.iter().try_for_each(|report| write!(out, "{report}"))?,
                 }
-                Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+                Ok(if is_intact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
         }
     }
 }
 
 impl Runs {
-    /// Answers a question to each run by itself.
-    fn answer<T: Serialize + Display>(
+    /// Runs a query on each run separately.
+    fn run<T: Serialize + Display>(
         &self,
         out: &mut impl Write,
         schema: &'static str,
-        ask: impl Fn(&RunDir) -> Result<T, AnalysisError>,
+        query: impl Fn(&RunDir) -> Result<T, AnalysisError>,
     ) -> anyhow::Result<ExitCode> {
         let mut sources = Sources::of(&self.paths)?;
-        let answers: Vec<T> = sources.answer(|all| all.recordings()?.iter().map(&ask).collect())?;
+        let answers: Vec<T> = sources.run(|all| all.recordings()?.iter().map(&query).collect())?;
         match self.format {
             Format::Json => {
-                say_left_out(&sources);
+                print_left_out(&sources);
                 json(out, schema, answers)?;
             }
             Format::Table => {
@@ -244,14 +245,14 @@ impl Runs {
     }
 }
 
-/// Says on stderr what an answer is without, where it is not read by people: those find it in the answer.
-fn say_left_out(sources: &Sources) {
+/// Prints on stderr what was left out, for output that does not contain it in readable form.
+fn print_left_out(sources: &Sources) {
     for loss in sources.losses() {
         eprintln!("huddle-analysis: left out: {}", clean(loss));
     }
 }
 
-/// The recordings against each other, then each experiment by itself.
+/// The recordings compared with each other, then each experiment by itself.
 fn comparisons(
     sources: &Sources,
     by: Option<By>,
@@ -260,7 +261,7 @@ fn comparisons(
     let runs = (!sources.runs.is_empty()).then(|| Comparison::of(&sources.runs, by, baseline));
     let experiments = sources.experiments.iter().map(|dir| match by {
         None | Some(By::Arm) => Comparison::of_experiment(dir, baseline),
-        // The recordings of an experiment can also be looked at otherwise; its result cannot.
+        // The recordings of an experiment can be compared in other ways too; its result cannot.
         Some(_) if dir.runs().is_empty() => Err(AnalysisError::OnlyExperiment(dir.path().to_owned())),
         Some(_) => Comparison::of(dir.runs(), by, baseline),
     });
@@ -277,7 +278,7 @@ fn json_line(out: &mut impl Write, document: &impl Serialize) -> anyhow::Result<
     Ok(())
 }
 
-/// Whether writing failed because the reader went away.
+/// Whether writing failed because the reader closed the pipe.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let direct = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);

@@ -1,4 +1,4 @@
-//! What can go wrong with a question.
+//! Errors of queries.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use huddle_recording::regular::RegularError;
 use huddle_recording::{ManifestFault, TableFault};
 use polars::error::PolarsError;
 
-/// A question that cannot be answered.
+/// A query that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AnalysisError {
     /// A file or directory cannot be read.
@@ -27,7 +27,7 @@ pub enum AnalysisError {
         .0.display()
     )]
     NoRun(PathBuf),
-    /// There are results of experiments, which this question is not for.
+    /// There are only results of experiments, which this query does not support.
     #[error(
         "{} holds the result of an experiment and no recording; `compare` (by arm) and `report` read it",
         .0.display()
@@ -52,15 +52,15 @@ pub enum AnalysisError {
         /// Why.
         source: ManifestError,
     },
-    /// A pattern matches nothing, or is none.
+    /// A pattern is invalid, or matches nothing.
     #[error("{0}")]
     Pattern(String),
     /// The arm to compare with is not there.
     #[error("there is no arm {name:?} to compare with; there is {}", list(known))]
     NoBaseline {
-        /// What was asked for.
+        /// The requested arm.
         name: String,
-        /// What there is.
+        /// The existing arms.
         known: Vec<String>,
     },
     /// There is no such round.
@@ -89,7 +89,7 @@ pub enum AnalysisError {
         run: PathBuf,
         /// Which table.
         table: Table,
-        /// What Polars said.
+        /// The error of Polars.
         message: String,
     },
 }
@@ -120,7 +120,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Polars explains at length, with its query plan; the first line says what is wrong.
+/// The first line of an error of Polars, without the query plan.
 pub(crate) fn first_line(text: &str) -> String {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
 }

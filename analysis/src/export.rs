@@ -1,4 +1,4 @@
-//! Recordings as other programs like them: one file a table, all runs in it, with host and run id.
+//! Exports recordings for other programs: one file per table, with all runs in it, and host and run id as columns.
 
 use std::borrow::Cow;
 use std::fs;
@@ -30,7 +30,7 @@ pub enum ExportFormat {
 pub struct ExportAs {
     /// The file format.
     pub format: ExportFormat,
-    /// Whether text that a spreadsheet would take for a formula gets a `'` before it, by which it is text.
+    /// Whether text that a spreadsheet would take for a formula gets a `'` before it, which marks it as text.
     pub for_spreadsheet: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct Exported {
 
 /// Writes `tables` of `runs` to `dir`, which is new or empty: `TABLE.csv`, `TABLE.parquet` or
 /// `TABLE.jsonl`. Tables without a row get no file. Rows go through without being held in memory. All
-/// files are there in the end, or none: they are written beside `dir`, for its owner only.
+/// files exist in the end, or none: they are written beside `dir`, readable by their owner only.
 ///
 /// # Errors
 /// When a recording cannot be read, or `dir` holds something or cannot be written.
@@ -72,15 +72,15 @@ pub fn export(
         .map_err(|error| cannot(error.to_string()))?;
     let written = write(runs, tables, how, unfinished.path(), dir)?;
     if !written.is_empty() {
-        // An empty directory gives way to another that gets its name.
+        // rename(2) replaces an empty directory.
         fs::rename(unfinished.path(), dir).map_err(|error| cannot(error.to_string()))?;
-        // Nothing has that name any more.
+        // The temporary name no longer exists.
         let _ = unfinished.keep();
     }
     Ok(written)
 }
 
-/// Writes the files to `unfinished`, and names them as they are to be found in `dir`.
+/// Writes the files to `unfinished`, and returns their later paths in `dir`.
 fn write(
     runs: &[RunDir],
     tables: &[Table],
@@ -143,7 +143,7 @@ fn as_text(name: &'static str) -> Expr {
     col(name).map(all, |_, field| Ok(field.clone()))
 }
 
-/// What spreadsheets take for a formula begins with one of these; tab and carriage return are passed over before it
+/// Spreadsheets take text for a formula that begins with one of these; they skip a tab or carriage return before it
 /// (OWASP, "CSV Injection").
 fn quoted(text: &str) -> Cow<'_, str> {
     match text.starts_with(['=', '+', '-', '@', '\t', '\r']) {

@@ -1,25 +1,24 @@
-//! Asking Polars: queries run on its streaming engine, so that a recording may be larger than memory.
+//! Running Polars queries on its streaming engine, so that a recording may be larger than memory.
 //!
 //! Every call that may read a segment goes through [`reading`].
 
 use huddle_recording::guarded::{Threads, guarded};
 use polars::prelude::*;
 
-/// What `work` reads with Polars; a panic of Polars, in whatever thread, is an error of reading and says nothing on
-/// its own. Segments with a checksum are compared with it before, so damaged bytes get here from recordings of older
-/// versions only.
+/// Runs `work`, which reads with Polars; a panic of Polars, in any thread, becomes an error and is not printed. Segments
+/// with a checksum are compared with it before, so damaged bytes get here from recordings of older versions only.
 pub(crate) fn reading<T>(work: impl FnOnce() -> PolarsResult<T>) -> PolarsResult<T> {
     guarded(Threads::All, work)
         .unwrap_or_else(|panicked| polars_bail!(ComputeError: "the Parquet reader panicked: {panicked}"))
 }
 
-/// Runs the query on the streaming engine; the answer is what must fit in memory.
+/// Runs the query on the streaming engine; the result must fit in memory.
 pub(crate) fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
-    // One query has one answer; several come of `collect_all` only.
-    reading(|| query.collect_with_engine(Engine::Streaming).map(|answer| answer.unwrap_single()))
+    // One query has one result; only `collect_all` has several.
+    reading(|| query.collect_with_engine(Engine::Streaming).map(|result| result.unwrap_single()))
 }
 
-/// Rows of an answer, by column name.
+/// The rows of a query result, by column name.
 pub(crate) struct Answer(DataFrame);
 
 impl Answer {
@@ -38,12 +37,12 @@ impl Answer {
         Ok(self.0.column(name)?.cast(&DataType::Float64)?.f64()?.iter().collect())
     }
 
-    /// A column of whole numbers.
+    /// A column of unsigned integers.
     pub(crate) fn u64s(&self, name: &str) -> PolarsResult<Vec<Option<u64>>> {
         Ok(self.0.column(name)?.cast(&DataType::UInt64)?.u64()?.iter().collect())
     }
 
-    /// A column of whole numbers with sign: times.
+    /// A column of signed integers: times.
     pub(crate) fn i64s(&self, name: &str) -> PolarsResult<Vec<Option<i64>>> {
         Ok(self.0.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect())
     }
@@ -59,7 +58,7 @@ pub(crate) fn sum_with(column: &str, other: &str) -> Expr {
     col(column).filter(col(other).is_not_null()).sum()
 }
 
-/// How many rows the condition holds in; a null is not a yes.
+/// In how many rows the condition is true; null counts as false.
 pub(crate) fn count_where(condition: Expr) -> Expr {
     condition.fill_null(lit(false)).cast(DataType::UInt64).sum()
 }
@@ -77,7 +76,7 @@ mod tests {
             |_, field| Ok(field.clone()),
         );
         let error = collect(frame.clone().select([panics])).unwrap_err().to_string();
-        // Polars gives it on as the error of a task, with its text escaped.
+        // Polars passes it on as the error of a task, with its text escaped.
         assert!(error.starts_with("the Parquet reader panicked: ") && error.contains("of a test"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
         assert_eq!(collect(frame).unwrap().height(), 3);

@@ -1,4 +1,4 @@
-//! Questions to huddle's recordings, answered by Polars from their Parquet segments.
+//! Queries over huddle's recordings, run by Polars on their Parquet segments.
 //!
 //! A recording is found ([`sources`]), then summarised ([`summary`]), compared ([`compare`]), drawn
 //! ([`report`]), exported ([`export`]) or checked ([`validate`]). Segments are scanned lazily on the
@@ -14,6 +14,7 @@ mod frame;
 mod losses;
 pub mod report;
 pub mod run;
+mod scan;
 mod segment;
 pub mod sharing;
 pub mod sources;

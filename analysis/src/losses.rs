@@ -1,7 +1,7 @@
-//! What of a recording is lost to its readers: times that were not recorded, segments that were removed, and those
-//! that cannot be used.
+//! What is missing in a recording: times that were not recorded, segments that were removed, and segments that cannot
+//! be used.
 //!
-//! Questions are answered from what is left, and say what was not. `validate` reports the same and more.
+//! Queries use the rest, and report what is missing. `validate` reports the same and more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,30 @@ use std::sync::{Mutex, PoisonError};
 
 use huddle_model::schema::{Manifest, RecordingGap, SCHEMA_VERSION, Table};
 use huddle_recording::table::missing_segments;
-use huddle_recording::{Listing, SegmentFault, SegmentName, check_segment};
+use huddle_recording::{
+    Listing, ManifestFault, SegmentFault, SegmentName, check_segment, list_segments, read_manifest,
+};
 
-use crate::AnalysisError;
-use crate::run::RunDir;
 use crate::segment;
 
-/// What one run lost.
+/// The losses of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Losses {
     sentences: Vec<String>,
-    /// Segments to be passed over, with the reason.
+    /// Segments to skip, with the reason.
     unusable: BTreeMap<PathBuf, String>,
-    /// Segments that have no checksum, since they were written before segments had one.
+    /// How many segments have no checksum, since an older version wrote them.
     unchecked: usize,
 }
 
 impl Losses {
-    /// What can be told without reading rows: the gaps of the manifest, the numbers of the segments, whether their
-    /// bytes are those that were written, and their columns. Where the manifest cannot be used it is left to the
-    /// question to say so.
-    pub(crate) fn of(run: &RunDir) -> Self {
-        let manifest = match run.manifest() {
+    /// What can be found without decoding rows: gaps in the manifest, missing segments, wrong checksums and wrong
+    /// columns. If the manifest cannot be used, the query itself reports that.
+    pub(crate) fn of(run: &Path) -> Self {
+        let manifest = match read_manifest(run) {
             Ok(manifest) => Some(manifest),
-            // The responses of an experiment stand without a manifest.
-            Err(AnalysisError::Read { .. }) => None,
+            // The responses of an experiment have no manifest.
+            Err(ManifestFault::File { .. }) => None,
             Err(_) => return Self::default(),
         };
         let manifest = manifest.as_ref();
@@ -42,15 +41,15 @@ impl Losses {
         let gaps = manifest.into_iter().flat_map(|manifest| &manifest.gaps);
         losses.sentences.extend(gaps.map(RecordingGap::sentence));
         for table in tables(manifest) {
-            match run.files(table) {
-                Ok(files) => losses.look(table, &files, manifest),
+            match list_segments(run, table) {
+                Ok(files) => losses.check_table(table, &files, manifest),
                 Err(error) => losses.sentences.push(error.to_string()),
             }
         }
         losses
     }
 
-    fn look(&mut self, table: Table, files: &Listing, manifest: Option<&Manifest>) {
+    fn check_table(&mut self, table: Table, files: &Listing, manifest: Option<&Manifest>) {
         for ((_, path), checked) in files.segments.iter().zip(check_all(table, files, manifest)) {
             let why = match checked {
                 // A recorder that still runs removes the oldest ones.
@@ -62,56 +61,56 @@ impl Losses {
                 Ok(has_checksum) => {
                     self.unchecked += usize::from(!has_checksum);
                     match manifest {
-                        Some(manifest) => segment::columns(path, table, manifest.schema_version).err(),
-                        None => segment::opens(path).err(),
+                        Some(manifest) => segment::check_columns(path, table, manifest.schema_version).err(),
+                        None => segment::check_opens(path).err(),
                     }
                 }
             };
             if let Some(why) = why {
-                self.give_up(path, &why);
+                self.add_unusable(path, &why);
             }
         }
         self.sentences.extend(missing_segments(table, files, manifest));
     }
 
-    /// Reads every row, since damage may be within a segment that has no checksum, and adds what turns out to be
-    /// unusable; how many segments that are.
-    pub(crate) fn read_through(&mut self, run: &RunDir) -> usize {
+    /// Reads every row, since a segment without a checksum may be damaged inside, and adds the unusable segments; returns
+    /// how many were added.
+    pub(crate) fn check_all_rows(&mut self, run: &Path) -> usize {
         let known = self.unusable.len();
-        let manifest = run.manifest().ok();
+        let manifest = read_manifest(run).ok();
         let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
         for table in tables(manifest.as_ref()) {
-            for (_, path) in run.files(table).unwrap_or_default().segments {
+            for (_, path) in list_segments(run, table).unwrap_or_default().segments {
                 if self.fault(&path).is_none()
                     && let Err(why) = segment::check(&path, table, version, &mut segment::Times::default())
                 {
-                    self.give_up(&path, &why);
+                    self.add_unusable(&path, &why);
                 }
             }
         }
         self.unusable.len() - known
     }
 
-    fn give_up(&mut self, path: &Path, why: &SegmentFault) {
+    fn add_unusable(&mut self, path: &Path, why: &SegmentFault) {
         self.sentences.push(why.to_string());
         self.unusable.insert(path.to_owned(), why.to_string());
     }
 
-    /// One sentence a loss.
+    /// One sentence per loss.
     pub(crate) fn sentences(&self) -> &[String] {
         &self.sentences
     }
 
-    /// Why a segment must be passed over.
+    /// Why a segment must be skipped.
     pub(crate) fn fault(&self, segment: &Path) -> Option<&str> {
         self.unusable.get(segment).map(String::as_str)
     }
 
-    /// What should be known though nothing is known to be lost.
+    /// Notes for the user that are not losses.
     pub(crate) fn notes(&self) -> impl Iterator<Item = String> + '_ {
         (self.unchecked > 0).then(|| {
             format!(
-                "{} segments were written before segments had a checksum: damage in them may go unnoticed",
+                "{} segments have no checksum, as older versions wrote them: damage in them may go unnoticed",
                 self.unchecked
             )
         })
@@ -125,8 +124,8 @@ fn tables(manifest: Option<&Manifest>) -> impl Iterator<Item = Table> {
     Table::ALL.iter().copied().filter(is_known)
 }
 
-/// Compares the segments of a table with their checksums, several at a time: reading all of a recording is what that
-/// takes. Whether each has one, or why it cannot be used.
+/// Compares the segments of a table with their checksums, several at a time, since this reads all of a recording.
+/// Returns whether each has one, or why it cannot be used.
 fn check_all(table: Table, files: &Listing, manifest: Option<&Manifest>) -> Vec<Result<bool, SegmentFault>> {
     let segments = &files.segments;
     let results = Mutex::new(Vec::with_capacity(segments.len()));

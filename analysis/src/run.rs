@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{Column, MANIFEST_FILE, Manifest, SCHEMA_VERSION, Table};
 use huddle_recording::{Listing, list_segments, read_manifest};
-use polars::io::HiveOptions;
-use polars::prelude::{LazyFrame, NULL, PlRefPath, PolarsResult, ScanArgsParquet, col, lit};
+use polars::prelude::{LazyFrame, NULL, col, lit};
 
 use crate::AnalysisError;
-use crate::frame::reading;
 use crate::losses::Losses;
-use crate::segment::data_type;
+use crate::scan::{data_type, scan_files};
 
-/// The directory of one run, and what of it cannot be read.
+/// The directory of one run, and which parts of it cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunDir {
     path: PathBuf,
@@ -20,12 +18,10 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// The run in this directory, which [`is_run`] found; compares its segments with their checksums, and looks at
+    /// The run in this directory, for which [`is_run`] is true; compares its segments with their checksums, and reads
     /// their footers.
     pub(crate) fn new(path: PathBuf) -> Self {
-        let mut run = Self { path, losses: Losses::default() };
-        run.losses = Losses::of(&run);
-        run
+        Self { losses: Losses::of(&path), path }
     }
 
     /// Its path.
@@ -33,28 +29,24 @@ impl RunDir {
         &self.path
     }
 
-    /// What was recorded and cannot be read, one sentence each: answers are of the rest.
+    /// What was recorded and cannot be read, one sentence each: results are from the rest.
     pub fn losses(&self) -> &[String] {
         self.losses.sentences()
     }
 
-    /// Why a segment is passed over; `None` for one that is read.
+    /// Why a segment is skipped; `None` for one that is read.
     pub(crate) fn fault(&self, segment: &Path) -> Option<&str> {
         self.losses.fault(segment)
     }
 
-    /// What a user should know of its segments though nothing is known to be wrong.
+    /// Notes for the user about its segments that are not losses.
     pub(crate) fn notes(&self) -> impl Iterator<Item = String> + '_ {
         self.losses.notes()
     }
 
-    /// Reads every row, and passes over the segments that turn out to be damaged within; how many were
-    /// not known before.
-    pub(crate) fn read_through(&mut self) -> usize {
-        let mut losses = std::mem::take(&mut self.losses);
-        let found = losses.read_through(self);
-        self.losses = losses;
-        found
+    /// Reads every row, and skips the segments that are damaged inside from now on; returns how many were found.
+    pub(crate) fn check_all_rows(&mut self) -> usize {
+        self.losses.check_all_rows(&self.path)
     }
 
     /// Path of its manifest.
@@ -70,16 +62,16 @@ impl RunDir {
         Ok(read_manifest(&self.path)?)
     }
 
-    /// The files of a table; none where its directory is not there, since a table gets one with its first row.
+    /// The files of a table; none if its directory does not exist, since a table gets one with its first row.
     ///
     /// # Errors
-    /// Its directory is none, or cannot be listed.
+    /// It is not a directory, or cannot be listed.
     pub fn files(&self, table: Table) -> Result<Listing, AnalysisError> {
         Ok(list_segments(&self.path, table)?)
     }
 
-    /// A lazy scan of a table's usable closed segments in order, with the columns of today whatever the version
-    /// of the recording: what it does not have is null. `None` where there is no segment.
+    /// A lazy scan of a table's usable closed segments in order, with the columns of the current version, whatever the
+    /// version of the recording: missing columns are null. `None` if there is no segment.
     ///
     /// # Errors
     /// When the manifest is of a version that this program does not know, or the directory cannot be read.
@@ -98,15 +90,15 @@ impl RunDir {
         if columns.iter().all(|column| old(column.name) == Some(column.name)) {
             return Ok(Some(frame));
         }
-        // Beside the others, so that they have as many rows as these whatever is asked for.
+        // As columns of the same frame, so that they have as many rows as the others in every query.
         let missing = columns.iter().filter(|column| old(column.name).is_none());
         let nulls = missing.map(|column| lit(NULL).cast(data_type(column.kind)).alias(column.name));
         let frame = frame.with_columns(nulls.collect::<Vec<_>>());
-        let of_today = |column: &Column| col(old(column.name).unwrap_or(column.name)).alias(column.name);
-        Ok(Some(frame.select(columns.iter().map(of_today).collect::<Vec<_>>())))
+        let current = |column: &Column| col(old(column.name).unwrap_or(column.name)).alias(column.name);
+        Ok(Some(frame.select(columns.iter().map(current).collect::<Vec<_>>())))
     }
 
-    /// The version of its tables; where the manifest was lost, that of today.
+    /// The version of its tables; without a manifest, the current one.
     fn schema_version(&self) -> Result<u32, AnalysisError> {
         match self.manifest() {
             Ok(manifest) => Ok(manifest.schema_version),
@@ -116,16 +108,8 @@ impl RunDir {
     }
 }
 
-/// Scans exactly these files, whatever characters and `key=value` parts their paths have.
-pub(crate) fn scan_files<'a>(files: impl Iterator<Item = &'a Path>) -> PolarsResult<LazyFrame> {
-    let paths: Vec<PlRefPath> = files.map(PlRefPath::try_from_path).collect::<PolarsResult<_>>()?;
-    let args =
-        ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
-    reading(|| LazyFrame::scan_parquet_files(paths.into_iter().collect(), args))
-}
-
-/// A run has a manifest; one that lost it still has its tables, which `validate` has to find. What has the name of a
-/// manifest and is no file is refused by name when it is read.
+/// Whether the directory is that of a run: it has a manifest, or, if that was lost, tables, which `validate` has to
+/// find. Something in the place of the manifest that is not a file is refused by name when it is read.
 pub(crate) fn is_run(dir: &Path) -> bool {
     let has_segment =
         |table: &Table| list_segments(dir, *table).is_ok_and(|files| !files.segments.is_empty());

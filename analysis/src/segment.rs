@@ -1,15 +1,15 @@
-//! One segment: does it open, are its columns those of the schema, does its time go forward.
+//! Checks one segment: whether it opens, has the columns of the schema, and has ascending times.
 
 use std::path::Path;
 
-use huddle_model::schema::{ColumnKind, Table};
+use huddle_model::schema::Table;
 use huddle_recording::SegmentFault;
 use polars::prelude::*;
 
 use crate::frame::reading;
-use crate::run::scan_files;
+use crate::scan::{data_type, scan_files};
 
-/// Where time and rounds stand after the segments looked at so far.
+/// The last time and round of the segments checked so far.
 #[derive(Default)]
 pub(crate) struct Times {
     last_us: Option<i64>,
@@ -20,18 +20,18 @@ pub(crate) struct Times {
 pub(crate) struct Found {
     pub(crate) rows: u64,
     pub(crate) rounds: Option<(u64, u64)>,
-    /// What is wrong though its rows can be used.
+    /// Problems although its rows can be used.
     pub(crate) problems: Vec<String>,
 }
 
-/// Reads its footer only; an error is why it cannot be used.
-pub(crate) fn opens(path: &Path) -> Result<(), SegmentFault> {
+/// Reads its footer only; an error is the reason why it cannot be used.
+pub(crate) fn check_opens(path: &Path) -> Result<(), SegmentFault> {
     schema(path).map(|_| ())
 }
 
-/// Reads its footer only, and compares its columns with those of this schema version; an error is why it
+/// Reads its footer only, and compares its columns with those of this schema version; an error is the reason why it
 /// cannot be used.
-pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), SegmentFault> {
+pub(crate) fn check_columns(path: &Path, table: Table, version: u32) -> Result<(), SegmentFault> {
     let schema = schema(path)?;
     let expected: Vec<(&str, DataType)> = table
         .columns()
@@ -53,14 +53,14 @@ pub(crate) fn columns(path: &Path, table: Table, version: u32) -> Result<(), Seg
     }
 }
 
-/// Reads all of a segment of a recording of this schema version; an error is why it cannot be used.
+/// Reads all of a segment of a recording of this schema version; an error is the reason why it cannot be used.
 pub(crate) fn check(
     path: &Path,
     table: Table,
     version: u32,
     times: &mut Times,
 ) -> Result<Found, SegmentFault> {
-    columns(path, table, version)?;
+    check_columns(path, table, version)?;
     let damaged = |error: PolarsError| SegmentFault::of(path, error);
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
     let frame =
@@ -116,19 +116,6 @@ fn schema(path: &Path) -> Result<SchemaRef, SegmentFault> {
 fn drift(path: &Path, table: Table, version: u32, what: &str) -> SegmentFault {
     let what = format!("it does not have the columns of {table} in schema version {version}: {what}");
     SegmentFault::of(path, what)
-}
-
-/// The type in Polars.
-pub(crate) fn data_type(kind: ColumnKind) -> DataType {
-    match kind {
-        ColumnKind::Bool => DataType::Boolean,
-        ColumnKind::I32 => DataType::Int32,
-        ColumnKind::U32 => DataType::UInt32,
-        ColumnKind::I64 => DataType::Int64,
-        ColumnKind::U64 => DataType::UInt64,
-        ColumnKind::F64 => DataType::Float64,
-        ColumnKind::Text => DataType::String,
-    }
 }
 
 /// The first value that is less than the greatest before it: its row (from 1), that greatest, itself.

@@ -1,4 +1,4 @@
-//! Where recordings and results of experiments are.
+//! Finds recordings and results of experiments.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,20 @@ use crate::run::{RunDir, is_run};
 /// How many directories below the named one a run may be: `host=NAME/run=ID`, and one for a tree of trees.
 const DEEPEST: usize = 3;
 
-/// What can be questioned.
+/// The inputs of a query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// Recordings, but for those that an experiment made.
+    /// Recordings, except those of experiments.
     pub runs: Vec<RunDir>,
     /// Results of experiments, with their recordings.
     pub experiments: Vec<ExperimentDir>,
 }
 
 impl Sources {
-    /// What is at all these paths, each thing once.
+    /// Everything at these paths, without duplicates.
     ///
     /// # Errors
-    /// When one of them has nothing.
+    /// When nothing is found at one of them.
     pub fn of(paths: &[PathBuf]) -> Result<Self, AnalysisError> {
         let mut all = Self::default();
         for path in paths {
@@ -33,13 +33,13 @@ impl Sources {
         Ok(all)
     }
 
-    /// What is at `path`: the directory of a run or of an experiment, a tree that holds some, or a pattern
+    /// Everything at `path`: the directory of a run or of an experiment, a tree that holds some, or a pattern
     /// (`*`, `?`, `[..]`) of such, in ascending order.
     ///
     /// # Errors
-    /// When there is nothing.
+    /// When nothing is found.
     pub fn find(path: &Path) -> Result<Self, AnalysisError> {
-        // A path that exists is meant as it is, whatever characters it has.
+        // An existing path is not a pattern, whatever characters it has.
         match path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) {
             Some(pattern) => Self::matching(pattern),
             None => Self::at(path),
@@ -49,7 +49,7 @@ impl Sources {
     /// The recordings alone, those of experiments among them.
     ///
     /// # Errors
-    /// When there are results of experiments only, which some questions cannot be put to.
+    /// When there are only results of experiments, which some queries do not support.
     pub fn recordings(&self) -> Result<Vec<RunDir>, AnalysisError> {
         let of_experiments = self.experiments.iter().flat_map(ExperimentDir::runs);
         let all: Vec<RunDir> = self.runs.iter().chain(of_experiments).cloned().collect();
@@ -59,37 +59,37 @@ impl Sources {
         }
     }
 
-    /// What of them was left out, one sentence each.
+    /// What was left out of them, one sentence each.
     pub(crate) fn losses(&self) -> impl Iterator<Item = &String> {
         let of_experiments = self.experiments.iter().flat_map(ExperimentDir::all_runs);
         self.runs.iter().chain(of_experiments).flat_map(RunDir::losses)
     }
 
-    /// What `ask` answers. Where a segment turns out to be damaged within, which its footer does not tell,
-    /// all rows are read to find such segments, and it is asked again without them.
+    /// The result of `query`. If it fails at a segment that is damaged inside, all rows are read to find such segments,
+    /// and it is run again without them.
     ///
     /// # Errors
-    /// Those of `ask`.
-    pub(crate) fn answer<T>(
+    /// Those of `query`.
+    pub(crate) fn run<T>(
         &mut self,
-        ask: impl Fn(&Self) -> Result<T, AnalysisError>,
+        query: impl Fn(&Self) -> Result<T, AnalysisError>,
     ) -> Result<T, AnalysisError> {
-        match ask(self) {
-            // An export that cannot read cannot write.
-            Err(AnalysisError::Table { .. } | AnalysisError::Write { .. }) if self.read_through() > 0 => {
-                ask(self)
+        match query(self) {
+            // For an export, a failure to read is a failure to write.
+            Err(AnalysisError::Table { .. } | AnalysisError::Write { .. }) if self.check_all_rows() > 0 => {
+                query(self)
             }
-            answer => answer,
+            result => result,
         }
     }
 
-    /// Reads all rows to find segments that are damaged within; how many were not known before.
-    pub(crate) fn read_through(&mut self) -> usize {
-        let of_runs: usize = self.runs.iter_mut().map(RunDir::read_through).sum();
-        of_runs + self.experiments.iter_mut().map(ExperimentDir::read_through).sum::<usize>()
+    /// Reads all rows to find segments that are damaged inside; returns how many were found.
+    pub(crate) fn check_all_rows(&mut self) -> usize {
+        let of_runs: usize = self.runs.iter_mut().map(RunDir::check_all_rows).sum();
+        of_runs + self.experiments.iter_mut().map(ExperimentDir::check_all_rows).sum::<usize>()
     }
 
-    /// What is at all paths that match a pattern; what is neither is passed over.
+    /// Everything at the paths that match a pattern; paths without a run or an experiment are skipped.
     fn matching(pattern: &str) -> Result<Self, AnalysisError> {
         let bad = |error: &dyn std::fmt::Display| {
             AnalysisError::Pattern(format!("{pattern:?} is not a pattern of paths: {error}"))
@@ -115,7 +115,7 @@ impl Sources {
             return Err(AnalysisError::NotADirectory(path.to_owned()));
         }
         let mut found = Self::default();
-        found.look_below(path, DEEPEST)?;
+        found.search(path, DEEPEST)?;
         if found == Self::default() {
             return Err(AnalysisError::NoRun(path.to_owned()));
         }
@@ -123,28 +123,28 @@ impl Sources {
         Ok(found)
     }
 
-    fn look_below(&mut self, dir: &Path, depth: usize) -> Result<(), AnalysisError> {
+    fn search(&mut self, dir: &Path, depth: usize) -> Result<(), AnalysisError> {
         // An experiment may have the table of its responses beside its result, and no manifest.
         let is_experiment = !dir.join(MANIFEST_FILE).exists() && is_experiment(dir);
         if !is_experiment && is_run(dir) {
             self.runs.push(RunDir::new(dir.to_owned()));
             return Ok(());
         }
-        let mut beneath = Self::default();
+        let mut below = Self::default();
         if depth > 0 {
             for entry in std::fs::read_dir(dir).map_err(AnalysisError::read(dir))? {
                 let entry = entry.map_err(AnalysisError::read(dir))?;
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    beneath.look_below(&entry.path(), depth - 1)?;
+                    below.search(&entry.path(), depth - 1)?;
                 }
             }
         }
         if is_experiment {
-            beneath.runs.sort();
-            let runs = std::mem::take(&mut beneath.runs);
+            below.runs.sort();
+            let runs = std::mem::take(&mut below.runs);
             self.experiments.push(ExperimentDir::new(dir.to_owned(), runs));
         }
-        self.add(beneath);
+        self.add(below);
         Ok(())
     }
 
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_neither_is_said_in_one_sentence() {
+    fn a_path_without_a_run_or_experiment_is_one_sentence() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
         // A file of that name that another program wrote.
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_experiment_has_the_recordings_beneath_it() {
+    fn an_experiment_has_the_recordings_below_it() {
         let dir = tempfile::tempdir().unwrap();
         let make = |name: &str, text: &str| {
             let path = dir.path().join(name);
@@ -202,9 +202,9 @@ mod tests {
         let found = Sources::find(dir.path()).unwrap();
         let at = |name: &str| dir.path().join(name);
         assert_eq!(found.runs, [RunDir::new(at("run"))]);
-        let told: Vec<(PathBuf, usize)> =
+        let listed: Vec<(PathBuf, usize)> =
             found.experiments.iter().map(|one| (one.path().to_owned(), one.runs().len())).collect();
-        assert_eq!(told, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
+        assert_eq!(listed, [(at("scan"), 0), (at("scan/128-kib"), 1)]);
         assert_eq!(found.recordings().unwrap().len(), 2);
         std::fs::remove_dir_all(at("scan/128-kib/recording")).unwrap();
         let error = Sources::find(&at("scan")).unwrap().recordings().unwrap_err().to_string();

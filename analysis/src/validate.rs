@@ -1,4 +1,4 @@
-//! Whether a recording is whole, and what of it can be used.
+//! Checks a recording: what is missing or damaged, and what can be used.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ use crate::text::clean;
 pub struct Report {
     /// Directory of the run.
     pub path: PathBuf,
-    /// What is wrong, one sentence each; empty when the recording is whole.
+    /// What is wrong, one sentence each; empty when the recording is intact.
     pub problems: Vec<String>,
-    /// What a user should know though it is as it should be.
+    /// Notes for the user that are not problems.
     pub notes: Vec<String>,
-    /// What can be used, by table; empty when the run was refused as a whole.
+    /// What can be used, by table; empty when the run was refused altogether.
     pub usable: Vec<Usable>,
 }
 
@@ -31,13 +31,13 @@ pub struct Report {
 pub struct Usable {
     /// The table.
     pub table: Table,
-    /// Segments that are whole.
+    /// Segments that can be used.
     pub segments: u64,
     /// Rows in them.
     pub rows: u64,
     /// Their first and last round; `None` without a row.
     pub rounds: Option<(u64, u64)>,
-    /// Segments that are there and cannot be used.
+    /// Segments that exist and cannot be used.
     pub damaged: u64,
 }
 
@@ -53,7 +53,7 @@ impl Report {
                 None
             }
             Err(error) => {
-                // Another version's tables mean something else, and a guess could be wrong unseen.
+                // The tables of another version may differ in meaning, so they are not guessed at.
                 report.problems.push(error.to_string());
                 return report;
             }
@@ -68,12 +68,12 @@ impl Report {
                 Ok(files) if files == Listing::default() && !is_expected(manifest.as_ref(), *table) => {}
                 Ok(files) if manifest.as_ref().is_some_and(|manifest| !manifest.knows(*table)) => {
                     report.problems.push(format!(
-                        "{} has the table {table}, which came with schema version {}, and its manifest says {}: \
+                        "{} has the table {table}, which was added in schema version {}, but its manifest has version {}: \
                          {} files were ignored",
                         run.path().display(),
                         table.since(),
                         manifest.as_ref().map_or(0, |manifest| manifest.schema_version),
-                        files.segments.len() + files.open.len() + files.strange.len(),
+                        files.segments.len() + files.open.len() + files.unknown.len(),
                     ));
                 }
                 Ok(files) => report.check_table(run, *table, &files, manifest.as_ref()),
@@ -84,7 +84,7 @@ impl Report {
     }
 
     /// Whether nothing is wrong.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_intact(&self) -> bool {
         self.problems.is_empty()
     }
 
@@ -110,8 +110,8 @@ impl Report {
                 open.display()
             ));
         }
-        for strange in &files.strange {
-            self.notes.push(format!("{} is not of a recording and was ignored", strange.display()));
+        for unknown in &files.unknown {
+            self.notes.push(format!("{} is not part of a recording and was ignored", unknown.display()));
         }
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();
@@ -142,7 +142,7 @@ impl Report {
         self.problems.extend(missing);
         if let Some(manifest) = manifest {
             self.note_counts(manifest, table);
-            // While a run goes on the manifest lags behind.
+            // While a run goes on the manifest may be out of date.
             if is_complete && manifest.end_us.is_some() {
                 self.check_counts(manifest, table, files, &usable);
             }
@@ -170,8 +170,8 @@ impl Report {
         match files.span() {
             Some((found_first, found_last)) if found_first < first || found_last > last => {
                 self.problems.push(format!(
-                    "{table} has segments {found_first} to {found_last}, and the manifest knows of {first} to {last} only: \
-                     they may be of another run"
+                    "{table} has segments {found_first} to {found_last}, and the manifest counts {first} to {last} only: \
+                     they may belong to another run"
                 ));
             }
             _ if usable.damaged == 0 && usable.rows != manifest.counts(table).rows_kept() => {
@@ -212,7 +212,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Whether the manifest says that segments of `table` are there.
+/// Whether segments of `table` should exist according to the manifest.
 fn is_expected(manifest: Option<&Manifest>, table: Table) -> bool {
     manifest.map(|manifest| manifest.counts(table)).is_some_and(|counts| {
         counts.segments_written > counts.segments_removed || counts.rows_lost > 0 || counts.rows_removed > 0
@@ -221,8 +221,8 @@ fn is_expected(manifest: Option<&Manifest>, table: Table) -> bool {
 
 fn verdict(problems: usize) -> String {
     match problems {
-        0 => "whole".to_owned(),
-        1 => "1 thing is wrong".to_owned(),
-        n => format!("{n} things are wrong"),
+        0 => "intact".to_owned(),
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
     }
 }

@@ -168,7 +168,7 @@ fn a_whole_recording_is_called_whole() {
     let output = analysis(&["validate"], &run);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
     let shown = text(&output.stdout);
-    assert!(shown.contains(": whole\n"), "{shown}");
+    assert!(shown.contains(": intact\n"), "{shown}");
     assert!(shown.contains("usable  sharing: 24 rows in 4 segments, rounds 1 to 4\n"), "{shown}");
     assert_eq!(shown.matches("usable").count(), 6, "{shown}");
 }
@@ -212,7 +212,9 @@ fn damaged_and_missing_segments_are_named_and_the_rest_is_usable() {
     answers_of_the_rest(&run, &all, "its bytes are not those that were written");
     // A segment of the same recording in the place of another.
     fs::copy(run.join("sharing/segment-000003.parquet"), &path).unwrap();
-    assert!(wrong(&run).contains("it is segment 3 of sharing of the run 20261123T060233Z-1, and stands in"));
+    assert!(
+        wrong(&run).contains("it is segment 3 of sharing of the run 20261123T060233Z-1, in the place of")
+    );
     answers_of_the_rest(&run, &all, "it is segment 3 of sharing");
 
     fs::remove_file(&path).unwrap();
@@ -271,7 +273,7 @@ fn an_older_recording_that_is_damaged_is_answered_from_the_rest() {
     forget_checksums(&run);
     let whole = analysis(&["validate"], &run);
     assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
-    assert!(text(&whole.stdout).contains("segments were written before segments had a checksum"));
+    assert!(text(&whole.stdout).contains("segments have no checksum, as older versions wrote them"));
     let path = run.join("sharing/segment-000002.parquet");
     let mut within = fs::read(&path).unwrap();
     within[8..200].fill(0xff);
@@ -426,7 +428,10 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     assert_eq!(usable_rows(&run, "sharing"), 24);
     fs::create_dir(run.join("windows")).unwrap();
     fs::write(run.join("windows/segment-000001.parquet"), "PAR1").unwrap();
-    assert!(wrong(&run).contains("table windows, which came with schema version 2, and its manifest says 1"));
+    assert!(
+        wrong(&run)
+            .contains("table windows, which was added in schema version 2, but its manifest has version 1")
+    );
 }
 
 /// Gives the segments the columns and names that this version had, and no checksum.

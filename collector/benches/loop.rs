@@ -1,9 +1,9 @@
-//! What the closed loop is worth for real: readers that begin in the opposed placement, each with another
-//! data set beside it in the second-level cache than its own, and what all of them read together before the
-//! first trial and after the decision.
+//! The effect of the closed loop on real processes: readers begin in the opposed placement, each sharing its
+//! second-level cache with a reader of another data set; measured is what all of them read together before the first
+//! trial and after the decision.
 //!
 //! `cargo bench -p huddle --bench loop`; needs root, KSM, and CPUs 0 and 1 with a second-level
-//! cache each. KSM's settings come back at the end.
+//! cache each. KSM's settings are restored at the end.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark: what fails, panics")]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What the whole of `huddle run` costs between rounds: 64 busy vCPU threads of 64 VMs, one window of
+//! What all of `huddle run` costs between rounds: 64 busy vCPU threads of 64 VMs, one window of
 //! observation a second, recorded. Programs, readings, updates and the recorder are all in it.
 //!
 //! `cargo bench --profile dev -p huddle --bench run [-- --vms N --seconds S]`. Needs root.
@@ -54,17 +54,17 @@ fn measure(busy: &[Busy], record: Option<std::path::PathBuf>, state: &std::path:
         command.arg("--record").arg(dir);
     }
     let mut huddle = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(said.any(|line| line.contains("round 1")));
-    // The first window follows the first scan; what loading and scanning cost is not what is asked here.
+    let mut log = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("round 1")));
+    // The first window follows the first scan; the cost of loading and scanning is not measured here.
     std::thread::sleep(Duration::from_millis(1500));
     let pid = huddle.id();
     let (before_ns, began) = (cpu_ns(pid), Instant::now());
     std::thread::sleep(Duration::from_secs(seconds));
     let (used_ns, took) = (cpu_ns(pid) - before_ns, began.elapsed());
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGINT).unwrap();
-    for line in said.filter(|line| line.contains("own cost")) {
-        println!("it says: {}", line.split_once("INFO").map_or(line.as_str(), |(_, said)| said.trim()));
+    for line in log.filter(|line| line.contains("own cost")) {
+        println!("its log: {}", line.split_once("INFO").map_or(line.as_str(), |(_, text)| text.trim()));
     }
     assert!(huddle.wait().unwrap().success());
     used_ns as f64 / took.as_nanos() as f64 * 100.0

@@ -59,10 +59,10 @@ fn start(state: &Path, process: &Ended, more: &[&str]) -> Ended {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(said.any(|line| line.contains("round 1:")), "it ended");
-    // Its log is read on, so that it is never held up by it.
-    std::thread::spawn(move || said.for_each(drop));
+    let mut log = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("round 1:")), "it ended");
+    // The rest of the log is read, so that a full pipe never blocks the loop.
+    std::thread::spawn(move || log.for_each(drop));
     Ended(huddle)
 }
 
@@ -74,7 +74,7 @@ struct Viewer {
 }
 
 impl Viewer {
-    /// Connects and reads who serves, and nothing more.
+    /// Connects and reads the hello only.
     fn connect(socket: &Path) -> Self {
         let write = UnixStream::connect(socket).unwrap();
         write.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -100,7 +100,7 @@ impl Viewer {
         serde_json::from_str(&line).unwrap()
     }
 
-    /// The whole view that comes first.
+    /// The complete view that comes first.
     fn view(&mut self) -> Value {
         loop {
             let view = self.read()["view"].take();
@@ -127,7 +127,7 @@ impl Viewer {
         }
     }
 
-    /// The whole view that comes first and the state of the recording, in either order.
+    /// The complete view that comes first and the state of the recording, in either order.
     fn view_and_recording(&mut self) -> (Value, Value) {
         let (mut view, mut recording) = (None, None);
         loop {
@@ -179,7 +179,7 @@ fn cpus(pid: Pid) -> usize {
 }
 
 #[test]
-fn several_viewers_see_the_loop_and_one_that_reads_nothing_holds_nobody_up() {
+fn several_viewers_see_the_loop_and_one_that_reads_nothing_delays_no_other() {
     if skipped_without_root() {
         return;
     }
@@ -193,7 +193,7 @@ fn several_viewers_see_the_loop_and_one_that_reads_nothing_holds_nobody_up() {
     for viewer in [&mut one, &mut other] {
         let first = viewer.view();
         assert_eq!((&first["round"]["number"], &first["round"]["vms"][0]["name"]), (&json!(1), &json!("a")));
-        // Each window that ends is told once, and it is all that is told.
+        // Each window that ends is sent once, and nothing else is sent.
         let window = |seen: &Value| seen["available"]["window"].as_u64();
         let next = viewer.update("window", |seen| window(seen).is_some());
         for later in 1..=3 {
@@ -214,8 +214,11 @@ fn several_viewers_see_the_loop_and_one_that_reads_nothing_holds_nobody_up() {
         .output()
         .unwrap();
     assert_eq!(second.status.code(), Some(1));
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert!(said.contains("another huddle serves viewers at") && said.trim().lines().count() == 1, "{said}");
+    let stderr = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        stderr.contains("another huddle serves viewers at") && stderr.trim().lines().count() == 1,
+        "{stderr}"
+    );
     huddle.end(Signal::SIGINT);
 }
 
@@ -240,7 +243,7 @@ fn commands_are_done_and_answered() {
     // What was found stays, and is not sent again.
     assert_eq!(round["vms"], "unchanged");
     assert!(round["matrix"]["unchanged"].is_object() && round["topology"] == "unchanged", "{round}");
-    assert!(viewer.answer()["ok"].as_str().unwrap().contains("taken back"));
+    assert!(viewer.answer()["ok"].as_str().unwrap().contains("were undone"));
     assert_eq!(cpus(vm.pid()), before);
     assert!(viewer.command(&json!("apply"))["ok"].is_string());
     viewer.write(&json!({"set_policy": "opposed"}));
@@ -260,9 +263,9 @@ fn commands_are_done_and_answered() {
     assert_eq!(cpus(vm.pid()), before);
 }
 
-/// The directory of a recording is removed while the loop runs: viewers are told, and recording goes on in it.
+/// The directory of a recording is removed while the loop runs: viewers are notified, and recording goes on in it.
 #[test]
-fn viewers_are_told_when_nothing_can_be_recorded_and_when_it_goes_on() {
+fn viewers_are_notified_when_recording_is_interrupted_and_when_it_goes_on() {
     if skipped_without_root() {
         return;
     }
@@ -283,10 +286,10 @@ fn viewers_are_told_when_nothing_can_be_recorded_and_when_it_goes_on() {
     let interrupted = viewer.recording(|state| !state["interrupted"].is_null());
     let reason = interrupted["interrupted"]["reason"].as_str().unwrap();
     assert!(reason.contains("is gone while it was being written"), "{interrupted}");
-    // Whoever comes now is told so first.
+    // A new viewer gets that state first.
     let mut late = Viewer::attach(&socket);
-    let (view, told) = late.view_and_recording();
-    assert!(told == interrupted || told == named, "{told}");
+    let (view, state) = late.view_and_recording();
+    assert!(state == interrupted || state == named, "{state}");
     let event = view["events"].as_array().unwrap().iter().find_map(|event| {
         let message = event["message"].as_str().unwrap();
         message.contains("nothing is recorded into").then(|| message.to_owned())
@@ -299,17 +302,17 @@ fn viewers_are_told_when_nothing_can_be_recorded_and_when_it_goes_on() {
     let gap = &manifest["gaps"][0];
     assert!(gap["end_us"].is_i64() && gap["rows_lost"].as_u64() > Some(0), "{gap}");
     assert_eq!((manifest["gaps"].as_array().unwrap().len(), &manifest["stopped"]), (1, &Value::Null));
-    // What is recorded after it says so too.
+    // A replay of the recording reports it too.
     let replayed = Command::new(env!("CARGO_BIN_EXE_huddle"))
         .args(["plan", "--replay", recording.to_str().unwrap(), "--format", "json"])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&replayed.stderr).into_owned();
-    assert!(said.contains("the recording was interrupted from"), "{said}");
+    let stderr = String::from_utf8_lossy(&replayed.stderr).into_owned();
+    assert!(stderr.contains("the recording was interrupted from"), "{stderr}");
 }
 
 #[test]
-fn a_viewer_of_another_version_is_told_so_and_so_is_the_loop() {
+fn another_version_is_reported_to_the_viewer_and_in_the_log() {
     if skipped_without_root() {
         return;
     }
@@ -339,8 +342,8 @@ fn a_viewer_of_another_version_is_told_so_and_so_is_the_loop() {
         let answer = viewer.command(&line);
         assert!(answer["error"].as_str().unwrap().contains(why), "{answer}");
         let mut rest = String::new();
-        assert_eq!(viewer.read.read_line(&mut rest).unwrap(), 0, "it is let go");
-        assert!(log.any(|line| line.contains(why)), "the loop says it too");
+        assert_eq!(viewer.read.read_line(&mut rest).unwrap(), 0, "it is disconnected");
+        assert!(log.any(|line| line.contains(why)), "the log has it too");
     }
     huddle.end(Signal::SIGTERM);
     // The other way round: a loop that speaks attach/1.
@@ -356,9 +359,9 @@ fn a_viewer_of_another_version_is_told_so_and_so_is_the_loop() {
         .output()
         .unwrap();
     serving.join().unwrap();
-    let said = String::from_utf8(top.stderr).unwrap();
+    let stderr = String::from_utf8(top.stderr).unwrap();
     assert!(
-        said.contains("does not speak huddle/attach/2: it is huddle 0.0.1 and speaks huddle/attach/1"),
-        "{said}"
+        stderr.contains("does not speak huddle/attach/2: it is huddle 0.0.1 and speaks huddle/attach/1"),
+        "{stderr}"
     );
 }

@@ -33,7 +33,7 @@ impl Drop for Qemu {
     }
 }
 
-/// Says why a test is skipped; in CI nothing may be.
+/// Prints why a test is skipped; in CI none may be.
 fn skipped(needs_kvm: bool) -> bool {
     let version = Command::new("qemu-system-x86_64").arg("--version").output();
     let reason = if version.is_err() {
@@ -52,7 +52,7 @@ fn skipped(needs_kvm: bool) -> bool {
     true
 }
 
-/// What `huddle vms` says of this VM, once it says something that satisfies `ready`.
+/// This VM in the output of `huddle vms`, once it satisfies `ready`.
 fn vm(name: &str, ready: impl Fn(&Value) -> bool) -> Value {
     let begin = Instant::now();
     loop {
@@ -111,7 +111,7 @@ fn kvm_by_its_descriptors() {
 }
 
 #[test]
-fn without_thread_names_qmp_tells_and_is_not_held() {
+fn without_thread_names_qmp_is_used_and_released() {
     if skipped(false) {
         return;
     }
@@ -129,7 +129,7 @@ fn without_thread_names_qmp_tells_and_is_not_held() {
     let found = vm("huddle-qmp", has_two_vcpus);
     assert!(vcpu_names(&found).iter().all(|name| !name.starts_with("CPU")), "{found}");
 
-    // Somebody else holds the one connection: huddle says so in time and goes on.
+    // Another client holds the only connection: huddle reports that in time and goes on.
     let held = greeted(&socket);
     let begin = Instant::now();
     let found = vm("huddle-qmp", |_| true);
@@ -149,7 +149,7 @@ fn greeted(socket: &Path) -> BufReader<UnixStream> {
 }
 
 #[test]
-fn memory_that_cannot_merge_is_said_with_its_reason() {
+fn memory_that_cannot_merge_is_reported_with_its_reason() {
     if skipped(false) {
         return;
     }

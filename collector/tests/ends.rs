@@ -1,5 +1,5 @@
-//! How the real `huddle` ends, and what it finds afterwards: signals, full and read-only disks, damaged journals, what
-//! strangers put in the place of its files, and a second huddle.
+//! How the real `huddle` ends and recovers: signals, full and read-only disks, damaged journals, files that others put
+//! in the place of its own, and a second huddle.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-/// How long after a signal all has to be undone and the program ended.
+/// Time after a signal within which everything has to be undone and the program ended.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Two processes as VMs, and a place for the state.
@@ -27,7 +27,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// `None`, said, where the test cannot be done.
+    /// Prints a message and returns `None` if the test cannot run.
     fn new() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             assert!(std::env::var_os("CI").is_none(), "CI must run this as root");
@@ -74,7 +74,7 @@ impl Scene {
 
     fn pin(&self) {
         let pinned = self.on_both(&["pin"]).output().unwrap();
-        assert!(pinned.status.success(), "{}", said(&pinned));
+        assert!(pinned.status.success(), "{}", printed(&pinned));
         assert!(self.are_pinned());
     }
 
@@ -119,8 +119,8 @@ fn cpus(pid: u32) -> Vec<usize> {
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
 }
 
-/// What a program printed, all of it.
-fn said(output: &Output) -> String {
+/// Everything that a program printed.
+fn printed(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
@@ -130,7 +130,7 @@ fn send(child: &Child, signal: i32) {
     assert_eq!(sent, 0);
 }
 
-/// Waits for the end, which has to be in order; how long it took.
+/// Waits for a successful end; returns how long it took.
 fn ends(child: &mut Child, what: &str) -> Duration {
     let begun = Instant::now();
     let status = loop {
@@ -148,7 +148,7 @@ fn ends(child: &mut Child, what: &str) -> Duration {
     took
 }
 
-/// Does it once more where it took longer than it may: other programs may have had the machine.
+/// Repeats it if it took too long: other programs may have used the CPUs.
 fn within_limit(what: &str, mut ending: impl FnMut() -> Duration) {
     let mut took = Vec::new();
     while took.last().is_none_or(|took| *took >= LIMIT) {
@@ -157,7 +157,7 @@ fn within_limit(what: &str, mut ending: impl FnMut() -> Duration) {
     }
 }
 
-/// A small file system of one's own in the memory, unmounted when dropped.
+/// A small tmpfs, unmounted when dropped.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -177,7 +177,7 @@ impl Disk {
         assert!(done.unwrap().success());
     }
 
-    /// Takes all the room that is left.
+    /// Fills all free space.
     fn fill(&self) {
         let mut filler =
             std::fs::OpenOptions::new().create(true).append(true).open(self.0.join("filler")).unwrap();
@@ -245,7 +245,7 @@ fn signals_during_the_undo_do_not_cut_it_off() {
     }
 }
 
-/// A round that reads for minutes is no reason to wait.
+/// Even if a round reads for minutes.
 #[test]
 fn a_signal_ends_a_loop_whatever_its_round_is_doing() {
     let Some(scene) = Scene::new() else { return };
@@ -278,14 +278,14 @@ fn a_signal_ends_a_loop_whatever_its_round_is_doing() {
 }
 
 #[test]
-fn what_is_on_a_full_or_a_read_only_disk_is_undone() {
+fn a_journal_on_a_full_or_a_read_only_disk_is_undone() {
     let Some(scene) = Scene::new() else { return };
     let disk = Disk::mount(&scene.state());
     scene.pin();
     disk.fill();
     let restored = scene.restore();
-    assert!(restored.status.success(), "{}", said(&restored));
-    assert!(said(&restored).contains("2 changes undone"), "{}", said(&restored));
+    assert!(restored.status.success(), "{}", printed(&restored));
+    assert!(printed(&restored).contains("2 changes undone"), "{}", printed(&restored));
     assert!(scene.are_as_before());
 
     disk.make_room();
@@ -293,23 +293,23 @@ fn what_is_on_a_full_or_a_read_only_disk_is_undone() {
     disk.remount("ro");
     let refused = scene.on_both(&["pin"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("cannot write to the state directory"), "{}", said(&refused));
+    assert!(printed(&refused).contains("cannot write to the state directory"), "{}", printed(&refused));
     for changes in ["2 changes undone", "already"] {
         let restored = scene.restore();
-        assert!(restored.status.success(), "{}", said(&restored));
+        assert!(restored.status.success(), "{}", printed(&restored));
         for words in [changes, "could not be emptied", "harmless"] {
-            assert!(said(&restored).contains(words), "{words}: {}", said(&restored));
+            assert!(printed(&restored).contains(words), "{words}: {}", printed(&restored));
         }
-        assert!(!said(&restored).contains("journal-sharing"), "there is none: {}", said(&restored));
+        assert!(!printed(&restored).contains("journal-sharing"), "there is none: {}", printed(&restored));
         assert!(scene.are_as_before());
     }
     disk.remount("rw");
     let restored = scene.restore();
-    assert!(restored.status.success() && !scene.state().join("journal").exists(), "{}", said(&restored));
+    assert!(restored.status.success() && !scene.state().join("journal").exists(), "{}", printed(&restored));
 }
 
 #[test]
-fn a_loop_pins_again_when_its_disk_has_room_again_and_never_calls_a_failure_a_success() {
+fn a_loop_pins_again_when_its_disk_has_space_again_and_reports_failures() {
     let Some(scene) = Scene::new() else { return };
     let disk = Disk::mount(&scene.state());
     let mut child = scene.start();
@@ -337,7 +337,7 @@ fn a_loop_pins_again_when_its_disk_has_room_again_and_never_calls_a_failure_a_su
     assert!(scene.are_as_before());
 }
 
-/// Whoever watches a loop.
+/// A viewer of a loop.
 struct Viewer {
     read: BufReader<UnixStream>,
     write: UnixStream,
@@ -382,7 +382,7 @@ fn one_host_has_one_huddle_whatever_its_state_directory() {
     // What changes nothing needs no lock.
     for command in [&["vms"][..], &["matrix"], &["plan"], &["pin", "--dry-run"]] {
         let answer = scene.on_both(command).output().unwrap();
-        assert!(answer.status.success(), "{command:?}: {}", said(&answer));
+        assert!(answer.status.success(), "{command:?}: {}", printed(&answer));
     }
     send(&child, Signal::SIGTERM as i32);
     ends(&mut child, "SIGTERM");
@@ -414,7 +414,7 @@ fn the_lock_is_the_hosts_by_default_and_is_seen_from_a_container_with_a_run_of_i
         .unwrap();
     let read = |name: &str| {
         let text = std::fs::read_to_string(scene.dir.path().join(name));
-        text.unwrap_or_else(|error| panic!("{name}: {error}: {}", said(&ran))).trim().to_owned()
+        text.unwrap_or_else(|error| panic!("{name}: {error}: {}", printed(&ran))).trim().to_owned()
     };
     let ended = read("loop.code");
     let (code, pid) = ended.split_once(' ').unwrap();
@@ -441,18 +441,18 @@ fn a_damaged_journal_is_named_and_the_rest_of_it_undone() {
 
         let refused = scene.on_both(&["pin"]).output().unwrap();
         assert_eq!(refused.status.code(), Some(1));
-        assert!(said(&refused).contains("is damaged"), "{}", said(&refused));
+        assert!(printed(&refused).contains("is damaged"), "{}", printed(&refused));
         let restored = scene.restore();
-        assert_eq!(restored.status.code(), Some(1), "{}", said(&restored));
+        assert_eq!(restored.status.code(), Some(1), "{}", printed(&restored));
         let named = format!("line {} cannot be read and is not undone", line + 1);
-        assert!(said(&restored).contains(&named), "{named}: {}", said(&restored));
-        assert!(said(&restored).contains("kept as"), "{}", said(&restored));
+        assert!(printed(&restored).contains(&named), "{named}: {}", printed(&restored));
+        assert!(printed(&restored).contains("kept as"), "{}", printed(&restored));
         let who =
             [format!("thread {}", scene.processes[line - 1].id()), format!("VM {:?}", ["a", "b"][line - 1])];
-        assert!(who.iter().any(|who| said(&restored).contains(who)), "{who:?}: {}", said(&restored));
+        assert!(who.iter().any(|who| printed(&restored).contains(who)), "{who:?}: {}", printed(&restored));
         assert_eq!(cpus(scene.processes[2 - line].id()), scene.all, "the other one is undone");
         assert!(cpus(scene.processes[line - 1].id()).len() < scene.all.len(), "and this one is left alone");
-        // What nobody can undo by the journal is undone by hand.
+        // What cannot be undone by the journal is undone by hand.
         let mut all = CpuSet::new();
         scene.all.iter().for_each(|cpu| all.set(*cpu).unwrap());
         let pid = Pid::from_raw(scene.processes[line - 1].id().cast_signed());
@@ -470,9 +470,13 @@ fn restore_removes_sockets_and_refuses_what_is_not_its_own() {
     std::os::unix::net::UnixDatagram::bind(state.join("reports")).unwrap();
     assert!(state.join("attach.sock").exists());
     let restored = scene.restore();
-    assert!(restored.status.success() && scene.are_as_before(), "{}", said(&restored));
+    assert!(restored.status.success() && scene.are_as_before(), "{}", printed(&restored));
     assert!(!state.join("attach.sock").exists() && !state.join("reports").exists());
-    assert!(said(&restored).contains("attach.sock of a loop that ended was removed"), "{}", said(&restored));
+    assert!(
+        printed(&restored).contains("attach.sock of a loop that ended was removed"),
+        "{}",
+        printed(&restored)
+    );
 
     let refusal = |words: &str| {
         for command in ["restore", "pin"] {

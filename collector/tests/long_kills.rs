@@ -1,5 +1,5 @@
-//! Kills `huddle` and the microbenchmark with SIGKILL at random moments, and looks at what `huddle restore`
-//! leaves: every affinity and setting of KSM as before, no process, no socket, every closed segment readable.
+//! Kills `huddle` and the microbenchmark with SIGKILL at random moments, and checks the state after `huddle restore`:
+//! every affinity and setting of KSM as before, no process, no socket, every closed segment readable.
 //!
 //! `cargo xtask kills --count N` runs it N times; without a count it is run [`DEFAULT_COUNT`] times.
 #![allow(
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     for kill in 0..count {
         let what = TURNS[kill as usize % TURNS.len()];
         let was_killed = scene.kill(what, &mut random);
-        if let Err(difference) = scene.look() {
+        if let Err(difference) = scene.check() {
             println!("test kills ... FAILED");
             println!("kill {kill} of {what:?}, seed {seed}: {difference}");
             return ExitCode::FAILURE;
@@ -241,7 +241,7 @@ impl Scene {
             std::thread::sleep(Duration::from_millis(1).min(end.saturating_duration_since(Instant::now())));
         }
         let was_running = child.try_wait().unwrap().is_none();
-        // It is a child that was not waited for, so its number is its own.
+        // The child was not waited for, so its pid cannot have been reused.
         child.kill().unwrap();
         child.wait().unwrap();
         was_running
@@ -280,8 +280,8 @@ impl Scene {
         self.huddle().arg("restore").stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
     }
 
-    /// Restores and compares with what was before.
-    fn look(&mut self) -> Result<(), String> {
+    /// Restores and compares with the state before.
+    fn check(&mut self) -> Result<(), String> {
         self.nothing_runs()?;
         let restored = self.restore();
         if !restored.status.success() {
@@ -308,7 +308,7 @@ impl Scene {
         self.read_recording()
     }
 
-    /// Reads every closed segment of the latest recording by another way than huddle's own.
+    /// Reads every closed segment of the latest recording with another reader than huddle's own.
     fn read_recording(&mut self) -> Result<(), String> {
         let dir = self.recording();
         if !dir.exists() {
@@ -332,7 +332,7 @@ impl Scene {
         std::fs::remove_dir_all(&dir).map_err(|error| error.to_string())
     }
 
-    /// What was started ends with what started it, at the latest soon after.
+    /// Processes that were started end with the program that started them, or soon after.
     fn nothing_runs(&self) -> Result<(), String> {
         let begin = Instant::now();
         loop {

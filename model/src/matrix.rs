@@ -181,6 +181,21 @@ impl SharingMatrix {
         self
     }
 
+    /// The part of this matrix about the VMs at these positions, in ascending order.
+    #[must_use]
+    pub fn part(&self, positions: &[usize]) -> Self {
+        fn of<T: Copy>(rows: &[Vec<T>], positions: &[usize]) -> Vec<Vec<T>> {
+            positions.iter().map(|i| positions.iter().map(|j| rows[*i][*j]).collect()).collect()
+        }
+        let cells = Cells {
+            shared_frames: self.cells.shared_frames.as_ref().map(|frames| of(frames, positions)),
+            rate: of(&self.cells.rate, positions),
+            rate_error: self.cells.rate_error.as_ref().map(|errors| of(errors, positions)),
+        };
+        let vms = positions.iter().map(|position| self.vms[*position].clone()).collect();
+        Self { vms, cells: Arc::new(cells), ..self.clone() }
+    }
+
     /// This matrix with the shared frames of each pair multiplied by a factor (0 to 1).
     #[must_use]
     pub fn weighted(&self, factor: impl Fn(usize, usize) -> f64) -> Self {

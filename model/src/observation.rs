@@ -55,6 +55,16 @@ pub struct TrialBlock {
     pub arm: String,
     /// Number of the block, from 0; each arm has one part in each block.
     pub block: u32,
+    /// Observed VMs that are no part of the trial, because they came after it began; by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<String>,
+}
+
+impl Observation {
+    /// Whether a VM takes no part in the trial of the window.
+    pub fn is_outside(&self, vm: &str) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.outside.iter().any(|name| name == vm))
+    }
 }
 
 /// One vCPU in one window.

@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         "huddle-standin",
     ]))?;
     let mut command = shell::cargo();
-    command.args(["test", "--package", "huddle", "--test", "long_kills"]);
+    command.args(["test", "--workspace", "--test", "long_kills"]);
     command.env("HUDDLE_KILLS", arguments.count.to_string());
     if let Some(seed) = arguments.seed {
         command.env("HUDDLE_KILLS_SEED", seed.to_string());

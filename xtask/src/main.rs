@@ -3,6 +3,7 @@
 
 mod archive;
 mod check;
+mod churn;
 mod conventions;
 mod damage;
 mod demo;
@@ -69,6 +70,8 @@ enum Task {
     XenHost(xen_host::Arguments),
     /// Kills huddle with SIGKILL at random moments and checks that nothing is left behind (as root)
     Kills(kills::Arguments),
+    /// Runs a loop with trials while VMs come and go, and checks its verdicts and its memory (as root)
+    Churn(churn::Arguments),
     /// Damages recordings, puts every question to each, and counts panics, hangs and wrong answers
     Damage(damage::Arguments),
     /// Measures rebuild times after a one-line change, compared with an earlier revision
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Task::Demo { args } => demo::run(&args),
         Task::XenHost(arguments) => xen_host::run(&arguments),
         Task::Kills(arguments) => kills::run(&arguments),
+        Task::Churn(arguments) => churn::run(&arguments),
         Task::Damage(arguments) => damage::run(&arguments),
         Task::Rebuild(arguments) => rebuild::run(&arguments),
         Task::Rooms => rooms::check(),

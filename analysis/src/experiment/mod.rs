@@ -60,9 +60,9 @@ impl ExperimentDir {
         self.own.iter().chain(&self.runs)
     }
 
-    /// Like [`RunDir::read_through`], for all of them.
-    pub(crate) fn read_through(&mut self) -> usize {
-        self.own.iter_mut().chain(&mut self.runs).map(RunDir::read_through).sum()
+    /// Like [`RunDir::check_all_rows`], for all of them.
+    pub(crate) fn check_all_rows(&mut self) -> usize {
+        self.own.iter_mut().chain(&mut self.runs).map(RunDir::check_all_rows).sum()
     }
 
     /// Its result.

@@ -22,7 +22,7 @@ pub(super) fn write(page: &mut Page, number: usize, run: &RunDir) {
     let Some(manifest) = or_gap(page, "Recording", run.manifest()) else { return };
     page.chapter(&format!("run{number}"), &format!("Recording {} on {}", manifest.run, manifest.host));
     let checked = validate::Report::of(run);
-    if checked.is_whole() {
+    if checked.is_intact() {
         page.paragraph("The recording is complete: every segment exists and can be read.");
     }
     checked.problems.iter().chain(&checked.notes).for_each(|text| page.gap(text));

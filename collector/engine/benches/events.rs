@@ -162,7 +162,7 @@ fn measure(gib: usize, count: usize, rounds: usize) {
     line("drift after KSM's pass, % of frames", &columns[8], 3);
     line("not updated, % of frames", &columns[9], 3);
     line("sampled drift, % of pages", &columns[10], 3);
-    line("pages that the kernel moved (compaction, told by nobody)", &columns[11], 0);
+    line("pages that the kernel moved (compaction, not reported)", &columns[11], 0);
     println!(
         "| drift page by page after all rounds | {} of {} pages |",
         found.before.wrong, found.before.looked_at

@@ -1,6 +1,6 @@
-//! What a window of a host with many VMs costs the engine and one attached viewer, where what they share does
-//! not change: bytes allocated, and bytes on the socket, beside what it cost when the loop told whole
-//! snapshots (`huddle/attach/1`, kept here in short: a deep copy of everything, told as a whole).
+//! What a window of a host with many VMs costs the engine and one attached viewer while sharing does not change:
+//! bytes allocated, and bytes on the socket, compared with what it cost when the loop sent complete snapshots
+//! (`huddle/attach/1`, reduced here to a deep copy of everything and its JSON).
 //!
 //! `cargo bench --profile dev -p huddle-engine --bench updates [-- --vms N]`; ends with status 1 where a
 //! part is more than a twentieth of what it was.
@@ -126,7 +126,7 @@ impl SharingSource for Sharing {
             (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 12.0, 1.0),
-            vanished: Vec::new(),
+            unmeasured: Vec::new(),
             notes: Vec::new(),
             zero_pages: None,
         })
@@ -271,7 +271,7 @@ fn engine(vms: usize) -> Engine {
     }
 }
 
-/// What the loop told before: everything, in each window.
+/// What the loop published before: everything, in each window.
 #[derive(Clone, Serialize)]
 struct Snapshot {
     round: u64,
@@ -341,7 +341,7 @@ fn main() -> ExitCode {
     View::follow(&mut view, &first[..]);
     let view = view.unwrap();
 
-    // As it was: a window copies what the round found, and a viewer is told all of it.
+    // Before: each window copies the results of the round, and a viewer gets all of them.
     let last = Snapshot::of(&view);
     let (line, before_bytes) = allocated(|| {
         let snapshot = Arc::new(Snapshot { own_cpu_us: Availability::Available(2), ..last.clone() });
@@ -353,16 +353,16 @@ fn main() -> ExitCode {
     let before_line = line.len() as u64;
     drop((line, last));
 
-    // As it is: the engine's own steps, published, and told by the real server over a real socket.
-    let told = tell(engine, &first, &dir.path().join("attach.sock"));
-    let (bytes, line) = (told.allocated / WINDOWS, told.sent / WINDOWS);
+    // Now: the engine's own steps, published, and sent by the real server over a real socket.
+    let cost = serve_windows(engine, &first, &dir.path().join("attach.sock"));
+    let (bytes, line) = (cost.allocated / WINDOWS, cost.sent / WINDOWS);
     println!("a window of {vms} VMs in which no sharing changes, with one viewer attached:");
     let mut is_within = true;
     for (what, before, now) in [("allocated", before_bytes, bytes), ("on the socket", before_line, line)] {
         let part = now as f64 / before as f64;
         is_within &= part <= LIMIT;
         println!(
-            "{what}: {:.2} MB, was {:.1} MB with whole snapshots: 1/{:.1}, {} 1/{:.0}",
+            "{what}: {:.2} MB, was {:.1} MB with complete snapshots: 1/{:.1}, {} 1/{:.0}",
             now as f64 / 1e6,
             before as f64 / 1e6,
             1.0 / part,
@@ -373,14 +373,14 @@ fn main() -> ExitCode {
     if is_within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-struct Told {
+struct Cost {
     allocated: u64,
     sent: u64,
 }
 
-/// Windows of the engine, until a viewer has read all of them. What the viewer itself allocates is not
-/// counted: it reads into one buffer that is there before.
-fn tell(mut engine: Engine, first: &Step, socket: &std::path::Path) -> Told {
+/// Runs windows of the engine until a viewer has read all of them. What the viewer itself allocates is not
+/// counted: it reads into one buffer that is allocated before.
+fn serve_windows(mut engine: Engine, first: &Step, socket: &std::path::Path) -> Cost {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let publisher = Publisher::new(64);
@@ -408,7 +408,7 @@ fn tell(mut engine: Engine, first: &Step, socket: &std::path::Path) -> Told {
                 line.clear();
             }
         });
-        assert!(matches!(read.recv().await, Some((false, _))), "one whole view comes first");
+        assert!(matches!(read.recv().await, Some((false, _))), "one complete view comes first");
         let before = ALLOCATED.load(Ordering::Relaxed);
         let mut sent = 0;
         for _ in 0..WINDOWS {
@@ -423,6 +423,6 @@ fn tell(mut engine: Engine, first: &Step, socket: &std::path::Path) -> Told {
         drop(publisher);
         serving.await.unwrap();
         viewer.join().unwrap();
-        Told { allocated, sent }
+        Cost { allocated, sent }
     })
 }

@@ -1,4 +1,4 @@
-//! Commands of viewers, done between rounds.
+//! Commands of viewers, carried out between rounds.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Engine, Events, decision_event, events_at, unavailable_event};
 
-/// Why nothing is done any more.
+/// Why commands are no longer carried out.
 const ENDING: &str = "the loop is ending";
 
-/// A command, and where to answer how it went: one sentence either way.
+/// A command, and where to send its outcome: one sentence either way.
 #[derive(Debug)]
 pub struct Request {
-    /// What is to be done.
+    /// The command.
     pub command: LoopCommand,
-    /// Answered once; nobody need wait for it.
+    /// Receives the outcome once; the requester need not wait for it.
     pub reply: oneshot::Sender<Result<String, String>>,
 }
 
@@ -28,14 +28,14 @@ pub struct Request {
 pub type Requests = mpsc::Sender<Request>;
 
 impl Engine {
-    /// Does a command with what the last round found, and tells it as a round of its own: a placement that
-    /// changes is a new one in every recording. A trial that the command is against is broken off first, and
-    /// its decision told with it.
+    /// Carries out a command on the results of the last round, and emits a round of its own: each change of
+    /// placement is a new round in a recording. A trial that conflicts with the command is aborted first, and
+    /// its decision is emitted with the round.
     ///
-    /// The answer is an error where the command was taken and could not be carried out.
+    /// The inner result is an error if the command was accepted and could not be carried out.
     ///
     /// # Errors
-    /// One sentence: what cannot be done and why. Nothing was changed then.
+    /// One sentence: why the command was rejected. Nothing was changed then.
     pub fn command(&mut self, command: &LoopCommand) -> Result<(Step, Result<String, String>), String> {
         let view = self.memory.view.as_ref().ok_or("the first round is not done yet")?;
         let last = Arc::clone(&view.round);
@@ -60,19 +60,19 @@ impl Engine {
             LoopCommand::Apply => {
                 self.apply = true;
                 let answer = match self.trials {
-                    Some(_) => "what is planned is tried from the next round on, and stays if it is better",
+                    Some(_) => "the plan is tried from the next round on, and kept if it is better",
                     None => "vCPUs are pinned as planned from now on",
                 };
                 (Ok(answer.to_owned()), last.plan.clone())
             }
             LoopCommand::SetPolicy(policy) => {
-                let plan = self.plan_anew(*policy, &last).ok_or(ENDING)?;
+                let plan = self.replan(*policy, &last).ok_or(ENDING)?;
                 self.policy = *policy;
                 (Ok(self.change_policy(*policy)), plan)
             }
             LoopCommand::DryRun => {
-                if self.break_off("a dry run") {
-                    // What was only tried does not stay.
+                if self.abort_trial("a dry run") {
+                    // A placement that was only being tried is undone.
                     self.pin_as_wanted(&last, &last.plan, &mut events);
                 }
                 self.apply = false;
@@ -83,15 +83,17 @@ impl Engine {
                 return Err("recordings are not the engine's".into());
             }
         };
-        let (Ok(said) | Err(said)) = &answer;
-        events.push((EventKind::Lifecycle, None, format!("asked by a viewer: {said}")));
+        let (Ok(outcome) | Err(outcome)) = &answer;
+        events.push((EventKind::Lifecycle, None, format!("command of a viewer: {outcome}")));
         let pinning =
             if self.apply { self.pin_as_wanted(&last, &plan, &mut events) } else { Pinning::DryRun };
         let answer = match pinning.failure() {
             Some(reason) => {
                 events.push(unavailable_event("pinning", reason));
-                answer.and_then(|said| {
-                    Err(format!("{said}, but pinning failed and is tried again in the next round: {reason}"))
+                answer.and_then(|outcome| {
+                    Err(format!(
+                        "{outcome}, but pinning failed and is tried again in the next round: {reason}"
+                    ))
                 })
             }
             None => answer,
@@ -113,11 +115,10 @@ impl Engine {
             events: events_at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
         };
-        Ok((self.tell_round(round, observation, decisions), answer))
+        Ok((self.emit_round(round, observation, decisions), answer))
     }
 
-    /// What is to be pinned until the next round: the plan, or where placements are tried, what was kept of
-    /// those before.
+    /// Pins the plan until the next round, or, where placements are tried, the placement that was kept last.
     fn pin_as_wanted(
         &mut self,
         last: &Round,
@@ -126,43 +127,43 @@ impl Engine {
     ) -> Pinning {
         let wanted = match (&mut self.trials, plan) {
             (Some(trials), Availability::Available(plan)) => {
-                trials.planned(plan);
+                trials.set_plan(plan);
                 trials.next_to_pin(true).map(|plan| Availability::Available(Arc::new(plan)))
             }
             _ => None,
         };
-        self.pin_and_tell(&last.vms, wanted.as_ref().unwrap_or(plan), events)
+        self.pin_and_report(&last.vms, wanted.as_ref().unwrap_or(plan), events)
     }
 
-    /// Breaks off a trial; whether placements are tried and pinned at all.
-    fn break_off(&mut self, what: &str) -> bool {
+    /// Aborts a trial; returns whether placements are tried and pinned at all.
+    fn abort_trial(&mut self, what: &str) -> bool {
         let at = self.moment();
         let Some(trials) = self.trials.as_mut().filter(|_| self.apply) else { return false };
-        trials.interrupt(at, what);
+        trials.abort_for_viewer(at, what);
         true
     }
 
     fn change_policy(&mut self, policy: Policy) -> String {
         let (at, what) = (self.moment(), format!("policy {policy}"));
         match &mut self.trials {
-            // In a dry run too: what was kept is not to come back with the next apply.
+            // In a dry run too: the next `apply` must not pin again what was kept before.
             Some(trials) if policy == Policy::None => {
-                trials.let_go(at, &what);
+                trials.reset(at, &what);
                 "every vCPU is left to the kernel from now on".to_owned()
             }
             Some(trials) if self.apply => {
-                trials.interrupt(at, &what);
-                format!("planned by policy {policy} from now on, and tried before it stays")
+                trials.abort_for_viewer(at, &what);
+                format!("planned by policy {policy} from now on, and tried before it is kept")
             }
             _ => format!("planned by policy {policy} from now on"),
         }
     }
 
-    /// Takes everything back, and pins nothing more.
+    /// Undoes all changes, and stops pinning.
     fn restore(&mut self, events: &mut Events) -> Result<String, String> {
         let at = self.moment();
         if let Some(trials) = &mut self.trials {
-            trials.let_go(at, "everything to be taken back");
+            trials.reset(at, "everything to be undone");
             trials.was_undone();
         }
         self.apply = false;
@@ -173,11 +174,11 @@ impl Engine {
             events.push((EventKind::StageFailed, None, failures.clone()));
             return Err(failures);
         }
-        Ok(format!("{} changes were taken back; nothing is pinned from now on", report.restored))
+        Ok(format!("{} changes were undone; nothing is pinned from now on", report.restored))
     }
 
-    /// What this policy makes of what the last round measured; `None` where the loop is to end meanwhile.
-    fn plan_anew(&mut self, policy: Policy, last: &Round) -> Option<Availability<Arc<Plan>>> {
+    /// The plan of this policy for the measurement of the last round; `None` if the loop is stopped meanwhile.
+    fn replan(&mut self, policy: Policy, last: &Round) -> Option<Availability<Arc<Plan>>> {
         Some(match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
                 let apart = self.memory.bearers.apply(&self.limits, matrix.vms()).apart;

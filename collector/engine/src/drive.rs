@@ -1,4 +1,4 @@
-//! Drives rounds: when they happen, who is told of them, and how they end.
+//! Runs the loop: when rounds happen, where their updates go, and how the loop ends.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -30,32 +30,33 @@ pub struct RunOptions {
 pub struct RunEnd {
     /// Rounds done.
     pub rounds: u64,
-    /// Why fewer rounds were done than were asked for, where it was not a stop.
+    /// Why fewer rounds were done than requested, where it was not a stop.
     pub broken: Option<String>,
-    /// What was taken back; `None` when nothing could change.
+    /// What was undone; `None` if the loop could not change anything.
     pub undo: Option<UndoReport>,
 }
 
-/// How long the trigger blocks at a time: what the end of the loop may have to wait for.
+/// How long the trigger blocks at a time: the end of the loop may have to wait this long for it.
 const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Below this a window would mostly hold its own readings.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
+/// In a shorter window, reading the counters would take most of the time.
+pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
 /// Does a round at once and then after every completed pass, and ends a window of observation every
-/// [`RunOptions::window`] in between, until `stop` is ready or the wanted number is done; then takes
-/// everything back. A round that goes on when `stop` is ready is given up at once. In between it does what viewers ask for through `requests`. `tell` is given what each step
-/// tells, in order, and must not block.
+/// [`RunOptions::window`] in between, until `stop` is ready or the requested number of rounds is done; then
+/// undoes all changes. A round that is in progress when `stop` is ready is abandoned at once. Commands from
+/// `requests` are carried out between rounds. `publish` receives the updates of each step, in order, and must
+/// not block.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
 ///
 /// # Errors
-/// If a round panicked; the engine was dropped by it, and so took its changes back.
+/// If a round panicked; the engine was dropped by that, and undid its changes.
 pub async fn run(
     mut engine: Engine,
     mut passes: Box<dyn PassTrigger>,
     stop: impl Future<Output = ()>,
-    tell: impl Fn(&Step),
+    publish: impl Fn(&Step),
     mut requests: mpsc::Receiver<Request>,
     options: RunOptions,
 ) -> Result<RunEnd, JoinError> {
@@ -67,17 +68,17 @@ pub async fn run(
         let began = Instant::now();
         let (back, step) = driver.blocking(engine, Engine::round).await?;
         engine = back;
-        // One that was given up tells nothing.
+        // An abandoned round has no updates.
         if !step.is_empty() {
             rounds += 1;
-            tell(&step);
+            publish(&step);
         }
         if driver.is_stopped || options.rounds.is_some_and(|wanted| rounds >= wanted) {
             break;
         }
         windows.reset();
         let interval = engine.interval(options.min_interval);
-        // A round cuts the window off that it comes in, and a trial needs whole ones.
+        // A round ends the current window early, and a trial needs full windows.
         let quiet = if engine.is_trying() { options.window * 2 } else { Duration::ZERO };
         let earliest = (began + interval).max(Instant::now() + quiet);
         let next = async {
@@ -97,10 +98,10 @@ pub async fn run(
                     (_, Err(error)) => {
                         tracing::error!("{error}; no further round will follow");
                         failed = true;
-                        let what = format!("passes of KSM are not told any more: {error}");
-                        let (back, step) = driver.blocking(engine, move |engine| engine.lost_passes(&what)).await?;
+                        let what = format!("passes of KSM are no longer reported: {error}");
+                        let (back, step) = driver.blocking(engine, move |engine| engine.trigger_failed(&what)).await?;
                         engine = back;
-                        step.iter().for_each(&tell);
+                        step.iter().for_each(&publish);
                         if options.rounds.is_some() {
                             broken = Some(error.to_string());
                             break None;
@@ -111,25 +112,25 @@ pub async fn run(
                     let (back, outcome) = driver.blocking(engine, move |engine| engine.command(&command)).await?;
                     engine = back;
                     let answer = outcome.and_then(|(step, answer)| {
-                        tell(&step);
+                        publish(&step);
                         answer
                     });
-                    // Who asked may have gone meanwhile.
+                    // The requester may have disconnected meanwhile.
                     let _ = reply.send(answer);
                 }
                 _ = windows.tick() => {
                     let (back, step) = driver.blocking(engine, Engine::observe).await?;
                     engine = back;
-                    step.iter().for_each(&tell);
+                    step.iter().for_each(&publish);
                 }
             }
         };
         let Some(trigger) = next else { break };
         passes = trigger;
     }
-    // What was seen since the last window is told before the end.
+    // The last window is published before the end.
     let (back, step) = driver.blocking(engine, Engine::observe).await?;
-    step.iter().for_each(&tell);
+    step.iter().for_each(&publish);
     let (back, undo) = driver.blocking(back, Engine::undo).await?;
     if driver.is_stopped {
         driver.blocking(back, Engine::settle).await?;
@@ -137,12 +138,12 @@ pub async fn run(
     Ok(RunEnd { rounds, broken, undo })
 }
 
-/// Does the steps of the engine, and hears when the loop is to stop.
+/// Runs the steps of the engine, and watches for the stop.
 struct Driver<'a, S> {
     stop: Pin<&'a mut S>,
     /// Whether `stop` was ready.
     is_stopped: bool,
-    /// Tells the engine, whatever it is doing.
+    /// Stops the engine, whatever it is doing.
     to_engine: Stop,
 }
 
@@ -156,8 +157,8 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
         }
     }
 
-    /// Does a step of the engine off the async threads: it takes long and blocks. A stop is told to it, and then it
-    /// ends soon; it is waited for even so, since only the engine's own thread may change anything.
+    /// Runs a step of the engine off the async threads: it takes long and blocks. A stop is passed on to it, so that
+    /// it ends soon; it is still awaited, since only the engine's own thread may change anything.
     async fn blocking<T: Send + 'static>(
         &mut self,
         mut engine: Engine,
@@ -176,7 +177,7 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
     }
 }
 
-/// Waits for the next complete pass; the trigger blocks, so it is asked off the async threads.
+/// Waits for the next complete pass; the trigger blocks, so it runs off the async threads.
 async fn next_pass(
     mut trigger: Box<dyn PassTrigger>,
 ) -> Result<(Box<dyn PassTrigger>, Result<Pass, TriggerError>), JoinError> {

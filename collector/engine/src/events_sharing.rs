@@ -1,4 +1,4 @@
-//! What VMs share by method `events`: a full reading now and then, and in between what the kernel told.
+//! Method `events`: a full scan from time to time, and kernel events in between.
 
 use huddle_model::observation::ProgramCost;
 use huddle_model::vm::Vm;
@@ -8,12 +8,12 @@ use huddle_host::stages::{SharingSource, StageError, StartFrameChanges};
 use huddle_sharing::events::{Drift, EventsConfig, EventsError, EventsGraph};
 use huddle_sharing::{Measurement, MergedScan};
 
-/// Rounds from one full reading to the next, where nobody says otherwise.
+/// Default number of rounds from one full scan to the next.
 pub const RESCAN_ROUNDS: u32 = 10;
 
-/// Keeps a graph of frames current. All is read anew when other VMs are there, when the graph is stale,
-/// and every few rounds, and then the drift is told as a note. Where changes cannot be followed, or no
-/// longer, every round is a scan, and a note says why.
+/// Keeps a graph of frames current. Everything is scanned again when the set of VMs changes, when the graph is stale,
+/// and every few rounds, and then the drift is reported in a note. If changes cannot be followed, or no longer, every
+/// round is a scan, and a note says why.
 pub struct EventsSharing {
     root: HostRoot,
     scan: MergedScan,
@@ -30,8 +30,8 @@ enum Graph {
 }
 
 impl EventsSharing {
-    /// Attaches nothing before the first measurement, which calls `changes`. `scan` is what remains where changes
-    /// cannot be followed.
+    /// Attaches nothing before the first measurement, which calls `changes`. `scan` is the fallback if changes cannot be
+    /// followed.
     pub fn new(
         root: HostRoot,
         scan: MergedScan,
@@ -67,8 +67,8 @@ impl EventsSharing {
             format!("{} frames ({:.3} %) and ", drift.frames, 100.0 * drift.share)
         });
         fresh.notes.push(format!(
-            "page tables were read anew because {why}: what events had kept was off by {share}{} of {} pages \
-             after {:.0} s, {} events lost",
+            "page tables were read again because {why}: the graph kept by events was wrong by {share}{} of {} \
+             pages after {:.0} s, {} events lost",
             baseline.before.wrong,
             baseline.before.looked_at,
             update.age.as_secs_f64(),
@@ -100,7 +100,7 @@ impl SharingSource for EventsSharing {
             Graph::Kept(graph) => {
                 match Self::by_events(graph, vms, self.rescan_rounds, &mut self.rounds_since) {
                     Ok(measurement) => return Ok(measurement),
-                    // The scan has the same to say.
+                    // The scan would fail in the same way.
                     Err(EventsError::Sharing(error)) => return Err(error.into()),
                     Err(error) => {
                         self.graph = Graph::Unavailable(error.to_string());

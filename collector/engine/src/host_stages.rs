@@ -35,7 +35,7 @@ impl SharingSource for HostSharing {
     }
 }
 
-/// The scan of contents; where it draws a sample, it draws another one each time.
+/// The scan of contents; if it samples, it draws another sample each time.
 pub struct HostContents(pub ContentScan);
 
 impl SharingSource for HostContents {

@@ -1,21 +1,20 @@
-//! The loop: discover, measure, plan, pin, and tell about it, after every complete pass of KSM.
+//! The loop: discover, measure, plan, pin and publish, after every complete pass of KSM.
 //!
 //! [`Engine`] knows the stages as the traits of [`huddle_host::stages`], so a test runs the whole loop on fakes and
 //! a second hypervisor is a second set of implementations. One [`Engine::round`] is synchronous and
-//! blocking, and gives what is new as a [`Step`] of updates; [`run`] drives rounds off the async threads and
-//! hands each step on, and a [`publish::Publisher`] gives it to whoever subscribes. A stage that fails makes
-//! its part of the round unavailable, with the reason, and the loop goes on; only a failed undo is an error
-//! of its own.
+//! blocking, and returns what is new as a [`Step`] of updates; [`run`] runs rounds off the async threads and
+//! passes each step on, and a [`publish::Publisher`] sends it to subscribers. A stage that fails makes its part
+//! of the round unavailable, with the reason, and the loop goes on; only a failed undo is an error of its own.
 
-mod apart;
+mod abandoned;
 pub mod attach;
 pub mod backend;
 pub mod command;
 mod drive;
 mod events_sharing;
 mod host_stages;
-mod lost;
 pub mod publish;
+mod reader_thread;
 mod readings;
 mod trials;
 
@@ -34,18 +33,20 @@ use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
-use self::apart::Apart;
-pub use drive::{RunEnd, RunOptions, run};
+use self::reader_thread::ReaderThread;
+pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
 
-use huddle_host::stages::{Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, VmSource};
+use huddle_host::stages::{
+    Clock, HostSource, Observer, PageMerger, Pinner, SharingSource, Unmeasured, VmSource,
+};
 use huddle_host::stop::Stop;
 
 use huddle_host::pin::UndoReport;
 
-/// How long the process waits, after the undo, for an observer that was abandoned.
+/// How long the process waits, after the undo, for an abandoned observer.
 const LAST_READING: Duration = Duration::from_millis(300);
 
 /// The stages and what the loop remembers between rounds.
@@ -57,7 +58,7 @@ pub struct Engine {
     /// Merges what VMs have in common before it is measured; `None` where nothing is to be merged, or the host
     /// does it by itself.
     pub merger: Option<Box<dyn PageMerger + Send>>,
-    /// Tells about the host.
+    /// Reads facts of the host.
     pub host: Box<dyn HostSource + Send>,
     /// Watches the VMs between rounds; `None` where nothing is to be watched.
     pub observer: Option<Box<dyn Observer + Send>>,
@@ -65,15 +66,15 @@ pub struct Engine {
     pub pinner: Option<Box<dyn Pinner + Send>>,
     /// False for a dry run: everything but the pinning.
     pub apply: bool,
-    /// Tells the time.
+    /// Reads the time.
     pub clock: Box<dyn Clock + Send>,
     /// How VMs are placed.
     pub policy: Policy,
-    /// What every plan has to keep to.
+    /// Limits for every plan.
     pub limits: PlanLimits,
     /// Tries what the policy proposes; `None` to pin it at once.
     pub trials: Option<TrialRunner>,
-    /// What earlier rounds saw.
+    /// What the loop remembers between rounds.
     pub memory: Memory,
 }
 
@@ -82,7 +83,9 @@ pub struct Engine {
 pub struct Memory {
     round: u64,
     known: BTreeMap<(String, VmId), Option<Uuid>>,
-    /// Whom the names in limits mean.
+    /// The VMs that were not measured in the last round.
+    unmeasured: Vec<Unmeasured>,
+    /// Which VMs the names in limits mean.
     bearers: Bearers,
     /// What was wrong with them in the last round.
     limit_problems: Vec<String>,
@@ -90,37 +93,37 @@ pub struct Memory {
     reported_bindings: BTreeSet<String>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
-    /// What was told so far.
+    /// Everything published so far.
     view: Option<View>,
-    /// Where the host is read, so that the end need not wait for it.
-    apart: Apart,
-    /// Whether the observer was abandoned, which has monitoring groups to remove.
-    has_lost_observer: bool,
+    /// Reads the host, so that the end need not wait for it.
+    reader: ReaderThread,
+    /// Whether the observer was abandoned; it has monitoring groups to remove.
+    has_abandoned_observer: bool,
 }
 
 impl Memory {
-    /// Has the loop end that remembers with this: a round that goes on is given up.
+    /// A flag that stops the loop of this memory: a round in progress is abandoned.
     pub fn stop(&self) -> Stop {
-        self.apart.stop().clone()
+        self.reader.stop().clone()
     }
 }
 
 impl Engine {
-    /// Has the loop end: a round that goes on is given up, and its readings are abandoned where they are.
+    /// A flag that stops the loop: a round in progress is abandoned with its readings.
     pub fn stop(&self) -> Stop {
         self.memory.stop()
     }
 
-    /// One time through all stages. The window of observation that ends just before pinning is told with
-    /// it, so that no window holds two placements.
+    /// Runs all stages once. The window of observation that ends just before pinning is part of the same step,
+    /// so that no window holds two placements.
     ///
-    /// It tells nothing, and pins nothing, where it is given up because the loop is to end.
+    /// The step is empty, and nothing is pinned, if the round is abandoned because the loop is stopped.
     pub fn round(&mut self) -> Step {
-        self.whole_round().unwrap_or_default()
+        self.try_round().unwrap_or_default()
     }
 
-    /// `None` where the loop is to end meanwhile.
-    fn whole_round(&mut self) -> Option<Step> {
+    /// `None` if the loop is stopped meanwhile.
+    fn try_round(&mut self) -> Option<Step> {
         self.memory.round += 1;
         let begin_unix_us = self.clock.now_unix_us();
         let mut events = Vec::new();
@@ -145,37 +148,36 @@ impl Engine {
             None if vms.is_empty() => Availability::Unavailable("no VM runs on this host".into()),
             None => match self.measure(&mut vms)? {
                 Ok(measured) => {
-                    for vanished in measured.vanished {
-                        let gone = vms.iter().find(|vm| vm.name == vanished.vm).map(Vm::reference);
-                        vms.retain(|vm| vm.name != vanished.vm);
-                        let gone = gone.unwrap_or_else(|| VmRef::named(vanished.vm));
-                        events.push((EventKind::VmVanished, Some(gone), vanished.reason));
-                    }
+                    self.leave_out(measured.unmeasured, &mut vms, &mut events);
                     events.extend(measured.notes.into_iter().map(|note| (EventKind::Note, None, note)));
                     Availability::Available(Arc::new(measured.matrix))
                 }
                 Err(error) => Availability::Unavailable(error.to_string()),
             },
         };
-        // When VMs cannot be looked for, nobody knows who came or went.
+        // If discovery failed, it is not known which VMs appeared or vanished.
         if vms_reason.is_none() {
-            self.note_comings_and_goings(&vms, &mut events);
+            self.add_vm_events(&vms, &mut events);
         }
 
         let vms = Arc::new(vms);
-        let applied = matrix.value().map(|matrix| self.apply_limits(matrix, &mut events));
-        let basis = match (&matrix, &topology) {
-            (Availability::Available(matrix), Availability::Available(topology)) => {
+        let settled = matrix.clone().map(|matrix| self.settled(&vms, matrix));
+        let applied = settled.value().map(|settled| self.apply_limits(&settled.matrix, &mut events));
+        let basis = match (&settled, &topology) {
+            (Availability::Available(settled), Availability::Available(topology)) => {
                 let apart = applied.map(|applied| applied.apart).unwrap_or_default();
-                Availability::Available(self.basis(&vms, matrix, topology, apart)?)
+                Availability::Available(self.basis(&settled.vms, &settled.matrix, topology, apart)?)
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => {
-                Availability::Unavailable(format!("there is nothing to plan with: {reason}"))
+                Availability::Unavailable(format!("planning needs sharing and topology: {reason}"))
             }
         };
         let (basis, plan) = match basis {
             Availability::Available(basis) => {
-                let (basis, plan) = self.plan(self.policy, basis)?;
+                let (basis, mut plan) = self.plan(self.policy, basis)?;
+                if let Some(reason) = settled.value().and_then(|settled| settled.waiting(&vms)) {
+                    Arc::make_mut(&mut plan).reasons.push(reason);
+                }
                 (Availability::Available(basis), Availability::Available(plan))
             }
             Availability::Unavailable(reason) => {
@@ -184,19 +186,19 @@ impl Engine {
         };
         let observation = self.window(&vms, topology.value())?;
         let at = self.moment();
-        if self.memory.apart.stop().is_set() {
+        if self.memory.reader.stop().is_set() {
             return None;
         }
-        let wanted = match (&mut self.trials, &basis, &plan) {
-            (Some(trials), Availability::Available(basis), Availability::Available(plan)) => {
+        let wanted = match (&mut self.trials, settled.value(), &basis, &plan) {
+            (Some(trials), Some(settled), Availability::Available(basis), Availability::Available(plan)) => {
                 let input = basis.input(&self.limits);
-                trials.round(at, self.memory.round, &vms, input, plan, !self.apply);
+                trials.round(at, self.memory.round, &settled.vms, input, plan, !self.apply);
                 self.apply.then(|| trials.next_to_pin(true)).flatten()
             }
             _ => None,
         };
         let to_pin = wanted.map_or_else(|| plan.clone(), |plan| Availability::Available(Arc::new(plan)));
-        let pinning = self.pin_and_tell(&vms, &to_pin, &mut events);
+        let pinning = self.pin_and_report(&vms, &to_pin, &mut events);
         let decisions = self.new_decisions();
         events.extend(decisions.iter().map(decision_event));
 
@@ -222,33 +224,33 @@ impl Engine {
             events: events_at(end_unix_us, events),
             own_cpu_us: self.host.own_cpu_us().into(),
         };
-        Some(self.tell_round(round, observation, decisions))
+        Some(self.emit_round(round, observation, decisions))
     }
 
     /// Ends a window of observation, and switches to another placement where a trial asks for it. `None`
-    /// before the first round, where nothing is watched, and where it takes too long for a loop that is to end.
+    /// before the first round, without an observer, and if the loop is stopped and reading takes too long.
     pub fn observe(&mut self) -> Option<Step> {
         let View { round: last, pinning: before, .. } = self.memory.view.clone()?;
         self.observer.as_ref()?;
         let observation = self.window(&last.vms, last.topology.value())?;
         let mut updates = vec![Update::Window(observation)];
         let mut events = Vec::new();
-        // At the end nothing is placed anew: it is undone at once.
-        let may_pin = self.apply && !self.memory.apart.stop().is_set();
+        // When the loop is stopped nothing is pinned any more: everything is about to be undone.
+        let may_pin = self.apply && !self.memory.reader.stop().is_set();
         let to_pin = self.trials.as_mut().filter(|_| may_pin).and_then(|trials| trials.next_to_pin(false));
         if let Some(plan) = to_pin {
-            // That a trial switches is no event: the decision at its end is.
+            // A switch within a trial is not an event; the decision at its end is.
             let (pinning, skipped) = self.pin(&last.vms, &Availability::Available(Arc::new(plan)));
             events.extend(skipped);
             let failure = pinning.failure().filter(|_| before.outcome().is_some());
             events.extend(failure.map(|reason| unavailable_event("pinning", reason)));
             updates.push(Update::Switch(pinning));
         }
-        Some(self.tell(updates, events))
+        Some(self.emit(updates, events))
     }
 
-    /// Tells a round, the window that ended in it, and what was decided in it.
-    fn tell_round(
+    /// The step of a round: the round, the window that ended in it, and the decisions made in it.
+    fn emit_round(
         &mut self,
         round: Round,
         observation: Availability<Arc<Observation>>,
@@ -256,7 +258,7 @@ impl Engine {
     ) -> Step {
         let window = Update::Window(observation);
         let mut updates = match &self.memory.view {
-            // The window ended before anything was placed anew.
+            // The window ended before the placement was changed.
             Some(view) => {
                 vec![window, Update::Round(Arc::new(round.sharing_parts_with(&view.round)))]
             }
@@ -264,41 +266,41 @@ impl Engine {
         };
         updates.extend(self.changed_comparison());
         updates.extend(decisions.into_iter().map(Update::Decision));
-        self.remember(updates)
+        self.apply_updates(updates)
     }
 
-    /// Tells what happened between rounds, with what was decided meanwhile.
-    fn tell(&mut self, mut updates: Vec<Update>, mut events: Events) -> Step {
+    /// A step between rounds, with the decisions made meanwhile.
+    fn emit(&mut self, mut updates: Vec<Update>, mut events: Events) -> Step {
         let decisions = self.new_decisions();
         events.extend(decisions.iter().map(decision_event));
         updates.extend(self.changed_comparison());
         updates.extend(events_at(self.clock.now_unix_us(), events).into_iter().map(Update::Event));
         updates.extend(decisions.into_iter().map(Update::Decision));
-        self.remember(updates)
+        self.apply_updates(updates)
     }
 
-    fn remember(&mut self, updates: Vec<Update>) -> Step {
+    fn apply_updates(&mut self, updates: Vec<Update>) -> Step {
         View::follow(&mut self.memory.view, &updates);
         updates.into()
     }
 
-    /// No pass will be told any more: a trial, which cannot be guarded then, ends, and all hear of it.
-    pub(crate) fn lost_passes(&mut self, what: &str) -> Option<Step> {
+    /// Passes are no longer reported: without rounds a trial cannot be supervised, so it is aborted.
+    pub(crate) fn trigger_failed(&mut self, what: &str) -> Option<Step> {
         let last = Arc::clone(&self.memory.view.as_ref()?.round);
         let at = self.moment();
         let mut events = vec![(EventKind::StageFailed, None, what.to_owned())];
         let mut updates = Vec::new();
         if self.is_trying() {
             let to_pin = self.trials.as_mut().and_then(|trials| {
-                trials.broken_off(at, what);
+                trials.abort(at, what);
                 trials.next_to_pin(false)
             });
             if let Some(plan) = to_pin {
                 let plan = Availability::Available(Arc::new(plan));
-                updates.push(Update::Switch(self.pin_and_tell(&last.vms, &plan, &mut events)));
+                updates.push(Update::Switch(self.pin_and_report(&last.vms, &plan, &mut events)));
             }
         }
-        Some(self.tell(updates, events))
+        Some(self.emit(updates, events))
     }
 
     fn moment(&self) -> Moment {
@@ -324,41 +326,41 @@ impl Engine {
             return Availability::Available(comparison);
         }
         let resting = Comparison { phase: Phase::DryRun, ..comparison };
-        // What was decided earlier stays told.
+        // Earlier decisions stay visible.
         match trials.has_decided() {
             true => Availability::Available(resting),
             false => Availability::Unavailable(resting.phase.to_string()),
         }
     }
 
-    /// How the trial stands, if that is not what was told last.
+    /// The state of the trial, if it differs from what was published last.
     fn changed_comparison(&mut self) -> Option<Update> {
         let now = self.comparison();
-        let is_told = match (&now, self.memory.view.as_ref().map(|view| &view.comparison)) {
-            (Availability::Available(now), Some(Availability::Available(told))) => *now == **told,
-            (Availability::Unavailable(now), Some(Availability::Unavailable(told))) => now == told,
+        let is_unchanged = match (&now, self.memory.view.as_ref().map(|view| &view.comparison)) {
+            (Availability::Available(now), Some(Availability::Available(last))) => *now == **last,
+            (Availability::Unavailable(now), Some(Availability::Unavailable(last))) => now == last,
             _ => false,
         };
-        (!is_told).then(|| Update::Comparison(now.map(Arc::new)))
+        (!is_unchanged).then(|| Update::Comparison(now.map(Arc::new)))
     }
 
-    /// Decisions that were not told yet.
+    /// Decisions that were not reported yet.
     fn new_decisions(&mut self) -> Vec<Decision> {
         self.trials.as_mut().map(TrialRunner::new_decisions).unwrap_or_default()
     }
 
-    /// Waits a moment for an observer that was abandoned, so that it leaves nothing; after the undo, which waits for
-    /// nobody.
+    /// Waits a moment for an abandoned observer, so that it can remove its monitoring groups. Called after the undo,
+    /// which waits for nothing.
     pub(crate) fn settle(&mut self) {
-        if self.memory.has_lost_observer && !self.memory.apart.settle(LAST_READING) {
+        if self.memory.has_abandoned_observer && !self.memory.reader.settle(LAST_READING) {
             tracing::warn!(
-                "the counters are still being read, and end with this process; if monitoring groups (resctrl) are \
-                 left, `huddle restore` removes them"
+                "the counters are still being read until this process ends; if monitoring groups (resctrl) are left, \
+                 `huddle restore` removes them"
             );
         }
     }
 
-    /// Takes back every change; `None` when nothing could change.
+    /// Undoes every change; `None` if the loop could not change anything.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
         let merged = self.merger.take().map(|mut merger| merger.undo());
@@ -373,9 +375,9 @@ impl Engine {
         }
     }
 
-    /// Merges what VMs have in common, and says what came of it.
+    /// Merges equal pages of VMs; returns notes about it.
     fn merge(&mut self) -> Vec<String> {
-        let stop = self.memory.apart.stop();
+        let stop = self.memory.reader.stop();
         match self.merger.as_mut().map(|merger| merger.merge(stop)) {
             None => Vec::new(),
             Some(Ok(notes)) => notes,
@@ -383,23 +385,39 @@ impl Engine {
         }
     }
 
-    fn note_comings_and_goings(&mut self, vms: &[Vm], events: &mut Events) {
+    /// Removes the VMs that were not measured, which no plan may contain. An event says so, and not again while
+    /// the reason stays the same.
+    fn leave_out(&mut self, unmeasured: Vec<Unmeasured>, vms: &mut Vec<Vm>, events: &mut Events) {
+        let before = std::mem::take(&mut self.memory.unmeasured);
+        for left_out in unmeasured {
+            let vm = vms.iter().find(|vm| vm.name == left_out.vm).map(Vm::reference);
+            let vm = vm.unwrap_or_else(|| VmRef::named(left_out.vm.clone()));
+            vms.retain(|vm| vm.name != left_out.vm);
+            let kind = if left_out.is_gone { EventKind::VmVanished } else { EventKind::Note };
+            if !before.contains(&left_out) {
+                events.push((kind, Some(vm), format!("{} is left out: {}", left_out.vm, left_out.reason)));
+            }
+            self.memory.unmeasured.push(left_out);
+        }
+    }
+
+    fn add_vm_events(&mut self, vms: &[Vm], events: &mut Events) {
         let now: BTreeMap<_, _> = vms.iter().map(|vm| ((vm.name.clone(), vm.id), vm.uuid)).collect();
-        let mut tell = |kind, ((name, id), uuid): (&(String, VmId), &Option<Uuid>), what| {
+        let mut add = |kind, ((name, id), uuid): (&(String, VmId), &Option<Uuid>), what| {
             let vm = VmRef { name: name.clone(), id: Some(*id), uuid: *uuid };
             events.push((kind, Some(vm), format!("{name} ({id}) {what}")));
         };
         for vm in now.iter().filter(|(vm, _)| !self.memory.known.contains_key(*vm)) {
-            tell(EventKind::VmAppeared, vm, "was found");
+            add(EventKind::VmAppeared, vm, "was found");
         }
         for vm in self.memory.known.iter().filter(|(vm, _)| !now.contains_key(*vm)) {
-            tell(EventKind::VmVanished, vm, "is gone");
+            add(EventKind::VmVanished, vm, "is gone");
         }
         self.memory.known = now;
     }
 
-    /// Pins, and tells what was moved and who was passed over.
-    fn pin_and_tell(&mut self, vms: &[Vm], plan: &Availability<Arc<Plan>>, events: &mut Events) -> Pinning {
+    /// Pins, and adds events for what was moved and skipped.
+    fn pin_and_report(&mut self, vms: &[Vm], plan: &Availability<Arc<Plan>>, events: &mut Events) -> Pinning {
         let (pinning, skipped) = self.pin(vms, plan);
         events.extend(skipped);
         if let (Some(outcome), Availability::Available(plan)) = (pinning.outcome(), plan)
@@ -414,7 +432,7 @@ impl Engine {
         pinning
     }
 
-    /// Pins, unless this is a dry run; with it those who were passed over.
+    /// Pins, unless this is a dry run; also returns an event for each vCPU that was skipped.
     fn pin(&mut self, vms: &[Vm], plan: &Availability<Arc<Plan>>) -> (Pinning, Events) {
         let Some(pinner) = self.pinner.as_mut().filter(|_| self.apply) else {
             return (Pinning::DryRun, Vec::new());
@@ -438,7 +456,7 @@ impl Engine {
     }
 }
 
-/// Events that have no time yet.
+/// Events without a time.
 type Events = Vec<EventNow>;
 type EventNow = (EventKind, Option<VmRef>, String);
 
@@ -450,7 +468,7 @@ fn decision_event(decision: &Decision) -> EventNow {
     (EventKind::Note, None, decision.to_string())
 }
 
-/// Events as they are told, to the log, the terminal and the recording: each is one plain line.
+/// Events as they are published: each message is one plain line.
 fn events_at(at_unix_us: u64, events: Events) -> Vec<Event> {
     let plain = |message: String| plain(&message).into_owned();
     let event = |(kind, vm, message)| Event { at_unix_us, kind, vm, message: plain(message) };

@@ -1,4 +1,4 @@
-//! Gives what the loop tells to subscribers, and never waits for one.
+//! Publishes the steps of the loop to subscribers, and never waits for one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,45 +6,45 @@ use huddle_model::update::Update;
 use huddle_model::view::View;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Where the loop's steps are published, each as a `T`: the step itself, or what is made of it once for all
-/// subscribers. It keeps the view of everything published so far, with which a subscriber begins.
+/// Publishes the loop's steps, each as a message of type `T`: the step itself, or an encoding of it that is made once
+/// for all subscribers. It keeps the view of everything published so far, with which a subscriber begins.
 #[derive(Debug)]
 pub struct Publisher<T> {
     view: Arc<Mutex<Option<View>>>,
     sender: broadcast::Sender<T>,
 }
 
-/// Somebody who follows the loop.
+/// A receiver of everything that is published.
 #[derive(Debug)]
 pub struct Subscriber<T> {
     view: Arc<Mutex<Option<View>>>,
     receiver: broadcast::Receiver<T>,
-    /// What is there already at the begin.
-    begin: Option<View>,
+    /// The view at the time of subscription, until it is delivered.
+    initial: Option<View>,
 }
 
-/// One thing that a subscriber gets.
+/// One message to a subscriber.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delivery<T> {
-    /// The whole view: at the begin, and where the subscriber fell behind. What follows is to be added to it.
+    /// The complete view: at the begin, and when the subscriber fell behind. Later updates are to be applied to it.
     View {
         /// What was published so far.
         view: Box<View>,
-        /// Steps that the subscriber did not get one by one.
+        /// Steps that the subscriber missed.
         missed: u64,
     },
-    /// What was published next.
+    /// The next message.
     Next(T),
 }
 
 impl<T: Clone> Publisher<T> {
-    /// Nothing was published yet. A subscriber that is more than `most_behind` steps behind (1 or more) gets
-    /// a whole view instead of them.
-    pub fn new(most_behind: usize) -> Self {
-        Self { view: Arc::default(), sender: broadcast::Sender::new(most_behind.max(1)) }
+    /// Nothing is published yet. A subscriber that is more than `max_lag` steps behind (1 or more) gets a complete
+    /// view instead of them.
+    pub fn new(max_lag: usize) -> Self {
+        Self { view: Arc::default(), sender: broadcast::Sender::new(max_lag.max(1)) }
     }
 
-    /// What was published so far.
+    /// The view of everything published so far.
     pub fn view(&self) -> Option<View> {
         lock(&self.view).clone()
     }
@@ -54,33 +54,32 @@ impl<T: Clone> Publisher<T> {
         // Under the lock, so that no subscriber begins between the view and the message.
         let mut view = lock(&self.view);
         View::follow(&mut view, updates);
-        // An error says that nobody subscribes.
+        // An error means that there is no subscriber.
         let _ = self.sender.send(message);
     }
 
-    /// Takes updates over if nobody subscribes now; false if somebody does, and then they are to be
-    /// published: the message need not be made for nobody.
+    /// Applies updates to the view if there is no subscriber, so that no message need be made. False if there is one:
+    /// then the updates have to be published.
     pub fn skip(&self, updates: &[Update]) -> bool {
         let mut view = lock(&self.view);
-        let is_unheard = self.sender.receiver_count() == 0;
-        if is_unheard {
+        let has_no_subscriber = self.sender.receiver_count() == 0;
+        if has_no_subscriber {
             View::follow(&mut view, updates);
         }
-        is_unheard
+        has_no_subscriber
     }
 
-    /// Somebody who gets the view as it is now, if there is one, and everything from now on.
+    /// A new subscriber, which gets the current view, if there is one, and everything from now on.
     pub fn subscribe(&self) -> Subscriber<T> {
         let view = lock(&self.view);
-        Subscriber { view: Arc::clone(&self.view), receiver: self.sender.subscribe(), begin: view.clone() }
+        Subscriber { view: Arc::clone(&self.view), receiver: self.sender.subscribe(), initial: view.clone() }
     }
 }
 
 impl<T: Clone> Subscriber<T> {
-    /// What comes next; `None` when nothing will be published any more. Waiting can be given up at any time,
-    /// and nothing is lost.
+    /// The next message; `None` when the publisher is gone. Cancel safe: a dropped future loses nothing.
     pub async fn next(&mut self) -> Option<Delivery<T>> {
-        if let Some(view) = self.begin.take() {
+        if let Some(view) = self.initial.take() {
             return Some(Delivery::View { view: Box::new(view), missed: 0 });
         }
         loop {
@@ -89,7 +88,7 @@ impl<T: Clone> Subscriber<T> {
                 Err(RecvError::Closed) => return None,
                 Err(RecvError::Lagged(missed)) => {
                     let view = lock(&self.view);
-                    // What still lies in the channel is in the view.
+                    // The messages still in the channel are part of the view.
                     let missed = missed + self.receiver.len() as u64;
                     self.receiver = self.receiver.resubscribe();
                     if let Some(view) = view.clone() {
@@ -101,7 +100,7 @@ impl<T: Clone> Subscriber<T> {
     }
 }
 
-/// No holder of the lock can leave half a change behind that matters: a view without its last update is one.
+/// Ignores poisoning: a view that lacks its last update is still a valid one.
 fn lock(view: &Mutex<Option<View>>) -> MutexGuard<'_, Option<View>> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -125,8 +124,8 @@ mod tests {
 
     async fn take(subscriber: &mut Subscriber<Step>, view: &mut Option<View>) -> Option<u64> {
         match subscriber.next().await? {
-            Delivery::View { view: whole, missed } => {
-                *view = Some(*whole);
+            Delivery::View { view: complete, missed } => {
+                *view = Some(*complete);
                 Some(missed)
             }
             Delivery::Next(step) => {
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_comes_and_however_late_sees_the_same() {
+    async fn early_late_and_slow_subscribers_see_the_same() {
         let steps = steps(9);
         let publisher = Publisher::new(3);
         let mut early = (publisher.subscribe(), None);
@@ -153,7 +152,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(take(&mut stuck.0, &mut stuck.1).await, Some(9), "all of them, told as one view");
+        assert_eq!(take(&mut stuck.0, &mut stuck.1).await, Some(9), "all of them, as one view");
         assert_eq!(stuck.1, publisher.view());
         publish(&publisher, &steps[..1]);
         assert_eq!(take(&mut stuck.0, &mut stuck.1).await, Some(0), "and then one by one again");
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_for_nobody() {
+    fn without_a_subscriber_no_message_is_needed() {
         let step = &steps(1)[0];
         let publisher: Publisher<()> = Publisher::new(3);
         assert!(publisher.skip(step));

@@ -1,5 +1,4 @@
-//! What a round reads of the host, apart from the thread of the engine ([`super::apart`]), and what a plan is made
-//! from.
+//! What a round reads of the host, on the reader thread ([`super::reader_thread`]), and what a plan is made from.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,56 +16,76 @@ use huddle_model::topology::Topology;
 use huddle_model::trial::HostReading;
 use huddle_model::vm::Vm;
 
-use super::lost::Lost;
+use super::abandoned::Abandoned;
 use super::{Engine, Events};
 
-/// What is read for a placement is of no use when the loop is to end.
-const AT_ONCE: Duration = Duration::ZERO;
+/// The VMs that may be placed, in the order of their matrix.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) vms: Arc<Vec<Vm>>,
+    pub(super) matrix: Arc<SharingMatrix>,
+}
 
-/// What was seen since the last window is told at the end, if reading it takes no longer than this.
+impl Settled {
+    /// What a plan says of the others among `all`.
+    pub(super) fn waiting(&self, all: &[Vm]) -> Option<String> {
+        let waiting = all.len() - self.vms.len();
+        (waiting > 0).then(|| {
+            format!(
+                "{waiting} VMs are new: each is placed when it has been there for settle_s and no trial runs"
+            )
+        })
+    }
+}
+
+/// Readings for a placement are abandoned at once when the loop is stopped.
+const NO_GRACE: Duration = Duration::ZERO;
+
+/// The last window is still read when the loop is stopped, if that takes no longer than this.
 const LAST_WINDOW: Duration = Duration::from_millis(250);
 
-/// What the BPF programs of the sharing stage are called together, in windows.
+/// Name of the BPF programs of the sharing stage, taken together, in windows.
 const SHARING_PROGRAMS: &str = "sharing_events";
 
 impl Engine {
-    /// Asks the host for something; `None` where the loop is to end meanwhile.
+    /// Reads something of the host; `None` if the loop is stopped meanwhile.
     pub(super) fn ask_host<R: Send + 'static>(
         &mut self,
         ask: impl FnOnce(&mut (dyn HostSource + Send + 'static)) -> R + Send + 'static,
     ) -> Option<R> {
-        self.memory.apart.run(AT_ONCE, &mut self.host, Box::new(Lost), ask)
+        self.memory.reader.run(NO_GRACE, &mut self.host, Box::new(Abandoned), ask)
     }
 
-    /// The VMs there are; `None` where the loop is to end meanwhile.
+    /// Finds the VMs; `None` if the loop is stopped meanwhile.
     pub(super) fn discover(&mut self) -> Option<Result<Discovery, StageError>> {
-        self.memory.apart.run(AT_ONCE, &mut self.vms, Box::new(Lost), |vms| vms.discover())
+        self.memory.reader.run(NO_GRACE, &mut self.vms, Box::new(Abandoned), |vms| vms.discover())
     }
 
-    /// Fills in vCPUs that discovery could not tell, and gives what is to be said of it; `None` where the loop is to
-    /// end meanwhile.
+    /// Fills in vCPUs that discovery could not identify, and returns notes about it; `None` if the loop is stopped
+    /// meanwhile.
     pub(super) fn complete(&mut self, vms: &mut Vec<Vm>) -> Option<Vec<String>> {
         let Some(observer) = &mut self.observer else { return Some(Vec::new()) };
         let mut of = std::mem::take(vms);
-        let completed = self.memory.apart.run(AT_ONCE, observer, Box::new(Lost), move |observer| {
+        let completed = self.memory.reader.run(NO_GRACE, observer, Box::new(Abandoned), move |observer| {
             let notes = observer.complete(&mut of);
             (of, notes)
         });
-        self.memory.has_lost_observer |= completed.is_none();
+        self.memory.has_abandoned_observer |= completed.is_none();
         let notes;
         (*vms, notes) = completed?;
         Some(notes)
     }
 
     /// Fills in the limits of vCPUs that became known last, and returns the notes about those that their owner bound
-    /// which are new; `None` where the loop is to end meanwhile.
+    /// which are new; `None` if the loop is stopped meanwhile.
     pub(super) fn find_limits(&mut self, vms: &mut Vec<Vm>) -> Option<Vec<String>> {
         let mut of = std::mem::take(vms);
         let found;
-        (*vms, found) = self.memory.apart.run(AT_ONCE, &mut self.vms, Box::new(Lost), move |source| {
-            let found = source.find_limits(&mut of);
-            (of, found)
-        })?;
+        (*vms, found) =
+            self.memory.reader.run(NO_GRACE, &mut self.vms, Box::new(Abandoned), move |source| {
+                let found = source.find_limits(&mut of);
+                (of, found)
+            })?;
         let mut notes: Vec<String> = found
             .err()
             .map(|error| format!("where vCPUs may run is not known: {error}"))
@@ -79,28 +98,28 @@ impl Engine {
         Some(notes)
     }
 
-    /// What these VMs share; `None` where the loop is to end meanwhile.
+    /// Measures what these VMs share; `None` if the loop is stopped meanwhile.
     pub(super) fn measure(&mut self, vms: &mut Vec<Vm>) -> Option<Result<Measurement, StageError>> {
         let of = std::mem::take(vms);
         let measured;
         (*vms, measured) =
-            self.memory.apart.run(AT_ONCE, &mut self.sharing, Box::new(Lost), move |sharing| {
+            self.memory.reader.run(NO_GRACE, &mut self.sharing, Box::new(Abandoned), move |sharing| {
                 let measured = sharing.measure(&of);
                 (of, measured)
             })?;
         Some(measured)
     }
 
-    /// What a policy makes of it; `None` where the loop is to end meanwhile: the optimum takes long to find.
+    /// The plan of a policy; `None` if the loop is stopped meanwhile (the optimum takes long to find).
     pub(super) fn plan(&mut self, policy: Policy, basis: Basis) -> Option<(Basis, Arc<Plan>)> {
         let (limits, mut basis) = (self.limits.clone(), Box::new(Some(basis)));
-        let plan = self.memory.apart.run(AT_ONCE, &mut basis, Box::new(None), move |basis| {
+        let plan = self.memory.reader.run(NO_GRACE, &mut basis, Box::new(None), move |basis| {
             basis.as_ref().map(|basis| Arc::new(policy.plan(&basis.input(&limits))))
         })??;
         Some((basis.take()?, plan))
     }
 
-    /// What a plan is made from; `None` where the loop is to end meanwhile.
+    /// What a plan is made from; `None` if the loop is stopped meanwhile.
     pub(super) fn basis(
         &mut self,
         vms: &Arc<Vec<Vm>>,
@@ -123,15 +142,28 @@ impl Engine {
                 let of = |vm| numa::vm_node_pages(vm, |process| host.node_pages(process));
                 vms.iter().map(of).collect::<Vec<_>>()
             })?;
-            // Where it is not known a reason of the plan says so.
+            // Where it is not known, a reason in the plan says so.
             places.iter_mut().zip(node_pages).for_each(|(place, pages)| place.node_pages = pages);
         }
         let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
         Some(Basis { matrix: Arc::clone(matrix), topology: Arc::clone(topology), places, weighted, apart })
     }
 
-    /// Finds the VMs that limits name, and reports when one cannot be told any more: a limit that holds for
-    /// nobody must not pass unnoticed.
+    /// The VMs that may be placed, with what they share: all of them, unless trials wait for some to last.
+    pub(super) fn settled(&mut self, vms: &Arc<Vec<Vm>>, matrix: Arc<SharingMatrix>) -> Settled {
+        let at = self.moment();
+        let settled = self.trials.as_mut().map(|trials| trials.settled(at, vms, &self.limits));
+        match settled.filter(|settled| settled.len() < vms.len()) {
+            None => Settled { vms: Arc::clone(vms), matrix },
+            Some(settled) => Settled {
+                vms: Arc::new(settled.iter().map(|position| vms[*position].clone()).collect()),
+                matrix: Arc::new(matrix.part(&settled)),
+            },
+        }
+    }
+
+    /// Finds the VMs that limits name, and reports a name that no longer identifies one: a limit without effect
+    /// must not go unnoticed.
     pub(super) fn apply_limits(&mut self, matrix: &SharingMatrix, events: &mut Events) -> Applied {
         let applied = self.memory.bearers.apply(&self.limits, matrix.vms());
         let new = applied.problems.iter().filter(|problem| !self.memory.limit_problems.contains(problem));
@@ -142,8 +174,8 @@ impl Engine {
         applied
     }
 
-    /// What was seen since the last call, in the placement that was in force; from now on `vms` are
-    /// watched. `None` where the loop is to end and this takes longer than the end may.
+    /// What was observed since the last call, in the placement that was in force; from now on `vms` are
+    /// observed. `None` if the loop is stopped and this takes longer than [`LAST_WINDOW`].
     pub(super) fn window(
         &mut self,
         vms: &Arc<Vec<Vm>>,
@@ -153,10 +185,10 @@ impl Engine {
             return Some(Availability::Unavailable("no probes and no counters are set up".into()));
         };
         let (watched, on) = (Arc::clone(vms), topology.map(Arc::clone));
-        let seen = self.memory.apart.run(LAST_WINDOW, observer, Box::new(Lost), move |observer| {
+        let seen = self.memory.reader.run(LAST_WINDOW, observer, Box::new(Abandoned), move |observer| {
             observer.observe(&watched, on.as_deref())
         });
-        self.memory.has_lost_observer |= seen.is_none();
+        self.memory.has_abandoned_observer |= seen.is_none();
         let seen = seen?;
         let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
         let sharing_cost = self.sharing.programs_cost();
@@ -181,12 +213,12 @@ impl Engine {
     }
 }
 
-/// What a plan is made from, beside the limits.
+/// What a plan is made from, besides the limits.
 pub(super) struct Basis {
     matrix: Arc<SharingMatrix>,
     topology: Arc<Topology>,
     places: Vec<PlanVm>,
-    /// The matrix with less for VMs that write to what they share, where placements are tried.
+    /// The matrix with less weight for VMs that write to pages they share, where placements are tried.
     weighted: Option<SharingMatrix>,
     apart: Vec<(usize, usize)>,
 }

@@ -1,5 +1,6 @@
 //! The whole loop on fakes.
 
+mod bindings;
 mod trials;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,7 +24,7 @@ use huddle_host::discover::Discovery;
 use huddle_host::pin::PinReport;
 use huddle_host::stages::StageError;
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
-use huddle_sharing::{Measurement, Vanished};
+use huddle_sharing::{Measurement, Unmeasured};
 
 fn vm(name: &str, pid: i32) -> Vm {
     let task = TaskId { id: pid, start_ticks: 1 };
@@ -48,7 +49,7 @@ fn vm(name: &str, pid: i32) -> Vm {
     }
 }
 
-/// Gives these VMs in turn, the last for ever.
+/// Returns these VMs in turn, the last one repeatedly.
 struct FakeVms(VecDeque<Result<Vec<Vm>, &'static str>>);
 
 impl VmSource for FakeVms {
@@ -58,22 +59,30 @@ impl VmSource for FakeVms {
     }
 }
 
-/// Every VM shares 10 frames with the next; `ends` ends during the scan.
+/// Every VM shares 10 frames with the next; `ends` ends during the scan, and `hidden` may not be read.
+#[derive(Default)]
 struct FakeSharing {
     ends: Option<&'static str>,
+    hidden: Option<&'static str>,
 }
 
 impl SharingSource for FakeSharing {
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
-        let left: Vec<&Vm> = vms.iter().filter(|vm| Some(vm.name.as_str()) != self.ends).collect();
+        let is_gone = |vm: &Vm| Some(vm.name.as_str()) == self.ends;
+        let is_unmeasured = |vm: &Vm| is_gone(vm) || Some(vm.name.as_str()) == self.hidden;
+        let left: Vec<&Vm> = vms.iter().filter(|vm| !is_unmeasured(vm)).collect();
         let rows = left
             .iter()
             .map(|vm| MatrixVm::of(vm, Some(MemoryUse { frames_used: 100, ..MemoryUse::default() })));
         let frames = vec![vec![10; left.len()]; left.len()];
-        let vanished = vms.iter().filter(|vm| Some(vm.name.as_str()) == self.ends);
+        let unmeasured = vms.iter().filter(|vm| is_unmeasured(vm)).map(|vm| Unmeasured {
+            vm: vm.name.clone(),
+            is_gone: is_gone(vm),
+            reason: if is_gone(vm) { "ended" } else { "may not be read" }.into(),
+        });
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
-            vanished: vanished.map(|vm| Vanished { vm: vm.name.clone(), reason: "ended".into() }).collect(),
+            unmeasured: unmeasured.collect(),
             notes: Vec::new(),
             zero_pages: None,
         })
@@ -98,7 +107,7 @@ impl HostSource for FakeHost {
     }
 
     fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
-        Err(format!("nobody tells where the memory of {} is", process.id).into())
+        Err(format!("the NUMA nodes of process {} are unknown", process.id).into())
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
@@ -110,7 +119,7 @@ impl HostSource for FakeHost {
     }
 }
 
-/// Writes down what it is asked to do.
+/// Logs the calls.
 #[derive(Clone, Default)]
 struct FakePinner(Arc<Mutex<Vec<String>>>);
 
@@ -152,7 +161,7 @@ impl PassTrigger for Often {
     }
 }
 
-/// Cannot tell of any pass.
+/// Fails instead of reporting a pass.
 struct Broken;
 
 impl PassTrigger for Broken {
@@ -168,7 +177,7 @@ impl PassTrigger for Broken {
 fn engine(vms: Vec<Result<Vec<Vm>, &'static str>>, pinner: &FakePinner) -> Engine {
     Engine {
         vms: Box::new(FakeVms(vms.into())),
-        sharing: Box::new(FakeSharing { ends: None }),
+        sharing: Box::new(FakeSharing::default()),
         merger: None,
         host: Box::new(FakeHost),
         observer: None,
@@ -198,26 +207,26 @@ fn command(engine: &mut Engine, command: &LoopCommand) -> Result<(View, String),
     Ok((engine.memory.view.clone().unwrap(), answer?))
 }
 
-/// Waits until what was told adds up to such a view.
+/// Waits for such a view.
 async fn seen(mut subscriber: Subscriber<Step>, is_such: impl Fn(&View) -> bool) {
     let mut view = None;
     while !view.as_ref().is_some_and(&is_such) {
         match subscriber.next().await.unwrap() {
-            Delivery::View { view: whole, .. } => view = Some(*whole),
+            Delivery::View { view: complete, .. } => view = Some(*complete),
             Delivery::Next(step) => View::follow(&mut view, &step[..]),
         }
     }
 }
 
-/// Numbers its windows and writes into the pinner's book when they end.
+/// Numbers its windows and writes into the pinner's log when they end.
 struct FakeObserver {
-    book: FakePinner,
+    log: FakePinner,
     windows: u64,
 }
 
 impl Observer for FakeObserver {
     fn observe(&mut self, vms: &[Vm], _topology: Option<&Topology>) -> Availability<Observation> {
-        self.book.0.lock().unwrap().push(format!("observe {}", vms.len()));
+        self.log.0.lock().unwrap().push(format!("observe {}", vms.len()));
         self.windows += 1;
         if self.windows == 1 {
             return Availability::Unavailable("the first".into());
@@ -243,7 +252,7 @@ impl Observer for FakeObserver {
 }
 
 fn watched(pinner: &FakePinner, vms: Vec<Vm>) -> Engine {
-    let observer = FakeObserver { book: pinner.clone(), windows: 0 };
+    let observer = FakeObserver { log: pinner.clone(), windows: 0 };
     Engine { observer: Some(Box::new(observer)), ..engine(vec![Ok(vms)], pinner) }
 }
 
@@ -260,7 +269,7 @@ fn plans_know_what_the_last_window_saw() {
         "windows last a second: {first:?}"
     );
     assert_eq!(first.working_set_frames, Some((4 << 20) / 4096));
-    // Nobody watched this one.
+    // This one was not observed.
     let other = place(&vm("other", 99));
     assert_eq!((other.cpus_busy, other.working_set_frames), (None, None));
 
@@ -290,30 +299,33 @@ fn a_window_ends_before_the_placement_changes_and_belongs_to_the_old_one() {
         panic!("{second:?}")
     };
     assert_eq!((round.number, seen.round, seen.window), (2, 1, 2));
-    let book = ["observe 2", "apply 2 of 2", "observe 2", "observe 2", "apply 2 of 2"];
-    assert_eq!(*pinner.0.lock().unwrap(), book);
+    let log = ["observe 2", "apply 2 of 2", "observe 2", "observe 2", "apply 2 of 2"];
+    assert_eq!(*pinner.0.lock().unwrap(), log);
 }
 
 #[tokio::test]
-async fn windows_are_told_between_rounds_and_after_the_trigger_broke() {
+async fn windows_are_published_between_rounds_and_after_the_trigger_broke() {
     let pinner = FakePinner::default();
     let engine = watched(&pinner, vec![vm("a", 1)]);
     let publisher = Publisher::new(100);
-    let told = Mutex::new(Vec::new());
-    let tell = |step: &Step| {
+    let seen_windows = Mutex::new(Vec::new());
+    let publish = |step: &Step| {
         publisher.publish(step, Arc::clone(step));
         let view = publisher.view().unwrap();
-        told.lock().unwrap().push((view.round.number, view.observation.value().map(|seen| seen.window)));
+        seen_windows
+            .lock()
+            .unwrap()
+            .push((view.round.number, view.observation.value().map(|seen| seen.window)));
     };
     let stop =
         seen(publisher.subscribe(), |view| view.observation.value().is_some_and(|seen| seen.window >= 3));
     let options =
         RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_millis(20) };
-    let end = run(engine, Box::new(Broken), stop, tell, no_commands(), options).await.unwrap();
+    let end = run(engine, Box::new(Broken), stop, publish, no_commands(), options).await.unwrap();
     assert_eq!(end.rounds, 1);
-    // The second is the word that no pass will be told any more.
+    // The second is the event that passes are no longer reported.
     let last = vec![(1, None), (1, None), (1, Some(1)), (1, Some(2)), (1, Some(3)), (1, Some(4))];
-    assert_eq!(*told.lock().unwrap(), last, "the window that the stop cut short is told too");
+    assert_eq!(*seen_windows.lock().unwrap(), last, "the window that the stop cut short is published too");
 }
 
 fn kinds(view: &View) -> Vec<(EventKind, Option<&str>)> {
@@ -325,7 +337,11 @@ fn a_round_goes_through_all_stages() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)]), Ok(vec![vm("b", 2)])], &pinner);
     let view = round(&mut engine);
-    assert_eq!(view.round.plan.value().unwrap().shared_within, Some(0), "one vCPU a CPU: the pair is parted");
+    assert_eq!(
+        view.round.plan.value().unwrap().shared_within,
+        Some(0),
+        "one vCPU per CPU: the pair is separated"
+    );
     assert_eq!(*pinner.0.lock().unwrap(), ["apply 2 of 2"]);
     assert_eq!(
         kinds(&view),
@@ -336,14 +352,14 @@ fn a_round_goes_through_all_stages() {
 }
 
 #[test]
-fn a_limit_stays_with_the_vm_that_was_meant_and_its_loss_is_told() {
+fn a_limit_stays_with_its_vm_and_its_loss_is_reported() {
     let whose = |name, pid, uid| Vm { owner: Some(Owner { uid, name: None }), ..vm(name, pid) };
     let (web, db) = (whose("web", 10, 64055), whose("db", 20, 64055));
     let rounds = vec![
         Ok(vec![web.clone(), db.clone()]),
-        // A stranger that bears the name too, and is listed first.
+        // A VM of another owner with the same name, listed first.
         Ok(vec![whose("web-5", 5, 1000), web, db.clone()]),
-        // It is alone with the name, and the one that was meant is gone.
+        // Only the other one is left with the name.
         Ok(vec![whose("web", 5, 1000), db.clone()]),
         Ok(vec![whose("web", 5, 1000), db]),
     ];
@@ -360,13 +376,13 @@ fn a_limit_stays_with_the_vm_that_was_meant_and_its_loss_is_told() {
         let domain = |name| plan.domain_of(name, 0).unwrap().id;
         assert_ne!(domain("web"), domain("db"), "{plan:?}");
     }
-    let told = lost(&round(&mut engine));
-    assert!(told.len() == 1 && told[0].contains("belongs to somebody else"), "{told:?}");
+    let reported = lost(&round(&mut engine));
+    assert!(reported.len() == 1 && reported[0].contains("belongs to somebody else"), "{reported:?}");
     assert_eq!(lost(&round(&mut engine)), [""; 0], "once");
 }
 
 #[test]
-fn what_is_told_is_one_plain_line() {
+fn event_messages_are_one_plain_line() {
     let mut engine = engine(vec![Ok(vec![vm("a\nb\u{202e}", 1)])], &FakePinner::default());
     let events = round(&mut engine).round.events.clone();
     assert!(
@@ -376,10 +392,10 @@ fn what_is_told_is_one_plain_line() {
 }
 
 #[test]
-fn a_vm_that_ends_during_the_scan_is_said_once_and_not_pinned() {
+fn a_vm_that_ends_during_the_scan_is_reported_once_and_not_pinned() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
-    engine.sharing = Box::new(FakeSharing { ends: Some("a") });
+    engine.sharing = Box::new(FakeSharing { ends: Some("a"), ..FakeSharing::default() });
     let view = round(&mut engine);
     assert_eq!(view.round.vms.len(), 1);
     assert_eq!(kinds(&view)[0], (EventKind::VmVanished, Some("a")));
@@ -415,23 +431,23 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let publisher = Publisher::new(100);
-    let told = Mutex::new(0);
-    let tell = |step: &Step| {
-        *told.lock().unwrap() += 1;
+    let steps = Mutex::new(0);
+    let publish = |step: &Step| {
+        *steps.lock().unwrap() += 1;
         publisher.publish(step, Arc::clone(step));
     };
     let stop = seen(publisher.subscribe(), |view| view.round.number >= 4);
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-    let end = run(engine, Box::new(Often), stop, tell, no_commands(), options).await.unwrap();
+    let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
     assert_eq!(end.rounds, 4);
-    assert_eq!(*told.lock().unwrap(), 4);
-    let said = pinner.0.lock().unwrap();
-    assert_eq!(said.iter().filter(|what| what.starts_with("apply")).count(), 4);
-    assert_eq!(said.last().map(String::as_str), Some("undo"));
+    assert_eq!(*steps.lock().unwrap(), 4);
+    let log = pinner.0.lock().unwrap();
+    assert_eq!(log.iter().filter(|what| what.starts_with("apply")).count(), 4);
+    assert_eq!(log.last().map(String::as_str), Some("undo"));
     assert_eq!(end.undo.unwrap().restored, 1);
 }
 
-/// Never comes back from where it waits, until it is let go.
+/// Blocks until it is released.
 struct Hanging(Option<std::sync::mpsc::Receiver<()>>);
 
 impl SharingSource for Hanging {
@@ -455,7 +471,7 @@ impl Observer for Hanging {
     }
 }
 
-/// Whatever a round waits for, a stop undoes within a second, and nothing is pinned afterwards.
+/// Whatever a round waits for, a stop undoes everything within a second, and nothing is pinned afterwards.
 #[tokio::test]
 async fn a_stop_waits_for_no_reading_of_the_host() {
     let hang = |stage: usize, engine: &mut Engine| {
@@ -476,14 +492,14 @@ async fn a_stop_waits_for_no_reading_of_the_host() {
         let stop = tokio::time::sleep(Duration::from_millis(100));
         let options =
             RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-        let tell = |step: &Step| panic!("a round that was given up tells {step:?}");
-        let end = run(engine, Box::new(Often), stop, tell, no_commands(), options).await.unwrap();
+        let publish = |step: &Step| panic!("an abandoned round published {step:?}");
+        let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(1), "stage {stage}: {took:?}");
         assert_eq!((end.rounds, end.undo.unwrap().restored), (0, 1), "stage {stage}");
         assert_eq!(*pinner.0.lock().unwrap(), ["undo"], "stage {stage}");
         drop(release);
-        // What was abandoned ends by itself, and finds nobody whom it could tell.
+        // The abandoned reading ends by itself, and has no effect.
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(*pinner.0.lock().unwrap(), ["undo"], "stage {stage}");
     }
@@ -503,7 +519,7 @@ impl Pinner for Full {
 }
 
 #[test]
-fn what_a_command_could_not_do_is_no_success() {
+fn a_command_that_fails_is_answered_as_an_error() {
     let mut engine = engine(vec![Ok(vec![vm("a", 1)])], &FakePinner::default());
     engine.pinner = Some(Box::new(Full));
     assert!(round(&mut engine).pinning.failure().unwrap().contains("No space left"));
@@ -512,8 +528,10 @@ fn what_a_command_could_not_do_is_no_success() {
         let why = answer.unwrap_err();
         assert!(why.contains("pinning failed") && why.contains("No space left"), "{why}");
         let [.., Update::Round(round)] = &step[..] else { panic!("{step:?}") };
-        let said: Vec<_> = round.events.iter().map(|event| (event.kind, event.message.as_str())).collect();
-        assert!(said.iter().any(|(kind, said)| *kind == EventKind::StageFailed && said.contains("No space")));
+        let events: Vec<_> = round.events.iter().map(|event| (event.kind, event.message.as_str())).collect();
+        assert!(
+            events.iter().any(|(kind, text)| *kind == EventKind::StageFailed && text.contains("No space"))
+        );
     }
     let (_, answer) = engine.command(&LoopCommand::Restore).unwrap();
     assert!(answer.unwrap_err().contains("NOT EVERYTHING WAS UNDONE: cannot put back vCPU 0"));
@@ -530,7 +548,7 @@ async fn passes_that_come_faster_than_the_interval_make_one_round() {
         window: Duration::from_secs(60),
     };
     run(engine, Box::new(Often), std::future::pending(), |_| {}, no_commands(), options).await.unwrap();
-    assert!(begin.elapsed() >= Duration::from_millis(300), "three intervals lie between four rounds");
+    assert!(begin.elapsed() >= Duration::from_millis(300), "there are three intervals between four rounds");
 }
 
 #[tokio::test]
@@ -559,14 +577,14 @@ fn commands_are_rounds_of_their_own() {
     assert_eq!(round(&mut engine).pinning, Pinning::DryRun, "and it stays so");
     let (view, _) = command(&mut engine, &LoopCommand::Apply).unwrap();
     assert!(view.pinning.outcome().is_some());
-    let book = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
-    assert_eq!(*pinner.0.lock().unwrap(), book);
+    let log = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
+    assert_eq!(*pinner.0.lock().unwrap(), log);
     engine.pinner = None;
     assert!(engine.command(&LoopCommand::Restore).unwrap_err().contains("--dry-run"));
 }
 
 #[test]
-fn rounds_that_change_nothing_share_what_they_found() {
+fn rounds_that_change_nothing_share_their_parts() {
     let pinner = FakePinner::default();
     let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
     let (first, second) = (round(&mut engine).round, round(&mut engine).round);
@@ -589,4 +607,23 @@ async fn a_viewer_is_answered_while_the_loop_waits() {
     let stop = async { assert!(answer.await.unwrap().unwrap().contains("nothing is pinned")) };
     let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
     run(engine, Box::new(Broken), stop, |_| {}, requests, options).await.unwrap();
+}
+
+#[test]
+fn a_vm_that_may_not_be_read_is_reported_once_and_the_others_are_placed() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
+    engine.sharing = Box::new(FakeSharing { hidden: Some("a"), ..FakeSharing::default() });
+    let view = round(&mut engine);
+    let reported = |view: &View| {
+        let of_a = view.round.events.iter().filter(|event| event.message.starts_with("a is left out: "));
+        of_a.map(|event| event.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(reported(&view), [EventKind::Note]);
+    let plan = view.round.plan.value().unwrap();
+    assert!(plan.placement.iter().all(|placed| placed.vm == "b") && !plan.placement.is_empty());
+    assert_eq!(reported(&round(&mut engine)), [], "it is said once");
+    engine.sharing = Box::new(FakeSharing::default());
+    let readable = round(&mut engine);
+    assert_eq!(readable.round.plan.value().unwrap().placement.len(), 2);
 }

@@ -1,5 +1,5 @@
 //! The graph of frames that is kept current by events, on the real KSM, against fresh scans. The tenants
-//! are this program again. Needs root, BTF and KSM; says so where they are missing.
+//! are this program again. Needs root, BTF and KSM; reports if they are missing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a test: what fails, panics")]
 
 use std::fs::File;
@@ -52,13 +52,13 @@ fn main() {
         trial("events_follow_what_becomes_zero", follow_what_becomes_zero),
         trial("events_follow_merges_with_the_zero_page", follow_merges_with_the_zero_page),
         trial("events_that_are_lost_make_the_graph_stale", lost_events_make_it_stale),
-        trial("events_sample_finds_what_nobody_tells", sample_finds_what_nobody_tells),
+        trial("events_sample_finds_changes_without_events", sample_finds_changes_without_events),
         trial("events_resident_memory_that_left_is_noticed", memory_that_left_is_noticed),
-        trial("events_frames_that_all_left_are_told", frames_that_all_left_are_told),
-        trial("events_memory_of_kvm_is_told_at_once", memory_of_kvm_is_told),
+        trial("events_frames_that_all_left_are_reported", frames_that_all_left_are_reported),
+        trial("events_memory_of_kvm_is_reported_at_once", memory_of_kvm_is_reported),
         trial("events_tenant_that_ends_is_named", tenant_that_ends),
         trial("events_new_baseline_of_other_vms", baseline_of_other_vms),
-        trial("events_in_the_loop_tell_their_drift", the_loop_tells_the_drift),
+        trial("events_in_the_loop_report_their_drift", the_loop_reports_the_drift),
         trial("events_in_the_loop_fall_back_to_the_scan", the_loop_falls_back),
         trial("events_programs_are_gone_after_kill", programs_are_gone_after_kill),
     ];
@@ -72,7 +72,7 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-/// Holds `PAGES` pages that its group holds too, and does what it is told, line by line.
+/// Holds `PAGES` pages that its group holds too, and carries out commands, line by line.
 fn tenant(group: usize) -> ! {
     let length = NonZeroUsize::new(PAGES * PAGE).unwrap();
     // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
@@ -180,7 +180,7 @@ impl Tenant {
         Self { child, input, output, vm }
     }
 
-    fn tell(&mut self, command: &str) {
+    fn command(&mut self, command: &str) {
         writeln!(self.input, "{command}").unwrap();
         self.input.flush().unwrap();
         let mut line = String::new();
@@ -275,9 +275,9 @@ fn follow_writes_and_merges() {
     let before = host.update().measurement;
     // The pairs rewrite 1 % alike, and one of each pair another 1 % with what nobody else has.
     for (at, tenant) in host.tenants.iter_mut().enumerate() {
-        tenant.tell(&format!("write 1000 {} 77", PAGES / 100));
+        tenant.command(&format!("write 1000 {} 77", PAGES / 100));
         if at % 2 == 0 {
-            tenant.tell(&format!("write 3000 {} {}", PAGES / 100, 1000 + at));
+            tenant.command(&format!("write 3000 {} {}", PAGES / 100, 1000 + at));
         }
     }
     let update = host.assert_current();
@@ -298,31 +298,31 @@ fn follow_writes_and_merges() {
 
 fn follow_writes_of_the_kernel() {
     let mut host = Host::start(EventsConfig::default());
-    host.tenants[0].tell("kernel 100 300");
+    host.tenants[0].command("kernel 100 300");
     let update = host.assert_current();
     assert_eq!(update.measurement.matrix.shared_frames(0, 1), Some(PAGES as u64 - 300));
 }
 
 fn follow_what_becomes_zero() {
     let mut host = Host::start(EventsConfig::default());
-    host.tenants[0].tell("zero 0 700");
-    host.tenants[1].tell("zero 50 10");
+    host.tenants[0].command("zero 0 700");
+    host.tenants[1].command("zero 50 10");
     host.pass();
     let update = host.assert_current();
     assert_eq!((zero_pages(&update, 0), zero_pages(&update, 1)), (700, 10));
     assert_eq!(update.measurement.matrix.shared_frames(0, 1), Some(PAGES as u64 - 700));
-    host.tenants[0].tell("write 0 700 5");
+    host.tenants[0].command("write 0 700 5");
     let update = host.assert_current();
     assert_eq!(zero_pages(&update, 0), 0);
 }
 
 fn follow_merges_with_the_zero_page() {
     let mut host = Host::start_with(EventsConfig::default(), |ksm| ksm.set("use_zero_pages", "1"));
-    host.tenants[2].tell("zero 0 300");
+    host.tenants[2].command("zero 0 300");
     host.pass();
     let update = host.assert_current();
     assert_eq!(zero_pages(&update, 2), 300);
-    host.tenants[2].tell("write 0 100 5");
+    host.tenants[2].command("write 0 100 5");
     let update = host.assert_current();
     assert_eq!(zero_pages(&update, 2), 200);
 }
@@ -330,14 +330,14 @@ fn follow_merges_with_the_zero_page() {
 fn lost_events_make_it_stale() {
     // Room for about 128 changes.
     let mut host = Host::start(EventsConfig { ring_bytes: 4096, sample_pages: 0, ..EventsConfig::default() });
-    host.tenants[0].tell("write 0 1000 9");
+    host.tenants[0].command("write 0 1000 9");
     let update = host.update();
     let Some(Stale::Lost { events }) = update.stale else { panic!("{:?}", update.stale) };
     assert_eq!(events, update.lost_events);
     assert!((800..1000).contains(&events), "{events}");
     let kept = update.measurement.matrix.shared_frames(0, 1).unwrap();
     assert!(kept > PAGES as u64 - 200, "{kept}: what was lost is not in the graph");
-    // It stays so, although nothing is lost any more, until all is read anew.
+    // It stays stale, although nothing is lost any more, until everything is read again.
     assert!(matches!(host.update().stale, Some(Stale::Lost { .. })));
     let vms = host.vms.clone();
     let baseline = host.graph.baseline(&vms).unwrap();
@@ -346,10 +346,10 @@ fn lost_events_make_it_stale() {
     assert_eq!(update.measurement.matrix.shared_frames(0, 1), Some(PAGES as u64 - 1000));
 }
 
-fn sample_finds_what_nobody_tells() {
+fn sample_finds_changes_without_events() {
     let mut host = Host::start(EventsConfig::default());
     // 3,000 of 24,000 pages get frames of their own without any fault.
-    host.tenants[3].tell("unmerge 0 3000");
+    host.tenants[3].command("unmerge 0 3000");
     let update = host.update();
     let Some(Stale::Sample(sample)) = update.stale else { panic!("{:?}", update.stale) };
     let share = sample.wrong_share().unwrap();
@@ -363,7 +363,7 @@ fn sample_finds_what_nobody_tells() {
 
 fn memory_that_left_is_noticed() {
     let mut host = Host::start(EventsConfig { sample_pages: 0, ..EventsConfig::default() });
-    host.tenants[1].tell("drop 0 3000");
+    host.tenants[1].command("drop 0 3000");
     let update = host.update();
     let Some(Stale::Resident { vm, pages }) = update.stale else { panic!("{:?}", update.stale) };
     assert_eq!(vm, "b");
@@ -371,36 +371,36 @@ fn memory_that_left_is_noticed() {
     assert!(update.measurement.matrix.coverage().unwrap() < 1.0);
 }
 
-fn frames_that_all_left_are_told() {
+fn frames_that_all_left_are_reported() {
     let mut host = Host::start(EventsConfig { sample_pages: 0, ..EventsConfig::default() });
-    host.tenants[0].tell("drop 0 500");
-    host.tenants[1].tell("drop 0 500");
+    host.tenants[0].command("drop 0 500");
+    host.tenants[1].command("drop 0 500");
     assert_eq!(host.update().measurement.matrix.shared_frames(0, 1), Some(PAGES as u64));
     // ksmd looks for frames that are gone where others of like content come in, so give it some.
     for tenant in &mut host.tenants[2..] {
-        tenant.tell("write 0 3000 31");
+        tenant.command("write 0 3000 31");
     }
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         host.pass();
         let shared = host.update().measurement.matrix.shared_frames(0, 1).unwrap();
         if shared < PAGES as u64 {
-            // Told is right: each is read before it is believed.
+            // What is reported is right: each page is read again first.
             assert!(shared >= PAGES as u64 - 500);
             return;
         }
-        assert!(Instant::now() < deadline, "ksmd never came by");
+        assert!(Instant::now() < deadline, "ksmd never reached them");
     }
 }
 
-fn memory_of_kvm_is_told() {
+fn memory_of_kvm_is_reported() {
     if kvm_ioctls::Kvm::new().is_err() {
-        say("events_memory_of_kvm_is_told_at_once: skipped: no /dev/kvm");
+        say("events_memory_of_kvm_is_reported_at_once: skipped: no /dev/kvm");
         return;
     }
     let mut host = Host::start(EventsConfig::default());
-    host.tenants[0].tell("kvm 0 0");
-    host.tenants[0].tell("drop 100 500");
+    host.tenants[0].command("kvm 0 0");
+    host.tenants[0].command("drop 100 500");
     let update = host.assert_current();
     assert_eq!(update.measurement.matrix.shared_frames(0, 1), Some(PAGES as u64 - 500));
     assert!(update.changes.reread_pages >= 500, "{:?}", update.changes);
@@ -410,10 +410,10 @@ fn tenant_that_ends() {
     let mut host = Host::start(EventsConfig::default());
     let ended = host.tenants.remove(1);
     drop(ended);
-    host.tenants[0].tell("write 0 10 3");
+    host.tenants[0].command("write 0 10 3");
     let update = host.update();
-    assert_eq!(update.measurement.vanished.len(), 1);
-    assert_eq!(update.measurement.vanished[0].vm, "b");
+    assert_eq!(update.measurement.unmeasured.len(), 1);
+    assert_eq!(update.measurement.unmeasured[0].vm, "b");
     host.vms.remove(1);
     assert!(!host.graph.covers(&host.vms));
     let found = fresh(&host.vms);
@@ -422,19 +422,19 @@ fn tenant_that_ends() {
 
 fn baseline_of_other_vms() {
     let mut host = Host::start(EventsConfig::default());
-    host.tenants[0].tell("write 0 10 3");
+    host.tenants[0].command("write 0 10 3");
     host.vms.remove(2);
     let vms = host.vms.clone();
     let baseline = host.graph.baseline(&vms).unwrap();
     assert_eq!((baseline.before.looked_at, baseline.before.wrong), (3 * PAGES as u64, 0));
-    // Events of the VM that is not measured any more are nobody's.
-    host.tenants[2].tell("write 0 100 4");
-    host.tenants[3].tell("write 0 20 5");
+    // Events of the VM that is no longer measured are ignored.
+    host.tenants[2].command("write 0 100 4");
+    host.tenants[3].command("write 0 20 5");
     let update = host.assert_current();
     assert!((20..100).contains(&update.changes.write_faults), "{:?}", update.changes);
 }
 
-fn the_loop_tells_the_drift() {
+fn the_loop_reports_the_drift() {
     let mut host = Host::start(EventsConfig::default());
     let mut sharing = EventsSharing::new(
         HostRoot::real(),
@@ -444,7 +444,7 @@ fn the_loop_tells_the_drift() {
     );
     assert!(sharing.measure(&host.vms).unwrap().notes.is_empty());
     for round in 1..=6 {
-        host.tenants[0].tell(&format!("write {} 20 {round}", 50 * round));
+        host.tenants[0].command(&format!("write {} 20 {round}", 50 * round));
         let found = sharing.measure(&host.vms).unwrap();
         let shared = (PAGES - 20 * round) as u64;
         assert_eq!(found.matrix.shared_frames(0, 1), Some(shared), "round {round}");
@@ -454,8 +454,8 @@ fn the_loop_tells_the_drift() {
             assert!(note.contains("0 frames (0.000 %)") && note.contains("3 rounds"), "{note}");
         }
     }
-    // What nobody tells makes it read anew at once, and say so.
-    host.tenants[3].tell("unmerge 0 3000");
+    // Changes without events make it read everything again at once, with a note.
+    host.tenants[3].command("unmerge 0 3000");
     let found = sharing.measure(&host.vms).unwrap();
     assert!(found.notes[0].contains("on other frames than expected"), "{:?}", found.notes);
     let drift = Drift::between(&found.matrix, &fresh(&host.vms).matrix).unwrap();

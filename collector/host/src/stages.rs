@@ -34,12 +34,14 @@ pub trait VmSource {
     }
 }
 
-/// A VM that ended while it was measured.
+/// A VM that was not measured: it ended meanwhile, or its memory may not be read. No plan contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vanished {
+pub struct Unmeasured {
     /// Its name.
     pub vm: String,
-    /// What was seen, as the end of a sentence about the VM.
+    /// Whether it ended.
+    pub is_gone: bool,
+    /// The reason, as the end of a sentence about the VM.
     pub reason: String,
 }
 
@@ -56,10 +58,10 @@ pub enum ZeroPages {
 /// What a scan found.
 #[derive(Clone, Debug)]
 pub struct Measurement {
-    /// The VMs that stayed, in the order they were given.
+    /// The VMs that were measured, in the order they were given.
     pub matrix: SharingMatrix,
-    /// The VMs that ended meanwhile.
-    pub vanished: Vec<Vanished>,
+    /// The other VMs.
+    pub unmeasured: Vec<Unmeasured>,
     /// What limits the measurement, one sentence each; empty when nothing does.
     pub notes: Vec<String>,
     /// How zero-filled frames were distinguished from other merged ones; `None` where nothing can have been merged,
@@ -69,7 +71,7 @@ pub struct Measurement {
 
 /// Measures what VMs share.
 pub trait SharingSource {
-    /// The matrix of `vms`; those that end meanwhile are left out and named.
+    /// The matrix of `vms`; those that end meanwhile or may not be read are left out and named.
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError>;
 
     /// What BPF programs of its own cost so far, all together; `None` where it has none.

@@ -14,7 +14,7 @@ use huddle_testing::output::say;
 use huddle_testing::sample;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-/// How often each is done; the median is told.
+/// How often each is done; the median is printed.
 const TIMES: usize = 9;
 
 fn main() {

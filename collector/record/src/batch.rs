@@ -10,7 +10,7 @@ use arrow_array::{
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use huddle_model::schema::{CellOf, Column, ColumnKind, Row, SCHEMA_VERSION, Table, Value};
 
-/// The Arrow schema of a table; unit and meaning travel with each column.
+/// The Arrow schema of a table; each column has its unit and meaning as metadata.
 pub(super) fn arrow_schema(table: Table) -> SchemaRef {
     let field = |column: &Column| {
         Field::new(column.name, data_type(column.kind), column.nullable).with_metadata(HashMap::from([
@@ -69,7 +69,7 @@ fn data_type(kind: ColumnKind) -> DataType {
         ColumnKind::U64 => DataType::UInt64,
         ColumnKind::F64 => DataType::Float64,
         // Plain strings with Parquet's own dictionary encoding: as small as Arrow's dictionaries, and
-        // every engine reads them alike.
+        // every engine can read them.
         ColumnKind::Text => DataType::Utf8,
     }
 }

@@ -8,7 +8,7 @@ use huddle_model::schema::Environment;
 use huddle_host::cpuinfo::CpuInfo;
 use huddle_host::{HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, memory, topology};
 
-/// Reads all of it; what cannot be read says why, so nothing here fails.
+/// Reads all of it; what cannot be read is unavailable with the reason, so nothing here fails.
 pub fn read_environment(root: &HostRoot) -> Environment {
     let cpuinfo = cpuinfo::read(root);
     Environment {
@@ -31,8 +31,8 @@ pub fn read_environment(root: &HostRoot) -> Environment {
 }
 
 /// Names of kernel parameters that confound measurements
-/// (Documentation/admin-guide/kernel-parameters.txt, Linux 6.18). Not the whole command line: it may
-/// hold what nobody wants in a file that is passed on.
+/// (Documentation/admin-guide/kernel-parameters.txt, Linux 6.18). Not the complete command line: it may hold
+/// secrets, and recordings are passed on.
 const CONFOUNDING_PARAMETERS: [&str; 22] = [
     "amd_pstate",
     "cpuidle.governor",
@@ -150,7 +150,7 @@ VmallocChunk:          0 kB
     }
 
     #[test]
-    fn a_whole_host_is_read() {
+    fn all_facts_of_a_host_are_read() {
         let (_dir, root) = tree(&[
             ("proc/sys/kernel/osrelease", "6.18.44\n"),
             ("proc/version", "Linux version 6.18.44 (gcc)\n"),
@@ -219,7 +219,7 @@ VmallocChunk:          0 kB
     }
 
     #[test]
-    fn a_host_without_governors_says_who_sets_the_frequency() {
+    fn without_governors_the_reason_names_what_sets_the_frequency() {
         let (_dir, root) = tree(&[("sys/devices/system/cpu/online", "0-1\n")]);
         let reason = governors(&root);
         assert!(reason.reason().is_some_and(|reason| reason.contains("the hypervisor")), "{reason:?}");

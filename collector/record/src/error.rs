@@ -18,11 +18,11 @@ pub enum RecordError {
     /// A file or directory could not be made, written, synced, renamed or removed.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// What was attempted.
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// Rows could not be encoded or written as Parquet.
@@ -30,7 +30,7 @@ pub enum RecordError {
     Parquet {
         /// The segment.
         path: PathBuf,
-        /// What the encoder or the kernel said.
+        /// The error of the encoder or the kernel.
         source: ParquetError,
     },
     /// A segment could not get its checksum.
@@ -61,7 +61,7 @@ pub enum RecordError {
     /// Recording had stopped before the run ended; what was closed before is readable.
     #[error(
         "recording stopped early: {0}; the segments closed before can be read: \
-         free space or mend what is said, and record to a new directory"
+         free space or fix the cause, and record to a new directory"
     )]
     Stopped(String),
     /// The recorder panicked, which is a defect of huddle.

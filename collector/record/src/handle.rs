@@ -26,31 +26,31 @@ pub struct Recorder;
 #[derive(Debug)]
 pub struct RecorderHandle {
     /// `None` once it is being finished.
-    sender: Option<SyncSender<Sent>>,
+    sender: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<Result<RecordingSummary, RecordError>>>,
     shared: Arc<Shared>,
-    /// In which round the next step is told.
+    /// The round to which the next step belongs.
     context: Mutex<RowContext>,
 }
 
-/// What a recorder tells at once, from its own thread.
+/// What a recorder reports at once, on its own thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecorderNotice {
-    /// Nothing can be written; it is tried again until it works or the recording is finished.
+    /// Nothing can be written; writing is retried until it works or the recording is finished.
     Interrupted {
         /// Since when, in microseconds since the Unix epoch.
         since_us: i64,
         /// What failed, one sentence.
         reason: String,
     },
-    /// It works again, in new segments, and this is missing.
+    /// Writing works again, in new segments; this gap is missing.
     Resumed(RecordingGap),
 }
 
-/// How a recording goes.
+/// The progress of a recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordingStatus {
-    /// Steps of the loop handed to the encoder so far; those of the open segments are not yet safe.
+    /// Steps of the loop passed to the encoder so far; those in open segments can still be lost.
     pub steps_recorded: u64,
     /// Steps dropped because the channel was full or recording was interrupted.
     pub steps_lost: u64,
@@ -67,14 +67,14 @@ pub struct RecordingSummary {
     pub steps: RecordingStatus,
 }
 
-/// What goes to the thread.
+/// A message to the thread.
 #[derive(Debug)]
-enum Sent {
+enum Message {
     Step(RowContext, Step),
     Rows(Box<Rows>),
 }
 
-impl Sent {
+impl Message {
     fn is_step(&self) -> bool {
         matches!(self, Self::Step(..))
     }
@@ -87,7 +87,7 @@ impl Sent {
     }
 }
 
-/// What handle and thread both see.
+/// State shared by handle and thread.
 #[derive(Debug, Default)]
 struct Shared {
     recorded: AtomicU64,
@@ -99,89 +99,87 @@ struct Shared {
 }
 
 impl Recorder {
-    /// Makes `dir` (new or empty) and its first manifest, and starts the recorder's thread. What happens to the
-    /// recording goes to the log.
+    /// Makes `dir` (new or empty) and its first manifest, and starts the recorder's thread. Notices go to the log.
     ///
     /// # Errors
-    /// When the directory is not empty or cannot be written, or the limits allow nothing.
+    /// When the directory is not empty or cannot be written, or the limits are too small.
     pub fn start(
         dir: &Path,
         manifest: Manifest,
         limits: RecorderLimits,
     ) -> Result<RecorderHandle, RecordError> {
-        Self::start_telling(dir, manifest, limits, |notice| match notice {
+        Self::start_with_notices(dir, manifest, limits, |notice| match notice {
             RecorderNotice::Interrupted { reason, .. } => {
-                tracing::error!("nothing is recorded, and it is tried again: {reason}");
+                tracing::error!("recording is interrupted and retried: {reason}");
             }
             RecorderNotice::Resumed(gap) => tracing::warn!("recording again; {}", gap.sentence()),
         })
     }
 
-    /// As [`Recorder::start`]; what happens to the recording is told to `tell`, on the recorder's thread, which
-    /// waits for it.
+    /// As [`Recorder::start`]; notices are passed to `notify`, on the recorder's thread, which waits for it.
     ///
     /// # Errors
     /// As [`Recorder::start`].
-    pub fn start_telling(
+    pub fn start_with_notices(
         dir: &Path,
         manifest: Manifest,
         limits: RecorderLimits,
-        tell: impl Fn(RecorderNotice) + Send + 'static,
+        notify: impl Fn(RecorderNotice) + Send + 'static,
     ) -> Result<RecorderHandle, RecordError> {
-        start_writer(dir, RunWriter::create(dir, manifest, limits)?, limits.queue, tell)
+        start_writer(dir, RunWriter::create(dir, manifest, limits)?, limits.queue, notify)
     }
 }
 
-/// Starts the thread of a recording that was made.
+/// Starts the thread of a recording that was created.
 pub(super) fn start_writer(
     dir: &Path,
     writer: RunWriter,
     queue: QueueLimit,
-    tell: impl Fn(RecorderNotice) + Send + 'static,
+    notify: impl Fn(RecorderNotice) + Send + 'static,
 ) -> Result<RecorderHandle, RecordError> {
     let (sender, receiver) = sync_channel(queue.0.max(1));
     let shared = Arc::new(Shared::default());
-    let of_thread = Arc::clone(&shared);
-    let dir_of_thread = dir.to_owned();
+    let thread_shared = Arc::clone(&shared);
+    let thread_dir = dir.to_owned();
     let thread = std::thread::Builder::new()
         .name("huddle-record".to_owned())
-        .spawn(move || record(dir_of_thread, writer, &receiver, &of_thread, &tell))
+        .spawn(move || record(thread_dir, writer, &receiver, &thread_shared, &notify))
         .map_err(RecordError::file("start a thread to record to", dir))?;
     let context = Mutex::default();
     Ok(RecorderHandle { sender: Some(sender), thread: Some(thread), shared, context })
 }
 
 impl RecorderHandle {
-    /// Hands over what a step of the loop tells and never waits: where the writer cannot follow, the step is
-    /// counted as lost, with its rows.
+    /// Sends a step of the loop and never waits: if the writer cannot keep up, the step is counted as lost, with its
+    /// rows.
     pub fn send(&self, step: Step) {
         let mut context = lock(&self.context);
         let before = context.clone();
         context.follow(&step[..]);
-        self.try_send(Sent::Step(before, step));
+        self.try_send(Message::Step(before, step));
     }
 
-    /// Hands over what there is already, where a recording begins in the middle: the last round, which the
-    /// windows that follow are of, and the decisions so far. Its windows before that are not recorded.
+    /// Sends the current view, if a recording begins in the middle: the last round, to which the next windows belong,
+    /// and the decisions so far. Earlier windows are not recorded.
     pub fn begin(&self, view: &View) {
         let updates = view.updates_since(None).into_iter();
         self.send(updates.filter(|update| !matches!(update, Update::Window(_))).collect());
     }
 
-    /// Hands over rows that do not come of the loop's steps, such as the responses that a load generator
-    /// timed; like [`RecorderHandle::send`] it never waits, and counts what is lost.
+    /// Sends rows that are not part of the loop's steps, such as the responses that a load generator timed; like
+    /// [`RecorderHandle::send`] it never waits, and counts what is lost.
     pub fn send_rows(&self, rows: Rows) {
-        self.try_send(Sent::Rows(Box::new(rows)));
+        self.try_send(Message::Rows(Box::new(rows)));
     }
 
-    fn try_send(&self, sent: Sent) {
+    fn try_send(&self, message: Message) {
         let Some(sender) = &self.sender else { return };
-        if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = sender.try_send(sent) {
-            self.shared.lose(lost);
+        if let Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = sender.try_send(message) {
+            self.shared.count_lost(lost);
         }
     }
 
-    /// How it goes, or why nothing is recorded now.
+    /// The progress, or why recording is interrupted.
     pub fn status(&self) -> Availability<RecordingStatus> {
         match lock(&self.shared.interrupted).clone() {
             Some(reason) => Availability::Unavailable(reason),
@@ -223,9 +221,9 @@ impl Shared {
         }
     }
 
-    fn lose(&self, sent: Sent) {
-        self.lost.fetch_add(u64::from(sent.is_step()), Ordering::Relaxed);
-        let rows = sent.rows();
+    fn count_lost(&self, message: Message) {
+        self.lost.fetch_add(u64::from(message.is_step()), Ordering::Relaxed);
+        let rows = message.rows();
         let mut lost = lock(&self.rows_lost);
         lost.resize(Table::ALL.len(), 0);
         for (sum, table) in lost.iter_mut().zip(Table::ALL) {
@@ -233,7 +231,7 @@ impl Shared {
         }
     }
 
-    /// Moves the rows lost on the way into the manifest.
+    /// Moves the counts of rows that were lost in the channel into the manifest.
     fn settle(&self, writer: &mut RunWriter) {
         let lost = std::mem::take(&mut *lock(&self.rows_lost));
         for (rows, table) in lost.into_iter().zip(Table::ALL) {
@@ -242,19 +240,19 @@ impl Shared {
     }
 }
 
-/// What is said of a thread that is gone; panics in it are caught.
+/// The error if the thread has ended; panics in it are caught.
 fn ended() -> RecordError {
     RecordError::Panicked("its thread has ended".to_owned())
 }
 
 /// The thread: ends when all senders are gone. A panic is an interruption like any other: what was being written is
-/// given up, and it is tried again.
+/// discarded, and writing is retried.
 fn record(
     dir: PathBuf,
     mut writer: RunWriter,
-    receiver: &Receiver<Sent>,
+    receiver: &Receiver<Message>,
     shared: &Shared,
-    tell: &impl Fn(RecorderNotice),
+    notify: &impl Fn(RecorderNotice),
 ) -> Result<RecordingSummary, RecordError> {
     loop {
         let received = match writer.next_deadline() {
@@ -262,34 +260,34 @@ fn record(
             None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         let is_over = matches!(received, Err(RecvTimeoutError::Disconnected));
-        let is_step = received.as_ref().is_ok_and(Sent::is_step);
-        let mut are_taken = false;
+        let is_step = received.as_ref().is_ok_and(Message::is_step);
+        let mut are_accepted = false;
         let outcome = guarded(Threads::This, || {
             shared.settle(&mut writer);
             match received {
-                Ok(sent) => are_taken = writer.write(&sent.rows(), Instant::now()),
+                Ok(message) => are_accepted = writer.write(&message.rows(), Instant::now()),
                 Err(RecvTimeoutError::Timeout) => writer.tick(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => writer.finish(Instant::now(), unix_us()),
             }
         });
         if let Err(panicked) = outcome {
-            are_taken = false;
+            are_accepted = false;
             let error = RecordError::Panicked(panicked.to_string());
-            // What this does is little, and a second panic ends the thread, which `status` and `finish` tell.
-            writer.give_up_open_segments(error, Instant::now());
+            // A second panic, which is unlikely here, ends the thread; `status` and `finish` report that.
+            writer.discard_open_segments(error, Instant::now());
             if is_over {
                 writer.finish(Instant::now(), unix_us());
             }
         }
         if is_step {
-            let counter = if are_taken { &shared.recorded } else { &shared.lost };
+            let counter = if are_accepted { &shared.recorded } else { &shared.lost };
             counter.fetch_add(1, Ordering::Relaxed);
-            if !are_taken {
+            if !are_accepted {
                 writer.count_lost_step();
             }
         }
         *lock(&shared.interrupted) = writer.interruption().map(str::to_owned);
-        writer.take_notices().into_iter().for_each(tell);
+        writer.take_notices().into_iter().for_each(notify);
         if is_over {
             break;
         }
@@ -300,7 +298,7 @@ fn record(
     }
 }
 
-/// No holder of these locks can leave half a change behind, so a poisoned one is as good as any.
+/// Ignores poisoning: no holder of these locks can leave an inconsistent state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

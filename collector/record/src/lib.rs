@@ -7,12 +7,12 @@
 //! RUN/.reserve                                space for the last manifest when the disk is full
 //! RUN/vms/..  RUN/placements/..  RUN/counters/..  and so on: a table has a directory from its first row on
 //! ```
-//! The loop hands what each step tells to a bounded channel and never waits: what does not fit is counted as
-//! lost. One thread of its own encodes and writes. What it cannot write (a full disk, a directory that is gone, a
-//! panic) is an interruption: it is told at once, tried again later and later, and recording goes on in new
-//! segments when it works; the manifest has the gap. Every segment has a checksum in its footer
-//! ([`huddle_recording::label`]). Directories are 0700 and files 0600, because what
-//! tenants share is theirs to know (shared pages are the surface of Flush+Reload).
+//! The loop sends each step to a bounded channel and never waits: what does not fit is counted as lost. A separate
+//! thread encodes and writes. A failure to write (a full disk, a directory that is gone, a panic) is an interruption:
+//! it is reported at once, writing is retried with increasing delays, and recording goes on in new segments when it
+//! works; the manifest has the gap. Every segment has a checksum in its footer ([`huddle_recording::label`]).
+//! Directories are 0700 and files 0600, because what tenants share is confidential (shared pages are the attack
+//! surface of Flush+Reload).
 
 mod batch;
 mod environment;
@@ -20,9 +20,9 @@ mod error;
 mod handle;
 mod limits;
 mod manifest;
-mod place;
 pub mod replay;
 mod retry;
+mod run_dir;
 mod segment;
 mod target;
 mod writer;

@@ -9,17 +9,17 @@ use super::RecordError;
 /// The least total size a recording can be limited to.
 pub(super) const LEAST_TOTAL_BYTES: u64 = 1 << 20;
 
-/// When a segment is closed. What is in the open segment is lost by a kill -9, so these bound the loss.
+/// When a segment is closed. A kill -9 loses the open segments, so these limits bound the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentLimits {
     /// Closed when it has about this many encoded bytes.
     pub max_bytes: u64,
-    /// Closed when its first row came this long ago.
+    /// Closed when it was opened this long ago.
     pub max_age: Duration,
 }
 
-/// What is kept of a recording. Where more was written, the oldest closed segments are removed, and
-/// the manifest counts them.
+/// How much of a recording is kept. Beyond that the oldest closed segments are removed, and the manifest counts
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordingLimits {
     /// Bytes of all segments, the open ones included; `None` for no limit.
@@ -37,11 +37,11 @@ pub struct RecorderLimits {
     pub recording: RecordingLimits,
     /// How many steps of the loop may wait for the writer.
     pub queue: QueueLimit,
-    /// When it is tried again to write, after a failure.
+    /// When writing is retried after a failure.
     pub retry: RetryLimits,
 }
 
-/// How long a recording that cannot be written waits before it is tried again: twice as long each time.
+/// The delay before writing is retried: twice as long each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryLimits {
     /// After the first failure.
@@ -79,8 +79,8 @@ impl Default for QueueLimit {
 }
 
 impl RecorderLimits {
-    /// The limits as they are applied: segments no larger than leaves room for one closed segment of
-    /// each table beside its open one.
+    /// The limits as they are applied: segments are small enough that one closed and one open segment of each table
+    /// fit in the total.
     pub(super) fn checked(mut self) -> Result<Self, RecordError> {
         if let Some(total) = self.recording.max_total_bytes {
             if total < LEAST_TOTAL_BYTES {

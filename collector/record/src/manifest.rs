@@ -29,13 +29,13 @@ pub struct RunAbout {
     pub config: Option<String>,
     /// The host's caches.
     pub caches: Availability<Vec<CacheInfo>>,
-    /// The cache domains that are worked with.
+    /// The cache domains that are used.
     pub topology: Availability<Topology>,
-    /// What `huddle doctor` found of the host; `None` where it was not asked.
+    /// What `huddle doctor` found on the host; `None` if it was not run.
     pub findings: Option<Vec<Finding>>,
 }
 
-/// The manifest of a run that begins now: what the caller knows and what the host says of itself.
+/// The manifest of a run that begins now: what the caller knows and the facts of the host.
 pub fn new_manifest(root: &HostRoot, about: RunAbout) -> Manifest {
     Manifest {
         schema: MANIFEST_SCHEMA.to_owned(),

@@ -1,11 +1,11 @@
-//! When a recording that cannot be written is tried again.
+//! When writing is retried after a failure.
 
 use std::time::{Duration, Instant};
 
 use super::RetryLimits;
 
-/// The delays: from the first one on each is twice the one before, up to the greatest. They begin anew when writing
-/// has worked for twice as long as the last delay: a disk that fails again at once is not asked more often for it.
+/// The delays: each is twice the one before, up to the greatest. They begin again with the first when writing has worked
+/// for twice as long as the last delay, so that a disk that fails again at once is not tried more often.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     limits: RetryLimits,
@@ -31,8 +31,8 @@ impl Backoff {
     }
 }
 
-/// A moment so far ahead that a clock cannot hold it is one that never comes.
-pub(super) fn later(now: Instant, delay: Duration) -> Instant {
+/// `now + delay`, or in an hour if the clock cannot represent that.
+pub(super) fn deadline_after(now: Instant, delay: Duration) -> Instant {
     now.checked_add(delay).unwrap_or(now + Duration::from_secs(3600))
 }
 
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_up_to_a_limit_and_begin_anew_when_it_worked_long_enough() {
+    fn delays_double_up_to_a_limit_and_begin_again_when_it_worked_long_enough() {
         let seconds = Duration::from_secs;
         let mut backoff = Backoff::new(RetryLimits { first: seconds(1), most: seconds(10) });
         let delays = [

@@ -18,8 +18,8 @@ use super::RecordError;
 use super::batch::{arrow_schema, batch, pieces};
 use huddle_host::files;
 
-/// A segment that is being written. Dropped without [`OpenSegment::close`], it removes its file, which
-/// nobody could read.
+/// A segment that is being written. If it is dropped without [`OpenSegment::close`], it removes its file, which
+/// could not be read.
 pub(super) struct OpenSegment {
     temporary: PathBuf,
     name: PathBuf,
@@ -61,7 +61,7 @@ impl OpenSegment {
         make_table_dir(run_dir, &dir)?;
         let temporary = dir.join(table::open_name(number));
         let name = dir.join(table::file_name(number));
-        // What an attempt left that could not be removed then.
+        // A file that an earlier attempt could not remove.
         let _ = std::fs::remove_file(&temporary);
         let file = create_private(&temporary)?;
         let about_file = file.metadata().map_err(RecordError::file("look at", &temporary))?;
@@ -80,7 +80,7 @@ impl OpenSegment {
         let schema = arrow_schema(table);
         let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
         let writer = writer.map_err(|source| {
-            // The first write failed: leave nothing behind. The error that matters is that one.
+            // The first write failed: leave nothing behind, and report that error.
             let _ = std::fs::remove_file(&temporary);
             RecordError::parquet(&temporary)(source)
         })?;
@@ -110,7 +110,7 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// Whether its file is still where it was opened: if not, what is written is lost when it is closed.
+    /// Whether its file is still where it was opened; if not, its rows are lost when it is closed.
     pub(super) fn is_in_place(&self) -> bool {
         let there = std::fs::symlink_metadata(&self.temporary);
         there.is_ok_and(|about| (about.dev(), about.ino()) == self.file)
@@ -121,8 +121,8 @@ impl OpenSegment {
         self.writer.as_ref().map_or(0, |writer| (writer.bytes_written() + writer.in_progress_size()) as u64)
     }
 
-    /// Writes what is left, seals its label, syncs, and gives the file its final name: from then on a crash
-    /// cannot harm it, and whoever reads it can check it.
+    /// Writes the remaining rows, seals the label, syncs, and gives the file its final name: from then on a crash
+    /// cannot harm it, and any reader can check it.
     pub(super) fn close(mut self) -> Result<ClosedSegment, RecordError> {
         let Some(writer) = self.writer.take() else {
             return Err(RecordError::Panicked("a segment was closed twice".to_owned()));
@@ -131,7 +131,7 @@ impl OpenSegment {
         label::seal(&file).map_err(RecordError::label(&self.temporary))?;
         let bytes = file.metadata().map_err(RecordError::file("look at", &self.temporary))?.len();
         files::publish(&file, &self.temporary, &self.name).map_err(|source| {
-            // It may have its name already, without being on disk: its rows are counted as lost.
+            // It may have its final name without being on disk: its rows are counted as lost.
             let _ = std::fs::remove_file(&self.name);
             RecordError::file("sync and rename", &self.temporary)(source)
         })?;
@@ -154,8 +154,8 @@ pub(super) fn time_of<R: Row>(row: &R) -> Option<i64> {
     }
 }
 
-/// Writes a dataset of one segment, with the rows of all `groups`, beneath `dir`: a table that
-/// stands beside the result of a run instead of in a recording. Everybody may read it, as the result.
+/// Writes a dataset of one segment, with the rows of all `groups`, in `dir`: a table beside the result of a run
+/// instead of in a recording. Everybody may read it, as the result.
 ///
 /// # Errors
 /// It cannot be written.
@@ -165,7 +165,7 @@ pub fn write_segment<R: Row>(
     groups: impl Iterator<Item = Vec<R>>,
 ) -> Result<PathBuf, RecordError> {
     make_private_dir(dir)?;
-    // It is of no run; what it is of is beside it.
+    // It belongs to no run; the result is beside it.
     let mut segment = OpenSegment::open(dir, "-", table, 1, Instant::now())?;
     groups.into_iter().try_for_each(|rows| segment.append(&rows))?;
     let path = segment.close()?.path;
@@ -182,8 +182,8 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), RecordError> {
     made.map_err(RecordError::file("make the directory", dir))
 }
 
-/// Makes the directory of a table in that of its run, which is not made: where it was removed or moved, recording
-/// has to stop and begin again in order.
+/// Makes the directory of a table in that of its run. The run's directory is not made: if it was removed or moved,
+/// recording is interrupted and has to resume.
 fn make_table_dir(run: &Path, dir: &Path) -> Result<(), RecordError> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

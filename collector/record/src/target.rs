@@ -8,8 +8,8 @@ use std::path::PathBuf;
 pub enum RecordTarget {
     /// This directory, which must be new or empty.
     Run(PathBuf),
-    /// `root/host=HOST/run=RUN`: partitions that any engine reading Parquet datasets understands, so
-    /// that one query covers many hosts.
+    /// `root/host=HOST/run=RUN`: partitions that any reader of Parquet datasets understands, so that one query covers
+    /// many hosts.
     Fleet {
         /// The tree of all hosts.
         root: PathBuf,

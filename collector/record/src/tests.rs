@@ -207,7 +207,7 @@ fn old_segments_go_when_there_is_a_limit_of_age() {
 }
 
 #[test]
-fn a_directory_that_holds_something_is_refused_and_left_alone() {
+fn a_directory_that_is_not_empty_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("thesis.txt"), "x").unwrap();
     let error = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap_err();
@@ -226,7 +226,7 @@ fn a_directory_that_holds_something_is_refused_and_left_alone() {
 }
 
 #[test]
-fn what_the_writer_cannot_follow_is_counted() {
+fn steps_that_the_writer_cannot_keep_up_with_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let all = RecorderLimits { queue: QueueLimit(1), ..limits(1, Duration::ZERO) };
     let recorder = Recorder::start(dir.path(), manifest(), all).unwrap();
@@ -252,7 +252,7 @@ fn dropping_the_handle_closes_the_recording() {
     assert_eq!(files(dir.path(), Table::Vms), ["segment-000001.parquet"]);
 }
 
-/// Nothing to record is a recording too.
+/// A recording without a step is valid.
 #[test]
 fn a_run_without_a_step_has_a_manifest_and_no_table() {
     let dir = tempfile::tempdir().unwrap();
@@ -264,7 +264,7 @@ fn a_run_without_a_step_has_a_manifest_and_no_table() {
 }
 
 #[test]
-fn a_recording_that_begins_in_the_middle_holds_the_round_that_its_windows_are_of() {
+fn a_recording_that_begins_in_the_middle_has_the_round_of_its_windows() {
     let dir = tempfile::tempdir().unwrap();
     let recorder = Recorder::start(dir.path(), manifest(), RecorderLimits::default()).unwrap();
     let views: Vec<_> = (3..=5).map(|round| observed(round, 2)).collect();

@@ -1,5 +1,5 @@
-//! All segments of a run, its limits, its interruptions and its manifest; no thread of its own, and of clocks only
-//! that of the wall, for the times of gaps.
+//! All segments of a run, its limits, its interruptions and its manifest; it has no thread of its own, and reads only
+//! the wall clock, for the times of gaps.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -11,30 +11,30 @@ use huddle_model::schema::{
     MANIFEST_FILE, Manifest, RecordingGap, Row, Rows, SEGMENT_CHECKSUM, Table, TableVisitor,
 };
 
-use super::place::Place;
-use super::retry::{Backoff, later};
+use super::retry::{Backoff, deadline_after};
+use super::run_dir::RunDir;
 use super::segment::{ClosedSegment, OpenSegment, make_private_dir, time_of};
 use super::{RecordError, RecorderLimits, RecorderNotice};
 use huddle_host::files;
 
-/// Writes one run. After an error it is interrupted: what comes is counted as lost, and from time to time it is
-/// tried again; when that works it goes on with new segments, and the manifest has the gap.
+/// Writes one run. After an error it is interrupted: further rows are counted as lost, and writing is retried from time
+/// to time; when that works it goes on with new segments, and the manifest has the gap.
 pub(crate) struct RunWriter {
-    place: Place,
+    run_dir: RunDir,
     manifest: Manifest,
     limits: RecorderLimits,
     /// By position in [`Table::ALL`].
     open: Vec<Option<OpenSegment>>,
     /// Rows that are being written and are in no segment yet, likewise.
-    in_hand: Vec<u64>,
+    pending_rows: Vec<u64>,
     /// Oldest first.
     closed: VecDeque<(Table, ClosedSegment, Instant)>,
     closed_bytes: u64,
     state: State,
     backoff: Backoff,
-    /// Whether the manifest on disk lacks a close or a removal.
+    /// Whether the manifest on disk is out of date.
     manifest_is_old: bool,
-    /// What is to be told of it.
+    /// Notices that were not taken yet.
     notices: Vec<RecorderNotice>,
     #[cfg(test)]
     pub(super) panic_at_next_write: bool,
@@ -70,11 +70,11 @@ impl RunWriter {
         manifest.segment_checksum = Some(SEGMENT_CHECKSUM.to_owned());
         manifest.gaps = Vec::new();
         let mut writer = Self {
-            place: Place::of(dir, &manifest.run)?,
+            run_dir: RunDir::of(dir, &manifest.run)?,
             manifest,
             limits,
             open: Table::ALL.iter().map(|_| None).collect(),
-            in_hand: vec![0; Table::ALL.len()],
+            pending_rows: vec![0; Table::ALL.len()],
             closed: VecDeque::new(),
             closed_bytes: 0,
             state: State::Writing { since: Instant::now() },
@@ -85,11 +85,11 @@ impl RunWriter {
             panic_at_next_write: false,
         };
         writer.write_manifest()?;
-        writer.place.reserve()?;
+        writer.run_dir.reserve()?;
         Ok(writer)
     }
 
-    /// Why nothing is written now.
+    /// Why writing is interrupted now.
     pub(super) fn interruption(&self) -> Option<&str> {
         match &self.state {
             State::Writing { .. } => None,
@@ -97,7 +97,7 @@ impl RunWriter {
         }
     }
 
-    /// What happened to the recording since this was asked last.
+    /// The notices since the last call.
     pub(super) fn take_notices(&mut self) -> Vec<RecorderNotice> {
         std::mem::take(&mut self.notices)
     }
@@ -108,19 +108,19 @@ impl RunWriter {
     }
 
     /// Writes rows, closes the segments that are full or old, and removes what is beyond the limits. Whether the
-    /// rows were taken, and not counted as lost.
+    /// rows were accepted, and not counted as lost.
     pub(crate) fn write(&mut self, rows: &Rows, now: Instant) -> bool {
-        self.look_after(now);
-        self.in_hand = Table::ALL.iter().map(|table| rows.count(*table)).collect();
+        self.check_state(now);
+        self.pending_rows = Table::ALL.iter().map(|table| rows.count(*table)).collect();
         #[cfg(test)]
         assert!(!std::mem::take(&mut self.panic_at_next_write), "a panic that a test asked for");
         let Ok(()) = rows.visit(&mut Appender { writer: self, now });
-        let are_taken = self.interruption().is_none();
-        self.keep_limits(now);
-        are_taken
+        let are_accepted = self.interruption().is_none();
+        self.apply_limits(now);
+        are_accepted
     }
 
-    /// Counts rows that never came here as lost.
+    /// Counts rows as lost that were dropped before they got here.
     pub(super) fn count_lost(&mut self, table: Table, rows: u64) {
         self.manifest.tables.entry(table).or_default().rows_lost += rows;
     }
@@ -132,18 +132,18 @@ impl RunWriter {
         }
     }
 
-    /// What has to be done when time goes by.
+    /// What is due by time alone.
     pub(crate) fn tick(&mut self, now: Instant) {
-        self.look_after(now);
-        self.keep_limits(now);
+        self.check_state(now);
+        self.apply_limits(now);
     }
 
     /// Applies the limits of age and size.
-    fn keep_limits(&mut self, now: Instant) {
+    fn apply_limits(&mut self, now: Instant) {
         for table in self.due(now) {
             self.close(table, now);
         }
-        self.remove_what_is_beyond(now);
+        self.remove_beyond_limits(now);
         self.after_change(now);
     }
 
@@ -163,38 +163,38 @@ impl RunWriter {
         for table in Table::ALL {
             self.close(*table, now);
         }
-        self.remove_what_is_beyond(now);
-        self.place.free_reserve();
+        self.remove_beyond_limits(now);
+        self.run_dir.free_reserve();
         self.manifest.stopped = self.interruption().map(str::to_owned);
         self.manifest.end_us = Some(end_us);
         self.manifest_is_old = true;
         self.after_change(now);
-        // The last error may be of this very end.
+        // The last error may have happened just now.
         if self.manifest.stopped.is_none() && self.interruption().is_some() {
             self.manifest.stopped = self.interruption().map(str::to_owned);
             let _ = self.write_manifest();
         }
     }
 
-    /// After a panic, which may have come anywhere: what was being written is given up.
-    pub(super) fn give_up_open_segments(&mut self, error: RecordError, now: Instant) {
+    /// After a panic, which may have happened anywhere: discards what was being written.
+    pub(super) fn discard_open_segments(&mut self, error: RecordError, now: Instant) {
         self.fail(error, now);
         for table in Table::ALL {
-            let in_hand = std::mem::take(&mut self.in_hand[*table as usize]);
-            self.lose(*table, in_hand, None);
+            let pending_rows = std::mem::take(&mut self.pending_rows[*table as usize]);
+            self.count_lost_in_gap(*table, pending_rows, None);
             if let Some(segment) = self.open[*table as usize].take() {
-                self.lose(*table, segment.rows, segment.first_us);
+                self.count_lost_in_gap(*table, segment.rows, segment.first_us);
             }
         }
         self.after_change(now);
     }
 
-    /// Notices that the recording was taken away, and tries to go on when it is time to.
-    fn look_after(&mut self, now: Instant) {
+    /// Detects that the recording was removed, and retries when it is time to.
+    fn check_state(&mut self, now: Instant) {
         match self.state {
             State::Writing { .. } => {
                 if self.open.iter().flatten().any(|segment| !segment.is_in_place()) {
-                    let error = RecordError::Gone(self.place.dir().to_owned());
+                    let error = RecordError::Gone(self.run_dir.path().to_owned());
                     self.fail(error, now);
                     self.after_change(now);
                 }
@@ -209,16 +209,16 @@ impl RunWriter {
         if let Some(gap) = self.open_gap() {
             gap.end_us = Some(end_us);
         }
-        let works = self.place.restore().and_then(|()| self.write_manifest());
+        let works = self.run_dir.restore().and_then(|()| self.write_manifest());
         let gap = self.manifest.gaps.last_mut();
         if works.is_err() {
-            // Another reason than the first one would hide what happened.
+            // The first reason is kept: a later one would hide what happened.
             if let Some(gap) = gap {
                 gap.end_us = None;
             }
             let delay = self.backoff.after(Duration::ZERO);
             if let State::Interrupted { retry_at, .. } = &mut self.state {
-                *retry_at = later(now, delay);
+                *retry_at = deadline_after(now, delay);
             }
             return;
         }
@@ -242,7 +242,7 @@ impl RunWriter {
         let segment = match slot {
             Some(segment) => segment,
             None => {
-                let (dir, run) = (self.place.dir(), &self.manifest.run);
+                let (dir, run) = (self.run_dir.path(), &self.manifest.run);
                 slot.insert(OpenSegment::open(dir, run, R::TABLE, number, now)?)
             }
         };
@@ -264,12 +264,12 @@ impl RunWriter {
             }
             Err(error) => {
                 self.fail(error, now);
-                self.lose(table, rows, first_us);
+                self.count_lost_in_gap(table, rows, first_us);
             }
         }
     }
 
-    fn remove_what_is_beyond(&mut self, now: Instant) {
+    fn remove_beyond_limits(&mut self, now: Instant) {
         let limits = self.limits.recording;
         loop {
             let open_bytes: u64 = self.open.iter().flatten().map(OpenSegment::bytes).sum();
@@ -306,7 +306,7 @@ impl RunWriter {
         RecordingGap::begin(since_us, reason.clone()).follow(&mut self.manifest.gaps);
         self.manifest_is_old = true;
         self.notices.push(RecorderNotice::Interrupted { since_us, reason: reason.clone() });
-        self.state = State::Interrupted { reason, retry_at: later(now, delay) };
+        self.state = State::Interrupted { reason, retry_at: deadline_after(now, delay) };
     }
 
     /// The gap that has no end yet.
@@ -315,9 +315,8 @@ impl RunWriter {
         self.manifest.gaps.last_mut().filter(|_| is_interrupted)
     }
 
-    /// Counts rows that an interruption costs; `first_us` is the time of the first where they had been taken in
-    /// before.
-    fn lose(&mut self, table: Table, rows: u64, first_us: Option<i64>) {
+    /// Counts rows that an interruption costs; `first_us` is the time of the first one, if they had been accepted before.
+    fn count_lost_in_gap(&mut self, table: Table, rows: u64, first_us: Option<i64>) {
         self.count_lost(table, rows);
         if let Some(gap) = self.open_gap() {
             gap.rows_lost += rows;
@@ -334,21 +333,21 @@ impl RunWriter {
             self.fail(error, now);
         }
         if self.interruption().is_some() && self.manifest_is_old {
-            // What the other tables hold may still fit: the failed segment's file is gone by now.
+            // The other tables' segments may still fit: the failed segment's file is gone by now.
             for table in Table::ALL {
                 self.close(*table, now);
             }
-            self.place.free_reserve();
-            // Without this the manifest is that of the last close. It is tried once, since nothing but this
-            // interruption is new in it until the next attempt.
+            self.run_dir.free_reserve();
+            // If this fails, the manifest is that of the last close. It is tried once, since only this interruption is
+            // new in it until the next attempt.
             let _ = self.write_manifest();
             self.manifest_is_old = false;
         }
     }
 
     fn write_manifest(&mut self) -> Result<(), RecordError> {
-        self.place.be_here()?;
-        let path = self.place.dir().join(MANIFEST_FILE);
+        self.run_dir.check_in_place()?;
+        let path = self.run_dir.path().join(MANIFEST_FILE);
         files::replace_file(&path, self.manifest.to_json()?.as_bytes(), files::FOR_OWNER)
             .map_err(RecordError::file("replace", &path))?;
         self.manifest_is_old = false;
@@ -370,16 +369,16 @@ impl TableVisitor for Appender<'_> {
         let (mut lost, mut first_us) = (rows.len() as u64, None);
         if writer.interruption().is_none() {
             let appended = writer.append(rows, self.now);
-            writer.in_hand[R::TABLE as usize] = 0;
+            writer.pending_rows[R::TABLE as usize] = 0;
             let Err(error) = appended else { return Ok(()) };
             writer.fail(error, self.now);
-            // The encoder's state is unknown after an error, so its segment is given up.
+            // The encoder's state is unknown after an error, so its segment is discarded.
             let segment = writer.open[R::TABLE as usize].take();
             first_us = segment.as_ref().and_then(|segment| segment.first_us).or_else(|| time_of(first));
             lost += segment.map_or(0, |segment| segment.rows);
         }
-        writer.in_hand[R::TABLE as usize] = 0;
-        writer.lose(R::TABLE, lost, first_us);
+        writer.pending_rows[R::TABLE as usize] = 0;
+        writer.count_lost_in_gap(R::TABLE, lost, first_us);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use huddle_testing::sample;
 use libtest_mimic::{Arguments, Trial};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-/// Tells the child where to record.
+/// Where the child is to record.
 const CHILD_RUN: &str = "HUDDLE_TEST_RECORD_CHILD_RUN";
 
 fn main() -> ExitCode {
@@ -98,7 +98,7 @@ fn killed(delay: Duration) {
         assert!(Instant::now() < until, "the child closed {seen} segments only");
         std::thread::sleep(Duration::from_millis(1));
         let closed = segments(&run, Table::Decisions);
-        // A final name is given to whole files only, so the newest can be read the moment it is seen.
+        // Only complete files get a final name, so the newest can be read as soon as it is seen.
         if closed.len() > seen {
             rounds(closed.last().unwrap());
         }
@@ -118,7 +118,7 @@ fn killed(delay: Duration) {
     ] {
         let closed = segments(&run, table);
         let found: Vec<u64> = closed.iter().flat_map(|path| rounds(path)).collect();
-        // No earlier segment lost anything: all rounds up to the last one kept are there, whole.
+        // No earlier segment lost anything: all rounds up to the last one kept are complete.
         let last = *found.last().unwrap();
         let expected: Vec<u64> =
             (1..=last).flat_map(|round| std::iter::repeat_n(round, rows_a_round)).collect();
@@ -177,7 +177,7 @@ fn full_disk() {
     }
     let Availability::Unavailable(reason) = recorder.status() else { panic!("{:?}", recorder.status()) };
     assert!(reason.contains("No space left on device") && reason.contains(run.to_str().unwrap()), "{reason}");
-    // Whoever goes on sending does no harm.
+    // Further steps do no harm.
     recorder.send(sample::view(rounds_sent + 1, 16).updates_since(None).into());
     let error = recorder.finish().unwrap_err();
     assert!(error.to_string().starts_with("recording stopped early: cannot"), "{error}");
@@ -202,14 +202,14 @@ fn space_returns() {
     let dir = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(dir.path(), 8 << 20).unwrap();
     let run = disk.0.join("run");
-    let (tell, told) = std::sync::mpsc::channel();
+    let (notify, notices) = std::sync::mpsc::channel();
     let mut limits = limits(Duration::ZERO);
     limits.retry.first = Duration::from_millis(50);
     let recorder =
-        Recorder::start_telling(&run, sample::manifest(), limits, move |notice| _ = tell.send(notice))
+        Recorder::start_with_notices(&run, sample::manifest(), limits, move |notice| _ = notify.send(notice))
             .unwrap();
     let send = |round| recorder.send(sample::view(round, 16).updates_since(None).into());
-    let next = || told.recv_timeout(Duration::from_secs(60));
+    let next = || notices.recv_timeout(Duration::from_secs(60));
     send(1);
     let until = std::time::Instant::now() + Duration::from_secs(30);
     while [Table::Sharing, Table::Vms, Table::Decisions].iter().any(|table| !has_segment(&run, *table)) {
@@ -217,7 +217,7 @@ fn space_returns() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let filler = disk.0.join("filler");
-    // To the last page, and it is said at once.
+    // To the last page; it is reported at once.
     let mut file = File::create(&filler).unwrap();
     while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
     send(2);
@@ -280,7 +280,7 @@ fn segments(run: &Path, table: Table) -> Vec<PathBuf> {
     closed.map(|name| run.join(table.name()).join(name)).collect()
 }
 
-/// Reads a whole segment and gives its rounds.
+/// Reads all of a segment and returns its rounds.
 fn rounds(path: &Path) -> Vec<u64> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));

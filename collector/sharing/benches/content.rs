@@ -59,7 +59,7 @@ fn measure(percent: usize, pages: usize, count: usize, rounds: usize) {
     let scan = |settings| ContentScan::new(HostRoot::real(), settings);
     // A benchmark of a wrong result would be worthless.
     let found = scan(unhurried).measure(vms).unwrap();
-    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+    assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     for (i, j) in found.matrix.pairs() {
         let expected = if i / 2 == j / 2 { shared as u64 } else { 0 };
         assert_eq!(found.matrix.shared_frames(i, j), Some(expected), "{i} {j}");

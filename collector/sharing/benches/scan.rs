@@ -145,7 +145,7 @@ fn measure(arrangement: &Arrangement, gib: usize, rounds: usize) {
 /// A benchmark of a wrong result would be worthless.
 fn check(arrangement: &Arrangement, scan: &MergedScan, vms: &[Vm], pages: usize, shared: usize) {
     let found = scan.measure(vms).unwrap();
-    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+    assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     for (i, j) in found.matrix.pairs() {
         let same = i / arrangement.group == j / arrangement.group;
         let expected = if same { shared as u64 } else { 0 };

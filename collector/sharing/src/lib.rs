@@ -46,11 +46,11 @@ use huddle_model::vm::Vm;
 use self::contents::Contents;
 use self::count::{Counted, Counting};
 use self::gather::{Gathered, MAX_PROCESSES, Units};
-pub use self::processes::ENDED;
-use self::processes::Processes;
+pub use self::processes::UnmeasuredVm;
+use self::processes::{Processes, Reads};
 use self::zero::ZeroFrames;
 use huddle_host::stages::StageError;
-pub use huddle_host::stages::{Measurement, Vanished, ZeroPages};
+pub use huddle_host::stages::{Measurement, Unmeasured, ZeroPages};
 use huddle_host::{HostError, HostRoot};
 
 /// Why what VMs share could not be measured.
@@ -159,12 +159,13 @@ impl MergedScan {
 
     /// Measures exactly the regions in [`Vm::memory`].
     ///
-    /// A VM that ends during the scan is in [`Measurement::vanished`]; memory that is unmapped during the
+    /// A VM that ends during the scan, or whose process this one may not inspect, is in
+    /// [`Measurement::unmeasured`]; memory that is unmapped during the
     /// scan reads as not resident.
     ///
     /// # Errors
     /// [`SharingError::FramesHidden`] without CAP_SYS_ADMIN; [`SharingError::MemoryHidden`] without the
-    /// privilege to inspect the process of a VM; a kernel file that cannot be read although its process
+    /// privilege to inspect the process of any VM; a kernel file that cannot be read although its process
     /// exists; VMs that claim the same memory.
     pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
         frames_visible(&self.root)?;
@@ -173,7 +174,7 @@ impl MergedScan {
 
     fn measure_with(&self, vms: &[Vm], zero_page_frame: u64) -> Result<Measurement, SharingError> {
         let began = Instant::now();
-        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
+        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes(), Reads::PageTables)?;
         if processes.all.len() > MAX_PROCESSES {
             return Err(SharingError::TooLarge {
                 vm: vms[processes.all[MAX_PROCESSES].vm].name.clone(),
@@ -183,7 +184,7 @@ impl MergedScan {
         let units = Units::new(&processes.all, zero_page_frame);
         let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
         let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
-        let ended = processes.check_again(&self.root, vms)?;
+        let unmeasured = processes.check_again(&self.root, vms)?;
 
         let mut counts = vec![MemoryUse::default(); vms.len()];
         let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
@@ -231,21 +232,21 @@ impl MergedScan {
             vm.frames_used += shared[position][position];
             vm.pages_used = vm.pages_resident - vm.pages_zero;
         }
-        let notes = self.notes(vms, &processes, &ended, counting.zero.flags_readable());
+        let notes = self.notes(vms, &processes, &unmeasured, counting.zero.flags_readable());
         let zero_pages = counting.zero.method();
-        // Every resident page was read: what cannot be read is an error or vanished.
+        // Every resident page of these VMs was read.
         let found = Found { method: Method::Merged, coverage: 1.0, counts: &counts, shared: &shared };
-        Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], ended, notes, began) })
+        Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], unmeasured, notes, began) })
     }
 
     fn notes(
         &self,
         vms: &[Vm],
         processes: &Processes,
-        ended: &[(usize, String)],
+        unmeasured: &[UnmeasuredVm],
         flags_readable: bool,
     ) -> Vec<String> {
-        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        let stayed = |vm: usize| unmeasured.iter().all(|left_out| left_out.vm != vm);
         let mut notes = Vec::new();
         for (vm, process) in processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
             notes.push(format!(
@@ -279,18 +280,18 @@ struct Found<'a> {
     shared: &'a [Vec<u64>],
 }
 
-/// The result without the VMs that ended; `errors` has the standard error of each rate if it is an estimate,
+/// The result without the VMs that were not measured; `errors` has the standard error of each rate if it is an estimate,
 /// otherwise nothing.
 fn assemble(
     vms: &[Vm],
     found: &Found<'_>,
     errors: &[Vec<f64>],
-    ended: Vec<(usize, String)>,
+    unmeasured: Vec<UnmeasuredVm>,
     notes: Vec<String>,
     began: Instant,
 ) -> Measurement {
     let stayed: Vec<usize> =
-        (0..vms.len()).filter(|vm| ended.iter().all(|(position, _)| position != vm)).collect();
+        (0..vms.len()).filter(|vm| unmeasured.iter().all(|left_out| left_out.vm != *vm)).collect();
     let rows =
         stayed.iter().map(|position| MatrixVm::of(&vms[*position], Some(found.counts[*position]))).collect();
     let frames = of_stayed(found.shared, &stayed);
@@ -298,10 +299,7 @@ fn assemble(
     let matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);
     Measurement {
         matrix: if errors.is_empty() { matrix } else { matrix.estimated(&of_stayed(errors, &stayed)) },
-        vanished: ended
-            .into_iter()
-            .map(|(position, reason)| Vanished { vm: vms[position].name.clone(), reason })
-            .collect(),
+        unmeasured: unmeasured.into_iter().map(|left_out| left_out.named(vms)).collect(),
         notes,
         zero_pages: None,
     }

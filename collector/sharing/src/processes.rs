@@ -1,8 +1,10 @@
 //! The processes whose memory is scanned, and their open kernel files.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,14 +13,64 @@ use huddle_model::vm::{MemoryKind, Vm};
 
 use super::SharingError;
 use super::pagemap;
+use huddle_host::stages::Unmeasured;
 use huddle_host::{HostError, HostRoot, read_number, task};
 
 /// Why a process that ended or was replaced since discovery cannot be measured.
-pub const ENDED: &str = "it ended while it was measured";
+const ENDED: &str = "it ended while it was measured";
 const NO_PROCESS: &str = "no process of this host holds it";
 /// Its descriptor still works, but the memory behind it is gone.
 const MEMORY_GONE: &str =
     "its memory was released while it was measured (it ended or executed another program)";
+
+const HIDDEN: &str = "its memory cannot be read: run as root or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH";
+
+/// A VM that is not measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmeasuredVm {
+    /// Its position among the VMs to measure.
+    pub vm: usize,
+    /// Whether it ended.
+    pub is_gone: bool,
+    /// The reason, as the end of a sentence about the VM.
+    pub reason: String,
+}
+
+impl UnmeasuredVm {
+    /// A VM that ended or was replaced since discovery.
+    pub fn ended(vm: usize) -> Self {
+        Self { vm, is_gone: true, reason: ENDED.to_owned() }
+    }
+
+    /// A VM that goes on, and cannot be read.
+    pub fn unreadable(vm: usize, reason: String) -> Self {
+        Self { vm, is_gone: false, reason }
+    }
+
+    /// The same with its name, which its position among `vms` gives.
+    pub(super) fn named(self, vms: &[Vm]) -> Unmeasured {
+        let Self { vm, is_gone, reason } = self;
+        Unmeasured { vm: vms[vm].name.clone(), is_gone, reason }
+    }
+}
+
+/// What a scan reads of the memory of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Which frames it maps; contents only where they can be read.
+    PageTables,
+    /// Contents too.
+    Contents,
+}
+
+impl Reads {
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::PageTables => &["pagemap"],
+            Self::Contents => &["pagemap", "mem"],
+        }
+    }
+}
 
 /// A range of pages of one process.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +127,8 @@ impl Process {
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     pub(super) all: Vec<Process>,
-    /// VMs that had ended before anything was read, with the reason.
-    pub(super) ended: Vec<(usize, String)>,
+    /// VMs that had ended before anything was read, or may not be read.
+    unmeasured: Vec<UnmeasuredVm>,
     /// Ended processes of VMs that go on: position of the VM and the process.
     pub(super) missing: Vec<(usize, TaskId)>,
 }
@@ -85,52 +137,65 @@ impl Processes {
     /// Opens the kernel files of every process of `vms`.
     ///
     /// # Errors
-    /// Memory claimed by two VMs; a VM whose process may not be inspected; a kernel file that cannot be opened
+    /// Memory claimed by two VMs; no VM's processes may be inspected; a kernel file that cannot be opened
     /// although its process exists.
-    pub(super) fn open(root: &HostRoot, vms: &[Vm], page_bytes: u64) -> Result<Self, SharingError> {
+    pub(super) fn open(
+        root: &HostRoot,
+        vms: &[Vm],
+        page_bytes: u64,
+        reads: Reads,
+    ) -> Result<Self, SharingError> {
         check_disjoint(vms)?;
         let mut processes = Self::default();
+        let mut hidden = None;
         for (vm, found) in vms.iter().enumerate() {
             let Some(holder) = found.process() else {
-                processes.ended.push((vm, NO_PROCESS.to_owned()));
+                processes.unmeasured.push(UnmeasuredVm::unreadable(vm, NO_PROCESS.to_owned()));
                 continue;
             };
             if !task::is_alive(root, holder)? {
-                processes.ended.push((vm, ENDED.to_owned()));
+                processes.unmeasured.push(UnmeasuredVm::ended(vm));
                 continue;
             }
-            // Where discovery could not look into it, it has no memory here, which is not to say that it has
-            // none.
-            check_readable(root, found, "pagemap")?;
-            let mut ids: Vec<TaskId> = found.memory.iter().filter_map(|region| region.process).collect();
-            ids.sort_unstable();
-            ids.dedup();
-            for id in ids {
+            // With the holder: where discovery could not look into it, it has no memory here, which is not to
+            // say that it has none.
+            let mut ids: BTreeSet<TaskId> = found.memory.iter().filter_map(|region| region.process).collect();
+            let of_memory = ids.clone();
+            ids.insert(holder);
+            if let Some(path) = ids.iter().find_map(|id| hidden_file(root, *id, reads)) {
+                processes.unmeasured.push(UnmeasuredVm::unreadable(vm, HIDDEN.to_owned()));
+                hidden.get_or_insert(SharingError::MemoryHidden { vm: found.name.clone(), path });
+                continue;
+            }
+            for id in of_memory {
                 match open_process(root, found, vm, id, page_bytes)? {
                     Some(process) => processes.all.push(process),
                     None => processes.missing.push((vm, id)),
                 }
             }
         }
-        Ok(processes)
+        match hidden {
+            Some(error) if processes.all.is_empty() => Err(error),
+            _ => Ok(processes),
+        }
     }
 
-    /// Checks which processes are still the opened ones; returns the VMs that ended.
+    /// Checks which processes are still the opened ones; returns the VMs that are not measured.
     ///
     /// A VM ends with the process that holds it; a cgroup only with the last of its processes.
     pub(super) fn check_again(
         &mut self,
         root: &HostRoot,
         vms: &[Vm],
-    ) -> Result<Vec<(usize, String)>, SharingError> {
+    ) -> Result<Vec<UnmeasuredVm>, SharingError> {
         for process in &self.all {
             if !process.is_gone() && !task::is_alive(root, process.id)? {
                 process.set_gone();
             }
         }
-        let mut ended = self.ended.clone();
+        let mut unmeasured = self.unmeasured.clone();
         for (vm, found) in vms.iter().enumerate() {
-            if ended.iter().any(|(position, _)| *position == vm) {
+            if unmeasured.iter().any(|left_out| left_out.vm == vm) {
                 continue;
             }
             let mut own = self.all.iter().filter(|process| process.vm == vm).peekable();
@@ -139,31 +204,22 @@ impl Processes {
             if !found.process().map_or(Ok(false), |holder| task::is_alive(root, holder))? {
                 let is_cgroup = found.vmm == huddle_model::vm::VmmKind::Cgroup;
                 if !is_cgroup || all_gone || !had_memory {
-                    ended.push((vm, ENDED.to_owned()));
+                    unmeasured.push(UnmeasuredVm::ended(vm));
                 }
             } else if all_gone {
-                ended.push((vm, MEMORY_GONE.to_owned()));
+                unmeasured.push(UnmeasuredVm { reason: MEMORY_GONE.to_owned(), ..UnmeasuredVm::ended(vm) });
             }
         }
         let gone = self.all.iter().filter(|process| process.is_gone());
         self.missing.extend(gone.map(|process| (process.vm, process.id)));
-        Ok(ended)
+        Ok(unmeasured)
     }
 }
 
-/// Tries to open one of the files of the process that holds a VM.
-///
-/// # Errors
-/// [`SharingError::MemoryHidden`] where this process may not.
-pub(super) fn check_readable(root: &HostRoot, vm: &Vm, file: &str) -> Result<(), SharingError> {
-    let Some(process) = vm.process() else { return Ok(()) };
-    let path = root.proc(format!("{}/{file}", process.id));
-    match pagemap::open(&path) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            Err(SharingError::MemoryHidden { vm: vm.name.clone(), path })
-        }
-        _ => Ok(()),
-    }
+/// The file of a process that is needed, and that this process may not open.
+fn hidden_file(root: &HostRoot, process: TaskId, reads: Reads) -> Option<PathBuf> {
+    let mut paths = reads.files().iter().map(|file| root.proc(format!("{}/{file}", process.id)));
+    paths.find(|path| pagemap::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied))
 }
 
 fn open_process(

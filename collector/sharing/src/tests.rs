@@ -131,7 +131,7 @@ fn frames_pages_and_repeats_are_distinguished() {
         assert_eq!(memory(&found, 1).frames_used, 3);
         assert_eq!(found.matrix.shared_frames(0, 1), Some(3));
         assert_eq!(found.matrix.shared_frames(1, 0), Some(3));
-        assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+        assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     }
 }
 
@@ -214,7 +214,7 @@ fn a_vm_that_ended_or_lost_its_memory_is_named_and_left_out() {
     vms[0].id = TaskId { start_ticks: 49, ..task(1) }.into();
     fs::write(tree.root().proc("2/pagemap"), b"").unwrap();
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
-    let names: Vec<_> = found.vanished.iter().map(|gone| gone.vm.as_str()).collect();
+    let names: Vec<_> = found.unmeasured.iter().map(|gone| gone.vm.as_str()).collect();
     assert_eq!(names, ["vm1", "vm4", "vm2"]);
     assert_eq!(found.matrix.len(), 1);
     assert_eq!(found.matrix.vms()[0].name, "vm3");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use huddle_engine::SHORTEST_WINDOW;
 use huddle_model::matrix::Method;
 use huddle_model::plan::Policy;
 use huddle_model::trial::Objective;
@@ -56,7 +57,8 @@ pub(crate) struct Common {
     /// [default: hard]
     #[arg(long, global = true, value_enum, value_name = "KIND")]
     pub(crate) xen_affinity: Option<AffinityArg>,
-    /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root]
+    /// Where the journal and the lock are [default: $HUDDLE_STATE_DIR, or /run/huddle for root, or
+    /// $XDG_RUNTIME_DIR/huddle]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 }
@@ -259,7 +261,7 @@ impl FromStr for NamePid {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name may hold `=` itself: the last one parts it from the pid.
+        // A name may contain `=`: the last one separates it from the pid.
         let (name, pid) = text.rsplit_once('=').ok_or("expected NAME=PID, as web=4711")?;
         if name.is_empty() {
             return Err("the name before = is empty; expected NAME=PID, as web=4711".into());
@@ -274,11 +276,10 @@ impl FromStr for NamePid {
     }
 }
 
-/// A day is longer than anybody waits between rounds, and far from overflowing a clock.
+/// A day: longer than useful between rounds, and far from overflowing a clock.
 const MAX_SECONDS: f64 = 86_400.0;
 
-/// Below this a window would mostly hold its own readings.
-const LEAST_WINDOW_SECONDS: f64 = 0.01;
+const LEAST_WINDOW_SECONDS: f64 = SHORTEST_WINDOW.as_secs_f64();
 
 fn parse_window(text: &str) -> Result<f64, String> {
     match parse_seconds(text) {
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn name_and_pid_are_parted_at_the_last_sign() {
+    fn name_and_pid_are_separated_at_the_last_equals_sign() {
         assert_eq!("a=b=7".parse(), Ok(NamePid { name: "a=b".into(), pid: 7 }));
         for text in ["a", "=7", "a=", "a=-1", "a=0", "a=x", "a=99999999999"] {
             assert!(text.parse::<NamePid>().is_err(), "{text}");

@@ -137,9 +137,9 @@ pub(crate) struct DiscoverSettings {
 }
 
 impl DiscoverSettings {
-    /// What is taken on a host with these users; `more` is excluded too.
+    /// The selection on a host with these users; `more` is excluded too.
     pub(crate) fn selection(&self, users: &Users, more: &[String]) -> Result<Selection, String> {
-        // Root, and who starts huddle.
+        // Root, and the user who starts huddle.
         let DiscoverOptions { mut selection, .. } = DiscoverOptions::default();
         match &self.owners {
             None => selection.owners.extend(VM_USERS.iter().filter_map(|user| users.uid(user))),
@@ -157,7 +157,7 @@ impl DiscoverSettings {
     }
 }
 
-/// A user that cannot be told.
+/// The error for an unknown user.
 pub(crate) fn unknown_user(place: &str, user: &str) -> String {
     format!("{place} names user {user:?}, who is not in /etc/passwd; give the number")
 }
@@ -242,7 +242,7 @@ enum LoopMethod {
 }
 
 impl SharingSettings {
-    /// What is given, and defaults for the rest.
+    /// The settings, with defaults for the rest.
     pub(crate) fn choice(&self) -> SharingChoice {
         let default = ContentSettings::default();
         SharingChoice {
@@ -325,7 +325,7 @@ pub(crate) struct RecordSettings {
     pub(crate) segment_max_mib: Option<u64>,
     /// Close a segment at this age, in seconds. A crash loses at most the open segments. [default: 60]
     pub(crate) segment_max_age_s: Option<u64>,
-    /// Most size of all segments of a recording, in MiB. [default: no limit]
+    /// Most size of all segments of a recording, in MiB. [default: 4096]
     pub(crate) total_max_mib: Option<u64>,
     /// Remove segments that were closed longer ago than this, in seconds. [default: no limit]
     pub(crate) max_age_s: Option<u64>,
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_processes_are_vms_is_asked_of_the_hosts_users() {
+    fn owners_are_looked_up_among_the_hosts_users() {
         let dir = tempfile::tempdir().unwrap();
         let root = huddle_host::HostRoot::at(dir.path());
         std::fs::create_dir_all(root.etc("")).unwrap();

@@ -30,7 +30,7 @@ pub(crate) struct Context {
     /// The config file as it is, for recordings.
     pub(crate) config_text: Option<String>,
     pub(crate) policy: Policy,
-    /// What is counted, as flags and config say.
+    /// What is counted, by flags and config.
     pub(crate) counters: CounterChoice,
     /// Processes of this host, or the domains of its Xen, unless processes are named as VMs.
     pub(crate) backend: Box<dyn Backend>,
@@ -80,7 +80,7 @@ impl Context {
         let cache_level = common.cache_level.or(config.cache_level);
         let sharing = config.sharing.choice();
         let mut events = config.counters.choices().map_err(Failure::usage)?;
-        // Those of the flags last.
+        // Those of the flags last, so that they win.
         events.extend(common.events.iter().cloned());
         let guest_only = common.guest_only || config.counters.guest_only;
         let counters = CounterChoice { events, guest_only };
@@ -110,7 +110,7 @@ impl Context {
         })
     }
 
-    /// The VMs there are, and what looks like one; notes go to the log.
+    /// The VMs, and what looks like one but is left out; notes go to the log.
     pub(crate) fn discover(&self) -> Result<(Vec<Vm>, Vec<LeftOut>), Failure> {
         let Discovery { vms, left_out, notes } = self.backend.vms()?;
         for note in notes {
@@ -119,12 +119,12 @@ impl Context {
         Ok((vms, left_out))
     }
 
-    /// The VMs there are; notes go to the log.
+    /// The VMs; notes go to the log.
     pub(crate) fn vms(&self) -> Result<Vec<Vm>, Failure> {
         Ok(self.discover()?.0)
     }
 
-    /// Whether each name in the limits for plans means exactly one of the VMs there are.
+    /// Checks that each name in the limits for plans means exactly one VM.
     pub(crate) fn check_limits(&self) -> Result<(), Failure> {
         let limits = &self.config.plan;
         if limits.apart.is_empty() && limits.working_set_kib.is_empty() {
@@ -138,8 +138,8 @@ impl Context {
         Ok(self.backend.topology()?)
     }
 
-    /// Finds the VMs and measures what they share, by this method, or by the backend's own; VMs that ended
-    /// meanwhile are left out with a word. What the flags about contents do not say the config says.
+    /// Finds the VMs and measures what they share, by this method, or by the backend's default; VMs that end meanwhile,
+    /// or may not be read, are left out with a warning. Settings for contents come from the flags, else from the config.
     pub(crate) fn measure(
         &self,
         method: Option<Method>,
@@ -150,7 +150,7 @@ impl Context {
             cpu_share: args.cpu_share.unwrap_or(settings.cpu_share),
             memory_mib: args.memory_mib.unwrap_or(settings.memory_mib),
             sample: args.sample.or(settings.sample),
-            // Another sample each time.
+            // A different sample each time.
             seed: HostClock.now_unix_us(),
         };
         let method = method.unwrap_or(self.backend.default_method());
@@ -158,19 +158,19 @@ impl Context {
         if vms.is_empty() {
             return Err(Failure::host(anyhow::anyhow!(self.backend.terms().no_vms)));
         }
-        let Measurement { matrix, vanished, notes, .. } = self.backend.measure(method, settings, &vms)?;
-        for vanished in &vanished {
-            tracing::warn!("{}: {}", vanished.vm, vanished.reason);
+        let Measurement { matrix, unmeasured, notes, .. } = self.backend.measure(method, settings, &vms)?;
+        for left_out in &unmeasured {
+            tracing::warn!("{} is left out: {}", left_out.vm, left_out.reason);
         }
         for note in notes {
             tracing::warn!("{note}");
         }
-        vms.retain(|vm| vanished.iter().all(|vanished| vanished.vm != vm.name));
+        vms.retain(|vm| unmeasured.iter().all(|left_out| left_out.vm != vm.name));
         Ok((vms, matrix))
     }
 
     /// # Errors
-    /// A limit names a VM that is not in the matrix, or not only once.
+    /// A limit names a VM that is not in the matrix, or is in it more than once.
     pub(crate) fn plan(
         &self,
         vms: &[Vm],
@@ -182,7 +182,7 @@ impl Context {
         let vms = vms.iter().map(|vm| {
             let mut place = PlanVm::of(vm, topology);
             if limits.local_memory.is_some() {
-                // Where it is not known a reason of the plan says so.
+                // Where it is not known, a reason in the plan says so.
                 place.node_pages = numa::vm_node_pages(vm, |process| self.backend.node_pages(process));
             }
             place
@@ -192,18 +192,18 @@ impl Context {
         Ok(self.policy.plan(&input.apart(&apart).limits(limits)))
     }
 
-    /// Where the state directory is, for who only looks into it.
+    /// Path of the state directory; it need not exist.
     pub(crate) fn state_place(&self) -> Result<PathBuf, Failure> {
         StateDir::place(self.state_dir.as_deref()).map_err(state_failure)
     }
 
-    /// The state directory, made if it is not there.
+    /// The state directory, created if it does not exist.
     pub(crate) fn state(&self) -> Result<StateDir, Failure> {
         StateDir::open(self.state_dir.as_deref()).map_err(state_failure)
     }
 
-    /// The state directory, to undo what is in it: used as it is, on a full or read-only disk too. `None` where there
-    /// is none and none can be made, and so nothing to undo.
+    /// The state directory, to undo what is in it: used as it is, also on a full or read-only disk. `None` if it neither
+    /// exists nor can be created, so that there is nothing to undo.
     pub(crate) fn state_to_undo(&self) -> Result<Option<StateDir>, Failure> {
         let path = self.state_dir.as_deref();
         if let Some(dir) = StateDir::open_to_undo(path).map_err(state_failure)? {
@@ -228,8 +228,8 @@ impl Context {
         }
     }
 
-    /// The one pinner of this host. What an earlier run that was killed left behind is undone first
-    /// when `undo_leftovers` is set.
+    /// The pinner, with the lock of this host. If `undo_leftovers` is set, changes of an earlier run that was killed are
+    /// undone first.
     pub(crate) fn pinner(&self, undo_leftovers: bool) -> Result<HostPinner, Failure> {
         let lock = self.state()?.lock(&self.root).map_err(state_failure)?;
         let mut journal = Journal::open(&self.root, &lock).map_err(Failure::failed)?;
@@ -246,7 +246,7 @@ impl Context {
     }
 }
 
-/// Limits of which every name means one VM.
+/// Limits of which every name means one VM, else an error.
 fn usable(applied: Applied) -> Result<Applied, Failure> {
     match applied.problems.first() {
         None => Ok(applied),

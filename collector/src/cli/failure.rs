@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use huddle_engine::backend::BackendError;
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// It failed; exit code 1.
     #[error("{}", sentence(.0))]
     Failed(anyhow::Error),
-    /// What the user gave cannot be used; exit code 2.
+    /// The user's input cannot be used; exit code 2.
     #[error("{}", sentence(.0))]
     Usage(anyhow::Error),
     /// This host cannot do it; exit code 3.
@@ -28,17 +28,17 @@ impl From<BackendError> for Failure {
     }
 }
 
-/// An error with its causes, each told once: many errors say in their own words what caused them.
+/// An error with its causes; a cause that the text already contains is not repeated.
 fn sentence(error: &anyhow::Error) -> String {
-    let mut said = String::new();
+    let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if said.is_empty() {
-            said = cause;
-        } else if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    said
+    text
 }
 
 impl Failure {

@@ -1,4 +1,4 @@
-//! Where the log goes: stderr, but not across a screen that is being drawn.
+//! Where the log goes: stderr, but not while a screen is drawn.
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
@@ -18,7 +18,7 @@ use super::failure::Failure;
 /// What is logged: a level, or levels by module, as `warn,huddle_engine=debug`.
 const FILTER: &str = "HUDDLE_LOG";
 
-/// How what is logged becomes text: messages hold names and paths of others, and each stays one plain line.
+/// Formats the fields of a log line: messages contain names and paths of others, and each stays one plain line.
 fn plain_fields() -> impl for<'writer> FormatFields<'writer> {
     debug_fn(|writer: &mut Writer<'_>, field, value| {
         let text = format!("{value:?}");
@@ -29,11 +29,11 @@ fn plain_fields() -> impl for<'writer> FormatFields<'writer> {
     })
 }
 
-/// Lines go to stderr at once, or are kept while a [`HeldLog`] lives.
+/// Lines go to stderr at once, or are buffered while a [`HeldLog`] lives.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Option<Vec<u8>>>>);
 
-/// While it lives, lines are kept; when it is dropped they go to stderr.
+/// While it lives, lines are buffered; when it is dropped they go to stderr.
 #[derive(Debug)]
 pub(crate) struct HeldLog(Log);
 
@@ -41,7 +41,7 @@ impl Log {
     /// Starts logging to stderr, as the environment variable [`FILTER`] says; `info` where it is not set.
     ///
     /// # Errors
-    /// Where the variable is no filter.
+    /// The variable is not a valid filter.
     pub(crate) fn start() -> Result<Self, Failure> {
         let filter = match env::var_os(FILTER).filter(|text| !text.is_empty()) {
             None => Targets::new().with_default(LevelFilter::INFO),
@@ -57,13 +57,13 @@ impl Log {
         Ok(log)
     }
 
-    /// Keeps lines back until what is returned is dropped.
+    /// Buffers lines until the returned value is dropped.
     pub(crate) fn hold(&self) -> HeldLog {
-        self.kept().get_or_insert_default();
+        self.buffer().get_or_insert_default();
         HeldLog(self.clone())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+    fn buffer(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,15 +80,15 @@ fn filter(text: &str) -> Result<Targets, Failure> {
 
 impl Drop for HeldLog {
     fn drop(&mut self) {
-        let kept = self.0.kept().take().unwrap_or_default();
-        // The log of last resort is stderr itself: if that fails there is no other place.
+        let kept = self.0.buffer().take().unwrap_or_default();
+        // If stderr fails there is no other place to report it.
         let _ = io::stderr().write_all(&kept);
     }
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut *self.kept() {
+        match &mut *self.buffer() {
             Some(kept) => kept.extend_from_slice(bytes),
             None => io::stderr().write_all(bytes)?,
         }
@@ -135,20 +135,20 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(vm = "a\nb", "VM {} is left out", "web\n INFO forged\u{202e}\u{1b}[2J");
         });
-        let said = String::from_utf8(log.kept().take().unwrap()).unwrap();
-        assert_eq!(said, " WARN VM web\\n INFO forged\\u{202e}\\u{1b}[2J is left out vm=\"a\\nb\"\n");
+        let logged = String::from_utf8(log.buffer().take().unwrap()).unwrap();
+        assert_eq!(logged, " WARN VM web\\n INFO forged\\u{202e}\\u{1b}[2J is left out vm=\"a\\nb\"\n");
         drop(held);
     }
 
     #[test]
-    fn lines_are_kept_while_held_and_only_then() {
+    fn lines_are_buffered_while_held_and_only_then() {
         let mut log = Log::default();
         let held = log.hold();
         log.write_all(b"kept\n").unwrap();
-        assert_eq!(log.kept().as_deref(), Some(&b"kept\n"[..]));
+        assert_eq!(log.buffer().as_deref(), Some(&b"kept\n"[..]));
         drop(held);
-        assert_eq!(*log.kept(), None);
+        assert_eq!(*log.buffer(), None);
         log.write_all(b"").unwrap();
-        assert_eq!(*log.kept(), None);
+        assert_eq!(*log.buffer(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What `huddle run` and `huddle top` have in common: the engine with its recorder, signals, the end.
+//! What `huddle run` and `huddle top` have in common: the engine with its recorder, signals and end.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ use super::args::LoopArgs;
 use super::context::{Context, seconds};
 use super::failure::Failure;
 use super::recording::{self, Notices};
-use super::signals::Stopping;
+use super::signals::StopSignals;
 
 /// The socket for reports in the state directory.
 pub(crate) const REPORTS_FILE: &str = "reports";
@@ -45,7 +45,7 @@ pub(crate) struct Loop {
     engine: Engine,
     passes: Box<dyn PassTrigger>,
     recorder: Option<RecorderHandle>,
-    records_into: Option<PathBuf>,
+    record_dir: Option<PathBuf>,
     recordings: Recordings,
     notices: Notices,
     server: Option<Server>,
@@ -53,15 +53,15 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// Checks the host and the flags, and only then changes what `args` asks for. In a runtime. From the first change on
-    /// signals are heard: until then they end the process at once, since there is nothing to undo.
-    pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<(Self, Stopping), Failure> {
-        // Bad names on the command line are an error now, not an event in every round.
+    /// Checks the host and the flags, and only then makes the changes that `args` asks for. Within a runtime. Signals are
+    /// handled from the first change on; until then they end the process at once, since there is nothing to undo.
+    pub(crate) fn prepare(context: &Context, args: &LoopArgs) -> Result<(Self, StopSignals), Failure> {
+        // Wrong names on the command line are an error now, not an event in every round.
         context.topology()?;
         let choice = choice(args);
         context.backend.check(&choice)?;
         context.check_limits()?;
-        let stopping = Stopping::listen()?;
+        let signals = StopSignals::listen()?;
         let mut pinner = if args.dry_run && !args.ksm_run { None } else { Some(context.pinner(true)?) };
         let server = serve_at(context, args, pinner.is_some())?;
         let (recordings, notices) = Recordings::of(context);
@@ -98,9 +98,9 @@ impl Loop {
             memory,
         };
         let can_pin = engine.pinner.is_some();
-        let records_into = args.record.clone();
-        let parts = Self { engine, passes, recorder, records_into, recordings, notices, server, can_pin };
-        Ok((parts, stopping))
+        let record_dir = args.record.clone();
+        let parts = Self { engine, passes, recorder, record_dir, recordings, notices, server, can_pin };
+        Ok((parts, signals))
     }
 
     /// Whether it can pin at all.
@@ -108,8 +108,8 @@ impl Loop {
         self.can_pin
     }
 
-    /// Runs until `stop`, recording if asked to; the recording is closed before this returns. Viewers are
-    /// served at the socket, and `channels` are where it is watched and commanded in this process.
+    /// Runs until `stop`, and records if requested; the recording is closed before this returns. Viewers are served at
+    /// the socket, and through `channels` within this process.
     pub(crate) async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -128,15 +128,15 @@ impl Loop {
             tokio::spawn(server.serve(hello, sources, commands))
         });
         let recorder = Mutex::new(self.recorder);
-        recording.send_replace(self.records_into.as_deref().map(recording::state_of));
-        let tell = |step: &Step| {
+        recording.send_replace(self.record_dir.as_deref().map(recording::state_of));
+        let publish = |step: &Step| {
             if let Some(recorder) = &*lock(&recorder) {
                 recorder.send(Arc::clone(step));
             }
             publisher.publish(step, Arc::clone(step));
         };
         let (to_engine, of_engine) = mpsc::channel(1);
-        // Commands that concern the recording are done here, the others are the engine's.
+        // Commands for the recording are carried out here, the others by the engine.
         let route = async {
             while let Some(Request { command, reply }) = requests.recv().await {
                 let answer = match command {
@@ -147,12 +147,12 @@ impl Loop {
                     }
                     LoopCommand::StopRecording => {
                         let answer = finish(&recorder);
-                        // It is over, however it went.
+                        // The recording has ended, even if it failed.
                         recording.send_replace(None);
                         answer
                     }
                     command => {
-                        // The loop has ended when nobody takes it; the reply then says so by being dropped.
+                        // If the loop has ended, the reply is dropped, which the requester notices.
                         let _ = to_engine.send(Request { command, reply }).await;
                         continue;
                     }
@@ -161,14 +161,15 @@ impl Loop {
             }
             std::future::pending::<()>().await;
         };
-        let news = recording::watch(self.notices, &recording, |step, is_recorded| match is_recorded {
-            true => tell(step),
-            false => publisher.publish(step, Arc::clone(step)),
-        });
+        let notices =
+            recording::handle_notices(self.notices, &recording, |step, is_recorded| match is_recorded {
+                true => publish(step),
+                false => publisher.publish(step, Arc::clone(step)),
+            });
         let end = tokio::select! {
-            end = run(self.engine, self.passes, stop, &tell, of_engine, options) => end,
+            end = run(self.engine, self.passes, stop, &publish, of_engine, options) => end,
             () = route => unreachable!("it waits for ever"),
-            () = news => unreachable!("it waits for ever"),
+            () = notices => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {
             serving.abort();
@@ -179,16 +180,16 @@ impl Loop {
         let recorded = lock(&recorder).take().map(RecorderHandle::finish).transpose();
         let end = end.context("the loop ended early; its changes were undone").map_err(Failure::Failed)?;
         if let Some(summary) = recorded.map_err(Failure::failed)? {
-            say_recorded(&summary);
+            log_recorded(&summary);
         }
         Ok(end)
     }
 }
 
-/// Steps that somebody in this process may be behind before a whole view is shown instead.
+/// Steps that a viewer in this process may be behind before it gets a complete view instead.
 const MOST_BEHIND: usize = 64;
 
-/// The loop's ends of the channels to whoever watches and commands it in this process.
+/// The loop's ends of the channels to a viewer in this process.
 pub(crate) struct LoopChannels {
     publisher: Publisher<Step>,
     recording: watch::Sender<Option<RecordingState>>,
@@ -198,7 +199,7 @@ pub(crate) struct LoopChannels {
 
 /// The other ends of [`LoopChannels`].
 pub(crate) struct ViewerChannels {
-    /// What the loop tells.
+    /// The steps of the loop.
     pub(crate) steps: Subscriber<Step>,
     /// Where it records now, and whether it can.
     pub(crate) recording: watch::Receiver<Option<RecordingState>>,
@@ -206,7 +207,7 @@ pub(crate) struct ViewerChannels {
     pub(crate) commands: Requests,
 }
 
-/// A pair that belongs together.
+/// A connected pair.
 pub(crate) fn channels() -> (LoopChannels, ViewerChannels) {
     let publisher = Publisher::new(MOST_BEHIND);
     let (recording, recorded) = watch::channel(None);
@@ -216,7 +217,7 @@ pub(crate) fn channels() -> (LoopChannels, ViewerChannels) {
     (LoopChannels { publisher, recording, commands, requests }, viewer)
 }
 
-/// Begins a recording, on a viewer's command, with what there is to see already.
+/// Begins a recording on a viewer's command, with the current view.
 fn start(
     recorder: &Mutex<Option<RecorderHandle>>,
     recordings: &Recordings,
@@ -235,11 +236,11 @@ fn start(
     Ok(format!("recording into {}", dir.display()))
 }
 
-/// Closes the recording, on a viewer's command. It is a matter of a few files.
+/// Closes the recording on a viewer's command.
 fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
     let running = lock(recorder).take().ok_or("no recording is running")?;
     let summary = running.finish().map_err(|error| error.to_string())?;
-    say_recorded(&summary);
+    log_recorded(&summary);
     Ok(format!("recorded {} steps of the loop in {}", summary.steps.steps_recorded, summary.dir.display()))
 }
 
@@ -247,8 +248,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The socket for viewers: the one that is named, else one in the state directory. A dry run has no state
-/// directory, so it has a socket only where one is named.
+/// The socket for viewers: the given one, else one in the state directory. A dry run has no state directory, so it has
+/// a socket only if one is given.
 fn serve_at(context: &Context, args: &LoopArgs, has_state: bool) -> Result<Option<Server>, Failure> {
     let path = match &args.socket {
         Some(path) => path.clone(),
@@ -258,7 +259,7 @@ fn serve_at(context: &Context, args: &LoopArgs, has_state: bool) -> Result<Optio
     Server::bind(&path).map(Some).map_err(Failure::failed)
 }
 
-/// The socket for reports: where it is asked for, or needed to judge by.
+/// The socket for reports, if it is given, or if the objective needs it.
 fn report_socket(
     context: &Context,
     args: &LoopArgs,
@@ -274,7 +275,7 @@ fn report_socket(
     Ok(Some(socket))
 }
 
-/// What the loop is to change, as `args` say.
+/// What the loop is to change, according to `args`.
 fn choice(args: &LoopArgs) -> LoopChoice {
     LoopChoice { merge: args.merge, ksm_run: args.ksm_run, min_interval: args.min_interval.map(seconds) }
 }
@@ -284,12 +285,12 @@ fn min_interval(context: &Context, args: &LoopArgs) -> Duration {
     choice(args).min_interval.unwrap_or(context.backend.min_interval())
 }
 
-/// When rounds and windows happen; `rounds` as `--rounds` has it.
+/// When rounds and windows happen; `rounds` is that of `--rounds`.
 pub(crate) fn options(context: &Context, args: &LoopArgs, rounds: Option<u64>) -> RunOptions {
     RunOptions { min_interval: min_interval(context, args), rounds, window: seconds(args.window) }
 }
 
-/// What every recording of this process has in common.
+/// Starts recordings; what all recordings of this process have in common.
 struct Recordings {
     root: HostRoot,
     limits: RecorderLimits,
@@ -300,7 +301,7 @@ struct Recordings {
 }
 
 impl Recordings {
-    /// With what their recorders tell.
+    /// Also returns the receiver of their recorders' notices.
     fn of(context: &Context) -> (Self, Notices) {
         let settings = &context.config.record;
         let mut limits = RecorderLimits::default();
@@ -314,7 +315,7 @@ impl Recordings {
             limits.recording.max_total_bytes = Some(mib << 20);
         }
         limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
-        let (notices, told) = mpsc::unbounded_channel();
+        let (notices, receiver) = mpsc::unbounded_channel();
         let recordings = Self {
             root: context.root.clone(),
             limits,
@@ -323,7 +324,7 @@ impl Recordings {
             topology: context.topology().into(),
             notices,
         };
-        (recordings, told)
+        (recordings, receiver)
     }
 
     fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {
@@ -341,12 +342,13 @@ impl Recordings {
             topology: self.topology.clone(),
             findings: Some(examine(root).into_iter().map(Into::into).collect()),
         };
-        let tell = recording::teller(&self.notices, dir);
-        Recorder::start_telling(dir, new_manifest(root, about), self.limits, tell).map_err(Failure::failed)
+        let notify = recording::notifier(&self.notices, dir);
+        Recorder::start_with_notices(dir, new_manifest(root, about), self.limits, notify)
+            .map_err(Failure::failed)
     }
 }
 
-fn say_recorded(summary: &RecordingSummary) {
+fn log_recorded(summary: &RecordingSummary) {
     let RecordingStatus { steps_recorded, steps_lost } = summary.steps;
     tracing::info!("recorded {steps_recorded} steps of the loop in {}", summary.dir.display());
     for gap in &summary.manifest.gaps {
@@ -367,8 +369,8 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
         .map_err(Failure::Failed)
 }
 
-/// Tells what was taken back; a failed undo is the one thing the loop may not go over.
-pub(crate) fn say_undone(end: &RunEnd) -> Result<(), Failure> {
+/// Logs what was undone; a failed undo is an error.
+pub(crate) fn log_undone(end: &RunEnd) -> Result<(), Failure> {
     if let Some(report) = &end.undo {
         for note in &report.notes {
             tracing::info!("{note}");

@@ -1,4 +1,4 @@
-//! The command line: what the user may say, and how the answer is said.
+//! The command line: arguments, commands and output.
 
 mod args;
 mod commands;
@@ -21,7 +21,7 @@ use args::{Args, Command};
 use failure::Failure;
 use log::Log;
 
-/// Reads the command line, does what it says, and reports the outcome by the exit code: 0 done, 1
+/// Parses the command line, runs the command, and returns the exit code: 0 done, 1
 /// failed, 2 wrong usage, 3 the host cannot do it.
 pub(crate) fn main() -> ExitCode {
     let args = Args::parse();

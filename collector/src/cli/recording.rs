@@ -1,4 +1,4 @@
-//! What happens to a recording while it is made, told to whoever watches the loop.
+//! Notices of recorders, passed on to the viewers of the loop.
 
 use std::path::{Path, PathBuf};
 
@@ -9,44 +9,44 @@ use huddle_model::update::{Step, Update};
 use huddle_record::RecorderNotice;
 use tokio::sync::{mpsc, watch};
 
-/// Takes notices from recorders, each with the directory of its recording. A recorder tells one at most for every
+/// Takes notices from recorders, each with the directory of its recording. A recorder sends at most one for every
 /// attempt to write, and attempts are seconds apart.
 pub(crate) type NoticeSender = mpsc::UnboundedSender<(PathBuf, RecorderNotice)>;
 
 /// The other end of a [`NoticeSender`].
 pub(crate) type Notices = mpsc::UnboundedReceiver<(PathBuf, RecorderNotice)>;
 
-/// The state of a recording that begins.
+/// The initial state of a recording.
 pub(crate) fn state_of(dir: &Path) -> RecordingState {
     RecordingState::of(dir.display().to_string())
 }
 
-/// What the recorder of `dir` tells its notices to.
-pub(crate) fn teller(notices: &NoticeSender, dir: &Path) -> impl Fn(RecorderNotice) + Send + use<> {
+/// Passes the notices of the recorder of `dir` to `notices`.
+pub(crate) fn notifier(notices: &NoticeSender, dir: &Path) -> impl Fn(RecorderNotice) + Send + use<> {
     let (notices, dir) = (notices.clone(), dir.to_owned());
     move |notice| {
-        // The loop has ended when nobody takes it; what is wrong then is told when the recording is finished.
+        // Without a receiver the loop has ended; a failure is then reported when the recording is finished.
         let _ = notices.send((dir.clone(), notice));
     }
 }
 
-/// Tells what recorders tell, for ever: the state of the recording to `recording`, and an event to `tell`, with
-/// whether it is to be recorded too.
-pub(crate) async fn watch(
+/// Handles notices of recorders, for ever: updates the state in `recording`, and passes an event to `publish`, with
+/// whether it can be recorded too.
+pub(crate) async fn handle_notices(
     mut notices: Notices,
     recording: &watch::Sender<Option<RecordingState>>,
-    tell: impl Fn(&Step, bool),
+    publish: impl Fn(&Step, bool),
 ) {
     while let Some((dir, notice)) = notices.recv().await {
-        recording.send_if_modified(|state| follow(state.as_mut(), &dir, &notice));
+        recording.send_if_modified(|state| apply(state.as_mut(), &dir, &notice));
         let can_be_recorded = matches!(notice, RecorderNotice::Resumed(_));
-        tell(&Step::from([Update::Event(event(&dir, notice))]), can_be_recorded);
+        publish(&Step::from([Update::Event(event(&dir, notice))]), can_be_recorded);
     }
     std::future::pending::<()>().await;
 }
 
-/// Takes a notice over where it is of the recording that is made now; whether it was.
-fn follow(state: Option<&mut RecordingState>, dir: &Path, notice: &RecorderNotice) -> bool {
+/// Applies a notice to the state, if it is about the current recording; whether it was.
+fn apply(state: Option<&mut RecordingState>, dir: &Path, notice: &RecorderNotice) -> bool {
     let Some(state) = state.filter(|state| state.dir == state_of(dir).dir) else { return false };
     state.interrupted = match notice {
         RecorderNotice::Interrupted { since_us, reason } => Some(Interruption {
@@ -63,7 +63,7 @@ fn event(dir: &Path, notice: RecorderNotice) -> Event {
     let (kind, message) = match notice {
         RecorderNotice::Interrupted { reason, .. } => (
             EventKind::StageFailed,
-            format!("nothing is recorded into {dir} now, and it is tried again until it works: {reason}"),
+            format!("nothing is recorded into {dir} now, and writing is retried until it works: {reason}"),
         ),
         RecorderNotice::Resumed(gap) => {
             (EventKind::Note, format!("recording into {dir} goes on; {}", gap.sentence()))
@@ -84,15 +84,16 @@ mod tests {
         let failed = RecorderNotice::Interrupted { since_us: 7, reason: "no space".into() };
         let resumed = RecorderNotice::Resumed(RecordingGap::begin(7, "no space".into()));
         let mut state = state_of(here);
-        assert!(!follow(Some(&mut state), Path::new("/run/there"), &failed));
-        assert!(!follow(None, here, &failed));
-        assert!(follow(Some(&mut state), here, &failed));
+        assert!(!apply(Some(&mut state), Path::new("/run/there"), &failed));
+        assert!(!apply(None, here, &failed));
+        assert!(apply(Some(&mut state), here, &failed));
         let interruption = Interruption { since_unix_us: 7, reason: "no space".into() };
         assert_eq!(state.interrupted, Some(interruption));
-        assert!(follow(Some(&mut state), here, &resumed));
+        assert!(apply(Some(&mut state), here, &resumed));
         assert_eq!(state, state_of(here));
-        let said = event(here, failed);
-        assert!(said.kind == EventKind::StageFailed && said.message.ends_with(": no space"), "{said:?}");
+        let event_of_failure = event(here, failed);
+        assert_eq!(event_of_failure.kind, EventKind::StageFailed);
+        assert!(event_of_failure.message.ends_with(": no space"), "{event_of_failure:?}");
         assert!(event(here, resumed).message.starts_with("recording into /run/here goes on; "));
     }
 }

@@ -1,4 +1,4 @@
-//! Signals: which ones end a command in order, and how it hears of them.
+//! Signals: which ones end a command, and how it waits for them.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,11 +13,11 @@ use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 
 use super::failure::Failure;
 
-/// Every signal that would end a process which does nothing about it and that can be caught in order (signal(7),
-/// Linux 6.18), besides the real-time ones, which do the same. Not among them are:
+/// Every signal whose default action ends the process and that can be handled (signal(7), Linux 6.18), besides the
+/// real-time signals, which also end it. Not among them are:
 /// - SIGKILL and SIGSTOP, which cannot be caught;
-/// - SIGSEGV, SIGBUS, SIGILL and SIGFPE: where the processor raises them the program cannot go on to undo anything;
-/// - SIGPIPE, which Rust's start-up ignores: a log that nobody reads any more ends nothing.
+/// - SIGSEGV, SIGBUS, SIGILL and SIGFPE: if the processor raises them the program cannot go on to undo anything;
+/// - SIGPIPE, which Rust's start-up code ignores: a closed log ends nothing.
 const ENDING: [Signal; 17] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -43,20 +43,20 @@ fn numbers() -> impl Iterator<Item = i32> {
     ENDING.into_iter().map(|signal| signal as i32).chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Hears the signals that end a loop. From its making on none of them ends the process by itself, also after it is
-/// dropped: what was begun to undo is undone, whatever comes meanwhile.
-pub(crate) struct Stopping(Vec<(i32, Listener)>);
+/// Waits for the signals that end a loop. Once it is created none of them ends the process by default, even after it is
+/// dropped: an undo that has begun is finished, whatever signal arrives.
+pub(crate) struct StopSignals(Vec<(i32, Listener)>);
 
-impl Stopping {
-    /// Begins to listen; within a runtime.
+impl StopSignals {
+    /// Starts listening; within a runtime.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
         let listeners = numbers().map(listen).collect::<io::Result<_>>();
         listeners.map(Self).context("cannot listen for signals").map_err(Failure::Failed)
     }
 
-    /// Ready with the first of them.
-    pub(crate) async fn come(mut self) {
+    /// Waits for the first of them.
+    pub(crate) async fn wait(mut self) {
         let number = poll_fn(|context| {
             for (number, listener) in &mut self.0 {
                 if listener.poll_recv(context).is_ready() {
@@ -69,7 +69,7 @@ impl Stopping {
     }
 }
 
-/// How a signal is called.
+/// The name of a signal.
 fn name(number: i32) -> String {
     match Signal::try_from(number) {
         Ok(signal) => signal.as_str().to_owned(),
@@ -77,34 +77,34 @@ fn name(number: i32) -> String {
     }
 }
 
-/// Keeps these signals, but for the real-time ones, from ending this process as long as it lives, so that what was begun is not cut off in the
-/// middle. For commands that do one thing in the thread that has this; other threads have to keep them too.
-pub(crate) struct HeldSignals {
+/// Blocks these signals, except the real-time ones, as long as it lives, so that they do not interrupt what has begun.
+/// For commands that do one thing in the current thread; other threads would have to block them too.
+pub(crate) struct BlockedSignals {
     before: Option<SigSet>,
-    held: SigSet,
+    blocked: SigSet,
 }
 
-impl HeldSignals {
-    pub(crate) fn hold() -> Self {
-        let held: SigSet = ENDING.into_iter().collect();
-        // Without it a signal cuts in, which the journal is made for.
-        let before = SigSet::thread_get_mask().and_then(|before| held.thread_block().map(|()| before));
-        Self { before: before.ok(), held }
+impl BlockedSignals {
+    pub(crate) fn block() -> Self {
+        let blocked: SigSet = ENDING.into_iter().collect();
+        // If this fails a signal may interrupt the change, and the journal undoes it.
+        let before = SigSet::thread_get_mask().and_then(|before| blocked.thread_block().map(|()| before));
+        Self { before: before.ok(), blocked }
     }
 
-    /// The signal that came meanwhile, by its name; it is taken, and ends nothing any more.
-    pub(crate) fn came(&self) -> Option<String> {
-        let waiting = SignalFd::with_flags(&self.held, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
+    /// The name of a pending signal; the signal is consumed, and no longer ends the process.
+    pub(crate) fn take_pending(&self) -> Option<String> {
+        let waiting = SignalFd::with_flags(&self.blocked, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let read: Result<_, Errno> = waiting.and_then(|waiting| waiting.read_signal());
         let number = read.ok()??.ssi_signo;
         Some(name(i32::try_from(number).unwrap_or_default()))
     }
 }
 
-impl Drop for HeldSignals {
+impl Drop for BlockedSignals {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // What came meanwhile ends the process now, as it would have before.
+            // A pending signal ends the process now, as it would have before.
             let _ = before.thread_set_mask();
         }
     }
@@ -116,7 +116,7 @@ mod tests {
 
     /// The kernel's own list: every signal ends a process but those that are ignored, stop it, or continue it.
     #[test]
-    fn every_signal_that_ends_a_process_is_caught_but_the_ones_that_cannot_be() {
+    fn every_signal_that_ends_a_process_is_caught_except_those_that_cannot_be() {
         use Signal::*;
         let no_end = [SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH];
         let not_in_order = [SIGKILL, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGPIPE];
@@ -127,12 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_came_while_it_was_held_is_told_and_ends_nothing() {
-        let held = HeldSignals::hold();
-        assert_eq!(held.came(), None);
+    fn a_pending_signal_is_reported_and_ends_nothing() {
+        let blocked = BlockedSignals::block();
+        assert_eq!(blocked.take_pending(), None);
         // To this thread.
         nix::sys::signal::raise(Signal::SIGUSR1).unwrap();
-        assert_eq!(held.came().as_deref(), Some("SIGUSR1"));
-        drop(held);
+        assert_eq!(blocked.take_pending().as_deref(), Some("SIGUSR1"));
+        drop(blocked);
     }
 }

@@ -1,6 +1,6 @@
-//! Readable tables and the JSON beside them.
+//! Tables for people, and JSON.
 //!
-//! Names and reasons in them are what others wrote, so all text is made plain before it is shown
+//! Names and reasons in them are written by others, so all text is made plain before it is shown
 //! ([`huddle_model::text::plain`]). JSON escapes by itself.
 
 use comfy_table::{CellAlignment, presets};
@@ -13,7 +13,7 @@ use super::failure::Failure;
 pub(crate) struct Table(comfy_table::Table);
 
 impl Table {
-    /// Adds a row; a cell is one line whatever is in it.
+    /// Adds a row; each cell becomes one line.
     pub(crate) fn add_row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.0.add_row(cells.into_iter().map(|cell| plain(&cell).into_owned()));
     }
@@ -45,7 +45,7 @@ pub(crate) fn print(text: impl std::fmt::Display) -> Result<(), Failure> {
     write(&plain_lines(&text.to_string()))
 }
 
-/// A reader that has gone away (`| head`) is no failure of ours.
+/// A closed pipe (`| head`) is not an error.
 fn write(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     match writeln!(std::io::stdout().lock(), "{text}") {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_cell_makes_a_row_of_its_own_or_turns_the_line() {
+    fn no_cell_adds_a_row_or_changes_the_direction_of_text() {
         let mut table = table(&["VM", "a\nb"]);
         table.add_row(["web\nforged  1".to_owned(), "gpj\u{202e}exe".to_owned()]);
         assert_eq!(table.text().lines().count(), 2);

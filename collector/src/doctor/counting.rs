@@ -48,7 +48,7 @@ fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope,
             "take the choice out of the configuration on a host with a PMU",
         ),
         (Availability::Available(event), _) => item.good(format!("{event}, {scope}"), with),
-        // Nobody chose an event, or the table has none.
+        // No event was chosen, or the table has none.
         (Availability::Unavailable(reason), None) => item.missing(
             reason,
             without,

@@ -36,7 +36,7 @@ pub(super) fn find(findings: Vec<Finding>, item: &str) -> Finding {
     findings.into_iter().find(|finding| finding.item == item).unwrap()
 }
 
-/// For each value of one file, the state of one item, and a word of what is said.
+/// For each value of one file, the state of one item, and a word of its finding.
 pub(super) fn check(
     examine: fn(&HostRoot) -> Vec<Finding>,
     item: &str,
@@ -50,7 +50,8 @@ pub(super) fn check(
         }
         let finding = find(examine(&tree.root), item);
         assert_eq!(finding.state, *state, "{text:?}: {finding:?}");
-        let said = format!("{} {} {}", finding.value, finding.meaning, finding.remedy.unwrap_or_default());
-        assert!(said.contains(word), "{text:?}: {word:?} is not in {said:?}");
+        let text_of_finding =
+            format!("{} {} {}", finding.value, finding.meaning, finding.remedy.unwrap_or_default());
+        assert!(text_of_finding.contains(word), "{text:?}: {word:?} is not in {text_of_finding:?}");
     }
 }

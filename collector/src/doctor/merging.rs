@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_that_limits_is_said() {
+    fn each_limiting_setting_is_reported() {
         for (item, state, word) in [
             ("ksm.run", KsmState { run: 0, ..good() }, "40 pages on 10 merged frames"),
             ("ksm.run", KsmState { run: 2, pages_sharing: 0, ..good() }, "nothing is merged"),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_ksm_is_told_from_a_file_that_is_damaged() {
+    fn a_kernel_without_ksm_is_distinguished_from_a_damaged_file() {
         let tree = Tree::new(&[]);
         let finding = find(examine(&tree.root), "ksm.run");
         assert!(finding.state == State::Missing && finding.value.contains("no KSM"), "{finding:?}");

@@ -27,7 +27,7 @@ use huddle_observe::perf::EventSet;
 pub enum State {
     /// As it should be.
     Good,
-    /// Results are possible, with the limits that the meaning tells.
+    /// Results are possible, with the limits in the meaning.
     Degraded,
     /// Not there, not allowed, or not possible to find out.
     Missing,
@@ -68,7 +68,7 @@ impl From<Finding> for huddle_model::schema::Finding {
     }
 }
 
-/// Looks at everything there is to look at; in the order of the areas.
+/// All findings that need no trial, in the order of the areas.
 pub(crate) fn examine(root: &HostRoot) -> Vec<Finding> {
     let mut findings = privileges::examine(root);
     findings.extend(merging::examine(root));
@@ -79,7 +79,7 @@ pub(crate) fn examine(root: &HostRoot) -> Vec<Finding> {
     findings
 }
 
-/// Tries what only a trial can tell: which events of the set open, and which BPF programs attach.
+/// Tries out which events of the set open, and which BPF programs attach.
 pub(crate) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     let mut findings = counting::try_out(set);
     findings.extend(programs::try_out(root));
@@ -87,7 +87,7 @@ pub(crate) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     findings
 }
 
-/// The two names of a finding that is about to be made.
+/// Area and item of a finding.
 #[derive(Clone, Copy)]
 struct Item {
     area: &'static str,
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_tried_out_on_this_host_is_told_with_its_reason() {
+    fn findings_of_trials_on_this_host_have_a_reason() {
         let root = HostRoot::real();
         let mut findings = examine(&root);
         findings.extend(try_out(&root, &EventSet::for_host(&root).unwrap()));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_tells_nothing_has_nothing_good_made_up() {
+    fn without_any_facts_nothing_is_reported_as_good() {
         let dir = tempfile::tempdir().unwrap();
         let findings = examine(&HostRoot::at(dir.path()));
         sound(&findings);

@@ -1,4 +1,4 @@
-//! What there is to observe VMs with: KVM, perf, BPF, tracepoints, resctrl.
+//! The facilities to observe VMs: KVM, perf, BPF, tracepoints, resctrl.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -10,6 +10,8 @@ use huddle_host::{HostRoot, kernel, mounts, optional, read_text};
 use huddle_observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
+/// What is missing without resctrl.
+const WITHOUT_RESCTRL: &str = "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
 
 pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     vec![
@@ -201,7 +203,6 @@ fn lockdown(root: &HostRoot) -> Finding {
 /// Documentation/filesystems/resctrl.rst, Linux 6.18.
 fn resctrl(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "resctrl" };
-    const MEANING: &str = "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
     match mount_point(root) {
         Ok(Some(at)) => return monitoring(item, &at),
         Ok(None) => {}
@@ -209,27 +210,25 @@ fn resctrl(root: &HostRoot) -> Finding {
     }
     match mounts::is_known(root, "resctrl") {
         Ok(true) => {
-            item.degraded("not mounted", MEANING, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
+            item.degraded("not mounted", WITHOUT_RESCTRL, "as root: mount -t resctrl resctrl /sys/fs/resctrl")
         }
         Ok(false) => item.missing(
             "not in this kernel, or not in this processor",
-            MEANING,
+            WITHOUT_RESCTRL,
             Some("use bare metal with RDT (Intel) or PQoS (AMD), and a kernel with CONFIG_X86_CPU_RESCTRL=y"),
         ),
         Err(error) => item.unknown(&error),
     }
 }
 
-/// What a resctrl that is mounted can tell.
+/// What a mounted resctrl can monitor.
 fn monitoring(item: Item, at: &Path) -> Finding {
     let features = match features(at) {
         Ok(features) => features,
         Err(error) => {
-            const MEANING: &str =
-                "how much of a cache a VM occupies, and its memory traffic, cannot be measured";
             return item.missing(
                 error.to_string(),
-                MEANING,
+                WITHOUT_RESCTRL,
                 Some("run huddle as root, on a processor with RDT or PQoS"),
             );
         }
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kvm_that_opens_is_not_said_to_be_fast() {
+    fn a_kvm_that_opens_is_not_reported_as_fast() {
         let cases = [(Some(""), State::Good, "not proven"), (None, State::Missing, "no ")];
         check(examine, "kvm.device", "dev/kvm", &cases);
         let tree = Tree::new(&[("dev/kvm/x", "")]);
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mediated_vpmu_is_looked_for_in_either_module() {
+    fn a_mediated_vpmu_is_detected_in_either_module() {
         for module in ["kvm_intel", "kvm_amd"] {
             let path = format!("sys/module/{module}/parameters/enable_mediated_pmu");
             let cases = [

@@ -48,7 +48,7 @@ fn levels(root: &HostRoot) -> Vec<Finding> {
     const ITEMS: [(u8, &str); 4] =
         [(1, "cache.level1"), (2, "cache.level2"), (3, "cache.level3"), (4, "cache.level4")];
     let caches = topology::usable_cpus(root).and_then(|usable| topology::caches(root, &usable));
-    // `cache.domains` has said what is wrong.
+    // `cache.domains` has the error.
     let present = caches.map_or_else(|_: HostError| Vec::new(), |caches| topology::data_levels(&caches));
     let mut findings = Vec::new();
     for (level, item) in ITEMS.into_iter().filter(|(level, _)| present.contains(level)) {
@@ -83,7 +83,7 @@ fn isolated(root: &HostRoot) -> Finding {
     }
 }
 
-/// What the affinity and the cpuset of this process leave of the online CPUs.
+/// The online CPUs that the affinity and the cpuset of this process allow.
 fn allowed(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "cpu.allowed" };
     let read = || -> Result<(CpuSet, CpuSet, Option<CpuSet>), HostError> {
@@ -120,7 +120,7 @@ fn smt(root: &HostRoot) -> Finding {
         Ok(Some(true)) => item.degraded(
             "on",
             "the threads of a core share its units besides its caches: two vCPUs on one core slow each other down, \
-             which is no effect of the cache",
+             which is not an effect of the cache",
             "echo off > /sys/devices/system/cpu/smt/control, for measurements",
         ),
         Err(error) => item.unknown(&error),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn cache_levels_are_told_and_one_domain_has_its_sentence() {
+    fn cache_levels_are_reported_and_a_single_domain_has_a_note() {
         let tree = two_cores();
         let findings = examine(&tree.root);
         let domains = find(findings.clone(), "cache.domains");
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_cache_files_is_said_to_be_one() {
+    fn a_host_without_cache_files_is_reported() {
         let tree = two_cores();
         for cpu in 0..2 {
             std::fs::remove_dir_all(tree.path(&format!("{CPU}/cpu{cpu}/cache"))).unwrap();

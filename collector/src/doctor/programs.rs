@@ -11,14 +11,14 @@ use huddle_sharing::events::{EventsConfig, EventsGraph};
 
 const AREA: &str = "BPF programs";
 
-/// Attaches each program and takes it away again; they look at nothing meanwhile.
+/// Attaches each program and detaches it again; they record nothing meanwhile.
 pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
     match Probes::load(root, &ProbeConfig::default()) {
         Ok(probes) => probes.programs.status().iter().map(judge).collect(),
         Err(error) => {
             let attached = Availability::Unavailable(error.to_string());
             let status = |program| ProgramStatus { program, attached: attached.clone() };
-            let judge = |status| Finding { remedy: Some(whole(&error).into()), ..judge(&status) };
+            let judge = |status| Finding { remedy: Some(remedy_of_all(&error).into()), ..judge(&status) };
             Program::ALL.map(status).map(judge).into()
         }
     }
@@ -37,8 +37,8 @@ pub(super) fn try_out_events(root: &HostRoot) -> Finding {
     }
 }
 
-/// What to do where no program can even be tried.
-fn whole(error: &ProbeError) -> &'static str {
+/// The remedy if no program can be tried.
+fn remedy_of_all(error: &ProbeError) -> &'static str {
     match error {
         ProbeError::Types { .. } | ProbeError::Btf { .. } => {
             "boot a kernel with CONFIG_DEBUG_INFO_BTF=y, and run huddle as root"
@@ -89,15 +89,15 @@ mod tests {
         for program in Program::ALL {
             let good = judge(&ProgramStatus { program, attached: Availability::Available(()) });
             assert!(good.state == State::Good && good.item == program.name() && good.remedy.is_none());
-            let attached = Availability::Unavailable("the kernel said no".into());
+            let attached = Availability::Unavailable("the kernel refused".into());
             let missing = judge(&ProgramStatus { program, attached });
-            assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel said no"));
+            assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel refused"));
             assert!(missing.meaning.contains(program.gives()) && missing.remedy.is_some(), "{missing:?}");
         }
     }
 
     #[test]
-    fn without_the_kernels_types_each_program_says_so() {
+    fn without_the_kernels_types_each_program_has_that_reason() {
         let dir = tempfile::tempdir().unwrap();
         let findings = try_out(&HostRoot::at(dir.path()));
         assert_eq!(findings.len(), Program::ALL.len());

@@ -1,4 +1,4 @@
-//! What a Xen host lets dom0 ask. A host without Xen has none of these lines.
+//! What Xen reports to dom0. A host without Xen has none of these lines.
 
 use super::{Finding, Item};
 use huddle_host::HostRoot;
@@ -56,7 +56,6 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
 
 fn cpus(item: Item, machine: &Machine) -> Finding {
     let mut sockets: Vec<u32> = machine.cpus.iter().map(|cpu| cpu.socket).collect();
-    sockets.dedup();
     sockets.sort_unstable();
     sockets.dedup();
     let value =

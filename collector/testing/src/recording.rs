@@ -46,3 +46,14 @@ pub fn segment_rows(path: &Path) -> Result<Vec<Row>, ParquetError> {
 pub fn field<'a>(row: &'a Row, name: &str) -> &'a Field {
     row.get_column_iter().find(|(column, _)| *column == name).unwrap().1
 }
+
+/// The text in a column of a row.
+///
+/// # Panics
+/// If the column does not hold text.
+pub fn text<'a>(row: &'a Row, name: &str) -> &'a str {
+    match field(row, name) {
+        Field::Str(text) => text,
+        other => panic!("{name} holds {other}"),
+    }
+}

@@ -118,7 +118,12 @@ fn observation(view: &View) -> Observation {
         window: round,
         round,
         vms: vms.iter().map(Vm::reference).collect(),
-        trial: Some(TrialBlock { trial: 1, arm: ARMS[arm as usize].into(), block: block as u32 }),
+        trial: Some(TrialBlock {
+            trial: 1,
+            arm: ARMS[arm as usize].into(),
+            block: block as u32,
+            outside: Vec::new(),
+        }),
         begin_unix_us,
         end_unix_us: begin_unix_us + 1_000_000,
         vcpus: vcpus.collect(),

@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(60);
 pub fn trials(host: &Host) -> Vec<Trial> {
     vec![
         trial("the_domains_are_up", host, the_domains_are_up),
-        trial("commands_are_answered_whole", host, commands_are_answered_whole),
+        trial("commands_are_answered_completely", host, commands_are_answered_completely),
         trial("huddle_runs_in_dom0", host, huddle_runs_in_dom0),
     ]
 }
@@ -32,7 +32,7 @@ fn the_domains_are_up(dom0: &mut Dom0) {
     assert_eq!(nodes, ["0", "0", "1", "1"], "{topology}");
 }
 
-fn commands_are_answered_whole(dom0: &mut Dom0) {
+fn commands_are_answered_completely(dom0: &mut Dom0) {
     let output = dom0.run("echo \"it's\"; echo wrong >&2; exit 3", SOON);
     assert_eq!((output.code, &*output.stdout, &*output.stderr), (3, "it's\n", "wrong\n"));
     let long = dom0.run("seq 1 20000", SOON).success();
@@ -46,7 +46,7 @@ fn commands_are_answered_whole(dom0: &mut Dom0) {
     assert_eq!(dom0.run("sleep 1; echo next", SOON).success(), "next\n");
     let processes = dom0.run("ps", SOON).success();
     assert!(!processes.contains("echo late"), "{processes}");
-    // What the kernel says in between is on the console only.
+    // Messages of the kernel in between are on the console only.
     let printed = dom0.run("echo '<0>huddle: hello' >/dev/kmsg; echo done", SOON).success();
     assert_eq!(printed, "done\n");
     assert!(dom0.console().contains("huddle: hello"), "{}", dom0.console());

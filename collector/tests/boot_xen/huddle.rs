@@ -1,4 +1,4 @@
-//! huddle in dom0: finds the domains, measures what they share, plans, pins, and puts back.
+//! huddle in dom0: finds the domains, measures what they share, plans, pins, and restores.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,16 +22,16 @@ pub fn trials(host: &Host) -> Vec<Trial> {
     vec![
         trial("domains_are_found", host, domains_are_found),
         trial("the_matrix_is_exact_to_the_page", host, the_matrix_is_exact_to_the_page),
-        trial("a_plan_is_pinned_and_put_back", host, a_plan_is_pinned_and_put_back),
+        trial("a_plan_is_pinned_and_restored", host, a_plan_is_pinned_and_restored),
         trial("a_loop_that_is_killed_is_restored", host, a_loop_that_is_killed_is_restored),
         trial("soft_affinity_and_cpupools_are_kept_to", host, soft_affinity_and_cpupools_are_kept_to),
         trial("a_domain_may_end_in_the_middle", host, a_domain_may_end_in_the_middle),
         trial("a_hanging_xenstore_is_not_waited_for", host, a_hanging_xenstore_is_not_waited_for),
-        trial("what_xen_cannot_do_is_said", host, what_xen_cannot_do_is_said),
+        trial("what_xen_cannot_do_is_reported", host, what_xen_cannot_do_is_reported),
         trial(
-            "without_its_libraries_xl_lists_and_puts_back",
+            "without_its_libraries_xl_lists_and_restores",
             host,
-            without_its_libraries_xl_lists_and_puts_back,
+            without_its_libraries_xl_lists_and_restores,
         ),
     ]
 }
@@ -78,7 +78,7 @@ fn domains_are_found(dom0: &mut Dom0) {
     assert!(finding("xen.cpus")["value"].as_str().unwrap().contains("4 CPUs on 2 sockets"));
 }
 
-/// Against a program that has nothing in common with huddle, on domains that hold still.
+/// Against an independent program, on paused domains.
 fn the_matrix_is_exact_to_the_page(dom0: &mut Dom0) {
     for name in ["a1", "a2", "b1"] {
         dom0.run(&format!("xl pause {name}"), SOON).success();
@@ -111,7 +111,7 @@ fn the_matrix_is_exact_to_the_page(dom0: &mut Dom0) {
     assert!(more.abs_diff(DATA_PAGES as i64) < DATA_PAGES / 10, "{more} {matrix}");
 }
 
-fn a_plan_is_pinned_and_put_back(dom0: &mut Dom0) {
+fn a_plan_is_pinned_and_restored(dom0: &mut Dom0) {
     let before = affinities(dom0);
     let pinned = json(dom0, "huddle --config /tmp/all.toml pin --format json", SCAN);
     let placement = pinned["plan"]["placement"].as_array().unwrap();
@@ -127,7 +127,7 @@ fn a_plan_is_pinned_and_put_back(dom0: &mut Dom0) {
     let again = json(dom0, "huddle vms --format json", SOON);
     assert_eq!(again["vms"][0]["vcpus"][0]["affinity"].as_array().unwrap().len(), 2, "{again}");
 
-    // What somebody else sets is left, and the others are put back.
+    // What somebody else sets is left, and the others are restored.
     dom0.run("xl vcpu-pin b1 0 1", SOON).success();
     let restored = json(dom0, "huddle restore --format json", SOON);
     assert_eq!(restored["restored"], 2, "{restored}");
@@ -144,23 +144,23 @@ fn a_loop_that_is_killed_is_restored(dom0: &mut Dom0) {
     let pid = pid.trim();
     let pinned = "until grep -q \"round 1:\" /tmp/run.log; do sleep 1; done; cat /tmp/run.log";
     let log = dom0.run(pinned, SCAN).success();
-    assert!(log.contains("3 VMs") && log.contains("3 pinned anew"), "{log}");
+    assert!(log.contains("3 VMs") && log.contains("3 vCPUs moved"), "{log}");
     assert_eq!(hard(dom0, "a1/0"), hard(dom0, "a2/0"));
     assert_ne!(hard(dom0, "a1/0"), "all");
     dom0.run(&format!("kill -9 {pid}"), SOON).success();
-    assert_ne!(affinities(dom0), before, "nobody has put them back yet");
+    assert_ne!(affinities(dom0), before, "they are not restored yet");
     let restored = json(dom0, "huddle restore --format json", SOON);
     assert_eq!((&restored["restored"], restored["failures"].as_array().unwrap().len()), (&3.into(), 0));
     assert_eq!(affinities(dom0), before);
     dom0.run("test -s /tmp/recording/manifest.json", SOON).success();
 
-    // Merging is not to be had of these domains, which is said; the loop goes on without.
+    // These domains cannot be merged, which is reported; the loop goes on without merging.
     let log = dom0.run("huddle --config /tmp/all.toml run --merge --rounds 1 2>&1", SCAN).success();
     assert!(log.contains("memory is not merged") && log.contains("paravirtualised"), "{log}");
     assert!(log.contains("3 changes undone"), "{log}");
     assert_eq!(affinities(dom0), before);
 
-    // The same loop, ended in order, puts everything back itself.
+    // The same loop, ended normally, restores everything itself.
     let log = dom0.run("huddle --config /tmp/all.toml run --rounds 1 2>&1", SCAN).success();
     assert!(log.contains("3 changes undone"), "{log}");
     assert_eq!(affinities(dom0), before);
@@ -225,7 +225,7 @@ fn a_hanging_xenstore_is_not_waited_for(dom0: &mut Dom0) {
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
-fn what_xen_cannot_do_is_said(dom0: &mut Dom0) {
+fn what_xen_cannot_do_is_reported(dom0: &mut Dom0) {
     for (command, code, words) in [
         ("huddle matrix --method merged", 3, "--method content"),
         ("huddle run --ksm-run --rounds 1", 2, "KSM merges nothing"),
@@ -240,7 +240,7 @@ fn what_xen_cannot_do_is_said(dom0: &mut Dom0) {
 }
 
 /// xl itself keeps its libraries here; huddle finds none of the name it knows.
-fn without_its_libraries_xl_lists_and_puts_back(dom0: &mut Dom0) {
+fn without_its_libraries_xl_lists_and_restores(dom0: &mut Dom0) {
     let before = affinities(dom0);
     json(dom0, "huddle --config /tmp/all.toml pin --format json", SCAN);
     assert_ne!(affinities(dom0), before);

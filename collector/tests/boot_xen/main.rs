@@ -1,5 +1,5 @@
-//! Tests on a real Xen, in QEMU: `cargo xtask xen-host --make-only` makes what they boot. Where that is
-//! missing each test says so and counts as ignored, except in CI (`CI=true`), where it fails.
+//! Tests on a real Xen, in QEMU: `cargo xtask xen-host --make-only` makes the images that they boot. If those are
+//! missing each test reports that and counts as ignored, except in CI (`CI=true`), where it fails.
 //!
 //! One host serves all of them, one after the other; it is booted by the first.
 #![allow(

@@ -19,11 +19,11 @@ const PAGE: usize = 4096;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("content_is_what_merging_makes_of_it", is_what_merging_makes_of_it),
+        trial("content_predicts_what_merging_does", predicts_what_merging_does),
         trial("content_measuring_changes_nothing", measuring_changes_nothing),
         trial("content_a_sample_is_within_its_error", a_sample_is_within_its_error),
         trial("content_tenant_ends_during_the_scan", tenant_ends_during_the_scan),
-        trial("content_memory_is_given_back_during_the_scan", memory_is_given_back_during_the_scan),
+        trial("content_memory_is_freed_during_the_scan", memory_is_freed_during_the_scan),
     ]
 }
 
@@ -43,8 +43,8 @@ fn shared(found: &Measurement) -> Vec<u64> {
     found.matrix.pairs().map(|(i, j)| found.matrix.shared_frames(i, j).unwrap()).collect()
 }
 
-/// Before anything is merged the scan says what merging will do; afterwards both ways agree to the page.
-fn is_what_merging_makes_of_it() {
+/// Before anything is merged the scan predicts what merging will do; afterwards both methods agree to the page.
+fn predicts_what_merging_does() {
     let ksm = Ksm::start();
     ksm.set("run", "0");
     let specs = [
@@ -60,9 +60,9 @@ fn is_what_merging_makes_of_it() {
 
     let before = measure(&vms, unhurried());
     assert!(
-        before.vanished.is_empty() && before.notes.is_empty(),
+        before.unmeasured.is_empty() && before.notes.is_empty(),
         "{:?} {:?}",
-        before.vanished,
+        before.unmeasured,
         before.notes
     );
     assert_eq!((before.matrix.method(), before.matrix.coverage()), (Method::Content, Some(1.0)));
@@ -92,7 +92,7 @@ fn is_what_merging_makes_of_it() {
     assert_eq!(shared(&after), shared(&merged));
     assert_eq!(after.matrix.vms(), before.matrix.vms());
     assert_eq!(shared(&after), shared(&before));
-    // Read in several goes it is the same.
+    // Read in several passes, the result is the same.
     let little = measure(&vms, ContentSettings { memory_mib: 1, cpu_share: Share::HALF, ..unhurried() });
     assert_eq!(little.matrix.vms(), after.matrix.vms());
 }
@@ -147,11 +147,11 @@ fn tenant_ends_during_the_scan() {
         ending.join().unwrap();
         let (a, b) = (found.matrix.len() - 2, found.matrix.len() - 1);
         assert_eq!(found.matrix.shared_frames(a, b), Some(100), "round {round}");
-        if found.vanished.is_empty() {
+        if found.unmeasured.is_empty() {
             assert_eq!(memory(&found, 0).pages_resident, 30_050);
             measured += 1;
         } else {
-            assert_eq!((found.vanished[0].vm.as_str(), found.matrix.len()), ("short", 2));
+            assert_eq!((found.unmeasured[0].vm.as_str(), found.matrix.len()), ("short", 2));
             vanished += 1;
         }
     }
@@ -159,8 +159,8 @@ fn tenant_ends_during_the_scan() {
     println!("ended in {vanished} of 30 scans, measured in {measured}");
 }
 
-/// Memory that is unmapped under the scan's hands is left out and never counted wrongly.
-fn memory_is_given_back_during_the_scan() {
+/// Memory that is unmapped during the scan is left out and never counted wrongly.
+fn memory_is_freed_during_the_scan() {
     const PAGES: usize = 40_000;
     let other = Tenant::start("other", "set:1:100");
     let process = task::process(&HostRoot::real(), std::process::id() as i32).unwrap().id;
@@ -169,26 +169,26 @@ fn memory_is_given_back_during_the_scan() {
         let start = different_pages(PAGES);
         let vms = [own_memory(process, start, PAGES), other.vm()];
         let half = start + PAGES / 2 * PAGE;
-        let giving_back = std::thread::spawn(move || {
+        let freeing = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(round * 2));
             unmap(half, PAGES / 2);
         });
         let found = measure(&vms, unhurried());
-        giving_back.join().unwrap();
+        freeing.join().unwrap();
         unmap(start, PAGES / 2);
-        assert!(found.vanished.is_empty(), "{:?}", found.vanished);
+        assert!(found.unmeasured.is_empty(), "{:?}", found.unmeasured);
         let memory = memory(&found, 0);
         let resident = PAGES as u64 / 2..=PAGES as u64;
         assert!(resident.contains(&memory.pages_resident), "{memory:?}");
         assert_eq!(memory.frames_used, memory.pages_resident, "all are different");
         assert_eq!(found.matrix.shared_frames(0, 1), Some(0));
-        // Between the two: part of what was given back had been read, and it was gone when it was over.
+        // Between the two: part of the freed memory had been read, and was gone at the end.
         if (PAGES as u64 / 2 * 102 / 100..PAGES as u64).contains(&memory.pages_resident) {
             assert!(found.notes.iter().any(|note| note.contains("afterwards")), "{:?}", found.notes);
         }
         caught += usize::from(memory.pages_resident < PAGES as u64);
     }
-    assert!(caught > 0, "it was never given back in time");
+    assert!(caught > 0, "it was never freed in time");
 }
 
 /// Pages of this process, all different from each other and from every tenant's; returns their address.

@@ -1,5 +1,5 @@
-//! Tests on the real host: real processes, real frames, real KSM. They need root and KSM. Where those
-//! are missing each test says so and counts as ignored, except in CI (`CI=true`), where it fails.
+//! Tests on the real host: real processes, real frames, real KSM. They need root and KSM. If those are
+//! missing each test reports that and counts as ignored, except in CI (`CI=true`), where it fails.
 //!
 //! They run one after the other, since KSM's settings are the host's. The program is also its own
 //! tenants: `host tenant SPEC` (see [`tenant`]).

@@ -1,4 +1,4 @@
-//! The real loop on real KSM: passes start rounds, and merges are recorded for whom they happened to.
+//! The real loop on real KSM: passes start rounds, and merges are recorded for the right VM.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -31,14 +31,14 @@ fn records_merges() {
         huddle.args(["--vm", &format!("{}={}", tenant.name, tenant.pid())]);
     }
     let mut huddle = huddle.envs(own_state(dir.path())).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(said.any(|line| line.contains("round 1:")));
+    let mut log = BufReader::new(huddle.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(log.any(|line| line.contains("round 1:")));
     // The programs are attached: whatever is merged from now on is seen.
     ksm.set("run", "1");
     ksm.merge(&tenants.each_ref().map(Tenant::pid));
     let merging = tenants.each_ref().map(|tenant| merging_pages(&HostRoot::real(), tenant.pid()).unwrap());
     kill(Pid::from_raw(huddle.id() as i32), Signal::SIGINT).unwrap();
-    let rest: Vec<String> = said.collect();
+    let rest: Vec<String> = log.collect();
     assert!(huddle.wait().unwrap().success(), "{rest:?}");
     assert!(!rest.iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{rest:?}");
 
@@ -49,7 +49,7 @@ fn records_merges() {
     for (tenant, merging) in tenants.iter().zip(merging) {
         let of = rows.iter().filter(|row| row[0] == Some(tenant.pid().into())).collect::<Vec<_>>();
         let sum = |column: usize| of.iter().map(|row| row[column].unwrap()).sum::<i64>();
-        assert_eq!(of.last().unwrap()[3], Some(merging as i64), "what the kernel says at the end");
+        assert_eq!(of.last().unwrap()[3], Some(merging as i64), "the kernel's count at the end");
         // A merge or two may have been in the making at some reading.
         let (merged, broken) = (sum(1), sum(2));
         assert!(broken <= 2, "nobody wrote: {broken}");

@@ -47,16 +47,21 @@ fn scan() -> MergedScan {
 fn measure(vms: &[Vm]) -> Measurement {
     let found = scan().measure(vms).unwrap();
     if found.zero_pages == Some(ZeroPages::ByContent) {
-        println!("this kernel's books of merged frames cannot be read: each is looked into");
+        println!("KSM's stable tree cannot be read on this kernel: the content of each merged frame is read");
     }
     let by_content = scan().with_zero_pages(ZeroPages::ByContent).measure(vms).unwrap();
-    assert_eq!(found.matrix.vms(), by_content.matrix.vms(), "by books, and by content");
+    assert_eq!(found.matrix.vms(), by_content.matrix.vms(), "by the stable tree, and by content");
     for i in 0..vms.len() {
         for j in 0..vms.len() {
             assert_eq!(found.matrix.shared_frames(i, j), by_content.matrix.shared_frames(i, j));
         }
     }
-    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?} {:?}", found.vanished, found.notes);
+    assert!(
+        found.unmeasured.is_empty() && found.notes.is_empty(),
+        "{:?} {:?}",
+        found.unmeasured,
+        found.notes
+    );
     found
 }
 
@@ -64,7 +69,7 @@ fn memory(found: &Measurement, vm: usize) -> MemoryUse {
     found.matrix.vms()[vm].memory.unwrap()
 }
 
-/// The same figures by the plainest way there is: page by page, every content read, plain sets.
+/// The same figures in the simplest way: page by page, every content read, plain sets.
 struct Reference {
     memory: Vec<MemoryUse>,
     frames: Vec<BTreeSet<u64>>,
@@ -226,8 +231,8 @@ fn beyond_max_page_sharing() {
         ],
     );
     let found = measure(&vms);
-    // 1,103 pages of one content need at least 5 frames of 256; how KSM spreads them is its own affair,
-    // so the rest is told by the reference.
+    // 1,103 pages of one content need at least 5 frames of 256; how KSM spreads them is not specified,
+    // so the rest is checked against the reference.
     let frames: u64 = reference(&vms).frames.iter().flatten().collect::<BTreeSet<_>>().len() as u64;
     assert!(frames >= 20 + 5, "{frames}");
     assert!(memory(&found, 0).frames_used >= 20 + 3, "{:?}", memory(&found, 0));
@@ -236,7 +241,7 @@ fn beyond_max_page_sharing() {
     assert_is_reference(&found, &vms);
 }
 
-/// Looking into a merged page must not split it (`process_vm_readv` would).
+/// Reading a merged page must not split it (`process_vm_readv` would).
 fn measuring_changes_nothing() {
     let ksm = Ksm::start();
     let (_tenants, vms) =
@@ -251,7 +256,7 @@ fn measuring_changes_nothing() {
     assert_eq!(memory(&first, 0), memory(&second, 0));
 }
 
-/// What a kept scan remembers must not outlive what it is about.
+/// Cached facts of a scan must not be used for frames that have changed.
 fn after_pages_were_unmerged() {
     let ksm = Ksm::start();
     let (tenants, vms) = merged(&ksm, &[("a", "set:1:300".into()), ("b", "set:1:300".into())]);
@@ -275,8 +280,8 @@ fn tenant_ends_before_the_scan() {
     let (mut tenants, vms) = merged(&ksm, &[("a", spec()), ("b", spec()), ("c", spec())]);
     tenants[1].end();
     let found = scan().measure(&vms).unwrap();
-    assert_eq!(found.vanished.len(), 1);
-    assert_eq!(found.vanished[0].vm, "b");
+    assert_eq!(found.unmeasured.len(), 1);
+    assert_eq!(found.unmeasured[0].vm, "b");
     assert_eq!(found.matrix.len(), 2);
     assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
 }
@@ -290,15 +295,15 @@ fn tenant_ends_during_the_scan() {
     for round in 0..40 {
         let mut short = Tenant::start("short", "set:2:60000,read:0:60000");
         let all = [vms.clone(), vec![short.vm()]].concat();
-        short.let_go();
+        short.begin_end();
         std::thread::sleep(Duration::from_micros(round * 50));
         let found = scan().measure(&all).unwrap();
         assert_eq!(found.matrix.shared_frames(0, 1), Some(100));
-        if found.vanished.is_empty() {
+        if found.unmeasured.is_empty() {
             let memory = memory(&found, 2);
             assert_eq!((memory.pages_resident, memory.pages_zero), (120_000, 60_000));
         } else {
-            assert_eq!((found.vanished[0].vm.as_str(), found.matrix.len()), ("short", 2));
+            assert_eq!((found.unmeasured[0].vm.as_str(), found.matrix.len()), ("short", 2));
             vanished += 1;
         }
     }

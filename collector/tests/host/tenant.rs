@@ -68,8 +68,8 @@ impl Tenant {
         let _ = self.child.wait();
     }
 
-    /// Lets it end by itself, without waiting until it has.
-    pub fn let_go(&mut self) {
+    /// Makes it exit, without waiting until it has.
+    pub fn begin_end(&mut self) {
         drop(self.child.stdin.take());
     }
 }
@@ -99,7 +99,7 @@ pub fn run(spec: &str) -> ! {
     for (kind, number, count) in parts {
         for (index, page) in rest.by_ref().take(count).enumerate() {
             match kind {
-                // Zeros first: nothing may tell such a page from a zero-filled one by its beginning.
+                // Zeros first: such a page cannot be distinguished from a zero-filled one by its beginning.
                 "set" => page[PAGE / 8 - 1 - index % 7] = number << 32 | (index as u64 + 1),
                 "copies" => page[PAGE / 8 - 1] = number << 32,
                 "zeros" => page.iter_mut().for_each(|word| {

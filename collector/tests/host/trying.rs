@@ -1,4 +1,4 @@
-//! The closed loop for real: processes that report their reads, moved by what they report.
+//! The closed loop on real processes, which report their reads and are moved by these reports.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub fn trials() -> Vec<Trial> {
         trial("the_loop_moves_readers_from_the_opposed_to_the_recommended_placement", opposed),
         trial("the_loop_leaves_the_recommended_placement_alone", recommended),
         trial("the_loop_leaves_four_equal_readers_alone", equal),
-        trial("the_loop_leaves_a_writer_and_says_why", writer),
+        trial("the_loop_leaves_a_writer_and_reports_why", writer),
     ]
 }
 
@@ -27,7 +27,7 @@ fn opposed() {
     assert_eq!(ran.during[0], ran.during[1]);
     assert_eq!(ran.during[2], ran.during[3]);
     assert_ne!(ran.during[0], ran.during[2]);
-    assert_eq!(ran.after, [Some(0), Some(1), Some(0), Some(1)], "all is as it was");
+    assert_eq!(ran.after, [Some(0), Some(1), Some(0), Some(1)], "everything is restored");
     let kept = ran.recorded.words.iter().position(|[_, outcome, _]| outcome == "kept").unwrap();
     let [proposal, _, reason] = &ran.recorded.words[kept];
     assert!(proposal.starts_with("policy paper moves 2 vCPUs"), "{proposal}");

@@ -1,8 +1,8 @@
-//! The real `huddle` beside processes of a user whom nobody trusts, which do what they can to be taken for VMs and to
-//! cost time and memory. They need root, to start them as another user. Where that is missing each test says so and
-//! counts as ignored, except in CI (`CI=true`), where it fails.
+//! The real `huddle` beside processes of an untrusted user, which do what they can to be taken for VMs and to cost time
+//! and memory. The tests need root, to start processes as another user. Without root each test reports that and counts
+//! as ignored, except in CI (`CI=true`), where it fails.
 //!
-//! The program is also its own strangers, under the name of QEMU: see [`stranger`].
+//! These processes are this program again, under the name of QEMU: see [`stranger`].
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: what fails, panics")]
 
 mod stranger;
@@ -30,6 +30,7 @@ fn main() {
         trial("what_is_taken_has_limits_too", taken_ones_have_limits),
         trial("a_limit_stays_with_the_vm_that_was_meant", limits_stay),
         trial("sockets_of_others_are_not_connected_to", foreign_sockets),
+        trial("a_recording_goes_on_where_descriptors_run_out", few_descriptors),
     ];
     libtest_mimic::run(&arguments, trials).exit()
 }
@@ -81,12 +82,12 @@ impl Host {
         command.output().unwrap()
     }
 
-    /// `huddle vms`, which has to succeed, with what it said.
+    /// Output and stderr of `huddle vms`, which has to succeed.
     fn vms(&self, args: &[&str]) -> (Value, String) {
         let output = self.huddle(&[&["vms", "--format", "json"], args].concat());
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{said}");
-        (serde_json::from_slice(&output.stdout).unwrap(), said)
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        (serde_json::from_slice(&output.stdout).unwrap(), stderr)
     }
 }
 
@@ -115,7 +116,7 @@ fn are_listed() {
     );
     assert!(!table.contains('\u{202e}') && !table.lines().any(|line| line.starts_with("forged")), "{table}");
 
-    // What is not taken cannot be planned with, unless the user says so.
+    // Processes that are left out become VMs only by configuration.
     let by_owner = host.config(&format!("[discover]\nowners = [\"{NOBODY}\"]\n"));
     let by_name = host.config("[discover]\ninclude = [\"we*\"]\n");
     for config in [by_owner, by_name] {
@@ -149,11 +150,11 @@ fn cost_little() {
         Stranger::start(dir, &["-name", "mute", "-qmp", &monitor], &format!("mute={}", path.display()))
     }));
 
-    // Not taken, and taken against all advice.
+    // First left out, then included by configuration.
     let taken = host.config(&format!("[discover]\nowners = [\"{NOBODY}\"]\n"));
     for args in [&[][..], &["--config", &taken]] {
         let begin = Instant::now();
-        let (found, said) = host.vms(args);
+        let (found, stderr) = host.vms(args);
         let (took, peak_kib) = (begin.elapsed(), getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss());
         let (vms, left) = (of(&found, "vms", &strangers), of(&found, "left_out", &strangers));
         say(&format!(
@@ -170,14 +171,14 @@ fn cost_little() {
             kind.iter().filter(|vm| vm["name"].as_str().unwrap().starts_with(name)).count()
         };
         match args {
-            [] => assert_eq!((vms.len(), left.len()), (0, strangers.len()), "{said}"),
+            [] => assert_eq!((vms.len(), left.len()), (0, strangers.len()), "{stderr}"),
             _ => {
                 for name in ["map", "maps"] {
-                    assert!(of_name(&left, name) >= 1 && of_name(&vms, name) == 0, "{name}: {said}");
+                    assert!(of_name(&left, name) >= 1 && of_name(&vms, name) == 0, "{name}: {stderr}");
                 }
                 let line = left.iter().find(|vm| vm["reason"].as_str().unwrap().contains("command line"));
-                assert!(line.is_some(), "{said}");
-                assert!(of_name(&vms, "mute") + of_name(&left, "mute") > 0, "{said}");
+                assert!(line.is_some(), "{stderr}");
+                assert!(of_name(&vms, "mute") + of_name(&left, "mute") > 0, "{stderr}");
             }
         }
         assert!(found["vms"].as_array().unwrap().iter().all(|vm| vm["name"].as_str().unwrap().len() <= 256));
@@ -186,12 +187,12 @@ fn cost_little() {
         say(&format!("no round is run: {reason}"));
         return;
     }
-    // A whole round with all of them: measured, planned with, and not pinned.
+    // A complete round with all of them: measured, planned with, and not pinned.
     let round = host.huddle(&["run", "--dry-run", "--rounds", "1", "--config", &taken]);
-    let (said, peak_kib) =
+    let (stderr, peak_kib) =
         (String::from_utf8(round.stderr).unwrap(), getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss());
-    assert!(round.status.success(), "{said}");
-    let line = said.lines().find(|line| line.contains("round 1:")).unwrap();
+    assert!(round.status.success(), "{stderr}");
+    let line = stderr.lines().find(|line| line.contains("round 1:")).unwrap();
     say(&format!("{line}; at most {} MiB", peak_kib >> 10));
     assert!(peak_kib < 200 << 10, "{peak_kib} KiB");
 }
@@ -206,12 +207,12 @@ fn taken_ones_have_limits() {
     ];
     let config = host
         .config(&format!("[discover]\nowners = [\"{NOBODY}\"]\n[limits]\nthreads = 50\nmappings = 300\n"));
-    let (found, said) = host.vms(&["--config", &config]);
+    let (found, stderr) = host.vms(&["--config", &config]);
     let names =
         |kind| of(&found, kind, &strangers).iter().map(|vm| vm["name"].as_str().unwrap()).collect::<Vec<_>>();
-    assert_eq!((names("vms"), names("left_out")), (vec!["plain"], vec!["threads", "maps"]), "{said}");
+    assert_eq!((names("vms"), names("left_out")), (vec!["plain"], vec!["threads", "maps"]), "{stderr}");
     for limit in ["more than 50 threads ([limits] threads)", "more than 300 mappings ([limits] mappings)"] {
-        assert_eq!(said.matches(limit).count(), 1, "{said}");
+        assert_eq!(stderr.matches(limit).count(), 1, "{stderr}");
     }
 }
 
@@ -243,11 +244,14 @@ fn limits_stay() {
     assert_ne!(domain(&planned, web.pid()), domain(&planned, db.pid()));
     assert_eq!(domain(&planned, stranger.pid()), None);
 
-    // It is one, and nobody knows which of the two is meant.
+    // It is a VM, so the name is ambiguous.
     let output = plan(&format!("{trusted}[plan]\napart = [[\"huddle-web\", \"huddle-db\"]]\n"));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("2 VMs here are called that") && said.contains("name one by OWNER:NAME"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("2 VMs here are called that") && stderr.contains("name one by OWNER:NAME"),
+        "{stderr}"
+    );
 
     let output = plan(&format!("{trusted}[plan]\napart = [[\"root:huddle-web\", \"huddle-db\"]]\n"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -271,10 +275,40 @@ fn foreign_sockets() {
         Stranger::start(dir, &["-name", "link", "-qmp", &monitor(&link)], ""),
     ];
     let config = host.config(&format!("[discover]\nowners = [\"{NOBODY}\"]\n"));
-    let (found, said) = host.vms(&["--config", &config]);
-    assert_eq!(of(&found, "vms", &strangers).len(), 2, "{said}");
-    assert!(said.contains("belongs to user 0, not to user 65534"), "{said}");
-    assert!(said.contains("link is a link that belongs to user 65534"), "{said}");
+    let (found, stderr) = host.vms(&["--config", &config]);
+    assert_eq!(of(&found, "vms", &strangers).len(), 2, "{stderr}");
+    assert!(stderr.contains("belongs to user 0, not to user 65534"), "{stderr}");
+    assert!(stderr.contains("link is a link that belongs to user 65534"), "{stderr}");
     let none = listener.accept().unwrap_err().kind();
-    assert_eq!(none, std::io::ErrorKind::WouldBlock, "nobody has connected");
+    assert_eq!(none, std::io::ErrorKind::WouldBlock, "huddle did not connect");
+}
+
+/// Counters take descriptors by vCPU; what has to go on has a reserve.
+fn few_descriptors() {
+    let host = Host::new();
+    let dir = host.dir.path();
+    let many_vcpus = || vec![Stranger::start_as(0, dir, &["-name", "large"], "threads=2000")];
+    let many_vms = || {
+        let names = (0..300).map(|number| format!("vm{number}"));
+        names.map(|name| Stranger::start_as(0, dir, &["-name", &name], "threads=1")).collect()
+    };
+    let cases: [(&str, &str, &dyn Fn() -> Vec<Stranger>); 2] =
+        [("1500", "2000 vCPUs", &many_vcpus), ("512", "300 VMs", &many_vms)];
+    for (limit, what, start) in cases {
+        let strangers = start();
+        let recording = host.path(what);
+        let mut command = Command::new("prlimit");
+        command.args([format!("--nofile={limit}:{limit}").as_str(), env!("CARGO_BIN_EXE_huddle")]);
+        command.args(["run", "--dry-run", "--rounds", "2", "--min-interval", "0", "--window", "0.2"]);
+        command.arg("--record").arg(&recording).args(["--config", &host.config("")]);
+        let output = command.env("HUDDLE_STATE_DIR", host.path("state")).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{what}: {said}");
+        assert!(said.contains(&format!("the limit of {limit} open files is reached")), "{what}: {said}");
+        assert!(!said.contains("os error 24"), "{what}: {said}");
+        let rounds = huddle_testing::recording::rows(&recording.join("rounds"));
+        assert_eq!(rounds.len(), 2, "{what}: {said}");
+        let vms = huddle_testing::recording::rows(&recording.join("vms"));
+        assert!(vms.len() >= 2 * strangers.len(), "{what}: {} rows of VMs", vms.len());
+    }
 }

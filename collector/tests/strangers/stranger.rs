@@ -1,10 +1,10 @@
-//! A process of another user under the name of QEMU, with any command line. What it does says the variable
-//! `STRANGER`, as `KEY=VALUE`:
-//! - `threads`: it has so many threads that are called like vCPUs, which sleep;
-//! - `mappings`: so many mappings of one page;
-//! - `reserve_gib`: a mapping of this size, of which nothing is touched;
-//! - `mute`: it listens at this path and never answers;
-//! - `line`: its command line has so many bytes.
+//! A process of another user under the name of QEMU, with any command line. The variable `STRANGER` sets what it
+//! does, as `KEY=VALUE`:
+//! - `threads`: the number of sleeping threads with names of vCPUs;
+//! - `mappings`: the number of mappings of one page;
+//! - `reserve_gib`: the size of a mapping that is never touched;
+//! - `mute`: the path of a socket at which it listens and never answers;
+//! - `line`: the length of its command line in bytes.
 
 use std::io::{BufRead, BufReader, Read};
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 /// The user that strangers run as.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// In two parts, since nothing here boots a guest, as tests with the whole name in them do.
+/// In two parts: tests that contain the complete name boot guests, and this one does not.
 const PROGRAM: &str = concat!("qemu-", "system-x86_64");
 
 const TASK: &str = "STRANGER";
@@ -116,7 +116,7 @@ fn mappings(count: usize) {
     }
 }
 
-/// Says that the command line is a large mapping, as any process may (prctl(2), PR_SET_MM_MAP).
+/// Makes a large mapping its command line, as any process may (prctl(2), PR_SET_MM_MAP).
 fn long_line(bytes: usize) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let (_, rest) = stat.rsplit_once(')').unwrap();

@@ -18,7 +18,7 @@ use huddle_model::vm::Vm;
 
 use huddle_sharing::content::candidates::{self, HashGroups as SlotGroups};
 use huddle_sharing::content::{ContentScan, ContentSettings, GuestMemory, Hashed, Slot, Throttle};
-use huddle_sharing::{ENDED, Measurement, SharingError};
+use huddle_sharing::{Measurement, SharingError, UnmeasuredVm};
 
 use crate::toolstack::{BATCH_PAGES, DomainRef, ForeignMemory, ListDomains, PAGE_BYTES, XenError};
 
@@ -28,7 +28,7 @@ const SLOTS_AT_ONCE: u64 = 16 * BATCH_PAGES as u64;
 /// Like [`ContentScan::measure`], but for domains, given by each VM's [`id`](Vm::id). All memory of a domain
 /// is measured, whatever [`Vm::memory`] has.
 ///
-/// A domain that ends during the scan is in [`Measurement::vanished`], and so is, with the reason, one whose
+/// A domain that ends during the scan is in [`Measurement::unmeasured`], and so is, with the reason, one whose
 /// pages cannot be listed or mapped although others' can. A paused domain is measured like any other.
 ///
 /// # Errors
@@ -43,8 +43,8 @@ pub fn measure_domains(
     let began = Instant::now();
     let mut memory = DomainMemory::open(memory, domains, &wanted(vms)?)?;
     let scanned = scan.scan(&mut memory, vms)?;
-    let (ended, notes) = memory.close(|vm| &vms[vm].name)?;
-    Ok(scan.report(vms, scanned, ended, notes, began))
+    let (unmeasured, notes) = memory.close(|vm| &vms[vm].name)?;
+    Ok(scan.report(vms, scanned, unmeasured, notes, began))
 }
 
 /// Like [`ContentScan::hash_only`], but for domains; calls `listed` once their pages are listed.
@@ -109,8 +109,8 @@ pub(crate) type TakeGroups<'t> = dyn FnMut(&mut dyn ForeignMemory, &HashGroups, 
 /// Results of a search other than groups.
 #[derive(Debug)]
 pub(crate) struct Searched {
-    /// Domains that could not be read, or not completely, by position, with the reason.
-    pub(crate) left_out: Vec<(usize, String)>,
+    /// Domains that could not be read.
+    pub(crate) unmeasured: Vec<UnmeasuredVm>,
     /// Notes about other domains.
     pub(crate) notes: Vec<String>,
 }
@@ -133,8 +133,8 @@ pub(crate) fn search(
         let alike = HashGroups::of(slots, memory);
         take(memory.memory, &alike, throttle);
     })?;
-    let (left_out, notes) = memory.close(|domain| domains[domain].1)?;
-    Ok(Searched { left_out, notes })
+    let (unmeasured, notes) = memory.close(|domain| domains[domain].1)?;
+    Ok(Searched { unmeasured, notes })
 }
 
 /// The domain of each VM; `None` for a VM that is not a domain.
@@ -155,14 +155,14 @@ struct DomainMemory<'a> {
     memory: &'a mut dyn ForeignMemory,
     domains: &'a mut ListDomains<'a>,
     spaces: Vec<Space>,
-    /// VMs that are not read, by position, with the reason.
-    left_out: Vec<(usize, String)>,
+    /// VMs that are not read.
+    unmeasured: Vec<UnmeasuredVm>,
     /// The frames of one batch.
     batch: Vec<u64>,
 }
 
-/// VMs left out of the result, by position, with the reason; and notes about others.
-type Closed = (Vec<(usize, String)>, Vec<String>);
+/// VMs that were not measured, and notes about others.
+type Closed = (Vec<UnmeasuredVm>, Vec<String>);
 
 struct Space {
     vm: usize,
@@ -188,16 +188,17 @@ impl<'a> DomainMemory<'a> {
     ) -> Result<Self, SharingError> {
         let listed = domains()?;
         let mut opened =
-            DomainMemory { memory, domains, spaces: Vec::new(), left_out: Vec::new(), batch: Vec::new() };
+            DomainMemory { memory, domains, spaces: Vec::new(), unmeasured: Vec::new(), batch: Vec::new() };
         let mut refused = None;
         for (vm, id) in wanted.iter().enumerate() {
             let Some(id) = id else {
-                opened.left_out.push((vm, "it is not a Xen domain".to_owned()));
+                let reason = "it is not a Xen domain".to_owned();
+                opened.unmeasured.push(UnmeasuredVm::unreadable(vm, reason));
                 continue;
             };
             let domain = listed.iter().find(|domain| domain.domain.xen_id() == *id && !domain.is_ending);
             let Some(domain) = domain else {
-                opened.left_out.push((vm, ENDED.to_owned()));
+                opened.unmeasured.push(UnmeasuredVm::ended(vm));
                 continue;
             };
             match opened.memory.frames(domain) {
@@ -210,9 +211,10 @@ impl<'a> DomainMemory<'a> {
                     is_mapped: false,
                     failed: None,
                 }),
-                Err(error) if error.is_gone() => opened.left_out.push((vm, ENDED.to_owned())),
+                Err(error) if error.is_gone() => opened.unmeasured.push(UnmeasuredVm::ended(vm)),
                 Err(error) => {
-                    opened.left_out.push((vm, format!("its pages cannot be listed: {error}")));
+                    let reason = format!("its pages cannot be listed: {error}");
+                    opened.unmeasured.push(UnmeasuredVm::unreadable(vm, reason));
                     refused.get_or_insert(error);
                 }
             }
@@ -233,26 +235,27 @@ impl<'a> DomainMemory<'a> {
     /// # Errors
     /// When no page of any remaining domain could be mapped.
     fn close<'n>(self, name_of: impl Fn(usize) -> &'n str) -> Result<Closed, SharingError> {
-        let (mut left_out, mut notes, mut refused) = (self.left_out, Vec::new(), None);
+        let (mut unmeasured, mut notes, mut refused) = (self.unmeasured, Vec::new(), None);
         let mut is_any_mapped = false;
         for space in self.spaces {
             is_any_mapped |= space.is_mapped;
             match space.failed {
-                _ if space.is_gone => left_out.push((space.vm, ENDED.to_owned())),
+                _ if space.is_gone => unmeasured.push(UnmeasuredVm::ended(space.vm)),
                 Some(error) if space.is_mapped => {
                     notes.push(format!("some pages of {:?} could not be mapped: {error}", name_of(space.vm)));
                 }
                 Some(error) => {
-                    left_out.push((space.vm, format!("none of its pages can be mapped: {error}")));
+                    let reason = format!("none of its pages can be mapped: {error}");
+                    unmeasured.push(UnmeasuredVm::unreadable(space.vm, reason));
                     refused.get_or_insert(error);
                 }
                 None => {}
             }
         }
-        left_out.sort_by_key(|(vm, _)| *vm);
+        unmeasured.sort_by_key(|left_out| left_out.vm);
         match refused {
             Some(error) if !is_any_mapped => Err(error.into()),
-            _ => Ok((left_out, notes)),
+            _ => Ok((unmeasured, notes)),
         }
     }
 }

@@ -159,7 +159,7 @@ impl Host for XenHost {
 
     fn measure(&mut self, vms: &[Vm]) -> Result<SharingMatrix, HostFailure> {
         let measured = self.backend.measure(Method::Content, CONTENT, vms)?;
-        match measured.vanished.first() {
+        match measured.unmeasured.first() {
             Some(gone) => Err(HostFailure::Failed(format!("{} was not measured: {}", gone.vm, gone.reason))),
             None => Ok(measured.matrix),
         }

@@ -108,7 +108,7 @@ pub fn follow(worlds: u32, effect: f64, noise: f64, seed: u64) -> Follow {
         let mut passes = None;
         for _ in 0..20 * 60 {
             world.step();
-            if world.is_best() && world.machine().block().is_none() && settled(&world) {
+            if world.is_best() && world.machine().block(&[]).is_none() && settled(&world) {
                 passes = Some(world.passes_since_change());
                 break;
             }

@@ -58,7 +58,7 @@ fn whatever_happens_to_the_host_ends_a_trial_cleanly() {
     ];
     for (begin, end, word) in happenings {
         let mut world = World::new(WorldSettings { pass_s: 15, noise: 0.3, ..WorldSettings::default() });
-        while world.machine().block().is_none() {
+        while world.machine().block(&[]).is_none() {
             world.step();
         }
         world.happen(begin);

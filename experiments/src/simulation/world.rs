@@ -274,7 +274,7 @@ impl World {
         Observation {
             window: self.second,
             round: self.round,
-            trial: self.machine.block(),
+            trial: self.machine.block(&[]),
             vms: Vec::new(),
             begin_unix_us: end - 1_000_000,
             end_unix_us: end,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bearers::Bearers;
 use crate::matrix::{MatrixVm, SharingMatrix};
+use crate::vm::Vm;
 
 /// Limits for every plan, besides where VMs may run. A plan that cannot keep one names it in its reasons.
 /// There are no limits by default.
@@ -90,6 +91,11 @@ impl PlanLimits {
     /// The pairs to be kept apart, as positions in `matrix`.
     pub fn pairs_apart(&self, matrix: &SharingMatrix) -> Vec<(usize, usize)> {
         Bearers::default().apply(self, matrix.vms()).apart
+    }
+
+    /// Whether a group to be kept apart names this VM.
+    pub fn keeps_apart(&self, vm: &Vm) -> bool {
+        self.apart.iter().flatten().any(|name| vm.identity().is_meant_by(name))
     }
 
     /// What the user says that a VM uses of a cache, in KiB.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::availability::Availability;
 use crate::counters::CounterRole;
-use crate::observation::{Observation, ProgramCost, VcpuObservation};
+use crate::observation::{Observation, ProgramCost, TrialBlock, VcpuObservation};
 use crate::topology::{DomainId, Topology};
 use crate::trial::Decision;
 
@@ -59,7 +59,7 @@ struct Window<'a> {
     vms: &'a HashMap<&'a str, VmColumns>,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
     fn begin_us(&self) -> i64 {
         signed(self.seen.begin_unix_us)
     }
@@ -72,16 +72,9 @@ impl Window<'_> {
         self.vms.get(name).copied().unwrap_or_default()
     }
 
-    fn trial(&self) -> Option<u32> {
-        self.seen.trial.as_ref().map(|trial| trial.trial)
-    }
-
-    fn arm(&self) -> Option<String> {
-        self.seen.trial.as_ref().map(|trial| trial.arm.clone())
-    }
-
-    fn block(&self) -> Option<u32> {
-        self.seen.trial.as_ref().map(|trial| trial.block)
+    /// The part of the trial that the row of a VM belongs to.
+    fn part(&self, vm: &str) -> Option<&'a TrialBlock> {
+        self.seen.trial.as_ref().filter(|_| !self.seen.is_outside(vm))
     }
 
     fn counters(&self, vcpu: &VcpuObservation) -> CounterRow {
@@ -91,6 +84,7 @@ impl Window<'_> {
         let count = |role| counters.count(role).value().copied();
         let broken = self.seen.merging.iter().find(|vm| vm.vm == vcpu.vm);
         let (vm, thread) = (self.vm(&vcpu.vm), vcpu.id.thread());
+        let part = self.part(&vcpu.vm);
         CounterRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
@@ -105,9 +99,9 @@ impl Window<'_> {
             thread: thread.map(|thread| thread.id),
             thread_start_ticks: thread.map(|thread| thread.start_ticks),
             domain: self.topology.and_then(|topology| vcpu.domain(topology)).map(|DomainId(id)| id),
-            trial: self.trial(),
-            arm: self.arm(),
-            block: self.block(),
+            trial: part.map(|part| part.trial),
+            arm: part.map(|part| part.arm.clone()),
+            block: part.map(|part| part.block),
             interval_ns: read.map(|read| (read.interval_s * 1e9).round() as u64),
             time_enabled_ns: read.map(|read| read.time_enabled_ns),
             time_running_ns: read.map(|read| read.time_running_ns),
@@ -205,8 +199,9 @@ impl Window<'_> {
     }
 
     fn reported(&self) -> Vec<ReportRow> {
-        let rows = self.seen.reported.iter().map(|report| (report, self.vm(&report.vm)));
-        let rows = rows.map(|(report, vm)| ReportRow {
+        let rows = self.seen.reported.iter();
+        let rows = rows.map(|report| (report, self.vm(&report.vm), self.part(&report.vm)));
+        let rows = rows.map(|(report, vm, part)| ReportRow {
             begin_us: self.begin_us(),
             end_us: self.end_us(),
             window: self.seen.window,
@@ -215,9 +210,9 @@ impl Window<'_> {
             vm_kind: vm.vm_kind,
             uuid: vm.uuid,
             domid: vm.domid,
-            trial: self.trial(),
-            arm: self.arm(),
-            block: self.block(),
+            trial: part.map(|part| part.trial),
+            arm: part.map(|part| part.arm.clone()),
+            block: part.map(|part| part.block),
             operations: report.operations,
             latency_us: report.latency_us,
         });

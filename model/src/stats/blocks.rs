@@ -54,9 +54,9 @@ pub struct SampleFlags {
 }
 
 impl BlockSums {
-    /// Adds one window.
+    /// Adds one window, without the VMs that are no part of its trial.
     pub fn add(&mut self, seen: &Observation) {
-        for vcpu in &seen.vcpus {
+        for vcpu in seen.vcpus.iter().filter(|vcpu| !seen.is_outside(&vcpu.vm)) {
             let broken = seen.merging.iter().find(|vm| vm.vm == vcpu.vm).and_then(|vm| vm.breaks.value());
             // Moves within a domain keep the cache; if domains are unknown any move counts.
             let moved = vcpu.domain_migrations.value().or(vcpu.migrations.value());
@@ -66,8 +66,10 @@ impl BlockSums {
                 broken.is_some_and(|pages| *pages > 0),
             );
         }
-        if !seen.reported.is_empty() {
-            self.reported.above += seen.reported.iter().map(|report| report.operations as f64).sum::<f64>();
+        let reported = seen.reported.iter().filter(|report| !seen.is_outside(&report.vm));
+        let operations: Vec<f64> = reported.map(|report| report.operations as f64).collect();
+        if !operations.is_empty() {
+            self.reported.above += operations.iter().sum::<f64>();
             self.reported.below += seen.seconds();
         }
     }

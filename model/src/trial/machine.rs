@@ -22,7 +22,7 @@ use super::verdict::{Verdict, judge};
 use super::writers::Writers;
 use super::{Arm, Comparison, Decision, Objective, Outcome};
 use crate::availability::Availability;
-use crate::id::VmId;
+use crate::id::{VmId, VmRef};
 use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, TrialBlock};
 use crate::plan::PlanInput;
@@ -185,13 +185,19 @@ impl Machine {
         }
     }
 
-    /// The part of a trial that a window ending now belongs to; `None` outside of trials and during warm-up
-    /// after a switch.
-    pub fn block(&self) -> Option<TrialBlock> {
+    /// The part of a trial that a window ending now belongs to, in which `observed` were observed; `None` outside
+    /// of trials and during warm-up after a switch.
+    pub fn block(&self, observed: &[VmRef]) -> Option<TrialBlock> {
         let Phase::Trial(trial) = &self.phase else { return None };
         let (arm, block) = trial.counted()?;
         let number = u32::try_from(self.trials).unwrap_or(u32::MAX);
-        Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block })
+        let is_member = |vm: &VmRef| {
+            self.members
+                .iter()
+                .any(|(name, id, _)| *name == vm.name && vm.id.is_none_or(|other| other == *id))
+        };
+        let outside = observed.iter().filter(|vm| !is_member(vm)).map(|vm| vm.name.clone()).collect();
+        Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block, outside })
     }
 
     /// Weights of the VMs' sharing: less than 1 for those that write to shared pages.
@@ -204,9 +210,14 @@ impl Machine {
         self.moved
     }
 
-    /// All decisions, oldest first.
+    /// The decisions that were not taken out yet, oldest first.
     pub fn decisions(&self) -> &[Decision] {
         &self.decisions
+    }
+
+    /// Takes out the decisions, oldest first: a loop that runs for months must not collect them.
+    pub fn take_decisions(&mut self) -> Vec<Decision> {
+        std::mem::take(&mut self.decisions)
     }
 
     /// The comparison for the screen and the recording.
@@ -304,7 +315,7 @@ impl Machine {
                 "{load:.1} runnable tasks per CPU are above the limit of {}",
                 self.settings.load_limit
             )),
-            _ => seen.and_then(|seen| trial.disturbed(seen, self.objective)),
+            _ => seen.and_then(|seen| trial.disturbed(seen, self.objective, &self.members)),
         };
         let Some(reason) = broken else { return true };
         self.abort(at, reason);

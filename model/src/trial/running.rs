@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Objective;
 use super::assignment::Assignment;
 use super::settings::TrialSettings;
+use super::{Member, Objective};
 use crate::availability::Availability;
 use crate::id::VcpuId;
 use crate::observation::Observation;
@@ -89,10 +89,17 @@ impl Trial {
         (self.warmed == 0).then(|| (self.side(), block))
     }
 
-    /// Why the window is invalid for this trial: a vCPU thread came or went, a VM is stalled.
-    pub(super) fn disturbed(&mut self, seen: &Observation, objective: Objective) -> Option<String> {
-        let threads: BTreeSet<_> =
-            seen.vcpus.iter().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.id)).collect();
+    /// Why the window is invalid for this trial of `members`: a vCPU thread of theirs came or went, one of them
+    /// is stalled.
+    pub(super) fn disturbed(
+        &mut self,
+        seen: &Observation,
+        objective: Objective,
+        members: &BTreeSet<Member>,
+    ) -> Option<String> {
+        let is_member = |vm: &str| members.iter().any(|(name, ..)| name == vm);
+        let vcpus = || seen.vcpus.iter().filter(|vcpu| is_member(&vcpu.vm));
+        let threads: BTreeSet<_> = vcpus().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.id)).collect();
         match &self.threads {
             Some(before) if *before != threads => {
                 let (vm, vcpu, _) = before.symmetric_difference(&threads).next()?;
@@ -103,9 +110,10 @@ impl Trial {
         }
         let mut awake: BTreeSet<&str> = BTreeSet::new();
         if objective == Objective::Reported {
-            awake.extend(seen.reported.iter().filter(|vm| vm.operations > 0).map(|vm| vm.vm.as_str()));
+            let active = seen.reported.iter().filter(|report| report.operations > 0 && is_member(&report.vm));
+            awake.extend(active.map(|report| report.vm.as_str()));
         } else {
-            let ran = seen.vcpus.iter().filter(|vcpu| vcpu.run_ns().is_none_or(|ns| ns > 0));
+            let ran = vcpus().filter(|vcpu| vcpu.run_ns().is_none_or(|ns| ns > 0));
             awake.extend(ran.map(|vcpu| vcpu.vm.as_str()));
         }
         for vm in &awake {

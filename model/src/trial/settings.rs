@@ -31,6 +31,9 @@ pub struct TrialSettings {
     pub hold_s: u64,
     /// Maximum number of vCPUs moved between domains in any hour, including trials.
     pub moves_per_hour: u32,
+    /// How long a VM must have been there to be placed by trials, in seconds: VMs that come and go do not disturb
+    /// them. VMs that are there when the loop starts, and those that `apart` names, do not wait.
+    pub settle_s: f64,
     /// How long merged pages have to last to be worth a move, in seconds. The weight of a VM is the share of
     /// its merged pages that is expected to last that long.
     pub lasting_s: f64,
@@ -54,6 +57,7 @@ impl Default for TrialSettings {
             cool_down_s: 600,
             hold_s: 30,
             moves_per_hour: 1000,
+            settle_s: 10.0,
             lasting_s: 10.0,
             longest_interval_s: 30,
             seed: 1,
@@ -96,7 +100,16 @@ impl TrialSettings {
                 return Err(BadSetting { setting, value: value.to_string(), expected: "more than 0" });
             }
         }
+        if !(self.settle_s.is_finite() && (0.0..=1e6).contains(&self.settle_s)) {
+            let value = self.settle_s.to_string();
+            return Err(BadSetting { setting: "settle_s", value, expected: "0 to 1000000" });
+        }
         Ok(())
+    }
+
+    /// How long a VM must have been there to be placed by trials.
+    pub fn settle(&self) -> Duration {
+        Duration::from_secs_f64(self.settle_s)
     }
 
     pub(super) fn cool_down(&self, times: u32) -> Duration {

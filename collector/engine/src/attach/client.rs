@@ -14,17 +14,17 @@ use super::{Hello, MAX_LINE_BYTES, Message, PROTOCOL, ViewerHello, line_of};
 /// Why a loop cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// Nobody serves there.
+    /// No loop listens there.
     #[error("no huddle serves viewers at {}: {source}; start `huddle run`, or name its socket", path.display())]
-    Nobody {
+    NotRunning {
         /// The socket.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Another version, or no huddle at all.
     #[error("what serves at {} does not speak {PROTOCOL}: {reason}", path.display())]
-    Language {
+    Protocol {
         /// The socket.
         path: PathBuf,
         /// What was read.
@@ -43,7 +43,7 @@ pub struct Viewer {
     path: PathBuf,
     read: BufReader<OwnedReadHalf>,
     write: OwnedWriteHalf,
-    /// What was read of the line that comes; kept here, so that waiting for it can be given up.
+    /// The part of the next line that was read; kept here, so that [`Viewer::next`] can be cancelled.
     line: Vec<u8>,
     decoder: Decoder,
 }
@@ -52,10 +52,10 @@ impl Viewer {
     /// Connects to the loop that serves at `path`.
     ///
     /// # Errors
-    /// Nobody serves there, or in another version.
+    /// No loop listens there, or one of another version.
     pub async fn attach(path: &Path) -> Result<Self, AttachError> {
-        let nobody = |source| AttachError::Nobody { path: path.to_owned(), source };
-        let (read, write) = UnixStream::connect(path).await.map_err(nobody)?.into_split();
+        let not_running = |source| AttachError::NotRunning { path: path.to_owned(), source };
+        let (read, write) = UnixStream::connect(path).await.map_err(not_running)?.into_split();
         let mut viewer = Self {
             hello: Hello { protocol: String::new(), version: String::new(), pid: 0, can_pin: false },
             path: path.to_owned(),
@@ -68,9 +68,9 @@ impl Viewer {
             Some(Message::Hello(hello)) if hello.protocol == PROTOCOL => viewer.hello = hello,
             Some(Message::Hello(hello)) => {
                 let reason = format!("it is huddle {} and speaks {}", hello.version, hello.protocol);
-                return Err(viewer.language(reason));
+                return Err(viewer.protocol_error(reason));
             }
-            _ => return Err(viewer.language("it did not say who it is".to_owned())),
+            _ => return Err(viewer.protocol_error("it did not send a hello".to_owned())),
         }
         let hello =
             ViewerHello::Hello { protocol: PROTOCOL.into(), version: env!("CARGO_PKG_VERSION").into() };
@@ -79,14 +79,14 @@ impl Viewer {
         Ok(viewer)
     }
 
-    fn language(&self, reason: String) -> AttachError {
-        AttachError::Language { path: self.path.clone(), reason }
+    fn protocol_error(&self, reason: String) -> AttachError {
+        AttachError::Protocol { path: self.path.clone(), reason }
     }
 
-    /// The next message; `None` when the loop has ended. Can be given up and called again.
+    /// The next message; `None` when the loop has ended. Cancel safe.
     ///
     /// # Errors
-    /// The connection broke, or what came is not understood.
+    /// The connection broke, or the message is not understood.
     pub async fn next(&mut self) -> Result<Option<Message>, AttachError> {
         let room = (MAX_LINE_BYTES - self.line.len()) as u64;
         (&mut self.read).take(room).read_until(b'\n', &mut self.line).await?;
@@ -94,12 +94,12 @@ impl Viewer {
             return Ok(None);
         }
         let line = std::mem::take(&mut self.line);
-        let line = serde_json::from_slice(&line).map_err(|error| self.language(error.to_string()))?;
-        let message = self.decoder.message(line).map_err(|what| self.language(what.to_owned()))?;
+        let line = serde_json::from_slice(&line).map_err(|error| self.protocol_error(error.to_string()))?;
+        let message = self.decoder.message(line).map_err(|what| self.protocol_error(what.to_owned()))?;
         Ok(Some(message))
     }
 
-    /// Sends a command; its answer comes among the next messages.
+    /// Sends a command; its answer is one of the next messages.
     ///
     /// # Errors
     /// The connection broke.

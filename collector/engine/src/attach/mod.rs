@@ -1,15 +1,15 @@
-//! Watching a running loop from elsewhere: a Unix socket on which the loop tells what it sees and takes
-//! commands, one JSON object a line.
+//! Watching a running loop from another process: a Unix socket on which the loop sends updates and receives
+//! commands, one JSON object per line.
 //!
-//! Both sides begin with a hello that names the protocol: the loop at once, then the viewer. The loop goes on
-//! with one whole view as soon as there is one, `{"view": {..}}`, then `{"updates": [..]}` for each step, and
-//! a whole view again where the viewer fell behind, with the number of steps that it missed. Parts of a round
-//! that are those of the round before are not sent again ([`wire`]). In between it writes
+//! Both sides begin with a hello that names the protocol: the loop at once, then the viewer. The loop then sends
+//! one complete view as soon as there is one, `{"view": {..}}`, then `{"updates": [..]}` for each step, and
+//! a complete view again if the viewer fell behind, with the number of steps that it missed. Parts of a round
+//! that equal those of the previous round are not sent again ([`wire`]). In between it sends
 //! `{"recording": {"dir": "DIR", "interrupted": null}}` or `{"recording": null}` at the begin and when that changes
 //! (`interrupted` is `{"since_unix_us": .., "reason": ".."}` while nothing can be written), and
 //! `{"answer": {"ok": ".."}}` or `{"answer": {"error": ".."}}` to each further line of the viewer, which is a
-//! [`LoopCommand`](huddle_model::command::LoopCommand). A slow viewer never slows the loop or other viewers. The socket is its owner's alone
-//! (0600).
+//! [`LoopCommand`](huddle_model::command::LoopCommand). A slow viewer never slows the loop or other viewers. Only
+//! its owner can use the socket (mode 0600).
 
 mod client;
 mod server;
@@ -23,15 +23,15 @@ use serde::{Deserialize, Serialize};
 pub use client::{AttachError, Viewer};
 pub use server::{ServeError, Server, Sources};
 
-/// Version of what is said on the socket; both sides must have the same.
+/// Version of the protocol; both sides must have the same.
 pub const PROTOCOL: &str = "huddle/attach/2";
 
 /// The name of the socket in the state directory.
 pub const SOCKET_FILE: &str = "attach.sock";
 
-/// Longest line that is taken from the loop.
+/// Longest line that a viewer reads.
 const MAX_LINE_BYTES: usize = 256 << 20;
-/// Longest line that a loop takes.
+/// Longest line that a loop reads.
 const MAX_COMMAND_BYTES: usize = 64 << 10;
 
 /// Who serves.
@@ -60,33 +60,33 @@ enum ViewerHello {
     },
 }
 
-/// What the loop tells a viewer.
+/// A message from the loop to a viewer.
 #[derive(Clone, Debug)]
 pub enum Message {
     /// The first one.
     Hello(Hello),
-    /// All there is to see now: at the begin, and where the viewer fell behind.
+    /// The complete view: at the begin, and when the viewer fell behind.
     View {
-        /// What updates are to be added to from now on.
+        /// The view that later updates are to be applied to.
         view: Box<View>,
-        /// Steps of the loop that the viewer did not get one by one.
+        /// Steps of the loop that the viewer missed.
         missed: u64,
     },
     /// What one step of the loop changed.
     Updates(Vec<Update>),
     /// Where it records now, and whether it can; `None` while it does not.
     Recording(Option<RecordingState>),
-    /// How a command went, in the order of commands.
+    /// The outcome of a command, in the order of commands.
     Answer(Answer),
 }
 
-/// How a command went, as one sentence.
+/// The outcome of a command, as one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It was done.
+    /// It was carried out.
     Ok(String),
-    /// It was not, and nothing was changed.
+    /// It was rejected, or failed; a command that failed may have been carried out in part.
     Error(String),
 }
 

@@ -25,11 +25,11 @@ use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
 use crate::command::{Request, Requests};
 use crate::publish::{Delivery, Publisher, Subscriber};
 
-/// A viewer that takes none of a line for so long is let go.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A viewer that reads or sends nothing for so long is disconnected.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Viewers at a time.
 const MAX_VIEWERS: usize = 32;
-/// Steps that a viewer may be behind before it gets a whole view instead of them.
+/// Steps that a viewer may be behind before it gets a complete view instead of them.
 const MOST_BEHIND: usize = 16;
 
 /// Why nobody can attach.
@@ -38,23 +38,23 @@ pub enum ServeError {
     /// Another loop serves there.
     #[error("another huddle serves viewers at {}; name another socket with --socket", .0.display())]
     Taken(PathBuf),
-    /// Something that is no socket is there.
-    #[error("{} is in the way and no socket; name another one with --socket", .0.display())]
-    NoSocket(PathBuf),
-    /// The socket cannot be made.
+    /// Something that is not a socket is there.
+    #[error("{} exists and is not a socket; name another one with --socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The socket cannot be created.
     #[error("no viewer can attach at {}: {source}", path.display())]
     Socket {
         /// Where.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// What viewers are told of.
+/// What viewers receive.
 #[derive(Debug)]
 pub struct Sources {
-    /// What the loop tells.
+    /// The steps of the loop.
     pub steps: Subscriber<Step>,
     /// Where it records now, and whether it can.
     pub recording: watch::Receiver<Option<RecordingState>>,
@@ -68,18 +68,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the socket, for its owner alone. What a loop that was killed left behind is replaced.
+    /// Creates the socket, for its owner only. A socket left by a killed loop is replaced.
     ///
     /// # Errors
-    /// Another loop serves there, something else is there, or the kernel refuses.
+    /// Another loop serves there, something else exists there, or the kernel refuses.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Socket { path: path.to_owned(), source };
         remove_stale(path, SocketKind::Stream).map_err(|why| match why {
             NoRoom::Taken => ServeError::Taken(path.to_owned()),
-            NoRoom::NotASocket => ServeError::NoSocket(path.to_owned()),
+            NoRoom::NotASocket => ServeError::NotASocket(path.to_owned()),
             NoRoom::Io(source) => failed(source),
         })?;
-        // The mask makes it private from its first moment; a file made meanwhile is only more private.
+        // The mask makes it private from the start; a file created meanwhile is only more private.
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = BlockingListener::bind(path);
         umask(before);
@@ -90,8 +90,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves viewers until the loop ends. The updates of a step become a line once, whoever listens, and only
-    /// while somebody does. To be called within a runtime.
+    /// Serves viewers until the loop ends. The updates of a step are encoded once for all viewers, and only if there is
+    /// one. To be called within a runtime.
     pub async fn serve(self, hello: Hello, sources: Sources, commands: Requests) {
         let Sources { mut steps, recording } = sources;
         let listener = match self.listener.try_clone().and_then(UnixListener::from_std) {
@@ -118,14 +118,14 @@ impl Server {
                     Ok(_) => tracing::warn!("{MAX_VIEWERS} viewers are attached already"),
                     Err(error) => {
                         tracing::warn!("a viewer could not attach: {error}");
-                        // Out of descriptors, say: that does not pass within a moment.
+                        // For example out of descriptors, which does not pass at once.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
                 delivery = steps.next() => match delivery {
                     None => break,
                     Some(Delivery::Next(step)) => publish(&lines, step).await,
-                    // This task fell behind the loop; viewers are told what it missed in one go.
+                    // This task fell behind the loop; viewers get what it missed as one step.
                     Some(Delivery::View { view, .. }) => {
                         publish(&lines, view.updates_since(lines.view().as_ref()).into()).await;
                     }
@@ -133,7 +133,7 @@ impl Server {
                 Some(_) = viewers.join_next(), if !viewers.is_empty() => {}
             }
         }
-        // What was told last is given a moment.
+        // Give the last messages a moment to be sent.
         drop(lines);
         let all = async { while viewers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(500), all).await;
@@ -147,19 +147,19 @@ impl Drop for Server {
     }
 }
 
-/// Makes a line of the updates of a step and hands it to all viewers.
+/// Encodes the updates of a step as one line and sends it to all viewers.
 async fn publish(lines: &Publisher<Arc<[u8]>>, step: Step) {
     if step.is_empty() || lines.skip(&step) {
         return;
     }
     let before = lines.view().map(|view| view.round);
-    let encoded = Arc::clone(&step);
-    let line = written(move || match before {
-        Some(before) => Line::Updates(encode(&encoded, Some(&before))),
-        // Viewers that came before the first round begin with a view too.
+    let updates = Arc::clone(&step);
+    let line = encoded(move || match before {
+        Some(before) => Line::Updates(encode(&updates, Some(&before))),
+        // Viewers that attached before the first round begin with a view too.
         None => {
             let mut view = None;
-            View::follow(&mut view, &encoded[..]);
+            View::follow(&mut view, &updates[..]);
             view.map_or_else(
                 || Line::Updates(Vec::new()),
                 |view| Line::View { missed: 0, state: Box::new(view) },
@@ -172,13 +172,13 @@ async fn publish(lines: &Publisher<Arc<[u8]>>, step: Step) {
     }
 }
 
-/// A line, made off the async threads: it may be long.
-async fn written(line: impl FnOnce() -> Line + Send + 'static) -> Option<Arc<[u8]>> {
-    let written = tokio::task::spawn_blocking(move || line_of(&line())).await;
-    match written {
+/// Encodes a line off the async threads: it may be long.
+async fn encoded(line: impl FnOnce() -> Line + Send + 'static) -> Option<Arc<[u8]>> {
+    let encoded = tokio::task::spawn_blocking(move || line_of(&line())).await;
+    match encoded {
         Ok(Ok(line)) => Some(line.into()),
         Ok(Err(error)) => {
-            tracing::error!("viewers cannot be told what the loop sees: {error}");
+            tracing::error!("updates for viewers cannot be encoded: {error}");
             None
         }
         // The runtime is ending.
@@ -203,29 +203,29 @@ impl Connection {
         let mut read = BufReader::new(read);
         let ended: io::Result<()> = async {
             send(&mut write, &Line::Hello(hello)).await?;
-            if let Err(reason) = greeted(&mut read).await? {
-                tracing::warn!("a viewer was let go: {reason}");
+            if let Err(reason) = handshake(&mut read).await? {
+                tracing::warn!("a viewer was disconnected: {reason}");
                 return send(&mut write, &Line::Answer(Answer::Error(reason))).await;
             }
             let (answers, mut answered) = mpsc::channel(8);
-            let listen = listen(read, commands, answers);
-            let tell = async {
-                // Where it records is told at once.
+            let receive = serve_commands(read, commands, answers);
+            let send_all = async {
+                // The state of the recording is sent at once.
                 recording.mark_changed();
                 loop {
                     tokio::select! {
                         delivery = lines.next() => match delivery {
                             None => return Ok(()),
-                            Some(Delivery::Next(line)) => write_patiently(&mut write, &line).await?,
+                            Some(Delivery::Next(line)) => write_line(&mut write, &line).await?,
                             Some(Delivery::View { view, missed }) => {
                                 if missed > 0 {
-                                    tracing::info!("a viewer fell behind and is shown the whole again");
+                                    tracing::info!("a viewer fell behind and gets a complete view");
                                 }
-                                let Some(line) = written(move || Line::View { missed, state: view }).await
+                                let Some(line) = encoded(move || Line::View { missed, state: view }).await
                                 else {
                                     return Ok(());
                                 };
-                                write_patiently(&mut write, &line).await?;
+                                write_line(&mut write, &line).await?;
                             }
                         },
                         Ok(()) = recording.changed() => {
@@ -237,29 +237,29 @@ impl Connection {
                 }
             };
             tokio::select! {
-                ended = tell => ended,
-                ended = listen => ended,
+                ended = send_all => ended,
+                ended = receive => ended,
             }
         }
         .await;
         if let Err(error) = ended {
-            tracing::debug!("a viewer was let go: {error}");
+            tracing::debug!("a viewer was disconnected: {error}");
         }
     }
 }
 
-/// Waits for the viewer's hello; why it cannot be served, where it speaks another protocol.
-async fn greeted(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Result<(), String>> {
+/// Waits for the viewer's hello; the inner error is why it cannot be served.
+async fn handshake(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Result<(), String>> {
     let how = format!("begin with {{\"hello\":{{\"protocol\":\"{PROTOCOL}\",\"version\":\"..\"}}}}");
     let mut line = Vec::new();
     let mut limited = read.take(MAX_COMMAND_BYTES as u64);
     let taken = limited.read_until(b'\n', &mut line);
-    let Ok(taken) = tokio::time::timeout(PATIENCE, taken).await else {
-        return Ok(Err(format!("it did not say that it speaks {PROTOCOL}, as this loop does: {how}")));
+    let Ok(taken) = tokio::time::timeout(TIMEOUT, taken).await else {
+        return Ok(Err(format!("it did not send a hello of {PROTOCOL}, which this loop speaks: {how}")));
     };
     if taken? == 0 {
-        // An older viewer goes when it reads which protocol this is; so does a loop that looks for others.
-        tracing::info!("somebody connected who does not speak {PROTOCOL}, or had nothing to say");
+        // An older viewer disconnects when it reads the protocol; so does a loop that checks for others.
+        tracing::info!("a client that does not speak {PROTOCOL}, or sent nothing, disconnected");
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(match serde_json::from_slice(&line) {
@@ -271,8 +271,8 @@ async fn greeted(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Result<(), S
     })
 }
 
-/// Takes commands and has them done, one after the other, until the viewer ends.
-async fn listen(
+/// Reads commands and passes them on, one after the other, until the viewer disconnects.
+async fn serve_commands(
     mut read: BufReader<OwnedReadHalf>,
     commands: Requests,
     answers: mpsc::Sender<Answer>,
@@ -305,13 +305,13 @@ async fn request(commands: &Requests, command: LoopCommand) -> Result<String, St
 }
 
 async fn send(write: &mut OwnedWriteHalf, line: &Line) -> io::Result<()> {
-    write_patiently(write, &line_of(line)?).await
+    write_line(write, &line_of(line)?).await
 }
 
-async fn write_patiently(write: &mut OwnedWriteHalf, line: &[u8]) -> io::Result<()> {
+async fn write_line(write: &mut OwnedWriteHalf, line: &[u8]) -> io::Result<()> {
     let mut rest = line;
     while !rest.is_empty() {
-        let written = tokio::time::timeout(PATIENCE, write.write(rest)).await;
+        let written = tokio::time::timeout(TIMEOUT, write.write(rest)).await;
         match written.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it reads nothing"))?? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             written => rest = &rest[written..],

@@ -1,8 +1,8 @@
-//! Messages as JSON: updates without what the viewer knows already.
+//! Messages as JSON: updates without the parts that the viewer already has.
 //!
-//! An update of a round leaves the parts out that are those of the round before: `"unchanged"` for the cache
-//! domains, the VMs and the plan, and `{"unchanged": {"duration_ms": ..}}` for the matrix, whose measuring
-//! may have taken another time. [`Decoder`] fills them in again.
+//! An update of a round leaves out the parts that equal those of the previous round: `"unchanged"` for the cache
+//! domains, the VMs and the plan, and `{"unchanged": {"duration_ms": ..}}` for the matrix, whose measurement
+//! may have taken a different time. [`Decoder`] fills them in again.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub enum Line {
     Answer(Answer),
 }
 
-/// An [`Update`] without what is known.
+/// An [`Update`] without the parts that the viewer already has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineUpdate {
@@ -62,7 +62,7 @@ pub enum LineUpdate {
     Decision(Decision),
 }
 
-/// A [`Round`] without what is that of the round before.
+/// A [`Round`] without the parts that equal those of the previous round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LineRound {
     number: u64,
@@ -82,9 +82,9 @@ pub struct LineRound {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Part<T> {
-    /// That of the round before.
+    /// The same as in the previous round.
     Unchanged,
-    /// Another one.
+    /// A different one.
     New(T),
 }
 
@@ -92,16 +92,16 @@ enum Part<T> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum MatrixPart {
-    /// That of the round before, but for the time that measuring took.
+    /// The same as in the previous round, except for the time that measuring took.
     Unchanged {
         /// See [`SharingMatrix::duration_ms`].
         duration_ms: Option<f64>,
     },
-    /// Another one.
+    /// A different one.
     New(Availability<Arc<SharingMatrix>>),
 }
 
-/// Updates as a line has them, for viewers that know the round `before`.
+/// Encodes updates for viewers that have the round `before`.
 pub fn encode<'a>(updates: &'a [Update], before: Option<&'a Arc<Round>>) -> Vec<LineUpdate> {
     let mut last = before;
     let mut encode = |update: &'a Update| match update {
@@ -157,7 +157,7 @@ fn is_same<T: PartialEq>(now: &Availability<Arc<T>>, known: &Availability<Arc<T>
     }
 }
 
-/// Reads lines, and fills in what was left out of them.
+/// Decodes lines, and fills in the parts that were left out.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The last round.
@@ -168,7 +168,7 @@ impl Decoder {
     /// The message of a line.
     ///
     /// # Errors
-    /// Something was left out that never was sent.
+    /// A part was left out that was never sent.
     pub fn message(&mut self, line: Line) -> Result<Message, &'static str> {
         Ok(match line {
             Line::Hello(hello) => Message::Hello(hello),
@@ -188,7 +188,7 @@ impl Decoder {
     fn update(&mut self, update: LineUpdate) -> Result<Update, &'static str> {
         Ok(match update {
             LineUpdate::Round(round) => {
-                let round = whole(*round, self.last.as_deref())
+                let round = complete(*round, self.last.as_deref())
                     .ok_or("a round leaves something out that was not sent before")?;
                 let round = Arc::new(round);
                 self.last = Some(Arc::clone(&round));
@@ -203,8 +203,8 @@ impl Decoder {
     }
 }
 
-/// `None` where a part is left out that is not known.
-fn whole(round: LineRound, before: Option<&Round>) -> Option<Round> {
+/// Fills in the parts that were left out; `None` if one of them was never sent.
+fn complete(round: LineRound, before: Option<&Round>) -> Option<Round> {
     fn filled<T: Clone>(part: Part<T>, known: Option<&T>) -> Option<T> {
         match part {
             Part::New(part) => Some(part),

@@ -26,8 +26,8 @@ use huddle_sharing::{MergedScan, SharingError, frames_visible};
 use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
 use crate::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
 
-/// How often `full_scans` is looked at: far more often than a pass completes, and cheap.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often `full_scans` is read: far more often than a pass completes, and cheap.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Processes of this host.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct HostBackend {
     pub root: HostRoot,
     /// Cache level the user asked for.
     pub cache_level: Option<u8>,
-    /// How VMs are looked for.
+    /// How VMs are found.
     pub discover: DiscoverOptions,
     /// How a loop measures what they share.
     pub sharing: SharingChoice,
@@ -62,7 +62,7 @@ impl HostBackend {
         }
     }
 
-    /// Passes as the probes report them, or, where they cannot, as `full_scans` does.
+    /// Passes as the probes report them, or, if they cannot, by watching `full_scans`.
     fn pass_trigger(
         &self,
         probes: &mut Result<Probes, String>,
@@ -77,7 +77,7 @@ impl HostBackend {
                 tracing::warn!(
                     "passes of KSM are seen by watching full_scans, without their times: {reason}"
                 );
-                let trigger = FullScansTrigger::new(self.root.clone(), LOOK_INTERVAL);
+                let trigger = FullScansTrigger::new(self.root.clone(), POLL_INTERVAL);
                 Box::new(trigger.map_err(BackendError::host)?)
             }
         };
@@ -100,7 +100,7 @@ impl Backend for HostBackend {
     }
 
     fn min_interval(&self) -> Duration {
-        // KSM's passes are what counts.
+        // Rounds follow KSM's passes.
         Duration::from_secs(1)
     }
 

@@ -1,5 +1,5 @@
 //! What runs the VMs: processes of this host, or the domains of a Xen. Everything that differs between them is
-//! behind [`Backend`]; nobody else asks which it is.
+//! behind [`Backend`]; no other code depends on which it is.
 
 mod host;
 mod xen;
@@ -26,16 +26,16 @@ use huddle_xen::merging::UndoSharing;
 pub use self::host::HostBackend;
 pub use self::xen::XenBackend;
 
-/// Why something that was asked of a backend cannot be had.
+/// Why a backend failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// What the user asked for makes no sense here.
+    /// The options do not apply to this backend.
     #[error("{0}")]
     Usage(String),
     /// This host cannot do it, with the reason.
     #[error(transparent)]
     Host(StageError),
-    /// It should have worked.
+    /// An unexpected failure.
     #[error(transparent)]
     Failed(StageError),
 }
@@ -61,20 +61,20 @@ pub struct SharingChoice {
     pub content: ContentSettings,
 }
 
-/// What is counted on each vCPU where counters are had.
+/// What is counted on each vCPU where counters are available.
 #[derive(Clone, Debug, Default)]
 pub struct CounterChoice {
-    /// Events in place of the processor's usual ones; of two for one role the last is taken.
+    /// Events instead of the processor's usual ones; if there are two for one role, the last is used.
     pub events: Vec<EventChoice>,
     /// Count hardware events only while vCPUs run their guest.
     pub guest_only: bool,
 }
 
 impl CounterChoice {
-    /// The events to open on this host; what one should know of them goes to the log.
+    /// The events to open on this host; notes about them go to the log.
     ///
     /// # Errors
-    /// The processor cannot be told.
+    /// The processor cannot be identified.
     pub fn event_set(&self, root: &HostRoot) -> Result<EventSet, BackendError> {
         let mut set = EventSet::for_host(root).map_err(BackendError::failed)?;
         for choice in &self.events {
@@ -88,7 +88,7 @@ impl CounterChoice {
     }
 }
 
-/// What a loop is to change of the host besides affinities, and by what it is called to rounds.
+/// What a loop changes on the host besides affinities, and how often it does rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoopChoice {
     /// Merge equal pages of VMs in each round.
@@ -99,57 +99,57 @@ pub struct LoopChoice {
     pub min_interval: Option<Duration>,
 }
 
-/// The stages of a loop, but for the pinning.
+/// The stages of a loop, except the pinning.
 pub struct Stages {
     /// Finds the VMs.
     pub vms: Box<dyn VmSource + Send>,
     /// Measures what they share.
     pub sharing: Box<dyn SharingSource + Send>,
-    /// Merges what they have in common, where that is asked for.
+    /// Merges equal pages, if requested.
     pub merger: Option<Box<dyn PageMerger + Send>>,
-    /// Tells about the host.
+    /// Reads facts of the host.
     pub host: Box<dyn HostSource + Send>,
-    /// Watches the VMs between rounds.
+    /// Observes the VMs between rounds.
     pub observer: Box<dyn Observer + Send>,
-    /// Tells when a round is due.
+    /// Reports when a round is due.
     pub passes: Box<dyn PassTrigger>,
 }
 
-/// What messages and tables call things.
+/// Words for messages and tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// What a VM is identified by.
     pub vm_id: &'static str,
     /// What a vCPU is identified by.
     pub vcpu_id: &'static str,
-    /// What to say where there is no VM.
+    /// Message if there is no VM.
     pub no_vms: &'static str,
 }
 
-/// What a hypervisor gives.
+/// What the loop and the commands need of a hypervisor.
 pub trait Backend {
-    /// What messages and tables call things.
+    /// Words for messages and tables.
     fn terms(&self) -> Terms;
 
-    /// How sharing is measured where the user does not say.
+    /// How sharing is measured by default.
     fn default_method(&self) -> Method;
 
-    /// Least time between two rounds where the user gives none.
+    /// Least time between two rounds by default.
     fn min_interval(&self) -> Duration;
 
     /// Whether a loop can run on this host as `choice` asks for; nothing is changed.
     ///
     /// # Errors
-    /// What keeps it from that.
+    /// What prevents it.
     fn check(&self, choice: &LoopChoice) -> Result<(), BackendError>;
 
     /// What a loop will lack, one sentence each.
     fn advice(&self, choice: &LoopChoice) -> Vec<String>;
 
-    /// The VMs there are.
+    /// Finds the VMs.
     ///
     /// # Errors
-    /// They cannot be looked for.
+    /// Discovery failed.
     fn vms(&self) -> Result<Discovery, BackendError>;
 
     /// Cache domains of the CPUs that VMs may use.
@@ -164,13 +164,13 @@ pub trait Backend {
     /// Pages of a VM's process on each NUMA node.
     ///
     /// # Errors
-    /// The host does not tell.
+    /// The host does not report it.
     fn node_pages(&self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError>;
 
     /// What VMs share, once.
     ///
     /// # Errors
-    /// The method is not to be had here, or a privilege is missing.
+    /// The method is not available here, or a privilege is missing.
     fn measure(
         &self,
         method: Method,
@@ -178,16 +178,16 @@ pub trait Backend {
         vms: &[Vm],
     ) -> Result<Measurement, BackendError>;
 
-    /// The one that sets the affinities of its VMs.
+    /// The pinner for its VMs.
     ///
     /// # Errors
-    /// The hypervisor cannot be asked.
+    /// The hypervisor cannot be reached.
     fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError>;
 
     /// The stages of a loop. `state` is the locked state directory of a loop that may change the host.
     ///
     /// # Errors
-    /// One of them cannot be made.
+    /// One of them cannot be created.
     fn stages(
         &self,
         choice: &LoopChoice,
@@ -196,7 +196,7 @@ pub trait Backend {
     ) -> Result<Stages, BackendError>;
 }
 
-/// What puts back all that the journals of this host may hold. Xen is opened when it is needed.
+/// Undoes any change that a journal of this host may hold. Xen is opened when it is needed.
 pub fn undoers(root: &HostRoot) -> Undoers {
     undoers_by(root, XenAffinities::new(root.clone()))
 }

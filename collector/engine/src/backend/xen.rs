@@ -33,9 +33,9 @@ pub struct XenBackend {
     pub cache_level: Option<u8>,
     /// Which domains, and which of their affinities.
     pub domains: DomainChoice,
-    /// What is known of the caches beneath them.
+    /// What is known of the caches of the host.
     pub caches: KnownCaches,
-    /// How a loop measures what they have in common.
+    /// How a loop measures what they share.
     pub sharing: SharingChoice,
 }
 
@@ -58,7 +58,7 @@ impl XenBackend {
         Ok(XenContents::new(ContentScan::new(self.root.clone(), settings), self.toolstack()?, memory))
     }
 
-    /// Merging of what domains have in common, which is taken back with it.
+    /// Merges equal pages of domains; its changes are in a journal of their own.
     fn merging(&self, state: &StateLock) -> Result<Merging, BackendError> {
         let root = &self.root;
         let journal = Journal::open_of(Subject::MemorySharing, root, state).map_err(BackendError::failed)?;
@@ -94,7 +94,7 @@ impl Backend for XenBackend {
 
     fn check(&self, choice: &LoopChoice) -> Result<(), BackendError> {
         if choice.ksm_run {
-            let why = "--ksm-run is of no use here: KSM merges nothing of Xen's domains";
+            let why = "--ksm-run has no effect here: KSM merges nothing of Xen's domains";
             return Err(BackendError::Usage(why.to_owned()));
         }
         if matches!(self.sharing.method, Some(Method::Merged | Method::Events)) {

@@ -49,7 +49,7 @@ fn vms() -> Vec<Vm> {
     (1..).zip(NAMES).map(vm).collect()
 }
 
-/// The VMs, of which the first may have got a second vCPU.
+/// The VMs; the first may have a second vCPU.
 #[derive(Clone, Default)]
 struct FakeVms(Arc<AtomicBool>);
 
@@ -73,11 +73,12 @@ impl SharingSource for FakeSharing {
         let rows = vms
             .iter()
             .map(|vm| MatrixVm::of(vm, Some(MemoryUse { frames_used: 1000, ..MemoryUse::default() })));
+        let shared = |i: usize, j: usize| if i < 4 && j < 4 && i % 2 == j % 2 { 800 } else { 0 };
         let frames: Vec<Vec<u64>> =
-            (0..4).map(|i| (0..4).map(|j| if i % 2 == j % 2 { 800 } else { 0 }).collect()).collect();
+            (0..vms.len()).map(|i| (0..vms.len()).map(|j| shared(i, j)).collect()).collect();
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Merged, rows.collect(), &frames, 0.0, 1.0),
-            vanished: Vec::new(),
+            unmeasured: Vec::new(),
             notes: Vec::new(),
             zero_pages: None,
         })
@@ -102,7 +103,7 @@ impl HostSource for FakeHost {
     }
 
     fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
-        Err(format!("nobody tells where the memory of {} is", process.id).into())
+        Err(format!("the NUMA nodes of process {} are unknown", process.id).into())
     }
 
     fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
@@ -114,7 +115,7 @@ impl HostSource for FakeHost {
     }
 }
 
-/// What is pinned, in order of VM: `a0 b1`, or `nothing`; and every placement that was pinned anew.
+/// What is pinned, in order of VM: `a0 b1`, or `nothing`; and every change of placement.
 #[derive(Clone, Default)]
 struct Pinned(Arc<Mutex<Vec<String>>>);
 
@@ -149,7 +150,7 @@ impl Pinner for Pinned {
     }
 }
 
-/// A second at every look, shared with the observer.
+/// One second per window, shared with the observer.
 #[derive(Clone, Default)]
 struct Seconds(Arc<AtomicU64>);
 
@@ -265,17 +266,17 @@ fn is_in_trial(view: &View) -> bool {
     matches!(phase(view), Phase::Trial { .. })
 }
 
-/// The one decision there is: the trial was broken off for `what`, and this is said in one line.
-fn assert_broken_off(view: &View, what: &str) {
+/// Checks that there is one decision: the trial was aborted for `what`, reported in one event.
+fn assert_aborted(view: &View, what: &str) {
     let [decision] = &view.decisions[..] else { panic!("{:?}", view.decisions) };
     assert_eq!(decision.outcome, Outcome::Aborted);
     assert_eq!(decision.reason, format!("a viewer asked for {what}"));
-    let told = view.events.iter().filter(|event| event.message.starts_with("aborted: ")).count();
-    assert_eq!(told, 1, "{:?}", view.events);
+    let reported = view.events.iter().filter(|event| event.message.starts_with("aborted: ")).count();
+    assert_eq!(reported, 1, "{:?}", view.events);
 }
 
 #[test]
-fn who_is_to_be_kept_apart_is_parted_at_once_and_without_a_trial() {
+fn vms_that_must_be_apart_are_separated_at_once_and_without_a_trial() {
     // Where they begin.
     let apart = vec![vec!["a".to_owned(), "b".to_owned()]];
     let (mut engine, pinned) = engine(PlanLimits { apart, ..PlanLimits::default() });
@@ -290,16 +291,16 @@ fn who_is_to_be_kept_apart_is_parted_at_once_and_without_a_trial() {
         engine.observe();
         engine.round();
     }
-    assert_eq!(pinned.now(), now, "it is not undone, and not told again");
+    assert_eq!(pinned.now(), now, "it is not undone, and not reported again");
 }
 
-/// Windows and rounds, until something is decided anew.
+/// Runs windows and rounds until there is a new decision.
 fn next_decision(engine: &mut Engine) -> huddle_model::trial::Decision {
     for _ in 0..40 {
         engine.round();
         for _ in 0..5 {
             let decisions = observe(engine).decisions;
-            // What a dry run would have done is told too.
+            // What a dry run would have done is reported too.
             let new = decisions.iter().skip(1).find(|decision| !decision.reason.contains("a dry run"));
             if let Some(decision) = new {
                 return decision.clone();
@@ -310,10 +311,10 @@ fn next_decision(engine: &mut Engine) -> huddle_model::trial::Decision {
 }
 
 #[test]
-fn restore_breaks_a_trial_off_and_nothing_is_pinned_until_asked_for() {
+fn restore_aborts_a_trial_and_nothing_is_pinned_until_apply() {
     let (mut engine, pinned) = trying();
     let (view, _) = command(&mut engine, &LoopCommand::Restore);
-    assert_broken_off(&view, "everything to be taken back");
+    assert_aborted(&view, "everything to be undone");
     assert_eq!((pinned.now(), view.pinning), ("nothing".into(), Pinning::DryRun));
     let changes = pinned.changes();
     for _ in 0..10 {
@@ -334,7 +335,7 @@ fn restore_breaks_a_trial_off_and_nothing_is_pinned_until_asked_for() {
 fn a_dry_run_leaves_what_was_kept_and_not_what_was_only_tried() {
     let (mut engine, pinned) = trying();
     let (view, _) = command(&mut engine, &LoopCommand::DryRun);
-    assert_broken_off(&view, "a dry run");
+    assert_aborted(&view, "a dry run");
     assert_eq!(pinned.now(), "nothing", "nothing had been kept yet");
     engine.command(&LoopCommand::Apply).unwrap().1.unwrap();
     assert_eq!(next_decision(&mut engine).outcome, Outcome::Kept);
@@ -354,11 +355,11 @@ fn a_dry_run_leaves_what_was_kept_and_not_what_was_only_tried() {
 }
 
 #[test]
-fn another_policy_is_tried_before_it_stays() {
+fn another_policy_is_tried_before_it_is_kept() {
     let (mut engine, pinned) = trying();
     let (view, answer) = command(&mut engine, &LoopCommand::SetPolicy(Policy::Paper));
-    assert!(answer.contains("tried before it stays"), "{answer}");
-    assert_broken_off(&view, "policy paper");
+    assert!(answer.contains("tried before it is kept"), "{answer}");
+    assert_aborted(&view, "policy paper");
     assert_eq!(view.round.plan.value().unwrap().policy, Policy::Paper);
     assert_eq!(pinned.now(), "nothing", "the proposal is not pinned at once");
     let decision = next_decision(&mut engine);
@@ -374,7 +375,7 @@ fn another_policy_is_tried_before_it_stays() {
 }
 
 #[test]
-fn to_apply_what_is_applied_lets_the_trial_go_on() {
+fn apply_while_applied_does_not_abort_the_trial() {
     let (mut engine, _) = trying();
     let (view, _) = command(&mut engine, &LoopCommand::Apply);
     assert!(is_in_trial(&view), "{:?}", view.comparison);
@@ -393,12 +394,12 @@ fn a_vm_with_another_number_of_vcpus_ends_the_trial() {
         (decision.outcome, decision.reason.as_str()),
         (Outcome::Aborted, "a now has 2 vCPUs during the trial")
     );
-    assert_eq!(pinned.now(), "nothing", "all are where they were");
+    assert_eq!(pinned.now(), "nothing", "nothing is pinned any more");
     assert_eq!(next_decision(&mut engine).outcome, Outcome::Kept, "and it is tried with what there is now");
 }
 
 #[test]
-fn what_is_to_be_kept_apart_is_not_tried_together() {
+fn vms_that_must_be_apart_are_not_tried_together() {
     let (mut engine, pinned) = trying();
     engine.limits.apart = vec![vec!["a".into(), "c".into()], vec!["b".into(), "d".into()]];
     let (view, _) = command(&mut engine, &LoopCommand::SetPolicy(Policy::Sharing));
@@ -415,7 +416,7 @@ fn what_is_to_be_kept_apart_is_not_tried_together() {
 }
 
 #[test]
-fn a_switch_within_a_trial_is_told_as_one_and_is_no_event() {
+fn a_switch_within_a_trial_is_published_and_is_no_event() {
     let (mut engine, pinned) = trying();
     for _ in 0..20 {
         let changes = pinned.changes();
@@ -432,4 +433,53 @@ fn a_switch_within_a_trial_is_told_as_one_and_is_no_event() {
         }
     }
     panic!("nothing was switched");
+}
+
+/// The VMs, with another visitor each time, or one that stays.
+struct Visited {
+    visitors: i32,
+    stays: Arc<AtomicBool>,
+}
+
+impl VmSource for Visited {
+    fn discover(&mut self) -> Result<Discovery, StageError> {
+        self.visitors += i32::from(!self.stays.load(Ordering::Relaxed));
+        let mut all = vms();
+        let task = TaskId { id: 100 + self.visitors, start_ticks: 1 };
+        let mut visitor =
+            Vm { name: format!("visitor{}", self.visitors), id: task.into(), ..vms().remove(0) };
+        visitor.vcpus[0].id = task.into();
+        visitor.vcpus[0].process = Some(task);
+        all.push(visitor);
+        Ok(Discovery { vms: all, ..Discovery::default() })
+    }
+}
+
+#[test]
+fn vms_that_come_and_go_do_not_disturb_a_trial_and_one_that_stays_is_placed_after_it() {
+    let (mut engine, pinned) = engine(PlanLimits::default());
+    engine.round();
+    let stays = Arc::new(AtomicBool::new(false));
+    engine.vms = Box::new(Visited { visitors: 0, stays: Arc::clone(&stays) });
+    let kept = (0..100).find_map(|_| {
+        let view = round(&mut engine);
+        assert!(!pinned.now().contains("visitor"), "{}", pinned.now());
+        let plan = view.round.plan.value().unwrap();
+        assert!(plan.reasons.iter().any(|reason| reason.starts_with("1 VMs are new")), "{plan:?}");
+        let decisions = observe(&mut engine).decisions;
+        decisions.last().filter(|decision| decision.outcome == Outcome::Kept).cloned()
+    });
+    assert!(kept.is_some(), "no verdict: {:?}", viewed(&engine).decisions);
+    let aborted = viewed(&engine).decisions.iter().filter(|d| d.outcome == Outcome::Aborted).count();
+    assert_eq!(aborted, 0);
+
+    stays.store(true, Ordering::Relaxed);
+    let is_planned = |view: &View| {
+        view.round.plan.value().unwrap().placement.iter().any(|placed| placed.vm.starts_with("visitor"))
+    };
+    assert!(!is_planned(&round(&mut engine)), "it has only just come");
+    for _ in 0..12 {
+        engine.observe();
+    }
+    assert!(is_planned(&round(&mut engine)));
 }

@@ -1,4 +1,4 @@
-//! Work that may panic and must not end the program.
+//! Work that may panic without ending the program.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -6,39 +6,38 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Puts our hook before the one there was, once.
+/// Installs our panic hook before the existing one, once.
 static HOOK: Once = Once::new();
-/// Guarded work under way whose library has threads of its own.
-static EVERYWHERE: AtomicUsize = AtomicUsize::new(0);
+/// Guarded work in progress whose library has threads of its own.
+static ALL_THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Guarded work under way in this thread.
-    static HERE: Cell<usize> = const { Cell::new(0) };
+    /// Guarded work in progress in this thread.
+    static THIS_THREAD: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Which threads' panics belong to the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// The calling one. Panics of others are told as always.
+    /// The calling one. Panics of other threads are reported as usual.
     This,
     /// All of them: a library decodes in threads of its own, and the program does nothing else meanwhile.
     All,
 }
 
-/// A panic that was caught, with what it said.
+/// A panic that was caught, with its message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Panicked(String);
 
-/// What `work` gives, or its panic, which says nothing on stderr.
+/// Runs `work`; a panic becomes an error and is not printed on stderr.
 ///
-/// Checksums keep damaged bytes away from the libraries that decode them, but recordings that huddle wrote before
-/// it had checksums have none: the Parquet reader unwraps what a damaged page header may lack
-/// (`PageMetadata::try_from` of parquet 60.1), and Polars panics on others. Such a panic must not end a program that
-/// can answer from the rest, and must not leave the terminal, which the panic hook of a screen does. A hook that is
-/// set later asks [`is_guarded`].
+/// Checksums keep damaged bytes away from the libraries that decode them, but older recordings have none: the Parquet
+/// reader unwraps what a damaged page header may lack (`PageMetadata::try_from` of parquet 60.1), and Polars panics on
+/// other damage. Such a panic must not end a program that can use the rest, and must not leave the terminal, as the
+/// panic hook of a screen does. A hook that is set later has to check [`is_guarded`].
 ///
-/// Whatever `work` has begun to change must be given up after a panic.
+/// Whatever `work` has begun to change must be discarded after a panic.
 ///
 /// # Errors
 /// It panicked.
@@ -51,39 +50,39 @@ pub fn guarded<T>(threads: Threads, work: impl FnOnce() -> T) -> Result<T, Panic
             }
         }));
     });
-    let _under_way = UnderWay::begin(threads);
+    let _in_progress = InProgress::begin(threads);
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked(text_of(&*payload)))
 }
 
-/// Whether a panic of this thread would be caught by [`guarded`] and be nothing to tell.
+/// Whether a panic of this thread would be caught by [`guarded`], so that it need not be reported.
 pub fn is_guarded() -> bool {
-    HERE.get() > 0 || EVERYWHERE.load(Ordering::SeqCst) > 0
+    THIS_THREAD.get() > 0 || ALL_THREADS.load(Ordering::SeqCst) > 0
 }
 
-struct UnderWay(Threads);
+struct InProgress(Threads);
 
-impl UnderWay {
+impl InProgress {
     fn begin(threads: Threads) -> Self {
         match threads {
-            Threads::This => HERE.set(HERE.get() + 1),
-            Threads::All => _ = EVERYWHERE.fetch_add(1, Ordering::SeqCst),
+            Threads::This => THIS_THREAD.set(THIS_THREAD.get() + 1),
+            Threads::All => _ = ALL_THREADS.fetch_add(1, Ordering::SeqCst),
         }
         Self(threads)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InProgress {
     fn drop(&mut self) {
         match self.0 {
-            Threads::This => HERE.set(HERE.get() - 1),
-            Threads::All => _ = EVERYWHERE.fetch_sub(1, Ordering::SeqCst),
+            Threads::This => THIS_THREAD.set(THIS_THREAD.get() - 1),
+            Threads::All => _ = ALL_THREADS.fetch_sub(1, Ordering::SeqCst),
         }
     }
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it does not say why");
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a message");
     text.lines().next().unwrap_or_default().to_owned()
 }
 
@@ -93,15 +92,15 @@ mod tests {
 
     use super::*;
 
-    /// How often the hook that was there before said something of the panic below.
-    static SAID: AtomicU32 = AtomicU32::new(0);
+    /// How often the earlier hook was called for the panic below.
+    static REPORTED: AtomicU32 = AtomicU32::new(0);
 
     // One test, since there is one hook for the whole process.
     #[test]
     fn a_panic_is_an_error_and_only_the_threads_that_are_named_are_silent() {
         set_hook(Box::new(|info| {
             let is_ours = info.payload().downcast_ref::<&str>() == Some(&"of another thread");
-            SAID.fetch_add(u32::from(is_ours), Ordering::SeqCst);
+            REPORTED.fetch_add(u32::from(is_ours), Ordering::SeqCst);
         }));
         for threads in [Threads::This, Threads::All] {
             assert_eq!(guarded(threads, || 7), Ok(7));
@@ -116,10 +115,10 @@ mod tests {
         }
         let in_another = || std::thread::spawn(|| panic!("of another thread")).join().is_err();
         assert_eq!(guarded(Threads::All, in_another), Ok(true));
-        assert_eq!(SAID.load(Ordering::SeqCst), 0);
+        assert_eq!(REPORTED.load(Ordering::SeqCst), 0);
         assert_eq!(guarded(Threads::This, in_another), Ok(true));
-        assert_eq!(SAID.load(Ordering::SeqCst), 1);
+        assert_eq!(REPORTED.load(Ordering::SeqCst), 1);
         assert!(in_another());
-        assert_eq!(SAID.load(Ordering::SeqCst), 2, "the hook that was there before goes on");
+        assert_eq!(REPORTED.load(Ordering::SeqCst), 2, "the earlier hook still works");
     }
 }

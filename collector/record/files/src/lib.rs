@@ -1,14 +1,13 @@
-//! The files of a recording, for whoever writes or reads one: which there are, and whether each is what the
-//! recorder wrote. Knows nothing of what is in a segment, so that every reader asks it first, whatever library
-//! decodes the rows then.
+//! The files of a recording, for its writer and its readers: which exist, and whether each is what the recorder wrote.
+//! Independent of the contents of segments, so that every reader can use it first, whatever library decodes the rows.
 //!
-//! - [`regular`]: what is opened is a regular file. Named pipes, sockets, devices, directories and symbolic links
+//! - [`regular`]: only regular files are opened. Named pipes, sockets, devices, directories and symbolic links
 //!   inside a recording are refused by name, and never waited for.
-//! - [`label`]: each segment says in its footer of which run, table and number it is, and has the checksum of
-//!   all of its bytes. It gets both before it gets its name, so a closed segment can be checked whatever happened
+//! - [`label`]: each segment has a label in its footer with its run, table and number, and the checksum of all of its
+//!   bytes. It is written before the segment gets its final name, so a closed segment can be checked whatever happened
 //!   to the recorder, the manifest or the other files, and wherever it was copied to.
 //! - [`table`]: the segments of a table, and which of them are missing.
-//! - [`guarded`]: libraries that panic on bytes that no checksum covers, those of older recordings.
+//! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
 pub mod guarded;
 pub mod label;

@@ -6,7 +6,7 @@ use huddle_model::schema::{MANIFEST_FILE, Manifest, ManifestError};
 
 use super::regular::{RegularError, read_text};
 
-/// A manifest is a few KiB; what is far larger is none.
+/// A manifest has a few KiB; far larger files are refused.
 pub const MOST_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// A manifest that cannot be used.
@@ -20,7 +20,7 @@ pub enum ManifestFault {
         /// Why.
         source: RegularError,
     },
-    /// It is none, or of a version that is not read.
+    /// It is not a manifest, or of an unsupported version.
     #[error("{}: {source}", path.display())]
     Content {
         /// Its file.
@@ -31,7 +31,7 @@ pub enum ManifestFault {
 }
 
 impl ManifestFault {
-    /// Whether there is none.
+    /// Whether it does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::File { source, .. } if source.is_not_found())
     }
@@ -40,7 +40,7 @@ impl ManifestFault {
 /// Reads the manifest of the run in `dir`.
 ///
 /// # Errors
-/// There is none, it is no regular file, or none that this version reads.
+/// It does not exist, is not a regular file, or is of an unsupported version.
 pub fn read_manifest(dir: &Path) -> Result<Manifest, ManifestFault> {
     let path = dir.join(MANIFEST_FILE);
     let text = match read_text(&path, MOST_MANIFEST_BYTES) {

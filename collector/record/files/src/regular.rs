@@ -1,4 +1,4 @@
-//! Regular files of others: nothing else is opened, and no more of one is read than it may have.
+//! Reading files written by others: only regular files are opened, and no more than a limit is read.
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 /// A file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RegularError {
-    /// Something that is no regular file.
+    /// Not a regular file.
     #[error("it is {0}, and only a regular file is read here")]
     Other(&'static str),
     /// More than such a file can have.
@@ -33,30 +33,29 @@ impl RegularError {
     }
 }
 
-/// Opens a regular file for reading. Its last component is not followed where it is a symbolic link; what is no
-/// regular file is not opened at all, since opening alone waits for a writer (fifo(7)) or does something (a tape
-/// rewinds).
+/// Opens a regular file for reading. A symbolic link in the last component is not followed; anything but a regular file
+/// is not opened at all, since opening alone can wait for a writer (fifo(7)) or have an effect (a tape rewinds).
 ///
 /// # Errors
-/// It is something else, is not there, or may not be read.
+/// It is not a regular file, does not exist, or may not be read.
 pub fn open(path: &Path) -> Result<(File, Metadata), RegularError> {
-    be_regular(std::fs::symlink_metadata(path)?.file_type())?;
-    // It may be another one by now: then O_NOFOLLOW refuses a link, and O_NONBLOCK does not wait.
+    check_regular(std::fs::symlink_metadata(path)?.file_type())?;
+    // It may have been replaced by now: O_NOFOLLOW refuses a link, and O_NONBLOCK does not wait.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let about = file.metadata()?;
-    be_regular(about.file_type())?;
+    check_regular(about.file_type())?;
     Ok((file, about))
 }
 
 /// The text of a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`]; it is larger, or no UTF-8.
+/// As [`open`]; it is larger, or not UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String, RegularError> {
     let (file, about) = open(path)?;
     let mut text = String::new();
-    // A file that grows meanwhile is cut off one byte beyond what it may have.
+    // A file that grows meanwhile is read up to one byte beyond the limit.
     let bytes = match about.len() {
         bytes if bytes > most => bytes,
         _ => file.take(most + 1).read_to_string(&mut text)? as u64,
@@ -67,11 +66,11 @@ pub fn read_text(path: &Path, most: u64) -> Result<String, RegularError> {
     Ok(text)
 }
 
-fn be_regular(kind: FileType) -> Result<(), RegularError> {
+fn check_regular(kind: FileType) -> Result<(), RegularError> {
     if kind.is_file() { Ok(()) } else { Err(RegularError::Other(name_of(kind))) }
 }
 
-/// What a file that is not regular is, for a sentence.
+/// The kind of a file that is not regular, for messages.
 pub fn name_of(kind: FileType) -> &'static str {
     match kind {
         _ if kind.is_symlink() => "a symbolic link",
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_is_named_and_not_waited_for() {
+    fn only_regular_files_are_read_and_nothing_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         mkfifo(&at("pipe"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();

@@ -1,4 +1,4 @@
-//! One closed segment: whether it is the one that was written.
+//! One closed segment: whether it is undamaged and in its place.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -9,14 +9,14 @@ use huddle_model::schema::{Manifest, Table};
 use super::label::{self, Label, LabelFault};
 use super::regular::{self, RegularError};
 
-/// Which segment a file has to be.
+/// Which segment a file should be.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentName<'a> {
     /// Its table.
     pub table: Table,
     /// Its number within the table, from 1.
     pub number: u64,
-    /// What the run says of all its segments; `None` where there is no manifest to be had.
+    /// The manifest of the run; `None` if there is none.
     pub manifest: Option<&'a Manifest>,
 }
 
@@ -25,13 +25,13 @@ pub struct SegmentName<'a> {
 pub struct Checked {
     /// The file, open.
     pub file: File,
-    /// Which file it is, for whoever opens it again.
+    /// Identity of the file, to open it again.
     pub id: FileId,
-    /// Whether its bytes were compared with a checksum; false for one that was written before segments had one.
+    /// Whether its bytes were compared with a checksum; false for a segment of a version without checksums.
     pub has_checksum: bool,
 }
 
-/// Tells a file from another at the same path, and from itself after a change.
+/// Distinguishes a file from another at the same path, and from itself after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -53,19 +53,19 @@ pub struct SegmentFault {
 /// What is wrong with a segment.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// It is no file.
+    /// It is not a regular file.
     #[error(transparent)]
     NotRegular(#[from] RegularError),
-    /// It is not as it was written.
+    /// Its size or checksum is wrong.
     #[error("{0}")]
     Damaged(LabelFault),
-    /// It lacks its label, which the others have.
+    /// It has no label, although all segments of the recording should.
     #[error(
         "it has no checksum, and every segment of this recording was written with one: it was cut off or damaged"
     )]
     NoLabel,
     /// It is another segment.
-    #[error("it is segment {number} of {table} of the run {run}, and stands in the place of another")]
+    #[error("it is segment {number} of {table} of the run {run}, in the place of another segment")]
     Other {
         /// Its number.
         number: u64,
@@ -77,13 +77,13 @@ pub enum Fault {
     /// Something else.
     #[error("{0}")]
     What(String),
-    /// It was checked, and is another file since.
+    /// The file was replaced or changed after it was checked.
     #[error("it was changed while the recording was open")]
     Changed,
 }
 
 impl SegmentFault {
-    /// What a decoder or a comparison with the schema says, its first line.
+    /// The first line of an error of a decoder or of a schema check.
     pub fn of(path: &Path, what: impl std::fmt::Display) -> Self {
         let what = what.to_string();
         let line = what.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim();
@@ -107,12 +107,11 @@ impl FileId {
     }
 }
 
-/// Opens the segment at `path`, which should be `name`, and compares all of its bytes with its checksum: what this
-/// gives may be handed to a decoder. A segment without a checksum is given only where the manifest does not say that
-/// all have one.
+/// Opens the segment at `path`, which should be `name`, and compares all of its bytes with its checksum, before it is
+/// passed to a decoder. A segment without a checksum is accepted only if the manifest does not say that all have one.
 ///
 /// # Errors
-/// It is not what was written.
+/// It is damaged, or another segment.
 pub fn check_segment(path: &Path, name: SegmentName<'_>) -> Result<Checked, SegmentFault> {
     checked(path, name).map_err(|fault| SegmentFault { path: path.to_owned(), fault })
 }
@@ -134,16 +133,16 @@ fn checked(path: &Path, name: SegmentName<'_>) -> Result<Checked, Fault> {
     let bytes = about.len();
     let label = label::find(&file, bytes).map_err(RegularError::from)?;
     if let Some(label) = &label {
-        // What it is may be damaged too, and then that is what is to be said.
+        // The checksum first: a damaged label could name another segment.
         label::check(&file, bytes, label).map_err(Fault::Damaged)?;
-        be_in_place(label, name)?;
+        check_place(label, name)?;
     } else if name.manifest.is_some_and(Manifest::has_checksums) {
         return Err(Fault::NoLabel);
     }
     Ok(Checked { file, id: FileId::of(&about), has_checksum: label.is_some() })
 }
 
-fn be_in_place(label: &Label, name: SegmentName<'_>) -> Result<(), Fault> {
+fn check_place(label: &Label, name: SegmentName<'_>) -> Result<(), Fault> {
     let is_of_run = name.manifest.is_none_or(|manifest| label::escaped(&manifest.run) == label.run);
     if label.table == name.table.name() && label.number == name.number && is_of_run {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The segments of a table: which files there are, and which are missing.
+//! The segments of a table: which files exist, and which are missing.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ pub struct Listing {
     pub segments: Vec<(u64, PathBuf)>,
     /// Segments that were open when the recorder ended; they cannot be read.
     pub open: Vec<PathBuf>,
-    /// Files that no recorder makes.
-    pub strange: Vec<PathBuf>,
+    /// Files that the recorder did not make.
+    pub unknown: Vec<PathBuf>,
 }
 
 /// A directory of a table that cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum TableFault {
-    /// It is no directory.
+    /// It is not a directory.
     #[error("{} is {what}, and the segments of a table are in a directory: its rows are missing", path.display())]
     NoDirectory {
         /// Where it should be.
@@ -34,7 +34,7 @@ pub enum TableFault {
     Io {
         /// The directory.
         path: PathBuf,
-        /// What it says.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }
@@ -52,15 +52,15 @@ pub fn open_name(number: u64) -> String {
 /// The number of the closed segment of this file name.
 pub fn number_of(name: &str) -> Option<u64> {
     let number = name.strip_prefix("segment-")?.strip_suffix(".parquet")?.parse().ok()?;
-    // Of several ways to write a number one is a segment's.
+    // Only the spelling of `file_name` is valid.
     (number > 0 && file_name(number) == name).then_some(number)
 }
 
-/// The files of `table` in the run `dir`; none where its directory is not there, since a table gets one with its
-/// first row. The directory is not followed where it is a symbolic link.
+/// The files of `table` in the run `dir`; none if its directory does not exist, since a table gets one with its first
+/// row. A symbolic link in the place of the directory is not followed.
 ///
 /// # Errors
-/// It is no directory, or cannot be listed.
+/// It is not a directory, or cannot be listed.
 pub fn list_segments(dir: &Path, table: Table) -> Result<Listing, TableFault> {
     let path = dir.join(table.name());
     match std::fs::symlink_metadata(&path) {
@@ -83,12 +83,12 @@ fn list(dir: &Path) -> std::io::Result<Listing> {
         match number_of(&name) {
             Some(number) => files.segments.push((number, path)),
             None if name.starts_with(".segment-") && name.ends_with(".tmp") => files.open.push(path),
-            None => files.strange.push(path),
+            None => files.unknown.push(path),
         }
     }
     files.segments.sort();
     files.open.sort();
-    files.strange.sort();
+    files.unknown.sort();
     Ok(files)
 }
 
@@ -99,25 +99,25 @@ impl Listing {
     }
 }
 
-/// The segments of `table` that ought to be there and are not, one sentence a range. Segments are numbered one by
-/// one, and the recorder removes them from the oldest on; without a manifest only gaps are known.
+/// The missing segments of `table`, one sentence per range. Segments are numbered consecutively, and the recorder
+/// removes the oldest first; without a manifest only gaps between segments are known.
 pub fn missing_segments(table: Table, files: &Listing, manifest: Option<&Manifest>) -> Vec<String> {
     let numbers: Vec<u64> = files.segments.iter().map(|(number, _)| *number).collect();
-    let said = |(first, last)| match first == last {
+    let sentence = |(first, last)| match first == last {
         true => format!("{table} lacks segment {first}: it was removed, and its rows are missing"),
         false => {
             format!("{table} lacks segments {first} to {last}: they were removed, and their rows are missing")
         }
     };
-    missing(&numbers, manifest.map(|manifest| expected(table, manifest))).into_iter().map(said).collect()
+    missing(&numbers, manifest.map(|manifest| expected(table, manifest))).into_iter().map(sentence).collect()
 }
 
-/// What a manifest says of a table's segments.
+/// The segments of a table according to the manifest.
 #[derive(Clone, Copy, Debug)]
 struct Expected {
     first: u64,
     last: u64,
-    /// While a run goes on its manifest lags behind what was removed to keep within its limits.
+    /// Whether the run has ended; before, segments may have been removed that the manifest does not count yet.
     is_final: bool,
 }
 
@@ -130,7 +130,7 @@ fn expected(table: Table, manifest: &Manifest) -> Expected {
     }
 }
 
-/// Ranges that lack in ascending numbers.
+/// Ranges that are missing in ascending numbers.
 fn missing(numbers: &[u64], expected: Option<Expected>) -> Vec<(u64, u64)> {
     let mut ranges = Vec::new();
     let mut note = |first: u64, last: u64| {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_told_from_everything_else() {
+    fn only_names_of_segments_are_accepted() {
         assert_eq!(number_of("segment-000042.parquet"), Some(42));
         assert_eq!(number_of("segment-1000000.parquet"), Some(1_000_000));
         for name in [
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lacks_is_what_the_numbers_and_the_manifest_say() {
+    fn missing_ranges_follow_from_the_numbers_and_the_manifest() {
         let manifest = |first, last, is_final| Some(Expected { first, last, is_final });
         for (numbers, expected, lacking) in [
             (&[1, 2, 3][..], manifest(1, 3, true), &[][..]),
@@ -211,7 +211,7 @@ mod tests {
             std::fs::write(table("vms").join(name), "").unwrap();
         }
         let found = list_segments(dir.path(), Table::Vms).unwrap();
-        assert_eq!((found.span(), found.open.len(), found.strange.len()), (Some((1, 2)), 1, 1));
+        assert_eq!((found.span(), found.open.len(), found.unknown.len()), (Some((1, 2)), 1, 1));
         symlink(table("vms"), table("sharing")).unwrap();
         std::fs::write(table("ksm"), "").unwrap();
         for (of, words) in [(Table::Sharing, "sharing is a symbolic link"), (Table::Ksm, "ksm is a file")] {

@@ -9,9 +9,9 @@ use huddle_recording::{ManifestFault, SegmentFault};
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// A directory without a manifest.
-    #[error("{} is no recording: it has no manifest.json; name the directory that `--record` was given", .0.display())]
+    #[error("{} is not a recording: it has no manifest.json; name the directory that `--record` was given", .0.display())]
     NoRecording(PathBuf),
-    /// A manifest that cannot be read, is none, or of a version that is not read.
+    /// A manifest that cannot be read or parsed, or of an unsupported version.
     #[error(transparent)]
     Manifest(#[from] ManifestFault),
     /// Not one round or window in the closed segments.
@@ -26,7 +26,7 @@ pub enum ReplayError {
     #[error(transparent)]
     Segment(#[from] SegmentFault),
     /// More rows than one round or window can have.
-    #[error("{table} holds more than {limit} rows of one {key} ({at}): that is no recording of huddle")]
+    #[error("{table} holds more than {limit} rows of one {key} ({at}): huddle did not write this recording")]
     TooManyRows {
         /// The table.
         table: Table,
@@ -40,7 +40,7 @@ pub enum ReplayError {
     /// A position beyond the end.
     #[error("there is no step {position} in a recording of {length}")]
     OutOfRange {
-        /// What was asked for, from 0.
+        /// The requested position, from 0.
         position: usize,
         /// How many there are.
         length: usize,

@@ -1,4 +1,4 @@
-//! The segments of a recording: which are there, which are damaged, which are missing.
+//! The segments of a recording: which exist, which are damaged, which are missing.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use super::segment::{self, Cells, Wanted};
 /// Most rows of one table that belong to one round or window: 2,000 VMs share in as many pairs.
 pub(super) const MOST_ROWS: usize = 4 << 20;
 
-/// Footers that are kept: what is read next is mostly in the same segments.
-const FOOTERS_KEPT: usize = 32;
+/// Footers that are cached: what is read next is mostly in the same segments.
+const FOOTERS_CACHED: usize = 32;
 
 /// The closed segments of one table that can be read.
 pub(super) struct TableFiles {
@@ -26,7 +26,7 @@ pub(super) struct TableFiles {
     pub(super) has_gaps: bool,
 }
 
-/// A closed segment: as little as finds rows in it.
+/// A closed segment, with the index of its row groups.
 struct Segment {
     number: u64,
     path: PathBuf,
@@ -37,8 +37,8 @@ struct Segment {
 }
 
 impl TableFiles {
-    /// Compares every segment with its checksum, and looks at the footers of those that are as they were written.
-    /// What is wrong is told in `warnings`, and the rest can be read.
+    /// Compares every segment with its checksum, and reads the footers of those that are undamaged. Problems are added
+    /// to `warnings`, and the rest can be read.
     pub(super) fn open(run: &Path, table: Table, manifest: &Manifest, warnings: &mut Vec<String>) -> Self {
         let known = warnings.len();
         let mut files = Self { table, segments: Vec::new(), has_gaps: manifest.end_us.is_none() };
@@ -49,7 +49,7 @@ impl TableFiles {
         if !manifest.knows(table) {
             if !listing.segments.is_empty() {
                 warnings.push(format!(
-                    "the table {table} is passed over: it came with schema version {}, and the manifest says {}",
+                    "the table {table} is skipped: it was added in schema version {}, and the manifest has version {}",
                     table.since(),
                     manifest.schema_version
                 ));
@@ -72,7 +72,7 @@ impl TableFiles {
         files
     }
 
-    /// Reads three columns of all rows; a segment that breaks off is told in `warnings`.
+    /// Reads the columns `names` of all rows; a segment that cannot be read to its end is added to `warnings`.
     pub(super) fn scan(
         &mut self,
         names: &[&'static str],
@@ -92,7 +92,7 @@ impl TableFiles {
         }
     }
 
-    /// Reads all rows of a table that has few.
+    /// Reads all rows of a small table, at most `most`.
     pub(super) fn all<R: Row>(&self, most: usize, warnings: &mut Vec<String>) -> Vec<R> {
         let mut rows = Vec::new();
         for segment in &self.segments {
@@ -136,7 +136,7 @@ fn missing_rows(fault: &SegmentFault) -> String {
     format!("{fault}; its rows are missing")
 }
 
-/// The footers that were used last.
+/// A cache of the footers that were used last.
 #[derive(Default)]
 pub(super) struct Footers(std::collections::VecDeque<((Table, u64), ArrowReaderMetadata)>);
 
@@ -151,7 +151,7 @@ impl Footers {
             return Ok((file, entry.1));
         }
         let (file, footer) = segment.footer(table)?;
-        if self.0.len() >= FOOTERS_KEPT {
+        if self.0.len() >= FOOTERS_CACHED {
             self.0.pop_front();
         }
         self.0.push_back((name, footer.clone()));

@@ -1,8 +1,7 @@
-//! The order of steps: one per round and one per window, as the loop told them.
+//! The order of steps: one per round and one per window, as the loop published them.
 //!
-//! The loop tells a round with the window that ended in it, just before pinning, and every other
-//! window with the round before it. That window has the round before as its own, and ends after the next
-//! round began.
+//! The step of a round has the window that ended in it, just before pinning; every other window is a step of its
+//! own. The window that ended in a round has the previous round as its own, and ends after the next round began.
 
 use huddle_model::schema::{Cell, Manifest, Table};
 
@@ -31,13 +30,13 @@ pub(super) struct WindowTime {
 pub(super) struct Position {
     /// Its round; times are those of the window where the round itself was not recorded.
     pub(super) round: RoundTime,
-    /// The window that is told with it.
+    /// The window that belongs to this step.
     pub(super) window: Option<u64>,
     /// Whether it is the round itself, not a window in it.
     pub(super) is_round: bool,
-    /// What happened from then on was told with it: when its round began, or its window ended.
+    /// Events from this time on belong to this step: when its round began, or its window ended.
     pub(super) open_us: u64,
-    /// When it was told, in microseconds since the Unix epoch.
+    /// When it was published, in microseconds since the Unix epoch.
     pub(super) at_us: u64,
 }
 
@@ -49,7 +48,7 @@ pub(super) fn positions(
 ) -> Vec<Position> {
     let mut rounds: Vec<RoundTime> = Vec::new();
     let mut windows: Vec<WindowTime> = Vec::new();
-    // A round is one that any of these tells of: what another lacks is unavailable then.
+    // A round exists if any of these tables has it; what another lacks is unavailable.
     for table in [Table::Decisions, Table::Ksm, Table::Vms] {
         tables[table as usize].scan(&["round", "begin_us", "end_us"], warnings, |cells| {
             let [round, begin_us, end_us] = [number(cells, 0)?, time(cells, 1)?, time(cells, 2)?];
@@ -89,7 +88,7 @@ pub(super) fn unsigned(time_us: i64) -> u64 {
 }
 
 fn in_order(mut rounds: Vec<RoundTime>, mut windows: Vec<WindowTime>) -> Vec<Position> {
-    // The sort is stable, so a round that several tables tell of is told by the first of them.
+    // The sort is stable, so a round in several tables is taken from the first of them.
     rounds.sort_by_key(|round| round.round);
     rounds.dedup_by_key(|round| round.round);
     windows.sort_by_key(|window| (window.round, window.window));
@@ -98,21 +97,21 @@ fn in_order(mut rounds: Vec<RoundTime>, mut windows: Vec<WindowTime>) -> Vec<Pos
     let mut positions = Vec::with_capacity(rounds.len() + windows.len());
     let mut windows = windows.into_iter().peekable();
     for round in rounds {
-        let mut told_with_it = None;
+        let mut window_of_round = None;
         while let Some(window) = windows.next_if(|window| window.round < round.round) {
             let is_last = windows.peek().is_none_or(|next| next.round != window.round);
             if is_last && window.round + 1 == round.round && window.end_us >= round.begin_us {
-                told_with_it = Some(window);
+                window_of_round = Some(window);
             } else {
                 positions.push(of_window(&positions, window));
             }
         }
         positions.push(Position {
             round,
-            window: told_with_it.map(|window| window.window),
+            window: window_of_round.map(|window| window.window),
             is_round: true,
             open_us: round.begin_us,
-            at_us: told_with_it.map_or(0, |window| window.end_us).max(round.end_us),
+            at_us: window_of_round.map_or(0, |window| window.end_us).max(round.end_us),
         });
     }
     for window in windows {
@@ -121,7 +120,7 @@ fn in_order(mut rounds: Vec<RoundTime>, mut windows: Vec<WindowTime>) -> Vec<Pos
     positions
 }
 
-/// A window of its own, in the round before it, or in one that was not recorded.
+/// The step of a window alone, in the round before it, or in one that was not recorded.
 fn of_window(before: &[Position], window: WindowTime) -> Position {
     let lacking = RoundTime { round: window.round, begin_us: window.begin_us, end_us: window.end_us };
     let round = before.last().map(|last| last.round).filter(|round| round.round == window.round);
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_that_ends_in_a_round_is_told_with_it() {
+    fn the_window_that_ends_in_a_round_belongs_to_its_step() {
         let rounds = [round(1, 0, 5), round(2, 30, 36), round(3, 40, 44)];
         let windows = [window(1, 1, 15), window(2, 1, 25), window(3, 1, 33), window(4, 3, 54)];
         let expected = [

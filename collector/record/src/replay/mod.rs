@@ -1,13 +1,12 @@
-//! Reading a recording back: what the loop told, step by step, as views and as updates.
+//! Replays a recording: what the loop published, step by step, as views and as updates.
 //!
-//! [`Recording::open`] compares every closed segment with its checksum, looks at its footer and keeps of it which rounds or windows
-//! each row group holds, and of the whole recording one entry a step; rows are read when their step is asked
-//! for, and forgotten but for the last rounds. So what is kept is some 100 bytes a step and a segment,
-//! whatever they hold. A recording that is still being written shows what was
-//! closed when it was opened.
+//! [`Recording::open`] compares every closed segment with its checksum, and builds an index: the rounds or windows
+//! of each row group from the footers, and one entry per step. Rows are read when their step is requested, and only
+//! the last rounds are cached. So the index needs some 100 bytes per step and per segment, whatever they hold. A
+//! recording that is still being written shows what was closed when it was opened.
 //!
-//! What was not recorded is unavailable with a reason, never 0 (the gaps that a type leaves no word for
-//! are listed in [`round`]). What is damaged or missing is told by [`Recording::warnings`].
+//! What was not recorded is unavailable with a reason, never 0 (what a type cannot mark as unavailable is listed in
+//! [`round`]). Damaged or missing segments are reported by [`Recording::warnings`].
 
 mod error;
 mod files;
@@ -38,15 +37,15 @@ use huddle_recording::read_manifest;
 pub use error::ReplayError;
 use files::{Footers, TableFiles};
 use index::{Position, unsigned};
-use round::{Pairs, RebuiltRound, RoundRows, named};
+use round::{Pairs, RebuiltRound, RoundRows, from_name};
 pub use segment::row_group_keys;
 use window::WindowRows;
 
-/// Decisions that are kept in memory: a trial takes minutes.
+/// Most decisions that are read: a trial takes minutes, so a recording has few.
 const MOST_DECISIONS: usize = 100_000;
 
-/// Rounds that are kept: a step back and forth at the border of two needs no reading.
-const ROUNDS_KEPT: usize = 4;
+/// Rounds that are cached: stepping back and forth between two needs no reading.
+const ROUNDS_CACHED: usize = 4;
 
 /// A recording that is open for reading.
 pub struct Recording {
@@ -67,8 +66,8 @@ impl Recording {
     /// Opens the directory of a run.
     ///
     /// # Errors
-    /// When there is no manifest of a version that is read, or nothing that can be replayed. A damaged or
-    /// missing segment is no error: [`Recording::warnings`] names it.
+    /// When there is no manifest of a supported version, or nothing that can be replayed. A damaged or missing segment
+    /// is not an error: [`Recording::warnings`] names it.
     pub fn open(dir: &Path) -> Result<Self, ReplayError> {
         let manifest = read_manifest(dir).map_err(|fault| match fault.is_not_found() && dir.is_dir() {
             true => ReplayError::NoRecording(dir.to_owned()),
@@ -85,7 +84,7 @@ impl Recording {
             Table::ALL.iter().map(|table| TableFiles::open(dir, *table, &manifest, &mut warnings)).collect();
         let positions = index::positions(&mut tables, &manifest, &mut warnings);
         let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MOST_DECISIONS, &mut warnings);
-        // They go to terminals and logs, and have texts of the manifest in them.
+        // They go to terminals and logs, and contain texts of the manifest.
         let warnings: Vec<String> = warnings.iter().map(|warning| escaped(warning)).collect();
         if positions.is_empty() {
             return Err(ReplayError::Empty { dir: dir.to_owned(), warnings });
@@ -110,7 +109,7 @@ impl Recording {
         })
     }
 
-    /// What it is called: its directory.
+    /// Its name: that of its directory.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -120,7 +119,7 @@ impl Recording {
         &self.manifest
     }
 
-    /// What is wrong with it, one sentence each; empty when it is whole.
+    /// What is damaged or missing, one sentence each; empty when it is complete.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -135,17 +134,17 @@ impl Recording {
         self.positions.is_empty()
     }
 
-    /// When each step was told, in microseconds since the Unix epoch. They go back where the clock did.
+    /// When each step was published, in microseconds since the Unix epoch. They go back where the clock did.
     pub fn times_unix_us(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.positions.iter().map(|position| position.at_us)
     }
 
-    /// When this step was told; `None` beyond the end.
+    /// When this step was published; `None` beyond the end.
     pub fn time_unix_us(&self, position: usize) -> Option<u64> {
         self.positions.get(position).map(|position| position.at_us)
     }
 
-    /// When the first and the last step were told, likewise.
+    /// When the first and the last step were published, likewise.
     pub fn span_unix_us(&self) -> (u64, u64) {
         let at = |position: Option<&Position>| position.map_or(0, |position| position.at_us);
         (at(self.positions.first()), at(self.positions.last()))
@@ -157,7 +156,7 @@ impl Recording {
         positions.filter(|(_, position)| position.is_round).map(|(at, position)| (at, position.round.round))
     }
 
-    /// The view after the step at a position, from 0, as whoever followed the loop had it.
+    /// The view after the step at a position, from 0, as a subscriber of the loop had it.
     ///
     /// # Errors
     /// When there is no such position. What cannot be read in it is unavailable, and an event says why.
@@ -177,11 +176,11 @@ impl Recording {
         };
         let events = Arc::make_mut(&mut view.events);
         if !at.is_round {
-            // What is told with a step happened before the next one was told.
-            let is_told = |event: &&Event| {
+            // The events of a step happened before the next one began.
+            let is_of_step = |event: &&Event| {
                 next.is_none_or(|next| next.round.round != at.round.round || event.at_unix_us < next.open_us)
             };
-            events.extend(rebuilt.later.iter().filter(is_told).cloned());
+            events.extend(rebuilt.later.iter().filter(is_of_step).cloned());
         }
         events.extend(problems.into_iter().map(|problem| round::problem(at.at_us, problem)));
         let is_before = |decision: &&Decision| next.is_none_or(|next| decision.at_unix_us < next.open_us);
@@ -190,7 +189,7 @@ impl Recording {
         Ok(view)
     }
 
-    /// What the step at a position told, as the loop told it: what leads to its view from that before. At
+    /// The updates of the step at a position, as the loop published them: they lead from the view before to its view. At
     /// position 0, all of the first view.
     ///
     /// # Errors
@@ -200,7 +199,7 @@ impl Recording {
         Ok(self.view(position)?.updates_since(before.as_ref()).into())
     }
 
-    /// The round of a position, with what happened in its windows.
+    /// The round of a position, with the events in its windows.
     fn round(&mut self, position: usize) -> Arc<RebuiltRound> {
         let time = self.positions[position].round;
         let is_known = |known: &&Arc<RebuiltRound>| {
@@ -211,8 +210,8 @@ impl Recording {
             return Arc::clone(known);
         }
         let rows = self.round_rows(time.round);
-        let rebuilt = round::rebuild(time, self.told_until_us(position), rows, &self.topology);
-        // Equal parts of rounds that are looked at one after the other are one in memory, as in the loop.
+        let rebuilt = round::rebuild(time, self.events_until_us(position), rows, &self.topology);
+        // Consecutive rounds share their equal parts in memory, as in the loop.
         let rebuilt = match self.rounds.back() {
             Some(last) => RebuiltRound {
                 round: Arc::new(Arc::unwrap_or_clone(rebuilt.round).sharing_parts_with(&last.round)),
@@ -221,15 +220,15 @@ impl Recording {
             None => rebuilt,
         };
         let rebuilt = Arc::new(rebuilt);
-        if self.rounds.len() >= ROUNDS_KEPT {
+        if self.rounds.len() >= ROUNDS_CACHED {
             self.rounds.pop_front();
         }
         self.rounds.push_back(Arc::clone(&rebuilt));
         rebuilt
     }
 
-    /// From when on what happened in the round of a position is of its windows; `None` where it has none.
-    fn told_until_us(&self, position: usize) -> Option<u64> {
+    /// From when on events in the round of a position belong to its windows; `None` if it has none.
+    fn events_until_us(&self, position: usize) -> Option<u64> {
         let number = self.positions[position].round.round;
         let own = |at: &Position| at.round.round == number;
         let begin = self.positions[..=position].iter().rposition(|at| at.is_round || !own(at));
@@ -239,8 +238,8 @@ impl Recording {
             .map(|next| next.open_us)
     }
 
-    /// The rows of one round or window; what cannot be read is told in `problems`, and is as if it was not
-    /// recorded: half of a round's rows would be taken for all.
+    /// The rows of one round or window. A failure is added to `problems`, and then there are no rows: half of a round's
+    /// rows would be taken for all.
     fn rows<R: Row>(&mut self, key: u64, problems: &mut Vec<String>) -> Vec<R> {
         let mut rows = Vec::new();
         if let Err(error) = self.footers.rows(&self.tables[R::TABLE as usize], key, |row| rows.push(row)) {
@@ -253,7 +252,7 @@ impl Recording {
     fn round_rows(&mut self, round: u64) -> RoundRows {
         let mut problems = Vec::new();
         let mut sharing = Pairs::default();
-        // Most rows are here, and most of each is names that repeat.
+        // This table has most of the rows, and most of each row is repeated names.
         let files = &self.tables[Table::Sharing as usize];
         if let Err(error) = self.footers.rows(files, round, |row| sharing.push(row)) {
             problems.push(error.to_string());
@@ -284,7 +283,7 @@ impl Recording {
         }
     }
 
-    /// How the trial stood in a window, as far as it was recorded.
+    /// The state of the trial in a window, as far as it was recorded.
     fn comparison(&self, seen: Option<&Observation>) -> Availability<Arc<Comparison>> {
         let Some(objective) = self.objective else {
             return Availability::Unavailable("the recording does not hold a decision of a trial".into());
@@ -293,7 +292,7 @@ impl Recording {
         let arm = Arm {
             name: block.map_or_else(|| "arms".to_owned(), |block| block.arm.clone()),
             value: Availability::Unavailable(
-                "the recording does not hold the estimates of arms; `huddle-analysis compare` makes them of its windows"
+                "the recording does not hold the estimates of arms; `huddle-analysis compare` computes them from its windows"
                     .into(),
             ),
             blocks: Vec::new(),
@@ -316,7 +315,7 @@ fn name(dir: &Path, manifest: &Manifest) -> String {
     name.unwrap_or_else(|| manifest.run.clone())
 }
 
-/// `None` where its outcome or objective is none that this version knows.
+/// `None` if this version does not know its outcome or objective.
 fn decision(row: &TrialRow) -> Option<Decision> {
     let ci95 = row.observed_low.zip(row.observed_high).map(|(low, high)| [low, high]);
     let n = usize::try_from(row.blocks).unwrap_or(usize::MAX);
@@ -327,7 +326,7 @@ fn decision(row: &TrialRow) -> Option<Decision> {
         proposal: row.proposal.clone(),
         expected_change: row.expected_change,
         observed_change: row.observed_change.map(|median| Estimate { n, median, ci95 }),
-        outcome: named(&row.outcome)?,
+        outcome: from_name(&row.outcome)?,
         reason: row.reason.clone(),
     })
 }

@@ -1,9 +1,9 @@
-//! From the rows of a round back to the round.
+//! Rebuilds a round from its rows.
 //!
-//! The inverse of [`huddle_model::schema::round_rows`], as far as it goes. Not recorded, and so filled in:
+//! The inverse of [`huddle_model::schema::round_rows`], as far as possible. Not recorded, and so filled in:
 //! - the name of a vCPU's thread: none;
 //! - the process of a vCPU, which differs from its VM's in a cgroup only: that of the VM;
-//! - where in its process guest memory lies: one range of each kind, of the recorded size, from 0;
+//! - where in its process guest memory is: one range of each kind, of the recorded size, from 0;
 //! - the CPUs that a VM's cgroup allows: all that are known, so that nothing is taken as forbidden.
 
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ pub(super) struct RoundRows {
     pub(super) placements: Vec<PlacementRow>,
     pub(super) sharing: Pairs,
     pub(super) events: Vec<EventRow>,
-    /// Whether rows of VMs and placements may be missing: then none of them is not "no VM".
+    /// Whether rows of VMs and placements may be missing: then no row does not mean "no VM".
     pub(super) has_gaps: bool,
     /// What could not be read.
     pub(super) problems: Vec<String>,
@@ -82,12 +82,12 @@ impl Pairs {
     }
 }
 
-fn lacks<T>(what: &str) -> Availability<T> {
+fn not_recorded<T>(what: &str) -> Availability<T> {
     Availability::Unavailable(format!("the recording does not hold {what}"))
 }
 
-/// `topology` is that of the start of the recording. What happened from `until_us` on, if that is known, is of
-/// windows after the round.
+/// `topology` is that of the start of the recording. Events from `until_us` on, if that is known, belong to windows
+/// after the round.
 pub(super) fn rebuild(
     time: RoundTime,
     until_us: Option<u64>,
@@ -127,12 +127,12 @@ pub(super) fn rebuild(
         events,
         own_cpu_us: decision
             .and_then(|decision| decision.own_cpu_us)
-            .map_or_else(|| lacks("the CPU time that huddle had used"), Availability::Available),
+            .map_or_else(|| not_recorded("the CPU time that huddle had used"), Availability::Available),
     };
     RebuiltRound { round: Arc::new(round), later }
 }
 
-/// A round, and what happened in it after it was told.
+/// A round, and the events after it was published.
 pub(super) struct RebuiltRound {
     pub(super) round: Arc<Round>,
     pub(super) later: Vec<Event>,
@@ -143,7 +143,7 @@ pub(super) fn problem(at_unix_us: u64, message: String) -> Event {
     Event { at_unix_us, kind: EventKind::StageFailed, vm: None, message }
 }
 
-/// The domains of the start, unless a placement of the round says that they were others by then.
+/// The domains of the start, unless a placement of the round shows that they had changed by then.
 fn topology_of(
     at_start: &Availability<Arc<Topology>>,
     placements: &[PlacementRow],
@@ -151,7 +151,7 @@ fn topology_of(
     let topology = match at_start {
         Availability::Available(topology) => topology,
         Availability::Unavailable(reason) => {
-            return lacks(&format!("the cache domains: at its start there were none ({reason})"));
+            return not_recorded(&format!("the cache domains: at its start there were none ({reason})"));
         }
     };
     let is_same = |row: &PlacementRow| {
@@ -161,7 +161,7 @@ fn topology_of(
     if placements.iter().all(is_same) {
         Availability::Available(Arc::clone(topology))
     } else {
-        lacks("the cache domains of this round, which were others than at its start")
+        not_recorded("the cache domains of this round, which were others than at its start")
     }
 }
 
@@ -172,7 +172,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
     for row in &rows.placements {
         by_vm.entry((&row.vm, row.vm_pid, row.domid)).or_default().push(row);
     }
-    // What is not a cpulist is none that anybody was held on.
+    // An affinity that cannot be parsed is empty.
     let affinity = |row: &PlacementRow| row.cpus_before.parse::<CpuSet>().unwrap_or_default();
     let mut known: CpuSet = topology.map(Topology::cpus).unwrap_or_default();
     known = known
@@ -181,7 +181,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
         .collect();
     let vm = |row: &VmRow| {
         let columns = columns_of(row);
-        // Every version says either a process or a domain.
+        // Every version has either a process or a Xen domain.
         let id = columns.id()?;
         let own = by_vm.get(&(row.vm.as_str(), row.pid, row.domid)).map(Vec::as_slice).unwrap_or_default();
         let vcpu = |row: &&PlacementRow| {
@@ -210,13 +210,13 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
     rows.vms.iter().filter_map(vm).collect()
 }
 
-/// Which VM a row of the table `vms` is of, whatever version wrote it.
+/// The identity of the VM of a row of the table `vms`, whatever version wrote it.
 fn columns_of(row: &VmRow) -> VmColumns {
     let VmRow { vm_kind, pid, start_ticks, uuid, domid, .. } = *row;
     VmColumns { vm_kind, pid, start_ticks, uuid, domid }.modern(vmm(&row.vmm))
 }
 
-/// The UUID, unless half of it is all that an older version wrote down.
+/// The UUID, unless an older version recorded only half of it.
 fn known_uuid(columns: &VmColumns) -> Option<huddle_model::id::Uuid> {
     let is_part = columns.id().and_then(|id| id.xen_domain()).is_some_and(|domain| domain.is_partly_known());
     columns.uuid.filter(|_| !is_part).map(|uuid| uuid.uuid())
@@ -230,7 +230,7 @@ pub(super) fn vcpu_id(vm: VmId, vcpu: u32, thread: Option<i32>, start_ticks: Opt
     })
 }
 
-/// A VM of this name, as the round knows it; else as far as a row of another table says.
+/// A VM of this name, as the round has it; else as far as a row of another table identifies it.
 pub(super) fn reference(name: &str, columns: VmColumns, known: Option<&Vm>) -> VmRef {
     match known {
         Some(vm) => vm.reference(),
@@ -279,8 +279,8 @@ fn lines(text: Option<&str>) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// What has this name in files.
-pub(super) fn named<T: DeserializeOwned>(name: &str) -> Option<T> {
+/// The value that has this name in files.
+pub(super) fn from_name<T: DeserializeOwned>(name: &str) -> Option<T> {
     serde_json::from_value(serde_json::Value::String(name.to_owned())).ok()
 }
 
@@ -289,14 +289,14 @@ fn event(row: &EventRow, vms: &[Vm]) -> Event {
     let columns = VmColumns { vm_kind, uuid, domid, ..VmColumns::default() };
     Event {
         at_unix_us: unsigned(row.at_us),
-        kind: named(&row.kind).unwrap_or(EventKind::Note),
+        kind: from_name(&row.kind).unwrap_or(EventKind::Note),
         vm: row.vm.as_deref().map(|name| reference(name, columns, vms.iter().find(|vm| vm.name == name))),
         message: row.message.clone(),
     }
 }
 
 fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
-    let Some(row) = row else { return lacks("KSM's state in this round") };
+    let Some(row) = row else { return not_recorded("KSM's state in this round") };
     if let Some(reason) = row.unavailable {
         return Availability::Unavailable(reason);
     }
@@ -320,7 +320,7 @@ fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
             advisor_mode: row.advisor_mode.clone(),
         })
     };
-    state().map_or_else(|| lacks("all of KSM's state in this round"), Availability::Available)
+    state().map_or_else(|| not_recorded("all of KSM's state in this round"), Availability::Available)
 }
 
 fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availability<SharingMatrix> {
@@ -335,7 +335,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     }
     let n = pairs.vms.len();
     if n == 0 || pairs.cells.len() != n * (n - 1) {
-        return lacks(if n == 0 { LACKING } else { "all pairs of VMs of this round" });
+        return not_recorded(if n == 0 { LACKING } else { "all pairs of VMs of this round" });
     }
     let mut rate = vec![vec![0.0; n]; n];
     let mut frames = vec![vec![0; n]; n];
@@ -346,7 +346,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     }
     let (method, measured_in_us, coverage) = pairs.about.unwrap_or_default();
     let parts = MatrixParts {
-        method: named(&method).unwrap_or(Method::File),
+        method: from_name(&method).unwrap_or(Method::File),
         vms: pairs.vms.into_iter().map(|(name, columns)| matrix_vm(name, columns, vms)).collect(),
         shared_frames: has_frames.then_some(frames),
         rate,
@@ -355,7 +355,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     };
     match SharingMatrix::from_parts(parts) {
         Ok(matrix) => Availability::Available(matrix),
-        Err(error) => lacks(&format!("a matrix of this round that can be: {error}")),
+        Err(error) => not_recorded(&format!("a valid matrix of this round: {error}")),
     }
 }
 
@@ -380,7 +380,7 @@ fn matrix_vm(name: String, columns: VmColumns, vms: &[VmRow]) -> MatrixVm {
         })
     });
     let vcpus = row.map_or(1, |row| row.vcpus);
-    // Whose a VM was is not recorded.
+    // The owner is not recorded.
     MatrixVm { name, id: known.id(), uuid: known_uuid(&known), owner: None, vcpus, memory }
 }
 
@@ -389,15 +389,15 @@ fn plan(
     topology: Option<&Topology>,
     placements: &[PlacementRow],
 ) -> Availability<Plan> {
-    let Some(decision) = decision else { return lacks("what was planned in this round") };
+    let Some(decision) = decision else { return not_recorded("what was planned in this round") };
     if let Some(reason) = &decision.plan_unavailable {
         return Availability::Unavailable(reason.clone());
     }
-    let Some(policy) = &decision.policy else { return lacks("the policy that planned this round") };
+    let Some(policy) = &decision.policy else { return not_recorded("the policy that planned this round") };
     let policy = match policy.parse() {
         Ok(policy) => policy,
         Err(error) => {
-            return Availability::Unavailable(format!("the recording names another policy: {error}"));
+            return Availability::Unavailable(format!("the policy of the recording is unknown: {error}"));
         }
     };
     let placed = placements.iter().filter_map(|row| {
@@ -409,7 +409,7 @@ fn plan(
         placement: placed.collect(),
         shared_within: decision.shared_within_frames,
         shared_total: decision.shared_total_frames,
-        // The reasons say it; its parts are not recorded.
+        // The reasons have it as text; its parts are not recorded.
         expected: None,
         reasons: lines(decision.reasons.as_deref()),
     })
@@ -432,8 +432,8 @@ fn domains_of(placements: &[PlacementRow]) -> Vec<CacheDomain> {
 }
 
 fn pinning(decision: Option<&DecisionRow>) -> Pinning {
-    let lacks = |what: &str| Pinning::NotDone(format!("the recording does not hold {what}"));
-    let Some(decision) = decision else { return lacks("whether anything was pinned in this round") };
+    let not_recorded = |what: &str| Pinning::NotDone(format!("the recording does not hold {what}"));
+    let Some(decision) = decision else { return not_recorded("whether anything was pinned in this round") };
     if let Some(reason) = &decision.pin_unavailable {
         return Pinning::recorded(decision.pinning.as_deref(), reason.clone());
     }
@@ -441,6 +441,6 @@ fn pinning(decision: Option<&DecisionRow>) -> Pinning {
         (Some(changed), Some(unchanged), Some(skipped)) => {
             Pinning::Done(PinOutcome { changed, unchanged, skipped })
         }
-        _ => lacks("how many threads were pinned in this round"),
+        _ => not_recorded("how many threads were pinned in this round"),
     }
 }

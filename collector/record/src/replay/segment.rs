@@ -1,7 +1,7 @@
 //! One closed segment: its footer, and rows out of it by their key.
 //!
-//! Nothing that a file says is trusted: columns are taken by name and type, memory is that of one batch,
-//! and what does not fit the schema is an error of that segment.
+//! The contents of a file are not trusted: columns are matched by name and type, memory is limited to one batch,
+//! and what does not match the schema is an error of that segment.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,20 +26,20 @@ use parquet::file::statistics::Statistics;
 /// Rows that are decoded at a time.
 const BATCH_ROWS: usize = 4096;
 
-/// The column that rows are asked for by: the window where a table has windows, else the round.
+/// The column by which rows are looked up: the window if the table has windows, else the round.
 pub(super) fn key(table: Table) -> &'static str {
     let has_windows = table.columns().iter().any(|column| column.name == "window");
     if has_windows { "window" } else { "round" }
 }
 
-/// What is said where the reader panicked.
+/// The message if the reader panicked.
 fn damaged(panicked: &Panicked) -> String {
     format!("its pages are damaged ({panicked})")
 }
 
-/// The footer of a segment of `table`, after a look at its columns.
+/// The footer of a segment of `table`, with its columns checked.
 pub(super) fn footer(segment: &impl ChunkReader, table: Table) -> Result<ArrowReaderMetadata, String> {
-    // The types follow from Parquet's own; a second description of them would be one more to distrust.
+    // The types follow from Parquet's own; the Arrow schema in the file would have to be checked too.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let footer = guarded(Threads::This, || ArrowReaderMetadata::load(segment, options))
         .map_err(|panicked| damaged(&panicked))?
@@ -48,29 +48,28 @@ pub(super) fn footer(segment: &impl ChunkReader, table: Table) -> Result<ArrowRe
     Ok(footer)
 }
 
-/// What finds rows in a segment of `table`, wherever its bytes are: the least and the greatest key of each row
-/// group. The key is the window, or the round where a table has no windows; a row group whose footer does not say
-/// may have every key.
+/// The index of a segment of `table`: the least and the greatest key of each row group. The key is the window, or
+/// the round if the table has no windows; a row group without statistics may have every key.
 ///
 /// # Errors
-/// When it is no Parquet file, or none that huddle wrote for this table: what is wrong, of any length.
+/// When it is not a Parquet file that huddle wrote for this table: what is wrong, of any length.
 pub fn row_group_keys(segment: &impl ChunkReader, table: Table) -> Result<Vec<(u64, u64)>, String> {
     Ok(key_spans(&footer(segment, table)?, table))
 }
 
 fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
-    if said(footer, "huddle.table") != Some(table.name()) {
-        return Err(format!("it is no segment of the table {table}"));
+    if metadata_value(footer, "huddle.table") != Some(table.name()) {
+        return Err(format!("it is not a segment of the table {table}"));
     }
     let known = |version: &u32| (OLDEST_SCHEMA_VERSION..=SCHEMA_VERSION).contains(version);
     let Some(version) = version(footer).filter(known) else {
-        let said = said(footer, VERSION).unwrap_or("none");
+        let found = metadata_value(footer, VERSION).unwrap_or("none");
         return Err(format!(
-            "it has schema version {said}, and this version reads {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} only"
+            "it has schema version {found}, and this version reads {OLDEST_SCHEMA_VERSION} to {SCHEMA_VERSION} only"
         ));
     };
     for column in table.columns() {
-        // What came later is null for this segment.
+        // Columns of later versions are null for this segment.
         let Some(name) = table.column_name(column.name, version) else { continue };
         match footer.schema().field_with_name(name) {
             Err(_) => return Err(format!("the column {name} is missing")),
@@ -85,15 +84,15 @@ fn check(footer: &ArrowReaderMetadata, table: Table) -> Result<(), String> {
 
 const VERSION: &str = "huddle.schema_version";
 
-/// What the file says of itself.
-fn said<'a>(footer: &'a ArrowReaderMetadata, key: &str) -> Option<&'a str> {
+/// A value of the file's key-value metadata.
+fn metadata_value<'a>(footer: &'a ArrowReaderMetadata, key: &str) -> Option<&'a str> {
     let about = footer.metadata().file_metadata().key_value_metadata();
     let entry = about.into_iter().flatten().find(|entry| entry.key == key);
     entry.and_then(|entry| entry.value.as_deref())
 }
 
 fn version(footer: &ArrowReaderMetadata) -> Option<u32> {
-    said(footer, VERSION)?.parse().ok()
+    metadata_value(footer, VERSION)?.parse().ok()
 }
 
 fn is_of(found: &DataType, kind: ColumnKind) -> bool {
@@ -109,7 +108,7 @@ fn is_of(found: &DataType, kind: ColumnKind) -> bool {
     )
 }
 
-/// Least and greatest key of each row group: all there are where the footer does not say.
+/// Least and greatest key of each row group; without statistics, all keys.
 pub(super) fn key_spans(footer: &ArrowReaderMetadata, table: Table) -> Vec<(u64, u64)> {
     let position = footer.schema().index_of(key(table)).ok();
     let span = |statistics: Option<&Statistics>| match statistics {
@@ -120,7 +119,7 @@ pub(super) fn key_spans(footer: &ArrowReaderMetadata, table: Table) -> Vec<(u64,
     groups
         .map(|group| {
             let column = position.and_then(|position| group.columns().get(position));
-            // An unsigned column is kept, and ordered, as the bits of a signed one.
+            // An unsigned column is stored, and ordered, as the bits of a signed one.
             span(column.and_then(|column| column.statistics())).unwrap_or((0, u64::MAX))
         })
         .collect()
@@ -134,7 +133,7 @@ pub(super) struct Wanted {
     pub(super) key: Option<u64>,
 }
 
-/// Reads rows, one by one, until `each` says no.
+/// Reads rows, one by one, until `each` returns false.
 pub(super) fn rows<R: Row>(
     path: &Path,
     file: File,
@@ -149,7 +148,7 @@ pub(super) fn rows<R: Row>(
     })
 }
 
-/// The values of one row, by the position of the column that was asked for.
+/// The values of one row, by the position of the requested column.
 pub(super) struct Cells<'a> {
     /// `None` for a column that the segment's version does not have.
     columns: &'a [Option<Array<'a>>],
@@ -204,7 +203,7 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Reads the columns `names`, row by row, until `each` says no.
+/// Reads the columns `names`, row by row, until `each` returns false.
 pub(super) fn cells(
     path: &Path,
     file: File,
@@ -228,7 +227,7 @@ fn decode(
     wanted: Wanted,
     mut each: impl FnMut(&Cells<'_>) -> Result<bool, &'static str>,
 ) -> Result<(), String> {
-    // As they were called when this was written.
+    // The column names of the version that wrote this segment.
     let version = version(&footer).unwrap_or(SCHEMA_VERSION);
     let names: Vec<Option<&str>> = names.iter().map(|name| table.column_name(name, version)).collect();
     let parquet = footer.parquet_schema();
@@ -263,9 +262,9 @@ fn decode(
     Ok(())
 }
 
-/// Which rows of a batch with nothing but the key have this one.
+/// Which rows of a batch, whose only column is the key, have this key.
 fn equal(batch: &RecordBatch, key: u64) -> Result<BooleanArray, ArrowError> {
     let keys = batch.columns().first().and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let keys = keys.ok_or_else(|| ArrowError::SchemaError("the key is no unsigned number".to_owned()))?;
+    let keys = keys.ok_or_else(|| ArrowError::SchemaError("the key is not an unsigned number".to_owned()))?;
     Ok(keys.iter().map(|found| Some(found == Some(key))).collect())
 }

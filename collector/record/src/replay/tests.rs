@@ -30,7 +30,7 @@ mod footers;
 
 const SECOND: u64 = 1_000_000;
 
-/// What a loop over `vms` VMs tells: rounds a second apart, each with the window that ended in it, and one
+/// What a loop over `vms` VMs publishes: rounds a second apart, each with the window that ended in it, and one
 /// window in between.
 fn published(rounds: u64, vms: usize) -> Vec<View> {
     let mut all: Vec<View> = Vec::new();
@@ -75,7 +75,7 @@ fn manifest() -> Manifest {
     Manifest { topology: topology.map(|topology| (&*topology).into()), ..sample::manifest() }
 }
 
-/// Records what a loop with these views tells, in segments of `a_segment` steps each.
+/// Records what a loop with these views publishes, in segments of `a_segment` steps each.
 fn record(dir: &Path, views: &[View], a_segment: usize) {
     record_with(dir, views, a_segment, manifest());
 }
@@ -96,9 +96,9 @@ fn record_with(dir: &Path, views: &[View], a_segment: usize, manifest: Manifest)
     writer.finish(now, 1_800_000_000_000_000);
 }
 
-/// Everything a view says, without what is not recorded: the reasons within windows, names of threads, allowed CPUs, how a trial stands, the parts of what a plan is
-/// expected to bring (its reasons say them).
-fn said(view: &View) -> Value {
+/// A view without what is not recorded: the reasons within windows, names of threads, allowed CPUs, the state of a
+/// trial, and the parts of the expected effect of a plan (its reasons have them as text).
+fn recorded_part(view: &View) -> Value {
     let mut value = serde_json::to_value(view).unwrap();
     forget_reasons(&mut value["observation"]);
     if let Some(comparison) = value["comparison"].get_mut("available") {
@@ -150,16 +150,16 @@ fn what_the_loop_published_is_read_back() {
         assert_eq!(recording.warnings(), [""; 0]);
         assert_eq!((recording.name(), recording.len()), ("run-7", published.len()));
         let found = replayed(&mut recording);
-        // Whoever follows the steps of the recording sees what whoever followed the loop saw.
+        // A subscriber of the recording's steps sees what a subscriber of the loop saw.
         let mut followed = None;
         for (at, view) in found.iter().enumerate() {
             View::follow(&mut followed, &recording.step(at).unwrap()[..]);
             assert_eq!(followed.as_ref(), Some(view), "step {at}");
         }
         for (at, (found, published)) in found.iter().zip(&published).enumerate() {
-            let mut expected = said(published);
+            let mut expected = recorded_part(published);
             if vms == 1 {
-                // Without a pair nothing says how the matrix of one VM was measured.
+                // Without a pair the recording does not have how the matrix of one VM was measured.
                 for (name, value) in
                     [("method", "file".into()), ("duration_ms", Value::Null), ("coverage", Value::Null)]
                 {
@@ -167,10 +167,10 @@ fn what_the_loop_published_is_read_back() {
                 }
             }
             if published.round.number < 4 {
-                // A decision is told from its own time on: the sample's is of the fourth second.
+                // A decision is visible from its own time on: the sample's is of the fourth second.
                 assert!(found.decisions.is_empty());
             }
-            assert_eq!(said(found), expected, "step {at} of {vms} VMs");
+            assert_eq!(recorded_part(found), expected, "step {at} of {vms} VMs");
         }
         let times: Vec<u64> = recording.times_unix_us().collect();
         assert!(times.is_sorted() && times.len() == found.len());
@@ -192,7 +192,7 @@ fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
     let published = published(8, 3);
     // Two rounds and their windows a segment.
     record(&run, &published, 4);
-    let whole = replayed(&mut Recording::open(&run).unwrap());
+    let original = replayed(&mut Recording::open(&run).unwrap());
     let cut = File::options().write(true).open(segment(&run, Table::Vms, 2)).unwrap();
     cut.set_len(cut.metadata().unwrap().len() / 2).unwrap();
     std::fs::remove_file(segment(&run, Table::Sharing, 3)).unwrap();
@@ -226,29 +226,29 @@ fn a_damaged_or_missing_segment_leaves_the_rest_readable() {
     assert!(three.plan.value().is_some());
     let five = round(&found, 5);
     assert!(five.matrix.reason().unwrap().contains("the recording does not hold"), "{:?}", five.matrix);
-    assert_eq!(five.vms, round(&whole, 5).vms);
+    assert_eq!(five.vms, round(&original, 5).vms);
     let seven = round(&found, 7);
     assert!(seven.plan.reason().unwrap().contains("the recording does not hold"), "{:?}", seven.plan);
     assert!(seven.own_cpu_us.reason().is_some());
-    assert_eq!((&seven.matrix, &seven.ksm), (&round(&whole, 7).matrix, &round(&whole, 7).ksm));
+    assert_eq!((&seven.matrix, &seven.ksm), (&round(&original, 7).matrix, &round(&original, 7).ksm));
     let of_seven = |of: &[View]| {
         let views = of.iter().filter(|view| view.round.number == 7);
         views.map(|view| view.observation.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(of_seven(&found), of_seven(&whole));
+    assert_eq!(of_seven(&found), of_seven(&original));
 
-    // The whole rounds are as they were.
-    assert_eq!(round(&found, 6).ksm, round(&whole, 6).ksm);
+    // The complete rounds are as they were.
+    assert_eq!(round(&found, 6).ksm, round(&original, 6).ksm);
 }
 
 #[test]
-fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
+fn a_wrong_byte_is_a_warning_or_an_event_and_never_a_panic() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     record(&run, &published(2, 2), 1000);
-    // With a checksum nothing of it reaches the reader; older ones have none.
+    // With a checksum no damage reaches the decoder; older recordings have none.
     forget_checksums(&run);
-    let mut told = 0;
+    let mut reported = 0;
     for table in [Table::Sharing, Table::Decisions, Table::Windows, Table::Counters] {
         let path = segment(&run, table, 1);
         let good = std::fs::read(&path).unwrap();
@@ -260,7 +260,7 @@ fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
             let found = replayed(&mut recording);
             let is_event =
                 found.iter().flat_map(|view| &*view.events).any(|e| e.kind == EventKind::StageFailed);
-            told += usize::from(is_event || !recording.warnings().is_empty());
+            reported += usize::from(is_event || !recording.warnings().is_empty());
         }
         for length in (0..good.len()).step_by(good.len() / 5) {
             std::fs::write(&path, &good[..length]).unwrap();
@@ -270,11 +270,11 @@ fn a_byte_that_is_wrong_is_a_warning_or_an_event_and_never_a_panic() {
         }
         std::fs::write(&path, &good).unwrap();
     }
-    assert!(told > 25, "{told}");
+    assert!(reported > 25, "{reported}");
 }
 
 #[test]
-fn what_is_no_recording_is_refused_in_one_sentence() {
+fn anything_but_a_recording_is_refused_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display().to_string();
     assert!(open_error(dir.path()).contains("has no manifest.json"));
@@ -295,7 +295,7 @@ fn what_is_no_recording_is_refused_in_one_sentence() {
 }
 
 #[test]
-fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
+fn a_segment_of_another_version_or_table_is_skipped_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
     record(&run, &published(2, 2), 1000);
@@ -304,19 +304,19 @@ fn a_segment_of_another_version_or_table_is_passed_over_by_name() {
     assert_eq!(recording.warnings().len(), 1);
     assert!(
         recording.warnings()[0]
-            .contains("it is segment 1 of events of the run 20261123T060233Z-1, and stands"),
+            .contains("it is segment 1 of events of the run 20261123T060233Z-1, in the place"),
         "{:?}",
         recording.warnings()
     );
     forget_checksums(&run);
     let recording = Recording::open(&run).unwrap();
     assert!(
-        recording.warnings()[0].contains("it is no segment of the table ksm"),
+        recording.warnings()[0].contains("it is not a segment of the table ksm"),
         "{:?}",
         recording.warnings()
     );
 
-    // The version stands in the footer twice; the one of our own is the plain text of one digit.
+    // The version is in the footer twice; each is followed by its one digit.
     let path = segment(&run, Table::Vms, 1);
     let mut bytes = std::fs::read(&path).unwrap();
     let key = b"huddle.schema_version";
@@ -396,16 +396,16 @@ fn other_cache_domains_than_at_the_start_are_not_made_up() {
     assert!(plan.domains.iter().all(|domain| domain.cpus.len() == 1), "{:?}", plan.domains);
 }
 
-/// Segments of tables, runs and numbers that stand in the place of others, and bytes that are others: each is passed
-/// over by name, whatever a reader of Parquet would make of it.
+/// Segments in the place of segments of another table, run or number, and changed bytes: each is skipped by name, even
+/// if a reader of Parquet would accept it.
 #[test]
-fn what_was_not_written_there_is_passed_over() {
+fn exchanged_and_damaged_segments_are_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let (run, other) = (dir.path().join("run"), dir.path().join("other"));
     let published = published(4, 2);
     record(&run, &published, 4);
     record_with(&other, &published, 4, Manifest { run: "another".into(), ..manifest() });
-    let whole = replayed(&mut Recording::open(&run).unwrap());
+    let original = replayed(&mut Recording::open(&run).unwrap());
     let first = segment(&run, Table::Sharing, 1);
     let good = std::fs::read(&first).unwrap();
     let mut flipped = good.clone();
@@ -435,7 +435,7 @@ fn what_was_not_written_there_is_passed_over() {
         );
         let found = replayed(&mut recording);
         assert!(found[0].round.matrix.reason().unwrap().contains("does not hold"));
-        assert_eq!(found[7].round.matrix, whole[7].round.matrix);
+        assert_eq!(found[7].round.matrix, original[7].round.matrix);
     }
     // A file that is changed while it is shown.
     std::fs::write(&first, &good).unwrap();
@@ -449,7 +449,7 @@ fn what_was_not_written_there_is_passed_over() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
+fn anything_but_a_file_is_refused_by_name_and_not_waited_for() {
     use std::os::unix::fs::symlink;
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
@@ -458,11 +458,11 @@ fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
         let aside = dir.path().join("aside");
         std::fs::rename(path, &aside).unwrap();
         how(path);
-        let told = Recording::open(&run).map(|recording| recording.warnings().join("\n"));
-        let told = told.unwrap_or_else(|error| error.to_string());
+        let warnings = Recording::open(&run).map(|recording| recording.warnings().join("\n"));
+        let warnings = warnings.unwrap_or_else(|error| error.to_string());
         std::fs::remove_file(path).unwrap();
         std::fs::rename(&aside, path).unwrap();
-        told
+        warnings
     };
     let pipe = |path: &Path| {
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap()
@@ -470,16 +470,16 @@ fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
     let aside = dir.path().join("aside");
     let link = |path: &Path| symlink(&aside, path).unwrap();
     for path in [segment(&run, Table::Vms, 1), run.join(MANIFEST_FILE)] {
-        let told = replace(&path, &pipe);
-        assert!(told.contains("it is a named pipe, and only a regular file is read here"), "{told}");
-        assert!(told.contains(path.to_str().unwrap()), "{told}");
-        let told = replace(&path, &link);
-        assert!(told.contains("it is a symbolic link"), "{told}");
+        let warnings = replace(&path, &pipe);
+        assert!(warnings.contains("it is a named pipe, and only a regular file is read here"), "{warnings}");
+        assert!(warnings.contains(path.to_str().unwrap()), "{warnings}");
+        let warnings = replace(&path, &link);
+        assert!(warnings.contains("it is a symbolic link"), "{warnings}");
     }
-    let told = replace(&run.join("vms"), &link);
+    let warnings = replace(&run.join("vms"), &link);
     assert!(
-        told.contains("vms is a symbolic link, and the segments of a table are in a directory"),
-        "{told}"
+        warnings.contains("vms is a symbolic link, and the segments of a table are in a directory"),
+        "{warnings}"
     );
     // The recording itself may be named by a link.
     let linked = dir.path().join("linked");
@@ -487,7 +487,7 @@ fn what_is_no_file_is_refused_by_name_and_not_waited_for() {
     assert_eq!(Recording::open(&linked).unwrap().warnings(), [""; 0]);
 }
 
-/// Writes a segment anew as version 2 had it: with another name for one column.
+/// Rewrites a segment as version 2 wrote it: with another name for one column.
 fn age_by_one_version(path: &Path, name: &str, old: &str) {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
     let about = builder.metadata().file_metadata().key_value_metadata().unwrap().clone();
@@ -609,7 +609,7 @@ fn cpu_time_without_a_place_is_read_back() {
     let Availability::Available(seen) = &mut published.observation else { panic!() };
     let seen = Arc::make_mut(seen);
     seen.vcpus[0].residency = Availability::Unavailable("on one of several".into());
-    seen.vcpus[0].migrations = Availability::Unavailable("not told".into());
+    seen.vcpus[0].migrations = Availability::Unavailable("not reported".into());
     seen.vcpus[0].run_ns_anywhere = Some(123_456);
     record(&run, &[published], 1000);
     let mut recording = Recording::open(&run).unwrap();
@@ -619,13 +619,13 @@ fn cpu_time_without_a_place_is_read_back() {
 }
 
 /// A recording that version 3 wrote: two VMs that processes hold, and a domain of Xen whose number and half of whose
-/// UUID stand in the columns of processes.
+/// UUID are in the columns of processes.
 #[test]
 fn a_recording_of_version_3_is_read_as_before() {
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/schema-3");
     let mut recording = Recording::open(&run).unwrap();
     assert_eq!((recording.warnings(), recording.manifest().schema_version), (&[] as &[String], 3));
-    // Each round is told with the window before it, and the last window by itself.
+    // Each round has the window that ended in it, and the last window is a step of its own.
     assert_eq!(recording.len(), 5);
     let found = recording.view(1).unwrap();
     let round = &found.round;
@@ -652,7 +652,7 @@ fn a_recording_of_version_3_is_read_as_before() {
     assert_eq!(vcpus, expected);
     assert_eq!(seen.merging.iter().map(|vm| vm.id).collect::<Vec<_>>(), ids);
     assert_eq!(seen.vms.iter().map(|vm| vm.id).collect::<Vec<_>>(), some(&ids));
-    // What that version did not say.
+    // What that version did not record.
     let trial = seen.trial.as_ref().unwrap();
     assert_eq!((trial.trial, trial.arm.as_str(), trial.block), (0, "before", 0));
     // What is not of a VM's identity is as it was.

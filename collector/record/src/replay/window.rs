@@ -1,7 +1,7 @@
-//! From the rows of a window back to the observation.
+//! Rebuilds an observation from the rows of a window.
 //!
-//! The inverse of [`huddle_model::schema::observation_rows`]. Most reasons are not recorded: what is
-//! missing then says so.
+//! The inverse of [`huddle_model::schema::observation_rows`]. Most reasons are not recorded; the reason then is that
+//! the recording has none.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -36,7 +36,7 @@ pub(super) struct WindowRows {
     pub(super) window: Option<WindowRow>,
 }
 
-/// `vms` are those of the round: they tell the processes of one number apart.
+/// `vms` are those of the round: they distinguish processes of the same number.
 pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation> {
     let Some(window) = &rows.window else {
         return Availability::Unavailable("the recording does not hold this window".into());
@@ -60,7 +60,7 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         let of = vm_index.of(&row.vm, row.vm_pid, row.uuid, row.domid)?;
         let ran = residency.get(&(row.vm.as_str(), row.vcpu, row.thread)).cloned();
         let left = exits.get(&(row.vm.as_str(), row.vcpu)).cloned();
-        // A thread that was watched and did not run has no row and no place; its moves are known.
+        // A thread that was observed and did not run has no row of residency; its migrations are known.
         let ran = ran.or_else(|| row.migrations.map(|_| Vec::new()));
         Some(VcpuObservation {
             vm: row.vm.clone(),
@@ -69,22 +69,18 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
             process: of.process(),
             counters: delta(row),
             run_ns_anywhere: row.run_ns.filter(|_| ran.is_none()),
-            residency: held(ran, "where this vCPU ran"),
-            migrations: held(row.migrations, "the migrations of this vCPU"),
-            domain_migrations: held(row.domain_migrations, "the moves of this vCPU between domains"),
-            guest_entries: held(row.guest_entries, "the guest entries of this vCPU"),
-            guest_ns: held(row.guest_ns, "the guest time of this vCPU"),
-            exits: held(
+            residency: recorded(ran, "where this vCPU ran"),
+            migrations: recorded(row.migrations, "the migrations of this vCPU"),
+            domain_migrations: recorded(row.domain_migrations, "the moves of this vCPU between domains"),
+            guest_entries: recorded(row.guest_entries, "the guest entries of this vCPU"),
+            guest_ns: recorded(row.guest_ns, "the guest time of this vCPU"),
+            exits: recorded(
                 left.or_else(|| row.guest_exits.map(|_| BTreeMap::new())),
                 "the guest exits of this vCPU",
             ),
         })
     };
-    let block = rows.counters.iter().map(|row| (row.trial, &row.arm, row.block));
-    let mut block = block.chain(rows.reported.iter().map(|row| (row.trial, &row.arm, row.block)));
-    let trial = block.find_map(|(trial, arm, block)| {
-        Some(TrialBlock { trial: trial.unwrap_or(0), arm: arm.clone()?, block: block? })
-    });
+    let trial = part_of_trial(&rows);
     Availability::Available(Observation {
         window: window.window,
         round: window.round,
@@ -111,12 +107,12 @@ pub(super) fn rebuild(rows: WindowRows, vms: &[Vm]) -> Availability<Observation>
         events: events(window),
         programs: rows.programs.iter().map(program).collect(),
         losses: losses(window),
-        own_cpu_us: held(window.own_cpu_us, "the CPU time of this process in this window"),
-        reading_cpu_us: held(window.reading_cpu_us, "the CPU time of reading in this window"),
+        own_cpu_us: recorded(window.own_cpu_us, "the CPU time of this process in this window"),
+        reading_cpu_us: recorded(window.reading_cpu_us, "the CPU time of reading in this window"),
     })
 }
 
-/// The VMs of the round, by what rows of its windows say of them.
+/// The VMs of the round, by process and by name.
 struct VmIndex<'a> {
     started: HashMap<i32, u64>,
     by_name: HashMap<&'a str, &'a Vm>,
@@ -129,14 +125,14 @@ impl<'a> VmIndex<'a> {
         Self { started: started.collect(), by_name: by_name.collect() }
     }
 
-    /// Which VM a row is of; `None` where it says neither a process nor a domain. A process that the round does
-    /// not know has no start time that could be told.
+    /// The VM of a row; `None` if it has neither a process nor a Xen domain. A process that the round does not have gets
+    /// the start time 0.
     fn of(&self, name: &str, pid: Option<i32>, uuid: Option<UuidText>, domid: Option<u32>) -> Option<VmId> {
         if let (Some(domid), Some(uuid)) = (domid, uuid) {
             return Some(VmId::XenDomain(XenDomainId { domid, uuid: uuid.uuid() }));
         }
         let pid = pid?;
-        // Before version 4 a domain of Xen had its number here.
+        // Before version 4 this column had the number of a Xen domain.
         let of_name = self.by_name.get(name).map(|vm| vm.id);
         let of_domain = of_name.filter(|id| id.xen_domain().is_some() && id.number() == i64::from(pid));
         let start_ticks = self.started.get(&pid).copied().unwrap_or(0);
@@ -164,8 +160,8 @@ impl<'a> VmIndex<'a> {
     }
 }
 
-/// The value, or that it was not available, and that the recording does not say why.
-fn held<T>(value: Option<T>, what: &str) -> Availability<T> {
+/// The value, or that it was unavailable for a reason that the recording does not have.
+fn recorded<T>(value: Option<T>, what: &str) -> Availability<T> {
     value.map_or_else(
         || Availability::Unavailable(format!("the recording does not hold {what}, nor why not")),
         Availability::Available,
@@ -184,10 +180,10 @@ fn delta(row: &CounterRow) -> CounterDelta {
         match (count, role, &row.unavailable) {
             (None, CounterRole::LlcMisses, Some(reason)) => Availability::Unavailable(reason.clone()),
             (None, _, Some(reason)) => Availability::Unavailable(format!(
-                "the recording does not hold {}, and says only of LLC misses why: {reason}",
+                "the recording does not hold {}, and has a reason for LLC misses only: {reason}",
                 role.name()
             )),
-            (count, ..) => held(count, role.name()),
+            (count, ..) => recorded(count, role.name()),
         }
     })
 }
@@ -196,11 +192,27 @@ fn merging(row: &MergingRow, id: VmId) -> MergeObservation {
     MergeObservation {
         vm: row.vm.clone(),
         id,
-        merged_now: held(row.pages_merged_now, "the merged pages of this VM"),
-        merges: held(row.pages_merged, "the merges of this VM"),
-        breaks: held(row.pages_broken, "the breaks of this VM"),
-        failed: held(row.merges_failed, "the failed merges of this VM"),
+        merged_now: recorded(row.pages_merged_now, "the merged pages of this VM"),
+        merges: recorded(row.pages_merged, "the merges of this VM"),
+        breaks: recorded(row.pages_broken, "the breaks of this VM"),
+        failed: recorded(row.merges_failed, "the failed merges of this VM"),
     }
+}
+
+/// The part of a trial that the window belongs to: rows of VMs that are no part of it have none.
+fn part_of_trial(rows: &WindowRows) -> Option<TrialBlock> {
+    let counters = rows.counters.iter().map(|row| (&row.vm, row.trial, &row.arm, row.block));
+    let parts = counters.chain(rows.reported.iter().map(|row| (&row.vm, row.trial, &row.arm, row.block)));
+    let part =
+        parts.clone().find_map(|(_, trial, arm, block)| Some((trial.unwrap_or(0), arm.clone()?, block?)));
+    let (trial, arm, block) = part?;
+    let mut outside: Vec<String> = Vec::new();
+    for (vm, ..) in parts.filter(|(_, _, arm, _)| arm.is_none()) {
+        if !outside.contains(vm) {
+            outside.push(vm.clone());
+        }
+    }
+    Some(TrialBlock { trial, arm, block, outside })
 }
 
 fn occupancy(rows: &[OccupancyRow]) -> Availability<Vec<OccupancyObservation>> {
@@ -208,11 +220,11 @@ fn occupancy(rows: &[OccupancyRow]) -> Availability<Vec<OccupancyObservation>> {
         vm: row.vm.clone(),
         cache: row.cache,
         domain: row.domain.map(DomainId),
-        llc_bytes: held(row.llc_bytes, "the cache occupancy of this VM"),
-        total_bytes: held(row.memory_total_bytes, "the memory traffic of this VM"),
-        local_bytes: held(row.memory_local_bytes, "the local memory traffic of this VM"),
+        llc_bytes: recorded(row.llc_bytes, "the cache occupancy of this VM"),
+        total_bytes: recorded(row.memory_total_bytes, "the memory traffic of this VM"),
+        local_bytes: recorded(row.memory_local_bytes, "the local memory traffic of this VM"),
     };
-    held((!rows.is_empty()).then(|| rows.iter().map(of).collect()), "any cache occupancy in this window")
+    recorded((!rows.is_empty()).then(|| rows.iter().map(of).collect()), "any cache occupancy in this window")
 }
 
 fn events(window: &WindowRow) -> Vec<CountedEvent> {
@@ -224,7 +236,7 @@ fn events(window: &WindowRow) -> Vec<CountedEvent> {
     };
     let event = |role: CounterRole| CountedEvent {
         role,
-        event: held(counted(role).clone(), &format!("an event for {}", role.name())),
+        event: recorded(counted(role).clone(), &format!("an event for {}", role.name())),
     };
     CounterRole::ALL.into_iter().map(event).collect()
 }
@@ -233,7 +245,7 @@ fn program(row: &ProgramRow) -> ProgramObservation {
     let cost = match (row.runs, row.run_ns, &row.unavailable) {
         (Some(runs), Some(run_ns), _) => Availability::Available(ProgramCost { runs, run_ns }),
         (_, _, Some(reason)) => Availability::Unavailable(reason.clone()),
-        _ => held(None, "the cost of this program"),
+        _ => recorded(None, "the cost of this program"),
     };
     ProgramObservation { name: row.program.clone(), cost }
 }
@@ -247,5 +259,5 @@ fn losses(window: &WindowRow) -> Availability<LossObservation> {
             vcpu_threads: window.lost_vcpu_threads?,
         })
     };
-    held(losses(), "what was lost in this window")
+    recorded(losses(), "what was lost in this window")
 }

@@ -26,7 +26,7 @@ fn total(rows: &Rows) -> u64 {
 }
 
 #[test]
-fn a_directory_that_is_removed_is_told_at_once_and_recording_goes_on_in_it() {
+fn a_removed_directory_is_reported_at_once_and_made_again() {
     let top = tempfile::tempdir().unwrap();
     let run = top.path().join("run");
     let now = Instant::now();
@@ -39,8 +39,8 @@ fn a_directory_that_is_removed_is_told_at_once_and_recording_goes_on_in_it() {
     writer.count_lost_step();
     let reason = writer.interruption().unwrap().to_owned();
     assert!(reason.contains("is gone while it was being written"), "{reason}");
-    let [RecorderNotice::Interrupted { reason: told, .. }] = &writer.take_notices()[..] else { panic!() };
-    assert_eq!(told, &reason);
+    let [RecorderNotice::Interrupted { reason: reported, .. }] = &writer.take_notices()[..] else { panic!() };
+    assert_eq!(reported, &reason);
     assert_eq!(writer.next_deadline(), Some(now + SECOND), "it is tried again");
     assert!(!writer.write(&rows(3), now + SECOND / 2));
     writer.count_lost_step();
@@ -90,7 +90,7 @@ fn segments_that_were_closed_before_stay_and_numbers_go_on() {
 }
 
 #[test]
-fn it_is_tried_later_and_later_and_a_foreign_directory_is_left_alone() {
+fn retries_are_delayed_more_and_more_and_a_foreign_directory_is_left_alone() {
     let top = tempfile::tempdir().unwrap();
     let run = top.path().join("run");
     let begin = Instant::now();
@@ -110,7 +110,7 @@ fn it_is_tried_later_and_later_and_a_foreign_directory_is_left_alone() {
     }
     assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     assert_eq!(std::fs::read_dir(&run).unwrap().count(), 1);
-    assert_eq!(writer.take_notices().len(), 1, "it is told once");
+    assert_eq!(writer.take_notices().len(), 1, "it is reported once");
     std::fs::remove_dir_all(&run).unwrap();
     std::fs::rename(top.path().join("moved"), &run).unwrap();
     now = writer.next_deadline().unwrap();
@@ -123,12 +123,13 @@ fn it_is_tried_later_and_later_and_a_foreign_directory_is_left_alone() {
 }
 
 #[test]
-fn a_recording_that_ends_while_nothing_can_be_written_says_so() {
+fn a_recording_that_ends_while_interrupted_is_an_error() {
     let top = tempfile::tempdir().unwrap();
     let run = top.path().join("run");
-    let (tell, _told) = channel();
+    let (notify, _notices) = channel();
     let recorder =
-        Recorder::start_telling(&run, manifest(), slow(), move |notice| _ = tell.send(notice)).unwrap();
+        Recorder::start_with_notices(&run, manifest(), slow(), move |notice| _ = notify.send(notice))
+            .unwrap();
     recorder.send(steps([&view(1, 3)]).remove(0));
     // Its parent is gone too, and is not made again.
     wait(|| recorder.status().value().is_some_and(|status| status.steps_recorded == 1));
@@ -143,7 +144,7 @@ fn a_recording_that_ends_while_nothing_can_be_written_says_so() {
     std::fs::remove_dir_all(elsewhere).unwrap();
 }
 
-/// Each time it works for a moment only, and all of it is in the manifest.
+/// Each time it works for a moment only, and every gap is in the manifest.
 #[test]
 fn it_may_be_interrupted_again_and_again() {
     let top = tempfile::tempdir().unwrap();
@@ -175,18 +176,18 @@ fn a_panic_is_an_interruption_like_any_other() {
     let mut writer = RunWriter::create(dir.path(), manifest(), limits).unwrap();
     writer.write(&rows(1), Instant::now());
     writer.panic_at_next_write = true;
-    let (tell, told) = channel();
+    let (notify, notices) = channel();
     let recorder =
-        start_writer(dir.path(), writer, limits.queue, move |notice| _ = tell.send(notice)).unwrap();
+        start_writer(dir.path(), writer, limits.queue, move |notice| _ = notify.send(notice)).unwrap();
     let mut rounds = steps([&view(2, 3), &view(3, 3)]).into_iter();
     recorder.send(rounds.next().unwrap());
-    let reason = match next(&told) {
+    let reason = match next(&notices) {
         RecorderNotice::Interrupted { reason, .. } => reason,
         other => panic!("{other:?}"),
     };
     assert!(reason.contains("the recorder panicked, which is a defect of huddle"), "{reason}");
     assert!(reason.ends_with("a panic that a test asked for"), "{reason}");
-    let gap = match next(&told) {
+    let gap = match next(&notices) {
         RecorderNotice::Resumed(gap) => gap,
         other => panic!("{other:?}"),
     };
@@ -201,8 +202,8 @@ fn a_panic_is_an_interruption_like_any_other() {
     assert_eq!(recording.rounds().map(|(_, round)| round).collect::<Vec<_>>(), [3]);
 }
 
-fn next(told: &Receiver<RecorderNotice>) -> RecorderNotice {
-    told.recv_timeout(Duration::from_secs(60)).unwrap()
+fn next(notices: &Receiver<RecorderNotice>) -> RecorderNotice {
+    notices.recv_timeout(Duration::from_secs(60)).unwrap()
 }
 
 fn wait(mut until: impl FnMut() -> bool) {

@@ -51,7 +51,7 @@ pub use self::settings::{ContentSettings, NotAShare, Share};
 use self::tally::Tally;
 pub use self::throttle::Throttle;
 use self::verify::{Spaces, Verifier};
-use super::processes::{Processes, check_readable};
+use super::processes::{Processes, Reads, UnmeasuredVm};
 use super::{Found, Measurement, SharingError, assemble, pagemap};
 use huddle_host::HostRoot;
 
@@ -87,26 +87,22 @@ impl ContentScan {
 
     /// Measures exactly the regions in [`Vm::memory`].
     ///
-    /// A VM that ends during the scan is in [`Measurement::vanished`]; memory that is given back during the
-    /// scan is left out, with a note.
+    /// A VM that ends during the scan, or whose memory may not be read, is in [`Measurement::unmeasured`];
+    /// memory that is given back during the scan is left out, with a note.
     ///
     /// # Errors
-    /// [`SharingError::MemoryHidden`] without CAP_SYS_PTRACE; a kernel file that cannot be read although its
-    /// process exists; VMs that claim the same memory; more equal pages than the limit allows.
+    /// [`SharingError::MemoryHidden`] without the privilege to read the memory of any VM; a kernel file that
+    /// cannot be read although its process exists; VMs that claim the same memory; more equal pages than the limit allows.
     pub fn measure(&self, vms: &[Vm]) -> Result<Measurement, SharingError> {
         let began = Instant::now();
-        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
-        for vm in vms.iter().filter(|vm| vm.memory.is_empty()) {
-            // Where discovery had no access it found no memory, which must not read as a VM of 0 pages.
-            check_readable(&self.root, vm, "mem")?;
-        }
+        let mut processes = Processes::open(&self.root, vms, pagemap::page_bytes(), Reads::Contents)?;
         let scanned = {
             let name_of = |vm: usize| vms[vm].name.clone();
             let mut memory = ProcessMemory::open(&self.root, &processes, name_of)?;
             self.scan(&mut memory, vms)?
         };
-        let ended = processes.check_again(&self.root, vms)?;
-        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        let unmeasured = processes.check_again(&self.root, vms)?;
+        let stayed = |vm: usize| unmeasured.iter().all(|left_out| left_out.vm != vm);
         let mut notes = Vec::new();
         for (vm, process) in processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
             let name = &vms[*vm].name;
@@ -114,11 +110,11 @@ impl ContentScan {
                 "process {process} of {name:?} ended while it was measured; pages read by then are counted"
             ));
         }
-        Ok(self.report(vms, scanned, ended, notes, began))
+        Ok(self.report(vms, scanned, unmeasured, notes, began))
     }
 
     /// Reads and compares all pages of some memory of `vms`, to be passed to [`Self::report`] with the VMs
-    /// that ended.
+    /// that were not measured.
     ///
     /// # Errors
     /// The memory cannot be read at all; more pages, or more equal ones, than the limit allows.
@@ -126,17 +122,16 @@ impl ContentScan {
         scan(memory, vms.len(), &self.settings, || largest(vms))
     }
 
-    /// The figures of the remaining VMs, without those in `ended` (by position, with the reason); remarks are
-    /// added to `notes`. The scan began at `began`.
+    /// The figures of all VMs but the `unmeasured`; remarks are added to `notes`. The scan began at `began`.
     pub fn report(
         &self,
         vms: &[Vm],
         scanned: Scanned,
-        ended: Vec<(usize, String)>,
+        unmeasured: Vec<UnmeasuredVm>,
         mut notes: Vec<String>,
         began: Instant,
     ) -> Measurement {
-        let stayed = |vm: usize| ended.iter().all(|(position, _)| *position != vm);
+        let stayed = |vm: usize| unmeasured.iter().all(|left_out| left_out.vm != vm);
         for (vm, counts) in scanned.tally.vms().iter().enumerate().filter(|(vm, _)| stayed(*vm)) {
             // A domain always has a few pages that only Xen sees.
             let is_domain = vms[vm].vmm.is_xen();
@@ -176,7 +171,7 @@ impl ContentScan {
         let errors = figures.errors.unwrap_or_default();
         let found =
             Found { method: Method::Content, coverage, counts: &figures.memory, shared: &figures.shared };
-        assemble(vms, &found, &errors, ended, notes, began)
+        assemble(vms, &found, &errors, unmeasured, notes, began)
     }
 
     /// Only the first half, for benchmarks: reads all pages in batches, hashes and stores them.
@@ -184,7 +179,7 @@ impl ContentScan {
     /// # Errors
     /// As [`Self::measure`].
     pub fn hash_only(&self, vms: &[Vm]) -> Result<Hashed, SharingError> {
-        let processes = Processes::open(&self.root, vms, pagemap::page_bytes())?;
+        let processes = Processes::open(&self.root, vms, pagemap::page_bytes(), Reads::Contents)?;
         let mut memory = ProcessMemory::open(&self.root, &processes, |vm| vms[vm].name.clone())?;
         self.hash_memory(&mut memory, vms.len())
     }

@@ -12,8 +12,8 @@ use super::pages::{Pages, Place};
 use super::read::{Reader, agrees};
 use super::{EventsError, Sample, Stale};
 use crate::pagemap::{self, ENTRY_BYTES, Entry};
-use crate::processes::{Process, Processes, Region};
-use crate::{Measurement, SharingError, Vanished};
+use crate::processes::{Process, Processes, Reads, Region, UnmeasuredVm};
+use crate::{Measurement, SharingError};
 use huddle_host::stages::FrameChanges;
 use huddle_host::{HostRoot, read_text};
 
@@ -111,7 +111,7 @@ pub(super) struct TrackedGraph {
     page_bytes: u64,
     processes: Processes,
     tracked: Vec<Tracked>,
-    ended: Vec<(usize, String)>,
+    unmeasured: Vec<UnmeasuredVm>,
     graph: FrameGraph,
     reader: Reader,
     contents: Contents,
@@ -130,7 +130,7 @@ impl TrackedGraph {
     pub(super) fn open(root: &HostRoot, vms: &[Vm]) -> Result<Self, SharingError> {
         let reader = Reader::new(root)?;
         let page_bytes = pagemap::page_bytes();
-        let processes = Processes::open(root, vms, page_bytes)?;
+        let processes = Processes::open(root, vms, page_bytes, Reads::PageTables)?;
         let tracked: Vec<Tracked> = processes.all.iter().map(Tracked::new).collect();
         let mut sum = 0;
         let pages_up_to = tracked.iter().map(|tracked| {
@@ -144,7 +144,7 @@ impl TrackedGraph {
             page_bytes,
             processes,
             tracked,
-            ended: Vec::new(),
+            unmeasured: Vec::new(),
             graph: FrameGraph::new(vms.len()),
             reader,
             contents: Contents::new(root),
@@ -311,7 +311,7 @@ impl TrackedGraph {
 
     /// Removes the pages of ended processes from the graph.
     pub(super) fn forget_ended(&mut self) -> Result<(), SharingError> {
-        self.ended = self.processes.check_again(&self.root, &self.vms)?;
+        self.unmeasured = self.processes.check_again(&self.root, &self.vms)?;
         for (tracked, process) in self.tracked.iter_mut().zip(&self.processes.all) {
             if process.is_gone() && !tracked.left {
                 for index in 0..tracked.pages.len() {
@@ -405,8 +405,7 @@ impl TrackedGraph {
         began: Instant,
         probe: &dyn FrameChanges,
     ) -> Result<Measurement, EventsError> {
-        let stayed: Vec<usize> =
-            (0..self.vms.len()).filter(|vm| self.ended.iter().all(|(ended, _)| ended != vm)).collect();
+        let stayed: Vec<usize> = (0..self.vms.len()).filter(|vm| self.is_measured(*vm)).collect();
         let (mut known, mut off) = (0, 0);
         let rows = stayed.iter().map(|vm| {
             let mut memory = MemoryUse::default();
@@ -431,20 +430,19 @@ impl TrackedGraph {
         let duration_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(Measurement {
             matrix: SharingMatrix::measured(Method::Events, rows, &frames, duration_ms, coverage),
-            vanished: self
-                .ended
-                .iter()
-                .map(|(vm, reason)| Vanished { vm: self.vms[*vm].name.clone(), reason: reason.clone() })
-                .collect(),
+            unmeasured: self.unmeasured.iter().map(|left_out| left_out.clone().named(&self.vms)).collect(),
             notes: self.notes(probe),
             zero_pages: None,
         })
     }
 
+    fn is_measured(&self, vm: usize) -> bool {
+        self.unmeasured.iter().all(|left_out| left_out.vm != vm)
+    }
+
     fn notes(&self, probe: &dyn FrameChanges) -> Vec<String> {
         let mut notes = probe.missing().to_vec();
-        let stayed = |vm: usize| self.ended.iter().all(|(ended, _)| *ended != vm);
-        for (vm, process) in self.processes.missing.iter().filter(|(vm, _)| stayed(*vm)) {
+        for (vm, process) in self.processes.missing.iter().filter(|(vm, _)| self.is_measured(*vm)) {
             notes.push(format!(
                 "process {process} of {:?} ended while it was measured; its memory is left out",
                 self.vms[*vm].name

@@ -8,7 +8,7 @@ use super::show_plan::print_plan;
 use crate::cli::args::{Common, ContentArgs, Format, PinArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::signals::HeldSignals;
+use crate::cli::signals::BlockedSignals;
 use crate::cli::table::{print, print_json};
 
 #[derive(Serialize)]
@@ -31,13 +31,13 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
     let (outcome, notes): (Option<PinOutcome>, Vec<String>) = match pinner {
         None => (None, Vec::new()),
         Some(pinner) => {
-            // Not cut off in the middle: until here nothing is changed, and from the end on all is.
-            let held = HeldSignals::hold();
-            // An error drops the pinner, which takes back what it had changed, and before that no signal is let in.
+            // Signals must not interrupt this: before it nothing is changed, and after it everything.
+            let blocked = BlockedSignals::block();
+            // An error drops the pinner, which undoes its changes while signals are still blocked.
             let mut pinner = pinner;
             let report = pinner.apply(&vms, &plan).map_err(Failure::failed)?;
-            if let Some(signal) = held.came() {
-                return Err(Failure::failed(anyhow::anyhow!("{signal}: what was pinned is taken back")));
+            if let Some(signal) = blocked.take_pending() {
+                return Err(Failure::failed(anyhow::anyhow!("{signal}: what was pinned is undone")));
             }
             pinner.keep();
             (Some(report.outcome), report.notes)

@@ -26,7 +26,7 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
         Some(path) => (Vec::new(), read(path, "matrix", SharingMatrix::from_file_text)?),
         None => context.measure(None, &ContentArgs::default())?,
     };
-    // CPUs of a topology file are not this host's: what the VMs may and do here says nothing there.
+    // CPUs of a topology file are not this host's: limits and placements of the VMs here do not apply to them.
     let limiting = if args.topology.is_some() { &[] } else { vms.as_slice() };
     let plan = context.plan(limiting, &matrix, &topology)?;
     match common.format {

@@ -13,7 +13,7 @@ use crate::cli::args::{Common, Format};
 use crate::cli::context::{Context, state_failure};
 use crate::cli::failure::Failure;
 use crate::cli::looping::REPORTS_FILE;
-use crate::cli::signals::HeldSignals;
+use crate::cli::signals::BlockedSignals;
 use crate::cli::table::{print, print_json};
 
 #[derive(Serialize)]
@@ -26,8 +26,8 @@ struct Out<'a> {
 
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
-    // An undo that was begun is finished: what would end it is not heard before.
-    let _held = HeldSignals::hold();
+    // An undo that has begun is finished: signals are blocked until then.
+    let _blocked = BlockedSignals::block();
     let report = match context.state_to_undo()? {
         Some(state) => undo(&context, &state)?,
         None => UndoReport::default(),
@@ -72,14 +72,14 @@ fn undo(context: &Context, state: &StateDir) -> Result<UndoReport, Failure> {
     Ok(report)
 }
 
-/// Removes a socket that a killed loop left; what came of it, where there was one.
+/// Removes a socket that a killed loop left; returns a note if there was one.
 fn remove_socket(path: &Path, kind: SocketKind) -> Option<String> {
     let shown = path.display();
     let is_there = path.symlink_metadata().is_ok();
     match remove_stale(path, kind) {
         Ok(()) => is_there.then(|| format!("the socket {shown} of a loop that ended was removed")),
         Err(NoRoom::Taken) => Some(format!("another program listens at {shown}: it is left alone")),
-        Err(NoRoom::NotASocket) => Some(format!("{shown} is no socket: it is left alone")),
+        Err(NoRoom::NotASocket) => Some(format!("{shown} is not a socket: it is left alone")),
         Err(NoRoom::Io(error)) => Some(format!("the socket {shown} stays: {error}")),
     }
 }

@@ -20,18 +20,18 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let runtime = looping::runtime()?;
     let options = looping::options(&context, &args.looping, args.rounds);
     let end = runtime.block_on(async {
-        let (parts, stopping) = Loop::prepare(&context, &args.looping)?;
+        let (parts, signals) = Loop::prepare(&context, &args.looping)?;
         let (channels, viewer) = looping::channels();
         let reader = tokio::spawn(follow(viewer.steps, common.format));
-        let end = parts.run(stopping.come(), channels, options).await;
+        let end = parts.run(signals.wait(), channels, options).await;
         let logged = reader.await.context("the log stopped early").map_err(Failure::Failed)?;
         end.and_then(|end| logged.map(|()| end))
     })?;
-    looping::say_undone(&end)
+    looping::log_undone(&end)
 }
 
-/// Says each round as it comes: a readable line on stderr, or a line of JSON on stdout. Windows of
-/// observation in between are summed up until then; what happens in them is said at once.
+/// Logs each round as it comes: a readable line on stderr, or a line of JSON on stdout. Windows of observation in
+/// between are summed up until then; their events are logged at once.
 async fn follow(mut steps: Subscriber<Step>, format: Format) -> Result<(), Failure> {
     let mut log = Log { format, view: None, cost: CostSoFar::default() };
     while let Some(delivery) = steps.next().await {
@@ -39,7 +39,7 @@ async fn follow(mut steps: Subscriber<Step>, format: Format) -> Result<(), Failu
             Delivery::Next(step) => log.take(&step)?,
             Delivery::View { view, missed } => {
                 if missed > 0 {
-                    tracing::warn!("this log fell behind: {missed} steps of the loop are told in one");
+                    tracing::warn!("this log fell behind: {missed} steps of the loop are logged as one");
                 }
                 log.take(&view.updates_since(log.view.as_ref()))?;
             }
@@ -65,7 +65,7 @@ impl Log {
                 Update::Window(Availability::Available(seen)) => self.cost.add(seen),
                 Update::Round(round) => self.take_round(round)?,
                 Update::Event(event) => log_events(std::slice::from_ref(event)),
-                // An event says it in terms.
+                // These have an event, which is logged.
                 Update::Window(_) | Update::Switch(_) | Update::Comparison(_) | Update::Decision(_) => {}
             }
         }
@@ -106,24 +106,23 @@ fn log_round(round: &Round) {
         Availability::Unavailable(reason) => format!("own CPU time unavailable: {reason}"),
     };
     tracing::info!(
-        "round {}: {} VMs, {shared}, {} pinned anew, took {took_ms} ms, {cost}",
+        "round {}: {} VMs, {shared}, {} vCPUs moved, took {took_ms} ms, {cost}",
         round.number,
         round.vms.len(),
-        round.pinning.outcome().map_or_else(|| "nothing".into(), |pinned| pinned.changed.to_string()),
+        round.pinning.outcome().map_or_else(|| "no".into(), |pinned| pinned.changed.to_string()),
     );
 }
 
-/// What watching has cost since the last line was said. A sum is `None` as soon as a part of it is not
-/// known.
+/// The cost of observing since the last line. A sum is `None` as soon as a part of it is unknown.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct CostSoFar {
     /// Windows of observation.
     windows: u64,
     /// How long they were.
     windows_us: u64,
-    /// CPU time of the whole process in them.
+    /// CPU time of this process in them.
     own_cpu_us: Option<u64>,
-    /// That part of it that went into reading counters and probes.
+    /// The part of it for reading counters and probes.
     reading_cpu_us: Option<u64>,
     /// Run time of the BPF programs.
     programs_ns: Option<u64>,

@@ -1,4 +1,4 @@
-//! How a plan is shown.
+//! Prints a plan.
 
 use huddle_model::plan::Plan;
 use huddle_model::text::bytes;
@@ -6,7 +6,7 @@ use huddle_model::text::bytes;
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_table, right, table};
 
-/// The domains with who goes there, and why.
+/// Prints the domains with the vCPUs placed there, and the reasons.
 pub(crate) fn print_plan(plan: &Plan) -> Result<(), Failure> {
     let mut domains = table(&["domain", "CPUs", "cache", "vCPUs", "placed there"]);
     right(&mut domains, [0, 3]);

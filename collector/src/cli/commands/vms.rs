@@ -34,7 +34,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     }
 }
 
-/// What looks like a VM and is none to huddle.
+/// Processes that look like VMs and are left out.
 fn print_left_out(left_out: &[LeftOut], terms: Terms) -> Result<(), Failure> {
     if left_out.is_empty() {
         return Ok(());
@@ -96,7 +96,7 @@ fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The thread, or the number within the domain.
+/// The thread, or the number within the Xen domain.
 fn number(id: VcpuId) -> String {
     match id {
         VcpuId::Thread(thread) => thread.to_string(),

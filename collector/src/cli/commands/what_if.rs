@@ -26,7 +26,7 @@ struct Answer<'a> {
     warnings: &'a [String],
 }
 
-/// One round, then and as it would have been.
+/// One round, as recorded and as it would have been.
 #[derive(Debug, PartialEq, Serialize)]
 struct RoundAnswer {
     round: u64,
@@ -34,9 +34,9 @@ struct RoundAnswer {
     begin_unix_us: u64,
     /// Frames shared by all pairs.
     shared_total: Option<u64>,
-    /// What was planned then; null where nothing was.
+    /// What was planned then; null if there was no plan.
     recorded: Option<Planned>,
-    /// What the policy makes of it.
+    /// What the policy would have planned.
     what_if: Availability<Planned>,
 }
 
@@ -45,13 +45,13 @@ struct Planned {
     policy: Policy,
     /// Frames shared by pairs within one domain; null where nothing is placed.
     shared_within: Option<u64>,
-    /// vCPUs that had to be moved.
+    /// vCPUs that have to be moved.
     moves: Option<usize>,
 }
 
 pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>) -> Result<(), Failure> {
     let mut recording = Recording::open(dir).map_err(Failure::failed)?;
-    say_warnings(&recording);
+    log_warnings(&recording);
     let positions: Vec<(usize, u64)> = recording.rounds().collect();
     let mut rounds = Vec::new();
     let mut before: Option<Plan> = None;
@@ -62,7 +62,7 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
             return one(format, outcome, recorded.matrix.value().map(|matrix| &**matrix));
         }
         rounds.push(answer(&recorded, &outcome));
-        // A round that tells nothing leaves the placement as it was.
+        // A round without a plan leaves the placement as it was.
         before = outcome.value().map(|what_if| what_if.plan.clone()).or(before);
     }
     if let Some(number) = only {
@@ -85,8 +85,8 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
     }
 }
 
-/// Says what of a recording is left out.
-pub(super) fn say_warnings(recording: &Recording) {
+/// Logs what of a recording is left out.
+pub(super) fn log_warnings(recording: &Recording) {
     for warning in recording.warnings() {
         tracing::warn!("{warning}");
     }
@@ -134,7 +134,7 @@ fn answer(round: &Round, outcome: &Availability<WhatIf>) -> RoundAnswer {
     }
 }
 
-/// A line for each run of rounds that are alike, and the sums.
+/// A line for each series of equal rounds, and the sums.
 fn show(policy: Policy, rounds: &[RoundAnswer]) -> Result<(), Failure> {
     let mut lines =
         table(&["rounds", "from (UTC)", "shared", "then", "within", "moves", "what if", "within", "moves"]);
@@ -185,7 +185,7 @@ fn show(policy: Policy, rounds: &[RoundAnswer]) -> Result<(), Failure> {
     ))
 }
 
-/// Whether two rounds that follow one another may stand on one line.
+/// Whether two consecutive rounds may share a line.
 fn are_alike(one: &RoundAnswer, other: &RoundAnswer) -> bool {
     let still = |planned: Option<&Planned>| {
         planned.is_none_or(|planned| planned.moves.is_none_or(|moves| moves == 0))

@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, made from the types that the configuration file is read into: their doc comments, the
+//! `docs/configuration.md`, generated from the types that the configuration file is read into: their doc comments, the
 //! types of their fields, and their defaults. `HUDDLE_WRITE_DOCS=1 cargo test -p huddle configuration_page` writes it.
 
 use std::collections::BTreeMap;

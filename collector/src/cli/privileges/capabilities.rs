@@ -4,7 +4,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 
 use super::Mode;
 
-/// Files of other users that the user names: the recording in somebody's home, a matrix.
+/// Files of other users that the user names: a recording, a matrix.
 const FILES: &[Capability] = &[Capability::CAP_DAC_READ_SEARCH];
 
 /// VMs of other users: their /proc/PID and memory, and their QMP sockets; without CAP_DAC_OVERRIDE root is
@@ -31,13 +31,13 @@ fn needed(mode: Mode) -> impl Iterator<Item = Capability> {
     groups.iter().copied().flatten().copied()
 }
 
-/// Gives up every capability that this mode does not need.
+/// Drops every capability that this mode does not need.
 pub(super) fn keep(mode: Mode) {
     let needed: CapsHashSet = needed(mode).collect();
     for set in [CapSet::Ambient, CapSet::Bounding, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable]
     {
         if let Err(error) = keep_in(set, &needed) {
-            // A process without CAP_SETPCAP keeps its bounding set, which then gives it nothing.
+            // A process without CAP_SETPCAP keeps its bounding set, which then has no effect.
             tracing::debug!("capabilities that are not needed are kept: {set:?}: {error}");
         }
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_pins_may_pin_and_nothing_offline_reads_processes() {
+    fn only_pinning_modes_may_pin_and_offline_mode_reads_no_processes() {
         for mode in MODES {
             let kept: CapsHashSet = needed(mode).collect();
             let pins = matches!(mode, Mode::Pin | Mode::Loop | Mode::Restore | Mode::Examine);

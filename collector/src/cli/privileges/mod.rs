@@ -1,4 +1,4 @@
-//! Least privilege: of what root may, a command keeps what it needs (see docs/privileges.md).
+//! Least privilege: a command keeps only the privileges that it needs (see docs/privileges.md).
 
 mod capabilities;
 mod system_calls;
@@ -7,10 +7,10 @@ use huddle_host::{HostRoot, descriptors};
 
 use super::args::{Command, MethodArg};
 
-/// What a command does to the host, and so what it may keep.
+/// What a command does on the host, and so which privileges it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Reads files that the user names, and talks to a loop of another process.
+    /// Reads files that the user names, and connects to a loop of another process.
     Offline,
     /// Finds VMs and reads their contents.
     Contents,
@@ -66,10 +66,10 @@ impl Mode {
     }
 }
 
-/// Gives up what this command does not need, for this process and what it might ever start. To be called
-/// before the first thread: threads started later inherit it.
+/// Drops the privileges that this command does not need, for this process and its children. To be called before the
+/// first thread is started: later threads inherit it.
 ///
-/// What cannot be given up is logged and kept: the command works all the same.
+/// A privilege that cannot be dropped is logged and kept: the command still works.
 pub(super) fn confine(command: &Command) {
     descriptors::raise_limit();
     let mode = Mode::of(command);

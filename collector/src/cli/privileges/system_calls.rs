@@ -1,7 +1,7 @@
-//! System calls: a seccomp filter (seccomp(2)) that lets through what a mode needs. The kernel answers EPERM
-//! to the rest, and what needed it is unavailable with that reason.
+//! System calls: a seccomp filter (seccomp(2)) that allows what a mode needs. The kernel answers EPERM to the rest,
+//! and what needed it is unavailable with that reason.
 //!
-//! Programs can be started by nothing but the backend of Xen, which may need `xl`; sockets are Unix sockets.
+//! Only the backend of Xen can start programs, since it may need `xl`; only Unix sockets are allowed.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -124,7 +124,7 @@ const BASE_OLD: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const BASE_OLD: &[i64] = &[];
 
-/// Processes of others: how they are scheduled, where their memory is, whether they are still the same.
+/// Other processes: how they are scheduled, where their memory is, whether they are still the same.
 const PROCESSES: &[i64] = &[
     libc::SYS_pidfd_open,
     libc::SYS_sched_getscheduler,
@@ -183,25 +183,25 @@ fn allowed(mode: Mode) -> impl Iterator<Item = i64> {
     [BASE, BASE_OLD].into_iter().chain(more.iter().copied()).flatten().copied()
 }
 
-/// Why this process is not confined.
+/// Why the filter is not installed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilterError {
-    /// The filter could not be made for this processor.
+    /// The filter could not be compiled for this processor.
     #[error("no filter can be made for {ARCH}: {0}")]
     Made(#[from] seccompiler::BackendError),
-    /// The kernel does not take it: it was built without seccomp, or a filter around this process forbids it.
+    /// The kernel refuses it: it was built without seccomp, or an outer filter forbids it.
     #[error("the kernel refused the filter: {0}")]
     Refused(#[from] seccompiler::Error),
 }
 
-/// Lets through what `mode` needs, in this thread and all that it starts. On Xen its libraries and `xl` call
-/// what they need, and the filter forbids only what neither ever needs.
+/// Allows what `mode` needs, in this thread and all that it starts. On Xen its libraries and `xl` make calls of their
+/// own, and the filter forbids only what none of them needs.
 pub(super) fn allow(mode: Mode, on_xen: bool) -> Result<(), FilterError> {
     let architecture = TargetArch::try_from(ARCH)?;
     let filter = if on_xen { toolstack(architecture) } else { own(mode, architecture) }?;
     if !on_xen {
-        // glibc makes threads by clone where clone3 is missing, and clone's flags are what a filter can read.
-        // Of the answers of all filters the kernel takes the strictest: this one's, since `own` allows it.
+        // Without clone3 glibc creates threads by clone, whose flags a filter can read. The kernel applies the strictest
+        // result of all filters: that of this one, since `own` allows clone3.
         let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let missing = SeccompAction::Errno(libc::ENOSYS as u32);
         let filter = SeccompFilter::new(clone3, SeccompAction::Allow, missing, architecture)?;
@@ -210,7 +210,7 @@ pub(super) fn allow(mode: Mode, on_xen: bool) -> Result<(), FilterError> {
     Ok(seccompiler::apply_filter(&BpfProgram::try_from(filter)?)?)
 }
 
-/// A filter that forbids everything that is not allowed to this mode.
+/// A filter that forbids everything except what this mode needs.
 fn own(mode: Mode, architecture: TargetArch) -> Result<SeccompFilter, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed(mode).map(|call| (call, Vec::new())).collect();
     let argument = |index, operator, value| {
@@ -232,12 +232,12 @@ fn own(mode: Mode, architecture: TargetArch) -> Result<SeccompFilter, seccompile
     }
     // Signals to this process alone, as abort() sends them.
     rules.insert(libc::SYS_tgkill, vec![argument(0, SeccompCmpOp::Eq, u64::from(std::process::id()))?]);
-    // Not what types into the terminal for the user.
+    // No injected terminal input.
     rules.insert(libc::SYS_ioctl, vec![argument(1, SeccompCmpOp::Ne, libc::TIOCSTI)?]);
     SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, architecture)
 }
 
-/// What neither huddle nor Xen's toolstack ever needs.
+/// What neither huddle nor Xen's toolstack needs.
 const NEVER: &[i64] = &[
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_filter_can_be_made() {
+    fn each_filter_can_be_compiled() {
         for mode in MODES {
             let filter = own(mode, TargetArch::try_from(ARCH).unwrap()).unwrap();
             let program = BpfProgram::try_from(filter).unwrap();
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_kernel_refuses_what_no_mode_needs() {
-        // A filter is of one thread, and of those that it starts.
+        // A filter applies to one thread, and to those that it starts.
         std::thread::spawn(|| {
             nix::sys::prctl::set_no_new_privs().unwrap();
             allow(Mode::Offline, false).unwrap();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_pins_sets_affinities_and_nothing_starts_programs() {
+    fn only_pinning_modes_set_affinities_and_none_starts_programs() {
         for mode in MODES {
             let allowed: Vec<i64> = allowed(mode).collect();
             let pins = matches!(mode, Mode::Pin | Mode::Loop | Mode::Restore);

@@ -57,7 +57,7 @@ fn a_domain_has_a_number_and_no_pid() {
     assert_eq!((second.name.as_str(), second.id), ("vm2", Some(domain_ref(2).xen_id().into())));
     assert_eq!(found.matrix.shared_frames(0, 1), Some(10));
     assert_eq!(found.matrix.vms()[0].memory.unwrap().pages_zero, 1);
-    assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+    assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
 }
 
 #[test]
@@ -100,7 +100,7 @@ proptest! {
     ) {
         let kind = if is_pv { DomainKind::Pv } else { DomainKind::Pvh };
         let found = measured(&FakeXen::of(kind, &domains), domains.len() as u16);
-        prop_assert!(found.vanished.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
+        prop_assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
         assert_is_plain(&found, &domains)?;
     }
 
@@ -118,7 +118,7 @@ proptest! {
         let found = measured(&xen, 3);
         let others = found.matrix.len() - 1;
         prop_assert_eq!(found.matrix.shared_frames(0, others), Some(100));
-        prop_assert!(others == 2 || found.vanished[0].vm == "vm2");
+        prop_assert!(others == 2 || found.unmeasured[0].vm == "vm2");
     }
 }
 
@@ -162,11 +162,7 @@ fn a_domain_that_ends_during_the_scan_is_reported() {
             xen.lock().end(2);
         }
         let found = measured(&xen, 3);
-        assert_eq!(
-            (found.vanished[0].vm.as_str(), found.vanished[0].reason.as_str()),
-            ("vm2", ENDED),
-            "{call}"
-        );
+        assert_eq!((found.unmeasured[0].vm.as_str(), found.unmeasured[0].is_gone), ("vm2", true), "{call}");
         assert_eq!(found.matrix.len(), 2);
         assert_eq!(found.matrix.shared_frames(0, 1), Some(20), "{call}");
     }
@@ -177,7 +173,7 @@ fn a_new_domain_with_the_same_number_is_different() {
     let xen = FakeXen::of(DomainKind::Pv, &[pages(1, 41), pages(1, 41)]);
     xen.lock().domain(2).domain.uuid = [9; 16];
     let found = measured(&xen, 2);
-    assert_eq!((found.vanished.len(), found.matrix.len()), (1, 1));
+    assert_eq!((found.unmeasured.len(), found.matrix.len()), (1, 1));
 }
 
 #[test]
@@ -187,7 +183,7 @@ fn a_paused_domain_is_measured_and_a_dying_one_is_not() {
     xen.lock().domain(3).is_ending = true;
     let found = measured(&xen, 3);
     assert_eq!(found.matrix.shared_frames(0, 1), Some(40));
-    assert_eq!((found.matrix.len(), found.vanished[0].vm.as_str()), (2, "vm3"));
+    assert_eq!((found.matrix.len(), found.unmeasured[0].vm.as_str()), (2, "vm3"));
     assert!(xen.lock().read.iter().all(|(id, _)| *id != 3));
 }
 
@@ -228,7 +224,8 @@ fn unreadable_domains_are_left_out_and_no_readable_one_is_an_error() {
     xen.lock().unlistable.insert(3);
     let found = measured(&xen, 4);
     assert_eq!(found.matrix.shared_frames(0, 1), Some(40));
-    let reasons: Vec<String> = found.vanished.iter().map(|vm| vm.reason.clone()).collect();
+    let reasons: Vec<String> = found.unmeasured.iter().map(|vm| vm.reason.clone()).collect();
+    assert!(found.unmeasured.iter().all(|vm| !vm.is_gone), "they run");
     assert!(reasons[0].contains("none of its pages can be mapped: "), "{reasons:?}");
     assert!(reasons[1].contains("its pages cannot be listed: "), "{reasons:?}");
     for (only, errno) in [(1, Errno::EPERM), (3, Errno::EFAULT)] {
@@ -247,7 +244,7 @@ fn one_domain_is_one_vm() {
     assert!(error.contains("\"vm1\" and \"again\" both claim domain 1"), "{error}");
     let process = [vm(1), Vm { id: TaskId { id: 2, start_ticks: 1 }.into(), vmm: VmmKind::Process, ..vm(2) }];
     assert_eq!(
-        measured_with(&xen, &process, settings()).unwrap().vanished[0].reason,
+        measured_with(&xen, &process, settings()).unwrap().unmeasured[0].reason,
         "it is not a Xen domain"
     );
 }

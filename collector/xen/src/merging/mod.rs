@@ -44,8 +44,8 @@ use super::toolstack::{Domain, DomainKind, DomainRef, ForeignMemory, MemoryShari
 use super::vms::judge;
 use huddle_host::pin::JournalError;
 use huddle_host::stop::Stop;
-use huddle_sharing::SharingError;
 use huddle_sharing::content::ContentSettings;
+use huddle_sharing::{SharingError, UnmeasuredVm};
 
 /// The parts of Xen that merging uses.
 pub struct Xen {
@@ -201,7 +201,7 @@ impl Merger {
         );
         let found = pass.finish();
         let searched = searched?;
-        for (domain, reason) in searched.left_out {
+        for UnmeasuredVm { vm: domain, reason, .. } in searched.unmeasured {
             merged.reasons.push(format!("{:?} was left out: {reason}", targets[domain].name));
         }
         merged.reasons.extend(searched.notes);

@@ -195,7 +195,7 @@ fn observation() -> Observation {
             VmRef { name: "a".into(), id: Some(task(10).into()), uuid: Some(Uuid::from_u128(7)) },
             VmRef { name: "b".into(), id: Some(task(20).into()), uuid: None },
         ],
-        trial: Some(TrialBlock { trial: 3, arm: "before".into(), block: 1 }),
+        trial: Some(TrialBlock { trial: 3, arm: "before".into(), block: 1, outside: Vec::new() }),
         begin_unix_us: 1000,
         end_unix_us: 2000,
         vcpus: vec![counted, uncounted],

@@ -33,11 +33,11 @@ rows! {
         thread_start_ticks: Option<u64>, "ticks";
         /// Cache domain it ran in for most of the window; null when it did not run or where is not known.
         domain: Option<u32>, "number";
-        /// Number of the trial since the start of the loop, from 1; null outside of trials.
+        /// Number of the trial since the start of the loop, from 1; null outside of trials, and for VMs that are no part of it.
         trial: Option<u32>, "number";
-        /// The placement of a trial that was in force; null outside of trials.
+        /// The placement of a trial that was in force; null where `trial` is.
         arm: Option<String>, "none";
-        /// Number of the block of the trial, from 0; null outside of trials.
+        /// Number of the block of the trial, from 0; null where `trial` is.
         block: Option<u32>, "number";
         /// Wall time between the middles of the two readings of the counters; null when there were not two.
         interval_ns: Option<u64>, "ns";

@@ -23,11 +23,11 @@ rows! {
         uuid: Option<UuidText>, "none";
         /// Number of the domain of Xen; null for a VM that a process holds.
         domid: Option<u32>, "number";
-        /// Number of the trial since the start of the loop, from 1; null outside of trials.
+        /// Number of the trial since the start of the loop, from 1; null outside of trials, and for VMs that are no part of it.
         trial: Option<u32>, "number";
-        /// The placement of a trial that was in force; null outside of trials.
+        /// The placement of a trial that was in force; null where `trial` is.
         arm: Option<String>, "none";
-        /// Number of the block of the trial, from 0; null outside of trials.
+        /// Number of the block of the trial, from 0; null where `trial` is.
         block: Option<u32>, "number";
         /// Operations done in the window.
         operations: u64, "count";

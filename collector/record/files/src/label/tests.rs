@@ -27,11 +27,11 @@ fn verdict(file: &File) -> Result<Label, LabelFault> {
 
 /// The digits are those of the standard: `printf 123456789 | gzip` and every table of CRC-32 say cbf43926.
 #[test]
-fn the_checksum_is_the_usual_one() {
+fn the_checksum_is_the_standard_crc_32() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"123456789").unwrap();
     assert_eq!(sum(&file, 9, 100).unwrap(), 0xcbf4_3926);
-    // Whatever stands in its own place.
+    // Whatever is in the place of the digits.
     file.write_all_at(b"00000000", 9).unwrap();
     let zeros = sum(&file, 17, 9).unwrap();
     file.write_all_at(b"deadbeef", 9).unwrap();
@@ -40,7 +40,7 @@ fn the_checksum_is_the_usual_one() {
 }
 
 #[test]
-fn a_label_says_what_the_segment_is() {
+fn a_label_identifies_the_segment() {
     let file = sealed(b"PAR1 rows", b"PAR1", "2026\n x");
     let label = verdict(&file).unwrap();
     assert_eq!((label.number, label.table.as_str(), label.run.as_str()), (7, "vms", "2026\\n x"));
@@ -48,24 +48,24 @@ fn a_label_says_what_the_segment_is() {
     assert!(matches!(find(&tempfile::tempfile().unwrap(), 0), Ok(None)));
 }
 
-/// A name in the rows may be what a label looks like; the one that counts comes after all rows and statistics.
+/// A name in the rows may look like a label; the real one comes after all rows and statistics.
 #[test]
 fn rows_cannot_pass_for_a_label() {
     let other = unsealed("another", "sharing", 9);
     let file = sealed(other.as_bytes(), b"the end", "run");
     assert_eq!(verdict(&file).unwrap().table, "vms");
-    assert!(verdict(&sealed(b"", &vec![0; FOOT_BYTES as usize - 200], "run")).is_ok());
+    assert!(verdict(&sealed(b"", &vec![0; TAIL_BYTES as usize - 200], "run")).is_ok());
 }
 
 #[test]
-fn the_digits_may_lie_on_the_border_of_two_pieces() {
+fn the_digits_may_be_on_the_border_of_two_pieces() {
     for offset in 0..SUM_DIGITS + MARK.len() + 2 {
         let before = vec![1; PIECE_BYTES - MARK.len() - offset];
         verdict(&sealed(&before, b"the end", "run")).unwrap();
     }
 }
 
-/// Every single bit that is flipped, every cut, and some that are exchanged.
+/// Flips every single bit, and truncates to every length.
 #[test]
 fn no_flipped_bit_and_no_cut_passes() {
     let rows: Vec<u8> = (0..400_u32).flat_map(|number| (number * number).to_le_bytes()).collect();
@@ -109,11 +109,11 @@ proptest! {
         let bytes = length(&file) as usize;
         let mut content = vec![0; bytes];
         file.read_exact_at(&mut content, 0).unwrap();
-        let whole = content.clone();
+        let original = content.clone();
         for (at, byte) in changes {
             content[at.index(bytes)] = byte;
         }
         file.write_all_at(&content, 0).unwrap();
-        prop_assert_eq!(verdict(&file).is_ok(), content == whole);
+        prop_assert_eq!(verdict(&file).is_ok(), content == original);
     }
 }

@@ -16,14 +16,14 @@ static GOOD: LazyLock<Vec<(Table, Vec<u8>)>> = LazyLock::new(|| {
 });
 
 #[test]
-fn a_footer_says_its_keys_and_its_table() {
+fn a_footer_has_its_keys_and_its_table() {
     assert!(GOOD.len() > 5);
     for (table, good) in GOOD.iter() {
         let good = Bytes::copy_from_slice(good);
         let keys = row_group_keys(&good, *table).unwrap();
         assert!(!keys.is_empty() && keys.iter().all(|(least, most)| least <= most), "{table}: {keys:?}");
         let other = if *table == Table::Vms { Table::Sharing } else { Table::Vms };
-        assert!(row_group_keys(&good, other).unwrap_err().contains("no segment of the table"));
+        assert!(row_group_keys(&good, other).unwrap_err().contains("not a segment of the table"));
     }
 }
 

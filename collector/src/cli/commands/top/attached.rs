@@ -1,4 +1,4 @@
-//! What the screen shows of a loop in another process.
+//! The feed of the screen from a loop in another process.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -12,39 +12,39 @@ use super::command_of;
 use super::live::refusals;
 use super::screen::{Feed, FeedMessage};
 
-/// How often a loop that ended is looked for.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to try to attach again after the loop ended.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A loop at a socket. When it ends the screen stays, and the next loop there is shown.
+/// A loop at a socket. When it ends the screen stays, and the next loop at the socket is shown.
 pub(super) struct Attached {
     socket: PathBuf,
-    /// `None` while nobody serves there.
+    /// `None` while no loop is attached.
     viewer: Option<Viewer>,
-    /// When to look for one; kept here, so that waiting can be given up.
-    look: Interval,
-    /// What is to be told before anything else.
-    first: VecDeque<FeedMessage>,
+    /// When to try again; kept here, so that waiting can be cancelled.
+    retry: Interval,
+    /// Messages to deliver before anything else.
+    queue: VecDeque<FeedMessage>,
 }
 
 impl Attached {
     pub(super) fn new(socket: PathBuf, viewer: Viewer) -> Self {
         let mut attached =
-            Self { socket, viewer: None, look: interval(LOOK_INTERVAL), first: VecDeque::new() };
-        attached.take(viewer);
+            Self { socket, viewer: None, retry: interval(RETRY_INTERVAL), queue: VecDeque::new() };
+        attached.connected(viewer);
         attached
     }
 
-    fn take(&mut self, viewer: Viewer) {
+    fn connected(&mut self, viewer: Viewer) {
         let Hello { pid, can_pin, .. } = viewer.hello;
         let to = format!("process {pid}");
-        self.first.push_back(FeedMessage::Source(Source::Attached { to, lost: None }));
-        self.first.push_back(FeedMessage::Refusals(refusals(can_pin)));
+        self.queue.push_back(FeedMessage::Source(Source::Attached { to, lost: None }));
+        self.queue.push_back(FeedMessage::Refusals(refusals(can_pin)));
         self.viewer = Some(viewer);
     }
 
-    fn lose(&mut self, why: String) -> FeedMessage {
+    fn disconnected(&mut self, why: String) -> FeedMessage {
         self.viewer = None;
-        self.first.push_back(FeedMessage::Recording(None));
+        self.queue.push_back(FeedMessage::Recording(None));
         let to = self.socket.display().to_string();
         FeedMessage::Source(Source::Attached { to, lost: Some(why) })
     }
@@ -58,13 +58,13 @@ impl Feed for Attached {
 
     async fn next(&mut self) -> Option<FeedMessage> {
         loop {
-            if let Some(news) = self.first.pop_front() {
-                return Some(news);
+            if let Some(message) = self.queue.pop_front() {
+                return Some(message);
             }
             let Some(viewer) = &mut self.viewer else {
-                self.look.tick().await;
+                self.retry.tick().await;
                 if let Ok(viewer) = Viewer::attach(&self.socket).await {
-                    self.take(viewer);
+                    self.connected(viewer);
                 }
                 continue;
             };
@@ -74,11 +74,11 @@ impl Feed for Attached {
                 Ok(Some(Message::Recording(state))) => FeedMessage::Recording(state),
                 Ok(Some(Message::Answer(Answer::Ok(done)))) => FeedMessage::Answer(Ok(done)),
                 Ok(Some(Message::Answer(Answer::Error(why)))) => FeedMessage::Answer(Err(why)),
-                // It introduces itself once, before this.
+                // The hello comes once, before this.
                 Ok(Some(Message::Hello(_))) => continue,
-                Ok(None) => self.lose("the loop has ended".into()),
-                Err(error @ AttachError::Language { .. }) => self.lose(error.to_string()),
-                Err(_) => self.lose("the connection broke".into()),
+                Ok(None) => self.disconnected("the loop has ended".into()),
+                Err(error @ AttachError::Protocol { .. }) => self.disconnected(error.to_string()),
+                Err(_) => self.disconnected("the connection broke".into()),
             });
         }
     }

@@ -1,4 +1,4 @@
-//! What the screen shows of a loop in the same process.
+//! The feed of the screen from a loop in the same process.
 
 use huddle_engine::command::Request;
 use huddle_engine::publish::Delivery;
@@ -9,18 +9,18 @@ use super::command_of;
 use super::screen::{Feed, FeedMessage};
 use crate::cli::looping::ViewerChannels;
 
-/// The loop, seen from the screen.
+/// The loop, as a feed.
 pub(super) struct Live {
     channels: ViewerChannels,
     can_pin: bool,
-    /// The command that is being carried out; one at a time is enough for one user.
-    waits: Option<oneshot::Receiver<Result<String, String>>>,
+    /// The reply to the command in progress; one at a time is enough for one user.
+    pending: Option<oneshot::Receiver<Result<String, String>>>,
 }
 
 impl Live {
     pub(super) fn new(mut channels: ViewerChannels, can_pin: bool) -> Self {
         channels.recording.mark_changed();
-        Self { channels, can_pin, waits: None }
+        Self { channels, can_pin, pending: None }
     }
 }
 
@@ -40,8 +40,8 @@ impl Feed for Live {
                 changed.ok()?;
                 Some(FeedMessage::Recording(recording.borrow_and_update().clone()))
             }
-            answer = answered(&mut self.waits) => {
-                self.waits = None;
+            answer = answered(&mut self.pending) => {
+                self.pending = None;
                 Some(FeedMessage::Answer(answer))
             }
         }
@@ -49,22 +49,22 @@ impl Feed for Live {
 
     async fn act(&mut self, action: Action) -> Result<(), String> {
         let Some(command) = command_of(action)? else { return Ok(()) };
-        if self.waits.is_some() {
-            return Err("the loop is still busy with what was asked before".into());
+        if self.pending.is_some() {
+            return Err("the loop is still busy with the previous command".into());
         }
         let (reply, answer) = oneshot::channel();
         self.channels
             .commands
             .try_send(Request { command, reply })
-            .map_err(|_| "the loop takes nothing now".to_owned())?;
-        self.waits = Some(answer);
+            .map_err(|_| "the loop accepts no command now".to_owned())?;
+        self.pending = Some(answer);
         Ok(())
     }
 }
 
-/// Never ready while nothing was asked.
-async fn answered(waits: &mut Option<oneshot::Receiver<Result<String, String>>>) -> Result<String, String> {
-    match waits {
+/// Never ready while no command is pending.
+async fn answered(pending: &mut Option<oneshot::Receiver<Result<String, String>>>) -> Result<String, String> {
+    match pending {
         Some(answer) => answer.await.unwrap_or_else(|_| Err("the loop is ending".into())),
         None => std::future::pending().await,
     }

@@ -1,4 +1,4 @@
-//! `huddle top`: a screen before a loop of this process, or of another one.
+//! `huddle top`: a screen for a loop of this process or of another one, or for a recording.
 
 mod attached;
 mod dry_run;
@@ -18,13 +18,13 @@ use self::attached::Attached;
 use self::live::Live;
 use self::replay::Replayed;
 use self::screen::Screen;
-use super::what_if::say_warnings;
+use super::what_if::log_warnings;
 use crate::cli::args::{Common, Format, TopArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::log::Log;
 use crate::cli::looping::{self, Loop};
-use crate::cli::signals::Stopping;
+use crate::cli::signals::StopSignals;
 
 pub(crate) fn run(common: &Common, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     if common.format == Format::Json {
@@ -45,10 +45,10 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     let runtime = looping::runtime()?;
     let options = looping::options(context, &args.looping, None);
     let entered = runtime.enter();
-    let (parts, stopping) = Loop::prepare(context, &args.looping)?;
+    let (parts, signals) = Loop::prepare(context, &args.looping)?;
     let screen = Screen::enter(&context.config.top, args.ascii)?;
     drop(entered);
-    // Dropped after the screen is left, so that what was said meanwhile is read then.
+    // Dropped after the screen is left, so that buffered log lines are readable then.
     let held = log.hold();
     let end = runtime.block_on(async {
         let (channels, viewer) = looping::channels();
@@ -57,8 +57,8 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
         let mut left = None;
         let stop = async {
             tokio::select! {
-                () = stopping.come() => {}
-                // By the user's command, or because it cannot go on.
+                () = signals.wait() => {}
+                // The user quit, or the screen failed.
                 ended = &mut shown => left = Some(ended),
             }
         };
@@ -71,10 +71,10 @@ fn live(context: &Context, args: &TopArgs, log: &Log) -> Result<(), Failure> {
         end.and_then(|end| left.map(|()| end))
     });
     drop(held);
-    looping::say_undone(&end?)
+    looping::log_undone(&end?)
 }
 
-/// Shows a loop that another process runs; it goes on when the screen is left.
+/// Shows a loop of another process, which continues when the screen is left.
 fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     let socket = match socket {
         Some(socket) => socket.to_owned(),
@@ -83,37 +83,37 @@ fn attached(context: &Context, socket: Option<&Path>, args: &TopArgs, log: &Log)
     let runtime = looping::runtime()?;
     let viewer = runtime.block_on(Viewer::attach(&socket)).map_err(Failure::failed)?;
     runtime.block_on(async {
-        // Heard before the terminal is taken over, so that it is always given back.
-        let stopping = Stopping::listen()?;
+        // Before the terminal is taken over, so that it is always restored.
+        let signals = StopSignals::listen()?;
         let screen = Screen::enter(&context.config.top, args.ascii)?;
         let held = log.hold();
         let end = tokio::select! {
             ended = screen.show(Attached::new(socket, viewer)) => ended,
-            () = stopping.come() => Ok(()),
+            () = signals.wait() => Ok(()),
         };
         drop(held);
         end
     })
 }
 
-/// Shows a recording; nothing of the host is looked at.
+/// Shows a recording; nothing is read from the host.
 fn replayed(context: &Context, dir: &Path, args: &TopArgs, log: &Log) -> Result<(), Failure> {
     let recording = Recording::open(dir).map_err(Failure::failed)?;
-    say_warnings(&recording);
+    log_warnings(&recording);
     looping::runtime()?.block_on(async {
-        let stopping = Stopping::listen()?;
+        let signals = StopSignals::listen()?;
         let screen = Screen::enter(&context.config.top, args.ascii)?;
         let held = log.hold();
         let end = tokio::select! {
             ended = screen.show(Replayed::new(recording)) => ended,
-            () = stopping.come() => Ok(()),
+            () = signals.wait() => Ok(()),
         };
         drop(held);
         end
     })
 }
 
-/// What an action asks of the loop; `None` where it is not the loop's.
+/// The command for an action; `None` if the action is not for the loop.
 fn command_of(action: Action) -> Result<Option<LoopCommand>, String> {
     Ok(Some(match action {
         Action::ApplyPlan { dry_run: false } => LoopCommand::Apply,

@@ -1,4 +1,4 @@
-//! What the screen shows of a recording.
+//! The feed of the screen from a recording.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio::time::Instant;
 
 use super::screen::{Feed, FeedMessage};
 
-/// A recording and where it stands.
+/// A recording and the current position.
 pub(super) struct Replayed {
     recording: Recording,
     at: Replay,
-    /// When the next step is to be shown, while it goes on by itself.
+    /// When the next step is to be shown, while playing.
     due: Option<Instant>,
-    /// What is to be told before anything else.
-    first: VecDeque<FeedMessage>,
+    /// Messages to deliver before anything else.
+    queue: VecDeque<FeedMessage>,
 }
 
 impl Replayed {
@@ -37,24 +37,24 @@ impl Replayed {
                 Some(format!("{first} (and {} more, see the log on leaving)", others.len()))
             }
         };
-        let mut replayed = Self { recording, at, due: None, first: VecDeque::new() };
+        let mut replayed = Self { recording, at, due: None, queue: VecDeque::new() };
         replayed.show(0);
-        replayed.first.extend(missing.map(FeedMessage::Notice));
+        replayed.queue.extend(missing.map(FeedMessage::Notice));
         replayed
     }
 
     fn show(&mut self, position: usize) {
         self.at.position = position;
         self.schedule();
-        // Histories start again where time goes back, which the source's position tells first.
-        self.first.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
-        self.first.push_back(match self.recording.view(position) {
+        // The position comes first: histories start again when it goes back.
+        self.queue.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
+        self.queue.push_back(match self.recording.view(position) {
             Ok(view) => FeedMessage::View { view: Box::new(view), missed: 0 },
             Err(error) => FeedMessage::Answer(Err(error.to_string())),
         });
     }
 
-    /// Sets when the next step is due; at the end it stands.
+    /// Sets when the next step is due; playing stops at the end.
     fn schedule(&mut self) {
         let next = self.recording.time_unix_us(self.at.position + 1);
         let now = self.recording.time_unix_us(self.at.position);
@@ -63,7 +63,7 @@ impl Replayed {
             self.at.is_playing = false;
             return;
         };
-        // A clock that was set back leaves no time between.
+        // If the clock was set back, the next step is due at once.
         let between = Duration::from_micros(next.saturating_sub(now)).div_f64(self.at.speed.factor());
         self.due = Some(Instant::now() + between);
     }
@@ -71,19 +71,19 @@ impl Replayed {
 
 impl Feed for Replayed {
     fn refusals(&self) -> Vec<(Capability, String)> {
-        // The screen itself knows that a recording is past.
+        // The screen itself refuses actions during a replay.
         Vec::new()
     }
 
     async fn next(&mut self) -> Option<FeedMessage> {
-        if self.first.is_empty() {
+        if self.queue.is_empty() {
             match self.due {
                 Some(due) => tokio::time::sleep_until(due).await,
                 None => std::future::pending().await,
             }
             self.show(self.at.position + 1);
         }
-        self.first.pop_front()
+        self.queue.pop_front()
     }
 
     async fn act(&mut self, action: Action) -> Result<(), String> {
@@ -95,14 +95,14 @@ impl Feed for Replayed {
             Action::Play | Action::Pause => {
                 self.at.is_playing = action == Action::Play;
                 self.schedule();
-                self.first.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
+                self.queue.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
             }
             Action::SetSpeed(speed) => {
                 self.at.speed = speed;
                 let was_playing = self.at.is_playing;
                 self.schedule();
                 self.at.is_playing = was_playing && self.due.is_some();
-                self.first.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
+                self.queue.push_back(FeedMessage::Source(Source::Replay(self.at.clone())));
             }
             Action::Step => {
                 self.at.is_playing = false;

@@ -1,4 +1,4 @@
-//! The screen: draws, takes keys, and has done what the user asks for.
+//! The screen: draws, takes keys, and carries out the user's actions.
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -26,43 +26,43 @@ use crate::cli::failure::Failure;
 /// How often the age of the picture is drawn again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What stands behind a screen.
+/// The source of what a screen shows.
 pub(super) trait Feed: Send {
     /// What cannot be done here, with the reason.
     fn refusals(&self) -> Vec<(Capability, String)>;
 
-    /// What comes next; `None` at the end. Waiting can be given up at any time, and nothing is lost.
+    /// The next message; `None` at the end. Cancel safe.
     fn next(&mut self) -> impl Future<Output = Option<FeedMessage>> + Send;
 
-    /// Begins what the user asked for; how it went comes in a later message.
+    /// Starts an action of the user; its outcome comes in a later message.
     ///
     /// # Errors
     /// One sentence: why it cannot be done. Nothing was changed then.
     fn act(&mut self, action: Action) -> impl Future<Output = Result<(), String>> + Send;
 }
 
-/// One thing to show.
+/// A message to the screen.
 pub(super) enum FeedMessage {
-    /// What a step of the loop told.
+    /// The updates of a step of the loop.
     Updates(Step),
-    /// Everything there is to see, at the begin and where that is not what came one by one.
+    /// The complete view, at the begin and when steps were missed.
     View {
         view: Box<View>,
-        /// Steps that did not come one by one.
+        /// Steps that were missed.
         missed: u64,
     },
     Source(Source),
-    /// What cannot be done from now on; all else can.
+    /// What cannot be done from now on; everything else can.
     Refusals(Vec<(Capability, String)>),
-    /// Where a recording is made now, and whether it can be written.
+    /// The state of the recording.
     Recording(Option<RecordingState>),
-    /// Something to know that nobody asked for.
+    /// A notice for the user.
     Notice(String),
-    /// How something that was asked for went.
+    /// The outcome of an action.
     Answer(Result<String, String>),
 }
 
-/// A terminal that was taken over; it is left as it was when this is dropped.
+/// A terminal that was taken over; it is restored when this is dropped.
 pub(super) struct Screen {
     guard: TerminalGuard,
     app: App,
@@ -88,7 +88,7 @@ impl Screen {
         Ok(Self { guard, app })
     }
 
-    /// Shows what comes and takes keys until the user quits or nothing can come any more.
+    /// Shows messages and takes keys until the user quits or the feed ends.
     pub(super) async fn show(mut self, mut feed: impl Feed) -> Result<(), Failure> {
         for (capability, why) in feed.refusals() {
             self.app.refuse(capability, why);
@@ -151,20 +151,20 @@ impl Screen {
             action => feed.act(action).await.map(|()| None),
         };
         match done {
-            Ok(Some(said)) => self.app.notify(Tone::Done, said),
+            Ok(Some(done)) => self.app.notify(Tone::Done, done),
             Ok(None) => {}
             Err(why) => self.app.notify(Tone::Warning, format!("not done: {why}")),
         }
     }
 }
 
-/// A name for something of now, for the current directory.
+/// A new name with the current time, for the current directory.
 pub(super) fn new_name(what: &str) -> String {
     let now_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
     format!("huddle-{what}-{}", run_id(now_us, std::process::id()))
 }
 
-/// Writes a picture to a new file in the current directory, for its owner alone.
+/// Writes a picture to a new file in the current directory, readable by its owner only.
 fn save(text: &str, suffix: &str) -> Result<String, String> {
     let name = format!("{}.{suffix}", new_name("screen"));
     let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);

@@ -1,4 +1,4 @@
-//! What stands in place of a stage that was abandoned: the loop is ending, and nothing more can be read by it.
+//! The placeholder for a stage that was abandoned: the loop is ending, and the stage cannot be read any more.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use huddle_model::observation::Observation;
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
-const ENDING: &str = "the loop is ending, and does not wait for it";
+const ENDING: &str = "the loop is ending, and does not wait for this";
 
-/// Stands for any stage.
-pub(super) struct Lost;
+/// Replaces any stage; every reading fails.
+pub(super) struct Abandoned;
 
-impl VmSource for Lost {
+impl VmSource for Abandoned {
     fn discover(&mut self) -> Result<Discovery, StageError> {
         Err(ENDING.into())
     }
 }
 
-impl SharingSource for Lost {
+impl SharingSource for Abandoned {
     fn measure(&mut self, _: &[Vm]) -> Result<Measurement, StageError> {
         Err(ENDING.into())
     }
 }
 
-impl HostSource for Lost {
+impl HostSource for Abandoned {
     fn topology(&mut self) -> Result<Topology, StageError> {
         Err(ENDING.into())
     }
@@ -49,7 +49,7 @@ impl HostSource for Lost {
     }
 }
 
-impl Observer for Lost {
+impl Observer for Abandoned {
     fn observe(&mut self, _: &[Vm], _: Option<&Topology>) -> Availability<Observation> {
         Availability::Unavailable(ENDING.to_owned())
     }

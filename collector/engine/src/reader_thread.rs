@@ -1,6 +1,6 @@
-//! Work that may take long and changes nothing, apart from the thread of the engine: when the loop is to end it is
-//! abandoned where it is, and the engine undoes at once. So whatever a reading of the host waits for, the end does
-//! not; and all that changes the host is still done by the engine's own thread, one thing after the other.
+//! A thread beside the engine's, for work that may take long and changes nothing. When the loop is stopped such work
+//! is abandoned, and the engine undoes its changes at once. So the end never waits for a reading of the host; and the
+//! host is changed by the engine's own thread only, one change after the other.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,63 +12,63 @@ use huddle_host::stop::Stop;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How often it is looked whether the loop is to end, while work goes on.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the stop flag is checked while work is in progress.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One thread beside that of the engine, and the word that the loop is to end.
+/// The thread, and the flag that stops the loop.
 #[derive(Debug, Default)]
-pub(super) struct Apart {
+pub(super) struct ReaderThread {
     stop: Stop,
-    /// `None` before the first work, and where no thread can be made.
+    /// `None` before the first job, and if no thread can be started.
     worker: Option<Sender<Job>>,
-    /// Its thread, and those of work that was abandoned.
+    /// The current thread, and those of abandoned jobs.
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Apart {
-    /// The word that the loop is to end; setting it makes all work be abandoned.
+impl ReaderThread {
+    /// The flag that stops the loop; once it is set, work is abandoned.
     pub(super) fn stop(&self) -> &Stop {
         &self.stop
     }
 
-    /// Does `work` with what `slot` holds, and puts that back. `None` where the loop is to end and the work had not
-    /// ended `grace` later; then `slot` holds `lost`, and the rest is never seen again. A panic is passed on.
+    /// Runs `work` on the value in `slot`, and puts the value back. `None` if the loop is stopped and the work has not
+    /// ended `grace` later; then `slot` holds `placeholder`, and the value is lost. A panic is passed on.
     pub(super) fn run<T: ?Sized, R: Send + 'static>(
         &mut self,
         grace: Duration,
         slot: &mut Box<T>,
-        lost: Box<T>,
+        placeholder: Box<T>,
         work: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Option<R>
     where
         Box<T>: Send + 'static,
     {
-        let mut tool = std::mem::replace(slot, lost);
+        let mut value = std::mem::replace(slot, placeholder);
         let Some(worker) = self.worker() else {
-            // Not apart, but done.
-            let outcome = work(&mut tool);
-            *slot = tool;
+            // No thread could be started: the work is done here.
+            let outcome = work(&mut value);
+            *slot = value;
             return Some(outcome);
         };
         let (send, receive) = channel();
         let job = move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut tool)));
-            // Nobody waits for what was abandoned.
-            let _ = send.send((tool, outcome));
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut value)));
+            // If it was abandoned, the receiver is gone.
+            let _ = send.send((value, outcome));
         };
         let begun = Instant::now();
         let mut stopped = None;
-        // A worker that does not take it drops it, and the sender with it.
+        // A worker that has ended drops the job, and the sender with it.
         let _ = worker.send(Box::new(job));
-        let (tool, outcome): (Box<T>, Result<R, Box<dyn Any + Send>>) = loop {
-            match receive.recv_timeout(LOOK_INTERVAL) {
+        let (value, outcome): (Box<T>, Result<R, Box<dyn Any + Send>>) = loop {
+            match receive.recv_timeout(POLL_INTERVAL) {
                 Ok(done) => break done,
                 Err(RecvTimeoutError::Timeout) if !self.stop.is_set() => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let since = *stopped.get_or_insert_with(Instant::now);
                     if since.elapsed() >= grace {
                         tracing::info!(
-                            "the loop is to end: a reading of the host that has taken {:.1} s so far is abandoned",
+                            "the loop is ending: a reading of the host that has taken {:.1} s so far is abandoned",
                             begun.elapsed().as_secs_f64()
                         );
                         self.worker = None;
@@ -78,23 +78,23 @@ impl Apart {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         };
-        *slot = tool;
+        *slot = value;
         match outcome {
             Ok(outcome) => Some(outcome),
             Err(panic) => resume_unwind(panic),
         }
     }
 
-    /// Waits until all that was abandoned has ended, but no longer than `patience`; whether it has.
-    pub(super) fn settle(&mut self, patience: Duration) -> bool {
-        // A thread that is given nothing more ends.
+    /// Waits until all abandoned work has ended, but no longer than `timeout`; whether it has.
+    pub(super) fn settle(&mut self, timeout: Duration) -> bool {
+        // A thread whose sender is dropped ends.
         self.worker = None;
         let begun = Instant::now();
         while !self.threads.iter().all(JoinHandle::is_finished) {
-            if begun.elapsed() >= patience {
+            if begun.elapsed() >= timeout {
                 return false;
             }
-            std::thread::sleep(LOOK_INTERVAL);
+            std::thread::sleep(POLL_INTERVAL);
         }
         true
     }
@@ -118,56 +118,56 @@ mod tests {
     use super::*;
 
     fn run<R: Send + 'static>(
-        apart: &mut Apart,
+        reader: &mut ReaderThread,
         grace_ms: u64,
         slot: &mut Box<u32>,
         work: impl FnOnce(&mut u32) -> R + Send + 'static,
     ) -> Option<R> {
-        apart.run(Duration::from_millis(grace_ms), slot, Box::new(0), work)
+        reader.run(Duration::from_millis(grace_ms), slot, Box::new(0), work)
     }
 
     #[test]
-    fn work_is_done_apart_and_what_it_was_done_with_comes_back() {
-        let (mut apart, mut slot) = (Apart::default(), Box::new(7));
+    fn work_runs_on_another_thread_and_its_value_comes_back() {
+        let (mut reader, mut slot) = (ReaderThread::default(), Box::new(7));
         let own = std::thread::current().id();
-        let other = run(&mut apart, 0, &mut slot, |tool| {
-            *tool += 1;
+        let other = run(&mut reader, 0, &mut slot, |value| {
+            *value += 1;
             std::thread::current().id()
         });
         assert_ne!(other, Some(own));
-        assert_eq!((*slot, run(&mut apart, 0, &mut slot, |tool| *tool)), (8, Some(8)));
-        assert_eq!(run(&mut apart, 0, &mut slot, |_| std::thread::current().id()), other, "one thread");
+        assert_eq!((*slot, run(&mut reader, 0, &mut slot, |value| *value)), (8, Some(8)));
+        assert_eq!(run(&mut reader, 0, &mut slot, |_| std::thread::current().id()), other, "one thread");
     }
 
     #[test]
-    fn what_takes_long_is_abandoned_when_the_loop_is_to_end() {
-        let (mut apart, mut slot) = (Apart::default(), Box::new(7));
-        let stop = apart.stop().clone();
+    fn long_work_is_abandoned_when_the_loop_is_stopped() {
+        let (mut reader, mut slot) = (ReaderThread::default(), Box::new(7));
+        let stop = reader.stop().clone();
         let (release, held) = channel::<()>();
         let begun = Instant::now();
         let stopping = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             stop.set();
         });
-        let done = run(&mut apart, 100, &mut slot, move |_| held.recv().is_ok());
+        let done = run(&mut reader, 100, &mut slot, move |_| held.recv().is_ok());
         assert_eq!((done, *slot), (None, 0));
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(1), "{took:?}");
         stopping.join().unwrap();
-        assert!(!apart.settle(Duration::from_millis(30)), "it goes on");
+        assert!(!reader.settle(Duration::from_millis(30)), "it is still running");
         drop(release);
-        assert!(apart.settle(Duration::from_secs(5)), "it ends by itself");
-        // What is short is done even now, by another thread.
-        assert_eq!(run(&mut apart, 100, &mut slot, |tool| *tool), Some(0));
+        assert!(reader.settle(Duration::from_secs(5)), "it ends by itself");
+        // Short work is still done, by another thread.
+        assert_eq!(run(&mut reader, 100, &mut slot, |value| *value), Some(0));
     }
 
     #[test]
-    fn a_panic_is_the_engines_and_the_thread_goes_on() {
-        let (mut apart, mut slot) = (Apart::default(), Box::new(7));
+    fn a_panic_is_passed_on_and_the_thread_goes_on() {
+        let (mut reader, mut slot) = (ReaderThread::default(), Box::new(7));
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            run(&mut apart, 0, &mut slot, |_| -> () { panic!("on purpose") })
+            run(&mut reader, 0, &mut slot, |_| -> () { panic!("on purpose") })
         }));
         assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"on purpose"));
-        assert_eq!(run(&mut apart, 0, &mut slot, |tool| *tool), Some(7));
+        assert_eq!(run(&mut reader, 0, &mut slot, |value| *value), Some(7));
     }
 }
