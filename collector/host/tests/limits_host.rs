@@ -216,7 +216,7 @@ fn each_vcpu_is_pinned_within_the_cpuset_of_its_own_thread() {
     assert_eq!(PlanVm::of(&vm, &topology).rules.allowed.len(), 2);
 
     let mut pinner = pinner(dir.path());
-    let report = pinner.apply(&[vm.clone()], &all_on(&vm, &topology, 0)).unwrap();
+    let report = pinner.apply(std::slice::from_ref(&vm), &all_on(&vm, &topology, 0)).unwrap();
     assert_eq!((report.outcome.unchanged, report.outcome.skipped), (1, 1), "{report:?}");
     let words = format!("the vCPU may use only {}", cpus[1]);
     assert!(report.notes[0].contains("vCPU 0") && report.notes[0].contains(&words), "{report:?}");
@@ -244,7 +244,7 @@ fn what_owners_bound_is_left_unless_it_is_to_be_overridden() {
     assert_eq!(kinds(&vm)[..2], [Some(BindingKind::Affinity), None]);
     assert_eq!(matches!(kinds(&vm)[2], Some(BindingKind::RealTime(_))), is_fifo);
     let mut pinner = pinner(dir.path());
-    let report = pinner.apply(&[vm.clone()], &all_on(&vm, &topology, 0)).unwrap();
+    let report = pinner.apply(std::slice::from_ref(&vm), &all_on(&vm, &topology, 0)).unwrap();
     assert_eq!(report.outcome.skipped, 0, "{report:?}");
     let third = if is_fifo { all.clone() } else { set(&[cpus[0]]) };
     assert_eq!(now(), [set(&[cpus[1]]), set(&[cpus[0]]), third]);
@@ -253,7 +253,7 @@ fn what_owners_bound_is_left_unless_it_is_to_be_overridden() {
 
     let vm = own_vm(dir.path(), true);
     assert_eq!(kinds(&vm), [None, None, None]);
-    pinner.apply(&[vm.clone()], &all_on(&vm, &topology, 0)).unwrap();
+    pinner.apply(std::slice::from_ref(&vm), &all_on(&vm, &topology, 0)).unwrap();
     assert_eq!(now(), [(); 3].map(|()| set(&[cpus[0]])));
     assert!(pinner.undo().failures.is_empty());
     assert_eq!(now(), [set(&[cpus[1]]), all.clone(), all]);
@@ -266,7 +266,7 @@ fn threads_that_a_pinned_thread_started_are_undone_too() {
     let vcpu = VcpuThread::start("vcpu0");
     let (vm, topology, all) = (own_vm(dir.path(), false), domains(cpus), affinity(0));
     let mut pinner = pinner(dir.path());
-    pinner.apply(&[vm.clone()], &all_on(&vm, &topology, 1)).unwrap();
+    pinner.apply(std::slice::from_ref(&vm), &all_on(&vm, &topology, 1)).unwrap();
     let (worker, bound) = (vcpu.starts("worker"), vcpu.starts("bound"));
     bind(bound.tid, cpus[0]);
     assert_eq!(affinity(worker.tid), set(&[cpus[1]]));
@@ -340,7 +340,7 @@ fn a_prefork_server_in_a_control_group_leaves_nothing_behind() {
     let (topology, all) = (domains(cpus), affinity(0));
     let mut pinner = pinner(dir.path());
     let vm = group_vm(dir.path(), &group);
-    pinner.apply(&[vm.clone()], &all_on(&vm, &topology, 1)).unwrap();
+    pinner.apply(std::slice::from_ref(&vm), &all_on(&vm, &topology, 1)).unwrap();
     workers.0.push(server.fork());
     assert_eq!(affinity(workers.0[0]), set(&[cpus[1]]));
 
@@ -348,7 +348,7 @@ fn a_prefork_server_in_a_control_group_leaves_nothing_behind() {
     let vm = group_vm(dir.path(), &group);
     assert_eq!(vm.vcpus.len(), 2);
     assert!(vm.vcpus.iter().all(|vcpu| vcpu.limits.binding.is_none()), "{:?}", vm.vcpus);
-    pinner.apply(&[vm.clone()], &all_on(&vm, &topology, 0)).unwrap();
+    pinner.apply(std::slice::from_ref(&vm), &all_on(&vm, &topology, 0)).unwrap();
     // A worker that no round finds, and whose parent ends.
     workers.0.push(server.fork());
     assert_eq!(affinity(workers.0[1]), set(&[cpus[0]]));
