@@ -32,11 +32,14 @@ impl VcpuRules {
             let domains = topology.domains().iter().filter(|domain| !domain.cpus.is_disjoint(cpus));
             domains.map(|domain| domain.id).collect()
         };
-        let cpus_of = |vcpu: &'_ Vcpu| match &vcpu.limits.binding {
-            Some(binding) => binding.cpus.clone(),
-            None => vm.allowed_cpus_of(vcpu).clone(),
-        };
-        let domains: Vec<_> = vm.vcpus.iter().map(|vcpu| domains_of(&cpus_of(vcpu))).collect();
+        let mut domains: Vec<BTreeSet<DomainId>> = Vec::with_capacity(vm.vcpus.len());
+        for (position, vcpu) in vm.vcpus.iter().enumerate() {
+            // Most VMs have vCPUs that are all alike.
+            let like =
+                position.checked_sub(1).filter(|before| cpus_of(vm, &vm.vcpus[*before]) == cpus_of(vm, vcpu));
+            domains
+                .push(like.map_or_else(|| domains_of(cpus_of(vm, vcpu)), |before| domains[before].clone()));
+        }
         let is_bound = |position: &usize| vm.vcpus[*position].limits.binding.is_some();
         let (bound, free): (BTreeSet<usize>, Vec<usize>) = {
             let (bound, free): (Vec<_>, Vec<_>) = (0..vm.vcpus.len()).partition(is_bound);
@@ -57,11 +60,19 @@ impl VcpuRules {
             real_time: free
                 .iter()
                 .filter(|at| vm.vcpus[**at].limits.real_time.is_some())
-                .map(|at| (*at, cpus_of(&vm.vcpus[*at])))
+                .map(|at| (*at, cpus_of(vm, &vm.vcpus[*at]).clone()))
                 .collect(),
             bound,
         };
         (rules, allowed)
+    }
+}
+
+/// CPUs that a vCPU runs on, wherever it is placed.
+fn cpus_of<'a>(vm: &'a Vm, vcpu: &'a Vcpu) -> &'a CpuSet {
+    match &vcpu.limits.binding {
+        Some(binding) => &binding.cpus,
+        None => vm.allowed_cpus_of(vcpu),
     }
 }
 
