@@ -71,7 +71,9 @@ impl Demo {
         let dir = tempdir()?;
         let socket = dir.join("reports");
         let mut top = Command::new(&self.huddle);
-        top.args(["top", "--ksm-run", "--trial", "reported", "--report-socket"]).arg(&socket);
+        // The stand-ins have narrow affinities from here, to begin in the worst placement.
+        top.args(["top", "--ksm-run", "--override-bindings", "--trial", "reported"]);
+        top.arg("--report-socket").arg(&socket);
         for guest in &guests {
             top.arg("--vm").arg(format!("{}={}", guest.name(), guest.pid()));
         }

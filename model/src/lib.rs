@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod availability;
+pub mod binding;
 pub mod command;
 pub mod counters;
 pub mod cpuset;

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::binding::{Binding, RealTime};
 use crate::cpuset::CpuSet;
 pub use crate::id::{Owner, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
 use crate::names::Identity;
@@ -82,6 +83,21 @@ pub struct Vcpu {
     pub affinity: CpuSet,
     /// CPU it last ran on.
     pub last_cpu: Option<u32>,
+    /// What the host and its owner say about where it may run.
+    pub limits: VcpuLimits,
+}
+
+/// What the host and its owner say about where a vCPU may run; nothing where that is not recorded, and on Xen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VcpuLimits {
+    /// Online CPUs of its thread's cpuset, within which its affinity can be set; `None` for those of the VM.
+    pub allowed_cpus: Option<CpuSet>,
+    /// How its owner bound it; such a vCPU is not pinned. `None` also where the user wants bindings overridden.
+    pub binding: Option<Binding>,
+    /// Its real-time policy, if it has one.
+    pub real_time: Option<RealTime>,
+    /// Its core-scheduling cookie, if it has one and may be seen: two vCPUs with different cookies never run on one core at a time.
+    pub core_cookie: Option<u64>,
 }
 
 impl Vcpu {
@@ -156,7 +172,7 @@ pub struct Vm {
     pub vcpus: Vec<Vcpu>,
     /// Its guest memory in ascending (process, start).
     pub memory: Vec<GuestRegion>,
-    /// CPUs that its cgroup allows; affinities can only be set within them.
+    /// CPUs that the cgroups of its vCPUs allow, all together; affinities can only be set within them.
     pub allowed_cpus: CpuSet,
     /// Why (part of) its memory cannot be merged, one sentence each; empty if all of it can.
     pub cannot_merge: Vec<String>,
@@ -173,6 +189,28 @@ impl Vm {
         let of_vcpus = self.vcpus.iter().filter_map(|vcpu| vcpu.process);
         let of_memory = self.memory.iter().filter_map(|region| region.process);
         self.process().into_iter().chain(of_vcpus).chain(of_memory).collect()
+    }
+
+    /// CPUs that the affinity of one of its vCPUs can be set to.
+    pub fn allowed_cpus_of<'a>(&'a self, vcpu: &'a Vcpu) -> &'a CpuSet {
+        vcpu.limits.allowed_cpus.as_ref().unwrap_or(&self.allowed_cpus)
+    }
+
+    /// The vCPUs that are left as their owner bound them, one sentence for each way in which some are.
+    pub fn binding_notes(&self) -> Vec<String> {
+        let mut ways: Vec<(&Binding, CpuSet)> = Vec::new();
+        for vcpu in &self.vcpus {
+            let Some(binding) = &vcpu.limits.binding else { continue };
+            match ways.iter_mut().find(|(known, _)| *known == binding) {
+                Some((_, vcpus)) => vcpus.insert(vcpu.index),
+                None => ways.push((binding, [vcpu.index].into_iter().collect())),
+            }
+        }
+        let note = |(binding, vcpus): (&Binding, CpuSet)| match vcpus.len() {
+            1 => format!("{}: vCPU {vcpus} is left as its owner bound it, {binding}", self.name),
+            _ => format!("{}: vCPUs {vcpus} are left as their owner bound them, {binding}", self.name),
+        };
+        ways.into_iter().map(note).collect()
     }
 
     /// What it can be named by.

@@ -95,6 +95,7 @@ fn vm(at: usize) -> Vm {
             thread_name: Some("CPU 0/KVM".into()),
             affinity: (0..DOMAINS * CPUS_EACH).collect(),
             last_cpu: Some(at as u32 % (DOMAINS * CPUS_EACH)),
+            limits: Default::default(),
         }],
         memory: Vec::new(),
         allowed_cpus: (0..DOMAINS * CPUS_EACH).collect(),

@@ -20,6 +20,10 @@ impl VmSource for HostVms {
     fn discover(&mut self) -> Result<Discovery, StageError> {
         Ok(self.0.discover()?)
     }
+
+    fn find_limits(&mut self, vms: &mut [Vm]) -> Result<(), StageError> {
+        Ok(self.0.find_limits(vms)?)
+    }
 }
 
 /// The scan of merged frames.

@@ -18,7 +18,7 @@ mod reader_thread;
 mod readings;
 mod trials;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +89,8 @@ pub struct Memory {
     bearers: Bearers,
     /// What was wrong with them in the last round.
     limit_problems: Vec<String>,
+    /// Notes about vCPUs that their owner bound, as of the last round.
+    reported_bindings: BTreeSet<String>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
     /// Everything published so far.
@@ -135,7 +137,8 @@ impl Engine {
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        let notes = self.complete(&mut vms)?;
+        let mut notes = self.complete(&mut vms)?;
+        notes.extend(self.find_limits(&mut vms)?);
         events.extend(notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !vms.is_empty() {
             events.extend(self.merge().into_iter().map(|note| (EventKind::Note, None, note)));

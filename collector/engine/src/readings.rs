@@ -1,5 +1,6 @@
 //! What a round reads of the host, on the reader thread ([`super::reader_thread`]), and what a plan is made from.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,28 @@ impl Engine {
         self.memory.has_abandoned_observer |= completed.is_none();
         let notes;
         (*vms, notes) = completed?;
+        Some(notes)
+    }
+
+    /// Fills in the limits of vCPUs that became known last, and returns the notes about those that their owner bound
+    /// which are new; `None` if the loop is stopped meanwhile.
+    pub(super) fn find_limits(&mut self, vms: &mut Vec<Vm>) -> Option<Vec<String>> {
+        let mut of = std::mem::take(vms);
+        let found;
+        (*vms, found) =
+            self.memory.reader.run(NO_GRACE, &mut self.vms, Box::new(Abandoned), move |source| {
+                let found = source.find_limits(&mut of);
+                (of, found)
+            })?;
+        let mut notes: Vec<String> = found
+            .err()
+            .map(|error| format!("where vCPUs may run is not known: {error}"))
+            .into_iter()
+            .collect();
+        notes.extend(vms.iter().flat_map(Vm::binding_notes));
+        let now: BTreeSet<String> = notes.iter().cloned().collect();
+        notes.retain(|note| !self.memory.reported_bindings.contains(note));
+        self.memory.reported_bindings = now;
         Some(notes)
     }
 

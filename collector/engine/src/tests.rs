@@ -1,5 +1,6 @@
 //! The whole loop on fakes.
 
+mod bindings;
 mod trials;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +41,7 @@ fn vm(name: &str, pid: i32) -> Vm {
             thread_name: Some("CPU 0/KVM".into()),
             affinity: "0-1".parse().unwrap(),
             last_cpu: None,
+            limits: Default::default(),
         }],
         memory: Vec::new(),
         allowed_cpus: "0-1".parse().unwrap(),

@@ -99,6 +99,7 @@ fn vms(ids: &[TaskId], all: &CpuSet) -> Vec<Vm> {
                 thread_name: None,
                 affinity: all.clone(),
                 last_cpu: None,
+                limits: Default::default(),
             })
             .collect(),
         memory: Vec::new(),

@@ -1,28 +1,135 @@
 //! Control groups: which processes are in one, and which CPUs one allows.
 //!
-//! Both hierarchies are understood: version 2 (Documentation/admin-guide/cgroup-v2.rst, Linux 6.18)
-//! at `/sys/fs/cgroup` or, beside version 1, at `/sys/fs/cgroup/unified`; and the cpuset controller of
-//! version 1 (Documentation/admin-guide/cgroup-v1/cpusets.rst) at `/sys/fs/cgroup/cpuset`.
+//! Both hierarchies are understood, wherever they are mounted: version 2 (Documentation/admin-guide/cgroup-v2.rst,
+//! Linux 6.18), with threaded groups; and the cpuset controller of version 1
+//! (Documentation/admin-guide/cgroup-v1/cpusets.rst), also without the prefix of its files (`mount -t cpuset`).
+//! Each thread has groups of its own: libvirt has one for each vCPU.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use huddle_model::cpuset::CpuSet;
+use nix::errno::Errno;
 use procfs_core::{ProcessCGroup, ProcessCGroups};
 
 use super::limits::{TooMuch, count};
-use super::{HostError, HostRoot, optional, parsed, read_cpus, read_text};
+use super::mounts::{self, Mount};
+use super::{HostError, HostRoot, optional, parsed, read_cpus, read_text, task};
 
-/// The CPUs that the control group of a process allows it; `None` where no cpuset controller tells
-/// (then only the online CPUs limit it).
-pub fn allowed_cpus(root: &HostRoot, pid: i32) -> Result<Option<CpuSet>, HostError> {
-    let path = root.proc(format!("{pid}/cgroup"));
-    let groups: ProcessCGroups = parsed(&path, "lines like 0::/machine.slice, as cgroups(7) has them")?;
-    for (mount, group, names) in places(root, &groups.0) {
-        if let Some(cpus) = walk_up(&mount, &group, names)? {
-            return Ok(Some(cpus));
+/// The cpusets of this host, each read once: they hold for as long as this lives, which is one round.
+#[derive(Debug)]
+pub struct Cpusets {
+    places: Vec<Place>,
+    known: HashMap<(usize, PathBuf), Option<CpuSet>>,
+}
+
+/// Where groups with a cpuset may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// Its mount.
+    at: PathBuf,
+    /// The group that is mounted there, from the top of the hierarchy.
+    top: PathBuf,
+    version: Version,
+    /// The files that say which CPUs a group allows, best first.
+    files: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+const FILES_V1: &[&str] = &["cpuset.effective_cpus", "cpuset.cpus"];
+const FILES_V1_NO_PREFIX: &[&str] = &["effective_cpus", "cpus"];
+const FILES_V2: &[&str] = &["cpuset.cpus.effective"];
+
+impl Cpusets {
+    /// Looks where they are mounted.
+    pub fn of_host(root: &HostRoot) -> Self {
+        // Where that is not said, the usual places are as good as any.
+        let mounted = mounts::mounts(root, |kind| ["cgroup", "cgroup2", "cpuset"].contains(&kind));
+        let mounted = mounted.unwrap_or_default();
+        let mut places: Vec<Place> = mounted.into_iter().filter_map(Place::of_mount).collect();
+        let usual = |path: &str, version, files| Place {
+            at: root.sys("fs/cgroup").join(path),
+            top: "/".into(),
+            version,
+            files,
+        };
+        for place in [
+            usual("cpuset", Version::One, FILES_V1),
+            usual("", Version::Two, FILES_V2),
+            usual("unified", Version::Two, FILES_V2),
+        ] {
+            if places.iter().all(|known| known.at != place.at) {
+                places.push(place);
+            }
+        }
+        // A controller belongs to one hierarchy; where version 1 lists cpuset, version 2 does not have it.
+        places.sort_by_key(|place| place.version == Version::Two);
+        Self { places, known: HashMap::new() }
+    }
+
+    /// The CPUs that the control group of a process allows it; `None` where no cpuset controller says so (then only
+    /// the online CPUs limit it).
+    pub fn of_process(&mut self, root: &HostRoot, pid: i32) -> Result<Option<CpuSet>, HostError> {
+        self.of_task(&root.proc(format!("{pid}/cgroup")))
+    }
+
+    /// The same of one thread.
+    pub fn of_thread(&mut self, root: &HostRoot, pid: i32, tid: i32) -> Result<Option<CpuSet>, HostError> {
+        self.of_task(&root.proc(format!("{pid}/task/{tid}/cgroup")))
+    }
+
+    fn of_task(&mut self, path: &Path) -> Result<Option<CpuSet>, HostError> {
+        let groups: ProcessCGroups = parsed(path, "lines like 0::/machine.slice, as cgroups(7) has them")?;
+        for place in 0..self.places.len() {
+            let Place { top, version, .. } = &self.places[place];
+            let Some(group) = groups.0.iter().find(|group| version.is_of(group)) else { continue };
+            let Some(group) = below(&group.pathname, top) else { continue };
+            if let Some(cpus) = self.of_group(place, group)? {
+                return Ok(Some(cpus));
+            }
+        }
+        Ok(None)
+    }
+
+    fn of_group(&mut self, place: usize, group: PathBuf) -> Result<Option<CpuSet>, HostError> {
+        let key = (place, group);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(known.clone());
+        }
+        let Place { at, files, .. } = &self.places[place];
+        let cpus = walk_up(at, &key.1, files)?;
+        self.known.insert(key, cpus.clone());
+        Ok(cpus)
+    }
+}
+
+impl Place {
+    fn of_mount(mount: Mount) -> Option<Self> {
+        let has = |option: &str| mount.options.iter().any(|known| known == option);
+        let (version, files) = match mount.kind.as_str() {
+            "cgroup2" => (Version::Two, FILES_V2),
+            "cpuset" => (Version::One, FILES_V1_NO_PREFIX),
+            "cgroup" if has("cpuset") && has("noprefix") => (Version::One, FILES_V1_NO_PREFIX),
+            "cgroup" if has("cpuset") => (Version::One, FILES_V1),
+            _ => return None,
+        };
+        Some(Self { at: mount.at, top: mount.root, version, files })
+    }
+}
+
+impl Version {
+    /// Whether a line of `/proc/PID/cgroup` is of the hierarchy that may have the cpuset controller.
+    fn is_of(self, group: &ProcessCGroup) -> bool {
+        match self {
+            Self::One => group.controllers.iter().any(|controller| controller == "cpuset"),
+            Self::Two => group.controllers.is_empty(),
         }
     }
-    Ok(None)
 }
 
 /// The control groups of a process, one for each hierarchy, as `/proc/PID/cgroup` has them.
@@ -32,30 +139,10 @@ pub fn paths(root: &HostRoot, pid: i32) -> Result<Vec<String>, HostError> {
     Ok(text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(str::to_owned).collect())
 }
 
-/// Where to look: the mount of a hierarchy, the group in it, and the files that tell, best first.
-fn places(root: &HostRoot, groups: &[ProcessCGroup]) -> Vec<(PathBuf, PathBuf, &'static [&'static str])> {
-    const V1: &[&str] = &["cpuset.effective_cpus", "cpuset.cpus"];
-    const V2: &[&str] = &["cpuset.cpus.effective"];
-    let mut v1 = Vec::new();
-    let mut v2 = Vec::new();
-    for ProcessCGroup { controllers, pathname, .. } in groups {
-        let Some(group) = below(pathname) else { continue };
-        if controllers.is_empty() {
-            v2.push((root.sys("fs/cgroup"), group.clone(), V2));
-            v2.push((root.sys("fs/cgroup/unified"), group, V2));
-        } else if controllers.iter().any(|controller| controller == "cpuset") {
-            v1.push((root.sys("fs/cgroup/cpuset"), group.clone(), V1));
-            v1.push((root.sys("fs/cgroup").join(controllers.join(",")), group, V1));
-        }
-    }
-    // A controller belongs to one hierarchy; where version 1 lists cpuset, version 2 does not have it.
-    v1.into_iter().chain(v2).collect()
-}
-
-/// The group as a path below its mount; `None` where it lies outside of what this process sees
+/// The group as a path below what is mounted; `None` where it lies outside of that, or of what this process sees
 /// (`/../other`, another cgroup namespace).
-fn below(group: &str) -> Option<PathBuf> {
-    let group = Path::new(group.strip_prefix('/')?);
+fn below(group: &str, top: &Path) -> Option<PathBuf> {
+    let group = Path::new(group).strip_prefix(top).ok()?;
     group.components().all(|part| matches!(part, Component::Normal(_))).then(|| group.to_owned())
 }
 
@@ -63,8 +150,8 @@ fn below(group: &str) -> Option<PathBuf> {
 fn walk_up(mount: &Path, group: &Path, names: &[&str]) -> Result<Option<CpuSet>, HostError> {
     for above in group.ancestors() {
         for name in names {
-            if let Some(cpus) = optional(read_cpus(&mount.join(above).join(name)))?.filter(|c| !c.is_empty())
-            {
+            let file = mount.join(above).join(name);
+            if let Some(cpus) = optional(read_cpus(&file))?.filter(|cpus| !cpus.is_empty()) {
                 return Ok(Some(cpus));
             }
         }
@@ -106,7 +193,7 @@ fn holds_processes(directory: PathBuf) -> Result<PathBuf, HostError> {
 /// # Errors
 /// They cannot be read, or there are more than `most` of them, or as many groups: who is in a group may be allowed to
 /// make any number below it.
-pub fn processes(directory: &Path, most: u32) -> Result<Vec<i32>, HostError> {
+pub fn processes(root: &HostRoot, directory: &Path, most: u32) -> Result<Vec<i32>, HostError> {
     let mut pids = Vec::new();
     let mut left = vec![directory.to_owned()];
     let mut groups = 0;
@@ -116,11 +203,7 @@ pub fn processes(directory: &Path, most: u32) -> Result<Vec<i32>, HostError> {
             let of = "processes and groups below it";
             return Err(TooMuch::Count { of, most: most.into(), limit: "cgroup_processes" }.into());
         }
-        let path = directory.join("cgroup.procs");
-        let Some(text) = optional(read_text(&path))? else { continue };
-        for line in text.lines() {
-            pids.push(line.trim().parse::<i32>().map_err(|_| HostError::parse(&path, line, "a pid"))?);
-        }
+        pids.extend(of_group(root, &directory)?);
         let read = |source| HostError::Read { path: directory.clone(), source };
         let entries = match std::fs::read_dir(&directory) {
             Ok(entries) => entries,
@@ -142,6 +225,27 @@ pub fn processes(directory: &Path, most: u32) -> Result<Vec<i32>, HostError> {
     Ok(pids)
 }
 
+/// The processes in one group, of which there may be none.
+fn of_group(root: &HostRoot, directory: &Path) -> Result<Vec<i32>, HostError> {
+    let ids = |file: &str| -> Result<Vec<i32>, HostError> {
+        let path = directory.join(file);
+        let text = optional(read_text(&path))?.unwrap_or_default();
+        let id = |line: &str| line.trim().parse().map_err(|_| HostError::parse(&path, line, "a pid"));
+        text.lines().map(id).collect()
+    };
+    match ids("cgroup.procs") {
+        Err(HostError::Read { source, .. }) if source.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+            // A threaded group has threads, of processes that the group above it lists.
+            let mut pids = Vec::new();
+            for tid in ids("cgroup.threads")?.into_iter().filter(|tid| *tid > 0) {
+                pids.extend(optional(task::process_of(root, tid))?);
+            }
+            Ok(pids)
+        }
+        pids => pids,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +262,7 @@ mod tests {
     }
 
     fn cpus(root: &HostRoot) -> Option<String> {
-        allowed_cpus(root, 9).unwrap().map(|cpus| cpus.to_string())
+        Cpusets::of_host(root).of_process(root, 9).unwrap().map(|cpus| cpus.to_string())
     }
 
     #[test]
@@ -169,6 +273,41 @@ mod tests {
             ("sys/fs/cgroup/cpuset.cpus.effective", "0-7\n"),
         ]);
         assert_eq!(cpus(&root).as_deref(), Some("2-5"));
+    }
+
+    #[test]
+    fn each_thread_has_a_group_of_its_own() {
+        let (_dir, root) = tree(&[
+            ("proc/9/cgroup", "0::/vm.scope/emulator\n"),
+            ("proc/9/task/10/cgroup", "0::/vm.scope/vcpu0\n"),
+            ("sys/fs/cgroup/vm.scope/emulator/cpuset.cpus.effective", "0\n"),
+            ("sys/fs/cgroup/vm.scope/vcpu0/cpuset.cpus.effective", "1\n"),
+        ]);
+        let mut cpusets = Cpusets::of_host(&root);
+        assert_eq!(cpusets.of_process(&root, 9).unwrap().unwrap().to_string(), "0");
+        assert_eq!(cpusets.of_thread(&root, 9, 10).unwrap().unwrap().to_string(), "1");
+        assert!(cpusets.of_thread(&root, 9, 11).unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn cpusets_are_found_wherever_they_are_mounted() {
+        for (kind, file) in [
+            ("cgroup cpuset rw,cpuset", "cpuset.cpus"),
+            ("cgroup none rw,cpuset,noprefix", "cpus"),
+            ("cpuset none rw", "effective_cpus"),
+        ] {
+            let (dir, root) = tree(&[
+                ("proc/9/cgroup", "5:cpuset:/shield/guest\n0::/\n"),
+                (&format!("cpusets/guest/{file}"), "1\n"),
+                ("sys/fs/cgroup/cpuset.cpus.effective", "0-1\n"),
+            ]);
+            // A part of the hierarchy, as in a container.
+            let at = dir.path().join("cpusets");
+            let line = format!("30 24 0:26 /shield {} rw shared:9 - {kind}\n", at.display());
+            std::fs::create_dir_all(root.proc("self")).unwrap();
+            std::fs::write(root.proc("self/mountinfo"), line).unwrap();
+            assert_eq!(cpus(&root).as_deref(), Some("1"), "{kind}");
+        }
     }
 
     #[test]
@@ -195,9 +334,10 @@ mod tests {
         std::fs::write(root.proc("9/cgroup"), "0::/\n").unwrap();
         assert_eq!(cpus(&root).as_deref(), Some("0-7"));
         std::fs::write(root.sys("fs/cgroup/cpuset.cpus.effective"), "0-x\n").unwrap();
-        assert!(allowed_cpus(&root, 9).unwrap_err().to_string().contains("0-x"));
+        let of = |root: &HostRoot| Cpusets::of_host(root).of_process(root, 9);
+        assert!(of(&root).unwrap_err().to_string().contains("0-x"));
         std::fs::write(root.proc("9/cgroup"), "one:two\n").unwrap();
-        let error = allowed_cpus(&root, 9).unwrap_err().to_string();
+        let error = of(&root).unwrap_err().to_string();
         assert!(error.contains("9/cgroup") && error.contains("one:two"), "{error}");
     }
 
@@ -209,8 +349,8 @@ mod tests {
             ("sys/fs/cgroup/memory/web/a/b/cgroup.procs", "10\n"),
         ]);
         let directory = super::directory(&root, Path::new("web")).unwrap();
-        assert_eq!(processes(&directory, 10).unwrap(), [10, 20, 30]);
-        assert!(processes(&directory, 2).unwrap_err().to_string().contains("cgroup_processes"));
+        assert_eq!(processes(&root, &directory, 10).unwrap(), [10, 20, 30]);
+        assert!(processes(&root, &directory, 2).unwrap_err().to_string().contains("cgroup_processes"));
         assert_eq!(super::directory(&root, &directory).unwrap(), directory);
         assert!(super::directory(&root, Path::new("nowhere")).unwrap_err().is_gone());
     }

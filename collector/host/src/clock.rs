@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::stages::{Clock, StageError};
+use crate::{HostError, HostRoot, read_text};
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of the BPF programs (`bpf_ktime_get_ns`) and of every
 /// reading made here.
@@ -14,6 +15,23 @@ pub fn monotonic_ns() -> u64 {
     // The clock always exists (clock_gettime(2)); a failure would be a kernel without one.
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Now in clock ticks since the boot, as start times of tasks are (proc(5)): `/proc/uptime` has hundredths of a second,
+/// which is what a tick is to user space on every Linux.
+///
+/// # Errors
+/// It cannot be read or understood.
+pub fn boot_ticks(root: &HostRoot) -> Result<u64, HostError> {
+    let path = root.proc("uptime");
+    let text = read_text(&path)?;
+    let ticks = || {
+        let (seconds, hundredths) = text.split_ascii_whitespace().next()?.split_once('.')?;
+        let is_two = hundredths.len() == 2;
+        let hundredths = hundredths.parse::<u64>().ok().filter(|_| is_two)?;
+        seconds.parse::<u64>().ok()?.checked_mul(100)?.checked_add(hundredths)
+    };
+    ticks().ok_or_else(|| HostError::parse(&path, text.trim(), "an uptime of proc(5) like 35.07 40.12"))
 }
 
 /// Whole microseconds; a time of 500,000 years does not fit.
@@ -80,5 +98,28 @@ impl Clock for HostClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_nanos(monotonic_ns())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_since_the_boot_are_those_of_start_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir(root.proc("")).unwrap();
+        for (text, expected) in
+            [("35.07 40.12\n", Some(3507)), ("1.5 2\n", None), ("", None), ("x.00 1\n", None)]
+        {
+            std::fs::write(root.proc("uptime"), text).unwrap();
+            assert_eq!(boot_ticks(&root).ok(), expected, "{text:?}");
+        }
+        let real = HostRoot::real();
+        let began = crate::task::process(&real, std::process::id().cast_signed()).unwrap().id.start_ticks;
+        let now = boot_ticks(&real).unwrap();
+        // This test began less than an hour ago.
+        assert!(began <= now && now < began + 360_000, "{began}, {now}");
     }
 }

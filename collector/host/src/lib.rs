@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod core_scheduling;
 pub mod cpufreq;
 pub mod cpuinfo;
 pub mod descriptors;
@@ -137,6 +138,11 @@ impl HostRoot {
     /// The same with another `/run`: for tests that lock a host which other tests lock at the same time.
     pub fn with_run(self, run: &Path) -> Self {
         Self { run: run.to_owned(), ..self }
+    }
+
+    /// Whether `/proc` is that of the host this program runs on, so that its tasks are those of system calls.
+    pub(crate) fn has_real_proc(&self) -> bool {
+        self.proc == Path::new("/proc")
     }
 
     /// A path below `/run`.

@@ -1,4 +1,4 @@
-//! What is mounted where: `/proc/self/mounts` and `/proc/filesystems` (proc(5), Linux 6.18).
+//! What is mounted where: `/proc/self/mounts`, `/proc/self/mountinfo` and `/proc/filesystems` (proc(5), Linux 6.18).
 //!
 //! The parser is our own: procfs-core 0.18 leaves a space of a mount point as `\040`, and refuses the
 //! whole table for one path that is not UTF-8 (docs/decisions/procfs.md).
@@ -17,6 +17,37 @@ pub fn mount_point(root: &HostRoot, kind: &str) -> Result<Option<PathBuf>, HostE
         let (at, found) = (fields.next()?, fields.next()?);
         (found == kind.as_bytes()).then(|| PathBuf::from(OsString::from_vec(unescape(at))))
     }))
+}
+
+/// One mount of a file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is mounted.
+    pub at: PathBuf,
+    /// The directory of the file system that is mounted there, such as `/` or `/docker/0123`.
+    pub root: PathBuf,
+    /// Its kind.
+    pub kind: String,
+    /// Options of the file system (not of the mount).
+    pub options: Vec<String>,
+}
+
+/// All mounts of the kinds of file systems that `is_wanted` says, in the order in which they were mounted.
+pub fn mounts(root: &HostRoot, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Mount>, HostError> {
+    let lines = read_bytes(&root.proc("self/mountinfo"))?;
+    let all = lines.split(|byte| *byte == b'\n').filter_map(parse_mount);
+    Ok(all.filter(|mount| is_wanted(&mount.kind)).collect())
+}
+
+/// A line of mountinfo; `None` where it is none.
+fn parse_mount(line: &[u8]) -> Option<Mount> {
+    let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    // Fields 4 and 5 are root and mount point; after the first hyphen behind field 6 come kind, source and options.
+    let separator = 6 + fields.get(6..)?.iter().position(|field| *field == b"-")?;
+    let text = |at: usize| Some(String::from_utf8_lossy(fields.get(at)?).into_owned());
+    let path = |at: usize| Some(PathBuf::from(OsString::from_vec(unescape(fields.get(at)?))));
+    let options = text(separator + 3)?.split(',').map(str::to_owned).collect();
+    Some(Mount { at: path(4)?, root: path(3)?, kind: text(separator + 1)?, options })
 }
 
 /// Whether this kernel knows a kind of file system, mounted or not.
@@ -45,6 +76,8 @@ fn unescape(mut text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -78,8 +111,35 @@ mod tests {
     }
 
     #[test]
+    fn mountinfo_has_roots_and_options() {
+        let (_dir, root) = root_with(b"");
+        let text = "30 24 0:26 / /sys/fs/cgroup/cpuset rw shared:9 - cgroup cgroup rw,cpuset\n\
+            31 24 0:27 /docker/1 /c\\040g rw - cgroup2 cgroup2 rw,nsdelegate\n\
+            32 24 8:1 / / rw - ext4 /dev/a rw\n\
+            33 24\n34 24 0:28 / /x rw -\n";
+        std::fs::write(root.proc("self/mountinfo"), text).unwrap();
+        let found = mounts(&root, |kind| kind.starts_with("cgroup")).unwrap();
+        let seen: Vec<_> = found.iter().map(|m| (m.at.to_str(), m.root.to_str(), m.kind.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                (Some("/sys/fs/cgroup/cpuset"), Some("/"), "cgroup"),
+                (Some("/c g"), Some("/docker/1"), "cgroup2")
+            ]
+        );
+        assert_eq!(found[0].options, ["rw", "cpuset"]);
+    }
+
+    #[test]
     fn proc_is_mounted_here() {
         let found = mount_point(&HostRoot::real(), "proc").unwrap();
         assert_eq!(found.as_deref(), Some(Path::new("/proc")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(line in proptest::collection::vec(prop_oneof![Just(b' '), Just(b'-'), any::<u8>()], 0..80)) {
+            let _ = parse_mount(&line);
+        }
     }
 }

@@ -26,6 +26,12 @@ pub type StageError = Box<dyn std::error::Error + Send + Sync>;
 pub trait VmSource {
     /// All VMs there are now.
     fn discover(&mut self) -> Result<Discovery, StageError>;
+
+    /// Fills in the limits of vCPUs that became known after discovery.
+    fn find_limits(&mut self, vms: &mut [Vm]) -> Result<(), StageError> {
+        let _ = vms;
+        Ok(())
+    }
 }
 
 /// A VM that was not measured: it ended meanwhile, or its memory may not be read. No plan contains it.

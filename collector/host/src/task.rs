@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use huddle_model::binding::RealTime;
 use huddle_model::vm::TaskId;
 use procfs_core::FromRead;
 use procfs_core::process::Stat;
@@ -29,6 +30,8 @@ pub struct TaskStat {
     pub cpu_ticks: u64,
     /// Field 39, the CPU it last ran on.
     pub last_cpu: u32,
+    /// Field 41, its scheduling policy, where that is a real-time one.
+    pub real_time: Option<RealTime>,
 }
 
 impl TaskStat {
@@ -125,6 +128,18 @@ pub fn is_alive(root: &HostRoot, task: TaskId) -> Result<bool, HostError> {
     }
 }
 
+/// The ids of all processes, in ascending order.
+pub fn process_ids(root: &HostRoot) -> Result<Vec<i32>, HostError> {
+    let path = root.proc("");
+    let read = |source| HostError::Read { path: path.clone(), source };
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(&path).map_err(read)? {
+        ids.extend(entry.map_err(read)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
 /// The thread ids of a process, in ascending order.
 ///
 /// # Errors
@@ -169,6 +184,7 @@ fn parse(text: &str) -> Option<TaskStat> {
         is_kernel_thread: stat.flags & PF_KTHREAD != 0,
         cpu_ticks: stat.utime.saturating_add(stat.stime),
         last_cpu: u32::try_from(stat.processor?).ok()?,
+        real_time: stat.policy.and_then(RealTime::of),
     })
 }
 
@@ -188,6 +204,9 @@ mod tests {
         assert_eq!(stat.name, "CPU 0/KVM) x");
         assert_eq!((stat.state, stat.cpu_ticks, stat.last_cpu), ('S', 42, 3));
         assert_eq!((stat.parent, stat.is_kernel_thread), (1, false));
+        assert_eq!(stat.real_time, None);
+        let fifo = parse(&LINE.replace(" 17 3 0 0 ", " 17 3 50 1 ")).unwrap();
+        assert_eq!(fifo.real_time, Some(RealTime::Fifo));
         let kernel = parse(&LINE.replace("4194560", "2129984")).unwrap();
         assert!(kernel.is_kernel_thread);
     }

@@ -61,6 +61,11 @@ pub fn online_cpus(root: &HostRoot) -> Result<CpuSet, HostError> {
     read_cpus(&root.sys(CPUS).join("online"))
 }
 
+/// The CPUs that may ever be online.
+pub fn possible_cpus(root: &HostRoot) -> Result<CpuSet, HostError> {
+    read_cpus(&root.sys(CPUS).join("possible"))
+}
+
 /// The CPUs that `isolcpus=` and its like took from the scheduler's balancing; empty where the kernel
 /// does not tell.
 pub fn isolated_cpus(root: &HostRoot) -> Result<CpuSet, HostError> {

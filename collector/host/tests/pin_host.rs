@@ -75,6 +75,7 @@ fn vm(name: &str, process: TaskId) -> Vm {
         thread_name: Some("sleep".to_owned()),
         affinity: affinity(0),
         last_cpu: None,
+        limits: Default::default(),
     };
     Vm {
         name: name.to_owned(),
@@ -167,7 +168,7 @@ fn what_is_gone_replaced_or_not_allowed_is_passed_over() {
         "vCPU 0 of VM gone",
         "is gone: skipped",
         "belongs to another task now",
-        "the VM may use only",
+        "the vCPU may use only",
         "never is placed, but was not found",
     ] {
         assert!(report.notes.iter().any(|note| note.contains(words)), "{words}: {:?}", report.notes);
@@ -224,6 +225,7 @@ fn an_affinity_the_kernel_refuses_stays_in_the_journal() {
         of: VcpuRef::Thread { process: tenant.id(), thread: tenant.id() },
         before: [1000].into_iter().collect(),
         after: affinity(0),
+        origin: Default::default(),
     };
     journal.record(&[change]).unwrap();
     drop(journal);

@@ -78,6 +78,7 @@ fn run_badly(how: &str, place: &Path, pid: i32) {
             of: VcpuRef::Thread { process: task, thread: task },
             before: cpus(),
             after: single(all[0]),
+            origin: Default::default(),
         };
         journal.record(&[change]).unwrap();
         say_and_wait();

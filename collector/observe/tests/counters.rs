@@ -50,6 +50,7 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
         thread_name: Some("vcpu".into()),
         affinity: CpuSet::new(),
         last_cpu: None,
+        limits: Default::default(),
     };
     Vm {
         name: name.into(),

@@ -49,6 +49,10 @@ pub(crate) struct Common {
     /// Count hardware events only while vCPUs run their guest (KVM)
     #[arg(long, global = true)]
     pub(crate) guest_only: bool,
+    /// Pin vCPUs that their owner bound, too: those with an affinity narrower than their cpuset, a real-time policy, or
+    /// isolated CPUs
+    #[arg(long, global = true)]
+    pub(crate) override_bindings: bool,
     /// On Xen: the affinity of vCPUs that is set, hard (they run nowhere else) or soft (preferred)
     /// [default: hard]
     #[arg(long, global = true, value_enum, value_name = "KIND")]

@@ -101,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// Limits for every plan.
     pub(crate) plan: PlanLimits,
+    /// Which vCPUs are pinned.
+    pub(crate) pin: PinSettings,
     /// How the loop measures what VMs share.
     pub(crate) sharing: SharingSettings,
     /// Which events are counted.
@@ -158,6 +160,16 @@ impl DiscoverSettings {
 /// The error for an unknown user.
 pub(crate) fn unknown_user(place: &str, user: &str) -> String {
     format!("{place} names user {user:?}, who is not in /etc/passwd; give the number")
+}
+
+/// Which vCPUs are pinned. vCPUs that their owner bound are left as they are: those whose affinity is narrower than
+/// their cpuset, those with a real-time policy, and those on isolated CPUs. `vms`, `plan`, `pin` and `run` name them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PinSettings {
+    /// Pin vCPUs that their owner bound, too, as `--override-bindings`; no two with a real-time policy get one CPU.
+    /// [default: false]
+    pub(crate) override_bindings: bool,
 }
 
 /// How the terminal looks and is used.
@@ -404,6 +416,8 @@ mod tests {
             vcpus_per_cpu = 2.0
             load_per_cpu = 0.8
             working_set_kib = { web = 2048 }
+            [pin]
+            override_bindings = true
             [sharing]
             method = "events"
             rescan_rounds = 3
@@ -443,7 +457,7 @@ mod tests {
         assert_eq!(config.plan.apart, [["web", "database"]]);
         assert_eq!(config.plan.vcpus_per_cpu, Some(2.0));
         assert_eq!((config.plan.load_per_cpu, config.plan.working_set_kib["web"]), (Some(0.8), 2048));
-        assert!(config.counters.guest_only);
+        assert!(config.counters.guest_only && config.pin.override_bindings);
         let choices = config.counters.choices().unwrap();
         assert_eq!(choices.len(), 2);
         assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
@@ -496,6 +510,7 @@ mod tests {
             ("[sharing]\nsample = 0.0\n", "above 0 and up to 1"),
             ("[sharing]\nmemory_mib = 0\n", "line 2"),
             ("[counters]\nllc_misses = \"cache-mises\"\n", "cache-mises"),
+            ("[pin]\noverride_binding = true\n", "line 2"),
             ("[plan]\napart = [[\"a\"]]\n", "two or more different VMs"),
             ("[plan]\nvcpus_per_cpu = 0.0\n", "expected more than 0"),
             ("[plan]\nload_per_cpu = 80\n", "at most 1"),

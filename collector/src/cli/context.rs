@@ -44,6 +44,7 @@ impl Context {
             None => (Config::default(), None),
         };
         let root = HostRoot::real();
+        let state_dir = common.state_dir.clone().or_else(|| config.state_dir.clone());
         let users = Users::read(&root).map_err(Failure::failed)?;
         let unusable = |why: String| Failure::usage(anyhow::anyhow!(why));
         let selection = config.discover.selection(&users, &config.xen.exclude).map_err(unusable)?;
@@ -51,6 +52,9 @@ impl Context {
             scan_host: common.vms.is_empty(),
             selection: selection.clone(),
             limits: config.limits.clone(),
+            override_bindings: common.override_bindings || config.pin.override_bindings,
+            // Where there is no place for one, no huddle of this user has pinned anything.
+            state_dir: StateDir::place(state_dir.as_deref()).ok(),
             ..DiscoverOptions::default()
         };
         for vm in &common.vms {
@@ -100,7 +104,7 @@ impl Context {
             backend,
             counters,
             policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
-            state_dir: common.state_dir.clone().or_else(|| config.state_dir.clone()),
+            state_dir,
             config,
             config_text,
         })

@@ -7,7 +7,8 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::text::bytes;
 
 use super::{Finding, Item};
-use huddle_host::{HostError, HostRoot, cgroup, cpufreq, optional, status, topology};
+use huddle_host::cgroup::Cpusets;
+use huddle_host::{HostError, HostRoot, cpufreq, optional, status, topology};
 
 const AREA: &str = "processor";
 
@@ -89,7 +90,7 @@ fn allowed(root: &HostRoot) -> Finding {
         let own = status::own(root)?.cpus_allowed;
         let pid = std::process::id();
         let group = match i32::try_from(pid) {
-            Ok(pid) => optional(cgroup::allowed_cpus(root, pid))?.flatten(),
+            Ok(pid) => optional(Cpusets::of_host(root).of_process(root, pid))?.flatten(),
             Err(_) => None,
         };
         Ok((topology::online_cpus(root)?, own, group))

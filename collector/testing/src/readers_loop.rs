@@ -124,6 +124,8 @@ pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ra
     let mut huddle = Command::new(huddle);
     huddle.args([
         "run",
+        // Readers begin on a CPU of their own choice.
+        "--override-bindings",
         "--cache-level",
         "2",
         "--trial",

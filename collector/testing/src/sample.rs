@@ -98,6 +98,7 @@ fn vm(number: usize) -> Vm {
             thread_name: Some("CPU 0/TCG".into()),
             affinity: cpus.clone(),
             last_cpu: None,
+            limits: Default::default(),
         }],
         memory: vec![GuestRegion {
             process: Some(process),

@@ -132,6 +132,7 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
             AffinityKind::Soft => vcpu.soft.clone(),
         },
         last_cpu: vcpu.cpu,
+        limits: Default::default(),
     });
     let end = found.pages * PAGE_BYTES as u64;
     Vm {

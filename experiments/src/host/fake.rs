@@ -119,6 +119,7 @@ impl Host for FakeHost {
                 thread_name: Some("CPU 0/FAKE".into()),
                 affinity: CpuSet::new(),
                 last_cpu: None,
+                limits: Default::default(),
             }],
             memory: Vec::new(),
             allowed_cpus: CpuSet::new(),

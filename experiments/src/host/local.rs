@@ -82,7 +82,12 @@ impl CollectorHost {
         let backend = HostBackend {
             root: root.clone(),
             cache_level: None,
-            discover: DiscoverOptions { scan_host: false, ..DiscoverOptions::default() },
+            // The guests are this run's own, and so are their affinities.
+            discover: DiscoverOptions {
+                scan_host: false,
+                override_bindings: true,
+                ..DiscoverOptions::default()
+            },
             sharing: SharingChoice::default(),
             counters: CounterChoice::default(),
         };

@@ -33,17 +33,18 @@ impl Expected {
         let frames_within = within?;
         let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
         let is_known = input.vms.iter().any(|vm| !vm.current.is_empty());
-        // The entries of a VM are adjacent, in the order of its vCPUs.
-        let mut at: (&str, Option<usize>, usize) = ("", None, 0);
+        // The entries of a VM are adjacent.
+        let mut at: (&str, Option<usize>) = ("", None);
         let mut moves = 0;
         for placed in placement {
             if at.0 != placed.vm {
-                at = (&placed.vm, position(&placed.vm), 0);
+                at = (&placed.vm, position(&placed.vm));
             }
-            let current = at.1.and_then(|vm| input.vms.get(vm)).map(|vm| &vm.current);
-            let now = current.and_then(|current| current.get(at.2).copied().flatten());
+            let now = at.1.and_then(|vm| {
+                let current = &input.vms.get(vm)?.current;
+                current.get(input.position(vm, placed.vcpu)).copied().flatten()
+            });
             moves += u64::from(now != Some(placed.domain));
-            at.2 += 1;
         }
         Some(Self {
             frames_within,

@@ -39,6 +39,13 @@ impl PlanInput<'_> {
                 *at[*vm].entry(placed.domain).or_insert(0) += 1;
             }
         }
+        // Those that their owner bound are in no placement, and are where they are.
+        for (vm, at) in at.iter_mut().enumerate() {
+            let Some(found) = self.vms.get(vm) else { continue };
+            for domain in found.rules.bound.iter().filter_map(|position| *found.current.get(*position)?) {
+                *at.entry(domain).or_insert(0) += 1;
+            }
+        }
         let mut broken = Broken::default();
         let is_free = |vm: usize| at[vm].values().sum::<u32>() < self.vcpus(vm);
         for (a, b) in self.apart {

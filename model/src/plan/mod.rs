@@ -36,6 +36,7 @@ mod placement_state;
 mod search;
 mod sharing;
 mod simple;
+mod vcpu_limits;
 mod what_if;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,7 @@ pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
+pub use vcpu_limits::VcpuRules;
 pub use what_if::{WhatIf, what_if};
 
 /// Input of a policy about one VM, in addition to the matrix.
@@ -74,20 +76,23 @@ pub struct PlanVm {
     pub working_set_frames: Option<u64>,
     /// Pages of its memory on each NUMA node; empty if unknown.
     pub node_pages: BTreeMap<u32, u64>,
+    /// What single vCPUs may and shall not do.
+    pub rules: VcpuRules,
 }
 
 impl PlanVm {
-    /// Input for a VM found on a host: it may run in the domains with some CPU that its cgroup allows, and a
-    /// vCPU is placed in a domain if its affinity lies within it.
+    /// Input for a VM found on a host: it may run in the domains with some CPU that the cgroups of its vCPUs allow,
+    /// vCPUs that their owner bound stay where they are, and a vCPU is placed in a domain if its affinity lies within it.
     pub fn of(vm: &Vm, topology: &Topology) -> Self {
-        let allowed = topology.domains().iter().filter(|domain| !domain.cpus.is_disjoint(&vm.allowed_cpus));
+        let (rules, allowed) = VcpuRules::of(vm, topology);
         let current = vm.vcpus.iter().map(|vcpu| {
             let within =
                 |domain: &&CacheDomain| !vcpu.affinity.is_empty() && vcpu.affinity.is_subset(&domain.cpus);
             topology.domains().iter().find(within).map(|domain| domain.id)
         });
         Self {
-            allowed: Some(allowed.map(|domain| domain.id).collect()),
+            allowed: Some(allowed),
+            rules,
             current: current.collect(),
             vcpus: vm.vcpus.iter().map(|vcpu| vcpu.index).collect(),
             ..Self::default()
@@ -300,12 +305,13 @@ impl Policy {
         };
         let (placement, shared_within, expected) = match placed {
             Some(placed_so_far) => {
-                let placement = placed_so_far.placement();
+                let (placement, notes) = input.with_vcpu_rules(placed_so_far.placement());
                 let within = shared_within(input, &placed_so_far);
                 // A bound of weighted frames is not one of frames.
                 let bound = placed_so_far.bound().filter(|_| input.measured.is_none());
                 let expected = Expected::of(input, &placement, within, bound);
                 reasons.extend(placed_so_far.into_reasons());
+                reasons.extend(notes);
                 reasons.extend(expected.map(|expected| expected.to_string()));
                 (placement, within, expected)
             }

@@ -3,6 +3,7 @@ mod search;
 use proptest::prelude::*;
 
 use super::*;
+use crate::binding::{Binding, BindingKind, RealTime};
 use crate::cpuset::CpuSet;
 use crate::matrix::{MatrixVm, MemoryUse, Method};
 
@@ -153,6 +154,7 @@ fn limits_and_place_of_a_found_vm_come_from_its_cpus() {
         thread_name: Some("CPU 0/KVM".into()),
         affinity: cpus.parse().unwrap(),
         last_cpu: None,
+        limits: Default::default(),
     };
     let vm = Vm {
         name: "a".into(),
@@ -168,6 +170,106 @@ fn limits_and_place_of_a_found_vm_come_from_its_cpus() {
     let found = PlanVm::of(&vm, &host(&[2, 2, 2]));
     assert_eq!(found.allowed, Some([DomainId(1), DomainId(2)].into()));
     assert_eq!(found.current, [Some(DomainId(1)), None, Some(DomainId(2))]);
+}
+
+/// A VM with one vCPU for each pair of allowed CPUs and of CPUs that its owner bound it to.
+fn limited(name: &str, vcpus: &[(&str, Option<&str>, Option<RealTime>)]) -> Vm {
+    let task = crate::vm::TaskId { id: 1, start_ticks: 1 };
+    let vcpu = |(index, (allowed, bound, real_time)): (u32, &(&str, Option<&str>, Option<RealTime>))| {
+        let kind = BindingKind::Affinity;
+        crate::vm::Vcpu {
+            index,
+            id: task.into(),
+            process: Some(task),
+            thread_name: None,
+            affinity: bound.unwrap_or(allowed).parse().unwrap(),
+            last_cpu: None,
+            limits: crate::vm::VcpuLimits {
+                allowed_cpus: Some(allowed.parse().unwrap()),
+                binding: bound.map(|cpus| Binding { cpus: cpus.parse().unwrap(), kind }),
+                real_time: *real_time,
+                core_cookie: None,
+            },
+        }
+    };
+    Vm {
+        name: name.into(),
+        id: task.into(),
+        uuid: None,
+        owner: None,
+        vmm: crate::vm::VmmKind::QemuKvm,
+        vcpus: (0..).zip(vcpus).map(vcpu).collect(),
+        memory: Vec::new(),
+        allowed_cpus: "0-3".parse().unwrap(),
+        cannot_merge: Vec::new(),
+    }
+}
+
+/// Where each policy that places puts the vCPUs of these VMs, which all share as much, on two domains of two CPUs.
+fn placements(vms_found: &[Vm]) -> Vec<(Policy, Plan)> {
+    let topology = host(&[2, 2]);
+    let sizes: Vec<u32> = vms_found.iter().map(|vm| vm.vcpus.len() as u32).collect();
+    let matrix = vms(&sizes, &[(0, 1, 900)]);
+    let limits: Vec<PlanVm> = vms_found.iter().map(|vm| PlanVm::of(vm, &topology)).collect();
+    let policies = Policy::ALL.into_iter().filter(|policy| *policy != Policy::None);
+    policies.map(|policy| (policy, policy.plan(&PlanInput::new(&matrix, &topology, &limits)))).collect()
+}
+
+fn domain_of(plan: &Plan, vm: &str, vcpu: u32) -> Option<u32> {
+    plan.domain_of(vm, vcpu).map(|domain| domain.id.0)
+}
+
+#[test]
+fn each_vcpu_goes_where_its_own_cpuset_allows_it() {
+    // The process may run on CPU 0 alone, and each vCPU elsewhere (libvirt with emulatorpin and vcpupin).
+    let a = limited("a", &[("1", None, None), ("2", None, None)]);
+    let b = limited("b", &[("3", None, None), ("3", None, None)]);
+    for (policy, plan) in placements(&[a, b]) {
+        let at = [("a", 0), ("a", 1), ("b", 0), ("b", 1)].map(|(vm, vcpu)| domain_of(&plan, vm, vcpu));
+        assert_eq!(at, [Some(0), Some(1), Some(1), Some(1)], "{policy}: {:?}", plan.reasons);
+    }
+}
+
+#[test]
+fn vcpus_that_their_owner_bound_are_not_placed_and_the_others_go_to_them() {
+    let a = limited("a", &[("0-3", Some("2"), None)]);
+    let b = limited("b", &[("0-3", None, None)]);
+    for (policy, plan) in placements(&[a, b]) {
+        assert_eq!(domain_of(&plan, "a", 0), None, "{policy}");
+        if [Policy::Paper, Policy::Sharing, Policy::Exact].contains(&policy) {
+            assert_eq!(domain_of(&plan, "b", 0), Some(1), "{policy}: {:?}", plan.reasons);
+            assert_eq!(plan.shared_within, Some(900));
+        }
+        let note =
+            "a: vCPU 0 is left as its owner bound it, on CPUs 2, with an affinity narrower than the cpuset";
+        assert_eq!(plan.reasons.iter().filter(|reason| *reason == note).count(), 1, "{:?}", plan.reasons);
+    }
+}
+
+#[test]
+fn no_two_vcpus_with_a_real_time_policy_have_one_cpu() {
+    let fifo = Some(RealTime::Fifo);
+    let a = limited("a", &[("0-1", None, fifo), ("0-1", None, fifo)]);
+    let b = limited("b", &[("0-1", None, fifo), ("0-1", None, None)]);
+    for (policy, plan) in placements(&[a, b]) {
+        let real_time = [("a", 0), ("a", 1), ("b", 0)];
+        let placed = real_time.iter().filter(|(vm, vcpu)| domain_of(&plan, vm, *vcpu).is_some()).count();
+        assert_eq!(placed, 2, "{policy}: {:?}", plan.placement);
+        assert!(domain_of(&plan, "b", 1).is_some(), "{policy}");
+        assert!(plan.reasons.iter().any(|reason| reason.contains("real-time policy")), "{:?}", plan.reasons);
+    }
+}
+
+#[test]
+fn a_bound_vcpu_counts_where_it_is_for_vms_to_be_kept_apart() {
+    let topology = host(&[2, 2]);
+    let matrix = vms(&[1, 1], &[(0, 1, 900)]);
+    let found = [limited("a", &[("0-3", Some("2"), None)]), limited("b", &[("0-3", None, None)])];
+    let limits = found.map(|vm| PlanVm::of(&vm, &topology));
+    let input = PlanInput::new(&matrix, &topology, &limits).apart(&[(0, 1)]);
+    let at = |domain| VcpuPlacement { vm: "b".into(), vcpu: 0, domain: DomainId(domain) };
+    assert!(input.broken(&[at(0)]).apart.is_empty());
+    assert_eq!(input.broken(&[at(1)]).apart.len(), 1);
 }
 
 #[test]

@@ -5,7 +5,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::{GuestRegion, Owner, TaskId, Uuid, Vcpu, VcpuId, Vm, VmId, VmKind, VmmKind, XenDomainId};
+use super::{
+    GuestRegion, Owner, TaskId, Uuid, Vcpu, VcpuId, VcpuLimits, Vm, VmId, VmKind, VmmKind, XenDomainId,
+};
+use crate::binding::{Binding, RealTime};
 use crate::cpuset::CpuSet;
 
 /// A vCPU of a domain.
@@ -27,7 +30,16 @@ impl Serialize for Vcpu {
             xen: Option<XenVcpu>,
             affinity: &'a CpuSet,
             last_cpu: Option<u32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            allowed_cpus: Option<&'a CpuSet>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            binding: Option<&'a Binding>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            real_time: Option<RealTime>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            core_cookie: Option<u64>,
         }
+        let VcpuLimits { allowed_cpus, binding, real_time, core_cookie } = &self.limits;
         Out {
             index: self.index,
             thread: self.id.thread(),
@@ -39,6 +51,10 @@ impl Serialize for Vcpu {
             },
             affinity: &self.affinity,
             last_cpu: self.last_cpu,
+            allowed_cpus: allowed_cpus.as_ref(),
+            binding: binding.as_ref(),
+            real_time: *real_time,
+            core_cookie: *core_cookie,
         }
         .serialize(serializer)
     }
@@ -55,6 +71,10 @@ impl<'de> Deserialize<'de> for Vcpu {
             xen: Option<XenVcpu>,
             affinity: CpuSet,
             last_cpu: Option<u32>,
+            allowed_cpus: Option<CpuSet>,
+            binding: Option<Binding>,
+            real_time: Option<RealTime>,
+            core_cookie: Option<u64>,
         }
         let read = In::deserialize(deserializer)?;
         let id = match (read.thread, read.xen) {
@@ -69,6 +89,12 @@ impl<'de> Deserialize<'de> for Vcpu {
             thread_name: read.thread_name,
             affinity: read.affinity,
             last_cpu: read.last_cpu,
+            limits: VcpuLimits {
+                allowed_cpus: read.allowed_cpus,
+                binding: read.binding,
+                real_time: read.real_time,
+                core_cookie: read.core_cookie,
+            },
         })
     }
 }
@@ -146,6 +172,7 @@ impl<'de> Deserialize<'de> for Vm {
 mod tests {
     use super::super::MemoryKind;
     use super::*;
+    use crate::binding::BindingKind;
 
     fn vm(id: VmId, vcpu: VcpuId, process: Option<TaskId>) -> Vm {
         Vm {
@@ -161,6 +188,7 @@ mod tests {
                 thread_name: process.map(|_| "CPU 0/KVM".into()),
                 affinity: "0-1".parse().unwrap(),
                 last_cpu: Some(1),
+                limits: VcpuLimits::default(),
             }],
             memory: vec![GuestRegion { process, start: 0, end: 4096, kind: MemoryKind::Mergeable }],
             allowed_cpus: "0-3".parse().unwrap(),
@@ -189,6 +217,27 @@ mod tests {
             let of = if absent == "process" { &on_xen } else { &on_xen["vcpus"][0] };
             assert!(of.get(absent).is_some_and(serde_json::Value::is_null), "{absent}");
         }
+    }
+
+    #[test]
+    fn limits_of_a_vcpu_round_trip_and_are_absent_where_there_are_none() {
+        let task = TaskId { id: 1, start_ticks: 1 };
+        let mut vm = vm(task.into(), task.into(), Some(task));
+        assert!(serde_json::to_value(&vm).unwrap()["vcpus"][0].get("binding").is_none());
+        let kind = BindingKind::RealTime(RealTime::Fifo);
+        vm.vcpus[0].limits = VcpuLimits {
+            allowed_cpus: Some("1-2".parse().unwrap()),
+            binding: Some(Binding { cpus: "1".parse().unwrap(), kind }),
+            real_time: Some(RealTime::Fifo),
+            core_cookie: Some(u64::MAX),
+        };
+        let text = serde_json::to_string(&vm).unwrap();
+        assert_eq!(serde_json::from_str::<Vm>(&text).unwrap(), vm);
+        let json = serde_json::to_value(&vm).unwrap();
+        assert_eq!(json["vcpus"][0]["binding"]["kind"], serde_json::json!({"real_time": "fifo"}));
+        assert_eq!(vm.allowed_cpus_of(&vm.vcpus[0]).to_string(), "1-2");
+        let note = "a: vCPU 0 is left as its owner bound it, on CPUs 1, with the real-time policy SCHED_FIFO";
+        assert_eq!(vm.binding_notes(), [note]);
     }
 
     #[test]

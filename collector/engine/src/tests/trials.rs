@@ -39,6 +39,7 @@ fn vms() -> Vec<Vm> {
                 thread_name: Some("reader".into()),
                 affinity: affinity.parse().unwrap(),
                 last_cpu: None,
+                limits: Default::default(),
             }],
             memory: Vec::new(),
             allowed_cpus: "0-7".parse().unwrap(),

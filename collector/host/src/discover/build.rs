@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, TaskId, Vcpu, Vm, VmmKind};
 
 use super::merge::cannot_merge;
@@ -12,9 +11,9 @@ use super::monitors::Question;
 use super::round::{BuildError, Round};
 use super::scan::Inspected;
 use super::{DiscoverError, Discoverer, vcpus};
+use crate::HostError;
 use crate::limits::{TooMuch, VmTime};
 use crate::task::{self, TaskStat};
-use crate::{HostError, HostRoot, cgroup};
 
 /// How long a VM that is beyond a limit is not looked at again, at first and at most.
 const REFUSED: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(600)];
@@ -201,7 +200,7 @@ impl Discoverer {
             // Only a process that is ending has given its memory back already.
             return Err(BuildError::Ended);
         }
-        let allowed_cpus = allowed_cpus(&self.root, pid, &round.online)?;
+        let allowed_cpus = round.cpus.of_process(&self.root, pid)?;
         round.budget.take(weight(vcpus.len(), memory.len()))?;
         if !task::is_alive(&self.root, id)? {
             return Err(BuildError::Ended);
@@ -209,7 +208,9 @@ impl Discoverer {
         let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
         let (uuid, owner) = (process.line.uuid, self.owner(process));
         let name = name.clone();
-        Ok(Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge })
+        let mut vm = Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge };
+        round.cpus.fill(&self.root, &mut vm)?;
+        Ok(vm)
     }
 
     /// The guest memory of a process; empty, and said in the end, where it may not be seen.
@@ -264,10 +265,4 @@ impl Discoverer {
 pub(super) fn weight(threads: usize, regions: usize) -> usize {
     const VCPU: usize = size_of::<Vcpu>() + 128;
     size_of::<Vm>() + 1024 + threads * VCPU + regions * size_of::<GuestRegion>()
-}
-
-/// The CPUs its cgroup allows among the online ones; all of these where that is not known.
-pub(super) fn allowed_cpus(root: &HostRoot, pid: i32, online: &CpuSet) -> Result<CpuSet, HostError> {
-    let allowed = cgroup::allowed_cpus(root, pid)?.map(|cpus| cpus.intersection(online));
-    Ok(allowed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| online.clone()))
 }

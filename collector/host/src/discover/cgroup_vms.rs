@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, TaskId, Vm, VmmKind};
 
-use super::build::allowed_cpus;
 use super::merge::cannot_merge;
 use super::round::{BuildError, Round, list};
 use super::{DiscoverError, Discoverer, vcpus};
@@ -38,7 +37,7 @@ impl Discoverer {
                 Err(source) => return Err(DiscoverError::NoCgroup { name, source }),
             };
             self.known_cgroups.insert(group.path);
-            let pids = match cgroup::processes(&directory, self.options.limits.cgroup_processes) {
+            let pids = match cgroup::processes(&self.root, &directory, self.options.limits.cgroup_processes) {
                 Err(HostError::TooMuch(why)) => {
                     round.notes.push(format!("VM {name} is left out: {why}"));
                     continue;
@@ -99,12 +98,10 @@ impl Discoverer {
                 vcpu.index = index;
             }
             vm.memory.extend(memory);
-            let both = vm.allowed_cpus.intersection(&allowed);
-            if !both.is_empty() {
-                vm.allowed_cpus = both;
-            }
+            vm.allowed_cpus = vm.allowed_cpus.iter().chain(allowed.iter()).collect();
         }
         if let Some(vm) = &mut vm {
+            round.cpus.fill(&self.root, vm)?;
             vm.memory.sort_by_key(|region| (region.process, region.start));
             vm.cannot_merge = cannot_merge(&vm.memory, vm.vmm, &round.ksm);
         }
@@ -119,7 +116,7 @@ impl Discoverer {
         let time = round.budget.vm();
         let threads = vcpus::all(&vcpus::threads(&self.root, pid, &self.options.limits, Some(time))?);
         let memory = self.memory_of(stat.id, round, time)?;
-        let allowed = allowed_cpus(&self.root, pid, &round.online)?;
+        let allowed = round.cpus.of_process(&self.root, pid)?;
         round.budget.take(super::build::weight(threads.len(), memory.len()))?;
         if !task::is_alive(&self.root, stat.id)? {
             return Err(BuildError::Ended);

@@ -97,6 +97,7 @@ mod tests {
             thread_name: Some("worker".into()),
             affinity: CpuSet::new(),
             last_cpu: None,
+            limits: Default::default(),
         }
     }
 

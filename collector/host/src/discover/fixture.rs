@@ -78,7 +78,7 @@ impl Host {
             let name: String = name.chars().take(15).collect();
             format!(
                 "{id} ({name}) S {} 1 1 0 -1 4194560 1 0 0 0 12 30 0 0 20 0 4 0 {} 0 0 \
-                 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+                 0 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
                 process.parent,
                 id * 10
             )
@@ -99,6 +99,7 @@ impl Host {
             self.write(&format!("{at}/task/{tid}/stat"), &stat(*tid, name));
             let status = format!("NSpid:\t{tid}\nCapEff:\t0\nCpus_allowed_list:\t0-1\n");
             self.write(&format!("{at}/task/{tid}/status"), &status);
+            self.write(&format!("{at}/task/{tid}/cgroup"), process.cgroup);
         }
         let directory = self.dir.path().join(&at);
         symlink(process.program, directory.join("exe")).unwrap();

@@ -23,6 +23,7 @@ mod round;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod vcpu_limits;
 mod vcpus;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub use self::complete::{GuestThread, complete_vcpus, complete_vcpus_on_host};
 use self::memory::MemoryCache;
 use self::monitors::Monitors;
 use self::processes::Processes;
+use self::vcpu_limits::HostCpus;
 use crate::limits::Limits;
 use crate::users::Users;
 use crate::{HostError, HostRoot};
@@ -88,6 +90,10 @@ pub struct DiscoverOptions {
     pub selection: Selection,
     /// How much is read of processes.
     pub limits: Limits,
+    /// Whether vCPUs are pinned that their owner bound: then they have no [binding](huddle_model::binding).
+    pub override_bindings: bool,
+    /// The state directory, whose journal has the affinities that are huddle's doing and not the owners'.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for DiscoverOptions {
@@ -102,6 +108,8 @@ impl Default for DiscoverOptions {
             scan_host: true,
             selection,
             limits: Limits::default(),
+            override_bindings: false,
+            state_dir: None,
         }
     }
 }
@@ -223,6 +231,8 @@ pub struct Discoverer {
     /// Named control groups that were there once.
     known_cgroups: BTreeSet<PathBuf>,
     said: BTreeSet<String>,
+    /// What the last round knew of CPUs.
+    cpus: Option<HostCpus>,
     /// Whether it was said that there are strangers' VMs.
     has_said_strangers: bool,
 }
@@ -249,6 +259,7 @@ impl Discoverer {
             known_processes: BTreeMap::new(),
             known_cgroups: BTreeSet::new(),
             said: BTreeSet::new(),
+            cpus: None,
             has_said_strangers: false,
         }
     }
@@ -270,6 +281,21 @@ impl Discoverer {
         let news = notes.into_iter().filter(|note| !self.said.contains(note)).collect();
         self.said = now;
         Ok(Discovery { vms, left_out, notes: news })
+    }
+
+    /// Fills in the limits of vCPUs that became known after [`Discoverer::discover`], as of the same moment.
+    ///
+    /// # Errors
+    /// `/proc` or `/sys` cannot be read or understood.
+    pub fn find_limits(&mut self, vms: &mut [Vm]) -> Result<(), DiscoverError> {
+        let cpus = match &mut self.cpus {
+            Some(cpus) => cpus,
+            None => self.cpus.insert(HostCpus::of_host(&self.root, &self.options)?),
+        };
+        for vm in vms {
+            cpus.fill(&self.root, vm)?;
+        }
+        Ok(())
     }
 
     /// How often a process of the host was looked into so far, which is what takes time.

@@ -105,7 +105,7 @@ impl Discoverer {
         found: &mut Vec<Candidate>,
     ) -> Result<(), DiscoverError> {
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        for pid in scan::pids(&self.root)? {
+        for pid in task::process_ids(&self.root)? {
             let is_taken = || found.iter().any(|candidate| candidate.process.id.id == pid);
             if pid == own || claimed.contains(&pid) || is_taken() {
                 continue;

@@ -81,7 +81,7 @@ impl Processes {
         let now = Instant::now();
         let mut due = Vec::new();
         let mut here = BTreeMap::new();
-        for pid in scan::pids(root)?.into_iter().filter(|pid| !skip.contains(pid)) {
+        for pid in task::process_ids(root)?.into_iter().filter(|pid| !skip.contains(pid)) {
             let known = self.seen.remove(&pid);
             match task::glance(root, pid) {
                 Ok(glance) if glance.is_dead => {}

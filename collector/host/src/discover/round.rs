@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
-use huddle_model::cpuset::CpuSet;
 use huddle_model::ksm::KsmState;
 use huddle_model::selection::Facts;
 use huddle_model::text::plain_short;
@@ -12,16 +11,17 @@ use huddle_model::vm::{Owner, VmmKind};
 
 use super::build::Candidate;
 use super::scan::{self, Inspected};
-use super::{DiscoverError, Discoverer, Discovery, LeftOut};
+use super::vcpu_limits::HostCpus;
+use super::{DiscoverError, DiscoverOptions, Discoverer, Discovery, LeftOut};
 use crate::limits::{Budget, Limits};
 use crate::status::{self, Capability, TO_INSPECT};
 use crate::users::Users;
-use crate::{HostError, HostRoot, ksm, memory, optional, topology};
+use crate::{HostError, HostRoot, ksm, memory, optional};
 
 /// What holds for all VMs of one round.
 pub(super) struct Round {
     pub(super) ksm: Availability<KsmState>,
-    pub(super) online: CpuSet,
+    pub(super) cpus: HostCpus,
     /// Memory of this host, where that is known.
     pub(super) host_bytes: Option<u64>,
     pub(super) budget: Budget,
@@ -38,7 +38,7 @@ impl Discoverer {
         if self.users.is_none() {
             self.users = Some(Users::read(&self.root)?);
         }
-        let mut round = Round::begin(&self.root, &self.options.limits)?;
+        let mut round = Round::begin(&self.root, &self.options)?;
         let mut candidates = self.named_processes(&mut round)?;
         candidates.extend(self.named_comms(&mut round, &candidates)?);
         let mut claimed: BTreeSet<i32> = candidates.iter().map(|vm| vm.process.id.id).collect();
@@ -68,6 +68,7 @@ impl Discoverer {
             ));
         }
         round.left_out.sort_by_key(|left| left.id);
+        self.cpus = Some(round.cpus);
         Ok(Discovery { vms, left_out: round.left_out, notes: round.notes })
     }
 
@@ -168,7 +169,7 @@ fn wanted_name(process: &Arc<Inspected>, limits: &Limits) -> String {
 }
 
 impl Round {
-    fn begin(root: &HostRoot, limits: &Limits) -> Result<Self, DiscoverError> {
+    fn begin(root: &HostRoot, options: &DiscoverOptions) -> Result<Self, DiscoverError> {
         let ksm = match ksm::state(root) {
             Ok(state) => Availability::Available(state),
             Err(error) if error.is_gone() => {
@@ -178,9 +179,9 @@ impl Round {
         };
         Ok(Self {
             ksm,
-            online: topology::online_cpus(root)?,
+            cpus: HostCpus::of_host(root, options)?,
             host_bytes: optional(memory::total_bytes(root))?,
-            budget: Budget::of_round(limits),
+            budget: Budget::of_round(&options.limits),
             notes: Vec::new(),
             left_out: Vec::new(),
             denied: BTreeSet::new(),

@@ -55,18 +55,6 @@ impl KvmDescriptors {
     }
 }
 
-/// The ids of all processes, ascending.
-pub(crate) fn pids(root: &HostRoot) -> Result<Vec<i32>, HostError> {
-    let path = root.proc("");
-    let read = |source| HostError::Read { path: path.clone(), source };
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir(&path).map_err(read)? {
-        pids.extend(entry.map_err(read)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    pids.sort_unstable();
-    Ok(pids)
-}
-
 /// Looks at one process, whatever it is. What may not be seen counts as no VM.
 pub(crate) fn process(
     root: &HostRoot,

@@ -1,3 +1,4 @@
+mod bindings;
 mod strangers;
 
 use std::io::{BufRead, BufReader, Write};

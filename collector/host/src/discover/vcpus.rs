@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use huddle_model::text::plain;
-use huddle_model::vm::{TaskId, Vcpu};
+use huddle_model::vm::{TaskId, Vcpu, VcpuLimits};
 
 use crate::limits::{Limits, VmTime};
 use crate::task::{self, TaskStat};
@@ -120,6 +120,7 @@ pub(crate) fn complete(
                 thread_name: Some(plain(&thread.name).into_owned()),
                 affinity: status.cpus_allowed,
                 last_cpu: Some(thread.last_cpu),
+                limits: VcpuLimits { real_time: thread.real_time, ..VcpuLimits::default() },
             }),
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error),
@@ -141,6 +142,7 @@ mod tests {
             is_kernel_thread: false,
             cpu_ticks: 0,
             last_cpu: 0,
+            real_time: None,
         }
     }
 

@@ -3,10 +3,9 @@
 use huddle_model::cpuset::CpuSet;
 use huddle_model::id::{TaskId, VcpuId, XenDomainId};
 use nix::errno::Errno;
-use nix::sched::{sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::mask;
 use super::pinner::PinError;
 use crate::{HostError, HostRoot, task};
 
@@ -109,34 +108,17 @@ impl Affinities for ThreadAffinities {
 
     fn get(&self, of: VcpuRef) -> Result<CpuSet, Errno> {
         match of {
-            VcpuRef::Thread { thread, .. } => of_thread(thread.id),
+            VcpuRef::Thread { thread, .. } => mask::get(thread.id),
             VcpuRef::Xen { .. } => Err(Errno::ESRCH),
         }
     }
 
     fn set(&self, of: VcpuRef, cpus: &CpuSet) -> Result<(), Errno> {
         match of {
-            VcpuRef::Thread { thread, .. } => set_of_thread(thread.id, cpus),
+            VcpuRef::Thread { thread, .. } => mask::set(thread.id, cpus),
             VcpuRef::Xen { .. } => Err(Errno::ESRCH),
         }
     }
-}
-
-fn of_thread(tid: i32) -> Result<CpuSet, Errno> {
-    let set = sched_getaffinity(Pid::from_raw(tid))?;
-    // `is_set` only fails beyond `count`.
-    Ok((0..nix::sched::CpuSet::count())
-        .filter(|cpu| set.is_set(*cpu) == Ok(true))
-        .filter_map(|cpu| u32::try_from(cpu).ok())
-        .collect())
-}
-
-fn set_of_thread(tid: i32, cpus: &CpuSet) -> Result<(), Errno> {
-    let mut set = nix::sched::CpuSet::new();
-    for cpu in cpus.iter() {
-        set.set(cpu as usize)?;
-    }
-    sched_setaffinity(Pid::from_raw(tid), &set)
 }
 
 /// Whether a vCPU is there.

@@ -18,24 +18,32 @@
 //!
 //! One huddle at a time changes a host: [`StateDir::lock`] takes a lock of the host beside that of the directory.
 //!
+//! # What threads start while they are pinned
+//! A thread or process inherits the affinity of the thread that starts it (sched_setaffinity(2)). Those that began after
+//! the pinning and have what was set get back what their parent had before, when that is undone: threads of the same
+//! process, processes below it, and processes of a control group that is a VM. Not found are processes that left the
+//! process which started them (its parent ended) and are in no such group.
+//!
 //! # What it cannot promise
-//! - A thread that a VMM starts later inherits the affinity of the thread that starts it
-//!   (sched_setaffinity(2)). Threads started by a vCPU thread while it is pinned keep that affinity.
-//! - Since Linux 6.2 the kernel remembers an affinity that was asked for: a thread that never had one
-//!   has one after the undo, equal to the CPUs it could use before. It only differs if its cpuset
-//!   grows later.
+//! - Since Linux 6.2 the kernel remembers an affinity that was asked for, and does not show it. Where an affinity was all
+//!   that the cpuset and the online CPUs allowed, all CPUs are asked for again, so that a cpuset that grew and a CPU that
+//!   came back are used; that the owner had asked for just these is not seen.
 
 mod affinity;
 mod host_lock;
 pub mod journal;
 pub mod ksm;
+mod mask;
+mod own_pins;
 pub mod pinner;
+mod started;
 pub mod state;
 pub mod undo;
 
 pub use affinity::{Affinities, AffinityKind, Presence, Scheduler, ThreadAffinities, VcpuRef};
 pub use host_lock::HOST_LOCK_VARIABLE;
-pub use journal::{Change, Journal, JournalError, Key, Subject};
+pub use journal::{Change, Journal, JournalError, Key, Origin, Subject};
+pub use own_pins::{Before, OwnPins};
 pub use pinner::{HostPinner, PinError, PinReport, ThreadPin};
 pub use state::{StateDir, StateError, StateLock};
 pub use undo::{UndoMerging, UndoReport, Undoers, Undone, recover, restore};

@@ -1,5 +1,6 @@
 //! Carrying out a plan: affinities of vCPU threads, and the settings of KSM that experiments need.
 
+mod origins;
 mod settings;
 
 use std::collections::{HashMap, HashSet};
@@ -9,12 +10,13 @@ use huddle_model::id::{TaskId, VcpuId};
 use huddle_model::pinning::PinOutcome;
 use huddle_model::plan::Plan;
 use huddle_model::topology::{CacheDomain, DomainId};
-use huddle_model::vm::Vm;
+use huddle_model::vm::{Vm, VmmKind};
 use nix::errno::Errno;
 
 use super::affinity::{Affinities as _, Presence, Scheduler, VcpuRef, describe};
-use super::journal::{Change, Journal, JournalError, Key};
+use super::journal::{Change, Journal, JournalError, Key, Origin};
 use super::ksm;
+use super::started;
 use super::undo::{UndoReport, Undoers, Undone, undo_all, undo_key};
 use crate::stages::{Pinner, StageError};
 use crate::stop::Stop;
@@ -122,6 +124,8 @@ struct Round {
     skipped: HashSet<Key>,
     /// The first change that the kernel did not permit.
     refused: Option<PinError>,
+    /// Names of VMs that are control groups.
+    groups: HashSet<String>,
 }
 
 impl Round {
@@ -162,9 +166,9 @@ impl HostPinner {
         &self.journal
     }
 
-    /// Sets the affinity of each placed vCPU thread to the CPUs of its domain that its VM may use
-    /// (`allowed_cpus`). vCPUs that the plan does not name, and VMs that are no longer in `vms`, get
-    /// back what they had before huddle touched them.
+    /// Sets the affinity of each placed vCPU thread to the CPUs of its domain that it may use
+    /// ([`Vm::allowed_cpus_of`]). vCPUs that the plan does not name, those that their owner bound, and VMs that are no
+    /// longer in `vms`, get back what they had before huddle touched them.
     ///
     /// Threads that are gone or replaced by others are skipped with a note, and so are placements
     /// of VMs that are not in `vms`.
@@ -183,19 +187,26 @@ impl HostPinner {
         }
         let mut found = HashSet::new();
         for vm in vms {
+            if vm.vmm == VmmKind::Cgroup {
+                round.groups.insert(vm.name.clone());
+            }
             for vcpu in &vm.vcpus {
                 let place = (vm.name.as_str(), vcpu.index);
                 found.insert(place);
+                if vcpu.limits.binding.is_some() {
+                    continue;
+                }
                 let domain = placed.get(&place).and_then(|domain| domains.get(domain));
                 let Some(domain) = domain else { continue };
-                let cpus = domain.cpus.intersection(&vm.allowed_cpus);
+                let allowed = vm.allowed_cpus_of(vcpu);
+                let cpus = domain.cpus.intersection(allowed);
                 if cpus.is_empty()
                     && let Some(of) = VcpuRef::of(self.scheduler, vcpu.id, vcpu.process)
                 {
                     let who = describe(&vm.name, vcpu.index, of);
                     let note = format!(
-                        "{who} is not pinned: domain {} has CPUs {} and the VM may use only {}",
-                        domain.id, domain.cpus, vm.allowed_cpus
+                        "{who} is not pinned: domain {} has CPUs {} and the vCPU may use only {allowed}",
+                        domain.id, domain.cpus
                     );
                     round.skip(of.into(), note);
                     continue;
@@ -287,8 +298,7 @@ impl HostPinner {
                 todo.push((pin, of, current));
             }
         }
-        let changes: Vec<Change> =
-            todo.iter().map(|(pin, of, current)| pin.change(*of, current, &pin.cpus)).collect();
+        let changes = self.changes(&todo, &foreign, &round.groups);
         // All at once: the disk is waited for once a round, and all is on it before the first change.
         self.journal.record_anew(&foreign, &changes)?;
         let mut narrowed = Vec::new();
@@ -402,6 +412,10 @@ impl HostPinner {
                 }
             }
         }
+        let changes = settled.iter().flat_map(|key| self.journal.by_key().of(key));
+        let started = started::undo(&self.undoers, changes);
+        round.report.notes.extend(started.note());
+        round.report.notes.extend(started.failures);
         if let Err(error) = self.journal.forget(&settled) {
             // They are back; that the file still has them is harmless.
             round
@@ -458,6 +472,7 @@ impl ThreadPin {
             of,
             before: before.clone(),
             after: after.clone(),
+            origin: Origin::default(),
         }
     }
 }

@@ -9,11 +9,12 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::id::XenDomainId;
 
 use super::affinity::{Affinities, Presence, ThreadAffinities, VcpuRef, describe};
-use super::journal::{Change, Journal, JournalError, Key, Subject};
+use super::journal::{Change, Journal, JournalError, Key, Origin, Subject};
 use super::ksm;
 use super::pinner::PinError;
+use super::started;
 use super::state::StateLock;
-use crate::HostRoot;
+use crate::{HostRoot, topology};
 
 /// What undoing did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +173,11 @@ pub(super) fn undo_all(undoers: &Undoers, journal: &mut Journal, report: &mut Un
             }
         }
     }
+    let is_undone = |change: &&Change| !failed.contains(&change.key());
+    let started = started::undo(undoers, journal.by_key().iter().filter(is_undone));
+    report.restored += started.restored;
+    report.notes.extend(started.note());
+    report.failures.extend(started.failures);
     let left = journal.by_key().iter().filter(|change| failed.contains(&change.key())).cloned().collect();
     if let Err(error) = journal.keep_only(left) {
         // What is undone is undone: a disk that is full or read-only takes nothing of that back.
@@ -198,7 +204,9 @@ pub(super) fn undo_key(undoers: &Undoers, journal: &Journal, key: &Key) -> Undon
     let root = &undoers.root;
     let changes: Vec<&Change> = journal.by_key().of(key).collect();
     match changes.first() {
-        Some(Change::Affinity { .. }) => undo_affinity(undoers, &changes),
+        Some(Change::Affinity { before, origin, .. }) => {
+            undo_affinity(undoers, &changes, &target(root, before, origin))
+        }
         Some(Change::KsmSetting { file, before, .. }) => {
             // While an advisor runs, the kernel itself writes pages_to_scan (mm/ksm.c, Linux 6.18).
             let kernel_writes =
@@ -216,7 +224,17 @@ pub(super) fn undo_key(undoers: &Undoers, journal: &Journal, key: &Key) -> Undon
     }
 }
 
-fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
+/// What is asked for to undo a change: what was there before, or all CPUs where that was all that was allowed, so that a
+/// cpuset that grew and a CPU that came back are used.
+pub(super) fn target(root: &HostRoot, before: &CpuSet, origin: &Origin) -> CpuSet {
+    let possible = if origin.is_whole { topology::possible_cpus(root).ok() } else { None };
+    match possible {
+        Some(possible) => possible.iter().chain(before.iter()).collect(),
+        None => before.clone(),
+    }
+}
+
+fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change], target: &CpuSet) -> Undone {
     let Some(Change::Affinity { vm, vcpu, of, before, .. }) = changes.first() else {
         return Undone::Settled("nothing to undo".into());
     };
@@ -262,13 +280,14 @@ fn undo_affinity(affinities: &dyn Affinities, changes: &[&Change]) -> Undone {
         Err(Errno::ESRCH) => return gone(Presence::Gone),
         Err(errno) => return failed("put back", errno),
     }
-    match affinities.set(of, before) {
+    match affinities.set(of, target) {
         Ok(()) => {}
         Err(Errno::ESRCH) => return gone(Presence::Gone),
         Err(errno) => return failed("put back", errno),
     }
     match affinities.get(of) {
-        Ok(now) if now == *before => Undone::Restored(None),
+        // All CPUs were asked for: it has what its cpuset and the online CPUs allow.
+        Ok(now) if now == *before || target != before => Undone::Restored(None),
         Ok(now) if now.is_subset(before) => Undone::Restored(Some(format!(
             "{who} has its affinity {before} back, of which its cpuset and the online CPUs allow {now} now"
         ))),

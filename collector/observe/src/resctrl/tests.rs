@@ -112,6 +112,7 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
         thread_name: Some("CPU 0/KVM".into()),
         affinity: CpuSet::new(),
         last_cpu: None,
+        limits: Default::default(),
     };
     Vm {
         name: name.into(),

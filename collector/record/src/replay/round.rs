@@ -192,6 +192,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
                 thread_name: None,
                 affinity: affinity(row),
                 last_cpu: row.last_cpu,
+                limits: Default::default(),
             })
         };
         Some(Vm {

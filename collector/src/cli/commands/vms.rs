@@ -70,14 +70,15 @@ fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
     }
     print_table(&overview)?;
 
-    let mut threads = table(&["VM", "vCPU", terms.vcpu_id, "name", "affinity", "last CPU"]);
-    right(&mut threads, [1, 2, 5]);
+    let mut threads = table(&["VM", "vCPU", terms.vcpu_id, "name", "allowed CPUs", "affinity", "last CPU"]);
+    right(&mut threads, [1, 2, 6]);
     for (vm, vcpu) in vms.iter().flat_map(|vm| vm.vcpus.iter().map(move |vcpu| (vm, vcpu))) {
         threads.add_row([
             vm.name.clone(),
             vcpu.index.to_string(),
             number(vcpu.id),
             thread_name(vcpu),
+            vm.allowed_cpus_of(vcpu).to_string(),
             vcpu.affinity.to_string(),
             vcpu.last_cpu.map_or_else(|| "?".into(), |cpu| cpu.to_string()),
         ]);
@@ -85,6 +86,9 @@ fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
     print("")?;
     print_table(&threads)?;
     for vm in vms {
+        for note in vm.binding_notes() {
+            print(format!("\n{note}"))?;
+        }
         for reason in &vm.cannot_merge {
             print(format!("\n{}: {reason}", vm.name))?;
         }

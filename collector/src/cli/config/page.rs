@@ -43,6 +43,7 @@ fn sections() -> Vec<Section> {
         of_config("`[discover]`", "[discover]\n", "DiscoverSettings"),
         section("`[limits]`", "[limits]\n", limits, "Limits", Some(table(&Limits::default()))),
         section("`[plan]`", "[plan]\n", plan, "PlanLimits", Some(table(&PlanLimits::default()))),
+        of_config("`[pin]`", "[pin]\n", "PinSettings"),
         of_config("`[sharing]`", "[sharing]\n", "SharingSettings"),
         of_config("`[counters]`", "[counters]\n", "CounterSettings"),
         section("`[trial]`", "[trial]\n", trial, "TrialSettings", Some(table(&TrialSettings::default()))),

@@ -31,6 +31,7 @@ fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
         thread_name: Some(format!("CPU {index}/KVM")),
         affinity: cpus.parse().unwrap(),
         last_cpu: Some(1),
+        limits: Default::default(),
     };
     Vm {
         name: name.into(),

@@ -23,6 +23,8 @@ pub enum Change {
         before: CpuSet,
         /// The affinity huddle sets.
         after: CpuSet,
+        /// What else is known of the affinity before.
+        origin: Origin,
     },
     /// Xen's sharing of a domain's pages, which was off and had no page before.
     MemorySharing {
@@ -40,6 +42,18 @@ pub enum Change {
         /// The value huddle writes.
         after: String,
     },
+}
+
+/// What is known of the affinity of a thread before huddle first changed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Whether it was all that its cpuset and the online CPUs allowed.
+    pub is_whole: bool,
+    /// When huddle first changed it, in clock ticks since the boot, as the start times of tasks; `None` in journals of
+    /// earlier versions, and on Xen. What the thread starts later inherits what huddle set.
+    pub since_ticks: Option<u64>,
+    /// The control groups of its process, where the VM is a control group, so that the processes in it are known again.
+    pub cgroups: Vec<String>,
 }
 
 /// What a change is about. All changes of one key are undone as one, to the first `before`.
@@ -112,8 +126,8 @@ impl Change {
     /// This change with the `before` of `first`, when both are of one kind.
     pub(super) fn with_before_of(self, first: &Self) -> Self {
         match (self, first) {
-            (Self::Affinity { vm, vcpu, of, after, .. }, Self::Affinity { before, .. }) => {
-                Self::Affinity { vm, vcpu, of, before: before.clone(), after }
+            (Self::Affinity { vm, vcpu, of, after, .. }, Self::Affinity { before, origin, .. }) => {
+                Self::Affinity { vm, vcpu, of, before: before.clone(), after, origin: origin.clone() }
             }
             (Self::KsmSetting { file, after, .. }, Self::KsmSetting { before, .. }) => {
                 Self::KsmSetting { file, before: before.clone(), after }

@@ -9,7 +9,7 @@ use huddle_model::id::{TaskId, XenDomainId};
 use serde::{Deserialize, Serialize};
 
 use super::super::affinity::{AffinityKind, Scheduler, VcpuRef};
-use super::{Change, Key};
+use super::{Change, Key, Origin};
 
 /// A vCPU of a domain of Xen, and which of its affinities.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -37,6 +37,13 @@ pub(super) enum ChangeLine {
         xen: Option<XenLine>,
         before: CpuSet,
         after: CpuSet,
+        /// The fields of the origin.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_ticks: Option<u64>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        cgroups: Vec<String>,
     },
     MemorySharing {
         vm: String,
@@ -79,14 +86,27 @@ fn domain_of(task: TaskId) -> XenDomainId {
 impl From<Change> for ChangeLine {
     fn from(change: Change) -> Self {
         match change {
-            Change::Affinity { vm, vcpu, of, before, after } => {
+            Change::Affinity { vm, vcpu, of, before, after, origin } => {
                 let (process, thread, xen) = match of {
                     VcpuRef::Thread { process, thread } => (Some(process), Some(thread), None),
                     VcpuRef::Xen { domain, vcpu, affinity } => {
                         (None, None, Some(XenLine { domain, vcpu, affinity }))
                     }
                 };
-                Self::Affinity { vm, vcpu, scheduler: None, process, thread, xen, before, after }
+                let Origin { is_whole: whole, since_ticks, cgroups } = origin;
+                Self::Affinity {
+                    vm,
+                    vcpu,
+                    scheduler: None,
+                    process,
+                    thread,
+                    xen,
+                    before,
+                    after,
+                    whole,
+                    since_ticks,
+                    cgroups,
+                }
             }
             Change::MemorySharing { vm, domain } => {
                 Self::MemorySharing { vm, xen_domain: Some(domain), domain: None }
@@ -101,7 +121,19 @@ impl TryFrom<ChangeLine> for Change {
 
     fn try_from(line: ChangeLine) -> Result<Self, Self::Error> {
         Ok(match line {
-            ChangeLine::Affinity { vm, vcpu, scheduler, process, thread, xen, before, after } => {
+            ChangeLine::Affinity {
+                vm,
+                vcpu,
+                scheduler,
+                process,
+                thread,
+                xen,
+                before,
+                after,
+                whole,
+                since_ticks,
+                cgroups,
+            } => {
                 let of = match (scheduler, process, thread, xen) {
                     (None | Some(Scheduler::Host), Some(process), Some(thread), None) => {
                         VcpuRef::Thread { process, thread }
@@ -114,7 +146,8 @@ impl TryFrom<ChangeLine> for Change {
                     }
                     _ => return Err("an affinity of neither a thread nor a vCPU of Xen"),
                 };
-                Self::Affinity { vm, vcpu, of, before, after }
+                let origin = Origin { is_whole: whole, since_ticks, cgroups };
+                Self::Affinity { vm, vcpu, of, before, after, origin }
             }
             ChangeLine::MemorySharing { vm, xen_domain, domain } => {
                 let domain = xen_domain.or(domain.map(domain_of)).ok_or("sharing of memory of no domain")?;

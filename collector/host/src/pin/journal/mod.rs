@@ -27,7 +27,7 @@ use huddle_model::id::XenDomainId;
 use super::state::StateLock;
 use crate::files::{self, Access, NotOwn, open_own, replace_file};
 use crate::{HostRoot, kernel};
-pub use change::{Change, Key};
+pub use change::{Change, Key, Origin};
 pub(in crate::pin) use entries::Entries;
 pub use error::JournalError;
 pub use format::{Damage, Header, Parsed, parse};
@@ -73,6 +73,22 @@ pub struct Journal {
     /// Whether the file may hold something else than it should, and so is replaced before it is appended to.
     is_unsure: bool,
     damage: Vec<format::Damage>,
+}
+
+/// The changes of this boot in the journal of placements in the directory `state`, which is neither locked nor changed;
+/// none where it cannot be read.
+pub(in crate::pin) fn changes_in(root: &HostRoot, state: &Path) -> Vec<Change> {
+    let Ok(mut file) = open_own(&state.join(Subject::Placement.file()), ROLE, Access::Read) else {
+        return Vec::new();
+    };
+    let mut bytes = Vec::new();
+    let Ok(boot_id) = kernel::boot_id(root) else { return Vec::new() };
+    if file.read_to_end(&mut bytes).is_err() {
+        return Vec::new();
+    }
+    let parsed = format::parse(&bytes);
+    let is_now = parsed.header.is_none_or(|header| header.boot_id == boot_id);
+    if is_now { parsed.entries } else { Vec::new() }
 }
 
 /// What the file of a journal needs before it can be appended to.

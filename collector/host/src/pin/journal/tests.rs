@@ -54,6 +54,7 @@ fn affinity(tid: i32, before: &str, after: &str) -> Change {
         },
         before: before.parse().unwrap(),
         after: after.parse().unwrap(),
+        origin: Origin::default(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The pinner and undoing on a made-up kernel and a tree of fixtures; real threads are in
 //! `tests/pin_host.rs`.
 
+mod restored;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

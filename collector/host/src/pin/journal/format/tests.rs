@@ -3,7 +3,7 @@ use huddle_model::id::{TaskId, Uuid, XenDomainId};
 use proptest::prelude::*;
 
 use super::super::super::affinity::{AffinityKind, VcpuRef};
-use super::super::Key;
+use super::super::{Key, Origin};
 use super::*;
 
 fn cpus() -> impl Strategy<Value = CpuSet> {
@@ -28,8 +28,13 @@ fn change() -> impl Strategy<Value = Change> {
             affinity
         }),
     ];
-    let affinity = (".{0,12}", 0u32..9, of, cpus(), cpus())
-        .prop_map(|(vm, vcpu, of, before, after)| Change::Affinity { vm, vcpu, of, before, after });
+    let groups = proptest::collection::vec("/.{0,9}", 0..3);
+    let origin = (any::<bool>(), any::<Option<u64>>(), groups)
+        .prop_map(|(is_whole, since_ticks, cgroups)| Origin { is_whole, since_ticks, cgroups });
+    let affinity =
+        (".{0,12}", 0u32..9, of, cpus(), cpus(), origin).prop_map(|(vm, vcpu, of, before, after, origin)| {
+            Change::Affinity { vm, vcpu, of, before, after, origin }
+        });
     let setting = ("[a-z_]{1,12}", ".{0,6}", ".{0,6}").prop_map(|(file, before, after)| Change::KsmSetting {
         file,
         before,
@@ -178,6 +183,7 @@ fn of_vcpu(vcpu: u32) -> Change {
         of: VcpuRef::Thread { process: task(10), thread },
         before: "0-7".parse().unwrap(),
         after: CpuSet::from_iter([vcpu]),
+        origin: Origin::default(),
     }
 }
 
@@ -219,6 +225,7 @@ fn a_lost_line_that_took_changes_back_makes_no_older_value_come_back() {
         },
         before: before.parse().unwrap(),
         after: after.parse().unwrap(),
+        origin: Origin::default(),
     });
     let mut bytes = file(std::slice::from_ref(&before));
     bytes.extend(b"what took it back is lost\n");
