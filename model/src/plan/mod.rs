@@ -19,9 +19,11 @@
 //! # VMs with several vCPUs
 //! A VM shares all its memory with itself, so its vCPUs stay in one domain where a share has room for
 //! all of them, and are spread over as few domains as possible where none has. A VM whose vCPU
-//! threads are not known cannot be placed; a reason says so.
+//! threads are not known cannot be placed; a reason says so. So does one where a VM is placed on cores of several
+//! classes (performance, efficient, low power): policies do not weigh them.
 
 mod bearers;
+mod classes;
 mod contention;
 mod exact;
 mod expected;
@@ -277,6 +279,7 @@ impl Policy {
     /// Places the VMs of `input`.
     pub fn plan(self, input: &PlanInput<'_>) -> Plan {
         let mut reasons = Vec::new();
+        reasons.extend(input.topology.notes().iter().cloned());
         reasons.extend(input.topology.single_domain_note());
         reasons.extend(input.limits.into_iter().flat_map(|limits| limits.problems(input.matrix)));
         // Policy none places nothing, so it needs no node limits.
@@ -306,6 +309,7 @@ impl Policy {
                 let bound = placed_so_far.bound().filter(|_| input.measured.is_none());
                 let expected = Expected::of(input, &placement, within, bound);
                 reasons.extend(placed_so_far.into_reasons());
+                reasons.extend(classes::reasons(input, &placement));
                 reasons.extend(expected.map(|expected| expected.to_string()));
                 (placement, within, expected)
             }

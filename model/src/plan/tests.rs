@@ -1,3 +1,4 @@
+mod classes;
 mod search;
 
 use proptest::prelude::*;
