@@ -7,7 +7,6 @@
 pub mod cgroup;
 pub mod clock;
 pub mod core_class;
-pub mod cpu_mask;
 pub mod cpufreq;
 pub mod cpuinfo;
 pub mod descriptors;

@@ -9,7 +9,8 @@
 //! domains with a fractional part, one each: so 17 vCPUs on 16 equal CPUs give one domain 2 and none
 //! 3. On a host with CPUs to spare the share is at least the two largest VMs together, as far as the
 //! domain has one CPU for each of their vCPUs: else no pair could ever run together on a host with
-//! more cache domains than VMs. No policy goes over a share unless the VM may run nowhere else, and
+//! more cache domains than VMs. There, a core counts as one CPU if vCPUs of different core scheduling cookies would meet
+//! on it. No policy goes over a share unless the VM may run nowhere else, and
 //! then a reason of the plan says so. A limit in vCPUs per CPU, or per core where siblings (SMT) are not
 //! to count as two, lowers the share where it is below it; it never raises one. VMs that are to be kept
 //! apart are never in one domain, a domain's VMs do not use more CPU time than its limit, and a VM stays on
@@ -25,6 +26,7 @@
 mod bearers;
 mod classes;
 mod contention;
+mod cookies;
 mod exact;
 mod expected;
 mod instance;
@@ -76,6 +78,8 @@ pub struct PlanVm {
     pub working_set_frames: Option<u64>,
     /// Pages of its memory on each NUMA node; empty if unknown.
     pub node_pages: BTreeMap<u32, u64>,
+    /// Core scheduling cookie of each vCPU, in order of vCPU, 0 for none; empty if unknown.
+    pub core_cookies: Vec<u64>,
 }
 
 impl PlanVm {

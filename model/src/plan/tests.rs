@@ -1,4 +1,5 @@
 mod classes;
+mod cookies;
 mod search;
 
 use proptest::prelude::*;
