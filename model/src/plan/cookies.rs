@@ -20,7 +20,8 @@ impl Usable {
     /// `None` if no CPU is lost: one cookie only, cookies that are not known, cores of one thread, or vCPUs that fill
     /// the cores of their cookie.
     pub(super) fn of(input: &PlanInput<'_>) -> Option<Self> {
-        let threads = input.topology.cores().iter().map(|core| core.len() as u64).max().filter(|most| *most > 1)?;
+        let threads =
+            input.topology.cores().iter().map(|core| core.len() as u64).max().filter(|most| *most > 1)?;
         let mut vcpus = BTreeMap::<u64, u64>::new();
         for vm in 0..input.matrix.len() {
             let known = input.vms.get(vm).map_or(&[][..], |vm| &vm.core_cookies);

@@ -35,7 +35,14 @@ pub(super) fn draw(
     let data: Vec<&CacheInfo> = caches.iter().filter(|cache| !cache.instruction_only).collect();
     let host = Host { data, usable, node_of };
     if let Some(level) = level {
-        return host.at(level);
+        let mut drawn = host.at(level);
+        let mut caches = host.caches(level).peekable();
+        if usable.len() > 1 && caches.peek().is_some() && !caches.any(is_shared) {
+            drawn.notes.push(format!(
+                "each cache at level {level} belongs to one CPU: a vCPU placed on one runs on that CPU alone"
+            ));
+        }
+        return drawn;
     }
     let levels = host.levels();
     let Some(highest) = levels.last().copied() else { return host.by_nodes("the host reports no caches") };

@@ -43,5 +43,9 @@ fn vcpus_that_fill_the_cores_of_their_cookie_lose_nothing() {
     let vms = with_cookies(&[&[1, 2], &[3, 4]]);
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &smt(&[4, 4]), &vms));
     assert_eq!(drawn(&plan), "aa|bb");
-    assert!(plan.reasons[0].contains("cookies (4)") && plan.reasons[0].contains("50 %"), "{:?}", plan.reasons);
+    assert!(
+        plan.reasons[0].contains("cookies (4)") && plan.reasons[0].contains("50 %"),
+        "{:?}",
+        plan.reasons
+    );
 }
