@@ -48,7 +48,7 @@ pub fn read(root: &HostRoot) -> Result<Online, HostError> {
         false => "lxcfs or its like shows other CPUs than there are",
     };
     let contradiction = format!(
-        "{} says {reported}, but this process may run on {allowed}: {why}, so {cpus} are taken to be online",
+        "{} says {reported}, but this process may run on {allowed}: {why}, so the affinity counts: {cpus}",
         path.display()
     );
     Ok(Online { cpus, contradiction: Some(contradiction) })

@@ -1,5 +1,5 @@
-//! Which classes of cores a placement uses: it is said where a VM runs on cores of several classes, since its vCPUs then
-//! run at different speeds.
+//! Which classes of cores a placement uses. The vCPUs of a VM on cores of several classes run at different speeds, so a
+//! reason of the plan names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -81,7 +81,7 @@ fn cores_without_the_last_level_cache_are_a_domain_by_the_cache_they_share() {
     assert_eq!((topology.level(), cpus), (Some(3), vec!["0-15".into(), "16-17".into()]));
     assert_eq!(topology.domains()[1].size_bytes, Some(2048 << 10));
     assert_eq!(notes, "CPUs 16-17 have no cache at level 3: their domain is the cache at level 2");
-    // One of them is taken away: the other still has that cache.
+    // If only one of them is usable, it still has that cache.
     assert_eq!(drawn(&meteor_lake(), "0-16", None).1, ["0-15", "16"]);
     assert_eq!(drawn(&meteor_lake(), "0-15", None).2, "");
 }
