@@ -50,6 +50,11 @@ impl CpuSet {
         self.0.insert(cpu);
     }
 
+    /// Adds all CPUs of `other`.
+    pub fn extend(&mut self, other: &Self) {
+        self.0.extend(&other.0);
+    }
+
     /// The CPUs in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()

@@ -22,6 +22,7 @@ pub mod plan;
 pub mod rates;
 pub mod recording;
 pub mod rng;
+pub mod schedulers;
 pub mod schema;
 pub mod selection;
 pub mod stats;

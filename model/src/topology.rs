@@ -1,10 +1,17 @@
 //! Cache domains: the sets of CPUs under one cache.
 
+mod classes;
+mod domains;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
+use crate::schema::TopologyFact;
+pub use classes::{CoreClass, CoreClasses};
 
 /// Number of a cache domain within one [`Topology`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,13 +87,35 @@ struct File {
     domains: Vec<CacheDomain>,
     #[serde(default)]
     cores: Vec<CpuSet>,
+    #[serde(default)]
+    classes: CoreClasses,
+    #[serde(default)]
+    by_node: bool,
+    #[serde(default)]
+    notes: Vec<String>,
+}
+
+impl Topology {
+    /// As a manifest has it.
+    pub(crate) fn from_fact(fact: &TopologyFact) -> Result<Self, TopologyError> {
+        Self::try_from(File {
+            level: fact.level,
+            domains: fact.domains.clone(),
+            cores: fact.cores.clone(),
+            classes: fact.classes.clone(),
+            by_node: fact.by_node,
+            notes: fact.notes.clone(),
+        })
+    }
 }
 
 impl TryFrom<File> for Topology {
     type Error = TopologyError;
 
     fn try_from(file: File) -> Result<Self, TopologyError> {
-        Ok(Self::new(file.level, file.domains)?.with_cores(file.cores))
+        let topology = Self::new(file.level, file.domains)?;
+        let topology = topology.with_cores(file.cores).with_classes(file.classes).with_notes(file.notes);
+        Ok(Self { by_node: file.by_node, ..topology })
     }
 }
 
@@ -94,12 +123,21 @@ impl TryFrom<File> for Topology {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "File")]
 pub struct Topology {
-    /// Cache level of the domains; `None` if they come from a file.
+    /// Cache level of the domains; `None` if they come from a file or are NUMA nodes.
     level: Option<u8>,
     domains: Vec<CacheDomain>,
     /// CPUs of one core each (SMT siblings); empty if unknown.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cores: Vec<CpuSet>,
+    /// Classes of the cores; empty if all are of one class or unknown.
+    #[serde(skip_serializing_if = "CoreClasses::is_empty")]
+    classes: CoreClasses,
+    /// Whether the domains are NUMA nodes, since no shared cache is known.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    by_node: bool,
+    /// What was inferred about the domains, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
 /// An invalid topology.
@@ -136,7 +174,7 @@ pub enum TopologyError {
 }
 
 /// One cache from sysfs, unrestricted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheInfo {
     /// Level, 1 being nearest to the core.
     pub level: u8,
@@ -170,13 +208,55 @@ impl Topology {
                 }
             }
         }
-        Ok(Self { level, domains, cores: Vec::new() })
+        let (cores, classes, notes) = (Vec::new(), CoreClasses::default(), Vec::new());
+        Ok(Self { level, domains, cores, classes, by_node: false, notes })
     }
 
     /// The same with cores: the CPUs of each (SMT siblings), disjoint.
     #[must_use]
     pub fn with_cores(self, cores: Vec<CpuSet>) -> Self {
         Self { cores, ..self }
+    }
+
+    /// The same with the classes of the cores; those of other CPUs than the domains' are dropped, and all if one class
+    /// is left.
+    #[must_use]
+    pub fn with_classes(self, classes: CoreClasses) -> Self {
+        let classes = classes.within(&self.cpus());
+        let classes = if classes.len() > 1 { classes } else { CoreClasses::default() };
+        Self { classes, ..self }
+    }
+
+    /// The same with more notes.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl IntoIterator<Item = String>) -> Self {
+        self.notes.extend(notes);
+        self
+    }
+
+    /// Classes of the cores; empty if all are of one class or unknown.
+    pub fn classes(&self) -> &CoreClasses {
+        &self.classes
+    }
+
+    /// Classes of the cores of a domain; empty if all cores of the host are of one class or unknown.
+    pub fn classes_in(&self, domain: &CacheDomain) -> CoreClasses {
+        self.classes.within(&domain.cpus)
+    }
+
+    /// CPUs of one core each (SMT siblings); empty if unknown.
+    pub fn cores(&self) -> &[CpuSet] {
+        &self.cores
+    }
+
+    /// Whether the domains are NUMA nodes, since no shared cache is known.
+    pub fn is_by_node(&self) -> bool {
+        self.by_node
+    }
+
+    /// What was inferred about the domains because the host does not report it, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Number of cores of a domain; a CPU whose core is unknown counts as one.
@@ -201,34 +281,22 @@ impl Topology {
     ///
     /// With `level`, the domains of that level; otherwise those of the highest level at which the usable CPUs
     /// form more than one domain, and of the highest existing level if no level does (then there is a
-    /// [`Topology::single_domain_note`]). A usable CPU without a cache at the level (an offline description,
-    /// or a core without it) gets its own domain, without a size. Domains are numbered from 0 in ascending
-    /// order of their first CPU. `node_of` returns the NUMA node of a CPU.
+    /// [`Topology::single_domain_note`]). Usable CPUs without a cache at the level belong to the next wider cache, or
+    /// the widest narrower one that they share, or to their NUMA node. Where no cache at all is shared, the domains
+    /// are the NUMA nodes. [`Topology::notes`] says so. Domains are numbered from 0 in ascending order of their first
+    /// CPU. `node_of` returns the NUMA node of a CPU.
     pub fn from_caches(
         caches: &[CacheInfo],
         usable: &CpuSet,
         level: Option<u8>,
         node_of: impl Fn(u32) -> Option<u32>,
     ) -> Result<Self, TopologyError> {
-        let mut levels: Vec<u8> =
-            caches.iter().filter(|cache| !cache.instruction_only).map(|cache| cache.level).collect();
-        levels.sort_unstable();
-        levels.dedup();
-        let at = |level: u8| domains_at(caches, usable, level, &node_of);
-        let (level, domains) = match level {
-            Some(level) => (Some(level), at(level)),
-            None => match levels.iter().rev().map(|level| (*level, at(*level))).find(|(_, d)| d.len() > 1) {
-                Some((level, domains)) => (Some(level), domains),
-                None => match levels.last() {
-                    Some(level) => (Some(*level), at(*level)),
-                    None => (None, domains_at(&[], usable, 0, &node_of)),
-                },
-            },
-        };
-        Self::new(level, domains)
+        let drawn = domains::draw(caches, usable, level, &node_of);
+        let topology = Self::new(drawn.level, drawn.domains)?.with_notes(drawn.notes);
+        Ok(Self { by_node: drawn.level.is_none(), ..topology })
     }
 
-    /// The cache level of the domains; `None` if they come from a file.
+    /// The cache level of the domains; `None` if they come from a file or are NUMA nodes.
     pub fn level(&self) -> Option<u8> {
         self.level
     }
@@ -256,155 +324,18 @@ impl Topology {
     /// The note for the user if there is only one domain, so that placement cannot matter.
     pub fn single_domain_note(&self) -> Option<String> {
         let [only] = self.domains.as_slice() else { return None };
+        if self.by_node {
+            return Some(format!(
+                "all usable CPUs ({}) are one domain, since no shared cache is known: every placement is the same; \
+                 give the cache domains with --topology FILE where a command takes it",
+                only.cpus
+            ));
+        }
         let level = self.level.map_or_else(String::new, |level| format!(" at level {level}"));
         Some(format!(
             "all usable CPUs ({}) share one cache{level}: every placement is the same; \
              choose a lower --cache-level, or a host with more caches",
             only.cpus
         ))
-    }
-}
-
-fn domains_at(
-    caches: &[CacheInfo],
-    usable: &CpuSet,
-    level: u8,
-    node_of: &impl Fn(u32) -> Option<u32>,
-) -> Vec<CacheDomain> {
-    let mut left = usable.clone();
-    let mut found: Vec<(CpuSet, Option<u64>)> = Vec::new();
-    for cache in caches.iter().filter(|cache| cache.level == level && !cache.instruction_only) {
-        let cpus = cache.shared_cpus.intersection(&left);
-        if !cpus.is_empty() {
-            left = left.difference(&cpus);
-            found.push((cpus, cache.size_bytes));
-        }
-    }
-    found.extend(left.iter().map(|cpu| ([cpu].into_iter().collect(), None)));
-    found.sort_by_key(|(cpus, _)| cpus.first());
-    found
-        .into_iter()
-        .zip(0u32..)
-        .map(|((cpus, size_bytes), id)| {
-            let nodes = cpus.iter().filter_map(node_of).collect();
-            CacheDomain { id: DomainId(id), cpus, size_bytes, nodes }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn cache(level: u8, cpus: &str, kib: u64) -> CacheInfo {
-        CacheInfo {
-            level,
-            instruction_only: false,
-            shared_cpus: cpus.parse().unwrap(),
-            size_bytes: Some(kib * 1024),
-        }
-    }
-
-    /// Two sockets of two cores with two threads: private L2, one L3 per socket.
-    fn two_sockets() -> Vec<CacheInfo> {
-        let mut caches = vec![cache(3, "0-3", 20480), cache(3, "4-7", 20480)];
-        for core in 0..4u32 {
-            caches.push(cache(2, &format!("{}-{}", core * 2, core * 2 + 1), 256));
-        }
-        caches
-    }
-
-    #[test]
-    fn siblings_are_one_core() {
-        let usable = "0-6".parse().unwrap();
-        let topology = Topology::from_caches(&two_sockets(), &usable, Some(3), |_| None).unwrap();
-        let counted = |topology: &Topology| -> Vec<usize> {
-            topology.domains().iter().map(|domain| topology.cores_in(domain)).collect()
-        };
-        assert_eq!(counted(&topology), [4, 3], "cores are unknown");
-        let cores = ["0-1", "2-3", "6-7"].map(|core| core.parse().unwrap()).to_vec();
-        let topology = topology.with_cores(cores);
-        // In the second socket the core of 4 and 5 is unknown, and 7 is not usable.
-        assert_eq!(counted(&topology), [2, 3]);
-        let text = serde_json::to_string(&topology).unwrap();
-        assert_eq!(Topology::from_json(&text).unwrap(), topology);
-    }
-
-    fn cpus(topology: &Topology) -> Vec<String> {
-        topology.domains().iter().map(|domain| domain.cpus.to_string()).collect()
-    }
-
-    #[test]
-    fn the_default_level_is_the_highest_that_separates_the_usable_cpus() {
-        let all = "0-7".parse().unwrap();
-        let topology = Topology::from_caches(&two_sockets(), &all, None, |cpu| Some(cpu / 4)).unwrap();
-        assert_eq!((topology.level(), cpus(&topology)), (Some(3), vec!["0-3".into(), "4-7".into()]));
-        assert_eq!(topology.domains()[1].nodes, [1].into());
-
-        let one_socket = "0-3".parse().unwrap();
-        let topology = Topology::from_caches(&two_sockets(), &one_socket, None, |_| None).unwrap();
-        assert_eq!((topology.level(), cpus(&topology)), (Some(2), vec!["0-1".into(), "2-3".into()]));
-        assert_eq!(topology.single_domain_note(), None);
-    }
-
-    #[test]
-    fn a_single_domain_has_a_note() {
-        let topology =
-            Topology::from_caches(&two_sockets(), &"0-1".parse().unwrap(), None, |_| None).unwrap();
-        assert_eq!(topology.level(), Some(3));
-        assert!(topology.single_domain_note().unwrap().contains("(0-1) share one cache at level 3"));
-    }
-
-    #[test]
-    fn a_given_level_is_used_and_cpus_without_a_cache_are_alone() {
-        let topology =
-            Topology::from_caches(&[cache(2, "0-1", 256)], &"0-2".parse().unwrap(), Some(2), |_| None)
-                .unwrap();
-        assert_eq!(cpus(&topology), ["0-1", "2"]);
-        assert_eq!(topology.domains()[1].size_bytes, None);
-    }
-
-    #[test]
-    fn invalid_files_are_rejected() {
-        for (json, word) in [
-            (r#"{"domains":[]}"#, "no domain"),
-            (r#"{"domains":[{"id":0,"cpus":[]}]}"#, "no CPU"),
-            (r#"{"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[1]}]}"#, "CPU 1 is in domain 0"),
-            (r#"{"domains":[{"id":0,"cpus":[0]},{"id":0,"cpus":[1]}]}"#, "id 0"),
-            (r#"{"domains":[{"id":0,"cpus":[-1]}]}"#, "not a topology"),
-            (r#"{"domains":[{"id":0,"cpus":[0],"size":1}]}"#, "size"),
-            ("", "not a topology"),
-        ] {
-            let error = Topology::from_json(json).unwrap_err().to_string();
-            assert!(error.contains(word), "{json}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_documented_json_is_read() {
-        let json = r#"{"domains":[{"id":0,"cpus":[0,1],"size_bytes":20971520,"node":0}]}"#;
-        let topology = Topology::from_json(json).unwrap();
-        assert_eq!(topology.domain_of(1), Some(DomainId(0)));
-        assert_eq!(topology.domain_of(2), None);
-    }
-
-    proptest! {
-        #[test]
-        fn domains_partition_the_usable_cpus(
-            caches in proptest::collection::vec((1u8..4, proptest::collection::btree_set(0u32..16, 1..6)), 0..12),
-            usable in proptest::collection::btree_set(0u32..16, 1..16),
-            level in proptest::option::of(1u8..4),
-        ) {
-            let caches: Vec<_> = caches.into_iter().map(|(level, cpus)| CacheInfo {
-                level, instruction_only: false, shared_cpus: cpus.into_iter().collect(), size_bytes: None,
-            }).collect();
-            let usable: CpuSet = usable.into_iter().collect();
-            let topology = Topology::from_caches(&caches, &usable, level, |_| None).unwrap();
-            prop_assert_eq!(topology.cpus(), usable.clone());
-            let total: usize = topology.domains().iter().map(|domain| domain.cpus.len()).sum();
-            prop_assert_eq!(total, usable.len());
-        }
     }
 }

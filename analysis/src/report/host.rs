@@ -72,6 +72,9 @@ fn facts(page: &mut Page, manifest: &Manifest) {
         numa_balancing,
         smt_active,
         nmi_watchdog,
+        cache_aware_scheduling,
+        sched_ext,
+        mediated_vpmu,
     } = &manifest.environment;
     let joined = |list: &Availability<Vec<String>>| known(&list.clone().map(|list| list.join(" ")));
     let governors = governors.clone().map(|found| {
@@ -88,15 +91,21 @@ fn facts(page: &mut Page, manifest: &Manifest) {
         data_caches.collect::<Vec<_>>().join("; ")
     });
     let topology = manifest.topology.clone().map(|topology| {
-        topology
-            .domains
-            .iter()
-            .map(|domain| format!("{}: CPUs {}", domain.id.0, domain.cpus))
-            .collect::<Vec<_>>()
-            .join("; ")
+        let domains = topology.domains.iter().map(|domain| format!("{}: CPUs {}", domain.id.0, domain.cpus));
+        let classes =
+            (!topology.classes.is_empty()).then(|| format!("classes of cores: {}", topology.classes));
+        domains.chain(classes).chain(topology.notes).collect::<Vec<_>>().join("; ")
     });
     let end =
         manifest.end_us.map_or_else(|| "not recorded: it still runs, or was killed".to_owned(), utc_text);
+    // Recordings from before these were kept have no row of them.
+    let schedulers = [
+        ("cache-aware scheduling", cache_aware_scheduling.as_ref().map(known)),
+        ("sched_ext", sched_ext.as_ref().map(known)),
+        ("mediated vPMU", mediated_vpmu.as_ref().map(known)),
+    ];
+    let schedulers = schedulers.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let config = ("config", manifest.config.clone().unwrap_or_else(|| "none".to_owned()));
     let rows: Vec<Vec<String>> = [
         ("host", manifest.host.clone()),
         ("began", utc_text(manifest.begin_us)),
@@ -128,9 +137,10 @@ fn facts(page: &mut Page, manifest: &Manifest) {
         ("NUMA balancing", known(numa_balancing)),
         ("SMT active", known(smt_active)),
         ("NMI watchdog", known(nmi_watchdog)),
-        ("config", manifest.config.clone().unwrap_or_else(|| "none".to_owned())),
     ]
     .into_iter()
+    .chain(schedulers)
+    .chain([config])
     .map(|(name, value)| vec![name.to_owned(), value])
     .collect();
     page.table("The host and the recording", &["fact", "value"], &rows);

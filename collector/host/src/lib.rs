@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod core_class;
 pub mod core_scheduling;
 pub mod cpufreq;
 pub mod cpuinfo;
@@ -15,14 +16,17 @@ pub mod files;
 pub mod huge_pages;
 pub mod kernel;
 pub mod ksm;
+pub mod kvm;
 pub mod limits;
 pub mod load;
 pub mod maps;
 pub mod memory;
 pub mod mounts;
 pub mod numa;
+pub mod online;
 pub mod pin;
 pub mod process_ksm;
+pub mod schedulers;
 pub mod socket;
 pub mod stages;
 pub mod status;

@@ -5,18 +5,28 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{HostError, HostRoot, read_bytes, read_text};
 
 /// Where the first file system of a kind is mounted; `None` where none is.
 pub fn mount_point(root: &HostRoot, kind: &str) -> Result<Option<PathBuf>, HostError> {
     let mounts = read_bytes(&root.proc("self/mounts"))?;
-    Ok(mounts.split(|byte| *byte == b'\n').find_map(|line| {
+    Ok(points(&mounts, kind).next())
+}
+
+/// Where the file systems of a kind are mounted.
+fn points<'a>(mounts: &'a [u8], kind: &'a str) -> impl Iterator<Item = PathBuf> {
+    mounts.split(|byte| *byte == b'\n').filter_map(move |line| {
         let mut fields = line.split(|byte| *byte == b' ').skip(1);
         let (at, found) = (fields.next()?, fields.next()?);
         (found == kind.as_bytes()).then(|| PathBuf::from(OsString::from_vec(unescape(at))))
-    }))
+    })
+}
+
+/// Whether a file system of a kind is mounted at `path` or at a directory above it.
+pub fn is_on(root: &HostRoot, kind: &str, path: &Path) -> Result<bool, HostError> {
+    Ok(points(&read_bytes(&root.proc("self/mounts"))?, kind).any(|point| path.starts_with(point)))
 }
 
 /// One mount of a file system.
@@ -75,8 +85,6 @@ fn unescape(mut text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -98,6 +106,8 @@ mod tests {
         let found = mount_point(&root, "resctrl").unwrap();
         assert_eq!(found.as_deref(), Some(Path::new("/sys/fs/resctrl")));
         assert_eq!(mount_point(&root, "fs").unwrap(), None);
+        let is_on = |path: &str| is_on(&root, "resctrl", Path::new(path)).unwrap();
+        assert!(is_on("/second") && is_on("/second/info") && !is_on("/sys/fs") && !is_on("/secondary"));
         std::fs::write(root.proc("filesystems"), "nodev\tresctrl\n\text4\n").unwrap();
         assert!(is_known(&root, "resctrl").unwrap() && is_known(&root, "ext4").unwrap());
         assert!(!is_known(&root, "nodev").unwrap());

@@ -1,13 +1,15 @@
 //! Cache domains and usable CPUs from `/sys/devices/system/cpu`
 //! (Documentation/ABI/testing/sysfs-devices-system-cpu, Linux 6.18).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use huddle_model::cpuset::CpuSet;
 use huddle_model::topology::{CacheInfo, Topology, TopologyError};
 
-use super::{HostError, HostRoot, numa, optional, read_cpus, read_number, read_text, status};
+use super::{
+    HostError, HostRoot, core_class, numa, online, optional, read_cpus, read_number, read_text, status,
+};
 
 /// Why the cache domains of this host are not known.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +58,9 @@ fn list(levels: &[u8]) -> String {
 
 const CPUS: &str = "devices/system/cpu";
 
-/// The CPUs that are online.
+/// The CPUs that are online, see [`online::read`].
 pub fn online_cpus(root: &HostRoot) -> Result<CpuSet, HostError> {
-    read_cpus(&root.sys(CPUS).join("online"))
+    Ok(online::read(root)?.cpus)
 }
 
 /// The CPUs that may ever be online.
@@ -116,13 +118,20 @@ pub fn read(root: &HostRoot, level: Option<u8>) -> Result<Topology, TopologyRead
     }
     let nodes = nodes(root)?;
     let topology = Topology::from_caches(&caches, &usable, level, |cpu| nodes.get(&cpu).copied())?;
-    Ok(topology.with_cores(cores(root, &usable)?))
+    let classes = core_class::read(root, &usable, &caches)?;
+    let contradiction = online::read(root)?.contradiction;
+    Ok(topology.with_cores(cores(root, &usable)?).with_classes(classes).with_notes(contradiction))
 }
 
 /// The usable CPUs of each core that has more than one (SMT); a CPU in none of them is a core of its own.
 fn cores(root: &HostRoot, usable: &CpuSet) -> Result<Vec<CpuSet>, HostError> {
     let mut cores: Vec<CpuSet> = Vec::new();
+    let mut known = CpuSet::new();
     for cpu in usable.iter() {
+        // A host of 1,920 CPUs has 960 cores: each is read once.
+        if known.contains(cpu) {
+            continue;
+        }
         // `core_cpus_list` since Linux 5.3; the other name is older and means the same.
         let directory = root.sys(format!("{CPUS}/cpu{cpu}/topology"));
         let named = |name: &str| optional(read_cpus(&directory.join(name)));
@@ -131,7 +140,10 @@ fn cores(root: &HostRoot, usable: &CpuSet) -> Result<Vec<CpuSet>, HostError> {
             None => named("thread_siblings_list")?,
         };
         let core = siblings.map(|siblings| siblings.intersection(usable)).filter(|core| core.len() > 1);
-        cores.extend(core.filter(|core| !cores.contains(core)));
+        if let Some(core) = core.filter(|core| core.is_disjoint(&known)) {
+            known.extend(&core);
+            cores.push(core);
+        }
     }
     Ok(cores)
 }
@@ -148,6 +160,7 @@ pub fn data_levels(caches: &[CacheInfo]) -> Vec<u8> {
 /// The distinct caches of these CPUs.
 pub fn caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<CacheInfo>, HostError> {
     let mut caches: Vec<CacheInfo> = Vec::new();
+    let mut known: HashSet<CacheInfo> = HashSet::new();
     for cpu in cpus.iter() {
         let directory = root.sys(format!("{CPUS}/cpu{cpu}/cache"));
         // Indexes are numbered from 0 without gaps (drivers/base/cacheinfo.c).
@@ -165,7 +178,7 @@ pub fn caches(root: &HostRoot, cpus: &CpuSet) -> Result<Vec<CacheInfo>, HostErro
                 shared_cpus,
                 size_bytes: size_bytes(&index.join("size"))?,
             };
-            if !caches.contains(&cache) {
+            if known.insert(cache.clone()) {
                 caches.push(cache);
             }
         }
@@ -202,126 +215,4 @@ fn nodes(root: &HostRoot) -> Result<BTreeMap<u32, u32>, HostError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two sockets of four CPUs, L2 per pair of threads, L3 per socket.
-    fn two_sockets() -> (tempfile::TempDir, HostRoot) {
-        let dir = tempfile::tempdir().unwrap();
-        let root = HostRoot::at(dir.path());
-        let write = |path: String, text: &str| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, format!("{text}\n")).unwrap();
-        };
-        write("proc/self/status".into(), "CapEff:\t0\nCpus_allowed_list:\t0-63");
-        write("sys/devices/system/cpu/online".into(), "0-7");
-        write("sys/devices/system/cpu/isolated".into(), "");
-        write("sys/devices/system/node/online".into(), "0,2");
-        write("sys/devices/system/node/node0/cpulist".into(), "0-3");
-        write("sys/devices/system/node/node2/cpulist".into(), "4-7");
-        for cpu in 0..8u32 {
-            let pair = format!("{}-{}", cpu / 2 * 2, cpu / 2 * 2 + 1);
-            let socket = format!("{}-{}", cpu / 4 * 4, cpu / 4 * 4 + 3);
-            for (index, level, kind, size, shared) in [
-                (0, "1", "Data", "48K", &pair),
-                (1, "1", "Instruction", "32K", &pair),
-                (2, "2", "Unified", "2048K", &pair),
-                (3, "3", "Unified", "20M", &socket),
-            ] {
-                let at = format!("sys/devices/system/cpu/cpu{cpu}/cache/index{index}");
-                write(format!("{at}/level"), level);
-                write(format!("{at}/type"), kind);
-                write(format!("{at}/size"), size);
-                write(format!("{at}/shared_cpu_list"), shared);
-            }
-        }
-        (dir, root)
-    }
-
-    fn domains(topology: &Topology) -> Vec<(String, Option<u64>, Option<u32>)> {
-        let domain = topology.domains().iter();
-        domain
-            .map(|domain| (domain.cpus.to_string(), domain.size_bytes, domain.nodes.first().copied()))
-            .collect()
-    }
-
-    #[test]
-    fn domains_are_drawn_at_the_default_and_the_asked_level() {
-        let (_dir, root) = two_sockets();
-        let topology = read(&root, None).unwrap();
-        let size = Some(20 << 20);
-        assert_eq!(topology.level(), Some(3));
-        assert_eq!(domains(&topology), [("0-3".into(), size, Some(0)), ("4-7".into(), size, Some(2))]);
-        assert_eq!(read(&root, Some(2)).unwrap().domains().len(), 4);
-        let error = read(&root, Some(4)).unwrap_err().to_string();
-        assert!(error.contains("level 4") && error.contains("1, 2, 3"), "{error}");
-    }
-
-    #[test]
-    fn siblings_are_told_by_either_name() {
-        let (_dir, root) = two_sockets();
-        let count = || {
-            let topology = read(&root, None).unwrap();
-            let cores = topology.domains().iter().map(|domain| topology.cores_in(domain));
-            cores.collect::<Vec<_>>()
-        };
-        assert_eq!(count(), [4, 4], "nothing is told");
-        for (cpu, name, list) in
-            [(0, "core_cpus_list", "0-1"), (1, "core_cpus_list", "0-1"), (6, "thread_siblings_list", "6-7")]
-        {
-            let directory = root.sys(format!("{CPUS}/cpu{cpu}/topology"));
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(directory.join(name), list).unwrap();
-        }
-        assert_eq!(count(), [3, 3]);
-        std::fs::write(root.sys("devices/system/cpu/isolated"), "1\n").unwrap();
-        assert_eq!(count(), [3, 3], "the core of CPU 0 has one usable CPU left");
-    }
-
-    #[test]
-    fn only_usable_cpus_count() {
-        let (_dir, root) = two_sockets();
-        std::fs::write(root.sys("devices/system/cpu/isolated"), "2-3\n").unwrap();
-        std::fs::write(root.proc("self/status"), "CapEff:\t0\nCpus_allowed_list:\t1-3,6\n").unwrap();
-        assert_eq!(usable_cpus(&root).unwrap().to_string(), "1,6");
-        let topology = read(&root, Some(3)).unwrap();
-        assert_eq!(topology.cpus().to_string(), "1,6");
-        std::fs::write(root.proc("self/status"), "CapEff:\t0\nCpus_allowed_list:\t2\n").unwrap();
-        let error = read(&root, None).unwrap_err().to_string();
-        assert!(error.contains("isolated are 2-3") && error.contains("taskset"), "{error}");
-    }
-
-    #[test]
-    fn a_host_that_hides_its_caches_is_told_apart_from_one_with_many() {
-        let (_dir, root) = two_sockets();
-        for cpu in 0..8 {
-            std::fs::remove_dir_all(root.sys(format!("devices/system/cpu/cpu{cpu}/cache"))).unwrap();
-        }
-        assert!(matches!(read(&root, None), Err(TopologyReadError::NoCaches { .. })));
-        std::fs::remove_file(root.sys("devices/system/cpu/online")).unwrap();
-        assert!(matches!(read(&root, None), Err(TopologyReadError::Host(_))));
-    }
-
-    #[test]
-    fn damage_is_named() {
-        let (_dir, root) = two_sockets();
-        let size = root.sys("devices/system/cpu/cpu5/cache/index3/size");
-        for text in ["20Q", "K", "99999999999999999999K"] {
-            std::fs::write(&size, text).unwrap();
-            let error = read(&root, None).unwrap_err().to_string();
-            assert!(error.contains("cpu5/cache/index3/size") && error.contains(text), "{error}");
-        }
-    }
-
-    #[test]
-    fn this_host_has_usable_cpus() {
-        let root = HostRoot::real();
-        let usable = usable_cpus(&root).unwrap();
-        assert!(!usable.is_empty());
-        match read(&root, None) {
-            Ok(topology) => assert_eq!(topology.cpus(), usable),
-            Err(error) => assert!(matches!(error, TopologyReadError::NoCaches { .. }), "{error}"),
-        }
-    }
-}
+mod tests;

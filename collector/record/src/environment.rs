@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use huddle_model::availability::Availability;
+use huddle_model::schedulers::CacheAware;
 use huddle_model::schema::Environment;
 
 use huddle_host::cpuinfo::CpuInfo;
-use huddle_host::{HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, memory, topology};
+use huddle_host::{
+    HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, kvm, memory, schedulers, topology,
+};
 
 /// Reads all of it; what cannot be read is unavailable with the reason, so nothing here fails.
 pub fn read_environment(root: &HostRoot) -> Environment {
@@ -27,6 +30,31 @@ pub fn read_environment(root: &HostRoot) -> Environment {
         numa_balancing: kernel::numa_balancing(root).into(),
         smt_active: topology::smt_active(root).into(),
         nmi_watchdog: kernel::nmi_watchdog(root).into(),
+        cache_aware_scheduling: Some(cache_aware_scheduling(root)),
+        sched_ext: Some(schedulers::sched_ext(root).into()),
+        mediated_vpmu: Some(mediated_vpmu(root)),
+    }
+}
+
+fn cache_aware_scheduling(root: &HostRoot) -> Availability<CacheAware> {
+    match schedulers::cache_aware(root) {
+        Ok(Some(settings)) => Availability::Available(settings),
+        Ok(None) => Availability::Unavailable(format!(
+            "{} has no setting of cache-aware scheduling: this kernel does not have it",
+            root.sys("kernel/debug/sched").display()
+        )),
+        Err(error) => Availability::Unavailable(error.to_string()),
+    }
+}
+
+fn mediated_vpmu(root: &HostRoot) -> Availability<bool> {
+    match kvm::mediated_vpmu(root) {
+        Ok(Some(found)) => Availability::Available(found.is_on),
+        Ok(None) => Availability::Unavailable(format!(
+            "no module of KVM in {} has the parameter enable_mediated_pmu",
+            root.sys("module").display()
+        )),
+        Err(error) => Availability::Unavailable(error.to_string()),
     }
 }
 
@@ -111,6 +139,8 @@ fn governors(root: &HostRoot) -> Availability<BTreeMap<String, u32>> {
 
 #[cfg(test)]
 mod tests {
+    use huddle_model::schedulers::SchedExt;
+
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, HostRoot) {
@@ -173,7 +203,18 @@ VmallocChunk:          0 kB
             ("sys/kernel/mm/ksm/advisor_mode", "[none] scan-time\n"),
             ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
             ("sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "1\n"),
+            ("sys/kernel/debug/sched/llc_balancing/enabled", "always advise [never]\n"),
+            ("sys/kernel/debug/sched/llc_balancing/overaggr_pct", "50\n"),
+            ("sys/kernel/sched_ext/state", "enabled\n"),
+            ("sys/kernel/sched_ext/root/ops", "layered_1.0.9\n"),
+            ("sys/module/kvm_amd/parameters/enable_mediated_pmu", "Y\n"),
         ]);
+        let settings = [
+            ("llc_balancing/enabled".to_owned(), "always advise [never]".to_owned()),
+            ("llc_balancing/overaggr_pct".to_owned(), "50".to_owned()),
+        ];
+        let sched_ext =
+            SchedExt { state: "enabled".into(), scheduler: Some("layered_1.0.9".into()), switches_all: None };
         let ksm = BTreeMap::from([
             ("run".to_owned(), some("1".to_owned())),
             ("advisor_mode".to_owned(), some("[none] scan-time".to_owned())),
@@ -197,6 +238,9 @@ VmallocChunk:          0 kB
                 numa_balancing: some(1),
                 smt_active: some(true),
                 nmi_watchdog: some(0),
+                cache_aware_scheduling: Some(some(CacheAware(settings.into()))),
+                sched_ext: Some(some(sched_ext)),
+                mediated_vpmu: Some(some(true)),
             }
         );
     }

@@ -14,6 +14,7 @@ mod observing;
 mod privileges;
 mod processor;
 mod programs;
+mod schedulers;
 mod xen;
 
 use serde::Serialize;
@@ -183,6 +184,7 @@ mod tests {
                 "thp.khugepaged",
                 "numa.balancing",
                 "cpu.smt",
+                "sched.ext",
                 "kvm.mediated_vpmu",
                 "nmi_watchdog"
             ]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Finding, Item};
 use huddle_host::status::{self, Capability};
-use huddle_host::{HostRoot, kernel, mounts, optional, read_text};
+use huddle_host::{HostRoot, kernel, kvm, mounts, optional};
 use huddle_observe::resctrl::{features, mount_point};
 
 const AREA: &str = "observing";
@@ -16,7 +16,7 @@ const WITHOUT_RESCTRL: &str = "how much of a cache a VM occupies, and its memory
 pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     vec![
         version(root),
-        kvm(root),
+        kvm_device(root),
         perf(root),
         mediated_vpmu(root),
         nmi_watchdog(root),
@@ -47,7 +47,7 @@ fn version(root: &HostRoot) -> Finding {
     }
 }
 
-fn kvm(root: &HostRoot) -> Finding {
+fn kvm_device(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "kvm.device" };
     const WITHOUT: &str = "guests run under translation (TCG) only, which hides effects of the cache";
     let path = root.dev("kvm");
@@ -97,38 +97,21 @@ fn perf(root: &HostRoot) -> Finding {
     }
 }
 
-/// Whether KVM hands the counters of the processor to its guests (the parameter `enable_mediated_pmu` of
-/// kvm_intel and kvm_amd, since Linux 6.20; off by default).
+/// Whether KVM hands the counters of the processor to its guests.
 fn mediated_vpmu(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "kvm.mediated_vpmu" };
     const OFF: &str = "KVM takes no counters away from the host";
-    for module in ["kvm_intel", "kvm_amd"] {
-        let path = root.sys(format!("module/{module}/parameters/enable_mediated_pmu"));
-        match optional(read_text(&path)).map(|text| text.map(|text| text.trim().to_owned())) {
-            Ok(None) => {}
-            Ok(Some(value)) if matches!(value.as_str(), "N" | "0") => {
-                return item.good(format!("off ({module})"), OFF);
-            }
-            Ok(Some(value)) if matches!(value.as_str(), "Y" | "1") => {
-                return item.degraded(
-                    format!("on ({module})"),
-                    "while a VM with a mediated vPMU runs, nothing that guests do can be counted from the host, and \
-                     while huddle counts, no such VM can start",
-                    "load the module with enable_mediated_pmu=0",
-                );
-            }
-            Ok(Some(value)) => {
-                let path = path.display();
-                return item.missing(
-                    format!("{path} holds {value:?}"),
-                    "not Y or N, so nothing is concluded",
-                    None,
-                );
-            }
-            Err(error) => return item.unknown(&error),
-        }
+    match kvm::mediated_vpmu(root) {
+        Ok(None) => item.good("not in this kernel, or KVM is not loaded", OFF),
+        Ok(Some(found)) if !found.is_on => item.good(format!("off ({})", found.module), OFF),
+        Ok(Some(found)) => item.degraded(
+            format!("on ({})", found.module),
+            "while a VM with a mediated vPMU runs, nothing that guests do can be counted from the host, and while \
+             huddle counts, no such VM can start",
+            "load the module with enable_mediated_pmu=0",
+        ),
+        Err(error) => item.unknown(&error),
     }
-    item.good("not in this kernel, or KVM is not loaded", OFF)
 }
 
 fn nmi_watchdog(root: &HostRoot) -> Finding {
@@ -346,8 +329,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mediated_vpmu_is_detected_in_either_module() {
-        for module in ["kvm_intel", "kvm_amd"] {
+    fn a_mediated_vpmu_is_detected_in_each_module() {
+        for module in ["kvm_intel", "kvm_amd", "kvm"] {
             let path = format!("sys/module/{module}/parameters/enable_mediated_pmu");
             let cases = [
                 (Some("Y\n"), State::Degraded, "no such VM can start"),

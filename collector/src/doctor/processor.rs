@@ -1,21 +1,22 @@
 //! CPUs, their caches, and what decides where threads run.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use huddle_model::cpuset::CpuSet;
 use huddle_model::text::bytes;
 
-use super::{Finding, Item};
+use super::{Finding, Item, schedulers};
 use huddle_host::cgroup::Cpusets;
-use huddle_host::{HostError, HostRoot, cpufreq, optional, status, topology};
+use huddle_host::online::{self, Online};
+use huddle_host::{HostError, HostRoot, core_class, cpufreq, optional, status, topology};
 
-const AREA: &str = "processor";
+pub(super) const AREA: &str = "processor";
 
 pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
     let mut findings = vec![domains(root)];
     findings.extend(levels(root));
-    findings.extend([isolated(root), allowed(root), smt(root), governor(root), cache_aware_scheduling(root)]);
+    findings.extend([isolated(root), allowed(root), classes(root), smt(root), governor(root)]);
+    findings.extend(schedulers::examine(root));
     findings
 }
 
@@ -28,8 +29,12 @@ fn domains(root: &HostRoot) -> Finding {
             let sets: Vec<String> = found.domains().iter().map(|domain| domain.cpus.to_string()).collect();
             let value = format!("{level}{} of usable CPUs {}", count(sets.len()), sets.join(" | "));
             match found.single_domain_note() {
-                Some(note) => item.degraded(value, note, "use a host with more caches, or more of its CPUs"),
-                None => item.good(value, "placements can differ"),
+                Some(note) => {
+                    let meaning = found.notes().iter().cloned().chain([note]).collect::<Vec<_>>().join("; ");
+                    item.degraded(value, meaning, "use a host with more caches, or more of its CPUs")
+                }
+                None if found.notes().is_empty() => item.good(value, "placements can differ"),
+                None => item.degraded(value, found.notes().join("; "), INFERRED),
             }
         }
         Err(error) => {
@@ -38,6 +43,8 @@ fn domains(root: &HostRoot) -> Finding {
         }
     }
 }
+
+const INFERRED: &str = "if the domains are others, plan with --topology FILE, where a command takes it";
 
 fn count(domains: usize) -> String {
     if domains == 1 { "1 domain".into() } else { format!("{domains} domains") }
@@ -64,6 +71,7 @@ fn levels(root: &HostRoot) -> Vec<Finding> {
         };
         let value = format!("{}{size}", count(found.domains().len()));
         let meaning = found.single_domain_note().unwrap_or_else(|| "can be chosen with --cache-level".into());
+        let meaning = found.notes().iter().cloned().chain([meaning]).collect::<Vec<_>>().join("; ");
         findings.push(Item { area: AREA, item }.good(value, meaning));
     }
     findings
@@ -86,17 +94,20 @@ fn isolated(root: &HostRoot) -> Finding {
 /// The online CPUs that the affinity and the cpuset of this process allow.
 fn allowed(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "cpu.allowed" };
-    let read = || -> Result<(CpuSet, CpuSet, Option<CpuSet>), HostError> {
+    let read = || -> Result<(Online, CpuSet, Option<CpuSet>), HostError> {
         let own = status::own(root)?.cpus_allowed;
         let pid = std::process::id();
         let group = match i32::try_from(pid) {
             Ok(pid) => optional(Cpusets::of_host(root).of_process(root, pid))?.flatten(),
             Err(_) => None,
         };
-        Ok((topology::online_cpus(root)?, own, group))
+        Ok((online::read(root)?, own, group))
     };
     match read() {
-        Ok((online, own, group)) => {
+        Ok((Online { cpus, contradiction: Some(contradiction) }, ..)) => {
+            item.degraded(cpus.to_string(), contradiction, "run huddle on the host, outside of the container")
+        }
+        Ok((Online { cpus: online, .. }, own, group)) => {
             let left = group.as_ref().map_or_else(|| own.clone(), |group| own.intersection(group));
             let left = online.intersection(&left);
             if left == online {
@@ -108,6 +119,25 @@ fn allowed(root: &HostRoot) -> Finding {
                 "start huddle outside of that cpuset, without taskset",
             )
         }
+        Err(error) => item.unknown(&error),
+    }
+}
+
+/// The classes of the cores of the usable CPUs.
+fn classes(root: &HostRoot) -> Finding {
+    let item = Item { area: AREA, item: "cpu.classes" };
+    let read = || {
+        let usable = topology::usable_cpus(root)?;
+        core_class::read(root, &usable, &topology::caches(root, &usable)?)
+    };
+    match read() {
+        Ok(classes) if classes.len() < 2 => item.good("one", "no difference between the cores is known"),
+        Ok(classes) => item.degraded(
+            classes.to_string(),
+            "the same work takes longer on some cores than on others; a plan says where a VM is on cores of several \
+             classes",
+            "compare placements on cores of one class only: start huddle with taskset on them",
+        ),
         Err(error) => item.unknown(&error),
     }
 }
@@ -149,66 +179,10 @@ fn governor(root: &HostRoot) -> Finding {
     }
 }
 
-/// The kernel's own placement by cache (CONFIG_SCHED_CACHE), which pulls the threads of one process
-/// to one last-level cache. Its knobs are in debugfs.
-fn cache_aware_scheduling(root: &HostRoot) -> Finding {
-    let item = Item { area: AREA, item: "sched.cache_aware" };
-    const OFF: &str = "the kernel does not place by cache itself";
-    const ON: &str = "the kernel pulls the threads of one process to one last-level cache: part of any effect may come \
-         from that";
-    let directory = root.sys("kernel/debug/sched");
-    match knobs(&directory) {
-        Ok(knobs) if knobs.is_empty() => item.good("not in this kernel", OFF),
-        Ok(knobs) if knobs.iter().all(|(_, value)| value == "0" || value == "N") => {
-            item.good(format!("off ({})", shown(&knobs)), OFF)
-        }
-        Ok(knobs) => {
-            item.degraded(shown(&knobs), ON, "switch it off in /sys/kernel/debug/sched, for measurements")
-        }
-        Err(error) => item.missing(
-            format!("not known: {} cannot be read ({error})", directory.display()),
-            ON.replace("the kernel pulls", "a kernel with CONFIG_SCHED_CACHE pulls"),
-            Some("as root: mount -t debugfs debugfs /sys/kernel/debug"),
-        ),
-    }
-}
-
-fn shown(knobs: &[(String, String)]) -> String {
-    let shown: Vec<String> = knobs.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    shown.join(", ")
-}
-
-/// The switches of cache-aware scheduling: `llc_enabled`, `llc_balancing/enabled` and the scheduler
-/// feature `SCHED_CACHE`, whichever the version of the kernel has.
-fn knobs(directory: &Path) -> std::io::Result<Vec<(String, String)>> {
-    // An empty directory is a debugfs that is not mounted.
-    if std::fs::read_dir(directory)?.next().is_none() {
-        return Err(std::io::ErrorKind::NotFound.into());
-    }
-    let mut knobs = Vec::new();
-    for name in ["llc_enabled", "llc_balancing/enabled"] {
-        match std::fs::read_to_string(directory.join(name)) {
-            Ok(value) => knobs.push((name.to_owned(), value.trim().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let features = match std::fs::read_to_string(directory.join("features")) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        other => other?,
-    };
-    for word in features.split_ascii_whitespace() {
-        match word {
-            "SCHED_CACHE" => knobs.push((word.to_owned(), "1".to_owned())),
-            "NO_SCHED_CACHE" => knobs.push(("SCHED_CACHE".to_owned(), "0".to_owned())),
-            _ => {}
-        }
-    }
-    Ok(knobs)
-}
-
 #[cfg(test)]
 mod tests {
+    use huddle_testing::machines::{self, Machine};
+
     use super::super::State;
     use super::super::fixture::{Tree, check, find};
     use super::*;
@@ -276,6 +250,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_inferred_of_the_domains_is_told() {
+        let tell = |machine: &Machine| {
+            let tree = Tree::new(&[]);
+            machine.write(&tree.path(""));
+            let findings = examine(&tree.root);
+            (find(findings.clone(), "cache.domains"), find(findings.clone(), "cpu.classes"), findings)
+        };
+        let (domains, classes, findings) = tell(&machines::meteor_lake());
+        assert_eq!(
+            (domains.state, domains.value.as_str()),
+            (State::Degraded, "level 3: 2 domains of usable CPUs 0-15 | 16-17")
+        );
+        assert!(domains.meaning.contains("CPUs 16-17 have no cache at level 3"), "{domains:?}");
+        assert_eq!(classes.value, "performance 0-7, efficient 8-15, low power 16-17");
+        assert!(find(findings, "cache.level3").meaning.contains("16-17"));
+
+        let (domains, classes, _) = tell(&machines::altra());
+        assert_eq!(domains.value, "2 domains of usable CPUs 0-79 | 80-159");
+        assert!(domains.meaning.contains("no shared cache is known"), "{domains:?}");
+        assert_eq!((classes.state, classes.value.as_str()), (State::Good, "one"));
+
+        let (domains, _, findings) = tell(&machines::lxcfs());
+        let allowed = find(findings, "cpu.allowed");
+        assert!(allowed.state == State::Degraded && allowed.meaning.contains("lxcfs"), "{allowed:?}");
+        assert!(domains.value.contains('1'), "{domains:?}");
+    }
+
+    #[test]
     fn allowed_cpus_are_those_of_affinity_and_cpuset() {
         let tree = two_cores();
         assert_eq!(find(examine(&tree.root), "cpu.allowed").state, State::Good);
@@ -316,23 +318,5 @@ mod tests {
         tree.write(&governor(1), "schedutil\n");
         let finding = find(examine(&tree.root), "cpu.governor");
         assert_eq!((finding.state, finding.value.as_str()), (State::Degraded, "performance, schedutil"));
-    }
-
-    #[test]
-    fn cache_aware_scheduling_is_not_known_without_debugfs() {
-        let features = "sys/kernel/debug/sched/features";
-        check(
-            examine,
-            "sched.cache_aware",
-            features,
-            &[
-                (None, State::Missing, "mount -t debugfs"),
-                (Some("GENTLE_FAIR_SLEEPERS NO_HRTICK\n"), State::Good, "not in this kernel"),
-                (Some("PLACE_LAG SCHED_CACHE\n"), State::Degraded, "SCHED_CACHE=1"),
-                (Some("NO_SCHED_CACHE\n"), State::Good, "off"),
-            ],
-        );
-        let tree = Tree::new(&[(features, "X\n"), ("sys/kernel/debug/sched/llc_enabled", "1\n")]);
-        assert_eq!(find(examine(&tree.root), "sched.cache_aware").state, State::Degraded);
     }
 }

@@ -4,6 +4,7 @@
 pub mod figures;
 pub mod fixtures;
 pub mod ksm;
+pub mod machines;
 pub mod memory;
 pub mod older;
 pub mod output;

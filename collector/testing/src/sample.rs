@@ -157,5 +157,8 @@ fn environment() -> Environment {
         numa_balancing: Availability::Available(0),
         smt_active: Availability::Available(false),
         nmi_watchdog: Availability::Unavailable(unavailable()),
+        cache_aware_scheduling: None,
+        sched_ext: None,
+        mediated_vpmu: None,
     }
 }

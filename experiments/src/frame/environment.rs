@@ -70,11 +70,32 @@ pub fn disturbances(environment: &Environment, blocks: &[Block], stolen: Option<
     if environment.numa_balancing.as_deref().is_some_and(|text| text != "0") {
         found.push("NUMA balancing is on: the kernel may have moved pages between nodes".into());
     }
+    if let Some(settings) = environment.cache_aware_scheduling.as_ref().filter(|settings| settings.is_on()) {
+        found.push(format!(
+            "the kernel's cache-aware scheduling is on ({settings}): it may have moved threads of one process to one \
+             last-level cache"
+        ));
+    }
+    if let Some(scheduler) = environment.sched_ext.as_ref().filter(|scheduler| scheduler.is_active()) {
+        found.push(format!(
+            "the scheduler {} (sched_ext, {}) ran: it may have left threads waiting, or moved those that no affinity \
+             bound",
+            scheduler.name(),
+            scheduler.state
+        ));
+    }
+    if environment.mediated_vpmu == Some(true) {
+        found.push(
+            "KVM's mediated vPMU is on: while such a VM ran, the host could not count what its guest did"
+                .into(),
+        );
+    }
     found
 }
 
 #[cfg(test)]
 mod tests {
+    use huddle_model::schedulers::{CacheAware, SchedExt};
     use huddle_model::summary::{Sample, Seen};
 
     use super::*;
@@ -95,6 +116,10 @@ mod tests {
             (root.sys("kernel/mm/ksm/advisor_mode"), "[none] scan-time\n"),
             (root.sys("devices/system/cpu/online"), "0\n"),
             (root.sys("devices/system/cpu/cpu0/cpufreq/scaling_governor"), "powersave\n"),
+            (root.sys("kernel/debug/sched/llc_balancing/enabled"), "[always] advise never\n"),
+            (root.sys("kernel/sched_ext/state"), "enabled\n"),
+            (root.sys("kernel/sched_ext/root/ops"), "layered\n"),
+            (root.sys("module/kvm_intel/parameters/enable_mediated_pmu"), "Y\n"),
         ] {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -127,8 +152,17 @@ mod tests {
         };
         let mut environment = read(&root);
         let found = disturbances(&environment, &[block(0.5), block(0.99)], Some(0.02)).join("\n");
-        for word in ["arm opposed", "1 of 2 blocks", "load average 1.50", "2.0 %", "1 processes", "powersave"]
-        {
+        for word in [
+            "arm opposed",
+            "1 of 2 blocks",
+            "load average 1.50",
+            "2.0 %",
+            "1 processes",
+            "powersave",
+            "cache-aware scheduling is on (llc_balancing/enabled=always)",
+            "the scheduler layered (sched_ext, enabled) ran",
+            "mediated vPMU is on",
+        ] {
             assert!(found.contains(word), "{word} in {found}");
         }
         environment.load_1min = Some(0.1);
@@ -136,6 +170,11 @@ mod tests {
         // Frames that were merged for processes that have ended disturb nobody.
         environment.ksm_users = Some(0);
         environment.ksm.insert("run".into(), "0".into());
+        let never = [("llc_balancing/enabled".to_owned(), "always advise [never]".to_owned())];
+        environment.cache_aware_scheduling = Some(CacheAware(never.into()));
+        environment.sched_ext =
+            environment.sched_ext.map(|found| SchedExt { state: "disabled".into(), ..found });
+        environment.mediated_vpmu = Some(false);
         assert_eq!(disturbances(&environment, &[block(0.99)], Some(0.0)), Vec::<String>::new());
     }
 }

@@ -9,7 +9,8 @@
 //! domains with a fractional part, one each: so 17 vCPUs on 16 equal CPUs give one domain 2 and none
 //! 3. On a host with CPUs to spare the share is at least the two largest VMs together, as far as the
 //! domain has one CPU for each of their vCPUs: else no pair could ever run together on a host with
-//! more cache domains than VMs. No policy goes over a share unless the VM may run nowhere else, and
+//! more cache domains than VMs. There, a core counts as one CPU if vCPUs of different core scheduling cookies would meet
+//! on it. No policy goes over a share unless the VM may run nowhere else, and
 //! then a reason of the plan says so. A limit in vCPUs per CPU, or per core where siblings (SMT) are not
 //! to count as two, lowers the share where it is below it; it never raises one. VMs that are to be kept
 //! apart are never in one domain, a domain's VMs do not use more CPU time than its limit, and a VM stays on
@@ -19,10 +20,13 @@
 //! # VMs with several vCPUs
 //! A VM shares all its memory with itself, so its vCPUs stay in one domain where a share has room for
 //! all of them, and are spread over as few domains as possible where none has. A VM whose vCPU
-//! threads are not known cannot be placed; a reason says so.
+//! threads are not known cannot be placed; a reason says so. So does one where a VM is placed on cores of several
+//! classes (performance, efficient, low power): policies do not weigh them.
 
 mod bearers;
+mod classes;
 mod contention;
+mod cookies;
 mod exact;
 mod expected;
 mod instance;
@@ -78,6 +82,8 @@ pub struct PlanVm {
     pub node_pages: BTreeMap<u32, u64>,
     /// What single vCPUs may and shall not do.
     pub rules: VcpuRules,
+    /// Core scheduling cookie of each vCPU, in order of vCPU, 0 for none; empty if unknown.
+    pub core_cookies: Vec<u64>,
 }
 
 impl PlanVm {
@@ -94,6 +100,7 @@ impl PlanVm {
             allowed: Some(allowed),
             rules,
             current: current.collect(),
+            core_cookies: vm.vcpus.iter().map(|vcpu| vcpu.limits.core_cookie.unwrap_or(0)).collect(),
             vcpus: vm.vcpus.iter().map(|vcpu| vcpu.index).collect(),
             ..Self::default()
         }
@@ -282,6 +289,7 @@ impl Policy {
     /// Places the VMs of `input`.
     pub fn plan(self, input: &PlanInput<'_>) -> Plan {
         let mut reasons = Vec::new();
+        reasons.extend(input.topology.notes().iter().cloned());
         reasons.extend(input.topology.single_domain_note());
         reasons.extend(input.limits.into_iter().flat_map(|limits| limits.problems(input.matrix)));
         // Policy none places nothing, so it needs no node limits.
@@ -312,6 +320,7 @@ impl Policy {
                 let expected = Expected::of(input, &placement, within, bound);
                 reasons.extend(placed_so_far.into_reasons());
                 reasons.extend(notes);
+                reasons.extend(classes::reasons(input, &placement));
                 reasons.extend(expected.map(|expected| expected.to_string()));
                 (placement, within, expected)
             }

@@ -32,7 +32,7 @@ pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String
         if near.is_empty() {
             notes.push(format!(
                 "{name}: no domain it may run in is on a node with {:.0} % of its memory, so it is not \
-                 nothing",
+                 limited",
                 least * 100.0
             ));
         } else {

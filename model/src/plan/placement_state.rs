@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use super::cookies::Usable;
 use super::{PlanInput, VcpuPlacement};
 use crate::topology::DomainId;
 
@@ -33,11 +34,13 @@ impl<'a> PlacementState<'a> {
         let cpus: u64 = domains.iter().map(|domain| domain.cpus.len() as u64).sum();
         sizes.sort_unstable_by_key(|size| Reverse(*size));
         let largest_pair: u64 = sizes.iter().take(2).map(|size| u64::from(*size)).sum();
+        let usable = Usable::of(input);
         let base: Vec<u32> = domains
             .iter()
             .map(|domain| {
                 let own = domain.cpus.len() as u64;
-                let share = (vcpus * own / cpus).max(own.min(largest_pair));
+                let together = usable.map_or(own, |usable| usable.cpus(input, domain));
+                let share = (vcpus * own / cpus).max(together.min(largest_pair));
                 u32::try_from(share.min(input.most_vcpus(domain))).unwrap_or(u32::MAX)
             })
             .collect();
@@ -54,6 +57,7 @@ impl<'a> PlacementState<'a> {
         let mut reasons: Vec<String> = unknown
             .map(|vm| format!("{}: no vCPU thread is known, so it cannot be placed", vm.name))
             .collect();
+        reasons.extend(usable.map(Usable::reason));
         if input.limits.is_some_and(|limits| limits.load_per_cpu.is_some()) {
             let unknown = (0..input.matrix.len()).filter(|vm| {
                 input.vcpus(*vm) > 0 && input.vms.get(*vm).is_none_or(|vm| vm.cpus_busy.is_none())

@@ -1,3 +1,5 @@
+mod classes;
+mod cookies;
 mod search;
 
 use proptest::prelude::*;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{OLDEST_SCHEMA_VERSION, RecordingGap, SCHEMA_VERSION, Table};
 use crate::availability::Availability;
 use crate::cpuset::CpuSet;
-use crate::topology::{CacheDomain, CacheInfo, Topology};
+use crate::schedulers::{CacheAware, SchedExt};
+use crate::topology::{CacheDomain, CacheInfo, CoreClasses, Topology, TopologyError};
 
 /// Name of the manifest within the directory of a run.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -120,6 +121,18 @@ pub struct TopologyFact {
     pub level: Option<u8>,
     /// The domains in ascending order of id.
     pub domains: Vec<CacheDomain>,
+    /// CPUs of one core each (SMT siblings); empty if unknown, and in older recordings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cores: Vec<CpuSet>,
+    /// Classes of the cores; empty if all are of one class or unknown, and in older recordings.
+    #[serde(default, skip_serializing_if = "CoreClasses::is_empty")]
+    pub classes: CoreClasses,
+    /// Whether the domains are NUMA nodes, since no shared cache is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_node: bool,
+    /// What was inferred about the domains, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Facts about a host that matter for its figures, each with the reason if unknown. Texts are as the kernel
@@ -157,6 +170,16 @@ pub struct Environment {
     pub smt_active: Availability<bool>,
     /// `/proc/sys/kernel/nmi_watchdog`; 1 means that it occupies a hardware counter.
     pub nmi_watchdog: Availability<u64>,
+    /// Settings of the kernel's cache-aware scheduling; `None` in older recordings.
+    #[serde(default)]
+    pub cache_aware_scheduling: Option<Availability<CacheAware>>,
+    /// The scheduler that a BPF program brings along; `None` in older recordings.
+    #[serde(default)]
+    pub sched_ext: Option<Availability<SchedExt>>,
+    /// Whether KVM hands the counters of the processor to its guests (`enable_mediated_pmu`); `None` in older
+    /// recordings.
+    #[serde(default)]
+    pub mediated_vpmu: Option<Availability<bool>>,
 }
 
 /// A manifest that cannot be used.
@@ -244,9 +267,26 @@ impl From<&CacheInfo> for CacheFact {
     }
 }
 
+impl TopologyFact {
+    /// The topology.
+    ///
+    /// # Errors
+    /// The domains make no topology.
+    pub fn topology(&self) -> Result<Topology, TopologyError> {
+        Topology::from_fact(self)
+    }
+}
+
 impl From<&Topology> for TopologyFact {
     fn from(topology: &Topology) -> Self {
-        Self { level: topology.level(), domains: topology.domains().to_vec() }
+        Self {
+            level: topology.level(),
+            domains: topology.domains().to_vec(),
+            cores: topology.cores().to_vec(),
+            classes: topology.classes().clone(),
+            by_node: topology.is_by_node(),
+            notes: topology.notes().to_vec(),
+        }
     }
 }
 
@@ -287,6 +327,13 @@ mod tests {
                 numa_balancing: Availability::Available(0),
                 smt_active: Availability::Available(false),
                 nmi_watchdog: Availability::Available(1),
+                cache_aware_scheduling: Some(Availability::Unavailable("debugfs is not mounted".into())),
+                sched_ext: Some(Availability::Available(SchedExt {
+                    state: "enabled".into(),
+                    scheduler: Some("layered".into()),
+                    switches_all: Some(true),
+                })),
+                mediated_vpmu: Some(Availability::Available(false)),
             },
             caches: Availability::Available(vec![CacheFact {
                 level: 2,
@@ -320,6 +367,28 @@ mod tests {
         assert_eq!(read, Manifest { segment_checksum: None, gaps: Vec::new(), ..manifest() });
         assert!(!read.has_checksums() && manifest().has_checksums());
         assert_eq!((read.interruptions().count(), manifest().interruptions().count()), (0, 1));
+    }
+
+    #[test]
+    fn a_manifest_from_before_schedulers_does_not_know_them() {
+        let text = manifest().to_json().unwrap();
+        let added = text.find(",\n    \"cache_aware_scheduling\"").unwrap();
+        let end = added + text[added..].find("\n  },\n  \"caches\"").unwrap();
+        let read = Manifest::from_json(&text.replace(&text[added..end], "")).unwrap().environment;
+        assert_eq!((read.cache_aware_scheduling, read.sched_ext, read.mediated_vpmu), (None, None, None));
+    }
+
+    #[test]
+    fn a_topology_is_recorded_whole() {
+        let text = r#"{"level":3,"domains":[{"id":0,"cpus":[0,1]},{"id":1,"cpus":[2,3]}],"cores":[[0,1]],
+            "classes":{"performance":[0,1],"efficient":[2,3]},"by_node":true,"notes":["one"]}"#;
+        let topology = Topology::from_json(text).unwrap();
+        let fact: TopologyFact =
+            serde_json::from_str(&serde_json::to_string(&TopologyFact::from(&topology)).unwrap()).unwrap();
+        assert_eq!(fact.topology().unwrap(), topology);
+        let plain = Topology::from_json(r#"{"domains":[{"id":0,"cpus":[0]}]}"#).unwrap();
+        let json = serde_json::to_value(TopologyFact::from(&plain)).unwrap();
+        assert_eq!(json.as_object().unwrap().len(), 2, "what is empty is left out: {json}");
     }
 
     #[test]

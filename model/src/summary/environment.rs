@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
+use crate::schedulers::{CacheAware, SchedExt};
 use crate::schema;
 use crate::text::chosen;
 
@@ -31,6 +32,12 @@ pub struct Environment {
     pub transparent_hugepage: Option<String>,
     /// `/proc/sys/kernel/numa_balancing`.
     pub numa_balancing: Option<String>,
+    /// Settings of the kernel's cache-aware scheduling.
+    pub cache_aware_scheduling: Option<CacheAware>,
+    /// The scheduler that a BPF program brings along.
+    pub sched_ext: Option<SchedExt>,
+    /// Whether KVM hands the counters of the processor to its guests.
+    pub mediated_vpmu: Option<bool>,
     /// Mean number of runnable tasks over the last minute.
     pub load_1min: Option<f64>,
     /// Every file of `/sys/kernel/mm/ksm`.
@@ -75,6 +82,9 @@ impl Environment {
             governor: governors.map(|names| names.join(", ")),
             transparent_hugepage: host.transparent_hugepage.value().map(|text| chosen(text).to_owned()),
             numa_balancing: host.numa_balancing.value().map(u64::to_string),
+            cache_aware_scheduling: known(host.cache_aware_scheduling.as_ref()),
+            sched_ext: known(host.sched_ext.as_ref()),
+            mediated_vpmu: known(host.mediated_vpmu.as_ref()),
             load_1min: extra.load_1min,
             ksm: ksm.filter_map(|(file, text)| Some((file.clone(), setting(text)?))).collect(),
             ksm_users: extra.ksm_users,
@@ -82,6 +92,10 @@ impl Environment {
             git_revision: extra.git_revision,
         }
     }
+}
+
+fn known<T: Clone>(value: Option<&Availability<T>>) -> Option<T> {
+    value.and_then(Availability::value).cloned()
 }
 
 fn setting(text: &Availability<String>) -> Option<String> {

@@ -8,7 +8,7 @@ use huddle_host::discover::{DiscoverOptions, Discoverer, Discovery};
 use huddle_host::pin::{HostPinner, Journal, Scheduler, StateLock};
 use huddle_host::stages::{Measurement, PassTrigger, SharingSource, StageError};
 use huddle_host::topology::{caches, usable_cpus};
-use huddle_host::{ksm, numa, topology};
+use huddle_host::{ksm, numa, schedulers, topology};
 use huddle_model::availability::Availability;
 use huddle_model::matrix::Method;
 use huddle_model::topology::{CacheInfo, Topology};
@@ -119,15 +119,26 @@ impl Backend for HostBackend {
     }
 
     fn advice(&self, choice: &LoopChoice) -> Vec<String> {
-        let is_off = ksm::state(&self.root).is_ok_and(|state| state.run != 1);
-        if !is_off || choice.ksm_run {
-            return Vec::new();
+        let mut advice = Vec::new();
+        if let Ok(found) = schedulers::sched_ext(&self.root)
+            && found.is_active()
+        {
+            advice.push(format!(
+                "the scheduler {} (sched_ext, {}) runs threads on this host: it may leave vCPUs that are pinned waiting, \
+                 and its effects are measured too",
+                found.name(),
+                found.state
+            ));
         }
-        vec![
-            "KSM is not running, so there is one round and then no pass to follow; start it with --ksm-run or \
+        let is_off = ksm::state(&self.root).is_ok_and(|state| state.run != 1);
+        if is_off && !choice.ksm_run {
+            advice.push(
+                "KSM is not running, so there is one round and then no pass to follow; start it with --ksm-run or \
              `echo 1 > /sys/kernel/mm/ksm/run`"
-                .to_owned(),
-        ]
+                    .to_owned(),
+            );
+        }
+        advice
     }
 
     fn vms(&self) -> Result<Discovery, BackendError> {

@@ -90,9 +90,7 @@ impl Recording {
             return Err(ReplayError::Empty { dir: dir.to_owned(), warnings });
         }
         let topology = match &manifest.topology {
-            Availability::Available(fact) => {
-                Availability::from(Topology::new(fact.level, fact.domains.clone())).map(Arc::new)
-            }
+            Availability::Available(fact) => Availability::from(fact.topology()).map(Arc::new),
             Availability::Unavailable(reason) => Availability::Unavailable(reason.clone()),
         };
         Ok(Self {
