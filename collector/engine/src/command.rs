@@ -59,6 +59,7 @@ impl Engine {
         let (answer, plan) = match command {
             LoopCommand::Apply => {
                 self.apply = true;
+                self.resume(&mut events);
                 let answer = match self.trials {
                     Some(_) => "the plan is tried from the next round on, and kept if it is better",
                     None => "vCPUs are pinned as planned from now on",
@@ -167,6 +168,7 @@ impl Engine {
             trials.was_undone();
         }
         self.apply = false;
+        self.memory.is_restored = true;
         let report = self.undo().unwrap_or_default();
         events.extend(report.notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !report.failures.is_empty() {
@@ -174,7 +176,18 @@ impl Engine {
             events.push((EventKind::StageFailed, None, failures.clone()));
             return Err(failures);
         }
-        Ok(format!("{} changes were undone; nothing is pinned from now on", report.restored))
+        let nothing = if self.merger.is_some() { "nothing is pinned or merged" } else { "nothing is pinned" };
+        Ok(format!("{} changes were undone; {nothing} from now on", report.restored))
+    }
+
+    /// Makes the changes besides pinning again that a restore has undone: settings of KSM now, and merging from the
+    /// next round on.
+    fn resume(&mut self, events: &mut Events) {
+        if !std::mem::take(&mut self.memory.is_restored) {
+            return;
+        }
+        let notes = self.pinner.as_mut().map(|pinner| pinner.resume()).unwrap_or_default();
+        events.extend(notes.into_iter().map(|note| (EventKind::StageFailed, None, note)));
     }
 
     /// The plan of this policy for the measurement of the last round; `None` if the loop is stopped meanwhile.

@@ -95,6 +95,8 @@ pub struct Memory {
     view: Option<View>,
     /// Reads the host, so that the end need not wait for it.
     reader: ReaderThread,
+    /// Whether a viewer had everything undone and nothing applied since: then nothing is merged either.
+    is_restored: bool,
     /// Whether the observer was abandoned; it has monitoring groups to remove.
     has_abandoned_observer: bool,
 }
@@ -360,7 +362,7 @@ impl Engine {
     /// Undoes every change; `None` if the loop could not change anything.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
-        let merged = self.merger.take().map(|mut merger| merger.undo());
+        let merged = self.merger.as_mut().map(|merger| merger.undo());
         match (pinned, merged) {
             (Some(mut report), Some(merged)) => {
                 report.restored += merged.restored;
@@ -372,10 +374,11 @@ impl Engine {
         }
     }
 
-    /// Merges equal pages of VMs; returns notes about it.
+    /// Merges equal pages of VMs, unless that was undone and is to stay so; returns notes about it.
     fn merge(&mut self) -> Vec<String> {
         let stop = self.memory.reader.stop();
-        match self.merger.as_mut().map(|merger| merger.merge(stop)) {
+        let merger = self.merger.as_mut().filter(|_| !self.memory.is_restored);
+        match merger.map(|merger| merger.merge(stop)) {
             None => Vec::new(),
             Some(Ok(notes)) => notes,
             Some(Err(error)) => vec![format!("merging ended early: {error}")],

@@ -131,6 +131,23 @@ impl Pinner for FakePinner {
         self.0.lock().unwrap().push("undo".into());
         UndoReport { restored: 1, notes: Vec::new(), failures: Vec::new() }
     }
+
+    fn resume(&mut self) -> Vec<String> {
+        self.0.lock().unwrap().push("resume".into());
+        Vec::new()
+    }
+}
+
+impl PageMerger for FakePinner {
+    fn merge(&mut self, _: &Stop) -> Result<Vec<String>, StageError> {
+        self.0.lock().unwrap().push("merge".into());
+        Ok(Vec::new())
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        self.0.lock().unwrap().push("unmerge".into());
+        UndoReport { restored: 2, ..UndoReport::default() }
+    }
 }
 
 struct FakeClock;
@@ -575,10 +592,34 @@ fn commands_are_rounds_of_their_own() {
     assert_eq!(round(&mut engine).pinning, Pinning::DryRun, "and it stays so");
     let (view, _) = command(&mut engine, &LoopCommand::Apply).unwrap();
     assert!(view.pinning.outcome().is_some());
-    let log = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
+    let log = ["apply 2 of 2", "apply 0 of 2", "undo", "resume", "apply 0 of 2"];
     assert_eq!(*pinner.0.lock().unwrap(), log);
     engine.pinner = None;
     assert!(engine.command(&LoopCommand::Restore).unwrap_err().contains("--dry-run"));
+}
+
+/// Restoring undoes merging too; applying resumes it, as it resumes pinning.
+#[test]
+fn merging_pauses_with_a_restore_and_resumes_with_an_apply() {
+    let log = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &FakePinner::default());
+    engine.merger = Some(Box::new(log.clone()));
+    let logged = || std::mem::take(&mut *log.0.lock().unwrap());
+    round(&mut engine);
+    assert_eq!(logged(), ["merge"]);
+    let (_, answer) = command(&mut engine, &LoopCommand::Restore).unwrap();
+    assert_eq!(answer, "3 changes were undone; nothing is pinned or merged from now on");
+    command(&mut engine, &LoopCommand::SetPolicy(Policy::Sharing)).unwrap();
+    round(&mut engine);
+    assert_eq!(logged(), ["unmerge"], "nothing is merged after a restore");
+    command(&mut engine, &LoopCommand::Apply).unwrap();
+    round(&mut engine);
+    assert_eq!(logged(), ["merge"], "and again after an apply");
+    // A dry run keeps what is merged, and merging goes on.
+    command(&mut engine, &LoopCommand::DryRun).unwrap();
+    round(&mut engine);
+    assert_eq!(engine.undo().unwrap().restored, 3);
+    assert_eq!(logged(), ["merge", "unmerge"], "the end undoes it");
 }
 
 #[test]
