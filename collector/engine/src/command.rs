@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Engine, Events, decision_event, events_at, unavailable_event};
 
 /// Why commands are no longer carried out.
-const ENDING: &str = "the loop is ending";
+pub const ENDING: &str = "the loop is ending";
 
 /// A command, and where to send its outcome: one sentence either way.
 #[derive(Debug)]
