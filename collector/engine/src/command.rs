@@ -27,6 +27,29 @@ pub struct Request {
 /// Where commands are sent to.
 pub type Requests = mpsc::Sender<Request>;
 
+/// A command that the engine carries out.
+enum Placing {
+    Apply,
+    DryRun,
+    Policy(Policy),
+    Restore,
+}
+
+impl Placing {
+    /// An error for the commands that are not for the engine.
+    fn of(command: &LoopCommand) -> Result<Self, &'static str> {
+        match command {
+            LoopCommand::Apply => Ok(Self::Apply),
+            LoopCommand::DryRun => Ok(Self::DryRun),
+            LoopCommand::SetPolicy(policy) => Ok(Self::Policy(*policy)),
+            LoopCommand::Restore => Ok(Self::Restore),
+            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
+                Err("recordings are not the engine's")
+            }
+        }
+    }
+}
+
 impl Engine {
     /// Carries out a command on the results of the last round, and emits a round of its own: each change of
     /// placement is a new round in a recording. A trial that conflicts with the command is aborted first, and
@@ -40,24 +63,22 @@ impl Engine {
         let view = self.memory.view.as_ref().ok_or("the first round is not done yet")?;
         let last = Arc::clone(&view.round);
         let begin_unix_us = self.clock.now_unix_us();
+        let command = Placing::of(command)?;
         match command {
-            LoopCommand::Apply => {
+            Placing::Apply => {
                 self.pinner.as_ref().ok_or("this loop was started with --dry-run and cannot pin")?;
                 last.plan.value().ok_or("there is no plan to apply")?;
             }
-            LoopCommand::Restore => {
+            Placing::Restore => {
                 self.pinner.as_ref().ok_or("this loop was started with --dry-run: nothing to undo")?;
             }
-            LoopCommand::DryRun | LoopCommand::SetPolicy(_) => {}
-            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
-                return Err("recordings are not the engine's".into());
-            }
+            Placing::DryRun | Placing::Policy(_) => {}
         }
         // A window holds one placement only, so it ends before anything is changed.
         let observation = self.window(&last.vms, last.topology.value()).ok_or(ENDING)?;
         let mut events = Vec::new();
         let (answer, plan) = match command {
-            LoopCommand::Apply => {
+            Placing::Apply => {
                 self.apply = true;
                 self.resume(&mut events);
                 let answer = match self.trials {
@@ -66,12 +87,12 @@ impl Engine {
                 };
                 (Ok(answer.to_owned()), last.plan.clone())
             }
-            LoopCommand::SetPolicy(policy) => {
-                let plan = self.replan(*policy, &last).ok_or(ENDING)?;
-                self.policy = *policy;
-                (Ok(self.change_policy(*policy)), plan)
+            Placing::Policy(policy) => {
+                let plan = self.replan(policy, &last).ok_or(ENDING)?;
+                self.policy = policy;
+                (Ok(self.change_policy(policy)), plan)
             }
-            LoopCommand::DryRun => {
+            Placing::DryRun => {
                 if self.abort_trial("a dry run") {
                     // A placement that was only being tried is undone.
                     self.pin_as_wanted(&last, &last.plan, &mut events);
@@ -79,10 +100,7 @@ impl Engine {
                 self.apply = false;
                 (Ok("nothing is pinned from now on; what is pinned stays".to_owned()), last.plan.clone())
             }
-            LoopCommand::Restore => (self.restore(&mut events), last.plan.clone()),
-            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
-                return Err("recordings are not the engine's".into());
-            }
+            Placing::Restore => (self.restore(&mut events), last.plan.clone()),
         };
         let (Ok(outcome) | Err(outcome)) = &answer;
         events.push((EventKind::Lifecycle, None, format!("command of a viewer: {outcome}")));
