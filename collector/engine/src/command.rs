@@ -132,7 +132,7 @@ impl Engine {
             plan,
             pinning,
             events: events_at(end_unix_us, events),
-            own_cpu_us: self.host.own_cpu_us().into(),
+            own_cpu_us: self.fact(|host| host.own_cpu_us()),
         };
         Ok((self.emit_round(round, observation, decisions), answer))
     }

@@ -214,14 +214,14 @@ impl Engine {
             number: self.memory.round,
             begin_unix_us,
             end_unix_us,
-            ksm: self.host.ksm().into(),
+            ksm: self.fact(|host| host.ksm()),
             topology,
             vms,
             matrix,
             plan,
             pinning,
             events: events_at(end_unix_us, events),
-            own_cpu_us: self.host.own_cpu_us().into(),
+            own_cpu_us: self.fact(|host| host.own_cpu_us()),
         };
         Some(self.emit_round(round, observation, decisions))
     }

@@ -520,6 +520,59 @@ async fn a_stop_waits_for_no_reading_of_the_host() {
     }
 }
 
+/// KSM does not answer until it is released.
+struct HangingKsm(Option<std::sync::mpsc::Receiver<()>>);
+
+impl HostSource for HangingKsm {
+    fn topology(&mut self) -> Result<Topology, StageError> {
+        FakeHost.topology()
+    }
+
+    fn ksm(&mut self) -> Result<KsmState, StageError> {
+        self.0.take().map(|held| held.recv());
+        FakeHost.ksm()
+    }
+
+    fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {
+        FakeHost.node_pages(process)
+    }
+
+    fn runnable_per_cpu(&mut self) -> Result<f64, StageError> {
+        FakeHost.runnable_per_cpu()
+    }
+
+    fn own_cpu_us(&mut self) -> Result<u64, StageError> {
+        FakeHost.own_cpu_us()
+    }
+}
+
+/// A round that has pinned is published, though a fact of it is not known.
+#[tokio::test]
+async fn a_stop_waits_for_no_fact_that_is_read_after_pinning() {
+    let pinner = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let (release, held) = std::sync::mpsc::channel();
+    engine.host = Box::new(HangingKsm(Some(held)));
+    let begun = std::time::Instant::now();
+    let stop = tokio::time::sleep(Duration::from_millis(100));
+    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let rounds = Mutex::new(Vec::new());
+    let publish = |step: &Step| {
+        let round = step.iter().find_map(|update| match update {
+            Update::Round(round) => round.ksm.reason().map(str::to_owned),
+            _ => None,
+        });
+        rounds.lock().unwrap().extend(round);
+    };
+    let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(end.undo.unwrap().restored, 1);
+    assert_eq!(*rounds.lock().unwrap(), ["the loop is ending, and does not wait for this"]);
+    assert_eq!(*pinner.0.lock().unwrap(), ["apply 1 of 1", "undo"]);
+    drop(release);
+}
+
 /// Cannot pin, as with a journal on a full disk.
 struct Full;
 
