@@ -30,7 +30,7 @@ use crate::doctor::examine;
 /// Begins a recording in a directory; on a blocking thread.
 type Begin = dyn Fn(&Path) -> Result<RecorderHandle, String> + Send + Sync;
 
-/// Where a loop records. Beginning and closing a recording write to a disk that may be slow, or never answer: both run on
+/// Where a loop records. Beginning and closing a recording write to a disk that may never answer: both run on
 /// blocking threads, so that the loop's own thread goes on with signals and viewers.
 pub(crate) struct LoopRecorder {
     running: Mutex<Option<RecorderHandle>>,
