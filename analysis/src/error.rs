@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{ManifestError, Table};
+use huddle_model::text::first_line;
 use huddle_recording::regular::RegularError;
 use huddle_recording::{ManifestFault, TableFault};
 use polars::error::PolarsError;
@@ -100,7 +101,11 @@ impl AnalysisError {
     }
 
     pub(crate) fn table(run: &Path, table: Table) -> impl Fn(PolarsError) -> Self {
-        move |error| Self::Table { run: run.to_owned(), table, message: first_line(&error.to_string()) }
+        move |error| Self::Table {
+            run: run.to_owned(),
+            table,
+            message: first_line(&error.to_string()).to_owned(),
+        }
     }
 }
 
@@ -118,9 +123,4 @@ fn list(names: &[String]) -> String {
         [] => "none".to_owned(),
         names => names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
     }
-}
-
-/// The first line of an error of Polars, without the query plan.
-pub(crate) fn first_line(text: &str) -> String {
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use huddle_model::schema::{ColumnKind, Table};
+use huddle_model::text::first_line;
 use polars::prelude::*;
 
 use crate::AnalysisError;
-use crate::error::first_line;
 use crate::frame::collect;
 use crate::run::RunDir;
 
@@ -103,7 +103,7 @@ fn write(
         let path = dir.join(&name);
         let cannot = |error: PolarsError| AnalysisError::Write {
             path: path.clone(),
-            message: first_line(&error.to_string()),
+            message: first_line(&error.to_string()).to_owned(),
         };
         let target = SinkTarget::Path(PlRefPath::try_from_path(&unfinished.join(&name)).map_err(cannot)?);
         let sink =

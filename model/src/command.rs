@@ -26,6 +26,11 @@ pub enum LoopCommand {
 }
 
 impl LoopCommand {
+    /// Whether it is about the recording, and so nothing to the engine.
+    pub fn is_for_recording(&self) -> bool {
+        matches!(self, Self::StartRecording { .. } | Self::StopRecording)
+    }
+
     /// The confirmation to show before it changes the host; `None` if it does not.
     pub fn question(&self) -> Option<String> {
         match self {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::VmRef;
+use crate::kind::named;
 
 /// An event for the log, the terminal and the recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,18 +40,13 @@ pub enum EventKind {
     Lifecycle,
 }
 
-impl EventKind {
-    /// Its name in recordings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::VmAppeared => "vm_appeared",
-            Self::VmVanished => "vm_vanished",
-            Self::StageFailed => "stage_failed",
-            Self::LimitLost => "limit_lost",
-            Self::Pinned => "pinned",
-            Self::PinSkipped => "pin_skipped",
-            Self::Note => "note",
-            Self::Lifecycle => "lifecycle",
-        }
-    }
+named! {EventKind, "kind of event":
+    VmAppeared = "vm_appeared",
+    VmVanished = "vm_vanished",
+    StageFailed = "stage_failed",
+    LimitLost = "limit_lost",
+    Pinned = "pinned",
+    PinSkipped = "pin_skipped",
+    Note = "note",
+    Lifecycle = "lifecycle",
 }

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod cpuset;
 pub mod event;
 pub mod id;
+pub mod kind;
 pub mod ksm;
 pub mod matrix;
 pub mod names;

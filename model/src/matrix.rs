@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Owner, Uuid, VmId};
+use crate::kind::named;
 use crate::names::Identity;
 use crate::vm::Vm;
 
@@ -40,15 +41,11 @@ pub enum Method {
     File,
 }
 
-impl std::fmt::Display for Method {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Merged => "merged",
-            Self::Events => "events",
-            Self::Content => "content",
-            Self::File => "file",
-        })
-    }
+named! {Method, "method of measurement":
+    Merged = "merged",
+    Events = "events",
+    Content = "content",
+    File = "file",
 }
 
 /// The composition of one VM's guest memory, in 4 KiB pages and frames.

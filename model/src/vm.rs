@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::{Binding, RealTime};
 use crate::cpuset::CpuSet;
 pub use crate::id::{Owner, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, XenDomainId};
+use crate::kind::named;
 use crate::names::Identity;
 
 /// What runs the VM.
@@ -40,6 +41,8 @@ pub enum VmmKind {
     XenHvm,
     /// A domain of Xen whose kind of virtualisation is unknown.
     Xen,
+    /// Not known: a recording has the name of a kind that this version does not know.
+    Unknown,
 }
 
 impl VmmKind {
@@ -49,23 +52,20 @@ impl VmmKind {
     }
 }
 
-impl fmt::Display for VmmKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::QemuKvm => "qemu-kvm",
-            Self::QemuTcg => "qemu-tcg",
-            Self::Firecracker => "firecracker",
-            Self::CloudHypervisor => "cloud-hypervisor",
-            Self::Crosvm => "crosvm",
-            Self::OtherKvm => "kvm",
-            Self::Process => "process",
-            Self::Cgroup => "cgroup",
-            Self::XenPv => "xen-pv",
-            Self::XenPvh => "xen-pvh",
-            Self::XenHvm => "xen-hvm",
-            Self::Xen => "xen",
-        })
-    }
+named! {VmmKind, "kind of VMM":
+    QemuKvm = "qemu-kvm",
+    QemuTcg = "qemu-tcg",
+    Firecracker = "firecracker",
+    CloudHypervisor = "cloud-hypervisor",
+    Crosvm = "crosvm",
+    OtherKvm = "kvm",
+    Process = "process",
+    Cgroup = "cgroup",
+    XenPv = "xen-pv",
+    XenPvh = "xen-pvh",
+    XenHvm = "xen-hvm",
+    Xen = "xen",
+    Unknown = "unknown",
 }
 
 /// One virtual CPU.

@@ -4,6 +4,7 @@
 //! the loop's decisions.
 
 mod arms;
+mod experiment_arms;
 mod show;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use huddle_model::trial::Objective;
 use serde::Serialize;
 
 use crate::AnalysisError;
-use crate::experiment::{self, ExperimentDir};
+use crate::experiment::ExperimentDir;
 use crate::run::RunDir;
 pub(crate) use arms::{ArmData, Arms, Place, latencies};
 pub use arms::{By, LATENCY_QUANTILES, LatencyOf};
@@ -225,7 +226,7 @@ impl Comparison {
     /// When its result or a recording of it cannot be read, or the baseline does not exist.
     pub fn of_experiment(dir: &ExperimentDir, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let summary = dir.summary()?;
-        let mut found = experiment::arms(&summary);
+        let mut found = experiment_arms::arms(&summary);
         let invalid: Vec<u64> = summary
             .blocks
             .iter()

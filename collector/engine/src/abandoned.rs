@@ -10,7 +10,8 @@ use huddle_model::observation::Observation;
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
-const ENDING: &str = "the loop is ending, and does not wait for this";
+/// Why a fact is unavailable.
+pub(super) const ENDING: &str = "the loop is ending, and does not wait for this";
 
 /// Replaces any stage; every reading fails.
 pub(super) struct Abandoned;

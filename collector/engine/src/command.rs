@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Engine, Events, decision_event, events_at, unavailable_event};
 
 /// Why commands are no longer carried out.
-const ENDING: &str = "the loop is ending";
+pub const ENDING: &str = "the loop is ending";
 
 /// A command, and where to send its outcome: one sentence either way.
 #[derive(Debug)]
@@ -26,6 +26,29 @@ pub struct Request {
 
 /// Where commands are sent to.
 pub type Requests = mpsc::Sender<Request>;
+
+/// A command that the engine carries out.
+enum Placing {
+    Apply,
+    DryRun,
+    Policy(Policy),
+    Restore,
+}
+
+impl Placing {
+    /// An error for the commands that are not for the engine.
+    fn of(command: &LoopCommand) -> Result<Self, &'static str> {
+        match command {
+            LoopCommand::Apply => Ok(Self::Apply),
+            LoopCommand::DryRun => Ok(Self::DryRun),
+            LoopCommand::SetPolicy(policy) => Ok(Self::Policy(*policy)),
+            LoopCommand::Restore => Ok(Self::Restore),
+            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
+                Err("recordings are not the engine's")
+            }
+        }
+    }
+}
 
 impl Engine {
     /// Carries out a command on the results of the last round, and emits a round of its own: each change of
@@ -40,37 +63,36 @@ impl Engine {
         let view = self.memory.view.as_ref().ok_or("the first round is not done yet")?;
         let last = Arc::clone(&view.round);
         let begin_unix_us = self.clock.now_unix_us();
+        let command = Placing::of(command)?;
         match command {
-            LoopCommand::Apply => {
+            Placing::Apply => {
                 self.pinner.as_ref().ok_or("this loop was started with --dry-run and cannot pin")?;
                 last.plan.value().ok_or("there is no plan to apply")?;
             }
-            LoopCommand::Restore => {
+            Placing::Restore => {
                 self.pinner.as_ref().ok_or("this loop was started with --dry-run: nothing to undo")?;
             }
-            LoopCommand::DryRun | LoopCommand::SetPolicy(_) => {}
-            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
-                return Err("recordings are not the engine's".into());
-            }
+            Placing::DryRun | Placing::Policy(_) => {}
         }
         // A window holds one placement only, so it ends before anything is changed.
         let observation = self.window(&last.vms, last.topology.value()).ok_or(ENDING)?;
         let mut events = Vec::new();
         let (answer, plan) = match command {
-            LoopCommand::Apply => {
+            Placing::Apply => {
                 self.apply = true;
+                self.resume(&mut events);
                 let answer = match self.trials {
                     Some(_) => "the plan is tried from the next round on, and kept if it is better",
                     None => "vCPUs are pinned as planned from now on",
                 };
                 (Ok(answer.to_owned()), last.plan.clone())
             }
-            LoopCommand::SetPolicy(policy) => {
-                let plan = self.replan(*policy, &last).ok_or(ENDING)?;
-                self.policy = *policy;
-                (Ok(self.change_policy(*policy)), plan)
+            Placing::Policy(policy) => {
+                let plan = self.replan(policy, &last).ok_or(ENDING)?;
+                self.policy = policy;
+                (Ok(self.change_policy(policy)), plan)
             }
-            LoopCommand::DryRun => {
+            Placing::DryRun => {
                 if self.abort_trial("a dry run") {
                     // A placement that was only being tried is undone.
                     self.pin_as_wanted(&last, &last.plan, &mut events);
@@ -78,10 +100,7 @@ impl Engine {
                 self.apply = false;
                 (Ok("nothing is pinned from now on; what is pinned stays".to_owned()), last.plan.clone())
             }
-            LoopCommand::Restore => (self.restore(&mut events), last.plan.clone()),
-            LoopCommand::StartRecording { .. } | LoopCommand::StopRecording => {
-                return Err("recordings are not the engine's".into());
-            }
+            Placing::Restore => (self.restore(&mut events), last.plan.clone()),
         };
         let (Ok(outcome) | Err(outcome)) = &answer;
         events.push((EventKind::Lifecycle, None, format!("command of a viewer: {outcome}")));
@@ -113,7 +132,7 @@ impl Engine {
             plan,
             pinning,
             events: events_at(end_unix_us, events),
-            own_cpu_us: self.host.own_cpu_us().into(),
+            own_cpu_us: self.fact(|host| host.own_cpu_us()),
         };
         Ok((self.emit_round(round, observation, decisions), answer))
     }
@@ -167,6 +186,7 @@ impl Engine {
             trials.was_undone();
         }
         self.apply = false;
+        self.memory.is_restored = true;
         let report = self.undo().unwrap_or_default();
         events.extend(report.notes.into_iter().map(|note| (EventKind::Note, None, note)));
         if !report.failures.is_empty() {
@@ -174,7 +194,18 @@ impl Engine {
             events.push((EventKind::StageFailed, None, failures.clone()));
             return Err(failures);
         }
-        Ok(format!("{} changes were undone; nothing is pinned from now on", report.restored))
+        let nothing = if self.merger.is_some() { "nothing is pinned or merged" } else { "nothing is pinned" };
+        Ok(format!("{} changes were undone; {nothing} from now on", report.restored))
+    }
+
+    /// Makes the changes besides pinning again that a restore has undone: settings of KSM now, and merging from the
+    /// next round on.
+    fn resume(&mut self, events: &mut Events) {
+        if !std::mem::take(&mut self.memory.is_restored) {
+            return;
+        }
+        let notes = self.pinner.as_mut().map(|pinner| pinner.resume()).unwrap_or_default();
+        events.extend(notes.into_iter().map(|note| (EventKind::StageFailed, None, note)));
     }
 
     /// The plan of this policy for the measurement of the last round; `None` if the loop is stopped meanwhile.

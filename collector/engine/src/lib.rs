@@ -97,6 +97,8 @@ pub struct Memory {
     view: Option<View>,
     /// Reads the host, so that the end need not wait for it.
     reader: ReaderThread,
+    /// Whether a viewer had everything undone and nothing applied since: then nothing is merged either.
+    is_restored: bool,
     /// Whether the observer was abandoned; it has monitoring groups to remove.
     has_abandoned_observer: bool,
 }
@@ -215,14 +217,14 @@ impl Engine {
             number: self.memory.round,
             begin_unix_us,
             end_unix_us,
-            ksm: self.host.ksm().into(),
+            ksm: self.fact(|host| host.ksm()),
             topology,
             vms,
             matrix,
             plan,
             pinning,
             events: events_at(end_unix_us, events),
-            own_cpu_us: self.host.own_cpu_us().into(),
+            own_cpu_us: self.fact(|host| host.own_cpu_us()),
         };
         Some(self.emit_round(round, observation, decisions))
     }
@@ -363,7 +365,7 @@ impl Engine {
     /// Undoes every change; `None` if the loop could not change anything.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
-        let merged = self.merger.take().map(|mut merger| merger.undo());
+        let merged = self.merger.as_mut().map(|merger| merger.undo());
         match (pinned, merged) {
             (Some(mut report), Some(merged)) => {
                 report.restored += merged.restored;
@@ -375,10 +377,11 @@ impl Engine {
         }
     }
 
-    /// Merges equal pages of VMs; returns notes about it.
+    /// Merges equal pages of VMs, unless that was undone and is to stay so; returns notes about it.
     fn merge(&mut self) -> Vec<String> {
         let stop = self.memory.reader.stop();
-        match self.merger.as_mut().map(|merger| merger.merge(stop)) {
+        let merger = self.merger.as_mut().filter(|_| !self.memory.is_restored);
+        match merger.map(|merger| merger.merge(stop)) {
             None => Vec::new(),
             Some(Ok(notes)) => notes,
             Some(Err(error)) => vec![format!("merging ended early: {error}")],

@@ -16,7 +16,7 @@ use huddle_model::topology::Topology;
 use huddle_model::trial::HostReading;
 use huddle_model::vm::Vm;
 
-use super::abandoned::Abandoned;
+use super::abandoned::{Abandoned, ENDING};
 use super::{Engine, Events};
 
 /// The VMs that may be placed, in the order of their matrix.
@@ -54,6 +54,15 @@ impl Engine {
         ask: impl FnOnce(&mut (dyn HostSource + Send + 'static)) -> R + Send + 'static,
     ) -> Option<R> {
         self.memory.reader.run(NO_GRACE, &mut self.host, Box::new(Abandoned), ask)
+    }
+
+    /// Reads a fact of the host for a round whose changes are made: if the loop is stopped meanwhile it is unavailable,
+    /// and the round is still published.
+    pub(super) fn fact<R: Send + 'static>(
+        &mut self,
+        ask: impl FnOnce(&mut (dyn HostSource + Send + 'static)) -> Result<R, StageError> + Send + 'static,
+    ) -> Availability<R> {
+        self.ask_host(ask).map_or_else(|| Availability::Unavailable(ENDING.to_owned()), Availability::from)
     }
 
     /// Finds the VMs; `None` if the loop is stopped meanwhile.
@@ -191,7 +200,10 @@ impl Engine {
         self.memory.has_abandoned_observer |= seen.is_none();
         let seen = seen?;
         let placed_in = self.memory.view.as_ref().map_or(0, |view| view.round.number);
-        let sharing_cost = self.sharing.programs_cost();
+        let reader = &mut self.memory.reader;
+        let sharing_cost = reader
+            .run(NO_GRACE, &mut self.sharing, Box::new(Abandoned), |sharing| sharing.programs_cost())
+            .flatten();
         let before = std::mem::replace(&mut self.memory.sharing_cost, sharing_cost.unwrap_or_default());
         let seen = seen.map(|mut seen| {
             seen.programs.extend(sharing_cost.map(|now| ProgramObservation {
@@ -204,12 +216,16 @@ impl Engine {
             Observation { round: placed_in, ..seen }
         });
         let at = self.moment();
-        let Some(trials) = &mut self.trials else { return Some(seen.map(Arc::new)) };
-        let host = HostReading {
-            load_per_cpu: self.host.runnable_per_cpu().ok(),
-            ksm_run: self.host.ksm().ok().map(|ksm| ksm.run),
-        };
-        Some(seen.map(|seen| Arc::new(trials.window(at, seen, host))))
+        if self.trials.is_none() {
+            return Some(seen.map(Arc::new));
+        }
+        let load_per_cpu = self.fact(|host| host.runnable_per_cpu()).value().copied();
+        let ksm_run = self.fact(|host| host.ksm()).value().map(|ksm| ksm.run);
+        let host = HostReading { load_per_cpu, ksm_run };
+        Some(seen.map(|seen| match &mut self.trials {
+            Some(trials) => Arc::new(trials.window(at, seen, host)),
+            None => Arc::new(seen),
+        }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole loop on fakes.
 
 mod bindings;
+mod stops;
 mod trials;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -132,6 +133,23 @@ impl Pinner for FakePinner {
     fn undo(&mut self) -> UndoReport {
         self.0.lock().unwrap().push("undo".into());
         UndoReport { restored: 1, notes: Vec::new(), failures: Vec::new() }
+    }
+
+    fn resume(&mut self) -> Vec<String> {
+        self.0.lock().unwrap().push("resume".into());
+        Vec::new()
+    }
+}
+
+impl PageMerger for FakePinner {
+    fn merge(&mut self, _: &Stop) -> Result<Vec<String>, StageError> {
+        self.0.lock().unwrap().push("merge".into());
+        Ok(Vec::new())
+    }
+
+    fn undo(&mut self) -> UndoReport {
+        self.0.lock().unwrap().push("unmerge".into());
+        UndoReport { restored: 2, ..UndoReport::default() }
     }
 }
 
@@ -447,64 +465,6 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
     assert_eq!(end.undo.unwrap().restored, 1);
 }
 
-/// Blocks until it is released.
-struct Hanging(Option<std::sync::mpsc::Receiver<()>>);
-
-impl SharingSource for Hanging {
-    fn measure(&mut self, _: &[Vm]) -> Result<Measurement, StageError> {
-        self.0.take().map(|held| held.recv());
-        Err("it hung".into())
-    }
-}
-
-impl VmSource for Hanging {
-    fn discover(&mut self) -> Result<Discovery, StageError> {
-        self.0.take().map(|held| held.recv());
-        Err("it hung".into())
-    }
-}
-
-impl Observer for Hanging {
-    fn observe(&mut self, _: &[Vm], _: Option<&Topology>) -> Availability<Observation> {
-        self.0.take().map(|held| held.recv());
-        Availability::Unavailable("it hung".into())
-    }
-}
-
-/// Whatever a round waits for, a stop undoes everything within a second, and nothing is pinned afterwards.
-#[tokio::test]
-async fn a_stop_waits_for_no_reading_of_the_host() {
-    let hang = |stage: usize, engine: &mut Engine| {
-        let (release, held) = std::sync::mpsc::channel();
-        let hanging = Box::new(Hanging(Some(held)));
-        match stage {
-            0 => engine.vms = hanging,
-            1 => engine.sharing = hanging,
-            _ => engine.observer = Some(hanging),
-        }
-        release
-    };
-    for stage in 0..3 {
-        let pinner = FakePinner::default();
-        let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner);
-        let release = hang(stage, &mut engine);
-        let begun = std::time::Instant::now();
-        let stop = tokio::time::sleep(Duration::from_millis(100));
-        let options =
-            RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
-        let publish = |step: &Step| panic!("an abandoned round published {step:?}");
-        let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
-        let took = begun.elapsed();
-        assert!(took < Duration::from_secs(1), "stage {stage}: {took:?}");
-        assert_eq!((end.rounds, end.undo.unwrap().restored), (0, 1), "stage {stage}");
-        assert_eq!(*pinner.0.lock().unwrap(), ["undo"], "stage {stage}");
-        drop(release);
-        // The abandoned reading ends by itself, and has no effect.
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(*pinner.0.lock().unwrap(), ["undo"], "stage {stage}");
-    }
-}
-
 /// Cannot pin, as with a journal on a full disk.
 struct Full;
 
@@ -577,10 +537,34 @@ fn commands_are_rounds_of_their_own() {
     assert_eq!(round(&mut engine).pinning, Pinning::DryRun, "and it stays so");
     let (view, _) = command(&mut engine, &LoopCommand::Apply).unwrap();
     assert!(view.pinning.outcome().is_some());
-    let log = ["apply 2 of 2", "apply 0 of 2", "undo", "apply 0 of 2"];
+    let log = ["apply 2 of 2", "apply 0 of 2", "undo", "resume", "apply 0 of 2"];
     assert_eq!(*pinner.0.lock().unwrap(), log);
     engine.pinner = None;
     assert!(engine.command(&LoopCommand::Restore).unwrap_err().contains("--dry-run"));
+}
+
+/// Restoring undoes merging too; applying resumes it, as it resumes pinning.
+#[test]
+fn merging_pauses_with_a_restore_and_resumes_with_an_apply() {
+    let log = FakePinner::default();
+    let mut engine = engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &FakePinner::default());
+    engine.merger = Some(Box::new(log.clone()));
+    let logged = || std::mem::take(&mut *log.0.lock().unwrap());
+    round(&mut engine);
+    assert_eq!(logged(), ["merge"]);
+    let (_, answer) = command(&mut engine, &LoopCommand::Restore).unwrap();
+    assert_eq!(answer, "3 changes were undone; nothing is pinned or merged from now on");
+    command(&mut engine, &LoopCommand::SetPolicy(Policy::Sharing)).unwrap();
+    round(&mut engine);
+    assert_eq!(logged(), ["unmerge"], "nothing is merged after a restore");
+    command(&mut engine, &LoopCommand::Apply).unwrap();
+    round(&mut engine);
+    assert_eq!(logged(), ["merge"], "and again after an apply");
+    // A dry run keeps what is merged, and merging goes on.
+    command(&mut engine, &LoopCommand::DryRun).unwrap();
+    round(&mut engine);
+    assert_eq!(engine.undo().unwrap().restored, 3);
+    assert_eq!(logged(), ["merge", "unmerge"], "the end undoes it");
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub mod stages;
 pub mod status;
 pub mod stop;
 pub mod task;
+pub mod threads;
 pub mod topology;
 pub mod users;
 

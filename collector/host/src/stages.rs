@@ -237,6 +237,11 @@ pub trait Pinner {
     fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError>;
     /// Takes back every change.
     fn undo(&mut self) -> UndoReport;
+    /// After an undo: sets again what the loop had set besides affinities, which is nothing by default; returns what
+    /// failed, one sentence each.
+    fn resume(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Tells the time.

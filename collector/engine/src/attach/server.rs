@@ -22,7 +22,7 @@ use super::wire::{Line, encode};
 use super::{Answer, Hello, MAX_COMMAND_BYTES, PROTOCOL, ViewerHello, line_of};
 use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
 
-use crate::command::{Request, Requests};
+use crate::command::{ENDING, Request, Requests};
 use crate::publish::{Delivery, Publisher, Subscriber};
 
 /// A viewer that reads or sends nothing for so long is disconnected.
@@ -299,9 +299,8 @@ async fn serve_commands(
 
 async fn request(commands: &Requests, command: LoopCommand) -> Result<String, String> {
     let (reply, answer) = oneshot::channel();
-    let ended = || "the loop is ending".to_owned();
-    commands.send(Request { command, reply }).await.map_err(|_| ended())?;
-    answer.await.map_err(|_| ended())?
+    commands.send(Request { command, reply }).await.map_err(|_| ENDING)?;
+    answer.await.map_err(|_| ENDING)?
 }
 
 async fn send(write: &mut OwnedWriteHalf, line: &Line) -> io::Result<()> {

@@ -68,7 +68,7 @@ pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
         VmmKind::Crosvm => values(args, "--name").last().map(str::to_owned),
         VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup => None,
         // Not found by its command line.
-        VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => None,
+        VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen | VmmKind::Unknown => None,
     }?;
     let name = plain_short(&name, MOST_NAME_BYTES);
     (!name.trim().is_empty()).then_some(name)

@@ -62,7 +62,9 @@ fn private_memory(vmm: VmmKind) -> &'static str {
         VmmKind::CloudHypervisor => "start cloud-hypervisor with --memory shared=off,mergeable=on",
         VmmKind::Crosvm => "crosvm always uses a memfd, so its guests cannot be merged",
         VmmKind::Firecracker => "Firecracker uses a memfd where it has vhost-user devices; start it without",
-        VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup => "give it private anonymous memory",
+        VmmKind::OtherKvm | VmmKind::Process | VmmKind::Cgroup | VmmKind::Unknown => {
+            "give it private anonymous memory"
+        }
         VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen => "KSM cannot merge Xen's memory",
     }
 }

@@ -17,6 +17,7 @@ use super::monitor_socket::Listener;
 use super::qmp::{self, QmpError};
 use crate::HostRoot;
 use crate::limits::{Limits, count};
+use crate::threads::without_signals;
 
 /// How long a monitor that did not answer is left alone at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(600)];
@@ -136,9 +137,11 @@ impl Monitors {
                     }
                 }
             };
+            let thread = std::thread::Builder::new().name("monitor".into()).stack_size(STACK_BYTES);
+            // It may still be waiting when vCPUs are pinned, which no signal may interrupt.
+            let started = without_signals(|| thread.spawn(work));
             // Where no thread can be had fewer are asked at a time.
-            if std::thread::Builder::new().name("monitor".into()).stack_size(STACK_BYTES).spawn(work).is_err()
-            {
+            if started.is_err() {
                 break;
             }
         }

@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, UnixCredentials, bind, connect,
@@ -31,6 +30,7 @@ use crate::HostRoot;
 use crate::files::{Access, NotOwn, cannot_be_written, open_own};
 use crate::socket::Timed;
 use crate::status::{self, Capability};
+use crate::threads::without_signals;
 
 /// The variable that names another directory for the file: for tests that run several huddles on one machine at the
 /// same time, each on VMs of its own. Whoever sets it has as many huddles as there are such directories.
@@ -232,16 +232,16 @@ fn bind_name(name: &str) -> Result<OwnedFd, Errno> {
 fn answer_at(listener: OwnedFd, introduction: String) -> io::Result<OwnedFd> {
     let name = listener.try_clone()?;
     let listener = UnixListener::from(listener);
-    std::thread::Builder::new().name("host-lock".to_owned()).spawn(move || {
-        // Signals are for the threads that undo.
-        let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
+    let answer = move || {
         for stream in listener.incoming() {
             // Shut down, or out of descriptors: the name stays taken by the other descriptor.
             let Ok(mut stream) = stream else { return };
             // It fits into any socket's buffer; who does not read it does without.
             let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(introduction.as_bytes()));
         }
-    })?;
+    };
+    // Signals are for the threads that undo.
+    without_signals(|| std::thread::Builder::new().name("host-lock".to_owned()).spawn(answer))?;
     Ok(name)
 }
 

@@ -111,6 +111,8 @@ pub struct HostPinner {
     scheduler: Scheduler,
     /// Set when no more is to be pinned.
     stop: Stop,
+    /// The settings of KSM that were set, by file, with the last value of each.
+    settings: Vec<(String, String)>,
     kept: bool,
 }
 
@@ -152,7 +154,7 @@ impl HostPinner {
 
     /// The same with what puts back a hypervisor's changes, and for the vCPUs of `scheduler`.
     pub fn with(root: HostRoot, journal: Journal, undoers: Undoers, scheduler: Scheduler) -> Self {
-        Self { root, journal, undoers, scheduler, stop: Stop::default(), kept: false }
+        Self { root, journal, undoers, scheduler, stop: Stop::default(), settings: Vec::new(), kept: false }
     }
 
     /// The same for a loop that may have to end while many vCPUs are pinned.
@@ -446,6 +448,10 @@ impl Pinner for HostPinner {
 
     fn undo(&mut self) -> UndoReport {
         HostPinner::undo(self)
+    }
+
+    fn resume(&mut self) -> Vec<String> {
+        self.set_ksm_again()
     }
 }
 

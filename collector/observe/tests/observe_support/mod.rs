@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
+use huddle_testing::output::skip;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -41,13 +42,14 @@ pub fn missing() -> Option<String> {
 /// Name and function of a test.
 pub type Test = (&'static str, fn() -> Result<(), Failed>);
 
-/// Runs the tests and ends this program; with a reason why they cannot run, prints it and skips them.
+/// Runs the tests and ends this program; with a reason why they cannot run, prints it and skips them, or fails in CI.
 /// `is_sequential`: one test at a time.
 pub fn run(missing: Option<String>, is_sequential: bool, tests: &[Test]) -> ! {
-    if let Some(reason) = &missing {
-        println!("skipped: {reason}");
-    }
-    let trial = |(name, test): &Test| Trial::test(*name, *test).with_ignored_flag(missing.is_some());
+    let trial = |(name, test): &Test| match missing.as_deref().map(|reason| skip(name, reason)) {
+        None => Trial::test(*name, *test),
+        Some(Ok(())) => Trial::test(*name, *test).with_ignored_flag(true),
+        Some(Err(failure)) => Trial::test(*name, move || Err(failure.into())),
+    };
     let mut arguments = Arguments::from_args();
     if is_sequential {
         arguments.test_threads = Some(1);

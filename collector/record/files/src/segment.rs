@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{Manifest, Table};
+use huddle_model::text::first_line;
 
 use super::label::{self, Label, LabelFault};
 use super::regular::{self, RegularError};
@@ -85,9 +86,7 @@ pub enum Fault {
 impl SegmentFault {
     /// The first line of an error of a decoder or of a schema check.
     pub fn of(path: &Path, what: impl std::fmt::Display) -> Self {
-        let what = what.to_string();
-        let line = what.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim();
-        Self { path: path.to_owned(), fault: Fault::What(line.to_owned()) }
+        Self { path: path.to_owned(), fault: Fault::What(first_line(&what.to_string()).to_owned()) }
     }
 
     /// Whether nothing is there.

@@ -28,7 +28,7 @@ use huddle_model::observation::Observation;
 use huddle_model::schema::{Manifest, Row, Table, TrialRow};
 use huddle_model::stats::Estimate;
 use huddle_model::topology::Topology;
-use huddle_model::trial::{Arm, Comparison, Decision, Objective, Phase};
+use huddle_model::trial::{Arm, Comparison, Decision, Objective, Phase, UnknownObjective};
 use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_recording::label::escaped;
@@ -84,6 +84,13 @@ impl Recording {
             Table::ALL.iter().map(|table| TableFiles::open(dir, *table, &manifest, &mut warnings)).collect();
         let positions = index::positions(&mut tables, &manifest, &mut warnings);
         let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MOST_DECISIONS, &mut warnings);
+        let mut decisions = Vec::new();
+        for row in &trials {
+            match decision(row) {
+                Ok(decision) => decisions.push(decision),
+                Err(why) => warnings.push(format!("the decision in round {} is left out: {why}", row.round)),
+            }
+        }
         // They go to terminals and logs, and contain texts of the manifest.
         let warnings: Vec<String> = warnings.iter().map(|warning| escaped(warning)).collect();
         if positions.is_empty() {
@@ -99,7 +106,7 @@ impl Recording {
             tables,
             positions,
             objective: trials.iter().find_map(|row| row.objective.parse().ok()),
-            decisions: trials.iter().filter_map(decision).collect(),
+            decisions,
             warnings,
             footers: Footers::default(),
             rounds: VecDeque::new(),
@@ -313,18 +320,19 @@ fn name(dir: &Path, manifest: &Manifest) -> String {
     name.unwrap_or_else(|| manifest.run.clone())
 }
 
-/// `None` if this version does not know its outcome or objective.
-fn decision(row: &TrialRow) -> Option<Decision> {
+/// # Errors
+/// This version does not know its outcome or objective.
+fn decision(row: &TrialRow) -> Result<Decision, String> {
     let ci95 = row.observed_low.zip(row.observed_high).map(|(low, high)| [low, high]);
     let n = usize::try_from(row.blocks).unwrap_or(usize::MAX);
-    Some(Decision {
+    Ok(Decision {
         at_unix_us: unsigned(row.begin_us),
         round: row.round,
-        objective: row.objective.parse().ok()?,
+        objective: row.objective.parse().map_err(|error: UnknownObjective| error.to_string())?,
         proposal: row.proposal.clone(),
         expected_change: row.expected_change,
         observed_change: row.observed_change.map(|median| Estimate { n, median, ci95 }),
-        outcome: from_name(&row.outcome)?,
+        outcome: from_name(&row.outcome).ok_or_else(|| format!("unknown outcome {:?}", row.outcome))?,
         reason: row.reason.clone(),
     })
 }

@@ -18,6 +18,7 @@ use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatr
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{Plan, VcpuPlacement};
 use huddle_model::schema::{DecisionRow, EventRow, KsmRow, PlacementRow, SharingRow, VmColumns, VmRow};
+use huddle_model::text::plain;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::update::Round;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vcpu, Vm, VmmKind};
@@ -112,7 +113,8 @@ pub(super) fn rebuild(
             message: "the recording does not hold which VMs there were in this round".into(),
         });
     }
-    events.extend(rows.problems.into_iter().map(|what| problem(time.end_us, what)));
+    let problems = rows.problems.into_iter().chain(unknown_vmms(&rows.vms));
+    events.extend(problems.map(|what| problem(time.end_us, what)));
     let plan = plan(decision, domains, &rows.placements).map(Arc::new);
     let round = Round {
         number: time.round,
@@ -200,7 +202,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
             id,
             uuid: known_uuid(&columns),
             owner: None,
-            vmm: vmm(&row.vmm),
+            vmm: vmm(row),
             vcpus: own.iter().filter_map(vcpu).collect(),
             memory: memory(id.process(), row),
             allowed_cpus: known.clone(),
@@ -213,7 +215,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
 /// The identity of the VM of a row of the table `vms`, whatever version wrote it.
 fn columns_of(row: &VmRow) -> VmColumns {
     let VmRow { vm_kind, pid, start_ticks, uuid, domid, .. } = *row;
-    VmColumns { vm_kind, pid, start_ticks, uuid, domid }.modern(vmm(&row.vmm))
+    VmColumns { vm_kind, pid, start_ticks, uuid, domid }.modern(vmm(row))
 }
 
 /// The UUID, unless an older version recorded only half of it.
@@ -255,22 +257,17 @@ fn memory(process: Option<TaskId>, row: &VmRow) -> Vec<GuestRegion> {
     regions
 }
 
-fn vmm(name: &str) -> VmmKind {
-    const ALL: [VmmKind; 12] = [
-        VmmKind::QemuKvm,
-        VmmKind::QemuTcg,
-        VmmKind::Firecracker,
-        VmmKind::CloudHypervisor,
-        VmmKind::Crosvm,
-        VmmKind::OtherKvm,
-        VmmKind::Process,
-        VmmKind::Cgroup,
-        VmmKind::XenPv,
-        VmmKind::XenPvh,
-        VmmKind::XenHvm,
-        VmmKind::Xen,
-    ];
-    ALL.into_iter().find(|kind| kind.to_string() == name).unwrap_or(VmmKind::OtherKvm)
+/// What runs the VM of a row; what is not known is said by [`unknown_vmms`].
+fn vmm(row: &VmRow) -> VmmKind {
+    row.vmm.parse().unwrap_or(VmmKind::Unknown)
+}
+
+/// The VMs of which it is not known what runs them, one sentence each.
+fn unknown_vmms(rows: &[VmRow]) -> impl Iterator<Item = String> {
+    rows.iter().filter_map(|row| {
+        let error = row.vmm.parse::<VmmKind>().err()?;
+        Some(format!("the recording does not say what runs VM {}: {error}", plain(&row.vm)))
+    })
 }
 
 fn lines(text: Option<&str>) -> Vec<String> {
@@ -287,11 +284,15 @@ pub(super) fn from_name<T: DeserializeOwned>(name: &str) -> Option<T> {
 fn event(row: &EventRow, vms: &[Vm]) -> Event {
     let EventRow { vm_kind, uuid, domid, .. } = *row;
     let columns = VmColumns { vm_kind, uuid, domid, ..VmColumns::default() };
+    let (kind, message) = match row.kind.parse() {
+        Ok(kind) => (kind, row.message.clone()),
+        Err(unknown) => (EventKind::Note, format!("{unknown}: {}", row.message)),
+    };
     Event {
         at_unix_us: unsigned(row.at_us),
-        kind: from_name(&row.kind).unwrap_or(EventKind::Note),
+        kind,
         vm: row.vm.as_deref().map(|name| reference(name, columns, vms.iter().find(|vm| vm.name == name))),
-        message: row.message.clone(),
+        message,
     }
 }
 
@@ -344,9 +345,16 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
         rate[i][j] = of_row;
         frames[i][j] = shared.unwrap_or(0);
     }
-    let (method, measured_in_us, coverage) = pairs.about.unwrap_or_default();
+    let (method, measured_in_us, coverage) = match pairs.about {
+        Some((method, measured_in_us, coverage)) => match method.parse() {
+            Ok(method) => (method, measured_in_us, coverage),
+            Err(error) => return not_recorded(&format!("how sharing was measured in this round: {error}")),
+        },
+        // One VM alone has no row that names it.
+        None => (Method::File, None, None),
+    };
     let parts = MatrixParts {
-        method: from_name(&method).unwrap_or(Method::File),
+        method,
         vms: pairs.vms.into_iter().map(|(name, columns)| matrix_vm(name, columns, vms)).collect(),
         shared_frames: has_frames.then_some(frames),
         rate,
@@ -442,5 +450,55 @@ fn pinning(decision: Option<&DecisionRow>) -> Pinning {
             Pinning::Done(PinOutcome { changed, unchanged, skipped })
         }
         _ => not_recorded("how many threads were pinned in this round"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::schema::round_rows;
+    use huddle_testing::sample;
+
+    use super::*;
+
+    /// The round of a recording whose rows were changed in this way.
+    fn rebuilt(change: impl FnOnce(&mut huddle_model::schema::Rows)) -> (Arc<Round>, Arc<Round>) {
+        let original = sample::view(3, 3).round;
+        let mut rows = round_rows(&original);
+        change(&mut rows);
+        let mut sharing = Pairs::default();
+        rows.sharing.into_iter().for_each(|row| sharing.push(row));
+        let rows = RoundRows {
+            decision: rows.decisions.pop(),
+            ksm: rows.ksm.pop(),
+            vms: rows.vms,
+            placements: rows.placements,
+            sharing,
+            events: rows.events,
+            ..RoundRows::default()
+        };
+        let time = RoundTime { round: 3, begin_us: original.begin_unix_us, end_us: original.end_unix_us };
+        let round = rebuild(time, None, rows, &original.topology).round;
+        (original, round)
+    }
+
+    #[test]
+    fn names_that_this_version_does_not_know_are_not_taken_for_others() {
+        let (original, same) = rebuilt(|_| {});
+        assert_eq!(same.matrix, original.matrix);
+        assert_eq!(same.vms[0].vmm, original.vms[0].vmm);
+
+        let (_, round) = rebuilt(|rows| {
+            rows.vms[0].vmm = "bhyve".into();
+            rows.sharing.iter_mut().for_each(|row| row.method = "guessed".into());
+            rows.events[0].kind = "vm_moved".into();
+        });
+        assert_eq!(round.vms[0].vmm, VmmKind::Unknown);
+        assert_eq!(round.vms[1].vmm, original.vms[1].vmm);
+        let said = "the recording does not say what runs VM vm0: unknown kind of VMM \"bhyve\"";
+        assert!(round.events.iter().any(|event| event.message == said), "{:?}", round.events);
+        let reason = round.matrix.reason().unwrap();
+        assert!(reason.ends_with("unknown method of measurement \"guessed\""), "{reason}");
+        let moved = format!("unknown kind of event \"vm_moved\": {}", original.events[0].message);
+        assert!(round.events.iter().any(|event| event.message == moved && event.kind == EventKind::Note));
     }
 }

@@ -70,6 +70,11 @@ fn equal_pages_share_a_frame_and_are_unshared_on_request() {
     assert!(xen.lock().is_untouched());
     assert_eq!(xen.lock().frames(), frames);
     assert_eq!(merger.undo(), UndoneAll::default(), "once is enough");
+    // After a viewer's restore merging may be resumed.
+    let again = merged(&mut merger);
+    assert_eq!((again.pages_shared, again.frames_freed), (found.pages_shared, found.frames_freed));
+    assert_eq!(merger.undo(), undone);
+    assert!(xen.lock().is_untouched());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use huddle_host::threads::without_signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::plain;
@@ -194,6 +195,7 @@ impl Drop for Running {
             std::thread::sleep(REAP);
         }
         // It hangs in a system call; huddle's loop must not wait for it.
-        let _ = std::thread::Builder::new().name("xl-reap".to_owned()).spawn(move || child.wait());
+        let thread = std::thread::Builder::new().name("xl-reap".to_owned());
+        let _ = without_signals(|| thread.spawn(move || child.wait()));
     }
 }

@@ -18,8 +18,20 @@ impl HostPinner {
         }
         for (file, value) in settings {
             self.set_one_setting(file, value.trim())?;
+            self.settings.retain(|(earlier, _)| earlier != file);
+            self.settings.push(((*file).to_owned(), value.clone()));
         }
         Ok(())
+    }
+
+    /// After an undo: sets what was set before it; what failed, one sentence each.
+    pub(super) fn set_ksm_again(&mut self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for (file, value) in std::mem::take(&mut self.settings) {
+            failures.extend(self.set_one_setting(&file, value.trim()).err().map(|error| error.to_string()));
+            self.settings.push((file, value));
+        }
+        failures
     }
 
     fn set_one_setting(&mut self, file: &str, value: &str) -> Result<(), PinError> {

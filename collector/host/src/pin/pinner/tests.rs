@@ -388,6 +388,25 @@ fn a_setting_that_somebody_else_changed_is_left() {
 }
 
 #[test]
+fn settings_that_were_undone_are_set_again_on_request() {
+    let world = World::new();
+    world.ksm(&[("run", "0"), ("sleep_millisecs", "20")]);
+    let mut pinner = world.pinner();
+    for value in ["2", "1"] {
+        pinner.set_ksm(&[("run", value.to_owned())]).unwrap();
+    }
+    pinner.undo();
+    assert_eq!(world.setting("run").trim(), "0");
+    assert_eq!(Pinner::resume(&mut pinner), [""; 0]);
+    assert_eq!(world.setting("run").trim(), "1", "the last value");
+    assert_eq!(pinner.undo().restored, 1, "it is in the journal again");
+    assert_eq!((world.setting("run").trim(), world.setting("sleep_millisecs").trim()), ("0", "20"));
+    std::fs::remove_file(world.root.sys("kernel/mm/ksm/run")).unwrap();
+    let failures = Pinner::resume(&mut pinner);
+    assert!(failures.len() == 1 && failures[0].contains("run"), "{failures:?}");
+}
+
+#[test]
 fn settings_that_are_not_there_or_not_ksms_are_refused_and_nothing_is_written() {
     let world = World::new();
     world.ksm(&[("run", "0")]);

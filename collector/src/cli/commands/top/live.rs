@@ -1,6 +1,6 @@
 //! The feed of the screen from a loop in the same process.
 
-use huddle_engine::command::Request;
+use huddle_engine::command::{ENDING, Request};
 use huddle_engine::publish::Delivery;
 use huddle_tui::{Action, Capability};
 use tokio::sync::oneshot;
@@ -65,7 +65,7 @@ impl Feed for Live {
 /// Never ready while no command is pending.
 async fn answered(pending: &mut Option<oneshot::Receiver<Result<String, String>>>) -> Result<String, String> {
     match pending {
-        Some(answer) => answer.await.unwrap_or_else(|_| Err("the loop is ending".into())),
+        Some(answer) => answer.await.unwrap_or_else(|_| Err(ENDING.into())),
         None => std::future::pending().await,
     }
 }

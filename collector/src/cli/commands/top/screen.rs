@@ -134,8 +134,10 @@ impl Screen {
             }
             FeedMessage::Recording(state) => app.set_recording(state),
             FeedMessage::Notice(text) => app.notify(Tone::Warning, text),
-            FeedMessage::Answer(Ok(done)) => app.notify(Tone::Done, done),
-            FeedMessage::Answer(Err(why)) => app.notify(Tone::Warning, format!("not done: {why}")),
+            FeedMessage::Answer(answer) => {
+                let (tone, text) = notice(answer);
+                app.notify(tone, text);
+            }
         }
     }
 
@@ -155,6 +157,15 @@ impl Screen {
             Ok(None) => {}
             Err(why) => self.app.notify(Tone::Warning, format!("not done: {why}")),
         }
+    }
+}
+
+/// What is shown of the loop's answer to a command. An error alone does not mean that nothing was done: its sentence says
+/// what was, and what was not.
+fn notice(answer: Result<String, String>) -> (Tone, String) {
+    match answer {
+        Ok(done) => (Tone::Done, done),
+        Err(why) => (Tone::Warning, why),
     }
 }
 
@@ -194,4 +205,20 @@ fn charset() -> Charset {
         lc_ctype: lc_ctype.as_deref(),
         lang: lang.as_deref(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_done_in_part_is_not_shown_as_not_done() {
+        let sentence =
+            "planned by policy none from now on, but pinning failed and is tried again in the next round";
+        assert_eq!(notice(Err(sentence.into())), (Tone::Warning, sentence.to_owned()));
+        assert_eq!(
+            notice(Ok("2 changes were undone".into())),
+            (Tone::Done, "2 changes were undone".to_owned())
+        );
+    }
 }

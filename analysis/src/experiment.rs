@@ -6,8 +6,6 @@
 //! of the directory itself or of recordings below it; its columns `arm`, `block`, `latency_us` and `failure`
 //! are used.
 
-mod blocks;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +16,6 @@ use serde_json::Value;
 
 use crate::AnalysisError;
 use crate::run::RunDir;
-pub(crate) use blocks::arms;
 
 /// A result is some 100 KiB; what is far larger is none.
 const MOST_SUMMARY_BYTES: u64 = 256 << 20;

@@ -1,13 +1,13 @@
-//! Arms for [`crate::compare`] from the blocks of an experiment.
+//! Arms of an experiment: the samples of its blocks.
 
 use huddle_model::rates::CounterDelta;
 use huddle_model::stats::BlockSums;
 use huddle_model::summary::{Block, Sample, Summary};
 
-use crate::compare::{ArmData, Arms, Measure, Place};
+use super::{ArmData, Arms, Measure, Place};
 
 /// The arms of an experiment, by block; invalid blocks are left out.
-pub(crate) fn arms(summary: &Summary) -> Arms {
+pub(super) fn arms(summary: &Summary) -> Arms {
     let mut arms = Arms::new();
     for block in summary.blocks.iter().filter(|block| block.invalid.is_none()) {
         for sample in &block.samples {
