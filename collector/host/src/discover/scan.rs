@@ -174,10 +174,20 @@ fn kind(program: &str, kvm: &KvmDescriptors) -> Option<VmmKind> {
     }
 }
 
-/// Whether a program is QEMU by its name.
+/// Whether a program is QEMU by its name: also as Kata 1.x calls it (`qemu-lite-system-x86_64`), and as NixOS wraps
+/// programs (`.qemu-system-x86_64-wrapped`, makeWrapper).
 fn is_qemu(program: &str) -> bool {
-    program.starts_with("qemu-system-") || ["qemu-kvm", "kvm"].contains(&program)
+    let name = program.strip_prefix('.').unwrap_or(program);
+    let name = name.trim_end_matches('_').strip_suffix("-wrapped").unwrap_or(name);
+    let is_system = ["qemu-system-", "qemu-lite-system-", "qemu-virtiofs-system-"]
+        .iter()
+        .any(|start| name.starts_with(start) || program.len() == COMM_LETTERS && start.starts_with(name));
+    is_system || ["qemu-kvm", "kvm"].contains(&name)
 }
+
+/// Letters of a thread's name, which stands for the program where that cannot be seen, and which is cut off there
+/// (TASK_COMM_LEN without the final zero, include/linux/sched.h).
+const COMM_LETTERS: usize = 15;
 
 /// The file name of the program that runs; the thread's name where the program may not be seen.
 pub(crate) fn program(root: &HostRoot, pid: i32) -> Option<String> {

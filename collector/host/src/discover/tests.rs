@@ -43,7 +43,7 @@ fn every_vmm_is_known_with_its_name_and_vcpus() {
         &'static str,
     );
     let host = Host::new();
-    let vmms: [Vmm; 6] = [
+    let vmms: [Vmm; 10] = [
         (
             "/usr/bin/qemu-system-x86_64",
             &["qemu", "-name", "guest=web,debug-threads=on"],
@@ -91,6 +91,38 @@ fn every_vmm_is_known_with_its_name_and_vcpus() {
             KVM,
             VmmKind::OtherKvm,
             "own-vmm-600",
+        ),
+        (
+            "/nix/store/0123-qemu-10.1.2/bin/.qemu-system-x86_64-wrapped",
+            &["/nix/store/0123-qemu-10.1.2/bin/qemu-system-x86_64", "-name", "nix"],
+            &[(610, ".qemu-system-x8"), (611, "CPU 0/TCG"), (612, "CPU 1/TCG")],
+            &[],
+            VmmKind::QemuTcg,
+            "nix",
+        ),
+        (
+            "/opt/kata/bin/qemu-lite-system-x86_64",
+            &["qemu-lite-system-x86_64", "-name", "sandbox-1"],
+            &[(620, "qemu-lite-syste"), (621, "CPU 0/KVM"), (622, "CPU 1/KVM")],
+            KVM,
+            VmmKind::QemuKvm,
+            "sandbox-1",
+        ),
+        (
+            "/usr/bin/lkvm",
+            &["lkvm", "run"],
+            &[(630, "lkvm"), (631, "kvm-vcpu-0"), (632, "kvm-vcpu-1")],
+            KVM,
+            VmmKind::OtherKvm,
+            "lkvm-630",
+        ),
+        (
+            "/usr/bin/alioth",
+            &["alioth", "boot"],
+            &[(640, "alioth"), (641, "vcpu_0"), (642, "vcpu_1")],
+            KVM,
+            VmmKind::OtherKvm,
+            "alioth-640",
         ),
     ];
     for (program, args, threads, fds, _, _) in vmms {

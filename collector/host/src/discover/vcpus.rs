@@ -2,7 +2,7 @@
 //!
 //! By name: QEMU `CPU N/KVM` and `CPU N/TCG` (`debug-threads=on`, accel/*/ in its source) and
 //! `ALL CPUs/TCG` where one thread runs them all, Firecracker `fc_vcpu N`, cloud-hypervisor `vcpuN`,
-//! crosvm `crosvm_vcpuN`.
+//! crosvm `crosvm_vcpuN`, kvmtool `kvm-vcpu-N`, alioth and vmm-reference `vcpu_N`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,13 +22,16 @@ pub(crate) enum Role {
     AllVcpus,
 }
 
+/// What the names of vCPU threads begin with, before the number; the longer one of two that begin alike is first.
+const VCPU_PREFIXES: [&str; 5] = ["fc_vcpu ", "crosvm_vcpu", "kvm-vcpu-", "vcpu_", "vcpu"];
+
 pub(crate) fn role(thread_name: &str) -> Option<Role> {
     if thread_name == "ALL CPUs/TCG" {
         return Some(Role::AllVcpus);
     }
     let number = match thread_name.strip_prefix("CPU ") {
         Some(rest) => rest.split_once('/')?.0,
-        None => ["fc_vcpu ", "crosvm_vcpu", "vcpu"].iter().find_map(|p| thread_name.strip_prefix(p))?,
+        None => VCPU_PREFIXES.iter().find_map(|prefix| thread_name.strip_prefix(prefix))?,
     };
     // `parse` would take a sign.
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
