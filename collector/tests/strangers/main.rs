@@ -305,8 +305,8 @@ fn few_descriptors() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{what}: {said}");
         assert!(!said.contains("os error 24"), "{what}: {said}");
-        let rounds = huddle_testing::recording::rows(&recording.join("rounds"));
-        assert_eq!(rounds.len(), 1, "{what}: {said}");
+        let windows = huddle_testing::recording::rows(&recording.join("windows"));
+        assert!(!windows.is_empty(), "{what}: {said}");
         let vms = huddle_testing::recording::rows(&recording.join("vms"));
         assert!(vms.len() >= strangers.len(), "{what}: {} rows of VMs", vms.len());
     }
