@@ -28,11 +28,22 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The cargo that runs this program.
+/// The cargo that runs this program, without what `cargo run` says of this package in the environment: build scripts
+/// that ask to run again when that changes (ring's, for one) would run again, and all that stands on them be built again,
+/// with each change between `cargo xtask` and `cargo`.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if is_of_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(root());
     command
+}
+
+fn is_of_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
 }
 
 /// Runs a command to its end.
@@ -80,6 +91,15 @@ mod tests {
         run(&mut Command::new("true")).unwrap();
         assert_eq!(code_of("exit 3"), 3);
         assert_eq!(code_of("kill -TERM $$"), 143);
+    }
+
+    #[test]
+    fn cargo_is_not_told_of_this_package() {
+        let removed = cargo();
+        let removed: Vec<_> = removed.get_envs().filter(|(_, value)| value.is_none()).collect();
+        // `cargo test` sets it.
+        assert!(removed.iter().any(|(name, _)| *name == "CARGO_PKG_NAME"), "{removed:?}");
+        assert!(!is_of_package("CARGO_TARGET_DIR"));
     }
 
     #[test]
