@@ -287,16 +287,13 @@ fn foreign_sockets() {
 fn few_descriptors() {
     let host = Host::new();
     let dir = host.dir.path();
-    let many_vcpus = || vec![Stranger::start_as(0, dir, &["-name", "large"], "threads=2000")];
-    let many_vms = || {
-        let names = (0..300).map(|number| format!("vm{number}"));
-        names.map(|name| Stranger::start_as(0, dir, &["-name", &name], "threads=1")).collect()
-    };
-    let cases: [(&str, &str, &dyn Fn() -> Vec<Stranger>); 2] =
-        [("1500", "2000 vCPUs", &many_vcpus), ("512", "300 VMs", &many_vms)];
-    for (limit, what, start) in cases {
-        let strangers = start();
-        let recording = host.path(what);
+    for (limit, vms, threads) in [(1500, 1, 2000), (512, 300, 1)] {
+        let what = format!("{vms} VMs of {threads} vCPUs");
+        let names = (0..vms).map(|number| format!("vm{number}"));
+        let start =
+            |name: String| Stranger::start_as(0, dir, &["-name", &name], &format!("threads={threads}"));
+        let strangers: Vec<Stranger> = names.map(start).collect();
+        let recording = host.path(&what);
         let mut command = Command::new("prlimit");
         command.args([format!("--nofile={limit}:{limit}").as_str(), env!("CARGO_BIN_EXE_huddle")]);
         command.args(["run", "--dry-run", "--rounds", "1", "--window", "0.2"]);
