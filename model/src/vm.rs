@@ -96,7 +96,8 @@ pub struct VcpuLimits {
     pub binding: Option<Binding>,
     /// Its real-time policy, if it has one.
     pub real_time: Option<RealTime>,
-    /// Its core-scheduling cookie, if it has one and may be seen: two vCPUs with different cookies never run on one core at a time.
+    /// Its core-scheduling cookie, 0 for none; `None` where that is unknown. Two vCPUs with different cookies never
+    /// run on one core at a time.
     pub core_cookie: Option<u64>,
 }
 

@@ -4,12 +4,12 @@
 use nix::errno::Errno;
 use nix::libc;
 
-/// The cookie of a thread; `None` where it has none.
+/// The cookie of a thread; 0 where it has none, as on a host without SMT (`ENODEV`) and on a kernel without
+/// CONFIG_SCHED_CORE (`EINVAL`).
 ///
 /// # Errors
-/// `ENODEV` on a host without SMT and `EINVAL` on a kernel without CONFIG_SCHED_CORE, where no thread has one; `EPERM`
-/// where this process may not look into the thread; `ESRCH` where it is gone.
-pub fn cookie(tid: i32) -> Result<Option<u64>, Errno> {
+/// `EPERM` where this process may not look into the thread; `ESRCH` where it is gone.
+pub fn cookie(tid: i32) -> Result<u64, Errno> {
     /// `PIDTYPE_PID`: the thread alone.
     const THREAD: libc::c_ulong = 0;
     let mut cookie = 0u64;
@@ -23,8 +23,11 @@ pub fn cookie(tid: i32) -> Result<Option<u64>, Errno> {
             &raw mut cookie,
         )
     };
-    Errno::result(done)?;
-    Ok((cookie != 0).then_some(cookie))
+    match Errno::result(done) {
+        Ok(_) => Ok(cookie),
+        Err(Errno::ENODEV | Errno::EINVAL) => Ok(0),
+        Err(errno) => Err(errno),
+    }
 }
 
 #[cfg(test)]
@@ -32,9 +35,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_without_a_cookie_has_none_or_the_kernel_knows_of_none() {
-        let own = cookie(nix::unistd::gettid().as_raw());
-        assert!(matches!(own, Ok(None) | Err(Errno::ENODEV | Errno::EINVAL)), "{own:?}");
+    fn a_thread_without_a_cookie_has_none_and_of_one_that_is_gone_it_is_unknown() {
+        assert_eq!(cookie(nix::unistd::gettid().as_raw()), Ok(0));
+        let gone = std::thread::spawn(|| nix::unistd::gettid().as_raw()).join().unwrap();
+        // A kernel without core scheduling does not look for the thread.
+        assert!(matches!(cookie(gone), Err(Errno::ESRCH) | Ok(0)));
     }
 
     #[test]
@@ -50,7 +55,7 @@ mod tests {
         });
         let (created, own, heir) = of_thread.join().unwrap();
         // Without SMT or CONFIG_SCHED_CORE there are none.
-        assert!(created != 0 || own.is_ok_and(|own| own.is_some()), "{own:?}");
+        assert!(created != 0 || own.is_ok_and(|own| own != 0), "{own:?}");
         assert_eq!(own, heir);
     }
 }

@@ -26,7 +26,7 @@ impl Usable {
         for vm in 0..input.matrix.len() {
             let known = input.vms.get(vm).map_or(&[][..], |vm| &vm.core_cookies);
             for position in 0..input.vcpus(vm) as usize {
-                *vcpus.entry(known.get(position).copied().unwrap_or(0)).or_default() += 1;
+                *vcpus.entry(*known.get(position)?).or_default() += 1;
             }
         }
         let (cookies, all): (usize, u64) = (vcpus.len(), vcpus.values().sum());

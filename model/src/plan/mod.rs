@@ -100,7 +100,13 @@ impl PlanVm {
             allowed: Some(allowed),
             rules,
             current: current.collect(),
-            core_cookies: vm.vcpus.iter().map(|vcpu| vcpu.limits.core_cookie.unwrap_or(0)).collect(),
+            // Those of some vCPUs alone say nothing about a core.
+            core_cookies: vm
+                .vcpus
+                .iter()
+                .map(|vcpu| vcpu.limits.core_cookie)
+                .collect::<Option<_>>()
+                .unwrap_or_default(),
             vcpus: vm.vcpus.iter().map(|vcpu| vcpu.index).collect(),
             ..Self::default()
         }

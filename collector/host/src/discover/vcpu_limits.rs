@@ -54,7 +54,7 @@ impl HostCpus {
             vcpu.limits.binding = if self.overrides_bindings { None } else { cpus.binding() };
             vcpu.limits.allowed_cpus = Some(cpus.allowed());
             if root.has_real_proc() {
-                vcpu.limits.core_cookie = core_scheduling::cookie(thread.id).ok().flatten();
+                vcpu.limits.core_cookie = core_scheduling::cookie(thread.id).ok();
             }
         }
         let all: CpuSet = vm
