@@ -191,10 +191,10 @@ impl Machine {
         let Phase::Trial(trial) = &self.phase else { return None };
         let (arm, block) = trial.counted()?;
         let number = u32::try_from(self.trials).unwrap_or(u32::MAX);
+        let members: BTreeMap<&str, VmId> =
+            self.members.iter().map(|(name, id, _)| (name.as_str(), *id)).collect();
         let is_member = |vm: &VmRef| {
-            self.members
-                .iter()
-                .any(|(name, id, _)| *name == vm.name && vm.id.is_none_or(|other| other == *id))
+            members.get(vm.name.as_str()).is_some_and(|id| vm.id.is_none_or(|other| other == *id))
         };
         let outside = observed.iter().filter(|vm| !is_member(vm)).map(|vm| vm.name.clone()).collect();
         Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block, outside })

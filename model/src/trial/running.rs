@@ -97,7 +97,8 @@ impl Trial {
         objective: Objective,
         members: &BTreeSet<Member>,
     ) -> Option<String> {
-        let is_member = |vm: &str| members.iter().any(|(name, ..)| name == vm);
+        let names: BTreeSet<&str> = members.iter().map(|(name, ..)| name.as_str()).collect();
+        let is_member = |vm: &str| names.contains(vm);
         let vcpus = || seen.vcpus.iter().filter(|vcpu| is_member(&vcpu.vm));
         let threads: BTreeSet<_> = vcpus().map(|vcpu| (vcpu.vm.clone(), vcpu.vcpu, vcpu.id)).collect();
         match &self.threads {
