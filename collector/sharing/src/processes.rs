@@ -63,15 +63,6 @@ pub(super) enum Reads {
     Contents,
 }
 
-impl Reads {
-    fn files(self) -> &'static [&'static str] {
-        match self {
-            Self::PageTables => &["pagemap"],
-            Self::Contents => &["pagemap", "mem"],
-        }
-    }
-}
-
 /// A range of pages of one process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Region {
@@ -157,20 +148,22 @@ impl Processes {
                 processes.unmeasured.push(UnmeasuredVm::ended(vm));
                 continue;
             }
-            // With the holder: where discovery could not look into it, it has no memory here, which is not to
-            // say that it has none.
             let mut ids: BTreeSet<TaskId> = found.memory.iter().filter_map(|region| region.process).collect();
-            let of_memory = ids.clone();
-            ids.insert(holder);
-            if let Some(path) = ids.iter().find_map(|id| hidden_file(root, *id, reads)) {
-                processes.unmeasured.push(UnmeasuredVm::unreadable(vm, HIDDEN.to_owned()));
-                hidden.get_or_insert(SharingError::MemoryHidden { vm: found.name.clone(), path });
-                continue;
+            // Where discovery could not look into it, the VM has no memory here, which is not to say that it has none:
+            // its holder is opened only to see whether it may be read.
+            let has_memory = !ids.is_empty();
+            if !has_memory {
+                ids.insert(holder);
             }
-            for id in of_memory {
-                match open_process(root, found, vm, id, page_bytes)? {
-                    Some(process) => processes.all.push(process),
-                    None => processes.missing.push((vm, id)),
+            match open_all(root, found, vm, &ids, page_bytes, reads)? {
+                Opened::Hidden(path) => {
+                    processes.unmeasured.push(UnmeasuredVm::unreadable(vm, HIDDEN.to_owned()));
+                    hidden.get_or_insert(SharingError::MemoryHidden { vm: found.name.clone(), path });
+                }
+                Opened::Open { .. } if !has_memory => {}
+                Opened::Open { there, missing } => {
+                    processes.all.extend(there);
+                    processes.missing.extend(missing.into_iter().map(|id| (vm, id)));
                 }
             }
         }
@@ -216,10 +209,42 @@ impl Processes {
     }
 }
 
-/// The file of a process that is needed, and that this process may not open.
-fn hidden_file(root: &HostRoot, process: TaskId, reads: Reads) -> Option<PathBuf> {
-    let mut paths = reads.files().iter().map(|file| root.proc(format!("{}/{file}", process.id)));
-    paths.find(|path| pagemap::open(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied))
+/// The processes of one VM.
+enum Opened {
+    /// Those that are there, and the ids of those that ended.
+    Open { there: Vec<Process>, missing: Vec<TaskId> },
+    /// A file that is needed may not be opened.
+    Hidden(PathBuf),
+}
+
+fn open_all(
+    root: &HostRoot,
+    vm: &Vm,
+    position: usize,
+    ids: &BTreeSet<TaskId>,
+    page_bytes: u64,
+    reads: Reads,
+) -> Result<Opened, SharingError> {
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
+    for id in ids {
+        if reads == Reads::Contents {
+            let path = root.proc(format!("{}/mem", id.id));
+            if pagemap::open(&path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+                return Ok(Opened::Hidden(path));
+            }
+        }
+        match open_process(root, vm, position, *id, page_bytes) {
+            Ok(Some(process)) => there.push(process),
+            Ok(None) => missing.push(*id),
+            Err(SharingError::Host(HostError::Read { path, source }))
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                return Ok(Opened::Hidden(path));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Opened::Open { there, missing })
 }
 
 fn open_process(
