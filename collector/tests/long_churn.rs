@@ -8,6 +8,8 @@
     reason = "a test program without a harness: it ends at the first surprise and prints what it did"
 )]
 
+mod long_support;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,9 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use huddle_testing::memory::mergeable;
-use huddle_testing::output::say;
 use huddle_testing::{ksm, recording};
+
+use long_support::{is_to_run, level_of_two_domains};
 
 const DEFAULT_SECONDS: u64 = 45;
 /// VMs that stay.
@@ -38,17 +41,7 @@ fn main() -> ExitCode {
     if std::env::var_os(ROLE).is_some() {
         be_a_vm();
     }
-    if std::env::args().any(|argument| argument == "--list") {
-        println!("churn: test");
-        return ExitCode::SUCCESS;
-    }
-    let missing = match nix::unistd::geteuid().is_root() {
-        true => ksm::missing(),
-        false => Some("needs root".to_owned()),
-    };
-    if let Some(missing) = missing {
-        assert!(std::env::var_os("CI").is_none(), "CI must run this: {missing}");
-        say(&format!("skipped: {missing}"));
+    if !is_to_run("churn") {
         return ExitCode::SUCCESS;
     }
     let seconds = std::env::var("HUDDLE_CHURN_SECONDS");
@@ -106,7 +99,7 @@ struct Host<'a> {
     dir: &'a Path,
     program: PathBuf,
     quiet: Vec<String>,
-    level: Option<String>,
+    level: Option<&'static str>,
 }
 
 /// What came of it.
@@ -162,7 +155,7 @@ impl<'a> Host<'a> {
         std::fs::copy("/proc/self/exe", &program).unwrap();
         let quiet = (0..QUIET).map(|number| format!("churn-quiet{number}")).collect();
         let mut host = Self { dir, program, quiet, level: None };
-        host.level = ["3", "2", "1"].map(str::to_owned).into_iter().find(|level| host.has_two_domains(level));
+        host.level = level_of_two_domains(|| host.huddle(&[]), dir);
         host
     }
 
@@ -170,15 +163,6 @@ impl<'a> Host<'a> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
         command.args(arguments).envs(huddle_testing::own_state(self.dir)).env_remove("HUDDLE_LOG");
         command
-    }
-
-    fn has_two_domains(&self, level: &str) -> bool {
-        let matrix = self.dir.join("matrix.csv");
-        std::fs::write(&matrix, "vm,a,b\na,-,0\nb,0,-\n").unwrap();
-        let mut command = self.huddle(&["plan", "--cache-level", level, "--format", "json", "--matrix"]);
-        let output = command.arg(matrix).output().unwrap();
-        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        plan["domains"].as_array().is_some_and(|domains| domains.len() > 1)
     }
 
     fn run(&mut self, time: Duration) -> Figures {
@@ -199,7 +183,7 @@ impl<'a> Host<'a> {
         let mut command = self.huddle(&loops);
         command.args(["--policy", "random"]).arg("--config").arg(&config);
         command.arg("--report-socket").arg(&reports).arg("--record").arg(&recorded);
-        if let Some(level) = &self.level {
+        if let Some(level) = self.level {
             command.args(["--cache-level", level]);
         }
         let log = std::fs::File::create(self.dir.join("log")).unwrap();

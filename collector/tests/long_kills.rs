@@ -8,6 +8,8 @@
     reason = "a test program without a harness: it ends at the first surprise and prints what it did"
 )]
 
+mod long_support;
+
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ use huddle_testing::output::say;
 use huddle_testing::{ksm, recording};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
+
+use long_support::{is_to_run, level_of_two_domains};
 
 /// How often, unless `HUDDLE_KILLS` says otherwise.
 const DEFAULT_COUNT: u64 = 50;
@@ -54,17 +58,7 @@ const TURNS: [What; 11] = [
 ];
 
 fn main() -> ExitCode {
-    if std::env::args().any(|argument| argument == "--list") {
-        println!("kills: test");
-        return ExitCode::SUCCESS;
-    }
-    let missing = match nix::unistd::geteuid().is_root() {
-        true => ksm::missing(),
-        false => Some("needs root".to_owned()),
-    };
-    if let Some(missing) = missing {
-        assert!(std::env::var_os("CI").is_none(), "CI must run this: {missing}");
-        say(&format!("skipped: {missing}"));
+    if !is_to_run("kills") {
         return ExitCode::SUCCESS;
     }
     let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
@@ -118,7 +112,7 @@ impl Random {
 /// Processes that are treated as VMs, and what they and the host were before.
 struct Scene {
     dir: tempfile::TempDir,
-    level: Option<String>,
+    level: Option<&'static str>,
     processes: Vec<Child>,
     affinities: Vec<Vec<usize>>,
     settings: Vec<Option<String>>,
@@ -148,22 +142,11 @@ impl Scene {
             recordings: 0,
             segments_read: 0,
         };
-        scene.level =
-            ["3", "2", "1"].map(str::to_owned).into_iter().find(|level| scene.has_two_domains(level));
+        scene.level = level_of_two_domains(|| scene.huddle(), scene.dir.path());
         if scene.level.is_none() {
             say("this host has one cache domain at every level: nothing but settings of KSM is changed");
         }
         scene
-    }
-
-    fn has_two_domains(&self, level: &str) -> bool {
-        let matrix = self.dir.path().join("matrix.csv");
-        std::fs::write(&matrix, "vm,a,b\na,-,0\nb,0,-\n").unwrap();
-        let mut command = self.huddle();
-        command.args(["plan", "--cache-level", level, "--format", "json", "--matrix"]).arg(matrix);
-        let output = command.stdout(Stdio::piped()).output().unwrap();
-        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        plan["domains"].as_array().is_some_and(|domains| domains.len() > 1)
     }
 
     fn huddle(&self) -> Command {
@@ -185,7 +168,7 @@ impl Scene {
     fn on_vms(&self, arguments: &[&str]) -> Command {
         let mut command = self.huddle();
         command.args(arguments);
-        if let Some(level) = &self.level {
+        if let Some(level) = self.level {
             command.args(["--cache-level", level]);
         }
         for (number, process) in self.processes.iter().enumerate() {

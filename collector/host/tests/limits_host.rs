@@ -8,6 +8,8 @@
     reason = "a test ends at the first surprise and says what it skips; clippy.toml allows it in #[test] only"
 )]
 
+mod pin_support;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use huddle_host::discover::{DiscoverOptions, Discovery, NamedCgroup, NamedProcess, discover};
-use huddle_host::pin::{Change, HostPinner, Journal, Origin, StateDir, StateLock, Undoers, VcpuRef, restore};
+use huddle_host::pin::{Change, Journal, Origin, Undoers, VcpuRef, restore};
 use huddle_host::{HostRoot, task};
 use huddle_model::binding::BindingKind;
 use huddle_model::cpuset::CpuSet;
@@ -25,6 +27,8 @@ use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use nix::sched::{CpuSet as Mask, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, Uid, gettid};
+
+use pin_support::{lock, pinner};
 
 /// The threads of this test that stand for vCPUs are those of one VM, so one test at a time has some.
 static ONE_VM: Mutex<()> = Mutex::new(());
@@ -131,18 +135,6 @@ fn bind(tid: i32, cpu: u32) {
     let mut mask = Mask::new();
     mask.set(cpu as usize).unwrap();
     sched_setaffinity(Pid::from_raw(tid), &mask).unwrap();
-}
-
-fn lock(dir: &Path) -> StateLock {
-    // Tests run side by side, each on processes of its own.
-    let root = HostRoot::real().with_run(dir);
-    StateDir::open(Some(dir)).unwrap().lock(&root).unwrap()
-}
-
-fn pinner(dir: &Path) -> HostPinner {
-    let root = HostRoot::real();
-    let journal = Journal::open(&root, &lock(dir)).unwrap();
-    HostPinner::new(root, journal)
 }
 
 /// This test as a VM, whose vCPUs are its threads of such names.

@@ -6,11 +6,12 @@
     reason = "a test ends at the first surprise and says what it skips; clippy.toml allows it in #[test] only"
 )]
 
+mod pin_support;
+
 use std::fs::OpenOptions;
-use std::path::Path;
 use std::process::{Child, Command};
 
-use huddle_host::pin::{Change, HostPinner, Journal, Key, StateDir, StateLock, Undoers, VcpuRef, restore};
+use huddle_host::pin::{Change, Journal, Key, Undoers, VcpuRef, restore};
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::pinning::PinOutcome;
@@ -20,6 +21,8 @@ use huddle_model::vm::{TaskId, Vcpu, Vm, VmmKind};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::sched_getaffinity;
 use nix::unistd::{Pid, Uid};
+
+use pin_support::{lock, pinner};
 
 /// A process with one thread, ended when dropped.
 struct Tenant(Child);
@@ -102,18 +105,6 @@ fn plan(domains: &[CacheDomain; 2], placement: &[(&str, u32)]) -> Plan {
         expected: None,
         reasons: Vec::new(),
     }
-}
-
-fn lock(dir: &Path) -> StateLock {
-    // Tests run side by side, each on processes of its own.
-    let root = HostRoot::real().with_run(dir);
-    StateDir::open(Some(dir)).unwrap().lock(&root).unwrap()
-}
-
-fn pinner(dir: &Path) -> HostPinner {
-    let root = HostRoot::real();
-    let journal = Journal::open(&root, &lock(dir)).unwrap();
-    HostPinner::new(root, journal)
 }
 
 fn counts(changed: u32, unchanged: u32, skipped: u32) -> PinOutcome {
