@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use huddle_model::availability::Availability;
+use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::topology::{CacheDomain, DomainId};
 use huddle_model::view::View as LoopView;
@@ -134,7 +135,9 @@ struct Place<'a> {
     vcpus: Vec<(u32, Option<DomainId>)>,
 }
 
+/// The plan's; a vCPU that its owner bound, which no plan places, is where its CPUs are.
 fn planned_places(view: &LoopView) -> Vec<Place<'_>> {
+    let domain_of = domain_of_cpus(view);
     let Some(plan) = view.round.plan.value() else { return Vec::new() };
     let mut places: Vec<Place<'_>> = Vec::new();
     let mut position: HashMap<&str, usize> = HashMap::new();
@@ -153,7 +156,8 @@ fn planned_places(view: &LoopView) -> Vec<Place<'_>> {
         let vcpus = &mut places[at].vcpus;
         for vcpu in &vm.vcpus {
             if !vcpus.iter().any(|(index, _)| *index == vcpu.index) {
-                vcpus.push((vcpu.index, None));
+                let bound = vcpu.limits.binding.as_ref();
+                vcpus.push((vcpu.index, bound.and_then(|bound| only_domain(&bound.cpus, &domain_of))));
             }
         }
     }
@@ -164,9 +168,7 @@ fn planned_places(view: &LoopView) -> Vec<Place<'_>> {
 fn bound_places(view: &LoopView) -> Vec<Place<'_>> {
     let domain_of = domain_of_cpus(view);
     places(view, |vcpu| {
-        let mut domains = vcpu.affinity.iter().map(|cpu| domain_of.get(&cpu).copied());
-        let first = domains.next().flatten().filter(|first| domains.all(|domain| domain == Some(*first)));
-        first.or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
+        only_domain(&vcpu.affinity, &domain_of).or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
     })
 }
 
@@ -178,6 +180,12 @@ fn last_places(view: &LoopView) -> Vec<Place<'_>> {
 fn places(view: &LoopView, of: impl Fn(&Vcpu) -> Option<DomainId>) -> Vec<Place<'_>> {
     let vcpus = |vm: &Vm| vm.vcpus.iter().map(|vcpu| (vcpu.index, of(vcpu))).collect();
     view.round.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
+}
+
+/// The domain that has all of these CPUs.
+fn only_domain(cpus: &CpuSet, domain_of: &HashMap<u32, DomainId>) -> Option<DomainId> {
+    let mut domains = cpus.iter().map(|cpu| domain_of.get(&cpu).copied());
+    domains.next().flatten().filter(|first| domains.all(|domain| domain == Some(*first)))
 }
 
 fn domain_of_cpus(view: &LoopView) -> HashMap<u32, DomainId> {

@@ -1,4 +1,5 @@
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use huddle_model::binding::{Binding, BindingKind};
 use huddle_model::plan::Policy;
 use huddle_model::recording::Interruption;
 use huddle_testing::fixtures::{SMALL, Scene, compared, observed, unavailable, view};
@@ -100,6 +101,29 @@ fn frames_within_domains_are_those_of_the_plan() {
             assert_eq!(overview.elsewhere, 0);
         }
     }
+}
+
+#[test]
+fn a_vcpu_that_its_owner_bound_is_in_the_box_of_its_cpus() {
+    let mut view = view(SMALL, 1);
+    let mut round = (*view.round).clone();
+    let (mut vms, plan) = ((*round.vms).clone(), round.plan.value().unwrap().clone());
+    let first = plan.placement[0].clone();
+    // Bound to the other domain than the plan would have it in.
+    let other = plan.domains.iter().find(|domain| domain.id != first.domain).unwrap();
+    let vm = vms.iter_mut().find(|vm| vm.name == first.vm).unwrap();
+    let vcpu = vm.vcpus.iter_mut().find(|vcpu| vcpu.index == first.vcpu).unwrap();
+    vcpu.limits.binding = Some(Binding { cpus: other.cpus.clone(), kind: BindingKind::Affinity });
+    let mut plan = (*plan).clone();
+    plan.placement.remove(0);
+    round.vms = Arc::new(vms);
+    round.plan = Availability::Available(Arc::new(plan));
+    view.round = Arc::new(round);
+    let overview = Overview::of(&view);
+    assert_eq!(overview.elsewhere, 0);
+    let loads = overview.domains.value().unwrap();
+    let load = loads.iter().find(|load| load.domain.id == other.id).unwrap();
+    assert!(load.members.iter().any(|member| member.label.starts_with(&first.vm)), "{loads:?}");
 }
 
 #[test]
