@@ -239,6 +239,7 @@ mod tests {
             vcpus: Vec::new(),
             memory: vec![GuestRegion { process: Some(process), start: 0, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::new(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         }
     }

@@ -4,6 +4,8 @@
 //! - `frames_used(i)`: distinct physical frames that VM i's guest memory maps and that are not
 //!   zero-filled.
 //! - `shared_frames(i, j)`: distinct non-zero-filled frames mapped by both; symmetric, diagonal 0.
+//! - `shared_file_frames(i, j)`: those of them that are of the page cache, which VMs share because they map one file,
+//!   a memfd or shared memory, without KSM.
 //! - `rate(i, j) = shared_frames(i, j) / frames_used(i)`: not symmetric, diagonal 0. A VM that uses
 //!   no frame shares none: its row is 0.
 //!
@@ -62,10 +64,10 @@ pub struct MemoryUse {
     pub pages_zero: u64,
     /// Pages on a non-zero-filled frame that another page of the same VM maps too.
     pub self_shared_pages: u64,
-    /// Resident pages that are part of a huge page, which KSM does not merge until it is split;
-    /// `None` if not measured.
+    /// Resident pages on frames of the page cache, as of a mapped file, a memfd or shared memory; `None` if not
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pages_huge: Option<u64>,
+    pub pages_file: Option<u64>,
 }
 
 /// One VM of a matrix.
@@ -125,6 +127,8 @@ pub struct SharingMatrix {
 #[derive(Clone, Debug, PartialEq)]
 struct Cells {
     shared_frames: Option<Vec<Vec<u64>>>,
+    /// `None` where no VM is known to have pages of the page cache, too.
+    shared_file_frames: Option<Vec<Vec<u64>>>,
     rate: Vec<Vec<f64>>,
     rate_error: Option<Vec<Vec<f64>>>,
 }
@@ -145,9 +149,7 @@ impl SharingMatrix {
         coverage: f64,
     ) -> Self {
         let n = vms.len();
-        let symmetric: Vec<Vec<u64>> = (0..n)
-            .map(|i| (0..n).map(|j| if i == j { 0 } else { shared_frames[i.min(j)][i.max(j)] }).collect())
-            .collect();
+        let symmetric = symmetric(n, shared_frames);
         let rate = (0..n)
             .map(|i| {
                 let used = vms[i].memory.expect("a measured VM has its memory use").frames_used;
@@ -157,10 +159,30 @@ impl SharingMatrix {
         Self {
             method,
             vms,
-            cells: Arc::new(Cells { shared_frames: Some(symmetric), rate, rate_error: None }),
+            cells: Arc::new(Cells {
+                shared_frames: Some(symmetric),
+                shared_file_frames: None,
+                rate,
+                rate_error: None,
+            }),
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
         }
+    }
+
+    /// This matrix with the shared frames that are of the page cache, indexed as in [`Self::measured`]. The memory of its
+    /// VMs says how many pages each has there; where none has any, nothing is kept.
+    ///
+    /// # Panics
+    /// If `frames` is not as large as the matrix: the caller counted both.
+    #[must_use]
+    pub fn with_file_frames(mut self, frames: &[Vec<u64>]) -> Self {
+        let has_some = |vm: &MatrixVm| vm.memory.and_then(|memory| memory.pages_file) != Some(0);
+        if self.len() > 1 && self.vms.iter().any(has_some) {
+            let frames = symmetric(self.len(), frames);
+            Arc::make_mut(&mut self.cells).shared_file_frames = Some(frames);
+        }
+        self
     }
 
     /// This matrix as an estimate: `errors` has the standard error of each rate; the diagonal is not read.
@@ -186,6 +208,7 @@ impl SharingMatrix {
         }
         let cells = Cells {
             shared_frames: self.cells.shared_frames.as_ref().map(|frames| of(frames, positions)),
+            shared_file_frames: self.cells.shared_file_frames.as_ref().map(|frames| of(frames, positions)),
             rate: of(&self.cells.rate, positions),
             rate_error: self.cells.rate_error.as_ref().map(|errors| of(errors, positions)),
         };
@@ -208,9 +231,11 @@ impl SharingMatrix {
                 *error *= factor(i, j).clamp(0.0, 1.0);
             }
         }
-        for (i, row) in cells.shared_frames.iter_mut().flatten().enumerate() {
-            for (j, frames) in row.iter_mut().enumerate() {
-                *frames = (*frames as f64 * factor(i, j).clamp(0.0, 1.0)).round() as u64;
+        for frames in [&mut cells.shared_frames, &mut cells.shared_file_frames] {
+            for (i, row) in frames.iter_mut().flatten().enumerate() {
+                for (j, frames) in row.iter_mut().enumerate() {
+                    *frames = (*frames as f64 * factor(i, j).clamp(0.0, 1.0)).round() as u64;
+                }
             }
         }
         weighted
@@ -265,6 +290,15 @@ impl SharingMatrix {
         self.cells.shared_frames.as_ref().map(|frames| frames[i][j])
     }
 
+    /// Those of the shared frames of VMs `i` and `j` that are of the page cache; `None` if that was not measured.
+    pub fn shared_file_frames(&self, i: usize, j: usize) -> Option<u64> {
+        let has_none = |vm: usize| self.vms[vm].memory.and_then(|memory| memory.pages_file) == Some(0);
+        match &self.cells.shared_file_frames {
+            Some(frames) => Some(frames[i][j]),
+            None => (has_none(i) || has_none(j)).then_some(0),
+        }
+    }
+
     /// Share (0 to 1) of VM `i`'s used frames that VM `j` maps too.
     pub fn rate(&self, i: usize, j: usize) -> f64 {
         self.cells.rate[i][j]
@@ -294,6 +328,12 @@ impl SharingMatrix {
 
 fn is_error(error: f64) -> bool {
     error.is_finite() && error >= 0.0
+}
+
+/// The counts `[i][j]` for `i < j`, both ways, with a diagonal of 0.
+fn symmetric(n: usize, counts: &[Vec<u64>]) -> Vec<Vec<u64>> {
+    let count = |i: usize, j: usize| if i == j { 0 } else { counts[i.min(j)][i.max(j)] };
+    (0..n).map(|i| (0..n).map(|j| count(i, j)).collect()).collect()
 }
 
 fn ratio(shared: u64, used: u64) -> f64 {

@@ -116,12 +116,41 @@ pub enum MemoryKind {
     Mergeable,
     /// Private anonymous memory that is not marked mergeable.
     Anonymous,
+    /// A private mapping of a file, as of a snapshot: what was not written is the file's, shared through the page cache;
+    /// what was is anonymous.
+    PrivateFile,
+    /// A shared mapping of a file on an ordinary file system: KSM never merges it.
+    SharedFile,
     /// Shared memory of a memfd, `/dev/shm` or System V: KSM never merges it.
     SharedMemory,
     /// hugetlbfs pages: KSM never merges them.
     HugeTlb,
+    /// Memory of a DAX device (`/dev/daxN`): KSM never merges it.
+    Device,
+    /// Small blocks marked mergeable beside a guest's RAM: firmware, video memory, tables of the machine.
+    Firmware,
     /// Memory of a Xen domain: merged by Xen's memory sharing, if available.
     Domain,
+}
+
+impl MemoryKind {
+    /// Every kind, in the order in which they are listed.
+    pub const ALL: [Self; 9] = [
+        Self::Mergeable,
+        Self::Anonymous,
+        Self::PrivateFile,
+        Self::SharedFile,
+        Self::SharedMemory,
+        Self::HugeTlb,
+        Self::Device,
+        Self::Firmware,
+        Self::Domain,
+    ];
+
+    /// Whether all its pages are anonymous, so that none is of the page cache.
+    pub fn is_anonymous(self) -> bool {
+        matches!(self, Self::Mergeable | Self::Anonymous | Self::Firmware)
+    }
 }
 
 impl fmt::Display for MemoryKind {
@@ -129,8 +158,12 @@ impl fmt::Display for MemoryKind {
         f.write_str(match self {
             Self::Mergeable => "mergeable",
             Self::Anonymous => "anonymous",
+            Self::PrivateFile => "private file",
+            Self::SharedFile => "shared file",
             Self::SharedMemory => "shared memory",
             Self::HugeTlb => "hugetlb",
+            Self::Device => "device",
+            Self::Firmware => "firmware",
             Self::Domain => "domain",
         })
     }
@@ -173,6 +206,8 @@ pub struct Vm {
     pub vcpus: Vec<Vcpu>,
     /// Its guest memory in ascending (process, start).
     pub memory: Vec<GuestRegion>,
+    /// What of its processes' memory may be large and was not taken for guest memory, with its size; not recorded.
+    pub left_out: Vec<String>,
     /// CPUs that the cgroups of its vCPUs allow, all together; affinities can only be set within them.
     pub allowed_cpus: CpuSet,
     /// Why (part of) its memory cannot be merged, one sentence each; empty if all of it can.

@@ -251,6 +251,7 @@ impl Tenant {
                 region(middle, end, MemoryKind::Anonymous),
             ],
             allowed_cpus: CpuSet::default(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         };
         Self { child, input, output, vm }

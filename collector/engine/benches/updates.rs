@@ -99,6 +99,7 @@ fn vm(at: usize) -> Vm {
         }],
         memory: Vec::new(),
         allowed_cpus: (0..DOMAINS * CPUS_EACH).collect(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }
@@ -302,6 +303,7 @@ impl Clone for OwnMatrix {
             method: matrix.method(),
             vms: matrix.vms().to_vec(),
             shared_frames: Some((0..matrix.len()).map(frames).collect()),
+            shared_file_frames: None,
             rate: (0..matrix.len()).map(|i| row(i).map(|(i, j)| matrix.rate(i, j)).collect()).collect(),
             duration_ms: matrix.duration_ms(),
             coverage: matrix.coverage(),

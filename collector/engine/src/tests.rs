@@ -46,6 +46,7 @@ fn vm(name: &str, pid: i32) -> Vm {
         }],
         memory: Vec::new(),
         allowed_cpus: "0-1".parse().unwrap(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

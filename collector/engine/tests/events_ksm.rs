@@ -175,6 +175,7 @@ impl Tenant {
             vcpus: Vec::new(),
             memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::default(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         };
         Self { child, input, output, vm }

@@ -104,6 +104,7 @@ fn vms(ids: &[TaskId], all: &CpuSet) -> Vec<Vm> {
             .collect(),
         memory: Vec::new(),
         allowed_cpus: all.clone(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     };
     ids.chunks(VCPUS_A_VM).enumerate().map(of).collect()

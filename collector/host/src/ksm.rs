@@ -41,6 +41,14 @@ pub fn full_scans(root: &HostRoot) -> Result<u64, HostError> {
     read_number(&file(root, "full_scans"))
 }
 
+/// Whether any page of this host is merged; false where the kernel has no KSM.
+///
+/// # Errors
+/// Its file cannot be read or understood although the kernel has it.
+pub fn has_merged(root: &HostRoot) -> Result<bool, HostError> {
+    Ok(optional(read_number::<u64>(&file(root, "pages_shared")))?.is_some_and(|pages| pages > 0))
+}
+
 /// Whether KSM merges pages of different NUMA nodes.
 ///
 /// # Errors

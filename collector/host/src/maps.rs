@@ -10,6 +10,15 @@ use std::path::Path;
 use super::limits::{Limits, TooMuch, count};
 use super::{HostError, HostRoot, read_at_most};
 
+/// A file by its device and inode, whatever its name is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId {
+    /// Major and minor number of the device of its file system.
+    pub device: (u32, u32),
+    /// Its inode there, never 0.
+    pub inode: u64,
+}
+
 /// One mapping of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -25,6 +34,8 @@ pub struct Mapping {
     pub executable: bool,
     /// `s` in its permissions: writes are seen by others.
     pub shared: bool,
+    /// The file that it maps; `None` for anonymous memory.
+    pub file: Option<FileId>,
     /// The path or the name in brackets; empty for plain anonymous memory.
     pub name: String,
     /// What `VmFlags` says; `None` in `maps`, which does not have them.
@@ -131,7 +142,9 @@ fn parse_line(line: &str) -> Option<Mapping> {
     let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
     let permissions = field()?.as_bytes();
     let [read, write, execute, share] = permissions else { return None };
-    let (_offset, _device, _inode) = (field()?, field()?, field()?);
+    let (_offset, device, inode) = (field()?, field()?, field()?.parse::<u64>().ok()?);
+    let (major, minor) = device.split_once(':')?;
+    let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     (start < end).then(|| Mapping {
         start,
         end,
@@ -139,6 +152,7 @@ fn parse_line(line: &str) -> Option<Mapping> {
         writable: *write == b'w',
         executable: *execute == b'x',
         shared: *share == b's',
+        file: (inode != 0).then_some(FileId { device, inode }),
         name: rest.trim_start_matches(' ').to_owned(),
         flags: None,
     })
@@ -180,12 +194,22 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         assert!(!mappings[0].shared && mappings[0].writable && mappings[0].name.is_empty());
         assert_eq!(mappings[1].name, "/memfd:my ram (deleted)");
         assert!(mappings[1].shared && mappings[1].flags.unwrap().huge_tlb);
+        let files: Vec<_> = mappings.iter().map(|mapping| mapping.file).collect();
+        assert_eq!(files, [None, Some(FileId { device: (0, 1), inode: 2056 }), None]);
         assert_eq!((mappings[2].executable, mappings[2].readable, mappings[2].flags), (true, false, None));
     }
 
     #[test]
     fn damage_is_named_with_its_line() {
-        for line in ["7f-6f rw-p 0 0:0 0", "7f-8f rw-p 0", "xx-8f rw-p 0 0:0 0", "7f-8f rw 0 0:0 0", ""] {
+        for line in [
+            "7f-6f rw-p 0 0:0 0",
+            "7f-8f rw-p 0",
+            "xx-8f rw-p 0 0:0 0",
+            "7f-8f rw 0 0:0 0",
+            "7f-8f rw-p 0 0 0",
+            "7f-8f rw-p 0 0:0 x",
+            "",
+        ] {
             let error = parse(Path::new("/proc/9/maps"), &format!("{line}\n")).unwrap_err().to_string();
             assert!(error.contains("/proc/9/maps") && error.contains(line), "{error}");
         }
@@ -240,7 +264,8 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
             let head = format!("{start:08x}-{end:08x} {permissions} 00000000 00:01 2056 ");
             let line = if name.is_empty() { head } else { format!("{head:<73}{name}") };
             let mapping = parse_line(&line).unwrap();
-            prop_assert_eq!((mapping.start, mapping.end, mapping.name), (start, end, name));
+            let file = Some(FileId { device: (0, 1), inode: 2056 });
+            prop_assert_eq!((mapping.start, mapping.end, mapping.name, mapping.file), (start, end, name, file));
             prop_assert_eq!(
                 [mapping.readable, mapping.writable, mapping.executable, mapping.shared], bits);
         }

@@ -89,6 +89,7 @@ fn vm(name: &str, process: TaskId) -> Vm {
         vcpus: vec![vcpu],
         memory: Vec::new(),
         allowed_cpus: affinity(0),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

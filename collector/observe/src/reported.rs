@@ -318,6 +318,7 @@ mod tests {
             vcpus: Vec::new(),
             memory: Vec::new(),
             allowed_cpus: CpuSet::new(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         }
     }

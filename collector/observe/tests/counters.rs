@@ -61,6 +61,7 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
         vcpus: (0..).zip(threads).map(vcpu).collect(),
         memory: Vec::new(),
         allowed_cpus: CpuSet::new(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

@@ -173,6 +173,7 @@ fn vm(pid: i32, start: u64, pages: usize) -> Vm {
         vcpus: Vec::new(),
         memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Anonymous }],
         allowed_cpus: CpuSet::default(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

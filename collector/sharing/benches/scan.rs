@@ -249,6 +249,7 @@ fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
         vcpus: Vec::new(),
         memory,
         allowed_cpus: CpuSet::default(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

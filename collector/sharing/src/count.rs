@@ -1,14 +1,17 @@
 //! The second half of a scan: counts frames per VM and per pair from the candidates of each bucket.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use super::frame_set::FrameSet;
-use super::gather::{BUCKET_FRAMES, Candidate};
+use super::gather::{BUCKET_FRAMES, Buckets, Candidate};
+use super::in_threads;
 use super::pairs::Pairs;
 use super::zero::ZeroFrames;
 
 /// A bucket's number and the candidates that all threads found for it, in chunks.
-pub(super) type Bucket<'a> = (u64, Vec<&'a [Candidate]>);
+type Bucket<'a> = (u64, Vec<&'a [Candidate]>);
 
 /// Page counts of one VM that need whole frames.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,22 +31,58 @@ pub(super) struct Counted {
     pub(super) frames: Vec<Vec<u64>>,
 }
 
+impl Counted {
+    /// Of nothing.
+    pub(super) fn none(vms: usize) -> Self {
+        Self { pages: vec![FramePages::default(); vms], frames: vec![vec![0; vms]; vms] }
+    }
+
+    /// The sums with counts of other frames.
+    pub(super) fn plus(mut self, other: Self) -> Self {
+        for (sum, pages) in self.pages.iter_mut().zip(other.pages) {
+            sum.zero += pages.zero;
+            sum.self_shared += pages.self_shared;
+        }
+        for (sums, row) in self.frames.iter_mut().zip(other.frames) {
+            sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
+        }
+        self
+    }
+}
+
 /// State shared by all threads of the second half.
 #[derive(Debug)]
 pub(super) struct Counting<'a> {
     /// The VM of each process; `None` for an ended process.
     pub(super) vm_of: Vec<Option<u32>>,
     pub(super) vms: usize,
-    pub(super) buckets: Mutex<Vec<Bucket<'a>>>,
-    pub(super) zero: ZeroFrames,
+    pub(super) zero: &'a ZeroFrames,
 }
 
 impl Counting<'_> {
+    /// Counts what the threads of the first half found, on at most `threads` threads, the result of each by itself.
+    pub(super) fn of<'a>(
+        &self,
+        found: impl Iterator<Item = &'a Buckets>,
+        threads: NonZeroUsize,
+    ) -> Vec<Counted> {
+        let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+        for (bucket, chunk) in found.flat_map(Buckets::chunks) {
+            buckets.entry(bucket).or_default().push(chunk);
+        }
+        if buckets.is_empty() {
+            return Vec::new();
+        }
+        let threads = threads.get().min(buckets.len());
+        let buckets = Mutex::new(buckets.into_iter().collect());
+        in_threads(threads, || self.work(&buckets))
+    }
+
     /// Works until no bucket is left.
-    pub(super) fn work(&self) -> Counted {
+    fn work(&self, buckets: &Mutex<Vec<Bucket<'_>>>) -> Counted {
         let mut table = Table::new(self.vms);
         loop {
-            let next = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let next = buckets.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((bucket, candidates)) = next else { break };
             table.bucket(self, bucket, &candidates);
         }

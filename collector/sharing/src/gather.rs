@@ -2,6 +2,7 @@
 //! others into buckets by frame.
 
 use std::fs::File;
+use std::ops::AddAssign;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -146,6 +147,17 @@ pub(super) struct PageCounts {
     pub(super) exclusive: u64,
     /// Pages on the kernel's zero page.
     pub(super) zero_page: u64,
+    /// Pages on frames of the page cache.
+    pub(super) file: u64,
+}
+
+impl AddAssign for PageCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.resident += other.resident;
+        self.exclusive += other.exclusive;
+        self.zero_page += other.zero_page;
+        self.file += other.file;
+    }
 }
 
 /// Results of one thread.
@@ -153,7 +165,10 @@ pub(super) struct PageCounts {
 pub(super) struct Gathered {
     /// By process.
     pub(super) counts: Vec<PageCounts>,
+    /// Candidates on frames of anonymous memory.
     pub(super) buckets: Buckets,
+    /// Candidates on frames of the page cache: a frame is one or the other.
+    pub(super) file_buckets: Buckets,
     /// A few of the frames that KSM may have merged; empty only if there are none.
     pub(super) samples: Vec<u64>,
 }
@@ -171,6 +186,8 @@ pub(super) struct Units<'a> {
 struct ThreadBuffers {
     buffer: Vec<u8>,
     frames: Box<[u64; READ_ENTRIES]>,
+    /// The part of the entries that is of the page cache, or that is not.
+    part: Vec<u8>,
 }
 
 impl<'a> Units<'a> {
@@ -186,10 +203,15 @@ impl<'a> Units<'a> {
 
     /// Works until no piece is left.
     pub(super) fn work(&self) -> Result<Gathered, SharingError> {
-        let mut buffers = ThreadBuffers { buffer: vec![0; READ_BYTES], frames: Box::new([0; READ_ENTRIES]) };
+        let mut buffers = ThreadBuffers {
+            buffer: vec![0; READ_BYTES],
+            frames: Box::new([0; READ_ENTRIES]),
+            part: Vec::new(),
+        };
         let mut gathered = Gathered {
             counts: vec![PageCounts::default(); self.processes.len()],
             buckets: Buckets::default(),
+            file_buckets: Buckets::default(),
             samples: Vec::new(),
         };
         while let Some((process, region)) = self.units.get(self.next.fetch_add(1, Ordering::Relaxed)) {
@@ -210,22 +232,28 @@ impl<'a> Units<'a> {
         let mut counts = PageCounts::default();
         let mut done = 0;
         while done < region.pages && !process.is_gone() {
-            let Some(entries) = read_entries(process, region, done, &mut buffers.buffer)? else { break };
-            let frames = self.candidates(entries, &mut counts, &mut buffers.frames);
-            gathered
-                .buckets
-                .scatter(frames, position as u32)
-                .map_err(|frame| SharingError::BadFrame { pid: process.id.id, frame })?;
-            if region.may_be_merged && !frames.is_empty() && gathered.samples.len() < MAX_SAMPLES {
+            let ThreadBuffers { buffer, frames, part } = buffers;
+            let Some(entries) = read_entries(process, region, done, buffer)? else { break };
+            let bad_frame = |frame| SharingError::BadFrame { pid: process.id.id, frame };
+            let mut anonymous = entries;
+            if region.may_be_file && entries_of(entries).any(Entry::is_file_or_shared) {
+                keep(entries, part, Entry::is_file_or_shared);
+                let before = counts.resident;
+                let found = self.candidates(part, &mut counts, frames);
+                counts.file += counts.resident - before;
+                gathered.file_buckets.scatter(found, position as u32).map_err(bad_frame)?;
+                keep(entries, part, |entry| !entry.is_file_or_shared());
+                anonymous = part;
+            }
+            let found = self.candidates(anonymous, &mut counts, frames);
+            gathered.buckets.scatter(found, position as u32).map_err(bad_frame)?;
+            if region.may_be_merged && !found.is_empty() && gathered.samples.len() < MAX_SAMPLES {
                 let samples = entries.chunks(SAMPLE_ENTRIES * ENTRY_BYTES);
                 gathered.samples.extend(samples.filter_map(|entries| self.first_merged(entries)));
             }
             done += (entries.len() / ENTRY_BYTES) as u64;
         }
-        let sum = &mut gathered.counts[position];
-        sum.resident += counts.resident;
-        sum.exclusive += counts.exclusive;
-        sum.zero_page += counts.zero_page;
+        gathered.counts[position] += counts;
         Ok(())
     }
 
@@ -249,16 +277,13 @@ impl<'a> Units<'a> {
             groups.iter().for_each(|group| sums.group(group, frames));
         }
         rest.chunks(GROUP).for_each(|group| sums.group(group, frames));
-        counts.resident += sums.counts.resident;
-        counts.exclusive += sums.counts.exclusive;
-        counts.zero_page += sums.counts.zero_page;
+        *counts += sums.counts;
         &frames[..sums.kept]
     }
 
     /// The first frame among `entries` that KSM may have merged.
     fn first_merged(&self, entries: &[u8]) -> Option<u64> {
-        let mut entries = entries.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
-        entries.find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
+        entries_of(entries).find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
     }
 }
 
@@ -315,6 +340,17 @@ impl Sums {
             self.kept = self.kept.wrapping_add((present & !alone & !zero_page).into());
         }
     }
+}
+
+fn entries_of(bytes: &[u8]) -> impl Iterator<Item = Entry> {
+    bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes)
+}
+
+/// Copies the entries to `part`; those that are not wanted become those of pages that are not present.
+fn keep(entries: &[u8], part: &mut Vec<u8>, wanted: impl Fn(Entry) -> bool) {
+    part.clear();
+    let kept = entries_of(entries).map(|entry| if wanted(entry) { entry.0 } else { 0 });
+    part.extend(kept.flat_map(u64::to_ne_bytes));
 }
 
 /// The regions to read, in pieces, with the position of their process.

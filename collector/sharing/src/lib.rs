@@ -34,10 +34,8 @@ mod stable_tree;
 mod tests;
 mod zero;
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
@@ -45,7 +43,7 @@ use huddle_model::vm::Vm;
 
 use self::contents::Contents;
 use self::count::{Counted, Counting};
-use self::gather::{Gathered, MAX_PROCESSES, Units};
+use self::gather::{Buckets, Gathered, MAX_PROCESSES, Units};
 pub use self::processes::UnmeasuredVm;
 use self::processes::{Processes, Reads};
 use self::zero::ZeroFrames;
@@ -187,9 +185,8 @@ impl MergedScan {
         let unmeasured = processes.check_again(&self.root, vms)?;
 
         let mut counts = vec![MemoryUse::default(); vms.len()];
-        let mut buckets: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         let mut samples = Vec::new();
-        for Gathered { counts: pages, buckets: found, samples: of_thread } in &gathered {
+        for Gathered { counts: pages, samples: of_thread, .. } in &gathered {
             samples.extend(of_thread);
             for (process, pages) in processes.all.iter().zip(pages) {
                 if !process.is_gone() {
@@ -197,15 +194,14 @@ impl MergedScan {
                     vm.pages_resident += pages.resident;
                     vm.pages_zero += pages.zero_page;
                     vm.frames_used += pages.exclusive;
+                    *vm.pages_file.get_or_insert_default() += pages.file;
                 }
-            }
-            for (bucket, chunk) in found.chunks() {
-                buckets.entry(bucket).or_default().push(chunk);
             }
         }
 
         let contents =
             Contents { root: &self.root, processes: &processes.all, zero_page_frame, threads: self.threads };
+        let zero = ZeroFrames::find(&contents, &samples, self.zero_pages)?;
         let counting = Counting {
             vm_of: processes
                 .all
@@ -213,29 +209,34 @@ impl MergedScan {
                 .map(|process| (!process.is_gone()).then_some(process.vm as u32))
                 .collect(),
             vms: vms.len(),
-            zero: ZeroFrames::find(&contents, &samples, self.zero_pages)?,
-            buckets: Mutex::new(buckets.into_iter().collect()),
+            zero: &zero,
         };
-        let bucket_count = counting.buckets.lock().map(|buckets| buckets.len()).unwrap_or(1);
-        let counted = in_threads(self.threads.get().min(bucket_count), || counting.work());
-        let mut shared = vec![vec![0; vms.len()]; vms.len()];
-        for Counted { pages, frames } in counted {
-            for (vm, pages) in counts.iter_mut().zip(pages) {
-                vm.pages_zero += pages.zero;
-                vm.self_shared_pages += pages.self_shared;
-            }
-            for (sums, row) in shared.iter_mut().zip(frames) {
-                sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
-            }
+        let count = |of: fn(&Gathered) -> &Buckets| {
+            let counted = counting.of(gathered.iter().map(of), self.threads);
+            counted.into_iter().reduce(Counted::plus).unwrap_or_else(|| Counted::none(vms.len()))
+        };
+        let anonymous = count(|gathered| &gathered.buckets);
+        let file = count(|gathered| &gathered.file_buckets);
+        let of_files = file.frames.clone();
+        let Counted { pages, frames: shared } = anonymous.plus(file);
+        for (vm, pages) in counts.iter_mut().zip(pages) {
+            vm.pages_zero += pages.zero;
+            vm.self_shared_pages += pages.self_shared;
         }
         for (position, vm) in counts.iter_mut().enumerate() {
             vm.frames_used += shared[position][position];
             vm.pages_used = vm.pages_resident - vm.pages_zero;
         }
-        let notes = self.notes(vms, &processes, &unmeasured, counting.zero.flags_readable());
-        let zero_pages = counting.zero.method();
+        let notes = self.notes(vms, &processes, &unmeasured, zero.flags_readable());
+        let zero_pages = zero.method();
         // Every resident page of these VMs was read.
-        let found = Found { method: Method::Merged, coverage: 1.0, counts: &counts, shared: &shared };
+        let found = Found {
+            method: Method::Merged,
+            coverage: 1.0,
+            counts: &counts,
+            shared: &shared,
+            of_files: Some(&of_files),
+        };
         Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], unmeasured, notes, began) })
     }
 
@@ -278,6 +279,8 @@ struct Found<'a> {
     counts: &'a [MemoryUse],
     /// `[i][j]` for `i < j`.
     shared: &'a [Vec<u64>],
+    /// Those of them that are of the page cache; `None` if not measured.
+    of_files: Option<&'a [Vec<u64>]>,
 }
 
 /// The result without the VMs that were not measured; `errors` has the standard error of each rate if it is an estimate,
@@ -296,7 +299,10 @@ fn assemble(
         stayed.iter().map(|position| MatrixVm::of(&vms[*position], Some(found.counts[*position]))).collect();
     let frames = of_stayed(found.shared, &stayed);
     let duration_ms = began.elapsed().as_secs_f64() * 1e3;
-    let matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);
+    let mut matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);
+    if let Some(of_files) = found.of_files {
+        matrix = matrix.with_file_frames(&of_stayed(of_files, &stayed));
+    }
     Measurement {
         matrix: if errors.is_empty() { matrix } else { matrix.estimated(&of_stayed(errors, &stayed)) },
         unmeasured: unmeasured.into_iter().map(|left_out| left_out.named(vms)).collect(),

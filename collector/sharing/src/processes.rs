@@ -9,12 +9,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use huddle_model::id::TaskId;
-use huddle_model::vm::{MemoryKind, Vm};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 
 use super::SharingError;
 use super::pagemap;
 use huddle_host::stages::Unmeasured;
-use huddle_host::{HostError, HostRoot, read_number, task};
+use huddle_host::{HostError, HostRoot, ksm, task};
 
 /// Why a process that ended or was replaced since discovery cannot be measured.
 const ENDED: &str = "it ended while it was measured";
@@ -72,6 +72,8 @@ pub(super) struct Region {
     pub(super) pages: u64,
     /// Whether KSM may have merged pages here.
     pub(super) may_be_merged: bool,
+    /// Whether pages of the page cache may be here.
+    pub(super) may_be_file: bool,
 }
 
 /// One process with guest memory.
@@ -137,6 +139,7 @@ impl Processes {
         reads: Reads,
     ) -> Result<Self, SharingError> {
         check_disjoint(vms)?;
+        let opening = Opening { root, page_bytes, has_merged: ksm::has_merged(root)?, reads };
         let mut processes = Self::default();
         let mut hidden = None;
         for (vm, found) in vms.iter().enumerate() {
@@ -155,7 +158,7 @@ impl Processes {
             if !has_memory {
                 ids.insert(holder);
             }
-            match open_all(root, found, vm, &ids, page_bytes, reads)? {
+            match opening.all(found, vm, &ids)? {
                 Opened::Hidden(path) => {
                     processes.unmeasured.push(UnmeasuredVm::unreadable(vm, HIDDEN.to_owned()));
                     hidden.get_or_insert(SharingError::MemoryHidden { vm: found.name.clone(), path });
@@ -217,73 +220,75 @@ enum Opened {
     Hidden(PathBuf),
 }
 
-fn open_all(
-    root: &HostRoot,
-    vm: &Vm,
-    position: usize,
-    ids: &BTreeSet<TaskId>,
+/// How processes are opened.
+struct Opening<'a> {
+    root: &'a HostRoot,
     page_bytes: u64,
+    /// Whether KSM has anything merged on this host.
+    has_merged: bool,
     reads: Reads,
-) -> Result<Opened, SharingError> {
-    let (mut there, mut missing) = (Vec::new(), Vec::new());
-    for id in ids {
-        if reads == Reads::Contents {
-            let path = root.proc(format!("{}/mem", id.id));
-            if pagemap::open(&path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
-                return Ok(Opened::Hidden(path));
-            }
-        }
-        match open_process(root, vm, position, *id, page_bytes) {
-            Ok(Some(process)) => there.push(process),
-            Ok(None) => missing.push(*id),
-            Err(SharingError::Host(HostError::Read { path, source }))
-                if source.kind() == ErrorKind::PermissionDenied =>
-            {
-                return Ok(Opened::Hidden(path));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Opened::Open { there, missing })
 }
 
-fn open_process(
-    root: &HostRoot,
-    vm: &Vm,
-    position: usize,
-    id: TaskId,
-    page_bytes: u64,
-) -> Result<Option<Process>, SharingError> {
-    let path = root.proc(format!("{}/pagemap", id.id));
-    let pagemap = match pagemap::open(&path) {
-        Ok(file) => file,
-        Err(source) => {
-            let error = HostError::Read { path, source };
-            return if error.is_gone() { Ok(None) } else { Err(error.into()) };
+impl Opening<'_> {
+    fn all(&self, vm: &Vm, position: usize, ids: &BTreeSet<TaskId>) -> Result<Opened, SharingError> {
+        let (mut there, mut missing) = (Vec::new(), Vec::new());
+        for id in ids {
+            if self.reads == Reads::Contents {
+                let path = self.root.proc(format!("{}/mem", id.id));
+                if pagemap::open(&path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+                    return Ok(Opened::Hidden(path));
+                }
+            }
+            match self.process(vm, position, *id) {
+                Ok(Some(process)) => there.push(process),
+                Ok(None) => missing.push(*id),
+                Err(SharingError::Host(HostError::Read { path, source }))
+                    if source.kind() == ErrorKind::PermissionDenied =>
+                {
+                    return Ok(Opened::Hidden(path));
+                }
+                Err(error) => return Err(error),
+            }
         }
-    };
-    // Checked only now: the descriptor belongs to the current process or an earlier one.
-    if !task::is_alive(root, id)? {
-        return Ok(None);
+        Ok(Opened::Open { there, missing })
     }
-    // 0 means for certain that KSM merged nothing here; older kernels lack the file.
-    let never_merged =
-        matches!(read_number::<u64>(&root.proc(format!("{}/ksm_merging_pages", id.id))), Ok(0));
-    let mut regions = Vec::new();
-    for region in vm.memory.iter().filter(|region| region.process == Some(id)) {
-        let first_page = region.start / page_bytes;
-        let pages = (region.end / page_bytes).saturating_sub(first_page);
-        let may_be_merged = region.kind == MemoryKind::Mergeable && !never_merged;
-        regions.push(Region { first_page, pages, may_be_merged });
+
+    fn process(&self, vm: &Vm, position: usize, id: TaskId) -> Result<Option<Process>, SharingError> {
+        let path = self.root.proc(format!("{}/pagemap", id.id));
+        let pagemap = match pagemap::open(&path) {
+            Ok(file) => file,
+            Err(source) => {
+                let error = HostError::Read { path, source };
+                return if error.is_gone() { Ok(None) } else { Err(error.into()) };
+            }
+        };
+        // Checked only now: the descriptor belongs to the current process or an earlier one.
+        if !task::is_alive(self.root, id)? {
+            return Ok(None);
+        }
+        let of_process = vm.memory.iter().filter(|region| region.process == Some(id));
+        Ok(Some(Process {
+            id,
+            vm: position,
+            regions: of_process.map(|region| self.region(region)).collect(),
+            pagemap,
+            mem: OnceLock::new(),
+            gone: AtomicBool::new(false),
+        }))
     }
-    Ok(Some(Process {
-        id,
-        vm: position,
-        regions,
-        pagemap,
-        mem: OnceLock::new(),
-        gone: AtomicBool::new(false),
-    }))
+
+    fn region(&self, region: &GuestRegion) -> Region {
+        let first_page = region.start / self.page_bytes;
+        let may_be_file = !region.kind.is_anonymous();
+        Region {
+            first_page,
+            pages: (region.end / self.page_bytes).saturating_sub(first_page),
+            // What is not marked now may have been when it was merged, also in the process that this one was forked
+            // from, whose merged pages its own `ksm_merging_pages` does not count.
+            may_be_merged: self.has_merged && (!may_be_file || region.kind == MemoryKind::PrivateFile),
+            may_be_file,
+        }
+    }
 }
 
 /// A page counted for two VMs would look shared although it is not.

@@ -58,6 +58,13 @@ impl Tree {
         file.write_all_at(&flags.to_ne_bytes(), frame * 8).unwrap();
     }
 
+    /// KSM has merged pages on this host.
+    fn merged(&self) {
+        let ksm = self.dir.path().join("sys/kernel/mm/ksm");
+        fs::create_dir_all(&ksm).unwrap();
+        fs::write(ksm.join("pages_shared"), "1\n").unwrap();
+    }
+
     fn scan(&self) -> MergedScan {
         MergedScan::new(self.root())
     }
@@ -87,6 +94,7 @@ fn vm(name: &str, pid: i32, memory: Vec<GuestRegion>) -> Vm {
         vcpus: Vec::new(),
         memory,
         allowed_cpus: CpuSet::default(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }
@@ -111,8 +119,8 @@ fn frames_pages_and_repeats_are_distinguished() {
     tree.process(1, a);
     tree.process(2, &[(300, PRESENT | 0xffff), (301, PRESENT | 0x1_0000), (302, PRESENT | FILE | 5000)]);
     let vms = [
-        vm("a", 1, vec![region(1, 100, 10, MemoryKind::Anonymous)]),
-        vm("b", 2, vec![region(2, 299, 10, MemoryKind::SharedMemory)]),
+        vm("a", 1, vec![region(1, 100, 10, MemoryKind::PrivateFile)]),
+        vm("b", 2, vec![region(2, 299, 10, MemoryKind::PrivateFile)]),
     ];
     for threads in [1, 3] {
         let scan = tree.scan().with_threads(NonZeroUsize::new(threads).unwrap());
@@ -125,12 +133,13 @@ fn frames_pages_and_repeats_are_distinguished() {
                 frames_used: 4,
                 pages_zero: 1,
                 self_shared_pages: 2,
-                pages_huge: None
+                pages_file: Some(1)
             }
         );
         assert_eq!(memory(&found, 1).frames_used, 3);
         assert_eq!(found.matrix.shared_frames(0, 1), Some(3));
         assert_eq!(found.matrix.shared_frames(1, 0), Some(3));
+        assert_eq!(found.matrix.shared_file_frames(0, 1), Some(1));
         assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     }
 }
@@ -152,6 +161,7 @@ fn merged_frames_are_checked_by_content_at_each_scan() {
     }
     let vms =
         [1, 2].map(|pid| vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 4, MemoryKind::Mergeable)]));
+    tree.merged();
     let scan = tree.scan();
     let first = scan.measure_with(&vms, ZERO_FRAME).unwrap();
     assert_eq!((memory(&first, 0).pages_zero, memory(&first, 0).frames_used), (1, 3));
@@ -170,7 +180,6 @@ fn frames_that_were_never_merged_are_not_read() {
     let tree = Tree::new();
     for pid in [1, 2] {
         tree.process(pid, &[(100, PRESENT | 40)]);
-        fs::write(tree.root().proc(format!("{pid}/ksm_merging_pages")), "0\n").unwrap();
         fs::remove_file(tree.root().proc(format!("{pid}/mem"))).unwrap();
     }
     let vms =
@@ -178,8 +187,10 @@ fn frames_that_were_never_merged_are_not_read() {
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
     assert!(found.notes.is_empty(), "{:?}", found.notes);
-    // If it may have been merged, and its content cannot be read, there is a note.
-    fs::write(tree.root().proc("1/ksm_merging_pages"), "1\n").unwrap();
+    // If it may have been merged, and its content cannot be read, there is a note. The count of one process is no
+    // proof: what was merged before it was forked is not in it.
+    fs::write(tree.root().proc("1/ksm_merging_pages"), "0\n").unwrap();
+    tree.merged();
     let found = tree.scan().measure_with(&vms, ZERO_FRAME).unwrap();
     assert_eq!(found.matrix.shared_frames(0, 1), Some(1));
     assert!(found.notes[0].contains("proc/1/mem"), "{:?}", found.notes);
@@ -293,4 +304,39 @@ fn many_vms_on_random_frames_agree_with_sets() {
             assert_eq!(found.matrix.shared_frames(i, j), Some(both), "{i} {j}");
         }
     }
+}
+
+#[test]
+fn frames_of_the_page_cache_are_told_from_merged_ones() {
+    let tree = Tree::new();
+    // A template: pages 0 to 3 were not written by either, 4 by the first only, 5 by both, and merged; 6 twice.
+    let frames = |own: u64| {
+        let mut entries: Vec<_> = (0..4).map(|page| (100 + page, PRESENT | FILE | (5000 + page))).collect();
+        let fifth = if own == 1 { PRESENT | EXCLUSIVE | 9000 } else { PRESENT | EXCLUSIVE | FILE | 5004 };
+        entries.extend([(104, fifth), (105, PRESENT | 0x2_0000), (106, PRESENT | FILE | 5000)]);
+        entries
+    };
+    (1..=2).for_each(|pid| tree.process(pid, &frames(pid as u64)));
+    tree.process(3, &[(100, PRESENT | 0x2_0000), (101, PRESENT | EXCLUSIVE | 42)]);
+    let kinds = [MemoryKind::PrivateFile, MemoryKind::SharedFile, MemoryKind::Mergeable];
+    let vms = [1, 2, 3].map(|pid| {
+        let kind = kinds[pid as usize - 1];
+        vm(&format!("vm{pid}"), pid, vec![region(pid, 100, 7, kind)])
+    });
+    for threads in [1, 3] {
+        let scan = tree.scan().with_threads(NonZeroUsize::new(threads).unwrap());
+        let found = scan.measure_with(&vms, ZERO_FRAME).unwrap();
+        let matrix = &found.matrix;
+        let of = |i, j| (matrix.shared_frames(i, j), matrix.shared_file_frames(i, j));
+        assert_eq!(
+            [of(0, 1), of(0, 2), of(1, 2)],
+            [(Some(5), Some(4)), (Some(1), Some(0)), (Some(1), Some(0))]
+        );
+        let files = [0, 1, 2].map(|vm| (memory(&found, vm).pages_file, memory(&found, vm).frames_used));
+        assert_eq!(files, [(Some(5), 6), (Some(6), 6), (Some(0), 2)]);
+        assert_eq!(memory(&found, 0).self_shared_pages, 2);
+    }
+    // Without any page of a file that is known, and costs nothing.
+    let found = tree.scan().measure_with(&vms[2..], ZERO_FRAME).unwrap();
+    assert_eq!(memory(&found, 0).pages_file, Some(0));
 }

@@ -3,9 +3,10 @@
 //!
 //! KSM's data structures ([`super::stable_tree`]) show it in a few dozen reads of the kernel's memory. If
 //! they cannot be read, each frame that KSM may have merged is read once ([`super::contents`]), which costs
-//! several times the rest of a scan. Either is done only where KSM may have merged: in regions marked
-//! mergeable, in processes with merged pages according to the kernel (`/proc/PID/ksm_merging_pages`), on
-//! pages of anonymous memory.
+//! several times the rest of a scan. Either is done only where KSM may have merged: on a host with merged
+//! pages according to the kernel (`/sys/kernel/mm/ksm/pages_shared`), on pages of anonymous memory. What the kernel
+//! says of one process (`/proc/PID/ksm_merging_pages`) proves nothing: it leaves out pages that were merged before the
+//! process was forked.
 
 use std::collections::BTreeSet;
 use std::fs::File;

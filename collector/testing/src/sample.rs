@@ -107,6 +107,7 @@ fn vm(number: usize) -> Vm {
             kind: MemoryKind::Mergeable,
         }],
         allowed_cpus: cpus,
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

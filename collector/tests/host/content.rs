@@ -73,7 +73,7 @@ fn predicts_what_merging_does() {
         frames_used: distinct,
         pages_zero: zero,
         self_shared_pages: repeated,
-        pages_huge: None,
+        pages_file: None,
     };
     let truth = [
         expected(1071, 1052, 120, 20),
@@ -220,6 +220,7 @@ fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
         vcpus: Vec::new(),
         memory: vec![region],
         allowed_cpus: huddle_model::cpuset::CpuSet::default(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

@@ -29,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         trial("sharing_after_pages_were_written", after_pages_were_unmerged),
         trial("sharing_tenant_ends_before_the_scan", tenant_ends_before_the_scan),
         trial("sharing_tenant_ends_during_the_scan", tenant_ends_during_the_scan),
+        trial("sharing_of_forks_of_a_merged_process", forks_of_a_merged_process),
         trial("sharing_frames_hidden", frames_hidden),
     ]
 }
@@ -85,7 +86,7 @@ fn reference(vms: &[Vm]) -> Reference {
     let mut reference = Reference { memory: Vec::new(), frames: Vec::new() };
     for vm in vms {
         let mut pages_on: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut memory = MemoryUse::default();
+        let mut memory = MemoryUse { pages_file: Some(0), ..MemoryUse::default() };
         for region in &vm.memory {
             let process = region.process.unwrap();
             let pagemap = File::open(format!("/proc/{process}/pagemap")).unwrap();
@@ -96,6 +97,7 @@ fn reference(vms: &[Vm]) -> Reference {
                     continue;
                 }
                 memory.pages_resident += 1;
+                *memory.pages_file.as_mut().unwrap() += entry >> 61 & 1;
                 let frame = entry & ((1 << 55) - 1);
                 let flags = word(&kpageflags, frame);
                 let mut content = [0; PAGE as usize];
@@ -147,8 +149,13 @@ fn two_three_and_four_ways() {
     assert_eq!([shared(1, 2), shared(1, 3), shared(2, 3)], [700, 400, 523]);
     let used = [1050, 977, 1823, 524];
     for (vm, used) in used.into_iter().enumerate() {
-        let expected =
-            MemoryUse { pages_resident: used, pages_used: used, frames_used: used, ..MemoryUse::default() };
+        let expected = MemoryUse {
+            pages_resident: used,
+            pages_used: used,
+            frames_used: used,
+            pages_file: Some(0),
+            ..MemoryUse::default()
+        };
         assert_eq!(memory(&found, vm), expected);
     }
     assert_eq!(found.matrix.rate(3, 2), 523.0 / 524.0);
@@ -173,6 +180,7 @@ fn repeats_inside_one_tenant() {
         pages_used: pages,
         frames_used: frames,
         self_shared_pages: repeated,
+        pages_file: Some(0),
         ..MemoryUse::default()
     };
     assert_eq!(memory(&found, 0), expected(46, 13, 35));
@@ -197,6 +205,7 @@ fn zero_pages_of_both_kinds() {
             pages_used: 50,
             frames_used: 50,
             pages_zero: zero,
+            pages_file: Some(0),
             ..MemoryUse::default()
         };
         assert_eq!(memory(&found, vm), expected);
@@ -216,6 +225,22 @@ fn with_use_zero_pages() {
     assert_eq!((memory(&found, 0).pages_zero, memory(&found, 1).pages_zero), (130, 600));
     assert_eq!((memory(&found, 1).frames_used, memory(&found, 1).self_shared_pages), (51, 4));
     assert_is_reference(&found, &vms);
+}
+
+/// VMs that were forked from one that KSM had merged: the kernel counts no merged page for them.
+fn forks_of_a_merged_process() {
+    let ksm = Ksm::start();
+    let (mut tenants, _) = merged(&ksm, &[("template", "zeros:0:2000,set:1:300,copies:1:50".into())]);
+    let vms = ["a", "b"].map(|name| tenants[0].fork(name));
+    for vm in &vms {
+        let merging = std::fs::read_to_string(format!("/proc/{}/ksm_merging_pages", vm.process().unwrap()));
+        assert_eq!(merging.unwrap().trim(), "0", "otherwise this tests nothing");
+    }
+    let found = measure(&vms);
+    assert_is_reference(&found, &vms);
+    let zero = [0, 1].map(|vm| memory(&found, vm).pages_zero);
+    assert_eq!(zero, [2000, 2000]);
+    assert_eq!(found.matrix.shared_file_frames(0, 1), Some(0));
 }
 
 fn beyond_max_page_sharing() {

@@ -9,12 +9,14 @@
 //! - `hole:0:COUNT`: pages never touched.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use huddle_host::{HostRoot, task};
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
 use huddle_testing::memory::mergeable;
+use nix::sys::signal::Signal;
+use nix::unistd::ForkResult;
 
 const PAGE: usize = 4096;
 
@@ -24,6 +26,7 @@ pub struct Tenant {
     pub start: u64,
     pub pages: u64,
     child: Child,
+    output: BufReader<ChildStdout>,
 }
 
 impl Tenant {
@@ -35,10 +38,16 @@ impl Tenant {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (mut line, mut output) = (String::new(), BufReader::new(child.stdout.take().unwrap()));
+        output.read_line(&mut line).unwrap();
         let (start, pages) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{spec}: {line:?}"));
-        Self { name: name.to_owned(), start: start.parse().unwrap(), pages: pages.parse().unwrap(), child }
+        Self {
+            name: name.to_owned(),
+            start: start.parse().unwrap(),
+            pages: pages.parse().unwrap(),
+            child,
+            output,
+        }
     }
 
     pub fn pid(&self) -> i32 {
@@ -47,10 +56,22 @@ impl Tenant {
 
     /// It as discovery would describe it.
     pub fn vm(&self) -> Vm {
-        let process = task::process(&HostRoot::real(), self.pid()).unwrap().id;
+        self.vm_of(&self.name, self.pid())
+    }
+
+    /// A child of it, which has the memory as it is now and ends with it.
+    pub fn fork(&mut self, name: &str) -> Vm {
+        self.child.stdin.as_mut().unwrap().write_all(b"f").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        self.vm_of(name, line.trim().parse().unwrap())
+    }
+
+    fn vm_of(&self, name: &str, pid: i32) -> Vm {
+        let process = task::process(&HostRoot::real(), pid).unwrap().id;
         let (start, end) = (self.start, self.start + self.pages * PAGE as u64);
         Vm {
-            name: self.name.clone(),
+            name: name.to_owned(),
             id: process.into(),
             uuid: None,
             owner: None,
@@ -58,6 +79,7 @@ impl Tenant {
             vcpus: Vec::new(),
             memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Mergeable }],
             allowed_cpus: CpuSet::default(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         }
     }
@@ -114,6 +136,19 @@ pub fn run(spec: &str) -> ! {
     }
     println!("{} {pages}", words.as_ptr() as u64);
     std::io::stdout().flush().unwrap();
-    let _ = std::io::stdin().read(&mut [0]);
+    // Each byte asks for a child with the same memory; the end of the input ends the tenant.
+    while let Ok(1) = std::io::stdin().read(&mut [0]) {
+        // SAFETY: this process has one thread, so the child may do whatever it likes.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            ForkResult::Parent { child } => println!("{child}"),
+            ForkResult::Child => {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+        }
+        std::io::stdout().flush().unwrap();
+    }
     std::process::exit(0)
 }

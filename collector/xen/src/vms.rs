@@ -149,6 +149,7 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
         vcpus: vcpus.collect(),
         memory: vec![GuestRegion { process: None, start: 0, end, kind: MemoryKind::Domain }],
         allowed_cpus,
+        left_out: Vec::new(),
         cannot_merge: cannot_merge(found),
     }
 }

@@ -123,6 +123,7 @@ impl Host for FakeHost {
             }],
             memory: Vec::new(),
             allowed_cpus: CpuSet::new(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         };
         Ok(guests.iter().map(vm).collect())

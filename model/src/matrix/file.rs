@@ -99,7 +99,7 @@ struct FileVm {
     frames_used: Option<u64>,
     pages_zero: Option<u64>,
     self_shared_pages: Option<u64>,
-    pages_huge: Option<u64>,
+    pages_file: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +108,7 @@ struct File {
     method: Option<Method>,
     vms: Vec<FileVm>,
     shared_frames: Option<Vec<Vec<u64>>>,
+    shared_file_frames: Option<Vec<Vec<u64>>>,
     rate: Vec<Vec<f64>>,
     duration_ms: Option<f64>,
     coverage: Option<f64>,
@@ -123,6 +124,8 @@ pub struct MatrixParts {
     pub vms: Vec<MatrixVm>,
     /// Distinct frames that each pair shares; `None` if only rates are known.
     pub shared_frames: Option<Vec<Vec<u64>>>,
+    /// Those of them that are of the page cache; `None` if not measured, or if no VM has pages there.
+    pub shared_file_frames: Option<Vec<Vec<u64>>>,
     /// Share (0 to 1) of the row's used frames that the column maps too.
     pub rate: Vec<Vec<f64>>,
     /// How long measuring took, in milliseconds.
@@ -148,7 +151,7 @@ impl FileVm {
                 frames_used,
                 pages_zero,
                 self_shared_pages,
-                pages_huge: self.pages_huge,
+                pages_file: self.pages_file,
             }),
             _ if figures.iter().all(Option::is_none) => None,
             _ => return Err(MatrixFileError::PartialMemory(self.name)),
@@ -206,6 +209,8 @@ impl Serialize for SharingMatrix {
             method: Method,
             vms: Vec<OutVm<'a>>,
             shared_frames: &'a Option<Vec<Vec<u64>>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            shared_file_frames: &'a Option<Vec<Vec<u64>>>,
             rate: &'a [Vec<f64>],
             duration_ms: Option<f64>,
             coverage: Option<f64>,
@@ -217,6 +222,7 @@ impl Serialize for SharingMatrix {
             method: self.method,
             vms: self.vms.iter().map(OutVm::from).collect(),
             shared_frames: &self.cells.shared_frames,
+            shared_file_frames: &self.cells.shared_file_frames,
             rate: &self.cells.rate,
             duration_ms: self.duration_ms,
             coverage: self.coverage,
@@ -286,6 +292,7 @@ impl SharingMatrix {
             method: file.method.unwrap_or(Method::File),
             vms,
             shared_frames: file.shared_frames,
+            shared_file_frames: file.shared_file_frames,
             rate: file.rate,
             duration_ms: file.duration_ms,
             coverage: file.coverage,
@@ -311,29 +318,25 @@ impl SharingMatrix {
                 }
             }
         }
-        if let Some(frames) = &parts.shared_frames {
-            check_square("shared_frames", frames, vms.len())?;
-            for (i, row) in frames.iter().enumerate() {
-                for (j, shared) in row.iter().enumerate() {
-                    if i == j && *shared != 0 {
-                        return Err(cell(&vms, i, j, shared.to_string(), "0 on the diagonal"));
-                    }
-                    if *shared != frames[j][i] {
-                        return Err(cell(
-                            &vms,
-                            i,
-                            j,
-                            shared.to_string(),
-                            "the same number of shared frames both ways",
-                        ));
-                    }
+        check_frames(&vms, "shared_frames", parts.shared_frames.as_deref())?;
+        check_frames(&vms, "shared_file_frames", parts.shared_file_frames.as_deref())?;
+        if let (Some(all), Some(of_files)) = (&parts.shared_frames, &parts.shared_file_frames) {
+            for (i, j) in (0..vms.len()).flat_map(|i| (0..vms.len()).map(move |j| (i, j))) {
+                if of_files[i][j] > all[i][j] {
+                    let expected = "no more shared frames of the page cache than shared frames";
+                    return Err(cell(&vms, i, j, of_files[i][j].to_string(), expected));
                 }
             }
         }
         Ok(Self {
             method: parts.method,
             vms,
-            cells: Arc::new(Cells { shared_frames: parts.shared_frames, rate: parts.rate, rate_error: None }),
+            cells: Arc::new(Cells {
+                shared_frames: parts.shared_frames,
+                shared_file_frames: parts.shared_file_frames,
+                rate: parts.rate,
+                rate_error: None,
+            }),
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
         })
@@ -388,7 +391,7 @@ impl SharingMatrix {
         Ok(Self {
             method: Method::File,
             vms,
-            cells: Arc::new(Cells { shared_frames: None, rate, rate_error: None }),
+            cells: Arc::new(Cells { shared_frames: None, shared_file_frames: None, rate, rate_error: None }),
             duration_ms: None,
             coverage: None,
         })
@@ -427,6 +430,22 @@ fn check_vms(vms: &[MatrixVm]) -> Result<(), MatrixFileError> {
         }
         if !names.insert(vm.name.as_str()) {
             return Err(MatrixFileError::DuplicateName(vm.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_frames(vms: &[MatrixVm], what: &str, frames: Option<&[Vec<u64>]>) -> Result<(), MatrixFileError> {
+    let Some(frames) = frames else { return Ok(()) };
+    check_square(what, frames, vms.len())?;
+    for (i, row) in frames.iter().enumerate() {
+        for (j, shared) in row.iter().enumerate() {
+            let expected = match () {
+                () if i == j && *shared != 0 => "0 on the diagonal",
+                () if *shared != frames[j][i] => "the same number of shared frames both ways",
+                () => continue,
+            };
+            return Err(cell(vms, i, j, shared.to_string(), expected));
         }
     }
     Ok(())

@@ -167,6 +167,7 @@ fn limits_and_place_of_a_found_vm_come_from_its_cpus() {
         vcpus: vec![vcpu(0, "2-3"), vcpu(1, "0-3"), vcpu(2, "5")],
         memory: Vec::new(),
         allowed_cpus: "2-5".parse().unwrap(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     };
     let found = PlanVm::of(&vm, &host(&[2, 2, 2]));
@@ -203,6 +204,7 @@ fn limited(name: &str, vcpus: &[(&str, Option<&str>, Option<RealTime>)]) -> Vm {
         vcpus: (0..).zip(vcpus).map(vcpu).collect(),
         memory: Vec::new(),
         allowed_cpus: "0-3".parse().unwrap(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

@@ -41,8 +41,9 @@ pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
 /// column `run` of ksm, which collided with the partition `run=`, is `ksm_run` ([`Table::column_name`]). 4: adds
 /// `vm_kind`, `uuid` and `domid` wherever a VM is named, `trial` beside `arm` and `block`, `nodes` to placements,
 /// `pinning` to decisions and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
-/// numbers there and the first 8 bytes of the UUID as start time.
-pub const SCHEMA_VERSION: u32 = 4;
+/// numbers there and the first 8 bytes of the UUID as start time. 5: adds `shared_file_frames` to sharing, and the bytes
+/// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone.
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -84,6 +85,12 @@ impl Table {
             "nodes" if self == Self::Placements => 4,
             "pinning" if self == Self::Decisions => 4,
             "run_ns" if self == Self::Counters => 4,
+            "shared_file_frames" if self == Self::Sharing => 5,
+            "private_file_bytes" | "shared_file_bytes" | "device_bytes" | "firmware_bytes" | "pages_file"
+                if self == Self::Vms =>
+            {
+                5
+            }
             _ => 1,
         };
         later.max(self.since())
@@ -296,6 +303,7 @@ mod tests {
         assert_eq!(Table::Counters.column_name("run_ns", 3), None);
         assert_eq!(Table::Residency.column_name("run_ns", 3), Some("run_ns"));
         assert_eq!(Table::Vms.column_name("domid", 3), None);
+        assert_eq!(Table::Vms.column_name("firmware_bytes", 4), None);
     }
 
     #[test]

@@ -63,7 +63,9 @@ pub fn schema_page() -> String {
          does not exist. Before version 3 the column `ksm_run` of the table `ksm` was named `run`: read that table of old \
          recordings without the partitions of the path. Before version 4 there was no `vm_kind`, `uuid`, `domid`, `trial`, `nodes` of \
          placements, `pinning` of decisions and `run_ns` of counters, and a domain of Xen had its number as `pid` and `vm_pid`, the number of a vCPU as \
-         `thread`, and the first 8 bytes of its UUID as start time.\n"
+         `thread`, and the first 8 bytes of its UUID as start time. Before version 5 there was no `shared_file_frames` of sharing, and of \
+         vms none of `private_file_bytes`, `shared_file_bytes`, `device_bytes`, `firmware_bytes` and `pages_file`; there was `pages_huge`, \
+         always null.\n"
     );
     for table in Table::ALL {
         // Writing to a String cannot fail.

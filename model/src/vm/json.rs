@@ -112,6 +112,7 @@ impl Serialize for Vm {
             vmm: VmmKind,
             vcpus: &'a [Vcpu],
             memory: &'a [GuestRegion],
+            left_out: &'a [String],
             allowed_cpus: &'a CpuSet,
             cannot_merge: &'a [String],
         }
@@ -126,6 +127,7 @@ impl Serialize for Vm {
             vmm: self.vmm,
             vcpus: &self.vcpus,
             memory: &self.memory,
+            left_out: &self.left_out,
             allowed_cpus: &self.allowed_cpus,
             cannot_merge: &self.cannot_merge,
         }
@@ -145,6 +147,8 @@ impl<'de> Deserialize<'de> for Vm {
             vmm: VmmKind,
             vcpus: Vec<Vcpu>,
             memory: Vec<GuestRegion>,
+            #[serde(default)]
+            left_out: Vec<String>,
             allowed_cpus: CpuSet,
             cannot_merge: Vec<String>,
         }
@@ -162,6 +166,7 @@ impl<'de> Deserialize<'de> for Vm {
             vmm: read.vmm,
             vcpus: read.vcpus,
             memory: read.memory,
+            left_out: read.left_out,
             allowed_cpus: read.allowed_cpus,
             cannot_merge: read.cannot_merge,
         })
@@ -191,6 +196,7 @@ mod tests {
                 limits: VcpuLimits::default(),
             }],
             memory: vec![GuestRegion { process, start: 0, end: 4096, kind: MemoryKind::Mergeable }],
+            left_out: vec!["2 MiB of memory of devices".into()],
             allowed_cpus: "0-3".parse().unwrap(),
             cannot_merge: vec!["no".into()],
         }

@@ -227,8 +227,14 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture, matrix: &Shari
         lines.push((format!("{} with itself: not sharing between VMs", name(i)), theme.strong()));
         lines.extend(own_lines(matrix, i).into_iter().map(|line| (line, theme.plain())));
     } else {
+        let of_files = match matrix.shared_file_frames(i, j) {
+            Some(frames) if frames > 0 => format!(", {} by files", format::count(frames)),
+            _ => String::new(),
+        };
         let shared = match matrix.shared_frames(i, j) {
-            Some(frames) => format!("{} frames ({})", format::count(frames), format::frames_bytes(frames)),
+            Some(frames) => {
+                format!("{} frames ({}){of_files}", format::count(frames), format::frames_bytes(frames))
+            }
             None => format!("frames n/a: {RATES_ONLY}"),
         };
         let pair = format!("{} and {}", name(i), name(j));
@@ -299,6 +305,10 @@ fn own_lines(matrix: &SharingMatrix, vm: usize) -> Vec<String> {
             format::count(memory.pages_resident),
             format::frames_bytes(memory.pages_resident)
         ),
+        match memory.pages_file {
+            Some(pages) => format!("{} pages of files and shared memory", format::count(pages)),
+            None => "pages of files n/a (not measured)".into(),
+        },
         format!(
             "{} zero-filled pages, {} pages repeat another page of the VM",
             format::count(memory.pages_zero),

@@ -43,6 +43,7 @@ fn vms() -> Vec<Vm> {
             }],
             memory: Vec::new(),
             allowed_cpus: "0-7".parse().unwrap(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         }
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use huddle_model::vm::{GuestRegion, TaskId, Vcpu, Vm, VmmKind};
 
+use super::memory::{Bearer, GuestMemory};
 use super::merge::cannot_merge;
 use super::monitors::Question;
 use super::round::{BuildError, Round};
@@ -195,7 +196,8 @@ impl Discoverer {
             None => VmmKind::Process,
         };
         let vcpus = vcpus::complete(&self.root, id, chosen)?;
-        let memory = self.memory_of(id, round, time)?;
+        let bearer = if vmm == VmmKind::Process { Bearer::Tenant } else { Bearer::Vmm };
+        let GuestMemory { regions: memory, left_out } = self.memory_of(id, bearer, round, time)?;
         if memory.is_empty() && !round.denied.contains(&pid) {
             // Only a process that is ending has given its memory back already.
             return Err(BuildError::Ended);
@@ -208,7 +210,8 @@ impl Discoverer {
         let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
         let (uuid, owner) = (process.line.uuid, self.owner(process));
         let name = name.clone();
-        let mut vm = Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge };
+        let mut vm =
+            Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, left_out, allowed_cpus, cannot_merge };
         round.cpus.fill(&self.root, &mut vm)?;
         Ok(vm)
     }
@@ -217,19 +220,20 @@ impl Discoverer {
     pub(super) fn memory_of(
         &mut self,
         process: TaskId,
+        bearer: Bearer,
         round: &mut Round,
         time: VmTime,
-    ) -> Result<Vec<GuestRegion>, HostError> {
+    ) -> Result<GuestMemory, HostError> {
         let run = round.ksm.value().map(|ksm| ksm.run);
         let limits = &self.options.limits;
-        let memory = match self.memory.regions(&self.root, process, run, limits, time) {
+        let memory = match self.memory.memory(&self.root, process, bearer, run, limits, time) {
             Err(error) if error.is_denied() => {
                 round.denied.insert(process.id);
-                return Ok(Vec::new());
+                return Ok(GuestMemory::default());
             }
             other => other?,
         };
-        let bytes: u64 = memory.iter().map(GuestRegion::len_bytes).fold(0, u64::saturating_add);
+        let bytes: u64 = memory.regions.iter().map(GuestRegion::len_bytes).fold(0, u64::saturating_add);
         let most = round.host_bytes.map(|host| host.saturating_mul(limits.memory_factor.into()));
         match most {
             Some(most) if bytes > most => {

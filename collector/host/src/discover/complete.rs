@@ -111,6 +111,7 @@ mod tests {
             vcpus: Vec::new(),
             memory: Vec::new(),
             allowed_cpus: CpuSet::new(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         };
         vm.vcpus = (0..).zip(threads).map(|(index, tid)| vcpu(&vm, index, *tid)).collect();

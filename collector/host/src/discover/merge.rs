@@ -24,6 +24,25 @@ pub fn cannot_merge(memory: &[GuestRegion], vmm: VmmKind, ksm: &Availability<Ksm
              anonymous memory only; {remedy}"
         ));
     }
+    if of(MemoryKind::SharedFile) > 0 {
+        let size = bytes(of(MemoryKind::SharedFile));
+        let remedy = private_memory(vmm);
+        reasons.push(format!(
+            "{size} of its memory is a shared mapping of a file; KSM merges private anonymous memory only, and VMs \
+             share it only where they map one file; {remedy}"
+        ));
+    }
+    if of(MemoryKind::PrivateFile) > 0 {
+        let size = bytes(of(MemoryKind::PrivateFile));
+        reasons.push(format!(
+            "{size} of its memory is a private mapping of a file: pages that it did not write are the file's, which VMs \
+             that map it share without KSM; KSM merges those that it wrote, where they are marked mergeable"
+        ));
+    }
+    if of(MemoryKind::Device) > 0 {
+        let size = bytes(of(MemoryKind::Device));
+        reasons.push(format!("{size} of its memory is of a DAX device, which KSM never merges"));
+    }
     if of(MemoryKind::HugeTlb) > 0 {
         let size = bytes(of(MemoryKind::HugeTlb));
         reasons.push(format!(
@@ -112,6 +131,9 @@ mod tests {
         for (kind, vmm, words) in [
             (MemoryKind::SharedMemory, VmmKind::QemuTcg, ["64 MiB", "shared memory (memfd", "share=on"]),
             (MemoryKind::HugeTlb, VmmKind::QemuKvm, ["64 MiB", "hugetlbfs", "without"]),
+            (MemoryKind::SharedFile, VmmKind::QemuKvm, ["64 MiB", "shared mapping of a file", "share=on"]),
+            (MemoryKind::PrivateFile, VmmKind::Firecracker, ["64 MiB", "private mapping", "did not write"]),
+            (MemoryKind::Device, VmmKind::QemuKvm, ["64 MiB", "DAX", "never"]),
             (MemoryKind::Anonymous, VmmKind::QemuKvm, ["64 MiB", "not marked", "mem-merge=on"]),
             (MemoryKind::Anonymous, VmmKind::CloudHypervisor, ["64 MiB", "not marked", "mergeable=on"]),
             (MemoryKind::Anonymous, VmmKind::Process, ["64 MiB", "not marked", "PR_SET_MEMORY_MERGE"]),

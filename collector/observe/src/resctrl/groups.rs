@@ -142,6 +142,7 @@ mod tests {
             vcpus: Vec::new(),
             memory: Vec::new(),
             allowed_cpus: huddle_model::cpuset::CpuSet::new(),
+            left_out: Vec::new(),
             cannot_merge: Vec::new(),
         };
         let us = TaskId { id: 7, start_ticks: 99 };

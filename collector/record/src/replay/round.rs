@@ -46,12 +46,30 @@ pub(super) struct RoundRows {
 pub(super) struct Pairs {
     vms: Vec<(String, VmColumns)>,
     positions: HashMap<String, usize>,
-    cells: Vec<(usize, usize, Option<u64>, f64)>,
+    cells: Vec<PairCells>,
     /// Method, duration and coverage, from the first row.
     about: Option<(String, Option<u64>, Option<f64>)>,
 }
 
+/// What one VM, by position, shares with another.
+struct PairCells {
+    vm: usize,
+    other: usize,
+    shared_frames: Option<u64>,
+    shared_file_frames: Option<u64>,
+    rate: f64,
+}
+
 impl Pairs {
+    /// The frames of every pair, if every row has them.
+    fn frames(&self, of: impl Fn(&PairCells) -> Option<u64>) -> Option<Vec<Vec<u64>>> {
+        let mut frames = vec![vec![0; self.vms.len()]; self.vms.len()];
+        for cells in &self.cells {
+            frames[cells.vm][cells.other] = of(cells)?;
+        }
+        Some(frames)
+    }
+
     pub(super) fn push(&mut self, row: SharingRow) {
         let (vm, other) = (VmColumns::default(), VmColumns::default());
         let i = self.position(
@@ -68,7 +86,8 @@ impl Pairs {
                 ..other
             },
         );
-        self.cells.push((i, j, row.shared_frames, row.rate));
+        let SharingRow { shared_frames, shared_file_frames, rate, .. } = row;
+        self.cells.push(PairCells { vm: i, other: j, shared_frames, shared_file_frames, rate });
         self.about.get_or_insert((row.method, row.measured_in_us, row.coverage));
     }
 
@@ -206,6 +225,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
             vcpus: own.iter().filter_map(vcpu).collect(),
             memory: memory(id.process(), row),
             allowed_cpus: known.clone(),
+            left_out: Vec::new(),
             cannot_merge: lines(row.cannot_merge.as_deref()),
         })
     };
@@ -244,8 +264,12 @@ fn memory(process: Option<TaskId>, row: &VmRow) -> Vec<GuestRegion> {
     let sizes = [
         (MemoryKind::Mergeable, row.mergeable_bytes),
         (MemoryKind::Anonymous, row.anonymous_bytes),
+        (MemoryKind::PrivateFile, row.private_file_bytes.unwrap_or(0)),
+        (MemoryKind::SharedFile, row.shared_file_bytes.unwrap_or(0)),
         (MemoryKind::SharedMemory, row.shared_memory_bytes),
         (MemoryKind::HugeTlb, row.hugetlb_bytes),
+        (MemoryKind::Device, row.device_bytes.unwrap_or(0)),
+        (MemoryKind::Firmware, row.firmware_bytes.unwrap_or(0)),
     ];
     let mut start = 0u64;
     let mut regions = Vec::new();
@@ -339,12 +363,9 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
         return not_recorded(if n == 0 { LACKING } else { "all pairs of VMs of this round" });
     }
     let mut rate = vec![vec![0.0; n]; n];
-    let mut frames = vec![vec![0; n]; n];
-    let has_frames = pairs.cells.iter().all(|(.., shared, _)| shared.is_some());
-    for (i, j, shared, of_row) in pairs.cells {
-        rate[i][j] = of_row;
-        frames[i][j] = shared.unwrap_or(0);
-    }
+    pairs.cells.iter().for_each(|cells| rate[cells.vm][cells.other] = cells.rate);
+    let shared_frames = pairs.frames(|cells| cells.shared_frames);
+    let shared_file_frames = pairs.frames(|cells| cells.shared_file_frames);
     let (method, measured_in_us, coverage) = match pairs.about {
         Some((method, measured_in_us, coverage)) => match method.parse() {
             Ok(method) => (method, measured_in_us, coverage),
@@ -353,10 +374,15 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
         // One VM alone has no row that names it.
         None => (Method::File, None, None),
     };
+    let vms: Vec<MatrixVm> =
+        pairs.vms.into_iter().map(|(name, columns)| matrix_vm(name, columns, vms)).collect();
+    // Where no VM has pages of the page cache, or there is no pair, nothing is kept of pairs.
+    let has_some = |vm: &MatrixVm| vm.memory.and_then(|memory| memory.pages_file) != Some(0);
     let parts = MatrixParts {
         method,
-        vms: pairs.vms.into_iter().map(|(name, columns)| matrix_vm(name, columns, vms)).collect(),
-        shared_frames: has_frames.then_some(frames),
+        shared_frames,
+        shared_file_frames: shared_file_frames.filter(|_| n > 1 && vms.iter().any(has_some)),
+        vms,
         rate,
         duration_ms: measured_in_us.map(|us| us as f64 / 1000.0),
         coverage,
@@ -384,7 +410,7 @@ fn matrix_vm(name: String, columns: VmColumns, vms: &[VmRow]) -> MatrixVm {
             frames_used: row.frames_used?,
             pages_zero: row.pages_zero?,
             self_shared_pages: row.self_shared_pages?,
-            pages_huge: row.pages_huge,
+            pages_file: row.pages_file,
         })
     });
     let vcpus = row.map_or(1, |row| row.vcpus);

@@ -169,8 +169,13 @@ impl ContentScan {
         let coverage = scanned.tally.coverage();
         let figures = scanned.tally.figures();
         let errors = figures.errors.unwrap_or_default();
-        let found =
-            Found { method: Method::Content, coverage, counts: &figures.memory, shared: &figures.shared };
+        let found = Found {
+            method: Method::Content,
+            coverage,
+            counts: &figures.memory,
+            shared: &figures.shared,
+            of_files: None,
+        };
         assemble(vms, &found, &errors, unmeasured, notes, began)
     }
 

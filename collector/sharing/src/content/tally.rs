@@ -126,7 +126,7 @@ impl Tally {
             frames_used: shared[position][position] + vm.unique,
             pages_zero: vm.zero,
             self_shared_pages: vm.repeated,
-            pages_huge: None,
+            pages_file: None,
         });
         Figures { memory: memory.collect(), shared, errors: None }
     }
@@ -148,7 +148,7 @@ impl Tally {
                     frames_used: (frames.round() as u64).min(pages_used),
                     pages_zero,
                     self_shared_pages: scale(vm.repeated).min(pages_used),
-                    pages_huge: None,
+                    pages_file: None,
                 }
             })
             .collect();

@@ -5,7 +5,7 @@ use huddle_model::matrix::{Method, SharingMatrix};
 use crate::cli::args::{Common, Format, MatrixArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::table::{print, print_json, print_table, right, table};
+use crate::cli::table::{Table, print, print_json, print_table, right, table};
 
 pub(crate) fn run(common: &Common, args: &MatrixArgs) -> Result<(), Failure> {
     let context = Context::new(common)?;
@@ -45,31 +45,35 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
         rates.add_row(std::iter::once((*name).to_owned()).chain(cells));
     }
     print_table(&rates)?;
+    if matrix.pairs().any(|(i, j)| matrix.shared_file_frames(i, j).is_some_and(|frames| frames > 0)) {
+        print("")?;
+        print_table(&file_frames(matrix, &names))?;
+    }
 
     let mut memory = table(&[
         "VM",
         "vCPUs",
         "resident pages",
+        "file pages",
         "used pages",
         "used frames",
         "zero pages",
         "self-shared pages",
     ]);
-    right(&mut memory, 1..=6);
+    right(&mut memory, 1..=7);
     for vm in matrix.vms() {
         let figures = vm.memory.map(|memory| {
             [
-                memory.pages_resident,
-                memory.pages_used,
-                memory.frames_used,
-                memory.pages_zero,
-                memory.self_shared_pages,
+                Some(memory.pages_resident),
+                memory.pages_file,
+                Some(memory.pages_used),
+                Some(memory.frames_used),
+                Some(memory.pages_zero),
+                Some(memory.self_shared_pages),
             ]
         });
-        let cells: Vec<String> = match figures {
-            Some(figures) => figures.iter().map(u64::to_string).collect(),
-            None => vec!["?".into(); 5],
-        };
+        let number = |figure: Option<u64>| figure.map_or_else(|| "?".into(), |figure| figure.to_string());
+        let cells = figures.unwrap_or_default().map(number).to_vec();
         memory.add_row([vec![vm.name.clone(), vm.vcpus.to_string()], cells].concat());
     }
     print("")?;
@@ -86,4 +90,20 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
         print("figures are estimates from a sample; after ± is the standard error of each rate")?;
     }
     Ok(())
+}
+
+/// Of the frames that each pair shares, those of the page cache, which are shared without KSM.
+fn file_frames(matrix: &SharingMatrix, names: &[&str]) -> Table {
+    let mut frames = table(&[&["shares by files with"], names].concat());
+    right(&mut frames, 1..=names.len());
+    for (i, name) in names.iter().enumerate() {
+        let cells =
+            (0..names.len()).map(|j| match (matrix.shared_file_frames(i, j), matrix.shared_frames(i, j)) {
+                _ if i == j => "-".into(),
+                (Some(of_files), Some(all)) => format!("{of_files} of {all}"),
+                _ => "?".into(),
+            });
+        frames.add_row(std::iter::once((*name).to_owned()).chain(cells));
+    }
+    frames
 }

@@ -92,6 +92,9 @@ fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
         for reason in &vm.cannot_merge {
             print(format!("\n{}: {reason}", vm.name))?;
         }
+        if !vm.left_out.is_empty() {
+            print(format!("\n{}: not taken for guest memory: {}", vm.name, vm.left_out.join(", ")))?;
+        }
     }
     Ok(())
 }
@@ -114,14 +117,7 @@ fn thread_name(vcpu: &Vcpu) -> String {
 
 /// Each kind of guest memory that the VM has, with its size.
 fn memory(vm: &Vm) -> String {
-    let kinds = [
-        MemoryKind::Mergeable,
-        MemoryKind::Anonymous,
-        MemoryKind::SharedMemory,
-        MemoryKind::HugeTlb,
-        MemoryKind::Domain,
-    ];
-    let parts: Vec<String> = kinds
+    let parts: Vec<String> = MemoryKind::ALL
         .into_iter()
         .map(|kind| (kind, vm.memory_bytes(kind)))
         .filter(|(_, size)| *size > 0)

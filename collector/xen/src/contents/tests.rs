@@ -24,6 +24,7 @@ fn vm(id: u16) -> Vm {
         vcpus: Vec::new(),
         memory: Vec::new(),
         allowed_cpus: CpuSet::default(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }

@@ -47,6 +47,7 @@ fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
             kind: MemoryKind::Mergeable,
         }],
         allowed_cpus: CpuSet::new(),
+        left_out: Vec::new(),
         cannot_merge: Vec::new(),
     }
 }
@@ -102,7 +103,7 @@ fn each_ordered_pair_is_a_row_with_its_own_rate() {
 #[test]
 fn a_vm_that_was_not_measured_has_nulls_not_zeros() {
     let rows = round_rows(&round());
-    assert_eq!((rows.vms[0].frames_used, rows.vms[0].pages_huge), (Some(80), None));
+    assert_eq!((rows.vms[0].frames_used, rows.vms[0].pages_file), (Some(80), None));
     assert_eq!(rows.vms[0].mergeable_bytes, 8192);
     // b is measured as process 20, and is process 21 now; c is not in the matrix.
     assert_eq!((rows.vms[1].frames_used, rows.vms[2].pages_resident), (None, None));

@@ -35,6 +35,8 @@ rows! {
         other_domid: Option<u32>, "number";
         /// Distinct frames, not zero-filled, that both map; null where only rates are known.
         shared_frames: Option<u64>, "frames";
+        /// Those of the shared frames that are of the page cache (a mapped file, a memfd, shared memory); null where that was not measured.
+        shared_file_frames: Option<u64>, "frames";
         /// The shared frames as a part (0 to 1) of the frames that `vm` uses.
         rate: f64, "fraction";
         /// How it was measured: merged (frames that both map), events, content or file.
@@ -73,10 +75,18 @@ rows! {
         mergeable_bytes: u64, "bytes";
         /// Private anonymous guest memory that is not marked mergeable.
         anonymous_bytes: u64, "bytes";
+        /// Guest memory in private mappings of files, which share what was not written through the page cache; null in recordings before version 5.
+        private_file_bytes: Option<u64>, "bytes";
+        /// Guest memory in shared mappings of ordinary files, which KSM never merges; null like `private_file_bytes`.
+        shared_file_bytes: Option<u64>, "bytes";
         /// Guest memory in shared memory, which KSM never merges.
         shared_memory_bytes: u64, "bytes";
         /// Guest memory in hugetlbfs, which KSM never merges.
         hugetlb_bytes: u64, "bytes";
+        /// Guest memory of DAX devices, which KSM never merges; null like `private_file_bytes`.
+        device_bytes: Option<u64>, "bytes";
+        /// Small mergeable blocks beside the guest's RAM: firmware, video memory; null like `private_file_bytes`, and then among `mergeable_bytes`.
+        firmware_bytes: Option<u64>, "bytes";
         /// Pages of guest memory in physical memory; null where the scan did not measure this VM.
         pages_resident: Option<u64>, "pages";
         /// Resident pages on frames that are not zero-filled; null like `pages_resident`.
@@ -87,8 +97,8 @@ rows! {
         pages_zero: Option<u64>, "pages";
         /// Pages that share a frame with another page of the same VM; null like `pages_resident`.
         self_shared_pages: Option<u64>, "pages";
-        /// Resident pages that are part of a huge page; null where it was not asked.
-        pages_huge: Option<u64>, "pages";
+        /// Resident pages on frames of the page cache; null where that was not measured.
+        pages_file: Option<u64>, "pages";
         /// Why part of its memory cannot be merged, a sentence a line; null when all of it can.
         cannot_merge: Option<String>, "none";
     }

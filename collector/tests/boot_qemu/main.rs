@@ -2,6 +2,8 @@
 //! kinds of guest memory. The guests have no disk: the firmware runs, which is all that is needed.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod files;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,10 +17,21 @@ struct Qemu(Child);
 
 impl Qemu {
     fn start(args: &[&str]) -> Self {
+        Self::spawn(args, Stdio::null())
+    }
+
+    /// One with its standard input open, for its monitor.
+    fn with_stdin(args: &[&str]) -> Self {
+        Self::spawn(args, Stdio::piped())
+    }
+
+    fn spawn(args: &[&str], stdin: Stdio) -> Self {
         let common = ["-m", "64", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"];
         let child = Command::new("qemu-system-x86_64")
             .args(common)
             .args(args)
+            .stdin(stdin)
+            .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()
             .expect("qemu-system-x86_64 was just found");
