@@ -47,7 +47,9 @@ pub(crate) fn check_columns(path: &Path, table: Table, version: u32) -> Result<(
             Some(_) => {}
         }
     }
-    match schema.iter_names().find(|name| !expected.iter().any(|(known, _)| known == &name.as_str())) {
+    let former = table.former_columns(version);
+    let is_known = |name: &str| former.contains(&name) || expected.iter().any(|(known, _)| *known == name);
+    match schema.iter_names().find(|name| !is_known(name)) {
         Some(name) => Err(drift(path, table, version, &format!("{:?} is not one of them", name.as_str()))),
         None => Ok(()),
     }

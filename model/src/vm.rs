@@ -259,6 +259,11 @@ impl Vm {
         VmRef { name: self.name.clone(), id: Some(self.id), uuid: self.uuid }
     }
 
+    /// Whether all its guest memory is of kinds without pages of the page cache.
+    pub fn has_no_files(&self) -> bool {
+        self.memory.iter().all(|region| region.kind.is_anonymous())
+    }
+
     /// Bytes of guest memory of one kind.
     pub fn memory_bytes(&self, kind: MemoryKind) -> u64 {
         self.memory.iter().filter(|region| region.kind == kind).map(GuestRegion::len_bytes).sum()

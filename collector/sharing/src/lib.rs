@@ -295,8 +295,12 @@ fn assemble(
 ) -> Measurement {
     let stayed: Vec<usize> =
         (0..vms.len()).filter(|vm| unmeasured.iter().all(|left_out| left_out.vm != *vm)).collect();
-    let rows =
-        stayed.iter().map(|position| MatrixVm::of(&vms[*position], Some(found.counts[*position]))).collect();
+    let memory = |position: usize| {
+        let counted = found.counts[position];
+        let pages_file = counted.pages_file.or(vms[position].has_no_files().then_some(0));
+        MemoryUse { pages_file, ..counted }
+    };
+    let rows = stayed.iter().map(|at| MatrixVm::of(&vms[*at], Some(memory(*at)))).collect();
     let frames = of_stayed(found.shared, &stayed);
     let duration_ms = began.elapsed().as_secs_f64() * 1e3;
     let mut matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);

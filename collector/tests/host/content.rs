@@ -73,7 +73,7 @@ fn predicts_what_merging_does() {
         frames_used: distinct,
         pages_zero: zero,
         self_shared_pages: repeated,
-        pages_file: None,
+        pages_file: Some(0),
     };
     let truth = [
         expected(1071, 1052, 120, 20),

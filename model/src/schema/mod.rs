@@ -77,6 +77,14 @@ impl Table {
         }
     }
 
+    /// Columns that only recordings of `version` have; they are not read.
+    pub fn former_columns(self, version: u32) -> &'static [&'static str] {
+        match self {
+            Self::Vms if version < 5 => &["pages_huge"],
+            _ => &[],
+        }
+    }
+
     /// The schema version that introduced a column of this table; a column newer than its table may be null,
     /// and is in older recordings.
     pub fn column_since(self, name: &str) -> u32 {

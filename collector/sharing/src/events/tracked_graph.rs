@@ -409,8 +409,8 @@ impl TrackedGraph {
         let (mut known, mut off) = (0, 0);
         let rows = stayed.iter().map(|vm| {
             // The graph does not distinguish frames of the page cache.
-            let all_anonymous = self.vms[*vm].memory.iter().all(|region| region.kind.is_anonymous());
-            let mut memory = MemoryUse { pages_file: all_anonymous.then_some(0), ..MemoryUse::default() };
+            let mut memory =
+                MemoryUse { pages_file: self.vms[*vm].has_no_files().then_some(0), ..MemoryUse::default() };
             for (tracked, _) in self.of_vm(*vm) {
                 memory.pages_resident += tracked.resident;
                 memory.pages_zero += tracked.zero_page;
