@@ -12,11 +12,10 @@ use super::frame_set::FrameSet;
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES, READ_BYTES, read_entries, split};
 use super::pagemap::{self, ENTRY_BYTES, Entry, flags, read_entry};
 use super::processes::{Process, Region};
+use super::zero::FLAG_KSM;
 use super::{SharingError, in_threads};
 use huddle_host::HostRoot;
 
-/// Bit 21 of `/proc/kpageflags`: a frame that KSM merged.
-const FLAG_KSM: u64 = 1 << 21;
 /// Bytes checked before a whole page is read.
 const FIRST_BYTES: usize = 64;
 

@@ -32,6 +32,8 @@ const GROUP: usize = 8;
 const UNIT_PAGES: u64 = 128 << 10;
 /// One of so many entries is sampled for frames that KSM may have merged.
 const SAMPLE_ENTRIES: usize = 2048;
+/// Distance of the places that are looked at first in successive samples; odd, so that all places come.
+const SAMPLE_STEP: usize = 797;
 /// Samples one thread takes at most.
 const MAX_SAMPLES: usize = 4096;
 
@@ -248,8 +250,10 @@ impl<'a> Units<'a> {
             let found = self.candidates(anonymous, &mut counts, frames);
             gathered.buckets.scatter(found, position as u32).map_err(bad_frame)?;
             if region.may_be_merged && !found.is_empty() && gathered.samples.len() < MAX_SAMPLES {
-                let samples = entries.chunks(SAMPLE_ENTRIES * ENTRY_BYTES);
-                gathered.samples.extend(samples.filter_map(|entries| self.first_merged(entries)));
+                let number = gathered.samples.len();
+                let parts = entries.chunks(SAMPLE_ENTRIES * ENTRY_BYTES).enumerate();
+                let samples = parts.filter_map(|(at, entries)| self.sample(entries, number + at));
+                gathered.samples.extend(samples);
             }
             done += (entries.len() / ENTRY_BYTES) as u64;
         }
@@ -281,9 +285,12 @@ impl<'a> Units<'a> {
         &frames[..sums.kept]
     }
 
-    /// The first frame among `entries` that KSM may have merged.
-    fn first_merged(&self, entries: &[u8]) -> Option<u64> {
-        entries_of(entries).find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
+    /// A frame among `entries` that KSM may have merged: the first from a place on that is another one with each number.
+    fn sample(&self, entries: &[u8], number: usize) -> Option<u64> {
+        let (before, after) =
+            entries.split_at(number * SAMPLE_STEP % SAMPLE_ENTRIES * ENTRY_BYTES % entries.len());
+        let mut entries = entries_of(after).chain(entries_of(before));
+        entries.find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
     }
 }
 

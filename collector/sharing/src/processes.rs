@@ -14,7 +14,7 @@ use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
 use super::SharingError;
 use super::pagemap;
 use huddle_host::stages::Unmeasured;
-use huddle_host::{HostError, HostRoot, ksm, task};
+use huddle_host::{HostError, HostRoot, ksm, process_ksm, task};
 
 /// Why a process that ended or was replaced since discovery cannot be measured.
 const ENDED: &str = "it ended while it was measured";
@@ -83,6 +83,9 @@ pub(super) struct Process {
     /// Position of its VM.
     pub(super) vm: usize,
     pub(super) regions: Vec<Region>,
+    /// Whether the kernel counts pages of it as merged, or does not say. Pages that were merged before the process was
+    /// forked are not counted.
+    pub(super) counts_merged: bool,
     /// Bound to the address space at the time of opening: it never shows another process's pages.
     pub(super) pagemap: File,
     mem: OnceLock<Option<File>>,
@@ -271,6 +274,7 @@ impl Opening<'_> {
             id,
             vm: position,
             regions: of_process.map(|region| self.region(region)).collect(),
+            counts_merged: !matches!(process_ksm::merging_pages(self.root, id.id), Ok(0)),
             pagemap,
             mem: OnceLock::new(),
             gone: AtomicBool::new(false),

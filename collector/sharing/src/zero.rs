@@ -4,9 +4,11 @@
 //! KSM's data structures ([`super::stable_tree`]) show it in a few dozen reads of the kernel's memory. If
 //! they cannot be read, each frame that KSM may have merged is read once ([`super::contents`]), which costs
 //! several times the rest of a scan. Either is done only where KSM may have merged: on a host with merged
-//! pages according to the kernel (`/sys/kernel/mm/ksm/pages_shared`), on pages of anonymous memory. What the kernel
-//! says of one process (`/proc/PID/ksm_merging_pages`) proves nothing: it leaves out pages that were merged before the
-//! process was forked.
+//! pages according to the kernel (`/sys/kernel/mm/ksm/pages_shared`), on pages of anonymous memory.
+//!
+//! What the kernel says of one process (`/proc/PID/ksm_merging_pages`) leaves out pages that were merged before the
+//! process was forked. So where it says 0 for all processes, samples of their frames decide: one that is merged shows
+//! the way into the tree, and with it all that are zero-filled; where none is, nothing is taken for merged.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,6 +22,8 @@ use super::{SharingError, ZeroPages};
 
 /// Bit 24 of `/proc/kpageflags`: the zero page or the huge zero page.
 const FLAG_ZERO_PAGE: u64 = 1 << 24;
+/// Bit 21: a frame that KSM merged.
+pub(super) const FLAG_KSM: u64 = 1 << 21;
 /// Frames of the huge zero page on hosts with pages of 4 KiB.
 const HUGE_FRAMES: usize = 512;
 
@@ -34,7 +38,8 @@ pub(super) struct ZeroFrames {
 }
 
 impl ZeroFrames {
-    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged.
+    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged, none only if
+    /// it merged none.
     ///
     /// # Errors
     /// A pagemap cannot be read although its process exists.
@@ -44,7 +49,11 @@ impl ZeroFrames {
         way: ZeroPages,
     ) -> Result<Self, SharingError> {
         let root = contents.root;
-        let (merged, method) = if samples.is_empty() {
+        let kpageflags = pagemap::open(&root.proc("kpageflags")).ok();
+        let is_other =
+            |frame: &u64| flags(kpageflags.as_ref(), *frame).is_some_and(|flags| flags & FLAG_KSM == 0);
+        let counts_merged = contents.processes.iter().any(|process| process.counts_merged);
+        let (merged, method) = if samples.is_empty() || (!counts_merged && samples.iter().all(is_other)) {
             (BTreeSet::new(), None)
         } else {
             let by_tree = match way {
@@ -59,7 +68,7 @@ impl ZeroFrames {
                 }
             }
         };
-        Ok(Self { kpageflags: pagemap::open(&root.proc("kpageflags")).ok(), merged, method })
+        Ok(Self { kpageflags, merged, method })
     }
 
     /// How zero-filled merged frames were distinguished from others; `None` if nothing can have been merged.

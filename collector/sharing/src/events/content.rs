@@ -5,10 +5,9 @@ use std::fs::File;
 use crate::pagemap::{self, read_entry};
 use crate::processes::Process;
 use crate::stable_tree;
+use crate::zero::FLAG_KSM;
 use huddle_host::HostRoot;
 
-/// Bit 21 of `/proc/kpageflags`: a frame that KSM merged.
-const FLAG_KSM: u64 = 1 << 21;
 /// Bytes checked before a whole page is read.
 const FIRST_BYTES: usize = 64;
 /// Number of frames from which on KSM's own data structures are used: opening and walking them costs as much
