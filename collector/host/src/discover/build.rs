@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use huddle_model::vm::{GuestRegion, TaskId, Vcpu, Vm, VmmKind};
 
-use super::merge::cannot_merge;
+use super::merge::{self, cannot_merge};
 use super::monitors::Question;
 use super::round::{BuildError, Round};
 use super::scan::Inspected;
 use super::{DiscoverError, Discoverer, vcpus};
 use crate::HostError;
 use crate::limits::{TooMuch, VmTime};
+use crate::status;
 use crate::task::{self, TaskStat};
 
 /// How long a VM that is beyond a limit is not looked at again, at first and at most.
@@ -205,12 +206,20 @@ impl Discoverer {
         if !task::is_alive(&self.root, id)? {
             return Err(BuildError::Ended);
         }
-        let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
+        let mut cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
+        cannot_merge.extend(merge::pinned(&memory, self.pinned_bytes(id, kvm.has_vfio())));
         let (uuid, owner) = (process.line.uuid, self.owner(process));
         let name = name.clone();
         let mut vm = Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge };
         round.cpus.fill(&self.root, &mut vm)?;
         Ok(vm)
+    }
+
+    /// Memory of a process that is pinned, in bytes. With devices of VFIO locked memory counts too; elsewhere that may be
+    /// mlock(2), which KSM does not mind. 0 where it may not be seen: that is no reason to leave a VM out.
+    pub(super) fn pinned_bytes(&self, process: TaskId, has_vfio: bool) -> u64 {
+        let kept = status::kept_in_place(&self.root, process.id).unwrap_or_default();
+        kept.pinned.saturating_add(if has_vfio { kept.locked } else { 0 })
     }
 
     /// The guest memory of a process; empty, and said in the end, where it may not be seen.
