@@ -42,7 +42,9 @@ impl Prepared {
 
     fn asks_monitor(&self) -> bool {
         let process = &self.candidate.process;
-        self.chosen.is_empty() && process.kind.is_some() && !process.line.monitors.is_empty()
+        let line = &process.line;
+        let may_have_one = !line.monitors.is_empty() || !line.configs.paths.is_empty();
+        self.chosen.is_empty() && process.kind.is_some() && may_have_one
     }
 }
 
@@ -93,9 +95,10 @@ impl Discoverer {
             .filter_map(|Prepared { candidate, threads, .. }| {
                 let process = &candidate.process;
                 let sockets = process.line.monitors.clone();
+                let configs = process.line.configs.clone();
                 // Whose socket it has to be is not known of a process whose owner is hidden.
                 let uid = process.ids?.uids[0];
-                Some(Question { process: process.id, uid, sockets, threads: threads.len() })
+                Some(Question { process: process.id, uid, sockets, configs, threads: threads.len() })
             })
             .collect();
         self.monitors.retain(&questions.iter().map(|question| question.process).collect());
