@@ -22,6 +22,7 @@ use huddle_xen::vms::DomainChoice;
 use super::args::{Common, ContentArgs};
 use super::config::{Config, VmTarget, unknown_user};
 use super::failure::Failure;
+use crate::doctor::{Finding, core_scheduling};
 
 /// Flags and config, resolved.
 pub(crate) struct Context {
@@ -122,6 +123,12 @@ impl Context {
     /// The VMs; notes go to the log.
     pub(crate) fn vms(&self) -> Result<Vec<Vm>, Failure> {
         Ok(self.discover()?.0)
+    }
+
+    /// What `doctor` and recordings say of core scheduling: of the VMs that there are now.
+    pub(crate) fn core_scheduling(&self) -> Finding {
+        let found = self.backend.vms();
+        core_scheduling(found.as_ref().map(|found| &found.vms[..]).map_err(ToString::to_string))
     }
 
     /// Checks that each name in the limits for plans means exactly one VM.
