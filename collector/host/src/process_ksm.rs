@@ -73,13 +73,14 @@ pub fn is_seen(root: &HostRoot, pid: i32) -> Result<Option<bool>, HostError> {
 /// What is known about why no two of these VMs share a page.
 pub fn merging(root: &HostRoot, vms: &[Vm]) -> MergingState {
     MergingState::of(vms, ksm::state(root).into(), |vm| {
-        let seen = vm.processes().into_iter().map(|process| is_seen(root, process.id).ok().flatten());
+        let processes = vm.processes().into_iter();
+        let seen: Vec<Option<bool>> =
+            processes.map(|process| is_seen(root, process.id).ok().flatten()).collect();
         // One process that was seen is enough; where one is unknown, so is the VM.
-        seen.fold(Some(false), |so_far, now| match (so_far, now) {
-            (Some(true), _) | (_, Some(true)) => Some(true),
-            (None, _) | (_, None) => None,
-            _ => Some(false),
-        })
+        if seen.contains(&Some(true)) {
+            return Some(true);
+        }
+        seen.iter().all(Option::is_some).then_some(false)
     })
 }
 
