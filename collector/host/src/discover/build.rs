@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use huddle_model::vm::{GuestRegion, TaskId, Vcpu, Vm, VmmKind};
 
-use super::merge::{self, cannot_merge};
+use super::merge::cannot_merge;
 use super::monitors::Question;
 use super::round::{BuildError, Round};
 use super::scan::Inspected;
@@ -210,7 +210,7 @@ impl Discoverer {
             return Err(BuildError::Ended);
         }
         let mut cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
-        cannot_merge.extend(merge::pinned(&memory, self.pinned_bytes(id, kvm.has_vfio())));
+        cannot_merge.extend(super::merge::pinned(&memory, self.pinned_bytes(id, kvm.has_vfio())));
         let (uuid, owner) = (process.line.uuid, self.owner(process));
         let name = name.clone();
         let mut vm = Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge };

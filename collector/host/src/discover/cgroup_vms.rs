@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, TaskId, Vm, VmmKind};
 
-use super::merge::{self, cannot_merge};
+use super::merge::cannot_merge;
 use super::round::{BuildError, Round, list};
 use super::{DiscoverError, Discoverer, vcpus};
 use crate::task::{self, TaskStat};
@@ -105,7 +105,7 @@ impl Discoverer {
             vm.memory.sort_by_key(|region| (region.process, region.start));
             vm.cannot_merge = cannot_merge(&vm.memory, vm.vmm, &round.ksm);
             let pinned = vm.processes().into_iter().map(|process| self.pinned_bytes(process, false));
-            vm.cannot_merge.extend(merge::pinned(&vm.memory, pinned.fold(0, u64::saturating_add)));
+            vm.cannot_merge.extend(super::merge::pinned(&vm.memory, pinned.fold(0, u64::saturating_add)));
         }
         Ok(vm)
     }
