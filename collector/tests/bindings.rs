@@ -34,6 +34,8 @@ impl Scene {
     fn huddle(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_huddle"));
         command.args(args).envs(own_state(self.dir.path())).env_remove("HUDDLE_LOG");
+        // They share nothing, so a policy that goes by sharing would leave them where they are.
+        command.args(["--policy", "spread"]);
         for (name, process) in ["a", "b"].iter().zip(&self.processes) {
             command.args(["--vm", &format!("{name}={}", process.id())]);
         }

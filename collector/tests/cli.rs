@@ -413,7 +413,8 @@ fn what_pin_does_restore_undoes() {
     let before: Vec<_> = processes.iter().map(Process::cpus).collect();
     let names: Vec<String> =
         processes.iter().zip(["a", "b"]).map(|(p, n)| format!("{n}={}", p.pid())).collect();
-    let args = ["--vm", &names[0], "--vm", &names[1], "--cache-level", &level];
+    // They share nothing, so a policy that goes by sharing would leave them where they are.
+    let args = ["--vm", &names[0], "--vm", &names[1], "--cache-level", &level, "--policy", "spread"];
 
     let dry = huddle.json(&[&["pin", "--dry-run"], &args[..]].concat());
     assert_eq!(dry["changed"], Value::Null);
@@ -436,7 +437,9 @@ fn what_pin_does_restore_undoes() {
 /// Starts the loop on two processes and waits until they are pinned.
 fn start_loop(huddle: &Huddle, processes: &[Process; 2], level: &str, more: &[&str]) -> Child {
     let names = [format!("a={}", processes[0].pid()), format!("b={}", processes[1].pid())];
-    let args = [&["run", "--vm", &names[0], "--vm", &names[1], "--cache-level", level], more].concat();
+    let policy = ["--policy", "spread"];
+    let args =
+        [&["run", "--vm", &names[0], "--vm", &names[1], "--cache-level", level], &policy[..], more].concat();
     let child = huddle.command(&args).stderr(Stdio::piped()).spawn().unwrap();
     let all = processes[0].cpus().len();
     wait_until("both are pinned", || processes.iter().all(|process| process.cpus().len() < all));

@@ -65,7 +65,8 @@ impl Scene {
     /// The same on the two processes.
     fn on_both(&self, args: &[&str]) -> Command {
         let mut command = self.command(args);
-        command.args(["--cache-level", &self.level]);
+        // They share nothing, so a policy that goes by sharing would leave them where they are.
+        command.args(["--policy", "spread", "--cache-level", &self.level]);
         for (name, process) in ["a", "b"].iter().zip(&self.processes) {
             command.args(["--vm", &format!("{name}={}", process.id())]);
         }

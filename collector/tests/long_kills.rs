@@ -179,13 +179,13 @@ impl Scene {
 
     /// Starts something and kills it; false where it ended before.
     fn kill(&mut self, what: What, random: &mut Random) -> bool {
-        let loops = ["run", "--ksm-run", "--window", "0.05", "--min-interval", "0"];
+        let loops = ["run", "--ksm-run", "--policy", "spread", "--window", "0.05", "--min-interval", "0"];
         let mut longest = LONGEST;
         let mut command = match what {
             What::Run => self.on_vms(&loops),
             What::Trial => {
                 let mut command = self.on_vms(&loops);
-                command.args(["--trial", "reported", "--policy", "random", "--config"]);
+                command.args(["--trial", "reported", "--config"]);
                 command.arg(self.dir.path().join("config.toml"));
                 command
             }

@@ -81,7 +81,9 @@ impl Host {
             file = argument.trim_start_matches('-');
         }
         match line.arguments[0].as_str() {
-            "run" => _ = command.args(["--rounds", "1", "--window", "0.1"]),
+            "run" => _ = command.args(["--policy", "spread", "--rounds", "1", "--window", "0.1"]),
+            // They share nothing, so a policy that goes by sharing would leave them where they are.
+            "pin" => _ = command.args(["--policy", "spread"]),
             // By processor time of its own alone it would take seconds.
             "matrix" if line.arguments.iter().any(|argument| argument == "content") => {
                 _ = command.args(["--cpu-share", "1"])

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use huddle_guest::protocol::Pace;
 use huddle_host::HostRoot;
+use huddle_host::pin::mask;
 use huddle_host::topology;
-use huddle_model::cpuset::CpuSet as Cpus;
+use huddle_model::cpuset::CpuSet;
 use huddle_model::topology::Topology;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 use crate::guest::child::ChildGuest;
 use crate::guest::process::ProcessGuestSpec;
@@ -134,19 +133,15 @@ impl Demo {
 
 /// Calls `start` on these CPUs: a child inherits the affinity of the thread that starts it.
 fn placed(
-    cpus: &Cpus,
+    cpus: &CpuSet,
     start: impl FnOnce() -> Result<ChildGuest, GuestError>,
 ) -> Result<ChildGuest, DemoError> {
-    let own = Pid::from_raw(0);
+    const OWN: i32 = 0;
     let failed = |error: nix::Error| DemoError::Host("cannot set an affinity", error.into());
-    let before = sched_getaffinity(own).map_err(failed)?;
-    let mut wanted = CpuSet::new();
-    for cpu in cpus.iter() {
-        wanted.set(cpu as usize).map_err(failed)?;
-    }
-    sched_setaffinity(own, &wanted).map_err(failed)?;
+    let before = mask::get(OWN).map_err(failed)?;
+    mask::set(OWN, cpus).map_err(failed)?;
     let started = start();
-    sched_setaffinity(own, &before).map_err(failed)?;
+    mask::set(OWN, &before).map_err(failed)?;
     Ok(started?)
 }
 

@@ -2,6 +2,7 @@
 #![no_main]
 
 use huddle_host::discover::cmdline::{CommandLine, args, qmp_sockets, vm_name, vm_uuid};
+use huddle_host::discover::config_file::as_args;
 use huddle_model::text::is_plain;
 use huddle_model::vm::VmmKind;
 use libfuzzer_sys::fuzz_target;
@@ -20,6 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
         let written = uuid.to_string();
         assert!(args.iter().any(|arg| arg.eq_ignore_ascii_case(&written)));
     }
+    let configured = as_args(&text);
+    assert!(qmp_sockets(&configured).len() <= configured.len());
     let sockets = qmp_sockets(&args);
     assert!(sockets.len() <= args.len());
 });

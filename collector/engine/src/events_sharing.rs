@@ -21,6 +21,8 @@ pub struct EventsSharing {
     rescan_rounds: u32,
     graph: Graph,
     rounds_since: u32,
+    /// Notes of the last measurement.
+    told: Vec<String>,
 }
 
 enum Graph {
@@ -38,7 +40,15 @@ impl EventsSharing {
         changes: Box<StartFrameChanges>,
         rescan_rounds: u32,
     ) -> Self {
-        Self { root, scan, changes, rescan_rounds, graph: Graph::NotStarted, rounds_since: 0 }
+        Self {
+            root,
+            scan,
+            changes,
+            rescan_rounds,
+            graph: Graph::NotStarted,
+            rounds_since: 0,
+            told: Vec::new(),
+        }
     }
 
     fn by_events(
@@ -87,6 +97,17 @@ impl SharingSource for EventsSharing {
     }
 
     fn measure(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
+        let mut measurement = self.measure_now(vms)?;
+        // What stays as it is, such as what this kernel does not report, is reported once.
+        let notes = measurement.notes.clone();
+        measurement.notes.retain(|note| !self.told.contains(note));
+        self.told = notes;
+        Ok(measurement)
+    }
+}
+
+impl EventsSharing {
+    fn measure_now(&mut self, vms: &[Vm]) -> Result<Measurement, StageError> {
         if matches!(self.graph, Graph::NotStarted) {
             self.graph = match EventsGraph::start(self.root.clone(), EventsConfig::default(), &*self.changes)
             {

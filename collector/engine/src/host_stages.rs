@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use huddle_model::ksm::KsmState;
+use huddle_model::plan::MergingState;
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 
 use huddle_host::clock::own_cpu_us;
 use huddle_host::discover::{Discoverer, Discovery};
 use huddle_host::stages::{HostSource, SharingSource, StageError, VmSource};
-use huddle_host::{HostRoot, ksm, load, numa, topology};
+use huddle_host::{HostRoot, ksm, load, numa, process_ksm, topology};
 use huddle_sharing::content::ContentScan;
 use huddle_sharing::{Measurement, MergedScan};
 
@@ -61,6 +62,10 @@ impl HostSource for HostFacts {
 
     fn ksm(&mut self) -> Result<KsmState, StageError> {
         Ok(ksm::state(&self.root)?)
+    }
+
+    fn merging(&mut self, vms: &[Vm]) -> MergingState {
+        process_ksm::merging(&self.root, vms)
     }
 
     fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError> {

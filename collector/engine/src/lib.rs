@@ -91,6 +91,8 @@ pub struct Memory {
     limit_problems: Vec<String>,
     /// Notes about vCPUs that their owner bound, as of the last round.
     reported_bindings: BTreeSet<String>,
+    /// Why the last plan moved nothing yet.
+    waiting: Option<String>,
     /// What the BPF programs of the sharing stage had cost at the last window.
     sharing_cost: ProgramCost,
     /// Everything published so far.
@@ -177,6 +179,7 @@ impl Engine {
         let (basis, plan) = match basis {
             Availability::Available(basis) => {
                 let (basis, mut plan) = self.plan(self.policy, basis)?;
+                events.extend(self.new_waiting(&plan).map(|note| (EventKind::Note, None, note)));
                 if let Some(reason) = settled.value().and_then(|settled| settled.waiting(&vms)) {
                     Arc::make_mut(&mut plan).reasons.push(reason);
                 }
@@ -417,6 +420,13 @@ impl Engine {
             add(EventKind::VmVanished, vm, "is gone");
         }
         self.memory.known = now;
+    }
+
+    /// Why the plan moves nothing yet, unless that was reported for the last round too.
+    fn new_waiting(&mut self, plan: &Plan) -> Option<String> {
+        let is_new = self.memory.waiting != plan.waiting;
+        self.memory.waiting.clone_from(&plan.waiting);
+        plan.waiting.clone().filter(|_| is_new)
     }
 
     /// Pins, and adds events for what was moved and skipped.

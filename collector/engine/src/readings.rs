@@ -119,11 +119,23 @@ impl Engine {
         Some(measured)
     }
 
-    /// The plan of a policy; `None` if the loop is stopped meanwhile (the optimum takes long to find).
+    /// The plan of a policy, which moves nothing while nothing is merged; `None` if the loop is stopped meanwhile (the
+    /// optimum takes long to find).
     pub(super) fn plan(&mut self, policy: Policy, basis: Basis) -> Option<(Basis, Arc<Plan>)> {
+        let mut merging = None;
+        if policy.waits_for_merging(&basis.input(&self.limits)) {
+            let vms = Arc::clone(&basis.vms);
+            merging = Some(self.ask_host(move |host| host.merging(&vms))?);
+        }
         let (limits, mut basis) = (self.limits.clone(), Box::new(Some(basis)));
         let plan = self.memory.reader.run(NO_GRACE, &mut basis, Box::new(None), move |basis| {
-            basis.as_ref().map(|basis| Arc::new(policy.plan(&basis.input(&limits))))
+            basis.as_ref().map(|basis| {
+                let input = basis.input(&limits);
+                Arc::new(match merging {
+                    Some(merging) => policy.plan_measured(&input, || merging),
+                    None => policy.plan(&input),
+                })
+            })
         })??;
         Some((basis.take()?, plan))
     }
@@ -155,7 +167,8 @@ impl Engine {
             places.iter_mut().zip(node_pages).for_each(|(place, pages)| place.node_pages = pages);
         }
         let weighted = self.trials.as_ref().map(|trials| trials.weighted(matrix));
-        Some(Basis { matrix: Arc::clone(matrix), topology: Arc::clone(topology), places, weighted, apart })
+        let (vms, matrix, topology) = (Arc::clone(vms), Arc::clone(matrix), Arc::clone(topology));
+        Some(Basis { vms, matrix, topology, places, weighted, apart })
     }
 
     /// The VMs that may be placed, with what they share: all of them, unless trials wait for some to last.
@@ -231,6 +244,7 @@ impl Engine {
 
 /// What a plan is made from, besides the limits.
 pub(super) struct Basis {
+    vms: Arc<Vec<Vm>>,
     matrix: Arc<SharingMatrix>,
     topology: Arc<Topology>,
     places: Vec<PlanVm>,

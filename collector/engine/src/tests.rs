@@ -3,6 +3,7 @@
 mod bindings;
 mod stops;
 mod trials;
+mod unmerged;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};

@@ -177,7 +177,8 @@ impl TrialRunner {
         }
         let plan = self.plan.as_deref()?.clone();
         self.in_force = Some(wanted.clone());
-        Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, ..plan })
+        // vCPUs without an entry return to where they were before huddle, also while nothing is merged.
+        Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, waiting: None, ..plan })
     }
 
     /// The result of pinning the plan of [`TrialRunner::next_to_pin`]. A placement that is not in force cannot be

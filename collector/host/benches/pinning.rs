@@ -131,6 +131,7 @@ fn plan(vcpus: usize, all: &CpuSet) -> Plan {
         shared_within: None,
         shared_total: None,
         expected: None,
+        waiting: None,
         reasons: Vec::new(),
     }
 }

@@ -46,6 +46,11 @@ impl CpuInfo {
         self.field("flags").map(|flags| flags.split_ascii_whitespace().any(|flag| flag == "hypervisor"))
     }
 
+    /// Whether this is ARM, by the field that names who made the core.
+    pub fn is_arm(&self) -> bool {
+        self.field("CPU implementer").is_some()
+    }
+
     /// Vendor, family and model; `None` where it does not say (other architectures than x86).
     pub fn processor(&self) -> Option<Processor> {
         Some(Processor {
@@ -73,6 +78,7 @@ mod tests {
         assert_eq!(intel.processor(), Some(expected));
         let arm = cpuinfo("CPU implementer\t: 0x41\n");
         assert_eq!((arm.processor(), arm.model_name(), arm.is_guest()), (None, None, None));
+        assert!(arm.is_arm() && !intel.is_arm());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod core_class;
+pub mod core_pmu;
 pub mod core_scheduling;
 pub mod cpufreq;
 pub mod cpuinfo;

@@ -9,7 +9,7 @@ use huddle_model::availability::Availability;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ReportObservation};
-use huddle_model::plan::Plan;
+use huddle_model::plan::{MergingState, Plan};
 use huddle_model::topology::Topology;
 use huddle_model::vm::{TaskId, Vm};
 use nix::errno::Errno;
@@ -210,6 +210,10 @@ pub trait HostSource {
     fn topology(&mut self) -> Result<Topology, StageError>;
     /// KSM's counters and settings.
     fn ksm(&mut self) -> Result<KsmState, StageError>;
+    /// What is known about why nothing is merged; only asked for where no two of `vms` share a page.
+    fn merging(&mut self, vms: &[Vm]) -> MergingState {
+        MergingState::of(vms, self.ksm().into(), |_| None)
+    }
     /// Pages of a process's memory on each NUMA node; only asked for where a limit of plans is about it.
     fn node_pages(&mut self, process: TaskId) -> Result<BTreeMap<u32, u64>, StageError>;
     /// Runnable tasks a usable CPU at this moment.
@@ -233,7 +237,8 @@ pub trait Observer {
 
 /// Puts vCPU threads where a plan wants them, and back.
 pub trait Pinner {
-    /// Sets affinities as planned; vCPUs that the plan does not name get back what they had.
+    /// Sets affinities as planned; vCPUs that the plan does not name get back what they had, unless it is
+    /// [waiting](Plan::waiting).
     fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError>;
     /// Takes back every change.
     fn undo(&mut self) -> UndoReport;

@@ -95,6 +95,32 @@ pub fn ids(root: &HostRoot, pid: i32) -> Result<ProcessIds, HostError> {
     })
 }
 
+/// Bytes of a process's memory that the kernel keeps in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptInPlace {
+    /// `VmPin`: pinned, as by buffers that are registered with io_uring, and by iommufd (`pinned_vm` of the mm,
+    /// io_uring/rsrc.c and drivers/iommu/iommufd/pages.c, Linux 6.18).
+    pub pinned: u64,
+    /// `VmLck`: locked by mlock(2), or pinned by VFIO's own IOMMU code, which counts it here
+    /// (drivers/vfio/vfio_iommu_type1.c, Linux 6.18).
+    pub locked: u64,
+}
+
+/// Reads how much memory of a process is kept in place; nothing for threads of the kernel.
+pub fn kept_in_place(root: &HostRoot, pid: i32) -> Result<KeptInPlace, HostError> {
+    let path = root.proc(format!("{pid}/status"));
+    let text = read_text(&path)?;
+    let bytes = |name: &str| {
+        let Some(value) = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')) else {
+            return Ok(0);
+        };
+        let kib = value.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
+        kib.and_then(|kib| kib.checked_mul(1024))
+            .ok_or_else(|| HostError::parse(&path, value.trim(), "a size in kB"))
+    };
+    Ok(KeptInPlace { pinned: bytes("VmPin")?, locked: bytes("VmLck")? })
+}
+
 fn thread_path(root: &HostRoot, pid: i32, tid: i32) -> PathBuf {
     root.proc(format!("{pid}/task/{tid}/status"))
 }
@@ -157,6 +183,21 @@ mod tests {
         let own = ids(&HostRoot::real(), std::process::id().cast_signed()).unwrap();
         assert_eq!(own.process, std::process::id().cast_signed());
         assert_eq!(own.uids[1], nix::unistd::geteuid().as_raw());
+    }
+
+    #[test]
+    fn what_is_kept_in_place_is_read_in_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("7")).unwrap();
+        let read = |text: &str| {
+            std::fs::write(root.proc("7/status"), text).unwrap();
+            kept_in_place(&root, 7)
+        };
+        let both = read("Name:\tx\nVmLck:\t      64 kB\nVmPin:\t   16384 kB\n").unwrap();
+        assert_eq!(both, KeptInPlace { pinned: 16 << 20, locked: 64 << 10 });
+        assert_eq!(read("Name:\tkthreadd\n").unwrap(), KeptInPlace::default());
+        assert!(read("VmPin:\t-1 kB\n").unwrap_err().to_string().contains("-1 kB"));
     }
 
     #[test]

@@ -182,6 +182,7 @@ fn all_on(vm: &Vm, topology: &Topology, domain: u32) -> Plan {
         shared_within: None,
         shared_total: None,
         expected: None,
+        waiting: None,
         reasons: Vec::new(),
     }
 }

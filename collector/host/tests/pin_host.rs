@@ -105,6 +105,7 @@ fn plan(domains: &[CacheDomain; 2], placement: &[(&str, u32)]) -> Plan {
         shared_within: None,
         shared_total: None,
         expected: None,
+        waiting: None,
         reasons: Vec::new(),
     }
 }

@@ -10,7 +10,7 @@ use huddle_host::files::cannot_be_written;
 use huddle_host::pin::{AffinityKind, HostPinner, Journal, StateDir, StateError, Subject, recover};
 use huddle_host::stages::{Clock as _, Measurement};
 use huddle_host::users::Users;
-use huddle_host::{HostRoot, numa};
+use huddle_host::{HostRoot, numa, process_ksm};
 use huddle_model::matrix::{MatrixVm, Method, SharingMatrix};
 use huddle_model::plan::{Applied, Bearers, Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
@@ -22,6 +22,7 @@ use huddle_xen::vms::DomainChoice;
 use super::args::{Common, ContentArgs};
 use super::config::{Config, VmTarget, unknown_user};
 use super::failure::Failure;
+use crate::doctor::{Finding, core_scheduling};
 
 /// Flags and config, resolved.
 pub(crate) struct Context {
@@ -124,6 +125,12 @@ impl Context {
         Ok(self.discover()?.0)
     }
 
+    /// What `doctor` and recordings say of core scheduling: of the VMs that there are now.
+    pub(crate) fn core_scheduling(&self) -> Finding {
+        let found = self.backend.vms();
+        core_scheduling(found.as_ref().map(|found| &found.vms[..]).map_err(ToString::to_string))
+    }
+
     /// Checks that each name in the limits for plans means exactly one VM.
     pub(crate) fn check_limits(&self) -> Result<(), Failure> {
         let limits = &self.config.plan;
@@ -169,6 +176,9 @@ impl Context {
         Ok((vms, matrix))
     }
 
+    /// The plan for a matrix. `vms` have limits and places in this topology; `measured` are the VMs that the matrix was
+    /// measured of now, `None` for one from a file. While nothing is merged a plan for a measured one moves nothing.
+    ///
     /// # Errors
     /// A limit names a VM that is not in the matrix, or is in it more than once.
     pub(crate) fn plan(
@@ -176,10 +186,11 @@ impl Context {
         vms: &[Vm],
         matrix: &SharingMatrix,
         topology: &Topology,
+        measured: Option<&[Vm]>,
     ) -> Result<Plan, Failure> {
         let limits = &self.config.plan;
         let apart = usable(Bearers::default().apply(limits, matrix.vms()))?.apart;
-        let vms = vms.iter().map(|vm| {
+        let places = vms.iter().map(|vm| {
             let mut place = PlanVm::of(vm, topology);
             if limits.local_memory.is_some() {
                 // Where it is not known, a reason in the plan says so.
@@ -187,9 +198,12 @@ impl Context {
             }
             place
         });
-        let vms: Vec<PlanVm> = vms.collect();
-        let input = PlanInput::new(matrix, topology, &vms);
-        Ok(self.policy.plan(&input.apart(&apart).limits(limits)))
+        let places: Vec<PlanVm> = places.collect();
+        let input = PlanInput::new(matrix, topology, &places).apart(&apart).limits(limits);
+        let Some(vms) = measured else { return Ok(self.policy.plan(&input)) };
+        let mut plan = self.policy.plan_measured(&input, || process_ksm::merging(&self.root, vms));
+        plan.reasons.extend(self.backend.plan_notes());
+        Ok(plan)
     }
 
     /// Path of the state directory; it need not exist.

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use super::context::Context;
 use super::failure::Failure;
 use super::recording::{self, Notices};
-use crate::doctor::examine;
+use crate::doctor::{Finding, examine};
 
 /// Begins a recording in a directory; on a blocking thread.
 type Begin = dyn Fn(&Path) -> Result<RecorderHandle, String> + Send + Sync;
@@ -133,6 +133,7 @@ pub(crate) struct Recordings {
     config_text: Option<String>,
     caches: Availability<Vec<CacheInfo>>,
     topology: Availability<Topology>,
+    core_scheduling: Finding,
     notices: recording::NoticeSender,
 }
 
@@ -158,6 +159,7 @@ impl Recordings {
             config_text: context.config_text.clone(),
             caches: context.backend.caches(),
             topology: context.topology().into(),
+            core_scheduling: context.core_scheduling(),
             notices,
         };
         (recordings, receiver)
@@ -176,7 +178,9 @@ impl Recordings {
             config: self.config_text.clone(),
             caches: self.caches.clone(),
             topology: self.topology.clone(),
-            findings: Some(examine(root).into_iter().map(Into::into).collect()),
+            findings: Some(
+                examine(root).into_iter().chain([self.core_scheduling.clone()]).map(Into::into).collect(),
+            ),
         };
         let notify = recording::notifier(&self.notices, dir);
         Recorder::start_with_notices(dir, new_manifest(root, about), self.limits, notify)

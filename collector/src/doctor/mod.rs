@@ -17,6 +17,7 @@ mod programs;
 mod schedulers;
 mod xen;
 
+pub(crate) use schedulers::core_scheduling;
 use serde::Serialize;
 
 use huddle_host::{HostError, HostRoot};

@@ -26,11 +26,24 @@ pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
 
 /// Whether the programs of sharing method `events` attach.
 pub(super) fn try_out_events(root: &HostRoot) -> Finding {
+    let started = EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone()));
+    judge_events(started.map(|graph| graph.missing().to_vec()).map_err(|error| error.to_string()))
+}
+
+/// `attached` has what is not reported.
+fn judge_events(attached: Result<Vec<String>, String>) -> Finding {
     let item = Item { area: AREA, item: "sharing_events" };
-    match EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone())) {
-        Ok(_) => item.good("attach", "sharing method `events` can keep the matrix current between scans"),
+    match attached {
+        Ok(missing) if missing.is_empty() => {
+            item.good("attach", "sharing method `events` can keep the matrix current between scans")
+        }
+        Ok(missing) => item.degraded(
+            format!("attach in part: {}", missing.join("; ")),
+            "sharing method `events` drifts further from what is shared between two scans",
+            "load KVM before huddle is started; for the others run a kernel from 6.4 on",
+        ),
         Err(error) => item.missing(
-            error.to_string(),
+            error,
             "what VMs share is scanned again in every round, which costs more and misses nothing",
             Some("run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF"),
         ),
@@ -94,6 +107,14 @@ mod tests {
             assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel refused"));
             assert!(missing.meaning.contains(program.gives()) && missing.remedy.is_some(), "{missing:?}");
         }
+    }
+
+    #[test]
+    fn events_that_are_reported_in_part_are_not_good() {
+        assert_eq!(judge_events(Ok(Vec::new())).state, State::Good);
+        let partly = judge_events(Ok(vec!["writes of KVM guests are found late: KVM is not loaded".into()]));
+        assert!(partly.state == State::Degraded && partly.value.contains("KVM is not loaded"), "{partly:?}");
+        assert_eq!(judge_events(Err("no types".into())).state, State::Missing);
     }
 
     #[test]

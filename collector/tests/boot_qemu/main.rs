@@ -152,6 +152,70 @@ fn without_thread_names_qmp_is_used_and_released() {
     vm("huddle-qmp", has_two_vcpus);
 }
 
+#[test]
+fn a_qmp_socket_in_a_configuration_file_is_used() {
+    if skipped(false) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (config, socket) = (dir.path().join("vm.cfg"), dir.path().join("qmp.sock"));
+    let text = format!(
+        "# qemu config file\n[chardev \"q\"]\n  backend = \"socket\"\n  path = \"{}\"\n  server = \"on\"\n  \
+         wait = \"off\"\n\n[mon \"m\"]\n  chardev = \"q\"\n  mode = \"control\"\n",
+        socket.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let name = "guest=huddle-config,debug-threads=off";
+    let config = config.to_str().unwrap();
+    let _qemu = Qemu::start(&["-accel", "tcg,thread=multi", "-name", name, "-readconfig", config]);
+    let found = vm("huddle-config", has_two_vcpus);
+    assert!(vcpu_names(&found).iter().all(|name| !name.starts_with("CPU")), "{found}");
+}
+
+#[test]
+fn a_socket_of_which_qemu_is_a_client_is_left_alone() {
+    if skipped(false) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("manager.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let chardev = format!("socket,id=q,path={}", socket.display());
+    let name = "guest=huddle-client,debug-threads=off";
+    let monitor = ["-chardev", &chardev, "-mon", "chardev=q,mode=control"];
+    let _qemu = Qemu::start(&[&["-accel", "tcg", "-name", name], &monitor[..]].concat());
+    let (_qemu_itself, _) = listener.accept().unwrap();
+    let found = vm("huddle-client", |_| true);
+    assert_eq!(found["vcpus"], serde_json::json!([]), "{found}");
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(
+        listener.accept().unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock,
+        "huddle did not connect"
+    );
+}
+
+#[test]
+fn qemu_without_a_machine_is_no_vm() {
+    if skipped(false) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("qmp.sock");
+    let qmp = format!("unix:{},server=on,wait=off", socket.display());
+    let qemu = Qemu::start(&["-smp", "1", "-machine", "none", "-name", "huddle-none", "-qmp", &qmp]);
+    let begin = Instant::now();
+    while !socket.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_huddle")).args(["vms", "--format", "json"]).output().unwrap();
+    let vms: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let is_it = |vm: &Value| vm["name"] == "huddle-none" || vm["process"]["id"] == qemu.0.id();
+    assert!(!vms["vms"].as_array().unwrap().iter().any(is_it), "{vms}");
+}
+
 /// A QMP connection that has had its greeting, so that it is the one that is served.
 fn greeted(socket: &Path) -> BufReader<UnixStream> {
     let mut stream = BufReader::new(UnixStream::connect(socket).unwrap());

@@ -17,6 +17,7 @@ mod sharing;
 mod tenant;
 mod top;
 mod trying;
+mod unmerged;
 
 use huddle_testing::{ksm, reader};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -32,7 +33,14 @@ fn main() {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = [sharing::trials(), content::trials(), run::trials(), top::trials(), trying::trials()];
+    let trials = [
+        sharing::trials(),
+        content::trials(),
+        unmerged::trials(),
+        run::trials(),
+        top::trials(),
+        trying::trials(),
+    ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit()
 }

@@ -253,7 +253,10 @@ fn limits_stay() {
         "{stderr}"
     );
 
-    let output = plan(&format!("{trusted}[plan]\napart = [[\"root:huddle-web\", \"huddle-db\"]]\n"));
+    // Nothing is merged here, and this policy does without.
+    let limits =
+        format!("policy = \"spread\"\n{trusted}[plan]\napart = [[\"root:huddle-web\", \"huddle-db\"]]\n");
+    let output = plan(&limits);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_ne!(domain(&planned, web.pid()), domain(&planned, db.pid()));

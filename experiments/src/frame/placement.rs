@@ -64,6 +64,7 @@ pub(super) fn random_plan(matrix: &SharingMatrix, topology: &Topology, seed: u64
         shared_within: within.map(|(i, j)| matrix.shared_frames(i, j)).sum(),
         shared_total: matrix.pairs().map(|(i, j)| matrix.shared_frames(i, j)).sum(),
         expected: None,
+        waiting: None,
         reasons: vec![format!("placed at random, for block {block} of seed {seed}")],
     }
 }

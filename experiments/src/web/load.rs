@@ -17,13 +17,12 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt, Full};
 use huddle_guest::chase::NODE_WORDS;
 use huddle_host::clock::unix_us;
+use huddle_host::pin::mask;
 use huddle_model::rng::Rng;
 use huddle_model::summary::{Failure, Response};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use nix::sched::{sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
@@ -120,8 +119,8 @@ impl User {
         let (pid, shared) = (self.pid, Arc::clone(&progress));
         let thread = std::thread::Builder::new().name(format!("user of {pid}")).spawn(move || {
             // The CPUs of the server, which was placed before.
-            if let Ok(cpus) = sched_getaffinity(Pid::from_raw(pid)) {
-                let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+            if let Ok(cpus) = mask::get(pid) {
+                let _ = mask::set(0, &cpus);
             }
             let responses = requests.send_all(&shared, &mut client);
             let _ = sender.send((client, responses));

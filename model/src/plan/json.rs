@@ -18,6 +18,7 @@ struct Out<'a, P> {
     shared_within: Option<u64>,
     shared_total: Option<u64>,
     expected: Option<Expected>,
+    waiting: Option<&'a str>,
     reasons: &'a [String],
 }
 
@@ -31,6 +32,7 @@ impl<'a, P> Out<'a, P> {
             shared_within: plan.shared_within,
             shared_total: plan.shared_total,
             expected: plan.expected,
+            waiting: plan.waiting.as_deref(),
             reasons: &plan.reasons,
         }
     }
@@ -109,6 +111,7 @@ mod tests {
             shared_within: None,
             shared_total: None,
             expected: None,
+            waiting: None,
             reasons: Vec::new(),
         };
         let uuid = Uuid::from_u128(9);

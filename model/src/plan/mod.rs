@@ -22,6 +22,10 @@
 //! all of them, and are spread over as few domains as possible where none has. A VM whose vCPU
 //! threads are not known cannot be placed; a reason says so. So does one where a VM is placed on cores of several
 //! classes (performance, efficient, low power): policies do not weigh them.
+//!
+//! # Before anything is merged
+//! [`Policy::plan`] takes a matrix as an answer. A measurement of what is merged, in which no two VMs share anything,
+//! is none yet: [`Policy::plan_measured`] then moves nothing.
 
 mod bearers;
 mod classes;
@@ -40,6 +44,7 @@ mod placement_state;
 mod search;
 mod sharing;
 mod simple;
+mod unmerged;
 mod vcpu_limits;
 mod what_if;
 
@@ -61,6 +66,7 @@ pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
 pub use search::search;
+pub use unmerged::MergingState;
 pub use vcpu_limits::VcpuRules;
 pub use what_if::{WhatIf, what_if};
 
@@ -294,10 +300,7 @@ impl Policy {
 
     /// Places the VMs of `input`.
     pub fn plan(self, input: &PlanInput<'_>) -> Plan {
-        let mut reasons = Vec::new();
-        reasons.extend(input.topology.notes().iter().cloned());
-        reasons.extend(input.topology.single_domain_note());
-        reasons.extend(input.limits.into_iter().flat_map(|limits| limits.problems(input.matrix)));
+        let mut reasons = self.notes(input);
         // Policy none places nothing, so it needs no node limits.
         let near = nodes::narrowed(input).filter(|_| self != Self::None);
         let input = &match &near {
@@ -346,8 +349,17 @@ impl Policy {
                 .map(|(i, j)| input.measured_matrix().shared_frames(i, j))
                 .sum(),
             expected,
+            waiting: None,
             reasons,
         }
+    }
+
+    /// What every plan says about the topology and about limits.
+    fn notes(self, input: &PlanInput<'_>) -> Vec<String> {
+        let mut notes = input.topology.notes().to_vec();
+        notes.extend(input.topology.single_domain_note());
+        notes.extend(input.limits.into_iter().flat_map(|limits| limits.problems(input.matrix)));
+        notes
     }
 }
 
@@ -403,6 +415,10 @@ pub struct Plan {
     /// Its gain and cost; `None` if the matrix has only rates or nothing is placed.
     #[serde(default)]
     pub expected: Option<Expected>,
+    /// Why the policy moves nothing for now: nothing is merged yet. vCPUs that are not in `placement` then stay as
+    /// they are, also those that were pinned earlier.
+    #[serde(default)]
+    pub waiting: Option<String>,
     /// The reasons, one sentence each, in the order of decision.
     #[serde(default)]
     pub reasons: Vec<String>,

@@ -1,6 +1,6 @@
 //! What another policy would have done in a past round.
 
-use super::{Plan, PlanInput, PlanVm, Policy};
+use super::{MergingState, Plan, PlanInput, PlanVm, Policy};
 use crate::availability::Availability;
 use crate::topology::DomainId;
 use crate::update::Round;
@@ -41,7 +41,8 @@ pub fn what_if(policy: Policy, round: &Round, before: Option<&Plan>) -> Availabi
             limits
         })
         .collect();
-    let plan = policy.plan(&PlanInput::new(matrix, topology, &limits));
+    let merging = || MergingState::of(&round.vms, round.ksm.clone(), |_| None);
+    let plan = policy.plan_measured(&PlanInput::new(matrix, topology, &limits), merging);
     let place_now = |name: &str, vcpu: u32| {
         let at = matrix.vms().iter().position(|vm| vm.name == name)?;
         limits[at].current.get(vcpu as usize).copied().flatten()

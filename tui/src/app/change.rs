@@ -48,7 +48,8 @@ impl Change {
 
 /// What `round` changes compared with the last plan; `None` when nothing moves.
 pub(crate) fn change(before: Option<&Plan>, round: &Round) -> Option<Change> {
-    let plan = round.plan.value()?;
+    // A plan that waits leaves everything as it is.
+    let plan = round.plan.value().filter(|plan| plan.waiting.is_none())?;
     let moves = moves(before, plan);
     let policy_before = before.map(|before| before.policy).filter(|policy| *policy != plan.policy);
     if moves.is_empty() && policy_before.is_none() && before.is_some() {
@@ -113,6 +114,7 @@ mod tests {
             shared_within: None,
             shared_total: None,
             expected: None,
+            waiting: None,
             reasons: Vec::new(),
         }
     }

@@ -97,7 +97,10 @@ impl Overview {
                 (basis, planned_places(view))
             }
             Availability::Available(plan) => {
-                let reason = format!("policy {} places nothing", plan.policy);
+                let reason = match plan.waiting {
+                    Some(_) => "nothing is merged yet".to_owned(),
+                    None => format!("policy {} places nothing", plan.policy),
+                };
                 (Basis::LastRan(reason), last_places(view))
             }
             Availability::Unavailable(reason) => (Basis::LastRan(reason.clone()), last_places(view)),

@@ -97,7 +97,7 @@ impl App {
             self.history.mark(new.at_unix_us, new.label());
             change = Some(Arc::new(new));
         }
-        if let Some(plan) = round.plan.value() {
+        if let Some(plan) = round.plan.value().filter(|plan| plan.waiting.is_none()) {
             self.last_plan = Some(Arc::clone(plan));
         }
         self.ksm_history.push(round);

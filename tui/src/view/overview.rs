@@ -232,7 +232,10 @@ fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let Some(change) = &picture.change else {
         let inner = canvas.rule(area, " last change ");
         let text = match &picture.view.round.plan {
-            Availability::Available(_) => "none seen".to_owned(),
+            Availability::Available(plan) => plan
+                .waiting
+                .as_ref()
+                .map_or_else(|| "none seen".to_owned(), |waiting| format!("none; {waiting}")),
             Availability::Unavailable(reason) => format!("none; plan n/a: {reason}"),
         };
         let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };

@@ -119,17 +119,7 @@ impl Backend for HostBackend {
     }
 
     fn advice(&self, choice: &LoopChoice) -> Vec<String> {
-        let mut advice = Vec::new();
-        if let Ok(found) = schedulers::sched_ext(&self.root)
-            && found.is_active()
-        {
-            advice.push(format!(
-                "the scheduler {} (sched_ext, {}) runs threads on this host: it may leave vCPUs that are pinned waiting, \
-                 and its effects are measured too",
-                found.name(),
-                found.state
-            ));
-        }
+        let mut advice = self.plan_notes();
         let is_off = ksm::state(&self.root).is_ok_and(|state| state.run != 1);
         if is_off && !choice.ksm_run {
             advice.push(
@@ -139,6 +129,19 @@ impl Backend for HostBackend {
             );
         }
         advice
+    }
+
+    fn plan_notes(&self) -> Vec<String> {
+        let found = schedulers::sched_ext(&self.root).ok().filter(|found| found.is_active());
+        let note = found.map(|found| {
+            format!(
+                "the scheduler {} (sched_ext, {}) runs threads on this host: it may leave vCPUs that are pinned waiting, \
+                 and its effects are measured too",
+                found.name(),
+                found.state
+            )
+        });
+        note.into_iter().collect()
     }
 
     fn vms(&self) -> Result<Discovery, BackendError> {
@@ -203,5 +206,33 @@ impl Backend for HostBackend {
             observer: Box::new(HostObserver::new(root.clone(), sources)),
             passes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheduler_of_sched_ext_is_among_the_reasons_of_plans() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        let backend = HostBackend {
+            root: root.clone(),
+            cache_level: None,
+            discover: DiscoverOptions::default(),
+            sharing: SharingChoice::default(),
+            counters: CounterChoice::default(),
+        };
+        assert_eq!(backend.plan_notes(), Vec::<String>::new());
+        let directory = root.sys("kernel/sched_ext");
+        std::fs::create_dir_all(directory.join("root")).unwrap();
+        std::fs::write(directory.join("state"), "disabled\n").unwrap();
+        assert_eq!(backend.plan_notes(), Vec::<String>::new());
+        std::fs::write(directory.join("state"), "enabled\n").unwrap();
+        std::fs::write(directory.join("root/ops"), "layered_1.0.9\n").unwrap();
+        let notes = backend.plan_notes();
+        assert!(notes[0].contains("layered_1.0.9 (sched_ext, enabled)"), "{notes:?}");
+        assert!(backend.advice(&LoopChoice::default()).contains(&notes[0]));
     }
 }

@@ -146,6 +146,11 @@ pub trait Backend {
     /// What a loop will lack, one sentence each.
     fn advice(&self, choice: &LoopChoice) -> Vec<String>;
 
+    /// What every plan for this host has among its reasons, one sentence each.
+    fn plan_notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Finds the VMs.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use super::scan::Inspected;
 use super::{DiscoverError, Discoverer, vcpus};
 use crate::HostError;
 use crate::limits::{TooMuch, VmTime};
+use crate::status;
 use crate::task::{self, TaskStat};
 
 /// How long a VM that is beyond a limit is not looked at again, at first and at most.
@@ -42,7 +43,9 @@ impl Prepared {
 
     fn asks_monitor(&self) -> bool {
         let process = &self.candidate.process;
-        self.chosen.is_empty() && process.kind.is_some() && !process.line.monitors.is_empty()
+        let line = &process.line;
+        let may_have_one = !line.monitors.is_empty() || !line.configs.paths.is_empty();
+        self.chosen.is_empty() && process.kind.is_some() && may_have_one
     }
 }
 
@@ -93,9 +96,10 @@ impl Discoverer {
             .filter_map(|Prepared { candidate, threads, .. }| {
                 let process = &candidate.process;
                 let sockets = process.line.monitors.clone();
+                let configs = process.line.configs.clone();
                 // Whose socket it has to be is not known of a process whose owner is hidden.
                 let uid = process.ids?.uids[0];
-                Some(Question { process: process.id, uid, sockets, threads: threads.len() })
+                Some(Question { process: process.id, uid, sockets, configs, threads: threads.len() })
             })
             .collect();
         self.monitors.retain(&questions.iter().map(|question| question.process).collect());
@@ -207,13 +211,21 @@ impl Discoverer {
         if !task::is_alive(&self.root, id)? {
             return Err(BuildError::Ended);
         }
-        let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
+        let mut cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
+        cannot_merge.extend(super::merge::pinned(&memory, self.pinned_bytes(id, kvm.has_vfio())));
         let (uuid, owner) = (process.line.uuid, self.owner(process));
         let name = name.clone();
         let mut vm =
             Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, left_out, allowed_cpus, cannot_merge };
         round.cpus.fill(&self.root, &mut vm)?;
         Ok(vm)
+    }
+
+    /// Memory of a process that is pinned, in bytes. With devices of VFIO locked memory counts too; elsewhere that may be
+    /// mlock(2), which KSM does not mind. 0 where it may not be seen: that is no reason to leave a VM out.
+    pub(super) fn pinned_bytes(&self, process: TaskId, has_vfio: bool) -> u64 {
+        let kept = status::kept_in_place(&self.root, process.id).unwrap_or_default();
+        kept.pinned.saturating_add(if has_vfio { kept.locked } else { 0 })
     }
 
     /// The guest memory of a process; empty, and said in the end, where it may not be seen.

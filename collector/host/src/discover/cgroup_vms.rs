@@ -106,6 +106,8 @@ impl Discoverer {
             round.cpus.fill(&self.root, vm)?;
             vm.memory.sort_by_key(|region| (region.process, region.start));
             vm.cannot_merge = cannot_merge(&vm.memory, vm.vmm, &round.ksm);
+            let pinned = vm.processes().into_iter().map(|process| self.pinned_bytes(process, false));
+            vm.cannot_merge.extend(super::merge::pinned(&vm.memory, pinned.fold(0, u64::saturating_add)));
         }
         Ok(vm)
     }

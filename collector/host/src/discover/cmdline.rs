@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::config_file::MOST_FILES;
 use huddle_model::text::plain_short;
 use huddle_model::vm::{Uuid, VmmKind};
 
@@ -19,6 +20,8 @@ pub struct CommandLine {
     pub uuid: Option<Uuid>,
     /// QMP sockets that the process listens on, as paths in its own view.
     pub monitors: Vec<PathBuf>,
+    /// Configuration files, which may name further ones.
+    pub configs: ConfigFiles,
     /// Whether it makes no machine, and so no VM.
     pub is_without_machine: bool,
 }
@@ -30,8 +33,32 @@ impl CommandLine {
             name: vm_name(kind, args),
             uuid: vm_uuid(kind, args),
             monitors: if is_qemu(kind) { qmp_sockets(args) } else { Vec::new() },
+            configs: if is_qemu(kind) { ConfigFiles::of(args) } else { ConfigFiles::default() },
             is_without_machine: is_qemu(kind) && is_without_machine(args),
         }
+    }
+}
+
+/// Configuration files of QEMU, and the options that they complete or that complete them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigFiles {
+    /// `-readconfig FILE` (qemu(1)), as paths in the process's own view.
+    pub paths: Vec<PathBuf>,
+    /// The options about monitors on the command line; none without a file.
+    pub args: Vec<String>,
+}
+
+impl ConfigFiles {
+    fn of(args: &[String]) -> Self {
+        let paths: Vec<PathBuf> = values(args, "-readconfig").take(MOST_FILES).map(PathBuf::from).collect();
+        if paths.is_empty() {
+            return Self::default();
+        }
+        let option = |name: &'static str| {
+            values(args, name).flat_map(move |value| [name.to_owned(), value.to_owned()])
+        };
+        let args = ["-qmp", "-qmp-pretty", "-mon", "-chardev"].into_iter().flat_map(option).collect();
+        Self { paths, args }
     }
 }
 
@@ -221,6 +248,16 @@ mod tests {
             let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
             assert_eq!(qmp_sockets(&args(line)), paths, "{line:?}");
         }
+    }
+
+    #[test]
+    fn configuration_files_are_known_with_the_options_about_monitors() {
+        let files = |line: &str| CommandLine::of(VmmKind::QemuKvm, &args(line)).configs;
+        let found = files("qemu -m 1 -readconfig /etc/vm.cfg -mon chardev=m,mode=control --readconfig b.cfg");
+        assert_eq!(found.paths, ["/etc/vm.cfg", "b.cfg"].map(PathBuf::from));
+        assert_eq!(found.args, ["-mon", "chardev=m,mode=control"]);
+        assert_eq!(files("qemu -mon chardev=m -readconfig"), ConfigFiles::default());
+        assert_eq!(files(&"-readconfig x ".repeat(99)).paths.len(), MOST_FILES);
     }
 
     #[test]

@@ -59,6 +59,22 @@ pub fn cannot_merge(memory: &[GuestRegion], vmm: VmmKind, ksm: &Availability<Ksm
     reasons
 }
 
+/// What of the memory cannot be merged because it is pinned; `None` where that is nothing that KSM would merge
+/// otherwise. KSM merges no page with more references than mappings (`write_protect_page`, mm/ksm.c, Linux 6.18).
+pub fn pinned(memory: &[GuestRegion], pinned_bytes: u64) -> Option<String> {
+    let mergeable = bytes_of(memory, MemoryKind::Mergeable);
+    if pinned_bytes == 0 || mergeable == 0 {
+        return None;
+    }
+    Some(format!(
+        "{} of the memory of its process is pinned in place, of {} that are marked mergeable: KSM merges no pinned \
+         page; devices that are passed through (VFIO) and buffers registered with io_uring pin memory, so start it \
+         without them",
+        bytes(pinned_bytes),
+        bytes(mergeable)
+    ))
+}
+
 /// Whether KSM as a whole keeps memory from being merged. Stopped with merged pages (`run` 0 after
 /// merging) is no obstacle to measuring what is merged, so it is not one here.
 fn ksm_off(size: String, ksm: &Availability<KsmState>) -> Option<String> {
@@ -145,6 +161,17 @@ mod tests {
                 assert!(reasons[0].contains(word), "{word}: {reasons:?}");
             }
         }
+    }
+
+    #[test]
+    fn pinned_memory_has_its_size() {
+        let memory = [region(MemoryKind::Mergeable, 16), region(MemoryKind::SharedMemory, 8)];
+        let reason = pinned(&memory, 12 << 20).unwrap();
+        for words in ["12 MiB of the memory", "of 16 MiB that are marked", "pinned", "io_uring", "VFIO"] {
+            assert!(reason.contains(words), "{words}: {reason}");
+        }
+        assert_eq!(pinned(&memory, 0), None);
+        assert_eq!(pinned(&memory[1..], 12 << 20), None, "it would not be merged anyway");
     }
 
     #[test]

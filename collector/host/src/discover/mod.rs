@@ -10,6 +10,7 @@ mod build;
 mod cgroup_vms;
 pub mod cmdline;
 mod complete;
+pub mod config_file;
 #[cfg(test)]
 mod fixture;
 pub mod memory;

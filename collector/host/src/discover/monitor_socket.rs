@@ -79,7 +79,7 @@ pub(crate) fn connect(root: &HostRoot, process: Listener, path: &Path) -> Result
     Ok(stream)
 }
 
-fn this_descriptor(descriptor: &OwnedFd) -> PathBuf {
+pub(super) fn this_descriptor(descriptor: &OwnedFd) -> PathBuf {
     Path::new("/proc/self/fd").join(descriptor.as_raw_fd().to_string())
 }
 
@@ -95,7 +95,7 @@ struct Walk {
 }
 
 /// Walks to what is at `path`, and gives it with what it is.
-fn find(root: &HostRoot, pid: i32, path: &Path) -> Result<(OwnedFd, FileStat), SocketError> {
+pub(super) fn find(root: &HostRoot, pid: i32, path: &Path) -> Result<(OwnedFd, FileStat), SocketError> {
     let directory = |name: &str| -> Result<OwnedFd, SocketError> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let path = root.proc(format!("{pid}/{name}"));

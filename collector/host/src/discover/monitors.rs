@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use huddle_model::vm::TaskId;
 
+use super::cmdline::{self, ConfigFiles};
+use super::config_file;
 use super::monitor_socket::Listener;
 use super::qmp::{self, QmpError};
 use crate::HostRoot;
@@ -59,12 +61,14 @@ pub(super) struct Question {
     pub(super) process: TaskId,
     pub(super) uid: u32,
     pub(super) sockets: Vec<PathBuf>,
+    /// Files that may name further ones.
+    pub(super) configs: ConfigFiles,
     /// Threads that the process has.
     pub(super) threads: usize,
 }
 
 /// What one thread is to find out, and what it found.
-type Job = (TaskId, Listener, Vec<PathBuf>);
+type Job = (TaskId, Listener, Vec<PathBuf>, ConfigFiles);
 type Done = (TaskId, Result<Threads, String>);
 
 impl Monitors {
@@ -91,8 +95,7 @@ impl Monitors {
             .iter()
             .map(|question| {
                 let listener = Listener { pid: question.process.id, uid: question.uid };
-                let sockets = question.sockets.iter().take(count(limits.monitors)).cloned().collect();
-                (question.process, listener, sockets)
+                (question.process, listener, question.sockets.clone(), question.configs.clone())
             })
             .collect();
         if jobs.is_empty() {
@@ -129,9 +132,10 @@ impl Monitors {
             let work = move || {
                 let _at_work = at_work;
                 while Instant::now() < deadline {
-                    let Some((process, listener, sockets)) = lock(&jobs).pop_front() else { return };
+                    let Some((process, listener, sockets, configs)) = lock(&jobs).pop_front() else { return };
                     lock(&begun).insert(process);
-                    let threads = ask(&root, listener, &sockets, &limits, deadline);
+                    let threads = sockets_of(&root, listener, sockets, configs, &limits)
+                        .and_then(|sockets| ask(&root, listener, &sockets, &limits, deadline));
                     if to_here.send((process, threads.map_err(|error| error.to_string()))).is_err() {
                         return;
                     }
@@ -157,6 +161,32 @@ impl Monitors {
         let why = format!("its QMP socket could not be reached within {} ms", limits.monitor_ms);
         done.extend(late.into_iter().map(|process| (process, Err(why.clone()))));
         done
+    }
+}
+
+/// The sockets of a process, with those that its configuration files name.
+fn sockets_of(
+    root: &HostRoot,
+    listener: Listener,
+    mut sockets: Vec<PathBuf>,
+    configs: ConfigFiles,
+    limits: &Limits,
+) -> Result<Vec<PathBuf>, QmpError> {
+    let ConfigFiles { paths, mut args } = configs;
+    let mut failed = None;
+    for path in &paths {
+        match config_file::read(root, listener, path, limits.command_line_bytes()) {
+            Ok(text) => args.extend(config_file::as_args(&text)),
+            Err(source) => failed = Some(QmpError::Config { path: path.clone(), source }),
+        }
+    }
+    if !paths.is_empty() {
+        sockets = cmdline::qmp_sockets(&args);
+    }
+    sockets.truncate(count(limits.monitors));
+    match failed {
+        Some(error) if sockets.is_empty() => Err(error),
+        _ => Ok(sockets),
     }
 }
 
@@ -221,7 +251,13 @@ mod tests {
                 listeners.push(UnixListener::bind(dir.path().join(&name)).unwrap());
                 // Several VMs in one process: they differ by their start here.
                 let process = TaskId { id: own.pid, start_ticks: number };
-                Question { process, uid: own.uid, sockets: vec![format!("/{name}").into()], threads: 1 }
+                Question {
+                    process,
+                    uid: own.uid,
+                    sockets: vec![format!("/{name}").into()],
+                    configs: ConfigFiles::default(),
+                    threads: 1,
+                }
             })
             .collect();
         let mut monitors = Monitors::default();

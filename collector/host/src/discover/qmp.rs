@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use huddle_model::text::plain_short;
 use serde_json::Value;
 
+use super::config_file::ConfigError;
 use super::monitor_socket::{self, Listener, SocketError};
 use crate::HostRoot;
 use crate::limits::Limits;
@@ -21,6 +22,8 @@ use crate::socket::{self, Timed};
 /// Why QMP did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QmpError {
+    #[error("its configuration file {} (-readconfig) is not read: {source}", path.display())]
+    Config { path: PathBuf, source: ConfigError },
     #[error("its QMP socket {} is not used: {source}", path.display())]
     Socket { path: PathBuf, source: SocketError },
     #[error("its QMP socket {} cannot be read: {source}", path.display())]

@@ -42,11 +42,19 @@ pub(crate) struct Inspected {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KvmDescriptors {
     all: BTreeSet<(i32, String)>,
+    /// Whether it also holds a group or a device of VFIO.
+    has_vfio: bool,
 }
 
 impl KvmDescriptors {
     pub(crate) fn vms(&self) -> usize {
         self.all.iter().filter(|(_, what)| what == "kvm-vm").count()
+    }
+
+    /// Whether devices are passed through (`/dev/vfio/GROUP`, `/dev/vfio/devices/vfioN`), for which all guest memory is
+    /// pinned.
+    pub(crate) fn has_vfio(&self) -> bool {
+        self.has_vfio
     }
 
     /// How many different vCPUs; kernels before 4.18 do not number them.
@@ -134,7 +142,7 @@ fn kvm_descriptors(
 ) -> Result<KvmDescriptors, HostError> {
     let directory = root.proc(format!("{pid}/fd"));
     let read = |source: io::Error| HostError::Read { path: directory.clone(), source };
-    let mut all = BTreeSet::new();
+    let (mut all, mut has_vfio) = (BTreeSet::new(), false);
     for (number, entry) in std::fs::read_dir(&directory).map_err(read)?.enumerate() {
         if number >= count(limits.open_files) {
             let most = limits.open_files.into();
@@ -149,6 +157,7 @@ fn kvm_descriptors(
             Err(source) if source.kind() == io::ErrorKind::NotFound => continue,
             Err(source) => return Err(read(source)),
         };
+        has_vfio |= target.starts_with("/dev/vfio");
         let Some(what) = target.to_str().and_then(|target| target.strip_prefix("anon_inode:")) else {
             continue;
         };
@@ -158,7 +167,7 @@ fn kvm_descriptors(
             all.insert((number, what.to_owned()));
         }
     }
-    Ok(KvmDescriptors { all })
+    Ok(KvmDescriptors { all, has_vfio })
 }
 
 fn kind(program: &str, kvm: &KvmDescriptors) -> Option<VmmKind> {

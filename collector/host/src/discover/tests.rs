@@ -362,3 +362,66 @@ fn one_damaged_process_does_not_hide_the_others() {
     assert!(notes.iter().any(|note| note.contains("100/stat")), "{notes:?}");
     assert!(notes.iter().any(|note| note.contains("200/smaps")), "{notes:?}");
 }
+
+#[test]
+fn memory_pinned_for_devices_is_named_and_memory_that_is_only_locked_is_not() {
+    let host = Host::new();
+    let with_vfio: Vec<&str> = [KVM, &["/dev/vfio/vfio", "/dev/vfio/17"]].concat();
+    let threads = [(100, "qemu-system-x86"), (101, "CPU 0/KVM"), (102, "CPU 1/KVM")];
+    for (pid, fds, kept) in [
+        (100, &with_vfio[..], "VmLck:\t   65536 kB\nVmPin:\t       0 kB\n"),
+        (200, KVM, "VmLck:\t   65536 kB\nVmPin:\t       0 kB\n"),
+        (300, KVM, "VmLck:\t       0 kB\nVmPin:\t    1024 kB\n"),
+    ] {
+        let threads: Vec<_> = threads.iter().map(|(tid, name)| (tid - 100 + pid, *name)).collect();
+        let program = "/usr/bin/qemu-system-x86_64";
+        host.add(&Process { pid, program, args: &["qemu"], fds, threads: &threads, ..Process::default() });
+        let status = format!("Tgid:\t{pid}\nUid:\t0\t0\t0\t0\n{kept}");
+        host.write(&format!("proc/{pid}/status"), &status);
+    }
+    let found = found(&host);
+    let reasons: Vec<&[String]> = found.vms.iter().map(|vm| &vm.cannot_merge[..]).collect();
+    let [vfio, locked, pinned] = &reasons[..] else { panic!("{found:?}") };
+    assert!(vfio[0].starts_with("64 MiB of the memory of its process is pinned"), "{vfio:?}");
+    assert!(locked.is_empty(), "{locked:?}");
+    assert!(pinned[0].starts_with("1 MiB") || pinned[0].starts_with("1024 KiB"), "{pinned:?}");
+}
+
+#[test]
+fn a_qmp_socket_of_a_configuration_file_is_asked_and_a_file_that_is_none_is_noted() {
+    let host = Host::new();
+    let listener = UnixListener::bind(host.dir.path().join("q.sock")).unwrap();
+    let (pid, uid) = (std::process::id().cast_signed(), nix::unistd::getuid().as_raw());
+    host.add(&Process {
+        pid,
+        uid,
+        program: "/usr/bin/qemu-system-x86_64",
+        args: &["qemu", "-name", "web", "-readconfig", "/vm.cfg", "-mon", "chardev=q,mode=control"],
+        fds: KVM,
+        threads: &[(pid, "qemu"), (200_000_101, "qemu")],
+        ..Process::default()
+    });
+    nix::unistd::mkfifo(&host.dir.path().join("vm.cfg"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let Discovery { vms, notes, .. } = found(&host);
+    assert_eq!(vms[0].vcpus, []);
+    assert!(
+        notes.iter().any(|note| note.contains("/vm.cfg (-readconfig) is not read: it is not a plain file"))
+    );
+
+    std::fs::remove_file(host.dir.path().join("vm.cfg")).unwrap();
+    host.write(
+        "vm.cfg",
+        "[chardev \"q\"]\n  backend = \"socket\"\n  path = \"/q.sock\"\n  server = \"on\"\n",
+    );
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"{\"QMP\": {}}\r\n").unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        for answer in ["{}", r#"[{"cpu-index": 0, "thread-id": 200000101}]"#] {
+            lines.next().unwrap().unwrap();
+            stream.write_all(format!("{{\"return\": {answer}}}\r\n").as_bytes()).unwrap();
+        }
+    });
+    assert_eq!(vcpus(&found(&host).vms[0]), [(0, 200_000_101)]);
+    server.join().unwrap();
+}

@@ -12,7 +12,7 @@ const MOST_WORDS: usize = 1024;
 ///
 /// # Errors
 /// `ESRCH` where the thread is gone.
-pub(super) fn get(tid: i32) -> Result<CpuSet, Errno> {
+pub fn get(tid: i32) -> Result<CpuSet, Errno> {
     let mut words = [0u64; MOST_WORDS];
     // SAFETY: the kernel writes at most as many bytes as it is told that `words` has, and any bytes are valid words.
     let written =
@@ -21,11 +21,14 @@ pub(super) fn get(tid: i32) -> Result<CpuSet, Errno> {
     Ok(cpus(&words))
 }
 
-/// Asks for an affinity (sched_setaffinity(2)). CPUs beyond those that the kernel can have are left out by it.
+/// Asks for an affinity (sched_setaffinity(2)); of the thread that asks where `tid` is 0. Nothing is written to a journal:
+/// vCPUs are pinned by [`super::HostPinner`].
+///
+/// CPUs beyond those that the kernel can have are left out by it.
 ///
 /// # Errors
 /// `ESRCH` where the thread is gone, `EINVAL` where none of the CPUs can be used.
-pub(super) fn set(tid: i32, cpus: &CpuSet) -> Result<(), Errno> {
+pub fn set(tid: i32, cpus: &CpuSet) -> Result<(), Errno> {
     let words = words(cpus);
     // SAFETY: the kernel reads at most as many bytes as it is told that `words` has.
     let done = unsafe {

@@ -33,7 +33,7 @@ mod affinity;
 mod host_lock;
 pub mod journal;
 pub mod ksm;
-mod mask;
+pub mod mask;
 mod own_pins;
 pub mod pinner;
 mod started;

@@ -170,7 +170,7 @@ impl HostPinner {
 
     /// Sets the affinity of each placed vCPU thread to the CPUs of its domain that it may use
     /// ([`Vm::allowed_cpus_of`]). vCPUs that the plan does not name, those that their owner bound, and VMs that are no
-    /// longer in `vms`, get back what they had before huddle touched them.
+    /// longer in `vms`, get back what they had before huddle touched them, unless the plan is [waiting](Plan::waiting).
     ///
     /// Threads that are gone or replaced by others are skipped with a note, and so are placements
     /// of VMs that are not in `vms`.
@@ -232,7 +232,9 @@ impl HostPinner {
             }
         }
         self.pin(&pins, &mut round)?;
-        self.release_others(&mut round);
+        if plan.waiting.is_none() {
+            self.release_others(&mut round);
+        }
         Ok(round.report)
     }
 

@@ -4,13 +4,19 @@
 //! (arch/x86/events/amd/core.c, Linux 6.18), and AMD's L3 counters count per cache, not per thread. There
 //! the fills of the data cache are counted by source, which shows what missed the L3: AMD's Processor
 //! Programming References for families 17h, 19h and 1Ah, event 0x43.
+//!
+//! On ARM it is the first-level data cache (`armv8_pmuv3_perf_map`, drivers/perf/arm_pmuv3.c, Linux 6.18). There the
+//! architecture has LL_CACHE_RD and LL_CACHE_MISS_RD, reads of the last-level cache (Arm Architecture Reference Manual,
+//! D13.12.3), in processors that have them. Other events can be opened and read 0, so sysfs decides.
 
 use huddle_model::availability::Availability;
 use huddle_model::counters::CounterRole;
 use perf_event::Builder;
 use perf_event::events::{Cache, Hardware, Raw, Software};
 
-use huddle_host::cpuinfo::Processor;
+use huddle_host::core_pmu::{self, CorePmu};
+use huddle_host::cpuinfo::{self, Processor};
+use huddle_host::{HostError, HostRoot};
 
 /// Roles by their name in the configuration.
 pub(super) const ROLES: [(&str, CounterRole); 4] = [
@@ -110,7 +116,44 @@ pub struct CacheEvents {
     pub llc_misses: Availability<EventSpec>,
 }
 
+/// ARM's events for references and misses, as sysfs names them.
+const ARM: [&str; 2] = ["ll_cache_rd", "ll_cache_miss_rd"];
+
 impl CacheEvents {
+    /// The events to count on this host.
+    ///
+    /// # Errors
+    /// `/proc/cpuinfo` or what sysfs says of ARM's events cannot be read.
+    pub fn for_host(root: &HostRoot) -> Result<Self, HostError> {
+        let info = cpuinfo::read(root)?;
+        match info.is_arm() {
+            true => Ok(Self::of_arm(&core_pmu::arm(root, &ARM)?)),
+            false => Ok(Self::of(info.processor().as_ref())),
+        }
+    }
+
+    /// The events to count on ARM's cores. Threads move between cores, so all kinds of them must have an event.
+    pub fn of_arm(pmus: &[CorePmu]) -> Self {
+        let event = |name: &str| {
+            let Some(first) = pmus.first() else {
+                return Err("the kernel lists no counters of ARM's cores (armv8_* in \
+                     /sys/bus/event_source/devices), and the generic event counts the first-level cache"
+                    .to_owned());
+            };
+            let number = first.events.get(name).copied();
+            match pmus.iter().find(|pmu| pmu.events.get(name).copied() != number || number.is_none()) {
+                Some(without) => Err(format!(
+                    "the PMU {} has no event {name}, and the generic event counts the first-level cache; name a raw \
+                     event in the configuration",
+                    without.name
+                )),
+                None => Ok(EventSpec::raw(name, number.unwrap_or_default())),
+            }
+        };
+        let [references, misses] = ARM.map(|name| event(name).into());
+        Self { llc_references: references, llc_misses: misses, ..Self::of(None) }
+    }
+
     /// The events to count on a processor (`None`: unknown, so the kernel's generic events).
     pub fn of(processor: Option<&Processor>) -> Self {
         let (references, misses) = match processor {
@@ -181,6 +224,40 @@ mod tests {
         assert_eq!(amd(0x19).llc_misses.value().unwrap().raw_code(), Some(0x5c43));
         assert_eq!(amd(0x19).llc_references.value().unwrap().raw_code(), Some(0x5e43));
         assert!(amd(0x15).llc_misses.reason().unwrap().contains("0x15"));
+    }
+
+    #[test]
+    fn arm_counts_the_last_level_cache_where_all_cores_have_its_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("")).unwrap();
+        let neoverse = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n";
+        std::fs::write(root.proc("cpuinfo"), neoverse).unwrap();
+        let misses = || CacheEvents::for_host(&root).unwrap().llc_misses;
+        let reason = |words: &str| assert!(misses().reason().unwrap().contains(words), "{:?}", misses());
+        reason("no counters of ARM's cores");
+
+        let events = |pmu: &str| root.sys(format!("bus/event_source/devices/{pmu}/events"));
+        std::fs::create_dir_all(events("armv8_pmuv3_0")).unwrap();
+        reason("the PMU armv8_pmuv3_0 has no event ll_cache_miss_rd");
+        for (name, number) in [("ll_cache_rd", "0x0036"), ("ll_cache_miss_rd", "0x0037")] {
+            std::fs::write(events("armv8_pmuv3_0").join(name), format!("event={number}\n")).unwrap();
+        }
+        let found = CacheEvents::for_host(&root).unwrap();
+        let code = |event: &Availability<EventSpec>| {
+            let event = event.value().unwrap();
+            (event.name.clone(), event.raw_code())
+        };
+        assert_eq!(code(&found.llc_misses), ("ll_cache_miss_rd".into(), Some(0x37)));
+        assert_eq!(code(&found.llc_references), ("ll_cache_rd".into(), Some(0x36)));
+        assert_eq!(found.cycles.value().unwrap().name, "cycles");
+
+        // A second kind of cores, without them.
+        std::fs::create_dir_all(events("armv8_cortex_a55")).unwrap();
+        reason("armv8_cortex_a55 has no event");
+        // What is not ARM is as before, whatever sysfs lists.
+        std::fs::write(root.proc("cpuinfo"), "vendor_id: GenuineIntel\ncpu family: 6\nmodel: 143\n").unwrap();
+        assert_eq!(misses().value().unwrap().name, "cache-misses");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use huddle_model::observation::CountedEvent;
 use super::events::{CacheEvents, EventSpec, ROLES};
 use super::group::{CALLING_THREAD, PerfGroup, Scope};
 use super::parse::EventError;
-use huddle_host::cpuinfo::{self, Processor};
+use huddle_host::cpuinfo::Processor;
 use huddle_host::{HostError, HostRoot};
 
 /// The value that leaves a role uncounted.
@@ -61,14 +61,18 @@ impl EventSet {
     /// The set for this host's processor, in the guest and for it.
     ///
     /// # Errors
-    /// `/proc/cpuinfo` cannot be read.
+    /// What the processor is cannot be read.
     pub fn for_host(root: &HostRoot) -> Result<Self, HostError> {
-        Ok(Self::of(cpuinfo::read(root)?.processor().as_ref()))
+        CacheEvents::for_host(root).map(Self::with)
     }
 
     /// The set for a processor; `None`: unknown, so the kernel's generic events.
     pub fn of(processor: Option<&Processor>) -> Self {
-        let CacheEvents { cycles, instructions, llc_references, llc_misses } = CacheEvents::of(processor);
+        Self::with(CacheEvents::of(processor))
+    }
+
+    fn with(events: CacheEvents) -> Self {
+        let CacheEvents { cycles, instructions, llc_references, llc_misses } = events;
         Self { scope: Scope::HostAndGuest, events: [cycles, instructions, llc_references, llc_misses] }
     }
 

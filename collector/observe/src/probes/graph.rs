@@ -8,27 +8,37 @@
 //! not functions of mm/memory.c: attaching to `do_wp_page` would cover all writers at once, but some kernels
 //! refuse it (no CONFIG_KPROBES, EPERM for fentry) where these work.
 //!
+//! KVM is a module in most distributions. The types of its tracepoints are then in the module's BTF, to which the
+//! loader (aya 0.14) cannot attach a program. `graph_kvm_unmap` reads nothing but the two numbers that the tracepoint
+//! passes, so it is loaded as a raw tracepoint program, which is found by name, in modules too, and needs no types
+//! (bpf_raw_tracepoint_open, kernel/bpf/syscall.c, Linux 6.18). The kind of a program is in the name of its section.
+//!
 //! Not reported: writes by kernel threads for a process (vhost), memory that is given back, swapped out or
 //! moved by compaction outside KVM. Method `events` measures these as drift.
 
 use std::path::PathBuf;
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::{BtfTracePoint, ProgramError};
+use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use huddle_abi::{
     GRAPH_LEFT, GRAPH_MERGE, GRAPH_RANGE, GRAPH_WRITE_FAULT, GRAPH_ZERO_MERGE, GraphEvent, GraphLosses,
 };
 
 use super::btf::{BtfError, KernelTypes};
+use super::object::Aligned;
 use super::{ProbeError, if_there, one_line, take_map};
 use huddle_host::HostRoot;
 use huddle_host::stages::{FrameChange, FrameChangeKind, FrameChanges, StageError, StartFrameChanges};
 use huddle_model::observation::ProgramCost;
 
 /// Built by `cargo xtask ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/events.bpf.o");
+const BUILT: &[u8; include_bytes!("../../../../ebpf/events.bpf.o").len()] =
+    include_bytes!("../../../../ebpf/events.bpf.o");
+
+static OBJECT: &Aligned<[u8]> = &Aligned(without_types(*BUILT, b"tp_btf/kvm_unmap_hva_range\0"));
 
 /// The globals of the object that hold offsets, with structure and path of each field.
 const FIELDS: [(&str, &str, &[&str]); 3] = [
@@ -80,6 +90,7 @@ pub struct GraphProbe {
     losses: PerCpuArray<MapData, GraphLosses>,
     missing: Vec<String>,
     _tracepoints: Vec<BtfTracePointLink>,
+    _kvm: Option<RawTracePointLink>,
     /// Owns the programs.
     object: Ebpf,
 }
@@ -112,7 +123,7 @@ impl GraphProbe {
         for (global, offset) in &offsets {
             loader.override_global(global, offset, true);
         }
-        let mut object = loader.load(OBJECT).map_err(|error| failed(&error))?;
+        let mut object = loader.load(&OBJECT.0).map_err(|error| failed(&error))?;
 
         let mut tracepoints = Vec::new();
         for (program, name) in
@@ -126,13 +137,14 @@ impl GraphProbe {
             ("graph_zero", "ksm_merge_one_page", "merges with the zero page"),
             ("graph_left", "ksm_remove_rmap_item", "pages that left merged frames without a write"),
             ("graph_fault_kernel", "page_fault_kernel", "writes of the kernel into guest memory"),
-            ("graph_kvm_unmap", "kvm_unmap_hva_range", "writes of KVM guests"),
         ] {
             match tracepoint(&mut object, &btf, program, name) {
                 Ok(link) => tracepoints.push(link),
-                Err(reason) => missing.push(format!("{what} are found late, by a full reading: {reason}")),
+                Err(reason) => missing.push(late(what, &reason)),
             }
         }
+        let kvm = kvm_unmap(&mut object, root);
+        missing.extend(kvm.as_ref().err().map(|reason| late("writes of KVM guests", reason)));
 
         let map_failed = |map| move |source| ProbeError::Map { map, source };
         let ring = RingBuf::try_from(take_map(&mut object, "GRAPH_EVENTS")?);
@@ -144,6 +156,7 @@ impl GraphProbe {
             losses: losses.map_err(map_failed("GRAPH_LOSSES"))?,
             missing,
             _tracepoints: tracepoints,
+            _kvm: kvm.ok(),
             object,
         })
     }
@@ -226,6 +239,67 @@ fn tracepoint(object: &mut Ebpf, btf: &Btf, program: &str, name: &str) -> Result
     loaded.take_link(link).map_err(failed)
 }
 
+/// The tracepoint by which KVM reports that memory of a guest is mapped otherwise.
+const KVM_UNMAP: &str = "kvm_unmap_hva_range";
+
+/// A note about changes that are not reported.
+fn late(what: &str, reason: &str) -> String {
+    format!("{what} are found late, by a full reading: {reason}")
+}
+
+/// An object with the program on the tracepoint of this name as one for a raw tracepoint: `tp_btf/NAME` and
+/// `raw_tp/NAME` are equally long names of sections, and the context of both kinds is the list of arguments.
+///
+/// # Panics
+/// The object has no such section; it is run while this is compiled.
+const fn without_types<const LENGTH: usize>(mut object: [u8; LENGTH], section: &[u8]) -> [u8; LENGTH] {
+    let (raw, mut at) = (b"raw_tp", 0);
+    // The name of its relocations may end in the same bytes; the loader finds those by the number of the section.
+    while !begins_with(&object, at, section) {
+        at += 1;
+    }
+    let mut letter = 0;
+    while letter < raw.len() {
+        object[at + letter] = raw[letter];
+        letter += 1;
+    }
+    object
+}
+
+const fn begins_with(object: &[u8], at: usize, text: &[u8]) -> bool {
+    assert!(at + text.len() <= object.len(), "the object has no such section");
+    let mut letter = 0;
+    while letter < text.len() {
+        if object[at + letter] != text[letter] {
+            return false;
+        }
+        letter += 1;
+    }
+    true
+}
+
+fn kvm_unmap(object: &mut Ebpf, root: &HostRoot) -> Result<RawTracePointLink, String> {
+    const PROGRAM: &str = "graph_kvm_unmap";
+    let failed = |error: ProgramError| {
+        format!("the BPF program {PROGRAM} cannot be attached to {KVM_UNMAP}: {}", one_line(&error))
+    };
+    if let Some(reason) = without_kvm(root) {
+        return Err(reason);
+    }
+    let loaded = object.program_mut(PROGRAM).ok_or_else(|| format!("the BPF object has no {PROGRAM}"))?;
+    let loaded: &mut RawTracePoint = loaded.try_into().map_err(failed)?;
+    loaded.load().map_err(failed)?;
+    let link = loaded.attach(KVM_UNMAP).map_err(failed)?;
+    loaded.take_link(link).map_err(failed)
+}
+
+/// Why KVM cannot report anything, if it is neither loaded nor part of the kernel: built in or as a module, it has a
+/// directory in /sys/module, since it has parameters (kernel/params.c, Linux 6.18).
+fn without_kvm(root: &HostRoot) -> Option<String> {
+    let is_there = root.sys("module/kvm").is_dir();
+    (!is_there).then(|| "KVM is not loaded; if it is loaded later, start huddle again".to_owned())
+}
+
 fn parse(bytes: &[u8]) -> Option<GraphEvent> {
     let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
@@ -242,6 +316,30 @@ mod tests {
         let error = GraphProbe::load(&HostRoot::at(dir.path()), 4096).unwrap_err();
         assert!(error.to_string().contains("sys/kernel/btf/vmlinux"), "{error}");
         assert!(error.to_string().contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+    }
+
+    #[test]
+    fn the_program_on_kvm_needs_no_types_and_all_others_are_as_they_were() {
+        let now = &OBJECT.0;
+        let changed = now.iter().zip(BUILT).filter(|(now, before)| now != before).count();
+        // The two words have one letter in common.
+        assert_eq!((now.len(), changed), (BUILT.len(), 5));
+        let sections =
+            |bytes: &[u8], name: &str| bytes.windows(name.len()).filter(|w| *w == name.as_bytes()).count();
+        assert_eq!(sections(now, &format!("raw_tp/{KVM_UNMAP}\0")), 1);
+        assert_eq!(sections(now, "tp_btf/"), sections(BUILT, "tp_btf/") - 1);
+    }
+
+    #[test]
+    fn kvm_is_there_as_a_module_and_built_in_and_else_that_is_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        assert!(without_kvm(&root).unwrap().contains("KVM is not loaded"));
+        // As a module its types are not among the kernel's, which does not matter.
+        std::fs::create_dir_all(root.sys("module/kvm/parameters")).unwrap();
+        std::fs::create_dir_all(root.sys("kernel/btf")).unwrap();
+        std::fs::write(root.sys("kernel/btf/kvm"), "types of the module").unwrap();
+        assert_eq!(without_kvm(&root), None);
     }
 
     #[test]

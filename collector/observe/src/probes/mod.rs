@@ -28,7 +28,7 @@ use huddle_model::availability::Availability;
 use super::perf::events::CacheEvents;
 use attach::Attacher;
 use cost::ProgramCost;
-use huddle_host::{HostError, HostRoot, cpuinfo, kernel};
+use huddle_host::{HostError, HostRoot, kernel};
 use ksm::KsmProbe;
 use losses::LossReader;
 use pass::ProbeTrigger;
@@ -164,8 +164,7 @@ impl Probes {
         let mut ebpf =
             loader.load(object::bytes()).map_err(|error| ProbeError::Load { reason: one_line(&error) })?;
 
-        let processor = cpuinfo::read(root)?.processor();
-        let miss_event = &CacheEvents::of(processor.as_ref()).llc_misses;
+        let miss_event = &CacheEvents::for_host(root)?.llc_misses;
         let kernel = attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm, miss_event };
         let mut attacher = Attacher::new(&mut ebpf, kernel, config);
         let passes = ProbeTrigger::attach(root, &mut attacher);

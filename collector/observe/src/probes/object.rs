@@ -2,7 +2,7 @@
 
 /// Aligned as an ELF reader needs it, which `include_bytes` alone does not guarantee.
 #[repr(C, align(16))]
-struct Aligned<T: ?Sized>(T);
+pub(super) struct Aligned<T: ?Sized>(pub(super) T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../../ebpf/huddle.bpf.o"));
 

@@ -445,6 +445,7 @@ fn plan(
         shared_total: decision.shared_total_frames,
         // The reasons have it as text; its parts are not recorded.
         expected: None,
+        waiting: None,
         reasons: lines(decision.reasons.as_deref()),
     })
 }

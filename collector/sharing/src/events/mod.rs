@@ -267,6 +267,11 @@ impl EventsGraph {
         })
     }
 
+    /// What is not reported on this kernel, one sentence each; it is in the notes of each measurement, too.
+    pub fn missing(&self) -> &[String] {
+        self.probe.missing()
+    }
+
     /// The kernel's ids of the programs.
     pub fn program_ids(&self) -> Vec<u32> {
         self.probe.program_ids()

@@ -8,9 +8,16 @@ use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_json};
 
+/// Adds a finding behind those of its area.
+fn add(findings: &mut Vec<Finding>, found: Finding) {
+    let last = findings.iter().rposition(|other| other.area == found.area);
+    findings.insert(last.map_or(findings.len(), |last| last + 1), found);
+}
+
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let mut findings = examine(&context.root);
+    add(&mut findings, context.core_scheduling());
     findings.extend(try_out(&context.root, &context.counters.event_set(&context.root)?));
     match common.format {
         Format::Json => {

@@ -27,7 +27,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
     let pinner = if args.dry_run { None } else { Some(context.pinner(false)?) };
     let topology = context.topology()?;
     let (vms, matrix) = context.measure(None, &ContentArgs::default())?;
-    let plan = context.plan(&vms, &matrix, &topology)?;
+    let plan = context.plan(&vms, &matrix, &topology, Some(&vms))?;
     let (outcome, notes): (Option<PinOutcome>, Vec<String>) = match pinner {
         None => (None, Vec::new()),
         Some(pinner) => {
@@ -59,6 +59,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
             }
             match outcome {
                 None => print("\ndry run: affinities were left as they are"),
+                Some(PinOutcome { changed: 0, .. }) if plan.waiting.is_some() => print("\nnothing moved"),
                 Some(PinOutcome { changed, unchanged, skipped }) => print(format!(
                     "\n{changed} vCPU threads changed, {unchanged} already in place, {skipped} skipped; \
                      `huddle restore` undoes it"

@@ -23,12 +23,15 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
         None => context.topology()?,
     };
     let (vms, matrix) = match &args.matrix {
-        Some(path) => (Vec::new(), read(path, "matrix", SharingMatrix::from_file_text)?),
-        None => context.measure(None, &ContentArgs::default())?,
+        Some(path) => (None, read(path, "matrix", SharingMatrix::from_file_text)?),
+        None => {
+            let (vms, matrix) = context.measure(None, &ContentArgs::default())?;
+            (Some(vms), matrix)
+        }
     };
     // CPUs of a topology file are not this host's: limits and placements of the VMs here do not apply to them.
-    let limiting = if args.topology.is_some() { &[] } else { vms.as_slice() };
-    let plan = context.plan(limiting, &matrix, &topology)?;
+    let limiting = vms.as_deref().filter(|_| args.topology.is_none()).unwrap_or_default();
+    let plan = context.plan(limiting, &matrix, &topology, vms.as_deref())?;
     match common.format {
         Format::Json => print_json(&plan.of_vms(matrix.vms())),
         Format::Table => print_plan(&plan),

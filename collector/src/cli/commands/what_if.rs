@@ -63,7 +63,9 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
         }
         rounds.push(answer(&recorded, &outcome));
         // A round without a plan leaves the placement as it was.
-        before = outcome.value().map(|what_if| what_if.plan.clone()).or(before);
+        // Nor does one that waits.
+        let placed = outcome.value().filter(|what_if| what_if.plan.waiting.is_none());
+        before = placed.map(|what_if| what_if.plan.clone()).or(before);
     }
     if let Some(number) = only {
         let (first, last) =

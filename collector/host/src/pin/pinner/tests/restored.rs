@@ -110,6 +110,7 @@ fn a_thread_that_is_released_leaves_nothing_behind_either() {
         shared_within: None,
         shared_total: None,
         expected: None,
+        waiting: None,
         reasons: Vec::new(),
     };
     pinner.apply(&[], &plan).unwrap();
