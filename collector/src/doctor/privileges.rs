@@ -33,11 +33,15 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
         ),
     ];
     let own = status::own(root);
+    let remedy = match nix::unistd::geteuid().is_root() {
+        true => "grant it to the service or container of huddle (a dry run needs none, and gives it up)",
+        false => "run huddle as root",
+    };
     findings.extend(capabilities.map(|(item, capability, without)| match &own {
         Ok(status) if status.has(capability) => {
             item.good(capability.name(), "VMs of all users are within reach")
         }
-        Ok(_) => item.missing(format!("no {}", capability.name()), without, Some("run huddle as root")),
+        Ok(_) => item.missing(format!("no {}", capability.name()), without, Some(remedy)),
         Err(error) => item.unknown(error),
     }));
     findings

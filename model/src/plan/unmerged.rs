@@ -12,7 +12,7 @@
 use super::{Plan, PlanInput, Policy};
 use crate::availability::Availability;
 use crate::ksm::KsmState;
-use crate::matrix::Method;
+use crate::matrix::{Method, SharingMatrix};
 use crate::vm::{MemoryKind, Vm};
 
 /// What is known about why nothing is merged.
@@ -99,7 +99,7 @@ impl Policy {
             Method::Merged | Method::Events => true,
             Method::Content | Method::File => false,
         };
-        let shares = |(i, j)| matrix.rate(i, j) > 0.0 || matrix.rate(j, i) > 0.0;
+        let shares = |(i, j)| shares_merged(matrix, i, j) || shares_files(matrix, i, j);
         self.goes_by_sharing()
             && is_about_merging
             && matrix.len() > 1
@@ -115,7 +115,7 @@ impl Policy {
         }
         let matrix = input.measured_matrix();
         let waiting = format!(
-            "nothing is merged yet: no two of the {} VMs share a page, so policy {self} has nothing to go by and \
+            "nothing is merged yet: no two of the {} VMs share a merged page, so policy {self} has nothing to go by and \
              moves nothing; {}; `huddle matrix --method content` shows what they could share, and a loop with \
              [sharing] method = \"content\" places by it",
             matrix.len(),
@@ -144,6 +144,26 @@ impl Policy {
     }
 }
 
+/// Whether two VMs share frames that are not of the page cache.
+fn shares_merged(matrix: &SharingMatrix, i: usize, j: usize) -> bool {
+    match (matrix.shared_frames(i, j), matrix.shared_file_frames(i, j)) {
+        (Some(all), Some(of_files)) => all > of_files,
+        _ => matrix.rate(i, j) > 0.0 || matrix.rate(j, i) > 0.0,
+    }
+}
+
+/// Whether two VMs share frames of the page cache, and have at least half of their pages there: what KSM may add is then
+/// the smaller part. A few pages of one file, as of a library, tell nothing of what is to come.
+fn shares_files(matrix: &SharingMatrix, i: usize, j: usize) -> bool {
+    let mostly_files = |vm: usize| {
+        let memory = matrix.vms()[vm].memory;
+        memory.is_some_and(|memory| {
+            memory.pages_file.is_some_and(|of_files| 2 * of_files >= memory.pages_resident)
+        })
+    };
+    matrix.shared_file_frames(i, j).is_some_and(|frames| frames > 0) && mostly_files(i) && mostly_files(j)
+}
+
 impl PlanInput<'_> {
     fn has_configured_working_set(&self) -> bool {
         let of = |limits: &super::PlanLimits| {
@@ -158,7 +178,7 @@ impl PlanInput<'_> {
 mod tests {
     use super::*;
     use crate::cpuset::CpuSet;
-    use crate::matrix::{MatrixVm, MemoryUse, SharingMatrix};
+    use crate::matrix::{MatrixVm, MemoryUse};
     use crate::plan::PlanLimits;
     use crate::topology::{CacheDomain, DomainId, Topology};
 
@@ -226,6 +246,27 @@ mod tests {
         assert_eq!((alone.waiting, alone.placement.len()), (None, 2));
         let none = plan(Policy::None, &matrix(Method::Merged, 2, 0));
         assert_eq!((none.waiting, none.placement.len()), (None, 0));
+    }
+
+    #[test]
+    fn pages_of_files_are_a_basis_where_they_are_most_of_the_memory() {
+        let plan_with = |pages_file, shared: u64| {
+            let memory = MemoryUse {
+                pages_resident: 100,
+                pages_used: 100,
+                frames_used: 100,
+                pages_file: Some(pages_file),
+                ..MemoryUse::default()
+            };
+            let vm = |at| MatrixVm { memory: Some(memory), vcpus: 2, ..MatrixVm::named(format!("vm{at}")) };
+            let frames = |shared| vec![vec![0, shared], vec![0, 0]];
+            let matrix =
+                SharingMatrix::measured(Method::Merged, (0..2).map(vm).collect(), &frames(shared), 1.0, 1.0);
+            plan(Policy::Paper, &matrix.with_file_frames(&frames(9)))
+        };
+        assert!(plan_with(10, 9).waiting.is_some(), "a library");
+        assert!(plan_with(10, 10).waiting.is_none(), "one page is merged");
+        assert!(plan_with(60, 9).waiting.is_none(), "clones of a snapshot");
     }
 
     #[test]
