@@ -36,12 +36,7 @@ pub(super) fn draw(
     let host = Host { data, usable, node_of };
     if let Some(level) = level {
         let mut drawn = host.at(level);
-        let mut caches = host.caches(level).peekable();
-        if usable.len() > 1 && caches.peek().is_some() && !caches.any(is_shared) {
-            drawn.notes.push(format!(
-                "each cache at level {level} belongs to one CPU: a vCPU placed on one runs on that CPU alone"
-            ));
-        }
+        drawn.notes.extend(host.of_one_cpu_each(level));
         return drawn;
     }
     let levels = host.levels();
@@ -50,8 +45,17 @@ pub(super) fn draw(
         let why = format!("each cache up to level {highest} belongs to one CPU, so no shared cache is known");
         return host.by_nodes(&why);
     }
-    let several = levels.iter().rev().map(|level| host.at(*level)).find(|drawn| drawn.domains.len() > 1);
-    several.unwrap_or_else(|| host.at(highest))
+    let several = levels.iter().rev().map(|level| (*level, host.at(*level)));
+    let Some((level, mut drawn)) = several.into_iter().find(|(_, drawn)| drawn.domains.len() > 1) else {
+        return host.at(highest);
+    };
+    if level < highest {
+        drawn.notes.push(format!(
+            "all usable CPUs share one cache at level {highest}, so the domains are the caches at level {level}"
+        ));
+        drawn.notes.extend(host.of_one_cpu_each(level));
+    }
+    drawn
 }
 
 fn is_shared(cache: &CacheInfo) -> bool {
@@ -73,6 +77,17 @@ impl<F: Fn(u32) -> Option<u32>> Host<'_, F> {
 
     fn caches(&self, level: u8) -> impl Iterator<Item = &CacheInfo> {
         self.data.iter().copied().filter(move |cache| cache.level == level)
+    }
+
+    /// Says so where each cache at a level belongs to one CPU.
+    fn of_one_cpu_each(&self, level: u8) -> Option<String> {
+        let mut caches = self.caches(level).peekable();
+        let is_alone = self.usable.len() > 1 && caches.peek().is_some() && !caches.any(is_shared);
+        is_alone.then(|| {
+            format!(
+                "each cache at level {level} belongs to one CPU: a vCPU placed on one runs on that CPU alone"
+            )
+        })
     }
 
     fn at(&self, level: u8) -> Drawn {

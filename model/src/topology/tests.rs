@@ -51,6 +51,13 @@ fn the_default_level_is_the_highest_that_separates_the_usable_cpus() {
     let topology = Topology::from_caches(&two_sockets(), &one_socket, None, |_| None).unwrap();
     assert_eq!((topology.level(), cpus(&topology)), (Some(2), vec!["0-1".into(), "2-3".into()]));
     assert_eq!(topology.single_domain_note(), None);
+    let descended = "all usable CPUs share one cache at level 3, so the domains are the caches at level 2";
+    assert_eq!(topology.notes(), [descended]);
+
+    let mut private = vec![cache(3, "0-1", 20480)];
+    private.extend(["0", "1"].map(|cpu| cache(2, cpu, 256)));
+    let topology = Topology::from_caches(&private, &"0-1".parse().unwrap(), None, |_| None).unwrap();
+    assert!(topology.notes()[0] == descended && topology.notes()[1].contains("runs on that CPU alone"));
 }
 
 #[test]
