@@ -53,6 +53,7 @@ impl Tenant {
             name: self.name.clone(),
             id: process.into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),

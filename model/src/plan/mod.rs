@@ -25,6 +25,7 @@
 
 mod bearers;
 mod classes;
+mod commands;
 mod contention;
 mod cookies;
 mod exact;
@@ -54,6 +55,7 @@ use crate::vm::Vm;
 use placement_state::PlacementState;
 
 pub use bearers::{Applied, Bearers};
+pub use commands::{Commands, Manager};
 pub use exact::{Exact, exact};
 pub use expected::Expected;
 pub use instance::{Bins, Instance};

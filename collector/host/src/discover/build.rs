@@ -206,9 +206,9 @@ impl Discoverer {
             return Err(BuildError::Ended);
         }
         let cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
-        let (uuid, owner) = (process.line.uuid, self.owner(process));
-        let name = name.clone();
-        let mut vm = Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge };
+        let (uuid, vmid, owner) = (process.line.uuid, process.line.vmid, self.owner(process));
+        let (name, id) = (name.clone(), id.into());
+        let mut vm = Vm { name, id, uuid, vmid, owner, vmm, vcpus, memory, allowed_cpus, cannot_merge };
         round.cpus.fill(&self.root, &mut vm)?;
         Ok(vm)
     }
