@@ -13,6 +13,8 @@ use huddle_testing::own_state;
 /// In two parts: nothing here boots a guest.
 const PROGRAM: &str = concat!("qemu-", "system-x86_64");
 const UUIDS: [&str; 2] = ["0b54ed5c-0c6f-4b5c-8a0e-7d1a3f9e2c01", "0b54ed5c-0c6f-4b5c-8a0e-7d1a3f9e2c02"];
+/// Of the other test, which runs at the same time.
+const OTHER_UUID: &str = "0b54ed5c-0c6f-4b5c-8a0e-7d1a3f9e2c03";
 
 /// A process that is taken for QEMU with one vCPU: a shell under that name. It ends with this value.
 struct Vm(Child);
@@ -147,7 +149,7 @@ fn names_that_would_steer_a_shell_are_comments_and_nothing_else() {
 fn each_format_names_what_its_manager_has_and_leaves_the_rest_with_a_reason() {
     let Some(scene) = Scene::new() else { return };
     let proxmox = Vm::start(scene.dir.path(), &["-id", "4242", "-name", "web,debug-threads=on"]);
-    let libvirt = Vm::start(scene.dir.path(), &["-name", "guest=db", "-uuid", UUIDS[0]]);
+    let libvirt = Vm::start(scene.dir.path(), &["-name", "guest=db", "-uuid", OTHER_UUID]);
     let mut plain = Command::new("sleep").arg("600").spawn().unwrap();
     let names = [("web", proxmox.0.id()), ("db", libvirt.0.id()), ("job", plain.id())];
     let names = names.map(|(name, pid)| format!("{name}={pid}"));

@@ -12,7 +12,7 @@ use super::{DOMAINS, Host, allowed_list, host, ran, set, wait_until};
 
 #[test]
 fn domains_are_found_measured_and_pinned_within_the_cpusets_of_their_vcpus() {
-    let Some(host) = host() else { return };
+    let Some(host) = host(true) else { return };
     let [first, last] = ends(&host);
     for definition in &DOMAINS {
         let vm = host.vm(definition.uuid);
@@ -67,7 +67,7 @@ fn domains_are_found_measured_and_pinned_within_the_cpusets_of_their_vcpus() {
 
 #[test]
 fn the_commands_of_a_plan_do_what_it_says_and_their_undo_undoes_them() {
-    let Some(host) = host() else { return };
+    let Some(host) = host(true) else { return };
     let [a, b] = DOMAINS.map(|definition| definition.uuid);
     let before = [a, b].map(|uuid| host.agreed(uuid));
     // Also while huddle has pinned them otherwise: what was before huddle is what is undone to.
@@ -102,7 +102,17 @@ fn the_commands_of_a_plan_do_what_it_says_and_their_undo_undoes_them() {
 
 #[test]
 fn what_libvirt_sets_while_a_loop_runs_is_noticed_and_stays() {
-    let Some(host) = host() else { return };
+    set_while_a_loop_runs(true);
+}
+
+#[test]
+fn what_libvirt_sets_while_a_loop_runs_stays_also_where_it_has_no_cgroups() {
+    set_while_a_loop_runs(false);
+}
+
+fn set_while_a_loop_runs(has_cgroups: bool) {
+    let Some(host) = host(has_cgroups) else { return };
+    let allowed = |uuid: &str| host.vm(uuid)["vcpus"][0]["allowed_cpus"].clone();
     let [a, b] = DOMAINS.map(|definition| definition.uuid);
     let [first, last] = ends(&host);
     let _ksm = Ksm::start();
@@ -126,6 +136,8 @@ fn what_libvirt_sets_while_a_loop_runs_is_noticed_and_stays() {
     let then = rounds();
     wait_until("five more rounds", log, || rounds() >= then + 5);
     assert_eq!(host.agreed(a)[&0], set(&[other]), "{}", log());
+    let limit = if has_cgroups { set(&[other]) } else { host.all.clone() };
+    assert_eq!(allowed(a), serde_json::to_value(limit).unwrap(), "whether libvirt has a cpuset for it");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success(), "{}", log());
     let after = host.agreed(a);
