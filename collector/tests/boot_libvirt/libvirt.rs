@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use huddle_model::cpuset::CpuSet;
 
 /// The user that emulators run as, in Debian's numbering.
-pub(crate) const UID: &str = "64055";
+const UID: &str = "64055";
 
 /// The group below which libvirt makes those of its domains, and which it leaves behind.
 const PARTITION: &str = "machine";
@@ -100,8 +100,8 @@ impl Definition {
 }
 
 impl Libvirt {
-    /// Starts it; with cgroups, or as where it may not use these.
-    pub(crate) fn start(has_cgroups: bool) -> Self {
+    /// Starts it; with a cpuset for each vCPU, or as where it has no such controller, with affinities alone.
+    pub(crate) fn start(has_cpusets: bool) -> Self {
         let only = ONLY.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
@@ -120,7 +120,7 @@ impl Libvirt {
             ])
             .args(["--kill-child", "sh", script])
             .env("HUDDLE_TEST_UID", UID)
-            .env("HUDDLE_TEST_CGROUPS", if has_cgroups { "yes" } else { "no" })
+            .env("HUDDLE_TEST_CPUSETS", if has_cpusets { "yes" } else { "no" })
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

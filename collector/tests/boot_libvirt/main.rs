@@ -2,7 +2,7 @@
 //!
 //! Where cgroups of version 1 are mounted, as on the machines that test this, libvirt gives each vCPU a cpuset
 //! (`/machine/qemu-ID-NAME.libvirt-qemu/vcpuN`), and sets it together with the affinity. That it did is asserted, so
-//! that a machine on which it cannot is noticed. Where libvirt may not use cgroups it has affinities alone, which is
+//! that a machine on which it cannot is noticed. Where libvirt has no cpusets it has affinities alone, which is
 //! tested too.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -37,14 +37,14 @@ struct Host {
 }
 
 /// `None`, with the reason, where it cannot be: in CI that is a failure, except that a machine has one cache domain.
-fn host(has_cgroups: bool) -> Option<Host> {
+fn host(has_cpusets: bool) -> Option<Host> {
     if let Some(missing) = libvirt::missing() {
         assert!(std::env::var_os("CI").is_none(), "CI must run this: {missing}");
         say(&format!("skipped: {missing}"));
         return None;
     }
-    let libvirt = Libvirt::start(has_cgroups);
-    // Emulators of other tests belong to root.
+    let libvirt = Libvirt::start(has_cpusets);
+    // Emulators of other tests belong to root. Those of libvirt are taken for their cgroups.
     std::fs::write(libvirt.dir().join("huddle.toml"), "[discover]\nexclude = [{ owner = \"root\" }]\n")
         .unwrap();
     let mut host = Host { libvirt, level: "3", all: CpuSet::new() };

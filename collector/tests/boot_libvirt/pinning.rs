@@ -106,12 +106,12 @@ fn what_libvirt_sets_while_a_loop_runs_is_noticed_and_stays() {
 }
 
 #[test]
-fn what_libvirt_sets_while_a_loop_runs_stays_also_where_it_has_no_cgroups() {
+fn what_libvirt_sets_while_a_loop_runs_stays_also_where_it_has_no_cpusets() {
     set_while_a_loop_runs(false);
 }
 
-fn set_while_a_loop_runs(has_cgroups: bool) {
-    let Some(host) = host(has_cgroups) else { return };
+fn set_while_a_loop_runs(has_cpusets: bool) {
+    let Some(host) = host(has_cpusets) else { return };
     let allowed = |uuid: &str| host.vm(uuid)["vcpus"][0]["allowed_cpus"].clone();
     let [a, b] = DOMAINS.map(|definition| definition.uuid);
     let [first, last] = ends(&host);
@@ -136,7 +136,7 @@ fn set_while_a_loop_runs(has_cgroups: bool) {
     let then = rounds();
     wait_until("five more rounds", log, || rounds() >= then + 5);
     assert_eq!(host.agreed(a)[&0], set(&[other]), "{}", log());
-    let limit = if has_cgroups { set(&[other]) } else { host.all.clone() };
+    let limit = if has_cpusets { set(&[other]) } else { host.all.clone() };
     assert_eq!(allowed(a), serde_json::to_value(limit).unwrap(), "whether libvirt has a cpuset for it");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success(), "{}", log());
