@@ -66,7 +66,9 @@ pub(crate) struct Common {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
+    /// For people.
     Table,
+    /// For programs.
     Json,
     /// A script for libvirt.
     Virsh,
