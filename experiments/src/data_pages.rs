@@ -234,6 +234,7 @@ mod tests {
             name: "vm".into(),
             id: process.into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),

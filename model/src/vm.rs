@@ -99,9 +99,16 @@ pub struct VcpuLimits {
     /// Its core-scheduling cookie, 0 for none; `None` where that is unknown. Two vCPUs with different cookies never
     /// run on one core at a time.
     pub core_cookie: Option<u64>,
+    /// Its affinity before huddle changed it; `None` where huddle did not.
+    pub before_huddle: Option<CpuSet>,
 }
 
 impl Vcpu {
+    /// Its affinity as its owner left it: that of now, unless huddle set that.
+    pub fn affinity_before_huddle(&self) -> &CpuSet {
+        self.limits.before_huddle.as_ref().unwrap_or(&self.affinity)
+    }
+
     /// The host thread that runs it, with the process that has it; `None` on Xen.
     pub fn thread(&self) -> Option<(TaskId, TaskId)> {
         Some((self.process?, self.id.thread()?))
@@ -198,6 +205,8 @@ pub struct Vm {
     pub id: VmId,
     /// Its UUID, set by its management: QEMU's `-uuid`, or Xen's; `None` if it has none.
     pub uuid: Option<Uuid>,
+    /// Its number in Proxmox VE (VMID), which is there in `-id`; `None` if it has none.
+    pub vmid: Option<u32>,
     /// The user that its process belongs to; `None` for a domain of Xen, and where that is not known.
     pub owner: Option<Owner>,
     /// What runs it.

@@ -8,6 +8,9 @@ use crate::shell;
 /// The emulator that the tests of discovery start.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
+/// The manager of VMs beside which tests run.
+pub(crate) const LIBVIRT: &str = "libvirt";
+
 /// A requirement of a task.
 pub(crate) struct Need {
     /// Its name.
@@ -21,7 +24,7 @@ pub(crate) struct Need {
 }
 
 /// What tests and experiments need of the host beyond a Rust toolchain.
-pub(crate) fn needs() -> [Need; 4] {
+pub(crate) fn needs() -> [Need; 5] {
     [
         Need {
             name: "root",
@@ -42,12 +45,28 @@ pub(crate) fn needs() -> [Need; 4] {
             remedy: "install it (Debian: apt-get install qemu-system-x86)",
         },
         Need {
+            name: LIBVIRT,
+            is_met: has_libvirt(),
+            purpose: "tests beside a manager of VMs",
+            remedy: "install it (Debian: apt-get install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients)",
+        },
+        Need {
             name: "tmux",
             is_met: shell::works(Command::new("tmux").arg("-V")),
             purpose: "tests in a real terminal",
             remedy: "install it (Debian: apt-get install tmux)",
         },
     ]
+}
+
+/// Whether libvirt's daemon, its driver for QEMU and its client are here. The daemon need not run.
+pub(crate) fn has_libvirt() -> bool {
+    let works = |program| shell::works(Command::new(program).arg("--version"));
+    // Multiarch directories are called after the machine.
+    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().filter_map(Result::ok);
+    let mut directories = libraries.map(|entry| entry.path()).chain(["/usr/lib".into(), "/usr/lib64".into()]);
+    let driver = "libvirt/connection-driver/libvirt_driver_qemu.so";
+    works("libvirtd") && works("virsh") && directories.any(|directory| directory.join(driver).exists())
 }
 
 /// The code name of this host's Debian release (os-release(5)).

@@ -21,7 +21,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "VMs are programs of this repository. The web experiment needs Apache with PHP. Real VMs, in tests"
     );
     eprintln!(
-        "and with `--guest qemu`, need QEMU, busybox and, for web servers, mmdebstrap. A host with Xen"
+        "and with `--guest qemu`, need QEMU, libvirt, busybox and, for web servers, mmdebstrap. A host with Xen"
     );
     eprintln!("(`cargo xtask xen-host`) needs QEMU and busybox; Xen itself is downloaded, not installed.");
     anyhow::ensure!(
@@ -31,6 +31,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     components()?;
     tools::install()?;
     qemu()?;
+    libvirt()?;
     busybox()?;
     apache()?;
     mmdebstrap()?;
@@ -73,6 +74,21 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
         }
         Ok(packages)
     })
+}
+
+/// Installs libvirt if it is missing and this is root on Debian. The daemon alone: Debian's `libvirt-daemon-system`
+/// would start it as a service.
+pub(crate) fn libvirt() -> anyhow::Result<()> {
+    install_unless(
+        host::has_libvirt(),
+        host::LIBVIRT,
+        "tests beside its domains (no service is started)",
+        || {
+            Ok(["libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients"]
+                .map(str::to_owned)
+                .to_vec())
+        },
+    )
 }
 
 /// Installs the userland of the second flavour of VMs, if it is missing and this is root on Debian.

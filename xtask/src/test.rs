@@ -8,6 +8,7 @@ use crate::{host, images, setup, shell, web_image, xen_host};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     setup::qemu()?;
+    setup::libvirt()?;
     setup::apache()?;
     let guests = setup::busybox().and_then(|()| images::make());
     let web = setup::mmdebstrap().and_then(|()| web_image::make());

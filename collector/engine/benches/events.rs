@@ -243,6 +243,7 @@ impl Tenant {
             name: format!("tenant{}", child.id()),
             id: VmId::Process(process),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),

@@ -86,6 +86,7 @@ fn vm(at: usize) -> Vm {
         name: format!("tenant-{at:04}"),
         id: process.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::QemuKvm,
         vcpus: vec![Vcpu {

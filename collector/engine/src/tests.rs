@@ -34,6 +34,7 @@ fn vm(name: &str, pid: i32) -> Vm {
         name: name.into(),
         id: task.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::Process,
         vcpus: vec![Vcpu {

@@ -170,6 +170,7 @@ impl Tenant {
             name: name.to_owned(),
             id: VmId::Process(process),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),

@@ -88,6 +88,7 @@ fn vms(ids: &[TaskId], all: &CpuSet) -> Vec<Vm> {
         name: format!("vm{number}"),
         id: threads[0].into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::Process,
         vcpus: (0..)

@@ -85,6 +85,7 @@ fn vm(name: &str, process: TaskId) -> Vm {
         name: name.to_owned(),
         id: process.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::Process,
         vcpus: vec![vcpu],

@@ -103,7 +103,14 @@ fn run_badly(how: &str, place: &Path, pid: i32) {
 }
 
 fn change(pinner: &mut HostPinner, task: TaskId, cpus: CpuSet) {
-    let pin = ThreadPin { vm: "tenant".to_owned(), vcpu: 0, id: task.into(), process: Some(task), cpus };
+    let pin = ThreadPin {
+        vm: "tenant".to_owned(),
+        vcpu: 0,
+        id: task.into(),
+        process: Some(task),
+        cpus,
+        within: None,
+    };
     let report = pinner.set_affinities(&[pin]).unwrap();
     assert_eq!(report.outcome.skipped, 0, "{report:?}");
     pinner.set_ksm(&[("pages_to_scan", "5000".to_owned()), ("run", "1".to_owned())]).unwrap();

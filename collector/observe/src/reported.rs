@@ -313,6 +313,7 @@ mod tests {
             name: name.into(),
             id: TaskId { id: pid, start_ticks: 1 }.into(),
             uuid: None,
+            vmid: None,
             owner: Some(Owner { uid: 1000, name: Some(owner.into()) }),
             vmm: VmmKind::QemuTcg,
             vcpus: Vec::new(),

@@ -56,6 +56,7 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
         name: name.into(),
         id: process.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::Process,
         vcpus: (0..).zip(threads).map(vcpu).collect(),

@@ -244,6 +244,7 @@ fn vm(pid: i32, start: u64, pages: usize, shared: usize, by: By) -> Vm {
         name: format!("tenant{pid}"),
         id: VmId::Process(process),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),

@@ -89,6 +89,7 @@ fn vm(name: &str, pid: i32, memory: Vec<GuestRegion>) -> Vm {
         name: name.to_owned(),
         id: task(pid).into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::Process,
         vcpus: Vec::new(),

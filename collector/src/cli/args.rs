@@ -27,7 +27,8 @@ pub(crate) struct Args {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Common {
-    /// How to answer: a readable table, or one JSON object on stdout and nothing else there
+    /// How to answer: a readable table, or one JSON object on stdout and nothing else there; of `huddle plan` also a
+    /// script that makes the placement permanent with the VMs' manager: virsh (libvirt), qm (Proxmox VE), xl (Xen)
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
     /// Treat this process as a VM; repeatable; discovery is then off
@@ -65,8 +66,28 @@ pub(crate) struct Common {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
+    /// For people.
     Table,
+    /// For programs.
     Json,
+    /// A script for libvirt.
+    Virsh,
+    /// A script for Proxmox VE.
+    Qm,
+    /// A script for Xen.
+    Xl,
+}
+
+impl Format {
+    /// Its name, where it is a script for a manager of VMs, which only a plan can be.
+    pub(crate) fn of_manager(self) -> Option<&'static str> {
+        match self {
+            Self::Table | Self::Json => None,
+            Self::Virsh => Some("virsh"),
+            Self::Qm => Some("qm"),
+            Self::Xl => Some("xl"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,7 +113,8 @@ pub(crate) enum Command {
     Vms,
     /// What every pair of VMs shares now
     Matrix(MatrixArgs),
-    /// What would be pinned and why; changes nothing
+    /// What would be pinned and why, or (`--format virsh`, `qm` or `xl`) the commands that make it permanent with the
+    /// VMs' manager; changes nothing
     Plan(PlanArgs),
     /// Plan and apply once; undone by `huddle restore`
     Pin(PinArgs),

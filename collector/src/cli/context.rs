@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) policy: Policy,
     /// What is counted, by flags and config.
     pub(crate) counters: CounterChoice,
+    /// The affinity of Xen's vCPUs that is meant.
+    pub(crate) xen_affinity: AffinityKind,
     /// Processes of this host, or the domains of its Xen, unless processes are named as VMs.
     pub(crate) backend: Box<dyn Backend>,
     state_dir: Option<PathBuf>,
@@ -85,9 +87,10 @@ impl Context {
         events.extend(common.events.iter().cloned());
         let guest_only = common.guest_only || config.counters.guest_only;
         let counters = CounterChoice { events, guest_only };
+        let xen_affinity = common.xen_affinity.map(AffinityKind::from).or(config.xen.affinity);
+        let xen_affinity = xen_affinity.unwrap_or_default();
         let backend: Box<dyn Backend> = if huddle_xen::is_control_domain(&root) && !names_processes {
-            let affinity = common.xen_affinity.map(AffinityKind::from).or(config.xen.affinity);
-            let domains = DomainChoice { affinity: affinity.unwrap_or_default(), selection };
+            let domains = DomainChoice { affinity: xen_affinity, selection };
             let last_level = config.xen.last_level_caches().map_err(Failure::usage)?;
             let caches = KnownCaches::of_host(&root, last_level);
             Box::new(XenBackend { root: root.clone(), cache_level, domains, caches, sharing })
@@ -104,6 +107,7 @@ impl Context {
             root,
             backend,
             counters,
+            xen_affinity,
             policy: common.policy.or(config.policy).unwrap_or(Policy::Paper),
             state_dir,
             config,

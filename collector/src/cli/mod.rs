@@ -40,6 +40,13 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(args: &Args, log: &Log) -> Result<(), Failure> {
     let common = &args.common;
+    if let Some(name) = common.format.of_manager()
+        && !matches!(&args.command, Command::Plan(_))
+    {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "--format {name} is for `huddle plan`; other commands answer with table or json"
+        )));
+    }
     match &args.command {
         Command::Doctor => commands::doctor::run(common),
         Command::Vms => commands::vms::run(common),

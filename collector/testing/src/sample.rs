@@ -89,6 +89,7 @@ fn vm(number: usize) -> Vm {
         name,
         id: process.into(),
         uuid: uuid(number),
+        vmid: None,
         owner: None,
         vmm: VmmKind::QemuTcg,
         vcpus: vec![Vcpu {

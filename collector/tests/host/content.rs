@@ -215,6 +215,7 @@ fn own_memory(process: TaskId, start: usize, pages: usize) -> Vm {
         name: "own".into(),
         id: process.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: huddle_model::vm::VmmKind::Process,
         vcpus: Vec::new(),

@@ -74,6 +74,7 @@ impl Tenant {
             name: name.to_owned(),
             id: process.into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: Vec::new(),

@@ -139,6 +139,7 @@ pub fn vm(name: String, found: &Domain, machine: &Machine, affinity: AffinityKin
         name,
         id: domain.into(),
         uuid: Some(domain.uuid),
+        vmid: None,
         owner: None,
         vmm: match found.kind {
             Some(DomainKind::Pv) => VmmKind::XenPv,

@@ -110,6 +110,7 @@ impl Host for FakeHost {
             name: name.clone(),
             id: task.into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {

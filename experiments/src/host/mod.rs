@@ -130,6 +130,7 @@ fn place_vcpus(pinner: &mut HostPinner, vms: &[Vm], plan: &Plan) -> Result<(), H
             id: vcpu.id,
             process: vcpu.process,
             cpus: cpus.clone(),
+            within: None,
         });
         pinner.set_affinities(&pins.collect::<Vec<_>>())
     } else {

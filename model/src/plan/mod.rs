@@ -29,6 +29,7 @@
 
 mod bearers;
 mod classes;
+mod commands;
 mod contention;
 mod cookies;
 mod exact;
@@ -59,6 +60,7 @@ use crate::vm::Vm;
 use placement_state::PlacementState;
 
 pub use bearers::{Applied, Bearers};
+pub use commands::{Commands, Manager};
 pub use exact::{Exact, exact};
 pub use expected::Expected;
 pub use instance::{Bins, Instance};

@@ -162,6 +162,7 @@ fn limits_and_place_of_a_found_vm_come_from_its_cpus() {
         name: "a".into(),
         id: task.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: crate::vm::VmmKind::QemuKvm,
         vcpus: vec![vcpu(0, "2-3"), vcpu(1, "0-3"), vcpu(2, "5")],
@@ -192,6 +193,7 @@ fn limited(name: &str, vcpus: &[(&str, Option<&str>, Option<RealTime>)]) -> Vm {
                 binding: bound.map(|cpus| Binding { cpus: cpus.parse().unwrap(), kind }),
                 real_time: *real_time,
                 core_cookie: None,
+                before_huddle: None,
             },
         }
     };
@@ -199,6 +201,7 @@ fn limited(name: &str, vcpus: &[(&str, Option<&str>, Option<RealTime>)]) -> Vm {
         name: name.into(),
         id: task.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: crate::vm::VmmKind::QemuKvm,
         vcpus: (0..).zip(vcpus).map(vcpu).collect(),

@@ -38,8 +38,10 @@ impl Serialize for Vcpu {
             real_time: Option<RealTime>,
             #[serde(skip_serializing_if = "Option::is_none")]
             core_cookie: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            affinity_before_huddle: Option<&'a CpuSet>,
         }
-        let VcpuLimits { allowed_cpus, binding, real_time, core_cookie } = &self.limits;
+        let VcpuLimits { allowed_cpus, binding, real_time, core_cookie, before_huddle } = &self.limits;
         Out {
             index: self.index,
             thread: self.id.thread(),
@@ -55,6 +57,7 @@ impl Serialize for Vcpu {
             binding: binding.as_ref(),
             real_time: *real_time,
             core_cookie: *core_cookie,
+            affinity_before_huddle: before_huddle.as_ref(),
         }
         .serialize(serializer)
     }
@@ -75,6 +78,7 @@ impl<'de> Deserialize<'de> for Vcpu {
             binding: Option<Binding>,
             real_time: Option<RealTime>,
             core_cookie: Option<u64>,
+            affinity_before_huddle: Option<CpuSet>,
         }
         let read = In::deserialize(deserializer)?;
         let id = match (read.thread, read.xen) {
@@ -94,6 +98,7 @@ impl<'de> Deserialize<'de> for Vcpu {
                 binding: read.binding,
                 real_time: read.real_time,
                 core_cookie: read.core_cookie,
+                before_huddle: read.affinity_before_huddle,
             },
         })
     }
@@ -108,6 +113,7 @@ impl Serialize for Vm {
             process: Option<TaskId>,
             uuid: Option<Uuid>,
             domid: Option<u32>,
+            vmid: Option<u32>,
             owner: Option<&'a Owner>,
             vmm: VmmKind,
             vcpus: &'a [Vcpu],
@@ -123,6 +129,7 @@ impl Serialize for Vm {
             process: self.process(),
             uuid: self.uuid.or(domain.map(|domain| domain.uuid)),
             domid: domain.map(|domain| domain.domid),
+            vmid: self.vmid,
             owner: self.owner.as_ref(),
             vmm: self.vmm,
             vcpus: &self.vcpus,
@@ -143,6 +150,7 @@ impl<'de> Deserialize<'de> for Vm {
             process: Option<TaskId>,
             uuid: Option<Uuid>,
             domid: Option<u32>,
+            vmid: Option<u32>,
             owner: Option<Owner>,
             vmm: VmmKind,
             vcpus: Vec<Vcpu>,
@@ -162,6 +170,7 @@ impl<'de> Deserialize<'de> for Vm {
             name: read.name,
             id,
             uuid: read.uuid,
+            vmid: read.vmid,
             owner: read.owner,
             vmm: read.vmm,
             vcpus: read.vcpus,
@@ -184,6 +193,7 @@ mod tests {
             name: "a".into(),
             id,
             uuid: Some(Uuid::from_u128(7 << 64 | 9)),
+            vmid: None,
             owner: process.map(|_| Owner { uid: 64055, name: Some("libvirt-qemu".into()) }),
             vmm: VmmKind::QemuKvm,
             vcpus: vec![Vcpu {
@@ -236,7 +246,9 @@ mod tests {
             binding: Some(Binding { cpus: "1".parse().unwrap(), kind }),
             real_time: Some(RealTime::Fifo),
             core_cookie: Some(u64::MAX),
+            before_huddle: Some("1-2".parse().unwrap()),
         };
+        vm.vmid = Some(100);
         let text = serde_json::to_string(&vm).unwrap();
         assert_eq!(serde_json::from_str::<Vm>(&text).unwrap(), vm);
         let json = serde_json::to_value(&vm).unwrap();

@@ -182,7 +182,8 @@ impl Backend for HostBackend {
     }
 
     fn pinner(&self, journal: Journal) -> Result<HostPinner, BackendError> {
-        Ok(HostPinner::with(self.root.clone(), journal, undoers(&self.root), Scheduler::Host))
+        let pinner = HostPinner::with(self.root.clone(), journal, undoers(&self.root), Scheduler::Host);
+        Ok(pinner.overriding_bindings(self.discover.override_bindings))
     }
 
     fn stages(

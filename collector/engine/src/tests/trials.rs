@@ -30,6 +30,7 @@ fn vms() -> Vec<Vm> {
             name: name.into(),
             id: task.into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::Process,
             vcpus: vec![Vcpu {

@@ -213,10 +213,20 @@ impl Discoverer {
         }
         let mut cannot_merge = cannot_merge(&memory, vmm, &round.ksm);
         cannot_merge.extend(super::merge::pinned(&memory, self.pinned_bytes(id, kvm.has_vfio())));
-        let (uuid, owner) = (process.line.uuid, self.owner(process));
-        let name = name.clone();
-        let mut vm =
-            Vm { name, id: id.into(), uuid, owner, vmm, vcpus, memory, left_out, allowed_cpus, cannot_merge };
+        let (uuid, vmid, owner) = (process.line.uuid, process.line.vmid, self.owner(process));
+        let mut vm = Vm {
+            name: name.clone(),
+            id: id.into(),
+            uuid,
+            vmid,
+            owner,
+            vmm,
+            vcpus,
+            memory,
+            left_out,
+            allowed_cpus,
+            cannot_merge,
+        };
         round.cpus.fill(&self.root, &mut vm)?;
         Ok(vm)
     }

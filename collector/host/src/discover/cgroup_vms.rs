@@ -86,6 +86,7 @@ impl Discoverer {
                 name: name.to_owned(),
                 id: process.into(),
                 uuid: None,
+                vmid: None,
                 owner: None,
                 vmm: VmmKind::Cgroup,
                 vcpus: Vec::new(),

@@ -1,4 +1,4 @@
-//! What a VMM's command line says: the name and the UUID of its VM, and its QMP sockets. Pure.
+//! What a VMM's command line says: the name, the UUID and the VMID of its VM, and its QMP sockets. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ pub struct CommandLine {
     pub name: Option<String>,
     /// Its UUID.
     pub uuid: Option<Uuid>,
+    /// Its number in Proxmox VE.
+    pub vmid: Option<u32>,
     /// QMP sockets that the process listens on, as paths in its own view.
     pub monitors: Vec<PathBuf>,
     /// Configuration files, which may name further ones.
@@ -32,6 +34,7 @@ impl CommandLine {
         Self {
             name: vm_name(kind, args),
             uuid: vm_uuid(kind, args),
+            vmid: vm_vmid(kind, args),
             monitors: if is_qemu(kind) { qmp_sockets(args) } else { Vec::new() },
             configs: if is_qemu(kind) { ConfigFiles::of(args) } else { ConfigFiles::default() },
             is_without_machine: is_qemu(kind) && is_without_machine(args),
@@ -107,12 +110,29 @@ pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
 /// (`lookup_opt`, system/vl.c), takes the last of several, and no other form than 36 characters with hyphens
 /// (`qemu_uuid_parse`, util/uuid.c; both QEMU 10).
 pub fn vm_uuid(kind: VmmKind, args: &[String]) -> Option<Uuid> {
-    if !is_qemu(kind) {
-        return None;
-    }
-    let is_option = |arg: &str| arg == "-uuid" || arg == "--uuid";
-    let last = args.windows(2).rev().find_map(|pair| is_option(&pair[0]).then_some(&pair[1]))?;
+    let last = last_of(kind, args, "uuid")?;
     Uuid::try_parse(last).ok().filter(|_| last.len() == uuid_length())
+}
+
+/// The number that Proxmox VE gives to its VMs (VMID): `-id NUMBER`, an option that only its QEMU has. It starts VMs
+/// with numbers from 100 to 999,999,999, without leading zeros (`pve-vmid`, PVE::JSONSchema).
+pub fn vm_vmid(kind: VmmKind, args: &[String]) -> Option<u32> {
+    let last = last_of(kind, args, "id")?;
+    let number: u32 = last.parse().ok().filter(|number| VMIDS.contains(number))?;
+    (number.to_string() == *last).then_some(number)
+}
+
+/// VMIDs of Proxmox VE.
+const VMIDS: std::ops::RangeInclusive<u32> = 100..=999_999_999;
+
+/// The value of the last `-OPTION VALUE` of QEMU, with one dash or two.
+fn last_of<'a>(kind: VmmKind, args: &'a [String], option: &str) -> Option<&'a String> {
+    let is_option = |arg: &str| {
+        let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'));
+        name == Some(option)
+    };
+    let pair = args.windows(2).rev().find(|pair| is_option(&pair[0])).filter(|_| is_qemu(kind))?;
+    Some(&pair[1])
 }
 
 /// Characters of a UUID with its hyphens.
@@ -301,10 +321,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn vmids_are_read_as_proxmox_gives_them() {
+        for (line, found) in [
+            ("kvm -id 100 -name web,debug-threads=on", Some(100)),
+            ("kvm -id 999999999", Some(999_999_999)),
+            ("kvm -id 100 -id 101", Some(101)),
+            ("kvm -id 99", None),
+            ("kvm -id 1000000000", None),
+            ("kvm -id 0100", None),
+            ("kvm -id +100", None),
+            ("kvm -id -100", None),
+            ("kvm -id 100;reboot", None),
+            ("kvm -id=100", None),
+            ("kvm -device x,id=100", None),
+            ("kvm -id", None),
+        ] {
+            assert_eq!(vm_vmid(VmmKind::QemuKvm, &args(line)), found, "{line:?}");
+            assert_eq!(vm_vmid(VmmKind::Firecracker, &args(line)), None);
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_survived(
-            text in "(-name|-uuid|-qmp|-mon|-chardev|--id|--api-socket|[a-z=:,\\-\\x00]|.){0,30}",
+            text in "(-name|-uuid|-id|-qmp|-mon|-chardev|--id|--api-socket|[a-z=:,\\-\\x00]|.){0,30}",
         ) {
             let args = super::args(&text);
             for kind in [
@@ -313,6 +354,7 @@ mod tests {
                 let name = vm_name(kind, &args);
                 prop_assert!(name.is_none_or(|name| name.chars().all(is_plain) && !name.trim().is_empty()));
                 let _ = vm_uuid(kind, &args);
+                prop_assert!(vm_vmid(kind, &args).is_none_or(|vmid| VMIDS.contains(&vmid)));
             }
             prop_assert!(qmp_sockets(&args).len() <= args.len());
         }

@@ -106,6 +106,7 @@ mod tests {
             name: format!("vm{pid}"),
             id: task(pid).into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: VmmKind::OtherKvm,
             vcpus: Vec::new(),

@@ -53,6 +53,8 @@ impl HostCpus {
             };
             vcpu.limits.binding = if self.overrides_bindings { None } else { cpus.binding() };
             vcpu.limits.allowed_cpus = Some(cpus.allowed());
+            // As the kernel tells an affinity: without CPUs that are offline.
+            vcpu.limits.before_huddle = before.is_some().then(|| affinity.intersection(&self.online));
             if root.has_real_proc() {
                 vcpu.limits.core_cookie = core_scheduling::cookie(thread.id).ok();
             }

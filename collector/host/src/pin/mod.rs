@@ -25,6 +25,8 @@
 //! process which started them (its parent ended) and are in no such group.
 //!
 //! # What it cannot promise
+//! - An affinity that somebody else sets to exactly what huddle set is not seen to be theirs, unless they set a cpuset
+//!   too, as libvirt does.
 //! - Since Linux 6.2 the kernel remembers an affinity that was asked for, and does not show it. Where an affinity was all
 //!   that the cpuset and the online CPUs allowed, all CPUs are asked for again, so that a cpuset that grew and a CPU that
 //!   came back are used; that the owner had asked for just these is not seen.

@@ -35,6 +35,9 @@ pub struct ThreadPin {
     pub process: Option<TaskId>,
     /// Where it shall run.
     pub cpus: CpuSet,
+    /// CPUs that it may use: where somebody else has bound it to some of these since huddle pinned it, it is left there.
+    /// `None` to pin it in any case.
+    pub within: Option<CpuSet>,
 }
 
 /// What pinning did.
@@ -109,6 +112,8 @@ pub struct HostPinner {
     undoers: Undoers,
     /// Who schedules what is pinned here; what the journal holds may be another's.
     scheduler: Scheduler,
+    /// Whether to pin also what somebody else bound since huddle pinned it.
+    overrides_bindings: bool,
     /// Set when no more is to be pinned.
     stop: Stop,
     /// The settings of KSM that were set, by file, with the last value of each.
@@ -154,7 +159,14 @@ impl HostPinner {
 
     /// The same with what puts back a hypervisor's changes, and for the vCPUs of `scheduler`.
     pub fn with(root: HostRoot, journal: Journal, undoers: Undoers, scheduler: Scheduler) -> Self {
-        Self { root, journal, undoers, scheduler, stop: Stop::default(), settings: Vec::new(), kept: false }
+        let (stop, settings) = (Stop::default(), Vec::new());
+        Self { root, journal, undoers, scheduler, overrides_bindings: false, stop, settings, kept: false }
+    }
+
+    /// The same for a user who wants bindings overridden, or not.
+    pub fn overriding_bindings(mut self, overrides: bool) -> Self {
+        self.overrides_bindings = overrides;
+        self
     }
 
     /// The same for a loop that may have to end while many vCPUs are pinned.
@@ -171,6 +183,8 @@ impl HostPinner {
     /// Sets the affinity of each placed vCPU thread to the CPUs of its domain that it may use
     /// ([`Vm::allowed_cpus_of`]). vCPUs that the plan does not name, those that their owner bound, and VMs that are no
     /// longer in `vms`, get back what they had before huddle touched them, unless the plan is [waiting](Plan::waiting).
+    /// vCPUs that somebody else bound since huddle pinned them are left there, with a note, also before `vms` tells of
+    /// it.
     ///
     /// Threads that are gone or replaced by others are skipped with a note, and so are placements
     /// of VMs that are not in `vms`.
@@ -219,6 +233,8 @@ impl HostPinner {
                     id: vcpu.id,
                     process: vcpu.process,
                     cpus,
+                    // Xen's vCPUs have no owner's bindings.
+                    within: (!self.overrides_bindings && vcpu.process.is_some()).then(|| allowed.clone()),
                 });
             }
         }
@@ -294,6 +310,10 @@ impl HostPinner {
                 round.placed.insert(key);
             } else {
                 if self.is_foreign(&key, &current) {
+                    if pin.within.as_ref().is_some_and(|within| !within.is_subset(&current)) {
+                        round.skip(key, format!("somebody else bound {who} to {current}: left as it is"));
+                        continue;
+                    }
                     round.report.notes.push(format!(
                         "somebody else set the affinity of {who} to {current}; huddle will return it to that"
                     ));

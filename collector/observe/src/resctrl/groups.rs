@@ -137,6 +137,7 @@ mod tests {
             name: name.into(),
             id: TaskId { id: 42, start_ticks: 1 }.into(),
             uuid: None,
+            vmid: None,
             owner: None,
             vmm: huddle_model::vm::VmmKind::Process,
             vcpus: Vec::new(),

@@ -118,6 +118,7 @@ fn vm(name: &str, pid: i32, threads: &[i32]) -> Vm {
         name: name.into(),
         id: task(pid).into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::QemuKvm,
         vcpus: (0..).zip(threads).map(vcpu).collect(),

@@ -220,6 +220,7 @@ fn vms(rows: &RoundRows, topology: Option<&Topology>) -> Vec<Vm> {
             name: row.vm.clone(),
             id,
             uuid: known_uuid(&columns),
+            vmid: None,
             owner: None,
             vmm: vmm(row),
             vcpus: own.iter().filter_map(vcpu).collect(),

@@ -28,7 +28,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             print_json(&Out { schema: "huddle/doctor/1", findings: &findings })
         }
-        Format::Table => {
+        _ => {
             let mut area = "";
             for finding in &findings {
                 if finding.area != area {

@@ -19,7 +19,7 @@ pub(crate) fn run(common: &Common, args: &MatrixArgs) -> Result<(), Failure> {
     let (vms, matrix) = context.measure(Some(method), &args.content)?;
     match common.format {
         Format::Json => print_json(&matrix),
-        Format::Table => {
+        _ => {
             print_matrix(&matrix)?;
             for vm in &vms {
                 for reason in &vm.cannot_merge {

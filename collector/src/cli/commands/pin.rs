@@ -52,7 +52,7 @@ pub(crate) fn run(common: &Common, args: &PinArgs) -> Result<(), Failure> {
             skipped: outcome.map(|outcome| outcome.skipped),
             notes: &notes,
         }),
-        Format::Table => {
+        _ => {
             print_plan(&plan)?;
             for note in &notes {
                 print(format!("- {note}"))?;

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use huddle_host::pin::AffinityKind;
 use huddle_model::matrix::SharingMatrix;
+use huddle_model::plan::{Commands, Manager};
 use huddle_model::topology::Topology;
 
 use super::show_plan::print_plan;
@@ -11,9 +13,16 @@ use super::what_if;
 use crate::cli::args::{Common, ContentArgs, Format, PlanArgs};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::table::print_json;
+use crate::cli::table::{print, print_json};
 
 pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
+    if let Some(name) = common.format.of_manager()
+        && (args.matrix.is_some() || args.topology.is_some() || args.replay.is_some())
+    {
+        return Err(Failure::usage(anyhow!(
+            "--format {name} is for the VMs that run on this host; leave out --matrix, --topology and --replay"
+        )));
+    }
     let context = Context::new(common)?;
     if let Some(dir) = &args.replay {
         return what_if::run(common.format, context.policy, dir, args.at);
@@ -32,10 +41,19 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
     // CPUs of a topology file are not this host's: limits and placements of the VMs here do not apply to them.
     let limiting = vms.as_deref().filter(|_| args.topology.is_none()).unwrap_or_default();
     let plan = context.plan(limiting, &matrix, &topology, vms.as_deref())?;
-    match common.format {
-        Format::Json => print_json(&plan.of_vms(matrix.vms())),
-        Format::Table => print_plan(&plan),
+    let is_soft = context.xen_affinity == AffinityKind::Soft;
+    let manager = match common.format {
+        Format::Json => return print_json(&plan.of_vms(matrix.vms())),
+        Format::Table => return print_plan(&plan),
+        Format::Virsh => Manager::Libvirt,
+        Format::Qm => Manager::Proxmox,
+        Format::Xl => Manager::Xen { is_soft },
+    };
+    let Commands { script, left_out } = manager.commands(vms.as_deref().unwrap_or_default(), &plan);
+    for (vm, reason) in left_out {
+        tracing::warn!("{vm} is left out: {reason}");
     }
+    print(script.trim_end())
 }
 
 fn read<T, E: std::error::Error + Send + Sync + 'static>(

@@ -39,7 +39,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             notes: &report.notes,
             failures: &report.failures,
         })?,
-        Format::Table => {
+        _ => {
             for note in &report.notes {
                 print(format!("- {note}"))?;
             }

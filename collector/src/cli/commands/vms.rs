@@ -24,7 +24,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             print_json(&Out { schema: "huddle/vms/1", vms: &vms, left_out: &left_out })
         }
-        Format::Table => {
+        _ => {
             match vms.as_slice() {
                 [] => print(context.backend.terms().no_vms)?,
                 vms => print_vms(vms, context.backend.terms())?,

@@ -83,7 +83,7 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
             rounds,
             warnings: recording.warnings(),
         }),
-        Format::Table => show(policy, &rounds),
+        _ => show(policy, &rounds),
     }
 }
 

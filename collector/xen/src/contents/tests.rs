@@ -19,6 +19,7 @@ fn vm(id: u16) -> Vm {
         name: format!("vm{id}"),
         id: domain_ref(id).xen_id().into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::XenPv,
         vcpus: Vec::new(),

@@ -37,6 +37,7 @@ fn vm(name: &str, pid: i32, cpus: &str) -> Vm {
         name: name.into(),
         id: process.into(),
         uuid: None,
+        vmid: None,
         owner: None,
         vmm: VmmKind::QemuKvm,
         vcpus: vec![vcpu(0)],

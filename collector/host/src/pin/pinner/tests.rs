@@ -92,6 +92,7 @@ fn pin(number: i32, list: &str) -> ThreadPin {
         id: thread(number).into(),
         process: Some(PROCESS),
         cpus: cpus(list),
+        within: None,
     }
 }
 
@@ -344,6 +345,26 @@ fn pinning_anew_what_somebody_else_set_returns_to_theirs() {
     assert!(report.notes[0].contains("return it to that"), "{:?}", report.notes);
     assert_eq!(pinner.undo().restored, 1);
     assert_eq!(world.affinity(0), "5-6");
+}
+
+#[test]
+fn what_somebody_else_bound_since_is_left_in_the_same_round() {
+    let world = World::new();
+    let mut pinner = world.pinner();
+    let plain = |number, list| ThreadPin { within: Some(cpus("0-7")), ..pin(number, list) };
+    pinner.set_affinities(&[plain(0, "0-3"), plain(1, "0-3")]).unwrap();
+    world.taskset(0, "6");
+    let report = pinner.set_affinities(&[plain(0, "4-7"), plain(1, "4-7")]).unwrap();
+    assert_eq!((world.affinity(0), world.affinity(1)), ("6".into(), "4-7".into()));
+    assert_eq!((report.outcome.changed, report.outcome.skipped), (1, 1));
+    assert!(report.notes[0].ends_with("to 6: left as it is"), "{:?}", report.notes);
+    // Who gives it all CPUs binds it to none.
+    world.taskset(1, "0-7");
+    assert_eq!(pinner.set_affinities(&[plain(1, "0-3")]).unwrap().outcome.changed, 1);
+    // As asked for explicitly.
+    assert_eq!(pinner.set_affinities(&[pin(0, "0-3")]).unwrap().outcome.changed, 1);
+    pinner.undo();
+    assert_eq!((world.affinity(0), world.affinity(1)), ("6".into(), "0-7".into()));
 }
 
 #[test]
