@@ -18,7 +18,7 @@ use crate::AnalysisError;
 use crate::run::RunDir;
 
 /// A result is some 100 KiB; what is far larger is none.
-const MOST_SUMMARY_BYTES: u64 = 256 << 20;
+const MAX_SUMMARY_BYTES: u64 = 256 << 20;
 
 /// The directory of an experiment's result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,7 @@ impl ExperimentDir {
     /// When it cannot be read, or has an unknown schema.
     pub(crate) fn summary(&self) -> Result<Summary, AnalysisError> {
         let path = self.path.join(SUMMARY_FILE);
-        let text = read_text(&path, MOST_SUMMARY_BYTES).map_err(AnalysisError::read(&path))?;
+        let text = read_text(&path, MAX_SUMMARY_BYTES).map_err(AnalysisError::read(&path))?;
         Summary::from_json(&text)
             .map_err(|error| AnalysisError::Experiment { path, message: error.to_string() })
     }
@@ -84,7 +84,7 @@ pub(crate) fn other_figures(summary: &Summary) -> BTreeMap<&str, BTreeMap<String
 /// Whether the directory has a file that may be an experiment's result: one with the schema, or one that
 /// cannot be read as JSON and has to be reported. Other programs also write files with that name.
 pub(crate) fn is_experiment(dir: &Path) -> bool {
-    let text = match read_text(&dir.join(SUMMARY_FILE), MOST_SUMMARY_BYTES) {
+    let text = match read_text(&dir.join(SUMMARY_FILE), MAX_SUMMARY_BYTES) {
         Ok(text) => text,
         Err(RegularError::Io(_)) => return false,
         // It is refused by name when it is asked for.

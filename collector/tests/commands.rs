@@ -78,7 +78,7 @@ impl Scene {
 
     /// The script of a format, and what went to stderr.
     fn script(&self, args: &[&str]) -> (String, String) {
-        let output = self.huddle(&[&["plan"], args].concat());
+        let output = self.huddle(&[&["plan", "--policy", "spread"], args].concat());
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{stderr}");
         (String::from_utf8(output.stdout).unwrap(), stderr)

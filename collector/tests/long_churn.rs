@@ -30,7 +30,7 @@ const VISITORS: usize = 20;
 /// Mergeable pages of a VM.
 const PAGES: usize = 64;
 /// Resident memory may grow by so much in the second half of the time.
-const MOST_GROWTH_KIB: u64 = 8 << 10;
+const MAX_GROWTH_KIB: u64 = 8 << 10;
 
 /// In two parts, since nothing here boots a guest, as tests with the whole name in them do.
 const PROGRAM: &str = concat!("qemu-", "system-x86_64");
@@ -127,7 +127,7 @@ impl Figures {
         let has_verdicts = !self.has_two_domains || self.verdicts() > 0;
         has_verdicts
             && self.disturbed.is_empty()
-            && self.end_kib < self.begin_kib + MOST_GROWTH_KIB
+            && self.end_kib < self.begin_kib + MAX_GROWTH_KIB
             && self.errors.is_empty()
     }
 }

@@ -70,7 +70,7 @@ impl LatencyOf {
 }
 
 /// Maximum number of values per recording when recordings are compared.
-const MOST_SPANS: u64 = 200;
+const MAX_SPANS: u64 = 200;
 
 /// More blocks than a trial has: the stride between positions of trials.
 const BLOCKS_OF_A_TRIAL: u64 = 1 << 32;
@@ -243,7 +243,7 @@ fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
         let found = found.map_err(AnalysisError::table(run.path(), table))?;
         last = last.max(found.into_iter().flatten().max().unwrap_or_default());
     }
-    Ok(last.div_ceil(MOST_SPANS).max(1))
+    Ok(last.div_ceil(MAX_SPANS).max(1))
 }
 
 /// A table with the columns `label` and `place`; rows without an arm are left out.

@@ -3,7 +3,7 @@
 //! Each is a small recording that the real recorder wrote, of which bytes were changed, cut, moved or exchanged, or
 //! files were exchanged or replaced by what is no file (see [`harm`]). Every question is put to it, and a replay goes
 //! through all of it (see [`questions`]). The answers must be those to the same recording with the damaged segments
-//! removed; nothing may panic, take longer than [`PATIENCE`], or need more than [`MOST_BYTES`] of memory.
+//! removed; nothing may panic, take longer than [`PATIENCE`], or need more than [`MAX_BYTES`] of memory.
 //!
 //! Workers, processes of their own under that limit of memory, take many recordings each, since starting a program
 //! takes far longer than an answer from a small recording: the questions are put by the same functions that the
@@ -27,7 +27,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// How long one recording may take, with all questions.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Memory of a worker (RLIMIT_DATA: heap, stacks and private writable mappings).
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 /// Of so many recordings one is put to the real programs too.
 const REAL_EVERY: u64 = 100;
 

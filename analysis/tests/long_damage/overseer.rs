@@ -14,7 +14,7 @@ use super::PATIENCE;
 const A_WORKER: u64 = 500;
 
 /// Things that went wrong, as many as are told.
-const MOST_TOLD: usize = 20;
+const MAX_TOLD: usize = 20;
 
 /// How it went.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Counts {
     }
 
     fn tell(&mut self, what: String) {
-        if self.told.len() < MOST_TOLD {
+        if self.told.len() < MAX_TOLD {
             self.told.push(what);
         }
     }

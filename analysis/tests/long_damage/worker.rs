@@ -14,13 +14,13 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::harm::{Original, harm};
 use super::questions::{Answers, ask, ask_programs};
-use super::{MOST_BYTES, REAL_EVERY};
+use super::{MAX_BYTES, REAL_EVERY};
 
 /// Rounds of a recording, of which each table has two segments.
 const ROUNDS: u64 = 4;
 
 pub(crate) fn run(seed: u64, numbers: Range<u64>) {
-    setrlimit(Resource::RLIMIT_DATA, MOST_BYTES, MOST_BYTES).unwrap();
+    setrlimit(Resource::RLIMIT_DATA, MAX_BYTES, MAX_BYTES).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let original = recording(&scratch.path().join("original"), "20261128T000000Z-1");
     let other = recording(&scratch.path().join("other"), "20261128T000000Z-2");

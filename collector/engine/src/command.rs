@@ -212,7 +212,7 @@ impl Engine {
     fn replan(&mut self, policy: Policy, last: &Round) -> Option<Availability<Arc<Plan>>> {
         Some(match (&last.matrix, &last.topology) {
             (Availability::Available(matrix), Availability::Available(topology)) => {
-                let apart = self.memory.bearers.apply(&self.limits, matrix.vms()).apart;
+                let apart = self.memory.named_vms.apply(&self.limits, matrix.vms()).apart;
                 let basis = self.basis(&last.vms, matrix, topology, apart)?;
                 Availability::Available(self.plan(policy, basis)?.1)
             }

@@ -26,7 +26,7 @@ use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::observation::{Observation, ProgramCost};
 use huddle_model::pinning::Pinning;
-use huddle_model::plan::{Bearers, Plan, PlanLimits, Policy};
+use huddle_model::plan::{NamedVms, Plan, PlanLimits, Policy};
 use huddle_model::text::plain;
 use huddle_model::trial::{Comparison, Decision, Moment, Phase};
 use huddle_model::update::{Round, Step, Update};
@@ -86,7 +86,7 @@ pub struct Memory {
     /// The VMs that were not measured in the last round.
     unmeasured: Vec<Unmeasured>,
     /// Which VMs the names in limits mean.
-    bearers: Bearers,
+    named_vms: NamedVms,
     /// What was wrong with them in the last round.
     limit_problems: Vec<String>,
     /// Notes about vCPUs that their owner bound, as of the last round.

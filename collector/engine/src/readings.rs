@@ -187,7 +187,7 @@ impl Engine {
     /// Finds the VMs that limits name, and reports a name that no longer identifies one: a limit without effect
     /// must not go unnoticed.
     pub(super) fn apply_limits(&mut self, matrix: &SharingMatrix, events: &mut Events) -> Applied {
-        let applied = self.memory.bearers.apply(&self.limits, matrix.vms());
+        let applied = self.memory.named_vms.apply(&self.limits, matrix.vms());
         let new = applied.problems.iter().filter(|problem| !self.memory.limit_problems.contains(problem));
         events.extend(
             new.map(|problem| (EventKind::LimitLost, None, format!("a limit is not kept: {problem}"))),

@@ -178,7 +178,7 @@ impl PassTrigger for Often {
 
     fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
         std::thread::sleep(Duration::from_millis(5));
-        Ok(Some(Pass { full_scans: 1, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 }))
+        Ok(Some(Pass { full_scans: 1, began_ns: None, ended_ns: None, rmap_items: None, missed: 0 }))
     }
 }
 

@@ -55,7 +55,7 @@ impl TrialRunner {
         let most = Duration::from_secs(settings.longest_interval_s);
         let settle = settings.settle();
         Self {
-            cadence: Cadence::new(CadenceLimits { least: least_interval, most }),
+            cadence: Cadence::new(CadenceLimits { min: least_interval, max: most }),
             moving_limit: settings.moving_limit,
             least_window: window.mul_f64(FULL_WINDOW),
             machine: Machine::new(objective, settings),

@@ -112,7 +112,7 @@ impl HostError {
 
     /// The content of `path` is not `expected`; `text` is the offending part, of which the beginning is kept.
     pub fn parse(path: &Path, text: &str, expected: &'static str) -> Self {
-        let text = text[..text.floor_char_boundary(MOST_SHOWN)].to_owned();
+        let text = text[..text.floor_char_boundary(MAX_SHOWN)].to_owned();
         Self::Parse { path: path.to_owned(), text, expected }
     }
 }
@@ -183,10 +183,10 @@ impl HostRoot {
 }
 
 /// Most of an offending text that is shown, in bytes.
-const MOST_SHOWN: usize = 200;
+const MAX_SHOWN: usize = 200;
 
 /// Most that is read of any one file, in bytes. The longest, `/proc/kallsyms`, has 20 MiB at most.
-const MOST_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// Reads a file of at most `most` bytes, and of a longer one no more than that.
 ///
@@ -206,7 +206,7 @@ pub fn read_at_most(path: &Path, most: usize) -> Result<Vec<u8>, HostError> {
 
 /// Reads a whole file.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, HostError> {
-    read_at_most(path, MOST_BYTES)
+    read_at_most(path, MAX_BYTES)
 }
 
 /// Reads a whole text file; bytes that are not UTF-8 (thread names may hold any) are replaced.

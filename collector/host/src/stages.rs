@@ -171,7 +171,7 @@ pub struct Pass {
     /// Pages that ksmd keeps book of; `None` where that is not seen.
     pub rmap_items: Option<u64>,
     /// Passes that were completed since the one told before, and are not distinguished.
-    pub passed_over: u64,
+    pub missed: u64,
 }
 
 /// Why waiting for a pass failed.

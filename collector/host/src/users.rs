@@ -8,7 +8,7 @@ use huddle_model::vm::Owner;
 use super::{HostError, HostRoot, optional, read_at_most};
 
 /// Longest file that is read: tens of thousands of users.
-const MOST_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// Users under which VM managers run VMs, where the host has them: libvirt's on Debian (libvirt-qemu) and elsewhere
 /// (qemu), OpenStack's (nova), OpenNebula's (oneadmin), oVirt's (vdsm), those that LXD and Incus drop to.
@@ -27,7 +27,7 @@ impl Users {
     /// # Errors
     /// The file cannot be read.
     pub fn read(root: &HostRoot) -> Result<Self, HostError> {
-        let bytes = optional(read_at_most(&root.etc("passwd"), MOST_BYTES))?.unwrap_or_default();
+        let bytes = optional(read_at_most(&root.etc("passwd"), MAX_BYTES))?.unwrap_or_default();
         Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
     }
 

@@ -145,7 +145,7 @@ fn plans_are_carried_out_and_undone() {
 }
 
 #[test]
-fn what_is_gone_replaced_or_not_allowed_is_passed_over() {
+fn what_is_gone_replaced_or_not_allowed_is_skipped() {
     let Some(domains) = two_domains() else { return };
     let dir = tempfile::tempdir().unwrap();
     let (mut gone, other, narrow) = (Tenant::start(), Tenant::start(), Tenant::start());

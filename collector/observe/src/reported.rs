@@ -36,13 +36,13 @@ use huddle_host::socket::{NoRoom, SocketKind, remove_stale};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Longest datagram, in bytes.
-const MOST_BYTES: usize = 1 << 16;
+const MAX_BYTES: usize = 1 << 16;
 
 /// Longest name in a report, in bytes: `OWNER:NAME` of the longest name that a VM is given here.
-const MOST_NAME_BYTES: usize = 512;
+const MAX_NAME_BYTES: usize = 512;
 
 /// Highest latency, in microseconds: eleven days. It keeps every sum finite.
-const MOST_LATENCY_US: f64 = 1e12;
+const MAX_LATENCY_US: f64 = 1e12;
 
 /// Why nobody can report.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +85,7 @@ impl WorkloadReports for Reports {
         if refused > Refused::default() && !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(
                 "{} lines and {} whole datagrams on {} are no reports of a VM here; expected NAME OPERATIONS \
-                 [LATENCY_US], with the names of `huddle vms`, in datagrams of {MOST_BYTES} bytes at most",
+                 [LATENCY_US], with the names of `huddle vms`, in datagrams of {MAX_BYTES} bytes at most",
                 refused.lines,
                 refused.datagrams,
                 socket.path().display()
@@ -216,7 +216,7 @@ fn bound(path: &Path) -> nix::Result<UnixDatagram> {
 }
 
 fn read_all(socket: &UnixDatagram, totals: &Mutex<Totals>, ended: &AtomicBool, most_names: usize) {
-    let mut buffer = vec![0; MOST_BYTES];
+    let mut buffer = vec![0; MAX_BYTES];
     while !ended.load(Ordering::Relaxed) {
         // With MSG_TRUNC the length of a datagram that does not fit is told too (recv(2)).
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
@@ -267,11 +267,11 @@ fn parse(line: &str) -> Option<(&str, u64, Option<f64>)> {
     };
     let latency = match fields.len() {
         2 => None,
-        3 => Some(fields.pop()?.parse::<f64>().ok().filter(|us| (0.0..=MOST_LATENCY_US).contains(us))?),
+        3 => Some(fields.pop()?.parse::<f64>().ok().filter(|us| (0.0..=MAX_LATENCY_US).contains(us))?),
         _ => return None,
     };
     let [name, operations] = fields[..] else { return None };
-    (!name.is_empty() && name.len() <= MOST_NAME_BYTES).then_some(())?;
+    (!name.is_empty() && name.len() <= MAX_NAME_BYTES).then_some(())?;
     Some((name, operations.parse().ok()?, latency))
 }
 
@@ -304,7 +304,7 @@ mod tests {
         ] {
             assert_eq!(parse(line), None, "{line:?}");
         }
-        let long = format!("{} 1", "n".repeat(MOST_NAME_BYTES + 1));
+        let long = format!("{} 1", "n".repeat(MAX_NAME_BYTES + 1));
         assert_eq!((parse(&long), parse(&long[1..]).is_some()), (None, true));
     }
 
@@ -341,7 +341,7 @@ mod tests {
         let sender = UnixDatagram::unbound().unwrap();
         // Cut at the limit, the last line would be a report of another number.
         let line = "a 10 5\n";
-        let long = line.repeat(MOST_BYTES / line.len() + 1);
+        let long = line.repeat(MAX_BYTES / line.len() + 1);
         sender.send_to(long.as_bytes(), &path).unwrap();
         sender
             .send_to(

@@ -58,7 +58,7 @@ fn same_passes() -> Result<(), Failed> {
         let ended_ns = pass.ended_ns.unwrap();
         if let Some((full_scans, ended_before_ns)) = last {
             let began_ns = pass.began_ns.expect("the beginning of a pass that was seen from its start");
-            assert_eq!(pass.full_scans, full_scans + 1 + pass.passed_over);
+            assert_eq!(pass.full_scans, full_scans + 1 + pass.missed);
             assert!(began_ns >= ended_before_ns && ended_ns >= began_ns);
         }
         assert!(pass.rmap_items.unwrap() >= 64);
@@ -136,17 +136,17 @@ fn ring_full() -> Result<(), Failed> {
     }
     // The ring holds the oldest events; the newest pass among them is reported first.
     let mut reported = trigger.wait(Duration::from_secs(1)).unwrap().expect("passes in the ring");
-    assert_eq!(reported.full_scans - reported.passed_over - 1, first);
+    assert_eq!(reported.full_scans - reported.missed - 1, first);
     ksm.set("sleep_millisecs", 20);
     while let Some(pass) = trigger.wait(Duration::from_secs(5)).unwrap() {
         // Lost or not: each pass is either reported or counted as skipped.
-        assert_eq!(pass.full_scans - pass.passed_over - 1, reported.full_scans);
+        assert_eq!(pass.full_scans - pass.missed - 1, reported.full_scans);
         reported = pass;
-        if pass.passed_over == 0 {
+        if pass.missed == 0 {
             break;
         }
     }
-    assert_eq!(reported.passed_over, 0, "the ring works again");
+    assert_eq!(reported.missed, 0, "the ring works again");
     Ok(())
 }
 

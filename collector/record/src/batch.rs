@@ -33,11 +33,11 @@ pub(super) fn batch<R: Row>(schema: SchemaRef, rows: &[R]) -> Result<RecordBatch
 }
 
 /// Text that one batch may have, in bytes: a column of text of 2 GiB or more has no offsets (Arrow's `Utf8`).
-const MOST_TEXT_BYTES: usize = 64 << 20;
+const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// The rows in pieces that a batch can hold each, however long their texts are.
 pub(super) fn pieces<R: Row>(rows: &[R]) -> impl Iterator<Item = &[R]> {
-    pieces_of(rows, MOST_TEXT_BYTES)
+    pieces_of(rows, MAX_TEXT_BYTES)
 }
 
 fn pieces_of<R: Row>(rows: &[R], most: usize) -> impl Iterator<Item = &[R]> {

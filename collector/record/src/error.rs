@@ -56,7 +56,7 @@ pub enum RecordError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// A limit under which nothing useful could be kept.
-    #[error("a recording of at most {0} bytes holds nothing useful; allow at least {min} bytes", min = super::limits::LEAST_TOTAL_BYTES)]
+    #[error("a recording of at most {0} bytes holds nothing useful; allow at least {min} bytes", min = super::limits::MIN_TOTAL_BYTES)]
     TotalTooSmall(u64),
     /// Recording had stopped before the run ended; what was closed before is readable.
     #[error(

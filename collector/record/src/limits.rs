@@ -7,7 +7,7 @@ use huddle_model::schema::Table;
 use super::RecordError;
 
 /// The least total size a recording can be limited to.
-pub(super) const LEAST_TOTAL_BYTES: u64 = 1 << 20;
+pub(super) const MIN_TOTAL_BYTES: u64 = 1 << 20;
 
 /// When a segment is closed. A kill -9 loses the open segments, so these limits bound the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl RecorderLimits {
     /// fit in the total.
     pub(super) fn checked(mut self) -> Result<Self, RecordError> {
         if let Some(total) = self.recording.max_total_bytes {
-            if total < LEAST_TOTAL_BYTES {
+            if total < MIN_TOTAL_BYTES {
                 return Err(RecordError::TotalTooSmall(total));
             }
             self.segment.max_bytes = self.segment.max_bytes.min(total / (2 * Table::ALL.len() as u64));

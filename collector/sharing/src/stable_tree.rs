@@ -44,9 +44,9 @@ const DEEPEST: usize = 104;
 /// Maximum length of a chain: 2^20 frames of 256 pages are a tebibyte of equal pages.
 const LONGEST_CHAIN: usize = 1 << 20;
 /// Maximum number of skipped nodes at the left end whose frames are gone: ksmd removes them soon.
-const MOST_STALE: usize = 64;
+const MAX_STALE: usize = 64;
 /// Maximum number of walks until two successive ones agree.
-const MOST_WALKS: usize = 16;
+const MAX_WALKS: usize = 16;
 
 /// The zero-filled ones among all frames that KSM merged; `samples` are frames that are likely merged.
 ///
@@ -60,7 +60,7 @@ pub(super) fn zero_filled(root: &HostRoot, samples: &[u64]) -> Result<BTreeSet<u
     }
     let tree = Tree { memory: KernelMemory::open(root)? };
     let mut last = None;
-    for _ in 0..MOST_WALKS {
+    for _ in 0..MAX_WALKS {
         let found = tree.walk(samples);
         if found.is_some() && found == last {
             return Ok(found.unwrap_or_default());
@@ -100,7 +100,7 @@ impl Tree {
     fn walk(&self, samples: &[u64]) -> Option<BTreeSet<u64>> {
         let root = samples.iter().find_map(|frame| self.root_above(self.node_of(*frame)?))?;
         let mut node = self.leftmost(root)?;
-        for _ in 0..MOST_STALE {
+        for _ in 0..MAX_STALE {
             let frames = self.live_frames(node)?;
             let Some(first) = frames.first() else {
                 node = self.next(node)?;

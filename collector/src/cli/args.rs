@@ -301,12 +301,12 @@ impl FromStr for NamePid {
 /// A day: longer than useful between rounds, and far from overflowing a clock.
 const MAX_SECONDS: f64 = 86_400.0;
 
-const LEAST_WINDOW_SECONDS: f64 = SHORTEST_WINDOW.as_secs_f64();
+const MIN_WINDOW_SECONDS: f64 = SHORTEST_WINDOW.as_secs_f64();
 
 fn parse_window(text: &str) -> Result<f64, String> {
     match parse_seconds(text) {
-        Ok(seconds) if seconds >= LEAST_WINDOW_SECONDS => Ok(seconds),
-        _ => Err(format!("expected seconds from {LEAST_WINDOW_SECONDS} to {MAX_SECONDS}")),
+        Ok(seconds) if seconds >= MIN_WINDOW_SECONDS => Ok(seconds),
+        _ => Err(format!("expected seconds from {MIN_WINDOW_SECONDS} to {MAX_SECONDS}")),
     }
 }
 

@@ -12,7 +12,7 @@ use huddle_host::stages::{Clock as _, Measurement};
 use huddle_host::users::Users;
 use huddle_host::{HostRoot, numa, process_ksm};
 use huddle_model::matrix::{MatrixVm, Method, SharingMatrix};
-use huddle_model::plan::{Applied, Bearers, Plan, PlanInput, PlanVm, Policy};
+use huddle_model::plan::{Applied, NamedVms, Plan, PlanInput, PlanVm, Policy};
 use huddle_model::topology::Topology;
 use huddle_model::vm::Vm;
 use huddle_sharing::content::ContentSettings;
@@ -142,7 +142,7 @@ impl Context {
             return Ok(());
         }
         let vms: Vec<MatrixVm> = self.backend.vms()?.vms.iter().map(|vm| MatrixVm::of(vm, None)).collect();
-        usable(Bearers::default().apply(limits, &vms)).map(drop)
+        usable(NamedVms::default().apply(limits, &vms)).map(drop)
     }
 
     pub(crate) fn topology(&self) -> Result<Topology, Failure> {
@@ -193,7 +193,7 @@ impl Context {
         measured: Option<&[Vm]>,
     ) -> Result<Plan, Failure> {
         let limits = &self.config.plan;
-        let apart = usable(Bearers::default().apply(limits, matrix.vms()))?.apart;
+        let apart = usable(NamedVms::default().apply(limits, matrix.vms()))?.apart;
         let places = vms.iter().map(|vm| {
             let mut place = PlanVm::of(vm, topology);
             if limits.local_memory.is_some() {

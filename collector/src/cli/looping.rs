@@ -127,8 +127,8 @@ impl Loop {
             publisher.publish(step, Arc::clone(step));
         };
         // Each has a queue of its own: a recording need not wait for a long round, nor the engine for a slow disk.
-        let (to_engine, of_engine) = mpsc::channel(MOST_WAITING);
-        let (to_recorder, of_recorder) = mpsc::channel(MOST_WAITING);
+        let (to_engine, of_engine) = mpsc::channel(MAX_WAITING);
+        let (to_recorder, of_recorder) = mpsc::channel(MAX_WAITING);
         let route = route(requests, to_engine, to_recorder);
         let mut recorded = std::pin::pin!(recorder.serve(of_recorder, || publisher.view()));
         let notices =
@@ -161,7 +161,7 @@ impl Loop {
 }
 
 /// Commands that wait for the engine, or for the recorder. Each viewer waits for the answer to its last one.
-const MOST_WAITING: usize = 64;
+const MAX_WAITING: usize = 64;
 
 /// Passes commands on, for ever: those for the recording to the recorder, the others to the engine.
 pub(super) async fn route(
@@ -173,14 +173,14 @@ pub(super) async fn route(
         let to = if request.command.is_for_recording() { &recorder } else { &engine };
         // If the loop has ended, the reply is dropped, which the requester notices.
         if let Err(mpsc::error::TrySendError::Full(Request { reply, .. })) = to.try_send(request) {
-            let _ = reply.send(Err(format!("{MOST_WAITING} commands are waiting already")));
+            let _ = reply.send(Err(format!("{MAX_WAITING} commands are waiting already")));
         }
     }
     std::future::pending::<()>().await;
 }
 
 /// Steps that a viewer in this process may be behind before it gets a complete view instead.
-const MOST_BEHIND: usize = 64;
+const MAX_BEHIND: usize = 64;
 
 /// The loop's ends of the channels to a viewer in this process.
 pub(crate) struct LoopChannels {
@@ -202,7 +202,7 @@ pub(crate) struct ViewerChannels {
 
 /// A connected pair.
 pub(crate) fn channels() -> (LoopChannels, ViewerChannels) {
-    let publisher = Publisher::new(MOST_BEHIND);
+    let publisher = Publisher::new(MAX_BEHIND);
     let (recording, recorded) = watch::channel(None);
     let (commands, requests) = mpsc::channel(8);
     let viewer =

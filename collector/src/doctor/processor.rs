@@ -44,7 +44,7 @@ fn domains(root: &HostRoot) -> Finding {
     }
 }
 
-const INFERRED: &str = "if the domains are others, plan with --topology FILE, where a command takes it";
+const INFERRED: &str = "where this host is otherwise, plan with --topology FILE, where a command takes it";
 
 fn count(domains: usize) -> String {
     if domains == 1 { "1 domain".into() } else { format!("{domains} domains") }
@@ -219,8 +219,9 @@ mod tests {
         let domains = find(findings.clone(), "cache.domains");
         assert_eq!(
             (domains.state, domains.value.as_str()),
-            (State::Good, "level 2: 2 domains of usable CPUs 0 | 1")
+            (State::Degraded, "level 2: 2 domains of usable CPUs 0 | 1")
         );
+        assert!(domains.meaning.contains("all usable CPUs share one cache at level 3"), "{domains:?}");
         assert_eq!(find(findings.clone(), "cache.level2").value, "2 domains of 2 MiB");
         assert_eq!(find(findings.clone(), "cache.level1").value, "2 domains of 48 KiB");
         assert!(find(findings, "cache.level3").meaning.contains("share one cache at level 3"));

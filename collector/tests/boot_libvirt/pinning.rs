@@ -47,7 +47,7 @@ fn domains_are_found_measured_and_pinned_within_the_cpusets_of_their_vcpus() {
     assert_eq!(bound["allowed_cpus"], serde_json::json!([last]), "{bound}");
     assert!(bound.get("binding").is_none(), "a cpuset is a limit and no binding: {bound}");
 
-    for policy in ["spread", "paper", "opposed"] {
+    for policy in ["spread", "random"] {
         let plan = host.json(&["plan", "--policy", policy]);
         let pinned = host.json(&["pin", "--policy", policy]);
         assert_eq!(pinned["skipped"], 0, "{pinned}");
@@ -71,7 +71,7 @@ fn the_commands_of_a_plan_do_what_it_says_and_their_undo_undoes_them() {
     let [a, b] = DOMAINS.map(|definition| definition.uuid);
     let before = [a, b].map(|uuid| host.agreed(uuid));
     // Also while huddle has pinned them otherwise: what was before huddle is what is undone to.
-    host.json(&["pin", "--policy", "opposed"]);
+    host.json(&["pin", "--policy", "random"]);
     let plan = host.json(&["plan", "--policy", "spread"]);
     let output = ran(&mut host.placing(&["plan", "--policy", "spread", "--format", "virsh"]));
     let script = String::from_utf8(output.stdout).unwrap();

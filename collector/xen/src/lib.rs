@@ -93,9 +93,9 @@ pub fn running_version(root: &HostRoot) -> Option<String> {
 }
 
 /// Longest text of a domain's owner or of a program that is kept, in bytes.
-const MOST_TEXT_BYTES: usize = 256;
+const MAX_TEXT_BYTES: usize = 256;
 
 /// Untrusted text for display: characters that could upset a terminal are escaped, and long text is cut.
 fn plain(text: &str) -> String {
-    huddle_model::text::plain_short(text, MOST_TEXT_BYTES)
+    huddle_model::text::plain_short(text, MAX_TEXT_BYTES)
 }

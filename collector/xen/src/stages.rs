@@ -183,7 +183,7 @@ impl PassTrigger for Interval {
         self.next = Instant::now() + self.every;
         self.count += 1;
         let pass =
-            Pass { full_scans: self.count, began_ns: None, ended_ns: None, rmap_items: None, passed_over: 0 };
+            Pass { full_scans: self.count, began_ns: None, ended_ns: None, rmap_items: None, missed: 0 };
         Ok(Some(pass))
     }
 }

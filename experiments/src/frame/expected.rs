@@ -6,7 +6,7 @@ use huddle_model::plan::Plan;
 use huddle_model::stats::median;
 
 /// Least part of its data that a pair with the same data must have merged.
-const LEAST_WITHIN: f64 = 0.95;
+const MIN_WITHIN: f64 = 0.95;
 
 /// Which pairs of guests hold the same data, how much of it, and whether it is to be merged.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Expected {
             if !self.merges && shared > 0 {
                 return Err(NotMerged::Merged { first: name(i), second: name(j), shared });
             }
-            if self.merges && (shared as f64) < self.data_pages as f64 * LEAST_WITHIN {
+            if self.merges && (shared as f64) < self.data_pages as f64 * MIN_WITHIN {
                 let data_pages = self.data_pages;
                 return Err(NotMerged::Within { first: name(i), second: name(j), data_pages, shared });
             }

@@ -5,7 +5,7 @@
 
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
-use huddle_model::stats::{LEAST_VALUES, relative_drift};
+use huddle_model::stats::{MIN_VALUES, relative_drift};
 use huddle_model::summary::{
     Arm, ArmFigure, Block, BootFigures, Environment, Ratio, SUMMARY_SCHEMA, Sample, Summary, figures,
 };
@@ -15,7 +15,7 @@ use super::expected::rates_by;
 use super::{Metric, Outcome, RatioSpec, Verify, Workload};
 
 /// A larger relative drift than this is reported as a disturbance.
-const MOST_DRIFT: f64 = 0.1;
+const MAX_DRIFT: f64 = 0.1;
 
 /// What a summary has beside the measurement.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
         .collect();
     let mut disturbances = about.disturbances;
     let drift = relative_drift(&values_of_arm(&valid, Arm::Recommended, W::MAIN.of));
-    if let Some(drift) = drift.filter(|drift| drift.abs() > MOST_DRIFT) {
+    if let Some(drift) = drift.filter(|drift| drift.abs() > MAX_DRIFT) {
         disturbances.push(format!(
             "the recommended arm's {} moved by {:+.0} % from the first block to the last",
             W::MAIN.name,
@@ -130,7 +130,7 @@ pub fn verdict(ratio: Option<Ratio>, effect: impl Fn(f64) -> String) -> String {
     };
     match ci95 {
         None => format!(
-            "{n} block(s) are too few to say: the ratio of {value:.2} has no interval; at least {LEAST_VALUES} are \
+            "{n} block(s) are too few to say: the ratio of {value:.2} has no interval; at least {MIN_VALUES} are \
              needed"
         ),
         Some([low, high]) if low > 1.0 || high < 1.0 => {

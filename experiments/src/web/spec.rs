@@ -128,12 +128,12 @@ impl Settings for WebSettings {
 
     fn check(spec: &WebSpec) -> Result<(), SpecError> {
         /// Less memory than this does not hold the VMs' files, which an initramfs keeps in half of it.
-        const LEAST_MIB: u64 = 384;
+        const MIN_MIB: u64 = 384;
         let settings = &spec.settings;
-        let has_memory = spec.guest != GuestKind::Qemu || spec.memory_mib >= LEAST_MIB;
+        let has_memory = spec.guest != GuestKind::Qemu || spec.memory_mib >= MIN_MIB;
         require(
             has_memory,
-            &format!("memory_mib must be {LEAST_MIB} or more: half of it holds the VM's files"),
+            &format!("memory_mib must be {MIN_MIB} or more: half of it holds the VM's files"),
         )?;
         require(
             spec.guest != GuestKind::Xen,

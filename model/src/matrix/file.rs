@@ -13,10 +13,10 @@ const SCHEMA: &str = "huddle/matrix/1";
 
 /// Maximum number of vCPUs of a VM: KVM's limit on x86 (KVM_MAX_VCPUS with CONFIG_KVM_MAX_NR_VCPUS, Linux
 /// 6.18).
-const MOST_VCPUS: u32 = 4096;
+const MAX_VCPUS: u32 = 4096;
 
 /// The number of 4 KiB frames in a physical address space of 52 bits.
-const MOST_FRAMES: u64 = 1 << 40;
+const MAX_FRAMES: u64 = 1 << 40;
 
 /// A matrix file that cannot be used; each message names the position and the offending text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum MatrixFileError {
         expected: &'static str,
     },
     /// More vCPUs than a VM can have.
-    #[error("VM {name:?} of the matrix has {vcpus} vCPUs, expected {MOST_VCPUS} at most")]
+    #[error("VM {name:?} of the matrix has {vcpus} vCPUs, expected {MAX_VCPUS} at most")]
     Vcpus {
         /// Name of the VM.
         name: String,
@@ -251,12 +251,12 @@ impl SharingMatrix {
 
     /// Rejects impossible values; data of a loop is not checked.
     fn check_counts(&self) -> Result<(), MatrixFileError> {
-        if let Some(vm) = self.vms.iter().find(|vm| vm.vcpus > MOST_VCPUS) {
+        if let Some(vm) = self.vms.iter().find(|vm| vm.vcpus > MAX_VCPUS) {
             return Err(MatrixFileError::Vcpus { name: vm.name.clone(), vcpus: vm.vcpus });
         }
         for (i, j) in self.pairs() {
-            let used = |vm: usize| self.vms[vm].memory.map_or(MOST_FRAMES, |memory| memory.frames_used);
-            let most = used(i).min(used(j)).min(MOST_FRAMES);
+            let used = |vm: usize| self.vms[vm].memory.map_or(MAX_FRAMES, |memory| memory.frames_used);
+            let most = used(i).min(used(j)).min(MAX_FRAMES);
             if let Some(shared) = self.shared_frames(i, j).filter(|shared| *shared > most) {
                 let expected = "no more shared frames than either of the two VMs uses";
                 return Err(cell(&self.vms, i, j, shared.to_string(), expected));

@@ -72,10 +72,10 @@ impl Manager {
             comment(&mut script, &format!("- {reason}"));
         }
         let mut left_out = Vec::new();
-        let mut bearers: HashMap<Target, Vec<&str>> = HashMap::new();
+        let mut vms_of: HashMap<Target, Vec<&str>> = HashMap::new();
         for vm in vms {
             if let Ok(target) = self.target(vm) {
-                bearers.entry(target).or_default().push(&vm.name);
+                vms_of.entry(target).or_default().push(&vm.name);
             }
         }
         let mut places: HashMap<&str, Vec<&VcpuPlacement>> = HashMap::new();
@@ -84,7 +84,7 @@ impl Manager {
         }
         for vm in vms {
             script.push('\n');
-            let target = self.target(vm).and_then(|target| match bearers[&target].as_slice() {
+            let target = self.target(vm).and_then(|target| match vms_of[&target].as_slice() {
                 [_] => Ok(target),
                 several => Err(format!("{target} does not tell which of {} is meant", several.join(", "))),
             });

@@ -14,7 +14,7 @@ use super::PlanInput;
 use super::instance::{Bins, Instance};
 
 /// Maximum number of comparisons of the search.
-const MOST_WORK: u64 = 200_000_000;
+const MAX_WORK: u64 = 200_000_000;
 
 /// Smaller gains are rounding errors.
 const EPSILON: f64 = 1e-6;
@@ -129,7 +129,7 @@ impl HillClimb<'_> {
                 for to in (0..d).filter(|to| *to != from) {
                     let others = std::iter::once(None).chain(members[to].iter().copied().map(Some));
                     for other in others {
-                        if self.work > MOST_WORK {
+                        if self.work > MAX_WORK {
                             break;
                         }
                         let mut changed = self.bins.clone();
@@ -151,7 +151,7 @@ impl HillClimb<'_> {
         }
         let Some((_, bins)) = best else { return false };
         self.bins = bins;
-        self.work <= MOST_WORK
+        self.work <= MAX_WORK
     }
 
     /// The value of a change, in shared frames.

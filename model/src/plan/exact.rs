@@ -9,7 +9,7 @@ use super::instance::{Bins, Instance};
 use super::search::search;
 
 /// Maximum number of steps of the proof.
-const MOST_STEPS: u64 = 3_000_000;
+const MAX_STEPS: u64 = 3_000_000;
 
 /// Result of the search.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +43,7 @@ pub fn exact(instance: &Instance, current: &Bins) -> Exact {
     let all = solver.bound(0, 0.0);
     solver.descend(0, 0.0);
     // Nothing is proven for an assignment that leaves a VM out.
-    let proven = solver.steps < MOST_STEPS && solver.best.iter().all(Option::is_some);
+    let proven = solver.steps < MAX_STEPS && solver.best.iter().all(Option::is_some);
     let bound = if proven { instance.value(&solver.best) } else { all };
     Exact { bins: solver.best, bound, proven }
 }
@@ -80,7 +80,7 @@ impl Solver<'_> {
 
     fn descend(&mut self, depth: usize, value: f64) {
         self.steps += 1;
-        if self.steps >= MOST_STEPS {
+        if self.steps >= MAX_STEPS {
             return;
         }
         let Some(item) = self.order.get(depth).copied() else {

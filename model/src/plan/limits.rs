@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::bearers::Bearers;
+use super::named_vms::NamedVms;
 use crate::matrix::{MatrixVm, SharingMatrix};
 use crate::vm::Vm;
 
@@ -85,12 +85,12 @@ impl PlanLimits {
     /// Names in these limits that mean no VM of `matrix`, or more than one, a sentence each: a misspelt name must
     /// not disable a limit silently.
     pub fn problems(&self, matrix: &SharingMatrix) -> Vec<String> {
-        Bearers::default().apply(self, matrix.vms()).problems
+        NamedVms::default().apply(self, matrix.vms()).problems
     }
 
     /// The pairs to be kept apart, as positions in `matrix`.
     pub fn pairs_apart(&self, matrix: &SharingMatrix) -> Vec<(usize, usize)> {
-        Bearers::default().apply(self, matrix.vms()).apart
+        NamedVms::default().apply(self, matrix.vms()).apart
     }
 
     /// Whether a group to be kept apart names this VM.

@@ -27,7 +27,6 @@
 //! [`Policy::plan`] takes a matrix as an answer. A measurement of what is merged, in which no two VMs share anything,
 //! is none yet: [`Policy::plan_measured`] then moves nothing.
 
-mod bearers;
 mod classes;
 mod commands;
 mod contention;
@@ -38,6 +37,7 @@ mod instance;
 mod json;
 mod keeping;
 mod limits;
+mod named_vms;
 mod nodes;
 mod opposed;
 mod paper;
@@ -59,7 +59,6 @@ use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
 use placement_state::PlacementState;
 
-pub use bearers::{Applied, Bearers};
 pub use commands::{Commands, Manager};
 pub use exact::{Exact, exact};
 pub use expected::Expected;
@@ -67,6 +66,7 @@ pub use instance::{Bins, Instance};
 pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
+pub use named_vms::{Applied, NamedVms};
 pub use search::search;
 pub use unmerged::MergingState;
 pub use vcpu_limits::VcpuRules;

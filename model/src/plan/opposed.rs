@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use super::{PlacementState, PlanInput};
 
 /// Smaller improvements are rounding errors.
-const LEAST_GAIN: f64 = 1e-12;
+const MIN_GAIN: f64 = 1e-12;
 
 pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
     let mut placed_so_far = PlacementState::new(input);
@@ -72,7 +72,7 @@ fn exchange(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) -> bo
         // The two never share a domain, so their own rate counts on neither side.
         let then = shared_in(input, placed_so_far, i, to) + shared_in(input, placed_so_far, j, from)
             - 2.0 * input.pair_rate(i, j);
-        if now - then > LEAST_GAIN {
+        if now - then > MIN_GAIN {
             placed_so_far.lift(i);
             placed_so_far.lift(j);
             let bears =

@@ -38,7 +38,7 @@ pub(super) fn random<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
 
 /// A move must reduce the difference of two domains by so many busy CPUs, per CPU of a domain: else noise
 /// would move VMs back and forth.
-const LEAST_EVENING: f64 = 0.05;
+const MIN_EVENING: f64 = 0.05;
 
 /// Leaves every VM where it is as long as that keeps the shares, and moves the rest to where there is most
 /// room. If the CPU load of all VMs is known, then moves one VM after another from a busier domain to a less
@@ -89,7 +89,7 @@ fn even(input: &PlanInput<'_>, placed_so_far: &mut PlacementState<'_>) {
                     let after = (placed_so_far.busy(from) - moved) / cpus(from)
                         - (placed_so_far.busy(to) + moved) / cpus(to);
                     let evened = before - after.abs();
-                    if evened > best.map_or(LEAST_EVENING, |(evened, _)| evened)
+                    if evened > best.map_or(MIN_EVENING, |(evened, _)| evened)
                         && may(input, placed_so_far, (vm, to, other), from, moved)
                     {
                         best = Some((evened, (vm, to, other)));

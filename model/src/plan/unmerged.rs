@@ -71,15 +71,15 @@ impl MergingState {
 }
 
 /// Most names in a sentence.
-const MOST_NAMES: usize = 4;
+const MAX_NAMES: usize = 4;
 
 /// Names for a sentence, not all of them if they are many.
 fn some(names: &[String]) -> String {
     let (last, first) = match names {
         [] => return String::new(),
         [only] => return only.clone(),
-        _ if names.len() > MOST_NAMES => {
-            (format!("{} more", names.len() - MOST_NAMES + 1), &names[..MOST_NAMES - 1])
+        _ if names.len() > MAX_NAMES => {
+            (format!("{} more", names.len() - MAX_NAMES + 1), &names[..MAX_NAMES - 1])
         }
         [first @ .., last] => (last.clone(), first),
     };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::text::utc_text;
 
 /// Gaps that a manifest keeps one by one; of more than that, the last ones before the latest are told as one.
-const MOST_GAPS: usize = 200;
+const MAX_GAPS: usize = 200;
 
 /// A time in which a recording could not be written (a full disk, say), and went on later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl RecordingGap {
 
     /// Puts it behind the `gaps` that came before it, which stay a list that a manifest can hold.
     pub fn follow(self, gaps: &mut Vec<Self>) {
-        while gaps.len() >= MOST_GAPS
+        while gaps.len() >= MAX_GAPS
             && let Some(last) = gaps.pop()
             && let Some(before) = gaps.last_mut()
         {
@@ -114,12 +114,12 @@ mod tests {
     #[test]
     fn a_flapping_disk_makes_no_endless_list() {
         let mut gaps = Vec::new();
-        let times = MOST_GAPS as i64 + 50;
+        let times = MAX_GAPS as i64 + 50;
         for at in 0..times {
             let gap = RecordingGap { rows_lost: 2, ..RecordingGap::begin(10 * at, at.to_string()) };
             RecordingGap { end_us: Some(10 * at + 5), ..gap }.follow(&mut gaps);
         }
-        assert_eq!(gaps.len(), MOST_GAPS);
+        assert_eq!(gaps.len(), MAX_GAPS);
         assert_eq!(gaps.iter().map(|gap| gap.interruptions).sum::<u64>(), times as u64);
         assert_eq!(gaps.iter().map(|gap| gap.rows_lost).sum::<u64>(), 2 * times as u64);
         assert!(gaps.is_sorted_by_key(|gap| gap.begin_us) && gaps.is_sorted_by_key(|gap| gap.end_us));

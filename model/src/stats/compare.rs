@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rank::{RankTest, mann_whitney, signed_rank};
 use super::trend::{Trend, outliers, trend};
-use super::{Estimate, LEAST_VALUES, median, quantile};
+use super::{Estimate, MIN_VALUES, median, quantile};
 use crate::rng::Rng;
 
 /// Number of bootstrap samples.
@@ -112,7 +112,7 @@ impl fmt::Display for Warning {
         match self {
             Self::FewValues { n } => write!(
                 f,
-                "{n} values are too few for an interval ({LEAST_VALUES} are needed): run longer, or with shorter blocks"
+                "{n} values are too few for an interval ({MIN_VALUES} are needed): run longer, or with shorter blocks"
             ),
             Self::LeftOut { n } => write!(
                 f,
@@ -203,7 +203,7 @@ pub fn compare_samples(
     }
     let least = before.len().min(after.len());
     let ci95 =
-        (least >= LEAST_VALUES).then(|| interval_of_medians(&before, &after, more_is_better, seed)).flatten();
+        (least >= MIN_VALUES).then(|| interval_of_medians(&before, &after, more_is_better, seed)).flatten();
     let mut warnings = warnings(&before, &after, least, left_out);
     warnings.push(Warning::Unpaired);
     Ok(Compared {
@@ -241,7 +241,7 @@ fn interval_of_medians(before: &[f64], after: &[f64], more_is_better: bool, seed
 
 fn warnings(before: &[f64], after: &[f64], n: usize, left_out: usize) -> Vec<Warning> {
     let mut found = Vec::new();
-    if n < LEAST_VALUES {
+    if n < MIN_VALUES {
         found.push(Warning::FewValues { n });
     }
     if left_out > 0 {

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LEAST_VALUES, quantiles};
+use super::{MIN_VALUES, quantiles};
 use crate::rng::Rng;
 
 /// Number of bootstrap samples.
@@ -50,7 +50,7 @@ impl Distribution {
         let all: Vec<f64> = blocks.iter().flatten().copied().collect();
         let values = quantiles(&all, &PERCENTILES.map(|(at, _)| at))?;
         let mean = all.iter().sum::<f64>() / all.len() as f64;
-        let drawn = (blocks.len() >= LEAST_VALUES).then(|| Drawn::of(blocks, seed));
+        let drawn = (blocks.len() >= MIN_VALUES).then(|| Drawn::of(blocks, seed));
         let figure = |value, drawn: Option<&[f64]>| Figure { value, ci95: drawn.and_then(middle) };
         let percentile = |number: usize| {
             let drawn = drawn.as_ref().map(|drawn| &drawn.percentiles[number][..]);

@@ -21,11 +21,11 @@ pub use blocks::{BlockSums, Part, SampleFlags};
 pub use compare::{CannotCompare, Compared, Side, Warning, compare_blocks, compare_samples};
 pub use distribution::{Distribution, Figure};
 pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, signed_rank};
-pub use trend::{LEAST_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};
+pub use trend::{MIN_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};
 
 /// Minimum number of values for an interval: even the range of all five values misses the median in more than
 /// 5 of 100 cases (2 / 2^5).
-pub const LEAST_VALUES: usize = 6;
+pub const MIN_VALUES: usize = 6;
 
 /// A median with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Estimate {
     pub n: usize,
     /// The median, in the unit of the values.
     pub median: f64,
-    /// Lower and upper end of the 95 % interval; `None` below [`LEAST_VALUES`] values.
+    /// Lower and upper end of the 95 % interval; `None` below [`MIN_VALUES`] values.
     pub ci95: Option<[f64; 2]>,
 }
 
@@ -79,7 +79,7 @@ pub fn quantiles(values: &[f64], at: &[f64]) -> Option<Vec<f64>> {
 /// lie on one side of the median in at most 2.5 of 100 cases: binomial, as each does with probability 1/2.
 fn interval(values: &[f64]) -> Option<[f64; 2]> {
     let n = values.len();
-    if n < LEAST_VALUES {
+    if n < MIN_VALUES {
         return None;
     }
     // Logarithms, since 2^-n underflows from n = 1075 on.

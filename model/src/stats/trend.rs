@@ -6,7 +6,7 @@ use super::median;
 use super::rank::{tie_sizes, two_sided_normal};
 
 /// Minimum number of values for a trend: below it the normal approximation of the test is poor.
-pub const LEAST_FOR_TREND: usize = 8;
+pub const MIN_FOR_TREND: usize = 8;
 
 /// Modified z score from which a value is an outlier (Iglewicz and Hoaglin 1993).
 pub const OUTLIER_SCORE: f64 = 3.5;
@@ -21,11 +21,11 @@ pub struct Trend {
     pub p_value: f64,
 }
 
-/// The trend of `values` in their order; `None` for fewer than [`LEAST_FOR_TREND`], if all values are equal,
+/// The trend of `values` in their order; `None` for fewer than [`MIN_FOR_TREND`], if all values are equal,
 /// or if one is not finite. Quadratic in their number.
 pub fn trend(values: &[f64]) -> Option<Trend> {
     let n = values.len();
-    if n < LEAST_FOR_TREND || values.iter().any(|value| !value.is_finite()) {
+    if n < MIN_FOR_TREND || values.iter().any(|value| !value.is_finite()) {
         return None;
     }
     let mut score = 0.0;

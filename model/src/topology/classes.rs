@@ -37,7 +37,7 @@ pub struct CoreClasses(BTreeMap<CoreClass, CpuSet>);
 
 /// Cores with at least this part of the largest capacity, in percent, are of class performance. Cores of one type that
 /// differ in frequency only are above it, little ones far below.
-const LEAST_PERFORMANCE_PERCENT: u64 = 75;
+const MIN_PERFORMANCE_PERCENT: u64 = 75;
 
 /// The lowest level at which a cache is more than that of a core or of a cluster of cores.
 const LAST_LEVEL: u8 = 3;
@@ -68,7 +68,7 @@ impl CoreClasses {
         let largest = capacities.values().copied().max().unwrap_or(0);
         let of = |is_fast: bool| {
             let here = capacities.iter().filter(move |(_, capacity)| {
-                (capacity.saturating_mul(100) >= largest.saturating_mul(LEAST_PERFORMANCE_PERCENT)) == is_fast
+                (capacity.saturating_mul(100) >= largest.saturating_mul(MIN_PERFORMANCE_PERCENT)) == is_fast
             });
             here.map(|(cpu, _)| *cpu).collect()
         };

@@ -9,9 +9,9 @@ const QUIET: f64 = 0.02;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CadenceLimits {
     /// Shortest time.
-    pub least: Duration,
+    pub min: Duration,
     /// Longest time.
-    pub most: Duration,
+    pub max: Duration,
 }
 
 /// The time between two rounds: halved after a pass in which sharing changed, half as long again after one
@@ -25,7 +25,7 @@ pub struct Cadence {
 impl Cadence {
     /// Starts with the shortest time.
     pub fn new(limits: CadenceLimits) -> Self {
-        Self { limits, interval: limits.least }
+        Self { limits, interval: limits.min }
     }
 
     /// Time from the start of the last round to that of the next.
@@ -42,7 +42,7 @@ impl Cadence {
         } else {
             self.interval
         };
-        self.interval = wanted.max(self.limits.least).min(self.limits.most.max(self.limits.least));
+        self.interval = wanted.max(self.limits.min).min(self.limits.max.max(self.limits.min));
     }
 }
 
@@ -52,19 +52,19 @@ mod tests {
 
     #[test]
     fn quiet_passes_lengthen_the_interval_within_limits() {
-        let limits = CadenceLimits { least: Duration::from_secs(1), most: Duration::from_secs(10) };
+        let limits = CadenceLimits { min: Duration::from_secs(1), max: Duration::from_secs(10) };
         let mut cadence = Cadence::new(limits);
         for _ in 0..20 {
             cadence.pass(0.0, 0.1);
         }
-        assert_eq!(cadence.interval(), limits.most);
+        assert_eq!(cadence.interval(), limits.max);
         cadence.pass(0.05, 0.1);
-        assert_eq!(cadence.interval(), limits.most);
+        assert_eq!(cadence.interval(), limits.max);
         cadence.pass(0.5, 0.1);
-        assert_eq!(cadence.interval(), limits.most / 2);
+        assert_eq!(cadence.interval(), limits.max / 2);
         for _ in 0..20 {
             cadence.pass(0.5, 0.1);
         }
-        assert_eq!(cadence.interval(), limits.least);
+        assert_eq!(cadence.interval(), limits.min);
     }
 }

@@ -30,7 +30,7 @@ use crate::stats::Estimate;
 use crate::topology::Topology;
 
 /// Minimum number of blocks for a decision.
-const LEAST_BLOCKS: u32 = 8;
+const MIN_BLOCKS: u32 = 8;
 
 /// Identity of a VM for a trial: if any of this changes it is another VM.
 pub type Member = (String, VmId, u32);
@@ -97,7 +97,7 @@ struct Rejected {
 }
 
 /// Maximum number of remembered reverted proposals.
-const MOST_REJECTED: usize = 64;
+const MAX_REJECTED: usize = 64;
 
 /// Why a proposal is not tried now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,7 +400,7 @@ impl Machine {
         let until = now + self.settings.cool_down(times);
         let members = self.members.clone();
         self.rejected.push(Rejected { proposal, members, times, until });
-        if self.rejected.len() > MOST_REJECTED {
+        if self.rejected.len() > MAX_REJECTED {
             self.rejected.remove(0);
         }
     }

@@ -14,9 +14,9 @@ const FINE: usize = 600;
 const EVERY: usize = 16;
 const COARSE: usize = 450;
 /// Most series kept: 4096 of them take some 70 MB when full.
-const MOST_SERIES: usize = 4096;
+const MAX_SERIES: usize = 4096;
 /// Marks kept on the time axis.
-const MOST_MARKS: usize = 256;
+const MAX_MARKS: usize = 256;
 
 /// The four rates in a window, in the order of [`Rate::ALL`]; NaN where unavailable.
 pub(crate) type Point = [f32; 4];
@@ -133,7 +133,7 @@ impl History {
         for domain in &window.domains {
             self.domains.entry(domain.id).or_default().next = Some(point(&domain.rates));
         }
-        let mut room = MOST_SERIES.saturating_sub(self.count);
+        let mut room = MAX_SERIES.saturating_sub(self.count);
         for row in window.vms.iter().chain(&window.vcpus) {
             if !self.vms.contains_key(&row.vm) {
                 if room == 0 {
@@ -174,7 +174,7 @@ impl History {
 
     /// Adds a mark for a change of the placement.
     pub(crate) fn mark(&mut self, at_unix_us: u64, label: String) {
-        push(&mut self.marks, Mark { at_unix_us, label }, MOST_MARKS);
+        push(&mut self.marks, Mark { at_unix_us, label }, MAX_MARKS);
     }
 
     /// The marks after `from` up to `to`, oldest first.
@@ -326,7 +326,7 @@ mod tests {
         let long = &history.vms["long"].own;
         assert_eq!((long.fine.len(), long.coarse.len()), (FINE, COARSE));
         assert_eq!((history.fine_spans.len(), history.coarse_spans.len()), (FINE, COARSE));
-        assert_eq!(history.marks.len(), MOST_MARKS);
+        assert_eq!(history.marks.len(), MAX_MARKS);
         // Only the coarse history reaches two hours back.
         let columns = chart(&history, "long", 19_990 - 7200, 19_990, 72);
         assert!(columns.iter().all(|column| matches!(column, Column::Value(_))), "{columns:?}");
@@ -337,10 +337,10 @@ mod tests {
         let mut history = History::default();
         let mut crowd = window(1, "a", Some(1.0));
         let row = crowd.vms[0].clone();
-        crowd.vms = (0..MOST_SERIES + 10).map(|vm| RateRow { vm: vm.to_string(), ..row.clone() }).collect();
+        crowd.vms = (0..MAX_SERIES + 10).map(|vm| RateRow { vm: vm.to_string(), ..row.clone() }).collect();
         history.push(&crowd);
-        assert_eq!(history.count, MOST_SERIES);
+        assert_eq!(history.count, MAX_SERIES);
         assert_eq!(chart(&history, "0", 0, 1, 1), [Column::Value(1.0)]);
-        assert_eq!(chart(&history, &(MOST_SERIES + 1).to_string(), 0, 1, 1), [Column::Nothing]);
+        assert_eq!(chart(&history, &(MAX_SERIES + 1).to_string(), 0, 1, 1), [Column::Nothing]);
     }
 }

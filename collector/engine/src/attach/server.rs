@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Viewers at a time.
 const MAX_VIEWERS: usize = 32;
 /// Steps that a viewer may be behind before it gets a complete view instead of them.
-const MOST_BEHIND: usize = 16;
+const MAX_BEHIND: usize = 16;
 
 /// Why nobody can attach.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ impl Server {
                 return;
             }
         };
-        let lines: Publisher<Arc<[u8]>> = Publisher::new(MOST_BEHIND);
+        let lines: Publisher<Arc<[u8]>> = Publisher::new(MAX_BEHIND);
         let mut viewers = JoinSet::new();
         loop {
             tokio::select! {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use huddle_model::vm::{GuestRegion, TaskId, Vcpu, Vm, VmmKind};
 
-use super::memory::{Bearer, GuestMemory};
+use super::memory::{GuestMemory, ProcessRole};
 use super::merge::cannot_merge;
 use super::monitors::Question;
 use super::round::{BuildError, Round};
@@ -200,8 +200,8 @@ impl Discoverer {
             None => VmmKind::Process,
         };
         let vcpus = vcpus::complete(&self.root, id, chosen)?;
-        let bearer = if vmm == VmmKind::Process { Bearer::Tenant } else { Bearer::Vmm };
-        let GuestMemory { regions: memory, left_out } = self.memory_of(id, bearer, round, time)?;
+        let role = if vmm == VmmKind::Process { ProcessRole::Tenant } else { ProcessRole::Vmm };
+        let GuestMemory { regions: memory, left_out } = self.memory_of(id, role, round, time)?;
         if memory.is_empty() && !round.denied.contains(&pid) {
             // Only a process that is ending has given its memory back already.
             return Err(BuildError::Ended);
@@ -242,13 +242,13 @@ impl Discoverer {
     pub(super) fn memory_of(
         &mut self,
         process: TaskId,
-        bearer: Bearer,
+        role: ProcessRole,
         round: &mut Round,
         time: VmTime,
     ) -> Result<GuestMemory, HostError> {
         let run = round.ksm.value().map(|ksm| ksm.run);
         let limits = &self.options.limits;
-        let memory = match self.memory.memory(&self.root, process, bearer, run, limits, time) {
+        let memory = match self.memory.memory(&self.root, process, role, run, limits, time) {
             Err(error) if error.is_denied() => {
                 round.denied.insert(process.id);
                 return Ok(GuestMemory::default());

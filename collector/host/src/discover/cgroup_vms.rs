@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::vm::{GuestRegion, TaskId, Vm, VmmKind};
 
-use super::memory::Bearer;
+use super::memory::ProcessRole;
 use super::merge::cannot_merge;
 use super::round::{BuildError, Round, list};
 use super::{DiscoverError, Discoverer, vcpus};
@@ -120,7 +120,7 @@ impl Discoverer {
         }
         let time = round.budget.vm();
         let threads = vcpus::all(&vcpus::threads(&self.root, pid, &self.options.limits, Some(time))?);
-        let memory = self.memory_of(stat.id, Bearer::Tenant, round, time)?.regions;
+        let memory = self.memory_of(stat.id, ProcessRole::Tenant, round, time)?.regions;
         let allowed = round.cpus.of_process(&self.root, pid)?;
         round.budget.take(super::build::weight(threads.len(), memory.len()))?;
         if !task::is_alive(&self.root, stat.id)? {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config_file::MOST_FILES;
+use super::config_file::MAX_FILES;
 use huddle_model::text::plain_short;
 use huddle_model::vm::{Uuid, VmmKind};
 
@@ -53,7 +53,7 @@ pub struct ConfigFiles {
 
 impl ConfigFiles {
     fn of(args: &[String]) -> Self {
-        let paths: Vec<PathBuf> = values(args, "-readconfig").take(MOST_FILES).map(PathBuf::from).collect();
+        let paths: Vec<PathBuf> = values(args, "-readconfig").take(MAX_FILES).map(PathBuf::from).collect();
         if paths.is_empty() {
             return Self::default();
         }
@@ -66,7 +66,7 @@ impl ConfigFiles {
 }
 
 /// Longest name that is kept, in bytes; huddle's own limit is lower.
-const MOST_NAME_BYTES: usize = 4096;
+const MAX_NAME_BYTES: usize = 4096;
 
 /// Whether QEMU is only asked what it can do: `-machine none` (or `-M none`) makes a machine without CPUs and without
 /// memory, as libvirt and others start it to probe (qemu(1)). Of several `-machine` the last type counts.
@@ -100,7 +100,7 @@ pub fn vm_name(kind: VmmKind, args: &[String]) -> Option<String> {
         // Not found by its command line.
         VmmKind::XenPv | VmmKind::XenPvh | VmmKind::XenHvm | VmmKind::Xen | VmmKind::Unknown => None,
     }?;
-    let name = plain_short(&name, MOST_NAME_BYTES);
+    let name = plain_short(&name, MAX_NAME_BYTES);
     (!name.trim().is_empty()).then_some(name)
 }
 
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(found.paths, ["/etc/vm.cfg", "b.cfg"].map(PathBuf::from));
         assert_eq!(found.args, ["-mon", "chardev=m,mode=control"]);
         assert_eq!(files("qemu -mon chardev=m -readconfig"), ConfigFiles::default());
-        assert_eq!(files(&"-readconfig x ".repeat(99)).paths.len(), MOST_FILES);
+        assert_eq!(files(&"-readconfig x ".repeat(99)).paths.len(), MAX_FILES);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::monitor_socket::{self, Listener, SocketError};
 use crate::HostRoot;
 
 /// Most files that are read of one command line.
-pub(super) const MOST_FILES: usize = 8;
+pub(super) const MAX_FILES: usize = 8;
 
 /// Why a configuration file is not read.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use huddle_model::vm::TaskId;
 
-pub use self::rule::{Bearer, GuestMemory};
+pub use self::rule::{GuestMemory, ProcessRole};
 use self::rule::{MIN_FILE_BYTES, guest_memory};
 use crate::limits::{Limits, VmTime};
 use crate::maps::{self, Mapping};
@@ -53,7 +53,7 @@ struct Key {
     maps: u64,
     ksm_run: Option<u64>,
     marks: KsmMarks,
-    bearer: Bearer,
+    role: ProcessRole,
 }
 
 impl MemoryCache {
@@ -67,7 +67,7 @@ impl MemoryCache {
         self.entries.retain(|process, _| alive.contains(process));
     }
 
-    /// The guest memory of `process`, which is a `bearer`, now; `ksm_run` is `/sys/kernel/mm/ksm/run` where there is KSM.
+    /// The guest memory of `process`, which has this role, now; `ksm_run` is `/sys/kernel/mm/ksm/run` where there is KSM.
     ///
     /// # Errors
     /// Its files cannot be read or understood, it has more mappings than `limits` has, or `time` is over.
@@ -75,18 +75,18 @@ impl MemoryCache {
         &mut self,
         root: &HostRoot,
         process: TaskId,
-        bearer: Bearer,
+        role: ProcessRole,
         ksm_run: Option<u64>,
         limits: &Limits,
         time: VmTime,
     ) -> Result<GuestMemory, HostError> {
-        self.memory_at(root, (process, bearer), ksm_run, (limits, time), Instant::now())
+        self.memory_at(root, (process, role), ksm_run, (limits, time), Instant::now())
     }
 
     fn memory_at(
         &mut self,
         root: &HostRoot,
-        (process, bearer): (TaskId, Bearer),
+        (process, role): (TaskId, ProcessRole),
         ksm_run: Option<u64>,
         (limits, time): (&Limits, VmTime),
         now: Instant,
@@ -94,7 +94,7 @@ impl MemoryCache {
         let maps = maps::maps_text(root, process.id, limits)?;
         time.check()?;
         let marks = process_ksm::marks(root, process.id)?;
-        let key = Key { maps: self.hasher.hash_one(&maps), ksm_run, marks, bearer };
+        let key = Key { maps: self.hasher.hash_one(&maps), ksm_run, marks, role };
         if let Some(entry) = self.entries.get(&process)
             && entry.key == key
             && now.saturating_duration_since(entry.read_at) < MAX_AGE
@@ -108,7 +108,7 @@ impl MemoryCache {
             self.smaps_reads += 1;
             maps::smaps(root, process.id, limits)?
         };
-        let memory = guest_memory(process, bearer, &mappings);
+        let memory = guest_memory(process, role, &mappings);
         self.entries.insert(process, Entry { key, read_at: now, memory: memory.clone() });
         Ok(memory)
     }
@@ -157,7 +157,7 @@ mod tests {
 
         fn kind(&self, cache: &mut MemoryCache, run: u64, now: Instant) -> MemoryKind {
             let limits = (&Limits::default(), time());
-            let of = (PROCESS, Bearer::Vmm);
+            let of = (PROCESS, ProcessRole::Vmm);
             cache.memory_at(&self.root, of, Some(run), limits, now).unwrap().regions[0].kind
         }
     }
@@ -207,7 +207,7 @@ mod tests {
         std::fs::remove_file(tree.root.proc("9/maps")).unwrap();
         assert!(
             cache
-                .memory(&tree.root, PROCESS, Bearer::Vmm, None, &Limits::default(), time())
+                .memory(&tree.root, PROCESS, ProcessRole::Vmm, None, &Limits::default(), time())
                 .unwrap_err()
                 .is_gone()
         );

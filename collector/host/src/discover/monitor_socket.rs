@@ -23,7 +23,7 @@ use crate::HostRoot;
 use crate::socket;
 
 /// Links of root that are followed in one path.
-const MOST_LINKS: usize = 8;
+const MAX_LINKS: usize = 8;
 
 /// The process that is to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) enum SocketError {
     Io(#[from] io::Error),
     #[error("{0} is a link that belongs to user {1}")]
     Link(String, u32),
-    #[error("it goes through more than {MOST_LINKS} links")]
+    #[error("it goes through more than {MAX_LINKS} links")]
     Links,
     #[error("it leads above the working directory of the process")]
     AboveWorkingDirectory,
@@ -152,7 +152,7 @@ impl Walk {
             return Err(SocketError::Link(name.to_string_lossy().into_owned(), stat.st_uid));
         }
         self.links += 1;
-        if self.links > MOST_LINKS {
+        if self.links > MAX_LINKS {
             return Err(SocketError::Links);
         }
         let target = PathBuf::from(readlinkat(link, "").map_err(io::Error::from)?);

@@ -19,7 +19,7 @@ use crate::task::{self, Glance};
 use crate::{HostError, HostRoot};
 
 /// Longest time between a change and the look that it leads to.
-const MOST_PATIENCE: Duration = Duration::from_secs(60);
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process is looked into again after this time though nothing seems to have changed.
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -201,7 +201,7 @@ fn look(
         Some(known)
             if known.glance.id == glance.id && known.program == program && same(&known.found, &found) =>
         {
-            (known.patience * 2).clamp(Duration::from_secs(1), MOST_PATIENCE)
+            (known.patience * 2).clamp(Duration::from_secs(1), MAX_PATIENCE)
         }
         // The first change after a start or a discovery is looked at at once.
         _ => Duration::ZERO,

@@ -43,7 +43,7 @@ const NAME: &str = "huddle/host";
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Most that is read of what a holder says about itself, in bytes.
-const MOST_SAID: u64 = 4096;
+const MAX_SAID: u64 = 4096;
 
 /// Both halves, held until it is dropped or the process ends in any way.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Holder {
     fn read(from: &mut impl Read) -> Self {
         let mut text = Vec::new();
         // Who says nothing is told about all the same.
-        let _ = from.take(MOST_SAID).read_to_end(&mut text);
+        let _ = from.take(MAX_SAID).read_to_end(&mut text);
         let text = String::from_utf8_lossy(&text);
         let mut lines = text.lines();
         let pid = lines.next().and_then(|pid| pid.parse().ok());

@@ -6,14 +6,14 @@ use nix::errno::Errno;
 use nix::libc;
 
 /// Words of the longest mask: a kernel has no more than 65,536 CPUs, which is more than any `NR_CPUS`.
-const MOST_WORDS: usize = 1024;
+const MAX_WORDS: usize = 1024;
 
 /// CPUs that a thread may run on and that are online (sched_getaffinity(2)); of the thread that asks where `tid` is 0.
 ///
 /// # Errors
 /// `ESRCH` where the thread is gone.
 pub fn get(tid: i32) -> Result<CpuSet, Errno> {
-    let mut words = [0u64; MOST_WORDS];
+    let mut words = [0u64; MAX_WORDS];
     // SAFETY: the kernel writes at most as many bytes as it is told that `words` has, and any bytes are valid words.
     let written =
         unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, size_of_val(&words), words.as_mut_ptr()) };
@@ -50,7 +50,7 @@ fn words(cpus: &CpuSet) -> Vec<u64> {
     let mut words = vec![0u64];
     for cpu in cpus.iter() {
         let (word, bit) = (cpu as usize / 64, cpu % 64);
-        if word >= MOST_WORDS {
+        if word >= MAX_WORDS {
             break;
         }
         if words.len() <= word {

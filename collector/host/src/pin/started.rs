@@ -16,10 +16,10 @@ use super::undo::{Undoers, target};
 use crate::{HostError, HostRoot, cgroup, task};
 
 /// A task may start another while those that it started before are looked at.
-const MOST_PASSES: u32 = 8;
+const MAX_PASSES: u32 = 8;
 
 /// Most threads of one process that are looked at.
-const MOST_THREADS: u32 = 1 << 20;
+const MAX_THREADS: u32 = 1 << 20;
 
 /// What undoing it did.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ pub(super) fn undo<'a>(undoers: &Undoers, changes: impl IntoIterator<Item = &'a 
     if pins.is_empty() {
         return done;
     }
-    for _ in 0..MOST_PASSES {
+    for _ in 0..MAX_PASSES {
         match pass(undoers, &pins, &mut done) {
             Ok(0) => break,
             Ok(_) => {}
@@ -77,7 +77,7 @@ fn pass(undoers: &Undoers, pins: &[&Pin], done: &mut Started) -> Result<u32, Hos
     let mut restored = 0;
     for process in processes.values() {
         let Some(vm) = families.get(&process.id.id) else { continue };
-        for tid in of_those_there(task::thread_ids(root, process.id.id, MOST_THREADS))?.unwrap_or_default() {
+        for tid in of_those_there(task::thread_ids(root, process.id.id, MAX_THREADS))?.unwrap_or_default() {
             let Some(stat) = of_those_there(task::thread(root, process.id.id, tid))? else { continue };
             if known.contains(&stat.id) || stat.is_dead() {
                 continue;

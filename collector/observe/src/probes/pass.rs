@@ -55,7 +55,7 @@ impl ProbeTrigger {
         let mut newest: Option<Pass> = None;
         while let Some(item) = self.ring.next() {
             if let Some(mut pass) = parse(&item).and_then(|event| self.tally.take(&event)) {
-                pass.passed_over += newest.map_or(0, |earlier| earlier.passed_over + 1);
+                pass.missed += newest.map_or(0, |earlier| earlier.missed + 1);
                 newest = Some(pass);
             }
         }
@@ -75,7 +75,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// The pass that this event completes; `passed_over` counts passes between it and the last one.
+    /// The pass that this event completes; `missed` counts passes between it and the last one.
     fn take(&mut self, event: &PassEvent) -> Option<Pass> {
         match event.kind {
             PASS_START => {
@@ -93,14 +93,14 @@ impl Tally {
                     self.full_scans = 0;
                     full_scans = u64::from(event.sequence) + 1;
                 }
-                let passed_over = full_scans - self.full_scans - 1;
+                let missed = full_scans - self.full_scans - 1;
                 self.full_scans = full_scans;
                 Some(Pass {
                     full_scans,
                     began_ns: began.map(|(_, at_ns)| at_ns),
                     ended_ns: Some(event.at_ns),
                     rmap_items: Some(event.rmap_items.into()),
-                    passed_over,
+                    missed,
                 })
             }
             _ => None,
@@ -165,9 +165,9 @@ impl PassTrigger for FullScansTrigger {
             // The kernel counts from 0 again after KSM was set to unmerge everything: no pass was completed.
             self.full_scans = self.full_scans.min(full_scans);
             if full_scans > self.full_scans {
-                let passed_over = full_scans - self.full_scans - 1;
+                let missed = full_scans - self.full_scans - 1;
                 self.full_scans = full_scans;
-                let pass = Pass { full_scans, began_ns: None, ended_ns: None, rmap_items: None, passed_over };
+                let pass = Pass { full_scans, began_ns: None, ended_ns: None, rmap_items: None, missed };
                 return Ok(Some(pass));
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -211,20 +211,16 @@ mod tests {
         let mut tally = Tally { full_scans: 7, from_ns: 100, began: None };
         assert_eq!(tally.take(&event(90, PASS_STOP, 6)), None, "known from full_scans");
         let pass = tally.take(&event(110, PASS_STOP, 7)).unwrap();
-        assert_eq!((pass.full_scans, pass.began_ns, pass.passed_over), (8, None, 0));
+        assert_eq!((pass.full_scans, pass.began_ns, pass.missed), (8, None, 0));
         assert_eq!(tally.take(&event(120, PASS_START, 8)), None);
         let pass = tally.take(&event(130, PASS_STOP, 8)).unwrap();
         assert_eq!((pass.full_scans, pass.began_ns, pass.ended_ns), (9, Some(120), Some(130)));
         assert_eq!(tally.take(&event(140, PASS_START, 9)), None);
         let pass = tally.take(&event(150, PASS_STOP, 11)).unwrap();
-        assert_eq!(
-            (pass.began_ns, pass.passed_over),
-            (None, 2),
-            "two passes and the start of this one were lost"
-        );
+        assert_eq!((pass.began_ns, pass.missed), (None, 2), "two passes and the start of this one were lost");
         // Everything was unmerged, and the kernel counts from 0 again.
         let pass = tally.take(&event(160, PASS_STOP, 1)).unwrap();
-        assert_eq!((pass.full_scans, pass.passed_over), (2, 1));
+        assert_eq!((pass.full_scans, pass.missed), (2, 1));
         assert_eq!(tally.take(&event(170, PASS_STOP, 2)).unwrap().full_scans, 3);
         assert_eq!(tally.take(&event(180, 9, 3)), None, "an event of another kind");
     }
@@ -240,7 +236,7 @@ mod tests {
         assert_eq!(trigger.wait(Duration::ZERO).unwrap(), None);
         std::fs::write(&path, "10\n").unwrap();
         let pass = trigger.wait(Duration::from_secs(5)).unwrap().unwrap();
-        assert_eq!((pass.full_scans, pass.passed_over, pass.ended_ns), (10, 2, None));
+        assert_eq!((pass.full_scans, pass.missed, pass.ended_ns), (10, 2, None));
         assert_eq!(trigger.wait(Duration::from_millis(3)).unwrap(), None);
         std::fs::write(&path, "0\n").unwrap();
         assert_eq!(trigger.wait(Duration::ZERO).unwrap(), None, "a reset of the count is not a pass");

@@ -7,7 +7,7 @@ use huddle_model::schema::{MANIFEST_FILE, Manifest, ManifestError};
 use super::regular::{RegularError, read_text};
 
 /// A manifest has a few KiB; far larger files are refused.
-pub const MOST_MANIFEST_BYTES: u64 = 16 << 20;
+pub const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// A manifest that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ impl ManifestFault {
 /// It does not exist, is not a regular file, or is of an unsupported version.
 pub fn read_manifest(dir: &Path) -> Result<Manifest, ManifestFault> {
     let path = dir.join(MANIFEST_FILE);
-    let text = match read_text(&path, MOST_MANIFEST_BYTES) {
+    let text = match read_text(&path, MAX_MANIFEST_BYTES) {
         Ok(text) => text,
         Err(source) => return Err(ManifestFault::File { path, source }),
     };

@@ -13,7 +13,7 @@ use super::ReplayError;
 use super::segment::{self, Cells, Wanted};
 
 /// Most rows of one table that belong to one round or window: 2,000 VMs share in as many pairs.
-pub(super) const MOST_ROWS: usize = 4 << 20;
+pub(super) const MAX_ROWS: usize = 4 << 20;
 
 /// Footers that are cached: what is read next is mostly in the same segments.
 const FOOTERS_CACHED: usize = 32;
@@ -177,18 +177,18 @@ impl Footers {
             let wanted = Wanted { groups: Some(groups), key: Some(key) };
             segment::rows(&segment.path, file, footer, wanted, |row| {
                 count += 1;
-                if count <= MOST_ROWS {
+                if count <= MAX_ROWS {
                     each(row);
                 }
-                count <= MOST_ROWS
+                count <= MAX_ROWS
             })?;
-            if count > MOST_ROWS {
+            if count > MAX_ROWS {
                 let key_name = segment::key(files.table);
                 return Err(ReplayError::TooManyRows {
                     table: files.table,
                     key: key_name,
                     at: key,
-                    limit: MOST_ROWS,
+                    limit: MAX_ROWS,
                 });
             }
         }

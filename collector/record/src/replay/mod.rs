@@ -42,7 +42,7 @@ pub use segment::row_group_keys;
 use window::WindowRows;
 
 /// Most decisions that are read: a trial takes minutes, so a recording has few.
-const MOST_DECISIONS: usize = 100_000;
+const MAX_DECISIONS: usize = 100_000;
 
 /// Rounds that are cached: stepping back and forth between two needs no reading.
 const ROUNDS_CACHED: usize = 4;
@@ -83,7 +83,7 @@ impl Recording {
         let mut tables: Vec<TableFiles> =
             Table::ALL.iter().map(|table| TableFiles::open(dir, *table, &manifest, &mut warnings)).collect();
         let positions = index::positions(&mut tables, &manifest, &mut warnings);
-        let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MOST_DECISIONS, &mut warnings);
+        let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MAX_DECISIONS, &mut warnings);
         let mut decisions = Vec::new();
         for row in &trials {
             match decision(row) {

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    LEAST_BLOCKS, Machine, Member, Moment, Phase, Refusal, Refused, Rejected, RoundReading, new_arm,
-};
+use super::{MIN_BLOCKS, Machine, Member, Moment, Phase, Refusal, Refused, Rejected, RoundReading, new_arm};
 use crate::rng::Rng;
 use crate::trial::assignment::Assignment;
 use crate::trial::running::Trial;
@@ -132,9 +130,9 @@ impl Machine {
         // A trial switches at most once per block, once at the start and once at the end.
         let blocks = self.settings.blocks.min(affordable.saturating_sub(2));
         let refusal = refusal.or_else(|| {
-            (blocks < LEAST_BLOCKS).then(|| {
+            (blocks < MIN_BLOCKS).then(|| {
                 let left = self.budget.left(reading.at.now);
-                let needed = moves.saturating_mul(LEAST_BLOCKS + 2);
+                let needed = moves.saturating_mul(MIN_BLOCKS + 2);
                 let reason = if needed > self.settings.moves_per_hour {
                     format!("a trial of it takes {needed} moves or more; allow as many by moves_per_hour")
                 } else {

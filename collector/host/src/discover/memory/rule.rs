@@ -43,7 +43,7 @@ const MAX_STACK_BYTES: u64 = 64 << 20;
 
 /// What the process is to the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Bearer {
+pub enum ProcessRole {
     /// A program that runs a guest, whose own memory is not the guest's.
     Vmm,
     /// A process or cgroup that the user declared a VM: all its memory counts.
@@ -77,8 +77,8 @@ enum Class {
 }
 
 /// The guest memory of a process with these mappings, which are ascending, by the rule of this module.
-pub(super) fn guest_memory(process: TaskId, bearer: Bearer, mappings: &[Mapping]) -> GuestMemory {
-    let classes = Classes::new(bearer, mappings);
+pub(super) fn guest_memory(process: TaskId, role: ProcessRole, mappings: &[Mapping]) -> GuestMemory {
+    let classes = Classes::new(role, mappings);
     let classes: Vec<(&Mapping, Class)> =
         mappings.iter().enumerate().map(|(at, mapping)| (mapping, classes.of(at))).collect();
     let marked = classes.iter().filter(|(_, class)| *class == Class::Guest(MemoryKind::Mergeable));
@@ -87,7 +87,7 @@ pub(super) fn guest_memory(process: TaskId, bearer: Bearer, mappings: &[Mapping]
     let large = classes.iter().filter(|(_, class)| may_hold_guest(*class));
     let largest = large.map(|(mapping, _)| mapping.len_bytes()).max().unwrap_or(0);
 
-    let takes_large = bearer == Bearer::Vmm && marked < LARGE_BYTES;
+    let takes_large = role == ProcessRole::Vmm && marked < LARGE_BYTES;
     let taken = |mapping: &Mapping, class| match class {
         Class::Guest(kind) => Some(kind),
         Class::Anonymous { large: true } if takes_large && mapping.len_bytes() >= largest / LARGE_PART => {
@@ -95,9 +95,9 @@ pub(super) fn guest_memory(process: TaskId, bearer: Bearer, mappings: &[Mapping]
         }
         _ => None,
     };
-    let takes_all = match bearer {
-        Bearer::Vmm => classes.iter().all(|(mapping, class)| taken(mapping, *class).is_none()),
-        Bearer::Tenant => marked == 0,
+    let takes_all = match role {
+        ProcessRole::Vmm => classes.iter().all(|(mapping, class)| taken(mapping, *class).is_none()),
+        ProcessRole::Tenant => marked == 0,
     };
     let (mut regions, mut left_out) = (Vec::new(), LeftOut::default());
     for (mapping, class) in classes {
@@ -110,12 +110,12 @@ pub(super) fn guest_memory(process: TaskId, bearer: Bearer, mappings: &[Mapping]
                 process: Some(process),
                 start: mapping.start,
                 end: mapping.end,
-                kind: if bearer == Bearer::Vmm { beside_ram(kind, mapping, largest) } else { kind },
+                kind: if role == ProcessRole::Vmm { beside_ram(kind, mapping, largest) } else { kind },
             }),
             None => left_out.add(class, mapping),
         }
     }
-    GuestMemory { regions, left_out: left_out.sentences(bearer) }
+    GuestMemory { regions, left_out: left_out.sentences(role) }
 }
 
 /// The kind of a marked mapping: a small one beside large ones is firmware, video memory, or a table of these.
@@ -126,7 +126,7 @@ fn beside_ram(kind: MemoryKind, mapping: &Mapping, largest: u64) -> MemoryKind {
 
 /// What is known of all mappings together.
 struct Classes<'a> {
-    bearer: Bearer,
+    role: ProcessRole,
     mappings: &'a [Mapping],
     /// The files that are mapped executable.
     programs: BTreeSet<FileId>,
@@ -135,11 +135,11 @@ struct Classes<'a> {
 }
 
 impl<'a> Classes<'a> {
-    fn new(bearer: Bearer, mappings: &'a [Mapping]) -> Self {
+    fn new(role: ProcessRole, mappings: &'a [Mapping]) -> Self {
         let programs = mappings.iter().filter(|mapping| mapping.executable);
         let is_marked = |mapping: &Mapping| mapping.flags.is_some_and(|flags| flags.mergeable);
         Self {
-            bearer,
+            role,
             mappings,
             programs: programs.filter_map(|mapping| mapping.file).collect(),
             all_marked: mappings.iter().any(|mapping| is_heap_or_stack(mapping) && is_marked(mapping)),
@@ -180,7 +180,7 @@ impl<'a> Classes<'a> {
     fn of_anonymous(&self, position: usize) -> Class {
         let mapping = &self.mappings[position];
         let marked = mapping.flags.unwrap_or_default().mergeable;
-        if self.bearer == Bearer::Tenant {
+        if self.role == ProcessRole::Tenant {
             return if marked {
                 Class::Guest(MemoryKind::Mergeable)
             } else {
@@ -264,10 +264,10 @@ impl LeftOut {
         *sum += mapping.len_bytes();
     }
 
-    fn sentences(&self, bearer: Bearer) -> Vec<String> {
-        let private = match bearer {
-            Bearer::Vmm => "heap, stacks and other memory of the VMM itself",
-            Bearer::Tenant => "private memory that is not marked mergeable, beside what is",
+    fn sentences(&self, role: ProcessRole) -> Vec<String> {
+        let private = match role {
+            ProcessRole::Vmm => "heap, stacks and other memory of the VMM itself",
+            ProcessRole::Tenant => "private memory that is not marked mergeable, beside what is",
         };
         [
             (self.private, private),

@@ -282,7 +282,7 @@ fn an_affinity_that_cannot_come_back_fails_loudly_and_stays_in_the_journal() {
 }
 
 #[test]
-fn a_number_taken_by_another_task_is_passed_over_at_every_moment() {
+fn a_number_taken_by_another_task_is_skipped_at_every_moment() {
     let world = World::new();
     let other = TaskId { start_ticks: 8, ..thread(1) };
     let root = world.root.clone();

@@ -38,13 +38,13 @@ fn reserved(start_mib: u64, mib: u64) -> Mapping {
     Mapping { readable: false, writable: false, ..mapping(start_mib, mib, "") }
 }
 
-fn found(bearer: Bearer, mappings: &[Mapping]) -> Vec<(u64, MemoryKind)> {
-    let memory = guest_memory(PROCESS, bearer, mappings);
+fn found(role: ProcessRole, mappings: &[Mapping]) -> Vec<(u64, MemoryKind)> {
+    let memory = guest_memory(PROCESS, role, mappings);
     memory.regions.iter().map(|region| (region.start >> 20, region.kind)).collect()
 }
 
 fn left_out(mappings: &[Mapping]) -> Vec<String> {
-    guest_memory(PROCESS, Bearer::Vmm, mappings).left_out
+    guest_memory(PROCESS, ProcessRole::Vmm, mappings).left_out
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn each_kind_is_told_and_the_rest_kept_out() {
         executable(mapping(700, 1024, "")),
     ];
     assert_eq!(
-        found(Bearer::Vmm, &mappings),
+        found(ProcessRole::Vmm, &mappings),
         [
             (10, MemoryKind::Mergeable),
             (300, MemoryKind::Firmware),
@@ -109,19 +109,19 @@ fn unmarked_ram_counts_beside_shared_memory() {
         executable(mapping(500, 1024, "")),
     ];
     let expected = [(20, MemoryKind::Anonymous), (300, MemoryKind::SharedMemory)];
-    assert_eq!(found(Bearer::Vmm, &mappings), expected);
+    assert_eq!(found(ProcessRole::Vmm, &mappings), expected);
     // Small blocks are marked, the RAM is not (merge=off of its backend).
     mappings.insert(3, marked(mapping(280, 2, "")));
     let expected =
         [(20, MemoryKind::Anonymous), (280, MemoryKind::Firmware), (300, MemoryKind::SharedMemory)];
-    assert_eq!(found(Bearer::Vmm, &mappings), expected);
+    assert_eq!(found(ProcessRole::Vmm, &mappings), expected);
     // The guard page of the memory below it ends where it begins.
     let two = [
         reserved(1, 1),
         mapping(2, 64, ""),
         shared(mapping(100, 64, "/memfd:memory-backend-memfd (deleted)")),
     ];
-    assert_eq!(found(Bearer::Vmm, &two), [(2, MemoryKind::Anonymous), (100, MemoryKind::SharedMemory)]);
+    assert_eq!(found(ProcessRole::Vmm, &two), [(2, MemoryKind::Anonymous), (100, MemoryKind::SharedMemory)]);
 }
 
 #[test]
@@ -135,10 +135,10 @@ fn a_vmm_keeps_its_stacks_and_arenas_and_what_is_small_beside_the_guest() {
         mapping(300, 20, ""),
         shared(mapping(1024, 1024, "/memfd:guest (deleted)")),
     ];
-    assert_eq!(found(Bearer::Vmm, &mappings), [(1024, MemoryKind::SharedMemory)]);
+    assert_eq!(found(ProcessRole::Vmm, &mappings), [(1024, MemoryKind::SharedMemory)]);
     // Where the VMM marks its RAM, what it does not mark is its own.
     let marks = [marked(mapping(1, 128, "")), mapping(200, 64, "")];
-    assert_eq!(found(Bearer::Vmm, &marks), [(1, MemoryKind::Mergeable)]);
+    assert_eq!(found(ProcessRole::Vmm, &marks), [(1, MemoryKind::Mergeable)]);
     assert_eq!(left_out(&marks), ["64 MiB of heap, stacks and other memory of the VMM itself"]);
 }
 
@@ -156,8 +156,8 @@ fn where_prctl_marked_everything_heap_and_stacks_are_not_the_guests() {
         executable(mapping(710, 2, "/usr/lib/libc.so.6")),
         marked(mapping(800, 1, "[stack]")),
     ];
-    assert_eq!(found(Bearer::Vmm, &mappings), [(130, MemoryKind::Mergeable)]);
-    let all: Vec<u64> = found(Bearer::Tenant, &mappings).iter().map(|(start, _)| *start).collect();
+    assert_eq!(found(ProcessRole::Vmm, &mappings), [(130, MemoryKind::Mergeable)]);
+    let all: Vec<u64> = found(ProcessRole::Tenant, &mappings).iter().map(|(start, _)| *start).collect();
     assert_eq!(all, [1, 64, 130, 500, 601, 800]);
 }
 
@@ -175,15 +175,15 @@ fn a_declared_process_counts_with_all_its_private_memory_unless_it_marks_some() 
         mapping(80, 32, "/tmp/snapshot"),
     ];
     let starts = |mappings: &[Mapping]| -> Vec<u64> {
-        found(Bearer::Tenant, mappings).iter().map(|(start, _)| *start).collect()
+        found(ProcessRole::Tenant, mappings).iter().map(|(start, _)| *start).collect()
     };
     assert_eq!(starts(&mappings), [2, 3, 4, 69, 80]);
-    let kinds: Vec<_> = found(Bearer::Tenant, &mappings).iter().map(|(_, kind)| *kind).collect();
+    let kinds: Vec<_> = found(ProcessRole::Tenant, &mappings).iter().map(|(_, kind)| *kind).collect();
     assert_eq!(kinds[..4], [MemoryKind::Anonymous; 4]);
     assert_eq!(kinds[4], MemoryKind::PrivateFile);
     let mut marks = mappings.to_vec();
     marks[2] = marked(marks[2].clone());
     assert_eq!(starts(&marks), [3, 80]);
     // A small VMM without anything else: all of it.
-    assert_eq!(found(Bearer::Vmm, &mappings[..8]).len(), 4);
+    assert_eq!(found(ProcessRole::Vmm, &mappings[..8]).len(), 4);
 }

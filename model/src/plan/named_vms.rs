@@ -2,7 +2,7 @@
 //!
 //! A limit names a VM by what it is called, by `OWNER:NAME`, or by its UUID. Names and UUIDs are what VMs say of
 //! themselves, so a stranger's VM may bear any; owners are what the kernel says. A loop therefore remembers which VM
-//! a name meant first ([`Bearers`]): as long as that VM is there the name means it and nobody else, and when it is
+//! a name meant first ([`NamedVms`]): as long as that VM is there the name means it and nobody else, and when it is
 //! gone only a VM of the same owner can take its place (of several the one with the same UUID).
 
 use std::collections::BTreeMap;
@@ -13,12 +13,12 @@ use crate::matrix::MatrixVm;
 
 /// The VMs that names of limits meant so far.
 #[derive(Clone, Debug, Default)]
-pub struct Bearers {
-    known: BTreeMap<String, Bearer>,
+pub struct NamedVms {
+    known: BTreeMap<String, NamedVm>,
 }
 
 #[derive(Clone, Debug)]
-struct Bearer {
+struct NamedVm {
     id: VmId,
     owner: Option<Owner>,
     uuid: Option<Uuid>,
@@ -33,7 +33,7 @@ pub struct Applied {
     pub problems: Vec<String>,
 }
 
-impl Bearers {
+impl NamedVms {
     /// Finds the VMs that `limits` name among `vms`. Where a name means several and none of them bore it before,
     /// all of them are kept apart: a limit is rather kept for too many than for the wrong one.
     pub fn apply(&mut self, limits: &PlanLimits, vms: &[MatrixVm]) -> Applied {
@@ -89,7 +89,7 @@ impl Bearers {
             [at] => {
                 let vm = &vms[*at];
                 if let Some(id) = vm.id {
-                    let bearer = Bearer { id, owner: vm.owner.clone(), uuid: vm.uuid };
+                    let bearer = NamedVm { id, owner: vm.owner.clone(), uuid: vm.uuid };
                     self.known.insert(entry.to_owned(), bearer);
                 }
                 (here, None)
@@ -174,7 +174,7 @@ mod tests {
             ("we", None),
             ("00000000-0000-0000-0000-000000000008", None),
         ] {
-            let (here, problem) = Bearers::default().find("apart", entry, &vms);
+            let (here, problem) = NamedVms::default().find("apart", entry, &vms);
             assert_eq!(here, Vec::from_iter(at), "{entry}");
             assert_eq!(problem.is_none(), at.is_some(), "{entry}: {problem:?}");
         }
@@ -184,25 +184,25 @@ mod tests {
     fn a_stranger_never_takes_a_limit_from_who_bore_the_name() {
         let limits = apart(&[&["web", "db"]]);
         let (real, db) = (with_uuid(vm("web", 10, "qemu"), 7), vm("db", 20, "qemu"));
-        let mut bearers = Bearers::default();
-        let first = bearers.apply(&limits, &[real.clone(), db.clone()]);
+        let mut named = NamedVms::default();
+        let first = named.apply(&limits, &[real.clone(), db.clone()]);
         assert_eq!(first, Applied { apart: vec![(0, 1)], problems: vec![] });
 
         // A stranger comes, first in the list, under the name, and with the same UUID.
         let stranger = with_uuid(vm("web-5", 5, "alice"), 7);
-        let beside = bearers.apply(&limits, &[stranger.clone(), real.clone(), db.clone()]);
+        let beside = named.apply(&limits, &[stranger.clone(), real.clone(), db.clone()]);
         assert_eq!(beside, Applied { apart: vec![(1, 2)], problems: vec![] });
 
         // The real one is gone: the stranger is not taken for it, and this is said.
         let stranger = MatrixVm { name: "web".into(), ..stranger };
-        let gone = bearers.apply(&limits, &[stranger.clone(), db.clone()]);
+        let gone = named.apply(&limits, &[stranger.clone(), db.clone()]);
         assert_eq!(gone.apart, []);
         assert!(gone.problems[0].contains("belongs to somebody else"), "{gone:?}");
         assert!(gone.problems[0].contains("web (user alice)"), "{gone:?}");
 
         // It is restarted while the stranger bears the name.
         let again = with_uuid(vm("web-30", 30, "qemu"), 7);
-        let restarted = bearers.apply(&limits, &[stranger, again, db]);
+        let restarted = named.apply(&limits, &[stranger, again, db]);
         assert_eq!(restarted, Applied { apart: vec![(1, 2)], problems: vec![] });
     }
 
@@ -210,14 +210,14 @@ mod tests {
     fn of_several_all_are_limited_until_one_is_left() {
         let limits = apart(&[&["web", "db"]]);
         let (one, two, db) = (vm("web-10", 10, "qemu"), vm("web-11", 11, "qemu"), vm("db", 20, "qemu"));
-        let mut bearers = Bearers::default();
-        let both = bearers.apply(&limits, &[one.clone(), two.clone(), db.clone()]);
+        let mut named = NamedVms::default();
+        let both = named.apply(&limits, &[one.clone(), two.clone(), db.clone()]);
         assert_eq!(both.apart, [(0, 2), (1, 2)]);
         assert!(both.problems[0].contains("2 VMs here are called that"), "{both:?}");
-        let left = bearers.apply(&limits, &[two.clone(), db.clone()]);
+        let left = named.apply(&limits, &[two.clone(), db.clone()]);
         assert_eq!(left, Applied { apart: vec![(0, 1)], problems: vec![] });
         // From now on it is the one.
-        assert_eq!(bearers.apply(&limits, &[one, two, db]).apart, [(1, 2)]);
+        assert_eq!(named.apply(&limits, &[one, two, db]).apart, [(1, 2)]);
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let vms = [vm("web", 1, "qemu"), vm("db", 2, "qemu")];
         let mut limits = apart(&[&["web", "gone"], &["gone", "db"], &["web", "qemu:web"]]);
         limits.working_set_kib.insert("none".into(), 5);
-        let applied = Bearers::default().apply(&limits, &vms);
+        let applied = NamedVms::default().apply(&limits, &vms);
         assert_eq!(applied.apart, []);
         let said = applied.problems.join("\n");
         assert_eq!(applied.problems.len(), 3, "each once: {said}");
