@@ -68,7 +68,7 @@ fn waits() {
         assert_eq!((&pinned["changed"], &pinned["skipped"]), (&0.into(), &0.into()), "{pinned}");
         assert_eq!((&plan["placement"], &plan["shared_total"]), (&Value::Array(Vec::new()), &0.into()));
         let waiting = plan["waiting"].as_str().unwrap();
-        for words in ["nothing is merged yet", "run is 0", "--method content"] {
+        for words in ["nothing is merged now", "run is 0", "--method content"] {
             assert!(waiting.contains(words), "{waiting}");
         }
         assert_eq!(now(), before);
@@ -77,7 +77,7 @@ fn waits() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.ends_with("nothing moved\n"), "{text}");
     let output = huddle(&dir, &["plan"], &tenants).output().unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap().contains("- nothing is merged yet"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("- nothing is merged now"));
     // KSM runs, and comes to these two last.
     ksm.set("pages_to_scan", "1");
     ksm.set("sleep_millisecs", "5000");
@@ -137,7 +137,7 @@ fn places() {
     while !said.last().is_some_and(|line: &String| line.contains("round 1:")) {
         said.push(log.next().unwrap());
     }
-    assert_eq!(said.iter().filter(|line| line.contains("nothing is merged yet")).count(), 1, "{said:#?}");
+    assert_eq!(said.iter().filter(|line| line.contains("nothing is merged now")).count(), 1, "{said:#?}");
     assert_eq!(now(), before);
 
     let rest = std::thread::spawn(move || log.collect::<Vec<String>>());

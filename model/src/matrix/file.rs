@@ -15,6 +15,9 @@ const SCHEMA: &str = "huddle/matrix/1";
 /// 6.18).
 const MAX_VCPUS: u32 = 4096;
 
+/// How far a rate may be from its frames: files of others have it rounded.
+const RATE_TOLERANCE: f64 = 0.005;
+
 /// The number of 4 KiB frames in a physical address space of 52 bits.
 const MAX_FRAMES: u64 = 1 << 40;
 
@@ -78,6 +81,33 @@ pub enum MatrixFileError {
         /// Its number of vCPUs.
         vcpus: u32,
     },
+    /// Figures of a VM that contradict each other.
+    #[error("{figure} of VM {name:?} is {value}, expected at most its {limit} ({most})")]
+    Memory {
+        /// Name of the VM.
+        name: String,
+        /// The figure.
+        figure: &'static str,
+        /// Its value.
+        value: u64,
+        /// The figure that bounds it.
+        limit: &'static str,
+        /// Its value.
+        most: u64,
+    },
+    /// A figure of the measurement that cannot be.
+    #[error("{figure} of the matrix is {value}, expected {expected}")]
+    Measurement {
+        /// The figure.
+        figure: &'static str,
+        /// Its value, as text.
+        value: String,
+        /// The values that can be.
+        expected: &'static str,
+    },
+    /// Shared frames of the page cache without shared frames.
+    #[error("the matrix has shared_file_frames and no shared_frames, of which they are a part")]
+    FileFramesAlone,
     /// Some of a measured VM's figures are missing.
     #[error(
         "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
@@ -243,6 +273,8 @@ impl SharingMatrix {
     /// Reads the file of `--matrix FILE`: the JSON `huddle/matrix/1` when its first character is `{`,
     /// else CSV with a header of VM names, a first column of VM names and cells in percent.
     pub fn from_file_text(text: &str) -> Result<Self, MatrixFileError> {
+        // As some editors and spreadsheets begin a file.
+        let text = text.trim_start_matches('\u{feff}');
         let matrix =
             if text.trim_start().starts_with('{') { Self::from_json(text)? } else { Self::from_csv(text)? };
         matrix.check_counts()?;
@@ -254,6 +286,7 @@ impl SharingMatrix {
         if let Some(vm) = self.vms.iter().find(|vm| vm.vcpus > MAX_VCPUS) {
             return Err(MatrixFileError::Vcpus { name: vm.name.clone(), vcpus: vm.vcpus });
         }
+        self.vms.iter().try_for_each(check_memory)?;
         for (i, j) in self.pairs() {
             let used = |vm: usize| self.vms[vm].memory.map_or(MAX_FRAMES, |memory| memory.frames_used);
             let most = used(i).min(used(j)).min(MAX_FRAMES);
@@ -261,8 +294,32 @@ impl SharingMatrix {
                 let expected = "no more shared frames than either of the two VMs uses";
                 return Err(cell(&self.vms, i, j, shared.to_string(), expected));
             }
+            for (i, j) in [(i, j), (j, i)] {
+                self.check_rate(i, j)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a rate is that of the frames, as far as these are known.
+    fn check_rate(&self, i: usize, j: usize) -> Result<(), MatrixFileError> {
+        let (Some(shared), rate) = (self.shared_frames(i, j), self.rate(i, j)) else { return Ok(()) };
+        let by_frames = match self.vms[i].memory {
+            Some(memory) => super::ratio(shared, memory.frames_used),
+            // Without the frames in use only nothing is known to be nothing.
+            None if shared == 0 => 0.0,
+            None => return Ok(()),
+        };
+        if (rate - by_frames).abs() <= RATE_TOLERANCE {
+            return Ok(());
+        }
+        Err(cell(
+            &self.vms,
+            i,
+            j,
+            rate.to_string(),
+            "the shared frames divided by the used frames of the row's VM",
+        ))
     }
 
     fn from_json(text: &str) -> Result<Self, MatrixFileError> {
@@ -317,6 +374,11 @@ impl SharingMatrix {
                     return Err(cell(&vms, i, j, rate.to_string(), expected));
                 }
             }
+        }
+        check_measurement("duration_ms", parts.duration_ms, f64::MAX, "0 or more")?;
+        check_measurement("coverage", parts.coverage, 1.0, "0 to 1")?;
+        if parts.shared_frames.is_none() && parts.shared_file_frames.is_some() {
+            return Err(MatrixFileError::FileFramesAlone);
         }
         check_frames(&vms, "shared_frames", parts.shared_frames.as_deref())?;
         check_frames(&vms, "shared_file_frames", parts.shared_file_frames.as_deref())?;
@@ -417,6 +479,40 @@ fn parse_cell(vms: &[MatrixVm], i: usize, j: usize, text: &str) -> Result<f64, M
 
 fn cell(vms: &[MatrixVm], i: usize, j: usize, text: String, expected: &'static str) -> MatrixFileError {
     MatrixFileError::Cell { row: vms[i].name.clone(), column: vms[j].name.clone(), text, expected }
+}
+
+fn check_measurement(
+    figure: &'static str,
+    value: Option<f64>,
+    most: f64,
+    expected: &'static str,
+) -> Result<(), MatrixFileError> {
+    match value {
+        Some(value) if !(0.0..=most).contains(&value) => {
+            Err(MatrixFileError::Measurement { figure, value: value.to_string(), expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the figures of a VM are parts of each other as they are defined.
+fn check_memory(vm: &MatrixVm) -> Result<(), MatrixFileError> {
+    let Some(memory) = vm.memory else { return Ok(()) };
+    let resident = ("pages_resident", memory.pages_resident);
+    let used = ("pages_used", memory.pages_used);
+    let bounds = [
+        ("pages_used", memory.pages_used, resident),
+        ("pages_zero", memory.pages_zero, resident),
+        ("pages_file", memory.pages_file.unwrap_or(0), resident),
+        ("frames_used", memory.frames_used, used),
+        ("self_shared_pages", memory.self_shared_pages, used),
+    ];
+    match bounds.into_iter().find(|(_, value, (_, most))| value > most) {
+        Some((figure, value, (limit, most))) => {
+            Err(MatrixFileError::Memory { name: vm.name.clone(), figure, value, limit, most })
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_vms(vms: &[MatrixVm]) -> Result<(), MatrixFileError> {

@@ -417,7 +417,7 @@ pub struct Plan {
     /// Its gain and cost; `None` if the matrix has only rates or nothing is placed.
     #[serde(default)]
     pub expected: Option<Expected>,
-    /// Why the policy moves nothing for now: nothing is merged yet. vCPUs that are not in `placement` then stay as
+    /// Why the policy moves nothing for now: nothing is merged. vCPUs that are not in `placement` then stay as
     /// they are, also those that were pinned earlier.
     #[serde(default)]
     pub waiting: Option<String>,

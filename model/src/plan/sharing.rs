@@ -95,8 +95,8 @@ fn relieved(
         )
     } else {
         format!(
-            "contention: working sets exceed the caches of their domains by {before:.0} frames; nothing \
-             that is worth its shared frames makes it less"
+            "contention: working sets exceed the caches of their domains by {before:.0} frames; each \
+             placement with less would cost more shared frames than it saves"
         )
     });
     if !contention.unknown.is_empty() {

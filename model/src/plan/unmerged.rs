@@ -46,6 +46,9 @@ impl MergingState {
         if self.mergeable.is_empty() {
             return "none of their memory can be merged (`huddle vms` says why)".into();
         }
+        if let [only] = self.mergeable.as_slice() {
+            return format!("only the memory of {only} can be merged (`huddle vms` says why)");
+        }
         if ksm.run != 1 {
             return format!(
                 "KSM is stopped (run is {}); start it with `echo 1 > /sys/kernel/mm/ksm/run`, or `huddle run --ksm-run`",
@@ -61,12 +64,9 @@ impl MergingState {
                 some(&self.unseen)
             );
         }
-        match self.mergeable.len() {
-            1 => format!("only the memory of {} can be merged (`huddle vms` says why)", self.mergeable[0]),
-            _ => "KSM runs and has merged none of their pages with each other: it merges a page on its second visit \
-                  at the earliest, and only with an equal one"
-                .into(),
-        }
+        "KSM runs and has merged none of their pages with each other: it merges a page on its second visit at the \
+         earliest, and only with an equal one"
+            .into()
     }
 }
 
@@ -115,10 +115,11 @@ impl Policy {
         }
         let matrix = input.measured_matrix();
         let waiting = format!(
-            "nothing is merged yet: no two of the {} VMs share a merged page, so policy {self} has nothing to go by and \
-             moves nothing; {}; `huddle matrix --method content` shows what they could share, and a loop with \
+            "nothing is merged now: no two of the {} VMs share a merged page, so policy {self} has nothing to go by and \
+             moves {}; {}; `huddle matrix --method content` shows what they could share, and a loop with \
              [sharing] method = \"content\" places by it",
             matrix.len(),
+            if input.apart.is_empty() { "nothing" } else { "only the VMs that [plan] apart names" },
             merging().why()
         );
         let is_kept_apart =
@@ -128,7 +129,6 @@ impl Policy {
         if !input.apart.is_empty() {
             placement = self.plan(input).placement;
             placement.retain(|placed| is_kept_apart(&placed.vm));
-            reasons.push("only the VMs that [plan] apart names are placed".into());
         }
         reasons.insert(0, waiting.clone());
         Plan {
@@ -225,7 +225,7 @@ mod tests {
                 let plan = plan(policy, &matrix(method, 2, 0));
                 let waiting = plan.waiting.as_deref().unwrap();
                 assert_eq!((plan.placement.len(), plan.shared_total, plan.expected), (0, Some(0), None));
-                assert!(waiting.contains("nothing is merged yet") && waiting.contains("--method content"));
+                assert!(waiting.contains("nothing is merged now") && waiting.contains("--method content"));
                 assert_eq!(plan.reasons[0], waiting);
             }
         }

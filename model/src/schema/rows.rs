@@ -1,6 +1,7 @@
 //! Conversion of a round and of events to rows of a recording.
 
 use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmColumns, VmRow};
+use crate::availability::Availability;
 use crate::event::Event;
 use crate::matrix::{MemoryUse, SharingMatrix};
 use crate::plan::Plan;
@@ -170,10 +171,13 @@ fn placement(time: Window, round: &Round, vm: &Vm, vcpu: &Vcpu) -> PlacementRow 
 }
 
 fn no_domain_reason(round: &Round) -> String {
-    round.plan.reason().map_or_else(
-        || "the plan leaves this vCPU to the kernel's scheduler".to_owned(),
-        |why| format!("there is no plan: {why}"),
-    )
+    match &round.plan {
+        Availability::Unavailable(why) => format!("there is no plan: {why}"),
+        Availability::Available(plan) => plan.waiting.as_ref().map_or_else(
+            || "the plan leaves this vCPU to the kernel's scheduler".to_owned(),
+            |waiting| format!("the plan leaves this vCPU as it is: {waiting}"),
+        ),
+    }
 }
 
 fn decision(time: Window, round: &Round) -> DecisionRow {

@@ -52,7 +52,13 @@ pub(crate) fn change(before: Option<&Plan>, round: &Round) -> Option<Change> {
     let plan = round.plan.value().filter(|plan| plan.waiting.is_none())?;
     let moves = moves(before, plan);
     let policy_before = before.map(|before| before.policy).filter(|policy| *policy != plan.policy);
-    if moves.is_empty() && policy_before.is_none() && before.is_some() {
+    let is_change = match before {
+        Some(_) => !moves.is_empty() || policy_before.is_some(),
+        // The first plan that is seen, as of a loop that has run for long, or after a seek in a recording: what was
+        // before is known only if it was pinned just now, or is the loop's first.
+        None => round.pinning.outcome().map_or(round.number == 1, |outcome| outcome.changed > 0),
+    };
+    if !is_change {
         return None;
     }
     Some(Change {
@@ -97,6 +103,7 @@ fn moves(before: Option<&Plan>, after: &Plan) -> Vec<Move> {
 
 #[cfg(test)]
 mod tests {
+    use huddle_model::pinning::PinOutcome;
     use huddle_model::plan::VcpuPlacement;
 
     use super::*;
@@ -116,6 +123,22 @@ mod tests {
             expected: None,
             waiting: None,
             reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_plan_that_is_seen_first_is_a_change_only_where_it_was_pinned_now() {
+        let mut round =
+            huddle_testing::fixtures::view(huddle_testing::fixtures::SMALL, 7).round.as_ref().clone();
+        let outcome = |changed| PinOutcome { changed, unchanged: 4, skipped: 0 };
+        for (number, pinning, expected) in [
+            (7, Pinning::Done(outcome(0)), false),
+            (7, Pinning::Done(outcome(2)), true),
+            (1, Pinning::DryRun, true),
+            (3, Pinning::DryRun, false),
+        ] {
+            (round.number, round.pinning) = (number, pinning);
+            assert_eq!(change(None, &round).is_some(), expected, "{number} {:?}", round.pinning);
         }
     }
 

@@ -26,8 +26,8 @@ pub(crate) enum Basis {
     Bound,
     /// The plan, which is not applied for this reason.
     PlannedOnly(String),
-    /// The CPUs that vCPUs last ran on, because no plan places anything; with the reason.
-    LastRan(String),
+    /// As `Bound`, because no plan places anything; with the reason.
+    NotPlaced(String),
 }
 
 /// A VM in a domain.
@@ -98,12 +98,12 @@ impl Overview {
             }
             Availability::Available(plan) => {
                 let reason = match plan.waiting {
-                    Some(_) => "nothing is merged yet".to_owned(),
+                    Some(_) => "nothing is merged now".to_owned(),
                     None => format!("policy {} places nothing", plan.policy),
                 };
-                (Basis::LastRan(reason), last_places(view))
+                (Basis::NotPlaced(reason), bound_places(view))
             }
-            Availability::Unavailable(reason) => (Basis::LastRan(reason.clone()), last_places(view)),
+            Availability::Unavailable(reason) => (Basis::NotPlaced(reason.clone()), bound_places(view)),
         };
         let domains = match (&view.round.topology, plan) {
             (Availability::Available(topology), _) => Ok(topology.domains()),
@@ -173,11 +173,6 @@ fn bound_places(view: &LoopView) -> Vec<Place<'_>> {
     places(view, |vcpu| {
         only_domain(&vcpu.affinity, &domain_of).or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
     })
-}
-
-fn last_places(view: &LoopView) -> Vec<Place<'_>> {
-    let domain_of = domain_of_cpus(view);
-    places(view, |vcpu| domain_of.get(&vcpu.last_cpu?).copied())
 }
 
 fn places(view: &LoopView, of: impl Fn(&Vcpu) -> Option<DomainId>) -> Vec<Place<'_>> {

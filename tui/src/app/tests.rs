@@ -129,7 +129,7 @@ fn a_vcpu_that_its_owner_bound_is_in_the_box_of_its_cpus() {
 #[test]
 fn without_a_placement_boxes_show_where_vcpus_last_ran() {
     let overview = Overview::of(&view(Scene { policy: Policy::None, ..SMALL }, 1));
-    assert!(matches!(overview.basis, Basis::LastRan(_)));
+    assert!(matches!(overview.basis, Basis::NotPlaced(_)));
     let vcpus: Vec<usize> = overview.domains.value().unwrap().iter().map(|domain| domain.vcpus).collect();
     assert_eq!(vcpus.iter().sum::<usize>(), 8);
 }

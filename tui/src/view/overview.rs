@@ -97,12 +97,14 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
         Basis::Tried => ("on trial against the previous placement".into(), theme.strong()),
         Basis::Bound => ("by affinity or last CPU; plans are tried first".into(), theme.plain()),
         Basis::PlannedOnly(reason) => (format!("planned, not pinned: {reason}"), theme.warning()),
-        Basis::LastRan(reason) => (format!("by last CPU; no placement: {reason}"), theme.warning()),
+        Basis::NotPlaced(reason) => {
+            (format!("by affinity or last CPU; no placement: {reason}"), theme.warning())
+        }
     };
     let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
     let elsewhere = format::things(overview.elsewhere as u64, "vCPU");
     let elsewhere = match overview.basis {
-        Basis::LastRan(_) | Basis::Bound => format!("; {elsewhere} of unknown place"),
+        Basis::NotPlaced(_) | Basis::Bound => format!("; {elsewhere} of unknown place"),
         _ => format!("; {elsewhere} placed by the kernel"),
     };
     if overview.elsewhere > 0 {

@@ -26,7 +26,7 @@ fn a_loop_says_once_that_nothing_is_merged_and_pins_as_soon_as_it_is() {
         Engine { sharing: Box::new(Unmerged(2)), ..engine(vec![Ok(vec![vm("a", 1), vm("b", 2)])], &pinner) };
     let notes = |view: &View| {
         let events = view.round.events.iter();
-        events.filter(|event| event.message.contains("nothing is merged yet")).count()
+        events.filter(|event| event.message.contains("nothing is merged now")).count()
     };
     let first = round(&mut engine);
     let plan = first.round.plan.value().unwrap();

@@ -71,8 +71,8 @@ const MAX_NAME_BYTES: usize = 4096;
 /// Whether QEMU is only asked what it can do: `-machine none` (or `-M none`) makes a machine without CPUs and without
 /// memory, as libvirt and others start it to probe (qemu(1)). Of several `-machine` the last type counts.
 pub fn is_without_machine(args: &[String]) -> bool {
-    let machine = values(args, "-machine").chain(values(args, "-M")).last();
-    machine.and_then(|machine| option(machine, "type", true)).as_deref() == Some("none")
+    let types = values_of(args, &["-machine", "-M"]).filter_map(|machine| option(machine, "type", true));
+    types.last().as_deref() == Some("none")
 }
 
 fn is_qemu(kind: VmmKind) -> bool {
@@ -167,14 +167,21 @@ pub fn qmp_sockets(args: &[String]) -> Vec<PathBuf> {
 
 /// The values of an option, given as `-x VALUE` or `-x=VALUE`, with one dash or two.
 fn values<'a>(args: &'a [String], option: &'a str) -> impl Iterator<Item = &'a str> {
-    let wanted = option.trim_start_matches('-');
-    args.iter().enumerate().filter_map(move |(at, arg)| {
-        let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?;
-        match name.strip_prefix(wanted)? {
-            "" => args.get(at + 1).map(String::as_str),
-            rest => rest.strip_prefix('='),
-        }
-    })
+    args.iter().enumerate().filter_map(move |(at, _)| value_at(args, at, option))
+}
+
+/// The values of any of these options, in the order of the command line.
+fn values_of<'a>(args: &'a [String], options: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    (0..args.len()).filter_map(move |at| options.iter().find_map(|option| value_at(args, at, option)))
+}
+
+fn value_at<'a>(args: &'a [String], at: usize, option: &str) -> Option<&'a str> {
+    let arg = &args[at];
+    let name = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?;
+    match name.strip_prefix(option.trim_start_matches('-'))? {
+        "" => args.get(at + 1).map(String::as_str),
+        rest => rest.strip_prefix('='),
+    }
 }
 
 /// The value of `key` in QEMU's `a,b=c,..`, where `,,` stands for a comma; with `implied`, a first
@@ -288,6 +295,9 @@ mod tests {
             ("qemu -machine type=none", true),
             ("qemu -machine accel=tcg,type=none", true),
             ("qemu -machine none -machine pc", false),
+            ("qemu -M none -machine pc", false),
+            ("qemu -machine pc -M none", true),
+            ("qemu -machine none -machine accel=tcg", true),
             ("qemu -machine pc,usb=none", false),
             ("qemu -m 1", false),
             ("qemu -name none", false),

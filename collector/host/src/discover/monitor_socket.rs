@@ -52,6 +52,8 @@ pub(crate) enum SocketError {
     Links,
     #[error("it leads above the working directory of the process")]
     AboveWorkingDirectory,
+    #[error("it is a directory")]
+    Directory,
     #[error("it is not a socket")]
     NotASocket,
     #[error("it belongs to user {found}, not to user {expected} of the process")]
@@ -121,7 +123,7 @@ pub(super) fn find(root: &HostRoot, pid: i32, path: &Path) -> Result<(OwnedFd, F
             _ => return Err(io::Error::from(io::ErrorKind::NotADirectory).into()),
         }
     }
-    Err(SocketError::NotASocket)
+    Err(SocketError::Directory)
 }
 
 impl Walk {

@@ -212,7 +212,7 @@ fn denied_note(root: &HostRoot, denied: &BTreeSet<i32>) -> Option<String> {
     let processes = if denied.len() == 1 { "process" } else { "processes" };
     let (count, pids) = (denied.len(), list(denied.iter().copied()));
     Some(format!(
-        "{count} {processes} could not be inspected ({pids}), {why}; VMs among them are seen only in part"
+        "{count} {processes} could not be inspected (pid {pids}), {why}; VMs among them are seen only in part"
     ))
 }
 

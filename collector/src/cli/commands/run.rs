@@ -96,6 +96,9 @@ fn log_events(events: &[Event]) {
 
 fn log_round(round: &Round) {
     let shared = match round.plan.value().map(|plan| (plan.shared_within, plan.shared_total)) {
+        Some((Some(within), Some(total))) if round.pinning.outcome().is_none() => {
+            format!("{within} of {total} shared frames would be within domains")
+        }
         Some((Some(within), Some(total))) => format!("{within} of {total} shared frames within domains"),
         Some((None, Some(total))) => format!("{total} shared frames"),
         _ => "no plan".into(),
@@ -112,6 +115,9 @@ fn log_round(round: &Round) {
         round.pinning.outcome().map_or_else(|| "no".into(), |pinned| pinned.changed.to_string()),
     );
 }
+
+/// Shortest time of whose cost there is a line.
+const MIN_COST_US: u64 = 100_000;
 
 /// The cost of observing since the last line. A sum is `None` as soon as a part of it is unknown.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -155,7 +161,8 @@ impl CostSoFar {
     }
 
     fn log(&self) {
-        if self.windows == 0 {
+        // What is left over at the end may be too short for a share of it to mean anything.
+        if self.windows_us < MIN_COST_US {
             return;
         }
         let share = |part_us: Option<f64>| match part_us {

@@ -1,7 +1,7 @@
 //! Prints a plan.
 
 use huddle_model::plan::Plan;
-use huddle_model::text::bytes;
+use huddle_model::text::{bytes, plain};
 
 use crate::cli::failure::Failure;
 use crate::cli::table::{print, print_table, right, table};
@@ -35,7 +35,8 @@ pub(crate) fn print_plan(plan: &Plan) -> Result<(), Failure> {
         _ => print(format!("policy {} (the matrix gives rates only, no frames)", plan.policy))?,
     }
     for reason in &plan.reasons {
-        print(format!("- {reason}"))?;
+        // Names in it may be a stranger's: a reason is one line.
+        print(format!("- {}", plain(reason)))?;
     }
     Ok(())
 }

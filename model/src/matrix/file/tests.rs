@@ -16,6 +16,7 @@ fn the_papers_table_is_read() {
     assert!((matrix.rate(1, 0) - 0.7143).abs() < 1e-12);
     assert_eq!(matrix.rate(1, 1), 0.0);
     assert_eq!(matrix.shared_frames(0, 1), None);
+    assert_eq!(SharingMatrix::from_file_text(&format!("\u{feff}{TABLE_1}")).unwrap(), matrix);
 }
 
 #[test]
@@ -46,6 +47,12 @@ fn bad_json_is_rejected_with_its_position() {
         format!(r#"{{"schema":"huddle/matrix/1","vms":{vms},"shared_frames":{frames},"rate":{rate}}}"#)
     };
     let ab = r#"[{"name":"a"},{"name":"b"}]"#;
+    let memory = |resident: u64, used: u64, frames: u64, of_files: u64| {
+        format!(
+            r#"[{{"name":"a","pages_resident":{resident},"pages_used":{used},"frames_used":{frames},"pages_zero":0,
+            "self_shared_pages":0,"pages_file":{of_files}}}]"#
+        )
+    };
     for (text, word) in [
         (r#"{"schema":"huddle/plan/1","vms":[],"rate":[]}"#.to_owned(), "huddle/plan/1"),
         ("{".to_owned(), "not a matrix"),
@@ -60,8 +67,22 @@ fn bad_json_is_rejected_with_its_position() {
         (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"},{"name":"b"}],"rate":[[0,1],[1,0]],"rate_error":[[0,-0.5],[0,0]]}"#.to_owned(), "-0.5"),
         (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"}],"rate":[[0]],"rate_error":[]}"#.to_owned(), "rate_error has 0"),
         (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
+        (with(ab, "[[0,0],[0,0]]", "[[0,1],[1,0]]"), "divided by the used frames"),
+        (with(&memory(4, 2, 2, 1), "[[0]]", "[[0]]"), ""),
+        (with(&memory(4, 5, 2, 1), "[[0]]", "[[0]]"), "pages_used of VM \"a\" is 5, expected at most its pages_resident (4)"),
+        (with(&memory(4, 2, 3, 1), "[[0]]", "[[0]]"), "frames_used of VM \"a\" is 3"),
+        (with(&memory(4, 2, 2, 9), "[[0]]", "[[0]]"), "pages_file of VM \"a\" is 9"),
+        (with(ab, "[[0,1],[1,0]],\"shared_file_frames\":[[0,2],[2,0]]", "[[0,1],[1,0]]"), "of the page cache"),
+        (with(ab, "null,\"shared_file_frames\":[[0,2],[2,0]]", "[[0,1],[1,0]]"), "no shared_frames"),
+        (with(ab, "null,\"coverage\":-1", "[[0,1],[1,0]]"), "coverage of the matrix is -1, expected 0 to 1"),
+        (with(ab, "null,\"duration_ms\":-1", "[[0,1],[1,0]]"), "duration_ms"),
     ] {
-        let error = SharingMatrix::from_file_text(&text).unwrap_err().to_string();
+        let read = SharingMatrix::from_file_text(&text);
+        if word.is_empty() {
+            assert!(read.is_ok(), "{text:?}: {read:?}");
+            continue;
+        }
+        let error = read.unwrap_err().to_string();
         assert!(error.contains(word), "{text:?}: {error}");
     }
 }
@@ -101,9 +122,18 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
                 uuid: (i % 3 > 0).then(|| uuid(*frames_used)),
                 owner: None,
                 vcpus: 1,
-                memory: Some(MemoryUse { frames_used: *frames_used, ..MemoryUse::default() }),
+                memory: Some(MemoryUse {
+                    pages_resident: frames_used * 2,
+                    pages_used: frames_used + 1,
+                    frames_used: *frames_used,
+                    pages_file: (i > 0).then_some(frames_used / 2),
+                    ..MemoryUse::default()
+                }),
             });
+            let of_files: Vec<Vec<u64>> =
+                frames.iter().map(|row| row.iter().map(|count| count / 3).collect()).collect();
             let matrix = SharingMatrix::measured(Method::Content, vms.collect(), &frames, 1.5, 0.25);
+            let matrix = if used.len() % 3 == 0 { matrix } else { matrix.with_file_frames(&of_files) };
             let errors: Vec<Vec<f64>> =
                 frames.iter().map(|row| row.iter().map(|count| *count as f64 / 7e3).collect()).collect();
             if frames.len() % 2 == 0 { matrix.estimated(&errors) } else { matrix }

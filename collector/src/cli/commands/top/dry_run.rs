@@ -10,6 +10,9 @@ pub(super) fn moves(view: &View) -> Vec<String> {
     let (Some(plan), Some(topology)) = (view.round.plan.value(), view.round.topology.value()) else {
         return vec!["do nothing: there is no plan".into()];
     };
+    if let Some(waiting) = plan.waiting.as_ref().filter(|_| plan.placement.is_empty()) {
+        return vec![format!("change nothing: {waiting}")];
+    }
     if view.pinning.outcome().is_some() && view.comparison.value().is_none() {
         return vec![format!("change nothing: the loop pins as policy {} plans already", plan.policy)];
     }
