@@ -4,6 +4,7 @@ use huddle_model::availability::Availability;
 use huddle_model::pinning::Pinning;
 use huddle_model::topology::DomainId;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 
 use super::canvas::{self, Canvas};
 use super::{chart, compare, format, or_reason};
@@ -98,7 +99,7 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
         Basis::Bound => ("by affinity or last CPU; plans are tried first".into(), theme.plain()),
         Basis::PlannedOnly(reason) => (format!("planned, not pinned: {reason}"), theme.warning()),
         Basis::NotPlaced(reason) => {
-            (format!("by affinity or last CPU; no placement: {reason}"), theme.warning())
+            (format!("no placement: {reason}; by affinity or last CPU"), theme.warning())
         }
     };
     let mut pieces = vec![("boxes: ", theme.faint()), (basis.as_str(), style)];
@@ -231,49 +232,72 @@ fn flow_members(canvas: &mut Canvas<'_>, area: Rect, load: &DomainLoad) {
 
 fn change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
     let theme = canvas.theme;
-    let Some(change) = &picture.change else {
-        let inner = canvas.rule(area, " last change ");
-        let text = match &picture.view.round.plan {
-            Availability::Available(plan) => plan
-                .waiting
-                .as_ref()
-                .map_or_else(|| "none seen".to_owned(), |waiting| format!("none; {waiting}")),
-            Availability::Unavailable(reason) => format!("none; plan n/a: {reason}"),
-        };
-        let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
-        canvas.paragraph(inner, &text, theme.plain());
-        return;
-    };
+    let Some(change) = &picture.change else { return no_change(canvas, area, app, picture) };
     let time = format::time_of_day(change.at_unix_us);
     let title = format!(" last change: round {} at {time} UTC, policy {} ", change.round, change.policy);
-    let inner = canvas.rule(area, &title);
-    let inner = Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner };
-    let mut below = inner;
-    let mut line = |canvas: &mut Canvas<'_>, text: &str, style, most: u16| {
-        let room = Rect { height: below.height.min(most), ..below };
-        let used = canvas.paragraph(room, text, style);
-        below = Rect { y: below.y + used, height: below.height - used, ..below };
-        below.height
-    };
-    line(canvas, &what(change, usize::from(inner.width), theme.arrow()), theme.strong(), 1);
+    let mut below = within_rule(canvas, area, &title);
+    let moves = what(change, usize::from(below.width), theme.arrow());
+    line(canvas, &mut below, &moves, theme.strong(), 1);
     let (text, is_known) = since(app, picture, change);
-    let mut left = line(canvas, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
+    line(canvas, &mut below, &text, if is_known { theme.strong() } else { theme.warning() }, 1);
     // A proposal is not pinned in its own round.
     if picture.view.comparison.value().is_none() {
-        left = line(canvas, &pinned(change), theme.plain(), 1);
+        line(canvas, &mut below, &pinned(change), theme.plain(), 1);
     }
-    for (at, reason) in change.reasons.iter().enumerate() {
-        let remaining = change.reasons.len() - at;
-        if left == 0 {
+    reasons(canvas, below, &change.reasons);
+}
+
+/// Where no change was seen: why, or the reasons of the plan that was there before.
+fn no_change(canvas: &mut Canvas<'_>, area: Rect, app: &App, picture: &Picture) {
+    let theme = canvas.theme;
+    let why = match &picture.view.round.plan {
+        Availability::Available(plan) => plan.waiting.clone().ok_or(plan),
+        Availability::Unavailable(reason) => Ok(format!("plan n/a: {reason}")),
+    };
+    match why {
+        Ok(why) => {
+            let inner = within_rule(canvas, area, " last change ");
+            canvas.paragraph(inner, &format!("none; {why}"), theme.plain());
+        }
+        Err(plan) => {
+            let title = format!(" last change: none seen; the plan is of policy {} ", plan.policy);
+            let mut below = within_rule(canvas, area, &title);
+            if let Some(decision) = app.decisions().last() {
+                let text = format!("last decision: {}", compare::decision_line(decision));
+                line(canvas, &mut below, &text, theme.strong(), 1);
+            }
+            reasons(canvas, below, &plan.reasons);
+        }
+    }
+}
+
+/// What is below a rule, with a margin.
+fn within_rule(canvas: &mut Canvas<'_>, area: Rect, title: &str) -> Rect {
+    let inner = canvas.rule(area, title);
+    Rect { x: inner.x + 1, width: inner.width.saturating_sub(2), ..inner }
+}
+
+/// Writes at the top of `below`, in at most `most` lines, and leaves there what is below it.
+fn line(canvas: &mut Canvas<'_>, below: &mut Rect, text: &str, style: Style, most: u16) {
+    let used = canvas.paragraph(Rect { height: below.height.min(most), ..*below }, text, style);
+    *below = Rect { y: below.y + used, height: below.height - used, ..*below };
+}
+
+fn reasons(canvas: &mut Canvas<'_>, mut below: Rect, reasons: &[String]) {
+    let theme = canvas.theme;
+    for (at, reason) in reasons.iter().enumerate() {
+        let remaining = reasons.len() - at;
+        if below.height == 0 {
             break;
         }
-        if left == 1 && remaining > 1 {
-            line(canvas, &format!("... and {remaining} more reasons: see the log"), theme.faint(), 1);
+        if below.height == 1 && remaining > 1 {
+            let text = format!("... and {remaining} more reasons: see the log");
+            line(canvas, &mut below, &text, theme.faint(), 1);
             break;
         }
         // A long reason may take a second line only if the others keep theirs.
-        let spare = usize::from(left).saturating_sub(remaining).clamp(0, 2) as u16;
-        left = line(canvas, &format!("because {reason}"), theme.plain(), 1 + spare);
+        let spare = usize::from(below.height).saturating_sub(remaining).clamp(0, 2) as u16;
+        line(canvas, &mut below, &format!("because {reason}"), theme.plain(), 1 + spare);
     }
 }
 

@@ -305,15 +305,15 @@ fn own_lines(matrix: &SharingMatrix, vm: usize) -> Vec<String> {
             format::count(memory.pages_resident),
             format::frames_bytes(memory.pages_resident)
         ),
-        match memory.pages_file {
-            Some(pages) => format!("{} pages of files and shared memory", format::count(pages)),
-            None => "pages of files n/a (not measured)".into(),
-        },
         format!(
             "{} zero-filled pages, {} pages repeat another page of the VM",
             format::count(memory.pages_zero),
             format::count(memory.self_shared_pages)
         ),
+        match memory.pages_file {
+            Some(pages) => format!("{} pages of files and shared memory", format::count(pages)),
+            None => "pages of files n/a (not measured)".into(),
+        },
     ]
 }
 
