@@ -54,7 +54,7 @@ fn matrix(names: [&str; 2], method: &str) -> Value {
                 vm["name"] == **name && vm["pages_resident"].as_u64().unwrap() >= GUEST_PAGES - OTHER_PAGES
             })
         };
-        if names.iter().all(|name| resident(&name)) {
+        if names.iter().all(resident) {
             return matrix;
         }
         assert!(begin.elapsed() < Duration::from_secs(60), "waited 60 s for {names:?}: {matrix}");

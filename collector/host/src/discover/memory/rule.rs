@@ -101,10 +101,8 @@ pub(super) fn guest_memory(process: TaskId, role: ProcessRole, mappings: &[Mappi
     };
     let (mut regions, mut left_out) = (Vec::new(), LeftOut::default());
     for (mapping, class) in classes {
-        let kind = taken(mapping, class).or_else(|| match class {
-            Class::Anonymous { .. } if takes_all => Some(MemoryKind::Anonymous),
-            _ => None,
-        });
+        let all = matches!(class, Class::Anonymous { .. }) && takes_all;
+        let kind = taken(mapping, class).or(all.then_some(MemoryKind::Anonymous));
         match kind {
             Some(kind) => regions.push(GuestRegion {
                 process: Some(process),
