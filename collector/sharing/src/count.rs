@@ -37,16 +37,15 @@ impl Counted {
         Self { pages: vec![FramePages::default(); vms], frames: vec![vec![0; vms]; vms] }
     }
 
-    /// The sums with counts of other frames.
-    pub(super) fn plus(mut self, other: Self) -> Self {
-        for (sum, pages) in self.pages.iter_mut().zip(other.pages) {
+    /// Adds the counts of other frames.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (sum, pages) in self.pages.iter_mut().zip(&other.pages) {
             sum.zero += pages.zero;
             sum.self_shared += pages.self_shared;
         }
-        for (sums, row) in self.frames.iter_mut().zip(other.frames) {
+        for (sums, row) in self.frames.iter_mut().zip(&other.frames) {
             sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
         }
-        self
     }
 }
 

@@ -212,13 +212,20 @@ impl MergedScan {
             zero: &zero,
         };
         let count = |of: fn(&Gathered) -> &Buckets| {
-            let counted = counting.of(gathered.iter().map(of), self.threads);
-            counted.into_iter().reduce(Counted::plus).unwrap_or_else(|| Counted::none(vms.len()))
+            counting.of(gathered.iter().map(of), self.threads).into_iter().reduce(|mut sum, counted| {
+                sum.add(&counted);
+                sum
+            })
         };
-        let anonymous = count(|gathered| &gathered.buckets);
-        let file = count(|gathered| &gathered.file_buckets);
-        let of_files = file.frames.clone();
-        let Counted { pages, frames: shared } = anonymous.plus(file);
+        let none = || Counted::none(vms.len());
+        let mut counted = count(|gathered| &gathered.buckets).unwrap_or_else(none);
+        // Most hosts have no page of a file in their guests, and many VMs have many pairs.
+        let has_files = counts.iter().any(|vm| vm.pages_file.is_some_and(|pages| pages > 0));
+        let of_files = has_files.then(|| count(|gathered| &gathered.file_buckets).unwrap_or_else(none));
+        if let Some(of_files) = &of_files {
+            counted.add(of_files);
+        }
+        let Counted { pages, frames: shared } = counted;
         for (vm, pages) in counts.iter_mut().zip(pages) {
             vm.pages_zero += pages.zero;
             vm.self_shared_pages += pages.self_shared;
@@ -235,7 +242,7 @@ impl MergedScan {
             coverage: 1.0,
             counts: &counts,
             shared: &shared,
-            of_files: Some(&of_files),
+            of_files: of_files.as_ref().map(|of_files| &of_files.frames[..]),
         };
         Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], unmeasured, notes, began) })
     }
