@@ -161,10 +161,21 @@ impl CostSoFar {
     }
 
     fn log(&self) {
-        // What is left over at the end may be too short for a share of it to mean anything.
-        if self.windows_us < MIN_COST_US {
+        if self.windows == 0 {
             return;
         }
+        // What is left over at the end may be too short for a share of it to mean anything.
+        if self.windows_us >= MIN_COST_US {
+            self.log_shares();
+        }
+        match self.lost_events {
+            Some(0) => {}
+            Some(lost) => tracing::warn!("{lost} events were lost: a buffer or a map was full"),
+            None => tracing::info!("whether events were lost is not known"),
+        }
+    }
+
+    fn log_shares(&self) {
         let share = |part_us: Option<f64>| match part_us {
             Some(part_us) => format!("{:.3} %", 100.0 * part_us / self.windows_us.max(1) as f64),
             None => "unavailable".into(),
@@ -177,11 +188,6 @@ impl CostSoFar {
             us(self.reading_cpu_us),
             share(self.programs_ns.map(|ns| ns as f64 / 1e3)),
         );
-        match self.lost_events {
-            Some(0) => {}
-            Some(lost) => tracing::warn!("{lost} events were lost: a buffer or a map was full"),
-            None => tracing::info!("whether events were lost is not known"),
-        }
     }
 }
 
