@@ -348,7 +348,7 @@ impl Viewer {
     fn attach(socket: &Path) -> Self {
         let mut write = UnixStream::connect(socket).unwrap();
         write.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        writeln!(write, "{}", json!({"hello": {"protocol": "huddle/attach/2", "version": "of a test"}}))
+        writeln!(write, "{}", json!({"hello": {"protocol": "huddle/attach/3", "version": "of a test"}}))
             .unwrap();
         Self { read: BufReader::new(write.try_clone().unwrap()), write }
     }

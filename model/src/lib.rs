@@ -6,6 +6,7 @@
 //! -> show; every arrow is a type of this crate.
 #![forbid(unsafe_code)]
 
+pub mod assignment;
 pub mod availability;
 pub mod binding;
 pub mod command;

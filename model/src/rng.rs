@@ -27,6 +27,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
+    /// Heads or tails.
+    pub fn coin(&mut self) -> bool {
+        self.next_u64() & 1 == 1
+    }
+
     /// A number from 0 to `bound - 1`, each equally likely (Lemire's method); 0 when `bound` is 0 or 1.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = bound as u64;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::assignment::Assignment;
 use crate::availability::Availability;
 use crate::event::Event;
 use crate::ksm::KsmState;
@@ -41,6 +42,9 @@ pub struct Round {
     pub plan: Availability<Arc<Plan>>,
     /// Whether affinities were set at its end.
     pub pinning: Pinning,
+    /// The vCPUs that huddle has bound to a domain at its end. While a trial runs, or after it was reverted, this is not
+    /// the plan.
+    pub in_force: Arc<Assignment>,
     /// Its events.
     pub events: Vec<Event>,
     /// CPU time this process has used so far, in microseconds.
@@ -55,6 +59,9 @@ impl Round {
         share(&mut self.plan, &before.plan);
         if self.vms == before.vms {
             self.vms = Arc::clone(&before.vms);
+        }
+        if self.in_force == before.in_force {
+            self.in_force = Arc::clone(&before.in_force);
         }
         if let (Availability::Available(matrix), Availability::Available(old)) =
             (&mut self.matrix, &before.matrix)
@@ -84,7 +91,12 @@ pub enum Update {
     /// A window of observation has ended; it belongs to the previous round.
     Window(Availability<Arc<Observation>>),
     /// A trial applied or reverted a placement between rounds.
-    Switch(Pinning),
+    Switch {
+        /// Whether affinities were set.
+        pinning: Pinning,
+        /// See [`Round::in_force`].
+        in_force: Arc<Assignment>,
+    },
     /// The state of trials; unavailable, with the reason, if there are none.
     Comparison(Availability<Arc<Comparison>>),
     /// Something happened since the round ended. Events of the round are part of it.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::assignment::Assignment;
 use crate::availability::Availability;
 use crate::event::Event;
 use crate::observation::Observation;
@@ -19,6 +20,8 @@ pub struct View {
     /// Whether affinities match the placement in effect: as of the round, or of the last switch of a trial
     /// since.
     pub pinning: Pinning,
+    /// The vCPUs that huddle has bound to a domain, as of the same time.
+    pub in_force: Arc<Assignment>,
     /// The observation of the last window.
     pub observation: Availability<Arc<Observation>>,
     /// The state of trials.
@@ -35,6 +38,7 @@ impl View {
         let not_yet = "not received from the loop yet";
         Self {
             pinning: round.pinning.clone(),
+            in_force: Arc::clone(&round.in_force),
             observation: Availability::Unavailable(not_yet.to_owned()),
             comparison: Availability::Unavailable(not_yet.to_owned()),
             decisions: Arc::default(),
@@ -48,11 +52,15 @@ impl View {
         match update {
             Update::Round(round) => {
                 self.pinning = round.pinning.clone();
+                self.in_force = Arc::clone(&round.in_force);
                 self.events = Arc::new(round.events.clone());
                 self.round = Arc::clone(round);
             }
             Update::Window(observation) => self.observation = observation.clone(),
-            Update::Switch(pinning) => self.pinning = pinning.clone(),
+            Update::Switch { pinning, in_force } => {
+                self.pinning = pinning.clone();
+                self.in_force = Arc::clone(in_force);
+            }
             Update::Comparison(comparison) => self.comparison = comparison.clone(),
             Update::Event(event) => Arc::make_mut(&mut self.events).push(event.clone()),
             Update::Decision(decision) => Arc::make_mut(&mut self.decisions).push(decision.clone()),
@@ -117,8 +125,9 @@ impl View {
         if !is_same(&self.observation, &before.observation) {
             updates.push(Update::Window(self.observation.clone()));
         }
-        if self.pinning != before.pinning {
-            updates.push(Update::Switch(self.pinning.clone()));
+        if self.pinning != before.pinning || self.in_force != before.in_force {
+            let (pinning, in_force) = (self.pinning.clone(), Arc::clone(&self.in_force));
+            updates.push(Update::Switch { pinning, in_force });
         }
         if !is_same(&self.comparison, &before.comparison) {
             updates.push(Update::Comparison(self.comparison.clone()));

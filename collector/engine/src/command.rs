@@ -131,6 +131,7 @@ impl Engine {
             matrix: last.matrix.clone(),
             plan,
             pinning,
+            in_force: Arc::clone(&self.memory.in_force),
             events: events_at(end_unix_us, events),
             own_cpu_us: self.fact(|host| host.own_cpu_us()),
         };

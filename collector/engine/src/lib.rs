@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::observation::{Observation, ProgramCost};
@@ -91,6 +92,8 @@ pub struct Memory {
     limit_problems: Vec<String>,
     /// Notes about vCPUs that their owner bound, as of the last round.
     reported_bindings: BTreeSet<String>,
+    /// The vCPUs that are bound to a domain by what was pinned last.
+    in_force: Arc<Assignment>,
     /// Why the last plan moved nothing yet.
     waiting: Option<String>,
     /// What the BPF programs of the sharing stage had cost at the last window.
@@ -106,6 +109,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// For a simulated host, whose readings cannot hang: they are made on the thread of the loop, which saves most of
+    /// the time of a simulated window.
+    pub fn of_simulated_host() -> Self {
+        Self { reader: ReaderThread::inline(), ..Self::default() }
+    }
+
     /// A flag that stops the loop of this memory: a round in progress is abandoned.
     pub fn stop(&self) -> Stop {
         self.reader.stop().clone()
@@ -197,7 +206,9 @@ impl Engine {
         let wanted = match (&mut self.trials, settled.value(), &basis, &plan) {
             (Some(trials), Some(settled), Availability::Available(basis), Availability::Available(plan)) => {
                 let input = basis.input(&self.limits);
-                trials.round(at, self.memory.round, &settled.vms, input, plan, !self.apply);
+                // Nothing was pinned since the affinities were read.
+                let placed = &self.memory.in_force;
+                trials.round(at, self.memory.round, &settled.vms, placed, input, plan, !self.apply);
                 self.apply.then(|| trials.next_to_pin(true)).flatten()
             }
             _ => None,
@@ -226,6 +237,7 @@ impl Engine {
             matrix,
             plan,
             pinning,
+            in_force: Arc::clone(&self.memory.in_force),
             events: events_at(end_unix_us, events),
             own_cpu_us: self.fact(|host| host.own_cpu_us()),
         };
@@ -249,7 +261,7 @@ impl Engine {
             events.extend(skipped);
             let failure = pinning.failure().filter(|_| before.outcome().is_some());
             events.extend(failure.map(|reason| unavailable_event("pinning", reason)));
-            updates.push(Update::Switch(pinning));
+            updates.push(self.switched(pinning));
         }
         Some(self.emit(updates, events))
     }
@@ -302,10 +314,15 @@ impl Engine {
             });
             if let Some(plan) = to_pin {
                 let plan = Availability::Available(Arc::new(plan));
-                updates.push(Update::Switch(self.pin_and_report(&last.vms, &plan, &mut events)));
+                let pinning = self.pin_and_report(&last.vms, &plan, &mut events);
+                updates.push(self.switched(pinning));
             }
         }
         Some(self.emit(updates, events))
+    }
+
+    fn switched(&self, pinning: Pinning) -> Update {
+        Update::Switch { pinning, in_force: Arc::clone(&self.memory.in_force) }
     }
 
     fn moment(&self) -> Moment {
@@ -368,6 +385,7 @@ impl Engine {
     /// Undoes every change; `None` if the loop could not change anything.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
+        self.memory.in_force = Arc::default();
         let merged = self.merger.as_mut().map(|merger| merger.undo());
         match (pinned, merged) {
             (Some(mut report), Some(merged)) => {
@@ -456,6 +474,11 @@ impl Engine {
         };
         let (pinning, skipped) = match pinner.apply(vms, plan) {
             Ok(report) => {
+                self.memory.in_force = Arc::new(match plan.waiting {
+                    None => report.in_force,
+                    // A plan that waits leaves in place what was pinned before.
+                    Some(_) => report.in_force.over(&self.memory.in_force),
+                });
                 let skipped = report.notes.into_iter().map(|note| (EventKind::PinSkipped, None, note));
                 (Pinning::Done(report.outcome), skipped.collect())
             }

@@ -19,6 +19,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct ReaderThread {
     stop: Stop,
+    /// Whether all work is done on the caller's thread.
+    is_inline: bool,
     /// `None` before the first job, and if no thread can be started.
     worker: Option<Sender<Job>>,
     /// The current thread, and those of abandoned jobs.
@@ -26,6 +28,11 @@ pub(super) struct ReaderThread {
 }
 
 impl ReaderThread {
+    /// No thread: work is done by the caller, and cannot be abandoned.
+    pub(super) fn inline() -> Self {
+        Self { is_inline: true, ..Self::default() }
+    }
+
     /// The flag that stops the loop; once it is set, work is abandoned.
     pub(super) fn stop(&self) -> &Stop {
         &self.stop
@@ -100,7 +107,7 @@ impl ReaderThread {
     }
 
     fn worker(&mut self) -> Option<&Sender<Job>> {
-        if self.worker.is_none() {
+        if self.worker.is_none() && !self.is_inline {
             let (send, receive) = channel::<Job>();
             let thread = std::thread::Builder::new().name("huddle-read".to_owned());
             let started = thread.spawn(move || receive.into_iter().for_each(|job| job()));

@@ -130,7 +130,11 @@ struct FakePinner(Arc<Mutex<Vec<String>>>);
 impl Pinner for FakePinner {
     fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, StageError> {
         self.0.lock().unwrap().push(format!("apply {} of {}", plan.placement.len(), vms.len()));
-        Ok(PinReport { outcome: PinOutcome { changed: 1, unchanged: 0, skipped: 0 }, notes: Vec::new() })
+        Ok(PinReport {
+            outcome: PinOutcome { changed: 1, unchanged: 0, skipped: 0 },
+            in_force: Assignment::of(plan),
+            notes: Vec::new(),
+        })
     }
 
     fn undo(&mut self) -> UndoReport {

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use huddle_model::assignment::Assignment;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
 use huddle_model::trial::{
-    Assignment, Cadence, CadenceLimits, Comparison, Decision, HostReading, Machine, Member, Moment,
-    Objective, RoundReading, TrialSettings,
+    Cadence, CadenceLimits, Comparison, Decision, HostReading, Machine, Member, Moment, Objective,
+    RoundReading, TrialSettings,
 };
 use huddle_model::vm::{Vm, VmId};
 
@@ -125,13 +126,15 @@ impl TrialRunner {
         settled
     }
 
-    /// Takes a round and the policy's plan for it; `input` has the limits. A dry run changes nothing and only
-    /// reports.
+    /// Takes a round and the policy's plan for it; `placed` was in force when the affinities of `vms` were read, and
+    /// `input` has the limits. A dry run changes nothing and only reports.
+    #[expect(clippy::too_many_arguments, reason = "one round has as many parts")]
     pub(super) fn round(
         &mut self,
         at: Moment,
         round: u64,
         vms: &[Vm],
+        placed: &Assignment,
         input: PlanInput<'_>,
         plan: &Arc<Plan>,
         is_dry: bool,
@@ -156,6 +159,7 @@ impl TrialRunner {
             matrix,
             topology,
             here: &here,
+            placed,
             proposal: &proposal,
             policy: plan.policy.name(),
             seeks_sharing: matches!(plan.policy, Policy::Paper | Policy::Sharing | Policy::Exact),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
@@ -60,6 +61,7 @@ fn round(round: u64, vms: usize) -> Round {
         topology: Availability::Available(Arc::new(topology)),
         vms: Arc::new((0..vms).map(vm).collect()),
         matrix: Availability::Available(Arc::new(matrix)),
+        in_force: Arc::new(if round % 2 == 1 { Assignment::default() } else { Assignment::of(&plan) }),
         plan: Availability::Available(Arc::new(plan)),
         pinning: if round % 2 == 1 {
             Pinning::DryRun

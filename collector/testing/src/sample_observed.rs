@@ -16,7 +16,7 @@ use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{ResponseRow, Rows, VmColumns};
 use huddle_model::stats::Estimate;
 use huddle_model::topology::DomainId;
-use huddle_model::trial::{Arm, Comparison, Decision, Objective, Outcome, Phase};
+use huddle_model::trial::{Arm, Comparison, Decision, Evidence, Objective, Outcome, Phase};
 use huddle_model::view::View;
 use huddle_model::vm::Vm;
 
@@ -206,6 +206,8 @@ fn decision() -> Decision {
         proposal: "paper: 2 VMs to one domain".into(),
         expected_change: Some(0.25),
         observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.15, 0.24]) }),
+        trial: Some(1),
+        evidence: Some(Evidence { value: 55.5, required: 40.0 }),
         outcome: Outcome::Kept,
         reason: "fewer misses".into(),
     }

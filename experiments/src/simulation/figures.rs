@@ -1,13 +1,22 @@
 //! The figures that the loop has to reach, over many simulated hosts.
 
 use huddle_model::rng::Rng;
-use huddle_model::trial::{Outcome, TrialSettings};
+use huddle_model::trial::{Decision, Outcome, TrialSettings};
 
 use super::chance::normal;
+use super::noise::Noise;
 use super::world::{HostChange, World, WorldSettings};
 
 /// Longer than any trial with its passes before it.
 const PATIENCE_S: u64 = 1200;
+
+const DAY_S: u64 = 24 * 3600;
+
+/// While nothing is tried, time passes in windows of this length, since nothing is learnt from them.
+const IDLE_S: u64 = 60;
+
+/// How often the VMs of a host get other data, so that another placement is proposed.
+const SHUFFLE_S: u64 = 2 * 3600;
 
 /// A share: how many of how many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +37,10 @@ impl Share {
         self.hits += u32::from(hit);
         self.of += 1;
     }
+
+    fn sum(self, other: Self) -> Self {
+        Self { hits: self.hits + other.hits, of: self.of + other.of }
+    }
 }
 
 /// How the loop follows workloads that change.
@@ -39,99 +52,174 @@ pub struct Follow {
     pub most_passes: u64,
 }
 
-/// Everything.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figures {
-    /// Trials without a true difference that ended with a change kept.
-    pub kept_without_difference: Share,
-    /// Trials with a true effect that ended with it kept.
-    pub kept_with_effect: Share,
+/// Hosts of one kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Hosts {
+    /// How many.
+    pub count: u32,
+    /// What disturbs them.
+    pub noise: Noise,
+    /// True effect of the best placement.
+    pub effect: f64,
+    /// Seed of all random numbers.
+    pub seed: u64,
 }
 
-fn first_trial(settings: WorldSettings) -> Option<(bool, u32)> {
-    let mut world = World::new(settings);
-    loop {
-        let decision = world.until_decision(PATIENCE_S)?;
-        match decision.outcome {
-            Outcome::NotTried => {}
-            outcome => {
-                let blocks = decision.observed_change.map_or(0, |change| change.n);
-                return Some((outcome == Outcome::Kept, u32::try_from(blocks).unwrap_or(u32::MAX)));
+impl Hosts {
+    fn settings(&self, host: u32) -> WorldSettings {
+        let mut chance = Rng::of_part(self.seed, u64::from(host));
+        let trial = TrialSettings { seed: chance.next_u64(), ..TrialSettings::default() };
+        WorldSettings {
+            effect: self.effect,
+            noise: self.noise,
+            drift_per_hour: [-0.1, 0.0, 0.1][chance.below(3)],
+            seed: chance.next_u64(),
+            trial,
+            ..WorldSettings::default()
+        }
+    }
+
+    /// The results of all hosts, on all cores.
+    fn map<T: Send>(&self, one: impl Fn(WorldSettings) -> T + Sync) -> Vec<T> {
+        let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        let part = |worker: u32| -> Vec<T> {
+            (worker..self.count).step_by(workers as usize).map(|host| one(self.settings(host))).collect()
+        };
+        std::thread::scope(|scope| {
+            let part = &part;
+            let handles: Vec<_> = (0..workers).map(|worker| scope.spawn(move || part(worker))).collect();
+            handles.into_iter().flat_map(|handle| handle.join().unwrap_or_default()).collect()
+        })
+    }
+}
+
+/// What a day of trials came to, over many hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Day {
+    /// Hosts on which a change was kept by a trial, at least once.
+    pub kept: Share,
+    /// Intervals of trials that contain the true change.
+    pub covered: Share,
+    /// Trials that ended by their blocks.
+    pub trials: u32,
+}
+
+/// A day on each of `hosts`, which have no true effect, with other data in the VMs every two hours.
+pub fn day_without_effect(hosts: &Hosts) -> Day {
+    let one = |settings: WorldSettings| {
+        let mut world = World::new(WorldSettings { vms: 8, ..settings });
+        let (mut day, mut is_kept, mut shuffled) = (Day::default(), false, 0);
+        while world.second() < DAY_S {
+            let decisions = if world.is_trying() { world.step() } else { world.pass_time(IDLE_S) };
+            for decision in &decisions {
+                is_kept |= decision.outcome == Outcome::Kept;
+                day.add(decision, 0.0);
             }
+            if world.second() / SHUFFLE_S != shuffled {
+                shuffled = world.second() / SHUFFLE_S;
+                world.happen(HostChange::Shuffle);
+            }
+        }
+        day.kept.add(is_kept);
+        day
+    };
+    hosts.map(one).into_iter().fold(Day::default(), Day::sum)
+}
+
+impl Day {
+    fn add(&mut self, decision: &Decision, truth: f64) {
+        let Some(change) = decision.observed_change else { return };
+        self.trials += 1;
+        if let Some([low, high]) = change.ci95 {
+            self.covered.add(low <= truth && truth <= high);
+        }
+    }
+
+    fn sum(self, other: Self) -> Self {
+        Self {
+            kept: self.kept.sum(other.kept),
+            covered: self.covered.sum(other.covered),
+            trials: self.trials + other.trials,
         }
     }
 }
 
-/// Over `worlds` hosts on which placement makes no difference: how often a change is kept all the same.
-pub fn kept_without_difference(worlds: u32, noise: f64, seed: u64) -> Share {
-    let mut share = Share::default();
-    for world in 0..worlds {
-        let settings = of_world(0.0, noise, seed, world);
-        share.add(first_trial(settings).is_some_and(|(kept, _)| kept));
-    }
-    share
+/// The first trial of each host.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FirstTrials {
+    /// Those that kept the change within so many blocks.
+    pub kept: Share,
+    /// Their mean number of blocks.
+    pub mean_blocks: f64,
+    /// Intervals that contain the true change.
+    pub covered: Share,
 }
 
-/// Over `worlds` hosts on which the best placement is `effect` better: how often it is found and kept
-/// within twenty blocks; and the mean number of blocks that took.
-pub fn kept_with_effect(worlds: u32, effect: f64, noise: f64, seed: u64) -> (Share, f64) {
-    let mut share = Share::default();
+/// How often the best placement is kept by the first trial, within `max_blocks`.
+pub fn first_trials(hosts: &Hosts, max_blocks: usize) -> FirstTrials {
+    let mut trials = FirstTrials::default();
     let mut blocks = 0;
-    for world in 0..worlds {
-        let kept = first_trial(of_world(effect, noise, seed, world)).filter(|(kept, n)| *kept && *n <= 20);
-        share.add(kept.is_some());
-        blocks += kept.map_or(0, |(_, blocks)| blocks);
+    for decision in hosts.map(|settings| first_trial(World::new(settings))) {
+        let change = decision.as_ref().and_then(|decision| decision.observed_change);
+        let n = change.map_or(usize::MAX, |change| change.n);
+        let is_kept = decision.is_some_and(|decision| decision.outcome == Outcome::Kept) && n <= max_blocks;
+        trials.kept.add(is_kept);
+        blocks += if is_kept { n } else { 0 };
+        if let Some([low, high]) = change.and_then(|change| change.ci95) {
+            trials.covered.add(low <= hosts.effect && hosts.effect <= high);
+        }
     }
-    (share, f64::from(blocks) / f64::from(share.hits.max(1)))
+    trials.mean_blocks = blocks as f64 / f64::from(trials.kept.hits.max(1));
+    trials
 }
 
-/// Over `worlds` hosts whose best placement changes after the loop has found the first one.
-pub fn follow(worlds: u32, effect: f64, noise: f64, seed: u64) -> Follow {
-    let mut follow = Follow::default();
-    for world in 0..worlds {
-        let mut world = World::new(of_world(effect, noise, seed, world));
-        let mut kept = false;
-        for _ in 0..10 {
-            kept = world.until_decision(PATIENCE_S).is_some_and(|decision| decision.outcome == Outcome::Kept);
-            if kept {
-                break;
-            }
+fn first_trial(mut world: World) -> Option<Decision> {
+    let began = world.second();
+    while world.second() - began < PATIENCE_S {
+        let tried = |decision: &Decision| decision.outcome != Outcome::NotTried;
+        if let Some(decision) = world.step().into_iter().find(tried) {
+            return Some(decision);
         }
-        if !kept {
-            continue;
+    }
+    None
+}
+
+/// Over hosts whose best placement changes after the loop has found the first one.
+pub fn follow(hosts: &Hosts) -> Follow {
+    let one = |settings: WorldSettings| {
+        let mut world = World::new(settings);
+        let is_kept = |decision: Decision| decision.outcome == Outcome::Kept;
+        if !(0..10).any(|_| world.until_decision(PATIENCE_S).is_some_and(is_kept)) {
+            return None;
         }
         // Anywhere between two passes.
-        for _ in 0..50 + 7 * (seed % 10) {
+        for _ in 0..50 + 7 * (hosts.seed % 10) {
             world.step();
         }
         world.happen(HostChange::Regroup);
-        let mut passes = None;
         for _ in 0..20 * 60 {
-            world.step();
-            if world.is_best() && world.machine().block(&[]).is_none() && settled(&world) {
-                passes = Some(world.passes_since_change());
-                break;
+            let kept = world.step().last().is_some_and(|decision| decision.outcome == Outcome::Kept);
+            if kept && world.is_best() {
+                return Some(Some(world.passes_since_change()));
             }
         }
+        Some(None)
+    };
+    let mut follow = Follow::default();
+    for passes in hosts.map(one).into_iter().flatten() {
         follow.in_time.add(passes.is_some_and(|passes| passes <= 2));
         follow.most_passes = follow.most_passes.max(passes.unwrap_or(0));
     }
     follow
 }
 
-fn settled(world: &World) -> bool {
-    world.machine().decisions().last().is_some_and(|decision| decision.outcome == Outcome::Kept)
-}
-
-/// Most moves in any hour over `worlds` hosts whose best placement changes all the time, as a part of the
-/// budget: never above 1.
-pub fn budget(worlds: u32, moves_per_hour: u32, hours: u64, seed: u64) -> f64 {
-    let mut most = 0.0f64;
-    for world in 0..worlds {
-        let mut settings = of_world(0.2, 0.05, seed, world);
+/// Most moves in any hour over hosts whose best placement changes all the time, as a part of the budget: never above
+/// 1.
+pub fn budget(hosts: &Hosts, moves_per_hour: u32, hours: u64) -> f64 {
+    let one = |mut settings: WorldSettings| {
         settings.vms = 8;
         settings.trial = TrialSettings { moves_per_hour, cool_down_s: 0, hold_s: 0, ..settings.trial };
-        let mut rng = Rng::of_part(seed, 1000 + u64::from(world));
+        let mut rng = Rng::of_part(settings.seed, 1000);
         let mut world = World::new(settings);
         for _ in 0..hours * 3600 {
             world.step();
@@ -139,33 +227,20 @@ pub fn budget(worlds: u32, moves_per_hour: u32, hours: u64, seed: u64) -> f64 {
                 world.happen(HostChange::Regroup);
             }
         }
-        most = most.max(f64::from(world.most_moves_in_an_hour()) / f64::from(moves_per_hour));
-    }
-    most
+        f64::from(world.most_moves_in_an_hour()) / f64::from(moves_per_hour)
+    };
+    hosts.map(one).into_iter().fold(0.0, f64::max)
 }
 
 /// The rule to compare with: one block, and what was better in it stays. How often it keeps a change that
 /// makes no difference, and one that does.
-pub fn one_block_rule(worlds: u32, effect: f64, noise: f64, seed: u64) -> Share {
+pub fn one_block_rule(hosts: u32, effect: f64, deviation: f64, seed: u64) -> Share {
     let mut share = Share::default();
     let mut rng = Rng::of_part(seed, 77);
-    for _ in 0..worlds {
-        let before = 1.0 + noise * normal(&mut rng);
-        let after = (1.0 + effect) * (1.0 + noise * normal(&mut rng));
+    for _ in 0..hosts {
+        let before = 1.0 + deviation * normal(&mut rng);
+        let after = (1.0 + effect) * (1.0 + deviation * normal(&mut rng));
         share.add(after > before);
     }
     share
-}
-
-fn of_world(effect: f64, noise: f64, seed: u64, world: u32) -> WorldSettings {
-    let mut chance = Rng::of_part(seed, u64::from(world));
-    let trial = TrialSettings { seed: chance.next_u64(), ..TrialSettings::default() };
-    WorldSettings {
-        effect,
-        noise,
-        drift_per_hour: [-0.1, 0.0, 0.1][chance.below(3)],
-        seed: chance.next_u64(),
-        trial,
-        ..WorldSettings::default()
-    }
 }

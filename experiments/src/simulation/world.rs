@@ -1,31 +1,28 @@
-//! A synthetic host that the state machine controls.
+//! The engine of `huddle run`, on a synthetic host.
 
-use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use huddle_model::availability::Availability;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
-use huddle_model::observation::{MergeObservation, Observation, ReportObservation};
-use huddle_model::plan::{PlanInput, PlanVm, Policy};
+use huddle_engine::{Engine, Memory, TrialRunner};
+use huddle_model::plan::{PlanLimits, Policy};
 use huddle_model::rng::Rng;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
-use huddle_model::trial::{
-    Assignment, Decision, HostReading, Machine, Moment, Objective, RoundReading, TrialSettings,
-};
+use huddle_model::trial::{Decision, Objective, Phase, TrialSettings};
+use huddle_model::update::{Step, Update};
+use huddle_model::view::View;
 use huddle_model::vm::TaskId;
 
-use super::chance::normal;
+use super::host::{Host, SimVm, Stages};
+use super::noise::{Noise, NoiseSource};
 
-const FRAMES_USED: u64 = 10_000;
-const SHARED_IN_GROUP: u64 = 6_000;
-const OPERATIONS_PER_S: f64 = 1e6;
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// What a world is like.
 #[derive(Clone, Debug)]
 pub struct WorldSettings {
     /// VMs, with one vCPU each.
     pub vms: usize,
-    /// Groups of VMs that share data; VM `i` is in group `i % groups` at first.
+    /// Groups of VMs that share data; VM `i` is in group `i / (VMs per group)` at first.
     pub groups: usize,
     /// Cache domains.
     pub domains: u32,
@@ -33,8 +30,8 @@ pub struct WorldSettings {
     pub cpus_per_domain: u32,
     /// How much more is done when every VM is with its group than when none is (0.1: ten percent).
     pub effect: f64,
-    /// Relative deviation of what is done in a window.
-    pub noise: f64,
+    /// What disturbs the workloads.
+    pub noise: Noise,
     /// Relative rise of what is done over an hour, whatever the placement.
     pub drift_per_hour: f64,
     /// Seconds between two passes of KSM.
@@ -53,7 +50,7 @@ impl Default for WorldSettings {
             domains: 2,
             cpus_per_domain: 4,
             effect: 0.1,
-            noise: 0.05,
+            noise: Noise::Independent { deviation: 0.05 },
             drift_per_hour: 0.05,
             pass_s: 60,
             seed: 1,
@@ -65,8 +62,10 @@ impl Default for WorldSettings {
 /// Something that happens to the host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum HostChange {
-    /// VM `i` changes to group `(i / per group)`: another placement is the best one now.
+    /// The VMs change to another grouping, and back the next time: another placement is the best one now.
     Regroup,
+    /// The VMs are grouped at random.
+    Shuffle,
     /// The VM at this position is replaced by another of the same name.
     Restart(usize),
     /// The VM at this position goes, or comes back.
@@ -83,32 +82,13 @@ pub enum HostChange {
     Load(f64),
 }
 
-#[derive(Clone, Debug)]
-struct SimVm {
-    name: String,
-    process: TaskId,
-    group: usize,
-    /// Where it was before huddle came.
-    origin: u32,
-    there: bool,
-    paused: bool,
-}
-
 /// A host, its workloads and the loop over them.
 pub struct World {
-    settings: WorldSettings,
-    machine: Machine,
-    topology: Topology,
-    vms: Vec<SimVm>,
-    rng: Rng,
-    second: u64,
-    wall_step_s: i64,
-    round: u64,
-    silent: bool,
-    host: HostReading,
-    /// Every move that was commanded: the second, and how many vCPUs.
-    moves: Vec<(u64, u32)>,
-    /// The moments at which the matrix last changed, and passes since.
+    stages: Stages,
+    engine: Engine,
+    view: Option<View>,
+    pass_s: u64,
+    next_pass_s: u64,
     passes_since_change: u64,
 }
 
@@ -128,77 +108,149 @@ impl World {
             name: format!("vm{i}"),
             process: TaskId { id: 1000 + i32::try_from(i).unwrap_or(0), start_ticks: 1 },
             group: i / per_group,
-            origin: (i % per_group) as u32 % settings.domains,
-            there: true,
-            paused: false,
+            affinity: domain((i % per_group) as u32 % settings.domains).cpus,
+            is_there: true,
+            is_paused: false,
         });
-        Self {
-            machine: Machine::new(Objective::Reported, settings.trial.clone()),
-            vms: vms.collect(),
-            topology,
-            rng: Rng::new(settings.seed),
-            second: 0,
-            wall_step_s: 0,
-            round: 0,
-            silent: false,
-            host: HostReading { load_per_cpu: Some(1.0), ksm_run: Some(1) },
-            moves: Vec::new(),
+        let noise = NoiseSource::new(settings.noise, Rng::of_part(settings.seed, 1));
+        let mut host = Host::new(vms.collect(), topology, noise, Rng::of_part(settings.seed, 2));
+        (host.effect, host.drift_per_hour) = (settings.effect, settings.drift_per_hour);
+        let stages = Stages(Arc::new(Mutex::new(host)));
+        let trials = TrialRunner::new(Objective::Reported, settings.trial, Duration::ZERO, WINDOW);
+        let engine = Engine {
+            vms: Box::new(stages.clone()),
+            sharing: Box::new(stages.clone()),
+            merger: None,
+            host: Box::new(stages.clone()),
+            observer: Some(Box::new(stages.clone())),
+            pinner: Some(Box::new(stages.clone())),
+            apply: true,
+            clock: Box::new(stages.clone()),
+            policy: Policy::Paper,
+            limits: PlanLimits::default(),
+            trials: Some(trials),
+            memory: Memory::of_simulated_host(),
+        };
+        let mut world = Self {
+            stages,
+            engine,
+            view: None,
+            pass_s: settings.pass_s,
+            next_pass_s: settings.pass_s,
             passes_since_change: 0,
-            settings,
-        }
+        };
+        world.round();
+        world
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.stages.host()
     }
 
     /// Something happens, between two windows.
     pub fn happen(&mut self, what: HostChange) {
+        let mut host = self.stages.host();
         match what {
             HostChange::Regroup => {
-                let groups = self.settings.groups;
-                let per_group = self.vms.len().div_ceil(groups);
+                let (groups, per_group) = (host.groups, host.vms.len().div_ceil(host.groups));
                 // To and fro between two groupings that have no pair in common.
-                let by_rest = self.vms.iter().enumerate().all(|(i, vm)| vm.group == i % groups);
-                for (i, vm) in self.vms.iter_mut().enumerate() {
+                let by_rest = host.vms.iter().enumerate().all(|(i, vm)| vm.group == i % groups);
+                for (i, vm) in host.vms.iter_mut().enumerate() {
                     vm.group = if by_rest { i / per_group } else { i % groups };
                 }
                 self.passes_since_change = 0;
             }
-            HostChange::Restart(at) => self.vms[at].process.start_ticks += 1,
-            HostChange::Toggle(at) => self.vms[at].there ^= true,
-            HostChange::Pause(at) => self.vms[at].paused ^= true,
-            HostChange::Silence(silent) => self.silent = silent,
-            HostChange::Ksm(run) => self.host.ksm_run = Some(run),
-            HostChange::ClockStep(seconds) => self.wall_step_s += seconds,
-            HostChange::Load(load) => self.host.load_per_cpu = Some(load),
+            HostChange::Shuffle => {
+                let mut groups: Vec<usize> = host.vms.iter().map(|vm| vm.group).collect();
+                host.rng.shuffle(&mut groups);
+                for (vm, group) in host.vms.iter_mut().zip(groups) {
+                    vm.group = group;
+                }
+                self.passes_since_change = 0;
+            }
+            HostChange::Restart(at) => host.vms[at].process.start_ticks += 1,
+            HostChange::Toggle(at) => host.vms[at].is_there ^= true,
+            HostChange::Pause(at) => host.vms[at].is_paused ^= true,
+            HostChange::Silence(silent) => host.is_silent = silent,
+            HostChange::Ksm(run) => host.ksm_run = run,
+            HostChange::ClockStep(seconds) => host.wall_step_s += seconds,
+            HostChange::Load(load) => host.load_per_cpu = load,
         }
     }
 
-    /// One second: a window, and a pass where one is due.
-    pub fn step(&mut self) {
-        self.second += 1;
-        let seen = self.window();
-        let at = self.moment();
-        let host = self.host;
-        self.command(|machine| machine.window(at, &seen, host, true));
-        // KSM that does not run completes no pass.
-        if self.second.is_multiple_of(self.settings.pass_s) && self.host.ksm_run == Some(1) {
-            self.pass();
+    /// One second: a window, and a pass where one is due. Returns the decisions made in it.
+    pub fn step(&mut self) -> Vec<Decision> {
+        self.pass_time(1)
+    }
+
+    /// So many seconds as one window, and a pass where one is due: for times at which nothing is tried.
+    pub fn pass_time(&mut self, seconds: u64) -> Vec<Decision> {
+        self.host().second += seconds;
+        let step = self.engine.observe();
+        let mut decisions = step.map(|step| self.follow(&step)).unwrap_or_default();
+        let (second, ksm_run) = {
+            let host = self.host();
+            (host.second, host.ksm_run)
+        };
+        if second >= self.next_pass_s {
+            self.next_pass_s = second - second % self.pass_s + self.pass_s;
+            // KSM that does not run completes no pass.
+            if ksm_run == 1 {
+                decisions.extend(self.round());
+            }
         }
+        decisions
+    }
+
+    fn round(&mut self) -> Vec<Decision> {
+        self.host().passes += 1;
+        self.passes_since_change += 1;
+        let step = self.engine.round();
+        self.follow(&step)
+    }
+
+    fn follow(&mut self, step: &Step) -> Vec<Decision> {
+        View::follow(&mut self.view, &step[..]);
+        let decision = |update: &Update| match update {
+            Update::Decision(decision) => Some(decision.clone()),
+            _ => None,
+        };
+        step.iter().filter_map(decision).collect()
     }
 
     /// Steps until a decision is made, or so many seconds are over.
     pub fn until_decision(&mut self, seconds: u64) -> Option<Decision> {
-        let before = self.machine.decisions().len();
-        for _ in 0..seconds {
-            self.step();
-            if let Some(decision) = self.machine.decisions().get(before) {
-                return Some(decision.clone());
-            }
-        }
-        None
+        (0..seconds).find_map(|_| self.step().into_iter().next())
     }
 
-    /// The state machine.
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+    /// Seconds since its begin.
+    pub fn second(&self) -> u64 {
+        self.host().second
+    }
+
+    /// What readers of the loop see.
+    ///
+    /// # Panics
+    /// Never: the first round is part of a new world.
+    pub fn view(&self) -> &View {
+        self.view.as_ref().expect("a world begins with a round")
+    }
+
+    /// Whether a trial runs.
+    pub fn is_trying(&self) -> bool {
+        let comparison = self.view().comparison.value();
+        comparison.is_some_and(|comparison| matches!(comparison.phase, Phase::Trial { .. }))
+    }
+
+    /// The vCPUs whose real affinity is not what the loop says is in force: for a VM with an entry that domain, for the
+    /// others what they had before.
+    pub fn not_as_told(&self) -> Vec<String> {
+        let host = self.host();
+        let is_wrong = |vm: &&SimVm| match self.view().in_force.domain(&vm.name, 0) {
+            Some(domain) => host.domain(&vm.affinity) != Some(domain),
+            None => host.is_pinned(vm),
+        };
+        host.vms.iter().filter(|vm| vm.is_there).filter(is_wrong).map(|vm| vm.name.clone()).collect()
     }
 
     /// Complete passes since the workload last changed.
@@ -208,135 +260,16 @@ impl World {
 
     /// Most vCPUs that were moved in any hour.
     pub fn most_moves_in_an_hour(&self) -> u32 {
+        let host = self.host();
         let from = |begin: u64| {
-            let hour = self.moves.iter().filter(move |(at, _)| (begin..begin + 3600).contains(at));
+            let hour = host.moves.iter().filter(move |(at, _)| (begin..begin + 3600).contains(at));
             hour.map(|(_, moves)| moves).sum()
         };
-        self.moves.iter().map(|(at, _)| from(*at)).max().unwrap_or(0)
+        host.moves.iter().map(|(at, _)| from(*at)).max().unwrap_or(0)
     }
 
     /// Whether every VM is in one domain with its group.
     pub fn is_best(&self) -> bool {
-        (self.togetherness() - 1.0).abs() < 1e-9
-    }
-
-    fn moment(&self) -> Moment {
-        let wall = 1_700_000_000 + self.second as i64 + self.wall_step_s;
-        Moment { now: Duration::from_secs(self.second), unix_us: wall.unsigned_abs() * 1_000_000 }
-    }
-
-    /// Does what may switch the placement, and counts the moves by where the VMs really are.
-    fn command(&mut self, step: impl FnOnce(&mut Machine)) {
-        let was: Vec<u32> = self.vms.iter().map(|vm| self.domain(vm)).collect();
-        step(&mut self.machine);
-        let moved = self.vms.iter().zip(was).filter(|(vm, was)| vm.there && self.domain(vm) != *was).count();
-        if moved > 0 {
-            self.moves.push((self.second, u32::try_from(moved).unwrap_or(u32::MAX)));
-        }
-    }
-
-    fn domain(&self, vm: &SimVm) -> u32 {
-        self.machine.wanted().domain(&vm.name, 0).map_or(vm.origin, |domain| domain.0)
-    }
-
-    /// Share (0 to 1) of the pairs within groups that are in one domain.
-    fn togetherness(&self) -> f64 {
-        let (mut pairs, mut together) = (0, 0);
-        for (i, a) in self.vms.iter().enumerate() {
-            for b in self.vms[i + 1..].iter().filter(|b| a.group == b.group && a.there && b.there) {
-                pairs += 1;
-                together += u32::from(self.domain(a) == self.domain(b));
-            }
-        }
-        if pairs == 0 { 1.0 } else { f64::from(together) / f64::from(pairs) }
-    }
-
-    fn window(&mut self) -> Observation {
-        let drift = 1.0 + self.settings.drift_per_hour * self.second as f64 / 3600.0;
-        let true_rate = OPERATIONS_PER_S * (1.0 + self.settings.effect * self.togetherness()) * drift;
-        // The noise is one for the host: what disturbs one VM disturbs its neighbours.
-        let noise = (1.0 + self.settings.noise * normal(&mut self.rng)).max(0.01);
-        let reported = self.vms.iter().filter(|vm| vm.there && !vm.paused && !self.silent);
-        let reported = reported.map(|vm| ReportObservation {
-            vm: vm.name.clone(),
-            operations: (true_rate * noise) as u64,
-            latency_us: None,
-        });
-        let merging = self.vms.iter().filter(|vm| vm.there).map(|vm| MergeObservation {
-            vm: vm.name.clone(),
-            id: vm.process.into(),
-            merged_now: Availability::Available(SHARED_IN_GROUP),
-            merges: Availability::Available(0),
-            breaks: Availability::Available(0),
-            failed: Availability::Available(0),
-        });
-        let end = self.moment().unix_us;
-        Observation {
-            window: self.second,
-            round: self.round,
-            trial: self.machine.block(&[]),
-            vms: Vec::new(),
-            begin_unix_us: end - 1_000_000,
-            end_unix_us: end,
-            vcpus: Vec::new(),
-            merging: merging.collect(),
-            occupancy: Availability::Unavailable("not simulated".into()),
-            reported: reported.collect(),
-            events: Vec::new(),
-            programs: Vec::new(),
-            losses: Availability::Unavailable("not simulated".into()),
-            own_cpu_us: Availability::Unavailable("not simulated".into()),
-            reading_cpu_us: Availability::Unavailable("not simulated".into()),
-        }
-    }
-
-    fn pass(&mut self) {
-        self.round += 1;
-        self.passes_since_change += 1;
-        let there: Vec<SimVm> = self.vms.iter().filter(|vm| vm.there).cloned().collect();
-        let rows = there.iter().map(|vm| MatrixVm {
-            name: vm.name.clone(),
-            id: Some(vm.process.into()),
-            uuid: None,
-            owner: None,
-            vcpus: 1,
-            memory: Some(MemoryUse { frames_used: FRAMES_USED, ..MemoryUse::default() }),
-        });
-        let rows = rows.collect();
-        let mut frames = vec![vec![0; there.len()]; there.len()];
-        for (i, a) in there.iter().enumerate() {
-            for (j, b) in there.iter().enumerate().skip(i + 1) {
-                // A few percent of scatter from pass to pass.
-                let scatter = 1.0 + 0.01 * normal(&mut self.rng);
-                let shared = if a.group == b.group { SHARED_IN_GROUP as f64 } else { 20.0 };
-                frames[i][j] = (shared * scatter) as u64;
-            }
-        }
-        let matrix = SharingMatrix::measured(Method::Merged, rows, &frames, 0.0, 1.0);
-        let here: Assignment =
-            there.iter().map(|vm| ((vm.name.clone(), 0), DomainId(self.domain(vm)))).collect();
-        let limits: Vec<PlanVm> = there
-            .iter()
-            .map(|vm| PlanVm { current: vec![Some(DomainId(self.domain(vm)))], ..PlanVm::default() })
-            .collect();
-        let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &self.topology, &limits));
-        let members: BTreeSet<_> = there.iter().map(|vm| (vm.name.clone(), vm.process.into(), 1)).collect();
-        let (at, round, topology) = (self.moment(), self.round, self.topology.clone());
-        let proposal = Assignment::of(&plan);
-        self.command(|machine| {
-            machine.round(&RoundReading {
-                at,
-                round,
-                members: &members,
-                matrix: &matrix,
-                topology: &topology,
-                here: &here,
-                proposal: &proposal,
-                policy: "paper",
-                seeks_sharing: true,
-                limits: None,
-                is_dry: false,
-            });
-        });
+        (self.host().togetherness() - 1.0).abs() < 1e-9
     }
 }

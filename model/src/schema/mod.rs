@@ -42,8 +42,9 @@ pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
 /// `vm_kind`, `uuid` and `domid` wherever a VM is named, `trial` beside `arm` and `block`, `nodes` to placements,
 /// `pinning` to decisions and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
 /// numbers there and the first 8 bytes of the UUID as start time. 5: adds `shared_file_frames` to sharing, and the bytes
-/// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone.
-pub const SCHEMA_VERSION: u32 = 5;
+/// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone. 6: adds
+/// `in_force` to placements, and `trial`, `evidence` and `evidence_required` to trials.
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -89,7 +90,9 @@ impl Table {
     /// and is in older recordings.
     pub fn column_since(self, name: &str) -> u32 {
         let later = match name {
-            "vm_kind" | "uuid" | "domid" | "other_kind" | "other_uuid" | "other_domid" | "trial" => 4,
+            "vm_kind" | "uuid" | "domid" | "other_kind" | "other_uuid" | "other_domid" => 4,
+            "trial" if self == Self::Trials => 6,
+            "trial" => 4,
             "nodes" if self == Self::Placements => 4,
             "pinning" if self == Self::Decisions => 4,
             "run_ns" if self == Self::Counters => 4,
@@ -99,6 +102,8 @@ impl Table {
             {
                 5
             }
+            "in_force" if self == Self::Placements => 6,
+            "evidence" | "evidence_required" if self == Self::Trials => 6,
             _ => 1,
         };
         later.max(self.since())

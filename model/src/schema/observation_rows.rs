@@ -46,6 +46,9 @@ pub fn decision_row(decision: &Decision) -> TrialRow {
         blocks: seen.map_or(0, |seen| seen.n as u64),
         outcome: decision.outcome.name().to_owned(),
         reason: decision.reason.clone(),
+        trial: decision.trial,
+        evidence: decision.evidence.map(|evidence| evidence.value),
+        evidence_required: decision.evidence.map(|evidence| evidence.required),
     }
 }
 

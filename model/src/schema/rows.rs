@@ -133,19 +133,21 @@ fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {
 
 fn placement(time: Window, round: &Round, vm: &Vm, vcpu: &Vcpu) -> PlacementRow {
     let domain = round.plan.value().and_then(|plan| plan.domain_of(&vm.name, vcpu.index));
+    let in_force = round.in_force.domain(&vm.name, vcpu.index);
     let (applied, not_applied_reason) = match (domain, round.pinning.outcome()) {
         (None, _) => (None, Some(no_domain_reason(round))),
+        (Some(domain), _) if in_force == Some(domain.id) => (Some(true), None),
         (Some(_), None) => (Some(false), round.pinning.reason().map(str::to_owned)),
-        (Some(_), Some(outcome)) if outcome.skipped == 0 => (Some(true), None),
-        // A thread that was already in its domain needed no change.
-        (Some(domain), Some(_)) if vcpu.affinity.is_subset(&domain.cpus) => (Some(true), None),
-        (Some(_), Some(outcome)) => (
-            None,
-            Some(format!(
-                "{} of the round's threads were skipped, maybe this one; see the events",
-                outcome.skipped
-            )),
-        ),
+        (Some(_), Some(outcome)) => {
+            let another = "another placement is in force, as a trial demands";
+            let reason = match outcome.skipped {
+                0 => another.to_owned(),
+                skipped => {
+                    format!("it is one of {skipped} vCPUs that were skipped (see the events), or {another}")
+                }
+            };
+            (Some(false), Some(reason))
+        }
     };
     let (columns, thread) = (VmColumns::from(vm), vcpu.id.thread());
     PlacementRow {
@@ -167,6 +169,7 @@ fn placement(time: Window, round: &Round, vm: &Vm, vcpu: &Vcpu) -> PlacementRow 
         nodes: domain.and_then(|domain| domain.nodes_text()),
         applied,
         not_applied_reason,
+        in_force: in_force.map(|domain| domain.0),
     }
 }
 

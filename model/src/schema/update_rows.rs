@@ -40,7 +40,9 @@ impl RowContext {
                 }
                 Update::Decision(decision) => rows.trials.push(decision_row(decision)),
                 // The state of a trial is also in its windows and its decision.
-                Update::Window(Availability::Unavailable(_)) | Update::Switch(_) | Update::Comparison(_) => {}
+                Update::Window(Availability::Unavailable(_))
+                | Update::Switch { .. }
+                | Update::Comparison(_) => {}
             }
         }
         rows

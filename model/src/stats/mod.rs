@@ -13,6 +13,7 @@ mod blocks;
 mod compare;
 mod distribution;
 mod rank;
+mod sequential;
 mod trend;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ pub use blocks::{BlockSums, Part, SampleFlags};
 pub use compare::{CannotCompare, Compared, Side, Warning, compare_blocks, compare_samples};
 pub use distribution::{Distribution, Figure};
 pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, signed_rank};
+pub use sequential::{evidence_above, evidence_below, sequential_estimate};
 pub use trend::{MIN_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};
 
 /// Minimum number of values for an interval: even the range of all five values misses the median in more than

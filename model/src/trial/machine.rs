@@ -4,33 +4,36 @@
 //! (counters and reports of workloads), each with the time; it decides which placement is in effect. It reads
 //! no clock: `now` is from a monotonic clock, so a step of the wall clock changes only dates in the log.
 //!
-//! A trial has blocks; in each, both placements are in effect once. The order alternates (before, after;
-//! after, before; ...) from a random start by the seed: a drift that is linear over two blocks affects both
-//! sides equally, and there is one switch per block, since a switch costs moves and cold caches. The first
-//! windows after a switch are not counted.
+//! A trial has blocks; in each, both placements are in effect once, in an order that is drawn anew for each block from
+//! the seed. What the evaluation promises rests on that coin alone (see [`crate::stats::evidence_above`]). The first
+//! windows of each part of a block are not counted, since caches fill again.
 
 mod round;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::assignment::Assignment;
 use super::budget::MoveBudget;
+use super::error_budget::ErrorBudget;
 use super::running::{Progress, Side, Trial};
 use super::settings::TrialSettings;
 use super::verdict::{Verdict, judge};
 use super::writers::Writers;
-use super::{Arm, Comparison, Decision, Objective, Outcome};
+use super::{Arm, Comparison, Decision, Evidence, Objective, Outcome};
+use crate::assignment::Assignment;
 use crate::availability::Availability;
 use crate::id::{VmId, VmRef};
 use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, TrialBlock};
 use crate::plan::PlanInput;
-use crate::stats::Estimate;
+use crate::stats::{Estimate, evidence_above};
 use crate::topology::Topology;
 
-/// Minimum number of blocks for a decision.
+/// Minimum number of blocks that must be affordable for a trial: fewer are seldom enough.
 const MIN_BLOCKS: u32 = 8;
+
+/// Maximum number of switches in a block: before it, and between its parts.
+const SWITCHES_PER_BLOCK: u32 = 2;
 
 /// Identity of a VM for a trial: if any of this changes it is another VM.
 pub type Member = (String, VmId, u32);
@@ -57,8 +60,10 @@ pub struct RoundReading<'a> {
     pub matrix: &'a SharingMatrix,
     /// The cache domains.
     pub topology: &'a Topology,
-    /// The current domains of vCPUs, by their affinity.
+    /// The domains of vCPUs by the affinities that the round read.
     pub here: &'a Assignment,
+    /// What huddle had in force when they were read: those vCPUs are elsewhere without it.
+    pub placed: &'a Assignment,
     /// The plan of the policy.
     pub proposal: &'a Assignment,
     /// The policy's name.
@@ -89,6 +94,7 @@ enum Phase {
 
 /// A reverted proposal, and until when it is not tried again.
 struct Rejected {
+    /// Without its mirror images, see [`Assignment::unmirrored`].
     proposal: Assignment,
     /// The VMs at that time.
     members: BTreeSet<Member>,
@@ -141,6 +147,7 @@ pub struct Machine {
     moved: Option<f64>,
     writers: Writers,
     budget: MoveBudget,
+    errors: ErrorBudget,
     rejected: Vec<Rejected>,
     refused: Option<Refused>,
     /// Why the last window had no value of the objective.
@@ -155,6 +162,7 @@ impl Machine {
     /// The initial state: no trial, and nothing placed.
     pub fn new(objective: Objective, settings: TrialSettings) -> Self {
         let budget = MoveBudget::new(settings.moves_per_hour);
+        let errors = ErrorBudget::new(settings.alpha_per_day);
         Self {
             settings,
             objective,
@@ -166,6 +174,7 @@ impl Machine {
             moved: None,
             writers: Writers::default(),
             budget,
+            errors,
             rejected: Vec::new(),
             refused: None,
             blind: None,
@@ -190,7 +199,7 @@ impl Machine {
     pub fn block(&self, observed: &[VmRef]) -> Option<TrialBlock> {
         let Phase::Trial(trial) = &self.phase else { return None };
         let (arm, block) = trial.counted()?;
-        let number = u32::try_from(self.trials).unwrap_or(u32::MAX);
+        let number = self.trial_number();
         let members: BTreeMap<&str, VmId> =
             self.members.iter().map(|(name, id, _)| (name.as_str(), *id)).collect();
         let is_member = |vm: &VmRef| {
@@ -198,6 +207,11 @@ impl Machine {
         };
         let outside = observed.iter().filter(|vm| !is_member(vm)).map(|vm| vm.name.clone()).collect();
         Some(TrialBlock { trial: number, arm: self.arms[arm as usize].name.clone(), block, outside })
+    }
+
+    /// The number of the current trial, or of the last one, from 1.
+    fn trial_number(&self) -> u32 {
+        u32::try_from(self.trials).unwrap_or(u32::MAX)
     }
 
     /// Weights of the VMs' sharing: less than 1 for those that write to shared pages.
@@ -238,7 +252,8 @@ impl Machine {
         match &self.phase {
             Phase::Trial(trial) => super::Phase::Trial {
                 block: u32::try_from(trial.pairs.len() + 1).unwrap_or(u32::MAX),
-                blocks: trial.blocks,
+                // Beyond its planned number it goes on block by block.
+                blocks: self.settings.blocks.max(u32::try_from(trial.pairs.len() + 1).unwrap_or(u32::MAX)),
             },
             Phase::Holding { .. } => super::Phase::Holding,
             Phase::Observing => super::Phase::Observing {
@@ -323,23 +338,34 @@ impl Machine {
     }
 
     fn block_ended(&mut self, at: Moment) {
-        let Phase::Trial(trial) = &mut self.phase else { return };
+        let left = self.budget.left(at.now);
+        let Phase::Trial(trial) = &self.phase else { return };
         let Some((before, after)) = trial.pairs.last() else { return };
         self.arms[Side::Before as usize].blocks.push(*before);
         self.arms[Side::After as usize].blocks.push(*after);
-        let settings = TrialSettings { blocks: trial.blocks, ..self.settings.clone() };
-        match judge(&trial.pairs, self.objective.more_is_better(), &settings) {
+        // Whether there can be a further block must not depend on its order, which is drawn when it begins.
+        let is_last = trial.moves.saturating_mul(SWITCHES_PER_BLOCK + 1) > left;
+        let more_is_better = self.objective.more_is_better();
+        let verdict = judge(&trial.pairs, more_is_better, &self.settings, trial.required, is_last);
+        match verdict {
             Verdict::Open => self.switch(at.now, |machine| {
                 if let Phase::Trial(trial) = &mut machine.phase {
-                    trial.next_block();
+                    trial.next_block(&machine.settings);
                 }
             }),
-            Verdict::Keep(compared) => {
-                let reason = "better by more than is asked for, and surely so".to_owned();
-                self.end(at, Outcome::Kept, Some(compared.change), reason, true);
+            Verdict::Keep(change) => {
+                let asked = self.settings.least_effect * 100.0;
+                let reason =
+                    format!("at least {asked:.1} % better, and enough evidence that it is not chance");
+                self.end(at, Outcome::Kept, Some(change), reason, true);
             }
-            Verdict::TakeBack(compared, reason) => {
-                self.end(at, Outcome::Reverted, Some(compared.change), reason, true);
+            Verdict::Revert(change, reason) => {
+                let reason = if is_last {
+                    format!("{reason}; no moves are left in this hour for more blocks")
+                } else {
+                    reason
+                };
+                self.end(at, Outcome::Reverted, Some(change), reason, true);
             }
             Verdict::Abort(change) => {
                 let limit = self.settings.worse_limit * 100.0;
@@ -380,8 +406,15 @@ impl Machine {
         if outcome == Outcome::Kept {
             self.rejected.clear();
         } else if by_merit {
-            self.reject(at.now, trial.proposal);
+            self.reject(at.now, trial.unmirrored);
         }
+        if trial.pairs.is_empty() {
+            self.errors.give_back();
+        }
+        let evidence = (!trial.pairs.is_empty()).then(|| Evidence {
+            value: evidence_above(&trial.pairs, self.objective.more_is_better(), 0.0),
+            required: trial.required,
+        });
         self.decisions.push(Decision {
             at_unix_us: at.unix_us,
             round: trial.round,
@@ -389,6 +422,8 @@ impl Machine {
             proposal: trial.line,
             expected_change: trial.expected_change,
             observed_change: change,
+            trial: Some(self.trial_number()),
+            evidence,
             outcome,
             reason,
         });

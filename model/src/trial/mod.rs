@@ -1,8 +1,8 @@
 //! Comparing placements: trials, their progress, and decisions.
 
-mod assignment;
 mod budget;
 mod cadence;
+mod error_budget;
 mod machine;
 mod running;
 mod settings;
@@ -17,9 +17,9 @@ use crate::observation::TrialBlock;
 use crate::pinning::Pinning;
 use crate::stats::Estimate;
 
-pub use assignment::Assignment;
 pub use budget::MoveBudget;
 pub use cadence::{Cadence, CadenceLimits};
+pub use error_budget::ErrorBudget;
 pub use machine::{HostReading, Machine, Member, Moment, RoundReading};
 pub use settings::{BadSetting, TrialSettings};
 pub use sharing::{Gain, change};
@@ -163,6 +163,15 @@ impl Outcome {
     }
 }
 
+/// How much the blocks of a trial speak for its proposal.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The e-value against "not better" ([`crate::stats::evidence_above`]): 1 speaks for neither.
+    pub value: f64,
+    /// What was required to keep it ([`ErrorBudget`]).
+    pub required: f64,
+}
+
 /// One decision, with its basis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
@@ -176,8 +185,15 @@ pub struct Decision {
     pub proposal: String,
     /// Expected relative change of the objective (0.1: ten percent better), if known.
     pub expected_change: Option<f64>,
-    /// Observed relative change of the objective, paired by block, with its interval; positive is better.
+    /// Observed relative change of the objective, paired by block, with its interval, which is valid although the
+    /// trial ended when it did ([`crate::stats::sequential_estimate`]); positive is better.
     pub observed_change: Option<Estimate>,
+    /// The number of the trial within the run, from 1; `None` if there was none.
+    #[serde(default)]
+    pub trial: Option<u32>,
+    /// The evidence of the trial that the proposal is better; `None` without a complete block.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
     /// The outcome.
     pub outcome: Outcome,
     /// The reason, as one sentence.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::assignment::Assignment;
 use super::settings::TrialSettings;
 use super::{Member, Objective};
+use crate::assignment::Assignment;
 use crate::availability::Availability;
 use crate::id::VcpuId;
 use crate::observation::Observation;
+use crate::rng::Rng;
 use crate::stats::BlockSums;
 
 /// Number of successive windows without a value of the objective, or without activity of a VM, that end it.
@@ -28,15 +29,36 @@ pub(super) enum Progress {
     BlockEnded,
 }
 
+/// What is tried.
+pub(super) struct Proposal {
+    pub(super) assignment: Assignment,
+    /// The same without its mirror images.
+    pub(super) unmirrored: Assignment,
+    /// Number of vCPUs that it moves.
+    pub(super) moves: u32,
+    /// The round of its plan.
+    pub(super) round: u64,
+    /// One short line for users.
+    pub(super) line: String,
+    pub(super) expected_change: Option<f64>,
+}
+
 pub(super) struct Trial {
     pub(super) proposal: Assignment,
+    /// The proposal without its mirror images.
+    pub(super) unmirrored: Assignment,
+    /// Number of vCPUs that each switch moves.
+    pub(super) moves: u32,
     pub(super) round: u64,
     pub(super) line: String,
     pub(super) expected_change: Option<f64>,
-    pub(super) blocks: u32,
+    /// The evidence that is required to keep the proposal.
+    pub(super) required: f64,
     /// Completed blocks: the objective before and after.
     pub(super) pairs: Vec<(f64, f64)>,
-    /// Whether the first block starts with the proposal.
+    /// Draws the order of each block.
+    rng: Rng,
+    /// Whether the current block starts with the proposal.
     swapped: bool,
     /// The current half of the block.
     second: bool,
@@ -51,22 +73,19 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    pub(super) fn new(
-        proposal: Assignment,
-        round: u64,
-        line: String,
-        expected_change: Option<f64>,
-        blocks: u32,
-        swapped: bool,
-    ) -> Self {
+    pub(super) fn new(proposal: Proposal, required: f64, mut rng: Rng) -> Self {
+        let Proposal { assignment, unmirrored, moves, round, line, expected_change } = proposal;
         Self {
-            proposal,
+            proposal: assignment,
+            unmirrored,
+            moves,
             round,
             line,
             expected_change,
-            blocks,
+            required,
             pairs: Vec::new(),
-            swapped,
+            swapped: rng.coin(),
+            rng,
             second: false,
             sums: Default::default(),
             warmed: 0,
@@ -79,8 +98,7 @@ impl Trial {
 
     /// The placement in effect.
     pub(super) fn side(&self) -> Side {
-        let odd = self.pairs.len() % 2 == 1;
-        if odd ^ self.swapped ^ self.second { Side::After } else { Side::Before }
+        if self.swapped ^ self.second { Side::After } else { Side::Before }
     }
 
     /// The side and block of a window ending now; `None` during warm-up.
@@ -171,8 +189,6 @@ impl Trial {
         match (before.value(objective), after.value(objective)) {
             (Availability::Available(before), Availability::Available(after)) => {
                 self.pairs.push((before, after));
-                // From here on `side` is that of the next block's first half, which is the same.
-                self.second = false;
                 Ok(Progress::BlockEnded)
             }
             (Availability::Unavailable(reason), _) | (_, Availability::Unavailable(reason)) => Err(reason),
@@ -186,10 +202,14 @@ impl Trial {
         self.warmed = settings.warm_up_windows;
     }
 
-    /// Starts the next block, in the current placement.
-    pub(super) fn next_block(&mut self) {
+    /// Starts the next block, in an order that is drawn now. It has a warm-up even if the placement stays the same: else
+    /// the times at which values are taken would depend on the order, and a period of the load could look like an effect.
+    pub(super) fn next_block(&mut self, settings: &TrialSettings) {
+        self.swapped = self.rng.coin();
+        self.second = false;
         self.counted = 0;
         self.sums = Default::default();
+        self.warmed = settings.warm_up_windows;
     }
 
     /// The start counts as a switch, too.

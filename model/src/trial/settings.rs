@@ -4,14 +4,23 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// A trial of more blocks is no comparison of the same VMs any more.
+const MAX_BLOCKS: u32 = 1000;
+
 /// Limits of trials. The defaults suit windows of one second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrialSettings {
     /// Minimum relative change of the objective for which a placement is kept (0.03: 3 % better).
     pub least_effect: f64,
-    /// Maximum number of blocks of one trial, 8 to 50.
+    /// Number of blocks of one trial, 8 to 1000. It ends earlier where the result is clear.
     pub blocks: u32,
+    /// Maximum number of blocks of a trial that is undecided after `blocks`: its median is at least `least_effect`, and
+    /// the evidence is not there yet.
+    pub max_blocks: u32,
+    /// Probability that anything is kept by chance, over all trials of any 24 hours of this loop (0.05: 5 %). Each
+    /// further trial within 24 hours needs more evidence.
+    pub alpha_per_day: f64,
     /// Counted windows in each placement's part of a block.
     pub windows: u32,
     /// Uncounted windows after a switch, in which caches fill again.
@@ -48,6 +57,8 @@ impl Default for TrialSettings {
         Self {
             least_effect: 0.03,
             blocks: 20,
+            max_blocks: 40,
+            alpha_per_day: 0.05,
             windows: 1,
             warm_up_windows: 1,
             worse_limit: 0.3,
@@ -88,9 +99,21 @@ impl TrialSettings {
         part("least_gain", self.least_gain)?;
         part("moving_limit", self.moving_limit)?;
         part("worse_limit", self.worse_limit)?;
-        if !(8..=50).contains(&self.blocks) {
+        if !(8..=MAX_BLOCKS).contains(&self.blocks) {
             let value = self.blocks.to_string();
-            return Err(BadSetting { setting: "blocks", value, expected: "8 to 50" });
+            return Err(BadSetting { setting: "blocks", value, expected: "8 to 1000" });
+        }
+        if !(self.blocks..=MAX_BLOCKS).contains(&self.max_blocks) {
+            let value = self.max_blocks.to_string();
+            return Err(BadSetting { setting: "max_blocks", value, expected: "`blocks` to 1000" });
+        }
+        if !(self.alpha_per_day > 0.0 && self.alpha_per_day < 1.0) {
+            let value = self.alpha_per_day.to_string();
+            return Err(BadSetting {
+                setting: "alpha_per_day",
+                value,
+                expected: "more than 0 and less than 1",
+            });
         }
         if self.windows == 0 {
             return Err(BadSetting { setting: "windows", value: "0".into(), expected: "1 or more" });

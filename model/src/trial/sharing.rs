@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::assignment::Assignment;
+use crate::assignment::Assignment;
 use crate::matrix::SharingMatrix;
 use crate::topology::Topology;
 

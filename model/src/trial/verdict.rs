@@ -1,24 +1,18 @@
-//! Evaluation of the blocks of a trial.
+//! Evaluation of the blocks of a trial, after each block.
 //!
-//! The change is paired by block ([`compare_blocks`]). Testing the data more than once makes a chance finding
-//! likelier than 5 %: so the trial is evaluated only at blocks 8, 12, 16, ... and at its last, and each
-//! evaluation requires a lower p of the signed-rank test, by Pocock's boundary ("Group sequential methods in
-//! the design and analysis of clinical trials", Biometrika 64, 1977), so that all together err in at most 5 %
-//! (and half of that towards keeping). Stopping early for futility cannot make a wrong keep likelier.
+//! A placement is kept if the evidence that it is better at all ([`evidence_above`] no change) has reached what the
+//! error budget of the host asks for ([`ErrorBudget`](super::ErrorBudget)), and the median of the changes is at least
+//! the required effect. Evidence may be looked at after every block, so a trial ends as soon as it is there.
 //!
-//! A placement is kept if it is better by at least the required effect (the median of the changes), with an
-//! interval that contains no change for the worse, and a p below the boundary.
+//! It is reverted as soon as the required effect is outside of the 95 % interval, and after its number of blocks: then
+//! it goes on, up to the maximum, only while the median is at least the required effect. Ending without keeping makes
+//! a wrong keep no likelier.
 
 use super::settings::TrialSettings;
-use crate::stats::{Compared, compare_blocks, median};
+use crate::stats::{Estimate, evidence_above, evidence_below, median, sequential_estimate};
 
-/// First block at which it is evaluated, and number of blocks between evaluations: below 8 pairs the
-/// signed-rank test reaches no boundary.
-const FIRST_LOOK: u32 = 8;
-const BETWEEN_LOOKS: u32 = 4;
-
-/// Nominal two-sided p of each evaluation for 5 % in total, by their number (Pocock 1977, table 1).
-const POCOCK: [f64; 10] = [0.05, 0.0294, 0.0221, 0.0182, 0.0158, 0.0142, 0.0130, 0.0120, 0.0112, 0.0106];
+/// Evidence against the required effect at which a trial ends: where its 95 % interval ends.
+const EVIDENCE_AGAINST: f64 = 40.0;
 
 /// What to do with a trial.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,56 +20,62 @@ pub(super) enum Verdict {
     /// Continue.
     Open,
     /// It is better.
-    Keep(Compared),
+    Keep(Estimate),
     /// It is not better, or not enough.
-    TakeBack(Compared, String),
+    Revert(Estimate, String),
     /// It is so much worse that the trial ends at once.
     Abort(f64),
     /// The blocks cannot be compared.
     Unusable(String),
 }
 
-/// Evaluates the blocks so far; each is `(before, after)`.
-pub(super) fn judge(pairs: &[(f64, f64)], more_is_better: bool, settings: &TrialSettings) -> Verdict {
+/// Evaluates the blocks so far; each is `(before, after)`. `required` is the evidence that is required to keep it;
+/// `is_last` tells that there can be no further block.
+pub(super) fn judge(
+    pairs: &[(f64, f64)],
+    more_is_better: bool,
+    settings: &TrialSettings,
+    required: f64,
+    is_last: bool,
+) -> Verdict {
     let change = |(before, after): &(f64, f64)| {
         let grown = after / before - 1.0;
         if more_is_better { grown } else { -grown }
     };
-    if let Some(worse) = crosses_guard(&pairs.iter().map(change).collect::<Vec<_>>(), settings.worse_limit) {
+    let changes: Vec<f64> = pairs.iter().map(change).filter(|change| change.is_finite()).collect();
+    if let Some(worse) = exceeds_limit(&changes, settings.worse_limit) {
         return Verdict::Abort(worse);
     }
     let blocks = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
-    let last = blocks >= settings.blocks;
-    if !last && (blocks < FIRST_LOOK || !(blocks - FIRST_LOOK).is_multiple_of(BETWEEN_LOOKS)) {
+    let least = settings.least_effect;
+    let is_large = median(&changes).is_some_and(|median| median >= least);
+    let is_sure = evidence_above(pairs, more_is_better, 0.0) >= required;
+    let is_too_little = evidence_below(pairs, more_is_better, least) >= EVIDENCE_AGAINST;
+    let has_ended = is_last || blocks >= settings.max_blocks || blocks >= settings.blocks && !is_large;
+    if !(is_large && is_sure || is_too_little || has_ended) {
         return Verdict::Open;
     }
-    let compared = match compare_blocks(pairs, more_is_better) {
-        Ok(compared) => compared,
-        Err(_) if !last => return Verdict::Open,
-        Err(error) => return Verdict::Unusable(error.to_string()),
+    let Some(estimate) = sequential_estimate(pairs, more_is_better) else {
+        return Verdict::Unusable("no block has a value above 0 for both placements".to_owned());
     };
-    let asked = settings.least_effect * 100.0;
-    let [low, high] = compared.change.ci95.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
-    let sure = compared.test.is_some_and(|test| test.p_value <= boundary(settings.blocks));
-    if compared.change.median >= settings.least_effect && low > 0.0 && sure {
-        Verdict::Keep(compared)
-    } else if high < settings.least_effect {
-        let reason = format!("at best {:.1} % better, where {asked:.1} % is required", high * 100.0);
-        Verdict::TakeBack(compared, reason)
-    } else if last {
-        let reason = if compared.change.median < settings.least_effect {
-            format!("{:.1} % better, where {asked:.1} % is required", compared.change.median * 100.0)
-        } else {
-            format!("{:.1} % better, but that may be chance", compared.change.median * 100.0)
-        };
-        Verdict::TakeBack(compared, reason)
-    } else {
-        Verdict::Open
+    let asked = least * 100.0;
+    if is_large && is_sure {
+        return Verdict::Keep(estimate);
     }
+    let seen = match estimate.median * 100.0 {
+        worse if worse < 0.0 => format!("{:.1} % worse", -worse),
+        better => format!("{better:.1} % better"),
+    };
+    let reason = if is_large {
+        format!("{seen}, but that may be chance")
+    } else {
+        format!("{seen}, where {asked:.1} % better is required")
+    };
+    Verdict::Revert(estimate, reason)
 }
 
 /// Loss beyond the limit: the median of the last three blocks, or one block by twice the limit.
-fn crosses_guard(changes: &[f64], limit: f64) -> Option<f64> {
+fn exceeds_limit(changes: &[f64], limit: f64) -> Option<f64> {
     let last = *changes.last()?;
     if last < -2.0 * limit {
         return Some(last);
@@ -84,17 +84,15 @@ fn crosses_guard(changes: &[f64], limit: f64) -> Option<f64> {
     median(three).filter(|change| *change < -limit)
 }
 
-fn boundary(blocks: u32) -> f64 {
-    let looks = blocks.saturating_sub(FIRST_LOOK).div_ceil(BETWEEN_LOOKS) as usize;
-    POCOCK[looks.min(POCOCK.len() - 1)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What the first trial of a day needs by default.
+    const REQUIRED: f64 = 40.0;
+
     fn judged(pairs: &[(f64, f64)]) -> Verdict {
-        judge(pairs, true, &TrialSettings::default())
+        judge(pairs, true, &TrialSettings::default(), REQUIRED, false)
     }
 
     fn blocks(n: u32, change: impl Fn(u32) -> f64) -> Vec<(f64, f64)> {
@@ -102,27 +100,48 @@ mod tests {
     }
 
     #[test]
-    fn a_clear_gain_is_kept_at_the_first_evaluation_and_not_before() {
+    fn a_clear_gain_is_kept_as_soon_as_the_evidence_is_there() {
         let gain = |block| 0.1 + f64::from(block) / 1000.0;
-        assert_eq!(judged(&blocks(7, gain)), Verdict::Open);
-        assert!(matches!(judged(&blocks(8, gain)), Verdict::Keep(_)));
+        assert_eq!(judged(&blocks(6, gain)), Verdict::Open);
+        assert!(matches!(judged(&blocks(9, gain)), Verdict::Keep(_)));
+        // Later trials of a day need more.
+        assert_eq!(judge(&blocks(9, gain), true, &TrialSettings::default(), 2000.0, false), Verdict::Open);
         // The same numbers are a loss where less is better.
-        assert!(matches!(judge(&blocks(8, gain), false, &TrialSettings::default()), Verdict::TakeBack(..)));
+        assert!(matches!(
+            judge(&blocks(9, gain), false, &TrialSettings::default(), REQUIRED, false),
+            Verdict::Revert(..)
+        ));
     }
 
     #[test]
     fn equal_placements_are_reverted_before_the_end() {
         let none = |block: u32| if block.is_multiple_of(2) { 0.005 } else { -0.005 };
-        assert!(matches!(judged(&blocks(8, none)), Verdict::TakeBack(..)));
+        assert!(matches!(judged(&blocks(12, none)), Verdict::Revert(..)));
     }
 
     #[test]
-    fn a_gain_that_scatters_is_open_until_the_last_block() {
+    fn a_sure_gain_below_the_required_effect_is_reverted() {
+        let Verdict::Revert(change, reason) = judged(&blocks(12, |block| 0.01 + f64::from(block % 3) / 1e4))
+        else {
+            panic!("kept or open")
+        };
+        assert!(change.ci95.unwrap()[1] < 0.03 && reason.contains("3.0 % better is required"), "{reason}");
+    }
+
+    /// Beyond its blocks a trial goes on only while it may still be kept.
+    #[test]
+    fn a_gain_that_scatters_has_the_maximum_of_blocks() {
         let scattered = |block: u32| if block.is_multiple_of(2) { 0.2 } else { -0.1 };
-        assert_eq!(judged(&blocks(16, scattered)), Verdict::Open);
-        let Verdict::TakeBack(compared, reason) = judged(&blocks(20, scattered)) else { panic!("open") };
+        let settings = TrialSettings::default();
+        assert_eq!(judged(&blocks(settings.blocks, scattered)), Verdict::Open);
+        let Verdict::Revert(change, reason) = judged(&blocks(settings.max_blocks, scattered)) else {
+            panic!("open")
+        };
         assert!(reason.contains("chance"), "{reason}");
-        assert_eq!(compared.change.n, 20);
+        assert_eq!(change.n, settings.max_blocks as usize);
+        let worse = |block: u32| if block.is_multiple_of(2) { 0.1 } else { -0.12 };
+        assert!(matches!(judged(&blocks(settings.blocks, worse)), Verdict::Revert(..)));
+        assert!(matches!(judge(&blocks(9, scattered), true, &settings, REQUIRED, true), Verdict::Revert(..)));
     }
 
     #[test]
@@ -130,10 +149,5 @@ mod tests {
         assert!(matches!(judged(&blocks(1, |_| -0.7)), Verdict::Abort(_)));
         assert!(matches!(judged(&blocks(3, |_| -0.4)), Verdict::Abort(_)));
         assert_eq!(judged(&blocks(2, |_| -0.4)), Verdict::Open);
-    }
-
-    #[test]
-    fn looks_are_counted() {
-        assert_eq!((boundary(8), boundary(12), boundary(20), boundary(18)), (0.05, 0.0294, 0.0182, 0.0182));
     }
 }

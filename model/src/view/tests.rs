@@ -7,7 +7,7 @@ use crate::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use crate::pinning::PinOutcome;
 use crate::plan::{PlanInput, Policy};
 use crate::stats::Estimate;
-use crate::topology::Topology;
+use crate::topology::{DomainId, Topology};
 use crate::trial::{Objective, Outcome, Phase};
 
 /// What the loop does next.
@@ -58,7 +58,10 @@ impl Loop {
                 self.windows += 1;
                 Update::Window(Availability::Available(Arc::new(window(self.windows, self.rounds))))
             }
-            Does::Switch(pinning) => Update::Switch(pinning.clone()),
+            Does::Switch(pinning) => {
+                self.others += 1;
+                Update::Switch { pinning: pinning.clone(), in_force: in_force(self.others % 3) }
+            }
             Does::Try(block) => Update::Comparison(Availability::Available(Arc::new(Comparison {
                 objective: Objective::Mpki,
                 phase: Phase::Trial { block: *block, blocks: 12 },
@@ -74,6 +77,8 @@ impl Loop {
                     proposal: self.others.to_string(),
                     expected_change: Some(0.1),
                     observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.1, 0.3]) }),
+                    trial: None,
+                    evidence: None,
                     outcome: Outcome::Kept,
                     reason: "made up".into(),
                 })
@@ -107,9 +112,14 @@ fn round(number: u64, shared: u64, pinning: Pinning, events: Vec<Event>) -> Roun
         matrix: Availability::Available(Arc::new(matrix)),
         plan: Availability::Available(Arc::new(plan)),
         pinning,
+        in_force: in_force(number % 2),
         events,
         own_cpu_us: Availability::Available(number),
     }
+}
+
+fn in_force(domain: u64) -> Arc<Assignment> {
+    Arc::new([(("a".to_owned(), 0), DomainId(domain as u32))].into_iter().collect())
 }
 
 fn window(window: u64, round: u64) -> Observation {

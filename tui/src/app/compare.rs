@@ -1,6 +1,6 @@
 //! The compare view's state: which decision is selected.
 
-use huddle_model::trial::Decision;
+use huddle_model::trial::{Arm, Decision};
 
 use super::App;
 use super::geometry::{CompareLayout, window_top};
@@ -11,6 +11,23 @@ pub(crate) struct Compare {
     /// Position counted from the latest decision; 0 follows the latest.
     pub(crate) selected: usize,
     top: usize,
+}
+
+/// The blocks of two arms, each of which was measured in every block.
+pub(crate) struct PairedBlocks<'a> {
+    pub(crate) names: [&'a str; 2],
+    /// The values of both, in the order of time.
+    pub(crate) pairs: Vec<[f64; 2]>,
+}
+
+impl<'a> PairedBlocks<'a> {
+    /// Of the first two arms that have blocks.
+    pub(crate) fn of(arms: &'a [Arm]) -> Option<Self> {
+        let mut measured = arms.iter().filter(|arm| !arm.blocks.is_empty());
+        let (one, other) = (measured.next()?, measured.next()?);
+        let pairs = one.blocks.iter().zip(&other.blocks).map(|(one, other)| [*one, *other]).collect();
+        Some(Self { names: [&one.name, &other.name], pairs })
+    }
 }
 
 impl App {
@@ -26,7 +43,8 @@ impl App {
 
     pub(crate) fn compare_layout(&self, body: ratatui::layout::Rect) -> CompareLayout {
         let comparison = self.shown.as_ref().and_then(|picture| picture.view.comparison.value());
-        CompareLayout::new(body, comparison.map_or(0, |comparison| comparison.arms.len()))
+        let arms = comparison.map_or(&[][..], |comparison| &comparison.arms);
+        CompareLayout::new(body, arms.len(), PairedBlocks::of(arms).map_or(0, |paired| paired.pairs.len()))
     }
 
     /// The first decision on the screen, from the latest.

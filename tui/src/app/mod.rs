@@ -4,7 +4,7 @@ mod act;
 mod action;
 mod change;
 mod cluster;
-mod compare;
+pub(crate) mod compare;
 pub(crate) mod geometry;
 mod input;
 pub(crate) mod keys;

@@ -10,6 +10,7 @@ use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::topology::{CacheDomain, DomainId};
+use huddle_model::trial::Phase;
 use huddle_model::view::View as LoopView;
 use huddle_model::vm::{Vcpu, Vm};
 use ratatui::text::Span;
@@ -17,9 +18,9 @@ use ratatui::text::Span;
 /// The source of the placement shown in the boxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Basis {
-    /// The applied plan.
+    /// What is in force, by a plan.
     Pinned,
-    /// The plan, which is on trial.
+    /// What is in force, while a trial runs.
     Tried,
     /// The domains that vCPUs are bound to by their affinity, or last ran in where they are not bound: plans
     /// are pinned only after a trial.
@@ -81,21 +82,18 @@ impl Overview {
         let plan = view.round.plan.value();
         let (basis, places) = match &view.round.plan {
             // With trials a plan is only a proposal.
-            Availability::Available(_) if view.comparison.value().is_some() => {
-                let is_tried = view.observation.value().is_some_and(|seen| seen.trial.is_some());
-                if is_tried {
-                    (Basis::Tried, planned_places(view))
-                } else {
-                    (Basis::Bound, bound_places(view))
-                }
-            }
-            Availability::Available(plan) if !plan.placement.is_empty() => {
-                let basis = match view.pinning.reason() {
-                    None => Basis::Pinned,
-                    Some(reason) => Basis::PlannedOnly(reason.to_owned()),
+            Availability::Available(_) if let Some(comparison) = view.comparison.value() => {
+                let basis = match comparison.phase {
+                    Phase::Trial { .. } | Phase::Recorded(Some(_)) => Basis::Tried,
+                    _ if view.in_force.is_empty() => Basis::Bound,
+                    _ => Basis::Pinned,
                 };
-                (basis, planned_places(view))
+                (basis, places_in_force(view))
             }
+            Availability::Available(plan) if !plan.placement.is_empty() => match view.pinning.reason() {
+                None => (Basis::Pinned, places_in_force(view)),
+                Some(reason) => (Basis::PlannedOnly(reason.to_owned()), planned_places(view)),
+            },
             Availability::Available(plan) => {
                 let reason = match plan.waiting {
                     Some(_) => "nothing is merged now".to_owned(),
@@ -167,17 +165,27 @@ fn planned_places(view: &LoopView) -> Vec<Place<'_>> {
     places
 }
 
+/// The domain huddle has bound a vCPU to, and for others as [`bound_places`].
+fn places_in_force(view: &LoopView) -> Vec<Place<'_>> {
+    let domain_of = domain_of_cpus(view);
+    let vcpus = |vm: &Vm| {
+        let place = |vcpu: &Vcpu| {
+            view.in_force.domain(&vm.name, vcpu.index).or_else(|| bound_place(vcpu, &domain_of))
+        };
+        vm.vcpus.iter().map(|vcpu| (vcpu.index, place(vcpu))).collect()
+    };
+    view.round.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
+}
+
 /// The domain a vCPU is bound to by its affinity, or in which it last ran if it is not bound.
 fn bound_places(view: &LoopView) -> Vec<Place<'_>> {
     let domain_of = domain_of_cpus(view);
-    places(view, |vcpu| {
-        only_domain(&vcpu.affinity, &domain_of).or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
-    })
+    let vcpus = |vm: &Vm| vm.vcpus.iter().map(|vcpu| (vcpu.index, bound_place(vcpu, &domain_of))).collect();
+    view.round.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
 }
 
-fn places(view: &LoopView, of: impl Fn(&Vcpu) -> Option<DomainId>) -> Vec<Place<'_>> {
-    let vcpus = |vm: &Vm| vm.vcpus.iter().map(|vcpu| (vcpu.index, of(vcpu))).collect();
-    view.round.vms.iter().map(|vm| Place { vm: &vm.name, vcpus: vcpus(vm) }).collect()
+fn bound_place(vcpu: &Vcpu, domain_of: &HashMap<u32, DomainId>) -> Option<DomainId> {
+    only_domain(&vcpu.affinity, domain_of).or_else(|| domain_of.get(&vcpu.last_cpu?).copied())
 }
 
 /// The domain that has all of these CPUs.

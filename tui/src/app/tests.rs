@@ -116,8 +116,18 @@ fn a_vcpu_that_its_owner_bound_is_in_the_box_of_its_cpus() {
     vcpu.limits.binding = Some(Binding { cpus: other.cpus.clone(), kind: BindingKind::Affinity });
     let mut plan = (*plan).clone();
     plan.placement.remove(0);
-    round.vms = Arc::new(vms);
     round.plan = Availability::Available(Arc::new(plan));
+    view.in_force = Arc::new(
+        view.in_force
+            .iter()
+            .filter(|(vm, vcpu, _)| (*vm, *vcpu) != (&first.vm, first.vcpu))
+            .map(|(vm, vcpu, domain)| ((vm.to_owned(), vcpu), domain))
+            .collect(),
+    );
+    let affinity = &mut vms.iter_mut().find(|vm| vm.name == first.vm).unwrap().vcpus;
+    affinity.iter_mut().find(|vcpu| vcpu.index == first.vcpu).unwrap().affinity = other.cpus.clone();
+    round.vms = Arc::new(vms);
+    round.in_force = Arc::clone(&view.in_force);
     view.round = Arc::new(round);
     let overview = Overview::of(&view);
     assert_eq!(overview.elsewhere, 0);

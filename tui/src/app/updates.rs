@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::pinning::Pinning;
-use huddle_model::trial::Decision;
+use huddle_model::trial::{Decision, Phase};
 use huddle_model::update::{Round, Update};
 use huddle_model::view::View as LoopView;
 
@@ -132,7 +133,7 @@ impl App {
                 );
             }
             Update::Decision(decision) => self.log_decision(decision),
-            Update::Round(_) | Update::Switch(_) | Update::Comparison(_) => {}
+            Update::Round(_) | Update::Switch { .. } | Update::Comparison(_) => {}
         }
     }
 
@@ -202,9 +203,10 @@ impl App {
 
 /// A cheap test of whether both have the same overview.
 fn is_overview_same(one: &LoopView, other: &LoopView) -> bool {
-    fn depends_on(view: &LoopView) -> (&Pinning, bool, bool) {
-        let is_tried = view.observation.value().is_some_and(|seen| seen.trial.is_some());
-        (&view.pinning, view.comparison.value().is_some(), is_tried)
+    fn depends_on(view: &LoopView) -> (&Pinning, &Assignment, Option<bool>) {
+        let is_tried =
+            view.comparison.value().map(|comparison| matches!(comparison.phase, Phase::Trial { .. }));
+        (&view.pinning, &view.in_force, is_tried)
     }
     Arc::ptr_eq(&one.round, &other.round) && depends_on(one) == depends_on(other)
 }

@@ -7,6 +7,7 @@ use ratatui::layout::Rect;
 
 use super::canvas::Canvas;
 use super::{chart, format};
+use crate::app::compare::PairedBlocks;
 use crate::app::series::Column;
 use crate::app::{App, Picture};
 
@@ -14,6 +15,9 @@ use crate::app::{App, Picture};
 const NAME: u16 = 14;
 const BLOCKS: u16 = 8;
 const VALUE: u16 = 28;
+/// Columns of a block's number, and of its change.
+const BLOCK_NUMBER: u16 = 4;
+const BLOCK_CHANGE: u16 = 12;
 /// Columns of the sparkline of blocks, if there is room.
 const SPARK: u16 = 24;
 const WITH_SPARK: u16 = 130;
@@ -42,6 +46,9 @@ pub(crate) fn draw(canvas: &mut Canvas<'_>, body: Rect, app: &App, picture: &Pic
     ];
     canvas.pieces(layout.info, layout.info.x + 1, layout.info.y, &pieces);
     arms(canvas, layout.arms, comparison);
+    if let Some(paired) = PairedBlocks::of(&comparison.arms) {
+        blocks(canvas, layout.blocks, comparison.objective, &paired);
+    }
     decisions(canvas, layout.decisions, app);
     detail(canvas, layout.detail, app);
 }
@@ -119,6 +126,42 @@ fn arms(canvas: &mut Canvas<'_>, area: Rect, comparison: &Comparison) {
         let row = Rect { y, height: 1, ..scale };
         canvas.text(row, row.x, y, &value(comparison.objective, low), theme.faint());
         canvas.right(row, &value(comparison.objective, high), theme.faint());
+    }
+}
+
+/// The latest blocks, each a line between its two values, on the scale of all of them.
+fn blocks(canvas: &mut Canvas<'_>, area: Rect, objective: Objective, paired: &PairedBlocks<'_>) {
+    let theme = canvas.theme;
+    if area.height < 2 || area.width < 40 {
+        return;
+    }
+    let [one, other] = paired.names;
+    let list = canvas.rule(area, &format!(" blocks, latest first: o {one}, x {other} "));
+    let all = || paired.pairs.iter().flatten().copied().filter(|value| value.is_finite());
+    let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+    let scale_x = list.x + 1 + BLOCK_NUMBER + BLOCK_CHANGE;
+    let scale = Rect { x: scale_x, width: list.right().saturating_sub(scale_x + 1), ..list };
+    for ((number, [one, other]), y) in paired.pairs.iter().enumerate().rev().zip(list.y..list.bottom()) {
+        let line = Rect { y, height: 1, ..list };
+        canvas.text(line, list.x + 1, y, &format!("{:>3}", number + 1), theme.faint());
+        let grown = other / one - 1.0;
+        let better = if objective.more_is_better() { grown } else { -grown };
+        let change =
+            if better.is_finite() { format!("{:>+8.1} %", better * 100.0) } else { "     n/a".into() };
+        canvas.text(line, list.x + 1 + BLOCK_NUMBER, y, &change, theme.plain());
+        if !(one.is_finite() && other.is_finite() && scale.width >= 5) {
+            continue;
+        }
+        let column = |value: f64| {
+            let part = if high > low { (value - low) / (high - low) } else { 0.5 };
+            scale.x + (part * f64::from(scale.width - 1)).round() as u16
+        };
+        let (from, to) = (column(*one), column(*other));
+        for x in from.min(to)..=from.max(to) {
+            canvas.put(x, y, theme.lines().horizontal, theme.accent());
+        }
+        canvas.put(from, y, 'o', theme.plain());
+        canvas.put(to, y, 'x', theme.strong());
     }
 }
 
@@ -222,8 +265,12 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         .expected_change
         .map_or_else(|| "n/a (not predicted)".into(), |part| format!("{:+.1} %", part * 100.0));
     let seen = decision.observed_change.as_ref().map_or_else(|| "n/a (not measured)".into(), gain);
+    let trial = decision.trial.map_or_else(String::new, |trial| format!(", trial {trial}"));
+    let evidence = decision.evidence.map_or_else(String::new, |evidence| {
+        format!(", evidence {:.3} of {:.0} required", evidence.value, evidence.required)
+    });
     let first = format!(
-        "round {}: {}; expected {expected}, observed {seen}",
+        "round {}{trial}: {}; expected {expected}, observed {seen}{evidence}",
         decision.round,
         decision.outcome.label()
     );

@@ -95,7 +95,7 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
     let y = area.y + 2;
     let (basis, style) = match &overview.basis {
         Basis::Pinned => ("as pinned".into(), theme.plain()),
-        Basis::Tried => ("on trial against the previous placement".into(), theme.strong()),
+        Basis::Tried => ("in force now, while a trial runs".into(), theme.strong()),
         Basis::Bound => ("by affinity or last CPU; plans are tried first".into(), theme.plain()),
         Basis::PlannedOnly(reason) => (format!("planned, not pinned: {reason}"), theme.warning()),
         Basis::NotPlaced(reason) => {

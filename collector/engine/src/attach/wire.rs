@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::event::Event;
 use huddle_model::ksm::KsmState;
@@ -53,7 +54,12 @@ pub enum LineUpdate {
     /// See [`Update::Window`].
     Window(Availability<Arc<Observation>>),
     /// See [`Update::Switch`].
-    Switch(Pinning),
+    Switch {
+        /// See [`Update::Switch`].
+        pinning: Pinning,
+        /// See [`Update::Switch`].
+        in_force: Arc<Assignment>,
+    },
     /// See [`Update::Comparison`].
     Comparison(Availability<Arc<Comparison>>),
     /// See [`Update::Event`].
@@ -74,6 +80,7 @@ pub struct LineRound {
     matrix: MatrixPart,
     plan: Part<Availability<Arc<Plan>>>,
     pinning: Pinning,
+    in_force: Part<Arc<Assignment>>,
     events: Vec<Event>,
     own_cpu_us: Availability<u64>,
 }
@@ -111,7 +118,9 @@ pub fn encode<'a>(updates: &'a [Update], before: Option<&'a Arc<Round>>) -> Vec<
             encoded
         }
         Update::Window(seen) => LineUpdate::Window(seen.clone()),
-        Update::Switch(pinning) => LineUpdate::Switch(pinning.clone()),
+        Update::Switch { pinning, in_force } => {
+            LineUpdate::Switch { pinning: pinning.clone(), in_force: Arc::clone(in_force) }
+        }
         Update::Comparison(comparison) => LineUpdate::Comparison(comparison.clone()),
         Update::Event(event) => LineUpdate::Event(event.clone()),
         Update::Decision(decision) => LineUpdate::Decision(decision.clone()),
@@ -139,6 +148,7 @@ fn round_without(round: &Round, before: Option<&Round>) -> LineRound {
         matrix,
         plan: part(plan, before.is_some_and(|before| is_same(plan, &before.plan))),
         pinning: round.pinning.clone(),
+        in_force: part(&round.in_force, before.is_some_and(|before| round.in_force == before.in_force)),
         events: round.events.clone(),
         own_cpu_us: round.own_cpu_us.clone(),
     }
@@ -195,7 +205,7 @@ impl Decoder {
                 Update::Round(round)
             }
             LineUpdate::Window(seen) => Update::Window(seen),
-            LineUpdate::Switch(pinning) => Update::Switch(pinning),
+            LineUpdate::Switch { pinning, in_force } => Update::Switch { pinning, in_force },
             LineUpdate::Comparison(comparison) => Update::Comparison(comparison),
             LineUpdate::Event(event) => Update::Event(event),
             LineUpdate::Decision(decision) => Update::Decision(decision),
@@ -230,6 +240,7 @@ fn complete(round: LineRound, before: Option<&Round>) -> Option<Round> {
         },
         plan: filled(round.plan, before.map(|before| &before.plan))?,
         pinning: round.pinning,
+        in_force: filled(round.in_force, before.map(|before| &before.in_force))?,
         events: round.events,
         own_cpu_us: round.own_cpu_us,
     })

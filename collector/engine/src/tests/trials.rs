@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use huddle_model::assignment::Assignment;
 use huddle_model::command::LoopCommand;
 use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
@@ -143,7 +144,11 @@ impl Pinner for Pinned {
             plan.placement.iter().map(|placed| format!("{}{}", placed.vm, placed.domain)).collect();
         places.sort();
         self.set(if places.is_empty() { "nothing".into() } else { places.join(" ") });
-        Ok(PinReport { outcome: PinOutcome { changed: 1, unchanged: 0, skipped: 0 }, notes: Vec::new() })
+        Ok(PinReport {
+            outcome: PinOutcome { changed: 1, unchanged: 0, skipped: 0 },
+            in_force: Assignment::of(plan),
+            notes: Vec::new(),
+        })
     }
 
     fn undo(&mut self) -> UndoReport {
@@ -424,7 +429,7 @@ fn a_switch_within_a_trial_is_published_and_is_no_event() {
         let changes = pinned.changes();
         let step = engine.observe().unwrap();
         let switch = step.iter().find_map(|update| match update {
-            Update::Switch(pinning) => Some(pinning),
+            Update::Switch { pinning, .. } => Some(pinning),
             _ => None,
         });
         assert_eq!(switch.is_some(), pinned.changes() > changes);

@@ -5,6 +5,7 @@ mod settings;
 
 use std::collections::{HashMap, HashSet};
 
+use huddle_model::assignment::Assignment;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::id::{TaskId, VcpuId};
 use huddle_model::pinning::PinOutcome;
@@ -45,6 +46,9 @@ pub struct ThreadPin {
 pub struct PinReport {
     /// The counts. A thread that got back what it had before huddle counts as changed.
     pub outcome: PinOutcome,
+    /// The vCPUs of the plan that are bound to the CPUs of their domain now, as far as they may use them. Empty for
+    /// explicit sets of CPUs.
+    pub in_force: Assignment,
     /// What was skipped or turned out otherwise than asked, one sentence each.
     pub notes: Vec<String>,
 }
@@ -194,7 +198,7 @@ impl HostPinner {
     /// permit of several is skipped with a note.
     pub fn apply(&mut self, vms: &[Vm], plan: &Plan) -> Result<PinReport, PinError> {
         let mut round = Round::default();
-        let mut pins = Vec::new();
+        let (mut pins, mut domain_of_pin) = (Vec::new(), Vec::new());
         let domains: HashMap<DomainId, &CacheDomain> =
             plan.domains.iter().map(|domain| (domain.id, domain)).collect();
         let mut placed: HashMap<(&str, u32), DomainId> = HashMap::new();
@@ -227,6 +231,7 @@ impl HostPinner {
                     round.skip(of.into(), note);
                     continue;
                 }
+                domain_of_pin.push(domain.id);
                 pins.push(ThreadPin {
                     vm: vm.name.clone(),
                     vcpu: vcpu.index,
@@ -248,6 +253,11 @@ impl HostPinner {
             }
         }
         self.pin(&pins, &mut round)?;
+        let in_force = pins.iter().zip(domain_of_pin).filter_map(|(pin, domain)| {
+            let of = VcpuRef::of(self.scheduler, pin.id, pin.process)?;
+            round.placed.contains(&of.into()).then(|| ((pin.vm.clone(), pin.vcpu), domain))
+        });
+        round.report.in_force = in_force.collect();
         if plan.waiting.is_none() {
             self.release_others(&mut round);
         }

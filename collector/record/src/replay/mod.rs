@@ -28,7 +28,7 @@ use huddle_model::observation::Observation;
 use huddle_model::schema::{Manifest, Row, Table, TrialRow};
 use huddle_model::stats::Estimate;
 use huddle_model::topology::Topology;
-use huddle_model::trial::{Arm, Comparison, Decision, Objective, Phase, UnknownObjective};
+use huddle_model::trial::{Arm, Comparison, Decision, Evidence, Objective, Phase, UnknownObjective};
 use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_recording::label::escaped;
@@ -334,5 +334,10 @@ fn decision(row: &TrialRow) -> Result<Decision, String> {
         observed_change: row.observed_change.map(|median| Estimate { n, median, ci95 }),
         outcome: from_name(&row.outcome).ok_or_else(|| format!("unknown outcome {:?}", row.outcome))?,
         reason: row.reason.clone(),
+        trial: row.trial,
+        evidence: row
+            .evidence
+            .zip(row.evidence_required)
+            .map(|(value, required)| Evidence { value, required }),
     })
 }

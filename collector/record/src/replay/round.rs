@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use huddle_model::assignment::Assignment;
 use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
@@ -143,6 +144,7 @@ pub(super) fn rebuild(
         matrix: matrix(decision, rows.sharing, &rows.vms).map(Arc::new),
         plan,
         pinning: pinning(decision),
+        in_force: Arc::new(in_force(&rows.placements)),
         topology,
         vms: Arc::new(vms),
         events,
@@ -465,6 +467,12 @@ fn domains_of(placements: &[PlacementRow]) -> Vec<CacheDomain> {
     }
     domains.sort_by_key(|domain| domain.id);
     domains
+}
+
+/// What was in force at the end of the round. Up to version 5 only the plan is known, and whether it was applied.
+fn in_force(placements: &[PlacementRow]) -> Assignment {
+    let domain = |row: &PlacementRow| row.in_force.or(row.domain.filter(|_| row.applied == Some(true)));
+    placements.iter().filter_map(|row| Some(((row.vm.clone(), row.vcpu), DomainId(domain(row)?)))).collect()
 }
 
 fn pinning(decision: Option<&DecisionRow>) -> Pinning {

@@ -66,7 +66,7 @@ impl Log {
                 Update::Round(round) => self.take_round(round)?,
                 Update::Event(event) => log_events(std::slice::from_ref(event)),
                 // These have an event, which is logged.
-                Update::Window(_) | Update::Switch(_) | Update::Comparison(_) | Update::Decision(_) => {}
+                Update::Window(_) | Update::Switch { .. } | Update::Comparison(_) | Update::Decision(_) => {}
             }
         }
         Ok(())

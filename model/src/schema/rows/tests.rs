@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::assignment::Assignment;
 use crate::availability::Availability;
 use crate::counters::{CounterRole, Counts, GroupReading};
 use crate::cpuset::CpuSet;
@@ -17,7 +18,7 @@ use crate::schema::{
 };
 use crate::stats::Estimate;
 use crate::topology::{DomainId, Topology};
-use crate::trial::{Comparison, Decision, Objective, Outcome, Phase};
+use crate::trial::{Comparison, Decision, Evidence, Objective, Outcome, Phase};
 use crate::update::Update;
 use crate::view::View;
 use crate::vm::{GuestRegion, TaskId, Uuid, VcpuId, VmId, VmKind, VmRef, VmmKind, XenDomainId};
@@ -83,6 +84,7 @@ fn round() -> Round {
         topology: Availability::Available(Arc::new(topology)),
         vms: Arc::new(vec![vm("a", 10, "0-3"), vm("b", 21, "0-3"), lonely]),
         matrix: Availability::Available(Arc::new(matrix)),
+        in_force: Arc::new(Assignment::of(&plan)),
         plan: Availability::Available(Arc::new(plan)),
         pinning: Pinning::Done(PinOutcome { changed: 2, unchanged: 0, skipped: 0 }),
         events: vec![Event { at_unix_us: 1500, kind: EventKind::Pinned, vm: None, message: "moved".into() }],
@@ -127,19 +129,33 @@ fn a_placement_is_applied_or_has_a_reason() {
     assert!(rows.placements[2].not_applied_reason.as_deref().unwrap().contains("leaves this vCPU"));
 
     round.pinning = Pinning::DryRun;
+    round.in_force = Arc::default();
     let row = &round_rows(&round).placements[0];
     assert_eq!(
         (row.applied, row.not_applied_reason.as_deref()),
         (Some(false), Some("dry run: affinities are left as they are"))
     );
 
-    // With a skipped thread, only those that were already in place are known to be.
+    // One was skipped.
     round.pinning = Pinning::Done(PinOutcome { changed: 0, unchanged: 1, skipped: 1 });
-    Arc::make_mut(&mut round.vms)[0].vcpus[0].affinity =
-        rows.placements[0].cpus.as_deref().unwrap().parse().unwrap();
+    let domain = DomainId(rows.placements[0].domain.unwrap());
+    round.in_force = Arc::new([(("a".to_owned(), 0), domain)].into_iter().collect());
     let placements = round_rows(&round).placements;
-    assert_eq!((placements[0].applied, placements[1].applied), (Some(true), None));
+    assert_eq!((placements[0].applied, placements[1].applied), (Some(true), Some(false)));
+    assert_eq!((placements[0].in_force, placements[1].in_force), (Some(domain.0), None));
     assert!(placements[1].not_applied_reason.as_deref().unwrap().contains("skipped"));
+}
+
+/// Before a trial decides, and after it has reverted the plan, pinning is done, but not as planned.
+#[test]
+fn what_a_trial_has_not_put_in_force_is_not_applied() {
+    let mut round = round();
+    round.pinning = Pinning::Done(PinOutcome { changed: 2, unchanged: 0, skipped: 0 });
+    round.in_force = Arc::default();
+    for row in &round_rows(&round).placements[..2] {
+        assert_eq!((row.applied, row.in_force), (Some(false), None));
+        assert!(row.not_applied_reason.as_deref().unwrap().contains("trial"));
+    }
 }
 
 /// A window in which one vCPU was counted and the other was not.
@@ -247,6 +263,8 @@ fn decided() -> Decision {
         proposal: "a and b together".into(),
         expected_change: None,
         observed_change: Some(Estimate { n: 8, median: 0.2, ci95: Some([0.1, 0.3]) }),
+        trial: Some(3),
+        evidence: Some(Evidence { value: 81.0, required: 40.0 }),
         outcome: Outcome::Kept,
         reason: "it helped".into(),
     }
@@ -373,7 +391,7 @@ fn each_update_is_recorded_once_and_in_its_round() {
     let note = Event { at_unix_us: 9, kind: EventKind::Note, vm: None, message: "in the window".into() };
     let window = [
         Update::Window(Availability::Available(Arc::new(observation()))),
-        Update::Switch(Pinning::DryRun),
+        Update::Switch { pinning: Pinning::DryRun, in_force: Arc::default() },
         Update::Comparison(Availability::Available(Arc::new(comparison()))),
         Update::Event(note),
         Update::Decision(decided()),

@@ -39,10 +39,12 @@ rows! {
         cpus: Option<String>, "none";
         /// NUMA nodes of that domain, as a list like `cpus`; null where they are not known or there is no domain.
         nodes: Option<String>, "none";
-        /// Whether the thread now runs in its domain; null when that is not known or nothing is planned.
+        /// Whether it was bound to that domain at the end of the round; null when nothing is planned.
         applied: Option<bool>, "none";
         /// Why `applied` is not true; null if it is.
         not_applied_reason: Option<String>, "none";
+        /// Cache domain it was bound to at the end of the round, by the plan or a trial; null where by neither, or not known.
+        in_force: Option<u32>, "number";
     }
 
     /// What was decided in one round: one row per round.
@@ -97,9 +99,9 @@ rows! {
         expected_change: Option<f64>, "fraction";
         /// Observed relative change, paired by block, positive is better; null if there was no trial.
         observed_change: Option<f64>, "fraction";
-        /// Lower end of its 95 % interval; null if there are too few blocks.
+        /// Lower end of its 95 % confidence sequence (up to version 5: interval); null if there are too few blocks.
         observed_low: Option<f64>, "fraction";
-        /// Upper end of its 95 % interval; null if there are too few blocks.
+        /// Upper end of the same; null like `observed_low`.
         observed_high: Option<f64>, "fraction";
         /// Number of pairs of blocks.
         blocks: u64, "count";
@@ -107,5 +109,11 @@ rows! {
         outcome: String, "none";
         /// The reason, one sentence.
         reason: String, "none";
+        /// Number of the trial within the run, from 1, as in tables with `arm`; null if there was none, or not known.
+        trial: Option<u32>, "number";
+        /// Evidence (e-value) that the proposal is better; null without a complete block, or not known.
+        evidence: Option<f64>, "none";
+        /// Evidence that was required to keep it, by the error budget of the day; null like `evidence`.
+        evidence_required: Option<f64>, "none";
     }
 }

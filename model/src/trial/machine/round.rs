@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{MIN_BLOCKS, Machine, Member, Moment, Phase, Refusal, Refused, Rejected, RoundReading, new_arm};
+use super::{
+    MIN_BLOCKS, Machine, Member, Moment, Phase, Refusal, Refused, Rejected, RoundReading, SWITCHES_PER_BLOCK,
+    new_arm,
+};
+use crate::assignment::Assignment;
 use crate::rng::Rng;
-use crate::trial::assignment::Assignment;
-use crate::trial::running::Trial;
+use crate::trial::running::{Proposal, Trial};
 use crate::trial::sharing::{Gain, change};
 use crate::trial::{Decision, Outcome};
 
@@ -16,8 +19,8 @@ impl Machine {
         self.moved = self.matrix.as_ref().map(|before| change(before, reading.matrix));
         self.matrix = Some(reading.matrix.clone());
         self.take_members(reading.members, at);
-        let named = self.wanted().clone();
-        let unplaced = reading.here.iter().filter(|(vm, vcpu, _)| named.domain(vm, *vcpu).is_none());
+        // Not by what is wanted now: a window may have ended a trial since the affinities were read.
+        let unplaced = reading.here.iter().filter(|(vm, vcpu, _)| reading.placed.domain(vm, *vcpu).is_none());
         let unplaced: Assignment = unplaced.map(|(vm, vcpu, d)| ((vm.to_owned(), vcpu), d)).collect();
         self.origin =
             unplaced.over(&self.origin).of_vms(|vm| reading.members.iter().any(|(name, ..)| name == vm));
@@ -89,6 +92,8 @@ impl Machine {
             proposal: format!("policy {} keeps to the limits", reading.policy),
             expected_change: None,
             observed_change: None,
+            trial: None,
+            evidence: None,
             outcome: Outcome::Kept,
             reason: format!("required, without a trial: {why}"),
         });
@@ -126,13 +131,11 @@ impl Machine {
             gain.part() * 100.0,
         );
         let refusal = self.refusal(reading, &gain, moves);
-        let affordable = self.budget.left(reading.at.now) / moves.max(1);
-        // A trial switches at most once per block, once at the start and once at the end.
-        let blocks = self.settings.blocks.min(affordable.saturating_sub(2));
+        let left = self.budget.left(reading.at.now);
+        // The last switch is the one at the end.
+        let needed = moves.saturating_mul(MIN_BLOCKS * SWITCHES_PER_BLOCK + 1);
         let refusal = refusal.or_else(|| {
-            (blocks < MIN_BLOCKS).then(|| {
-                let left = self.budget.left(reading.at.now);
-                let needed = moves.saturating_mul(MIN_BLOCKS + 2);
+            (left < needed).then(|| {
                 let reason = if needed > self.settings.moves_per_hour {
                     format!("a trial of it takes {needed} moves or more; allow as many by moves_per_hour")
                 } else {
@@ -142,9 +145,10 @@ impl Machine {
             })
         });
         let refusal = refusal.or_else(|| {
-            reading
-                .is_dry
-                .then(|| (Refusal::DryRun, format!("a dry run; it would be tried in up to {blocks} blocks")))
+            reading.is_dry.then(|| {
+                let blocks = self.settings.blocks;
+                (Refusal::DryRun, format!("a dry run; it would be tried in about {blocks} blocks"))
+            })
         });
         if let Some((why, reason)) = refusal {
             self.tell_refused(reading, why, reason, &gain, line);
@@ -152,9 +156,16 @@ impl Machine {
         }
         self.trials += 1;
         self.refused = None;
-        let swapped = Rng::of_part(self.settings.seed, self.trials).next_u64() & 1 == 1;
-        let mut trial =
-            Trial::new(proposal.clone(), reading.round, line, gain.expected_change(), blocks, swapped);
+        let tried = Proposal {
+            assignment: proposal.clone(),
+            unmirrored: proposal.unmirrored(reading.topology),
+            moves,
+            round: reading.round,
+            line,
+            expected_change: gain.expected_change(),
+        };
+        let required = self.errors.begin(reading.at.now);
+        let mut trial = Trial::new(tried, required, Rng::of_part(self.settings.seed, self.trials));
         trial.warm_up(&self.settings);
         self.arms = ["before", reading.policy].map(new_arm).to_vec();
         self.switch(reading.at.now, |machine| machine.phase = Phase::Trial(Box::new(trial)));
@@ -166,6 +177,13 @@ impl Machine {
         if moves == 0 {
             return Some((Refusal::InPlace, "the VMs are where the policy wants them".into()));
         }
+        let (before, after) = (self.incumbent.over(&self.origin), proposal.over(&self.origin));
+        if before.unmirrored(reading.topology) == after.unmirrored(reading.topology) {
+            return Some((
+                Refusal::InPlace,
+                "the VMs are where the policy wants them, but for the names of equal domains".into(),
+            ));
+        }
         if reading.seeks_sharing && gain.part() < self.settings.least_gain {
             let asked = self.settings.least_gain * 100.0;
             return Some((
@@ -173,8 +191,9 @@ impl Machine {
                 format!("less than the {asked:.0} % that are required for a trial"),
             ));
         }
+        let unmirrored = proposal.unmirrored(reading.topology);
         if let Some(rejected) =
-            self.rejected.iter().find(|rejected| self.is_of(rejected, proposal) && at.now < rejected.until)
+            self.rejected.iter().find(|rejected| self.is_of(rejected, &unmirrored) && at.now < rejected.until)
         {
             let left = (rejected.until - at.now).as_secs();
             return Some((
@@ -193,10 +212,10 @@ impl Machine {
             .map(|why| (Refusal::NoValue, format!("{} cannot be measured: {why}", self.objective.name())))
     }
 
-    /// Whether this is the reverted proposal, for the same VMs.
-    pub(super) fn is_of(&self, rejected: &Rejected, proposal: &Assignment) -> bool {
-        let is_placed = |name: &str| proposal.domains_of(name).next().is_some();
-        rejected.proposal == *proposal
+    /// Whether this, without mirror images, is the reverted proposal, for the same VMs.
+    pub(super) fn is_of(&self, rejected: &Rejected, unmirrored: &Assignment) -> bool {
+        let is_placed = |name: &str| unmirrored.domains_of(name).next().is_some();
+        rejected.proposal == *unmirrored
             && self.members.iter().filter(|member| is_placed(&member.0)).all(|m| rejected.members.contains(m))
     }
 
@@ -225,6 +244,8 @@ impl Machine {
             proposal: line,
             expected_change: gain.expected_change(),
             observed_change: None,
+            trial: None,
+            evidence: None,
             outcome: Outcome::NotTried,
             reason: self.with_writers(reason),
         });

@@ -132,6 +132,8 @@ pub(crate) struct CompareLayout {
     pub(crate) info: Rect,
     /// A row of titles, the arms, a scale.
     pub(crate) arms: Rect,
+    /// A heading and the latest blocks; empty where there is no room or no block.
+    pub(crate) blocks: Rect,
     /// A heading and the decisions.
     pub(crate) decisions: Rect,
     /// A heading and the selected decision.
@@ -139,7 +141,7 @@ pub(crate) struct CompareLayout {
 }
 
 impl CompareLayout {
-    pub(crate) fn new(body: Rect, arms: usize) -> Self {
+    pub(crate) fn new(body: Rect, arms: usize, blocks: usize) -> Self {
         let part = |y: u16, height: u16| Rect { y, height, ..body }.intersection(body);
         let detail = (body.height / 4).clamp(4, 7);
         let most = body.height.saturating_sub(1 + detail) * 3 / 5;
@@ -147,8 +149,15 @@ impl CompareLayout {
         let info = part(body.y, 1);
         let arms = part(info.bottom(), arms);
         let detail = part(body.bottom().saturating_sub(detail), detail);
-        let decisions = part(arms.bottom(), detail.y.saturating_sub(arms.bottom()));
-        Self { info, arms, decisions, detail }
+        let rest = detail.y.saturating_sub(arms.bottom());
+        // Decisions keep at least half, and a heading with two of them.
+        let blocks = match u16::try_from(blocks).unwrap_or(u16::MAX) {
+            0 => 0,
+            blocks => blocks.saturating_add(1).min(rest / 2),
+        };
+        let blocks = part(arms.bottom(), if blocks >= 3 { blocks } else { 0 });
+        let decisions = part(blocks.bottom(), detail.y.saturating_sub(blocks.bottom()));
+        Self { info, arms, blocks, decisions, detail }
     }
 
     /// Decisions on the screen.
@@ -167,11 +176,11 @@ mod tests {
             let body = Rect::new(0, 1, width, height);
             let misses = MissesLayout::new(body);
             let ksm = KsmLayout::new(body);
-            let compare = CompareLayout::new(body, 7);
+            let compare = CompareLayout::new(body, 7, 20);
             for parts in [
                 vec![misses.info, misses.table, misses.charts],
                 vec![ksm.state, ksm.settings, ksm.table, ksm.history],
-                vec![compare.info, compare.arms, compare.decisions, compare.detail],
+                vec![compare.info, compare.arms, compare.blocks, compare.decisions, compare.detail],
             ] {
                 for (at, part) in parts.iter().enumerate() {
                     assert_eq!(*part, part.intersection(body), "{body} {parts:?}");
