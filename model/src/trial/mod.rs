@@ -172,6 +172,15 @@ pub struct Evidence {
     pub required: f64,
 }
 
+impl std::fmt::Display for Evidence {
+    /// `64 of 40 required`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { value, required } = self;
+        let decimals = if *value < 10.0 { 2 } else { 0 };
+        write!(f, "{value:.decimals$} of {required:.0} required")
+    }
+}
+
 /// One decision, with its basis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
@@ -213,6 +222,9 @@ impl std::fmt::Display for Decision {
                 write!(f, " ({:+.1} to {:+.1} %", low * 100.0, high * 100.0)?;
                 write!(f, ", {} blocks)", seen.n)?;
             }
+        }
+        if let Some(evidence) = &self.evidence {
+            write!(f, ", evidence {evidence}")?;
         }
         write!(f, ": {}", self.reason)
     }
