@@ -522,3 +522,16 @@ fn a_recording_of_version_4_is_read_as_before() {
     let sharing = analysis(&["sharing", "--format", "json"], &run);
     assert_eq!(sharing.status.code(), Some(0), "{}", text(&sharing.stderr));
 }
+
+/// A recording that version 5 wrote, of three processes.
+#[test]
+fn a_recording_of_version_5_is_read_as_before() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../collector/record/fixtures/schema-5");
+    let whole = analysis(&["validate"], &run);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
+    let found = &json(&analysis(&["summary", "--format", "json"], &run))["runs"][0];
+    let vms: Vec<_> = found["vms"].as_array().unwrap().iter().map(|vm| vm["vm"].as_str().unwrap()).collect();
+    assert_eq!(vms, ["cache", "db", "web"]);
+    let sharing = analysis(&["sharing", "--format", "json"], &run);
+    assert_eq!(sharing.status.code(), Some(0), "{}", text(&sharing.stderr));
+}

@@ -42,8 +42,8 @@ pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
 /// `vm_kind`, `uuid` and `domid` wherever a VM is named, `trial` beside `arm` and `block`, `nodes` to placements,
 /// `pinning` to decisions and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
 /// numbers there and the first 8 bytes of the UUID as start time. 5: adds `shared_file_frames` to sharing, and the bytes
-/// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone.
-pub const SCHEMA_VERSION: u32 = 5;
+/// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone. 6: adds groups.
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// The oldest version that is still read.
 pub const OLDEST_SCHEMA_VERSION: u32 = 1;
@@ -63,6 +63,7 @@ impl Table {
             | Self::Windows
             | Self::Trials => 2,
             Self::Responses => 3,
+            Self::Groups => 6,
         }
     }
 
