@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_model::schema::{Manifest, RecordingGap, Table};
+use huddle_model::schema::{Manifest, RecordingGap, SCHEMA_VERSION, Table};
 use huddle_model::view::View;
 use huddle_record::{QueueLimit, RecordTarget, Recorder, RecorderLimits, SegmentLimits};
 use huddle_testing::older::forget_checksums;
@@ -366,7 +366,11 @@ fn other_columns_are_named() {
     // A segment of another table under this one's name.
     fs::copy(run.join("ksm/segment-000003.parquet"), &path).unwrap();
     let problems = wrong(&run);
-    assert!(problems.contains("columns of decisions in schema version 5: policy is missing"), "{problems}");
+    assert!(
+        problems
+            .contains(&format!("columns of decisions in schema version {SCHEMA_VERSION}: policy is missing")),
+        "{problems}"
+    );
     // A segment of another run, whose rows the manifest does not count.
     let other = run.with_file_name("other");
     record(&other, (1..=4).map(|round| sample::view(round, VMS - 1)));
@@ -400,7 +404,7 @@ fn manifests_that_cannot_be_used_are_refused_by_name() {
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
     for (content, words) in [
-        (written.replace("\"schema_version\": 5", "\"schema_version\": 7"), "schema version 7"),
+        (with_version(&written, 99), "schema version 99"),
         (written.replace("huddle/manifest/1", "huddle/manifest/2"), "\"huddle/manifest/2\""),
         (written[..written.len() / 2].to_owned(), "not a huddle manifest"),
     ] {
@@ -421,7 +425,7 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     let (_dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, written.replace("\"schema_version\": 5", "\"schema_version\": 1")).unwrap();
+    fs::write(&manifest, with_version(&written, 1)).unwrap();
     with_columns_of(1, &run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     assert_eq!(analysis(&["summary"], &run).status.code(), Some(0));
@@ -432,6 +436,13 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
         wrong(&run)
             .contains("table windows, which was added in schema version 2, but its manifest has version 1")
     );
+}
+
+/// The manifest with another schema version.
+fn with_version(manifest: &str, version: u32) -> String {
+    let is = format!("\"schema_version\": {SCHEMA_VERSION}");
+    assert!(manifest.contains(&is), "{manifest}");
+    manifest.replace(&is, &format!("\"schema_version\": {version}"))
 }
 
 /// Gives the segments the columns and names that this version had, and no checksum.
@@ -457,8 +468,7 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     let (dir, run) = recording();
     let manifest = run.join("manifest.json");
     let written = fs::read_to_string(&manifest).unwrap();
-    assert!(written.contains("\"schema_version\": 5"));
-    fs::write(&manifest, written.replace("\"schema_version\": 5", "\"schema_version\": 2")).unwrap();
+    fs::write(&manifest, with_version(&written, 2)).unwrap();
     // Version 2 named the column `run`.
     assert!(wrong(&run).contains("does not have the columns of ksm in schema version 2: run is missing"));
     with_columns_of(2, &run);
@@ -519,6 +529,19 @@ fn a_recording_of_version_4_is_read_as_before() {
     let found = &json(&analysis(&["summary", "--format", "json"], &run))["runs"][0];
     let vms: Vec<_> = found["vms"].as_array().unwrap().iter().map(|vm| vm["vm"].as_str().unwrap()).collect();
     assert_eq!(vms, ["db", "web"]);
+    let sharing = analysis(&["sharing", "--format", "json"], &run);
+    assert_eq!(sharing.status.code(), Some(0), "{}", text(&sharing.stderr));
+}
+
+/// A recording that version 5 wrote, of three processes.
+#[test]
+fn a_recording_of_version_5_is_read_as_before() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../collector/record/fixtures/schema-5");
+    let whole = analysis(&["validate"], &run);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
+    let found = &json(&analysis(&["summary", "--format", "json"], &run))["runs"][0];
+    let vms: Vec<_> = found["vms"].as_array().unwrap().iter().map(|vm| vm["vm"].as_str().unwrap()).collect();
+    assert_eq!(vms, ["cache", "db", "web"]);
     let sharing = analysis(&["sharing", "--format", "json"], &run);
     assert_eq!(sharing.status.code(), Some(0), "{}", text(&sharing.stderr));
 }

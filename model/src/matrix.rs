@@ -17,6 +17,8 @@
 //! because KSM's `max_page_sharing` spreads one content over many frames.
 
 mod file;
+mod groups;
+mod saved;
 
 use std::sync::Arc;
 
@@ -28,6 +30,8 @@ use crate::names::Identity;
 use crate::vm::Vm;
 
 pub use file::{MatrixFileError, MatrixParts};
+pub use groups::{BadGroups, MAX_GROUP_MEMBERS, MAX_GROUPS, SharedGroup, SharedGroups};
+pub use saved::{CountedBy, SavedFrames};
 
 /// How a matrix was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -131,6 +135,8 @@ struct Cells {
     shared_file_frames: Option<Vec<Vec<u64>>>,
     rate: Vec<Vec<f64>>,
     rate_error: Option<Vec<Vec<f64>>>,
+    /// `None` where only pairs were counted.
+    groups: Option<SharedGroups>,
 }
 
 impl SharingMatrix {
@@ -164,6 +170,7 @@ impl SharingMatrix {
                 shared_file_frames: None,
                 rate,
                 rate_error: None,
+                groups: None,
             }),
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
@@ -183,6 +190,36 @@ impl SharingMatrix {
             Arc::make_mut(&mut self.cells).shared_file_frames = Some(frames);
         }
         self
+    }
+
+    /// This matrix with the exact sets of VMs that map its shared frames.
+    ///
+    /// # Panics
+    /// If these are not the groups of its shared frames: the caller counted both.
+    #[must_use]
+    pub fn with_groups(self, groups: SharedGroups) -> Self {
+        let with = self.try_with_groups(groups);
+        with.unwrap_or_else(|error| panic!("groups are parts of the shared frames: {error}"))
+    }
+
+    /// The same, for groups of a file.
+    ///
+    /// # Errors
+    /// These are not the groups of its shared frames.
+    pub fn try_with_groups(mut self, groups: SharedGroups) -> Result<Self, BadGroups> {
+        self.check_groups(&groups)?;
+        Arc::make_mut(&mut self.cells).groups = Some(groups);
+        Ok(self)
+    }
+
+    fn check_groups(&self, groups: &SharedGroups) -> Result<(), BadGroups> {
+        let names: Vec<&str> = self.vms.iter().map(|vm| vm.name.as_str()).collect();
+        groups.check(&names, self.cells.shared_frames.as_ref().ok_or(BadGroups::Alone)?)
+    }
+
+    /// The sets of VMs that map the same frames; `None` where only pairs were counted.
+    pub fn shared_groups(&self) -> Option<&SharedGroups> {
+        self.cells.groups.as_ref()
     }
 
     /// This matrix as an estimate: `errors` has the standard error of each rate; the diagonal is not read.
@@ -211,16 +248,20 @@ impl SharingMatrix {
             shared_file_frames: self.cells.shared_file_frames.as_ref().map(|frames| of(frames, positions)),
             rate: of(&self.cells.rate, positions),
             rate_error: self.cells.rate_error.as_ref().map(|errors| of(errors, positions)),
+            groups: self.cells.groups.as_ref().map(|groups| groups.part(positions)),
         };
         let vms = positions.iter().map(|position| self.vms[*position].clone()).collect();
         Self { vms, cells: Arc::new(cells), ..self.clone() }
     }
 
-    /// This matrix with the shared frames of each pair multiplied by a factor (0 to 1).
+    /// This matrix with VMs that count for less (0 to 1): the shared frames of a pair are multiplied by the weights of
+    /// both.
     #[must_use]
-    pub fn weighted(&self, factor: impl Fn(usize, usize) -> f64) -> Self {
+    pub fn weighted(&self, weight: impl Fn(usize) -> f64) -> Self {
+        let factor = |i: usize, j: usize| weight(i) * weight(j);
         let mut weighted = self.clone();
         let cells = Arc::make_mut(&mut weighted.cells);
+        cells.groups = cells.groups.as_ref().map(|groups| groups.weighted(&weight));
         for (i, row) in cells.rate.iter_mut().enumerate() {
             for (j, rate) in row.iter_mut().enumerate() {
                 *rate *= factor(i, j).clamp(0.0, 1.0);

@@ -48,7 +48,7 @@ fn apart(view: &View) -> View {
     let mut view = view.clone();
     let round = Arc::make_mut(&mut view.round);
     if let huddle_model::availability::Availability::Available(matrix) = &mut round.matrix {
-        *matrix = Arc::new(matrix.weighted(|_, _| 1.0));
+        *matrix = Arc::new(matrix.weighted(|_| 1.0));
     }
     Arc::make_mut(&mut round.vms);
     view

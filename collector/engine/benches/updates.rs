@@ -305,6 +305,7 @@ impl Clone for OwnMatrix {
             vms: matrix.vms().to_vec(),
             shared_frames: Some((0..matrix.len()).map(frames).collect()),
             shared_file_frames: None,
+            groups: None,
             rate: (0..matrix.len()).map(|i| row(i).map(|(i, j)| matrix.rate(i, j)).collect()).collect(),
             duration_ms: matrix.duration_ms(),
             coverage: matrix.coverage(),

@@ -92,7 +92,7 @@ impl TrialRunner {
     pub(super) fn weighted(&self, matrix: &SharingMatrix) -> SharingMatrix {
         let weights = self.machine.weights();
         let weight = |vm: usize| weights.get(&matrix.vms()[vm].name).copied().unwrap_or(1.0);
-        matrix.weighted(|i, j| weight(i) * weight(j))
+        matrix.weighted(weight)
     }
 
     /// Positions of the VMs that may be placed: those that were there at the first round, those that have been

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
+use huddle_model::matrix::SharedGroup;
+
 use super::frame_set::FrameSet;
 use super::gather::{BUCKET_FRAMES, Buckets, Candidate};
 use super::in_threads;
-use super::pairs::Pairs;
+use super::pairs::{Counts, Pairs};
 use super::zero::ZeroFrames;
 
 /// A bucket's number and the candidates that all threads found for it, in chunks.
@@ -27,14 +29,23 @@ pub(super) struct FramePages {
 pub(super) struct Counted {
     /// By VM.
     pub(super) pages: Vec<FramePages>,
-    /// See [`Pairs::finish`].
+    /// See [`Counts::frames`].
     pub(super) frames: Vec<Vec<u64>>,
+    /// Frames of sets of two or more VMs; a set may be there several times.
+    pub(super) sets: Vec<SharedGroup>,
+    /// Frames of two or more VMs that are in none of them.
+    pub(super) rest: u64,
 }
 
 impl Counted {
     /// Of nothing.
     pub(super) fn none(vms: usize) -> Self {
-        Self { pages: vec![FramePages::default(); vms], frames: vec![vec![0; vms]; vms] }
+        Self {
+            pages: vec![FramePages::default(); vms],
+            frames: vec![vec![0; vms]; vms],
+            sets: Vec::new(),
+            rest: 0,
+        }
     }
 
     /// Adds the counts of other frames.
@@ -46,6 +57,8 @@ impl Counted {
         for (sums, row) in self.frames.iter_mut().zip(&other.frames) {
             sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
         }
+        self.sets.extend_from_slice(&other.sets);
+        self.rest += other.rest;
     }
 }
 
@@ -85,7 +98,8 @@ impl Counting<'_> {
             let Some((bucket, candidates)) = next else { break };
             table.bucket(self, bucket, &candidates);
         }
-        Counted { pages: table.pages, frames: table.pairs.finish() }
+        let Counts { frames, sets, rest } = table.pairs.finish();
+        Counted { pages: table.pages, frames, sets, rest }
     }
 }
 

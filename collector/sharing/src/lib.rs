@@ -38,7 +38,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
 use huddle_model::vm::Vm;
 
 use self::contents::Contents;
@@ -225,7 +225,7 @@ impl MergedScan {
         if let Some(of_files) = &of_files {
             counted.add(of_files);
         }
-        let Counted { pages, frames: shared } = counted;
+        let Counted { pages, frames: shared, sets, rest } = counted;
         for (vm, pages) in counts.iter_mut().zip(pages) {
             vm.pages_zero += pages.zero;
             vm.self_shared_pages += pages.self_shared;
@@ -243,6 +243,7 @@ impl MergedScan {
             counts: &counts,
             shared: &shared,
             of_files: of_files.as_ref().map(|of_files| &of_files.frames[..]),
+            groups: Some(SharedGroups::of(sets, rest)),
         };
         Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], unmeasured, notes, began) })
     }
@@ -288,6 +289,8 @@ struct Found<'a> {
     shared: &'a [Vec<u64>],
     /// Those of them that are of the page cache; `None` if not measured.
     of_files: Option<&'a [Vec<u64>]>,
+    /// The sets of VMs that map the same frames, by position; `None` if only pairs were counted.
+    groups: Option<SharedGroups>,
 }
 
 /// The result without the VMs that were not measured; `errors` has the standard error of each rate if it is an estimate,
@@ -313,6 +316,9 @@ fn assemble(
     let mut matrix = SharingMatrix::measured(found.method, rows, &frames, duration_ms, found.coverage);
     if let Some(of_files) = found.of_files {
         matrix = matrix.with_file_frames(&of_stayed(of_files, &stayed));
+    }
+    if let Some(groups) = &found.groups {
+        matrix = matrix.with_groups(groups.part(&stayed));
     }
     Measurement {
         matrix: if errors.is_empty() { matrix } else { matrix.estimated(&of_stayed(errors, &stayed)) },

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use huddle_model::cpuset::CpuSet;
+use huddle_model::matrix::SharedGroup;
 use huddle_model::vm::{GuestRegion, MemoryKind, TaskId, VmmKind};
 
 use super::pagemap::page_bytes;
@@ -141,6 +142,8 @@ fn frames_pages_and_repeats_are_distinguished() {
         assert_eq!(found.matrix.shared_frames(0, 1), Some(3));
         assert_eq!(found.matrix.shared_frames(1, 0), Some(3));
         assert_eq!(found.matrix.shared_file_frames(0, 1), Some(1));
+        let both = SharedGroup { vms: vec![0, 1], frames: 3 };
+        assert_eq!(found.matrix.shared_groups(), Some(&SharedGroups::of([both], 0)));
         assert!(found.unmeasured.is_empty() && found.notes.is_empty(), "{:?}", found.notes);
     }
 }
@@ -305,6 +308,12 @@ fn many_vms_on_random_frames_agree_with_sets() {
             assert_eq!(found.matrix.shared_frames(i, j), Some(both), "{i} {j}");
         }
     }
+    let mut vms_of: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for (at, mapped) in (0..).zip(&frames) {
+        mapped.keys().for_each(|frame| vms_of.entry(*frame).or_default().push(at));
+    }
+    let sets = vms_of.into_values().map(|vms| SharedGroup { vms, frames: 1 });
+    assert_eq!(found.matrix.shared_groups(), Some(&SharedGroups::of(sets, 0)));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use huddle_model::availability::Availability;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharedGroup, SharedGroups, SharingMatrix};
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{PlanInput, Policy};
 use huddle_model::schema::{Environment, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
@@ -49,7 +49,9 @@ fn round(round: u64, vms: usize) -> Round {
     if vms > 1 {
         shared[0][1] = 200 + round % 7;
     }
-    let matrix = SharingMatrix::measured(Method::Merged, measured, &shared, 1.25, 1.0);
+    let pair = SharedGroup { vms: vec![0, 1], frames: 200 + round % 7 };
+    let groups = SharedGroups::of((vms > 1).then_some(pair), 0);
+    let matrix = SharingMatrix::measured(Method::Merged, measured, &shared, 1.25, 1.0).with_groups(groups);
     let topology = Topology::from_json(r#"{"domains":[{"id":0,"cpus":[0]},{"id":1,"cpus":[1]}]}"#).unwrap();
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
     let begin = 1_700_000_000_000_000 + round * 1_000_000;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use huddle_host::HostRoot;
-use huddle_model::matrix::MemoryUse;
+use huddle_model::matrix::{MemoryUse, SharedGroup, SharedGroups};
 use huddle_model::vm::Vm;
 use huddle_sharing::{Measurement, MergedScan, ZeroPages, frames_visible};
 use libtest_mimic::Trial;
@@ -129,6 +129,12 @@ fn assert_is_reference(found: &Measurement, vms: &[Vm]) {
             assert_eq!(found.matrix.shared_frames(i, j), Some(both), "{} {}", vms[i].name, vms[j].name);
         }
     }
+    let mut vms_of: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for (vm, frames) in (0..).zip(&reference.frames) {
+        frames.iter().for_each(|frame| vms_of.entry(*frame).or_default().push(vm));
+    }
+    let sets = vms_of.into_values().map(|vms| SharedGroup { vms, frames: 1 });
+    assert_eq!(found.matrix.shared_groups(), Some(&SharedGroups::of(sets, 0)));
 }
 
 fn two_three_and_four_ways() {

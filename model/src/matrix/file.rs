@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Cells, MatrixVm, MemoryUse, Method, SharingMatrix};
+use super::{BadGroups, Cells, MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
 use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
 
 /// The schema name in the JSON.
@@ -108,6 +108,9 @@ pub enum MatrixFileError {
     /// Shared frames of the page cache without shared frames.
     #[error("the matrix has shared_file_frames and no shared_frames, of which they are a part")]
     FileFramesAlone,
+    /// Groups that are none of its shared frames.
+    #[error("shared_groups of the matrix: {0}")]
+    Groups(#[from] BadGroups),
     /// Some of a measured VM's figures are missing.
     #[error(
         "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
@@ -143,6 +146,7 @@ struct File {
     duration_ms: Option<f64>,
     coverage: Option<f64>,
     rate_error: Option<Vec<Vec<f64>>>,
+    shared_groups: Option<SharedGroups>,
 }
 
 /// The parts of a matrix, before they are checked.
@@ -156,6 +160,8 @@ pub struct MatrixParts {
     pub shared_frames: Option<Vec<Vec<u64>>>,
     /// Those of them that are of the page cache; `None` if not measured, or if no VM has pages there.
     pub shared_file_frames: Option<Vec<Vec<u64>>>,
+    /// The sets of VMs that map the same frames; `None` where only pairs were counted.
+    pub groups: Option<SharedGroups>,
     /// Share (0 to 1) of the row's used frames that the column maps too.
     pub rate: Vec<Vec<f64>>,
     /// How long measuring took, in milliseconds.
@@ -246,6 +252,8 @@ impl Serialize for SharingMatrix {
             coverage: Option<f64>,
             #[serde(skip_serializing_if = "Option::is_none")]
             rate_error: &'a Option<Vec<Vec<f64>>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            shared_groups: &'a Option<SharedGroups>,
         }
         Out {
             schema: SCHEMA,
@@ -257,6 +265,7 @@ impl Serialize for SharingMatrix {
             duration_ms: self.duration_ms,
             coverage: self.coverage,
             rate_error: &self.cells.rate_error,
+            shared_groups: &self.cells.groups,
         }
         .serialize(serializer)
     }
@@ -350,6 +359,7 @@ impl SharingMatrix {
             vms,
             shared_frames: file.shared_frames,
             shared_file_frames: file.shared_file_frames,
+            groups: file.shared_groups,
             rate: file.rate,
             duration_ms: file.duration_ms,
             coverage: file.coverage,
@@ -390,7 +400,7 @@ impl SharingMatrix {
                 }
             }
         }
-        Ok(Self {
+        let matrix = Self {
             method: parts.method,
             vms,
             cells: Arc::new(Cells {
@@ -398,10 +408,15 @@ impl SharingMatrix {
                 shared_file_frames: parts.shared_file_frames,
                 rate: parts.rate,
                 rate_error: None,
+                groups: None,
             }),
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
-        })
+        };
+        match parts.groups {
+            Some(groups) => Ok(matrix.try_with_groups(groups)?),
+            None => Ok(matrix),
+        }
     }
 
     fn from_csv(text: &str) -> Result<Self, MatrixFileError> {
@@ -453,7 +468,13 @@ impl SharingMatrix {
         Ok(Self {
             method: Method::File,
             vms,
-            cells: Arc::new(Cells { shared_frames: None, shared_file_frames: None, rate, rate_error: None }),
+            cells: Arc::new(Cells {
+                shared_frames: None,
+                shared_file_frames: None,
+                rate,
+                rate_error: None,
+                groups: None,
+            }),
             duration_ms: None,
             coverage: None,
         })

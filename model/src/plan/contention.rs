@@ -10,6 +10,8 @@
 //! or the best exchange of one with one elsewhere. Cost: O(n d) moves and O(n^2) exchanges per step, each
 //! with two trees of O(m^2) for m VMs in a domain.
 
+use std::collections::BTreeSet;
+
 use super::PlanInput;
 use super::instance::{Bins, Instance};
 
@@ -99,7 +101,8 @@ impl<'a> Contention<'a> {
 
     /// A placement with less contention, if that is worth the sharing it costs.
     pub(super) fn relieved(&self, instance: &Instance, bins: &Bins) -> Bins {
-        let mut climb = HillClimb { contention: self, instance, bins: bins.clone(), work: 0 };
+        let groups_of = instance.groups_of_items();
+        let mut climb = HillClimb { contention: self, instance, groups_of, bins: bins.clone(), work: 0 };
         while climb.step() {}
         climb.bins
     }
@@ -108,6 +111,7 @@ impl<'a> Contention<'a> {
 struct HillClimb<'a> {
     contention: &'a Contention<'a>,
     instance: &'a Instance,
+    groups_of: Vec<Vec<u32>>,
     bins: Bins,
     work: u64,
 }
@@ -176,8 +180,19 @@ impl HillClimb<'_> {
             here.map(|(_, gain)| gain).sum()
         };
         // Two exchanged items are never in one bin, so no pair counts twice.
-        let moved = std::iter::once(item).chain(other);
-        let shared: f64 = moved.map(|item| with(item, changed) - with(item, &self.bins)).sum();
+        let moved = || std::iter::once(item).chain(other);
+        let shared: f64 = moved().map(|item| with(item, changed) - with(item, &self.bins)).sum();
+        let groups: BTreeSet<u32> = moved().flat_map(|item| self.groups_of[item].iter().copied()).collect();
+        let by_groups = groups.iter().map(|number| {
+            let group = &self.instance.groups[*number as usize];
+            let saved = |bins: &Bins, bin: usize| {
+                let there = group.items.iter().filter(|item| bins[**item] == Some(bin)).count();
+                there.saturating_sub(1) as f64
+            };
+            let after = saved(changed, from) + saved(changed, to);
+            (after - saved(&self.bins, from) - saved(&self.bins, to)) * group.gain
+        });
+        let shared = shared + by_groups.sum::<f64>();
         shared - self.contention.weight * contention
     }
 }

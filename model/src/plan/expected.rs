@@ -2,15 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FRAME_BYTES, PlanInput, VcpuPlacement};
+use super::{Bound, FRAME_BYTES, PlanInput, VcpuPlacement};
+use crate::matrix::{CountedBy, SavedFrames};
 
 /// Expected effect of a placement, by the matrix it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
     /// Frames shared by pairs within one domain, as `shared_within` of the plan.
     pub frames_within: u64,
-    /// Cache memory saved: a frame that two VMs of one domain share is cached once, not twice.
+    /// Cache memory saved: a frame that several VMs of one domain map is cached once. See
+    /// [`SharingMatrix::saved_frames`](crate::matrix::SharingMatrix::saved_frames).
     pub cache_bytes_saved: u64,
+    /// What `cache_bytes_saved` was counted by; unless by groups, it is an upper bound.
+    #[serde(default = "by_pairs")]
+    pub cache_bytes_saved_by: CountedBy,
     /// vCPUs that are elsewhere now or not bound; `None` if no vCPU's place is known, as offline.
     pub moves: Option<u64>,
     /// vCPUs that are placed.
@@ -18,8 +23,16 @@ pub struct Expected {
     /// Upper bound of the shared frames within domains under the same limits; `None` if the policy has no
     /// such bound.
     pub bound_frames: Option<u64>,
-    /// Whether the bound is that of the optimum; then a placement with as many frames is optimal.
+    /// Upper bound of the cache memory saved under the same limits, for a plan by groups; `None` like `bound_frames`.
+    #[serde(default)]
+    pub bound_bytes_saved: Option<u64>,
+    /// Whether the bound is that of the optimum; then a placement with as much is optimal.
     pub bound_is_proven: bool,
+}
+
+/// As earlier versions did.
+fn by_pairs() -> CountedBy {
+    CountedBy::Pairs
 }
 
 impl Expected {
@@ -27,10 +40,10 @@ impl Expected {
     pub(super) fn of(
         input: &PlanInput<'_>,
         placement: &[VcpuPlacement],
-        within: Option<u64>,
-        bound: Option<(u64, bool)>,
+        within: Option<(u64, SavedFrames)>,
+        bound: Option<Bound>,
     ) -> Option<Self> {
-        let frames_within = within?;
+        let (frames_within, saved) = within?;
         let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
         let is_known = input.vms.iter().any(|vm| !vm.current.is_empty());
         // The entries of a VM are adjacent.
@@ -48,11 +61,21 @@ impl Expected {
         }
         Some(Self {
             frames_within,
-            cache_bytes_saved: frames_within.saturating_mul(FRAME_BYTES),
+            cache_bytes_saved: (saved.frames.round() as u64).saturating_mul(FRAME_BYTES),
+            cache_bytes_saved_by: saved.counted_by,
             moves: is_known.then_some(moves),
             placed: placement.len() as u64,
-            bound_frames: bound.map(|(frames, _)| frames),
-            bound_is_proven: bound.is_some_and(|(_, proven)| proven),
+            bound_frames: bound.and_then(|bound| match bound {
+                Bound::Shared { frames, .. } => Some(frames),
+                Bound::Saved { .. } => None,
+            }),
+            bound_bytes_saved: bound.and_then(|bound| match bound {
+                Bound::Saved { frames, .. } => Some(frames.saturating_mul(FRAME_BYTES)),
+                Bound::Shared { .. } => None,
+            }),
+            bound_is_proven: bound.is_some_and(|bound| match bound {
+                Bound::Saved { is_proven, .. } | Bound::Shared { is_proven, .. } => is_proven,
+            }),
         })
     }
 }
@@ -60,17 +83,27 @@ impl Expected {
 impl std::fmt::Display for Expected {
     /// One sentence.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kib, by) = (
+            self.cache_bytes_saved / 1024,
+            match self.cache_bytes_saved_by {
+                _ if self.cache_bytes_saved == 0 => ("", ""),
+                CountedBy::Groups => ("", ""),
+                CountedBy::GroupsAndPairs => ("at most ", ", some of it counted by pairs"),
+                CountedBy::Pairs => ("at most ", ", counted by pairs"),
+            },
+        );
         write!(
             f,
-            "expected: {} shared frames within domains ({} KiB of cache saved)",
-            self.frames_within,
-            self.cache_bytes_saved / 1024,
+            "expected: {} shared frames within domains ({}{kib} KiB of cache saved{})",
+            self.frames_within, by.0, by.1,
         )?;
         match self.moves {
             Some(moves) => write!(f, ", {moves} of {} vCPUs moved", self.placed)?,
             None => write!(f, "; the current place of the {} vCPUs is unknown", self.placed)?,
         }
-        match self.bound_frames {
+        let bound = self.bound_frames.map(|frames| frames.to_string());
+        let bound = bound.or_else(|| Some(format!("{} KiB saved", self.bound_bytes_saved? / 1024)));
+        match bound {
             Some(bound) if self.bound_is_proven => write!(f, "; the optimum has {bound}"),
             Some(bound) => write!(f, "; no placement has more than {bound}"),
             None => Ok(()),

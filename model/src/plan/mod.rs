@@ -27,6 +27,9 @@
 //! [`Policy::plan`] takes a matrix as an answer. A measurement of what is merged, in which no two VMs share anything,
 //! is none yet: [`Policy::plan_measured`] then moves nothing.
 
+mod anywhere;
+mod apart;
+mod assignment;
 mod classes;
 mod commands;
 mod contention;
@@ -39,7 +42,6 @@ mod keeping;
 mod limits;
 mod named_vms;
 mod nodes;
-mod opposed;
 mod paper;
 mod placement_state;
 mod search;
@@ -57,12 +59,13 @@ use crate::matrix::SharingMatrix;
 use crate::observation::{Observation, VcpuObservation};
 use crate::topology::{CacheDomain, DomainId, Topology};
 use crate::vm::Vm;
-use placement_state::PlacementState;
+use placement_state::{Bound, PlacementState};
+use sharing::Goal;
 
 pub use commands::{Commands, Manager};
 pub use exact::{Exact, exact};
 pub use expected::Expected;
-pub use instance::{Bins, Instance};
+pub use instance::{Bins, Instance, ItemGroup};
 pub use json::PlanOfVms;
 pub use keeping::Broken;
 pub use limits::{BadLimit, PlanLimits};
@@ -257,9 +260,9 @@ impl<'a> PlanInput<'a> {
 pub enum Policy {
     /// The paper's greedy: pairs in descending rate share a domain.
     Paper,
-    /// Least sharing within domains: the causal control of `paper`.
+    /// The least that caches save: the causal control of `paper`.
     Opposed,
-    /// The most shared frames within domains, by search.
+    /// The most that caches save, by search, and exact where it is small.
     Sharing,
     /// The same, by the optimum: for small hosts, and as a reference for the others.
     Exact,
@@ -305,6 +308,7 @@ impl Policy {
         let mut reasons = self.notes(input);
         // Policy none places nothing, so it needs no node limits.
         let near = nodes::narrowed(input).filter(|_| self != Self::None);
+        let near = near.map(|(vms, notes)| nodes::apart_first(input, vms, notes));
         let input = &match &near {
             Some((vms, notes)) => {
                 reasons.extend(notes.iter().cloned());
@@ -314,9 +318,9 @@ impl Policy {
         };
         let placed = match self {
             Self::Paper => Some(paper::place(input)),
-            Self::Opposed => Some(opposed::place(input)),
-            Self::Sharing => Some(sharing::place(input, false)),
-            Self::Exact => Some(sharing::place(input, true)),
+            Self::Opposed => Some(sharing::place(input, Goal::Least)),
+            Self::Sharing => Some(sharing::place(input, Goal::Most)),
+            Self::Exact => Some(sharing::place(input, Goal::Optimum)),
             Self::Spread => Some(simple::spread(input)),
             Self::Random => Some(simple::random(input)),
             Self::Load => Some(simple::load(input)),
@@ -328,7 +332,8 @@ impl Policy {
                 let within = shared_within(input, &placed_so_far);
                 // A bound of weighted frames is not one of frames.
                 let bound = placed_so_far.bound().filter(|_| input.measured.is_none());
-                let expected = Expected::of(input, &placement, within, bound);
+                let saved = input.measured_matrix().saved_frames(&placed_so_far.presence());
+                let expected = Expected::of(input, &placement, within.zip(saved), bound);
                 reasons.extend(placed_so_far.into_reasons());
                 reasons.extend(notes);
                 reasons.extend(classes::reasons(input, &placement));

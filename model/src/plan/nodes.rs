@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{PlanInput, PlanVm};
+use super::{PlacementState, PlanInput, PlanVm};
 use crate::topology::DomainId;
 
 /// The VMs with their allowed domains restricted to nodes with enough of their memory, and notes about that.
@@ -42,4 +42,24 @@ pub(super) fn narrowed(input: &PlanInput<'_>) -> Option<(Vec<PlanVm>, Vec<String
     });
     let vms = vms.collect();
     Some((vms, notes))
+}
+
+/// The same, but without restriction for VMs that can be kept apart from others only without it.
+pub(super) fn apart_first(
+    input: &PlanInput<'_>,
+    mut vms: Vec<PlanVm>,
+    mut notes: Vec<String>,
+) -> (Vec<PlanVm>, Vec<String>) {
+    let near = PlacementState::new(&PlanInput { vms: &vms, ..*input });
+    let anywhere = PlacementState::new(input);
+    let gives_way = |vm: &usize| anywhere.can_be_kept_apart(*vm) && !near.can_be_kept_apart(*vm);
+    let give_way: Vec<usize> = (0..input.matrix.len()).filter(gives_way).collect();
+    for vm in give_way {
+        vms[vm].allowed = input.vms.get(vm).and_then(|vm| vm.allowed.clone());
+        notes.push(format!(
+            "{}: it can be kept apart from others only without the limit for local memory, so it is not limited",
+            input.name(vm)
+        ));
+    }
+    (vms, notes)
 }

@@ -21,15 +21,16 @@ use super::{PlacementState, PlanInput};
 pub(super) fn place<'a>(input: &PlanInput<'a>) -> PlacementState<'a> {
     let mut placed_so_far = PlacementState::new(input);
     let can_be_placed = |vm: usize| input.vcpus(vm) > 0;
-    let mut pairs: Vec<(usize, usize)> = input
+    let mut pairs: Vec<(f64, usize, usize)> = input
         .matrix
         .pairs()
-        .filter(|(i, j)| input.pair_rate(*i, *j) > 0.0 && can_be_placed(*i) && can_be_placed(*j))
+        .map(|(i, j)| (input.pair_rate(i, j), i, j))
+        .filter(|(rate, i, j)| *rate > 0.0 && can_be_placed(*i) && can_be_placed(*j))
         .collect();
     // A stable sort keeps the order of the matrix for equal rates.
-    pairs.sort_by(|a, b| input.pair_rate(b.0, b.1).total_cmp(&input.pair_rate(a.0, a.1)));
+    pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
 
-    for (i, j) in pairs {
+    for (_, i, j) in pairs {
         let joined = match (placed_so_far.whole_in(i), placed_so_far.whole_in(j)) {
             (None, None) => placed_so_far.roomiest(&[i, j]).map(|domain| (vec![i, j], domain)),
             (Some(domain), None) if placed_so_far.fits(&[j], domain) => Some((vec![j], domain)),

@@ -2,28 +2,57 @@
 
 use std::cmp::Reverse;
 
+use super::anywhere::{DIVIDED, NO_CPU, NOT_APART, NOWHERE_ELSE};
+use super::apart::LookAhead;
 use super::cookies::Usable;
+use super::instance::Instance;
 use super::{PlanInput, VcpuPlacement};
 use crate::topology::DomainId;
 
+/// What no placement under the same limits has more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Shared frames of pairs within domains.
+    Shared {
+        /// Their number.
+        frames: u64,
+        /// Whether it is that of the optimum.
+        is_proven: bool,
+    },
+    /// Frames that caches hold less of, by groups.
+    Saved {
+        /// Their number.
+        frames: u64,
+        /// Whether it is that of the optimum.
+        is_proven: bool,
+    },
+}
+
 /// Vectors are indexed by the position of domains; positions of VMs are those of the matrix.
+#[derive(Clone)]
 pub(super) struct PlacementState<'a> {
-    input: PlanInput<'a>,
+    pub(super) input: PlanInput<'a>,
     /// Share of each domain without the vCPUs left over by rounding.
-    base: Vec<u32>,
+    pub(super) base: Vec<u32>,
     /// Whether the domain may take one of these.
     fractional: Vec<bool>,
     /// Number of these that are not placed yet.
     extra: u32,
-    load: Vec<u32>,
+    pub(super) load: Vec<u32>,
     /// CPUs that the VMs in each domain keep busy, and the limit.
     busy: Vec<f64>,
-    most_busy: Vec<Option<f64>>,
+    pub(super) most_busy: Vec<Option<f64>>,
     /// Domain of each vCPU of each VM; empty until the VM is placed.
-    placed: Vec<Vec<usize>>,
+    pub(super) placed: Vec<Vec<usize>>,
+    /// VMs that each VM is to be kept apart from.
+    enemies: Vec<Vec<usize>>,
+    look_ahead: LookAhead,
+    /// Whether each VM can be kept apart, with all that it is linked to by pairs to be kept apart.
+    can_be_apart: Vec<bool>,
     reasons: Vec<String>,
-    /// Upper bound of the shared frames within domains, and whether it is proven to be the optimum.
-    bound: Option<(u64, bool)>,
+    /// VMs for which a limit could not be kept.
+    pub(super) broken_limits: usize,
+    bound: Option<Bound>,
 }
 
 impl<'a> PlacementState<'a> {
@@ -66,8 +95,17 @@ impl<'a> PlacementState<'a> {
                 format!("{}: its CPU load is unknown, so all its vCPUs count as busy", input.name(vm))
             }));
         }
-        Self {
+        let mut enemies = vec![Vec::new(); input.matrix.len()];
+        for (a, b) in input.apart.iter().filter(|(a, b)| a != b) {
+            enemies[*a].push(*b);
+            enemies[*b].push(*a);
+        }
+        let mut state = Self {
             input: *input,
+            enemies,
+            look_ahead: LookAhead::Nothing,
+            can_be_apart: vec![false; input.matrix.len()],
+            broken_limits: 0,
             reasons,
             fractional,
             extra: u32::try_from(extra).unwrap_or(u32::MAX),
@@ -77,7 +115,100 @@ impl<'a> PlacementState<'a> {
             base,
             placed: vec![Vec::new(); input.matrix.len()],
             bound: None,
+        };
+        state.can_be_apart = state.can_be_apart();
+        state.look_ahead = state.look_ahead();
+        state
+    }
+
+    /// What can be kept, of VMs to be kept apart.
+    pub(super) fn looks_ahead(&self) -> LookAhead {
+        self.look_ahead
+    }
+
+    /// Whether the VM can be kept apart from others, and they from each other.
+    pub(super) fn can_be_kept_apart(&self, vm: usize) -> bool {
+        self.can_be_apart[vm]
+    }
+
+    /// The same places, without reasons.
+    pub(super) fn clone_places(&self) -> Self {
+        Self { reasons: Vec::new(), ..self.clone() }
+    }
+
+    /// Takes the places of all VMs, and what was said about those that are divided or break a limit.
+    pub(super) fn take_places_of(&mut self, other: &Self) {
+        self.load.clone_from(&other.load);
+        self.busy.clone_from(&other.busy);
+        self.placed.clone_from(&other.placed);
+        self.extra = other.extra;
+        self.broken_limits = other.broken_limits;
+        let is_about_limits = |reason: &&String| {
+            !self.reasons.contains(reason)
+                && [DIVIDED, NOT_APART, NOWHERE_ELSE, NO_CPU].iter().any(|what| reason.contains(what))
+        };
+        let more: Vec<String> = other.reasons.iter().filter(is_about_limits).cloned().collect();
+        self.reasons.extend(more);
+    }
+
+    /// Number of VMs for which a limit could not be kept.
+    pub(super) fn broken_limits(&self) -> usize {
+        self.broken_limits
+    }
+
+    pub(super) fn is_unplaced(&self, vm: usize) -> bool {
+        self.placed[vm].is_empty() && self.input.vcpus(vm) > 0
+    }
+
+    /// VMs that this one is to be kept apart from.
+    pub(super) fn enemies(&self, vm: usize) -> impl Iterator<Item = usize> + '_ {
+        self.enemies[vm].iter().copied()
+    }
+
+    /// Whether it is to be kept apart from a VM that can be placed.
+    pub(super) fn is_kept_apart(&self, vm: usize) -> bool {
+        self.enemies(vm).any(|other| self.input.vcpus(other) > 0)
+    }
+
+    /// The problem of placing these VMs after those that are placed, without gains.
+    pub(super) fn instance(&self, vms: &[usize]) -> Instance {
+        let mut item_of = vec![None; self.placed.len()];
+        vms.iter().enumerate().for_each(|(item, vm)| item_of[*vm] = Some(item));
+        let allowed = vms.iter().map(|vm| {
+            let may = |domain: usize| {
+                self.input.is_allowed(*vm, self.domain_id(domain)) && !self.meets_enemy(*vm, domain)
+            };
+            self.domains().map(may).collect()
+        });
+        Instance {
+            sizes: vms.iter().map(|vm| self.input.vcpus(*vm)).collect(),
+            gains: vec![Vec::new(); vms.len()],
+            groups: Vec::new(),
+            room: self.domains().map(|domain| self.base[domain].saturating_sub(self.load[domain])).collect(),
+            stretches: self
+                .domains()
+                .map(|domain| self.fractional[domain] && self.load[domain] <= self.base[domain])
+                .collect(),
+            stretched: self.extra,
+            allowed: allowed.collect(),
+            apart: vms
+                .iter()
+                .map(|vm| self.enemies(*vm).filter_map(|other| item_of[other]).collect())
+                .collect(),
+            busy: vms.iter().map(|vm| self.input.cpus_busy(*vm)).collect(),
+            busy_room: self.most_busy().iter().zip(&self.busy).map(|(most, busy)| most - busy).collect(),
         }
+    }
+
+    /// The part of each VM's vCPUs that is in each domain.
+    pub(super) fn presence(&self) -> Vec<Vec<f64>> {
+        let of = |placed: &Vec<usize>| {
+            let mut parts = vec![0.0; self.base.len()];
+            placed.iter().for_each(|domain| parts[*domain] += 1.0);
+            parts.iter_mut().for_each(|part| *part /= placed.len().max(1) as f64);
+            parts
+        };
+        self.placed.iter().map(of).collect()
     }
 
     pub(super) fn input(&self) -> &PlanInput<'a> {
@@ -109,24 +240,22 @@ impl<'a> PlacementState<'a> {
 
     /// The share of each domain, whether it may take one of the vCPUs left over by rounding, and the number
     /// of these.
+    #[cfg(test)]
     pub(super) fn shares(&self) -> (Vec<u32>, Vec<bool>, u32) {
         (self.base.clone(), self.fractional.clone(), self.extra)
     }
 
-    pub(super) fn bound(&self) -> Option<(u64, bool)> {
+    pub(super) fn bound(&self) -> Option<Bound> {
         self.bound
     }
 
-    pub(super) fn bounded(&mut self, frames: u64, is_proven: bool) {
-        self.bound = Some((frames, is_proven));
+    pub(super) fn bounded(&mut self, bound: Bound) {
+        self.bound = Some(bound);
     }
 
     /// Whether a VM that must not share a cache with this one is in the domain.
     pub(super) fn meets_enemy(&self, vm: usize, domain: usize) -> bool {
-        self.input.apart.iter().any(|(a, b)| {
-            let other = if *a == vm { *b } else { *a };
-            (*a == vm || *b == vm) && self.placed[other].contains(&domain)
-        })
+        self.enemies[vm].iter().any(|other| self.placed[*other].contains(&domain))
     }
 
     /// vCPUs that still fit in the domain's share.
@@ -136,8 +265,13 @@ impl<'a> PlacementState<'a> {
         (self.base[domain] + extra).saturating_sub(self.load[domain])
     }
 
-    /// Whether all of `vms` may run in the domain and fit into its share together.
+    /// Whether all of `vms` may run in the domain and fit into its share together, and the others can still be placed
+    /// as far as they could before.
     pub(super) fn fits(&self, vms: &[usize], domain: usize) -> bool {
+        self.have_room(vms, domain) && self.leaves_a_way(vms, domain)
+    }
+
+    fn have_room(&self, vms: &[usize], domain: usize) -> bool {
         let need: u32 = vms.iter().map(|vm| self.input.vcpus(*vm)).sum();
         let busy: f64 = vms.iter().map(|vm| self.input.cpus_busy(*vm)).sum();
         need <= self.room(domain)
@@ -145,7 +279,7 @@ impl<'a> PlacementState<'a> {
             && vms.iter().all(|vm| {
                 self.input.is_allowed(*vm, self.domain_id(domain)) && !self.meets_enemy(*vm, domain)
             })
-            && !self.input.apart.iter().any(|(a, b)| vms.contains(a) && vms.contains(b))
+            && !vms.iter().any(|vm| self.enemies(*vm).any(|other| vms.contains(&other)))
     }
 
     /// Whether VMs that keep so many CPUs busy may be added to the domain.
@@ -165,10 +299,12 @@ impl<'a> PlacementState<'a> {
 
     /// The domain for `vms` together: most room, then most of their vCPUs there already, then lowest id.
     pub(super) fn roomiest(&self, vms: &[usize]) -> Option<usize> {
-        self.domains().filter(|domain| self.fits(vms, *domain)).max_by_key(|domain| {
+        let mut domains: Vec<usize> = self.domains().filter(|domain| self.have_room(vms, *domain)).collect();
+        domains.sort_by_cached_key(|domain| {
             let here = vms.iter().map(|vm| self.input.current_vcpus(*vm, self.domain_id(*domain)));
-            (self.room(*domain), here.sum::<usize>(), Reverse(*domain))
-        })
+            (Reverse(self.room(*domain)), Reverse(here.sum::<usize>()), *domain)
+        });
+        domains.into_iter().find(|domain| self.leaves_a_way(vms, *domain))
     }
 
     /// Places the whole VM.
@@ -178,7 +314,7 @@ impl<'a> PlacementState<'a> {
         }
     }
 
-    fn put_vcpu(&mut self, vm: usize, domain: usize) {
+    pub(super) fn put_vcpu(&mut self, vm: usize, domain: usize) {
         self.load[domain] += 1;
         self.busy[domain] += self.vcpu_busy(vm);
         if self.load[domain] == self.base[domain] + 1 && self.fractional[domain] {
@@ -199,102 +335,17 @@ impl<'a> PlacementState<'a> {
     }
 
     /// CPUs that one vCPU of a VM keeps busy, on average over its vCPUs.
-    fn vcpu_busy(&self, vm: usize) -> f64 {
+    pub(super) fn vcpu_busy(&self, vm: usize) -> f64 {
         self.input.cpus_busy(vm) / f64::from(self.input.vcpus(vm).max(1))
-    }
-
-    /// Places a VM without a partner: whole if a share has room, else over as few domains as possible, else
-    /// beyond a share, with a reason.
-    pub(super) fn put_anywhere(&mut self, vm: usize) {
-        if let Some(domain) = self.roomiest(&[vm]) {
-            self.put(vm, domain);
-            return;
-        }
-        let mut allowed: Vec<usize> =
-            self.domains().filter(|domain| self.input.is_allowed(vm, self.domain_id(*domain))).collect();
-        let peaceful: Vec<usize> =
-            allowed.iter().copied().filter(|domain| !self.meets_enemy(vm, *domain)).collect();
-        if !allowed.is_empty() && peaceful.is_empty() {
-            let name = self.input.name(vm);
-            self.because(format!(
-                "{name} cannot be kept apart from every VM that it should: each domain it may run in holds one"
-            ));
-        } else {
-            allowed = peaceful;
-        }
-        let name = self.input.name(vm);
-        if allowed.is_empty() {
-            self.because(format!("{name} may run on no CPU of any cache domain: left to the kernel"));
-            return;
-        }
-        let (mut over_share, mut over_load) = (false, false);
-        let busy = self.vcpu_busy(vm);
-        for _ in 0..self.input.vcpus(vm) {
-            let last = self.placed[vm].last().copied();
-            let with_room = |domain: &usize| self.room(*domain) > 0 && self.bears(*domain, busy);
-            // Stay in the domain of the last vCPU while there is room, so that few domains are used.
-            let domain = last.filter(with_room).or_else(|| {
-                allowed
-                    .iter()
-                    .copied()
-                    .filter(with_room)
-                    .max_by_key(|domain| (self.room(*domain), Reverse(*domain)))
-            });
-            let domain = domain.unwrap_or_else(|| {
-                // The share has priority over the limit of load.
-                let with_share = allowed.iter().copied().filter(|domain| self.room(*domain) > 0);
-                let with_share: Vec<usize> = with_share.collect();
-                over_share |= with_share.is_empty();
-                let domain = self.least_loaded(if with_share.is_empty() { &allowed } else { &with_share });
-                over_load |= !self.bears(domain, busy);
-                domain
-            });
-            self.put_vcpu(vm, domain);
-        }
-        let mut domains = self.placed[vm].clone();
-        domains.sort_unstable();
-        domains.dedup();
-        let ids =
-            domains.iter().map(|domain| self.domain_id(*domain).to_string()).collect::<Vec<_>>().join(", ");
-        if domains.len() > 1 {
-            self.because(format!(
-                "{name} does not fit into the share of one domain: its vCPUs are spread over domains {ids}"
-            ));
-        }
-        if over_share {
-            let limit = |most: Option<f64>, of: &str| most.map(|most| format!("at most {most} per {of}"));
-            let limits = self.input.limits;
-            let by_cpu = limits.and_then(|limits| limit(limits.vcpus_per_cpu, "CPU"));
-            let by_core = limits.and_then(|limits| limit(limits.vcpus_per_core, "core"));
-            let limits = by_cpu.into_iter().chain(by_core).collect::<Vec<_>>().join(", ");
-            let limits = if limits.is_empty() { limits } else { format!(" ({limits})") };
-            self.because(format!(
-                "{name} may run nowhere else: domains {ids} hold more vCPUs than their share{limits}"
-            ));
-        }
-        if over_load {
-            let most = self.input.limits.and_then(|limits| limits.load_per_cpu).unwrap_or(1.0);
-            self.because(format!(
-                "{name} may run nowhere else: VMs of domains {ids} use more CPU time than load_per_cpu \
-                 ({most}) allows"
-            ));
-        }
-    }
-
-    /// The domain with the fewest vCPUs a CPU.
-    fn least_loaded(&self, domains: &[usize]) -> usize {
-        let cpus = |domain: usize| self.input.topology.domains()[domain].cpus.len() as u64;
-        // a/b < c/d as a*d < c*b, which is exact.
-        let better =
-            |a: usize, b: usize| u64::from(self.load[b]) * cpus(a) < u64::from(self.load[a]) * cpus(b);
-        domains[1..]
-            .iter()
-            .fold(domains[0], |best, domain| if better(best, *domain) { *domain } else { best })
     }
 
     /// Share (0 to 1) of the pairs of vCPUs of two VMs that are in one domain.
     pub(super) fn meeting_fraction(&self, i: usize, j: usize) -> f64 {
-        let pairs = self.placed[i].len() * self.placed[j].len();
+        let (a, b) = (&self.placed[i], &self.placed[j]);
+        if let ([a], [b]) = (a.as_slice(), b.as_slice()) {
+            return f64::from(u8::from(a == b));
+        }
+        let pairs = a.len() * b.len();
         if pairs == 0 {
             return 0.0;
         }

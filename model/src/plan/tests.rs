@@ -1,5 +1,7 @@
+mod apart;
 mod classes;
 mod cookies;
+mod groups;
 mod search;
 
 use proptest::prelude::*;

@@ -89,6 +89,18 @@ impl PlanInput<'_> {
         let mut notes: Vec<String> =
             (0..self.matrix.len()).filter_map(rules_of).flat_map(|rules| rules.notes.clone()).collect();
         let mut kept = Vec::new();
+        let places = placement.clone();
+        // A domain without a VM to be kept apart from, if there is one.
+        let without_enemy = |vm: &str, allowed: &BTreeSet<DomainId>| {
+            let is_enemy = |other: &str| {
+                let names = |(a, b): &(usize, usize)| (self.name(*a), self.name(*b));
+                self.apart.iter().map(names).any(|pair| pair == (vm, other) || pair == (other, vm))
+            };
+            let is_free = |domain: &&DomainId| {
+                places.iter().all(|there| there.domain != **domain || !is_enemy(&there.vm))
+            };
+            allowed.iter().find(is_free).or_else(|| allowed.first()).copied()
+        };
         let mut real_time: Vec<(usize, CpuSet)> = Vec::new();
         for mut placed in placement {
             let at = of_name.get(placed.vm.as_str()).map(|vm| (*vm, self.position(*vm, placed.vcpu)));
@@ -99,9 +111,9 @@ impl PlanInput<'_> {
                 }
                 let (vm, vcpu) = (placed.vm.clone(), placed.vcpu);
                 match rules.allowed.get(&position) {
-                    Some(allowed) if !allowed.contains(&placed.domain) => match allowed.first() {
+                    Some(allowed) if !allowed.contains(&placed.domain) => match without_enemy(&vm, allowed) {
                         Some(domain) => {
-                            placed.domain = *domain;
+                            placed.domain = domain;
                             notes.push(format!(
                                 "{vm}: vCPU {vcpu} goes to domain {domain}, which its cpuset allows"
                             ));

@@ -43,7 +43,7 @@ pub fn run_id(begin_unix_us: i64, pid: u32) -> String {
 /// `pinning` to decisions and `run_ns` to counters; columns of processes and threads are null for domains of Xen, which had their
 /// numbers there and the first 8 bytes of the UUID as start time. 5: adds `shared_file_frames` to sharing, and the bytes
 /// of files, devices and firmware and `pages_file` to vms, where `pages_huge`, which was always null, is gone. 6: adds
-/// `in_force` to placements, and `trial`, `evidence` and `evidence_required` to trials.
+/// groups, `in_force` to placements, and `trial`, `evidence` and `evidence_required` to trials.
 pub const SCHEMA_VERSION: u32 = 6;
 
 /// The oldest version that is still read.
@@ -64,6 +64,7 @@ impl Table {
             | Self::Windows
             | Self::Trials => 2,
             Self::Responses => 3,
+            Self::Groups => 6,
         }
     }
 

@@ -65,7 +65,8 @@ pub fn schema_page() -> String {
          placements, `pinning` of decisions and `run_ns` of counters, and a domain of Xen had its number as `pid` and `vm_pid`, the number of a vCPU as \
          `thread`, and the first 8 bytes of its UUID as start time. Before version 5 there was no `shared_file_frames` of sharing, and of \
          vms none of `private_file_bytes`, `shared_file_bytes`, `device_bytes`, `firmware_bytes` and `pages_file`; there was `pages_huge`, \
-         always null.\n"
+         always null. Before version 6 there was no `in_force` of placements and no `trial`, `evidence` and `evidence_required` of \
+         trials.\n"
     );
     for table in Table::ALL {
         // Writing to a String cannot fail.

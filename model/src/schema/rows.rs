@@ -1,9 +1,9 @@
 //! Conversion of a round and of events to rows of a recording.
 
-use super::{DecisionRow, EventRow, KsmRow, PlacementRow, Rows, SharingRow, VmColumns, VmRow};
+use super::{DecisionRow, EventRow, GroupRow, KsmRow, PlacementRow, Rows, SharingRow, VmColumns, VmRow};
 use crate::availability::Availability;
 use crate::event::Event;
-use crate::matrix::{MemoryUse, SharingMatrix};
+use crate::matrix::{MatrixVm, MemoryUse, SharingMatrix};
 use crate::plan::Plan;
 use crate::update::Round;
 use crate::vm::{MemoryKind, Vcpu, Vm};
@@ -21,6 +21,7 @@ pub fn round_rows(round: &Round) -> Rows {
     let matrix = round.matrix.value().map(|matrix| &**matrix);
     Rows {
         sharing: matrix.map(|matrix| sharing(time, matrix)).unwrap_or_default(),
+        groups: matrix.map(|matrix| groups(time, matrix)).unwrap_or_default(),
         vms: round.vms.iter().map(|vm| vm_row(time, vm, matrix)).collect(),
         placements: round
             .vms
@@ -94,6 +95,31 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
             coverage: matrix.coverage(),
         })
         .collect()
+}
+
+/// The rest first, so that its row shows that groups were counted.
+fn groups(time: Window, matrix: &SharingMatrix) -> Vec<GroupRow> {
+    let Some(groups) = matrix.shared_groups() else { return Vec::new() };
+    let row = |group_number: u32, frames: u64, vm: Option<&MatrixVm>| {
+        let columns = vm.map(VmColumns::from).unwrap_or_default();
+        GroupRow {
+            begin_us: time.begin_us,
+            end_us: time.end_us,
+            round: time.round,
+            group_number,
+            frames,
+            vm: vm.map(|vm| vm.name.clone()),
+            vm_kind: columns.vm_kind,
+            vm_pid: columns.pid,
+            uuid: columns.uuid,
+            domid: columns.domid,
+        }
+    };
+    let mut rows = vec![row(0, groups.rest_frames(), None)];
+    for (number, group) in (1..).zip(groups.groups()) {
+        rows.extend(group.vms.iter().map(|vm| row(number, group.frames, Some(&matrix.vms()[*vm as usize]))));
+    }
+    rows
 }
 
 fn vm_row(time: Window, vm: &Vm, matrix: Option<&SharingMatrix>) -> VmRow {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::assignment::Assignment;
-use crate::matrix::SharingMatrix;
+use crate::matrix::{MatrixVm, SharingMatrix};
 use crate::topology::Topology;
 
 /// Changes of the matrix below this fraction of the frames in use are noise.
@@ -36,21 +36,21 @@ pub fn change(before: &SharingMatrix, now: &SharingMatrix) -> f64 {
     if whole > 0.0 { changed as f64 / whole } else { 0.0 }
 }
 
-/// Gain of a placement in shared frames within domains.
+/// Gain of a placement in frames that caches hold less of, see [`SharingMatrix::saved_frames`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Gain {
-    /// Shared frames within domains in the current placement.
+    /// Frames saved in the current placement.
     pub now: f64,
     /// The same in the new placement.
     pub proposed: f64,
-    /// Shared by all pairs.
+    /// Saved if all VMs had one cache.
     pub total: f64,
     /// Frames in use by all VMs.
     pub used: f64,
 }
 
 impl Gain {
-    /// From the matrix, with each pair weighted by the weights of its two VMs (1 if there is none).
+    /// From the matrix, with each VM present by its weight (1 if there is none).
     pub fn of(
         matrix: &SharingMatrix,
         topology: &Topology,
@@ -58,27 +58,25 @@ impl Gain {
         now: &Assignment,
         proposed: &Assignment,
     ) -> Self {
-        let spread = |placed: &Assignment| -> Vec<Vec<f64>> {
-            matrix.vms().iter().map(|vm| presence(&vm.name, vm.vcpus, topology, placed)).collect()
+        let weight = |vm: &str| weights.get(vm).copied().unwrap_or(1.0);
+        let saved = |presence: &dyn Fn(&MatrixVm) -> Vec<f64>| {
+            let weighted = matrix.vms().iter().map(|vm| {
+                let parts = presence(vm).into_iter();
+                parts.map(|part| part * weight(&vm.name)).collect::<Vec<f64>>()
+            });
+            matrix.saved_frames(&weighted.collect::<Vec<_>>()).map_or(0.0, |saved| saved.frames)
         };
-        let weight = |vm: usize| weights.get(&matrix.vms()[vm].name).copied().unwrap_or(1.0);
-        let (at_now, at_proposed) = (spread(now), spread(proposed));
-        let meeting = |at: &[Vec<f64>], i: usize, j: usize| -> f64 {
-            at[i].iter().zip(&at[j]).map(|(a, b)| a * b).sum()
-        };
-        let mut gain = Self::default();
-        for (i, j) in matrix.pairs() {
-            let frames = matrix.shared_frames(i, j).unwrap_or(0) as f64 * weight(i) * weight(j);
-            gain.total += frames;
-            gain.now += frames * meeting(&at_now, i, j);
-            gain.proposed += frames * meeting(&at_proposed, i, j);
-        }
+        let placed = |placed: &Assignment| saved(&|vm| presence(&vm.name, vm.vcpus, topology, placed));
         let used = matrix.vms().iter().filter_map(|vm| vm.memory).map(|memory| memory.frames_used);
-        gain.used = used.sum::<u64>() as f64;
-        gain
+        Self {
+            now: placed(now),
+            proposed: placed(proposed),
+            total: saved(&|_| vec![1.0]),
+            used: used.sum::<u64>() as f64,
+        }
     }
 
-    /// Increase of shared frames within domains, as a fraction of all shared frames; may be negative.
+    /// Increase of the frames saved, as a fraction of what one cache would save; may be negative.
     pub fn part(&self) -> f64 {
         if self.total > 0.0 { (self.proposed - self.now) / self.total } else { 0.0 }
     }

@@ -266,8 +266,7 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, app: &App) {
         .map_or_else(|| "n/a (not predicted)".into(), |part| format!("{:+.1} %", part * 100.0));
     let seen = decision.observed_change.as_ref().map_or_else(|| "n/a (not measured)".into(), gain);
     let trial = decision.trial.map_or_else(String::new, |trial| format!(", trial {trial}"));
-    let evidence =
-        decision.evidence.map_or_else(String::new, |evidence| format!(", evidence {evidence}"));
+    let evidence = decision.evidence.map_or_else(String::new, |evidence| format!(", evidence {evidence}"));
     let first = format!(
         "round {}{trial}: {}; expected {expected}, observed {seen}{evidence}",
         decision.round,

@@ -269,6 +269,7 @@ impl Recording {
             ksm: self.rows(round, &mut problems).pop(),
             vms: self.rows(round, &mut problems),
             placements: self.rows(round, &mut problems),
+            groups: self.rows(round, &mut problems),
             events: self.rows(round, &mut problems),
             has_gaps: self.tables[Table::Vms as usize].has_gaps || !problems.is_empty(),
             problems,

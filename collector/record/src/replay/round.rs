@@ -6,7 +6,7 @@
 //! - where in its process guest memory is: one range of each kind, of the recorded size, from 0;
 //! - the CPUs that a VM's cgroup allows: all that are known, so that nothing is taken as forbidden.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use huddle_model::assignment::Assignment;
@@ -15,10 +15,14 @@ use huddle_model::cpuset::CpuSet;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, VcpuId, VmId, VmRef};
 use huddle_model::ksm::KsmState;
-use huddle_model::matrix::{MatrixParts, MatrixVm, MemoryUse, Method, SharingMatrix};
+use huddle_model::matrix::{
+    MatrixParts, MatrixVm, MemoryUse, Method, SharedGroup, SharedGroups, SharingMatrix,
+};
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{Plan, VcpuPlacement};
-use huddle_model::schema::{DecisionRow, EventRow, KsmRow, PlacementRow, SharingRow, VmColumns, VmRow};
+use huddle_model::schema::{
+    DecisionRow, EventRow, GroupRow, KsmRow, PlacementRow, SharingRow, VmColumns, VmRow,
+};
 use huddle_model::text::plain;
 use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::update::Round;
@@ -35,6 +39,7 @@ pub(super) struct RoundRows {
     pub(super) vms: Vec<VmRow>,
     pub(super) placements: Vec<PlacementRow>,
     pub(super) sharing: Pairs,
+    pub(super) groups: Vec<GroupRow>,
     pub(super) events: Vec<EventRow>,
     /// Whether rows of VMs and placements may be missing: then no row does not mean "no VM".
     pub(super) has_gaps: bool,
@@ -133,7 +138,11 @@ pub(super) fn rebuild(
             message: "the recording does not hold which VMs there were in this round".into(),
         });
     }
-    let problems = rows.problems.into_iter().chain(unknown_vmms(&rows.vms));
+    let (matrix, no_groups) = match matrix(decision, rows.sharing, &rows.vms) {
+        Availability::Available(matrix) => with_groups(matrix, &rows.groups),
+        unavailable => (unavailable, None),
+    };
+    let problems = rows.problems.into_iter().chain(unknown_vmms(&rows.vms)).chain(no_groups);
     events.extend(problems.map(|what| problem(time.end_us, what)));
     let plan = plan(decision, domains, &rows.placements).map(Arc::new);
     let round = Round {
@@ -141,7 +150,7 @@ pub(super) fn rebuild(
         begin_unix_us: time.begin_us,
         end_unix_us: time.end_us,
         ksm: ksm(rows.ksm),
-        matrix: matrix(decision, rows.sharing, &rows.vms).map(Arc::new),
+        matrix: matrix.map(Arc::new),
         plan,
         pinning: pinning(decision),
         in_force: Arc::new(in_force(&rows.placements)),
@@ -385,6 +394,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
         method,
         shared_frames,
         shared_file_frames: shared_file_frames.filter(|_| n > 1 && vms.iter().any(has_some)),
+        groups: None,
         vms,
         rate,
         duration_ms: measured_in_us.map(|us| us as f64 / 1000.0),
@@ -393,6 +403,32 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
     match SharingMatrix::from_parts(parts) {
         Ok(matrix) => Availability::Available(matrix),
         Err(error) => not_recorded(&format!("a valid matrix of this round: {error}")),
+    }
+}
+
+/// The matrix with the groups that were recorded with it, or without and why these are none of it: rows of a damaged
+/// segment are missing.
+fn with_groups(matrix: SharingMatrix, rows: &[GroupRow]) -> (Availability<SharingMatrix>, Option<String>) {
+    let Some(rest) = rows.iter().find(|row| row.group_number == 0) else {
+        return (Availability::Available(matrix), None);
+    };
+    let positions: HashMap<&str, u32> =
+        (0..).zip(matrix.vms()).map(|(at, vm)| (vm.name.as_str(), at)).collect();
+    let mut sets: BTreeMap<u32, SharedGroup> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.group_number > 0) {
+        let set = sets.entry(row.group_number).or_insert(SharedGroup { vms: Vec::new(), frames: row.frames });
+        // A VM that is not in the matrix leaves the frames of some pair too few, or the group too small.
+        set.vms.extend(row.vm.as_deref().and_then(|vm| positions.get(vm)));
+    }
+    sets.values_mut().for_each(|set| set.vms.sort_unstable());
+    let groups = SharedGroups::of(sets.into_values(), rest.frames);
+    match matrix.clone().try_with_groups(groups) {
+        Ok(matrix) => (Availability::Available(matrix), None),
+        Err(error) => {
+            let problem =
+                format!("the recording does not hold the groups of this round as they were: {error}");
+            (Availability::Available(matrix), Some(problem))
+        }
     }
 }
 

@@ -175,6 +175,7 @@ impl ContentScan {
             counts: &figures.memory,
             shared: &figures.shared,
             of_files: None,
+            groups: figures.groups,
         };
         assemble(vms, &found, &errors, unmeasured, notes, began)
     }

@@ -1,8 +1,8 @@
 //! Counts of VMs and pairs from groups of equal pages.
 
-use huddle_model::matrix::MemoryUse;
+use huddle_model::matrix::{MemoryUse, SharedGroups};
 
-use super::super::pairs::Pairs;
+use super::super::pairs::{Counts, Pairs};
 use super::draw::Draw;
 
 /// Counts of the pages read.
@@ -43,6 +43,8 @@ pub(super) struct Figures {
     pub(super) shared: Vec<Vec<u64>>,
     /// Standard error of each rate; only for a sample.
     pub(super) errors: Option<Vec<Vec<f64>>>,
+    /// The sets of VMs that have the same contents; not for a sample, which sees few contents in all of their VMs.
+    pub(super) groups: Option<SharedGroups>,
 }
 
 impl Tally {
@@ -119,7 +121,7 @@ impl Tally {
     }
 
     fn counted(self) -> Figures {
-        let shared = self.pairs.finish();
+        let Counts { frames: shared, sets, rest } = self.pairs.finish();
         let memory = self.vms.iter().enumerate().map(|(position, vm)| MemoryUse {
             pages_resident: vm.read,
             pages_used: vm.read - vm.zero,
@@ -128,7 +130,8 @@ impl Tally {
             self_shared_pages: vm.repeated,
             pages_file: None,
         });
-        Figures { memory: memory.collect(), shared, errors: None }
+        let memory = memory.collect();
+        Figures { memory, shared, errors: None, groups: Some(SharedGroups::of(sets, rest)) }
     }
 
     /// Estimates are clamped to possible values: no more shared than used, no more used than resident.
@@ -164,6 +167,6 @@ impl Tally {
                 errors[j][i] = self.draw.rate_error(count as f64, used_j as f64);
             }
         }
-        Figures { memory, shared, errors: Some(errors) }
+        Figures { memory, shared, errors: Some(errors), groups: None }
     }
 }

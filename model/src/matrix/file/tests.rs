@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::matrix::SharedGroup;
 
 /// Table 1 of the paper.
 const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\n\
@@ -161,4 +162,39 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn groups_are_read_back_and_checked_against_the_shared_frames() {
+    let memory = Some(MemoryUse { pages_resident: 9, pages_used: 9, frames_used: 9, ..MemoryUse::default() });
+    let vms = ["a", "b", "c"].map(|name| MatrixVm { memory, ..MatrixVm::named(name) });
+    let frames = [vec![0, 5, 3], vec![5, 0, 3], vec![3, 3, 0]];
+    let group = |vms: &[u32], frames| SharedGroup { vms: vms.to_vec(), frames };
+    let groups = SharedGroups::of([group(&[0, 1, 2], 3), group(&[0, 1], 2)], 0);
+    let matrix =
+        SharingMatrix::measured(Method::Merged, vms.to_vec(), &frames, 1.0, 1.0).with_groups(groups.clone());
+    let text = serde_json::to_string(&matrix).unwrap();
+    let read = SharingMatrix::from_file_text(&text).unwrap();
+    assert_eq!((&read, read.shared_groups()), (&matrix, Some(&groups)));
+    assert_eq!(matrix.part(&[0, 2]).shared_groups().unwrap().groups(), [group(&[0, 1], 3)]);
+    let refused = |from: &str, to: &str, words: &str| {
+        assert!(text.contains(from), "{text}");
+        let error = SharingMatrix::from_file_text(&text.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused("[0,1,2]", "[0,1,3]", "VM number 3, the matrix has 3");
+    refused("[0,1,2]", "[0,2,1]", "two or more different ones in ascending order");
+    refused("[0,1,2]", "[0]", "two or more different ones");
+    refused("[0,1,2]", "[0,1]", "is listed twice");
+    refused(r#""frames":3}"#, r#""frames":4}"#, r#"the groups of "a" and "b" have 6 frames, expected 5"#);
+    refused(r#""frames":3}"#, r#""frames":2}"#, "have 4 frames, expected 5");
+    // Less is right where some frames are in no group of the list.
+    let with_rest = text.replacen(r#""frames":3}"#, r#""frames":2}"#, 1);
+    let with_rest = with_rest.replacen(r#""rest_frames":0"#, r#""rest_frames":1"#, 1);
+    let read = SharingMatrix::from_file_text(&with_rest).unwrap();
+    assert!(!read.shared_groups().unwrap().is_complete());
+    // Earlier files have none.
+    let (before, _) = text.split_once(r#","shared_groups""#).unwrap();
+    let read = SharingMatrix::from_file_text(&format!("{before}}}")).unwrap();
+    assert_eq!(read.shared_groups(), None);
 }

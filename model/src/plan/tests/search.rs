@@ -207,9 +207,11 @@ proptest! {
             }
             let expected = plan.expected.unwrap();
             prop_assert_eq!(Some(expected.frames_within), plan.shared_within);
-            prop_assert_eq!(expected.cache_bytes_saved, expected.frames_within * 4096);
+            // By pairs, at most; of a VM that is divided, a part of a frame may be left.
+            prop_assert!(expected.cache_bytes_saved <= (expected.frames_within + 1) * 4096);
             prop_assert_eq!(expected.moves, None, "their places are unknown");
             prop_assert!(expected.bound_frames.is_none_or(|bound| expected.frames_within <= bound));
+            prop_assert_eq!(expected.bound_bytes_saved, None, "there are no groups");
             prop_assert!(over <= extra || reasons.any(|reason| reason.contains("more vCPUs than their share")),
                 "{}: {:?}", policy, plan.reasons);
         }

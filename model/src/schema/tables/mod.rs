@@ -126,6 +126,7 @@ macro_rules! tables {
 
 tables! {
     SharingRow, Sharing, sharing;
+    GroupRow, Groups, groups;
     VmRow, Vms, vms;
     PlacementRow, Placements, placements;
     DecisionRow, Decisions, decisions;

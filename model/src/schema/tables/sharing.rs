@@ -47,6 +47,30 @@ rows! {
         coverage: Option<f64>, "fraction";
     }
 
+    /// One VM of a group of VMs that map the same frames, in one round; none where only pairs were counted.
+    GroupRow, Groups, groups {
+        /// When the round began, since the Unix epoch.
+        begin_us: i64, "us";
+        /// When the round ended, since the Unix epoch.
+        end_us: i64, "us";
+        /// Rounds since the start of the run, from 1.
+        round: u64, "count";
+        /// Number of the group in this round, from 1 for the one that saves most; 0 for the row of all shared frames of other groups.
+        group_number: u32, "number";
+        /// Frames, not zero-filled, that the VMs of the group map and no others; the same in all rows of a group. Of group 0 at most so many.
+        frames: u64, "frames";
+        /// One VM of the group; null for group 0, whose VMs are known by pairs only (table sharing).
+        vm: Option<String>, "none";
+        /// process or xen_domain; null like `vm`, and where the matrix does not say.
+        vm_kind: Option<VmKind>, "none";
+        /// Its process; null like `vm_kind` and for a domain of Xen.
+        vm_pid: Option<i32>, "number";
+        /// Its UUID (QEMU's `-uuid`, or Xen's); null where it has none or the matrix does not say.
+        uuid: Option<UuidText>, "none";
+        /// Number of its domain of Xen; null for a VM that a process holds.
+        domid: Option<u32>, "number";
+    }
+
     /// One VM in one round.
     VmRow, Vms, vms {
         /// When the round began, since the Unix epoch.

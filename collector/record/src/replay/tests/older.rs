@@ -68,3 +68,18 @@ fn a_recording_of_version_4_is_read_as_before() {
     assert_eq!(matrix.shared_file_frames(0, 1), None);
     assert!(matrix.vms().iter().all(|vm| vm.memory.unwrap().pages_file.is_none()));
 }
+
+/// A recording of three processes, all of which share the same 300 frames, of which version 5 recorded pairs only.
+#[test]
+fn a_recording_of_version_5_is_read_as_before() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/schema-5");
+    let mut recording = Recording::open(&run).unwrap();
+    assert_eq!((recording.warnings(), recording.manifest().schema_version), (&[] as &[String], 5));
+    let found = recording.view(recording.len() - 1).unwrap();
+    let names: Vec<&str> = found.round.vms.iter().map(|vm| vm.name.as_str()).collect();
+    assert_eq!(names, ["web", "db", "cache"]);
+    let matrix = found.round.matrix.value().unwrap();
+    assert_eq!((matrix.shared_frames(0, 1), matrix.shared_file_frames(0, 1)), (Some(300), Some(0)));
+    assert_eq!(matrix.shared_groups(), None);
+    assert_eq!(found.round.plan.value().unwrap().shared_within, Some(300));
+}
