@@ -445,10 +445,15 @@ fn with_version(manifest: &str, version: u32) -> String {
     manifest.replace(&is, &format!("\"schema_version\": {version}"))
 }
 
-/// Gives the segments the columns and names that this version had, and no checksum.
+/// Gives the segments the columns and names that this version had, and no checksum, and removes tables that it did not
+/// have.
 fn with_columns_of(version: u32, run: &Path) {
     forget_checksums(run);
     for table in Table::ALL.iter().filter(|table| run.join(table.name()).is_dir()) {
+        if table.since() > version {
+            fs::remove_dir_all(run.join(table.name())).unwrap();
+            continue;
+        }
         for segment in fs::read_dir(run.join(table.name())).unwrap().map(|entry| entry.unwrap().path()) {
             let mut frame = ParquetReader::new(fs::File::open(&segment).unwrap()).finish().unwrap();
             for column in table.columns() {

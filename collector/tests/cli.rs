@@ -541,7 +541,7 @@ fn rounds_are_lines_of_json_and_a_recording() {
         serde_json::from_slice(&std::fs::read(run_dir.join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["schema_version"], huddle_model::schema::SCHEMA_VERSION);
     assert_eq!(manifest["git_revision"], Value::from(option_env!("HUDDLE_GIT_REVISION")));
-    for table in ["sharing", "vms", "placements", "decisions", "ksm", "events"] {
+    for table in ["sharing", "groups", "vms", "placements", "decisions", "ksm", "events"] {
         // One VM shares with nobody: `sharing` has no row, and so no segment.
         if table != "sharing" {
             assert_eq!(segments(&run_dir.join(table)), 1, "{table}");

@@ -545,6 +545,7 @@ mod tests {
             vms: rows.vms,
             placements: rows.placements,
             sharing,
+            groups: rows.groups,
             events: rows.events,
             ..RoundRows::default()
         };
@@ -572,5 +573,15 @@ mod tests {
         assert!(reason.ends_with("unknown method of measurement \"guessed\""), "{reason}");
         let moved = format!("unknown kind of event \"vm_moved\": {}", original.events[0].message);
         assert!(round.events.iter().any(|event| event.message == moved && event.kind == EventKind::Note));
+    }
+
+    #[test]
+    fn groups_of_which_rows_are_missing_are_left_out_and_the_pairs_stay() {
+        let (original, round) = rebuilt(|rows| _ = rows.groups.pop());
+        let (was, matrix) = (original.matrix.value().unwrap(), round.matrix.value().unwrap());
+        assert!(was.shared_groups().is_some() && matrix.shared_groups().is_none());
+        assert_eq!(matrix.shared_frames(0, 1), was.shared_frames(0, 1));
+        let says = |event: &&Event| event.message.contains("does not hold the groups of this round");
+        assert_eq!(round.events.iter().filter(says).count(), 1, "{:?}", round.events);
     }
 }

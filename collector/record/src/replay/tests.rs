@@ -344,9 +344,12 @@ fn a_recording_of_the_first_version_has_rounds_and_no_windows() {
     let published: Vec<View> = (1..4).map(|round| sample::view(round, 2)).collect();
     record_with(&run, &published, 1000, Manifest { schema_version: 1, ..manifest() });
     let mut recording = Recording::open(&run).unwrap();
-    assert_eq!((recording.len(), recording.warnings()), (3, &[][..]));
+    let skipped =
+        "the table groups is skipped: it was added in schema version 6, and the manifest has version 1";
+    assert_eq!((recording.len(), recording.warnings()), (3, &[skipped.to_owned()][..]));
     let second = recording.view(1).unwrap();
-    assert_eq!(second.round.matrix, published[1].round.matrix);
+    let [found, was] = [&second, &published[1]].map(|view| view.round.matrix.value().unwrap());
+    assert_eq!((found.shared_frames(0, 1), found.shared_groups()), (was.shared_frames(0, 1), None));
     assert!(second.observation.reason().unwrap().contains("does not hold a window"));
     assert!(second.comparison.reason().unwrap().contains("does not hold a decision"));
 }

@@ -8,7 +8,7 @@ use crate::counters::{CounterRole, Counts, GroupReading};
 use crate::cpuset::CpuSet;
 use crate::event::{Event, EventKind};
 use crate::ksm::KsmState;
-use crate::matrix::{MatrixVm, Method};
+use crate::matrix::{MatrixVm, Method, SharedGroup, SharedGroups};
 use crate::observation::*;
 use crate::pinning::{PinOutcome, Pinning};
 use crate::plan::{PlanInput, Policy};
@@ -70,7 +70,8 @@ fn round() -> Round {
         &[vec![0, 20], vec![0, 0]],
         2.5,
         1.0,
-    );
+    )
+    .with_groups(SharedGroups::of([SharedGroup { vms: vec![0, 1], frames: 20 }], 0));
     let json = r#"{"domains":[{"id":0,"cpus":[0,1]},{"id":3,"cpus":[2,3]}]}"#;
     let topology = Topology::from_json(json).unwrap();
     let plan = Policy::Paper.plan(&PlanInput::new(&matrix, &topology, &[]));
@@ -286,9 +287,9 @@ fn an_empty_round_still_has_rows() {
     };
     let rows = round_rows(&empty);
     let counts: Vec<_> = Table::ALL.iter().map(|table| rows.count(*table)).collect();
-    assert_eq!(counts[..6], [0, 0, 0, 1, 1, 0]);
+    assert_eq!(counts[..7], [0, 0, 0, 0, 1, 1, 0]);
     assert!(
-        counts[6..].iter().all(|count| *count == 0),
+        counts[7..].iter().all(|count| *count == 0),
         "what is observed is recorded by window: {counts:?}"
     );
     let decision = &rows.decisions[0];
@@ -333,6 +334,7 @@ fn values_are_of_the_type_of_their_column() {
     let (counters, residency) = (of_window.counters.clone(), of_window.residency.clone());
     rows = Rows {
         sharing: rows.sharing,
+        groups: rows.groups,
         vms: rows.vms,
         placements: rows.placements,
         decisions: rows.decisions,
@@ -475,4 +477,11 @@ fn a_domain_that_spans_nodes_lists_them() {
         };
         assert_eq!(nodes.as_deref(), expected);
     }
+}
+
+#[test]
+fn a_group_has_a_row_for_each_of_its_vms_after_that_of_the_rest() {
+    let rows = round_rows(&round()).groups;
+    let rows: Vec<_> = rows.iter().map(|row| (row.group_number, row.frames, row.vm.as_deref())).collect();
+    assert_eq!(rows, [(0, 0, None), (1, 20, Some("a")), (1, 20, Some("b"))]);
 }
