@@ -271,7 +271,6 @@ fn vms_that_may_not_be_read_are_unavailable_and_never_planned_with() {
             "plan",
             "plan --policy opposed",
             "pin",
-            "pin --policy spread",
             "pin --dry-run",
         ] {
             let output = host.run(&line(arguments), &held);
