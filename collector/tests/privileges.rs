@@ -275,7 +275,11 @@ fn vms_that_may_not_be_read_are_unavailable_and_never_planned_with() {
         ] {
             let output = host.run(&line(arguments), &held);
             let stderr = String::from_utf8_lossy(&output.stderr);
-            assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{arguments} {held:?}: {stderr}");
+            assert_eq!(
+                (output.status.code(), output.stdout.len()),
+                (Some(3), 0),
+                "{arguments} {held:?}: {stderr}"
+            );
             assert!(stderr.contains("CAP_"), "{arguments} {held:?}: {stderr}");
         }
         // They are listed, as what they are.
@@ -289,9 +293,13 @@ fn vms_that_may_not_be_read_are_unavailable_and_never_planned_with() {
     // A loop says so with each method, and moves nothing.
     for method in ["merged", "events", "content"] {
         declare(&host, &format!("policy = \"spread\"\n[sharing]\nmethod = \"{method}\"\n"));
-        let output = host.run(&line("run --config CONFIG"), &capabilities(&["CAP_SYS_ADMIN", "CAP_SYS_NICE"]));
+        let output =
+            host.run(&line("run --config CONFIG"), &capabilities(&["CAP_SYS_ADMIN", "CAP_SYS_NICE"]));
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(stderr.contains("sharing is unavailable") && stderr.contains("CAP_SYS_PTRACE"), "{method}: {stderr}");
+        assert!(
+            stderr.contains("sharing is unavailable") && stderr.contains("CAP_SYS_PTRACE"),
+            "{method}: {stderr}"
+        );
         assert!(stderr.contains("no plan") && stderr.contains("0 changes undone"), "{method}: {stderr}");
     }
 }
@@ -349,7 +357,8 @@ fn a_container_with_a_process_that_may_not_be_read_is_left_out() {
     let join = |pid: u32| std::fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
     let leave = |pid: u32| std::fs::write(cgroups.join("cgroup.procs"), pid.to_string()).unwrap();
     join(own.id());
-    let vm = format!("[[vm]]\nname = \"box\"\ncgroup = \"{}\"\n", group.file_name().unwrap().to_str().unwrap());
+    let vm =
+        format!("[[vm]]\nname = \"box\"\ncgroup = \"{}\"\n", group.file_name().unwrap().to_str().unwrap());
     std::fs::write(host.path("config.toml"), vm).unwrap();
     let frames = capabilities(&["CAP_SYS_ADMIN"]);
     let matrix = |arguments: &str| {

@@ -242,7 +242,11 @@ impl SharingMatrix {
             shared_file_frames: self.cells.shared_file_frames.as_ref().map(|frames| of(frames, positions)),
             rate: of(&self.cells.rate, positions),
             rate_error: self.cells.rate_error.as_ref().map(|errors| of(errors, positions)),
-            rate_ci95: self.cells.rate_ci95.as_ref().map(|ends| ends.each_ref().map(|end| of(end, positions))),
+            rate_ci95: self
+                .cells
+                .rate_ci95
+                .as_ref()
+                .map(|ends| ends.each_ref().map(|end| of(end, positions))),
         };
         let vms = positions.iter().map(|position| self.vms[*position].clone()).collect();
         Self { vms, cells: Arc::new(cells), ..self.clone() }

@@ -360,7 +360,10 @@ fn forks_with_huge_pages() {
     let config = EventsConfig::default();
     let mut graph = EventsGraph::start(HostRoot::real(), config, &*frame_changes(HostRoot::real())).unwrap();
     let found = graph.baseline(&vms).unwrap().measurement;
-    assert_eq!((found.matrix.shared_frames(0, 1), fresh(&vms).matrix.shared_frames(0, 1)), (Some(2047), Some(2047)));
+    assert_eq!(
+        (found.matrix.shared_frames(0, 1), fresh(&vms).matrix.shared_frames(0, 1)),
+        (Some(2047), Some(2047))
+    );
     assert_eq!(found.matrix.vms(), fresh(&vms).matrix.vms());
     // The parent writes to two pages, one the first of another huge page.
     for page in [700, 1024] {

@@ -77,7 +77,11 @@ pub(super) fn parts_of(
         let all = Entry(part.iter().fold(u64::MAX, |all, entry| all & u64::from_ne_bytes(*entry)));
         let at = page;
         page += part.len() as u64;
-        if all.is_present() && all.is_exclusive() { HugePart::of(part, at, huge_pages, process) } else { None }
+        if all.is_present() && all.is_exclusive() {
+            HugePart::of(part, at, huge_pages, process)
+        } else {
+            None
+        }
     })
 }
 
@@ -130,7 +134,10 @@ mod tests {
         let part = |frames: &[[u8; 8]], page| HugePart::of(frames, page, 512, 3);
         let whole = entries(1024..1536);
         assert_eq!(part(&whole, 512), Some(HugePart { frame: 1024, pages: 512, process: 3, page: 512 }));
-        assert_eq!(part(&whole[100..], 612), Some(HugePart { frame: 1124, pages: 412, process: 3, page: 612 }));
+        assert_eq!(
+            part(&whole[100..], 612),
+            Some(HugePart { frame: 1124, pages: 412, process: 3, page: 612 })
+        );
         assert_eq!(part(&whole, 513), None, "another alignment");
         assert_eq!(part(&entries((1024..1535).chain([9])), 512), None, "not consecutive");
         assert_eq!(part(&[], 512), None);
@@ -154,14 +161,10 @@ mod tests {
         let part = |frame, pages| HugePart { frame, pages, process: 0, page: 7 };
         let parts = HugeParts::new(vec![part(2048, 512), part(512, 100)]);
         let first = |frame| parts.with(frame).map(|part| part.frame);
-        assert_eq!([511, 512, 611, 612, 2559, 2560].map(first), [
-            None,
-            Some(512),
-            Some(512),
-            None,
-            Some(2048),
-            None
-        ]);
+        assert_eq!(
+            [511, 512, 611, 612, 2559, 2560].map(first),
+            [None, Some(512), Some(512), None, Some(2048), None]
+        );
         assert_eq!(parts.within(0..1024), [part(512, 100)]);
         assert!(!parts.is_empty() && HugeParts::default().with(5).is_none());
     }

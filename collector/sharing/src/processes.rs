@@ -238,7 +238,8 @@ impl Opening<'_> {
         if vm.vmm == VmmKind::Cgroup {
             // Discovery finds no memory of a process that it may not look into, and the rest is not the whole VM.
             let threads = vm.vcpus.iter().filter_map(|vcpu| vcpu.id.thread());
-            if let Some(path) = threads.filter(|thread| !ids.contains(thread)).find_map(|id| self.denied(id)) {
+            if let Some(path) = threads.filter(|thread| !ids.contains(thread)).find_map(|id| self.denied(id))
+            {
                 return Ok(Opened::Hidden(path));
             }
         }

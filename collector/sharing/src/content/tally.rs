@@ -118,9 +118,8 @@ impl Tally {
     /// than resident.
     pub(super) fn figures(self) -> Figures {
         let draw = self.draw;
-        let scale = |count: u64| match draw.is_all() {
-            true => count,
-            false => (count as f64 / draw.probability()).round() as u64,
+        let scale = |count: u64| {
+            if draw.is_all() { count } else { (count as f64 / draw.probability()).round() as u64 }
         };
         let seen_in_both = self.pairs.finish();
         let own = self.vms.iter().enumerate();
@@ -150,6 +149,10 @@ impl Tally {
                 *count = scale(*count).min(memory[i].frames_used).min(memory[j].frames_used);
             }
         }
-        Figures { memory, shared, sampled: Some(Sampled { probability: draw.probability(), seen, seen_in_both }) }
+        Figures {
+            memory,
+            shared,
+            sampled: Some(Sampled { probability: draw.probability(), seen, seen_in_both }),
+        }
     }
 }

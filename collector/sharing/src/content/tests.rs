@@ -290,7 +290,9 @@ fn samples_estimate_the_full_result_whatever_repeats() {
         let common = contents(2, 3_002, times_common);
         common.chain(contents(own_from, own_from + own, times_own)).chain(zeros).collect::<Vec<_>>()
     };
-    for (first, second) in [((1, 1), (1, 1)), ((2, 2), (2, 2)), ((3, 3), (3, 3)), ((1, 3), (1, 2)), ((3, 1), (1, 1))] {
+    for (first, second) in
+        [((1, 1), (1, 1)), ((2, 2), (2, 2)), ((3, 3), (3, 3)), ((1, 3), (1, 2)), ((3, 1), (1, 1))]
+    {
         let mut made =
             Made::of(&[vm(10_000, 4_000, first.0, first.1), vm(20_000, 1_000, second.0, second.1)]);
         // One content that a VM has very often.
@@ -327,8 +329,9 @@ fn samples_estimate_the_full_result_whatever_repeats() {
         assert!((frames / 7_000.0 - 1.0).abs() < 0.01, "{frames}");
         for matrix in &draws {
             let (sampled, all) = (matrix.vms()[0].memory.unwrap(), full.vms()[0].memory.unwrap());
-            let exact =
-                |memory: MemoryUse| (memory.pages_resident, memory.pages_used, memory.pages_zero, memory.pages_file);
+            let exact = |memory: MemoryUse| {
+                (memory.pages_resident, memory.pages_used, memory.pages_zero, memory.pages_file)
+            };
             assert_eq!(exact(sampled), exact(all), "pages are counted, not estimated");
             assert_eq!(matrix.coverage(), Some(share));
         }

@@ -84,7 +84,8 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     let duration = matrix.duration_ms().map_or_else(String::new, |ms| format!(", measured in {ms:.1} ms"));
     let is_sample = matrix.len() > 1 && matrix.rate_error(0, 1).is_some();
     let what = if is_sample { "of contents compared" } else { "read" };
-    let coverage = matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % {what}", part * 100.0));
+    let coverage =
+        matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % {what}", part * 100.0));
     let frames = match matrix.method() {
         Method::Content => "distinct contents: the frames it would use if everything equal were merged",
         _ => "used frames",
