@@ -75,6 +75,7 @@ impl Host {
         let mut file = "";
         for argument in &line.arguments {
             match argument.as_str() {
+                "CONFIG" => _ = command.arg(self.path("config.toml")),
                 "FILE" => _ = command.arg(self.path(file)),
                 argument => _ = command.arg(argument),
             }
@@ -90,7 +91,8 @@ impl Host {
             }
             _ => {}
         }
-        if !matches!(line.arguments[0].as_str(), "doctor" | "restore") {
+        let declared = line.arguments.iter().any(|argument| argument == "--config");
+        if !declared && !matches!(line.arguments[0].as_str(), "doctor" | "restore") {
             for (name, process) in ["a", "b"].iter().zip(&self.processes) {
                 command.arg("--vm").arg(format!("{name}={}", process.id()));
             }
@@ -229,4 +231,153 @@ fn a_vm_that_may_not_be_read_is_left_out_and_the_others_are_measured() {
     assert_eq!(names, [Some("b")]);
     let _ = others.kill();
     let _ = others.wait();
+}
+
+/// A line of arguments; CONFIG is the configuration file of the host.
+fn line(arguments: &str) -> Line {
+    Line { arguments: arguments.split(' ').map(str::to_owned).collect(), needs: BTreeSet::new() }
+}
+
+fn capabilities(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Root's processes that are declared as VMs, with these settings.
+fn declare(host: &Host, settings: &str) {
+    let vms = ["a", "b"].iter().zip(&host.processes);
+    let vms: String =
+        vms.map(|(name, process)| format!("[[vm]]\nname = \"{name}\"\npid = {}\n", process.id())).collect();
+    std::fs::write(host.path("config.toml"), format!("{settings}{vms}")).unwrap();
+}
+
+/// Frame numbers and no page tables, and the other way round: nothing is known of the memory, which is not to say that
+/// it is empty.
+#[test]
+fn vms_that_may_not_be_read_are_unavailable_and_never_planned_with() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    for held in [
+        &["CAP_SYS_ADMIN", "CAP_SYS_NICE"][..],
+        &["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_NICE"],
+        &["CAP_SYS_PTRACE", "CAP_SYS_NICE"],
+    ] {
+        let held = capabilities(held);
+        for arguments in [
+            "matrix",
+            "matrix --format json",
+            "matrix --method content",
+            "plan",
+            "plan --policy opposed",
+            "pin",
+            "pin --dry-run",
+        ] {
+            let output = host.run(&line(arguments), &held);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                (output.status.code(), output.stdout.len()),
+                (Some(3), 0),
+                "{arguments} {held:?}: {stderr}"
+            );
+            assert!(stderr.contains("CAP_"), "{arguments} {held:?}: {stderr}");
+        }
+        // They are listed, as what they are.
+        let output = host.run(&line("vms"), &held);
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(table.contains("cannot be read") && !table.contains("none found"), "{held:?}: {table}");
+        let output = host.run(&line("vms --format json"), &held);
+        let vms: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(vms["memory_hidden"], serde_json::json!(["a", "b"]), "{held:?}: {vms}");
+    }
+    // A loop says so with each method, and moves nothing.
+    for method in ["merged", "events", "content"] {
+        declare(&host, &format!("policy = \"spread\"\n[sharing]\nmethod = \"{method}\"\n"));
+        let output =
+            host.run(&line("run --config CONFIG"), &capabilities(&["CAP_SYS_ADMIN", "CAP_SYS_NICE"]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            stderr.contains("sharing is unavailable") && stderr.contains("CAP_SYS_PTRACE"),
+            "{method}: {stderr}"
+        );
+        assert!(stderr.contains("no plan") && stderr.contains("0 changes undone"), "{method}: {stderr}");
+    }
+}
+
+/// To read contents takes both, because the files have mode 0600 and 0400, and the processes are of another user.
+#[test]
+fn contents_need_both_of_their_capabilities_and_no_more() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let content = line("matrix --method content --format json");
+    for (held, missing) in
+        [("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"), ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")]
+    {
+        let output = host.run(&content, &capabilities(&[held]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0), "{held}: {stderr}");
+        assert!(stderr.contains(missing), "{held}: {stderr}");
+    }
+    let both = capabilities(&["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"]);
+    let output = host.run(&content, &both);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let matrix: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(matrix["vms"][0]["pages_resident"].as_u64().unwrap() > 0, "{matrix}");
+    // Neither does a loop that reads contents need the numbers of frames.
+    declare(&host, "policy = \"paper\"\n[sharing]\nmethod = \"content\"\ncpu_share = 1.0\n");
+    let output = host.run(&line("run --dry-run --config CONFIG"), &both);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("round 1: 2 VMs"), "{stderr}");
+    assert!(!stderr.contains("sharing is unavailable"), "{stderr}");
+}
+
+/// A container of two users: what may be read of it is not the whole.
+#[test]
+fn a_container_with_a_process_that_may_not_be_read_is_left_out() {
+    if !is_root() {
+        return;
+    }
+    let places = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+    let Some(cgroups) = places.into_iter().find(|at| at.join("cgroup.controllers").exists()) else {
+        return say("skipped: needs cgroup version 2");
+    };
+    let host = Host::new();
+    let group = cgroups.join(format!("huddle-test-{}", std::process::id()));
+    std::fs::create_dir(&group).unwrap();
+    let mut own = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "600"])
+        .spawn()
+        .unwrap();
+    let name = format!("/proc/{}/comm", own.id());
+    while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let join = |pid: u32| std::fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
+    let leave = |pid: u32| std::fs::write(cgroups.join("cgroup.procs"), pid.to_string()).unwrap();
+    join(own.id());
+    let vm =
+        format!("[[vm]]\nname = \"box\"\ncgroup = \"{}\"\n", group.file_name().unwrap().to_str().unwrap());
+    std::fs::write(host.path("config.toml"), vm).unwrap();
+    let frames = capabilities(&["CAP_SYS_ADMIN"]);
+    let matrix = |arguments: &str| {
+        let output = host.run(&line(arguments), &frames);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let results = ["matrix --config CONFIG", "matrix --method content --config CONFIG"].map(|arguments| {
+        let alone = matrix(arguments);
+        join(host.processes[0].id());
+        let with_another = matrix(arguments);
+        leave(host.processes[0].id());
+        (arguments, alone, with_another)
+    });
+    let _ = own.kill();
+    let _ = own.wait();
+    std::fs::remove_dir(&group).unwrap();
+    for (arguments, alone, with_another) in results {
+        assert_eq!(alone.0, Some(0), "{arguments}: {}", alone.1);
+        assert_eq!(with_another.0, Some(3), "{arguments}: {}", with_another.1);
+        assert!(with_another.1.contains("\"box\""), "{arguments}: {}", with_another.1);
+    }
 }

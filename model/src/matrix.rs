@@ -10,14 +10,15 @@
 //!   no frame shares none: its row is 0.
 //!
 //! Method `content` counts the frames there would be if every content had one frame: its "frames"
-//! are distinct contents, and `pages_zero` are all zero-filled pages. With sampling, counts are
-//! estimates and each rate has a standard error.
+//! are distinct contents, and `pages_zero` are all zero-filled pages. With sampling, frames are estimates, and each
+//! rate has a standard error and a 95 % interval ([`SampledRate`]).
 //!
 //! Source: Ito and Kono, section 3.2 (rate = shared pages / pages in use), with frames for pages,
 //! because KSM's `max_page_sharing` spreads one content over many frames.
 
 mod file;
 mod groups;
+mod sample;
 mod saved;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::vm::Vm;
 
 pub use file::{MatrixFileError, MatrixParts};
 pub use groups::{BadGroups, MAX_GROUP_MEMBERS, MAX_GROUPS, SharedGroup, SharedGroups};
+pub use sample::SampledRate;
 pub use saved::{CountedBy, SavedFrames};
 
 /// How a matrix was measured.
@@ -137,13 +139,26 @@ struct Cells {
     rate_error: Option<Vec<Vec<f64>>>,
     /// `None` where only pairs were counted.
     groups: Option<SharedGroups>,
+    /// Lower and upper ends of the 95 % intervals; a file of an earlier version lacks them.
+    rate_ci95: Option<[Vec<Vec<f64>>; 2]>,
+}
+
+/// What a sample of contents saw.
+#[derive(Clone, Copy, Debug)]
+pub struct SampledContents<'a> {
+    /// Share (above 0, at most 1) of the contents that was drawn.
+    pub probability: f64,
+    /// Distinct contents of each VM that were drawn.
+    pub seen: &'a [u64],
+    /// Those of VM i that VM j has too, `[i][j]` for `i < j`.
+    pub seen_in_both: &'a [Vec<u64>],
 }
 
 impl SharingMatrix {
     /// A measured matrix.
     ///
     /// `shared_frames` is indexed by position in `vms`; only the part above the diagonal is read.
-    /// `coverage` is the share (0 to 1) of the resident pages that was read.
+    /// `coverage` as in [`Self::coverage`].
     ///
     /// # Panics
     /// If a VM has no [`MemoryUse`] or `shared_frames` is not as large as `vms`: the caller measured both.
@@ -171,6 +186,7 @@ impl SharingMatrix {
                 rate,
                 rate_error: None,
                 groups: None,
+                rate_ci95: None,
             }),
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
@@ -222,18 +238,33 @@ impl SharingMatrix {
         self.cells.groups.as_ref()
     }
 
-    /// This matrix as an estimate: `errors` has the standard error of each rate; the diagonal is not read.
+    /// This matrix with its rates as estimates from a sample, each with its error and interval.
+    ///
+    /// A VM that uses no page shares nothing with any other, which is no estimate.
     ///
     /// # Panics
-    /// If `errors` is not as large as the matrix or contains an invalid error: the caller estimated both.
+    /// If `sample` is not as large as the matrix or has more contents in both VMs of a pair than in one: the caller
+    /// counted both.
     #[must_use]
-    pub fn estimated(mut self, errors: &[Vec<f64>]) -> Self {
+    pub fn estimated(mut self, sample: &SampledContents<'_>) -> Self {
         let n = self.len();
-        assert!(errors.len() == n && errors.iter().all(|row| row.len() == n), "one error for each rate");
-        let error = |i: usize, j: usize| if i == j { 0.0 } else { errors[i][j] };
-        let errors: Vec<Vec<f64>> = (0..n).map(|i| (0..n).map(|j| error(i, j)).collect()).collect();
-        assert!(errors.iter().flatten().all(|error| is_error(*error)), "an error is finite and not negative");
-        Arc::make_mut(&mut self.cells).rate_error = Some(errors);
+        assert!(sample.seen.len() == n && sample.seen_in_both.len() == n, "one count for each VM and pair");
+        let has_none = |vm: &MatrixVm| vm.memory.is_some_and(|memory| memory.pages_used == 0);
+        let zeros = vec![vec![0.0; n]; n];
+        let (mut error, mut low, mut high) = (zeros.clone(), zeros.clone(), zeros);
+        let cells = Arc::make_mut(&mut self.cells);
+        let with_pages: Vec<usize> = (0..n).filter(|vm| !has_none(&self.vms[*vm])).collect();
+        for i in with_pages.iter().copied() {
+            for j in with_pages.iter().copied().filter(|j| *j != i) {
+                let both = sample.seen_in_both[i.min(j)][i.max(j)];
+                let estimate = SampledRate::of(both, sample.seen[i], sample.probability);
+                cells.rate[i][j] = estimate.rate;
+                error[i][j] = estimate.error;
+                [low[i][j], high[i][j]] = estimate.ci95;
+            }
+        }
+        cells.rate_error = Some(error);
+        cells.rate_ci95 = Some([low, high]);
         self
     }
 
@@ -249,6 +280,11 @@ impl SharingMatrix {
             rate: of(&self.cells.rate, positions),
             rate_error: self.cells.rate_error.as_ref().map(|errors| of(errors, positions)),
             groups: self.cells.groups.as_ref().map(|groups| groups.part(positions)),
+            rate_ci95: self
+                .cells
+                .rate_ci95
+                .as_ref()
+                .map(|ends| ends.each_ref().map(|end| of(end, positions))),
         };
         let vms = positions.iter().map(|position| self.vms[*position].clone()).collect();
         Self { vms, cells: Arc::new(cells), ..self.clone() }
@@ -262,14 +298,12 @@ impl SharingMatrix {
         let mut weighted = self.clone();
         let cells = Arc::make_mut(&mut weighted.cells);
         cells.groups = cells.groups.as_ref().map(|groups| groups.weighted(&weight));
-        for (i, row) in cells.rate.iter_mut().enumerate() {
-            for (j, rate) in row.iter_mut().enumerate() {
-                *rate *= factor(i, j).clamp(0.0, 1.0);
-            }
-        }
-        for (i, row) in cells.rate_error.iter_mut().flatten().enumerate() {
-            for (j, error) in row.iter_mut().enumerate() {
-                *error *= factor(i, j).clamp(0.0, 1.0);
+        let ends = cells.rate_ci95.iter_mut().flatten();
+        for rates in std::iter::once(&mut cells.rate).chain(&mut cells.rate_error).chain(ends) {
+            for (i, row) in rates.iter_mut().enumerate() {
+                for (j, rate) in row.iter_mut().enumerate() {
+                    *rate *= factor(i, j).clamp(0.0, 1.0);
+                }
             }
         }
         for frames in [&mut cells.shared_frames, &mut cells.shared_file_frames] {
@@ -350,12 +384,18 @@ impl SharingMatrix {
         self.cells.rate_error.as_ref().map(|errors| errors[i][j])
     }
 
+    /// Lower and upper end of the 95 % interval of [`Self::rate`]; `None` if the matrix is not an estimate from a
+    /// sample, or a file does not have them.
+    pub fn rate_ci95(&self, i: usize, j: usize) -> Option<[f64; 2]> {
+        self.cells.rate_ci95.as_ref().map(|ends| ends.each_ref().map(|end| end[i][j]))
+    }
+
     /// How long the measurement took, in milliseconds.
     pub fn duration_ms(&self) -> Option<f64> {
         self.duration_ms
     }
 
-    /// Share (0 to 1) of the resident pages that was read.
+    /// Share (0 to 1) of the resident pages that was read; of a sample, the share of the contents that was drawn.
     pub fn coverage(&self) -> Option<f64> {
         self.coverage
     }

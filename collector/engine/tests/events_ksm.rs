@@ -18,6 +18,7 @@ use huddle_observe::probes::graph::frame_changes;
 use huddle_sharing::events::{Drift, EventsConfig, EventsGraph, Stale, Update};
 use huddle_sharing::{Measurement, MergedScan};
 use huddle_testing::ksm::{self, Ksm};
+use huddle_testing::memory::{Fork, huge};
 use huddle_testing::output::say;
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
@@ -51,6 +52,7 @@ fn main() {
         trial("events_follow_writes_of_the_kernel", follow_writes_of_the_kernel),
         trial("events_follow_what_becomes_zero", follow_what_becomes_zero),
         trial("events_follow_merges_with_the_zero_page", follow_merges_with_the_zero_page),
+        trial("events_of_forks_with_huge_pages", forks_with_huge_pages),
         trial("events_that_are_lost_make_the_graph_stale", lost_events_make_it_stale),
         trial("events_sample_finds_changes_without_events", sample_finds_changes_without_events),
         trial("events_resident_memory_that_left_is_noticed", memory_that_left_is_noticed),
@@ -327,6 +329,50 @@ fn follow_merges_with_the_zero_page() {
     host.tenants[2].command("write 0 100 5");
     let update = host.assert_current();
     assert_eq!(zero_pages(&update, 2), 200);
+}
+
+/// A graph of a process and its fork, of which one wrote to the first page of a huge page before and one after.
+fn forks_with_huge_pages() {
+    let Some(words) = huge(4) else {
+        return say("events_of_forks_with_huge_pages: skipped: this kernel gives no huge pages");
+    };
+    let (start, end) = (words.as_ptr() as u64, words.as_ptr_range().end as u64);
+    let vm = |name: &str, pid: i32| {
+        let process = task::process(&HostRoot::real(), pid).unwrap().id;
+        Vm {
+            name: name.to_owned(),
+            id: VmId::Process(process),
+            uuid: None,
+            vmid: None,
+            owner: None,
+            vmm: VmmKind::Process,
+            vcpus: Vec::new(),
+            memory: vec![GuestRegion { process: Some(process), start, end, kind: MemoryKind::Anonymous }],
+            allowed_cpus: CpuSet::default(),
+            left_out: Vec::new(),
+            cannot_merge: Vec::new(),
+        }
+    };
+    let ksm = Ksm::start();
+    ksm.set("run", "0");
+    let fork = Fork::that_writes(words, &[0]);
+    let vms = [vm("parent", std::process::id().cast_signed()), vm("fork", fork.pid())];
+    let config = EventsConfig::default();
+    let mut graph = EventsGraph::start(HostRoot::real(), config, &*frame_changes(HostRoot::real())).unwrap();
+    let found = graph.baseline(&vms).unwrap().measurement;
+    assert_eq!(
+        (found.matrix.shared_frames(0, 1), fresh(&vms).matrix.shared_frames(0, 1)),
+        (Some(2047), Some(2047))
+    );
+    assert_eq!(found.matrix.vms(), fresh(&vms).matrix.vms());
+    // The parent writes to two pages, one the first of another huge page.
+    for page in [700, 1024] {
+        words[page * PAGE / 8 + 3] = 5;
+    }
+    let update = graph.bring_up_to_date().unwrap();
+    assert_eq!(update.stale, None);
+    assert_eq!(update.measurement.matrix.shared_frames(0, 1), fresh(&vms).matrix.shared_frames(0, 1));
+    assert_eq!(update.measurement.matrix.shared_frames(0, 1), Some(2045));
 }
 
 fn lost_events_make_it_stale() {

@@ -7,7 +7,7 @@
 //! plain: the same pages through `/proc/PID/mem` in the same batches, adding up each word, in one thread. All
 //! figures but the last two are CPU time of one thread, as ratios of speeds in the same round: 1 is as fast
 //! as the plain loop. `hash`: reading, hashing and storing all pages; `scan`: the whole scan, including
-//! reading again for comparison; `sample 10 %`: a scan of a tenth, relative to the plain loop over all pages.
+//! reading again for comparison; `sample 10 %`: a scan that compares a tenth of the contents.
 //! `CPU share`: the real CPU share of a scan limited to a quarter of a CPU. Median [min to max] over the
 //! rounds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark: what fails, panics")]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use huddle_model::matrix::SharedGroup;
 
 use super::frame_set::FrameSet;
-use super::gather::{BUCKET_FRAMES, Buckets, Candidate};
+use super::gather::{BUCKET_BITS, BUCKET_FRAMES, Buckets, Candidate};
+use super::huge::{self, HugeParts};
 use super::in_threads;
 use super::pairs::{Counts, Pairs};
 use super::zero::ZeroFrames;
@@ -22,6 +23,8 @@ pub(super) struct FramePages {
     pub(super) zero: u64,
     /// Pages that share their frame with another page of the same VM.
     pub(super) self_shared: u64,
+    /// Pages that were counted as alone on their frame and are not: of huge pages ([`super::huge`]).
+    pub(super) not_alone: u64,
 }
 
 /// Counts of one thread.
@@ -53,6 +56,7 @@ impl Counted {
         for (sum, pages) in self.pages.iter_mut().zip(&other.pages) {
             sum.zero += pages.zero;
             sum.self_shared += pages.self_shared;
+            sum.not_alone += pages.not_alone;
         }
         for (sums, row) in self.frames.iter_mut().zip(&other.frames) {
             sums.iter_mut().zip(row).for_each(|(sum, count)| *sum += count);
@@ -69,6 +73,7 @@ pub(super) struct Counting<'a> {
     pub(super) vm_of: Vec<Option<u32>>,
     pub(super) vms: usize,
     pub(super) zero: &'a ZeroFrames,
+    pub(super) huge: &'a HugeParts,
 }
 
 impl Counting<'_> {
@@ -112,6 +117,8 @@ struct Table {
     zero: FrameSet,
     /// The mapped frames, by their slots.
     frames: Vec<u16>,
+    /// Pages of huge pages on them, with their VM.
+    not_alone: Vec<(u16, u32)>,
     pages: Vec<FramePages>,
     pairs: Pairs,
 }
@@ -126,6 +133,7 @@ impl Table {
             seen: FrameSet::default(),
             zero: FrameSet::default(),
             frames: Vec::new(),
+            not_alone: Vec::new(),
             pages: vec![FramePages::default(); vms],
             pairs: Pairs::new(vms),
         }
@@ -133,10 +141,11 @@ impl Table {
 
     fn bucket(&mut self, counting: &Counting<'_>, bucket: u64, lists: &[&[Candidate]]) {
         let words = self.words;
-        let repeats = match words {
+        let mut repeats = match words {
             1 => self.map_in_words(counting, lists),
             _ => self.map_in_rows(counting, lists),
         };
+        repeats |= self.map_huge(counting, bucket);
         self.frames.iter().for_each(|slot| _ = self.seen.insert(usize::from(*slot)));
         let some_zero = counting.zero.of_bucket(bucket, &self.seen, &mut self.zero);
         for slot in self.frames.iter().map(|slot| usize::from(*slot)) {
@@ -156,6 +165,7 @@ impl Table {
             }
         }
         self.frames.clear();
+        self.not_alone.clear();
         self.seen.clear();
         self.zero.clear();
     }
@@ -204,18 +214,45 @@ impl Table {
         repeats
     }
 
+    /// Records the VMs that map one of the frames by a huge page, and whether one of them maps it more than once.
+    fn map_huge(&mut self, counting: &Counting<'_>, bucket: u64) -> bool {
+        let first = bucket << BUCKET_BITS;
+        let parts = counting.huge.within(first..first + BUCKET_FRAMES as u64);
+        if parts.is_empty() {
+            return false;
+        }
+        let mut repeats = false;
+        for slot in &self.frames {
+            let part = huge::find(parts, first + u64::from(*slot));
+            let Some(vm) = part.and_then(|part| counting.vm_of[part.process as usize]) else { continue };
+            let (at, bit) = (usize::from(*slot) * self.words + vm as usize / 64, 1 << (vm % 64));
+            if self.mapped[at] & bit != 0 {
+                self.mapped_again[at] |= bit;
+                repeats = true;
+            }
+            self.mapped[at] |= bit;
+            self.pages[vm as usize].not_alone += 1;
+            self.not_alone.push((*slot, vm));
+        }
+        repeats
+    }
+
     fn count_pages(&mut self, counting: &Counting<'_>, lists: &[&[Candidate]]) {
+        let mut count = |slot: u16, vm: u32| {
+            let (pages, slot) = (&mut self.pages[vm as usize], usize::from(slot));
+            if self.zero.contains(slot) {
+                pages.zero += 1;
+            } else {
+                let word = self.mapped_again[slot * self.words + vm as usize / 64];
+                pages.self_shared += word >> (vm % 64) & 1;
+            }
+        };
         for list in lists {
             for candidate in *list {
                 let Some(vm) = counting.vm_of[candidate.process()] else { continue };
-                let (pages, slot) = (&mut self.pages[vm as usize], usize::from(candidate.slot()));
-                if self.zero.contains(slot) {
-                    pages.zero += 1;
-                } else {
-                    let word = self.mapped_again[slot * self.words + vm as usize / 64];
-                    pages.self_shared += word >> (vm % 64) & 1;
-                }
+                count(candidate.slot(), vm);
             }
         }
+        self.not_alone.iter().for_each(|(slot, vm)| count(*slot, *vm));
     }
 }

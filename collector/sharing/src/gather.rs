@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::SharingError;
+use super::huge::HugePart;
 use super::pagemap::{ENTRY_BYTES, Entry};
 use super::processes::{Process, Region};
 use huddle_host::HostError;
@@ -173,6 +174,8 @@ pub(super) struct Gathered {
     pub(super) file_buckets: Buckets,
     /// A few of the frames that KSM may have merged; empty only if there are none.
     pub(super) samples: Vec<u64>,
+    /// Frames that are counted as mapped once, and may be mapped by others.
+    pub(super) huge: Vec<HugePart>,
 }
 
 /// The work of the first half, in pieces that threads take in turn.
@@ -182,6 +185,8 @@ pub(super) struct Units<'a> {
     units: Vec<(usize, Region)>,
     next: AtomicUsize,
     zero_page_frame: u64,
+    /// Pages of a huge page.
+    huge_pages: u64,
 }
 
 /// State of one thread.
@@ -193,9 +198,9 @@ struct ThreadBuffers {
 }
 
 impl<'a> Units<'a> {
-    pub(super) fn new(processes: &'a [Process], zero_page_frame: u64) -> Self {
+    pub(super) fn new(processes: &'a [Process], zero_page_frame: u64, huge_pages: u64) -> Self {
         let units = split(processes, |_| true);
-        Self { processes, units, next: AtomicUsize::new(0), zero_page_frame }
+        Self { processes, units, next: AtomicUsize::new(0), zero_page_frame, huge_pages }
     }
 
     /// Maximum number of useful threads.
@@ -215,6 +220,7 @@ impl<'a> Units<'a> {
             buckets: Buckets::default(),
             file_buckets: Buckets::default(),
             samples: Vec::new(),
+            huge: Vec::new(),
         };
         while let Some((process, region)) = self.units.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             self.unit(*process, region, &mut buffers, &mut gathered)?;
@@ -238,16 +244,17 @@ impl<'a> Units<'a> {
             let Some(entries) = read_entries(process, region, done, buffer)? else { break };
             let bad_frame = |frame| SharingError::BadFrame { pid: process.id.id, frame };
             let mut anonymous = entries;
+            let at = Place { process: position as u32, page: region.first_page + done };
             if region.may_be_file && entries_of(entries).any(Entry::is_file_or_shared) {
                 keep(entries, part, Entry::is_file_or_shared);
                 let before = counts.resident;
-                let found = self.candidates(part, &mut counts, frames);
+                let found = self.candidates(part, at, &mut counts, frames, &mut gathered.huge);
                 counts.file += counts.resident - before;
                 gathered.file_buckets.scatter(found, position as u32).map_err(bad_frame)?;
                 keep(entries, part, |entry| !entry.is_file_or_shared());
                 anonymous = part;
             }
-            let found = self.candidates(anonymous, &mut counts, frames);
+            let found = self.candidates(anonymous, at, &mut counts, frames, &mut gathered.huge);
             gathered.buckets.scatter(found, position as u32).map_err(bad_frame)?;
             if region.may_be_merged && !found.is_empty() && gathered.samples.len() < MAX_SAMPLES {
                 let number = gathered.samples.len();
@@ -261,26 +268,40 @@ impl<'a> Units<'a> {
         Ok(())
     }
 
-    /// Counts entries that need no further look, and passes on the frames of the others.
+    /// Counts entries that need no further look, and passes on the frames of the others; adds what may be huge pages to
+    /// `huge`.
     #[inline]
     fn candidates<'f>(
         &self,
         entries: &[u8],
+        at: Place,
         counts: &mut PageCounts,
         frames: &'f mut [u64; READ_ENTRIES],
+        huge: &mut Vec<HugePart>,
     ) -> &'f [u64] {
         let mut sums = Sums { zero_page_frame: self.zero_page_frame, kept: 0, counts: PageCounts::default() };
         let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
-        let (blocks, rest) = entries.as_chunks::<BLOCK>();
-        for block in blocks {
-            // Most memory is uniform and counted at once.
-            if sums.all_exclusive(block) {
-                continue;
+        // From one border of huge pages to the next.
+        let before = (at.page.next_multiple_of(self.huge_pages) - at.page).min(entries.len() as u64);
+        let (first, rest) = entries.split_at(before as usize);
+        let mut page = at.page;
+        for part in std::iter::once(first).chain(rest.chunks(self.huge_pages as usize)) {
+            let alone = sums.counts.exclusive;
+            let (blocks, rest) = part.as_chunks::<BLOCK>();
+            for block in blocks {
+                // Most memory is uniform and counted at once.
+                if sums.all_exclusive(block) {
+                    continue;
+                }
+                let (groups, _) = block.as_chunks::<GROUP>();
+                groups.iter().for_each(|group| sums.group(group, frames));
             }
-            let (groups, _) = block.as_chunks::<GROUP>();
-            groups.iter().for_each(|group| sums.group(group, frames));
+            rest.chunks(GROUP).for_each(|group| sums.group(group, frames));
+            if sums.counts.exclusive - alone == part.len() as u64 {
+                huge.extend(HugePart::of(part, page, self.huge_pages, at.process));
+            }
+            page += part.len() as u64;
         }
-        rest.chunks(GROUP).for_each(|group| sums.group(group, frames));
         *counts += sums.counts;
         &frames[..sums.kept]
     }
@@ -292,6 +313,13 @@ impl<'a> Units<'a> {
         let mut entries = entries_of(after).chain(entries_of(before));
         entries.find(|entry| entry.may_be_merged(self.zero_page_frame)).map(Entry::frame)
     }
+}
+
+/// Where entries are: position of the process, and number of the first page.
+#[derive(Clone, Copy)]
+struct Place {
+    process: u32,
+    page: u64,
 }
 
 /// Counts of one buffer: kept in registers, and added without checks for overflow, which no buffer can cause.

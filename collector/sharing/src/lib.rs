@@ -7,7 +7,8 @@
 //! nothing. The scan has two phases, each on all threads:
 //! 1. [`gather`] reads the pagemaps. A page that is alone on its frame (bit 56) is only counted: one page,
 //!    one frame. So is a page on the kernel's zero page. Every other page is added, as 4 bytes, to the
-//!    bucket of its frame. Then the zero-filled merged frames are determined ([`zero`]).
+//!    bucket of its frame. What may be a huge page, where bit 56 can be wrong, is remembered with 16 bytes
+//!    ([`huge`]). Then the zero-filled merged frames are determined ([`zero`]).
 //! 2. [`count`] processes the buckets one by one: which VMs map each frame, and from that the frames of each
 //!    VM and of each pair ([`pairs`]).
 //!
@@ -25,6 +26,7 @@ mod count;
 pub mod events;
 mod frame_set;
 mod gather;
+mod huge;
 mod kernel_memory;
 mod pagemap;
 mod pairs;
@@ -41,9 +43,11 @@ use std::time::Instant;
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
 use huddle_model::vm::Vm;
 
+use self::content::Sampled;
 use self::contents::Contents;
 use self::count::{Counted, Counting};
 use self::gather::{Buckets, Gathered, MAX_PROCESSES, Units};
+use self::huge::{HugeParts, huge_pages};
 pub use self::processes::UnmeasuredVm;
 use self::processes::{Processes, Reads};
 use self::zero::ZeroFrames;
@@ -107,7 +111,7 @@ pub enum SharingError {
     /// More pages with one content than the scan may record.
     #[error(
         "more than {pages} pages hold one content, more than fit in {memory_mib} MiB: give the scan \
-         more memory, or let it draw a sample"
+         more memory"
     )]
     TooManyAlike {
         /// Capacity in pages.
@@ -179,9 +183,12 @@ impl MergedScan {
                 what: format!("all VMs together have more than {MAX_PROCESSES} processes"),
             });
         }
-        let units = Units::new(&processes.all, zero_page_frame);
+        let huge_pages = huge_pages(pagemap::page_bytes());
+        let units = Units::new(&processes.all, zero_page_frame, huge_pages);
         let gathered = in_threads(self.threads.get().min(units.len()), || units.work());
-        let gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
+        let mut gathered = gathered.into_iter().collect::<Result<Vec<Gathered>, _>>()?;
+        let huge = gathered.iter_mut().flat_map(|gathered| std::mem::take(&mut gathered.huge));
+        let huge = HugeParts::new(huge.collect());
         let unmeasured = processes.check_again(&self.root, vms)?;
 
         let mut counts = vec![MemoryUse::default(); vms.len()];
@@ -210,6 +217,7 @@ impl MergedScan {
                 .collect(),
             vms: vms.len(),
             zero: &zero,
+            huge: &huge,
         };
         let count = |of: fn(&Gathered) -> &Buckets| {
             counting.of(gathered.iter().map(of), self.threads).into_iter().reduce(|mut sum, counted| {
@@ -229,6 +237,7 @@ impl MergedScan {
         for (vm, pages) in counts.iter_mut().zip(pages) {
             vm.pages_zero += pages.zero;
             vm.self_shared_pages += pages.self_shared;
+            vm.frames_used -= pages.not_alone;
         }
         for (position, vm) in counts.iter_mut().enumerate() {
             vm.frames_used += shared[position][position];
@@ -245,7 +254,7 @@ impl MergedScan {
             of_files: of_files.as_ref().map(|of_files| &of_files.frames[..]),
             groups: Some(SharedGroups::of(sets, rest)),
         };
-        Ok(Measurement { zero_pages, ..assemble(vms, &found, &[], unmeasured, notes, began) })
+        Ok(Measurement { zero_pages, ..assemble(vms, &found, None, unmeasured, notes, began) })
     }
 
     fn notes(
@@ -293,12 +302,12 @@ struct Found<'a> {
     groups: Option<SharedGroups>,
 }
 
-/// The result without the VMs that were not measured; `errors` has the standard error of each rate if it is an estimate,
-/// otherwise nothing.
+/// The result without the VMs that were not measured; `sampled` is what a sample saw, `None` if everything was looked
+/// at.
 fn assemble(
     vms: &[Vm],
     found: &Found<'_>,
-    errors: &[Vec<f64>],
+    sampled: Option<&Sampled>,
     unmeasured: Vec<UnmeasuredVm>,
     notes: Vec<String>,
     began: Instant,
@@ -320,8 +329,11 @@ fn assemble(
     if let Some(groups) = &found.groups {
         matrix = matrix.with_groups(groups.part(&stayed));
     }
+    if let Some(sampled) = sampled {
+        matrix = sampled.estimate(matrix, &stayed);
+    }
     Measurement {
-        matrix: if errors.is_empty() { matrix } else { matrix.estimated(&of_stayed(errors, &stayed)) },
+        matrix,
         unmeasured: unmeasured.into_iter().map(|left_out| left_out.named(vms)).collect(),
         notes,
         zero_pages: None,

@@ -30,7 +30,9 @@ impl Entry {
         self.0 & PRESENT != 0
     }
 
-    /// Bit 56: no other page table entry of the host maps this frame.
+    /// Bit 56: no other page table entry of the host maps this frame. Where a huge page is mapped as a whole, all its
+    /// pages have the bit of the first (`pagemap_pmd_range_thp` in fs/proc/task_mmu.c, Linux 6.16 to 6.18 at least):
+    /// see [`super::huge`].
     #[inline]
     pub(super) fn is_exclusive(self) -> bool {
         self.0 & EXCLUSIVE != 0

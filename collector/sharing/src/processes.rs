@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use huddle_model::id::TaskId;
-use huddle_model::vm::{GuestRegion, MemoryKind, Vm};
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
 
 use super::SharingError;
 use super::pagemap;
@@ -201,7 +201,7 @@ impl Processes {
             let had_memory = own.peek().is_some() || self.missing.iter().any(|(position, _)| *position == vm);
             let all_gone = had_memory && own.all(Process::is_gone);
             if !found.process().map_or(Ok(false), |holder| task::is_alive(root, holder))? {
-                let is_cgroup = found.vmm == huddle_model::vm::VmmKind::Cgroup;
+                let is_cgroup = found.vmm == VmmKind::Cgroup;
                 if !is_cgroup || all_gone || !had_memory {
                     unmeasured.push(UnmeasuredVm::ended(vm));
                 }
@@ -235,12 +235,19 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn all(&self, vm: &Vm, position: usize, ids: &BTreeSet<TaskId>) -> Result<Opened, SharingError> {
         let (mut there, mut missing) = (Vec::new(), Vec::new());
+        if vm.vmm == VmmKind::Cgroup {
+            // Discovery finds no memory of a process that it may not look into, and the rest is not the whole VM.
+            let threads = vm.vcpus.iter().filter_map(|vcpu| vcpu.id.thread());
+            if let Some(path) = threads.filter(|thread| !ids.contains(thread)).find_map(|id| self.denied(id))
+            {
+                return Ok(Opened::Hidden(path));
+            }
+        }
         for id in ids {
-            if self.reads == Reads::Contents {
-                let path = self.root.proc(format!("{}/mem", id.id));
-                if pagemap::open(&path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
-                    return Ok(Opened::Hidden(path));
-                }
+            if self.reads == Reads::Contents
+                && let Some(path) = self.denied(*id)
+            {
+                return Ok(Opened::Hidden(path));
             }
             match self.process(vm, position, *id) {
                 Ok(Some(process)) => there.push(process),
@@ -254,6 +261,17 @@ impl Opening<'_> {
             }
         }
         Ok(Opened::Open { there, missing })
+    }
+
+    /// The file that is read of a process or thread, if it may not be opened.
+    fn denied(&self, id: TaskId) -> Option<PathBuf> {
+        let name = match self.reads {
+            Reads::PageTables => "pagemap",
+            Reads::Contents => "mem",
+        };
+        let path = self.root.proc(format!("{}/{name}", id.id));
+        let is_denied = pagemap::open(&path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+        is_denied.then_some(path)
     }
 
     fn process(&self, vm: &Vm, position: usize, id: TaskId) -> Result<Option<Process>, SharingError> {

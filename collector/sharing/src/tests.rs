@@ -350,3 +350,36 @@ fn frames_of_the_page_cache_are_told_from_merged_ones() {
     let found = tree.scan().measure_with(&vms[2..], ZERO_FRAME).unwrap();
     assert_eq!(memory(&found, 0).pages_file, Some(0));
 }
+
+/// The entries of a huge page that is mapped as a whole all say of their frames what is true of the first.
+#[test]
+fn pages_of_a_huge_page_that_others_map_are_shared() {
+    let huge = 512;
+    let all_alone: Vec<(u64, u64)> =
+        (0..huge).map(|at| (huge + at, PRESENT | EXCLUSIVE | (4096 + at))).collect();
+    // The other has a copy of the first page, its own alone pages elsewhere, and one page twice.
+    let mut of_other: Vec<(u64, u64)> = (1..huge).map(|at| (huge + at, PRESENT | (4096 + at))).collect();
+    of_other.extend([(huge, PRESENT | EXCLUSIVE | 9000), (2000, PRESENT | (4096 + 7))]);
+    for border in [huge, huge + 1, huge + 300, 2 * huge] {
+        let tree = Tree::new();
+        tree.process(1, &all_alone);
+        tree.process(2, &of_other);
+        let regions = |pid| {
+            let anonymous = |first, pages| region(pid, first, pages, MemoryKind::Anonymous);
+            vec![anonymous(huge, border - huge), anonymous(border, 3000 - border)]
+        };
+        let found =
+            tree.scan().measure_with(&[vm("a", 1, regions(1)), vm("b", 2, regions(2))], ZERO_FRAME).unwrap();
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(511), "{border}");
+        let figures = |vm| {
+            let memory = memory(&found, vm);
+            (memory.pages_resident, memory.pages_used, memory.frames_used, memory.self_shared_pages)
+        };
+        assert_eq!((figures(0), figures(1)), ((512, 512, 512, 0), (513, 513, 512, 2)), "{border}");
+        // Both processes in one VM.
+        let both = vm("c", 1, [regions(1), regions(2)].concat());
+        let found = tree.scan().measure_with(&[both], ZERO_FRAME).unwrap();
+        let memory = memory(&found, 0);
+        assert_eq!((memory.frames_used, memory.self_shared_pages), (513, 2 * 511 + 1), "{border}");
+    }
+}

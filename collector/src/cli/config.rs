@@ -225,7 +225,8 @@ pub(crate) struct SharingSettings {
     method: Option<LoopMethod>,
     /// With `events`: read all page tables again at the latest after this many rounds; at least 1. [default: 10]
     rescan_rounds: Option<u32>,
-    /// With `content`: read this share of the pages, drawn at random. [default: all pages]
+    /// With `content`: compare this share of the contents, drawn by their hashes; every page is read anyway, once.
+    /// [default: all contents]
     sample: Option<Share>,
     /// With `content`: most processor time, as a share of one CPU. [default: 0.5]
     cpu_share: Option<Share>,

@@ -21,6 +21,72 @@ pub fn mergeable(pages: usize) -> &'static mut [u64] {
     unsafe { std::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), pages * PAGE / 8) }
 }
 
+/// Memory on so many huge pages of 2 MiB, each page of 4 KiB with another content; `None` if the kernel gives none. It is
+/// never freed.
+pub fn huge(count: usize) -> Option<&'static mut [u64]> {
+    let huge_bytes = PAGE * 512;
+    let length = NonZeroUsize::new((count + 1) * huge_bytes).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new private mapping at an address the kernel chooses; it replaces nothing.
+    let map = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }.unwrap();
+    let skipped = (map.as_ptr() as usize).next_multiple_of(huge_bytes) - map.as_ptr() as usize;
+    // SAFETY: one huge page more than is used was mapped.
+    let start = unsafe { map.byte_add(skipped) };
+    // SAFETY: within the mapping made above; the advice does not change its content.
+    unsafe { madvise(start, count * huge_bytes, MmapAdvise::MADV_HUGEPAGE) }.ok()?;
+    // SAFETY: the mapping is writable, page-aligned, this long, and only used through this.
+    let words =
+        unsafe { std::slice::from_raw_parts_mut(start.cast::<u64>().as_ptr(), count * huge_bytes / 8) };
+    words.chunks_exact_mut(PAGE / 8).enumerate().for_each(|(page, words)| words[7] = page as u64 + 1);
+    // proc(5): the mapping of this address, with its part on huge pages.
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let own = smaps.split_once(&format!("{:x}-", start.as_ptr() as usize))?.1;
+    let on_huge = own.lines().find_map(|line| line.strip_prefix("AnonHugePages:"))?;
+    let kib: usize = on_huge.trim().trim_end_matches("kB").trim().parse().unwrap();
+    (kib >= count * huge_bytes / 1024).then_some(words)
+}
+
+/// A child of this process that has written to these pages of `words` and does nothing else; it ends with this value.
+#[derive(Debug)]
+pub struct Fork(nix::unistd::Pid);
+
+impl Fork {
+    /// Returns once the pages are written.
+    pub fn that_writes(words: &mut [u64], pages: &[usize]) -> Self {
+        let (ready, written) = nix::unistd::pipe().unwrap();
+        // SAFETY: the child only writes to memory and a pipe, and waits: nothing there needs another thread.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+                for page in pages {
+                    words[page * PAGE / 8 + 9] = u64::MAX;
+                }
+                let _ = nix::unistd::write(&written, &[1]);
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let mut byte = [0];
+                assert_eq!(nix::unistd::read(&ready, &mut byte), Ok(1));
+                Self(child)
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.0.as_raw()
+    }
+}
+
+impl Drop for Fork {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::wait::waitpid(self.0, None);
+    }
+}
+
 /// Peak resident memory during `work` above the level before, in MiB (proc(5): clear_refs 5 and VmHWM).
 pub fn extra_mib(work: impl FnOnce()) -> f64 {
     // Freed memory that the allocator keeps would hide the usage of this work.

@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("content_predicts_what_merging_does", predicts_what_merging_does),
         trial("content_measuring_changes_nothing", measuring_changes_nothing),
-        trial("content_a_sample_is_within_its_error", a_sample_is_within_its_error),
+        trial("content_a_sample_is_within_its_interval", a_sample_is_within_its_interval),
         trial("content_tenant_ends_during_the_scan", tenant_ends_during_the_scan),
         trial("content_memory_is_freed_during_the_scan", memory_is_freed_during_the_scan),
     ]
@@ -114,22 +114,34 @@ fn measuring_changes_nothing() {
     assert_eq!(memory(&after, 0).pages_resident, 610);
 }
 
-fn a_sample_is_within_its_error() {
-    let tenants = [("a", "set:1:12000,set:2:8000,zeros:0:4000"), ("b", "set:3:5000,set:1:12000")]
-        .map(|(name, spec)| Tenant::start(name, spec));
+/// What is sampled is contents, however often a tenant has them.
+fn a_sample_is_within_its_interval() {
+    let tenants = [
+        ("a", "set:1:6000,set:1:6000,set:1:6000,set:2:8000,zeros:0:4000"),
+        ("b", "set:3:5000,set:1:6000,set:3:5000"),
+    ]
+    .map(|(name, spec)| Tenant::start(name, spec));
     let vms = tenants.each_ref().map(Tenant::vm);
-    // Which pages are drawn depends on their place and the seed alone, so this passes or fails every time.
+    let full = measure(&vms, unhurried());
+    assert_eq!((shared(&full), memory(&full, 0).frames_used), (vec![6_000], 14_000));
+    // Which contents are drawn depends on them and the seed alone, so this passes or fails every time.
     let sample = Some(Share::try_from(0.2).unwrap());
-    let found = measure(&vms, ContentSettings { sample, seed: 3, ..unhurried() });
-    let matrix = &found.matrix;
-    for (i, j, truth) in [(0, 1, 0.6), (1, 0, 12.0 / 17.0)] {
-        let (rate, error) = (matrix.rate(i, j), matrix.rate_error(i, j).unwrap());
-        assert!((0.005..0.05).contains(&error), "{error}");
-        assert!((rate - truth).abs() < 4.0 * error, "{rate} {truth} {error}");
+    let mut covered = [0; 2];
+    for seed in 0..20 {
+        let found = measure(&vms, ContentSettings { sample, seed, ..unhurried() });
+        for (at, (i, j)) in [(0, 1), (1, 0)].into_iter().enumerate() {
+            let (rate, truth) = (found.matrix.rate(i, j), full.matrix.rate(i, j));
+            let [low, high] = found.matrix.rate_ci95(i, j).unwrap();
+            assert!(low < rate && rate < high && high - low < 0.06, "{low} {rate} {high}");
+            assert!((rate - truth).abs() < 5.0 * found.matrix.rate_error(i, j).unwrap(), "{rate} {truth}");
+            covered[at] += u32::from(low <= truth && truth <= high);
+        }
+        assert_eq!(found.matrix.coverage(), Some(0.2));
+        assert_eq!(memory(&found, 0).pages_resident, 30_000, "pages are counted");
+        assert_eq!(memory(&found, 0).pages_zero, 4_000);
     }
-    assert!((matrix.coverage().unwrap() - 0.2).abs() < 0.01, "{:?}", matrix.coverage());
-    assert_eq!(memory(&found, 0).pages_resident, 24_000, "what is resident is known exactly");
-    assert!(memory(&found, 0).pages_zero.abs_diff(4_000) < 500, "{:?}", memory(&found, 0));
+    // 20 of 20 in 36 of 100 cases, fewer than 17 in 2 of 100.
+    assert!(covered.iter().all(|covered| *covered >= 17), "{covered:?}");
 }
 
 /// Whenever it ends, it is either measured or named, and the others are right.

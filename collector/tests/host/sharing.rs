@@ -6,15 +6,18 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use huddle_host::HostRoot;
+use huddle_host::{HostRoot, task};
+use huddle_model::cpuset::CpuSet;
 use huddle_model::matrix::{MemoryUse, SharedGroup, SharedGroups};
-use huddle_model::vm::Vm;
+use huddle_model::vm::{GuestRegion, MemoryKind, Vm, VmmKind};
 use huddle_sharing::{Measurement, MergedScan, ZeroPages, frames_visible};
 use libtest_mimic::Trial;
 
 use crate::tenant::Tenant;
 use crate::trial;
 use huddle_testing::ksm::Ksm;
+use huddle_testing::memory::{Fork, huge};
+use huddle_testing::output::say;
 
 const PAGE: u64 = 4096;
 
@@ -30,6 +33,7 @@ pub fn trials() -> Vec<Trial> {
         trial("sharing_tenant_ends_before_the_scan", tenant_ends_before_the_scan),
         trial("sharing_tenant_ends_during_the_scan", tenant_ends_during_the_scan),
         trial("sharing_of_forks_of_a_merged_process", forks_of_a_merged_process),
+        trial("sharing_of_forks_with_huge_pages", forks_with_huge_pages),
         trial("sharing_frames_hidden", frames_hidden),
     ]
 }
@@ -247,6 +251,47 @@ fn forks_of_a_merged_process() {
     let zero = [0, 1].map(|vm| memory(&found, vm).pages_zero);
     assert_eq!(zero, [2000, 2000]);
     assert_eq!(found.matrix.shared_file_frames(0, 1), Some(0));
+}
+
+/// A fork that writes to the first page of a huge page: the entries of its parent say then that all 512 pages are alone.
+fn forks_with_huge_pages() {
+    let Some(words) = huge(4) else { return say("skipped: this kernel gives no huge pages") };
+    let (start, bytes) = (words.as_ptr() as u64, words.len() as u64 * 8);
+    let vm = |name: &str, pid: i32| {
+        let process = task::process(&HostRoot::real(), pid).unwrap().id;
+        let region = |from: u64, to: u64| GuestRegion {
+            process: Some(process),
+            start: start + from,
+            end: start + to,
+            kind: MemoryKind::Anonymous,
+        };
+        // Two regions, with a border within the first huge page.
+        Vm {
+            name: name.into(),
+            id: process.into(),
+            uuid: None,
+            vmid: None,
+            owner: None,
+            vmm: VmmKind::Process,
+            vcpus: Vec::new(),
+            memory: vec![region(0, 100 * PAGE), region(100 * PAGE, bytes)],
+            allowed_cpus: CpuSet::default(),
+            left_out: Vec::new(),
+            cannot_merge: Vec::new(),
+        }
+    };
+    for (written, shared) in [(&[][..], 2048), (&[0], 2047), (&[5], 2047), (&[0, 512, 513, 2047], 2044)] {
+        let fork = Fork::that_writes(words, written);
+        let vms = [vm("parent", std::process::id() as i32), vm("fork", fork.pid())];
+        let found = measure(&vms);
+        assert_eq!(found.matrix.shared_frames(0, 1), Some(shared), "{written:?}");
+        for vm in [0, 1] {
+            let memory = memory(&found, vm);
+            assert_eq!((memory.pages_resident, memory.frames_used), (2048, 2048), "{written:?}");
+            assert_eq!((memory.self_shared_pages, memory.pages_zero), (0, 0), "{written:?}");
+        }
+        assert_is_reference(&found, &vms);
+    }
 }
 
 fn beyond_max_page_sharing() {

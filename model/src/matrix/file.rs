@@ -111,6 +111,9 @@ pub enum MatrixFileError {
     /// Groups that are none of its shared frames.
     #[error("shared_groups of the matrix: {0}")]
     Groups(#[from] BadGroups),
+    /// One end of the intervals without the other.
+    #[error("the matrix has one of rate_low and rate_high; give both or none")]
+    HalfAnInterval,
     /// Some of a measured VM's figures are missing.
     #[error(
         "VM {0:?} has some of the memory figures but not all; give all or none of pages_resident, pages_used, frames_used, pages_zero, self_shared_pages"
@@ -147,6 +150,8 @@ struct File {
     coverage: Option<f64>,
     rate_error: Option<Vec<Vec<f64>>>,
     shared_groups: Option<SharedGroups>,
+    rate_low: Option<Vec<Vec<f64>>>,
+    rate_high: Option<Vec<Vec<f64>>>,
 }
 
 /// The parts of a matrix, before they are checked.
@@ -166,7 +171,7 @@ pub struct MatrixParts {
     pub rate: Vec<Vec<f64>>,
     /// How long measuring took, in milliseconds.
     pub duration_ms: Option<f64>,
-    /// Share (0 to 1) of the resident pages that was read.
+    /// As in [`SharingMatrix::coverage`].
     pub coverage: Option<f64>,
 }
 
@@ -254,7 +259,12 @@ impl Serialize for SharingMatrix {
             rate_error: &'a Option<Vec<Vec<f64>>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             shared_groups: &'a Option<SharedGroups>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            rate_low: Option<&'a [Vec<f64>]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            rate_high: Option<&'a [Vec<f64>]>,
         }
+        let end = |end: usize| self.cells.rate_ci95.as_ref().map(|ends| &ends[end][..]);
         Out {
             schema: SCHEMA,
             method: self.method,
@@ -266,6 +276,8 @@ impl Serialize for SharingMatrix {
             coverage: self.coverage,
             rate_error: &self.cells.rate_error,
             shared_groups: &self.cells.groups,
+            rate_low: end(0),
+            rate_high: end(1),
         }
         .serialize(serializer)
     }
@@ -313,6 +325,10 @@ impl SharingMatrix {
     /// Whether a rate is that of the frames, as far as these are known.
     fn check_rate(&self, i: usize, j: usize) -> Result<(), MatrixFileError> {
         let (Some(shared), rate) = (self.shared_frames(i, j), self.rate(i, j)) else { return Ok(()) };
+        // An estimate is the ratio of what was seen, and its frames are rounded and kept below the pages.
+        if self.rate_error(i, j).is_some() {
+            return Ok(());
+        }
         let by_frames = match self.vms[i].memory {
             Some(memory) => super::ratio(shared, memory.frames_used),
             // Without the frames in use only nothing is known to be nothing.
@@ -364,7 +380,25 @@ impl SharingMatrix {
             duration_ms: file.duration_ms,
             coverage: file.coverage,
         })?;
-        Arc::make_mut(&mut matrix.cells).rate_error = file.rate_error;
+        let ends = match (file.rate_low, file.rate_high) {
+            (Some(low), Some(high)) => Some([low, high]),
+            (None, None) => None,
+            _ => return Err(MatrixFileError::HalfAnInterval),
+        };
+        if let Some([low, high]) = &ends {
+            check_square("rate_low", low, matrix.len())?;
+            check_square("rate_high", high, matrix.len())?;
+            for (i, j) in (0..matrix.len()).flat_map(|i| (0..matrix.len()).map(move |j| (i, j))) {
+                let (rate, [low, high]) = (matrix.rate(i, j), [low[i][j], high[i][j]]);
+                if !(0.0 <= low && low <= rate && rate <= high && high <= 1.0) || (i == j && high != 0.0) {
+                    let expected = "rate_low at most rate, rate at most rate_high, and 0 on the diagonal";
+                    return Err(cell(&matrix.vms, i, j, format!("{low} to {high}"), expected));
+                }
+            }
+        }
+        let cells = Arc::make_mut(&mut matrix.cells);
+        cells.rate_error = file.rate_error;
+        cells.rate_ci95 = ends;
         Ok(matrix)
     }
 
@@ -409,6 +443,7 @@ impl SharingMatrix {
                 rate: parts.rate,
                 rate_error: None,
                 groups: None,
+                rate_ci95: None,
             }),
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
@@ -474,6 +509,7 @@ impl SharingMatrix {
                 rate,
                 rate_error: None,
                 groups: None,
+                rate_ci95: None,
             }),
             duration_ms: None,
             coverage: None,

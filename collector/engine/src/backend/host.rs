@@ -109,7 +109,10 @@ impl Backend for HostBackend {
             let why = "--merge is for Xen's domains; on this host KSM merges: --ksm-run";
             return Err(BackendError::Usage(why.to_owned()));
         }
-        frames_visible(&self.root).map_err(BackendError::host)?;
+        // Contents are read without the numbers of frames.
+        if self.sharing.method != Some(Method::Content) {
+            frames_visible(&self.root).map_err(BackendError::host)?;
+        }
         self.vms()?;
         ksm::state(&self.root).map(drop).map_err(|error| {
             BackendError::host(format!(

@@ -1,4 +1,5 @@
-//! The first half of a content scan: all pages are read and hashed, and a record of each is stored.
+//! The first half of a content scan: all pages are read and hashed, and a record of each is stored, or of those whose
+//! content is drawn.
 
 use rapidhash::v3::rapidhash_v3;
 
@@ -36,8 +37,8 @@ impl Stopped {
     }
 }
 
-/// Reads and hashes all drawn pages, and stores those of the current slice. Pages are counted only in the
-/// first reading.
+/// Reads and hashes all pages, and stores those of the current slice whose content is drawn. Pages are counted only in
+/// the first reading.
 pub(super) fn hash_slice<M: GuestMemory>(
     reading: &mut Reading<'_, M>,
     records: &mut Records,
@@ -48,7 +49,7 @@ pub(super) fn hash_slice<M: GuestMemory>(
     let mut slots: Vec<Slot> = Vec::new();
     for (space, (vm, count)) in reading.memory.spaces().into_iter().enumerate() {
         let first_page = reading.spaces.first(space);
-        let (mut done, mut present, mut drawn, mut read, mut zero) = (0, 0, 0, 0, 0);
+        let (mut done, mut present, mut read, mut zero) = (0, 0, 0, 0);
         while done < count {
             slots.clear();
             let looked_at = reading.memory.present(space, done, &mut slots).map_err(Stopped::Failed)?;
@@ -57,10 +58,6 @@ pub(super) fn hash_slice<M: GuestMemory>(
             }
             done += looked_at;
             present += slots.len() as u64;
-            if !reading.draw.is_all() {
-                slots.retain(|slot| reading.draw.takes(first_page + slot.number));
-            }
-            drawn += slots.len() as u64;
             for batch in slots.chunks(batch_pages) {
                 let mut full = false;
                 reading.memory.read(space, batch, &mut |position, bytes| {
@@ -70,8 +67,10 @@ pub(super) fn hash_slice<M: GuestMemory>(
                         zero += 1;
                     } else {
                         let hash = rapidhash_v3(bytes);
-                        full |=
-                            records.push(Record::new(hash, slot.frame, first_page + slot.number)).is_err();
+                        if reading.draw.takes(hash) {
+                            let record = Record::new(hash, slot.frame, first_page + slot.number);
+                            full |= records.push(record).is_err();
+                        }
                     }
                 });
                 if full {
@@ -83,18 +82,13 @@ pub(super) fn hash_slice<M: GuestMemory>(
         }
         if is_first {
             let reported = reading.memory.reported_pages(space);
-            let unread = drawn - read;
+            let unread = present - read;
             let vm = tally.vm(vm);
             vm.resident += reported.unwrap_or(present);
             vm.read += read;
             vm.zero += zero;
-            // Slots may have been holes then, so pages are missing if they were reported and not found; for
-            // sampled pages that is unknown.
-            vm.lost += match reported {
-                Some(reported) if reading.draw.is_all() => unread.min(reported.saturating_sub(read)),
-                Some(_) => 0,
-                None => unread,
-            };
+            // Slots may have been holes then, so pages are missing if they were reported and not found.
+            vm.lost += reported.map_or(unread, |reported| unread.min(reported.saturating_sub(read)));
         }
     }
     Ok(())

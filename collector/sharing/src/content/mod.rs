@@ -16,7 +16,8 @@
 //! another part of the hashes ([`records`]). **CPU time** is limited by [`ContentSettings::cpu_share`]: one
 //! thread, which sleeps after every 2 ms of reading and comparing (or after a batch that is read at once,
 //! [`GuestMemory::batch_pages`]), and once after sorting, for as long as that takes ([`throttle`]). A
-//! **sample** costs its share of the time and has a stated error ([`draw`]).
+//! **sample** is of contents ([`draw`]): it costs its share of the memory, of sorting and of comparing, and the whole
+//! of reading and hashing once, and its rates have stated errors.
 //!
 //! VMs run during the scan. A page that is written between its hashing and its comparison differs from its
 //! group then, and counts as not shared; a note has the number of such pages. A page that is given back
@@ -48,6 +49,7 @@ use self::memory::ProcessMemory;
 pub use self::memory::{GuestMemory, Slot};
 use self::records::{MAX_PAGES, Records, Slice};
 pub use self::settings::{ContentSettings, NotAShare, Share};
+pub(crate) use self::tally::Sampled;
 use self::tally::Tally;
 pub use self::throttle::Throttle;
 use self::verify::{Spaces, Verifier};
@@ -168,7 +170,6 @@ impl ContentScan {
         }
         let coverage = scanned.tally.coverage();
         let figures = scanned.tally.figures();
-        let errors = figures.errors.unwrap_or_default();
         let found = Found {
             method: Method::Content,
             coverage,
@@ -177,7 +178,7 @@ impl ContentScan {
             of_files: None,
             groups: figures.groups,
         };
-        assemble(vms, &found, &errors, unmeasured, notes, began)
+        assemble(vms, &found, figures.sampled.as_ref(), unmeasured, notes, began)
     }
 
     /// Only the first half, for benchmarks: reads all pages in batches, hashes and stores them.

@@ -1,4 +1,4 @@
-//! Limits of a content scan, and how much of the memory it reads.
+//! Limits of a content scan, and how much of it is a sample.
 
 use std::str::FromStr;
 
@@ -51,7 +51,8 @@ pub struct ContentSettings {
     /// Limit of memory for records of pages, in MiB. If that is not enough for all pages, the guests are read
     /// several times.
     pub memory_mib: u32,
-    /// Share of the pages that are sampled; `None` for all.
+    /// Share of the contents that are recorded and compared, drawn by their hashes; `None` for all. All pages are read
+    /// anyway.
     pub sample: Option<Share>,
     /// Seed of the sample.
     pub seed: u64,

@@ -1,6 +1,6 @@
 //! Counts of VMs and pairs from groups of equal pages.
 
-use huddle_model::matrix::{MemoryUse, SharedGroups};
+use huddle_model::matrix::{MemoryUse, SampledContents, SharedGroups, SharingMatrix};
 
 use super::super::pairs::{Counts, Pairs};
 use super::draw::Draw;
@@ -9,10 +9,8 @@ use super::draw::Draw;
 pub(super) struct Tally {
     draw: Draw,
     vms: Vec<OfVm>,
-    /// Distinct contents of each VM and pair, by plain count.
+    /// Distinct contents of each VM and pair.
     pairs: Pairs,
-    /// The same by weight, `[i][j]` for `i <= j`; only for a sample.
-    weighed: Vec<Vec<f64>>,
     /// How often each VM has the current content, and which VMs have it.
     times: Vec<u32>,
     having: Vec<usize>,
@@ -41,20 +39,36 @@ pub(super) struct Figures {
     pub(super) memory: Vec<MemoryUse>,
     /// `[i][j]` for `i < j`.
     pub(super) shared: Vec<Vec<u64>>,
-    /// Standard error of each rate; only for a sample.
-    pub(super) errors: Option<Vec<Vec<f64>>>,
-    /// The sets of VMs that have the same contents; not for a sample, which sees few contents in all of their VMs.
+    /// The sets of VMs that have the same contents; not for a sample.
     pub(super) groups: Option<SharedGroups>,
+    /// What was drawn; only for a sample.
+    pub(super) sampled: Option<Sampled>,
+}
+
+/// What a sample saw, as [`SampledContents`].
+pub(crate) struct Sampled {
+    probability: f64,
+    seen: Vec<u64>,
+    seen_in_both: Vec<Vec<u64>>,
+}
+
+impl Sampled {
+    /// The matrix of the VMs at these positions as estimates.
+    pub(crate) fn estimate(&self, matrix: SharingMatrix, positions: &[usize]) -> SharingMatrix {
+        let seen: Vec<u64> = positions.iter().map(|vm| self.seen[*vm]).collect();
+        let row = |i: &usize| positions.iter().map(|j| self.seen_in_both[*i][*j]).collect();
+        let seen_in_both: Vec<Vec<u64>> = positions.iter().map(row).collect();
+        let probability = self.probability;
+        matrix.estimated(&SampledContents { probability, seen: &seen, seen_in_both: &seen_in_both })
+    }
 }
 
 impl Tally {
     pub(super) fn new(vms: usize, draw: Draw) -> Self {
-        let weighed = if draw.is_all() { Vec::new() } else { vec![vec![0.0; vms]; vms] };
         Self {
             draw,
             vms: vec![OfVm::default(); vms],
             pairs: Pairs::new(vms),
-            weighed,
             times: vec![0; vms],
             having: Vec::new(),
             row: vec![0; vms.div_ceil(64)],
@@ -91,82 +105,58 @@ impl Tally {
                 self.vms[*vm].repeated += u64::from(times);
             }
         }
-        if !self.draw.is_all() {
-            for i in &self.having {
-                let weight = self.draw.weight(self.times[*i]);
-                self.weighed[*i][*i] += weight;
-                for j in self.having.iter().filter(|j| *j > i) {
-                    self.weighed[*i][*j] += weight * self.draw.weight(self.times[*j]);
-                }
-            }
-        }
         for vm in self.having.drain(..) {
             self.times[vm] = 0;
             self.row[vm / 64] = 0;
         }
     }
 
-    /// Share (0 to 1) of the resident pages that was read; 1 if there are none.
+    /// The coverage of the matrix.
     pub(super) fn coverage(&self) -> f64 {
-        let sum = |of: fn(&OfVm) -> u64| self.vms.iter().map(of).sum::<u64>();
-        let resident = sum(|vm| vm.resident);
-        if resident == 0 || self.draw.is_all() {
-            return 1.0;
-        }
-        sum(|vm| vm.read) as f64 / resident as f64
+        self.draw.probability()
     }
 
+    /// The figures; of a sample they are estimates, clamped to possible values: no more shared than used, no more used
+    /// than resident.
     pub(super) fn figures(self) -> Figures {
-        if self.draw.is_all() { self.counted() } else { self.estimated() }
-    }
-
-    fn counted(self) -> Figures {
-        let Counts { frames: shared, sets, rest } = self.pairs.finish();
-        let memory = self.vms.iter().enumerate().map(|(position, vm)| MemoryUse {
-            pages_resident: vm.read,
-            pages_used: vm.read - vm.zero,
-            frames_used: shared[position][position] + vm.unique,
-            pages_zero: vm.zero,
-            self_shared_pages: vm.repeated,
-            pages_file: None,
-        });
-        let memory = memory.collect();
-        Figures { memory, shared, errors: None, groups: Some(SharedGroups::of(sets, rest)) }
-    }
-
-    /// Estimates are clamped to possible values: no more shared than used, no more used than resident.
-    fn estimated(self) -> Figures {
-        let scale = |count: u64| (count as f64 / self.draw.probability()).round() as u64;
+        let draw = self.draw;
+        let scale = |count: u64| {
+            if draw.is_all() { count } else { (count as f64 / draw.probability()).round() as u64 }
+        };
+        let Counts { frames: seen_in_both, sets, rest } = self.pairs.finish();
+        let own = self.vms.iter().enumerate();
+        let seen: Vec<u64> = own.map(|(position, vm)| seen_in_both[position][position] + vm.unique).collect();
         let memory: Vec<MemoryUse> = self
             .vms
             .iter()
-            .enumerate()
-            .map(|(position, vm)| {
-                let pages_zero = scale(vm.zero).min(vm.resident);
-                let pages_used = vm.resident - pages_zero;
-                let frames = self.weighed[position][position] + vm.unique as f64 * self.draw.weight(1);
+            .zip(&seen)
+            .map(|(vm, seen)| {
+                let pages_used = vm.read - vm.zero;
                 MemoryUse {
-                    pages_resident: vm.resident,
+                    pages_resident: vm.read,
                     pages_used,
-                    frames_used: (frames.round() as u64).min(pages_used),
-                    pages_zero,
+                    frames_used: scale(*seen).min(pages_used),
+                    pages_zero: vm.zero,
                     self_shared_pages: scale(vm.repeated).min(pages_used),
                     pages_file: None,
                 }
             })
             .collect();
-        let n = self.vms.len();
-        let mut shared = vec![vec![0; n]; n];
-        let mut errors = vec![vec![0.0; n]; n];
-        for i in 0..n {
-            for j in i + 1..n {
-                let (used_i, used_j) = (memory[i].frames_used, memory[j].frames_used);
-                let count = (self.weighed[i][j].round() as u64).min(used_i).min(used_j);
-                shared[i][j] = count;
-                errors[i][j] = self.draw.rate_error(count as f64, used_i as f64);
-                errors[j][i] = self.draw.rate_error(count as f64, used_j as f64);
+        if draw.is_all() {
+            let groups = Some(SharedGroups::of(sets, rest));
+            return Figures { memory, shared: seen_in_both, groups, sampled: None };
+        }
+        let mut shared = seen_in_both.clone();
+        for (i, row) in shared.iter_mut().enumerate() {
+            for (j, count) in row.iter_mut().enumerate().skip(i + 1) {
+                *count = scale(*count).min(memory[i].frames_used).min(memory[j].frames_used);
             }
         }
-        Figures { memory, shared, errors: Some(errors), groups: None }
+        Figures {
+            memory,
+            shared,
+            groups: None,
+            sampled: Some(Sampled { probability: draw.probability(), seen, seen_in_both }),
+        }
     }
 }

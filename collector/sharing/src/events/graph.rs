@@ -126,6 +126,11 @@ impl FrameGraph {
         count_zero(found, counts, true);
     }
 
+    /// The frames.
+    pub(super) fn frames(&self) -> impl Iterator<Item = u64> + '_ {
+        self.frames.keys().copied()
+    }
+
     /// Pages on `frame`, of all VMs.
     pub(super) fn pages_on(&self, frame: u64) -> u64 {
         self.frames.get(&frame).map_or(0, Frame::pages)

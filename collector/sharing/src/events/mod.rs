@@ -20,6 +20,7 @@ mod content;
 mod drift;
 mod graph;
 mod pages;
+mod ranges;
 mod read;
 mod tracked_graph;
 

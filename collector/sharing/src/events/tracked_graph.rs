@@ -9,17 +9,16 @@ use huddle_model::vm::Vm;
 use super::content::{Contents, FrameLookup};
 use super::graph::FrameGraph;
 use super::pages::{Pages, Place};
+use super::ranges::joined;
 use super::read::{Reader, agrees};
 use super::{EventsError, Sample, Stale};
+use crate::huge::{self, HugeParts};
 use crate::pagemap::{self, ENTRY_BYTES, Entry};
 use crate::processes::{Process, Processes, Reads, Region, UnmeasuredVm};
 use crate::{Measurement, SharingError};
 use huddle_host::stages::FrameChanges;
 use huddle_host::{HostRoot, read_text};
 
-/// Gaps up to this many pages between two pages to read are read with them: a read costs as much as about
-/// this many entries.
-const GAP_PAGES: u64 = 16;
 /// Pages by which resident memory may be off on any host: the kernel counts it per CPU and in batches.
 const RESIDENT_SLACK_PAGES: u64 = 1024;
 
@@ -171,6 +170,7 @@ impl TrackedGraph {
     /// Reads all pages, and compares them with `old` for the same memory.
     pub(super) fn read_all(&mut self, old: Option<&Self>) -> Result<Sample, SharingError> {
         let mut before = Sample::default();
+        let (mut huge, huge_pages) = (Vec::new(), huge::huge_pages(self.page_bytes));
         for at in 0..self.processes.all.len() {
             let process = &self.processes.all[at];
             let vm = process.vm as u32;
@@ -187,6 +187,8 @@ impl TrackedGraph {
                     first_index,
                     region.pages,
                     |places, first, bytes| {
+                        let page = region.first_page + (first - first_index);
+                        huge.extend(huge::parts_of(bytes, page, huge_pages, at as u32));
                         let entries = || bytes.chunks_exact(ENTRY_BYTES).map(Entry::from_bytes);
                         let count = entries().len();
                         // Most chunks are uniform and counted at once.
@@ -219,6 +221,7 @@ impl TrackedGraph {
                 )?;
             }
         }
+        self.place_huge(&HugeParts::new(huge));
         for (tracked, process) in self.tracked.iter_mut().zip(&self.processes.all) {
             tracked.other_resident = tracked.beyond_known(&self.root, process);
         }
@@ -226,6 +229,22 @@ impl TrackedGraph {
         self.look_into_new_frames();
         self.forget_ended()?;
         Ok(before)
+    }
+
+    /// Puts pages of huge pages on their frames, where other pages are on these: their own entries say that they are
+    /// alone ([`huge`]).
+    fn place_huge(&mut self, parts: &HugeParts) {
+        if parts.is_empty() {
+            return;
+        }
+        let found = self.graph.frames().filter_map(|frame| Some((frame, parts.with(frame)?)));
+        let found: Vec<_> = found.collect();
+        for (frame, part) in found {
+            let process = part.process as usize;
+            if let Some(index) = self.tracked[process].index_of(part.page_of(frame)) {
+                self.move_page(process, index, Place::on(frame), false);
+            }
+        }
     }
 
     /// Position of the page at an address; `None` outside guest memory.
@@ -486,31 +505,9 @@ fn compare(
     }
 }
 
-/// The ranges sorted, with those that touch or nearly touch joined.
-fn joined(mut ranges: Vec<(usize, u64, u64)>) -> Vec<(usize, u64, u64)> {
-    ranges.sort_unstable();
-    let mut joined: Vec<(usize, u64, u64)> = Vec::new();
-    for (process, first, pages) in ranges {
-        match joined.last_mut() {
-            Some((last, from, count)) if *last == process && first <= *from + *count + GAP_PAGES => {
-                *count = (*count).max(first + pages - *from);
-            }
-            _ => joined.push((process, first, pages)),
-        }
-    }
-    joined
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_that_nearly_touch_are_read_as_one() {
-        let ranges = vec![(0, 100, 2), (1, 5, 1), (0, 10, 1), (0, 20, 5), (0, 12, 30)];
-        assert_eq!(joined(ranges), [(0, 10, 32), (0, 100, 2), (1, 5, 1)]);
-        assert_eq!(joined(Vec::new()), []);
-    }
 
     #[test]
     fn uniform_chunks_are_detected() {

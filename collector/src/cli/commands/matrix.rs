@@ -37,10 +37,13 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     let mut rates = table(&[&["shares with"], names.as_slice()].concat());
     right(&mut rates, 1..=names.len());
     for (i, name) in names.iter().enumerate() {
-        let cells = (0..names.len()).map(|j| match matrix.rate_error(i, j) {
+        let percent = |share: f64| format!("{:.2}", share * 100.0);
+        let cells = (0..names.len()).map(|j| match matrix.rate_ci95(i, j) {
             _ if i == j => "-".into(),
-            Some(error) => format!("{:.2} ± {:.2} %", matrix.rate(i, j) * 100.0, error * 100.0),
-            None => format!("{:.2} %", matrix.rate(i, j) * 100.0),
+            Some([low, high]) => {
+                format!("{} [{} to {}] %", percent(matrix.rate(i, j)), percent(low), percent(high))
+            }
+            None => format!("{} %", percent(matrix.rate(i, j))),
         });
         rates.add_row(std::iter::once((*name).to_owned()).chain(cells));
     }
@@ -79,15 +82,21 @@ pub(crate) fn print_matrix(matrix: &SharingMatrix) -> Result<(), Failure> {
     print("")?;
     print_table(&memory)?;
     let duration = matrix.duration_ms().map_or_else(String::new, |ms| format!(", measured in {ms:.1} ms"));
-    let coverage = matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % read", part * 100.0));
+    let is_sample = matrix.len() > 1 && matrix.rate_error(0, 1).is_some();
+    let what = if is_sample { "of contents compared" } else { "read" };
+    let coverage =
+        matrix.coverage().map_or_else(String::new, |part| format!(", {:.1} % {what}", part * 100.0));
     let frames = match matrix.method() {
         Method::Content => "distinct contents: the frames it would use if everything equal were merged",
         _ => "used frames",
     };
     let method = matrix.method();
     print(format!("\nmethod {method}{coverage}{duration}; a row is the share of that VM's {frames}"))?;
-    if matrix.len() > 1 && matrix.rate_error(0, 1).is_some() {
-        print("figures are estimates from a sample; after ± is the standard error of each rate")?;
+    if is_sample {
+        print(
+            "rates, used frames and self-shared pages are estimates from a sample of contents; in brackets is the \
+             95 % interval of each rate",
+        )?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `huddle vms`.
 
 use huddle_engine::backend::Terms;
+use huddle_host::HostRoot;
 use huddle_host::discover::LeftOut;
 use huddle_model::text::bytes;
 use huddle_model::vm::{MemoryKind, Vcpu, VcpuId, Vm};
@@ -14,6 +15,8 @@ use crate::cli::table::{print, print_json, print_table, right, table};
 pub(crate) fn run(common: &Common) -> Result<(), Failure> {
     let context = Context::new(common)?;
     let (vms, left_out) = context.discover()?;
+    let hidden: Vec<&str> =
+        vms.iter().filter(|vm| is_hidden(&context.root, vm)).map(|vm| vm.name.as_str()).collect();
     match common.format {
         Format::Json => {
             #[derive(Serialize)]
@@ -21,13 +24,20 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
                 schema: &'static str,
                 vms: &'a [Vm],
                 left_out: &'a [LeftOut],
+                /// VMs whose memory this process may not look into, so that `memory` is not known.
+                memory_hidden: &'a [&'a str],
             }
-            print_json(&Out { schema: "huddle/vms/1", vms: &vms, left_out: &left_out })
+            print_json(&Out {
+                schema: "huddle/vms/1",
+                vms: &vms,
+                left_out: &left_out,
+                memory_hidden: &hidden,
+            })
         }
         _ => {
             match vms.as_slice() {
                 [] => print(context.backend.terms().no_vms)?,
-                vms => print_vms(vms, context.backend.terms())?,
+                vms => print_vms(vms, &hidden, context.backend.terms())?,
             }
             print_left_out(&left_out, context.backend.terms())
         }
@@ -54,7 +64,7 @@ fn print_left_out(left_out: &[LeftOut], terms: Terms) -> Result<(), Failure> {
     print_table(&table)
 }
 
-fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
+fn print_vms(vms: &[Vm], hidden: &[&str], terms: Terms) -> Result<(), Failure> {
     let mut overview = table(&["VM", terms.vm_id, "user", "VMM", "vCPUs", "guest memory", "allowed CPUs"]);
     right(&mut overview, [1, 4]);
     for vm in vms {
@@ -64,7 +74,7 @@ fn print_vms(vms: &[Vm], terms: Terms) -> Result<(), Failure> {
             vm.owner.as_ref().map_or_else(|| "?".into(), ToString::to_string),
             vm.vmm.to_string(),
             vm.vcpus.len().to_string(),
-            memory(vm),
+            if hidden.contains(&vm.name.as_str()) { "cannot be read".into() } else { memory(vm) },
             vm.allowed_cpus.to_string(),
         ]);
     }
@@ -113,6 +123,13 @@ fn thread_name(vcpu: &Vcpu) -> String {
         VcpuId::Thread(_) => vcpu.thread_name.clone().unwrap_or_else(|| "?".into()),
         VcpuId::Xen { domain, vcpu } => format!("d{domain}v{vcpu}"),
     }
+}
+
+/// Whether no memory of a VM was found because this process may not look into it.
+fn is_hidden(root: &HostRoot, vm: &Vm) -> bool {
+    let Some(process) = vm.process().filter(|_| vm.memory.is_empty()) else { return false };
+    let pagemap = std::fs::File::open(root.proc(format!("{}/pagemap", process.id)));
+    pagemap.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Each kind of guest memory that the VM has, with its size.

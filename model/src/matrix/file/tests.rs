@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::matrix::SharedGroup;
+use crate::matrix::{SampledContents, SharedGroup};
 
 /// Table 1 of the paper.
 const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\n\
@@ -67,6 +67,9 @@ fn bad_json_is_rejected_with_its_position() {
         (with(ab, "[[0,1],[2,0]]", "[[0,1],[1,0]]"), "both ways"),
         (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"},{"name":"b"}],"rate":[[0,1],[1,0]],"rate_error":[[0,-0.5],[0,0]]}"#.to_owned(), "-0.5"),
         (r#"{"schema":"huddle/matrix/1","vms":[{"name":"a"}],"rate":[[0]],"rate_error":[]}"#.to_owned(), "rate_error has 0"),
+        (with(ab, "null,\"rate_low\":[[0,0],[0,0]]", "[[0,1],[1,0]]"), "both or none"),
+        (with(ab, "null,\"rate_low\":[[0,0],[0.5,0]],\"rate_high\":[[0,1],[1,0]]", "[[0,1],[0.4,0]]"), "0.5 to 1"),
+        (with(ab, "null,\"rate_low\":[[0,0],[0,0]],\"rate_high\":[[0,1],[1,0.5]]", "[[0,1],[0.4,0]]"), "diagonal"),
         (with(r#"[{"name":"a","pages_used":1}]"#, "null", "[[0]]"), "all or none"),
         (with(ab, "[[0,0],[0,0]]", "[[0,1],[1,0]]"), "divided by the used frames"),
         (with(&memory(4, 2, 2, 1), "[[0]]", "[[0]]"), ""),
@@ -135,9 +138,11 @@ fn measured() -> impl Strategy<Value = SharingMatrix> {
                 frames.iter().map(|row| row.iter().map(|count| count / 3).collect()).collect();
             let matrix = SharingMatrix::measured(Method::Content, vms.collect(), &frames, 1.5, 0.25);
             let matrix = if used.len() % 3 == 0 { matrix } else { matrix.with_file_frames(&of_files) };
-            let errors: Vec<Vec<f64>> =
-                frames.iter().map(|row| row.iter().map(|count| *count as f64 / 7e3).collect()).collect();
-            if frames.len() % 2 == 0 { matrix.estimated(&errors) } else { matrix }
+            let seen_in_both: Vec<Vec<u64>> =
+                frames.iter().map(|row| row.iter().map(|count| count / 4).collect()).collect();
+            let seen = vec![frames.iter().flatten().max().unwrap_or(&0) / 4 + 1; frames.len()];
+            let sample = SampledContents { probability: 0.25, seen: &seen, seen_in_both: &seen_in_both };
+            if frames.len() % 2 == 0 { matrix.estimated(&sample) } else { matrix }
         })
     })
 }

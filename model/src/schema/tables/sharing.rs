@@ -43,7 +43,7 @@ rows! {
         method: String, "none";
         /// How long measuring the whole matrix took; null if the matrix lacks it.
         measured_in_us: Option<u64>, "us";
-        /// Share (0 to 1) of the resident pages that was read; null if the matrix lacks it.
+        /// Share (0 to 1) of the resident pages that was read; of a sample, of the contents that were compared; null if the matrix lacks it.
         coverage: Option<f64>, "fraction";
     }
 
