@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
-use huddle_recording::{Listing, SegmentName};
 use huddle_recording::table::missing_segments;
+use huddle_recording::{Listing, SegmentName};
 use serde::Serialize;
 
 use crate::AnalysisError;

@@ -142,11 +142,11 @@ fn trials_are_never_pooled() {
     assert!(shown.contains("trial  arm "), "{shown}");
     // Each kind of caveat is one sentence.
     let notes: Vec<&str> = shown.lines().filter(|line| line.starts_with("note: ")).collect();
-    for kind in ["too few for an interval", "drift", "outliers", "scaled estimates", "moved between caches"] {
+    for kind in ["too few blocks", "drift", "outliers", "scaled estimates", "moved between caches"] {
         let count = notes.iter().filter(|note| note.contains(kind)).count();
         assert!(count <= 1, "{kind}: {notes:#?}");
     }
-    assert!(notes[0].contains("too few for an interval"), "{notes:#?}");
+    assert!(notes[0].contains("too few blocks for an interval"), "{notes:#?}");
 }
 
 #[test]
@@ -165,10 +165,15 @@ fn arms_are_trials_policies_or_runs() {
     let arms = by_trial["arms"].as_array().unwrap();
     let blocks: Vec<(&str, u64, u64)> = arms
         .iter()
-        .map(|arm| (arm["name"].as_str().unwrap(), arm["trial"].as_u64().unwrap(), arm["places"].as_u64().unwrap()))
+        .map(|arm| {
+            (arm["name"].as_str().unwrap(), arm["trial"].as_u64().unwrap(), arm["places"].as_u64().unwrap())
+        })
         .collect();
     assert_eq!(blocks, [("before", 1, 3), ("paper", 1, 3), ("before", 1, 4), ("paper", 1, 4)]);
-    assert!(arms[0]["run"].as_str().unwrap().ends_with("on a") && arms[2]["run"].as_str().unwrap().ends_with("on b"));
+    assert!(
+        arms[0]["run"].as_str().unwrap().ends_with("on a")
+            && arms[2]["run"].as_str().unwrap().ends_with("on b")
+    );
     assert_eq!(json(&["compare", pattern, "--by", "arm"]), by_trial);
     let by_run = json(&["compare", pattern, "--by", "run"]);
     assert_eq!(by_run["arms"].as_array().unwrap().len(), 2);
@@ -337,7 +342,7 @@ fn what_is_missing_is_said_and_the_rest_is_reported() {
         ("plain", all(4, &|round| sample::view(round, 2)), "No counters were recorded", "nothing to compare"),
         ("uncounted", all(4, &none), "No MPKI", "have no LLC misses"),
         ("one-arm", all(4, &one_arm), "Sharing in round", "only one arm"),
-        ("nan", all(4, &nan), "no distribution of response times", "values are too few"),
+        ("nan", all(4, &nan), "no distribution of response times", "too few blocks for an interval"),
         ("one-sample", all(1, &|round| observed(round, 1)), "MPKI over time", "only one arm"),
     ];
     for (name, rounds, in_report, in_comparison) in cases {
@@ -466,7 +471,7 @@ fn single_responses_are_compared_rather_than_means_of_windows() {
     }
     let latency = told["changes"].as_array().unwrap().iter().find(|c| c["measure"] == "latency_us").unwrap();
     let latency = &latency["compared"]["available"];
-    assert_eq!((latency["paired"].as_bool(), latency["change"]["n"].as_u64()), (Some(true), Some(8)));
+    assert_eq!((latency["method"].as_str(), latency["change"]["n"].as_u64()), (Some("signed_rank"), Some(8)));
     assert!(latency["change"]["median"].as_f64().unwrap() > 0.1);
     let text = ask(&["compare", run.to_str().unwrap()]);
     let text = stdout(&text);
@@ -638,7 +643,7 @@ fn a_result_that_cannot_be_used_is_refused_and_one_with_little_in_it_says_so() {
     let mut empty = summary_json(0);
     empty["arms"] = serde_json::json!({});
     for (name, result, words) in [
-        ("one", summary_json(1), "1 values are too few"),
+        ("one", summary_json(1), "too few blocks for an interval (1, and 6 are needed)"),
         ("none", empty, "has no valid block"),
         ("strange", strange, "no workload reported anything"),
     ] {

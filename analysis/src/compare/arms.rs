@@ -180,10 +180,7 @@ pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
 
 /// The latencies of these runs with the columns `trial`, `label`, `place` and `latency_us`, one frame per run with its
 /// number; without unknown ones.
-pub(crate) fn latencies(
-    asked: Asked<'_>,
-    of: LatencyOf,
-) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
+pub(crate) fn latencies(asked: Asked<'_>, of: LatencyOf) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
     let good = if of == LatencyOf::Responses { is_good() } else { lit(true) };
     let known = col("latency_us").is_not_null().and(col("latency_us").is_finite()).and(good);
     let mut frames = Vec::new();

@@ -18,7 +18,11 @@ pub(super) fn of(comparison: &Comparison, groups: &Groups) -> Vec<String> {
         nothing_to_compare(comparison),
         no_baseline(comparison, groups),
         failed(comparison),
-        flaw(comparison, |flags| flags.without_misses, "have no LLC misses: see `doctor` for why the counters are missing"),
+        flaw(
+            comparison,
+            |flags| flags.without_misses,
+            "have no LLC misses: see `doctor` for why the counters are missing",
+        ),
         changes.few_values(),
         changes.few_stretches(),
         unpaired(comparison),
@@ -30,7 +34,11 @@ pub(super) fn of(comparison: &Comparison, groups: &Groups) -> Vec<String> {
             |flags| flags.multiplexed,
             "are scaled estimates because the counters shared the PMU: count fewer events, or stop other users of perf",
         ),
-        flaw(comparison, |flags| flags.migrated, "moved between caches within the window: pin, or use longer windows"),
+        flaw(
+            comparison,
+            |flags| flags.migrated,
+            "moved between caches within the window: pin, or use longer windows",
+        ),
         flaw(
             comparison,
             |flags| flags.broken,
@@ -117,7 +125,9 @@ fn lacking(by: By, groups: &Groups) -> Option<String> {
         unpaired += places.iter().filter(|place| lacks(arms, place)).count();
     }
     (unpaired > 0).then(|| {
-        format!("{unpaired} of {all} blocks lack one of the arms and are in no pair: the trial ended early there")
+        format!(
+            "{unpaired} of {all} blocks lack one of the arms and are in no pair: the trial ended early there"
+        )
     })
 }
 
@@ -145,7 +155,8 @@ impl<'a> Changes<'a> {
             };
             warnings.iter().map(|warning| {
                 let arm = match warning {
-                    Warning::Drift { side: Side::Before, .. } | Warning::Outliers { side: Side::Before, .. } => {
+                    Warning::Drift { side: Side::Before, .. }
+                    | Warning::Outliers { side: Side::Before, .. } => {
                         self.comparison.baseline.as_deref().unwrap_or("baseline")
                     }
                     _ => &change.arm,
@@ -163,7 +174,7 @@ impl<'a> Changes<'a> {
         let few: Vec<(String, usize)> = few.collect();
         let fewest = few.iter().map(|(_, n)| *n).min()?;
         Some(format!(
-            "{}: {fewest} blocks are too few for an interval ({MIN_VALUES} are needed): run longer, or with shorter blocks",
+            "{}: too few blocks for an interval ({fewest}, and {MIN_VALUES} are needed): run longer, or with shorter blocks",
             names(few.into_iter().map(|(arm, _)| arm))
         ))
     }
@@ -177,8 +188,10 @@ impl<'a> Changes<'a> {
             _ => None,
         });
         let few: Vec<(String, usize, usize)> = few.collect();
-        let (fewest, longest) =
-            (few.iter().map(|(_, stretches, _)| *stretches).min()?, few.iter().map(|(_, _, long)| *long).max()?);
+        let (fewest, longest) = (
+            few.iter().map(|(_, stretches, _)| *stretches).min()?,
+            few.iter().map(|(_, _, long)| *long).max()?,
+        );
         Some(format!(
             "{}: no interval and no p value, since values depend on their neighbours (up to {longest} {place} on each other) \
              or are equal or too few: {fewest} independent stretches, and {LEAST_STRETCHES} are needed; record longer",
@@ -215,7 +228,8 @@ impl<'a> Changes<'a> {
         let (arm, measure, trend) =
             drifting.iter().max_by(|one, other| one.2.tau.abs().total_cmp(&other.2.tau.abs()))?.clone();
         let arms: BTreeSet<String> = drifting.into_iter().map(|(arm, ..)| arm).collect();
-        let count = if arms.len() == 1 { "1 arm drifts".to_owned() } else { format!("{} arms drift", arms.len()) };
+        let count =
+            if arms.len() == 1 { "1 arm drifts".to_owned() } else { format!("{} arms drift", arms.len()) };
         Some(format!(
             "{count} with time: {} (most: {} of {arm}, Kendall's tau {:.2}, p {:.1e}): warm up longer, fix the frequency, or \
              check for other load; only the change within blocks can be trusted",

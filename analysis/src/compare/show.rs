@@ -57,12 +57,9 @@ pub(crate) fn change(compared: &Compared) -> String {
     let change = compared.change();
     match change.ci95 {
         None => signed_percent(change.median),
-        Some([low, high]) => format!(
-            "{} [{}, {}]",
-            signed_percent(change.median),
-            signed_percent(low),
-            signed_percent(high)
-        ),
+        Some([low, high]) => {
+            format!("{} [{}, {}]", signed_percent(change.median), signed_percent(low), signed_percent(high))
+        }
     }
 }
 

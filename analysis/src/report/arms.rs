@@ -134,9 +134,7 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         page.gap("No workload reported a latency, so there is no distribution of response times.");
         return;
     };
-    if let Some(found) =
-        or_gap(page, "Response times", data::histograms(comparison.asked(runs), of))
-    {
+    if let Some(found) = or_gap(page, "Response times", data::histograms(comparison.asked(runs), of)) {
         let unit = match of {
             LatencyOf::Responses => "response time in us",
             LatencyOf::WindowMeans => "mean latency of a window, in us",

@@ -122,10 +122,7 @@ pub(super) fn trials(run: &RunDir) -> Result<Vec<Trial>, AnalysisError> {
 
 /// Distributions of the latencies of each arm, over one common axis: from the smallest value to the largest
 /// 99.9th percentile of the arms; larger values are in the last bin.
-pub(super) fn histograms(
-    asked: Asked<'_>,
-    of: LatencyOf,
-) -> Result<Vec<Histogram>, AnalysisError> {
+pub(super) fn histograms(asked: Asked<'_>, of: LatencyOf) -> Result<Vec<Histogram>, AnalysisError> {
     let frames: Vec<LazyFrame> = latencies(asked, of)?.into_iter().map(|(_, frame)| frame).collect();
     let Some(first) = asked.runs.first().filter(|_| !frames.is_empty()) else { return Ok(Vec::new()) };
     let error = AnalysisError::table(first.path(), of.table());

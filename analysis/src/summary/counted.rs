@@ -21,7 +21,9 @@ use huddle_model::stats::{BlockSums, Part};
 use huddle_recording::SegmentFault;
 use huddle_recording::guarded::{Threads, guarded};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 
 use crate::AnalysisError;
 use crate::run::RunDir;
@@ -46,7 +48,9 @@ pub(super) fn by_vm(run: &RunDir) -> Result<BTreeMap<String, VmSums>, AnalysisEr
     let segments: Vec<Segment> = segments.collect::<Result<_, _>>().map_err(cannot)?;
     let parts: Vec<(&Segment, usize)> = segments
         .iter()
-        .flat_map(|segment| (0..segment.footer.metadata().num_row_groups()).map(move |group| (segment, group)))
+        .flat_map(|segment| {
+            (0..segment.footer.metadata().num_row_groups()).map(move |group| (segment, group))
+        })
         .collect();
     sums(&parts).map_err(cannot)
 }
@@ -157,8 +161,7 @@ impl Segment {
     fn decode(&self, group: usize) -> Result<Vec<(String, VmSums)>, String> {
         let file = File::open(&self.path).map_err(|error| error.to_string())?;
         let names = NAMES.map(|name| Table::Counters.column_name(name, self.version));
-        let columns =
-            ProjectionMask::columns(self.footer.parquet_schema(), names.iter().copied().flatten());
+        let columns = ProjectionMask::columns(self.footer.parquet_schema(), names.iter().copied().flatten());
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.footer.clone())
             .with_projection(columns)
             .with_row_groups(vec![group])
@@ -200,8 +203,19 @@ struct Found {
 impl Found {
     /// Adds the rows of a batch; `None` if a column is not of its type.
     fn add(&mut self, batch: &RecordBatch, names: &[Option<&str>; NAMES.len()]) -> Option<()> {
-        let [vm, window, cycles, instructions, references, misses, enabled, running, moves, domain_moves, broken] =
-            names.map(|name| name.and_then(|name| batch.column_by_name(name)));
+        let [
+            vm,
+            window,
+            cycles,
+            instructions,
+            references,
+            misses,
+            enabled,
+            running,
+            moves,
+            domain_moves,
+            broken,
+        ] = names.map(|name| name.and_then(|name| batch.column_by_name(name)));
         let vms = vm?.as_dictionary_opt::<Int32Type>()?;
         let texts = vms.values().as_string_opt::<i32>()?;
         let places: Vec<usize> = texts.iter().map(|name| self.place(name.unwrap_or_default())).collect();
@@ -224,7 +238,8 @@ impl Found {
             let samples = &mut vm.sums.samples;
             samples.samples += 1;
             samples.without_misses += u64::from(misses.is_none());
-            let is_shared = running.at(row).zip(enabled.at(row)).is_some_and(|(running, enabled)| running < enabled);
+            let is_shared =
+                running.at(row).zip(enabled.at(row)).is_some_and(|(running, enabled)| running < enabled);
             samples.multiplexed += u64::from(is_shared);
             // Moves within a domain keep the cache; if domains are unknown any move counts.
             let moved = domain_moves.at(row).or_else(|| moves.at(row));

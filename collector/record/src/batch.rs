@@ -8,8 +8,8 @@ use arrow_array::{
     UInt64Array,
 };
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
-use huddle_recording::columns::{TABLE_KEY, VERSION_KEY, data_type};
 use huddle_model::schema::{CellOf, Column, ColumnKind, Row, SCHEMA_VERSION, Table, Value};
+use huddle_recording::columns::{TABLE_KEY, VERSION_KEY, data_type};
 
 /// The Arrow schema of a table; each column has its unit and meaning as metadata.
 pub(super) fn arrow_schema(table: Table) -> SchemaRef {

@@ -88,10 +88,8 @@ pub(super) fn read(text: &str) -> Result<MatrixFile, MatrixFileError> {
         });
     }
     let (scale, note) = unit(&vms, &numbers, &diagonals, rows)?;
-    let rate = numbers
-        .into_iter()
-        .map(|row| row.into_iter().map(|number| number.value / scale).collect())
-        .collect();
+    let rate =
+        numbers.into_iter().map(|row| row.into_iter().map(|number| number.value / scale).collect()).collect();
     let cells = Cells { shared_frames: None, shared_file_frames: None, rate, rate_error: None };
     let matrix = SharingMatrix {
         method: Method::File,
@@ -274,7 +272,8 @@ fn unit(
     let greatest = all().map(|number| number.value).fold(0.0, f64::max);
     if is_one && (has_percent || greatest > 1.0) {
         // The first cell that does not fit, with its position.
-        let flat = numbers.iter().enumerate().flat_map(|(i, row)| row.iter().enumerate().map(move |c| (i, c)));
+        let flat =
+            numbers.iter().enumerate().flat_map(|(i, row)| row.iter().enumerate().map(move |c| (i, c)));
         let bad = flat.into_iter().find(|(_, (_, number))| number.has_percent || number.value > 1.0);
         let error = MatrixFileError::Unit("the diagonal is 1, as for fractions, and a cell is a percentage");
         return Err(match bad {

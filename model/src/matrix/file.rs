@@ -75,7 +75,9 @@ pub enum MatrixFileError {
         expected: &'static str,
     },
     /// The cells may be percentages or fractions.
-    #[error("{0}, so it is unclear whether its cells are percentages or fractions: write a % sign after each percentage")]
+    #[error(
+        "{0}, so it is unclear whether its cells are percentages or fractions: write a % sign after each percentage"
+    )]
     Unit(&'static str),
     /// What is wrong in a table of text, with its position.
     #[error("line {line}, column {column}: {source}")]

@@ -63,7 +63,12 @@ impl SeriesCompared {
 
 /// Compares two series, each in the order of time. Values that are not finite or not above 0 are left out. Equal seeds give
 /// equal intervals. `None` when no value is left of one.
-pub fn compare_series(before: &[f64], after: &[f64], more_is_better: bool, seed: u64) -> Option<SeriesCompared> {
+pub fn compare_series(
+    before: &[f64],
+    after: &[f64],
+    more_is_better: bool,
+    seed: u64,
+) -> Option<SeriesCompared> {
     let usable = |values: &[f64]| -> Vec<f64> {
         values.iter().copied().filter(|value| value.is_finite() && *value > 0.0).collect()
     };
@@ -158,7 +163,10 @@ impl Test {
         let parts: f64 = sides.iter().map(|side| side.variance.powi(2) / side.degrees()).sum();
         let degrees = variance.powi(2) / parts;
         let error = variance.sqrt();
-        Some(Self { reach: t_quantile_975(degrees) * error, p_value: two_sided_t(logarithm / error, degrees) })
+        Some(Self {
+            reach: t_quantile_975(degrees) * error,
+            p_value: two_sided_t(logarithm / error, degrees),
+        })
     }
 }
 

@@ -6,9 +6,7 @@
 
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
-use huddle_model::schema::{
-    Column, ColumnKind, OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, Stored, Table,
-};
+use huddle_model::schema::{Column, ColumnKind, OLDEST_SCHEMA_VERSION, SCHEMA_VERSION, Stored, Table};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, Type};
 use parquet::file::reader::ChunkReader;
@@ -65,9 +63,8 @@ fn check(metadata: ArrowReaderMetadata, table: Table, version: u32) -> Result<Fo
         }
     };
     check_codecs(&metadata)?;
-    let drift = |what: String| {
-        format!("it does not have the columns of {table} in schema version {version}: {what}")
-    };
+    let drift =
+        |what: String| format!("it does not have the columns of {table} in schema version {version}: {what}");
     let former = table.former_columns(version);
     // Former columns are not read, wherever they are.
     let fields = metadata.schema().fields().iter().filter(|field| !former.contains(&field.name().as_str()));
@@ -127,9 +124,7 @@ fn value<'a>(metadata: &'a ArrowReaderMetadata, key: &str) -> Option<&'a str> {
 /// Position of a column among the leaves of the file; `None` where it is not stored as a 64-bit integer.
 pub fn leaf_of_64_bits(footer: &Footer, name: &str) -> Option<usize> {
     let leaves = footer.metadata.parquet_schema().columns();
-    leaves.iter().position(|leaf| {
-        leaf.path().parts() == [name] && leaf.physical_type() == Type::INT64
-    })
+    leaves.iter().position(|leaf| leaf.path().parts() == [name] && leaf.physical_type() == Type::INT64)
 }
 
 /// The values of a column in the type of the schema, as they are or converted; `first_row` is the number of its first

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{
     Array as _, ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray, UInt32Array,
@@ -144,7 +144,9 @@ fn unknown(array: &ArrayRef) -> Unfit {
 
 #[cfg(test)]
 mod tests {
-    use arrow_array::{Decimal128Array, DictionaryArray, Float32Array, Int16Array, LargeStringArray, NullArray};
+    use arrow_array::{
+        Decimal128Array, DictionaryArray, Float32Array, Int16Array, LargeStringArray, NullArray,
+    };
 
     use super::*;
 
@@ -152,14 +154,18 @@ mod tests {
     fn what_fits_is_converted_and_what_does_not_is_named_with_its_row() {
         let whole: ArrayRef = Arc::new(Int64Array::from(vec![Some(3), None, Some(i64::MAX)]));
         let found = to(&whole, ColumnKind::U64).unwrap();
-        assert_eq!(found.as_ref(), &UInt64Array::from(vec![Some(3), None, Some(i64::MAX as u64)]) as &dyn arrow_array::Array);
+        assert_eq!(
+            found.as_ref(),
+            &UInt64Array::from(vec![Some(3), None, Some(i64::MAX as u64)]) as &dyn arrow_array::Array
+        );
         let negative: ArrayRef = Arc::new(Int64Array::from(vec![3, -1]));
         let unfit = to(&negative, ColumnKind::U64).unwrap_err();
         assert_eq!((unfit.value.as_str(), unfit.row), ("-1", 1));
         let doubles: ArrayRef = Arc::new(Float64Array::from(vec![Some(4.0), None, Some(0.5)]));
         let unfit = to(&doubles, ColumnKind::I32).unwrap_err();
         assert_eq!((unfit.value.as_str(), unfit.row), ("0.5", 2));
-        let decimals = Decimal128Array::from(vec![Some(i128::from(u64::MAX)), None]).with_precision_and_scale(20, 0);
+        let decimals =
+            Decimal128Array::from(vec![Some(i128::from(u64::MAX)), None]).with_precision_and_scale(20, 0);
         let decimals: ArrayRef = Arc::new(decimals.unwrap());
         let found = to(&decimals, ColumnKind::U64).unwrap();
         assert_eq!(found.as_primitive::<UInt64Type>().value(0), u64::MAX);
@@ -173,8 +179,7 @@ mod tests {
     #[test]
     fn text_comes_in_every_encoding_and_a_column_without_values_is_null() {
         let large: ArrayRef = Arc::new(LargeStringArray::from(vec![Some("a"), None]));
-        let coded: ArrayRef =
-            Arc::new([Some("a"), None].into_iter().collect::<DictionaryArray<Int32Type>>());
+        let coded: ArrayRef = Arc::new([Some("a"), None].into_iter().collect::<DictionaryArray<Int32Type>>());
         for array in [large, coded] {
             let found = to(&array, ColumnKind::Text).unwrap();
             assert_eq!(found.as_string::<i32>(), &StringArray::from(vec![Some("a"), None]));

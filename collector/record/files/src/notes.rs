@@ -77,7 +77,10 @@ mod tests {
         notes.add(Table::Ksm, &Origin::Older, &[]);
         let told: Vec<String> = notes.sentences().collect();
         assert_eq!(told.len(), 3, "{told:?}");
-        assert!(told[1].starts_with("2 segments were written by another program (\"DuckDB\", \"Polars\")"), "{told:?}");
+        assert!(
+            told[1].starts_with("2 segments were written by another program (\"DuckDB\", \"Polars\")"),
+            "{told:?}"
+        );
         assert_eq!(told[2], "vms has further columns, which are not read: \"cost\"");
     }
 }

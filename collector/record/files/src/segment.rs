@@ -150,7 +150,9 @@ fn checked(path: &Path, name: SegmentName<'_>) -> Result<Checked, Fault> {
         // Some programs keep the metadata of what they read, so the label of the segment that they rewrote.
         Some(label) if label.bytes() != bytes => match other_writer(&file) {
             Some(program) => Origin::Other(program),
-            None => return Err(label::check(&file, bytes, label).err().map_or(Fault::Changed, Fault::Damaged)),
+            None => {
+                return Err(label::check(&file, bytes, label).err().map_or(Fault::Changed, Fault::Damaged));
+            }
         },
         Some(label) => {
             // The checksum first: a damaged label could name another segment.
@@ -201,7 +203,13 @@ mod tests {
         for name in ["huddle 0.1.0", "iuddle 0.1.0", "hu\u{7f}dlE 0.2", "huddle 12"] {
             assert!(is_recorder(name), "{name}");
         }
-        for name in ["parquet-cpp-arrow version 26.0.1", "DuckDB version v2.0.0", "Polars", "parquet-rs version 59", "hu"] {
+        for name in [
+            "parquet-cpp-arrow version 26.0.1",
+            "DuckDB version v2.0.0",
+            "Polars",
+            "parquet-rs version 59",
+            "hu",
+        ] {
             assert!(!is_recorder(name), "{name}");
         }
     }

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use huddle_model::schema::{Manifest, Row, SCHEMA_VERSION, Table};
+use huddle_recording::columns::{self, Footer};
 use huddle_recording::notes::Notes;
+use huddle_recording::segment::Origin;
 use huddle_recording::segment::{FileId, SegmentFault, SegmentName, check_segment, reopen};
 use huddle_recording::table::missing_segments;
 use huddle_recording::{Listing, list_segments};
-use huddle_recording::columns::{self, Footer};
-use huddle_recording::segment::Origin;
 
 use super::ReplayError;
 use super::segment::{self, Cells, Wanted};
@@ -43,7 +43,13 @@ struct Segment {
 impl TableFiles {
     /// Compares every segment with its checksum, and reads the footers of those that are undamaged. Problems are added
     /// to `warnings`, and the rest can be read.
-    pub(super) fn open(run: &Path, table: Table, manifest: &Manifest, notes: &mut Notes, warnings: &mut Vec<String>) -> Self {
+    pub(super) fn open(
+        run: &Path,
+        table: Table,
+        manifest: &Manifest,
+        notes: &mut Notes,
+        warnings: &mut Vec<String>,
+    ) -> Self {
         let known = warnings.len();
         let mut files = Self { table, segments: Vec::new(), has_gaps: manifest.end_us.is_none() };
         let listing = list_segments(run, table).unwrap_or_else(|fault| {

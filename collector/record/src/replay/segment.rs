@@ -205,7 +205,8 @@ fn decode(
 
 /// Which rows of a batch, whose only column is the key, have this key.
 fn equal(batch: &RecordBatch, column: &Column, key: u64) -> Result<BooleanArray, ArrowError> {
-    let found = batch.columns().first().ok_or_else(|| ArrowError::SchemaError("there is no key".to_owned()))?;
+    let found =
+        batch.columns().first().ok_or_else(|| ArrowError::SchemaError("there is no key".to_owned()))?;
     let found = columns::in_schema(found, column, 0).map_err(ArrowError::SchemaError)?;
     let keys = found.as_primitive_opt::<UInt64Type>();
     let keys = keys.ok_or_else(|| ArrowError::SchemaError("the key is not an unsigned number".to_owned()))?;

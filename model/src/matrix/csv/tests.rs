@@ -51,7 +51,8 @@ fn the_papers_table_is_read_however_it_was_saved() {
 
 /// Every field in quotes.
 fn quoted(text: &str) -> String {
-    let fields = |line: &str| line.split(',').map(|field| format!("\"{field}\"")).collect::<Vec<_>>().join(",");
+    let fields =
+        |line: &str| line.split(',').map(|field| format!("\"{field}\"")).collect::<Vec<_>>().join(",");
     text.lines().map(fields).collect::<Vec<_>>().join("\n")
 }
 
@@ -59,10 +60,16 @@ fn quoted(text: &str) -> String {
 fn fractions_are_told_from_percentages_and_this_is_said() {
     let by_diagonal = read(",a,b\na,1,0.5\nb,0.25,1.0\n");
     assert_eq!((by_diagonal.matrix.rate(0, 1), by_diagonal.matrix.rate(1, 0)), (0.5, 0.25));
-    assert!(by_diagonal.notes[0].contains("fractions of 1") && by_diagonal.notes[0].contains("diagonal is 1"));
+    assert!(
+        by_diagonal.notes[0].contains("fractions of 1") && by_diagonal.notes[0].contains("diagonal is 1")
+    );
     let by_size = read(",a,b\na,0,0.5\nb,0.25,0\n");
     assert_eq!(by_size.matrix, by_diagonal.matrix);
-    assert!(by_size.notes[0].contains("if they are percentages, write 100 on the diagonal"), "{:?}", by_size.notes);
+    assert!(
+        by_size.notes[0].contains("if they are percentages, write 100 on the diagonal"),
+        "{:?}",
+        by_size.notes
+    );
     // Percentages below one.
     for text in [",a,b\na,100,0.5\nb,0.25,100\n", ",a,b\na,-,0.5%\nb,0.25 %,-\n"] {
         let found = read(text);
@@ -117,7 +124,8 @@ struct Style {
 }
 
 fn style() -> impl Strategy<Value = Style> {
-    let separators = prop_oneof![Just((',', false)), Just((';', false)), Just((';', true)), Just(('\t', true))];
+    let separators =
+        prop_oneof![Just((',', false)), Just((';', false)), Just((';', true)), Just(('\t', true))];
     let ends = prop_oneof![Just("\n"), Just("\r\n"), Just("\r")];
     let before = prop_oneof![Just(""), Just("\u{feff}"), Just("# made by hand\n"), Just("\n\n")];
     let unit = prop_oneof![

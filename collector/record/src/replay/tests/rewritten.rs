@@ -1,11 +1,11 @@
 //! Recordings that another program wrote again.
 
+use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
+use arrow_array::types::UInt64Type;
 use arrow_array::{
     Array, ArrayRef, DictionaryArray, Float64Array, Int64Array, LargeStringArray, StringArray,
 };
-use arrow_array::cast::AsArray;
-use arrow_array::types::UInt64Type;
 use arrow_schema::{DataType, Field};
 use parquet::basic::{ColumnOrder, Compression, GzipLevel};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -34,7 +34,8 @@ fn rewrite(run: &Path, compression: Compression, change: Change) {
                 columns.reverse();
                 let added: ArrayRef = Arc::new(StringArray::from(vec!["x"; batch.num_rows()]));
                 columns.insert(1, ("added".to_owned(), added));
-                let field = |(name, array): &(String, ArrayRef)| Field::new(name, array.data_type().clone(), true);
+                let field =
+                    |(name, array): &(String, ArrayRef)| Field::new(name, array.data_type().clone(), true);
                 let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
                 RecordBatch::try_new(schema, columns.into_iter().map(|(_, array)| array).collect()).unwrap()
             });
@@ -75,9 +76,11 @@ fn in_other_types(name: &str, array: &ArrayRef) -> ArrayRef {
 #[test]
 fn what_loses_nothing_is_replayed_whoever_wrote_it() {
     let gzip = Compression::GZIP(GzipLevel::default());
-    for (compression, change) in
-        [(Compression::SNAPPY, as_it_is as Change), (Compression::LZ4_RAW, in_other_types), (gzip, in_other_types)]
-    {
+    for (compression, change) in [
+        (Compression::SNAPPY, as_it_is as Change),
+        (Compression::LZ4_RAW, in_other_types),
+        (gzip, in_other_types),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         record(&run, &published(4, 3), 3);
@@ -134,12 +137,22 @@ fn a_damaged_segment_is_not_one_of_another_program() {
     let writer = good.windows(7).rposition(|bytes| bytes == b"huddle ").unwrap();
     let mark = good.windows(17).rposition(|bytes| bytes == b"huddle/segment/1 ").unwrap();
     // In the writer's name, the mark of the label, its checksum and its size, and one in two of them.
-    for flipped in [vec![writer], vec![mark], vec![mark + 18], vec![mark + 40], vec![writer, mark], vec![writer + 3, mark + 40]] {
+    for flipped in [
+        vec![writer],
+        vec![mark],
+        vec![mark + 18],
+        vec![mark + 40],
+        vec![writer, mark],
+        vec![writer + 3, mark + 40],
+    ] {
         let mut bytes = good.clone();
         flipped.iter().for_each(|at| bytes[*at] ^= 1);
         std::fs::write(&path, bytes).unwrap();
         let warnings = Recording::open(&run).unwrap().warnings().to_vec();
-        assert!(warnings[0].contains("decisions/segment-000001") && warnings.len() == 1, "{flipped:?}: {warnings:?}");
+        assert!(
+            warnings[0].contains("decisions/segment-000001") && warnings.len() == 1,
+            "{flipped:?}: {warnings:?}"
+        );
     }
 }
 
