@@ -1,15 +1,17 @@
-"""`huddle-analysis summary` against the same query in hand-written Python Polars, on one generated table.
+"""`huddle-analysis summary` against the same query in DuckDB and in hand-written Python Polars, on one generated table.
 
-    bench_summary.py PROGRAM MANIFEST [--rows 100000000] [--repeat 5] [--dir DIR]
+    bench_summary.py PROGRAM MANIFEST [--rows 100000000] [--repeat 5] [--dir DIR] [--keep DIR]
 
-Prints the ratio of the times (the program's whole process against the query alone in Python, without the
-import) and the program's peak memory. Both read the table once before the first pair, so that the page
-cache is warm for both; they have the same number of threads, and take turns at going first. PROGRAM must be
-built with optimised dependencies.
+Whole process against whole process: start, imports, query, end. All have the same number of threads, read the table once
+before the first round, so that the page cache is warm, and take turns at going first. Printed are the times, the ratios to
+ours round by round with their median, and the peak memory. PROGRAM must be built with optimised dependencies
+(`cargo build --release --workspace --bin huddle-analysis`); its path and size are printed.
 """
 
 import argparse
+import importlib.metadata
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -30,10 +32,9 @@ TYPES = {"bool": pa.bool_(), "int32": pa.int32(), "uint32": pa.uint32(), "int64"
 SEGMENT_ROWS = 1_000_000
 VMS = 64
 
-QUERY = '''
-import sys, time
+POLARS = '''
+import sys
 import polars as pl
-begin = time.perf_counter()
 c = pl.col
 both = lambda above, below: c(above).filter(c(below).is_not_null()).sum()
 count = lambda condition: condition.fill_null(False).cast(pl.UInt64).sum()
@@ -52,8 +53,25 @@ answer = (
     .sort("vm")
     .collect(engine="streaming")
 )
-print(time.perf_counter() - begin)
 print(answer["samples"].sum(), 1000 * answer["a"].sum() / answer["b"].sum())
+'''
+
+DUCKDB = '''
+import sys
+import duckdb
+duckdb.execute("set threads = " + sys.argv[2])
+duckdb.execute("set enable_progress_bar = false")
+both = lambda above, below: f"sum({above}) filter (where {below} is not null)"
+count = lambda condition: f"count(*) filter (where {condition})"
+answer = duckdb.execute(f"""
+    select vm, {both("llc_misses", "instructions")}, {both("instructions", "llc_misses")},
+        {both("llc_misses", "llc_references")}, {both("llc_references", "llc_misses")},
+        {both("instructions", "cycles")}, {both("cycles", "instructions")},
+        count(*), {count("llc_misses is null")}, {count("time_running_ns < time_enabled_ns")},
+        {count("coalesce(domain_migrations, migrations) > 0")}, {count("pages_broken > 0")}, min("window"), max("window")
+    from read_parquet(?, hive_partitioning = false) group by vm order by vm
+""", [sys.argv[1] + "/counters/*.parquet"]).fetchall()
+print(sum(row[7] for row in answer), 1000 * sum(row[1] for row in answer) / sum(row[2] for row in answer))
 '''
 
 
@@ -125,8 +143,6 @@ def main():
     parser.add_argument("--keep", type=Path, help="a directory to make the table in, or to take it from, and to leave it in")
     parser.add_argument("--only-make", action="store_true", help="make the table of --keep and stop")
     options = parser.parse_args()
-    # Both Polars take it from here.
-    os.environ.setdefault("POLARS_MAX_THREADS", str(os.cpu_count()))
     scratch = options.keep or Path(tempfile.mkdtemp(prefix="huddle-bench-", dir=options.dir))
     try:
         run = scratch / "run"
@@ -137,32 +153,43 @@ def main():
         print(f"{options.rows} rows, {size / 2**30:.2f} GiB of zstd Parquet, there after {time.perf_counter() - begin:.0f} s", flush=True)
         if options.only_make:
             return
-        ours, theirs, peaks, peaks_theirs, cpus = [], [], [], [], []
+        threads = str(len(os.sched_getaffinity(0)))
+        os.environ["POLARS_MAX_THREADS"] = threads
         ask = {
-            "ours": [options.program, "summary", "--format", "json", str(run)],
-            "theirs": [sys.executable, "-c", QUERY, str(run)],
+            "huddle-analysis": [options.program, "summary", "--format", "json", str(run)],
+            "DuckDB": [sys.executable, "-c", DUCKDB, str(run), threads],
+            "Python Polars": [sys.executable, "-c", POLARS, str(run)],
         }
+        versions = f"DuckDB {importlib.metadata.version('duckdb')}, Polars {importlib.metadata.version('polars')}"
+        program = Path(options.program).resolve()
+        print(f"{program} ({program.stat().st_size / 2**20:.0f} MiB), {versions}, {threads} threads each", flush=True)
+        rounds = []
         for number in range(options.repeat + 1):
-            order = sorted(ask, reverse=number % 2 == 1)
+            names = list(ask)
+            order = names[number % len(names):] + names[: number % len(names)]
             found = {name: timed(ask[name]) for name in order}
-            seconds, cpu, peak, output = found["ours"]
-            counted = json.loads(output)["runs"][0]["counted"]
-            query_whole, cpu_theirs, peak_theirs, output_theirs = found["theirs"]
-            query, answer = output_theirs.splitlines()
-            assert int(answer.split()[0]) == sum(vm["samples"]["samples"] for vm in counted) == options.rows
+            counted = json.loads(found["huddle-analysis"][3])["runs"][0]["counted"]
+            samples = sum(vm["samples"]["samples"] for vm in counted)
+            told = [found[name][3].split() for name in ("DuckDB", "Python Polars")]
+            assert all(int(answer[0]) == samples == options.rows for answer in told), (samples, told)
+            assert math.isclose(float(told[0][1]), float(told[1][1]), rel_tol=1e-9), told
             if number == 0:
                 continue  # the first of each reads from the disk
-            print(f"  {order[0]} first: summary {seconds:.2f} s ({cpu:.1f} s of CPU), {peak:.0f} MiB; Python Polars {float(query):.2f} s "
-                  f"(process {query_whole:.2f} s, {cpu_theirs:.1f} s of CPU), {peak_theirs:.0f} MiB, ratio {seconds / float(query):.2f}", flush=True)
-            cpus.append(cpu / cpu_theirs)
-            ours.append(seconds)
-            theirs.append(float(query))
-            peaks.append(peak)
-            peaks_theirs.append(peak_theirs)
-        # Pair by pair, since who else uses the machine changes from one pair to the next.
-        ratio = statistics.median(one / other for one, other in zip(ours, theirs))
-        print(json.dumps({"rows": options.rows, "summary_s": statistics.median(ours), "python_polars_s": statistics.median(theirs),
-                          "ratio": round(ratio, 3), "ratios": [round(one / other, 2) for one, other in zip(ours, theirs)], "cpu_ratio": round(statistics.median(cpus), 3), "peak_mib": round(max(peaks)), "peak_mib_python": round(max(peaks_theirs))}))
+            rounds.append(found)
+            line = ", ".join(f"{name} {found[name][0]:.2f} s ({found[name][1]:.1f} s of CPU, {found[name][2]:.0f} MiB)" for name in order)
+            print(f"  {line}", flush=True)
+        result = {"rows": options.rows, "threads": int(threads)}
+        for name in ask:
+            key = name.lower().replace(" ", "_").replace("-", "_")
+            result[f"{key}_s"] = round(statistics.median(found[name][0] for found in rounds), 2)
+            result[f"{key}_cpu_s"] = round(statistics.median(found[name][1] for found in rounds), 1)
+            result[f"{key}_peak_mib"] = round(max(found[name][2] for found in rounds))
+            if name != "huddle-analysis":
+                # Round by round, since who else uses the machine changes from one to the next.
+                ratios = [found["huddle-analysis"][0] / found[name][0] for found in rounds]
+                result[f"ratio_to_{key}"] = round(statistics.median(ratios), 3)
+                result[f"ratios_to_{key}"] = [round(ratio, 2) for ratio in ratios]
+        print(json.dumps(result))
     finally:
         if options.keep is None:
             shutil.rmtree(scratch)

@@ -60,18 +60,20 @@ def check(program, run, latency_of, latencies):
         .sort("trial", "block")
     )
     for arm in told["arms"]:
-        mine = blocks.filter(pl.col("arm") == arm["name"])
+        mine = blocks.filter(pl.col("arm") == arm["name"], pl.col("trial") == arm["trial"])
         for measure, value in arm["values"].items():
             np.testing.assert_allclose(value["available"]["median"], mine[measure].median(), rtol=1e-12)
         assert arm["latency_of"] == latency_of, arm
-        of_arm = latencies.filter(pl.col("arm") == arm["name"])["latency_us"]
+        of_arm = latencies.filter(pl.col("arm") == arm["name"], pl.col("trial") == arm["trial"])["latency_us"]
         assert arm["latencies"] == len(of_arm), arm
         np.testing.assert_allclose(arm["latency_quantiles_us"], np.quantile(of_arm, QUANTILES), rtol=1e-12)
-    before = blocks.filter(pl.col("arm") == told["baseline"])
     checked = 0
     for change in told["changes"]:
         measure, compared = change["measure"], change["compared"]["available"]
-        after = blocks.filter(pl.col("arm") == change["arm"])
+        of_trial = blocks.filter(pl.col("trial") == change["trial"])
+        before = of_trial.filter(pl.col("arm") == told["baseline"])
+        after = of_trial.filter(pl.col("arm") == change["arm"])
+        assert change["compared"]["available"]["method"] == "signed_rank", change
         first, second = before[measure].to_numpy(), after[measure].to_numpy()
         sign = 1 if measure in ("ipc", "throughput") else -1
         np.testing.assert_allclose(compared["change"]["median"], np.median(sign * (second / first - 1)), atol=1e-12)

@@ -142,7 +142,7 @@ impl Cli {
                 runs.run(out, "huddle/recording-summary/1", |run| summary::RunSummary::of(run, top))
             }
             Command::Compare { runs, by, baseline } => {
-                let mut sources = Sources::of(&runs.paths)?;
+                let mut sources = found(&runs.paths)?;
                 let comparisons = sources.run(|all| comparisons(all, by, baseline.as_deref()))?;
                 if runs.format == Format::Json {
                     print_left_out(&sources);
@@ -170,7 +170,7 @@ impl Cli {
                 runs.run(out, "huddle/recording-timeline/1", |run| Timeline::of(run, points))
             }
             Command::Report { paths, output, figures } => {
-                let mut sources = Sources::of(&paths)?;
+                let mut sources = found(&paths)?;
                 let mut report = Report::of(&sources)?;
                 if report.has_unread() && sources.check_all_rows() > 0 {
                     report = Report::of(&sources)?;
@@ -191,7 +191,7 @@ impl Cli {
                 }
                 let how = ExportAs { format, for_spreadsheet };
                 let tables = if tables.is_empty() { Table::ALL.to_vec() } else { tables };
-                let mut sources = Sources::of(&paths)?;
+                let mut sources = found(&paths)?;
                 let written = sources.run(|all| export(&all.recordings()?, &tables, how, &output))?;
                 print_left_out(&sources);
                 for file in &written {
@@ -225,7 +225,7 @@ impl Runs {
         schema: &'static str,
         query: impl Fn(&RunDir) -> Result<T, AnalysisError>,
     ) -> anyhow::Result<ExitCode> {
-        let mut sources = Sources::of(&self.paths)?;
+        let mut sources = found(&self.paths)?;
         let answers: Vec<T> = sources.run(|all| all.recordings()?.iter().map(&query).collect())?;
         match self.format {
             Format::Json => {
@@ -245,6 +245,15 @@ impl Runs {
     }
 }
 
+/// Finds everything at `paths`, and says on stderr what other programs wrote of it.
+fn found(paths: &[PathBuf]) -> Result<Sources, AnalysisError> {
+    let sources = Sources::of(paths)?;
+    for note in sources.notes_of_others() {
+        eprintln!("huddle-analysis: note: {}", clean(&note));
+    }
+    Ok(sources)
+}
+
 /// Prints on stderr what was left out, for output that does not contain it in readable form.
 fn print_left_out(sources: &Sources) {
     for loss in sources.losses() {
@@ -260,7 +269,7 @@ fn comparisons(
 ) -> Result<Vec<Comparison>, AnalysisError> {
     let runs = (!sources.runs.is_empty()).then(|| Comparison::of(&sources.runs, by, baseline));
     let experiments = sources.experiments.iter().map(|dir| match by {
-        None | Some(By::Arm) => Comparison::of_experiment(dir, baseline),
+        None | Some(By::Trial) => Comparison::of_experiment(dir, baseline),
         // The recordings of an experiment can be compared in other ways too; its result cannot.
         Some(_) if dir.runs().is_empty() => Err(AnalysisError::OnlyExperiment(dir.path().to_owned())),
         Some(_) => Comparison::of(dir.runs(), by, baseline),

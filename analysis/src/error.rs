@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use huddle_model::schema::{ManifestError, Table};
 use huddle_model::text::first_line;
 use huddle_recording::regular::RegularError;
-use huddle_recording::{ManifestFault, TableFault};
+use huddle_recording::{ManifestFault, SegmentFault, TableFault};
 use polars::error::PolarsError;
 
 /// A query that failed.
@@ -106,6 +106,13 @@ impl AnalysisError {
             table,
             message: first_line(&error.to_string()).to_owned(),
         }
+    }
+}
+
+impl AnalysisError {
+    /// A segment of a table that cannot be brought into a form that Polars reads.
+    pub(crate) fn unreadable(run: &Path, table: Table, fault: &SegmentFault) -> Self {
+        Self::Table { run: run.to_owned(), table, message: fault.to_string() }
     }
 }
 

@@ -13,6 +13,7 @@ mod figure;
 mod frame;
 mod losses;
 pub mod report;
+mod rewritten;
 pub mod run;
 mod scan;
 mod segment;

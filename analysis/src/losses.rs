@@ -3,27 +3,29 @@
 //!
 //! Queries use the rest, and report what is missing. `validate` reports the same and more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use huddle_model::schema::{Manifest, RecordingGap, SCHEMA_VERSION, Table};
+use huddle_recording::columns::{self, Footer};
+use huddle_recording::notes::Notes;
 use huddle_recording::table::missing_segments;
 use huddle_recording::{
-    Listing, ManifestFault, SegmentFault, SegmentName, check_segment, list_segments, read_manifest,
+    Listing, ManifestFault, Origin, SegmentFault, SegmentName, check_segment, list_segments, read_manifest,
 };
 
-use crate::segment;
-
 /// The losses of one run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Losses {
     sentences: Vec<String>,
     /// Segments to skip, with the reason.
     unusable: BTreeMap<PathBuf, String>,
-    /// How many segments have no checksum, since an older version wrote them.
-    unchecked: usize,
+    /// Segments whose columns are not in the form of the recorder's: they are read as [`crate::rewritten`] has them.
+    foreign: BTreeSet<PathBuf>,
+    /// What is to know of the others.
+    notes: Notes,
 }
 
 impl Losses {
@@ -58,12 +60,14 @@ impl Losses {
                     continue;
                 }
                 Err(fault) => Some(fault),
-                Ok(has_checksum) => {
-                    self.unchecked += usize::from(!has_checksum);
-                    match manifest {
-                        Some(manifest) => segment::check_columns(path, table, manifest.schema_version).err(),
-                        None => segment::check_opens(path).err(),
+                Ok((origin, footer)) => {
+                    self.notes.add(table, &origin, &footer.further);
+                    // What is read by version needs the columns of that of the manifest.
+                    let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
+                    if !footer.is_as_written || footer.version != version {
+                        self.foreign.insert(path.clone());
                     }
+                    None
                 }
             };
             if let Some(why) = why {
@@ -73,25 +77,7 @@ impl Losses {
         self.sentences.extend(missing_segments(table, files, manifest));
     }
 
-    /// Reads every row, since a segment without a checksum may be damaged inside, and adds the unusable segments; returns
-    /// how many were added.
-    pub(crate) fn check_all_rows(&mut self, run: &Path) -> usize {
-        let known = self.unusable.len();
-        let manifest = read_manifest(run).ok();
-        let version = manifest.as_ref().map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
-        for table in tables(manifest.as_ref()) {
-            for (_, path) in list_segments(run, table).unwrap_or_default().segments {
-                if self.fault(&path).is_none()
-                    && let Err(why) = segment::check(&path, table, version, &mut segment::Times::default())
-                {
-                    self.add_unusable(&path, &why);
-                }
-            }
-        }
-        self.unusable.len() - known
-    }
-
-    fn add_unusable(&mut self, path: &Path, why: &SegmentFault) {
+    pub(crate) fn add_unusable(&mut self, path: &Path, why: &SegmentFault) {
         self.sentences.push(why.to_string());
         self.unusable.insert(path.to_owned(), why.to_string());
     }
@@ -106,36 +92,49 @@ impl Losses {
         self.unusable.get(segment).map(String::as_str)
     }
 
+    /// Whether a segment has to be brought into the form of the recorder's before it is read.
+    pub(crate) fn is_foreign(&self, segment: &Path) -> bool {
+        self.foreign.contains(segment)
+    }
+
+    /// How many segments are skipped.
+    pub(crate) fn unusable(&self) -> usize {
+        self.unusable.len()
+    }
+
     /// Notes for the user that are not losses.
-    pub(crate) fn notes(&self) -> impl Iterator<Item = String> + '_ {
-        (self.unchecked > 0).then(|| {
-            format!(
-                "{} segments have no checksum, as older versions wrote them: damage in them may go unnoticed",
-                self.unchecked
-            )
-        })
-        .into_iter()
+    pub(crate) fn notes(&self) -> &Notes {
+        &self.notes
     }
 }
 
 /// The tables that the manifest's version knows.
-fn tables(manifest: Option<&Manifest>) -> impl Iterator<Item = Table> {
+pub(crate) fn tables(manifest: Option<&Manifest>) -> impl Iterator<Item = Table> {
     let is_known = move |table: &Table| manifest.is_none_or(|manifest| manifest.knows(*table));
     Table::ALL.iter().copied().filter(is_known)
 }
 
-/// Compares the segments of a table with their checksums, several at a time, since this reads all of a recording.
-/// Returns whether each has one, or why it cannot be used.
-fn check_all(table: Table, files: &Listing, manifest: Option<&Manifest>) -> Vec<Result<bool, SegmentFault>> {
+/// Compares the segments of a table with their checksums, several at a time, since this reads all of a recording, and
+/// checks their columns. Returns what is known of each, or why it cannot be used.
+fn check_all(
+    table: Table,
+    files: &Listing,
+    manifest: Option<&Manifest>,
+) -> Vec<Result<(Origin, Footer), SegmentFault>> {
     let segments = &files.segments;
+    let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
+    let check = |number, path: &Path| {
+        let checked = check_segment(path, SegmentName { table, number, manifest })?;
+        let footer = columns::footer(&checked.file, table, version);
+        Ok((checked.origin, footer.map_err(|what| SegmentFault::of(path, what))?))
+    };
     let results = Mutex::new(Vec::with_capacity(segments.len()));
     let next = AtomicUsize::new(0);
     let work = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((number, path)) = segments.get(at) else { return };
-            let checked = check_segment(path, SegmentName { table, number: *number, manifest });
-            let checked = checked.map(|checked| checked.has_checksum);
+            let checked = check(*number, path);
             results.lock().unwrap_or_else(PoisonError::into_inner).push((at, checked));
         }
     };

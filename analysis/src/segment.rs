@@ -7,7 +7,7 @@ use huddle_recording::SegmentFault;
 use polars::prelude::*;
 
 use crate::frame::reading;
-use crate::scan::{data_type, scan_files};
+use crate::scan::scan_files;
 
 /// The last time and round of the segments checked so far.
 #[derive(Default)]
@@ -24,49 +24,19 @@ pub(crate) struct Found {
     pub(crate) problems: Vec<String>,
 }
 
-/// Reads its footer only; an error is the reason why it cannot be used.
-pub(crate) fn check_opens(path: &Path) -> Result<(), SegmentFault> {
-    schema(path).map(|_| ())
-}
-
-/// Reads its footer only, and compares its columns with those of this schema version; an error is the reason why it
-/// cannot be used.
-pub(crate) fn check_columns(path: &Path, table: Table, version: u32) -> Result<(), SegmentFault> {
-    let schema = schema(path)?;
-    let expected: Vec<(&str, DataType)> = table
-        .columns()
-        .iter()
-        .filter_map(|column| Some((table.column_name(column.name, version)?, data_type(column.kind))))
-        .collect();
-    for (name, kind) in &expected {
-        match schema.get(name) {
-            None => return Err(drift(path, table, version, &format!("{name} is missing"))),
-            Some(other) if other != kind => {
-                return Err(drift(path, table, version, &format!("{name} is {other}, not {kind}")));
-            }
-            Some(_) => {}
-        }
-    }
-    let former = table.former_columns(version);
-    let is_known = |name: &str| former.contains(&name) || expected.iter().any(|(known, _)| *known == name);
-    match schema.iter_names().find(|name| !is_known(name)) {
-        Some(name) => Err(drift(path, table, version, &format!("{:?} is not one of them", name.as_str()))),
-        None => Ok(()),
-    }
-}
-
-/// Reads all of a segment of a recording of this schema version; an error is the reason why it cannot be used.
+/// Reads all of a segment of a recording of this schema version, of which `readable` is the file that is read; an error
+/// is the reason why it cannot be used.
 pub(crate) fn check(
     path: &Path,
+    readable: &Path,
     table: Table,
     version: u32,
     times: &mut Times,
 ) -> Result<Found, SegmentFault> {
-    check_columns(path, table, version)?;
     let damaged = |error: PolarsError| SegmentFault::of(path, error);
     // A segment is bounded by the recorder's limits, so one at a time fits in memory.
     let frame =
-        reading(|| scan_files(std::iter::once(path)).and_then(LazyFrame::collect)).map_err(damaged)?;
+        reading(|| scan_files(std::iter::once(readable)).and_then(LazyFrame::collect)).map_err(damaged)?;
     check_nulls(path, table, version, &frame)?;
     let mut problems = Vec::new();
     // The first column of every table is its time.
@@ -108,11 +78,6 @@ fn check_nulls(path: &Path, table: Table, version: u32, frame: &DataFrame) -> Re
         }
     }
     Ok(())
-}
-
-fn schema(path: &Path) -> Result<SchemaRef, SegmentFault> {
-    reading(|| scan_files(std::iter::once(path)).and_then(|mut frame| frame.collect_schema()))
-        .map_err(|error| SegmentFault::of(path, error))
 }
 
 fn drift(path: &Path, table: Table, version: u32, what: &str) -> SegmentFault {

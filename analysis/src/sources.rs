@@ -65,6 +65,15 @@ impl Sources {
         self.runs.iter().chain(of_experiments).flat_map(RunDir::losses)
     }
 
+    /// What is to know of segments that another program wrote, one sentence each.
+    pub(crate) fn notes_of_others(&self) -> impl Iterator<Item = String> + '_ {
+        let of_experiments = self.experiments.iter().flat_map(ExperimentDir::all_runs);
+        self.runs
+            .iter()
+            .chain(of_experiments)
+            .flat_map(|run| run.notes().of_others().map(|note| format!("{}: {note}", run.path().display())))
+    }
+
     /// The result of `query`. If it fails at a segment that is damaged inside, all rows are read to find such segments,
     /// and it is run again without them.
     ///

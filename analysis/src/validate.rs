@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use huddle_model::schema::{Manifest, SCHEMA_VERSION, Table, TableCounts};
-use huddle_recording::Listing;
 use huddle_recording::table::missing_segments;
+use huddle_recording::{Listing, SegmentName};
 use serde::Serialize;
 
 use crate::AnalysisError;
@@ -61,7 +61,7 @@ impl Report {
         if let Some(manifest) = &manifest {
             report.check_end(manifest);
         }
-        report.notes.extend(run.notes());
+        report.notes.extend(run.notes().sentences());
         for table in Table::ALL {
             match run.files(*table) {
                 // A table gets its directory with its first row, so most runs lack some.
@@ -116,10 +116,14 @@ impl Report {
         let mut usable = Usable { table, segments: 0, rows: 0, rounds: None, damaged: 0 };
         let mut times = Times::default();
         let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
-        for (_, path) in &files.segments {
+        for (number, path) in &files.segments {
+            let name = SegmentName { table, number: *number, manifest };
             let checked = match run.fault(path) {
                 Some(why) => Err(why.to_owned()),
-                None => segment::check(path, table, version, &mut times).map_err(|why| why.to_string()),
+                None => run
+                    .readable(path, name)
+                    .and_then(|readable| segment::check(path, &readable, table, version, &mut times))
+                    .map_err(|why| why.to_string()),
             };
             match checked {
                 Ok(found) => {

@@ -55,7 +55,7 @@ fn the_offline_comparison_comes_to_the_numbers_of_the_live_one() {
     let rounds: Vec<View> = (1..=16).map(|round| observed(round, 3)).collect();
     record(dir.path(), sample::manifest(), rounds.iter().cloned());
     let told = json(&["compare", dir.path().to_str().unwrap()]);
-    assert_eq!((told["by"].as_str(), told["baseline"].as_str()), (Some("arm"), Some("before")));
+    assert_eq!((told["by"].as_str(), told["baseline"].as_str()), (Some("trial"), Some("before")));
 
     // As the loop does it: windows into blocks, blocks into pairs.
     for (objective, measure) in [
@@ -103,8 +103,54 @@ fn the_offline_comparison_comes_to_the_numbers_of_the_live_one() {
     assert_eq!(flags, [[24, 0, 8, 8, 1], [24, 0, 8, 0, 1]]);
 }
 
+/// Two trials of one recording, of 8 blocks with a small change and of 3 with a great one: the change of both together
+/// would be that of neither.
 #[test]
-fn arms_are_arms_policies_or_runs() {
+fn trials_are_never_pooled() {
+    let dir = tempfile::tempdir().unwrap();
+    let second = |mut view: View| {
+        if let Availability::Available(seen) = &mut view.observation {
+            let seen = Arc::make_mut(seen);
+            let trial = seen.trial.as_mut().unwrap();
+            if trial.block >= 8 {
+                (trial.trial, trial.block) = (2, trial.block - 8);
+                let factor = if trial.arm == ARMS[1] { 3 } else { 1 };
+                seen.reported.iter_mut().for_each(|report| report.operations *= factor);
+            }
+        }
+        view
+    };
+    record(dir.path(), sample::manifest(), (1..=22).map(|round| second(observed(round, 3))));
+    let run = dir.path().to_str().unwrap();
+    let told = json(&["compare", run]);
+    let places = |trial: u64| {
+        let arms = told["arms"].as_array().unwrap().iter().filter(|arm| arm["trial"] == trial);
+        arms.map(|arm| arm["places"].as_u64().unwrap()).collect::<Vec<u64>>()
+    };
+    assert_eq!((places(1), places(2)), (vec![8, 8], vec![3, 3]));
+    let change = |trial: u64| {
+        let mut changes = told["changes"].as_array().unwrap().iter();
+        let found = changes.find(|change| change["trial"] == trial && change["measure"] == "throughput");
+        let change = &found.unwrap()["compared"]["available"]["change"];
+        (change["n"].as_u64().unwrap(), change["median"].as_f64().unwrap(), change["ci95"].is_null())
+    };
+    let ((n_first, first, _), (n_second, second, has_no_interval)) = (change(1), change(2));
+    assert!(n_first == 8 && (first - 0.15).abs() < 0.005, "{first}");
+    assert!(n_second == 3 && (second - 2.44).abs() < 0.02 && has_no_interval, "{second}");
+    let shown = ask(&["compare", run]);
+    let shown = stdout(&shown);
+    assert!(shown.contains("trial  arm "), "{shown}");
+    // Each kind of caveat is one sentence.
+    let notes: Vec<&str> = shown.lines().filter(|line| line.starts_with("note: ")).collect();
+    for kind in ["too few blocks", "drift", "outliers", "scaled estimates", "moved between caches"] {
+        let count = notes.iter().filter(|note| note.contains(kind)).count();
+        assert!(count <= 1, "{kind}: {notes:#?}");
+    }
+    assert!(notes[0].contains("too few blocks for an interval"), "{notes:#?}");
+}
+
+#[test]
+fn arms_are_trials_policies_or_runs() {
     let dir = tempfile::tempdir().unwrap();
     for (host, rounds) in [("a", 6), ("b", 8)] {
         let manifest = Manifest { host: host.into(), ..sample::manifest() };
@@ -114,11 +160,31 @@ fn arms_are_arms_policies_or_runs() {
     }
     let pattern = dir.path().join("host=*/run=*");
     let pattern = pattern.to_str().unwrap();
-    let by_arm = json(&["compare", pattern]);
-    assert_eq!(by_arm["arms"][0]["places"].as_u64(), Some(3 + 4), "blocks of both runs");
+    // Each trial by itself: the runs have one each.
+    let by_trial = json(&["compare", pattern]);
+    let arms = by_trial["arms"].as_array().unwrap();
+    let blocks: Vec<(&str, u64, u64)> = arms
+        .iter()
+        .map(|arm| {
+            (arm["name"].as_str().unwrap(), arm["trial"].as_u64().unwrap(), arm["places"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(blocks, [("before", 1, 3), ("paper", 1, 3), ("before", 1, 4), ("paper", 1, 4)]);
+    assert!(
+        arms[0]["run"].as_str().unwrap().ends_with("on a")
+            && arms[2]["run"].as_str().unwrap().ends_with("on b")
+    );
+    assert_eq!(json(&["compare", pattern, "--by", "arm"]), by_trial);
     let by_run = json(&["compare", pattern, "--by", "run"]);
     assert_eq!(by_run["arms"].as_array().unwrap().len(), 2);
-    assert_eq!(by_run["changes"][0]["compared"]["available"]["paired"], false);
+    let compared = &by_run["changes"][0]["compared"]["available"];
+    assert_eq!(compared["method"], "block_bootstrap");
+    // Six windows are too few stretches for a p value, and one sentence says so for all measures.
+    assert!(compared["p_value"].is_null() && compared["change"]["ci95"].is_null(), "{compared}");
+    let warnings: Vec<&str> =
+        by_run["warnings"].as_array().unwrap().iter().map(|warning| warning.as_str().unwrap()).collect();
+    assert_eq!(warnings.iter().filter(|warning| warning.contains("no interval and no p value")).count(), 1);
+    assert!(warnings.iter().any(|warning| warning.starts_with("the recordings are not paired by block")));
     let by_policy = json(&["compare", pattern, "--by", "policy"]);
     let names: Vec<&str> =
         by_policy["arms"].as_array().unwrap().iter().map(|arm| arm["name"].as_str().unwrap()).collect();
@@ -276,7 +342,7 @@ fn what_is_missing_is_said_and_the_rest_is_reported() {
         ("plain", all(4, &|round| sample::view(round, 2)), "No counters were recorded", "nothing to compare"),
         ("uncounted", all(4, &none), "No MPKI", "have no LLC misses"),
         ("one-arm", all(4, &one_arm), "Sharing in round", "only one arm"),
-        ("nan", all(4, &nan), "no distribution of response times", "values are too few"),
+        ("nan", all(4, &nan), "no distribution of response times", "too few blocks for an interval"),
         ("one-sample", all(1, &|round| observed(round, 1)), "MPKI over time", "only one arm"),
     ];
     for (name, rounds, in_report, in_comparison) in cases {
@@ -405,7 +471,7 @@ fn single_responses_are_compared_rather_than_means_of_windows() {
     }
     let latency = told["changes"].as_array().unwrap().iter().find(|c| c["measure"] == "latency_us").unwrap();
     let latency = &latency["compared"]["available"];
-    assert_eq!((latency["paired"].as_bool(), latency["change"]["n"].as_u64()), (Some(true), Some(8)));
+    assert_eq!((latency["method"].as_str(), latency["change"]["n"].as_u64()), (Some("signed_rank"), Some(8)));
     assert!(latency["change"]["median"].as_f64().unwrap() > 0.1);
     let text = ask(&["compare", run.to_str().unwrap()]);
     let text = stdout(&text);
@@ -577,7 +643,7 @@ fn a_result_that_cannot_be_used_is_refused_and_one_with_little_in_it_says_so() {
     let mut empty = summary_json(0);
     empty["arms"] = serde_json::json!({});
     for (name, result, words) in [
-        ("one", summary_json(1), "1 values are too few"),
+        ("one", summary_json(1), "too few blocks for an interval (1, and 6 are needed)"),
         ("none", empty, "has no valid block"),
         ("strange", strange, "no workload reported anything"),
     ] {

@@ -16,6 +16,7 @@
 //! Source: Ito and Kono, section 3.2 (rate = shared pages / pages in use), with frames for pages,
 //! because KSM's `max_page_sharing` spreads one content over many frames.
 
+mod csv;
 mod file;
 mod groups;
 mod sample;
@@ -30,6 +31,7 @@ use crate::kind::named;
 use crate::names::Identity;
 use crate::vm::Vm;
 
+pub use csv::MatrixFile;
 pub use file::{MatrixFileError, MatrixParts};
 pub use groups::{BadGroups, MAX_GROUP_MEMBERS, MAX_GROUPS, SharedGroup, SharedGroups};
 pub use sample::SampledRate;

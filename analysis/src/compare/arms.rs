@@ -19,8 +19,9 @@ use super::Measure;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum By {
-    /// The arms of trials; values are paired by block.
-    Arm,
+    /// The arms of each trial, or of an experiment; values are paired by block.
+    #[value(alias = "arm")]
+    Trial,
     /// The policy whose placement was in effect; each round is a value, without pairing.
     Policy,
     /// The recordings; each span of windows is a value, without pairing.
@@ -72,9 +73,6 @@ impl LatencyOf {
 /// Maximum number of values per recording when recordings are compared.
 const MAX_SPANS: u64 = 200;
 
-/// More blocks than a trial has: the stride between positions of trials.
-const BLOCKS_OF_A_TRIAL: u64 = 1 << 32;
-
 /// Position of a value: the number of the run, then of the block, round or window.
 pub(crate) type Place = (usize, u64);
 
@@ -111,8 +109,42 @@ impl ArmData {
     }
 }
 
-/// The compared arms, in order of name, with their data.
+/// The arms that are compared with each other, in order of name, with their data.
 pub(crate) type Arms = BTreeMap<String, ArmData>;
+
+/// What arms have in common that are compared with each other. Blocks of two trials were measured at different times with
+/// different proposals, so trials are never pooled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Group {
+    /// Position of the recording of the trial; `None` where arms are not those of trials.
+    pub(crate) run: Option<usize>,
+    /// Number of the trial; `None` also for recordings before version 4, which do not have it.
+    pub(crate) trial: Option<u64>,
+}
+
+/// All compared arms, by group.
+pub(crate) type Groups = BTreeMap<Group, Arms>;
+
+/// Which recordings are asked, and how their rows belong to arms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) runs: &'a [RunDir],
+    pub(crate) by: By,
+    /// Numbers of blocks that are left out.
+    pub(crate) without: &'a [u64],
+    /// Whether each trial is a group of its own; not in an experiment, whose recordings are parts of one.
+    pub(crate) has_trials: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn recordings(runs: &'a [RunDir], by: By) -> Self {
+        Self { runs, by, without: &[], has_trials: by == By::Trial }
+    }
+
+    fn group(&self, run: usize, trial: Option<u64>) -> Group {
+        if self.has_trials { Group { run: Some(run), trial } } else { Group::default() }
+    }
+}
 
 /// What distinguishes the arms of these runs by default: trials if there are any, policies if there are
 /// several, else the runs.
@@ -124,7 +156,7 @@ pub(crate) fn choose(runs: &[RunDir]) -> Result<By, AnalysisError> {
             let arms = frame.select([col("arm").n_unique().alias("n"), col("arm").count().alias("set")]);
             let found = Answer::of(arms).map_err(AnalysisError::table(run.path(), table))?;
             if found.u64s("set").map_err(AnalysisError::table(run.path(), table))?.first() > Some(&Some(0)) {
-                return Ok(By::Arm);
+                return Ok(By::Trial);
             }
         }
         if let Some(frame) = policies_of(run)? {
@@ -146,25 +178,16 @@ pub(crate) fn latency_of(runs: &[RunDir]) -> Result<LatencyOf, AnalysisError> {
     Ok(LatencyOf::WindowMeans)
 }
 
-/// The latencies of these runs with the columns `label`, `place` and `latency_us`, one frame per run with its
-/// number; without unknown ones, and without those of the places `without`.
-pub(crate) fn latencies(
-    runs: &[RunDir],
-    by: By,
-    of: LatencyOf,
-    without: &[u64],
-) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
+/// The latencies of these runs with the columns `trial`, `label`, `place` and `latency_us`, one frame per run with its
+/// number; without unknown ones.
+pub(crate) fn latencies(asked: Asked<'_>, of: LatencyOf) -> Result<Vec<(usize, LazyFrame)>, AnalysisError> {
     let good = if of == LatencyOf::Responses { is_good() } else { lit(true) };
     let known = col("latency_us").is_not_null().and(col("latency_us").is_finite()).and(good);
     let mut frames = Vec::new();
-    for (number, run) in runs.iter().enumerate() {
-        if let Some(frame) = labelled(run, of.table(), by)? {
-            let frame =
-                without.iter().fold(frame, |frame, place| frame.filter(col("place").neq(lit(*place))));
-            frames.push((
-                number,
-                frame.filter(known.clone()).select(["label", "place", "latency_us"].map(col)),
-            ));
+    for (number, run) in asked.runs.iter().enumerate() {
+        if let Some(frame) = labelled(run, of.table(), asked.by)? {
+            let frame = left_out(frame, asked.without).filter(known.clone());
+            frames.push((number, frame.select(["trial", "label", "place", "latency_us"].map(col))));
         }
     }
     Ok(frames)
@@ -180,42 +203,40 @@ fn is_good() -> Expr {
     col("failure").is_null()
 }
 
-/// Adds the latencies of `runs` to the arms.
+/// Adds the latencies of the recordings to the arms.
 pub(crate) fn add_latencies(
-    arms: &mut Arms,
-    runs: &[RunDir],
-    by: By,
+    groups: &mut Groups,
+    asked: Asked<'_>,
     of: LatencyOf,
-    without: &[u64],
 ) -> Result<(), AnalysisError> {
-    for (number, frame) in latencies(runs, by, of, without)? {
-        let error = AnalysisError::table(runs[number].path(), of.table());
-        add_latencies_of(arms, number, frame, of).map_err(error)?;
+    for (number, frame) in latencies(asked, of)? {
+        let error = AnalysisError::table(asked.runs[number].path(), of.table());
+        Adding { groups: &mut *groups, asked, run: number }.latencies(frame, of).map_err(error)?;
     }
     if of == LatencyOf::Responses {
-        for run in runs {
-            let Some(frame) = labelled(run, of.table(), by)? else { continue };
-            add_failed(arms, left_out(frame, without))
+        for (number, run) in asked.runs.iter().enumerate() {
+            let Some(frame) = labelled(run, of.table(), asked.by)? else { continue };
+            Adding { groups: &mut *groups, asked, run: number }
+                .failed(left_out(frame, asked.without))
                 .map_err(AnalysisError::table(run.path(), of.table()))?;
         }
     }
     Ok(())
 }
 
-/// Reads the arms of `runs`, without latencies.
-pub(crate) fn arms(runs: &[RunDir], by: By) -> Result<Arms, AnalysisError> {
-    let mut arms = Arms::new();
-    for (number, run) in runs.iter().enumerate() {
-        if let Some(frame) = labelled(run, Table::Counters, by)? {
-            add_counters(&mut arms, number, frame)
-                .map_err(AnalysisError::table(run.path(), Table::Counters))?;
+/// Reads the arms of the recordings, without latencies.
+pub(crate) fn groups(asked: Asked<'_>) -> Result<Groups, AnalysisError> {
+    let mut groups = Groups::new();
+    for (number, run) in asked.runs.iter().enumerate() {
+        let mut adding = Adding { groups: &mut groups, asked, run: number };
+        if let Some(frame) = labelled(run, Table::Counters, asked.by)? {
+            adding.counters(frame).map_err(AnalysisError::table(run.path(), Table::Counters))?;
         }
-        if let Some(frame) = labelled(run, Table::Reported, by)? {
-            add_reports(&mut arms, number, frame)
-                .map_err(AnalysisError::table(run.path(), Table::Reported))?;
+        if let Some(frame) = labelled(run, Table::Reported, asked.by)? {
+            adding.reports(frame).map_err(AnalysisError::table(run.path(), Table::Reported))?;
         }
     }
-    Ok(arms)
+    Ok(groups)
 }
 
 /// A name for the run that distinguishes it from the others: its id, with the host.
@@ -246,113 +267,139 @@ fn windows_a_span(run: &RunDir) -> Result<u64, AnalysisError> {
     Ok(last.div_ceil(MAX_SPANS).max(1))
 }
 
-/// A table with the columns `label` and `place`; rows without an arm are left out.
+/// A table with the columns `trial`, `label` and `place`; rows without an arm are left out. Trials have no numbers in
+/// recordings before version 4 and in the responses of experiments.
 pub(crate) fn labelled(run: &RunDir, table: Table, by: By) -> Result<Option<LazyFrame>, AnalysisError> {
     let Some(frame) = run.scan(table)? else { return Ok(None) };
     let place = |column: &str| col(column).cast(DataType::UInt64).alias("place");
+    let no_trial = || lit(NULL).cast(DataType::UInt64).alias("trial");
     Ok(match by {
-        By::Arm => {
-            let block = block_of_trial(run, table, frame.clone())?;
-            Some(frame.filter(col("arm").is_not_null()).with_columns([col("arm").alias("label"), block]))
+        By::Trial => {
+            let trial = col("trial").cast(DataType::UInt64);
+            let frame = frame.filter(col("arm").is_not_null());
+            Some(frame.with_columns([col("arm").alias("label"), trial, place("block")]))
         }
         By::Run => {
             let span = windows_a_span(run)?;
             let place = (col("window").cast(DataType::Float64) / lit(span as f64)).cast(DataType::UInt64);
-            Some(frame.with_columns([lit(run_name(run)?).alias("label"), place.alias("place")]))
+            let label = lit(run_name(run)?).alias("label");
+            Some(frame.with_columns([label, no_trial(), place.alias("place")]))
         }
         By::Policy => policies_of(run)?.map(|policies| {
             // A round is recorded twice only by a fault, and must not double its windows then.
             let policies = policies.group_by([col("round")]).agg([col("label").last()]);
             frame
                 .join(policies, [col("round")], [col("round")], JoinArgs::new(JoinType::Inner))
-                .with_columns([place("round")])
+                .with_columns([no_trial(), place("round")])
         }),
     })
 }
 
-/// The position of a row by trial and block, so that block 0 of one trial differs from that of the next. If
-/// trials have no numbers (recordings before version 4, the responses of experiments) it is the block.
-fn block_of_trial(run: &RunDir, table: Table, mut frame: LazyFrame) -> Result<Expr, AnalysisError> {
-    let block = col("block").cast(DataType::UInt64);
-    let columns = frame.collect_schema().map_err(AnalysisError::table(run.path(), table))?;
-    let place = match columns.contains("trial") {
-        true => col("trial").fill_null(lit(0)).cast(DataType::UInt64) * lit(BLOCKS_OF_A_TRIAL) + block,
-        false => block,
-    };
-    Ok(place.alias("place"))
+/// Adding the rows of one recording to the arms.
+struct Adding<'a> {
+    groups: &'a mut Groups,
+    asked: Asked<'a>,
+    run: usize,
 }
 
-fn add_counters(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()> {
-    let answer = Answer::of(frame.group_by([col("label"), col("place")]).agg(counter_sums()))?;
-    let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
-    for ((label, place), sums) in labels.into_iter().zip(places).zip(sums_of(&answer)?) {
-        let (Some(label), Some(place)) = (label, place) else { continue };
-        let block = arms.entry(label).or_default().blocks.entry((run, place)).or_default();
-        *block = BlockSums { reported: block.reported, ..sums };
-    }
-    Ok(())
+/// To what a row of an aggregate belongs.
+struct Key {
+    trial: Option<u64>,
+    label: String,
+    /// 0 for an aggregate over all places.
+    place: u64,
 }
 
-fn add_reports(arms: &mut Arms, run: usize, frame: LazyFrame) -> PolarsResult<()> {
-    // The seconds of a window count once, however many VMs reported in it.
-    let windows = frame
-        .clone()
-        .group_by([col("label"), col("place"), col("window")])
-        .agg([col("operations").sum(), (col("end_us").first() - col("begin_us").first()).alias("window_us")])
-        .group_by([col("label"), col("place")])
-        .agg([col("operations").sum(), col("window_us").sum()]);
-    let answer = Answer::of(windows)?;
-    let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
-    let (operations, lengths) = (answer.f64s("operations")?, answer.f64s("window_us")?);
-    for (((label, place), operations), length) in labels.into_iter().zip(places).zip(operations).zip(lengths)
-    {
-        let (Some(label), Some(place)) = (label, place) else { continue };
-        arms.entry(label).or_default().blocks.entry((run, place)).or_default().reported =
-            Part { above: operations.unwrap_or_default(), below: length.unwrap_or_default() / 1e6 };
-    }
-    Ok(())
+/// The keys of an aggregate, row by row; `None` for a row without one.
+fn keys(answer: &Answer, has_places: bool) -> PolarsResult<Vec<Option<Key>>> {
+    let (trials, labels) = (answer.u64s("trial")?, answer.texts("label")?);
+    let places = if has_places { answer.u64s("place")? } else { vec![Some(0); answer.rows()] };
+    let rows = trials.into_iter().zip(labels).zip(places);
+    Ok(rows.map(|((trial, label), place)| Some(Key { trial, label: label?, place: place? })).collect())
 }
 
-fn add_latencies_of(arms: &mut Arms, run: usize, latencies: LazyFrame, of: LatencyOf) -> PolarsResult<()> {
-    let medians = latencies.clone().group_by([col("label"), col("place")]).agg([col("latency_us").median()]);
-    let answer = Answer::of(medians)?;
-    let (labels, places) = (answer.texts("label")?, answer.u64s("place")?);
-    for ((label, place), middle) in labels.into_iter().zip(places).zip(answer.f64s("latency_us")?) {
-        let (Some(label), Some(place), Some(middle)) = (label, place, middle) else { continue };
-        let arm = arms.entry(label).or_default();
-        arm.latencies_us.insert((run, place), middle);
-        arm.latency_of = Some(of);
-        // A position with only responses counts, too.
-        arm.blocks.entry((run, place)).or_default();
+const BY_PLACE: [&str; 3] = ["trial", "label", "place"];
+const BY_ARM: [&str; 2] = ["trial", "label"];
+
+impl Adding<'_> {
+    fn arm(&mut self, key: &Key) -> &mut ArmData {
+        let group = self.asked.group(self.run, key.trial);
+        self.groups.entry(group).or_default().entry(key.label.clone()).or_default()
     }
 
-    let mut asked: Vec<Expr> = LATENCY_QUANTILES
-        .iter()
-        .map(|q| col("latency_us").quantile(lit(*q), QuantileMethod::Linear).alias(format!("q{q}")))
-        .collect();
-    asked.push(len().cast(DataType::UInt64).alias("count"));
-    let answer = Answer::of(latencies.group_by([col("label")]).agg(asked))?;
-    let (labels, counts) = (answer.texts("label")?, answer.u64s("count")?);
-    let columns: Vec<Vec<Option<f64>>> =
-        LATENCY_QUANTILES.iter().map(|q| answer.f64s(&format!("q{q}"))).collect::<PolarsResult<_>>()?;
-    for (row, (label, count)) in labels.into_iter().zip(counts).enumerate() {
-        let (Some(label), Some(found)) = (label, columns.iter().map(|column| column[row]).collect()) else {
-            continue;
-        };
-        let arm = arms.entry(label).or_default();
-        arm.quantiles_us.push(found);
-        arm.latencies += count.unwrap_or_default();
+    fn counters(&mut self, frame: LazyFrame) -> PolarsResult<()> {
+        let answer = Answer::of(frame.group_by(BY_PLACE.map(col)).agg(counter_sums()))?;
+        for (key, sums) in keys(&answer, true)?.into_iter().zip(sums_of(&answer)?) {
+            let Some(key) = key else { continue };
+            let place = (self.run, key.place);
+            let block = self.arm(&key).blocks.entry(place).or_default();
+            *block = BlockSums { reported: block.reported, ..sums };
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn add_failed(arms: &mut Arms, frame: LazyFrame) -> PolarsResult<()> {
-    let failed = col("latency_us").is_null().or(is_good().not());
-    let counted = frame.group_by([col("label")]).agg([crate::frame::count_where(failed).alias("failed")]);
-    let answer = Answer::of(counted)?;
-    for (label, failed) in answer.texts("label")?.into_iter().zip(answer.u64s("failed")?) {
-        let (Some(label), Some(failed)) = (label, failed) else { continue };
-        arms.entry(label).or_default().failed += failed;
+    fn reports(&mut self, frame: LazyFrame) -> PolarsResult<()> {
+        // The seconds of a window count once, however many VMs reported in it.
+        let windows = frame
+            .group_by(["trial", "label", "place", "window"].map(col))
+            .agg([
+                col("operations").sum(),
+                (col("end_us").first() - col("begin_us").first()).alias("window_us"),
+            ])
+            .group_by(BY_PLACE.map(col))
+            .agg([col("operations").sum(), col("window_us").sum()]);
+        let answer = Answer::of(windows)?;
+        let (operations, lengths) = (answer.f64s("operations")?, answer.f64s("window_us")?);
+        for ((key, operations), length) in keys(&answer, true)?.into_iter().zip(operations).zip(lengths) {
+            let Some(key) = key else { continue };
+            let place = (self.run, key.place);
+            self.arm(&key).blocks.entry(place).or_default().reported =
+                Part { above: operations.unwrap_or_default(), below: length.unwrap_or_default() / 1e6 };
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn latencies(&mut self, latencies: LazyFrame, of: LatencyOf) -> PolarsResult<()> {
+        let medians = latencies.clone().group_by(BY_PLACE.map(col)).agg([col("latency_us").median()]);
+        let answer = Answer::of(medians)?;
+        for (key, middle) in keys(&answer, true)?.into_iter().zip(answer.f64s("latency_us")?) {
+            let (Some(key), Some(middle)) = (key, middle) else { continue };
+            let place = (self.run, key.place);
+            let arm = self.arm(&key);
+            arm.latencies_us.insert(place, middle);
+            arm.latency_of = Some(of);
+            // A position with only responses counts, too.
+            arm.blocks.entry(place).or_default();
+        }
+
+        let mut asked: Vec<Expr> = LATENCY_QUANTILES
+            .iter()
+            .map(|q| col("latency_us").quantile(lit(*q), QuantileMethod::Linear).alias(format!("q{q}")))
+            .collect();
+        asked.push(len().cast(DataType::UInt64).alias("count"));
+        let answer = Answer::of(latencies.group_by(BY_ARM.map(col)).agg(asked))?;
+        let counts = answer.u64s("count")?;
+        let columns: Vec<Vec<Option<f64>>> =
+            LATENCY_QUANTILES.iter().map(|q| answer.f64s(&format!("q{q}"))).collect::<PolarsResult<_>>()?;
+        for (row, (key, count)) in keys(&answer, false)?.into_iter().zip(counts).enumerate() {
+            let (Some(key), Some(found)) = (key, columns.iter().map(|column| column[row]).collect()) else {
+                continue;
+            };
+            let arm = self.arm(&key);
+            arm.quantiles_us.push(found);
+            arm.latencies += count.unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, frame: LazyFrame) -> PolarsResult<()> {
+        let failed = col("latency_us").is_null().or(is_good().not());
+        let failed = crate::frame::count_where(failed).alias("failed");
+        let answer = Answer::of(frame.group_by(BY_ARM.map(col)).agg([failed]))?;
+        for (key, failed) in keys(&answer, false)?.into_iter().zip(answer.u64s("failed")?) {
+            let (Some(key), Some(failed)) = (key, failed) else { continue };
+            self.arm(&key).failed += failed;
+        }
+        Ok(())
+    }
 }

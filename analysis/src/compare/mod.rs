@@ -1,24 +1,27 @@
 //! Comparison of placements: rates, throughput and latency of each arm, and the change between arms.
 //!
 //! Block values are summed by [`crate::sums`] and compared by [`huddle_model::stats::compare_blocks`], as in
-//! the loop's decisions.
+//! the loop's decisions. Each trial is compared by itself. Rounds and spans of windows have no partners; they are compared
+//! by [`huddle_model::stats::compare_series`].
 
 mod arms;
+mod caveats;
 mod experiment_arms;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use huddle_model::availability::Availability;
-use huddle_model::stats::{Compared, Estimate, SampleFlags, compare_blocks, compare_samples};
+use huddle_model::stats::{self, Estimate, SampleFlags, SeriesCompared, compare_blocks, compare_series};
 use huddle_model::trial::Objective;
 use serde::Serialize;
 
 use crate::AnalysisError;
 use crate::experiment::ExperimentDir;
 use crate::run::RunDir;
-pub(crate) use arms::{ArmData, Arms, Place, latencies};
+use arms::Group;
+pub(crate) use arms::{ArmData, Arms, Asked, Groups, Place, latencies};
 pub use arms::{By, LATENCY_QUANTILES, LatencyOf};
 pub(crate) use show::{change as change_text, estimate as estimate_text};
 
@@ -137,9 +140,38 @@ impl Measure {
     }
 }
 
+/// The trial that an arm belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TrialOf {
+    /// Its number within the recording; `None` for experiments, for arms of other kinds, and in recordings before version 4.
+    pub trial: Option<u64>,
+    /// Its recording, where there are several.
+    pub run: Option<String>,
+}
+
+impl TrialOf {
+    /// For a column of a table; `None` where there is nothing to tell.
+    pub(crate) fn text(&self) -> Option<String> {
+        match (self.trial, &self.run) {
+            (None, None) => None,
+            (Some(trial), None) => Some(trial.to_string()),
+            (None, Some(run)) => Some(format!("of {run}")),
+            (Some(trial), Some(run)) => Some(format!("{trial} of {run}")),
+        }
+    }
+
+    /// An arm with its trial, in one word as far as possible.
+    pub(crate) fn name(&self, arm: &str) -> String {
+        self.text().map_or_else(|| arm.to_owned(), |trial| format!("{arm} (trial {trial})"))
+    }
+}
+
 /// One arm.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ArmSummary {
+    /// The trial.
+    #[serde(flatten)]
+    pub of: TrialOf,
     /// Its name.
     pub name: String,
     /// Number of nonempty blocks, rounds or windows.
@@ -161,6 +193,9 @@ pub struct ArmSummary {
 /// One arm compared with the baseline, by one measure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
+    /// The trial.
+    #[serde(flatten)]
+    pub of: TrialOf,
     /// The arm.
     pub arm: String,
     /// The measure.
@@ -169,10 +204,54 @@ pub struct Change {
     pub compared: Availability<Compared>,
 }
 
+/// How an arm and the baseline were compared, with the result.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum Compared {
+    /// Block by block: the median of the changes within blocks, and Wilcoxon's signed-rank test.
+    SignedRank(stats::Compared),
+    /// Two series without partners: the change of the medians, with the block bootstrap.
+    BlockBootstrap(SeriesCompared),
+}
+
+impl Compared {
+    /// Relative change, positive is better.
+    pub fn change(&self) -> &Estimate {
+        match self {
+            Self::SignedRank(found) => &found.change,
+            Self::BlockBootstrap(found) => &found.change,
+        }
+    }
+
+    /// The two-sided p value of no change; `None` where there is none that is valid.
+    pub fn p_value(&self) -> Option<f64> {
+        match self {
+            Self::SignedRank(found) => found.test.map(|test| test.p_value),
+            Self::BlockBootstrap(found) => found.p_value,
+        }
+    }
+
+    /// The effect size (-1 to 1) with the sign that makes positive better.
+    pub fn effect_size(&self, more_is_better: bool) -> Option<f64> {
+        match self {
+            Self::SignedRank(found) => found.effect_size(more_is_better),
+            Self::BlockBootstrap(found) => Some(found.effect_size(more_is_better)),
+        }
+    }
+
+    /// For a column of a table.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::SignedRank(_) => "signed rank",
+            Self::BlockBootstrap(_) => "block bootstrap",
+        }
+    }
+}
+
 /// A comparison of arms.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// `huddle/comparison/1`.
+    /// `huddle/comparison/2`.
     pub schema: &'static str,
     /// The recordings, or the result of an experiment.
     pub of: Vec<PathBuf>,
@@ -180,13 +259,13 @@ pub struct Comparison {
     pub by: By,
     /// The compared measures.
     pub measures: Vec<Measure>,
-    /// The baseline arm; `None` if there are fewer than two arms.
+    /// The baseline arm, of each trial; `None` if there are fewer than two arms.
     pub baseline: Option<String>,
-    /// The arms, the baseline first.
+    /// The arms, trial by trial, the baseline first.
     pub arms: Vec<ArmSummary>,
-    /// Each other arm compared with the baseline.
+    /// Each other arm compared with the baseline of its trial.
     pub changes: Vec<Change>,
-    /// Warnings, one sentence each.
+    /// Warnings, one sentence for each kind, the most important first.
     pub warnings: Vec<String>,
     /// Numbers of an experiment's blocks that are left out.
     #[serde(skip)]
@@ -200,22 +279,28 @@ impl Comparison {
     /// When a recording cannot be read, or the baseline does not exist.
     pub fn of(runs: &[RunDir], by: Option<By>, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let by = by.map_or_else(|| arms::choose(runs), Ok)?;
-        let mut found = arms::arms(runs, by)?;
+        let asked = Asked::recordings(runs, by);
+        let mut found = arms::groups(asked)?;
         let latency_of = arms::latency_of(runs)?;
-        arms::add_latencies(&mut found, runs, by, latency_of, &[])?;
+        arms::add_latencies(&mut found, asked, latency_of)?;
         let paths = runs.iter().map(|run| run.path().to_owned()).collect();
-        let mut comparison = Self::between(&found, by, baseline, &Measure::RECORDED, paths)?;
-        comparison.warnings.extend(runs.iter().flat_map(lost));
+        let mut names = Vec::new();
+        if by == By::Trial && runs.len() > 1 {
+            names = runs.iter().map(arms::run_name).collect::<Result<_, _>>()?;
+        }
+        let mut comparison = Self::between(&found, by, baseline, &Measure::RECORDED, paths, &names)?;
+        let mut before: Vec<String> = runs.iter().flat_map(lost).collect();
         if latency_of == LatencyOf::Responses {
-            let timed = arms::latencies(runs, by, latency_of, &[])?.len();
+            let timed = arms::latencies(asked, latency_of)?.len();
             if timed < runs.len() {
-                comparison.warnings.push(format!(
+                before.push(format!(
                     "{} of {} recordings have no single responses, and their window means are not in the latencies",
                     runs.len() - timed,
                     runs.len()
                 ));
             }
         }
+        comparison.warnings.splice(0..0, before);
         Ok(comparison)
     }
 
@@ -226,7 +311,7 @@ impl Comparison {
     /// When its result or a recording of it cannot be read, or the baseline does not exist.
     pub fn of_experiment(dir: &ExperimentDir, baseline: Option<&str>) -> Result<Self, AnalysisError> {
         let summary = dir.summary()?;
-        let mut found = experiment_arms::arms(&summary);
+        let mut found = Groups::from([(Group::default(), experiment_arms::arms(&summary))]);
         let invalid: Vec<u64> = summary
             .blocks
             .iter()
@@ -234,75 +319,106 @@ impl Comparison {
             .map(|block| block.number as u64)
             .collect();
         let timed = dir.timed();
-        arms::add_latencies(&mut found, &timed, By::Arm, LatencyOf::Responses, &invalid)?;
-        let is_measured = |measure: &Measure| found.values().any(|arm| !measure.values(arm).is_empty());
+        let asked = Asked { runs: &timed, by: By::Trial, without: &invalid, has_trials: false };
+        arms::add_latencies(&mut found, asked, LatencyOf::Responses)?;
+        let all = found.values().flat_map(Arms::values);
+        let is_measured = |measure: &Measure| all.clone().any(|arm| !measure.values(arm).is_empty());
         let mut measures: Vec<Measure> = Measure::OF_EXPERIMENTS.into_iter().filter(is_measured).collect();
         if measures.is_empty() {
             // Kept so that the reason why it is missing is shown.
             measures.push(Measure::Throughput);
         }
         let of = vec![dir.path().to_owned()];
-        let mut comparison = Self::between(&found, By::Arm, baseline, &measures, of)?;
+        let mut comparison = Self::between(&found, By::Trial, baseline, &measures, of, &[])?;
         comparison.left_out_blocks = invalid;
-        if found.is_empty() {
+        if found.values().all(Arms::is_empty) {
             comparison.warnings = vec![format!(
                 "the result of the experiment {:?} has no valid block, so there is nothing to compare",
                 summary.experiment
             )];
         }
-        comparison.warnings.extend(timed.iter().flat_map(lost));
-        comparison.warnings.extend(summary.invalid_blocks.iter().map(|why| format!("left out: {why}")));
-        comparison.warnings.extend(summary.why_no_misses().map(|why| format!("no LLC misses: {why}")));
+        let lost = timed.iter().flat_map(lost);
+        let invalid = summary.invalid_blocks.iter().map(|why| format!("left out: {why}"));
+        let no_misses = summary.why_no_misses().map(|why| format!("no LLC misses: {why}"));
+        let before: Vec<String> = lost.chain(invalid).chain(no_misses).collect();
+        // That there is nothing to compare comes first.
+        let at = usize::from(comparison.arms.is_empty());
+        comparison.warnings.splice(at..at, before);
         Ok(comparison)
     }
 
+    /// The question for the rows of these recordings that the comparison is of.
+    pub(crate) fn asked<'a>(&'a self, runs: &'a [RunDir]) -> Asked<'a> {
+        Asked { without: &self.left_out_blocks, ..Asked::recordings(runs, self.by) }
+    }
+
     fn between(
-        found: &Arms,
+        groups: &Groups,
         by: By,
         baseline: Option<&str>,
         measures: &[Measure],
         of: Vec<PathBuf>,
+        run_names: &[String],
     ) -> Result<Self, AnalysisError> {
-        let names: Vec<&str> = found.keys().map(String::as_str).collect();
-        let first = match baseline {
-            Some(name) if !found.contains_key(name) => {
-                return Err(AnalysisError::NoBaseline {
-                    name: name.to_owned(),
-                    known: names.iter().map(|name| (*name).to_owned()).collect(),
-                });
-            }
-            Some(name) => Some(name),
-            // Names of arms that are the original state or the control.
-            None => ["before", "none", "not pinned", "opposed"]
-                .into_iter()
-                .find(|name| found.contains_key(*name))
-                .or(names.first().copied()),
-        };
-        let order: Vec<&str> =
-            first.into_iter().chain(names.iter().copied().filter(|name| Some(*name) != first)).collect();
-        let summaries: Vec<ArmSummary> =
-            order.iter().map(|name| summary(name, &found[*name], measures)).collect();
-        let changes = match first {
-            Some(first) => order[1..]
-                .iter()
-                .flat_map(|name| {
-                    measures.iter().map(|measure| change(by, *measure, &found[first], name, &found[*name]))
-                })
-                .collect(),
-            None => Vec::new(),
-        };
-        let warnings = warnings(found, &summaries, by);
-        Ok(Self {
-            schema: "huddle/comparison/1",
+        let first = baseline_of(groups, baseline)?;
+        let mut comparison = Self {
+            schema: "huddle/comparison/2",
             of,
             by,
             measures: measures.to_vec(),
-            baseline: first.filter(|_| order.len() > 1).map(str::to_owned),
-            arms: summaries,
-            changes,
-            warnings,
+            baseline: None,
+            arms: Vec::new(),
+            changes: Vec::new(),
+            warnings: Vec::new(),
             left_out_blocks: Vec::new(),
-        })
+        };
+        for (group, arms) in groups {
+            let run = group.run.and_then(|run| run_names.get(run)).cloned();
+            comparison.add(&TrialOf { trial: group.trial, run }, arms, first.as_deref());
+        }
+        let is_compared = groups.values().any(|arms| arms.len() > 1);
+        comparison.baseline = first.filter(|_| is_compared);
+        comparison.warnings = caveats::of(&comparison, groups);
+        Ok(comparison)
+    }
+
+    /// Adds the arms of one trial, each compared with the baseline, if the trial has it.
+    fn add(&mut self, of: &TrialOf, arms: &Arms, first: Option<&str>) {
+        let before = first.and_then(|first| Some((first, arms.get(first)?)));
+        let others = arms.iter().filter(|(name, _)| Some(name.as_str()) != first);
+        let others: Vec<(&str, &ArmData)> = others.map(|(name, arm)| (name.as_str(), arm)).collect();
+        for (name, arm) in before.iter().chain(&others) {
+            self.arms.push(summary(of, name, arm, &self.measures));
+        }
+        let Some((_, before)) = before else { return };
+        for (name, arm) in others {
+            let changes = self.measures.iter().map(|measure| change(self.by, *measure, before, arm));
+            let changes: Vec<_> = self.measures.iter().copied().zip(changes).collect();
+            self.changes.extend(changes.into_iter().map(|(measure, compared)| Change {
+                of: of.clone(),
+                arm: name.to_owned(),
+                measure,
+                compared,
+            }));
+        }
+    }
+}
+
+/// The arm that the others are compared with, the same in all groups; `None` if there are no arms.
+fn baseline_of(groups: &Groups, asked: Option<&str>) -> Result<Option<String>, AnalysisError> {
+    let names: BTreeSet<&String> = groups.values().flat_map(Arms::keys).collect();
+    let is_there = |name: &&str| names.iter().any(|known| known == name);
+    match asked {
+        Some(name) if !is_there(&name) => Err(AnalysisError::NoBaseline {
+            name: name.to_owned(),
+            known: names.into_iter().cloned().collect(),
+        }),
+        Some(name) => Ok(Some(name.to_owned())),
+        None => {
+            // Names of arms that are the original state or the control.
+            let usual = ["before", "none", "not pinned", "opposed"].into_iter().find(is_there);
+            Ok(usual.or(names.first().map(|name| name.as_str())).map(str::to_owned))
+        }
     }
 }
 
@@ -311,13 +427,14 @@ fn lost(run: &RunDir) -> impl Iterator<Item = String> {
     run.losses().iter().map(|loss| format!("left out: {loss}"))
 }
 
-fn summary(name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
+fn summary(of: &TrialOf, name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
     let estimate = |measure: Measure| {
         let values: Vec<f64> = measure.values(arm).into_values().collect();
         let estimate = Estimate::of_median(&values);
         estimate.map_or_else(|| Availability::Unavailable(measure.missing(arm)), Availability::Available)
     };
     ArmSummary {
+        of: of.clone(),
         name: name.to_owned(),
         places: arm.blocks.len(),
         values: measures.iter().map(|measure| (*measure, estimate(*measure))).collect(),
@@ -329,83 +446,24 @@ fn summary(name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
     }
 }
 
-fn change(by: By, measure: Measure, before: &ArmData, name: &str, after: &ArmData) -> Change {
+fn change(by: By, measure: Measure, before: &ArmData, after: &ArmData) -> Availability<Compared> {
     let (first, second) = (measure.values(before), measure.values(after));
     let more = measure.more_is_better();
-    let compared = match (first.is_empty(), second.is_empty()) {
+    match (first.is_empty(), second.is_empty()) {
         (true, _) => Availability::Unavailable(measure.missing(before)),
         (_, true) => Availability::Unavailable(measure.missing(after)),
-        _ if by == By::Arm => {
+        _ if by == By::Trial => {
             let pairs: Vec<(f64, f64)> =
                 first.iter().filter_map(|(place, value)| Some((*value, *second.get(place)?))).collect();
-            compare_blocks(&pairs, more).into()
+            Availability::from(compare_blocks(&pairs, more)).map(Compared::SignedRank)
         }
         _ => {
             let (first, second): (Vec<f64>, Vec<f64>) =
                 (first.into_values().collect(), second.into_values().collect());
-            compare_samples(&first, &second, more, SEED).into()
-        }
-    };
-    Change { arm: name.to_owned(), measure, compared }
-}
-
-fn warnings(arms: &Arms, summaries: &[ArmSummary], by: By) -> Vec<String> {
-    let mut warnings = Vec::new();
-    match summaries.len() {
-        0 => warnings.push(match by {
-            By::Arm => "no window belongs to an arm of a trial: record a run that tries placements, or compare by policy or run".to_owned(),
-            By::Policy | By::Run => {
-                "no counters and no reports were recorded: there is nothing to compare".to_owned()
-            }
-        }),
-        1 => warnings.push(format!(
-            "there is only one arm ({}), so nothing is compared: name a second recording, or record a trial",
-            summaries[0].name
-        )),
-        _ => {}
-    }
-    let mut flawed: Vec<(String, Vec<&str>)> = Vec::new();
-    for arm in summaries {
-        if arm.failed > 0 {
-            warnings.push(format!(
-                "{}: {} requests had no good response, and have no latency: check the server before using the figures",
-                arm.name, arm.failed
-            ));
-        }
-        let flags = arm.samples;
-        let flaws = [
-            (flags.without_misses, "have no LLC misses: see `doctor` for why the counters are missing"),
-            (
-                flags.multiplexed,
-                "are scaled estimates because the counters shared the PMU: count fewer events, or stop other users of perf",
-            ),
-            (flags.migrated, "moved between caches within the window: pin, or use longer windows"),
-            (
-                flags.broken,
-                "had shared pages broken by writes within the window: they share less than the matrix shows",
-            ),
-        ];
-        for (count, words) in flaws.into_iter().filter(|(count, _)| *count > 0) {
-            // A warning that applies to several arms is shown once.
-            let text = format!("{count} of {} samples {words}", flags.samples);
-            match flawed.iter_mut().find(|(known, _)| *known == text) {
-                Some((_, names)) => names.push(&arm.name),
-                None => flawed.push((text, vec![&arm.name])),
+            match compare_series(&first, &second, more, SEED) {
+                Some(found) => Availability::Available(Compared::BlockBootstrap(found)),
+                None => Availability::Unavailable("one of the two has no value above 0".to_owned()),
             }
         }
     }
-    warnings.extend(flawed.into_iter().map(|(text, names)| format!("{}: {text}", names.join(", "))));
-    if by == By::Arm && summaries.len() > 1 {
-        let all: std::collections::BTreeSet<Place> =
-            arms.values().flat_map(|arm| arm.blocks.keys().copied()).collect();
-        let unpaired =
-            all.iter().filter(|place| arms.values().any(|arm| !arm.blocks.contains_key(place))).count();
-        if unpaired > 0 {
-            warnings.push(format!(
-                "{unpaired} of {} blocks lack one of the arms and are in no pair: the trial ended early there",
-                all.len()
-            ));
-        }
-    }
-    warnings
 }

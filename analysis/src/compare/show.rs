@@ -3,43 +3,36 @@
 use std::fmt;
 
 use huddle_model::availability::Availability;
-use huddle_model::stats::{Compared, Estimate, Side, Warning};
+use huddle_model::stats::Estimate;
 use huddle_model::text::p_value;
 
-use super::{By, Comparison, LATENCY_QUANTILES, LatencyOf};
+use super::{By, Compared, Comparison, LATENCY_QUANTILES, LatencyOf, TrialOf};
 use crate::text::{clean, figure, lines, signed_percent, table};
 
 impl Comparison {
     /// What a value of an arm is.
     pub(crate) fn place_word(&self) -> &'static str {
         match self.by {
-            By::Arm => "blocks",
+            By::Trial => "blocks",
             By::Policy => "rounds",
             By::Run => "spans of windows",
         }
     }
 
-    /// The warnings of all changes, each with its arm and measure; warnings about the baseline are shown
-    /// once, not for each arm.
-    pub(crate) fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        for found in &self.changes {
-            let Availability::Available(compared) = &found.compared else { continue };
-            for warning in &compared.warnings {
-                let arm = match warning {
-                    Warning::Drift { side: Side::Before, .. }
-                    | Warning::Outliers { side: Side::Before, .. } => {
-                        self.baseline.as_deref().unwrap_or("baseline")
-                    }
-                    _ => &found.arm,
-                };
-                let note = format!("{arm}, {}: {warning}", found.measure.title());
-                if !notes.contains(&note) {
-                    notes.push(note);
-                }
-            }
-        }
-        notes
+    /// Whether arms have a trial to be told by.
+    pub(crate) fn has_trials(&self) -> bool {
+        self.arms.iter().any(|arm| arm.of.text().is_some())
+    }
+
+    /// The first columns of a table of arms: the trial, where there is one, and the arm.
+    fn head<'a>(&self, rest: &[&'a str]) -> Vec<&'a str> {
+        let trial = self.has_trials().then_some("trial");
+        trial.into_iter().chain(std::iter::once("arm")).chain(rest.iter().copied()).collect()
+    }
+
+    fn cells(&self, of: &TrialOf, arm: &str) -> Vec<String> {
+        let trial = self.has_trials().then(|| of.text().map_or_else(|| "-".to_owned(), |text| clean(&text)));
+        trial.into_iter().chain(std::iter::once(clean(arm))).collect()
     }
 
     /// What its latencies were measured for; `None` if it has none.
@@ -61,14 +54,12 @@ pub(crate) fn estimate(value: &Availability<Estimate>) -> String {
 
 /// The change with its interval.
 pub(crate) fn change(compared: &Compared) -> String {
-    match compared.change.ci95 {
-        None => signed_percent(compared.change.median),
-        Some([low, high]) => format!(
-            "{} [{}, {}]",
-            signed_percent(compared.change.median),
-            signed_percent(low),
-            signed_percent(high)
-        ),
+    let change = compared.change();
+    match change.ci95 {
+        None => signed_percent(change.median),
+        Some([low, high]) => {
+            format!("{} [{}, {}]", signed_percent(change.median), signed_percent(low), signed_percent(high))
+        }
     }
 }
 
@@ -90,34 +81,26 @@ impl fmt::Display for Comparison {
 impl Comparison {
     fn arms(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = format!(">{}", self.place_word());
-        let mut headings = vec!["arm", &places];
+        let mut headings = self.head(&[&places]);
         headings.extend(self.measures.iter().map(|measure| measure.title()));
         let mut rows = table(&headings);
         for arm in &self.arms {
-            let mut row = vec![clean(&arm.name), arm.places.to_string()];
+            let mut row = self.cells(&arm.of, &arm.name);
+            row.push(arm.places.to_string());
             row.extend(self.measures.iter().map(|measure| estimate(&arm.values[measure])));
             rows.add_row(row);
         }
         writeln!(f, "Medians over {}, with 95 % intervals\n{}", self.place_word(), lines(&rows))?;
         self.latencies(f)?;
-        let mut rows = table(&[
-            "arm",
-            ">samples",
-            ">without misses",
-            ">multiplexed",
-            ">moved caches",
-            ">sharing broken",
-        ]);
+        let counted = [">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"];
+        let mut rows = table(&self.head(&counted));
         for arm in &self.arms {
             let flags = arm.samples;
-            rows.add_row([
-                clean(&arm.name),
-                flags.samples.to_string(),
-                flags.without_misses.to_string(),
-                flags.multiplexed.to_string(),
-                flags.migrated.to_string(),
-                flags.broken.to_string(),
-            ]);
+            let counts =
+                [flags.samples, flags.without_misses, flags.multiplexed, flags.migrated, flags.broken];
+            let mut row = self.cells(&arm.of, &arm.name);
+            row.extend(counts.map(|count| count.to_string()));
+            rows.add_row(row);
         }
         writeln!(f, "\nSamples (one vCPU in one window), including flawed ones\n{}", lines(&rows))
     }
@@ -126,12 +109,13 @@ impl Comparison {
         let Some(of) = self.latency_of() else { return Ok(()) };
         let unit = format!(">{}", of.unit());
         let titles: Vec<String> = LATENCY_QUANTILES.iter().map(|q| format!(">p{}", q * 100.0)).collect();
-        let mut headings = vec!["arm", &unit];
+        let mut headings = self.head(&[&unit]);
         headings.extend(titles.iter().map(String::as_str));
         let mut rows = table(&headings);
         for arm in &self.arms {
             let Some(quantiles) = &arm.latency_quantiles_us else { continue };
-            let mut row = vec![clean(&arm.name), arm.latencies.to_string()];
+            let mut row = self.cells(&arm.of, &arm.name);
+            row.push(arm.latencies.to_string());
             row.extend(quantiles.iter().map(|value| figure(*value)));
             rows.add_row(row);
         }
@@ -139,39 +123,28 @@ impl Comparison {
     }
 
     fn changes(&self, f: &mut fmt::Formatter<'_>, baseline: &str) -> fmt::Result {
-        let mut rows = table(&["arm", "measure", ">n", "change, + is better", ">p", ">effect size", "test"]);
+        let columns = ["measure", ">n", "change, + is better", ">p", ">effect size", "test"];
+        let mut rows = table(&self.head(&columns));
         for found in &self.changes {
-            let (name, title) = (clean(&found.arm), found.measure.title());
+            let mut row = self.cells(&found.of, &found.arm);
+            row.push(found.measure.title().to_owned());
             match &found.compared {
                 Availability::Unavailable(reason) => {
-                    rows.add_row([
-                        name,
-                        title.to_owned(),
-                        "0".to_owned(),
-                        format!("-: {}", clean(reason)),
-                        "-".to_owned(),
-                        "-".to_owned(),
-                        "-".to_owned(),
-                    ]);
+                    row.push("0".to_owned());
+                    row.push(format!("-: {}", clean(reason)));
+                    row.extend(["-"; 3].map(str::to_owned));
                 }
                 Availability::Available(compared) => {
                     let effect = compared.effect_size(found.measure.more_is_better());
-                    rows.add_row([
-                        name.clone(),
-                        title.to_owned(),
-                        compared.change.n.to_string(),
-                        change(compared),
-                        compared.test.map_or_else(|| "-".to_owned(), |test| p_value(test.p_value)),
-                        effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
-                        if compared.paired { "signed rank" } else { "Mann-Whitney" }.to_owned(),
-                    ]);
+                    row.push(compared.change().n.to_string());
+                    row.push(change(compared));
+                    row.push(compared.p_value().map_or_else(|| "-".to_owned(), p_value));
+                    row.push(effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")));
+                    row.push(compared.method().to_owned());
                 }
             }
+            rows.add_row(row);
         }
-        writeln!(f, "\nAgainst {}\n{}", clean(baseline), lines(&rows))?;
-        for note in self.notes() {
-            writeln!(f, "note: {}", clean(&note))?;
-        }
-        Ok(())
+        writeln!(f, "\nAgainst {}\n{}", clean(baseline), lines(&rows))
     }
 }

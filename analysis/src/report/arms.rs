@@ -30,7 +30,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
             .filter_map(|arm| {
                 let estimate = arm.values[&measure].value()?;
                 Some(Bar {
-                    name: arm.name.clone(),
+                    name: arm.of.name(&arm.name),
                     value: estimate.median,
                     ci95: estimate.ci95,
                     n: estimate.n,
@@ -58,7 +58,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
         .iter()
         .map(|arm| {
             let values = comparison.measures.iter().map(|measure| estimate_text(&arm.values[measure]));
-            [arm.name.clone(), arm.places.to_string()].into_iter().chain(values).collect()
+            [arm.of.name(&arm.name), arm.places.to_string()].into_iter().chain(values).collect()
         })
         .collect();
     page.table("Arms: medians with 95 % intervals", &headings, &rows);
@@ -82,7 +82,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
             let flags = arm.samples;
             let counts =
                 [flags.samples, flags.without_misses, flags.multiplexed, flags.migrated, flags.broken];
-            std::iter::once(arm.name.clone()).chain(counts.map(|count| count.to_string())).collect()
+            std::iter::once(arm.of.name(&arm.name)).chain(counts.map(|count| count.to_string())).collect()
         })
         .collect();
     page.table(
@@ -98,7 +98,7 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
         .iter()
         .map(|found| match &found.compared {
             Availability::Unavailable(reason) => {
-                let mut row = vec![found.arm.clone(), found.measure.title().to_owned()];
+                let mut row = vec![found.of.name(&found.arm), found.measure.title().to_owned()];
                 row.extend(["0", "-", "-", "-"].map(str::to_owned));
                 row.push(reason.clone());
                 row
@@ -106,19 +106,19 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
             Availability::Available(compared) => {
                 let effect = compared.effect_size(found.measure.more_is_better());
                 vec![
-                    found.arm.clone(),
+                    found.of.name(&found.arm),
                     found.measure.title().to_owned(),
-                    compared.change.n.to_string(),
+                    compared.change().n.to_string(),
                     change_text(compared),
-                    compared.test.map_or_else(|| "-".to_owned(), |test| p_value(test.p_value)),
+                    compared.p_value().map_or_else(|| "-".to_owned(), p_value),
                     effect.map_or_else(|| "-".to_owned(), |effect| format!("{effect:+.2}")),
-                    if compared.paired { "signed rank" } else { "Mann-Whitney" }.to_owned(),
+                    compared.method().to_owned(),
                 ]
             }
         })
         .collect();
     let how = match comparison.by {
-        By::Arm => "paired by block",
+        By::Trial => "paired by block",
         By::Policy | By::Run => "not paired",
     };
     page.table(
@@ -126,7 +126,6 @@ fn changes(page: &mut Page, comparison: &Comparison, baseline: &str) {
         &["arm", "measure", ">n", ">change [95 %]", ">p", ">effect size", "test"],
         &rows,
     );
-    page.gaps(&comparison.notes().iter().map(|note| format!("{note}.")).collect::<Vec<_>>());
 }
 
 /// Distributions of response times (the paper's Figure 5), and their quantiles.
@@ -135,9 +134,7 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         page.gap("No workload reported a latency, so there is no distribution of response times.");
         return;
     };
-    if let Some(found) =
-        or_gap(page, "Response times", data::histograms(runs, comparison.by, of, &comparison.left_out_blocks))
-    {
+    if let Some(found) = or_gap(page, "Response times", data::histograms(comparison.asked(runs), of)) {
         let unit = match of {
             LatencyOf::Responses => "response time in us",
             LatencyOf::WindowMeans => "mean latency of a window, in us",
@@ -156,7 +153,7 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         .iter()
         .filter_map(|arm| {
             let quantiles = arm.latency_quantiles_us.as_ref()?;
-            let head = [arm.name.clone(), arm.latencies.to_string()];
+            let head = [arm.of.name(&arm.name), arm.latencies.to_string()];
             let failed = (of == LatencyOf::Responses).then(|| arm.failed.to_string());
             Some(head.into_iter().chain(quantiles.iter().map(|value| figure(*value))).chain(failed).collect())
         })

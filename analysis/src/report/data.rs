@@ -7,7 +7,7 @@ use huddle_model::trial::Objective;
 use polars::prelude::*;
 
 use crate::AnalysisError;
-use crate::compare::{By, LatencyOf, latencies};
+use crate::compare::{Asked, LatencyOf, latencies};
 use crate::figure::Histogram;
 use crate::frame::Answer;
 use crate::run::RunDir;
@@ -122,15 +122,9 @@ pub(super) fn trials(run: &RunDir) -> Result<Vec<Trial>, AnalysisError> {
 
 /// Distributions of the latencies of each arm, over one common axis: from the smallest value to the largest
 /// 99.9th percentile of the arms; larger values are in the last bin.
-pub(super) fn histograms(
-    runs: &[RunDir],
-    by: By,
-    of: LatencyOf,
-    without: &[u64],
-) -> Result<Vec<Histogram>, AnalysisError> {
-    let frames: Vec<LazyFrame> =
-        latencies(runs, by, of, without)?.into_iter().map(|(_, frame)| frame).collect();
-    let Some(first) = runs.first().filter(|_| !frames.is_empty()) else { return Ok(Vec::new()) };
+pub(super) fn histograms(asked: Asked<'_>, of: LatencyOf) -> Result<Vec<Histogram>, AnalysisError> {
+    let frames: Vec<LazyFrame> = latencies(asked, of)?.into_iter().map(|(_, frame)| frame).collect();
+    let Some(first) = asked.runs.first().filter(|_| !frames.is_empty()) else { return Ok(Vec::new()) };
     let error = AnalysisError::table(first.path(), of.table());
     let all = concat(frames, UnionArgs::default()).map_err(&error)?;
     binned(&all).map_err(&error)

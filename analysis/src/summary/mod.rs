@@ -1,5 +1,6 @@
 //! Summary of one run.
 
+mod counted;
 mod query;
 mod show;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use huddle_model::schema::{Manifest, Table, TableCounts};
 use huddle_model::stats::SampleFlags;
+use huddle_model::trial::Objective;
 use serde::Serialize;
 
 use crate::AnalysisError;
@@ -175,7 +177,7 @@ impl RunSummary {
             pairs,
             top_pairs,
             placements: ask(Table::Placements).placements()?,
-            counted: ask(Table::Counters).counted()?,
+            counted: counted(run)?,
             events: ask(Table::Events).events()?,
             run: manifest.run,
             host: manifest.host,
@@ -186,4 +188,20 @@ impl RunSummary {
             tables: manifest.tables,
         })
     }
+}
+
+/// Counters of each VM.
+fn counted(run: &RunDir) -> Result<Vec<Counted>, AnalysisError> {
+    let of_vm = |(vm, found): (String, counted::VmSums)| {
+        let value = |objective| found.sums.value(objective).value().copied();
+        Counted {
+            vm,
+            windows: found.windows.unwrap_or_default(),
+            mpki: value(Objective::Mpki),
+            miss_ratio: value(Objective::MissRatio),
+            ipc: value(Objective::Ipc),
+            samples: found.sums.samples,
+        }
+    };
+    Ok(counted::by_vm(run)?.into_iter().map(of_vm).collect())
 }

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 
 use huddle_model::schema::Table;
-use huddle_model::trial::Objective;
 use polars::prelude::*;
 
-use super::{Counted, PairSummary, PlacementSummary, Rounds, VmSummary};
+use super::{PairSummary, PlacementSummary, Rounds, VmSummary};
 use crate::AnalysisError;
-use crate::frame::{Answer, collect};
+use crate::frame::collect;
 use crate::run::RunDir;
-use crate::sums::{counter_sums, sums_of};
 
 /// Queries of one table of one run.
 pub(super) struct Query<'a> {
@@ -164,30 +162,6 @@ impl<'a> Query<'a> {
                 threads_changed: number("threads_changed")?.unwrap_or_default(),
                 own_cpu_us: number("own_cpu_us")?,
             })
-        })
-    }
-
-    /// Counters of each VM.
-    pub(super) fn counted(&self) -> Result<Vec<Counted>, AnalysisError> {
-        self.answer(|frame| {
-            let mut asked = counter_sums();
-            asked.extend([col("window").min().alias("first"), col("window").max().alias("last")]);
-            let answer = Answer::of(frame.group_by([col("vm")]).agg(asked))?;
-            let (vms, first, last) = (answer.texts("vm")?, answer.u64s("first")?, answer.u64s("last")?);
-            let rows = sums_of(&answer)?.into_iter().enumerate().map(|(row, sums)| {
-                let value = |objective| sums.value(objective).value().copied();
-                Counted {
-                    vm: vms[row].clone().unwrap_or_default(),
-                    windows: (first[row].unwrap_or_default(), last[row].unwrap_or_default()),
-                    mpki: value(Objective::Mpki),
-                    miss_ratio: value(Objective::MissRatio),
-                    ipc: value(Objective::Ipc),
-                    samples: sums.samples,
-                }
-            });
-            let mut rows: Vec<Counted> = rows.collect();
-            rows.sort_by(|a, b| a.vm.cmp(&b.vm));
-            Ok(rows)
         })
     }
 

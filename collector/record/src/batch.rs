@@ -7,8 +7,9 @@ use arrow_array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array,
     UInt64Array,
 };
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 use huddle_model::schema::{CellOf, Column, ColumnKind, Row, SCHEMA_VERSION, Table, Value};
+use huddle_recording::columns::{TABLE_KEY, VERSION_KEY, data_type};
 
 /// The Arrow schema of a table; each column has its unit and meaning as metadata.
 pub(super) fn arrow_schema(table: Table) -> SchemaRef {
@@ -20,8 +21,8 @@ pub(super) fn arrow_schema(table: Table) -> SchemaRef {
     };
     let fields: Vec<Field> = table.columns().iter().map(field).collect();
     let about = HashMap::from([
-        ("huddle.table".to_owned(), table.name().to_owned()),
-        ("huddle.schema_version".to_owned(), SCHEMA_VERSION.to_string()),
+        (TABLE_KEY.to_owned(), table.name().to_owned()),
+        (VERSION_KEY.to_owned(), SCHEMA_VERSION.to_string()),
     ]);
     Arc::new(Schema::new_with_metadata(fields, about))
 }
@@ -58,20 +59,6 @@ fn pieces_of<R: Row>(rows: &[R], most: usize) -> impl Iterator<Item = &[R]> {
         rest = others;
         Some(piece)
     })
-}
-
-fn data_type(kind: ColumnKind) -> DataType {
-    match kind {
-        ColumnKind::Bool => DataType::Boolean,
-        ColumnKind::I32 => DataType::Int32,
-        ColumnKind::U32 => DataType::UInt32,
-        ColumnKind::I64 => DataType::Int64,
-        ColumnKind::U64 => DataType::UInt64,
-        ColumnKind::F64 => DataType::Float64,
-        // Plain strings with Parquet's own dictionary encoding: as small as Arrow's dictionaries, and
-        // every engine can read them.
-        ColumnKind::Text => DataType::Utf8,
-    }
 }
 
 fn array<R: Row>(kind: ColumnKind, rows: &[R], cell: CellOf<R>) -> ArrayRef {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arrow_schema::SchemaRef;
 use huddle_model::schema::{Row, SCHEMA_VERSION, Table, Value};
+use huddle_recording::columns::{TABLE_KEY, VERSION_KEY};
 use huddle_recording::{label, table};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -70,10 +71,10 @@ impl OpenSegment {
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             // Names repeat in every round, so dictionaries are most of the compression.
             .set_dictionary_enabled(true)
-            .set_created_by(format!("huddle {}", env!("CARGO_PKG_VERSION")))
+            .set_created_by(format!("{}{}", label::WRITER, env!("CARGO_PKG_VERSION")))
             .set_key_value_metadata(Some(vec![
-                about("huddle.table", table.name().to_owned()),
-                about("huddle.schema_version", SCHEMA_VERSION.to_string()),
+                about(TABLE_KEY, table.name().to_owned()),
+                about(VERSION_KEY, SCHEMA_VERSION.to_string()),
                 about(label::LABEL_KEY, label::unsealed(run, table.name(), number)),
             ]))
             .build();

@@ -13,7 +13,7 @@ use arrow_array::types::UInt64Type;
 use huddle_model::availability::Availability;
 use huddle_model::schema::{MANIFEST_FILE, Manifest, Table};
 use huddle_record::{QueueLimit, Recorder, RecorderLimits, RecorderNotice, SegmentLimits};
-use huddle_recording::{SegmentName, check_segment};
+use huddle_recording::{Origin, SegmentName, check_segment};
 use huddle_testing::output::skip;
 use huddle_testing::sample;
 use libtest_mimic::{Arguments, Trial};
@@ -125,7 +125,7 @@ fn killed(delay: Duration) {
         for (number, path) in (1..).zip(&closed) {
             assert!(path.ends_with(format!("segment-{number:06}.parquet")), "{}", path.display());
             let name = SegmentName { table, number, manifest: Some(&manifest) };
-            assert!(check_segment(path, name).unwrap().has_checksum);
+            assert_eq!(check_segment(path, name).unwrap().origin, Origin::Checked);
         }
         let counts = manifest.counts(table);
         assert!(counts.rows_written <= found.len() as u64, "{table}: {counts:?}");

@@ -1,10 +1,11 @@
-//! Reading and writing matrices: the JSON `huddle/matrix/1` and CSV in percent.
+//! Reading and writing matrices: the JSON `huddle/matrix/1`; tables of text are read by [`super::csv`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::csv::{self, MatrixFile};
 use super::{BadGroups, Cells, MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
 use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
 
@@ -72,6 +73,21 @@ pub enum MatrixFileError {
         text: String,
         /// The expected text.
         expected: &'static str,
+    },
+    /// The cells may be percentages or fractions.
+    #[error(
+        "{0}, so it is unclear whether its cells are percentages or fractions: write a % sign after each percentage"
+    )]
+    Unit(&'static str),
+    /// What is wrong in a table of text, with its position.
+    #[error("line {line}, column {column}: {source}")]
+    At {
+        /// Line of the file, from 1.
+        line: u64,
+        /// Field of the line, from 1.
+        column: usize,
+        /// What is wrong.
+        source: Box<MatrixFileError>,
     },
     /// More vCPUs than a VM can have.
     #[error("VM {name:?} of the matrix has {vcpus} vCPUs, expected {MAX_VCPUS} at most")]
@@ -292,14 +308,28 @@ impl<'de> Deserialize<'de> for SharingMatrix {
 
 impl SharingMatrix {
     /// Reads the file of `--matrix FILE`: the JSON `huddle/matrix/1` when its first character is `{`,
-    /// else CSV with a header of VM names, a first column of VM names and cells in percent.
-    pub fn from_file_text(text: &str) -> Result<Self, MatrixFileError> {
+    /// else a table of text with a header of VM names, a first column of VM names and cells in percent or as fractions.
+    ///
+    /// # Errors
+    /// It is neither, or has a value that cannot be.
+    pub fn from_file(text: &str) -> Result<MatrixFile, MatrixFileError> {
         // As some editors and spreadsheets begin a file.
         let text = text.trim_start_matches('\u{feff}');
-        let matrix =
-            if text.trim_start().starts_with('{') { Self::from_json(text)? } else { Self::from_csv(text)? };
-        matrix.check_counts()?;
-        Ok(matrix)
+        let is_json = text.trim_start().starts_with('{');
+        let file = match is_json {
+            true => MatrixFile { matrix: Self::from_json(text)?, notes: Vec::new() },
+            false => csv::read(text)?,
+        };
+        file.matrix.check_counts()?;
+        Ok(file)
+    }
+
+    /// Like [`SharingMatrix::from_file`], without the notes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_file_text(text: &str) -> Result<Self, MatrixFileError> {
+        Self::from_file(text).map(|file| file.matrix)
     }
 
     /// Rejects impossible values; data of a loop is not checked.
@@ -453,85 +483,6 @@ impl SharingMatrix {
             None => Ok(matrix),
         }
     }
-
-    fn from_csv(text: &str) -> Result<Self, MatrixFileError> {
-        let mut reader =
-            csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
-        let syntax = |error: csv::Error| MatrixFileError::Syntax(error.to_string());
-        let header = reader.headers().map_err(syntax)?.clone();
-        let vms: Vec<MatrixVm> = header.iter().skip(1).map(MatrixVm::named).collect();
-        check_vms(&vms)?;
-        let mut rate: Vec<Vec<f64>> = Vec::new();
-        for record in reader.records() {
-            let record = record.map_err(syntax)?;
-            let i = rate.len();
-            let name = record.get(0).unwrap_or_default();
-            match vms.get(i) {
-                Some(vm) if vm.name == name => {}
-                Some(vm) => {
-                    return Err(MatrixFileError::RowName {
-                        row: i + 1,
-                        found: name.to_owned(),
-                        expected: vm.name.clone(),
-                    });
-                }
-                None => {
-                    return Err(MatrixFileError::NotSquare {
-                        what: "the file, with a row for".to_owned() + &format!(" {name:?},"),
-                        found: i + 1,
-                        expected: vms.len(),
-                    });
-                }
-            }
-            if record.len() != vms.len() + 1 {
-                return Err(MatrixFileError::NotSquare {
-                    what: format!("the row of {name:?}"),
-                    found: record.len() - 1,
-                    expected: vms.len(),
-                });
-            }
-            let row = record.iter().skip(1).enumerate().map(|(j, text)| parse_cell(&vms, i, j, text));
-            rate.push(row.collect::<Result<_, _>>()?);
-        }
-        if rate.len() != vms.len() {
-            return Err(MatrixFileError::NotSquare {
-                what: "the first column".into(),
-                found: rate.len(),
-                expected: vms.len(),
-            });
-        }
-        Ok(Self {
-            method: Method::File,
-            vms,
-            cells: Arc::new(Cells {
-                shared_frames: None,
-                shared_file_frames: None,
-                rate,
-                rate_error: None,
-                groups: None,
-                rate_ci95: None,
-            }),
-            duration_ms: None,
-            coverage: None,
-        })
-    }
-}
-
-fn parse_cell(vms: &[MatrixVm], i: usize, j: usize, text: &str) -> Result<f64, MatrixFileError> {
-    if i == j {
-        return if text.is_empty() || text == "-" {
-            Ok(0.0)
-        } else {
-            Err(cell(vms, i, j, text.to_owned(), "- or nothing on the diagonal"))
-        };
-    }
-    let percent = text.strip_suffix('%').unwrap_or(text).trim_end();
-    percent
-        .parse::<f64>()
-        .ok()
-        .filter(|percent| (0.0..=100.0).contains(percent))
-        .map(|percent| percent / 100.0)
-        .ok_or_else(|| cell(vms, i, j, text.to_owned(), "a percentage from 0 to 100"))
 }
 
 fn cell(vms: &[MatrixVm], i: usize, j: usize, text: String, expected: &'static str) -> MatrixFileError {
@@ -572,7 +523,7 @@ fn check_memory(vm: &MatrixVm) -> Result<(), MatrixFileError> {
     }
 }
 
-fn check_vms(vms: &[MatrixVm]) -> Result<(), MatrixFileError> {
+pub(super) fn check_vms(vms: &[MatrixVm]) -> Result<(), MatrixFileError> {
     if vms.is_empty() {
         return Err(MatrixFileError::Empty);
     }

@@ -12,6 +12,7 @@ mod manifest;
 mod observation_rows;
 mod page;
 mod rows;
+mod stored;
 mod tables;
 mod update_rows;
 mod vm_columns;
@@ -24,6 +25,7 @@ pub use manifest::{
 pub use observation_rows::{decision_row, observation_rows};
 pub use page::{schema_json, schema_page};
 pub use rows::{event_rows, round_rows};
+pub use stored::{EXACT_IN_DOUBLE, Stored, double_of, whole_of};
 pub use tables::*;
 pub use update_rows::RowContext;
 pub use vm_columns::{UuidText, VmColumns};

@@ -4,21 +4,16 @@
 //! `after / before - 1` where more is better, `1 - after / before` where less is.
 //!
 //! [`compare_blocks`] pairs by block: in a block both placements had the same disturbances, so the change is
-//! computed within each block; its median and interval are over blocks. [`compare_samples`] is for values
-//! without partners: the change is that of the medians, with the percentile bootstrap (Efron 1979), which
-//! resamples both samples independently, and the test is Mann-Whitney's.
+//! computed within each block; its median and interval are over blocks. Values without partners are compared by
+//! [`super::compare_series`].
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::rank::{RankTest, mann_whitney, signed_rank};
+use super::rank::{RankTest, signed_rank};
 use super::trend::{Trend, outliers, trend};
-use super::{Estimate, MIN_VALUES, median, quantile};
-use crate::rng::Rng;
-
-/// Number of bootstrap samples.
-const RESAMPLES: usize = 4000;
+use super::{Estimate, MIN_VALUES};
 
 /// p value below which a drift is reported.
 const DRIFT_P: f64 = 0.05;
@@ -36,8 +31,6 @@ pub enum Side {
 /// Result of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
-    /// Whether values were paired by block.
-    pub paired: bool,
     /// The values before.
     pub before: Estimate,
     /// The values after.
@@ -67,12 +60,6 @@ pub enum CannotCompare {
         /// Number of unusable pairs.
         left_out: usize,
     },
-    /// A side has no usable value.
-    #[error("one of the two placements has no usable value")]
-    NoValue,
-    /// The first side's median is 0, so the relative change is undefined.
-    #[error("the median of the values before is 0, so the relative change is undefined")]
-    ZeroBefore,
 }
 
 /// A property of the data that weakens the comparison.
@@ -103,8 +90,6 @@ pub enum Warning {
         /// Their positions in order, from 0.
         at: Vec<usize>,
     },
-    /// The values have no partners, so disturbances do not cancel.
-    Unpaired,
 }
 
 impl fmt::Display for Warning {
@@ -135,9 +120,6 @@ impl fmt::Display for Warning {
                     at.join(", ")
                 )
             }
-            Self::Unpaired => f.write_str(
-                "the values are not paired by block, so drift between the two is part of the change: use a trial with blocks",
-            ),
         }
     }
 }
@@ -171,7 +153,6 @@ pub fn compare_blocks(pairs: &[(f64, f64)], more_is_better: bool) -> Result<Comp
         used.iter().map(|(before, after)| relative(*before, *after, more_is_better)).collect();
     let change = Estimate::of_median(&changes).ok_or_else(none)?;
     Ok(Compared {
-        paired: true,
         before: Estimate::of_median(&before).ok_or_else(none)?,
         after: Estimate::of_median(&after).ok_or_else(none)?,
         change,
@@ -180,63 +161,9 @@ pub fn compare_blocks(pairs: &[(f64, f64)], more_is_better: bool) -> Result<Comp
     })
 }
 
-/// Compares two samples without partners. Values that are not finite are left out, and counted in a
-/// warning; equal seeds give equal intervals.
-///
-/// # Errors
-/// When a side is empty, or the first one's median is not above 0.
-pub fn compare_samples(
-    before: &[f64],
-    after: &[f64],
-    more_is_better: bool,
-    seed: u64,
-) -> Result<Compared, CannotCompare> {
-    let finite =
-        |values: &[f64]| -> Vec<f64> { values.iter().copied().filter(|value| value.is_finite()).collect() };
-    let left_out = before.len() + after.len();
-    let (before, after) = (finite(before), finite(after));
-    let left_out = left_out - before.len() - after.len();
-    let of = |values: &[f64]| Estimate::of_median(values).ok_or(CannotCompare::NoValue);
-    let (middle_before, middle_after) = (of(&before)?, of(&after)?);
-    if middle_before.median <= 0.0 {
-        return Err(CannotCompare::ZeroBefore);
-    }
-    let least = before.len().min(after.len());
-    let ci95 =
-        (least >= MIN_VALUES).then(|| interval_of_medians(&before, &after, more_is_better, seed)).flatten();
-    let mut warnings = warnings(&before, &after, least, left_out);
-    warnings.push(Warning::Unpaired);
-    Ok(Compared {
-        paired: false,
-        before: middle_before,
-        after: middle_after,
-        change: Estimate {
-            n: least,
-            median: relative(middle_before.median, middle_after.median, more_is_better),
-            ci95,
-        },
-        test: mann_whitney(&before, &after),
-        warnings,
-    })
-}
-
 fn relative(before: f64, after: f64, more_is_better: bool) -> f64 {
     let grown = after / before - 1.0;
     if more_is_better { grown } else { -grown }
-}
-
-fn interval_of_medians(before: &[f64], after: &[f64], more_is_better: bool, seed: u64) -> Option<[f64; 2]> {
-    let mut rng = Rng::new(seed);
-    let mut drawn = |values: &[f64]| {
-        let drawn: Vec<f64> = (0..values.len()).map(|_| values[rng.below(values.len())]).collect();
-        median(&drawn)
-    };
-    let mut changes: Vec<f64> = (0..RESAMPLES)
-        .filter_map(|_| Some(relative(drawn(before)?, drawn(after)?, more_is_better)))
-        .filter(|change| change.is_finite())
-        .collect();
-    changes.sort_by(f64::total_cmp);
-    (!changes.is_empty()).then(|| [quantile(&changes, 0.025), quantile(&changes, 0.975)])
 }
 
 fn warnings(before: &[f64], after: &[f64], n: usize, left_out: usize) -> Vec<Warning> {

@@ -1,5 +1,5 @@
 //! Medians, paired ratios and their intervals, rank tests, drift, and the comparison of two
-//! placements ([`compare_blocks`]). Pure: equal input and seed, equal output.
+//! placements ([`compare_blocks`]) or of two series ([`compare_series`]). Pure: equal input and seed, equal output.
 //!
 //! Every figure is tested against that of SciPy for the same data (`golden.json`, made by
 //! `analysis/python/golden_stats.py`).
@@ -14,15 +14,18 @@ mod compare;
 mod distribution;
 mod rank;
 mod sequential;
+mod series;
+mod student;
 mod trend;
 
 use serde::{Deserialize, Serialize};
 
 pub use blocks::{BlockSums, Part, SampleFlags};
-pub use compare::{CannotCompare, Compared, Side, Warning, compare_blocks, compare_samples};
+pub use compare::{CannotCompare, Compared, Side, Warning, compare_blocks};
 pub use distribution::{Distribution, Figure};
 pub use rank::{EXACT_UP_TO, RankTest, mann_whitney, signed_rank};
 pub use sequential::{evidence_above, evidence_below, sequential_estimate};
+pub use series::{LEAST_STRETCHES, SeriesCompared, block_length, compare_series};
 pub use trend::{MIN_FOR_TREND, OUTLIER_SCORE, Trend, outliers, relative_drift, trend};
 
 /// Minimum number of values for an interval: even the range of all five values misses the median in more than

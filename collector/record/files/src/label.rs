@@ -32,6 +32,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Name of the label among the key-value metadata of the file.
 pub const LABEL_KEY: &str = "huddle.segment";
 
+/// How the recorder's name in a file begins (`created_by` of Parquet).
+pub const WRITER: &str = "huddle ";
+
 /// The label of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -80,6 +83,13 @@ pub enum LabelFault {
 pub fn unsealed(run: &str, table: &str, number: u64) -> String {
     let mark = String::from_utf8_lossy(MARK);
     format!("{mark}{:0SUM_DIGITS$} {:0SIZE_DIGITS$} {number} {table} {}\n", 0, 0, escaped(run))
+}
+
+impl Label {
+    /// Size of the file that it was written for, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// Fills in size and checksum in the label of a file that is otherwise complete. The file is open for reading and

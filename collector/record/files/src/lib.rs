@@ -1,5 +1,5 @@
-//! The files of a recording, for its writer and its readers: which exist, and whether each is what the recorder wrote.
-//! Independent of the contents of segments, so that every reader can use it first, whatever library decodes the rows.
+//! The files of a recording, for its writer and its readers: which exist, whether each is what the recorder wrote, and
+//! whether its columns can be read.
 //!
 //! - [`regular`]: only regular files are opened. Named pipes, sockets, devices, directories and symbolic links
 //!   inside a recording are refused by name, and never waited for.
@@ -7,15 +7,21 @@
 //!   bytes. It is written before the segment gets its final name, so a closed segment can be checked whatever happened
 //!   to the recorder, the manifest or the other files, and wherever it was copied to.
 //! - [`table`]: the segments of a table, and which of them are missing.
+//! - [`columns`]: whether the columns of a segment, whoever wrote it, can be read without a loss; [`rewrite`] brings such a
+//!   segment into the form of the recorder's.
 //! - [`guarded`]: catches panics of libraries on damaged segments of older recordings, which have no checksums.
 
+pub mod columns;
+mod convert;
 pub mod guarded;
 pub mod label;
 pub mod manifest;
+pub mod notes;
 pub mod regular;
+pub mod rewrite;
 pub mod segment;
 pub mod table;
 
 pub use manifest::{ManifestFault, read_manifest};
-pub use segment::{Checked, FileId, SegmentFault, SegmentName, check_segment};
+pub use segment::{Checked, FileId, Origin, SegmentFault, SegmentName, check_segment};
 pub use table::{Listing, TableFault, list_segments};

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use huddle_model::schema::{Manifest, Table};
 use huddle_model::text::first_line;
 
+use parquet::file::metadata::ParquetMetaDataReader;
+
+use super::guarded::{Threads, guarded};
 use super::label::{self, Label, LabelFault};
 use super::regular::{self, RegularError};
 
@@ -28,8 +31,19 @@ pub struct Checked {
     pub file: File,
     /// Identity of the file, to open it again.
     pub id: FileId,
-    /// Whether its bytes were compared with a checksum; false for a segment of a version without checksums.
-    pub has_checksum: bool,
+    /// What is known of its bytes.
+    pub origin: Origin,
+}
+
+/// Who wrote a segment, as far as that says whether its bytes are those that were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The recorder: its checksum is right.
+    Checked,
+    /// The recorder of a version without checksums: damage may go unnoticed.
+    Older,
+    /// Another program, by this name in the file: it has no checksum of its own, and damage may go unnoticed.
+    Other(String),
 }
 
 /// Distinguishes a file from another at the same path, and from itself after a change.
@@ -107,7 +121,8 @@ impl FileId {
 }
 
 /// Opens the segment at `path`, which should be `name`, and compares all of its bytes with its checksum, before it is
-/// passed to a decoder. A segment without a checksum is accepted only if the manifest does not say that all have one.
+/// passed to a decoder. A segment of the recorder without a checksum is accepted only if the manifest does not say that all
+/// have one. A segment that another program wrote has none.
 ///
 /// # Errors
 /// It is damaged, or another segment.
@@ -131,14 +146,43 @@ fn checked(path: &Path, name: SegmentName<'_>) -> Result<Checked, Fault> {
     let (file, about) = regular::open(path)?;
     let bytes = about.len();
     let label = label::find(&file, bytes).map_err(RegularError::from)?;
-    if let Some(label) = &label {
-        // The checksum first: a damaged label could name another segment.
-        label::check(&file, bytes, label).map_err(Fault::Damaged)?;
-        check_place(label, name)?;
-    } else if name.manifest.is_some_and(Manifest::has_checksums) {
-        return Err(Fault::NoLabel);
-    }
-    Ok(Checked { file, id: FileId::of(&about), has_checksum: label.is_some() })
+    let origin = match &label {
+        // Some programs keep the metadata of what they read, so the label of the segment that they rewrote.
+        Some(label) if label.bytes() != bytes => match other_writer(&file) {
+            Some(program) => Origin::Other(program),
+            None => {
+                return Err(label::check(&file, bytes, label).err().map_or(Fault::Changed, Fault::Damaged));
+            }
+        },
+        Some(label) => {
+            // The checksum first: a damaged label could name another segment.
+            label::check(&file, bytes, label).map_err(Fault::Damaged)?;
+            check_place(label, name)?;
+            Origin::Checked
+        }
+        None => match other_writer(&file) {
+            Some(program) => Origin::Other(program),
+            None if name.manifest.is_some_and(Manifest::has_checksums) => return Err(Fault::NoLabel),
+            None => Origin::Older,
+        },
+    };
+    Ok(Checked { file, id: FileId::of(&about), origin })
+}
+
+/// The name of the program that wrote a file, from its footer; `None` if it was the recorder or that cannot be told.
+fn other_writer(file: &File) -> Option<String> {
+    // The file was not compared with a checksum yet.
+    let footer = guarded(Threads::This, || ParquetMetaDataReader::new().parse_and_finish(file)).ok()?.ok()?;
+    let program = footer.file_metadata().created_by()?;
+    (!is_recorder(program)).then(|| label::escaped(program))
+}
+
+/// Whether this is the recorder's name in a file, also if some of its bytes were damaged: a damaged segment must not be
+/// taken for one of another program.
+fn is_recorder(program: &str) -> bool {
+    let name = label::WRITER.as_bytes();
+    let differ = name.iter().zip(program.as_bytes()).filter(|(ours, theirs)| ours != theirs).count();
+    program.len() >= name.len() && differ <= 3
 }
 
 fn check_place(label: &Label, name: SegmentName<'_>) -> Result<(), Fault> {
@@ -148,4 +192,25 @@ fn check_place(label: &Label, name: SegmentName<'_>) -> Result<(), Fault> {
     }
     let Label { number, table, run, .. } = label.clone();
     Err(Fault::Other { number, table, run })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_name_of_the_recorder_is_still_its_name() {
+        for name in ["huddle 0.1.0", "iuddle 0.1.0", "hu\u{7f}dlE 0.2", "huddle 12"] {
+            assert!(is_recorder(name), "{name}");
+        }
+        for name in [
+            "parquet-cpp-arrow version 26.0.1",
+            "DuckDB version v2.0.0",
+            "Polars",
+            "parquet-rs version 59",
+            "hu",
+        ] {
+            assert!(!is_recorder(name), "{name}");
+        }
+    }
 }

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use huddle_model::schema::{Manifest, Row, Table};
+use huddle_model::schema::{Manifest, Row, SCHEMA_VERSION, Table};
+use huddle_recording::columns::{self, Footer};
+use huddle_recording::notes::Notes;
+use huddle_recording::segment::Origin;
 use huddle_recording::segment::{FileId, SegmentFault, SegmentName, check_segment, reopen};
 use huddle_recording::table::missing_segments;
 use huddle_recording::{Listing, list_segments};
-use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
 use super::ReplayError;
 use super::segment::{self, Cells, Wanted};
@@ -32,6 +34,8 @@ struct Segment {
     path: PathBuf,
     /// The file that was checked.
     id: FileId,
+    /// The schema version of the recording, for a file that does not have its own.
+    version: u32,
     /// Least and greatest key of each row group.
     groups: Vec<(u64, u64)>,
 }
@@ -39,7 +43,13 @@ struct Segment {
 impl TableFiles {
     /// Compares every segment with its checksum, and reads the footers of those that are undamaged. Problems are added
     /// to `warnings`, and the rest can be read.
-    pub(super) fn open(run: &Path, table: Table, manifest: &Manifest, warnings: &mut Vec<String>) -> Self {
+    pub(super) fn open(
+        run: &Path,
+        table: Table,
+        manifest: &Manifest,
+        notes: &mut Notes,
+        warnings: &mut Vec<String>,
+    ) -> Self {
         let known = warnings.len();
         let mut files = Self { table, segments: Vec::new(), has_gaps: manifest.end_us.is_none() };
         let listing = list_segments(run, table).unwrap_or_else(|fault| {
@@ -64,7 +74,10 @@ impl TableFiles {
         for (number, path) in listing.segments {
             let name = SegmentName { table, number, manifest: Some(manifest) };
             match Segment::open(path, name) {
-                Ok(segment) => files.segments.push(segment),
+                Ok((segment, origin, further)) => {
+                    notes.add(table, &origin, &further);
+                    files.segments.push(segment);
+                }
                 Err(fault) => warnings.push(missing_rows(&fault)),
             }
         }
@@ -116,19 +129,22 @@ impl TableFiles {
 }
 
 impl Segment {
-    fn open(path: PathBuf, name: SegmentName<'_>) -> Result<Self, SegmentFault> {
+    /// The segment, and a note for the user if it is not what the recorder wrote.
+    fn open(path: PathBuf, name: SegmentName<'_>) -> Result<(Self, Origin, Vec<String>), SegmentFault> {
         let checked = check_segment(&path, name)?;
-        let footer =
-            segment::footer(&checked.file, name.table).map_err(|what| SegmentFault::of(&path, what))?;
+        let version = name.manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
+        let footer = columns::footer(&checked.file, name.table, version)
+            .map_err(|what| SegmentFault::of(&path, what))?;
         let groups = segment::key_spans(&footer, name.table);
-        Ok(Self { number: name.number, id: checked.id, path, groups })
+        let segment = Self { number: name.number, id: checked.id, version, path, groups };
+        Ok((segment, checked.origin, footer.further))
     }
 
     /// The file that was checked, open, and its footer.
-    fn footer(&self, table: Table) -> Result<(File, ArrowReaderMetadata), SegmentFault> {
+    fn footer(&self, table: Table) -> Result<(File, Footer), SegmentFault> {
         let file = reopen(&self.path, self.id)?;
-        let footer = segment::footer(&file, table).map_err(|what| SegmentFault::of(&self.path, what))?;
-        Ok((file, footer))
+        let footer = columns::footer(&file, table, self.version);
+        Ok((file, footer.map_err(|what| SegmentFault::of(&self.path, what))?))
     }
 }
 
@@ -138,10 +154,10 @@ fn missing_rows(fault: &SegmentFault) -> String {
 
 /// A cache of the footers that were used last.
 #[derive(Default)]
-pub(super) struct Footers(std::collections::VecDeque<((Table, u64), ArrowReaderMetadata)>);
+pub(super) struct Footers(std::collections::VecDeque<((Table, u64), Footer)>);
 
 impl Footers {
-    fn get(&mut self, table: Table, segment: &Segment) -> Result<(File, ArrowReaderMetadata), SegmentFault> {
+    fn get(&mut self, table: Table, segment: &Segment) -> Result<(File, Footer), SegmentFault> {
         let name = (table, segment.number);
         if let Some(at) = self.0.iter().position(|(kept, _)| *kept == name)
             && let Some(entry) = self.0.remove(at)

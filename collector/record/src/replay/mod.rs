@@ -32,6 +32,7 @@ use huddle_model::trial::{Arm, Comparison, Decision, Evidence, Objective, Phase,
 use huddle_model::update::Step;
 use huddle_model::view::View;
 use huddle_recording::label::escaped;
+use huddle_recording::notes::Notes;
 use huddle_recording::read_manifest;
 
 pub use error::ReplayError;
@@ -58,6 +59,7 @@ pub struct Recording {
     decisions: Vec<Decision>,
     objective: Option<Objective>,
     warnings: Vec<String>,
+    notes: Notes,
     footers: Footers,
     rounds: VecDeque<Arc<RebuiltRound>>,
 }
@@ -80,8 +82,9 @@ impl Recording {
                     .to_owned(),
             );
         }
-        let mut tables: Vec<TableFiles> =
-            Table::ALL.iter().map(|table| TableFiles::open(dir, *table, &manifest, &mut warnings)).collect();
+        let mut notes = Notes::default();
+        let open = |table: &Table| TableFiles::open(dir, *table, &manifest, &mut notes, &mut warnings);
+        let mut tables: Vec<TableFiles> = Table::ALL.iter().map(open).collect();
         let positions = index::positions(&mut tables, &manifest, &mut warnings);
         let trials: Vec<TrialRow> = tables[Table::Trials as usize].all(MAX_DECISIONS, &mut warnings);
         let mut decisions = Vec::new();
@@ -108,6 +111,7 @@ impl Recording {
             objective: trials.iter().find_map(|row| row.objective.parse().ok()),
             decisions,
             warnings,
+            notes,
             footers: Footers::default(),
             rounds: VecDeque::new(),
             manifest,
@@ -127,6 +131,11 @@ impl Recording {
     /// What is damaged or missing, one sentence each; empty when it is complete.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What to know of its files although all of their rows are read, one sentence each.
+    pub fn notes(&self) -> impl Iterator<Item = String> + '_ {
+        self.notes.sentences().map(|note| escaped(&note))
     }
 
     /// How many steps there are: never 0.

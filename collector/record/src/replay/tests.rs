@@ -28,6 +28,7 @@ use super::*;
 
 mod footers;
 mod older;
+mod rewritten;
 
 const SECOND: u64 = 1_000_000;
 
@@ -530,7 +531,7 @@ fn columns_of_older_versions_are_read_by_their_old_names() {
     // Any other name is a fault.
     age_by_one_version(&segment(&run, Table::Ksm, 1), "run", "runs");
     let recording = Recording::open(&run).unwrap();
-    assert!(recording.warnings()[0].contains("the column run is missing"), "{:?}", recording.warnings());
+    assert!(recording.warnings()[0].contains("run is missing"), "{:?}", recording.warnings());
 }
 
 /// A VM of one kind or the other, with its vCPU.

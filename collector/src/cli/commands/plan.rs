@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use huddle_host::pin::AffinityKind;
-use huddle_model::matrix::SharingMatrix;
+use huddle_model::matrix::{MatrixFile, SharingMatrix};
 use huddle_model::plan::{Commands, Manager};
 use huddle_model::topology::Topology;
 
@@ -32,7 +32,13 @@ pub(crate) fn run(common: &Common, args: &PlanArgs) -> Result<(), Failure> {
         None => context.topology()?,
     };
     let (vms, matrix) = match &args.matrix {
-        Some(path) => (None, read(path, "matrix", SharingMatrix::from_file_text)?),
+        Some(path) => {
+            let MatrixFile { matrix, notes } = read(path, "matrix", SharingMatrix::from_file)?;
+            for note in notes {
+                tracing::warn!("matrix file {}: {note}", path.display());
+            }
+            (None, matrix)
+        }
         None => {
             let (vms, matrix) = context.measure(None, &ContentArgs::default())?;
             (Some(vms), matrix)

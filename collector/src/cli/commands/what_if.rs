@@ -87,17 +87,13 @@ pub(super) fn run(format: Format, policy: Policy, dir: &Path, only: Option<u64>)
     }
 }
 
-/// Logs what of a recording is left out.
+/// Logs what of a recording is left out, and what is to know of the rest.
 pub(super) fn log_warnings(recording: &Recording) {
     for warning in recording.warnings() {
         tracing::warn!("{warning}");
     }
-    let manifest = recording.manifest();
-    if !manifest.has_checksums() {
-        tracing::info!(
-            "huddle {} wrote this recording without checksums: damage in it may go unnoticed",
-            manifest.huddle_version
-        );
+    for note in recording.notes() {
+        tracing::info!("{note}");
     }
 }
 

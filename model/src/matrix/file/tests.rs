@@ -3,45 +3,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::matrix::{SampledContents, SharedGroup};
 
-/// Table 1 of the paper.
-const TABLE_1: &str = "vm,VM1,VM2,VM3,VM4\n\
-    VM1,-,71.17,0.07,0.05\n\
-    VM2,71.43 %,,0.06,0.05\n\
-    VM3,0.06,0.05,-,52.18\n\
-    VM4,0.04,0.05,52.38,-\n";
-
-#[test]
-fn the_papers_table_is_read() {
-    let matrix = SharingMatrix::from_file_text(TABLE_1).unwrap();
-    assert_eq!(matrix.len(), 4);
-    assert!((matrix.rate(1, 0) - 0.7143).abs() < 1e-12);
-    assert_eq!(matrix.rate(1, 1), 0.0);
-    assert_eq!(matrix.shared_frames(0, 1), None);
-    assert_eq!(SharingMatrix::from_file_text(&format!("\u{feff}{TABLE_1}")).unwrap(), matrix);
-}
-
-#[test]
-fn bad_csv_is_rejected_with_its_position() {
-    for (text, word) in [
-        ("", "names no VM"),
-        ("vm,a,b\na,-,1\n", "first column"),
-        ("vm,a,b\na,-,1\nb,1\n", "row of \"b\""),
-        ("vm,a,b\na,-,1\nb,1,-\nc,1,1\n", "not square"),
-        ("vm,a,b\na,-,NaN\nb,1,-\n", "NaN"),
-        ("vm,a,b\na,-,inf\nb,1,-\n", "inf"),
-        ("vm,a,b\na,-,-3\nb,1,-\n", "-3"),
-        ("vm,a,b\na,-,100.5\nb,1,-\n", "100.5"),
-        ("vm,a,b\na,5,1\nb,1,-\n", "diagonal"),
-        ("vm,a,a\na,-,1\na,1,-\n", "two VMs"),
-        ("vm,a,\na,-,1\n,1,-\n", "no name"),
-        ("vm,a,b\nb,-,1\na,1,-\n", "same order"),
-    ] {
-        let error = SharingMatrix::from_file_text(text).unwrap_err().to_string();
-        assert!(error.contains(word), "{text:?}: {error}");
-        assert!(!error.contains('\n'), "{error}");
-    }
-}
-
 #[test]
 fn bad_json_is_rejected_with_its_position() {
     let with = |vms: &str, frames: &str, rate: &str| {
@@ -157,15 +118,6 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in ".{0,200}") {
         let _ = SharingMatrix::from_file_text(&text);
-    }
-
-    #[test]
-    fn no_table_of_cells_makes_the_reader_panic(text in "[a-c,0-9.\n%-]{0,120}") {
-        if let Ok(matrix) = SharingMatrix::from_file_text(&text) {
-            for (i, j) in matrix.pairs() {
-                prop_assert!((0.0..=1.0).contains(&matrix.rate(i, j)));
-            }
-        }
     }
 }
 
