@@ -151,6 +151,7 @@ impl<'a> Changes<'a> {
         self.found.iter().flat_map(|(change, compared)| {
             let warnings = match compared {
                 Compared::SignedRank(found) => found.warnings.as_slice(),
+                Compared::Evidence(found) => found.warnings.as_slice(),
                 Compared::BlockBootstrap(_) => &[],
             };
             warnings.iter().map(|warning| {

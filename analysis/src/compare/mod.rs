@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use huddle_model::availability::Availability;
-use huddle_model::stats::{self, Estimate, SampleFlags, SeriesCompared, compare_blocks, compare_series};
+use huddle_model::stats::{
+    self, Estimate, SampleFlags, SeriesCompared, TrialCompared, compare_blocks, compare_series, compare_trial,
+};
 use huddle_model::trial::Objective;
 use serde::Serialize;
 
@@ -27,6 +29,9 @@ pub(crate) use show::{change as change_text, estimate as estimate_text};
 
 /// Seed of the bootstrap of unpaired values, so that equal recordings give equal intervals.
 const SEED: u64 = 1;
+
+/// The first schema version whose trials draw the order of each block; before, it alternated.
+const ORDER_DRAWN_SINCE: u32 = 6;
 
 /// A compared measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -210,6 +215,9 @@ pub struct Change {
 pub enum Compared {
     /// Block by block: the median of the changes within blocks, and Wilcoxon's signed-rank test.
     SignedRank(stats::Compared),
+    /// Block by block, of a trial that ended when its result was clear: the median of the changes within blocks, its
+    /// confidence sequence, and the evidence of the random order.
+    Evidence(TrialCompared),
     /// Two series without partners: the change of the medians, with the block bootstrap.
     BlockBootstrap(SeriesCompared),
 }
@@ -219,6 +227,7 @@ impl Compared {
     pub fn change(&self) -> &Estimate {
         match self {
             Self::SignedRank(found) => &found.change,
+            Self::Evidence(found) => &found.change,
             Self::BlockBootstrap(found) => &found.change,
         }
     }
@@ -227,6 +236,7 @@ impl Compared {
     pub fn p_value(&self) -> Option<f64> {
         match self {
             Self::SignedRank(found) => found.test.map(|test| test.p_value),
+            Self::Evidence(found) => Some(found.p_value()),
             Self::BlockBootstrap(found) => found.p_value,
         }
     }
@@ -235,6 +245,7 @@ impl Compared {
     pub fn effect_size(&self, more_is_better: bool) -> Option<f64> {
         match self {
             Self::SignedRank(found) => found.effect_size(more_is_better),
+            Self::Evidence(_) => None,
             Self::BlockBootstrap(found) => Some(found.effect_size(more_is_better)),
         }
     }
@@ -243,6 +254,7 @@ impl Compared {
     pub fn method(&self) -> &'static str {
         match self {
             Self::SignedRank(_) => "signed rank",
+            Self::Evidence(_) => "evidence",
             Self::BlockBootstrap(_) => "block bootstrap",
         }
     }
@@ -288,7 +300,12 @@ impl Comparison {
         if by == By::Trial && runs.len() > 1 {
             names = runs.iter().map(arms::run_name).collect::<Result<_, _>>()?;
         }
-        let mut comparison = Self::between(&found, by, baseline, &Measure::RECORDED, paths, &names)?;
+        let drawn: Vec<bool> = runs
+            .iter()
+            .map(|run| run.manifest().is_ok_and(|manifest| manifest.schema_version >= ORDER_DRAWN_SINCE))
+            .collect();
+        let mut comparison =
+            Self::between(&found, by, baseline, &Measure::RECORDED, paths, (&names, &drawn))?;
         let mut before: Vec<String> = runs.iter().flat_map(lost).collect();
         if latency_of == LatencyOf::Responses {
             let timed = arms::latencies(asked, latency_of)?.len();
@@ -329,7 +346,7 @@ impl Comparison {
             measures.push(Measure::Throughput);
         }
         let of = vec![dir.path().to_owned()];
-        let mut comparison = Self::between(&found, By::Trial, baseline, &measures, of, &[])?;
+        let mut comparison = Self::between(&found, By::Trial, baseline, &measures, of, (&[], &[]))?;
         comparison.left_out_blocks = invalid;
         if found.values().all(Arms::is_empty) {
             comparison.warnings = vec![format!(
@@ -358,7 +375,7 @@ impl Comparison {
         baseline: Option<&str>,
         measures: &[Measure],
         of: Vec<PathBuf>,
-        run_names: &[String],
+        (run_names, are_drawn): (&[String], &[bool]),
     ) -> Result<Self, AnalysisError> {
         let first = baseline_of(groups, baseline)?;
         let mut comparison = Self {
@@ -374,7 +391,8 @@ impl Comparison {
         };
         for (group, arms) in groups {
             let run = group.run.and_then(|run| run_names.get(run)).cloned();
-            comparison.add(&TrialOf { trial: group.trial, run }, arms, first.as_deref());
+            let is_drawn = group.run.and_then(|run| are_drawn.get(run)).copied().unwrap_or(false);
+            comparison.add(&TrialOf { trial: group.trial, run }, arms, first.as_deref(), is_drawn);
         }
         let is_compared = groups.values().any(|arms| arms.len() > 1);
         comparison.baseline = first.filter(|_| is_compared);
@@ -382,8 +400,9 @@ impl Comparison {
         Ok(comparison)
     }
 
-    /// Adds the arms of one trial, each compared with the baseline, if the trial has it.
-    fn add(&mut self, of: &TrialOf, arms: &Arms, first: Option<&str>) {
+    /// Adds the arms of one trial, each compared with the baseline, if the trial has it. `is_drawn` tells that the order of
+    /// arms was drawn in each block of a trial.
+    fn add(&mut self, of: &TrialOf, arms: &Arms, first: Option<&str>, is_drawn: bool) {
         let before = first.and_then(|first| Some((first, arms.get(first)?)));
         let others = arms.iter().filter(|(name, _)| Some(name.as_str()) != first);
         let others: Vec<(&str, &ArmData)> = others.map(|(name, arm)| (name.as_str(), arm)).collect();
@@ -392,7 +411,8 @@ impl Comparison {
         }
         let Some((_, before)) = before else { return };
         for (name, arm) in others {
-            let changes = self.measures.iter().map(|measure| change(self.by, *measure, before, arm));
+            let changes =
+                self.measures.iter().map(|measure| change(self.by, *measure, before, arm, is_drawn));
             let changes: Vec<_> = self.measures.iter().copied().zip(changes).collect();
             self.changes.extend(changes.into_iter().map(|(measure, compared)| Change {
                 of: of.clone(),
@@ -446,7 +466,13 @@ fn summary(of: &TrialOf, name: &str, arm: &ArmData, measures: &[Measure]) -> Arm
     }
 }
 
-fn change(by: By, measure: Measure, before: &ArmData, after: &ArmData) -> Availability<Compared> {
+fn change(
+    by: By,
+    measure: Measure,
+    before: &ArmData,
+    after: &ArmData,
+    is_drawn: bool,
+) -> Availability<Compared> {
     let (first, second) = (measure.values(before), measure.values(after));
     let more = measure.more_is_better();
     match (first.is_empty(), second.is_empty()) {
@@ -455,7 +481,11 @@ fn change(by: By, measure: Measure, before: &ArmData, after: &ArmData) -> Availa
         _ if by == By::Trial => {
             let pairs: Vec<(f64, f64)> =
                 first.iter().filter_map(|(place, value)| Some((*value, *second.get(place)?))).collect();
-            Availability::from(compare_blocks(&pairs, more)).map(Compared::SignedRank)
+            if is_drawn {
+                Availability::from(compare_trial(&pairs, more)).map(Compared::Evidence)
+            } else {
+                Availability::from(compare_blocks(&pairs, more)).map(Compared::SignedRank)
+            }
         }
         _ => {
             let (first, second): (Vec<f64>, Vec<f64>) =

@@ -166,7 +166,7 @@ fn relative(before: f64, after: f64, more_is_better: bool) -> f64 {
     if more_is_better { grown } else { -grown }
 }
 
-fn warnings(before: &[f64], after: &[f64], n: usize, left_out: usize) -> Vec<Warning> {
+pub(super) fn warnings(before: &[f64], after: &[f64], n: usize, left_out: usize) -> Vec<Warning> {
     let mut found = Vec::new();
     if n < MIN_VALUES {
         found.push(Warning::FewValues { n });

@@ -17,6 +17,9 @@
 //! The interval is a confidence sequence: all changes against which the evidence, the mean of both directions, is
 //! below 20. It is wider than one for a number of blocks fixed beforehand; that is the price of stopping early.
 
+use serde::{Deserialize, Serialize};
+
+use super::compare::{CannotCompare, Warning, warnings};
 use super::{Estimate, median};
 
 /// The largest part of the wealth that is bet: one block against it, however extreme, leaves 5 %.
@@ -56,6 +59,51 @@ pub fn sequential_estimate(pairs: &[(f64, f64)], more_is_better: bool) -> Option
     let ends = interval(&ratios, middle);
     let ci95 = ends.map(|ends| ends.map(|end| change_of(end, more_is_better)));
     Some(Estimate { n: ratios.len(), median: median(&changes)?, ci95 })
+}
+
+/// Two placements compared by the blocks of a trial, which ended when its result was clear.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrialCompared {
+    /// The values before.
+    pub before: Estimate,
+    /// The values after.
+    pub after: Estimate,
+    /// Relative change with its confidence sequence, positive is better, see [`sequential_estimate`].
+    pub change: Estimate,
+    /// Evidence that `after` is better, see [`evidence_above`].
+    pub evidence_better: f64,
+    /// Evidence that it is worse.
+    pub evidence_worse: f64,
+    /// Warnings with remedies.
+    pub warnings: Vec<Warning>,
+}
+
+impl TrialCompared {
+    /// The two-sided p value of no change that the evidence is worth: valid although the trial ended when it did.
+    pub fn p_value(&self) -> f64 {
+        (1.0 / f64::midpoint(self.evidence_better, self.evidence_worse)).min(1.0)
+    }
+}
+
+/// Compares two placements over the blocks of a trial whose order was drawn in each block: each pair is the value
+/// `(before, after)` of one block, in the order of time.
+///
+/// # Errors
+/// When no block has a value above 0 for both.
+pub fn compare_trial(pairs: &[(f64, f64)], more_is_better: bool) -> Result<TrialCompared, CannotCompare> {
+    let is_usable = |(before, after): &(f64, f64)| (after / before).ln().is_finite() && *before > 0.0;
+    let used: Vec<(f64, f64)> = pairs.iter().copied().filter(is_usable).collect();
+    let left_out = pairs.len() - used.len();
+    let none = || CannotCompare::NoPair { left_out };
+    let (before, after): (Vec<f64>, Vec<f64>) = used.iter().copied().unzip();
+    Ok(TrialCompared {
+        before: Estimate::of_median(&before).ok_or_else(none)?,
+        after: Estimate::of_median(&after).ok_or_else(none)?,
+        change: sequential_estimate(&used, more_is_better).ok_or_else(none)?,
+        evidence_better: evidence_above(&used, more_is_better, 0.0),
+        evidence_worse: evidence_below(&used, more_is_better, 0.0),
+        warnings: warnings(&before, &after, used.len(), left_out),
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -207,6 +255,18 @@ mod tests {
         assert!((evidence_above(&with, true, 0.0) - without).abs() < 1e-12);
         assert_eq!(sequential_estimate(&with, true).unwrap().n, 3);
         assert_eq!(sequential_estimate(&[(0.0, 1.0)], true), None);
+    }
+
+    #[test]
+    fn a_trial_that_is_compared_later_has_the_evidence_of_the_loop() {
+        let pairs = pairs(&[0.1, 0.11, 0.09, 0.1, 0.12, 0.1, 0.11, 0.1]);
+        let compared = compare_trial(&pairs, true).unwrap();
+        assert_eq!(Some(compared.change), sequential_estimate(&pairs, true));
+        assert!((compared.evidence_better - evidence_above(&pairs, true, 0.0)).abs() < 1e-12);
+        assert!(compared.p_value() < 0.05 && compared.p_value() > 1.0 / compared.evidence_better);
+        let turned = compare_trial(&pairs, false).unwrap();
+        assert!((turned.evidence_worse - compared.evidence_better).abs() < 1e-9);
+        assert!(matches!(compare_trial(&[(0.0, 1.0)], true), Err(CannotCompare::NoPair { left_out: 1 })));
     }
 
     #[test]
