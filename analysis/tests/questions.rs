@@ -12,7 +12,7 @@ use std::sync::Arc;
 use huddle_model::availability::Availability;
 use huddle_model::rates::CounterDelta;
 use huddle_model::schema::{Finding, Manifest, Rows};
-use huddle_model::stats::{BlockSums, TrialCompared, compare_trial};
+use huddle_model::stats::{BlockSums, TrialCompared, compare_blocks, compare_trial};
 use huddle_model::trial::Objective;
 use huddle_model::view::View;
 use huddle_record::{RecordTarget, Recorder, RecorderLimits};
