@@ -7,7 +7,7 @@ For random hosts it asks `huddle plan --format json` for the plan of each policy
 - each vCPU is placed once, in a domain that has room in its share where all VMs find room;
 - VMs are kept apart wherever any placement does;
 - `sharing` and `exact` have the most, and `opposed` the least (within 1 %), of what all placements have;
-- `sharing` has no less than `paper`, and a bound no less than any policy;
+- `sharing` has no less than `paper` where all limits can be kept, and a bound no less than any policy;
 - `cache_bytes_saved` is one frame for each VM of a group in a domain but the first.
 """
 
@@ -173,7 +173,9 @@ def check(huddle, host, directory):
                 assert abs(bounds[policy] - max(values)) < 0.51, f"{policy}: {expected}, the most is {max(values)}"
         if values and policy == "opposed":
             assert value <= min(values) * 1.01 + 0.01, f"opposed has {value}, the least is {min(values)}: {reasons}"
-    assert found["sharing"] >= found["paper"] - 0.01, found
+    # Where not all limits can be kept, `paper` may have more by going beyond more shares.
+    if within or not host.apart:
+        assert found["sharing"] >= found["paper"] - 0.01, found
     for policy, bound in bounds.items():
         assert bound is None or max(found.values()) <= bound + 0.51, f"the bound of {policy} is {bound}: {found}"
     return bool(host.apart and apart), any(bounds.values())

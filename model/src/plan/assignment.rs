@@ -20,7 +20,9 @@ pub(super) struct Assignment<'a> {
     there: Vec<(u32, usize)>,
     /// `item * items + other`; empty for many items with few gains.
     square: Vec<f64>,
-    is_negative: bool,
+    /// What a swap of each item can at most have beyond the gains of the two in their new bins: with negative gains
+    /// these count what the two have with each other.
+    beyond: Vec<f64>,
 }
 
 impl<'a> Assignment<'a> {
@@ -35,8 +37,13 @@ impl<'a> Assignment<'a> {
                 gains.iter().for_each(|(other, gain)| square[item * n + other] = *gain);
             }
         }
-        let is_negative = instance.gains.iter().flatten().any(|(_, gain)| *gain < 0.0)
-            || instance.groups.iter().any(|group| group.gain < 0.0);
+        let groups_of = instance.groups_of_items();
+        let beyond = instance.gains.iter().zip(&groups_of).map(|(gains, groups)| {
+            let pairs = gains.iter().map(|(_, gain)| -gain).fold(0.0, f64::max);
+            let groups = groups.iter().map(|group| (-instance.groups[*group as usize].gain).max(0.0));
+            2.0 * (pairs + groups.sum::<f64>())
+        });
+        let beyond = beyond.collect();
         Self {
             instance,
             bins: vec![None; n],
@@ -45,10 +52,10 @@ impl<'a> Assignment<'a> {
             stretched: 0,
             members: vec![Vec::new(); d],
             at: vec![0.0; n * d],
-            groups_of: instance.groups_of_items(),
+            groups_of,
             there: vec![(0, 0); instance.groups.len() * d],
             square,
-            is_negative,
+            beyond,
         }
     }
 
@@ -72,9 +79,9 @@ impl<'a> Assignment<'a> {
         self.load[bin]
     }
 
-    /// Whether gains are negative, so that the least is looked for.
-    pub(super) fn is_negative(&self) -> bool {
-        self.is_negative
+    /// What a swap of an item can at most have beyond the gains of the two in their new bins.
+    pub(super) fn beyond(&self, item: usize) -> f64 {
+        self.beyond[item]
     }
 
     /// What an item gains in a bin, with the others there.

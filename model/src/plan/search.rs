@@ -134,7 +134,7 @@ fn swaps(state: &mut Assignment<'_>) -> bool {
     let mut any = false;
     for item in 0..state.bins().len() {
         let Some(from) = state.bins()[item] else { continue };
-        let here = state.gain(item, from);
+        let (here, beyond) = (state.gain(item, from), state.beyond(item));
         let mut best: Option<(f64, usize, usize)> = None;
         for to in (0..d).filter(|to| *to != from) {
             let to_gain = state.gain(item, to) - here;
@@ -142,8 +142,8 @@ fn swaps(state: &mut Assignment<'_>) -> bool {
                 let gross = to_gain + state.gain(*other, from) - state.gain(*other, to);
                 let least = best.map_or(EPSILON, |(gain, ..)| gain);
                 // What the two gain with each other was counted where the other was. It is only looked up where it can
-                // matter: gains are all positive or all negative.
-                if gross <= least && !state.is_negative() {
+                // matter.
+                if gross + beyond <= least {
                     continue;
                 }
                 let net = gross - state.between(item, *other, from, to);

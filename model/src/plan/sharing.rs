@@ -113,7 +113,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, goal: Goal) -> PlacementState<'a>
             _ => {}
         }
         let bound = found.as_ref().filter(|_| is_whole && holds).map(|found| found.bound.round() as u64);
-        let is_exact = !input.matrix.shared_groups().is_some_and(|groups| !groups.is_complete());
+        let is_exact = input.matrix.shared_groups().is_none_or(|groups| groups.is_complete());
         match (counts, bound.filter(|_| goal == Goal::Optimum || is_proven)) {
             (Counts::Saved, Some(frames)) if is_exact => {
                 placed_so_far.bounded(Bound::Saved { frames, is_proven });

@@ -128,11 +128,9 @@ fn opposed_has_the_least_shared_frames_whatever_the_order() {
         let mut rng = Rng::new(1000 + seed);
         let (n, d) = (4 + rng.below(4), 2 + rng.below(2));
         let mut frames = vec![vec![0; n]; n];
-        for i in 0..n {
-            for j in i + 1..n {
-                frames[i][j] = rng.below(3) as u64 * rng.below(1000) as u64;
-                frames[j][i] = frames[i][j];
-            }
+        for (i, j) in (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))) {
+            frames[i][j] = rng.below(3) as u64 * rng.below(1000) as u64;
+            frames[j][i] = frames[i][j];
         }
         let topology = host(&vec![1; d]);
         let mut order: Vec<usize> = (0..n).collect();
