@@ -504,7 +504,8 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     with_columns_of(2, &run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     fs::write(&manifest, &written).unwrap();
-    let words = format!("does not have the columns of ksm in schema version {SCHEMA_VERSION}: ksm_run is missing");
+    let words =
+        format!("does not have the columns of ksm in schema version {SCHEMA_VERSION}: ksm_run is missing");
     assert!(wrong(&run).contains(&words));
     fs::write(&manifest, written.replace("\"schema_version\": 5", "\"schema_version\": 2")).unwrap();
     let out = dir.path().join("out");
