@@ -170,7 +170,7 @@ fn a_whole_recording_is_called_whole() {
     let shown = text(&output.stdout);
     assert!(shown.contains(": intact\n"), "{shown}");
     assert!(shown.contains("usable  sharing: 24 rows in 4 segments, rounds 1 to 4\n"), "{shown}");
-    assert_eq!(shown.matches("usable").count(), 6, "{shown}");
+    assert_eq!(shown.matches("usable").count(), 7, "{shown}");
 }
 
 #[test]
