@@ -426,7 +426,8 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     let written = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, with_version(&written, 1)).unwrap();
     with_columns_of(1, &run);
-    assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
+    let whole = analysis(&["validate"], &run);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
     assert_eq!(analysis(&["summary"], &run).status.code(), Some(0));
     assert_eq!(usable_rows(&run, "sharing"), 24);
     fs::create_dir(run.join("windows")).unwrap();
@@ -437,11 +438,15 @@ fn an_older_recording_is_read_and_newer_tables_in_it_are_named() {
     );
 }
 
-/// The manifest with another schema version.
+/// The manifest as one of this schema version, which has none of the later tables.
 fn with_version(manifest: &str, version: u32) -> String {
-    let is = format!("\"schema_version\": {SCHEMA_VERSION}");
-    assert!(manifest.contains(&is), "{manifest}");
-    manifest.replace(&is, &format!("\"schema_version\": {version}"))
+    let mut manifest: Value = serde_json::from_str(manifest).unwrap();
+    assert_eq!(manifest["schema_version"], SCHEMA_VERSION);
+    manifest["schema_version"] = version.into();
+    for table in Table::ALL.iter().filter(|table| table.since() > version) {
+        manifest["tables"].as_object_mut().unwrap().remove(table.name());
+    }
+    manifest.to_string()
 }
 
 /// Gives the segments the columns and names that this version had, and no checksum, and removes tables that it did not
@@ -513,7 +518,8 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     fs::write(&manifest, with_version(&written, 2)).unwrap();
     // Version 2 named the column `run`. A segment that says its own version is read by that.
     with_columns_of(2, &run);
-    assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
+    let whole = analysis(&["validate"], &run);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stdout));
     fs::write(&manifest, &written).unwrap();
     let missing =
         format!("does not have the columns of ksm in schema version {SCHEMA_VERSION}: ksm_run is missing");
