@@ -20,14 +20,17 @@ struct Args {
     /// Standard deviation of the noise in a window of a second (0.05: 5 %)
     #[arg(long, default_value_t = 0.05)]
     deviation: f64,
-    /// Leave out periods of a neighbour that are no multiple of so many seconds
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    period_step: u32,
+    /// Only neighbours with a period, from 1 to 30 s
+    #[arg(long, conflicts_with = "without_periods")]
+    only_periods: bool,
+    /// All but these
+    #[arg(long)]
+    without_periods: bool,
 }
 
 #[allow(clippy::print_stdout, reason = "what it finds is printed")]
 fn main() {
-    let Args { worlds, seed, deviation, period_step } = Args::parse();
+    let Args { worlds, seed, deviation, only_periods, without_periods } = Args::parse();
     let began = Instant::now();
     let hosts = |effect, noise| Hosts { count: worlds, noise, effect, seed };
     let independent = Noise::Independent { deviation };
@@ -37,13 +40,17 @@ fn main() {
     println!(
         "\nNo true effect, a day each      kept at least once (<= 5 %)  intervals with 0 (>= 94 %)  trials a host"
     );
-    let mut kinds = vec![("independent".to_owned(), independent)];
-    kinds.extend([0.3, 0.5, 0.7, 0.9].map(|r| (format!("AR(1) {r}"), autoregressive(r))));
-    kinds.push(("heavy-tailed (t, 2 d. f.)".to_owned(), Noise::HeavyTailed { deviation }));
-    let periods = (1..=30).filter(|period| period % period_step == 0);
-    kinds.extend(periods.map(|period| {
-        (format!("period {period} s"), Noise::Periodic { period_s: f64::from(period), depth: 0.2 })
-    }));
+    let mut kinds = Vec::new();
+    if !only_periods {
+        kinds.push(("independent".to_owned(), independent));
+        kinds.extend([0.3, 0.5, 0.7, 0.9].map(|r| (format!("AR(1) {r}"), autoregressive(r))));
+        kinds.push(("heavy-tailed (t, 2 d. f.)".to_owned(), Noise::HeavyTailed { deviation }));
+    }
+    if !without_periods {
+        kinds.extend((1..=30).map(|period| {
+            (format!("period {period} s"), Noise::Periodic { period_s: f64::from(period), depth: 0.2 })
+        }));
+    }
     for (name, noise) in kinds {
         let day = day_without_effect(&hosts(0.0, noise));
         println!(
@@ -54,6 +61,10 @@ fn main() {
         );
     }
 
+    if only_periods {
+        println!("simulated in {:.1} s", began.elapsed().as_secs_f64());
+        return;
+    }
     println!(
         "\nTrue effect                     kept within 30 blocks  after blocks  intervals with it  one block"
     );
