@@ -42,7 +42,7 @@ pub(super) fn blocks(page: &mut Page, prefix: &str, comparison: &Comparison, col
             ),
             &format!(
                 "A thin line is a block, with the values that were measured in it one after the other; the strong line joins \
-                 the medians, whose values are below. {better}{each}{rest}"
+                 the medians, whose values are below. {better} The axis need not begin at 0.{each}{rest}"
             ),
         );
     }
