@@ -83,7 +83,9 @@ pub(crate) fn forest(id: &str, title: &str, unit: &str, effect: Effect, groups: 
         .filter(|group| !group.rows.is_empty())
         .collect();
     let rows = || groups.iter().flat_map(|group| &group.rows);
-    let longest = rows().map(|row| row.name.chars().count()).max().unwrap_or(0).min(LETTERS);
+    // Headings, too, end before the axis begins.
+    let words = rows().map(|row| &row.name).chain(groups.iter().map(|group| &group.title));
+    let longest = words.map(|word| word.chars().count()).max().unwrap_or(0).min(LETTERS);
     let left = 28.0 + 7.2 * longest.max(8) as f64;
     let right = left + 330.0;
     let (top, row_height) = (12.0, 25.0);
@@ -111,7 +113,7 @@ pub(crate) fn forest(id: &str, title: &str, unit: &str, effect: Effect, groups: 
     let mut y = top + row_height / 2.0;
     for group in &groups {
         if !group.title.is_empty() {
-            canvas.text(12.0, y + 4.5, Anchor::Start, "dim", &group.title);
+            canvas.text(12.0, y + 4.5, Anchor::Start, "dim", &shortened(&group.title, LETTERS));
             y += row_height;
         }
         for row in &group.rows {
@@ -149,7 +151,7 @@ fn draw(canvas: &mut Canvas, scale: &Scale, effect: Effect, y: f64, row: &Forest
     };
     let x = scale.at(effect.value(row.value));
     canvas.raw(format_args!(
-        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.8\" fill=\"{fill}\" stroke=\"var(--c0)\" stroke-width=\"2\"/>"
+        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{fill}\" stroke=\"var(--c0)\" stroke-width=\"2\"/>"
     ));
 }
 
