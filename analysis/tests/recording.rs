@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use huddle_model::schema::{Manifest, RecordingGap, Table};
+use huddle_model::schema::{Manifest, RecordingGap, SCHEMA_VERSION, Table};
 use huddle_model::view::View;
 use huddle_record::{QueueLimit, RecordTarget, Recorder, RecorderLimits, SegmentLimits};
 use huddle_testing::older::forget_checksums;
@@ -362,8 +362,10 @@ fn other_columns_are_named() {
     let mut frame = DataFrame::new(1, vec![Column::new("begin_us".into(), ["1"])]).unwrap();
     ParquetWriter::new(fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
     let problems = wrong(&run);
-    let words = "columns of decisions in schema version 5: begin_us is Utf8, and should hold whole numbers of 64 bits";
-    assert!(problems.contains(words), "{problems}");
+    let words = format!(
+        "columns of decisions in schema version {SCHEMA_VERSION}: begin_us is Utf8, and should hold whole numbers of 64 bits"
+    );
+    assert!(problems.contains(&words), "{problems}");
     // A segment of another table under this one's name.
     fs::copy(run.join("ksm/segment-000003.parquet"), &path).unwrap();
     let problems = wrong(&run);
@@ -502,7 +504,9 @@ fn a_column_that_had_another_name_is_read_by_that_of_its_version() {
     with_columns_of(2, &run);
     assert_eq!(analysis(&["validate"], &run).status.code(), Some(0));
     fs::write(&manifest, &written).unwrap();
-    assert!(wrong(&run).contains("does not have the columns of ksm in schema version 5: ksm_run is missing"));
+    let words =
+        format!("does not have the columns of ksm in schema version {SCHEMA_VERSION}: ksm_run is missing");
+    assert!(wrong(&run).contains(&words));
     fs::write(&manifest, written.replace("\"schema_version\": 5", "\"schema_version\": 2")).unwrap();
     let out = dir.path().join("out");
     let arguments = ["export", "--format", "csv", "--table", "ksm", "-o", out.to_str().unwrap()];

@@ -62,7 +62,7 @@ impl Place {
 pub(super) fn read(text: &str) -> Result<MatrixFile, MatrixFileError> {
     let rows = rows(text)?;
     let Some((header, rows)) = rows.split_first() else { return Err(MatrixFileError::Empty) };
-    let vms: Vec<MatrixVm> = header.cells.iter().skip(1).map(|name| MatrixVm::named(name)).collect();
+    let vms: Vec<MatrixVm> = header.cells.iter().skip(1).map(MatrixVm::named).collect();
     check_vms(&vms)?;
     let mut numbers = Vec::with_capacity(vms.len());
     let mut diagonals = Vec::new();

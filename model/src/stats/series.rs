@@ -17,7 +17,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::student::{t_quantile_975, two_sided_t};
-use super::{Estimate, MIN_VALUES, median};
+use super::{Estimate, MIN_VALUES, mann_whitney, median};
 use crate::rng::Rng;
 
 /// Number of bootstrap samples of each series: the standard error then has an error of its own of 4 %.
@@ -91,7 +91,8 @@ pub fn compare_series(
         after: middle_after,
         change: Estimate { n: before.len().min(after.len()), median: relative(ratio), ci95 },
         p_value: test.map(|test| test.p_value),
-        effect_size: cliffs_delta(&before, &after),
+        // Its p value would take each value for an independent one.
+        effect_size: mann_whitney(&before, &after)?.effect_size,
         stretch: sides.map(|side| side.stretch),
         left_out,
     })
@@ -210,18 +211,6 @@ pub fn block_length(values: &[f64]) -> f64 {
     }
     let length = (2.0 * slope * slope / scale).cbrt() * count.cbrt();
     length.clamp(1.0, (3.0 * count.sqrt()).min(count / 3.0).ceil())
-}
-
-/// How much more often a value of `second` is greater than one of `first` than less, from -1 to 1.
-fn cliffs_delta(first: &[f64], second: &[f64]) -> f64 {
-    let mut sorted = first.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let of = |value: &f64| {
-        let less = sorted.partition_point(|other| other < value);
-        let not_greater = sorted.partition_point(|other| other <= value);
-        (less + not_greater) as f64 - sorted.len() as f64
-    };
-    second.iter().map(of).sum::<f64>() / (first.len() * second.len()) as f64
 }
 
 #[cfg(test)]
