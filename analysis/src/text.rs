@@ -41,7 +41,12 @@ pub(crate) fn percent(rate: f64) -> String {
 
 /// A relative change in percent, always with its sign.
 pub(crate) fn signed_percent(change: f64) -> String {
-    format!("{:+.1} %", change * 100.0)
+    let percent = change * 100.0;
+    match percent.abs() {
+        _ if !percent.is_finite() => "-".to_owned(),
+        1e6.. => format!("{percent:+.2e} %"),
+        _ => format!("{percent:+.1} %"),
+    }
 }
 
 /// A figure with four significant digits.
@@ -95,7 +100,9 @@ mod tests {
         ] {
             assert_eq!(figure(value), text);
         }
-        assert_eq!(signed_percent(0.25), "+25.0 %");
+        for (change, text) in [(0.25, "+25.0 %"), (-1e6, "-1.00e8 %"), (f64::MAX, "-"), (f64::NAN, "-")] {
+            assert_eq!(signed_percent(change), text);
+        }
     }
 
     #[test]

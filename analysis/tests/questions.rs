@@ -186,7 +186,7 @@ fn arms_are_trials_policies_or_runs() {
     let by_policy = json(&["compare", pattern, "--by", "policy"]);
     let names: Vec<&str> =
         by_policy["arms"].as_array().unwrap().iter().map(|arm| arm["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["not pinned", "paper"]);
+    assert_eq!(names, ["paper", "not pinned"]);
 
     let output = ask(&["compare", pattern, "--baseline", "none"]);
     assert_eq!(output.status.code(), Some(1));
@@ -291,7 +291,14 @@ fn a_report_has_every_figure_and_every_caveat_and_loads_nothing() {
         "arms-miss-ratio.svg",
         "arms-mpki.svg",
         "arms-throughput.svg",
+        "blocks-ipc.svg",
+        "blocks-latency.svg",
+        "blocks-miss-ratio.svg",
+        "blocks-mpki.svg",
+        "blocks-throughput.svg",
+        "changes.svg",
         "latency.svg",
+        "observed.svg",
         "predicted.svg",
         "run0-mpki-frames.svg",
         "run0-mpki.svg",
@@ -516,7 +523,8 @@ fn summary_json(blocks: u64) -> Value {
         "plans": {"opposed": {"policy": "opposed", "placement": [{"vm": "vm0", "vcpu": 0, "domain": 1}], "shared_within": 0}},
         "blocks": (1..=blocks).map(block).collect::<Vec<_>>(),
         "environment": {"hostname": "h", "governor": null, "ksm": {"run": "0"}},
-        "disturbances": ["the host was not idle"],
+        "disturbances": ["in arm opposed guests got 62 % of their CPUs", "the host was not idle",
+                         "in arm recommended guests got 71 % of their CPUs"],
     })
 }
 
@@ -570,6 +578,11 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
     for words in [
         "read 1.30 times as fast",
         "Possible disturbance: the host was not idle",
+        "in arm opposed guests got 62 % of their CPUs (and 1 more like it).",
+        "480.0 [470.0, 490.0]",
+        "Execution time in ns/read",
+        "<title>block 8</title>",
+        "1.300 [1.200, 1.400]",
         "no PMU in this guest",
         "Execution time by arm",
         "opposed over recommended",
@@ -581,9 +594,22 @@ fn the_result_of_an_experiment_is_compared_by_its_blocks_and_reported() {
     ] {
         assert!(html.contains(words), "{words} is missing");
     }
-    assert!(!html.contains("NaN") && !html.contains("<b>"));
+    assert!(!html.contains("NaN") && !html.contains("<b>") && !html.contains("s/Mreads"));
+    assert!(!html.contains("guests got 71 %"), "a kind is told once");
+    // A line for each of the 7 valid blocks, in each of its figures.
+    let lines = |name: &str| {
+        let svg = fs::read_to_string(figures.join(format!("experiment0-{name}.svg"))).unwrap();
+        svg.matches("<title>block ").count()
+    };
+    assert_eq!((lines("blocks-throughput"), lines("blocks-latency")), (7, 7));
+    let order =
+        |text: &str| text.find(">recommended<").zip(text.find(">opposed<")).map(|(one, other)| one < other);
+    for name in ["arms-throughput", "blocks-throughput"] {
+        let svg = fs::read_to_string(figures.join(format!("experiment0-{name}.svg"))).unwrap();
+        assert_eq!(order(&svg), Some(true), "{name}");
+    }
     let names: Vec<_> = fs::read_dir(&figures).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    for name in ["arms-throughput", "arms-time", "sharing", "latency"] {
+    for name in ["arms-throughput", "arms-time", "sharing", "latency", "ratios", "changes"] {
         assert!(names.contains(&format!("experiment0-{name}.svg").into()), "{name}: {names:?}");
     }
     // Together with a recording each is compared by itself.

@@ -16,6 +16,7 @@ use huddle_model::availability::Availability;
 use huddle_model::stats::{
     self, Estimate, SampleFlags, SeriesCompared, TrialCompared, compare_blocks, compare_series, compare_trial,
 };
+use huddle_model::summary::by_order_of_arms;
 use huddle_model::trial::Objective;
 use serde::Serialize;
 
@@ -193,6 +194,9 @@ pub struct ArmSummary {
     pub failed: u64,
     /// Number of samples (a vCPU in a window), and of those with a flaw. All are counted.
     pub samples: SampleFlags,
+    /// The values of each measure by block; empty where values are not paired.
+    #[serde(skip)]
+    pub(crate) by_block: BTreeMap<Measure, BTreeMap<Place, f64>>,
 }
 
 /// One arm compared with the baseline, by one measure.
@@ -273,7 +277,7 @@ pub struct Comparison {
     pub measures: Vec<Measure>,
     /// The baseline arm, of each trial; `None` if there are fewer than two arms.
     pub baseline: Option<String>,
-    /// The arms, trial by trial, the baseline first.
+    /// The arms, trial by trial, in the order of [`by_order_of_arms`].
     pub arms: Vec<ArmSummary>,
     /// Each other arm compared with the baseline of its trial.
     pub changes: Vec<Change>,
@@ -355,7 +359,8 @@ impl Comparison {
             )];
         }
         let lost = timed.iter().flat_map(lost);
-        let invalid = summary.invalid_blocks.iter().map(|why| format!("left out: {why}"));
+        let invalid = summary.left_out();
+        let invalid = invalid.iter().map(|why| format!("left out: {why}"));
         let no_misses = summary.why_no_misses().map(|why| format!("no LLC misses: {why}"));
         let before: Vec<String> = lost.chain(invalid).chain(no_misses).collect();
         // That there is nothing to compare comes first.
@@ -403,14 +408,15 @@ impl Comparison {
     /// Adds the arms of one trial, each compared with the baseline, if the trial has it. `is_drawn` tells that the order of
     /// arms was drawn in each block of a trial.
     fn add(&mut self, of: &TrialOf, arms: &Arms, first: Option<&str>, is_drawn: bool) {
-        let before = first.and_then(|first| Some((first, arms.get(first)?)));
-        let others = arms.iter().filter(|(name, _)| Some(name.as_str()) != first);
-        let others: Vec<(&str, &ArmData)> = others.map(|(name, arm)| (name.as_str(), arm)).collect();
-        for (name, arm) in before.iter().chain(&others) {
-            self.arms.push(summary(of, name, arm, &self.measures));
+        let before = first.and_then(|first| arms.get(first));
+        let mut ordered: Vec<(&str, &ArmData)> =
+            arms.iter().map(|(name, arm)| (name.as_str(), arm)).collect();
+        ordered.sort_by(|(one, _), (other, _)| by_order_of_arms(one, other));
+        for (name, arm) in &ordered {
+            self.arms.push(summary(self.by, of, name, arm, &self.measures));
         }
-        let Some((_, before)) = before else { return };
-        for (name, arm) in others {
+        let Some(before) = before else { return };
+        for (name, arm) in ordered.into_iter().filter(|(name, _)| Some(*name) != first) {
             let changes =
                 self.measures.iter().map(|measure| change(self.by, *measure, before, arm, is_drawn));
             let changes: Vec<_> = self.measures.iter().copied().zip(changes).collect();
@@ -447,7 +453,8 @@ fn lost(run: &RunDir) -> impl Iterator<Item = String> {
     run.losses().iter().map(|loss| format!("left out: {loss}"))
 }
 
-fn summary(of: &TrialOf, name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
+fn summary(by: By, of: &TrialOf, name: &str, arm: &ArmData, measures: &[Measure]) -> ArmSummary {
+    let paired = measures.iter().copied().filter(|_| by == By::Trial);
     let estimate = |measure: Measure| {
         let values: Vec<f64> = measure.values(arm).into_values().collect();
         let estimate = Estimate::of_median(&values);
@@ -463,6 +470,7 @@ fn summary(of: &TrialOf, name: &str, arm: &ArmData, measures: &[Measure]) -> Arm
         latency_of: arm.latency_of,
         failed: arm.failed,
         samples: arm.flags(),
+        by_block: paired.map(|measure| (measure, measure.values(arm))).collect(),
     }
 }
 

@@ -8,6 +8,8 @@ use crate::text::figure;
 #[derive(Clone, Debug)]
 pub(crate) struct Bar {
     pub(crate) name: String,
+    /// Number of its colour.
+    pub(crate) colour: usize,
     pub(crate) value: f64,
     pub(crate) ci95: Option<[f64; 2]>,
     /// Number of values.
@@ -34,7 +36,7 @@ pub(crate) fn bars(id: &str, title: &str, unit: &str, bars: &[Bar]) -> Figure {
             zero.min(end),
             middle - 11.0,
             (end - zero).abs(),
-            colour(place)
+            colour(bar.colour)
         ));
         let mut beyond = zero.max(end);
         if let Some([low, high]) = bar.ci95 {

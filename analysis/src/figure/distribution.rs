@@ -7,6 +7,8 @@ use super::{Anchor, Canvas, Figure, colour};
 #[derive(Clone, Debug)]
 pub(crate) struct Histogram {
     pub(crate) name: String,
+    /// Number of its colour.
+    pub(crate) colour: usize,
     /// Lower end of the first bin.
     pub(crate) low: f64,
     /// Width of a bin.
@@ -45,12 +47,11 @@ pub(crate) fn distribution(id: &str, title: &str, unit: &str, arms: &[Histogram]
         let dash = ["none", "7 3", "2 3", "9 3 2 3"][place % 4];
         canvas.raw(format_args!(
             "<path d=\"{path}\" fill=\"{0}\" fill-opacity=\"0.18\" stroke=\"{0}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>",
-            colour(place)
+            colour(arm.colour)
         ));
     }
     canvas.text((left + right) / 2.0, bottom + 38.0, Anchor::Middle, "dim", unit);
-    let names: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
-    canvas.legend(left, bottom + 60.0, &names);
+    canvas.legend(left, bottom + 60.0, arms.iter().map(|arm| (arm.name.as_str(), arm.colour)));
     let texts: Vec<String> = arms
         .iter()
         .map(|arm| format!("{} with {} values", arm.name, arm.counts.iter().sum::<u64>()))

@@ -3,7 +3,9 @@
 
 mod bars;
 mod distribution;
+mod forest;
 mod heatmap;
+mod paired;
 mod points;
 mod residency;
 mod scale;
@@ -13,7 +15,9 @@ use std::fmt::Write as _;
 
 pub(crate) use bars::{Bar, bars};
 pub(crate) use distribution::{Histogram, distribution};
+pub(crate) use forest::{Effect, ForestGroup, ForestRow, forest};
 pub(crate) use heatmap::heatmap;
+pub(crate) use paired::{PairedArm, PairedBlock, Panel, paired};
 pub(crate) use points::{ScatterPoint, spots};
 pub(crate) use residency::{Stack, residency};
 pub(crate) use series::{Line, Mark, series};
@@ -99,10 +103,10 @@ impl Canvas {
         ));
     }
 
-    /// A legend of names with their colours, from left to right below `y`.
-    fn legend(&mut self, left: f64, y: f64, names: &[String]) {
+    /// A legend of names with the numbers of their colours, from left to right below `y`.
+    fn legend<'a>(&mut self, left: f64, y: f64, names: impl Iterator<Item = (&'a str, usize)>) {
         let mut x = left;
-        for (place, name) in names.iter().enumerate() {
+        for (place, (name, number)) in names.enumerate() {
             let name = shortened(name, 28);
             let width = 26.0 + 7.2 * name.chars().count() as f64;
             let y = y + 18.0 * (place / 4) as f64;
@@ -112,7 +116,7 @@ impl Canvas {
             self.raw(format_args!(
                 "<rect x=\"{x:.1}\" y=\"{:.1}\" width=\"12\" height=\"12\" fill=\"{}\"/>",
                 y - 10.5,
-                colour(place)
+                colour(number)
             ));
             self.text(x + 17.0, y, Anchor::Start, "", &name);
             x += width.max(120.0);
@@ -132,8 +136,8 @@ impl Canvas {
     }
 }
 
-fn colour(place: usize) -> String {
-    format!("var(--c{})", place % COLOURS)
+fn colour(number: usize) -> String {
+    format!("var(--c{})", number % COLOURS)
 }
 
 /// Text for XML and HTML; control characters, which XML forbids, are replaced by visible ones.
@@ -175,5 +179,61 @@ mod tests {
             assert!(svg.contains(words), "{svg}");
         }
         assert!(!figure.inline().contains("<style>"));
+    }
+
+    /// Values that no measurement has, and that a damaged file may.
+    const ODD: [f64; 13] = [
+        0.0,
+        -0.0,
+        1.0,
+        -3.7,
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::MAX,
+        f64::MIN,
+        f64::MIN_POSITIVE,
+        5e-324,
+        1e-290,
+        1e16,
+    ];
+
+    #[test]
+    fn no_value_whatever_leaves_a_number_that_is_none_in_a_figure() {
+        for a in ODD {
+            for b in ODD {
+                for c in ODD {
+                    for figure in of_odd_values(a, b, c) {
+                        let svg = figure.inline();
+                        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{a} {b} {c}: {svg}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn of_odd_values(a: f64, b: f64, c: f64) -> Vec<Figure> {
+        let row = |ci95| ForestRow { name: "r".into(), value: a, ci95 };
+        let groups = [ForestGroup { title: "g".into(), rows: vec![row(Some([b, c])), row(None)] }];
+        let arm = |median| PairedArm { name: "a".into(), colour: 0, median: Some(median) };
+        let block = |values| PairedBlock { what: "b".into(), values };
+        let panel = Panel {
+            title: String::new(),
+            arms: vec![arm(a), arm(b)],
+            blocks: vec![block(vec![Some(a), Some(b)]), block(vec![Some(c), None])],
+        };
+        let bar = Bar { name: "b".into(), colour: 0, value: a, ci95: Some([b, c]), n: 1 };
+        let line = Line { name: "l".into(), points: vec![(a, Some(b)), (c, None), (b, Some(c))] };
+        let spot = ScatterPoint { x: a, y: b, y_ci95: Some([b, c]), what: "s".into() };
+        vec![
+            forest("f", "t", "u", Effect::Ratio, &groups),
+            forest("f", "t", "u", Effect::Change, &groups),
+            paired("p", "t", "u", std::slice::from_ref(&panel)),
+            paired("p", "t", "u", &[panel.clone(), panel]),
+            bars("b", "t", "u", &[bar]),
+            series("s", "t", "u", &[line], &[Mark { at: 1.0, what: "m".into() }]),
+            spots("s", "t", ("x", "y"), std::slice::from_ref(&spot), false),
+            spots("s", "t", ("x", "y"), &[spot], true),
+        ]
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn residency(id: &str, title: &str, domains: &[String], vms: &[Stack]
         let x = left + (right - left) * f64::from(percent) / 100.0;
         canvas.text(x, bottom + 18.0, Anchor::Middle, "dim", &format!("{percent} %"));
     }
-    canvas.legend(left, bottom + 42.0, domains);
+    canvas.legend(left, bottom + 42.0, domains.iter().map(String::as_str).zip(0..));
     let description = format!(
         "CPU time of {} VMs by cache domain ({}), each as a part of the VM's own. The numbers are in the table below it.",
         vms.len(),

@@ -82,7 +82,7 @@ pub(crate) fn series(id: &str, title: &str, unit: &str, lines: &[Line], marks: &
         &format!("{unit}, over seconds since the first window"),
     );
     let names: Vec<String> = lines.iter().map(|line| line.name.clone()).collect();
-    canvas.legend(left, bottom + 60.0, &names);
+    canvas.legend(left, bottom + 60.0, names.iter().map(String::as_str).zip(0..));
     let found: Vec<f64> = values.collect();
     let range = match (found.iter().copied().reduce(f64::min), found.iter().copied().reduce(f64::max)) {
         (Some(low), Some(high)) => format!("from {} to {}", figure(low), figure(high)),

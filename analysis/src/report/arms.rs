@@ -2,13 +2,20 @@
 
 use huddle_model::availability::Availability;
 
+use super::colours::Colours;
 use super::page::Page;
-use super::{data, or_gap};
+use super::{data, or_gap, paired};
 use crate::compare::{By, Comparison, LATENCY_QUANTILES, LatencyOf, change_text, estimate_text};
-use crate::figure::{Bar, ScatterPoint, bars, distribution, spots};
+use crate::figure::{Bar, Effect, ForestGroup, ForestRow, ScatterPoint, bars, distribution, forest, spots};
 use crate::run::RunDir;
 use crate::text::{figure, signed_percent};
 use huddle_model::text::p_value;
+
+/// The most bars of a figure.
+const MOST_BARS: usize = 40;
+
+/// The most decisions of trials that a figure shows with their intervals.
+const MOST_DECISIONS: usize = 40;
 
 pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
     page.chapter("comparison", "Placements compared");
@@ -19,18 +26,25 @@ pub(super) fn write(page: &mut Page, runs: &[RunDir]) {
     predicted(page, runs);
 }
 
+/// The colours of its arms.
+pub(super) fn colours(comparison: &Comparison) -> Colours {
+    Colours::of(comparison.arms.iter().map(|arm| arm.name.as_str()))
+}
+
 /// The bars, the tables, the changes and the flaws of a comparison; ids of figures begin with `prefix`.
 pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
     page.gaps(&comparison.warnings);
     let places = comparison.place_word();
+    let colours = colours(comparison);
     for measure in comparison.measures.iter().copied() {
-        let drawn: Vec<Bar> = comparison
+        let mut drawn: Vec<Bar> = comparison
             .arms
             .iter()
             .filter_map(|arm| {
                 let estimate = arm.values[&measure].value()?;
                 Some(Bar {
                     name: arm.of.name(&arm.name),
+                    colour: colours.number(&arm.name),
                     value: estimate.median,
                     ci95: estimate.ci95,
                     n: estimate.n,
@@ -42,11 +56,17 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
         }
         let id = format!("{prefix}arms-{}", measure.id());
         let better = if measure.more_is_better() { "More is better." } else { "Less is better." };
+        let rest = match drawn.len().saturating_sub(MOST_BARS) {
+            0 => String::new(),
+            more => format!(" {more} more are in the table below."),
+        };
+        drawn.truncate(MOST_BARS);
         page.figure(
             bars(&id, &format!("{} by arm", measure.title()), measure.title(), &drawn),
-            &format!("Medians over {places} with 95 % intervals. {better} As in the paper's Figure 4."),
+            &format!("Medians over {places} with 95 % intervals. {better} As in the paper's Figure 4.{rest}"),
         );
     }
+    paired::blocks(page, prefix, comparison, &colours);
     if comparison.arms.is_empty() {
         return;
     }
@@ -73,6 +93,7 @@ pub(super) fn compared(page: &mut Page, prefix: &str, comparison: &Comparison) {
         page.gap(&format!("{}: {reason}.", measure.title()));
     }
     if let Some(baseline) = &comparison.baseline {
+        paired::changes(page, prefix, comparison, baseline);
         changes(page, comparison, baseline);
     }
     let rows: Vec<Vec<String>> = comparison
@@ -134,7 +155,9 @@ pub(super) fn latencies(page: &mut Page, prefix: &str, runs: &[RunDir], comparis
         page.gap("No workload reported a latency, so there is no distribution of response times.");
         return;
     };
-    if let Some(found) = or_gap(page, "Response times", data::histograms(comparison.asked(runs), of)) {
+    if let Some(mut found) = or_gap(page, "Response times", data::histograms(comparison.asked(runs), of)) {
+        let colours = colours(comparison);
+        found.iter_mut().for_each(|arm| arm.colour = colours.number(&arm.name));
         let unit = match of {
             LatencyOf::Responses => "response time in us",
             LatencyOf::WindowMeans => "mean latency of a window, in us",
@@ -171,6 +194,7 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
     page.section("Predicted and observed changes");
     let mut drawn = Vec::new();
     let mut rows = Vec::new();
+    let mut observed_changes = Vec::new();
     for run in runs {
         let Some(trials) = or_gap(page, "Trials", data::trials(run)) else { continue };
         for trial in trials {
@@ -182,6 +206,11 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
                     what: trial.proposal.clone(),
                 });
             }
+            observed_changes.extend(trial.observed.map(|value| ForestRow {
+                name: format!("round {}: {}", trial.round, trial.outcome),
+                value,
+                ci95: trial.ci95,
+            }));
             let percent = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), signed_percent);
             let interval = trial.ci95.map_or_else(
                 || "-".to_owned(),
@@ -216,6 +245,7 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
             "On the line the prediction was exact. Vertical strokes are 95 % intervals.",
         );
     }
+    observed(page, observed_changes);
     page.table(
         "Decisions of trials; positive change is better",
         &[
@@ -230,5 +260,27 @@ fn predicted(page: &mut Page, runs: &[RunDir]) {
             "reason",
         ],
         &rows,
+    );
+}
+
+/// The changes that the loop saw in its trials, with the intervals that it decided by.
+fn observed(page: &mut Page, mut rows: Vec<ForestRow>) {
+    let more = rows.len().saturating_sub(MOST_DECISIONS);
+    rows.truncate(MOST_DECISIONS);
+    if rows.is_empty() {
+        return;
+    }
+    let rest = if more > 0 { format!(" {more} more are in the table below.") } else { String::new() };
+    page.figure(
+        forest(
+            "observed",
+            "Observed changes of trials",
+            "change in %, positive is better",
+            Effect::Change,
+            &[ForestGroup { title: String::new(), rows }],
+        ),
+        &format!(
+            "As the loop saw them when it decided. Dots are estimates, lines their 95 % intervals.{rest}"
+        ),
     );
 }

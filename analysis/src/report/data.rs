@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use huddle_model::schema::Table;
+use huddle_model::summary::by_order_of_arms;
 use huddle_model::trial::Objective;
 use polars::prelude::*;
 
@@ -153,7 +154,11 @@ fn binned(all: &LazyFrame) -> PolarsResult<Vec<Histogram>> {
         let place = usize::try_from(bin).unwrap_or(0).min(BINS - 1);
         arms.entry(label).or_insert_with(|| vec![0; BINS])[place] += count.unwrap_or_default();
     }
-    Ok(arms.into_iter().map(|(name, counts)| Histogram { name, low, width, counts }).collect())
+    let mut found: Vec<Histogram> =
+        arms.into_iter().map(|(name, counts)| Histogram { name, colour: 0, low, width, counts }).collect();
+    found.sort_by(|one, other| by_order_of_arms(&one.name, &other.name));
+    (0..).zip(&mut found).for_each(|(number, arm)| arm.colour = number);
+    Ok(found)
 }
 
 fn ask<T>(

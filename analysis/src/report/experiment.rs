@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::stats::Estimate;
-use huddle_model::summary::{ArmFigure, Ratio, Summary};
+use huddle_model::summary::{ArmFigure, Ratio, Summary, by_order_of_arms, one_a_kind};
 use huddle_model::topology::DomainId;
 use serde_json::Value;
 
+use super::colours::Colours;
 use super::page::Page;
 use super::{arms, or_gap};
 use crate::compare::{Comparison, Measure, estimate_text};
 use crate::experiment::{ExperimentDir, other_figures};
-use crate::figure::{Bar, bars, heatmap};
+use crate::figure::{Bar, Effect, ForestGroup, ForestRow, bars, forest, heatmap};
 use crate::text::{duration, figure, percent};
 
 pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary: &Summary) {
@@ -32,15 +33,17 @@ pub(super) fn write(page: &mut Page, number: usize, dir: &ExperimentDir, summary
     if let Some(verdict) = &summary.verdict {
         page.paragraph(&format!("Result: {verdict}."));
     }
+    // Summaries of earlier versions have a sentence for each arm.
+    let disturbed = one_a_kind(&summary.disturbances);
     let disturbed: Vec<String> =
-        summary.disturbances.iter().map(|what| format!("Possible disturbance: {what}.")).collect();
+        disturbed.iter().map(|what| format!("Possible disturbance: {what}.")).collect();
     page.gaps(&disturbed);
     let prefix = format!("experiment{number}-");
     sharing(page, &prefix, summary);
     page.section("Arms");
     if let Some(comparison) = or_gap(page, "Comparison", Comparison::of_experiment(dir, None)) {
         own_figures(page, &prefix, summary, &comparison);
-        ratios(page, summary);
+        ratios(page, &prefix, summary);
         arms::compared(page, &prefix, &comparison);
         if comparison.latency_of().is_some() {
             arms::latencies(page, &prefix, &dir.timed(), &comparison);
@@ -124,10 +127,9 @@ fn own_figures(page: &mut Page, prefix: &str, summary: &Summary, comparison: &Co
         _ => true,
     });
     for (name, figures) in main.into_iter().chain(others) {
-        // In the order of the comparison, so that an arm has the same colour everywhere.
-        let at = |name: &str| comparison.arms.iter().position(|arm| arm.name == name).unwrap_or(usize::MAX);
-        let mut ordered: Vec<(String, ArmFigure)> = figures.into_iter().collect();
-        ordered.sort_by_key(|(arm, _)| at(arm));
+        let mut ordered: Vec<(String, ArmFigure)> =
+            figures.into_iter().map(|(arm, figure)| (arm, figure.shown())).collect();
+        ordered.sort_by(|(one, _), (other, _)| by_order_of_arms(one, other));
         draw(page, prefix, name, &ordered);
     }
 }
@@ -141,22 +143,24 @@ fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure
         "arms_time" => "Execution time".to_owned(),
         other => other.trim_start_matches("arms_").replace('_', " "),
     };
+    let colours = Colours::of(figures.iter().map(|(arm, _)| arm.as_str()));
     let drawn: Vec<Bar> = figures
         .iter()
         .map(|(arm, ArmFigure { estimate: Estimate { n, median, ci95 }, .. })| Bar {
             name: arm.clone(),
+            colour: colours.number(arm),
             value: *median,
             ci95: *ci95,
             n: *n,
         })
         .collect();
     let id = format!("{prefix}{}", name.replace('_', "-"));
-    let unit = match unit.as_str() {
-        "s/Mreads" => "seconds per million reads of each guest",
-        other => other,
-    };
+    let unit = unit.as_str();
     let caption = match name {
-        "arms_time" => "Medians over blocks with 95 % intervals. Less is better. The paper's Figure 4.",
+        "arms_time" => {
+            "Time for a read of each guest: medians over blocks with 95 % intervals. Less is better. The paper's Figure 4, which \
+             has the time for a fixed number of reads."
+        }
         _ => "Medians over blocks with 95 % intervals, as the experiment computed them.",
     };
     page.figure(bars(&id, &format!("{title} by arm"), unit, &drawn), caption);
@@ -173,23 +177,39 @@ fn draw(page: &mut Page, prefix: &str, name: &str, figures: &[(String, ArmFigure
     page.table(&format!("{title} in {unit}"), &["arm", ">median [95 %]", ">n"], &rows);
 }
 
-fn ratios(page: &mut Page, summary: &Summary) {
-    let rows: Vec<Vec<String>> = summary
-        .ratios
+fn ratios(page: &mut Page, prefix: &str, summary: &Summary) {
+    let mut found: Vec<(&String, Ratio)> =
+        summary.ratios.iter().filter_map(|(name, ratio)| Some((name, (*ratio)?))).collect();
+    if found.is_empty() {
+        page.gap("The result has no ratio of arms.");
+        return;
+    }
+    found.sort_by(|(one, _), (other, _)| by_order_of_arms(one, other));
+    let drawn: Vec<ForestRow> = found
         .iter()
-        .filter_map(|(name, ratio)| {
-            let Ratio { value, ci95, n, .. } = ratio.as_ref()?;
+        .map(|(name, ratio)| ForestRow { name: name.replace('_', " "), value: ratio.value, ci95: ratio.ci95 })
+        .collect();
+    page.figure(
+        forest(
+            &format!("{prefix}ratios"),
+            "Ratios of the arms",
+            "ratio of times, paired by block",
+            Effect::Ratio,
+            &[ForestGroup { title: String::new(), rows: drawn }],
+        ),
+        "Dots are medians over blocks, lines 95 % intervals, and an empty dot has too few blocks for one. Right of the dashed \
+         line at 1 the arm named first is slower; an interval that crosses it shows no difference.",
+    );
+    let rows: Vec<Vec<String>> = found
+        .into_iter()
+        .map(|(name, Ratio { value, ci95, n, .. })| {
             let interval = ci95.map_or_else(
                 || "too few blocks".to_owned(),
                 |[low, high]| format!("{} to {}", figure(low), figure(high)),
             );
-            Some(vec![name.replace('_', " "), figure(*value), interval, n.to_string()])
+            vec![name.replace('_', " "), figure(value), interval, n.to_string()]
         })
         .collect();
-    if rows.is_empty() {
-        page.gap("The result has no ratio of arms.");
-        return;
-    }
     page.table(
         "Ratios of the arms, paired by block, as computed by the experiment; above 1 the arm in the denominator is better",
         &["ratio", ">median", ">95 % interval", ">blocks"],
@@ -202,9 +222,10 @@ fn plans(page: &mut Page, summary: &Summary) {
         return;
     }
     page.section("Where the arms placed the VMs");
-    let rows: Vec<Vec<String>> = summary
-        .plans
-        .iter()
+    let mut plans: Vec<_> = summary.plans.iter().collect();
+    plans.sort_by(|(one, _), (other, _)| by_order_of_arms(one, other));
+    let rows: Vec<Vec<String>> = plans
+        .into_iter()
         .map(|(arm, plan)| {
             let mut domains: BTreeMap<DomainId, Vec<String>> = BTreeMap::new();
             for placed in &plan.placement {

@@ -3,10 +3,12 @@
 //! Missing parts are shown as missing, with the reason, and the rest goes on.
 
 mod arms;
+mod colours;
 mod data;
 mod experiment;
 mod host;
 mod page;
+mod paired;
 mod run;
 
 use std::fs;

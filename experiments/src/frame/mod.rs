@@ -7,6 +7,7 @@
 
 mod block;
 pub mod command;
+pub mod disturbance;
 pub mod environment;
 pub mod expected;
 mod order;

@@ -102,7 +102,7 @@ fn result<F>(out: &mut String, verify: Verify, summary: &Summary<F>) {
         };
         line(out, &format!("Every block is valid{held}."));
     }
-    for why in &summary.invalid_blocks {
+    for why in summary.left_out() {
         line(out, &format!("Left out, {why}."));
     }
     if summary.disturbances.is_empty() {
@@ -210,9 +210,9 @@ fn within(plan: &Plan) -> String {
     }
 }
 
-/// The median of an arm's figure, or a dash.
+/// The median of an arm's figure in the unit that people read, or a dash.
 pub(crate) fn cell(figures: &BTreeMap<String, ArmFigure>, arm: &str, digits: usize) -> String {
-    figures.get(arm).map_or_else(|| "-".into(), |figure| number(figure.estimate.median, digits))
+    figures.get(arm).map_or_else(|| "-".into(), |figure| number(figure.shown().estimate.median, digits))
 }
 
 pub(crate) fn percent(rate: Option<f64>) -> String {

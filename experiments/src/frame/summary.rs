@@ -11,6 +11,7 @@ use huddle_model::summary::{
 };
 use std::collections::BTreeMap;
 
+use super::disturbance::{Disturbance, Kind, sentences};
 use super::expected::rates_by;
 use super::{Metric, Outcome, RatioSpec, Verify, Workload};
 
@@ -22,8 +23,8 @@ const MAX_DRIFT: f64 = 0.1;
 pub struct About {
     /// The machine.
     pub environment: Environment,
-    /// Possible disturbances of the run, one sentence each.
-    pub disturbances: Vec<String>,
+    /// Possible disturbances of the run.
+    pub disturbances: Vec<Disturbance>,
     /// What ran the instructions of VMs.
     pub accelerator: Option<String>,
     /// When it began, UTC, RFC 3339.
@@ -43,13 +44,15 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
     let mut disturbances = about.disturbances;
     let drift = relative_drift(&values_of_arm(&valid, Arm::Recommended, W::MAIN.of));
     if let Some(drift) = drift.filter(|drift| drift.abs() > MAX_DRIFT) {
-        disturbances.push(format!(
+        let what = format!(
             "the recommended arm's {} moved by {:+.0} % from the first block to the last",
             W::MAIN.name,
             drift * 100.0
-        ));
+        );
+        disturbances.push(Disturbance::new(Kind::Drift, what));
     }
-    disturbances.extend(outcome.event_notes.iter().cloned());
+    let notes = outcome.event_notes.iter();
+    disturbances.extend(notes.map(|note| Disturbance::new(Kind::Counters, note.clone())));
     let (sharing_rate, sharing_rate_across) = outcome.expected.rates(&outcome.matrix);
     let opposed = ratios.get("opposed_over_recommended").copied().flatten();
     let verdict = match spec.arms.contains(&Arm::Opposed) {
@@ -81,7 +84,7 @@ pub fn summary<W: Workload>(workload: &W, outcome: Outcome, about: About) -> Sum
         plans: outcome.plans.into_iter().map(|(arm, plan)| (arm.name().to_owned(), plan)).collect(),
         blocks: outcome.blocks,
         environment: Some(about.environment),
-        disturbances,
+        disturbances: sentences(disturbances),
     }
 }
 

@@ -26,7 +26,8 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::Plan;
 use huddle_model::stats::trend;
 use huddle_model::summary::{
-    Arm, Block, BootFigures, GuestSample, MicrobenchConfig, MicrobenchFigures, Sample, VcpuFigures, figures,
+    Arm, Block, BootFigures, GuestSample, MicrobenchConfig, MicrobenchFigures, SECONDS_A_MILLION_READS,
+    Sample, VcpuFigures, figures,
 };
 
 use crate::frame::run::RunError;
@@ -125,7 +126,7 @@ impl Workload for Microbench {
         MicrobenchFigures {
             arms_busy: figures(valid, "ns/read", Sample::busy_ns_per_read),
             arms_host_busy: figures(valid, "ns/read", Sample::host_ns_per_read),
-            arms_time: figures(valid, "s/Mreads", |sample| {
+            arms_time: figures(valid, SECONDS_A_MILLION_READS, |sample| {
                 Some(1e6 * sample.guests.len() as f64 / sample.reads_per_s()?)
             }),
             vcpus: vcpus(valid),

@@ -128,6 +128,15 @@ fn misses_stand_beside_the_times_of_each_arm_and_each_vcpu() {
     let report = text(&with);
     assert!(report.contains("0.1250") && report.contains("misses/read"), "{report}");
 
+    // 8,000 reads a second of four guests: each takes 500,000 ns for one, told in that unit and kept in the file's.
+    assert_eq!(
+        (&*with.own.arms_time["recommended"].unit, per_read(&with.own.arms_time, "recommended")),
+        ("s/Mreads", 500.0)
+    );
+    assert!(report.contains(" 500,000.00 ") && !report.contains("s/Mreads"), "{report}");
+    let at = |arm: &str| report.find(&format!("\n {arm} ")).unwrap();
+    assert!(at("recommended") < at("opposed"), "{report}");
+
     let without = summary(false);
     assert!(without.why_no_misses().is_some(), "never 0");
     assert!(without.own.vcpus.iter().all(|vcpu| vcpu.llc_misses.value().is_none()));

@@ -17,6 +17,24 @@ pub struct ArmFigure {
     pub unit: String,
 }
 
+/// The unit of the field `arms_time` of the microbenchmark, which other programs know it by: seconds that a guest takes
+/// for a million reads.
+pub const SECONDS_A_MILLION_READS: &str = "s/Mreads";
+
+impl ArmFigure {
+    /// In the unit that tables and figures show it in: nanoseconds for a read, where files have seconds for a million
+    /// reads.
+    pub fn shown(&self) -> Self {
+        if self.unit != SECONDS_A_MILLION_READS {
+            return self.clone();
+        }
+        // 1 s / 10^6 is 1000 ns.
+        let Estimate { n, median, ci95 } = self.estimate;
+        let estimate = Estimate { n, median: median * 1e3, ci95: ci95.map(|ends| ends.map(|end| end * 1e3)) };
+        Self { estimate, unit: "ns/read".to_owned() }
+    }
+}
+
 /// A median of paired ratios.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
@@ -85,6 +103,16 @@ mod tests {
             samples: vec![sample(Arm::Recommended, recommended), sample(Arm::Opposed, opposed)],
             invalid: None,
         }
+    }
+
+    #[test]
+    fn times_are_shown_in_nanoseconds_for_a_read() {
+        let estimate = Estimate { n: 7, median: 0.5, ci95: Some([0.25, 1.0]) };
+        let shown = ArmFigure { estimate, unit: SECONDS_A_MILLION_READS.into() }.shown();
+        assert_eq!((shown.unit.as_str(), shown.estimate.median), ("ns/read", 500.0));
+        assert_eq!((shown.estimate.ci95, shown.estimate.n), (Some([250.0, 1000.0]), 7));
+        let other = ArmFigure { estimate, unit: "us".into() };
+        assert_eq!(other.shown(), other);
     }
 
     #[test]

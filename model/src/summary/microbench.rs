@@ -18,7 +18,8 @@ pub struct MicrobenchFigures {
     /// CPU time that the host gave the vCPUs per read: with VMs, a guest cannot see when the host runs
     /// something else.
     pub arms_host_busy: BTreeMap<String, ArmFigure>,
-    /// Time for a million reads of each guest, in seconds: the paper has it for a fixed number.
+    /// Time for a million reads of each guest, in seconds ([`super::SECONDS_A_MILLION_READS`]): the paper has it for a
+    /// fixed number. People are shown [`ArmFigure::shown`], nanoseconds for a read.
     pub arms_time: BTreeMap<String, ArmFigure>,
     /// Reads and misses of each vCPU; all other counters are in `blocks`.
     pub vcpus: Vec<VcpuFigures>,

@@ -11,6 +11,7 @@
 mod arm;
 mod environment;
 mod figure;
+mod kinds;
 mod microbench;
 mod sample;
 mod scan;
@@ -27,9 +28,10 @@ use crate::matrix::SharingMatrix;
 use crate::plan::Plan;
 use crate::topology::Topology;
 
-pub use arm::Arm;
+pub use arm::{Arm, by_order_of_arms};
 pub use environment::{Environment, Extra};
-pub use figure::{ArmFigure, Ratio, figures};
+pub use figure::{ArmFigure, Ratio, SECONDS_A_MILLION_READS, figures};
+pub use kinds::one_a_kind;
 pub use microbench::{MicrobenchConfig, MicrobenchFigures, VcpuFigures};
 pub use sample::{Block, GuestSample, Sample, Seen, TenantSample, VcpuProbe};
 pub use scan::{ScanSummary, Size};
@@ -158,6 +160,18 @@ impl<F> Summary<F> {
     pub fn data(&self) -> Vec<&str> {
         let data = self.spec.get("data").and_then(Value::as_array);
         data.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    /// Why blocks are left out, one sentence for each kind of reason, that of most blocks first.
+    pub fn left_out(&self) -> Vec<String> {
+        let blocks: Vec<(usize, &str)> =
+            self.blocks.iter().filter_map(|block| Some((block.number, block.invalid.as_deref()?))).collect();
+        // Summaries may have the reasons without the blocks.
+        if blocks.is_empty() {
+            one_a_kind(&self.invalid_blocks)
+        } else {
+            kinds::of_blocks(&blocks, self.blocks.len())
+        }
     }
 
     /// Whether one block at least is valid.
