@@ -33,9 +33,10 @@ const ROOMS: [Room; 11] = [
         without: &[BPF, COLUMNS, PARQUET, RUNTIME, FLAGS, SCREEN, FRAMES, CALLS],
     },
     Room {
+        // Reads segments of other programs, for replay and analysis alike.
         package: "huddle-recording",
         below: &["huddle-model"],
-        without: &[BPF, COLUMNS, PARQUET, RUNTIME, FLAGS, SCREEN, FRAMES],
+        without: &[BPF, RUNTIME, FLAGS, SCREEN, FRAMES],
     },
     Room {
         package: "huddle-host",

@@ -44,7 +44,7 @@ pub(super) fn of_blocks(invalid: &[(usize, &str)], of: usize) -> Vec<String> {
 }
 
 /// The items by kind of their sentence, kinds in the order of their first.
-fn grouped<'a, T>(items: &'a [T], sentence: impl Fn(&T) -> &str) -> Vec<Vec<&'a T>> {
+fn grouped<T>(items: &[T], sentence: impl Fn(&T) -> &str) -> Vec<Vec<&T>> {
     let mut kinds: Vec<(String, Vec<&T>)> = Vec::new();
     for item in items {
         let kind = kind(sentence(item));
