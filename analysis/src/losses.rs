@@ -64,7 +64,10 @@ impl Losses {
                     self.notes.add(table, &origin, &footer.further);
                     // What is read by version needs the columns of that of the manifest.
                     let version = manifest.map_or(SCHEMA_VERSION, |manifest| manifest.schema_version);
-                    if !footer.is_as_written || footer.version != version {
+                    // Another program may have left an Arrow schema that contradicts Parquet's own types, and which Polars
+                    // would go by.
+                    let is_others = matches!(origin, Origin::Other(_));
+                    if is_others || !footer.is_as_written || footer.version != version {
                         self.foreign.insert(path.clone());
                     }
                     None

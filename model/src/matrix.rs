@@ -292,26 +292,28 @@ impl SharingMatrix {
         Self { vms, cells: Arc::new(cells), ..self.clone() }
     }
 
-    /// This matrix with VMs that count for less (0 to 1): the shared frames of a pair are multiplied by the weights of
-    /// both.
+    /// This matrix with VMs that count for less (0 to 1): the shared frames of a pair, and of a group, count as far as
+    /// both VMs do, by the lower weight. Weights are rounded to sixteenths, so that a group falls into few parts.
     #[must_use]
     pub fn weighted(&self, weight: impl Fn(usize) -> f64) -> Self {
-        let factor = |i: usize, j: usize| weight(i) * weight(j);
+        let sixteenths = |vm: usize| (weight(vm).clamp(0.0, 1.0) * 16.0).round() / 16.0;
+        let weights: Vec<f64> = (0..self.len()).map(sixteenths).collect();
+        let factor = |i: usize, j: usize| weights[i].min(weights[j]);
         let mut weighted = self.clone();
         let cells = Arc::make_mut(&mut weighted.cells);
-        cells.groups = cells.groups.as_ref().map(|groups| groups.weighted(&weight));
+        cells.groups = cells.groups.as_ref().map(|groups| groups.weighted(&weights));
         let ends = cells.rate_ci95.iter_mut().flatten();
         for rates in std::iter::once(&mut cells.rate).chain(&mut cells.rate_error).chain(ends) {
             for (i, row) in rates.iter_mut().enumerate() {
                 for (j, rate) in row.iter_mut().enumerate() {
-                    *rate *= factor(i, j).clamp(0.0, 1.0);
+                    *rate *= factor(i, j);
                 }
             }
         }
         for frames in [&mut cells.shared_frames, &mut cells.shared_file_frames] {
             for (i, row) in frames.iter_mut().flatten().enumerate() {
                 for (j, frames) in row.iter_mut().enumerate() {
-                    *frames = (*frames as f64 * factor(i, j).clamp(0.0, 1.0)).round() as u64;
+                    *frames = (*frames as f64 * factor(i, j)).round() as u64;
                 }
             }
         }

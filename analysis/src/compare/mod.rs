@@ -1,7 +1,8 @@
 //! Comparison of placements: rates, throughput and latency of each arm, and the change between arms.
 //!
-//! Block values are summed by [`crate::sums`] and compared by [`huddle_model::stats::compare_blocks`], as in
-//! the loop's decisions. Each trial is compared by itself. Rounds and spans of windows have no partners; they are compared
+//! Block values are summed by [`crate::sums`] and compared by [`huddle_model::stats::compare_trial`], as in
+//! the loop's decisions (older recordings and experiments by [`huddle_model::stats::compare_blocks`]). Each trial is
+//! compared by itself. Rounds and spans of windows have no partners; they are compared
 //! by [`huddle_model::stats::compare_series`].
 
 mod arms;

@@ -72,7 +72,10 @@ fn sums(parts: &[(&Segment, usize)]) -> Result<BTreeMap<String, VmSums>, Segment
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let own = work();
         // A panic of the decoder is an error of its segment (`Segment::sums`).
-        others.into_iter().filter_map(|other| other.join().ok()).fold(own, Result::and)
+        others.into_iter().fold(own, |all, other| match other.join() {
+            Ok(one) => all.and(one),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     })?;
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(total.sums)

@@ -385,7 +385,10 @@ impl Engine {
     /// Undoes every change; `None` if the loop could not change anything.
     pub fn undo(&mut self) -> Option<UndoReport> {
         let pinned = self.pinner.as_mut().map(|pinner| pinner.undo());
-        self.memory.in_force = Arc::default();
+        // Which vCPUs failed is not known one by one.
+        if pinned.as_ref().is_none_or(|report| report.failures.is_empty()) {
+            self.memory.in_force = Arc::default();
+        }
         let merged = self.merger.as_mut().map(|merger| merger.undo());
         match (pinned, merged) {
             (Some(mut report), Some(merged)) => {

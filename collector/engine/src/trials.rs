@@ -157,6 +157,7 @@ impl TrialRunner {
             round,
             members: &members,
             matrix,
+            measured: input.measured_matrix(),
             topology,
             here: &here,
             placed,

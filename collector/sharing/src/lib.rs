@@ -237,7 +237,8 @@ impl MergedScan {
         for (vm, pages) in counts.iter_mut().zip(pages) {
             vm.pages_zero += pages.zero;
             vm.self_shared_pages += pages.self_shared;
-            vm.frames_used -= pages.not_alone;
+            // A frame whose kind changed meanwhile may have been counted twice.
+            vm.frames_used = vm.frames_used.saturating_sub(pages.not_alone);
         }
         for (position, vm) in counts.iter_mut().enumerate() {
             vm.frames_used += shared[position][position];

@@ -519,7 +519,7 @@ mod tests {
             ("[plan]\napart = [\"a\", \"b\"]\n", "line 2"),
             ("[xen]\nlast_level_caches = [\"0-\"]\n", "0-"),
             ("[xen]\naffinity = \"firm\"\n", "line 2"),
-            ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 50"),
+            ("[trial]\nblocks = 3\n", "blocks is 3, expected 8 to 1000"),
             ("[top]\npalette = \"rainbow\"\n", "cividis, ember and grey"),
             ("[top.keys]\nqiut = [\"q\"]\n", "unknown command `qiut`"),
             ("[top.keys]\nquit = [\"x\"]\nhelp = [\"x\"]\n", "both"),

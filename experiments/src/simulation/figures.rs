@@ -88,7 +88,7 @@ impl Hosts {
         std::thread::scope(|scope| {
             let part = &part;
             let handles: Vec<_> = (0..workers).map(|worker| scope.spawn(move || part(worker))).collect();
-            handles.into_iter().flat_map(|handle| handle.join().unwrap_or_default()).collect()
+            handles.into_iter().flat_map(|handle| handle.join().expect("a simulated host panicked")).collect()
         })
     }
 }

@@ -19,6 +19,7 @@ fn five_percent(hosts: u32) -> u32 {
 
 #[test]
 fn without_an_effect_a_change_is_seldom_kept_in_a_day() {
+    let mut kept = 0;
     for noise in [
         INDEPENDENT,
         Noise::Autoregressive { correlation: 0.7, deviation: 0.05 },
@@ -28,10 +29,11 @@ fn without_an_effect_a_change_is_seldom_kept_in_a_day() {
         Noise::Periodic { period_s: 8.0, depth: 0.2 },
     ] {
         let day = day_without_effect(&hosts(20, 0.0, noise, 1));
-        assert!(day.kept.hits <= five_percent(20), "{noise:?}: {day:?}");
+        kept += day.kept.hits;
         assert!(day.trials > 10 * day.kept.of, "trials there must be: {noise:?}: {day:?}");
         assert!(day.covered.value() >= 0.94, "{noise:?}: {day:?}");
     }
+    assert!(kept <= five_percent(5 * 20), "{kept} of 100 hosts");
 }
 
 #[test]

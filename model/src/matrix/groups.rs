@@ -4,7 +4,7 @@
 //! cached once instead of three times, which saves two. The counts are sparse and bounded. What is not listed is
 //! known by pairs only: the shared frames of a pair minus those of the listed groups that have both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,9 @@ pub enum BadGroups {
         /// Number of VMs.
         vms: usize,
     },
+    /// A group without frames.
+    #[error("the group of VMs {0:?} has 0 frames; leave it out")]
+    Empty(Vec<u32>),
     /// Two entries for one set.
     #[error("the group of the VMs {0:?} is listed twice")]
     Twice(Vec<u32>),
@@ -101,12 +104,14 @@ impl TryFrom<Parts> for SharedGroups {
         if let Some(bad) = parts.groups.iter().find(|group| !is_set(&group.vms)) {
             return Err(BadGroups::Vms(bad.vms.clone()));
         }
-        let (count, sum) = (parts.groups.len(), Self::of(parts.groups, parts.rest_frames));
-        if sum.groups.len() < count {
-            let twice = sum.groups.first().map(|group| group.vms.clone()).unwrap_or_default();
-            return Err(BadGroups::Twice(twice));
+        if let Some(empty) = parts.groups.iter().find(|group| group.frames == 0) {
+            return Err(BadGroups::Empty(empty.vms.clone()));
         }
-        Ok(sum)
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = parts.groups.iter().find(|group| !seen.insert(&group.vms)) {
+            return Err(BadGroups::Twice(twice.vms.clone()));
+        }
+        Ok(Self::of(parts.groups, parts.rest_frames))
     }
 }
 
@@ -135,8 +140,20 @@ impl SharedGroups {
             members <= MAX_GROUP_MEMBERS
         };
         let listed = groups.iter().take(MAX_GROUPS).take_while(|group| fits(group)).count();
-        let rest = groups.split_off(listed).iter().map(|group| group.frames).sum::<u64>();
-        Self { groups, rest_frames: rest_frames.saturating_add(rest) }
+        Self::listed(groups, listed, rest_frames)
+    }
+
+    /// The first of these groups, and the frames of the others with the rest.
+    fn listed(mut groups: Vec<SharedGroup>, listed: usize, rest_frames: u64) -> Self {
+        let others = groups.split_off(listed.min(groups.len()));
+        let rest = others.iter().fold(rest_frames, |rest, group| rest.saturating_add(group.frames));
+        Self { groups, rest_frames: rest }
+    }
+
+    /// At most so many groups, those that save most; the others are part of the rest.
+    #[must_use]
+    pub fn at_most(&self, groups: usize) -> Self {
+        Self::listed(self.groups.clone(), groups, self.rest_frames)
     }
 
     /// The groups, those that save most if they are together first.
@@ -165,21 +182,23 @@ impl SharedGroups {
         Self::of(sets, self.rest_frames)
     }
 
-    /// The same with VMs that count for less (0 to 1). A frame of a group counts for two VMs as far as both do: a
-    /// group becomes one group for each weight, of the VMs with at least that weight.
-    pub(super) fn weighted(&self, weight: impl Fn(usize) -> f64) -> Self {
+    /// The same with VMs that count for less: `weights` (0 to 1) by position. A frame of a group counts for two VMs as far
+    /// as both do: a group becomes one group for each weight, of the VMs with at least that weight.
+    pub(super) fn weighted(&self, weights: &[f64]) -> Self {
         let mut sets = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
-            let weight_of = |vm: &u32| weight(*vm as usize).clamp(0.0, 1.0);
+            let weight_of = |vm: &u32| weights[*vm as usize];
             let mut levels: Vec<f64> = group.vms.iter().map(weight_of).collect();
             levels.sort_by(f64::total_cmp);
             levels.dedup();
             let mut counted = 0;
             for level in levels {
                 let frames = (group.frames as f64 * level).round() as u64;
-                let vms = group.vms.iter().copied().filter(|vm| weight_of(vm) >= level).collect();
-                sets.push(SharedGroup { vms, frames: frames.saturating_sub(counted) });
-                counted = counted.max(frames);
+                if frames > counted {
+                    let vms = group.vms.iter().copied().filter(|vm| weight_of(vm) >= level).collect();
+                    sets.push(SharedGroup { vms, frames: frames - counted });
+                    counted = frames;
+                }
             }
         }
         Self::of(sets, self.rest_frames)
@@ -191,7 +210,10 @@ impl SharedGroups {
         for group in &self.groups {
             for (at, i) in group.vms.iter().enumerate() {
                 let row = &mut frames[*i as usize];
-                group.vms[at + 1..].iter().for_each(|j| row[*j as usize] += group.frames);
+                for j in &group.vms[at + 1..] {
+                    let sum = &mut row[*j as usize];
+                    *sum = sum.saturating_add(group.frames);
+                }
             }
         }
         frames
@@ -259,8 +281,32 @@ mod tests {
     #[test]
     fn a_vm_with_half_the_weight_has_half_of_the_frames() {
         let groups = SharedGroups::of([group(&[0, 1, 2], 100)], 0);
-        let weighted = groups.weighted(|vm| if vm == 1 { 0.5 } else { 1.0 });
+        let weighted = groups.weighted(&[1.0, 0.5, 1.0, 1.0]);
         assert_eq!(weighted.groups(), [group(&[0, 1, 2], 50), group(&[0, 2], 50)]);
-        assert_eq!(groups.weighted(|_| 1.0), groups);
+        assert_eq!(groups.weighted(&[1.0; 4]), groups);
+    }
+
+    /// Files are of others: sums that do not fit are found, not wrapped.
+    #[test]
+    fn absurd_frames_are_refused() {
+        let groups = SharedGroups::of([group(&[0, 1], 1 << 63), group(&[0, 1, 2], 1 << 63)], 1);
+        let shared = vec![vec![5; 3]; 3];
+        assert!(groups.check(&["a", "b", "c"], &shared).is_err());
+        let many = (0..2 * MAX_GROUPS as u32).map(|at| group(&[at, at + 1], u64::MAX / 2));
+        assert_eq!(SharedGroups::of(many, 7).rest_frames(), u64::MAX);
+        let parse =
+            |text: &str| serde_json::from_str::<SharedGroups>(text).map_err(|error| error.to_string());
+        let empty = r#"{"groups":[{"vms":[0,1],"frames":3},{"vms":[0,2],"frames":0}],"rest_frames":0}"#;
+        assert!(parse(empty).unwrap_err().contains("[0, 2] has 0 frames"));
+        let twice = r#"{"groups":[{"vms":[0,1],"frames":3},{"vms":[0,2],"frames":9},{"vms":[0,2],"frames":1}],"rest_frames":0}"#;
+        assert!(parse(twice).unwrap_err().contains("[0, 2]"));
+    }
+
+    #[test]
+    fn what_is_not_listed_is_part_of_the_rest() {
+        let groups = SharedGroups::of([group(&[0, 1, 2], 100), group(&[0, 1], 10), group(&[1, 2], 5)], 3);
+        let few = groups.at_most(1);
+        assert_eq!((few.groups(), few.rest_frames()), (&[group(&[0, 1, 2], 100)][..], 18));
+        assert_eq!(groups.at_most(9), groups);
     }
 }

@@ -146,4 +146,20 @@ mod tests {
         let csv = SharingMatrix::from_file_text("vm,a,b\na,-,5\nb,5,-\n").unwrap();
         assert_eq!(csv.saved_frames(&vec![vec![1.0]; 2]), None);
     }
+
+    /// Pairs and groups count a VM with a lower weight by one rule, so nothing is left by pairs only.
+    #[test]
+    fn weights_leave_no_frame_to_pairs() {
+        let weights = |vm: usize| [1.0, 0.5, 0.02, 0.8][vm % 4];
+        let groups = SharedGroups::of([SharedGroup { vms: (0..12).collect(), frames: 1000 }], 0);
+        let all = twelve().with_groups(groups);
+        let weighted = all.weighted(weights);
+        assert_eq!(weighted.counted_by(), CountedBy::Groups);
+        let groups = weighted.shared_groups().unwrap().by_pair(12);
+        for (i, j) in weighted.pairs() {
+            let (of_groups, of_pair) = (groups[i][j], weighted.shared_frames(i, j).unwrap());
+            assert!(of_groups.abs_diff(of_pair) <= 4, "{i} {j}: {of_groups} {of_pair}");
+        }
+        assert_eq!(all.weighted(|_| 1.0), all);
+    }
 }

@@ -183,7 +183,8 @@ impl<'a> PlanInput<'a> {
         Self { measured: Some(measured), ..self }
     }
 
-    fn measured_matrix(&self) -> &'a SharingMatrix {
+    /// The matrix as it was measured.
+    pub fn measured_matrix(&self) -> &'a SharingMatrix {
         self.measured.unwrap_or(self.matrix)
     }
 

@@ -97,9 +97,13 @@ fn sharing(time: Window, matrix: &SharingMatrix) -> Vec<SharingRow> {
         .collect()
 }
 
+/// Maximum number of groups that are recorded in a round, those that save most: each has a row a VM.
+const MAX_RECORDED_GROUPS: usize = 512;
+
 /// The rest first, so that its row shows that groups were counted.
 fn groups(time: Window, matrix: &SharingMatrix) -> Vec<GroupRow> {
     let Some(groups) = matrix.shared_groups() else { return Vec::new() };
+    let groups = groups.at_most(MAX_RECORDED_GROUPS);
     let row = |group_number: u32, frames: u64, vm: Option<&MatrixVm>| {
         let columns = vm.map(VmColumns::from).unwrap_or_default();
         GroupRow {

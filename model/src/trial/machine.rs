@@ -56,8 +56,10 @@ pub struct RoundReading<'a> {
     pub round: u64,
     /// The VMs: name, id, vCPUs.
     pub members: &'a BTreeSet<Member>,
-    /// The sharing matrix.
+    /// The sharing matrix that was planned with: VMs that write to shared pages have lower weights in it.
     pub matrix: &'a SharingMatrix,
+    /// The same as it was measured.
+    pub measured: &'a SharingMatrix,
     /// The cache domains.
     pub topology: &'a Topology,
     /// The domains of vCPUs by the affinities that the round read.

@@ -83,7 +83,7 @@ pub enum Phase {
     Trial {
         /// Number of its block, from 1.
         block: u32,
-        /// Its maximum number of blocks.
+        /// Its planned number of blocks; beyond it, the current one.
         blocks: u32,
     },
     /// A pause after a decision.

@@ -1,7 +1,5 @@
 //! Use of the matrix by the loop: whether sharing still changes, and the gain of a placement.
 
-use std::collections::BTreeMap;
-
 use crate::assignment::Assignment;
 use crate::matrix::{MatrixVm, SharingMatrix};
 use crate::topology::Topology;
@@ -50,21 +48,11 @@ pub struct Gain {
 }
 
 impl Gain {
-    /// From the matrix, with each VM present by its weight (1 if there is none).
-    pub fn of(
-        matrix: &SharingMatrix,
-        topology: &Topology,
-        weights: &BTreeMap<String, f64>,
-        now: &Assignment,
-        proposed: &Assignment,
-    ) -> Self {
-        let weight = |vm: &str| weights.get(vm).copied().unwrap_or(1.0);
+    /// From the matrix, in which VMs that write to shared pages have lower weights.
+    pub fn of(matrix: &SharingMatrix, topology: &Topology, now: &Assignment, proposed: &Assignment) -> Self {
         let saved = |presence: &dyn Fn(&MatrixVm) -> Vec<f64>| {
-            let weighted = matrix.vms().iter().map(|vm| {
-                let parts = presence(vm).into_iter();
-                parts.map(|part| part * weight(&vm.name)).collect::<Vec<f64>>()
-            });
-            matrix.saved_frames(&weighted.collect::<Vec<_>>()).map_or(0.0, |saved| saved.frames)
+            let parts: Vec<Vec<f64>> = matrix.vms().iter().map(presence).collect();
+            matrix.saved_frames(&parts).map_or(0.0, |saved| saved.frames)
         };
         let placed = |placed: &Assignment| saved(&|vm| presence(&vm.name, vm.vcpus, topology, placed));
         let used = matrix.vms().iter().filter_map(|vm| vm.memory).map(|memory| memory.frames_used);

@@ -52,7 +52,9 @@ pub(super) fn key_spans(footer: &Footer, table: Table) -> Vec<(u64, u64)> {
     groups
         .map(|group| {
             let column = position.and_then(|position| group.columns().get(position));
-            span(column.and_then(|column| column.statistics())).unwrap_or((0, u64::MAX))
+            let known = span(column.and_then(|column| column.statistics()));
+            // In a signed column of another program, a negative value is not the least.
+            known.filter(|(least, greatest)| least <= greatest).unwrap_or((0, u64::MAX))
         })
         .collect()
 }

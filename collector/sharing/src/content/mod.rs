@@ -82,7 +82,7 @@ impl ContentScan {
         Self { root, settings }
     }
 
-    /// Makes the next sample use other pages.
+    /// Makes the next sample draw other contents.
     pub fn resample(&mut self) {
         self.settings.seed = self.settings.seed.wrapping_add(1);
     }

@@ -16,8 +16,8 @@ impl Machine {
     /// A complete pass.
     pub fn round(&mut self, reading: &RoundReading<'_>) {
         let at = reading.at;
-        self.moved = self.matrix.as_ref().map(|before| change(before, reading.matrix));
-        self.matrix = Some(reading.matrix.clone());
+        self.moved = self.matrix.as_ref().map(|before| change(before, reading.measured));
+        self.matrix = Some(reading.measured.clone());
         self.take_members(reading.members, at);
         // Not by what is wanted now: a window may have ended a trial since the affinities were read.
         let unplaced = reading.here.iter().filter(|(vm, vcpu, _)| reading.placed.domain(vm, *vcpu).is_none());
@@ -122,7 +122,7 @@ impl Machine {
         let before = self.incumbent.over(&self.origin);
         let after = proposal.over(&self.origin);
         let moves = before.moves_to(&after);
-        let gain = Gain::of(reading.matrix, reading.topology, &self.weights(), &before, &after);
+        let gain = Gain::of(reading.matrix, reading.topology, &before, &after);
         let line = format!(
             "policy {} moves {moves} vCPUs and brings {:.0} frames ({:.0} KiB of cache) more within domains, {:+.1} % of all shared",
             reading.policy,
