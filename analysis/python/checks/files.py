@@ -174,6 +174,15 @@ def by_pyarrow_other_types(source, target):
     pq.write_table(pa.table(columns), target, compression="gzip")
 
 
+def by_pyarrow_dictionaries(source, target):
+    """Texts as dictionaries and nothing else changed: Parquet's own types stay, the Arrow schema beside them differs."""
+    table = pq.ParquetFile(source).read()
+    for at, field in enumerate(table.schema):
+        if field.type == pa.string():
+            table = table.set_column(at, field.name, table[field.name].dictionary_encode())
+    pq.write_table(table, target)
+
+
 def by_polars(source, target):
     polars.read_parquet(source, hive_partitioning=False).write_parquet(target)
 
