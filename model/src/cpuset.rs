@@ -98,8 +98,8 @@ impl fmt::Display for CpuSet {
         let mut first = true;
         while let Some(start) = cpus.next() {
             let mut end = start;
-            while cpus.peek() == Some(&(end + 1)) {
-                end += 1;
+            while let Some(next) = end.checked_add(1).filter(|next| cpus.peek() == Some(next)) {
+                end = next;
                 cpus.next();
             }
             if !first {
@@ -165,5 +165,11 @@ mod tests {
             let set: CpuSet = cpus.into_iter().collect();
             prop_assert_eq!(set.to_string().parse::<CpuSet>().unwrap(), set);
         }
+    }
+
+    #[test]
+    fn the_largest_number_has_no_next_one() {
+        let cpus: CpuSet = [u32::MAX - 1, u32::MAX, 3].into_iter().collect();
+        assert_eq!(cpus.to_string(), "3,4294967294-4294967295");
     }
 }

@@ -458,7 +458,9 @@ fn summary(by: By, of: &TrialOf, name: &str, arm: &ArmData, measures: &[Measure]
     let paired = measures.iter().copied().filter(|_| by == By::Trial);
     let estimate = |measure: Measure| {
         let values: Vec<f64> = measure.values(arm).into_values().collect();
-        let estimate = Estimate::of_median(&values);
+        // Values of rounds and spans depend on their neighbours, so the interval of a median is not theirs.
+        let estimate = Estimate::of_median(&values)
+            .map(|estimate| Estimate { ci95: estimate.ci95.filter(|_| by == By::Trial), ..estimate });
         estimate.map_or_else(|| Availability::Unavailable(measure.missing(arm)), Availability::Available)
     };
     ArmSummary {

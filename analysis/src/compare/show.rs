@@ -90,7 +90,8 @@ impl Comparison {
             row.extend(self.measures.iter().map(|measure| estimate(&arm.values[measure])));
             rows.add_row(row);
         }
-        writeln!(f, "Medians over {}, with 95 % intervals\n{}", self.place_word(), lines(&rows))?;
+        let intervals = if self.by == By::Trial { ", with 95 % intervals" } else { "" };
+        writeln!(f, "Medians over {}{intervals}\n{}", self.place_word(), lines(&rows))?;
         self.latencies(f)?;
         let counted = [">samples", ">without misses", ">multiplexed", ">moved caches", ">sharing broken"];
         let mut rows = table(&self.head(&counted));

@@ -224,7 +224,7 @@ pub(crate) struct LoopArgs {
     /// has none]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Try what the policy proposes in alternating blocks, and keep only what is better by this: mpki,
+    /// Try what the policy proposes, in blocks of random order, and keep only what is better by this: mpki,
     /// miss_ratio, ipc, or reported (what workloads send to the report socket)
     #[arg(long, value_name = "OBJECTIVE")]
     pub(crate) trial: Option<Objective>,

@@ -97,12 +97,16 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, goal: Goal) -> PlacementState<'a>
     } else if goal != Goal::Least && !has_contention && n > 1 {
         let value = counts.text(instance.value(&bins));
         let holds = !placed_so_far.may_divide_vms();
+        let is_exact = input.matrix.shared_groups().is_none_or(|groups| groups.is_complete());
         match (is_whole, is_proven) {
             (false, _) if goal == Goal::Optimum => placed_so_far
                 .because(format!("no placement of all {n} VMs keeps every limit: there is no optimum")),
-            (true, true) if holds => {
+            (true, true) if holds && is_exact => {
                 placed_so_far.because(format!("the optimum for {n} VMs: {value}, which is proven"));
             }
+            (true, true) if holds => placed_so_far.because(format!(
+                "the most for {n} VMs by this count: {value}; some frames are known by pairs only"
+            )),
             (true, true) => placed_so_far.because(format!(
                 "the most for {n} VMs that each stay in one domain: {value}; a placement that divides VMs over domains \
                  may have more"
