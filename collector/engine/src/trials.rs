@@ -35,7 +35,7 @@ pub struct TrialRunner {
     /// The last plan: what a switched placement is made from.
     plan: Option<Arc<Plan>>,
     /// What was pinned last; `None` if pinning failed or was incomplete.
-    in_force: Option<Assignment>,
+    pinned_last: Option<Assignment>,
     /// The VMs that there are, by name and id; `None` before the first round.
     present: Option<BTreeMap<(String, VmId), Presence>>,
     /// Whether anything was decided so far.
@@ -61,7 +61,7 @@ impl TrialRunner {
             least_window: window.mul_f64(FULL_WINDOW),
             machine: Machine::new(objective, settings),
             plan: None,
-            in_force: Some(Assignment::default()),
+            pinned_last: Some(Assignment::default()),
             present: None,
             has_decided: false,
             settle,
@@ -177,11 +177,11 @@ impl TrialRunner {
     /// (`always`) it is returned in any case: there may be new threads.
     pub(super) fn next_to_pin(&mut self, always: bool) -> Option<Plan> {
         let wanted = self.machine.wanted();
-        if !always && self.in_force.as_ref() == Some(wanted) {
+        if !always && self.pinned_last.as_ref() == Some(wanted) {
             return None;
         }
         let plan = self.plan.as_deref()?.clone();
-        self.in_force = Some(wanted.clone());
+        self.pinned_last = Some(wanted.clone());
         // vCPUs without an entry return to where they were before huddle, also while nothing is merged.
         Some(Plan { placement: wanted.entries(), shared_within: None, expected: None, waiting: None, ..plan })
     }
@@ -195,7 +195,7 @@ impl TrialRunner {
             other => other.reason().unwrap_or_default().to_owned(),
         };
         if self.machine.is_trying() {
-            self.in_force = None;
+            self.pinned_last = None;
             self.machine.not_in_force(at, &reason);
         }
     }
@@ -217,7 +217,7 @@ impl TrialRunner {
 
     /// All changes were undone, so no placement is in force.
     pub(super) fn was_undone(&mut self) {
-        self.in_force = Some(Assignment::default());
+        self.pinned_last = Some(Assignment::default());
     }
 
     /// Sets the plan that placements are made from until the next round.

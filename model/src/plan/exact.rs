@@ -6,9 +6,9 @@
 //! and for each group its gain for each open item but one for each bin that they need. Of empty equal bins only one is
 //! tried. The search starts from the result of [`search`](mod@super::search), so that it only has to prove or improve it.
 
-use super::assignment::Assignment;
 use super::instance::{Bins, Instance};
 use super::search::search;
+use super::search_state::SearchState;
 
 /// Maximum number of steps of policy `exact`.
 pub(super) const EXACT_STEPS: u64 = 3_000_000;
@@ -43,7 +43,7 @@ pub(super) fn exact_within(instance: &Instance, current: &Bins, max_steps: u64) 
         order,
         best_value: if whole { instance.value(&first) } else { f64::NEG_INFINITY },
         best: first,
-        state: Assignment::new(instance),
+        state: SearchState::new(instance),
         steps: 0,
         max_steps,
     };
@@ -108,7 +108,7 @@ struct Solver<'a> {
     among_open: Vec<f64>,
     best: Bins,
     best_value: f64,
-    state: Assignment<'a>,
+    state: SearchState<'a>,
     steps: u64,
     max_steps: u64,
 }

@@ -29,7 +29,6 @@
 
 mod anywhere;
 mod apart;
-mod assignment;
 mod classes;
 mod commands;
 mod contention;
@@ -45,6 +44,7 @@ mod nodes;
 mod paper;
 mod placement_state;
 mod search;
+mod search_state;
 mod sharing;
 mod simple;
 mod unmerged;

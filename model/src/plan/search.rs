@@ -10,8 +10,8 @@
 
 use std::cmp::Reverse;
 
-use super::assignment::Assignment;
 use super::instance::{Bins, Feasible, Instance};
+use super::search_state::SearchState;
 use crate::rng::Rng;
 
 /// Up to this many items the search restarts many times.
@@ -37,7 +37,7 @@ pub fn search(instance: &Instance, current: &Bins, seed: u64) -> Bins {
     });
     let nothing = vec![None; n];
     let mut best = improved(greedy(instance, &order, &nothing), n);
-    let consider = |best: &mut Found, state: Assignment<'_>| {
+    let consider = |best: &mut Found, state: SearchState<'_>| {
         let found = improved(state, n);
         if found.placed > best.placed || found.placed == best.placed && found.value > best.value + EPSILON {
             *best = found;
@@ -73,7 +73,7 @@ struct Found {
     value: f64,
 }
 
-fn improved(mut state: Assignment<'_>, n: usize) -> Found {
+fn improved(mut state: SearchState<'_>, n: usize) -> Found {
     let rounds = if n <= SMALL { 100 } else { ROUNDS };
     for _ in 0..rounds {
         let moved = moves(&mut state);
@@ -87,8 +87,8 @@ fn improved(mut state: Assignment<'_>, n: usize) -> Found {
     Found { placed: bins.iter().flatten().count(), bins, value }
 }
 
-fn greedy<'a>(instance: &'a Instance, order: &[usize], fixed: &Bins) -> Assignment<'a> {
-    let mut state = Assignment::new(instance);
+fn greedy<'a>(instance: &'a Instance, order: &[usize], fixed: &Bins) -> SearchState<'a> {
+    let mut state = SearchState::new(instance);
     for item in order {
         if let Some(bin) = fixed[*item].filter(|bin| state.fits(*item, *bin, None)) {
             state.put(*item, bin);
@@ -110,7 +110,7 @@ fn greedy<'a>(instance: &'a Instance, order: &[usize], fixed: &Bins) -> Assignme
     state
 }
 
-fn moves(state: &mut Assignment<'_>) -> bool {
+fn moves(state: &mut SearchState<'_>) -> bool {
     let d = state.instance().room.len();
     let mut any = false;
     for item in 0..state.bins().len() {
@@ -129,7 +129,7 @@ fn moves(state: &mut Assignment<'_>) -> bool {
     any
 }
 
-fn swaps(state: &mut Assignment<'_>) -> bool {
+fn swaps(state: &mut SearchState<'_>) -> bool {
     let d = state.instance().room.len();
     let mut any = false;
     for item in 0..state.bins().len() {

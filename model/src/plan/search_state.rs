@@ -5,7 +5,7 @@ use super::instance::{Bins, Instance};
 /// Up to this many items the gains of pairs are also kept as a square, for reading them in any order.
 const MAX_SQUARE: usize = 4096;
 
-pub(super) struct Assignment<'a> {
+pub(super) struct SearchState<'a> {
     instance: &'a Instance,
     bins: Bins,
     load: Vec<u32>,
@@ -25,7 +25,7 @@ pub(super) struct Assignment<'a> {
     beyond: Vec<f64>,
 }
 
-impl<'a> Assignment<'a> {
+impl<'a> SearchState<'a> {
     /// Of no item.
     pub(super) fn new(instance: &'a Instance) -> Self {
         let (n, d) = (instance.sizes.len(), instance.room.len());
