@@ -22,6 +22,11 @@ fn data_kib() -> usize {
     text.trim().trim_end_matches('K').parse::<usize>().unwrap_or(2048) * 3 / 4 / 4 * 4
 }
 
+/// Whether a line of the log tells how a trial ended, or that there is none.
+pub fn is_decision(line: &str) -> bool {
+    ["kept: ", "reverted: ", "aborted: ", "not tried: "].iter().any(|word| line.contains(word))
+}
+
 /// Result of one run of the loop.
 pub struct Ran {
     /// The CPU of each reader at the end of the run.
@@ -149,7 +154,7 @@ pub fn run(huddle: &Path, readers: [(u64, usize, usize); 4], wanted: &str) -> Ra
     let (mut lines, mut decisions) = (Vec::new(), Vec::new());
     let deadline = Instant::now() + PATIENCE;
     while let Ok(line) = received.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        if ["kept: ", "reverted: ", "aborted: ", "not tried: "].iter().any(|word| line.contains(word)) {
+        if is_decision(&line) {
             eprintln!("{line}");
             decisions.push(line.clone());
         }
