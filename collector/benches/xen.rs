@@ -1,7 +1,7 @@
 //! What hashing the pages of Xen's domains costs, against a plain C loop that maps and reads the same pages in the
 //! same batches.
 //!
-//! `cargo bench --profile dev -p huddle --bench xen [-- --rounds N]`, after `cargo xtask xen-host
+//! `cargo bench --profile dev -p huddle --bench xen [-- --rounds N]`, after `cargo xtask host xen
 //! --make-only`: boots that host with this program in its dom0, where it measures itself in turns with the loop
 //! (`collector/testing/src/xen/plain.c`) on three domains that are paused. Ratios are of one round, as speeds: 1 is as fast as the plain
 //! loop. Median [min to max] over the rounds, of elapsed time, and of CPU time of dom0.
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use huddle_host::HostRoot;
 use huddle_sharing::content::{ContentScan, ContentSettings, Share};
 use huddle_testing::figures::spread;
-use huddle_testing::xen::dom0::{self, Dom0, File};
+use huddle_testing::emulated::host::{self, EmulatedHost, File};
 use huddle_testing::xen::plain;
 use huddle_xen::vms::{DomainChoice, XenVms};
 use huddle_xen::{self as xen, contents::hash_domains};
@@ -28,7 +28,7 @@ fn main() {
     }
     let at = args.iter().position(|arg| arg == "--rounds");
     let rounds: usize = at.and_then(|at| args.get(at + 1)).map_or(7, |text| text.parse().unwrap());
-    let image = dom0::image(std::path::Path::new(env!("CARGO_BIN_EXE_huddle")))
+    let image = host::image("xen", std::path::Path::new(env!("CARGO_BIN_EXE_huddle")))
         .unwrap_or_else(|reason| panic!("{reason}"));
     let own = tempfile::NamedTempFile::new().unwrap();
     let own_path = std::env::current_exe().unwrap();
@@ -39,7 +39,7 @@ fn main() {
         program("usr/bin/measured", std::fs::read(own.path()).unwrap()),
         program("usr/bin/plain", plain::compiled(&image)),
     ];
-    let mut dom0 = Dom0::boot(&image, &files);
+    let mut dom0 = EmulatedHost::boot(&image, &files);
     for domain in ["a1 1 11 8192", "a2 1 12 8192", "b1 2 13 8192"] {
         dom0.run(&format!("guest {domain} && xl pause {}", &domain[..2]), LIMIT).success();
     }

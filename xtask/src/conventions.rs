@@ -9,7 +9,7 @@ use crate::shell;
 use crate::test::targets::BOOTS;
 
 /// Code that boots a guest contains one of these.
-const BOOTING: [&str; 4] = ["qemu-system-", "guest::qemu", "create_vcpu", "testing::xen"];
+const BOOTING: [&str; 4] = ["qemu-system-", "guest::qemu", "create_vcpu", "testing::emulated"];
 
 /// - Modules are found where the compiler looks for them; tests of one are its `mod tests`, inline or in
 ///   `tests.rs` of its directory, and test support shared by several packages is a package.

@@ -8,6 +8,9 @@ use crate::shell;
 /// The emulator that the tests of discovery start.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
+/// The emulator of ARM64 hosts.
+pub(crate) const QEMU_ARM64: &str = "qemu-system-aarch64";
+
 /// The manager of VMs beside which tests run.
 pub(crate) const LIBVIRT: &str = "libvirt";
 
@@ -24,7 +27,7 @@ pub(crate) struct Need {
 }
 
 /// What tests and experiments need of the host beyond a Rust toolchain.
-pub(crate) fn needs() -> [Need; 5] {
+pub(crate) fn needs() -> [Need; 6] {
     [
         Need {
             name: "root",
@@ -43,6 +46,12 @@ pub(crate) fn needs() -> [Need; 5] {
             is_met: shell::works(Command::new(QEMU).arg("--version")),
             purpose: "finding real VMs in tests",
             remedy: "install it (Debian: apt-get install qemu-system-x86)",
+        },
+        Need {
+            name: "QEMU for ARM",
+            is_met: shell::works(Command::new(QEMU_ARM64).arg("--version")),
+            purpose: "tests in an ARM64 host, where counters are known",
+            remedy: "install it (Debian: apt-get install qemu-system-arm)",
         },
         Need {
             name: LIBVIRT,

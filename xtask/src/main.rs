@@ -9,6 +9,7 @@ mod damage;
 mod demo;
 mod dist;
 mod ebpf;
+mod emulated;
 mod experiment;
 mod host;
 mod images;
@@ -22,7 +23,6 @@ mod test;
 mod tools;
 mod web_image;
 mod whole;
-mod xen_host;
 
 use std::process::ExitCode;
 
@@ -66,8 +66,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Boots a host with Xen in QEMU, and three domains, with dom0's console on this terminal
-    XenHost(xen_host::Arguments),
+    /// Boots a host in QEMU's emulator, with its console on this terminal: with Xen, ARM64 or KVM
+    Host(emulated::Arguments),
+    /// The same as `host xen`
+    #[command(hide = true)]
+    XenHost(emulated::Options),
     /// Kills huddle with SIGKILL at random moments and checks that nothing is left behind (as root)
     Kills(kills::Arguments),
     /// Runs a loop with trials while VMs come and go, and checks its verdicts and its memory (as root)
@@ -93,7 +96,8 @@ fn main() -> ExitCode {
         Task::Test { quick: true, args } => test::quick(&args),
         Task::Experiment { args } => experiment::run(&args),
         Task::Demo { args } => demo::run(&args),
-        Task::XenHost(arguments) => xen_host::run(&arguments),
+        Task::Host(arguments) => emulated::run(&arguments),
+        Task::XenHost(options) => emulated::run_kind(emulated::Kind::Xen, &options),
         Task::Kills(arguments) => kills::run(&arguments),
         Task::Churn(arguments) => churn::run(&arguments),
         Task::Damage(arguments) => damage::run(&arguments),

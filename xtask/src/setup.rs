@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::{host, images, shell, tools};
+use crate::{emulated, host, images, shell, tools};
 
 /// Debian's package of QEMU's tools.
 const QEMU_TOOLS: &str = "qemu-utils";
@@ -23,14 +23,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
     eprintln!(
         "and with `--guest qemu`, need QEMU, libvirt, busybox and, for web servers, mmdebstrap. A host with Xen"
     );
-    eprintln!("(`cargo xtask xen-host`) needs QEMU and busybox; Xen itself is downloaded, not installed.");
+    eprintln!("(`cargo xtask host xen`) needs QEMU and busybox; Xen itself is downloaded, not installed. An ARM64");
+    eprintln!("host (`cargo xtask host arm64`) needs QEMU for ARM and a C compiler for it as well.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
         "`cc` is missing; on Debian: apt-get install gcc libc6-dev"
     );
     components()?;
     tools::install()?;
-    qemu()?;
+    emulators()?;
+    arm64_compiler()?;
     libvirt()?;
     busybox()?;
     apache()?;
@@ -73,6 +75,21 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
             packages = [&packages[0], QEMU_TOOLS].map(|name| format!("{name}={version}")).to_vec();
         }
         Ok(packages)
+    })
+}
+
+/// Installs the emulators of all hosts of `cargo xtask host`.
+pub(crate) fn emulators() -> anyhow::Result<()> {
+    qemu()?;
+    let is_met = shell::works(Command::new(host::QEMU_ARM64).arg("--version"));
+    install_unless(is_met, host::QEMU_ARM64, "ARM64 hosts in tests", || Ok(vec!["qemu-system-arm".to_owned()]))
+}
+
+/// Installs the C compiler and the C library for ARM64.
+pub(crate) fn arm64_compiler() -> anyhow::Result<()> {
+    let cc = emulated::programs::ARM64_CC;
+    install_unless(shell::works(Command::new(cc).arg("--version")), cc, "programs of ARM64 hosts in tests", || {
+        Ok(["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"].map(str::to_owned).to_vec())
     })
 }
 

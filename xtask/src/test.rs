@@ -4,16 +4,18 @@ pub(crate) mod targets;
 
 use targets::{Left, Target};
 
-use crate::{host, images, setup, shell, web_image, xen_host};
+use crate::{emulated, host, images, setup, shell, web_image};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
-    setup::qemu()?;
+    setup::emulators()?;
     setup::libvirt()?;
     setup::apache()?;
     let guests = setup::busybox().and_then(|()| images::make());
     let web = setup::mmdebstrap().and_then(|()| web_image::make());
-    let xen = setup::busybox().and_then(|()| xen_host::make().map(drop));
-    for error in [guests, web, xen].into_iter().filter_map(Result::err) {
+    let mut made = vec![guests, web];
+    made.extend(emulated::Kind::ALL.map(|kind| setup::busybox().and_then(|()| kind.make().map(drop))));
+    made.push(emulated::programs::build(emulated::programs::Architecture::Arm64).map(drop));
+    for error in made.into_iter().filter_map(Result::err) {
         eprintln!("VMs cannot be made ({error:#}): the tests that boot them are reported as skipped");
     }
     say_missing();

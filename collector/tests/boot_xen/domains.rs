@@ -5,13 +5,13 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 
 use crate::trial;
-use huddle_testing::xen::dom0::Dom0;
-use huddle_testing::xen::host::Host;
+use huddle_testing::emulated::host::EmulatedHost;
+use huddle_testing::emulated::trials::Shared;
 
 /// More than a command of a few tenths of a second takes on a loaded machine.
 const SOON: Duration = Duration::from_secs(60);
 
-pub fn trials(host: &Host) -> Vec<Trial> {
+pub fn trials(host: &Shared) -> Vec<Trial> {
     vec![
         trial("the_domains_are_up", host, the_domains_are_up),
         trial("commands_are_answered_completely", host, commands_are_answered_completely),
@@ -19,7 +19,7 @@ pub fn trials(host: &Host) -> Vec<Trial> {
     ]
 }
 
-fn the_domains_are_up(dom0: &mut Dom0) {
+fn the_domains_are_up(dom0: &mut EmulatedHost) {
     let list = dom0.run("xl list", SOON).success();
     let names: Vec<&str> = list.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, ["Domain-0", "a1", "a2", "b1"], "{list}");
@@ -32,7 +32,7 @@ fn the_domains_are_up(dom0: &mut Dom0) {
     assert_eq!(nodes, ["0", "0", "1", "1"], "{topology}");
 }
 
-fn commands_are_answered_completely(dom0: &mut Dom0) {
+fn commands_are_answered_completely(dom0: &mut EmulatedHost) {
     let output = dom0.run("echo \"it's\"; echo wrong >&2; exit 3", SOON);
     assert_eq!((output.code, &*output.stdout, &*output.stderr), (3, "it's\n", "wrong\n"));
     let long = dom0.run("seq 1 20000", SOON).success();
@@ -52,7 +52,7 @@ fn commands_are_answered_completely(dom0: &mut Dom0) {
     assert!(dom0.console().contains("huddle: hello"), "{}", dom0.console());
 }
 
-fn huddle_runs_in_dom0(dom0: &mut Dom0) {
+fn huddle_runs_in_dom0(dom0: &mut EmulatedHost) {
     let version = dom0.run("huddle --version", SOON).success();
     assert_eq!(version.trim(), concat!("huddle ", env!("HUDDLE_VERSION")));
 }

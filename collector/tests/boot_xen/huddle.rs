@@ -7,8 +7,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::trial;
-use huddle_testing::xen::dom0::Dom0;
-use huddle_testing::xen::host::Host;
+use huddle_testing::emulated::host::EmulatedHost;
+use huddle_testing::emulated::trials::Shared;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -18,7 +18,7 @@ const SCAN: Duration = Duration::from_secs(180);
 /// Pages of the data that `a1` and `a2` have in common: 8 MiB.
 const DATA_PAGES: u64 = 2048;
 
-pub fn trials(host: &Host) -> Vec<Trial> {
+pub fn trials(host: &Shared) -> Vec<Trial> {
     vec![
         trial("domains_are_found", host, domains_are_found),
         trial("the_matrix_is_exact_to_the_page", host, the_matrix_is_exact_to_the_page),
@@ -36,13 +36,13 @@ pub fn trials(host: &Host) -> Vec<Trial> {
     ]
 }
 
-fn json(dom0: &mut Dom0, command: &str, limit: Duration) -> Value {
+fn json(dom0: &mut EmulatedHost, command: &str, limit: Duration) -> Value {
     let text = dom0.run(command, limit).success();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
 }
 
 /// Hard and soft affinity of each vCPU of the three domains, as `xl` reports it.
-fn affinities(dom0: &mut Dom0) -> BTreeMap<String, (String, String)> {
+fn affinities(dom0: &mut EmulatedHost) -> BTreeMap<String, (String, String)> {
     let text = dom0.run("xl vcpu-list", SOON).success();
     let line = |line: &str| {
         let (rest, soft) = line.rsplit_once(" / ")?;
@@ -53,11 +53,11 @@ fn affinities(dom0: &mut Dom0) -> BTreeMap<String, (String, String)> {
     text.lines().skip(1).filter_map(line).filter(|(vcpu, _)| !vcpu.starts_with("Domain-0")).collect()
 }
 
-fn hard(dom0: &mut Dom0, vcpu: &str) -> String {
+fn hard(dom0: &mut EmulatedHost, vcpu: &str) -> String {
     affinities(dom0)[vcpu].0.clone()
 }
 
-fn domains_are_found(dom0: &mut Dom0) {
+fn domains_are_found(dom0: &mut EmulatedHost) {
     let found = json(dom0, "huddle vms --format json", SOON);
     let vms = found["vms"].as_array().unwrap();
     let names: Vec<&str> = vms.iter().map(|vm| vm["name"].as_str().unwrap()).collect();
@@ -79,7 +79,7 @@ fn domains_are_found(dom0: &mut Dom0) {
 }
 
 /// Against an independent program, on paused domains.
-fn the_matrix_is_exact_to_the_page(dom0: &mut Dom0) {
+fn the_matrix_is_exact_to_the_page(dom0: &mut EmulatedHost) {
     for name in ["a1", "a2", "b1"] {
         dom0.run(&format!("xl pause {name}"), SOON).success();
     }
@@ -111,7 +111,7 @@ fn the_matrix_is_exact_to_the_page(dom0: &mut Dom0) {
     assert!(more.abs_diff(DATA_PAGES as i64) < DATA_PAGES / 10, "{more} {matrix}");
 }
 
-fn a_plan_is_pinned_and_restored(dom0: &mut Dom0) {
+fn a_plan_is_pinned_and_restored(dom0: &mut EmulatedHost) {
     let before = affinities(dom0);
     let pinned = json(dom0, "huddle --config /tmp/all.toml pin --format json", SCAN);
     let placement = pinned["plan"]["placement"].as_array().unwrap();
@@ -137,7 +137,7 @@ fn a_plan_is_pinned_and_restored(dom0: &mut Dom0) {
     assert_eq!(affinities(dom0), before);
 }
 
-fn a_loop_that_is_killed_is_restored(dom0: &mut Dom0) {
+fn a_loop_that_is_killed_is_restored(dom0: &mut EmulatedHost) {
     let before = affinities(dom0);
     let start = "huddle --config /tmp/all.toml run --min-interval 5 --record /tmp/recording >/tmp/run.log 2>&1 & echo $!";
     let pid = dom0.run(start, SOON).success();
@@ -166,7 +166,7 @@ fn a_loop_that_is_killed_is_restored(dom0: &mut Dom0) {
     assert_eq!(affinities(dom0), before);
 }
 
-fn soft_affinity_and_cpupools_are_kept_to(dom0: &mut Dom0) {
+fn soft_affinity_and_cpupools_are_kept_to(dom0: &mut EmulatedHost) {
     // A pool of CPU 3 alone, with b1 in it.
     dom0.run("xl cpupool-cpu-remove Pool-0 3 && xl cpupool-create 'name=\"one\"' 'sched=\"credit2\"'", SOON)
         .success();
@@ -192,7 +192,7 @@ fn soft_affinity_and_cpupools_are_kept_to(dom0: &mut Dom0) {
     dom0.run("xl cpupool-destroy one && xl cpupool-cpu-add Pool-0 3", SOON).success();
 }
 
-fn a_domain_may_end_in_the_middle(dom0: &mut Dom0) {
+fn a_domain_may_end_in_the_middle(dom0: &mut EmulatedHost) {
     dom0.run("guest late 3 14 1024", SCAN).success();
     let start = "huddle matrix --cpu-share 0.2 --format json >/tmp/matrix.json 2>/tmp/matrix.log & echo $!";
     let pid = dom0.run(start, SOON).success();
@@ -214,7 +214,7 @@ fn a_domain_may_end_in_the_middle(dom0: &mut Dom0) {
     dom0.run(gone, SOON).success();
 }
 
-fn a_hanging_xenstore_is_not_waited_for(dom0: &mut Dom0) {
+fn a_hanging_xenstore_is_not_waited_for(dom0: &mut EmulatedHost) {
     dom0.run("kill -STOP $(cat /run/xen/xenstored.pid)", SOON).success();
     let begun = std::time::Instant::now();
     let output = dom0.run("huddle vms", SOON);
@@ -225,7 +225,7 @@ fn a_hanging_xenstore_is_not_waited_for(dom0: &mut Dom0) {
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
-fn what_xen_cannot_do_is_reported(dom0: &mut Dom0) {
+fn what_xen_cannot_do_is_reported(dom0: &mut EmulatedHost) {
     for (command, code, words) in [
         ("huddle matrix --method merged", 3, "--method content"),
         ("huddle run --ksm-run --rounds 1", 2, "KSM merges nothing"),
@@ -240,7 +240,7 @@ fn what_xen_cannot_do_is_reported(dom0: &mut Dom0) {
 }
 
 /// xl itself keeps its libraries here; huddle finds none of the name it knows.
-fn without_its_libraries_xl_lists_and_restores(dom0: &mut Dom0) {
+fn without_its_libraries_xl_lists_and_restores(dom0: &mut EmulatedHost) {
     let before = affinities(dom0);
     json(dom0, "huddle --config /tmp/all.toml pin --format json", SCAN);
     assert_ne!(affinities(dom0), before);

@@ -1,4 +1,4 @@
-//! Tests on a real Xen, in QEMU: `cargo xtask xen-host --make-only` makes the images that they boot. If those are
+//! Tests on a real Xen, in QEMU: `cargo xtask host xen --make-only` makes the images that they boot. If those are
 //! missing each test reports that and counts as ignored, except in CI (`CI=true`), where it fails.
 //!
 //! One host serves all of them, one after the other; it is booted by the first.
@@ -16,8 +16,9 @@ mod huddle;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use huddle_testing::xen::dom0::{Dom0, File};
-use huddle_testing::xen::host::{self, Host, stripped};
+use huddle_testing::emulated::host::{EmulatedHost, File};
+use huddle_testing::emulated::programs::stripped;
+use huddle_testing::emulated::trials::{self, Shared};
 use huddle_testing::xen::plain;
 use libtest_mimic::Trial;
 
@@ -25,21 +26,21 @@ use libtest_mimic::Trial;
 const HUDDLE: &str = env!("CARGO_BIN_EXE_huddle");
 
 fn main() {
-    host::run(|host| domains::trials(host).into_iter().chain(huddle::trials(host)).collect())
+    trials::run(|host| domains::trials(host).into_iter().chain(huddle::trials(host)).collect())
 }
 
 /// A test on the host with its three domains.
-pub fn trial(name: &str, host: &Host, test: fn(&mut Dom0)) -> Trial {
-    host::trial(name, host, HUDDLE, boot, test)
+pub fn trial(name: &str, host: &Shared, test: fn(&mut EmulatedHost)) -> Trial {
+    trials::trial(name, host, ("xen", HUDDLE), boot, test)
 }
 
 /// The host with huddle, and three domains: `a1` and `a2` hold the same data, `b1` holds other.
-fn boot(image: &Path) -> Dom0 {
+fn boot(image: &Path) -> EmulatedHost {
     let begin = Instant::now();
     let huddle = stripped(Path::new(HUDDLE));
     let program = |path, content| File { path, mode: 0o755, content };
     let files = [program("usr/bin/huddle", huddle), program("usr/bin/plain", plain::compiled(image))];
-    let mut dom0 = Dom0::boot(image, &files);
+    let mut dom0 = EmulatedHost::boot(image, &files);
     let up = begin.elapsed();
     for domain in ["a1 1 11 8192", "a2 1 12 8192", "b1 2 13 8192"] {
         dom0.run(&format!("guest {domain}"), Duration::from_secs(240)).success();

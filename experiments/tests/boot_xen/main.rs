@@ -1,4 +1,4 @@
-//! The microbenchmark in dom0 of a real Xen, in QEMU: see `collector/testing/src/xen`, whose host this is. Debian's
+//! The microbenchmark in dom0 of a real Xen, in QEMU: see `collector/testing/src/emulated`, whose host this is. Debian's
 //! Xen has no memory sharing, so what is measured is the placebo; that nothing can be merged is said.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test: what fails, panics")]
 
@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use huddle_testing::xen::dom0::{self, Dom0, File};
-use huddle_testing::xen::host::{self, Host, stripped};
+use huddle_testing::emulated::host::{EmulatedHost, File};
+use huddle_testing::emulated::programs::stripped;
+use huddle_testing::emulated::trials::{self, Shared};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -34,7 +35,7 @@ const ALL: &str = "guest = \"xen\"\ndomain_type = \"pv\"\nmerge = false\ndata = 
                    seconds_per_arm = 1.0\nsettle_seconds = 0.2\nrepetitions = 2\n";
 
 fn main() {
-    host::run(|host| {
+    trials::run(|host| {
         vec![
             trial("a_placebo_runs_from_end_to_end", host, a_placebo_runs_from_end_to_end),
             trial("a_killed_runner_leaves_no_domain", host, a_killed_runner_leaves_no_domain),
@@ -44,11 +45,11 @@ fn main() {
     })
 }
 
-fn trial(name: &str, host: &Host, test: fn(&mut Dom0)) -> Trial {
-    host::trial(name, host, PROGRAM, boot, test)
+fn trial(name: &str, host: &Shared, test: fn(&mut EmulatedHost)) -> Trial {
+    trials::trial(name, host, ("xen", PROGRAM), boot, test)
 }
 
-fn boot(image: &Path) -> Dom0 {
+fn boot(image: &Path) -> EmulatedHost {
     let begin = Instant::now();
     let program = |path, of: &Path| File { path, mode: 0o755, content: stripped(of) };
     // With its 40 MB as they are, dom0 would not have room for all files.
@@ -59,7 +60,7 @@ fn boot(image: &Path) -> Dom0 {
         File { path: "root/pair.toml", mode: 0o644, content: PAIR.into() },
         File { path: "root/all.toml", mode: 0o644, content: ALL.into() },
     ];
-    let mut dom0 = Dom0::boot(image, &files);
+    let mut dom0 = EmulatedHost::boot(image, &files);
     let images = "mkdir -p /tmp/images/generic && ln -s /guest/vmlinux /tmp/images/generic/vmlinuz && \
                   ln -s /guest/initrd /tmp/images/generic/initrd && \
                   gunzip -c /root/huddle.gz >/tmp/huddle && rm /root/huddle.gz && chmod +x /tmp/huddle";
@@ -100,13 +101,13 @@ fn command(spec: &str, more: &str) -> String {
 }
 
 /// Nothing but dom0 is left, no journal and no guard, within `limit`.
-fn assert_is_as_it_was(dom0: &mut Dom0, limit: Duration) {
+fn assert_is_as_it_was(dom0: &mut EmulatedHost, limit: Duration) {
     assert_no_domain_is_left(dom0, limit);
     let journals = dom0.run("cat /run/huddle/journal* 2>/dev/null", SOON).stdout;
     assert!(!journals.contains("vm1"), "{journals}");
 }
 
-fn assert_no_domain_is_left(dom0: &mut Dom0, limit: Duration) {
+fn assert_no_domain_is_left(dom0: &mut EmulatedHost, limit: Duration) {
     let seconds = limit.as_secs();
     let gone = format!(
         "for try in $(seq 1 {seconds}); do \
@@ -116,7 +117,7 @@ fn assert_no_domain_is_left(dom0: &mut Dom0, limit: Duration) {
     dom0.run(&gone, limit + SOON).success();
 }
 
-fn a_placebo_runs_from_end_to_end(dom0: &mut Dom0) {
+fn a_placebo_runs_from_end_to_end(dom0: &mut EmulatedHost) {
     let output = dom0.run(&command("all", ""), RUN);
     let stderr = output.stderr.clone();
     let summary: Value = serde_json::from_str(&output.success()).unwrap();
@@ -148,7 +149,7 @@ fn a_placebo_runs_from_end_to_end(dom0: &mut Dom0) {
     assert_is_as_it_was(dom0, SOON);
 }
 
-fn a_killed_runner_leaves_no_domain(dom0: &mut Dom0) {
+fn a_killed_runner_leaves_no_domain(dom0: &mut EmulatedHost) {
     // In the middle of making the second, and while both run.
     for (until, what) in [("huddle-vm1", "made"), ("huddle-vm2", "both")] {
         let start =
@@ -170,7 +171,7 @@ fn a_killed_runner_leaves_no_domain(dom0: &mut Dom0) {
     }
 }
 
-fn an_interrupted_runner_leaves_no_domain(dom0: &mut Dom0) {
+fn an_interrupted_runner_leaves_no_domain(dom0: &mut EmulatedHost) {
     let start =
         command("pair", "--domain-type pv --no-merge --repetitions 1000 >/tmp/run.log 2>&1 & echo $!");
     let pid = dom0.run(&start, SOON).success();
@@ -182,10 +183,10 @@ fn an_interrupted_runner_leaves_no_domain(dom0: &mut Dom0) {
     assert_is_as_it_was(dom0, SOON);
 }
 
-fn a_xen_without_memory_sharing_says_so(dom0: &mut Dom0) {
+fn a_xen_without_memory_sharing_says_so(dom0: &mut EmulatedHost) {
     // In the emulator the kernel of a PVH domain crashes at its start now and then; that says nothing of sharing.
     let run = |_| dom0.run(&command("pair", ""), RUN);
-    let crashed = |output: &dom0::Output| output.stderr.contains("its kernel has shut down or crashed");
+    let crashed = |output: &huddle_testing::emulated::host::Output| output.stderr.contains("its kernel has shut down or crashed");
     let mut outputs = (0..4).map(run);
     let output = outputs.find(|output| !crashed(output)).expect("one of four starts well");
     assert_eq!(output.code, 3, "{output:?}");

@@ -1,5 +1,3 @@
-//! A real Xen in QEMU, for tests and benchmarks that boot it.
+//! What tests that boot a real Xen have in common besides the host.
 
-pub mod dom0;
-pub mod host;
 pub mod plain;

@@ -67,12 +67,12 @@ fn measures() -> Vec<(String, u64)> {
 
 #[test]
 fn layouts_are_those_of_xens_headers() {
-    // The directory of `cargo xtask xen-host`, beside the test programs.
+    // The directory of `cargo xtask host xen`, beside the test programs.
     let own = std::env::current_exe().unwrap();
     let target = own.ancestors().find(|path| path.join("guests").is_dir());
     let include = target.map(|target| target.join("guests/xen/include"));
     let Some(include) = include.filter(|path| path.join("xenctrl.h").is_file()) else {
-        let missing = "Xen's headers are missing; `cargo xtask xen-host --make-only` fetches them";
+        let missing = "Xen's headers are missing; `cargo xtask host xen --make-only` fetches them";
         assert!(std::env::var_os("CI").is_none(), "CI must not skip this: {missing}");
         // Not a print macro: the test harness captures those.
         std::io::stderr().write_all(format!("skipped: {missing}\n").as_bytes()).unwrap();

@@ -1,6 +1,6 @@
-//! A host with Xen in QEMU, as `cargo xtask xen-host` makes it, and a way to run commands in its dom0.
+//! A host in QEMU's emulator, as `cargo xtask host` makes it, and a way to run commands in it (with Xen: in its dom0).
 //!
-//! Two serial lines: the first is the console of Xen and dom0 and goes to a file, the second is for
+//! Two serial lines: the first is the console of hypervisor and kernel and goes to a file, the second is for
 //! commands, so that nothing that a kernel prints comes in between (`answer.sh` of the image).
 
 use std::io::{BufRead, BufReader, Cursor, Write};
@@ -14,11 +14,11 @@ use cpio::newc::Builder;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-/// The emulator.
-const QEMU: &str = "qemu-system-x86_64";
+/// The line on both serial lines once the host's services work.
+const READY: &str = "huddle-host: ready";
 
-/// The line on both serial lines once Xen's tools work.
-const READY: &str = "huddle-xen-host: ready";
+/// The file with the root that the kernel unpacks.
+const ROOT: &str = "root.cpio";
 
 /// Time limit of a boot: 20 to 50 s were measured on two loaded cores.
 const BOOT: Duration = Duration::from_secs(180);
@@ -32,7 +32,7 @@ const ERRORS: &[u8] = b"\0errors\0";
 /// Number of console lines shown after a failure.
 const CONSOLE_LINES: usize = 25;
 
-/// A file that is added to dom0's root.
+/// A file that is added to the host's root.
 pub struct File {
     /// Its path, without the slash at the beginning.
     pub path: &'static str,
@@ -66,60 +66,64 @@ impl Output {
 }
 
 /// A running host. Dropping it kills QEMU and waits for it.
-pub struct Dom0 {
+pub struct EmulatedHost {
     qemu: Child,
     input: ChildStdin,
     lines: Receiver<String>,
-    /// Contains the console's file, and dom0's root.
+    /// Contains the console's file, and the host's root.
     directory: tempfile::TempDir,
     commands: u64,
 }
 
-/// The directory of the image, beside a program built by cargo.
+/// The directory of the image of a kind of host (`cargo xtask host KIND`), beside a program built by cargo.
 ///
 /// # Errors
 /// Why it cannot be booted, with the remedy.
-pub fn image(program: &Path) -> Result<PathBuf, String> {
-    let target = program.ancestors().nth(2).unwrap();
-    let image = target.join("guests/xen");
-    for file in ["xen", "vmlinux", "dom0.cpio", "command"] {
+pub fn image(kind: &str, program: &Path) -> Result<PathBuf, String> {
+    let image = target(program).join("guests").join(kind);
+    for file in [ROOT, "command", "answers"] {
         if !image.join(file).is_file() {
             let path = image.join(file);
             return Err(format!(
-                "{} is missing; make it with `cargo xtask xen-host --make-only`",
+                "{} is missing; make it with `cargo xtask host {kind} --make-only`",
                 path.display()
             ));
         }
     }
-    match Command::new(QEMU).arg("--version").output() {
+    let (qemu, _) = arguments(&image, Path::new(""));
+    match Command::new(&qemu).arg("--version").output() {
         Ok(_) => Ok(image),
-        Err(_) => Err(format!("{QEMU} is missing; install it with `cargo xtask setup`")),
+        Err(_) => Err(format!("{qemu} is missing; install it with `cargo xtask setup`")),
     }
 }
 
-impl Dom0 {
-    /// Boots `image` with `files` added, and waits until Xen's tools work. A failed boot is tried once more:
+/// Cargo's target directory, of a program that it has built.
+pub(super) fn target(program: &Path) -> &Path {
+    program.ancestors().nth(2).unwrap()
+}
+
+impl EmulatedHost {
+    /// Boots `image` with `files` added, and waits until its services work. A failed boot is tried once more:
     /// with QEMU's emulation it fails occasionally.
     ///
     /// # Panics
     /// With the last lines of the console, if the second boot fails, too.
     pub fn boot(image: &Path, files: &[File]) -> Self {
         Self::boot_once(image, files).unwrap_or_else(|error| {
-            eprintln!("Xen did not boot, trying again: {error}");
-            Self::boot_once(image, files).unwrap_or_else(|error| panic!("Xen did not boot twice: {error}"))
+            eprintln!("the host did not boot, trying again: {error}");
+            Self::boot_once(image, files).unwrap_or_else(|error| panic!("the host did not boot twice: {error}"))
         })
     }
 
     fn boot_once(image: &Path, files: &[File]) -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("dom0.cpio");
-        let mut archive = std::fs::read(image.join("dom0.cpio")).unwrap();
+        let root = directory.path().join(ROOT);
+        let mut archive = std::fs::read(image.join(ROOT)).unwrap();
         archive.extend(archive_of(files));
         std::fs::write(&root, archive).unwrap();
-        let command = std::fs::read_to_string(image.join("command")).unwrap();
-        let mut qemu = Command::new(QEMU);
-        qemu.args(arguments(&command, image, directory.path()))
-            .args(["-serial", "stdio"])
+        let (program, arguments) = arguments(image, directory.path());
+        let mut qemu = Command::new(program);
+        qemu.args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Its own process group: Ctrl-C goes to the test, and QEMU dies with it.
@@ -147,23 +151,23 @@ impl Dom0 {
                 line.clear();
             }
         });
-        let mut dom0 = Self { qemu, input, lines, directory, commands: 0 };
-        dom0.wait_for(READY, Instant::now() + BOOT)?;
+        let mut host = Self { qemu, input, lines, directory, commands: 0 };
+        host.wait_for(READY, Instant::now() + BOOT)?;
         // It is in the host's memory now, and the file is large.
         std::fs::remove_file(&root).unwrap();
-        Ok(dom0)
+        Ok(host)
     }
 
-    /// Runs a shell command in dom0, without standard input, for at most `limit`.
+    /// Runs a shell command in the host, without standard input, for at most `limit`.
     ///
     /// # Panics
     /// On a timeout, or with the last lines of the console if the host has ended.
     #[track_caller]
     pub fn run(&mut self, command: &str, limit: Duration) -> Output {
-        self.try_run(command, limit).unwrap_or_else(|error| panic!("`{command}` in dom0: {error}"))
+        self.try_run(command, limit).unwrap_or_else(|error| panic!("`{command}` in the host: {error}"))
     }
 
-    /// Like [`Self::run`], for a command that may take too long: it is killed, and dom0 goes on.
+    /// Like [`Self::run`], for a command that may take too long: it is killed, and the host goes on.
     ///
     /// # Errors
     /// A timeout, or the host has ended.
@@ -190,13 +194,13 @@ impl Dom0 {
         if code == 128 + Signal::SIGKILL as i32 {
             let output = text(&bytes);
             return Err(format!(
-                "took longer than {limit:?}, or dom0 had no memory for it, and was killed; its output was {output:?}"
+                "took longer than {limit:?}, or the host had no memory for it, and was killed; its output was {output:?}"
             ));
         }
         Ok(Output { code, stdout: text(&bytes[..at]), stderr: text(&bytes[at + ERRORS.len()..]) })
     }
 
-    /// The last lines that Xen and dom0's kernel have printed.
+    /// The last lines that hypervisor and kernel have printed.
     pub fn console(&self) -> String {
         let text = std::fs::read(self.directory.path().join("console")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -225,7 +229,7 @@ impl Dom0 {
     }
 }
 
-impl Drop for Dom0 {
+impl Drop for EmulatedHost {
     fn drop(&mut self) {
         // Both fail only for a process that has ended and was reaped.
         let _ = self.qemu.kill();
@@ -233,17 +237,21 @@ impl Drop for Dom0 {
     }
 }
 
-/// QEMU's arguments: the root and the console's file are in `directory`.
-fn arguments(command: &str, image: &Path, directory: &Path) -> Vec<String> {
-    let (image, own) = (image.display().to_string(), directory.display().to_string());
+/// QEMU's program and arguments: the root and the console's file are in `directory`.
+fn arguments(image: &Path, directory: &Path) -> (String, Vec<String>) {
+    let text = |file: &str| std::fs::read_to_string(image.join(file)).unwrap();
+    let (place, own) = (image.display().to_string(), directory.display().to_string());
     let line = |line: &str| match line {
         "stdio" => format!("file:{own}/console"),
-        _ => line.replace("@DIR@/dom0.cpio", &format!("{own}/dom0.cpio")).replace("@DIR@", &image),
+        _ => line.replace(&format!("@DIR@/{ROOT}"), &format!("{own}/{ROOT}")).replace("@DIR@", &place),
     };
-    command.lines().map(line).collect()
+    let command = text("command");
+    let (program, arguments) = command.split_once('\n').unwrap();
+    let answers = text("answers");
+    (program.to_owned(), arguments.lines().map(line).chain(answers.lines().map(str::to_owned)).collect())
 }
 
-/// An archive that the kernel unpacks after dom0's root.
+/// An archive that the kernel unpacks after the host's root.
 fn archive_of(files: &[File]) -> Vec<u8> {
     let entries = files.iter().zip(1..).map(|(file, inode)| {
         // The file type of a regular file, as in stat(2).
@@ -253,7 +261,7 @@ fn archive_of(files: &[File]) -> Vec<u8> {
     cpio::write_cpio(entries, Vec::new()).unwrap()
 }
 
-/// A command for dom0's shell that separates output and errors, with a time limit.
+/// A command for the host's shell that separates output and errors, with a time limit.
 fn wrapped(command: &str, limit: Duration) -> String {
     assert!(!command.contains('\n'), "one line is one command: {command:?}");
     let quoted = command.replace('\'', r"'\''");
@@ -274,6 +282,6 @@ fn unpacked(text: &str) -> Vec<u8> {
     let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
-    assert!(output.status.success(), "dom0's output was corrupted on the line");
+    assert!(output.status.success(), "the host's output was corrupted on the line");
     output.stdout
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// Debian's directories of libraries.
+/// Debian's directory of libraries on x86-64.
 pub(super) const DIRECTORY: &str = "usr/lib/x86_64-linux-gnu";
 
 /// The paths of the libraries that the programs need, by name: from the unpacked packages first, then from
@@ -34,6 +34,24 @@ pub(super) fn of(programs: &[PathBuf], unpacked: &Path) -> anyhow::Result<BTreeM
         }
     }
     Ok(found)
+}
+
+/// The dynamic loader, by the name in every program (System V ABI, AMD64).
+pub(super) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+
+/// Libraries that programs of this repository need besides the C library, in the same directory.
+pub(super) const OF_PROGRAMS: [&str; 2] = ["libgcc_s.so.1", "libm.so.6"];
+
+/// What programs built on this machine need, by their path in a root.
+pub(super) fn of_this_machine() -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let found = of(&[own], Path::new("/"))?;
+    let libc = found.get("libc.so.6").context("this program needs no C library: ldd was misread")?;
+    let others = OF_PROGRAMS.map(|name| (name.to_owned(), libc.with_file_name(name)));
+    let placed = [("libc.so.6".to_owned(), libc.clone())].into_iter().chain(others);
+    let mut placed: Vec<_> = placed.map(|(name, path)| (format!("{DIRECTORY}/{name}"), path)).collect();
+    placed.push((LOADER.to_owned(), Path::new("/").join(LOADER)));
+    Ok(placed)
 }
 
 /// The name and path in a line of ldd; the loader and the vDSO have none.

@@ -7,28 +7,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use super::dom0::{self, Dom0};
+use super::host::{self, EmulatedHost};
 
 /// The host, once it is up.
-pub type Host = Arc<Mutex<Option<Dom0>>>;
+pub type Shared = Arc<Mutex<Option<EmulatedHost>>>;
 
 /// Boots it, from the image.
-pub type Boot = fn(&Path) -> Dom0;
+pub type Boot = fn(&Path) -> EmulatedHost;
 
 /// Runs tests, and ends this program with their result.
-pub fn run(trials: impl FnOnce(&Host) -> Vec<Trial>) -> ! {
+pub fn run(trials: impl FnOnce(&Shared) -> Vec<Trial>) -> ! {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let host = Host::default();
+    let host = Shared::default();
     let ended = libtest_mimic::run(&arguments, trials(&host));
     // Dropped before this program ends, so that QEMU is waited for.
     drop(host.lock().unwrap_or_else(PoisonError::into_inner).take());
     ended.exit()
 }
 
-/// A test on the host, which the first test boots. `program` is one that cargo has built for it.
-pub fn trial(name: &str, host: &Host, program: &str, boot: Boot, test: fn(&mut Dom0)) -> Trial {
-    let image = match dom0::image(Path::new(program)) {
+/// A test on the host, which the first test boots. `program` is one that cargo has built beside it.
+pub fn trial(
+    name: &str,
+    host: &Shared,
+    (kind, program): (&str, &str),
+    boot: Boot,
+    test: fn(&mut EmulatedHost),
+) -> Trial {
+    let image = match host::image(kind, Path::new(program)) {
         Ok(image) => image,
         Err(reason) if std::env::var("CI").is_ok_and(|value| value == "true") => {
             return Trial::test(name, move || Err(Failed::from(format!("CI must not skip this: {reason}"))));
@@ -45,14 +51,6 @@ pub fn trial(name: &str, host: &Host, program: &str, boot: Boot, test: fn(&mut D
         let run = AssertUnwindSafe(|| test(host.get_or_insert_with(|| boot(&image))));
         std::panic::catch_unwind(run).map_err(|panic| Failed::from(text_of(&*panic)))
     })
-}
-
-/// Strips a program of its symbols, which would fill dom0's memory.
-pub fn stripped(program: &Path) -> Vec<u8> {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let status = Command::new("strip").arg("-o").args([file.path(), program]).status();
-    assert!(status.expect("strip is of binutils, which gcc needs").success());
-    std::fs::read(file.path()).unwrap()
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,12 +1,10 @@
-//! The root of dom0: busybox, Xen's tools and services, and the image of its domains.
+//! The root of dom0: Xen's tools and services, and the image of its domains.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
-use super::libraries;
+use super::super::{libraries, root};
 use crate::archive::{self, DIRECTORY, Entries, FILE, LINK};
 use crate::images::{self, EXECUTABLE};
 use crate::modules;
@@ -35,36 +33,22 @@ const LOADED: [&str; 5] = [
     "libxentoollog.so.1",
 ];
 
-/// Libraries that programs of this host need besides the C library, in the same directory.
-const OF_PROGRAMS: [&str; 2] = ["libgcc_s.so.1", "libm.so.6"];
-
-/// The dynamic loader, by the name in every program (System V ABI, AMD64).
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
-
 /// Kernel modules of Xen's tools, each after those it needs.
 pub(super) const MODULES: [&str; 5] = ["xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xenfs"];
 
-/// The scripts in it.
-pub(super) const SCRIPTS: [(&str, &str); 3] = [
-    ("init", include_str!("init.sh")),
-    ("bin/answer", include_str!("answer.sh")),
-    ("bin/guest", include_str!("guest.sh")),
-];
+/// What its first program starts before it is ready.
+const SERVICES: &str = include_str!("services.sh");
 
-const DIRECTORIES: [&str; 26] = [
-    "bin",
-    "dev",
-    "etc",
+/// Makes a domain.
+const GUEST: &str = include_str!("guest.sh");
+
+/// The scripts in it, besides those of every host.
+pub(super) const SCRIPTS: [&str; 2] = [SERVICES, GUEST];
+
+const DIRECTORIES: [&str; 16] = [
     "etc/xen",
     "guest",
     "lib64",
-    "modules",
-    "proc",
-    "root",
-    "run",
-    "sys",
-    "tmp",
-    "usr",
     "usr/bin",
     "usr/lib",
     libraries::DIRECTORY,
@@ -91,51 +75,33 @@ pub(super) struct Parts<'a> {
 /// Its files, in the order of an initramfs.
 pub(super) fn entries(parts: Parts<'_>) -> anyhow::Result<Entries> {
     let Parts { xen, kernel, vmlinux, guest } = parts;
-    let mut entries: Entries =
-        DIRECTORIES.map(|name| archive::entry(name, DIRECTORY | 0o755, "")).into_iter().collect();
-    entries.push(archive::console());
+    let mut entries = root::entries(Path::new(images::BUSYBOX), SERVICES, "ttyS1")
+        .context("Debian has busybox in its package busybox-static")?;
+    entries.extend(DIRECTORIES.map(|name| archive::entry(name, DIRECTORY | 0o755, "")));
     for (name, target) in [("lib", "usr/lib"), ("var/run", "/run")] {
         entries.push(archive::entry(name, LINK | 0o777, target));
     }
-    entries.extend(busybox()?);
     for tool in TOOLS {
         let path = xen.join(tool);
         let name = match tool.rsplit_once('/') {
             Some((_, file)) if tool != CONSOLE && tool.contains("xen-4.17") => format!("usr/sbin/{file}"),
             _ => tool.to_owned(),
         };
-        entries.push(archive::entry(&name, EXECUTABLE, read(&path)?));
+        entries.push(archive::entry(&name, EXECUTABLE, root::read(&path)?));
     }
     for (name, path) in libraries(xen)? {
-        entries.push(archive::entry(&name, FILE | 0o755, read(&path)?));
+        entries.push(archive::entry(&name, FILE | 0o755, root::read(&path)?));
     }
     for (name, content) in modules::find(kernel, &MODULES)? {
         entries.push(archive::entry(&name, FILE | 0o644, content));
     }
-    for (name, text) in SCRIPTS {
-        entries.push(archive::entry(name, EXECUTABLE, text));
-    }
+    entries.push(archive::entry("bin/guest", EXECUTABLE, GUEST));
     // Without this file xl complains at every command.
     entries.push(archive::entry("etc/xen/xl.conf", FILE | 0o644, ""));
     entries.push(archive::entry("guest/vmlinux", FILE | 0o644, vmlinux));
     let initrd = images::initramfs(vec![("init", EXECUTABLE, guest)])?;
     entries.push(archive::entry("guest/initrd", FILE | 0o644, initrd));
     Ok(entries)
-}
-
-/// Busybox, and its commands as links to it.
-fn busybox() -> anyhow::Result<Entries> {
-    let program = fs::read(images::BUSYBOX)
-        .with_context(|| format!("{} is missing; Debian: apt-get install busybox-static", images::BUSYBOX))?;
-    let list = Command::new(images::BUSYBOX).arg("--list").output().context("cannot run busybox")?;
-    let list = String::from_utf8(list.stdout).context("busybox does not list its commands")?;
-    ensure!(
-        list.lines().any(|name| name == "sh"),
-        "busybox has no shell; Debian: apt-get install busybox-static"
-    );
-    let links = list.lines().filter(|name| *name != "busybox");
-    let links = links.map(|name| archive::entry(&format!("bin/{name}"), LINK | 0o777, "busybox"));
-    Ok(std::iter::once(archive::entry("bin/busybox", EXECUTABLE, program)).chain(links).collect())
 }
 
 /// Every needed library, by its path in the root.
@@ -146,13 +112,9 @@ fn libraries(xen: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let mut found = libraries::of(&programs, xen)?;
     found.extend(loaded.map(|(name, path)| (name.to_owned(), path)));
     let libc = found.get("libc.so.6").context("Xen's tools need no C library: ldd was misread")?.clone();
-    found.extend(OF_PROGRAMS.map(|name| (name.to_owned(), libc.with_file_name(name))));
+    found.extend(libraries::OF_PROGRAMS.map(|name| (name.to_owned(), libc.with_file_name(name))));
     let mut placed: Vec<_> =
         found.into_iter().map(|(name, path)| (format!("{}/{name}", libraries::DIRECTORY), path)).collect();
-    placed.push((LOADER.to_owned(), Path::new("/").join(LOADER)));
+    placed.push((libraries::LOADER.to_owned(), Path::new("/").join(libraries::LOADER)));
     Ok(placed)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

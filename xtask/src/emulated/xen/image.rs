@@ -6,34 +6,36 @@ use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
-use super::{libraries, packages, root, vmlinux};
-use crate::{archive, host, images, shell, whole};
+use super::super::{ROOT, libraries, root as common};
+use super::{packages, root, vmlinux};
+use crate::{host, images, shell, whole};
 
 /// Debian's package that names its newest kernel: dom0's, and its domains'.
 const KERNEL: &str = "linux-image-amd64";
 
-/// QEMU's arguments, one per line.
-const COMMAND: &str = include_str!("command");
+/// The program that boots it and its arguments, one per line.
+pub(crate) const COMMAND: &str = include_str!("command");
 
-/// Makes it if it is missing or was made from something else; returns its directory.
-pub(crate) fn make() -> anyhow::Result<PathBuf> {
-    ensure!(cfg!(target_arch = "x86_64"), "the Xen host is made for x86-64 only");
+/// Arguments for the second serial line.
+const ANSWERS: &str = include_str!("../answers");
+
+/// Makes it at `place` if it is missing or was made from something else.
+pub(crate) fn make(place: &Path) -> anyhow::Result<()> {
     let release = host::debian_release().context(
         "the Xen host is made from the packages of a Debian host, and this is not one; copy target/guests/xen from one",
     )?;
     let guest = images::guest_program()?;
-    let place = images::images()?.join("xen");
-    whole::make(&place, &recipe(&release, &guest), |directory| build(directory, guest.clone()))?;
-    Ok(place)
+    whole::make(place, &recipe(&release, &guest), |directory| build(directory, guest.clone()))
 }
 
 /// Its recipe: downloads by name, files built here by content.
 fn recipe(release: &str, guest: &[u8]) -> String {
     let mut content = DefaultHasher::new();
     content.write(guest);
-    for text in root::SCRIPTS.iter().map(|(_, text)| *text).chain(root::TOOLS).chain([COMMAND]) {
+    let common = common::SCRIPTS.iter().map(|(_, text)| *text);
+    for text in common.chain(root::SCRIPTS).chain(root::TOOLS).chain([COMMAND, ANSWERS]) {
         content.write(text.as_bytes());
     }
     let (packages, modules) = (packages::NAMES.join(" "), root::MODULES.join(" "));
@@ -54,12 +56,11 @@ fn build(directory: &Path, guest: Vec<u8>) -> anyhow::Result<()> {
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let vmlinux = vmlinux::extract(&bytes)?;
     fs::write(directory.join("vmlinux"), &vmlinux).context("cannot write the kernel")?;
-    let archive = directory.join("dom0.cpio");
     let entries = root::entries(root::Parts { xen: &xen, kernel: &kernel, vmlinux, guest })?;
-    archive::write(&archive, entries)
-        .and_then(|()| archive::pad(&archive))
-        .with_context(|| format!("cannot write {}", archive.display()))?;
-    fs::write(directory.join("command"), COMMAND).context("cannot write how it is booted")?;
+    common::write(&directory.join(ROOT), entries)?;
+    for (name, text) in [("command", COMMAND), ("answers", ANSWERS)] {
+        fs::write(directory.join(name), text).context("cannot write how it is booted")?;
+    }
     // For programs compiled against them: tests of structures, benchmarks.
     for (from, to) in [("usr/include", "include"), (libraries::DIRECTORY, "lib")] {
         fs::rename(xen.join(from), directory.join(to))

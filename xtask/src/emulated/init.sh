@@ -1,6 +1,9 @@
 #!/bin/sh
-# The first program of dom0: Xen's own services, then a shell on the console.
+# The first program of an emulated host: what every host has, the services of its kind, then commands on a serial
+# line and a shell on the console.
 export PATH=/bin:/usr/bin:/usr/sbin HOME=/root
+/bin/busybox mkdir -p /bin /usr/bin /dev /proc /sys /run /tmp /root
+/bin/busybox --install -s /bin 2>/dev/null
 mount -t devtmpfs devtmpfs /dev
 exec </dev/console >/dev/console 2>&1
 mount -t proc proc /proc
@@ -9,24 +12,19 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-hostname dom0
 for module in /modules/*.ko; do
-    insmod "$module"
+    [ -e "$module" ] && insmod "$module"
 done
-mount -t xenfs xenfs /proc/xen
-mkdir -p /run/xen /run/xenstored /run/lock /var/lib/xen /var/lib/xenstored /var/log/xen/console
-xenstored --pid-file /run/xen/xenstored.pid && xen-init-dom0 && xenconsoled --log=all
-until xl list >/dev/null 2>&1; do
-    sleep 1
-done
+[ -x /services ] && /services
 # What was added to this root may be something to begin with.
 [ -x /start ] && /start
-echo "huddle-xen-host: ready"
+echo "huddle-host: ready"
 # A second serial line is for programs: without echo, and without what kernel and hypervisor print.
-if stty -F /dev/ttyS1 raw -echo 2>/dev/null; then
-    answer </dev/ttyS1 >/dev/ttyS1 2>&1 &
+line=/dev/$(cat /etc/answers-on)
+if stty -F "$line" raw -echo 2>/dev/null; then
+    answer <"$line" >"$line" 2>&1 &
 fi
 cd /root
 while :; do
-    PS1='dom0# ' setsid cttyhack sh
+    PS1="$(hostname)# " setsid cttyhack sh
 done

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the commands that come line by line, "ID COMMAND", and answers each with "begin ID", what it
 # printed (compressed, in base64) and "end ID CODE".
-echo "huddle-xen-host: ready"
+echo "huddle-host: ready"
 while read -r id command; do
     # A file of its own: what an earlier command left running may still write to the earlier one.
     rm -f /tmp/answer

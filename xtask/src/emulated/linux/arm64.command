@@ -1,0 +1,24 @@
+qemu-system-aarch64
+-M
+virt,virtualization=on
+-cpu
+neoverse-n1
+-icount
+shift=0,sleep=off
+-smp
+2
+-m
+1536
+-nodefaults
+-no-user-config
+-no-reboot
+-display
+none
+-kernel
+@DIR@/vmlinuz
+-initrd
+@DIR@/root.cpio
+-append
+console=ttyAMA0 rdinit=/init quiet panic=-1
+-serial
+stdio

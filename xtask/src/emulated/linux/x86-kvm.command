@@ -1,0 +1,24 @@
+qemu-system-x86_64
+-machine
+q35
+-accel
+tcg,thread=multi
+-cpu
+max,+svm
+-smp
+4,sockets=2,cores=2,threads=1
+-m
+1536
+-nodefaults
+-no-user-config
+-no-reboot
+-display
+none
+-kernel
+@DIR@/vmlinuz
+-initrd
+@DIR@/root.cpio
+-append
+console=ttyS0 rdinit=/init quiet panic=-1 mitigations=off nokaslr
+-serial
+stdio

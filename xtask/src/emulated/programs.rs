@@ -1,0 +1,75 @@
+//! The programs that run in emulated hosts, built for their architecture.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::{setup, shell};
+
+/// Programs of this repository that are added to a host.
+pub(crate) const NAMES: [&str; 3] = ["huddle", "huddle-workload", "huddle-pmu-check"];
+
+/// Rust's name of ARM64.
+const ARM64: &str = "aarch64-unknown-linux-gnu";
+
+/// The C compiler for ARM64, which links as well.
+pub(crate) const ARM64_CC: &str = "aarch64-linux-gnu-gcc";
+
+/// Where Debian's C library for ARM64 is (package `libc6-arm64-cross`).
+pub(crate) const ARM64_LIBRARIES: &str = "/usr/aarch64-linux-gnu/lib";
+
+/// The architecture of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    /// That of this machine.
+    Own,
+    Arm64,
+}
+
+impl Architecture {
+    /// The program that removes symbols.
+    pub(super) fn strip(self) -> &'static str {
+        match self {
+            Self::Own => "strip",
+            Self::Arm64 => "aarch64-linux-gnu-strip",
+        }
+    }
+}
+
+/// Builds them, in cargo's profile `dev`; returns their directory.
+pub(crate) fn build(architecture: Architecture) -> anyhow::Result<PathBuf> {
+    let mut command = shell::cargo();
+    command.arg("build");
+    let own = std::env::current_exe().context("cannot find cargo's target directory")?;
+    let mut directory = own.parent().unwrap_or(Path::new(".")).to_owned();
+    match architecture {
+        // The whole workspace has one set of features, as in every other build of it.
+        Architecture::Own => command.arg("--workspace"),
+        Architecture::Arm64 => {
+            arm64_toolchain()?;
+            directory = own.ancestors().nth(2).unwrap_or(Path::new(".")).join(ARM64).join("debug");
+            command
+                .args(["--target", ARM64, "--package", "huddle", "--package", "huddle-workload"])
+                .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", ARM64_CC)
+                .env("CC_aarch64_unknown_linux_gnu", ARM64_CC)
+        }
+    };
+    for name in NAMES {
+        command.args(["--bin", name]);
+    }
+    shell::run(&mut command)?;
+    Ok(directory)
+}
+
+/// Installs what builds for ARM64.
+fn arm64_toolchain() -> anyhow::Result<()> {
+    setup::arm64_compiler()?;
+    let library = Command::new("rustc").args(["--print", "target-libdir", "--target", ARM64]).output();
+    let library = library.context("cannot run rustc")?.stdout;
+    if Path::new(String::from_utf8_lossy(&library).trim()).exists() {
+        return Ok(());
+    }
+    shell::run(Command::new("rustup").args(["target", "add", ARM64]))
+        .context("install Rust's standard library for ARM64 the way your Rust was installed")
+}
