@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use huddle_host::HostRoot;
 use huddle_sharing::content::{ContentScan, ContentSettings, Share};
-use huddle_testing::figures::spread;
 use huddle_testing::emulated::host::{self, EmulatedHost, File};
+use huddle_testing::figures::spread;
 use huddle_testing::xen::plain;
 use huddle_xen::vms::{DomainChoice, XenVms};
 use huddle_xen::{self as xen, contents::hash_domains};

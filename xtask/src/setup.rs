@@ -23,7 +23,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     eprintln!(
         "and with `--guest qemu`, need QEMU, libvirt, busybox and, for web servers, mmdebstrap. A host with Xen"
     );
-    eprintln!("(`cargo xtask host xen`) needs QEMU and busybox; Xen itself is downloaded, not installed. An ARM64");
+    eprintln!(
+        "(`cargo xtask host xen`) needs QEMU and busybox; Xen itself is downloaded, not installed. An ARM64"
+    );
     eprintln!("host (`cargo xtask host arm64`) needs QEMU for ARM and a C compiler for it as well.");
     anyhow::ensure!(
         shell::works(Command::new("cc").arg("--version")),
@@ -82,15 +84,25 @@ pub(crate) fn qemu() -> anyhow::Result<()> {
 pub(crate) fn emulators() -> anyhow::Result<()> {
     qemu()?;
     let is_met = shell::works(Command::new(host::QEMU_ARM64).arg("--version"));
-    install_unless(is_met, host::QEMU_ARM64, "ARM64 hosts in tests", || Ok(vec!["qemu-system-arm".to_owned()]))
+    install_unless(is_met, host::QEMU_ARM64, "ARM64 hosts in tests", || {
+        Ok(vec!["qemu-system-arm".to_owned()])
+    })?;
+    let editor = emulated::device_tree::EDITOR;
+    let is_met = shell::works(Command::new(editor).arg("--version"));
+    install_unless(is_met, editor, "the caches of ARM64 hosts", || {
+        Ok(vec!["device-tree-compiler".to_owned()])
+    })
 }
 
 /// Installs the C compiler and the C library for ARM64.
 pub(crate) fn arm64_compiler() -> anyhow::Result<()> {
     let cc = emulated::programs::ARM64_CC;
-    install_unless(shell::works(Command::new(cc).arg("--version")), cc, "programs of ARM64 hosts in tests", || {
-        Ok(["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"].map(str::to_owned).to_vec())
-    })
+    install_unless(
+        shell::works(Command::new(cc).arg("--version")),
+        cc,
+        "programs of ARM64 hosts in tests",
+        || Ok(["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"].map(str::to_owned).to_vec()),
+    )
 }
 
 /// Installs libvirt if it is missing and this is root on Debian. The daemon alone: Debian's `libvirt-daemon-system`

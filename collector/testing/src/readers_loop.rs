@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use parquet::record::{Field, Row};
+use parquet::record::Row;
 
 use crate::ksm::Ksm;
 use crate::reader::Reader;
@@ -53,29 +53,37 @@ impl Recorded {
     fn read(dir: &Path) -> Self {
         let trials = dir.join("trials");
         let rows = recording::rows(&trials);
-        let per_mille = |row: &Row, name: &str| number(row, name).map(|value| (value * 1e3).round() as i64);
+        let per_mille =
+            |row: &Row, name: &str| recording::number(row, name).map(|value| (value * 1e3).round() as i64);
         let changes = rows.iter().map(|row| {
             let [expected, observed, low, high] =
                 ["expected_change", "observed_change", "observed_low", "observed_high"]
                     .map(|name| per_mille(row, name));
-            [expected, observed, low, high, number(row, "blocks").map(|blocks| blocks as i64)]
+            [expected, observed, low, high, recording::number(row, "blocks").map(|blocks| blocks as i64)]
         });
-        let words = rows.iter().map(|row| ["proposal", "outcome", "reason"].map(|name| text(row, name)));
+        let words = rows
+            .iter()
+            .map(|row| ["proposal", "outcome", "reason"].map(|name| recording::text(row, name).to_owned()));
         let (changes, words) = (changes.collect(), words.collect());
         let reports = recording::rows(&dir.join("reported"));
-        let in_trial = |row: &&Row| number(row, "block").is_some();
-        let first =
-            reports.iter().filter(in_trial).filter_map(|row| number(row, "begin_us")).reduce(f64::min);
-        let last = rows.iter().filter_map(|row| number(row, "begin_us")).reduce(f64::max);
+        let in_trial = |row: &&Row| recording::number(row, "block").is_some();
+        let first = reports
+            .iter()
+            .filter(in_trial)
+            .filter_map(|row| recording::number(row, "begin_us"))
+            .reduce(f64::min);
+        let last = rows.iter().filter_map(|row| recording::number(row, "begin_us")).reduce(f64::max);
         let outside = |holds: &dyn Fn(f64, f64) -> bool| {
             let mut windows = std::collections::BTreeMap::new();
             for row in &reports {
-                let (Some(begin), Some(end)) = (number(row, "begin_us"), number(row, "end_us")) else {
+                let (Some(begin), Some(end)) =
+                    (recording::number(row, "begin_us"), recording::number(row, "end_us"))
+                else {
                     continue;
                 };
                 if holds(begin, end) {
                     let window = windows.entry(begin as u64).or_insert((0.0, end - begin));
-                    window.0 += number(row, "operations").unwrap_or(0.0);
+                    window.0 += recording::number(row, "operations").unwrap_or(0.0);
                 }
             }
             let (reads, us) = windows.values().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
@@ -86,25 +94,6 @@ impl Recorded {
         // The first window after a switch warms the caches.
         let after = last.and_then(|last| outside(&|begin, _| begin >= last + 500_000.0));
         Self { changes, words, rates: [before, after] }
-    }
-}
-
-fn number(row: &Row, name: &str) -> Option<f64> {
-    match recording::field(row, name) {
-        Field::Null => None,
-        Field::Int(value) => Some(f64::from(*value)),
-        Field::UInt(value) => Some(f64::from(*value)),
-        Field::Long(value) => Some(*value as f64),
-        Field::ULong(value) => Some(*value as f64),
-        Field::Double(value) => Some(*value),
-        other => panic!("{name} holds {other}"),
-    }
-}
-
-fn text(row: &Row, name: &str) -> String {
-    match recording::field(row, name) {
-        Field::Str(text) => text.clone(),
-        other => panic!("{name} holds {other}"),
     }
 }
 

@@ -57,3 +57,19 @@ pub fn text<'a>(row: &'a Row, name: &str) -> &'a str {
         other => panic!("{name} holds {other}"),
     }
 }
+
+/// The number in a column of a row; `None` where it is null.
+///
+/// # Panics
+/// If the column does not hold a number.
+pub fn number(row: &Row, name: &str) -> Option<f64> {
+    match field(row, name) {
+        Field::Null => None,
+        Field::Int(value) => Some(f64::from(*value)),
+        Field::UInt(value) => Some(f64::from(*value)),
+        Field::Long(value) => Some(*value as f64),
+        Field::ULong(value) => Some(*value as f64),
+        Field::Double(value) => Some(*value),
+        other => panic!("{name} holds {other}"),
+    }
+}

@@ -186,7 +186,9 @@ fn an_interrupted_runner_leaves_no_domain(dom0: &mut EmulatedHost) {
 fn a_xen_without_memory_sharing_says_so(dom0: &mut EmulatedHost) {
     // In the emulator the kernel of a PVH domain crashes at its start now and then; that says nothing of sharing.
     let run = |_| dom0.run(&command("pair", ""), RUN);
-    let crashed = |output: &huddle_testing::emulated::host::Output| output.stderr.contains("its kernel has shut down or crashed");
+    let crashed = |output: &huddle_testing::emulated::host::Output| {
+        output.stderr.contains("its kernel has shut down or crashed")
+    };
     let mut outputs = (0..4).map(run);
     let output = outputs.find(|output| !crashed(output)).expect("one of four starts well");
     assert_eq!(output.code, 3, "{output:?}");

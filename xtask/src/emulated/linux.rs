@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::packages::Apt;
 use super::programs::ARM64_LIBRARIES;
-use super::{ROOT, libraries, root};
+use super::{ROOT, device_tree, libraries, root};
 use crate::archive::{self, DIRECTORY, Entries, FILE};
 use crate::{modules, setup, whole};
 
@@ -68,16 +68,26 @@ const ARM64_NAMES: [&str; 4] = ["ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6
 
 impl Linux {
     pub(super) fn make(&self, place: &Path) -> anyhow::Result<()> {
-        if self.architecture == "arm64" {
+        if self.is_arm64() {
+            setup::emulators()?;
             setup::arm64_compiler()?;
         }
         whole::make(place, &self.recipe(), |directory| self.build(directory))
     }
 
+    fn is_arm64(&self) -> bool {
+        self.architecture == "arm64"
+    }
+
     /// What it is made from: downloads by name, files of this repository by content.
     fn recipe(&self) -> String {
         let mut content = DefaultHasher::new();
-        for text in root::SCRIPTS.iter().map(|(_, text)| *text).chain([SERVICES, self.command, self.answers]) {
+        for text in root::SCRIPTS.iter().map(|(_, text)| *text).chain([
+            SERVICES,
+            self.command,
+            self.answers,
+            device_tree::SOURCE,
+        ]) {
             content.write(text.as_bytes());
         }
         let own = content.finish();
@@ -96,12 +106,17 @@ impl Linux {
         let (mut names, release) = packages.kernel(self.kernel, !self.modules.is_empty())?;
         names.push("busybox-static".into());
         packages.unpack(&names, &unpacked)?;
-        let places =
-            [unpacked.join(format!("usr/lib/modules/{release}/vmlinuz")), unpacked.join(format!("boot/vmlinuz-{release}"))];
+        let places = [
+            unpacked.join(format!("usr/lib/modules/{release}/vmlinuz")),
+            unpacked.join(format!("boot/vmlinuz-{release}")),
+        ];
         let kernel = places.iter().find(|path| path.exists());
         let kernel = kernel.with_context(|| format!("{} has no kernel", names.join(" and ")))?;
         fs::copy(kernel, directory.join("vmlinuz")).context("cannot copy the kernel")?;
         root::write(&directory.join(ROOT), self.entries(&unpacked)?)?;
+        if self.is_arm64() {
+            device_tree::write(&directory.join("device-tree"), self.command)?;
+        }
         for (name, text) in [("command", self.command), ("answers", self.answers)] {
             fs::write(directory.join(name), text).context("cannot write how it is booted")?;
         }
@@ -134,7 +149,7 @@ impl Linux {
 
     /// The libraries of programs built for it, by their path in the root.
     fn libraries(&self) -> anyhow::Result<Vec<(String, PathBuf)>> {
-        if self.architecture == "arm64" {
+        if self.is_arm64() {
             let from = Path::new(ARM64_LIBRARIES);
             return Ok(ARM64_NAMES.map(|name| (format!("lib/{name}"), from.join(name))).into());
         }

@@ -4,6 +4,7 @@
 //! Each is an image in `target/guests`: a kernel, a root that the kernel unpacks, and QEMU's arguments. One
 //! [`init.sh`](root) starts all of them, and one program answers commands on a second serial line.
 
+pub(crate) mod device_tree;
 mod libraries;
 mod linux;
 mod packages;

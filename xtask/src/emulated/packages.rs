@@ -56,10 +56,8 @@ impl Apt {
     pub(super) fn unpack(&self, names: &[String], unpacked: &Path) -> anyhow::Result<()> {
         let downloaded = self.directory.join("downloaded");
         fs::create_dir_all(&downloaded).with_context(|| format!("cannot make {}", downloaded.display()))?;
-        shell::run(
-            self.command("apt-get").current_dir(&downloaded).args(["download", "-q"]).args(names),
-        )
-        .with_context(|| format!("{} could not be downloaded from {}", names.join(", "), self.suite))?;
+        shell::run(self.command("apt-get").current_dir(&downloaded).args(["download", "-q"]).args(names))
+            .with_context(|| format!("{} could not be downloaded from {}", names.join(", "), self.suite))?;
         for entry in fs::read_dir(&downloaded)? {
             shell::run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(unpacked))?;
         }
@@ -68,7 +66,11 @@ impl Apt {
 
     /// The packages of the newest kernel that the package `newest_of` names, with its modules or without, and its
     /// release (uname(2)). A kernel has been in several packages since 7.0; earlier ones are in one.
-    pub(super) fn kernel(&self, newest_of: &str, with_modules: bool) -> anyhow::Result<(Vec<String>, String)> {
+    pub(super) fn kernel(
+        &self,
+        newest_of: &str,
+        with_modules: bool,
+    ) -> anyhow::Result<(Vec<String>, String)> {
         let image = self.depends(newest_of)?.into_iter().find(|name| name.starts_with("linux-image-"));
         let image = image.with_context(|| format!("apt knows no kernel of {newest_of} in {}", self.suite))?;
         let release = image.trim_start_matches("linux-image-").to_owned();

@@ -12,8 +12,7 @@ use crate::images::EXECUTABLE;
 pub(super) const SCRIPTS: [(&str, &str); 2] =
     [("init", include_str!("init.sh")), ("bin/answer", include_str!("answer.sh"))];
 
-const DIRECTORIES: [&str; 10] =
-    ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr"];
+const DIRECTORIES: [&str; 10] = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr"];
 
 /// The beginning of a root. `busybox` is a static one of the host's architecture, `services` what its first program runs
 /// before it is ready, `answers_on` the device on which commands are answered.

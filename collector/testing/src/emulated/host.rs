@@ -111,7 +111,8 @@ impl EmulatedHost {
     pub fn boot(image: &Path, files: &[File]) -> Self {
         Self::boot_once(image, files).unwrap_or_else(|error| {
             eprintln!("the host did not boot, trying again: {error}");
-            Self::boot_once(image, files).unwrap_or_else(|error| panic!("the host did not boot twice: {error}"))
+            Self::boot_once(image, files)
+                .unwrap_or_else(|error| panic!("the host did not boot twice: {error}"))
         })
     }
 

@@ -1,4 +1,5 @@
-//! One host for all tests of a program, and tests on it, one after the other.
+//! One host for all tests of a program, and tests on it, one after the other; tests on hosts of several kinds end the
+//! host of one kind before they boot the next.
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -9,8 +10,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::host::{self, EmulatedHost};
 
-/// The host, once it is up.
-pub type Shared = Arc<Mutex<Option<EmulatedHost>>>;
+/// The kind of the host that is up, and the host.
+pub type Shared = Arc<Mutex<Option<(String, EmulatedHost)>>>;
 
 /// Boots it, from the image.
 pub type Boot = fn(&Path) -> EmulatedHost;
@@ -44,11 +45,15 @@ pub fn trial(
             return Trial::test(name, || Ok(())).with_ignored_flag(true);
         }
     };
-    let host = Arc::clone(host);
+    let (host, kind) = (Arc::clone(host), kind.to_owned());
     Trial::test(name, move || {
         // A failed test leaves a host that the others can use.
         let mut host = host.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = AssertUnwindSafe(|| test(host.get_or_insert_with(|| boot(&image))));
+        let run = AssertUnwindSafe(|| {
+            let running = host.take_if(|(running, _)| *running != kind);
+            drop(running);
+            test(&mut host.get_or_insert_with(|| (kind, boot(&image))).1);
+        });
         std::panic::catch_unwind(run).map_err(|panic| Failed::from(text_of(&*panic)))
     })
 }

@@ -13,7 +13,13 @@ pub fn take_all(thread: i32) -> anyhow::Result<Vec<Counter>> {
     let mut taken = Vec::new();
     loop {
         let mut builder = Builder::new(Hardware::CPU_CYCLES);
-        builder.observe_pid(thread).any_cpu().pinned(true).enabled(true).exclude_kernel(false).exclude_hv(false);
+        builder
+            .observe_pid(thread)
+            .any_cpu()
+            .pinned(true)
+            .enabled(true)
+            .exclude_kernel(false)
+            .exclude_hv(false);
         // A pinned event that does not fit is opened all the same, and is in an error state: reading it ends at once.
         match builder.build() {
             Ok(mut counter) => {

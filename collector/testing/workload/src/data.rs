@@ -16,6 +16,11 @@ pub struct Data {
     page_bytes: usize,
 }
 
+// SAFETY: the mapping belongs to this value alone, which writes to it only through `&mut`.
+unsafe impl Send for Data {}
+// SAFETY: as above.
+unsafe impl Sync for Data {}
+
 impl Data {
     /// So many pages of this host.
     ///

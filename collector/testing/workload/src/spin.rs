@@ -1,6 +1,6 @@
 //! Processes that look like VMs: threads with the names of vCPUs that run the known loop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -34,9 +34,12 @@ pub struct Spin {
     /// Page faults of each slice, as a stand-in for misses
     #[arg(long, default_value_t = 0)]
     pub faults: usize,
-    /// The same while the thread runs on another CPU than its partner
+    /// The same while the thread runs in another cache domain than its partner
     #[arg(long, requires = "beside")]
     pub faults_apart: Option<usize>,
+    /// CPUs of a cache domain, which have numbers in a row
+    #[arg(long, default_value_t = 2)]
+    pub cpus_per_domain: u32,
     /// A file in which partners tell each other where they run, and the place of this one in it: FILE,0 or FILE,1
     #[arg(long, value_parser = place)]
     pub beside: Option<(PathBuf, usize)>,
@@ -52,10 +55,11 @@ fn place(text: &str) -> Result<(PathBuf, usize), String> {
 struct Partners {
     words: &'static [AtomicU32],
     own: usize,
+    cpus_per_domain: u32,
 }
 
 impl Partners {
-    fn open(path: &PathBuf, own: usize) -> anyhow::Result<Self> {
+    fn open(path: &Path, own: usize, cpus_per_domain: u32) -> anyhow::Result<Self> {
         let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         file.set_len(8)?;
@@ -66,14 +70,14 @@ impl Partners {
             .with_context(|| format!("cannot map {}", path.display()))?;
         // SAFETY: two aligned words of a mapping that is never taken back; other processes use them as atomics, too.
         let words = unsafe { std::slice::from_raw_parts(start.as_ptr().cast::<AtomicU32>(), 2) };
-        Ok(Self { words, own })
+        Ok(Self { words, own, cpus_per_domain: cpus_per_domain.max(1) })
     }
 
     /// Tells where this thread runs; whether its partner runs elsewhere.
     fn are_apart(&self) -> anyhow::Result<bool> {
-        let cpu = u32::try_from(nix::sched::sched_getcpu()?)?;
-        self.words[self.own].store(cpu, Ordering::Relaxed);
-        Ok(self.words[1 - self.own].load(Ordering::Relaxed) != cpu)
+        let domain = u32::try_from(nix::sched::sched_getcpu()?)? / self.cpus_per_domain;
+        self.words[self.own].store(domain, Ordering::Relaxed);
+        Ok(self.words[1 - self.own].load(Ordering::Relaxed) != domain)
     }
 }
 
@@ -103,7 +107,8 @@ impl Spin {
     }
 
     fn thread(&self) -> anyhow::Result<()> {
-        let partners = self.beside.as_ref().map(|(path, own)| Partners::open(path, *own)).transpose()?;
+        let open = |(path, own): &(PathBuf, usize)| Partners::open(path, *own, self.cpus_per_domain);
+        let partners = self.beside.as_ref().map(open).transpose()?;
         let most = self.faults.max(self.faults_apart.unwrap_or(0));
         let mut data = if most > 0 { Some(Data::new(most, 0)?) } else { None };
         let mut left = self.slices;

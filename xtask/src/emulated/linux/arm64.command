@@ -6,7 +6,7 @@ neoverse-n1
 -icount
 shift=0,sleep=off
 -smp
-2
+4
 -m
 1536
 -nodefaults
@@ -14,6 +14,8 @@ shift=0,sleep=off
 -no-reboot
 -display
 none
+-dtb
+@DIR@/device-tree
 -kernel
 @DIR@/vmlinuz
 -initrd

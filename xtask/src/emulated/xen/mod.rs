@@ -5,9 +5,9 @@ mod packages;
 mod root;
 mod vmlinux;
 
-pub(super) use image::make;
 #[cfg(test)]
 pub(super) use image::COMMAND;
+pub(super) use image::make;
 
 /// The domains to play with.
 pub(super) const START: &str = include_str!("start.sh");

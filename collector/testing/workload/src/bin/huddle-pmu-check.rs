@@ -9,8 +9,11 @@ use huddle_workload::guest::{self, Guest, Vm};
 use huddle_workload::known_loop::{self, INSTRUCTIONS_PER_TURN};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// INST_RETIRED and CPU_CYCLES (Arm Architecture Reference Manual, D13.12).
-const [INSTRUCTIONS, CYCLES]: [u64; 2] = [0x08, 0x11];
+/// INST_RETIRED (Arm Architecture Reference Manual, D13.12).
+const INSTRUCTIONS: u64 = 0x08;
+
+/// CPU_CYCLES, likewise.
+const CYCLES: u64 = 0x11;
 
 /// Counters of the emulated processor, the cycle counter included.
 const COUNTERS: usize = 7;
@@ -28,9 +31,7 @@ fn main() {
         ("guest_and_host_are_told_apart_to_half_a_percent", guest_and_host),
     ];
     let trial = |(name, test): (&str, fn())| {
-        Trial::test(name, move || {
-            std::panic::catch_unwind(test).map_err(|_| Failed::from("see above"))
-        })
+        Trial::test(name, move || std::panic::catch_unwind(test).map_err(|_| Failed::from("see above")))
     };
     let mut arguments = Arguments::from_args();
     // Each has the counters of its processor for itself.
@@ -105,7 +106,12 @@ fn sharing() {
             let share = (reading.time_running_ns - before.time_running_ns) as f64 / enabled;
             assert!((share * groups as f64 - 1.0).abs() < 0.05, "{share} of the time with {groups} groups");
             let scaled = (counts(&reading)[0] - counts(&before)[0]) as f64 / share;
-            assert_near(scaled as u64, 200_000_000 * INSTRUCTIONS_PER_TURN, 0.02, &format!("{groups} groups"));
+            assert_near(
+                scaled as u64,
+                200_000_000 * INSTRUCTIONS_PER_TURN,
+                0.02,
+                &format!("{groups} groups"),
+            );
         }
     }
 }

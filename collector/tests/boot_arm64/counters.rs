@@ -1,0 +1,146 @@
+//! Counters against what is known.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use huddle_testing::emulated::host::EmulatedHost;
+use huddle_testing::readers_loop::is_decision;
+use huddle_testing::recording::{self, number};
+
+use crate::{HUDDLE, RUN, SOON, Test, end, recorded, run_for, start, start_with};
+
+pub const TESTS: &[Test] = &[
+    ("the_counters_are_what_is_known", the_counters_are_what_is_known),
+    ("rates_of_stand_ins_are_exact", rates_of_stand_ins_are_exact),
+    ("a_vcpu_that_ends_is_counted_until_then", a_vcpu_that_ends_is_counted_until_then),
+    ("beside_pinned_counters_nothing_is_counted_and_this_is_said", beside_pinned_counters),
+    ("a_planted_difference_is_found_kept_and_replayed", a_planted_difference),
+];
+
+/// The architecture's instructions and cycles stand in for what this PMU does not have: misses and look-ups.
+const STAND_INS: &str = "--event llc_misses=r08 --event llc_references=r11";
+
+fn the_counters_are_what_is_known(host: &mut EmulatedHost) {
+    let checked = host.run("huddle-pmu-check", Duration::from_secs(600));
+    println!("{}{}", checked.stdout, checked.stderr);
+    checked.success();
+}
+
+/// Instructions, cycles, look-ups and misses of the windows of a recording.
+fn counted(directory: &Path) -> Vec<[Option<f64>; 4]> {
+    let names = ["instructions", "cycles", "llc_references", "llc_misses"];
+    recording::rows(&directory.join("counters"))
+        .iter()
+        .map(|row| names.map(|name| number(row, name)))
+        .collect()
+}
+
+fn rates_of_stand_ins_are_exact(host: &mut EmulatedHost) {
+    let pid = start(host, "spin");
+    run_for(host, 6, &format!("--vm a={pid} --window 0.5 {STAND_INS} --record /tmp/exact"));
+    end(host, &[pid]);
+    let rows = counted(recorded(host, "/tmp/exact").path());
+    println!("{rows:?}");
+    assert!(rows.len() >= 8, "{rows:?}");
+    for row in rows {
+        let [instructions, cycles, references, misses] = row.map(Option::unwrap);
+        assert!(instructions > 1e8, "{instructions}");
+        // The same event: 1,000 of 1,000.
+        assert_eq!(misses, instructions, "MPKI");
+        assert_eq!(references, cycles);
+        let (ipc, miss_ratio) = (instructions / cycles, misses / references);
+        assert!((ipc - 1.0).abs() < 5e-4 && (miss_ratio - 1.0).abs() < 5e-4, "{ipc} {miss_ratio}");
+    }
+}
+
+fn a_vcpu_that_ends_is_counted_until_then(host: &mut EmulatedHost) {
+    // One second of work, and one that stays.
+    let short = start(host, "spin --slices 1000");
+    let long = start(host, "spin --sleep-us 20000");
+    let options = format!("--vm short={short} --vm long={long} --window 0.5 {STAND_INS}");
+    let log = run_for(host, 6, &format!("{options} --record /tmp/ends"));
+    end(host, &[long]);
+    assert!(log.contains("VM short"), "its end is said: {log}");
+    let directory = recorded(host, "/tmp/ends");
+    let rows = recording::rows(&directory.path().join("counters"));
+    let of = |vm: &str| -> Vec<Option<f64>> {
+        let rows = rows.iter().filter(|row| recording::text(row, "vm") == vm);
+        rows.map(|row| number(row, "instructions")).collect()
+    };
+    let (short, long) = (of("short"), of("long"));
+    println!("{short:?} {long:?}");
+    let all: f64 = short.iter().flatten().sum();
+    assert!(all > 0.0 && all <= 1.1e9, "what ended has no more than it did: {short:?}");
+    assert!(long.iter().flatten().count() >= 8, "{long:?}");
+    assert!(short.len() < long.len());
+}
+
+fn beside_pinned_counters(host: &mut EmulatedHost) {
+    let pid = start(host, "spin");
+    let thread = host.run(&format!("ls /proc/{pid}/task | tail -n 1"), SOON).success();
+    let taker = start(host, &format!("take-counters {}", thread.trim()));
+    run_for(host, 4, &format!("--vm a={pid} --window 0.5 {STAND_INS} --record /tmp/pinned"));
+    end(host, &[taker, pid]);
+    let directory = recorded(host, "/tmp/pinned");
+    let rows = recording::rows(&directory.path().join("counters"));
+    assert!(rows.len() >= 4);
+    for row in &rows {
+        assert_eq!(number(row, "llc_misses"), None, "{row:?}");
+        let reason = recording::text(row, "unavailable");
+        assert!(reason.contains("never on the PMU"), "{reason}");
+    }
+}
+
+/// Page faults stand in for misses: their number depends on where a thread runs, as that of misses does.
+fn a_planted_difference(host: &mut EmulatedHost) {
+    host.run("echo 0 >/sys/kernel/mm/ksm/smart_scan; echo 2000 >/sys/kernel/mm/ksm/pages_to_scan", SOON)
+        .success();
+    host.run("echo 10 >/sys/kernel/mm/ksm/sleep_millisecs; echo 1 >/sys/kernel/mm/ksm/run", SOON).success();
+    host.run("printf '[trial]\\nload_limit = 1000.0\\nworse_limit = 0.9\\n' >/tmp/trial.toml", SOON)
+        .success();
+    // Opposed: of each pair one in each domain.
+    let vms = [("a1", 1, "a,0", 0), ("a2", 1, "a,1", 2), ("b1", 2, "b,0", 1), ("b2", 2, "b,1", 3)];
+    let pids = vms.map(|(_, seed, beside, cpu)| {
+        let load = format!(
+            "spin --turns 100000 --sleep-us 3000 --pages 512 --seed {seed} --faults 10 --faults-apart 20 \
+             --beside /dev/shm/{beside}"
+        );
+        start_with(host, &format!("taskset -c {cpu}"), &load)
+    });
+    let named: Vec<String> =
+        vms.iter().zip(pids).map(|((name, ..), pid)| format!("--vm {name}={pid}")).collect();
+    let options = "--override-bindings --event llc_misses=page-faults --event llc_references=none --trial mpki \
+                   --window 0.2 --min-interval 0.5 --config /tmp/trial.toml --record /tmp/planted";
+    let command = format!(
+        "huddle run {} {options} 2>/tmp/log & p=$!; for try in $(seq 300); do grep -q 'kept: ' /tmp/log && break; \
+         sleep 0.5; done; sleep 1; kill -INT $p; wait $p; cat /tmp/log",
+        named.join(" ")
+    );
+    let log = host.run(&command, RUN).success();
+    let affinities = pids.map(|pid| host.run(&format!("taskset -cp {pid}"), SOON).success());
+    end(host, &pids);
+    host.run("echo 0 >/sys/kernel/mm/ksm/run", SOON).success();
+    let decisions: Vec<&str> = log.lines().filter(|line| is_decision(line)).collect();
+    assert!(decisions.last().is_some_and(|line| line.contains("kept: policy paper")), "{log}");
+    for (affinity, (_, _, _, cpu)) in affinities.iter().zip(vms) {
+        assert!(affinity.trim().ends_with(&format!(": {cpu}")), "what was before is restored: {affinity}");
+    }
+
+    let directory = recorded(host, "/tmp/planted");
+    let trials = recording::rows(&directory.path().join("trials"));
+    let kept = trials.iter().find(|row| recording::text(row, "outcome") == "kept").unwrap();
+    let observed = number(kept, "observed_change").unwrap();
+    println!("observed {observed}; {}", recording::text(kept, "reason"));
+    // 10 faults instead of 20 for the same instructions; the last window before a switch has both.
+    assert!((0.4..=0.55).contains(&observed), "{observed}");
+
+    // The same recording, on a machine of another architecture.
+    let replay = Command::new(HUDDLE).args(["plan", "--replay"]).arg(directory.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&replay.stdout);
+    assert!(
+        replay.status.success() && text.contains("a1"),
+        "{text}{}",
+        String::from_utf8_lossy(&replay.stderr)
+    );
+}

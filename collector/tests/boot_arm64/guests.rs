@@ -1,0 +1,5 @@
+//! Guests under KVM.
+
+use crate::Test;
+
+pub const TESTS: &[Test] = &[];

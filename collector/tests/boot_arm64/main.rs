@@ -1,0 +1,128 @@
+//! Tests on an ARM64 host in QEMU, whose PMU counts what is known: one instruction is one cycle is one nanosecond, as
+//! long as no other processor runs. `cargo xtask host arm64 --make-only` makes the image, `cargo xtask test` the
+//! programs as well. What is missing is reported, and counts as ignored, except in CI (`CI=true`), where it fails.
+//!
+//! Kernels with pages of 4 KiB and of 16 KiB, one after the other.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test: what fails, panics"
+)]
+
+mod counters;
+mod guests;
+mod host;
+mod sharing;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use huddle_testing::emulated::host::EmulatedHost;
+use huddle_testing::emulated::programs::Architecture;
+use huddle_testing::emulated::trials::{self, Shared};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+/// A program that is built beside those of the host.
+const HUDDLE: &str = env!("CARGO_BIN_EXE_huddle");
+
+/// For a command that does not wait for anything.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// For a run of huddle, in the host's time.
+pub const RUN: Duration = Duration::from_secs(300);
+
+/// A test on a host.
+pub type Test = (&'static str, fn(&mut EmulatedHost));
+
+fn main() {
+    trials::run(|host| {
+        let everywhere = [host::TESTS, sharing::TESTS].concat();
+        let once = [counters::TESTS, guests::TESTS].concat();
+        let of = |kind, tests: Vec<Test>| -> Vec<Trial> {
+            tests.into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
+        };
+        [of("arm64", [once, everywhere.clone()].concat()), of("arm64-16k", everywhere)].concat()
+    })
+}
+
+fn trial(kind: &str, name: &str, host: &Shared, test: fn(&mut EmulatedHost)) -> Trial {
+    trials::trial(&format!("{kind}::{name}"), host, (kind, HUDDLE), boot, test)
+}
+
+fn boot(image: &Path) -> EmulatedHost {
+    let begin = Instant::now();
+    let programs = [
+        ("huddle", "usr/bin/huddle"),
+        ("huddle-workload", "usr/bin/huddle-workload"),
+        ("huddle-pmu-check", "usr/bin/huddle-pmu-check"),
+    ];
+    let files = Architecture::Arm64.files(&programs, Path::new(HUDDLE));
+    let host = EmulatedHost::boot(image, &files);
+    eprintln!("{} was up after {:.1?}", image.display(), begin.elapsed());
+    host
+}
+
+/// Starts a load or a guest and waits until it runs; returns its process.
+pub fn start(host: &mut EmulatedHost, arguments: &str) -> i32 {
+    start_with(host, "", arguments)
+}
+
+/// The same with a command in front of it, such as `taskset 1`.
+pub fn start_with(host: &mut EmulatedHost, before: &str, arguments: &str) -> i32 {
+    let command = format!(
+        "o=$(mktemp); {before} huddle-workload {arguments} >$o 2>&1 & p=$!; \
+         for try in $(seq 100); do grep -q ready $o && break; sleep 0.1; done; cat $o >&2; echo $p"
+    );
+    let started = host.run(&command.replace("o=$(mktemp); ", "o=/tmp/load.$$; "), SOON);
+    assert!(started.stderr.contains("ready"), "{started:?}");
+    started.stdout.trim().parse().unwrap()
+}
+
+/// Ends processes of this host.
+pub fn end(host: &mut EmulatedHost, pids: &[i32]) {
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    let pids = pids.join(" ");
+    host.run(&format!("kill {pids}; while kill -0 {pids} 2>/dev/null; do sleep 0.1; done"), SOON);
+}
+
+/// Runs `huddle run` with these arguments for some seconds of the host, then ends it as Ctrl-C does; returns what it
+/// logged.
+pub fn run_for(host: &mut EmulatedHost, seconds: u32, arguments: &str) -> String {
+    let output = host.run(&format!("timeout -s INT {seconds} huddle run {arguments}"), RUN);
+    assert_eq!(output.code, 0, "{output:?}");
+    output.stderr
+}
+
+/// A recording of this host, here.
+pub fn recorded(host: &mut EmulatedHost, directory: &str) -> tempfile::TempDir {
+    let archive = host.run(&format!("tar -C {directory} -czf - . | base64"), RUN).success();
+    let here = tempfile::tempdir().unwrap();
+    let mut tar = Command::new("sh")
+        .args(["-c", "base64 -d | tar -xzf -"])
+        .current_dir(here.path())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tar.stdin.take().unwrap().write_all(archive.as_bytes()).unwrap();
+    assert!(tar.wait().unwrap().success());
+    here
+}
+
+/// What a command of huddle says in JSON.
+pub fn json(host: &mut EmulatedHost, command: &str) -> Value {
+    let text = host.run(command, RUN).success();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
+}
+
+/// A finding of `huddle doctor`.
+pub fn finding(host: &mut EmulatedHost, item: &str) -> Value {
+    let doctor = json(host, "huddle doctor --format json");
+    let findings = doctor["findings"].as_array().unwrap().clone();
+    let found = findings.iter().find(|finding| finding["item"] == item).cloned();
+    found.unwrap_or_else(|| panic!("no finding {item}: {findings:#?}"))
+}

@@ -1,0 +1,5 @@
+//! What KSM merges.
+
+use crate::Test;
+
+pub const TESTS: &[Test] = &[];

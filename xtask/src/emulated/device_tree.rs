@@ -1,0 +1,102 @@
+//! The device tree of an ARM64 host: QEMU's own, with what it does not say of the caches. Processors 0 and 1 share one
+//! last-level cache, 2 and 3 another; sizes are those of a small Neoverse N1.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::shell;
+
+/// Processors; two share a last-level cache.
+const PROCESSORS: u32 = 4;
+
+/// Changes a device tree; of Debian's package `device-tree-compiler`.
+pub(crate) const EDITOR: &str = "fdtput";
+
+/// What it is made by, for the image's recipe.
+pub(super) const SOURCE: &str = include_str!("device_tree.rs");
+
+/// A cache, as Devicetree Specification 0.4, section 3.8, describes it.
+struct Cache {
+    name: String,
+    level: u32,
+    bytes: u32,
+    /// What others refer to it by.
+    handle: u32,
+    /// The handle of the one behind it.
+    next: Option<u32>,
+}
+
+const LINE_BYTES: u32 = 64;
+const WAYS: u32 = 16;
+
+/// Writes it to `path`; `command` boots the host, one argument per line.
+pub(super) fn write(path: &Path, command: &str) -> anyhow::Result<()> {
+    let mut lines = command.lines();
+    let program = lines.next().context("no program boots the host")?;
+    let mut arguments: Vec<String> = Vec::new();
+    // Only what decides on the hardware.
+    while let Some(option) = lines.next() {
+        let Some(value) = lines.next() else { break };
+        match option {
+            "-M" => arguments.extend([option.into(), format!("{value},dumpdtb={}", path.display())]),
+            "-cpu" | "-smp" | "-m" => arguments.extend([option.into(), value.to_owned()]),
+            _ => {}
+        }
+    }
+    shell::run(Command::new(program).args(arguments))?;
+    let editor = Editor { path };
+    for domain in 0..PROCESSORS / 2 {
+        let name = format!("l3-cache{domain}");
+        editor.cache(&Cache { name, level: 3, bytes: 8 << 20, handle: last_level(domain), next: None })?;
+    }
+    for cpu in 0..PROCESSORS {
+        let (handle, next) = (0x9200 + cpu, Some(last_level(cpu / 2)));
+        let name = format!("l2-cache{cpu}");
+        editor.cache(&Cache { name, level: 2, bytes: 1 << 20, handle, next })?;
+        let node = format!("/cpus/cpu@{cpu}");
+        for kind in ["i", "d"] {
+            editor.number(&node, &format!("{kind}-cache-size"), 64 << 10)?;
+            editor.number(&node, &format!("{kind}-cache-line-size"), LINE_BYTES)?;
+            editor.number(&node, &format!("{kind}-cache-sets"), 256)?;
+        }
+        editor.number(&node, "next-level-cache", handle)?;
+    }
+    Ok(())
+}
+
+/// QEMU's own handles begin at 0x8000.
+fn last_level(domain: u32) -> u32 {
+    0x9100 + domain
+}
+
+struct Editor<'a> {
+    path: &'a Path,
+}
+
+impl Editor<'_> {
+    fn cache(&self, cache: &Cache) -> anyhow::Result<()> {
+        let node = format!("/cpus/{}", cache.name);
+        self.put(&["-c"], &[&node])?;
+        self.put(&["-t", "s"], &[&node, "compatible", "cache"])?;
+        self.put(&[], &[&node, "cache-unified"])?;
+        self.number(&node, "cache-level", cache.level)?;
+        self.number(&node, "cache-size", cache.bytes)?;
+        self.number(&node, "cache-line-size", LINE_BYTES)?;
+        self.number(&node, "cache-sets", cache.bytes / LINE_BYTES / WAYS)?;
+        self.number(&node, "phandle", cache.handle)?;
+        cache.next.map_or(Ok(()), |next| self.number(&node, "next-level-cache", next))
+    }
+
+    fn number(&self, node: &str, property: &str, value: u32) -> anyhow::Result<()> {
+        self.put(&["-t", "u"], &[node, property, &value.to_string()])
+    }
+
+    fn put(&self, options: &[&str], words: &[&str]) -> anyhow::Result<()> {
+        let status = Command::new(EDITOR).args(options).arg(self.path).args(words).status();
+        let status = status.context("fdtput is of Debian's package device-tree-compiler")?;
+        anyhow::ensure!(status.success(), "fdtput {} did not work", words.join(" "));
+        Ok(())
+    }
+}
