@@ -87,6 +87,7 @@ impl Linux {
             self.command,
             self.answers,
             device_tree::SOURCE,
+            root::SOURCE,
         ]) {
             content.write(text.as_bytes());
         }

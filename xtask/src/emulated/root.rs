@@ -12,7 +12,11 @@ use crate::images::EXECUTABLE;
 pub(super) const SCRIPTS: [(&str, &str); 2] =
     [("init", include_str!("init.sh")), ("bin/answer", include_str!("answer.sh"))];
 
-const DIRECTORIES: [&str; 10] = ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr"];
+/// What it is made by, for the recipes of images.
+pub(super) const SOURCE: &str = include_str!("root.rs");
+
+const DIRECTORIES: [&str; 11] =
+    ["bin", "dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr", "usr/bin"];
 
 /// The beginning of a root. `busybox` is a static one of the host's architecture, `services` what its first program runs
 /// before it is ready, `answers_on` the device on which commands are answered.

@@ -35,7 +35,7 @@ fn recipe(release: &str, guest: &[u8]) -> String {
     let mut content = DefaultHasher::new();
     content.write(guest);
     let common = common::SCRIPTS.iter().map(|(_, text)| *text);
-    for text in common.chain(root::SCRIPTS).chain(root::TOOLS).chain([COMMAND, ANSWERS]) {
+    for text in common.chain(root::SCRIPTS).chain(root::TOOLS).chain([COMMAND, ANSWERS, common::SOURCE]) {
         content.write(text.as_bytes());
     }
     let (packages, modules) = (packages::NAMES.join(" "), root::MODULES.join(" "));

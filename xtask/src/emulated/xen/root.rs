@@ -45,11 +45,10 @@ const GUEST: &str = include_str!("guest.sh");
 /// The scripts in it, besides those of every host.
 pub(super) const SCRIPTS: [&str; 2] = [SERVICES, GUEST];
 
-const DIRECTORIES: [&str; 16] = [
+const DIRECTORIES: [&str; 15] = [
     "etc/xen",
     "guest",
     "lib64",
-    "usr/bin",
     "usr/lib",
     libraries::DIRECTORY,
     "usr/lib/xen-4.17",

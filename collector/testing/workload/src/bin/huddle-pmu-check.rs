@@ -71,11 +71,17 @@ fn members_agree() {
         let codes: Vec<u64> =
             (0..members).map(|member| if member == 6 { CYCLES } else { INSTRUCTIONS }).collect();
         let mut group = PerfGroup::open(OWN, &events(&codes), Scope::HostAndGuest);
+        // Members are enabled one after the other, when they are opened.
+        let before = group.read().unwrap();
         known_loop::run(1_000_000);
-        let reading = group.read().unwrap();
-        let counts = counts(&reading);
-        assert!(counts.iter().all(|count| *count == counts[0] && *count > 2_000_000), "{counts:?}");
-        assert_eq!(reading.time_enabled_ns, reading.time_running_ns);
+        let after = group.read().unwrap();
+        let grown = counts(&after).into_iter().zip(counts(&before)).map(|(after, before)| after - before);
+        let grown: Vec<u64> = grown.collect();
+        assert!(grown.iter().all(|count| *count == grown[0] && *count > 2_000_000), "{grown:?}");
+        assert_eq!(
+            after.time_enabled_ns - before.time_enabled_ns,
+            after.time_running_ns - before.time_running_ns
+        );
     }
 }
 
@@ -127,8 +133,9 @@ fn beside_pinned() {
 }
 
 fn guest_and_host() {
-    let turns = 1_000_000;
-    let (slices, warm) = (20, 2);
+    // Long enough that what the host does for a slice is little beside it.
+    let turns = 10_000_000;
+    let (slices, warm) = (10, 2);
     let guest = Guest { vcpus: 1, turns, slices: None, pages: 4, seed: 1 };
     let vm = Vm::new(&guest).unwrap();
     let mut vcpu = vm.vcpu(0).unwrap();
@@ -143,5 +150,5 @@ fn guest_and_host() {
     let [in_guest, both] = [after[0] - before[0], after[1] - before[1]];
     assert_near(in_guest, right, 0.005, "instructions in the guest");
     assert!(both > in_guest, "the host does something, too: {both}");
-    assert_near(both, right, 0.02, "instructions in the guest and for it");
+    assert_near(both, right, 0.005, "instructions in the guest and for it");
 }

@@ -4,11 +4,24 @@ use huddle_testing::emulated::host::EmulatedHost;
 
 use crate::{SOON, Test, end, finding, json, run_for, start};
 
-pub const TESTS: &[Test] = &[
+pub const TESTS: &[Test] = &[("rounds_end_where_nothing_can_merge", rounds_end_where_nothing_can_merge)];
+
+pub const ARM64: &[Test] = &[
     ("doctor_knows_this_architecture", doctor_knows_this_architecture),
     ("caches_are_those_of_the_device_tree", caches_are_those_of_the_device_tree),
-    ("rounds_end_where_nothing_can_merge", rounds_end_where_nothing_can_merge),
 ];
+
+pub const X86: &[Test] = &[("the_newest_kernel_is_understood", the_newest_kernel_is_understood)];
+
+/// Cache-aware scheduling and sched_ext, which change where threads run without being asked.
+fn the_newest_kernel_is_understood(host: &mut EmulatedHost) {
+    let text = host.run("huddle doctor", SOON).stdout;
+    println!("{text}");
+    let cache_aware = finding(host, "sched.cache_aware");
+    assert!(cache_aware["value"].as_str().unwrap().contains("enabled=1"), "{cache_aware}");
+    assert_eq!(finding(host, "sched.ext")["value"], "disabled");
+    assert_eq!(finding(host, "cache.domains")["value"], "level 3: 2 domains of usable CPUs 0-1 | 2-3");
+}
 
 fn doctor_knows_this_architecture(host: &mut EmulatedHost) {
     let text = host.run("huddle doctor", SOON).stdout;

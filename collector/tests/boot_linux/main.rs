@@ -1,8 +1,9 @@
-//! Tests on an ARM64 host in QEMU, whose PMU counts what is known: one instruction is one cycle is one nanosecond, as
-//! long as no other processor runs. `cargo xtask host arm64 --make-only` makes the image, `cargo xtask test` the
-//! programs as well. What is missing is reported, and counts as ignored, except in CI (`CI=true`), where it fails.
+//! Tests on hosts in QEMU: ARM64 with a PMU that counts what is known (one instruction is one cycle is one nanosecond, as
+//! long as no other processor runs), with pages of 4 KiB and of 16 KiB, and x86 with a real KVM. `cargo xtask host KIND
+//! --make-only` makes the images, `cargo xtask test` the programs as well. What is missing is reported, and counts as
+//! ignored, except in CI (`CI=true`), where it fails.
 //!
-//! Kernels with pages of 4 KiB and of 16 KiB, one after the other.
+//! One host after the other; each serves all of its tests.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -42,27 +43,38 @@ pub type Test = (&'static str, fn(&mut EmulatedHost));
 fn main() {
     trials::run(|host| {
         let everywhere = [host::TESTS, sharing::TESTS].concat();
-        let once = [counters::TESTS, guests::TESTS].concat();
-        let of = |kind, tests: Vec<Test>| -> Vec<Trial> {
-            tests.into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
+        let arm64 = [counters::TESTS, guests::ARM64, host::ARM64].concat();
+        let x86 = [guests::X86, host::X86].concat();
+        let of = |kind, tests: &[&[Test]]| -> Vec<Trial> {
+            tests.concat().into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
         };
-        [of("arm64", [once, everywhere.clone()].concat()), of("arm64-16k", everywhere)].concat()
+        let [arm64, arm64_16k] = [("arm64", arm64), ("arm64-16k", host::ARM64.to_vec())]
+            .map(|(kind, own)| of(kind, &[&own, &everywhere]));
+        [arm64, arm64_16k, of("x86-kvm", &[&x86, &everywhere])].into_iter().flatten().collect()
     })
 }
 
 fn trial(kind: &str, name: &str, host: &Shared, test: fn(&mut EmulatedHost)) -> Trial {
+    let boot = if kind == "x86-kvm" { x86 } else { arm64 };
     trials::trial(&format!("{kind}::{name}"), host, (kind, HUDDLE), boot, test)
 }
 
-fn boot(image: &Path) -> EmulatedHost {
+fn arm64(image: &Path) -> EmulatedHost {
+    boot(image, Architecture::Arm64)
+}
+
+fn x86(image: &Path) -> EmulatedHost {
+    boot(image, Architecture::Own)
+}
+
+fn boot(image: &Path, architecture: Architecture) -> EmulatedHost {
     let begin = Instant::now();
     let programs = [
         ("huddle", "usr/bin/huddle"),
         ("huddle-workload", "usr/bin/huddle-workload"),
         ("huddle-pmu-check", "usr/bin/huddle-pmu-check"),
     ];
-    let files = Architecture::Arm64.files(&programs, Path::new(HUDDLE));
-    let host = EmulatedHost::boot(image, &files);
+    let host = EmulatedHost::boot(image, &architecture.files(&programs, Path::new(HUDDLE)));
     eprintln!("{} was up after {:.1?}", image.display(), begin.elapsed());
     host
 }
@@ -75,10 +87,10 @@ pub fn start(host: &mut EmulatedHost, arguments: &str) -> i32 {
 /// The same with a command in front of it, such as `taskset 1`.
 pub fn start_with(host: &mut EmulatedHost, before: &str, arguments: &str) -> i32 {
     let command = format!(
-        "o=$(mktemp); {before} huddle-workload {arguments} >$o 2>&1 & p=$!; \
+        "o=/tmp/load.$$; {before} huddle-workload {arguments} >$o 2>&1 & p=$!; \
          for try in $(seq 100); do grep -q ready $o && break; sleep 0.1; done; cat $o >&2; echo $p"
     );
-    let started = host.run(&command.replace("o=$(mktemp); ", "o=/tmp/load.$$; "), SOON);
+    let started = host.run(&command, SOON);
     assert!(started.stderr.contains("ready"), "{started:?}");
     started.stdout.trim().parse().unwrap()
 }

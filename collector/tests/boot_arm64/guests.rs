@@ -1,5 +1,0 @@
-//! Guests under KVM.
-
-use crate::Test;
-
-pub const TESTS: &[Test] = &[];

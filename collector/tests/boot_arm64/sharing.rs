@@ -1,5 +1,0 @@
-//! What KSM merges.
-
-use crate::Test;
-
-pub const TESTS: &[Test] = &[];
