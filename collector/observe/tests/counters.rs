@@ -76,7 +76,7 @@ fn own_vm(name: &str, workers: &[&Worker]) -> Vm {
 fn counters(choices: &[&str]) -> VcpuCounters {
     let mut set = EventSet::only([]);
     for choice in choices {
-        set.choose(choice.parse().unwrap());
+        set.choose(&HostRoot::real(), &choice.parse().unwrap()).unwrap();
     }
     VcpuCounters::new(HostRoot::real(), set)
 }
@@ -374,12 +374,11 @@ fn software_against_perf() -> Result<(), Failed> {
 
 fn hardware_against_perf() -> Result<(), Failed> {
     let set = EventSet::only([
-        (CounterRole::Instructions, "instructions".parse::<EventSpec>().unwrap()),
-        (CounterRole::Cycles, "cycles".parse().unwrap()),
+        (CounterRole::Instructions, EventSpec::named("instructions").unwrap()),
+        (CounterRole::Cycles, EventSpec::named("cycles").unwrap()),
     ]);
     let mut counters = VcpuCounters::new(HostRoot::real(), set);
-    let mut events = counters.events().iter();
-    let missing = events.find_map(|counted| match counted.role {
+    let missing = counters.events().iter().find_map(|counted| match counted.role {
         CounterRole::Instructions => counted.event.reason().map(str::to_owned),
         _ => None,
     });
