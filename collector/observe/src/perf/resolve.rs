@@ -174,9 +174,16 @@ fn fields(root: &HostRoot, text: &str, pmu: Option<&str>, terms: &[Term]) -> Res
         None => return Err(Refusal::Unavailable(format!("the PMU {} has no type in sysfs", pmu.name()))),
     };
     let mut event = EventSpec::new(text, EventCode::Raw { pmu_type, raw });
-    if cores.len() > 1 && cores.contains(&pmu) {
-        event.note = Some(format!("{text} is counted only while a thread is on {}", of_cpus(&pmu)?));
-    }
+    event.note = match cores.contains(&pmu) {
+        false => Some(format!(
+            "the PMU {} is not that of the cores: its rates say nothing about a cache",
+            pmu.name()
+        )),
+        true if cores.len() > 1 => {
+            Some(format!("{text} is counted only while a thread is on {}", of_cpus(&pmu)?))
+        }
+        true => None,
+    };
     let vendor = Vendor::of(&cpuinfo::read(root)?);
     if let (Vendor::Arm(arm), true, 0x36 | 0x37) = (&vendor, pmu.is_arm(), config) {
         event.meaning = Some(arm_last_level(arm));

@@ -160,7 +160,7 @@ impl EventSet {
         opened.map(|(role, event)| CountedEvent { role, event }).collect()
     }
 
-    /// Tries the set on the calling thread, and lets it look up the caches meanwhile: takes some 50 ms where there is
+    /// Tries the set on the calling thread, and lets it look up the caches meanwhile: takes some 80 ms where there is
     /// a PMU.
     pub fn try_out(&self) -> Vec<TriedEvent> {
         let counted = self.check();

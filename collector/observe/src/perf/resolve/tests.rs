@@ -142,6 +142,10 @@ fn generic_events_say_what_they_count() {
     assert!(note(&Tree::arm(), "cache-misses").unwrap().contains("first-level data cache"));
     assert!(note(&Tree::arm(), "cache-references").unwrap().starts_with("cache-references counts the first"));
     assert!(note(&Tree::amd(), "cache-misses").unwrap().contains("the L2 of the core"));
+    let intel = Tree::intel();
+    intel.pmu("msr", &[("type", "11\n"), ("format/event", "config:0-63\n"), ("events/tsc", "event=0x00\n")]);
+    assert_eq!(attributes(&intel, "msr/tsc/"), (11, 0, 0, 0));
+    assert!(note(&intel, "msr/tsc/").unwrap().contains("msr is not that of the cores"));
     let power = Tree::new(&[("proc/cpuinfo", "cpu\t: POWER9\n")]);
     assert!(note(&power, "cache-misses").unwrap().contains("does not identify"));
     assert_eq!((note(&power, "page-faults"), note(&power, "cycles")), (None, None));
