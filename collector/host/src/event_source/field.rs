@@ -108,7 +108,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_keeps_its_bits_within_the_field(low in 0u32..30, width in 1u32..20, gap in 1u32..5, value in any::<u64>()) {
+        fn a_value_keeps_its_bits_within_the_field(
+            low in 0u32..30, width in 1u32..20, gap in 1u32..5, value in any::<u64>(),
+        ) {
             let (middle, high) = (low + width / 2, low + width + gap);
             let format = FieldFormat::parse(&format!("config:{low}-{middle},{}-{high}", middle + gap)).unwrap();
             let value = value & format.largest();

@@ -37,8 +37,8 @@ impl Seen {
         }
     }
 
-    /// Why the count of `role` is not to be trusted: its event has not counted yet. Events of the kernel itself exist on
-    /// every host, so that their zeros are real.
+    /// Why the count of `role` is not to be trusted: its event has not counted yet. Events of the kernel itself
+    /// exist on every host, so that their zeros are real.
     pub(super) fn doubt(&self, role: CounterRole, event: &Availability<EventSpec>) -> Option<String> {
         let index = CounterRole::ALL.iter().position(|other| *other == role)?;
         let event = event.value().filter(|event| !event.is_software())?;

@@ -173,8 +173,8 @@ impl EventSet {
         tried.collect()
     }
 
-    /// What the hardware events of the set count on the calling thread while it looks up the caches, in the guest and for
-    /// it, since this thread is no guest. `None` where none of them opens, or the group is never on the PMU.
+    /// What the hardware events of the set count on the calling thread while it looks up the caches, in the guest
+    /// and for it, since this thread is no guest. `None` where none of them opens, or the group is never on the PMU.
     pub(super) fn check(&self) -> Option<Counts> {
         let is_hardware = |role| self.event(role).value().is_some_and(|event| !event.is_software());
         let mut opened = Self { scope: Scope::HostAndGuest, ..self.clone() }.open(CALLING_THREAD);
