@@ -19,12 +19,17 @@ use serde::{Deserialize, Serialize};
 use crate::availability::Availability;
 use crate::counters::{CounterRole, GroupReading};
 
+/// Growth of a thread's CPU time from which it surely ran between two readings, in nanoseconds. The kernel brings the
+/// time of a running thread up to date at its tick, 10 ms at most, and `/proc` counts in units of 10 ms.
+pub const SURELY_RAN_NS: u64 = 30_000_000;
+
 /// Differences between two readings of one group, scaled to the whole interval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CounterDelta {
     /// Wall time between the middles of the two readings, in seconds.
     pub interval_s: f64,
-    /// How long the group was enabled while its thread ran.
+    /// How long the group was enabled while its thread ran; how long the thread ran, where the group was not even
+    /// enabled in that time.
     pub time_enabled_ns: u64,
     /// How long of that it was on the PMU.
     pub time_running_ns: u64,
@@ -37,9 +42,15 @@ pub struct CounterDelta {
 impl CounterDelta {
     /// The difference of two readings of the same group of the same thread.
     pub fn between(earlier: &GroupReading, later: &GroupReading) -> Self {
-        let times = elapsed(earlier, later);
+        Self::of_thread(earlier, later, None)
+    }
+
+    /// Likewise, of a thread that the kernel says ran for `ran_ns` between the readings. Where the group was not even
+    /// enabled in a time in which the thread ran for [`SURELY_RAN_NS`], it was never on the PMU.
+    pub fn of_thread(earlier: &GroupReading, later: &GroupReading, ran_ns: Option<u64>) -> Self {
+        let times = elapsed(earlier, later, ran_ns);
         let of = |role: CounterRole| {
-            let times = times.as_ref().map_err(Clone::clone)?;
+            let times = times.as_ref().map_err(|missed| missed.reason.clone())?;
             let (Some(before), Some(after)) = (earlier.counts.get(role), later.counts.get(role)) else {
                 return Err(format!("{} are not counted", role.name()));
             };
@@ -49,7 +60,7 @@ impl CounterDelta {
         };
         let (interval_s, time_enabled_ns, time_running_ns) = match &times {
             Ok(times) => (times.interval_s, times.enabled_ns, times.running_ns),
-            Err(_) => (middle_s(later) - middle_s(earlier), 0, 0),
+            Err(missed) => (middle_s(later) - middle_s(earlier), missed.enabled_ns, 0),
         };
         Self {
             interval_s,
@@ -74,6 +85,16 @@ impl CounterDelta {
             llc_references: none(),
             llc_misses: none(),
         }
+    }
+
+    /// Makes the count of one role unavailable, because `reason` says that it cannot be trusted.
+    pub fn withhold(&mut self, role: CounterRole, reason: String) {
+        *match role {
+            CounterRole::Cycles => &mut self.cycles,
+            CounterRole::Instructions => &mut self.instructions,
+            CounterRole::LlcReferences => &mut self.llc_references,
+            CounterRole::LlcMisses => &mut self.llc_misses,
+        } = Availability::Unavailable(reason);
     }
 
     /// A difference computed before, as in a recording: the counts are scaled already.
@@ -175,20 +196,37 @@ impl Times {
     }
 }
 
-fn elapsed(earlier: &GroupReading, later: &GroupReading) -> Result<Times, String> {
+/// Why there are no counts, and how long there should have been some: of a group that was never on the PMU.
+struct Missed {
+    reason: String,
+    enabled_ns: u64,
+}
+
+impl<T: Into<String>> From<T> for Missed {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), enabled_ns: 0 }
+    }
+}
+
+fn elapsed(earlier: &GroupReading, later: &GroupReading, ran_ns: Option<u64>) -> Result<Times, Missed> {
     let grown = |before: u64, after: u64| after.checked_sub(before).ok_or("the counters were reopened");
     let enabled_ns = grown(earlier.time_enabled_ns, later.time_enabled_ns)?;
     let running_ns = grown(earlier.time_running_ns, later.time_running_ns)?;
     if later.begin_ns < earlier.end_ns {
         return Err("the later reading began before the earlier one had ended".into());
     }
-    if enabled_ns == 0 {
-        return Err("the thread did not run".into());
+    let never = |enabled_ns| Missed {
+        reason:
+            "the counters were never on the PMU: too many events share it, or others hold it (pinned events)"
+                .to_owned(),
+        enabled_ns,
+    };
+    match (enabled_ns, running_ns, ran_ns) {
+        (0, _, Some(ran_ns)) if ran_ns >= SURELY_RAN_NS => Err(never(ran_ns)),
+        (0, ..) => Err("the thread did not run".into()),
+        (_, 0, _) => Err(never(enabled_ns)),
+        _ => Ok(Times { interval_s: middle_s(later) - middle_s(earlier), enabled_ns, running_ns }),
     }
-    if running_ns == 0 {
-        return Err("the counters were never on the PMU: too many events share it".into());
-    }
-    Ok(Times { interval_s: middle_s(later) - middle_s(earlier), enabled_ns, running_ns })
 }
 
 fn middle_s(reading: &GroupReading) -> f64 {
@@ -306,6 +344,11 @@ mod tests {
             delta.rates().mpki.reason().unwrap_or("known").to_owned()
         };
         assert_eq!(why(reading(2, 100, 100, first.counts)), "the thread did not run");
+        let after = |ran_ns| CounterDelta::of_thread(&first, &reading(2, 100, 100, first.counts), ran_ns);
+        for ran_ns in [None, Some(0), Some(SURELY_RAN_NS - 1)] {
+            let rates = after(ran_ns).rates();
+            assert_eq!((rates.mpki.reason(), rates.vcpus_multiplexed), (Some("the thread did not run"), 0));
+        }
         assert!(why(reading(2, 200, 100, first.counts)).contains("never on the PMU"));
         assert!(why(reading(2, 50, 50, first.counts)).contains("reopened"));
         assert!(why(reading(0, 200, 200, first.counts)).contains("began before"));
@@ -318,6 +361,33 @@ mod tests {
             Some("the thread ended")
         );
         assert_eq!(Rates::of(&[]).mpki.reason(), Some("no vCPU to count"));
+    }
+
+    #[test]
+    fn a_group_that_was_never_on_the_pmu_is_flagged() {
+        let first = reading(1, 100, 100, counts(1_000, 2_000, 10, 5));
+        // Enabled and never running; or not even enabled, while the thread ran for a second.
+        let shared = CounterDelta::between(&first, &reading(2, 700, 100, first.counts));
+        let held = CounterDelta::of_thread(&first, &reading(2, 100, 100, first.counts), Some(1_000_000_000));
+        for (delta, enabled_ns) in [(shared, 600), (held, 1_000_000_000)] {
+            assert_eq!((delta.time_enabled_ns, delta.time_running_ns), (enabled_ns, 0));
+            let rates = delta.rates();
+            assert_eq!((rates.vcpus_missing, rates.vcpus_multiplexed), (1, 1));
+            assert!(rates.misses_per_s.reason().unwrap().contains("never on the PMU"), "{rates:?}");
+        }
+        // Counts that were taken are not changed by what the thread's own clock says.
+        let later = reading(2, 200, 200, counts(2_000, 3_000, 30, 15));
+        assert_eq!(CounterDelta::of_thread(&first, &later, Some(0)), CounterDelta::between(&first, &later));
+    }
+
+    #[test]
+    fn a_withheld_count_takes_its_rates_with_it() {
+        let first = reading(1, 0, 0, counts(0, 0, 0, 0));
+        let mut delta = CounterDelta::between(&first, &reading(2, 10, 10, counts(1_000, 2_000, 0, 0)));
+        assert_eq!(delta.rates().mpki, Availability::Available(0.0));
+        delta.withhold(CounterRole::LlcMisses, "no such event".into());
+        let rates = delta.rates();
+        assert_eq!((rates.mpki.reason(), rates.ipc), (Some("no such event"), Availability::Available(2.0)));
     }
 
     #[test]

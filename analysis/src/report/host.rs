@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{Environment, Manifest};
+use huddle_model::schema::{Environment, EventFact, Manifest};
 use huddle_model::text::{bytes, utc_text};
 
 use super::page::Page;
@@ -140,8 +140,44 @@ fn facts(page: &mut Page, manifest: &Manifest) {
     ]
     .into_iter()
     .chain(schedulers)
+    .chain(manifest.events.iter().map(|fact| (fact.role.name(), counted(fact))))
     .chain([config])
     .map(|(name, value)| vec![name.to_owned(), value])
     .collect();
     page.table("The host and the recording", &["fact", "value"], &rows);
+}
+
+/// The event of a counter, what it counts and where that is documented.
+fn counted(fact: &EventFact) -> String {
+    let mut text = known(&fact.event);
+    for (before, more, after) in [(": ", &fact.counts, ""), (" (", &fact.source, ")"), ("; ", &fact.note, "")]
+    {
+        if let Some(more) = more {
+            text.extend([before, more.as_str(), after]);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use huddle_model::counters::CounterRole;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_told_with_what_it_counts() {
+        let mut fact = EventFact {
+            role: CounterRole::LlcMisses,
+            event: Availability::Available("cache-misses".into()),
+            counts: Some("the L3: reads".into()),
+            source: Some("a document".into()),
+            note: None,
+        };
+        assert_eq!(counted(&fact), "cache-misses: the L3: reads (a document)");
+        fact = EventFact { counts: None, source: None, note: Some("on cpu_core only".into()), ..fact };
+        assert_eq!(counted(&fact), "cache-misses; on cpu_core only");
+        fact = EventFact { event: Availability::Unavailable("no PMU".into()), note: None, ..fact };
+        assert_eq!(counted(&fact), "- (no PMU)");
+    }
 }

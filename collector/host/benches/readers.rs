@@ -39,7 +39,7 @@ fn main() {
     compare(
         "cpuinfo of 256 CPUs",
         20,
-        || cpuinfo::read(&many).unwrap().model_name().map(str::to_owned),
+        || cpuinfo::read(&many).unwrap().model_name(),
         || CpuInfo::from_file(many.proc("cpuinfo")).unwrap().model_name(0).map(str::to_owned),
     );
     add_mappings();

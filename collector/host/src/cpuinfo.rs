@@ -4,6 +4,7 @@
 //! any text into a CPU's name; it also parses every CPU where the first is asked for
 //! (docs/decisions/procfs.md).
 
+use super::arm_core::ArmCore;
 use super::{HostError, HostRoot, read_text};
 
 /// The file, as far as it is the same for all CPUs.
@@ -36,9 +37,34 @@ impl CpuInfo {
         values.find(|value| !value.is_empty())
     }
 
-    /// The name of the processor: `model name` on x86; other architectures say less.
-    pub fn model_name(&self) -> Option<&str> {
-        ["model name", "cpu model", "cpu"].iter().find_map(|name| self.field(name))
+    /// The name of the processor: `model name` on x86, implementer and part of each kind of cores on ARM; other
+    /// architectures say less.
+    pub fn model_name(&self) -> Option<String> {
+        let cores = self.arm_cores();
+        if !cores.is_empty() {
+            return Some(cores.iter().map(ArmCore::to_string).collect::<Vec<_>>().join(", "));
+        }
+        ["model name", "cpu model", "cpu"].iter().find_map(|name| self.field(name)).map(str::to_owned)
+    }
+
+    /// Each kind of ARM's cores, in the order of their CPUs; none elsewhere.
+    pub fn arm_cores(&self) -> Vec<ArmCore> {
+        let (mut cores, mut implementer) = (Vec::<ArmCore>::new(), None);
+        for (name, value) in self.text.lines().filter_map(|line| line.split_once(':')) {
+            let number = || u32::from_str_radix(value.trim().strip_prefix("0x")?, 16).ok();
+            match name.trim() {
+                "CPU implementer" => implementer = number(),
+                "CPU part" => {
+                    let core =
+                        implementer.zip(number()).map(|(implementer, part)| ArmCore { implementer, part });
+                    if let Some(core) = core.filter(|core| !cores.contains(core)) {
+                        cores.push(core);
+                    }
+                }
+                _ => {}
+            }
+        }
+        cores
     }
 
     /// Whether a hypervisor is beneath, by the flag of that name; `None` on architectures without `flags`.
@@ -87,9 +113,28 @@ mod tests {
             "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu hypervisor lm\n\n\
              processor\t: 1\nmodel name\t: other\nflags\t\t: fpu\n",
         );
-        assert_eq!((two.model_name(), two.is_guest()), (Some("Xeon: big"), Some(true)));
-        assert_eq!(cpuinfo("model name\t:\ncpu\t: POWER9\nflags: a\n").model_name(), Some("POWER9"));
+        assert_eq!((two.model_name().as_deref(), two.is_guest()), (Some("Xeon: big"), Some(true)));
+        let power = cpuinfo("model name\t:\ncpu\t: POWER9\nflags: a\n");
+        assert_eq!(power.model_name().as_deref(), Some("POWER9"));
         assert_eq!(cpuinfo("flags\t: fpu hypervisors\n").is_guest(), Some(false));
+    }
+
+    #[test]
+    fn cores_of_arm_are_named_once_for_each_kind() {
+        let cpu = |implementer: &str, part: &str| {
+            format!(
+                "processor\t: 0\nCPU implementer\t: {implementer}\nCPU variant\t: 0x3\nCPU part\t: {part}\n\n"
+            )
+        };
+        let one = cpuinfo(&(cpu("0x41", "0xd0c") + &cpu("0x41", "0xd0c")));
+        assert_eq!(one.model_name().as_deref(), Some("Arm Neoverse N1 (part 0xd0c)"));
+        let two = cpuinfo(&(cpu("0x41", "0xd03") + &cpu("0x41", "0xd08") + &cpu("0x41", "0xd03")));
+        assert_eq!(
+            two.model_name().as_deref(),
+            Some("Arm Cortex-A53 (part 0xd03), Arm Cortex-A72 (part 0xd08)")
+        );
+        assert_eq!(two.arm_cores().len(), 2);
+        assert_eq!(cpuinfo(&cpu("?", "0xd0c")).arm_cores(), []);
     }
 
     #[test]

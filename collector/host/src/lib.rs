@@ -4,15 +4,16 @@
 //! Every reader of `/proc` or `/sys` takes a [`HostRoot`], so that tests give it a tree of fixtures. Everything
 //! that changes the host goes through [`pin::journal`].
 
+pub mod arm_core;
 pub mod cgroup;
 pub mod clock;
 pub mod core_class;
-pub mod core_pmu;
 pub mod core_scheduling;
 pub mod cpufreq;
 pub mod cpuinfo;
 pub mod descriptors;
 pub mod discover;
+pub mod event_source;
 pub mod files;
 pub mod huge_pages;
 pub mod kernel;

@@ -34,6 +34,7 @@ fn main() {
         ("faults_and_switches_of_vcpus_are_exact", exact),
         ("threads_come_and_go", come_and_go),
         ("counters_leave_descriptors_for_others", few_descriptors),
+        ("zeros_of_an_event_that_never_counted_are_unavailable", never_counted),
         ("software_events_agree_with_perf_stat", software_against_perf),
         ("hardware_events_agree_with_perf_stat", hardware_against_perf),
     ];
@@ -76,7 +77,7 @@ fn own_vm(name: &str, workers: &[&Worker]) -> Vm {
 fn counters(choices: &[&str]) -> VcpuCounters {
     let mut set = EventSet::only([]);
     for choice in choices {
-        set.choose(choice.parse().unwrap());
+        set.choose(&HostRoot::real(), &choice.parse().unwrap()).unwrap();
     }
     VcpuCounters::new(HostRoot::real(), set)
 }
@@ -171,6 +172,48 @@ fn come_and_go() -> Result<(), Failed> {
     assert!(row.reading.reason().is_some(), "ended threads are not counted: {row:?}");
     counters.sync(&[]);
     assert!(counters.read().is_empty());
+    Ok(())
+}
+
+/// The time stamp counter and system management interrupts, which x86 can count on any thread (arch/x86/events/msr.c, Linux
+/// 6.18): an event that counts beside one that opens and reads 0.
+fn never_counted() -> Result<(), Failed> {
+    let smi = "/sys/bus/event_source/devices/msr/events/smi";
+    if !Path::new(smi).exists() {
+        say(&format!("skipped: no {smi}"));
+        return Ok(());
+    }
+    let mut counters =
+        counters(&["instructions=msr/tsc/", "llc_misses=msr/smi/", "llc_references=page-faults"]);
+    let mut counted = Counted::start();
+    counters.sync(&[vm("counted", counted.pid(), &[counted.pid()])]);
+    counters.read();
+    counted.work();
+    let row = counters.read().remove(0);
+    let raw = reading(&row).counts;
+    assert!(raw.instructions.is_some_and(|ticks| ticks > 1_000_000), "{raw:?}");
+    if raw.llc_misses != Some(0) {
+        say(&format!("skipped: this host had system management interrupts: {raw:?}"));
+        return Ok(());
+    }
+    let reason = row.delta.count(CounterRole::LlcMisses).reason().unwrap();
+    assert!(reason.contains("msr/smi/ has counted nothing yet, on any vCPU"), "{reason}");
+    let rates = row.delta.rates();
+    assert_eq!((rates.mpki.reason(), rates.misses_per_s.reason()), (Some(reason), Some(reason)));
+    assert!(*row.delta.count(CounterRole::Instructions).value().unwrap() > 0.0);
+    let event = |counters: &VcpuCounters, role| {
+        counters.events().into_iter().find(|counted| counted.role == role).unwrap().event
+    };
+    assert_eq!(event(&counters, CounterRole::LlcMisses).reason(), Some(reason));
+    assert_eq!(event(&counters, CounterRole::Instructions).value().map(String::as_str), Some("msr/tsc/"));
+    // A software event's zeros are real: nothing is faulted while the thread waits.
+    counters.read();
+    let row = counters.read().remove(0);
+    assert!(
+        row.delta.count(CounterRole::LlcReferences).value().is_none_or(|faults| *faults == 0.0),
+        "{row:?}"
+    );
+    assert_eq!(event(&counters, CounterRole::LlcReferences).value().map(String::as_str), Some("page-faults"));
     Ok(())
 }
 
@@ -374,12 +417,11 @@ fn software_against_perf() -> Result<(), Failed> {
 
 fn hardware_against_perf() -> Result<(), Failed> {
     let set = EventSet::only([
-        (CounterRole::Instructions, "instructions".parse::<EventSpec>().unwrap()),
-        (CounterRole::Cycles, "cycles".parse().unwrap()),
+        (CounterRole::Instructions, EventSpec::named("instructions").unwrap()),
+        (CounterRole::Cycles, EventSpec::named("cycles").unwrap()),
     ]);
     let mut counters = VcpuCounters::new(HostRoot::real(), set);
-    let mut events = counters.events().iter();
-    let missing = events.find_map(|counted| match counted.role {
+    let missing = counters.events().iter().find_map(|counted| match counted.role {
         CounterRole::Instructions => counted.event.reason().map(str::to_owned),
         _ => None,
     });

@@ -18,7 +18,7 @@ pub fn read_environment(root: &HostRoot) -> Environment {
         kernel_release: kernel::release(root).into(),
         kernel_version: kernel::version(root).into(),
         kernel_parameters: confounding_parameters(root).into(),
-        cpu_model: of_cpuinfo(root, &cpuinfo, "model name", |info| info.model_name().map(str::to_owned)),
+        cpu_model: of_cpuinfo(root, &cpuinfo, "model name", CpuInfo::model_name),
         is_guest: of_cpuinfo(root, &cpuinfo, "flags", CpuInfo::is_guest),
         cpus_online: topology::online_cpus(root).map(|cpus| cpus.to_string()).into(),
         memory_bytes: memory::total_bytes(root).into(),

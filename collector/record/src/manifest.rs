@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use huddle_model::availability::Availability;
-use huddle_model::schema::{Finding, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
+use huddle_model::schema::{EventFact, Finding, MANIFEST_SCHEMA, Manifest, SCHEMA_VERSION};
 use huddle_model::topology::{CacheInfo, Topology};
 
 use super::read_environment;
@@ -33,6 +33,8 @@ pub struct RunAbout {
     pub topology: Availability<Topology>,
     /// What `huddle doctor` found on the host; `None` if it was not run.
     pub findings: Option<Vec<Finding>>,
+    /// The event that was chosen for each role of the counters.
+    pub events: Vec<EventFact>,
 }
 
 /// The manifest of a run that begins now: what the caller knows and the facts of the host.
@@ -53,6 +55,7 @@ pub fn new_manifest(root: &HostRoot, about: RunAbout) -> Manifest {
         caches: about.caches.map(|caches| caches.iter().map(Into::into).collect()),
         topology: about.topology.map(|topology| (&topology).into()),
         findings: about.findings,
+        events: about.events,
         segment_checksum: None,
         gaps: Vec::new(),
         tables: BTreeMap::new(),

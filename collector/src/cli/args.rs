@@ -44,7 +44,8 @@ pub(crate) struct Common {
     #[arg(long, global = true)]
     pub(crate) policy: Option<Policy>,
     /// The event that stands for a role (cycles, instructions, llc_references, llc_misses) instead of
-    /// the processor's usual one: a name as in perf, a raw code such as r412e, or none; repeatable
+    /// the processor's usual one, in the notation of perf: a name, r412e, event=0x2e,umask=0x41, PMU/EVENT/, or
+    /// none; repeatable
     #[arg(long = "event", global = true, value_name = "ROLE=EVENT")]
     pub(crate) events: Vec<EventChoice>,
     /// Count hardware events only while vCPUs run their guest (KVM)

@@ -263,8 +263,9 @@ impl SharingSettings {
     }
 }
 
-/// The event that is counted for each role: a name as in perf, a raw code (`r412e`, `event=0x2e,umask=0x41`), or
-/// `none`. What is not given is the processor's usual event, as `huddle doctor` lists it.
+/// The event that is counted for each role, in the notation of perf: a name, a raw code (`r412e`), fields of the cores' PMU
+/// (`event=0x2e,umask=0x41`) or of one that is named (`armv8_pmuv3_0/ll_cache_miss_rd/`), or `none`. What is not given is
+/// the processor's usual event, as `huddle doctor` lists it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CounterSettings {
@@ -463,7 +464,7 @@ mod tests {
         assert_eq!(choices.len(), 2);
         assert_eq!((choices[0].role, &choices[0].event), (CounterRole::LlcReferences, &None));
         assert_eq!(config.top.palette(), Ok(Palette::Ember));
-        assert_eq!(choices[1].event.as_ref().unwrap().raw_code(), Some(0x412e));
+        assert_eq!(choices[1].event, Some("event=0x2e,umask=0x41".parse().unwrap()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use huddle_host::stages::Clock;
 use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
-use huddle_model::schema::run_id;
+use huddle_model::schema::{EventFact, run_id};
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::update::Step;
 use huddle_model::view::View;
@@ -134,6 +134,7 @@ pub(crate) struct Recordings {
     caches: Availability<Vec<CacheInfo>>,
     topology: Availability<Topology>,
     core_scheduling: Finding,
+    events: Vec<EventFact>,
     notices: recording::NoticeSender,
 }
 
@@ -160,6 +161,7 @@ impl Recordings {
             caches: context.backend.caches(),
             topology: context.topology().into(),
             core_scheduling: context.core_scheduling(),
+            events: context.backend.events(),
             notices,
         };
         (recordings, receiver)
@@ -181,6 +183,7 @@ impl Recordings {
             findings: Some(
                 examine(root).into_iter().chain([self.core_scheduling.clone()]).map(Into::into).collect(),
             ),
+            events: self.events.clone(),
         };
         let notify = recording::notifier(&self.notices, dir);
         Recorder::start_with_notices(dir, new_manifest(root, about), self.limits, notify)

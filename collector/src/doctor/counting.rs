@@ -5,24 +5,25 @@ use huddle_model::counters::CounterRole;
 use huddle_model::observation::CountedEvent;
 
 use super::{Finding, Item};
-use huddle_observe::perf::{EventSet, EventSpec, Scope};
+use huddle_observe::perf::meaning::EventMeaning;
+use huddle_observe::perf::{EventSet, EventSpec, Scope, TriedEvent};
 
 const AREA: &str = "counters";
 const PRIVILEGE: &str = "run huddle as root, or with CAP_PERFMON";
 
-/// Opens the events on the calling thread, and closes them again.
+/// Opens the events on the calling thread, lets it look up the caches, and closes them again.
 pub(super) fn try_out(set: &EventSet) -> Vec<Finding> {
     let software = EventSet::only([(CounterRole::LlcMisses, EventSpec::page_faults())]).probe();
     let may_count = software.iter().any(|counted| counted.event.value().is_some());
-    let judge = |counted: &CountedEvent| judge(counted, set.event(counted.role), set.scope(), may_count);
-    let mut findings: Vec<Finding> = set.probe().iter().map(judge).collect();
+    let mut findings: Vec<Finding> =
+        set.try_out().iter().map(|tried| judge(tried, set.scope(), may_count)).collect();
     findings
         .extend(software.iter().filter(|counted| counted.role == CounterRole::LlcMisses).map(judge_software));
     findings
 }
 
-fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope, may_count: bool) -> Finding {
-    let (name, with, without) = match counted.role {
+fn judge(tried: &TriedEvent, scope: Scope, may_count: bool) -> Finding {
+    let (name, with, without) = match tried.role {
         CounterRole::Cycles => ("pmu.cycles", "instructions per cycle can be computed", "there is no IPC"),
         CounterRole::Instructions => {
             ("pmu.instructions", "misses can be related to work done", "there is neither MPKI nor IPC")
@@ -41,13 +42,27 @@ fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope,
         Scope::GuestOnly => "in the guest only",
         Scope::HostAndGuest => "in the guest and for it",
     };
-    match (&counted.event, chosen.value()) {
+    match (&tried.event, tried.chosen.value()) {
         (Availability::Available(event), Some(chosen)) if chosen.is_software() => item.degraded(
             format!("{event}, which the kernel counts"),
             "its rates say nothing about a cache",
             "take the choice out of the configuration on a host with a PMU",
         ),
-        (Availability::Available(event), _) => item.good(format!("{event}, {scope}"), with),
+        (Availability::Available(event), Some(_)) if tried.counted == Some(0) => item.degraded(
+            format!("{event} opens, and counted nothing while huddle read 32 MiB of memory"),
+            "an event that the processor does not have reads 0 for ever: until it counts on some vCPU, it is reported \
+             as unavailable",
+            "choose another event: --event ROLE=EVENT, or [counters] in the config",
+        ),
+        (Availability::Available(event), Some(EventSpec { note: Some(note), meaning, .. })) => item.degraded(
+            described(event, meaning.as_ref(), scope),
+            note.clone(),
+            "choose another event: --event ROLE=EVENT, or [counters] in the config",
+        ),
+        (Availability::Available(event), chosen) => {
+            let meaning = chosen.and_then(|chosen| chosen.meaning.as_ref());
+            item.good(described(event, meaning, scope), with)
+        }
         // No event was chosen, or the table has none.
         (Availability::Unavailable(reason), None) => item.missing(
             reason,
@@ -68,6 +83,14 @@ fn judge(counted: &CountedEvent, chosen: &Availability<EventSpec>, scope: Scope,
     }
 }
 
+/// An event with what it counts and where that is documented.
+fn described(event: &str, meaning: Option<&EventMeaning>, scope: &str) -> String {
+    match meaning {
+        Some(meaning) => format!("{event}, {scope}; {meaning} ({})", meaning.source),
+        None => format!("{event}, {scope}"),
+    }
+}
+
 fn judge_software(counted: &CountedEvent) -> Finding {
     let item = Item { area: AREA, item: "perf.software" };
     match &counted.event {
@@ -81,37 +104,69 @@ fn judge_software(counted: &CountedEvent) -> Finding {
 mod tests {
     use super::super::State;
     use super::*;
+    use huddle_host::cpuinfo::Processor;
 
     fn counted(role: CounterRole, event: Result<&str, &str>) -> CountedEvent {
         CountedEvent { role, event: event.map(str::to_owned).into() }
     }
 
+    fn tried(
+        set: &EventSet,
+        role: CounterRole,
+        event: Result<&str, &str>,
+        counted: Option<u64>,
+    ) -> TriedEvent {
+        let event = event.map(str::to_owned).into();
+        TriedEvent { role, chosen: set.event(role).clone(), event, counted }
+    }
+
     #[test]
     fn an_event_is_good_only_when_it_opened_and_is_the_hardwares() {
-        let set = EventSet::of(None);
-        let judged = |role, event| judge(&counted(role, event), set.event(role), Scope::GuestOnly, true);
-        let finding = judged(CounterRole::LlcMisses, Ok("cache-misses"));
+        let intel = Processor { vendor: "GenuineIntel".into(), family: 6, model: 143 };
+        let set = EventSet::of(Some(&intel));
+        let judged = |role, event, counted| judge(&tried(&set, role, event, counted), Scope::GuestOnly, true);
+        let finding = judged(CounterRole::LlcMisses, Ok("cache-misses"), Some(7));
+        assert_eq!(finding.state, State::Good);
+        assert!(finding.value.starts_with("cache-misses, in the guest only; the L3: "), "{finding:?}");
         assert!(
-            finding.state == State::Good && finding.value == "cache-misses, in the guest only",
+            finding.value.contains("prefetches") && finding.value.contains("(Intel perfmon: "),
             "{finding:?}"
         );
-        let finding = judged(CounterRole::Instructions, Err("no such counter (ENOENT)"));
+        let finding = judged(CounterRole::Cycles, Ok("cycles"), None);
+        assert_eq!((finding.state, finding.value.as_str()), (State::Good, "cycles, in the guest only"));
+        let finding = judged(CounterRole::Instructions, Err("no such counter (ENOENT)"), None);
         assert!(finding.state == State::Missing && finding.value.contains("ENOENT"), "{finding:?}");
         assert!(finding.meaning.contains("MPKI") && finding.remedy.is_some());
+        // It opens and reads 0.
+        let finding = judged(CounterRole::LlcMisses, Ok("cache-misses"), Some(0));
+        assert!(finding.state == State::Degraded && finding.value.contains("counted nothing"), "{finding:?}");
 
         let set = EventSet::only([(CounterRole::LlcMisses, EventSpec::page_faults())]);
-        let chosen = set.event(CounterRole::LlcMisses);
-        let finding = judge(&counted(CounterRole::LlcMisses, Ok("page-faults")), chosen, set.scope(), true);
+        let page_faults = tried(&set, CounterRole::LlcMisses, Ok("page-faults"), None);
+        let finding = judge(&page_faults, set.scope(), true);
         assert!(
             finding.state == State::Degraded && finding.meaning.contains("nothing about a cache"),
             "{finding:?}"
         );
-        let cycles = set.event(CounterRole::Cycles);
-        let finding = judge(&counted(CounterRole::Cycles, Err("not asked for")), cycles, set.scope(), true);
-        assert!(finding.remedy.unwrap().contains("name an event"));
-        let denied = counted(CounterRole::LlcMisses, Err("not allowed (EACCES)"));
-        let finding = judge(&denied, chosen, set.scope(), false);
+        let cycles = tried(&set, CounterRole::Cycles, Err("not asked for"), None);
+        assert!(judge(&cycles, set.scope(), true).remedy.unwrap().contains("name an event"));
+        let denied = tried(&set, CounterRole::LlcMisses, Err("not allowed (EACCES)"), None);
+        let finding = judge(&denied, set.scope(), false);
         assert_eq!(finding.remedy.as_deref(), Some(PRIVILEGE), "another event would not help");
+    }
+
+    #[test]
+    fn what_should_be_known_of_an_event_is_no_good_news() {
+        let mut event = EventSpec::raw("cache-misses", 0);
+        event.note = Some("cache-misses counts the first-level data cache".into());
+        let set = EventSet::only([(CounterRole::LlcMisses, event)]);
+        let finding =
+            judge(&tried(&set, CounterRole::LlcMisses, Ok("cache-misses"), Some(9)), set.scope(), true);
+        assert_eq!(finding.state, State::Degraded);
+        assert!(
+            finding.meaning.contains("first-level data cache") && finding.remedy.is_some(),
+            "{finding:?}"
+        );
     }
 
     #[test]

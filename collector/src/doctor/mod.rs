@@ -84,7 +84,7 @@ pub(crate) fn examine(root: &HostRoot) -> Vec<Finding> {
 /// Tries out which events of the set open, and which BPF programs attach.
 pub(crate) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
     let mut findings = counting::try_out(set);
-    findings.extend(programs::try_out(root));
+    findings.extend(programs::try_out(root, set));
     findings.push(programs::try_out_events(root));
     findings
 }

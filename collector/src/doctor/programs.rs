@@ -1,9 +1,11 @@
 //! Which BPF programs this kernel lets huddle attach.
 
 use huddle_model::availability::Availability;
+use huddle_model::counters::CounterRole;
 
 use super::{Finding, Item};
 use huddle_host::HostRoot;
+use huddle_observe::perf::EventSet;
 use huddle_observe::probes::graph::frame_changes;
 use huddle_observe::probes::program::{Program, ProgramStatus};
 use huddle_observe::probes::{ProbeConfig, ProbeError, Probes};
@@ -11,9 +13,10 @@ use huddle_sharing::events::{EventsConfig, EventsGraph};
 
 const AREA: &str = "BPF programs";
 
-/// Attaches each program and detaches it again; they record nothing meanwhile.
-pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
-    match Probes::load(root, &ProbeConfig::default()) {
+/// Attaches each program and detaches it again; they record nothing meanwhile. Misses are sampled by the event of the set.
+pub(super) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
+    let miss_event = Some(set.event(CounterRole::LlcMisses).clone());
+    match Probes::load(root, &ProbeConfig { miss_event, ..ProbeConfig::default() }) {
         Ok(probes) => probes.programs.status().iter().map(judge).collect(),
         Err(error) => {
             let attached = Availability::Unavailable(error.to_string());
@@ -85,7 +88,10 @@ fn remedy(program: Program) -> &'static str {
             "run huddle as root, on a kernel from 5.16 on with CONFIG_DEBUG_INFO_BTF"
         }
         Program::SampleClock => "run huddle as root, or with CAP_BPF and CAP_PERFMON",
-        Program::SampleMisses => "use a host with a PMU (bare metal, or a cloud VM of a type that has one)",
+        Program::SampleMisses => {
+            "use a host whose PMU can sample (bare metal, or a cloud VM of a type that has one); pmu.llc_misses says \
+             whether misses are counted"
+        }
         Program::KvmEntry | Program::KvmExit => {
             "run huddle as root, with KVM loaded (modprobe kvm_intel or kvm_amd) and tracefs mounted"
         }
@@ -120,7 +126,7 @@ mod tests {
     #[test]
     fn without_the_kernels_types_each_program_has_that_reason() {
         let dir = tempfile::tempdir().unwrap();
-        let findings = try_out(&HostRoot::at(dir.path()));
+        let findings = try_out(&HostRoot::at(dir.path()), &EventSet::only([]));
         assert_eq!(findings.len(), Program::ALL.len());
         assert!(
             findings.iter().all(|finding| finding.value.contains("CONFIG_DEBUG_INFO_BTF")),

@@ -135,6 +135,7 @@ pub fn manifest() -> Manifest {
         caches: Availability::Unavailable("not asked".into()),
         topology: Availability::Unavailable("not asked".into()),
         findings: Some(Vec::new()),
+        events: Vec::new(),
         segment_checksum: None,
         gaps: Vec::new(),
         tables: BTreeMap::new(),

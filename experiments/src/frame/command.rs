@@ -117,7 +117,7 @@ pub fn accelerator() -> Accelerator {
     }
 }
 
-/// The events that are counted on each vCPU by default: for an unknown processor the kernel's generic ones.
+/// The events that are counted on each vCPU by default: for an unknown processor only cycles and instructions.
 pub fn default_events(root: &HostRoot) -> EventSet {
     EventSet::for_host(root).unwrap_or_else(|_| EventSet::of(None))
 }

@@ -162,7 +162,9 @@ impl Microbench {
             }
             GuestKind::Process | GuestKind::Qemu => {
                 let mut events = command::default_events(root);
-                self.spec.event_choices()?.into_iter().for_each(|choice| events.choose(choice));
+                for choice in self.spec.event_choices()? {
+                    events.choose(root, &choice).map_err(|error| SpecError::Settings(error.to_string()))?;
+                }
                 Box::new(CollectorHost::open(
                     root.clone(),
                     state_dir,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OLDEST_SCHEMA_VERSION, RecordingGap, SCHEMA_VERSION, Table};
 use crate::availability::Availability;
+use crate::counters::CounterRole;
 use crate::cpuset::CpuSet;
 use crate::schedulers::{CacheAware, SchedExt};
 use crate::topology::{CacheDomain, CacheInfo, CoreClasses, Topology, TopologyError};
@@ -56,6 +57,10 @@ pub struct Manifest {
     /// Findings of `huddle doctor` at the start; `None` in older recordings.
     #[serde(default)]
     pub findings: Option<Vec<Finding>>,
+    /// The event that was chosen for each role of the counters, and what it counts; none in older recordings, and where
+    /// vCPUs have no counters. The table `windows` has which of them were counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EventFact>,
     /// The checksum that every segment has in its footer: [`SEGMENT_CHECKSUM`]; `None` in recordings made before
     /// segments had one, in which damage may go unnoticed.
     #[serde(default)]
@@ -99,6 +104,24 @@ pub struct Finding {
     pub meaning: String,
     /// The remedy, if there is one.
     pub remedy: Option<String>,
+}
+
+/// The event that was chosen for a role of the counters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventFact {
+    /// The role.
+    pub role: CounterRole,
+    /// Its name, or why there is none.
+    pub event: Availability<String>,
+    /// What it counts: which cache, and which look-ups of it; `None` if no document says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<String>,
+    /// Where that is documented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// What a reader should know of it, one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// One cache of the host.
@@ -343,6 +366,13 @@ mod tests {
             }]),
             topology: Availability::Unavailable("no caches".into()),
             findings: None,
+            events: vec![EventFact {
+                role: CounterRole::LlcMisses,
+                event: Availability::Available("cache-misses".into()),
+                counts: Some("the L3: reads".into()),
+                source: Some("Intel perfmon: SPR".into()),
+                note: None,
+            }],
             segment_checksum: Some(SEGMENT_CHECKSUM.into()),
             gaps: vec![RecordingGap::begin(5, "no space".into())],
             tables: BTreeMap::from([(Table::Vms, TableCounts { rows_written: 5, ..Default::default() })]),
@@ -361,10 +391,15 @@ mod tests {
     fn a_manifest_from_before_checksums_and_gaps_has_none() {
         let text = manifest().to_json().unwrap();
         let gaps = text.find("  \"gaps\"").unwrap()..text.find("  \"tables\"").unwrap();
-        let old = text.replace(&text[gaps], "").replace("  \"segment_checksum\": \"crc32\",\n", "");
+        let events = text.find("  \"events\"").unwrap()..text.find("  \"segment_checksum\"").unwrap();
+        let old = text.replace(&text[gaps], "").replace(&text[events], "");
+        let old = old.replace("  \"segment_checksum\": \"crc32\",\n", "");
         assert_ne!(old, text);
         let read = Manifest::from_json(&old).unwrap();
-        assert_eq!(read, Manifest { segment_checksum: None, gaps: Vec::new(), ..manifest() });
+        assert_eq!(
+            read,
+            Manifest { segment_checksum: None, gaps: Vec::new(), events: Vec::new(), ..manifest() }
+        );
         assert!(!read.has_checksums() && manifest().has_checksums());
         assert_eq!((read.interruptions().count(), manifest().interruptions().count()), (0, 1));
     }

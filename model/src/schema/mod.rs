@@ -19,7 +19,7 @@ mod vm_columns;
 
 pub use gap::RecordingGap;
 pub use manifest::{
-    CacheFact, Environment, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError,
+    CacheFact, Environment, EventFact, Finding, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, ManifestError,
     SEGMENT_CHECKSUM, TableCounts, TopologyFact,
 };
 pub use observation_rows::{decision_row, observation_rows};

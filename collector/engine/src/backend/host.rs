@@ -10,7 +10,9 @@ use huddle_host::stages::{Measurement, PassTrigger, SharingSource, StageError};
 use huddle_host::topology::{caches, usable_cpus};
 use huddle_host::{ksm, numa, schedulers, topology};
 use huddle_model::availability::Availability;
+use huddle_model::counters::CounterRole;
 use huddle_model::matrix::Method;
+use huddle_model::schema::EventFact;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::observer::{HostObserver, Sources};
@@ -189,6 +191,10 @@ impl Backend for HostBackend {
         Ok(pinner.overriding_bindings(self.discover.override_bindings))
     }
 
+    fn events(&self) -> Vec<EventFact> {
+        self.counters.event_set(&self.root).map_or_else(|_| Vec::new(), |events| events.facts())
+    }
+
     fn stages(
         &self,
         _: &LoopChoice,
@@ -196,8 +202,14 @@ impl Backend for HostBackend {
         _: Option<&StateLock>,
     ) -> Result<Stages, BackendError> {
         let root = &self.root;
-        let mut probes = Probes::load(root, &ProbeConfig::default()).map_err(|error| error.to_string());
-        let counters = VcpuCounters::new(root.clone(), self.counters.event_set(root)?);
+        let events = self.counters.event_set(root)?;
+        for note in events.notes() {
+            tracing::warn!("{note}");
+        }
+        let miss_event = Some(events.event(CounterRole::LlcMisses).clone());
+        let config = ProbeConfig { miss_event, ..ProbeConfig::default() };
+        let mut probes = Probes::load(root, &config).map_err(|error| error.to_string());
+        let counters = VcpuCounters::new(root.clone(), events);
         let resctrl = Resctrl::open(root).into();
         let passes = self.pass_trigger(&mut probes)?;
         let sources = Sources { probes, counters, resctrl, reports };

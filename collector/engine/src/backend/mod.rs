@@ -15,6 +15,7 @@ use huddle_host::stages::{
 };
 use huddle_model::availability::Availability;
 use huddle_model::matrix::Method;
+use huddle_model::schema::EventFact;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::vm::{TaskId, Vm};
 use huddle_observe::perf::{EventChoice, EventSet, Scope};
@@ -71,19 +72,16 @@ pub struct CounterChoice {
 }
 
 impl CounterChoice {
-    /// The events to open on this host; notes about them go to the log.
+    /// The events to open on this host.
     ///
     /// # Errors
-    /// The processor cannot be identified.
+    /// The processor cannot be identified, or an event that was chosen is wrong for it.
     pub fn event_set(&self, root: &HostRoot) -> Result<EventSet, BackendError> {
         let mut set = EventSet::for_host(root).map_err(BackendError::failed)?;
         for choice in &self.events {
-            set.choose(choice.clone());
+            set.choose(root, choice).map_err(|error| BackendError::Usage(error.to_string()))?;
         }
         set.set_scope(if self.guest_only { Scope::GuestOnly } else { Scope::HostAndGuest });
-        for note in set.notes() {
-            tracing::warn!("{note}");
-        }
         Ok(set)
     }
 }
@@ -182,6 +180,12 @@ pub trait Backend {
         content: ContentSettings,
         vms: &[Vm],
     ) -> Result<Measurement, BackendError>;
+
+    /// The event that is to be counted for each role and what it counts, for recordings; none where vCPUs have no
+    /// counters.
+    fn events(&self) -> Vec<EventFact> {
+        Vec::new()
+    }
 
     /// The pinner for its VMs.
     ///

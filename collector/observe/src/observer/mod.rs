@@ -120,7 +120,7 @@ impl HostObserver {
             merging,
             occupancy,
             reported: self.reports.take(vms),
-            events: self.counters.events().to_vec(),
+            events: self.counters.events(),
             programs,
             losses,
             own_cpu_us: now.process_since(&began.own),

@@ -223,8 +223,8 @@ mod tests {
         let events = [
             EventSpec::context_switches(),
             EventSpec::cpu_migrations(),
-            "cycles".parse().unwrap(),
-            "LLC-loads".parse().unwrap(),
+            EventSpec::named("cycles").unwrap(),
+            EventSpec::named("LLC-loads").unwrap(),
             EventSpec::raw("r412e", 0x412e),
         ];
         for event in &events {

@@ -1,4 +1,5 @@
-//! Events as users write them: by the kernel's names, as in perf(1), or raw.
+//! Events as users write them: by the kernel's names and in the notation of perf(1) (perf-list(1), Linux 6.18).
+//! What a text means on a host, where it depends on the host, is [`resolve`](super::resolve)'s part.
 
 use std::str::FromStr;
 
@@ -6,24 +7,32 @@ use perf_event::events::{Cache, CacheId, CacheOp, CacheResult, Hardware, Softwar
 
 use super::events::{EventCode, EventSpec, ROLES};
 
-/// Text that is not an event.
+/// Text that is not an event, or not one of this host's PMU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// Neither a name nor a raw event.
     #[error(
-        "{text:?} is not an event; expected one of {}, a raw event such as r412e, or event=0x2e,umask=0x41",
+        "{text:?} is not an event; expected one of {}, a raw event such as r412e, event=0x2e,umask=0x41, or PMU/EVENT/",
         names()
     )]
     Unknown {
         /// The text.
         text: String,
     },
-    /// A raw event whose code cannot be read.
+    /// A raw event, or one of a PMU, that cannot be read.
     #[error(
-        "the raw event {text:?} cannot be read: {why}; expected r and hexadecimal digits, as r412e, or \
-             event=0x2e,umask=0x41"
+        "the event {text:?} cannot be read: {why}; expected r and hexadecimal digits, as r412e, or fields, as \
+         event=0x2e,umask=0x41, cpu/event=0x2e,umask=0x41/ or armv8_pmuv3_0/ll_cache_miss_rd/"
     )]
-    Raw {
+    Notation {
+        /// The text.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// An event that its PMU on this host does not have in this form.
+    #[error("the event {text:?} is not one of this host: {why}")]
+    Host {
         /// The text.
         text: String,
         /// What is wrong.
@@ -38,6 +47,38 @@ pub enum EventError {
         /// The text.
         text: String,
     },
+}
+
+/// An event as it was written; what it is on a host, [`EventSpec`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventText {
+    /// A name of the kernel's.
+    Named(EventSpec),
+    /// `rHEX`: the `config` of the cores' PMU.
+    Raw {
+        /// As it was written.
+        text: String,
+        /// The number.
+        config: u64,
+    },
+    /// Fields of an event, and names of events that stand for fields.
+    Fields {
+        /// As it was written.
+        text: String,
+        /// The PMU; `None`: that of the cores.
+        pmu: Option<String>,
+        /// The fields in their order.
+        terms: Vec<Term>,
+    },
+}
+
+/// One field of an event (`umask=0x41`), or a name alone: an event of the PMU's, or a field with the value 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The field or the event.
+    pub name: String,
+    /// The field's value; `None` for a name alone.
+    pub value: Option<u64>,
 }
 
 const fn hardware(event: Hardware) -> EventCode {
@@ -83,64 +124,86 @@ fn roles() -> String {
     ROLES.map(|(key, _)| key).join(", ")
 }
 
-impl FromStr for EventSpec {
+impl EventSpec {
+    /// The event of one of the kernel's names; which names there are, the error of [`EventText`] lists.
+    pub fn named(name: &str) -> Option<Self> {
+        let (name, code) = NAMES.into_iter().find(|(known, _)| *known == name)?;
+        Some(Self::new(name, code))
+    }
+}
+
+impl FromStr for EventText {
     type Err = EventError;
 
-    /// A name of the table, `rHEX` (the `config` of `PERF_TYPE_RAW`), or `event=N,umask=N` in the layout
-    /// of x86 (Intel SDM volume 3, IA32_PERFEVTSELx; AMD's PERF_CTL has four more bits of the event at
-    /// 35:32), optionally enclosed in `cpu/` and `/`. The event keeps the text as its name.
+    /// A name of the table, `rHEX`, fields alone, or `PMU/fields and names/`.
     fn from_str(text: &str) -> Result<Self, EventError> {
         let text = text.trim();
-        if let Some((name, code)) = NAMES.into_iter().find(|(name, _)| *name == text) {
-            return Ok(Self { name: name.to_owned(), code });
+        if let Some(event) = EventSpec::named(text) {
+            return Ok(Self::Named(event));
         }
-        let raw = |why: String| EventError::Raw { text: text.to_owned(), why };
-        let terms = text.strip_prefix("cpu/").and_then(|rest| rest.strip_suffix('/')).unwrap_or(text);
-        if terms.contains('=') {
-            return Ok(Self::raw(text, fields(terms).map_err(raw)?));
+        let wrong = |why: String| EventError::Notation { text: text.to_owned(), why };
+        if let Some((pmu, rest)) = text.split_once('/') {
+            let (fields, modifiers) =
+                rest.rsplit_once('/').ok_or_else(|| wrong("it has no closing /".into()))?;
+            if !modifiers.is_empty() {
+                return Err(wrong(format!(
+                    "nothing may follow the closing / ({modifiers:?}): what part of a thread is counted, is the same \
+                     for all events (--guest-only)"
+                )));
+            }
+            if pmu.is_empty() || !pmu.bytes().all(is_of_name) {
+                return Err(wrong(format!("{pmu:?} is not the name of a PMU")));
+            }
+            let terms = terms(fields).map_err(wrong)?;
+            return Ok(Self::Fields { text: text.to_owned(), pmu: Some(pmu.to_owned()), terms });
+        }
+        if text.contains('=') {
+            let terms = terms(text).map_err(wrong)?;
+            return Ok(Self::Fields { text: text.to_owned(), pmu: None, terms });
         }
         match text.strip_prefix('r') {
             Some(digits) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
                 let config = u64::from_str_radix(digits, 16);
-                Ok(Self::raw(text, config.map_err(|_| raw("it has more than 64 bits".into()))?))
+                let config = config.map_err(|_| wrong("it has more than 64 bits".into()))?;
+                Ok(Self::Raw { text: text.to_owned(), config })
             }
             _ => Err(EventError::Unknown { text: text.to_owned() }),
         }
     }
 }
 
-fn fields(terms: &str) -> Result<u64, String> {
-    let mut config = 0;
-    let mut has_event = false;
-    let mut seen = Vec::new();
-    for term in terms.split(',') {
-        let (key, value) = term.split_once('=').ok_or_else(|| format!("{term:?} is not KEY=NUMBER"))?;
-        let number = match value.strip_prefix("0x") {
-            // `from_str_radix` would accept a sign.
-            Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).ok(),
-            Some(_) => None,
-            None => value.parse().ok().filter(|_| !value.starts_with('+')),
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)
+}
+
+/// Reads `event=0x2e,umask=0x41` or `cache-misses,cmask=1`. No field may be given twice.
+pub(super) fn terms(text: &str) -> Result<Vec<Term>, String> {
+    let mut terms: Vec<Term> = Vec::new();
+    for term in text.split(',') {
+        let (name, value) = match term.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim())),
+            None => (term.trim(), None),
         };
-        let number = number.ok_or_else(|| format!("{value:?} of {key} is not a number"))?;
-        let (bits, largest) = match key {
-            "event" => (number & 0xff | (number >> 8) << 32, 0xfff),
-            "umask" => (number << 8, 0xff),
-            "edge" => (number << 18, 1),
-            "inv" => (number << 23, 1),
-            "cmask" => (number << 24, 0xff),
-            _ => return Err(format!("{key:?} is not one of event, umask, edge, inv, cmask")),
-        };
-        if number > largest {
-            return Err(format!("{key} is {value}, beyond {largest:#x}"));
+        if name.is_empty() || !name.bytes().all(is_of_name) {
+            return Err(format!("{term:?} is neither FIELD=NUMBER nor the name of an event"));
         }
-        if seen.contains(&key) {
-            return Err(format!("{key} is given twice"));
+        if terms.iter().any(|other| other.name == name) {
+            return Err(format!("{name} is given twice"));
         }
-        seen.push(key);
-        has_event |= key == "event";
-        config |= bits;
+        let number =
+            |value: &str| number(value).ok_or_else(|| format!("{value:?} of {name} is not a number"));
+        terms.push(Term { name: name.to_owned(), value: value.map(number).transpose()? });
     }
-    if has_event { Ok(config) } else { Err("it has no event".into()) }
+    Ok(terms)
+}
+
+fn number(text: &str) -> Option<u64> {
+    // `from_str_radix` and `parse` would accept a sign.
+    match text.strip_prefix("0x") {
+        Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).ok(),
+        Some(_) => None,
+        None => text.parse().ok().filter(|_| !text.starts_with('+')),
+    }
 }
 
 #[cfg(test)]
@@ -153,14 +216,25 @@ mod tests {
     const HARDWARE: u32 = 0;
     const SOFTWARE: u32 = 1;
     const HW_CACHE: u32 = 3;
-    const RAW: u32 = 4;
 
     /// `type` and `config` as passed to the kernel.
     fn config(text: &str) -> (u32, u64) {
-        let event: EventSpec = text.parse().unwrap();
+        let event = match text.parse().unwrap() {
+            EventText::Named(event) => event,
+            other => panic!("{other:?}"),
+        };
         assert_eq!(event.name, text.trim());
         let builder = event.code.builder();
         (builder.attrs().type_, builder.attrs().config)
+    }
+
+    fn fields(text: &str) -> (Option<String>, Vec<(String, Option<u64>)>) {
+        match text.parse().unwrap() {
+            EventText::Fields { pmu, terms, .. } => {
+                (pmu, terms.into_iter().map(|term| (term.name, term.value)).collect())
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -170,10 +244,20 @@ mod tests {
         assert_eq!(config("LLC-load-misses"), (HW_CACHE, 0x1_0002));
         assert_eq!(config("LLC-stores"), (HW_CACHE, 0x102));
         assert_eq!(config(" page-faults\n"), (SOFTWARE, 2));
-        assert_eq!(config("r412e"), (RAW, 0x412e));
-        assert_eq!(config("event=0x2e,umask=0x41"), (RAW, 0x412e));
-        assert_eq!(config("cpu/event=67,umask=0x5c/"), (RAW, 0x5c43));
-        assert_eq!(config("event=0x1c7,cmask=1,inv=1,edge=1").1, 0x1_0184_00c7);
+        assert_eq!(" r412e".parse(), Ok(EventText::Raw { text: "r412e".into(), config: 0x412e }));
+    }
+
+    #[test]
+    fn the_notation_of_perf_is_read() {
+        let term = |name: &str, value| (name.to_owned(), value);
+        let both = vec![term("event", Some(0x2e)), term("umask", Some(0x41))];
+        assert_eq!(fields("event=0x2e,umask=0x41"), (None, both.clone()));
+        assert_eq!(fields("cpu/event=46,umask=0x41/"), (Some("cpu".into()), both));
+        let named = |pmu: &str| (Some(pmu.to_owned()), vec![term("ll_cache_miss_rd", None)]);
+        assert_eq!(fields("armv8_pmuv3_0/ll_cache_miss_rd/"), named("armv8_pmuv3_0"));
+        assert_eq!(fields("armv8_pmuv3/ll_cache_miss_rd/"), named("armv8_pmuv3"));
+        let terms = vec![term("cache-misses", None), term("edge", None), term("cmask", Some(1))];
+        assert_eq!(fields("cpu/cache-misses,edge,cmask=1/"), (Some("cpu".into()), terms));
     }
 
     #[test]
@@ -185,32 +269,37 @@ mod tests {
             ("rxyz", "not an event"),
             ("r+1", "not an event"),
             ("r11111111111111111", "more than 64 bits"),
-            ("umask=1", "has no event"),
-            ("event=0x1000", "beyond 0xfff"),
-            ("event=1,umask=256", "beyond 0xff"),
             ("event=+1", "not a number"),
             ("event=0x", "not a number"),
+            ("event=0x+1", "not a number"),
+            ("event=?", "not a number"),
             ("event=1,event=2", "twice"),
-            ("event=1,period=3", "\"period\""),
-            ("event=1,", "not KEY=NUMBER"),
+            ("event=1,", "neither FIELD=NUMBER"),
+            ("event=1,../type", "no closing /"),
+            ("event=1/type/", "\"event=1\" is not the name of a PMU"),
+            ("cpu/event=1", "no closing /"),
+            ("cpu/event=1/u", "--guest-only"),
+            ("cpu//", "neither FIELD=NUMBER"),
+            ("/event=1/", "\"\" is not the name of a PMU"),
+            ("cpu/../type/", "neither FIELD=NUMBER"),
         ] {
-            let error = text.parse::<EventSpec>().unwrap_err().to_string();
+            let error = text.parse::<EventText>().unwrap_err().to_string();
             assert!(error.contains(word) && !error.contains('\n'), "{text:?}: {error}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_an_event_or_a_sentence(text in "(event=|umask=|cpu/|r)?[ -~]{0,20}") {
-            if let Err(error) = text.parse::<EventSpec>() {
+        fn any_text_is_an_event_or_a_sentence(text in "(event=|umask=|cpu/|r)?[ -~]{0,20}/?") {
+            if let Err(error) = text.parse::<EventText>() {
                 prop_assert!(!error.to_string().is_empty());
             }
         }
 
         #[test]
-        fn any_raw_code_is_used_unchanged(code in any::<u64>()) {
-            let event: EventSpec = format!("r{code:x}").parse().unwrap();
-            prop_assert_eq!(event.raw_code(), Some(code));
+        fn any_raw_code_is_read_unchanged(code in any::<u64>()) {
+            let text = format!("r{code:x}");
+            prop_assert_eq!(text.parse(), Ok(EventText::Raw { text, config: code }));
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::str::FromStr;
 
 use huddle_model::availability::Availability;
-use huddle_model::counters::CounterRole;
+use huddle_model::counters::{CounterRole, Counts};
 use huddle_model::observation::CountedEvent;
+use huddle_model::schema::EventFact;
 
+use super::check::look_up_caches;
 use super::events::{CacheEvents, EventSpec, ROLES};
 use super::group::{CALLING_THREAD, PerfGroup, Scope};
-use super::parse::EventError;
+use super::parse::{EventError, EventText};
 use huddle_host::cpuinfo::Processor;
 use huddle_host::{HostError, HostRoot};
 
@@ -21,7 +23,7 @@ pub struct EventChoice {
     /// The role.
     pub role: CounterRole,
     /// The event; `None`: the role is not counted.
-    pub event: Option<EventSpec>,
+    pub event: Option<EventText>,
 }
 
 impl EventChoice {
@@ -66,7 +68,7 @@ impl EventSet {
         CacheEvents::for_host(root).map(Self::with)
     }
 
-    /// The set for a processor; `None`: unknown, so the kernel's generic events.
+    /// The set for a processor of x86; `None`: unknown, so that only cycles and instructions are counted.
     pub fn of(processor: Option<&Processor>) -> Self {
         Self::with(CacheEvents::of(processor))
     }
@@ -81,18 +83,22 @@ impl EventSet {
         let none = CounterRole::ALL.map(|role| Availability::Unavailable(not_asked(role)));
         let mut set = Self { scope: Scope::HostAndGuest, events: none };
         for (role, event) in events {
-            set.choose(EventChoice { role, event: Some(event) });
+            set.events[place(role)] = Availability::Available(event);
         }
         set
     }
 
-    /// Applies the user's choice for one role.
-    pub fn choose(&mut self, choice: EventChoice) {
+    /// Applies the user's choice for one role, as it is on this host.
+    ///
+    /// # Errors
+    /// The event is wrong for this host's PMU.
+    pub fn choose(&mut self, root: &HostRoot, choice: &EventChoice) -> Result<(), EventError> {
         let EventChoice { role, event } = choice;
-        self.events[place(role)] = match event {
-            Some(event) => Availability::Available(event),
-            None => Availability::Unavailable(not_asked(role)),
+        self.events[place(*role)] = match event {
+            Some(event) => event.resolve(root)?,
+            None => Availability::Unavailable(not_asked(*role)),
         };
+        Ok(())
     }
 
     /// Counts everything the threads do, or only while they run the guest.
@@ -120,7 +126,30 @@ impl EventSet {
                 role.name()
             )
         });
-        software.collect()
+        let mut notes: Vec<String> = software.collect();
+        for (role, event) in
+            CounterRole::ALL.into_iter().filter_map(|role| Some((role, self.event(role).value()?)))
+        {
+            let note = event.note.as_ref().map(|note| format!("{}: {note}", role.name()));
+            notes.extend(note);
+        }
+        notes
+    }
+
+    /// The event that was chosen for each role and what it counts, in words for a recording.
+    pub fn facts(&self) -> Vec<EventFact> {
+        let fact = |role| {
+            let event = self.event(role);
+            let meaning = event.value().and_then(|event| event.meaning);
+            EventFact {
+                role,
+                event: event.clone().map(|event| event.name),
+                counts: meaning.map(|meaning| meaning.to_string()),
+                source: meaning.map(|meaning| meaning.source.to_owned()),
+                note: event.value().and_then(|event| event.note.clone()),
+            }
+        };
+        CounterRole::ALL.map(fact).into()
     }
 
     /// Tries the set on the calling thread: which events this host counts, and why it does not count the
@@ -129,6 +158,38 @@ impl EventSet {
         let group = self.open(CALLING_THREAD);
         let opened = group.outcome.into_iter();
         opened.map(|(role, event)| CountedEvent { role, event }).collect()
+    }
+
+    /// Tries the set on the calling thread, and lets it look up the caches meanwhile: takes some 80 ms where there is
+    /// a PMU.
+    pub fn try_out(&self) -> Vec<TriedEvent> {
+        let counted = self.check();
+        let tried = self.probe().into_iter().map(|CountedEvent { role, event }| TriedEvent {
+            role,
+            chosen: self.event(role).clone(),
+            event,
+            counted: counted.and_then(|counts| counts.get(role)),
+        });
+        tried.collect()
+    }
+
+    /// What the hardware events of the set count on the calling thread while it looks up the caches, in the guest
+    /// and for it, since this thread is no guest. `None` where none of them opens, or the group is never on the PMU.
+    pub(super) fn check(&self) -> Option<Counts> {
+        let is_hardware = |role| self.event(role).value().is_some_and(|event| !event.is_software());
+        let mut opened = Self { scope: Scope::HostAndGuest, ..self.clone() }.open(CALLING_THREAD);
+        if !opened.outcome.iter().any(|(role, event)| event.value().is_some() && is_hardware(*role)) {
+            return None;
+        }
+        let before = opened.group.read().ok()?;
+        look_up_caches();
+        let after = opened.group.read().ok()?;
+        let mut counts = Counts::default();
+        for ((role, before), after) in opened.roles.iter().zip(&before.counts).zip(&after.counts) {
+            let grown = before.value().zip(after.value()).map(|(before, after)| after.wrapping_sub(*before));
+            counts.set(*role, grown);
+        }
+        (after.time_running_ns > before.time_running_ns).then_some(counts)
     }
 
     /// Opens the set on a thread.
@@ -153,6 +214,19 @@ impl EventSet {
         });
         OpenSet { group, roles, outcome }
     }
+}
+
+/// One event of a set that was tried on the calling thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TriedEvent {
+    /// The role.
+    pub role: CounterRole,
+    /// The event that was chosen for it, or why none was.
+    pub chosen: Availability<EventSpec>,
+    /// The name of the event if it opens, or why it does not.
+    pub event: Availability<String>,
+    /// What it counted while the thread looked up the caches; `None` if that was not tried.
+    pub counted: Option<u64>,
 }
 
 /// A set that was opened on a thread.
@@ -181,21 +255,61 @@ fn not_asked(role: CounterRole) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::perf::resolve::fixture::Tree;
 
     #[test]
     fn a_choice_replaces_the_table_and_none_removes() {
-        let mut set = EventSet::of(None);
+        let tree = Tree::intel();
+        let mut set = EventSet::for_host(&tree.root).unwrap();
         assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().name, "cache-misses");
+        let choose = |set: &mut EventSet, choice: &str| set.choose(&tree.root, &choice.parse().unwrap());
         for choice in ["llc_misses=event=0x2e,umask=0x41", "llc_references=none"] {
-            set.choose(choice.parse().unwrap());
+            choose(&mut set, choice).unwrap();
         }
         assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().raw_code(), Some(0x412e));
         let reason = set.event(CounterRole::LlcReferences).reason();
         assert_eq!(reason, Some("LLC references are not configured"));
         assert_eq!(set.event(CounterRole::Cycles).value().unwrap().name, "cycles");
         assert_eq!(set.notes(), Vec::<String>::new());
-        set.choose("llc_misses=page-faults".parse().unwrap());
+        choose(&mut set, "llc_misses=page-faults").unwrap();
         assert!(set.notes()[0].contains("page-faults is counted for LLC misses"), "{:?}", set.notes());
+        let before = set.clone();
+        let error = choose(&mut set, "llc_misses=event=0x12e").unwrap_err().to_string();
+        assert!(error.contains("beyond 0xff") && set == before, "{error}");
+    }
+
+    #[test]
+    fn generic_events_on_arm_have_a_note() {
+        let tree = Tree::arm();
+        let mut set = EventSet::for_host(&tree.root).unwrap();
+        assert!(set.event(CounterRole::LlcMisses).reason().is_some() && set.notes().is_empty());
+        set.choose(&tree.root, &"llc_misses=cache-misses".parse().unwrap()).unwrap();
+        assert_eq!(set.notes().len(), 1);
+        assert!(set.notes()[0].contains("LLC misses: cache-misses counts the first-level data cache"));
+        // A stand-in with a known count, where there is nothing better.
+        set.choose(&tree.root, &"llc_misses=r8".parse().unwrap()).unwrap();
+        assert_eq!(set.event(CounterRole::LlcMisses).value().unwrap().raw_code(), Some(8));
+    }
+
+    #[test]
+    fn a_recording_has_what_each_event_counts() {
+        let tree = Tree::amd();
+        let facts = EventSet::for_host(&tree.root).unwrap().facts();
+        assert_eq!(facts.len(), 4);
+        let misses = &facts[3];
+        assert_eq!(misses.event.value().unwrap(), "amd.demand_fills_beyond_l3(0x43:0xdc)");
+        let counts = misses.counts.as_ref().unwrap();
+        assert!(counts.starts_with("the L3 of the core complex: demand fills"), "{counts}");
+        assert!(misses.source.as_ref().unwrap().contains("amdzen4") && misses.note.is_none());
+        assert_eq!((facts[0].counts.clone(), facts[0].event.value().unwrap().as_str()), (None, "cycles"));
+    }
+
+    #[test]
+    fn events_of_the_kernel_alone_are_not_tried_on_the_caches() {
+        let set = EventSet::only([(CounterRole::LlcMisses, EventSpec::page_faults())]);
+        assert_eq!(set.check(), None);
+        let tried = set.try_out();
+        assert!(tried.iter().all(|event| event.counted.is_none()), "{tried:?}");
     }
 
     #[test]

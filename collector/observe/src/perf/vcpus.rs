@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use huddle_model::availability::Availability;
-use huddle_model::counters::{Counts, GroupReading};
+use huddle_model::counters::{CounterRole, Counts, GroupReading};
 use huddle_model::observation::CountedEvent;
 use huddle_model::rates::CounterDelta;
 use huddle_model::vm::{TaskId, Vm};
 
+use super::check::Seen;
 use super::set::{EventSet, OpenSet};
 use huddle_host::{HostRoot, descriptors, task};
 
@@ -34,6 +35,7 @@ pub struct VcpuCounters {
     root: HostRoot,
     set: EventSet,
     events: Vec<CountedEvent>,
+    seen: Seen,
     vcpus: Vec<Watched>,
 }
 
@@ -51,21 +53,40 @@ struct Watched {
 struct Group {
     open: OpenSet,
     last: GroupReading,
+    /// CPU time of the thread at the last reading, in ticks.
+    last_ticks: u64,
 }
 
 impl VcpuCounters {
     /// Tries the set on the calling thread; no vCPU is watched yet. Never fails: on a host that counts
-    /// nothing, [`Self::events`] and each reading have the reason.
+    /// nothing, [`Self::events`] and each reading have the reason. An event that counts nothing here may be one that
+    /// the processor does not have: until it counted on some vCPU, its zeros are unavailable.
     ///
     /// Every vCPU takes a file descriptor for each event: see [`descriptors`].
     pub fn new(root: HostRoot, set: EventSet) -> Self {
         let events = set.probe();
-        Self { root, set, events, vcpus: Vec::new() }
+        let mut seen = Seen::default();
+        if let Some(counts) = set.check() {
+            seen.note(&counts);
+        }
+        Self { root, set, events, seen, vcpus: Vec::new() }
     }
 
-    /// The event that is really counted for each role, or why there is none.
-    pub fn events(&self) -> &[CountedEvent] {
-        &self.events
+    /// The event that is really counted for each role, or why there is none. Changes when an event counts for the first
+    /// time.
+    pub fn events(&self) -> Vec<CountedEvent> {
+        let event = |CountedEvent { role, event }: &CountedEvent| CountedEvent {
+            role: *role,
+            event: match (event, self.doubt(*role)) {
+                (Availability::Available(_), Some(doubt)) => Availability::Unavailable(doubt),
+                (event, _) => event.clone(),
+            },
+        };
+        self.events.iter().map(event).collect()
+    }
+
+    fn doubt(&self, role: CounterRole) -> Option<String> {
+        self.seen.doubt(role, self.set.event(role))
     }
 
     /// Watches the vCPUs of `vms`: opens a group for each new thread, keeps existing ones, closes the others.
@@ -90,8 +111,17 @@ impl VcpuCounters {
     /// Reads each vCPU, in the order of the last [`Self::sync`]. A thread that has ended since has no
     /// numbers, because the time they cover is unknown.
     pub fn read(&mut self) -> Vec<VcpuReading> {
-        let Self { root, vcpus, .. } = self;
-        vcpus.iter_mut().map(|watched| watched.read(root)).collect()
+        let Self { root, vcpus, seen, .. } = self;
+        let mut read: Vec<VcpuReading> = vcpus.iter_mut().map(|watched| watched.read(root)).collect();
+        for counts in read.iter().filter_map(|vcpu| Some(&vcpu.reading.value()?.counts)) {
+            seen.note(counts);
+        }
+        for role in CounterRole::ALL {
+            let Some(doubt) = self.doubt(role) else { continue };
+            let counted = |vcpu: &&mut VcpuReading| vcpu.delta.count(role).value().is_some();
+            read.iter_mut().filter(counted).for_each(|vcpu| vcpu.delta.withhold(role, doubt.clone()));
+        }
+        read
     }
 
     fn open(&self, process: TaskId, thread: TaskId) -> Result<Group, String> {
@@ -101,12 +131,12 @@ impl VcpuCounters {
         let mut open = self.set.open(thread.id);
         open.group.descriptors().try_for_each(descriptors::leave_reserve)?;
         // After opening the events, so that they cannot belong to a later thread.
-        still_there(&self.root, process, thread)?;
+        let ticks = still_there(&self.root, process, thread)?;
         if open.outcome.iter().all(|(_, event)| event.value().is_none()) {
             return Err(first_reason(open.outcome.iter().map(|(_, event)| event)));
         }
         let last = read(&mut open)?;
-        Ok(Group { open, last })
+        Ok(Group { open, last, last_ticks: ticks })
     }
 
     fn nothing_opens(&self) -> Option<String> {
@@ -122,9 +152,10 @@ impl Watched {
                 let read = read(&mut group.open);
                 // After the reading, so that the reading is not of an ended thread.
                 let there = still_there(root, self.process, self.thread);
-                there.and(read).map(|now| {
-                    let delta = CounterDelta::between(&group.last, &now);
-                    group.last = now;
+                there.and_then(|ticks| Ok((read?, ticks))).map(|(now, ticks)| {
+                    let ran_ns = nanoseconds(ticks.saturating_sub(group.last_ticks));
+                    let delta = CounterDelta::of_thread(&group.last, &now, ran_ns);
+                    (group.last, group.last_ticks) = (now, ticks);
                     (now, delta)
                 })
             }
@@ -158,14 +189,21 @@ fn read(open: &mut OpenSet) -> Result<GroupReading, String> {
     })
 }
 
-fn still_there(root: &HostRoot, process: TaskId, thread: TaskId) -> Result<(), String> {
+/// CPU time of the thread in ticks, if it is still the same thread.
+fn still_there(root: &HostRoot, process: TaskId, thread: TaskId) -> Result<u64, String> {
     match task::thread(root, process.id, thread.id) {
-        Ok(stat) if stat.id == thread && !stat.is_dead() => Ok(()),
+        Ok(stat) if stat.id == thread && !stat.is_dead() => Ok(stat.cpu_ticks),
         Ok(stat) if stat.id == thread => Err(format!("thread {thread} has ended")),
         Ok(_) => Err(format!("thread {thread} has ended, and another has its number now")),
         Err(error) if error.is_gone() => Err(format!("thread {thread} has ended")),
         Err(error) => Err(format!("thread {thread} cannot be read: {error}")),
     }
+}
+
+/// Ticks of `/proc` in nanoseconds; `None` where the length of a tick is not known.
+fn nanoseconds(ticks: u64) -> Option<u64> {
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    ticks.checked_mul(1_000_000_000)?.checked_div(u64::try_from(per_second).ok()?)
 }
 
 fn first_reason<'a>(mut events: impl Iterator<Item = &'a Availability<String>>) -> String {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use aya::programs::perf_event::{
-    HardwareEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
+    PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
 use aya::programs::tp_btf::BtfTracePointLink;
 use aya::programs::{BtfTracePoint, PerfEvent, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 use huddle_abi::NO_OFFSET;
 use huddle_model::availability::Availability;
+use nix::errno::Errno;
 
 use super::btf::KernelTypes;
 use super::kvm::KvmFormat;
@@ -144,20 +145,21 @@ impl<'a> Attacher<'a> {
 
     fn try_samples(&mut self, program: Program) -> Result<Vec<PerfEventLink>, String> {
         let name = program.name();
-        let (event, policy, remedy) = match program {
-            Program::SampleMisses => (
-                self.miss_event()?,
-                SamplePolicy::Period(self.config.misses_per_sample),
-                "; this host has no hardware counters, or does not expose them",
-            ),
+        let (event, policy) = match program {
+            Program::SampleMisses => {
+                (self.miss_event()?, SamplePolicy::Period(self.config.misses_per_sample))
+            }
             _ => (
                 PerfEventConfig::Software(SoftwareEvent::CpuClock),
                 SamplePolicy::Frequency(self.config.clock_samples_hz),
-                "",
             ),
         };
         let failed = |error: ProgramError| {
-            format!("the BPF program {name} cannot be attached: {}{remedy}", one_line(&error))
+            let why = match (program, self.kernel.miss_event.value()) {
+                (Program::SampleMisses, Some(event)) => cannot_sample(event, &error),
+                _ => String::new(),
+            };
+            format!("the BPF program {name} cannot be attached: {}{why}", one_line(&error))
         };
         let cpus = aya::util::online_cpus().map_err(|(path, error)| format!("{path}: {error}"))?;
         let loaded = self.ebpf.program_mut(name).ok_or_else(|| format!("the BPF object has no {name}"))?;
@@ -173,16 +175,98 @@ impl<'a> Attacher<'a> {
     }
 
     fn miss_event(&self) -> Result<PerfEventConfig, String> {
-        match self.kernel.miss_event {
-            Availability::Unavailable(reason) => Err(reason.clone()),
-            Availability::Available(event) => Ok(match event.raw_code() {
-                Some(event_id) => PerfEventConfig::Raw { event_id },
-                None => PerfEventConfig::Hardware(HardwareEvent::CacheMisses),
-            }),
-        }
+        self.kernel
+            .miss_event
+            .value()
+            .map_or_else(|| Err(self.kernel.miss_event.reason().unwrap_or_default().to_owned()), sampled)
     }
 
     pub(super) fn into_status(self) -> Vec<ProgramStatus> {
         self.status.into_iter().map(|(program, attached)| ProgramStatus { program, attached }).collect()
+    }
+}
+
+/// An event in the loader's types.
+fn sampled(event: &EventSpec) -> Result<PerfEventConfig, String> {
+    let builder = event.code.builder();
+    let attrs = builder.attrs();
+    if attrs.config1 != 0 || attrs.config2 != 0 {
+        return Err(format!(
+            "{} cannot be sampled, only counted: the loader of BPF programs passes no config1 and config2",
+            event.name
+        ));
+    }
+    Ok(PerfEventConfig::Pmu { pmu_type: attrs.type_, config: attrs.config })
+}
+
+/// What the kernel's refusal of an event means. That it cannot be sampled says nothing of whether it is counted.
+fn cannot_sample(event: &EventSpec, error: &ProgramError) -> String {
+    let errno = match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    };
+    let why = match errno {
+        Some(Errno::ENOENT | Errno::ENODEV) => "this host has no such counter on every CPU",
+        Some(Errno::EOPNOTSUPP) => {
+            "the counters of this host cannot interrupt, so that they count and cannot sample"
+        }
+        _ => return format!(" (event {})", event.name),
+    };
+    format!(" (event {}: {why})", event.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya::sys::SyscallError;
+
+    use super::*;
+    use crate::perf::EventText;
+    use huddle_host::HostRoot;
+
+    fn config(text: &str) -> Result<(u32, u64), String> {
+        let event = text.parse::<EventText>().unwrap().resolve(&HostRoot::real()).unwrap();
+        match sampled(event.value().unwrap())? {
+            PerfEventConfig::Pmu { pmu_type, config } => Ok((pmu_type, config)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_sampled_is_the_event_that_was_chosen() {
+        // PERF_TYPE_HARDWARE, _SOFTWARE, _HW_CACHE and _RAW.
+        for (text, expected) in [
+            ("cache-misses", (0, 3)),
+            ("instructions", (0, 1)),
+            ("page-faults", (1, 2)),
+            ("LLC-load-misses", (3, 0x1_0002)),
+            ("r412e", (4, 0x412e)),
+        ] {
+            assert_eq!(config(text), Ok(expected), "{text}");
+        }
+        let mut event = EventSpec::raw("cpu/event=0xb7,offcore_rsp=1/", 0xb7);
+        event.code = crate::perf::events::EventCode::Raw {
+            pmu_type: 4,
+            raw: perf_event::events::Raw::new(0xb7).config1(1),
+        };
+        assert!(sampled(&event).unwrap_err().contains("cannot be sampled, only counted"));
+    }
+
+    #[test]
+    fn a_refusal_never_denies_counters_that_work() {
+        let event = EventSpec::raw("r8", 8);
+        let refused = |errno: Errno| {
+            let io_error = io::Error::from_raw_os_error(errno as i32);
+            cannot_sample(
+                &event,
+                &ProgramError::SyscallError(SyscallError { call: "perf_event_open", io_error }),
+            )
+        };
+        assert!(refused(Errno::EOPNOTSUPP).contains("count and cannot sample"));
+        assert!(refused(Errno::ENOENT).contains("event r8: this host has no such counter"));
+        for errno in [Errno::EOPNOTSUPP, Errno::EINVAL, Errno::EACCES, Errno::EBUSY] {
+            assert!(!refused(errno).contains("no hardware counters"), "{errno}");
+        }
     }
 }

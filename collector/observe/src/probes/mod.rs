@@ -25,7 +25,7 @@ use aya::maps::{Map, MapError};
 use aya::{Ebpf, EbpfLoader};
 use huddle_model::availability::Availability;
 
-use super::perf::events::CacheEvents;
+use super::perf::events::{CacheEvents, EventSpec};
 use attach::Attacher;
 use cost::ProgramCost;
 use huddle_host::{HostError, HostRoot, kernel};
@@ -90,6 +90,8 @@ pub struct ProbeConfig {
     pub clock_samples_hz: u64,
     /// Last-level cache misses from one sample to the next.
     pub misses_per_sample: u64,
+    /// The event that stands for such a miss, or why there is none; `None`: that of this host's processor.
+    pub miss_event: Option<Availability<EventSpec>>,
 }
 
 impl Default for ProbeConfig {
@@ -101,6 +103,7 @@ impl Default for ProbeConfig {
             max_ksm_processes: 4096,
             clock_samples_hz: 97,
             misses_per_sample: 10_007,
+            miss_event: None,
         }
     }
 }
@@ -164,8 +167,11 @@ impl Probes {
         let mut ebpf =
             loader.load(object::bytes()).map_err(|error| ProbeError::Load { reason: one_line(&error) })?;
 
-        let miss_event = &CacheEvents::for_host(root)?.llc_misses;
-        let kernel = attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm, miss_event };
+        let miss_event = match &config.miss_event {
+            Some(event) => event.clone(),
+            None => CacheEvents::for_host(root)?.llc_misses,
+        };
+        let kernel = attach::Kernel { btf: &btf, offsets: &offsets, kvm: &kvm, miss_event: &miss_event };
         let mut attacher = Attacher::new(&mut ebpf, kernel, config);
         let passes = ProbeTrigger::attach(root, &mut attacher);
         let ksm = KsmProbe::attach(&mut attacher, sizes.tick_ns);

@@ -41,9 +41,9 @@ rows! {
         block: Option<u32>, "number";
         /// Wall time between the middles of the two readings of the counters; null when there were not two.
         interval_ns: Option<u64>, "ns";
-        /// How long the counters were enabled while the thread ran; null like `interval_ns`.
+        /// How long the counters were enabled while the thread ran, or how long it ran where they were never on the PMU; null like `interval_ns`.
         time_enabled_ns: Option<u64>, "ns";
-        /// How long of that they were on the PMU: less than enabled means that counts are scaled estimates.
+        /// How long of that they were on the PMU: less than enabled means that counts are scaled estimates, 0 that there are none.
         time_running_ns: Option<u64>, "ns";
         /// CPU time that the vCPU used, on all CPUs together; null where that was not measured.
         run_ns: Option<u64>, "ns";
