@@ -13,6 +13,7 @@ use nix::libc;
 
 use super::pagemap::{self, read_entry};
 use huddle_host::HostRoot;
+use huddle_host::architecture::Architecture;
 
 /// 8-byte words per read.
 pub(super) const WORDS: usize = 8;
@@ -48,6 +49,12 @@ impl KernelMemory {
     /// # Errors
     /// Why this host does not allow it, as one clause.
     pub(super) fn open(root: &HostRoot) -> Result<Self, String> {
+        // Elsewhere the addresses below belong to something else, or to nothing.
+        if !cfg!(target_arch = "x86_64") || Architecture::of(root) == Architecture::Arm64 {
+            return Err(
+                "where the kernel's direct map of physical memory is, is known of x86-64 alone".into()
+            );
+        }
         let page_bytes = pagemap::page_bytes();
         let mut memory = Self { program: load()?, bases: FIXED_BASES[0], page_bytes };
         for bases in FIXED_BASES {
@@ -256,10 +263,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_of_x86_are_not_read_on_arm() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        fs::create_dir_all(root.proc("")).unwrap();
+        fs::write(root.proc("cpuinfo"), "CPU implementer\t: 0x41\nCPU architecture: 8\n").unwrap();
+        let reason = KernelMemory::open(&root).unwrap_err();
+        assert!(reason.contains("x86-64 alone"), "{reason}");
+    }
+
+    #[test]
     fn own_pages_are_found_by_their_frames() {
         let root = HostRoot::real();
         let memory = match KernelMemory::open(&root) {
             Ok(memory) => memory,
+            Err(reason) if !cfg!(target_arch = "x86_64") => {
+                assert!(reason.contains("x86-64 alone"), "{reason}");
+                return;
+            }
             Err(reason) => {
                 // Without the privilege the test is skipped; with it the reason is a failure.
                 assert!(!nix::unistd::geteuid().is_root(), "{reason}");

@@ -1,12 +1,10 @@
 //! Formatting of numbers and times.
 
+use huddle_model::page_size::PageSize;
 use huddle_model::text;
 pub(crate) use huddle_model::text::bytes;
 
 use crate::app::rate::Rate;
-
-/// Bytes of a page or frame: what `model` counts in.
-const PAGE_BYTES: u64 = 4096;
 
 /// A number with its thousands separated.
 pub(crate) fn count(number: u64) -> String {
@@ -20,8 +18,8 @@ pub(crate) fn signed_bytes(number: i64) -> String {
 }
 
 /// Bytes of frames or pages.
-pub(crate) fn frames_bytes(frames: u64) -> String {
-    bytes(frames.saturating_mul(PAGE_BYTES))
+pub(crate) fn frames_bytes(frames: u64, size: PageSize) -> String {
+    bytes(size.bytes_of(frames))
 }
 
 /// A fraction (0 to 1) in per cent, with enough digits that a value above 0 does not read as 0.
