@@ -23,6 +23,7 @@ use huddle_observe::resctrl::Resctrl;
 use huddle_sharing::content::{ContentScan, ContentSettings};
 use huddle_sharing::{MergedScan, SharingError, frames_visible};
 
+use super::idle::WatchedPasses;
 use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
 use crate::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
 
@@ -82,7 +83,7 @@ impl HostBackend {
             }
         };
         tracing::debug!("passes of KSM come from {}", trigger.name());
-        Ok(trigger)
+        Ok(Box::new(WatchedPasses::new(trigger, self.root.clone())))
     }
 }
 
