@@ -4,6 +4,7 @@ use huddle_model::availability::Availability;
 
 use super::{Finding, Item};
 use huddle_host::HostRoot;
+use huddle_host::architecture::Architecture;
 use huddle_observe::probes::graph::frame_changes;
 use huddle_observe::probes::program::{Program, ProgramStatus};
 use huddle_observe::probes::{ProbeConfig, ProbeError, Probes};
@@ -13,12 +14,16 @@ const AREA: &str = "BPF programs";
 
 /// Attaches each program and detaches it again; they record nothing meanwhile.
 pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
+    let architecture = Architecture::of(root);
     match Probes::load(root, &ProbeConfig::default()) {
-        Ok(probes) => probes.programs.status().iter().map(judge).collect(),
+        Ok(probes) => probes.programs.status().iter().map(|status| judge(status, architecture)).collect(),
         Err(error) => {
             let attached = Availability::Unavailable(error.to_string());
             let status = |program| ProgramStatus { program, attached: attached.clone() };
-            let judge = |status| Finding { remedy: Some(remedy_of_all(&error).into()), ..judge(&status) };
+            let judge = |status| Finding {
+                remedy: Some(remedy_of_all(&error).into()),
+                ..judge(&status, architecture)
+            };
             Program::ALL.map(status).map(judge).into()
         }
     }
@@ -60,18 +65,19 @@ fn remedy_of_all(error: &ProbeError) -> &'static str {
     }
 }
 
-fn judge(status: &ProgramStatus) -> Finding {
+fn judge(status: &ProgramStatus, architecture: Architecture) -> Finding {
     let ProgramStatus { program, attached } = status;
     let item = Item { area: AREA, item: program.name() };
     match attached {
         Availability::Available(()) => item.good("attaches", format!("gives: {}", program.gives())),
         Availability::Unavailable(reason) => {
-            item.missing(reason, format!("missing without it: {}", program.gives()), Some(remedy(*program)))
+            let meaning = format!("missing without it: {}", program.gives());
+            item.missing(reason, meaning, Some(remedy(*program, architecture)))
         }
     }
 }
 
-fn remedy(program: Program) -> &'static str {
+fn remedy(program: Program, architecture: Architecture) -> &'static str {
     match program {
         Program::KsmStartScan
         | Program::KsmStopScan
@@ -86,9 +92,7 @@ fn remedy(program: Program) -> &'static str {
         }
         Program::SampleClock => "run huddle as root, or with CAP_BPF and CAP_PERFMON",
         Program::SampleMisses => "use a host with a PMU (bare metal, or a cloud VM of a type that has one)",
-        Program::KvmEntry | Program::KvmExit => {
-            "run huddle as root, with KVM loaded (modprobe kvm_intel or kvm_amd) and tracefs mounted"
-        }
+        Program::KvmEntry | Program::KvmExit => architecture.kvm_tracepoints_remedy(),
     }
 }
 
@@ -100,10 +104,11 @@ mod tests {
     #[test]
     fn every_program_has_its_line_in_either_state() {
         for program in Program::ALL {
-            let good = judge(&ProgramStatus { program, attached: Availability::Available(()) });
+            let good =
+                judge(&ProgramStatus { program, attached: Availability::Available(()) }, Architecture::X86);
             assert!(good.state == State::Good && good.item == program.name() && good.remedy.is_none());
             let attached = Availability::Unavailable("the kernel refused".into());
-            let missing = judge(&ProgramStatus { program, attached });
+            let missing = judge(&ProgramStatus { program, attached }, Architecture::X86);
             assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel refused"));
             assert!(missing.meaning.contains(program.gives()) && missing.remedy.is_some(), "{missing:?}");
         }
