@@ -41,6 +41,6 @@ pub struct KsmState {
     /// `none` or `scan-time`.
     pub advisor_mode: Option<String>,
     /// The size of the pages that all of this counts.
-    #[serde(default)]
+    #[serde(default, rename = "page_bytes")]
     pub page_size: PageSize,
 }

@@ -141,7 +141,6 @@ pub async fn run(
         };
         if let Some(reason) = reason.as_ref().filter(|_| by_time.is_none()) {
             let line = format!("rounds come by time, not after passes of KSM: {reason}");
-            tracing::info!("{line}");
             let (back, step) = driver.blocking(engine, move |engine| engine.note(line)).await?;
             engine = back;
             step.iter().for_each(&publish);

@@ -32,11 +32,14 @@ pub(super) fn try_out(root: &HostRoot) -> Vec<Finding> {
 /// Whether the programs of sharing method `events` attach.
 pub(super) fn try_out_events(root: &HostRoot) -> Finding {
     let started = EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone()));
-    judge_events(started.map(|graph| graph.missing().to_vec()).map_err(|error| error.to_string()))
+    let started = started.map(|graph| graph.missing().to_vec()).map_err(|error| error.to_string());
+    judge_events(started, Architecture::of(root))
 }
 
 /// `attached` has what is not reported.
-fn judge_events(attached: Result<Vec<String>, String>) -> Finding {
+fn judge_events(attached: Result<Vec<String>, String>, architecture: Architecture) -> Finding {
+    const REMEDY: &str =
+        "run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF";
     let item = Item { area: AREA, item: "sharing_events" };
     match attached {
         Ok(missing) if missing.is_empty() => {
@@ -50,7 +53,8 @@ fn judge_events(attached: Result<Vec<String>, String>) -> Finding {
         Err(error) => item.missing(
             error,
             "what VMs share is scanned again in every round, which costs more and misses nothing",
-            Some("run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF"),
+            // ARM64 has no tracepoints of page faults, whatever the kernel.
+            (architecture != Architecture::Arm64).then_some(REMEDY),
         ),
     }
 }
@@ -116,10 +120,13 @@ mod tests {
 
     #[test]
     fn events_that_are_reported_in_part_are_not_good() {
+        let judge_events = |attached| judge_events(attached, Architecture::X86);
         assert_eq!(judge_events(Ok(Vec::new())).state, State::Good);
         let partly = judge_events(Ok(vec!["writes of KVM guests are found late: KVM is not loaded".into()]));
         assert!(partly.state == State::Degraded && partly.value.contains("KVM is not loaded"), "{partly:?}");
         assert_eq!(judge_events(Err("no types".into())).state, State::Missing);
+        let arm = super::judge_events(Err("no faults".into()), Architecture::Arm64);
+        assert!(arm.state == State::Missing && arm.remedy.is_none(), "{arm:?}");
     }
 
     #[test]

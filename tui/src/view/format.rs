@@ -127,6 +127,12 @@ mod tests {
     }
 
     #[test]
+    fn frames_have_the_bytes_of_the_host() {
+        let of = |bytes| frames_bytes(3, PageSize::new(bytes).unwrap());
+        assert_eq!((of(4096), of(16_384), of(65_536)), ("12 KiB".into(), "48 KiB".into(), "192 KiB".into()));
+    }
+
+    #[test]
     fn small_fractions_never_read_as_zero() {
         assert_eq!(percent(0.0), "0.0 %");
         assert_eq!(percent(0.0001), "0.010 %");

@@ -127,7 +127,7 @@ impl Backend for HostBackend {
         let is_off = ksm::state(&self.root).is_ok_and(|state| state.run != 1);
         if is_off && !choice.ksm_run {
             advice.push(
-                "KSM is not running, so there is one round and then no pass to follow; start it with --ksm-run or \
+                "KSM is not running, so nothing new is merged and rounds come by time; start it with --ksm-run or \
              `echo 1 > /sys/kernel/mm/ksm/run`"
                     .to_owned(),
             );
