@@ -1,5 +1,5 @@
-//! The size of a page, and so of a frame: a power of two that the kernel is built with, 4 KiB on x86, and 4, 16 or 64 KiB
-//! on ARM64 (`config ARM64_PAGE_SHIFT`, arch/arm64/Kconfig, Linux 6.18).
+//! The size of a page, and so of a frame: a power of two that the kernel is built with, 4 KiB on x86, and 4, 16 or
+//! 64 KiB on ARM64 (`config ARM64_PAGE_SHIFT`, arch/arm64/Kconfig, Linux 6.18).
 
 use serde::{Deserialize, Serialize};
 

@@ -48,11 +48,11 @@ const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
 /// In a shorter window, reading the counters would take most of the time.
 pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
-/// Does a round at once and then after every completed pass, or by time where no pass is under way, and ends a window of observation every
-/// [`RunOptions::window`] in between, until `stop` is ready or the requested number of rounds is done; then
-/// undoes all changes. A round that is in progress when `stop` is ready is abandoned at once. Commands from
-/// `requests` are carried out between rounds. `publish` receives the updates of each step, in order, and must
-/// not block.
+/// Does a round at once and then after every completed pass, or by time where no pass is under way, and ends a
+/// window of observation every [`RunOptions::window`] in between, until `stop` is ready or the requested number of
+/// rounds is done; then undoes all changes. A round that is in progress when `stop` is ready is abandoned at once.
+/// Commands from `requests` are carried out between rounds. `publish` receives the updates of each step, in order,
+/// and must not block.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
 ///
@@ -204,8 +204,8 @@ enum Next {
     ByTime(String),
 }
 
-/// Waits for the next complete pass, or until `patience` is over and no pass is under way; the trigger blocks, so it runs
-/// off the async threads.
+/// Waits for the next complete pass, or until `patience` is over and no pass is under way; the trigger blocks, so
+/// it runs off the async threads.
 async fn next_pass(
     mut trigger: Box<dyn PassTrigger>,
     patience: Duration,

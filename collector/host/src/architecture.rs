@@ -1,5 +1,6 @@
-//! What kind of processor the host has, and what differs with it: whether KVM is a module, what monitors its caches, how
-//! exits from guests are numbered. The one place that knows; what is read of a processor is in the readers.
+//! What kind of processor the host has, and what differs with it: whether KVM is a module, what monitors its
+//! caches, how exits from guests are numbered. The one place that knows; what is read of a processor is in the
+//! readers.
 
 use huddle_model::exits::ExitNumbering;
 

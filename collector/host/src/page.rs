@@ -1,5 +1,5 @@
-//! The size of a page of the running kernel: sysconf(3), `_SC_PAGESIZE`. It is that of this program too, so it is not read
-//! from a tree.
+//! The size of a page of the running kernel: sysconf(3), `_SC_PAGESIZE`. It is that of this program too, so it is
+//! not read from a tree.
 
 use std::sync::LazyLock;
 

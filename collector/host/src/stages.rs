@@ -197,8 +197,8 @@ pub trait PassTrigger: Send {
     /// The kernel no longer tells.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError>;
 
-    /// Why no pass is under way, as one clause, as far as a look at this moment and the one at the last call tell; `None`
-    /// where one may be.
+    /// Why no pass is under way, as one clause, as far as a look at this moment and the one at the last call tell;
+    /// `None` where one may be.
     fn idle(&mut self) -> Option<String> {
         None
     }

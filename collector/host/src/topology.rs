@@ -132,10 +132,11 @@ pub fn read(root: &HostRoot, level: Option<u8>) -> Result<Topology, TopologyRead
         .with_notes(contradiction.into_iter().chain(assumed)))
 }
 
-/// The caches without those that the kernel only assumes. Where the firmware of an ARM host describes none, the kernel
-/// knows of the levels alone, takes all but the first for one cache of all CPUs (`cache_leaves_are_shared`,
+/// The caches without those that the kernel only assumes. Where the firmware of an ARM host describes none, the
+/// kernel knows of the levels alone, takes all but the first for one cache of all CPUs (`cache_leaves_are_shared`,
 /// drivers/base/cacheinfo.c, Linux 6.18), and reports no sizes. Then the clusters of the firmware's map of CPUs
-/// (`cluster_cpus_list`, Documentation/admin-guide/cputopology.rst) stand for second-level caches, if there are several.
+/// (`cluster_cpus_list`, Documentation/admin-guide/cputopology.rst) stand for second-level caches, if there are
+/// several.
 fn described(
     root: &HostRoot,
     mut caches: Vec<CacheInfo>,

@@ -7,9 +7,9 @@
 //! but each holds one of the processor's few RMIDs, and counters that are assigned to it. So no journal is needed: a
 //! group with our prefix whose owner is gone is stale.
 //!
-//! `mon_L3_NN` has the kernel's id of a cache, which need not be contiguous: AMD's processors have a third-level cache for
-//! each complex of cores. Where nodes are a part of a cache (sub-NUMA clusters, Linux 6.11) it has the sum of the directories
-//! `mon_sub_L3_NN` in it, which are left alone.
+//! `mon_L3_NN` has the kernel's id of a cache, which need not be contiguous: AMD's processors have a third-level
+//! cache for each complex of cores. Where nodes are a part of a cache (sub-NUMA clusters, Linux 6.11) it has the
+//! sum of the directories `mon_sub_L3_NN` in it, which are left alone.
 
 mod assignment;
 mod groups;

@@ -192,7 +192,8 @@ fn fields_of_arm() -> Result<(), Failed> {
         std::fs::create_dir_all(directory.path().join(path))?;
     }
     let pc = |at: u32| format!("\tfield:unsigned long vcpu_pc;\toffset:{at};\tsize:8;\tsigned:0;\n");
-    let exit = "\tfield:int ret;\toffset:8;\tsize:4;\tsigned:1;\n\tfield:unsigned int esr_ec;\toffset:12;\tsize:4;\tsigned:0;\n";
+    let exit = "\tfield:int ret;\toffset:8;\tsize:4;\tsigned:1;\n\
+        \tfield:unsigned int esr_ec;\toffset:12;\tsize:4;\tsigned:0;\n";
     std::fs::write(directory.path().join(events).join("kvm_entry/format"), pc(8))?;
     std::fs::write(directory.path().join(events).join("kvm_exit/format"), format!("{exit}{}", pc(16)))?;
     std::os::unix::fs::symlink("/sys/kernel/btf/vmlinux", root.sys("kernel/btf/vmlinux"))?;

@@ -25,8 +25,8 @@ const FIXED_BASES: [Bases; 2] = [
     Bases { direct_map: 0xff11_0000_0000_0000, frame_array: 0xffd4_0000_0000_0000 },
 ];
 
-/// Why [`FIXED_BASES`] are not those of a kernel for this architecture (as `std::env::consts::ARCH` names it): there these
-/// addresses belong to something else, or to nothing.
+/// Why [`FIXED_BASES`] are not those of a kernel for this architecture (as `std::env::consts::ARCH` names it):
+/// there these addresses belong to something else, or to nothing.
 fn no_bases(architecture: &str) -> Result<(), String> {
     match architecture {
         "x86_64" => Ok(()),

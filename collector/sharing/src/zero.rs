@@ -39,8 +39,8 @@ pub(super) struct ZeroFrames {
 }
 
 impl ZeroFrames {
-    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged, none only if
-    /// it merged none.
+    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged, none
+    /// only if it merged none.
     ///
     /// # Errors
     /// A pagemap cannot be read although its process exists.
@@ -94,8 +94,8 @@ impl ZeroFrames {
         found
     }
 
-    /// The huge zero page: a whole aligned block of frames, all of them in use. It has the size of a huge page, of which
-    /// a bucket holds several on every host.
+    /// The huge zero page: a whole aligned block of frames, all of them in use. It has the size of a huge page, of
+    /// which a bucket holds several on every host.
     fn find_huge(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
         let mut found = false;
         let huge_frames = self.huge_frames;

@@ -178,8 +178,8 @@ pub fn sky1() -> Machine {
 const NEOVERSE_N1: &str =
     "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0c\n";
 
-/// QEMU's machine `virt` with the device tree that it makes itself, under Linux 6.1: no cache is described, so the kernel
-/// has a second-level one of all CPUs, and no sizes.
+/// QEMU's machine `virt` with the device tree that it makes itself, under Linux 6.1: no cache is described, so the
+/// kernel has a second-level one of all CPUs, and no sizes.
 pub fn qemu_virt() -> Machine {
     Machine::new("0-3")
         .caches(1, None, &each("0-3"))

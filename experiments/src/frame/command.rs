@@ -168,7 +168,8 @@ pub fn measure<W: Runnable>(
     directory: &Path,
     interrupt: &Interrupt,
 ) -> anyhow::Result<(Summary<W::Figures>, Vec<PathBuf>)> {
-    // Guests lay out their data in pages of 4 KiB: a larger page of the host holds several, and merges only if all agree.
+    // Guests lay out their data in pages of 4 KiB: a larger page of the host holds several, and merges only if all
+    // agree.
     anyhow::ensure!(
         page::size() == PageSize::X86,
         "this host has pages of {} bytes, and experiments have data in pages of {}; boot a kernel with these",

@@ -1,9 +1,9 @@
 //! Counters of memory traffic that are assigned to groups (AMD's ABMC; Documentation/filesystems/resctrl.rst, Linux
 //! 6.18): a processor may have fewer of them than groups, and a group without one counts nothing.
 //!
-//! The kernel assigns them when a group is made, unless `mbm_assign_on_mkdir` is 0 or none is left. What a group of ours
-//! lacks is then asked for; groups of others, and the mode, are left as they are. The counters of a group are free again
-//! when it is removed, so there is nothing else to undo.
+//! The kernel assigns them when a group is made, unless `mbm_assign_on_mkdir` is 0 or none is left. What a group of
+//! ours lacks is then asked for; groups of others, and the mode, are left as they are. The counters of a group are
+//! free again when it is removed, so there is nothing else to undo.
 
 use std::path::Path;
 
@@ -38,7 +38,8 @@ pub(super) fn mode(info: &Path) -> Result<Assignment, HostError> {
     })
 }
 
-/// Asks for the counters that a group of ours lacks: why it lacks some after that, one sentence, or `None` if it has all.
+/// Asks for the counters that a group of ours lacks: why it lacks some after that, one sentence, or `None` if it
+/// has all.
 pub(super) fn complete(mount: &Path, group: &Path, directories: &dyn GroupDirectories) -> Option<String> {
     let path = group.join("mbm_L3_assignments");
     let text = match read_text(&path) {

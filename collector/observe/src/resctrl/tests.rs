@@ -317,7 +317,8 @@ fn a_vm_without_a_group_or_a_thread_has_a_reason_and_is_tried_again() {
     assert_eq!(resctrl.notes().len(), 1);
 }
 
-/// Sub-NUMA clusters (Documentation/filesystems/resctrl.rst, Linux 6.11): the files of a cache hold the sum of its nodes.
+/// Sub-NUMA clusters (Documentation/filesystems/resctrl.rst, Linux 6.11): the files of a cache hold the sum of its
+/// nodes.
 #[test]
 fn values_of_nodes_within_a_cache_are_not_counted_again() {
     let tree = Tree::new();

@@ -113,8 +113,8 @@ fn not_recorded<T>(what: &str) -> Availability<T> {
     Availability::Unavailable(format!("the recording does not hold {what}"))
 }
 
-/// `topology` is that of the start of the recording, and `page_size` that of its manifest. Events from `until_us` on, if that is known, belong to windows
-/// after the round.
+/// `topology` is that of the start of the recording, and `page_size` that of its manifest. Events from `until_us`
+/// on, if that is known, belong to windows after the round.
 pub(super) fn rebuild(
     time: RoundTime,
     until_us: Option<u64>,
