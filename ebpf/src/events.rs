@@ -34,6 +34,8 @@ static MM_OWNER: Global<u32> = Global::new(0);
 static TASK_TGID: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static RMAP_ADDRESS: Global<u32> = Global::new(0);
+/// ksmd's flags and its number of the pass are below this bit of an address, whatever the size of a page (`SEQNR_MASK`,
+/// `UNSTABLE_FLAG` and `STABLE_FLAG`, mm/ksm.c, Linux 6.18).
 const PAGE_SHIFT: u64 = 12;
 /// What a write to a page that is there and write-protected gives (x86-64: bit 0 present, bit 1 write).
 const WRITE_PROTECTED: u64 = 3;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::page_size::PageSize;
+
 /// `/sys/kernel/mm/ksm` at one moment (Documentation/admin-guide/mm/ksm.rst, Linux 6.18). Files that a kernel
 /// lacks are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,4 +40,7 @@ pub struct KsmState {
     pub use_zero_pages: Option<u64>,
     /// `none` or `scan-time`.
     pub advisor_mode: Option<String>,
+    /// The size of the pages that all of this counts.
+    #[serde(default, rename = "page_bytes")]
+    pub page_size: PageSize,
 }

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Owner, Uuid, VmId};
 use crate::kind::named;
 use crate::names::Identity;
+use crate::page_size::PageSize;
 use crate::vm::Vm;
 
 pub use csv::MatrixFile;
@@ -58,7 +59,7 @@ named! {Method, "method of measurement":
     File = "file",
 }
 
-/// The composition of one VM's guest memory, in 4 KiB pages and frames.
+/// The composition of one VM's guest memory, in pages and frames of the host's size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
     /// Pages of guest memory that are in physical memory.
@@ -129,6 +130,7 @@ pub struct SharingMatrix {
     cells: Arc<Cells>,
     duration_ms: Option<f64>,
     coverage: Option<f64>,
+    page_size: PageSize,
 }
 
 /// The cells of the pairs, row by row.
@@ -157,7 +159,7 @@ pub struct SampledContents<'a> {
 }
 
 impl SharingMatrix {
-    /// A measured matrix.
+    /// A measured matrix, of frames of 4 KiB ([`Self::of_pages`]).
     ///
     /// `shared_frames` is indexed by position in `vms`; only the part above the diagonal is read.
     /// `coverage` as in [`Self::coverage`].
@@ -192,7 +194,19 @@ impl SharingMatrix {
             }),
             duration_ms: Some(duration_ms),
             coverage: Some(coverage),
+            page_size: PageSize::X86,
         }
+    }
+
+    /// This matrix with frames of this size.
+    #[must_use]
+    pub fn of_pages(self, page_size: PageSize) -> Self {
+        Self { page_size, ..self }
+    }
+
+    /// The size of its frames and pages.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
     }
 
     /// This matrix with the shared frames that are of the page cache, indexed as in [`Self::measured`]. The memory of its
@@ -324,6 +338,7 @@ impl SharingMatrix {
     pub fn same_sharing_as(&self, other: &Self) -> bool {
         self.method == other.method
             && self.coverage == other.coverage
+            && self.page_size == other.page_size
             && self.vms == other.vms
             && (Arc::ptr_eq(&self.cells, &other.cells) || self.cells == other.cells)
     }

@@ -94,7 +94,7 @@ pub struct VcpuObservation {
     pub guest_entries: Availability<u64>,
     /// Time in guest mode (KVM), in nanoseconds.
     pub guest_ns: Availability<u64>,
-    /// Exits by the processor's exit reason (KVM).
+    /// Exits by the processor's exit reason (KVM), see [`crate::exits::ExitNumbering`].
     pub exits: Availability<BTreeMap<u32, u64>>,
 }
 

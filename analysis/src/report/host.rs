@@ -75,6 +75,8 @@ fn facts(page: &mut Page, manifest: &Manifest) {
         cache_aware_scheduling,
         sched_ext,
         mediated_vpmu,
+        page_bytes,
+        exit_reasons,
     } = &manifest.environment;
     let joined = |list: &Availability<Vec<String>>| known(&list.clone().map(|list| list.join(" ")));
     let governors = governors.clone().map(|found| {
@@ -103,6 +105,8 @@ fn facts(page: &mut Page, manifest: &Manifest) {
         ("cache-aware scheduling", cache_aware_scheduling.as_ref().map(known)),
         ("sched_ext", sched_ext.as_ref().map(known)),
         ("mediated vPMU", mediated_vpmu.as_ref().map(known)),
+        ("page size", page_bytes.map(|size| bytes(size.bytes()))),
+        ("exit reasons", exit_reasons.as_ref().map(known)),
     ];
     let schedulers = schedulers.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let config = ("config", manifest.config.clone().unwrap_or_else(|| "none".to_owned()));

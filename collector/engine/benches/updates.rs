@@ -309,6 +309,7 @@ impl Clone for OwnMatrix {
             rate: (0..matrix.len()).map(|i| row(i).map(|(i, j)| matrix.rate(i, j)).collect()).collect(),
             duration_ms: matrix.duration_ms(),
             coverage: matrix.coverage(),
+            page_size: matrix.page_size(),
         };
         Self(SharingMatrix::from_parts(parts).unwrap())
     }

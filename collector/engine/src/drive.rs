@@ -23,6 +23,8 @@ pub struct RunOptions {
     pub rounds: Option<u64>,
     /// Length of a window of observation.
     pub window: Duration,
+    /// Where no pass is under way, the next round is due after so long; usually [`WITHOUT_PASSES`].
+    pub without_passes: Duration,
 }
 
 /// How the loop ended.
@@ -36,17 +38,21 @@ pub struct RunEnd {
     pub undo: Option<UndoReport>,
 }
 
+/// Without a pass, the next round is due after so long, if no pass is under way: VMs come and go, and what they share
+/// changes, also where nothing merges.
+pub const WITHOUT_PASSES: Duration = Duration::from_secs(30);
+
 /// How long the trigger blocks at a time: the end of the loop may have to wait this long for it.
 const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// In a shorter window, reading the counters would take most of the time.
 pub const SHORTEST_WINDOW: Duration = Duration::from_millis(10);
 
-/// Does a round at once and then after every completed pass, and ends a window of observation every
-/// [`RunOptions::window`] in between, until `stop` is ready or the requested number of rounds is done; then
-/// undoes all changes. A round that is in progress when `stop` is ready is abandoned at once. Commands from
-/// `requests` are carried out between rounds. `publish` receives the updates of each step, in order, and must
-/// not block.
+/// Does a round at once and then after every completed pass, or by time where no pass is under way, and ends a
+/// window of observation every [`RunOptions::window`] in between, until `stop` is ready or the requested number of
+/// rounds is done; then undoes all changes. A round that is in progress when `stop` is ready is abandoned at once.
+/// Commands from `requests` are carried out between rounds. `publish` receives the updates of each step, in order,
+/// and must not block.
 ///
 /// Dropping the future leaves the undo to the engine's own `Drop`.
 ///
@@ -64,6 +70,8 @@ pub async fn run(
     let mut windows = tokio::time::interval(options.window.max(SHORTEST_WINDOW));
     windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut rounds, mut broken) = (0, None);
+    // Why rounds come by time, while they do.
+    let mut by_time: Option<String> = None;
     loop {
         let began = Instant::now();
         let (back, step) = driver.blocking(engine, Engine::round).await?;
@@ -82,7 +90,7 @@ pub async fn run(
         let quiet = if engine.is_trying() { options.window * 2 } else { Duration::ZERO };
         let earliest = (began + interval).max(Instant::now() + quiet);
         let next = async {
-            let next = next_pass(passes).await;
+            let next = next_pass(passes, options.without_passes.max(interval)).await;
             tokio::time::sleep_until(earliest).await;
             next
         };
@@ -94,7 +102,7 @@ pub async fn run(
                 biased;
                 () = driver.stopped() => break None,
                 next = &mut next, if !failed => match next? {
-                    (trigger, Ok(_)) => break Some(trigger),
+                    (trigger, Ok(next)) => break Some((trigger, next)),
                     (_, Err(error)) => {
                         tracing::error!("{error}; no further round will follow");
                         failed = true;
@@ -125,8 +133,19 @@ pub async fn run(
                 }
             }
         };
-        let Some(trigger) = next else { break };
+        let Some((trigger, next)) = next else { break };
         passes = trigger;
+        let reason = match next {
+            Next::Pass => None,
+            Next::ByTime(reason) => Some(reason),
+        };
+        if let Some(reason) = reason.as_ref().filter(|_| by_time.is_none()) {
+            let line = format!("rounds come by time, not after passes of KSM: {reason}");
+            let (back, step) = driver.blocking(engine, move |engine| engine.note(line)).await?;
+            engine = back;
+            step.iter().for_each(&publish);
+        }
+        by_time = reason;
     }
     // The last window is published before the end.
     let (back, step) = driver.blocking(engine, Engine::observe).await?;
@@ -177,10 +196,23 @@ impl<S: Future<Output = ()>> Driver<'_, S> {
     }
 }
 
-/// Waits for the next complete pass; the trigger blocks, so it runs off the async threads.
+/// Why the next round is due.
+enum Next {
+    /// A pass was completed.
+    Pass,
+    /// None was for long, and none is under way, for this reason.
+    ByTime(String),
+}
+
+/// Waits for the next complete pass, or until `patience` is over and no pass is under way; the trigger blocks, so
+/// it runs off the async threads.
 async fn next_pass(
     mut trigger: Box<dyn PassTrigger>,
-) -> Result<(Box<dyn PassTrigger>, Result<Pass, TriggerError>), JoinError> {
+    patience: Duration,
+) -> Result<(Box<dyn PassTrigger>, Result<Next, TriggerError>), JoinError> {
+    let mut due = Instant::now() + patience;
+    // What a trigger says compares with its last look.
+    trigger.idle();
     loop {
         let waited = tokio::task::spawn_blocking(move || {
             let pass = trigger.wait(TRIGGER_TIMEOUT);
@@ -188,8 +220,16 @@ async fn next_pass(
         });
         let (back, pass) = waited.await?;
         trigger = back;
-        if let Some(pass) = pass.transpose() {
-            return Ok((trigger, pass));
+        match pass {
+            Ok(Some(Pass { .. })) => return Ok((trigger, Ok(Next::Pass))),
+            Err(error) => return Ok((trigger, Err(error))),
+            Ok(None) => {}
+        }
+        if Instant::now() >= due {
+            if let Some(reason) = trigger.idle() {
+                return Ok((trigger, Ok(Next::ByTime(reason))));
+            }
+            due = Instant::now() + patience;
         }
     }
 }

@@ -35,7 +35,7 @@ use huddle_model::view::View;
 use huddle_model::vm::{Uuid, Vm, VmId, VmRef};
 
 use self::reader_thread::ReaderThread;
-pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, run};
+pub use drive::{RunEnd, RunOptions, SHORTEST_WINDOW, WITHOUT_PASSES, run};
 pub use events_sharing::{EventsSharing, RESCAN_ROUNDS};
 pub use host_stages::{HostContents, HostFacts, HostSharing, HostVms};
 pub use trials::TrialRunner;
@@ -319,6 +319,12 @@ impl Engine {
             }
         }
         Some(self.emit(updates, events))
+    }
+
+    /// Reports something once, as an event between rounds; nothing before the first round.
+    pub(crate) fn note(&mut self, what: String) -> Option<Step> {
+        self.memory.view.as_ref()?;
+        Some(self.emit(Vec::new(), vec![(EventKind::Note, None, what)]))
     }
 
     fn switched(&self, pinning: Pinning) -> Update {

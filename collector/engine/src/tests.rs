@@ -186,6 +186,28 @@ impl PassTrigger for Often {
     }
 }
 
+/// Never reports a pass, and says why from the second look on.
+#[derive(Default)]
+struct Idle {
+    looks: u32,
+}
+
+impl PassTrigger for Idle {
+    fn name(&self) -> &'static str {
+        "idle"
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
+        std::thread::sleep(timeout.min(Duration::from_millis(5)));
+        Ok(None)
+    }
+
+    fn idle(&mut self) -> Option<String> {
+        self.looks += 1;
+        (self.looks > 1).then(|| "nothing is scanned".to_owned())
+    }
+}
+
 /// Fails instead of reporting a pass.
 struct Broken;
 
@@ -293,10 +315,10 @@ fn plans_know_what_the_last_window_saw() {
         (first.cpus_busy.unwrap() - run_ns as f64 / 1e9).abs() < 1e-9,
         "windows last a second: {first:?}"
     );
-    assert_eq!(first.working_set_frames, Some((4 << 20) / 4096));
+    assert_eq!(first.working_set_bytes, Some(4 << 20));
     // This one was not observed.
     let other = place(&vm("other", 99));
-    assert_eq!((other.cpus_busy, other.working_set_frames), (None, None));
+    assert_eq!((other.cpus_busy, other.working_set_bytes), (None, None));
 
     let limits = PlanLimits { load_per_cpu: Some(0.5), local_memory: Some(0.5), ..PlanLimits::default() };
     let pinner = FakePinner::default();
@@ -344,8 +366,12 @@ async fn windows_are_published_between_rounds_and_after_the_trigger_broke() {
     };
     let stop =
         seen(publisher.subscribe(), |view| view.observation.value().is_some_and(|seen| seen.window >= 3));
-    let options =
-        RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_millis(20) };
+    let options = RunOptions {
+        without_passes: WITHOUT_PASSES,
+        min_interval: Duration::ZERO,
+        rounds: None,
+        window: Duration::from_millis(20),
+    };
     let end = run(engine, Box::new(Broken), stop, publish, no_commands(), options).await.unwrap();
     assert_eq!(end.rounds, 1);
     // The second is the event that passes are no longer reported.
@@ -462,7 +488,12 @@ async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
         publisher.publish(step, Arc::clone(step));
     };
     let stop = seen(publisher.subscribe(), |view| view.round.number >= 4);
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let options = RunOptions {
+        without_passes: WITHOUT_PASSES,
+        min_interval: Duration::ZERO,
+        rounds: None,
+        window: Duration::from_secs(60),
+    };
     let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
     assert_eq!(end.rounds, 4);
     assert_eq!(*steps.lock().unwrap(), 4);
@@ -505,11 +536,38 @@ fn a_command_that_fails_is_answered_as_an_error() {
 }
 
 #[tokio::test]
+async fn without_passes_rounds_come_by_time_and_it_is_said_once() {
+    let pinner = FakePinner::default();
+    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
+    let said = Mutex::new(Vec::new());
+    let publish = |step: &Step| {
+        let events = step.iter().filter_map(|update| match update {
+            Update::Event(event) => Some(event.message.clone()),
+            _ => None,
+        });
+        said.lock().unwrap().extend(events);
+    };
+    let options = RunOptions {
+        without_passes: Duration::from_millis(50),
+        min_interval: Duration::ZERO,
+        rounds: Some(4),
+        window: Duration::from_secs(60),
+    };
+    let begin = std::time::Instant::now();
+    let trigger = Box::new(Idle::default());
+    let end = run(engine, trigger, std::future::pending(), publish, no_commands(), options).await.unwrap();
+    assert_eq!((end.rounds, end.broken), (4, None));
+    assert!(begin.elapsed() >= Duration::from_millis(150), "not before the time");
+    assert_eq!(*said.lock().unwrap(), ["rounds come by time, not after passes of KSM: nothing is scanned"]);
+}
+
+#[tokio::test]
 async fn passes_that_come_faster_than_the_interval_make_one_round() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let begin = std::time::Instant::now();
     let options = RunOptions {
+        without_passes: WITHOUT_PASSES,
         min_interval: Duration::from_millis(100),
         rounds: Some(4),
         window: Duration::from_secs(60),
@@ -523,7 +581,12 @@ async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
     let pinner = FakePinner::default();
     let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
     let stop = tokio::time::sleep(Duration::from_millis(300));
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let options = RunOptions {
+        without_passes: WITHOUT_PASSES,
+        min_interval: Duration::ZERO,
+        rounds: None,
+        window: Duration::from_secs(60),
+    };
     let end = run(engine, Box::new(Broken), stop, |_| {}, no_commands(), options).await.unwrap();
     assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
 }
@@ -596,7 +659,12 @@ async fn a_viewer_is_answered_while_the_loop_waits() {
     let (reply, answer) = oneshot::channel();
     commands.send(Request { command: LoopCommand::DryRun, reply }).await.unwrap();
     let stop = async { assert!(answer.await.unwrap().unwrap().contains("nothing is pinned")) };
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let options = RunOptions {
+        without_passes: WITHOUT_PASSES,
+        min_interval: Duration::ZERO,
+        rounds: None,
+        window: Duration::from_secs(60),
+    };
     run(engine, Box::new(Broken), stop, |_| {}, requests, options).await.unwrap();
 }
 

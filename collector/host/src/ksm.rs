@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use huddle_model::ksm::KsmState;
 use huddle_model::text::chosen;
 
-use super::{HostError, HostRoot, optional, read_line, read_number, read_text};
+use super::{HostError, HostRoot, optional, page, read_line, read_number, read_text};
 
 /// KSM's counters and settings. Files that this kernel does not have are `None`.
 ///
@@ -33,12 +33,21 @@ pub fn state(root: &HostRoot) -> Result<KsmState, HostError> {
         merge_across_nodes: maybe("merge_across_nodes")?,
         use_zero_pages: maybe("use_zero_pages")?,
         advisor_mode: optional(setting(root, "advisor_mode"))?,
+        page_size: page::size(),
     })
 }
 
 /// How many passes over all memory were completed.
 pub fn full_scans(root: &HostRoot) -> Result<u64, HostError> {
     read_number(&file(root, "full_scans"))
+}
+
+/// How many pages ksmd has looked at since boot; `None` before Linux 6.6, which came with it.
+///
+/// # Errors
+/// Its file cannot be read or understood although the kernel has it.
+pub fn pages_scanned(root: &HostRoot) -> Result<Option<u64>, HostError> {
+    optional(read_number(&file(root, "pages_scanned")))
 }
 
 /// Whether any page of this host is merged; false where the kernel has no KSM.

@@ -4,6 +4,7 @@
 //! Every reader of `/proc` or `/sys` takes a [`HostRoot`], so that tests give it a tree of fixtures. Everything
 //! that changes the host goes through [`pin::journal`].
 
+pub mod architecture;
 pub mod arm_core;
 pub mod cgroup;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod mounts;
 pub mod numa;
 pub mod online;
+pub mod page;
 pub mod pin;
 pub mod process_ksm;
 pub mod schedulers;
@@ -37,6 +39,7 @@ pub mod task;
 pub mod threads;
 pub mod topology;
 pub mod users;
+pub mod watchdog;
 
 use std::fs::File;
 use std::io::Read;

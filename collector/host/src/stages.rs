@@ -196,6 +196,12 @@ pub trait PassTrigger: Send {
     /// # Errors
     /// The kernel no longer tells.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError>;
+
+    /// Why no pass is under way, as one clause, as far as a look at this moment and the one at the last call tell;
+    /// `None` where one may be.
+    fn idle(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// What the workloads in VMs report of themselves.

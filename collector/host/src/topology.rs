@@ -7,6 +7,7 @@ use std::path::Path;
 use huddle_model::cpuset::CpuSet;
 use huddle_model::topology::{CacheInfo, Topology, TopologyError};
 
+use super::architecture::Architecture;
 use super::{
     HostError, HostRoot, core_class, numa, online, optional, read_cpus, read_number, read_text, status,
 };
@@ -117,10 +118,59 @@ pub fn read(root: &HostRoot, level: Option<u8>) -> Result<Topology, TopologyRead
         return Err(TopologyReadError::NoSuchLevel { asked, levels });
     }
     let nodes = nodes(root)?;
+    // At a level that was asked for, the kernel is taken at its word.
+    let (caches, assumed) = match level {
+        Some(_) => (caches, None),
+        None => described(root, caches, &usable)?,
+    };
     let topology = Topology::from_caches(&caches, &usable, level, |cpu| nodes.get(&cpu).copied())?;
     let classes = core_class::read(root, &usable, &caches)?;
     let contradiction = online::read(root)?.contradiction;
-    Ok(topology.with_cores(cores(root, &usable)?).with_classes(classes).with_notes(contradiction))
+    Ok(topology
+        .with_cores(cores(root, &usable)?)
+        .with_classes(classes)
+        .with_notes(contradiction.into_iter().chain(assumed)))
+}
+
+/// The caches without those that the kernel only assumes. Where the firmware of an ARM host describes none, the
+/// kernel knows of the levels alone, takes all but the first for one cache of all CPUs (`cache_leaves_are_shared`,
+/// drivers/base/cacheinfo.c, Linux 6.18), and reports no sizes. Then the clusters of the firmware's map of CPUs
+/// (`cluster_cpus_list`, Documentation/admin-guide/cputopology.rst) stand for second-level caches, if there are
+/// several.
+fn described(
+    root: &HostRoot,
+    mut caches: Vec<CacheInfo>,
+    usable: &CpuSet,
+) -> Result<(Vec<CacheInfo>, Option<String>), HostError> {
+    let is_assumed = |cache: &CacheInfo| {
+        cache.level > 1 && cache.size_bytes.is_none() && usable.is_subset(&cache.shared_cpus)
+    };
+    let is_described =
+        |cache: &CacheInfo| cache.size_bytes.is_some() || (cache.level > 1 && !is_assumed(cache));
+    let has_assumed = usable.len() > 1 && caches.iter().any(is_assumed);
+    if !has_assumed || caches.iter().any(is_described) || Architecture::of(root) != Architecture::Arm64 {
+        return Ok((caches, None));
+    }
+    caches.retain(|cache| !is_assumed(cache));
+    let mut clusters: Vec<CpuSet> = Vec::new();
+    for cpu in usable.iter() {
+        if clusters.iter().any(|cluster| cluster.contains(cpu)) {
+            continue;
+        }
+        let list = optional(read_cpus(&root.sys(format!("{CPUS}/cpu{cpu}/topology/cluster_cpus_list"))))?;
+        clusters.extend(list.filter(|list| list.contains(cpu)));
+    }
+    let mut note =
+        "the firmware describes no caches (the kernel reports no sizes), so that all CPUs share one is an \
+                    assumption of the kernel, which is not used"
+            .to_owned();
+    if clusters.len() > 1 && clusters.iter().any(|cluster| cluster.len() > 1) {
+        note.push_str("; the domains are the clusters of CPUs that the firmware names");
+        let shared =
+            |shared_cpus| CacheInfo { level: 2, instruction_only: false, shared_cpus, size_bytes: None };
+        caches.extend(clusters.into_iter().map(shared));
+    }
+    Ok((caches, Some(note)))
 }
 
 /// The usable CPUs of each core that has more than one (SMT); a CPU in none of them is a core of its own.

@@ -4,9 +4,14 @@
 //! Each VM gets its own monitoring group, `mon_groups/huddle-OWNER-START.PID-NAME`, with its vCPU threads;
 //! OWNER and START identify the huddle process that made it. Groups are removed with the VM and when this is
 //! dropped. After a `kill -9` they stay, and the next huddle removes them: they do not change how VMs run,
-//! but each holds one of the processor's few RMIDs. So no journal is needed: a group with our prefix whose
-//! owner is gone is stale.
+//! but each holds one of the processor's few RMIDs, and counters that are assigned to it. So no journal is needed: a
+//! group with our prefix whose owner is gone is stale.
+//!
+//! `mon_L3_NN` has the kernel's id of a cache, which need not be contiguous: AMD's processors have a third-level
+//! cache for each complex of cores. Where nodes are a part of a cache (sub-NUMA clusters, Linux 6.11) it has the
+//! sum of the directories `mon_sub_L3_NN` in it, which are left alone.
 
+mod assignment;
 mod groups;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +23,7 @@ use huddle_model::observation::OccupancyObservation;
 use huddle_model::topology::{DomainId, Topology};
 use huddle_model::vm::{TaskId, Vcpu, Vm, VmId};
 
+pub use assignment::Assignment;
 use groups::{GroupDirectories, Kernel};
 pub use groups::{Leftovers, remove_leftovers};
 use huddle_host::{HostError, HostRoot, mounts, optional, read_number, read_text, task};
@@ -34,7 +40,7 @@ pub enum ResctrlError {
     /// Mounted for allocation only.
     #[error(
         "the resctrl at {} monitors nothing: the processor lacks cache monitoring, or it was \
-         disabled at boot (rdt=)",
+         disabled at boot (on x86 by rdt=)",
         path.display()
     )]
     NoMonitoring {
@@ -57,6 +63,8 @@ pub struct Features {
     pub local_bytes: bool,
     /// Maximum number of groups.
     pub groups: Option<u64>,
+    /// How groups come to counters of traffic.
+    pub assignment: Assignment,
 }
 
 /// Mount point of resctrl; `None` if it is not mounted.
@@ -82,6 +90,7 @@ pub fn features(mount: &Path) -> Result<Features, ResctrlError> {
         total_bytes: has("mbm_total_bytes"),
         local_bytes: has("mbm_local_bytes"),
         groups: optional(read_number(&info.join("num_rmids")))?,
+        assignment: assignment::mode(&info)?,
     })
 }
 
@@ -113,6 +122,8 @@ struct Group {
     threads: BTreeSet<TaskId>,
     /// Why some threads are missing from it.
     trouble: Option<String>,
+    /// Why it lacks counters of traffic.
+    unassigned: Option<String>,
     /// Traffic counters at the last reading, by cache: all memory, own node.
     moved: BTreeMap<u32, [Availability<u64>; 2]>,
 }
@@ -175,6 +186,10 @@ impl Resctrl {
             let mut watched = Watched { vm: vm.name.clone(), id: vm.id, group };
             if let Ok(group) = &mut watched.group {
                 group.add(vm);
+                // Another group may have given some back.
+                if group.unassigned.is_some() {
+                    group.unassigned = assignment::complete(&self.mount, &group.path, &*self.directories);
+                }
             }
             self.vms.push(watched);
         }
@@ -203,7 +218,12 @@ impl Resctrl {
     /// VMs with missing values or missing threads, one sentence each.
     pub fn notes(&self) -> Vec<String> {
         let of = |watched: &Watched| match &watched.group {
-            Ok(group) => group.trouble.clone(),
+            Ok(group) => {
+                let lacks = |why: &String| {
+                    format!("VM {}: memory traffic is not measured everywhere: {why}", watched.vm)
+                };
+                group.trouble.clone().or_else(|| group.unassigned.as_ref().map(lacks))
+            }
             Err(reason) => Some(reason.clone()),
         };
         self.vms.iter().filter_map(of).collect()
@@ -220,7 +240,11 @@ impl Resctrl {
             };
             format!("VM {}: no monitoring group {} could be made: {error}{advice}", vm.name, path.display())
         })?;
-        let mut group = Group { path, threads: BTreeSet::new(), trouble: None, moved: BTreeMap::new() };
+        let by_event = self.features.assignment == Assignment::ByEvent;
+        let unassigned =
+            by_event.then(|| assignment::complete(&self.mount, &path, &*self.directories)).flatten();
+        let mut group =
+            Group { path, threads: BTreeSet::new(), trouble: None, unassigned, moved: BTreeMap::new() };
         // Earlier counts do not count: the RMID may have belonged to another group.
         for &cache in self.caches.keys() {
             group.read(cache, self.features);
@@ -279,7 +303,11 @@ impl Group {
         let directory = self.path.join(format!("mon_data/mon_L3_{cache:02}"));
         let value = |name: &str, there: bool| {
             let reason = || format!("this processor does not measure {name}");
-            if there { number(&directory.join(name)) } else { Availability::Unavailable(reason()) }
+            if there {
+                number(&directory.join(name), self.unassigned.as_deref())
+            } else {
+                Availability::Unavailable(reason())
+            }
         };
         let occupied = value("llc_occupancy", features.llc_occupancy);
         let now =
@@ -304,15 +332,21 @@ impl Group {
 }
 
 /// The kernel has a word for each reason of a missing value: `Unavailable` (no reading yet, or the RMID is not
-/// tracked), `Error`, `Unassigned` (no hardware counter is assigned to the group).
-fn number(path: &Path) -> Availability<u64> {
+/// tracked), `Error`, `Unassigned` (no hardware counter is assigned to the group, where known for the reason
+/// `unassigned`).
+fn number(path: &Path, unassigned: Option<&str>) -> Availability<u64> {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(error) => return Availability::Unavailable(error.to_string()),
     };
     match text.trim() {
         word @ ("Unavailable" | "Error" | "Unassigned") => {
-            Availability::Unavailable(format!("{} says {word:?}", path.display()))
+            let why = match word {
+                "Unavailable" => "the processor does not track this group at the moment",
+                "Error" => "the processor cannot count it",
+                _ => unassigned.unwrap_or("no counter is assigned to the group"),
+            };
+            Availability::Unavailable(format!("{} says {word:?}: {why}", path.display()))
         }
         digits => {
             let number = digits.parse().map_err(|_| HostError::parse(path, digits, "a number of bytes"));

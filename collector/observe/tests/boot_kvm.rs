@@ -112,7 +112,7 @@ fn guest() -> Result<(), Failed> {
     };
     let (pid, tid) = (std::process::id().cast_signed(), gettid().as_raw());
     let (_vm, mut vcpu) = vm();
-    let own = GuestThread { tid, pid, vcpu_id: VCPU as u32 };
+    let own = GuestThread { tid, pid, vcpu_id: Some(VCPU as u32) };
     assert!(!threads.vcpu_threads().unwrap().unwrap().contains(&own));
     threads.watch(&root, pid, task::thread(&root, pid, tid).unwrap().id).unwrap();
     let (trace, begin) = (Trace::start(), Instant::now());

@@ -29,6 +29,7 @@ fn main() {
         ("nothing_is_left_after_kill_9", nothing_left),
         ("events_lost_by_the_ring_are_counted_and_no_pass_is_missed", ring_full),
         ("the_rest_works_without_parts_that_a_host_lacks", parts),
+        ("programs_on_kvm_load_with_the_fields_of_arm64", fields_of_arm),
     ];
     run(missing(), false, tests);
 }
@@ -177,5 +178,36 @@ fn parts() -> Result<(), Failed> {
         return Err("loaded without the kernel's types".into());
     };
     assert!(error.to_string().contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+    Ok(())
+}
+
+/// The kernel verifies the programs anew for each set of offsets, whatever architecture they are of.
+fn fields_of_arm() -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let root = HostRoot::at(directory.path());
+    let events = "sys/kernel/tracing/events/kvm";
+    for path in
+        ["sys/kernel/btf", "proc/sys/kernel", &format!("{events}/kvm_entry"), &format!("{events}/kvm_exit")]
+    {
+        std::fs::create_dir_all(directory.path().join(path))?;
+    }
+    let pc = |at: u32| format!("\tfield:unsigned long vcpu_pc;\toffset:{at};\tsize:8;\tsigned:0;\n");
+    let exit = "\tfield:int ret;\toffset:8;\tsize:4;\tsigned:1;\n\
+        \tfield:unsigned int esr_ec;\toffset:12;\tsize:4;\tsigned:0;\n";
+    std::fs::write(directory.path().join(events).join("kvm_entry/format"), pc(8))?;
+    std::fs::write(directory.path().join(events).join("kvm_exit/format"), format!("{exit}{}", pc(16)))?;
+    std::os::unix::fs::symlink("/sys/kernel/btf/vmlinux", root.sys("kernel/btf/vmlinux"))?;
+    std::fs::copy("/proc/sys/kernel/pid_max", root.proc("sys/kernel/pid_max"))?;
+    std::fs::copy("/proc/cpuinfo", root.proc("cpuinfo"))?;
+    let programs = [Program::KvmEntry, Program::KvmExit];
+    let probes = Probes::load(&root, &ProbeConfig::only(&programs)).unwrap();
+    for program in programs {
+        let status = probes.programs.status().iter().find(|status| status.program == program).unwrap();
+        // Attaching needs this kernel's tracefs, loading does not.
+        let reason = status.attached.reason().unwrap_or_default();
+        assert!(!reason.contains("BPF_PROG_LOAD") && !reason.contains("cannot run"), "{program:?}: {reason}");
+        let has_tracefs = std::path::Path::new("/sys/kernel/tracing/events/kvm").is_dir();
+        assert_eq!(status.attached.value().is_some(), has_tracefs, "{program:?}: {reason}");
+    }
     Ok(())
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use huddle_model::availability::Availability;
+use huddle_model::exits::ExitNumbering;
 use huddle_model::schedulers::CacheAware;
 use huddle_model::schema::Environment;
 
+use huddle_host::architecture::Architecture;
 use huddle_host::cpuinfo::CpuInfo;
 use huddle_host::{
-    HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, kvm, memory, schedulers, topology,
+    HostError, HostRoot, cpufreq, cpuinfo, huge_pages, kernel, ksm, kvm, memory, page, schedulers, topology,
 };
 
 /// Reads all of it; what cannot be read is unavailable with the reason, so nothing here fails.
@@ -33,6 +35,8 @@ pub fn read_environment(root: &HostRoot) -> Environment {
         cache_aware_scheduling: Some(cache_aware_scheduling(root)),
         sched_ext: Some(schedulers::sched_ext(root).into()),
         mediated_vpmu: Some(mediated_vpmu(root)),
+        page_bytes: Some(page::size()),
+        exit_reasons: Some(exit_reasons(root)),
     }
 }
 
@@ -55,6 +59,16 @@ fn mediated_vpmu(root: &HostRoot) -> Availability<bool> {
             root.sys("module").display()
         )),
         Err(error) => Availability::Unavailable(error.to_string()),
+    }
+}
+
+fn exit_reasons(root: &HostRoot) -> Availability<ExitNumbering> {
+    match Architecture::exit_numbering(root) {
+        Some(numbering) => Availability::Available(numbering),
+        None => Availability::Unavailable(format!(
+            "{} names no processor that runs guests of KVM (vmx, svm or ARM64)",
+            root.proc("cpuinfo").display()
+        )),
     }
 }
 
@@ -187,7 +201,7 @@ VmallocChunk:          0 kB
             ("proc/cmdline", "root=UUID=1 isolcpus=3 secret=x nosmt -- mem=4\n"),
             (
                 "proc/cpuinfo",
-                "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu hypervisor lm\n\nprocessor\t: 1\nmodel name\t: other\n",
+                "processor\t: 0\nmodel name\t: Xeon: big\nflags\t\t: fpu vmx hypervisor lm\n\nprocessor\t: 1\nmodel name\t: other\n",
             ),
             ("proc/meminfo", MEMINFO),
             ("proc/sys/kernel/numa_balancing", "1\n"),
@@ -241,6 +255,8 @@ VmallocChunk:          0 kB
                 cache_aware_scheduling: Some(some(CacheAware(settings.into()))),
                 sched_ext: Some(some(sched_ext)),
                 mediated_vpmu: Some(some(true)),
+                page_bytes: Some(page::size()),
+                exit_reasons: Some(some(ExitNumbering::Vmx)),
             }
         );
     }
@@ -254,7 +270,9 @@ VmallocChunk:          0 kB
             ("sys/devices/system/cpu/cpufreq/keep", ""),
         ]);
         let environment = serde_json::to_value(read_environment(&root)).unwrap();
-        for (name, value) in environment.as_object().unwrap() {
+        // The size of a page is the running kernel's, of whatever tree.
+        for (name, value) in environment.as_object().unwrap().iter().filter(|(name, _)| *name != "page_bytes")
+        {
             let reason = value["unavailable"].as_str().unwrap_or_else(|| panic!("{name}: {value}"));
             assert!(reason.contains(root.proc("").to_str().unwrap().trim_end_matches("proc/")), "{reason}");
         }

@@ -1,17 +1,19 @@
 //! Huge pages that are mapped as a whole, whose entries all say what is true of the first page.
 //!
-//! After a fork two processes map the same huge pages. If one of them writes a page, the kernel splits its mapping of
-//! that huge page and gives it a copy; the mapping of the other stays whole. Each of its 512 entries then has bit 56
-//! of the first page: if it is the first page that was written, all of them say that nobody else maps the frame,
-//! while 511 are mapped by the other process. The entries of that other process are right, so its frames are those
-//! that may be shared: here is what has to be looked up among them.
+//! After a fork two processes map the same huge pages. If one of them writes a page, the kernel splits its mapping
+//! of that huge page and gives it a copy; the mapping of the other stays whole. Each of its 512 entries (with pages
+//! of 4 KiB) then has bit 56 of the first page: if it is the first page that was written, all of them say that
+//! nobody else maps the frame, while 511 are mapped by the other process. The entries of that other process are
+//! right, so its frames are those that may be shared: here is what has to be looked up among them.
 //!
 //! Entries do not show how a page is mapped. 512 entries on consecutive frames with the alignment of a huge page, all
 //! with bit 56, are taken for one. If each is a page of its own, the bit is right, and no other entry has its frame.
 
 use super::pagemap::{ENTRY_BYTES, Entry};
 
-/// Pages of a huge page that one entry of the page tables' second level maps: as many as entries of 8 bytes fit on a page.
+/// Pages of a huge page that one entry of the page tables' second level maps: as many as entries of 8 bytes fit on
+/// a page. So huge pages have 2 MiB with pages of 4 KiB, 32 MiB with 16 KiB and 512 MiB with 64 KiB, as
+/// `/sys/kernel/mm/transparent_hugepage/hpage_pmd_size` says.
 pub(super) fn huge_pages(page_bytes: u64) -> u64 {
     page_bytes / ENTRY_BYTES as u64
 }
@@ -30,8 +32,8 @@ pub(super) struct HugePart {
 }
 
 impl HugePart {
-    /// The part that these entries are, each with bit 56, the first of page number `page`; `None` if they are no part of
-    /// a huge page. They have to lie between two borders of huge pages of `huge_pages` pages.
+    /// The part that these entries are, each with bit 56, the first of page number `page`; `None` if they are no
+    /// part of a huge page. They have to lie between two borders of huge pages of `huge_pages` pages.
     #[inline]
     pub(super) fn of(
         entries: &[[u8; ENTRY_BYTES]],
@@ -141,7 +143,7 @@ mod tests {
         assert_eq!(part(&whole, 513), None, "another alignment");
         assert_eq!(part(&entries((1024..1535).chain([9])), 512), None, "not consecutive");
         assert_eq!(part(&[], 512), None);
-        assert_eq!((huge_pages(4096), huge_pages(65536)), (512, 8192));
+        assert_eq!((huge_pages(4096), huge_pages(16384), huge_pages(65536)), (512, 2048, 8192));
     }
 
     #[test]

@@ -25,6 +25,17 @@ const FIXED_BASES: [Bases; 2] = [
     Bases { direct_map: 0xff11_0000_0000_0000, frame_array: 0xffd4_0000_0000_0000 },
 ];
 
+/// Why [`FIXED_BASES`] are not those of a kernel for this architecture (as `std::env::consts::ARCH` names it):
+/// there these addresses belong to something else, or to nothing.
+fn no_bases(architecture: &str) -> Result<(), String> {
+    match architecture {
+        "x86_64" => Ok(()),
+        other => Err(format!(
+            "where the kernel's direct map of physical memory is, is known of x86-64 alone, and this is {other}"
+        )),
+    }
+}
+
 /// Bases of the kernel's view of physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bases {
@@ -48,6 +59,7 @@ impl KernelMemory {
     /// # Errors
     /// Why this host does not allow it, as one clause.
     pub(super) fn open(root: &HostRoot) -> Result<Self, String> {
+        no_bases(std::env::consts::ARCH)?;
         let page_bytes = pagemap::page_bytes();
         let mut memory = Self { program: load()?, bases: FIXED_BASES[0], page_bytes };
         for bases in FIXED_BASES {
@@ -256,10 +268,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_of_x86_are_not_read_on_arm() {
+        assert_eq!(no_bases("x86_64"), Ok(()));
+        let reason = no_bases("aarch64").unwrap_err();
+        assert!(reason.contains("x86-64 alone") && reason.contains("aarch64"), "{reason}");
+        assert_eq!(
+            KernelMemory::open(&HostRoot::real()).err().filter(|why| why.contains("alone")).is_some(),
+            cfg!(not(target_arch = "x86_64"))
+        );
+    }
+
+    #[test]
     fn own_pages_are_found_by_their_frames() {
         let root = HostRoot::real();
         let memory = match KernelMemory::open(&root) {
             Ok(memory) => memory,
+            Err(reason) if !cfg!(target_arch = "x86_64") => {
+                assert!(reason.contains("x86-64 alone"), "{reason}");
+                return;
+            }
             Err(reason) => {
                 // Without the privilege the test is skipped; with it the reason is a failure.
                 assert!(!nix::unistd::geteuid().is_root(), "{reason}");

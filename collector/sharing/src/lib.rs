@@ -53,7 +53,7 @@ use self::processes::{Processes, Reads};
 use self::zero::ZeroFrames;
 use huddle_host::stages::StageError;
 pub use huddle_host::stages::{Measurement, Unmeasured, ZeroPages};
-use huddle_host::{HostError, HostRoot};
+use huddle_host::{HostError, HostRoot, page};
 
 /// Why what VMs share could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -255,7 +255,8 @@ impl MergedScan {
             of_files: of_files.as_ref().map(|of_files| &of_files.frames[..]),
             groups: Some(SharedGroups::of(sets, rest)),
         };
-        Ok(Measurement { zero_pages, ..assemble(vms, &found, None, unmeasured, notes, began) })
+        let measured = assemble(vms, &found, None, unmeasured, notes, began);
+        Ok(Measurement { zero_pages, matrix: measured.matrix.of_pages(page::size()), ..measured })
     }
 
     fn notes(

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::SharingError;
-use huddle_host::{HostError, HostRoot};
+use huddle_host::{HostError, HostRoot, page};
 
 /// Bytes of one pagemap entry.
 pub(super) const ENTRY_BYTES: usize = 8;
@@ -70,12 +70,7 @@ impl Entry {
 
 /// Bytes of one page on this host.
 pub(super) fn page_bytes() -> u64 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|bytes| u64::try_from(bytes).ok())
-        .filter(|bytes| bytes.is_power_of_two())
-        .unwrap_or(4096)
+    page::size().bytes()
 }
 
 /// One entry of an open pagemap; `None` if the address space is gone or ends before.

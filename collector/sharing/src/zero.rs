@@ -16,6 +16,7 @@ use std::fs::File;
 use super::contents::Contents;
 use super::frame_set::FrameSet;
 use super::gather::{BUCKET_BITS, BUCKET_FRAMES};
+use super::huge::huge_pages;
 use super::pagemap::{self, flags};
 use super::stable_tree;
 use super::{SharingError, ZeroPages};
@@ -24,8 +25,6 @@ use super::{SharingError, ZeroPages};
 const FLAG_ZERO_PAGE: u64 = 1 << 24;
 /// Bit 21: a frame that KSM merged.
 pub(super) const FLAG_KSM: u64 = 1 << 21;
-/// Frames of the huge zero page on hosts with pages of 4 KiB.
-const HUGE_FRAMES: usize = 512;
 
 /// The zero-filled frames of one scan.
 #[derive(Debug)]
@@ -35,11 +34,13 @@ pub(super) struct ZeroFrames {
     merged: BTreeSet<u64>,
     /// How these were found; `None` if nothing can have been merged.
     method: Option<ZeroPages>,
+    /// Frames of a huge page.
+    huge_frames: usize,
 }
 
 impl ZeroFrames {
-    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged, none only if
-    /// it merged none.
+    /// To be called after the pagemaps were read; `samples` are some of the frames that KSM may have merged, none
+    /// only if it merged none.
     ///
     /// # Errors
     /// A pagemap cannot be read although its process exists.
@@ -68,7 +69,8 @@ impl ZeroFrames {
                 }
             }
         };
-        Ok(Self { kpageflags, merged, method })
+        let huge_frames = huge_pages(pagemap::page_bytes()) as usize;
+        Ok(Self { kpageflags, merged, method, huge_frames })
     }
 
     /// How zero-filled merged frames were distinguished from others; `None` if nothing can have been merged.
@@ -92,17 +94,19 @@ impl ZeroFrames {
         found
     }
 
-    /// The huge zero page: a whole aligned block of frames, all of them in use.
+    /// The huge zero page: a whole aligned block of frames, all of them in use. It has the size of a huge page, of
+    /// which a bucket holds several on every host.
     fn find_huge(&self, bucket: u64, seen: &FrameSet, zero: &mut FrameSet) -> bool {
         let mut found = false;
-        for (block, words) in seen.words().chunks(HUGE_FRAMES / 64).enumerate() {
+        let huge_frames = self.huge_frames;
+        for (block, words) in seen.words().chunks(huge_frames / 64).enumerate() {
             if words.iter().any(|word| *word != u64::MAX) {
                 continue;
             }
-            let frame = bucket << BUCKET_BITS | (block * HUGE_FRAMES) as u64;
+            let frame = bucket << BUCKET_BITS | (block * huge_frames) as u64;
             if flags(self.kpageflags.as_ref(), frame).is_some_and(|flags| flags & FLAG_ZERO_PAGE != 0) {
                 found = true;
-                (0..HUGE_FRAMES).for_each(|at| _ = zero.insert(block * HUGE_FRAMES + at));
+                (0..huge_frames).for_each(|at| _ = zero.insert(block * huge_frames + at));
             }
         }
         found

@@ -9,7 +9,7 @@ use huddle_engine::attach::{Hello, PROTOCOL, SOCKET_FILE, Server, Sources};
 use huddle_engine::backend::{LoopChoice, Stages};
 use huddle_engine::command::{Request, Requests};
 use huddle_engine::publish::{Publisher, Subscriber};
-use huddle_engine::{Engine, Memory, RunEnd, RunOptions, TrialRunner, run};
+use huddle_engine::{Engine, Memory, RunEnd, RunOptions, TrialRunner, WITHOUT_PASSES, run};
 use huddle_host::clock::HostClock;
 use huddle_host::stages::PassTrigger;
 use huddle_model::recording::RecordingState;
@@ -249,7 +249,12 @@ fn min_interval(context: &Context, args: &LoopArgs) -> Duration {
 
 /// When rounds and windows happen; `rounds` is that of `--rounds`.
 pub(crate) fn options(context: &Context, args: &LoopArgs, rounds: Option<u64>) -> RunOptions {
-    RunOptions { min_interval: min_interval(context, args), rounds, window: seconds(args.window) }
+    RunOptions {
+        without_passes: WITHOUT_PASSES,
+        min_interval: min_interval(context, args),
+        rounds,
+        window: seconds(args.window),
+    }
 }
 
 pub(crate) fn runtime() -> Result<Runtime, Failure> {

@@ -15,6 +15,7 @@ mod privileges;
 mod processor;
 mod programs;
 mod schedulers;
+mod watchdog;
 mod xen;
 
 pub(crate) use schedulers::core_scheduling;

@@ -4,10 +4,12 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use super::watchdog::nmi_watchdog;
 use super::{Finding, Item};
+use huddle_host::architecture::Architecture;
 use huddle_host::status::{self, Capability};
 use huddle_host::{HostRoot, kernel, kvm, mounts, optional};
-use huddle_observe::resctrl::{features, mount_point};
+use huddle_observe::resctrl::{Assignment, features, mount_point};
 
 const AREA: &str = "observing";
 /// What is missing without resctrl.
@@ -19,7 +21,7 @@ pub(super) fn examine(root: &HostRoot) -> Vec<Finding> {
         kvm_device(root),
         perf(root),
         mediated_vpmu(root),
-        nmi_watchdog(root),
+        nmi_watchdog(Item { area: AREA, item: "nmi_watchdog" }, root),
         btf(root),
         tracefs(root),
         lockdown(root),
@@ -56,11 +58,9 @@ fn kvm_device(root: &HostRoot) -> Finding {
             format!("{} opens; that guests run at native speed is not proven", path.display()),
             "VMs can be made; in a nested host guest code may still be emulated, instruction by instruction",
         ),
-        Err(error) if error.kind() == ErrorKind::NotFound => item.missing(
-            format!("no {}", path.display()),
-            WITHOUT,
-            Some("load kvm_intel or kvm_amd; in a cloud VM choose a type with nested virtualisation"),
-        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            item.missing(format!("no {}", path.display()), WITHOUT, Some(Architecture::of(root).kvm_remedy()))
+        }
         Err(error) => item.missing(
             format!("cannot open {}: {error}", path.display()),
             WITHOUT,
@@ -109,20 +109,6 @@ fn mediated_vpmu(root: &HostRoot) -> Finding {
             "while a VM with a mediated vPMU runs, nothing that guests do can be counted from the host, and while \
              huddle counts, no such VM can start",
             "load the module with enable_mediated_pmu=0",
-        ),
-        Err(error) => item.unknown(&error),
-    }
-}
-
-fn nmi_watchdog(root: &HostRoot) -> Finding {
-    let item = Item { area: AREA, item: "nmi_watchdog" };
-    match optional(kernel::nmi_watchdog(root)) {
-        Ok(None) => item.good("not in this kernel", "it takes no hardware counter"),
-        Ok(Some(0)) => item.good("0", "it takes no hardware counter"),
-        Ok(Some(_)) => item.degraded(
-            "1",
-            "it takes a hardware counter of each CPU, so groups of events multiplex sooner",
-            "sysctl kernel.nmi_watchdog=0, for measurements",
         ),
         Err(error) => item.unknown(&error),
     }
@@ -187,7 +173,7 @@ fn lockdown(root: &HostRoot) -> Finding {
 fn resctrl(root: &HostRoot) -> Finding {
     let item = Item { area: AREA, item: "resctrl" };
     match mount_point(root) {
-        Ok(Some(at)) => return monitoring(item, &at),
+        Ok(Some(at)) => return monitoring(item, &at, root),
         Ok(None) => {}
         Err(error) => return item.unknown(&error),
     }
@@ -198,21 +184,21 @@ fn resctrl(root: &HostRoot) -> Finding {
         Ok(false) => item.missing(
             "not in this kernel, or not in this processor",
             WITHOUT_RESCTRL,
-            Some("use bare metal with RDT (Intel) or PQoS (AMD), and a kernel with CONFIG_X86_CPU_RESCTRL=y"),
+            Some(Architecture::of(root).resctrl_remedy()),
         ),
         Err(error) => item.unknown(&error),
     }
 }
 
 /// What a mounted resctrl can monitor.
-fn monitoring(item: Item, at: &Path) -> Finding {
+fn monitoring(item: Item, at: &Path, root: &HostRoot) -> Finding {
     let features = match features(at) {
         Ok(features) => features,
         Err(error) => {
             return item.missing(
                 error.to_string(),
                 WITHOUT_RESCTRL,
-                Some("run huddle as root, on a processor with RDT or PQoS"),
+                Some(Architecture::of(root).monitoring_remedy()),
             );
         }
     };
@@ -226,6 +212,14 @@ fn monitoring(item: Item, at: &Path) -> Finding {
         |items: Vec<(&str, bool)>| items.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
     let groups = features.groups.map_or_else(String::new, |groups| format!(", up to {groups} groups"));
     let value = format!("mounted at {}: {}{groups}", at.display(), list(there));
+    if features.assignment == Assignment::ByHardware && features.total_bytes {
+        return item.degraded(
+            value,
+            "memory traffic of a VM may be missing or begin anew: the processor moves its counters between groups",
+            "as root, where no other program uses resctrl: echo mbm_event > \
+             /sys/fs/resctrl/info/L3_MON/mbm_assign_mode",
+        );
+    }
     if lacking.is_empty() {
         item.good(value, "how much of a cache each VM occupies and moves is measured")
     } else {
@@ -321,11 +315,28 @@ mod tests {
         tree.write(features, "llc_occupancy\n");
         assert!(look().state == State::Degraded && look().meaning.contains("total memory traffic"));
         tree.write(features, "llc_occupancy\nmbm_total_bytes\nmbm_local_bytes\n");
+        tree.write("sys/fs/resctrl/info/L3_MON/mbm_assign_mode", "mbm_event\n[default]\n");
+        assert!(look().state == State::Degraded && look().remedy.unwrap().contains("echo mbm_event"));
+        tree.write("sys/fs/resctrl/info/L3_MON/mbm_assign_mode", "[mbm_event]\ndefault\n");
         assert!(
             look().state == State::Good && look().value.contains("/sys/fs/resctrl: LLC occ"),
             "{:?}",
             look()
         );
+    }
+
+    #[test]
+    fn remedies_are_of_the_architecture() {
+        let filesystems = ("proc/filesystems", "nodev\tsysfs\n");
+        let mounts = ("proc/self/mounts", "sysfs /sys sysfs rw 0 0\n");
+        let remedies = |cpuinfo: &str| {
+            let tree = Tree::new(&[filesystems, mounts, ("proc/cpuinfo", cpuinfo)]);
+            ["kvm.device", "resctrl"].map(|item| find(examine(&tree.root), item).remedy.unwrap())
+        };
+        let [kvm, resctrl] = remedies("CPU implementer\t: 0x41\nCPU architecture: 8\n");
+        assert!(kvm.contains("CONFIG_KVM=y at EL2") && resctrl.contains("MPAM"), "{kvm}; {resctrl}");
+        let [kvm, resctrl] = remedies("vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t: 143\n");
+        assert!(kvm.contains("kvm_intel") && resctrl.contains("CONFIG_X86_CPU_RESCTRL"), "{kvm}; {resctrl}");
     }
 
     #[test]

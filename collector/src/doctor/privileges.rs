@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::{Finding, Item};
-use huddle_host::HostRoot;
 use huddle_host::status::{self, Capability};
+use huddle_host::{HostRoot, page};
 
 const AREA: &str = "privileges";
 
@@ -69,8 +69,7 @@ fn frames(root: &HostRoot, address: u64) -> Finding {
 }
 
 fn pagemap_entry(path: &std::path::Path, address: u64) -> io::Result<u64> {
-    let page_size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
-    let page_size = page_size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096);
+    let page_size = page::size().bytes();
     let mut entry = [0; 8];
     File::open(path)?.read_exact_at(&mut entry, address / page_size * 8)?;
     Ok(u64::from_ne_bytes(entry))

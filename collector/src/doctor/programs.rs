@@ -5,6 +5,7 @@ use huddle_model::counters::CounterRole;
 
 use super::{Finding, Item};
 use huddle_host::HostRoot;
+use huddle_host::architecture::Architecture;
 use huddle_observe::perf::EventSet;
 use huddle_observe::probes::graph::frame_changes;
 use huddle_observe::probes::program::{Program, ProgramStatus};
@@ -15,13 +16,17 @@ const AREA: &str = "BPF programs";
 
 /// Attaches each program and detaches it again; they record nothing meanwhile. Misses are sampled by the event of the set.
 pub(super) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
+    let architecture = Architecture::of(root);
     let miss_event = Some(set.event(CounterRole::LlcMisses).clone());
     match Probes::load(root, &ProbeConfig { miss_event, ..ProbeConfig::default() }) {
-        Ok(probes) => probes.programs.status().iter().map(judge).collect(),
+        Ok(probes) => probes.programs.status().iter().map(|status| judge(status, architecture)).collect(),
         Err(error) => {
             let attached = Availability::Unavailable(error.to_string());
             let status = |program| ProgramStatus { program, attached: attached.clone() };
-            let judge = |status| Finding { remedy: Some(remedy_of_all(&error).into()), ..judge(&status) };
+            let judge = |status| Finding {
+                remedy: Some(remedy_of_all(&error).into()),
+                ..judge(&status, architecture)
+            };
             Program::ALL.map(status).map(judge).into()
         }
     }
@@ -30,11 +35,14 @@ pub(super) fn try_out(root: &HostRoot, set: &EventSet) -> Vec<Finding> {
 /// Whether the programs of sharing method `events` attach.
 pub(super) fn try_out_events(root: &HostRoot) -> Finding {
     let started = EventsGraph::start(root.clone(), EventsConfig::default(), &*frame_changes(root.clone()));
-    judge_events(started.map(|graph| graph.missing().to_vec()).map_err(|error| error.to_string()))
+    let started = started.map(|graph| graph.missing().to_vec()).map_err(|error| error.to_string());
+    judge_events(started, Architecture::of(root))
 }
 
 /// `attached` has what is not reported.
-fn judge_events(attached: Result<Vec<String>, String>) -> Finding {
+fn judge_events(attached: Result<Vec<String>, String>, architecture: Architecture) -> Finding {
+    const REMEDY: &str =
+        "run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF";
     let item = Item { area: AREA, item: "sharing_events" };
     match attached {
         Ok(missing) if missing.is_empty() => {
@@ -48,7 +56,8 @@ fn judge_events(attached: Result<Vec<String>, String>) -> Finding {
         Err(error) => item.missing(
             error,
             "what VMs share is scanned again in every round, which costs more and misses nothing",
-            Some("run huddle as root, on a kernel from 6.4 on with CONFIG_KSM and CONFIG_DEBUG_INFO_BTF"),
+            // ARM64 has no tracepoints of page faults, whatever the kernel.
+            (architecture != Architecture::Arm64).then_some(REMEDY),
         ),
     }
 }
@@ -63,18 +72,19 @@ fn remedy_of_all(error: &ProbeError) -> &'static str {
     }
 }
 
-fn judge(status: &ProgramStatus) -> Finding {
+fn judge(status: &ProgramStatus, architecture: Architecture) -> Finding {
     let ProgramStatus { program, attached } = status;
     let item = Item { area: AREA, item: program.name() };
     match attached {
         Availability::Available(()) => item.good("attaches", format!("gives: {}", program.gives())),
         Availability::Unavailable(reason) => {
-            item.missing(reason, format!("missing without it: {}", program.gives()), Some(remedy(*program)))
+            let meaning = format!("missing without it: {}", program.gives());
+            item.missing(reason, meaning, Some(remedy(*program, architecture)))
         }
     }
 }
 
-fn remedy(program: Program) -> &'static str {
+fn remedy(program: Program, architecture: Architecture) -> &'static str {
     match program {
         Program::KsmStartScan
         | Program::KsmStopScan
@@ -92,9 +102,7 @@ fn remedy(program: Program) -> &'static str {
             "use a host whose PMU can sample (bare metal, or a cloud VM of a type that has one); pmu.llc_misses says \
              whether misses are counted"
         }
-        Program::KvmEntry | Program::KvmExit => {
-            "run huddle as root, with KVM loaded (modprobe kvm_intel or kvm_amd) and tracefs mounted"
-        }
+        Program::KvmEntry | Program::KvmExit => architecture.kvm_tracepoints_remedy(),
     }
 }
 
@@ -106,10 +114,11 @@ mod tests {
     #[test]
     fn every_program_has_its_line_in_either_state() {
         for program in Program::ALL {
-            let good = judge(&ProgramStatus { program, attached: Availability::Available(()) });
+            let good =
+                judge(&ProgramStatus { program, attached: Availability::Available(()) }, Architecture::X86);
             assert!(good.state == State::Good && good.item == program.name() && good.remedy.is_none());
             let attached = Availability::Unavailable("the kernel refused".into());
-            let missing = judge(&ProgramStatus { program, attached });
+            let missing = judge(&ProgramStatus { program, attached }, Architecture::X86);
             assert_eq!((missing.state, missing.value.as_str()), (State::Missing, "the kernel refused"));
             assert!(missing.meaning.contains(program.gives()) && missing.remedy.is_some(), "{missing:?}");
         }
@@ -117,10 +126,13 @@ mod tests {
 
     #[test]
     fn events_that_are_reported_in_part_are_not_good() {
+        let judge_events = |attached| judge_events(attached, Architecture::X86);
         assert_eq!(judge_events(Ok(Vec::new())).state, State::Good);
         let partly = judge_events(Ok(vec!["writes of KVM guests are found late: KVM is not loaded".into()]));
         assert!(partly.state == State::Degraded && partly.value.contains("KVM is not loaded"), "{partly:?}");
         assert_eq!(judge_events(Err("no types".into())).state, State::Missing);
+        let arm = super::judge_events(Err("no faults".into()), Architecture::Arm64);
+        assert!(arm.state == State::Missing && arm.remedy.is_none(), "{arm:?}");
     }
 
     #[test]

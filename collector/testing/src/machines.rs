@@ -68,6 +68,20 @@ impl Machine {
         self
     }
 
+    /// Sets the cluster of each of these CPUs.
+    #[must_use]
+    pub fn clusters(mut self, clusters: &[&str]) -> Self {
+        for (cpu, list) in clusters
+            .iter()
+            .flat_map(|list| cpus(list).iter().map(move |cpu| (cpu, *list)).collect::<Vec<_>>())
+        {
+            let path = format!("sys/devices/system/cpu/cpu{cpu}/topology/cluster_cpus_list");
+            self.files.retain(|(other, _)| *other != path);
+            self.files.push((path, list.to_owned()));
+        }
+        self
+    }
+
     /// What this process may run on.
     #[must_use]
     pub fn allowed(mut self, list: &str) -> Self {
@@ -158,6 +172,44 @@ pub fn sky1() -> Machine {
     (0..12).fold(machine, |machine, cpu| {
         machine.file(&format!("sys/devices/system/cpu/cpu{cpu}/cpu_capacity"), capacity(cpu))
     })
+}
+
+/// What names a CPU as ARM's in `/proc/cpuinfo`.
+const NEOVERSE_N1: &str =
+    "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0c\n";
+
+/// QEMU's machine `virt` with the device tree that it makes itself, under Linux 6.1: no cache is described, so the
+/// kernel has a second-level one of all CPUs, and no sizes.
+pub fn qemu_virt() -> Machine {
+    Machine::new("0-3")
+        .caches(1, None, &each("0-3"))
+        .caches(2, None, &["0-3"])
+        .file("proc/cpuinfo", NEOVERSE_N1)
+        .clusters(&["0-3"])
+}
+
+/// The same with two clusters (`-smp 4,clusters=2`).
+pub fn qemu_virt_clusters() -> Machine {
+    qemu_virt().clusters(&["0-1", "2-3"])
+}
+
+/// The same with a device tree that has two third-level caches with sizes.
+pub fn qemu_virt_two_l3() -> Machine {
+    Machine::new("0-3")
+        .caches(1, 64, &each("0-3"))
+        .caches(2, 1024, &each("0-3"))
+        .caches(3, 8192, &["0-1", "2-3"])
+        .file("proc/cpuinfo", NEOVERSE_N1)
+        .clusters(&["0-3"])
+}
+
+/// An ARM server whose table (ACPI's PPTT) has third-level caches of four cores each without sizes or ids.
+pub fn pptt_without_sizes() -> Machine {
+    Machine::new("0-7")
+        .caches(1, None, &each("0-7"))
+        .caches(2, None, &each("0-7"))
+        .caches(3, None, &["0-3", "4-7"])
+        .file("proc/cpuinfo", NEOVERSE_N1)
 }
 
 /// Two sockets of Ampere Altra: private caches only, since the firmware does not describe the system's cache.

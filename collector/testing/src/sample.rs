@@ -167,5 +167,7 @@ fn environment() -> Environment {
         cache_aware_scheduling: None,
         sched_ext: None,
         mediated_vpmu: None,
+        page_bytes: None,
+        exit_reasons: None,
     }
 }

@@ -112,9 +112,17 @@ pub struct Residency {
 pub struct ExitKey {
     /// The slot of the thread.
     pub slot: u32,
-    /// The processor's exit reason.
+    /// Why, by the numbering of the architecture: x86's exit reason; on ARM64 the exception class of a trap, and
+    /// [`EXIT_RETURNED`] plus KVM's return code for any other exit.
     pub reason: u32,
 }
+
+/// [`ExitKey::reason`] on ARM64: added to the return code of an exit that is no trap. Exception classes have 6 bits
+/// (`ESR_ELx_EC_MASK`, arch/arm64/include/asm/esr.h, Linux 6.18), so the two cannot be confused.
+pub const EXIT_RETURNED: u32 = 1 << 8;
+
+/// The return code that means a trap on ARM64: `ARM_EXCEPTION_TRAP` (arch/arm64/include/asm/kvm_asm.h, Linux 6.18).
+pub const ARM_EXCEPTION_TRAP: u32 = 2;
 
 /// A thread that entered guest mode: which vCPU it is.
 #[repr(C)]
@@ -122,9 +130,12 @@ pub struct ExitKey {
 pub struct VcpuThread {
     /// Its process.
     pub tgid: u32,
-    /// KVM's number of the vCPU.
+    /// KVM's number of the vCPU; [`NO_VCPU_ID`] where the tracepoint does not tell it.
     pub vcpu_id: u32,
 }
+
+/// [`VcpuThread::vcpu_id`]: not told. No vCPU has this number: KVM's are below `KVM_MAX_VCPU_IDS`.
+pub const NO_VCPU_ID: u32 = u32::MAX;
 
 /// Places where something can be lost: indices into the map `LOSSES`.
 #[repr(u32)]
@@ -176,7 +187,7 @@ pub struct GraphLosses {
     pub events: u64,
 }
 
-/// A kernel offset that this kernel's BTF does not have.
+/// A kernel offset that this kernel's BTF, or its format of a tracepoint, does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
 
 const _: () = {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use huddle_host::clock::unix_us;
 use huddle_host::load::CpuTicks;
-use huddle_host::{HostRoot, files};
+use huddle_host::{HostRoot, files, page};
+use huddle_model::page_size::PageSize;
 use huddle_model::summary::{Arm, Block, SUMMARY_FILE, Summary};
 use huddle_model::text::{utc_compact, utc_text};
 use huddle_observe::perf::EventSet;
@@ -160,13 +161,21 @@ pub trait Runnable: Report + Sized {
 /// Runs it once and writes its files.
 ///
 /// # Errors
-/// Nothing was measured, or what was measured cannot be written.
+/// This host has other pages than the guests, nothing was measured, or what was measured cannot be written.
 pub fn measure<W: Runnable>(
     workload: &mut W,
     options: &Options,
     directory: &Path,
     interrupt: &Interrupt,
 ) -> anyhow::Result<(Summary<W::Figures>, Vec<PathBuf>)> {
+    // Guests lay out their data in pages of 4 KiB: a larger page of the host holds several, and merges only if all
+    // agree.
+    anyhow::ensure!(
+        page::size() == PageSize::X86,
+        "this host has pages of {} bytes, and experiments have data in pages of {}; boot a kernel with these",
+        page::size().bytes(),
+        PageSize::X86.bytes()
+    );
     let root = HostRoot::real();
     let (started_utc, begun) = (utc_text(unix_us()), Instant::now());
     let environment = environment::read(&root);

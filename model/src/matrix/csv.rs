@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::file::{MatrixFileError, check_vms};
 use super::{Cells, MatrixVm, Method, SharingMatrix};
+use crate::page_size::PageSize;
 
 /// A matrix that was read, and what the user should know of how it was read, one sentence each.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +105,7 @@ pub(super) fn read(text: &str) -> Result<MatrixFile, MatrixFileError> {
         cells: Arc::new(cells),
         duration_ms: None,
         coverage: None,
+        page_size: PageSize::default(),
     };
     Ok(MatrixFile { matrix, notes: note.into_iter().collect() })
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::csv::{self, MatrixFile};
 use super::{BadGroups, Cells, MatrixVm, MemoryUse, Method, SharedGroups, SharingMatrix};
 use crate::id::{Owner, TaskId, Uuid, VmId, VmKind, XenDomainId};
+use crate::page_size::PageSize;
 
 /// The schema name in the JSON.
 const SCHEMA: &str = "huddle/matrix/1";
@@ -19,7 +20,7 @@ const MAX_VCPUS: u32 = 4096;
 /// How far a rate may be from its frames: files of others have it rounded.
 const RATE_TOLERANCE: f64 = 0.005;
 
-/// The number of 4 KiB frames in a physical address space of 52 bits.
+/// The number of 4 KiB frames, the smallest there are, in a physical address space of 52 bits.
 const MAX_FRAMES: u64 = 1 << 40;
 
 /// A matrix file that cannot be used; each message names the position and the offending text.
@@ -164,6 +165,7 @@ struct File {
     rate: Vec<Vec<f64>>,
     duration_ms: Option<f64>,
     coverage: Option<f64>,
+    page_bytes: Option<PageSize>,
     rate_error: Option<Vec<Vec<f64>>>,
     shared_groups: Option<SharedGroups>,
     rate_low: Option<Vec<Vec<f64>>>,
@@ -189,6 +191,8 @@ pub struct MatrixParts {
     pub duration_ms: Option<f64>,
     /// As in [`SharingMatrix::coverage`].
     pub coverage: Option<f64>,
+    /// The size of its frames.
+    pub page_size: PageSize,
 }
 
 impl FileVm {
@@ -271,6 +275,7 @@ impl Serialize for SharingMatrix {
             rate: &'a [Vec<f64>],
             duration_ms: Option<f64>,
             coverage: Option<f64>,
+            page_bytes: PageSize,
             #[serde(skip_serializing_if = "Option::is_none")]
             rate_error: &'a Option<Vec<Vec<f64>>>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -290,6 +295,7 @@ impl Serialize for SharingMatrix {
             rate: &self.cells.rate,
             duration_ms: self.duration_ms,
             coverage: self.coverage,
+            page_bytes: self.page_size,
             rate_error: &self.cells.rate_error,
             shared_groups: &self.cells.groups,
             rate_low: end(0),
@@ -409,6 +415,7 @@ impl SharingMatrix {
             rate: file.rate,
             duration_ms: file.duration_ms,
             coverage: file.coverage,
+            page_size: file.page_bytes.unwrap_or_default(),
         })?;
         let ends = match (file.rate_low, file.rate_high) {
             (Some(low), Some(high)) => Some([low, high]),
@@ -477,6 +484,7 @@ impl SharingMatrix {
             }),
             duration_ms: parts.duration_ms,
             coverage: parts.coverage,
+            page_size: parts.page_size,
         };
         match parts.groups {
             Some(groups) => Ok(matrix.try_with_groups(groups)?),

@@ -43,9 +43,12 @@ impl<'a> Contention<'a> {
     pub(super) fn of(input: &PlanInput<'a>, items: &[usize]) -> Option<Self> {
         let weight = input.limits.and_then(|limits| limits.contention).unwrap_or(1.0);
         let sets: Vec<Option<u64>> = items.iter().map(|vm| input.working_set_frames(*vm)).collect();
-        let cache = input.topology.domains().iter().map(|domain| {
-            domain.size_bytes.map_or(f64::INFINITY, |bytes| bytes as f64 / super::FRAME_BYTES as f64)
-        });
+        let frame_bytes = input.matrix.page_size().bytes() as f64;
+        let cache = input
+            .topology
+            .domains()
+            .iter()
+            .map(|domain| domain.size_bytes.map_or(f64::INFINITY, |bytes| bytes as f64 / frame_bytes));
         let cache: Vec<f64> = cache.collect();
         // Rates cannot be weighed against frames.
         let has_frames = input.matrix.pairs().all(|(i, j)| input.matrix.shared_frames(i, j).is_some());

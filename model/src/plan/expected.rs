@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bound, FRAME_BYTES, PlanInput, VcpuPlacement};
+use super::{Bound, PlanInput, VcpuPlacement};
 use crate::matrix::{CountedBy, SavedFrames};
 
 /// Expected effect of a placement, by the matrix it was made from.
@@ -44,6 +44,7 @@ impl Expected {
         bound: Option<Bound>,
     ) -> Option<Self> {
         let (frames_within, saved) = within?;
+        let page_size = input.matrix.page_size();
         let position = |name: &str| input.matrix.vms().iter().position(|vm| vm.name == name);
         let is_known = input.vms.iter().any(|vm| !vm.current.is_empty());
         // The entries of a VM are adjacent.
@@ -61,7 +62,7 @@ impl Expected {
         }
         Some(Self {
             frames_within,
-            cache_bytes_saved: (saved.frames.round() as u64).saturating_mul(FRAME_BYTES),
+            cache_bytes_saved: page_size.bytes_of(saved.frames.round() as u64),
             cache_bytes_saved_by: saved.counted_by,
             moves: is_known.then_some(moves),
             placed: placement.len() as u64,
@@ -70,7 +71,7 @@ impl Expected {
                 Bound::Saved { .. } => None,
             }),
             bound_bytes_saved: bound.and_then(|bound| match bound {
-                Bound::Saved { frames, .. } => Some(frames.saturating_mul(FRAME_BYTES)),
+                Bound::Saved { frames, .. } => Some(page_size.bytes_of(frames)),
                 Bound::Shared { .. } => None,
             }),
             bound_is_proven: bound.is_some_and(|bound| match bound {

@@ -87,8 +87,8 @@ pub struct PlanVm {
     pub vcpus: Vec<u32>,
     /// CPUs that its vCPUs recently kept busy, on average; `None` if unknown.
     pub cpus_busy: Option<f64>,
-    /// Frames of a cache that it uses without contention; `None` if unknown.
-    pub working_set_frames: Option<u64>,
+    /// Bytes of a cache that it uses without contention; `None` if unknown.
+    pub working_set_bytes: Option<u64>,
     /// Pages of its memory on each NUMA node; empty if unknown.
     pub node_pages: BTreeMap<u32, u64>,
     /// What single vCPUs may and shall not do.
@@ -136,13 +136,10 @@ impl PlanVm {
         let occupied = seen.occupancy.value().into_iter().flatten();
         let occupied: Vec<_> = occupied.filter(|of| of.vm == vm.name && of.domain.is_some()).collect();
         let bytes = occupied.iter().map(|of| of.llc_bytes.value().copied()).sum::<Option<u64>>();
-        self.working_set_frames = bytes.filter(|_| !occupied.is_empty()).map(|bytes| bytes / FRAME_BYTES);
+        self.working_set_bytes = bytes.filter(|_| !occupied.is_empty());
         self
     }
 }
-
-/// Bytes in a frame.
-const FRAME_BYTES: u64 = 4096;
 
 /// Everything a plan depends on.
 #[derive(Clone, Copy, Debug)]
@@ -241,11 +238,11 @@ impl<'a> PlanInput<'a> {
         self.vms.get(vm).and_then(|vm| vm.cpus_busy).unwrap_or_else(|| f64::from(self.vcpus(vm)))
     }
 
-    /// The working set of a VM: as configured, or else as measured.
+    /// The working set of a VM in frames of the matrix: as configured, or else as measured.
     fn working_set_frames(&self, vm: usize) -> Option<u64> {
         let configured = self.limits.and_then(|limits| limits.working_set_of(&self.matrix.vms()[vm]));
-        let configured = configured.map(|kib| kib * 1024 / FRAME_BYTES);
-        configured.or_else(|| self.vms.get(vm)?.working_set_frames)
+        let bytes = configured.map(|kib| kib * 1024).or_else(|| self.vms.get(vm)?.working_set_bytes);
+        bytes.map(|bytes| self.matrix.page_size().pages_in(bytes))
     }
 
     /// The rate a pair is ranked by: the higher of its two directions, since a small VM that is completely

@@ -22,7 +22,8 @@ use super::exact::{EXACT_STEPS, exact_within};
 use super::instance::{Bins, Instance, ItemGroup};
 use super::placement_state::Bound;
 use super::search::{SMALL, search};
-use super::{FRAME_BYTES, PlacementState, PlanInput, paper};
+use super::{PlacementState, PlanInput, paper};
+use crate::page_size::PageSize;
 
 /// Maximum number of VMs for which the optimum is searched.
 const EXACT_VMS: usize = 16;
@@ -65,9 +66,9 @@ impl Counts {
         }
     }
 
-    fn text(self, value: f64) -> String {
+    fn text(self, value: f64, page_size: PageSize) -> String {
         match self {
-            Self::Saved => format!("{:.0} KiB of cache saved", value * (FRAME_BYTES / 1024) as f64),
+            Self::Saved => format!("{:.0} KiB of cache saved", value * page_size.bytes() as f64 / 1024.0),
             Self::Frames => format!("{value:.0} shared frames within domains"),
             Self::Rates => format!("rates of {:.4} within domains", value / RATE_UNITS),
         }
@@ -95,7 +96,7 @@ pub(super) fn place<'a>(input: &PlanInput<'a>, goal: Goal) -> PlacementState<'a>
             "{n} VMs are too many for the optimum (at most {EXACT_VMS}): searched as by policy sharing"
         ));
     } else if goal != Goal::Least && !has_contention && n > 1 {
-        let value = counts.text(instance.value(&bins));
+        let value = counts.text(instance.value(&bins), input.matrix.page_size());
         let holds = !placed_so_far.may_divide_vms();
         let is_exact = input.matrix.shared_groups().is_none_or(|groups| groups.is_complete());
         match (is_whole, is_proven) {
@@ -177,8 +178,8 @@ fn not_below_paper<'a>(mut placed_so_far: PlacementState<'a>, counts: Counts) ->
     }
     placed_so_far.because(format!(
         "the placement of policy paper is taken: it has {}, and the search found {}",
-        counts.text(theirs),
-        counts.text(mine)
+        counts.text(theirs, input.matrix.page_size()),
+        counts.text(mine, input.matrix.page_size())
     ));
     placed_so_far.take_places_of(&paper);
     placed_so_far
@@ -214,11 +215,12 @@ fn disagreement(
     let (mine, my_pairs) = (value(placed_so_far, counts), value(placed_so_far, Counts::Frames));
     let (theirs, their_pairs) = (instance.value(&other), by_pairs.value(&other));
     if other.iter().all(Option::is_some) && their_pairs > my_pairs && theirs < mine {
+        let frame_kib = input.matrix.page_size().bytes() as f64 / 1024.0;
         placed_so_far.because(format!(
             "pairs and groups disagree: a placement with {their_pairs:.0} shared frames of pairs within domains instead \
              of {my_pairs:.0} would save {:.0} KiB of cache instead of {:.0}, since frames of several VMs are in many pairs",
-            theirs * 4.0,
-            mine * 4.0
+            theirs * frame_kib,
+            mine * frame_kib
         ));
     }
 }

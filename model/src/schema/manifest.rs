@@ -9,6 +9,8 @@ use super::{OLDEST_SCHEMA_VERSION, RecordingGap, SCHEMA_VERSION, Table};
 use crate::availability::Availability;
 use crate::counters::CounterRole;
 use crate::cpuset::CpuSet;
+use crate::exits::ExitNumbering;
+use crate::page_size::PageSize;
 use crate::schedulers::{CacheAware, SchedExt};
 use crate::topology::{CacheDomain, CacheInfo, CoreClasses, Topology, TopologyError};
 
@@ -191,7 +193,8 @@ pub struct Environment {
     pub numa_balancing: Availability<u64>,
     /// `/sys/devices/system/cpu/smt/active`.
     pub smt_active: Availability<bool>,
-    /// `/proc/sys/kernel/nmi_watchdog`; 1 means that it occupies a hardware counter.
+    /// `/proc/sys/kernel/nmi_watchdog`; 1 means that the watchdog is on, which occupies a hardware counter of each CPU
+    /// unless it is the buddy detector.
     pub nmi_watchdog: Availability<u64>,
     /// Settings of the kernel's cache-aware scheduling; `None` in older recordings.
     #[serde(default)]
@@ -203,6 +206,12 @@ pub struct Environment {
     /// recordings.
     #[serde(default)]
     pub mediated_vpmu: Option<Availability<bool>>,
+    /// Bytes of a page, and so of a frame; `None` in older recordings, see [`Manifest::page_size`].
+    #[serde(default)]
+    pub page_bytes: Option<PageSize>,
+    /// What the reasons of exits from guests are numbered by; `None` in older recordings.
+    #[serde(default)]
+    pub exit_reasons: Option<Availability<ExitNumbering>>,
 }
 
 /// A manifest that cannot be used.
@@ -247,6 +256,11 @@ impl Manifest {
             serde_json::to_string_pretty(self).map_err(|error| ManifestError::Json(error.to_string()))?;
         text.push('\n');
         Ok(text)
+    }
+
+    /// The size of the pages and frames of this recording: 4 KiB where it does not say, since those were made on x86.
+    pub fn page_size(&self) -> PageSize {
+        self.environment.page_bytes.unwrap_or_default()
     }
 
     /// Whether recordings of this manifest's version can have `table`.
@@ -357,6 +371,8 @@ mod tests {
                     switches_all: Some(true),
                 })),
                 mediated_vpmu: Some(Availability::Available(false)),
+                page_bytes: Some(PageSize::new(16_384).unwrap()),
+                exit_reasons: Some(Availability::Available(ExitNumbering::Arm64)),
             },
             caches: Availability::Available(vec![CacheFact {
                 level: 2,
@@ -411,6 +427,22 @@ mod tests {
         let end = added + text[added..].find("\n  },\n  \"caches\"").unwrap();
         let read = Manifest::from_json(&text.replace(&text[added..end], "")).unwrap().environment;
         assert_eq!((read.cache_aware_scheduling, read.sched_ext, read.mediated_vpmu), (None, None, None));
+    }
+
+    #[test]
+    fn a_manifest_from_before_page_sizes_is_of_4_kib() {
+        let manifest = manifest();
+        assert_eq!(manifest.page_size().bytes(), 16_384);
+        let text = manifest.to_json().unwrap();
+        assert!(
+            text.contains("\"page_bytes\": 16384") && text.contains("\"available\": \"arm64\""),
+            "{text}"
+        );
+        let added = text.find(",\n    \"page_bytes\"").unwrap();
+        let end = added + text[added..].find("\n  },\n  \"caches\"").unwrap();
+        let read = Manifest::from_json(&text.replace(&text[added..end], "")).unwrap();
+        assert_eq!((read.environment.page_bytes, read.environment.exit_reasons.clone()), (None, None));
+        assert_eq!(read.page_size().bytes(), 4096);
     }
 
     #[test]

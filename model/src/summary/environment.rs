@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::availability::Availability;
+use crate::page_size::PageSize;
 use crate::schedulers::{CacheAware, SchedExt};
 use crate::schema;
 use crate::text::chosen;
@@ -38,6 +39,8 @@ pub struct Environment {
     pub sched_ext: Option<SchedExt>,
     /// Whether KVM hands the counters of the processor to its guests.
     pub mediated_vpmu: Option<bool>,
+    /// Bytes of a page; null in older summaries, which were made with 4096.
+    pub page_bytes: Option<PageSize>,
     /// Mean number of runnable tasks over the last minute.
     pub load_1min: Option<f64>,
     /// Every file of `/sys/kernel/mm/ksm`.
@@ -85,6 +88,7 @@ impl Environment {
             cache_aware_scheduling: known(host.cache_aware_scheduling.as_ref()),
             sched_ext: known(host.sched_ext.as_ref()),
             mediated_vpmu: known(host.mediated_vpmu.as_ref()),
+            page_bytes: host.page_bytes,
             load_1min: extra.load_1min,
             ksm: ksm.filter_map(|(file, text)| Some((file.clone(), setting(text)?))).collect(),
             ksm_users: extra.ksm_users,

@@ -1,6 +1,6 @@
 //! The contents of each cache domain, computed once per view, not per frame.
 //!
-//! Units: distinct frames of 4 KiB. What a pair shares within a domain is its shared frames times the
+//! Units: distinct frames. What a pair shares within a domain is its shared frames times the
 //! part of its pairs of vCPUs that meet there, as a plan counts it (`Plan::shared_within`).
 
 use std::collections::HashMap;

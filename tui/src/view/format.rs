@@ -1,12 +1,10 @@
 //! Formatting of numbers and times.
 
+use huddle_model::page_size::PageSize;
 use huddle_model::text;
 pub(crate) use huddle_model::text::bytes;
 
 use crate::app::rate::Rate;
-
-/// Bytes of a page or frame: what `model` counts in.
-const PAGE_BYTES: u64 = 4096;
 
 /// A number with its thousands separated.
 pub(crate) fn count(number: u64) -> String {
@@ -20,8 +18,8 @@ pub(crate) fn signed_bytes(number: i64) -> String {
 }
 
 /// Bytes of frames or pages.
-pub(crate) fn frames_bytes(frames: u64) -> String {
-    bytes(frames.saturating_mul(PAGE_BYTES))
+pub(crate) fn frames_bytes(frames: u64, size: PageSize) -> String {
+    bytes(size.bytes_of(frames))
 }
 
 /// A fraction (0 to 1) in per cent, with enough digits that a value above 0 does not read as 0.
@@ -126,6 +124,12 @@ mod tests {
         assert_eq!(rate(Rate::Mpki, 0.001), "0.0010");
         assert_eq!(rate(Rate::Ipc, 0.000_01), "<0.0001");
         assert_eq!(rate(Rate::MissRatio, 0.123), "12.3 %");
+    }
+
+    #[test]
+    fn frames_have_the_bytes_of_the_host() {
+        let of = |bytes| frames_bytes(3, PageSize::new(bytes).unwrap());
+        assert_eq!((of(4096), of(16_384), of(65_536)), ("12 KiB".into(), "48 KiB".into(), "192 KiB".into()));
     }
 
     #[test]

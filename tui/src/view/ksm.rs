@@ -96,8 +96,10 @@ fn state_rows(ksm: &KsmState) -> Vec<Row> {
         2 => "2: stopped, everything unmerged".into(),
         other => format!("{other}: not a known state"),
     };
-    let pages = |pages: u64| format!("{} pages ({})", format::count(pages), format::frames_bytes(pages));
-    let before_costs = format::frames_bytes(ksm.pages_sharing);
+    let pages = |pages: u64| {
+        format!("{} pages ({})", format::count(pages), format::frames_bytes(pages, ksm.page_size))
+    };
+    let before_costs = format::frames_bytes(ksm.pages_sharing, ksm.page_size);
     let saved = match ksm.general_profit_bytes {
         Some(profit) => format!("{} net; {before_costs} before bookkeeping", format::signed_bytes(profit)),
         None => format!("{before_costs} before bookkeeping"),

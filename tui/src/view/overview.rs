@@ -1,6 +1,7 @@
 //! The overview: cache domains as boxes, and the last change with its reasons.
 
 use huddle_model::availability::Availability;
+use huddle_model::page_size::PageSize;
 use huddle_model::pinning::Pinning;
 use huddle_model::topology::DomainId;
 use ratatui::layout::Rect;
@@ -72,10 +73,11 @@ fn summary(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture) {
                 0 => String::new(),
                 _ => format!(", {}", format::percent(*within as f64 / *total as f64)),
             };
+            let size = view.round.matrix.value().map_or_else(PageSize::default, |matrix| matrix.page_size());
             let inside =
-                format!("{} frames ({}{part})", format::count(*within), format::frames_bytes(*within));
+                format!("{} frames ({}{part})", format::count(*within), format::frames_bytes(*within, size));
             let across = total.saturating_sub(*within);
-            let across = format!("{} ({})", format::count(across), format::frames_bytes(across));
+            let across = format!("{} ({})", format::count(across), format::frames_bytes(across, size));
             let pieces = [
                 ("shared within domains ", theme.faint()),
                 (&inside, theme.strong()),

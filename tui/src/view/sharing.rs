@@ -233,7 +233,11 @@ fn detail(canvas: &mut Canvas<'_>, area: Rect, picture: &Picture, matrix: &Shari
         };
         let shared = match matrix.shared_frames(i, j) {
             Some(frames) => {
-                format!("{} frames ({}){of_files}", format::count(frames), format::frames_bytes(frames))
+                format!(
+                    "{} frames ({}){of_files}",
+                    format::count(frames),
+                    format::frames_bytes(frames, matrix.page_size())
+                )
             }
             None => format!("frames n/a: {RATES_ONLY}"),
         };
@@ -303,7 +307,7 @@ fn own_lines(matrix: &SharingMatrix, vm: usize) -> Vec<String> {
             "{} frames used, {} resident pages ({})",
             format::count(memory.frames_used),
             format::count(memory.pages_resident),
-            format::frames_bytes(memory.pages_resident)
+            format::frames_bytes(memory.pages_resident, matrix.page_size())
         ),
         format!(
             "{} zero-filled pages, {} pages repeat another page of the VM",

@@ -25,6 +25,7 @@ use huddle_observe::resctrl::Resctrl;
 use huddle_sharing::content::{ContentScan, ContentSettings};
 use huddle_sharing::{MergedScan, SharingError, frames_visible};
 
+use super::idle::WatchedPasses;
 use super::{Backend, BackendError, CounterChoice, LoopChoice, SharingChoice, Stages, Terms, undoers};
 use crate::{EventsSharing, HostContents, HostFacts, HostSharing, HostVms, RESCAN_ROUNDS};
 
@@ -84,7 +85,7 @@ impl HostBackend {
             }
         };
         tracing::debug!("passes of KSM come from {}", trigger.name());
-        Ok(trigger)
+        Ok(Box::new(WatchedPasses::new(trigger, self.root.clone())))
     }
 }
 
@@ -128,7 +129,7 @@ impl Backend for HostBackend {
         let is_off = ksm::state(&self.root).is_ok_and(|state| state.run != 1);
         if is_off && !choice.ksm_run {
             advice.push(
-                "KSM is not running, so there is one round and then no pass to follow; start it with --ksm-run or \
+                "KSM is not running, so nothing new is merged and rounds come by time; start it with --ksm-run or \
              `echo 1 > /sys/kernel/mm/ksm/run`"
                     .to_owned(),
             );

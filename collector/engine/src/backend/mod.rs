@@ -2,6 +2,7 @@
 //! behind [`Backend`]; no other code depends on which it is.
 
 mod host;
+mod idle;
 mod xen;
 
 use std::collections::BTreeMap;

@@ -45,8 +45,12 @@ async fn a_stop_waits_for_no_reading_of_the_host() {
         let release = hang(stage, &mut engine);
         let begun = std::time::Instant::now();
         let stop = tokio::time::sleep(Duration::from_millis(100));
-        let options =
-            RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+        let options = RunOptions {
+            without_passes: WITHOUT_PASSES,
+            min_interval: Duration::ZERO,
+            rounds: None,
+            window: Duration::from_secs(60),
+        };
         let publish = |step: &Step| panic!("an abandoned round published {step:?}");
         let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
         let took = begun.elapsed();
@@ -95,7 +99,12 @@ async fn a_stop_waits_for_no_fact_that_is_read_after_pinning() {
     engine.host = Box::new(HangingKsm(Some(held)));
     let begun = std::time::Instant::now();
     let stop = tokio::time::sleep(Duration::from_millis(100));
-    let options = RunOptions { min_interval: Duration::ZERO, rounds: None, window: Duration::from_secs(60) };
+    let options = RunOptions {
+        without_passes: WITHOUT_PASSES,
+        min_interval: Duration::ZERO,
+        rounds: None,
+        window: Duration::from_secs(60),
+    };
     let rounds = Mutex::new(Vec::new());
     let publish = |step: &Step| {
         let round = step.iter().find_map(|update| match update {

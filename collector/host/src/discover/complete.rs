@@ -14,8 +14,8 @@ pub struct GuestThread {
     pub tid: i32,
     /// Its process.
     pub pid: i32,
-    /// KVM's number of the vCPU within its VM.
-    pub vcpu_id: u32,
+    /// KVM's number of the vCPU within its VM; `None` where the kernel does not tell it with the entry (ARM64).
+    pub vcpu_id: Option<u32>,
 }
 
 /// [`complete_vcpus`] with the threads of this host.
@@ -34,15 +34,15 @@ pub fn complete_vcpus_on_host(root: &HostRoot, vms: &mut [Vm], seen: &[GuestThre
 /// Not known are those of a VM without any, and of one for which all threads of the process had to
 /// stand: its main thread, which no VMM names a vCPU, is among them. VMs whose VMM told its vCPUs keep
 /// them. `thread` makes the vCPU of a number from a thread, or `None` where that thread has ended since.
-/// Where two threads of a VM have one number (two KVM VMs in one process), they are renumbered from 0
-/// in ascending (number, thread). A thread that has not entered the guest yet is not known yet, so
-/// numbers may be missing.
+/// Where two threads of a VM have one number (two KVM VMs in one process), or the number of one is not known, they
+/// are numbered from 0 in ascending (number, thread), and the note says so for the latter. A thread that has not
+/// entered the guest yet is not known yet, so numbers may be missing.
 pub fn complete_vcpus(
     vms: &mut [Vm],
     seen: &[GuestThread],
     mut thread: impl FnMut(&Vm, u32, i32) -> Option<Vcpu>,
 ) -> Vec<String> {
-    let mut of_process: BTreeMap<i32, BTreeSet<(u32, i32)>> = BTreeMap::new();
+    let mut of_process: BTreeMap<i32, BTreeSet<(Option<u32>, i32)>> = BTreeMap::new();
     for guest in seen {
         of_process.entry(guest.pid).or_default().insert((guest.vcpu_id, guest.tid));
     }
@@ -50,20 +50,27 @@ pub fn complete_vcpus(
     for vm in vms.iter_mut().filter(|vm| !vcpus_are_known(vm)) {
         let Some(process) = vm.process() else { continue };
         let Some(threads) = of_process.get(&process.id) else { continue };
+        let are_told = threads.iter().all(|(number, _)| number.is_some());
+        // A number that is not told is replaced below.
         let mut vcpus: Vec<Vcpu> =
-            threads.iter().filter_map(|(number, tid)| thread(vm, *number, *tid)).collect();
+            threads.iter().filter_map(|(number, tid)| thread(vm, number.unwrap_or(u32::MAX), *tid)).collect();
         let numbers: BTreeSet<u32> = vcpus.iter().map(|vcpu| vcpu.index).collect();
-        if numbers.len() < vcpus.len() {
+        if numbers.len() < vcpus.len() || !are_told {
             for (number, vcpu) in (0..).zip(&mut vcpus) {
                 vcpu.index = number;
             }
         }
         if !vcpus.is_empty() {
             notes.push(format!(
-                "VM {} ({}): {} vCPU threads are known from their entries into the guest",
+                "VM {} ({}): {} vCPU threads are known from their entries into the guest{}",
                 vm.name,
                 process,
-                vcpus.len()
+                vcpus.len(),
+                if are_told {
+                    ""
+                } else {
+                    "; this kernel does not tell their numbers, so they have those of their order"
+                }
             ));
             vm.vcpus = vcpus;
         }
@@ -120,7 +127,8 @@ mod tests {
     }
 
     fn seen(rows: &[(i32, i32, u32)]) -> Vec<GuestThread> {
-        rows.iter().map(|&(pid, tid, vcpu_id)| GuestThread { tid, pid, vcpu_id }).collect()
+        let row = |&(pid, tid, id): &(i32, i32, u32)| GuestThread { tid, pid, vcpu_id: Some(id) };
+        rows.iter().map(row).collect()
     }
 
     fn numbers(vm: &Vm) -> Vec<(u32, i32)> {
@@ -159,6 +167,17 @@ mod tests {
         let mut vms = [vm(10, &[])];
         let notes = complete_vcpus(&mut vms, &rows, |_, _, _| None);
         assert!(notes.is_empty() && vms[0].vcpus.is_empty());
+    }
+
+    #[test]
+    fn threads_without_a_number_have_that_of_their_order() {
+        let mut vms = [vm(10, &[]), vm(20, &[])];
+        let rows = [(10, 14), (10, 12), (20, 21)];
+        let rows = rows.map(|(pid, tid)| GuestThread { tid, pid, vcpu_id: None });
+        let notes = complete_vcpus(&mut vms, &rows, |vm, number, tid| Some(vcpu(vm, number, tid)));
+        assert_eq!(numbers(&vms[0]), [(0, 12), (1, 14)]);
+        assert_eq!(numbers(&vms[1]), [(0, 21)], "not the number that stands for none");
+        assert!(notes.iter().all(|note| note.contains("does not tell their numbers")), "{notes:?}");
     }
 
     #[test]

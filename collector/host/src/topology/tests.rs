@@ -176,6 +176,46 @@ fn a_host_without_shared_caches_has_its_nodes_for_domains() {
 }
 
 #[test]
+fn a_cache_that_the_kernel_assumes_makes_no_domains() {
+    let (cpus, level, topology) = drawn(&machines::qemu_virt());
+    assert_eq!((cpus, level), (vec!["0-3".into()], None), "the node, not one domain for each CPU");
+    let notes = topology.notes().join("; ");
+    assert!(notes.contains("an assumption of the kernel") && !notes.contains("clusters"), "{notes}");
+    // Two nodes, each with half of the CPUs.
+    let (cpus, level, _) = drawn(&machines::qemu_virt().nodes(&[(0, "0-1"), (1, "2-3")]));
+    assert_eq!((cpus, level), (vec!["0-1".into(), "2-3".into()], None));
+    // The level that is asked for is there, as the kernel has it.
+    let dir = tempfile::tempdir().unwrap();
+    machines::qemu_virt().write(dir.path());
+    let asked = read(&HostRoot::at(dir.path()), Some(2)).unwrap();
+    assert_eq!((domains(&asked), asked.notes().len()), (vec![("0-3".into(), None, Some(0))], 0));
+}
+
+#[test]
+fn clusters_stand_for_caches_that_no_firmware_describes() {
+    let (cpus, level, topology) = drawn(&machines::qemu_virt_clusters());
+    assert_eq!((cpus, level), (vec!["0-1".into(), "2-3".into()], Some(2)));
+    assert!(
+        topology.notes().iter().any(|note| note.contains("the clusters of CPUs")),
+        "{:?}",
+        topology.notes()
+    );
+    assert!(topology.domains().iter().all(|domain| domain.size_bytes.is_none()));
+}
+
+#[test]
+fn caches_of_a_device_tree_or_a_table_are_taken() {
+    let (cpus, level, topology) = drawn(&machines::qemu_virt_two_l3());
+    assert_eq!((cpus, level), (vec!["0-1".into(), "2-3".into()], Some(3)));
+    assert_eq!(topology.domains()[0].size_bytes, Some(8 << 20));
+    assert!(topology.notes().is_empty(), "{:?}", topology.notes());
+    let (cpus, level, topology) = drawn(&machines::pptt_without_sizes());
+    assert_eq!((cpus, level), (vec!["0-3".into(), "4-7".into()], Some(3)));
+    assert!(topology.domains().iter().all(|domain| domain.size_bytes.is_none()));
+    assert!(topology.notes().is_empty(), "{:?}", topology.notes());
+}
+
+#[test]
 fn sub_numa_clusters_make_domains_of_several_nodes() {
     let (cpus, _, topology) = drawn(&machines::snc());
     let nodes: Vec<_> = topology.domains().iter().filter_map(|domain| domain.nodes_text()).collect();

@@ -31,6 +31,7 @@ use super::btf::{BtfError, KernelTypes};
 use super::object::Aligned;
 use super::{ProbeError, if_there, one_line, take_map};
 use huddle_host::HostRoot;
+use huddle_host::architecture::Architecture;
 use huddle_host::stages::{FrameChange, FrameChangeKind, FrameChanges, StageError, StartFrameChanges};
 use huddle_model::observation::ProgramCost;
 
@@ -75,6 +76,12 @@ pub enum GraphProbeError {
         /// The error of the kernel or the loader.
         reason: String,
     },
+    /// Nothing reports writes to merged pages.
+    #[error(
+        "changes of merged frames cannot be followed: ARM64 does not report page faults (page_fault_user and \
+         page_fault_kernel are tracepoints of x86-64); every round scans"
+    )]
+    NoFaults,
     /// A program that the method cannot do without.
     #[error("changes of merged frames cannot be followed: {0}")]
     Attach(String),
@@ -108,6 +115,9 @@ impl GraphProbe {
     /// # Errors
     /// What this kernel lacks that the method needs.
     pub fn load(root: &HostRoot, ring_bytes: u32) -> Result<Self, GraphProbeError> {
+        if Architecture::of(root) == Architecture::Arm64 {
+            return Err(GraphProbeError::NoFaults);
+        }
         let path = root.sys("kernel/btf/vmlinux");
         let bytes =
             std::fs::read(&path).map_err(|source| GraphProbeError::Types { path: path.clone(), source })?;
@@ -309,6 +319,16 @@ fn parse(bytes: &[u8]) -> Option<GraphEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arm_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = HostRoot::at(dir.path());
+        std::fs::create_dir_all(root.proc("")).unwrap();
+        std::fs::write(root.proc("cpuinfo"), "CPU implementer\t: 0x41\n").unwrap();
+        let error = GraphProbe::load(&root, 4096).unwrap_err().to_string();
+        assert!(error.contains("ARM64") && error.contains("every round scans"), "{error}");
+    }
 
     #[test]
     fn a_host_without_types_is_named() {

@@ -243,7 +243,8 @@ impl ThreadProbe {
         let rows = self.vcpu_threads.iter().map(|row| {
             let (tid, thread) = row.map_err(failed(VCPU_THREADS))?;
             let (tid, pid) = (tid.cast_signed(), thread.tgid.cast_signed());
-            Ok(GuestThread { tid, pid, vcpu_id: thread.vcpu_id })
+            let vcpu_id = (thread.vcpu_id != huddle_abi::NO_VCPU_ID).then_some(thread.vcpu_id);
+            Ok(GuestThread { tid, pid, vcpu_id })
         });
         rows.collect::<Result<Vec<_>, _>>().map(Some)
     }

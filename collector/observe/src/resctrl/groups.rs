@@ -17,6 +17,8 @@ const PREFIX: &str = "huddle-";
 pub(super) trait GroupDirectories: fmt::Debug + Send {
     fn make(&self, path: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Writes a line to the `mbm_L3_assignments` at `path`.
+    fn assign(&self, path: &Path, line: &str) -> io::Result<()>;
 }
 
 /// The real ones of the kernel.
@@ -33,6 +35,10 @@ impl GroupDirectories for Kernel {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
+    }
+
+    fn assign(&self, path: &Path, line: &str) -> io::Result<()> {
+        OpenOptions::new().write(true).open(path)?.write_all(line.as_bytes())
     }
 }
 

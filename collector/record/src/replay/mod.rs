@@ -224,7 +224,13 @@ impl Recording {
             return Arc::clone(known);
         }
         let rows = self.round_rows(time.round);
-        let rebuilt = round::rebuild(time, self.events_until_us(position), rows, &self.topology);
+        let rebuilt = round::rebuild(
+            time,
+            self.events_until_us(position),
+            rows,
+            &self.topology,
+            self.manifest.page_size(),
+        );
         // Consecutive rounds share their equal parts in memory, as in the loop.
         let rebuilt = match self.rounds.back() {
             Some(last) => RebuiltRound {

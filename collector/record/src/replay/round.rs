@@ -18,6 +18,7 @@ use huddle_model::ksm::KsmState;
 use huddle_model::matrix::{
     MatrixParts, MatrixVm, MemoryUse, Method, SharedGroup, SharedGroups, SharingMatrix,
 };
+use huddle_model::page_size::PageSize;
 use huddle_model::pinning::{PinOutcome, Pinning};
 use huddle_model::plan::{Plan, VcpuPlacement};
 use huddle_model::schema::{
@@ -112,13 +113,14 @@ fn not_recorded<T>(what: &str) -> Availability<T> {
     Availability::Unavailable(format!("the recording does not hold {what}"))
 }
 
-/// `topology` is that of the start of the recording. Events from `until_us` on, if that is known, belong to windows
-/// after the round.
+/// `topology` is that of the start of the recording, and `page_size` that of its manifest. Events from `until_us`
+/// on, if that is known, belong to windows after the round.
 pub(super) fn rebuild(
     time: RoundTime,
     until_us: Option<u64>,
     rows: RoundRows,
     topology: &Availability<Arc<Topology>>,
+    page_size: PageSize,
 ) -> RebuiltRound {
     let decision = rows.decision.as_ref();
     let topology = match decision.and_then(|decision| decision.topology_unavailable.clone()) {
@@ -138,7 +140,7 @@ pub(super) fn rebuild(
             message: "the recording does not hold which VMs there were in this round".into(),
         });
     }
-    let (matrix, no_groups) = match matrix(decision, rows.sharing, &rows.vms) {
+    let (matrix, no_groups) = match matrix(decision, rows.sharing, &rows.vms, page_size) {
         Availability::Available(matrix) => with_groups(matrix, &rows.groups),
         unavailable => (unavailable, None),
     };
@@ -149,7 +151,7 @@ pub(super) fn rebuild(
         number: time.round,
         begin_unix_us: time.begin_us,
         end_unix_us: time.end_us,
-        ksm: ksm(rows.ksm),
+        ksm: ksm(rows.ksm, page_size),
         matrix: matrix.map(Arc::new),
         plan,
         pinning: pinning(decision),
@@ -332,7 +334,7 @@ fn event(row: &EventRow, vms: &[Vm]) -> Event {
     }
 }
 
-fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
+fn ksm(row: Option<KsmRow>, page_size: PageSize) -> Availability<KsmState> {
     let Some(row) = row else { return not_recorded("KSM's state in this round") };
     if let Some(reason) = row.unavailable {
         return Availability::Unavailable(reason);
@@ -355,12 +357,18 @@ fn ksm(row: Option<KsmRow>) -> Availability<KsmState> {
             merge_across_nodes: row.merge_across_nodes,
             use_zero_pages: row.use_zero_pages,
             advisor_mode: row.advisor_mode.clone(),
+            page_size,
         })
     };
     state().map_or_else(|| not_recorded("all of KSM's state in this round"), Availability::Available)
 }
 
-fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availability<SharingMatrix> {
+fn matrix(
+    decision: Option<&DecisionRow>,
+    pairs: Pairs,
+    vms: &[VmRow],
+    page_size: PageSize,
+) -> Availability<SharingMatrix> {
     const LACKING: &str = "what the VMs shared in this round";
     if let Some(reason) = decision.and_then(|decision| decision.sharing_unavailable.clone()) {
         return Availability::Unavailable(reason);
@@ -399,6 +407,7 @@ fn matrix(decision: Option<&DecisionRow>, pairs: Pairs, vms: &[VmRow]) -> Availa
         rate,
         duration_ms: measured_in_us.map(|us| us as f64 / 1000.0),
         coverage,
+        page_size,
     };
     match SharingMatrix::from_parts(parts) {
         Ok(matrix) => Availability::Available(matrix),
@@ -550,7 +559,7 @@ mod tests {
             ..RoundRows::default()
         };
         let time = RoundTime { round: 3, begin_us: original.begin_unix_us, end_us: original.end_unix_us };
-        let round = rebuild(time, None, rows, &original.topology).round;
+        let round = rebuild(time, None, rows, &original.topology, PageSize::default()).round;
         (original, round)
     }
 

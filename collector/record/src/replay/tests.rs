@@ -11,7 +11,8 @@ use huddle_model::event::{Event, EventKind};
 use huddle_model::id::{TaskId, Uuid, VcpuId, VmId, XenDomainId};
 use huddle_model::matrix::{MatrixVm, MemoryUse, Method, SharingMatrix};
 use huddle_model::observation::Observation;
-use huddle_model::schema::{MANIFEST_FILE, RowContext, SCHEMA_VERSION, Table};
+use huddle_model::page_size::PageSize;
+use huddle_model::schema::{Environment, MANIFEST_FILE, RowContext, SCHEMA_VERSION, Table};
 use huddle_model::topology::Topology;
 use huddle_model::update::Round;
 use huddle_model::view::View;
@@ -621,4 +622,22 @@ fn cpu_time_without_a_place_is_read_back() {
     let found = recording.view(recording.len() - 1).unwrap();
     let vcpu = &found.observation.value().unwrap().vcpus[0];
     assert_eq!((vcpu.run_ns(), vcpu.residency.value()), (Some(123_456), None));
+}
+
+/// Frames of a recording have the size of the host's pages, which its manifest has.
+#[test]
+fn pages_have_the_size_that_the_manifest_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let published = published(2, 3);
+    let recorded = sample::manifest();
+    for (name, page_bytes, expected) in [("new", PageSize::new(65_536).ok(), 65_536), ("old", None, 4096)] {
+        let run = dir.path().join(name);
+        let environment = Environment { page_bytes, ..recorded.environment.clone() };
+        record_with(&run, &published, 1000, Manifest { environment, ..manifest() });
+        let mut recording = Recording::open(&run).unwrap();
+        let view = recording.view(0).unwrap();
+        let matrix = view.round.matrix.value().unwrap();
+        let ksm = view.round.ksm.value().unwrap();
+        assert_eq!((matrix.page_size().bytes(), ksm.page_size.bytes()), (expected, expected), "{name}");
+    }
 }

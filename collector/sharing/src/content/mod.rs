@@ -55,7 +55,7 @@ pub use self::throttle::Throttle;
 use self::verify::{Spaces, Verifier};
 use super::processes::{Processes, Reads, UnmeasuredVm};
 use super::{Found, Measurement, SharingError, assemble, pagemap};
-use huddle_host::HostRoot;
+use huddle_host::{HostRoot, page};
 
 /// A change of memory by more than one part in this many is noted.
 const WORTH_SAYING: u64 = 100;
@@ -112,7 +112,8 @@ impl ContentScan {
                 "process {process} of {name:?} ended while it was measured; pages read by then are counted"
             ));
         }
-        Ok(self.report(vms, scanned, unmeasured, notes, began))
+        let measured = self.report(vms, scanned, unmeasured, notes, began);
+        Ok(Measurement { matrix: measured.matrix.of_pages(page::size()), ..measured })
     }
 
     /// Reads and compares all pages of some memory of `vms`, to be passed to [`Self::report`] with the VMs

@@ -5,14 +5,13 @@ use std::os::unix::fs::FileExt;
 
 use super::pages::{CHUNK, Place};
 use crate::SharingError;
+use crate::huge::huge_pages;
 use crate::pagemap::{self, ENTRY_BYTES, Entry, read_entry};
 use crate::processes::Process;
 use huddle_host::{HostError, HostRoot};
 
 /// Bytes of pagemap read at once; fits a second-level cache.
 const READ_BYTES: usize = 128 << 10;
-/// Pages of a huge page on hosts with pages of 4 KiB.
-const HUGE_PAGES: u64 = 512;
 /// Bit 24 of `/proc/kpageflags`: the zero page or the huge zero page.
 const FLAG_ZERO_PAGE: u64 = 1 << 24;
 
@@ -24,6 +23,8 @@ pub(super) struct Reader {
     kpageflags: Option<File>,
     /// First frame of the kernel's huge zero page, once a page was found on it.
     huge_zero: Option<u64>,
+    /// Pages of a huge page.
+    huge_pages: u64,
 }
 
 impl Reader {
@@ -34,6 +35,7 @@ impl Reader {
             zero_page_frame: pagemap::zero_page_frame(root)?,
             kpageflags: pagemap::open(&root.proc("kpageflags")).ok(),
             huge_zero: None,
+            huge_pages: huge_pages(pagemap::page_bytes()),
         })
     }
 
@@ -73,6 +75,7 @@ impl Reader {
                 zero_page_frame: self.zero_page_frame,
                 kpageflags: self.kpageflags.as_ref(),
                 huge_zero: &mut self.huge_zero,
+                huge_pages: self.huge_pages,
                 first_page: page,
                 first_index: index,
             };
@@ -96,6 +99,7 @@ impl Reader {
             zero_page_frame: self.zero_page_frame,
             kpageflags: self.kpageflags.as_ref(),
             huge_zero: &mut self.huge_zero,
+            huge_pages: self.huge_pages,
             first_page: page,
             first_index: index,
         };
@@ -108,6 +112,7 @@ pub(super) struct Places<'a> {
     zero_page_frame: u64,
     kpageflags: Option<&'a File>,
     huge_zero: &'a mut Option<u64>,
+    huge_pages: u64,
     first_page: u64,
     first_index: u64,
 }
@@ -129,12 +134,14 @@ impl Places<'_> {
 
     #[inline]
     fn is_huge_zero(&mut self, index: u64, frame: u64) -> bool {
-        if self.huge_zero.is_some_and(|first| frame.wrapping_sub(first) < HUGE_PAGES) {
+        if self.huge_zero.is_some_and(|first| frame.wrapping_sub(first) < self.huge_pages) {
             return true;
         }
         // Mapped as a whole, so its first page comes first; few others are aligned like that.
         let page = self.first_page + (index - self.first_index);
-        frame.is_multiple_of(HUGE_PAGES) && page.is_multiple_of(HUGE_PAGES) && self.asked_huge_zero(frame)
+        frame.is_multiple_of(self.huge_pages)
+            && page.is_multiple_of(self.huge_pages)
+            && self.asked_huge_zero(frame)
     }
 
     #[cold]

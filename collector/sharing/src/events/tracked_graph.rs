@@ -17,7 +17,7 @@ use crate::pagemap::{self, ENTRY_BYTES, Entry};
 use crate::processes::{Process, Processes, Reads, Region, UnmeasuredVm};
 use crate::{Measurement, SharingError};
 use huddle_host::stages::FrameChanges;
-use huddle_host::{HostRoot, read_text};
+use huddle_host::{HostRoot, page, read_text};
 
 /// Pages by which resident memory may be off on any host: the kernel counts it per CPU and in batches.
 const RESIDENT_SLACK_PAGES: u64 = 1024;
@@ -450,7 +450,8 @@ impl TrackedGraph {
         let coverage = if known + off == 0 { 1.0 } else { known as f64 / (known + off) as f64 };
         let duration_ms = began.elapsed().as_secs_f64() * 1e3;
         Ok(Measurement {
-            matrix: SharingMatrix::measured(Method::Events, rows, &frames, duration_ms, coverage),
+            matrix: SharingMatrix::measured(Method::Events, rows, &frames, duration_ms, coverage)
+                .of_pages(page::size()),
             unmeasured: self.unmeasured.iter().map(|left_out| left_out.clone().named(&self.vms)).collect(),
             notes: self.notes(probe),
             zero_pages: None,

@@ -122,6 +122,23 @@ proptest! {
 }
 
 #[test]
+fn the_size_of_frames_is_read_back_and_was_4_kib() {
+    let memory = Some(MemoryUse { pages_resident: 9, pages_used: 9, frames_used: 9, ..MemoryUse::default() });
+    let vms = ["a", "b"].map(|name| MatrixVm { memory, ..MatrixVm::named(name) });
+    let frames = [vec![0, 5], vec![5, 0]];
+    let size = crate::page_size::PageSize::new(16_384).unwrap();
+    let matrix = SharingMatrix::measured(Method::Merged, vms.to_vec(), &frames, 1.0, 1.0).of_pages(size);
+    let text = serde_json::to_string(&matrix).unwrap();
+    assert!(text.contains(r#""page_bytes":16384"#), "{text}");
+    assert_eq!(SharingMatrix::from_file_text(&text).unwrap(), matrix);
+    assert_eq!((matrix.part(&[0, 1]).page_size(), matrix.weighted(|_| 0.5).page_size()), (size, size));
+    let old = SharingMatrix::from_file_text(&text.replace(r#","page_bytes":16384"#, "")).unwrap();
+    assert_eq!((old.page_size().bytes(), old.same_sharing_as(&matrix)), (4096, false));
+    let error = SharingMatrix::from_file_text(&text.replace("16384", "16385")).unwrap_err().to_string();
+    assert!(error.contains("a page of 16385 bytes"), "{error}");
+}
+
+#[test]
 fn groups_are_read_back_and_checked_against_the_shared_frames() {
     let memory = Some(MemoryUse { pages_resident: 9, pages_used: 9, frames_used: 9, ..MemoryUse::default() });
     let vms = ["a", "b", "c"].map(|name| MatrixVm { memory, ..MatrixVm::named(name) });

@@ -180,6 +180,7 @@ fn the_order_of_many_vms_plays_no_part() {
             rate: order.iter().map(|i| order.iter().map(|j| rates[*i][*j]).collect()).collect(),
             duration_ms: None,
             coverage: None,
+            page_size: Default::default(),
         };
         let matrix = SharingMatrix::from_parts(parts).unwrap();
         for (policy, first) in [Policy::Opposed, Policy::Sharing].into_iter().zip(&mut first) {

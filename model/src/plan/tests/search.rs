@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::super::*;
+use crate::page_size::PageSize;
 use crate::rng::Rng;
+
+const FRAME_BYTES: u64 = 4096;
 
 /// A random instance of `n` items and `d` bins with room for all.
 fn instance(seed: u64, n: usize, d: usize) -> Instance {
@@ -442,4 +445,28 @@ fn broken_limits_are_detected() {
     assert!(joined.is_worse_than(&parted));
     assert_eq!(input.broken(&at([0, 0, 0, 1])).others.len(), 2, "three on one domain, and its load");
     assert_eq!(input.broken(&[]).apart.len(), 1, "where the kernel runs them is unknown");
+}
+
+#[test]
+fn bytes_of_a_plan_are_of_the_size_of_its_frames() {
+    let topology = topology(2, 4);
+    let kib = PageSize::new(16_384).unwrap();
+    let of = |matrix: &SharingMatrix| {
+        let plan = Policy::Sharing.plan(&PlanInput::new(matrix, &topology, &[]));
+        let expected = plan.expected.unwrap();
+        (expected.cache_bytes_saved, expected.frames_within, expected.to_string())
+    };
+    let (small, large) = (of(&two_pairs()), of(&two_pairs().of_pages(kib)));
+    assert!(small.0 > 0 && small.1 == large.1, "{small:?}");
+    assert_eq!(large.0, small.0 * 4, "a frame has four times the bytes");
+    assert!(large.2.contains(&format!("{} KiB of cache saved", small.0 * 4 / 1024)), "{large:?}");
+    // The same working set is a quarter of the frames.
+    let limits = PlanLimits { working_set_kib: [("vm0".to_owned(), 64)].into(), ..PlanLimits::default() };
+    let frames = |matrix: &SharingMatrix, vms: &[PlanVm]| {
+        let input = PlanInput::new(matrix, &topology, vms).limits(&limits);
+        [0, 1].map(|vm| input.working_set_frames(vm))
+    };
+    let measured = [PlanVm::default(), PlanVm { working_set_bytes: Some(1 << 20), ..PlanVm::default() }];
+    assert_eq!(frames(&two_pairs(), &measured), [Some(16), Some(256)]);
+    assert_eq!(frames(&two_pairs().of_pages(kib), &measured), [Some(4), Some(64)]);
 }

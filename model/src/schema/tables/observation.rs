@@ -127,7 +127,7 @@ rows! {
         domid: Option<u32>, "number";
         /// Number of the vCPU within the VM, from 0.
         vcpu: u32, "number";
-        /// The processor's exit reason, as its vendor numbers them.
+        /// The processor's exit reason, as `environment.exit_reasons` of the manifest numbers them.
         reason: u32, "number";
         /// Number of exits.
         exits: u64, "count";

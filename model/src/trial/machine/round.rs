@@ -127,7 +127,7 @@ impl Machine {
             "policy {} moves {moves} vCPUs and brings {:.0} frames ({:.0} KiB of cache) more within domains, {:+.1} % of all shared",
             reading.policy,
             gain.proposed - gain.now,
-            (gain.proposed - gain.now) * 4.0,
+            (gain.proposed - gain.now) * reading.matrix.page_size().bytes() as f64 / 1024.0,
             gain.part() * 100.0,
         );
         let refusal = self.refusal(reading, &gain, moves);
