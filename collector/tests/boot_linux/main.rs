@@ -102,10 +102,15 @@ pub fn end(host: &mut EmulatedHost, pids: &[i32]) {
     host.run(&format!("kill {pids}; while kill -0 {pids} 2>/dev/null; do sleep 0.1; done"), SOON);
 }
 
-/// Runs `huddle run` with these arguments for some seconds of the host, then ends it as Ctrl-C does; returns what it
-/// logged.
+/// Runs `huddle run` with these arguments until some seconds (of the host) after its first round, then ends it as Ctrl-C
+/// does; returns what it logged.
 pub fn run_for(host: &mut EmulatedHost, seconds: u32, arguments: &str) -> String {
-    let output = host.run(&format!("timeout -s INT {seconds} huddle run {arguments}"), RUN);
+    let command = format!(
+        "huddle run {arguments} 2>/tmp/log & p=$!; for try in $(seq 600); do grep -q 'round 1:' /tmp/log && break; \
+         kill -0 $p 2>/dev/null || break; sleep 0.1; done; sleep {seconds}; kill -INT $p; wait $p; c=$?; \
+         cat /tmp/log >&2; exit $c"
+    );
+    let output = host.run(&command, RUN);
     assert_eq!(output.code, 0, "{output:?}");
     output.stderr
 }

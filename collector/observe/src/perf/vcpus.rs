@@ -9,6 +9,7 @@ use huddle_model::rates::CounterDelta;
 use huddle_model::vm::{TaskId, Vm};
 
 use super::check::Seen;
+use super::group::have_ended;
 use super::set::{EventSet, OpenSet};
 use huddle_host::{HostRoot, descriptors, task};
 
@@ -37,7 +38,13 @@ pub struct VcpuCounters {
     events: Vec<CountedEvent>,
     seen: Seen,
     vcpus: Vec<Watched>,
+    readings: usize,
 }
+
+/// Readings after which each thread's CPU time is looked at once: both clocks of a thread run apart by far less than
+/// what counts as having run (`SURELY_RAN_NS` of the model) in so many windows, and reading `/proc` costs ten times as
+/// much as reading the counters.
+const READINGS_PER_LOOK: usize = 16;
 
 /// One vCPU and its group, or why it has none.
 #[derive(Debug)]
@@ -53,8 +60,16 @@ struct Watched {
 struct Group {
     open: OpenSet,
     last: GroupReading,
-    /// CPU time of the thread at the last reading, in ticks.
-    last_ticks: u64,
+    since: Since,
+}
+
+/// When the thread's CPU time was last compared with the time that its group was enabled.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    /// CPU time of the thread, in ticks.
+    ticks: u64,
+    /// Time the group was enabled.
+    enabled_ns: u64,
 }
 
 impl VcpuCounters {
@@ -69,7 +84,7 @@ impl VcpuCounters {
         if let Some(counts) = set.check() {
             seen.note(&counts);
         }
-        Self { root, set, events, seen, vcpus: Vec::new() }
+        Self { root, set, events, seen, vcpus: Vec::new(), readings: 0 }
     }
 
     /// The event that is really counted for each role, or why there is none. Changes when an event counts for the first
@@ -111,8 +126,23 @@ impl VcpuCounters {
     /// Reads each vCPU, in the order of the last [`Self::sync`]. A thread that has ended since has no
     /// numbers, because the time they cover is unknown.
     pub fn read(&mut self) -> Vec<VcpuReading> {
-        let Self { root, vcpus, seen, .. } = self;
-        let mut read: Vec<VcpuReading> = vcpus.iter_mut().map(|watched| watched.read(root)).collect();
+        let Self { root, vcpus, seen, readings, .. } = self;
+        let now: Vec<_> = vcpus.iter_mut().map(Watched::now).collect();
+        // After the readings, so that none is of an ended thread.
+        let groups = vcpus.iter().map(|watched| Some(&watched.group.as_ref().ok()?.open.group));
+        let ended = have_ended(groups);
+        *readings = readings.wrapping_add(1);
+        let vcpu = |(index, (watched, now)): (usize, (&mut Watched, _))| {
+            let now = match &ended {
+                Ok(ended) if ended[index] => Err(format!("thread {} has ended", watched.thread)),
+                Ok(_) => now,
+                Err(errno) => {
+                    Err(format!("whether thread {} has ended is not known: {errno}", watched.thread))
+                }
+            };
+            watched.read(root, now, index % READINGS_PER_LOOK == *readings % READINGS_PER_LOOK)
+        };
+        let mut read: Vec<VcpuReading> = vcpus.iter_mut().zip(now).enumerate().map(vcpu).collect();
         for counts in read.iter().filter_map(|vcpu| Some(&vcpu.reading.value()?.counts)) {
             seen.note(counts);
         }
@@ -136,7 +166,7 @@ impl VcpuCounters {
             return Err(first_reason(open.outcome.iter().map(|(_, event)| event)));
         }
         let last = read(&mut open)?;
-        Ok(Group { open, last, last_ticks: ticks })
+        Ok(Group { open, last, since: Since { ticks, enabled_ns: last.time_enabled_ns } })
     }
 
     fn nothing_opens(&self) -> Option<String> {
@@ -146,19 +176,27 @@ impl VcpuCounters {
 }
 
 impl Watched {
-    fn read(&mut self, root: &HostRoot) -> VcpuReading {
+    fn now(&mut self) -> Result<GroupReading, String> {
+        match &mut self.group {
+            Ok(group) => read(&mut group.open),
+            Err(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// `looks`: the thread's CPU time is read, whether or not its group was enabled.
+    fn read(&mut self, root: &HostRoot, now: Result<GroupReading, String>, looks: bool) -> VcpuReading {
         let outcome = match &mut self.group {
-            Ok(group) => {
-                let read = read(&mut group.open);
-                // After the reading, so that the reading is not of an ended thread.
-                let there = still_there(root, self.process, self.thread);
-                there.and_then(|ticks| Ok((read?, ticks))).map(|(now, ticks)| {
-                    let ran_ns = nanoseconds(ticks.saturating_sub(group.last_ticks));
-                    let delta = CounterDelta::of_thread(&group.last, &now, ran_ns);
-                    (group.last, group.last_ticks) = (now, ticks);
-                    (now, delta)
-                })
-            }
+            Ok(group) => now.and_then(|now| {
+                let was_enabled = now.time_enabled_ns > group.last.time_enabled_ns;
+                let missed_ns = if looks || !was_enabled {
+                    group.since.look(still_there(root, self.process, self.thread)?, now.time_enabled_ns)
+                } else {
+                    None
+                };
+                let delta = CounterDelta::of_thread(&group.last, &now, missed_ns);
+                group.last = now;
+                Ok((now, delta))
+            }),
             Err(reason) => Err(reason.clone()),
         };
         let (reading, delta) = match outcome {
@@ -170,6 +208,16 @@ impl Watched {
         };
         let (vm, vcpu, process, thread) = (self.vm.clone(), self.vcpu, self.process, self.thread);
         VcpuReading { vm, vcpu, process, thread, reading, delta }
+    }
+}
+
+impl Since {
+    /// How long the thread ran without its group being enabled, since the last look.
+    fn look(&mut self, ticks: u64, enabled_ns: u64) -> Option<u64> {
+        let ran_ns = nanoseconds(ticks.saturating_sub(self.ticks));
+        let missed_ns = ran_ns.map(|ran| ran.saturating_sub(enabled_ns.saturating_sub(self.enabled_ns)));
+        *self = Self { ticks, enabled_ns };
+        missed_ns
     }
 }
 
