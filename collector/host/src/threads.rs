@@ -1,6 +1,15 @@
-//! Threads that no signal is delivered to.
+//! Threads that no signal is delivered to, and whether a thread exists.
 
+use nix::errno::Errno;
+use nix::sched::sched_getaffinity;
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::Pid;
+
+/// Whether some thread has this number; one that has ended and waits to be collected has it, too. It is asked by
+/// sched_getaffinity(2), the cheapest call that takes the number of any thread and that huddle is allowed anyway.
+pub fn exists(thread: i32) -> bool {
+    sched_getaffinity(Pid::from_raw(thread)) != Err(Errno::ESRCH)
+}
 
 /// Runs `start` with all signals blocked, so that the threads it starts have them blocked from their first
 /// instruction on. A signal to the process is then delivered to the threads that handle it, or that have blocked it
@@ -20,6 +29,27 @@ mod tests {
     use nix::sys::signal::Signal;
 
     use super::*;
+
+    #[test]
+    fn a_thread_exists_until_it_has_ended() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            send.send(nix::unistd::gettid().as_raw()).unwrap();
+            std::thread::park();
+        });
+        let tid = receive.recv().unwrap();
+        assert!(exists(tid));
+        thread.thread().unpark();
+        thread.join().unwrap();
+        // The kernel lets a joiner go on a little before the number is free.
+        for _ in 0..1000 {
+            if !exists(tid) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("thread {tid} is still there");
+    }
 
     fn blocked() -> u64 {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();

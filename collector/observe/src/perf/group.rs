@@ -1,12 +1,11 @@
 //! One group of events on one thread.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use perf_event::{Builder, Counter, ReadFormat};
 
 use super::events::EventSpec;
@@ -144,29 +143,6 @@ impl PerfGroup {
         reading.end_ns = monotonic_ns();
         Ok(reading)
     }
-}
-
-/// Of each group, whether its thread has ended: the kernel hangs up on the events of an ended thread, and an event never
-/// passes to another one (`is_event_hup`, kernel/events/core.c, Linux 6.18). One call for all of them. `None` has none.
-pub(super) fn have_ended<'a>(
-    groups: impl Iterator<Item = Option<&'a PerfGroup>>,
-) -> Result<Vec<bool>, Errno> {
-    let leaders: Vec<Option<RawFd>> = groups.map(|group| Some(group?.members.first()?.as_raw_fd())).collect();
-    // SAFETY: each is open, since its group is borrowed as long as `'a`, which is longer than this function.
-    let borrow = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) };
-    let mut polled: Vec<PollFd<'_>> =
-        leaders.iter().flatten().map(|fd| PollFd::new(borrow(fd), PollFlags::empty())).collect();
-    while let Err(errno) = poll(&mut polled, PollTimeout::ZERO) {
-        if errno != Errno::EINTR {
-            return Err(errno);
-        }
-    }
-    let mut polled = polled.iter();
-    let ended = |fd: &Option<RawFd>| {
-        fd.is_some()
-            && polled.next().and_then(PollFd::revents).is_some_and(|said| said.contains(PollFlags::POLLHUP))
-    };
-    Ok(leaders.iter().map(ended).collect())
 }
 
 /// Counts everything that the thread does, in user space, kernel and guest, from the moment the event is

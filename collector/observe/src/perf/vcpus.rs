@@ -9,9 +9,8 @@ use huddle_model::rates::CounterDelta;
 use huddle_model::vm::{TaskId, Vm};
 
 use super::check::Seen;
-use super::group::have_ended;
 use super::set::{EventSet, OpenSet};
-use huddle_host::{HostRoot, descriptors, task};
+use huddle_host::{HostRoot, descriptors, task, threads};
 
 /// One vCPU at one reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,22 +126,11 @@ impl VcpuCounters {
     /// numbers, because the time they cover is unknown.
     pub fn read(&mut self) -> Vec<VcpuReading> {
         let Self { root, vcpus, seen, readings, .. } = self;
-        let now: Vec<_> = vcpus.iter_mut().map(Watched::now).collect();
-        // After the readings, so that none is of an ended thread.
-        let groups = vcpus.iter().map(|watched| Some(&watched.group.as_ref().ok()?.open.group));
-        let ended = have_ended(groups);
         *readings = readings.wrapping_add(1);
-        let vcpu = |(index, (watched, now)): (usize, (&mut Watched, _))| {
-            let now = match &ended {
-                Ok(ended) if ended[index] => Err(format!("thread {} has ended", watched.thread)),
-                Ok(_) => now,
-                Err(errno) => {
-                    Err(format!("whether thread {} has ended is not known: {errno}", watched.thread))
-                }
-            };
-            watched.read(root, now, index % READINGS_PER_LOOK == *readings % READINGS_PER_LOOK)
-        };
-        let mut read: Vec<VcpuReading> = vcpus.iter_mut().zip(now).enumerate().map(vcpu).collect();
+        let turn = *readings % READINGS_PER_LOOK;
+        let vcpu =
+            |(index, watched): (usize, &mut Watched)| watched.read(root, index % READINGS_PER_LOOK == turn);
+        let mut read: Vec<VcpuReading> = vcpus.iter_mut().enumerate().map(vcpu).collect();
         for counts in read.iter().filter_map(|vcpu| Some(&vcpu.reading.value()?.counts)) {
             seen.note(counts);
         }
@@ -176,19 +164,13 @@ impl VcpuCounters {
 }
 
 impl Watched {
-    fn now(&mut self) -> Result<GroupReading, String> {
-        match &mut self.group {
-            Ok(group) => read(&mut group.open),
-            Err(reason) => Err(reason.clone()),
-        }
-    }
-
     /// `looks`: the thread's CPU time is read, whether or not its group was enabled.
-    fn read(&mut self, root: &HostRoot, now: Result<GroupReading, String>, looks: bool) -> VcpuReading {
+    fn read(&mut self, root: &HostRoot, looks: bool) -> VcpuReading {
         let outcome = match &mut self.group {
-            Ok(group) => now.and_then(|now| {
+            Ok(group) => read(&mut group.open).and_then(|now| {
                 let was_enabled = now.time_enabled_ns > group.last.time_enabled_ns;
-                let missed_ns = if looks || !was_enabled {
+                // After the reading, so that the reading is not of an ended thread.
+                let missed_ns = if looks || !was_enabled || !may_be_there(self.process, self.thread) {
                     group.since.look(still_there(root, self.process, self.thread)?, now.time_enabled_ns)
                 } else {
                     None
@@ -235,6 +217,13 @@ fn read(open: &mut OpenSet) -> Result<GroupReading, String> {
         time_running_ns: raw.time_running_ns,
         counts,
     })
+}
+
+/// Whether the thread may still be there, by a system call that costs a tenth of reading `/proc`. A first thread that has
+/// ended stays until its process is collected, so that nothing is said of those. A later thread of the same number is
+/// noticed at the next look.
+fn may_be_there(process: TaskId, thread: TaskId) -> bool {
+    process.id != thread.id && threads::exists(thread.id)
 }
 
 /// CPU time of the thread in ticks, if it is still the same thread.

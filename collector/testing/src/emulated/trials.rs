@@ -3,7 +3,6 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};

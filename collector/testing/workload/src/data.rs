@@ -27,22 +27,33 @@ impl Data {
     /// # Errors
     /// There is no memory, or no KSM in this kernel.
     pub fn new(pages: usize, seed: u64) -> anyhow::Result<Self> {
+        let data = Self::private(pages)?;
+        // SAFETY: the mapping is ours, and of this length.
+        unsafe { madvise(data.start, data.bytes.get(), MmapAdvise::MADV_MERGEABLE) }
+            .context("this kernel has no KSM (MADV_MERGEABLE)")?;
+        let mut rng = Rng::new(seed);
+        for word in 0..data.bytes.get() / 8 {
+            // SAFETY: within the mapping, aligned, and nothing else refers to it yet.
+            unsafe { data.start.as_ptr().cast::<u64>().add(word).write(rng.next_u64()) };
+        }
+        Ok(data)
+    }
+
+    /// So many pages that KSM leaves alone.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn private(pages: usize) -> anyhow::Result<Self> {
         let page_bytes = page_bytes()?;
         let bytes = pages.checked_mul(page_bytes).and_then(NonZeroUsize::new).context("no pages")?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE) }
             .context("cannot map the data")?;
-        let data = Self { start, bytes, page_bytes };
-        // SAFETY: the mapping is ours, and of this length.
-        unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_MERGEABLE) }
-            .context("this kernel has no KSM (MADV_MERGEABLE)")?;
-        let mut rng = Rng::new(seed);
-        for word in 0..bytes.get() / 8 {
-            // SAFETY: within the mapping, aligned, and nothing else refers to it yet.
-            unsafe { start.as_ptr().cast::<u64>().add(word).write(rng.next_u64()) };
-        }
-        Ok(data)
+        // SAFETY: the mapping is ours, and of this length. Huge pages would make one fault of many.
+        unsafe { madvise(start, bytes.get(), MmapAdvise::MADV_NOHUGEPAGE) }
+            .context("cannot forbid huge pages")?;
+        Ok(Self { start, bytes, page_bytes })
     }
 
     /// Its address.

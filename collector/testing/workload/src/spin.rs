@@ -110,7 +110,7 @@ impl Spin {
         let open = |(path, own): &(PathBuf, usize)| Partners::open(path, *own, self.cpus_per_domain);
         let partners = self.beside.as_ref().map(open).transpose()?;
         let most = self.faults.max(self.faults_apart.unwrap_or(0));
-        let mut data = if most > 0 { Some(Data::new(most, 0)?) } else { None };
+        let mut data = if most > 0 { Some(Data::private(most)?) } else { None };
         let mut left = self.slices;
         while left != Some(0) {
             known_loop::run(self.turns);
