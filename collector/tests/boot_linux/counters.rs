@@ -48,7 +48,7 @@ fn rates_of_stand_ins_are_exact(host: &mut EmulatedHost) {
     assert!(rows.len() >= 8, "{rows:?}");
     for row in rows {
         let [instructions, cycles, references, misses] = row.map(Option::unwrap);
-        assert!(instructions > 1e7, "{instructions}");
+        assert!(instructions > 1e6, "{instructions}");
         // The same event: 1,000 of 1,000.
         assert_eq!(misses, instructions, "MPKI");
         assert_eq!(references, cycles);
@@ -75,7 +75,7 @@ fn a_vcpu_that_ends_is_counted_until_then(host: &mut EmulatedHost) {
     let all: f64 = short.iter().flatten().sum();
     assert!(all > 0.0 && all <= 1.2e8, "what ended has no more than it did: {short:?}");
     assert!(long.iter().flatten().count() >= 8, "{long:?}");
-    assert!(short.len() < long.len());
+    assert_eq!(short.last(), Some(&None), "after its end there is nothing to count");
 }
 
 fn beside_pinned_counters(host: &mut EmulatedHost) {

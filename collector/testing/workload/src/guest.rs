@@ -1,5 +1,7 @@
 //! A VM under KVM that is nothing but the known loop: every vCPU runs it and leaves the guest after each slice.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -18,6 +20,9 @@ pub struct Guest {
     /// Slices of each vCPU; without it they end with the process
     #[arg(long)]
     pub slices: Option<u64>,
+    /// Microseconds that a vCPU sleeps outside of the guest after each slice
+    #[arg(long, default_value_t = 0)]
+    pub sleep_us: u64,
     /// Pages of the VM's memory, which KSM may merge; the first has the code
     #[arg(long, default_value_t = 16)]
     pub pages: usize,
@@ -100,6 +105,9 @@ impl Guest {
                     let mut left = self.slices;
                     while left != Some(0) {
                         vcpu.slice()?;
+                        if self.sleep_us > 0 {
+                            std::thread::sleep(Duration::from_micros(self.sleep_us));
+                        }
                         left = left.map(|left| left - 1);
                     }
                     anyhow::Ok(())

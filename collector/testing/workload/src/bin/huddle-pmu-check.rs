@@ -58,10 +58,11 @@ fn assert_near(counted: u64, right: u64, share: f64, what: &str) {
 fn a_known_loop() {
     let mut group = PerfGroup::open(OWN, &events(&[INSTRUCTIONS, CYCLES]), Scope::HostAndGuest);
     let before = counts(&group.read().unwrap());
-    known_loop::run(10_000_000);
+    let turns = 50_000_000;
+    known_loop::run(turns);
     let after = counts(&group.read().unwrap());
     for (index, what) in ["instructions", "cycles"].into_iter().enumerate() {
-        assert_near(after[index] - before[index], 10_000_000 * INSTRUCTIONS_PER_TURN, 0.01, what);
+        assert_near(after[index] - before[index], turns * INSTRUCTIONS_PER_TURN, 0.01, what);
     }
 }
 
@@ -136,7 +137,7 @@ fn guest_and_host() {
     // Long enough that what the host does for a slice is little beside it.
     let turns = 10_000_000;
     let (slices, warm) = (10, 2);
-    let guest = Guest { vcpus: 1, turns, slices: None, pages: 4, seed: 1 };
+    let guest = Guest { vcpus: 1, turns, slices: None, sleep_us: 0, pages: 4, seed: 1 };
     let vm = Vm::new(&guest).unwrap();
     let mut vcpu = vm.vcpu(0).unwrap();
     (0..warm).for_each(|_| vcpu.slice().unwrap());
