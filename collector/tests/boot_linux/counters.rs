@@ -141,7 +141,7 @@ fn a_planted_difference(host: &mut EmulatedHost) {
     let replay = Command::new(HUDDLE).args(["plan", "--replay"]).arg(directory.path()).output().unwrap();
     let text = String::from_utf8_lossy(&replay.stdout);
     assert!(
-        replay.status.success() && text.contains("a1"),
+        replay.status.success() && text.contains("by policy paper"),
         "{text}{}",
         String::from_utf8_lossy(&replay.stderr)
     );

@@ -29,21 +29,22 @@ fn merged(host: &mut EmulatedHost) {
         .unwrap();
 
     let matrix = json(host, &format!("huddle matrix {named} --format json"));
-    println!("{matrix}");
+    assert_eq!(matrix["page_bytes"], page_bytes, "{matrix}");
+    let frames = |one: usize, other: usize| matrix["shared_frames"][one][other].as_u64().unwrap();
+    assert_eq!([frames(0, 2), frames(1, 3), frames(0, 1), frames(2, 3)], [PAGES, PAGES, 0, 0], "{matrix}");
     let plan = json(host, &format!("huddle plan {named} --format json"));
-    println!("{plan}");
-    let text = host.run(&format!("huddle plan {named}"), SOON).success();
-    println!("{text}");
-    // Both pairs, once each.
-    let saved = 2 * PAGES * page_bytes;
-    let _ = saved;
+    let domain = |vm: usize| plan["placement"][vm]["domain"].as_u64().unwrap();
+    assert_eq!((domain(0), domain(1)), (domain(2), domain(3)), "{plan}");
+    // Both pairs have their data in a cache once instead of twice.
+    assert_eq!(plan["expected"]["cache_bytes_saved"], 2 * PAGES * page_bytes, "{plan}");
 
     let before = pids.map(|pid| host.run(&format!("taskset -cp {pid}"), SOON).success());
     host.run(&format!("huddle pin {named}"), SOON).success();
     let during = pids.map(|pid| {
         host.run(&format!("for t in /proc/{pid}/task/*; do taskset -cp ${{t##*/}}; done"), SOON).success()
     });
-    println!("{during:?}");
+    let is_pinned = |affinity: &String| affinity.contains(": 0-1") || affinity.contains(": 2-3");
+    assert!(during.iter().all(is_pinned), "{during:?}");
     host.run("huddle restore", SOON).success();
     let after = pids.map(|pid| host.run(&format!("taskset -cp {pid}"), SOON).success());
     assert_eq!(before, after);

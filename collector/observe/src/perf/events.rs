@@ -207,5 +207,4 @@ pub(super) fn of_cpus(pmu: &Pmu) -> Result<String, HostError> {
 }
 
 #[cfg(test)]
-#[path = "events/tests.rs"]
 mod tests;
