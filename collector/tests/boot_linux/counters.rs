@@ -8,11 +8,12 @@ use huddle_testing::emulated::host::EmulatedHost;
 use huddle_testing::readers_loop::is_decision;
 use huddle_testing::recording::{self, number};
 
-use crate::{HUDDLE, RUN, SOON, Test, end, recorded, run_for, start, start_with};
+use crate::{HUDDLE, RUN, SOON, Test, end, json, recorded, run_for, start, start_with};
 
 pub const TESTS: &[Test] = &[
     ("the_counters_are_what_is_known", the_counters_are_what_is_known),
     ("rates_of_stand_ins_are_exact", rates_of_stand_ins_are_exact),
+    ("events_that_the_pmu_has_not_are_never_counted", events_that_the_pmu_has_not),
     ("a_vcpu_that_ends_is_counted_until_then", a_vcpu_that_ends_is_counted_until_then),
     ("beside_pinned_counters_nothing_is_counted_and_this_is_said", beside_pinned_counters),
     ("a_planted_difference_is_found_kept_and_replayed", a_planted_difference),
@@ -55,6 +56,28 @@ fn rates_of_stand_ins_are_exact(host: &mut EmulatedHost) {
         let (ipc, miss_ratio) = (instructions / cycles, misses / references);
         assert!((ipc - 1.0).abs() < 5e-4 && (miss_ratio - 1.0).abs() < 5e-4, "{ipc} {miss_ratio}");
     }
+}
+
+fn events_that_the_pmu_has_not(host: &mut EmulatedHost) {
+    let misses = |host: &mut EmulatedHost, event: &str| {
+        let doctor = json(host, &format!("huddle doctor --event llc_misses={event} --format json"));
+        let findings = doctor["findings"].as_array().unwrap().clone();
+        findings.into_iter().find(|finding| finding["item"] == "pmu.llc_misses").unwrap()
+    };
+    // The architecture's event, which this PMU does not list; it would open, and read 0.
+    let unlisted = misses(host, "r37");
+    assert_eq!(unlisted["state"], "missing", "{unlisted}");
+    assert!(unlisted["value"].as_str().unwrap().contains("0x37"), "{unlisted}");
+    // An event of the processor's own numbers opens; it is not event 0x08.
+    let own = misses(host, "event=0x108");
+    assert!(own["value"].as_str().unwrap().contains("counted nothing"), "{own}");
+    for there in ["r08", "armv8_pmuv3/inst_retired/", "event=0x8"] {
+        let found = misses(host, there);
+        assert_eq!(found["state"], "good", "{found}");
+    }
+    let too_large = host.run("huddle doctor --event llc_misses=event=0x10008", SOON);
+    assert_eq!((too_large.code, too_large.stdout.as_str()), (2, ""), "{}", too_large.stderr);
+    assert!(too_large.stderr.contains("0xffff"), "{}", too_large.stderr);
 }
 
 fn a_vcpu_that_ends_is_counted_until_then(host: &mut EmulatedHost) {
@@ -135,7 +158,7 @@ fn a_planted_difference(host: &mut EmulatedHost) {
     let observed = number(kept, "observed_change").unwrap();
     println!("observed {observed}; {}", recording::text(kept, "reason"));
     // 10 faults instead of 20 for the same instructions; the last window before a switch has both.
-    assert!((0.4..=0.55).contains(&observed), "{observed}");
+    assert!((0.35..=0.55).contains(&observed), "{observed}");
 
     // The same recording, on a machine of another architecture.
     let replay = Command::new(HUDDLE).args(["plan", "--replay"]).arg(directory.path()).output().unwrap();

@@ -1,5 +1,5 @@
 //! What an event that a user wrote is on a host: its fields are placed as sysfs says
-//! ([`event_source`](huddle_host::event_source)), never by the layout of another architecture.
+//! (`huddle_host::event_source`), never by the layout of another architecture.
 //!
 //! A host without the PMU, or where an event would read 0 for ever, has the event as unavailable, with the reason: one
 //! configuration serves many hosts. A field that the PMU does not have, or a value that does not fit it, is an error.
