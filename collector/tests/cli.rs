@@ -277,7 +277,7 @@ fn without_the_privilege_frames_are_not_computed_with() {
         tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
     let copy = copy.unwrap();
     let binary = copy.path().join("huddle");
-    std::fs::copy(env!("CARGO_BIN_EXE_huddle"), &binary).unwrap();
+    huddle_testing::copy_program(std::path::Path::new(env!("CARGO_BIN_EXE_huddle")), &binary);
     for command in ["matrix", "plan"] {
         let output = Command::new(&binary)
             .args([command, "--vm", &format!("a={}", process.pid())])
@@ -303,7 +303,7 @@ fn contents_are_measured_with_permission_to_read_them() {
         tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
     let copy = copy.unwrap();
     let binary = copy.path().join("huddle");
-    std::fs::copy(env!("CARGO_BIN_EXE_huddle"), &binary).unwrap();
+    huddle_testing::copy_program(std::path::Path::new(env!("CARGO_BIN_EXE_huddle")), &binary);
     let nobody = |program: &Path| {
         let mut command = Command::new(program);
         command.uid(65534).gid(65534);

@@ -23,7 +23,7 @@ impl Vm {
     fn start(dir: &Path, args: &[&str]) -> Self {
         let program = dir.join(PROGRAM);
         if !program.exists() {
-            std::fs::copy("/bin/sh", &program).unwrap();
+            huddle_testing::copy_program(Path::new("/bin/sh"), &program);
         }
         let script = "echo 'CPU 0/TCG' >/proc/$$/comm; echo ready; read line";
         let mut command = Command::new(program);

@@ -152,7 +152,7 @@ impl std::fmt::Display for Figures {
 impl<'a> Host<'a> {
     fn new(dir: &'a Path) -> Self {
         let program = dir.join(PROGRAM);
-        std::fs::copy("/proc/self/exe", &program).unwrap();
+        huddle_testing::copy_program(&std::env::current_exe().unwrap(), &program);
         let quiet = (0..QUIET).map(|number| format!("churn-quiet{number}")).collect();
         let mut host = Self { dir, program, quiet, level: None };
         host.level = level_of_two_domains(|| host.huddle(&[]), dir);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use huddle_testing::output::say;
@@ -47,7 +47,7 @@ impl Host {
     fn new() -> Self {
         let open = PermissionsExt::from_mode(0o755);
         let dir = tempfile::Builder::new().permissions(open).tempdir().unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_huddle"), dir.path().join("huddle")).unwrap();
+        huddle_testing::copy_program(Path::new(env!("CARGO_BIN_EXE_huddle")), &dir.path().join("huddle"));
         std::fs::write(dir.path().join("matrix"), MATRIX).unwrap();
         std::fs::write(dir.path().join("topology"), TOPOLOGY).unwrap();
         let state = dir.path().join("state");

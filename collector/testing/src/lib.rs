@@ -26,3 +26,10 @@ use std::path::{Path, PathBuf};
 pub fn own_state(dir: &Path) -> [(&'static str, PathBuf); 2] {
     [("HUDDLE_STATE_DIR", dir.join("state")), ("HUDDLE_HOST_LOCK", dir.join("host"))]
 }
+
+/// Copies a program that is then run. `cp` does it: while this process had the copy open for writing, a child that another
+/// test starts at that moment would have it open, too, and the copy could not be run ("text file busy").
+pub fn copy_program(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").args([from, to]).status().unwrap();
+    assert!(status.success(), "cp {} {}", from.display(), to.display());
+}

@@ -37,7 +37,7 @@ impl Stranger {
     pub(crate) fn start_as(user: u32, dir: &Path, args: &[&str], task: &str) -> Self {
         let program = dir.join(PROGRAM);
         if !program.exists() {
-            std::fs::copy("/proc/self/exe", &program).unwrap();
+            huddle_testing::copy_program(&std::env::current_exe().unwrap(), &program);
         }
         // It makes its sockets there.
         std::os::unix::fs::chown(dir, Some(NOBODY), None).unwrap();
