@@ -42,7 +42,8 @@ impl<'a> Query<'a> {
                     col("shared_frames").last().alias("last_shared_frames"),
                 ])
                 .sort_by_exprs(
-                    [col("mean_rate"), col("vm"), col("other")],
+                    // Equal to a billionth: the last digits depend on the order in which rows are added.
+                    [(col("mean_rate") * lit(1e9) + lit(0.5)).cast(DataType::Int64), col("vm"), col("other")],
                     SortMultipleOptions::new().with_order_descending_multi([true, false, false]),
                 );
             let pairs = collect(pairs)?;
@@ -56,7 +57,7 @@ impl<'a> Query<'a> {
                 vm: text(vm, row),
                 other: text(other, row),
                 rounds: rounds.get(row).unwrap_or_default(),
-                mean_rate: mean.get(row).unwrap_or(f64::NAN),
+                mean_rate: mean.get(row).map_or(f64::NAN, settled),
                 last_rate: last.get(row).unwrap_or(f64::NAN),
                 last_shared_frames: frames.get(row),
             });
@@ -174,6 +175,12 @@ impl<'a> Query<'a> {
             Ok((0..kinds.height()).map(|row| (text(kind, row), count.get(row).unwrap_or_default())).collect())
         })
     }
+}
+
+/// A mean rate to twelve places: those beyond depend on the order in which rows are added, and files of one recording may
+/// have them in another one.
+fn settled(mean: f64) -> f64 {
+    (mean * 1e12).round() / 1e12
 }
 
 /// A value of a column without nulls, which `validate` checks.
