@@ -22,6 +22,10 @@ const STABLE_FOR: Duration = Duration::from_secs(3);
 /// The most relative growth, in that time, of what VMs share after boot.
 const BOOT_GROWTH: f64 = 0.02;
 
+/// How long a killed process may take, after its first thread is gone, until its parent sees its end: all its
+/// memory is freed before.
+const MAX_ENDING: Duration = Duration::from_secs(2);
+
 /// Why a run gave no result. Changes of the host are undone in every case but the last.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -116,9 +120,9 @@ pub fn run<W: Workload>(
     let mut guests = Vec::new();
     let mut run = Run { workload, host: &mut *host, interrupt, progress };
     let mut result = run.measure(start_guest, &mut guests);
-    // That a guest has ended is noticed first by whoever reads its memory.
+    // That a guest ends is noticed first by whoever reads its memory or places its vCPUs.
     if let Err(RunError::Host(HostFailure::Failed(_))) = &result
-        && let Some(ended) = guests.iter_mut().find_map(|guest| guest.check().err())
+        && let Some(ended) = ended_guest(&mut guests)
     {
         result = Err(ended.into());
     }
@@ -128,6 +132,18 @@ pub fn run<W: Workload>(
     match (result, undone) {
         (result, Ok(())) => result,
         (result, Err(undo)) => Err(RunError::NotUndone { undo, cause: result.err().map(Box::new) }),
+    }
+}
+
+/// How a guest has ended, or ends within [`MAX_ENDING`].
+fn ended_guest<G: Guest + ?Sized>(guests: &mut [Box<G>]) -> Option<GuestError> {
+    let until = Instant::now() + MAX_ENDING;
+    loop {
+        let ended = guests.iter_mut().find_map(|guest| guest.check().err());
+        if ended.is_some() || Instant::now() >= until {
+            return ended;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

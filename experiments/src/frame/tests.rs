@@ -85,7 +85,7 @@ fn where_the_host_fails_because_a_guest_has_ended_it_is_the_guest_that_is_named<
     assert!(matches!(error, RunError::Host(HostFailure::Failed(_))), "{error}");
     let mut ended = fake();
     ended.host.fails_at = 1;
-    ended.change = |guest| guest.ends_at_start = Some(0);
+    ended.change = |guest| (guest.ends_at_start, guest.checks_until_seen) = (Some(0), 3);
     let error = ended.run().unwrap_err();
     assert!(matches!(error, RunError::Guest(GuestError::Ended { .. })), "{error}");
     ended.assert_undone(4);

@@ -21,6 +21,8 @@ pub(crate) struct FakeGuest {
     now: Reading,
     /// From which start on it has ended.
     pub(crate) ends_at_start: Option<usize>,
+    /// How often it is still seen living after it has ended, as a process is that frees its memory.
+    pub(crate) checks_until_seen: usize,
     /// After which start it gets no CPU time.
     pub(crate) starves_at_start: Option<usize>,
     /// Whether a request of each window times out.
@@ -50,6 +52,10 @@ impl Guest for FakeGuest {
 
     fn check(&mut self) -> Result<(), GuestError> {
         if self.ends_at_start.is_none_or(|at| self.starts < at) {
+            return Ok(());
+        }
+        if self.checks_until_seen > 0 {
+            self.checks_until_seen -= 1;
             return Ok(());
         }
         Err(GuestError::Ended {
@@ -138,6 +144,7 @@ impl<W: Workload> FakeRun<W> {
                 starts: 0,
                 now: Reading::default(),
                 ends_at_start: None,
+                checks_until_seen: 0,
                 starves_at_start: None,
                 fails: false,
                 is_slow: false,
