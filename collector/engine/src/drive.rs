@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use huddle_model::update::Step;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -42,7 +44,7 @@ pub struct RunEnd {
 /// changes, also where nothing merges.
 pub const WITHOUT_PASSES: Duration = Duration::from_secs(30);
 
-/// How long the trigger blocks at a time: the end of the loop may have to wait this long for it.
+/// How long a trigger without a descriptor blocks at a time: the end of the loop may have to wait this long for it.
 const TRIGGER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// In a shorter window, reading the counters would take most of the time.
@@ -204,22 +206,35 @@ enum Next {
     ByTime(String),
 }
 
-/// Waits for the next complete pass, or until `patience` is over and no pass is under way; the trigger blocks, so
-/// it runs off the async threads.
+/// Waits for the next complete pass, or until `patience` is over and no pass is under way.
 async fn next_pass(
     mut trigger: Box<dyn PassTrigger>,
     patience: Duration,
 ) -> Result<(Box<dyn PassTrigger>, Result<Next, TriggerError>), JoinError> {
+    // A second descriptor, since the trigger itself is used meanwhile. Where there is none, it blocks a thread instead.
+    let ready = trigger.ready().and_then(|ready| ready.try_clone_to_owned().ok());
+    let ready = ready.and_then(|ready| AsyncFd::with_interest(ready, Interest::READABLE).ok());
     let mut due = Instant::now() + patience;
     // What a trigger says compares with its last look.
     trigger.idle();
     loop {
-        let waited = tokio::task::spawn_blocking(move || {
-            let pass = trigger.wait(TRIGGER_TIMEOUT);
-            (trigger, pass)
-        });
-        let (back, pass) = waited.await?;
-        trigger = back;
+        let pass;
+        if let Some(ready) = &ready {
+            // All that came before is read now, so what comes later makes it ready again.
+            pass = trigger.wait(Duration::ZERO);
+            if let Ok(None) = pass
+                && let Ok(Ok(mut guard)) = tokio::time::timeout_at(due, ready.readable()).await
+            {
+                guard.clear_ready();
+                continue;
+            }
+        } else {
+            let waited = tokio::task::spawn_blocking(move || {
+                let pass = trigger.wait(TRIGGER_TIMEOUT);
+                (trigger, pass)
+            });
+            (trigger, pass) = waited.await?;
+        }
         match pass {
             Ok(Some(Pass { .. })) => return Ok((trigger, Ok(Next::Pass))),
             Err(error) => return Ok((trigger, Err(error))),

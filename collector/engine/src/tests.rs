@@ -1,6 +1,7 @@
 //! The whole loop on fakes.
 
 mod bindings;
+mod passes;
 mod stops;
 mod trials;
 mod unmerged;
@@ -19,13 +20,13 @@ use huddle_model::topology::{CacheDomain, DomainId, Topology};
 use huddle_model::vm::{Owner, TaskId, Vcpu, VmmKind};
 use tokio::sync::{mpsc, oneshot};
 
+use self::passes::{Broken, Often};
 use super::command::Request;
 use super::publish::{Delivery, Publisher, Subscriber};
 use super::*;
 use huddle_host::discover::Discovery;
 use huddle_host::pin::PinReport;
 use huddle_host::stages::StageError;
-use huddle_host::stages::{Pass, PassTrigger, TriggerError};
 use huddle_sharing::{Measurement, Unmeasured};
 
 fn vm(name: &str, pid: i32) -> Vm {
@@ -169,55 +170,6 @@ impl Clock for FakeClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_secs(1)
-    }
-}
-
-/// A pass every few milliseconds.
-struct Often;
-
-impl PassTrigger for Often {
-    fn name(&self) -> &'static str {
-        "often"
-    }
-
-    fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
-        std::thread::sleep(Duration::from_millis(5));
-        Ok(Some(Pass { full_scans: 1, began_ns: None, ended_ns: None, rmap_items: None, missed: 0 }))
-    }
-}
-
-/// Never reports a pass, and says why from the second look on.
-#[derive(Default)]
-struct Idle {
-    looks: u32,
-}
-
-impl PassTrigger for Idle {
-    fn name(&self) -> &'static str {
-        "idle"
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
-        std::thread::sleep(timeout.min(Duration::from_millis(5)));
-        Ok(None)
-    }
-
-    fn idle(&mut self) -> Option<String> {
-        self.looks += 1;
-        (self.looks > 1).then(|| "nothing is scanned".to_owned())
-    }
-}
-
-/// Fails instead of reporting a pass.
-struct Broken;
-
-impl PassTrigger for Broken {
-    fn name(&self) -> &'static str {
-        "broken"
-    }
-
-    fn wait(&mut self, _timeout: Duration) -> Result<Option<Pass>, TriggerError> {
-        Err(TriggerError::Poll(nix::errno::Errno::EBADF))
     }
 }
 
@@ -477,32 +429,6 @@ fn a_dry_run_pins_nothing_and_is_no_failure() {
     assert!(pinner.0.lock().unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn rounds_follow_passes_until_stopped_and_then_everything_is_undone() {
-    let pinner = FakePinner::default();
-    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let publisher = Publisher::new(100);
-    let steps = Mutex::new(0);
-    let publish = |step: &Step| {
-        *steps.lock().unwrap() += 1;
-        publisher.publish(step, Arc::clone(step));
-    };
-    let stop = seen(publisher.subscribe(), |view| view.round.number >= 4);
-    let options = RunOptions {
-        without_passes: WITHOUT_PASSES,
-        min_interval: Duration::ZERO,
-        rounds: None,
-        window: Duration::from_secs(60),
-    };
-    let end = run(engine, Box::new(Often), stop, publish, no_commands(), options).await.unwrap();
-    assert_eq!(end.rounds, 4);
-    assert_eq!(*steps.lock().unwrap(), 4);
-    let log = pinner.0.lock().unwrap();
-    assert_eq!(log.iter().filter(|what| what.starts_with("apply")).count(), 4);
-    assert_eq!(log.last().map(String::as_str), Some("undo"));
-    assert_eq!(end.undo.unwrap().restored, 1);
-}
-
 /// Cannot pin, as with a journal on a full disk.
 struct Full;
 
@@ -533,62 +459,6 @@ fn a_command_that_fails_is_answered_as_an_error() {
     }
     let (_, answer) = engine.command(&LoopCommand::Restore).unwrap();
     assert!(answer.unwrap_err().contains("NOT EVERYTHING WAS UNDONE: cannot put back vCPU 0"));
-}
-
-#[tokio::test]
-async fn without_passes_rounds_come_by_time_and_it_is_said_once() {
-    let pinner = FakePinner::default();
-    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let said = Mutex::new(Vec::new());
-    let publish = |step: &Step| {
-        let events = step.iter().filter_map(|update| match update {
-            Update::Event(event) => Some(event.message.clone()),
-            _ => None,
-        });
-        said.lock().unwrap().extend(events);
-    };
-    let options = RunOptions {
-        without_passes: Duration::from_millis(50),
-        min_interval: Duration::ZERO,
-        rounds: Some(4),
-        window: Duration::from_secs(60),
-    };
-    let begin = std::time::Instant::now();
-    let trigger = Box::new(Idle::default());
-    let end = run(engine, trigger, std::future::pending(), publish, no_commands(), options).await.unwrap();
-    assert_eq!((end.rounds, end.broken), (4, None));
-    assert!(begin.elapsed() >= Duration::from_millis(150), "not before the time");
-    assert_eq!(*said.lock().unwrap(), ["rounds come by time, not after passes of KSM: nothing is scanned"]);
-}
-
-#[tokio::test]
-async fn passes_that_come_faster_than_the_interval_make_one_round() {
-    let pinner = FakePinner::default();
-    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let begin = std::time::Instant::now();
-    let options = RunOptions {
-        without_passes: WITHOUT_PASSES,
-        min_interval: Duration::from_millis(100),
-        rounds: Some(4),
-        window: Duration::from_secs(60),
-    };
-    run(engine, Box::new(Often), std::future::pending(), |_| {}, no_commands(), options).await.unwrap();
-    assert!(begin.elapsed() >= Duration::from_millis(300), "there are three intervals between four rounds");
-}
-
-#[tokio::test]
-async fn a_trigger_that_breaks_ends_in_waiting_for_the_stop_and_undoes() {
-    let pinner = FakePinner::default();
-    let engine = engine(vec![Ok(vec![vm("a", 1)])], &pinner);
-    let stop = tokio::time::sleep(Duration::from_millis(300));
-    let options = RunOptions {
-        without_passes: WITHOUT_PASSES,
-        min_interval: Duration::ZERO,
-        rounds: None,
-        window: Duration::from_secs(60),
-    };
-    let end = run(engine, Box::new(Broken), stop, |_| {}, no_commands(), options).await.unwrap();
-    assert_eq!((end.rounds, end.undo.unwrap().restored), (1, 1));
 }
 
 #[test]

@@ -192,6 +192,9 @@ const MAX_SHOWN: usize = 200;
 /// Most that is read of any one file, in bytes. The longest, `/proc/kallsyms`, has 20 MiB at most.
 const MAX_BYTES: usize = 64 << 20;
 
+/// Room for a file at first, in bytes.
+const USUAL_BYTES: usize = 2048;
+
 /// Reads a file of at most `most` bytes, and of a longer one no more than that.
 ///
 /// # Errors
@@ -199,7 +202,8 @@ const MAX_BYTES: usize = 64 << 20;
 pub fn read_at_most(path: &Path, most: usize) -> Result<Vec<u8>, HostError> {
     let read = |source| HostError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read)?;
-    let mut bytes = Vec::new();
+    // Files of the kernel have no size that would tell; most are shorter, and read at once.
+    let mut bytes = Vec::with_capacity(most.min(USUAL_BYTES));
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     file.take(limit).read_to_end(&mut bytes).map_err(read)?;
     if bytes.len() > most {

@@ -3,6 +3,7 @@
 //! of Xen.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use huddle_model::availability::Availability;
@@ -196,6 +197,12 @@ pub trait PassTrigger: Send {
     /// # Errors
     /// The kernel no longer tells.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError>;
+
+    /// A descriptor that epoll(7) finds readable when there may be something for [`Self::wait`]; `None` if only calling
+    /// it tells.
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Why no pass is under way, as one clause, as far as a look at this moment and the one at the last call tell;
     /// `None` where one may be.

@@ -1,6 +1,7 @@
 //! Whether ksmd scans at all. It does not where KSM is stopped or no memory is marked mergeable (`ksmd_should_run`,
 //! mm/ksm.c, Linux 6.18): then no pass ever completes.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use huddle_host::stages::{Pass, PassTrigger, TriggerError};
@@ -45,6 +46,10 @@ impl PassTrigger for WatchedPasses {
 
     fn wait(&mut self, timeout: Duration) -> Result<Option<Pass>, TriggerError> {
         self.passes.wait(timeout)
+    }
+
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        self.passes.ready()
     }
 
     fn idle(&mut self) -> Option<String> {

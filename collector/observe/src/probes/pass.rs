@@ -1,6 +1,6 @@
 //! Complete passes of ksmd: the trigger of the loop, from the tracepoints or from `full_scans`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
@@ -131,6 +131,10 @@ impl PassTrigger for ProbeTrigger {
                 Err(errno) => return Err(TriggerError::Poll(errno)),
             }
         }
+    }
+
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.as_fd())
     }
 }
 
