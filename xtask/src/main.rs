@@ -5,6 +5,7 @@ mod archive;
 mod check;
 mod churn;
 mod conventions;
+mod counter_cost;
 mod damage;
 mod demo;
 mod dist;
@@ -75,6 +76,8 @@ enum Task {
     Kills(kills::Arguments),
     /// Runs a loop with trials while VMs come and go, and checks its verdicts and its memory (as root)
     Churn(churn::Arguments),
+    /// Counts the instructions that huddle takes to read counters, beside perf, in an emulated ARM64 host
+    CounterCost,
     /// Damages recordings, puts every question to each, and counts panics, hangs and wrong answers
     Damage(damage::Arguments),
     /// Measures rebuild times after a one-line change, compared with an earlier revision
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Task::XenHost(options) => emulated::run_kind(emulated::Kind::Xen, &options),
         Task::Kills(arguments) => kills::run(&arguments),
         Task::Churn(arguments) => churn::run(&arguments),
+        Task::CounterCost => counter_cost::run(),
         Task::Damage(arguments) => damage::run(&arguments),
         Task::Rebuild(arguments) => rebuild::run(&arguments),
         Task::Rooms => rooms::check(),

@@ -4,7 +4,7 @@ pub(crate) mod targets;
 
 use targets::{Left, Target};
 
-use crate::emulated::programs::Architecture;
+use crate::emulated::programs::{Architecture, Profile};
 use crate::{emulated, host, images, setup, shell, web_image};
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
@@ -16,7 +16,9 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let mut made = vec![guests, web];
     made.extend(emulated::Kind::ALL.map(|kind| setup::busybox().and_then(|()| kind.make().map(drop))));
     let architectures = [Architecture::Own, Architecture::Arm64];
-    made.extend(architectures.map(|architecture| emulated::programs::build(architecture).map(drop)));
+    made.extend(
+        architectures.map(|architecture| emulated::programs::build(architecture, Profile::Dev).map(drop)),
+    );
     for error in made.into_iter().filter_map(Result::err) {
         eprintln!("VMs cannot be made ({error:#}): the tests that boot them are reported as skipped");
     }

@@ -15,7 +15,7 @@ use crate::{modules, setup, whole};
 
 /// Debian's releases that kernels are taken from: the newest kernel that Debian has for a release, and what it is not
 /// in.
-const SUITES: [&str; 2] = ["trixie-backports", "trixie"];
+pub(super) const SUITES: [&str; 2] = ["trixie-backports", "trixie"];
 
 const SERVICES: &str = include_str!("linux/services.sh");
 

@@ -8,6 +8,7 @@ pub(crate) mod device_tree;
 mod libraries;
 mod linux;
 mod packages;
+pub(crate) mod perf;
 pub(crate) mod programs;
 mod root;
 mod xen;
@@ -113,7 +114,7 @@ pub(crate) fn run_kind(kind: Kind, options: &Options) -> anyhow::Result<()> {
         eprintln!("{}", image.display());
         return Ok(());
     }
-    let directory = programs::build(kind.architecture())?;
+    let directory = programs::build(kind.architecture(), programs::Profile::Dev)?;
     let added = Added { path: image.with_extension(format!("{}.cpio", std::process::id())) };
     added.write(&image, kind, &directory, !options.no_guests)?;
     introduce(kind, options);

@@ -64,6 +64,23 @@ impl Apt {
         fs::remove_dir_all(&downloaded).with_context(|| format!("cannot remove {}", downloaded.display()))
     }
 
+    /// Downloads a package and all that it depends on, and unpacks them into the directory `unpacked`.
+    pub(super) fn unpack_with_dependencies(&self, name: &str, unpacked: &Path) -> anyhow::Result<()> {
+        let options = ["install", "-q", "--yes", "--download-only", "--no-install-recommends"];
+        shell::run(self.command("apt-get").args(options).arg(name))
+            .with_context(|| format!("{name} could not be downloaded from {}", self.suite))?;
+        let downloaded = self.directory.join("cache/archives");
+        let listed =
+            fs::read_dir(&downloaded).with_context(|| format!("cannot list {}", downloaded.display()));
+        for entry in listed? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                shell::run(Command::new("dpkg-deb").arg("-x").arg(path).arg(unpacked))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The packages of the newest kernel that the package `newest_of` names, with its modules or without, and its
     /// release (uname(2)). A kernel has been in several packages since 7.0; earlier ones are in one.
     pub(super) fn kernel(

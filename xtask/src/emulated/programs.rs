@@ -37,27 +37,63 @@ impl Architecture {
     }
 }
 
-/// Builds them, in cargo's profile `dev`; returns their directory.
-pub(crate) fn build(architecture: Architecture) -> anyhow::Result<PathBuf> {
+/// A profile of cargo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// For tests.
+    Dev,
+    /// As huddle is distributed.
+    Dist,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Dist => "dist",
+        }
+    }
+
+    /// The directory of what is built with it.
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Dist => "dist",
+        }
+    }
+}
+
+/// Builds them: with [`Profile::Dist`] the first alone. Returns their directory.
+pub(crate) fn build(architecture: Architecture, profile: Profile) -> anyhow::Result<PathBuf> {
     let mut command = shell::cargo();
-    command.arg("build");
+    command.args(["build", "--profile", profile.name()]);
     let own = std::env::current_exe().context("cannot find cargo's target directory")?;
-    let mut directory = own.parent().unwrap_or(Path::new(".")).to_owned();
+    let target = own.ancestors().nth(2).unwrap_or(Path::new("."));
+    let mut directory = target.join(profile.directory());
     match architecture {
         // The whole workspace has one set of features, as in every other build of it.
         Architecture::Own => command.arg("--workspace"),
         Architecture::Arm64 => {
             arm64_toolchain()?;
-            directory = own.ancestors().nth(2).unwrap_or(Path::new(".")).join(ARM64).join("debug");
+            directory = target.join(ARM64).join(profile.directory());
             command
-                .args(["--target", ARM64, "--package", "huddle", "--package", "huddle-workload"])
+                .args(["--target", ARM64, "--package", "huddle"])
+                .args(
+                    (profile == Profile::Dev)
+                        .then_some(["--package", "huddle-workload"])
+                        .into_iter()
+                        .flatten(),
+                )
                 .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", ARM64_CC)
                 .env("CC_aarch64_unknown_linux_gnu", ARM64_CC)
         }
     };
-    for name in NAMES {
-        command.args(["--bin", name]);
-    }
+    let names = match profile {
+        // Alone: with others it would have the features of all.
+        Profile::Dist => &NAMES[..1],
+        Profile::Dev => &NAMES[..],
+    };
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
     shell::run(&mut command)?;
     Ok(directory)
 }

@@ -3,6 +3,7 @@
 //! Two serial lines: the first is the console of hypervisor and kernel and goes to a file, the second is for
 //! commands, so that nothing that a kernel prints comes in between (`answer.sh` of the image).
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Cursor, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -254,10 +255,16 @@ fn arguments(image: &Path, directory: &Path) -> (String, Vec<String>) {
 
 /// An archive that the kernel unpacks after the host's root.
 fn archive_of(files: &[File]) -> Vec<u8> {
-    let entries = files.iter().zip(1..).map(|(file, inode)| {
-        // The file type of a regular file, as in stat(2).
-        let builder = Builder::new(file.path).mode(0o100_000 | file.mode).ino(inode);
-        (builder, Cursor::new(file.content.clone()))
+    // The kernel makes no directory that is not named before its files; one that is there stays as it is.
+    let above =
+        |file: &File| Path::new(file.path).ancestors().skip(1).map(Path::to_owned).collect::<Vec<_>>();
+    let directories: BTreeSet<PathBuf> =
+        files.iter().flat_map(above).filter(|path| path != Path::new("")).collect();
+    // The file types of a directory and of a regular file, as in stat(2).
+    let directories = directories.iter().map(|path| (path.to_str().unwrap(), 0o040_755, Vec::new()));
+    let files = files.iter().map(|file| (file.path, 0o100_000 | file.mode, file.content.clone()));
+    let entries = directories.chain(files).zip(1..).map(|((path, mode, content), inode)| {
+        (Builder::new(path).mode(mode).ino(inode), Cursor::new(content))
     });
     cpio::write_cpio(entries, Vec::new()).unwrap()
 }

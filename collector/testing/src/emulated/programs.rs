@@ -26,6 +26,14 @@ impl Architecture {
         }
     }
 
+    /// The same of a program that is built for distribution (cargo's profile `dist`).
+    pub fn distributed(self, name: &str, beside: &Path) -> PathBuf {
+        match self {
+            Self::Own => target(beside).join("dist").join(name),
+            Self::Arm64 => target(beside).join(ARM64).join("dist").join(name),
+        }
+    }
+
     /// A program without its symbols, which would fill the host's memory.
     pub fn stripped(self, program: &Path) -> Vec<u8> {
         let strip = match self {
