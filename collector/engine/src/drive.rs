@@ -213,7 +213,9 @@ async fn next_pass(
 ) -> Result<(Box<dyn PassTrigger>, Result<Next, TriggerError>), JoinError> {
     // A second descriptor, since the trigger itself is used meanwhile. Where there is none, it blocks a thread instead.
     let ready = trigger.ready().and_then(|ready| ready.try_clone_to_owned().ok());
-    let ready = ready.and_then(|ready| AsyncFd::with_interest(ready, Interest::READABLE).ok());
+    // SAFETY: it owns its descriptor, which stays open and the same for as long as it lives.
+    let ready =
+        ready.and_then(|ready| unsafe { AsyncFd::register_with_interest(ready, Interest::READABLE) }.ok());
     let mut due = Instant::now() + patience;
     // What a trigger says compares with its last look.
     trigger.idle();

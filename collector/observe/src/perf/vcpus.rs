@@ -42,8 +42,8 @@ pub struct VcpuCounters {
 
 /// Readings after which each thread's CPU time is looked at once: both clocks of a thread run apart by far less than
 /// what counts as having run (`SURELY_RAN_NS` of the model) in so many windows, and reading `/proc` costs ten times as
-/// much as reading the counters.
-const READINGS_PER_LOOK: usize = 16;
+/// much as reading the counters. A thread that was not enabled in a window is looked at in each.
+const READINGS_PER_LOOK: usize = 64;
 
 /// One vCPU and its group, or why it has none.
 #[derive(Debug)]
