@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use huddle_model::schema::Table;
 use huddle_model::stats::{BlockSums, SampleFlags};
-use huddle_model::text::utc_text;
+use huddle_model::text::{counted, utc_text};
 use huddle_model::trial::Objective;
 use polars::prelude::*;
 use serde::Serialize;
@@ -194,7 +194,7 @@ fn moments(run: &RunDir) -> Result<Vec<Moment>, AnalysisError> {
 impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_losses(f, &self.losses)?;
-        writeln!(f, "{}, {} windows a point", self.path.display(), self.windows_a_point)?;
+        writeln!(f, "{}, {} a point", self.path.display(), counted(self.windows_a_point, "window"))?;
         if self.points.is_empty() {
             writeln!(f, "No counters were recorded.")?;
         }

@@ -7,6 +7,7 @@ use huddle_model::command::LoopCommand;
 use huddle_model::event::EventKind;
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, Policy};
+use huddle_model::text::counted;
 use huddle_model::update::{Round, Step};
 use tokio::sync::{mpsc, oneshot};
 
@@ -196,7 +197,7 @@ impl Engine {
             return Err(failures);
         }
         let nothing = if self.merger.is_some() { "nothing is pinned or merged" } else { "nothing is pinned" };
-        Ok(format!("{} changes were undone; {nothing} from now on", report.restored))
+        Ok(format!("{} undone; {nothing} from now on", counted(report.restored, "change")))
     }
 
     /// Makes the changes besides pinning again that a restore has undone: settings of KSM now, and merging from the

@@ -12,6 +12,7 @@ use huddle_model::event::EventKind;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::{Observation, ProgramCost, ProgramObservation};
 use huddle_model::plan::{Applied, Plan, PlanInput, PlanLimits, PlanVm, Policy};
+use huddle_model::text::counted;
 use huddle_model::topology::Topology;
 use huddle_model::trial::HostReading;
 use huddle_model::vm::Vm;
@@ -32,7 +33,8 @@ impl Settled {
         let waiting = all.len() - self.vms.len();
         (waiting > 0).then(|| {
             format!(
-                "{waiting} VMs are new: each is placed when it has been there for settle_s and no trial runs"
+                "{}: each is placed when it has been there for settle_s and no trial runs",
+                counted(waiting, "new VM")
             )
         })
     }

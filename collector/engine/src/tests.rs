@@ -493,7 +493,7 @@ fn merging_pauses_with_a_restore_and_resumes_with_an_apply() {
     round(&mut engine);
     assert_eq!(logged(), ["merge"]);
     let (_, answer) = command(&mut engine, &LoopCommand::Restore).unwrap();
-    assert_eq!(answer, "3 changes were undone; nothing is pinned or merged from now on");
+    assert_eq!(answer, "3 changes undone; nothing is pinned or merged from now on");
     command(&mut engine, &LoopCommand::SetPolicy(Policy::Sharing)).unwrap();
     round(&mut engine);
     assert_eq!(logged(), ["unmerge"], "nothing is merged after a restore");

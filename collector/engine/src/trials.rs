@@ -9,6 +9,7 @@ use huddle_model::matrix::SharingMatrix;
 use huddle_model::observation::Observation;
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, PlanInput, PlanLimits, PlanVm, Policy};
+use huddle_model::text::counted;
 use huddle_model::trial::{
     Cadence, CadenceLimits, Comparison, Decision, HostReading, Machine, Member, Moment, Objective,
     RoundReading, TrialSettings,
@@ -191,7 +192,7 @@ impl TrialRunner {
     pub(super) fn pinned(&mut self, at: Moment, pinning: &Pinning) {
         let reason = match pinning {
             Pinning::Done(outcome) if outcome.skipped == 0 => return,
-            Pinning::Done(outcome) => format!("{} vCPUs were skipped", outcome.skipped),
+            Pinning::Done(outcome) => format!("{} skipped", counted(outcome.skipped, "vCPU")),
             other => other.reason().unwrap_or_default().to_owned(),
         };
         if self.machine.is_trying() {

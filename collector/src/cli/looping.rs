@@ -13,6 +13,7 @@ use huddle_engine::{Engine, Memory, RunEnd, RunOptions, TrialRunner, WITHOUT_PAS
 use huddle_host::clock::HostClock;
 use huddle_host::stages::PassTrigger;
 use huddle_model::recording::RecordingState;
+use huddle_model::text::counted;
 use huddle_model::trial::Objective;
 use huddle_model::update::Step;
 use huddle_observe::reported::ReportSocket;
@@ -271,7 +272,7 @@ pub(crate) fn log_undone(end: &RunEnd) -> Result<(), Failure> {
         for note in &report.notes {
             tracing::info!("{note}");
         }
-        tracing::info!("{} rounds; {} changes undone", end.rounds, report.restored);
+        tracing::info!("{}; {} undone", counted(end.rounds, "round"), counted(report.restored, "change"));
         if !report.failures.is_empty() {
             return Err(Failure::failed(anyhow::anyhow!(
                 "NOT EVERYTHING WAS UNDONE, run `huddle restore` when the cause is gone: {}",

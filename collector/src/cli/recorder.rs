@@ -13,6 +13,7 @@ use huddle_model::availability::Availability;
 use huddle_model::command::LoopCommand;
 use huddle_model::recording::RecordingState;
 use huddle_model::schema::{EventFact, run_id};
+use huddle_model::text::counted;
 use huddle_model::topology::{CacheInfo, Topology};
 use huddle_model::update::Step;
 use huddle_model::view::View;
@@ -118,7 +119,7 @@ impl LoopRecorder {
         let summary = closed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         log_recorded(&summary);
         let RecordingSummary { dir, steps, .. } = summary;
-        Ok(format!("recorded {} steps of the loop in {}", steps.steps_recorded, dir.display()))
+        Ok(format!("recorded {} of the loop in {}", counted(steps.steps_recorded, "step"), dir.display()))
     }
 }
 
@@ -193,14 +194,14 @@ impl Recordings {
 
 fn log_recorded(summary: &RecordingSummary) {
     let RecordingStatus { steps_recorded, steps_lost } = summary.steps;
-    tracing::info!("recorded {steps_recorded} steps of the loop in {}", summary.dir.display());
+    tracing::info!("recorded {} of the loop in {}", counted(steps_recorded, "step"), summary.dir.display());
     for gap in &summary.manifest.gaps {
         tracing::warn!("{}", gap.sentence());
     }
     let interrupted: u64 = summary.manifest.gaps.iter().map(|gap| gap.steps_lost).sum();
     let too_slow = steps_lost.saturating_sub(interrupted);
     if too_slow > 0 {
-        tracing::warn!("{too_slow} steps of the loop were lost: the disk was too slow");
+        tracing::warn!("{} of the loop lost: the disk was too slow", counted(too_slow, "step"));
     }
 }
 
@@ -252,7 +253,7 @@ mod tests {
             assert!(started.await.unwrap().unwrap().starts_with("recording into "));
             assert_eq!(
                 stopped.await.unwrap().unwrap(),
-                format!("recorded 1 steps of the loop in {}", run.display())
+                format!("recorded 1 step of the loop in {}", run.display())
             );
             recorder.accept_no_more();
             let (late, refused) = request(named);

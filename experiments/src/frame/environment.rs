@@ -5,6 +5,7 @@ use huddle_host::process_ksm::merging_pages;
 use huddle_host::{HostRoot, load};
 use huddle_model::stats::median;
 use huddle_model::summary::{Arm, Block, Environment, Extra};
+use huddle_model::text::counted;
 use huddle_record::read_environment;
 use huddle_xen as xen;
 
@@ -56,8 +57,9 @@ pub fn disturbances(environment: &Environment, blocks: &[Block], stolen: Option<
         add(
             Kind::OtherMerging,
             format!(
-                "KSM had other users: {ksm_users} processes had merged pages before the run, and its scan was sped up \
-                 and paused meanwhile"
+                "KSM had other users: {} had merged pages before the run, and its scan was sped up and paused \
+                 meanwhile",
+                counted(ksm_users, "process")
             ),
         );
     }
@@ -209,7 +211,7 @@ mod tests {
             "1 of 2 windows, in 1 of 1 arms",
             "load average 1.50",
             "2.0 %",
-            "1 processes",
+            "1 process had",
             "powersave",
             "cache-aware scheduling is on (llc_balancing/enabled=always)",
             "the scheduler layered (sched_ext, enabled) ran",

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bound, PlanInput, VcpuPlacement};
 use crate::matrix::{CountedBy, SavedFrames};
+use crate::text::counted;
 
 /// Expected effect of a placement, by the matrix it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,8 +100,8 @@ impl std::fmt::Display for Expected {
             self.frames_within, by.0, by.1,
         )?;
         match self.moves {
-            Some(moves) => write!(f, ", {moves} of {} vCPUs moved", self.placed)?,
-            None => write!(f, "; the current place of the {} vCPUs is unknown", self.placed)?,
+            Some(moves) => write!(f, ", {moves} of {} moved", counted(self.placed, "vCPU"))?,
+            None => write!(f, "; the current place of the {} is unknown", counted(self.placed, "vCPU"))?,
         }
         let bound = self.bound_frames.map(|frames| frames.to_string());
         let bound = bound.or_else(|| Some(format!("{} KiB saved", self.bound_bytes_saved? / 1024)));

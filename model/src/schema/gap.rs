@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::utc_text;
+use crate::text::{counted, utc_text};
 
 /// Gaps that a manifest keeps one by one; of more than that, the last ones before the latest are told as one.
 const MAX_GAPS: usize = 200;
@@ -76,8 +76,11 @@ impl RecordingGap {
             times => format!(" ({times} interruptions)"),
         };
         format!(
-            "the recording was interrupted {time}{often}: {} steps of the loop, {} windows and {} rows are missing: {}",
-            self.steps_lost, self.windows_lost, self.rows_lost, self.reason,
+            "the recording was interrupted {time}{often}: {} of the loop, {} and {} are missing: {}",
+            counted(self.steps_lost, "step"),
+            counted(self.windows_lost, "window"),
+            counted(self.rows_lost, "row"),
+            self.reason,
         )
     }
 }

@@ -1,12 +1,14 @@
 //! Formatting for people and files: times, bytes, escapes, shared by all programs here.
 
 mod bytes;
+mod counted;
 mod escape;
 mod number;
 mod plain;
 mod time;
 
 pub use bytes::bytes;
+pub use counted::counted;
 pub use escape::xml;
 pub use number::{p_value, thousands};
 pub use plain::{is_plain, plain, plain_lines, plain_short};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use huddle_model::pinning::Pinning;
 use huddle_model::plan::{Plan, Policy};
+use huddle_model::text::counted;
 use huddle_model::topology::DomainId;
 use huddle_model::update::Round;
 
@@ -35,10 +36,7 @@ impl Change {
     /// A short label for the time axis.
     pub(crate) fn label(&self) -> String {
         let vcpus: usize = self.moves.iter().map(|moved| moved.vcpus.len()).sum();
-        let vcpus = match vcpus {
-            1 => "1 vCPU".to_owned(),
-            vcpus => format!("{vcpus} vCPUs"),
-        };
+        let vcpus = counted(vcpus, "vCPU");
         match self.policy_before {
             Some(before) => format!("{vcpus}, {before} to {}", self.policy),
             None => format!("{vcpus}, policy {}", self.policy),

@@ -472,7 +472,7 @@ fn vms_that_come_and_go_do_not_disturb_a_trial_and_one_that_stays_is_placed_afte
         let view = round(&mut engine);
         assert!(!pinned.now().contains("visitor"), "{}", pinned.now());
         let plan = view.round.plan.value().unwrap();
-        assert!(plan.reasons.iter().any(|reason| reason.starts_with("1 VMs are new")), "{plan:?}");
+        assert!(plan.reasons.iter().any(|reason| reason.starts_with("1 new VM:")), "{plan:?}");
         let decisions = observe(&mut engine).decisions;
         decisions.last().filter(|decision| decision.outcome == Outcome::Kept).cloned()
     });

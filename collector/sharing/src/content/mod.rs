@@ -41,6 +41,7 @@ mod verify;
 use std::time::Instant;
 
 use huddle_model::matrix::Method;
+use huddle_model::text::counted;
 use huddle_model::vm::Vm;
 
 use self::draw::Draw;
@@ -159,8 +160,8 @@ impl ContentScan {
         }
         if scanned.differing > 0 {
             notes.push(format!(
-                "{} pages were written while they were measured, and count as not shared",
-                scanned.differing
+                "{} changed while they were measured: counted as not shared",
+                counted(scanned.differing, "page")
             ));
         }
         if scanned.readings > 1 {

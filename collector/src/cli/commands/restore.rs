@@ -1,5 +1,6 @@
 //! `huddle restore`.
 
+use huddle_model::text::counted;
 use std::path::Path;
 
 use huddle_engine::attach::SOCKET_FILE;
@@ -45,7 +46,7 @@ pub(crate) fn run(common: &Common) -> Result<(), Failure> {
             }
             match report.restored {
                 0 if report.failures.is_empty() => print("nothing to undo")?,
-                restored => print(format!("{restored} changes undone"))?,
+                restored => print(format!("{} undone", counted(restored, "change")))?,
             }
         }
     }

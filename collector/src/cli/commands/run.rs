@@ -5,6 +5,7 @@ use huddle_engine::publish::{Delivery, Subscriber};
 use huddle_model::availability::Availability;
 use huddle_model::event::{Event, EventKind};
 use huddle_model::observation::{LossObservation, Observation};
+use huddle_model::text::counted;
 use huddle_model::update::{Round, Step, Update};
 use huddle_model::view::View;
 use serde::Serialize;
@@ -108,11 +109,12 @@ fn log_round(round: &Round) {
         Availability::Available(us) => format!("{} ms of CPU so far", us / 1000),
         Availability::Unavailable(reason) => format!("own CPU time unavailable: {reason}"),
     };
+    let moved = round.pinning.outcome().map(|pinned| pinned.changed.to_string());
     tracing::info!(
-        "round {}: {} VMs, {shared}, {} vCPUs moved, took {took_ms} ms, {cost}",
+        "round {}: {}, {shared}, {} moved, took {took_ms} ms, {cost}",
         round.number,
-        round.vms.len(),
-        round.pinning.outcome().map_or_else(|| "no".into(), |pinned| pinned.changed.to_string()),
+        counted(round.vms.len(), "VM"),
+        counted(moved.as_deref().unwrap_or("no"), "vCPU"),
     );
 }
 

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use huddle_model::availability::Availability;
 use huddle_model::matrix::SharingMatrix;
 use huddle_model::plan::{Plan, Policy, WhatIf, what_if};
-use huddle_model::text::utc_text;
+use huddle_model::text::{counted, utc_text};
 use huddle_model::update::Round;
 use huddle_record::replay::Recording;
 use serde::Serialize;
@@ -178,8 +178,9 @@ fn show(policy: Policy, rounds: &[RoundAnswer]) -> Result<(), Failure> {
     let what_if = part(&|round| round.what_if.value()?.shared_within);
     let moves: usize = rounds.iter().filter_map(|round| round.what_if.value()?.moves).sum();
     print(format!(
-        "{} rounds; of all shared frames within domains: {then} then, {what_if} by policy {policy}, which moves {moves} vCPUs",
-        rounds.len()
+        "{}; of all shared frames within domains: {then} then, {what_if} by policy {policy}, which moves {}",
+        counted(rounds.len(), "round"),
+        counted(moves, "vCPU")
     ))
 }
 

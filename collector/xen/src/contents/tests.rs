@@ -143,7 +143,7 @@ fn a_page_that_goes_between_the_halves_is_not_shared() {
     let found = measured(&xen, 2);
     assert_eq!(found.matrix.shared_frames(0, 1), Some(39));
     assert!(found.notes[0].contains("had 40 pages in memory when it was read and 39"), "{:?}", found.notes);
-    assert!(found.notes[1].contains("1 pages were written while"), "{:?}", found.notes);
+    assert!(found.notes[1].contains("1 page changed while"), "{:?}", found.notes);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use huddle_model::id::XenDomainId;
+use huddle_model::text::counted;
 
 use super::state::StateLock;
 use crate::files::{self, Access, NotOwn, open_own, replace_file};
@@ -193,9 +194,10 @@ impl Journal {
             if header.boot_id != journal.boot_id {
                 let lines = parsed.lines - 1;
                 journal.notes.push(format!(
-                    "the journal {} is of an earlier boot; its {lines} changes ended with it, so there is \
+                    "the journal {} is of an earlier boot; what it changed ({}) ended with it, so there is \
                      nothing to undo",
-                    path.display()
+                    path.display(),
+                    counted(lines, "change")
                 ));
                 return Ok((journal, Found::Useless));
             }

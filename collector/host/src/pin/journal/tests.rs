@@ -168,7 +168,7 @@ fn a_journal_of_another_boot_is_removed_with_a_word() {
     place.boot("second-boot");
     let journal = place.open();
     assert_eq!(journal.entries(), []);
-    assert!(journal.notes()[0].contains("earlier boot; its 1 changes"), "{:?}", journal.notes());
+    assert!(journal.notes()[0].contains("earlier boot; what it changed (1 change)"), "{:?}", journal.notes());
     assert!(!place.file().exists());
 }
 

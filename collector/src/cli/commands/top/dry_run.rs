@@ -1,6 +1,7 @@
 //! What applying the plan that is shown would do.
 
 use huddle_model::plan::{Plan, PlanVm};
+use huddle_model::text::counted;
 use huddle_model::topology::Topology;
 use huddle_model::view::View;
 use huddle_model::vm::Vm;
@@ -35,10 +36,14 @@ fn lines(plan: &Plan, topology: &Topology, vms: &[Vm]) -> Vec<String> {
         }
     }
     if lines.is_empty() {
-        return vec![format!("change nothing: {staying} vCPUs are where policy {} wants them", plan.policy)];
+        return vec![format!(
+            "change nothing: policy {} wants {} where they are",
+            plan.policy,
+            counted(staying, "vCPU")
+        )];
     }
     if staying > 0 {
-        lines.push(format!("{staying} vCPUs stay where they are"));
+        lines.push(format!("{} left where they are", counted(staying, "vCPU")));
     }
     lines
 }
