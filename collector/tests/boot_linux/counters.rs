@@ -8,6 +8,7 @@ use huddle_testing::emulated::host::EmulatedHost;
 use huddle_testing::readers_loop::is_decision;
 use huddle_testing::recording::{self, number};
 
+use crate::sharing::{ksm_off, ksm_on};
 use crate::{HUDDLE, RUN, SOON, Test, end, json, recorded, run_for, start, start_with};
 
 pub const TESTS: &[Test] = &[
@@ -119,9 +120,7 @@ fn beside_pinned_counters(host: &mut EmulatedHost) {
 
 /// Page faults stand in for misses: their number depends on where a thread runs, as that of misses does.
 fn a_planted_difference(host: &mut EmulatedHost) {
-    host.run("echo 0 >/sys/kernel/mm/ksm/smart_scan; echo 2000 >/sys/kernel/mm/ksm/pages_to_scan", SOON)
-        .success();
-    host.run("echo 10 >/sys/kernel/mm/ksm/sleep_millisecs; echo 1 >/sys/kernel/mm/ksm/run", SOON).success();
+    ksm_on(host);
     host.run("printf '[trial]\\nload_limit = 1000.0\\nworse_limit = 0.9\\n' >/tmp/trial.toml", SOON)
         .success();
     // Opposed: of each pair one in each domain.
@@ -145,7 +144,7 @@ fn a_planted_difference(host: &mut EmulatedHost) {
     let log = host.run(&command, RUN).success();
     let affinities = pids.map(|pid| host.run(&format!("taskset -cp {pid}"), SOON).success());
     end(host, &pids);
-    host.run("echo 0 >/sys/kernel/mm/ksm/run", SOON).success();
+    ksm_off(host);
     let decisions: Vec<&str> = log.lines().filter(|line| is_decision(line)).collect();
     assert!(decisions.last().is_some_and(|line| line.contains("kept: policy paper")), "{log}");
     for (affinity, (_, _, _, cpu)) in affinities.iter().zip(vms) {

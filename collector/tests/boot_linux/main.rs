@@ -16,6 +16,7 @@ mod counters;
 mod guests;
 mod host;
 mod sharing;
+mod written;
 
 use std::io::Write;
 use std::path::Path;
@@ -43,8 +44,8 @@ pub type Test = (&'static str, fn(&mut EmulatedHost));
 fn main() {
     trials::run(|host| {
         let everywhere = [host::TESTS, sharing::TESTS].concat();
-        let arm64 = [counters::TESTS, guests::ARM64, host::ARM64].concat();
-        let x86 = [guests::X86, host::X86].concat();
+        let arm64 = [counters::TESTS, guests::ARM64, host::ARM64, written::ARM64].concat();
+        let x86 = [guests::X86, host::X86, written::X86].concat();
         let of = |kind, tests: &[&[Test]]| -> Vec<Trial> {
             tests.concat().into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
         };

@@ -1,15 +1,15 @@
 //! The device tree of an ARM64 host: QEMU's own, with what it does not say of the caches. Processors 0 and 1 share one
-//! last-level cache, 2 and 3 another; sizes are those of a small Neoverse N1.
+//! last-level cache, 2 and 3 another, and so on; sizes are those of a small Neoverse N1.
 
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::shell;
 
-/// Processors; two share a last-level cache.
-const PROCESSORS: u32 = 4;
+/// Processors that share a last-level cache.
+const PER_DOMAIN: u32 = 2;
 
 /// Changes a device tree; of Debian's package `device-tree-compiler`.
 pub(crate) const EDITOR: &str = "fdtput";
@@ -36,23 +36,29 @@ pub(super) fn write(path: &Path, command: &str) -> anyhow::Result<()> {
     let mut lines = command.lines();
     let program = lines.next().context("no program boots the host")?;
     let mut arguments: Vec<String> = Vec::new();
+    let mut processors = None;
     // Only what decides on the hardware.
     while let Some(option) = lines.next() {
         let Some(value) = lines.next() else { break };
         match option {
             "-M" => arguments.extend([option.into(), format!("{value},dumpdtb={}", path.display())]),
-            "-cpu" | "-smp" | "-m" => arguments.extend([option.into(), value.to_owned()]),
+            "-cpu" | "-m" => arguments.extend([option.into(), value.to_owned()]),
+            "-smp" => {
+                processors = Some(self::processors(value)?);
+                arguments.extend([option.into(), value.to_owned()]);
+            }
             _ => {}
         }
     }
+    let processors = processors.context("the host's command has no -smp")?;
     shell::run(Command::new(program).args(arguments))?;
     let editor = Editor { path };
-    for domain in 0..PROCESSORS / 2 {
+    for domain in 0..processors / PER_DOMAIN {
         let name = format!("l3-cache{domain}");
         editor.cache(&Cache { name, level: 3, bytes: 8 << 20, handle: last_level(domain), next: None })?;
     }
-    for cpu in 0..PROCESSORS {
-        let (handle, next) = (0x9200 + cpu, Some(last_level(cpu / 2)));
+    for cpu in 0..processors {
+        let (handle, next) = (0x9200 + cpu, Some(last_level(cpu / PER_DOMAIN)));
         let name = format!("l2-cache{cpu}");
         editor.cache(&Cache { name, level: 2, bytes: 1 << 20, handle, next })?;
         let node = format!("/cpus/cpu@{cpu}");
@@ -64,6 +70,17 @@ pub(super) fn write(path: &Path, command: &str) -> anyhow::Result<()> {
         editor.number(&node, "next-level-cache", handle)?;
     }
     Ok(())
+}
+
+/// The number in QEMU's `-smp`: alone or at the beginning.
+fn processors(smp: &str) -> anyhow::Result<u32> {
+    let number = smp.split(',').next().unwrap_or_default();
+    let number: u32 = number.parse().with_context(|| format!("-smp {smp} does not begin with a number"))?;
+    ensure!(
+        number > 0 && number % PER_DOMAIN == 0,
+        "{number} processors do not share caches by {PER_DOMAIN}"
+    );
+    Ok(number)
 }
 
 /// QEMU's own handles begin at 0x8000.
@@ -98,5 +115,19 @@ impl Editor<'_> {
         let status = status.context("fdtput is of Debian's package device-tree-compiler")?;
         anyhow::ensure!(status.success(), "fdtput {} did not work", words.join(" "));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_those_of_the_command() {
+        assert_eq!(processors("4").unwrap(), 4);
+        assert_eq!(processors("8,sockets=2").unwrap(), 8);
+        for wrong in ["3", "0", "cpus=4", ""] {
+            assert!(processors(wrong).is_err(), "{wrong}");
+        }
     }
 }

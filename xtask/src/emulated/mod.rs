@@ -10,6 +10,7 @@ mod linux;
 mod packages;
 pub(crate) mod programs;
 mod root;
+mod toolchain;
 mod xen;
 
 use std::fs;

@@ -6,3 +6,4 @@ pub mod data;
 pub mod guest;
 pub mod known_loop;
 pub mod spin;
+pub mod writes;

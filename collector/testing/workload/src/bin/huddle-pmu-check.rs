@@ -137,7 +137,7 @@ fn guest_and_host() {
     // Long enough that what the host does for a slice is little beside it.
     let turns = 10_000_000;
     let (slices, warm) = (10, 2);
-    let guest = Guest { vcpus: 1, turns, slices: None, sleep_us: 0, pages: 4, seed: 1 };
+    let guest = Guest { vcpus: 1, turns, slices: None, sleep_us: 0, pages: 4, seed: 1, commands: None };
     let vm = Vm::new(&guest).unwrap();
     let mut vcpu = vm.vcpu(0).unwrap();
     (0..warm).for_each(|_| vcpu.slice().unwrap());
