@@ -27,7 +27,7 @@ const LOAD: &str = "spin --turns 100000 --sleep-us 2000";
 const STAND_INS: &str = "--event llc_misses=r08 --event llc_references=r11";
 
 fn the_counters_are_what_is_known(host: &mut EmulatedHost) {
-    let checked = host.run("huddle-pmu-check", Duration::from_secs(600));
+    let checked = host.run("huddle-check pmu::", Duration::from_secs(600));
     println!("{}{}", checked.stdout, checked.stderr);
     checked.success();
 }

@@ -44,8 +44,8 @@ pub type Test = (&'static str, fn(&mut EmulatedHost));
 fn main() {
     trials::run(|host| {
         let everywhere = [host::TESTS, sharing::TESTS].concat();
-        let arm64 = [counters::TESTS, guests::ARM64, host::ARM64, written::ARM64].concat();
-        let x86 = [guests::X86, host::X86, written::X86].concat();
+        let arm64 = [counters::TESTS, guests::TESTS, guests::ARM64, host::ARM64, written::ARM64].concat();
+        let x86 = [guests::TESTS, guests::X86, host::X86, written::X86].concat();
         let of = |kind, tests: &[&[Test]]| -> Vec<Trial> {
             tests.concat().into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
         };
@@ -73,7 +73,7 @@ fn boot(image: &Path, architecture: Architecture) -> EmulatedHost {
     let programs = [
         ("huddle", "usr/bin/huddle"),
         ("huddle-workload", "usr/bin/huddle-workload"),
-        ("huddle-pmu-check", "usr/bin/huddle-pmu-check"),
+        ("huddle-check", "usr/bin/huddle-check"),
     ];
     let host = EmulatedHost::boot(image, &architecture.files(&programs, Path::new(HUDDLE)));
     eprintln!("{} was up after {:.1?}", image.display(), begin.elapsed());

@@ -8,7 +8,7 @@ use super::toolchain;
 use crate::{setup, shell};
 
 /// Programs of this repository that are added to a host.
-pub(crate) const NAMES: [&str; 3] = ["huddle", "huddle-workload", "huddle-pmu-check"];
+pub(crate) const NAMES: [&str; 3] = ["huddle", "huddle-workload", "huddle-check"];
 
 /// Rust's name of ARM64.
 const ARM64: &str = "aarch64-unknown-linux-gnu";
