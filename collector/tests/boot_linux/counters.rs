@@ -14,6 +14,7 @@ use crate::{HUDDLE, RUN, SOON, Test, end, json, recorded, run_for, start, start_
 pub const TESTS: &[Test] = &[
     ("the_counters_are_what_is_known", the_counters_are_what_is_known),
     ("rates_of_stand_ins_are_exact", rates_of_stand_ins_are_exact),
+    ("misses_are_sampled_by_the_chosen_event", misses_are_sampled_by_the_chosen_event),
     ("events_that_the_pmu_has_not_are_never_counted", events_that_the_pmu_has_not),
     ("a_vcpu_that_ends_is_counted_until_then", a_vcpu_that_ends_is_counted_until_then),
     ("beside_pinned_counters_nothing_is_counted_and_this_is_said", beside_pinned_counters),
@@ -57,6 +58,26 @@ fn rates_of_stand_ins_are_exact(host: &mut EmulatedHost) {
         let (ipc, miss_ratio) = (instructions / cycles, misses / references);
         assert!((ipc - 1.0).abs() < 5e-4 && (miss_ratio - 1.0).abs() < 5e-4, "{ipc} {miss_ratio}");
     }
+}
+
+/// Instructions stand in for misses, so that one sample stands for as many instructions.
+fn misses_are_sampled_by_the_chosen_event(host: &mut EmulatedHost) {
+    let pid = start(host, LOAD);
+    let log = run_for(host, 5, &format!("--vm a={pid} --window 0.5 {STAND_INS} --record /tmp/sampled"));
+    end(host, &[pid]);
+    println!("{log}");
+    let directory = recorded(host, "/tmp/sampled");
+    let rows = |table: &str| recording::rows(&directory.path().join(table));
+    let windows = rows("windows");
+    println!("{windows:?}");
+    let programs = rows("programs");
+    let of_misses: Vec<_> =
+        programs.iter().filter(|row| recording::text(row, "program") == "sample_misses").collect();
+    println!("{of_misses:?}");
+    let samples: f64 = rows("residency").iter().filter_map(|row| number(row, "miss_samples")).sum();
+    let instructions: f64 = rows("counters").iter().filter_map(|row| number(row, "instructions")).sum();
+    println!("{samples} samples of {instructions} instructions");
+    assert!(samples > 0.0);
 }
 
 fn events_that_the_pmu_has_not(host: &mut EmulatedHost) {
@@ -115,6 +136,10 @@ fn beside_pinned_counters(host: &mut EmulatedHost) {
         assert_eq!(number(row, "llc_misses"), None, "{row:?}");
         let reason = recording::text(row, "unavailable");
         assert!(reason.contains("never on the PMU"), "{reason}");
+        // Flagged as a group that shares the PMU is: it was wanted while the thread ran, and never had its turn.
+        let [enabled, running] =
+            ["time_enabled_ns", "time_running_ns"].map(|name| number(row, name).unwrap());
+        assert!(enabled > 0.0 && running == 0.0, "{enabled} {running}");
     }
 }
 

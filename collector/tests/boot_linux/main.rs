@@ -51,7 +51,8 @@ fn main() {
         };
         let [arm64, arm64_16k] = [("arm64", arm64), ("arm64-16k", host::ARM64.to_vec())]
             .map(|(kind, own)| of(kind, &[&own, &everywhere]));
-        [arm64, arm64_16k, of("x86-kvm", &[&x86, &everywhere])].into_iter().flatten().collect()
+        let acpi = of("arm64-acpi", &[host::ACPI]);
+        [arm64, arm64_16k, acpi, of("x86-kvm", &[&x86, &everywhere])].into_iter().flatten().collect()
     })
 }
 
