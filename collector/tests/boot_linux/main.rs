@@ -16,6 +16,7 @@ mod counters;
 mod guests;
 mod host;
 mod sharing;
+mod terminal;
 mod written;
 
 use std::io::Write;
@@ -44,7 +45,9 @@ pub type Test = (&'static str, fn(&mut EmulatedHost));
 fn main() {
     trials::run(|host| {
         let everywhere = [host::TESTS, sharing::TESTS].concat();
-        let arm64 = [counters::TESTS, guests::TESTS, guests::ARM64, host::ARM64, written::ARM64].concat();
+        let arm64 =
+            [counters::TESTS, guests::TESTS, guests::ARM64, host::ARM64, written::ARM64, terminal::ARM64]
+                .concat();
         let x86 = [guests::TESTS, guests::X86, host::X86, written::X86].concat();
         let of = |kind, tests: &[&[Test]]| -> Vec<Trial> {
             tests.concat().into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
@@ -136,12 +139,4 @@ pub fn recorded(host: &mut EmulatedHost, directory: &str) -> tempfile::TempDir {
 pub fn json(host: &mut EmulatedHost, command: &str) -> Value {
     let text = host.run(command, RUN).success();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{command}: {error}: {text}"))
-}
-
-/// A finding of `huddle doctor`.
-pub fn finding(host: &mut EmulatedHost, item: &str) -> Value {
-    let doctor = json(host, "huddle doctor --format json");
-    let findings = doctor["findings"].as_array().unwrap().clone();
-    let found = findings.iter().find(|finding| finding["item"] == item).cloned();
-    found.unwrap_or_else(|| panic!("no finding {item}: {findings:#?}"))
 }

@@ -1,6 +1,6 @@
 qemu-system-aarch64
 -M
-virt,virtualization=on
+virt
 -cpu
 neoverse-n1
 -smp
