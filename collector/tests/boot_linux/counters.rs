@@ -51,12 +51,14 @@ fn rates_of_stand_ins_are_exact(host: &mut EmulatedHost) {
     let rows = counted(directory.path());
     println!("{rows:?}");
     assert!(rows.len() >= 8, "{rows:?}");
-    for row in rows {
+    for (window, row) in rows.into_iter().enumerate() {
         let [instructions, cycles, references, misses] = row.map(Option::unwrap);
         assert!(instructions > 1e6, "{instructions}");
-        // The same event: 1,000 of 1,000.
-        assert_eq!(misses, instructions, "MPKI");
-        assert_eq!(references, cycles);
+        // The same event: 1,000 of 1,000. The members of a group are enabled one after the other when they are opened,
+        // and the thread may run meanwhile.
+        let off = if window == 0 { 1e-5 } else { 0.0 };
+        assert!((misses / instructions - 1.0).abs() <= off, "MPKI: {misses} of {instructions}");
+        assert!((references / cycles - 1.0).abs() <= off, "{references} of {cycles}");
         let (ipc, miss_ratio) = (instructions / cycles, misses / references);
         assert!((ipc - 1.0).abs() < 5e-4 && (miss_ratio - 1.0).abs() < 5e-4, "{ipc} {miss_ratio}");
     }
