@@ -416,7 +416,7 @@ fn software_against_perf() -> Result<(), Failed> {
 }
 
 /// That a PMU's counts are right is tested where they are known: in an emulated host (`collector/tests/boot_linux`,
-/// `the_counters_are_what_is_known` and `rates_of_stand_ins_are_exact`).
+/// `the_counters_are_what_is_known` and `rates_of_stand_ins_are_exact_and_shown`).
 fn hardware_counts_or_a_reason() -> Result<(), Failed> {
     let set = EventSet::only([
         (CounterRole::Instructions, EventSpec::named("instructions").unwrap()),

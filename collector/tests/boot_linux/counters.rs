@@ -8,12 +8,14 @@ use huddle_testing::emulated::host::EmulatedHost;
 use huddle_testing::readers_loop::is_decision;
 use huddle_testing::recording::{self, number};
 
+use crate::host::names_the_processor;
 use crate::sharing::{ksm_off, ksm_on};
+use crate::terminal::shows_a_recording;
 use crate::{HUDDLE, RUN, SOON, Test, end, json, recorded, run_for, start, start_with};
 
 pub const TESTS: &[Test] = &[
     ("the_counters_are_what_is_known", the_counters_are_what_is_known),
-    ("rates_of_stand_ins_are_exact", rates_of_stand_ins_are_exact),
+    ("rates_of_stand_ins_are_exact_and_shown", rates_of_stand_ins_are_exact),
     ("misses_are_sampled_by_the_chosen_event", misses_are_sampled_by_the_chosen_event),
     ("events_that_the_pmu_has_not_are_never_counted", events_that_the_pmu_has_not),
     ("a_vcpu_that_ends_is_counted_until_then", a_vcpu_that_ends_is_counted_until_then),
@@ -62,12 +64,14 @@ fn rates_of_stand_ins_are_exact(host: &mut EmulatedHost) {
         let (ipc, miss_ratio) = (instructions / cycles, misses / references);
         assert!((ipc - 1.0).abs() < 5e-4 && (miss_ratio - 1.0).abs() < 5e-4, "{ipc} {miss_ratio}");
     }
+    names_the_processor(host, directory.path());
+    shows_a_recording(host, "/tmp/exact");
 }
 
 /// Page faults stand in for misses: their samples are taken where the fault is. Of the hardware's events, this PMU's
 /// interrupts come too late for a loop that sleeps often.
 fn misses_are_sampled_by_the_chosen_event(host: &mut EmulatedHost) {
-    let pid = start(host, "spin --turns 1000 --sleep-us 2000 --faults 400");
+    let pid = start(host, "spin --turns 1000 --sleep-us 8000 --faults 400");
     let events = "--event llc_misses=page-faults --event llc_references=none";
     run_for(host, 3, &format!("--vm a={pid} --window 0.3 {events} --record /tmp/sampled"));
     end(host, &[pid]);
@@ -80,7 +84,7 @@ fn misses_are_sampled_by_the_chosen_event(host: &mut EmulatedHost) {
     let (samples, faults) = (sum("residency", "miss_samples"), sum("counters", "llc_misses"));
     println!("{samples} samples of {faults} faults");
     // Each stands for 10,007; the first may be of faults before, and of others.
-    assert!(samples >= 10.0 && (samples - faults / 10_007.0).abs() <= 3.0, "{samples} of {faults}");
+    assert!(samples >= 6.0 && (samples - faults / 10_007.0).abs() <= 3.0, "{samples} of {faults}");
 }
 
 /// The event of the role that a recording has, whose samples were taken in every window.

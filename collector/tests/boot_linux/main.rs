@@ -45,9 +45,7 @@ pub type Test = (&'static str, fn(&mut EmulatedHost));
 fn main() {
     trials::run(|host| {
         let everywhere = [host::TESTS, sharing::TESTS].concat();
-        let arm64 =
-            [counters::TESTS, guests::TESTS, guests::ARM64, host::ARM64, written::ARM64, terminal::ARM64]
-                .concat();
+        let arm64 = [counters::TESTS, guests::TESTS, guests::ARM64, host::ARM64, written::ARM64].concat();
         let x86 = [guests::TESTS, guests::X86, host::X86, written::X86].concat();
         let of = |kind, tests: &[&[Test]]| -> Vec<Trial> {
             tests.concat().into_iter().map(|(name, test)| trial(kind, name, host, test)).collect()
